@@ -1,0 +1,308 @@
+"""Reverse-mode differentiation: a Tensor, the @op decorator, and the walk back over the tape.
+
+An op is a plain function of arrays. It returns its value and a function `backward` which turns g, the
+gradient of the loss with respect to that value, into one gradient for each input:
+
+    @op
+    def mul(x, y):
+        def backward(g):
+            return g * y, g * x
+        return x * y, backward
+
+What `backward` closes over is what is saved for it; nothing else is kept. `mul(a, b)` takes and returns
+Tensors and is recorded on the tape; `mul.raw(x, y)` is the function above, for arrays, off the tape.
+
+The chain rule is then a walk over the recorded ops, newest first. Each op was made after its inputs,
+so that order is topological: when a node's turn comes, all the gradients that flow into it have arrived.
+
+First order only: gradients are arrays, not Tensors, and cannot be differentiated again.
+"""
+
+import contextlib
+import functools
+import inspect
+import itertools
+
+import numpy as np
+
+from .backend import array_module, is_array
+
+
+class Tensor:
+    """An array that remembers how it was computed.
+
+    data           array of float32 or float64 (integers and bools are refused: pass those to ops as they are)
+    requires_grad  True for a leaf whose gradient is wanted: a parameter
+    grad           array of data's shape, or None: d loss / d data, summed over the backward() calls so far;
+                   only leaves keep it
+    """
+
+    __slots__ = ("data", "grad", "requires_grad", "node", "__weakref__")
+    __array_ufunc__ = None                # array + Tensor: NumPy and CuPy step back, Tensor.__radd__ is called
+    __array_priority__ = 1000
+
+    def __init__(self, data, requires_grad=False):
+        if isinstance(data, Tensor):
+            raise TypeError("Tensor(data): expected an array, got a Tensor; use it as it is, or .detach() it")
+        if not is_array(data):
+            data = np.asarray(data)
+            data = data.astype(np.float32) if data.dtype == np.float64 else data     # Python floats: float32
+        if data.dtype.kind != "f":
+            raise TypeError(f"Tensor(data): expected floating-point values, got {data.dtype}; convert with "
+                            ".astype('float32') (class labels and ids are passed to ops as plain arrays)")
+        self.data, self.grad, self.requires_grad, self.node = data, None, requires_grad, None
+
+    shape = property(lambda self: self.data.shape)
+    dtype = property(lambda self: self.data.dtype)
+    ndim = property(lambda self: self.data.ndim)
+    size = property(lambda self: self.data.size)
+
+    def __repr__(self):
+        made_by = f", op={self.node.op.__name__}" if self.node else ", requires_grad" * self.requires_grad
+        return f"Tensor({self.data!r}{made_by})"
+
+    def __len__(self):
+        return len(self.data)
+
+    def __bool__(self):
+        raise TypeError("the truth value of a Tensor is not defined; compare its .data, or use ops.where")
+
+    def item(self):
+        """The value of a one-element Tensor as a Python float. On a GPU this waits for the device."""
+        if self.size != 1:
+            raise ValueError(f"item(): expected a Tensor of one element, got shape {self.shape}")
+        return float(self.data.reshape(()))
+
+    __float__ = item
+
+    def detach(self):
+        """The same values as a leaf outside the tape: no gradient flows through it (the stop-gradient)."""
+        return Tensor(self.data)
+
+    def backward(self, g=None):
+        """Add d self / d leaf to the .grad of every leaf that requires one.
+
+        g: array of self's shape, the gradient to start from; may be left out if self is a scalar (then 1).
+        Raises RuntimeError if self is on no tape, if g is needed and missing, or if the tape was walked before.
+        """
+        if g is None:
+            if self.size != 1:
+                raise RuntimeError(f"backward() without a gradient needs a scalar, got shape {self.shape}; "
+                                   "reduce it with .mean() or .sum(), or pass backward(g) with g of that shape")
+            g = array_module(self.data).ones_like(self.data)
+        if not is_array(g) or g.shape != self.shape or g.dtype != self.dtype:
+            raise ValueError(f"backward(g): expected an array of shape {self.shape} and dtype {self.dtype}, "
+                             f"got {_describe(g)}")
+        if self.node is None:
+            if not self.requires_grad:
+                raise RuntimeError("backward() on a Tensor that no recorded op has produced; was it made under "
+                                   "no_grad(), detached, or computed from inputs without requires_grad?")
+            _accumulate(self, g)
+        else:
+            _walk(self.node, g)
+
+
+# ---------------------------------------------------------------- the tape
+
+class _Node:
+    """One recorded call of an op: who its inputs were, and how to send a gradient back to them."""
+
+    __slots__ = ("op", "inputs", "backward", "index")
+    count = itertools.count()
+
+    def __init__(self, op, inputs, backward):
+        self.op, self.inputs, self.backward = op, inputs, backward
+        self.index = next(_Node.count)    # creation order is a topological order
+
+
+_recording = True
+
+
+@contextlib.contextmanager
+def no_grad():
+    """Within this block ops compute values only; nothing is recorded."""
+    global _recording
+    outer, _recording = _recording, False
+    try:
+        yield
+    finally:
+        _recording = outer
+
+
+def _walk(root, g):
+    """Send g back from the node `root` to the leaves, dropping each gradient and closure once used."""
+    arriving = {root: g}                                     # node -> gradient of its output
+    for node in _ancestors(root):
+        if node.backward is None:
+            raise RuntimeError(f"backward(): the tape behind {node.op.__name__!r} was already walked and freed; "
+                               "add losses that share a graph before one backward(), or run the forward again")
+        inputs, gradients = node.inputs, node.op.gradients(node, arriving.pop(node))
+        node.inputs, node.backward = (), None
+        for x, dx in zip(inputs, gradients):
+            if dx is None or not _wants_grad(x):
+                continue
+            if x.node is None:
+                _accumulate(x, dx)
+            else:
+                arriving[x.node] = arriving[x.node] + dx if x.node in arriving else dx
+
+
+def _ancestors(root):
+    """Every node that `root` depends on, itself included, newest first."""
+    seen, todo = {root}, [root]
+    while todo:
+        for x in todo.pop().inputs:
+            if isinstance(x, Tensor) and x.node is not None and x.node not in seen:
+                seen.add(x.node)
+                todo.append(x.node)
+    return sorted(seen, key=lambda node: node.index, reverse=True)
+
+
+def _accumulate(leaf, g):
+    """leaf.grad += g, copying the first one: ops may hand the same array to several inputs."""
+    if leaf.grad is None:
+        leaf.grad = g.copy()
+    else:
+        leaf.grad += g
+
+
+def _wants_grad(x):
+    return isinstance(x, Tensor) and (x.requires_grad or x.node is not None)
+
+
+# ---------------------------------------------------------------- ops
+
+class Index:
+    """Annotation of an op's argument that is an array of integers (ids): constant, no gradient."""
+    kinds, meaning = "iu", "integer"
+
+
+class Mask:
+    """Annotation of an op's argument that is an array of bools: constant, no gradient."""
+    kinds, meaning = "b", "bool"
+
+
+def op(function=None, *, broadcasts=False):
+    """Lift a function of arrays, returning (value, backward), to Tensors. See the module's docstring.
+
+    Positional parameters are the differentiable inputs (Tensors, arrays or Python numbers), or constant
+    arrays if annotated Index or Mask; keyword-only parameters are options. An op with the option `wanted`
+    is told which inputs need a gradient, a tuple of bools, so that it can skip an expensive one.
+
+    broadcasts: inputs broadcast against each other, so gradients come in the output's shape and are
+    summed back to each input's shape here, for all ops in one place.
+    """
+    if function is None:
+        return functools.partial(op, broadcasts=broadcasts)
+    return _Op(function, broadcasts)
+
+
+class _Op:
+    def __init__(self, function, broadcasts):
+        functools.update_wrapper(self, function)
+        self.raw, self.broadcasts = function, broadcasts
+        parameters = inspect.signature(function).parameters.values()
+        inputs = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
+        self.names = [p.name for p in inputs]
+        self.constants = {p.name: p.annotation for p in inputs if p.annotation in (Index, Mask)}
+        self.variadic = any(p.kind is p.VAR_POSITIONAL for p in inputs)
+        self.defaults = {p.name: p.default for p in inputs if p.default is not p.empty}
+        self.asks_wanted = any(p.name == "wanted" for p in parameters)
+
+    def __call__(self, *inputs, **options):
+        if not self.variadic and (len(inputs) != len(self.names)):
+            inputs = self._by_name(inputs, options)
+        arrays = self._unwrap(inputs)
+        wanted = tuple(_wants_grad(x) for x in inputs) if _recording else (False,) * len(inputs)
+        if self.asks_wanted:
+            options["wanted"] = wanted
+        value, backward = self.raw(*arrays, **options)
+        if not is_array(value):
+            value = np.asarray(value)                        # NumPy's reductions return scalars
+        y = Tensor(value)
+        if True in wanted:
+            y.node = _Node(self, inputs, backward)
+        return y
+
+    def _by_name(self, inputs, options):
+        """Inputs given by keyword, or left to their default, in their order."""
+        inputs = list(inputs)
+        for name in self.names[len(inputs):]:
+            if name not in options and name not in self.defaults:
+                raise TypeError(f"{self.__name__}: missing argument {name!r}; expected {', '.join(self.names)}")
+            inputs.append(options.pop(name, self.defaults.get(name)))
+        if len(inputs) > len(self.names):
+            raise TypeError(f"{self.__name__}: expected {len(self.names)} inputs ({', '.join(self.names)}), "
+                            f"got {len(inputs)}; options are passed by keyword")
+        return tuple(inputs)
+
+    def _unwrap(self, inputs):
+        """The arrays behind the inputs, after checking that they can be computed with together."""
+        arrays, first = [], None
+        for position, x in enumerate(inputs):
+            if type(x) is Tensor or isinstance(x, Tensor):
+                x = x.data
+            elif x is None or isinstance(x, (int, float)):
+                arrays.append(x)
+                continue
+            elif isinstance(x, np.generic):                  # a NumPy float64 scalar would promote float32
+                arrays.append(x.item())
+                continue
+            name = self.names[min(position, len(self.names) - 1)]
+            if name in self.constants:
+                self._check_constant(name, x, self.constants[name])
+                arrays.append(x)
+                continue
+            if not is_array(x) or x.dtype.kind != "f":
+                raise TypeError(f"{self.__name__}: {name} must be a floating-point Tensor or array, got "
+                                f"{_describe(x)}; convert it with .astype('float32')")
+            if first is None:
+                first = (name, x)
+            elif x.dtype != first[1].dtype:
+                raise TypeError(f"{self.__name__}: {first[0]} is {first[1].dtype} but {name} is {x.dtype}; "
+                                "convert one of them with .astype (nothing is promoted silently)")
+            elif type(x) is not type(first[1]):
+                raise TypeError(f"{self.__name__}: {first[0]} is on {array_module(first[1]).__name__} but {name} is "
+                                f"on {array_module(x).__name__}; move one with minicl.backend.to_device")
+            arrays.append(x)
+        return arrays
+
+    def _check_constant(self, name, x, kind):
+        if not is_array(x) or x.dtype.kind not in kind.kinds:
+            raise TypeError(f"{self.__name__}: {name} must be an array of {kind.meaning} type, got {_describe(x)}")
+
+    def gradients(self, node, g):
+        """One gradient per input of the recorded call `node`, checked; None where none is needed."""
+        gradients = node.backward(g)
+        if not isinstance(gradients, tuple) or len(gradients) != len(node.inputs):
+            raise RuntimeError(f"backward of {self.__name__}: expected a tuple of {len(node.inputs)} gradients, "
+                               f"got {_describe(gradients)}")
+        checked = []
+        for position, (x, dx) in enumerate(zip(node.inputs, gradients)):
+            if not _wants_grad(x) or dx is None:
+                checked.append(None)
+                continue
+            if not is_array(dx):
+                dx = np.asarray(dx)
+            if self.broadcasts and dx.shape != x.shape:
+                dx = _sum_to_shape(dx, x.shape)
+            if dx.shape != x.shape or dx.dtype != x.dtype:
+                name = self.names[min(position, len(self.names) - 1)]
+                raise RuntimeError(f"backward of {self.__name__}: the gradient of {name} must be {_describe(x.data)}, "
+                                   f"got {_describe(dx)}")
+            checked.append(dx)
+        return checked
+
+    def __repr__(self):
+        return f"<op {self.__name__}({', '.join(self.names)})>"
+
+
+def _sum_to_shape(g, shape):
+    """Sum g over the axes along which an input of this shape was repeated by broadcasting."""
+    g = g.sum(axis=tuple(range(g.ndim - len(shape)))) if g.ndim > len(shape) else g
+    repeated = tuple(axis for axis, n in enumerate(shape) if n == 1 and g.shape[axis] != 1)
+    return g.sum(axis=repeated, keepdims=True) if repeated else g
+
+
+def _describe(x):
+    return f"{x.dtype} array of shape {x.shape}" if is_array(x) else f"{type(x).__name__} {x!r}"

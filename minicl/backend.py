@@ -1,0 +1,238 @@
+"""NumPy on the CPU, CuPy on the GPU: the only file that knows there are two.
+
+Everything above asks the data where it lives, `xp = array_module(x)`, and then writes `xp.exp(x)`.
+What the two libraries do differently is a function here, with one name:
+
+    get_backend("cupy")      the module, or an error that says what is missing
+    to_device, to_host       the only doors between host memory and the device
+    scatter_add              x[ids] += values, with repeated ids adding up
+    pixel_matmul, ...        products of pixel-major activations, (H, W, B, C) @ (C, K)
+    run_slices, threads      the same work slice by slice, on a few threads (NumPy) or at once (CuPy)
+
+Importing minicl never imports cupy.
+"""
+
+import contextlib
+import math
+import os
+import queue
+import sys
+import threading
+
+import numpy as np
+
+
+class BackendError(RuntimeError):
+    """The array backend asked for cannot be used; the message says why and what to do."""
+
+
+# ---------------------------------------------------------------- which library
+
+def get_backend(name="numpy"):
+    """The array module called `name`: "numpy", or "cupy" once it has computed something on a GPU.
+
+    Raises BackendError, with a different message each, when the name is unknown, when CuPy is not
+    installed, when it is installed but broken, and when it works but no GPU can be used.
+    """
+    if name == "numpy":
+        return np
+    if name != "cupy":
+        raise BackendError(f"backend: expected 'numpy' or 'cupy', got {name!r}")
+    try:
+        import cupy
+    except ImportError as error:
+        if error.name not in (None, "cupy"):
+            raise BackendError(f"backend 'cupy': CuPy is installed but does not import: {error}") from error
+        raise BackendError("backend 'cupy': CuPy is not installed; for CUDA 12 run\n    pip install 'minicl[cupy]'\n"
+                           "(for CUDA 13: 'minicl[cuda13]'), or use --backend numpy") from error
+    if not cupy.cuda.is_available():
+        try:
+            reason = f"{cupy.cuda.runtime.getDeviceCount()} CUDA devices found"
+        except Exception as error:                      # CuPy raises its own CUDARuntimeError here
+            reason = str(error)
+        raise BackendError(f"backend 'cupy': CuPy {cupy.__version__} is installed but no GPU is usable ({reason}); "
+                           "check the driver with nvidia-smi, or use --backend numpy")
+    try:
+        (cupy.ones((2, 2), dtype="float32") @ cupy.ones((2, 2), dtype="float32") + 1).sum()
+    except Exception as error:
+        raise BackendError("backend 'cupy': a GPU was found but CuPy cannot run on it, most often because the CUDA "
+                           f"toolkit's libraries are missing (pip install 'cupy-cuda12x[ctk]'): {error}") from error
+    return cupy
+
+
+def is_array(x):
+    """Whether x is an array of either backend."""
+    return isinstance(x, np.ndarray) or ("cupy" in sys.modules and isinstance(x, sys.modules["cupy"].ndarray))
+
+
+def array_module(x):
+    """The module that x belongs to: numpy or cupy."""
+    if isinstance(x, (np.ndarray, np.generic)):
+        return np
+    if is_array(x):
+        return sys.modules["cupy"]
+    raise TypeError(f"expected a numpy or cupy array, got {type(x).__name__}")
+
+
+# ---------------------------------------------------------------- moving arrays
+
+def to_host(x):
+    """x as a NumPy array. On CuPy this waits for the device (a synchronisation)."""
+    return x if isinstance(x, np.ndarray) else np.asarray(x) if not is_array(x) else x.get()
+
+
+def to_device(x, xp):
+    """The host or device array x as an array of module xp, with no copy if it is one already."""
+    return to_host(x) if xp is np else xp.asarray(x)
+
+
+def require_finite(x, what):
+    """Raise FloatingPointError if the array x holds NaN or infinity. Only on NumPy: on a GPU reading
+    the answer would make every step wait, so there the training loop looks at the losses it logs."""
+    if isinstance(x, (np.ndarray, np.generic)) and not np.isfinite(x).all():
+        raise FloatingPointError(f"{what} is not finite (NaN or infinity): look for NaN in the input, a learning "
+                                 "rate that diverged, or a temperature that fell to 0")
+
+
+def scatter_add(target, ids, values):
+    """target[ids] += values in place, where an index that occurs twice adds twice."""
+    array_module(target).add.at(target, ids, values)
+
+
+def peak_memory_mib(xp):
+    """Peak memory in MiB: the device pool's on CuPy, else the process's resident set (None if unknown)."""
+    if xp is not np:
+        return xp.get_default_memory_pool().total_bytes() / 2**20
+    try:
+        import resource
+    except ImportError:                                  # not on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+# ---------------------------------------------------------------- products of pixel-major activations
+
+def pixel_matmul(x, w):
+    """x (..., B, C) @ w (C, K) -> (..., B, K), x any strided view whose pixels x[...] are matrices.
+
+    NumPy multiplies pixel by pixel in place; CuPy's batched product would copy and ignore TF32, so
+    there all pixels become the rows of one 2-D product.
+    """
+    if isinstance(x, np.ndarray):
+        return np.matmul(x, w)
+    return (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[-1])
+
+
+def pixel_matmul_sum(x, g):
+    """sum over pixels of x[...].T @ g[...]: x (..., B, C), g (..., B, K) -> (C, K)."""
+    if isinstance(x, np.ndarray):
+        return np.matmul(np.swapaxes(x, -1, -2), g).sum(axis=tuple(range(x.ndim - 2)))
+    return x.reshape(-1, x.shape[-1]).T @ g.reshape(-1, g.shape[-1])
+
+
+def tile_size(xp, n):
+    """Side of the tiles in which an n x n matrix is computed and forgotten: small enough for a CPU's cache,
+    large enough to be worth a launch on a GPU (256 MiB of float32)."""
+    return 8192 if xp is not np else 256 if n <= 2048 else 512
+
+
+# ---------------------------------------------------------------- slices on threads
+
+def available_cores():
+    """Cores this process may use: its CPU affinity, cut down to a container's CPU quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:     # "max 100000", or "quota period" in microseconds
+            quota, period = file.read().split()
+        if quota != "max":
+            cores = min(cores, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):
+        pass
+    return max(1, cores)
+
+
+class _Team:
+    """`size` threads (the caller is one of them) that share out the items of one list at a time."""
+
+    def __init__(self, size):
+        self.size = size
+        self.inbox = queue.SimpleQueue()
+        self.outbox = queue.SimpleQueue()
+        for _ in range(size - 1):
+            threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        while (work := self.inbox.get()) is not None:
+            try:
+                work()
+                self.outbox.put(None)
+            except BaseException as error:               # handed to the caller, who raises it
+                self.outbox.put(error)
+
+    def map(self, function, items):
+        results, todo = [None] * len(items), iter(enumerate(items))
+
+        def work():
+            for index, item in todo:                     # next() on a shared iterator is atomic
+                results[index] = function(*item)
+
+        helpers = min(self.size, len(items)) - 1
+        for _ in range(helpers):
+            self.inbox.put(work)
+        try:
+            work()
+        finally:
+            errors = [self.outbox.get() for _ in range(helpers)]
+        for error in filter(None, errors):
+            raise error
+        return results
+
+    def close(self):
+        for _ in range(self.size - 1):
+            self.inbox.put(None)
+
+
+_team = None
+
+
+@contextlib.contextmanager
+def threads(count=None):
+    """Within this block run_slices uses `count` Python threads, and BLAS one thread in each of them.
+
+    count: default MINICL_THREADS, else all available cores. The two kinds of threads must not
+    alternate within a training step (the idle BLAS threads spin and cost more than they give), so wrap
+    the whole loop. An encoder of convolutions gains; for an MLP leave BLAS its own threads.
+    """
+    global _team
+    from threadpoolctl import threadpool_limits
+
+    count = int(count or os.environ.get("MINICL_THREADS") or available_cores())
+    if count < 1:
+        raise ValueError(f"threads: expected a count >= 1, got {count}")
+    outer, _team = _team, _Team(count)
+    try:
+        with threadpool_limits(limits=1, user_api="blas"):
+            yield
+    finally:
+        _team.close()
+        _team = outer
+
+
+def run_slices(xp, n, function, size=None):
+    """[function(lo, hi), ...] over slices of range(n), in order.
+
+    On NumPy slices of at most `size`, which keeps what a slice touches in cache, shared out over the
+    threads of `threads()` if any; on CuPy one slice, because there a launch costs more than a cache miss.
+    Slices of a given size do not depend on how many threads there are, so neither do the results.
+    With size None there is one slice a thread, for work that gains nothing from being cut finer.
+    """
+    if size is None:
+        size = n if _team is None else -(-n // _team.size)
+    if xp is not np or n <= size:
+        return [function(0, n)]
+    starts = range(0, n, size)
+    slices = [(lo, min(lo + size, n)) for lo in starts]
+    if _team is None:
+        return [function(lo, hi) for lo, hi in slices]
+    return _team.map(function, slices)

@@ -1,0 +1,54 @@
+"""Cosine similarity: compare directions, not lengths.
+
+For x^ = x / |x| the Jacobian is (I - x^ x^T) / |x|: a change of x along itself only changes its length, so that
+component of the gradient is taken out, and what is left counts less the longer x is.
+"""
+
+from ..autograd import op
+from ..backend import array_module
+
+TINY = 1e-12
+
+
+@op
+def l2_normalize(x, *, eps=TINY):
+    """Rows of x scaled to length 1: x (..., d) -> x^ (..., d), x^ = x / max(|x|, eps).
+
+        dx = (g - x^ (x^ . g)) / |x|                                         (1)
+
+    A row shorter than eps counts as divided by the constant eps: a zero row gives zeros and the finite
+    gradient g / eps, never NaN.    Derivation: docs/gradients/cosine.md
+    """
+    xp = array_module(x)
+    length = xp.sqrt((x * x).sum(axis=-1, keepdims=True))                    # (..., 1)
+    scale = 1 / xp.maximum(length, eps)
+    x_hat = x * scale
+
+    def backward(g):
+        along = (x_hat * g).sum(axis=-1, keepdims=True) * (length > eps)
+        return ((g - x_hat * along) * scale,)                                # (1)
+
+    return x_hat, backward
+
+
+@op
+def cosine_similarity(x, y, *, wanted=(True, True)):
+    """All pairs: x (N, d), y (M, d) -> s (N, M) in [-1, 1].
+
+        s_ij = x^_i . y^_j
+        dx_i = (sum_j g_ij y^_j - x^_i sum_j g_ij s_ij) / |x_i|              (2)
+        dy_j = (sum_i g_ij x^_i - y^_j sum_i g_ij s_ij) / |y_j|              (3)
+
+    (2) is (1) with the gradient of x^_i, sum_j g_ij y^_j, put in.    Derivation: docs/gradients/cosine.md
+    """
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+        raise ValueError(f"cosine_similarity: expected x (N, d) and y (M, d), got {x.shape} and {y.shape}")
+    x_hat, to_x = l2_normalize.raw(x)
+    y_hat, to_y = l2_normalize.raw(y)
+
+    def backward(g):
+        dx = to_x(g @ y_hat)[0] if wanted[0] else None                       # (2)
+        dy = to_y(g.T @ x_hat)[0] if wanted[1] else None                     # (3)
+        return dx, dy
+
+    return x_hat @ y_hat.T, backward

@@ -1,0 +1,223 @@
+"""MNIST (LeCun, Cortes, Burges 1998): read from a folder, from the user's cache, or downloaded once.
+
+Four files in IDX form, gzipped or plain: a big-endian header (magic, sizes), then unsigned bytes.
+Whatever their packing, their content is known by its SHA-256, and nothing else passes as MNIST.
+"""
+
+import gzip
+import hashlib
+import http.client
+import math
+import os
+import struct
+import sys
+import urllib.error
+import urllib.request
+import zlib
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ..files import write_atomically
+from .images import DataError, ImageData
+
+SHA256 = {                                               # of the decompressed files
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
+TIMEOUT = 15                                             # seconds without a byte before the next mirror is tried
+AGAIN = "copy or download it again"
+ELSEWHERE = "give a folder that holds its four files (--data-dir) or use generated digits (--data digits)"
+
+
+class MnistUnavailable(OSError):
+    """MNIST is not on this machine and cannot be downloaded; `reason` says why, in one line."""
+
+    def __init__(self, reason):
+        super().__init__(f"{reason}; {ELSEWHERE}")
+        self.reason = reason
+
+
+class CorruptFile(DataError):
+    """A file is damaged, or is not what its name says; it was not used."""
+
+
+def load_mnist(data_dir=None, *, download=True, check=True, say=print):
+    """MNIST as ImageData: 60000 train and 10000 test images (28, 28, 1) uint8, white on black.
+
+    data_dir   a folder with the four files (or its mnist/ or MNIST/raw/); without one the user's cache
+               is read, and what it lacks is downloaded from public mirrors
+    download   whether the network may be used
+    check      False accepts other data of the same form from data_dir, such as Fashion-MNIST
+    say        gets a line of text if the cache cannot be written
+
+    Raises FileNotFoundError if data_dir lacks a file, CorruptFile if a file is damaged or is not
+    MNIST's, MnistUnavailable if there is no data_dir and MNIST cannot be had.
+    """
+    if data_dir is None:
+        arrays = _from_cache(cache_dir() / "mnist", download, say)
+    else:
+        arrays = [_decode(path.read_bytes(), path, stem, check)
+                  for stem, path in _find_all(Path(data_dir).expanduser()).items()]
+    for split, images, labels in (("train", *arrays[:2]), ("t10k", *arrays[2:])):
+        if len(images) != len(labels):
+            raise CorruptFile(f"{data_dir}: {len(images)} images in {split}-images-idx3-ubyte but {len(labels)} "
+                              f"labels in {split}-labels-idx1-ubyte; both must be of the same data set")
+    train_images, train_labels, test_images, test_labels = arrays
+    classes = max(10, 1 + int(max(train_labels.max(), test_labels.max())))
+    return ImageData("mnist" if check or data_dir is None else Path(data_dir).resolve().name,
+                     train_images[..., None], train_labels.astype(np.int64),
+                     test_images[..., None], test_labels.astype(np.int64),
+                     class_names=tuple(str(c) for c in range(classes)))
+
+
+def cache_dir():
+    """The folder for downloads: $MINICL_CACHE, else minicl/ where this system keeps its caches."""
+    chosen, xdg = os.environ.get("MINICL_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
+    if chosen:
+        return Path(chosen).expanduser()
+    if os.path.isabs(xdg):                               # the XDG specification: a relative path is ignored
+        return Path(xdg, "minicl")
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local", "minicl", "cache")
+    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "minicl"
+
+
+# ---------------------------------------------------------------- reading
+
+def parse_idx(content, source, kind):
+    """The array in an IDX file of kind "image", (N, H, W), or "label", (N,); uint8, read-only.
+
+    content   the file's decompressed bytes
+    source    its path or address, for messages
+
+    Raises CorruptFile for another magic number, too few bytes, too many, or nothing inside.
+    """
+    expected = {"image": 2051, "label": 2049}[kind]
+    ndim = expected & 0xff                               # the magic's last byte; 0x08 before it: unsigned bytes
+    start = 4 * (1 + ndim)
+    magic = int.from_bytes(content[:4], "big")
+    if len(content) >= 4 and magic != expected:
+        what = {2051: "an image file", 2049: "a label file"}
+        raise CorruptFile(f"{source}: this is {what.get(magic, f'no IDX file, it begins {content[:4]!r}')} (magic "
+                          f"{magic}) where {what[expected]} (magic {expected}) is expected; was it renamed, or saved "
+                          "from a web page?")
+    if len(content) < start:
+        raise CorruptFile(f"{source}: truncated, {len(content)} bytes and its header alone takes {start}; {AGAIN}")
+    shape = struct.unpack_from(f">{ndim}I", content, 4)
+    size = start + math.prod(shape)
+    if len(content) < size:
+        raise CorruptFile(f"{source}: truncated, {len(content)} bytes and {kind}s {shape} take {size}; {AGAIN}")
+    if len(content) > size:
+        raise CorruptFile(f"{source}: {len(content) - size} trailing bytes, {kind}s {shape} take {size}; {AGAIN}")
+    if 0 in shape:
+        raise CorruptFile(f"{source}: its header says {shape}, no {kind}s; {AGAIN}")
+    return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
+
+
+def _decode(packed, source, stem, check=True):
+    """The array in a file's bytes, gzipped or plain, refused if `check` and not MNIST's file `stem`."""
+    content = packed
+    if packed.startswith(b"\x1f\x8b"):                   # by content: browsers unpack a file and keep its .gz
+        try:
+            content = gzip.decompress(packed)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise CorruptFile(f"{source}: damaged gzip data ({error}); {AGAIN}") from error
+    array = parse_idx(content, source, "image" if "images" in stem else "label")
+    digest = hashlib.sha256(content).hexdigest()
+    if check and digest != SHA256[stem]:
+        raise CorruptFile(f"{source}: not MNIST's {stem}: its SHA-256 begins {digest[:12]} where "
+                          f"{SHA256[stem][:12]} is expected; replace it, or for other data of this form use "
+                          "load_mnist(data_dir, check=False)")
+    return array
+
+
+def _find(folder, stem):
+    """The path of file `stem` in folder, under any of its usual spellings, or None."""
+    for name in (stem, stem.replace("-idx", ".idx")):
+        for path in (folder / name, folder / f"{name}.gz"):
+            if os.path.isfile(path):
+                return path
+    return None
+
+
+def _find_all(data_dir):
+    """The paths of the four files, by stem, from whichever of the usual folders has most of them."""
+    folders = (data_dir, data_dir / "mnist", data_dir / "MNIST" / "raw")
+    found = max(({stem: path for stem in SHA256 if (path := _find(folder, stem))} for folder in folders), key=len)
+    if len(found) < len(SHA256):
+        missing = "lacks " + ", ".join(stem for stem in SHA256 if stem not in found)
+        if not found:
+            missing = "has none of MNIST's files" if os.path.isdir(data_dir) else "is no folder"
+        raise FileNotFoundError(f"data_dir {str(data_dir)!r} {missing}; expected {', '.join(SHA256)}, each plain or "
+                                ".gz, there or in its mnist/ or MNIST/raw/; leave data_dir out to download them")
+    return found
+
+
+# ---------------------------------------------------------------- downloading
+
+def _from_cache(folder, download, say):
+    """The four arrays, from the cache `folder`; what it lacks is downloaded into it."""
+    arrays, unwritten = [], None
+    for stem in SHA256:
+        path = _find(folder, stem)
+        if path:
+            try:
+                arrays.append(_decode(path.read_bytes(), path, stem))
+            except CorruptFile as error:
+                raise CorruptFile(f"{error}\nThis file is in minicl's cache: delete it and it is downloaded "
+                                  "again") from error
+        elif not download:
+            raise MnistUnavailable(f"MNIST is not in {folder} and was not to be downloaded")
+        else:
+            packed, array = _download(stem)
+            arrays.append(array)
+            try:
+                write_atomically(folder / f"{stem}.gz", lambda file: file.write(packed))
+            except OSError as error:                     # a full disk, no permission: what came is good all the same
+                unwritten = error
+    if unwritten:
+        say(f"MNIST was downloaded but cannot be kept in {folder} ({unwritten}); set MINICL_CACHE to another folder")
+    return arrays
+
+
+def _download(stem):
+    """The gzipped bytes and the array of MNIST's file `stem`, from the first mirror that has it whole."""
+    reasons, corrupt = [], None
+    for mirror in MIRRORS:
+        url = f"{mirror}{stem}.gz"
+        try:
+            packed = _fetch(url, stem)
+            return packed, _decode(packed, url, stem)
+        except CorruptFile as error:
+            corrupt = error
+        except urllib.error.HTTPError as error:          # it holds the open response
+            error.close()
+            reasons.append(str(error))
+        except (OSError, http.client.HTTPException) as error:
+            reason = error.reason if isinstance(error, urllib.error.URLError) else error
+            reasons.append(" ".join(str(reason).split()) or type(reason).__name__)
+    if corrupt:                                          # an answer that is not MNIST is no missing network
+        raise CorruptFile(f"{corrupt}\nNo mirror gave the right file; if a proxy or a login page answers in their "
+                          f"place, {ELSEWHERE}") from corrupt
+    raise MnistUnavailable(f"MNIST could not be downloaded ({'; '.join(dict.fromkeys(reasons))})")
+
+
+def _fetch(url, title):
+    """The bytes at `url`, with a progress bar on a terminal. Raises OSError or HTTPException."""
+    request = urllib.request.Request(url, headers={"User-Agent": "minicl"})
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+        total = int(response.headers.get("Content-Length") or 0)
+        chunks, received = [], 0
+        with tqdm(total=total or None, desc=title, unit="B", unit_scale=True, leave=False, disable=None) as bar:
+            while chunk := response.read(1 << 16):
+                chunks.append(chunk)
+                received += len(chunk)
+                bar.update(len(chunk))
+    if received < total:
+        raise OSError(f"the connection closed after {received} of {total} bytes")
+    return b"".join(chunks)

@@ -1,0 +1,47 @@
+"""Frozen features: a trained encoder applied to a whole data set."""
+
+import hashlib
+
+from ..autograd import no_grad
+from ..backend import require_finite, to_device, to_host
+
+
+def encode(model, images, xp, batch=500):
+    """model's output for uint8 images (N, H, W, C): an array of module xp, or a tuple of them if model gives several.
+
+    Runs in evaluation mode without a tape (BatchNorm's running averages are used, not changed), then restores the mode.
+    """
+    training = model.training
+    model.eval()
+    try:
+        with no_grad():
+            parts = [model(to_float(images[lo:lo + batch], xp)) for lo in range(0, len(images), batch)]
+    finally:
+        model.train(training)
+    if isinstance(parts[0], tuple):
+        return tuple(xp.concatenate([y.data for y in column]) for column in zip(*parts))
+    return xp.concatenate([y.data for y in parts])
+
+
+def to_float(images, xp):
+    """uint8 images as float32 in [0, 1] on xp: they travel as bytes and are converted there."""
+    if images.dtype != "uint8":
+        raise TypeError(f"expected uint8 images, got {images.dtype}")
+    return to_device(images, xp).astype("float32") * (1 / 255)
+
+
+def state_hash(module):
+    """SHA-256 of all parameters and buffers: equal before and after a probe, or the probe was not frozen."""
+    digest = hashlib.sha256()
+    for name, array in module.state_dict().items():
+        digest.update(name.encode() + array.tobytes())
+    return digest.hexdigest()
+
+
+def require_features(name, *features_and_labels):
+    """Check (features (N, d), labels (N,)) pairs; raise ValueError or FloatingPointError naming what is wrong."""
+    for features, labels in features_and_labels:
+        if features.ndim != 2 or len(features) != len(labels) or len(features) == 0:
+            raise ValueError(f"{name}: expected features (N, d) with one label each, got {features.shape} and "
+                             f"{len(labels)} labels")
+        require_finite(to_host(features.sum()), f"{name}: the sum of the features")

@@ -1,0 +1,60 @@
+"""The geometry of embeddings on the unit sphere: alignment, uniformity, effective rank.
+
+Features are arrays (N, d) of either backend, normalised here; results are Python floats (so they synchronise).
+"""
+
+import math
+
+from ..backend import array_module, run_slices, tile_size
+from ..contrastive.checks import require_pairs
+from ..contrastive.cosine import l2_normalize
+
+
+def alignment(z1, z2, *, alpha=2):
+    """mean_i |z1^_i - z2^_i|^alpha over positive pairs: 0 when both views coincide (Wang & Isola 2020, section 4.1.1)."""
+    require_pairs("alignment", z1, z2)
+    d = l2_normalize.raw(z1)[0] - l2_normalize.raw(z2)[0]
+    return float(((d * d).sum(axis=1) ** (alpha / 2)).mean())
+
+
+def uniformity(z, *, t=2):
+    """log mean_{i != j} exp(-t |z^_i - z^_j|^2): 0 when collapsed, uniformity_floor(d, t) when uniform on the sphere
+    (Wang & Isola 2020, section 4.1.2)."""
+    if z.ndim != 2 or len(z) < 2:
+        raise ValueError(f"uniformity: expected (N, d) with N >= 2, got {z.shape}")
+    xp, u, n = array_module(z), l2_normalize.raw(z)[0], len(z)
+
+    def row_sums(lo, hi):
+        e = u[lo:hi] @ u.T
+        e -= 1                                       # -|u_i - u_j|^2 = 2 (u_i . u_j - 1)
+        e *= 2 * t
+        return xp.exp(e, out=e).sum()
+
+    total = float(sum(run_slices(xp, n, row_sums, tile_size(xp, n))))
+    return math.log(max(total - n, 1e-300) / (n * (n - 1)))
+
+
+def uniformity_floor(d, t=2):
+    """The smallest possible uniformity as N grows, reached by the uniform distribution on the sphere in R^d:
+
+        log E exp(-t |x - y|^2) = log 0F1(; d/2; t^2) - 2t
+    """
+    term = total = 1.0
+    for k in range(1, 200):
+        term *= t * t / (k * (d / 2 + k - 1))        # 0F1(; b; x) = sum_k x^k / (k! b (b+1) ... (b+k-1))
+        total += term
+    return math.log(total) - 2 * t
+
+
+def effective_rank(z):
+    """exp of the entropy of the normalised singular values: how many directions are in use, from 1 to d
+    (Roy & Vetterli 2007). z (N, d) is centred, not normalised."""
+    xp = array_module(z)
+    z = z - z.mean(axis=0)
+    s2 = xp.linalg.eigvalsh((z.T @ z).astype("float64"))
+    s = xp.sqrt(xp.maximum(s2, 0))
+    total = float(s.sum())
+    if total == 0:
+        return 1.0
+    p = s / total
+    return math.exp(-float((p * xp.log(xp.maximum(p, 1e-300))).sum()))

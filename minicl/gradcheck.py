@@ -1,0 +1,105 @@
+"""Check a backward against finite differences, with a failure a student can act on.
+
+A backward computes, for a cotangent g, the vector-Jacobian product g^T J. Finite differences give the same number
+for one input entry at a time, from two forward evaluations:
+
+    d/dx_k sum(g y)  ~  (sum(g y(x + h e_k)) - sum(g y(x - h e_k))) / 2h
+
+g is random: with g = 1 the gradient of a softmax is zero, and a forgotten 1/tau would go unnoticed.
+"""
+
+import numpy as np
+
+from .autograd import Tensor
+from .backend import array_module, to_device, to_host
+
+
+class GradcheckError(AssertionError):
+    """An analytic gradient disagrees with finite differences."""
+
+
+def gradcheck(function, inputs, *, step=1e-5, rtol=1e-5, atol=1e-7, seed=0, names=None):
+    """Compare the gradients of `function` with central differences, at every entry of every input.
+
+    function  maps Tensors to one Tensor: an op, or any composition of them; it must give the same value each call
+    inputs    float64 arrays, on either backend (small: two evaluations an entry); keep them away from kinks
+    step      h above; rtol, atol: allowed difference, atol + rtol |numeric|, both as absolute numbers in float64
+    names     names of the inputs for the message; default: the op's own
+
+    Returns True. Raises GradcheckError naming op, argument, index, both values, their ratio and the usual mistake
+    behind such a ratio; TypeError for inputs that are not float64 (float32 differences are mostly rounding).
+    """
+    op_name = getattr(function, "__name__", type(function).__name__)
+    names = list(names or getattr(function, "names", ()))
+    names += [f"input {k}" for k in range(len(names), len(inputs))]
+    for name, x in zip(names, inputs):
+        if getattr(x, "dtype", None) != np.float64:
+            raise TypeError(f"gradcheck of {op_name}: {name} must be a float64 array, got "
+                            f"{getattr(x, 'dtype', type(x).__name__)}; finite differences need double precision")
+    tensors = [Tensor(x.copy(), requires_grad=True) for x in inputs]
+    y = function(*tensors)
+    xp = array_module(y.data)
+    value = to_host(y.data)
+    if not np.isfinite(value).all():
+        raise GradcheckError(f"gradcheck of {op_name}: the output itself is not finite at these inputs")
+    cotangent = np.random.default_rng(seed).standard_normal(value.shape)
+    y.backward(to_device(cotangent, xp))
+
+    for position, (name, x, tensor) in enumerate(zip(names, inputs, tensors)):
+        analytic = np.zeros(x.shape) if tensor.grad is None else to_host(tensor.grad)
+        numeric = _finite_differences(function, inputs, position, cotangent, step)
+        wrong = np.abs(analytic - numeric) > atol + rtol * np.abs(numeric)
+        wrong |= ~np.isfinite(analytic)
+        if wrong.any():
+            raise GradcheckError(_explain(op_name, name, analytic, numeric, wrong))
+    return True
+
+
+def _finite_differences(function, inputs, position, cotangent, step):
+    """d sum(cotangent * function(inputs)) / d inputs[position], as a host array."""
+    xp, host = array_module(inputs[position]), to_host(inputs[position])
+    gradient = np.empty(host.shape)
+
+    def loss_at(index, offset):
+        moved = host.copy()
+        moved[index] += offset
+        arrays = [Tensor(to_device(moved, xp) if k == position else other) for k, other in enumerate(inputs)]
+        return (cotangent * to_host(function(*arrays).data)).sum()
+
+    for index in np.ndindex(host.shape):
+        gradient[index] = (loss_at(index, step) - loss_at(index, -step)) / (2 * step)
+    return gradient
+
+
+def _explain(op_name, name, analytic, numeric, wrong):
+    worst = np.unravel_index(np.argmax(np.where(wrong, np.nan_to_num(np.abs(analytic - numeric), nan=np.inf), -1)),
+                             analytic.shape)
+    a, n = analytic[worst], numeric[worst]
+    ratios = (analytic[wrong] / np.where(numeric[wrong] == 0, np.nan, numeric[wrong]))
+    where = f"{name}[{', '.join(map(str, worst))}]" if worst else name
+    return (f"gradient of {op_name} with respect to {where} is wrong (and {wrong.sum() - 1} more of {wrong.size} entries)\n"
+            f"    analytic {a:.9g}\n"
+            f"    numeric  {n:.9g}\n"
+            f"    ratio    {a / n if n else float('nan'):.6g}\n"
+            f"    hint     {_hint(analytic, ratios, wrong)}")
+
+
+def _hint(analytic, ratios, wrong):
+    """The usual mistake behind such a disagreement."""
+    if not np.isfinite(analytic).all():
+        return "NaN or infinity in the backward: a division by a zero norm, log of 0, or exp that overflowed?"
+    if not analytic.any():
+        return "the analytic gradient is zero everywhere: is the input detached, or its gradient not returned?"
+    spread = np.ptp(ratios) if np.isfinite(ratios).all() else np.inf
+    common = float(np.median(ratios)) if spread < 1e-3 * abs(np.median(ratios)) else None
+    if common is None:
+        if wrong.all():
+            return ("no common factor: is a term missing (the projection in a normalisation, the sum in a softmax), "
+                    "or a product transposed?")
+        return "only some entries are wrong: an index, a mask, a kink (ties, 0 of a relu), or repeats that should add up?"
+    if abs(common + 1) < 1e-3:
+        return "the sign is flipped"
+    if abs(common - 0.5) < 1e-3 or abs(common - 2) < 1e-3:
+        return "off by a factor 2: one of two views or of two symmetric terms left out, or counted twice?"
+    return (f"all entries are off by the factor {common:.6g}: a missing 1/tau, 1/N, or a sum over a broadcast axis? "
+            "Compare it with your tau and your sizes")

@@ -1,0 +1,123 @@
+"""Layers: an op together with its parameters. `rng` is a host numpy Generator that draws the initial weights."""
+
+import math
+
+import numpy as np
+
+from .. import ops
+from ..autograd import Tensor
+from ..backend import array_module
+from .module import Buffer, Module, Parameter
+
+RELU_GAIN = math.sqrt(2)      # keeps the variance through a relu, which halves it (He et al. 2015, eq. 10)
+
+
+def _initial(rng, shape, fan_in, gain):
+    if min(shape) < 1:
+        raise ValueError(f"expected sizes >= 1, got weights of shape {shape}")
+    return Parameter(rng.standard_normal(shape, dtype="float32") * (gain / math.sqrt(fan_in)))
+
+
+def _filled(shape, value):
+    return np.full(shape, value, dtype="float32")    # parameters begin on the host; Module.to moves them
+
+
+class Linear(Module):
+    """y = x W + b: (..., inputs) -> (..., outputs). gain scales the initial weights, of deviation gain / sqrt(inputs)."""
+
+    def __init__(self, inputs, outputs, *, rng, bias=True, gain=1.0):
+        self.weight = _initial(rng, (inputs, outputs), inputs, gain)
+        self.bias = Parameter(_filled(outputs, 0)) if bias else None
+
+    def forward(self, x):
+        return ops.linear(x, self.weight, self.bias)
+
+
+class Conv2d(Module):
+    """Convolution of pixel-major activations: (H, W, B, inputs) -> (H', W', B, outputs).
+
+    No bias by default: a batch norm behind it has one.
+    """
+
+    def __init__(self, inputs, outputs, *, rng, kernel=3, stride=1, padding=None, bias=False, gain=RELU_GAIN):
+        self.weight = _initial(rng, (kernel, kernel, inputs, outputs), kernel * kernel * inputs, gain)
+        self.bias = Parameter(_filled(outputs, 0)) if bias else None
+        self.stride, self.padding = stride, kernel // 2 if padding is None else padding
+
+    def forward(self, x):
+        y = ops.conv2d(x, self.weight, stride=self.stride, padding=self.padding)
+        return y if self.bias is None else y + self.bias
+
+
+class BatchNorm(Module):
+    """Batch norm over all axes but the last, then max(y, 0) if relu: (..., C) -> (..., C).
+
+    In training the batch's own mean and variance are used, and averaged with weight `momentum` into running_mean and
+    running_var (unbiased), which are used in evaluation.
+    """
+
+    def __init__(self, channels, *, momentum=0.1, eps=1e-5, relu=False):
+        self.weight, self.bias = Parameter(_filled(channels, 1)), Parameter(_filled(channels, 0))
+        self.running_mean, self.running_var = Buffer(_filled(channels, 0)), Buffer(_filled(channels, 1))
+        self.momentum, self.eps, self.relu = momentum, eps, relu
+
+    def forward(self, x):
+        if self.training:
+            return ops.batch_norm(x, self.weight, self.bias, eps=self.eps, relu=self.relu, on_statistics=self._average)
+        a = self.weight * (1 / array_module(x.data).sqrt(self.running_var.data + self.eps))
+        y = x * a + (self.bias - self.running_mean.data * a)
+        return ops.relu(y) if self.relu else y
+
+    def _average(self, mean, var, n):
+        self.running_mean.data += self.momentum * (mean - self.running_mean.data)
+        self.running_var.data += self.momentum * (var * (n / (n - 1)) - self.running_var.data)
+
+
+class LayerNorm(Module):
+    """Layer norm over the last axis: (..., C) -> (..., C)."""
+
+    def __init__(self, channels, *, eps=1e-5):
+        self.weight, self.bias = Parameter(_filled(channels, 1)), Parameter(_filled(channels, 0))
+        self.eps = eps
+
+    def forward(self, x):
+        return ops.layer_norm(x, self.weight, self.bias, eps=self.eps)
+
+
+class Dropout(Module):
+    """Zero entries with probability p in training, nothing in evaluation; masks are drawn from rng."""
+
+    def __init__(self, p=0.5, *, rng):
+        if not 0 <= p < 1:
+            raise ValueError(f"Dropout: p must be in [0, 1), got {p}")
+        self.p, self.rng = p, rng
+
+    def forward(self, x):
+        return ops.dropout(x, p=self.p, rng=self.rng) if self.training and self.p > 0 else x
+
+
+class Embedding(Module):
+    """A table of `count` learned vectors: ids (...) integer -> (..., width)."""
+
+    def __init__(self, count, width, *, rng):
+        self.table = _initial(rng, (count, width), width, 1.0)
+
+    def forward(self, ids):
+        return ops.embedding(ids, self.table)
+
+
+class Sequential(Module):
+    """Steps one after the other: Modules, or plain functions such as ops.relu."""
+
+    def __init__(self, *steps):
+        self.steps = list(steps)
+
+    def forward(self, x):
+        for step in self.steps:
+            x = step(x)
+        return x
+
+
+def as_tensor(x):
+    """x as a Tensor (an array becomes a constant one)."""
+    return x if isinstance(x, Tensor) else Tensor(x)

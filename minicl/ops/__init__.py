@@ -1,0 +1,51 @@
+"""The ops: every differentiable function of minicl that is not about contrast, one family a file.
+
+Importing this package also gives Tensors their operators and methods: `x * y` is `mul(x, y)`, and
+`x.mean(axis=0)` is `mean(x, axis=0)`. The table at the end is all there is to it.
+"""
+
+from ..autograd import Tensor
+from .conv import conv2d
+from .elementwise import (abs, add, clip, div, dropout, exp, gelu, leaky_relu, log, maximum, minimum, mul, neg, pow,
+                          relu, sigmoid, sqrt, sub, tanh, where)
+from .embedding import embedding
+from .matmul import linear, matmul
+from .normalize import batch_norm, layer_norm
+from .pool import avg_pool2d, max_pool2d
+from .reduce import logsumexp, max, mean, sum, var
+from .shape import broadcast_to, concat, getitem, pad, reshape, stack, to_pixel_major, transpose
+
+__all__ = """
+    abs add avg_pool2d batch_norm broadcast_to clip concat conv2d div dropout embedding exp gelu getitem layer_norm
+    leaky_relu linear log logsumexp matmul max max_pool2d maximum mean minimum mul neg pad pow relu reshape sigmoid
+    sqrt stack sub sum tanh to_pixel_major transpose var where
+""".split()
+
+
+def _shape(arguments):
+    """reshape(2, 3) and reshape((2, 3)) mean the same."""
+    return arguments[0] if len(arguments) == 1 and not isinstance(arguments[0], int) else arguments
+
+
+for _name, _method in {
+    "__add__": add,
+    "__radd__": lambda x, y: add(y, x),
+    "__sub__": sub,
+    "__rsub__": lambda x, y: sub(y, x),
+    "__mul__": mul,
+    "__rmul__": lambda x, y: mul(y, x),
+    "__truediv__": div,
+    "__rtruediv__": lambda x, y: div(y, x),
+    "__matmul__": matmul,
+    "__rmatmul__": lambda x, y: matmul(y, x),
+    "__neg__": neg,
+    "__pow__": lambda x, exponent: pow(x, exponent=exponent),
+    "__getitem__": lambda x, key: getitem(x, key=key),
+    "sum": sum, "mean": mean, "max": max, "var": var, "exp": exp, "log": log, "sqrt": sqrt, "tanh": tanh,
+    "reshape": lambda x, *shape: reshape(x, shape=_shape(shape)),
+    "transpose": lambda x, *axes: transpose(x, axes=_shape(axes) if axes else None),
+    "T": property(lambda x: transpose(x)),
+}.items():
+    # A plain function becomes a method when read from an instance; an op object would not.
+    setattr(Tensor, _name, _method if not hasattr(_method, "raw") else
+            (lambda call: lambda self, *args, **options: call(self, *args, **options))(_method))

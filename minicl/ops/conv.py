@@ -1,0 +1,128 @@
+"""Convolution as shifted matrix products, on pixel-major activations.
+
+Activations are stored (H, W, B, C): every pixel is a contiguous (batch, channel) matrix, so one tap of the
+kernel, applied to the whole image, is one matrix product of shifted pixels:
+
+    y[h, w] = sum_ij x[s h + i - p, s w + j - p] @ w[i, j]                   (1)
+
+Its gradients are the same products, sent back along the same shifts:
+
+    dw[i, j] = sum_hw x[s h + i - p, s w + j - p]^T @ g[h, w]                (2)
+    dx[s h + i - p, s w + j - p] += g[h, w] @ w[i, j]^T                      (3)
+
+There is no column matrix to build and no padding to copy: a tap that would fall outside the image is left
+out. Only when C is so small that x @ w[i, j] is hardly a product (a first layer on grey or RGB images) are
+the taps first gathered side by side, (H', W', B, kh kw C), which makes it a convolution with one tap.
+"""
+
+from ..autograd import op
+from ..backend import array_module, pixel_matmul, pixel_matmul_sum, run_slices
+
+FEW_CHANNELS = 4
+
+
+@op
+def conv2d(x, w, *, stride=1, padding=0, wanted=(True, True)):
+    """2-D convolution (cross-correlation): x (H, W, B, C), w (kh, kw, C, K) -> (H', W', B, K).
+
+    H' = (H + 2 padding - kh) // stride + 1, and W' likewise. Pixels outside the image count as zero.
+    """
+    if x.ndim != 4 or w.ndim != 4 or x.shape[3] != w.shape[2]:
+        raise ValueError(f"conv2d: expected x (H, W, B, C) and w (kh, kw, C, K), got {x.shape} and {w.shape}; "
+                         "images (B, H, W, C) are turned once, by ops.to_pixel_major")
+    if stride < 1 or padding < 0:
+        raise ValueError(f"conv2d: expected stride >= 1 and padding >= 0, got stride={stride}, padding={padding}")
+    shift = _Shifts(x.shape[:2], w.shape[:2], stride, padding)
+    if w.shape[0] * w.shape[1] > 1 and x.shape[3] <= FEW_CHANNELS:
+        return _conv_few_channels(x, w, shift, wanted)
+    xp = array_module(x)
+    y = xp.zeros((*shift.out, x.shape[2], w.shape[3]), dtype=x.dtype)
+
+    def forward(lo, hi):                                                     # output rows lo:hi
+        for i, j, to, at in shift.taps(out_rows=(lo, hi)):
+            y[to] += pixel_matmul(x[at], w[i, j])                            # (1)
+
+    run_slices(xp, shift.out[0], forward, size=1)
+
+    def backward(g):
+        dw = sum(run_slices(xp, shift.out[0], lambda lo, hi: kernel_gradient(g, lo, hi), size=1)) if wanted[1] else None
+        if not wanted[0]:
+            return None, dw
+        dx, w_t = xp.zeros_like(x), xp.ascontiguousarray(w.swapaxes(2, 3))
+
+        def input_gradient(lo, hi):                                          # input rows lo:hi
+            for i, j, to, at in shift.taps(in_rows=(lo, hi)):
+                dx[at] += pixel_matmul(g[to], w_t[i, j])                     # (3)
+
+        run_slices(xp, x.shape[0], input_gradient, size=1)
+        return dx, dw
+
+    def kernel_gradient(g, lo, hi):
+        dw = xp.zeros_like(w)
+        for i, j, to, at in shift.taps(out_rows=(lo, hi)):
+            dw[i, j] += pixel_matmul_sum(x[at], g[to])                       # (2)
+        return dw
+
+    return y, backward
+
+
+def _conv_few_channels(x, w, shift, wanted):
+    """conv2d with the taps gathered into channels: cols (H', W', B, kh kw C) @ w (kh kw C, K)."""
+    xp = array_module(x)
+    (kh, kw, C, K), B = w.shape, x.shape[2]
+    cols = xp.zeros((*shift.out, B, kh, kw, C), dtype=x.dtype)
+
+    def gather(lo, hi):
+        for i, j, to, at in shift.taps(out_rows=(lo, hi)):
+            cols[to][..., i, j, :] = x[at]
+
+    run_slices(xp, shift.out[0], gather, size=1)
+    rows, kernel = cols.reshape(-1, kh * kw * C), w.reshape(-1, K)           # (H' W' B, kh kw C), (kh kw C, K)
+    y = xp.empty((len(rows), K), dtype=x.dtype)
+
+    def forward(lo, hi):
+        y[lo:hi] = rows[lo:hi] @ kernel                                      # (1)
+
+    run_slices(xp, len(rows), forward)
+
+    def backward(g):
+        g = g.reshape(y.shape)
+        dw = dx = None
+        if wanted[1]:
+            parts = run_slices(xp, len(rows), lambda lo, hi: rows[lo:hi].T @ g[lo:hi])
+            dw = sum(parts).reshape(w.shape)                                 # (2)
+        if wanted[0]:
+            dx, dcols = xp.zeros_like(x), (g @ kernel.T).reshape(cols.shape)
+            for i, j, to, at in shift.taps():
+                dx[at] += dcols[to][..., i, j, :]                            # (3)
+        return dx, dw
+
+    return y.reshape(*shift.out, B, K), backward
+
+
+class _Shifts:
+    """Which output pixels meet which input pixels under each tap (i, j) of a kernel."""
+
+    def __init__(self, size, kernel, stride, padding):
+        self.size, self.kernel, self.stride, self.padding = size, kernel, stride, padding
+        self.out = tuple((n + 2 * padding - k) // stride + 1 for n, k in zip(size, kernel))
+        if min(self.out) < 1:
+            raise ValueError(f"conv2d: a {kernel[0]} x {kernel[1]} kernel does not fit images of {size[0]} x {size[1]} "
+                             f"with padding {padding}; pad more or use a smaller kernel")
+
+    def taps(self, out_rows=None, in_rows=None):
+        """(i, j, to, at) for each tap: y[to] += x[at] @ w[i, j]; only given output rows or given input rows."""
+        for i in range(self.kernel[0]):
+            to_h, at_h = self._span(0, i, out_rows, in_rows)
+            for j in range(self.kernel[1]):
+                to_w, at_w = self._span(1, j)
+                if to_h and to_w:
+                    yield i, j, (slice(*to_h), slice(*to_w)), (slice(*at_h), slice(*at_w))
+
+    def _span(self, axis, tap, out=None, into=None):
+        """Outputs lo:hi along an axis whose input, stride h + tap - padding, exists; and those inputs."""
+        s, offset = self.stride, tap - self.padding
+        (out_lo, out_hi), (in_lo, in_hi) = out or (0, self.out[axis]), into or (0, self.size[axis])
+        lo = max(out_lo, -((offset - in_lo) // s))
+        hi = min(out_hi, -((offset - in_hi) // s))
+        return ((lo, hi), (s * lo + offset, s * (hi - 1) + offset + 1, s)) if lo < hi else (None, None)

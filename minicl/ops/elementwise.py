@@ -1,0 +1,186 @@
+"""Elementwise ops: each output entry depends on one entry of each input (after broadcasting).
+
+For y = f(x) the gradient is dx = g f'(x); every op writes f' beside f. Where f has a kink (relu, maximum,
+clip, abs) the derivative used there is the one of a side, said in the docstring.
+"""
+
+import math
+
+from ..autograd import Mask, op
+from ..backend import array_module, to_device
+
+
+@op(broadcasts=True)
+def add(x, y):
+    """x + y.    dx = g,  dy = g"""
+    return x + y, lambda g: (g, g)
+
+
+@op(broadcasts=True)
+def sub(x, y):
+    """x - y.    dx = g,  dy = -g"""
+    return x - y, lambda g: (g, -g)
+
+
+@op(broadcasts=True)
+def mul(x, y):
+    """x y.    dx = g y,  dy = g x"""
+    return x * y, lambda g: (g * y, g * x)
+
+
+@op(broadcasts=True)
+def div(x, y):
+    """q = x / y.    dx = g / y,  dy = -g q / y"""
+    q = x / y
+
+    def backward(g):
+        dx = g / y
+        return dx, -dx * q
+
+    return q, backward
+
+
+@op
+def neg(x):
+    """-x.    dx = -g"""
+    return -x, lambda g: (-g,)
+
+
+@op
+def pow(x, *, exponent):
+    """y = x^p for a number p.    dx = g p x^(p-1)"""
+    if not isinstance(exponent, (int, float)):
+        raise TypeError(f"pow: exponent must be a Python number, got {type(exponent).__name__}; "
+                        "write a power that needs a gradient as exp(p * log(x))")
+    return x ** exponent, lambda g: (g * (exponent * x ** (exponent - 1)),)
+
+
+@op
+def exp(x):
+    """y = e^x.    dx = g y"""
+    y = array_module(x).exp(x)
+    return y, lambda g: (g * y,)
+
+
+@op
+def log(x):
+    """Natural logarithm.    dx = g / x"""
+    return array_module(x).log(x), lambda g: (g / x,)
+
+
+@op
+def sqrt(x):
+    """y = x^(1/2).    dx = g / (2 y)"""
+    y = array_module(x).sqrt(x)
+    return y, lambda g: (g / (2 * y),)
+
+
+@op
+def abs(x):
+    """|x|.    dx = g sign(x), so 0 at 0"""
+    xp = array_module(x)
+    return xp.abs(x), lambda g: (g * xp.sign(x),)
+
+
+@op
+def tanh(x):
+    """y = tanh x.    dx = g (1 - y^2)"""
+    y = array_module(x).tanh(x)
+    return y, lambda g: (g * (1 - y * y),)
+
+
+@op
+def sigmoid(x):
+    """y = 1 / (1 + e^-x), computed as (1 + tanh(x/2)) / 2, which cannot overflow.    dx = g y (1 - y)"""
+    y = 0.5 * (1 + array_module(x).tanh(0.5 * x))
+    return y, lambda g: (g * y * (1 - y),)
+
+
+@op
+def relu(x):
+    """y = max(x, 0).    dx = g [x > 0], so 0 at 0.  Only y is saved: y > 0 where x > 0."""
+    y = array_module(x).maximum(x, 0)
+    return y, lambda g: (g * (y > 0),)
+
+
+@op
+def leaky_relu(x, *, slope=0.01):
+    """x where x > 0, else slope x.    dx = g or slope g; slope in [0, 1), at 0 the slope's side."""
+    if not 0 <= slope < 1:
+        raise ValueError(f"leaky_relu: slope must be in [0, 1), got {slope}")
+    y = array_module(x).maximum(x, slope * x)
+
+    def backward(g):
+        positive = x > 0
+        return (g * positive + (slope * g) * ~positive,)
+
+    return y, backward
+
+
+@op
+def gelu(x):
+    """y = x (1 + t) / 2,  t = tanh u,  u = c (x + a x^3),  c = sqrt(2/pi), a = 0.044715.
+
+    dx = g ((1 + t) / 2 + x (1 - t^2) u' / 2),  u' = c (1 + 3 a x^2)
+
+    The tanh form of x Phi(x), within 5e-4 of it (Hendrycks & Gimpel 2016, section 2).
+    """
+    c, a = math.sqrt(2 / math.pi), 0.044715
+    t = array_module(x).tanh(c * (x + a * (x * x * x)))
+
+    def backward(g):
+        slope = c * (1 + 3 * a * (x * x))
+        return (g * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * slope),)
+
+    return 0.5 * x * (1 + t), backward
+
+
+@op(broadcasts=True)
+def maximum(x, y):
+    """max(x, y).    dx = g [x >= y],  dy = g [x < y]: a tie goes to x"""
+    xp = _module_of(x, y)
+    first = x >= y
+    return xp.maximum(x, y), lambda g: (g * first, g * ~first)
+
+
+@op(broadcasts=True)
+def minimum(x, y):
+    """min(x, y).    dx = g [x <= y],  dy = g [x > y]: a tie goes to x"""
+    xp = _module_of(x, y)
+    first = x <= y
+    return xp.minimum(x, y), lambda g: (g * first, g * ~first)
+
+
+@op(broadcasts=True)
+def where(condition: Mask, x, y):
+    """x where condition (bools) holds, else y.    dx = g [condition],  dy = g [not condition]"""
+    xp = array_module(condition)
+    return xp.where(condition, x, y), lambda g: (None, g * condition, g * ~condition)
+
+
+@op
+def clip(x, *, low=None, high=None):
+    """x kept within [low, high], either None for no limit.    dx = g [low <= x <= high]"""
+    if low is None and high is None or None not in (low, high) and low > high:
+        raise ValueError(f"clip: expected low <= high, at least one of them given, got low={low}, high={high}")
+    y = array_module(x).clip(x, low, high)
+    return y, lambda g: (g * (x == y),)
+
+
+@op
+def dropout(x, *, p, rng):
+    """y = x m / (1 - p), where each entry of m is 0 with probability p, else 1.    dx = g m / (1 - p)
+
+    The expectation of y is x (Srivastava et al. 2014, inverted form). rng: numpy Generator on the host,
+    on both backends, so that a seed gives the same mask on both.
+    """
+    if not 0 <= p < 1:
+        raise ValueError(f"dropout: p must be in [0, 1), got {p}")
+    keep = rng.random(x.shape, dtype="float32") >= p
+    scale = to_device(keep, array_module(x)).astype(x.dtype) * (1 / (1 - p))
+    return x * scale, lambda g: (g * scale,)
+
+
+def _module_of(*inputs):
+    """The array module of the first input that is an array."""
+    return array_module(next(x for x in inputs if not isinstance(x, (int, float))))

@@ -1,0 +1,22 @@
+"""Embedding: a table of vectors, looked up by id."""
+
+from ..autograd import Index, op
+from ..backend import array_module, scatter_add
+
+
+@op
+def embedding(ids: Index, table):
+    """y[...] = table[ids[...]]: ids (...) integers in [0, V), table (V, C) -> (..., C).
+
+    dtable[v] = sum of g over all places whose id is v: it is a product with the one-hot matrix of the ids,
+    of which only the ones are ever touched. On NumPy an id outside [0, V) raises; on CuPy it wraps silently.
+    """
+    if table.ndim != 2:
+        raise ValueError(f"embedding: expected a table (V, C), got shape {table.shape}")
+
+    def backward(g):
+        dtable = array_module(table).zeros_like(table)
+        scatter_add(dtable, ids, g)
+        return None, dtable
+
+    return table[ids], backward

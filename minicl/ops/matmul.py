@@ -1,0 +1,62 @@
+"""Matrix products.
+
+For Y = X W, y_nk = sum_c x_nc w_ck. The loss sees w_ck through every row n, and x_nc through every column k:
+
+    dX = G W^T        dx_nc = sum_k g_nk w_ck          (1)
+    dW = X^T G        dw_ck = sum_n x_nc g_nk          (2)
+
+A check without thinking: there is only one way to multiply the shapes (N, K), (C, K) into (N, C).
+"""
+
+from ..autograd import op
+from ..backend import array_module, run_slices
+
+
+@op(broadcasts=True)
+def matmul(x, w, *, wanted=(True, True)):
+    """x (..., N, C) @ w (..., C, K) -> (..., N, K); leading axes broadcast."""
+    if x.ndim < 2 or w.ndim < 2 or x.shape[-1] != w.shape[-2]:
+        raise ValueError(f"matmul: expected shapes (..., N, C) @ (..., C, K), got {x.shape} @ {w.shape}; "
+                         "give a vector a second axis with reshape")
+
+    def backward(g):
+        dx = g @ w.swapaxes(-1, -2) if wanted[0] else None                   # (1)
+        dw = x.swapaxes(-1, -2) @ g if wanted[1] else None                   # (2)
+        return dx, dw
+
+    return x @ w, backward
+
+
+@op
+def linear(x, w, b=None, *, wanted=(True, True, True)):
+    """y = x w + b: x (..., C), w (C, K), b (K,) or None -> (..., K).    dx, dw as above,  db_k = sum_n g_nk  (3)"""
+    if w.ndim != 2 or x.shape[-1:] != w.shape[:1] or b is not None and b.shape != w.shape[1:]:
+        raise ValueError(f"linear: expected x (..., C), w (C, K), b (K,), got x {x.shape}, w {w.shape}"
+                         + ("" if b is None else f", b {b.shape}"))
+    xp = array_module(x)
+    rows = x.reshape(-1, w.shape[0])                                         # (N, C)
+    y = xp.empty((len(rows), w.shape[1]), dtype=x.dtype)
+
+    def forward(lo, hi):
+        y[lo:hi] = rows[lo:hi] @ w
+        if b is not None:
+            y[lo:hi] += b
+
+    run_slices(xp, len(rows), forward)
+
+    def backward(g):
+        g = g.reshape(y.shape)
+        dx = xp.empty_like(rows) if wanted[0] else None
+
+        def slice_gradients(lo, hi):
+            if wanted[0]:
+                dx[lo:hi] = g[lo:hi] @ w.T                                   # (1)
+            dw = rows[lo:hi].T @ g[lo:hi] if wanted[1] else 0                # (2)
+            db = xp.ones(hi - lo, dtype=g.dtype) @ g[lo:hi] if wanted[2] else 0   # (3), quicker than sum(axis=0)
+            return dw, db
+
+        dw, db = map(sum, zip(*run_slices(xp, len(rows), slice_gradients)))
+        return (dx.reshape(x.shape) if wanted[0] else None,
+                dw if wanted[1] else None, db if wanted[2] else None)
+
+    return y.reshape(*x.shape[:-1], w.shape[1]), backward

@@ -1,0 +1,61 @@
+"""Pooling on pixel-major activations (H, W, B, C), windows side by side or overlapping, no padding.
+
+A window's tap (i, j) over the whole image is a strided view of x, so pooling is a running maximum or sum of
+such views; rows and columns that fill no whole window are left out, as is usual.
+"""
+
+from ..autograd import op
+from ..backend import array_module
+
+
+@op
+def max_pool2d(x, *, size=2, stride=None):
+    """y = max over each size x size window.    dx: g at the window's first maximum, in row-major order
+
+    x (H, W, B, C) -> ((H - size) // stride + 1, ..., B, C); stride defaults to size.
+    """
+    xp, views = array_module(x), _windows(x, size, stride, "max_pool2d")
+    y = views(x)[0].copy()
+    for view in views(x)[1:]:
+        xp.maximum(y, view, out=y)
+
+    def backward(g):
+        dx, taken = xp.zeros_like(x), xp.zeros(y.shape, dtype=bool)
+        for view, dview in zip(views(x), views(dx)):
+            here = (view == y) & ~taken
+            taken |= here
+            dview += g * here
+        return (dx,)
+
+    return y, backward
+
+
+@op
+def avg_pool2d(x, *, size=2, stride=None):
+    """y = mean over each size x size window.    dx: g / size^2 to every entry of the window
+
+    x (H, W, B, C) -> ((H - size) // stride + 1, ..., B, C); stride defaults to size.
+    """
+    views = _windows(x, size, stride, "avg_pool2d")
+    y = sum(views(x)) * (1 / size**2)
+
+    def backward(g):
+        dx = array_module(x).zeros_like(x)
+        g = g * (1 / size**2)
+        for dview in views(dx):
+            dview += g
+        return (dx,)
+
+    return y, backward
+
+
+def _windows(x, size, stride, name):
+    """A function giving the size^2 strided views, one a tap, of an array like x."""
+    stride = stride or size
+    if x.ndim != 4 or min(x.shape[:2]) < size or size < 1 or stride < 1:
+        raise ValueError(f"{name}: expected x (H, W, B, C) with H, W >= size >= 1 and stride >= 1, "
+                         f"got shape {x.shape}, size={size}, stride={stride}")
+    rows, columns = (range(0, n - size + 1, stride) for n in x.shape[:2])
+    taps = [(slice(i, rows[-1] + i + 1, stride), slice(j, columns[-1] + j + 1, stride))
+            for i in range(size) for j in range(size)]
+    return lambda array: [array[tap] for tap in taps]

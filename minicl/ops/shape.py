@@ -1,0 +1,88 @@
+"""Shape ops: they move numbers and compute none, so their gradients move them back."""
+
+import builtins
+
+from ..autograd import op
+from ..backend import array_module, is_array, scatter_add
+
+
+@op
+def reshape(x, *, shape):
+    """The same entries in row-major order under another shape; one length may be -1.    dx: g in x's shape"""
+    return x.reshape(shape), lambda g: (g.reshape(x.shape),)
+
+
+@op
+def transpose(x, *, axes=None):
+    """Axis k of the result is axis axes[k] of x; default: reversed.    dx: g under the inverse permutation"""
+    axes = tuple(range(x.ndim))[::-1] if axes is None else tuple(a % x.ndim for a in axes)
+    inverse = sorted(range(len(axes)), key=axes.__getitem__)
+    return x.transpose(axes), lambda g: (g.transpose(inverse),)
+
+
+@op
+def to_pixel_major(x):
+    """Images (B, H, W, C) -> pixels (H, W, B, C), contiguous, as conv2d and the pools want them.    dx: g turned back"""
+    return array_module(x).ascontiguousarray(x.transpose(1, 2, 0, 3)), lambda g: (g.transpose(2, 0, 1, 3),)
+
+
+@op(broadcasts=True)
+def broadcast_to(x, *, shape):
+    """x repeated along new axes and axes of length 1.    dx: g summed over the repeats"""
+    return array_module(x).broadcast_to(x, shape), lambda g: (g,)
+
+
+@op
+def getitem(x, *, key):
+    """x[key]: ints, slices, None, ... and integer arrays.    dx: zeros, with g added at [key]
+
+    An integer array may pick a row many times; its gradients add up. Out-of-bounds ids raise on NumPy
+    and wrap silently on CuPy.
+    """
+    parts = key if isinstance(key, tuple) else (key,)
+    for part in parts:
+        if is_array(part) and part.dtype.kind == "b" or isinstance(part, list):
+            raise TypeError(f"getitem: expected ints, slices or integer arrays, got {part!r}; "
+                            "for a bool mask use ops.where, which needs no synchronisation on a GPU")
+    fancy = builtins.any(is_array(part) for part in parts)
+
+    def backward(g):
+        dx = array_module(x).zeros_like(x)
+        if fancy:
+            scatter_add(dx, key, g)
+        else:
+            dx[key] = g
+        return (dx,)
+
+    return x[key], backward
+
+
+@op
+def concat(*xs, axis=0):
+    """concat(x, y, ..., axis=0): the arrays one after the other along an existing axis.    d(part): that part of g"""
+    def backward(g):
+        parts, start = [], 0
+        for x in xs:
+            part = [slice(None)] * g.ndim
+            part[axis] = slice(start, start + x.shape[axis])
+            parts.append(g[tuple(part)])
+            start += x.shape[axis]
+        return tuple(parts)
+
+    return array_module(xs[0]).concatenate(xs, axis=axis), backward
+
+
+@op
+def stack(*xs, axis=0):
+    """stack(x, y, ..., axis=0): arrays of one shape side by side along a new axis.    d(k-th): the k-th slice of g"""
+    xp = array_module(xs[0])
+    return xp.stack(xs, axis=axis), lambda g: tuple(xp.moveaxis(g, axis, 0)[k] for k in range(len(xs)))
+
+
+@op
+def pad(x, *, widths):
+    """x surrounded by zeros: widths ((before, after), ...) for each axis.    dx: the middle of g"""
+    if len(widths) != x.ndim or builtins.any(len(w) != 2 or builtins.min(w) < 0 for w in widths):
+        raise ValueError(f"pad: widths must be {x.ndim} pairs (before, after) of counts >= 0, got {widths}")
+    middle = tuple(slice(before, before + n) for (before, _), n in zip(widths, x.shape))
+    return array_module(x).pad(x, widths), lambda g: (g[middle],)

@@ -1,0 +1,170 @@
+"""Optimizers over one flat buffer, and learning-rate schedules.
+
+An optimizer moves all parameters into one array and all gradients into another, and leaves each parameter a
+view of its part. An update is then the formula, once, over everything: a few passes on the CPU, a few launches
+on a GPU. Weight decay applies to matrices and kernels, not to biases and norm parameters (one axis), which come
+last in the buffer: "decayed" is a slice.
+"""
+
+import math
+
+from .backend import array_module, run_slices, to_device, to_host
+
+SLICE = 2**16      # entries updated at a time on a CPU: the formula's operands stay in cache
+
+
+class Optimizer:
+    """What all optimizers share. Subclasses name their state buffers and define _update(part, lr).
+
+    named_parameters  [(name, Parameter), ...], as Module.named_parameters() gives them
+    lr                default learning rate; step(lr) overrides it, which is how schedules are used
+    """
+
+    state_names = ()
+
+    def __init__(self, named_parameters, lr, *, weight_decay=0.0):
+        if not lr > 0 or weight_decay < 0:
+            raise ValueError(f"{type(self).__name__}: expected lr > 0 and weight_decay >= 0, "
+                             f"got lr={lr}, weight_decay={weight_decay}")
+        parameters = sorted(named_parameters, key=lambda item: item[1].ndim < 2)     # stable: decayed ones first
+        if not parameters:
+            raise ValueError(f"{type(self).__name__}: got no parameters; pass model.named_parameters()")
+        self.names, self.parameters = zip(*parameters)
+        self.lr, self.weight_decay, self.steps = lr, weight_decay, 0
+        xp = self.xp = array_module(self.parameters[0].data)
+        size = sum(p.size for p in self.parameters)
+        self.values = xp.concatenate([p.data.reshape(-1) for p in self.parameters])
+        self.grads = xp.zeros(size, dtype=self.values.dtype)
+        self.decayed = sum(p.size for p in self.parameters if p.ndim >= 2)
+        self.views, start = [], 0
+        for p in self.parameters:
+            part = slice(start, start + p.size)
+            p.data, p.grad = self.values[part].reshape(p.shape), self.grads[part].reshape(p.shape)
+            self.views.append((part, p.data, p.grad))
+            start += p.size
+        self.state = {name: xp.zeros_like(self.values) for name in self.state_names}
+
+    def zero_grad(self):
+        self.grads[...] = 0
+
+    def step(self, lr=None):
+        """One update from the gradients that backward() has added up since zero_grad()."""
+        for name, p, (_, data, grad) in zip(self.names, self.parameters, self.views):
+            if p.data is not data or p.grad is not grad:
+                raise RuntimeError(f"{type(self).__name__}: {name} no longer views the optimizer's buffer; make the "
+                                   "optimizer after model.to() and model.astype(), and clear gradients with zero_grad()")
+        self.steps += 1
+        self._step(self.lr if lr is None else lr)
+
+    def _step(self, lr):
+        """Apply _update to slices, none of which straddles the end of the decayed part."""
+        for start, stop, decay in ((0, self.decayed, self.weight_decay), (self.decayed, self.values.size, 0.0)):
+            if start < stop:
+                run_slices(self.xp, stop - start, lambda lo, hi: self._update(slice(start + lo, start + hi), lr, decay),
+                           SLICE)
+
+    def state_dict(self):
+        """{name: host array} of the moments and the step count."""
+        return {**{name: to_host(array).copy() for name, array in self.state.items()}, "steps": self.steps}
+
+    def load_state_dict(self, state):
+        for name, array in self.state.items():
+            if name not in state or state[name].shape != array.shape:
+                raise ValueError(f"{type(self).__name__}: the state has no {name!r} of shape {array.shape}; "
+                                 "it belongs to another optimizer or another model")
+        for name, array in self.state.items():
+            array[...] = to_device(state[name], self.xp)
+        self.steps = int(state["steps"])
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum: u <- mu u + g + decay w,  w <- w - lr u.
+
+    nesterov: w <- w - lr (g + decay w + mu u), a look ahead along the new u (Sutskever et al. 2013).
+    """
+
+    state_names = ("momentum",)
+
+    def __init__(self, named_parameters, lr, *, momentum=0.9, nesterov=False, weight_decay=0.0):
+        super().__init__(named_parameters, lr, weight_decay=weight_decay)
+        self.momentum, self.nesterov = momentum, nesterov
+
+    def _update(self, part, lr, decay):
+        w, u = self.values[part], self.state["momentum"][part]
+        g = self.grads[part] + decay * w
+        u *= self.momentum
+        u += g
+        w -= lr * (g + self.momentum * u if self.nesterov else u)
+
+
+class Adam(Optimizer):
+    """Adam (Kingma & Ba 2015, algorithm 1): w <- w - lr m^ / (sqrt(v^) + eps).
+
+        m <- b1 m + (1 - b1) g,   v <- b2 v + (1 - b2) g^2
+        m^ = m / (1 - b1^t),      v^ = v / (1 - b2^t)
+
+    Weight decay is added to the gradient, as L2 regularisation; AdamW takes it off the weights instead.
+    """
+
+    state_names = ("m", "v")
+    decoupled = False
+
+    def __init__(self, named_parameters, lr, *, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
+        super().__init__(named_parameters, lr, weight_decay=weight_decay)
+        self.betas, self.eps = betas, eps
+
+    def _update(self, part, lr, decay):
+        (b1, b2), w, g = self.betas, self.values[part], self.grads[part]
+        m, v = self.state["m"][part], self.state["v"][part]
+        if decay and self.decoupled:
+            w *= 1 - lr * decay
+        elif decay:
+            g = g + decay * w
+        m += (1 - b1) * (g - m)
+        v += (1 - b2) * (g * g - v)
+        scale = self.xp.sqrt(v)
+        scale *= 1 / math.sqrt(1 - b2**self.steps)                           # sqrt(v^)
+        scale += self.eps
+        w -= (lr / (1 - b1**self.steps)) * m / scale
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019): w <- (1 - lr decay) w before Adam's update."""
+
+    decoupled = True
+
+
+class LARS(SGD):
+    """Layer-wise adaptive rates for large batches (You et al. 2017): SGD whose step is scaled by each layer's trust
+
+        trust = eta |w| / |g + decay w|,    and 1 where either norm is zero,
+
+    so that a layer of zeros can still leave zero. Biases and norm parameters take plain SGD steps.
+    """
+
+    def __init__(self, named_parameters, lr, *, momentum=0.9, weight_decay=1e-6, eta=1e-3):
+        super().__init__(named_parameters, lr, momentum=momentum, weight_decay=weight_decay)
+        self.eta = eta
+
+    def _step(self, lr):
+        xp = self.xp
+        for part, w, g in self.views:
+            if part.start < self.decayed:
+                g += self.weight_decay * w
+                norm_w, norm_g = xp.sqrt((w * w).sum()), xp.sqrt((g * g).sum())
+                nonzero = (norm_w > 0) & (norm_g > 0)                        # stays on the device: no branch
+                g *= xp.where(nonzero, self.eta * norm_w / xp.where(nonzero, norm_g, 1), 1).astype(g.dtype)
+        self._update(slice(None), lr, 0.0)
+
+
+def warmup_cosine(step, *, total, peak, warmup=0, floor=0.0):
+    """Learning rate at `step` (from 0): linear from 0 to peak over `warmup` steps, then half a cosine down to floor.
+
+    Source: Loshchilov & Hutter 2017 (SGDR, eq. 5, one period); Goyal et al. 2017 for the warmup.
+    """
+    if not 0 <= warmup < total:
+        raise ValueError(f"warmup_cosine: expected 0 <= warmup < total, got warmup={warmup}, total={total}")
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / (total - warmup))
+    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * progress))
