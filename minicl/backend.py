@@ -41,7 +41,7 @@ def get_backend(name="numpy"):
     try:
         import cupy
     except ImportError as error:
-        if error.name not in (None, "cupy"):
+        if error.name != "cupy":                        # something below it is missing, or its core does not load
             raise BackendError(f"backend 'cupy': CuPy is installed but does not import: {error}") from error
         raise BackendError("backend 'cupy': CuPy is not installed; for CUDA 12 run\n    pip install 'minicl[cupy]'\n"
                            "(for CUDA 13: 'minicl[cuda13]'), or use --backend numpy") from error
@@ -53,7 +53,7 @@ def get_backend(name="numpy"):
         raise BackendError(f"backend 'cupy': CuPy {cupy.__version__} is installed but no GPU is usable ({reason}); "
                            "check the driver with nvidia-smi, or use --backend numpy")
     try:
-        (cupy.ones((2, 2), dtype="float32") @ cupy.ones((2, 2), dtype="float32") + 1).sum()
+        float((cupy.ones((2, 2), dtype="float32") @ cupy.ones((2, 2), dtype="float32") + 1).sum())
     except Exception as error:
         raise BackendError("backend 'cupy': a GPU was found but CuPy cannot run on it, most often because the CUDA "
                            f"toolkit's libraries are missing (pip install 'cupy-cuda12x[ctk]'): {error}") from error
@@ -95,12 +95,13 @@ def require_finite(x, what):
 
 
 def scatter_add(target, ids, values):
-    """target[ids] += values in place, where an index that occurs twice adds twice."""
+    """target[ids] += values in place, where an index that occurs twice adds twice. target: float32 or float64."""
     array_module(target).add.at(target, ids, values)
 
 
 def peak_memory_mib(xp):
-    """Peak memory in MiB: the device pool's on CuPy, else the process's resident set (None if unknown)."""
+    """The most memory used so far, in MiB: of the GPU by CuPy's pool, which keeps what it once took; else of the
+    process, resident (None if the system does not tell)."""
     if xp is not np:
         return xp.get_default_memory_pool().total_bytes() / 2**20
     try:

@@ -1,0 +1,127 @@
+"""Every op of minicl, once or more, with small float64 inputs away from kinks. test_ops.py runs them all.
+
+Case(op, inputs, options): inputs are host arrays (float64, or integers and bools for ids and masks);
+`at` names another point of interest when an op has several cases.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from minicl import contrastive, ops
+from minicl.autograd import _Op
+
+
+@dataclass
+class Case:
+    op: object
+    inputs: tuple
+    options: dict = field(default_factory=dict)
+    at: str = ""
+
+    def __str__(self):
+        return self.op.__name__ + (f"-{self.at}" if self.at else "")
+
+
+def normal(*shape):
+    """Standard normal numbers that depend on the shape alone."""
+    return np.random.default_rng(list(shape) + [1]).standard_normal(shape)
+
+
+def apart(*shape):
+    """Distinct numbers at least 0.1 from each other and from 0: no ties, no kinks within a finite difference."""
+    size = int(np.prod(shape))
+    values = 0.2 * (np.arange(size) - size // 2) + 0.1
+    return np.random.default_rng(size).permutation(values).reshape(shape)
+
+
+def above_zero(*shape):
+    return np.abs(normal(*shape)) + 0.5
+
+
+TAU = np.array(0.3)
+
+CASES = [
+    Case(ops.add, (normal(2, 3), normal(2, 3))),
+    Case(ops.add, (normal(4, 2, 3), normal(3)), at="bias over added rank"),
+    Case(ops.sub, (normal(2, 1), normal(3)), at="both broadcast"),
+    Case(ops.mul, (normal(2, 3), normal(1, 3)), at="broadcast"),
+    Case(ops.div, (normal(2, 3), above_zero(2, 1)), at="broadcast"),
+    Case(ops.neg, (normal(2, 3),)),
+    Case(ops.pow, (above_zero(2, 3),), {"exponent": 2.5}),
+    Case(ops.pow, (normal(2, 3),), {"exponent": 2}, at="square"),
+    Case(ops.exp, (normal(2, 3),)),
+    Case(ops.log, (above_zero(2, 3),)),
+    Case(ops.sqrt, (above_zero(2, 3),)),
+    Case(ops.abs, (apart(2, 3),)),
+    Case(ops.tanh, (normal(2, 3),)),
+    Case(ops.sigmoid, (normal(2, 3),)),
+    Case(ops.relu, (apart(2, 3),)),
+    Case(ops.leaky_relu, (apart(2, 3),), {"slope": 0.2}),
+    Case(ops.gelu, (normal(2, 3),)),
+    Case(ops.maximum, (apart(2, 4), apart(1, 4) + 0.05), at="broadcast"),
+    Case(ops.minimum, (apart(2, 4), apart(1, 4) + 0.05), at="broadcast"),
+    Case(ops.where, (np.array([[True, False, True]]), normal(2, 3), normal(3)), at="broadcast"),
+    Case(ops.clip, (apart(2, 5),), {"low": -0.6, "high": 0.4}),
+    Case(ops.clip, (apart(2, 5),), {"low": 0.0}, at="one side"),
+    Case(ops.dropout, (normal(4, 5),), {"p": 0.4, "rng": lambda: np.random.default_rng(3)}),
+    Case(ops.sum, (normal(2, 3, 4),)),
+    Case(ops.sum, (normal(2, 3, 4),), {"axis": (0, -1)}, at="two axes"),
+    Case(ops.sum, (normal(2, 3, 4),), {"axis": 1, "keepdims": True}, at="keepdims"),
+    Case(ops.mean, (normal(2, 3),)),
+    Case(ops.mean, (normal(2, 3, 4),), {"axis": (0, 1)}, at="two axes"),
+    Case(ops.max, (apart(3, 4),)),
+    Case(ops.max, (apart(3, 4),), {"axis": -1}, at="last axis"),
+    Case(ops.logsumexp, (normal(3, 4),), {"axis": 1}),
+    Case(ops.logsumexp, (normal(3, 4),), {"axis": 0, "keepdims": True}, at="keepdims"),
+    Case(ops.var, (normal(3, 4),)),
+    Case(ops.var, (normal(3, 4),), {"axis": 0, "correction": 1}, at="unbiased"),
+    Case(ops.reshape, (normal(2, 6),), {"shape": (3, -1)}),
+    Case(ops.transpose, (normal(2, 3),)),
+    Case(ops.transpose, (normal(2, 3, 4),), {"axes": (1, 2, 0)}, at="cycle"),
+    Case(ops.to_pixel_major, (normal(2, 3, 4, 1),)),
+    Case(ops.broadcast_to, (normal(3, 1),), {"shape": (2, 3, 4)}),
+    Case(ops.getitem, (normal(4, 3),), {"key": (slice(1, None, 2), None, -1)}),
+    Case(ops.getitem, (normal(4, 3),), {"key": np.array([0, 2, 2, 2])}, at="repeated ids"),
+    Case(ops.getitem, (normal(4, 3),), {"key": (np.arange(4), np.array([0, 2, 1, 1]))}, at="one a row"),
+    Case(ops.concat, (normal(2, 3), normal(1, 3), normal(4, 3))),
+    Case(ops.concat, (normal(2, 3), normal(2, 1)), {"axis": -1}, at="last axis"),
+    Case(ops.stack, (normal(2, 3), normal(2, 3) + 1), {"axis": 1}),
+    Case(ops.pad, (normal(2, 3),), {"widths": ((1, 0), (0, 2))}),
+    Case(ops.matmul, (normal(2, 3), normal(3, 4))),
+    Case(ops.matmul, (normal(5, 2, 3), normal(3, 4)), at="batch against one"),
+    Case(ops.linear, (normal(4, 3), normal(3, 2), normal(2))),
+    Case(ops.linear, (normal(2, 4, 3), normal(3, 2), normal(2)), at="leading axes"),
+    Case(ops.conv2d, (normal(4, 5, 2, 5), normal(3, 3, 5, 2)), {"padding": 1}),
+    Case(ops.conv2d, (normal(5, 6, 2, 5), normal(3, 2, 5, 2)), {"stride": 2, "padding": 1}, at="stride 2"),
+    Case(ops.conv2d, (normal(7, 5, 2, 5), normal(2, 3, 5, 2)), {"stride": 3, "padding": 2}, at="stride 3"),
+    Case(ops.conv2d, (normal(3, 3, 2, 5), normal(1, 1, 5, 4)), at="1x1"),
+    Case(ops.conv2d, (normal(5, 6, 2, 1), normal(3, 3, 1, 3)), {"stride": 2, "padding": 1}, at="grey"),
+    Case(ops.conv2d, (normal(4, 4, 2, 3), normal(3, 3, 3, 2)), at="colour"),
+    Case(ops.max_pool2d, (apart(4, 5, 2, 2),)),
+    Case(ops.max_pool2d, (apart(5, 5, 1, 2),), {"size": 3, "stride": 2}, at="overlapping"),
+    Case(ops.avg_pool2d, (normal(4, 5, 2, 2),)),
+    Case(ops.avg_pool2d, (normal(5, 5, 1, 2),), {"size": 3, "stride": 1}, at="overlapping"),
+    Case(ops.batch_norm, (normal(6, 3), normal(3), normal(3) + 1)),
+    Case(ops.batch_norm, (normal(3, 2, 2, 3), normal(3), apart(3)), {"relu": True}, at="with relu"),
+    Case(ops.layer_norm, (normal(2, 3, 5), normal(5), normal(5) + 1)),
+    Case(ops.embedding, (np.array([[0, 3, 3], [1, 0, 0]]), normal(4, 2)), at="repeated ids"),
+    Case(contrastive.l2_normalize, (normal(4, 3),)),
+    Case(contrastive.cosine_similarity, (normal(4, 3), normal(2, 3))),
+    Case(contrastive.log_softmax, (normal(3, 4), TAU)),
+    Case(contrastive.softmax, (normal(3, 4), TAU)),
+    Case(contrastive.info_nce, (normal(4, 3), normal(4, 3) + 0.5, normal(6, 3), TAU)),
+    Case(contrastive.info_nce, (normal(4, 3), normal(4, 3) + 0.5, normal(6, 3), np.array(0.02)), at="sharp"),
+    Case(contrastive.nt_xent, (normal(4, 3), normal(4, 3) + 0.5, TAU)),
+    Case(contrastive.nt_xent, (normal(4, 3), normal(4, 3) + 0.5, np.array(0.02)), at="sharp"),
+]
+
+
+def all_ops():
+    """Every op that minicl defines."""
+    return [thing for module in (ops, contrastive) for thing in vars(module).values() if isinstance(thing, _Op)]
+
+
+_without_case = [op.__name__ for op in all_ops() if not any(case.op is op for case in CASES)]
+if _without_case:
+    raise LookupError(f"tests/cases.py: no case for {', '.join(_without_case)}; every op needs one")

@@ -1,0 +1,38 @@
+"""Every test that takes `xp` runs on NumPy and on the GPU's dialect: on a strict stand-in for CuPy, or with
+`--backend cupy` on CuPy itself."""
+
+import numpy as np
+import pytest
+from cupy_dialect import strict
+
+from minicl import get_backend
+
+
+def pytest_addoption(parser):
+    parser.addoption("--backend", default="stand-in", choices=("stand-in", "cupy", "numpy"),
+                     help="what runs beside NumPy: the stand-in for CuPy (needs no GPU), CuPy itself, or nothing")
+
+
+def pytest_configure(config):
+    """Put into place what `import cupy` will find: the stand-in even where CuPy is installed, or CuPy itself."""
+    if config.getoption("--backend") == "cupy":
+        get_backend("cupy")
+    else:
+        strict.install()
+
+
+def pytest_generate_tests(metafunc):
+    if "xp" in metafunc.fixturenames:
+        other = metafunc.config.getoption("--backend")
+        metafunc.parametrize("xp", ["numpy"] if other == "numpy" else ["numpy", other], indirect=True)
+
+
+@pytest.fixture
+def xp(request):
+    """The array module a test runs on."""
+    return np if request.param == "numpy" else get_backend("cupy")
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)

@@ -1,0 +1,369 @@
+"""The array of the stand-in for CuPy, and the border between host and device.
+
+A device array wraps a NumPy array that the host cannot reach. What goes in is checked (`operand`, `host`),
+what comes out is a device array again (`device`), and each time the host reads one it is counted.
+"""
+
+import json
+import operator
+import pathlib
+import types
+
+import numpy as np
+
+LISTING = json.loads(pathlib.Path(__file__).with_name("cupy_listing.json").read_text())
+
+_SUPPORTED = frozenset("?bBhHiIlLqQefdFD")                     # the dtypes that CuPy can store
+_SCALARS = frozenset({bool, int, float, complex} | {np.dtype(char).type for char in _SUPPORTED})
+_BASIC_INDICES = frozenset({int, slice, type(None), type(Ellipsis)})
+_waits = 0
+
+
+def synchronisations():
+    """How often the host has waited for the device since the process started."""
+    return _waits
+
+
+def synchronise(*_):
+    """Count one wait; also stands where CuPy has a method whose only work is to wait."""
+    global _waits
+    _waits += 1
+
+
+# ---------------------------------------------------------------- across the border
+
+def listed(section, name):
+    """What the listing says of a name that the stand-in needs: without it one of the two is stale."""
+    if name not in LISTING[section]:
+        raise RuntimeError(f"cupy_listing.json of CuPy {LISTING['version']} has no {name!r} under {section!r}: "
+                           "write it anew with make_listing.py, or take the name out of the stand-in")
+    return LISTING[section][name] if isinstance(LISTING[section], dict) else name
+
+
+def signature(section, name):
+    """A function with CuPy's parameters: called like the real one, Python itself refuses what CuPy would."""
+    accepts = eval(f"lambda {listed(section, name)}: locals()")       # the text is the committed listing's
+    accepts.__name__ = accepts.__qualname__ = name
+    return accepts
+
+
+def unsupported(x):
+    return TypeError(f"Unsupported type {type(x)}: CuPy mixes device arrays with scalars only; "
+                     "move it with xp.asarray first")
+
+
+def operand(x):
+    """The NumPy value behind an operand of an operator or ufunc: a device array or a scalar."""
+    if type(x) is ndarray:
+        return x._array
+    if type(x) in _SCALARS:
+        return x
+    raise unsupported(x)
+
+
+def host(x):
+    """What NumPy's function gets for an argument of CuPy's: no host array, but shapes, axes, dtypes, lists."""
+    if type(x) is ndarray:
+        return x._array
+    if isinstance(x, np.ndarray):
+        raise unsupported(x)
+    if isinstance(x, (list, tuple)):
+        return [host(item) for item in x] if isinstance(x, list) else tuple(map(host, x))
+    return x
+
+
+def wrap(array):
+    """A device array around a NumPy array (its memory is shared) or NumPy scalar."""
+    array = np.asarray(array)
+    if array.dtype.char not in _SUPPORTED:
+        raise ValueError(f"Unsupported dtype {array.dtype}")
+    x = object.__new__(ndarray)
+    x._array = array
+    return x
+
+
+def device(result):
+    """What CuPy returns where NumPy returned `result`: never a NumPy array or scalar."""
+    if isinstance(result, (np.ndarray, np.generic)):
+        return wrap(result)
+    if isinstance(result, (list, tuple)):
+        return [device(item) for item in result] if isinstance(result, list) else tuple(map(device, result))
+    return result
+
+
+def call(function, args, kwargs):
+    """function(*args, **kwargs) on the arrays behind; `out` is returned as the very object it was given as."""
+    result = function(*map(host, args), **{name: host(x) for name, x in kwargs.items()})
+    return device(result) if kwargs.get("out") is None else kwargs["out"]
+
+
+def in_bounds(function, *args, **kwargs):
+    """function(...), where NumPy's complaint about an index out of bounds is one that CuPy never makes."""
+    try:
+        return function(*args, **kwargs)
+    except IndexError as error:
+        if "out of bounds" not in str(error):
+            raise
+        raise AssertionError(f"{error}: CuPy would wrap it around silently") from error
+
+
+# ---------------------------------------------------------------- the array
+
+def read_key(key):
+    """An index with NumPy arrays inside, and the kinds of index arrays it holds ("b" masks, "i" ids)."""
+    if type(key) in _BASIC_INDICES:
+        return key, ""
+    parts, kinds = [], ""
+    for part in key if type(key) is tuple else (key,):
+        if type(part) is ndarray:
+            if part.dtype.kind not in "biu":
+                raise IndexError("arrays used as indices must be of integer or boolean type. "
+                                 f"(actual: {part.dtype.type})")
+            kinds += "b" if part.dtype.kind == "b" else "i"
+            part = part._array
+        elif isinstance(part, (np.ndarray, list, bool, np.bool_)):
+            raise TypeError(f"Unsupported type {type(part)} in an index: CuPy would copy it to the device each time")
+        parts.append(part)
+    if "b" in kinds:
+        synchronise()                                      # for reads and writes alike, CuPy counts the True
+    return tuple(parts), kinds
+
+
+def _refuse_undefined(target, key, kinds, value):
+    """Raise AssertionError where CuPy leaves target[key] = value undefined."""
+    if "i" in kinds:
+        times = np.zeros(target.shape, np.int32)
+        in_bounds(np.add.at, times, key, 1)
+        if value.size > 1 and times.size and times.max() > 1:
+            raise AssertionError("assignment with duplicate ids: CuPy leaves undefined which value stays; "
+                                 "use xp.add.at, or make the ids unique")
+    elif not kinds and np.may_share_memory(target, value):
+        part = target[key]
+        alike = part.shape == value.shape and part.strides == value.strides and part.dtype == value.dtype
+        if (alike and part.flags.c_contiguous and np.may_share_memory(part, value)
+                and part.ctypes.data != value.ctypes.data):
+            raise AssertionError("assignment between overlapping parts of one array: CuPy copies them with "
+                                 "memcpy, which is undefined; copy the right-hand side first")
+
+
+class ndarray:
+    """cupy.ndarray; its methods and operators are added below, from the listing."""
+
+    __slots__ = ("_array", "__weakref__")
+    __array_priority__ = 100
+    __hash__ = None
+
+    def __init__(self, shape, dtype=float, memptr=None, strides=None, order="C"):
+        if memptr is not None or strides is not None:
+            raise NotImplementedError("the stand-in has no device pointers")
+        self._array = wrap(np.empty(shape, dtype, order))._array
+
+    # NumPy may not touch it
+
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. "
+                        "Please use `.get()` to construct a NumPy array explicitly.")
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+        # CuPy allows `np.float32(2) * x`, which comes this way; in `np.float32(2) < x` NumPy makes it a 0-d array.
+        left = inputs[0]
+        if ufunc.__name__ in _COMPARISONS and isinstance(left, np.ndarray) and not left.ndim:
+            left = left.item()
+        if method == "__call__" and ufunc in _OPERATOR_UFUNCS and not kwargs and type(left) in _SCALARS:
+            return device(ufunc(left, self._array))
+        for x in inputs:
+            if isinstance(x, np.ndarray):
+                raise unsupported(x)
+        raise TypeError(f"np.{ufunc.__name__} was called on a device array: use xp.*")
+
+    def __array_function__(self, function, kinds, args, kwargs):
+        raise TypeError(f"np.{function.__name__} was called on a device array: use xp.*")
+
+    def __reduce__(self):
+        raise TypeError("a device array was pickled: save x.get(), which any machine can load")
+
+    # out of the device, each time a synchronisation
+
+    def get(self, stream=None, order="C", out=None, blocking=True):
+        synchronise()
+        if out is None:
+            return self._array.copy(order)
+        out[...] = self._array
+        return out
+
+    def item(self):
+        if self._array.size != 1:
+            raise ValueError("can only convert an array of size 1 to a Python scalar")
+        return self.get().item()
+
+    def __repr__(self):
+        return repr(self.get())
+
+    def __str__(self):
+        return str(self.get())
+
+    def __format__(self, spec):
+        return format(self.get(), spec)
+
+    # indexing
+
+    def __len__(self):
+        return len(self._array)
+
+    def __iter__(self):
+        if not self._array.ndim:
+            raise TypeError("iteration over a 0-d array")
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, key):
+        key, kinds = read_key(key)
+        if "i" in kinds:
+            return wrap(in_bounds(self._array.__getitem__, key))
+        part = self._array[key]
+        if type(part) is not np.ndarray:                   # NumPy copies a scalar out, CuPy has a 0-d view
+            part = self._array[(*key, ...) if type(key) is tuple else (key, ...)]
+        return wrap(part)
+
+    def __setitem__(self, key, value):
+        key, kinds = read_key(key)
+        value = operand(value)
+        if type(value) is np.ndarray:
+            _refuse_undefined(self._array, key, kinds, value)
+        if "i" in kinds:
+            in_bounds(self._array.__setitem__, key, value)
+        else:
+            self._array[key] = value
+
+    # methods that differ from NumPy's
+
+    def astype(self, dtype, order="K", casting=None, subok=None, copy=True):
+        if casting is not None or subok is not None:
+            raise TypeError(f"{'casting' if casting is not None else 'subok'} is not supported yet")
+        array = self._array.astype(dtype, order, copy=copy)
+        return self if array is self._array else wrap(array)
+
+    def fill(self, value):
+        self._array.fill(operand(value))
+
+    def set(self, arr, stream=None):
+        if not isinstance(arr, np.ndarray):
+            raise TypeError("Only numpy.ndarray can be set to cupy.ndarray")
+        if arr.dtype != self.dtype or arr.shape != self.shape:
+            raise TypeError(f"{arr.dtype} {arr.shape} cannot be set to {self.dtype} {self.shape}")
+        self._array[...] = arr
+
+    def take(self, indices, axis=None, out=None):
+        return in_bounds(call, self._array.take, (indices, axis), {"out": out})
+
+    def repeat(self, repeats, axis=None):
+        if type(repeats) is ndarray:                       # the result's shape would have to wait for it
+            raise ValueError("cupy.ndarray object cannot be specified as `repeats`.")
+        return call(self._array.repeat, (repeats, axis), {})
+
+    def __copy__(self):
+        return self.copy()
+
+    def __deepcopy__(self, memo):
+        return self.copy()
+
+    # attributes
+
+    @property
+    def T(self):
+        return self if self._array.ndim < 2 else wrap(self._array.T)
+
+    @property
+    def base(self):
+        return None if self._array.base is None else wrap(self._array.base)
+
+    @property
+    def data(self):
+        return types.SimpleNamespace(ptr=self._array.ctypes.data, device_id=0)
+
+    @property
+    def device(self):
+        return types.SimpleNamespace(id=0)
+
+    @property
+    def flags(self):
+        flags = self._array.flags
+        return types.SimpleNamespace(c_contiguous=flags.c_contiguous, f_contiguous=flags.f_contiguous,
+                                     forc=flags.forc, fnc=flags.fnc, owndata=self._array.base is None)
+
+
+def _defers(x):
+    """Whether a device array leaves `array + x` to x.__radd__, as NEP 13 has it and CuPy does it."""
+    if hasattr(x, "__array_ufunc__"):
+        return x.__array_ufunc__ is None
+    return getattr(x, "__array_priority__", 0) > ndarray.__array_priority__
+
+
+def _operators(stem, ufunc):
+    """array + x, x + array and array += x for the ufunc of addition."""
+
+    def forward(self, x):
+        if type(x) is not ndarray and type(x) not in _SCALARS and _defers(x):
+            return NotImplemented
+        return device(ufunc(self._array, operand(x)))
+
+    def reflected(self, x):
+        return device(ufunc(operand(x), self._array))
+
+    def in_place(self, x):                                 # CuPy does not defer here
+        ufunc(self._array, operand(x), out=self._array)
+        return self
+
+    return {f"__{stem}__": forward, f"__r{stem}__": reflected, f"__i{stem}__": in_place}
+
+
+def _reading(name):
+    """A method that reads the array on the host, such as tolist or float()."""
+    return lambda self, *args: getattr(self.get(), name)(*args)
+
+
+def _method(name):
+    """A method that NumPy's array has under the same name."""
+    accepts, waits = signature("methods", name), name in LISTING["synchronises"]
+
+    def method(self, *args, **kwargs):
+        accepts(self, *args, **kwargs)
+        if waits:
+            synchronise()
+        return call(getattr(self._array, name), args, kwargs)
+
+    method.__name__ = name
+    return method
+
+
+_UFUNC_OF = {"add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "floordiv": "floor_divide",
+             "mod": "remainder", "divmod": "divmod", "pow": "power", "matmul": "matmul", "lshift": "left_shift",
+             "rshift": "right_shift", "and": "bitwise_and", "or": "bitwise_or", "xor": "bitwise_xor",
+             "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal",
+             "ne": "not_equal"}
+_COMPARISONS = ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal")
+_OPERATOR_UFUNCS = frozenset(getattr(np, name) for name in _UFUNC_OF.values())
+
+
+def _teach_ndarray():
+    """Give the class what the listing says CuPy's has and NumPy can compute."""
+    methods = {}
+    for stem, ufunc in _UFUNC_OF.items():
+        methods |= _operators(stem, getattr(np, ufunc))
+    for name in ("__neg__", "__pos__", "__abs__", "__invert__"):
+        methods[name] = lambda self, _name=name: device(getattr(self._array, _name)())
+    for name in LISTING["operators"]:                      # CuPy has no __imatmul__, so neither have we
+        if name in methods:
+            setattr(ndarray, name, methods[name])
+    for name in LISTING["methods"]:
+        if not hasattr(ndarray, name) and hasattr(np.ndarray, name) and name not in ("dump", "dumps"):
+            setattr(ndarray, name, _method(name))
+    for name in ("tolist", "tobytes", "tofile", "__float__", "__int__", "__bool__", "__complex__"):
+        setattr(ndarray, name, _reading(name))
+    for name in ("dtype", "itemsize", "nbytes", "ndim", "shape", "size", "strides"):
+        setattr(ndarray, listed("attributes", name), property(operator.attrgetter(f"_array.{name}")))
+    for name in ("real", "imag", "mT"):
+        part = property(lambda self, _name=name: wrap(getattr(self._array, _name)))
+        setattr(ndarray, listed("attributes", name), part)
+
+
+_teach_ndarray()

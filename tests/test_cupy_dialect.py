@@ -1,0 +1,411 @@
+"""The stand-in for CuPy refuses what CuPy refuses, computes what NumPy computes, and counts the waits.
+
+Tests that take `cp` state facts about CuPy: where there is a GPU they hold the real library to them too.
+Tests that take `strict_xp` are about the stand-in alone, which is stricter than CuPy on purpose.
+"""
+
+import copy
+import importlib.machinery
+import json
+import operator
+import pickle
+import subprocess
+import sys
+import types
+from unittest import mock
+
+import numpy as np
+import pytest
+from cupy_dialect import make_listing, strict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+REAL = sys.modules.get("cupy")          # CuPy itself where conftest has found a GPU, else the stand-in or nothing
+HAS_GPU = REAL is not None and REAL is not strict.stand_in() and REAL.cuda.is_available()
+
+
+@pytest.fixture(scope="module")
+def strict_xp():
+    return strict.stand_in()
+
+
+@pytest.fixture
+def installed():
+    others = {name: module for name, module in sys.modules.items() if name.partition(".")[0] not in strict.PACKAGES}
+    with mock.patch.dict(sys.modules, others, clear=True):
+        yield strict.install()
+
+
+@pytest.fixture(params=["stand-in", "cupy"] if HAS_GPU else ["stand-in"])
+def cp(request):
+    return REAL if request.param == "cupy" else request.getfixturevalue("strict_xp")
+
+
+@pytest.fixture
+def host():
+    return np.arange(6, dtype=np.float32).reshape(2, 3) + 1
+
+
+class Tensor:
+    """What minicl's Tensor tells NumPy and CuPy about itself."""
+
+    __array_ufunc__ = None
+    __array_priority__ = 1000
+
+    def __radd__(self, x):
+        return "radd", x
+
+    def __rmatmul__(self, x):
+        return "rmatmul", x
+
+    def __lt__(self, x):
+        return "lt", x
+
+
+def waits(action):
+    before = strict.synchronisations()
+    action()
+    return strict.synchronisations() - before
+
+
+# ---------------------------------------------------------------- the border
+
+@pytest.mark.parametrize("touch", [np.asarray, np.array, np.exp, np.sum, np.concatenate, np.linalg.norm, np.float64])
+def test_numpy_cannot_touch_a_device_array(strict_xp, host, touch):
+    with pytest.raises(TypeError, match=r"use xp\.\*|Implicit conversion"):
+        touch(strict_xp.asarray(host))
+
+
+@pytest.mark.parametrize("mix", [
+    lambda cp, x, a: x + a, lambda cp, x, a: a + x, lambda cp, x, a: x @ a.T, lambda cp, x, a: a.T @ x,
+    lambda cp, x, a: x < a, lambda cp, x, a: cp.maximum(x, a), lambda cp, x, a: cp.where(x > 1, x, a),
+    lambda cp, x, a: cp.concatenate([x, a]), lambda cp, x, a: cp.matmul(x, a.T), lambda cp, x, a: x + [1, 2, 3],
+    lambda cp, x, a: operator.iadd(x, a), lambda cp, x, a: cp.add(x, [1]), lambda cp, x, a: x + a[0, :0],
+])
+def test_host_and_device_do_not_mix(cp, host, mix):
+    with pytest.raises(TypeError):
+        mix(cp, cp.asarray(host), host)
+
+
+@pytest.mark.parametrize("misuse", [
+    lambda cp, x, a: cp.sum(a), lambda cp, x, a: cp.reshape(a, -1), lambda cp, x, a: cp.mean([1.0, 2.0]),
+    lambda cp, x, a: x[np.array([0, 1])], lambda cp, x, a: x[[0, 1]], lambda cp, x, a: x < np.array(1.0),
+    lambda cp, x, a: operator.setitem(x, ..., a), lambda cp, x, a: pickle.dumps(x), lambda cp, x, a: np.shape(x),
+])
+def test_what_cupy_lets_pass_the_stand_in_refuses(strict_xp, host, misuse):
+    with pytest.raises(TypeError):
+        misuse(strict_xp, strict_xp.asarray(host), host)
+
+
+def test_scalars_are_welcome_and_promote_as_in_numpy_2(cp, host):
+    x = cp.asarray(host)
+    for scalar in (2, 2.0, True, np.float32(2), np.float64(2), np.int64(2)):
+        for combine in (operator.add, operator.mul, operator.truediv, operator.pow, operator.lt):
+            for left, right in ((x, scalar), (scalar, x)):
+                found = combine(left, right)
+                expected = combine(*(host if side is x else side for side in (left, right)))
+                assert type(found) is cp.ndarray and found.dtype == expected.dtype
+                np.testing.assert_allclose(found.get(), expected, rtol=1e-6)
+
+
+def test_the_doors_copy(cp, host):
+    x = cp.asarray(host)
+    x += 1
+    y = x.get()
+    y += 1
+    np.testing.assert_array_equal(x.get(), host + 1)
+    assert cp.asarray(x) is x and cp.array(x) is not x
+    np.testing.assert_array_equal(cp.asnumpy(cp.array([x[0], x[1]])), host + 1)
+    with pytest.raises(ValueError, match="Unsupported dtype"):
+        cp.asarray(np.array(["a"], dtype=object))
+    with pytest.raises(TypeError, match="Implicit conversion"):
+        cp.array([1.0, x.sum()])
+
+
+def test_binary_operators_defer_to_a_tensor(cp, host):
+    x, tensor = cp.asarray(host), Tensor()
+    assert (x + tensor)[0] == "radd" and (x + tensor)[1] is x
+    assert (x @ tensor)[0] == "rmatmul" and (x > tensor)[0] == "lt"
+    with pytest.raises(TypeError):
+        x * tensor
+    with pytest.raises(TypeError):                          # in-place operators do not defer
+        x += tensor
+
+
+# ---------------------------------------------------------------- arrays
+
+def test_reductions_and_single_entries_stay_on_the_device(cp, host):
+    x = cp.asarray(host)
+    for scalar in (x.sum(), x.mean(), x.max(), x.argmax(), cp.linalg.norm(x), x[0, 0], cp.exp(1.0),
+                   cp.count_nonzero(x), cp.allclose(x, x), cp.array_equal(x, x)):
+        assert type(scalar) is cp.ndarray and scalar.shape == ()
+
+
+def test_views_write_through(cp, host):
+    x = cp.asarray(host)
+    x[0] += 10
+    x.T[2] *= 2
+    x.reshape(-1)[4:5].fill(7)
+    x[1, 0][...] = 5                                        # in CuPy a single entry is a 0-d view
+    entry = x[0, 1]
+    entry -= 1
+    np.testing.assert_array_equal(x.get(), [[11, 11, 26], [5, 7, 12]])
+
+
+def test_in_place_operators_cast_within_a_kind_only(cp):
+    x, ids = cp.zeros(2, dtype="float32"), cp.zeros(2, dtype="int32")
+    x += cp.ones(2)
+    assert x.dtype == np.float32
+    with pytest.raises(TypeError):
+        ids += 0.5
+    with pytest.raises(ValueError):
+        x += cp.ones((2, 2))
+
+
+def test_defaults_are_float64(cp):
+    made = [cp.zeros(2), cp.ones(2), cp.empty(2), cp.eye(2), cp.linspace(0, 1, 3), cp.ndarray(2),
+            cp.random.default_rng(0).random(2), cp.random.default_rng(0).standard_normal(2)]
+    assert {x.dtype for x in made} == {np.dtype("float64")}
+
+
+def test_empty_holds_nothing_to_rely_on(strict_xp):
+    assert np.isnan(strict_xp.empty((2, 2), dtype="float32").get()).all()
+    assert np.isnan(strict_xp.empty_like(strict_xp.zeros(2)).get()).all()
+
+
+def test_attributes(cp, host):
+    x = cp.asarray(host)
+    assert (x.shape, x.ndim, x.size, x.nbytes, x.itemsize, x.strides) == ((2, 3), 2, 6, 24, 4, (12, 4))
+    assert x.T.shape == (3, 2) and x.flags.c_contiguous and x.T.flags.f_contiguous and len(x) == 2
+    assert x.astype("float32", copy=False) is x and x.astype("float64").dtype == np.float64
+    assert x[0].T.shape == (3,) and [row.shape for row in x] == [(3,), (3,)]
+    assert cp.may_share_memory(x, x[1]) and isinstance(x.data.ptr, int) and x.base is None
+    assert copy.deepcopy(x).get().tolist() == host.tolist()
+    for broken in (lambda: hash(x), lambda: iter(x.sum()).__next__(), lambda: len(x.sum()), lambda: range(x[0, 0])):
+        with pytest.raises(TypeError):
+            broken()
+    with pytest.raises(AttributeError):
+        x.label = "anchor"
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_operators_and_reductions_agree_with_numpy(strict_xp, data):
+    dtype = st.sampled_from(["float32", "float64", "int32", "int64", "bool"])
+    shape = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple))
+    draws = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    a = draws.integers(1, 5, shape).astype(data.draw(dtype))
+    b = draws.integers(1, 5, shape[-1:]).astype(data.draw(dtype))
+    combine = data.draw(st.sampled_from([operator.add, operator.mul, operator.truediv, operator.floordiv,
+                                         operator.mod, operator.eq, operator.ge, operator.matmul]))
+    axis = data.draw(st.sampled_from([None, *range(len(shape))]))
+    x, y = strict_xp.asarray(a), strict_xp.asarray(b)
+    for found, expected in ((combine(x, y), combine(a, b)), (x.mean(axis), a.mean(axis)),
+                            (strict_xp.sum(y * x, axis=axis, keepdims=True), (b * a).sum(axis=axis, keepdims=True))):
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found.get(), expected)
+
+
+# ---------------------------------------------------------------- names and keywords
+
+@pytest.mark.parametrize("unknown", [
+    lambda cp, x: x.sum(where=x > 1), lambda cp, x: x.sum(initial=0), lambda cp, x: cp.max(x, where=x > 1),
+    lambda cp, x: cp.exp(x, where=x > 1), lambda cp, x: cp.sum(x, 0, None, None, False, 0),
+    lambda cp, x: cp.clip(x, min=0), lambda cp, x: cp.einsum("ij->i", x, out=x[:, 0]), lambda cp, x: cp.sum(),
+    lambda cp, x: cp.random.default_rng(0).random(2, low=0), lambda cp, x: x.astype("float64", casting="safe"),
+])
+def test_unknown_arguments_are_refused(cp, host, unknown):
+    with pytest.raises(TypeError):
+        unknown(cp, cp.asarray(host))
+
+
+@pytest.mark.parametrize("name", ["errstate", "insert", "geomspace", "block", "unstack", "True_", "float128"])
+def test_names_that_cupy_lacks(cp, name):
+    assert hasattr(np, name)
+    with pytest.raises(AttributeError):
+        getattr(cp, name)
+
+
+@pytest.mark.parametrize("name", ["normal", "permutation", "choice", "shuffle", "multivariate_normal"])
+def test_generator_methods_that_cupy_lacks(cp, name):
+    with pytest.raises(AttributeError):
+        getattr(cp.random.default_rng(0), name)
+
+
+def test_a_matrix_product_in_place_rebinds(cp):
+    assert not hasattr(cp.ndarray, "__imatmul__")
+    x = original = cp.eye(2)
+    x @= cp.ones((2, 2))
+    assert x is not original
+
+
+def test_out_is_returned(cp, host):
+    x = cp.asarray(host)
+    out = cp.empty_like(x)
+    assert cp.exp(x, out=out) is out and cp.multiply(x, 2, out) is out
+    np.testing.assert_array_equal(out.get(), 2 * host)
+    total = cp.empty(3, dtype="float32")
+    assert x.sum(axis=0, out=total) is total and cp.sum(x, axis=0, out=total) is total
+
+
+# ---------------------------------------------------------------- indexing and scatter
+
+def test_scatter_add(cp):
+    target, ids = cp.zeros((3, 2), dtype="float32"), cp.asarray([2, 0, 2])
+    cp.add.at(target, ids, cp.ones((3, 2), dtype="float32"))
+    np.testing.assert_array_equal(target.get(), [[1, 1], [0, 0], [2, 2]])
+    cp.add.at(target, slice(0, 1), 1)
+    assert target.get()[0].tolist() == [2, 2]
+
+
+def test_scatter_knows_the_dtypes_of_cudas_atomics(cp):
+    for dtype in ("int64", "int16", "bool"):
+        with pytest.raises(TypeError):
+            cp.add.at(cp.zeros(3, dtype=dtype), cp.asarray([0, 0]), 1)
+    with pytest.raises(TypeError):
+        cp.subtract.at(cp.zeros(3), cp.asarray([0, 0]), 1)
+    with pytest.raises(NotImplementedError):
+        cp.multiply.at(cp.zeros(3), cp.asarray([0, 0]), 1)
+    with pytest.raises(NotImplementedError):
+        cp.maximum.reduce(cp.zeros(3))
+
+
+def test_undefined_assignments_are_caught(strict_xp):
+    x = strict_xp.zeros((4, 2))
+    ids = strict_xp.asarray([1, 1])
+    with pytest.raises(AssertionError, match="duplicate"):
+        x[ids] = strict_xp.ones((2, 2))
+    with pytest.raises(AssertionError, match="duplicate"):
+        x[ids, ids] += strict_xp.ones(2)
+    x[ids] = 1.0                                            # every writer writes the same
+    x[ids, strict_xp.asarray([0, 1])] = strict_xp.ones(2)
+    with pytest.raises(AssertionError, match="overlapping"):
+        x[1:] = x[:-1]
+    x[1:] = x[:-1].copy()
+    x[0] = x[1]
+    x[:, 0] = x[:, 1]
+
+
+@pytest.mark.parametrize("reach", [
+    lambda cp, x, ids: x[ids], lambda cp, x, ids: x[:, ids], lambda cp, x, ids: x.take(ids, axis=0),
+    lambda cp, x, ids: cp.take(x, ids, axis=1), lambda cp, x, ids: operator.setitem(x, ids, 0.0),
+    lambda cp, x, ids: cp.add.at(x, ids, 1.0), lambda cp, x, ids: operator.setitem(x, ids, cp.ones((2, 3))),
+    lambda cp, x, ids: cp.take_along_axis(x[:2], ids[:, None], axis=1),
+])
+def test_ids_out_of_bounds_are_caught(strict_xp, reach):
+    with pytest.raises(AssertionError, match="wrap"):
+        reach(strict_xp, strict_xp.zeros((3, 3)), strict_xp.asarray([0, 3]))
+
+
+def test_other_indices_fail_as_in_cupy(cp, host):
+    x = cp.asarray(host)
+    for wrong in (2, (0, 0, 0), cp.asarray([0.0])):
+        with pytest.raises(IndexError):
+            x[wrong]
+    assert x[cp.asarray([-1])].get().tolist() == [[4, 5, 6]] and x[cp.asarray(1)].shape == (3,)
+    assert x[..., None].shape == (2, 3, 1) and x[::-1].get().tolist() == host[::-1].tolist()
+
+
+def test_repeats_must_be_known_on_the_host(cp, host):
+    x = cp.asarray(host)
+    assert cp.repeat(x, 2, axis=0).shape == x.repeat([2, 2], axis=0).shape == (4, 3)
+    with pytest.raises(ValueError):
+        cp.repeat(x, cp.asarray([1, 2]), axis=0)
+
+
+# ---------------------------------------------------------------- waiting for the device
+
+def test_synchronisations_are_counted(strict_xp, host):
+    x = strict_xp.asarray(host)
+    once = [x.get, lambda: strict_xp.asnumpy(x), x.tolist, lambda: float(x.sum()), lambda: int(x.max()),
+            lambda: bool((x > 0).all()), lambda: x.mean().item(), lambda: x[x > 2], lambda: f"{x.sum():.1f}",
+            lambda: operator.setitem(x, x > 2, 0.0), lambda: strict_xp.where(x > 0), lambda: strict_xp.nonzero(x),
+            lambda: strict_xp.unique(x), strict_xp.cuda.Stream.null.synchronize, strict_xp.cuda.Device().synchronize]
+    assert [waits(action) for action in once] == [1] * len(once)
+    never = [lambda: x.sum(), lambda: strict_xp.where(x > 2, x, 0), lambda: x[strict_xp.asarray([0])],
+             lambda: x[0, 0], lambda: x.shape, lambda: strict_xp.count_nonzero(x),
+             lambda: strict_xp.putmask(x, x > 2, 0.0)]
+    assert [waits(action) for action in never] == [0] * len(never)
+
+
+# ---------------------------------------------------------------- the module
+
+def test_install_gives_the_same_module_again(installed):
+    import cupy
+    import cupy.cuda
+    import cupy.lib.stride_tricks
+
+    assert cupy is installed is strict.install() and cupy.get_array_module(cupy.zeros(1), 1) is cupy
+    assert cupy.get_array_module(np.zeros(1)) is np
+    with mock.patch.dict(sys.modules, cupy=types.ModuleType("cupy")), pytest.raises(RuntimeError, match="imported"):
+        strict.install()
+
+
+def test_minicl_accepts_it_as_cupy(installed):
+    from minicl import backend
+
+    x = installed.ones((2, 3))
+    assert backend.get_backend("cupy") is backend.array_module(x) is installed
+    assert isinstance(backend.to_host(backend.to_device(np.ones(2), installed)), np.ndarray)
+    backend.scatter_add(x, installed.asarray([1, 1]), x.copy())
+    assert backend.to_host(x)[:, 0].tolist() == [1, 3] and backend.peak_memory_mib(installed) == 0
+
+
+def test_device_and_random(cp):
+    assert cp.cuda.is_available() and cp.cuda.runtime.getDeviceCount() >= 1
+    start, end = cp.cuda.Event(), cp.cuda.Event()
+    start.record()
+    end.record()
+    end.synchronize()
+    assert cp.cuda.get_elapsed_time(start, end) >= 0 and cp.get_default_memory_pool().used_bytes() >= 0
+    cp.get_default_memory_pool().free_all_blocks()
+    generator = cp.random.default_rng(3)
+    out = cp.empty(4, dtype="float32")
+    assert generator.standard_normal(4, np.float32, out) is out
+    assert generator.uniform(-1, 1, size=(2, 2), dtype=np.float32).dtype == np.float32
+    ids = generator.integers(0, 5, size=1000)
+    assert ids.dtype == np.int64 and int(ids.min()) == 0 and int(ids.max()) == 4
+    assert cp.random.Generator(cp.random.XORWOW(1)).random(2).shape == (2,)
+
+
+def test_kernels_are_refused_and_fuse_does_nothing(strict_xp):
+    with pytest.raises(NotImplementedError, match="GPU"):
+        strict_xp.ElementwiseKernel("T x", "T y", "y = x", "copy")
+    assert strict_xp.fuse(abs) is abs and strict_xp.fuse(kernel_name="abs")(abs) is abs
+
+
+def test_the_stand_in_has_nothing_that_cupy_lacks(strict_xp):
+    listing, members = strict.LISTING, strict.LISTING["members"]
+    names = {"same as numpy", "ufuncs", "functions"}
+    of_cupy = set().union(*(listing[section] for section in names)) | {"cuda", "random", "linalg", "lib", "ufunc"}
+    array = {*listing["methods"], *listing["attributes"]}
+    pairs = [(strict_xp, of_cupy), (strict_xp.ndarray, array), (strict_xp.random.Generator, listing["generator"]),
+             (strict_xp.linalg, listing["linalg"]), (strict_xp.random, listing["random"]),
+             (strict_xp.cuda, members["cuda"]), (strict_xp.cuda.runtime, members["cuda.runtime"]),
+             (strict_xp.cuda.Device(), members["cuda.Device"]), (strict_xp.cuda.Stream(), members["cuda.Stream"]),
+             (strict_xp.cuda.Event(), members["cuda.Event"]), (strict_xp.zeros(1).flags, members["flags"]),
+             (strict_xp.get_default_memory_pool(), members["cuda.MemoryPool"])]
+    for mine, cupys in pairs:
+        assert {name for name in dir(mine) if not name.startswith("_")} <= set(cupys)
+    mine = {name for name, value in vars(strict_xp.ndarray).items() if name.startswith("__") and callable(value)}
+    assert mine - {"__init__"} <= set(listing["operators"])
+
+
+def test_the_listing_is_that_of_the_cupy_installed_here():
+    if importlib.machinery.PathFinder.find_spec("cupy") is None:
+        pytest.skip("CuPy is not installed: make_listing.py cannot be run")
+    show = "import json, make_listing; print(json.dumps(make_listing.listing()))"
+    command = [sys.executable, "-W", "ignore", "-c", show]
+    shown = subprocess.run(command, cwd=make_listing.LISTING.parent, capture_output=True, check=True).stdout
+    found = json.loads(shown)
+    if found["version"] != strict.LISTING["version"]:
+        pytest.skip(f"CuPy {found['version']} is installed, the listing is of {strict.LISTING['version']}")
+    assert found == strict.LISTING
+
+
+def test_a_stale_listing_fails_loudly(monkeypatch):
+    from cupy_dialect import device_array
+
+    monkeypatch.setitem(strict.LISTING, "methods", {})
+    with pytest.raises(RuntimeError, match="make_listing.py"):
+        device_array.signature("methods", "sum")

@@ -1,0 +1,195 @@
+"""Every op of tests/cases.py: its gradient, its dtypes, and its two backends."""
+
+import numpy as np
+import pytest
+
+import minicl
+from cases import CASES
+from minicl import Tensor, contrastive, ops
+from minicl.backend import is_array, to_device, to_host
+
+each_case = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+def on(xp, x):
+    """x, if it is an array, on xp; tuples entry by entry."""
+    if isinstance(x, tuple):
+        return tuple(on(xp, part) for part in x)
+    return to_device(x, xp) if is_array(x) else x
+
+
+def call(case, xp, dtype="float64"):
+    """(function of the floating-point inputs, those inputs) of a case, on xp."""
+    options = {name: on(xp, value) for name, value in case.options.items()}
+    inputs = [on(xp, x.astype(dtype) if x.dtype.kind == "f" else x) for x in case.inputs]
+    places = [k for k, x in enumerate(inputs) if x.dtype.kind == "f"]
+
+    def function(*floats):
+        full = list(inputs)
+        for k, x in zip(places, floats):
+            full[k] = x
+        return case.op(*full, **{name: value() if callable(value) else value for name, value in options.items()})
+
+    function.__name__ = case.op.__name__
+    return function, [inputs[k] for k in places]
+
+
+@each_case
+def test_gradient_agrees_with_finite_differences(case, xp):
+    assert minicl.gradcheck(*call(case, xp))
+
+
+@each_case
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_op_promotes(case, xp, dtype):
+    function, inputs = call(case, xp, dtype)
+    tensors = [Tensor(x, requires_grad=True) for x in inputs]
+    y = function(*tensors)
+    assert y.dtype == dtype
+    (y * y).sum().backward()
+    assert [t.grad.dtype for t in tensors] == [dtype] * len(tensors)
+
+
+@each_case
+def test_inputs_are_not_written(case, xp):
+    function, inputs = call(case, xp)
+    before = [to_host(x).copy() for x in inputs]
+    tensors = [Tensor(x, requires_grad=True) for x in inputs]
+    function(*tensors).sum().backward()
+    for x, kept in zip(inputs, before):
+        np.testing.assert_array_equal(to_host(x), kept)
+
+
+@each_case
+def test_float32_is_close_to_float64(case, xp):
+    outputs = []
+    for dtype in ("float32", "float64"):
+        function, inputs = call(case, xp, dtype)
+        tensors = [Tensor(x, requires_grad=True) for x in inputs]
+        y = function(*tensors)
+        y.sum().backward()
+        outputs.append([to_host(y.data)] + [to_host(t.grad) for t in tensors])
+    for single, double in zip(*outputs):
+        np.testing.assert_allclose(single, double, rtol=1e-3, atol=1e-3 * max(1, np.abs(double).max()))
+
+
+# ---------------------------------------------------------------- values, against NumPy or a loop
+
+def test_elementwise_values(rng):
+    x, y = rng.standard_normal((3, 4)), rng.standard_normal((3, 4))
+    t, u = Tensor(x), Tensor(y)
+    for op_value, expected in [
+        (t + u, x + y), (t - u, x - y), (t * u, x * y), (t / u, x / y), (-t, -x), (t ** 2, x ** 2), (2 - t, 2 - x),
+        (1 / t, 1 / x), (ops.exp(t), np.exp(x)), (ops.log(ops.abs(t)), np.log(np.abs(x))), (ops.tanh(t), np.tanh(x)),
+        (ops.sigmoid(t), 1 / (1 + np.exp(-x))), (ops.relu(t), np.maximum(x, 0)), (ops.maximum(t, u), np.maximum(x, y)),
+        (ops.leaky_relu(t, slope=0.1), np.where(x > 0, x, 0.1 * x)), (ops.minimum(t, 0.5), np.minimum(x, 0.5)),
+        (ops.clip(t, low=-0.5, high=0.5), np.clip(x, -0.5, 0.5)), (ops.where(x > y, t, u), np.where(x > y, x, y)),
+        (ops.logsumexp(t, axis=1), np.log(np.exp(x).sum(1))), (t.var(axis=0, correction=1), x.var(0, ddof=1)),
+    ]:
+        np.testing.assert_allclose(op_value.data, expected, rtol=1e-12)
+
+
+def test_gelu_is_within_its_stated_distance_of_the_exact_one():
+    from math import erf, sqrt
+    x = np.linspace(-5, 5, 201)
+    exact = np.array([v * 0.5 * (1 + erf(v / sqrt(2))) for v in x])
+    assert np.abs(ops.gelu(Tensor(x)).data - exact).max() < 5e-4
+
+
+def test_sigmoid_and_logsumexp_do_not_overflow():
+    far = Tensor(np.array([-1e4, 0.0, 1e4]))
+    np.testing.assert_allclose(ops.sigmoid(far).data, [0, 0.5, 1])
+    assert ops.logsumexp(far).item() == 1e4
+
+
+def test_dropout_keeps_the_expectation_and_p_of_the_entries(xp):
+    x = xp.ones((200, 200), dtype="float32")
+    y = to_host(ops.dropout(Tensor(x), p=0.25, rng=np.random.default_rng(0)).data)
+    assert abs((y == 0).mean() - 0.25) < 0.01
+    assert abs(y.mean() - 1) < 0.02
+
+
+@pytest.mark.parametrize("stride, padding", [(1, 0), (1, 1), (2, 1), (3, 2)])
+@pytest.mark.parametrize("channels", [1, 6])
+def test_conv2d_is_the_sum_over_its_window(stride, padding, channels, rng, xp):
+    x, w = rng.standard_normal((6, 7, 2, channels)), rng.standard_normal((3, 2, channels, 4))
+    padded = np.pad(x, ((padding, padding), (padding, padding), (0, 0), (0, 0)))
+    y = to_host(ops.conv2d(Tensor(to_device(x, xp)), to_device(w, xp), stride=stride, padding=padding).data)
+    for h in range(y.shape[0]):
+        for k in range(y.shape[1]):
+            window = padded[stride * h:stride * h + 3, stride * k:stride * k + 2]
+            np.testing.assert_allclose(y[h, k], np.einsum("ijbc,ijck->bk", window, w), atol=1e-12)
+    assert y.shape[:2] == ((6 + 2 * padding - 3) // stride + 1, (7 + 2 * padding - 2) // stride + 1)
+
+
+def test_pools_ignore_rows_that_fill_no_window(rng):
+    x = rng.standard_normal((5, 4, 2, 3))
+    windows = x[:4].reshape(2, 2, 2, 2, 2, 3)
+    np.testing.assert_allclose(ops.max_pool2d(Tensor(x)).data, windows.max(axis=(1, 3)))
+    np.testing.assert_allclose(ops.avg_pool2d(Tensor(x)).data, windows.mean(axis=(1, 3)))
+
+
+def test_max_pool_sends_the_gradient_of_a_tie_to_one_entry():
+    x = Tensor(np.zeros((2, 2, 1, 1)), requires_grad=True)
+    ops.max_pool2d(x).sum().backward()
+    np.testing.assert_array_equal(x.grad.reshape(-1), [1, 0, 0, 0])
+
+
+def test_max_shares_the_gradient_of_a_tie():
+    x = Tensor(np.array([1.0, 3.0, 3.0]), requires_grad=True)
+    x.max().backward()
+    np.testing.assert_array_equal(x.grad, [0, 0.5, 0.5])
+
+
+def test_batch_norm_normalises_even_far_from_zero(rng):
+    """float32 sums of squares about 0 would lose all digits here: the mean is 1000 deviations from it."""
+    x = (1000 + rng.standard_normal((5000, 3))).astype("float32")
+    y = ops.batch_norm(Tensor(x), np.ones(3, "float32"), np.zeros(3, "float32")).data
+    np.testing.assert_allclose(y.mean(axis=0), 0, atol=1e-2)
+    np.testing.assert_allclose(y.std(axis=0), 1, atol=1e-2)
+
+
+def test_batch_norm_reports_its_statistics(rng):
+    x, seen = rng.standard_normal((50, 3)), []
+    ops.batch_norm(Tensor(x), np.ones(3), np.zeros(3), on_statistics=lambda *s: seen.extend(s))
+    np.testing.assert_allclose(seen[0], x.mean(axis=0))
+    np.testing.assert_allclose(seen[1], x.var(axis=0))
+    assert seen[2] == 50
+
+
+def test_a_gradient_that_is_not_needed_is_not_computed(rng):
+    x, w = Tensor(rng.standard_normal((4, 4, 2, 5))), Tensor(rng.standard_normal((3, 3, 5, 2)), requires_grad=True)
+    y, backward = ops.conv2d.raw(x.data, w.data, wanted=(False, True))
+    assert backward(y)[0] is None
+    ops.conv2d(x, w).sum().backward()
+    assert x.grad is None and w.grad is not None
+
+
+# ---------------------------------------------------------------- bad input
+
+@pytest.mark.parametrize("call, words", [
+    (lambda x: ops.add(x, np.arange(3)), "add: y must be a floating-point"),
+    (lambda x: ops.add(x, Tensor(np.ones(3, "float32"))), "add: x is float64 but y is float32"),
+    (lambda x: ops.relu([1.0, 2.0]), "relu: x must be"),
+    (lambda x: ops.matmul(x, Tensor(np.ones((4, 2)))), r"matmul: expected shapes .* got \(2, 3\) @ \(4, 2\)"),
+    (lambda x: ops.linear(x, np.ones((4, 2))), "linear: expected x"),
+    (lambda x: ops.conv2d(x, np.ones((3, 3, 1, 1))), "conv2d: expected x"),
+    (lambda x: ops.conv2d(np.ones((2, 2, 1, 1)), np.ones((3, 3, 1, 1))), "conv2d: a 3 x 3 kernel does not fit"),
+    (lambda x: ops.max_pool2d(x), "max_pool2d: expected x"),
+    (lambda x: ops.batch_norm(x[:1], np.ones(3), np.zeros(3)), "batch_norm: needs at least 2 values"),
+    (lambda x: ops.layer_norm(x, np.ones(2), np.zeros(3)), "layer_norm: expected"),
+    (lambda x: ops.embedding(np.array([0.5]), x), "embedding: ids must be an array of integer type"),
+    (lambda x: ops.where(np.array([1, 0, 1]), x, x), "where: condition must be an array of bool type"),
+    (lambda x: ops.dropout(x, p=1.0, rng=None), r"dropout: p must be in \[0, 1\)"),
+    (lambda x: ops.clip(x, low=2, high=1), "clip: expected low <= high"),
+    (lambda x: ops.var(x, axis=0, correction=2), "var: needs more than"),
+    (lambda x: ops.pow(x, exponent=x), "pow: exponent must be a Python number"),
+    (lambda x: x[x.data > 0], "for a bool mask use ops.where"),
+    (lambda x: ops.pad(x, widths=((1, 1),)), "pad: widths must be 2 pairs"),
+    (lambda x: contrastive.log_softmax(x, 0), "log_softmax: tau must be a finite number > 0, got 0"),
+    (lambda x: contrastive.softmax(x, -1.0), "softmax: tau must be"),
+    (lambda x: contrastive.cosine_similarity(x, np.ones((2, 4))), "cosine_similarity: expected x"),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_bad_input_is_named(call, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        call(Tensor(np.ones((2, 3))))
