@@ -242,11 +242,11 @@ class _Op:
         for position, x in enumerate(inputs):
             if type(x) is Tensor or isinstance(x, Tensor):
                 x = x.data
-            elif x is None or isinstance(x, (int, float)):
-                arrays.append(x)
-                continue
             elif isinstance(x, np.generic):                  # a NumPy float64 scalar would promote float32
                 arrays.append(x.item())
+                continue
+            elif x is None or isinstance(x, (int, float)):
+                arrays.append(x)
                 continue
             name = self.names[min(position, len(self.names) - 1)]
             if name in self.constants:

@@ -208,9 +208,11 @@ def threads(count=None):
     global _team
     from threadpoolctl import threadpool_limits
 
-    count = int(count or os.environ.get("MINICL_THREADS") or available_cores())
-    if count < 1:
-        raise ValueError(f"threads: expected a count >= 1, got {count}")
+    if count is None:
+        count = os.environ.get("MINICL_THREADS") or available_cores()
+    if not str(count).isdecimal() or int(count) < 1:
+        raise ValueError(f"threads: expected a count >= 1, got {count!r} (from the argument or MINICL_THREADS)")
+    count = int(count)
     outer, _team = _team, _Team(count)
     try:
         with threadpool_limits(limits=1, user_api="blas"):

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -31,12 +32,15 @@ def save_checkpoint(path, parts, meta):
 def load_checkpoint(path):
     """(arrays {name: array}, meta) of a checkpoint. Raises CheckpointError if it is missing, damaged or none."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:      # np.load leaves a bad file open
             arrays = {name: file[name] for name in file.files}
         meta = json.loads(arrays.pop("meta").tobytes())
+        if not isinstance(meta, dict):
+            raise ValueError("its meta is no dict")
     except FileNotFoundError as error:
         raise CheckpointError(f"no checkpoint at {path}; start a run without --resume first") from error
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile, NotImplementedError) as error:
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error,
+            RuntimeError) as error:
         raise CheckpointError(f"{path} is not a readable minicl checkpoint ({error}); it may be damaged or be "
                               "another kind of file") from error
     return arrays, meta

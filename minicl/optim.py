@@ -8,6 +8,8 @@ last in the buffer: "decayed" is a slice.
 
 import math
 
+import numpy as np
+
 from .backend import array_module, run_slices, to_device, to_host
 
 SLICE = 2**16      # entries updated at a time on a CPU: the formula's operands stay in cache
@@ -23,12 +25,16 @@ class Optimizer:
     state_names = ()
 
     def __init__(self, named_parameters, lr, *, weight_decay=0.0):
-        if not lr > 0 or weight_decay < 0:
+        if not (lr > 0 and weight_decay >= 0):               # so written that NaN fails too
             raise ValueError(f"{type(self).__name__}: expected lr > 0 and weight_decay >= 0, "
                              f"got lr={lr}, weight_decay={weight_decay}")
         parameters = sorted(named_parameters, key=lambda item: item[1].ndim < 2)     # stable: decayed ones first
         if not parameters:
             raise ValueError(f"{type(self).__name__}: got no parameters; pass model.named_parameters()")
+        dtypes = sorted({str(p.dtype) for _, p in parameters})
+        if len(dtypes) > 1:
+            raise ValueError(f"{type(self).__name__}: expected parameters of one dtype, got {' and '.join(dtypes)}; "
+                             "convert the model with model.astype()")
         self.names, self.parameters = zip(*parameters)
         self.lr, self.weight_decay, self.steps = lr, weight_decay, 0
         xp = self.xp = array_module(self.parameters[0].data)
@@ -65,12 +71,13 @@ class Optimizer:
 
     def state_dict(self):
         """{name: host array} of the moments and the step count."""
-        return {**{name: to_host(array).copy() for name, array in self.state.items()}, "steps": self.steps}
+        return {**{name: to_host(array).copy() for name, array in self.state.items()}, "steps": np.array(self.steps)}
 
     def load_state_dict(self, state):
-        for name, array in self.state.items():
-            if name not in state or state[name].shape != array.shape:
-                raise ValueError(f"{type(self).__name__}: the state has no {name!r} of shape {array.shape}; "
+        shapes = {name: array.shape for name, array in self.state.items()} | {"steps": ()}
+        for name, shape in shapes.items():
+            if name not in state or state[name].shape != shape:
+                raise ValueError(f"{type(self).__name__}: the state has no {name!r} of shape {shape}; "
                                  "it belongs to another optimizer or another model")
         for name, array in self.state.items():
             array[...] = to_device(state[name], self.xp)
@@ -86,6 +93,8 @@ class SGD(Optimizer):
     state_names = ("momentum",)
 
     def __init__(self, named_parameters, lr, *, momentum=0.9, nesterov=False, weight_decay=0.0):
+        if not 0 <= momentum < 1:
+            raise ValueError(f"{type(self).__name__}: momentum must be in [0, 1), got {momentum}")
         super().__init__(named_parameters, lr, weight_decay=weight_decay)
         self.momentum, self.nesterov = momentum, nesterov
 
@@ -110,6 +119,8 @@ class Adam(Optimizer):
     decoupled = False
 
     def __init__(self, named_parameters, lr, *, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
+        if not all(0 <= b < 1 for b in betas):
+            raise ValueError(f"{type(self).__name__}: betas must be in [0, 1), got {betas}")
         super().__init__(named_parameters, lr, weight_decay=weight_decay)
         self.betas, self.eps = betas, eps
 

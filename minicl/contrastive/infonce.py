@@ -51,12 +51,12 @@ def info_nce(query, positive, negatives, tau, *, wanted=(True, True, True, True)
     (q, to_query), (k, to_positive), (n, to_negatives) = map(l2_normalize.raw, (query, positive, negatives))
     x_pos = (q * k).sum(axis=1) / tau                                        # (N,)
     size, q_tau = tile_size(xp, M), q / tau
-    top = 0 if _exp_is_safe(xp, tau, q.dtype, 1 + M) else xp.stack(          # subtracted before exp
-        [x_pos, *run_slices(xp, M, lambda lo, hi: (q_tau @ n[lo:hi].T).max(axis=1), size)]).max(axis=0)[:, None]
+    top = xp.zeros_like(x_pos) if _exp_is_safe(xp, tau, q.dtype, 1 + M) else xp.stack(   # subtracted before exp
+        [x_pos, *run_slices(xp, M, lambda lo, hi: (q_tau @ n[lo:hi].T).max(axis=1), size)]).max(axis=0)
 
     def exp_tile(lo, hi):
         e = q_tau @ n[lo:hi].T                                               # (N, tile)
-        e -= top
+        e -= top[:, None]
         return xp.exp(e, out=e)
 
     def sums(lo, hi):
@@ -64,9 +64,8 @@ def info_nce(query, positive, negatives, tau, *, wanted=(True, True, True, True)
         return e.sum(axis=1), e @ n[lo:hi] if wanted[0] or wanted[3] else 0
 
     e_neg, pulls = map(sum, zip(*run_slices(xp, M, sums, size)))             # sum_j e_ij, sum_j e_ij n_j
-    e_pos = xp.exp(x_pos - (top if isinstance(top, int) else top[:, 0]))
-    e_all = e_pos + e_neg
-    loss = (xp.log(e_all) - xp.log(e_pos)).mean()                            # (1)
+    e_all = xp.exp(x_pos - top) + e_neg
+    loss = (xp.log(e_all) + top - x_pos).mean()                              # (1)
     require_finite(loss, "info_nce: the loss")
 
     def backward(g):

@@ -1,0 +1,247 @@
+"""The tape: what is recorded, the order of the walk, where gradients end up, and what is refused."""
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import minicl
+from minicl import Tensor, no_grad, op, ops
+from minicl.backend import to_device, to_host
+
+
+def leaf(*values, xp=np, dtype="float64"):
+    return Tensor(xp.asarray(values, dtype=dtype), requires_grad=True)
+
+
+# ---------------------------------------------------------------- the walk
+
+def test_a_chain_of_5000_ops(xp):
+    x = leaf(1.0, xp=xp)
+    y = x
+    for _ in range(5000):
+        y = y * 1.0001
+    y.sum().backward()
+    np.testing.assert_allclose(to_host(x.grad), 1.0001**5000, rtol=1e-9)
+
+
+def test_a_diamond_adds_both_ways(xp):
+    x = leaf(3.0, xp=xp)
+    left, right = x * 2, x * x
+    (left * right).sum().backward()                          # 2 x^3
+    np.testing.assert_allclose(to_host(x.grad), 6 * 3.0**2)
+
+
+def test_a_ladder_of_diamonds_is_walked_once_a_node():
+    """Walking every path would take 2^60 steps."""
+    x = leaf(1.0)
+    y = x
+    for _ in range(60):
+        y = y + y
+    y.sum().backward()
+    assert x.grad[0] == 2.0**60
+
+
+def test_a_parameter_used_twice(xp):
+    w = leaf(2.0, 3.0, xp=xp)
+    (w * w + w).sum().backward()
+    np.testing.assert_allclose(to_host(w.grad), [5.0, 7.0])
+
+
+def test_a_bias_broadcast_over_added_rank(xp):
+    x, b = Tensor(xp.ones((4, 5, 3))), leaf(1.0, 2.0, 3.0, xp=xp)
+    (x + b).sum().backward()
+    np.testing.assert_allclose(to_host(b.grad), [20.0, 20.0, 20.0])
+
+
+def test_gradients_add_up_over_backward_calls_and_are_the_leafs_own():
+    x, y = leaf(1.0), leaf(2.0)
+    (x + y).sum().backward()                                 # add hands the same array to both
+    (x * 3).sum().backward()
+    assert x.grad[0] == 4 and y.grad[0] == 1
+
+
+def test_only_leaves_keep_gradients():
+    x = leaf(1.0)
+    y = x * 2
+    y.sum().backward()
+    assert y.grad is None and x.grad is not None
+
+
+def test_closures_are_freed_as_the_tape_is_walked():
+    saved = []
+
+    @op
+    def keeps_a_copy(x):
+        kept = x.copy()
+        saved.append(weakref.ref(kept))
+        return x * 1, lambda g: (g * kept,)
+
+    y = keeps_a_copy(leaf(1.0))
+    assert saved[0]() is not None
+    y.sum().backward()
+    gc.collect()
+    assert saved[0]() is None
+
+
+def test_nothing_is_recorded_without_need():
+    x, c = leaf(1.0), Tensor(np.ones(1))
+    with no_grad():
+        assert (x * 2).node is None
+    assert (c * 2).node is None
+    assert (x * 2).node is not None
+
+
+def test_no_grad_ends_with_an_exception():
+    with pytest.raises(ZeroDivisionError), no_grad():
+        1 / 0
+    assert (leaf(1.0) * 2).node is not None
+
+
+def test_detach_stops_the_gradient():
+    x = leaf(3.0)
+    (x * x.detach()).sum().backward()
+    assert x.grad[0] == 3                                    # not 6
+
+
+def test_backward_from_a_given_gradient(xp):
+    x = leaf(1.0, 2.0, xp=xp)
+    (x * x).backward(xp.asarray([1.0, 10.0]))
+    np.testing.assert_allclose(to_host(x.grad), [2.0, 40.0])
+
+
+# ---------------------------------------------------------------- refusals
+
+def test_backward_twice_says_so():
+    loss = (leaf(1.0) * 2).sum()
+    loss.backward()
+    with pytest.raises(RuntimeError, match="already walked"):
+        loss.backward()
+
+
+def test_a_second_loss_on_a_freed_tape_says_so():
+    shared = leaf(1.0) * 2
+    shared.sum().backward()
+    with pytest.raises(RuntimeError, match="'mul' was already walked and freed; add losses"):
+        (shared * 3).sum().backward()
+
+
+def test_backward_needs_a_scalar_or_a_gradient():
+    with pytest.raises(RuntimeError, match=r"needs a scalar, got shape \(2,\)"):
+        (leaf(1.0, 2.0) * 2).backward()
+
+
+def test_backward_checks_the_gradient_it_is_given():
+    y = leaf(1.0, 2.0) * 2
+    with pytest.raises(ValueError, match=r"backward\(g\): expected an array of shape \(2,\) and dtype float64"):
+        y.backward(np.ones(3))
+
+
+def test_backward_without_a_tape_says_so():
+    with pytest.raises(RuntimeError, match="no recorded op"):
+        Tensor(np.ones(1)).sum().backward()
+
+
+@pytest.mark.parametrize("data", [np.arange(3), np.array([True]), [1, 2]], ids=["ids", "bools", "list of ints"])
+def test_tensors_hold_floats(data):
+    with pytest.raises(TypeError, match="expected floating-point values"):
+        Tensor(data)
+
+
+def test_python_floats_become_float32():
+    assert Tensor([1.0, 2.0]).dtype == "float32" and Tensor(3.0).shape == ()
+
+
+@pytest.mark.skipif("config.getoption('--backend') == 'numpy'", reason="--backend numpy: there is no second backend")
+def test_backends_are_not_mixed():
+    cupy = minicl.get_backend("cupy")
+    with pytest.raises(TypeError, match="add: x is on numpy but y is on cupy"):
+        ops.add(Tensor(np.ones(2)), Tensor(cupy.ones(2)))
+
+
+def test_a_truth_value_is_refused():
+    with pytest.raises(TypeError, match="truth value"):
+        bool(leaf(1.0))
+
+
+def test_item_needs_one_element():
+    with pytest.raises(ValueError, match=r"one element, got shape \(2,\)"):
+        leaf(1.0, 2.0).item()
+
+
+@pytest.mark.parametrize("wrong, words", [
+    (lambda x, g: g[:1], r"the gradient of x must be float64 array of shape \(2,\), got .*\(1,\)"),
+    (lambda x, g: g.astype("float32"), "the gradient of x must be .* got float32 array"),
+    (lambda x, g: (g,) * 2, "expected a tuple of 1 gradients"),
+], ids=["shape", "dtype", "count"])
+def test_a_backward_that_returns_the_wrong_thing_is_named(wrong, words):
+    @op
+    def broken(x):
+        def backward(g):
+            dx = wrong(x, g)
+            return dx if isinstance(dx, tuple) else (dx,)
+        return x * 1, backward
+
+    with pytest.raises(RuntimeError, match="backward of broken: " + words):
+        broken(leaf(1.0, 2.0)).sum().backward()
+
+
+def test_missing_and_surplus_arguments_are_named():
+    with pytest.raises(TypeError, match="add: missing argument 'y'"):
+        ops.add(leaf(1.0))
+    with pytest.raises(TypeError, match="relu: expected 1 inputs .* options are passed by keyword"):
+        ops.relu(leaf(1.0), 0.1)
+
+
+def test_inputs_may_be_named():
+    np.testing.assert_array_equal(ops.sub(y=leaf(1.0), x=leaf(3.0)).data, [2.0])
+
+
+# ---------------------------------------------------------------- numbers and arrays beside Tensors
+
+def test_a_numpy_float64_scalar_does_not_promote():
+    x = leaf(1.0, dtype="float32")
+    assert (x * np.float64(2)).dtype == "float32"
+    assert (np.float64(2) * x).dtype == "float32"
+
+
+def test_arrays_on_the_left_give_way_to_tensors(xp):
+    array, x = xp.ones(2), leaf(1.0, 2.0, xp=xp)
+    for y, expected in [(array + x, [2, 3]), (array - x, [0, -1]), (array * x, [1, 2]), (array / x, [1, 0.5])]:
+        assert isinstance(y, Tensor)
+        np.testing.assert_allclose(to_host(y.data), expected)
+    assert isinstance(xp.ones((2, 2)) @ x.reshape(2, 1), Tensor)
+
+
+def test_reductions_stay_arrays(xp):
+    assert leaf(1.0, 2.0, xp=xp).sum().shape == ()
+    assert leaf(1.0, 2.0, xp=xp)[0].shape == ()
+
+
+shapes = hnp.mutually_broadcastable_shapes(num_shapes=2, max_dims=3, max_side=3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(shapes, st.sampled_from([ops.add, ops.sub, ops.mul, ops.div, ops.maximum]), st.integers(0, 2**32 - 1))
+def test_broadcasting_gradients(shapes, binary, seed):
+    rng = np.random.default_rng(seed)
+    x, y = (np.asarray(rng.standard_normal(shape) + 3 * k) for k, shape in enumerate(shapes.input_shapes, 1))
+    y = np.where(np.abs(y) < 0.5, 0.5, y)
+    assert minicl.gradcheck(binary, [x, y])
+
+
+@settings(max_examples=60, deadline=None)
+@given(hnp.arrays("float64", hnp.array_shapes(max_dims=3, max_side=4), elements=st.floats(-2, 2)), st.data())
+def test_slicing_gradients(x, data):
+    key = data.draw(hnp.basic_indices(x.shape, allow_newaxis=True))
+    assert minicl.gradcheck(lambda t: t[key] * 2.0, [x])
+
+
+@settings(max_examples=40, deadline=None)
+@given(hnp.arrays("float64", (3, 4), elements=st.floats(-2, 2)), st.lists(st.integers(-3, 2), min_size=1, max_size=6))
+def test_gathering_gradients(x, ids):
+    assert minicl.gradcheck(lambda t: t[np.array(ids)], [x])

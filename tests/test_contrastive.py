@@ -1,0 +1,256 @@
+"""The contrastive heart: fused = composed = a loop, at ordinary and tiny temperatures, and the mistakes of the field."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import minicl
+from minicl import Tensor, contrastive, ops
+from minicl.backend import threads, to_device, to_host
+from minicl.contrastive import composed, infonce, info_nce, l2_normalize, log_softmax, nt_xent
+
+TAUS = [0.005, 0.02, 0.07, 0.5, 2.0]
+
+
+def gradients(loss, arrays, tau, xp, learn_tau):
+    """[value, d/d array..., (d/d tau)] of loss(*arrays, tau), on the host."""
+    leaves = [Tensor(to_device(x, xp), requires_grad=True) for x in arrays]
+    t = Tensor(xp.asarray(tau, dtype=arrays[0].dtype), requires_grad=True) if learn_tau else tau
+    value = loss(*leaves, t)
+    value.backward()
+    return [to_host(value.data)] + [to_host(x.grad) for x in leaves + [t] * learn_tau]
+
+
+def views(n, d, seed=0, dtype="float64"):
+    rng = np.random.default_rng(seed)
+    z = rng.standard_normal((n, d))
+    return z.astype(dtype), (z + 0.5 * rng.standard_normal((n, d))).astype(dtype)
+
+
+# ---------------------------------------------------------------- fused = composed = loop
+
+@pytest.mark.parametrize("tau", TAUS)
+@pytest.mark.parametrize("learn_tau", [False, True], ids=["fixed tau", "learned tau"])
+@pytest.mark.parametrize("n", [2, 3, 130])                   # 130: 260 views, several tiles, the last one ragged
+def test_nt_xent_fused_is_composed(n, tau, learn_tau, xp):
+    for fused, read in zip(gradients(nt_xent, views(n, 7), tau, xp, learn_tau),
+                           gradients(composed.nt_xent, views(n, 7), tau, xp, learn_tau)):
+        np.testing.assert_allclose(fused, read, rtol=1e-12, atol=1e-12 * max(1, np.abs(read).max()))
+
+
+@pytest.mark.parametrize("tau", TAUS)
+@pytest.mark.parametrize("learn_tau", [False, True], ids=["fixed tau", "learned tau"])
+@pytest.mark.parametrize("m", [1, 5, 600])                   # 600: several tiles of negatives
+def test_info_nce_fused_is_composed(m, tau, learn_tau, xp):
+    arrays = (*views(4, 7), np.random.default_rng(2).standard_normal((m, 7)))
+    for fused, read in zip(gradients(info_nce, arrays, tau, xp, learn_tau),
+                           gradients(composed.info_nce, arrays, tau, xp, learn_tau)):
+        np.testing.assert_allclose(fused, read, rtol=1e-12, atol=1e-12 * max(1, np.abs(read).max()))
+
+
+def naive_nt_xent(z1, z2, tau):
+    z = [row / np.linalg.norm(row) for row in np.concatenate([z1, z2])]
+    n, total = len(z1), 0.0
+    for i in range(2 * n):
+        scores = {k: math.exp(z[i] @ z[k] / tau) for k in range(2 * n) if k != i}
+        total -= math.log(scores[(i + n) % (2 * n)] / sum(scores.values()))
+    return total / (2 * n)
+
+
+def naive_info_nce(query, positive, negatives, tau):
+    def cos(x, y):
+        return x @ y / np.linalg.norm(x) / np.linalg.norm(y)
+    total = 0.0
+    for q, k in zip(query, positive):
+        hit = math.exp(cos(q, k) / tau)
+        total -= math.log(hit / (hit + sum(math.exp(cos(q, n) / tau) for n in negatives)))
+    return total / len(query)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 6), st.integers(1, 5), st.floats(0.05, 3), st.integers(0, 2**32 - 1))
+def test_nt_xent_is_its_definition(n, d, tau, seed):
+    z1, z2 = views(n, d, seed)
+    assert math.isclose(nt_xent(z1, z2, tau).item(), naive_nt_xent(z1, z2, tau), rel_tol=1e-10, abs_tol=1e-10)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 5), st.floats(0.05, 3), st.integers(0, 2**32 - 1))
+def test_info_nce_is_its_definition(n, m, d, tau, seed):
+    (q, k), negatives = views(n, d, seed), np.random.default_rng(seed + 1).standard_normal((m, d))
+    assert math.isclose(info_nce(q, k, negatives, tau).item(), naive_info_nce(q, k, negatives, tau),
+                        rel_tol=1e-10, abs_tol=1e-10)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(2, 4), st.integers(2, 4), st.floats(0.1, 2), st.integers(0, 2**32 - 1))
+def test_gradients_of_drawn_shapes_and_temperatures(n, d, tau, seed):
+    z1, z2 = views(n, d, seed)
+    assert minicl.gradcheck(lambda a, b, t: nt_xent(a, b, t), [z1, z2, np.array(tau)], atol=1e-6)
+    assert minicl.gradcheck(lambda a, b, t: info_nce(a, b, z1[::-1].copy(), t), [z1, z2, np.array(tau)], atol=1e-6)
+
+
+def test_tiles_are_the_whole(monkeypatch):
+    """The size of the tiles, whether they are kept, and the number of threads change nothing but rounding."""
+    arrays = views(40, 6)
+    whole = gradients(nt_xent, arrays, 0.2, np, True)
+    monkeypatch.setattr(infonce, "tile_size", lambda xp, n: 7)
+    for keep in (infonce.KEEP_BYTES, 0):
+        monkeypatch.setattr(infonce, "KEEP_BYTES", keep)
+        alone = gradients(nt_xent, arrays, 0.2, np, False)
+        with threads(2):
+            together = gradients(nt_xent, arrays, 0.2, np, False)
+        for a, b, c in zip(whole, alone, together):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
+            np.testing.assert_array_equal(b, c)
+
+
+def test_no_matrix_of_all_pairs_is_held():
+    """64 MiB of exponentials are the most that is kept; here they would take 256 MiB."""
+    import tracemalloc
+    z1, z2 = views(4096, 16, dtype="float32")
+    leaf = Tensor(z1, requires_grad=True)
+    tracemalloc.start()
+    nt_xent(leaf, z2, 0.5).backward()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 32 * 2**20
+
+
+# ---------------------------------------------------------------- known values
+
+def test_collapse_costs_exactly_log_of_the_candidates(xp):
+    same = xp.ones((8, 4))
+    assert math.isclose(nt_xent(same, same, 0.2).item(), math.log(15), rel_tol=1e-12)
+    assert math.isclose(info_nce(same, same, same, 0.2).item(), math.log(9), rel_tol=1e-12)
+
+
+def test_swapping_the_views_changes_nothing():
+    z1, z2 = views(5, 3)
+    assert math.isclose(nt_xent(z1, z2, 0.3).item(), nt_xent(z2, z1, 0.3).item(), rel_tol=1e-14)
+
+
+def test_the_length_of_an_embedding_does_not_matter():
+    z1, z2 = views(5, 3)
+    assert math.isclose(nt_xent(z1, z2, 0.3).item(), nt_xent(z1 * 7, z2 * 0.1, 0.3).item(), rel_tol=1e-12)
+
+
+def test_push_and_pull_of_an_anchor_balance():
+    """Equation (2): over the candidates of an anchor the weights sum to 0."""
+    scores = Tensor(np.random.default_rng(0).standard_normal((4, 6)), requires_grad=True)
+    (-log_softmax(scores, 0.3)[:, 0].mean()).backward()
+    np.testing.assert_allclose(scores.grad.sum(axis=1), 0, atol=1e-14)
+    assert (scores.grad[:, 0] < 0).all() and (scores.grad[:, 1:] > 0).all()
+
+
+def test_the_gradient_is_orthogonal_to_the_embedding():
+    z1, z2 = views(5, 3)
+    _, dz1, dz2 = gradients(nt_xent, (z1, z2), 0.3, np, False)
+    np.testing.assert_allclose((z1 * dz1).sum(axis=1), 0, atol=1e-14)
+    np.testing.assert_allclose((z2 * dz2).sum(axis=1), 0, atol=1e-14)
+
+
+# ---------------------------------------------------------------- what readers of this field have been bitten by
+
+def test_an_anchor_is_not_its_own_negative():
+    """With orthogonal images and equal views each anchor has one perfect candidate and 2N - 2 at cosine 0."""
+    z = np.eye(4)
+    expected = -math.log(math.exp(1 / 0.5) / (math.exp(1 / 0.5) + 6))
+    assert math.isclose(nt_xent(z, z, 0.5).item(), expected, rel_tol=1e-12)
+
+
+def test_a_zero_vector_gives_zeros_and_a_finite_gradient(xp):
+    x = Tensor(xp.zeros((2, 3)), requires_grad=True)
+    y = l2_normalize(x)
+    y.sum().backward()
+    assert not to_host(y.data).any() and np.isfinite(to_host(x.grad)).all()
+
+
+def test_a_dead_embedding_does_not_poison_the_loss(xp):
+    z1, z2 = views(4, 3)
+    z1[0] = 0
+    for value in gradients(nt_xent, (z1, z2), 0.1, xp, True):
+        assert np.isfinite(value).all()
+
+
+@pytest.mark.parametrize("tau", [1e-4, 0.003, 0.0124, 0.02])
+def test_tiny_temperatures_neither_overflow_nor_vanish_in_float32(tau, xp):
+    z1, z2, z3 = np.random.default_rng(0).standard_normal((3, 150, 8)).astype("float32")     # unrelated: a large loss
+    for loss, arrays in ((nt_xent, (z1, z2)), (info_nce, (z1, z2, z3))):
+        single = gradients(loss, arrays, tau, xp, True)
+        double = gradients(loss, tuple(x.astype("float64") for x in arrays), tau, xp, True)
+        for a, b in zip(single, double):
+            assert np.isfinite(a).all()
+            np.testing.assert_allclose(a, b, rtol=5e-3, atol=5e-3 * np.abs(b).max())
+
+
+def test_a_column_against_a_row_does_not_broadcast_into_a_loss():
+    z1, z2 = views(4, 3)
+    for loss in (nt_xent, composed.nt_xent):
+        with pytest.raises(ValueError, match=r"nt_xent: expected two views \(N, d\) of the same N items"):
+            loss(Tensor(z1), Tensor(z2[:3]), 0.5)
+        with pytest.raises(ValueError, match="two views"):
+            loss(Tensor(z1), Tensor(z2[0]), 0.5)
+
+
+@pytest.mark.parametrize("tau", [0, -1, float("nan"), float("inf"), "0.5", None], ids=repr)
+def test_a_temperature_must_be_a_number_above_zero(tau):
+    z1, z2 = views(4, 3)
+    for loss in (nt_xent, composed.nt_xent):
+        with pytest.raises((ValueError, TypeError), match="tau"):
+            loss(Tensor(z1), Tensor(z2), tau)
+
+
+def test_a_batch_of_one_has_no_negatives():
+    z1, z2 = views(1, 3)
+    for loss in (nt_xent, composed.nt_xent):
+        with pytest.raises(ValueError, match="a batch of at least 2, got 1"):
+            loss(Tensor(z1), Tensor(z2), 0.5)
+
+
+def test_nan_in_the_input_is_said():
+    z1, z2 = views(4, 3)
+    z1[2, 1] = np.nan
+    with pytest.raises(FloatingPointError, match="nt_xent: the loss is not finite .* look for NaN in the input"):
+        nt_xent(Tensor(z1), Tensor(z2), 0.5)
+    with pytest.raises(FloatingPointError, match="info_nce: the loss is not finite"):
+        info_nce(Tensor(z1), Tensor(z2), Tensor(z2), 0.5)
+
+
+def test_integers_are_refused():
+    with pytest.raises(TypeError, match="nt_xent: z1 must be a floating-point Tensor or array, got int64"):
+        nt_xent(np.ones((4, 3), dtype=np.int64), np.ones((4, 3)), 0.5)
+
+
+def test_no_negatives_are_refused():
+    z1, z2 = views(4, 3)
+    with pytest.raises(ValueError, match=r"info_nce: expected negatives \(M, d\) with M >= 1 and d = 3"):
+        info_nce(z1, z2, np.zeros((0, 3)), 0.5)
+
+
+def test_keys_off_the_tape_get_no_gradient():
+    """MoCo: the queue and the momentum encoder's keys are constants."""
+    q, k = views(4, 3)
+    query, keys, queue = Tensor(q, requires_grad=True), Tensor(k), Tensor(k)
+    info_nce(query, keys, queue, 0.2).backward()
+    assert query.grad is not None and keys.grad is None and queue.grad is None
+
+
+def test_composed_and_fused_agree_through_an_encoder():
+    """The two losses train the same: gradients of a linear encoder's weight through either."""
+    rng = np.random.default_rng(0)
+    x1, x2, w0 = rng.standard_normal((6, 5)), rng.standard_normal((6, 5)), rng.standard_normal((5, 3))
+    grads = []
+    for loss in (nt_xent, composed.nt_xent):
+        w = Tensor(w0, requires_grad=True)
+        loss(ops.matmul(x1, w), ops.matmul(x2, w), 0.4).backward()
+        grads.append(w.grad)
+    np.testing.assert_allclose(*grads, rtol=1e-12, atol=1e-14)
+
+
+def test_the_public_names():
+    assert set(contrastive.__all__) == {"composed", "cosine_similarity", "info_nce", "l2_normalize", "log_softmax",
+                                        "nt_xent", "softmax"}

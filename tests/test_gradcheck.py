@@ -1,0 +1,136 @@
+"""The checker is checked: right backwards pass, and each mistake of a gallery of real ones is caught and named."""
+
+import numpy as np
+import pytest
+
+import minicl
+from minicl import GradcheckError, Tensor, contrastive, op, ops
+
+TAU = 0.3
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def softmax_without_1_over_tau(x):
+    z = x / TAU
+    y = z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
+    return y, lambda g: (g - np.exp(y) * g.sum(axis=-1, keepdims=True),)
+
+
+def softmax_without_the_sum(x):
+    y = contrastive.log_softmax.raw(x, TAU)[0]
+    return y, lambda g: (g / TAU,)
+
+
+def cosine_without_the_projection(x):
+    length = np.sqrt((x * x).sum(axis=-1, keepdims=True))
+    return x / length, lambda g: (g / length,)
+
+
+def nt_xent_with_one_view_only(z1, z2):
+    loss, right = contrastive.nt_xent.raw(z1, z2, TAU)
+    return loss, lambda g: (right(g)[0], np.zeros_like(z2))
+
+
+def nt_xent_with_one_side_of_each_pair(z1, z2):
+    """du_i = sum_j p_ij u_j - u_p(i): the pairs in which i is the candidate are forgotten."""
+    loss, right = contrastive.nt_xent.raw(z1, z2, TAU)
+    return loss, lambda g: tuple(0.5 * dz for dz in right(g)[:2])
+
+
+def max_with_a_detached_row_maximum(x):
+    """logsumexp whose shift is subtracted but not added to the gradient's softmax."""
+    m = x.max(axis=-1, keepdims=True)
+    e = np.exp(x - m)
+    return np.log(e.sum(axis=-1)) + m[..., 0], lambda g: (g[..., None] * e,)
+
+
+def gradient_into_the_queue(query, queue):
+    """MoCo's keys are constants; here the value treats them so, but a gradient comes back."""
+    return (query @ queue.T.copy()) * 1.0, lambda g: (g @ queue, 2 * g.T @ query)
+
+
+def product_transposed(x, w):
+    return x @ w, lambda g: (g @ w, x.T @ g)
+
+
+def missing_broadcast_sum(x, b):
+    return x + b, lambda g: (g, g[0])
+
+
+def sign_flipped(x):
+    return 1 - x, lambda g: (g,)
+
+
+def nan_at_zero(x):
+    length = np.sqrt((x * x).sum(axis=-1, keepdims=True))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scale = np.where(length > 0, 1 / length, 0)
+    def backward(g):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return ((g - x * (x * g).sum(axis=-1, keepdims=True) / length**2) / length,)
+    return x * scale, backward
+
+
+GALLERY = [
+    (softmax_without_1_over_tau, [normal(3, 4)], "factor 0.3: a missing 1/tau"),
+    (softmax_without_the_sum, [normal(3, 4)], "is a term missing"),
+    (cosine_without_the_projection, [normal(3, 4)], "is a term missing"),
+    (nt_xent_with_one_view_only, [normal(3, 4), normal(3, 4, seed=1)], "zero everywhere"),
+    (nt_xent_with_one_side_of_each_pair, [normal(3, 4), normal(3, 4, seed=1)], "off by a factor 2"),
+    (max_with_a_detached_row_maximum, [normal(3, 4)], "wrong"),
+    (gradient_into_the_queue, [normal(3, 4), normal(5, 4)], "queue.* off by a factor 2|queue"),
+    (product_transposed, [normal(3, 4), normal(4, 4)], "transposed"),
+    (missing_broadcast_sum, [normal(3, 4), normal(4)], "b\\["),
+    (sign_flipped, [normal(3)], "the sign is flipped"),
+    (nan_at_zero, [np.vstack([normal(1, 3), np.zeros((1, 3))])], "NaN or infinity in the backward"),
+]
+
+
+@pytest.mark.parametrize("wrong, inputs, words", GALLERY, ids=[wrong.__name__ for wrong, *_ in GALLERY])
+def test_a_wrong_backward_is_caught(wrong, inputs, words):
+    with pytest.raises(GradcheckError, match="(?s)" + words):
+        minicl.gradcheck(op(wrong), inputs)
+
+
+@pytest.mark.parametrize("right, inputs", [
+    (lambda x: contrastive.log_softmax(x, TAU), [normal(3, 4)]),
+    (contrastive.l2_normalize, [normal(3, 4)]),
+    (lambda a, b: contrastive.nt_xent(a, b, TAU), [normal(3, 4), normal(3, 4, seed=1)]),
+    (ops.matmul, [normal(3, 4), normal(4, 4)]),
+    (ops.add, [normal(3, 4), normal(4)]),
+], ids=["log_softmax", "l2_normalize", "nt_xent", "matmul", "add"])
+def test_the_right_ones_beside_them_pass(right, inputs):
+    assert minicl.gradcheck(right, inputs)
+
+
+def test_a_cotangent_of_ones_would_miss_the_temperature():
+    """Why the cotangent is random: summed with weights 1, a softmax is constant and any multiple of its gradient is right."""
+    x = Tensor(normal(3, 4), requires_grad=True)
+    contrastive.softmax(x, TAU).sum().backward()
+    assert np.abs(x.grad).max() < 1e-15
+
+
+def test_the_message_names_op_argument_index_and_values():
+    with pytest.raises(GradcheckError) as caught:
+        minicl.gradcheck(op(missing_broadcast_sum), [normal(3, 4), normal(4)])
+    text = str(caught.value)
+    for word in ("missing_broadcast_sum", "b[", "analytic", "numeric", "ratio", "hint"):
+        assert word in text
+
+
+def test_inputs_must_be_double_precision():
+    with pytest.raises(TypeError, match="x must be a float64 array, got float32"):
+        minicl.gradcheck(ops.relu, [np.ones(3, "float32")])
+
+
+def test_an_output_that_is_not_finite_is_said():
+    with np.errstate(divide="ignore"), pytest.raises(GradcheckError, match="output itself is not finite"):
+        minicl.gradcheck(ops.log, [np.zeros(2)])
+
+
+def test_the_same_array_twice_is_two_inputs():
+    x = normal(2, 2)
+    assert minicl.gradcheck(ops.mul, [x, x])
