@@ -25,7 +25,7 @@ from .checkpoint import CheckpointError, load_checkpoint, restore, save_checkpoi
 from .data import DataError
 from .files import write_atomically, write_json
 
-NOT_COMPARED = ("out", "resume", "data_dir", "log_every", "backend")     # options a resumed run may change
+NOT_COMPARED = ("out", "resume", "data_dir", "log_every", "backend", "threads")     # options a resumed run may change
 
 
 class RunError(RuntimeError):
@@ -34,14 +34,22 @@ class RunError(RuntimeError):
 
 # ---------------------------------------------------------------- options
 
-def options(description, *, epochs, batch, lr, tau):
-    """An argument parser with the flags that all training scripts have."""
+IMAGES = {
+    "auto": "MNIST if it can be had, else generated digits", "mnist": "insists on MNIST", "digits": "generated digits",
+}
+
+
+def options(description, *, epochs, batch, lr, tau, data=IMAGES):
+    """An argument parser with the flags that all training scripts have, and their defaults for this one.
+
+    data  {choice of --data: what it means}, the first being the default
+    """
     parser = argparse.ArgumentParser(description=description.split("\n\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--backend", default="numpy", choices=("numpy", "cupy"), help="where arrays live: CPU or GPU")
-    parser.add_argument("--data", default="auto", choices=("auto", "mnist", "digits"),
-                        help="mnist insists on MNIST, digits are generated, auto: MNIST if it can be had, else digits")
-    parser.add_argument("--data-dir", help="folder with the four MNIST files; default: the user's cache, else download")
+    parser.add_argument("--data", default=next(iter(data)), choices=data,
+                        help="; ".join(f"{name}: {meaning}" for name, meaning in data.items()))
+    parser.add_argument("--data-dir", help="folder that holds the data's files; default: the user's cache, else download")
     parser.add_argument("--epochs", type=at_least(1), default=epochs, help="passes over the training images")
     parser.add_argument("--batch", type=at_least(2), default=batch, help="images a step (each gives two views)")
     parser.add_argument("--lr", type=positive, default=lr, help="peak learning rate, after warmup, before cosine decay")
@@ -109,12 +117,15 @@ class Run:
         except OSError as error:
             raise RunError(f"--out {self.folder}: cannot write there ({error.strerror}); choose another folder") from error
         if self._saved:
-            self._compare(self._saved[1]["config"])
+            self._compare(self._saved[1])
         elif self.checkpoint.exists() or (self.folder / "result.json").exists():
             raise RunError(f"--out {self.folder} already holds a run; go on with it by --resume, or choose another folder")
         write_json(self.folder / "config.json", self.config)
 
-    def _compare(self, before):
+    def _compare(self, meta):
+        if not {"step", "seconds", "config", "rng"} <= meta.keys():
+            raise CheckpointError(f"{self.checkpoint} is no checkpoint of a run; choose another --out")
+        before = meta["config"]
         changed = [f"--{key.replace('_', '-')} was {before.get(key)}, now {value}" for key, value in self.config.items()
                    if key not in NOT_COMPARED and before.get(key) != value]
         if changed:
@@ -148,13 +159,11 @@ class Run:
                 yield self.step
                 self.step += 1
                 self._bar.update()
-                if interrupted:
+                if interrupted or self.step % save_every == 0 or self.step == total:
                     save()
+                if interrupted:                              # perhaps only while saving
                     self.say(f"interrupted after step {self.step} of {total}; go on with --resume --out {self.folder}")
                     raise KeyboardInterrupt
-                if self.step % save_every == 0 and self.step < total:
-                    save()
-            save()
 
     def logs(self, step):
         """Whether this step's figures are logged: reading them makes a GPU wait, so not every step's are."""
@@ -207,7 +216,7 @@ class Run:
         """Drop the lines that a resumed run will write again."""
         path = self.folder / "log.jsonl"
         lines = [line for line in path.read_bytes().splitlines(keepends=True)
-                 if json.loads(line)["step"] < step] if path.exists() else []
+                 if line.endswith(b"\n") and json.loads(line)["step"] < step] if path.exists() else []
         write_atomically(path, lambda file: file.writelines(lines))
 
 

@@ -7,11 +7,32 @@ try:
 except ImportError:
     Figure = None
 
+from .backend import to_host
+from .evaluate import nearest_neighbours, uniformity_floor
+
 BLUE, RED, GREY = "#3465a4", "#cc3333", "#888888"
 
 
-def available():
-    return Figure is not None
+def draw_run(run, log, data, views, test_h, test_z, candidates):
+    """All pictures of a run on images, into its folder: views, curves, maps of h and z, nearest neighbours.
+
+    log         run.read_log(), with loss, alignment and uniformity in its lines
+    data        ImageData; views: two views of its first test images, each (n, H, W, C)
+    test_h, test_z  features of the test images, on either backend; candidates: K of the loss, chance is log K
+    """
+    if Figure is None:
+        run.say("no pictures: they need matplotlib, pip install 'minicl[viz]'")
+        return
+    folder, n = run.folder, len(views[0])
+    images, h, z = data.test_images / np.float32(255), to_host(test_h), to_host(test_z)
+    image_grid(folder / "views.png", [images[:n], *views], row_labels=("image", "view 1", "view 2"))
+    training_curves(folder / "curves.png", log, candidates=candidates, dim=z.shape[1])
+    for name, features in (("h", h), ("z", z)):
+        embedding_map(folder / f"map_{name}.png", features[:3000], data.test_labels[:3000], data.class_names,
+                      title=f"{name} of test images, by class")
+    near = nearest_neighbours(h, h[:10], k=9)                # the first of them is the image itself
+    image_grid(folder / "neighbours.png", [images[ids] for ids in near],
+               title="test images (left) and their nearest neighbours in h")
 
 
 def image_grid(path, rows, *, title=None, row_labels=()):
@@ -34,8 +55,6 @@ def image_grid(path, rows, *, title=None, row_labels=()):
 
 def training_curves(path, log, *, candidates, dim):
     """Loss against chance log K, and the alignment and uniformity of z, from the lines of a run's log."""
-    from .evaluate import uniformity_floor
-
     steps = [line["step"] for line in log]
     figure = Figure(figsize=(9, 3.2), dpi=150)
     left, right = figure.subplots(1, 2)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from .images import DataError
+
 
 class Batches:
     """Ids of the items of each step: every epoch a new permutation of range(n), cut into batches.
@@ -12,7 +14,7 @@ class Batches:
 
     def __init__(self, n, batch, *, seed=0):
         if not 1 <= batch <= n:
-            raise ValueError(f"Batches: expected a batch between 1 and the {n} items there are, got {batch}")
+            raise DataError(f"Batches: expected a batch between 1 and the {n} items there are, got {batch}")
         self.n, self.batch, self.seed = n, batch, seed
         self.per_epoch = n // batch
         self._epoch = None

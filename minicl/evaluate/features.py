@@ -2,6 +2,8 @@
 
 import hashlib
 
+import numpy as np
+
 from ..autograd import no_grad
 from ..backend import require_finite, to_device, to_host
 
@@ -9,15 +11,16 @@ from ..backend import require_finite, to_device, to_host
 def encode(model, images, xp, batch=500):
     """model's output for uint8 images (N, H, W, C): an array of module xp, or a tuple of them if model gives several.
 
-    Runs in evaluation mode without a tape (BatchNorm's running averages are used, not changed), then restores the mode.
+    Runs in evaluation mode without a tape (BatchNorm's running averages are used, not changed), then restores each module's mode.
     """
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with no_grad():
             parts = [model(to_float(images[lo:lo + batch], xp)) for lo in range(0, len(images), batch)]
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
     if isinstance(parts[0], tuple):
         return tuple(xp.concatenate([y.data for y in column]) for column in zip(*parts))
     return xp.concatenate([y.data for y in parts])
@@ -40,8 +43,14 @@ def state_hash(module):
 
 def require_features(name, *features_and_labels):
     """Check (features (N, d), labels (N,)) pairs; raise ValueError or FloatingPointError naming what is wrong."""
+    d = features_and_labels[0][0].shape[-1]
     for features, labels in features_and_labels:
         if features.ndim != 2 or len(features) != len(labels) or len(features) == 0:
             raise ValueError(f"{name}: expected features (N, d) with one label each, got {features.shape} and "
                              f"{len(labels)} labels")
+        if features.shape[1] != d:
+            raise ValueError(f"{name}: training features have {d} dimensions but test features {features.shape[1]}; both "
+                             "must come from the same encoder")
+        if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu" or labels.min() < 0:
+            raise ValueError(f"{name}: expected labels to be a host array of integers >= 0")
         require_finite(to_host(features.sum()), f"{name}: the sum of the features")

@@ -50,8 +50,8 @@ def effective_rank(z):
     """exp of the entropy of the normalised singular values: how many directions are in use, from 1 to d
     (Roy & Vetterli 2007). z (N, d) is centred, not normalised."""
     xp = array_module(z)
-    z = z - z.mean(axis=0)
-    s2 = xp.linalg.eigvalsh((z.T @ z).astype("float64"))
+    z = (z - z.mean(axis=0)).astype("float64")       # before the product, which squares the spectrum
+    s2 = xp.linalg.eigvalsh(z.T @ z)
     s = xp.sqrt(xp.maximum(s2, 0))
     total = float(s.sum())
     if total == 0:

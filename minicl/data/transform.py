@@ -1,0 +1,164 @@
+"""What every augmentation is: parameters drawn on the host, one set an image, then arithmetic on the device.
+
+    Transform       the base class: draw, then apply slice by slice
+    Compose         transforms one after another
+    two_views       a contrastive pair: two independent draws
+
+A batch is (B, H, W, C), C = 1 or 3, float32 (float64 stays float64), values in [0, 1]. Whatever is random
+comes from a host numpy.random.Generator, so one seed gives the same views on NumPy and on CuPy.
+"""
+
+import numpy as np
+
+from ..backend import array_module, is_array, run_slices, to_device
+
+SLICE_PIXELS = 2**15    # in a slice on NumPy: its temporaries stay in cache and need no fresh pages (CuPy: no slices)
+
+
+class Transform:
+    """An augmentation `transform(images, rng) -> images`; the output is a fresh array of the input's dtype.
+
+    A subclass keeps its validated options, and nothing else, as attributes, and gives two methods:
+
+        draw(shape, rng)            host arrays of parameters, one row an image, for a batch of this shape
+        apply(images, out, *rows)   fill out from a slice of images and the same slice of those arrays, now on
+                                    the device and of the images' dtype
+
+    An image to be left alone gets the parameters of the identity, so that no image needs a branch.
+    """
+
+    def __call__(self, images, rng):
+        """images (B, H, W, C) -> (B, H', W', C); rng a host numpy.random.Generator, which moves on.
+
+        Raises TypeError for what is no float array and no generator, ValueError for a wrong shape and, on NumPy
+        (where looking is cheap), for values outside [0, 1].
+        """
+        check_images(self, images)
+        check_rng(self, rng)
+        return self.transform(images, rng)
+
+    def transform(self, images, rng):
+        xp = array_module(images)
+        parameters = [to_device(rows.astype(images.dtype, copy=False), xp) for rows in self.draw(images.shape, rng)]
+        out = xp.empty(self.output_shape(images.shape), dtype=images.dtype)
+
+        def work(lo, hi):
+            self.apply(images[lo:hi], out[lo:hi], *(rows[lo:hi] for rows in parameters))
+
+        if images.size:
+            pixels = max(images.shape[1] * images.shape[2], out.shape[1] * out.shape[2])
+            run_slices(xp, len(images), work, max(1, SLICE_PIXELS // pixels))
+        return out
+
+    def output_shape(self, shape):
+        return shape
+
+    def __repr__(self):
+        """The call that builds this transform: what a run's config records."""
+        options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({options})"
+
+
+class Compose(Transform):
+    """Transforms (or any functions of images and rng) one after another, all drawing from the one rng."""
+
+    def __init__(self, transforms):
+        if not isinstance(transforms, (list, tuple)) or not all(callable(t) for t in transforms):
+            raise TypeError(f"Compose: transforms: expected a list of transforms, got {transforms!r}; "
+                            "write Compose([first, second])")
+        self.transforms = list(transforms)
+
+    def transform(self, images, rng):
+        if not self.transforms:
+            return images.copy()
+        for transform in self.transforms:
+            images = transform(images, rng)
+        return images
+
+    def __repr__(self):
+        return "Compose([" + "".join(f"\n    {t!r}," for t in self.transforms) + "\n])"
+
+
+def two_views(augment, images, rng):
+    """The two views of each image, (view1, view2): the same transform drawn twice, independently.
+
+    View1[i] and view2[i] are a positive pair. Call it anew on every step: views kept from an earlier epoch
+    would be the same augmentation again.
+    """
+    return augment(images, rng), augment(images, rng)
+
+
+# ---------------------------------------------------------------- what more than one transform draws
+
+def draw_boxes(shape, scale, ratio, rng, tries=10):
+    """One random box an image, (top, left, height, width) as whole pixels: an array (4, B).
+
+    The area is uniform in `scale` (fractions of the image), width / height log-uniform in `ratio`. Of `tries`
+    such boxes the first that fits is placed uniformly; where none fits, height = width = 0.
+    """
+    n, full_height, full_width, _ = shape
+    area = rng.uniform(*scale, (tries, n)) * (full_height * full_width)
+    aspect = np.exp(rng.uniform(*np.log(ratio), (tries, n)))
+    height, width = np.rint(np.sqrt(area / aspect)), np.rint(np.sqrt(area * aspect))
+    fits = (height > 0) & (height <= full_height) & (width > 0) & (width <= full_width)
+    first = fits.argmax(axis=0), np.arange(n)
+    height, width = (height * fits)[first].astype(int), (width * fits)[first].astype(int)
+    top, left = rng.integers(0, full_height - height + 1), rng.integers(0, full_width - width + 1)
+    return np.stack([top, left, height, width])
+
+
+# ---------------------------------------------------------------- what a caller may pass in
+
+def check_images(owner, images):
+    name = type(owner).__name__
+    if not is_array(images):
+        raise TypeError(f"{name}: images: expected a numpy or cupy array (B, H, W, C), got {type(images).__name__}")
+    if images.dtype.kind != "f" or images.dtype.itemsize not in (4, 8):
+        mend = ("scale bytes first: images.astype('float32') / 255" if images.dtype.kind in "iu"
+                else "convert first: images.astype('float32')")
+        raise TypeError(f"{name}: images: expected float32 (or float64) values in [0, 1], got {images.dtype}; {mend}")
+    if images.ndim != 4:
+        mend = "; for one channel write images[..., None]" if images.ndim == 3 else ""
+        raise ValueError(f"{name}: images: expected shape (B, H, W, C), got {images.shape}{mend}")
+    if images.shape[3] not in (1, 3):
+        mend = ("; channels come last here: images.transpose(0, 2, 3, 1)" if images.shape[1] in (1, 3) else "")
+        raise ValueError(f"{name}: images: expected 1 or 3 channels in the last axis, got shape {images.shape}{mend}")
+    if isinstance(images, np.ndarray) and images.size:
+        low, high = float(images.min()), float(images.max())
+        if not (low >= -1e-3 and high <= 1 + 1e-3):              # so written that NaN fails too
+            raise ValueError(f"{name}: images: expected values in [0, 1], got [{low:.4g}, {high:.4g}]; divide bytes "
+                             "by 255, and normalise after augmenting, not before")
+
+
+def check_rng(owner, rng):
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"{type(owner).__name__}: rng: expected a host numpy.random.Generator, got "
+                        f"{type(rng).__name__}; make one generator a run with numpy.random.default_rng(seed)")
+
+
+# ---------------------------------------------------------------- what a transform may be built with
+
+def number(owner, option, value, low, high=float("inf"), unit=""):
+    """value as a float in [low, high], or an error that names the option."""
+    if not _is_number(value) or not low <= value <= high:
+        raise ValueError(f"{type(owner).__name__}: {option}: expected a number{unit} in [{low:g}, {high:g}], "
+                         f"got {value!r}")
+    return float(value)
+
+
+def interval(owner, option, value, low, high=float("inf"), around=None, unit=""):
+    """A pair (a, b) with low <= a <= b <= high, from a pair, or from a number v: (v, v), or with `around`
+    (around - v, around + v), cut off at low."""
+    pair = value
+    if _is_number(value):
+        pair = (value, value) if around is None else (max(low, around - value), around + value)
+    if (not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(_is_number(v) for v in pair)
+            or not low <= pair[0] <= pair[1] <= high):
+        number_means = "" if around is None else f" (for {around:g} - v to {around:g} + v)"
+        raise ValueError(f"{type(owner).__name__}: {option}: expected a number v{number_means} or a pair (a, b){unit}"
+                         f", {low:g} <= a <= b <= {high:g}, got {value!r}")
+    return float(pair[0]), float(pair[1])
+
+
+def _is_number(value):
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)

@@ -1,0 +1,324 @@
+"""Augmentations that move pixels: crop, flip, affine map, perspective, elastic deformation.
+
+Two machines do the work, both bilinear:
+
+    warp        any map: where each output pixel comes from -> four gathers and two blends
+    resample    maps that treat rows and columns apart (a crop, a blur): out = R image C^T, two matrix products
+
+Coordinates are pixels in the order (row, column); pixel (0, 0) has its centre at (0, 0).
+"""
+
+import math
+
+import numpy as np
+
+from ..backend import array_module, to_device
+from .transform import Transform, draw_boxes, interval, number
+
+
+# ---------------------------------------------------------------- the two machines
+
+def warp(images, coordinates):
+    """Bilinear samples of images at coordinates, which may lie anywhere: outside the image all is 0.
+
+    images (B, H, W, C); coordinates (B, 2, S, T), source rows and columns in pixels -> (B, S, T, C)
+
+    With a the pixel above and left of the point, b right of a, c and d below them, and (v, u) the way from a:
+
+        top = a + u (b - a),   bottom = c + u (d - c),   out = top + v (bottom - top)
+    """
+    xp = array_module(images)
+    n, height, width, channels = images.shape
+    # A border of zeros, one pixel before and two after, so that each clipped point has its four neighbours.
+    padded = xp.zeros((n, height + 3, width + 3, channels), dtype=images.dtype)
+    padded[:, 1:-2, 1:-2] = images
+    pixels = padded.reshape(-1, channels)
+
+    point = coordinates + 1
+    xp.clip(point[:, 0], 0, height + 1, out=point[:, 0])
+    xp.clip(point[:, 1], 0, width + 1, out=point[:, 1])
+    corner = point.astype("int32")                                       # the floor, since point >= 0
+    point -= corner
+    v, u = point[:, 0, :, :, None], point[:, 1, :, :, None]
+
+    row = width + 3
+    corner[:, 0] *= row
+    corner[:, 0] += corner[:, 1]
+    index = corner[:, 0] + (xp.arange(n) * (row * (height + 3)))[:, None, None]     # 64 bits: batches may be large
+    a = pixels.take(index, axis=0)
+    index += 1
+    b = pixels.take(index, axis=0)
+    index += row
+    d = pixels.take(index, axis=0)
+    index -= 1
+    c = pixels.take(index, axis=0)
+
+    b -= a
+    b *= u
+    b += a                                                               # top
+    d -= c
+    d *= u
+    d += c                                                               # bottom
+    d -= b
+    d *= v
+    d += b
+    return d
+
+
+def resample(images, rows, columns, out):
+    """out = rows @ images @ columns^T, for each image and channel: a separable linear filter.
+
+    images (B, H, W, C), rows (B, S, H), columns (B, T, W), out (B, S, T, C)
+    """
+    n, height, width, channels = images.shape
+    y = rows @ images.reshape(n, height, width * channels)               # (B, S, W C)
+    y = y.reshape(n, -1, width, channels)
+    columns = columns.swapaxes(1, 2)
+    for channel in range(channels):
+        out[..., channel] = y[..., channel] @ columns
+
+
+# ---------------------------------------------------------------- crop
+
+class RandomResizedCrop(Transform):
+    """Cut a random box out of each image and resize it to `size`, bilinearly.
+
+    size: pixels, one number or (height, width); scale: the box's area as a fraction of the image's;
+    ratio: its width / height, drawn log-uniformly. The box is drawn by torchvision's rule: whole pixels, ten
+    tries for one that fits, else the largest central box that respects the ratio. Interpolation stops at the
+    box's edge. Where the box is larger than `size`, the hat functions widen (antialias, as in Pillow), so that
+    every pixel counts; where it is not larger, antialiasing would change nothing.
+
+    Source: Szegedy et al. 2015, Going deeper with convolutions, section 6; SimCLR's first augmentation.
+    """
+
+    def __init__(self, size, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), antialias=True):
+        sides = (size, size) if isinstance(size, (int, np.integer)) else size
+        if (not isinstance(sides, (tuple, list)) or len(sides) != 2
+                or not all(isinstance(side, (int, np.integer)) and side > 0 for side in sides)):
+            raise ValueError("RandomResizedCrop: size: expected pixels, an int > 0 or a pair (height, width), "
+                             f"got {size!r}")
+        self.size = tuple(int(side) for side in sides)
+        self.scale = interval(self, "scale", scale, 1e-6, 1)
+        self.ratio = interval(self, "ratio", ratio, 1e-3, 1e3)
+        self.antialias = bool(antialias)
+
+    def output_shape(self, shape):
+        return (shape[0], *self.size, shape[3])
+
+    def draw(self, shape, rng):
+        boxes = draw_boxes(shape, self.scale, self.ratio, rng)
+        boxes = np.where(boxes[2] > 0, boxes, np.array(central_box(shape, self.ratio))[:, None])
+        rows = boxes[0], boxes[2], self.size[0], shape[1]                # start, length, target, full length
+        columns = boxes[1], boxes[3], self.size[1], shape[2]
+        parameters = [hat_centres(*rows[:3]), hat_centres(*columns[:3])]
+        if self.antialias and any((length > size).any() for _, length, size, _ in (rows, columns)):
+            parameters += [*wide_hats(*rows), *wide_hats(*columns)]
+        return parameters
+
+    def apply(self, images, out, row_centres, column_centres, *wide):
+        rows = hat_weights(row_centres, images.shape[1], *wide[:2])
+        columns = hat_weights(column_centres, images.shape[2], *wide[2:])
+        resample(images, rows, columns, out)
+
+
+def central_box(shape, ratio):
+    """The largest box (top, left, height, width) in the middle of an image whose width / height lies in ratio."""
+    height, width = shape[1:3]
+    if width / height < ratio[0]:
+        height = max(1, round(width / ratio[0]))
+    elif width / height > ratio[1]:
+        width = max(1, round(height * ratio[1]))
+    return (shape[1] - height) // 2, (shape[2] - width) // 2, height, width
+
+
+def hat_centres(start, length, size):
+    """c_i (B, size): where output pixel i has its centre, in source pixels, kept inside the box."""
+    centres = start[:, None] + (np.arange(size) + 0.5) * (length / size)[:, None] - 0.5
+    return np.clip(centres, start[:, None], (start + length - 1)[:, None])
+
+
+def wide_hats(start, length, size, full):
+    """For antialiasing: how far each hat reaches, r (B, 1) in pixels, and which pixels are in the box, (B, full)."""
+    k = np.arange(full)
+    inside = (k >= start[:, None]) & (k < (start + length)[:, None])
+    return np.maximum(1, length / size)[:, None], inside
+
+
+def hat_weights(centres, length, reach=None, inside=None):
+    """The matrix that samples `length` pixels at centres (B, S), linearly -> (B, S, length)
+
+        w_ik = max(0, 1 - |c_i - k|),   or with a reach   w_ik = max(0, r - |c_i - k|) / sum of the row
+    """
+    xp = array_module(centres)
+    w = centres[:, :, None] - xp.arange(length, dtype=centres.dtype)
+    xp.abs(w, out=w)
+    xp.subtract(1 if reach is None else reach[:, :, None], w, out=w)
+    xp.maximum(w, 0, out=w)
+    if reach is not None:
+        w *= inside[:, None, :]
+        w /= w.sum(axis=2, keepdims=True)
+    return w
+
+
+# ---------------------------------------------------------------- flip
+
+class RandomHorizontalFlip(Transform):
+    """Mirror each image left to right with probability p. (Not for digits or letters.)"""
+
+    def __init__(self, p=0.5):
+        self.p = number(self, "p", p, 0, 1)
+
+    def transform(self, images, rng):
+        chosen = to_device(np.flatnonzero(rng.random(len(images)) < self.p), array_module(images))
+        out = images.copy()
+        out[chosen] = images[chosen, :, ::-1]
+        return out
+
+
+# ---------------------------------------------------------------- straight lines stay straight
+
+class PlaneMap(Transform):
+    """A warp by one matrix an image, which takes an output pixel (row, column, 1) to its source.
+
+    A (2, 3) matrix is an affine map; a (3, 3) matrix a perspective, whose third coordinate divides the others.
+    """
+
+    def apply(self, images, out, matrix):
+        out[...] = warp(images, plane_coordinates(matrix, *images.shape[1:3]))
+
+
+def plane_coordinates(matrix, height, width):
+    """matrix (B, 2 or 3, 3) -> source coordinates (B, 2, height, width) of every output pixel."""
+    xp = array_module(matrix)
+    by_row = matrix[:, :, 0, None] * xp.arange(height, dtype=matrix.dtype) + matrix[:, :, 2, None]
+    by_column = matrix[:, :, 1, None] * xp.arange(width, dtype=matrix.dtype)
+    coordinates = by_row[:, :, :, None] + by_column[:, :, None, :]
+    if matrix.shape[1] == 3:
+        coordinates = coordinates[:, :2] / coordinates[:, 2:]
+    return coordinates
+
+
+class RandomAffine(PlaneMap):
+    """Rotate, shift, scale and shear each image about its centre; what comes in from outside is 0.
+
+    degrees: rotation, counter-clockwise, from a range (a, b) or -v to v; translate: the largest shift as a
+    fraction of the height and width, one number or (along x, along y); scale: a range of magnifications, 1 leaves
+    the size; shear: degrees by which verticals lean to the right, from a range or -v to v.
+
+    With y down and x right from the centre, t the shift, s the scale, theta the rotation and phi the shear,
+
+        [y']       [cos theta  -sin theta] [    1     0] [y]
+        [x'] = s * [sin theta   cos theta] [-tan phi  1] [x] + t
+
+    takes source to output; the matrix drawn is its inverse.
+    """
+
+    def __init__(self, degrees=15, translate=0.1, scale=(0.8, 1.2), shear=0):
+        self.degrees = interval(self, "degrees", degrees, -360, 360, around=0)
+        pair = translate if isinstance(translate, (tuple, list)) and len(translate) == 2 else (translate, translate)
+        self.translate = tuple(number(self, "translate", share, 0, 1) for share in pair)
+        self.scale = interval(self, "scale", scale, 1e-3, 1e3)
+        self.shear = interval(self, "shear", shear, -80, 80, around=0)
+
+    def draw(self, shape, rng):
+        n, height, width, _ = shape
+        theta, phi = (np.radians(rng.uniform(*angles, n)) for angles in (self.degrees, self.shear))
+        s = rng.uniform(*self.scale, n)
+        most = np.array([self.translate[1] * height, self.translate[0] * width])
+        t = rng.uniform(-1, 1, (n, 2)) * most
+        return [affine_matrix(theta, t, s, phi, height, width)]
+
+
+def affine_matrix(theta, t, s, phi, height, width):
+    """The inverse of RandomAffine's formula in pixels: angles (B,) in radians, t (B, 2) as (y, x) -> (B, 2, 3)
+
+        A = 1/s [1        0] [ cos theta  sin theta]     source = A (output - centre - t) + centre
+                [tan phi  1] [-sin theta  cos theta]
+    """
+    cos, sin, lean = np.cos(theta), np.sin(theta), np.tan(phi)
+    A = np.stack([cos, sin, lean * cos - sin, lean * sin + cos], axis=1).reshape(-1, 2, 2) / s[:, None, None]
+    centre = np.array([(height - 1) / 2, (width - 1) / 2])
+    shift = centre - (A @ (centre + t)[:, :, None])[:, :, 0]
+    return np.concatenate([A, shift[:, :, None]], axis=2)
+
+
+class RandomPerspective(PlaneMap):
+    """View each image at a slant: its four corners move inwards by up to distortion/2 of its height and width.
+
+    distortion: a fraction below 2/3; beyond, the four corners may no longer bound a convex shape.
+    """
+
+    def __init__(self, distortion=0.3):
+        self.distortion = number(self, "distortion", distortion, 0, 0.66)
+
+    def draw(self, shape, rng):
+        n, height, width, _ = shape
+        inwards = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]])
+        corners = CORNERS + inwards * rng.uniform(0, self.distortion / 2, (n, 4, 2))
+        unit = np.array([[1 / height, 0, 0.5 / height], [0, 1 / width, 0.5 / width], [0, 0, 1]])   # pixels to [0, 1]
+        return [np.linalg.inv(unit) @ np.linalg.inv(square_to_quad(corners)) @ unit]
+
+
+CORNERS = np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]])                   # of the unit square, (row, column)
+
+
+def square_to_quad(corners):
+    """The perspective (B, 3, 3) that takes CORNERS to corners (B, 4, 2), taken in the same order.
+
+    Source: Heckbert 1989, Fundamentals of texture mapping and image warping, section 2.2.3.
+    """
+    p0, p1, p2, p3 = corners.swapaxes(0, 1)
+    e1, e3, s = p1 - p2, p3 - p2, p0 - p1 + p2 - p3
+
+    def cross(p, q):
+        return p[:, :1] * q[:, 1:] - p[:, 1:] * q[:, :1]
+
+    g, h = cross(s, e3) / cross(e1, e3), cross(e1, s) / cross(e1, e3)
+    top = np.stack([p1 - p0 + g * p1, p3 - p0 + h * p3, p0], axis=2)     # (B, 2, 3)
+    return np.concatenate([top, np.stack([g, h, np.ones_like(g)], axis=2)], axis=1)
+
+
+# ---------------------------------------------------------------- straight lines bend
+
+class RandomElastic(Transform):
+    """Displace every pixel by a smooth random field, as a trembling hand would; what comes in from outside is 0.
+
+    alpha: root mean square displacement along each axis, in pixels; sigma: the field's smoothness, in pixels
+    (displacements a few sigma apart are independent).
+
+        field = alpha G_h z G_w^T,   z ~ N(0, 1) on knots sigma apart,   G_yk = exp(-(y - k)^2 / (2 sigma^2)) / norm
+
+    where each row of G has norm 1, so that field ~ N(0, alpha^2) at every pixel.
+
+    Source: Simard, Steinkraus and Platt 2003, Best practices for convolutional neural networks, who smooth
+    uniform noise at every pixel; their alpha is 6.1 sigma times this one.
+    """
+
+    def __init__(self, alpha=1.0, sigma=4.0):
+        self.alpha = number(self, "alpha", alpha, 0, unit=" of pixels")
+        self.sigma = number(self, "sigma", sigma, 0.5, unit=" of pixels")
+
+    def draw(self, shape, rng):
+        knots = [len(self.knots(side)) for side in shape[1:3]]
+        return [rng.standard_normal((shape[0], 2, *knots), dtype=np.float32) * np.float32(self.alpha)]
+
+    def apply(self, images, out, z):
+        xp = array_module(images)
+        height, width = images.shape[1:3]
+        rows, columns = (to_device(self.smoother(side).astype(images.dtype), xp) for side in (height, width))
+        coordinates = rows @ z @ columns.T                               # (B, 2, H, W)
+        coordinates[:, 0] += xp.arange(height, dtype=images.dtype)[:, None]
+        coordinates[:, 1] += xp.arange(width, dtype=images.dtype)
+        out[...] = warp(images, coordinates)
+
+    def knots(self, side):
+        """Knots sigma apart over `side` pixels and two beyond each end, in pixels."""
+        inner = math.ceil(side / self.sigma)
+        return (side - 1) / 2 + self.sigma * (np.arange(inner + 4) - (inner + 3) / 2)
+
+    def smoother(self, side):
+        """G (side, knots): Gaussian bumps on the knots, each row of norm 1."""
+        distance = (np.arange(side)[:, None] - self.knots(side)) / self.sigma
+        G = np.exp(-0.5 * distance * distance)
+        return G / np.sqrt((G * G).sum(axis=1, keepdims=True))
