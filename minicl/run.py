@@ -56,7 +56,7 @@ def options(description, *, epochs, batch, lr, tau, data=IMAGES):
     parser.add_argument("--tau", type=positive, default=tau, help="temperature of the loss")
     parser.add_argument("--seed", type=at_least(0), default=0, help="of weights, order, augmentations and generated data")
     parser.add_argument("--threads", type=at_least(1), help="CPU threads; default: all available cores")
-    parser.add_argument("--log-every", type=at_least(1), default=20, help="steps between two lines of the log")
+    parser.add_argument("--log-every", type=at_least(1), default=50, help="steps between two lines of the log")
     parser.add_argument("--out", help="folder for config, log, checkpoint, pictures and result.json; "
                         "default: a new one under runs/")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
@@ -76,6 +76,13 @@ def positive(text):
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a finite number > 0, got {text}")
+    return value
+
+
+def not_negative(text):
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a finite number >= 0, got {text}")
     return value
 
 

@@ -240,6 +240,8 @@ def test_perspective_shrinks_the_image_into_a_quadrilateral():
 
 def test_elastic_displaces_by_alpha_and_smoothly(rng):
     transform = RandomElastic(alpha=2.0, sigma=4.0)
+    knots = transform.knots(28)
+    assert (np.diff(knots) == 4).all() and knots[0] < -4 and knots[-1] > 27 + 4
     G = transform.smoother(28)
     z = transform.draw((300, 28, 28, 1), rng)[0]
     field = G @ z @ G.T

@@ -12,20 +12,20 @@ TINY = 1e-12
 
 @op
 def l2_normalize(x, *, eps=TINY):
-    """Rows of x scaled to length 1: x (..., d) -> x^ (..., d), x^ = x / max(|x|, eps).
+    """Rows of x scaled to length 1: x (..., d) -> x^ (..., d), x^ = x / |x|.
 
         dx = (g - x^ (x^ . g)) / |x|                                         (1)
 
-    A row shorter than eps counts as divided by the constant eps: a zero row gives zeros and the finite
-    gradient g / eps, never NaN.    Derivation: docs/gradients/cosine.md
+    A row shorter than eps has no direction to speak of: it gives zeros and receives a zero gradient, never NaN and
+    never g / eps, which would throw the encoder far away.    Derivation: docs/gradients/cosine.md
     """
     xp = array_module(x)
     length = xp.sqrt((x * x).sum(axis=-1, keepdims=True))                    # (..., 1)
-    scale = 1 / xp.maximum(length, eps)
+    scale = (length >= eps) / xp.maximum(length, eps)                        # 1 / |x|, or 0
     x_hat = x * scale
 
     def backward(g):
-        along = (x_hat * g).sum(axis=-1, keepdims=True) * (length > eps)
+        along = (x_hat * g).sum(axis=-1, keepdims=True)
         return ((g - x_hat * along) * scale,)                                # (1)
 
     return x_hat, backward

@@ -6,7 +6,7 @@ With x_ij = s_ij / tau and p_ij = exp(x_ij - lse_i), lse_i = log sum_k exp(x_ik)
     L = (1/N) sum_i (lse_i - x_i+)                                           (1)
     dL/ds_ij = (p_ij - [j = +]) / (N tau)                                    (2)
 
-so each negative pushes with its probability, and the positive pulls with what the anchor still lacks: the push and
+for N anchors (2N in NT-Xent, where both views are), so each negative pushes with its probability, and the positive pulls with what the anchor still lacks: the push and
 the pull of an anchor always balance. Since s_ij = u_i . u_j for unit vectors u, the gradient of an anchor is that
 weighted sum of its candidates; l2_normalize carries it on to z. The temperature needs no pass of its own:
 
@@ -36,7 +36,8 @@ def info_nce(query, positive, negatives, tau, *, wanted=(True, True, True, True)
     """InfoNCE with explicit positives and negatives (van den Oord et al. 2018, eq. 4; MoCo's eq. 1) -> L ().
 
     query (N, d), positive (N, d): row i belongs to row i; negatives (M, d), shared by all queries; tau () > 0.
-    Rows need not be normalised: similarities are cosines. An anchor chooses among 1 + M candidates.
+    Rows need not be normalised: similarities are cosines. An anchor chooses among 1 + M candidates. With q, k, n the rows
+    at length 1 and j running over the negatives, before l2_normalize's own gradient:
 
         dq_i =  (sum_j p_ij n_j - (1 - p_i+) k_i) / (N tau)                  (4)
         dk_i = -(1 - p_i+) q_i / (N tau)                                     (5)
@@ -70,7 +71,7 @@ def info_nce(query, positive, negatives, tau, *, wanted=(True, True, True, True)
 
     def backward(g):
         c = g / (N * tau)
-        lack = (c * e_neg / e_all)[:, None]                                  # c (1 - p_i+), exact also when p_i+ is near 1
+        lack = (c * e_neg / e_all)[:, None]                                  # (2) at +: c (1 - p_i+), without 1 - p
         dquery = dnegatives = dtau = None
         if wanted[0] or wanted[3]:
             dq = pulls * (c / e_all)[:, None] - lack * k                     # (4)
@@ -205,6 +206,7 @@ class _SymmetricPairs:
 
 
 def _exp_is_safe(xp, tau, dtype, count):
-    """Whether sums of `count` terms exp(s / tau), |s| <= 1, neither overflow nor vanish. A tau that is an array is not
-    read, which on a GPU would mean waiting for it: it takes the guarded way."""
+    """Whether sums of `count` terms exp(s / tau), |s| <= 1, neither overflow nor vanish. The 2 leaves room for cosines
+    rounded above 1, and because the smallest normal number is nearer to 1 than the largest. A tau that is an array is
+    not read, which on a GPU would mean waiting for it: it takes the guarded way."""
     return isinstance(tau, (int, float)) and 1 / tau + math.log(count) < math.log(float(xp.finfo(dtype).max)) - 2

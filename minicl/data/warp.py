@@ -1,6 +1,6 @@
 """Augmentations that move pixels: crop, flip, affine map, perspective, elastic deformation.
 
-Two machines do the work, both bilinear:
+Two machines do the work, the first bilinear, the second with whatever weights it is given:
 
     warp        any map: where each output pixel comes from -> four gathers and two blends
     resample    maps that treat rows and columns apart (a crop, a blur): out = R image C^T, two matrix products
@@ -38,7 +38,7 @@ def warp(images, coordinates):
     xp.clip(point[:, 0], 0, height + 1, out=point[:, 0])
     xp.clip(point[:, 1], 0, width + 1, out=point[:, 1])
     corner = point.astype("int32")                                       # the floor, since point >= 0
-    point -= corner
+    point -= corner.astype(point.dtype)                                  # float32 - int32 would go by way of float64
     v, u = point[:, 0, :, :, None], point[:, 1, :, :, None]
 
     row = width + 3

@@ -3,16 +3,17 @@
 Activations are stored (H, W, B, C): every pixel is a contiguous (batch, channel) matrix, so one tap of the
 kernel, applied to the whole image, is one matrix product of shifted pixels:
 
-    y[h, w] = sum_ij x[s h + i - p, s w + j - p] @ w[i, j]                   (1)
+    y[m, n] = sum_ij x[s m + i - p, s n + j - p] @ w[i, j]                   (1)
 
 Its gradients are the same products, sent back along the same shifts:
 
-    dw[i, j] = sum_hw x[s h + i - p, s w + j - p]^T @ g[h, w]                (2)
-    dx[s h + i - p, s w + j - p] += g[h, w] @ w[i, j]^T                      (3)
+    dw[i, j] = sum_mn x[s m + i - p, s n + j - p]^T @ g[m, n]                (2)
+    dx[s m + i - p, s n + j - p] += g[m, n] @ w[i, j]^T                      (3)
 
 There is no column matrix to build and no padding to copy: a tap that would fall outside the image is left
 out. Only when C is so small that x @ w[i, j] is hardly a product (a first layer on grey or RGB images) are
 the taps first gathered side by side, (H', W', B, kh kw C), which makes it a convolution with one tap.
+Derivation: docs/gradients/conv.md
 """
 
 from ..autograd import op
@@ -86,7 +87,7 @@ def _conv_few_channels(x, w, shift, wanted):
     run_slices(xp, len(rows), forward)
 
     def backward(g):
-        g = g.reshape(y.shape)
+        g = g.reshape(len(rows), K)                                          # not y.shape, which would keep y
         dw = dx = None
         if wanted[1]:
             parts = run_slices(xp, len(rows), lambda lo, hi: rows[lo:hi].T @ g[lo:hi])

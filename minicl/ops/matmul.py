@@ -6,6 +6,7 @@ For Y = X W, y_nk = sum_c x_nc w_ck. The loss sees w_ck through every row n, and
     dW = X^T G        dw_ck = sum_n x_nc g_nk          (2)
 
 A check without thinking: there is only one way to multiply the shapes (N, K), (C, K) into (N, C).
+Derivation: docs/gradients/matmul.md
 """
 
 from ..autograd import op
@@ -45,7 +46,7 @@ def linear(x, w, b=None, *, wanted=(True, True, True)):
     run_slices(xp, len(rows), forward)
 
     def backward(g):
-        g = g.reshape(y.shape)
+        g = g.reshape(len(rows), w.shape[1])                                 # not y.shape, which would keep y
         dx = xp.empty_like(rows) if wanted[0] else None
 
         def slice_gradients(lo, hi):

@@ -23,7 +23,9 @@ def batch_norm(x, weight, bias, *, eps=1e-5, relu=False, on_statistics=None):
     own, biased, variance, for a layer's running averages.
 
     Per channel everything folds into a line: y = a x + c forward, dx = a g + k x + l backward, so each
-    direction is one pass for the two sums and one for the line.
+    direction is one pass for the two sums and one for the line. With a = w r:
+
+        c = b - a m,    k = -a r dw / n,    l = -a db / n - k m
     """
     if x.ndim < 2 or weight.shape != x.shape[-1:] or bias.shape != x.shape[-1:]:
         raise ValueError(f"batch_norm: expected x (..., C), weight (C,), bias (C,), got {x.shape}, {weight.shape}, "
@@ -62,6 +64,7 @@ def batch_norm(x, weight, bias, *, eps=1e-5, relu=False, on_statistics=None):
             xp.maximum(out, 0, out=out)
 
     run_slices(xp, n, forward, size)
+    kept = y if relu else None                                               # only its sign is needed
 
     def backward(g):
         G = g.reshape(n, C)
@@ -69,7 +72,7 @@ def batch_norm(x, weight, bias, *, eps=1e-5, relu=False, on_statistics=None):
 
         def sums(lo, hi):
             gs = dx[lo:hi]                                                   # g past the relu, kept in dx for the next pass
-            xp.multiply(G[lo:hi], y[lo:hi] > 0, out=gs) if relu else xp.copyto(gs, G[lo:hi])
+            xp.multiply(G[lo:hi], kept[lo:hi] > 0, out=gs) if relu else xp.copyto(gs, G[lo:hi])
             ones = xp.ones(hi - lo, dtype=x.dtype)
             return ones @ gs, ones @ (gs * (X[lo:hi] - m))
 

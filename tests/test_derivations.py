@@ -1,0 +1,228 @@
+"""docs/gradients: each page's naive code = the op = finite differences; its labels are those of the code; it runs."""
+
+import ast
+import io
+import re
+import tokenize
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minicl
+from cases import above_zero, normal
+from minicl import contrastive, ops
+from minicl.backend import is_array
+
+ROOT = Path(minicl.__file__).parents[1]
+PAGES = {path.stem: path for path in sorted((ROOT / "docs/gradients").glob("*.md"))}
+SOURCES = {path: path.read_text() for path in sorted((ROOT / "minicl").rglob("*.py"))}
+MENTION = re.compile(r"docs/gradients/(\w+)\.md")
+
+TAU = np.array(0.3)
+# (page, op, inputs, options, the sizes that the page's `saved` asks for)
+CASES = [
+    ("cosine", contrastive.l2_normalize, (normal(4, 3),), {}, dict(N=4, d=3)),
+    ("cosine", contrastive.cosine_similarity, (normal(4, 3), normal(2, 3)), {}, dict(N=4, M=2, d=3)),
+    ("softmax", contrastive.log_softmax, (normal(3, 4), TAU), {}, dict(N=3, K=4)),
+    ("softmax", contrastive.softmax, (normal(3, 4), TAU), {}, dict(N=3, K=4)),
+    ("infonce", contrastive.info_nce, (normal(4, 3), normal(4, 3) + 0.5, normal(6, 3), 0.3), {}, dict(N=4, M=6, d=3)),
+    ("infonce", contrastive.nt_xent, (normal(4, 3), normal(4, 3) + 0.5, 0.3), {}, dict(N=4, d=3)),
+    ("normalize", ops.batch_norm, (normal(5, 3), normal(3), above_zero(3)), {}, dict(n=5, C=3, relu=False)),
+    ("normalize", ops.layer_norm, (normal(4, 5), normal(5), above_zero(5)), {}, dict(N=4, C=5)),
+    ("matmul", ops.matmul, (normal(4, 3), normal(3, 2)), {}, {}),
+    ("matmul", ops.linear, (normal(4, 3), normal(3, 2), normal(2)), {}, {}),
+    ("conv", ops.conv2d, (normal(4, 5, 2, 5), normal(3, 3, 5, 2)), {"stride": 2, "padding": 1},
+     dict(H=4, W=5, B=2, C=5, k=3, stride=2, padding=1)),
+    ("conv", ops.conv2d, (normal(4, 5, 2, 3), normal(3, 3, 3, 2)), {"padding": 1},
+     dict(H=4, W=5, B=2, C=3, k=3, stride=1, padding=1)),
+]
+
+each_page = pytest.mark.parametrize("page", PAGES)
+each_case = pytest.mark.parametrize("page, op, inputs, options, sizes", CASES,
+                                    ids=[f"{case[1].__name__}-{position}" for position, case in enumerate(CASES)])
+
+
+def blocks(path, language):
+    """(line number, text) of each fenced block of this language."""
+    text = path.read_text()
+    return [(text.count("\n", 0, m.start(1)), m[1])
+            for m in re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)]
+
+
+_namespaces = {}
+
+
+def namespace(page):
+    """What a page's python blocks define, run in one namespace, asserts and all; errors point into the page."""
+    if page not in _namespaces:
+        names = {}
+        for line, code in blocks(PAGES[page], "python"):
+            exec(compile("\n" * line + code, str(PAGES[page]), "exec"), names)
+        _namespaces[page] = names
+    return _namespaces[page]
+
+
+# ---------------------------------------------------------------- the numbers
+
+@each_page
+def test_a_page_runs_and_shares_no_code_with_the_ops(page):
+    code = "".join(code for _, code in blocks(PAGES[page], "python"))
+    imports = set(re.findall(r"^[ ]*(?:import|from) .*", code, re.MULTILINE))
+    assert imports <= {"import math", "import numpy as np"}, f"{page}.md imports more than math and numpy: {imports}"
+    naive = {name.removeprefix("naive_") for name in namespace(page) if name.startswith("naive_")}
+    tested = {op.__name__ for case_page, op, *_ in CASES if case_page == page}
+    assert tested and tested <= naive, f"{page}.md: naive forms of {sorted(naive)}, but CASES tests {sorted(tested)}"
+
+
+@each_case
+def test_naive_is_the_op(page, op, inputs, options, sizes):
+    y, backward = op.raw(*inputs, **options)
+    g = np.random.default_rng(5).standard_normal(np.shape(y))
+    naive_y, naive_gradients = namespace(page)["naive_" + op.__name__](*inputs, g, **options)
+    np.testing.assert_allclose(naive_y, y, rtol=0, atol=1e-10, err_msg=f"{page}.md: the value of {op.__name__}")
+    gradients = backward(g)
+    assert len(gradients) == len(naive_gradients) == len(inputs)
+    for name, naive, dx in zip(op.names, naive_gradients, gradients):
+        assert np.shape(naive) == np.shape(dx), f"{page}.md: d{name} of {op.__name__}"
+        np.testing.assert_allclose(naive, dx, rtol=0, atol=1e-10, err_msg=f"{page}.md: d{name} of {op.__name__}")
+
+
+@each_case
+def test_finite_differences_agree(page, op, inputs, options, sizes):
+    def function(*tensors):
+        return op(*tensors, **options)
+    function.__name__ = op.__name__
+    assert minicl.gradcheck(function, [np.asarray(x) for x in inputs], names=op.names)
+
+
+@each_case
+def test_as_much_is_saved_as_the_page_says(page, op, inputs, options, sizes):
+    _, backward = op.raw(*inputs, **options)
+    held = [x for x in _arrays_held_by(backward) if not any(np.may_share_memory(x, given) for given in inputs)]
+    said = namespace(page)["saved"][op.__name__](**sizes)
+    assert sum(x.size for x in held) == said, (f"{page}.md says that {op.__name__} saves {said} entries beside its "
+                                               f"inputs; its backward holds arrays {[x.shape for x in held]}")
+
+
+def test_batch_norm_with_relu_saves_its_output_too():
+    x, weight, bias = normal(5, 3), normal(3), above_zero(3)
+    held = [a for a in _arrays_held_by(ops.batch_norm.raw(x, weight, bias, relu=True)[1])
+            if not any(np.may_share_memory(a, given) for given in (x, weight))]
+    assert sum(a.size for a in held) == namespace("normalize")["saved"]["batch_norm"](n=5, C=3, relu=True)
+
+
+def _arrays_held_by(function):
+    """The arrays that a closure keeps alive: its own, and those of the functions and objects it holds, each once."""
+    seen, arrays, todo = set(), [], [function]
+    while todo:
+        thing = todo.pop()
+        thing = thing.base if is_array(thing) and thing.base is not None else thing
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        if is_array(thing):
+            arrays.append(thing)
+        elif isinstance(thing, (tuple, list)):
+            todo.extend(thing)
+        elif isinstance(thing, dict):
+            todo.extend(thing.values())
+        elif getattr(thing, "__closure__", None):
+            todo.extend(cell.cell_contents for cell in thing.__closure__)
+        elif type(thing).__module__.startswith("minicl"):
+            todo.extend(getattr(thing, "__dict__", {}).values())
+    return arrays
+
+
+# ---------------------------------------------------------------- the labels
+
+def docstring_equations(source):
+    """{label: equation} of every docstring line `equation    (label)`."""
+    equations = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)):
+            equations.update(labelled_lines(ast.get_docstring(node) or ""))
+    return equations
+
+
+def labelled_lines(text):
+    found = re.findall(r"^(.*\S) {2,}\((\d+)\)$", text, re.MULTILINE)
+    return {int(label): " ".join(equation.split()) for equation, label in found}
+
+
+def comment_labels(source):
+    """The labels of trailing comments `# (1)`, `# (1): why`, `# (2), (1)`."""
+    labels = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT and (start := re.match(r"#((?:,? \(\d+\))+)", token.string)):
+            labels |= {int(label) for label in re.findall(r"\d+", start[1])}
+    return labels
+
+
+def code_of(page):
+    """The sources of the modules that name the page."""
+    named = [source for source in SOURCES.values() if page in MENTION.findall(source)]
+    assert named, f"no module of minicl mentions docs/gradients/{page}.md"
+    return named
+
+
+@each_page
+def test_labels_stand_in_docstrings_comments_and_page(page):
+    """A label is an equation of a docstring, a trailing comment in code, and a step of the derivation, or none."""
+    text = PAGES[page].read_text()
+    derived = {int(label) for label in re.findall(r"\\qquad \((\d+)\)\s*\$\$", text)}
+    stated = set().union(*(labelled_lines(block) for _, block in blocks(PAGES[page], "text")))
+    in_docstrings = set().union(*map(docstring_equations, code_of(page)))
+    in_comments = set().union(*map(comment_labels, code_of(page)))
+    places = {f"the derivation in {page}.md ($$ ... \\qquad (n) $$)": derived,
+              f"the list on top of {page}.md": stated, "the docstrings": in_docstrings,
+              "the code's trailing comments": in_comments}
+    everywhere = set.union(*places.values())
+    missing = [f"({label}) is not in: {where}" for label in sorted(everywhere)
+               for where, labels in places.items() if label not in labels]
+    assert everywhere and not missing, "\n".join(missing)
+
+
+@each_page
+def test_the_page_states_the_docstrings_equations(page):
+    in_code = {label: equation for source in code_of(page) for label, equation in docstring_equations(source).items()}
+    for _, block in blocks(PAGES[page], "text"):
+        for label, equation in labelled_lines(block).items():
+            assert equation in in_code.get(label, ""), \
+                f"({label})\n    {page}.md has   {equation}\n    the code has  {in_code.get(label, 'no such label')}"
+
+
+# ---------------------------------------------------------------- links
+
+def test_every_derivation_that_code_mentions_exists():
+    for path, source in SOURCES.items():
+        for page in MENTION.findall(source):
+            assert page in PAGES, f"{path.relative_to(ROOT)} mentions docs/gradients/{page}.md, which does not exist"
+
+
+@pytest.mark.parametrize("path", [*PAGES.values(), ROOT / "docs/reading-order.md"], ids=lambda path: path.stem)
+def test_links_lead_somewhere_and_formulas_end(path):
+    prose = re.sub(r"^```.*?^```$", lambda block: "\n" * block[0].count("\n"), path.read_text(), flags=re.M | re.S)
+    for number, line in enumerate(prose.split("\n"), start=1):
+        assert line.count("$") % 2 == 0, f"{path.name}:{number}: an odd number of $: {line}"
+        for target in re.findall(r"\]\(([^)#]+)\)", line):
+            assert "://" in target or (path.parent / target).exists(), f"{path.name}:{number}: no such file: {target}"
+
+
+# ---------------------------------------------------------------- the reading order
+
+def test_what_the_reading_order_has_one_try_runs():
+    path, names = ROOT / "docs/reading-order.md", {}
+    for line, code in blocks(path, "python"):
+        exec(compile("\n" * line + code, str(path), "exec"), names)
+
+
+def test_the_proofs_that_the_reading_order_names_exist():
+    text = (ROOT / "docs/reading-order.md").read_text()
+    proofs = re.findall(r'`pytest tests/(\w+\.py)(?: -k (?:"([^"]+)"|(\w+)))?`', text)
+    assert proofs
+    for file, quoted, plain in proofs:
+        words = (quoted or plain or "test").split(" or ")
+        names = re.findall(r"^def (test_\w+)", (ROOT / "tests" / file).read_text(), re.M)
+        for word in words:
+            assert any(word in name for name in names), f"reading-order.md: tests/{file} has no test ...{word}..."
