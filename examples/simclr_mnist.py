@@ -17,7 +17,7 @@ from minicl.evaluate import alignment, frozen_accuracies, infonce_bound, to_floa
 from minicl.methods import SimCLR
 from minicl.nn import HEADS, MLP, ConvNet, projection_head
 from minicl.optim import AdamW, warmup_cosine
-from minicl.run import Run, at_least, command, options
+from minicl.run import Run, at_least, command, not_negative, options
 
 
 def main():
@@ -25,7 +25,7 @@ def main():
     parser.add_argument("--encoder", default="convnet", choices=("convnet", "mlp"), help="what maps images to h")
     parser.add_argument("--head", default="mlp", choices=HEADS, help="what maps h to z, the space of the loss")
     parser.add_argument("--dim", type=at_least(2), default=128, help="dimension of z (with --head none: that of h)")
-    parser.add_argument("--weight-decay", type=float, default=1e-4, help="AdamW's, on weights of two axes and more")
+    parser.add_argument("--weight-decay", type=not_negative, default=1e-4, help="AdamW's, on weights of two axes and more")
     args = parser.parse_args()
 
     xp = get_backend(args.backend)
@@ -68,7 +68,7 @@ def main():
         accuracies, test_h, test_z = frozen_accuracies(model, data, xp)
 
     log = run.read_log()
-    loss = float(np.mean([line["loss"] for line in log if line["step"] >= 0.9 * total]))     # of the last tenth
+    loss = float(np.mean([line["loss"] for line in log if line["step"] >= 0.9 * (total - 1)]))     # of the last tenth
     candidates = 2 * args.batch - 1
     bound = infonce_bound(loss, candidates)
     viz.draw_run(run, log, data, two_views(augment, to_float(data.test_images[:12], np), rng), test_h, test_z, candidates)

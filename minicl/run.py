@@ -86,6 +86,13 @@ def not_negative(text):
     return value
 
 
+def fraction(text):
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number in [0, 1), got {text}")
+    return value
+
+
 def command(main):
     """Run main(), turning what a user can mend into one line on stderr and exit code 2, and Ctrl-C into 130."""
     try:

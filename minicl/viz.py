@@ -8,13 +8,14 @@ except ImportError:
     Figure = None
 
 from .backend import to_host
-from .evaluate import nearest_neighbours, uniformity_floor
+from .contrastive import l2_normalize
+from .evaluate import nearest_neighbours, tsne, uniformity_floor
 
 BLUE, RED, GREY = "#3465a4", "#cc3333", "#888888"
 
 
 def draw_run(run, log, data, views, test_h, test_z, candidates):
-    """All pictures of a run on images, into its folder: views, curves, maps of h and z, nearest neighbours.
+    """All pictures of a run on images, into its folder: views, curves, a map of h, nearest neighbours.
 
     log         run.read_log(), with loss, alignment and uniformity in its lines
     data        ImageData; views: two views of its first test images, each (n, H, W, C)
@@ -27,9 +28,11 @@ def draw_run(run, log, data, views, test_h, test_z, candidates):
     images, h, z = data.test_images / np.float32(255), to_host(test_h), to_host(test_z)
     image_grid(folder / "views.png", [images[:n], *views], row_labels=("image", "view 1", "view 2"))
     training_curves(folder / "curves.png", log, candidates=candidates, dim=z.shape[1])
-    for name, features in (("h", h), ("z", z)):
-        embedding_map(folder / f"map_{name}.png", features[:3000], data.test_labels[:3000], data.class_names,
-                      title=f"{name} of test images, by class")
+    some = slice(0, 1200)
+    directions = l2_normalize.raw(h[some])[0]
+    positions = tsne(directions, perplexity=min(30, len(directions) / 4))
+    embedding_map(folder / "map.png", positions, data.test_labels[some], data.class_names,
+                  title="h of test images (t-SNE), coloured by class")
     near = nearest_neighbours(h, h[:10], k=9)                # the first of them is the image itself
     image_grid(folder / "neighbours.png", [images[ids] for ids in near],
                title="test images (left) and their nearest neighbours in h")
@@ -54,15 +57,15 @@ def image_grid(path, rows, *, title=None, row_labels=()):
 
 
 def training_curves(path, log, *, candidates, dim):
-    """Loss against chance log K, and the alignment and uniformity of z, from the lines of a run's log."""
+    """Loss against chance (log K, or the "chance" of each line), and the alignment and uniformity of z, from a run's log."""
     steps = [line["step"] for line in log]
     figure = Figure(figsize=(9, 3.2), dpi=150)
     left, right = figure.subplots(1, 2)
     left.plot(steps, [line["loss"] for line in log], color=BLUE, label="NT-Xent")
-    chance = np.log(candidates)
-    left.axhline(chance, color=GREY, linestyle="--", linewidth=1)
-    left.text(steps[-1], chance, f"chance, log {candidates}", ha="right", va="bottom", fontsize=8, color=GREY)
-    left.set(xlabel="step", ylabel="loss (nats)", title="loss", ylim=(0, 1.12 * max(chance, max(l["loss"] for l in log))))
+    chance = [line.get("chance", np.log(candidates)) for line in log]         # it rises where the candidates do
+    left.plot(steps, chance, color=GREY, linestyle="--", linewidth=1)
+    left.text(steps[-1], chance[-1], f"chance, log {candidates}", ha="right", va="bottom", fontsize=8, color=GREY)
+    left.set(xlabel="step", ylabel="loss (nats)", title="loss", ylim=(0, 1.12 * max(chance + [line["loss"] for line in log])))
     right.plot(steps, [line["alignment"] for line in log], color=BLUE, label="alignment (0: views coincide)")
     right.plot(steps, [line["uniformity"] for line in log], color=RED, label="uniformity (0: collapsed)")
     floor = uniformity_floor(dim)
@@ -73,18 +76,33 @@ def training_curves(path, log, *, candidates, dim):
     _save(figure, path)
 
 
-def embedding_map(path, features, labels, class_names, *, title):
-    """Features (N, d) on their first two principal axes, coloured by class."""
-    centred = features - features.mean(axis=0)
-    _, _, axes = np.linalg.svd(centred, full_matrices=False)
-    xy = centred @ axes[:2].T
+def embedding_map(path, positions, labels, class_names, *, title):
+    """Points at positions (N, 2), coloured by class."""
     figure = Figure(figsize=(5.2, 4.6), dpi=150)
     plot = figure.subplots()
-    points = plot.scatter(*xy.T, c=labels, cmap="tab10", s=4, vmin=-0.5, vmax=9.5, linewidths=0)
+    points = plot.scatter(*positions.T, c=labels, cmap="tab10", s=5, vmin=-0.5, vmax=9.5, linewidths=0)
     handles, _ = points.legend_elements(num=range(len(class_names)))
     plot.legend(handles, class_names, fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     plot.set(xticks=[], yticks=[], title=title)
     _save(figure, path)
+
+
+def line_plots(run, name, *plots):
+    """Line plots side by side, as the picture `name` in the run's folder.
+
+    A plot is a dict: "lines" holds [label, xs, ys, matplotlib's keywords for the line], ...; the rest are settings of its
+    axes, such as title, xlabel, ylabel, ylim.
+    """
+    if Figure is None:
+        run.say("no pictures: they need matplotlib, pip install 'minicl[viz]'")
+        return
+    figure = Figure(figsize=(4.8 * len(plots), 3.6), dpi=150)
+    for axes, plot in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots):
+        for label, xs, ys, look in plot["lines"]:
+            axes.plot(xs, ys, label=label, **look)
+        axes.set(**{key: value for key, value in plot.items() if key != "lines"})
+        axes.legend(fontsize=8, frameon=False)
+    _save(figure, run.folder / name)
 
 
 def _save(figure, path):

@@ -19,7 +19,7 @@ from minicl.data.warp import CORNERS, affine_matrix, central_box, square_to_quad
 GREY_OR_COLOUR = [
     RandomResizedCrop(9), RandomResizedCrop((5, 14)), RandomAffine(shear=10), RandomHorizontalFlip(),
     RandomElastic(), RandomPerspective(0.6), RandomErasing(p=0.9), RandomErasing(p=0.9, value=0.5), GaussianNoise(),
-    GaussianNoise((0.1, 0.3)), GaussianBlur(p=0.9), BrightnessContrast(), mnist_views(9),
+    GaussianNoise((0.1, 0.3)), GaussianBlur(p=0.9), BrightnessContrast(), mnist_views(),
 ]
 COLOUR = [ColorJitter(), RandomGrayscale(p=0.5), simclr_views(9)]
 EVERY = [(t, channels) for t in GREY_OR_COLOUR for channels in (1, 3)] + [(t, 3) for t in COLOUR]
@@ -424,18 +424,18 @@ def test_greyscale_is_luma_in_all_channels(xp):
 
 # ---------------------------------------------------------------- recipes
 
-@pytest.mark.parametrize("recipe, channels", [(mnist_views, 1), (simclr_views, 3)])
-def test_recipes_give_the_size_asked_for(xp, recipe, channels):
-    images = images_of(xp, channels=channels)
-    first, second = two_views(recipe(size=16), images, np.random.default_rng(0))
-    assert first.shape == second.shape == (6, 16, 16, channels) and (to_host(first) != to_host(second)).any()
+@pytest.mark.parametrize("augment, channels, shape", [
+    (mnist_views(), 1, images_of(np, channels=1).shape), (simclr_views(size=16), 3, (6, 16, 16, 3))])
+def test_recipes_give_two_different_views(xp, augment, channels, shape):
+    first, second = two_views(augment, images_of(xp, channels=channels), np.random.default_rng(0))
+    assert first.shape == second.shape == shape and (to_host(first) != to_host(second)).any()
 
 
 def test_digits_stay_in_frame():
     """MNIST centres a digit in 20 x 20 of 28 x 28 pixels; a disc of that size must keep nearly all its ink."""
     y, x = np.mgrid[:28, :28] - 13.5
     disc = ((y * y + x * x < 100) * 1.0).astype("float32")
-    views = seeded(Compose(mnist_views().transforms[:2]), np.repeat(disc[None, :, :, None], 200, axis=0))
+    views = seeded(Compose(mnist_views().transforms[:1]), np.repeat(disc[None, :, :, None], 200, axis=0))
     at_the_edge = np.concatenate([views[:, 0], views[:, -1], views[:, :, 0], views[:, :, -1]], axis=1)
     assert at_the_edge.mean() < 0.1
 

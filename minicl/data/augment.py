@@ -17,12 +17,11 @@ __all__ = ["BrightnessContrast", "ColorJitter", "Compose", "GaussianBlur", "Gaus
            "RandomResizedCrop", "Transform", "mnist_views", "simclr_views", "two_views", "warp"]
 
 
-def mnist_views(size=28):
-    """Views of handwritten digits (B, H, W, 1) -> (B, size, size, 1): what another hand or a poor scan would do."""
+def mnist_views():
+    """Views of handwritten digits (B, H, W, 1), the same size: what another hand or a poor scan would do."""
     return Compose([
-        RandomAffine(degrees=20, translate=0.06, scale=(0.8, 1.1), shear=12),
-        RandomResizedCrop(size, scale=(0.75, 1.0), ratio=(0.85, 1.18)),
-        RandomErasing(p=0.5, scale=(0.02, 0.12)),
+        RandomAffine(degrees=20, translate=0.1, scale=(0.75, 1.25), shear=15),
+        RandomErasing(p=0.5, scale=(0.02, 0.15)),
     ])
 
 

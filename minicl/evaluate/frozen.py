@@ -1,23 +1,35 @@
 """The standard examination of a trained model: nearest neighbours and a linear probe, on h and on z."""
 
-from .features import encode, state_hash
+import functools
+
+from .features import encode, state_hash, to_float
 from .knn import knn_accuracy
 from .probe import linear_probe
 
 
-def frozen_accuracies(model, data, xp):
+def frozen_accuracies(model, data, xp, *, k=20, probe=True):
     """Test accuracies of a model images -> (h, z), trained without labels, on the classes of an ImageData.
 
     Returns ({"knn_h", "knn_z", "probe_h", "probe_z": fractions}, test_h, test_z). h is what is kept after training,
-    z what the loss saw. Raises RuntimeError if examining the model has changed it.
+    z what the loss saw. k: neighbours that vote; probe=False leaves the probes out, for a look in the midst of training.
+    Raises RuntimeError if examining the model has changed it.
     """
     before = state_hash(model)
     train_h, train_z = encode(model, data.train_images, xp)
     test_h, test_z = encode(model, data.test_images, xp)
     figures = {}
-    for name, judge in (("knn", knn_accuracy), ("probe", linear_probe)):
+    for name, judge in (("knn", functools.partial(knn_accuracy, k=k)), ("probe", linear_probe))[:2 if probe else 1]:
         for space, train, test in (("h", train_h, test_h), ("z", train_z, test_z)):
             figures[f"{name}_{space}"] = judge(train, data.train_labels, test, data.test_labels)
     if state_hash(model) != before:
         raise RuntimeError("the evaluation changed the model: its figures are not those of frozen features")
     return figures, test_h, test_z
+
+
+def pixel_accuracy(data, xp, *, k=20):
+    """Test accuracy of the k nearest neighbours by raw pixels about the mean image: what learning has to improve on."""
+    train, test = (to_float(images, xp).reshape(len(images), -1) for images in (data.train_images, data.test_images))
+    mean = train.mean(axis=0)
+    train -= mean
+    test -= mean
+    return knn_accuracy(train, data.train_labels, test, data.test_labels, k=k)

@@ -5,33 +5,22 @@ Features are arrays (N, d) of either backend, normalised here; results are Pytho
 
 import math
 
-from ..backend import array_module, run_slices, tile_size
-from ..contrastive.checks import require_pairs
-from ..contrastive.cosine import l2_normalize
+from ..backend import array_module
+from ..contrastive.checks import require_batch, require_pairs
+from ..contrastive.sphere import alignment_loss, uniformity_loss
 
 
 def alignment(z1, z2, *, alpha=2):
     """mean_i |z1^_i - z2^_i|^alpha over positive pairs: 0 when both views coincide (Wang & Isola 2020, section 4.1.1)."""
     require_pairs("alignment", z1, z2)
-    d = l2_normalize.raw(z1)[0] - l2_normalize.raw(z2)[0]
-    return float(((d * d).sum(axis=1) ** (alpha / 2)).mean())
+    return float(alignment_loss.raw(z1, z2, alpha=alpha)[0])
 
 
 def uniformity(z, *, t=2):
     """log mean_{i != j} exp(-t |z^_i - z^_j|^2): 0 when collapsed, uniformity_floor(d, t) when uniform on the sphere
     (Wang & Isola 2020, section 4.1.2)."""
-    if z.ndim != 2 or len(z) < 2:
-        raise ValueError(f"uniformity: expected (N, d) with N >= 2, got {z.shape}")
-    xp, u, n = array_module(z), l2_normalize.raw(z)[0], len(z)
-
-    def row_sums(lo, hi):
-        e = u[lo:hi] @ u.T
-        e -= 1                                       # -|u_i - u_j|^2 = 2 (u_i . u_j - 1)
-        e *= 2 * t
-        return xp.exp(e, out=e).sum()
-
-    total = float(sum(run_slices(xp, n, row_sums, tile_size(xp, n))))
-    return math.log(max(total - n, 1e-300) / (n * (n - 1)))
+    require_batch("uniformity", z, at_least=2)
+    return float(uniformity_loss.raw(z, t=t, wanted=(False,))[0])
 
 
 def uniformity_floor(d, t=2):

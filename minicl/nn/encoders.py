@@ -5,6 +5,15 @@ from .layers import RELU_GAIN, BatchNorm, Conv2d, Linear, Sequential, as_tensor
 from .module import Module
 
 
+def as_images(encoder, images):
+    """images (B, H, W, C) as a Tensor. Raises ValueError unless (H, W, C) is the encoder's image_shape."""
+    x = as_tensor(images)
+    if x.shape[1:] != encoder.image_shape:
+        raise ValueError(f"{type(encoder).__name__}: expected images (B, {', '.join(map(str, encoder.image_shape))}), "
+                         f"got {x.shape}")
+    return x
+
+
 class MLP(Module):
     """Images flattened, then Linear + relu layers of the given widths; h is the last of them."""
 
@@ -15,9 +24,7 @@ class MLP(Module):
         self.layers = [Linear(n, m, rng=rng, gain=RELU_GAIN) for n, m in zip(sizes, sizes[1:])]
 
     def forward(self, images):
-        x = as_tensor(images)
-        if x.shape[1:] != self.image_shape:
-            raise ValueError(f"MLP: expected images (B, {', '.join(map(str, self.image_shape))}), got {x.shape}")
+        x = as_images(self, images)
         x = x.reshape(len(x), -1)                                            # (B, H W C)
         for layer in self.layers:
             x = ops.relu(layer(x))
@@ -43,18 +50,16 @@ class ConvNet(Module):
                        for n, m, s in zip(sizes, sizes[1:], strides)]
         for s in strides:
             H, W = -(-H // s), -(-W // s)
-        self.cell = min(H, W) // grid
-        if self.cell < 1:
+        if H % grid or W % grid:
             raise ValueError(f"ConvNet: {image_shape[0]} x {image_shape[1]} images are {H} x {W} pixels after strides "
-                             f"{tuple(strides)}: too few for a grid of {grid} x {grid}; use smaller strides or grid=1")
-        self.features = (H // self.cell) * (W // self.cell) * channels[-1]
+                             f"{tuple(strides)}, which a grid of {grid} x {grid} does not divide; use other strides, "
+                             "other images, or grid=1")
+        self.grid, self.features = grid, grid * grid * channels[-1]
 
     def forward(self, images):
-        x = as_tensor(images)
-        if x.shape[1:] != self.image_shape:
-            raise ValueError(f"ConvNet: expected images (B, {', '.join(map(str, self.image_shape))}), got {x.shape}")
-        x = ops.to_pixel_major(x)                                            # (H, W, B, C)
+        x = ops.to_pixel_major(as_images(self, images))                      # (H, W, B, C)
         for block in self.blocks:
             x = block(x)
-        x = ops.avg_pool2d(x, size=self.cell)                                # (grid, grid, B, C)
-        return x.transpose(2, 0, 1, 3).reshape(x.shape[2], self.features)    # (B, grid grid C)
+        (H, W, B, C), g = x.shape, self.grid
+        cells = x.reshape(g, H // g, g, W // g, B, C).mean(axis=(1, 3))      # (grid, grid, B, C)
+        return cells.transpose(2, 0, 1, 3).reshape(B, self.features)         # (B, grid grid C)

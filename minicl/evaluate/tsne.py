@@ -1,0 +1,56 @@
+"""t-SNE (van der Maaten & Hinton 2008): a map in the plane on which neighbours stay neighbours.
+
+It is contrast once more: p_ij says how likely i would pick j as its neighbour in the features, q_ij on the map, and the
+gradient of KL(P | Q) pulls with p_ij and pushes with q_ij:
+
+    q_ij = w_ij / sum_kl w_kl,   w_ij = 1 / (1 + |y_i - y_j|^2)
+    dL/dy_i = 4 sum_j (p_ij - q_ij) w_ij (y_i - y_j)                         (their eq. 5)
+"""
+
+import numpy as np
+
+
+def tsne(features, *, perplexity=30, steps=300, seed=0):
+    """Positions (N, 2) for features (N, d), host arrays; all pairs are held, so N of a few thousand at most.
+
+    perplexity: how many neighbours each point has, about. Distances and clusters' sizes on the map mean little; who is
+    next to whom means something.
+    """
+    p = _neighbour_probabilities(features, perplexity)
+    n, rng = len(p), np.random.default_rng(seed)
+    centred = features - features.mean(axis=0)
+    y = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T       # start from the principal axes
+    y = (y / (y.std(axis=0) + 1e-12) * 1e-2 + 1e-4 * rng.standard_normal((n, 2))).astype(np.float32)
+    velocity = np.zeros_like(y)
+    for step in range(steps):
+        early = step < steps // 4                                            # at first pull harder, so clusters can form
+        w = 1 / (1 + _squared_distances(y))
+        np.fill_diagonal(w, 0)
+        force = (p * (12 if early else 1) - w / w.sum()) * w
+        gradient = 4 * (force.sum(axis=1, keepdims=True) * y - force @ y)
+        velocity = (0.5 if early else 0.8) * velocity - (n / 40) * gradient
+        y += velocity
+    return y - y.mean(axis=0)
+
+
+def _neighbour_probabilities(features, perplexity):
+    """P (N, N), symmetric, summing to 1: each row a Gaussian whose width gives it the entropy log(perplexity)."""
+    if not 1 < perplexity < len(features) - 1:
+        raise ValueError(f"tsne: perplexity must be between 1 and N - 1 = {len(features) - 1}, got {perplexity}")
+    d = _squared_distances(features.astype(np.float32))
+    d /= d.mean()
+    np.fill_diagonal(d, np.inf)
+    low, high = np.full((len(d), 1), 1e-3, np.float32), np.full((len(d), 1), 1e5, np.float32)
+    for _ in range(40):                                                      # bisection for 1 / width^2, in its logarithm
+        precision = np.sqrt(low * high)
+        p = np.exp(-(d - d.min(axis=1, keepdims=True)) * precision)
+        p /= p.sum(axis=1, keepdims=True)
+        entropy = -(p * np.log(np.maximum(p, 1e-30))).sum(axis=1, keepdims=True)
+        too_wide = entropy > np.log(perplexity)
+        low, high = np.where(too_wide, precision, low), np.where(too_wide, high, precision)
+    return (p + p.T) / (2 * len(p))
+
+
+def _squared_distances(x):
+    square = (x * x).sum(axis=1)
+    return np.maximum(square[:, None] + square - 2 * (x @ x.T), 0)

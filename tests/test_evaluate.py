@@ -1,0 +1,362 @@
+"""Evaluation: each figure against its definition, written slowly, and the model it is taken of left as it was."""
+
+import math
+
+import numpy as np
+import pytest
+
+from minicl.autograd import Tensor
+from minicl.backend import threads, to_device, to_host
+from minicl.data import ImageData
+from minicl.evaluate import (alignment, effective_rank, encode, frozen_accuracies, infonce_bound, knn_accuracy,
+                             linear_probe, nearest_neighbours, state_hash, to_float, uniformity, uniformity_floor)
+from minicl.methods import SimCLR
+from minicl.nn import MLP, Buffer, ConvNet, Module, projection_head
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def clusters(rng, n, classes=3, d=5, spread=0.1):
+    """n points around one centre a class, far apart, and their classes."""
+    labels = rng.integers(0, classes, n)
+    return 10 * np.eye(d)[labels] + spread * rng.standard_normal((n, d)), labels
+
+
+# ---------------------------------------------------------------- features
+
+@pytest.fixture
+def images(rng):
+    return rng.integers(0, 256, (7, 8, 8, 1), dtype=np.uint8)
+
+
+@pytest.fixture
+def model(xp, rng):
+    encoder = ConvNet((8, 8, 1), (4, 6), rng=rng)
+    model = SimCLR(encoder, projection_head("mlp", encoder.features, dim=3, rng=rng)).to(xp)
+    model(to_float(rng.integers(0, 256, (20, 8, 8, 1), dtype=np.uint8), xp))         # averages that are none's
+    return model
+
+
+def test_bytes_become_floats_from_0_to_1(xp):
+    x = to_float(np.uint8([[0, 51, 255]]), xp)
+    assert isinstance(x, xp.ndarray) and x.dtype == "float32"
+    np.testing.assert_allclose(to_host(x), [[0, 0.2, 1]], rtol=1e-6)
+
+
+def test_only_bytes_are_converted(model, xp):
+    with pytest.raises(TypeError, match="expected uint8 images, got float32"):
+        encode(model, np.zeros((2, 8, 8, 1), "float32"), xp)
+
+
+def test_encode_gives_what_the_model_gives_in_evaluation(model, images, xp):
+    h, z = encode(model, images, xp)
+    expected_h, expected_z = model.eval()(to_float(images, xp))
+    assert isinstance(h, xp.ndarray) and h.shape == (7, model.encoder.features) and z.shape == (7, 3)
+    np.testing.assert_array_equal(to_host(h), to_host(expected_h.data))
+    np.testing.assert_array_equal(to_host(z), to_host(expected_z.data))
+
+
+def test_encode_does_not_depend_on_its_batch(model, images, xp):
+    for whole, parts in zip(encode(model, images, xp), encode(model, images, xp, batch=3)):
+        np.testing.assert_allclose(to_host(whole), to_host(parts), rtol=1e-5, atol=1e-6)
+
+
+def test_encode_of_a_model_with_one_output_is_one_array(rng, images, xp):
+    h = encode(MLP((8, 8, 1), (5,), rng=rng).to(xp), images, xp, batch=3)
+    assert isinstance(h, xp.ndarray) and h.shape == (7, 5)
+
+
+def test_encode_leaves_the_model_as_it_was(model, images, xp):
+    before = state_hash(model)
+    encode(model, images, xp)
+    assert state_hash(model) == before
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_encode_leaves_each_module_in_its_mode(model, images, xp):
+    model.train()
+    model.head.eval()                                        # a part that is frozen stays so
+    encode(model, images, xp)
+    assert model.training and model.encoder.blocks[0].training and not model.head.training
+
+
+def test_encode_restores_the_mode_even_when_it_fails(model, xp):
+    with pytest.raises(ValueError, match="ConvNet: expected images"):
+        encode(model, np.zeros((2, 8, 8, 3), np.uint8), xp)
+    assert all(module.training for module in model.modules())
+
+
+def test_state_hash_sees_every_parameter_and_buffer(model):
+    hashes = {state_hash(model)}
+    parts = model.parameters() + [buffer for _, buffer in model.named_buffers()]
+    for part in parts:
+        part.data.reshape(-1)[:1] += 1e-3
+        hashes.add(state_hash(model))
+    assert len(hashes) == len(parts) + 1
+
+
+# ---------------------------------------------------------------- nearest neighbours
+
+def slow_knn(bank, bank_labels, queries, labels, k, tau):
+    right = 0
+    for query, label in zip(unit(queries), labels):
+        similarity = unit(bank) @ query
+        votes = np.zeros(bank_labels.max() + 1)
+        for i in np.argsort(-similarity)[:k]:
+            votes[bank_labels[i]] += np.exp(similarity[i] / tau)
+        right += np.argmax(votes) == label
+    return right / len(labels)
+
+
+@pytest.mark.parametrize("k, tau", [(1, 0.1), (5, 0.1), (5, 10.0), (20, 0.07), (60, 0.5)])
+def test_knn_counts_the_votes_of_the_nearest(xp, rng, k, tau):
+    bank, queries = rng.standard_normal((60, 4)), rng.standard_normal((450, 4))
+    bank_labels, labels = rng.integers(0, 4, 60), rng.integers(0, 4, 450)
+    accuracy = knn_accuracy(to_device(bank, xp), bank_labels, to_device(queries, xp), labels, k=k, tau=tau)
+    assert accuracy == slow_knn(bank, bank_labels, queries, labels, k, tau)
+    assert 0.1 < accuracy < 0.4                              # noise, so a shortcut to 0 or 1 is seen
+
+
+def test_knn_on_threads_gives_the_same(rng):
+    bank, queries = rng.standard_normal((60, 4)), rng.standard_normal((450, 4))
+    bank_labels, labels = rng.integers(0, 4, 60), rng.integers(0, 4, 450)
+    with threads(2):
+        accuracy = knn_accuracy(bank, bank_labels, queries, labels, k=5, tau=0.1)
+    assert accuracy == slow_knn(bank, bank_labels, queries, labels, 5, 0.1)
+
+
+def test_knn_knows_separate_clusters(xp, rng):
+    (bank, bank_labels), (queries, labels) = clusters(rng, 90), clusters(rng, 40)
+    assert knn_accuracy(to_device(bank.astype("float32"), xp), bank_labels,
+                        to_device(queries.astype("float32"), xp), labels) == 1
+
+
+@pytest.mark.parametrize("k", [0, 31])
+def test_knn_refuses_a_k_that_there_is_not(rng, k):
+    features, labels = clusters(rng, 30)
+    with pytest.raises(ValueError, match=f"knn_accuracy: k must be between 1 and the 30 training items, got {k}"):
+        knn_accuracy(features, labels, features, labels, k=k)
+
+
+def test_nearest_neighbours_come_nearest_first(xp, rng):
+    bank, queries = rng.standard_normal((30, 4)), rng.standard_normal((6, 4))
+    near = nearest_neighbours(to_device(bank, xp), to_device(queries, xp), k=5)
+    assert type(near) is np.ndarray
+    np.testing.assert_array_equal(near, np.argsort(-(unit(queries) @ unit(bank).T), axis=1)[:, :5])
+
+
+# ---------------------------------------------------------------- linear probe
+
+def test_the_probe_reads_off_separable_classes(xp, rng):
+    (train, train_labels), (test, labels) = clusters(rng, 300), clusters(rng, 100)
+    accuracy = linear_probe(to_device(train.astype("float32"), xp), train_labels,
+                            to_device(test.astype("float32"), xp), labels, batch=50)
+    assert accuracy == 1
+
+
+def test_the_probe_finds_nothing_in_random_labels(xp, rng):
+    train, test = (to_device(rng.standard_normal((1000, 5), dtype="float32"), xp) for _ in range(2))
+    accuracy = linear_probe(train, rng.integers(0, 4, 1000), test, rng.integers(0, 4, 1000), epochs=5)
+    assert accuracy == pytest.approx(0.25, abs=0.05)
+
+
+def test_the_probe_does_not_mind_the_scale_of_features_or_a_constant_one(rng):
+    train, train_labels = clusters(rng, 300)
+    train = train * [1e4, 1e-3, 1, 1, 0] + [0, 100, 0, 0, 3]
+    assert linear_probe(train, train_labels, train, train_labels, batch=50) == 1
+
+
+def test_the_probe_is_repeatable_and_leaves_the_features(rng):
+    train, train_labels = rng.standard_normal((100, 5)), rng.integers(0, 3, 100)
+    before = train.copy()
+    results = {linear_probe(train, train_labels, train, train_labels, batch=30, seed=4) for _ in range(2)}
+    assert len(results) == 1
+    np.testing.assert_array_equal(train, before)
+
+
+# ---------------------------------------------------------------- what both refuse
+
+both = pytest.mark.parametrize("evaluate", [knn_accuracy, linear_probe])
+
+
+@both
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("which", ["train", "test"])
+def test_features_that_are_not_finite_are_refused(xp, rng, evaluate, value, which):
+    arrays = {split: rng.standard_normal((30, 4)) for split in ("train", "test")}
+    arrays[which][3, 2] = value
+    labels = rng.integers(0, 3, 30)
+    with pytest.raises(FloatingPointError, match=f"{evaluate.__name__}: the sum of the features is not finite"):
+        evaluate(to_device(arrays["train"], xp), labels, to_device(arrays["test"], xp), labels)
+
+
+@both
+@pytest.mark.parametrize("train, train_labels, test, labels, message", [
+    ((30, 4), 29, (10, 4), 10, r"one label each, got \(30, 4\) and 29 labels"),
+    ((30, 4), 30, (10, 4), 11, r"one label each, got \(10, 4\) and 11 labels"),
+    ((30, 4, 1), 30, (10, 4), 10, r"expected features \(N, d\).*got \(30, 4, 1\)"),
+    ((30, 4), 30, (0, 4), 0, r"got \(0, 4\) and 0 labels"),
+    ((30, 4), 30, (10, 5), 10, "training features have 4 dimensions but test features 5"),
+], ids=["train labels", "test labels", "axes", "nothing", "dimensions"])
+def test_features_and_labels_that_do_not_match_are_refused(xp, evaluate, train, train_labels, test, labels, message):
+    with pytest.raises(ValueError, match=f"{evaluate.__name__}: .*{message}"):
+        evaluate(xp.ones(train), np.zeros(train_labels, int), xp.ones(test), np.zeros(labels, int))
+
+
+@both
+@pytest.mark.parametrize("labels", [np.full(30, -1), np.zeros(30), [0] * 30], ids=["negative", "floats", "a list"])
+def test_labels_that_are_no_classes_are_refused(evaluate, labels):
+    with pytest.raises(ValueError, match=f"{evaluate.__name__}: expected labels to be a host array of integers >= 0"):
+        evaluate(np.ones((30, 4)), labels, np.ones((30, 4)), np.zeros(30, int))
+
+
+# ---------------------------------------------------------------- the standard examination
+
+@pytest.fixture
+def data(rng):
+    """Images whose brightness is their class."""
+    labels = rng.integers(0, 2, 50)
+    images = (100 * labels[:, None, None, None] + rng.integers(0, 100, (50, 8, 8, 1))).astype(np.uint8)
+    return ImageData("brightness", images[:30], labels[:30], images[30:], labels[30:], ("dark", "bright"))
+
+
+def test_frozen_accuracies_are_those_of_h_and_z(model, data, xp):
+    figures, test_h, test_z = frozen_accuracies(model, data, xp)
+    (train_h, train_z), (h, z) = encode(model, data.train_images, xp), encode(model, data.test_images, xp)
+    np.testing.assert_array_equal(to_host(test_h), to_host(h))
+    np.testing.assert_array_equal(to_host(test_z), to_host(z))
+    assert figures == {
+        "knn_h": knn_accuracy(train_h, data.train_labels, h, data.test_labels),
+        "knn_z": knn_accuracy(train_z, data.train_labels, z, data.test_labels),
+        "probe_h": linear_probe(train_h, data.train_labels, h, data.test_labels),
+        "probe_z": linear_probe(train_z, data.train_labels, z, data.test_labels)}
+
+
+class Drifting(Module):
+    """A model that changes a little each time it is used."""
+
+    def __init__(self):
+        self.count = Buffer(np.zeros(1, "float32"))
+
+    def forward(self, images):
+        self.count.data += 1
+        h = images.reshape(len(images), -1)
+        return Tensor(h), Tensor(h)
+
+
+def test_a_model_that_its_examination_changes_is_refused(data):
+    with pytest.raises(RuntimeError, match="the evaluation changed the model"):
+        frozen_accuracies(Drifting(), data, np)
+
+
+# ---------------------------------------------------------------- geometry
+
+@pytest.mark.parametrize("alpha", [1, 2, 3])
+def test_alignment_is_the_mean_distance_of_pairs(xp, rng, alpha):
+    z1, z2 = rng.standard_normal((9, 4)), rng.standard_normal((9, 4))
+    expected = np.mean([np.linalg.norm(a - b) ** alpha for a, b in zip(unit(z1), unit(z2))])
+    assert alignment(to_device(z1, xp), to_device(z2, xp), alpha=alpha) == pytest.approx(expected, rel=1e-12)
+
+
+def test_alignment_of_views_that_coincide_is_0(xp, rng):
+    z = to_device(rng.standard_normal((9, 4)), xp)
+    assert alignment(z, 3 * z) == pytest.approx(0, abs=1e-12)
+
+
+def test_alignment_refuses_views_of_other_shapes(xp):
+    with pytest.raises(ValueError, match="alignment: expected two views"):
+        alignment(xp.ones((4, 2)), xp.ones((5, 2)))
+
+
+@pytest.mark.parametrize("n", [2, 13, 300])                  # 300: more than one tile
+@pytest.mark.parametrize("t", [0.5, 2])
+def test_uniformity_is_the_log_mean_potential_of_pairs(xp, rng, n, t):
+    z = rng.standard_normal((n, 3))
+    u, total = unit(z), 0.0
+    for i in range(n):
+        for j in range(n):
+            if i != j:
+                total += math.exp(-t * ((u[i] - u[j]) ** 2).sum())
+    expected = math.log(total / (n * (n - 1)))
+    assert uniformity(to_device(z, xp), t=t) == pytest.approx(expected, rel=1e-9)
+
+
+def test_uniformity_in_float32_agrees(xp, rng):
+    z = rng.standard_normal((400, 16))
+    assert uniformity(to_device(z.astype("float32"), xp)) == pytest.approx(uniformity(z), abs=1e-4)
+
+
+def test_uniformity_of_a_collapse_is_0(xp):
+    assert uniformity(xp.ones((10, 3))) == pytest.approx(0, abs=1e-12)
+
+
+def test_uniformity_needs_two_points(xp):
+    with pytest.raises(ValueError, match=r"uniformity: expected \(N, d\) with N >= 2, got \(1, 3\)"):
+        uniformity(xp.ones((1, 3)))
+
+
+@pytest.mark.parametrize("d, floor", [(2, "-1.575"), (3, "-2.080"), (128, "-3.9375")])
+def test_the_floor_of_uniformity_to_the_digit(d, floor):
+    assert f"{uniformity_floor(d):.{len(floor) - 3}f}" == floor
+
+
+@pytest.mark.parametrize("t", [0.5, 2, 5])
+def test_the_floor_of_uniformity_where_it_has_a_closed_form(t):
+    assert uniformity_floor(1, t) == pytest.approx(math.log(math.cosh(2 * t)) - 2 * t, rel=1e-12)
+    assert uniformity_floor(2, t) == pytest.approx(math.log(np.i0(2 * t)) - 2 * t, rel=1e-9)
+    assert uniformity_floor(3, t) == pytest.approx(math.log(math.sinh(2 * t) / (2 * t)) - 2 * t, rel=1e-12)
+
+
+@pytest.mark.parametrize("d", [2, 3, 128])
+def test_uniform_points_reach_the_floor(rng, d):
+    assert uniformity(rng.standard_normal((3000, d))) == pytest.approx(uniformity_floor(d), abs=0.02)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("d", [3, 128])
+def test_the_effective_rank_of_a_line_is_1(xp, rng, d, dtype):
+    z = (rng.standard_normal((500, 1)) * rng.standard_normal((1, d))).astype(dtype)
+    assert effective_rank(to_device(z, xp)) == pytest.approx(1, abs=1e-3)
+
+
+def test_the_effective_rank_of_all_directions_alike_is_d(xp):
+    z = np.concatenate([np.eye(7), -np.eye(7)]).astype("float32")
+    assert effective_rank(to_device(z, xp)) == pytest.approx(7, rel=1e-6)
+
+
+def test_the_effective_rank_is_the_entropy_of_the_singular_values(xp):
+    axes = np.concatenate([np.eye(3), -np.eye(3)]) * [5, 3, 2]               # centred, singular values as 5 : 3 : 2
+    expected = math.exp(-sum(p * math.log(p) for p in (0.5, 0.3, 0.2)))
+    assert effective_rank(to_device(axes, xp)) == pytest.approx(expected, rel=1e-9)
+    assert effective_rank(to_device(100 * axes + 7, xp)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_effective_rank_of_a_collapse_is_1(xp):
+    assert effective_rank(xp.ones((5, 3))) == 1
+
+
+# ---------------------------------------------------------------- information
+
+def test_the_bound_is_log_k_minus_the_loss():
+    bound = infonce_bound(1.5, 511)
+    assert bound.nats == pytest.approx(math.log(511) - 1.5) and bound.cap == pytest.approx(math.log(511))
+    assert bound.bits == pytest.approx(bound.nats / math.log(2))
+
+
+def test_the_bound_of_chance_is_0_and_of_no_loss_the_cap():
+    assert infonce_bound(math.log(511), 511).nats == pytest.approx(0, abs=1e-12)
+    assert infonce_bound(0.0, 511).nats == math.log(511)
+
+
+@pytest.mark.parametrize("part_of_cap, saturated", [(0.0, False), (0.94, False), (0.96, True), (1.0, True)])
+def test_the_bound_says_when_it_is_saturated(part_of_cap, saturated):
+    cap = math.log(255)
+    assert infonce_bound(cap * (1 - part_of_cap), 255).saturated is saturated
+
+
+@pytest.mark.parametrize("candidates", [0, 1])
+def test_the_bound_needs_a_negative(candidates):
+    with pytest.raises(ValueError, match=f"infonce_bound: expected at least 2 candidates, got {candidates}"):
+        infonce_bound(0.5, candidates)

@@ -1,0 +1,392 @@
+"""Modules: what they find, what they refuse, what their layers compute, and the gradient of a whole small model."""
+
+import numpy as np
+import pytest
+
+from minicl import gradcheck, ops
+from minicl.autograd import Tensor, no_grad
+from minicl.backend import to_device, to_host
+from minicl.methods import SimCLR
+from minicl.nn import (HEADS, MLP, BatchNorm, Buffer, Conv2d, ConvNet, Dropout, Embedding, LayerNorm, Linear, Module,
+                       Parameter, Sequential, projection_head)
+
+
+class Nested(Module):
+    """Parts in every place where parts are looked for, and one of them in two places."""
+
+    def __init__(self, rng):
+        self.first = Linear(3, 4, rng=rng)
+        self.layers = [Linear(4, 4, rng=rng, bias=False), (BatchNorm(4),)]
+        self.by_name = {"scale": Parameter(np.ones(2, "float32")), "queue": Buffer(np.zeros((2, 3), "float32"))}
+        self.again = self.first
+        self.also = [self.layers[1][0].running_mean]
+        self.width = 4
+
+
+PARAMETERS = {"first.weight": (3, 4), "first.bias": (4,), "layers.0.weight": (4, 4), "layers.1.0.weight": (4,),
+              "layers.1.0.bias": (4,), "by_name.scale": (2,)}
+BUFFERS = {"layers.1.0.running_mean": (4,), "layers.1.0.running_var": (4,), "by_name.queue": (2, 3)}
+
+
+def normal(rng, *shape):
+    return rng.standard_normal(shape, dtype="float32")
+
+
+def values(tensor):
+    return to_host(tensor.data)
+
+
+# ---------------------------------------------------------------- the tree
+
+def test_parameters_are_found_wherever_they_are_and_shared_ones_once(rng):
+    model = Nested(rng)
+    assert {name: p.shape for name, p in model.named_parameters()} == PARAMETERS
+    assert [id(p) for p in model.parameters()] == [id(p) for _, p in model.named_parameters()]
+
+
+def test_buffers_are_found_and_are_no_parameters(rng):
+    assert {name: b.data.shape for name, b in Nested(rng).named_buffers()} == BUFFERS
+
+
+def test_modules_lists_the_module_itself_and_all_below(rng):
+    model = Nested(rng)
+    assert model.modules()[0] is model
+    assert {type(module).__name__ for module in model.modules()} == {"Nested", "Linear", "BatchNorm"}
+
+
+def test_a_misspelt_assignment_is_an_error_that_suggests_the_name(rng):
+    with pytest.raises(AttributeError, match=r"BatchNorm has no attribute 'momentun'; did you mean 'momentum'\?"):
+        BatchNorm(3).momentun = 0.5
+
+
+def test_a_misspelt_name_is_an_error_that_suggests_the_name(rng):
+    with pytest.raises(AttributeError, match=r"Linear has no attribute 'wieght'; did you mean 'weight'\?"):
+        Linear(2, 3, rng=rng).wieght
+
+
+def test_a_new_attribute_is_set_in_init_or_not_at_all(rng):
+    with pytest.raises(AttributeError, match="has no attribute 'zzz'; set new attributes in __init__"):
+        Nested(rng).zzz = 1
+
+
+def test_existing_attributes_can_be_replaced(rng):
+    model = Nested(rng)
+    model.first = Linear(3, 7, rng=rng, bias=False)
+    model.again = None
+    assert dict(model.named_parameters())["first.weight"].shape == (3, 7)
+
+
+def test_a_module_without_forward_says_so():
+    with pytest.raises(NotImplementedError, match="Module defines no forward"):
+        Module()(1)
+
+
+def test_repr_shows_the_tree_with_shapes(rng):
+    text = repr(Sequential(Linear(2, 3, rng=rng), BatchNorm(3)))
+    assert "weight: Parameter (2, 3)" in text and "running_var: Buffer (3,)" in text
+
+
+def test_train_and_eval_reach_every_module(rng):
+    model = Nested(rng)
+    assert model.eval() is model and not any(module.training for module in model.modules())
+    assert model.train() is model and all(module.training for module in model.modules())
+
+
+def test_to_moves_parameters_and_buffers(xp, rng):
+    model = Nested(rng).to(xp)
+    arrays = [part.data for _, part in model.named_parameters() + model.named_buffers()]
+    assert all(isinstance(array, xp.ndarray) for array in arrays)
+
+
+def test_astype_converts_parameters_and_buffers_and_drops_gradients(xp, rng):
+    model = Linear(2, 3, rng=rng).to(xp)
+    model(Tensor(xp.ones((4, 2), dtype="float32"))).sum().backward()
+    assert model.weight.grad is not None
+    model.astype("float64")
+    assert model.weight.dtype == "float64" and model.weight.grad is None
+    assert BatchNorm(2).astype("float64").running_var.data.dtype == "float64"
+
+
+# ---------------------------------------------------------------- state
+
+def test_state_dict_holds_copies_on_the_host(xp, rng):
+    model = Nested(rng).to(xp)
+    state = model.state_dict()
+    assert {name: array.shape for name, array in state.items()} == PARAMETERS | BUFFERS
+    assert all(type(array) is np.ndarray for array in state.values())
+    state["first.weight"][...] = 7
+    assert not (values(model.first.weight) == 7).any()
+
+
+def test_a_state_dict_loaded_makes_models_equal(xp, rng):
+    model, other = Nested(rng).to(xp), Nested(rng).to(xp)
+    model.by_name["queue"].data += 5
+    other.load_state_dict(model.state_dict())
+    for name, array in model.state_dict().items():
+        np.testing.assert_array_equal(other.state_dict()[name], array, err_msg=name)
+
+
+def test_loading_writes_into_the_arrays_that_are_there(xp, rng):
+    model = Linear(2, 3, rng=rng).to(xp)
+    array = model.weight.data
+    model.load_state_dict(Linear(2, 3, rng=rng).state_dict())
+    assert model.weight.data is array                        # an optimizer's view stays one
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda state: state.pop("first.bias"), "first.bias: missing"),
+    (lambda state: state.update(head=np.zeros(3, "float32")), "head: unknown to this model"),
+    (lambda state: state.update({"first.weight": np.zeros((4, 3), "float32")}),
+     r"first.weight: shape \(4, 3\), this model has \(3, 4\)"),
+], ids=["missing", "unexpected", "mis-shaped"])
+def test_a_state_that_does_not_fit_names_what_is_wrong_and_changes_nothing(rng, change, message):
+    model, state = Nested(rng), Nested(rng).state_dict()
+    before = model.state_dict()
+    change(state)
+    with pytest.raises(ValueError, match=message) as error:
+        model.load_state_dict(state)
+    assert "another architecture than this Nested" in str(error.value)
+    for name, array in model.state_dict().items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+
+
+def test_a_long_list_of_misfits_is_cut(rng):
+    with pytest.raises(ValueError, match="and 1 more"):
+        Nested(rng).load_state_dict({})
+
+
+# ---------------------------------------------------------------- layers
+
+@pytest.mark.parametrize("make, fan_in, gain", [
+    (lambda rng: Linear(400, 300, rng=rng), 400, 1),
+    (lambda rng: Linear(400, 300, rng=rng, gain=3.0), 400, 3),
+    (lambda rng: Conv2d(40, 90, rng=rng), 360, np.sqrt(2)),
+    (lambda rng: Conv2d(400, 300, rng=rng, kernel=1, gain=1.0), 400, 1),
+], ids=["linear", "linear with gain", "conv", "1x1 conv"])
+def test_initial_weights_have_deviation_gain_over_root_fan_in(rng, make, fan_in, gain):
+    weight = make(rng).weight.data
+    assert weight.dtype == np.float32
+    assert abs(weight.mean()) < 0.02 * gain / np.sqrt(fan_in)
+    assert weight.std() == pytest.approx(gain / np.sqrt(fan_in), rel=0.02)
+
+
+def test_linear_is_xw_plus_b(xp, rng):
+    layer, x = Linear(3, 4, rng=rng), normal(rng, 5, 2, 3)
+    layer.bias.data[...] = normal(rng, 4)
+    expected = x @ layer.weight.data + layer.bias.data
+    y = layer.to(xp)(Tensor(to_device(x, xp)))
+    np.testing.assert_allclose(values(y), expected, rtol=1e-5, atol=1e-6)
+    assert Linear(3, 4, rng=rng, bias=False).bias is None
+
+
+@pytest.mark.parametrize("options, size", [({}, (7, 6)), ({"stride": 2}, (4, 3)), ({"padding": 0}, (5, 4)),
+                                           ({"kernel": 1}, (7, 6)), ({"kernel": 5, "stride": 2}, (4, 3))])
+def test_conv2d_keeps_the_image_unless_told_otherwise(xp, rng, options, size):
+    layer = Conv2d(2, 5, rng=rng, **options).to(xp)
+    y = layer(Tensor(to_device(normal(rng, 7, 6, 3, 2), xp)))
+    assert y.shape == (*size, 3, 5) and y.dtype == "float32"
+
+
+def test_conv2d_adds_its_bias(rng):
+    layer, x = Conv2d(2, 3, rng=rng, bias=True), Tensor(normal(rng, 4, 4, 1, 2))
+    before = values(layer(x))
+    layer.bias.data += np.float32([1, 2, 3])
+    np.testing.assert_allclose(values(layer(x)) - before, np.broadcast_to([1, 2, 3], before.shape), rtol=1e-5)
+
+
+def test_sizes_below_one_are_refused(rng):
+    with pytest.raises(ValueError, match="expected sizes >= 1"):
+        Linear(0, 3, rng=rng)
+
+
+def test_batch_norm_averages_as_computed_by_hand(xp):
+    layer = BatchNorm(1).to(xp)
+    layer(Tensor(to_device(np.float32([[1], [3]]), xp)))             # mean 2, unbiased variance 2
+    assert values(layer.running_mean) == pytest.approx(0.9 * 0 + 0.1 * 2)
+    assert values(layer.running_var) == pytest.approx(0.9 * 1 + 0.1 * 2)
+    layer(Tensor(to_device(np.float32([[5], [5]]), xp)))             # mean 5, variance 0
+    assert values(layer.running_mean) == pytest.approx(0.9 * 0.2 + 0.1 * 5)
+    assert values(layer.running_var) == pytest.approx(0.9 * 1.1)
+
+
+def test_batch_norm_averages_over_pixels_and_batch_alike(xp, rng):
+    x, layer = normal(rng, 3, 2, 4, 5) * 3 + 1, BatchNorm(5, momentum=1.0).to(xp)
+    layer(Tensor(to_device(x, xp)))
+    rows = x.reshape(-1, 5)
+    np.testing.assert_allclose(values(layer.running_mean), rows.mean(axis=0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(values(layer.running_var), rows.var(axis=0, ddof=1), rtol=1e-5)
+
+
+def test_batch_norm_in_training_uses_the_batch(xp, rng):
+    layer = BatchNorm(4).to(xp)
+    layer.running_mean.data += 100
+    y = values(layer(Tensor(to_device(normal(rng, 50, 4) * 7 + 3, xp))))
+    np.testing.assert_allclose(y.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(y.std(axis=0), 1, rtol=1e-4)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_batch_norm_in_evaluation_uses_the_averages_and_leaves_them(xp, rng, relu):
+    layer, x = BatchNorm(3, relu=relu), normal(rng, 6, 3)
+    mean, var, weight, bias = np.float32([1, -2, 0]), np.float32([4, 1, 0.25]), normal(rng, 3), normal(rng, 3)
+    layer.load_state_dict({"weight": weight, "bias": bias, "running_mean": mean, "running_var": var})
+    y = values(layer.to(xp).eval()(Tensor(to_device(x, xp))))
+    expected = weight * (x - mean) / np.sqrt(var + 1e-5) + bias
+    np.testing.assert_allclose(y, np.maximum(expected, 0) if relu else expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(values(layer.running_mean), mean)
+    np.testing.assert_array_equal(values(layer.running_var), var)
+
+
+def test_batch_norm_of_a_single_value_a_channel_says_what_it_needs(xp):
+    layer = BatchNorm(4).to(xp)
+    with pytest.raises(ValueError, match="needs at least 2 values a channel.*larger batch"):
+        layer(Tensor(xp.ones((1, 4), dtype="float32")))
+    assert layer.eval()(Tensor(xp.ones((1, 4), dtype="float32"))).shape == (1, 4)
+
+
+def test_layer_norm_normalises_each_row(xp, rng):
+    y = values(LayerNorm(64).to(xp)(Tensor(to_device(normal(rng, 3, 64) * 5 + 2, xp))))
+    np.testing.assert_allclose(y.mean(axis=1), 0, atol=1e-5)
+    np.testing.assert_allclose(y.std(axis=1), 1, rtol=1e-4)
+
+
+def test_dropout_zeroes_a_fraction_p_and_scales_the_rest(xp):
+    layer = Dropout(0.25, rng=np.random.default_rng(0))
+    y = values(layer(Tensor(xp.ones((100, 100), dtype="float32"))))
+    assert (y == 0).mean() == pytest.approx(0.25, abs=0.02)
+    np.testing.assert_allclose(y[y != 0], 1 / 0.75, rtol=1e-6)
+
+
+def test_dropout_does_nothing_in_evaluation(xp):
+    x = Tensor(xp.ones((5, 5), dtype="float32"))
+    assert Dropout(0.5, rng=np.random.default_rng(0)).eval()(x) is x
+
+
+def test_dropout_draws_the_same_mask_on_both_backends(xp):
+    y = Dropout(0.5, rng=np.random.default_rng(3))(Tensor(xp.ones((6, 6), dtype="float32")))
+    np.testing.assert_array_equal(values(y) != 0, np.random.default_rng(3).random((6, 6), dtype="float32") >= 0.5)
+
+
+@pytest.mark.parametrize("p", [-0.1, 1, float("nan")])
+def test_dropout_refuses_a_p_that_is_no_fraction(p):
+    with pytest.raises(ValueError, match=r"Dropout: p must be in \[0, 1\)"):
+        Dropout(p, rng=np.random.default_rng(0))
+
+
+def test_embedding_looks_up_rows(xp, rng):
+    layer, ids = Embedding(5, 3, rng=rng), np.array([[0, 4], [4, 1]])
+    expected = layer.table.data[ids]
+    np.testing.assert_array_equal(values(layer.to(xp)(to_device(ids, xp))), expected)
+
+
+def test_sequential_takes_modules_and_functions(rng):
+    model, x = Sequential(Linear(3, 4, rng=rng), ops.relu), normal(rng, 2, 3)
+    np.testing.assert_allclose(values(model(Tensor(x))), np.maximum(x @ model.steps[0].weight.data, 0), rtol=1e-5,
+                               atol=1e-6)
+
+
+# ---------------------------------------------------------------- encoders and heads
+
+@pytest.mark.parametrize("make, features", [
+    (lambda rng: MLP((16, 16, 3), rng=rng), 256),
+    (lambda rng: MLP((16, 16, 3), (20,), rng=rng), 20),
+    (lambda rng: ConvNet((16, 16, 3), rng=rng), 2 * 2 * 128),
+    (lambda rng: ConvNet((16, 16, 3), rng=rng, grid=1), 128),
+    (lambda rng: ConvNet((16, 16, 3), (4, 7), rng=rng, strides=(1, 2)), 2 * 2 * 7),
+], ids=["mlp", "narrow mlp", "convnet", "grid of one", "narrow convnet"])
+def test_encoders_give_one_row_of_features_an_image(xp, rng, make, features):
+    encoder = make(rng).to(xp)
+    h = encoder(to_device(rng.random((5, 16, 16, 3), dtype="float32"), xp))
+    assert encoder.features == features and h.shape == (5, features) and h.dtype == "float32"
+    assert isinstance(h.data, xp.ndarray)
+
+
+@pytest.mark.parametrize("make", [MLP, ConvNet])
+def test_encoders_in_evaluation_see_each_image_alone(rng, make):
+    encoder, images = make((16, 16, 1), rng=rng).eval(), rng.random((4, 16, 16, 1), dtype="float32")
+    np.testing.assert_allclose(values(encoder(images))[2:3], values(encoder(images[2:3])), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [MLP, ConvNet])
+@pytest.mark.parametrize("shape", [(5, 16, 16), (16, 16, 1), (5, 16, 16, 3), (5, 1, 16, 16), (5, 16, 8, 1)])
+def test_encoders_refuse_images_of_another_shape(rng, make, shape):
+    with pytest.raises(ValueError, match=rf"{make.__name__}: expected images \(B, 16, 16, 1\), got \({shape[0]}, "):
+        make((16, 16, 1), rng=rng)(np.zeros(shape, "float32"))
+
+
+@pytest.mark.parametrize("make", [MLP, ConvNet])
+def test_encoders_refuse_bytes(rng, make):
+    with pytest.raises(TypeError, match="expected floating-point values, got uint8"):
+        make((16, 16, 1), rng=rng)(np.zeros((5, 16, 16, 1), "uint8"))
+
+
+def test_the_cells_of_a_convnet_average_to_the_mean_over_the_image(xp):
+    images = to_device(np.random.default_rng(1).random((3, 16, 16, 1), dtype="float32"), xp)
+    whole, cells = (ConvNet((16, 16, 1), (4, 5), rng=np.random.default_rng(0), grid=grid).to(xp).eval()
+                    for grid in (1, 2))
+    np.testing.assert_allclose(values(cells(images)).reshape(3, 4, 5).mean(axis=1), values(whole(images)), rtol=1e-4,
+                               atol=1e-6)
+
+
+def test_a_convnet_says_when_its_grid_does_not_divide_the_image(rng):
+    with pytest.raises(ValueError, match="8 x 8 images are 1 x 1 pixels after strides .*which a grid of 2 x 2 does not divide"):
+        ConvNet((8, 8, 1), (4, 5, 6), rng=rng)
+
+
+def test_convnet_wants_one_stride_a_convolution(rng):
+    with pytest.raises(ValueError, match="one stride a convolution, got 1 for 2"):
+        ConvNet((8, 8, 1), (4, 8), rng=rng, strides=(2,))
+
+
+@pytest.mark.parametrize("kind, dim, count", [("none", 6, 0), ("linear", 3, 18), ("mlp", 3, 6 * 6 + 2 * 6 + 6 * 3)])
+def test_heads_map_h_to_z(xp, rng, kind, dim, count):
+    head = projection_head(kind, 6, dim=3, rng=rng).to(xp)
+    z = head(Tensor(to_device(normal(rng, 5, 6), xp)))
+    assert z.shape == (5, dim) and sum(p.size for p in head.parameters()) == count
+
+
+def test_the_head_none_is_the_identity(rng):
+    h = Tensor(normal(rng, 5, 6))
+    assert projection_head("none", 6, rng=rng)(h) is h
+
+
+def test_the_mlp_head_is_as_wide_as_asked(rng):
+    head = projection_head("mlp", 6, hidden=11, dim=3, rng=rng)
+    assert [p.shape for p in head.parameters()] == [(6, 11), (11,), (11,), (11, 3)]
+
+
+def test_an_unknown_head_lists_the_known_ones(rng):
+    with pytest.raises(ValueError, match=f"projection head: expected one of {', '.join(HEADS)}, got 'bottleneck'"):
+        projection_head("bottleneck", 6, rng=rng)
+
+
+# ---------------------------------------------------------------- the whole
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_the_gradients_of_a_convnet_with_its_head_are_right(xp, rng, training):
+    encoder = ConvNet((6, 5, 2), (3, 4), rng=rng)
+    head = projection_head("mlp", encoder.features, hidden=5, dim=3, rng=rng)
+    model = SimCLR(encoder, head).astype("float64").to(xp).train(training)
+    for _, buffer in model.named_buffers():
+        buffer.data += 0.5
+    images = to_device(rng.random((4, 6, 5, 2)), xp)
+    places = [(module, name) for module in model.modules() for name, part in vars(module).items()
+              if isinstance(part, Parameter)]
+
+    def z_of(*tensors):
+        for (module, name), tensor in zip(places, tensors):
+            setattr(module, name, tensor)
+        return model(images)[1]
+
+    arrays = [to_device(rng.standard_normal(part.shape), xp) for part in model.parameters()]
+    assert len(arrays) == len(places) == 10
+    gradcheck(z_of, arrays, names=[f"{type(module).__name__}.{name}" for module, name in places])
+
+
+def test_simclr_gives_the_representation_and_its_projection(rng):
+    encoder, images = MLP((4, 4, 1), (7,), rng=rng), rng.random((3, 4, 4, 1), dtype="float32")
+    model = SimCLR(encoder, projection_head("linear", 7, dim=2, rng=rng))
+    with no_grad():
+        h, z = model(images)
+    np.testing.assert_array_equal(values(h), values(encoder(images)))
+    np.testing.assert_allclose(values(z), values(h) @ model.head.weight.data, rtol=1e-5, atol=1e-6)

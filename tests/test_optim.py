@@ -1,0 +1,362 @@
+"""Optimizers against the formulas of their papers, one tensor at a time; and what the flat buffer must not break."""
+
+import numpy as np
+import pytest
+
+from minicl.autograd import Tensor
+from minicl.backend import threads, to_device, to_host
+from minicl.nn import Linear, Parameter
+from minicl.optim import LARS, SGD, Adam, AdamW, warmup_cosine
+
+SHAPES = {"scale": (2,), "weight": (3, 4), "bias": (4,), "kernel": (3, 3, 2, 2), "temperature": ()}
+STEPS = 6
+
+
+# ---------------------------------------------------------------- the formulas, slowly
+
+def slow_sgd(w, gradients, lr, decay, momentum=0.9, nesterov=False):
+    u = np.zeros_like(w)
+    for g in gradients:
+        g = g + decay * w
+        u = momentum * u + g
+        w = w - lr * (g + momentum * u if nesterov else u)
+    return w
+
+
+def slow_adam(w, gradients, lr, decay, betas=(0.9, 0.999), eps=1e-8, decoupled=False):
+    (b1, b2), m, v = betas, np.zeros_like(w), np.zeros_like(w)
+    for t, g in enumerate(gradients, start=1):
+        if decoupled:
+            w = w - lr * decay * w
+        else:
+            g = g + decay * w
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g**2
+        w = w - lr * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
+    return w
+
+
+def slow_adamw(w, gradients, lr, decay, **options):
+    return slow_adam(w, gradients, lr, decay, decoupled=True, **options)
+
+
+def slow_lars(w, gradients, lr, decay, momentum=0.9, eta=1e-3):
+    u, adapted = np.zeros_like(w), w.ndim >= 2
+    for g in gradients:
+        g = g + decay * w
+        trust = eta * np.linalg.norm(w) / np.linalg.norm(g) if adapted else 1
+        u = momentum * u + trust * g
+        w = w - lr * u
+    return w
+
+
+FORMULAS = [
+    (SGD, slow_sgd, {"momentum": 0.0}),
+    (SGD, slow_sgd, {"momentum": 0.9}),
+    (SGD, slow_sgd, {"momentum": 0.8, "nesterov": True}),
+    (Adam, slow_adam, {}),
+    (Adam, slow_adam, {"betas": (0.7, 0.95), "eps": 1e-3}),
+    (AdamW, slow_adamw, {}),
+    (AdamW, slow_adamw, {"betas": (0.5, 0.9)}),
+    (LARS, slow_lars, {}),
+    (LARS, slow_lars, {"momentum": 0.5, "eta": 0.02}),
+]
+NAMES = [f"{optimizer.__name__} {', '.join(map(str, options))}".strip() for optimizer, _, options in FORMULAS]
+EACH = [lambda p: SGD(p, 0.1), lambda p: Adam(p, 0.1), lambda p: AdamW(p, 0.1), lambda p: LARS(p, 0.1)]
+each_optimizer = pytest.mark.parametrize("make", EACH, ids=["SGD", "Adam", "AdamW", "LARS"])
+
+
+def initial(dtype="float64"):
+    rng = np.random.default_rng(1)
+    return {name: rng.standard_normal(shape).astype(dtype) for name, shape in SHAPES.items()}
+
+
+def gradients_of(steps=STEPS, dtype="float64"):
+    rng = np.random.default_rng(2)
+    return [{name: rng.standard_normal(shape).astype(dtype) for name, shape in SHAPES.items()} for _ in range(steps)]
+
+
+def parameters_from(arrays, xp):
+    return [(name, Parameter(to_device(array.copy(), xp))) for name, array in arrays.items()]
+
+
+def take_steps(optimizer, parameters, gradients, xp):
+    """Steps along given gradients, which come by way of the tape: d/dp sum(p g) = g."""
+    for arrays in gradients:
+        optimizer.zero_grad()
+        for name, p in parameters:
+            (p * Tensor(to_device(arrays[name], xp))).sum().backward()
+        optimizer.step()
+
+
+# ---------------------------------------------------------------- each formula
+
+@pytest.mark.parametrize("dtype, rtol", [("float64", 1e-10), ("float32", 2e-5)])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("make, slow, options", FORMULAS, ids=NAMES)
+def test_an_optimizer_takes_the_steps_of_its_formula(xp, make, slow, options, decay, dtype, rtol):
+    start, gradients = initial(dtype), gradients_of(dtype=dtype)
+    parameters = parameters_from(start, xp)
+    optimizer = make(parameters, 0.05, weight_decay=decay, **options)
+    take_steps(optimizer, parameters, gradients, xp)
+    assert optimizer.steps == STEPS
+    for name, p in parameters:
+        w = start[name].astype("float64")
+        each = [arrays[name].astype("float64") for arrays in gradients]
+        expected = slow(w, each, 0.05, decay if w.ndim >= 2 else 0.0, **options)
+        assert p.dtype == dtype
+        np.testing.assert_allclose(to_host(p.data), expected, rtol=rtol, atol=rtol, err_msg=name)
+
+
+@pytest.mark.parametrize("make, slow", [(SGD, slow_sgd), (AdamW, slow_adamw)])
+def test_slices_on_threads_take_the_same_steps(rng, make, slow):
+    start = {"weight": rng.standard_normal((700, 300)), "bias": rng.standard_normal(70000)}       # > one slice each
+    gradients = [{name: rng.standard_normal(w.shape) for name, w in start.items()} for _ in range(3)]
+    parameters = parameters_from(start, np)
+    with threads(2):
+        take_steps(make(parameters, 0.01, weight_decay=0.1), parameters, gradients, np)
+    for name, p in parameters:
+        expected = slow(start[name], [arrays[name] for arrays in gradients], 0.01, 0.1 if p.ndim >= 2 else 0.0)
+        np.testing.assert_allclose(p.data, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_the_learning_rate_of_a_step_overrides_the_default(rng):
+    p = Parameter(np.float64([1.0]))
+    optimizer = SGD([("p", p)], 0.5, momentum=0.0)
+    p.grad[...] = 1
+    optimizer.step(0.25)
+    assert p.data[0] == 0.75
+    optimizer.step()
+    assert p.data[0] == 0.25
+
+
+def test_gradients_add_up_until_they_are_cleared(xp):
+    p = Parameter(xp.ones(3, dtype="float32"))
+    optimizer = SGD([("p", p)], 0.1)
+    for _ in range(2):
+        (p * 2.0).sum().backward()
+    assert to_host(p.grad).tolist() == [4, 4, 4]
+    optimizer.zero_grad()
+    assert to_host(p.grad).tolist() == [0, 0, 0]
+
+
+# ---------------------------------------------------------------- weight decay
+
+@pytest.mark.parametrize("make", [SGD, Adam, AdamW, LARS])
+def test_weight_decay_shrinks_matrices_and_kernels_only(xp, make):
+    start = initial("float32")
+    parameters = parameters_from(start, xp)
+    optimizer = make(parameters, 0.1, weight_decay=0.5)
+    optimizer.step()                                         # all gradients are zero
+    for name, p in parameters:
+        if p.ndim >= 2:
+            assert np.linalg.norm(to_host(p.data)) < np.linalg.norm(start[name])
+        else:
+            np.testing.assert_array_equal(to_host(p.data), start[name])
+
+
+def test_adamw_decays_the_weights_and_not_their_gradient():
+    p = Parameter(np.full((1, 1), 2.0))
+    AdamW([("p", p)], 0.1, weight_decay=0.5).step()
+    assert p.data[0, 0] == pytest.approx(2.0 * (1 - 0.1 * 0.5), rel=1e-12)
+
+
+# ---------------------------------------------------------------- LARS
+
+def test_lars_leaves_weights_of_zero(xp):
+    p = Parameter(xp.zeros((2, 2), dtype="float32"))
+    optimizer = LARS([("p", p)], 0.1)
+    p.grad[...] = 1
+    optimizer.step()
+    np.testing.assert_allclose(to_host(p.data), -0.1, rtol=1e-6)         # trust 1, not 0
+
+
+def test_lars_leaves_zero_biases(xp):
+    p = Parameter(xp.zeros(3, dtype="float32"))
+    optimizer = LARS([("p", p)], 0.1)
+    p.grad[...] = 1
+    optimizer.step()
+    np.testing.assert_allclose(to_host(p.data), -0.1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1e-6])
+def test_lars_stays_finite_where_a_gradient_is_zero(xp, decay):
+    p = Parameter(xp.ones((2, 2), dtype="float32"))
+    optimizer = LARS([("p", p)], 0.1, weight_decay=decay)
+    for _ in range(3):
+        optimizer.step()
+    assert np.isfinite(to_host(p.data)).all()
+
+
+def test_lars_step_does_not_depend_on_the_scale_of_the_gradient(xp):
+    ends = []
+    for scale in (1.0, 1000.0):
+        p = Parameter(xp.ones((2, 2), dtype="float64"))
+        optimizer = LARS([("p", p)], 0.1, weight_decay=0.0)
+        p.grad[...] = scale
+        optimizer.step()
+        ends.append(to_host(p.data))
+    np.testing.assert_allclose(ends[0], ends[1], rtol=1e-12)
+
+
+# ---------------------------------------------------------------- the flat buffer
+
+@each_optimizer
+def test_parameters_stay_views_of_one_buffer(xp, rng, make):
+    model = Linear(3, 4, rng=rng).to(xp)
+    optimizer = make(model.named_parameters())
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(Tensor(xp.ones((2, 3), dtype="float32"))).sum().backward()
+        optimizer.step()
+    optimizer.values[...] = 5
+    optimizer.grads[...] = 6
+    for p in model.parameters():
+        assert (to_host(p.data) == 5).all() and (to_host(p.grad) == 6).all()
+
+
+def test_taking_hold_of_parameters_keeps_their_values(xp):
+    start = initial("float32")
+    parameters = parameters_from(start, xp)
+    SGD(parameters, 0.1)
+    for name, p in parameters:
+        np.testing.assert_array_equal(to_host(p.data), start[name])
+
+
+def test_a_loaded_model_state_reaches_the_optimizer(xp, rng):
+    model, other = Linear(3, 4, rng=rng).to(xp), Linear(3, 4, rng=rng)
+    optimizer = SGD(model.named_parameters(), 0.1)
+    model.load_state_dict(other.state_dict())
+    np.testing.assert_array_equal(to_host(optimizer.values[:12]), other.weight.data.reshape(-1))
+    optimizer.step()
+
+
+@pytest.mark.parametrize("replace", [
+    lambda model, p: setattr(p, "data", p.data.copy()),
+    lambda model, p: setattr(p, "grad", p.grad.copy()),
+    lambda model, p: setattr(p, "grad", None),
+    lambda model, p: model.astype("float64"),
+], ids=["data", "grad", "grad cleared", "astype"])
+@each_optimizer
+def test_a_parameter_taken_away_from_the_optimizer_is_named(rng, make, replace):
+    model = Linear(3, 4, rng=rng)
+    optimizer = make(model.named_parameters())
+    replace(model, model.weight)
+    with pytest.raises(RuntimeError, match="weight no longer views the optimizer's buffer.*zero_grad"):
+        optimizer.step()
+
+
+# ---------------------------------------------------------------- state
+
+@each_optimizer
+def test_a_restored_optimizer_goes_on_identically(xp, make):
+    gradients = gradients_of(dtype="float32")
+    whole = parameters_from(initial("float32"), xp)
+    take_steps(make(whole), whole, gradients, xp)
+
+    first = parameters_from(initial("float32"), xp)
+    optimizer = make(first)
+    take_steps(optimizer, first, gradients[:3], xp)
+    state = optimizer.state_dict()
+    second = parameters_from({name: to_host(p.data) for name, p in first}, xp)
+    optimizer = make(second)
+    optimizer.load_state_dict(state)
+    take_steps(optimizer, second, gradients[3:], xp)
+
+    assert optimizer.steps == STEPS
+    for (name, p), (_, q) in zip(whole, second):
+        np.testing.assert_array_equal(to_host(p.data), to_host(q.data), err_msg=name)
+
+
+@each_optimizer
+def test_state_is_a_copy_on_the_host(xp, make):
+    parameters = parameters_from(initial("float32"), xp)
+    optimizer = make(parameters)
+    state = optimizer.state_dict()
+    take_steps(optimizer, parameters, gradients_of(1, "float32"), xp)
+    assert state["steps"] == 0 and all(type(state[name]) is np.ndarray for name in optimizer.state_names)
+    assert not any(state[name].any() for name in optimizer.state_names)
+
+
+@pytest.mark.parametrize("state", [
+    lambda: SGD(parameters_from(initial(), np), 0.1).state_dict(),
+    lambda: Adam([("p", Parameter(np.zeros(3)))], 0.1).state_dict(),
+    lambda: {name: array for name, array in Adam(parameters_from(initial(), np), 0.1).state_dict().items()
+             if name != "steps"},
+], ids=["another optimizer", "another model", "no step count"])
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(state):
+    parameters = parameters_from(initial(), np)
+    optimizer = Adam(parameters, 0.1)
+    take_steps(optimizer, parameters, gradients_of(1), np)
+    before = optimizer.state_dict()
+    with pytest.raises(ValueError, match="Adam: the state has no '(m|steps)'.*another optimizer or another model"):
+        optimizer.load_state_dict(state())
+    for name, array in optimizer.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+# ---------------------------------------------------------------- options
+
+@pytest.mark.parametrize("make", [SGD, Adam, AdamW, LARS])
+@pytest.mark.parametrize("lr, options, message", [
+    (0.0, {}, "lr=0.0"), (-1.0, {}, "lr=-1.0"), (float("nan"), {}, "lr=nan"),
+    (0.1, {"weight_decay": -1e-4}, "weight_decay=-0.0001"), (0.1, {"weight_decay": float("nan")}, "weight_decay=nan"),
+])
+def test_a_bad_rate_or_decay_is_named(make, lr, options, message):
+    with pytest.raises(ValueError, match=f"{make.__name__}: expected lr > 0 and weight_decay >= 0, got .*{message}"):
+        make(parameters_from(initial(), np), lr, **options)
+
+
+@pytest.mark.parametrize("make", [SGD, LARS])
+@pytest.mark.parametrize("momentum", [-0.1, 1.0, float("nan")])
+def test_a_bad_momentum_is_named(make, momentum):
+    with pytest.raises(ValueError, match=rf"{make.__name__}: momentum must be in \[0, 1\), got {momentum}"):
+        make(parameters_from(initial(), np), 0.1, momentum=momentum)
+
+
+@pytest.mark.parametrize("make", [Adam, AdamW])
+@pytest.mark.parametrize("betas", [(1.0, 0.9), (0.9, 1.0), (-0.1, 0.9), (0.9, float("nan"))])
+def test_bad_betas_are_named(make, betas):
+    with pytest.raises(ValueError, match=rf"{make.__name__}: betas must be in \[0, 1\), got "):
+        make(parameters_from(initial(), np), 0.1, betas=betas)
+
+
+def test_an_optimizer_of_nothing_says_what_to_pass():
+    with pytest.raises(ValueError, match="SGD: got no parameters; pass model.named_parameters()"):
+        SGD([], 0.1)
+
+
+def test_parameters_of_two_dtypes_are_refused():
+    mixed = [("a", Parameter(np.zeros(2, "float32"))), ("b", Parameter(np.zeros(2, "float64")))]
+    with pytest.raises(ValueError, match="SGD: .*one dtype.*float32.*float64"):
+        SGD(mixed, 0.1)
+
+
+# ---------------------------------------------------------------- schedule
+
+def test_warmup_cosine_at_its_landmarks():
+    def rate(step):
+        return warmup_cosine(step, total=110, peak=2.0, warmup=10, floor=0.5)
+
+    assert rate(0) == pytest.approx(0.2)                     # the first of ten equal steps up: never a rate of 0
+    assert rate(4) == pytest.approx(1.0)
+    assert rate(9) == rate(10) == 2.0
+    assert rate(60) == pytest.approx(0.5 + 1.5 / 2)          # half way down
+    assert rate(35) == pytest.approx(0.5 + 1.5 * (1 + np.sqrt(0.5)) / 2)
+    assert rate(110) == rate(200) == 0.5
+
+
+def test_warmup_cosine_rises_and_then_falls():
+    rates = [warmup_cosine(step, total=100, peak=1.0, warmup=20) for step in range(101)]
+    assert (np.diff(rates[:20]) > 0).all() and (np.diff(rates[20:]) < 0).all()
+    assert rates[-1] == pytest.approx(0, abs=1e-12) and min(rates[:-1]) > 0
+
+
+def test_without_warmup_the_schedule_starts_at_its_peak():
+    assert warmup_cosine(0, total=10, peak=3.0) == 3.0
+
+
+@pytest.mark.parametrize("warmup, total", [(10, 10), (11, 10), (-1, 10), (0, 0)])
+def test_a_warmup_that_does_not_fit_is_refused(warmup, total):
+    with pytest.raises(ValueError, match=f"expected 0 <= warmup < total, got warmup={warmup}, total={total}"):
+        warmup_cosine(0, total=total, peak=1.0, warmup=warmup)
