@@ -174,7 +174,7 @@ def test_a_training_step_never_waits_for_the_device():
     from minicl.data import mnist_views, two_views
     from minicl.methods import SimCLR
     cupy, rng = get_backend("cupy"), np.random.default_rng(0)
-    encoder = nn.ConvNet((28, 28, 1), (8, 8), rng=rng)
+    encoder = nn.ConvNet((28, 28, 1), (8, 8, 8), rng=rng)
     model = SimCLR(encoder, nn.projection_head("mlp", encoder.features, dim=8, rng=rng)).to(cupy)
     optimizer = optim.AdamW(model.named_parameters(), 1e-3)
     images = cupy.asarray(rng.random((4, 28, 28, 1), dtype="float32"))
