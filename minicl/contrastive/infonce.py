@@ -6,9 +6,10 @@ With x_ij = s_ij / tau and p_ij = exp(x_ij - lse_i), lse_i = log sum_k exp(x_ik)
     L = (1/N) sum_i (lse_i - x_i+)                                           (1)
     dL/ds_ij = (p_ij - [j = +]) / (N tau)                                    (2)
 
-for N anchors (2N in NT-Xent, where both views are), so each negative pushes with its probability, and the positive pulls with what the anchor still lacks: the push and
-the pull of an anchor always balance. Since s_ij = u_i . u_j for unit vectors u, the gradient of an anchor is that
-weighted sum of its candidates; l2_normalize carries it on to z. The temperature needs no pass of its own:
+for N anchors (2N in NT-Xent, where both views are), so each negative pushes with its probability, and the positive
+pulls with what the anchor still lacks: the push and the pull of an anchor always balance. Since s_ij = u_i . u_j for
+unit vectors u, the gradient of an anchor is that weighted sum of its candidates; l2_normalize carries it on to z. The
+temperature needs no pass of its own:
 
     dL/dtau = -(1/tau) sum_ij s_ij dL/ds_ij = -(1/tau) sum_i u_i . du_i      (3)
 
@@ -194,6 +195,8 @@ class _SymmetricPairs:
 
     def _over_tiles(self, add_tile, shape):
         """The sum of what add_tile(a, b, total) adds to a zero array of this shape, over all tiles."""
+        lanes = min(LANES, len(self.tiles))
+
         def lane(lo, hi):
             total = self.xp.zeros(shape, dtype=self.u.dtype)
             for k in range(lo, hi):
@@ -201,7 +204,6 @@ class _SymmetricPairs:
                     add_tile(a, b, total)
             return total
 
-        lanes = min(LANES, len(self.tiles))
         return sum(run_slices(self.xp, lanes, lane, size=1))
 
 

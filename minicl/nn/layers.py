@@ -50,25 +50,41 @@ class Conv2d(Module):
 
 
 class BatchNorm(Module):
-    """Batch norm over all axes but the last, then max(y, 0) if relu: (..., C) -> (..., C).
+    """Batch norm over all axes but the last, then max(y, 0) if relu: (..., B, C) -> (..., B, C).
 
     In training the batch's own mean and variance are used, and averaged with weight `momentum` into running_mean and
     running_var (unbiased), which are used in evaluation.
+
+    splits  groups of the batch that are normalised each by its own statistics, as if each were on another GPU; item i
+            is in group i mod splits. The running averages take the mean over the groups.
     """
 
-    def __init__(self, channels, *, momentum=0.1, eps=1e-5, relu=False):
+    def __init__(self, channels, *, momentum=0.1, eps=1e-5, relu=False, splits=1):
         self.weight, self.bias = Parameter(_filled(channels, 1)), Parameter(_filled(channels, 0))
         self.running_mean, self.running_var = Buffer(_filled(channels, 0)), Buffer(_filled(channels, 1))
-        self.momentum, self.eps, self.relu = momentum, eps, relu
+        self.momentum, self.eps, self.relu, self.splits = momentum, eps, relu, splits
 
     def forward(self, x):
         if self.training:
-            return ops.batch_norm(x, self.weight, self.bias, eps=self.eps, relu=self.relu, on_statistics=self._average)
+            return self._by_group(x) if self.splits > 1 else self._by_batch(x, self.weight, self.bias)
         a = self.weight * (1 / array_module(x.data).sqrt(self.running_var.data + self.eps))
         y = x * a + (self.bias - self.running_mean.data * a)
         return ops.relu(y) if self.relu else y
 
+    def _by_batch(self, x, weight, bias):
+        return ops.batch_norm(x, weight, bias, eps=self.eps, relu=self.relu, on_statistics=self._average)
+
+    def _by_group(self, x):
+        """Items i, i + 1, ..., i + splits - 1 side by side are splits * C channels: batch norm as it is, no copy."""
+        n, (*pixels, B, C) = self.splits, x.shape
+        if B % n or B < 2 * n:
+            raise ValueError(f"BatchNorm: splits={n} needs a batch that is a multiple of {n} and at least {2 * n}, "
+                             f"got {B}")
+        weight, bias = (ops.broadcast_to(p, shape=(n, C)).reshape(n * C) for p in (self.weight, self.bias))
+        return self._by_batch(x.reshape(*pixels, B // n, n * C), weight, bias).reshape(x.shape)
+
     def _average(self, mean, var, n):
+        mean, var = (groups.reshape(self.splits, -1).mean(axis=0) for groups in (mean, var))
         self.running_mean.data += self.momentum * (mean - self.running_mean.data)
         self.running_var.data += self.momentum * (var * (n / (n - 1)) - self.running_var.data)
 

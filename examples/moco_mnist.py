@@ -1,0 +1,98 @@
+"""MoCo on MNIST: 65,536 negatives at a batch of 256, from a queue of keys that a momentum encoder made.
+
+    python examples/moco_mnist.py                        # CPU; MNIST if it can be had, else generated digits
+    python examples/moco_mnist.py --symmetric            # each view once the query and once the key
+    python examples/moco_mnist.py --backend cupy         # the same code on a GPU
+
+A query, one view of an image, should find the key of its other view among the keys of thousands of earlier images.
+Only the query encoder learns by gradient; the key encoder follows it, and the queue follows the key encoder. The loss
+rises at first: the queue begins empty, and with each batch of keys there is more to choose from. Compare it with
+chance, log(K + 1), which is logged beside it.
+"""
+
+import math
+
+import numpy as np
+
+from minicl import get_backend, viz
+from minicl.backend import peak_memory_mib, threads
+from minicl.data import Batches, load_images, mnist_views, two_views
+from minicl.evaluate import alignment, frozen_accuracies, infonce_bound, to_float, uniformity
+from minicl.methods import MoCo
+from minicl.nn import ConvNet, projection_head
+from minicl.optim import AdamW, warmup_cosine
+from minicl.run import Run, at_least, command, fraction, not_negative, options
+
+
+def main():
+    parser = options(__doc__, epochs=6, batch=256, lr=5e-3, tau=0.2)
+    parser.add_argument("--queue", type=at_least(1), default=65536, help="keys that the queue holds: the negatives")
+    parser.add_argument("--momentum", type=fraction, default=0.99, help="m in key <- m key + (1 - m) query")
+    parser.add_argument("--splits", type=at_least(1), default=8, help="groups that batch norm sees a batch in")
+    parser.add_argument("--symmetric", action="store_true", help="each view once the query and once the key")
+    parser.add_argument("--dim", type=at_least(2), default=128, help="dimension of z")
+    parser.add_argument("--weight-decay", type=not_negative, default=1e-4, help="AdamW's, on weights")
+    parser.set_defaults(log_every=20)                        # fine enough to see the queue fill
+    args = parser.parse_args()
+    if args.batch % args.splits or args.batch < 2 * args.splits:
+        parser.error(f"--batch {args.batch} cannot be cut into --splits {args.splits} groups of one size, 2 or more")
+    if args.batch * (1 + args.symmetric) > args.queue:
+        parser.error(f"--queue {args.queue} is too small for the keys of one batch; it needs "
+                     f"{args.batch * (1 + args.symmetric)}")
+
+    xp = get_backend(args.backend)
+    run = Run(args, "moco_mnist")
+    rng = np.random.default_rng(args.seed)
+
+    # Data: uint8 images on the host; labels are used for evaluation only.
+    data = load_images(args.data, args.data_dir, seed=args.seed, say=run.say)
+    run.say(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images")
+    batches = Batches(len(data.train_images), args.batch, seed=args.seed)
+    augment = mnist_views()
+
+    # Query encoder h = f(x), z = g(h); a key encoder that begins as its copy; an empty queue.
+    encoder = ConvNet(data.train_images.shape[1:], rng=rng)
+    head = projection_head("mlp", encoder.features, hidden=256, dim=args.dim, rng=rng)
+    model = MoCo(encoder, head, dim=args.dim, queue=args.queue, m=args.momentum, splits=args.splits).to(xp)
+    optimizer = AdamW(model.named_parameters(), args.lr, weight_decay=args.weight_decay)     # the query encoder's
+
+    # Training. All of the model is in the checkpoint: queue, its pointer, and both encoders.
+    total = args.epochs * batches.per_epoch
+    with threads(args.threads):
+        for step in run.steps(total, save_every=batches.per_epoch, rng=rng, model=model, optimizer=optimizer):
+            images = to_float(data.train_images[batches[step]], xp)                  # (N, 28, 28, 1)
+            view1, view2 = two_views(augment, images, rng)
+            if args.symmetric:
+                view1, view2 = xp.concatenate([view1, view2]), xp.concatenate([view2, view1])
+            h, q = model(view1)                                                      # (N, features), (N, d)
+            k = model.encode_keys(view2, rng)                                        # (N, d), a constant
+            candidates = 1 + len(model.queue)
+            loss = model.loss(q, k, args.tau)
+
+            optimizer.zero_grad()
+            loss.backward()
+            lr = warmup_cosine(step, total=total, peak=args.lr, warmup=total // 10)
+            optimizer.step(lr)
+            model.update()                                                           # keys follow; k enters the queue
+
+            if run.logs(step):
+                run.log(step, epoch=step // batches.per_epoch + 1, loss=loss.item(), chance=math.log(candidates),
+                        lr=lr, alignment=alignment(q.data, k), uniformity=uniformity(q.data))
+
+        # Evaluation on frozen features of the query encoder: h, which is kept, and z, which is thrown away.
+        run.say("evaluating h and z: nearest neighbours and linear probe")
+        accuracies, test_h, test_z = frozen_accuracies(model, data, xp)
+
+    log = run.read_log()
+    loss = float(np.mean([line["loss"] for line in log if line["step"] >= 0.9 * total]))     # of the last tenth
+    bound = infonce_bound(loss, candidates)
+    views = two_views(augment, to_float(data.test_images[:12], np), rng)
+    viz.draw_run(run, log, data, views, test_h, test_z, candidates)
+    run.finish({"data": data.name, "backend": args.backend, "seed": args.seed, "queue": len(model.queue),
+                "loss": loss, "bound_nats": bound.nats, "cap_nats": bound.cap, **accuracies,
+                "seconds": run.elapsed(), "seconds_per_epoch": run.seconds / args.epochs,
+                "peak_mib": peak_memory_mib(xp)})
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,95 @@
+"""MoCo (He et al. 2020; Chen et al. 2020b for the MLP head, "v2"): a queue of keys from a momentum encoder.
+
+SimCLR's negatives are the batch, so many negatives need a large batch. MoCo keeps the keys of earlier batches in a
+queue: 65,536 negatives at a batch of 256. For their keys to be worth comparing with today's, the encoder that made
+them must have changed little since, so keys come from a copy that follows the query encoder slowly. One step is
+
+    q = query(view1),   k = key(view2)            only q is on the tape
+    L = InfoNCE(q, positive k, negatives queue)   the batch's own keys are no negatives: they are not in the queue yet
+    query:  one optimizer step along dL/dq
+    key:    key <- m key + (1 - m) query          parameters and BatchNorm's running averages
+    queue:  k in, the oldest out                  after they served, never before
+
+See docs/methods/moco.md for why each part is there, and why the loss rises at first.
+"""
+
+import numpy as np
+
+from ..autograd import no_grad
+from ..backend import array_module, to_device
+from ..contrastive import info_nce
+from ..nn import BatchNorm, Module
+from .momentum import Momentum, frozen_copy
+from .queue import Queue
+from .simclr import SimCLR
+
+
+class MoCo(Module):
+    """Query encoder, key encoder and queue. Called as a model, images -> (h, z), it is the query encoder: that is
+    what is trained by gradient, kept and evaluated.
+
+    encoder, head  images -> h -> z (B, dim)
+    dim            of z
+    queue          keys that it holds
+    m              momentum of the key encoder, eq. (2) of He et al.
+    splits         groups in which BatchNorm sees a batch, as if each were on a GPU of its own; 1 is the whole batch
+    """
+
+    def __init__(self, encoder, head, *, dim, queue=65536, m=0.999, splits=8):
+        if not 0 <= m < 1:
+            raise ValueError(f"MoCo: m must be in [0, 1), got {m}; at 1 the keys would never learn anything")
+        if splits < 1:
+            raise ValueError(f"MoCo: splits must be at least 1, got {splits}")
+        self.query = SimCLR(encoder, head)
+        for layer in self.query.modules():
+            if isinstance(layer, BatchNorm):
+                layer.splits = splits
+        self.key = frozen_copy(self.query)
+        self.queue = Queue(queue, dim)
+        self.m, self.momentum = m, Momentum(self.query, self.key)
+        self.served = []                                                     # keys, since the last update()
+
+    def forward(self, images):
+        return self.query(images)                                            # (B, features), (B, dim)
+
+    def encode_keys(self, images, rng):
+        """z of the key encoder: images (B, H, W, C) -> array (B, dim), on no tape.
+
+        The batch is shuffled on its way in and put back in order on its way out, by a permutation drawn from the
+        host generator rng. Query i and key i are then normalised among different images: their groups' statistics no
+        longer tell that they belong together (He et al. 2020, section 3.3). In evaluation there is nothing to hide.
+        """
+        with no_grad():
+            if not self.training:
+                return self.key(images)[1].data
+            xp, order = array_module(images), rng.permutation(len(images))
+            z = self.key(images[to_device(order, xp)])[1].data
+            return z[to_device(np.argsort(order), xp)]
+
+    def loss(self, queries, keys, tau):
+        """InfoNCE of queries (N, dim), a Tensor: their positives keys (N, dim), an array, their negatives the queue.
+
+        Over an empty queue the positive is the only candidate: the loss is 0, and so is its gradient. In training the
+        keys are remembered, for update() to enqueue them.
+        """
+        if self.training:
+            self.served.append(keys)
+        if len(self.queue) == 0:
+            return (queries * 0).sum()
+        return info_nce(queries, keys, self.queue.filled(), tau)
+
+    def update(self):
+        """After the optimizer's step: the key encoder follows, and the keys that served enter the queue, once.
+
+        Raises RuntimeError in evaluation mode, or if no keys have served since the last update.
+        """
+        if not self.training:
+            raise RuntimeError("MoCo: update() in evaluation mode; the queue and the key encoder change in training "
+                               "only, call model.train() first")
+        if not self.served:
+            raise RuntimeError("MoCo: update() without keys to enqueue; they enter the queue after they have served "
+                               "as positives in loss(), and once")
+        self.momentum.update(self.m)
+        for keys in self.served:
+            self.queue.enqueue(keys)
+        self.served = []

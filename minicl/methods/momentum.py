@@ -1,0 +1,91 @@
+"""The momentum encoder: a copy of a model that no gradient reaches, and that follows it slowly.
+
+    target <- m target + (1 - m) online                                      (1)
+
+after every step, for parameters and buffers alike. Unrolled, (1) is an average of all the weights that the online
+model has had, the weight of `t` steps ago counting (1 - m) m^t: of about the last 1 / (1 - m) steps. MoCo's keys come
+from such a model, so that keys of neighbouring steps can be compared (He et al. 2020, eq. 2); BYOL's targets too.
+
+BatchNorm's running averages belong to the weights that they were measured with, so they take the same average (1):
+a target evaluated with the online model's would be normalised for weights that it does not have yet. In training the
+target normalises by its batch, as every BatchNorm, but keeps no averages of its own.
+"""
+
+import copy
+
+from ..autograd import Tensor
+from ..backend import array_module
+from ..nn import BatchNorm, Buffer
+
+
+class Frozen(Tensor, Buffer):
+    """A weight of a target: a Tensor to the ops, a Buffer to the Module, so it is moved and saved with the model but
+    is not among the parameters that an optimizer is given (whose weight decay alone would change it)."""
+
+
+def frozen_copy(module):
+    """A copy of a Module that shares no array with it, whose parameters are Frozen."""
+    copies = {id(p): Frozen(p.data.copy()) for p in module.parameters()}
+    copies |= {id(buffer): Buffer(buffer.data.copy()) for _, buffer in module.named_buffers()}
+    target = copy.deepcopy(module, copies)                                   # which uses these, by the original's id
+    for layer in target.modules():
+        if isinstance(layer, BatchNorm):
+            layer.momentum = 0.0                                             # running averages follow by (1) alone
+    return target
+
+
+class Momentum:
+    """The rule (1) between an online Module and its target = frozen_copy(online).
+
+        target = frozen_copy(online)
+        momentum = Momentum(online, target)
+        ...
+        momentum.update(0.99)                                                # after each optimizer.step()
+
+    The target's state is moved into one array, as an optimizer does with the online model's, so an update is a
+    gathering copy and three passes, on a GPU a few launches, however many layers there are. It has no state beyond
+    that of the two modules: save those. Raises ValueError if target is no frozen copy of online.
+    """
+
+    def __init__(self, online, target):
+        followed = dict(online.named_parameters() + online.named_buffers())
+        following = dict(target.named_buffers())
+        if target.named_parameters() or {name: part.data.shape for name, part in followed.items()} \
+                != {name: part.data.shape for name, part in following.items()}:
+            raise ValueError(f"Momentum: expected target to be frozen_copy(online), got a {type(target).__name__} "
+                             f"with {len(target.named_parameters())} parameters and {len(following)} frozen arrays "
+                             f"for the {len(followed)} arrays of online")
+        self.online, self.target = online, target
+        self.pairs = [(part, following[name]) for name, part in followed.items()]
+        self.views = []
+
+    def update(self, m):
+        """Apply (1) with 0 <= m <= 1. Raises RuntimeError in evaluation mode: evaluating must not change a model."""
+        if not 0 <= m <= 1:
+            raise ValueError(f"Momentum: m must be in [0, 1], got {m}; usual are 0.99 to 0.999")
+        if not (self.online.training and self.target.training):
+            raise RuntimeError("Momentum: update() in evaluation mode; the target follows in training only, call "
+                               "model.train() first")
+        if not self.views or any(part.data is not view for (_, part), view in zip(self.pairs, self.views)):
+            self._flatten()                                                  # at first, and after .to() or .astype()
+        step = self.step
+        array_module(step).concatenate([part.data.reshape(-1) for part, _ in self.pairs], out=step)
+        step -= self.values
+        step *= 1 - m
+        self.values += step                                                  # (1)
+
+    def _flatten(self):
+        """Move the target's arrays into self.values and leave each part a view of its slice."""
+        dtypes = sorted({str(part.data.dtype) for pair in self.pairs for part in pair})
+        if len(dtypes) > 1:
+            raise ValueError(f"Momentum: expected arrays of one dtype, got {' and '.join(dtypes)}; convert both "
+                             "models with .astype()")
+        parts = [part for _, part in self.pairs]
+        xp = array_module(parts[0].data)
+        self.values = xp.concatenate([part.data.reshape(-1) for part in parts])
+        self.step, self.views, start = xp.empty_like(self.values), [], 0
+        for part in parts:
+            stop = start + part.data.size
+            part.data = self.values[start:stop].reshape(part.data.shape)
+            self.views.append(part.data)
+            start = stop

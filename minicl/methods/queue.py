@@ -1,0 +1,61 @@
+"""A first-in first-out queue of keys: the negatives of many batches, at the price of encoding one."""
+
+import numpy as np
+
+from ..backend import is_array
+from ..contrastive import l2_normalize
+from ..nn import Buffer, Module
+
+
+class Queue(Module):
+    """The last `capacity` keys, normalised, on the model's device; a key that enters pushes the oldest out.
+
+    keys      Buffer (capacity, d): a ring. Key number t since the beginning, t = 0, 1, ..., is in row t mod capacity,
+              until key t + capacity takes its place. The capacity need not be a multiple of the batch.
+    enqueued  how many keys have ever entered; where the next one goes follows from it. An integer on the host.
+
+    Both are part of the state_dict. The queue begins empty: its length is the number of rows that have been filled.
+    """
+
+    def __init__(self, capacity, dim):
+        if not (capacity >= 1 and dim >= 1):
+            raise ValueError(f"Queue: expected capacity and dim >= 1, got {capacity} and {dim}")
+        self.keys = Buffer(np.zeros((capacity, dim), dtype="float32"))
+        self.count = _Counter()
+
+    enqueued = property(lambda self: int(self.count.data))
+    capacity = property(lambda self: len(self.keys.data))
+
+    def __len__(self):
+        return min(self.enqueued, self.capacity)
+
+    def filled(self):
+        """The keys that are there, (len(self), d), as a view: take what you need of it before the next enqueue."""
+        return self.keys.data[:len(self)]
+
+    def enqueue(self, keys):
+        """Add keys (B, d), normalised here, in their order. Raises RuntimeError in evaluation mode."""
+        if not self.training:
+            raise RuntimeError("Queue: enqueue() in evaluation mode; keys of images that are not trained on must not "
+                               "become negatives, call model.train() first")
+        ring, capacity = self.keys.data, self.capacity
+        if not is_array(keys) or keys.ndim != 2 or keys.shape[1] != ring.shape[1]:
+            raise ValueError(f"Queue: expected keys to be an array (B, {ring.shape[1]}), got {type(keys).__name__} "
+                             f"{getattr(keys, 'shape', '')}")
+        if len(keys) > capacity:
+            raise ValueError(f"Queue: {len(keys)} keys at once do not fit a queue of {capacity}; some would be "
+                             "dropped before they served: use a larger queue or a smaller batch")
+        keys, start = l2_normalize.raw(keys)[0], self.enqueued % capacity
+        before_end = min(len(keys), capacity - start)
+        ring[start:start + before_end] = keys[:before_end]
+        ring[:len(keys) - before_end] = keys[before_end:]                    # the rest, from the first row on
+        self.count.data[...] += len(keys)
+
+
+class _Counter(Buffer):
+    """An integer that is saved with the model and stays on the host wherever that goes: reading it never waits."""
+
+    def __init__(self):
+        self._value = np.zeros((), dtype="int64")
+
+    data = property(lambda self: self._value, lambda self, moved: None)

@@ -1,0 +1,295 @@
+"""MoCo: split and shuffled batch norm, what the loss compares, the order of things within a step, resuming."""
+
+import numpy as np
+import pytest
+from cupy_dialect import strict
+
+import minicl
+from minicl import Tensor, no_grad
+from minicl.backend import to_device, to_host
+from minicl.checkpoint import load_checkpoint, restore, save_checkpoint
+from minicl.contrastive import composed, l2_normalize
+from minicl.evaluate import encode, state_hash
+from minicl.methods import MoCo
+from minicl.nn import MLP, BatchNorm, Buffer, projection_head
+from minicl.optim import AdamW
+
+TAU = 0.2
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape, dtype="float32")
+
+
+def unit(*shape, seed=0):
+    return l2_normalize.raw(normal(*shape, seed=seed))[0]
+
+
+def moco(xp=np, *, queue=10, m=0.9, splits=2, seed=0):
+    rng = np.random.default_rng(seed)
+    encoder = MLP((2, 2, 1), widths=(8,), rng=rng)
+    head = projection_head("mlp", 8, hidden=6, dim=3, rng=rng)
+    return MoCo(encoder, head, dim=3, queue=queue, m=m, splits=splits).to(xp)
+
+
+def train(model, optimizer, steps, rng, batch=4):
+    """Steps of MoCo on images drawn from rng; the losses."""
+    xp, losses = optimizer.xp, []
+    for _ in range(steps):
+        image = rng.standard_normal((batch, 2, 2, 1), dtype="float32")
+        view1, view2 = (to_device(image + 0.1 * rng.standard_normal(image.shape, dtype="float32"), xp) for _ in "12")
+        loss = model.loss(model(view1)[1], model.encode_keys(view2, rng), TAU)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        model.update()
+        losses.append(loss.item())
+    return losses
+
+
+def assert_same(state, other):
+    assert state.keys() == other.keys()
+    for name, array in state.items():
+        np.testing.assert_array_equal(array, other[name], err_msg=name)
+
+
+# ---------------------------------------------------------------- split batch norm
+
+@pytest.mark.parametrize("shape", [(6, 2), (2, 3, 6, 2)], ids=["vectors", "pixels"])
+@pytest.mark.parametrize("relu", [False, True], ids=["", "relu"])
+def test_split_batch_norm_is_a_batch_norm_for_each_group(xp, shape, relu):
+    x, g, splits = to_device(normal(*shape), xp), to_device(normal(*shape, seed=1), xp), 3
+    split, alone = BatchNorm(2, relu=relu, splits=splits).to(xp), BatchNorm(2, relu=relu).to(xp)
+    leaf = Tensor(x, requires_grad=True)
+    y = split(leaf)
+    y.backward(g)
+    means, variances = [], []
+    for group in range(splits):
+        part = Tensor(xp.ascontiguousarray(x[..., group::splits, :]), requires_grad=True)
+        own = BatchNorm(2).to(xp)
+        alone.running_mean, alone.running_var = own.running_mean, own.running_var
+        y_part = alone(part)
+        y_part.backward(xp.ascontiguousarray(g[..., group::splits, :]))
+        np.testing.assert_allclose(to_host(y.data[..., group::splits, :]), to_host(y_part.data), atol=1e-5)
+        np.testing.assert_allclose(to_host(leaf.grad[..., group::splits, :]), to_host(part.grad), atol=1e-5)
+        means.append(to_host(own.running_mean.data))
+        variances.append(to_host(own.running_var.data))
+    for name in ("weight", "bias"):                          # summed over the groups
+        np.testing.assert_allclose(to_host(getattr(split, name).grad), to_host(getattr(alone, name).grad), atol=1e-5)
+    np.testing.assert_allclose(to_host(split.running_mean.data), np.mean(means, axis=0), atol=1e-6)
+    np.testing.assert_allclose(to_host(split.running_var.data), np.mean(variances, axis=0), rtol=1e-5)
+
+
+def test_split_batch_norm_has_the_gradient_of_its_loss():
+    def loss(x, weight, bias):
+        layer = BatchNorm(2, splits=2).astype("float64")
+        layer.weight, layer.bias = weight, bias
+        return layer(x)
+    assert minicl.gradcheck(loss, [array.astype("float64") for array in (normal(6, 2), normal(2), normal(2, seed=1))])
+
+
+def test_groups_need_a_batch_that_they_divide(xp):
+    for batch in (5, 3):
+        with pytest.raises(ValueError, match="splits=3 needs a batch that is a multiple of 3 and at least 6"):
+            BatchNorm(2, splits=3).to(xp)(Tensor(to_device(normal(batch, 2), xp)))
+
+
+def test_in_evaluation_there_are_no_groups():
+    split, whole, x = BatchNorm(2, splits=3).eval(), BatchNorm(2).eval(), Tensor(normal(5, 2))
+    np.testing.assert_array_equal(split(x).data, whole(x).data)
+
+
+# ---------------------------------------------------------------- what is compared with what
+
+def test_the_model_is_its_query_encoder_and_not_the_key_encoder(xp):
+    model, images = moco(xp).eval(), to_device(normal(4, 2, 2, 1), xp)
+    before = to_host(model(images)[0].data)
+    for _, buffer in model.key.named_buffers():
+        buffer.data += 1
+    np.testing.assert_array_equal(to_host(model(images)[0].data), before)
+    model.query.encoder.layers[0].weight.data += 1
+    assert (to_host(model(images)[0].data) != before).any()
+
+
+def test_an_optimizer_is_given_the_query_encoder_only():
+    model = moco()
+    assert model.parameters() == model.query.parameters()
+    assert {name.split(".")[0] for name, _ in model.named_buffers()} == {"query", "key", "queue"}
+
+
+def test_shuffled_keys_come_back_in_order(xp):
+    model, images = moco(xp, splits=1), to_device(normal(8, 2, 2, 1), xp)
+    with no_grad():
+        straight = model.key(images)[1].data
+    shuffled = model.encode_keys(images, np.random.default_rng(3))
+    np.testing.assert_allclose(to_host(shuffled), to_host(straight), atol=1e-5)
+
+
+def test_query_i_and_key_i_are_normalised_among_different_images():
+    """Which images change key i through batch norm is drawn anew each step: statistics cannot name the positive."""
+    model, images, B = moco(splits=4), normal(16, 2, 2, 1), 16
+
+    def changed_by(encode):
+        base = encode(images)
+        rows = []
+        for j in range(B):
+            other = images.copy()
+            other[j] += 1
+            rows.append(np.abs(encode(other) - base).max(axis=1) > 1e-5)
+        return np.array(rows).T                              # (i, j): whether image j changes row i
+
+    same_group = np.arange(B)[:, None] % 4 == np.arange(B) % 4
+    queries = changed_by(lambda x: model(x)[1].data)
+    keys, again = (changed_by(lambda x: model.encode_keys(x, np.random.default_rng(seed))) for seed in (1, 2))
+    assert not (queries & ~same_group).any() and queries.sum() > 2 * B
+    for first, second in ((queries, keys), (keys, again)):
+        assert (second & ~same_group).any() and (first != second).sum() > 2 * B
+
+
+def test_in_evaluation_keys_are_not_shuffled_and_do_not_depend_on_their_batch():
+    model, images = moco().eval(), normal(8, 2, 2, 1)
+    together = model.encode_keys(images, None)               # no permutation is drawn
+    np.testing.assert_allclose(together[:3], model.encode_keys(images[:3], None), atol=1e-6)
+
+
+def test_the_gradient_reaches_the_query_encoder_only(xp):
+    model, images = moco(xp), to_device(normal(4, 2, 2, 1), xp)
+    model.queue.enqueue(to_device(unit(6, 3), xp))
+    keys = model.encode_keys(images, np.random.default_rng(0))
+    before = {name: array for name, array in model.state_dict().items() if not name.startswith("query")}
+    loss = model.loss(model(images)[1], keys, TAU)
+    loss.backward()
+    assert all(float(abs(p.grad).max()) > 0 for p in model.query.parameters() if p.ndim == 2)
+    assert all(getattr(buffer, "grad", None) is None for _, buffer in model.named_buffers())
+    after = model.state_dict()
+    assert_same(before, {name: after[name] for name in before})
+
+
+def test_the_loss_is_infonce_over_the_filled_rows_and_its_gradient_has_the_keys_constant():
+    model, q, k = moco(), normal(4, 3), normal(4, 3, seed=1)
+    negatives = unit(6, 3, seed=2)
+    model.queue.enqueue(negatives)
+    leaf, read = Tensor(q, requires_grad=True), Tensor(q, requires_grad=True)
+    loss, composed_loss = model.loss(leaf, k, TAU), composed.info_nce(read, Tensor(k), Tensor(negatives), TAU)
+    assert loss.item() == pytest.approx(composed_loss.item(), rel=1e-5)
+    loss.backward(), composed_loss.backward()
+    np.testing.assert_allclose(leaf.grad, read.grad, atol=1e-5)
+
+
+def test_over_an_empty_queue_the_loss_is_nothing_and_so_is_its_gradient(xp):
+    model, q = moco(xp), Tensor(to_device(normal(4, 3), xp), requires_grad=True)
+    loss = model.loss(q, to_device(normal(4, 3), xp), TAU)
+    loss.backward()
+    assert loss.item() == 0 and not to_host(q.grad).any()
+
+
+# ---------------------------------------------------------------- the order within a step, and evaluation
+
+def test_keys_enter_after_they_served_and_once(xp):
+    model, k = moco(xp), to_device(unit(4, 3), xp)
+    model.loss(Tensor(to_device(unit(4, 3, seed=1), xp)), k, TAU)
+    assert len(model.queue) == 0                             # not among the negatives of their own batch
+    model.update()
+    np.testing.assert_allclose(to_host(model.queue.filled()), to_host(k), rtol=1e-6)
+    with pytest.raises(RuntimeError, match="without keys to enqueue.*after they have served"):
+        model.update()
+    assert len(model.queue) == 4
+
+
+def test_accumulated_batches_all_enter():
+    model, first, second = moco(), unit(4, 3), unit(4, 3, seed=1)
+    for keys in (first, second):
+        model.loss(Tensor(keys), keys, TAU)
+    model.update()
+    np.testing.assert_allclose(model.queue.filled(), np.concatenate([first, second]), rtol=1e-6)
+
+
+def test_evaluation_changes_neither_queue_nor_key_encoder():
+    model = moco()
+    train(model, AdamW(model.named_parameters(), 0.01), 3, np.random.default_rng(1))
+    before, images = state_hash(model), normal(4, 2, 2, 1)
+    encode(model, np.zeros((6, 2, 2, 1), dtype="uint8"), np)
+    model.eval()
+    model.loss(model(images)[1], model.encode_keys(images, None), TAU)
+    with pytest.raises(RuntimeError, match="update.. in evaluation mode"):
+        model.update()
+    model.train()
+    with pytest.raises(RuntimeError, match="without keys"):  # those of the evaluation are not kept for later
+        model.update()
+    assert state_hash(model) == before
+
+
+def test_symmetric_is_the_mean_of_both_directions():
+    """Both views one after the other as queries, in the other order as keys: (L(q1, k2) + L(q2, k1)) / 2."""
+    model = moco()
+    model.queue.enqueue(unit(10, 3))
+    q1, q2, k1, k2 = (normal(4, 3, seed=seed) for seed in range(4))
+    both = model.loss(Tensor(np.concatenate([q1, q2])), np.concatenate([k2, k1]), TAU)
+    one, other = model.loss(Tensor(q1), k2, TAU), model.loss(Tensor(q2), k1, TAU)
+    assert both.item() == pytest.approx((one.item() + other.item()) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"m": 1.0}, r"MoCo: m must be in \[0, 1\), got 1.0"), ({"splits": 0}, "MoCo: splits must be at least 1, got 0"),
+    ({"queue": 0}, "Queue: expected capacity and dim >= 1"),
+])
+def test_bad_options_are_told(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        moco(**wrong)
+
+
+# ---------------------------------------------------------------- checkpoints and training
+
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
+    """With a queue of 10 and batches of 4 the pointer is in the middle, and the queue full, when it is saved."""
+    whole, rng = moco(), np.random.default_rng(1)
+    optimizer = AdamW(whole.named_parameters(), 0.01)
+    losses = train(whole, optimizer, 4, rng)
+    save_checkpoint(tmp_path / "c.npz", {"model": whole, "optimizer": optimizer}, {"rng": rng.bit_generator.state})
+    losses = train(whole, optimizer, 5, rng)
+
+    resumed, rng = moco(seed=7), np.random.default_rng(8)
+    other = AdamW(resumed.named_parameters(), 0.01)
+    arrays, meta = load_checkpoint(tmp_path / "c.npz")
+    assert {"model.queue.keys", "model.queue.count", "model.key.head.steps.1.running_var"} <= arrays.keys()
+    restore(arrays, {"model": resumed, "optimizer": other}, tmp_path / "c.npz")
+    rng.bit_generator.state = meta["rng"]
+    assert train(resumed, other, 5, rng) == losses
+    assert resumed.queue.enqueued == 36
+    assert_same(whole.state_dict(), resumed.state_dict())
+
+
+def test_both_backends_train_alike(xp):
+    model, reference = moco(xp), moco()
+    losses = [train(m, AdamW(m.named_parameters(), 0.01), 5, np.random.default_rng(1)) for m in (model, reference)]
+    np.testing.assert_allclose(*losses, rtol=1e-4, atol=1e-6)
+    for name, array in model.state_dict().items():
+        np.testing.assert_allclose(array, reference.state_dict()[name], rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.skipif("config.getoption('--backend') != 'stand-in'", reason="only the stand-in counts synchronisations")
+def test_a_step_does_not_wait_for_the_device():
+    xp, rng = minicl.get_backend("cupy"), np.random.default_rng(0)
+    model, images = moco(xp), to_device(normal(4, 2, 2, 1), minicl.get_backend("cupy"))
+    optimizer = AdamW(model.named_parameters(), 0.01)
+    train(model, optimizer, 1, rng)
+    before = strict.synchronisations()
+    for _ in range(3):
+        loss = model.loss(model(images)[1], model.encode_keys(images, rng), TAU)
+        loss.backward()
+        optimizer.step()
+        model.update()
+    assert strict.synchronisations() == before
+
+
+def test_no_buffer_of_the_model_is_forgotten_by_its_moves():
+    model = moco().astype("float64")
+    assert {str(buffer.data.dtype) for _, buffer in model.named_buffers()} == {"float64", "int64"}
+    assert isinstance(model.queue.keys, Buffer) and model.queue.enqueued == 0
+
+
+def test_learning_beats_chance_which_rises_while_the_queue_fills():
+    model, rng = moco(queue=64, splits=2), np.random.default_rng(0)
+    losses = train(model, AdamW(model.named_parameters(), 0.01), 120, rng, batch=8)
+    assert losses[0] == 0 < losses[1] < losses[7]            # log(1), log(9), ..., log(57)
+    assert np.mean(losses[-20:]) < np.log(65) - 0.5

@@ -1,0 +1,108 @@
+"""The momentum encoder: a target that no gradient and no optimizer reaches, and that follows weights and averages."""
+
+import copy
+
+import numpy as np
+import pytest
+
+from minicl import Tensor
+from minicl.backend import to_device
+from minicl.methods import Momentum, frozen_copy
+from minicl.nn import BatchNorm, Linear, Sequential
+from minicl.optim import AdamW
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape, dtype="float32")
+
+
+def assert_same(state, other):
+    assert state.keys() == other.keys()
+    for name, array in state.items():
+        np.testing.assert_array_equal(array, other[name], err_msg=name)
+
+
+def online_and_target(xp=np):
+    rng = np.random.default_rng(0)
+    online = Sequential(Linear(3, 4, rng=rng), BatchNorm(4), Linear(4, 2, rng=rng)).to(xp)
+    return online, frozen_copy(online)
+
+
+def test_a_target_begins_as_a_copy_without_parameters(xp):
+    online, target = online_and_target(xp)
+    assert_same(online.state_dict(), target.state_dict())
+    assert target.named_parameters() == [] and len(target.named_buffers()) == 8
+    for part in online.parameters():
+        part.data += 1                                       # no array is shared
+    assert not any((array == online.state_dict()[name]).any() for name, array in target.state_dict().items()
+                   if "running" not in name)
+
+
+def test_no_gradient_enters_a_target_even_on_the_tape(xp):
+    _, target = online_and_target(xp)
+    x = Tensor(to_device(normal(4, 3), xp), requires_grad=True)
+    target(x).sum().backward()
+    assert x.grad is not None and all(getattr(buffer, "grad", None) is None for _, buffer in target.named_buffers())
+
+
+@pytest.mark.parametrize("m", [0.0, 0.9, 1.0])
+def test_weights_and_running_averages_follow_by_the_same_average(xp, m):
+    online, target = online_and_target(xp)
+    momentum = Momentum(online, target)
+    for part in online.parameters():
+        part.data += 1
+    for _ in "12":
+        online(Tensor(to_device(5 + normal(6, 3), xp)))      # moves running_mean and running_var
+        before = target.state_dict()
+        momentum.update(m)
+        after, leader = target.state_dict(), online.state_dict()
+        assert any("running_var" in name for name in after)
+        for name in after:
+            np.testing.assert_allclose(after[name], m * before[name] + (1 - m) * leader[name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_targets_running_averages_change_by_the_update_alone(xp):
+    _, target = online_and_target(xp)
+    before = target.state_dict()
+    target(Tensor(to_device(5 + normal(6, 3), xp)))          # in training mode, normalised by its batch
+    assert_same(before, target.state_dict())
+
+
+def test_a_target_follows_across_moves_optimizers_and_loading(xp):
+    online, target = online_and_target()
+    momentum = Momentum(online, target)
+    momentum.update(0.5)
+    online.to(xp), target.to(xp)                             # to other arrays
+    AdamW(online.named_parameters(), 0.1)                    # the online arrays become views
+    online.load_state_dict({name: array + 2 for name, array in online.state_dict().items()})
+    target.load_state_dict({name: array * 0 for name, array in target.state_dict().items()})
+    momentum.update(0.75)
+    for name, array in target.state_dict().items():
+        np.testing.assert_allclose(array, 0.25 * online.state_dict()[name], rtol=1e-6, atol=1e-7)
+
+
+def test_an_update_is_as_many_launches_for_many_layers_as_for_few():
+    """All of a target is one array, of which its parts are views."""
+    online, target = online_and_target()
+    Momentum(online, target).update(0.9)
+    assert len({id(buffer.data.base) for _, buffer in target.named_buffers()}) == 1
+
+
+def test_wrong_uses_of_a_momentum_are_told():
+    online, target = online_and_target()
+    momentum = Momentum(online, target)
+    with pytest.raises(ValueError, match=r"m must be in \[0, 1\], got 1.5"):
+        momentum.update(1.5)
+    before = target.state_dict()
+    for module in (online, target):
+        module.eval()
+        with pytest.raises(RuntimeError, match="update.. in evaluation mode"):
+            momentum.update(0.5)
+        module.train()
+    assert_same(before, target.state_dict())
+    for wrong in (copy.deepcopy(online), frozen_copy(Sequential(Linear(3, 4, rng=np.random.default_rng(0))))):
+        with pytest.raises(ValueError, match=r"expected target to be frozen_copy\(online\)"):
+            Momentum(online, wrong)
+    online.steps[0].weight.data = online.steps[0].weight.data.astype("float64")
+    with pytest.raises(ValueError, match="one dtype, got float32 and float64"):
+        Momentum(online, target).update(0.5)

@@ -1,0 +1,85 @@
+"""The queue of keys: first in, first out, whatever the batches; normalised, saved, closed in evaluation."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minicl import Tensor
+from minicl.backend import to_device, to_host
+from minicl.contrastive import l2_normalize
+from minicl.methods import Queue
+
+
+def unit(*shape, seed=0):
+    """Rows of length 1."""
+    return l2_normalize.raw(np.random.default_rng(seed).standard_normal(shape, dtype="float32"))[0]
+
+
+def test_a_queue_begins_empty_and_holds_what_has_entered(xp):
+    queue, keys = Queue(5, 3).to(xp), unit(2, 3)
+    assert len(queue) == 0 and queue.filled().shape == (0, 3)
+    queue.enqueue(to_device(keys, xp))
+    assert len(queue) == queue.enqueued == 2
+    np.testing.assert_allclose(to_host(queue.filled()), keys, rtol=1e-6)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 9), st.lists(st.integers(1, 9), max_size=12))
+def test_a_queue_holds_the_last_keys_whatever_the_batches(capacity, batches):
+    """Key t is in row t mod capacity; nothing is dropped before capacity newer keys have come."""
+    queue, keys = Queue(capacity, 2), unit(sum(batches) + 1, 2)
+    entered = 0
+    for batch in (min(batch, capacity) for batch in batches):
+        queue.enqueue(keys[entered:entered + batch])
+        entered += batch
+        newest = range(max(0, entered - capacity), entered)
+        assert len(queue) == len(newest)
+        for t in newest:
+            np.testing.assert_allclose(queue.filled()[t % capacity], keys[t], rtol=1e-6)
+
+
+def test_a_batch_wraps_around_the_end_on_either_backend(xp):
+    queue, keys = Queue(5, 3).to(xp), unit(9, 3)
+    for lo in (0, 3, 6):
+        queue.enqueue(to_device(keys[lo:lo + 3], xp))
+    np.testing.assert_allclose(to_host(queue.filled()), keys[[5, 6, 7, 8, 4]], rtol=1e-6)
+
+
+def test_keys_are_normalised_as_they_enter(xp):
+    queue = Queue(4, 3).to(xp)
+    queue.enqueue(to_device(7 * unit(4, 3), xp))
+    np.testing.assert_allclose((to_host(queue.filled())**2).sum(axis=1), 1, rtol=1e-6)
+
+
+def test_a_queue_refuses_what_it_cannot_keep():
+    queue = Queue(4, 3)
+    queue.enqueue(unit(4, 3))                                # just fits
+    with pytest.raises(ValueError, match="5 keys at once do not fit a queue of 4"):
+        queue.enqueue(unit(5, 3))
+    with pytest.raises(ValueError, match=r"expected keys to be an array \(B, 3\), got ndarray \(2, 2\)"):
+        queue.enqueue(unit(2, 2))
+    with pytest.raises(ValueError, match="got Tensor"):
+        queue.enqueue(Tensor(unit(2, 3)))
+    with pytest.raises(ValueError, match="capacity and dim >= 1, got 0 and 3"):
+        Queue(0, 3)
+
+
+def test_no_key_enters_in_evaluation():
+    queue = Queue(4, 3)
+    with pytest.raises(RuntimeError, match="enqueue.. in evaluation mode"):
+        queue.eval().enqueue(unit(2, 3))
+    assert len(queue) == 0
+
+
+def test_a_loaded_queue_goes_on_where_the_saved_one_was(xp):
+    queue, other = Queue(5, 3).to(xp), Queue(5, 3).to(xp)
+    queue.enqueue(to_device(unit(4, 3), xp))
+    other.load_state_dict(queue.state_dict())
+    for each in (queue, other):
+        each.enqueue(to_device(unit(3, 3, seed=1), xp))
+    assert other.enqueued == 7
+    for name, array in queue.state_dict().items():
+        np.testing.assert_array_equal(array, other.state_dict()[name], err_msg=name)
+    with pytest.raises(ValueError, match="keys: shape"):
+        Queue(6, 3).load_state_dict(queue.state_dict())
