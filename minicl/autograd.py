@@ -105,13 +105,16 @@ class Tensor:
 # ---------------------------------------------------------------- the tape
 
 class _Node:
-    """One recorded call of an op: who its inputs were, and how to send a gradient back to them."""
+    """One recorded call of an op: who its inputs were, and how to send a gradient back to them.
 
-    __slots__ = ("op", "inputs", "backward", "index")
+    The walk needs no options; they are kept for minicl.explain, which can run the call again.
+    """
+
+    __slots__ = ("op", "inputs", "options", "backward", "index")
     count = itertools.count()
 
-    def __init__(self, op, inputs, backward):
-        self.op, self.inputs, self.backward = op, inputs, backward
+    def __init__(self, op, inputs, options, backward):
+        self.op, self.inputs, self.options, self.backward = op, inputs, options, backward
         self.index = next(_Node.count)    # creation order is a topological order
 
 
@@ -132,12 +135,14 @@ def no_grad():
 def _walk(root, g):
     """Send g back from the node `root` to the leaves, dropping each gradient and closure once used."""
     arriving = {root: g}                                     # node -> gradient of its output
-    for node in _ancestors(root):
+    nodes = _ancestors(root)
+    for node in nodes:
         if node.backward is None:
             raise RuntimeError(f"backward(): the tape behind {node.op.__name__!r} was already walked and freed; "
                                "add losses that share a graph before one backward(), or run the forward again")
+    for node in nodes:
         inputs, gradients = node.inputs, node.op.gradients(node, arriving.pop(node))
-        node.inputs, node.backward = (), None
+        node.inputs, node.options, node.backward = (), None, None
         for x, dx in zip(inputs, gradients):
             if dx is None or not _wants_grad(x):
                 continue
@@ -182,11 +187,16 @@ class Mask:
     kinds, meaning = "b", "bool"
 
 
+class Scalar:
+    """Annotation of an op's input that is one number, such as a temperature: a 0-d Tensor or a Python number."""
+
+
 def op(function=None, *, broadcasts=False):
     """Lift a function of arrays, returning (value, backward), to Tensors. See the module's docstring.
 
-    Positional parameters are the differentiable inputs (Tensors, arrays or Python numbers), or constant
-    arrays if annotated Index or Mask; keyword-only parameters are options. An op with the option `wanted`
+    Positional parameters are the differentiable inputs, Tensors or arrays (or Python numbers, where they
+    broadcast or are annotated Scalar), or constant arrays if annotated Index or Mask; keyword-only parameters
+    are options. An op with the option `wanted`
     is told which inputs need a gradient, a tuple of bools, so that it can skip an expensive one.
 
     broadcasts: inputs broadcast against each other, so gradients come in the output's shape and are
@@ -205,6 +215,7 @@ class _Op:
         inputs = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
         self.names = [p.name for p in inputs]
         self.constants = {p.name: p.annotation for p in inputs if p.annotation in (Index, Mask)}
+        self.scalars = {p.name for p in inputs if p.annotation is Scalar}
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in inputs)
         self.defaults = {p.name: p.default for p in inputs if p.default is not p.empty}
         self.asks_wanted = any(p.name == "wanted" for p in parameters)
@@ -214,6 +225,9 @@ class _Op:
             inputs = self._by_name(inputs, options)
         arrays = self._unwrap(inputs)
         wanted = tuple(_wants_grad(x) for x in inputs) if _recording else (False,) * len(inputs)
+        for name, value in options.items():
+            if isinstance(value, np.generic):                # as for the inputs: nothing is promoted silently
+                options[name] = value.item()
         if self.asks_wanted:
             options["wanted"] = wanted
         value, backward = self.raw(*arrays, **options)
@@ -221,7 +235,7 @@ class _Op:
             value = np.asarray(value)                        # NumPy's reductions return scalars
         y = Tensor(value)
         if True in wanted:
-            y.node = _Node(self, inputs, backward)
+            y.node = _Node(self, inputs, options, backward)
         return y
 
     def _by_name(self, inputs, options):
@@ -246,9 +260,11 @@ class _Op:
                 arrays.append(x.item())
                 continue
             elif x is None or isinstance(x, (int, float)):
+                if not self._may_be_number(position, x):
+                    raise TypeError(f"{self.__name__}: {self._name(position)} must be a Tensor or an array, got {x!r}")
                 arrays.append(x)
                 continue
-            name = self.names[min(position, len(self.names) - 1)]
+            name = self._name(position)
             if name in self.constants:
                 self._check_constant(name, x, self.constants[name])
                 arrays.append(x)
@@ -261,11 +277,23 @@ class _Op:
             elif x.dtype != first[1].dtype:
                 raise TypeError(f"{self.__name__}: {first[0]} is {first[1].dtype} but {name} is {x.dtype}; "
                                 "convert one of them with .astype (nothing is promoted silently)")
-            elif type(x) is not type(first[1]):
+            elif array_module(x) is not array_module(first[1]):
                 raise TypeError(f"{self.__name__}: {first[0]} is on {array_module(first[1]).__name__} but {name} is "
                                 f"on {array_module(x).__name__}; move one with minicl.backend.to_device")
             arrays.append(x)
+        if first is None:
+            raise TypeError(f"{self.__name__}: expected at least one Tensor or array, got {inputs!r}")
         return arrays
+
+    def _name(self, position):
+        return self.names[min(position, len(self.names) - 1)]
+
+    def _may_be_number(self, position, x):
+        """Numbers stand for arrays where they broadcast, and for arguments that are one number, such as a temperature."""
+        name = self._name(position)
+        if name in self.constants:
+            return False
+        return x is None and name in self.defaults or x is not None and (self.broadcasts or name in self.scalars)
 
     def _check_constant(self, name, x, kind):
         if not is_array(x) or x.dtype.kind not in kind.kinds:
@@ -287,7 +315,7 @@ class _Op:
             if self.broadcasts and dx.shape != x.shape:
                 dx = _sum_to_shape(dx, x.shape)
             if dx.shape != x.shape or dx.dtype != x.dtype:
-                name = self.names[min(position, len(self.names) - 1)]
+                name = self._name(position)
                 raise RuntimeError(f"backward of {self.__name__}: the gradient of {name} must be {_describe(x.data)}, "
                                    f"got {_describe(dx)}")
             checked.append(dx)

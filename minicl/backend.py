@@ -7,7 +7,7 @@ What the two libraries do differently is a function here, with one name:
     to_device, to_host       the only doors between host memory and the device
     scatter_add              x[ids] += values, with repeated ids adding up
     pixel_matmul, ...        products of pixel-major activations, (H, W, B, C) @ (C, K)
-    run_slices, threads      the same work slice by slice, on a few threads (NumPy) or at once (CuPy)
+    run_slices, accumulate   the same work slice by slice, on a few threads() (NumPy) or at once (CuPy)
 
 Importing minicl never imports cupy.
 """
@@ -94,6 +94,12 @@ def require_finite(x, what):
                                  "rate that diverged, or a temperature that fell to 0")
 
 
+def require_positive(x, what):
+    """Raise ValueError if the 0-d array x is not above 0. As with require_finite, only NumPy's is looked at."""
+    if isinstance(x, (np.ndarray, np.generic)) and not x > 0:
+        raise ValueError(f"{what} must be > 0, got {float(x):.6g}; learn its logarithm and take exp, which stays above 0")
+
+
 def scatter_add(target, ids, values):
     """target[ids] += values in place, where an index that occurs twice adds twice. target: float32 or float64."""
     array_module(target).add.at(target, ids, values)
@@ -154,38 +160,39 @@ def available_cores():
 
 
 class _Team:
-    """`size` threads (the caller is one of them) that share out the items of one list at a time."""
+    """`size` threads (the caller is one of them) that share out the items of a list.
+
+    A caller waits for its items, not for helpers: whoever finds no free helper does all of them itself. So calls may be
+    nested, come from several threads, or be cut short by Ctrl-C, and none takes another's answer for its own.
+    """
 
     def __init__(self, size):
         self.size = size
         self.inbox = queue.SimpleQueue()
-        self.outbox = queue.SimpleQueue()
         for _ in range(size - 1):
             threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self):
         while (work := self.inbox.get()) is not None:
-            try:
-                work()
-                self.outbox.put(None)
-            except BaseException as error:               # handed to the caller, who raises it
-                self.outbox.put(error)
+            work()
 
     def map(self, function, items):
-        results, todo = [None] * len(items), iter(enumerate(items))
+        results, todo, done = [None] * len(items), iter(enumerate(items)), queue.SimpleQueue()
 
         def work():
             for index, item in todo:                     # next() on a shared iterator is atomic
-                results[index] = function(*item)
+                try:
+                    results[index] = function(*item)
+                    done.put(None)
+                except BaseException as error:           # handed to the caller, who raises it; the rest is given up
+                    done.put(error)
+                    for _ in todo:
+                        done.put(None)
 
-        helpers = min(self.size, len(items)) - 1
-        for _ in range(helpers):
+        for _ in range(min(self.size, len(items)) - 1):
             self.inbox.put(work)
-        try:
-            work()
-        finally:
-            errors = [self.outbox.get() for _ in range(helpers)]
-        for error in filter(None, errors):
+        work()
+        for error in filter(None, [done.get() for _ in items]):
             raise error
         return results
 
@@ -195,6 +202,16 @@ class _Team:
 
 
 _team = None
+LANES = 8
+
+
+def _forget_team():
+    global _team
+    _team = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_team)     # a forked child has the team's name but not its threads
 
 
 @contextlib.contextmanager
@@ -239,3 +256,21 @@ def run_slices(xp, n, function, size=None):
     if _team is None:
         return [function(lo, hi) for lo, hi in slices]
     return _team.map(function, slices)
+
+
+def accumulate(xp, n, add, *like, size):
+    """Zero arrays like the given ones, to which add(lo, hi, *arrays) has added the share of every slice of range(n).
+
+    Slices of `size` are dealt to LANES, each with arrays of its own, which are added up in order: no two threads write to
+    the same memory, the memory does not grow with n, and the result does not depend on how many threads there are.
+    """
+    slices = [(lo, min(lo + size, n)) for lo in range(0, n, size)] if xp is np else [(0, n)]
+    lanes = min(LANES, len(slices))
+
+    def lane(k, _):
+        totals = [xp.zeros_like(array) for array in like]
+        for lo, hi in slices[k::lanes]:
+            add(lo, hi, *totals)
+        return totals
+
+    return [sum(parts[1:], parts[0]) for parts in zip(*run_slices(xp, lanes, lane, 1))]

@@ -20,6 +20,10 @@ def save_checkpoint(path, parts, meta):
     """
     arrays = {f"{part}.{name}": np.asarray(value) for part, thing in parts.items()
               for name, value in thing.state_dict().items()}
+    bad = [name for name, array in arrays.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]
+    if bad:
+        raise FloatingPointError(f"{bad[0]} is not finite (NaN or infinity): not saved, {path} is as it was; lower the "
+                                 "learning rate, raise the temperature, or look for NaN in the input")
     arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
     try:
         write_atomically(path, lambda file: np.savez(file, **arrays))

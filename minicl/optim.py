@@ -70,18 +70,23 @@ class Optimizer:
                            SLICE)
 
     def state_dict(self):
-        """{name: host array} of the moments and the step count."""
-        return {**{name: to_host(array).copy() for name, array in self.state.items()}, "steps": np.array(self.steps)}
+        """{name: host array}: for each moment and each parameter its part, and the step count."""
+        return {**{name: to_host(part).copy() for name, part in self._parts()}, "steps": np.array(self.steps)}
 
     def load_state_dict(self, state):
-        shapes = {name: array.shape for name, array in self.state.items()} | {"steps": ()}
-        for name, shape in shapes.items():
+        parts = dict(self._parts())
+        for name, shape in [(name, part.shape) for name, part in parts.items()] + [("steps", ())]:
             if name not in state or state[name].shape != shape:
                 raise ValueError(f"{type(self).__name__}: the state has no {name!r} of shape {shape}; "
                                  "it belongs to another optimizer or another model")
-        for name, array in self.state.items():
-            array[...] = to_device(state[name], self.xp)
+        for name, part in parts.items():
+            part[...] = to_device(state[name], self.xp)
         self.steps = int(state["steps"])
+
+    def _parts(self):
+        """("momentum.encoder.weight", view), ... of all state."""
+        return [(f"{moment}.{name}", array[part].reshape(data.shape)) for moment, array in self.state.items()
+                for name, (part, data, _) in zip(self.names, self.views)]
 
 
 class SGD(Optimizer):
@@ -161,7 +166,7 @@ class LARS(SGD):
         xp = self.xp
         for part, w, g in self.views:
             if part.start < self.decayed:
-                g += self.weight_decay * w
+                g += self.weight_decay * w                                   # the gradients are used up by this
                 norm_w, norm_g = xp.sqrt((w * w).sum()), xp.sqrt((g * g).sum())
                 nonzero = (norm_w > 0) & (norm_g > 0)                        # stays on the device: no branch
                 g *= xp.where(nonzero, self.eta * norm_w / xp.where(nonzero, norm_g, 1), 1).astype(g.dtype)

@@ -156,6 +156,9 @@ class Run:
         """
         if self._saved:
             arrays, meta = self._saved
+            if meta.get("total", total) != total:
+                raise RunError(f"--resume: the checkpoint in {self.folder} is of a run of {meta['total']} steps, this one has "
+                               f"{total}: other data was found? Name it with --data, or start anew with another --out")
             restore(arrays, parts, self.checkpoint)
             rng.bit_generator.state = meta["rng"]
             self.step, self.seconds, self._saved = meta["step"], meta["seconds"], None
@@ -165,8 +168,8 @@ class Run:
 
         def save():
             self.seconds = before + time.perf_counter() - started
-            save_checkpoint(self.checkpoint, parts, {"step": self.step, "seconds": self.seconds, "config": self.config,
-                                                     "rng": rng.bit_generator.state})
+            save_checkpoint(self.checkpoint, parts, {"step": self.step, "total": total, "seconds": self.seconds,
+                                                     "config": self.config, "rng": rng.bit_generator.state})
 
         with _interrupt_flag() as interrupted, self._progress() as self._bar:
             while self.step < total:
@@ -186,7 +189,7 @@ class Run:
     def log(self, step, **figures):
         """Append one line to log.jsonl and show it. Raises FloatingPointError if the loss is no longer finite."""
         with open(self.folder / "log.jsonl", "a") as file:
-            file.write(json.dumps({"step": step, **figures}) + "\n")
+            file.write(json.dumps({"step": step, **figures}, default=float) + "\n")
         shown = "  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
                           for key, value in figures.items())
         if self._bar.disable:

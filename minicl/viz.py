@@ -1,5 +1,7 @@
 """Pictures of a run. They need matplotlib, the `viz` extra; without it nothing is drawn and the run goes on."""
 
+import textwrap
+
 import numpy as np
 
 try:
@@ -80,9 +82,9 @@ def embedding_map(path, positions, labels, class_names, *, title):
     """Points at positions (N, 2), coloured by class."""
     figure = Figure(figsize=(5.2, 4.6), dpi=150)
     plot = figure.subplots()
-    points = plot.scatter(*positions.T, c=labels, cmap="tab10", s=5, vmin=-0.5, vmax=9.5, linewidths=0)
-    handles, _ = points.legend_elements(num=range(len(class_names)))
-    plot.legend(handles, class_names, fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    for label, name in enumerate(class_names):
+        plot.scatter(*positions[labels == label].T, label=name, color=f"C{label}", s=5, linewidths=0)
+    plot.legend(fontsize=8, markerscale=3, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     plot.set(xticks=[], yticks=[], title=title)
     _save(figure, path)
 
@@ -90,8 +92,8 @@ def embedding_map(path, positions, labels, class_names, *, title):
 def line_plots(run, name, *plots):
     """Line plots side by side, as the picture `name` in the run's folder.
 
-    A plot is a dict: "lines" holds [label, xs, ys, matplotlib's keywords for the line], ...; the rest are settings of its
-    axes, such as title, xlabel, ylabel, ylim.
+    A plot is a dict: "lines" is a list of (label, xs, ys, matplotlib's keywords for the line), the rest are settings of
+    its axes, such as title, xlabel, ylabel, ylim.
     """
     if Figure is None:
         run.say("no pictures: they need matplotlib, pip install 'minicl[viz]'")
@@ -108,3 +110,72 @@ def line_plots(run, name, *plots):
 def _save(figure, path):
     figure.tight_layout()
     figure.savefig(path)
+
+
+def draw_captions(run, log, chance, images, captions, right, *, title, columns=3):
+    """Pictures of a CLIP, into the run's folder: curves.png and captions.png.
+
+    log     run.read_log(), with loss and scale in its lines; chance: the loss of who knows nothing
+    images  (n, H, W, 3), each shown beside its caption, in red where right (n,) is False
+    """
+    steps = [line["step"] for line in log]
+    line_plots(run, "curves.png",
+               {"lines": [("loss", steps, [line["loss"] for line in log], {"color": BLUE}),
+                          ("chance", steps, [chance] * len(steps), {"color": GREY, "linestyle": "--"})],
+                "title": "loss", "xlabel": "step", "ylabel": "nats", "ylim": (0, None)},
+               {"lines": [("1/tau", steps, [line["scale"] for line in log], {"color": RED})],
+                "title": "scale of the logits, learned", "xlabel": "step", "ylim": (0, None)})
+    if Figure is None:
+        return
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(3.3 * columns, 1.05 * rows + 0.4), dpi=150)
+    axes = figure.subplots(rows, columns, squeeze=False).reshape(-1)
+    for plot in axes:
+        plot.axis("off")
+    for plot, image, caption, is_right in zip(axes, images, captions, right):
+        plot.imshow(image, interpolation="nearest")
+        plot.set_anchor("W")
+        plot.text(1.08, 0.5, textwrap.fill(caption, 28), transform=plot.transAxes, va="center", fontsize=8,
+                  color="black" if is_right else RED)
+    figure.suptitle(title, fontsize=10)
+    _save(figure, run.folder / "captions.png")
+
+
+def draw_circles(run, circles, labels, class_names, floor):
+    """Embeddings on the unit circle, one a panel, and their figures in a last one: circle.png in the run's folder.
+
+    circles  (name, unit vectors (N, 2), {"alignment", "uniformity", "knn"}), ...
+    floor    the least uniformity that many points can have
+    """
+    if Figure is None:
+        run.say("no pictures: they need matplotlib, pip install 'minicl[viz]'")
+        return
+    figure = Figure(figsize=(11, 7.4), dpi=150)
+    *panels, plane = figure.subplots(2, -(-(len(circles) + 1) // 2)).reshape(-1)
+    angles = np.linspace(0, 2 * np.pi, 361)
+    around = np.stack([np.cos(angles), np.sin(angles)])
+    blur = 1 + 0.09 * np.random.default_rng(0).standard_normal((len(labels), 1))         # points beside each other
+    for plot, (name, points, figures) in zip(panels, circles):
+        density = np.exp(60 * (points @ around - 1)).mean(axis=0)
+        plot.fill(*(1.35 + 0.15 * np.sqrt(density / density.mean())) * around, color="#d5deea", linewidth=0)
+        plot.fill(*1.35 * around, color="white", linewidth=0)
+        plot.plot(*around, color=GREY, linewidth=0.6)
+        drawn = plot.scatter(*(points * blur).T, c=labels, cmap="tab10", s=5, vmin=-0.5, vmax=9.5, linewidths=0,
+                             zorder=3)
+        plot.text(0, 0, f"kNN {figures['knn']:.0%}", ha="center", va="center", fontsize=10)
+        plot.set(xlim=(-1.85, 1.85), ylim=(-1.85, 1.85), aspect="equal",
+                 title=f"{name}\nalignment {figures['alignment']:.2f}, uniformity {figures['uniformity']:.2f}")
+        plot.axis("off")
+    for name, _, figures in circles:
+        plane.plot(figures["alignment"], figures["uniformity"], "o", color=BLUE)
+        left = figures["alignment"] > 1
+        plane.annotate(name, (figures["alignment"], figures["uniformity"]), xytext=(-7, 10) if left else (7, 0),
+                       textcoords="offset points", ha="right" if left else "left", va="center", fontsize=9)
+    plane.axhline(floor, color=RED, linestyle="--", linewidth=1)
+    plane.text(2, floor - 0.02, f"floor of uniformity, {floor:.3f}", ha="right", va="top", fontsize=9, color=RED)
+    plane.set(xlabel="alignment (0: views coincide)", ylabel="uniformity (0: collapsed)", xlim=(-0.1, 2.05),
+              ylim=(floor - 0.2, 0.1))
+    figure.legend(drawn.legend_elements(num=range(len(class_names)))[0], class_names, loc="lower center",
+                  ncols=len(class_names), fontsize=9, frameon=False, handletextpad=0)
+    figure.tight_layout(rect=(0, 0.04, 1, 1))
+    figure.savefig(run.folder / "circle.png")

@@ -188,3 +188,48 @@ def test_a_training_step_never_waits_for_the_device():
         optimizer.step()
     assert strict.synchronisations() == before
     assert np.isfinite(loss.item())
+
+
+# ---------------------------------------------------------------- accumulate, and threads under stress
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_accumulate_adds_every_slice_once_whatever_the_threads(count):
+    def add(lo, hi, total, squares):
+        total += np.arange(lo, hi).sum()
+        squares[:] += (np.arange(lo, hi)[:, None] * 0.1) .sum(axis=0)
+    like = np.zeros(()), np.zeros(3)
+    alone = backend.accumulate(np, 101, add, *like, size=4)
+    with threads(count):
+        together = backend.accumulate(np, 101, add, *like, size=4)
+    assert alone[0] == 5050
+    for a, b in zip(alone, together):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_slices_within_slices_do_not_deadlock():
+    with threads(2):
+        inner = run_slices(np, 4, lambda a, b: sum(run_slices(np, 50, lambda c, d: c, 1)), 1)
+    assert inner == [sum(range(50))] * 4
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="this system does not fork")
+def test_a_forked_child_works_without_the_team():
+    code = """
+import os, numpy as np
+from minicl.backend import run_slices, threads
+with threads(2):
+    child = os.fork()
+    if child == 0:
+        os._exit(run_slices(np, 4, lambda lo, hi: lo, 1) != [0, 1, 2, 3])
+    print(os.waitpid(child, 0)[1])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "0\n"
+
+
+def test_a_negative_temperature_that_is_learned_is_refused():
+    from minicl import Tensor
+    from minicl.contrastive import nt_xent
+    z = np.eye(3)
+    with pytest.raises(ValueError, match="nt_xent: tau must be > 0, got -0.5; learn its logarithm"):
+        nt_xent(z, z, Tensor(np.array(-0.5)))

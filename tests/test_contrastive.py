@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import minicl
 from minicl import Tensor, contrastive, ops
 from minicl.backend import threads, to_device, to_host
-from minicl.contrastive import composed, infonce, info_nce, l2_normalize, log_softmax, nt_xent
+from minicl.contrastive import composed, info_nce, l2_normalize, log_softmax, nt_xent, pairs
 
 TAUS = [0.005, 0.02, 0.07, 0.5, 2.0]
 
@@ -97,9 +97,9 @@ def test_tiles_are_the_whole(monkeypatch):
     """The size of the tiles, whether they are kept, and the number of threads change nothing but rounding."""
     arrays = views(40, 6)
     whole = gradients(nt_xent, arrays, 0.2, np, True)
-    monkeypatch.setattr(infonce, "tile_size", lambda xp, n: 7)
-    for keep in (infonce.KEEP_BYTES, 0):
-        monkeypatch.setattr(infonce, "KEEP_BYTES", keep)
+    monkeypatch.setattr(pairs, "tile_size", lambda xp, n: 7)
+    for keep in (pairs.KEEP_BYTES, 0):
+        monkeypatch.setattr(pairs, "KEEP_BYTES", keep)
         alone = gradients(nt_xent, arrays, 0.2, np, False)
         with threads(2):
             together = gradients(nt_xent, arrays, 0.2, np, False)
@@ -187,6 +187,20 @@ def test_tiny_temperatures_neither_overflow_nor_vanish_in_float32(tau, xp):
             np.testing.assert_allclose(a, b, rtol=5e-3, atol=5e-3 * np.abs(b).max())
 
 
+@pytest.mark.parametrize("tau", [0.01, 0.02, 0.05])          # losses of 3e-22 (with row maxima), 1e-11 and 4e-5
+@pytest.mark.parametrize("learn_tau", [False, True], ids=["fixed tau", "learned tau"])
+def test_a_nearly_solved_batch_keeps_its_gradient_in_float32(tau, learn_tau, xp):
+    """Only the scores are inexact, by a few eps / tau. What a softmax over all candidates gives, p - 1, would be noise."""
+    z1, noise, z3 = np.random.default_rng(0).standard_normal((3, 64, 32)).astype("float32")
+    z2 = z1 + np.float32(0.05) * noise
+    for loss, arrays in ((nt_xent, (z1, z2)), (info_nce, (z1, z2, z3))):
+        single = gradients(loss, arrays, tau, xp, learn_tau)
+        double = gradients(loss, tuple(x.astype("float64") for x in arrays), tau, xp, learn_tau)
+        assert 0 < double[0] < 1e-4
+        for a, b in zip(single, double):
+            np.testing.assert_allclose(a, b, rtol=0, atol=8 * np.finfo("float32").eps / tau * np.abs(b).max())
+
+
 def test_a_column_against_a_row_does_not_broadcast_into_a_loss():
     z1, z2 = views(4, 3)
     for loss in (nt_xent, composed.nt_xent):
@@ -252,5 +266,8 @@ def test_composed_and_fused_agree_through_an_encoder():
 
 
 def test_the_public_names():
-    assert set(contrastive.__all__) == {"composed", "cosine_similarity", "info_nce", "l2_normalize", "log_softmax",
-                                        "nt_xent", "softmax"}
+    assert set(contrastive.__all__) == {
+        "SIGLIP_BIAS", "SIGLIP_LOGIT_SCALE", "alignment_loss", "barlow_twins", "choice_accuracy", "clip_loss",
+        "composed", "cosine_similarity", "dcl", "info_nce", "info_nce_from_scores", "l2_normalize",
+        "log_softmax", "negative_cosine", "nt_xent", "semi_hard_negatives", "siglip", "softmax", "sup_con",
+        "triplet", "uniformity_loss", "vicreg"}

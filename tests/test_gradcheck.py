@@ -40,16 +40,31 @@ def nt_xent_with_one_side_of_each_pair(z1, z2):
     return loss, lambda g: tuple(0.5 * dz for dz in right(g)[:2])
 
 
-def max_with_a_detached_row_maximum(x):
-    """logsumexp whose shift is subtracted but not added to the gradient's softmax."""
+def logsumexp_without_its_normaliser(x):
     m = x.max(axis=-1, keepdims=True)
     e = np.exp(x - m)
     return np.log(e.sum(axis=-1)) + m[..., 0], lambda g: (g[..., None] * e,)
 
 
-def gradient_into_the_queue(query, queue):
-    """MoCo's keys are constants; here the value treats them so, but a gradient comes back."""
-    return (query @ queue.T.copy()) * 1.0, lambda g: (g @ queue, 2 * g.T @ query)
+def softmax_with_a_gradient_through_the_row_maximum(x):
+    """The shift leaves the value unchanged, so it has no gradient; here the largest score gets one."""
+    y, right = contrastive.log_softmax.raw(x, TAU)
+    return y, lambda g: (right(g)[0] - g.sum(axis=-1, keepdims=True) * (x == x.max(axis=-1, keepdims=True)),)
+
+
+QUEUE = normal(5, 4, seed=2)
+
+
+def gradient_into_the_queue(query, keys):
+    """MoCo's queue is a constant, whatever the keys are now; here they receive the queue's gradient."""
+    return query @ QUEUE.T, lambda g: (g @ QUEUE, g.T @ query)
+
+
+def writes_into_g(x):
+    def backward(g):
+        g *= x
+        return (g,)
+    return 0.5 * x * x, backward
 
 
 def product_transposed(x, w):
@@ -80,8 +95,10 @@ GALLERY = [
     (cosine_without_the_projection, [normal(3, 4)], "is a term missing"),
     (nt_xent_with_one_view_only, [normal(3, 4), normal(3, 4, seed=1)], "zero everywhere"),
     (nt_xent_with_one_side_of_each_pair, [normal(3, 4), normal(3, 4, seed=1)], "off by a factor 2"),
-    (max_with_a_detached_row_maximum, [normal(3, 4)], "wrong"),
-    (gradient_into_the_queue, [normal(3, 4), normal(5, 4)], "queue.* off by a factor 2|queue"),
+    (logsumexp_without_its_normaliser, [normal(3, 4)], "no common factor"),
+    (softmax_with_a_gradient_through_the_row_maximum, [normal(3, 4)], "only some entries are wrong"),
+    (gradient_into_the_queue, [normal(3, 4), normal(5, 4)], r"with respect to keys\[.*numeric  0"),
+    (writes_into_g, [normal(3)], "writes into g"),
     (product_transposed, [normal(3, 4), normal(4, 4)], "transposed"),
     (missing_broadcast_sum, [normal(3, 4), normal(4)], "b\\["),
     (sign_flipped, [normal(3)], "the sign is flipped"),

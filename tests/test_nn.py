@@ -263,8 +263,19 @@ def test_dropout_does_nothing_in_evaluation(xp):
 
 
 def test_dropout_draws_the_same_mask_on_both_backends(xp):
-    y = Dropout(0.5, rng=np.random.default_rng(3))(Tensor(xp.ones((6, 6), dtype="float32")))
-    np.testing.assert_array_equal(values(y) != 0, np.random.default_rng(3).random((6, 6), dtype="float32") >= 0.5)
+    here, host = (Dropout(0.5, rng=np.random.default_rng(3))(Tensor(module.ones((6, 6), dtype="float32")))
+                  for module in (xp, np))
+    np.testing.assert_array_equal(values(here), values(host))
+
+
+def test_dropout_goes_on_from_its_state_dict():
+    def layer():
+        return Dropout(0.5, rng=np.random.default_rng(3))
+    x, first, resumed = Tensor(np.ones((6, 6))), layer(), layer()
+    masks = [first(x).data, first(x).data]
+    resumed.load_state_dict({"drawn": np.array(1)})
+    assert (masks[0] != masks[1]).any()
+    np.testing.assert_array_equal(resumed(x).data, masks[1])
 
 
 @pytest.mark.parametrize("p", [-0.1, 1, float("nan")])

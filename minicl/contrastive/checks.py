@@ -3,7 +3,7 @@
 import math
 
 from ..autograd import Tensor
-from ..backend import is_array
+from ..backend import is_array, require_positive
 
 
 def require_temperature(name, tau):
@@ -11,6 +11,7 @@ def require_temperature(name, tau):
     if is_array(tau) or isinstance(tau, Tensor):
         if tau.ndim != 0:
             raise ValueError(f"{name}: tau must be one number, got shape {tau.shape}")
+        require_positive(getattr(tau, "data", tau) if isinstance(tau, Tensor) else tau, f"{name}: tau")
     elif not (isinstance(tau, (int, float)) and 0 < tau < math.inf):
         raise ValueError(f"{name}: tau must be a finite number > 0, got {tau!r}; usual temperatures are 0.05 to 1")
 

@@ -5,37 +5,39 @@ log-probability and, through the shared normaliser, lowers all others in proport
 the choice and, since dx carries 1/tau, strengthens the gradient.
 """
 
-from ..autograd import op
+from ..autograd import Scalar, op
 from ..backend import array_module
 from .checks import require_temperature
 
 
 @op
-def log_softmax(x, tau=1.0, *, wanted=(True, True)):
+def log_softmax(x, tau: Scalar = 1.0, *, wanted=(True, True)):
     """Temperature log-softmax over the last axis: scores x (..., K), tau () > 0 -> y (..., K).
 
         y_j  = x_j/tau - log sum_k exp(x_k/tau),   p = exp(y)
         dx   = (g - p sum_k g_k) / tau                                       (1)
         dtau = -sum x dx / tau                                               (2)
 
-    The largest score is subtracted first: a shift leaves y unchanged, and exp cannot overflow.
+    The largest score is subtracted first: a shift leaves y unchanged, and exp cannot overflow. In (2)
+    the shifted x may stand for x, since dx sums to zero.
     Derivation: docs/gradients/softmax.md
     """
     require_temperature("log_softmax", tau)
     xp = array_module(x)
-    z = (x - x.max(axis=-1, keepdims=True)) / tau
+    top = x.max(axis=-1, keepdims=True)
+    z = (x - top) / tau
     y = z - xp.log(xp.exp(z).sum(axis=-1, keepdims=True))
 
     def backward(g):
         dx = (g - xp.exp(y) * g.sum(axis=-1, keepdims=True)) / tau           # (1)
-        dtau = -(x * dx).sum() / tau if wanted[1] else None                  # (2)
+        dtau = -((x - top) * dx).sum() / tau if wanted[1] else None          # (2)
         return dx, dtau
 
     return y, backward
 
 
 @op
-def softmax(x, tau=1.0, *, wanted=(True, True)):
+def softmax(x, tau: Scalar = 1.0, *, wanted=(True, True)):
     """Temperature softmax over the last axis: scores x (..., K), tau () > 0 -> p (..., K), rows summing to 1.
 
         p_j  = exp(x_j/tau) / sum_k exp(x_k/tau)
@@ -46,12 +48,13 @@ def softmax(x, tau=1.0, *, wanted=(True, True)):
     """
     require_temperature("softmax", tau)
     xp = array_module(x)
-    p = xp.exp((x - x.max(axis=-1, keepdims=True)) / tau)
+    top = x.max(axis=-1, keepdims=True)
+    p = xp.exp((x - top) / tau)
     p = p / p.sum(axis=-1, keepdims=True)
 
     def backward(g):
         dx = p * (g - (g * p).sum(axis=-1, keepdims=True)) / tau             # (3)
-        dtau = -(x * dx).sum() / tau if wanted[1] else None                  # (4)
+        dtau = -((x - top) * dx).sum() / tau if wanted[1] else None          # (4)
         return dx, dtau
 
     return p, backward

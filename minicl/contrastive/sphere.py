@@ -16,7 +16,7 @@ from ..autograd import op
 from ..backend import array_module, require_finite
 from .checks import require_batch, require_number, require_pairs
 from .cosine import l2_normalize
-from .infonce import _SymmetricPairs
+from .pairs import SymmetricPairs
 
 
 @op
@@ -55,14 +55,14 @@ def uniformity_loss(z, *, t=2, wanted=(True,)):
         du_i = 2t sum_j (q_ij + q_ji) u_j,   q_ij = e_ij / sum_kl e_kl       (4)
 
     Since |u_i - u_j|^2 = 2 - 2 s_ij, e_ij = exp((s_ij - 1) / tau) with tau = 1/(2t): the exponentials are NT-Xent's,
-    and so is the code. As N grows L cannot fall below evaluate.uniformity_floor(d, t), the value of points spread
-    evenly; a few points can.    Source: Wang & Isola 2020, section 4.1.2
+    and so is the code (the readable form: composed.py). As N grows L cannot fall below uniformity_floor(d, t) of
+    evaluate/, the value of points spread evenly; a few points can.    Source: Wang & Isola 2020, section 4.1.2
     """
     require_batch("uniformity_loss", z, at_least=2)
     require_number("uniformity_loss", "t", t, above=0)
     xp, N = array_module(z), len(z)
     u, to_z = l2_normalize.raw(z)
-    pairs = _SymmetricPairs(u, tau=1 / (2 * t), keep=wanted[0])
+    pairs = SymmetricPairs(u, tau=1 / (2 * t), keep=wanted[0])
     lse = pairs.logsumexp()                                                  # (N,): of 2t s_ij over j
     top = lse.max()
     total = top + xp.log(xp.exp(lse - top).sum())                            # over all pairs

@@ -23,5 +23,5 @@ class Batches:
         """Item ids (batch,) of training step `step`, counted from 0 through all epochs."""
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.n)
+            self._epoch, self._order = epoch, np.random.default_rng([self.seed, epoch, 1]).permutation(self.n)
         return self._order[position * self.batch:(position + 1) * self.batch]

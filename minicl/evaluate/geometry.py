@@ -7,6 +7,7 @@ import math
 
 from ..backend import array_module
 from ..contrastive.checks import require_batch, require_pairs
+from ..contrastive.cosine import l2_normalize
 from ..contrastive.sphere import alignment_loss, uniformity_loss
 
 
@@ -33,6 +34,14 @@ def uniformity_floor(d, t=2):
         term *= t * t / (k * (d / 2 + k - 1))        # 0F1(; b; x) = sum_k x^k / (k! b (b+1) ... (b+k-1))
         total += term
     return math.log(total) - 2 * t
+
+
+def spread(z):
+    """Mean over the d dimensions of the standard deviation of z^, times sqrt(d): 0 when collapsed, near 1 when z^ is
+    spread in all directions, and never above (Chen & He 2021, section 4.1, without the factor)."""
+    require_batch("spread", z, at_least=1)
+    u = l2_normalize.raw(z)[0]
+    return float(u.std(axis=0).mean()) * math.sqrt(z.shape[1])
 
 
 def effective_rank(z):

@@ -38,7 +38,7 @@ def _neighbour_probabilities(features, perplexity):
     if not 1 < perplexity < len(features) - 1:
         raise ValueError(f"tsne: perplexity must be between 1 and N - 1 = {len(features) - 1}, got {perplexity}")
     d = _squared_distances(features.astype(np.float32))
-    d /= d.mean()
+    d /= max(d.mean(), 1e-12)                                                # collapsed features: all 0
     np.fill_diagonal(d, np.inf)
     low, high = np.full((len(d), 1), 1e-3, np.float32), np.full((len(d), 1), 1e5, np.float32)
     for _ in range(40):                                                      # bisection for 1 / width^2, in its logarithm

@@ -15,7 +15,7 @@ import copy
 
 from ..autograd import Tensor
 from ..backend import array_module
-from ..nn import BatchNorm, Buffer
+from ..nn import BatchNorm, Buffer, Counter
 
 
 class Frozen(Tensor, Buffer):
@@ -26,7 +26,8 @@ class Frozen(Tensor, Buffer):
 def frozen_copy(module):
     """A copy of a Module that shares no array with it, whose parameters are Frozen."""
     copies = {id(p): Frozen(p.data.copy()) for p in module.parameters()}
-    copies |= {id(buffer): Buffer(buffer.data.copy()) for _, buffer in module.named_buffers()}
+    copies |= {id(buffer): Buffer(buffer.data.copy()) for _, buffer in module.named_buffers()
+               if not isinstance(buffer, Counter)}                           # counters are copied as they are
     target = copy.deepcopy(module, copies)                                   # which uses these, by the original's id
     for layer in target.modules():
         if isinstance(layer, BatchNorm):
@@ -48,8 +49,8 @@ class Momentum:
     """
 
     def __init__(self, online, target):
-        followed = dict(online.named_parameters() + online.named_buffers())
-        following = dict(target.named_buffers())
+        followed, following = ({name: part for name, part in model.named_parameters() + model.named_buffers()
+                                if not isinstance(part, Counter)} for model in (online, target))
         if target.named_parameters() or {name: part.data.shape for name, part in followed.items()} \
                 != {name: part.data.shape for name, part in following.items()}:
             raise ValueError(f"Momentum: expected target to be frozen_copy(online), got a {type(target).__name__} "

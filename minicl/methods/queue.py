@@ -4,7 +4,7 @@ import numpy as np
 
 from ..backend import is_array
 from ..contrastive import l2_normalize
-from ..nn import Buffer, Module
+from ..nn import Buffer, Counter, Module
 
 
 class Queue(Module):
@@ -21,9 +21,9 @@ class Queue(Module):
         if not (capacity >= 1 and dim >= 1):
             raise ValueError(f"Queue: expected capacity and dim >= 1, got {capacity} and {dim}")
         self.keys = Buffer(np.zeros((capacity, dim), dtype="float32"))
-        self.count = _Counter()
+        self.count = Counter()
 
-    enqueued = property(lambda self: int(self.count.data))
+    enqueued = property(lambda self: int(self.count))
     capacity = property(lambda self: len(self.keys.data))
 
     def __len__(self):
@@ -49,13 +49,4 @@ class Queue(Module):
         before_end = min(len(keys), capacity - start)
         ring[start:start + before_end] = keys[:before_end]
         ring[:len(keys) - before_end] = keys[before_end:]                    # the rest, from the first row on
-        self.count.data[...] += len(keys)
-
-
-class _Counter(Buffer):
-    """An integer that is saved with the model and stays on the host wherever that goes: reading it never waits."""
-
-    def __init__(self):
-        self._value = np.zeros((), dtype="int64")
-
-    data = property(lambda self: self._value, lambda self, moved: None)
+        self.count.add(len(keys))

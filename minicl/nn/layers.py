@@ -7,7 +7,7 @@ import numpy as np
 from .. import ops
 from ..autograd import Tensor
 from ..backend import array_module
-from .module import Buffer, Module, Parameter
+from .module import Buffer, Counter, Module, Parameter
 
 RELU_GAIN = math.sqrt(2)      # keeps the variance through a relu, which halves it (He et al. 2015, eq. 10)
 
@@ -101,15 +101,22 @@ class LayerNorm(Module):
 
 
 class Dropout(Module):
-    """Zero entries with probability p in training, nothing in evaluation; masks are drawn from rng."""
+    """Zero entries with probability p in training, nothing in evaluation.
+
+    A mask follows from a seed, drawn once from rng, and from how many came before it; both are in the state_dict's reach
+    (the count is saved, the seed is drawn again), so a resumed run draws the masks that an uninterrupted one would.
+    """
 
     def __init__(self, p=0.5, *, rng):
         if not 0 <= p < 1:
             raise ValueError(f"Dropout: p must be in [0, 1), got {p}")
-        self.p, self.rng = p, rng
+        self.p, self.seed, self.drawn = p, int(rng.integers(2**32)), Counter()
 
     def forward(self, x):
-        return ops.dropout(x, p=self.p, rng=self.rng) if self.training and self.p > 0 else x
+        if not self.training or self.p == 0:
+            return x
+        self.drawn.add(1)
+        return ops.dropout(x, p=self.p, rng=np.random.default_rng([self.seed, int(self.drawn)]))
 
 
 class Embedding(Module):

@@ -29,6 +29,21 @@ class Buffer:
         self.data = data
 
 
+class Counter(Buffer):
+    """An integer that is saved with the model and stays on the host wherever the model goes: reading it never waits."""
+
+    def __init__(self):
+        self._value = np.zeros((), dtype="int64")
+
+    data = property(lambda self: self._value, lambda self, moved: None)
+
+    def __int__(self):
+        return int(self._value)
+
+    def add(self, n):
+        self._value[...] += n
+
+
 class _Sealed(type):
     """After __init__ a Module takes no new attributes, so that a misspelt one is an error."""
 

@@ -17,7 +17,7 @@ Derivation: docs/gradients/conv.md
 """
 
 from ..autograd import op
-from ..backend import array_module, pixel_matmul, pixel_matmul_sum, run_slices
+from ..backend import accumulate, array_module, pixel_matmul, pixel_matmul_sum, run_slices
 
 FEW_CHANNELS = 4
 
@@ -46,23 +46,21 @@ def conv2d(x, w, *, stride=1, padding=0, wanted=(True, True)):
     run_slices(xp, shift.out[0], forward, size=1)
 
     def backward(g):
-        dw = sum(run_slices(xp, shift.out[0], lambda lo, hi: kernel_gradient(g, lo, hi), size=1)) if wanted[1] else None
-        if not wanted[0]:
-            return None, dw
-        dx, w_t = xp.zeros_like(x), xp.ascontiguousarray(w.swapaxes(2, 3))
+        def kernel_gradient(lo, hi, dw):                                     # output rows lo:hi
+            for i, j, to, at in shift.taps(out_rows=(lo, hi)):
+                dw[i, j] += pixel_matmul_sum(x[at], g[to])                   # (2)
 
         def input_gradient(lo, hi):                                          # input rows lo:hi
             for i, j, to, at in shift.taps(in_rows=(lo, hi)):
                 dx[at] += pixel_matmul(g[to], w_t[i, j])                     # (3)
 
-        run_slices(xp, x.shape[0], input_gradient, size=1)
+        dx = dw = None
+        if wanted[1]:
+            dw, = accumulate(xp, shift.out[0], kernel_gradient, w, size=1)
+        if wanted[0]:
+            dx, w_t = xp.zeros_like(x), xp.ascontiguousarray(w.swapaxes(2, 3))
+            run_slices(xp, x.shape[0], input_gradient, size=1)
         return dx, dw
-
-    def kernel_gradient(g, lo, hi):
-        dw = xp.zeros_like(w)
-        for i, j, to, at in shift.taps(out_rows=(lo, hi)):
-            dw[i, j] += pixel_matmul_sum(x[at], g[to])                       # (2)
-        return dw
 
     return y, backward
 
@@ -120,10 +118,14 @@ class _Shifts:
                 if to_h and to_w:
                     yield i, j, (slice(*to_h), slice(*to_w)), (slice(*at_h), slice(*at_w))
 
-    def _span(self, axis, tap, out=None, into=None):
-        """Outputs lo:hi along an axis whose input, stride h + tap - padding, exists; and those inputs."""
+    def _span(self, axis, tap, outputs=None, inputs=None):
+        """The outputs lo:hi along an axis whose input, stride h + tap - padding, exists; and those inputs."""
         s, offset = self.stride, tap - self.padding
-        (out_lo, out_hi), (in_lo, in_hi) = out or (0, self.out[axis]), into or (0, self.size[axis])
-        lo = max(out_lo, -((offset - in_lo) // s))
-        hi = min(out_hi, -((offset - in_hi) // s))
+        (first_out, end_out), (first_in, end_in) = outputs or (0, self.out[axis]), inputs or (0, self.size[axis])
+        lo = max(first_out, _ceil_div(first_in - offset, s))
+        hi = min(end_out, _ceil_div(end_in - offset, s))
         return ((lo, hi), (s * lo + offset, s * (hi - 1) + offset + 1, s)) if lo < hi else (None, None)
+
+
+def _ceil_div(a, b):
+    return -(-a // b)

@@ -48,11 +48,11 @@ def neg(x):
 
 @op
 def pow(x, *, exponent):
-    """y = x^p for a number p.    dx = g p x^(p-1)"""
+    """y = x^p for a number p.    dx = g p x^(p-1), and 0 for p = 0"""
     if not isinstance(exponent, (int, float)):
         raise TypeError(f"pow: exponent must be a Python number, got {type(exponent).__name__}; "
                         "write a power that needs a gradient as exp(p * log(x))")
-    return x ** exponent, lambda g: (g * (exponent * x ** (exponent - 1)),)
+    return x ** exponent, lambda g: (g * (exponent * x ** (exponent - 1)) if exponent else 0 * g,)
 
 
 @op

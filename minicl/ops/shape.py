@@ -9,15 +9,17 @@ from ..backend import array_module, is_array, scatter_add
 @op
 def reshape(x, *, shape):
     """The same entries in row-major order under another shape; one length may be -1.    dx: g in x's shape"""
-    return x.reshape(shape), lambda g: (g.reshape(x.shape),)
+    before = x.shape
+    return x.reshape(shape), lambda g: (g.reshape(before),)
 
 
 @op
 def transpose(x, *, axes=None):
     """Axis k of the result is axis axes[k] of x; default: reversed.    dx: g under the inverse permutation"""
-    axes = tuple(range(x.ndim))[::-1] if axes is None else tuple(a % x.ndim for a in axes)
-    inverse = sorted(range(len(axes)), key=axes.__getitem__)
-    return x.transpose(axes), lambda g: (g.transpose(inverse),)
+    axes = tuple(range(x.ndim))[::-1] if axes is None else tuple(axes)
+    y = x.transpose(axes)                                                    # refuses axes that x does not have
+    inverse = sorted(range(x.ndim), key=lambda k: axes[k] % x.ndim)
+    return y, lambda g: (g.transpose(inverse),)
 
 
 @op
