@@ -10,8 +10,8 @@ from ..optim import AdamW, warmup_cosine
 from .features import require_features
 
 
-def linear_probe(train_features, train_labels, test_features, test_labels, *, epochs=20, batch=500, lr=3e-3,
-                 weight_decay=0.1, seed=0):
+def linear_probe(train_features, train_labels, test_features, test_labels, *, epochs=20, batch=500, lr=1e-2,
+                 weight_decay=0.3, seed=0):
     """Test accuracy, a fraction, of a linear classifier trained by cross-entropy on fixed features (N, d).
 
     Features are standardised by the training set's mean and deviation. They are arrays, off any tape: nothing

@@ -1,0 +1,162 @@
+"""CPC on sequences: learn what of the past tells the future, by picking the true future from among others.
+
+    python examples/cpc_sequences.py                     # CPU: a hidden rotation seen through noise
+    python examples/cpc_sequences.py --data mnist-rows   # MNIST images as sequences of their rows
+    python examples/cpc_sequences.py --backend cupy
+
+Windows of a sequence are encoded, a GRU sums up those seen so far, and from its state the windows k = 1, 2, ... ahead
+are predicted, in latent space. How often the true one is picked from among those of the batch's other sequences is
+judged on test sequences, against chance and, for the rotation, against a critic that sees the hidden states.
+"""
+
+import math
+
+import numpy as np
+
+from minicl import get_backend, viz
+from minicl.autograd import no_grad
+from minicl.backend import peak_memory_mib, threads
+from minicl.contrastive import choice_accuracy, info_nce_from_scores
+from minicl.data import Batches, Rotation, load_sequences, time_first
+from minicl.data.sequences import SEQUENCES
+from minicl.evaluate import gaussian_information, infonce_bound, linear_probe, log_density_ratio
+from minicl.methods import CPC, NoMemory, WindowEncoder
+from minicl.nn import GRU
+from minicl.optim import AdamW, warmup_cosine
+from minicl.run import Run, RunError, at_least, command, options
+
+WINDOW = {"rotation": 4, "mnist-rows": 2, "digit-rows": 2}             # samples that one z_t sees
+NOTES = {
+    "accuracy": "how often the window k ahead is picked, from among as many as the batch has sequences",
+    "bound": "nats that past and future share, at least (the mean over all times)",
+    "oracle": "the accuracy of the best critic that sees the hidden states",
+    "information": "nats that those states share, exactly",
+}
+
+
+def main():
+    parser = options(__doc__, epochs=6, batch=64, lr=3e-3, tau=1.0, data=SEQUENCES)
+    parser.add_argument("--window", type=at_least(1), help="samples a window; default: 4, of image rows 2")
+    parser.add_argument("--ahead", type=at_least(1), default=6, help="windows ahead that are predicted, one by one")
+    parser.add_argument("--dim", type=at_least(2), default=32, help="dimension of z")
+    parser.add_argument("--context", default="gru", choices=("gru", "none"), help="what sums up the past; none: c = z")
+    parser.add_argument("--hidden", type=at_least(2), default=128, help="dimension of the context c of a gru")
+    args = parser.parse_args()
+    window = args.window or WINDOW[args.data]
+
+    xp = get_backend(args.backend)
+    run = Run(args, "cpc_sequences")
+    rng = np.random.default_rng(args.seed)
+
+    # Data: sequences on the host, (N, T, C).
+    rotation = Rotation()
+    data = load_sequences(args.data, args.data_dir, rotation=rotation, seed=args.seed, say=run.say)
+    (N, T, C), test = data.train.shape, len(data.test)
+    run.say(f"data: {data.name}, {N} training and {test} test sequences of {T // window} windows of {window} x {C}")
+    if args.ahead >= T // window:
+        raise RunError(f"--ahead {args.ahead}: a sequence has {T // window} windows of {window}, so at most "
+                       f"{T // window - 1} can be ahead; give fewer, or a smaller --window")
+    if args.batch > test:
+        raise RunError(f"--batch {args.batch}: there are {test} test sequences to choose among; give a smaller batch")
+    batches = Batches(N, args.batch, seed=args.seed)
+
+    # Encoder, context, and a linear prediction for each step ahead.
+    encoder = WindowEncoder(C, window, features=args.dim, rng=rng)
+    context = GRU(args.dim, args.hidden, rng=rng) if args.context == "gru" else NoMemory(args.dim)
+    model = CPC(encoder, context, args.ahead, rng=rng).to(xp)
+    optimizer = AdamW(model.named_parameters(), args.lr)
+
+    # Training: the mean InfoNCE of all predictions.
+    total = args.epochs * batches.per_epoch
+    with threads(args.threads or 1):             # these products are too small to share
+        for step in run.steps(total, save_every=batches.per_epoch, rng=rng, model=model, optimizer=optimizer):
+            x = time_first(data.train[batches[step]], xp)                            # (T, B, C)
+            z, c = model(x)                                                          # (T', B, d), (T', B, H)
+            losses = [info_nce_from_scores(*model.scores(z, c, k), args.tau) for k in range(1, args.ahead + 1)]
+            loss = sum(losses) * (1 / args.ahead)
+
+            optimizer.zero_grad()
+            loss.backward()
+            lr = warmup_cosine(step, total=total, peak=args.lr, warmup=total // 10)
+            optimizer.step(lr)
+
+            if run.logs(step):
+                run.log(step, epoch=step // batches.per_epoch + 1, loss=loss.item(), lr=lr,
+                        first=losses[0].item(), last=losses[-1].item())
+
+        # Judgement on test sequences: the choice at each k, and what the last c knows of the class, if there is one.
+        run.say("picking the future of test sequences")
+        figures = predict(model, data.test, args, xp)
+        if data.test_states is not None:
+            figures |= see_states(rotation, data.test_states, window, args)
+        classes = {} if data.train_labels is None else {"probe_c": linear_probe(
+            last_context(model, data.train, xp), data.train_labels,
+            last_context(model, data.test, xp), data.test_labels)}
+
+    draw(run, figures, args)
+    run.finish({"data": data.name, "backend": args.backend, "seed": args.seed,
+                "chance": 1 / args.batch, "cap_nats": math.log(args.batch),
+                **{f"{name}_{k}": value for name in figures for k, value in enumerate(figures[name], start=1)},
+                **classes, "seconds": run.elapsed(), "seconds_per_epoch": run.seconds / args.epochs,
+                "peak_mib": peak_memory_mib(xp)},
+               [f"{name}_k: {NOTES[name]}" for name in figures])
+
+
+def predict(model, sequences, args, xp):
+    """{"accuracy", "bound": values at k = 1, 2, ...}, over test sequences in batches of the training's size."""
+    judged = []
+    with no_grad():
+        for lo in range(0, len(sequences) - args.batch + 1, args.batch):
+            z, c = model(time_first(sequences[lo:lo + args.batch], xp))
+            choices = [model.scores(z, c, k) for k in range(1, args.ahead + 1)]
+            judged.append([(float(choice_accuracy(scores.data, ids)),
+                            infonce_bound(info_nce_from_scores(scores, ids, args.tau).item(), args.batch).nats)
+                           for scores, ids in choices])
+    accuracy, bound = np.mean(judged, axis=0).T.tolist()
+    return {"accuracy": accuracy, "bound": bound}
+
+
+def see_states(rotation, states, window, args):
+    """{"oracle", "information": values at k = 1, 2, ...}: the optimal critic's accuracy between the last hidden state
+    of window t and the first of window t + k, and the nats that they share. States are a Markov chain: no past tells
+    more of that future."""
+    accuracy, information, last = [], [], range(window - 1, rotation.length, window)
+    batches = [states[lo:lo + args.batch] for lo in range(0, len(states) - args.batch + 1, args.batch)]
+    for k in range(1, args.ahead + 1):
+        gap = (k - 1) * window + 1                           # steps from one state to the other
+        rho = rotation.decay**gap
+        information.append(gaussian_information(rho, 2 * rotation.planes))
+        choices = [log_density_ratio(rotation.turned(s[:, t], gap), s[:, t + gap], rho)
+                   for s in batches for t in last if t + gap < rotation.length]
+        accuracy.append(float(np.mean([choice_accuracy(scores, np.arange(args.batch)) for scores in choices])))
+    return {"oracle": accuracy, "information": information}
+
+
+def last_context(model, sequences, xp, batch=1000):
+    """c after the last window: (N, H)."""
+    with no_grad():
+        return xp.concatenate([model(time_first(sequences[lo:lo + batch], xp))[1].data[-1]
+                               for lo in range(0, len(sequences), batch)])
+
+
+def draw(run, figures, args):
+    """Accuracy and information against k."""
+    ks = list(range(1, args.ahead + 1))
+    looks = {"CPC": {"color": viz.BLUE, "marker": "o"}, "hidden states": {"color": viz.RED, "marker": "o"}}
+
+    def plot(learned, hidden, level, label, **settings):
+        lines = [(who, ks, figures[name], looks[who]) for who, name in (("hidden states", hidden), ("CPC", learned))
+                 if name in figures]
+        lines.append((label, ks, [level] * len(ks), {"color": viz.GREY, "linestyle": "--"}))
+        return {"lines": lines, "xlabel": "windows ahead, k", **settings}
+
+    viz.line_plots(
+        run, "prediction.png",
+        plot("accuracy", "oracle", 1 / args.batch, f"chance, 1/{args.batch}", ylabel="accuracy", ylim=(0, 1.05),
+             title=f"the true future, picked from {args.batch}"),
+        plot("bound", "information", math.log(args.batch), f"cap, log {args.batch}", ylabel="nats", ylim=(0, None),
+             title="what the past tells of the future"))
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,43 @@
+"""InfoNCE from scores, for critics that are no cosine: a bilinear form, a dot product of two networks.
+
+Scores s (N, K) say how well candidate j fits anchor i; positive_ids (N,) names the column of each anchor's positive.
+"""
+
+from ..autograd import Tensor
+from ..backend import array_module, is_array
+from ..ops import getitem
+from .softmax import log_softmax
+
+
+def info_nce_from_scores(scores, positive_ids, tau=1.0):
+    """L = -(1/N) sum_i log softmax(s_i / tau)_positive_ids[i]: a Tensor ().
+
+    Three small ops: log-softmax, pick the positive, mean (van den Oord et al. 2018, eq. 4). With K candidates chance
+    is log K.
+    """
+    _require_scores("info_nce_from_scores", scores, positive_ids)
+    rows = array_module(positive_ids).arange(len(positive_ids))
+    return -getitem(log_softmax(scores, tau), key=(rows, positive_ids)).mean()
+
+
+def choice_accuracy(scores, positive_ids):
+    """Fraction of the rows of an array (N, K) whose positive has the highest score: a 0-d array, not read.
+
+    Chance is 1/K. A tie of n candidates counts 1/n, what choosing among them by lot would give, so that equal scores
+    everywhere are chance and not success.
+    """
+    _require_scores("choice_accuracy", scores, positive_ids)
+    best = scores == scores.max(axis=1, keepdims=True)                       # (N, K)
+    rows = array_module(scores).arange(len(scores))
+    return (best[rows, positive_ids] / best.sum(axis=1)).mean()
+
+
+def _require_scores(name, scores, positive_ids):
+    if len(scores.shape) != 2 or scores.shape[1] < 2:
+        raise ValueError(f"{name}: expected scores (N, K) over K >= 2 candidates, got {scores.shape}")
+    if isinstance(positive_ids, Tensor) or not is_array(positive_ids) or positive_ids.dtype.kind not in "iu":
+        raise TypeError(f"{name}: positive_ids must be an array of integers, the column of each row's positive, got "
+                        f"{type(positive_ids).__name__}")
+    if positive_ids.shape != scores.shape[:1]:
+        raise ValueError(f"{name}: expected one positive a row, positive_ids ({scores.shape[0]},), got "
+                         f"{positive_ids.shape}")

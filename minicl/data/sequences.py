@@ -1,0 +1,121 @@
+"""Sequences whose future can be predicted: a hidden rotation seen through noise, and images row by row."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..backend import to_device
+from .images import DataError, load_images
+
+
+@dataclass(frozen=True)
+class SequenceData:
+    """Sequences in host memory: train (N, T, C) and test (M, T, C), float32, or uint8 for values from 0 to 1.
+
+    train_labels, test_labels  classes (N,) and (M,), or None
+    test_states                the hidden states (M, T, S) behind the test sequences, or None
+    """
+
+    name: str
+    train: np.ndarray
+    test: np.ndarray
+    train_labels: np.ndarray = None
+    test_labels: np.ndarray = None
+    test_states: np.ndarray = None
+
+    def __post_init__(self):
+        for field in ("train", "test"):
+            x = getattr(self, field)
+            if not isinstance(x, np.ndarray) or x.dtype not in (np.float32, np.uint8) or x.ndim != 3 or x.size == 0:
+                raise ValueError(f"SequenceData: {field} must be a host array (N, T, C), float32 or uint8, not empty")
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """`planes` planes, in each a point that turns by its own fixed angle a step and forgets:
+
+        s_t = decay R s_{t-1} + sqrt(1 - decay^2) noise,    s_0 ~ N(0, I)          in R^S, S = 2 planes
+        x_t = M s_t's first coordinates + deviation noise                          in R^C
+
+    It is stationary with s_t ~ N(0, I), and each coordinate of s_{t+g} correlates by decay^g with the same one of
+    R^g s_t: what the present tells of the future is the information of correlated Gaussians, -planes log(1 - decay^2g)
+    nats. An observation shows where a point is along one axis only; where it is heading takes several, so a context
+    must remember.
+    """
+
+    planes: int = 4
+    decay: float = 0.98
+    deviation: float = 1.0
+    channels: int = 16
+    length: int = 64
+
+    def __post_init__(self):
+        if not (0 < self.decay < 1 and self.deviation >= 0 and min(self.planes, self.channels, self.length) >= 1):
+            raise DataError(f"Rotation: expected 0 < decay < 1, deviation >= 0 and sizes >= 1, got {self}")
+
+    @property
+    def angles(self):
+        """The angle that each plane's point turns by in a step, in radians: evenly from 0.1 to 0.8."""
+        return np.linspace(0.1, 0.8, self.planes)
+
+    def turned(self, states, steps):
+        """R^steps states: (..., S) -> (..., S), the most likely states so many steps later, but for the decay."""
+        s = _complex(states) * np.exp(1j * steps * self.angles)
+        return np.concatenate([s.real, s.imag], axis=-1).astype(states.dtype)
+
+    def draw(self, n, rng):
+        """n sequences x (n, T, C) and their states (n, T, S), float32, drawn from the numpy Generator rng."""
+        s = np.empty((n, self.length, 2 * self.planes))
+        noise = rng.standard_normal(s.shape)
+        for t in range(self.length):
+            s[:, t] = noise[:, 0] if t == 0 else (self.decay * self.turned(s[:, t - 1], 1)
+                                                  + math.sqrt(1 - self.decay**2) * noise[:, t])
+        mixing = np.random.default_rng(0).standard_normal((self.planes, self.channels)) / math.sqrt(self.planes)
+        x = s[..., :self.planes] @ mixing + self.deviation * rng.standard_normal((n, self.length, self.channels))
+        return x.astype(np.float32), s.astype(np.float32)
+
+
+def _complex(states):
+    """(..., 2 planes) -> (..., planes): a plane's coordinates as a complex number, so that turning is a product."""
+    planes = states.shape[-1] // 2
+    return states[..., :planes] + 1j * states[..., planes:]
+
+
+def rotating_sequences(rotation=Rotation(), train=16_000, test=2000, *, seed=0):
+    """SequenceData of a Rotation, with the test sequences' hidden states; the same seed gives the same data."""
+    rng = np.random.default_rng(seed)
+    (x, _), (x_test, states) = rotation.draw(train, rng), rotation.draw(test, rng)
+    return SequenceData("rotation", x, x_test, test_states=states)
+
+
+def image_rows(images):
+    """ImageData of grey images (N, H, W, 1) as sequences of rows, top to bottom: (N, H, W) uint8, with classes."""
+    if images.train_images.shape[3] != 1:
+        raise DataError(f"image_rows: expected grey images (N, H, W, 1), got {images.train_images.shape}")
+    return SequenceData(f"{images.name} rows", images.train_images[..., 0], images.test_images[..., 0],
+                        images.train_labels, images.test_labels)
+
+
+SEQUENCES = {
+    "rotation": "a hidden rotation seen through noise, generated", "mnist-rows": "MNIST images, row by row",
+    "digit-rows": "generated digits, row by row",
+}
+
+
+def load_sequences(name="rotation", data_dir=None, *, rotation=Rotation(), seed=0, say=print):
+    """The SequenceData called `name`, one of SEQUENCES. data_dir, say: as in load_images; rotation: of that task."""
+    if name not in SEQUENCES:
+        raise DataError(f"load_sequences: name must be one of {', '.join(SEQUENCES)}, got {name!r}")
+    if name != "rotation":
+        images = {"mnist-rows": "mnist", "digit-rows": "digits"}[name]
+        return image_rows(load_images(images, data_dir, seed=seed, say=say))
+    if data_dir is not None:
+        raise DataError(f"load_sequences: 'rotation' reads no files, got data_dir {str(data_dir)!r}; leave it out")
+    return rotating_sequences(rotation, seed=seed)
+
+
+def time_first(sequences, xp):
+    """A batch (B, T, C) of float32 or uint8 on the host -> (T, B, C) float32 on xp; bytes become 0 to 1 there."""
+    x = to_device(np.ascontiguousarray(sequences.transpose(1, 0, 2)), xp)
+    return x.astype("float32") * (1 / 255) if sequences.dtype == np.uint8 else x

@@ -1,0 +1,75 @@
+"""CPC, contrastive predictive coding (van den Oord et al. 2018): predict the future, but in latent space.
+
+    z_t = encoder(x_t)            a window of the sequence, encoded
+    c_t = context(z_1 ... z_t)    what has been seen so far, a recurrent summary
+    W_k c_t                       a linear prediction of z_{t+k}, one W_k for each k
+
+The score of a candidate is the dot product z . W_k c_t (eq. 3). The true z_{t+k} should be picked from among those of
+the other sequences of the batch at the same time t + k. They are drawn independently of c_t, which InfoNCE's bound
+on I(c_t; z_{t+k}) asks for. Windows of the same sequence at other times would be no such draws; and candidates from
+other times would let a critic beat chance that knows no more than what time it is.
+"""
+
+from .. import ops
+from ..backend import array_module
+from ..nn import Linear, Module
+from ..nn.layers import RELU_GAIN, as_tensor
+
+
+class WindowEncoder(Module):
+    """x (T, B, C) -> z (T / window, B, features): a strided convolution, then relu and a linear layer.
+
+    Its stride is its width: no two windows share a sample, which would give the future away. T mod window samples at
+    the end are left out.
+    """
+
+    def __init__(self, channels, window, *, hidden=64, features=32, rng):
+        self.channels, self.window, self.features = channels, window, features
+        self.convolution = Linear(window * channels, hidden, rng=rng, gain=RELU_GAIN)
+        self.out = Linear(hidden, features, rng=rng)
+
+    def forward(self, x):
+        x, width = as_tensor(x), self.window
+        if x.ndim != 3 or x.shape[2] != self.channels or len(x) < width:
+            raise ValueError(f"WindowEncoder: expected sequences (T, B, {self.channels}) of T >= {width} steps, got "
+                             f"{x.shape}")
+        steps, B = len(x) // width, x.shape[1]
+        windows = x[:steps * width].reshape(steps, width, B, -1).transpose(0, 2, 1, 3)       # (T', B, width, C)
+        return self.out(ops.relu(self.convolution(windows.reshape(steps, B, -1))))
+
+
+class NoMemory(Module):
+    """c_t = z_t, the last window alone: in the place of a GRU it shows what remembering adds."""
+
+    def __init__(self, features):
+        self.features = features
+
+    def forward(self, z):
+        return z
+
+
+class CPC(Module):
+    """sequences (T, B, C) -> (z (T', B, d), c (T', B, H)), and scores of predictions 1 to `ahead` windows ahead."""
+
+    def __init__(self, encoder, context, ahead, *, rng):
+        self.encoder, self.context = encoder, context
+        self.predictors = [Linear(context.features, encoder.features, rng=rng, bias=False) for _ in range(ahead)]
+
+    def forward(self, x):
+        z = self.encoder(x)
+        return z, self.context(z)
+
+    def scores(self, z, c, k):
+        """How well z_{t+k} of sequence j fits what sequence i has shown until t: z . W_k c.
+
+        -> scores ((T'-k) B, B), row t B + i and column j, and positive_ids ((T'-k) B,), which name j = i.
+        """
+        if not 1 <= k <= len(self.predictors):
+            raise ValueError(f"CPC.scores: expected k from 1 to {len(self.predictors)}, got {k}")
+        if len(z) <= k or z.shape[:2] != c.shape[:2] or z.shape[1] < 2:
+            raise ValueError(f"CPC.scores: expected z (T, B, d) and c (T, B, H) with T > {k} and B >= 2, got "
+                             f"{z.shape} and {c.shape}; longer sequences or smaller windows give more steps")
+        xp, B = array_module(z.data), z.shape[1]
+        predicted = self.predictors[k - 1](c[:-k])                           # (T'-k, B, d)
+        scores = predicted @ z[k:].transpose(0, 2, 1)                        # (T'-k, B, B)
+        return scores.reshape(-1, B), xp.arange((len(z) - k) * B) % B

@@ -1,0 +1,92 @@
+"""A gated recurrent unit over a whole sequence, and its gradient: backpropagation through time.
+
+Each step keeps part of the last state and fills the rest with something new. Per unit, with the gates
+sigma(v) = 1 / (1 + e^-v) between 0 and 1:
+
+    r = sigma(x_t W_r + b_r + h_{t-1} V_r)              reset: how much of the past the new content sees
+    u = sigma(x_t W_u + b_u + h_{t-1} V_u)              update: how much of the past is kept
+    n = tanh(x_t W_n + b_n + r q),   q = h_{t-1} V_n    new content
+    h_t = u h_{t-1} + (1 - u) n
+
+(Cho et al. 2014; with r behind the product, as cuDNN has it, so that one product serves all three.) The gradient
+runs the same steps from the last to the first. A state reaches the loss through its own output, g_t, and through
+the next step, so with da and dp the gradients of what x_t and h_{t-1} add before the nonlinearities:
+
+    dh_t = g_t + u_{t+1} dh_{t+1} + dp_{t+1} V^T                             (1)
+    da_n = dh_t (1 - u) (1 - n^2)                                            (2)
+    da_u = dh_t (h_{t-1} - n) u (1 - u)                                      (3)
+    da_r = da_n q r (1 - r)                                                  (4)
+    dp   = (da_r, da_u, r da_n)                                              (5)
+
+Each weight serves all steps, so its gradient is a sum over them, which is one product over all rows:
+
+    dx = da W^T,   dW = sum_t x_t^T da_t,   db = sum_t da_t                  (6)
+    dV = sum_t h_{t-1}^T dp_t                                                (7)
+
+Where u is near 1, dh passes (1) undamped: that is how a gated unit remembers.    Derivation: docs/gradients/gru.md
+"""
+
+from ..autograd import op
+from ..backend import array_module
+
+
+@op
+def gru(x, w, v, b, h0=None, *, wanted=(True,) * 5):
+    """x (T, B, C) -> h (T, B, H), the states after each of T steps of B sequences.
+
+    w (C, 3H), b (3H,)  of the input, v (H, 3H)  of the state; columns in the order reset, update, new
+    h0 (B, H)           the state before the first step; None for zeros
+    """
+    xp, H = array_module(x), v.shape[0]
+    _require_shapes(x, w, v, b, h0)
+    (T, B, C), rows = x.shape, x.reshape(-1, x.shape[2])
+    gates = (rows @ w + b).reshape(T, B, 3 * H)          # what x adds; each step turns its part into (r, u, n)
+    q = xp.empty((T, B, H), dtype=x.dtype)
+    h = xp.empty((T + 1, B, H), dtype=x.dtype)           # h[t] is the state before step t
+    h[0] = 0 if h0 is None else h0
+    for t in range(T):
+        p, (ru, n) = h[t] @ v, (gates[t, :, :2 * H], gates[t, :, 2 * H:])
+        ru += p[:, :2 * H]
+        _sigmoid_in_place(xp, ru)
+        r, u, q[t] = ru[:, :H], ru[:, H:], p[:, 2 * H:]
+        n += r * q[t]
+        xp.tanh(n, out=n)
+        h[t + 1] = n + u * (h[t] - n)
+
+    def backward(g):
+        da, dp = xp.empty_like(gates), xp.empty_like(gates)
+        dh = xp.zeros_like(h[0])                                             # what comes back from later steps
+        for t in reversed(range(T)):
+            r, u, n = (gates[t, :, k * H:(k + 1) * H] for k in range(3))
+            dh += g[t]
+            da_n = dh * (1 - u) * (1 - n * n)                                # (2)
+            da[t, :, 2 * H:], dp[t, :, 2 * H:] = da_n, r * da_n              # (5)
+            da[t, :, H:2 * H] = dh * (h[t] - n) * u * (1 - u)                # (3)
+            da[t, :, :H] = da_n * q[t] * r * (1 - r)                         # (4)
+            dp[t, :, :2 * H] = da[t, :, :2 * H]
+            dh = u * dh + dp[t] @ v.T                                        # (1)
+        da, dp = da.reshape(-1, 3 * H), dp.reshape(-1, 3 * H)                # (T B, 3H)
+        dx = (da @ w.T).reshape(x.shape) if wanted[0] else None              # (6)
+        dw, db = rows.T @ da, xp.ones(len(da), dtype=x.dtype) @ da           # (6)
+        dv = h[:-1].reshape(-1, H).T @ dp                                    # (7)
+        return dx, dw, dv, db, dh if h0 is not None else None
+
+    return h[1:], backward
+
+
+def _sigmoid_in_place(xp, x):
+    """x <- (1 + tanh(x/2)) / 2, which cannot overflow."""
+    x *= 0.5
+    xp.tanh(x, out=x)
+    x += 1
+    x *= 0.5
+
+
+def _require_shapes(x, w, v, b, h0):
+    if x.ndim != 3 or min(x.shape) < 1:
+        raise ValueError(f"gru: expected x (T, B, C), T steps of B sequences, got {x.shape}")
+    (_, B, C), H = x.shape, v.shape[0]
+    for name, array, shape in (("w", w, (C, 3 * H)), ("v", v, (H, 3 * H)), ("b", b, (3 * H,)), ("h0", h0, (B, H))):
+        if array is not None and array.shape != shape:
+            raise ValueError(f"gru: expected {name} {shape} for x {x.shape} and {H} units, got {array.shape}; the "
+                             "three gates stand side by side, and sequences are time-major: (T, B, C)")

@@ -1,0 +1,205 @@
+"""Information and its bounds: exact values, the published saturation, what is no bound; the example on few steps."""
+
+import itertools
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from example_runs import read_run, run_example
+from minicl import Tensor, gradcheck
+from minicl.backend import threads, to_device, to_host
+from minicl.contrastive import choice_accuracy, info_nce_from_scores, nt_xent
+from minicl.evaluate import (draw_gaussians, gaussian_correlation, gaussian_information, infonce_bound,
+                             log_density_ratio, optimal_bound, pairs_bound, symbol_estimates)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+# ---------------------------------------------------------------- the loss and the choice, from scores
+
+def test_the_loss_from_scores_is_the_mean_of_minus_log_probability(xp, rng):
+    scores, ids = rng.standard_normal((5, 4)), np.array([0, 3, 1, 1, 2])
+    p = np.exp(scores / 0.5) / np.exp(scores / 0.5).sum(axis=1, keepdims=True)
+    loss = info_nce_from_scores(Tensor(to_device(scores, xp)), to_device(ids, xp), 0.5)
+    assert loss.item() == pytest.approx(-np.log(p[np.arange(5), ids]).mean(), rel=1e-12)
+
+
+def test_the_loss_from_scores_has_the_gradient_of_finite_differences(rng):
+    ids = np.array([0, 3, 1, 1, 2])
+    assert gradcheck(lambda scores, tau: info_nce_from_scores(scores, ids, tau),
+                     [rng.standard_normal((5, 4)), np.array(0.5)])
+
+
+def test_equal_scores_cost_log_of_the_candidates_and_are_right_by_chance(xp):
+    scores, ids = xp.zeros((6, 6)), xp.arange(6)
+    assert info_nce_from_scores(Tensor(scores), ids).item() == pytest.approx(math.log(6), rel=1e-12)
+    assert float(choice_accuracy(scores, ids)) == pytest.approx(1 / 6, rel=1e-12)
+
+
+def test_a_choice_is_right_wrong_or_shared(xp):
+    scores = xp.asarray([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [2.0, 2.0, 0.0]])
+    assert float(choice_accuracy(scores, xp.asarray([0, 1, 1]))) == pytest.approx((1 + 0 + 0.5) / 3)
+
+
+@pytest.mark.parametrize("function", [info_nce_from_scores, choice_accuracy])
+@pytest.mark.parametrize("scores, ids, error, message", [
+    (np.ones((3, 1)), np.zeros(3, int), ValueError, r"expected scores \(N, K\) over K >= 2 candidates, got \(3, 1\)"),
+    (np.ones(3), np.zeros(3, int), ValueError, r"expected scores \(N, K\)"),
+    (np.ones((3, 2)), np.zeros(3), TypeError, "positive_ids must be an array of integers"),
+    (np.ones((3, 2)), [0, 1, 0], TypeError, "positive_ids must be an array of integers.* got list"),
+    (np.ones((3, 2)), np.zeros(2, int), ValueError, r"expected one positive a row, positive_ids \(3,\), got \(2,\)"),
+], ids=["one candidate", "no matrix", "floats", "list", "too few"])
+def test_scores_and_ids_that_do_not_fit_are_refused(function, scores, ids, error, message):
+    with pytest.raises(error, match=f"{function.__name__}: {message}"):
+        function(scores, ids)
+
+
+# ---------------------------------------------------------------- correlated Gaussians
+
+@pytest.mark.parametrize("d, nats", [(1, 0.0), (1, 1e-9), (1, 10.0), (20, 2.0), (20, 10.0), (20, 100.0)])
+def test_correlation_and_information_are_inverse(d, nats):
+    assert gaussian_information(gaussian_correlation(nats, d), d) == pytest.approx(nats, rel=1e-6)
+
+
+def test_a_known_information():
+    assert gaussian_information(0.0, 20) == 0
+    assert gaussian_information(0.5, 20) == pytest.approx(10 * math.log(4 / 3))
+    assert gaussian_information(-0.5, 20) == gaussian_information(0.5, 20)
+
+
+def test_the_draws_have_unit_variance_and_the_correlation(rng):
+    x, y = draw_gaussians(rng, 40_000, 2, 0.6)
+    assert x.dtype == y.dtype == "float32"
+    np.testing.assert_allclose(np.cov(x.T, y.T), np.kron([[1, 0.6], [0.6, 1]], np.eye(2)), atol=0.03)
+
+
+def test_the_log_density_ratio_is_that_of_the_densities(xp, rng):
+    def log_normal(v, mean, variance):
+        return (-0.5 * (v - mean)**2 / variance - 0.5 * math.log(2 * math.pi * variance)).sum()
+    x, y, rho = rng.standard_normal((3, 5)), rng.standard_normal((4, 5)), 0.7
+    scores = to_host(log_density_ratio(to_device(x, xp), to_device(y, xp), rho))
+    for i, j in itertools.product(range(3), range(4)):
+        expected = log_normal(y[j], rho * x[i], 1 - rho**2) - log_normal(y[j], 0, 1)
+        assert scores[i, j] == pytest.approx(expected, rel=1e-9)
+
+
+def test_its_mean_over_pairs_is_the_information(rng):
+    rho = gaussian_correlation(3.0, 20)
+    x, y = draw_gaussians(rng, 2000, 20, rho)
+    assert np.diagonal(log_density_ratio(x, y, rho)).mean() == pytest.approx(3.0, abs=0.2)
+
+
+# CLAIMS row 1: computed independently of minicl, with an error of their own: up to 0.01, for 256 candidates 0.03.
+@pytest.mark.parametrize("candidates, expected, tolerance", [
+    (16, (1.52, 2.30, 2.62, 2.73, 2.76), 0.02),
+    (64, (1.82, 3.07, 3.74, 4.03, 4.12), 0.02),
+    (256, (1.93, 3.53, 4.59, 5.18, 5.44), 0.04),
+])
+def test_the_optimal_critic_saturates_as_published(candidates, expected, tolerance, rng):
+    with threads(1):                                         # BLAS too: its own threads would wait for each other
+        bounds = [optimal_bound(nats, 20, candidates, pairs=60_000, rng=rng) for nats in (2, 4, 6, 8, 10)]
+    for nats, value, (mean, error) in zip((2, 4, 6, 8, 10), expected, bounds):
+        assert mean == pytest.approx(value, abs=tolerance + 2 * error)
+        assert error < 0.015 and mean < nats and mean < math.log(candidates)
+
+
+def test_the_optimal_critic_beats_others(rng):
+    """Any other scoring bounds lower: here the right one at another temperature, or for another correlation."""
+    rho = gaussian_correlation(4.0, 20)
+    best, other = 0, np.zeros(3)
+    for _ in range(50):
+        x, y = draw_gaussians(rng, 64, 20, rho)
+        scores = log_density_ratio(x, y, rho)
+        best += pairs_bound(scores)
+        other += [pairs_bound(scores / 2), pairs_bound(scores * 2), pairs_bound(log_density_ratio(x, y, rho / 2))]
+    assert (other < best).all()
+
+
+def test_the_bound_of_pairs_is_that_of_the_loss(xp, rng):
+    scores = to_device(rng.standard_normal((6, 6)), xp)
+    loss = info_nce_from_scores(Tensor(scores), xp.arange(6)).item()
+    assert float(pairs_bound(scores)) == pytest.approx(infonce_bound(loss, 6).nats, rel=1e-12)
+
+
+def test_negatives_and_cap_of_nt_xent():
+    """CLAIMS row 3: N = 256 and 4096 images."""
+    for n, negatives, nats, bits in ((256, 510, 6.24, 9.00), (4096, 8190, 9.01, 13.00)):
+        bound = infonce_bound(0.0, negatives + 1)
+        assert negatives == 2 * (n - 1)
+        assert bound.cap == pytest.approx(nats, abs=0.005) and bound.cap_bits == pytest.approx(bits, abs=0.005)
+        assert bound.bits == pytest.approx(bound.cap_bits)
+
+
+# ---------------------------------------------------------------- NT-Xent is no bound
+
+def enumerate_symbols(m, n):
+    """Both estimates by going through all m^n ways in which n images can show m symbols."""
+    infonce = nt = 0.0
+    for symbols in itertools.product(range(m), repeat=n):
+        same = symbols.count(symbols[0])                     # the anchor is image 0; its own view is among them
+        infonce += math.log(n) - math.log(same)
+        nt += math.log(2 * n - 1) - math.log(2 * same - 1)
+    return infonce / m**n, nt / m**n
+
+
+@pytest.mark.parametrize("m, n", [(2, 2), (2, 8), (3, 5)])
+def test_the_sums_are_those_of_every_case(m, n):
+    estimates = symbol_estimates(m, n)
+    assert estimates.information == pytest.approx(math.log(m))
+    assert (estimates.infonce, estimates.nt_xent) == pytest.approx(enumerate_symbols(m, n), rel=1e-12)
+
+
+def test_the_sums_are_those_of_the_loss(rng):
+    """NT-Xent itself, of one-hot views at a tiny temperature: as good as infinitely higher for an equal symbol."""
+    losses = []
+    for _ in range(400):
+        z = np.eye(2)[rng.integers(0, 2, 8)]
+        losses.append(nt_xent(Tensor(z), Tensor(z), 0.01).item())
+    estimate = infonce_bound(np.mean(losses), 15).nats
+    assert estimate == pytest.approx(symbol_estimates(2, 8).nt_xent, abs=4 * np.std(losses) / 20)
+
+
+def test_nt_xent_exceeds_the_information_and_infonce_never():
+    """CLAIMS row 2, to the digit."""
+    assert symbol_estimates(2, 8).nt_xent == pytest.approx(0.6962, abs=5e-5)
+    excess = {(m, n): symbol_estimates(m, n).nt_xent - math.log(m) for m in range(2, 12) for n in range(2, 60)}
+    assert max(excess, key=excess.get) == (2, 6) and max(excess.values()) == pytest.approx(0.0038, abs=5e-5)
+    assert all(symbol_estimates(m, n).infonce < math.log(m) for m, n in excess)
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: gaussian_information(1.0, 20), "gaussian_information: expected -1 < rho < 1 .* information is infinite"),
+    (lambda: gaussian_correlation(-1.0, 20), "gaussian_correlation: expected finite nats >= 0 .* got nats=-1.0"),
+    (lambda: gaussian_correlation(1.0, 0), "gaussian_correlation"),
+    (lambda: gaussian_correlation(100.0, 1), "gaussian_correlation: .* no more than about 18 nats a dimension"),
+    (lambda: pairs_bound(np.ones((3, 4))), r"pairs_bound: expected scores \(K, K\) of K >= 2 pairs, got \(3, 4\)"),
+    (lambda: symbol_estimates(2, 1), "symbol_estimates: expected symbols >= 1 and batch >= 2, got 2 and 1"),
+], ids=["rho 1", "negative", "no dimension", "too much", "not square", "one image"])
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# ---------------------------------------------------------------- the page, the example
+
+def test_the_figures_of_the_page_are_what_its_code_computes():
+    page = (ROOT / "docs/methods/information.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    exec("".join(blocks), {})
+
+
+def test_the_example_ends_with_a_result_on_either_backend(xp, tmp_path):
+    assert run_example("mutual_information", "--epochs", 1, "--batch", 16, "--pairs", 2000,
+                       "--backend", "numpy" if xp is np else "cupy", "--out", tmp_path / "out") == 0
+    result, log = read_run(tmp_path / "out")
+    assert [line["nats"] for line in log] == [nats for nats in (2, 4, 6, 8, 10) for _ in range(3)]
+    assert result["cap_nats"] == pytest.approx(math.log(16))
+    assert 0.9 < result["optimal_16_2"] < result["optimal_16_10"] < math.log(16)
+    assert math.log(16) < result["optimal_64_10"] < math.log(64)
+    assert all(math.isfinite(result[f"learned_{nats}"]) for nats in (2, 4, 6, 8, 10))
+    assert result["learned_10"] > 1 > result["learned_2"]
+    assert result["symbol_infonce"] < result["symbol_information"] < result["symbol_nt_xent"]

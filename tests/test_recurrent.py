@@ -1,0 +1,121 @@
+"""The GRU: its steps against a cell made of small ops, what its gates do, and that it learns what needs a memory."""
+
+import numpy as np
+import pytest
+
+from minicl import Tensor, ops
+from minicl.backend import to_device, to_host
+from minicl.contrastive import info_nce_from_scores
+from minicl.nn import GRU, Linear, Sequential
+from minicl.optim import Adam
+
+T, B, C, H = 5, 3, 4, 2
+
+
+@pytest.fixture
+def arrays(rng):
+    """x, w, v, b, h0"""
+    return [rng.standard_normal(shape) for shape in ((T, B, C), (C, 3 * H), (H, 3 * H), (3 * H,), (B, H))]
+
+
+def composed_gru(x, w, v, b, h0):
+    """The same in small ops, whose gradients the tape finds."""
+    h, states = h0, []
+    for t in range(len(x)):
+        a, p = x[t] @ w + b, h @ v
+        r, u = (ops.sigmoid(a[:, k * H:(k + 1) * H] + p[:, k * H:(k + 1) * H]) for k in range(2))
+        n = ops.tanh(a[:, 2 * H:] + r * p[:, 2 * H:])
+        h = u * h + (1 - u) * n
+        states.append(h)
+    return ops.stack(*states)
+
+
+def value_and_gradients(function, arrays, xp):
+    tensors = [Tensor(to_device(x, xp), requires_grad=True) for x in arrays]
+    h = function(*tensors)
+    h.backward(to_device(np.random.default_rng(1).standard_normal(h.shape), xp))
+    return [to_host(h.data)] + [to_host(x.grad) for x in tensors]
+
+
+def test_the_op_is_the_cell_of_small_ops_step_by_step(arrays, xp):
+    for one, many in zip(value_and_gradients(ops.gru, arrays, xp), value_and_gradients(composed_gru, arrays, xp)):
+        np.testing.assert_allclose(one, many, rtol=1e-12, atol=1e-14)
+
+
+def test_no_given_state_is_a_state_of_zeros(arrays, xp):
+    given = value_and_gradients(ops.gru, [*arrays[:4], np.zeros((B, H))], xp)
+    for one, other in zip(value_and_gradients(ops.gru, arrays[:4], xp), given):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_sequence_in_two_parts_is_the_whole(arrays):
+    """The first part's last state goes on in the second."""
+    x, *weights = (Tensor(array) for array in arrays[:4])
+    whole, first = ops.gru(x, *weights).data, ops.gru(x[:2], *weights)
+    np.testing.assert_array_equal(np.concatenate([first.data, ops.gru(x[2:], *weights, first[-1]).data]), whole)
+
+
+def test_the_past_does_not_see_the_future(arrays):
+    x, w, v, b, _ = arrays
+    later = x.copy()
+    later[3] += 1
+    before, after = ops.gru.raw(x, w, v, b)[0], ops.gru.raw(later, w, v, b)[0]
+    np.testing.assert_array_equal(before[:3], after[:3])
+    assert (before[3:] != after[3:]).all()
+
+
+def test_sequences_of_a_batch_do_not_mix(arrays):
+    x, w, v, b, h0 = arrays
+    alone = ops.gru.raw(x[:, 1:2], w, v, b, h0[1:2])[0]
+    np.testing.assert_allclose(ops.gru.raw(x, w, v, b, h0)[0][:, 1:2], alone, rtol=1e-12)
+
+
+def test_an_update_gate_at_1_keeps_the_state_and_one_at_0_replaces_it(arrays):
+    x, w, v, _, h0 = arrays
+    gate = np.repeat([0.0, 1000.0, 0.0], H)                  # reset, update, new; so far that exp would overflow
+    np.testing.assert_allclose(ops.gru.raw(x, w, v, gate, h0)[0], np.broadcast_to(h0, (T, B, H)))
+    new = np.tanh(x @ w[:, 2 * H:])
+    np.testing.assert_allclose(ops.gru.raw(x, w, 0 * v, -gate, h0)[0], new, rtol=1e-12)
+
+
+def test_states_stay_between_minus_1_and_1(rng):
+    h = GRU(3, 4, rng=rng)(Tensor(100 * rng.standard_normal((50, 2, 3), dtype="float32"))).data
+    assert h.shape == (50, 2, 4) and h.dtype == "float32" and np.abs(h).max() <= 1
+
+
+def test_the_layer_has_three_parameters_and_keeps_its_state_at_first(rng):
+    layer = GRU(3, 4, rng=rng)
+    assert [(name, p.shape) for name, p in layer.named_parameters()] == [("w", (3, 12)), ("v", (4, 12)), ("b", (12,))]
+    np.testing.assert_array_equal(layer.b.data, np.repeat([0, 1, 0], 4))
+    assert layer.features == 4
+
+
+def test_it_learns_to_recall_the_first_symbol_of_a_sequence(xp, rng):
+    """Only the first step of ten tells the class: without a path back through time chance is all there is."""
+    layer, read = GRU(4, 16, rng=rng).to(xp), Linear(16, 4, rng=rng).to(xp)
+    optimizer = Adam(Sequential(layer, read).named_parameters(), 0.02)
+    for _ in range(60):
+        symbols = rng.integers(0, 4, 32)
+        x = np.zeros((10, 32, 4), "float32")
+        x[0] = np.eye(4)[symbols]
+        scores = read(layer(to_device(x, xp))[-1])
+        loss = info_nce_from_scores(scores, to_device(symbols, xp))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.1
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(x=np.ones((3, 4))), r"gru: expected x \(T, B, C\), T steps of B sequences, got \(3, 4\)"),
+    (dict(w=np.ones((3, 6))), r"gru: expected w \(4, 6\) for x \(5, 3, 4\) and 2 units, got \(3, 6\)"),
+    (dict(w=np.ones((4, 2))), "the three gates stand side by side"),
+    (dict(v=np.ones((2, 2))), r"gru: expected v \(2, 6\)"),
+    (dict(b=np.ones(2)), r"gru: expected b \(6,\)"),
+    (dict(h0=np.ones((5, 2))), r"gru: expected h0 \(3, 2\) .* time-major: \(T, B, C\)"),
+    (dict(x=np.ones((0, 3, 4))), r"gru: expected x"),
+], ids=["two axes", "other channels", "one gate", "square", "short bias", "batch and time swapped", "no steps"])
+def test_bad_shapes_are_named(arrays, change, message):
+    given = dict(zip("x w v b h0".split(), arrays)) | change
+    with pytest.raises(ValueError, match=message):
+        ops.gru(**given)
