@@ -14,13 +14,14 @@ import math
 
 import numpy as np
 
-from minicl import get_backend, viz
-from minicl.backend import peak_memory_mib, threads
+from minicl import get_backend
+from minicl.backend import threads
 from minicl.data import Batches, load_images, mnist_views, two_views
-from minicl.evaluate import alignment, frozen_accuracies, infonce_bound, to_float, uniformity
+from minicl.evaluate import alignment, to_float, uniformity
 from minicl.methods import MoCo
 from minicl.nn import ConvNet, projection_head
 from minicl.optim import AdamW, warmup_cosine
+from minicl.report import report
 from minicl.run import Run, at_least, command, fraction, not_negative, options
 
 
@@ -66,7 +67,7 @@ def main():
                 view1, view2 = xp.concatenate([view1, view2]), xp.concatenate([view2, view1])
             h, q = model(view1)                                                      # (N, features), (N, d)
             k = model.encode_keys(view2, rng)                                        # (N, d), a constant
-            candidates = 1 + len(model.queue)
+            chance = math.log(1 + len(model.queue))
             loss = model.loss(q, k, args.tau)
 
             optimizer.zero_grad()
@@ -76,22 +77,11 @@ def main():
             model.update()                                                           # keys follow; k enters the queue
 
             if run.logs(step):
-                run.log(step, epoch=step // batches.per_epoch + 1, loss=loss.item(), chance=math.log(candidates),
+                run.log(step, epoch=step // batches.per_epoch + 1, loss=loss.item(), chance=chance,
                         lr=lr, alignment=alignment(q.data, k), uniformity=uniformity(q.data))
 
-        # Evaluation on frozen features of the query encoder: h, which is kept, and z, which is thrown away.
-        run.say("evaluating h and z: nearest neighbours and linear probe")
-        accuracies, test_h, test_z = frozen_accuracies(model, data, xp)
-
-    log = run.read_log()
-    loss = float(np.mean([line["loss"] for line in log if line["step"] >= 0.9 * total]))     # of the last tenth
-    bound = infonce_bound(loss, candidates)
-    views = two_views(augment, to_float(data.test_images[:12], np), rng)
-    viz.draw_run(run, log, data, views, test_h, test_z, candidates)
-    run.finish({"data": data.name, "backend": args.backend, "seed": args.seed, "queue": len(model.queue),
-                "loss": loss, "bound_nats": bound.nats, "cap_nats": bound.cap, **accuracies,
-                "seconds": run.elapsed(), "seconds_per_epoch": run.seconds / args.epochs,
-                "peak_mib": peak_memory_mib(xp)})
+        # Frozen features of the query encoder are examined: h, which is kept, and z, which is thrown away.
+        report(run, model, data, augment, rng, xp, candidates=1 + len(model.queue), queue=len(model.queue))
 
 
 if __name__ == "__main__":

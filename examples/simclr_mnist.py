@@ -9,14 +9,15 @@ top to bottom: data, two views, encoder, head, loss, backward, step; then the ev
 
 import numpy as np
 
-from minicl import get_backend, viz
-from minicl.backend import peak_memory_mib, threads
+from minicl import get_backend
+from minicl.backend import threads
 from minicl.contrastive import nt_xent
 from minicl.data import Batches, load_images, mnist_views, two_views
-from minicl.evaluate import alignment, frozen_accuracies, infonce_bound, to_float, uniformity
+from minicl.evaluate import alignment, to_float, uniformity
 from minicl.methods import SimCLR
 from minicl.nn import HEADS, MLP, ConvNet, projection_head
 from minicl.optim import AdamW, warmup_cosine
+from minicl.report import report
 from minicl.run import Run, at_least, command, not_negative, options
 
 
@@ -25,7 +26,7 @@ def main():
     parser.add_argument("--encoder", default="convnet", choices=("convnet", "mlp"), help="what maps images to h")
     parser.add_argument("--head", default="mlp", choices=HEADS, help="what maps h to z, the space of the loss")
     parser.add_argument("--dim", type=at_least(2), default=128, help="dimension of z (with --head none: that of h)")
-    parser.add_argument("--weight-decay", type=not_negative, default=1e-4, help="AdamW's, on weights of two axes and more")
+    parser.add_argument("--weight-decay", type=not_negative, default=1e-4, help="AdamW's, on matrices and kernels")
     args = parser.parse_args()
 
     xp = get_backend(args.backend)
@@ -63,19 +64,8 @@ def main():
                 run.log(step, epoch=step // batches.per_epoch + 1, loss=loss.item(), lr=lr,
                         alignment=alignment(z1.data, z2.data), uniformity=uniformity(z.data))
 
-        # Evaluation on frozen features: h, which is kept, and z, which is thrown away after training.
-        run.say("evaluating h and z: nearest neighbours and linear probe")
-        accuracies, test_h, test_z = frozen_accuracies(model, data, xp)
-
-    log = run.read_log()
-    loss = float(np.mean([line["loss"] for line in log if line["step"] >= 0.9 * (total - 1)]))     # of the last tenth
-    candidates = 2 * args.batch - 1
-    bound = infonce_bound(loss, candidates)
-    viz.draw_run(run, log, data, two_views(augment, to_float(data.test_images[:12], np), rng), test_h, test_z, candidates)
-    run.finish({"data": data.name, "backend": args.backend, "seed": args.seed,
-                "loss": loss, "bound_nats": bound.nats, "cap_nats": bound.cap, **accuracies,
-                "seconds": run.elapsed(), "seconds_per_epoch": run.seconds / args.epochs,
-                "peak_mib": peak_memory_mib(xp)})
+        # Frozen features are examined: h, which is kept, and z, which is thrown away after training.
+        report(run, model, data, augment, rng, xp, candidates=2 * args.batch - 1)
 
 
 if __name__ == "__main__":

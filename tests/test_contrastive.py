@@ -196,7 +196,7 @@ def test_a_nearly_solved_batch_keeps_its_gradient_in_float32(tau, learn_tau, xp)
     for loss, arrays in ((nt_xent, (z1, z2)), (info_nce, (z1, z2, z3))):
         single = gradients(loss, arrays, tau, xp, learn_tau)
         double = gradients(loss, tuple(x.astype("float64") for x in arrays), tau, xp, learn_tau)
-        assert 0 < double[0] < 1e-4
+        assert 0 < double[0] < 1e-3
         for a, b in zip(single, double):
             np.testing.assert_allclose(a, b, rtol=0, atol=8 * np.finfo("float32").eps / tau * np.abs(b).max())
 

@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minicl.data import mnist
+from minicl.data import download, mnist
+from minicl.data.download import CorruptFile, Unavailable
 from minicl.data.images import ImageData, load_images
-from minicl.data.mnist import CorruptFile, MnistUnavailable, load_mnist, parse_idx
+from minicl.data.mnist import load_mnist, parse_idx
 
 STEMS = tuple(mnist.SHA256)
-URLOPEN = mnist.urllib.request.urlopen
+URLOPEN = download.urllib.request.urlopen
 REAL = Path(os.environ.get("MINICL_MNIST") or Path(__file__).resolve().parents[2] / "shared/data/mnist")
 
 
@@ -49,7 +50,7 @@ def small_world(monkeypatch, tmp_path):
 
     monkeypatch.setattr(mnist, "SHA256", {stem: hashlib.sha256(content).hexdigest()
                                           for stem, content in tiny().items()})
-    monkeypatch.setattr(mnist.urllib.request, "urlopen", no_network)
+    monkeypatch.setattr(download.urllib.request, "urlopen", no_network)
     monkeypatch.setenv("MINICL_CACHE", str(tmp_path / "cache"))
 
 
@@ -68,7 +69,7 @@ def server(monkeypatch):
         def log_message(self, *args):
             pass
 
-    monkeypatch.setattr(mnist.urllib.request, "urlopen", URLOPEN)
+    monkeypatch.setattr(download.urllib.request, "urlopen", URLOPEN)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     pages, asked = {}, []
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
@@ -213,7 +214,7 @@ def test_the_next_mirror_serves(server, first):
 def test_a_connection_that_closes_early_is_no_file(server, tmp_path):
     serve(server, "first", tiny())
     server.promised_too_much = 10
-    with pytest.raises(MnistUnavailable, match="could not be downloaded"):
+    with pytest.raises(Unavailable, match="could not be downloaded"):
         load_mnist()
     assert not (tmp_path / "cache").exists()
 
@@ -233,9 +234,9 @@ def test_a_damaged_cache_is_named_with_the_mend(tmp_path):
 
 
 def test_no_network():
-    with pytest.raises(MnistUnavailable, match="no route to host.*--data-dir.*--data digits"):
+    with pytest.raises(Unavailable, match="no route to host.*--data-dir.*--data digits"):
         load_images("mnist", say=no_digits)
-    with pytest.raises(MnistUnavailable, match="was not to be downloaded.*--data-dir"):
+    with pytest.raises(Unavailable, match="was not to be downloaded.*--data-dir"):
         load_mnist(download=False)
 
 
@@ -255,7 +256,7 @@ def test_a_full_disk_leaves_nothing_half_written(server, tmp_path, monkeypatch, 
         raise OSError(28, "No space left on device")
 
     serve(server, "first", tiny())
-    monkeypatch.setattr(mnist.os, failing, full)
+    monkeypatch.setattr(download.os, failing, full)
     said = []
     assert load_mnist(say=said.append).train_images.shape == (6, 5, 4, 1)    # what was verified is used
     assert list((tmp_path / "cache/mnist").iterdir()) == []
@@ -271,16 +272,16 @@ def test_a_cache_that_is_no_folder_is_said(server, tmp_path, monkeypatch):
 
 
 def test_cache_dir(monkeypatch):
-    assert mnist.cache_dir() == Path(os.environ["MINICL_CACHE"])
+    assert download.cache_dir() == Path(os.environ["MINICL_CACHE"])
     monkeypatch.delenv("MINICL_CACHE")
     home = str(Path.home() / "elsewhere")
     monkeypatch.setenv("XDG_CACHE_HOME", home)
-    assert mnist.cache_dir() == Path(home, "minicl")
+    assert download.cache_dir() == Path(home, "minicl")
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    monkeypatch.setattr(mnist.sys, "platform", "linux")
-    assert mnist.cache_dir() == Path.home() / ".cache/minicl"
-    monkeypatch.setattr(mnist.sys, "platform", "darwin")
-    assert mnist.cache_dir() == Path.home() / "Library/Caches/minicl"
+    monkeypatch.setattr(download.sys, "platform", "linux")
+    assert download.cache_dir() == Path.home() / ".cache/minicl"
+    monkeypatch.setattr(download.sys, "platform", "darwin")
+    assert download.cache_dir() == Path.home() / "Library/Caches/minicl"
 
 
 # ---------------------------------------------------------------- names, and the data itself

@@ -21,8 +21,8 @@ class SymmetricPairs:
     """All pairs of unit vectors u (V, d) at temperature tau.
 
     keep       whether a backward will follow
-    left_out   offsets k of the pairs (i, i + k) and (i + k, i) that are no candidates: 0, each with itself; for two views of N images
-               stacked, N as well, the positives
+    left_out   offsets k of the pairs (i, i + k) and (i + k, i) that are no candidates: 0, each with itself; for two
+               views of N images stacked, N as well, the positives
     """
 
     def __init__(self, u, tau, *, keep, left_out=(0,)):

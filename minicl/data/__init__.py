@@ -1,10 +1,17 @@
-"""Data: MNIST, generated digits, the order of batches, and augmentations that make two views of an image."""
+"""Data: MNIST, CIFAR-10, generated digits and shapes, the order of batches, and augmentations that make two views."""
 
 from .augment import mnist_views, simclr_views, two_views
+from .captions import CaptionedDigits, same_caption_ids
+from .cifar10 import load_cifar10
 from .digits import draw_digits, generate_digits
-from .images import DataError, ImageData, load_images
+from .download import CorruptFile, DataError, Unavailable
+from .images import ImageData, load_colour_images, load_images
 from .loader import Batches
-from .mnist import CorruptFile, MnistUnavailable, load_mnist
+from .mnist import load_mnist
+from .sequences import Rotation, SequenceData, load_sequences, rotating_sequences, time_first
+from .shapes import generate_shapes
 
-__all__ = ["Batches", "CorruptFile", "DataError", "ImageData", "MnistUnavailable", "draw_digits", "generate_digits",
-           "load_images", "load_mnist", "mnist_views", "simclr_views", "two_views"]
+__all__ = ["Batches", "CaptionedDigits", "CorruptFile", "DataError", "ImageData", "Rotation", "SequenceData",
+           "Unavailable", "draw_digits", "generate_digits", "generate_shapes", "load_cifar10", "load_colour_images",
+           "load_images", "load_mnist", "load_sequences", "mnist_views", "rotating_sequences", "same_caption_ids",
+           "simclr_views", "time_first", "two_views"]

@@ -7,7 +7,7 @@ curve. Size and position follow MNIST: fitted into 20x20 pixels, centred by the 
 
 import numpy as np
 
-from .images import ImageData
+from .images import generate_splits
 
 SIDE, BOX = 28, 20                                       # image and bounding box, in pixels
 SEGMENTS = 36                                            # straight pieces that approximate one digit
@@ -61,15 +61,7 @@ def generate_digits(n_train=10000, n_test=2000, seed=0):
     Classes are balanced (to within one) and shuffled; the same seed and sizes give the same images.
     Raises ValueError for a size below 1 or a negative seed.
     """
-    for argument, value, least in (("n_train", n_train, 1), ("n_test", n_test, 1), ("seed", seed, 0)):
-        if value < least:
-            raise ValueError(f"generate_digits: {argument} must be at least {least}, got {value}")
-    arrays = []
-    for n, stream in zip((n_train, n_test), np.random.SeedSequence(seed).spawn(2)):
-        rng = np.random.default_rng(stream)
-        labels = rng.permutation(np.arange(n, dtype=np.int64) % 10)
-        arrays += [draw_digits(labels, rng), labels]
-    return ImageData("digits", *arrays, class_names=tuple("0123456789"))
+    return generate_splits("generate_digits", "digits", draw_digits, tuple("0123456789"), n_train, n_test, seed)
 
 
 def draw_digits(labels, rng):

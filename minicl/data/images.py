@@ -1,12 +1,10 @@
-"""ImageData, a labelled set of images in host memory, and load_images, which finds one by name."""
+"""ImageData, a labelled set of images in host memory; load_images and load_colour_images find one by name."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-
-class DataError(ValueError):
-    """The data asked for cannot be used; the message says why and what to do."""
+from .download import DataError, Unavailable
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,11 @@ class ImageData:
             raise ValueError("ImageData: train_images and test_images must agree in (H, W, C), got "
                              f"{self.train_images.shape[1:]} and {self.test_images.shape[1:]}")
 
+    def first(self, n):
+        """The first n training and the first n test images, or all where there are no more."""
+        return replace(self, train_images=self.train_images[:n], train_labels=self.train_labels[:n],
+                       test_images=self.test_images[:n], test_labels=self.test_labels[:n])
+
     def _array(self, field, dtype, shape, ndim):
         array = getattr(self, field)
         if not isinstance(array, np.ndarray):
@@ -54,30 +57,57 @@ class ImageData:
 
 
 def load_images(name="auto", data_dir=None, *, seed=0, say=print):
-    """The ImageData called `name`.
+    """Handwritten digits: the ImageData called `name`, grey images (28, 28, 1).
 
     name       "mnist", "digits" (generated from `seed`), or "auto": MNIST from data_dir, else from the
                user's cache, else downloaded, else, on a machine with no network, generated digits
     data_dir   the folder that holds MNIST's files; if given, they must be there
     say        gets the line of text that tells of a fallback
 
-    Raises DataError (a ValueError) for an unknown name or a data_dir that would not be read, and what load_mnist raises: a file that is damaged or not
-    MNIST's (CorruptFile) is never passed over for generated digits.
+    Raises DataError (a ValueError) for an unknown name or a data_dir that would not be read, and what load_mnist
+    raises: a file that is damaged or not MNIST's (CorruptFile) is never passed over for generated digits.
     """
-    from .digits import generate_digits       # here, for both build on ImageData
-    from .mnist import MnistUnavailable, load_mnist
+    from . import digits, mnist               # here, for both build on ImageData
 
-    if name not in ("auto", "mnist", "digits"):
-        raise DataError(f"load_images: name must be 'auto', 'mnist' or 'digits', got {name!r}")
-    if name == "digits":
+    return _load("load_images", name, data_dir, seed, say, mnist=("MNIST", mnist.load_mnist),
+                 digits=("generated digits", digits.generate_digits))
+
+
+def load_colour_images(name="auto", data_dir=None, *, seed=0, say=print):
+    """Colour images (32, 32, 3), found as load_images finds digits: "cifar10", "shapes" (generated), or "auto"."""
+    from . import cifar10, shapes
+
+    return _load("load_colour_images", name, data_dir, seed, say, cifar10=("CIFAR-10", cifar10.load_cifar10),
+                 shapes=("generated shapes", shapes.generate_shapes))
+
+
+def _load(function, name, data_dir, seed, say, **kinds):
+    """The data set `name`; kinds: first the real one and its loader, then the generated one and its generator."""
+    (real, (real_title, load)), (generated, (generated_title, generate)) = kinds.items()
+    if name not in ("auto", real, generated):
+        raise DataError(f"{function}: name must be 'auto', {real!r} or {generated!r}, got {name!r}")
+    if name == generated:
         if data_dir is not None:
-            raise DataError(f"load_images: generated digits read no files, got data_dir {str(data_dir)!r}; leave it "
-                             "out, or ask for 'mnist'")
-        return generate_digits(seed=seed)
+            raise DataError(f"{function}: {generated_title} read no files, got data_dir {str(data_dir)!r}; leave it "
+                            f"out, or ask for {real!r}")
+        return generate(seed=seed)
     try:
-        return load_mnist(data_dir, say=say)
-    except MnistUnavailable as error:
-        if name == "mnist":
+        return load(data_dir, say=say)
+    except Unavailable as error:
+        if name == real:
             raise
-        say(f"{error.reason}: going on with generated digits; --data-dir FOLDER reads MNIST from its four files")
-        return generate_digits(seed=seed)
+        say(f"{error.reason}: going on with {generated_title}; --data-dir FOLDER reads {real_title} from its files")
+        return generate(seed=seed)
+
+
+def generate_splits(function, name, draw, class_names, n_train, n_test, seed):
+    """ImageData of draw(labels, rng) for both splits, each from its own stream; `function` is named in errors."""
+    for argument, value, least in (("n_train", n_train, 1), ("n_test", n_test, 1), ("seed", seed, 0)):
+        if value < least:
+            raise ValueError(f"{function}: {argument} must be at least {least}, got {value}")
+    arrays = []
+    for n, stream in zip((n_train, n_test), np.random.SeedSequence(seed).spawn(2)):
+        rng = np.random.default_rng(stream)
+        labels = rng.permutation(np.arange(n, dtype=np.int64) % len(class_names))
+        arrays += [draw(labels, rng), labels]
+    return ImageData(name, *arrays, class_names=class_names)

@@ -6,21 +6,16 @@ Whatever their packing, their content is known by its SHA-256, and nothing else 
 
 import gzip
 import hashlib
-import http.client
 import math
 import os
 import struct
-import sys
-import urllib.error
-import urllib.request
 import zlib
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from ..files import write_atomically
-from .images import DataError, ImageData
+from .download import AGAIN, CorruptFile, Source, cache_dir
+from .images import ImageData
 
 SHA256 = {                                               # of the decompressed files
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -29,21 +24,7 @@ SHA256 = {                                               # of the decompressed f
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
-TIMEOUT = 15                                             # seconds without a byte before the next mirror is tried
-AGAIN = "copy or download it again"
-ELSEWHERE = "give a folder that holds its four files (--data-dir) or use generated digits (--data digits)"
-
-
-class MnistUnavailable(OSError):
-    """MNIST is not on this machine and cannot be downloaded; `reason` says why, in one line."""
-
-    def __init__(self, reason):
-        super().__init__(f"{reason}; {ELSEWHERE}")
-        self.reason = reason
-
-
-class CorruptFile(DataError):
-    """A file is damaged, or is not what its name says; it was not used."""
+INSTEAD = "give a folder that holds its four files (--data-dir) or use generated digits (--data digits)"
 
 
 def load_mnist(data_dir=None, *, download=True, check=True, say=print):
@@ -56,10 +37,13 @@ def load_mnist(data_dir=None, *, download=True, check=True, say=print):
     say        gets a line of text if the cache cannot be written
 
     Raises FileNotFoundError if data_dir lacks a file, CorruptFile if a file is damaged or is not
-    MNIST's, MnistUnavailable if there is no data_dir and MNIST cannot be had.
+    MNIST's, Unavailable if there is no data_dir and MNIST cannot be had.
     """
     if data_dir is None:
-        arrays = _from_cache(cache_dir() / "mnist", download, say)
+        folder = cache_dir() / "mnist"
+        wanted = {stem: _find(folder, stem) or folder / f"{stem}.gz" for stem in SHA256}
+        arrays = Source("MNIST", folder, _decode, INSTEAD).read(
+            wanted, lambda stem: [f"{mirror}{stem}.gz" for mirror in MIRRORS], download=download, say=say)
     else:
         arrays = [_decode(path.read_bytes(), path, stem, check)
                   for stem, path in _find_all(Path(data_dir).expanduser()).items()]
@@ -73,18 +57,6 @@ def load_mnist(data_dir=None, *, download=True, check=True, say=print):
                      train_images[..., None], train_labels.astype(np.int64),
                      test_images[..., None], test_labels.astype(np.int64),
                      class_names=tuple(str(c) for c in range(classes)))
-
-
-def cache_dir():
-    """The folder for downloads: $MINICL_CACHE, else minicl/ where this system keeps its caches."""
-    chosen, xdg = os.environ.get("MINICL_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
-    if chosen:
-        return Path(chosen).expanduser()
-    if os.path.isabs(xdg):                               # the XDG specification: a relative path is ignored
-        return Path(xdg, "minicl")
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local", "minicl", "cache")
-    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "minicl"
 
 
 # ---------------------------------------------------------------- reading
@@ -156,68 +128,3 @@ def _find_all(data_dir):
         raise FileNotFoundError(f"data_dir {str(data_dir)!r} {missing}; expected {', '.join(SHA256)}, each plain or "
                                 ".gz, there or in its mnist/ or MNIST/raw/; leave data_dir out to download them")
     return found
-
-
-# ---------------------------------------------------------------- downloading
-
-def _from_cache(folder, download, say):
-    """The four arrays, from the cache `folder`; what it lacks is downloaded into it."""
-    arrays, unwritten = [], None
-    for stem in SHA256:
-        path = _find(folder, stem)
-        if path:
-            try:
-                arrays.append(_decode(path.read_bytes(), path, stem))
-            except CorruptFile as error:
-                raise CorruptFile(f"{error}\nThis file is in minicl's cache: delete it and it is downloaded "
-                                  "again") from error
-        elif not download:
-            raise MnistUnavailable(f"MNIST is not in {folder} and was not to be downloaded")
-        else:
-            packed, array = _download(stem)
-            arrays.append(array)
-            try:
-                write_atomically(folder / f"{stem}.gz", lambda file: file.write(packed))
-            except OSError as error:                     # a full disk, no permission: what came is good all the same
-                unwritten = error
-    if unwritten:
-        say(f"MNIST was downloaded but cannot be kept in {folder} ({unwritten}); set MINICL_CACHE to another folder")
-    return arrays
-
-
-def _download(stem):
-    """The gzipped bytes and the array of MNIST's file `stem`, from the first mirror that has it whole."""
-    reasons, corrupt = [], None
-    for mirror in MIRRORS:
-        url = f"{mirror}{stem}.gz"
-        try:
-            packed = _fetch(url, stem)
-            return packed, _decode(packed, url, stem)
-        except CorruptFile as error:
-            corrupt = error
-        except urllib.error.HTTPError as error:          # it holds the open response
-            error.close()
-            reasons.append(str(error))
-        except (OSError, http.client.HTTPException) as error:
-            reason = error.reason if isinstance(error, urllib.error.URLError) else error
-            reasons.append(" ".join(str(reason).split()) or type(reason).__name__)
-    if corrupt:                                          # an answer that is not MNIST is no missing network
-        raise CorruptFile(f"{corrupt}\nNo mirror gave the right file; if a proxy or a login page answers in their "
-                          f"place, {ELSEWHERE}") from corrupt
-    raise MnistUnavailable(f"MNIST could not be downloaded ({'; '.join(dict.fromkeys(reasons))})")
-
-
-def _fetch(url, title):
-    """The bytes at `url`, with a progress bar on a terminal. Raises OSError or HTTPException."""
-    request = urllib.request.Request(url, headers={"User-Agent": "minicl"})
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-        total = int(response.headers.get("Content-Length") or 0)
-        chunks, received = [], 0
-        with tqdm(total=total or None, desc=title, unit="B", unit_scale=True, leave=False, disable=None) as bar:
-            while chunk := response.read(1 << 16):
-                chunks.append(chunk)
-                received += len(chunk)
-                bar.update(len(chunk))
-    if received < total:
-        raise OSError(f"the connection closed after {received} of {total} bytes")
-    return b"".join(chunks)

@@ -1,12 +1,17 @@
 """Evaluation of frozen representations: kNN, linear probe, geometry on the sphere, the information bound."""
 
 from .features import encode, state_hash, to_float
-from .frozen import frozen_accuracies
-from .geometry import alignment, effective_rank, uniformity, uniformity_floor
-from .information import Bound, infonce_bound
+from .frozen import frozen_accuracies, pixel_accuracy
+from .geometry import alignment, effective_rank, spread, uniformity, uniformity_floor
+from .information import (Bound, draw_gaussians, gaussian_correlation, gaussian_information, infonce_bound,
+                          log_density_ratio, optimal_bound, pairs_bound, symbol_estimates)
 from .knn import knn_accuracy, nearest_neighbours
 from .probe import linear_probe
 from .tsne import tsne
+from .zero_shot import class_embeddings, retrieval_recall, zero_shot_accuracy
 
-__all__ = ["Bound", "alignment", "effective_rank", "encode", "frozen_accuracies", "infonce_bound", "knn_accuracy", "linear_probe",
-           "nearest_neighbours", "state_hash", "to_float", "tsne", "uniformity", "uniformity_floor"]
+__all__ = ["Bound", "alignment", "class_embeddings", "draw_gaussians", "effective_rank", "encode",
+           "frozen_accuracies", "gaussian_correlation", "gaussian_information", "infonce_bound", "knn_accuracy",
+           "linear_probe", "log_density_ratio", "nearest_neighbours", "optimal_bound", "pairs_bound",
+           "pixel_accuracy", "retrieval_recall", "spread", "state_hash", "symbol_estimates", "to_float", "tsne",
+           "uniformity", "uniformity_floor", "zero_shot_accuracy"]

@@ -8,16 +8,17 @@ from ..autograd import no_grad
 from ..backend import require_finite, to_device, to_host
 
 
-def encode(model, images, xp, batch=500):
+def encode(model, items, xp, batch=500, *, prepare=None):
     """model's output for uint8 images (N, H, W, C): an array of module xp, or a tuple of them if model gives several.
 
+    prepare  what makes model's input of a batch and xp: to_float, or to_device for token ids (N, T)
     Runs in evaluation mode without a tape (BatchNorm's running averages are used, not changed), then restores each module's mode.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with no_grad():
-            parts = [model(to_float(images[lo:lo + batch], xp)) for lo in range(0, len(images), batch)]
+            parts = [model((prepare or to_float)(items[lo:lo + batch], xp)) for lo in range(0, len(items), batch)]
     finally:
         for module, training in modes:
             module.training = training

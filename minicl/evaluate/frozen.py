@@ -11,7 +11,7 @@ def frozen_accuracies(model, data, xp, *, k=20, probe=True):
     """Test accuracies of a model images -> (h, z), trained without labels, on the classes of an ImageData.
 
     Returns ({"knn_h", "knn_z", "probe_h", "probe_z": fractions}, test_h, test_z). h is what is kept after training,
-    z what the loss saw. k: neighbours that vote; probe=False leaves the probes out, for a look in the midst of training.
+    z what the loss saw. k: neighbours that vote; probe=False leaves the probes out, for a look during training.
     Raises RuntimeError if examining the model has changed it.
     """
     before = state_hash(model)
@@ -27,8 +27,8 @@ def frozen_accuracies(model, data, xp, *, k=20, probe=True):
 
 
 def pixel_accuracy(data, xp, *, k=20):
-    """Test accuracy of the k nearest neighbours by raw pixels about the mean image: what learning has to improve on."""
-    train, test = (to_float(images, xp).reshape(len(images), -1) for images in (data.train_images, data.test_images))
+    """Test accuracy of the k nearest neighbours by raw pixels about the mean image: what learning must improve on."""
+    train, test = (to_float(x, xp).reshape(len(x), -1) for x in (data.train_images, data.test_images))
     mean = train.mean(axis=0)
     train -= mean
     test -= mean

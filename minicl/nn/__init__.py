@@ -3,7 +3,11 @@
 from .encoders import MLP, ConvNet
 from .heads import HEADS, projection_head
 from .layers import BatchNorm, Conv2d, Dropout, Embedding, LayerNorm, Linear, Sequential
-from .module import Buffer, Module, Parameter
+from .module import Buffer, Counter, Module, Parameter
+from .recurrent import GRU
+from .resnet import ResNet9, ResNet18
+from .text import BagOfTokens, Transformer
 
-__all__ = ["BatchNorm", "Buffer", "Conv2d", "ConvNet", "Dropout", "Embedding", "HEADS", "LayerNorm", "Linear", "MLP",
-           "Module", "Parameter", "Sequential", "projection_head"]
+__all__ = ["BagOfTokens", "BatchNorm", "Buffer", "Conv2d", "ConvNet", "Counter", "Dropout", "Embedding", "GRU", "HEADS",
+           "LayerNorm", "Linear", "MLP", "Module", "Parameter", "ResNet18", "ResNet9", "Sequential", "Transformer",
+           "projection_head"]

@@ -9,7 +9,8 @@ def embedding(ids: Index, table):
     """y[...] = table[ids[...]]: ids (...) integers in [0, V), table (V, C) -> (..., C).
 
     dtable[v] = sum of g over all places whose id is v: it is a product with the one-hot matrix of the ids,
-    of which only the ones are ever touched. On NumPy an id of V or more raises, on CuPy it wraps silently; on both -1 is the last row.
+    of which only the ones are ever touched. An id of V or more raises on NumPy and wraps silently on CuPy; -1 is the last
+    row on both.
     """
     if table.ndim != 2:
         raise ValueError(f"embedding: expected a table (V, C), got shape {table.shape}")

@@ -12,7 +12,7 @@ does stretching them (r follows). The means are over the same n entries. Derivat
 """
 
 from ..autograd import op
-from ..backend import array_module, run_slices
+from ..backend import accumulate, array_module, run_slices
 
 
 @op
@@ -35,18 +35,14 @@ def batch_norm(x, weight, bias, *, eps=1e-5, relu=False, on_statistics=None):
     if n < 2:
         raise ValueError(f"batch_norm: needs at least 2 values a channel to take a variance, got shape {x.shape}; "
                          "use a larger batch, or evaluation mode (.eval())")
-    X = x.reshape(n, C)
-    size = max(1, 2**16 // C)                                                # rows that fit in cache
+    X, size = x.reshape(n, C), max(1, 2**16 // C)                            # rows that fit in cache
     origin = X[::-(-n // 64)].mean(axis=0)                                   # sums of squares about nearly the mean
 
     def moments(lo, hi):
         d = X[lo:hi] - origin
-        ones = xp.ones(hi - lo, dtype=x.dtype)                               # ones @ d: the quick way to sum rows
-        first = ones @ d
-        d *= d
-        return first, ones @ d
+        return d, d * d
 
-    first, second = map(sum, zip(*run_slices(xp, n, moments, size)))
+    first, second = _sum_rows(xp, n, moments, origin, size)
     m = first / n
     v = xp.maximum(second / n - m * m, 0)
     m = m + origin
@@ -71,12 +67,13 @@ def batch_norm(x, weight, bias, *, eps=1e-5, relu=False, on_statistics=None):
         dx = xp.empty_like(X)
 
         def sums(lo, hi):
-            gs = dx[lo:hi]                                                   # g past the relu, kept in dx for the next pass
-            xp.multiply(G[lo:hi], kept[lo:hi] > 0, out=gs) if relu else xp.copyto(gs, G[lo:hi])
-            ones = xp.ones(hi - lo, dtype=x.dtype)
-            return ones @ gs, ones @ (gs * (X[lo:hi] - m))
+            gs = dx[lo:hi]                                                   # g past the relu, kept for the next pass
+            gs[...] = G[lo:hi]
+            if relu:
+                gs *= kept[lo:hi] > 0
+            return gs, gs * (X[lo:hi] - m)
 
-        db, dw = map(sum, zip(*run_slices(xp, n, sums, size)))               # (1)
+        db, dw = _sum_rows(xp, n, sums, m, size)                             # (1)
         dw = dw * r                                                          # (2)
         k = -a * r * dw / n
         l = -a * db / n - k * m
@@ -91,6 +88,16 @@ def batch_norm(x, weight, bias, *, eps=1e-5, relu=False, on_statistics=None):
         return dx.reshape(x.shape), dw, db
 
     return y.reshape(x.shape), backward
+
+
+def _sum_rows(xp, n, rows, like, size):
+    """The sums over all rows of the two (rows, C) arrays that rows(lo, hi) gives, as arrays like `like` (C,)."""
+    def add(lo, hi, *totals):
+        ones = xp.ones(hi - lo, dtype=like.dtype)
+        for total, part in zip(totals, rows(lo, hi)):
+            total += ones @ part                                             # quicker than part.sum(axis=0)
+
+    return accumulate(xp, n, add, like, like, size=size)
 
 
 @op

@@ -1,0 +1,128 @@
+"""SimCLR or MoCo on CIFAR-10: photographs, colour augmentations, a ResNet.
+
+    python examples/simclr_cifar10.py                                        # CPU: a small ConvNet, some minutes
+    python examples/simclr_cifar10.py --encoder resnet9 --width 16 --limit 5000
+    python examples/simclr_cifar10.py --data shapes                          # no network: generated coloured shapes
+
+The published recipes, for a GPU:
+
+    python examples/simclr_cifar10.py --backend cupy --data cifar10 --method moco --encoder resnet18 --width 64 \
+        --head linear --optimizer sgd --lr 0.06 --warmup 0 --weight-decay 5e-4 --batch 512 --tau 0.1 --dim 128 \
+        --queue 4096 --momentum 0.99 --splits 8 --epochs 200 --knn-every 5 --knn-k 200
+
+    python examples/simclr_cifar10.py --backend cupy --data cifar10 --method simclr --encoder resnet18 --width 64 \
+        --head mlp --hidden 1024 --optimizer sgd --lr 0.06 --warmup 0 --weight-decay 5e-4 --batch 512 --tau 0.5 \
+        --dim 128 --epochs 100 --knn-every 5
+
+The first is that of MoCo's own CIFAR-10 notebook, whose kNN accuracy of z at epoch 1/5/10/20/50/100/200 is
+32.0/38.0/48.0/61.4/73.3/78.1/82.6 %. The second reaches about 83 % (kNN of h) elsewhere, with milder views than here.
+The two methods share data, views, encoder and head, and differ in where the negatives come from.
+"""
+
+import math
+
+import numpy as np
+
+from minicl import get_backend
+from minicl.backend import threads
+from minicl.contrastive import nt_xent
+from minicl.data import Batches, load_colour_images, simclr_views, two_views
+from minicl.evaluate import alignment, frozen_accuracies, pixel_accuracy, to_float, uniformity
+from minicl.methods import MoCo, SimCLR
+from minicl.nn import HEADS, ConvNet, ResNet9, ResNet18, projection_head
+from minicl.optim import SGD, AdamW, warmup_cosine
+from minicl.report import report
+from minicl.run import Run, at_least, command, fraction, not_negative, options
+
+DATA = {"auto": "CIFAR-10 if it can be had, else generated shapes", "cifar10": "insists on CIFAR-10",
+        "shapes": "generated coloured shapes"}
+ENCODERS = {"convnet": lambda shape, width, rng: ConvNet(shape, [width, 2 * width, 4 * width, 8 * width], rng=rng),
+            "resnet9": lambda shape, width, rng: ResNet9(shape, width, rng=rng),
+            "resnet18": lambda shape, width, rng: ResNet18(shape, width, rng=rng)}
+METHODS = ("simclr", "moco")
+OPTIMIZERS = {"sgd": SGD, "adamw": AdamW}
+
+
+def main():
+    parser = options(__doc__, epochs=10, batch=256, lr=3e-3, tau=0.2, data=DATA)
+    parser.add_argument("--method", default="simclr", choices=METHODS, help="negatives from the batch, or a queue")
+    parser.add_argument("--encoder", default="convnet", choices=ENCODERS, help="what maps images to h")
+    parser.add_argument("--width", type=at_least(1), default=32, help="channels of the encoder's first layer")
+    parser.add_argument("--head", default="mlp", choices=HEADS, help="what maps h to z, the space of the loss")
+    parser.add_argument("--hidden", type=at_least(1), help="hidden units of the mlp head; default: those of h")
+    parser.add_argument("--dim", type=at_least(2), default=128, help="dimension of z (with --head none: that of h)")
+    parser.add_argument("--optimizer", default="adamw", choices=OPTIMIZERS, help="sgd has momentum 0.9")
+    parser.add_argument("--weight-decay", type=not_negative, default=1e-4, help="on weights of two axes and more")
+    parser.add_argument("--warmup", type=fraction, default=0.1, help="share of the steps in which the rate rises")
+    parser.add_argument("--queue", type=at_least(1), default=4096, help="moco: keys in the queue")
+    parser.add_argument("--momentum", type=fraction, default=0.99, help="moco: m of key <- m key + (1 - m) query")
+    parser.add_argument("--splits", type=at_least(1), default=8, help="moco: groups that batch norm sees a batch in")
+    parser.add_argument("--limit", type=at_least(2), help="use only this many training images, and test images")
+    parser.add_argument("--knn-every", type=at_least(1), help="epochs between looks at kNN accuracy; default: never")
+    parser.add_argument("--knn-k", type=at_least(1), default=20, help="neighbours that vote, at most all")
+    args = parser.parse_args()
+    if args.method == "moco" and (args.batch % args.splits or not 2 * args.splits <= args.batch <= args.queue):
+        parser.error("moco: --batch must be a multiple of --splits, twice that or more, and at most --queue: got "
+                     f"{args.batch} for {args.splits} splits and a queue of {args.queue}")
+
+    xp = get_backend(args.backend)
+    run = Run(args, "simclr_cifar10")
+    rng = np.random.default_rng(args.seed)
+
+    # Data: uint8 images on the host; labels are used for evaluation only.
+    data = load_colour_images(args.data, args.data_dir, seed=args.seed, say=run.say).first(args.limit)
+    run.say(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images")
+    batches = Batches(len(data.train_images), args.batch, seed=args.seed)
+    augment = simclr_views()
+    k = min(args.knn_k, len(data.train_images))
+
+    # Encoder f and head g: h = f(x), z = g(h). MoCo adds a key encoder, at first a copy of both, and an empty queue.
+    encoder = ENCODERS[args.encoder](data.train_images.shape[1:], args.width, rng)
+    head = projection_head(args.head, encoder.features, hidden=args.hidden, dim=args.dim, rng=rng)
+    if args.method == "moco":
+        dim = encoder.features if args.head == "none" else args.dim
+        model = MoCo(encoder, head, dim=dim, queue=args.queue, m=args.momentum, splits=args.splits).to(xp)
+    else:
+        model = SimCLR(encoder, head).to(xp)
+    optimizer = OPTIMIZERS[args.optimizer](model.named_parameters(), args.lr, weight_decay=args.weight_decay)
+
+    # Training.
+    total = args.epochs * batches.per_epoch
+    candidates = 1 + args.queue if args.method == "moco" else 2 * args.batch - 1
+    with threads(args.threads):
+        for step in run.steps(total, save_every=batches.per_epoch, rng=rng, model=model, optimizer=optimizer):
+            images = to_float(data.train_images[batches[step]], xp)                  # (N, 32, 32, 3)
+            view1, view2 = two_views(augment, images, rng)
+            if args.method == "moco":
+                h, z1 = model(view1)                                                 # queries (N, d), on the tape
+                z2 = model.encode_keys(view2, rng)                                   # keys (N, d), a constant
+                candidates = 1 + len(model.queue)                                    # fewer until it is full
+                loss = model.loss(z1, z2, args.tau)
+            else:
+                h, z = model(xp.concatenate([view1, view2]))                         # (2N, features), (2N, d)
+                z1, z2 = z[:args.batch], z[args.batch:]
+                loss = nt_xent(z1, z2, args.tau)
+                z2 = z2.data
+
+            optimizer.zero_grad()
+            loss.backward()
+            lr = warmup_cosine(step, total=total, peak=args.lr, warmup=int(args.warmup * total))
+            optimizer.step(lr)
+            if args.method == "moco":
+                model.update()                                                       # keys follow; z2 joins the queue
+
+            epoch = step // batches.per_epoch + 1
+            looks = args.knn_every and (step + 1) % (args.knn_every * batches.per_epoch) == 0
+            if run.logs(step) or looks:
+                figures = frozen_accuracies(model, data, xp, k=k, probe=False)[0] if looks else {}
+                run.log(step, epoch=epoch, loss=loss.item(), chance=math.log(candidates), lr=lr,
+                        alignment=alignment(z1.data, z2), uniformity=uniformity(z1.data), **figures)
+            if looks:
+                run.say(f"epoch {epoch}: kNN of h {figures['knn_h']:.4f}, of z {figures['knn_z']:.4f}")
+
+        pixels = pixel_accuracy(data, xp, k=k)
+        report(run, model, data, augment, rng, xp, candidates=candidates, k=k, knn_pixels=pixels)
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,153 @@
+"""Captioned digits: a small world of coloured digits, and a grammar that says what is to be seen.
+
+    world = CaptionedDigits()
+    images, attributes = world.show(digits, labels, rng)     # (N, 28, 28, 1) -> (N, 32, 32, 3) uint8, (N, 4)
+    captions = world.describe(attributes, rng)               # "in the centre there is a small red seven", ...
+    ids = world.tokenize(captions)                           # (N, T) int64, 0 is padding
+
+Each image has four attributes: which digit, its colour, its size, its place. A caption names some of them, in any of
+several words and in varied order, and says nothing false. A fifth of the combinations of digit, colour and place
+never occurs in training (HELD_OUT): whoever describes one has put it together from others.
+"""
+
+import difflib
+
+import numpy as np
+
+from .download import DataError
+
+SIDE = 32                                                    # of the images, in pixels
+SIZES = (16, 24)                                             # side of a small and of a large digit's 28 x 28 pixels
+LENGTH = 16                                                  # tokens; longer than any caption of the grammar
+
+# What each attribute's values are called; the first word is the value's name.
+WORDS = {
+    "digit": [("zero", "0", "nought"), ("one", "1"), ("two", "2"), ("three", "3"), ("four", "4"), ("five", "5"),
+              ("six", "6"), ("seven", "7"), ("eight", "8"), ("nine", "9")],
+    "colour": [("red", "crimson"), ("orange", "tangerine"), ("yellow", "golden"), ("green", "emerald"),
+               ("cyan", "turquoise"), ("blue", "azure"), ("purple", "violet"), ("white", "pale")],
+    "size": [("small", "little", "tiny"), ("large", "big", "huge")],
+    "place": [("in the top left corner", "at the upper left"), ("in the top right corner", "at the upper right"),
+              ("in the bottom left corner", "at the lower left"),
+              ("in the bottom right corner", "at the lower right"), ("in the centre", "in the middle")],
+}
+RGB = np.array([(230, 25, 25), (250, 130, 10), (240, 225, 30), (30, 170, 40),
+                (40, 215, 225), (45, 75, 240), (150, 40, 190), (245, 245, 245)])
+NAMES = {attribute: tuple(words[0] for words in values) for attribute, values in WORDS.items()}
+COUNTS = tuple(len(values) for values in WORDS.values())     # (10, 8, 2, 5)
+
+# HELD_OUT[digit, colour, place]: never together in training, though any two of them are; one place for each digit and
+# colour. (Were a colour withheld from all sevens, "a seven" would rightly come to mean: not of that colour.)
+HELD_OUT = np.add.outer(np.add.outer(np.arange(10), np.arange(8)), np.arange(5)) % 5 == 0
+
+NAMED = {"digit": 0.9, "colour": 0.6, "size": 0.3, "place": 0.4}         # how often a caption names each attribute
+OPENERS = ("", "this is", "there is", "a picture of", "a photo of", "we see")
+AN = {"eight", "8", "orange", "emerald", "azure"}            # words that "an" precedes
+
+
+class CaptionedDigits:
+    """The world and its vocabulary, a dict {word: id}; ids count from 1, for 0 is padding."""
+
+    def __init__(self):
+        phrases = [phrase for values in WORDS.values() for same in values for phrase in same]
+        words = " ".join([*phrases, *OPENERS, "a an the is and digit number"])
+        self.vocabulary = {word: 1 + k for k, word in enumerate(sorted(set(words.split())))}
+
+    # ------------------------------------------------------------ images
+
+    def show(self, digits, labels, rng, *, held_out=False):
+        """Digits (N, 28, 28, 1) uint8 of classes labels (N,), each in a drawn colour, size and place.
+
+        held_out  False: only combinations of training; True: only those that are held out; None: all
+        Returns images (N, 32, 32, 3) uint8 and attributes (N, 4) int64: digit, colour, size, place.
+        """
+        if digits.dtype != np.uint8 or digits.shape[1:] != (28, 28, 1) or labels.shape != (len(digits),):
+            raise ValueError(f"CaptionedDigits.show: expected digits (N, 28, 28, 1) uint8 with a label each, got "
+                             f"{digits.dtype} {digits.shape} and labels {labels.shape}")
+        n = len(digits)
+        allowed = np.ones_like(HELD_OUT) if held_out is None else HELD_OUT == held_out
+        drawn = rng.random((n, 8 * 5)) * allowed.reshape(10, -1)[labels] # the largest: uniform among the allowed
+        colour, place = np.divmod(drawn.argmax(axis=1), 5)
+        size = rng.integers(0, 2, n)
+        attributes = np.stack([labels, colour, size, place], axis=1)
+        ink = _place(digits, size, place, rng)[..., None]                # (N, 32, 32, 1)
+        paint = np.clip(RGB[colour] * rng.uniform(0.85, 1.0, (n, 1)) + rng.normal(0, 8, (n, 3)), 0, 255)
+        paper = rng.uniform(0, 50, (n, 1, 1, 1)) + rng.normal(0, 6, (n, 1, 1, 3))
+        images = paper + ink * (paint[:, None, None].astype(np.float32) - paper)
+        return np.clip(images, 0, 255).astype(np.uint8), attributes
+
+    # ------------------------------------------------------------ captions
+
+    def describe(self, attributes, rng, *, named=NAMED):
+        """A caption for each row of attributes (N, 4). named: the probability that each attribute is named."""
+        return [self._describe(row, rng, named) for row in attributes]
+
+    def _describe(self, row, rng, named):
+        def choose(options):
+            return options[rng.integers(len(options))]
+
+        said = {attribute: choose(WORDS[attribute][value]) if rng.random() < named[attribute] else ""
+                for attribute, value in zip(WORDS, row)}
+        noun = choose(("{}", "{}", "digit {}", "number {}")).format(said["digit"]) if said["digit"] else \
+            choose(("digit", "number"))
+        adjectives = [word for word in (said["size"], said["colour"]) if word]
+        if rng.random() < 0.5:
+            adjectives.reverse()
+        opener, place, order = choose(OPENERS), said["place"], rng.integers(3)
+        if order == 0 and adjectives:                        # the seven in the top left corner is small and red
+            words = ["the", noun, place, "is", " and ".join(adjectives)]
+        else:
+            thing = " ".join([*adjectives, noun])
+            thing = ("an " if thing.split()[0] in AN else "a ") + thing
+            words = [place, opener, thing] if order == 1 else [opener, thing, place]
+        return " ".join(" ".join(words).split())
+
+    def tokenize(self, captions):
+        """Ids (N, T) int64 of N captions, of which the longest has T words; the others are filled up with 0.
+
+        Raises DataError for a word that is not in the vocabulary, and for captions of no words or more than LENGTH.
+        """
+        split = [caption.lower().split() for caption in captions]
+        ids = np.zeros((len(captions), max(map(len, split), default=0)), dtype=np.int64)
+        for row, words, caption in zip(ids, split, captions):
+            if not 1 <= len(words) <= LENGTH:
+                raise DataError(f"tokenize: expected captions of 1 to {LENGTH} words, got {len(words)}: {caption!r}")
+            for k, word in enumerate(words):
+                if word not in self.vocabulary:
+                    near = difflib.get_close_matches(word, self.vocabulary, 1)
+                    raise DataError(f"tokenize: unknown word {word!r} in {caption!r}"
+                                    + (f"; did you mean {near[0]!r}?" if near else "")
+                                    + f" The {len(self.vocabulary)} words are in CaptionedDigits().vocabulary")
+                row[k] = self.vocabulary[word]
+        return ids
+
+
+def same_caption_ids(ids):
+    """The first row that equals row i, for each row of token ids (N, T): the caption_ids (N,) of clip_loss."""
+    _, first, group = np.unique(ids, axis=0, return_index=True, return_inverse=True)
+    return first[group.reshape(-1)]
+
+
+# ---------------------------------------------------------------- from digits to places
+
+def _place(digits, size, place, rng):
+    """Ink (N, 32, 32) in [0, 1]: digits shrunk to their size and put at their place, give or take a pixel."""
+    ink = np.zeros((len(digits), SIDE, SIDE), dtype=np.float32)
+    for value, side in enumerate(SIZES):
+        ids = np.flatnonzero(size == value)
+        shrink = _area_weights(28, side)
+        small = shrink @ (digits[ids, :, :, 0] / np.float32(255)) @ shrink.T         # (n, side, side)
+        free = SIDE - side
+        top, left = np.array([(0, 0), (0, free), (free, 0), (free, free), (free // 2, free // 2)])[place[ids]].T
+        top, left = (np.clip(edge + rng.integers(-1, 2, len(ids)), 0, free) for edge in (top, left))
+        inside = np.arange(side)
+        ink[ids[:, None, None], (top[:, None] + inside)[:, :, None], (left[:, None] + inside)[:, None]] = small
+    return ink
+
+
+def _area_weights(length, shorter):
+    """W (shorter, length): each of `shorter` pixels is the mean of the stretch of `length` pixels that it covers."""
+    edge = np.arange(shorter + 1) * (length / shorter)
+    pixel = np.arange(length)
+    overlap = np.minimum(edge[1:, None], pixel + 1) - np.maximum(edge[:-1, None], pixel)
+    return (np.clip(overlap, 0, None) * (shorter / length)).astype(np.float32)

@@ -1,0 +1,179 @@
+"""CIFAR-10 (Krizhevsky 2009): read from a folder, from the user's cache, or downloaded once.
+
+It is published as two archives of the same 60000 images, five files to train on and one to test on:
+
+    cifar-10-binary.tar.gz    records of 3073 bytes: the label, then 32 x 32 reds, greens, blues, row by row
+    cifar-10-python.tar.gz    pickled dicts of "data" (10000, 3072) and "labels"
+
+An archive is known by its SHA-256. Files that were unpacked from one have no published SHA-256: they are known by
+what must hold of them, 10000 images each, labels 0 to 9, and 5000 (to test, 1000) images of every class.
+"""
+
+import hashlib
+import io
+import os
+import pickle
+import tarfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from .download import AGAIN, CorruptFile, Source, cache_dir
+from .images import ImageData
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+SHA256 = {                                               # the official page gives MD5s, c32a1d4a... and c58f3010...
+    "cifar-10-binary.tar.gz": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+    "cifar-10-python.tar.gz": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+}
+UNPACKED = {                                             # {folder in the archive: its six files, the last to test}
+    "cifar-10-batches-bin": [*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin"],
+    "cifar-10-batches-py": [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"],
+}
+ADDRESS = "https://www.cs.toronto.edu/~kriz/"
+PIXELS = 3 * 32 * 32
+OTHERWISE = "or for other data of this form use load_cifar10(data_dir, check=False)"
+INSTEAD = "give a folder that holds its archive or its six files (--data-dir) or use generated shapes (--data shapes)"
+
+
+def load_cifar10(data_dir=None, *, download=True, check=True, say=print):
+    """CIFAR-10 as ImageData: 50000 train and 10000 test images (32, 32, 3) uint8, ten classes.
+
+    data_dir   a folder with either archive or with the six files of one (or its cifar10/, cifar-10-batches-bin/ or
+               cifar-10-batches-py/); without one the user's cache is read, or the binary archive (170 MB) downloaded
+    download   whether the network may be used
+    check      False accepts other data of the same form from data_dir: any number of images, unevenly classed
+    say        gets a line of text if the cache cannot be written
+
+    Raises FileNotFoundError if data_dir lacks a file, CorruptFile if a file is damaged or is not CIFAR-10's,
+    Unavailable if there is no data_dir and CIFAR-10 cannot be had.
+    """
+    if data_dir is None:
+        folder, archive = cache_dir() / "cifar10", next(iter(SHA256))
+        (parts,) = Source("CIFAR-10", folder, _unpack, INSTEAD).read(
+            {archive: folder / archive}, lambda file: [ADDRESS + file], download=download, say=say)
+    else:
+        path = _find(Path(data_dir).expanduser())
+        parts = _unpack(path.read_bytes(), path, path.name, check) if path.is_file() else _read_folder(path, check)
+    images, labels = zip(*parts)                         # of the five training files and the test file
+    return ImageData("cifar10", np.concatenate(images[:5]), np.concatenate(labels[:5]), images[5], labels[5],
+                     class_names=CLASSES)
+
+
+def _find(data_dir):
+    """The path in data_dir of an archive, or of a folder with some of the six files."""
+    for folder in (data_dir, data_dir / "cifar10", *(data_dir / name for name in UNPACKED)):
+        for archive in SHA256:
+            if os.path.isfile(folder / archive):
+                return folder / archive
+        if any(os.path.isfile(folder / file) for files in UNPACKED.values() for file in files):
+            return folder
+    missing = "has none of CIFAR-10's files" if os.path.isdir(data_dir) else "is no folder"
+    files = ", ".join(UNPACKED["cifar-10-batches-bin"])
+    raise FileNotFoundError(f"data_dir {str(data_dir)!r} {missing}; expected {' or '.join(SHA256)}, or the files of "
+                            f"one ({files}); leave data_dir out to download them")
+
+
+def _read_folder(folder, check):
+    """[(images, labels), ...] of the six unpacked files in `folder`."""
+    files = max(UNPACKED.values(), key=lambda files: sum(os.path.isfile(folder / file) for file in files))
+    if missing := [file for file in files if not os.path.isfile(folder / file)]:
+        raise FileNotFoundError(f"data_dir {str(folder)!r} lacks {', '.join(missing)}; unpack the archive again")
+    return _parse_all({file: (folder / file).read_bytes() for file in files}, folder, check)
+
+
+def _unpack(packed, source, archive, check=True):
+    """[(images, labels), ...] of the six files in an archive's bytes, refused if `check` and not CIFAR-10's."""
+    digest = hashlib.sha256(packed).hexdigest()
+    if check and digest != SHA256[archive]:
+        raise CorruptFile(f"{source}: not CIFAR-10's {archive}: {len(packed)} bytes whose SHA-256 begins "
+                          f"{digest[:12]} where {SHA256[archive][:12]} is expected; {AGAIN}, {OTHERWISE}")
+    folder, files = list(UNPACKED.items())[list(SHA256).index(archive)]
+    contents = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(packed), mode="r:gz") as tar:   # read in place: nothing is extracted
+            for member in tar:
+                name = os.path.basename(member.name)
+                if member.isfile() and name in files:
+                    contents[name] = tar.extractfile(member).read()
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise CorruptFile(f"{source}: damaged archive ({error}); {AGAIN}") from error
+    if missing := [file for file in files if file not in contents]:
+        raise CorruptFile(f"{source}: the archive lacks {', '.join(f'{folder}/{file}' for file in missing)}; {AGAIN}")
+    return _parse_all({file: contents[file] for file in files}, source, check)
+
+
+# ---------------------------------------------------------------- one file
+
+def _parse_all(contents, source, check):
+    """[(images, labels), ...] of {file: its bytes}, the last being the test file."""
+    parts = []
+    for file, content in contents.items():
+        where = f"{source}{os.sep}{file}"
+        images, labels = (parse_binary if file.endswith(".bin") else parse_pickle)(content, where)
+        if labels.max() > 9:
+            raise CorruptFile(f"{where}: label {labels.max()} where 0 to 9 are expected: no CIFAR-10 file; {AGAIN}")
+        if check and len(images) != 10000:
+            raise CorruptFile(f"{where}: {len(images)} images where CIFAR-10 has 10000; {AGAIN}, {OTHERWISE}")
+        parts.append((images, labels))
+    for name, some in (("training", parts[:5]), ("test", parts[5:])):
+        counts = np.bincount(np.concatenate([labels for _, labels in some]), minlength=10)
+        if check and (counts != 1000 * len(some)).any():
+            raise CorruptFile(f"{source}: its {name} images are {counts.tolist()} of the ten classes where CIFAR-10 "
+                              f"has {1000 * len(some)} of each; is one file there twice?")
+    return parts
+
+
+def parse_binary(content, source):
+    """images (N, 32, 32, 3) uint8 and labels (N,) int64 of a binary batch's bytes. Raises CorruptFile."""
+    if not content or len(content) % (1 + PIXELS):
+        raise CorruptFile(f"{source}: {len(content)} bytes are no whole number of {1 + PIXELS}-byte records; {AGAIN}")
+    records = np.frombuffer(content, dtype=np.uint8).reshape(-1, 1 + PIXELS)
+    return _to_images(records[:, 1:]), records[:, 0].astype(np.int64)
+
+
+def parse_pickle(content, source):
+    """images (N, 32, 32, 3) uint8 and labels (N,) int64 of a pickled batch's bytes. Raises CorruptFile.
+
+    A pickle can name any function and have it called. Here only numpy's names for an array pass, and for those
+    stands a class that keeps what the pickle says of the array and runs nothing.
+    """
+    try:
+        batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()         # Python 2 wrote its str as bytes
+        _, shape, dtype, by_columns, pixels = batch[b"data"].state
+        rows = np.frombuffer(pixels, dtype=np.uint8).reshape(shape, order="F" if by_columns else "C")
+        labels = np.array(batch[b"labels"])
+        if dtype.made_of[0] not in ("u1", b"u1") or rows.shape != (len(labels), PIXELS) or labels.dtype.kind != "i":
+            raise ValueError(f"data {rows.shape} of dtype {dtype.made_of[0]!r} and labels {labels.shape}")
+        if labels.min() < 0:
+            raise ValueError(f"label {labels.min()}")
+    except Exception as error:                           # a damaged pickle can raise anything
+        what = f"{type(error).__name__}: {error}"
+        raise CorruptFile(f"{source}: no pickled batch of CIFAR-10 ({what}); {AGAIN}") from error
+    return _to_images(rows), labels.astype(np.int64)
+
+
+class _Stated:
+    """Stands for numpy's array, dtype and array builder in a pickle: keeps what they would be made of."""
+
+    def __init__(self, *made_of):
+        self.made_of = made_of
+
+    def __setstate__(self, state):
+        self.state = state
+
+
+class _Unpickler(pickle.Unpickler):
+    NAMES = {(f"numpy{core}.multiarray", "_reconstruct") for core in (".core", "._core")} | {
+        ("numpy", "ndarray"), ("numpy", "dtype")}
+
+    def find_class(self, module, name):
+        if (module, name) not in self.NAMES:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR-10 file does: not loaded")
+        return _Stated
+
+
+def _to_images(rows):
+    """(N, 3072), all reds, then greens, then blues -> (N, 32, 32, 3)."""
+    return np.ascontiguousarray(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))

@@ -1,0 +1,100 @@
+"""Text encoders: token ids (B, T) -> representations h (B, features).
+
+ids are integers in [0, vocabulary); 0 is padding, which fills short captions up to T and changes nothing.
+
+Both pool by the mean over a caption's tokens. CLIP takes the last token's state instead, since its attention is
+causal and only the last token has seen the whole caption. Here every token sees all others and none is special: the
+mean needs no end marker, gives each token a gradient, and makes a bag of tokens the Transformer of depth 0.
+"""
+
+from .. import ops
+from ..backend import array_module
+from .layers import Embedding, LayerNorm, Linear, Sequential
+from .module import Module
+
+PADDING = 0
+
+
+class BagOfTokens(Module):
+    """The mean of the tokens' vectors: what a caption says, with no regard to the order. The simple option."""
+
+    def __init__(self, vocabulary, width=64, *, rng):
+        self.features = width
+        self.tokens = Embedding(vocabulary, width, rng=rng)
+
+    def forward(self, ids):
+        mask = real_tokens("BagOfTokens", ids)
+        return masked_mean(self.tokens(ids), mask)
+
+
+class Transformer(Module):
+    """Pre-norm Transformer encoder (Vaswani et al. 2017; norm before each part: Xiong et al. 2020).
+
+    length  the longest caption; one learned vector for each position is added to the tokens'
+    width   of the tokens' vectors, a multiple of heads; depth: blocks of attention and MLP
+    """
+
+    def __init__(self, vocabulary, length, width=64, *, depth=2, heads=4, rng):
+        self.features, self.length = width, length
+        self.tokens = Embedding(vocabulary, width, rng=rng)
+        self.positions = Embedding(length, width, rng=rng)
+        self.blocks = [Block(width, heads, rng=rng) for _ in range(depth)]
+        self.norm = LayerNorm(width)
+
+    def forward(self, ids):
+        mask, T = real_tokens("Transformer", ids), ids.shape[1]
+        if T > self.length:
+            raise ValueError(f"Transformer: expected captions of at most {self.length} tokens, got {T}; it has no "
+                             "position for more: build it with a greater length")
+        x = self.tokens(ids) + self.positions.table[:T]                      # (B, T, width)
+        for block in self.blocks:
+            x = block(x, mask)
+        return masked_mean(self.norm(x), mask)
+
+
+class Block(Module):
+    """x + attention(norm(x)), then x + MLP(norm(x)): (B, T, width) -> (B, T, width)."""
+
+    def __init__(self, width, heads, *, rng):
+        self.norm1, self.attention = LayerNorm(width), SelfAttention(width, heads, rng=rng)
+        self.norm2 = LayerNorm(width)
+        self.mlp = Sequential(Linear(width, 4 * width, rng=rng), ops.gelu, Linear(4 * width, width, rng=rng))
+
+    def forward(self, x, mask):
+        x = x + self.attention(self.norm1(x), mask)
+        return x + self.mlp(self.norm2(x))
+
+
+class SelfAttention(Module):
+    """Multi-head self-attention: every token of x (B, T, width) looks at the tokens that mask (B, T) leaves."""
+
+    def __init__(self, width, heads, *, rng):
+        if heads < 1 or width % heads:
+            raise ValueError(f"SelfAttention: expected a width that is a multiple of heads, got {width} and {heads}")
+        self.heads = heads
+        self.query, self.value, self.out = (Linear(width, width, rng=rng) for _ in range(3))
+        self.key = Linear(width, width, bias=False, rng=rng)                 # a bias would raise all scores alike
+
+    def forward(self, x, mask):
+        B, T, width = x.shape
+
+        def split(y):
+            return y.reshape(B, T, self.heads, width // self.heads).transpose(2, 0, 1, 3)    # (heads, B, T, d)
+
+        y = ops.attention(split(self.query(x)), split(self.key(x)), split(self.value(x)), mask=mask[:, None, :])
+        return self.out(y.transpose(1, 2, 0, 3).reshape(B, T, width))
+
+
+def real_tokens(name, ids):
+    """Bools (B, T), True where ids is no padding; raises unless ids is an integer array of two axes."""
+    if ids.ndim != 2 or ids.dtype.kind not in "iu":
+        raise ValueError(f"{name}: expected token ids (B, T) of an integer type, got {ids.dtype} of shape "
+                         f"{ids.shape}; a tokenizer makes them from captions")
+    return ids != PADDING
+
+
+def masked_mean(x, mask):
+    """The mean of x (B, T, C) over the tokens that mask (B, T) leaves; zeros where it leaves none: (B, C)."""
+    xp = array_module(mask)
+    kept = mask.astype(x.dtype)
+    return (x * (kept / xp.maximum(kept.sum(axis=1, keepdims=True), 1))[:, :, None]).sum(axis=1)
