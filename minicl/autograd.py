@@ -9,8 +9,9 @@ gradient of the loss with respect to that value, into one gradient for each inpu
             return g * y, g * x
         return x * y, backward
 
-What `backward` closes over is what is saved for it; nothing else is kept. `mul(a, b)` takes and returns
-Tensors and is recorded on the tape; `mul.raw(x, y)` is the function above, for arrays, off the tape.
+What `backward` closes over is what is saved for it. (Until the walk a node also holds its input Tensors,
+which explain() reads.) `mul(a, b)` takes and returns Tensors and is recorded on the tape; `mul.raw(x, y)` is
+the function above, for arrays, off the tape.
 
 The chain rule is then a walk over the recorded ops, newest first. Each op was made after its inputs,
 so that order is topological: when a node's turn comes, all the gradients that flow into it have arrived.
@@ -48,8 +49,9 @@ class Tensor:
             data = np.asarray(data)
             data = data.astype(np.float32) if data.dtype == np.float64 else data     # Python floats: float32
         if data.dtype.kind != "f":
-            raise TypeError(f"Tensor(data): expected floating-point values, got {data.dtype}; convert with "
-                            ".astype('float32') (class labels and ids are passed to ops as plain arrays)")
+            mend = "; an op works on arrays: inside it use xp, or another op's .raw" if data.dtype == object else \
+                "; convert with .astype('float32'), or write 1.0 for 1 (labels and ids are passed to ops as plain arrays)"
+            raise TypeError(f"Tensor(data): expected floating-point values, got {data.dtype}{mend}")
         self.data, self.grad, self.requires_grad, self.node = data, None, requires_grad, None
 
     shape = property(lambda self: self.data.shape)
@@ -63,6 +65,10 @@ class Tensor:
 
     def __len__(self):
         return len(self.data)
+
+    def __array__(self, *args, **options):
+        raise TypeError("a Tensor is no NumPy array, and making it one would lose its gradient: use ops.concat, ops.stack "
+                        "and the other ops, or .data for the values")
 
     def __bool__(self):
         raise TypeError("the truth value of a Tensor is not defined; compare its .data, or use ops.where")
@@ -197,7 +203,8 @@ def op(function=None, *, broadcasts=False):
     Positional parameters are the differentiable inputs, Tensors or arrays (or Python numbers, where they
     broadcast or are annotated Scalar), or constant arrays if annotated Index or Mask; keyword-only parameters
     are options. An op with the option `wanted`
-    is told which inputs need a gradient, a tuple of bools, so that it can skip an expensive one.
+    is told which inputs need a gradient, a tuple of bools, so that it can skip an expensive one. Neither the
+    function nor its backward may write into what it is given: others hold the same arrays.
 
     broadcasts: inputs broadcast against each other, so gradients come in the output's shape and are
     summed back to each input's shape here, for all ops in one place.
@@ -230,7 +237,11 @@ class _Op:
                 options[name] = value.item()
         if self.asks_wanted:
             options["wanted"] = wanted
-        value, backward = self.raw(*arrays, **options)
+        result = self.raw(*arrays, **options)
+        if type(result) is not tuple or len(result) != 2 or not callable(result[1]):
+            raise TypeError(f"{self.__name__}: an op returns its value and its backward, `return y, backward`, "
+                            f"got {_describe(result)}")
+        value, backward = result
         if not is_array(value):
             value = np.asarray(value)                        # NumPy's reductions return scalars
         y = Tensor(value)
@@ -270,8 +281,9 @@ class _Op:
                 arrays.append(x)
                 continue
             if not is_array(x) or x.dtype.kind != "f":
+                mend = "; convert it with .astype('float32')" if is_array(x) and x.dtype.kind in "iub" else ""
                 raise TypeError(f"{self.__name__}: {name} must be a floating-point Tensor or array, got "
-                                f"{_describe(x)}; convert it with .astype('float32')")
+                                f"{_describe(x)}{mend}")
             if first is None:
                 first = (name, x)
             elif x.dtype != first[1].dtype:

@@ -18,13 +18,16 @@ class GradcheckError(AssertionError):
     """An analytic gradient disagrees with finite differences."""
 
 
-def gradcheck(function, inputs, *, step=1e-5, rtol=1e-5, atol=1e-7, seed=0, names=None):
+def gradcheck(function, inputs, *, step=1e-5, rtol=1e-5, atol=1e-7, seed=0, names=None, sample=None, kinks=False):
     """Compare the gradients of `function` with central differences, at every entry of every input.
 
     function  maps Tensors to one Tensor: an op, or any composition of them; it must give the same value each call
     inputs    float64 arrays, on either backend (small: two evaluations an entry); keep them away from kinks
-    step      h above; rtol, atol: allowed difference, atol + rtol |numeric|, both as absolute numbers in float64
+    step      h above, times |x_k| where that is over 1
+    rtol, atol  allowed difference: atol + rtol |numeric|
     names     names of the inputs for the message; default: the op's own
+    sample    how many entries of each input to check, drawn at random; default: all of them
+    kinks     accept at a kink (0 of a relu, a tie of a max) any slope between those of its two sides
 
     Returns True. Raises GradcheckError naming op, argument, index, both values, their ratio and the usual mistake
     behind such a ratio; TypeError for inputs that are not float64 (float32 differences are mostly rounding).
@@ -42,39 +45,59 @@ def gradcheck(function, inputs, *, step=1e-5, rtol=1e-5, atol=1e-7, seed=0, name
     value = to_host(y.data)
     if not np.isfinite(value).all():
         raise GradcheckError(f"gradcheck of {op_name}: the output itself is not finite at these inputs")
-    cotangent = np.random.default_rng(seed).standard_normal(value.shape)
-    y.backward(to_device(cotangent, xp))
+    rng = np.random.default_rng(seed)
+    cotangent = rng.standard_normal(value.shape)
+    g = to_device(cotangent.copy(), xp)
+    y.backward(g)
+    if (to_host(g) != cotangent).any():
+        raise GradcheckError(f"backward of {op_name} writes into g, which other inputs of the tape may share: make a "
+                             "new array, g * y for g *= y")
 
+    for name, x, tensor in zip(names, inputs, tensors):
+        if (to_host(tensor.data) != to_host(x)).any():
+            raise GradcheckError(f"{op_name} writes into {name}, which belongs to its caller: make a new array")
     for position, (name, x, tensor) in enumerate(zip(names, inputs, tensors)):
+        entries = _entries(x.shape, sample, rng)
         analytic = np.zeros(x.shape) if tensor.grad is None else to_host(tensor.grad)
-        numeric = _finite_differences(function, inputs, position, cotangent, step)
-        wrong = np.abs(analytic - numeric) > atol + rtol * np.abs(numeric)
-        wrong |= ~np.isfinite(analytic)
+        analytic = np.array([analytic[index] for index in entries])
+        below, above = _slopes(function, inputs, position, entries, value, cotangent, step)
+        numeric = (below + above) / 2
+        low, high = (np.minimum(below, above), np.maximum(below, above)) if kinks else (numeric, numeric)
+        allowed = atol + rtol * np.abs(numeric)
+        wrong = ~((analytic >= low - allowed) & (analytic <= high + allowed))          # so written that NaN is wrong
         if wrong.any():
-            raise GradcheckError(_explain(op_name, name, analytic, numeric, wrong))
+            raise GradcheckError(_explain(op_name, name, entries, analytic, numeric, wrong))
     return True
 
 
-def _finite_differences(function, inputs, position, cotangent, step):
-    """d sum(cotangent * function(inputs)) / d inputs[position], as a host array."""
+def _entries(shape, sample, rng):
+    """The indices of all entries of an array of this shape, or of `sample` of them."""
+    size = int(np.prod(shape))
+    if sample is None or sample >= size:
+        return list(np.ndindex(shape))
+    return [tuple(map(int, np.unravel_index(k, shape))) for k in np.sort(rng.choice(size, sample, replace=False))]
+
+
+def _slopes(function, inputs, position, entries, value, cotangent, step):
+    """d sum(cotangent * function(inputs)) / d inputs[position] at these entries, from below and from above.
+
+    Values are subtracted before they are summed: outputs that do not change cancel exactly, however large they are.
+    """
     xp, host = array_module(inputs[position]), to_host(inputs[position])
-    gradient = np.empty(host.shape)
 
-    def loss_at(index, offset):
+    def slope(index, h):
         moved = host.copy()
-        moved[index] += offset
+        moved[index] += h
         arrays = [Tensor(to_device(moved, xp) if k == position else other) for k, other in enumerate(inputs)]
-        return (cotangent * to_host(function(*arrays).data)).sum()
+        return (cotangent * (to_host(function(*arrays).data) - value)).sum() / h
 
-    for index in np.ndindex(host.shape):
-        gradient[index] = (loss_at(index, step) - loss_at(index, -step)) / (2 * step)
-    return gradient
+    steps = [step * max(1, abs(host[index])) for index in entries]
+    return np.array([[slope(index, side * h) for index, h in zip(entries, steps)] for side in (-1, 1)])
 
 
-def _explain(op_name, name, analytic, numeric, wrong):
-    worst = np.unravel_index(np.argmax(np.where(wrong, np.nan_to_num(np.abs(analytic - numeric), nan=np.inf), -1)),
-                             analytic.shape)
-    a, n = analytic[worst], numeric[worst]
+def _explain(op_name, name, entries, analytic, numeric, wrong):
+    k = np.argmax(np.where(wrong, np.nan_to_num(np.abs(analytic - numeric), nan=np.inf), -1))
+    worst, a, n = entries[k], analytic[k], numeric[k]
     ratios = (analytic[wrong] / np.where(numeric[wrong] == 0, np.nan, numeric[wrong]))
     where = f"{name}[{', '.join(map(str, worst))}]" if worst else name
     return (f"gradient of {op_name} with respect to {where} is wrong (and {wrong.sum() - 1} more of {wrong.size} entries)\n"
@@ -92,7 +115,7 @@ def _hint(analytic, ratios, wrong):
         return "the analytic gradient is zero everywhere: is the input detached, or its gradient not returned?"
     spread = np.ptp(ratios) if np.isfinite(ratios).all() else np.inf
     common = float(np.median(ratios)) if spread < 1e-3 * abs(np.median(ratios)) else None
-    if common is None:
+    if common is None or wrong.sum() == 1 < wrong.size:
         if wrong.all():
             return ("no common factor: is a term missing (the projection in a normalisation, the sum in a softmax), "
                     "or a product transposed?")

@@ -28,6 +28,10 @@ class Optimizer:
         if not (lr > 0 and weight_decay >= 0):               # so written that NaN fails too
             raise ValueError(f"{type(self).__name__}: expected lr > 0 and weight_decay >= 0, "
                              f"got lr={lr}, weight_decay={weight_decay}")
+        named_parameters = list(named_parameters)
+        if not all(isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str)
+                   for item in named_parameters):
+            raise TypeError(f"{type(self).__name__}: expected (name, Parameter) pairs; pass model.named_parameters()")
         parameters = sorted(named_parameters, key=lambda item: item[1].ndim < 2)     # stable: decayed ones first
         if not parameters:
             raise ValueError(f"{type(self).__name__}: got no parameters; pass model.named_parameters()")
@@ -58,7 +62,8 @@ class Optimizer:
         for name, p, (_, data, grad) in zip(self.names, self.parameters, self.views):
             if p.data is not data or p.grad is not grad:
                 raise RuntimeError(f"{type(self).__name__}: {name} no longer views the optimizer's buffer; make the "
-                                   "optimizer after model.to() and model.astype(), and clear gradients with zero_grad()")
+                                   "optimizer after model.to() and model.astype(), only one a parameter, and clear "
+                                   "gradients with zero_grad()")
         self.steps += 1
         self._step(self.lr if lr is None else lr)
 

@@ -7,6 +7,10 @@ from .backend import peak_memory_mib
 from .data import two_views
 from .evaluate import frozen_accuracies, infonce_bound, to_float
 
+LEGEND = """\
+  loss is the mean of those logged in the last tenth of training; bound = cap - loss, cap = log of the candidates;
+  knn and probe are fractions of the test images, from h, which is kept, and z, which the loss saw""".splitlines()
+
 
 def report(run, model, data, augment, rng, xp, *, candidates, k=20, **figures):
     """Examine `model`, images -> (h, z), on an ImageData, draw the run's pictures and finish it.
@@ -22,8 +26,8 @@ def report(run, model, data, augment, rng, xp, *, candidates, k=20, **figures):
     loss = float(np.mean([line["loss"] for line in log if line["step"] >= 0.9 * (run.total - 1)]))
     bound = infonce_bound(loss, candidates)
     views = two_views(augment, to_float(data.test_images[:12], np), rng)
-    viz.draw_run(run, log, data, views, test_h, test_z, candidates)
     run.finish({"data": data.name, "backend": config["backend"], "seed": config["seed"],
                 "loss": loss, "bound_nats": bound.nats, "cap_nats": bound.cap, **figures, **accuracies,
                 "seconds": run.elapsed(), "seconds_per_epoch": run.seconds / config["epochs"],
-                "peak_mib": peak_memory_mib(xp)})
+                "peak_mib": peak_memory_mib(xp)}, notes=LEGEND)
+    viz.draw_run(run, log, data, views, test_h, test_z, candidates)

@@ -45,7 +45,7 @@ def options(description, *, epochs, batch, lr, tau, data=IMAGES):
     data  {choice of --data: what it means}, the first being the default
     """
     parser = argparse.ArgumentParser(description=description.split("\n\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                                     formatter_class=_DefaultsHelp)
     parser.add_argument("--backend", default="numpy", choices=("numpy", "cupy"), help="where arrays live: CPU or GPU")
     parser.add_argument("--data", default=next(iter(data)), choices=data,
                         help="; ".join(f"{name}: {meaning}" for name, meaning in data.items()))
@@ -59,8 +59,15 @@ def options(description, *, epochs, batch, lr, tau, data=IMAGES):
     parser.add_argument("--log-every", type=at_least(1), default=50, help="steps between two lines of the log")
     parser.add_argument("--out", help="folder for config, log, checkpoint, pictures and result.json; "
                         "default: a new one under runs/")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, given the same options")
     return parser
+
+
+class _DefaultsHelp(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds "(default: ...)" to the help of options that have one."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 def at_least(least):
@@ -134,7 +141,6 @@ class Run:
             self._compare(self._saved[1])
         elif self.checkpoint.exists() or (self.folder / "result.json").exists():
             raise RunError(f"--out {self.folder} already holds a run; go on with it by --resume, or choose another folder")
-        write_json(self.folder / "config.json", self.config)
 
     def _compare(self, meta):
         if not {"step", "seconds", "config", "rng"} <= meta.keys():
@@ -163,6 +169,7 @@ class Run:
             rng.bit_generator.state = meta["rng"]
             self.step, self.seconds, self._saved = meta["step"], meta["seconds"], None
             self._earlier = self.seconds
+        write_json(self.folder / "config.json", self.config)
         self._keep_log_before(self.step)
         started, before, self.total = time.perf_counter(), self.seconds, total
 
@@ -188,8 +195,12 @@ class Run:
 
     def log(self, step, **figures):
         """Append one line to log.jsonl and show it. Raises FloatingPointError if the loss is no longer finite."""
-        with open(self.folder / "log.jsonl", "a") as file:
-            file.write(json.dumps({"step": step, **figures}, default=float) + "\n")
+        try:
+            with open(self.folder / "log.jsonl", "a") as file:
+                file.write(json.dumps({"step": step, **figures}, default=float) + "\n")
+        except OSError as error:
+            raise RunError(f"cannot write {self.folder / 'log.jsonl'}: {error.strerror}; free some space, and go on with "
+                           "--resume") from error
         shown = "  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
                           for key, value in figures.items())
         if self._bar.disable:
@@ -238,9 +249,9 @@ class Run:
 
 
 def _new_folder(name):
-    """runs/name, or runs/name-2, -3, ... whichever is not there yet."""
+    """runs/name, or runs/name-2, -3, ... whichever is not there yet, or empty."""
     folder, count = Path("runs") / name, 1
-    while folder.exists():
+    while folder.exists() and any(folder.iterdir()):
         count += 1
         folder = Path("runs") / f"{name}-{count}"
     return folder

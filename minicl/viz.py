@@ -169,8 +169,8 @@ def draw_circles(run, circles, labels, class_names, floor):
     for name, _, figures in circles:
         plane.plot(figures["alignment"], figures["uniformity"], "o", color=BLUE)
         left = figures["alignment"] > 1
-        plane.annotate(name, (figures["alignment"], figures["uniformity"]), xytext=(-7, 10) if left else (7, 0),
-                       textcoords="offset points", ha="right" if left else "left", va="center", fontsize=9)
+        plane.annotate(name, (figures["alignment"], figures["uniformity"]), xytext=(0, 14) if left else (7, 0),
+                       textcoords="offset points", ha="center" if left else "left", va="center", fontsize=9)
     plane.axhline(floor, color=RED, linestyle="--", linewidth=1)
     plane.text(2, floor - 0.02, f"floor of uniformity, {floor:.3f}", ha="right", va="top", fontsize=9, color=RED)
     plane.set(xlabel="alignment (0: views coincide)", ylabel="uniformity (0: collapsed)", xlim=(-0.1, 2.05),

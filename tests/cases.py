@@ -2,14 +2,21 @@
 
 Case(op, inputs, options): inputs are host arrays (float64, or integers and bools for ids and masks);
 `at` names another point of interest when an op has several cases.
+
+With MINICL_CASE_SEED=7 in the environment all values are others, and cases of other shapes are added: for grading
+(docs/exercises.md). 0, the default, gives the cases as they stand here.
 """
 
+import os
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from minicl import contrastive, ops
 from minicl.autograd import _Op
+
+SEED = int(os.environ.get("MINICL_CASE_SEED", 0))
+_SEEDS = [SEED] if SEED else []
 
 
 @dataclass
@@ -24,15 +31,15 @@ class Case:
 
 
 def normal(*shape):
-    """Standard normal numbers that depend on the shape alone."""
-    return np.random.default_rng(list(shape) + [1]).standard_normal(shape)
+    """Standard normal numbers that depend on the shape alone, and on MINICL_CASE_SEED."""
+    return np.random.default_rng(list(shape) + [1] + _SEEDS).standard_normal(shape)
 
 
 def apart(*shape):
     """Distinct numbers at least 0.1 from each other and from 0: no ties, no kinks within a finite difference."""
     size = int(np.prod(shape))
     values = 0.2 * (np.arange(size) - size // 2) + 0.1
-    return np.random.default_rng(size).permutation(values).reshape(shape)
+    return np.random.default_rng([size] + _SEEDS).permutation(values).reshape(shape)
 
 
 def above_zero(*shape):
@@ -105,6 +112,11 @@ CASES = [
     Case(ops.batch_norm, (normal(6, 3), normal(3), normal(3) + 1)),
     Case(ops.batch_norm, (normal(3, 2, 2, 3), normal(3), apart(3)), {"relu": True}, at="with relu"),
     Case(ops.layer_norm, (normal(2, 3, 5), normal(5), normal(5) + 1)),
+    Case(ops.gru, (normal(3, 2, 4), normal(4, 6), normal(2, 6), normal(6))),
+    Case(ops.gru, (normal(1, 2, 4), normal(4, 9), normal(3, 9), normal(9), normal(2, 3)), at="given state"),
+    Case(ops.attention, (normal(2, 3, 4), normal(2, 5, 4) + 0.1, normal(2, 5, 3))),
+    Case(ops.attention, (normal(2, 2, 3, 4), normal(2, 2, 3, 4) + 0.1, normal(2, 2, 3, 4) - 0.2),
+         {"mask": np.array([[[True, True, False]], [[False, False, False]]])}, at="padded"),
     Case(ops.embedding, (np.array([[0, 3, 3], [1, 0, 0]]), normal(4, 2)), at="repeated ids"),
     Case(contrastive.l2_normalize, (normal(4, 3),)),
     Case(contrastive.cosine_similarity, (normal(4, 3), normal(2, 3))),
@@ -113,8 +125,54 @@ CASES = [
     Case(contrastive.info_nce, (normal(4, 3), normal(4, 3) + 0.5, normal(6, 3), TAU)),
     Case(contrastive.info_nce, (normal(4, 3), normal(4, 3) + 0.5, normal(6, 3), np.array(0.02)), at="sharp"),
     Case(contrastive.nt_xent, (normal(4, 3), normal(4, 3) + 0.5, TAU)),
+    Case(contrastive.clip_loss, (normal(4, 3), normal(4, 3) + 0.5, np.array(1.2))),
+    Case(contrastive.clip_loss, (normal(4, 3), normal(4, 3) + 0.5, np.array(4.6)), at="sharp"),
+    Case(contrastive.clip_loss, (normal(5, 3), normal(5, 3) + 0.5, np.array(1.2)),
+         {"caption_ids": np.array([0, 1, 0, 0, 1])}, at="repeated captions"),
     Case(contrastive.nt_xent, (normal(4, 3), normal(4, 3) + 0.5, np.array(0.02)), at="sharp"),
+    Case(contrastive.alignment_loss, (normal(4, 3), normal(4, 3) + 0.5)),
+    Case(contrastive.alignment_loss, (normal(4, 3), normal(4, 3) + 0.5), {"alpha": 1}, at="distance"),
+    Case(contrastive.uniformity_loss, (normal(5, 3),)),
+    Case(contrastive.uniformity_loss, (normal(5, 3),), {"t": 60}, at="sharp"),
+    Case(contrastive.sup_con, (normal(6, 3), TAU), {"labels": lambda: np.array([0, 1, 0, 2, 1, 0])}),
+    Case(contrastive.dcl, (normal(4, 3), normal(4, 3) + 0.5, TAU)),
+    Case(contrastive.siglip, (normal(4, 3), normal(4, 3) + 0.5, np.array(1.5), np.array(-2.0))),
+    Case(contrastive.triplet, (normal(5, 3), normal(5, 3) + 0.5, normal(5, 3)[::-1].copy()), {"margin": 0.5}),
+    Case(contrastive.vicreg, (normal(6, 3), 0.3 * normal(6, 3) + 0.5 * apart(6, 3))),
+    Case(contrastive.barlow_twins, (normal(6, 3), 2 * normal(6, 3) + apart(6, 3)), {"off_diagonal": 0.1}),
 ]
+
+
+def drawn(seed):
+    """Cases whose sizes and temperature the seed draws, for the ops of docs/exercises.md."""
+    rng = np.random.default_rng(seed)
+    N, M, C, K, B = map(int, rng.permutation(range(2, 7)))           # all differ: nothing fits when transposed
+    views, tau, at = (normal(N, C), normal(N, C) + 0.5), np.array(rng.uniform(0.2, 1)), f"seed {seed}"
+    return [
+        Case(ops.add, (normal(M, N, C), normal(N, 1)), at=f"broadcast {at}"),
+        Case(ops.mul, (normal(N, 1), normal(M, 1, C)), at=f"broadcast {at}"),
+        Case(ops.relu, (apart(N, C),), at=at),
+        Case(ops.logsumexp, (normal(N, C, K),), {"axis": (0, 2)}, at=at),
+        Case(ops.matmul, (normal(N, C), normal(C, K)), at=at),
+        Case(ops.linear, (normal(M, N, C), normal(C, K), normal(K)), at=at),
+        Case(ops.conv2d, (normal(N + 2, M + 2, B, C), normal(3, 2, C, K)), {"stride": 2, "padding": 1}, at=at),
+        Case(ops.max_pool2d, (apart(N + 1, M + 1, B, C),), at=at),
+        Case(ops.batch_norm, (normal(N, B, C), normal(C), normal(C) + 1), at=at),
+        Case(ops.layer_norm, (normal(N, B, C), normal(C), normal(C) + 1), at=at),
+        Case(contrastive.l2_normalize, (normal(N, C),), at=at),
+        Case(contrastive.cosine_similarity, (normal(N, C), normal(M, C)), at=at),
+        Case(contrastive.log_softmax, (normal(N, K), tau), at=at),
+        Case(contrastive.softmax, (normal(N, K), tau), at=at),
+        Case(contrastive.info_nce, (*views, normal(M, C), tau), at=at),
+        Case(contrastive.nt_xent, (*views, tau), at=at),
+        Case(contrastive.clip_loss, (*views, np.log(1 / tau)), at=at),
+        Case(contrastive.alignment_loss, views, {"alpha": 3}, at=at),
+        Case(contrastive.uniformity_loss, (normal(N, C),), {"t": 1.5}, at=at),
+    ]
+
+
+if SEED:
+    CASES += drawn(SEED)
 
 
 def all_ops():

@@ -12,7 +12,7 @@ import pytest
 import minicl
 from cases import above_zero, normal
 from minicl import contrastive, ops
-from minicl.backend import is_array
+from minicl.explain import arrays_held_by
 
 ROOT = Path(minicl.__file__).parents[1]
 PAGES = {path.stem: path for path in sorted((ROOT / "docs/gradients").glob("*.md"))}
@@ -28,10 +28,27 @@ CASES = [
     ("softmax", contrastive.softmax, (normal(3, 4), TAU), {}, dict(N=3, K=4)),
     ("infonce", contrastive.info_nce, (normal(4, 3), normal(4, 3) + 0.5, normal(6, 3), 0.3), {}, dict(N=4, M=6, d=3)),
     ("infonce", contrastive.nt_xent, (normal(4, 3), normal(4, 3) + 0.5, 0.3), {}, dict(N=4, d=3)),
+    ("sphere", contrastive.alignment_loss, (normal(4, 3), normal(4, 3) + 0.5), {}, dict(N=4, d=3)),
+    ("sphere", contrastive.alignment_loss, (normal(4, 3), normal(4, 3) + 0.5), {"alpha": 1}, dict(N=4, d=3)),
+    ("sphere", contrastive.uniformity_loss, (normal(4, 3),), {"t": 1.5}, dict(N=4, d=3)),
+    ("variants", contrastive.sup_con, (normal(6, 3), 0.3), {"labels": np.array([0, 1, 0, 2, 1, 0])}, dict(V=6, d=3)),
+    ("variants", contrastive.dcl, (normal(4, 3), normal(4, 3) + 0.5, 0.3), {}, dict(N=4, d=3)),
+    ("variants", contrastive.siglip, (normal(4, 3), normal(4, 3) + 0.5, 1.5, -2.0), {}, dict(N=4, d=3)),
+    ("variants", contrastive.triplet, (normal(5, 3), normal(5, 3) + 0.5, normal(5, 3)[::-1].copy()), {"margin": 0.5},
+     dict(N=5, d=3)),
+    ("variants", contrastive.vicreg, (normal(4, 3), normal(4, 3) ** 2), {}, dict(N=4, d=3)),
+    ("variants", contrastive.barlow_twins, (normal(4, 3), normal(4, 3) ** 2), {"off_diagonal": 0.1}, dict(N=4, d=3)),
+    ("clip", contrastive.clip_loss, (normal(4, 3), normal(4, 3) + 0.5, 1.2), {}, dict(N=4, d=3)),
+    ("clip", contrastive.clip_loss, (normal(5, 3), normal(5, 3) + 0.5, 1.2),
+     {"caption_ids": np.array([0, 1, 0, 0, 1])}, dict(N=5, d=3, ids=True)),
+    ("attention", ops.attention, (normal(3, 4), normal(5, 4) + 0.1, normal(5, 2)), {}, dict(T=3, S=5, e=2)),
+    ("attention", ops.attention, (normal(2, 4), normal(3, 4) + 0.1, normal(3, 2)),
+     {"mask": np.array([[True, False, True], [False, True, True]])}, dict(T=2, S=3, e=2)),
     ("normalize", ops.batch_norm, (normal(5, 3), normal(3), above_zero(3)), {}, dict(n=5, C=3, relu=False)),
     ("normalize", ops.layer_norm, (normal(4, 5), normal(5), above_zero(5)), {}, dict(N=4, C=5)),
     ("matmul", ops.matmul, (normal(4, 3), normal(3, 2)), {}, {}),
     ("matmul", ops.linear, (normal(4, 3), normal(3, 2), normal(2)), {}, {}),
+    ("gru", ops.gru, (normal(3, 2, 4), normal(4, 6), normal(2, 6), normal(6), normal(2, 2)), {}, dict(T=3, B=2, H=2)),
     ("conv", ops.conv2d, (normal(4, 5, 2, 5), normal(3, 3, 5, 2)), {"stride": 2, "padding": 1},
      dict(H=4, W=5, B=2, C=5, k=3, stride=2, padding=1)),
     ("conv", ops.conv2d, (normal(4, 5, 2, 3), normal(3, 3, 3, 2)), {"padding": 1},
@@ -99,7 +116,7 @@ def test_finite_differences_agree(page, op, inputs, options, sizes):
 @each_case
 def test_as_much_is_saved_as_the_page_says(page, op, inputs, options, sizes):
     _, backward = op.raw(*inputs, **options)
-    held = [x for x in _arrays_held_by(backward) if not any(np.may_share_memory(x, given) for given in inputs)]
+    held = [x for x in arrays_held_by(backward) if not any(np.may_share_memory(x, given) for given in inputs)]
     said = namespace(page)["saved"][op.__name__](**sizes)
     assert sum(x.size for x in held) == said, (f"{page}.md says that {op.__name__} saves {said} entries beside its "
                                                f"inputs; its backward holds arrays {[x.shape for x in held]}")
@@ -107,31 +124,9 @@ def test_as_much_is_saved_as_the_page_says(page, op, inputs, options, sizes):
 
 def test_batch_norm_with_relu_saves_its_output_too():
     x, weight, bias = normal(5, 3), normal(3), above_zero(3)
-    held = [a for a in _arrays_held_by(ops.batch_norm.raw(x, weight, bias, relu=True)[1])
+    held = [a for a in arrays_held_by(ops.batch_norm.raw(x, weight, bias, relu=True)[1])
             if not any(np.may_share_memory(a, given) for given in (x, weight))]
     assert sum(a.size for a in held) == namespace("normalize")["saved"]["batch_norm"](n=5, C=3, relu=True)
-
-
-def _arrays_held_by(function):
-    """The arrays that a closure keeps alive: its own, and those of the functions and objects it holds, each once."""
-    seen, arrays, todo = set(), [], [function]
-    while todo:
-        thing = todo.pop()
-        thing = thing.base if is_array(thing) and thing.base is not None else thing
-        if id(thing) in seen:
-            continue
-        seen.add(id(thing))
-        if is_array(thing):
-            arrays.append(thing)
-        elif isinstance(thing, (tuple, list)):
-            todo.extend(thing)
-        elif isinstance(thing, dict):
-            todo.extend(thing.values())
-        elif getattr(thing, "__closure__", None):
-            todo.extend(cell.cell_contents for cell in thing.__closure__)
-        elif type(thing).__module__.startswith("minicl"):
-            todo.extend(getattr(thing, "__dict__", {}).values())
-    return arrays
 
 
 # ---------------------------------------------------------------- the labels

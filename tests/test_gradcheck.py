@@ -60,6 +60,17 @@ def gradient_into_the_queue(query, keys):
     return query @ QUEUE.T, lambda g: (g @ QUEUE, g.T @ query)
 
 
+def writes_into_its_input(x):
+    x *= 2
+    return x * 1, lambda g: (2 * g,)
+
+
+def log_where_it_has_no_value(x):
+    """A step below 0 gives NaN: no agreement with it is one."""
+    with np.errstate(invalid="ignore"):
+        return np.log(x), lambda g: (12345 * g,)
+
+
 def writes_into_g(x):
     def backward(g):
         g *= x
@@ -99,6 +110,8 @@ GALLERY = [
     (softmax_with_a_gradient_through_the_row_maximum, [normal(3, 4)], "only some entries are wrong"),
     (gradient_into_the_queue, [normal(3, 4), normal(5, 4)], r"with respect to keys\[.*numeric  0"),
     (writes_into_g, [normal(3)], "writes into g"),
+    (writes_into_its_input, [normal(3)], "writes_into_its_input writes into x"),
+    (log_where_it_has_no_value, [np.array([5e-6])], "wrong"),
     (product_transposed, [normal(3, 4), normal(4, 4)], "transposed"),
     (missing_broadcast_sum, [normal(3, 4), normal(4)], "b\\["),
     (sign_flipped, [normal(3)], "the sign is flipped"),

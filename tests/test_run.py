@@ -88,7 +88,7 @@ def assert_same_end(first, second):
 # ---------------------------------------------------------------- the folder
 
 def test_a_run_records_all_its_options(out):
-    start(out, "--seed", "7")
+    train(start(out, "--seed", "7"))
     config = json.loads((out / "config.json").read_text())
     assert config["seed"] == 7 and config["out"] == str(out) and config.keys() == vars(arguments(out)).keys()
 
@@ -102,8 +102,13 @@ def test_a_run_leaves_config_log_and_checkpoint(out, xp):
 
 def test_without_out_each_run_gets_a_new_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert [str(start(None).folder) for _ in range(3)] == [os.path.join("runs", name)
-                                                           for name in ("test", "test-2", "test-3")]
+    folders = []
+    for _ in range(3):
+        start(None)                                          # a start that comes to nothing leaves nothing behind
+        run = start(None)
+        train(run)
+        folders.append(str(run.folder))
+    assert folders == [os.path.join("runs", name) for name in ("test", "test-2", "test-3")]
 
 
 def test_an_out_that_cannot_be_written_is_refused_before_training(tmp_path):

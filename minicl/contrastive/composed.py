@@ -5,9 +5,11 @@ whole, which never hold the matrix of all pairs; tests hold the two together to 
 understand with these.
 """
 
+import math
+
 from ..backend import array_module
-from ..ops import concat, getitem, where
-from .checks import require_pairs, require_temperature
+from ..ops import concat, exp, getitem, logsumexp, where
+from .checks import require_batch, require_pairs, require_temperature
 from .cosine import cosine_similarity, l2_normalize
 from .softmax import log_softmax
 
@@ -38,3 +40,33 @@ def nt_xent(z1, z2, tau):
     scores = where(xp.eye(2 * n, dtype=bool), EXCLUDED, scores)              # no anchor is its own candidate
     positive_ids = (xp.arange(2 * n) + n) % (2 * n)
     return -getitem(log_softmax(scores, tau), key=(xp.arange(2 * n), positive_ids)).mean()
+
+
+def clip_loss(image, text, logit_scale, caption_ids=None):
+    """CLIP: image i (N, d) picks text i (N, d) from among all texts, and text i picks image i from among all images.
+
+        L = -(1/2N) sum_i (log softmax_j(x_ij)_i + log softmax_j(x_ji)_i),   x = exp(logit_scale) cosines
+
+    Other rows with the same caption (equal caption_ids) are no candidates.
+    """
+    require_pairs("clip_loss", image, text, at_least=2)
+    xp, n = array_module(image.data), len(image)
+    scale = math.exp(logit_scale) if isinstance(logit_scale, (int, float)) else exp(logit_scale)
+    scores = cosine_similarity(image, text) * scale                          # (N, N)
+    if caption_ids is not None:
+        same = caption_ids[:, None] == caption_ids
+        scores = where(same & ~xp.eye(n, dtype=bool), EXCLUDED, scores)
+    pick = (xp.arange(n), xp.arange(n))
+    return -(log_softmax(scores)[pick] + log_softmax(scores.T)[pick]).mean() / 2
+
+
+def uniformity_loss(z, t=2):
+    """Uniformity: the log of the mean of exp(-t |u_i - u_j|^2) over all i != j, u = z^ (N, d).
+
+        |u_i - u_j|^2 = 2 - 2 s_ij
+    """
+    require_batch("uniformity_loss", z, at_least=2)
+    xp, n = array_module(z.data), len(z)
+    potentials = 2 * t * (cosine_similarity(z, z) - 1)                       # (N, N), their logarithms
+    potentials = where(xp.eye(n, dtype=bool), EXCLUDED, potentials)          # no point keeps its distance to itself
+    return logsumexp(potentials.reshape(n * n), axis=0) - math.log(n * (n - 1))

@@ -13,6 +13,8 @@ RELU_GAIN = math.sqrt(2)      # keeps the variance through a relu, which halves 
 
 
 def _initial(rng, shape, fan_in, gain):
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng: expected a numpy Generator, np.random.default_rng(seed), got {type(rng).__name__}")
     if min(shape) < 1:
         raise ValueError(f"expected sizes >= 1, got weights of shape {shape}")
     return Parameter(rng.standard_normal(shape, dtype="float32") * (gain / math.sqrt(fan_in)))

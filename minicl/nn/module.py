@@ -10,7 +10,7 @@ import difflib
 import numpy as np
 
 from ..autograd import Tensor
-from ..backend import array_module, to_device, to_host
+from ..backend import array_module, get_backend, to_device, to_host
 
 
 class Parameter(Tensor):
@@ -114,7 +114,9 @@ class Module(metaclass=_Sealed):
         return self.train(False)
 
     def to(self, xp):
-        """Move parameters and buffers to the array module xp (before an optimizer takes hold of them)."""
+        """Move parameters and buffers to xp, an array module or the name of a backend (before an optimizer takes hold of
+        them)."""
+        xp = get_backend(xp) if isinstance(xp, str) else xp
         return self._each_array(lambda data: to_device(data, xp))
 
     def astype(self, dtype):
@@ -164,6 +166,9 @@ def _parts(name, value):
         yield from value.named_parts(name + ".")
     elif isinstance(value, (Parameter, Buffer)):
         yield name, value
+    elif isinstance(value, Tensor) and value.requires_grad:
+        raise TypeError(f"{name} is a Tensor that requires a gradient, which no optimizer would be given: wrap its data in "
+                        "Parameter")
     elif isinstance(value, (list, tuple)):
         for k, item in enumerate(value):
             yield from _parts(f"{name}.{k}", item)

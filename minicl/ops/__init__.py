@@ -5,6 +5,7 @@ Importing this package also gives Tensors their operators and methods: `x * y` i
 """
 
 from ..autograd import Tensor
+from .attention import attention
 from .conv import conv2d
 from .elementwise import (abs, add, clip, div, dropout, exp, gelu, leaky_relu, log, maximum, minimum, mul, neg, pow,
                           relu, sigmoid, sqrt, sub, tanh, where)
@@ -12,13 +13,14 @@ from .embedding import embedding
 from .matmul import linear, matmul
 from .normalize import batch_norm, layer_norm
 from .pool import avg_pool2d, max_pool2d
+from .recurrent import gru
 from .reduce import logsumexp, max, mean, sum, var
 from .shape import broadcast_to, concat, getitem, pad, reshape, stack, to_pixel_major, transpose
 
 __all__ = """
-    abs add avg_pool2d batch_norm broadcast_to clip concat conv2d div dropout embedding exp gelu getitem layer_norm
-    leaky_relu linear log logsumexp matmul max max_pool2d maximum mean minimum mul neg pad pow relu reshape sigmoid
-    sqrt stack sub sum tanh to_pixel_major transpose var where
+    abs add attention avg_pool2d batch_norm broadcast_to clip concat conv2d div dropout embedding exp gelu getitem gru
+    layer_norm leaky_relu linear log logsumexp matmul max max_pool2d maximum mean minimum mul neg pad pow relu reshape
+    sigmoid sqrt stack sub sum tanh to_pixel_major transpose var where
 """.split()
 
 

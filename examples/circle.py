@@ -1,0 +1,108 @@
+"""Alignment and uniformity on a circle: what each half of a contrastive loss does, where it can be seen.
+
+    python examples/circle.py                            # CPU, about a minute and a half
+    python examples/circle.py --backend cupy
+
+Embeddings in two dimensions, normalised, are points on a circle. Four encoders start from the same weights and see
+the same views; one learns by alignment alone, one by uniformity alone, one by their sum, one by NT-Xent. The picture
+shows where each puts views of test images, and how far that is from the floor of uniformity (Wang & Isola 2020,
+figure 3).
+"""
+
+import numpy as np
+
+from minicl import get_backend, no_grad, viz
+from minicl.backend import threads, to_host
+from minicl.contrastive import alignment_loss, l2_normalize, nt_xent, uniformity_loss
+from minicl.data import Batches, load_images, mnist_views, two_views
+from minicl.evaluate import alignment, knn_accuracy, to_float, uniformity, uniformity_floor
+from minicl.methods import SimCLR
+from minicl.nn import ConvNet, projection_head
+from minicl.optim import AdamW, warmup_cosine
+from minicl.run import Run, at_least, command, options
+
+
+
+def both_uniform(z1, z2):
+    return (uniformity_loss(z1) + uniformity_loss(z2)) / 2
+
+
+LOSSES = {
+    "alignment only": lambda z1, z2, tau: alignment_loss(z1, z2),
+    "uniformity only": lambda z1, z2, tau: both_uniform(z1, z2),
+    "alignment + uniformity": lambda z1, z2, tau: alignment_loss(z1, z2) + both_uniform(z1, z2),
+    "NT-Xent": nt_xent,
+}
+
+
+def main():
+    parser = options(__doc__, epochs=12, batch=256, lr=1e-2, tau=0.25)
+    parser.add_argument("--images", type=at_least(2), default=10_000, help="training images, the first of the data")
+    args = parser.parse_args()
+
+    xp = get_backend(args.backend)
+    run = Run(args, "circle")
+    rng = np.random.default_rng(args.seed)
+
+    data = load_images(args.data, args.data_dir, seed=args.seed, say=run.say)
+    train = data.train_images[:args.images]
+    run.say(f"data: {data.name}, {len(train)} training and {len(data.test_images)} test images")
+    batches = Batches(len(train), args.batch, seed=args.seed)
+    augment = mnist_views()
+
+    # One encoder into two dimensions for each loss, all from the same weights, and one that is not trained.
+    models = {name: encoder(train.shape[1:], args.seed).to(xp) for name in ["random weights", *LOSSES]}
+    optimizers = {name: AdamW(models[name].named_parameters(), args.lr) for name in LOSSES}
+    parts = {f"{kind} {name}": part for kind, group in (("model", models), ("optimizer", optimizers))
+             for name, part in group.items()}
+
+    total = args.epochs * batches.per_epoch
+    with threads(args.threads):
+        for step in run.steps(total, save_every=batches.per_epoch, rng=rng, **parts):
+            view1, view2 = two_views(augment, to_float(train[batches[step]], xp), rng)
+            views = xp.concatenate([view1, view2])                                   # (2N, 28, 28, 1)
+            figures = {}
+            for name, loss_of in LOSSES.items():
+                h, z = models[name](views)                                           # (2N, features), (2N, 2)
+                loss = loss_of(z[:args.batch], z[args.batch:], args.tau)
+
+                optimizers[name].zero_grad()
+                loss.backward()
+                optimizers[name].step(warmup_cosine(step, total=total, peak=args.lr, warmup=total // 10))
+                if run.logs(step):
+                    figures[name] = loss.item()
+            if run.logs(step):
+                run.log(step, epoch=step // batches.per_epoch + 1, loss=sum(figures.values()), **figures)
+
+        # Where views of test images go. (Unchanged images lie to one side: no encoder was asked to spread those.)
+        labels = data.test_labels[:2000]
+        view1, view2 = two_views(augment, to_float(data.test_images[:2000], xp), rng)
+        figures, circles, half = {}, [], len(labels) // 2
+        for name, model in models.items():
+            z1, z2 = embed(model, view1), embed(model, view2)
+            figures[name] = {"alignment": alignment(z1, z2), "uniformity": uniformity(z1),
+                             "knn": knn_accuracy(z1[:half], labels[:half], z1[half:], labels[half:])}
+            circles.append((name, to_host(l2_normalize.raw(z1)[0]), figures[name]))
+
+    floor = uniformity_floor(2)
+    viz.draw_circles(run, circles, labels, data.class_names, floor)
+    run.finish({"data": data.name, "backend": args.backend, "seed": args.seed, "uniformity_floor": floor,
+                **{f"{figure}, {name}": value for name, row in figures.items() for figure, value in row.items()},
+                "seconds": run.elapsed()})
+
+
+def encoder(image_shape, seed):
+    rng = np.random.default_rng(seed)
+    convolutions = ConvNet(image_shape, (16, 32, 64), rng=rng)
+    return SimCLR(convolutions, projection_head("mlp", convolutions.features, hidden=128, dim=2, rng=rng))
+
+
+def embed(model, images):
+    """z (N, 2) of the images, as an array; BatchNorm by its running averages."""
+    model.eval()
+    with no_grad():
+        return model(images)[1].data
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,129 @@
+"""CLIP on captioned digits: learn images and language together, then classify by words.
+
+    python examples/clip_captions.py                      # CPU; MNIST if it can be had, else generated digits
+    python examples/clip_captions.py --data digits --epochs 30     # 10,000 generated digits: more passes
+    python examples/clip_captions.py --text bag           # captions as bags of words, without attention
+    python examples/clip_captions.py --backend cupy       # the same code on a GPU
+
+Digits are coloured, sized and placed, and a grammar says what is to be seen; images should find their captions and
+captions their images. A fifth of all combinations of digit, colour and place never occurs in training, and those are
+examined: zero-shot classification by prompts, and the best of all captions. Then retrieval both ways.
+"""
+
+import math
+
+import numpy as np
+
+from minicl import get_backend, viz
+from minicl.backend import peak_memory_mib, threads, to_device, to_host
+from minicl.contrastive import clip_loss, l2_normalize
+from minicl.data import Batches, load_images, same_caption_ids
+from minicl.data.captions import COUNTS, LENGTH, NAMES, CaptionedDigits
+from minicl.evaluate import (alignment, class_embeddings, encode, retrieval_recall, to_float, uniformity,
+                             zero_shot_accuracy)
+from minicl.methods import CLIP
+from minicl.nn import BagOfTokens, ConvNet, Transformer
+from minicl.optim import AdamW, warmup_cosine
+from minicl.run import Run, at_least, command, options
+
+PROMPTS = {
+    "digit": {"bare": ["{}"], "template": ["a photo of a {}"],
+              "ensemble": ["a photo of a {}", "there is a digit {}", "this is the number {}", "a small {}",
+                           "a large {}", "the {} is red", "the {} is blue"]},
+    "colour": {"bare": ["{}"], "template": ["a photo of a {} digit"],
+               "ensemble": ["a photo of a {} digit", "there is a {} number", "the digit is {}", "a small {} digit",
+                            "a large {} digit", "a {} three", "a {} eight"]},
+}
+
+
+def caption_number(attributes):
+    """Which of all combinations, numbered in the order of np.indices, each row of attributes (N, 4) is."""
+    return np.ravel_multi_index(attributes.T, COUNTS)
+
+
+def main():
+    parser = options(__doc__, epochs=6, batch=256, lr=3e-3, tau=0.07)
+    parser.add_argument("--text", default="transformer", choices=("transformer", "bag"), help="what reads captions")
+    parser.add_argument("--dim", type=at_least(2), default=64, help="dimension of the space where both meet")
+    parser.add_argument("--weight-decay", type=float, default=0.05, help="AdamW's, on weights of two axes and more")
+    args = parser.parse_args()
+
+    xp = get_backend(args.backend)
+    run = Run(args, "clip_captions")
+    rng = np.random.default_rng(args.seed)
+
+    # Data: digits, which are dressed and described anew each time they are seen.
+    data = load_images(args.data, args.data_dir, seed=args.seed, say=run.say)
+    world = CaptionedDigits()
+    batches = Batches(len(data.train_images), args.batch, seed=args.seed)
+    run.say(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images; "
+            f"{len(world.vocabulary)} words")
+
+    # Two encoders, two projections into one space, and a temperature that is learned.
+    words = 1 + len(world.vocabulary)
+    text = Transformer(words, LENGTH, depth=1, rng=rng) if args.text == "transformer" else BagOfTokens(words, rng=rng)
+    encoder = ConvNet((32, 32, 3), (32, 64, 128, 128), strides=(2, 2, 2, 1), rng=rng)    # the last sees whole digits
+    model = CLIP(encoder, text, args.dim, tau=args.tau, rng=rng).to(xp)
+    optimizer = AdamW(model.named_parameters(), args.lr, weight_decay=args.weight_decay)
+
+    # Training.
+    total = args.epochs * batches.per_epoch
+    with threads(args.threads):
+        for step in run.steps(total, save_every=batches.per_epoch, rng=rng, model=model, optimizer=optimizer):
+            chosen = batches[step]
+            images, attributes = world.show(data.train_images[chosen], data.train_labels[chosen], rng)
+            ids = world.tokenize(world.describe(attributes, rng))
+            same = to_device(same_caption_ids(ids), xp)                              # captions repeat: no negatives
+            image, text = model(to_float(images, xp), to_device(ids, xp))            # (N, dim) both
+            loss = clip_loss(image, text, model.logit_scale, caption_ids=same)
+
+            optimizer.zero_grad()
+            loss.backward()
+            lr = warmup_cosine(step, total=total, peak=args.lr, warmup=total // 10)
+            optimizer.step(lr)
+            model.clamp_logit_scale()
+
+            if run.logs(step):
+                run.log(step, epoch=step // batches.per_epoch + 1, loss=loss.item(), lr=lr,
+                        scale=math.exp(model.logit_scale.item()), alignment=alignment(image.data, text.data),
+                        uniformity=uniformity(image.data))
+
+        # Zero-shot: test images, in combinations that training did not have.
+        run.say("evaluating: unseen combinations of attributes, and retrieval")
+        rng = np.random.default_rng([args.seed, 1])
+
+        def embed(captions):
+            return encode(model.text, world.tokenize(captions), xp, prepare=to_device)
+
+        images, attributes = world.show(data.test_images, data.test_labels, rng, held_out=True)
+        unseen, figures = encode(model.image, images, xp), {}
+        for column, (attribute, kinds) in enumerate(PROMPTS.items()):
+            for kind, templates in kinds.items():
+                classes = class_embeddings(embed, NAMES[attribute], templates)
+                figures[f"{attribute}_{kind}"] = zero_shot_accuracy(unseen, classes, attributes[:, column])
+
+        # The best of the captions of all combinations, each named in full.
+        combinations = np.indices(COUNTS).reshape(4, -1).T                           # (800, 4)
+        captions = world.describe(combinations, rng, named=dict.fromkeys(NAMES, 1.0))
+        text = embed(captions)
+        figures["caption"] = zero_shot_accuracy(unseen, text, caption_number(attributes))
+
+        # Retrieval among 1000 test images in any combination, and the captions of those that occur.
+        shown, seen = world.show(data.test_images[:1000], data.test_labels[:1000], rng, held_out=None)
+        occurring, caption_ids = np.unique(caption_number(seen), return_inverse=True)
+        recalls = retrieval_recall(encode(model.image, shown, xp), text[to_device(occurring, xp)], caption_ids)
+
+    log = run.read_log()
+    best = to_host((unseen[:18] @ l2_normalize.raw(text)[0].T).argmax(axis=1))
+    viz.draw_captions(run, log, math.log(args.batch), images[:18], [captions[k] for k in best],
+                      best == caption_number(attributes)[:18],
+                      title=f"unseen combinations, and the best of {len(captions)} captions (red: wrong)")
+    loss = float(np.mean([line["loss"] for line in log if line["step"] >= 0.9 * (total - 1)]))    # of the last tenth
+    run.finish({"data": data.name, "backend": args.backend, "seed": args.seed, "loss": loss,
+                "scale": log[-1]["scale"], **figures, **recalls,
+                "seconds": run.elapsed(), "seconds_per_epoch": run.seconds / args.epochs,
+                "peak_mib": peak_memory_mib(xp)})
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,122 @@
+"""Collapse, and what prevents it: positives only, BYOL, SimSiam and NT-Xent from the same start.
+
+    python examples/collapse.py                          # CPU, about two minutes
+    python examples/collapse.py --backend cupy
+
+Nothing but "two views of an image should agree" is best obeyed by one z for all images. NT-Xent forbids that by its
+negatives. BYOL and SimSiam have none: a predictor and a target that is held still are enough (Grill et al. 2020; Chen
+& He 2021, figure 2). Watched in training: how far z is spread, in how many directions. Afterwards: a linear probe.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from minicl import get_backend, viz
+from minicl.backend import threads
+from minicl.contrastive import alignment_loss, nt_xent
+from minicl.data import Batches, load_images, mnist_views, two_views
+from minicl.evaluate import effective_rank, frozen_accuracies, spread, to_float
+from minicl.methods import BYOL, SimCLR, SimSiam
+from minicl.nn import ConvNet, projection_head
+from minicl.optim import AdamW, warmup_cosine
+from minicl.run import Run, at_least, command, fraction, options
+
+COLOURS = {"positives only": "#cc3333", "BYOL": "#3465a4", "SimSiam": "#4e9a06", "NT-Xent": "#75507b"}
+
+
+def main():
+    parser = options(__doc__, epochs=8, batch=256, lr=5e-3, tau=0.2)
+    parser.add_argument("--images", type=at_least(2), default=10_000, help="training images, the first of the data")
+    parser.add_argument("--dim", type=at_least(2), default=64, help="dimension of z")
+    parser.add_argument("--momentum", type=fraction, default=0.9, help="of BYOL's target")
+    args = parser.parse_args()
+
+    xp = get_backend(args.backend)
+    run = Run(args, "collapse")
+    rng = np.random.default_rng(args.seed)
+
+    data = load_images(args.data, args.data_dir, seed=args.seed, say=run.say)
+    data = dataclasses.replace(data, train_images=data.train_images[:args.images],
+                               train_labels=data.train_labels[:args.images])
+    run.say(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images")
+    batches = Batches(len(data.train_images), args.batch, seed=args.seed)
+    augment = mnist_views()
+
+    # The same encoder and head four times, from the same weights; a predictor for those that need one.
+    shape, N = data.train_images.shape[1:], args.batch
+    models = {"positives only": SimCLR(*encoder_and_head(shape, args)),
+              "BYOL": BYOL(*encoder_and_head(shape, args), predictor(args), m=args.momentum),
+              "SimSiam": SimSiam(*encoder_and_head(shape, args), predictor(args)),
+              "NT-Xent": SimCLR(*encoder_and_head(shape, args))}
+    losses = {"positives only": lambda model, views, z: alignment_loss(z[:N], z[N:]),
+              "BYOL": lambda model, views, z: model.loss(z, model.targets(views)),
+              "SimSiam": lambda model, views, z: model.loss(z),
+              "NT-Xent": lambda model, views, z: nt_xent(z[:N], z[N:], args.tau)}
+    models = {name: model.to(xp) for name, model in models.items()}
+    optimizers = {name: AdamW(model.named_parameters(), args.lr) for name, model in models.items()}
+    parts = {f"{kind} {name}": part for kind, group in (("model", models), ("optimizer", optimizers))
+             for name, part in group.items()}
+
+    total = args.epochs * batches.per_epoch
+    with threads(args.threads):
+        for step in run.steps(total, save_every=batches.per_epoch, rng=rng, **parts):
+            images = to_float(data.train_images[batches[step]], xp)
+            views = xp.concatenate(two_views(augment, images, rng))                  # (2N, 28, 28, 1)
+            figures = {"loss": 0.0}                                              # the sum: not finite if one is not
+            for name, model in models.items():
+                h, z = model(views)                                                  # (2N, features), (2N, d)
+                loss = losses[name](model, views, z)
+
+                optimizers[name].zero_grad()
+                loss.backward()
+                optimizers[name].step(warmup_cosine(step, total=total, peak=args.lr, warmup=total // 10))
+                if name == "BYOL":
+                    model.update()
+                if run.logs(step):
+                    figures["loss"] += loss.item()
+                    figures |= {f"{name}: spread": spread(z.data), f"{name}: rank": effective_rank(z.data)}
+            if run.logs(step):
+                run.log(step, epoch=step // batches.per_epoch + 1, **figures)
+
+        run.say("evaluating h and z: nearest neighbours and linear probe")
+        untrained = SimCLR(*encoder_and_head(shape, args)).to(xp)                    # what random weights know
+        accuracies = {name: frozen_accuracies(model, data, xp)[0]
+                      for name, model in {"untrained": untrained, **models}.items()}
+
+    log = run.read_log()
+    draw(run, log, accuracies, args.dim)
+    last = {key: value for key, value in log[-1].items() if ":" in key}
+    run.finish({"data": data.name, "backend": args.backend, "seed": args.seed, **last,
+                **{f"{name}: {figure}": value for name, row in accuracies.items() for figure, value in row.items()},
+                "seconds": run.elapsed()})
+
+
+def encoder_and_head(image_shape, args):
+    rng = np.random.default_rng(args.seed)
+    encoder = ConvNet(image_shape, (16, 32, 64), rng=rng)
+    return encoder, projection_head("mlp", encoder.features, hidden=128, dim=args.dim, rng=rng)
+
+
+def predictor(args):
+    rng = np.random.default_rng([args.seed, 1])
+    return projection_head("mlp", args.dim, hidden=args.dim // 2, dim=args.dim, rng=rng)
+
+
+def draw(run, log, accuracies, dim):
+    steps = [line["step"] for line in log]
+
+    def lines(figure, note=lambda name: ""):
+        return [[name + note(name), steps, [line[f"{name}: {figure}"] for line in log], {"color": colour}]
+                for name, colour in COLOURS.items()]
+
+    viz.line_plots(run, "collapse.png",
+                   {"lines": lines("spread"), "title": "deviation of z per dimension, times √d",
+                    "xlabel": "step", "ylim": (0, 1.05)},
+                   {"lines": lines("rank", lambda name: f", probe of z {accuracies[name]['probe_z']:.0%}"),
+                    "title": f"effective rank of z, of {dim} (probe before {accuracies['untrained']['probe_z']:.0%})",
+                    "xlabel": "step", "ylim": (0, None)})
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,313 @@
+"""What the tape of a loss holds: each recorded op with its formula, its gradient, and what it keeps for the backward.
+
+    print(minicl.explain(loss, model))            before loss.backward(), which frees the tape
+    print(minicl.explain(loss, check=True))       and each gradient against finite differences, at the values it had
+    minicl.explain(loss).mermaid()                the same graph as text that GitHub and mermaid.live draw
+
+Formulas are not written here. They are the lines of the op's own docstring, and those of its module's docstring whose
+labels, (1), (2), ..., stand in the op's code: the lines that a derivation page and a test hold to the code.
+"""
+
+import copy
+import inspect
+import re
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .autograd import Tensor, _ancestors, _wants_grad
+from .backend import is_array
+from .gradcheck import GradcheckError, gradcheck
+
+
+def explain(loss, model=None, *, check=False):
+    """The tape behind `loss`, an Explanation: print it, or take its .mermaid() graph.
+
+    loss    a Tensor whose backward() has not been called: a scalar or not
+    model   a Module: leaves are called by its parameters' names
+    check   True, or how many entries of each input (True: 8): run each op again in float64, at the values its inputs
+            have, and compare its gradient with finite differences for a random cotangent. What is random (dropout) is
+            drawn anew, and running averages are not moved.
+
+    Raises TypeError unless loss is a Tensor; ValueError if no op is recorded behind it, or the tape was freed.
+    """
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"explain: loss must be a Tensor, got {type(loss).__name__}")
+    if loss.node is None:
+        raise ValueError("explain: no recorded op has produced this Tensor; was it made under no_grad(), detached, "
+                         "or computed from inputs without requires_grad? Give the loss itself, not its detach()")
+    nodes = _ancestors(loss.node)[::-1]                                      # oldest first
+    freed = [node.op.__name__ for node in nodes if node.backward is None]
+    if freed:
+        raise ValueError(f"explain: the tape behind {freed[0]!r} was walked and freed by backward(); explain the "
+                         "loss before its backward(), or run the forward again")
+    leaf_names = {id(parameter): name for name, parameter in (model.named_parameters() if model else ())}
+    number = {node: k for k, node in enumerate(nodes, start=1)}
+    shapes = {loss.node: loss.shape}
+    for node in nodes:
+        shapes.update((x.node, x.shape) for x in node.inputs if isinstance(x, Tensor) and x.node)
+    rows = []
+    for node in nodes:
+        value, gradient = formulas(node.op)
+        rows.append(Row(number[node], node.op.__name__, _inputs(node, number, leaf_names), shapes[node], value,
+                        gradient, sum(x.nbytes for x in saved_by(node)), source_line(node.op),
+                        _check(node, 8 if check is True else check) if check else None))
+    return Explanation(rows, _bytes_held(nodes))
+
+
+# ---------------------------------------------------------------- what is shown
+
+@dataclass
+class Input:
+    """An input of a recorded op. `of` is the number of the row that made it, None for a leaf or a constant."""
+    name: str
+    label: str
+    shape: tuple | None
+    of: int | None
+    key: int = 0                          # tells leaves apart
+
+    def __str__(self):
+        return f"{self.name} = {self.label}" + (f" {_shape(self.shape)}" if self.shape is not None else "")
+
+
+@dataclass
+class Row:
+    """One recorded op. value, gradient: lines of docstrings; saved: bytes kept for its backward beside its inputs."""
+    number: int
+    op: str
+    inputs: list
+    shape: tuple
+    value: list
+    gradient: list
+    saved: int
+    source: str
+    check: str | None
+
+
+class Explanation:
+    """rows, oldest first; held: bytes that live until the backward, each array once, parameters and data apart."""
+
+    def __init__(self, rows, held):
+        self.rows, self.held = rows, held
+
+    def __str__(self):
+        n = len(self.rows)
+        lines = [f"{n} op{'s' * (n > 1)}: read down for the forward, up for the backward; g is d loss / d (the op's "
+                 "output)", ""]
+        first = {}
+        for row in self.rows:
+            lines.append("    ".join([f"[{row.number}] {row.op} -> {_shape(row.shape)}", f"saves {_bytes(row.saved)}",
+                                      row.source]))
+            lines += _block("of", [str(x) for x in row.inputs])
+            if row.op in first:
+                lines += _block("value", [f"as in [{first[row.op]}]"])
+            else:
+                first[row.op] = row.number
+                lines += _block("value", row.value) + _block("gradient", row.gradient)
+            lines += _block("check", row.check.splitlines() if row.check else [])
+        return "\n".join([*lines, "", f"held until the backward, each array once, parameters and data apart: "
+                                      f"{_bytes(self.held)}"])
+
+    __repr__ = __str__
+
+    def mermaid(self):
+        """The graph in Mermaid's notation: ops are boxes, parameters and data rounded, arrows say the argument."""
+        lines, leaves = ["flowchart TD"], {}
+        for row in self.rows:
+            numbers = [f"{x.name} = {x.label}" for x in row.inputs if x.shape is None]
+            text = "<br/>".join([f"{row.number} {row.op}", *numbers, _shape(row.shape)])
+            lines.append(f'    n{row.number}["{_escape(text)}"]')
+            for x in (x for x in row.inputs if x.shape is not None):
+                origin = f"n{x.of}" if x.of else leaves.get(x.key)
+                if origin is None:
+                    origin = leaves[x.key] = f"leaf{len(leaves) + 1}"
+                    lines.append(f'    {origin}(["{_escape(x.label)}<br/>{_shape(x.shape)}"])')
+                lines.append(f'    {origin} -- "{_escape(x.name)}" --> n{row.number}')
+        return "\n".join(lines)
+
+
+def _inputs(node, number, leaf_names):
+    shown = []
+    for name, x in zip(_argument_names(node), node.inputs):
+        if isinstance(x, Tensor):
+            leaf = leaf_names.get(id(x), "leaf" if x.requires_grad else "constant")
+            label = f"[{number[x.node]}]" if x.node else leaf
+            shown.append(Input(name, label, x.shape, number.get(x.node), id(x)))
+        elif is_array(x):
+            shown.append(Input(name, "constant", x.shape, None, id(x)))
+        elif x is not None:
+            shown.append(Input(name, f"{x:g}", None, None))
+    return shown
+
+
+def _argument_names(node):
+    """The names of a recorded op's arguments; those of *xs are xs[0], xs[1], ..."""
+    names = node.op.names
+    return [f"{names[0]}[{k}]" for k in range(len(node.inputs))] if node.op.variadic else names
+
+
+def _shape(shape):
+    return f"({', '.join(map(str, shape))})"
+
+
+def _bytes(count):
+    return f"{count:,} B"
+
+
+def _block(title, lines):
+    wrapped = [part for line in lines for part in textwrap.wrap(line, 100, subsequent_indent="  ")]
+    return [f"    {title if k == 0 else '':<9}{line}" for k, line in enumerate(wrapped)]
+
+
+def _escape(text):
+    return text.replace('"', "#quot;")
+
+
+# ---------------------------------------------------------------- where the formulas are read
+
+LABELLED = re.compile(r"^(.*\S) {2,}\((\d+)\)$")
+GRADIENT = re.compile(r"d(\(.*?\)|[A-Za-z]\w*(/d\w+)?)(\[.*?\])? *(=|\+=|:|,)|\S+ = d\w/d")
+
+
+def formulas(op):
+    """(value, gradient): two lists of lines, from the op's docstring and, by label, from its module's.
+
+    Of a docstring count its first line, split where four spaces stand before the gradient, the indented lines, and
+    lines that begin as a gradient does, `dx = `.
+    """
+    summary, _, rest = (inspect.getdoc(op.raw) or "(no docstring)").partition("\n")
+    summary, *tails = re.split(r" {4,}", LABELLED.sub(r"\1", summary))
+    value, gradient = [summary.removesuffix(".")], []
+    labels = _labels_in_code(op.raw)
+    labels -= {int(match[2]) for line in rest.splitlines() if (match := LABELLED.match(line))}
+    for line in _labelled_in_module(op.raw, labels) + rest.splitlines():
+        equation = re.sub(" {3,}", "   ", line.strip())
+        if GRADIENT.match(equation):
+            gradient.append(equation if line[0] == " " else equation.partition(": ")[0])
+        elif line.startswith("    ") or LABELLED.match(line):
+            value.append(equation)
+    return value, gradient + [tail for tail in tails if GRADIENT.match(tail)]
+
+
+def _labels_in_code(function):
+    """The labels in comments of a function and of the private functions of its module that it calls."""
+    try:
+        found = {int(label) for comment in re.findall(r"# (\(\d+\).*)", inspect.getsource(function))
+                 for label in re.findall(r"\((\d+)\)", comment)}
+    except OSError:                                                          # typed into a session
+        return set()
+    module = function.__globals__
+    for name in function.__code__.co_names:
+        if name.startswith("_") and inspect.isfunction(module.get(name)) and module[name] is not function:
+            found |= _labels_in_code(module[name])
+    return found
+
+
+def _labelled_in_module(function, labels):
+    text = function.__globals__.get("__doc__") or ""
+    return [line for line in text.splitlines() if (match := LABELLED.match(line)) and int(match[2]) in labels]
+
+
+def source_line(op):
+    """file:line of the op's def; the file from the folder that holds its package."""
+    code = op.raw.__code__
+    path, line = Path(code.co_filename), code.co_firstlineno
+    try:
+        text = inspect.getsourcelines(op.raw)[0]                             # begins with the decorator
+        above = next(k for k, part in enumerate(text) if "def " in part or "lambda" in part)
+    except (OSError, StopIteration):
+        above = 0
+    depth = (op.raw.__module__ or "").count(".") + 1
+    return f"{'/'.join(path.parts[-depth:])}:{line + above}"
+
+
+# ---------------------------------------------------------------- what is saved
+
+def arrays_held_by(function):
+    """The arrays that a closure keeps alive: its own, and those of the functions and objects it holds, each once."""
+    seen, arrays, todo = set(), {}, [function]
+    while todo:
+        thing = todo.pop()
+        if is_array(thing):
+            arrays.setdefault(_address(thing), _owner(thing))
+            continue
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, (tuple, list)):
+            todo.extend(thing)
+        elif isinstance(thing, dict):
+            todo.extend(thing.values())
+        elif getattr(thing, "__closure__", None):
+            todo.extend(cell.cell_contents for cell in thing.__closure__)
+        elif type(thing).__module__.startswith("minicl"):
+            todo.extend(getattr(thing, "__dict__", {}).values())
+    return list(arrays.values())
+
+
+def saved_by(node):
+    """The arrays that only the backward of a recorded op keeps: held by its closure, and none of its inputs."""
+    given = {_address(x.data if isinstance(x, Tensor) else x) for x in node.inputs
+             if isinstance(x, Tensor) or is_array(x)}
+    return [x for x in arrays_held_by(node.backward) if _address(x) not in given]
+
+
+def _bytes_held(nodes):
+    """Bytes of all that the tape keeps alive, values between ops included, leaves and constants not."""
+    held, leaves = {}, set()
+    for node in nodes:
+        held.update((_address(x), x.nbytes) for x in arrays_held_by(node.backward))
+        for x in node.inputs:
+            if isinstance(x, Tensor) and x.node:
+                held[_address(x.data)] = _owner(x.data).nbytes
+            elif isinstance(x, Tensor) or is_array(x):
+                leaves.add(_address(x.data if isinstance(x, Tensor) else x))
+    return sum(size for address, size in held.items() if address not in leaves)
+
+
+def _owner(array):
+    """The array whose memory this one looks at, perhaps itself."""
+    while is_array(array.base):
+        array = array.base
+    return array
+
+
+def _address(array):
+    """Where the memory of an array begins, the same for all views of it."""
+    owner = _owner(array)
+    return owner.ctypes.data if isinstance(owner, np.ndarray) else owner.data.ptr
+
+
+# ---------------------------------------------------------------- finite differences at the values it had
+
+TOO_LARGE = 1e9       # outputs above, such as masked scores, are left out: float64 hides how little they change
+
+
+def _check(node, sample):
+    """Gradcheck of one recorded op at its own inputs, in float64: what was found, in words."""
+    inputs = [x.data if isinstance(x, Tensor) else x for x in node.inputs]
+    inputs = [x.astype("float64") if is_array(x) and x.dtype.kind == "f" else x for x in inputs]
+    positions = [k for k, x in enumerate(node.inputs) if _wants_grad(x)]
+
+    def again(*moved):
+        arguments = list(inputs)
+        for position, x in zip(positions, moved):
+            arguments[position] = x
+        options = {key: option if is_array(option) else copy.deepcopy(option)      # a generator starts over; a
+                   for key, option in node.options.items() if key != "wanted"}      # layer's averages are a copy's
+        y = node.op(*arguments, **options)
+        return y * (abs(y.data) < TOO_LARGE).astype("float64")
+
+    again.__name__ = node.op.__name__
+    names, wanted = [_argument_names(node)[k] for k in positions], [inputs[k] for k in positions]
+    for step in (1e-5, 1e-6):                          # the second for ground too curved for the first
+        try:
+            gradcheck(again, wanted, step=step, rtol=1e-4, atol=1e-6, names=names, sample=sample, kinks=True)
+        except GradcheckError as error:
+            failure = str(error)
+        else:
+            counts = [f"{min(sample, x.size)} of {x.size:,} entries of {name}" for name, x in zip(names, wanted)]
+            return f"agrees with finite differences at {', '.join(counts)}"
+    return failure

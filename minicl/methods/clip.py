@@ -1,0 +1,33 @@
+"""CLIP (Radford et al. 2021): an image encoder and a text encoder that meet in one space."""
+
+import math
+
+import numpy as np
+
+from ..backend import array_module
+from ..nn import Linear, Module, Parameter, Sequential
+
+TAU = 0.07                    # CLIP's temperature at the start
+MAX_LOGIT_SCALE = math.log(100)
+
+
+class CLIP(Module):
+    """images (B, H, W, C) and token ids (B, T) -> their embeddings (B, dim), not yet normalised: the loss does that.
+
+    image, text  an encoder each, and a linear projection with no bias (section 2.3; SimCLR's head is an MLP)
+    logit_scale  Parameter (), the logarithm of 1/tau; log(1/0.07) at first. The loss exponentiates it, so tau > 0
+                 whatever the optimizer does. Call clamp_logit_scale() after each of its steps
+    """
+
+    def __init__(self, image_encoder, text_encoder, dim=64, *, tau=TAU, rng):
+        self.image, self.text = (Sequential(encoder, Linear(encoder.features, dim, bias=False, rng=rng))
+                                 for encoder in (image_encoder, text_encoder))
+        self.logit_scale = Parameter(np.asarray(math.log(1 / tau), dtype="float32"))
+
+    def forward(self, images, ids):
+        return self.image(images), self.text(ids)
+
+    def clamp_logit_scale(self):
+        """Hold exp(logit_scale) at 100 or below (section 2.5: without that, training was unstable)."""
+        data = self.logit_scale.data
+        array_module(data).minimum(data, MAX_LOGIT_SCALE, out=data)

@@ -1,0 +1,41 @@
+"""SimSiam (Chen & He 2021): two views, one network, no negatives, and a stop-gradient.
+
+    p = predictor(z),   L = -cos(p, stop_gradient(z of the other view))
+
+Maximising similarity alone has one best answer, the same z for every image. SimSiam asks for no more than that, and
+yet does not collapse: the target is held still while the predictor learns to reach it. Take the detach out of
+contrastive.negative_cosine, or the predictor, and it does. See docs/methods/without-negatives.md
+"""
+
+from ..contrastive import negative_cosine
+from ..nn import Module
+from ..ops import concat
+
+
+class SimSiam(Module):
+    """images -> (h, z): h = encoder(images), kept after training; z = head(h). predictor(z) (B, d) -> p (B, d).
+
+    One step, with both views in one batch:
+
+        h, z = model(xp.concatenate([view1, view2]))
+        loss = model.loss(z)
+    """
+
+    def __init__(self, encoder, head, predictor):
+        self.encoder, self.head, self.predictor = encoder, head, predictor
+
+    def forward(self, images):
+        h = self.encoder(images)                                             # (B, features)
+        return h, self.head(h)                                               # (B, d)
+
+    def loss(self, z):
+        """Algorithm 1 for z (2N, d) of [view1; view2]: each view predicts the other, the mean of both directions."""
+        return negative_cosine(self.predictor(z), other_view(z))
+
+
+def other_view(z):
+    """[z2; z1] of a Tensor [z1; z2] (2N, d): at each row the other view of the same image."""
+    if len(z) % 2:
+        raise ValueError(f"expected two views of each image, [view1; view2] in one batch, got {len(z)} rows")
+    N = len(z) // 2
+    return concat(z[N:], z[:N])

@@ -1,0 +1,53 @@
+"""Scaled dot-product attention (Vaswani et al. 2017, eq. 1): each query takes a weighted mean of the values.
+
+With s_ij = q_i . k_j / sqrt(d), the weights are a softmax over the keys, and the output is linear in the values:
+
+    p_ij = exp(s_ij) / sum_l exp(s_il),   y_i = sum_j p_ij v_j
+
+    dv_j  = sum_i p_ij g_i                               (1)
+    ds_ij = p_ij (g_i . v_j - g_i . y_i)                 (2)
+    dq_i  = sum_j ds_ij k_j / sqrt(d)                    (3)
+    dk_j  = sum_i ds_ij q_i / sqrt(d)                    (4)
+
+(2): a key gains weight if its value agrees with g better than y_i does.    Derivation: docs/gradients/attention.md
+"""
+
+import math
+
+from ..autograd import op
+from ..backend import array_module
+
+EXCLUDED = -1e30      # the score of a masked key: finite, so that a row of nothing else has no inf - inf
+TINY = 1e-30
+
+
+@op
+def attention(q, k, v, *, mask=None):
+    """q (..., T, d), k (..., S, d), v (..., S, e) -> y (..., T, e); leading axes (heads, batch) are equal.
+
+    mask: bools that broadcast to (..., T, S), True where query i may look at key j; default: everywhere. A query that
+    may look nowhere gives zeros, and sends back zeros. For the padding of a batch, (B, S): mask[:, None, :].
+    """
+    if q.ndim < 2 or k.shape != q.shape[:-2] + (k.shape[-2], q.shape[-1]) or v.shape[:-1] != k.shape[:-1]:
+        raise ValueError("attention: expected q (..., T, d), k (..., S, d), v (..., S, e) with equal leading axes, "
+                         f"got q {q.shape}, k {k.shape}, v {v.shape}")
+    if mask is not None and mask.dtype.kind != "b":
+        raise TypeError(f"attention: mask must be an array of bools, True where a query may look, got {mask.dtype}; "
+                        "for token ids it is ids != 0")
+    xp, scale = array_module(q), 1 / math.sqrt(q.shape[-1])
+    s = (q * scale) @ k.swapaxes(-1, -2)                                     # (..., T, S)
+    if mask is not None:
+        s = xp.where(mask, s, EXCLUDED)
+    p = xp.exp(s - s.max(axis=-1, keepdims=True))
+    if mask is not None:
+        p = p * mask                                                         # for a row that has no key at all
+    p = p / xp.maximum(p.sum(axis=-1, keepdims=True), TINY)
+    y = p @ v                                                                # (..., T, e)
+
+    def backward(g):
+        dv = p.swapaxes(-1, -2) @ g                                          # (1)
+        ds = p * (g @ v.swapaxes(-1, -2) - (g * y).sum(axis=-1, keepdims=True))    # (2)
+        ds = ds * scale
+        return ds @ k, ds.swapaxes(-1, -2) @ q, dv                           # (3), (4)
+
+    return y, backward

@@ -1,0 +1,148 @@
+"""Without negatives: what BYOL and SimSiam compute, what their stop-gradients stop, and that it matters."""
+
+import numpy as np
+import pytest
+
+from minicl import Tensor, nn
+from minicl.backend import to_device, to_host
+from minicl.contrastive import alignment_loss, l2_normalize, negative_cosine
+from minicl.evaluate import spread
+from minicl.methods import BYOL, SimSiam
+from minicl.methods.simsiam import other_view
+from minicl.optim import SGD, Adam
+
+
+def parts(rng, d=4):
+    """Encoder, head and predictor for images (B, 4, 4, 1)."""
+    encoder = nn.MLP((4, 4, 1), (12, 8), rng=rng)
+    return (encoder, nn.projection_head("mlp", 8, hidden=8, dim=d, rng=rng),
+            nn.projection_head("mlp", d, hidden=8, dim=d, rng=rng))
+
+
+def pair_of_views(rng, xp, n=6):
+    return to_device(rng.random((2 * n, 4, 4, 1), dtype="float32"), xp)
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+# ---------------------------------------------------------------- the losses
+
+def test_simsiams_loss_is_the_mean_of_both_directions(xp, rng):
+    model = SimSiam(*parts(rng)).to(xp)
+    h, z = model(pair_of_views(rng, xp))
+    p, u = unit(to_host(model.predictor(z).data)), unit(to_host(z.data))
+    first, second = -(p[:6] * u[6:]).sum(axis=1).mean(), -(p[6:] * u[:6]).sum(axis=1).mean()
+    assert (h.shape, z.shape) == ((12, 8), (12, 4))
+    assert model.loss(z).item() == pytest.approx((first + second) / 2, abs=1e-6)
+
+
+def test_byols_loss_is_two_less_twice_the_cosine_with_the_target_of_the_other_view(xp, rng):
+    model, views = BYOL(*parts(rng)).to(xp), pair_of_views(rng, xp)
+    z, target = model(views)[1], model.targets(views)
+    p, t = unit(to_host(model.predictor(z).data)), unit(to_host(target.data))
+    cosines = (p * np.concatenate([t[6:], t[:6]])).sum(axis=1)
+    assert model.loss(z, target).item() == pytest.approx(2 - 2 * cosines.mean(), abs=1e-6)
+
+
+def test_the_gradient_is_that_of_a_target_that_is_a_constant(rng):
+    """SimSiam's loss with the target's values put in by hand: the same gradient for every weight."""
+    model, views = SimSiam(*parts(rng)), pair_of_views(rng, np)
+    grads = []
+    for target in (None, Tensor(other_view(model(views)[1]).data.copy())):
+        for parameter in model.parameters():
+            parameter.grad = None
+        z = model(views)[1]
+        loss = model.loss(z) if target is None else 0.5 * alignment_loss(model.predictor(z), target)
+        loss.backward()
+        grads.append([parameter.grad.copy() for parameter in model.parameters()])
+    for stopped, constant in zip(*grads):
+        np.testing.assert_allclose(stopped, constant, atol=1e-6)
+
+
+def test_other_view_wants_both_views():
+    z = Tensor(np.arange(8.0).reshape(4, 2))
+    np.testing.assert_array_equal(other_view(z).data, z.data[[2, 3, 0, 1]])
+    with pytest.raises(ValueError, match=r"two views of each image, \[view1; view2\] in one batch, got 3 rows"):
+        other_view(z[:3])
+
+
+# ---------------------------------------------------------------- BYOL's target
+
+def test_the_target_starts_as_the_online_network_and_is_no_parameter(rng):
+    model = BYOL(*parts(rng))
+    online, target = model.online.state_dict(), model.target.state_dict()
+    assert online.keys() == target.keys()
+    assert all(np.array_equal(online[name], target[name]) for name in online)
+    names = [name for name, _ in model.named_parameters()]
+    assert not any(name.startswith("target") for name in names)
+    assert any(name.startswith("predictor") for name in names)
+
+
+def test_the_target_gets_no_gradient_and_moves_by_its_momentum_alone(xp, rng):
+    model = BYOL(*parts(rng), m=0.9).to(xp)
+    optimizer, views = SGD(model.named_parameters(), 0.1), pair_of_views(rng, xp)
+    before, start = model.target.state_dict(), model.online.state_dict()
+    optimizer.zero_grad()
+    model.loss(model(views)[1], model.targets(views)).backward()
+    optimizer.step()
+    assert all(np.array_equal(before[name], array) for name, array in model.target.state_dict().items())
+    model.update()
+    online, after = model.online.state_dict(), model.target.state_dict()
+    assert any(not np.array_equal(start[name], online[name]) for name in online)
+    for name in before:
+        np.testing.assert_allclose(after[name], 0.9 * before[name] + 0.1 * online[name], atol=1e-6, err_msg=name)
+
+
+def test_evaluation_changes_nothing(rng):
+    model = BYOL(*parts(rng))
+    model.eval()
+    with pytest.raises(RuntimeError, match="evaluation mode"):
+        model.update()
+
+
+def test_a_target_that_never_moves_is_refused(rng):
+    with pytest.raises(ValueError, match=r"BYOL: m must be in \[0, 1\), got 1"):
+        BYOL(*parts(rng), m=1)
+
+
+# ---------------------------------------------------------------- collapse
+
+def test_spread_is_0_in_a_collapse_and_near_1_on_the_whole_sphere(xp, rng):
+    z = to_device(rng.standard_normal((2000, 16)), xp)
+    assert spread(xp.ones((8, 16))) == pytest.approx(0, abs=1e-12)
+    assert 0.98 < spread(z) <= 1 and spread(z * 7) == pytest.approx(spread(z), rel=1e-12)
+    assert spread(z * to_device(np.eye(16)[0], xp)) == pytest.approx(1 / 4, rel=0.01)      # one of 16 directions
+
+
+def spread_after(loss_of, seed=0, steps=300):
+    """The spread of z after training a linear encoder and a predictor on noisy pairs of 64 points."""
+    rng = np.random.default_rng(seed)
+    points = rng.standard_normal((64, 16)).astype("float32")
+    model = SimSiam(nn.Linear(16, 16, rng=rng), nn.Sequential(),
+                    nn.projection_head("mlp", 16, hidden=8, dim=16, rng=rng))
+    optimizer = Adam(model.named_parameters(), 3e-2)
+    for _ in range(steps):
+        noise = 0.5 * rng.standard_normal((2, 64, 16)).astype("float32")
+        z = model(np.concatenate([points + noise[0], points + noise[1]]))[1]
+        optimizer.zero_grad()
+        loss_of(model, z).backward()
+        optimizer.step()
+    return spread(model(points)[1].data)
+
+
+def without_stop_gradient(model, z):
+    """SimSiam's loss with the target on the tape."""
+    p, t = l2_normalize(model.predictor(z)), l2_normalize(other_view(z))
+    return -(p * t).sum(axis=1).mean()
+
+
+def test_without_the_stop_gradient_simsiam_collapses():
+    assert spread_after(without_stop_gradient) < 0.1
+    assert spread_after(lambda model, z: model.loss(z)) > 0.9
+
+
+def test_without_the_predictor_too_there_is_only_alignment_and_collapse():
+    assert spread_after(lambda model, z: alignment_loss(z, other_view(z))) < 0.01
+    assert spread_after(lambda model, z: negative_cosine(z, other_view(z))) < 0.1

@@ -1,0 +1,395 @@
+"""CLIP: fused = composed = a loop, repeated captions, the logit scale, zero-shot and retrieval, and the example."""
+
+import functools
+import json
+import math
+import os
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cupy_dialect import strict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minicl import Tensor, get_backend, viz
+from minicl.backend import threads, to_device, to_host
+from minicl.contrastive import clip, clip_loss, composed
+from minicl.data import digits, same_caption_ids
+from minicl.evaluate import class_embeddings, retrieval_recall, zero_shot_accuracy
+from minicl.methods import CLIP
+from minicl.nn import MLP, BagOfTokens
+from minicl.optim import AdamW
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "clip_captions.py"
+SCALES = [0.0, math.log(1 / 0.07), math.log(100)]
+
+
+def pairs(n, d, seed=0):
+    rng = np.random.default_rng(seed)
+    image = rng.standard_normal((n, d))
+    return image, image + 0.7 * rng.standard_normal((n, d))
+
+
+def gradients(loss, arrays, logit_scale, ids, xp, dtype="float64"):
+    """[value, dimage, dtext, dlogit_scale] on the host."""
+    leaves = [Tensor(to_device(np.asarray(x, dtype=dtype), xp), requires_grad=True) for x in (*arrays, logit_scale)]
+    value = loss(*leaves, caption_ids=None if ids is None else to_device(ids, xp))
+    value.backward()
+    return [to_host(value.data)] + [to_host(x.grad) for x in leaves]
+
+
+def repeated(n):
+    """Ids of n captions, of which every third is the same."""
+    return same_caption_ids(np.where(np.arange(n) % 3 == 0, 0, np.arange(n))[:, None])
+
+
+def clip_model(xp=np, dtype="float32", **options):
+    rng = np.random.default_rng(2)
+    return CLIP(MLP((4, 4, 1), (8,), rng=rng), BagOfTokens(6, 8, rng=rng), 5, rng=rng, **options).to(xp).astype(dtype)
+
+
+# ---------------------------------------------------------------- the loss
+
+@pytest.mark.parametrize("logit_scale", SCALES)
+@pytest.mark.parametrize("again", [False, True], ids=["all differ", "repeated captions"])
+@pytest.mark.parametrize("n", [2, 7, 300])                   # 300: four tiles, the last ones ragged
+def test_fused_is_composed(n, again, logit_scale, xp):
+    ids = repeated(n) if again else None
+    for fused, read in zip(gradients(clip_loss, pairs(n, 6), logit_scale, ids, xp),
+                           gradients(composed.clip_loss, pairs(n, 6), logit_scale, ids, xp)):
+        np.testing.assert_allclose(fused, read, rtol=1e-12, atol=1e-12 * max(1, np.abs(read).max()))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 6), st.integers(1, 5), st.floats(-1, 3), st.integers(0, 2**32 - 1))
+def test_it_is_the_mean_of_two_cross_entropies(n, d, logit_scale, seed):
+    image, text = pairs(n, d, seed)
+    u, t = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text))
+    e = np.exp(math.exp(logit_scale) * u @ t.T)
+    by_image, by_text = e / e.sum(axis=1, keepdims=True), e / e.sum(axis=0)
+    expected = -(np.log(by_image.diagonal()).mean() + np.log(by_text.diagonal()).mean()) / 2
+    assert math.isclose(clip_loss(image, text, logit_scale).item(), expected, rel_tol=1e-9, abs_tol=1e-10)
+
+
+def test_embeddings_that_all_coincide_give_the_log_of_the_batch(xp):
+    z = xp.ones((8, 3))
+    assert clip_loss(z, z, SCALES[1]).item() == pytest.approx(math.log(8))
+
+
+def test_both_sides_are_normalised_by_the_loss(xp):
+    image, text = pairs(6, 4)
+    lengths = np.random.default_rng(1).uniform(0.1, 10, (2, 6, 1))
+    same = [clip_loss(*[to_device(x, xp) for x in views], 2.0).item()
+            for views in ((image, text), (image * lengths[0], text), (image, text * lengths[1]))]
+    assert same == pytest.approx([same[0]] * 3, rel=1e-12)
+
+
+def test_images_and_texts_are_treated_alike():
+    image, text = pairs(5, 4)
+    there, back = (gradients(clip_loss, arrays, 2.0, None, np) for arrays in ((image, text), (text, image)))
+    np.testing.assert_allclose([there[0], there[3]], [back[0], back[3]], rtol=1e-12)
+    np.testing.assert_allclose(there[1], back[2], rtol=1e-10, atol=1e-14)
+
+
+# ---------------------------------------------------------------- a scale of 100 in float32
+
+OUTLIERS = {"all alike": lambda n: (np.ones((n, 4)), np.ones((n, 4))),
+            "opposite": lambda n: (np.eye(n, 4), -np.eye(n, 4)),
+            "one image like nothing": lambda n: (np.eye(n, 4)[:, ::-1] * [1, 1, 1, -1], np.eye(1, 4, 3).repeat(n, 0))}
+
+
+@pytest.mark.parametrize("arrays", OUTLIERS.values(), ids=OUTLIERS)
+@pytest.mark.parametrize("n", [4, 300])
+def test_float32_neither_overflows_nor_vanishes_at_scale_100(n, arrays, xp):
+    """Rows whose best cosine is -1 or 1 in one batch: exp(100) is infinite, exp(-200) is 0."""
+    for single, double in zip(gradients(clip_loss, arrays(n), math.log(100), None, xp, "float32"),
+                              gradients(composed.clip_loss, arrays(n), math.log(100), None, xp, "float64")):
+        assert single.dtype == "float32"
+        rounding = 1e-3 * max(1, np.abs(double).max())       # scores near 100 are off by 1e-5, gradients by 1e-3
+        np.testing.assert_allclose(single, double, rtol=0, atol=rounding)
+
+
+# ---------------------------------------------------------------- repeated captions
+
+TWO_OF_ONE = np.array([[0.8, 0.6], [0.6, 0.8], [-1.0, 0.0]]), np.array([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
+
+
+def test_no_image_is_pushed_from_its_caption_by_another_image_of_it(xp):
+    """Two images of one caption, the first more like it. As negatives of each other, the first is rejected."""
+    image, text = TWO_OF_ONE
+    _, as_negatives, *_ = gradients(clip_loss, (image, text), math.log(100), None, xp)
+    assert -as_negatives[0] @ text[0] < 0                    # descent moves it away from its own caption
+    loss, *slopes = gradients(clip_loss, (image, text), math.log(100), same_caption_ids(text), xp)
+    assert loss == pytest.approx(0, abs=1e-10)
+    for slope in slopes:
+        np.testing.assert_allclose(slope, 0, atol=1e-8)
+
+
+def test_spreading_the_target_over_equal_captions_would_be_the_plain_loss():
+    """Which is why copies are left out instead: see docs/gradients/clip.md."""
+    image, text = TWO_OF_ONE
+    x, target = 5 * image @ text.T, np.array([[0.5, 0.5, 0], [0.5, 0.5, 0], [0, 0, 1]])
+    cross_entropies = composed.log_softmax.raw(x)[0] + composed.log_softmax.raw(x.T)[0].T
+    plain = clip_loss(image, text, math.log(5)).item()
+    assert -(target * cross_entropies).sum() / 6 == pytest.approx(plain, rel=1e-12)
+
+
+def test_a_batch_of_one_caption_teaches_nothing(xp):
+    loss, *slopes = gradients(clip_loss, pairs(4, 3), 2.0, np.full(4, 7), xp)
+    assert loss == pytest.approx(0, abs=1e-12) and all(np.abs(slope).max() < 1e-12 for slope in slopes)
+
+
+def test_a_caption_that_fills_a_tile_leaves_nothing_of_it(xp):
+    """The second tile of row 0 holds no candidate at all: a sum of nothing, not 0/0."""
+    ids = np.where(np.arange(300) < 256, np.arange(300), 0)
+    for fused, read in zip(gradients(clip_loss, pairs(300, 6), math.log(100), ids, xp),
+                           gradients(composed.clip_loss, pairs(300, 6), math.log(100), ids, xp)):
+        np.testing.assert_allclose(fused, read, rtol=1e-12, atol=1e-12 * max(1, np.abs(read).max()))
+
+
+def test_a_nearly_solved_batch_keeps_its_digits_in_float32(xp):
+    """1 - p is 2e-9 here, and gone if 1 is taken from p; the gradient of the scale is about that times 20."""
+    eye = np.eye(4) + 0.01 * pairs(4, 4)[0]
+    single, double = (gradients(clip_loss, (eye, np.eye(4)), math.log(21), None, xp, dtype)
+                      for dtype in ("float32", "float64"))
+    for one, exact in zip(single, double):
+        np.testing.assert_allclose(one, exact, rtol=1e-3, atol=1e-5 * np.abs(exact).max())
+
+
+def test_copies_are_left_out_in_every_tile_but_the_pairs_stay(xp):
+    """A caption of rows 3 and 290, which are in different tiles."""
+    image, text = pairs(300, 6)
+    text[290] = text[3]
+    ids = np.arange(300)
+    ids[290] = 3
+    u, t = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text))
+    e = np.exp(5 * u @ t.T)
+    e[3, 290] = e[290, 3] = 0
+    expected = -np.log(e.diagonal() ** 2 / (e.sum(axis=0) * e.sum(axis=1))).mean() / 2
+    assert gradients(clip_loss, (image, text), math.log(5), ids, xp)[0] == pytest.approx(expected, rel=1e-12)
+
+
+def test_ids_of_all_different_captions_change_nothing(xp):
+    for with_ids, without in zip(gradients(clip_loss, pairs(6, 3), 2.0, np.arange(6), xp),
+                                 gradients(clip_loss, pairs(6, 3), 2.0, None, xp)):
+        np.testing.assert_allclose(with_ids, without, rtol=1e-13, atol=1e-15)
+
+
+def test_same_caption_ids_are_the_first_of_equal_rows():
+    ids = np.array([[5, 1], [2, 2], [5, 1], [0, 9], [2, 2], [5, 1]])
+    np.testing.assert_array_equal(same_caption_ids(ids), [0, 1, 0, 3, 1, 0])
+
+
+@pytest.mark.parametrize("ids", [np.zeros(3, dtype=int), np.zeros(4), np.zeros((4, 1), dtype=int)])
+def test_caption_ids_of_another_kind_are_refused(ids):
+    with pytest.raises(ValueError, match="clip_loss: caption_ids must be 4 integers.*same_caption_ids"):
+        clip_loss(*pairs(4, 3), 2.0, caption_ids=ids)
+
+
+# ---------------------------------------------------------------- tiles and threads
+
+def test_tiles_that_are_not_kept_are_made_again(monkeypatch, xp):
+    kept = gradients(clip_loss, pairs(300, 6), 2.0, None, xp)
+    monkeypatch.setattr(clip, "KEEP_BYTES", 0)
+    for one, other in zip(kept, gradients(clip_loss, pairs(300, 6), 2.0, None, xp)):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_threads_change_no_bit():
+    results = []
+    for count in (1, 2, 3):
+        with threads(count):
+            results.append(gradients(clip_loss, pairs(900, 6), 2.0, None, np))
+    for other in results[1:]:
+        for one, same in zip(results[0], other):
+            np.testing.assert_array_equal(one, same)
+
+
+# ---------------------------------------------------------------- the logit scale
+
+def test_the_scale_starts_at_one_over_tau_and_is_a_logarithm():
+    assert clip_model().logit_scale.item() == pytest.approx(2.659, abs=1e-3)
+    assert math.exp(clip_model().logit_scale.item()) == pytest.approx(1 / 0.07, rel=1e-6)
+    assert math.exp(clip_model(tau=0.2).logit_scale.item()) == pytest.approx(5, rel=1e-6)
+
+
+def test_the_loss_exponentiates_it():
+    image, text = pairs(4, 3)
+
+    def picks(queries, keys):
+        return [composed.info_nce(queries[i:i + 1], keys[i:i + 1], np.delete(keys, i, axis=0), 1 / 5.0).item()
+                for i in range(4)]
+    expected = np.mean(picks(image, text) + picks(text, image))
+    assert clip_loss(image, text, math.log(5.0)).item() == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("before, after", [(9.0, math.log(100)), (2.0, 2.0), (-3.0, -3.0)])
+def test_clamping_holds_the_scale_at_100_in_the_optimizers_own_buffer(before, after, xp):
+    model = clip_model(xp)
+    optimizer = AdamW(model.named_parameters(), 1e-3)
+    model.logit_scale.data[...] = before
+    model.clamp_logit_scale()
+    assert model.logit_scale.item() == pytest.approx(after, rel=1e-6)
+    optimizer.step()                                         # raises if the parameter has left the buffer
+
+
+def test_the_scale_is_learned_but_never_decayed(xp):
+    model = clip_model(xp)
+    optimizer = AdamW(model.named_parameters(), 0.01, weight_decay=10.0)
+    before = model.logit_scale.item()
+    optimizer.step()
+    assert model.logit_scale.item() == before                # no gradient yet: only decay could have moved it
+    image, text = model(xp.ones((3, 4, 4, 1), dtype="float32"), to_device(np.array([[1, 2], [3, 0], [4, 5]]), xp))
+    clip_loss(image, text, model.logit_scale).backward()
+    optimizer.step()
+    assert model.logit_scale.item() != before
+
+
+@pytest.mark.parametrize("given", [14.3, 100, math.nan, "2"])
+def test_a_scale_in_place_of_its_logarithm_is_refused(given):
+    with pytest.raises((ValueError, TypeError), match="logit_scale must be a number <= log 100|floating-point"):
+        clip_loss(*pairs(4, 3), given)
+
+
+def test_a_scale_array_in_place_of_its_logarithm_is_not_finite_and_says_so():
+    with np.errstate(all="ignore"), pytest.raises(FloatingPointError, match="clip_loss: the loss is not finite"):
+        clip_loss(*(x.astype("float32") for x in pairs(4, 3)), np.asarray(14.3, dtype="float32"))
+
+
+@pytest.mark.parametrize("image, text", [((4, 3), (4, 2)), ((4, 3), (5, 3)), ((1, 3), (1, 3)), ((4,), (4,))])
+def test_batches_that_are_no_pairs_are_refused(image, text):
+    with pytest.raises(ValueError, match="clip_loss: expected"):
+        clip_loss(np.ones(image), np.ones(text), 2.0)
+
+
+def test_one_scale_a_row_is_refused():
+    with pytest.raises(ValueError, match=r"logit_scale must be one number, got shape \(4,\)"):
+        clip_loss(*pairs(4, 3), np.ones(4))
+
+
+@pytest.mark.skipif("config.getoption('--backend') != 'stand-in'", reason="only the stand-in counts synchronisations")
+def test_a_training_step_never_waits_for_the_device():
+    cupy = get_backend("cupy")
+    model = clip_model(cupy)
+    optimizer = AdamW(model.named_parameters(), 0.01)
+    images = cupy.ones((4, 4, 4, 1), dtype="float32")
+    ids = to_device(np.array([[1, 2], [3, 0], [4, 5], [3, 0]]), cupy)
+    same = to_device(np.array([0, 1, 2, 1]), cupy)
+    before = strict.synchronisations()
+    for _ in range(2):
+        loss = clip_loss(*model(images, ids), model.logit_scale, caption_ids=same)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        model.clamp_logit_scale()
+    assert strict.synchronisations() == before
+
+
+# ---------------------------------------------------------------- zero-shot
+
+VECTORS = {"a cat": [2.0, 0, 0], "the cat": [0, 0.1, 0], "a dog": [0, 0, 7.0], "the dog": [0, 0, 7.0]}
+
+
+def embed_on(xp):
+    return lambda captions: to_device(np.array([VECTORS[caption] for caption in captions]), xp)
+
+
+def test_class_embeddings_average_unit_prompts_and_are_unit_again(xp):
+    classes = to_host(class_embeddings(embed_on(xp), ["cat", "dog"], ["a {}", "the {}"]))
+    np.testing.assert_allclose(classes, [[0.5**0.5, 0.5**0.5, 0], [0, 0, 1]], rtol=1e-12)
+
+
+def test_a_class_whose_prompts_disagree_is_not_at_a_disadvantage(xp):
+    """Not renormalised, the mean of the cat's prompts has length 0.71 and loses this image to the dog."""
+    classes = class_embeddings(embed_on(xp), ["cat", "dog"], ["a {}", "the {}"])
+    image = to_device(np.array([[0.5, 0.5, 0.6]]), xp)
+    assert zero_shot_accuracy(image, classes, np.array([0])) == 1.0
+    assert zero_shot_accuracy(image * 100, classes, np.array([0])) == 1.0
+
+
+def test_zero_shot_accuracy_counts_the_nearest_class(xp):
+    images = to_device(np.array([[1.0, 0], [0.9, 0.1], [0, 3.0], [-1, 0.5]]), xp)
+    classes = to_device(np.array([[1.0, 0], [0, 1.0]]), xp)
+    assert zero_shot_accuracy(images, classes, np.array([0, 1, 1, 1])) == 0.75
+
+
+@pytest.mark.parametrize("templates", [[], ["a cat"], "a {}"])
+def test_templates_without_a_place_for_the_name_are_refused(templates):
+    with pytest.raises(ValueError, match="expected a list of templates with {}"):
+        class_embeddings(embed_on(np), ["cat"], templates)
+
+
+def test_labels_beyond_the_classes_are_refused():
+    with pytest.raises(ValueError, match=r"expected class embeddings \(C, 3\), C > 5"):
+        zero_shot_accuracy(np.ones((2, 3)), np.ones((4, 3)), np.array([0, 5]))
+
+
+# ---------------------------------------------------------------- retrieval
+
+def test_retrieval_of_what_coincides_is_perfect(xp):
+    z = to_device(np.eye(12), xp)
+    assert set(retrieval_recall(z, z, np.arange(12)).values()) == {1.0}
+
+
+def test_recall_counts_the_wrong_ones_before_the_right_one(xp):
+    captions = np.eye(3)
+    images = np.array([[1.0, 0, 0], [0.8, 0.6, 0.0], [0.5, 0.4, 0.1]])       # of captions 0, 1, 2
+    found = retrieval_recall(*(to_device(x, xp) for x in (images, captions)), np.arange(3), ks=(1, 2, 3))
+    assert [found[f"text_r{k}"] for k in (1, 2, 3)] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert [found[f"image_r{k}"] for k in (1, 2, 3)] == pytest.approx([2 / 3, 1, 1])
+
+
+def test_a_repeated_caption_is_one_candidate_and_all_its_images_are_right(xp):
+    captions = np.array([[1.0, 0], [0, 1.0]])
+    images = np.array([[1.0, 0.1], [0.2, 1.0], [1.0, 0.0]])  # two of the first caption, one of the second between
+    found = retrieval_recall(*(to_device(x, xp) for x in (images, captions)), np.array([0, 1, 0]), ks=(1,))
+    assert found == {"text_r1": 1.0, "image_r1": 1.0}
+
+
+def test_a_collapsed_model_retrieves_nothing(xp):
+    found = retrieval_recall(xp.ones((12, 3)), xp.ones((12, 3)), np.arange(12))
+    assert set(found.values()) == {0.0}
+
+
+@pytest.mark.parametrize("ids", [[0, 1, 1], [0, 1, 3]], ids=["a caption of no image", "an image of no caption"])
+def test_captions_and_images_must_belong_together(ids):
+    with pytest.raises(ValueError, match="caption_ids to name each of the 3 captions"):
+        retrieval_recall(np.ones((3, 2)), np.ones((3, 2)), np.array(ids))
+
+
+# ---------------------------------------------------------------- the example
+
+@pytest.fixture
+def example(monkeypatch, tmp_path):
+    """example(*options): run the script on few digits; its exit code and the folder."""
+    monkeypatch.setattr(digits, "generate_digits", functools.partial(digits.generate_digits, 120, 60))
+
+    def run(*options, out="out"):
+        small = ["--data", "digits", "--batch", "20", "--log-every", "1", "--epochs", "1"]
+        monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *small, *options, "--out", str(tmp_path / out)])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(EXAMPLE), run_name="__main__")
+        return end.value.code or 0, tmp_path / out
+    return run
+
+
+@pytest.mark.parametrize("text", ["transformer", "bag"])
+def test_a_run_ends_with_a_result_on_either_backend(example, monkeypatch, text, xp):
+    monkeypatch.setattr(viz, "Figure", None)
+    code, folder = example("--text", text, "--backend", "numpy" if xp is np else "cupy")
+    result = json.loads((folder / "result.json").read_text())
+    assert code == 0
+    assert sorted(os.listdir(folder)) == ["checkpoint.npz", "config.json", "log.jsonl", "result.json"]
+    assert 0 < result["loss"] < 10 and 13 < result["scale"] < 16
+    accuracies = [key for key in result if key.startswith(("digit_", "colour_", "text_", "image_"))]
+    assert len(accuracies) == 12 and 0 <= result["caption"] <= 1 and all(0 <= result[key] <= 1 for key in accuracies)
+
+
+def test_a_seed_repeats_its_run_and_pictures_are_drawn(example):
+    pytest.importorskip("matplotlib")
+    first, again = (example(out=out)[1] for out in ("first", "again"))
+    assert (first / "log.jsonl").read_bytes() == (again / "log.jsonl").read_bytes()
+    assert sorted(path.name for path in first.glob("*.png")) == ["captions.png", "curves.png"]

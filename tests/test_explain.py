@@ -1,0 +1,294 @@
+"""The tape explained: every op has formulas, bytes and leaves are right, a wrong backward is found at its op."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+import minicl
+from cases import all_ops, normal
+from minicl import Tensor, contrastive, op, ops, viz
+from minicl.backend import to_device, to_host
+from minicl.contrastive import composed
+from minicl.explain import arrays_held_by, explain, formulas, source_line
+from minicl.explain_pairs import explain_pairs
+from minicl.methods import SimCLR
+from minicl.nn import MLP, ConvNet, projection_head
+
+ROOT = Path(minicl.__file__).parents[1]
+PAGE = ROOT / "docs/explain.md"
+
+
+def simclr(encoder, xp=np, loss=contrastive.nt_xent):
+    """A model and its loss on 8 images of which many pixels are exactly 0."""
+    rng = np.random.default_rng(0)
+    encoder = encoder((8, 8, 1), rng=rng)
+    model = SimCLR(encoder, projection_head("mlp", encoder.features, hidden=8, dim=4, rng=rng)).to(xp)
+    images = np.maximum(rng.standard_normal((8, 8, 8, 1), dtype="float32"), 0)
+    _, z = model(to_device(images, xp))
+    return model, loss(z[:4], z[4:], 0.2)
+
+
+def mlp(shape, rng):
+    return MLP(shape, (16, 8), rng=rng)
+
+
+def convnet(shape, rng):
+    return ConvNet(shape, (4, 8), rng=rng)
+
+
+# ---------------------------------------------------------------- formulas and where they stand
+
+@pytest.mark.parametrize("each", sorted({op.__name__: op for op in all_ops()}.items()), ids=lambda each: each[0])
+def test_every_op_has_a_value_and_a_gradient_to_show_and_its_line(each):
+    name, each = each
+    value, gradient = formulas(each)
+    assert value[0] and gradient, f"{name}: the docstring holds no line that reads as a gradient, dx = ..."
+    assert not set(value) & set(gradient)
+    file, line = source_line(each).split(":")
+    assert re.search(rf"def {name}\(", (ROOT / file).read_text().splitlines()[int(line) - 1])
+
+
+def test_formulas_of_the_module_count_where_their_label_stands_in_the_code():
+    value, gradient = formulas(contrastive.dcl)
+    assert any("sum_i w_i lse_i" in line for line in value)         # (1), of _cross_entropy, which dcl calls
+    assert not any("P(i)" in line for line in value)                # (5) is sup_con's
+    assert any(line.startswith("dtau = ") for line in gradient)
+    assert [line[:2] for line in formulas(ops.linear)[1]] == ["dX", "dW", "dx"]
+
+
+def test_an_op_typed_in_without_a_docstring_is_explained_all_the_same():
+    space = {"op": op}
+    exec("@op\ndef double(x):\n    return 2 * x, lambda g: (2 * g,)", space)
+    text = str(explain(space["double"](Tensor(np.ones(3), requires_grad=True)), check=True))
+    assert "(no docstring)" in text and "agrees with finite differences at 3 of 3 entries of x" in text
+
+
+# ---------------------------------------------------------------- a tape
+
+def test_rows_are_the_ops_in_order_with_their_inputs_and_shapes(xp):
+    model, loss = simclr(mlp, xp)
+    rows = explain(loss, model).rows
+    encoder, head, views = "linear relu linear relu", "linear batch_norm linear", "getitem getitem"
+    assert [row.op for row in rows] == f"{encoder} {head} {views} nt_xent".split()
+    first, last = rows[0], rows[-1]
+    assert [str(x) for x in first.inputs] == ["x = constant (8, 64)", "w = encoder.layers.0.weight (64, 16)",
+                                              "b = encoder.layers.0.bias (16)"]
+    assert [str(x) for x in last.inputs] == ["z1 = [8] (4, 4)", "z2 = [9] (4, 4)", "tau = 0.2"]
+    assert (first.shape, last.shape) == ((8, 16), ())
+
+
+def test_bytes_are_those_the_closure_adds_to_the_inputs(xp):
+    x = Tensor(to_device(normal(4, 3), xp), requires_grad=True)
+    row, = explain(ops.linear(x, to_device(normal(3, 2), xp))).rows
+    assert row.saved == 0                                           # x and w are inputs
+    row, = explain(ops.exp(x)).rows
+    assert row.saved == 4 * 3 * 8                                   # y
+    row, = explain(contrastive.l2_normalize(x)).rows
+    assert row.saved == (4 * 3 + 4) * 8                             # x^ and 1 / |x|
+
+
+def test_what_the_tape_holds_counts_each_array_once_and_no_leaf(xp):
+    x = Tensor(to_device(normal(4, 3), xp), requires_grad=True)
+    assert explain(x * x).held == 0
+    assert explain(ops.exp(x) * x).held == 96                       # exp's output: saved by exp, and an input of mul
+    assert explain(ops.exp(x).reshape(3, 4)).held == 96             # a view is no new memory
+
+
+def test_views_are_held_with_the_memory_that_they_look_at():
+    x = normal(10, 10)
+    def hold(view):
+        return lambda: view
+    held, = arrays_held_by(hold(x[:1, 2:4]))
+    assert held is x
+
+
+def test_the_same_loss_composed_and_fused_shows_what_fusing_saves():
+    fused, whole = (explain(simclr(mlp, loss=loss)[1]) for loss in (contrastive.nt_xent, composed.nt_xent))
+    assert len(fused.rows) < len(whole.rows) and fused.rows[-1].op == "nt_xent"
+
+
+def test_explaining_changes_nothing_and_outlives_the_tape(xp):
+    model, loss = simclr(convnet, xp)
+    before = model.state_dict()
+    told = explain(loss, model, check=2)
+    assert all(np.array_equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    loss.backward()
+    again_model, again = simclr(convnet, xp)
+    again.backward()
+    for p, q in zip(model.parameters(), again_model.parameters()):
+        assert np.array_equal(to_host(p.grad), to_host(q.grad))
+    assert "encoder.blocks.1.steps.0.weight" in str(told)
+
+
+# ---------------------------------------------------------------- each node against finite differences
+
+@pytest.mark.parametrize("encoder, loss", [(mlp, contrastive.nt_xent), (convnet, composed.nt_xent)],
+                         ids=["mlp-fused", "convnet-composed"])
+def test_every_node_agrees_with_finite_differences_at_its_values(encoder, loss, xp):
+    model, loss = simclr(encoder, xp, loss)
+    for row in explain(loss, model, check=4).rows:
+        assert row.check.startswith("agrees"), f"{row.op}: {row.check}"
+
+
+def test_a_wrong_backward_is_found_at_its_node_and_nowhere_else():
+    @op
+    def softmax_without_tau(x):
+        """y = softmax(x / 0.5).    dx = y (g - sum_k g_k y_k)"""
+        y, right = contrastive.softmax.raw(x, 0.5)
+        return y, lambda g: (0.5 * right(g)[0],)
+
+    x = Tensor(normal(5, 7), requires_grad=True)
+    told = explain(ops.exp(softmax_without_tau(ops.tanh(x))).sum(), check=True)
+    wrong = [row for row in told.rows if not row.check.startswith("agrees")]
+    assert [row.op for row in wrong] == ["softmax_without_tau"]
+    assert "off by a factor 2" in wrong[0].check and "analytic" in str(told)
+
+
+def test_a_kink_is_no_error_but_a_slope_beyond_its_sides_is():
+    x = Tensor(np.array([0.0, 0.0, -1.0, 2.0]), requires_grad=True)
+    assert explain(ops.relu(x), check=True).rows[0].check.startswith("agrees")
+
+    @op
+    def steep_relu(x):
+        """y = max(x, 0).    dx = g [x > 0], and wrongly 2 g at 0"""
+        return np.maximum(x, 0), lambda g: (g * ((x > 0) + 2.0 * (x == 0)),)
+
+    assert re.search(r"with respect to x\[[01]\] is wrong", explain(steep_relu(x), check=True).rows[0].check)
+
+
+def test_random_masks_and_double_use_of_an_input_can_be_checked(xp):
+    x = Tensor(to_device(normal(4, 5), xp), requires_grad=True)
+    dropped = ops.dropout(x, p=0.4, rng=np.random.default_rng(0))
+    told = explain(contrastive.cosine_similarity(dropped, dropped).sum(), check=3)
+    assert all(row.check.startswith("agrees") for row in told.rows)
+
+
+# ---------------------------------------------------------------- the graph
+
+def test_the_graph_has_a_box_for_each_op_and_an_arrow_for_each_array(xp):
+    model, loss = simclr(mlp, xp)
+    told = explain(loss, model)
+    lines = [line.strip() for line in told.mermaid().splitlines()]
+    assert lines[0] == "flowchart TD"
+    arrows = [re.fullmatch(r'(\w+) -- "\S+" --> (\w+)', line) for line in lines if "-->" in line]
+    boxes = [re.fullmatch(r'(\w+)(\["[^"]*"\]|\(\["[^"]*"\]\))', line) for line in lines[1:] if "-->" not in line]
+    assert all(arrows) and all(boxes)
+    names = [box[1] for box in boxes]
+    assert len(set(names)) == len(names) and {end for arrow in arrows for end in arrow.groups()} <= set(names)
+    assert len(arrows) == sum(x.shape is not None for row in told.rows for x in row.inputs)
+
+
+# ---------------------------------------------------------------- refusals
+
+def test_a_freed_tape_and_a_missing_one_are_said():
+    x = Tensor(normal(3), requires_grad=True)
+    loss = (x * x).sum()
+    loss.backward()
+    with pytest.raises(ValueError, match="'sum' was walked and freed by backward.*before its backward"):
+        explain(loss)
+    with pytest.raises(ValueError, match="no recorded op"):
+        explain(x.detach())
+    with pytest.raises(TypeError, match="loss must be a Tensor, got float"):
+        explain(0.5)
+
+
+# ---------------------------------------------------------------- push and pull
+
+def test_push_and_pull_are_the_gradient_of_the_anchors_scores(xp):
+    z1, z2, tau = normal(5, 3), normal(5, 3) + 0.5, 0.3
+    u = contrastive.l2_normalize.raw(np.concatenate([z1, z2]))[0]
+    told = explain_pairs(to_device(z1, xp), to_device(z2, xp), tau, anchor=7)
+    others = [j for j in range(10) if j != 7]
+    s = Tensor((u @ u[7])[others][None], requires_grad=True)
+    loss = contrastive.info_nce_from_scores(s, np.array([others.index(2)]), tau)
+    loss.backward()
+    gradient = dict(zip(others, s.grad[0] * tau))
+    assert np.isclose(told.pull[0], -gradient.pop(2)) and np.isclose(told.loss[0], loss.item())
+    np.testing.assert_allclose(told.push[0], [gradient[j] for j in sorted(gradient, key=lambda j: -(u @ u[7])[j])])
+
+
+def test_all_anchors_together_are_the_gradient_of_nt_xent():
+    """(7) of infonce.py from the rows of push and pull: G, then (G + G^T) u."""
+    N, tau = 4, 0.25
+    u = contrastive.l2_normalize.raw(np.concatenate([normal(N, 3), normal(N, 3) + 0.5]))[0]
+    G = np.zeros((2 * N, 2 * N))
+    for i in range(2 * N):
+        told, p = explain_pairs(u[:N], u[N:], tau, anchor=i, names=range(N)), (i + N) % (2 * N)
+        for name, push in zip(told.negative_names, told.push[0]):
+            item, view = map(int, re.findall(r"\d+", name))
+            G[i, item + N * (view - 1)] = push
+        G[i, p] = -told.pull[0]
+    du = (G + G.T) @ u / (2 * N * tau)
+    across = du - u * (du * u).sum(axis=1, keepdims=True)           # what l2_normalize lets through at length 1
+    dz1, dz2, _ = contrastive.nt_xent.raw(u[:N], u[N:], tau)[1](np.array(1.0))
+    np.testing.assert_allclose(across, np.concatenate([dz1, dz2]), atol=1e-12)
+
+
+@given(tau=st.floats(1e-3, 10), anchor=st.integers(0, 11), sign=st.sampled_from([1, -1]))
+def test_pushes_balance_the_pull_at_any_temperature(tau, anchor, sign):
+    z = normal(6, 4)
+    told = explain_pairs(z, sign * z + 0.01, tau, anchor=anchor)
+    assert np.isclose(told.push.sum(), told.pull[0]) and 0 <= told.pull[0] <= 1 + 1e-12
+    assert 1 - 1e-9 <= told.felt[0] <= 10 + 1e-9 and told.loss[0] >= 0
+
+
+def test_a_lower_temperature_is_felt_by_fewer_negatives():
+    told = explain_pairs(normal(8, 4), normal(8, 4) + 0.3, [0.05, 0.2, 1.0])
+    hardest = told.push[:, 0] / told.pull
+    assert (np.diff(told.felt) > 0).all() and (np.diff(hardest) < 0).all()
+    assert (np.diff(told.push, axis=1) <= 0).all()                  # the more similar, the harder pushed
+
+
+def test_the_table_names_anchor_candidates_and_temperatures(xp):
+    z = Tensor(to_device(normal(6, 3).astype("float32"), xp))
+    text = str(explain_pairs(z, z, (0.1, 0.5), anchor=8, names="abcdef"))
+    assert "anchor: c, view 2; positive: c, view 1; 10 negatives" in text and "the 2 others" in text
+    assert re.search(r"tau +cosine +0.1 +0.5", text)
+
+
+def test_the_picture_is_drawn_or_matplotlib_is_asked_for(tmp_path, monkeypatch):
+    told = explain_pairs(normal(8, 4), normal(8, 4) + 0.3)
+    if viz.Figure is not None:
+        told.draw(tmp_path / "pairs.png")
+        assert (tmp_path / "pairs.png").stat().st_size > 10_000
+    monkeypatch.setattr(viz, "Figure", None)
+    with pytest.raises(ImportError, match=r"pip install 'minicl\[viz\]'"):
+        told.draw(tmp_path / "no.png")
+
+
+@pytest.mark.parametrize("arguments, options, words", [
+    ((normal(3, 2), normal(4, 2)), {}, "expected two views"),
+    ((normal(1, 2), normal(1, 2)), {}, "at least 2"),
+    ((normal(3, 2), normal(3, 2), 0.0), {}, "tau must be a finite number > 0"),
+    ((normal(3, 2), normal(3, 2), [0.1, -1]), {}, "tau must be a finite number > 0"),
+    ((normal(3, 2), normal(3, 2)), {"anchor": 6}, "anchor must be an integer from 0 to 5"),
+    ((normal(3, 2), normal(3, 2)), {"names": "ab"}, "expected 3 names, one an item, got 2"),
+])
+def test_what_fits_no_pair_is_refused(arguments, options, words):
+    with pytest.raises(ValueError, match=words):
+        explain_pairs(*arguments, **options)
+
+
+# ---------------------------------------------------------------- the page
+
+def test_the_page_shows_what_its_code_prints():
+    """Line numbers apart, which move with every edit of the file they point to."""
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    names, printed = {}, ""
+    for language, text in blocks:
+        if language == "python":
+            with contextlib.redirect_stdout(io.StringIO()) as out:
+                exec(re.sub(r"^.*\.draw\(.*$", "", text, flags=re.MULTILINE), names)
+            printed = out.getvalue()
+        else:
+            assert _unnumbered(printed) == _unnumbered(text), f"docs/explain.md: the block\n{text}\nprints\n{printed}"
+
+
+def _unnumbered(text):
+    return re.sub(r"\.py:\d+", ".py", text)
