@@ -165,7 +165,7 @@ def drawn(seed):
         Case(contrastive.softmax, (normal(N, K), tau), at=at),
         Case(contrastive.info_nce, (*views, normal(M, C), tau), at=at),
         Case(contrastive.nt_xent, (*views, tau), at=at),
-        Case(contrastive.clip_loss, (*views, np.log(1 / tau)), at=at),
+        Case(contrastive.clip_loss, (*views, np.array(rng.uniform(0, 3))), at=at),
         Case(contrastive.alignment_loss, views, {"alpha": 3}, at=at),
         Case(contrastive.uniformity_loss, (normal(N, C),), {"t": 1.5}, at=at),
     ]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import minicl
-from cases import above_zero, normal
+from cases import above_zero, apart, normal
 from minicl import contrastive, ops
 from minicl.explain import arrays_held_by
 
@@ -53,6 +53,8 @@ CASES = [
      dict(H=4, W=5, B=2, C=5, k=3, stride=2, padding=1)),
     ("conv", ops.conv2d, (normal(4, 5, 2, 3), normal(3, 3, 3, 2)), {"padding": 1},
      dict(H=4, W=5, B=2, C=3, k=3, stride=1, padding=1)),
+    ("pool", ops.max_pool2d, (apart(5, 4, 2, 3),), {"size": 2, "stride": 1}, dict(H=5, W=4, B=2, C=3, K=2, s=1)),
+    ("pool", ops.avg_pool2d, (normal(5, 4, 2, 3),), {"size": 3, "stride": 1}, {}),
 ]
 
 each_page = pytest.mark.parametrize("page", PAGES)

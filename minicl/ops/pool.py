@@ -1,7 +1,14 @@
 """Pooling on pixel-major activations (H, W, B, C), windows side by side or overlapping, no padding.
 
-A window's tap (i, j) over the whole image is a strided view of x, so pooling is a running maximum or sum of
-such views; rows and columns that fill no whole window are left out, as is usual.
+With windows x[s h + i, s w + j] over taps (i, j) in K x K, K = size, s = stride:
+
+    max:   y[h, w] = max_ij x[s h + i, s w + j]
+           dx[s h + i, s w + j] += g[h, w] at the first tap that has the maximum     (1)
+    mean:  y[h, w] = (1/K^2) sum_ij x[s h + i, s w + j]
+           dx[s h + i, s w + j] += g[h, w] / K^2 at every tap                        (2)
+
+A tap over the whole image is a strided view of x, so pooling is a running maximum or sum of such views; rows and
+columns that fill no whole window are left out, as is usual.    Derivation: docs/gradients/pool.md
 """
 
 from ..autograd import op
@@ -24,7 +31,7 @@ def max_pool2d(x, *, size=2, stride=None):
         for view, dview in zip(views(x), views(dx)):
             here = (view == y) & ~taken
             taken |= here
-            dview += g * here
+            dview += g * here                                                # (1)
         return (dx,)
 
     return y, backward
@@ -43,7 +50,7 @@ def avg_pool2d(x, *, size=2, stride=None):
         dx = array_module(x).zeros_like(x)
         g = g * (1 / size**2)
         for dview in views(dx):
-            dview += g
+            dview += g                                                       # (2)
         return (dx,)
 
     return y, backward
