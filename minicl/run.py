@@ -42,16 +42,17 @@ IMAGES = {
 def options(description, *, epochs, batch, lr, tau, data=IMAGES):
     """An argument parser with the flags that all training scripts have, and their defaults for this one.
 
-    data  {choice of --data: what it means}, the first being the default
+    data  {choice of --data: what it means}, the first being the default; None for a script that draws its own
     """
     parser = argparse.ArgumentParser(description=description.split("\n\n")[0],
                                      formatter_class=_DefaultsHelp)
     parser.add_argument("--backend", default="numpy", choices=("numpy", "cupy"), help="where arrays live: CPU or GPU")
-    parser.add_argument("--data", default=next(iter(data)), choices=data,
-                        help="; ".join(f"{name}: {meaning}" for name, meaning in data.items()))
-    parser.add_argument("--data-dir", help="folder that holds the data's files; default: the user's cache, else download")
-    parser.add_argument("--epochs", type=at_least(1), default=epochs, help="passes over the training images")
-    parser.add_argument("--batch", type=at_least(2), default=batch, help="images a step (each gives two views)")
+    if data:
+        parser.add_argument("--data", default=next(iter(data)), choices=data,
+                            help="; ".join(f"{name}: {meaning}" for name, meaning in data.items()))
+        parser.add_argument("--data-dir", help="folder with the data's files; default: the user's cache, else download")
+    parser.add_argument("--epochs", type=at_least(1), default=epochs, help="passes over the training data")
+    parser.add_argument("--batch", type=at_least(2), default=batch, help="items a step: images, pairs or sequences")
     parser.add_argument("--lr", type=positive, default=lr, help="peak learning rate, after warmup, before cosine decay")
     parser.add_argument("--tau", type=positive, default=tau, help="temperature of the loss")
     parser.add_argument("--seed", type=at_least(0), default=0, help="of weights, order, augmentations and generated data")
