@@ -1,0 +1,220 @@
+"""Exercises: minicl with holes to fill, and its own tests to say when they are filled.
+
+    python examples/make_exercises.py OUT                    all exercises, each raising NotImplementedError
+    python examples/make_exercises.py OUT --only softmax     this one alone
+    python examples/make_exercises.py OUT --seed 7           tests with other values and more shapes
+    python examples/make_exercises.py OUT --grade STUDENT    fresh tests against the minicl of the tree STUDENT
+
+The library carries no markers: EXERCISES below names each function, and `strip` takes its body out. docs/exercises.md
+lists them for a reader; tests/test_exercises.py strips each and sees exactly its tests fail.
+"""
+
+import argparse
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ("minicl", "tests", "docs", "examples", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+LEFT_OUT = shutil.ignore_patterns("__pycache__", ".*", "test_exercises.py", "exercise_runs.py")
+SEED_LINE = '"MINICL_CASE_SEED", {}'
+
+
+class Exercise(NamedTuple):
+    """One function without its body, and the tests that want it back."""
+    name: str
+    floor: int           # needs exercises of lower floors only
+    file: str            # in minicl/
+    function: str        # "outer.inner"; a `backward` may be a lambda
+    page: str            # in docs/
+    tests: str           # file in tests/
+    k: str               # pytest -k: exactly the tests of that file that its own absence fails
+    minutes: int
+    hint: str
+    keep: int = 0        # statements after the docstring that stay: checks and unpacking
+    falls: str = ""      # pytest -k: what else in that file is built on it
+
+
+ON_THE_SPHERE = ("info_nce or nt_xent or clip_loss or alignment or uniformity or sup_con or dcl or siglip or triplet "
+                 "or cosine_similarity and not bad")
+EXERCISES = [
+    Exercise("broadcast_sum", 1, "autograd.py", "_sum_to_shape", "reading-order.md", "test_ops.py",
+             "(broadcast or rank or against) and differences and not mul", 20,
+             "an entry that served n times gets the sum of n gradients: first sum added axes, then those of length 1",
+             falls="broadcast or rank or against"),
+    Exercise("mul", 2, "ops/elementwise.py", "mul.backward", "reading-order.md", "test_ops.py",
+             "mul and not matmul", 5, "hold one factor constant; broadcasting is undone for you", falls="promotes"),
+    Exercise("relu", 3, "ops/elementwise.py", "relu.backward", "reading-order.md", "test_ops.py",
+             "relu and not leaky and not norm and not bad", 5, "y alone tells where x > 0"),
+    Exercise("logsumexp", 3, "ops/reduce.py", "logsumexp.backward", "reading-order.md", "test_ops.py",
+             "logsumexp and not overflow", 10, "exp(x - y) is a softmax; _spread gives g its reduced axes back"),
+    Exercise("matmul", 3, "ops/matmul.py", "matmul.backward", "gradients/matmul.md", "test_ops.py",
+             "matmul and not bad", 10, "there is one way to multiply the shapes"),
+    Exercise("linear", 3, "ops/matmul.py", "linear.backward", "gradients/matmul.md", "test_ops.py",
+             "linear and not bad", 20, "flatten leading axes to rows; the bias was added to every row"),
+    Exercise("max_pool2d", 3, "ops/pool.py", "max_pool2d.backward", "reading-order.md", "test_ops.py",
+             "max_pool and not bad", 20, "walk the windows' taps again; only the first maximum of a window is paid"),
+    Exercise("conv2d", 3, "ops/conv.py", "conv2d.backward", "gradients/conv.md", "test_ops.py",
+             "conv2d and not (grey or colour or window or bad) or not_needed", 40,
+             "the forward's taps, sent back: shift.taps() pairs outputs with inputs"),
+    Exercise("layer_norm", 3, "ops/normalize.py", "layer_norm.backward", "gradients/normalize.md", "test_ops.py",
+             "layer_norm and not bad", 20, "take two directions out of g w: the mean, and x^"),
+    Exercise("batch_norm", 3, "ops/normalize.py", "batch_norm.backward", "gradients/normalize.md", "test_ops.py",
+             "batch_norm and not (far or reports or bad)", 30,
+             "as layer_norm with the axes swapped; with relu, g counts where kept > 0", falls="barlow"),
+    Exercise("log_softmax", 4, "contrastive/softmax.py", "log_softmax.backward", "gradients/softmax.md",
+             "test_ops.py", "log_softmax and not bad", 15,
+             "dx sums to zero over a row, whatever g; do not forget 1/tau"),
+    Exercise("softmax", 4, "contrastive/softmax.py", "softmax.backward", "gradients/softmax.md", "test_ops.py",
+             "softmax and not log_softmax and not bad", 15, "the Jacobian is (diag(p) - p p^T) / tau"),
+    Exercise("l2_normalize", 4, "contrastive/cosine.py", "l2_normalize.backward", "gradients/cosine.md",
+             "test_ops.py", "l2_normalize", 15,
+             "a change along x^ changes only the length: project it out; then its length",
+             falls=ON_THE_SPHERE),
+    Exercise("cosine_similarity", 5, "contrastive/cosine.py", "cosine_similarity.backward", "gradients/cosine.md",
+             "test_ops.py", "cosine_similarity and not bad", 10, "the gradient of x^ first, then l2_normalize's"),
+    Exercise("info_nce", 6, "contrastive/infonce.py", "info_nce.backward", "gradients/infonce.md", "test_ops.py",
+             "info_nce", 40, "negatives push with p, the positive pulls with what is lacking"),
+    Exercise("nt_xent", 6, "contrastive/infonce.py", "nt_xent.backward", "gradients/infonce.md", "test_ops.py",
+             "nt_xent", 40, "both views are anchors: every pair counts from either side"),
+    Exercise("alignment", 6, "contrastive/sphere.py", "alignment_loss.backward", "gradients/sphere.md", "test_ops.py",
+             "alignment", 15, "the pull is the way still to go; a distance of 0 has no direction"),
+    Exercise("uniformity", 6, "contrastive/sphere.py", "uniformity_loss.backward", "gradients/sphere.md",
+             "test_ops.py", "uniformity", 20,
+             "NT-Xent's push with one softmax over all pairs; each pair counts twice"),
+    Exercise("clip_loss", 6, "contrastive/clip.py", "clip_loss.backward", "gradients/clip.md", "test_ops.py",
+             "clip_loss", 40, "two softmaxes share the scores; the logit scale multiplies them all"),
+    Exercise("momentum_update", 7, "methods/momentum.py", "Momentum.update", "methods/moco.md", "test_momentum.py",
+             "follow or launches", 10, "self.pairs are (online, target); self.values is all of the target at once",
+             keep=3),
+    Exercise("enqueue", 7, "methods/queue.py", "Queue.enqueue", "methods/moco.md", "test_queue.py",
+             "queue and not evaluation", 15,
+             "normalise; key t goes to row t mod capacity; a batch may wrap; count what has entered", keep=4),
+    Exercise("adam", 7, "optim.py", "Adam._update", "reading-order.md", "test_optim.py",
+             "adam and not named or changes_nothing", 20,
+             "in place, on views; correct both moments for starting at 0; AdamW sets self.decoupled", keep=2),
+    Exercise("warmup_cosine", 7, "optim.py", "warmup_cosine", "reading-order.md", "test_optim.py",
+             "warmup_cosine or schedule", 10, "the first step already has a rate; after the last, stay at the floor",
+             keep=1),
+    Exercise("logit_scale", 8, "methods/clip.py", "CLIP.clamp_logit_scale", "methods/clip.md", "test_clip.py",
+             "clamping", 5, "the parameter is a logarithm; write into its array, which the optimizer shares"),
+]
+BY_NAME = {exercise.name: exercise for exercise in EXERCISES}
+
+
+# ---------------------------------------------------------------- taking a body out
+
+def find(tree, function):
+    """(the def, or the lambda that stands for its `backward`, the block of statements it is in)."""
+    node, names = tree, function.split(".")
+    for name in names:
+        inner = [child for child in node.body if getattr(child, "name", None) == name]
+        if not inner and name == names[-1] == "backward":
+            returned = node.body[-1]
+            inner = [child for child in ast.walk(returned) if isinstance(child, ast.Lambda)]
+            return inner[0], returned
+        if not inner:
+            raise LookupError(f"exercise: {function} is not here, {getattr(node, 'name', 'the file')} has no {name}")
+        node = inner[0]
+    return node, None
+
+
+def strip(source, exercise):
+    """The source of the exercise's file with NotImplementedError in place of the body, after docstring and checks."""
+    node, returned = find(ast.parse(source), exercise.function)
+    lines = source.split("\n")
+    if returned is not None:                                 # `return y, lambda g: ...`: give the lambda a name
+        before, after = lines[node.lineno - 1][:node.col_offset], lines[node.end_lineno - 1][node.end_col_offset:]
+        indent = " " * returned.col_offset
+        lines[node.lineno - 1:node.end_lineno] = [before + "backward" + after]
+        stub = ["", f"{indent}def backward(g):", *_stub("", indent + "    ", exercise), ""]
+        lines[returned.lineno - 1:returned.lineno - 1] = stub
+        return "\n".join(lines)
+    documented = ast.get_docstring(node) is not None
+    gone = node.body[documented + exercise.keep:]
+    start, stop = gone[0].lineno - 1, gone[-1].end_lineno
+    lines[start:stop] = _stub("\n".join(lines[start:stop]), " " * gone[0].col_offset, exercise)
+    return "\n".join(lines)
+
+
+def _stub(body, indent, exercise):
+    """The lines in place of a body. Its labels stay: tests/test_derivations.py looks for them beside the code."""
+    labels = sorted(set(re.findall(r"\((\d+)\)", " ".join(re.findall(r"#((?:,? \(\d+\))+)", body)))), key=int)
+    which = ", ".join(f"({label})" for label in labels)
+    said = [f"{indent}# {which}: yours to write; keep each label beside its line of code"] if labels else []
+    return said + [f'{indent}raise NotImplementedError("exercise {exercise.name}: read docs/{exercise.page}")']
+
+
+# ---------------------------------------------------------------- the tree
+
+def write_tree(out, exercises, *, seed=0, minicl=ROOT / "minicl"):
+    """Copy what a student needs into out, with the bodies of these exercises taken out of minicl."""
+    if out.exists() and any(out.iterdir()):
+        raise FileExistsError(f"make_exercises: {out} is not empty; name a new folder, so that no one's work is lost")
+    out.mkdir(parents=True, exist_ok=True)
+    for name in COPIED:
+        source = minicl if name == "minicl" else ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, out / name, ignore=LEFT_OUT)
+        else:
+            shutil.copy(source, out / name)
+    take_out(exercises, out / "minicl")
+    (out / "conftest.py").write_text('"""Here so that pytest finds this minicl before one that is installed."""\n')
+    if seed:
+        cases = out / "tests/cases.py"
+        cases.write_text(cases.read_text().replace(SEED_LINE.format(0), SEED_LINE.format(seed)))
+
+
+def take_out(exercises, minicl):
+    """Strip these exercises in place, in a copy of minicl/."""
+    for exercise in exercises:
+        path = minicl / exercise.file
+        path.write_text(strip(path.read_text(), exercise))
+
+
+def command(exercise):
+    """What a student types."""
+    return f'pytest tests/{exercise.tests} -k "{exercise.k}"'
+
+
+def grade(out):
+    """Run each exercise's tests in the tree out; print and return {name: (passed, of how many)}."""
+    marks = {}
+    for exercise in EXERCISES:
+        said = subprocess.run([sys.executable, "-m", "pytest", "-q", "--tb=no", f"tests/{exercise.tests}",
+                               "-k", exercise.k], cwd=out, capture_output=True, text=True).stdout
+        passed, failed, errors = (sum(map(int, re.findall(rf"(\d+) {word}", said.strip().split("\n")[-1])))
+                                  for word in ("passed", "failed", "error"))
+        marks[exercise.name] = passed, passed + failed + errors
+        done = "  done" if passed and not failed + errors else ""
+        print(f"{exercise.name:18}{passed:4} of {passed + failed + errors:3} tests{done}", flush=True)
+    return marks
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description="Write minicl with holes to fill; docs/exercises.md lists them.")
+    parser.add_argument("out", type=Path, help="the folder to write, new or empty")
+    parser.add_argument("--only", metavar="NAME", choices=BY_NAME, help=", ".join(BY_NAME))
+    parser.add_argument("--seed", type=int, default=0, help="of the tests' values and shapes; default: as published")
+    parser.add_argument("--grade", type=Path, metavar="STUDENT", help="a tree whose minicl to test with fresh tests")
+    options = parser.parse_args(arguments)
+    if options.seed < 0:
+        parser.error(f"--seed must be at least 0, got {options.seed}")
+    if options.grade:
+        if not (options.grade / "minicl").is_dir():
+            parser.error(f"--grade: expected a tree with a folder minicl/, got {options.grade}")
+        write_tree(options.out, [], seed=options.seed, minicl=options.grade / "minicl")
+        return grade(options.out)
+    chosen = [BY_NAME[options.only]] if options.only else EXERCISES
+    write_tree(options.out, chosen, seed=options.seed)
+    print(f"{len(chosen)} of {len(EXERCISES)} exercises in {options.out}; there:")
+    for exercise in chosen:
+        print(f"  {exercise.name:18}{exercise.minutes:3} min  {command(exercise)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The exercises: each, taken out alone, fails exactly its own tests, and needs nothing but the floors below it."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+spec = importlib.util.spec_from_file_location("make_exercises", ROOT / "examples/make_exercises.py")
+make = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(make)
+
+each_exercise = pytest.mark.parametrize("exercise", make.EXERCISES, ids=make.BY_NAME)
+ENVIRONMENT = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+ENVIRONMENT.pop("PYTHONDONTWRITEBYTECODE", None)             # trees are copied with their compiled modules
+
+
+def selects(k, test):
+    """Whether `pytest -k` selects this test: each word of k stands for whether it occurs in the test's name."""
+    return bool(k) and eval(re.sub(r"(?!(?:and|or|not)\b)\b\w+", lambda word: str(word[0] in test.lower()), k))
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """{key: {test: outcome}} of all runs below, made together: two an exercise, and one with another seed."""
+    folder, jobs = tmp_path_factory.mktemp("exercises"), {}
+    whole = folder / "whole"
+    make.write_tree(whole, [])
+    files = {f"tests/{exercise.tests}" for exercise in make.EXERCISES}
+    subprocess.run([sys.executable, "-m", "pytest", "-q", "--collect-only", *files], cwd=whole, check=True,
+                   capture_output=True, env=ENVIRONMENT)        # compiles, once for all
+
+    def run_without(exercises, key, *arguments):
+        shutil.copytree(whole, folder / key, ignore=shutil.ignore_patterns("docs", "examples"))
+        make.take_out(exercises, folder / key / "minicl")
+        jobs[key] = str(folder / key), arguments
+
+    for exercise in make.EXERCISES:
+        file = f"tests/{exercise.tests}"
+        run_without([exercise], f"{exercise.name} alone", file, "-k", "not _run_")       # which would run an example
+        # The house is built up to the floor below, and this exercise is solved: nothing else is there yet.
+        above = [other for other in make.EXERCISES if other.floor >= exercise.floor and other != exercise]
+        run_without(above, f"{exercise.name} above", file, "-k", exercise.k)
+    make.write_tree(folder / "seed", [], seed=7)
+    jobs["seed"] = str(folder / "seed"), ["tests/test_ops.py"]
+    done = subprocess.run([sys.executable, ROOT / "tests/exercise_runs.py"], input=json.dumps(jobs), text=True,
+                          capture_output=True, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@each_exercise
+def test_without_it_exactly_its_tests_fail(exercise, outcomes):
+    ran = outcomes[f"{exercise.name} alone"]
+    expected = {test for test in ran if selects(exercise.k, test) or selects(exercise.falls, test)}
+    failed = {test for test, outcome in ran.items() if outcome == "failed"}
+    assert expected and len(ran) > len(expected)
+    assert failed == expected, (f"EXERCISES, k and falls of {exercise.name}: fail and are not declared "
+                                f"{sorted(failed - expected)}; "
+                                f"are declared and don't fail {sorted(expected - failed)}")
+
+
+@each_exercise
+def test_restored_it_passes_though_nothing_above_it_is_there(exercise, outcomes):
+    own = {test for test in outcomes[f"{exercise.name} alone"] if selects(exercise.k, test)}
+    assert outcomes[f"{exercise.name} above"] == dict.fromkeys(own, "passed")
+
+
+def test_a_seed_gives_other_values_and_more_shapes_that_pass(outcomes):
+    ran = outcomes["seed"]
+    assert set(ran.values()) == {"passed"}
+    published = outcomes["softmax alone"]
+    more = {test for test in ran if "seed 7" in test}
+    assert ran.keys() - published.keys() == more
+    for exercise in make.EXERCISES:
+        if exercise.tests == "test_ops.py":
+            assert any(selects(exercise.k, test) for test in more), f"no drawn case for {exercise.name}"
+
+
+def test_the_seed_is_the_cases_seed():
+    run = [sys.executable, "-c", "import cases; print(cases.SEED, cases.normal(1)[0], cases.apart(9)[:3])"]
+    said = {subprocess.run(run, cwd=ROOT / "tests", text=True, check=True, stdout=subprocess.PIPE,
+                           env={**ENVIRONMENT, "PYTHONPATH": str(ROOT), "MINICL_CASE_SEED": seed}).stdout
+            for seed in ("0", "7", "8")}
+    assert len({line.split()[1] for line in said}) == len(said) == 3
+
+
+# ---------------------------------------------------------------- the table and the page
+
+@each_exercise
+def test_an_exercise_names_what_exists_and_its_hole_says_what_to_read(exercise):
+    source = (ROOT / "minicl" / exercise.file).read_text()
+    stripped = make.strip(source, exercise)
+    make.find(compile(stripped, exercise.file, "exec", 0x400), exercise.function)        # 0x400: to a tree
+    hole = [line for line in stripped.split("\n") if line not in source.split("\n")]
+    assert sum(f"exercise {exercise.name}: read docs/{exercise.page}" in line for line in hole) == 1
+    assert max(map(len, hole)) <= 118
+    assert (ROOT / "docs" / exercise.page).exists() and (ROOT / "tests" / exercise.tests).exists()
+
+
+def test_the_page_lists_the_exercises():
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \| \[.*?\]\((.*?)\) \| (\d+) \| (.*?) \| `(.*?)` \|$",
+                      (ROOT / "docs/exercises.md").read_text(), re.M)
+    assert rows == [(str(e.floor), e.name, e.page, str(e.minutes), e.hint,
+                     make.command(e).removeprefix("pytest tests/")) for e in make.EXERCISES]
+    assert len(rows) >= 14 and [row[0] for row in rows] == sorted(row[0] for row in rows)
+
+
+# ---------------------------------------------------------------- the script
+
+def test_a_wrong_answer_is_told_by_gradcheck(tmp_path):
+    """As a student sees it: first the hole, then a softmax that has forgotten its 1/tau."""
+    make.main([str(tmp_path / "mine"), "--only", "softmax"])
+    path = tmp_path / "mine/minicl/contrastive/softmax.py"
+    hole = 'raise NotImplementedError("exercise softmax: read docs/gradients/softmax.md")'
+    assert hole in path.read_text()
+    path.write_text(path.read_text().replace(hole, "return p * (g - (g * p).sum(axis=-1, keepdims=True)), None"))
+    run = [sys.executable, "-m", "pytest", "-q", "tests/test_ops.py", "-k", "differences and softmax"]
+    said = subprocess.run(run, cwd=tmp_path / "mine", capture_output=True, text=True, env=ENVIRONMENT).stdout
+    assert "gradient of softmax with respect to" in said and "a missing 1/tau" in said
+    assert re.search("2 failed, 2 passed", said)              # on both backends; log_softmax is whole
+
+
+def test_grading_takes_the_students_minicl_and_fresh_tests(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(make, "EXERCISES", [make.BY_NAME["relu"], make.BY_NAME["mul"]])
+    make.main([str(tmp_path / "student"), "--only", "relu"])
+    (tmp_path / "student/tests/cases.py").write_text("CASES = []")
+    marks = make.main([str(tmp_path / "marks"), "--grade", str(tmp_path / "student"), "--seed", "3"])
+    assert marks["relu"][0] == 0 < marks["relu"][1] and marks["mul"][0] == marks["mul"][1] > 8
+    assert re.search(r"^mul +20 of  20 tests  done$", capsys.readouterr().out, re.M)
+
+
+def test_no_ones_work_is_overwritten(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="is not empty; name a new folder"):
+        make.main([str(tmp_path)])
+    with pytest.raises(SystemExit):
+        make.main([str(tmp_path / "new"), "--only", "sofmax"])
+    with pytest.raises(SystemExit):
+        make.main([str(tmp_path / "new"), "--grade", str(tmp_path)])
+    assert not (tmp_path / "new").exists()
