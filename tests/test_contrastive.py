@@ -208,6 +208,9 @@ def test_a_column_against_a_row_does_not_broadcast_into_a_loss():
             loss(Tensor(z1), Tensor(z2[:3]), 0.5)
         with pytest.raises(ValueError, match="two views"):
             loss(Tensor(z1), Tensor(z2[0]), 0.5)
+    for loss in (info_nce, composed.info_nce):
+        with pytest.raises(ValueError, match="info_nce: expected two views"):
+            loss(Tensor(z1), Tensor(z2[:, :1]), Tensor(z2), 0.5)
 
 
 @pytest.mark.parametrize("tau", [0, -1, float("nan"), float("inf"), "0.5", None], ids=repr)

@@ -1,0 +1,56 @@
+"""Gradients added up over k parts and never divided by k: a step k times as long.
+
+    python examples/bugs/accumulation.py                 # about 6 s
+
+Each part's loss is a mean, so the gradient of the whole batch is the mean of the parts' gradients, and backward()
+adds. With Adam, which divides by the gradient's size, nothing is seen; SGD takes steps of k times the learning rate.
+(The other trap: a contrastive loss of a part has fewer candidates. Here every part sees all keys.)
+"""
+
+import numpy as np
+from compare import BATCH, TAU, compare, fresh_views, small_model
+
+from minicl.contrastive import cosine_similarity, log_softmax
+from minicl.data import Batches
+from minicl.optim import SGD
+
+PARTS = 8
+
+
+def loss_of(z1, z2, rows):
+    """Anchors `rows` of view 1 pick their other view from all N."""
+    return -log_softmax(cosine_similarity(z1[rows], z2), TAU)[np.arange(len(rows)), rows].mean()
+
+
+def correct(loss):
+    (loss / PARTS).backward()
+
+
+def wrong(loss):
+    loss.backward()
+
+
+def main(steps=50):
+    def run(backward):
+        rng, batches = np.random.default_rng(0), Batches(1500, BATCH)
+        model = small_model(rng)
+        optimizer, losses, norms = SGD(model.named_parameters(), lr=0.3), [], []
+        for step in range(steps):
+            views = np.concatenate(fresh_views(batches[step], rng))
+            optimizer.zero_grad()
+            losses.append(0.0)
+            for rows in np.arange(BATCH).reshape(PARTS, -1):
+                z = model(views)[1]                      # again for each part: memory for one part's scores only
+                loss = loss_of(z[:BATCH], z[BATCH:], rows)
+                backward(loss)
+                losses[-1] += loss.item() / PARTS
+            norms.append(float(np.sqrt((optimizer.grads**2).sum())))
+            optimizer.step()
+        return {"loss": losses, "gradient of the first step": norms[0]}
+
+    return compare("accumulation", correct=run(correct), wrong=run(wrong), curve="loss",
+                   lines={f"chance, log {BATCH}": float(np.log(BATCH))})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""A momentum encoder whose BatchNorm averages were forgotten: training looks well, its evaluation does not.
+
+    python examples/bugs/buffers.py                      # about 6 s
+
+The target's weights follow the online model's. BatchNorm's running mean and variance are no weights, and an update
+that goes through the parameters passes them by: they stay 0 and 1, where they began. In training nobody notices, for
+BatchNorm then uses the batch's own. In evaluation the target is normalised for a network that never was.
+"""
+
+import numpy as np
+from compare import BATCH, compare, digits, fresh_views, small_model, usual_loss
+
+from minicl.data import Batches
+from minicl.evaluate import alignment, knn_accuracy
+from minicl.methods import Momentum, frozen_copy
+from minicl.optim import AdamW
+
+M = 0.9
+
+
+def correct(online, target, momentum):
+    momentum.update(M)                                   # parameters and running averages
+
+
+def wrong(online, target, momentum):
+    following = dict(target.named_buffers())
+    for name, p in online.named_parameters():            # running averages are no parameters
+        following[name].data += (1 - M) * (p.data - following[name].data)
+
+
+def evaluated(model, images):
+    model.eval()
+    z = model(images)[1].data
+    model.train()
+    return z
+
+
+def main(steps=150, every=25):
+    images, labels, test_images, test_labels = digits()
+
+    def run(update):
+        rng, batches = np.random.default_rng(0), Batches(1500, BATCH)
+        online = small_model(rng)
+        target = frozen_copy(online)
+        momentum, optimizer = Momentum(online, target), AdamW(online.named_parameters(), lr=3e-3)
+        losses, at, cosines = [], [], []
+        for step in range(1, steps + 1):
+            z = online(np.concatenate(fresh_views(batches[step], rng)))[1]
+            loss = usual_loss(z[:BATCH], z[BATCH:])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            update(online, target, momentum)
+            losses.append(loss.item())
+            if step % every == 0:                        # mean cosine of what both make of the same images
+                at.append(step)
+                cosines.append(1 - alignment(evaluated(online, test_images), evaluated(target, test_images)) / 2)
+        bank, shown = evaluated(target, images), (evaluated(online, test_images), evaluated(target, test_images))
+        online_knn, target_knn = (knn_accuracy(bank, labels, z, test_labels) for z in shown)
+        return {"loss": losses, "step": at, "target's cosine with online": cosines,
+                "kNN, online's z among target's": online_knn, "kNN, target's z among target's": target_knn}
+
+    return compare("buffers", correct=run(correct), wrong=run(wrong), curve="target's cosine with online")
+
+
+if __name__ == "__main__":
+    main()

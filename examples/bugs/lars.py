@@ -1,0 +1,53 @@
+"""LARS without its exception: what starts at zero never moves, and the loss is log 10 for ever.
+
+    python examples/bugs/lars.py                         # about 2 s
+
+The trust ratio eta |w| / |g| scales a layer's step by the size of its weights. A linear classifier is often started
+at zero, and its step is then zero. So is that of every bias. No error is raised, and in a deep model the other layers
+train on.
+"""
+
+import math
+
+import numpy as np
+from compare import BATCH, compare, digits
+
+from minicl import Tensor
+from minicl.contrastive import log_softmax
+from minicl.data import Batches
+from minicl.nn import Linear
+from minicl.optim import LARS
+
+correct = LARS
+
+
+class wrong(LARS):
+    def _step(self, lr):
+        for part, w, g in self.views:                    # all layers alike, zero or not
+            g *= self.eta * np.sqrt((w * w).sum()) / max(np.sqrt((g * g).sum()), 1e-12)
+        self._update(slice(None), lr, 0.0)
+
+
+def main(steps=150):
+    images, labels, *_ = digits()
+    x = images.reshape(len(images), -1)
+
+    def run(optimizer_class):
+        classifier, batches = Linear(784, 10, rng=np.random.default_rng(0)), Batches(len(x), BATCH)
+        classifier.weight.data[...] = 0                  # all classes alike at first
+        optimizer, losses = optimizer_class(classifier.named_parameters(), lr=0.3, eta=0.02), []
+        for step in range(steps):
+            ids = batches[step]
+            loss = -log_softmax(classifier(Tensor(x[ids])))[np.arange(BATCH), labels[ids]].mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return {"loss": losses, "norm of the weights": float(np.sqrt((classifier.weight.data**2).sum()))}
+
+    return compare("lars", correct=run(correct), wrong=run(wrong), curve="loss",
+                   lines={"chance, log 10": math.log(10)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""A softmax whose backward forgot 1/tau: the loss falls, only slowly, and no error is raised.
+
+    python examples/bugs/missing_tau.py                  # about 6 s
+
+The gradient points the right way, too short by tau. Adam would hide even that. Finite differences do not: the ratio
+that gradcheck reports is tau itself.
+"""
+
+import re
+
+import numpy as np
+from compare import BATCH, TAU, compare, train
+
+from minicl import gradcheck, op
+from minicl.contrastive import cosine_similarity
+from minicl.optim import SGD
+
+
+def value(x):
+    z = (x - x.max(axis=-1, keepdims=True)) / TAU
+    return z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
+
+
+@op
+def correct(x):
+    y = value(x)
+    return y, lambda g: ((g - np.exp(y) * g.sum(axis=-1, keepdims=True)) / TAU,)
+
+
+@op
+def wrong(x):
+    y = value(x)
+    return y, lambda g: (g - np.exp(y) * g.sum(axis=-1, keepdims=True),)
+
+
+def ratio(log_softmax):
+    """Analytic over numeric gradient, as gradcheck says it: 1 where it has nothing to say."""
+    try:
+        gradcheck(log_softmax, [np.random.default_rng(0).standard_normal((3, 4))])
+    except AssertionError as error:
+        print(f"{error}\n")
+        return float(re.search(r"ratio +(\S+)", str(error))[1])
+    return 1.0
+
+
+def main(steps=120):
+    def run(log_softmax):
+        own = np.arange(BATCH), np.arange(BATCH)
+
+        def loss(z1, z2):
+            return -log_softmax(cosine_similarity(z1, z2))[own].mean()
+
+        losses = train(loss, steps, make_optimizer=lambda named: SGD(named, lr=0.03))[1]
+        return {"loss": losses, "gradcheck: analytic / numeric": ratio(log_softmax)}
+
+    return compare("missing_tau", correct=run(correct), wrong=run(wrong), curve="loss")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Views drawn once and kept: the training loss falls further, and new views are found less often.
+
+    python examples/bugs/once.py                         # about 6 s
+
+To save time the views were made before training, or the generator is seeded anew every epoch. Each image then has two
+views for ever, and an encoder can learn these pairs by heart.
+"""
+
+import numpy as np
+from compare import BATCH, compare, finds_other_view, fresh_views, train, usual_loss
+
+
+def main(steps=300):
+    images = 2 * BATCH                                   # few images, many epochs: what can be memorised, will be
+    stored = fresh_views(np.arange(images), np.random.default_rng(0))
+
+    def correct(ids, rng):
+        return fresh_views(ids, rng)
+
+    def wrong(ids, rng):
+        return stored[0][ids], stored[1][ids]            # an image's same two views in every epoch
+
+    def run(views):
+        model, losses = train(usual_loss, steps, views=views, images=images)
+        return {"loss": losses, "finds the other view": finds_other_view(model)}
+
+    return compare("once", correct=run(correct), wrong=run(wrong), curve="loss")
+
+
+if __name__ == "__main__":
+    main()

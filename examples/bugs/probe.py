@@ -1,0 +1,45 @@
+"""Probing z in place of h: a representation that looks worse than it is.
+
+    python examples/bugs/probe.py                        # about 6 s
+
+The head maps h to z, where the loss compares. What the two views disagree on it throws away, and with few dimensions
+more than that: h still has it. After training the head is thrown away, and h is what is examined (Chen et al. 2020,
+section 4.2).
+"""
+
+from compare import compare, digits, train, usual_loss
+
+from minicl import no_grad
+from minicl.evaluate import linear_probe
+
+
+def correct(model, images):
+    h, z = model(images)
+    return h.data
+
+
+def wrong(model, images):
+    h, z = model(images)
+    return z.data
+
+
+def main(steps=240, every=80):
+    images, labels, test_images, test_labels = digits()
+
+    def examine(model, features):
+        model.eval()
+        with no_grad():
+            known, asked = features(model, images), features(model, test_images)
+        return linear_probe(known, labels, asked, test_labels)
+
+    at = list(range(every, steps + 1, every))
+    models = [train(usual_loss, n, dim=16)[0] for n in at]       # the same run, stopped after n steps
+
+    def run(features):
+        return {"step": at, "linear probe": [examine(model, features) for model in models]}
+
+    return compare("probe", correct=run(correct), wrong=run(wrong), curve="linear probe")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Keys that enter the queue before they served: the loss stops at log 2.
+
+    python examples/bugs/queue_order.py                  # about 6 s
+
+The positive of a query is then also among its negatives: the same vector twice, and no encoder can tell one from the
+other.
+"""
+
+import math
+
+import numpy as np
+from compare import BATCH, compare, digits, small_model
+
+from minicl.data import Batches, two_views
+from minicl.data.augment import RandomAffine
+from minicl.methods import MoCo
+from minicl.optim import AdamW
+
+TAU = 0.03                                               # small, so that the loss can come near its least
+
+
+def correct(model, queries, keys):
+    loss = model.loss(queries, keys, TAU)                # against the queue as it is, then the keys enter
+    model.update()
+    return loss
+
+
+def wrong(model, queries, keys):
+    model.queue.enqueue(keys)                            # the keys enter first
+    loss = model.loss(queries, keys, TAU)
+    model.served = []
+    model.momentum.update(model.m)
+    return loss
+
+
+def main(steps=400):
+    def run(step_of):
+        rng = np.random.default_rng(0)
+        simclr, batches = small_model(rng), Batches(1500, BATCH)
+        model = MoCo(simclr.encoder, simclr.head, dim=64, queue=2 * BATCH, m=0.5, splits=1)
+        optimizer, losses = AdamW(model.named_parameters(), lr=3e-3), []
+        for step in range(steps):
+            view1, view2 = two_views(RandomAffine(degrees=0.3), digits()[0][batches[step]], rng)
+            keys = model.encode_keys(view2, rng)
+            loss = step_of(model, model(view1)[1], keys)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return {"loss": losses, "mean of the last tenth": float(np.mean(losses[-len(losses) // 10:]))}
+
+    return compare("queue_order", correct=run(correct), wrong=run(wrong), curve="loss", lines={"log 2": math.log(2)})
+
+
+if __name__ == "__main__":
+    main()
