@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 import minicl
 from minicl import Tensor, no_grad, op, ops
-from minicl.backend import to_device, to_host
+from minicl.backend import to_host
 
 
 def leaf(*values, xp=np, dtype="float64"):

@@ -9,7 +9,7 @@ import math
 
 from ..backend import array_module
 from ..ops import concat, exp, getitem, logsumexp, where
-from .checks import require_batch, require_pairs, require_temperature
+from .checks import require_batch, require_pairs
 from .cosine import cosine_similarity, l2_normalize
 from .softmax import log_softmax
 

@@ -6,7 +6,7 @@ and textures of shape and ground are drawn anew for each image, so that neither 
 
 import numpy as np
 
-from .images import ImageData, generate_splits
+from .images import generate_splits
 
 SIDE = 32
 CHUNK = 500                                              # images drawn at once

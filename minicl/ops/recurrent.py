@@ -39,7 +39,7 @@ def gru(x, w, v, b, h0=None, *, wanted=(True,) * 5):
     """
     xp, H = array_module(x), v.shape[0]
     _require_shapes(x, w, v, b, h0)
-    (T, B, C), rows = x.shape, x.reshape(-1, x.shape[2])
+    (T, B, _), rows = x.shape, x.reshape(-1, x.shape[2])
     gates = (rows @ w + b).reshape(T, B, 3 * H)          # what x adds; each step turns its part into (r, u, n)
     q = xp.empty((T, B, H), dtype=x.dtype)
     h = xp.empty((T + 1, B, H), dtype=x.dtype)           # h[t] is the state before step t
