@@ -23,6 +23,7 @@ import contextlib
 import functools
 import inspect
 import itertools
+import operator
 
 import numpy as np
 
@@ -147,26 +148,35 @@ def _walk(root, g):
             raise RuntimeError(f"backward(): the tape behind {node.op.__name__!r} was already walked and freed; "
                                "add losses that share a graph before one backward(), or run the forward again")
     for node in nodes:
-        inputs, gradients = node.inputs, node.op.gradients(node, arriving.pop(node))
+        op, inputs, gradients = node.op, node.inputs, node.backward(arriving.pop(node))
         node.inputs, node.options, node.backward = (), None, None
-        for x, dx in zip(inputs, gradients):
-            if dx is None or not _wants_grad(x):
+        if type(gradients) is not tuple or len(gradients) != len(inputs):
+            raise RuntimeError(f"backward of {op.__name__}: expected a tuple of {len(inputs)} gradients, "
+                               f"got {_describe(gradients)}")
+        for position, dx in enumerate(gradients):
+            x = inputs[position]
+            if dx is None or not isinstance(x, Tensor):
                 continue
-            if x.node is None:
+            data, source = x.data, x.node
+            if source is None and not x.requires_grad:
+                continue
+            if dx.shape != data.shape or dx.dtype is not data.dtype or type(dx) is not type(data):
+                dx = op.checks.fit_gradient(dx, data, position)
+            if source is None:
                 _accumulate(x, dx)
             else:
-                arriving[x.node] = arriving[x.node] + dx if x.node in arriving else dx
+                arriving[source] = arriving[source] + dx if source in arriving else dx
 
 
 def _ancestors(root):
     """Every node that `root` depends on, itself included, newest first."""
-    seen, todo = {root}, [root]
-    while todo:
-        for x in todo.pop().inputs:
+    seen, nodes = {root}, [root]
+    for node in nodes:                                       # which grows as we go
+        for x in node.inputs:
             if isinstance(x, Tensor) and x.node is not None and x.node not in seen:
                 seen.add(x.node)
-                todo.append(x.node)
-    return sorted(seen, key=lambda node: node.index, reverse=True)
+                nodes.append(x.node)
+    return sorted(nodes, key=operator.attrgetter("index"), reverse=True)
 
 
 def _accumulate(leaf, g):
@@ -211,68 +221,92 @@ def op(function=None, *, broadcasts=False):
     """
     if function is None:
         return functools.partial(op, broadcasts=broadcasts)
-    return _Op(function, broadcasts)
+    checks = _Checks(function, broadcasts)
+    count, asks_wanted = checks.count, checks.asks_wanted
+
+    @functools.wraps(function)
+    def call(*inputs, **options):
+        arrays, wanted, kind, dtype = [], [], None, None
+        for x in inputs:                                     # nearly always Tensors that agree; a few lines here, since
+            if not isinstance(x, Tensor):                    # in a small network the tape costs more than the numbers
+                break
+            data = x.data
+            if data.dtype is not dtype or type(data) is not kind:
+                if arrays:
+                    break
+                kind, dtype = type(data), data.dtype
+            arrays.append(data)
+            wanted.append(_recording and (x.requires_grad or x.node is not None))
+        if len(arrays) != count or len(inputs) != count:     # numbers, arrays, keywords, or a mistake
+            inputs, arrays = checks.unwrap(inputs, options)
+            wanted = [_recording and _wants_grad(x) for x in inputs]
+        for name, value in options.items():
+            if isinstance(value, np.generic):                # as for the inputs: nothing is promoted silently
+                options[name] = value.item()
+        if asks_wanted:
+            options["wanted"] = tuple(wanted)
+        result = function(*arrays, **options)
+        if type(result) is not tuple or len(result) != 2 or not callable(result[1]):
+            raise TypeError(f"{call.__name__}: an op returns its value and its backward, `return y, backward`, "
+                            f"got {_describe(result)}")
+        value, backward = result
+        if type(value) is kind and value.dtype is dtype:     # like the inputs, so there is nothing left to check
+            y = object.__new__(Tensor)
+            y.data, y.grad, y.requires_grad = value, None, False
+        else:
+            y = Tensor(value if is_array(value) else np.asarray(value))      # NumPy's reductions return scalars
+        y.node = _Node(call, inputs, options, backward) if True in wanted else None
+        return y
+
+    call.raw, call.checks, call.names = function, checks, checks.names
+    return call
 
 
-class _Op:
+class _Checks:
+    """What an op asks of its arguments, and of the gradients that its backward gives them."""
+
     def __init__(self, function, broadcasts):
-        functools.update_wrapper(self, function)
-        self.raw, self.broadcasts = function, broadcasts
+        self.name, self.broadcasts = function.__name__, broadcasts
         parameters = inspect.signature(function).parameters.values()
         inputs = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
         self.names = [p.name for p in inputs]
         self.constants = {p.name: p.annotation for p in inputs if p.annotation in (Index, Mask)}
         self.scalars = {p.name for p in inputs if p.annotation is Scalar}
-        self.variadic = any(p.kind is p.VAR_POSITIONAL for p in inputs)
         self.defaults = {p.name: p.default for p in inputs if p.default is not p.empty}
         self.asks_wanted = any(p.name == "wanted" for p in parameters)
+        self.variadic = any(p.kind is p.VAR_POSITIONAL for p in inputs)
+        self.count = None if self.variadic or self.constants else len(self.names)
 
-    def __call__(self, *inputs, **options):
-        if not self.variadic and (len(inputs) != len(self.names)):
+    def unwrap(self, inputs, options):
+        """All inputs, in order, and the arrays behind them; inputs given by keyword are taken out of options."""
+        if not self.variadic and len(inputs) != len(self.names):
             inputs = self._by_name(inputs, options)
-        arrays = self._unwrap(inputs)
-        wanted = tuple(_wants_grad(x) for x in inputs) if _recording else (False,) * len(inputs)
-        for name, value in options.items():
-            if isinstance(value, np.generic):                # as for the inputs: nothing is promoted silently
-                options[name] = value.item()
-        if self.asks_wanted:
-            options["wanted"] = wanted
-        result = self.raw(*arrays, **options)
-        if type(result) is not tuple or len(result) != 2 or not callable(result[1]):
-            raise TypeError(f"{self.__name__}: an op returns its value and its backward, `return y, backward`, "
-                            f"got {_describe(result)}")
-        value, backward = result
-        if not is_array(value):
-            value = np.asarray(value)                        # NumPy's reductions return scalars
-        y = Tensor(value)
-        if True in wanted:
-            y.node = _Node(self, inputs, options, backward)
-        return y
+        return inputs, self._arrays(inputs)
 
     def _by_name(self, inputs, options):
         """Inputs given by keyword, or left to their default, in their order."""
         inputs = list(inputs)
         for name in self.names[len(inputs):]:
             if name not in options and name not in self.defaults:
-                raise TypeError(f"{self.__name__}: missing argument {name!r}; expected {', '.join(self.names)}")
+                raise TypeError(f"{self.name}: missing argument {name!r}; expected {', '.join(self.names)}")
             inputs.append(options.pop(name, self.defaults.get(name)))
         if len(inputs) > len(self.names):
-            raise TypeError(f"{self.__name__}: expected {len(self.names)} inputs ({', '.join(self.names)}), "
+            raise TypeError(f"{self.name}: expected {len(self.names)} inputs ({', '.join(self.names)}), "
                             f"got {len(inputs)}; options are passed by keyword")
         return tuple(inputs)
 
-    def _unwrap(self, inputs):
+    def _arrays(self, inputs):
         """The arrays behind the inputs, after checking that they can be computed with together."""
         arrays, first = [], None
         for position, x in enumerate(inputs):
-            if type(x) is Tensor or isinstance(x, Tensor):
+            if isinstance(x, Tensor):
                 x = x.data
             elif isinstance(x, np.generic):                  # a NumPy float64 scalar would promote float32
                 arrays.append(x.item())
                 continue
             elif x is None or isinstance(x, (int, float)):
                 if not self._may_be_number(position, x):
-                    raise TypeError(f"{self.__name__}: {self._name(position)} must be a Tensor or an array, got {x!r}")
+                    raise TypeError(f"{self.name}: {self._name(position)} must be a Tensor or an array, got {x!r}")
                 arrays.append(x)
                 continue
             name = self._name(position)
@@ -282,19 +316,19 @@ class _Op:
                 continue
             if not is_array(x) or x.dtype.kind != "f":
                 mend = "; convert it with .astype('float32')" if is_array(x) and x.dtype.kind in "iub" else ""
-                raise TypeError(f"{self.__name__}: {name} must be a floating-point Tensor or array, got "
+                raise TypeError(f"{self.name}: {name} must be a floating-point Tensor or array, got "
                                 f"{_describe(x)}{mend}")
             if first is None:
                 first = (name, x)
             elif x.dtype != first[1].dtype:
-                raise TypeError(f"{self.__name__}: {first[0]} is {first[1].dtype} but {name} is {x.dtype}; "
+                raise TypeError(f"{self.name}: {first[0]} is {first[1].dtype} but {name} is {x.dtype}; "
                                 "convert one of them with .astype (nothing is promoted silently)")
             elif array_module(x) is not array_module(first[1]):
-                raise TypeError(f"{self.__name__}: {first[0]} is on {array_module(first[1]).__name__} but {name} is "
+                raise TypeError(f"{self.name}: {first[0]} is on {array_module(first[1]).__name__} but {name} is "
                                 f"on {array_module(x).__name__}; move one with minicl.backend.to_device")
             arrays.append(x)
         if first is None:
-            raise TypeError(f"{self.__name__}: expected at least one Tensor or array, got {inputs!r}")
+            raise TypeError(f"{self.name}: expected at least one Tensor or array, got {inputs!r}")
         return arrays
 
     def _name(self, position):
@@ -309,32 +343,18 @@ class _Op:
 
     def _check_constant(self, name, x, kind):
         if not is_array(x) or x.dtype.kind not in kind.kinds:
-            raise TypeError(f"{self.__name__}: {name} must be an array of {kind.meaning} type, got {_describe(x)}")
+            raise TypeError(f"{self.name}: {name} must be an array of {kind.meaning} type, got {_describe(x)}")
 
-    def gradients(self, node, g):
-        """One gradient per input of the recorded call `node`, checked; None where none is needed."""
-        gradients = node.backward(g)
-        if not isinstance(gradients, tuple) or len(gradients) != len(node.inputs):
-            raise RuntimeError(f"backward of {self.__name__}: expected a tuple of {len(node.inputs)} gradients, "
-                               f"got {_describe(gradients)}")
-        checked = []
-        for position, (x, dx) in enumerate(zip(node.inputs, gradients)):
-            if not _wants_grad(x) or dx is None:
-                checked.append(None)
-                continue
-            if not is_array(dx):
-                dx = np.asarray(dx)
-            if self.broadcasts and dx.shape != x.shape:
-                dx = _sum_to_shape(dx, x.shape)
-            if dx.shape != x.shape or dx.dtype != x.dtype:
-                name = self._name(position)
-                raise RuntimeError(f"backward of {self.__name__}: the gradient of {name} must be {_describe(x.data)}, "
-                                   f"got {_describe(dx)}")
-            checked.append(dx)
-        return checked
-
-    def __repr__(self):
-        return f"<op {self.__name__}({', '.join(self.names)})>"
+    def fit_gradient(self, dx, x, position):
+        """The gradient dx of the array x that was input `position`, summed back to its shape, checked."""
+        if not is_array(dx):
+            dx = np.asarray(dx)
+        if self.broadcasts and dx.shape != x.shape:
+            dx = _sum_to_shape(dx, x.shape)
+        if dx.shape != x.shape or dx.dtype != x.dtype:
+            raise RuntimeError(f"backward of {self.name}: the gradient of {self._name(position)} must be {_describe(x)}, "
+                               f"got {_describe(dx)}")
+        return dx
 
 
 def _sum_to_shape(g, shape):

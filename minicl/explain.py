@@ -145,7 +145,7 @@ def _inputs(node, number, leaf_names):
 def _argument_names(node):
     """The names of a recorded op's arguments; those of *xs are xs[0], xs[1], ..."""
     names = node.op.names
-    return [f"{names[0]}[{k}]" for k in range(len(node.inputs))] if node.op.variadic else names
+    return [f"{names[0]}[{k}]" for k in range(len(node.inputs))] if node.op.checks.variadic else names
 
 
 def _shape(shape):

@@ -48,6 +48,4 @@ for _name, _method in {
     "transpose": lambda x, *axes: transpose(x, axes=_shape(axes) if axes else None),
     "T": property(lambda x: transpose(x)),
 }.items():
-    # A plain function becomes a method when read from an instance; an op object would not.
-    setattr(Tensor, _name, _method if not hasattr(_method, "raw") else
-            (lambda call: lambda self, *args, **options: call(self, *args, **options))(_method))
+    setattr(Tensor, _name, _method)
