@@ -40,7 +40,7 @@ def main():
     parser.add_argument("--images", type=at_least(2), default=10_000, help="training images, the first of the data")
     args = parser.parse_args()
 
-    xp = get_backend(args.backend)
+    xp = get_backend(args.backend, args.precision)
     run = Run(args, "circle")
     rng = np.random.default_rng(args.seed)
 
@@ -57,7 +57,7 @@ def main():
              for name, part in group.items()}
 
     total = args.epochs * batches.per_epoch
-    with threads(args.threads):
+    with threads(args.threads, keep_memory=args.keep_memory):
         for step in run.steps(total, save_every=batches.per_epoch, rng=rng, **parts):
             view1, view2 = two_views(augment, to_float(train[batches[step]], xp), rng)
             views = xp.concatenate([view1, view2])                                   # (2N, 28, 28, 1)

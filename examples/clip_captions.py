@@ -48,7 +48,7 @@ def main():
     parser.add_argument("--weight-decay", type=float, default=0.05, help="AdamW's, on weights of two axes and more")
     args = parser.parse_args()
 
-    xp = get_backend(args.backend)
+    xp = get_backend(args.backend, args.precision)
     run = Run(args, "clip_captions")
     rng = np.random.default_rng(args.seed)
 
@@ -68,7 +68,7 @@ def main():
 
     # Training.
     total = args.epochs * batches.per_epoch
-    with threads(args.threads):
+    with threads(args.threads, keep_memory=args.keep_memory):
         for step in run.steps(total, save_every=batches.per_epoch, rng=rng, model=model, optimizer=optimizer):
             chosen = batches[step]
             images, attributes = world.show(data.train_images[chosen], data.train_labels[chosen], rng)

@@ -32,7 +32,7 @@ def main():
     parser.add_argument("--momentum", type=fraction, default=0.9, help="of BYOL's target")
     args = parser.parse_args()
 
-    xp = get_backend(args.backend)
+    xp = get_backend(args.backend, args.precision)
     run = Run(args, "collapse")
     rng = np.random.default_rng(args.seed)
 
@@ -59,7 +59,7 @@ def main():
              for name, part in group.items()}
 
     total = args.epochs * batches.per_epoch
-    with threads(args.threads):
+    with threads(args.threads, keep_memory=args.keep_memory):
         for step in run.steps(total, save_every=batches.per_epoch, rng=rng, **parts):
             images = to_float(data.train_images[batches[step]], xp)
             views = xp.concatenate(two_views(augment, images, rng))                  # (2N, 28, 28, 1)

@@ -44,7 +44,7 @@ def main():
     args = parser.parse_args()
     window = args.window or WINDOW[args.data]
 
-    xp = get_backend(args.backend)
+    xp = get_backend(args.backend, args.precision)
     run = Run(args, "cpc_sequences")
     rng = np.random.default_rng(args.seed)
 
@@ -68,7 +68,7 @@ def main():
 
     # Training: the mean InfoNCE of all predictions.
     total = args.epochs * batches.per_epoch
-    with threads(args.threads or 1):             # these products are too small to share
+    with threads(args.threads or 1, keep_memory=args.keep_memory):             # these products are too small to share
         for step in run.steps(total, save_every=batches.per_epoch, rng=rng, model=model, optimizer=optimizer):
             x = time_first(data.train[batches[step]], xp)                            # (T, B, C)
             z, c = model(x)                                                          # (T', B, d), (T', B, H)

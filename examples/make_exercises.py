@@ -37,6 +37,7 @@ class Exercise(NamedTuple):
     hint: str
     keep: int = 0        # statements after the docstring that stay: checks and unpacking
     falls: str = ""      # pytest -k: what else in that file is built on it
+    parts: str = ""      # functions of the file that it is made of, which go with it
 
 
 ON_THE_SPHERE = ("info_nce or nt_xent or clip_loss or alignment or uniformity or sup_con or dcl or siglip or triplet "
@@ -62,10 +63,12 @@ EXERCISES = [
              "conv2d and not (grey or colour or window or bad) or not_needed", 40,
              "the forward's taps, sent back: shift.taps() pairs outputs with inputs"),
     Exercise("layer_norm", 3, "ops/normalize.py", "layer_norm.backward", "gradients/normalize.md", "test_ops.py",
-             "layer_norm and not bad", 20, "take two directions out of g w: the mean, and x^"),
+             "layer_norm and not bad", 20, "take two directions out of g w: the mean, and x^",
+             parts="_pulls _pull_back"),
     Exercise("batch_norm", 3, "ops/normalize.py", "batch_norm.backward", "gradients/normalize.md", "test_ops.py",
              "batch_norm and not (far or reports or bad)", 30,
-             "as layer_norm with the axes swapped; with relu, g counts where kept > 0", falls="barlow"),
+             "as layer_norm with the axes swapped; with relu, g counts where kept > 0", falls="barlow",
+             parts="_past_relu _fold_back _line_back"),
     Exercise("log_softmax", 4, "contrastive/softmax.py", "log_softmax.backward", "gradients/softmax.md",
              "test_ops.py", "log_softmax and not bad", 15,
              "dx sums to zero over a row, whatever g; do not forget 1/tau"),
@@ -74,7 +77,7 @@ EXERCISES = [
     Exercise("l2_normalize", 4, "contrastive/cosine.py", "l2_normalize.backward", "gradients/cosine.md",
              "test_ops.py", "l2_normalize", 15,
              "a change along x^ changes only the length: project it out; then its length",
-             falls=ON_THE_SPHERE),
+             falls=ON_THE_SPHERE, parts="_across"),
     Exercise("cosine_similarity", 5, "contrastive/cosine.py", "cosine_similarity.backward", "gradients/cosine.md",
              "test_ops.py", "cosine_similarity and not bad", 10, "the gradient of x^ first, then l2_normalize's"),
     Exercise("info_nce", 6, "contrastive/infonce.py", "info_nce.backward", "gradients/infonce.md", "test_ops.py",
@@ -90,13 +93,13 @@ EXERCISES = [
              "clip_loss", 40, "two softmaxes share the scores; the logit scale multiplies them all"),
     Exercise("momentum_update", 7, "methods/momentum.py", "Momentum.update", "methods/moco.md", "test_momentum.py",
              "follow or launches", 10, "self.pairs are (online, target); self.values is all of the target at once",
-             keep=3),
+             keep=3, parts="_follow"),
     Exercise("enqueue", 7, "methods/queue.py", "Queue.enqueue", "methods/moco.md", "test_queue.py",
              "queue and not evaluation", 15,
              "normalise; key t goes to row t mod capacity; a batch may wrap; count what has entered", keep=4),
-    Exercise("adam", 7, "optim.py", "Adam._update", "reading-order.md", "test_optim.py",
+    Exercise("adam", 7, "optim.py", "_adam", "reading-order.md", "test_optim.py",
              "adam and not named or changes_nothing", 20,
-             "in place, on views; correct both moments for starting at 0; AdamW sets self.decoupled", keep=2),
+             "in place; both moments are corrected for starting at 0; pull goes into g, keep shrinks w, unless None"),
     Exercise("warmup_cosine", 7, "optim.py", "warmup_cosine", "reading-order.md", "test_optim.py",
              "warmup_cosine or schedule", 10, "the first step already has a rate; after the last, stay at the floor",
              keep=1),
@@ -123,8 +126,20 @@ def find(tree, function):
     return node, None
 
 
+def without(source, function):
+    """The source without a function of the module, its decorator, and the blank lines above."""
+    node, lines = find(ast.parse(source), function)[0], source.split("\n")
+    start = min([node, *node.decorator_list], key=lambda part: part.lineno).lineno - 1
+    while not lines[start - 1]:
+        start -= 1
+    del lines[start:node.end_lineno]
+    return "\n".join(lines)
+
+
 def strip(source, exercise):
     """The source of the exercise's file with NotImplementedError in place of the body, after docstring and checks."""
+    for part in exercise.parts.split():
+        source = without(source, part)
     node, returned = find(ast.parse(source), exercise.function)
     lines = source.split("\n")
     if returned is not None:                                 # `return y, lambda g: ...`: give the lambda a name

@@ -41,7 +41,7 @@ def main():
         parser.error(f"--queue {args.queue} is too small for the keys of one batch; it needs "
                      f"{args.batch * (1 + args.symmetric)}")
 
-    xp = get_backend(args.backend)
+    xp = get_backend(args.backend, args.precision)
     run = Run(args, "moco_mnist")
     rng = np.random.default_rng(args.seed)
 
@@ -59,7 +59,7 @@ def main():
 
     # Training. All of the model is in the checkpoint: queue, its pointer, and both encoders.
     total = args.epochs * batches.per_epoch
-    with threads(args.threads):
+    with threads(args.threads, keep_memory=args.keep_memory):
         for step in run.steps(total, save_every=batches.per_epoch, rng=rng, model=model, optimizer=optimizer):
             images = to_float(data.train_images[batches[step]], xp)                  # (N, 28, 28, 1)
             view1, view2 = two_views(augment, images, rng)

@@ -35,7 +35,7 @@ def main():
                         help="drawn for each of the optimal critic's figures")
     args = parser.parse_args()
 
-    xp = get_backend(args.backend)
+    xp = get_backend(args.backend, args.precision)
     run = Run(args, "mutual_information")
     rng = np.random.default_rng(args.seed)
     positive_ids = xp.arange(args.batch)                                             # x_i belongs to y_i
@@ -48,7 +48,7 @@ def main():
     # Training: the critic follows as the information rises.
     total = args.epochs * STEPS_PER_EPOCH
     stair = total // len(NATS)
-    with threads(args.threads or 1):             # these products are too small to share
+    with threads(args.threads or 1, keep_memory=args.keep_memory):             # these products are too small to share
         for step in run.steps(total, save_every=stair, rng=rng, critic=critic, optimizer=optimizer):
             nats = NATS[step // stair]
             rho = gaussian_correlation(nats, args.dim)

@@ -65,7 +65,7 @@ def main():
         parser.error("moco: --batch must be a multiple of --splits, twice that or more, and at most --queue: got "
                      f"{args.batch} for {args.splits} splits and a queue of {args.queue}")
 
-    xp = get_backend(args.backend)
+    xp = get_backend(args.backend, args.precision)
     run = Run(args, "simclr_cifar10")
     rng = np.random.default_rng(args.seed)
 
@@ -89,7 +89,7 @@ def main():
     # Training.
     total = args.epochs * batches.per_epoch
     candidates = 1 + args.queue if args.method == "moco" else 2 * args.batch - 1
-    with threads(args.threads):
+    with threads(args.threads, keep_memory=args.keep_memory):
         for step in run.steps(total, save_every=batches.per_epoch, rng=rng, model=model, optimizer=optimizer):
             images = to_float(data.train_images[batches[step]], xp)                  # (N, 32, 32, 3)
             view1, view2 = two_views(augment, images, rng)

@@ -29,7 +29,7 @@ def main():
     parser.add_argument("--weight-decay", type=not_negative, default=1e-4, help="AdamW's, on matrices and kernels")
     args = parser.parse_args()
 
-    xp = get_backend(args.backend)
+    xp = get_backend(args.backend, args.precision)
     run = Run(args, "simclr_mnist")
     rng = np.random.default_rng(args.seed)
 
@@ -47,7 +47,7 @@ def main():
 
     # Training.
     total = args.epochs * batches.per_epoch
-    with threads(args.threads):
+    with threads(args.threads, keep_memory=args.keep_memory):
         for step in run.steps(total, save_every=batches.per_epoch, rng=rng, model=model, optimizer=optimizer):
             images = to_float(data.train_images[batches[step]], xp)                  # (N, 28, 28, 1)
             view1, view2 = two_views(augment, images, rng)

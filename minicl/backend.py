@@ -3,9 +3,11 @@
 Everything above asks the data where it lives, `xp = array_module(x)`, and then writes `xp.exp(x)`.
 What the two libraries do differently is a function here, with one name:
 
-    get_backend("cupy")      the module, or an error that says what is missing
+    get_backend("cupy")      the module, or an error that says what is missing; its precision
     to_device, to_host       the only doors between host memory and the device
     scatter_add              x[ids] += values, with repeated ids adding up
+    fused                    an elementwise formula as one kernel (CuPy), or as it is written (NumPy)
+    row_sums, column_sums    sums of matrices, each library's quickest
     pixel_matmul, ...        products of pixel-major activations, (H, W, B, C) @ (C, K)
     run_slices, accumulate   the same work slice by slice, on a few threads() (NumPy) or at once (CuPy)
 
@@ -13,6 +15,8 @@ Importing minicl never imports cupy.
 """
 
 import contextlib
+import ctypes
+import functools
 import math
 import os
 import queue
@@ -28,13 +32,24 @@ class BackendError(RuntimeError):
 
 # ---------------------------------------------------------------- which library
 
-def get_backend(name="numpy"):
+def get_backend(name="numpy", precision=None):
     """The array module called `name`: "numpy", or "cupy" once it has computed something on a GPU.
 
+    precision  of products of float32 matrices on a GPU: "float32", or "tf32", which rounds their entries to 10 bits of
+               mantissa (relative errors of 5e-4) for the tensor cores of Ampere and later; their sums, and all else,
+               stay in float32. CuPy settles it with its first product, for the whole process. None leaves it to CuPy:
+               float32, unless the environment has CUPY_TF32=1
+
     Raises BackendError, with a different message each, when the name is unknown, when CuPy is not
-    installed, when it is installed but broken, and when it works but no GPU can be used.
+    installed, when it is installed but broken, when it works but no GPU can be used, and when it cannot be had in that
+    precision.
     """
+    if precision not in (None, "float32", "tf32"):
+        raise BackendError(f"precision: expected 'float32' or 'tf32', got {precision!r}")
     if name == "numpy":
+        if precision == "tf32":
+            raise BackendError("precision 'tf32': NumPy has no TF32, which is a format of NVIDIA's tensor cores; "
+                               "leave it out, or use --backend cupy")
         return np
     if name != "cupy":
         raise BackendError(f"backend: expected 'numpy' or 'cupy', got {name!r}")
@@ -52,12 +67,33 @@ def get_backend(name="numpy"):
             reason = str(error)
         raise BackendError(f"backend 'cupy': CuPy {cupy.__version__} is installed but no GPU is usable ({reason}); "
                            "check the driver with nvidia-smi, or use --backend numpy")
+    _settle_precision(cupy, precision)
     try:
         float((cupy.ones((2, 2), dtype="float32") @ cupy.ones((2, 2), dtype="float32") + 1).sum())
     except Exception as error:
         raise BackendError("backend 'cupy': a GPU was found but CuPy cannot run on it, most often because the CUDA "
                            f"toolkit's libraries are missing (pip install 'cupy-cuda12x[ctk]'): {error}") from error
     return cupy
+
+
+_precision = None                                        # of this process's products on the GPU, once asked for
+
+
+def _settle_precision(cupy, precision):
+    """Set what CuPy reads before its first product (docs.cupy.dev, environment variables), or raise BackendError."""
+    global _precision
+    if precision is None:
+        precision = _precision or ("tf32" if os.environ.get("CUPY_TF32", "0") not in ("", "0") else "float32")
+    if precision == _precision:
+        return
+    if _precision is not None:
+        raise BackendError(f"precision {precision!r}: this process already computes in {_precision}, which CuPy "
+                           "settles with its first product; use another process")
+    if precision == "tf32" and int(cupy.cuda.Device().compute_capability) < 80:
+        raise BackendError("precision 'tf32': this GPU has no TF32 (it came with compute capability 8.0, Ampere), it "
+                           f"has {cupy.cuda.Device().compute_capability}; use --precision float32")
+    os.environ["CUPY_TF32"] = str(int(precision == "tf32"))
+    _precision = precision
 
 
 def is_array(x):
@@ -118,6 +154,68 @@ def peak_memory_mib(xp):
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+@contextlib.contextmanager
+def _memory_kept():
+    """Within this block the process keeps the memory it frees, instead of handing it back to the system.
+
+    A training step makes and drops the same large arrays again and again, and a page that the system hands out anew costs
+    more than the arithmetic on it: half the time of a step. What is kept is at most what was once in use. (Linux with
+    glibc; elsewhere the block does nothing.)
+    """
+    try:
+        libc = ctypes.CDLL(None)
+        mallopt, trim = libc.mallopt, libc.malloc_trim
+    except (AttributeError, OSError, TypeError):
+        yield
+        return
+    trim_threshold, mmap_threshold = -1, -3                                  # <malloc.h>
+    mallopt(mmap_threshold, 2**30)
+    mallopt(trim_threshold, 2**31 - 1)
+    try:
+        yield
+    finally:
+        mallopt(mmap_threshold, 2**25)                                       # as far as glibc goes of its own accord
+        mallopt(trim_threshold, 2**26)
+        trim(0)
+
+
+# ---------------------------------------------------------------- formulas and sums
+
+def fused(function):
+    """Decorator of a formula, entry by entry, function(xp, *arguments): a kernel on CuPy, on NumPy what is written.
+
+    A launch costs the host 10 to 20 us whatever its size, so a GPU waits for a small network's launches. cupy.fuse
+    reads the function once for each combination of dtypes and axes. So it may hold only operators, ufuncs with out=,
+    astype, x[...] = y, xp.where and xp.clip: no shapes, no sums, no branches but on None. Arguments are arrays
+    (always the first), Python numbers and None; numbers are computed with outside, since CuPy makes float64 of two of
+    them. Arrays that are written to or returned have the shape that all arguments broadcast to: there is a thread for
+    each entry.
+    """
+    kernels = {}
+
+    @functools.wraps(function)
+    def call(*arguments):
+        xp = array_module(arguments[0])
+        if xp is np:
+            return function(np, *arguments)
+        if xp not in kernels:
+            kernels[xp] = xp.fuse(kernel_name=function.__name__)(functools.partial(function, xp))
+        return kernels[xp](*arguments)
+
+    call.is_fused = True
+    return call
+
+
+def column_sums(x):
+    """x.sum(axis=0) of x (N, K). On NumPy a product with ones, 8 times as quick; on CuPy TF32 would round it."""
+    return np.ones(len(x), dtype=x.dtype) @ x if isinstance(x, np.ndarray) else x.sum(axis=0)
+
+
+def row_sums(x):
+    """x.sum(axis=1) of x (N, K), in the same way."""
+    return x @ np.ones(x.shape[1], dtype=x.dtype) if isinstance(x, np.ndarray) else x.sum(axis=1)
+
+
 # ---------------------------------------------------------------- products of pixel-major activations
 
 def pixel_matmul(x, w):
@@ -138,10 +236,18 @@ def pixel_matmul_sum(x, g):
     return x.reshape(-1, x.shape[-1]).T @ g.reshape(-1, g.shape[-1])
 
 
-def tile_size(xp, n):
+def launches_are_dear(xp):
+    """Whether a few large calls are worth a copy of their operands: on a GPU."""
+    return xp is not np
+
+
+def tile_size(xp, n, rows=None):
     """Side of the tiles in which an n x n matrix is computed and forgotten: small enough for a CPU's cache,
-    large enough to be worth a launch on a GPU (256 MiB of float32)."""
-    return 8192 if xp is not np else 256 if n <= 2048 else 512
+    large enough to be worth a launch on a GPU (256 MiB of float32). Of a rows x n matrix: the width of tiles with
+    all of the rows."""
+    if xp is not np:
+        return 8192 if rows is None else max(1, 8192**2 // rows)
+    return 256 if n <= 2048 else 512
 
 
 # ---------------------------------------------------------------- slices on threads
@@ -202,7 +308,6 @@ class _Team:
 
 
 _team = None
-LANES = 8
 
 
 def _forget_team():
@@ -215,12 +320,13 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextlib.contextmanager
-def threads(count=None):
+def threads(count=None, *, keep_memory=True):
     """Within this block run_slices uses `count` Python threads, and BLAS one thread in each of them.
 
-    count: default MINICL_THREADS, else all available cores. The two kinds of threads must not
-    alternate within a training step (the idle BLAS threads spin and cost more than they give), so wrap
-    the whole loop. An encoder of convolutions gains; for an MLP leave BLAS its own threads.
+    count        default MINICL_THREADS, else all available cores. The two kinds of threads must not alternate within a
+                 training step (the idle BLAS threads spin and cost more than they give), so wrap the whole loop
+    keep_memory  keep freed memory for the next step until the block ends: much quicker (on Linux), and the process stays
+                 as large as it once was; False hands it back at once
     """
     global _team
     from threadpoolctl import threadpool_limits
@@ -229,10 +335,9 @@ def threads(count=None):
         count = os.environ.get("MINICL_THREADS") or available_cores()
     if not str(count).isdecimal() or int(count) < 1:
         raise ValueError(f"threads: expected a count >= 1, got {count!r} (from the argument or MINICL_THREADS)")
-    count = int(count)
-    outer, _team = _team, _Team(count)
+    outer, _team = _team, _Team(int(count))
     try:
-        with threadpool_limits(limits=1, user_api="blas"):
+        with threadpool_limits(limits=1, user_api="blas"), _memory_kept() if keep_memory else contextlib.nullcontext():
             yield
     finally:
         _team.close()
@@ -244,7 +349,7 @@ def run_slices(xp, n, function, size=None):
 
     On NumPy slices of at most `size`, which keeps what a slice touches in cache, shared out over the
     threads of `threads()` if any; on CuPy one slice, because there a launch costs more than a cache miss.
-    Slices of a given size do not depend on how many threads there are, so neither do the results.
+    Slices of a given size do not depend on how many threads there are, so neither do their results.
     With size None there is one slice a thread, for work that gains nothing from being cut finer.
     """
     if size is None:
@@ -258,19 +363,29 @@ def run_slices(xp, n, function, size=None):
     return _team.map(function, slices)
 
 
+def lanes(xp, n):
+    """How many threads share out n slices: those of threads(), if there are so many slices; on CuPy 1."""
+    return min(n, _team.size) if xp is np and _team else 1
+
+
 def accumulate(xp, n, add, *like, size):
     """Zero arrays like the given ones, to which add(lo, hi, *arrays) has added the share of every slice of range(n).
 
-    Slices of `size` are dealt to LANES, each with arrays of its own, which are added up in order: no two threads write to
-    the same memory, the memory does not grow with n, and the result does not depend on how many threads there are.
+    Slices of `size` are dealt to the threads, each of which adds to arrays of its own, and these are added up in order: no
+    two threads write to the same memory, which does not grow with n, and the result depends on how many threads there are
+    only by rounding, on which of them was quicker not at all.
     """
     slices = [(lo, min(lo + size, n)) for lo in range(0, n, size)] if xp is np else [(0, n)]
-    lanes = min(LANES, len(slices))
+    count = lanes(xp, len(slices))
 
     def lane(k, _):
         totals = [xp.zeros_like(array) for array in like]
-        for lo, hi in slices[k::lanes]:
+        for lo, hi in slices[k::count]:
             add(lo, hi, *totals)
         return totals
 
-    return [sum(parts[1:], parts[0]) for parts in zip(*run_slices(xp, lanes, lane, 1))]
+    parts = run_slices(xp, count, lane, 1)
+    for part in parts[1:]:
+        for total, more in zip(parts[0], part):
+            total += more
+    return parts[0]

@@ -131,7 +131,7 @@ class Pairs:
         right.set_xticks(self.taus, [f"{tau:g}" for tau in self.taus])
         right.minorticks_off()
         right.legend(fontsize=8, frameon=False, loc="upper left")
-        viz._save(figure, path)
+        viz.save_figure(figure, path)
 
 
 def _between(first, last, share):

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from .backend import array_module, run_slices, to_device, to_host
+from .backend import array_module, fused, run_slices, to_device, to_host
 
 SLICE = 2**16      # entries updated at a time on a CPU: the formula's operands stay in cache
 
@@ -109,11 +109,17 @@ class SGD(Optimizer):
         self.momentum, self.nesterov = momentum, nesterov
 
     def _update(self, part, lr, decay):
-        w, u = self.values[part], self.state["momentum"][part]
-        g = self.grads[part] + decay * w
-        u *= self.momentum
-        u += g
-        w -= lr * (g + self.momentum * u if self.nesterov else u)
+        _sgd(self.values[part], self.state["momentum"][part], self.grads[part], lr, decay, self.momentum,
+             self.momentum if self.nesterov else None)
+
+
+@fused
+def _sgd(xp, w, u, g, lr, decay, mu, ahead):
+    """SGD's update of w and u in place; ahead: mu for Nesterov's look ahead, else None."""
+    g = g + decay * w
+    u *= mu
+    u += g
+    w -= lr * (u if ahead is None else g + ahead * u)
 
 
 class Adam(Optimizer):
@@ -135,18 +141,27 @@ class Adam(Optimizer):
         self.betas, self.eps = betas, eps
 
     def _update(self, part, lr, decay):
-        (b1, b2), w, g = self.betas, self.values[part], self.grads[part]
-        m, v = self.state["m"][part], self.state["v"][part]
-        if decay and self.decoupled:
-            w *= 1 - lr * decay
-        elif decay:
-            g = g + decay * w
-        m += (1 - b1) * (g - m)
-        v += (1 - b2) * (g * g - v)
-        scale = self.xp.sqrt(v)
-        scale *= 1 / math.sqrt(1 - b2**self.steps)                           # sqrt(v^)
-        scale += self.eps
-        w -= (lr / (1 - b1**self.steps)) * m / scale
+        b1, b2 = self.betas
+        _adam(self.values[part], self.state["m"][part], self.state["v"][part], self.grads[part],
+              lr / (1 - b1**self.steps), 1 - b1, 1 - b2, 1 / math.sqrt(1 - b2**self.steps), self.eps,
+              1 - lr * decay if decay and self.decoupled else None, decay if decay and not self.decoupled else None)
+
+
+@fused
+def _adam(xp, w, m, v, g, rate, new1, new2, correct, eps, keep, pull):
+    """Adam's update of w, m and v in place: rate = lr / (1 - b1^t), new = 1 - b, correct = 1 / sqrt(1 - b2^t).
+
+    Weight decay: keep = 1 - lr decay (decoupled), or pull = decay (in the gradient), None where there is none."""
+    if keep is not None:
+        w *= keep
+    if pull is not None:
+        g = g + pull * w
+    m += new1 * (g - m)
+    v += new2 * (g * g - v)
+    scale = xp.sqrt(v)
+    scale *= correct                                                         # sqrt(v^)
+    scale += eps
+    w -= rate * m / scale
 
 
 class AdamW(Adam):
@@ -168,14 +183,23 @@ class LARS(SGD):
         self.eta = eta
 
     def _step(self, lr):
-        xp = self.xp
-        for part, w, g in self.views:
-            if part.start < self.decayed:
-                g += self.weight_decay * w                                   # the gradients are used up by this
-                norm_w, norm_g = xp.sqrt((w * w).sum()), xp.sqrt((g * g).sum())
-                nonzero = (norm_w > 0) & (norm_g > 0)                        # stays on the device: no branch
-                g *= xp.where(nonzero, self.eta * norm_w / xp.where(nonzero, norm_g, 1), 1).astype(g.dtype)
+        layers = [(w, g) for part, w, g in self.views if part.start < self.decayed]
+        squares = []
+        for w, g in layers:
+            g += self.weight_decay * w                                       # the gradients are used up by this
+            squares.append([(w * w).sum(), (g * g).sum()])
+        if layers:
+            trust = _trust(*map(self.xp.stack, zip(*squares)), self.eta)     # (layers,)
+            for (_, g), scale in zip(layers, trust):
+                g *= scale
         self._update(slice(None), lr, 0.0)
+
+
+@fused
+def _trust(xp, w_squared, g_squared, eta):
+    norm_w, norm_g = xp.sqrt(w_squared), xp.sqrt(g_squared)
+    nonzero = (norm_w > 0) & (norm_g > 0)                                    # stays on the device: no branch
+    return xp.where(nonzero, eta * norm_w / xp.where(nonzero, norm_g, 1), 1)
 
 
 def warmup_cosine(step, *, total, peak, warmup=0, floor=0.0):

@@ -25,7 +25,12 @@ from .checkpoint import CheckpointError, load_checkpoint, restore, save_checkpoi
 from .data import DataError
 from .files import write_atomically, write_json
 
-NOT_COMPARED = ("out", "resume", "data_dir", "log_every", "backend", "threads")     # options a resumed run may change
+# Options that a resumed run may change.
+NOT_COMPARED = ("out", "resume", "data_dir", "log_every", "backend", "precision", "threads", "keep_memory")
+
+OUT_OF_MEMORY = ("give a smaller --batch, which nearly all of it grows with, or a smaller encoder, and data in "
+                 "float32. Tiles of scores (minicl.backend.tile_size) and a GPU's convolutions "
+                 "(minicl.ops.columns.COLUMN_BYTES) take up to 256 MiB each; --precision tf32 saves time, not memory")
 
 
 class RunError(RuntimeError):
@@ -47,6 +52,8 @@ def options(description, *, epochs, batch, lr, tau, data=IMAGES):
     parser = argparse.ArgumentParser(description=description.split("\n\n")[0],
                                      formatter_class=_DefaultsHelp)
     parser.add_argument("--backend", default="numpy", choices=("numpy", "cupy"), help="where arrays live: CPU or GPU")
+    parser.add_argument("--precision", default="float32", choices=("float32", "tf32"),
+                        help="of matrix products on a GPU; tf32 uses its tensor cores, with errors of 5e-4")
     if data:
         parser.add_argument("--data", default=next(iter(data)), choices=data,
                             help="; ".join(f"{name}: {meaning}" for name, meaning in data.items()))
@@ -57,6 +64,8 @@ def options(description, *, epochs, batch, lr, tau, data=IMAGES):
     parser.add_argument("--tau", type=positive, default=tau, help="temperature of the loss")
     parser.add_argument("--seed", type=at_least(0), default=0, help="of weights, order, augmentations and generated data")
     parser.add_argument("--threads", type=at_least(1), help="CPU threads; default: all available cores")
+    parser.add_argument("--keep-memory", action=argparse.BooleanOptionalAction, default=True,
+                        help="keep freed memory for the next step: much quicker on Linux; --no-keep-memory hands it back")
     parser.add_argument("--log-every", type=at_least(1), default=50, help="steps between two lines of the log")
     parser.add_argument("--out", help="folder for config, log, checkpoint, pictures and result.json; "
                         "default: a new one under runs/")
@@ -110,6 +119,9 @@ def command(main):
         sys.exit(130)
     except (BackendError, CheckpointError, DataError, RunError, FloatingPointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except MemoryError as error:                             # NumPy's own, and CuPy's OutOfMemoryError is one
+        print(f"error: out of memory ({error}); {OUT_OF_MEMORY}", file=sys.stderr)
         sys.exit(2)
 
 

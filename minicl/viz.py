@@ -55,7 +55,7 @@ def image_grid(path, rows, *, title=None, row_labels=()):
             axes[r, 0].text(-0.25, 0.5, row_labels[r], transform=axes[r, 0].transAxes, ha="right", va="center", fontsize=8)
     if title:
         figure.suptitle(title, fontsize=10)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def training_curves(path, log, *, candidates, dim):
@@ -75,7 +75,7 @@ def training_curves(path, log, *, candidates, dim):
     right.text(steps[0], floor, f"floor of uniformity in {dim} dimensions", va="bottom", fontsize=8, color=GREY)
     right.set(xlabel="step", title="geometry of z")
     right.legend(fontsize=8, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def embedding_map(path, positions, labels, class_names, *, title):
@@ -86,7 +86,7 @@ def embedding_map(path, positions, labels, class_names, *, title):
         plot.scatter(*positions[labels == label].T, label=name, color=f"C{label}", s=5, linewidths=0)
     plot.legend(fontsize=8, markerscale=3, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     plot.set(xticks=[], yticks=[], title=title)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def line_plots(run, name, *plots):
@@ -104,10 +104,10 @@ def line_plots(run, name, *plots):
             axes.plot(xs, ys, label=label, **look)
         axes.set(**{key: value for key, value in plot.items() if key != "lines"})
         axes.legend(fontsize=8, frameon=False)
-    _save(figure, run.folder / name)
+    save_figure(figure, run.folder / name)
 
 
-def _save(figure, path):
+def save_figure(figure, path):
     figure.tight_layout()
     figure.savefig(path)
 
@@ -138,7 +138,7 @@ def draw_captions(run, log, chance, images, captions, right, *, title, columns=3
         plot.text(1.08, 0.5, textwrap.fill(caption, 28), transform=plot.transAxes, va="center", fontsize=8,
                   color="black" if is_right else RED)
     figure.suptitle(title, fontsize=10)
-    _save(figure, run.folder / "captions.png")
+    save_figure(figure, run.folder / "captions.png")
 
 
 def draw_circles(run, circles, labels, class_names, floor):

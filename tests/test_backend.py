@@ -1,17 +1,17 @@
 """The one place that knows both libraries: choosing, moving, products, threads."""
 
 import builtins
+import os
 import subprocess
 import sys
 import types
 
 import numpy as np
 import pytest
-from cupy_dialect import strict
 
 from minicl import BackendError, backend, get_backend
-from minicl.backend import (array_module, pixel_matmul, pixel_matmul_sum, require_finite, run_slices, scatter_add, threads,
-                            to_device, to_host)
+from minicl.backend import (array_module, column_sums, pixel_matmul, pixel_matmul_sum, require_finite, row_sums, run_slices,
+                            scatter_add, threads, to_device, to_host)
 
 # ---------------------------------------------------------------- which library
 
@@ -55,6 +55,40 @@ def test_a_gpu_that_cannot_compute_says_why(monkeypatch):
         __version__="13.6.0", cuda=types.SimpleNamespace(is_available=lambda: True), ones=ones))
     with pytest.raises(BackendError, match="a GPU was found but CuPy cannot run on it.*libcublas"):
         get_backend("cupy")
+
+
+def test_tf32_is_asked_for_before_the_first_product(monkeypatch):
+    def product(*shape, **options):
+        raise RuntimeError("CUPY_TF32=" + os.environ["CUPY_TF32"])
+    monkeypatch.setenv("CUPY_TF32", "0")
+    monkeypatch.setattr(backend, "_precision", None)
+    device = types.SimpleNamespace(compute_capability="80")
+    monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(
+        ones=product, cuda=types.SimpleNamespace(is_available=lambda: True, Device=lambda: device)))
+    with pytest.raises(BackendError, match="cannot run on it.*CUPY_TF32=1"):
+        get_backend("cupy", "tf32")
+
+
+@pytest.mark.parametrize("name", ["cupy", "numpy"])
+def test_precisions(name, monkeypatch):
+    if name == "cupy" and "cupy" not in sys.modules:
+        pytest.skip("no GPU and no stand-in")
+    monkeypatch.setenv("CUPY_TF32", "0")
+    monkeypatch.setattr(backend, "_precision", None)
+    assert get_backend(name) is get_backend(name, "float32")
+    with pytest.raises(BackendError, match="already computes in float32" if name == "cupy" else "NumPy has no TF32"):
+        get_backend(name, "tf32")
+    with pytest.raises(BackendError, match="expected 'float32' or 'tf32', got 'float16'"):
+        get_backend(name, "float16")
+
+
+def test_a_gpu_without_tf32_says_so(monkeypatch):
+    device = types.SimpleNamespace(compute_capability="75")
+    monkeypatch.setattr(backend, "_precision", None)
+    monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(
+        __version__="14.2.0", cuda=types.SimpleNamespace(is_available=lambda: True, Device=lambda: device)))
+    with pytest.raises(BackendError, match="compute capability 8.0, Ampere.*it has 75; use --precision float32"):
+        get_backend("cupy", "tf32")
 
 
 def failing_import(error):
@@ -102,7 +136,14 @@ def test_require_finite(bad):
         require_finite(np.array([1.0, bad]), "x")
 
 
-# ---------------------------------------------------------------- products
+# ---------------------------------------------------------------- sums and products
+
+def test_row_and_column_sums(xp, rng):
+    x = rng.standard_normal((4, 3), dtype="float32")
+    for there, here in ((row_sums(to_device(x, xp)), x.sum(axis=1)), (column_sums(to_device(x, xp)), x.sum(axis=0))):
+        assert there.dtype == np.float32
+        np.testing.assert_allclose(to_host(there), here, rtol=1e-5, atol=1e-6)
+
 
 def test_pixel_products(xp, rng):
     x, w, g = rng.standard_normal((4, 6, 5, 3)), rng.standard_normal((3, 2)), rng.standard_normal((2, 3, 5, 2))
@@ -165,45 +206,21 @@ def test_the_environment_sets_the_count(monkeypatch):
         assert backend._team.size == 3
 
 
-# ---------------------------------------------------------------- waiting for the device
-
-@pytest.mark.skipif("config.getoption('--backend') != 'stand-in'", reason="only the stand-in counts synchronisations")
-def test_a_training_step_never_waits_for_the_device():
-    from minicl import nn, optim
-    from minicl.contrastive import nt_xent
-    from minicl.data import mnist_views, two_views
-    from minicl.methods import SimCLR
-    cupy, rng = get_backend("cupy"), np.random.default_rng(0)
-    encoder = nn.ConvNet((28, 28, 1), (8, 8, 8), rng=rng)
-    model = SimCLR(encoder, nn.projection_head("mlp", encoder.features, dim=8, rng=rng)).to(cupy)
-    optimizer = optim.AdamW(model.named_parameters(), 1e-3)
-    images = cupy.asarray(rng.random((4, 28, 28, 1), dtype="float32"))
-    before = strict.synchronisations()
-    for _ in range(2):
-        view1, view2 = two_views(mnist_views(), images, rng)
-        _, z = model(cupy.concatenate([view1, view2]))
-        loss = nt_xent(z[:4], z[4:], 0.2)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert strict.synchronisations() == before
-    assert np.isfinite(loss.item())
-
-
 # ---------------------------------------------------------------- accumulate, and threads under stress
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_accumulate_adds_every_slice_once_whatever_the_threads(count):
+def test_accumulate_adds_every_slice_once_whatever_the_threads_and_rounds_alike_each_time(count):
     def add(lo, hi, total, squares):
         total += np.arange(lo, hi).sum()
         squares[:] += (np.arange(lo, hi)[:, None] * 0.1) .sum(axis=0)
     like = np.zeros(()), np.zeros(3)
     alone = backend.accumulate(np, 101, add, *like, size=4)
     with threads(count):
-        together = backend.accumulate(np, 101, add, *like, size=4)
-    assert alone[0] == 5050
-    for a, b in zip(alone, together):
-        np.testing.assert_array_equal(a, b)
+        together, again = (backend.accumulate(np, 101, add, *like, size=4) for _ in range(2))
+    assert alone[0] == together[0] == 5050
+    for a, b, c in zip(alone, together, again):
+        np.testing.assert_allclose(a, b, rtol=1e-14)
+        np.testing.assert_array_equal(b, c)
 
 
 def test_slices_within_slices_do_not_deadlock():

@@ -219,6 +219,18 @@ def test_unknown_arguments_are_refused(cp, host, unknown):
         unknown(cp, cp.asarray(host))
 
 
+def test_keywords_that_introspection_cannot_see_are_known(cp, host):
+    x, out = cp.asarray(host), cp.empty((2, 3), dtype="float64")
+    assert cp.einsum("ij->i", x, dtype="float64", optimize=True).dtype == np.float64
+    assert cp.exp(x, out=out, dtype="float64", casting="same_kind") is out
+    assert cp.matmul(x, x.T, out=cp.empty((2, 2), dtype="float32")).shape == (2, 2)
+    assert cp.meshgrid(x[0], x[0], indexing="ij")[0].shape == (3, 3)
+    draws = cp.random.default_rng(0)
+    assert draws.random(size=2, dtype="float32").dtype == draws.uniform(low=0, high=1, size=2, dtype="float32").dtype
+    assert draws.integers(low=0, high=4, size=3, dtype="int32", endpoint=True).dtype == np.int32
+    assert draws.standard_exponential(size=2, dtype="float32", method="inv").shape == (2,)
+
+
 @pytest.mark.parametrize("name", ["errstate", "insert", "geomspace", "block", "unstack", "True_", "float128"])
 def test_names_that_cupy_lacks(cp, name):
     assert hasattr(np, name)
@@ -368,10 +380,74 @@ def test_device_and_random(cp):
     assert cp.random.Generator(cp.random.XORWOW(1)).random(2).shape == (2,)
 
 
-def test_kernels_are_refused_and_fuse_does_nothing(strict_xp):
+def test_kernels_are_refused(strict_xp):
     with pytest.raises(NotImplementedError, match="GPU"):
         strict_xp.ElementwiseKernel("T x", "T y", "y = x", "copy")
-    assert strict_xp.fuse(abs) is abs and strict_xp.fuse(kernel_name="abs")(abs) is abs
+
+
+# ---------------------------------------------------------------- launches, and cupy.fuse
+
+def test_launches_are_counted(strict_xp, host):
+    xp, x = strict_xp, strict_xp.asarray(host)
+    ids, mask = xp.asarray([0]), x > 0
+    none = [lambda: x.T, lambda: x[0], lambda: x.reshape(-1), lambda: x[:, None], lambda: xp.empty(3),
+            lambda: xp.broadcast_to(x, (4, 2, 3)), lambda: xp.ascontiguousarray(x), lambda: x.shape,
+            lambda: x.astype("float32", copy=False), lambda: operator.setitem(x, 0, x[0])]
+    one = [lambda: x + 1, lambda: xp.exp(x), lambda: operator.iadd(x, 1), lambda: x.sum(axis=0), lambda: xp.zeros(3),
+           lambda: x.copy(), lambda: x.T.reshape(-1), lambda: x[ids], lambda: operator.setitem(x, 0, 1.0),
+           lambda: x @ x.T, lambda: xp.ascontiguousarray(x.T), lambda: -x, lambda: x.astype("float64"),
+           lambda: np.float32(2) * x, lambda: xp.asarray(host), lambda: xp.where(mask, x, 0)]
+    assert [launches(action) for action in none] == [0] * len(none)
+    assert [launches(action) for action in one] == [1] * len(one)
+    assert launches(lambda: x[:, :2] @ x[:, :2].T) == 1 + 2                  # neither lies as cuBLAS can read it
+    assert launches(lambda: xp.concatenate([x] * 3)) == 3 and launches(lambda: xp.concatenate([x] * 20)) == 4
+
+
+def launches(action):
+    before = strict.launches()
+    action()
+    return strict.launches() - before
+
+
+def test_a_fused_function_computes_what_it_is_and_is_one_launch(cp, host):
+    @cp.fuse(kernel_name="update")
+    def update(x, y, rate, shift):
+        x -= rate * y
+        z = cp.sqrt(cp.maximum(x, 0)) if shift is None else x + shift
+        z[...] = cp.where(z > 1, z, cp.clip(z, 0, 1)).astype(z.dtype)
+        return z, z > y
+
+    for shift in (None, 0.25):
+        x, y = cp.asarray(host), cp.asarray(host[0])
+        before = strict.launches()
+        z, larger = update(x, y, 0.5, shift)
+        assert cp is not strict.stand_in() or strict.launches() == before + 1
+        expected = host - np.float32(0.5) * host[0]
+        np.testing.assert_allclose(x.get(), expected)
+        np.testing.assert_allclose(z.get(), np.sqrt(expected) if shift is None else expected + np.float32(shift))
+        assert z.dtype == np.float32 and larger.dtype == bool and larger.shape == (2, 3)
+
+
+@pytest.mark.parametrize("wrong", [
+    lambda xp, x, n: x @ x.T, lambda xp, x, n: x[0] + 1, lambda xp, x, n: x + len(x), lambda xp, x, n: x * x.shape[0],
+    lambda xp, x, n: x.sum(axis=0), lambda xp, x, n: x.reshape(-1), lambda xp, x, n: xp.zeros_like(x),
+    lambda xp, x, n: x if n else -x, lambda xp, x, n: x * (1 - n), lambda xp, x, n: x if n == 2 else -x,
+    lambda xp, x, n: operator.setitem(x, 0, 1.0), lambda xp, x, n: xp.add.at(x, 0, 1.0), lambda xp, x, n: x.fill(0.0),
+    lambda xp, x, n: xp.concatenate([x, x]), lambda xp, x, n: x.take(0),
+])
+def test_what_fuse_cannot_trace_is_refused(strict_xp, host, wrong):
+    with pytest.raises(TypeError, match="fuse|unsupported operand"):
+        strict_xp.fuse(lambda x, n: wrong(strict_xp, x, n))(strict_xp.asarray(host), 2.0)
+    strict_xp.asarray(host) @ strict_xp.asarray(host).T      # and none of it is left behind
+
+
+def test_a_fused_function_writes_and_returns_whole_shapes(strict_xp, host):
+    x, row = strict_xp.asarray(host), strict_xp.asarray(host[0])
+    for wrong in (lambda x, row: operator.iadd(row, 1), lambda x, row: (x * row, row * 2)):
+        with pytest.raises(AssertionError, match=r"\(3,\) .* broadcast to \(2, 3\)"):
+            strict_xp.fuse(wrong)(x, row)
+    with pytest.raises(TypeError, match="device arrays, numbers or None"):
+        strict_xp.fuse(lambda x, row: x + row)(x, host)
 
 
 def test_the_stand_in_has_nothing_that_cupy_lacks(strict_xp):
@@ -404,8 +480,8 @@ def test_the_listing_is_that_of_the_cupy_installed_here():
 
 
 def test_a_stale_listing_fails_loudly(monkeypatch):
-    from cupy_dialect import device_array
+    from cupy_dialect import listing
 
     monkeypatch.setitem(strict.LISTING, "methods", {})
     with pytest.raises(RuntimeError, match="make_listing.py"):
-        device_array.signature("methods", "sum")
+        listing.signature("methods", "sum")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from minicl.autograd import Tensor
-from minicl.backend import BackendError, to_device
+from minicl.backend import BackendError, get_backend, to_device
 from minicl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from minicl.data import DataError
 from minicl.nn import BatchNorm, Linear, Sequential
@@ -316,6 +316,20 @@ def test_what_a_user_can_mend_is_one_line_and_exit_code_2(capsys, error):
         command(main)
     assert end.value.code == 2
     assert capsys.readouterr().err == f"error: {error}\n"
+
+
+@pytest.mark.parametrize("backend", ["numpy", "cupy"])
+def test_out_of_memory_is_one_line_with_advice(capsys, backend):
+    def main():
+        if backend == "numpy":
+            np.empty((2**40, 2**10))
+        raise get_backend("cupy").cuda.memory.OutOfMemoryError(4096, 1024, 0)
+
+    with pytest.raises(SystemExit) as end:
+        command(main)
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: out of memory (") and "smaller --batch" in said and said.count("\n") == 1
 
 
 def test_ctrl_c_is_exit_code_130(capsys):

@@ -27,7 +27,7 @@ import functools
 import math
 
 from ..autograd import Scalar, op
-from ..backend import LANES, array_module, require_finite, run_slices, tile_size
+from ..backend import array_module, lanes, require_finite, run_slices, tile_size
 from .checks import require_logit_scale, require_pairs
 from .cosine import l2_normalize
 from .pairs import KEEP_BYTES
@@ -74,10 +74,7 @@ def clip_loss(image, text, logit_scale: Scalar, *, caption_ids=None, wanted=(Tru
 
 
 class _Pairs:
-    """f_ij = exp(x_ij / 2) of all negatives, else 0, in square tiles; each serves its rows and its columns.
-
-    Rows of tiles are dealt to LANES, whose sums are added in order: threads don't change the result.
-    """
+    """f_ij = exp(x_ij / 2) of all negatives, else 0, in square tiles; each serves its rows and its columns."""
 
     def __init__(self, u, t, scale, caption_ids, keep):
         self.xp, self.u, self.t, self.u_half, N = array_module(u), u, t, u * (scale / 2), len(u)
@@ -128,17 +125,20 @@ class _Pairs:
         return self._over_tiles(add, functools.partial(xp.zeros_like, u), xp.add)
 
     def _over_tiles(self, add, nothing, join):
-        """Two arrays that start as nothing() and that add(a, b, first, second) adds each tile's share to."""
-        def lane(lo, hi):
-            first, second = nothing(), nothing()
-            for k in range(lo, hi):
-                for a in self.blocks[k::lanes]:
-                    for b in self.blocks:
-                        add(a, b, first, second)
-            return first, second
+        """Two arrays that begin as nothing() and to which add(a, b, rows, columns) joins the share of each tile.
 
-        lanes = min(LANES, len(self.blocks))
-        return [functools.reduce(join, parts) for parts in zip(*run_slices(self.xp, lanes, lane, size=1))]
+        The rows of tiles are dealt to threads: all write to one array `rows`, each to `columns` of its own.
+        """
+        rows, count = nothing(), lanes(self.xp, len(self.blocks))
+
+        def lane(k, _):
+            columns = nothing()
+            for a in self.blocks[k::count]:
+                for b in self.blocks:
+                    add(a, b, rows, columns)
+            return columns
+
+        return rows, functools.reduce(join, run_slices(self.xp, count, lane, size=1))
 
 
 def _log_sum_of_squares(xp, f):

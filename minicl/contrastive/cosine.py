@@ -5,7 +5,7 @@ component of the gradient is taken out, and what is left counts less the longer 
 """
 
 from ..autograd import op
-from ..backend import array_module
+from ..backend import array_module, fused
 
 TINY = 1e-12
 
@@ -21,14 +21,24 @@ def l2_normalize(x, *, eps=TINY):
     """
     xp = array_module(x)
     length = xp.sqrt((x * x).sum(axis=-1, keepdims=True))                    # (..., 1)
-    scale = (length >= eps) / xp.maximum(length, eps)                        # 1 / |x|, or 0
+    scale = _inverse(length, eps)                                            # 1 / |x|, or 0
     x_hat = x * scale
 
     def backward(g):
         along = (x_hat * g).sum(axis=-1, keepdims=True)
-        return ((g - x_hat * along) * scale,)                                # (1)
+        return (_across(g, x_hat, along, scale),)                            # (1)
 
     return x_hat, backward
+
+
+@fused
+def _inverse(xp, length, eps):
+    return (length >= eps) / xp.maximum(length, eps)
+
+
+@fused
+def _across(xp, g, x_hat, along, scale):
+    return (g - x_hat * along) * scale
 
 
 @op

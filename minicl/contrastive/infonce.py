@@ -23,7 +23,7 @@ Derivations: docs/gradients/infonce.md. Readable, composed forms of both: compos
 """
 
 from ..autograd import Scalar, op
-from ..backend import accumulate, array_module, require_finite, run_slices, tile_size
+from ..backend import accumulate, array_module, fused, require_finite, row_sums, run_slices, tile_size
 from .checks import require_pairs, require_temperature
 from .cosine import l2_normalize
 from .pairs import SymmetricPairs, exp_is_safe
@@ -48,23 +48,29 @@ def info_nce(query, positive, negatives, tau: Scalar, *, wanted=(True, True, Tru
                          f"got {negatives.shape}")
     xp, N, M = array_module(query), len(query), len(negatives)
     (q, to_query), (k, to_positive), (n, to_negatives) = map(l2_normalize.raw, (query, positive, negatives))
-    x_pos, q_tau, size = (q * k).sum(axis=1) / tau, q / tau, tile_size(xp, M)            # (N,), (N, d)
-    top = xp.zeros_like(x_pos) if exp_is_safe(xp, tau, q.dtype, M) else xp.stack(        # subtracted before exp
-        run_slices(xp, M, lambda lo, hi: (q_tau @ n[lo:hi].T).max(axis=1), size)).max(axis=0)
+    x_pos, q_tau, size = (q * k).sum(axis=1) / tau, q / tau, tile_size(xp, M, rows=N)    # (N,), (N, d)
+    tiles = [slice(lo, min(lo + size, M)) for lo in range(0, M, size)]
 
-    def exp_tile(lo, hi):
-        e = q_tau @ n[lo:hi].T                                               # (N, tile)
+    def over_tiles(function):
+        return sum(run_slices(xp, len(tiles), lambda lo, hi: [function(tile) for tile in tiles[lo:hi]], 1), [])
+
+    top = xp.zeros_like(x_pos) if exp_is_safe(xp, tau, q.dtype, M) else xp.stack(        # subtracted before exp
+        over_tiles(lambda tile: (q_tau @ n[tile].T).max(axis=1))).max(axis=0)
+
+    def exp_tile(tile):
+        e = q_tau @ n[tile].T                                                # (N, tile)
         e -= top[:, None]
         return xp.exp(e, out=e)
 
     def add(lo, hi, total, pull):
-        e = exp_tile(lo, hi)
-        total += e.sum(axis=1)
-        if wanted[0] or wanted[3]:
-            pull += e @ n[lo:hi]
+        for tile in tiles[lo:hi]:
+            e = exp_tile(tile)
+            total += row_sums(e)
+            if wanted[0] or wanted[3]:
+                pull += e @ n[tile]
 
-    e_neg, pull = accumulate(xp, M, add, x_pos, q, size=size)                # sum_j e_ij, sum_j e_ij n_j
-    lack, loss_i = _lack(xp, xp.log(e_neg) + top - x_pos)                    # (1)
+    e_neg, pull = accumulate(xp, len(tiles), add, x_pos, q, size=1)          # sum_j e_ij, sum_j e_ij n_j
+    lack, loss_i = _lack(xp.log(e_neg) + top - x_pos)                        # (1)
     loss = loss_i.mean()
     require_finite(loss, "info_nce: the loss")
     p_per_e = lack / e_neg                                                   # p_ij = e_ij l_i / sum_j e_ij
@@ -79,8 +85,8 @@ def info_nce(query, positive, negatives, tau: Scalar, *, wanted=(True, True, Tru
         dpositive = to_positive(-c * lack[:, None] * q)[0] if wanted[1] else None        # (5)
         if wanted[2]:
             weighted = q * (c * p_per_e)[:, None]
-            dn = run_slices(xp, M, lambda lo, hi: exp_tile(lo, hi).T @ weighted, size)
-            dnegatives = to_negatives(xp.concatenate(dn))[0]                 # (6)
+            dn = xp.concatenate(over_tiles(lambda tile: exp_tile(tile).T @ weighted))
+            dnegatives = to_negatives(dn)[0]                                 # (6)
         return dquery, dpositive, dnegatives, dtau
 
     return loss, backward
@@ -109,7 +115,7 @@ def nt_xent(z1, z2, tau: Scalar, *, wanted=(True, True, True)):
     u, to_z = l2_normalize.raw(xp.concatenate([z1, z2]))                     # (2N, d)
     x_pos = (u * other(u)).sum(axis=1) / tau                                 # (2N,)
     pairs = SymmetricPairs(u, tau, keep=any(wanted), left_out=(0, N))
-    lack, loss_i = _lack(xp, pairs.logsumexp() - x_pos)                      # (1)
+    lack, loss_i = _lack(pairs.logsumexp() - x_pos)                          # (1)
     loss = loss_i.mean()
     require_finite(loss, "nt_xent: the loss")
     lse = x_pos + loss_i                                                     # (2N,), over all candidates
@@ -124,6 +130,7 @@ def nt_xent(z1, z2, tau: Scalar, *, wanted=(True, True, True)):
     return loss, backward
 
 
+@fused
 def _lack(xp, margin):
     """l = sigmoid(margin) and log(1 + exp(margin)), for what the negatives are ahead of the positive: lse- - x+."""
     e = xp.exp(-xp.abs(margin))                                              # at most 1

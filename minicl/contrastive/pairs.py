@@ -12,9 +12,9 @@ forgotten, or kept for the backward where all of them are small.
 
 import math
 
-from ..backend import accumulate, array_module, tile_size
+from ..backend import accumulate, array_module, column_sums, fused, row_sums, tile_size
 
-KEEP_BYTES = 64 * 2**20        # a matrix of exponentials up to this size is kept from the forward to the backward
+KEEP_BYTES = 16 * 2**20        # a matrix of exponentials up to this size is kept from the forward to the backward
 
 
 class SymmetricPairs:
@@ -58,13 +58,13 @@ class SymmetricPairs:
         if not self.safe:
             return self.xp.concatenate([self._guarded_logsumexp(a) for a in self.blocks])
 
-        def row_sums(a, b, total):
+        def both_sums(a, b, total):
             e = self.exp_tile(a, b)
-            total[a] += e @ self.xp.ones(e.shape[1], dtype=e.dtype)          # quicker than sum(axis=1)
+            total[a] += row_sums(e)
             if a != b:
-                total[b] += self.xp.ones(e.shape[0], dtype=e.dtype) @ e
+                total[b] += column_sums(e)
 
-        return self.xp.log(self._over_tiles(row_sums, self.u[:, 0]))
+        return self.xp.log(self._over_tiles(both_sums, self.u[:, 0]))
 
     def _guarded_logsumexp(self, a):
         """lse of the rows a, with each row's running maximum subtracted before exp."""
@@ -83,11 +83,9 @@ class SymmetricPairs:
 
         def pull(a, b, total):
             if self.safe:
-                p = inverse[a][:, None] + inverse[b]
-                p *= self.exp_tile(a, b)
+                p = _twice(self.exp_tile(a, b), inverse[a][:, None], inverse[b])
             else:
-                x = self.scores(a, b)
-                p = xp.exp(x - m[a][:, None]) + xp.exp(x - m[b])
+                p = _exp_twice(self.scores(a, b), m[a][:, None], m[b])
             total[a] += p @ u[b]
             if a != b:
                 total[b] += p.T @ u[a]
@@ -101,6 +99,18 @@ class SymmetricPairs:
                 add_tile(a, b, total)
 
         return accumulate(self.xp, len(self.tiles), add, like, size=1)[0]
+
+
+@fused
+def _twice(xp, e, of_row, of_column):
+    p = of_row + of_column
+    p *= e
+    return p
+
+
+@fused
+def _exp_twice(xp, x, m_row, m_column):
+    return xp.exp(x - m_row) + xp.exp(x - m_column)
 
 
 def _lowest(xp, like):

@@ -5,7 +5,7 @@ Results are cut off at 0 and 1.
 
 import numpy as np
 
-from ..backend import array_module
+from ..backend import array_module, fused
 from .transform import Transform, check_images, draw_boxes, interval, number
 from .warp import resample
 
@@ -37,12 +37,17 @@ class RandomErasing(Transform):
         return [(y >= top) & (y < top + height) & erased[:, None], (x >= left) & (x < left + width)]
 
     def apply(self, images, out, rows, columns):
-        keep = rows[:, :, None] * columns[:, None, :]                    # (B, H, W C), 1 in the box
-        array_module(images).subtract(1, keep, out=keep)
-        keep = keep.reshape(images.shape)
-        array_module(images).multiply(images, keep, out=out)
-        if self.value:
-            out += self.value * (1 - keep)
+        lines = *images.shape[:2], -1                                    # (B, H, W C)
+        _erase(images.reshape(lines), rows[:, :, None], columns[:, None, :], self.value or None, out.reshape(lines))
+
+
+@fused
+def _erase(xp, images, rows, columns, value, out):
+    keep = rows * columns                                                # 1 in the box
+    xp.subtract(1, keep, out=keep)
+    xp.multiply(images, keep, out=out)
+    if value is not None:
+        out += value * (1 - keep)
 
 
 class GaussianNoise(Transform):
@@ -59,9 +64,13 @@ class GaussianNoise(Transform):
         return [rng.standard_normal(shape, dtype=np.float32) * std]
 
     def apply(self, images, out, noise):
-        xp = array_module(images)
-        xp.add(images, noise, out=out)
-        xp.clip(out, 0, 1, out=out)
+        _add_noise(images, noise, out)
+
+
+@fused
+def _add_noise(xp, x, noise, out):
+    xp.add(x, noise, out=out)
+    xp.clip(out, 0, 1, out=out)
 
 
 class GaussianBlur(Transform):
@@ -123,11 +132,16 @@ class BrightnessContrast(Transform):
         return [b * c, b * (1 - c)]
 
     def apply(self, images, out, gain, pull):
-        xp = array_module(images)
         x, y = images.reshape(len(images), -1), out.reshape(len(out), -1)
-        xp.multiply(x, gain, out=y)
-        y += pull * x.mean(axis=1, keepdims=True)
-        xp.clip(y, 0, 1, out=y)
+        _stretch(x, gain, pull, x.mean(axis=1, keepdims=True), y)
+
+
+@fused
+def _stretch(xp, x, gain, pull, mean, out):
+    """out = gain x + pull mean, cut off at 0 and 1."""
+    xp.multiply(x, gain, out=out)
+    out += pull * mean
+    xp.clip(out, 0, 1, out=out)
 
 
 # ---------------------------------------------------------------- colour images only
@@ -147,10 +161,19 @@ class Recolour(Transform):
         n, height, width, _ = images.shape
         x = images.reshape(n, -1, 3)
         y = (x @ M).reshape(n, height, width * 3)
-        if N is not None:
+        if N is None:
+            xp.clip(y.reshape(images.shape), 0, 1, out=out)
+        else:
             mean = xp.ones((1, height * width), dtype=x.dtype) @ x / (height * width)       # (B, 1, 3)
-            y += xp.tile(mean @ N, (1, 1, width))                        # as long rows: adding 3 at a time is slow
-        xp.clip(y.reshape(images.shape), 0, 1, out=out)
+            shift = xp.tile(mean @ N, (1, 1, width))                     # as long rows: adding 3 at a time is slow
+            _shift_within(y, shift, out.reshape(y.shape))
+
+
+@fused
+def _shift_within(xp, y, shift, out):
+    """out = y + shift, cut off at 0 and 1; y is used up."""
+    y += shift
+    xp.clip(y, 0, 1, out=out)
 
 
 class ColorJitter(Recolour):

@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from ..backend import array_module, to_device
+from ..backend import array_module, fused, to_device
 from .transform import Transform, draw_boxes, interval, number
 
 
@@ -34,17 +34,9 @@ def warp(images, coordinates):
     padded[:, 1:-2, 1:-2] = images
     pixels = padded.reshape(-1, channels)
 
-    point = coordinates + 1
-    xp.clip(point[:, 0], 0, height + 1, out=point[:, 0])
-    xp.clip(point[:, 1], 0, width + 1, out=point[:, 1])
-    corner = point.astype("int32")                                       # the floor, since point >= 0
-    point -= corner.astype(point.dtype)                                  # float32 - int32 would go by way of float64
-    v, u = point[:, 0, :, :, None], point[:, 1, :, :, None]
-
-    row = width + 3
-    corner[:, 0] *= row
-    corner[:, 0] += corner[:, 1]
-    index = corner[:, 0] + (xp.arange(n) * (row * (height + 3)))[:, None, None]     # 64 bits: batches may be large
+    row, whole = width + 3, (width + 3) * (height + 3)
+    first = xp.arange(0, n * whole, whole)[:, None, None]                # its pixels begin here; 64 bits: may be many
+    v, u, index = _corner(coordinates[:, 0], coordinates[:, 1], first, row, height + 1, width + 1)
     a = pixels.take(index, axis=0)
     index += 1
     b = pixels.take(index, axis=0)
@@ -53,6 +45,26 @@ def warp(images, coordinates):
     index -= 1
     c = pixels.take(index, axis=0)
 
+    return _blend(a, b, c, d, v[:, :, :, None], u[:, :, :, None])
+
+
+@fused
+def _corner(xp, y, x, first, row, bottom, right):
+    """v, u, and where a is among the padded pixels, for points (y, x) of images whose pixels begin at `first`."""
+    v, u = y + 1, x + 1
+    xp.clip(v, 0, bottom, out=v)
+    xp.clip(u, 0, right, out=u)
+    i, j = v.astype("int32"), u.astype("int32")                          # the floor, since v, u >= 0
+    v -= i.astype(v.dtype)                                               # float32 - int32 would go by way of float64
+    u -= j.astype(u.dtype)
+    i *= row
+    i += j
+    return v, u, i + first
+
+
+@fused
+def _blend(xp, a, b, c, d, v, u):
+    """out, in d; b becomes top."""
     b -= a
     b *= u
     b += a                                                               # top
@@ -151,13 +163,22 @@ def hat_weights(centres, length, reach=None, inside=None):
         w_ik = max(0, 1 - |c_i - k|),   or with a reach   w_ik = max(0, r - |c_i - k|) / sum of the row
     """
     xp = array_module(centres)
-    w = centres[:, :, None] - xp.arange(length, dtype=centres.dtype)
+    k = xp.arange(length, dtype=centres.dtype)
+    if reach is None:
+        return _hats(centres[:, :, None], k, 1, None)
+    w = _hats(centres[:, :, None], k, reach[:, :, None], inside[:, None, :])
+    w /= w.sum(axis=2, keepdims=True)
+    return w
+
+
+@fused
+def _hats(xp, centres, k, reach, inside):
+    w = centres - k
     xp.abs(w, out=w)
-    xp.subtract(1 if reach is None else reach[:, :, None], w, out=w)
+    xp.subtract(reach, w, out=w)
     xp.maximum(w, 0, out=w)
-    if reach is not None:
-        w *= inside[:, None, :]
-        w /= w.sum(axis=2, keepdims=True)
+    if inside is not None:
+        w *= inside
     return w
 
 

@@ -14,7 +14,7 @@ target normalises by its batch, as every BatchNorm, but keeps no averages of its
 import copy
 
 from ..autograd import Tensor
-from ..backend import array_module
+from ..backend import array_module, fused
 from ..nn import BatchNorm, Buffer, Counter
 
 
@@ -44,7 +44,7 @@ class Momentum:
         momentum.update(0.99)                                                # after each optimizer.step()
 
     The target's state is moved into one array, as an optimizer does with the online model's, so an update is a
-    gathering copy and three passes, on a GPU a few launches, however many layers there are. It has no state beyond
+    gathering copy and three passes, on a GPU a copy and one kernel, however many layers there are. It has no state beyond
     that of the two modules: save those. Raises ValueError if target is no frozen copy of online.
     """
 
@@ -71,9 +71,7 @@ class Momentum:
             self._flatten()                                                  # at first, and after .to() or .astype()
         step = self.step
         array_module(step).concatenate([part.data.reshape(-1) for part, _ in self.pairs], out=step)
-        step -= self.values
-        step *= 1 - m
-        self.values += step                                                  # (1)
+        _follow(self.values, step, 1 - m)                                    # (1)
 
     def _flatten(self):
         """Move the target's arrays into self.values and leave each part a view of its slice."""
@@ -90,3 +88,11 @@ class Momentum:
             part.data = self.values[start:stop].reshape(part.data.shape)
             self.views.append(part.data)
             start = stop
+
+
+@fused
+def _follow(xp, values, online, rate):
+    """values += rate (online - values) in place; online is used up."""
+    online -= values
+    online *= rate
+    values += online

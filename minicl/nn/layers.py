@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import ops
 from ..autograd import Tensor
-from ..backend import array_module
+from ..backend import array_module, fused
 from .module import Buffer, Counter, Module, Parameter
 
 RELU_GAIN = math.sqrt(2)      # keeps the variance through a relu, which halves it (He et al. 2015, eq. 10)
@@ -86,9 +86,16 @@ class BatchNorm(Module):
         return self._by_batch(x.reshape(*pixels, B // n, n * C), weight, bias).reshape(x.shape)
 
     def _average(self, mean, var, n):
-        mean, var = (groups.reshape(self.splits, -1).mean(axis=0) for groups in (mean, var))
-        self.running_mean.data += self.momentum * (mean - self.running_mean.data)
-        self.running_var.data += self.momentum * (var * (n / (n - 1)) - self.running_var.data)
+        if self.splits > 1:
+            mean, var = (groups.reshape(self.splits, -1).mean(axis=0) for groups in (mean, var))
+        _average(self.running_mean.data, self.running_var.data, mean, var, self.momentum, n / (n - 1))
+
+
+@fused
+def _average(xp, running_mean, running_var, mean, var, momentum, unbiased):
+    """Both running averages in place."""
+    running_mean += momentum * (mean - running_mean)
+    running_var += momentum * (var * unbiased - running_var)
 
 
 class LayerNorm(Module):

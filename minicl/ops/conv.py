@@ -12,14 +12,17 @@ Its gradients are the same products, sent back along the same shifts:
 
 There is no column matrix to build and no padding to copy: a tap that would fall outside the image is left
 out. Only when C is so small that x @ w[i, j] is hardly a product (a first layer on grey or RGB images) are
-the taps first gathered side by side, (H', W', B, kh kw C), which makes it a convolution with one tap.
+the taps first gathered side by side, (H', W', B, kh kw C), which makes it a convolution with one tap. On a GPU that is
+done always: columns.py.
 Derivation: docs/gradients/conv.md
 """
 
 from ..autograd import op
-from ..backend import accumulate, array_module, pixel_matmul, pixel_matmul_sum, run_slices
+from ..backend import accumulate, array_module, launches_are_dear, pixel_matmul, pixel_matmul_sum, run_slices
+from .columns import conv_by_columns
 
 FEW_CHANNELS = 4
+ITEMS = 256           # of the batch multiplied at a time: enough shares for threads to end together
 
 
 @op
@@ -34,66 +37,72 @@ def conv2d(x, w, *, stride=1, padding=0, wanted=(True, True)):
     if stride < 1 or padding < 0:
         raise ValueError(f"conv2d: expected stride >= 1 and padding >= 0, got stride={stride}, padding={padding}")
     shift = _Shifts(x.shape[:2], w.shape[:2], stride, padding)
+    if launches_are_dear(array_module(x)):
+        return conv_by_columns(x, w, shift, wanted)
     if w.shape[0] * w.shape[1] > 1 and x.shape[3] <= FEW_CHANNELS:
         return _conv_few_channels(x, w, shift, wanted)
-    xp = array_module(x)
-    y = xp.zeros((*shift.out, x.shape[2], w.shape[3]), dtype=x.dtype)
+    xp, B, pieces = array_module(x), x.shape[2], -(-x.shape[2] // ITEMS)
+    y = xp.zeros((*shift.out, B, w.shape[3]), dtype=x.dtype)
 
-    def forward(lo, hi):                                                     # output rows lo:hi
-        for i, j, to, at in shift.taps(out_rows=(lo, hi)):
-            y[to] += pixel_matmul(x[at], w[i, j])                            # (1)
+    def share(k):
+        """The k-th share of the work: which row of pixels, and which items of the batch."""
+        row, piece = divmod(k, pieces)
+        return (row, row + 1), (..., slice(piece * ITEMS, (piece + 1) * ITEMS), slice(None))
 
-    run_slices(xp, shift.out[0], forward, size=1)
+    def forward(k, _):                                                       # an output row
+        row, items = share(k)
+        for i, j, to, at in shift.taps(out_rows=row):
+            y[to][items] += pixel_matmul(x[at][items], w[i, j])              # (1)
+
+    run_slices(xp, shift.out[0] * pieces, forward, size=1)
 
     def backward(g):
-        def kernel_gradient(lo, hi, dw):                                     # output rows lo:hi
-            for i, j, to, at in shift.taps(out_rows=(lo, hi)):
-                dw[i, j] += pixel_matmul_sum(x[at], g[to])                   # (2)
+        def kernel_gradient(k, _, dw):                                       # an output row
+            row, items = share(k)
+            for i, j, to, at in shift.taps(out_rows=row):
+                dw[i, j] += pixel_matmul_sum(x[at][items], g[to][items])     # (2)
 
-        def input_gradient(lo, hi):                                          # input rows lo:hi
-            for i, j, to, at in shift.taps(in_rows=(lo, hi)):
-                dx[at] += pixel_matmul(g[to], w_t[i, j])                     # (3)
+        def input_gradient(k, _):                                            # an input row
+            row, items = share(k)
+            for i, j, to, at in shift.taps(in_rows=row):
+                dx[at][items] += pixel_matmul(g[to][items], w_t[i, j])       # (3)
 
         dx = dw = None
         if wanted[1]:
-            dw, = accumulate(xp, shift.out[0], kernel_gradient, w, size=1)
+            dw, = accumulate(xp, shift.out[0] * pieces, kernel_gradient, w, size=1)
         if wanted[0]:
             dx, w_t = xp.zeros_like(x), xp.ascontiguousarray(w.swapaxes(2, 3))
-            run_slices(xp, x.shape[0], input_gradient, size=1)
+            run_slices(xp, x.shape[0] * pieces, input_gradient, size=1)
         return dx, dw
 
     return y, backward
 
 
 def _conv_few_channels(x, w, shift, wanted):
-    """conv2d with the taps gathered into channels: cols (H', W', B, kh kw C) @ w (kh kw C, K)."""
+    """conv2d with the taps of all channels gathered one above the other: cols^T (H' W' B, kh kw C) @ w (kh kw C, K)."""
     xp = array_module(x)
     (kh, kw, C, K), B = w.shape, x.shape[2]
-    cols = xp.zeros((*shift.out, B, kh, kw, C), dtype=x.dtype)
+    cols, planes = xp.zeros((kh, kw, C, *shift.out, B), dtype=x.dtype), x.transpose(3, 0, 1, 2)      # (C, H, W, B)
 
     def gather(lo, hi):
         for i, j, to, at in shift.taps(out_rows=(lo, hi)):
-            cols[to][..., i, j, :] = x[at]
+            cols[(i, j, slice(None), *to)] = planes[(slice(None), *at)]      # in runs of B numbers, not of C
 
-    run_slices(xp, shift.out[0], gather, size=1)
-    rows, kernel = cols.reshape(-1, kh * kw * C), w.reshape(-1, K)           # (H' W' B, kh kw C), (kh kw C, K)
+    run_slices(xp, shift.out[0], gather)
+    rows, kernel = cols.reshape(kh * kw * C, -1).T, w.reshape(-1, K)         # (H' W' B, kh kw C), (kh kw C, K)
     y = xp.empty((len(rows), K), dtype=x.dtype)
-
-    def forward(lo, hi):
-        y[lo:hi] = rows[lo:hi] @ kernel                                      # (1)
-
-    run_slices(xp, len(rows), forward)
+    run_slices(xp, len(rows), lambda lo, hi: xp.matmul(rows[lo:hi], kernel, out=y[lo:hi]))               # (1)
 
     def backward(g):
         g = g.reshape(len(rows), K)                                          # not y.shape, which would keep y
         dw = dx = None
         if wanted[1]:
             parts = run_slices(xp, len(rows), lambda lo, hi: rows[lo:hi].T @ g[lo:hi])
-            dw = sum(parts).reshape(w.shape)                                 # (2)
+            dw = sum(parts[1:], parts[0]).reshape(w.shape)                   # (2)
         if wanted[0]:
-            dx, dcols = xp.zeros_like(x), (g @ kernel.T).reshape(cols.shape)
+            dx, dcols = xp.zeros_like(x), (kernel @ g.T).reshape(cols.shape)
             for i, j, to, at in shift.taps():
-                dx[at] += dcols[to][..., i, j, :]                            # (3)
+                dx[at] += dcols[(i, j, slice(None), *to)].transpose(1, 2, 3, 0)      # (3)
         return dx, dw
 
     return y.reshape(*shift.out, B, K), backward

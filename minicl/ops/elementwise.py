@@ -7,7 +7,7 @@ clip, abs) the derivative used there is the one of a side, said in the docstring
 import math
 
 from ..autograd import Mask, op
-from ..backend import array_module, to_device
+from ..backend import array_module, fused, to_device
 
 
 @op(broadcasts=True)
@@ -125,14 +125,23 @@ def gelu(x):
 
     The tanh form of x Phi(x), within 5e-4 of it (Hendrycks & Gimpel 2016, section 2).
     """
-    c, a = math.sqrt(2 / math.pi), 0.044715
-    t = array_module(x).tanh(c * (x + a * (x * x * x)))
+    y, t = _gelu(x)
+    return y, lambda g: (_gelu_back(g, x, t),)
 
-    def backward(g):
-        slope = c * (1 + 3 * a * (x * x))
-        return (g * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * slope),)
 
-    return 0.5 * x * (1 + t), backward
+GELU_C, GELU_A = math.sqrt(2 / math.pi), 0.044715
+
+
+@fused
+def _gelu(xp, x):
+    t = xp.tanh(GELU_C * (x + GELU_A * (x * x * x)))
+    return 0.5 * x * (1 + t), t
+
+
+@fused
+def _gelu_back(xp, g, x, t):
+    slope = GELU_C * (1 + 3 * GELU_A * (x * x))
+    return g * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * slope)
 
 
 @op(broadcasts=True)

@@ -10,7 +10,7 @@ Derivation: docs/gradients/matmul.md
 """
 
 from ..autograd import op
-from ..backend import array_module, run_slices
+from ..backend import array_module, column_sums, run_slices
 
 
 @op(broadcasts=True)
@@ -39,7 +39,7 @@ def linear(x, w, b=None, *, wanted=(True, True, True)):
     y = xp.empty((len(rows), w.shape[1]), dtype=x.dtype)
 
     def forward(lo, hi):
-        y[lo:hi] = rows[lo:hi] @ w
+        xp.matmul(rows[lo:hi], w, out=y[lo:hi])
         if b is not None:
             y[lo:hi] += b
 
@@ -51,12 +51,12 @@ def linear(x, w, b=None, *, wanted=(True, True, True)):
 
         def slice_gradients(lo, hi):
             if wanted[0]:
-                dx[lo:hi] = g[lo:hi] @ w.T                                   # (1)
+                xp.matmul(g[lo:hi], w.T, out=dx[lo:hi])                      # (1)
             dw = rows[lo:hi].T @ g[lo:hi] if wanted[1] else 0                # (2)
-            db = xp.ones(hi - lo, dtype=g.dtype) @ g[lo:hi] if wanted[2] else 0   # (3), quicker than sum(axis=0)
+            db = column_sums(g[lo:hi]) if wanted[2] else 0                   # (3)
             return dw, db
 
-        dw, db = map(sum, zip(*run_slices(xp, len(rows), slice_gradients)))
+        dw, db = (sum(parts[1:], parts[0]) for parts in zip(*run_slices(xp, len(rows), slice_gradients)))
         return (dx.reshape(x.shape) if wanted[0] else None,
                 dw if wanted[1] else None, db if wanted[2] else None)
 

@@ -11,8 +11,12 @@ that m and v are taken over. With gy = g w, the gradient has to pass through m a
 does stretching them (r follows). The means are over the same n entries. Derivation: docs/gradients/normalize.md
 """
 
+import math
+
 from ..autograd import op
-from ..backend import accumulate, array_module, run_slices
+from ..backend import accumulate, array_module, column_sums, fused, launches_are_dear, run_slices
+
+WIDTH = 1024      # NumPy loops along a row, and narrow rows of C channels cost it twice: pixels are laid abreast
 
 
 @op
@@ -35,67 +39,107 @@ def batch_norm(x, weight, bias, *, eps=1e-5, relu=False, on_statistics=None):
     if n < 2:
         raise ValueError(f"batch_norm: needs at least 2 values a channel to take a variance, got shape {x.shape}; "
                          "use a larger batch, or evaluation mode (.eval())")
-    X, size = x.reshape(n, C), max(1, 2**16 // C)                            # rows that fit in cache
-    origin = X[::-(-n // 64)].mean(axis=0)                                   # sums of squares about nearly the mean
+    abreast = 1 if launches_are_dear(xp) else math.gcd(n, max(1, WIDTH // C))
+    X = x.reshape(n // abreast, abreast * C)                                 # several pixels a row: see WIDTH
+    rows, size = len(X), max(1, 2**18 // X.shape[1])                         # calls long enough for threads
 
-    def moments(lo, hi):
-        d = X[lo:hi] - origin
-        return d, d * d
+    def widen(v):                                                            # (C,) -> (abreast C,)
+        return xp.tile(v, abreast) if abreast > 1 else v
 
-    first, second = _sum_rows(xp, n, moments, origin, size)
-    m = first / n
-    v = xp.maximum(second / n - m * m, 0)
-    m = m + origin
-    r = 1 / xp.sqrt(v + eps)
+    def sums(pair):                                                          # of all rows, (C,) each
+        both = _sum_rows(xp, rows, pair, X[0], size)
+        return both if abreast == 1 else [wide.reshape(abreast, C).sum(axis=0) for wide in both]
+
+    origin = x.reshape(n, C)[::-(-n // 64)].mean(axis=0)                     # sums of squares about nearly the mean
+    about = widen(origin)
+    first, second = sums(lambda lo, hi: _moments(X[lo:hi], about))
+    m, v, r, a, c = _fold(first, second, origin, weight, bias, n, eps)
     if on_statistics is not None:
         on_statistics(m, v, n)
-    a, y = weight * r, xp.empty_like(X)
-    c = bias - m * a
-
-    def forward(lo, hi):
-        out = y[lo:hi]
-        xp.multiply(X[lo:hi], a, out=out)
-        out += c
-        if relu:
-            xp.maximum(out, 0, out=out)
-
-    run_slices(xp, n, forward, size)
+    wide_a, wide_c, wide_m, y = widen(a), widen(c), widen(m), xp.empty_like(X)
+    least = xp.zeros_like(X[0]) if relu else None                            # twice as quick as the number 0
+    run_slices(xp, rows, lambda lo, hi: _line(X[lo:hi], wide_a, wide_c, least, y[lo:hi]), size)
     kept = y if relu else None                                               # only its sign is needed
 
     def backward(g):
-        G = g.reshape(n, C)
+        G = g.reshape(X.shape)
         dx = xp.empty_like(X)
 
-        def sums(lo, hi):
+        def past_relu(lo, hi):
             gs = dx[lo:hi]                                                   # g past the relu, kept for the next pass
-            gs[...] = G[lo:hi]
-            if relu:
-                gs *= kept[lo:hi] > 0
-            return gs, gs * (X[lo:hi] - m)
+            return gs, _past_relu(G[lo:hi], kept[lo:hi] if relu else None, X[lo:hi], wide_m, gs)
 
-        db, dw = _sum_rows(xp, n, sums, m, size)                             # (1)
-        dw = dw * r                                                          # (2)
-        k = -a * r * dw / n
-        l = -a * db / n - k * m
-
-        def line(lo, hi):
-            out = dx[lo:hi]
-            out *= a
-            out += k * X[lo:hi]
-            out += l                                                         # (3)
-
-        run_slices(xp, n, line, size)
+        db, dw = sums(past_relu)                                             # (1)
+        dw, k, l = _fold_back(dw, db, m, r, a, n)                            # (2)
+        wide_k, wide_l = widen(k), widen(l)
+        run_slices(xp, rows, lambda lo, hi: _line_back(dx[lo:hi], X[lo:hi], wide_a, wide_k, wide_l), size)     # (3)
         return dx.reshape(x.shape), dw, db
 
     return y.reshape(x.shape), backward
 
 
+@fused
+def _moments(xp, x, origin):
+    d = x - origin
+    return d, d * d
+
+
+@fused
+def _fold(xp, first, second, origin, weight, bias, n, eps):
+    """m, v, r, and the line's a and c, from the sums of x - origin and of its square over n values; all are (C,)."""
+    m = first / n
+    v = xp.maximum(second / n - m * m, 0)
+    m = m + origin
+    r = 1 / xp.sqrt(v + eps)
+    a = weight * r
+    return m, v, r, a, bias - m * a
+
+
+@fused
+def _line(xp, x, a, c, least, out):
+    """out = a x + c, and at least `least` unless that is None."""
+    xp.multiply(x, a, out=out)
+    out += c
+    if least is not None:
+        xp.maximum(out, least, out=out)
+
+
+@fused
+def _past_relu(xp, g, kept, x, m, out):
+    """out = g where kept > 0 (everywhere if it is None), else 0; returns out (x - m)."""
+    if kept is None:
+        out[...] = g
+    else:
+        xp.multiply(g, kept > 0, out=out)
+    d = x - m
+    d *= out
+    return d
+
+
+@fused
+def _fold_back(xp, pull, db, m, r, a, n):
+    """dw, k and l from pull = sum g (x - m)."""
+    dw = pull * r
+    k = -a * r * dw / n
+    return dw, k, -a * db / n - k * m
+
+
+@fused
+def _line_back(xp, dx, x, a, k, l):
+    """dx = a g + k x + l in place, dx being g."""
+    dx *= a
+    dx += k * x
+    dx += l
+
+
 def _sum_rows(xp, n, rows, like, size):
     """The sums over all rows of the two (rows, C) arrays that rows(lo, hi) gives, as arrays like `like` (C,)."""
+    if launches_are_dear(xp):
+        return [column_sums(part) for part in rows(0, n)]
+
     def add(lo, hi, *totals):
-        ones = xp.ones(hi - lo, dtype=like.dtype)
         for total, part in zip(totals, rows(lo, hi)):
-            total += ones @ part                                             # quicker than part.sum(axis=0)
+            total += column_sums(part)
 
     return accumulate(xp, n, add, like, like, size=size)
 
@@ -106,14 +150,36 @@ def layer_norm(x, weight, bias, *, eps=1e-5):
     if x.ndim < 1 or weight.shape != x.shape[-1:] or bias.shape != x.shape[-1:]:
         raise ValueError(f"layer_norm: expected x (..., C), weight (C,), bias (C,), got {x.shape}, {weight.shape}, "
                          f"{bias.shape}")
-    xp, rows = array_module(x), tuple(range(x.ndim - 1))
-    d = x - x.mean(axis=-1, keepdims=True)
-    r = 1 / xp.sqrt((d * d).mean(axis=-1, keepdims=True) + eps)
-    x_hat = d * r
+    rows = tuple(range(x.ndim - 1))
+    d, squares = _moments(x, x.mean(axis=-1, keepdims=True))
+    r = _inverse_root(squares.mean(axis=-1, keepdims=True), eps)
+    y, x_hat = _standardised(d, r, weight, bias)
 
     def backward(g):
-        gy = g * weight
-        dx = r * (gy - gy.mean(axis=-1, keepdims=True) - x_hat * (gy * x_hat).mean(axis=-1, keepdims=True))  # (3)
-        return dx, (g * x_hat).sum(axis=rows), g.sum(axis=rows)              # (2), (1)
+        gy, gyx, gx = _pulls(g, weight, x_hat)
+        dx = _pull_back(gy, gy.mean(axis=-1, keepdims=True), x_hat, gyx.mean(axis=-1, keepdims=True), r)     # (3)
+        return dx, gx.sum(axis=rows), g.sum(axis=rows)                       # (2), (1)
 
-    return x_hat * weight + bias, backward
+    return y, backward
+
+
+@fused
+def _inverse_root(xp, v, eps):
+    return 1 / xp.sqrt(v + eps)
+
+
+@fused
+def _standardised(xp, d, r, weight, bias):
+    x_hat = d * r
+    return x_hat * weight + bias, x_hat
+
+
+@fused
+def _pulls(xp, g, weight, x_hat):
+    gy = g * weight
+    return gy, gy * x_hat, g * x_hat
+
+
+@fused
+def _pull_back(xp, gy, mean_gy, x_hat, mean_gyx, r):
+    return r * (gy - mean_gy - x_hat * mean_gyx)

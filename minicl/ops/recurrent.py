@@ -27,7 +27,7 @@ Where u is near 1, dh passes (1) undamped: that is how a gated unit remembers.  
 """
 
 from ..autograd import op
-from ..backend import array_module
+from ..backend import array_module, column_sums, fused
 
 
 @op
@@ -44,42 +44,62 @@ def gru(x, w, v, b, h0=None, *, wanted=(True,) * 5):
     q = xp.empty((T, B, H), dtype=x.dtype)
     h = xp.empty((T + 1, B, H), dtype=x.dtype)           # h[t] is the state before step t
     h[0] = 0 if h0 is None else h0
+
+    def split(three):                                    # (B, 3H) -> the views (B, H) of r, u and n
+        return three[:, :H], three[:, H:2 * H], three[:, 2 * H:]
+
     for t in range(T):
-        p, (ru, n) = h[t] @ v, (gates[t, :, :2 * H], gates[t, :, 2 * H:])
-        ru += p[:, :2 * H]
-        _sigmoid_in_place(xp, ru)
-        r, u, q[t] = ru[:, :H], ru[:, H:], p[:, 2 * H:]
-        n += r * q[t]
-        xp.tanh(n, out=n)
-        h[t + 1] = n + u * (h[t] - n)
+        p = h[t] @ v
+        _open_gates(gates[t, :, :2 * H], p[:, :2 * H])
+        r, u, n = split(gates[t])
+        _new_state(n, r, u, p[:, 2 * H:], h[t], q[t], h[t + 1])
 
     def backward(g):
         da, dp = xp.empty_like(gates), xp.empty_like(gates)
         dh = xp.zeros_like(h[0])                                             # what comes back from later steps
         for t in reversed(range(T)):
-            r, u, n = (gates[t, :, k * H:(k + 1) * H] for k in range(3))
-            dh += g[t]
-            da_n = dh * (1 - u) * (1 - n * n)                                # (2)
-            da[t, :, 2 * H:], dp[t, :, 2 * H:] = da_n, r * da_n              # (5)
-            da[t, :, H:2 * H] = dh * (h[t] - n) * u * (1 - u)                # (3)
-            da[t, :, :H] = da_n * q[t] * r * (1 - r)                         # (4)
-            dp[t, :, :2 * H] = da[t, :, :2 * H]
-            dh = u * dh + dp[t] @ v.T                                        # (1)
+            _step_back(dh, g[t], *split(gates[t]), q[t], h[t], *split(da[t]), *split(dp[t]))
+            dh += dp[t] @ v.T                                                # (1)
         da, dp = da.reshape(-1, 3 * H), dp.reshape(-1, 3 * H)                # (T B, 3H)
         dx = (da @ w.T).reshape(x.shape) if wanted[0] else None              # (6)
-        dw, db = rows.T @ da, xp.ones(len(da), dtype=x.dtype) @ da           # (6)
+        dw, db = rows.T @ da, column_sums(da)                                # (6)
         dv = h[:-1].reshape(-1, H).T @ dp                                    # (7)
         return dx, dw, dv, db, dh if h0 is not None else None
 
     return h[1:], backward
 
 
-def _sigmoid_in_place(xp, x):
-    """x <- (1 + tanh(x/2)) / 2, which cannot overflow."""
-    x *= 0.5
-    xp.tanh(x, out=x)
-    x += 1
-    x *= 0.5
+@fused
+def _open_gates(xp, ru, p):
+    """ru <- sigma(ru + p), computed as (1 + tanh(x/2)) / 2, which cannot overflow."""
+    ru += p
+    ru *= 0.5
+    xp.tanh(ru, out=ru)
+    ru += 1
+    ru *= 0.5
+
+
+@fused
+def _new_state(xp, n, r, u, p, h, q, after):
+    """q, n and h_t (after), in place; p: what h_{t-1} V adds to the new content."""
+    q[...] = p
+    n += r * q
+    xp.tanh(n, out=n)
+    after[...] = n + u * (h - n)
+
+
+@fused
+def _step_back(xp, dh, g, r, u, n, q, h, da_r, da_u, da_n, dp_r, dp_u, dp_n):
+    """The step's da and dp, in place, and in dh what u lets through to the step before."""
+    dh += g                                                                  # (1)
+    d = dh * (1 - u) * (1 - n * n)                                           # (2)
+    da_n[...] = d
+    da_u[...] = dh * (h - n) * u * (1 - u)                                   # (3)
+    da_r[...] = d * q * r * (1 - r)                                          # (4)
+    dp_r[...] = da_r                                                         # (5)
+    dp_u[...] = da_u
+    dp_n[...] = r * d
+    dh *= u
 
 
 def _require_shapes(x, w, v, b, h0):

@@ -3,7 +3,9 @@
     strict.install()             the stand-in, put where `import cupy` and minicl find it
     strict.cupy_or_stand_in()    the same, except that on a GPU it is CuPy itself
     strict.synchronisations()    how often the host has waited for the device so far
+    strict.launches()            how many kernels, products and copies it has handed to the device
 
-strict.py holds the module, device_array.py its array, cupy_listing.json CuPy's public names and parameters
-as make_listing.py found them.
+strict.py holds the module, device_array.py its array, stream.py the counts, fusion.py cupy.fuse, cupy_listing.json
+CuPy's public names and parameters as make_listing.py found them. host_kernels.py compiles for the CPU what CuPy
+itself makes of fused functions.
 """

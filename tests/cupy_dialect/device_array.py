@@ -1,51 +1,23 @@
 """The array of the stand-in for CuPy, and the border between host and device.
 
-A device array wraps a NumPy array that the host cannot reach. What goes in is checked (`operand`, `host`),
-what comes out is a device array again (`device`), and each time the host reads one it is counted.
+A device array wraps a NumPy array that the host cannot reach. What goes in is checked (`operand`, `host`), what comes
+out is a device array again (`device`). stream.py counts each launch, and each time the host reads an array.
 """
 
-import json
 import operator
-import pathlib
 import types
 
 import numpy as np
 
-LISTING = json.loads(pathlib.Path(__file__).with_name("cupy_listing.json").read_text())
+from .listing import LISTING, listed, signature
+from .stream import FusedNumber, launch, launch_for, launch_product, synchronise, while_fusing, written
 
 _SUPPORTED = frozenset("?bBhHiIlLqQefdFD")                     # the dtypes that CuPy can store
 _SCALARS = frozenset({bool, int, float, complex} | {np.dtype(char).type for char in _SUPPORTED})
 _BASIC_INDICES = frozenset({int, slice, type(None), type(Ellipsis)})
-_waits = 0
-
-
-def synchronisations():
-    """How often the host has waited for the device since the process started."""
-    return _waits
-
-
-def synchronise(*_):
-    """Count one wait; also stands where CuPy has a method whose only work is to wait."""
-    global _waits
-    _waits += 1
 
 
 # ---------------------------------------------------------------- across the border
-
-def listed(section, name):
-    """What the listing says of a name that the stand-in needs: without it one of the two is stale."""
-    if name not in LISTING[section]:
-        raise RuntimeError(f"cupy_listing.json of CuPy {LISTING['version']} has no {name!r} under {section!r}: "
-                           "write it anew with make_listing.py, or take the name out of the stand-in")
-    return LISTING[section][name] if isinstance(LISTING[section], dict) else name
-
-
-def signature(section, name):
-    """A function with CuPy's parameters: called like the real one, Python itself refuses what CuPy would."""
-    accepts = eval(f"lambda {listed(section, name)}: locals()")       # the text is the committed listing's
-    accepts.__name__ = accepts.__qualname__ = name
-    return accepts
-
 
 def unsupported(x):
     return TypeError(f"Unsupported type {type(x)}: CuPy mixes device arrays with scalars only; "
@@ -58,6 +30,8 @@ def operand(x):
         return x._array
     if type(x) in _SCALARS:
         return x
+    if type(x) is FusedNumber:
+        return x.value
     raise unsupported(x)
 
 
@@ -67,6 +41,8 @@ def host(x):
         return x._array
     if isinstance(x, np.ndarray):
         raise unsupported(x)
+    if type(x) is FusedNumber:
+        return x.value
     if isinstance(x, (list, tuple)):
         return [host(item) for item in x] if isinstance(x, list) else tuple(map(host, x))
     return x
@@ -129,6 +105,10 @@ def read_key(key):
     return tuple(parts), kinds
 
 
+def _same_place(x, y):
+    return x.shape == y.shape and x.strides == y.strides and x.ctypes.data == y.ctypes.data
+
+
 def _refuse_undefined(target, key, kinds, value):
     """Raise AssertionError where CuPy leaves target[key] = value undefined."""
     if "i" in kinds:
@@ -170,6 +150,7 @@ class ndarray:
         if ufunc.__name__ in _COMPARISONS and isinstance(left, np.ndarray) and not left.ndim:
             left = left.item()
         if method == "__call__" and ufunc in _OPERATOR_UFUNCS and not kwargs and type(left) in _SCALARS:
+            launch()
             return device(ufunc(left, self._array))
         for x in inputs:
             if isinstance(x, np.ndarray):
@@ -208,6 +189,7 @@ class ndarray:
     # indexing
 
     def __len__(self):
+        while_fusing("len()")
         return len(self._array)
 
     def __iter__(self):
@@ -216,7 +198,10 @@ class ndarray:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, key):
+        while_fusing("x[...]")
         key, kinds = read_key(key)
+        if kinds:
+            launch()
         if "i" in kinds:
             return wrap(in_bounds(self._array.__getitem__, key))
         part = self._array[key]
@@ -225,10 +210,16 @@ class ndarray:
         return wrap(part)
 
     def __setitem__(self, key, value):
+        if key is not Ellipsis and not (isinstance(key, slice) and key == slice(None)):
+            while_fusing("x[part] = y")
         key, kinds = read_key(key)
         value = operand(value)
+        written(self)
         if type(value) is np.ndarray:
+            if not kinds and _same_place(self._array[key], value):     # the end of x[part] += y, which has been done
+                return
             _refuse_undefined(self._array, key, kinds, value)
+        launch()
         if "i" in kinds:
             in_bounds(self._array.__setitem__, key, value)
         else:
@@ -240,9 +231,12 @@ class ndarray:
         if casting is not None or subok is not None:
             raise TypeError(f"{'casting' if casting is not None else 'subok'} is not supported yet")
         array = self._array.astype(dtype, order, copy=copy)
+        launch(array is not self._array)
         return self if array is self._array else wrap(array)
 
     def fill(self, value):
+        while_fusing("fill")
+        launch()
         self._array.fill(operand(value))
 
     def set(self, arr, stream=None):
@@ -250,14 +244,18 @@ class ndarray:
             raise TypeError("Only numpy.ndarray can be set to cupy.ndarray")
         if arr.dtype != self.dtype or arr.shape != self.shape:
             raise TypeError(f"{arr.dtype} {arr.shape} cannot be set to {self.dtype} {self.shape}")
+        launch()
         self._array[...] = arr
 
     def take(self, indices, axis=None, out=None):
+        while_fusing("take")
+        launch()
         return in_bounds(call, self._array.take, (indices, axis), {"out": out})
 
     def repeat(self, repeats, axis=None):
         if type(repeats) is ndarray:                       # the result's shape would have to wait for it
             raise ValueError("cupy.ndarray object cannot be specified as `repeats`.")
+        launch()
         return call(self._array.repeat, (repeats, axis), {})
 
     def __copy__(self):
@@ -301,16 +299,29 @@ def _defers(x):
 def _operators(stem, ufunc):
     """array + x, x + array and array += x for the ufunc of addition."""
 
+    product = stem == "matmul"
+
     def forward(self, x):
         if type(x) is not ndarray and type(x) not in _SCALARS and _defers(x):
             return NotImplemented
-        return device(ufunc(self._array, operand(x)))
+        x = operand(x)
+        result = device(ufunc(self._array, x))
+        if product:
+            while_fusing("a matrix product")
+            launch_product(self._array, x)
+        else:
+            launch()
+        return result
 
     def reflected(self, x):
-        return device(ufunc(operand(x), self._array))
+        result = device(ufunc(operand(x), self._array))
+        launch()
+        return result
 
     def in_place(self, x):                                 # CuPy does not defer here
         ufunc(self._array, operand(x), out=self._array)
+        launch()
+        written(self)
         return self
 
     return {f"__{stem}__": forward, f"__r{stem}__": reflected, f"__i{stem}__": in_place}
@@ -326,10 +337,17 @@ def _method(name):
     accepts, waits = signature("methods", name), name in LISTING["synchronises"]
 
     def method(self, *args, **kwargs):
+        if name != "copy":
+            while_fusing(name)
         accepts(self, *args, **kwargs)
         if waits:
             synchronise()
-        return call(getattr(self._array, name), args, kwargs)
+        result = call(getattr(self._array, name), args, kwargs)
+        if kwargs.get("out") is not None:
+            launch()
+        else:
+            launch_for(result, [self])
+        return result
 
     method.__name__ = name
     return method
@@ -350,7 +368,7 @@ def _teach_ndarray():
     for stem, ufunc in _UFUNC_OF.items():
         methods |= _operators(stem, getattr(np, ufunc))
     for name in ("__neg__", "__pos__", "__abs__", "__invert__"):
-        methods[name] = lambda self, _name=name: device(getattr(self._array, _name)())
+        methods[name] = lambda self, _name=name: launch() or device(getattr(self._array, _name)())
     for name in LISTING["operators"]:                      # CuPy has no __imatmul__, so neither have we
         if name in methods:
             setattr(ndarray, name, methods[name])
@@ -359,8 +377,11 @@ def _teach_ndarray():
             setattr(ndarray, name, _method(name))
     for name in ("tolist", "tobytes", "tofile", "__float__", "__int__", "__bool__", "__complex__"):
         setattr(ndarray, name, _reading(name))
-    for name in ("dtype", "itemsize", "nbytes", "ndim", "shape", "size", "strides"):
+    for name in ("dtype", "ndim"):
         setattr(ndarray, listed("attributes", name), property(operator.attrgetter(f"_array.{name}")))
+    for name in ("itemsize", "nbytes", "shape", "size", "strides"):       # which a fused function cannot ask for
+        attribute = property(lambda self, _name=name: while_fusing(_name) or getattr(self._array, _name))
+        setattr(ndarray, listed("attributes", name), attribute)
     for name in ("real", "imag", "mT"):
         part = property(lambda self, _name=name: wrap(getattr(self._array, _name)))
         setattr(ndarray, listed("attributes", name), part)

@@ -3,6 +3,7 @@
     cupy = strict.install()             sys.modules["cupy"], as if it had been imported
     cupy = strict.cupy_or_stand_in()    the same, except that on a GPU it is CuPy itself
     strict.synchronisations()           how often the host has waited for the device so far
+    strict.launches()                   how many kernels, products and copies it has handed to the device
 
 What CuPy refuses raises TypeError or AttributeError here too, in CuPy's words where it has any. What CuPy
 computes silently and wrongly (ids out of bounds, duplicate ids in an assignment, overlapping copies)
@@ -15,10 +16,13 @@ import types
 
 import numpy as np
 
-from .device_array import (LISTING, call, device, host, in_bounds, listed, ndarray, operand, read_key, signature,
-                           synchronisations, synchronise, unsupported, wrap)
+from .device_array import call, device, host, in_bounds, ndarray, operand, read_key, unsupported, wrap
+from .fusion import fuse
+from .listing import LISTING, listed, signature
+from .stream import (launch, launch_for, launch_product, launches, synchronisations, synchronise, while_fusing,
+                     written)
 
-__all__ = ["cupy_or_stand_in", "install", "stand_in", "synchronisations"]
+__all__ = ["cupy_or_stand_in", "install", "launches", "stand_in", "synchronisations"]
 
 
 # ---------------------------------------------------------------- functions of the module
@@ -38,11 +42,16 @@ class _Ufunc:
         if out is not None:
             options["out"] = tuple(map(operand, out)) if isinstance(out, tuple) else operand(out)
         result = self.numpy(*map(operand, args[:self.nin]), **options)
+        launch()
+        for x in out if isinstance(out, tuple) else (out,):
+            written(x)
         return device(result) if out is None else out
 
     def at(self, a, indices, b=None):
         if self.atomic is None:
             raise NotImplementedError(f"`{self.__name__}.at` is not supported yet")
+        while_fusing(f"{self.__name__}.at")
+        launch()
         key, kinds = read_key(indices)
         if "i" in kinds and a.dtype.name not in self.atomic:
             raise TypeError(f"cupy.{self.__name__}.at only supports {', '.join(self.atomic)} as data type, "
@@ -66,6 +75,8 @@ def _function(section, name, numpy_function):
     arrays = 0 if first not in _ARRAY_FIRST else 2 if second == "b" and name not in ("allclose", "isclose") else 1
 
     def function(*args, **kwargs):
+        if name not in ("where", "clip"):
+            while_fusing(name)
         accepts(*args, **kwargs)
         for x in args[:arrays]:
             if type(x) is not ndarray:                     # CuPy calls x.sum() and the like
@@ -75,10 +86,26 @@ def _function(section, name, numpy_function):
         if waits or name == "where" and len(args) + len(kwargs) == 1:
             synchronise()
         result = in_bounds(call, numpy_function, args, kwargs)
+        _count(name, result, args, kwargs)
         return wrap(result) if name in _AS_ARRAYS and type(result) is not ndarray else result
 
     function.__name__ = function.__qualname__ = name
     return function
+
+
+def _count(name, result, args, kwargs):
+    """Count the launches of the function called `name`."""
+    if name in ("empty", "empty_like"):
+        return
+    if name in ("matmul", "dot"):
+        launch_product(*map(host, args[:2]))
+    elif name in ("concatenate", "stack"):
+        launch(min(len(args[0]), 4))                       # a copy each; of more than 8 three copies and a kernel
+    elif kwargs.get("out") is not None:
+        launch()
+        written(kwargs["out"])
+    else:
+        launch_for(result, args)
 
 
 def _empty(name):
@@ -88,7 +115,7 @@ def _empty(name):
     def empty(*args, **kwargs):
         x = function(*args, **kwargs)
         if x.dtype.kind in "fc":
-            x.fill(np.nan)
+            x._array.fill(np.nan)
         return x
 
     empty.__name__ = empty.__qualname__ = name
@@ -103,9 +130,11 @@ def _door(name):
         accepts(obj, *args, **kwargs)
         if type(obj) is ndarray:
             array = numpy_function(obj._array, *args, **kwargs)
+            launch(not np.may_share_memory(array, obj._array))
             return obj if array is obj._array else wrap(array)
         if isinstance(obj, (list, tuple)) and obj and all(type(x) is ndarray for x in obj):
             obj = [x._array for x in obj]
+        launch()
         return wrap(numpy_function(np.array(obj), *args, **kwargs))
 
     door.__name__ = door.__qualname__ = name
@@ -120,11 +149,6 @@ def asnumpy(a, stream=None, order="C", out=None, *, blocking=True):
 def get_array_module(*args):
     """cupy if one of the arguments is a device array, else numpy."""
     return stand_in() if any(type(x) is ndarray for x in args) else np
-
-
-def fuse(*args, **kwargs):
-    """Fuses nothing: the function itself, whether written @fuse or @fuse(...)."""
-    return args[0] if args and callable(args[0]) else lambda function: function
 
 
 class _Kernel:
@@ -150,6 +174,8 @@ def _draw(name):
     def draw(self, *args, **kwargs):
         given = {key: x for key, x in accepts(self, *args, **kwargs).items() if x is not None and x is not self}
         dtype = given.pop("dtype", None) if name in ("beta", "uniform") else None      # NumPy's draw float64 only
+        while_fusing(name)
+        launch()
         numbers = call(getattr(self._generator, name), (), given)
         return numbers if type(numbers) is ndarray and dtype is None else wrap(np.asarray(host(numbers), dtype))
 
@@ -170,7 +196,7 @@ class _Device:
     """cupy.cuda.Device: the only one."""
 
     def __init__(self, device=None):
-        self.id = device or 0
+        self.id, self.compute_capability = device or 0, "90"
 
     def __enter__(self):
         return self
@@ -201,6 +227,13 @@ class _Event:
         self._time = time.perf_counter()
 
     synchronize = synchronise
+
+
+class OutOfMemoryError(MemoryError):
+    """cupy.cuda.memory.OutOfMemoryError."""
+
+    def __init__(self, size, total, limit=0):
+        super().__init__(f"Out of memory allocating {size:,} bytes (allocated so far: {total:,} bytes).")
 
 
 class _MemoryPool:
@@ -248,6 +281,7 @@ def _build():
     _Stream.null = stream
     cuda = _module("cupy.cuda", dict(
         is_available=lambda: True, Device=_Device, Stream=_Stream, Event=_Event, MemoryPool=_MemoryPool,
+        memory=_module("cupy.cuda.memory", dict(OutOfMemoryError=OutOfMemoryError)),
         get_current_stream=lambda: stream, get_elapsed_time=lambda start, end: 1e3 * (end._time - start._time),
         runtime=_module("cupy.cuda.runtime", dict(
             getDeviceCount=lambda: 1, getDevice=lambda: 0, deviceSynchronize=synchronise,

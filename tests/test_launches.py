@@ -1,0 +1,208 @@
+"""On a GPU a training step must neither wait for the device nor keep it waiting: counted on the stand-in for CuPy."""
+
+import importlib
+import importlib.machinery
+import os
+import pathlib
+import pickle
+import pkgutil
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from cupy_dialect import device_array, fusion, strict
+from training_steps import STEPS
+
+import minicl
+from minicl import get_backend, ops, optim
+from minicl.backend import fused, to_host
+from minicl.contrastive import clip, clip_loss, info_nce, infonce, nt_xent, pairs
+from minicl.data.augment import (BrightnessContrast, ColorJitter, GaussianNoise, RandomAffine, RandomErasing,
+                                 RandomResizedCrop)
+from minicl.methods import Momentum, frozen_copy
+from minicl.nn import ConvNet, Parameter
+from minicl.ops import columns
+
+counted = pytest.mark.skipif("config.getoption('--backend') == 'cupy'",
+                             reason="only the stand-in for CuPy counts launches and synchronisations")
+
+
+@pytest.fixture
+def cupy():
+    return get_backend("cupy")
+
+
+def launches(action):
+    before = strict.launches()
+    action()
+    return strict.launches() - before
+
+
+# ---------------------------------------------------------------- whole training steps
+
+# What a step takes today, rounded up: augmentation, networks, loss, optimizer, and where there is one the momentum
+# encoder. A launch takes 10 to 20 us of the host's time, so that a step of 230 is no quicker than 3 ms. With no
+# formula fused and a product for each tap of a convolution it was 636 (SimCLR), 888 (MoCo), 886 (CLIP), 496 (CPC),
+# 912 (BYOL).
+MOST_LAUNCHES = {"SimCLR": 230, "SimCLR in colour, SGD": 262, "SimCLR, LARS": 273, "MoCo": 330, "CLIP": 390,
+                 "CPC": 200, "BYOL": 297, "SimSiam": 238}
+
+
+@counted
+@pytest.mark.parametrize("method", STEPS)
+def test_a_step_never_waits_and_launches_little(method, cupy):
+    step = STEPS[method](cupy)
+    step()                                                   # MoCo's queue is empty at first
+    waits = strict.synchronisations()
+    assert launches(step) <= MOST_LAUNCHES[method]
+    loss = step()
+    assert strict.synchronisations() == waits
+    assert np.isfinite(loss.item())                          # where a figure is logged, it waits: once
+    assert strict.synchronisations() == waits + 1
+
+
+# ---------------------------------------------------------------- one kernel over all parameters
+
+@counted
+@pytest.mark.parametrize("optimizer", [
+    lambda named: optim.SGD(named, 0.1, nesterov=True, weight_decay=0.1), lambda named: optim.SGD(named, 0.1),
+    lambda named: optim.Adam(named, 0.1, weight_decay=0.1), lambda named: optim.AdamW(named, 0.1, weight_decay=0.1),
+])
+def test_an_optimizer_step_is_a_kernel_for_what_is_decayed_and_one_for_the_rest(optimizer, cupy):
+    shapes = [(3, 4), (5, 6), (7,), (8,), (2, 2), (9,)]
+    named = [(str(k), Parameter(cupy.ones(shape, dtype="float32"))) for k, shape in enumerate(shapes)]
+    assert launches(optimizer(named).step) == 2
+
+
+@counted
+def test_a_momentum_update_gathers_and_is_one_kernel(cupy):
+    online = ConvNet((28, 28, 1), (4, 4, 4), rng=np.random.default_rng(0)).to(cupy)
+    momentum = Momentum(online, frozen_copy(online))
+    momentum.update(0.9)                                     # the first moves the target into one array
+    assert launches(lambda: momentum.update(0.9)) == 4 + 1
+
+
+# ---------------------------------------------------------------- convolution
+
+@pytest.mark.parametrize("kernel, stride, padding", [(3, 1, 1), (3, 2, 1), (1, 1, 0), (1, 2, 0), (4, 1, 2), (5, 3, 4),
+                                                     (2, 2, 0), (1, 1, 2), ((3, 2), 1, 1)])
+@pytest.mark.parametrize("limit", [1, 20_000, columns.COLUMN_BYTES])
+def test_convolution_by_columns_is_convolution(kernel, stride, padding, limit, cupy, rng, monkeypatch):
+    monkeypatch.setattr(columns, "COLUMN_BYTES", limit)      # one output row at a time, a few, all
+    kh, kw = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+    x, w = rng.standard_normal((7, 8, 3, 6)), rng.standard_normal((kh, kw, 6, 5))
+    y, backward = ops.conv2d.raw(x, w, stride=stride, padding=padding)
+    y_there, backward_there = ops.conv2d.raw(*map(cupy.asarray, (x, w)), stride=stride, padding=padding)
+    g = rng.standard_normal(y.shape)
+    for here, there in zip((y, *backward(g)), (y_there, *backward_there(cupy.asarray(g)))):
+        np.testing.assert_allclose(to_host(there), here, atol=1e-12)
+
+
+@counted
+def test_a_convolution_launches_little_and_its_columns_are_bounded(cupy, rng, monkeypatch):
+    x, w = cupy.zeros((8, 8, 4, 16), dtype="float32"), cupy.zeros((3, 3, 16, 32), dtype="float32")
+    y, backward = ops.conv2d.raw(x, w, padding=1)
+    assert launches(lambda: ops.conv2d.raw(x, w, padding=1)) == 4            # pad, gather, multiply
+    assert launches(lambda: backward(y)) == 4 + 5                            # as many for dw; dx, and w turned around
+    assert launches(lambda: ops.conv2d.raw(x, w[:1, :1])) == 1               # 1x1: the product
+    monkeypatch.setattr(columns, "COLUMN_BYTES", 2 * 8 * 4 * 9 * 16 * 4)     # two output rows of columns
+    sizes = [cols.size for _, cols in columns._columns(x, (3, 3), 1, 1, (8, 8))]
+    assert sizes == [2 * 8 * 4 * 9 * 16] * 4
+
+
+@counted
+@pytest.mark.parametrize("tau", [0.5, 0.005])                # below 1/80 exp could overflow: another way
+@pytest.mark.parametrize("loss", ["nt_xent", "info_nce", "clip_loss"])
+def test_the_fused_losses_never_hold_all_pairs_on_a_gpu(loss, tau, cupy, rng, monkeypatch):
+    for module in (pairs, infonce, clip):
+        monkeypatch.setattr(module, "tile_size", lambda xp, n, rows=None: 16 if rows is None else 256 // rows)
+    for module in (pairs, clip):
+        monkeypatch.setattr(module, "KEEP_BYTES", 0)
+    largest, real = [0], device_array.wrap
+
+    def watched(array):
+        largest[0] = max(largest[0], array.size)
+        return real(array)
+
+    monkeypatch.setattr(device_array, "wrap", watched)       # through which every array of the stand-in is made
+    z = cupy.asarray(rng.standard_normal((128, 8), dtype="float32"))
+    value, backward = {"nt_xent": lambda: nt_xent.raw(z[:64], z[64:], tau),
+                       "info_nce": lambda: info_nce.raw(z[:32], z[32:64], z[64:], tau),
+                       "clip_loss": lambda: clip_loss.raw(z[:64], z[64:], min(-np.log(tau), np.log(100)))}[loss]()
+    backward(cupy.ones((), dtype="float32"))
+    assert largest[0] <= 128 * 8                             # the embeddings; a tile is 256, all pairs 2048 or more
+
+
+# ---------------------------------------------------------------- fused formulas
+
+@fused
+def scaled_sum(xp, x, y, scale, offset):
+    x += scale * y
+    return xp.sqrt(x) if offset is None else xp.sqrt(x) + offset
+
+
+def test_a_fused_formula_is_one_launch_and_the_same_formula(xp, rng):
+    x, y = (rng.random((3, 4), dtype="float32") for _ in range(2))
+    for offset in (None, 2.0):
+        there, row = xp.asarray(x.copy()), xp.asarray(y[0])
+        before = strict.launches()
+        result = scaled_sum(there, row, 0.5, offset)
+        assert strict.launches() - before == (xp is strict.stand_in())
+        np.testing.assert_allclose(to_host(there), x + np.float32(0.5) * y[0])
+        np.testing.assert_allclose(to_host(result), np.sqrt(x + np.float32(0.5) * y[0]) + (offset or 0), rtol=1e-6)
+
+
+def fused_functions():
+    """(module, name) of every function of minicl that is fused."""
+    for module in pkgutil.walk_packages(minicl.__path__, "minicl."):
+        if not module.name.endswith("__main__"):
+            for name, value in vars(importlib.import_module(module.name)).items():
+                if getattr(value, "is_fused", False) and value.__module__ == module.name:
+                    yield module.name, name
+
+
+@pytest.fixture
+def recorded(cupy, monkeypatch):
+    """Calls of fused functions, one for each function and kinds of arguments, in training steps and a few more."""
+    calls, real = {}, fusion.Fused.__call__
+
+    def record(self, *args):
+        before = [to_host(x) if isinstance(x, cupy.ndarray) else x for x in args]
+        result = real(self, *args)
+        returned = [] if result is None else [*result] if isinstance(result, tuple) else [result]
+        after = [to_host(x) for x in [*returned, *(x for x in args if isinstance(x, cupy.ndarray))]]
+        name = self.function.func.__module__, self.function.func.__name__
+        kinds = tuple((x.dtype.char, x.ndim) if isinstance(x, np.ndarray) else type(x) for x in before)
+        calls.setdefault((*name, kinds), (*name, before, after))
+        return result
+
+    monkeypatch.setattr(fusion.Fused, "__call__", record)
+    for method in ("SimCLR", "SimCLR in colour, SGD", "SimCLR, LARS", "MoCo", "CLIP", "CPC"):
+        step = STEPS[method](cupy)
+        step(), step()
+    rng, images = np.random.default_rng(0), cupy.full((4, 8, 8, 3), 0.5, dtype="float32")
+    for transform in (BrightnessContrast(), GaussianNoise(), RandomErasing(p=1.0, value=0.5), ColorJitter(),
+                      RandomAffine(), RandomResizedCrop(4)):
+        transform(images, rng)
+    optim.SGD([("w", Parameter(cupy.ones((3, 4), dtype="float32")))], 0.1, nesterov=True).step()
+    optim.Adam([("w", Parameter(cupy.ones((3, 4), dtype="float32")))], 0.1, weight_decay=0.1).step()
+    nt_xent.raw(images[:, 0, :, 0], images[:, 1, :, 1], 0.005)[1](cupy.ones((), dtype="float32"))    # the guarded way
+    return list(calls.values())
+
+
+@counted
+def test_cupys_own_kernels_of_all_fused_functions_compute_what_numpy_does(recorded, tmp_path):
+    """CuPy reads each function and writes its kernel, the host's compiler compiles it, and it runs on the CPU."""
+    assert {call[:2] for call in recorded} == set(fused_functions())
+    if importlib.machinery.PathFinder.find_spec("cupy") is None:
+        pytest.skip("CuPy is not installed: nothing here can write its kernels")
+    if shutil.which("g++") is None:
+        pytest.skip("there is no g++ here to compile CuPy's kernels for the CPU")
+    (tmp_path / "calls").write_bytes(pickle.dumps(recorded))
+    script = pathlib.Path(fusion.__file__).with_name("host_kernels.py")
+    path = os.pathsep.join([str(pathlib.Path(minicl.__file__).parents[1]), *sys.path])
+    done = subprocess.run([sys.executable, "-W", "ignore", script, tmp_path / "calls"], capture_output=True,
+                          text=True, env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == 0 and done.stdout == f"{len(recorded)} kernels, 0 differ\n", done.stdout + done.stderr

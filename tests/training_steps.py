@@ -1,0 +1,131 @@
+"""One training step of each method as the examples take it: their encoders and augmentations, a small batch.
+
+    step = STEPS["SimCLR"](xp)
+    loss = step()                       a Tensor; nothing of it has been read
+"""
+
+import numpy as np
+
+from minicl import nn
+from minicl.backend import to_device
+from minicl.contrastive import clip_loss, info_nce_from_scores, nt_xent
+from minicl.data import CaptionedDigits, mnist_views, same_caption_ids, simclr_views, time_first, two_views
+from minicl.data.captions import LENGTH
+from minicl.evaluate import to_float
+from minicl.methods import BYOL, CLIP, CPC, MoCo, SimCLR, SimSiam, WindowEncoder
+from minicl.optim import LARS, SGD, AdamW
+
+N = 16                                                       # images a batch
+GREY, COLOUR = (28, 28, 1), (32, 32, 3)
+
+
+def encoder_and_head(shape, rng):
+    encoder = nn.ConvNet(shape, rng=rng)
+    return encoder, nn.projection_head("mlp", encoder.features, hidden=256, dim=128, rng=rng)
+
+
+def predictor(rng):
+    return nn.projection_head("mlp", 128, hidden=64, dim=128, rng=rng)
+
+
+def training(model, optimizer, loss_of, augment, shape, rng, xp, after=lambda: None):
+    """A function that takes one step on new views of new images."""
+    def step():
+        images = to_float(rng.integers(0, 256, (N, *shape), dtype=np.uint8), xp)
+        loss = loss_of(model, *two_views(augment, images, rng))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        after()
+        return loss
+
+    return step
+
+
+def simclr(xp, *, colour=False, optimizer=lambda named: AdamW(named, 1e-3, weight_decay=1e-4)):
+    rng, shape = np.random.default_rng(0), COLOUR if colour else GREY
+    model = SimCLR(*encoder_and_head(shape, rng)).to(xp)
+
+    def loss(model, view1, view2):
+        _, z = model(xp.concatenate([view1, view2]))
+        return nt_xent(z[:N], z[N:], 0.2)
+
+    augment = simclr_views() if colour else mnist_views()
+    return training(model, optimizer(model.named_parameters()), loss, augment, shape, rng, xp)
+
+
+def moco(xp):
+    rng = np.random.default_rng(0)
+    model = MoCo(*encoder_and_head(GREY, rng), dim=128, queue=64).to(xp)
+
+    def loss(model, view1, view2):
+        _, queries = model(view1)
+        return model.loss(queries, model.encode_keys(view2, rng), 0.2)
+
+    return training(model, AdamW(model.named_parameters(), 1e-3), loss, mnist_views(), GREY, rng, xp, model.update)
+
+
+def byol(xp):
+    rng = np.random.default_rng(0)
+    model = BYOL(*encoder_and_head(GREY, rng), predictor(rng)).to(xp)
+
+    def loss(model, view1, view2):
+        views = xp.concatenate([view1, view2])
+        return model.loss(model(views)[1], model.targets(views))
+
+    return training(model, AdamW(model.named_parameters(), 1e-3), loss, mnist_views(), GREY, rng, xp, model.update)
+
+
+def simsiam(xp):
+    rng = np.random.default_rng(0)
+    model = SimSiam(*encoder_and_head(GREY, rng), predictor(rng)).to(xp)
+
+    def loss(model, view1, view2):
+        return model.loss(model(xp.concatenate([view1, view2]))[1])
+
+    return training(model, AdamW(model.named_parameters(), 1e-3), loss, mnist_views(), GREY, rng, xp)
+
+
+def clip(xp):
+    rng, world = np.random.default_rng(0), CaptionedDigits()
+    text = nn.Transformer(1 + len(world.vocabulary), LENGTH, depth=1, rng=rng)
+    model = CLIP(nn.ConvNet(COLOUR, (32, 64, 128, 128), strides=(2, 2, 2, 1), rng=rng), text, rng=rng).to(xp)
+    optimizer = AdamW(model.named_parameters(), 1e-3, weight_decay=0.05)
+
+    def step():
+        digits, labels = rng.integers(0, 256, (N, *GREY), dtype=np.uint8), rng.integers(0, 10, N)
+        images, attributes = world.show(digits, labels, rng)
+        ids = world.tokenize(world.describe(attributes, rng))
+        image, text = model(to_float(images, xp), to_device(ids, xp))
+        loss = clip_loss(image, text, model.logit_scale, caption_ids=to_device(same_caption_ids(ids), xp))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        model.clamp_logit_scale()
+        return loss
+
+    return step
+
+
+def cpc(xp):
+    rng, ahead = np.random.default_rng(0), 3
+    model = CPC(WindowEncoder(4, 4, rng=rng), nn.GRU(32, 64, rng=rng), ahead, rng=rng).to(xp)
+    optimizer = AdamW(model.named_parameters(), 1e-3)
+
+    def step():
+        z, c = model(time_first(rng.standard_normal((N, 32, 4), dtype="float32"), xp))
+        loss = sum(info_nce_from_scores(*model.scores(z, c, k), 1.0) for k in range(1, ahead + 1)) * (1 / ahead)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
+
+
+STEPS = {
+    "SimCLR": simclr,
+    "SimCLR in colour, SGD": lambda xp: simclr(xp, colour=True, optimizer=lambda named: SGD(named, 0.1)),
+    "SimCLR, LARS": lambda xp: simclr(xp, optimizer=lambda named: LARS(named, 0.1)),
+    "MoCo": moco, "CLIP": clip, "CPC": cpc, "BYOL": byol, "SimSiam": simsiam,
+}
