@@ -12,8 +12,8 @@ Its gradients are the same products, sent back along the same shifts:
 
 There is no column matrix to build and no padding to copy: a tap that would fall outside the image is left
 out. Only when C is so small that x @ w[i, j] is hardly a product (a first layer on grey or RGB images) are
-the taps first gathered side by side, (H', W', B, kh kw C), which makes it a convolution with one tap. On a GPU that is
-done always: columns.py.
+the taps gathered first, which makes it a convolution with one tap of kh kw C channels. On a GPU that is done
+always: columns.py.
 Derivation: docs/gradients/conv.md
 """
 
