@@ -8,7 +8,6 @@ What the two libraries do differently is a function here, with one name:
     scatter_add              x[ids] += values, with repeated ids adding up
     fused                    an elementwise formula as one kernel (CuPy), or as it is written (NumPy)
     row_sums, column_sums    sums of matrices, each library's quickest
-    pixel_matmul, ...        products of pixel-major activations, (H, W, B, C) @ (C, K)
     run_slices, accumulate   the same work slice by slice, on a few threads() (NumPy) or at once (CuPy)
 
 Importing minicl never imports cupy.
@@ -214,26 +213,6 @@ def column_sums(x):
 def row_sums(x):
     """x.sum(axis=1) of x (N, K), in the same way."""
     return x @ np.ones(x.shape[1], dtype=x.dtype) if isinstance(x, np.ndarray) else x.sum(axis=1)
-
-
-# ---------------------------------------------------------------- products of pixel-major activations
-
-def pixel_matmul(x, w):
-    """x (..., B, C) @ w (C, K) -> (..., B, K), x any strided view whose pixels x[...] are matrices.
-
-    NumPy multiplies pixel by pixel in place; CuPy's batched product would copy and ignore TF32, so
-    there all pixels become the rows of one 2-D product.
-    """
-    if isinstance(x, np.ndarray):
-        return np.matmul(x, w)
-    return (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[-1])
-
-
-def pixel_matmul_sum(x, g):
-    """sum over pixels of x[...].T @ g[...]: x (..., B, C), g (..., B, K) -> (C, K)."""
-    if isinstance(x, np.ndarray):
-        return np.matmul(np.swapaxes(x, -1, -2), g).sum(axis=tuple(range(x.ndim - 2)))
-    return x.reshape(-1, x.shape[-1]).T @ g.reshape(-1, g.shape[-1])
 
 
 def launches_are_dear(xp):

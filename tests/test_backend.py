@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from minicl import BackendError, backend, get_backend
-from minicl.backend import (array_module, column_sums, pixel_matmul, pixel_matmul_sum, require_finite, row_sums, run_slices,
+from minicl.backend import (array_module, column_sums, require_finite, row_sums, run_slices,
                             scatter_add, threads, to_device, to_host)
 
 # ---------------------------------------------------------------- which library
@@ -143,14 +143,6 @@ def test_row_and_column_sums(xp, rng):
     for there, here in ((row_sums(to_device(x, xp)), x.sum(axis=1)), (column_sums(to_device(x, xp)), x.sum(axis=0))):
         assert there.dtype == np.float32
         np.testing.assert_allclose(to_host(there), here, rtol=1e-5, atol=1e-6)
-
-
-def test_pixel_products(xp, rng):
-    x, w, g = rng.standard_normal((4, 6, 5, 3)), rng.standard_normal((3, 2)), rng.standard_normal((2, 3, 5, 2))
-    view = (slice(None, None, 2), slice(None, None, 2))
-    np.testing.assert_allclose(to_host(pixel_matmul(to_device(x, xp)[view], to_device(w, xp))), x[view] @ w)
-    np.testing.assert_allclose(to_host(pixel_matmul_sum(to_device(x, xp)[view], to_device(g, xp))),
-                               np.einsum("hwbc,hwbk->ck", x[view], g))
 
 
 # ---------------------------------------------------------------- slices and threads

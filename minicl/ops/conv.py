@@ -18,7 +18,7 @@ Derivation: docs/gradients/conv.md
 """
 
 from ..autograd import op
-from ..backend import accumulate, array_module, launches_are_dear, pixel_matmul, pixel_matmul_sum, run_slices
+from ..backend import accumulate, array_module, launches_are_dear, run_slices
 from .columns import conv_by_columns
 
 FEW_CHANNELS = 4
@@ -52,7 +52,7 @@ def conv2d(x, w, *, stride=1, padding=0, wanted=(True, True)):
     def forward(k, _):                                                       # an output row
         row, items = share(k)
         for i, j, to, at in shift.taps(out_rows=row):
-            y[to][items] += pixel_matmul(x[at][items], w[i, j])              # (1)
+            y[to][items] += x[at][items] @ w[i, j]                           # (1)
 
     run_slices(xp, shift.out[0] * pieces, forward, size=1)
 
@@ -60,12 +60,12 @@ def conv2d(x, w, *, stride=1, padding=0, wanted=(True, True)):
         def kernel_gradient(k, _, dw):                                       # an output row
             row, items = share(k)
             for i, j, to, at in shift.taps(out_rows=row):
-                dw[i, j] += pixel_matmul_sum(x[at][items], g[to][items])     # (2)
+                dw[i, j] += (x[at][items].swapaxes(2, 3) @ g[to][items]).sum(axis=(0, 1))    # (2)
 
         def input_gradient(k, _):                                            # an input row
             row, items = share(k)
             for i, j, to, at in shift.taps(in_rows=row):
-                dx[at][items] += pixel_matmul(g[to][items], w_t[i, j])       # (3)
+                dx[at][items] += g[to][items] @ w_t[i, j]                    # (3)
 
         dx = dw = None
         if wanted[1]:
