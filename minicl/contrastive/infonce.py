@@ -47,27 +47,32 @@ def info_nce(query, positive, negatives, tau: Scalar, *, wanted=(True, True, Tru
         raise ValueError(f"info_nce: expected negatives (M, d) with M >= 1 and d = {query.shape[1]}, "
                          f"got {negatives.shape}")
     xp, N, M = array_module(query), len(query), len(negatives)
-    (q, to_query), (k, to_positive), (n, to_negatives) = map(l2_normalize.raw, (query, positive, negatives))
+    (q, to_query), (k, to_positive) = l2_normalize.raw(query), l2_normalize.raw(positive)
     x_pos, q_tau, size = (q * k).sum(axis=1) / tau, q / tau, tile_size(xp, M, rows=N)    # (N,), (N, d)
     tiles = [slice(lo, min(lo + size, M)) for lo in range(0, M, size)]
 
     def over_tiles(function):
         return sum(run_slices(xp, len(tiles), lambda lo, hi: [function(tile) for tile in tiles[lo:hi]], 1), [])
 
-    top = xp.zeros_like(x_pos) if exp_is_safe(xp, tau, q.dtype, M) else xp.stack(        # subtracted before exp
-        over_tiles(lambda tile: (q_tau @ n[tile].T).max(axis=1))).max(axis=0)
+    def unit(tile):                                                          # a queue is long: never all at once
+        return l2_normalize.raw(negatives[tile])
 
-    def exp_tile(tile):
-        e = q_tau @ n[tile].T                                                # (N, tile)
-        e -= top[:, None]
+    guarded = not exp_is_safe(xp, tau, q.dtype, M)
+    top = xp.stack(over_tiles(lambda tile: (q_tau @ unit(tile)[0].T).max(axis=1))).max(axis=0) if guarded else 0
+
+    def exp_tile(n):
+        e = q_tau @ n.T                                                      # (N, tile)
+        if guarded:
+            e -= top[:, None]
         return xp.exp(e, out=e)
 
     def add(lo, hi, total, pull):
         for tile in tiles[lo:hi]:
-            e = exp_tile(tile)
+            n, _ = unit(tile)
+            e = exp_tile(n)
             total += row_sums(e)
             if wanted[0] or wanted[3]:
-                pull += e @ n[tile]
+                pull += e @ n
 
     e_neg, pull = accumulate(xp, len(tiles), add, x_pos, q, size=1)          # sum_j e_ij, sum_j e_ij n_j
     lack, loss_i = _lack(xp.log(e_neg) + top - x_pos)                        # (1)
@@ -85,8 +90,12 @@ def info_nce(query, positive, negatives, tau: Scalar, *, wanted=(True, True, Tru
         dpositive = to_positive(-c * lack[:, None] * q)[0] if wanted[1] else None        # (5)
         if wanted[2]:
             weighted = q * (c * p_per_e)[:, None]
-            dn = xp.concatenate(over_tiles(lambda tile: exp_tile(tile).T @ weighted))
-            dnegatives = to_negatives(dn)[0]                                 # (6)
+
+            def gradient(tile):
+                n, to_negatives = unit(tile)
+                return to_negatives(exp_tile(n).T @ weighted)[0]             # (6)
+
+            dnegatives = xp.concatenate(over_tiles(gradient))
         return dquery, dpositive, dnegatives, dtau
 
     return loss, backward
