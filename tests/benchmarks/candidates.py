@@ -1,0 +1,63 @@
+"""What is compared: minicl and PyTorch, each as it runs of its own accord and in the ways that may make it faster.
+
+Two allocators. Left alone, glibc gives large freed arrays back to the system, and the next one's pages are mapped and
+cleared anew: often more work than the arithmetic. minicl's threads() keeps them while the loop lasts, unless told not
+to; PyTorch leaves glibc alone, and "kept" is PyTorch with an environment that tells glibc to keep them.
+"""
+
+import dataclasses
+import os
+
+KEPT = {"MALLOC_TRIM_THRESHOLD_": "1073741824", "MALLOC_MMAP_THRESHOLD_": "1073741824"}          # bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One way to run a case: a library, its allocator, and what more PyTorch is asked for.
+
+    The label begins with the library's name; what follows says how it is run.
+    """
+
+    label: str
+    kept: bool = False
+    channels_last: bool = False
+    compiled: bool = False
+    fused: bool = None                       # the optimizer; None is PyTorch's own choice
+
+    library = property(lambda self: self.label.split(",")[0])
+
+    def runs(self, case, backend):
+        """Whether there is such a candidate for this case."""
+        if self.library == "minicl":
+            return True
+        if case.torch is None:
+            return False
+        return case.compiles if self.compiled else case.layouts or not self.channels_last
+
+    @property
+    def options(self):
+        """Of threads(), or of case.Peer."""
+        return {"keep_memory": self.kept} if self.library == "minicl" else {"channels_last": self.channels_last, "compiled": self.compiled,
+                                                    "fused": self.fused}
+
+    def environment(self, threads, precision):
+        """The process's own, with every thread pool held to `threads`."""
+        pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MINICL_THREADS")
+        return {**os.environ, **dict.fromkeys(pools, str(threads)), **(KEPT if self.kept and self.library == "torch" else {}),
+                "CUPY_TF32": str(int(precision == "tf32")), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+
+
+CANDIDATES = [
+    Candidate("minicl", kept=True),
+    Candidate("minicl, not kept"),
+    Candidate("torch"),
+    Candidate("torch, kept", kept=True, fused=True),
+    Candidate("torch, channels last, kept", kept=True, channels_last=True, fused=True),
+    Candidate("torch, compiled, kept", kept=True, channels_last=True, compiled=True, fused=True),
+]
+ON_GPU = [
+    Candidate("minicl", kept=True),
+    Candidate("torch"),
+    Candidate("torch, channels last", channels_last=True, fused=True),
+    Candidate("torch, compiled", channels_last=True, compiled=True, fused=True),
+]

@@ -1,0 +1,111 @@
+"""What a benchmark case is: the same computation set up twice, once with minicl and once with PyTorch.
+
+    @dataclass(frozen=True)
+    class Something(Case):
+        size: int
+        def minicl(self, xp): ...       set up on backend xp, return step()
+        def torch(self, peer): ...      set up with PyTorch as the Peer says, return step()
+
+A step does the work and returns what it computed, loss first, then gradients: a tuple of arrays in minicl's layout
+(views, so that turning them costs nothing). Both sides start from the same numbers, and tests/test_benchmarks.py
+holds their results equal: a benchmark compares nothing unless both compute the same function.
+"""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """The most that a case aims at; None where there is no aim.
+
+    default, best  time over PyTorch's, as installed, and at its fastest (see candidates.py)
+    memory         peak memory over that of PyTorch as installed
+    floor          time over the least that this machine's own rates allow
+    seconds        time
+    """
+    default: float = None
+    best: float = None
+    memory: float = None
+    floor: float = None
+    seconds: float = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What any implementation has to do at the least: multiplications and additions of matrix products, bytes read
+    and written, exponentials."""
+    flops: float = 0
+    bytes: float = 0
+    exps: float = 0
+
+    def floor(self, rates):
+        """(seconds, what bounds it) at a machine's rates per second, {"flops": ..., "bytes": ..., "exps": ...}."""
+        return max((getattr(self, kind) / rate, kind) for kind, rate in rates.items())
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One line of the table. Subclasses are frozen dataclasses whose fields are the sizes."""
+
+    family = "other"
+    target = Target()
+    layouts = False             # whether PyTorch has images in it, which it can store channels last
+    compiles = False            # whether torch.compile may gain something
+    backends = ("numpy", "cupy")
+    tolerance = 1e-4            # of results against PyTorch's in float32, relative to the largest entry of each
+
+    @property
+    def name(self):
+        raise NotImplementedError
+
+    def minicl(self, xp):
+        raise NotImplementedError
+
+    torch = None                # or a method: cases without it have no peer
+
+    def work(self):
+        return Work()
+
+    def tiny(self):
+        """This case at a size that takes no time: for the test, and to load libraries before memory is looked at."""
+        raise NotImplementedError
+
+
+def normal(*shape, seed=0, scale=1.0):
+    """float32 numbers from N(0, scale^2): the same for both sides."""
+    return np.random.default_rng(seed).standard_normal(shape, dtype="float32") * np.float32(scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class Peer:
+    """How PyTorch is run, and how minicl's arrays become its tensors."""
+
+    torch: object
+    device: str = "cpu"
+    channels_last: bool = False
+    compiled: bool = False
+    fused: bool = None          # whether the optimizer is; None: PyTorch's own choice
+
+    def tensor(self, x, requires_grad=False):
+        return self.torch.tensor(x, device=self.device).requires_grad_(requires_grad)
+
+    def activations(self, x, requires_grad=False):
+        """Pixel-major (H, W, B, C) -> (B, C, H, W)."""
+        return self._images(x.transpose(2, 3, 0, 1), requires_grad)
+
+    def images(self, x):
+        """(B, H, W, C) -> (B, C, H, W)."""
+        return self._images(x.transpose(0, 3, 1, 2), False)
+
+    def kernel(self, w, requires_grad=True):
+        """(kh, kw, C, K) -> (K, C, kh, kw)."""
+        return self._images(w.transpose(3, 2, 0, 1), requires_grad)
+
+    def _images(self, x, requires_grad):
+        layout = self.torch.channels_last if self.channels_last else self.torch.contiguous_format
+        return self.torch.tensor(x, device=self.device).contiguous(memory_format=layout).requires_grad_(requires_grad)
+
+    def compile(self, function):
+        return self.torch.compile(function, dynamic=False) if self.compiled else function

@@ -1,0 +1,93 @@
+"""What measured rounds say: ratios with their noise, floors, and whether the targets are met."""
+
+import dataclasses
+import statistics
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A measured quantity, its noise as a share of it (None for one measurement), and the most that is aimed at."""
+
+    value: float
+    noise: float = None
+    target: float = None
+
+    @property
+    def met(self):
+        return None if self.target is None else self.value <= self.target
+
+    def __str__(self):
+        text = f"{self.value:.2f}" if self.noise is None else f"{self.value:.2f} ± {self.value * self.noise:.2f}"
+        return text if self.target is None else f"{text} {'✓' if self.met else '✗'} ≤ {self.target:g}"
+
+
+def figures(case, result):
+    """{kind: Figure} of what could be measured, kinds as in case.Target:
+
+    default  minicl over PyTorch, both as they run of their own accord
+    best     the fastest of minicl's candidates over the fastest of PyTorch's
+    memory   peaks, both as installed
+    floor    minicl as installed over the case's floor
+    seconds  minicl as installed
+    """
+    rounds, peak, found = result["rounds"], result["peak"], {}
+    ours, theirs = fastest(result, "minicl"), fastest(result, "torch")
+    if "minicl" in rounds and "torch" in rounds:
+        found["default"] = ratio(rounds["minicl"], rounds["torch"])
+        if peak["minicl"] is not None and peak["torch"]:
+            found["memory"] = peak["minicl"] / peak["torch"], None
+    if ours and theirs:
+        found["best"] = ratio(rounds[ours], rounds[theirs])
+    if "minicl" in rounds:
+        floor, _ = case.work().floor(result["rates"])
+        found["seconds"] = statistics.median(rounds["minicl"]), spread(rounds["minicl"])
+        if floor:
+            found["floor"] = found["seconds"][0] / floor, found["seconds"][1]
+    return {kind: Figure(value, noise, getattr(case.target, kind)) for kind, (value, noise) in found.items()}
+
+
+def ratio(times, reference):
+    """(the ratio of the medians, the spread of the ratios round by round)."""
+    return statistics.median(times) / statistics.median(reference), spread([a / b for a, b in zip(times, reference)])
+
+
+def spread(values):
+    """Half the width of the range that the middle four fifths of the values span, as a share of their median."""
+    if len(values) < 2:
+        return 0.0
+    tenths = statistics.quantiles(values, n=10, method="inclusive")
+    return (tenths[-1] - tenths[0]) / 2 / statistics.median(values)
+
+
+def fastest(result, library):
+    """The label of the library's candidate with the smallest median, or None."""
+    labels = [label for label in result["rounds"] if label.split(",")[0] == library]
+    return min(labels, key=lambda label: statistics.median(result["rounds"][label]), default=None)
+
+
+# ---------------------------------------------------------------- nothing gets slower unnoticed
+
+KINDS = ("default", "best", "floor")             # what a baseline holds; floor, where there is no peer
+
+
+def baseline_of(found):
+    """{kind: [value, noise]} of a case's figures, to be kept."""
+    return {kind: [round(found[kind].value, 4), round(found[kind].noise, 4)] for kind in KINDS if kind in found}
+
+
+def regressions(found, baseline):
+    """[message, ...]: which of a case's figures are larger than in the baseline by more than the noise of both.
+
+    Against a peer where both have one; else against the machine's floor.
+    """
+    common = [kind for kind in KINDS if kind in found and kind in baseline]
+    if len(common) > 1 and "floor" in common:
+        common.remove("floor")
+    messages = []
+    for kind in common:
+        value, noise = found[kind].value, found[kind].noise
+        before, noise_before = baseline[kind]
+        if value > before * (1 + noise + noise_before):
+            messages.append(f"{kind}: {value:.2f}, was {before:.2f}: {value / before - 1:+.0%}, where the noise is "
+                            f"{noise + noise_before:.0%}")
+    return messages

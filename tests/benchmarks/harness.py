@@ -1,0 +1,127 @@
+"""Candidates measured side by side: A B C, C B A, A B C ..., each in a process of its own while the others wait.
+
+On a shared machine speed drifts by a third within minutes, so times of separate runs say little. Blocks of a few
+steps alternate, and two candidates are compared round by round. A block during which other processes used the machine
+is repeated, a few times at the most. The machine's own rates are measured before and after each case.
+"""
+
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+RESTS = 0.05          # seconds between two candidates, again and again while threads still spin or others are busy
+PATIENCE = 10.0       # seconds of a case spent on waiting for others, and on blocks that they disturbed
+FOREIGN = 0.06        # share of the machine's time that others may use during a block
+REPEATS = 3           # times that a block is measured until one is undisturbed; the last one counts
+LONG = 0.3            # seconds: a step that long needs no untimed one before it
+
+
+class Worker:
+    """The process of one candidate; see worker.py."""
+
+    def __init__(self, candidate, backend, threads, precision):
+        self.label = candidate.label
+        command = [sys.executable, str(Path(__file__).with_name("worker.py")), candidate.library, backend,
+                   json.dumps(candidate.options)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                        env=candidate.environment(threads, precision))
+        started = self.answer()
+        if "error" in started:
+            raise RuntimeError(f"{self.label}: its process did not start; see above")
+
+    def ask(self, **request):
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        return self.answer()
+
+    def answer(self):
+        line = self.process.stdout.readline()
+        return json.loads(line) if line else {"error": "the process ended"}
+
+    def close(self):
+        self.process.communicate()                                           # end of input: it ends
+
+
+def measure(case, workers, *, rounds, block, gpu=False):
+    """Time a case on all workers, the first of which also measures the machine.
+
+    rounds  times that each is measured; block: seconds that a measurement takes, or one step
+    ->      {"rounds": {label: [seconds a step, one a round]}, "peak": {label: MiB}, "launches": {label: kernels a
+             step}, "errors": {label: message}, "rates": {"flops": per second, ...}, "disturbed": share of blocks}
+    """
+    rates = [workers[0].ask(rates=True)]
+    peak, errors, plans = {}, {}, {}
+    for worker in workers:
+        answer = worker.ask(case=case.name)
+        if "error" in answer:
+            errors[worker.label] = answer["error"]
+            continue
+        peak[worker.label] = answer["peak"]
+        burst = max(1, math.ceil((0.05 if gpu else 0.001) / answer["seconds"]))    # steps between looks at the clock
+        plans[worker.label] = {"burst": burst, "bursts": max(1, round(block / (burst * answer["seconds"]))),
+                               "wake": answer["seconds"] < LONG}
+    running = [worker for worker in workers if worker.label in plans]
+    seconds, disturbed, quiet = {worker.label: [] for worker in running}, 0, Quiet()
+    for k in range(rounds):
+        for worker in running[::1 if k % 2 == 0 else -1]:
+            answer, foreign = quiet.ask(worker, plans[worker.label])
+            if "error" in answer:
+                raise RuntimeError(f"{case.name}, {worker.label}: {answer['error']}")
+            seconds[worker.label].append(statistics.median(answer["seconds"]))
+            disturbed += foreign > FOREIGN
+    launches = {worker.label: worker.ask(end=True).get("launches") for worker in running}
+    rates.append(workers[0].ask(rates=True))
+    return {"rounds": seconds, "peak": peak, "launches": launches, "errors": errors,
+            "rates": {kind: max(rate[kind] for rate in rates) for kind in rates[0]},
+            "disturbed": disturbed / max(1, rounds * len(running))}
+
+
+class Quiet:
+    """Asks while nobody else uses the machine, as far as waiting for that is worth it."""
+
+    def __init__(self):
+        self.patience = PATIENCE
+
+    def ask(self, worker, plan):
+        """(the worker's answer, the share of the machine's processors that other processes used meanwhile)."""
+        for _ in range(REPEATS):
+            self.wait()
+            start = time.perf_counter()
+            answer, foreign = _watched(lambda: worker.ask(**plan))
+            if foreign <= FOREIGN or self.patience <= 0:
+                break
+            self.patience -= time.perf_counter() - start
+        return answer, foreign
+
+    def wait(self):
+        start = time.perf_counter()
+        while True:
+            _, others = _watched(lambda: time.sleep(RESTS))
+            if others <= FOREIGN or self.patience < time.perf_counter() - start:
+                break
+        self.patience -= time.perf_counter() - start - RESTS
+
+
+def _watched(action):
+    """(what action() returns, the share of all processors used meanwhile beyond the seconds that it says it used)."""
+    start, before = time.perf_counter(), _busy_seconds()
+    answer = action()
+    if before is None:
+        return answer, 0.0
+    used = answer.get("used", 0.0) if answer else 0.0
+    foreign = _busy_seconds() - before - used - 0.01                         # the clock has ticks of 10 ms
+    return answer, foreign / ((time.perf_counter() - start) * os.cpu_count())
+
+
+def _busy_seconds():
+    """Processor seconds used by anyone since the machine started (Linux), else None."""
+    try:
+        cpu = Path("/proc/stat").read_text().splitlines()[0]
+        user, nice, system, _, _, irq, softirq, steal = map(int, cpu.split()[1:9])
+    except (OSError, ValueError):
+        return None
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,77 @@
+"""What the machine can do at best: the rates behind every floor, and the names to print above a table."""
+
+import os
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+
+from minicl.backend import run_slices, threads
+
+
+def rates(xp, wait):
+    """Per second: flops of a large float32 product, bytes read and written by a copy, exponentials of float32.
+
+    The product has BLAS's own threads, copy and exp have minicl's. The best of a few: a floor is what can be reached.
+    """
+    n, size = (2048, 2**24) if xp is np else (8192, 2**28)
+    a, x, y = xp.ones((n, n), dtype="float32"), xp.zeros(size, dtype="float32"), xp.zeros(size, dtype="float32")
+    b, part = xp.empty_like(a), 2**14 if xp is np else size                  # what of exp's operands stays in cache
+
+    def copy(lo, hi):
+        y[lo:hi] = x[lo:hi]
+
+    def exp(lo, hi):
+        for _ in range(lo, hi, part):
+            xp.exp(x[lo:lo + part], out=y[lo:lo + part])
+
+    found = {"flops": 2 * n**3 / _quickest(lambda: xp.matmul(a, a, out=b), wait)}
+    with threads():
+        found["bytes"] = 8 * size / _quickest(lambda: run_slices(xp, size, copy), wait)
+        found["exps"] = size / _quickest(lambda: run_slices(xp, size, exp), wait)
+    return found
+
+
+def _quickest(work, wait, times=3):
+    best = float("inf")
+    for _ in range(times):
+        start = time.perf_counter()
+        work()
+        wait()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def describe(backend, threads, precision):
+    """[(name, value), ...]: processor, device and libraries, as far as they can be told."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from threadpoolctl import threadpool_info
+
+    def installed(package):
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return "not installed"
+
+    blas = ", ".join(dict.fromkeys(f"{lib['internal_api']} {lib['version']}" for lib in threadpool_info()
+                                   if lib["user_api"] == "blas"))
+    lines = [("processor", _processor()), ("threads", f"{threads} of {os.cpu_count()} cores"),
+             ("system", f"{platform.system()}, Python {platform.python_version()}"),
+             ("NumPy", f"{np.__version__} with {blas}"), ("PyTorch", installed("torch"))]
+    if backend == "cupy":
+        import cupy
+        runtime = cupy.cuda.runtime
+        lines += [("device", runtime.getDeviceProperties(0)["name"].decode()), ("CuPy", cupy.__version__),
+                  ("CUDA", str(runtime.runtimeGetVersion())), ("precision", precision)]
+    return lines
+
+
+def _processor():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,147 @@
+"""docs/benchmarks.md, written wholly from records of measurements, and the lines that a run prints."""
+
+import statistics
+
+from .cases import CASES
+from .figures import fastest, figures
+
+INTRO = """\
+# Benchmarks
+
+How fast minicl is, beside PyTorch on the same machine and beside what the machine allows. This page is printed by
+
+    {command}
+
+from measurements; nothing on it is written by hand. `--only PATTERN` measures a part, `--check` compares with the
+ratios in [tests/benchmarks/baseline.json](../tests/benchmarks/baseline.json) and says what became slower by more than
+the noise. It is a command for people: nothing here runs in the tests, except that
+[tests/test_benchmarks.py](../tests/test_benchmarks.py) holds both sides of a case to the same losses and gradients.
+
+## How to read it
+
+- Times are milliseconds a step: the median over {rounds} rounds, and in brackets the smallest and the largest.
+  Rounds alternate between all candidates, each in a process of its own, with {threads} threads each. A shared machine
+  is slower on one day than on another, so compare ratios, not times, with those of another run.
+- **of PyTorch** is minicl's time over PyTorch's, both as they run of their own accord: minicl within `threads()`, which
+  keeps freed memory for the next step, PyTorch eager, with images stored channels first, and freed memory handed back to
+  the system. Below 1 minicl is faster. ± is half the width of what the middle four fifths of the rounds span.
+- **not kept** is minicl within `threads(keep_memory=False)`: every step's pages are mapped and cleared anew.
+- **of its best** is the faster of minicl's two candidates over PyTorch's fastest. "Kept" is PyTorch with an environment
+  that has glibc keep freed memory, `{kept}`.
+  PyTorch's other candidates store images channels last, have a fused optimizer, or are compiled by
+  torch.compile{compiled}.
+- **memory** is what a step adds at its peak to the process, in MiB: minicl over PyTorch, both of their own accord.
+- **floor** is minicl's time over the least that the machine's own rates allow, measured beside each case: here
+  products at {flops:.0f} GFLOP/s, copies at {bytes:.0f} GB/s, {exps:.1f} exponentials a nanosecond. The letter says
+  which of them bounds the case: p, c or e.
+- **launches**, on a GPU, are the kernels that a step starts: minicl / PyTorch.
+- † others used the machine during more than a fifth of the case's measurements: read it with care. (PyTorch's threads
+  wait for each other and suffer more than minicl's.)
+- A target that the project has set itself follows as ≤, with ✓ where it is met and ✗ where it is missed.
+"""
+
+DISTURBED = 0.2          # share of the blocks
+NO_GPU = """\
+No figures have been measured on a GPU yet. All of the cases above run there too, and some more that only a GPU is fit
+for (ResNet-18 at batch 512, NT-Xent at 2N = 65,536); the command is
+
+    python tests/benchmarks/run.py --backend cupy --peer torch --json gpu.json
+"""
+
+
+def document(cpu, gpu=None):
+    """The page, from a record of a run with --backend numpy and, if there is one, of a run with --backend cupy."""
+    rates = [result["rates"] for result in cpu["cases"].values()]
+    typical = {kind: statistics.median(rate[kind] for rate in rates) / 1e9 for kind in rates[0]}
+    compiled = any("torch, compiled, kept" in result["rounds"] for result in cpu["cases"].values())
+    parts = [INTRO.format(command=cpu["command"], rounds=cpu["rounds"], threads=cpu["threads"], **typical,
+                          kept=" ".join(f"{name}={value}" for name, value in cpu["kept"].items()),
+                          compiled="" if compiled else " (not in this run)")]
+    parts += ["## On the CPU\n", machine(cpu), *tables(cpu), summary(cpu)]
+    parts += ["## On a GPU\n", *([machine(gpu), *tables(gpu), summary(gpu)] if gpu else [NO_GPU])]
+    return "\n".join(parts)
+
+
+def machine(record):
+    return "".join(f"- {name}: {value}\n" for name, value in record["machine"])
+
+
+def tables(record):
+    families = dict.fromkeys(CASES[name].family for name in in_order(record))
+    for family in families:
+        rows = [row(CASES[name], record["cases"][name]) for name in in_order(record) if CASES[name].family == family]
+        headings = [heading for heading in rows[0] if any(cells[heading] for cells in rows)]
+        lines = [headings, ["---"] + ["--:"] * (len(headings) - 1)]
+        lines += [[cells[heading] for heading in headings] for cells in rows]
+        yield f"### {family.capitalize()}\n\n" + "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def in_order(record):
+    return [name for name in CASES if name in record["cases"]]
+
+
+def row(case, result):
+    """{heading: cell} of a case."""
+    found, rounds, best = figures(case, result), result["rounds"], fastest(result, "torch")
+
+    def cell(label):
+        return times(rounds.get(label)) or result["errors"].get(label, "").split(":")[0]
+
+    def pair(kind):
+        both = [f"{result[kind][label]:.0f}" for label in ("minicl", "torch") if result[kind].get(label) is not None]
+        return " / ".join(both)
+
+    aim = f" {'✓' if found['seconds'].met else '✗'} ≤ {case.target.seconds * 1e3:g}" if case.target.seconds else ""
+    how = best.removeprefix("torch").removeprefix(", ") or "as installed" if best else ""
+    bound = case.work().floor(result["rates"])[1]
+    return {
+        "case": case.name + " †" * (result["disturbed"] > DISTURBED),
+        "minicl": cell("minicl") + aim,
+        "not kept": cell("minicl, not kept"),
+        "PyTorch": cell("torch"),
+        "its best": f"{milliseconds(statistics.median(rounds[best]))} {how}" if best else "",
+        "of PyTorch": str(found.get("default", "")),
+        "of its best": str(found.get("best", "")),
+        "memory": pair("peak") + (f" = {found['memory']}" if "memory" in found else ""),
+        "floor": f"{found['floor']} {dict(flops='p', bytes='c', exps='e')[bound]}" if "floor" in found else "",
+        "launches": pair("launches"),
+    }
+
+
+def times(rounds):
+    if not rounds:
+        return ""
+    return f"{milliseconds(statistics.median(rounds))} ({milliseconds(min(rounds))}–{milliseconds(max(rounds))})"
+
+
+def milliseconds(seconds):
+    """Three digits."""
+    ms = seconds * 1e3
+    return f"{ms:.0f}" if ms >= 100 else f"{ms:.1f}" if ms >= 10 else f"{ms:.2f}"
+
+
+def summary(record):
+    """How many targets are met, and those that are missed."""
+    aimed = [(name, kind, figure) for name in in_order(record)
+             for kind, figure in figures(CASES[name], record["cases"][name]).items() if figure.target is not None]
+    missed = [f"- {name}: {WORDS[kind]} {figure}\n" for name, kind, figure in aimed if not figure.met]
+    return f"{len(aimed) - len(missed)} of {len(aimed)} targets are met." + (
+        " Missed:\n\n" + "".join(missed) if missed else "\n")
+
+
+WORDS = {"default": "time over PyTorch's", "best": "time over PyTorch's best", "memory": "memory over PyTorch's",
+         "floor": "time over the floor", "seconds": "seconds"}
+
+
+def lines(case, result):
+    """What a run prints of a case: one line a candidate, then the figures."""
+    share = result["disturbed"]
+    yield case.name + (f"   ({share:.0%} of its blocks were disturbed)" if share > DISTURBED else "")
+    for label, rounds in result["rounds"].items():
+        peak = result["peak"][label]
+        yield f"    {label:26s} {times(rounds):>26s} ms" + (f" {peak:8.1f} MiB" if peak is not None else "")
+    for label, message in result["errors"].items():
+        yield f"    {label:26s} {message}"
+    found = figures(case, result)
+    yield "    " + "   ".join(f"{WORDS[kind]} {figure}" for kind, figure in found.items()
+                              if kind != "seconds" or figure.target)

@@ -1,0 +1,175 @@
+"""A candidate's process: `python worker.py minicl numpy '{}'` imports its library, then forks a child for each case.
+
+So every case has a process of its own, with fresh memory and no threads of others, and no second import. Requests and
+answers are lines of JSON on stdin and stdout. harness.Worker is the other end.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+sys.path[:1] = map(str, Path(__file__).resolve().parents[1:3])               # for benchmarks and for minicl
+
+from benchmarks.case import Peer                                             # noqa: E402
+from benchmarks.cases import CASES                                           # noqa: E402
+from benchmarks.machine import rates                                         # noqa: E402
+from minicl import get_backend                                               # noqa: E402
+from minicl.backend import threads                                           # noqa: E402
+
+COMPILE_SECONDS = 180
+
+
+def main():
+    library, backend, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)                                                            # what libraries print is no answer
+    if library == "torch":
+        import torch                                                         # noqa: F401  once, before any fork
+
+    def answer(**fields):
+        print(json.dumps(fields), file=answers, flush=True)
+
+    answer(ready=True)
+    while line := sys.stdin.readline():                                      # one request, one answer
+        request = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            serve(request, answer, library, backend, options)
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        if status:
+            answer(error=f"ended by signal {status & 127}" if status & 127 else f"exit status {status >> 8}")
+
+
+def serve(request, answer, library, backend, options):
+    """Set up one case, then time it as often as asked; or measure the machine."""
+    try:
+        with contextlib.ExitStack() as stack:
+            device = Device(library, backend, options)
+            if request.get("rates"):
+                return answer(**rates(device.xp, device.wait))
+            device.enter(stack)
+            case = CASES[request["case"]]
+            compiled = bool(options.get("compiled"))
+            if not compiled:                                                 # other shapes would be compiled apart
+                warm_up(device.set_up(case.tiny()))                          # loads what is loaded lazily
+            step = device.set_up(case)
+            device.clear_peak()
+            signal.signal(signal.SIGALRM, _give_up)
+            signal.alarm(COMPILE_SECONDS * compiled)
+            warm_up(step)
+            signal.alarm(0)
+            seconds = block(step, device, bursts=1, burst=1)["seconds"][0]
+            answer(seconds=seconds, peak=None if compiled else device.peak())
+            while "bursts" in (request := json.loads(sys.stdin.readline())):
+                answer(**block(step, device, **request))
+            answer(launches=device.launches(step))
+    except Exception as error:
+        if os.environ.get("BENCHMARK_TRACEBACK"):
+            traceback.print_exc()
+        answer(error=f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
+
+
+def warm_up(step):
+    for _ in range(2):
+        step()
+
+
+def _give_up(*_):
+    raise TimeoutError(f"torch.compile took more than {COMPILE_SECONDS} s")
+
+
+def block(step, device, bursts, burst, wake=False):
+    """Seconds a step, measured `bursts` times over `burst` steps, and the processor time that all this took.
+
+    wake: whether to begin with an untimed step, for threads that sleep and caches that another process has filled.
+    """
+    used, seconds = sum(os.times()[:4]), []
+    if wake:
+        step()
+    device.wait()
+    for _ in range(bursts):
+        start = time.perf_counter()
+        for _ in range(burst):
+            step()
+        device.wait()
+        seconds.append((time.perf_counter() - start) / burst)
+    return {"seconds": seconds, "used": sum(os.times()[:4]) - used}
+
+
+class Device:
+    """Where a library computes: how to set a case up there, wait for it, and measure its memory."""
+
+    def __init__(self, library, backend, options):
+        self.library, self.gpu, self.options = library, backend == "cupy", options
+        if library == "minicl":
+            self.xp = xp = get_backend(backend)
+            self.set_up = lambda case: case.minicl(xp)
+            self.wait = xp.cuda.get_current_stream().synchronize if self.gpu else lambda: None
+        else:
+            import torch
+            self.xp, peer = torch, Peer(torch, "cuda" if self.gpu else "cpu", **options)
+            self.set_up = lambda case: case.torch(peer)
+            self.wait = torch.cuda.synchronize if self.gpu else lambda: None
+
+    def enter(self, stack):
+        """The settings that a user would train with."""
+        if self.library == "torch":
+            self.xp.set_num_threads(int(os.environ["MINICL_THREADS"]))
+            tf32 = os.environ["CUPY_TF32"] == "1"
+            self.xp.backends.cuda.matmul.allow_tf32 = self.xp.backends.cudnn.allow_tf32 = tf32
+        else:
+            stack.enter_context(threads(**self.options))
+
+    def launches(self, step):
+        """Kernels a step launches on a GPU, CuPy's as well, by PyTorch's profiler; None where that is not there."""
+        if not self.gpu:
+            return None
+        try:
+            from torch.autograd import DeviceType
+            from torch.profiler import ProfilerActivity, profile
+            with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+                step()
+                self.wait()
+        except Exception:                                                    # no PyTorch, none with CUDA, or no CUPTI
+            return None
+        return sum(event.count for event in profiler.key_averages()
+                   if event.device_type == DeviceType.CUDA and not event.key.startswith("Mem")) or None
+
+    def clear_peak(self):
+        self.wait()
+        if not self.gpu:
+            with contextlib.suppress(OSError, AttributeError):               # Linux and glibc
+                ctypes.CDLL(None).malloc_trim(0)                             # what setting up has freed is given back
+                Path("/proc/self/clear_refs").write_text("5")
+        elif self.library == "minicl":
+            self.xp.get_default_memory_pool().free_all_blocks()
+        else:
+            self.xp.cuda.empty_cache()
+            self.xp.cuda.reset_peak_memory_stats()
+        self.before = self._bytes("VmRSS")
+
+    def peak(self):
+        """MiB that were taken since clear_peak(), beyond what was held then; None where the system does not tell."""
+        after = self._bytes("VmHWM")
+        return None if after is None else max(0.0, (after - self.before) / 2**20)
+
+    def _bytes(self, field):
+        if not self.gpu:
+            with contextlib.suppress(OSError):
+                lines = Path("/proc/self/status").read_text().splitlines()
+                return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith(field))
+            return None
+        if self.library == "minicl":
+            return self.xp.get_default_memory_pool().total_bytes()
+        return self.xp.cuda.memory_reserved() if field == "VmRSS" else self.xp.cuda.max_memory_reserved()
+
+
+if __name__ == "__main__":
+    main()
