@@ -158,7 +158,7 @@ def _memory_kept():
     """Within this block the process keeps the memory it frees, instead of handing it back to the system.
 
     A training step makes and drops the same large arrays again and again, and a page that the system hands out anew costs
-    more than the arithmetic on it: half the time of a step. What is kept is at most what was once in use. (Linux with
+    more than the arithmetic on it. What is kept is at most what was once in use. (Linux with
     glibc; elsewhere the block does nothing.)
     """
     try:
