@@ -106,7 +106,8 @@ def read_key(key):
 
 
 def _same_place(x, y):
-    return x.shape == y.shape and x.strides == y.strides and x.ctypes.data == y.ctypes.data
+    """Whether both are views of the same memory; a single entry, which NumPy hands out as a number, never is."""
+    return isinstance(x, np.ndarray) and x.shape == y.shape and x.strides == y.strides and x.ctypes.data == y.ctypes.data
 
 
 def _refuse_undefined(target, key, kinds, value):

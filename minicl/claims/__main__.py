@@ -1,0 +1,132 @@
+"""The theory, claim by claim, as experiments that run.
+
+    python -m minicl.claims list
+    python -m minicl.claims run 8 11                 # or: run all; each a few minutes on two CPU cores
+    python -m minicl.claims run 2 --seeds 0 --size fast
+    python -m minicl.claims report                   # the records of runs/claims as a page
+    python -m minicl.claims count 256                # the negatives and bits of a batch of 256 images
+"""
+
+import argparse
+import sys
+import traceback
+from pathlib import Path
+
+from .. import get_backend, viz
+from ..data import load_mnist
+from ..files import write_atomically
+from ..run import RunError, at_least, command
+from .answers import count
+from .laboratory import SIZES, all_claims, experiment, load_claim, read_records, record_path
+from .report import page
+
+
+def main(argv=None):
+    args = parse(argv)
+    return {"list": list_claims, "run": run, "report": report, "count": print_count}[args.command](args)
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(prog="python -m minicl.claims", description=__doc__.split("\n\n")[0],
+                                     epilog="docs/claims.md has the claims with their figures and verdicts")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="the claims, a line each")
+
+    run = commands.add_parser("run", help="measure claims, print the figures and keep a record and a picture of each")
+    run.add_argument("claims", nargs="+", metavar="CLAIM", help="number or name; or: all")
+    run.add_argument("--seeds", type=at_least(0), nargs="+", default=[0, 1, 2],
+                     help="one measurement each; default: 0 1 2")
+    run.add_argument("--size", choices=SIZES, default="default",
+                     help="fast: seconds, on generated digits; default: minutes on two CPU cores; full: for a GPU")
+    run.add_argument("--full", dest="size", action="store_const", const="full", help="the same as --size full")
+    run.add_argument("--backend", default="numpy", choices=("numpy", "cupy"), help="where arrays live: CPU or GPU")
+    run.add_argument("--data-dir", help="folder with MNIST's files; default: the user's cache, else download")
+    run.add_argument("--threads", type=at_least(1), help="CPU threads; default: all available cores")
+    run.add_argument("--out", default="runs/claims", help="folder for records and pictures; default: runs/claims")
+    run.add_argument("--resume", action="store_true", help="leave out claims whose record with the same seeds, size "
+                     "and backend is already in --out")
+
+    report = commands.add_parser("report", help="write the page of all records: docs/claims.md is made so")
+    report.add_argument("--records", default="runs/claims", help="folder that holds them; default: runs/claims")
+    report.add_argument("--out", help="the page; default: claims.md in the folder of the records")
+
+    report.add_argument("--anew", action="store_true", help="first judge and draw the records anew, figures as they "
+                        "are: for when a claim's judge or draw has changed")
+
+    counts = commands.add_parser("count", help="the negatives that batches give, and the nats and bits they can show")
+    counts.add_argument("N", type=at_least(2), nargs="+", help="images in a batch")
+    return parser.parse_args(argv)
+
+
+def list_claims(args):
+    for module in all_claims():
+        print(f"{module.CLAIM.number:>2}  {module.CLAIM.name:<21} {module.CLAIM.title}")
+
+
+def run(args):
+    xp = get_backend(args.backend)
+    modules = all_claims() if args.claims == ["all"] else [load_claim(which) for which in args.claims]
+    if args.data_dir:
+        load_mnist(args.data_dir)                            # what is wrong with it is said now, not after an hour
+    Path(args.out).mkdir(parents=True, exist_ok=True)
+    done, failed = read_records(args.out) if args.resume else {}, []
+    for module in modules:
+        claim, before = module.CLAIM, done.get(module.CLAIM.name)
+        print(f"\n{claim.number}. {claim.title}", flush=True)
+        if before and (before.seeds, before.size, before.backend) == (args.seeds, args.size, args.backend):
+            print(f"  {before.verdict}, as {record_path(args.out, claim.name)} says")
+            continue
+        try:
+            record = experiment(module, args.seeds, size=args.size, backend=args.backend, xp=xp,
+                                data_dir=args.data_dir, say=lambda text: print(text, flush=True),
+                                cpu_threads=args.threads)
+            record.save(args.out)
+            show(record, args.out)
+        except OSError:                                      # no data, or no room: the next would fare no better
+            raise
+        except Exception as error:                           # one that fails must not cost the others
+            if len(modules) == 1:
+                raise
+            traceback.print_exc()
+            print(f"  claim {claim.number} failed: {error}", flush=True)
+            failed.append(claim.number)
+    if viz.Figure is None:
+        print("no pictures: they need matplotlib, pip install 'minicl[viz]'")
+    if failed:
+        print(f"\nfailed: {', '.join(map(str, failed))}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def show(record, folder):
+    """The table of a record, its verdict, its time."""
+    rows = [("", "published or exact", "measured"), *record.rows()]
+    widths = [max(len(row[k]) for row in rows) for k in range(2)]
+    for what, published, measured in rows:
+        print(f"  {what:<{widths[0]}}  {published:<{widths[1]}}  {measured}")
+    print(f"  {record.verdict}: {record.reason}")
+    print(f"  {sum(record.seconds):.0f} s, data: {record.data}; {record_path(folder, record.name)}", flush=True)
+
+
+def report(args):
+    records, out = Path(args.records), Path(args.out or Path(args.records) / "claims.md")
+    found = read_records(records)
+    if not found:
+        raise RunError(f"--records {records}: there are no records of claims; python -m minicl.claims run all --out "
+                       f"{records} makes them")
+    if args.anew:
+        found = {name: record.judged() for name, record in found.items()}
+        for record in found.values():
+            record.save(records)
+    text = page(found, records, out.parent)
+    write_atomically(out, lambda file: file.write(text.encode()))
+    print(f"{len(found)} claims: {out}")
+
+
+def print_count(args):
+    for N in args.N:
+        negatives, nats, bits = count(N)
+        print(f"N = {N}: {negatives} negatives, at most log {negatives + 1} = {nats:.2f} nats = {bits:.2f} bits")
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,109 @@
+"""Two exercises of the theory, worked: the figures in the text are read from the records of the claims."""
+
+import math
+
+from ..evaluate import infonce_bound
+from .counting import BATCHES, IMAGES
+from .head_discards import lost, tasks_of
+from .infonce_bound import exact_bound
+from .laboratory import filled, mean_spread
+
+
+def count(N):
+    """What a batch of N images gives NT-Xent: negatives, and the most that they can show, in nats and in bits."""
+    cap = infonce_bound(0.0, 2 * N - 1)
+    return 2 * (N - 1), cap.cap, cap.cap_bits
+
+
+def flowed(text):
+    """Markdown with its paragraphs filled; headings, tables and code stay as they are."""
+    return "\n\n".join(part if part.startswith(("#", "|", "```")) else filled(part)
+                       for part in text.strip().split("\n\n")) + "\n"
+
+
+def how_many_negatives(records):
+    """Claim 3's record, as the answer to: how many negatives and bits for a batch of N?"""
+    if "counting" not in records:
+        return ""
+    reached = records["counting"].arrays["reached"].mean(axis=0) / math.log(2)
+    best = dict(zip(BATCHES, records["counting"].arrays["best"][0] / math.log(2)))
+    rows = "\n".join(f"| {N} | {count(N)[0]} | {count(N)[1]:.2f} | {count(N)[2]:.2f} | {best[N]:.2f} | {bits:.2f} |"
+                     for N, bits in zip(BATCHES, reached))
+    return flowed(f"""\
+## Exercise: how many negatives, and how many bits, for a batch of N images?
+
+A batch of N images is 2N views. An anchor is compared with the 2N - 1 others: its positive, and 2(N-1) negatives. If
+the encoder knew nothing it would choose evenly among them and lose log(2N-1); if it knew everything it would lose 0.
+So a batch can show log(2N-1) nats, which are log2(2N-1) bits, and no more: N = 256 gives {count(256)[0]} negatives
+and {count(256)[1]:.2f} nats = {count(256)[2]:.2f} bits, N = 4096 gives {count(4096)[0]} and {count(4096)[1]:.2f} nats
+= {count(4096)[2]:.2f} bits. One bit more costs twice the batch and four times the scores. Turned round, B bits
+need at least (2^B + 1) / 2 images.
+
+```bash
+python -m minicl.claims count 256 4096       # computes it
+python -m minicl.claims run 3                # runs into the cap
+```
+
+The run: {IMAGES} images, both views the same, so there are log2 {IMAGES} = {math.log2(IMAGES):.0f} bits to be seen,
+exactly; an encoder that tells all of them apart, asked in batches of N.
+
+| N | negatives | cap, nats | cap, bits | best possible, bits | reached, bits |
+|---|---|---|---|---|---|
+{rows}
+
+Small batches reach their cap and say nothing of what lies above; large ones see the {math.log2(IMAGES):.0f} bits that
+are there. Two cautions. The cap is what a batch *can* show, not what it shows: of 4 nats between Gaussians, 64
+candidates with a cap of {math.log(64):.2f} show {exact_bound(4, 20, 64):.2f} at best, and 256 show
+{exact_bound(4, 20, 256):.2f} (claim 1); count on several times e^I candidates for I nats. And NT-Xent's figure is a
+distance from chance, not strictly a bound (claim 2).
+""")
+
+
+def why_the_head_helps(records):
+    """Claims 8 and 9, as the answer to: why does the head help, although it is thrown away?"""
+    if not {"head", "head_discards"} <= records.keys():
+        return ""
+    digit, shown = records["head"].arrays, records["head_discards"].arrays
+    rows = "\n".join(
+        f"| {task} | {mean_spread(shown[f'{task}: h'], '.1f', ' %')} "
+        f"| {mean_spread(shown[f'{task}: g(h)'], '.1f', ' %')} | {lost(shown, task).mean():.0%} "
+        f"| {lost(shown, task, ', untrained').mean():.0%} |" for task in tasks_of(shown))
+
+    def gain(head):
+        return mean_spread(100 * (digit["mlp head, h"] - digit[head]), "+.1f")
+
+    linear = "linear head, h" in digit                                       # which the fast form leaves out
+    others = f" and {gain('linear head, h')} over a linear one, which can only project" if linear else ""
+    return flowed(f"""\
+## Exercise: why does the head help, although it is thrown away?
+
+The loss wants z to be the same for all views of an image: of what the augmentation varies, z must say nothing.
+Without a head h is z, and must itself forget all that. With a head, g can do the forgetting, and h need only hold
+what lets g do it; nothing forbids it to hold more. Then the head is cut off, and with it goes the forgetting. If this
+is so, three things can be measured.
+
+```bash
+python -m minicl.claims run 8 9
+```
+
+*z forgets, h less* (claim 9). Which transformation was applied to a view, read from either by a small network:
+
+| applied | read from h | read from z = g(h) | lost, of what h tells above chance | the same before training |
+|---|---|---|---|---|
+{rows}
+
+*So h should be worth more than z*, though the loss never saw h (claim 8). A linear probe tells the digit from h in
+{mean_spread(digit['mlp head, h'], '.1f', ' %')} of all cases, from z in
+{mean_spread(digit['mlp head, z'], '.1f', ' %')}: {gain('mlp head, z')} points.
+
+*And more than the h of an encoder that had no head to forget for it* (claim 8). The
+gain is {gain('none head, h')} points over no head{others} (on ImageNet: more than 10, and 3).
+
+Verdicts: claim 8 *{records['head'].verdict}*, claim 9 *{records['head_discards'].verdict}*.
+
+That g(h) tells less than h is by itself no surprise: no function of h can know more about a view than h does. What
+the head explains is why h, under the same loss, still has something to lose.
+""")
+
+
+ANSWERS = (how_many_negatives, why_the_head_helps)

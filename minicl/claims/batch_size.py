@@ -1,0 +1,195 @@
+"""Claim 6: what more negatives buy, and what they cost.
+
+A larger batch brings more negatives, but also fewer steps a pass, less noise and better batch statistics. Here only
+the negatives change: every run sees the same batches, in as many steps, and cuts them into groups of N images; an
+anchor chooses among the views of its own group. What a step costs is measured at true batches of N.
+"""
+
+import numpy as np
+
+from ..autograd import Tensor
+from ..backend import array_module
+from ..contrastive import info_nce_from_scores, l2_normalize, nt_xent
+from ..contrastive.composed import EXCLUDED
+from ..data import mnist_views, two_views
+from ..evaluate import alignment, effective_rank, encode, frozen_accuracies, to_float, uniformity
+from ..methods import SimCLR
+from ..ops import concat, where
+from .cost import cost
+from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread
+from .slides import BLUE, GREEN, GREY, ORANGE, heading, line, note, slide
+from .training import contrastive, digits, encoder_and_head, train
+
+TAU, DIM = 0.2, 64
+
+CLAIM = Claim(
+    number=6, name="batch_size",
+    title="Few negatives let z collapse in part; many give diminishing returns, at a cost of N²",
+    says="With more negatives z is spread more evenly and classes are easier to find in it, but each doubling buys "
+         "less than the one before; with very few, z is said to use fewer directions. The loss compares every view "
+         "with every other, so its time grows with the square of the batch.",
+    mathematics="""\
+```text
+N images -> 2(N-1) negatives an anchor; (2N)^2 scores of d products, forward and backward
+```
+
+The negatives of a batch estimate E exp(s/tau), the normaliser of the softmax. An estimate of M draws is off by about
+1/sqrt(M), and its logarithm too low by about 1/M: what doubling M can still mend halves, or nearly, each time.""",
+    source="Chen et al. 2020 (SimCLR), section 5.2 and figure 9; Wang & Isola 2020, theorem 1",
+    columns={"uniformity": "uniformity of z (0: collapsed)", "alignment": "alignment of z (0: views coincide)",
+             "rank": f"effective rank of z, of {DIM}", "knn": "kNN on z", "knn_h": "kNN on h"},
+    published={"exponent": "2, for large N", "knn": "rises, then flattens", "uniformity": "falls, then flattens"},
+    next="Vary the batch itself, at a fixed number of images seen: python examples/simclr_mnist.py --batch 32, 128, "
+         "512. What besides the negatives changes, and which effect is the larger?")
+
+
+def measure(setting):
+    batch = setting.pick(128, 2048, 4096)
+    sizes = setting.pick((2, 8, 128), (2, 8, 32, 128, 512, 2048), (2, 8, 32, 128, 512, 2048, 4096))
+    data = digits(setting, train=(1000, 10_000, 60_000), test=(2000, 2000, 10_000))
+    rows = []
+    for N in sizes:
+        model = SimCLR(*encoder_and_head(data, setting, dim=DIM)).to(setting.xp)
+        train(model, contrastive(TAU, loss=in_groups(N)), data.train_images, setting, batch=batch,
+              steps=setting.pick(60, 60, 1000))
+        rows.append(examine(model, data, setting))
+        setting.say(f"    N = {N}: " + ", ".join(f"{name} {value:.3f}" for name, value in rows[-1].items()))
+    batches = setting.pick((64, 256, 1024), (2, 8, 32, 128, 512, 2048), (128, 512, 2048, 8192))
+    costs = np.array([[*cost_of_loss(N, setting), *cost_of_step(N, data, setting)] for N in batches]).T
+    return {"N": sizes, **{name: [row[name] for row in rows] for name in rows[0]}, "batch": batches,
+            **dict(zip(("loss, ms", "loss, MiB", "step, ms", "step, MiB"), costs)),
+            "exponent": np.log(costs[0][-1] / costs[0][-3]) / np.log(batches[-1] / batches[-3]),
+            "test images": len(data.test_images)}
+
+
+def in_groups(N):
+    """NT-Xent of z1, z2 (B, d) in which an anchor chooses among the 2N - 1 other views of its group of N images."""
+    def loss(z1, z2, tau):
+        B, d = z1.shape
+        if N == B:
+            return nt_xent(z1, z2, tau)
+        xp = array_module(z1.data)
+        u = l2_normalize(concat(z1.reshape(-1, N, d), z2.reshape(-1, N, d), axis=1))     # (B/N, 2N, d)
+        scores = where(xp.eye(2 * N, dtype=bool), EXCLUDED, u @ u.transpose(0, 2, 1))    # (B/N, 2N, 2N)
+        positive_ids = (xp.arange(2 * B) + N) % (2 * N)                                  # the other view, N rows on
+        return info_nce_from_scores(scores.reshape(2 * B, 2 * N), positive_ids, tau)
+
+    return loss
+
+
+def examine(model, data, setting):
+    """Figures of z of views of test images, and kNN of the test images as they are."""
+    accuracies, _, _ = frozen_accuracies(model, data, setting.xp, probe=False)
+    xp, rng = setting.xp, np.random.default_rng([setting.seed, 3])
+    views = two_views(mnist_views(), to_float(data.test_images, xp), rng)
+    z1, z2 = (encode(model, view, xp, prepare=lambda x, xp: x)[1] for view in views)
+    return {"uniformity": uniformity(z1), "alignment": alignment(z1, z2), "rank": effective_rank(z1),
+            "knn": accuracies["knn_z"], "knn_h": accuracies["knn_h"]}
+
+
+def cost_of_loss(N, setting):
+    """(milliseconds, MiB) of the loss of a batch of N and its gradient."""
+    rng = np.random.default_rng(N)
+    z1, z2 = (Tensor(setting.xp.asarray(rng.standard_normal((N, DIM), dtype="float32")), requires_grad=True)
+              for _ in range(2))
+
+    def step():
+        z1.grad = z2.grad = None
+        nt_xent(z1, z2, TAU).backward()
+        return z1.grad
+
+    seconds, mib = cost(step, setting.xp)
+    return 1000 * seconds, mib
+
+
+def cost_of_step(N, data, setting):
+    """The same of a training step, less augmentation and optimizer."""
+    model = SimCLR(*encoder_and_head(data, setting, dim=DIM)).to(setting.xp)
+    images = to_float(data.train_images[np.arange(N) % len(data.train_images)], setting.xp)
+    views = setting.xp.concatenate([images, images])
+
+    def step():
+        for parameter in model.parameters():
+            parameter.grad = None
+        _, z = model(views)
+        nt_xent(z[:N], z[N:], TAU).backward()
+        return model.parameters()[0].grad
+
+    seconds, mib = cost(step, setting.xp, repeats=3)
+    return 1000 * seconds, mib
+
+
+def judge(figures):
+    """From fewest to most, uniformity falls and kNN on z rises, in every seed and by more than the spread; neither
+    turns back by more than that and what so few test images can tell apart; the first half of the steps brings more
+    than the second; and the loss's time at the largest batches grows as N^1.5 to N^2.5. The rank is not judged but
+    told: does z collapse in part?"""
+    missing, few = [], figures["test images"].mean()**-0.5                   # sampling errors: about few / 4, few / 2
+    for name, sign, error in (("uniformity", -1, few / 4), ("knn", 1, few / 2)):
+        gains = sign * np.diff(figures[name], axis=1)                        # (seeds, steps of N)
+        total, half = gains.sum(axis=1), gains.shape[1] // 2
+        if not ((total > 0).all() and total.mean() > total.std()):
+            missing.append(f"{name} does not gain from more negatives in every seed")
+        elif (gains.mean(axis=0) < -gains.std(axis=0) - error).any():
+            missing.append(f"{name} is not monotone")
+        elif gains[:, :half].sum() <= gains[:, -half:].sum():
+            missing.append(f"{name} gains as much from the last doublings as from the first")
+    exponent = figures["exponent"].mean()
+    if not 1.5 <= exponent <= 2.5:
+        missing.append(f"the loss's time grows as N^{exponent:.1f}")
+    first, last = ({name: mean_spread(figures[name][:, end], form) for name, form in
+                    (("uniformity", ".2f"), ("knn", ".3f"), ("rank", ".1f"))} for end in (0, -1))
+    lost = figures["rank"][:, -1] - figures["rank"][:, 0]
+    found = (f"from {figures['N'][0, 0]:.0f} to {figures['N'][0, -1]:.0f} images uniformity of z goes from "
+             f"{first['uniformity']} to {last['uniformity']}, kNN on z from {first['knn']} to {last['knn']}, most of "
+             f"it by the first steps; effective rank goes from {first['rank']} to {last['rank']}, so few negatives "
+             + ("do collapse z in part" if (lost > 0.1 * figures["rank"][:, -1]).all() else
+                "spread z less evenly, but collapse no direction")
+             + f"; the loss's time at the largest batches grows as N^{exponent:.1f}")
+    return (NOT_REPRODUCED, f"{'; '.join(missing)}; {found}") if missing else (IN_SHAPE, found)
+
+
+def table(figures):
+    rows = [("N, images an anchor chooses among", "", numbers(figures["N"][:1], ".0f"))]
+    rows += [(CLAIM.columns[name], CLAIM.published.get(name, ""), numbers(figures[name], form)) for name, form in
+             (("uniformity", ".2f"), ("alignment", ".3f"), ("rank", ".1f"), ("knn", ".3f"), ("knn_h", ".3f"))]
+    rows.append(("N, true batch", "", numbers(figures["batch"][:1], ".0f")))
+    rows += [(name, "", numbers(figures[name].min(axis=0, keepdims=True), ".3g"))
+             for name in ("loss, ms", "loss, MiB", "step, ms", "step, MiB")]
+    return rows + [("exponent of the loss's time, last three batches", CLAIM.published["exponent"],
+                    mean_spread(figures["exponent"], ".2f"))]
+
+
+def numbers(values, form):
+    """values (seeds, n) -> n means with their spreads."""
+    return ", ".join(mean_spread(column, form) for column in values.T)
+
+
+def draw(figures, path):
+    N, (first, last) = figures["N"][0], 100 * figures["knn"][:, [0, -1]].mean(axis=0)
+    figure, (left, right) = slide(f"More negatives spread z: kNN on z {first:.1f} → {last:.1f} %.\n"
+                                  "Each doubling buys less, and costs four times", panels=2, wspace=0.45, left=0.1)
+    line(left, N, figures["uniformity"], BLUE)
+    left.set_title("uniformity of z", fontsize=17, loc="left", pad=14, color=BLUE)
+    left.invert_yaxis()                                                      # better is up, as for kNN
+    other = left.twinx()
+    line(other, N, 100 * figures["knn"], ORANGE)
+    other.set_title("kNN on z (%)", fontsize=17, loc="right", pad=14, color=ORANGE)
+    other.tick_params(labelsize=15)
+    other.spines[["top", "left"]].set_visible(False)
+    batch = figures["batch"][0]
+    for name, colour, words in (("loss, ms", BLUE, "the loss"), ("step, ms", GREEN, "a step")):
+        least = figures[name].min(axis=0)
+        right.plot(batch, least, color=colour, linewidth=3.5, marker="o", markersize=10)
+        note(right, batch[0], least[0] * 1.9, words, colour)
+    large, at = batch[-3:], figures["loss, ms"].min(axis=0)[-1]
+    right.plot(large, at * (large / large[-1])**2, color=GREY, linestyle="--", linewidth=1.5)
+    right.text(large[-2] * 1.4, at * (large[-2] / large[-1])**2, "N²", fontsize=16, color=GREY, va="top")
+    heading(right, "milliseconds")
+    right.set(yscale="log", xlabel="N, batch", ylim=(figures["loss, ms"].min() / 3, None))
+    left.set(xlabel="N, images an anchor chooses among")
+    for axes, ticks in ((left, N), (right, batch)):
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{n:g}" for n in ticks])
+        axes.minorticks_off()
+    figure.savefig(path)

@@ -1,0 +1,190 @@
+"""Claim 5: one encoder by alignment alone, by uniformity alone, by both, and without negatives.
+
+With batch norm everywhere, in the heads only, and nowhere: does it hold off collapse, and does it keep h alive?
+"""
+
+import numpy as np
+
+from .. import ops
+from ..contrastive import alignment_loss, l2_normalize, nt_xent, uniformity_loss
+from ..evaluate import effective_rank, encode, frozen_accuracies, linear_probe, spread
+from ..methods import BYOL, SimCLR, SimSiam
+from ..nn import Sequential, projection_head
+from .laboratory import IN_SHAPE, NOT_REPRODUCED, REPRODUCED, Claim, mean_spread
+from .slides import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, heading, note, slide
+from .training import contrastive, digits, encoder_and_head, train
+
+DIM, NOISE, CHANCE = 64, 0.1, 0.1                # NOISE: of the deviation that unit vectors spread all round have
+
+CLAIM = Claim(
+    number=5, name="collapse",
+    title="Alignment alone collapses; negatives prevent it, and so does a stop-gradient",
+    says="Asked only that two views of an image agree, an encoder gives all images one z; asked only that all "
+         "differ, it spreads them without regard to what is alike. Both together teach; BYOL and SimSiam have no "
+         "negatives, and a target that is held still keeps them from collapse.",
+    mathematics="""\
+```text
+positives only     |u1 - u2|^2                           least at one point for all: spread 0
+uniformity only    log mean exp(-2 |u - u'|^2)           least where spread evenly: deviation 1/sqrt(d)
+both, NT-Xent      their sum; with one softmax for each anchor
+BYOL, SimSiam      -cos(predictor(z1), stop_gradient(z2))
+```
+
+`spread` is the deviation of the unit vectors per dimension, times sqrt(d). It is a length: a probe that first brings
+every feature to deviation 1 still reads what order is left in a z one hundredth as wide. So z is also probed after
+noise of a tenth of the full deviation.""",
+    source="Wang & Isola 2020; Chen & He 2021, section 4.1 and figure 2 (ImageNet, 1000 classes)",
+    published={"spread": "0 collapsed, about 1 not",
+               "probe_h": "SimSiam 67.7 %, without its stop-gradient 0.1 %, chance"},
+    next="Which batch norm do BYOL and SimSiam need: that of the head, or that of the predictor? And take the "
+         "predictor out of SimSiam: is its stop-gradient alone enough?")
+
+
+def uniform(z1, z2):
+    return 0.5 * (uniformity_loss(z1) + uniformity_loss(z2))
+
+
+def without_negatives(model, view1, view2, xp):
+    views = xp.concatenate([view1, view2])
+    _, z = model(views)
+    return (model.loss(z, model.targets(views)) if isinstance(model, BYOL) else model.loss(z)), z.data
+
+
+OBJECTIVES = {
+    "positives only": contrastive(loss=lambda z1, z2, tau: alignment_loss(z1, z2)),
+    "uniformity only": contrastive(loss=lambda z1, z2, tau: uniform(z1, z2)),
+    "both": contrastive(loss=lambda z1, z2, tau: alignment_loss(z1, z2) + uniform(z1, z2)),
+    "NT-Xent": contrastive(tau=0.2, loss=nt_xent),
+    "BYOL": without_negatives,
+    "SimSiam": without_negatives,
+}
+NORMED = {"batch norm": ("encoder", "heads"), "in heads only": ("heads",), "no batch norm": ()}
+FIGURES = ("spread", "rank", "probe_z", "noisy", "probe_h")
+
+
+def build(name, data, setting, normed=NORMED["batch norm"], head="mlp"):
+    """The model of an objective, of the same weights for all. normed: where batch norm stays in."""
+    channels = setting.pick((8, 16, 32), (16, 32, 64), (32, 64, 128))
+    encoder, head = encoder_and_head(data, setting, head=head, dim=DIM, channels=channels)
+    predictor = projection_head("mlp", DIM, hidden=DIM // 2, dim=DIM, rng=np.random.default_rng([setting.seed, 2]))
+    if "encoder" not in normed:
+        encoder.blocks = [Sequential(block.steps[0], ops.relu) for block in encoder.blocks]
+    if "heads" not in normed:
+        head.steps[1] = predictor.steps[1] = ops.relu
+    model = (BYOL(encoder, head, predictor, m=0.9) if name == "BYOL" else
+             SimSiam(encoder, head, predictor) if name == "SimSiam" else SimCLR(encoder, head))
+    return model.to(setting.xp)
+
+
+def measure(setting):
+    data = digits(setting, train=(1000, 5000, 60_000), test=(300, 2000, 10_000))
+    steps, batch, figures = setting.pick(40, 200, 5000), setting.pick(48, 128, 256), {}
+
+    def learn(row, name, times=1, **network):
+        model = build(name, data, setting, **network)
+        curve = train(model, OBJECTIVES[name], data.train_images, setting, steps=times * steps, batch=batch,
+                      lr=setting.pick(1e-2, 5e-3, 5e-3), watch=lambda z: {"spread": spread(z)})
+        figures[row], figures[f"{row}: spread in training"] = examine(model, data, setting), curve["spread"]
+        setting.say(f"    {row}: " + ", ".join(f"{what} {value:.3f}" for what, value in zip(FIGURES, figures[row])))
+
+    figures["untrained"] = examine(build("untrained", data, setting), data, setting)
+    for network, normed in NORMED.items():
+        for name in OBJECTIVES if network != "in heads only" else ("positives only", "BYOL", "SimSiam"):
+            learn(f"{name}, {network}", name, normed=normed)
+    learn("positives only, 4 times as long", "positives only", times=4)
+    learn("positives only, no head: z = h", "positives only", head="none")
+    return figures
+
+
+def examine(model, data, setting):
+    """FIGURES of a trained model, on test images."""
+    xp, rng = setting.xp, np.random.default_rng([setting.seed, 3])
+    accuracies, _, test_z = frozen_accuracies(model, data, xp)
+    noisy = []
+    for z in (encode(model, data.train_images, xp)[1], test_z):
+        u = l2_normalize.raw(z)[0]
+        noisy.append(u + xp.asarray(rng.standard_normal(u.shape, dtype="float32")) * (NOISE / u.shape[1]**0.5))
+    return [spread(test_z), effective_rank(test_z), accuracies["probe_z"],
+            linear_probe(noisy[0], data.train_labels, noisy[1], data.test_labels), accuracies["probe_h"]]
+
+
+def judge(figures):
+    """Positives alone end with less than a tenth of the full spread, all else with more than half of it; uniformity
+    alone teaches z less than both. BYOL and SimSiam are excused with no batch norm: they were published with it."""
+    def of(row, figure="spread"):
+        return figures[row][:, FIGURES.index(figure)]
+
+    for row in (row for row in figures if row.endswith(tuple(NORMED))):
+        least, most = of(row).min(), of(row).max()
+        excused = row in ("BYOL, no batch norm", "SimSiam, no batch norm")
+        if most > 0.1 if row.startswith("positives") else least < 0.5 and not excused:
+            return NOT_REPRODUCED, f"{row}: the spread of z is {least:.2f} to {most:.2f}"
+    alone = of("uniformity only, batch norm", "probe_z")
+    if (alone >= np.minimum(of("both, batch norm", "probe_z"), of("NT-Xent, batch norm", "probe_z"))).any():
+        return NOT_REPRODUCED, "uniformity alone teaches z as much as both together"
+    first_two = ("positives only, batch norm", "uniformity only, batch norm")
+    if max(of(row, "probe_h").mean() for row in first_two) < 2 * CHANCE:
+        return REPRODUCED, "z collapses with positives alone and nowhere else, and the probe of h is near chance"
+    bare = [name for name in ("BYOL", "SimSiam") if of(f"{name}, no batch norm").max() < 0.1]
+
+    def probe(row, figure="probe_h"):
+        return mean_spread(of(row, figure), ".1f", " %")
+
+    return IN_SHAPE, (
+        "z collapses with positives alone and not with the others"
+        + (f", except that {' and '.join(bare)} collapse too where there is no batch norm at all" if bare else "")
+        + f". But the probe of h is not at chance: {probe('positives only, batch norm')} with positives alone "
+        f"({probe('positives only, no batch norm')} with no batch norm, which thus is not why) and "
+        f"{probe('uniformity only, batch norm')} with uniformity alone, where untrained weights give "
+        f"{probe('untrained')}: random features of digits are good, and the head takes the collapse on itself. It is "
+        f"a matter of scale: 4 times as many steps leave h {probe('positives only, 4 times as long')}, no head "
+        f"leaves it {probe('positives only, no head: z = h')}; z under noise falls from "
+        f"{probe('positives only, batch norm', 'noisy')} to {probe('positives only, 4 times as long', 'noisy')} in "
+        "these steps")
+
+
+def table(figures):
+    rows = [("spread of z", CLAIM.published["spread"], ""), ("probe of h", CLAIM.published["probe_h"], "")]
+    for row, values in figures.items():
+        if values.ndim == 2 and "training" not in row:
+            s, rank, z, noisy, h = values.T
+            rows.append((row, "", f"spread {mean_spread(s, '.3f')}; rank {mean_spread(rank, '.0f')}; probe of z "
+                         f"{mean_spread(z, '.0f', ' %')}, under noise {mean_spread(noisy, '.0f', ' %')}; of h "
+                         f"{mean_spread(h, '.1f', ' %')}"))
+    return rows
+
+
+COLOURS = {"positives only": ORANGE, "uniformity only": GREY, "both": GREEN, "NT-Xent": INK, "BYOL": BLUE,
+           "SimSiam": PURPLE}
+
+
+def draw(figures, path):
+    held = all(figures[f"{name}, no batch norm"][:, 0].min() > 0.5 for name in ("BYOL", "SimSiam"))
+    figure, (*panels, probes) = slide(
+        "Positives alone: all images get one z. Negatives prevent it;\nso does a stop-gradient, with batch norm "
+        + ("and without" if held else "but not without"),
+        panels=3, widths=(1, 1, 1.15), left=0.06, wspace=0.22, bottom=0.27)
+    for plot, network in zip(panels, ("batch norm", "no batch norm")):
+        for name, colour in COLOURS.items():
+            curves = figures[f"{name}, {network}: spread in training"]
+            x = np.linspace(0, 100, curves.shape[1])
+            plot.fill_between(x, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.25, linewidth=0)
+            hides = name in ("both", "SimSiam")                              # what lies below it
+            plot.plot(x, curves.mean(axis=0), "--" if hides else "-", color=colour, linewidth=3.5, label=name)
+        plot.set(xlim=(0, 100), ylim=(0, 1.05), xlabel="% of training")
+        heading(plot, f"spread of z, {network}")
+    for y, name in enumerate(reversed(COLOURS)):
+        for shift, column, colour in ((0.2, "probe_h", BLUE), (-0.2, "noisy", ORANGE)):
+            values = 100 * figures[f"{name}, batch norm"][:, FIGURES.index(column)]
+            probes.barh(y + shift, values.mean(), 0.36, color=colour)
+            probes.plot(values, np.full(len(values), y + shift), "o", color=INK, markersize=4, alpha=0.7)
+        probes.text(2, y + 0.18, name, fontsize=13, va="center", color="white", fontweight="bold")
+    probes.axvline(100 * CHANCE, color=INK, linestyle="--", linewidth=1.5, zorder=0)
+    probes.text(100 * CHANCE, -0.6, " chance", fontsize=13, va="center", color=INK)
+    probes.set(xlim=(0, 100), ylim=(-0.75, len(COLOURS) - 0.5), yticks=(), xlabel="%")
+    heading(probes, "linear probe, batch norm")
+    for y, words, colour in ((0.09, "h", BLUE), (0.03, "z under noise", ORANGE)):
+        note(probes, 0.7, y, words, colour, transform=figure.transFigure)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(0.06, 0.01), ncols=3,
+                  fontsize=14, frameon=False)
+    figure.savefig(path)

@@ -1,0 +1,120 @@
+"""Claim 3: how many negatives a batch gives, how many bits they can show, and a run that reaches just that many."""
+
+import math
+
+import numpy as np
+
+from .. import Tensor, viz
+from ..backend import to_device
+from ..contrastive import nt_xent
+from ..evaluate import encode, infonce_bound, symbol_estimates
+from ..methods import SimCLR
+from ..nn import MLP, projection_head
+from .laboratory import NOT_REPRODUCED, REPRODUCED, Claim, mean_spread
+from .training import contrastive, train
+
+IMAGES, TAU = 256, 0.05
+BATCHES = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+CLAIM = Claim(
+    number=3, name="counting",
+    title="A batch of N images gives 2(N-1) negatives, and they can show log(2N-1) nats at most",
+    says="NT-Xent lets every view choose its partner among 2N - 1, so a collapsed encoder loses exactly log(2N-1) "
+         "and none can gain more. A doubled batch is worth one bit more, whatever the images are.",
+    mathematics="""\
+```text
+negatives   2(N-1): both views of the N - 1 other images
+collapse    all scores equal:  L = log(2N-1)
+cap         log(2N-1) - L <= log(2N-1) nats = log2(2N-1) bits
+bits B      need N >= (2^B + 1) / 2 images in a batch
+```
+
+The run that saturates: 256 images, the same in both views, so that I = log 256 = 8 bits exactly. An MLP learns to
+tell them apart; then batches of N are drawn with replacement. Small batches reach their cap and no more, large ones
+the 8 bits there are (the exact best is claim 2's sum; it ends a hair above I: NT-Xent's figure is no bound).""",
+    source="Chen et al. 2020 (SimCLR), equation 1; closed form",
+    next="CLIP's loss has N candidates, MoCo's 1 + queue: which N gives CLIP the 9 bits that SimCLR gets from 256 "
+         "images? And what changes in the picture with 64 images in place of 256?",
+    published={"negatives, N = 256": "510", "cap, N = 256, nats": "6.24", "cap, N = 256, bits": "9.00",
+               "negatives, N = 4096": "8190", "cap, N = 4096, nats": "9.01", "cap, N = 4096, bits": "13.00",
+               "collapsed loss - log(2N-1)": "0", "largest figure - cap": "never above 0"})
+
+
+def exact(N):
+    """The closed form, named as the figures are."""
+    bound = infonce_bound(0.0, 2 * N - 1)
+    return {f"negatives, N = {N}": 2 * (N - 1),
+            f"cap, N = {N}, nats": bound.cap, f"cap, N = {N}, bits": bound.cap_bits}
+
+
+def measure(setting):
+    figures, off = {}, []
+    for N in (256, 4096):
+        z = Tensor(to_device(np.ones((N, 2)), setting.xp))                   # collapsed: everything at one place
+        loss = nt_xent(z, z, 0.5).item()
+        figures.update(zip(exact(N), (math.exp(loss) - 1, loss, loss / math.log(2))))
+        off.append(abs(loss - math.log(2 * N - 1)))
+    reached = saturate(setting, steps=setting.pick(100, 400, 400), draws=setting.pick(40, 500, 5000))
+    return {**figures, "collapsed loss - log(2N-1)": max(off),
+            "largest figure - cap": max(nats - math.log(2 * N - 1) for nats, N in zip(reached, BATCHES)),
+            "reached": reached, "best": [symbol_estimates(IMAGES, N).nt_xent for N in BATCHES]}
+
+
+def saturate(setting, *, steps, draws):
+    """log(2N-1) - L in nats for each N of BATCHES, of an encoder that has learned to tell the images apart;
+    `draws` batches of each."""
+    images, rng = setting.images(IMAGES, 1).train_images, np.random.default_rng(setting.seed)
+    encoder = MLP(images.shape[1:], (256, 128), rng=rng)
+    model = SimCLR(encoder, projection_head("linear", encoder.features, dim=128, rng=rng)).to(setting.xp)
+    train(model, contrastive(TAU), images, setting, steps=steps, lr=1e-3, views=lambda images, rng: (images, images))
+    z, reached = encode(model, images, setting.xp)[1], []
+    for N in BATCHES:
+        drawn = (z[to_device(rng.integers(0, IMAGES, N), setting.xp)] for _ in range(draws))
+        losses = [nt_xent(Tensor(batch), Tensor(batch), TAU).item() for batch in drawn]
+        reached.append(infonce_bound(float(np.mean(losses)), 2 * N - 1).nats)
+    return reached
+
+
+def judge(figures):
+    wrong = [name for N in (256, 4096) for name, value in exact(N).items()
+             if np.abs(figures[name] - value).max() > 0.005]
+    if wrong:
+        return NOT_REPRODUCED, f"{', '.join(wrong)}: not the closed form's"
+    if figures["collapsed loss - log(2N-1)"].max() > 1e-9 or figures["largest figure - cap"].max() > 0:
+        return NOT_REPRODUCED, "a collapsed encoder does not lose log(2N-1), or some encoder gains more"
+    short = np.abs(figures["reached"] - figures["best"]).max()
+    if short > 0.1:
+        return NOT_REPRODUCED, f"the run that should saturate misses the best possible figure by {short:.2f} nats"
+    return REPRODUCED, (f"the closed form to the digits given; the run is within {short:.2f} nats of the best "
+                        f"possible for every N from {BATCHES[0]} to {BATCHES[-1]}")
+
+
+def table(figures):
+    forms = {"negatives": ".0f", "cap": ".2f", "collapsed loss": ".0e", "largest figure": ".4f"}
+    rows = [(name, CLAIM.published[name], mean_spread(values, next(form for start, form in forms.items()
+                                                                   if name.startswith(start))))
+            for name, values in figures.items() if values.ndim == 1]
+    def numbers(values):
+        return ", ".join(f"{value:.2f}" for value in values)
+
+    caps = numbers(math.log(2 * N - 1) for N in BATCHES)
+    return rows + [(f"cap in nats, N = {', '.join(map(str, BATCHES))}", caps, ""),
+                   (f"reached by the encoder, {IMAGES} images", numbers(figures["best"][0]),
+                    ", ".join(mean_spread(nats, ".2f") for nats in figures["reached"].T))]
+
+
+def draw(figures, path):
+    figure = viz.Figure(figsize=(6.4, 4.4), dpi=150)
+    axes = figure.subplots()
+    bits = 1 / math.log(2)
+    axes.plot(BATCHES, [infonce_bound(0.0, 2 * N - 1).cap_bits for N in BATCHES], color=viz.GREY, linestyle="--",
+              label="cap, log2(2N-1): one bit for each doubling")
+    axes.axhline(math.log2(IMAGES), color="black", linewidth=1)
+    axes.text(2, math.log2(IMAGES) + 0.1, f"information, log2 {IMAGES} = {math.log2(IMAGES):.0f} bits", fontsize=9)
+    axes.plot(BATCHES, figures["best"][0] * bits, color=viz.RED, label="best possible, exact sums")
+    axes.plot(BATCHES, figures["reached"].mean(axis=0) * bits, "o", color=viz.BLUE, label="learned encoder")
+    axes.set_xscale("log", base=2)
+    axes.set(xticks=BATCHES, xticklabels=BATCHES, xlabel="N, images in the batch", ylim=(0, 11.5),
+             ylabel="log2(2N-1) - L / log 2, bits", title=f"what a batch can show of {IMAGES} images told apart")
+    axes.legend(fontsize=9, frameon=False, loc="lower right")
+    viz.save_figure(figure, path)

@@ -1,0 +1,167 @@
+"""Claim 9: which transformation was applied to an image can be read from h, and less well from z = g(h)."""
+
+import numpy as np
+
+from ..backend import array_module, to_device
+from ..data import draw_digits
+from ..data.colour import LUMA
+from ..evaluate import encode, linear_probe
+from ..methods import SimCLR
+from .colour import coloured, hue_views, tint
+from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread
+from .slides import BLUE, INK, ORANGE, bar, heading, percent, picture, slide
+from .training import contrastive, digits, encoder_and_head, train
+
+CLAIM = Claim(
+    number=9, name="head_discards",
+    title="The head discards what the augmentation varies",
+    says="If views differ by a transformation, the loss wants the same z for all versions, so the head throws it "
+         "away; h, before the head, still holds it. So the head helps although it is thrown away: it forgets in h's "
+         "stead.",
+    mathematics="""\
+A transformation t is drawn for each view; a small MLP is trained to tell t from the frozen features of one view:
+
+```text
+the loss wants     z(t(x)) = z(t'(x))          for all t, t': z is to say nothing of t
+and never sees h   h is what is good for z     t may stay in h, and I(h; t) >= I(g(h); t) always holds
+```""",
+    source="Chen et al. 2020 (SimCLR), section 4.2 and table 3 (ImageNet, an MLP on h and on g(h), both 2048 wide)",
+    next="Of colour h itself has kept little: compare it with h before training. Why is colour so much easier to "
+         "forget than rotation? Then give the head one more layer. Does z lose more, and does h keep more?",
+    published={"colour or grey": "99.3 / 97.4 %, chance 80 %", "rotation": "67.6 / 25.6 %, chance 25 %",
+               "noise or none": "99.5 / 59.6 %, chance 50 %", "edges or image": "96.6 / 56.3 %, chance 50 %"})
+
+
+# ---------------------------------------------------------------- the versions of images (B, H, W, 3)
+
+def greys(images, rng):
+    luma = images @ to_device(LUMA.astype("float32"), array_module(images))
+    return [images, array_module(images).stack([luma] * 3, axis=3)]
+
+
+def noises(images, rng):
+    noise = to_device(rng.standard_normal(images.shape, dtype="float32"), array_module(images))
+    return [images, (images + 0.2 * noise).clip(0, 1)]
+
+
+def edges(images, rng):
+    """Sobel's filter: the length of the gradient, each colour apart."""
+    xp = array_module(images)
+    p = xp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    down, across = p[:, 2:] - p[:, :-2], p[:, :, 2:] - p[:, :, :-2]
+    down = down[:, :, :-2] + 2 * down[:, :, 1:-1] + down[:, :, 2:]
+    across = across[:, :-2] + 2 * across[:, 1:-1] + across[:, 2:]
+    return [images, (xp.sqrt(down * down + across * across) / 4).clip(0, 1)]
+
+
+def rotations(images, rng):
+    return [array_module(images).rot90(images, turn, axes=(1, 2)) for turn in range(4)]
+
+
+PROBE = {"hidden": 128, "epochs": 15}         # an MLP, as in the paper: what can be read off at all
+TASKS = {"colour or grey": greys, "edges or image": edges, "noise or none": noises, "rotation": rotations}
+
+
+def transform(versions, images, rng):
+    """Each image in one of its versions -> images and the ids (B,) of the versions, on the host."""
+    xp, images = array_module(images), versions(images, rng)
+    ids = rng.integers(0, len(images), len(images[0]))
+    return xp.stack(images)[to_device(ids, xp), xp.arange(len(ids))], ids
+
+
+# ---------------------------------------------------------------- the experiment
+
+def measure(setting):
+    grey, figures = digits(setting), {}
+    for task in setting.pick(("noise or none", "rotation"), tuple(TASKS), tuple(TASKS)):
+        rng = np.random.default_rng([setting.seed, 2])
+        data, _ = coloured(grey, rng)
+        model = SimCLR(*encoder_and_head(data, setting, hidden=256, dim=256)).to(setting.xp)     # z as wide as h
+        seen = [transform(TASKS[task], images.astype("float32") / 255, rng)
+                for images in (data.train_images, data.test_images)]
+        figures |= {f"{task}: {name}, untrained": value for name, value in read_off(model, seen, setting).items()}
+        augment = hue_views(0.5)
+
+        def views(images, rng):
+            return [transform(TASKS[task], augment(images, rng), rng)[0] for _ in range(2)]
+
+        train(model, contrastive(), data.train_images, setting, steps=setting.pick(100, 300, 5000),
+              batch=setting.pick(128, 256, 256), views=views)
+        figures |= {f"{task}: {name}": value for name, value in read_off(model, seen, setting, data).items()}
+        setting.say(", ".join(f"{name} {value:.1%}" for name, value in figures.items() if name.startswith(task)))
+    return figures
+
+
+def read_off(model, seen, setting, data=None):
+    """Test accuracies of MLPs that tell from h and from z = g(h) the version shown, and of `data` the digit."""
+    (train_images, train_ids), (test_images, test_ids) = seen
+    features = zip(*(encode(model, (255 * images).round().astype(np.uint8), setting.xp)
+                     for images in (train_images, test_images)))
+    figures = {}
+    for space, (trained, tested) in zip(("h", "g(h)"), features):
+        figures[space] = linear_probe(trained, train_ids, tested, test_ids, **PROBE)
+        if data:
+            figures[f"digit, {space}"] = linear_probe(trained, data.train_labels, tested, data.test_labels, **PROBE)
+    return figures
+
+
+def tasks_of(figures):
+    return [task for task in TASKS if f"{task}: h" in figures]
+
+
+def lost(figures, task, when=""):
+    """What g(h) lacks, of what h knows above chance: (seeds,)."""
+    chance = 1 / (4 if task == "rotation" else 2)
+    h, z = figures[f"{task}: h{when}"], figures[f"{task}: g(h){when}"]
+    return (h - z) / (h - chance)
+
+
+def judge(figures):
+    """In every seed g(h) must lack some of every transformation, and more than an untrained head happens to lose."""
+    kept = [task for task in tasks_of(figures)
+            if not (lost(figures, task) > abs(lost(figures, task, ", untrained"))).all()]
+    reason = "of what h tells above chance, g(h) has lost (before training): " + ", ".join(
+        f"{task} {lost(figures, task).mean():.0%} ({lost(figures, task, ', untrained').mean():.0%})"
+        for task in tasks_of(figures))
+    return (NOT_REPRODUCED, f"{reason}; not lost: {', '.join(kept)}") if kept else (IN_SHAPE, reason)
+
+
+def table(figures):
+    def pair(name, suffix=""):
+        return " / ".join(mean_spread(figures[f"{name}{space}{suffix}"], ".1f", " %") for space in ("h", "g(h)"))
+
+    tasks = tasks_of(figures)
+    return [*((f"{task}, from h / from g(h)", CLAIM.published[task], pair(f"{task}: ")) for task in tasks),
+            *((f"{task}, before training", "", pair(f"{task}: ", ", untrained")) for task in tasks),
+            *((f"digit, of the encoder trained with {task}", "", pair(f"{task}: digit, ")) for task in tasks)]
+
+
+def draw(figures, path):
+    tasks = tasks_of(figures)
+    h, z = (100 * figures[f"rotation: {space}"].mean() for space in ("h", "g(h)"))
+    figure, [plot] = slide(f"The head discards what the augmentation varies:\nrotation is read from h at {h:.0f} %, "
+                           f"behind the head at {z:.0f} %", bottom=0.27)
+    for x, task in enumerate(tasks):
+        for side, space, colour in ((-0.2, "h", BLUE), (0.2, "g(h)", ORANGE)):
+            bar(plot, x + side, 100 * figures[f"{task}: {space}"], colour, form="{:.0f}",
+                label=f"from {space}" if x == 0 else None)
+        guess = 25 if task == "rotation" else 50
+        plot.plot([x - 0.45, x + 0.45], [guess, guess], color=INK, linestyle="--", linewidth=2)
+    plot.text(len(tasks) - 0.52, guess, "chance", fontsize=14, color=INK, va="center")
+    percent(plot, 0, 105)
+    plot.set(xticks=range(len(tasks)), xlim=(-0.6, len(tasks) - 0.1))
+    plot.set_xticklabels(tasks, fontsize=17)
+    heading(plot, "transformation recognised")
+    plot.legend(fontsize=16, frameon=False, loc="upper right", ncols=2, bbox_to_anchor=(1, 1.22))
+    examples(figure, plot, tasks)
+    figure.savefig(path)
+
+
+def examples(figure, plot, tasks):
+    """Under each transformation a generated digit without it and with it."""
+    rng = np.random.default_rng(0)
+    image = tint(draw_digits(np.array([4]), rng), np.array([7])).astype("float32") / 255
+    for x, task in enumerate(tasks):
+        middle = figure.transFigure.inverted().transform(plot.transData.transform((x, 0)))[0]
+        for side, version in zip((-0.075, 0.005), TASKS[task](image, rng)):
+            picture(figure, version[0], middle + side, 0.04, 0.07)

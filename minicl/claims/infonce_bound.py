@@ -1,0 +1,172 @@
+"""Claim 1: InfoNCE bounds the information from below and saturates at log K, on Gaussians whose information is known.
+
+Three ways to the bound: the best critic by quadrature (no draws), the best critic by draws, and a critic that learns.
+"""
+
+import functools
+import math
+
+import numpy as np
+
+from .. import ops, viz
+from ..backend import threads, to_device, to_host
+from ..contrastive import info_nce_from_scores
+from ..evaluate import draw_gaussians, gaussian_correlation, infonce_bound, optimal_bound
+from ..nn import Linear, Sequential
+from ..nn.layers import RELU_GAIN
+from ..optim import Adam
+from .laboratory import IN_SHAPE, NOT_REPRODUCED, REPRODUCED, Claim, mean_spread
+
+NATS, CANDIDATES, DIM = (2, 4, 6, 8, 10), (16, 64, 256), 20
+
+CLAIM = Claim(
+    number=1, name="infonce_bound",
+    title="InfoNCE bounds mutual information from below, and saturates at log K",
+    says="Whatever scores the pairs, log K - L never exceeds the information I of the two views; but neither does it "
+         "exceed log K. Beyond that cap more information leaves no trace in the loss, also for the best of all "
+         "critics.",
+    mathematics="""\
+x and y are Gaussians in 20 dimensions whose entries correlate with rho, I = -10 log(1 - rho^2), raised in steps. An
+anchor x picks its y from among K. The best critic scores a pair with its density ratio r = p(y|x)/p(y), and then
+
+```text
+log K - L = I - E log (1/K) sum_j r_j        r_1 of the positive, about e^I: it outweighs the others once K << e^I
+E log S   = integral over t of (exp(-t) - E exp(-t S)) / t,    S = sum_j r_j
+```
+
+Given |x|, the r_j are independent and log r_j is linear in a noncentral chi-squared: E exp(-t S) is a product of
+one-dimensional integrals. That gives the exact figure, without a draw.""",
+    source="van den Oord et al. 2018, eq. 5; the staircase: Poole et al. 2019, figure 2",
+    next="How many candidates would show 8 of 10 nats? Compute it with `exact_bound`, then ask what a step would "
+         "cost.")
+
+
+@functools.cache
+def exact_bound(nats, d, K):
+    """log K - L of the optimal critic, in nats, by quadrature: trapezoids over |x|, log t and the distance in r.
+
+    With v = 1 - rho^2 and w = |y - x/rho|^2:  log r = I + |x|^2 / 2 - rho^2 w / (2v), where, given x, w is noncentral
+    chi-squared with d degrees of freedom, its centre |x|^2 / rho^2, for a negative; for the positive it is v times
+    one whose centre is v |x|^2 / rho^2. Half the step changes nothing in the sixth digit (tests/test_claims.py).
+    """
+    return _exact_bound(nats, d, K)
+
+
+def _exact_bound(nats, d, K, step=1.0):
+    rho2 = -math.expm1(-2 * nats / d)
+    v, a = 1 - rho2, np.arange(-60, 25, 0.3 * step)                          # a = log t
+    lengths = np.arange(0.2 * step, math.sqrt(d) + 6, 0.4 * step)            # |x|, chi with d degrees of freedom
+    weights = np.exp((d - 1) * np.log(lengths / math.sqrt(d)) - (lengths**2 - d) / 2)
+    E_log_S = 0.0
+    for length, weight in zip(lengths, weights / weights.sum()):
+        def laplace(centre, scale):
+            """E exp(-t r) at every t, of w = scale * chi'^2."""
+            root, p = noncentral_chi(d, centre, 0.06 * step)
+            log_r = nats + length**2 / 2 - rho2 / (2 * v) * scale * root**2
+            return p @ np.exp(-np.exp(np.minimum(a + log_r[:, None], 50.0)))
+        S = laplace(length**2 * v / rho2, v) * laplace(length**2 / rho2, 1.0)**(K - 1)
+        E_log_S += weight * (np.exp(-np.exp(a)) - S).sum() * 0.3 * step
+    return nats + math.log(K) - E_log_S
+
+
+def noncentral_chi(d, centre, step):
+    """Values and probabilities of the length of a normal vector in R^d whose mean is sqrt(centre) from 0: a Poisson
+    mixture of chi distributions with d + 2j degrees of freedom."""
+    values = np.arange(step / 2, math.sqrt(centre + d) + 10, step)
+    j = np.arange(int(centre / 2 + 9 * math.sqrt(centre) + 40))
+    log_gamma = np.array([[math.lgamma(d / 2 + k), math.lgamma(k + 1)] for k in j]).T
+    p = np.exp(j * math.log(centre / 4) - log_gamma.sum(axis=0) + (d - 1 + 2 * j) * np.log(values)[:, None]
+               - values[:, None]**2 / 2 - centre / 2).sum(axis=1)
+    return values, p / p.sum()
+
+
+def measure(setting):
+    pairs = setting.pick(10_000, 400_000, 4_000_000)
+    rng, figures = np.random.default_rng(setting.seed), {}
+    with threads(1):                                     # these products are too small to share
+        for K in CANDIDATES:
+            drawn = [optimal_bound(nats, DIM, K, pairs=pairs, rng=rng) for nats in NATS]
+            figures[f"exact, K = {K}"] = [exact_bound(nats, DIM, K) for nats in NATS]
+            figures[f"drawn, K = {K}"], figures[f"error, K = {K}"] = ([pair[k] for pair in drawn] for k in (0, 1))
+        curve = learn(setting, rng, steps=setting.pick(300, 4000, 20_000), lr=setting.pick(2e-3, 5e-4, 5e-4))
+    stairs = curve.reshape(len(NATS), -1)
+    figures["learned, K = 64"] = stairs[:, stairs.shape[1] // 2:].mean(axis=1)         # of pairs never seen
+    figures["staircase"] = curve.reshape(-1, len(curve) // 100).mean(axis=1)
+    return figures
+
+
+def learn(setting, rng, *, steps, lr, K=64):
+    """log K - L of every step of a critic that learns while the information rises, `steps` a stair: (5 steps,)."""
+    def network():
+        return Sequential(Linear(DIM, 256, rng=rng, gain=RELU_GAIN), ops.relu,
+                          Linear(256, 256, rng=rng, gain=RELU_GAIN), ops.relu, Linear(256, 32, rng=rng)).to(xp)
+
+    xp = setting.xp
+    x_network, y_network = network(), network()
+    optimizer = Adam(Sequential(x_network, y_network).named_parameters(), lr)
+    losses, positive_ids = xp.zeros(steps * len(NATS)), xp.arange(K)                     # x_i belongs to y_i
+    for step in range(len(losses)):
+        rho = gaussian_correlation(NATS[step // steps], DIM)
+        x, y = (to_device(side, xp) for side in draw_gaussians(rng, K, DIM, rho))
+        loss = info_nce_from_scores(x_network(x) @ y_network(y).T, positive_ids)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses[step] = loss.data
+    return infonce_bound(to_host(losses), K).nats
+
+
+def judge(figures):
+    nats = np.array(NATS)
+    for K in CANDIDATES:
+        off = np.abs(figures[f"drawn, K = {K}"].mean(axis=0) - figures[f"exact, K = {K}"][0])
+        error = np.sqrt((figures[f"error, K = {K}"]**2).mean(axis=0) / len(figures[f"error, K = {K}"]))
+        if (off > 4 * error).any():
+            return NOT_REPRODUCED, f"with K = {K} the optimal critic's draws are not what the quadrature gives"
+    learned = figures["learned, K = 64"]
+    if (learned > np.minimum(nats, figures["exact, K = 64"][0]) + 0.05).any():
+        return NOT_REPRODUCED, "the learned critic's figure is above what the best critic can reach"
+    late = learned[:, -1] - learned[:, -2]
+    if (np.diff(learned) <= 0).any() or (late > 0.5).any():
+        return IN_SHAPE, "the bound holds, but the learned critic has not come near its cap"
+    return REPRODUCED, (f"draws and quadrature agree; the learned critic stays below the best and ends at "
+                        f"{learned[:, -1].mean():.2f} of log 64 = {math.log(64):.2f} nats; the last 2 nats of "
+                        f"information raise it by {late.mean():.2f}")
+
+
+def table(figures):
+    def numbers(values):
+        return ", ".join(f"{value:.2f}" for value in values)
+
+    rows = [("information I (nats)", ", ".join(map(str, NATS)), "")]
+    for K in CANDIDATES:
+        rows.append((f"best critic, K = {K}, log K = {math.log(K):.2f}", numbers(figures[f"exact, K = {K}"][0]),
+                     ", ".join(mean_spread(one, ".3f") for one in figures[f"drawn, K = {K}"].T)))
+    return rows + [("learned critic, K = 64", "below the best",
+                    ", ".join(mean_spread(one, ".2f") for one in figures["learned, K = 64"].T))]
+
+
+def draw(figures, path):
+    figure = viz.Figure(figsize=(10.4, 4.2), dpi=150)
+    left, right = figure.subplots(1, 2)
+    curves = figures["staircase"]
+    x = (np.arange(curves.shape[1]) + 0.5) / curves.shape[1] * len(NATS)
+    left.stairs(NATS, np.arange(len(NATS) + 1), baseline=None, color="black", linewidth=1.5, label="information I")
+    left.stairs(figures["exact, K = 64"][0], np.arange(len(NATS) + 1), baseline=None, color=viz.RED,
+                label="best critic, exact")
+    for seed, curve in enumerate(curves):
+        left.plot(x, curve, color=viz.BLUE, linewidth=1, label=None if seed else "learned critic, each seed")
+    left.axhline(math.log(64), color=viz.GREY, linestyle="--", linewidth=1)
+    left.text(0.03, math.log(64) + 0.1, "cap, log 64", color=viz.GREY, fontsize=9)
+    left.set(title="log K - L of a critic that learns, K = 64", xlabel="stair (the information rises by 2 nats)",
+             ylabel="nats", ylim=(0, 10.5), xlim=(0, len(NATS)))
+    right.plot(NATS, NATS, color="black", label="information I")
+    for K, color in zip(CANDIDATES, (viz.RED, viz.BLUE, "#4e9a06")):
+        right.plot(NATS, figures[f"exact, K = {K}"][0], color=color, label=f"best critic, K = {K}")
+        right.plot(NATS, figures[f"drawn, K = {K}"].mean(axis=0), "o", color=color, markersize=4)
+        right.axhline(math.log(K), color=color, linestyle="--", linewidth=1)
+    right.set(title="the best bound (dots: drawn) and its cap log K", xlabel="information I (nats)", ylabel="nats",
+              ylim=(0, 10.5), xticks=NATS)
+    for axes in (left, right):
+        axes.legend(fontsize=9, frameon=False, loc="upper left")
+    viz.save_figure(figure, path)

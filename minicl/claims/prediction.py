@@ -1,0 +1,142 @@
+"""Claim 16: the future is predictable in latent space: CPC on a hidden rotation, of which all is known exactly."""
+
+import numpy as np
+
+from ..autograd import no_grad
+from ..backend import threads
+from ..contrastive import choice_accuracy, info_nce_from_scores
+from ..data import Batches, Rotation, rotating_sequences, time_first
+from ..evaluate import gaussian_information, infonce_bound, log_density_ratio
+from ..methods import CPC, NoMemory, WindowEncoder
+from ..nn import GRU
+from ..optim import AdamW, warmup_cosine
+from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread
+from .slides import BLUE, GREY, ORANGE, chance, heading, line, note, percent, slide
+
+WINDOW, DIM = 4, 32
+
+CLAIM = Claim(
+    number=16, name="prediction",
+    title="The future is predictable in latent space, the less the further",
+    says="From what a sequence has shown so far, the true window k ahead is picked from among those of other "
+         "sequences far more often than by chance, without ever predicting a sample. The further ahead, the less "
+         "often, as the information that past and future share runs out.",
+    mathematics="""\
+```text
+z_t = encoder(window t)      c_t = GRU(z_1 ... z_t)      score of z for k ahead: z . W_k c_t
+L_k = mean of -log softmax over the B sequences of the batch, at the same time t + k;      chance 1/B
+```
+
+In each of 4 planes a hidden point turns by its own angle a step and forgets by a = 0.98; one coordinate of each is
+seen, mixed and under noise. Over g steps the states share -4 log(1 - a^2g) nats, and no critic picks more often than
+the one that sees them.""",
+    source="van den Oord, Li, Vinyals 2018 (CPC), section 3.1 and figure 4; [docs/methods/cpc.md](methods/cpc.md)",
+    published={"CPC": "above chance, falling with k", "without a memory, c = z": "below CPC"},
+    next="Let the negatives come from other times of the same sequence. Does it get harder or easier, and is "
+         "log B - L still a bound? Then try images, row by row: python examples/cpc_sequences.py --data mnist-rows.")
+
+
+def measure(setting):
+    sequences = setting.pick((1000, 256), (8000, 1024), (64_000, 4096))
+    batch, ahead, steps = setting.pick(32, 64, 256), setting.pick(4, 6, 6), setting.pick(90, 600, 4000)
+    rotation = setting.pick(Rotation(deviation=0.25), Rotation(), Rotation())    # learned sooner with little noise
+    data, figures = rotating_sequences(rotation, *sequences, seed=setting.seed), {"chance": 1 / batch}
+    with threads(1):                                         # these products are too small to share
+        for name in ("CPC", "without a memory, c = z", "untrained"):
+            model = learn(data.train, batch, ahead, 0 if name == "untrained" else steps, setting,
+                          memory="without" not in name)
+            figures[name], figures[f"{name}: nats"] = judge_choices(model, data.test, batch, ahead, setting.xp)
+            setting.say(f"    {name}: " + ", ".join(f"{value:.3f}" for value in figures[name]))
+        best = best_choices(rotation, data.test_states, batch, ahead)
+        figures["hidden states"], figures["hidden states: nats"] = best
+    return figures
+
+
+def learn(train, batch, ahead, steps, setting, *, memory):
+    """A CPC model after so many steps on sequences (N, T, C)."""
+    rng, xp = np.random.default_rng(setting.seed), setting.xp
+    encoder = WindowEncoder(train.shape[2], WINDOW, features=DIM, rng=rng)
+    context = GRU(DIM, 128, rng=rng) if memory else NoMemory(DIM)
+    model = CPC(encoder, context, ahead, rng=rng).to(xp)
+    optimizer, batches = AdamW(model.named_parameters(), 3e-3), Batches(len(train), batch, seed=setting.seed)
+    for step in range(steps):
+        z, c = model(time_first(train[batches[step]], xp))                   # (T', B, d), (T', B, H)
+        loss = sum(info_nce_from_scores(*model.scores(z, c, k)) for k in range(1, ahead + 1)) * (1 / ahead)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step(warmup_cosine(step, total=steps, peak=3e-3, warmup=steps // 10))
+    return model
+
+
+def judge_choices(model, sequences, batch, ahead, xp):
+    """At k = 1 ... ahead, on test sequences in batches: how often the true future is picked, and log B - L."""
+    judged = []
+    with no_grad():
+        for lo in range(0, len(sequences) - batch + 1, batch):
+            z, c = model(time_first(sequences[lo:lo + batch], xp))
+            choices = [model.scores(z, c, k) for k in range(1, ahead + 1)]
+            judged.append([(float(choice_accuracy(scores.data, ids)),
+                            infonce_bound(info_nce_from_scores(scores, ids).item(), batch).nats)
+                           for scores, ids in choices])
+    return np.mean(judged, axis=0).T
+
+
+def best_choices(rotation, states, batch, ahead):
+    """The same of the best critic, which sees the last hidden state of window t and the first of window t + k; and
+    the nats that these two share."""
+    accuracy, nats = [], []
+    for k in range(1, ahead + 1):
+        gap = (k - 1) * WINDOW + 1                                           # steps from one state to the other
+        rho = rotation.decay**gap
+        times = range(WINDOW - 1, rotation.length - gap, WINDOW)
+        choices = [log_density_ratio(rotation.turned(s[:, t], gap), s[:, t + gap], rho) for t in times
+                   for s in np.split(states[:len(states) // batch * batch], len(states) // batch)]
+        accuracy.append(np.mean([choice_accuracy(scores, np.arange(batch)) for scores in choices]))
+        nats.append(gaussian_information(rho, 2 * rotation.planes))
+    return accuracy, nats
+
+
+def judge(figures):
+    """At each k and in every seed: at least twice chance, below the best critic, and falling with k."""
+    found, forgetful, level = figures["CPC"], figures["without a memory, c = z"], figures["chance"][0]
+    near, far = ([mean_spread(values[:, k], ".1f", " %") for values in (found, forgetful)] for k in (0, -1))
+    said = (f"the true future is picked from among {1 / level:.0f} {near[0]} of the time one window ahead and "
+            f"{far[0]} {found.shape[1]} ahead; without a memory {near[1]} and {far[1]}")
+    for wrong, what in (((found < 2 * level).any(), "it is not above chance at each k"),
+                        ((np.diff(found, axis=1) >= 0).any(), "it does not fall with k"),
+                        ((found > figures["hidden states"]).any(), "it is above what can be known")):
+        if wrong:
+            return NOT_REPRODUCED, f"{what}: {said}"
+    return IN_SHAPE, said
+
+
+def table(figures):
+    ks = range(1, figures["CPC"].shape[1] + 1)
+
+    def row(name, form, unit=""):
+        return ", ".join(mean_spread(column, form, unit) for column in figures[name].T)
+
+    return [("windows ahead, k", "", ", ".join(map(str, ks))),
+            *((f"{name}, picked", CLAIM.published.get(name, ""), row(name, ".1f", " %")) for name in
+              ("CPC", "without a memory, c = z", "untrained", "hidden states")),
+            ("chance", "", f"{100 * figures['chance'][0]:.2f} %"),
+            ("CPC's bound, nats", "", row("CPC: nats", ".2f")),
+            ("information of the hidden states, nats", row("hidden states: nats", ".2f"), "")]
+
+
+def draw(figures, path):
+    ks, level = np.arange(1, figures["CPC"].shape[1] + 1), figures["chance"][0]
+    first, last = 100 * figures["CPC"][:, 0].mean(), 100 * figures["CPC"][:, -1].mean()
+    figure, [plot] = slide("The future is predictable, the less the further: the true one\n"
+                           f"is picked {first:.0f} % to {last:.0f} % of the time, by chance {100 * level:.1f} %")
+    heading(plot, f"true future picked, from among {1 / level:.0f}")
+    percent(plot)
+    plot.set(xlim=(0.8, len(ks) + 0.2), ylim=(0, 104), xticks=ks, xlabel="windows ahead")
+    for name, colour, words, k, above in (("hidden states", GREY, "the best, who sees the hidden states", 3, 4),
+                                          ("CPC", BLUE, "CPC, with a memory", 2, 4),
+                                          ("without a memory, c = z", ORANGE, "CPC without one", 1, -20)):
+        values = 100 * figures[name]
+        line(plot, ks, values, colour)
+        note(plot, k, values[:, k - 1].mean() + above, words, colour)
+    chance(plot, 100 * level, va="bottom")
+    figure.savefig(path)

@@ -1,0 +1,190 @@
+"""Claim 13: a queue gives as many negatives as one likes, whatever the batch; what they buy and what they cost."""
+
+import numpy as np
+
+from ..autograd import Tensor
+from ..backend import to_device
+from ..contrastive import info_nce, l2_normalize
+from ..evaluate import frozen_accuracies, to_float, uniformity
+from .cost import cost
+from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread
+from .momentum import DIM, TAU, build
+from .slides import BLUE, GREEN, GREY, ORANGE, heading, line, note, slide
+from .training import digits, train
+
+CLAIM = Claim(
+    number=13, name="queue_size",
+    title="The queue decouples the negatives from the batch",
+    says="The keys of earlier batches are negatives that cost neither encoding nor a tape, so 65,536 of them need no "
+         "larger batch than 256 do. More are better, each doubling by less than the one before, and what they cost "
+         "grows in proportion.",
+    mathematics="""\
+A batch of N queries and a queue of K keys of d numbers:
+
+```text
+negatives    K, whatever N                     SimCLR: 2 (N - 1)
+time         N K d products, twice             SimCLR: (2N)^2 d, and the encoder for N = K / 2 images, with its tape
+memory       4 K d bytes for the keys          K = 65,536, d = 128: 32 MiB
+age          a key stays K / N steps           K = 65,536, N = 256: 256 steps
+```""",
+    source="He et al. 2020 (MoCo), sections 3.2 and 4.1, figure 3",
+    next="A longer queue is also an older one. Train examples/moco_mnist.py with --momentum 0.9: which --queue is "
+         "best now? Claim 12 says why.",
+    published={"knn": "rises, then flattens (figure 3)"},
+    doubt="a queue as long as the paper's is a large part of so short a run: its keys are old")
+
+LENGTHS = (256, 1024, 4096, 16_384, 65_536)
+
+
+def measure(setting):
+    batch, drawn, lengths = setting.pick(64, 256, 256), [], setting.pick((1024, 4096, 16_384), LENGTHS, LENGTHS)
+    sizes = setting.pick((1, 64, 1024), (4, 32, 256, 2048, 16_384, 65_536), (256, 4096, 65_536))
+    data = digits(setting, train=(600, 20_000, 60_000), test=(600, 5000, 10_000))
+    for K, capacity in [*((K, max(K, batch)) for K in sizes), (batch, sizes[-1])]:
+        model = build(data, setting, queue=capacity, splits=setting.pick(4, 8, 8))
+        curve = train(model, choosing(K, np.random.default_rng([setting.seed, 2])), data.train_images, setting,
+                      steps=setting.pick(80, 400, 20_000), batch=batch)
+        accuracies, _, z = frozen_accuracies(model, data, setting.xp)
+        drawn.append({**accuracies, "loss": np.mean(curve["loss"][-4:]), "uniformity": uniformity(z)})
+    *rows, aged = drawn
+    costs = np.array([cost_of_loss(K, batch, setting) for K in lengths]).T                           # (2, lengths)
+    seconds, _ = cost(encoders(model, to_float(data.train_images[:batch], setting.xp)), setting.xp)
+    return {"K": sizes, **{name: [row[name] for row in rows] for name in aged},
+            **{f"{name}, one batch of the longest": value for name, value in aged.items()},
+            "length": lengths, "loss, ms": costs[0], "loss, MiB": costs[1], "encoders, ms": 1000 * seconds,
+            "exponent": np.log(costs[0][-1] / costs[0][-3]) / np.log(lengths[-1] / lengths[-3]),
+            "bytes": model.queue.keys.data.nbytes / model.queue.capacity / DIM}
+
+
+def choosing(K, rng):
+    """MoCo's objective for train(), with K negatives drawn from the queue, or all where there are no more."""
+    def objective(model, view1, view2, xp):
+        (_, q), k, queue = model(view1), model.encode_keys(view2, rng), model.queue.filled()
+        if K >= len(queue):
+            return model.loss(q, k, TAU), q.data
+        model.served.append(k)                                               # to be enqueued, as loss() does
+        return info_nce(q, k, queue[to_device(rng.choice(len(queue), K, replace=False), xp)], TAU), q.data
+
+    return objective
+
+
+def cost_of_loss(K, batch, setting):
+    """(milliseconds, MiB) of the loss of a batch over a queue of K keys, and its gradient."""
+    rng, xp = np.random.default_rng(setting.seed), setting.xp
+    q, k, queue = (to_device(rng.standard_normal((rows, DIM), dtype="float32"), xp) for rows in (batch, batch, K))
+    q, queue = Tensor(q, requires_grad=True), l2_normalize.raw(queue)[0]
+
+    def step():
+        q.grad = None
+        info_nce(q, k, queue, TAU).backward()
+        return q.grad
+
+    seconds, mib = cost(step, xp)
+    return 1000 * seconds, mib
+
+
+def encoders(model, images):
+    """All else of a step but optimizer and views: queries with their gradient, and keys."""
+    rng = np.random.default_rng(0)
+
+    def step():
+        for parameter in model.parameters():
+            parameter.grad = None
+        loss = (model(images)[1] * model.encode_keys(images, rng)).mean()
+        loss.backward()
+        return loss.data
+
+    return step
+
+
+def judge(figures):
+    """More keys than the fewest are better, more than one batch of them bring less, but do no harm; the keys' memory
+    grows in proportion exactly, the loss's time nearly (a busy machine disturbs it; squared would be 2)."""
+    knn, few, missing = figures["knn_h"], int(np.searchsorted(figures["K"][0], 64)), []
+    rise, rest = knn[:, 1:].max(axis=1) - knn[:, 0], knn[:, -1] - knn[:, few]
+
+    def sure(gain):
+        return gain.mean() > (gain.std(ddof=1) if len(gain) > 1 else 0)
+
+    if not sure(rise):
+        missing.append("more negatives are not better")
+    if sure(-rest):
+        aged = figures["knn_h, one batch of the longest"] - knn[:, -1]
+        missing.append("the longest queue is worse than a short one" + (
+            ", by the age of its keys, not by their number: one batch of them is as bad, and a run of some hundred "
+            "steps is too short for it" if abs(aged.mean()) < abs(rest.mean()) / 2 else ""))
+    elif rest.mean() >= rise.mean() / 2:
+        missing.append("it does not flatten")
+    exponent = figures["exponent"].mean()
+    if not 0.5 <= exponent <= 1.6:
+        missing.append(f"the time of the loss grows as K^{exponent:.2f}")
+    if (figures["bytes"] != 4).any():
+        missing.append("a key has not 4 bytes a number")
+    return NOT_REPRODUCED if missing else IN_SHAPE, "; ".join([*missing, found(figures)])
+
+
+EXAMINED = ("knn_h", "knn_z", "probe_h")
+
+
+def found(figures):
+    K, told = figures["K"][0], []
+    for name in ("knn_h", "knn_z"):
+        knn, top = figures[name], figures[name].mean(axis=0).argmax()
+        few, best, most, aged = (mean_spread(values, ".1f", " %") for values in (
+            knn[:, 0], knn[:, top], knn[:, -1], figures[f"{name}, one batch of the longest"]))
+        told.append(f"kNN on {name[-1]}: {few} with {K[0]:.0f} negatives, {best} with {K[top]:.0f}, {most} with "
+                    f"{K[-1]:.0f}, {aged} with one batch drawn from these, as old but few")
+    loss, encoders = (figures[name].min(axis=0) for name in ("loss, ms", "encoders, ms"))
+    return (f"{'. '.join(told)}. A loss over {figures['length'][0][-1]:.0f} keys adds {loss[-1]:.0f} ms to the "
+            f"{encoders:.0f} ms of both encoders")
+
+
+def table(figures):
+    def examined(pick):
+        return ", ".join(mean_spread(pick(name), ".1f", " %") for name in EXAMINED)
+
+    rows = [(f"K = {K:.0f}: kNN on h, kNN on z, probe of h", CLAIM.published["knn"] if k == 0 else "",
+             examined(lambda name: figures[name][:, k])) for k, K in enumerate(figures["K"][0])]
+    rows.append((f"one batch of keys drawn from K = {figures['K'][0][-1]:.0f}", "",
+                 examined(lambda name: figures[f"{name}, one batch of the longest"])))
+    rows.append(("uniformity of z, by K", "", ", ".join(mean_spread(one, ".2f") for one in figures["uniformity"].T)))
+    rows += [(f"loss and gradient over {K:.0f} keys", "", f"{figures['loss, ms'][:, k].min():.3g} ms, "
+              f"{figures['loss, MiB'][:, k].max():.3g} MiB") for k, K in enumerate(figures["length"][0])]
+    return rows + [("both encoders, a batch", "the same for all K", f"{figures['encoders, ms'].min():.3g} ms"),
+                   ("exponent of the loss's time, last three", "1", mean_spread(figures["exponent"], ".2f")),
+                   ("bytes for each number of a key", "4", mean_spread(figures["bytes"], ".0f"))]
+
+
+def short(n):
+    return f"{n:.0f}" if n < 10_000 else f"{n / 1024:.0f}k"
+
+
+def draw(figures, path):
+    figure, (left, right) = slide("For digits a few hundred negatives are enough;\na longer queue is only older",
+                                  panels=2, wspace=0.35, bottom=0.16)
+    K, length = figures["K"][0], figures["length"][0]
+    heading(left, "nearest neighbours (%)")
+    for name, colour, words in (("knn_h", BLUE, "by h"), ("knn_z", ORANGE, "by z")):
+        line(left, K, 100 * figures[name], colour)
+        note(left, K[1], 100 * figures[name][:, 1].max() + 0.2, words, colour, ha="center", va="bottom")
+        aged = 100 * figures[f"{name}, one batch of the longest"]
+        left.plot(np.full(len(aged), K[-1]), aged, linestyle="none", marker="x", markersize=11, markeredgewidth=2.5,
+                  color=colour)
+    left.margins(y=0.1)
+    left.set(xscale="log", xlabel="K, negatives (×: as old, but few)")
+    left.set_xticks(K, [short(n) for n in K])
+    heading(right, "milliseconds a step")
+    least = figures["loss, ms"].min(axis=0)
+    right.plot(length, least, color=BLUE, linewidth=3.5, marker="o", markersize=9)
+    note(right, length[-1], least[-1] / 12, "loss over\nthe queue", BLUE, ha="right", va="top")
+    right.plot(length, least[-1] * length / length[-1], color=GREY, linestyle="--", linewidth=1.5)
+    right.text(length[1], least[-1] * length[1] / length[-1] / 1.2, "in proportion\nto K", fontsize=14, color=GREY,
+               va="top")
+    right.axhline(figures["encoders, ms"].min(), color=GREEN, linewidth=3.5)
+    note(right, length[0], figures["encoders, ms"].min() * 1.15, "both encoders", GREEN, va="bottom")
+    right.set(xscale="log", yscale="log", xlabel="K, keys in the queue")
+    right.set_xticks(length, [short(n) for n in length])
+    right.yaxis.set_major_formatter("{x:g}")
+    for plot in (left, right):
+        plot.minorticks_off()
+    figure.savefig(path)

@@ -1,0 +1,72 @@
+"""The page of all records, docs/claims.md: nothing on it is typed that was measured."""
+
+import os
+
+from .answers import ANSWERS
+from .laboratory import VERDICTS, all_claims, filled, record_path
+
+HEAD = """\
+# The theory, claim by claim
+
+Each claim of the theory of contrastive learning is a short program that prints the published or exact figure, the one
+measured here over three seeds, and a verdict, and draws the picture. `python -m minicl.claims run 8` runs number 8,
+`run all` all of them. This page is made of their records by `python -m minicl.claims report`: mean ± standard
+deviation over the seeds, at the default size, minutes on a CPU; `--full` is for a GPU. Seconds: all seeds together.
+
+- *reproduced*: an exact figure agrees to the digits given, or a published one lies within the spread;
+- *reproduced in shape*: what the claim says shows for all seeds, at this small scale, with other figures;
+- *not reproduced*: it does not show here; the section says what was found instead.
+"""
+
+
+def page(records, folder, beside):
+    """Markdown of {name: Record}, whose pictures lie in `folder`, for a page in the folder `beside`."""
+    claims = [module.CLAIM for module in all_claims()]
+    sections = [section(claim, records[claim.name], os.path.relpath(record_path(folder, claim.name), beside))
+                for claim in claims if claim.name in records]
+    answers = [answer(records) for answer in ANSWERS]
+    return "\n".join([HEAD, summary(claims, records), *sections, *filter(None, answers)])
+
+
+def summary(claims, records):
+    """One row a claim, linked to its section."""
+    lines = ["| | claim | verdict | data | seconds |", "|---|---|---|---|---|"]
+    for claim in claims:
+        record = records.get(claim.name)
+        found = (f"[{claim.title}](#{anchor(claim)}) | {record.verdict} | {record.data} | {sum(record.seconds):.0f}"
+                 if record else f"{claim.title} | not yet run | | ")
+        lines.append(f"| {claim.number} | {found} |")
+    counts = [f"{sum(record.verdict == verdict for record in records.values())} {verdict}" for verdict in VERDICTS]
+    return "\n".join([*lines, "", ", ".join(counts) + ".", ""])
+
+
+def section(claim, record, path):
+    """A claim and what was found; path: of its record, as seen from the page."""
+    table = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in record.rows())
+    seeds = f"{len(record.seeds)} seed{'s' * (len(record.seeds) > 1)}"
+    return f"""\
+## {claim.number}. {claim.title}
+
+{filled(claim.says)}
+
+{claim.mathematics.strip()}
+
+![{claim.title}]({os.path.splitext(path)[0]}.png)
+
+| | published or exact | measured, {seeds} |
+|---|---|---|
+{table}
+
+{filled(f"**{record.verdict[0].upper() + record.verdict[1:]}:** {record.reason.rstrip('.')}.")}
+
+`{record.command}` · {record.data} · {sum(record.seconds):.0f} s for {seeds} ·
+[experiment](../minicl/claims/{claim.name}.py) · [record]({path}) · {claim.source}
+
+{filled(f"*Try next:* {claim.next}")}
+"""
+
+
+def anchor(claim):
+    """The link of a section's heading, as GitHub makes it: letters, digits and hyphens of the lower-case text."""
+    text = f"{claim.number}. {claim.title}".lower()
+    return "".join(c for c in text if c.isalpha() or c.isdecimal() or c in " -_").replace(" ", "-")

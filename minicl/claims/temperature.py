@@ -1,0 +1,162 @@
+"""Claim 7: the temperature decides which negatives push, and one is best; with l2 normalisation and without."""
+
+import numpy as np
+
+from ..autograd import Tensor
+from ..backend import array_module, to_host
+from ..contrastive import choice_accuracy, info_nce_from_scores, l2_normalize, nt_xent
+from ..contrastive.composed import EXCLUDED
+from ..data import mnist_views, two_views
+from ..evaluate import alignment, encode, frozen_accuracies, to_float, uniformity
+from ..methods import SimCLR
+from ..ops import concat, where
+from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread
+from .slides import BLUE, GREEN, GREY, ORANGE, chance, heading, line, note, slide
+from .training import contrastive, digits, encoder_and_head, train
+
+TAUS, DOTS, WEIGHED_AT = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0), (1.0, 10.0, 100.0), 0.2
+
+CLAIM = Claim(
+    number=7, name="temperature",
+    title="The temperature weighs the negatives, and neither extreme teaches best",
+    says="A low temperature gives nearly all of the push to the few negatives that are most alike, a high one shares "
+         "it out evenly; the best representation lies between. Scores are cosines for it: without l2 normalisation "
+         "the encoder can change the temperature itself, by the length of z.",
+    mathematics="""\
+```text
+push of negative j on anchor i      p_ij / tau            p the softmax of s_i / tau over all candidates
+its share of the push               exp(s_ij / tau) / sum over negatives k of exp(s_ik / tau)
+
+tau -> 0      all to the most similar negative
+tau -> inf    1/M each, of M negatives: the gradient of -s_i+ + mean_j s_ij
+without l2    s = z . z': twice as long a z is a quarter of the temperature
+```""",
+    source="Chen et al. 2020 (SimCLR), table 5 (ImageNet, linear evaluation); Wang & Liu 2021",
+    next="Learn the temperature, as CLIP does: exp of a parameter in place of 1/tau. Where does it end, and is it "
+         "the best of this table? (nt_xent takes a Tensor as tau.)",
+    published={"cosines, tau 0.05": "59.7 %", "cosines, tau 0.1": "64.4 %", "cosines, tau 0.5": "60.7 %",
+               "cosines, tau 1": "58.0 %", "dots, tau 10": "57.2 %", "dots, tau 100": "57.0 %"})
+
+FIGURES = ("probe_h", "knn_h", "probe_z", "picked", "uniformity", "alignment")
+
+
+def nt_xent_of_dots(z1, z2, tau):
+    """NT-Xent with dot products for cosines."""
+    xp, N, z = array_module(z1.data), len(z1), concat(z1, z2)
+    return info_nce_from_scores(*candidates(xp, z @ z.T), tau)
+
+
+def candidates(xp, scores):
+    """Scores (2N, 2N) of all views, a Tensor, less each with itself; and which column is the other view (2N,)."""
+    n = len(scores)
+    return where(xp.eye(n, dtype=bool), EXCLUDED, scores), (xp.arange(n) + n // 2) % n
+
+
+def measure(setting):
+    data = digits(setting, train=(1000, 10_000, 60_000), test=(500, 2000, 10_000))
+    taus = setting.pick((0.02, 0.2, 5.0), TAUS, TAUS)
+    figures = {"tau": taus, "tau of dots": setting.pick((10.0,), DOTS, DOTS)}
+    runs = [*(("cosines", nt_xent, tau) for tau in taus),
+            *(("dots", nt_xent_of_dots, tau) for tau in figures["tau of dots"])]
+    for kind, loss, tau in runs:
+        model = SimCLR(*encoder_and_head(data, setting)).to(setting.xp)
+        train(model, contrastive(tau, loss=loss), data.train_images, setting, batch=setting.pick(128, 256, 512),
+              steps=setting.pick(60, 300, 3000))
+        found, z = examine(model, data, setting, kind)
+        for name, value in found.items():
+            figures.setdefault(f"{kind}: {name}", []).append(value)
+        if kind == "cosines" and tau == WEIGHED_AT:
+            figures["share of push"] = shares(z, taus)
+        setting.say(f"    {kind}, tau {tau:g}: " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
+    return figures
+
+
+def examine(model, data, setting, kind):
+    """FIGURES of a model, and z of 256 pairs of views; picked: how often a view of them picks its other view."""
+    xp = setting.xp
+    accuracies, _, _ = frozen_accuracies(model, data, xp)
+    views = two_views(mnist_views(), to_float(data.test_images, xp), np.random.default_rng([setting.seed, 3]))
+    z1, z2 = (encode(model, view, xp, prepare=lambda x, xp: x)[1] for view in views)
+    some = xp.concatenate([z1[:256], z2[:256]])
+    u = some if kind == "dots" else l2_normalize.raw(some)[0]
+    scores, ids = candidates(xp, Tensor(u @ u.T))
+    return {**{name: accuracies[name] for name in FIGURES[:3]}, "picked": float(choice_accuracy(scores.data, ids)),
+            "uniformity": uniformity(z1), "alignment": alignment(z1, z2)}, some
+
+
+def shares(z, taus):
+    """Mean share of an anchor's push that its most similar negative gives, its second, ...: (taus, 2N - 2)."""
+    u = l2_normalize.raw(to_host(z).astype("float64"))[0]
+    n = len(u)
+    s = u @ u.T
+    s[np.arange(n), np.arange(n)] = s[np.arange(n), (np.arange(n) + n // 2) % n] = -np.inf
+    s = -np.sort(-s, axis=1)[:, :n - 2]                                      # (2N, 2N - 2), most similar first
+    e = np.exp((s - s[:, :1]) / np.array(taus)[:, None, None])
+    return (e / e.sum(axis=2, keepdims=True)).mean(axis=1)
+
+
+def judge(figures):
+    """The temperature that is best in the mean is none of the two ends, and beats both in every seed."""
+    probe, taus = figures["cosines: probe_h"], figures["tau"][0]
+    best = probe.mean(axis=0).argmax()
+    z = figures["cosines: probe_z"]
+    ends, ends_z = ([mean_spread(100 * (values[:, best] - values[:, end]), "+.1f") for end in (0, -1)]
+                    for values in (probe, z))
+    dots = probe[:, best] - figures["dots: probe_h"].max(axis=1)
+    spread = figures["cosines: uniformity"].mean(axis=0)
+    reason = (f"the probe of h is best at tau {taus[best]:g}, {ends[0]} points above tau {taus[0]:g} and {ends[1]} "
+              f"above {taus[-1]:g} (of z {ends_z[0]} and {ends_z[1]}); without l2 normalisation the best tau is "
+              + ("worse" if (dots > 0).all() else "no worse, unlike on ImageNet")
+              + f" ({mean_spread(-100 * dots, '+.1f')} points); uniformity of z is best at tau "
+              f"{taus[spread.argmin()]:g} ({spread.min():.2f}), and {spread[0]:.2f} at {taus[0]:g}")
+    shaped = 0 < best < len(taus) - 1 and all((probe[:, best] > probe[:, end]).all() for end in (0, -1))
+    return (IN_SHAPE if shaped else NOT_REPRODUCED), reason
+
+
+def hardest(figures):
+    """Share of the push from the hardest hundredth of the negatives: (seeds, taus)."""
+    share = figures["share of push"]
+    return share[:, :, :max(1, share.shape[2] // 100)].sum(axis=2)
+
+
+def table(figures):
+    rows = []
+    for kind, taus in (("cosines", figures["tau"][0]), ("dots", figures["tau of dots"][0])):
+        for k, tau in enumerate(taus):
+            row, of = f"{kind}, tau {tau:g}", {name: figures[f"{kind}: {name}"][:, k] for name in FIGURES}
+            probe, z, knn = (mean_spread(of[name], ".1f", " %") for name in ("probe_h", "probe_z", "knn_h"))
+            weight = (f"; {mean_spread(hardest(figures)[:, k], '.0f', ' %')} of the push from the hardest 1 %"
+                      if kind == "cosines" else "")
+            rows.append((f"{row}: probe of h", CLAIM.published.get(row, ""),
+                         f"{probe}; of z {z}; kNN of h {knn}; pair picked {mean_spread(of['picked'], '.0f', ' %')}; "
+                         f"uniformity {mean_spread(of['uniformity'], '.2f')}{weight}"))
+    return rows
+
+
+def draw(figures, path):
+    taus, probe, share = figures["tau"][0], 100 * figures["cosines: probe_h"], figures["share of push"].mean(axis=0)
+    best = taus[probe.mean(axis=0).argmax()]
+    figure, (left, right) = slide("A low temperature hears few negatives, a high one all alike;\n"
+                                  f"the best representation lies between, here at τ = {best:g}", panels=2)
+    looks = {taus[0]: (ORANGE, "bottom"), best: (GREEN, "bottom"), taus[-1]: (BLUE, "top")}
+    for tau, curve in zip(taus, share):
+        colour, place = looks.get(tau, (GREY, None))
+        left.plot(np.arange(1, len(curve) + 1), curve, color=colour, linewidth=3.5 if place else 1.2)
+        if place:
+            at = len(curve) // 16 if tau == best else 0
+            note(left, at + 1, curve[at] * (1.25 if place == "bottom" else 0.7), f"τ = {tau:g}", colour, va=place)
+    heading(left, "share of the push")
+    left.set(xscale="log", yscale="log", ylim=(1e-4, 1.5), xlabel="negatives, the most similar first")
+    z = 100 * figures["cosines: probe_z"]
+    line(right, taus, probe, BLUE)
+    line(right, taus, z, ORANGE)
+    for values, words, colour in ((probe, "h", BLUE), (z, "z", ORANGE)):
+        note(right, taus[-1] * 1.15, values[:, -1].mean(), words, colour, va="center")
+    dots = 100 * figures["dots: probe_h"]
+    level, tau = max(zip(dots.mean(axis=0), figures["tau of dots"][0]))
+    chance(right, level, f"h by dot products, best τ = {tau:g}", x=0.14, va="bottom")
+    heading(right, "linear probe (%)")
+    right.set(xscale="log", xlabel="temperature τ")
+    right.set_xticks(taus, [f"{tau:g}" for tau in taus])
+    right.minorticks_off()
+    figure.savefig(path)

@@ -1,0 +1,91 @@
+"""Claim 2: the best critic leaves a gap, and NT-Xent's log(2N-1) - L is no bound: exact sums, no training."""
+
+import math
+
+import numpy as np
+
+from .. import Tensor, viz
+from ..backend import to_device
+from ..contrastive import nt_xent
+from ..evaluate import symbol_estimates
+from .laboratory import NOT_REPRODUCED, REPRODUCED, Claim, mean_spread
+
+CLAIM = Claim(
+    number=2, name="tightness",
+    title="The best critic does not make the bound tight, and NT-Xent's figure is not a bound at all",
+    says="Even the optimal critic leaves a gap between log K - L and the information, so a low figure may be the "
+         "bound's fault and not the encoder's. NT-Xent's log(2N-1) - L is worse: its negatives come in pairs, two "
+         "views of one image, which the proof does not allow, and the figure can exceed the information.",
+    mathematics="""\
+Let every image show one of m equally likely symbols, the same in both views: I = log m. The best critic scores an
+equal symbol infinitely above another, and chooses evenly among the candidates that have the anchor's symbol. B of the
+N - 1 other images have it, binomial with p = 1/m:
+
+```text
+InfoNCE across views   N candidates        log N      - E log(1 + B)     <= log m
+NT-Xent                2N - 1 candidates   log(2N-1)  - E log(1 + 2B)    can be > log m
+```""",
+    source="exact sums, minicl.evaluate.symbol_estimates; "
+           "[docs/methods/information.md](methods/information.md)",
+    next="Make the symbols unequally likely. Does the excess grow? And what becomes of it when NT-Xent keeps only "
+         "one view of every other image?",
+    published={"information, m = 2": "0.6931", "NT-Xent, m = 2, N = 8": "0.6962",
+               "largest excess of NT-Xent": "+0.0038", "at m": "2", "at N": "6",
+               "largest excess of InfoNCE": "never above 0"})
+
+SYMBOLS, BATCHES = range(2, 12), range(2, 61)
+
+
+def measure(setting):
+    excess = {(m, N): symbol_estimates(m, N).nt_xent - math.log(m) for m in SYMBOLS for N in BATCHES}
+    m, N = max(excess, key=excess.get)
+    return {"information, m = 2": symbol_estimates(2, 8).information,
+            "InfoNCE, m = 2, N = 8": symbol_estimates(2, 8).infonce,
+            "NT-Xent, m = 2, N = 8": symbol_estimates(2, 8).nt_xent,
+            "the same by the loss itself": drawn_nt_xent(2, 8, setting),
+            "largest excess of NT-Xent": excess[m, N], "at m": m, "at N": N,
+            "largest excess of InfoNCE": max(symbol_estimates(m, N).infonce - math.log(m) for m, N in excess),
+            "excess of NT-Xent over N": [excess[2, N] for N in BATCHES],
+            "excess of InfoNCE over N": [symbol_estimates(2, N).infonce - math.log(2) for N in BATCHES],
+            "largest excess over m": [max(excess[m, N] for N in BATCHES) for m in SYMBOLS]}
+
+
+def drawn_nt_xent(m, N, setting):
+    """log(2N-1) - L by minicl's own loss: one-hot views, at a temperature that is as good as 0."""
+    ids = np.random.default_rng(setting.seed).integers(0, m, (setting.pick(400, 20_000, 200_000), N))
+    drawn = (Tensor(z) for z in to_device(np.eye(m)[ids], setting.xp))
+    losses = [nt_xent(z, z, 0.01).item() for z in drawn]
+    return math.log(2 * N - 1) - float(np.mean(losses))
+
+
+def judge(figures):
+    exact = {"information, m = 2": 0.6931, "NT-Xent, m = 2, N = 8": 0.6962, "largest excess of NT-Xent": 0.0038,
+             "at m": 2, "at N": 6}
+    wrong = [name for name, value in exact.items() if abs(figures[name] - value).max() > 5e-5]
+    if wrong or figures["largest excess of InfoNCE"].max() > 0:
+        return NOT_REPRODUCED, f"{', '.join(wrong) or 'largest excess of InfoNCE'} differs from the exact figure"
+    return REPRODUCED, ("NT-Xent's figure exceeds the information, InfoNCE's never does, and falls short of it also "
+                        "with the best critic; all to the digits given")
+
+
+def table(figures):
+    digits = {"at m": ".0f", "at N": ".0f", "largest excess of NT-Xent": "+.4f", "largest excess of InfoNCE": "+.4f"}
+    return [(name, CLAIM.published.get(name, ""), mean_spread(values, digits.get(name, ".4f")))
+            for name, values in figures.items() if values.ndim == 1]
+
+
+def draw(figures, path):
+    figure = viz.Figure(figsize=(9.6, 3.8), dpi=150)
+    left, right = figure.subplots(1, 2)
+    left.axhline(0, color="black", linewidth=1)
+    left.text(59, 0.0004, "the information, log 2", ha="right", va="bottom", fontsize=9)
+    left.plot(BATCHES, figures["excess of NT-Xent over N"][0], color=viz.RED, marker=".",
+              label="NT-Xent, log(2N-1) - L")
+    left.plot(BATCHES, figures["excess of InfoNCE over N"][0], color=viz.BLUE, marker=".", label="InfoNCE, log N - L")
+    left.set(xlabel="N, images in the batch", ylabel="figure - information (nats)", ylim=(-0.03, 0.006),
+             title="one of 2 symbols, seen in both views; best critic")
+    right.bar(SYMBOLS, figures["largest excess over m"][0], color=viz.RED)
+    right.set(xlabel="m, symbols", xticks=SYMBOLS, ylabel="largest NT-Xent - information (nats)",
+              title="the largest excess over all N to 60")
+    left.legend(fontsize=9, frameon=False, loc="lower right")
+    viz.save_figure(figure, path)

@@ -1,0 +1,173 @@
+"""Claim 15: language gives CLIP a classifier, and how the classes are put into words matters."""
+
+import math
+
+import numpy as np
+
+from ..backend import to_device
+from ..contrastive import clip_loss
+from ..data import Batches, same_caption_ids
+from ..data.captions import COUNTS, LENGTH, NAMES, OPENERS, CaptionedDigits
+from ..evaluate import class_embeddings, encode, retrieval_recall, to_float, zero_shot_accuracy
+from ..methods import CLIP
+from ..nn import ConvNet, Transformer
+from ..optim import AdamW, warmup_cosine
+from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread
+from .slides import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, bar, chance, heading, slide
+
+CLAIM = Claim(
+    number=15, name="zero_shot",
+    title="CLIP classifies by words it was never taught as labels, better in a sentence than by the bare name",
+    says="Images and captions that were trained to find each other give a classifier for any classes that have "
+         "names: embed a prompt for each, and take the nearest. A template, such as a photo of a {}, is better than "
+         "the bare name, and the mean of many templates better still.",
+    mathematics="""\
+With unit vectors u of an image, t(c, p) of the name of class c in template p:
+
+```text
+class c        w_c = the mean of t(c, p) over the templates, at length 1 again
+prediction     argmax_c u . w_c
+logit scale    exp(s), s = log(1/0.07) = 2.659 at first, learned, never above 100
+```
+
+A bare name is not a caption; a template makes it one. What else a template says pulls all classes one way, and the
+mean over templates that say different things has less of it.""",
+    source="Radford et al. 2021 (CLIP), sections 2.3, 2.5 and 3.1.4; [docs/methods/clip.md](methods/clip.md)",
+    next="Take a template that is false of most images, a photo of a small red {}. How much does it cost alone, how "
+         "much as one of eighty? Then weigh templates by how often captions have their words.",
+    published={"template over bare name": "+1.3 (ImageNet)", "ensemble over template": "+3.5 (ImageNet)",
+               "logit scale at first": "2.659", "exp(logit scale), at most": "100"},
+    doubt="in so small a language an ensemble has little to average out")
+
+KINDS = ("bare name", "one template", "ensemble", "whole captions")
+NOUNS = {"digit": ("{}", "digit {}", "number {}"), "colour": ("{} digit", "{} number")}
+WHOLE = {"digit": "a photo of a {other} {size} {{}} {place}", "colour": "a photo of a {{}} {size} {other} {place}"}
+
+
+def prompts(attribute):
+    """{kind: templates} for the names of an attribute. The ensemble says the same in other words; beside it, 80 or
+    100 whole captions, which name a value of every other attribute."""
+    nouns, others = NOUNS[attribute], NAMES["digit" if attribute == "colour" else "colour"]
+    return {"bare name": ["{}"],
+            "one template": [f"a photo of a {nouns[0]}"],
+            "ensemble": [f"{opener} a {noun}" for opener in OPENERS for noun in nouns],              # 18 or 12
+            "whole captions": [WHOLE[attribute].format(size=size, other=other, place=place)
+                               for size in NAMES["size"] for other in others for place in NAMES["place"]]}
+
+
+def measure(setting):
+    data = setting.images(setting.pick(1000, 20_000, 60_000), setting.pick(1000, 5000, 10_000))
+    model, world, scale = train(data, setting)
+    figures = {"scale": scale, **examine(model, world, data, setting), "logit scale at first": math.log(scale[0])}
+    model.logit_scale.data[...] = 10
+    model.clamp_logit_scale()
+    return figures | {"exp(logit scale), at most": math.exp(model.logit_scale.item())}
+
+
+def train(data, setting, *, lr=3e-3):
+    """A CLIP that has seen no held-out combination, its world, and exp(logit scale) before each of 50 steps."""
+    xp, rng = setting.xp, np.random.default_rng(setting.seed)
+    batch, steps = setting.pick(128, 256, 256), setting.pick(100, 500, 2000)
+    world, batches = CaptionedDigits(), Batches(len(data.train_images), batch, seed=setting.seed)
+    encoder = ConvNet((32, 32, 3), setting.pick((16, 32, 32), (16, 32, 64, 64), (32, 64, 128, 128)),
+                      strides=setting.pick((2, 2, 2), (2, 2, 2, 1), (2, 2, 2, 1)), rng=rng)
+    model = CLIP(encoder, Transformer(1 + len(world.vocabulary), LENGTH, depth=1, rng=rng), rng=rng).to(xp)
+    optimizer, scale = AdamW(model.named_parameters(), lr, weight_decay=0.05), []
+    for step in range(steps):
+        chosen = batches[step]
+        images, attributes = world.show(data.train_images[chosen], data.train_labels[chosen], rng)
+        ids = world.tokenize(world.describe(attributes, rng))
+        same = to_device(same_caption_ids(ids), xp)
+        image, text = model(to_float(images, xp), to_device(ids, xp))
+        loss = clip_loss(image, text, model.logit_scale, caption_ids=same)
+        if step % (steps // 50) == 0:
+            scale.append(math.exp(model.logit_scale.item()))
+
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step(warmup_cosine(step, total=steps, peak=lr, warmup=steps // 10))
+        model.clamp_logit_scale()
+    return model, world, scale
+
+
+def examine(model, world, data, setting):
+    """Zero-shot accuracies on combinations that training did not have, and retrieval among 1000 images of any."""
+    xp, rng = setting.xp, np.random.default_rng([setting.seed, 1])
+
+    def embed(captions):
+        return encode(model.text, world.tokenize(captions), xp, prepare=to_device)
+
+    def number(attributes):
+        return np.ravel_multi_index(attributes.T, COUNTS)                    # of the 800 combinations
+
+    images, attributes = world.show(data.test_images, data.test_labels, rng, held_out=True)
+    unseen = encode(model.image, images, xp)
+    accuracies = {f"{attribute}, {kind}": zero_shot_accuracy(
+                      unseen, class_embeddings(embed, NAMES[attribute], templates), attributes[:, column])
+                  for column, attribute in enumerate(NOUNS) for kind, templates in prompts(attribute).items()}
+    images, attributes = world.show(data.test_images[:1000], data.test_labels[:1000], rng, held_out=None)
+    _, first, caption_ids = np.unique(number(attributes), return_index=True, return_inverse=True)
+    text = embed(world.describe(attributes[first], rng, named=dict.fromkeys(NAMES, 1.0)))
+    recalls = retrieval_recall(encode(model.image, images, xp), text, caption_ids, ks=(1, 5))
+    return accuracies | recalls
+
+
+def accuracy(figures, kind):
+    """The mean of the accuracies for digit and colour, (seeds,)."""
+    return np.mean([figures[f"{attribute}, {kind}"] for attribute in NOUNS], axis=0)
+
+
+def gains(figures):
+    """Points that the template adds to the bare name, and the ensemble to the template: (2, seeds)."""
+    return 100 * np.diff([accuracy(figures, kind) for kind in KINDS[:3]], axis=0)
+
+
+def judge(figures):
+    """The scale is exact; each step of bare name < template < ensemble must be more than the spread."""
+    if abs(figures["logit scale at first"] - 2.659).max() > 5e-4 or \
+            abs(figures["exp(logit scale), at most"] - 100).max() > 1e-3:
+        return NOT_REPRODUCED, "the logit scale does not start at log(1/0.07), or is not held at 100"
+    template, ensemble = (mean_spread(gain, "+.1f") for gain in gains(figures))
+    whole = mean_spread(100 * (accuracy(figures, "whole captions") - accuracy(figures, "one template")), "+.1f")
+    found = (f"digits and colours together, {template} points by the template, {ensemble} more by the ensemble that "
+             f"says the same in other words; an ensemble of whole captions is {whole} from the template")
+    holds = [gain.mean() > (gain.std(ddof=1) if len(gain) > 1 else 0) for gain in gains(figures)]
+    if holds[0] and not holds[1]:
+        found += ". The grammar knows few words for the same thing, so there is little for an ensemble to average out"
+    return (IN_SHAPE if all(holds) else NOT_REPRODUCED), found
+
+
+def table(figures):
+    rows = [(name, CLAIM.published[name], mean_spread(figures[name], form))
+            for name, form in (("logit scale at first", ".3f"), ("exp(logit scale), at most", ".0f"))]
+    rows.append(("exp(logit scale) at the end", "", mean_spread(figures["scale"][:, -1], ".1f")))
+    rows += [(f"{attribute} by {kind}", f"chance {guess} %",
+              mean_spread(figures[f"{attribute}, {kind}"], ".1f", " %"))
+             for attribute, guess in (("digit", 10), ("colour", 12.5)) for kind in KINDS]
+    rows += [(f"{what}, points", CLAIM.published[what], mean_spread(gain, "+.1f"))
+             for what, gain in zip(("template over bare name", "ensemble over template"), gains(figures))]
+    return rows + [(f"{what} among 1000: R@1, R@5", "", ", ".join(
+                    mean_spread(figures[f"{side}_r{k}"], ".1f", " %") for k in (1, 5)))
+                   for side, what in (("text", "the caption for an image"), ("image", "the image for a caption"))]
+
+
+def draw(figures, path):
+    figure, (left, middle, right) = slide(
+        "Words classify combinations that were never shown;\na sentence does it better than the bare name",
+        panels=3, widths=(4, 3, 2), wspace=0.3, bottom=0.22)
+    heading(left, "which digit? (%)")
+    for x, (kind, colour) in enumerate(zip(KINDS, (GREY, BLUE, GREEN, ORANGE))):
+        bar(left, x, 100 * figures[f"digit, {kind}"], colour, width=0.7)
+    left.set(xticks=range(4), xticklabels=[kind.replace(" ", "\n") for kind in KINDS], ylim=(0, 100))
+    left.tick_params(axis="x", labelsize=13)
+    chance(left, 10, x=1.01, ha="left", va="center")
+    heading(middle, "retrieval (%)")
+    for x, name in enumerate(("text_r1", "text_r5", "image_r1", "image_r5")):
+        bar(middle, x, 100 * figures[name], PURPLE, width=0.7, form="{:.0f}")
+    middle.set(xticks=range(4), xticklabels=("text\nR@1", "text\nR@5", "image\nR@1", "image\nR@5"), ylim=(0, 110))
+    middle.tick_params(axis="x", labelsize=13)
+    heading(right, "exp(logit scale)")
+    right.plot(np.linspace(0, 100, figures["scale"].shape[1]), figures["scale"].T, color=INK, linewidth=2)
+    chance(right, 1 / 0.07, "start, 1/0.07", va="top")
+    right.set(xlabel="training (%)", ylim=(0, 1.1 * figures["scale"].max()))
+    figure.savefig(path)

@@ -1,0 +1,255 @@
+"""The claims: a fast form of each, the records and the page that are committed, and the laboratory that runs them."""
+
+import functools
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from minicl import viz
+from minicl.claims import NAMES, __main__, counting, infonce_bound, laboratory, tightness
+from minicl.claims.answers import count
+from minicl.claims.infonce_bound import _exact_bound, exact_bound
+from minicl.claims.laboratory import (NOT_REPRODUCED, VERDICTS, Setting, all_claims, experiment, mean_spread,
+                                      read_records, record_path)
+from minicl.claims.report import anchor, page
+from minicl.evaluate import optimal_bound, symbol_estimates
+from minicl.run import RunError, command
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+RECORDS = read_records(DOCS / "claims")
+each_claim = pytest.mark.parametrize("module", all_claims(), ids=lambda module: module.CLAIM.name)
+each_record = pytest.mark.parametrize("record", RECORDS.values(), ids=RECORDS)
+
+
+def silent(text):
+    pass
+
+
+# ---------------------------------------------------------------- every claim
+
+@each_claim
+def test_the_fast_form_shows_what_the_claim_says(module, tmp_path):
+    record = experiment(module, [0], size="fast", say=silent, cpu_threads=1)
+    if not module.CLAIM.doubt:
+        assert record.verdict != NOT_REPRODUCED, record.reason
+    assert all(isinstance(cell, str) for row in record.rows() for cell in row)
+    record.save(tmp_path)
+    assert read_records(tmp_path) == {record.name: record}
+    if viz.Figure is not None:
+        assert record_path(tmp_path, record.name).with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+@each_claim
+def test_a_claim_says_all_that_its_section_needs(module):
+    claim = module.CLAIM
+    assert NAMES[claim.number - 1] == claim.name == module.__name__.rpartition(".")[2]
+    assert all((claim.title, claim.says, claim.mathematics, claim.source, claim.next))
+    assert not claim.title.endswith(".") and claim.says.endswith(".") and "\n" not in claim.title + claim.says
+
+
+def test_the_same_seed_gives_the_same_figures_on_either_backend(xp):
+    first, again = (experiment(tightness, [1], size="fast", xp=xp, say=silent, cpu_threads=1) for _ in range(2))
+    assert first.figures == again.figures and first.verdict == again.verdict != NOT_REPRODUCED
+
+
+def test_what_learns_learns_on_either_backend(xp, rng):
+    setting = Setting(0, "fast", xp, say=silent)
+    assert len(counting.saturate(setting, steps=2, draws=1)) == len(counting.BATCHES)
+    assert infonce_bound.learn(setting, rng, steps=2, lr=1e-3, K=8).shape == (2 * len(infonce_bound.NATS),)
+
+
+# ---------------------------------------------------------------- what is committed
+
+@each_record
+def test_a_committed_record_is_judged_as_the_claim_judges_today(record):
+    module = laboratory.load_claim(record.name)
+    assert module.judge(record.arrays) == (record.verdict, record.reason)
+    assert (record.claim, record.size, record.seeds) == (module.CLAIM.number, "default", [0, 1, 2])
+    assert record_path(DOCS / "claims", record.name).with_suffix(".png").exists()
+
+
+def test_the_page_is_what_the_command_makes_of_the_records():
+    assert (DOCS / "claims.md").read_text() == page(RECORDS, DOCS / "claims", DOCS), \
+        "python -m minicl.claims report --records docs/claims --out docs/claims.md"
+
+
+def test_the_links_of_the_summary_lead_to_the_sections():
+    text = (DOCS / "claims.md").read_text()
+    headings = [line[3:] for line in text.splitlines() if line.startswith("## ")]
+    for module in all_claims():
+        if module.CLAIM.name in RECORDS:
+            assert f"(#{anchor(module.CLAIM)})" in text and f"{module.CLAIM.number}. {module.CLAIM.title}" in headings
+
+
+# ---------------------------------------------------------------- exact figures
+
+@pytest.mark.parametrize("nats, K", [(2, 16), (6, 256), (10, 64)])
+def test_the_quadrature_has_converged(nats, K):
+    assert exact_bound(nats, 20, K) == pytest.approx(_exact_bound(nats, 20, K, step=0.5), abs=1e-6)
+
+
+@pytest.mark.parametrize("nats, d, K", [(1, 1, 2), (3, 5, 8), (6, 20, 256)])
+def test_the_quadrature_is_what_draws_tend_to(nats, d, K, rng):
+    mean, error = optimal_bound(nats, d, K, pairs=40_000, rng=rng)
+    assert exact_bound(nats, d, K) == pytest.approx(mean, abs=4 * error)
+
+
+def test_a_count_is_that_of_the_scores_in_a_row():
+    for N in (2, 3, 8):
+        views = [(image, view) for image in range(N) for view in range(2)]
+        negatives = [other for other in views if other[0] != views[0][0]]
+        expected = len(negatives), math.log(len(negatives) + 1), math.log2(len(negatives) + 1)
+        assert count(N) == pytest.approx(expected, rel=1e-12)
+
+
+# ---------------------------------------------------------------- the laboratory
+
+def run(*options):
+    """Exit code of python -m minicl.claims with these options."""
+    with pytest.raises(SystemExit) as end:
+        command(functools.partial(__main__.main, [str(option) for option in options]))
+    return end.value.code or 0
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Claims 2 and 3 without their drawing and learning; the seeds that were measured, as a list."""
+    seeds = []
+
+    def measured(measure):
+        def remembering(setting):
+            seeds.append((measure.__module__.rpartition(".")[2], setting.seed))
+            return measure(setting)
+        return remembering
+
+    monkeypatch.setattr(tightness, "drawn_nt_xent", lambda m, N, setting: symbol_estimates(m, N).nt_xent)
+    monkeypatch.setattr(counting, "saturate", lambda *args, **options: [
+        symbol_estimates(counting.IMAGES, N).nt_xent for N in counting.BATCHES])
+    for module in (tightness, counting):
+        monkeypatch.setattr(module, "measure", measured(module.measure))
+    return seeds
+
+
+def test_a_run_prints_the_table_and_leaves_a_record_and_a_page(quick, tmp_path, capsys):
+    assert run("run", 2, "counting", "--seeds", 0, 5, "--size", "fast", "--out", tmp_path) == 0
+    printed = capsys.readouterr().out
+    assert "published or exact" in printed and "0.6962" in printed and "reproduced: " in printed
+    assert quick == [("tightness", 0), ("tightness", 5), ("counting", 0), ("counting", 5)]
+    record = json.loads((tmp_path / "02-tightness.json").read_text())
+    assert record["command"] == "python -m minicl.claims run 2 --seeds 0 5 --size fast"
+    assert (record["seeds"], record["verdict"], len(record["seconds"])) == ([0, 5], "reproduced", 2)
+    assert record["figures"]["NT-Xent, m = 2, N = 8"] == pytest.approx([0.6962, 0.6962], abs=5e-5)
+    assert run("report", "--records", tmp_path) == 0
+    text = (tmp_path / "claims.md").read_text()
+    assert "![The best critic" in text and "](02-tightness.png)" in text and "## 3." in text and "## 4." not in text
+    assert "not yet run" in text and "how many negatives" in text
+
+
+def test_a_claim_that_fails_does_not_cost_the_others(quick, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tightness, "measure", lambda setting: {"never": math.nan})
+    assert run("run", 2, 3, "--seeds", 0, "--out", tmp_path) == 1
+    assert list(read_records(tmp_path)) == ["counting"]
+    assert "claim 2, seed 0: never is not finite" in capsys.readouterr().err
+
+
+def test_nowhere_to_write_is_said_before_anything_is_measured(quick, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert run("run", 2, "--out", tmp_path / "file" / "records") == 2 and quick == []
+    assert "error: [Errno 20] Not a directory" in capsys.readouterr().err
+
+
+def test_records_are_judged_and_drawn_anew(quick, tmp_path, monkeypatch):
+    assert run("run", 2, "--seeds", 0, "--out", tmp_path) == 0
+    monkeypatch.setattr(tightness, "judge", lambda figures: (NOT_REPRODUCED, "of another mind"))
+    assert run("report", "--records", tmp_path) == 0
+    assert read_records(tmp_path)["tightness"].verdict == "reproduced"
+    assert run("report", "--records", tmp_path, "--anew") == 0
+    assert read_records(tmp_path)["tightness"].reason == "of another mind" in (tmp_path / "claims.md").read_text()
+
+
+def test_ctrl_c_keeps_the_records_that_are_there_and_resume_goes_on(quick, tmp_path, monkeypatch, capsys):
+    measure = counting.measure
+
+    def interrupted(setting):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(counting, "measure", interrupted)
+    assert run("run", 2, 3, "--seeds", 0, "--out", tmp_path) == 130
+    assert list(read_records(tmp_path)) == ["tightness"] and [path.suffix for path in tmp_path.glob(".*")] == []
+    monkeypatch.setattr(counting, "measure", measure)
+    assert run("run", 2, 3, "--seeds", 0, "--out", tmp_path, "--resume") == 0
+    assert list(read_records(tmp_path)) == ["tightness", "counting"] and quick == [("tightness", 0), ("counting", 0)]
+    assert run("run", 2, "--seeds", 1, "--out", tmp_path, "--resume") == 0            # other seeds: not what is there
+    assert run("run", 2, "--seeds", 1, "--out", tmp_path) == 0                        # not asked to resume
+    assert quick[2:] == [("tightness", 1)] * 2
+
+
+@pytest.mark.parametrize("options, message", [
+    (("run", "17"), "there is no claim 17; python -m minicl.claims list shows those there are"),
+    (("run", "bigbang"), "there is no claim bigbang"),
+    (("run", "2", "--data-dir", "nowhere"), "nowhere"),
+    (("run", "2", "--seeds", "-1"), "expected an integer >= 0, got -1"),
+    (("run", "2", "--size", "huge"), "invalid choice: 'huge'"),
+    (("report", "--records", "nowhere"), "--records nowhere: there are no records of claims"),
+    (("count", "1"), "expected an integer >= 2, got 1"),
+], ids=["number", "name", "data", "seed", "size", "no records", "one image"])
+def test_what_cannot_be_is_one_line(options, message, capsys):
+    assert run(*options) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert message in lines[-1]
+
+
+def test_a_file_that_is_no_record_is_named(tmp_path):
+    for text in ("{", '{"claim": 2}', "[]"):
+        (tmp_path / "02-tightness.json").write_text(text)
+        with pytest.raises(RunError, match="02-tightness.json is no record of a claim .*; run the claim again"):
+            read_records(tmp_path)
+
+
+def test_without_matplotlib_there_is_a_record_and_a_line(quick, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(viz, "Figure", None)
+    assert run("run", 2, "--seeds", 0, "--out", tmp_path) == 0
+    assert "no pictures: they need matplotlib" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["02-tightness.json"]
+
+
+def test_a_verdict_is_one_of_three(monkeypatch, quick):
+    monkeypatch.setattr(tightness, "judge", lambda figures: ("true", "it looks so"))
+    with pytest.raises(ValueError, match="claim 2: judge must say one of"):
+        experiment(tightness, [0], say=silent)
+    assert len(VERDICTS) == 3
+
+
+def test_list_and_count(capsys):
+    assert run("list") == 0 and run("count", 256, 4096) == 0
+    printed = capsys.readouterr().out
+    assert " 2  tightness " in printed
+    assert "N = 256: 510 negatives, at most log 511 = 6.24 nats = 9.00 bits\nN = 4096: 8190 negatives" in printed
+
+
+def test_a_setting_picks_its_size_and_draws_its_data():
+    assert [Setting(size=size).pick(1, 2, 3) for size in laboratory.SIZES] == [1, 2, 3]
+    setting = Setting(3, "fast", say=silent)
+    images = setting.images(20, 10)
+    assert (len(images.train_images), len(images.test_images), setting.data) == (20, 10, "generated digits")
+    other = Setting(4, "fast", say=silent).images(20, 10)
+    assert (images.train_images != other.train_images).any()
+
+
+@pytest.mark.parametrize("values, expected", [
+    ([97.90, 98.08, 97.88], "97.95 ± 0.11"), ([510, 510], "510"), ([0.5], "0.500"), ([-1.575], "-1.57"),
+])
+def test_mean_and_spread_have_the_digits_they_deserve(values, expected):
+    assert mean_spread(values) == expected
+
+
+def test_no_line_of_a_paragraph_looks_like_a_list():
+    for words in range(18, 26):
+        lines = laboratory.filled("word " * words + "log K - L >= 0 for N = 2. Then more").splitlines()
+        assert len(lines) <= 2 and lines[-1].split()[0] in ("word", "log", "K", "L", "0", "for", "N", "Then", "more")
+
+
+def test_fractions_are_shown_as_percent():
+    assert mean_spread([0.979, 0.981], ".1f", " %") == "98.0 ± 0.1 %" and mean_spread([0.5, 0.5], "+.2f") == "+0.50"
