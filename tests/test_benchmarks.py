@@ -130,8 +130,8 @@ def test_the_page_shows_ratios_targets_and_that_no_gpu_has_been_measured():
     measured = {**result([0.01] * 5, [0.02] * 5), "disturbed": 0.5}
     record = {"command": "python run.py", "rounds": 5, "threads": 2, "kept": {"MALLOC": "1"},
               "machine": [("processor", "abacus")], "cases": {"NT-Xent 2N=512": measured}}
-    page = document(record)
+    page = document(record, launches={"MoCo": (325, 0)})
     assert "| NT-Xent 2N=512 † | 10.0 (10.0–10.0) |" in page and "0.50 ± 0.00 ✓ ≤ 0.7" in page
-    assert "processor: abacus" in page and "2 of 2 targets are met" in page
-    assert "No figures have been measured" in page
-    assert "No figures have been measured" not in document(record, gpu=record)
+    assert "processor: abacus" in page and "| MoCo | 325 | 0 |" in page and "2 of 2 targets are met" in page
+    assert "No time has been measured" in page
+    assert "No time has been measured" not in document(record, gpu=record)

@@ -37,13 +37,15 @@ class Candidate:
     @property
     def options(self):
         """Of threads(), or of case.Peer."""
-        return {"keep_memory": self.kept} if self.library == "minicl" else {"channels_last": self.channels_last, "compiled": self.compiled,
-                                                    "fused": self.fused}
+        if self.library == "minicl":
+            return {"keep_memory": self.kept}
+        return {"channels_last": self.channels_last, "compiled": self.compiled, "fused": self.fused}
 
     def environment(self, threads, precision):
         """The process's own, with every thread pool held to `threads`."""
         pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MINICL_THREADS")
-        return {**os.environ, **dict.fromkeys(pools, str(threads)), **(KEPT if self.kept and self.library == "torch" else {}),
+        kept = KEPT if self.kept and self.library == "torch" else {}
+        return {**os.environ, **dict.fromkeys(pools, str(threads)), **kept,
                 "CUPY_TF32": str(int(precision == "tf32")), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
 
 

@@ -42,15 +42,25 @@ the noise. It is a command for people: nothing here runs in the tests, except th
 
 DISTURBED = 0.2          # share of the blocks
 NO_GPU = """\
-No figures have been measured on a GPU yet. All of the cases above run there too, and some more that only a GPU is fit
-for (ResNet-18 at batch 512, NT-Xent at 2N = 65,536); the command is
+No time has been measured on a GPU yet, nor has the test suite run on one: neither this page nor the tests have seen
+anything but a strict stand-in for CuPy, and the kernels that CuPy makes of fused formulas, compiled for a CPU. All of the
+cases above run on a GPU too, and some more that only a GPU is fit for (ResNet-18 at batch 512, NT-Xent at 2N = 65,536).
+Two commands do it all:
 
+    python -m pytest --backend cupy
     python tests/benchmarks/run.py --backend cupy --peer torch --json gpu.json
+"""
+LAUNCHES = """\
+What can be counted without a GPU is what a training step asks of it: kernels, products and copies launched, and times
+that the host waits for an answer. A launch takes 10 to 20 microseconds of the host's time whatever its size, so a small
+network is no quicker than its launches. Counted on the stand-in, a lower bound of what CuPy launches; the loss is not
+read, which would be one wait.
 """
 
 
-def document(cpu, gpu=None):
-    """The page, from a record of a run with --backend numpy and, if there is one, of a run with --backend cupy."""
+def document(cpu, gpu=None, launches=None):
+    """The page, from a record of a run with --backend numpy and, if there is one, of a run with --backend cupy, and from
+    launches_per_step()."""
     rates = [result["rates"] for result in cpu["cases"].values()]
     typical = {kind: statistics.median(rate[kind] for rate in rates) / 1e9 for kind in rates[0]}
     compiled = any("torch, compiled, kept" in result["rounds"] for result in cpu["cases"].values())
@@ -59,6 +69,9 @@ def document(cpu, gpu=None):
                           compiled="" if compiled else " (not in this run)")]
     parts += ["## On the CPU\n", machine(cpu), *tables(cpu), summary(cpu)]
     parts += ["## On a GPU\n", *([machine(gpu), *tables(gpu), summary(gpu)] if gpu else [NO_GPU])]
+    if launches:
+        parts += [LAUNCHES, "| training step | launches | waits |\n|---|--:|--:|\n"
+                  + "".join(f"| {method} | {count} | {waits} |\n" for method, (count, waits) in launches.items())]
     return "\n".join(parts)
 
 

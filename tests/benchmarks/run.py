@@ -22,6 +22,7 @@ from benchmarks.candidates import CANDIDATES, KEPT, ON_GPU                   # n
 from benchmarks.cases import CASES                                           # noqa: E402
 from benchmarks.figures import baseline_of, figures, regressions             # noqa: E402
 from benchmarks.harness import Worker, measure                               # noqa: E402
+from benchmarks.launches import launches_per_step                            # noqa: E402
 from benchmarks.machine import describe                                      # noqa: E402
 from benchmarks.report import document, lines, summary                       # noqa: E402
 from minicl.backend import BackendError, available_cores, get_backend        # noqa: E402
@@ -41,7 +42,7 @@ def main():
     record = records[0]
     if args.table:
         by_backend = {record["backend"]: record for record in records}
-        args.table.write_text(document(by_backend["numpy"], by_backend.get("cupy")))
+        args.table.write_text(document(by_backend["numpy"], by_backend.get("cupy"), launches_per_step()))
     print(summary(record))
     found = {name: figures(CASES[name], result) for name, result in record["cases"].items() if name in CASES}
     known = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
