@@ -148,7 +148,8 @@ def _walk(root, g):
             raise RuntimeError(f"backward(): the tape behind {node.op.__name__!r} was already walked and freed; "
                                "add losses that share a graph before one backward(), or run the forward again")
     for node in nodes:
-        op, inputs, gradients = node.op, node.inputs, node.backward(arriving.pop(node))
+        op, inputs = node.op, node.inputs                    # nothing arrives where all users sent back None
+        gradients = node.backward(arriving.pop(node)) if node in arriving else (None,) * len(inputs)
         node.inputs, node.options, node.backward = (), None, None
         if type(gradients) is not tuple or len(gradients) != len(inputs):
             raise RuntimeError(f"backward of {op.__name__}: expected a tuple of {len(inputs)} gradients, "
@@ -160,7 +161,7 @@ def _walk(root, g):
             data, source = x.data, x.node
             if source is None and not x.requires_grad:
                 continue
-            if dx.shape != data.shape or dx.dtype is not data.dtype or type(dx) is not type(data):
+            if type(dx) is not type(data) or dx.shape != data.shape or dx.dtype is not data.dtype:
                 dx = op.checks.fit_gradient(dx, data, position)
             if source is None:
                 _accumulate(x, dx)
@@ -212,9 +213,9 @@ def op(function=None, *, broadcasts=False):
 
     Positional parameters are the differentiable inputs, Tensors or arrays (or Python numbers, where they
     broadcast or are annotated Scalar), or constant arrays if annotated Index or Mask; keyword-only parameters
-    are options. An op with the option `wanted`
-    is told which inputs need a gradient, a tuple of bools, so that it can skip an expensive one. Neither the
-    function nor its backward may write into what it is given: others hold the same arrays.
+    are options. An op with the option `wanted` is told which inputs need a gradient, a tuple of bools, so that
+    it can skip an expensive one. Neither the function nor its backward may write into what it is given: others
+    hold the same arrays.
 
     broadcasts: inputs broadcast against each other, so gradients come in the output's shape and are
     summed back to each input's shape here, for all ops in one place.

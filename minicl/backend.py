@@ -153,26 +153,34 @@ def peak_memory_mib(xp):
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+_keeping = False
+
+
 @contextlib.contextmanager
 def _memory_kept():
     """Within this block the process keeps the memory it frees, instead of handing it back to the system.
 
-    A training step makes and drops the same large arrays again and again, and a page that the system hands out anew costs
-    more than the arithmetic on it. What is kept is at most what was once in use. (Linux with
-    glibc; elsewhere the block does nothing.)
+    A training step makes and drops the same large arrays again and again, and a page that the system hands out anew
+    costs more than the arithmetic on it. What is kept is at most what was once in use. (Linux with glibc; elsewhere
+    the block does nothing.)
     """
+    global _keeping
     try:
         libc = ctypes.CDLL(None)
         mallopt, trim = libc.mallopt, libc.malloc_trim
     except (AttributeError, OSError, TypeError):
+        libc = None
+    if libc is None or _keeping:                                             # of two blocks, the outer one ends it
         yield
         return
     trim_threshold, mmap_threshold = -1, -3                                  # <malloc.h>
-    mallopt(mmap_threshold, 2**30)
+    mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25)         # all that glibc before 2.35 accepts
     mallopt(trim_threshold, 2**31 - 1)
+    _keeping = True
     try:
         yield
     finally:
+        _keeping = False
         mallopt(mmap_threshold, 2**25)                                       # as far as glibc goes of its own accord
         mallopt(trim_threshold, 2**26)
         trim(0)
@@ -260,6 +268,7 @@ class _Team:
     def _serve(self):
         while (work := self.inbox.get()) is not None:
             work()
+            del work                                     # else an idle thread would hold on to the caller's arrays
 
     def map(self, function, items):
         results, todo, done = [None] * len(items), iter(enumerate(items)), queue.SimpleQueue()
@@ -304,8 +313,8 @@ def threads(count=None, *, keep_memory=True):
 
     count        default MINICL_THREADS, else all available cores. The two kinds of threads must not alternate within a
                  training step (the idle BLAS threads spin and cost more than they give), so wrap the whole loop
-    keep_memory  keep freed memory for the next step until the block ends: much quicker (on Linux), and the process stays
-                 as large as it once was; False hands it back at once
+    keep_memory  keep freed memory for the next step until the outermost such block ends: much quicker (on Linux), and
+                 the process stays as large as it once was; False leaves it to the system
     """
     global _team
     from threadpoolctl import threadpool_limits
@@ -342,9 +351,16 @@ def run_slices(xp, n, function, size=None):
     return _team.map(function, slices)
 
 
+def map_items(xp, items, function):
+    """[function(item), ...] for the items of a list, in order, shared out over the threads of `threads()` if any."""
+    if xp is np and _team:
+        return _team.map(function, [(item,) for item in items])
+    return [function(item) for item in items]
+
+
 def lanes(xp, n):
     """How many threads share out n slices: those of threads(), if there are so many slices; on CuPy 1."""
-    return min(n, _team.size) if xp is np and _team else 1
+    return max(1, min(n, _team.size)) if xp is np and _team else 1
 
 
 def accumulate(xp, n, add, *like, size):

@@ -65,7 +65,7 @@ class Optimizer:
                                    "optimizer after model.to() and model.astype(), only one a parameter, and clear "
                                    "gradients with zero_grad()")
         self.steps += 1
-        self._step(self.lr if lr is None else lr)
+        self._step(float(self.lr if lr is None else lr))         # a NumPy float64 would promote float32
 
     def _step(self, lr):
         """Apply _update to slices, none of which straddles the end of the decayed part."""

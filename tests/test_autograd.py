@@ -108,6 +108,16 @@ def test_detach_stops_the_gradient():
     assert x.grad[0] == 3                                    # not 6
 
 
+def test_an_op_that_sends_no_gradient_back_stops_it():
+    @op
+    def stop(x):
+        return x * 1, lambda g: (None,)
+
+    x = leaf(3.0)
+    (x * stop(x * 2)).sum().backward()
+    assert x.grad[0] == 6                                    # not 12
+
+
 def test_backward_from_a_given_gradient(xp):
     x = leaf(1.0, 2.0, xp=xp)
     (x * x).backward(xp.asarray([1.0, 10.0]))
@@ -177,7 +187,8 @@ def test_item_needs_one_element():
     (lambda x, g: g[:1], r"the gradient of x must be float64 array of shape \(2,\), got .*\(1,\)"),
     (lambda x, g: g.astype("float32"), "the gradient of x must be .* got float32 array"),
     (lambda x, g: (g,) * 2, "expected a tuple of 1 gradients"),
-], ids=["shape", "dtype", "count"])
+    (lambda x, g: 0, r"the gradient of x must be float64 array of shape \(2,\), got int64 array of shape \(\)"),
+], ids=["shape", "dtype", "count", "number"])
 def test_a_backward_that_returns_the_wrong_thing_is_named(wrong, words):
     @op
     def broken(x):

@@ -4,7 +4,9 @@ import builtins
 import os
 import subprocess
 import sys
+import time
 import types
+import weakref
 
 import numpy as np
 import pytest
@@ -184,6 +186,27 @@ def test_threads_are_given_back():
     assert backend._team is None
 
 
+@pytest.mark.parametrize("most", [2**30, 2**25])             # glibc before 2.35 refuses more than 2**25
+def test_memory_is_kept_until_the_outer_block_of_threads_ends(most, monkeypatch):
+    settings = []
+
+    def mallopt(parameter, value):
+        if parameter == -3 and value > most:                 # the mmap threshold
+            return 0
+        settings.append((parameter, value))
+        return 1
+
+    libc = types.SimpleNamespace(mallopt=mallopt, malloc_trim=lambda pad: settings.append("trim"))
+    monkeypatch.setattr(backend, "ctypes", types.SimpleNamespace(CDLL=lambda name: libc))
+    with threads(1):
+        with threads(1):
+            pass
+        assert settings == [(-3, most), (-1, 2**31 - 1)]
+    assert settings[-1] == "trim"
+    with threads(1, keep_memory=False):
+        assert settings[-1] == "trim"
+
+
 @pytest.mark.parametrize("count", [0, -1, "two"])
 def test_a_thread_count_must_be_positive(count, monkeypatch):
     monkeypatch.setenv("MINICL_THREADS", str(count))
@@ -213,6 +236,21 @@ def test_accumulate_adds_every_slice_once_whatever_the_threads_and_rounds_alike_
     for a, b, c in zip(alone, together, again):
         np.testing.assert_allclose(a, b, rtol=1e-14)
         np.testing.assert_array_equal(b, c)
+    with threads(count):
+        assert backend.accumulate(np, 0, add, *like, size=4)[0] == 0
+
+
+def test_an_idle_thread_holds_nothing_of_the_last_call():
+    def work(lo, hi):
+        time.sleep(0.001)                                    # time for the other thread to help
+    alive = weakref.ref(work)
+    with threads(2):
+        run_slices(np, 8, work, 1)
+        del work
+        until = time.monotonic() + 5
+        while alive() is not None and time.monotonic() < until:
+            time.sleep(0.001)
+        assert alive() is None
 
 
 def test_slices_within_slices_do_not_deadlock():

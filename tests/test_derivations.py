@@ -124,11 +124,12 @@ def test_as_much_is_saved_as_the_page_says(page, op, inputs, options, sizes):
                                                f"inputs; its backward holds arrays {[x.shape for x in held]}")
 
 
-def test_batch_norm_with_relu_saves_its_output_too():
-    x, weight, bias = normal(5, 3), normal(3), above_zero(3)
+@pytest.mark.parametrize("n", [5, 62])                                       # of 62 rows 31 are laid abreast
+def test_batch_norm_with_relu_saves_its_output_too(n):
+    x, weight, bias = normal(n, 3), normal(3), above_zero(3)
     held = [a for a in arrays_held_by(ops.batch_norm.raw(x, weight, bias, relu=True)[1])
             if not any(np.may_share_memory(a, given) for given in (x, weight))]
-    assert sum(a.size for a in held) == namespace("normalize")["saved"]["batch_norm"](n=5, C=3, relu=True)
+    assert sum(a.size for a in held) == namespace("normalize")["saved"]["batch_norm"](n=n, C=3, relu=True)
 
 
 # ---------------------------------------------------------------- the labels

@@ -1,12 +1,14 @@
 """Every op of tests/cases.py: its gradient, its dtypes, and its two backends."""
 
+import importlib
+
 import numpy as np
 import pytest
 
 import minicl
 from cases import CASES
 from minicl import Tensor, contrastive, ops
-from minicl.backend import is_array, to_device, to_host
+from minicl.backend import is_array, threads, to_device, to_host
 
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 
@@ -120,6 +122,32 @@ def test_conv2d_is_the_sum_over_its_window(stride, padding, channels, rng, xp):
             window = padded[stride * h:stride * h + 3, stride * k:stride * k + 2]
             np.testing.assert_allclose(y[h, k], np.einsum("ijbc,ijck->bk", window, w), atol=1e-12)
     assert y.shape[:2] == ((6 + 2 * padding - 3) // stride + 1, (7 + 2 * padding - 2) // stride + 1)
+
+
+@pytest.mark.parametrize("module, size, op, shapes, options", [
+    ("conv", "ITEMS", "conv2d", [(4, 5, 5, 6), (3, 3, 6, 2)], {"stride": 2, "padding": 1}),
+    ("normalize", "WIDTH", "batch_norm", [(4, 3, 5, 2), (2,), (2,)], {"relu": True}),
+])
+@pytest.mark.parametrize("count", [1, 3])
+def test_how_work_is_cut_changes_only_rounding(module, size, op, shapes, options, count, rng, monkeypatch):
+    arrays, results = [rng.standard_normal(shape) for shape in shapes], []
+    for value in (1, 2, 12, 10_000):                         # ITEMS of 5 images; WIDTH below, at and above 2 channels
+        monkeypatch.setattr(importlib.import_module(f"minicl.ops.{module}"), size, value)
+        with threads(count):
+            y, backward = getattr(ops, op).raw(*arrays, **options)
+            results.append([y, *backward(np.cos(np.arange(y.size)).reshape(y.shape))])
+    for result in results[1:]:
+        for a, b in zip(results[0], result):
+            np.testing.assert_allclose(a, b, atol=1e-12)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_conv2d_of_no_images_is_no_output_and_pulls_on_no_weight(stride, xp):
+    x, w = xp.zeros((5, 6, 0, 6)), xp.ones((3, 3, 6, 4))
+    y, backward = ops.conv2d.raw(x, w, stride=stride, padding=1)
+    dx, dw = backward(y)
+    assert y.shape[2:] == (0, 4) and dx.shape == x.shape
+    np.testing.assert_array_equal(to_host(dw), np.zeros(w.shape))
 
 
 def test_pools_ignore_rows_that_fill_no_window(rng):

@@ -130,6 +130,18 @@ def test_the_learning_rate_of_a_step_overrides_the_default(rng):
     assert p.data[0] == 0.25
 
 
+@pytest.mark.parametrize("make", [SGD, Adam, AdamW, LARS])
+def test_a_learning_rate_from_numpy_is_a_number(make, xp):
+    ends = []
+    for rate in (0.1, np.float64(0.1)):
+        p = Parameter(xp.ones((2, 3), dtype="float32"))
+        optimizer = make([("p", p)], rate)
+        p.grad[...] = 0.3
+        optimizer.step()
+        ends.append(to_host(p.data))
+    np.testing.assert_array_equal(*ends)
+
+
 def test_gradients_add_up_until_they_are_cleared(xp):
     p = Parameter(xp.ones(3, dtype="float32"))
     optimizer = SGD([("p", p)], 0.1)

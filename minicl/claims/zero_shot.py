@@ -67,7 +67,7 @@ def measure(setting):
 def train(data, setting, *, lr=3e-3):
     """A CLIP that has seen no held-out combination, its world, and exp(logit scale) before each of 50 steps."""
     xp, rng = setting.xp, np.random.default_rng(setting.seed)
-    batch, steps = setting.pick(128, 256, 256), setting.pick(100, 500, 2000)
+    batch, steps = setting.pick(128, 256, 256), setting.pick(100, 1000, 4000)
     world, batches = CaptionedDigits(), Batches(len(data.train_images), batch, seed=setting.seed)
     encoder = ConvNet((32, 32, 3), setting.pick((16, 32, 32), (16, 32, 64, 64), (32, 64, 128, 128)),
                       strides=setting.pick((2, 2, 2), (2, 2, 2, 1), (2, 2, 2, 1)), rng=rng)

@@ -27,7 +27,7 @@ import functools
 import math
 
 from ..autograd import Scalar, op
-from ..backend import array_module, lanes, require_finite, run_slices, tile_size
+from ..backend import array_module, lanes, require_finite, row_sums, run_slices, tile_size
 from .checks import require_logit_scale, require_pairs
 from .cosine import l2_normalize
 from .pairs import KEEP_BYTES
@@ -146,8 +146,7 @@ def _log_sum_of_squares(xp, f):
 
     A row of zeros, with no negative in this tile, gives 3 log TINY = -207: nothing beside a score, which is >= -100.
     """
-    ones = xp.ones(f.shape[1], dtype=f.dtype)
-    a = xp.maximum(f @ ones, TINY)                                           # quicker than max(axis=1), and as good
+    a = xp.maximum(row_sums(f), TINY)                                        # quicker than max(axis=1), and as good
     r = f / a[:, None]
     r *= r
-    return 2 * xp.log(a) + xp.log(xp.maximum(r @ ones, TINY))
+    return 2 * xp.log(a) + xp.log(xp.maximum(row_sums(r), TINY))

@@ -23,7 +23,7 @@ Derivations: docs/gradients/infonce.md. Readable, composed forms of both: compos
 """
 
 from ..autograd import Scalar, op
-from ..backend import accumulate, array_module, fused, require_finite, row_sums, run_slices, tile_size
+from ..backend import accumulate, array_module, fused, map_items, require_finite, row_sums, tile_size
 from .checks import require_pairs, require_temperature
 from .cosine import l2_normalize
 from .pairs import SymmetricPairs, exp_is_safe
@@ -51,14 +51,11 @@ def info_nce(query, positive, negatives, tau: Scalar, *, wanted=(True, True, Tru
     x_pos, q_tau, size = (q * k).sum(axis=1) / tau, q / tau, tile_size(xp, M, rows=N)    # (N,), (N, d)
     tiles = [slice(lo, min(lo + size, M)) for lo in range(0, M, size)]
 
-    def over_tiles(function):
-        return sum(run_slices(xp, len(tiles), lambda lo, hi: [function(tile) for tile in tiles[lo:hi]], 1), [])
-
     def unit(tile):                                                          # a queue is long: never all at once
         return l2_normalize.raw(negatives[tile])
 
     guarded = not exp_is_safe(xp, tau, q.dtype, M)
-    top = xp.stack(over_tiles(lambda tile: (q_tau @ unit(tile)[0].T).max(axis=1))).max(axis=0) if guarded else 0
+    top = xp.stack(map_items(xp, tiles, lambda tile: (q_tau @ unit(tile)[0].T).max(axis=1))).max(axis=0) if guarded else 0
 
     def exp_tile(n):
         e = q_tau @ n.T                                                      # (N, tile)
@@ -95,7 +92,7 @@ def info_nce(query, positive, negatives, tau: Scalar, *, wanted=(True, True, Tru
                 n, to_negatives = unit(tile)
                 return to_negatives(exp_tile(n).T @ weighted)[0]             # (6)
 
-            dnegatives = xp.concatenate(over_tiles(gradient))
+            dnegatives = xp.concatenate(map_items(xp, tiles, gradient))
         return dquery, dpositive, dnegatives, dtau
 
     return loss, backward

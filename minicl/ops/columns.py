@@ -66,7 +66,7 @@ def _columns(x, kernel, stride, padding, out):
     down, right, image, channel = x.strides
     taps = xp.lib.stride_tricks.as_strided(x, (*out, B, kh, kw, C),
                                            (stride * down, stride * right, image, down, right, channel))
-    count = max(1, COLUMN_BYTES // (out[1] * B * kh * kw * C * x.itemsize))
+    count = max(1, COLUMN_BYTES // max(1, out[1] * B * kh * kw * C * x.itemsize))        # B may be 0
     for lo in range(0, out[0], count):
         hi = min(lo + count, out[0])
         yield slice(lo * out[1] * B, hi * out[1] * B), taps[lo:hi].reshape(-1, kh * kw * C)
@@ -76,7 +76,7 @@ def _add_back(g, w, shift, x):
     """dx: to each pixel of x what comes back to it through every tap."""
     xp, (_, width, B, K) = array_module(x), g.shape
     (kh, kw, C, _), kernel = w.shape, w.reshape(-1, K)
-    dx, count = xp.zeros_like(x), max(1, COLUMN_BYTES // (width * B * kernel.shape[0] * x.itemsize))
+    dx, count = xp.zeros_like(x), max(1, COLUMN_BYTES // max(1, width * B * kernel.shape[0] * x.itemsize))
     for lo in range(0, len(g), count):
         part = g[lo:lo + count]
         dcols = (part.reshape(-1, K) @ kernel.T).reshape(len(part), width, B, kh, kw, C)

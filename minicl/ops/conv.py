@@ -41,7 +41,7 @@ def conv2d(x, w, *, stride=1, padding=0, wanted=(True, True)):
         return conv_by_columns(x, w, shift, wanted)
     if w.shape[0] * w.shape[1] > 1 and x.shape[3] <= FEW_CHANNELS:
         return _conv_few_channels(x, w, shift, wanted)
-    xp, B, pieces = array_module(x), x.shape[2], -(-x.shape[2] // ITEMS)
+    xp, B, pieces = array_module(x), x.shape[2], max(1, -(-x.shape[2] // ITEMS))
     y = xp.zeros((*shift.out, B, w.shape[3]), dtype=x.dtype)
 
     def share(k):

@@ -50,20 +50,19 @@ def batch_norm(x, weight, bias, *, eps=1e-5, relu=False, on_statistics=None):
         both = _sum_rows(xp, rows, pair, X[0], size)
         return both if abreast == 1 else [wide.reshape(abreast, C).sum(axis=0) for wide in both]
 
-    origin = x.reshape(n, C)[::-(-n // 64)].mean(axis=0)                     # sums of squares about nearly the mean
+    origin = X.reshape(n, C)[::-(-n // 64)].mean(axis=0)                     # sums of squares about nearly the mean
     about = widen(origin)
     first, second = sums(lambda lo, hi: _moments(X[lo:hi], about))
     m, v, r, a, c = _fold(first, second, origin, weight, bias, n, eps)
     if on_statistics is not None:
         on_statistics(m, v, n)
-    wide_a, wide_c, wide_m, y = widen(a), widen(c), widen(m), xp.empty_like(X)
+    wide_a, wide_c, y = widen(a), widen(c), xp.empty_like(X)
     least = xp.zeros_like(X[0]) if relu else None                            # twice as quick as the number 0
     run_slices(xp, rows, lambda lo, hi: _line(X[lo:hi], wide_a, wide_c, least, y[lo:hi]), size)
     kept = y if relu else None                                               # only its sign is needed
 
     def backward(g):
-        G = g.reshape(X.shape)
-        dx = xp.empty_like(X)
+        G, wide_m, dx = g.reshape(X.shape), widen(m), xp.empty_like(X)
 
         def past_relu(lo, hi):
             gs = dx[lo:hi]                                                   # g past the relu, kept for the next pass
@@ -71,7 +70,7 @@ def batch_norm(x, weight, bias, *, eps=1e-5, relu=False, on_statistics=None):
 
         db, dw = sums(past_relu)                                             # (1)
         dw, k, l = _fold_back(dw, db, m, r, a, n)                            # (2)
-        wide_k, wide_l = widen(k), widen(l)
+        wide_a, wide_k, wide_l = map(widen, (a, k, l))
         run_slices(xp, rows, lambda lo, hi: _line_back(dx[lo:hi], X[lo:hi], wide_a, wide_k, wide_l), size)     # (3)
         return dx.reshape(x.shape), dw, db
 
