@@ -12,7 +12,7 @@ import numpy as np
 
 from .backend import array_module, fused, run_slices, to_device, to_host
 
-SLICE = 2**16      # entries updated at a time on a CPU: the formula's operands stay in cache
+SLICE = 2**17      # entries updated at a time on a CPU: few enough for the cache, enough to be worth a thread's while
 
 
 class Optimizer:
@@ -156,12 +156,19 @@ def _adam(xp, w, m, v, g, rate, new1, new2, correct, eps, keep, pull):
         w *= keep
     if pull is not None:
         g = g + pull * w
-    m += new1 * (g - m)
-    v += new2 * (g * g - v)
-    scale = xp.sqrt(v)
-    scale *= correct                                                         # sqrt(v^)
-    scale += eps
-    w -= rate * m / scale
+    t = g - m                                                                # reused: fresh memory costs a CPU more
+    t *= new1
+    m += t
+    xp.multiply(g, g, out=t)
+    t -= v
+    t *= new2
+    v += t
+    xp.sqrt(v, out=t)
+    t *= correct                                                             # sqrt(v^)
+    t += eps
+    step = rate * m
+    step /= t
+    w -= step
 
 
 class AdamW(Adam):

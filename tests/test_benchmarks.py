@@ -1,20 +1,23 @@
 """The benchmarks: each case runs on both backends, and both sides compute the same function."""
 
+import json
 import operator
+import signal
+import sys
 
 import numpy as np
 import pytest
-from benchmarks import harness
+from benchmarks import harness, run
 from benchmarks.candidates import Candidate
 from benchmarks.case import Peer
 from benchmarks.cases import CASES
 from benchmarks.figures import Figure, baseline_of, figures, ratio, regressions
 from benchmarks.harness import Worker
 from benchmarks.losses import NTXent
-from benchmarks.report import document
-from benchmarks.run import check
+from benchmarks.report import document, lines, summary
 
 from minicl.backend import to_host
+from minicl.run import RunError, command
 
 NAME = operator.attrgetter("name")
 TINY = {tiny.name: tiny for tiny in (case.tiny() for case in CASES.values())}
@@ -102,8 +105,8 @@ def test_without_a_peer_the_machine_is_what_a_regression_is_measured_by():
 def test_check_names_what_became_slower_and_fails(capsys):
     case = NTXent(512)
     before = {case.name: baseline_of(figures(case, result([0.01] * 5, [0.02] * 5)))}
-    assert check({case.name: figures(case, result([0.01] * 5, [0.02] * 5))}, before) == 0
-    assert check({case.name: figures(case, result([0.03] * 5, [0.02] * 5)), "new": {}}, before) == 1
+    assert run.check({case.name: figures(case, result([0.01] * 5, [0.02] * 5))}, before) == 0
+    assert run.check({case.name: figures(case, result([0.03] * 5, [0.02] * 5)), "new": {}}, before) == 1
     printed = capsys.readouterr().out
     assert "slower: NT-Xent 2N=512, default: 1.50, was 0.50: +200%" in printed and "not in the baseline" in printed
 
@@ -126,10 +129,114 @@ def test_a_case_that_fails_is_reported_and_the_process_goes_on():
     worker.close()
 
 
+def test_ctrl_c_ends_a_worker_without_a_word(capfd):
+    worker = Worker(Candidate("minicl"), "numpy", threads=1, precision="float32")
+    worker.process.send_signal(signal.SIGINT)                                # as the terminal does, to all processes
+    worker.close()
+    assert worker.process.returncode == -signal.SIGINT and capfd.readouterr() == ("", "")
+
+
+def record_of(**results):
+    return {"backend": "numpy", "command": "python run.py", "rounds": 5, "threads": 2, "kept": {"MALLOC": "1"},
+            "machine": [("processor", "abacus")], "cases": results}
+
+
+class Measured:
+    """Stands in for workers, and for measure() if called: the first case takes 10 ms, then someone presses Ctrl-C."""
+
+    def __init__(self, candidate=None, *_):
+        self.label, self.calls, self.closed = candidate and candidate.label, 0, []
+
+    def worker(self, *args):
+        worker = Measured(*args)
+        worker.close = lambda: self.closed.append(worker.label)
+        return worker
+
+    def __call__(self, *_, **__):
+        self.calls += 1
+        if self.calls > 1:
+            raise KeyboardInterrupt
+        return {**result([0.01] * 5), "disturbed": 0.0}
+
+
+def test_ctrl_c_is_one_line_and_what_has_been_measured_is_kept(monkeypatch, tmp_path, capsys):
+    file, measured = tmp_path / "all.json", Measured()
+    file.write_text(json.dumps(record_of(earlier={})))
+    monkeypatch.setattr(run, "measure", measured)
+    monkeypatch.setattr(run, "Worker", measured.worker)
+    with pytest.raises(SystemExit, match="130"):
+        command(lambda: run.main(["--only", "NT-Xent", "--quick", "--json", str(file)]))
+    assert capsys.readouterr().err == "\ninterrupted\n" and measured.closed == ["minicl", "minicl, not kept"]
+    kept = json.loads(file.read_text())
+    assert list(kept["cases"]) == ["earlier", "NT-Xent 2N=512"] and kept["rounds"] == 3
+    assert kept["command"] == "python run.py\npython tests/benchmarks/run.py --only NT-Xent --quick"
+
+
+@pytest.mark.parametrize("options, message", [
+    ("--peer torch", "PyTorch is not installed; pip install torch, or leave --peer out"),
+    ("--check", "there is no baseline yet for these cases; --save-baseline makes one"),
+    ("--only nosuch", "no such case; there are"),
+    ("--table nowhere/page.md", "in a folder that exists"),
+    ("--json nowhere/all.json", "in a folder that exists"),
+    ("--json text", "text: not what --json writes"),
+    ("--read nofile.json", "nofile.json: No such file"),
+    ("--read list.json", "it lacks its backend"),
+    ("--table page.md --backend cupy", "needs measurements with --backend numpy"),
+])
+def test_what_cannot_work_is_told_before_anything_is_measured(options, message, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "torch", None)                          # as where it is not installed
+    monkeypatch.setattr(run, "BASELINE", tmp_path / "none.json")
+    monkeypatch.setattr(run, "Worker", None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").write_text("Twas brillig")
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(RunError, match=message):
+        run.main(options.split())
+
+
+def test_a_baseline_is_made_from_a_record_and_compared_with(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(run, "BASELINE", tmp_path / "baseline.json")
+    for name, seconds in ("quick", 0.01), ("slow", 0.03):
+        measured = {**result([seconds] * 5, [0.02] * 5), "disturbed": 0.0}
+        (tmp_path / name).write_text(json.dumps(record_of(**{"NT-Xent 2N=512": measured})))
+    assert run.main(["--read", str(tmp_path / "quick"), "--save-baseline"]) == 0
+    assert run.main(["--read", str(tmp_path / "quick"), "--check"]) == 0
+    assert run.main(["--read", str(tmp_path / "slow"), "--check", "--save-baseline"]) == 1   # with the former one
+    assert run.main(["--read", str(tmp_path / "slow"), "--check"]) == 0
+    assert "1 of 1 cases became slower" in capsys.readouterr().out
+
+
+def test_options_are_whole_numbers_and_rounds_wins_over_quick(capsys):
+    for option in "--rounds", "--threads":
+        with pytest.raises(SystemExit, match="2"):
+            run.parse([option, "0"])
+        assert "expected an integer >= 1, got 0" in capsys.readouterr().err
+    assert [run.parse(line.split()).rounds for line in ("", "--quick", "--quick --rounds 5")] == [7, 3, 5]
+
+
+def test_the_command_on_the_page_is_the_one_that_measured_without_the_files_it_wrote():
+    args = run.parse(["--only", "conv*", "tape", "--json", "x.json", "--quick", "--check", "--threads", "1"])
+    assert args.command == "python tests/benchmarks/run.py --only 'conv*' tape --quick --threads 1"
+    measured = {**result([0.01] * 5), "disturbed": 0.0}
+    page = document({**record_of(**{"import minicl": measured}), "command": "one\ntwo", "rounds": 1, "threads": 1})
+    assert "\n    one\n    two\n" in page and "median over 1 round," in page and "with 1 thread each" in page
+
+
+def test_nothing_is_said_of_targets_and_ratios_that_are_not_there():
+    measured = {**result([]), "rounds": {}, "disturbed": 0.0}
+    assert summary(record_of(**{"NT-Xent 2N=512": measured})) == ""
+    assert list(lines(CASES["NT-Xent 2N=512"], measured)) == ["NT-Xent 2N=512"]
+
+
+def test_a_target_missed_while_others_used_the_machine_says_so():
+    measured = {**result([0.03] * 5, [0.02] * 5), "disturbed": 0.5}
+    missed = summary(record_of(**{"NT-Xent 2N=512": measured}))
+    assert "- NT-Xent 2N=512 †: time over PyTorch's 1.50 ± 0.00 ✗" in missed
+
+
 def test_the_page_shows_ratios_targets_and_that_no_gpu_has_been_measured():
     measured = {**result([0.01] * 5, [0.02] * 5), "disturbed": 0.5}
-    record = {"command": "python run.py", "rounds": 5, "threads": 2, "kept": {"MALLOC": "1"},
-              "machine": [("processor", "abacus")], "cases": {"NT-Xent 2N=512": measured}}
+    record = record_of(**{"NT-Xent 2N=512": measured})
     page = document(record, launches={"MoCo": (325, 0)})
     assert "| NT-Xent 2N=512 † | 10.0 (10.0–10.0) |" in page and "0.50 ± 0.00 ✓ ≤ 0.7" in page
     assert "processor: abacus" in page and "| MoCo | 325 | 0 |" in page and "2 of 2 targets are met" in page

@@ -30,19 +30,25 @@ def silent(text):
 # ---------------------------------------------------------------- every claim
 
 DIRECTIONS = {               # what the fast form shows of the claims whose verdict is in doubt
-    "queue_size": lambda figures: 0.5 < figures["exponent"] < 1.6,                      # the cost is linear in the queue
+    "queue_size": lambda figures: 0.5 < figures["exponent"] < 1.6,                   # the cost is linear in the queue
     "leak": lambda figures: leak.lost(figures)[0] > 0,                                  # the loss falls
     "zero_shot": lambda figures: figures["colour, one template"] > figures["colour, bare name"] > 1 / 8,
 }
+ATTEMPTS = {"batch_size": 3, "queue_size": 3}    # they measure times as well, which a busy machine may disturb
+
+
+def shows_it(record):
+    claim = laboratory.load_claim(record.name).CLAIM
+    return DIRECTIONS[record.name](record.arrays) if claim.doubt else record.verdict != NOT_REPRODUCED
 
 
 @each_claim
 def test_the_fast_form_shows_what_the_claim_says(module, tmp_path):
-    record = experiment(module, [0], size="fast", say=silent, cpu_threads=1)
-    if module.CLAIM.doubt:
-        assert DIRECTIONS[record.name](record.arrays), record.reason
-    else:
-        assert record.verdict != NOT_REPRODUCED, record.reason
+    for _ in range(ATTEMPTS.get(module.CLAIM.name, 1)):
+        record = experiment(module, [0], size="fast", say=silent, cpu_threads=1)
+        if shows_it(record):
+            break
+    assert shows_it(record), record.reason
     assert all(isinstance(cell, str) for row in record.rows() for cell in row)
     record.save(tmp_path)
     assert read_records(tmp_path) == {record.name: record}
@@ -144,7 +150,9 @@ def quick(monkeypatch):
 def test_a_run_prints_the_table_and_leaves_a_record_and_a_page(quick, tmp_path, capsys):
     assert run("run", 2, "counting", "--seeds", 0, 5, "--size", "fast", "--out", tmp_path) == 0
     printed = capsys.readouterr().out
-    assert "published or exact" in printed and "0.6962" in printed and "reproduced: " in printed
+    assert "published or exact" in printed and "0.6962" in printed
+    assert "reproduced (fast size: docs/claims.md has the verdicts): the closed form" in printed
+    assert "03-counting.json" in printed and ("03-counting.png" in printed) == (viz.Figure is not None)
     assert quick == [("tightness", 0), ("tightness", 5), ("counting", 0), ("counting", 5)]
     record = json.loads((tmp_path / "02-tightness.json").read_text())
     assert record["command"] == "python -m minicl.claims run 2 --seeds 0 5 --size fast"
@@ -152,7 +160,9 @@ def test_a_run_prints_the_table_and_leaves_a_record_and_a_page(quick, tmp_path, 
     assert record["figures"]["NT-Xent, m = 2, N = 8"] == pytest.approx([0.6962, 0.6962], abs=5e-5)
     assert run("report", "--records", tmp_path) == 0
     text = (tmp_path / "claims.md").read_text()
-    assert "![The best critic" in text and "](02-tightness.png)" in text and "## 3." in text and "## 4." not in text
+    assert ("![The best critic" in text and "](02-tightness.png)" in text) == (viz.Figure is not None)
+    assert "**Reproduced (fast size: docs/claims.md has the verdicts):**" in text
+    assert "## 3." in text and "## 4." not in text and "These 2 took 0 minutes" in text
     assert "not yet run" in text and "how many negatives" in text
 
 
@@ -166,7 +176,21 @@ def test_a_claim_that_fails_does_not_cost_the_others(quick, tmp_path, monkeypatc
 def test_nowhere_to_write_is_said_before_anything_is_measured(quick, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert run("run", 2, "--out", tmp_path / "file" / "records") == 2 and quick == []
-    assert "error: [Errno 20] Not a directory" in capsys.readouterr().err
+    message = f"--out {tmp_path / 'file' / 'records'}: expected a folder to write to (Not a directory); give another"
+    assert message in capsys.readouterr().err
+
+
+def test_a_claim_that_is_named_twice_is_measured_once(quick, tmp_path):
+    assert run("run", 2, "tightness", 2, "--seeds", 0, "--out", tmp_path) == 0
+    assert quick == [("tightness", 0)]
+    assert read_records(tmp_path)["tightness"].caution == " (one seed: no spread to judge by)"
+
+
+def test_a_fast_run_does_not_replace_a_slow_one(quick, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for size in ("default", "fast"):
+        assert run("run", 2, "--seeds", 0, "--size", size) == 0
+    assert [read_records(f"runs/claims{fast}")["tightness"].size for fast in ("", "-fast")] == ["default", "fast"]
 
 
 def test_records_are_judged_and_drawn_anew(quick, tmp_path, monkeypatch):
@@ -186,6 +210,7 @@ def test_ctrl_c_keeps_the_records_that_are_there_and_resume_goes_on(quick, tmp_p
 
     monkeypatch.setattr(counting, "measure", interrupted)
     assert run("run", 2, 3, "--seeds", 0, "--out", tmp_path) == 130
+    assert "interrupted; --resume leaves out the claims that are done" in capsys.readouterr().err
     assert list(read_records(tmp_path)) == ["tightness"] and [path.suffix for path in tmp_path.glob(".*")] == []
     monkeypatch.setattr(counting, "measure", measure)
     assert run("run", 2, 3, "--seeds", 0, "--out", tmp_path, "--resume") == 0
@@ -200,10 +225,11 @@ def test_ctrl_c_keeps_the_records_that_are_there_and_resume_goes_on(quick, tmp_p
     (("run", "bigbang"), "there is no claim bigbang"),
     (("run", "2", "--data-dir", "nowhere"), "nowhere"),
     (("run", "2", "--seeds", "-1"), "expected an integer >= 0, got -1"),
+    (("run", "2", "--seeds", "0", "1", "0"), "--seeds: expected each seed once, got 0 1 0"),
     (("run", "2", "--size", "huge"), "invalid choice: 'huge'"),
     (("report", "--records", "nowhere"), "--records nowhere: there are no records of claims"),
     (("count", "1"), "expected an integer >= 2, got 1"),
-], ids=["number", "name", "data", "seed", "size", "no records", "one image"])
+], ids=["number", "name", "data", "seed", "seeds", "size", "no records", "one image"])
 def test_what_cannot_be_is_one_line(options, message, capsys):
     assert run(*options) == 2
     lines = capsys.readouterr().err.strip().splitlines()
@@ -213,7 +239,7 @@ def test_what_cannot_be_is_one_line(options, message, capsys):
 def test_a_file_that_is_no_record_is_named(tmp_path):
     for text in ("{", '{"claim": 2}', "[]"):
         (tmp_path / "02-tightness.json").write_text(text)
-        with pytest.raises(RunError, match="02-tightness.json is no record of a claim .*; run the claim again"):
+        with pytest.raises(RunError, match="02-tightness.json is no record of a claim .*; run .* without --resume"):
             read_records(tmp_path)
 
 
@@ -222,6 +248,7 @@ def test_without_matplotlib_there_is_a_record_and_a_line(quick, tmp_path, monkey
     assert run("run", 2, "--seeds", 0, "--out", tmp_path) == 0
     assert "no pictures: they need matplotlib" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["02-tightness.json"]
+    assert run("report", "--records", tmp_path) == 0 and ".png" not in (tmp_path / "claims.md").read_text()
 
 
 def test_a_verdict_is_one_of_three(monkeypatch, quick):
@@ -249,6 +276,7 @@ def test_a_setting_picks_its_size_and_draws_its_data():
 
 @pytest.mark.parametrize("values, expected", [
     ([97.90, 98.08, 97.88], "97.95 ± 0.11"), ([510, 510], "510"), ([0.5], "0.500"), ([-1.575], "-1.57"),
+    ([-1e-9], "0.0000"),
 ])
 def test_mean_and_spread_have_the_digits_they_deserve(values, expected):
     assert mean_spread(values) == expected
@@ -258,6 +286,11 @@ def test_no_line_of_a_paragraph_looks_like_a_list():
     for words in range(18, 26):
         lines = laboratory.filled("word " * words + "log K - L >= 0 for N = 2. Then more").splitlines()
         assert len(lines) <= 2 and lines[-1].split()[0] in ("word", "log", "K", "L", "0", "for", "N", "Then", "more")
+
+
+def test_a_hyphen_ends_no_line_of_a_paragraph():
+    assert not any(line.endswith("-") for words in range(20, 26) for line in laboratory.filled(
+        "word " * words + "NT-Xent's figure").splitlines())
 
 
 def test_fractions_are_shown_as_percent():

@@ -42,7 +42,8 @@ def parse(argv):
     run.add_argument("--backend", default="numpy", choices=("numpy", "cupy"), help="where arrays live: CPU or GPU")
     run.add_argument("--data-dir", help="folder with MNIST's files; default: the user's cache, else download")
     run.add_argument("--threads", type=at_least(1), help="CPU threads; default: all available cores")
-    run.add_argument("--out", default="runs/claims", help="folder for records and pictures; default: runs/claims")
+    run.add_argument("--out", help="folder for records and pictures; default: runs/claims, or runs/claims-fast for "
+                     "--size fast, so that it replaces no slow one")
     run.add_argument("--resume", action="store_true", help="leave out claims whose record with the same seeds, size "
                      "and backend is already in --out")
 
@@ -55,7 +56,12 @@ def parse(argv):
 
     counts = commands.add_parser("count", help="the negatives that batches give, and the nats and bits they can show")
     counts.add_argument("N", type=at_least(2), nargs="+", help="images in a batch")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.command == "run":
+        args.out = args.out or f"runs/claims{'-fast' * (args.size == 'fast')}"
+        if len(set(args.seeds)) < len(args.seeds):
+            parser.error(f"--seeds: expected each seed once, got {' '.join(map(str, args.seeds))}")
+    return args
 
 
 def list_claims(args):
@@ -65,10 +71,14 @@ def list_claims(args):
 
 def run(args):
     xp = get_backend(args.backend)
-    modules = all_claims() if args.claims == ["all"] else [load_claim(which) for which in args.claims]
-    if args.data_dir:
+    modules = list(dict.fromkeys(module for which in args.claims                # each once
+                                 for module in (all_claims() if which == "all" else [load_claim(which)])))
+    if args.data_dir and args.size != "fast":
         load_mnist(args.data_dir)                            # what is wrong with it is said now, not after an hour
-    Path(args.out).mkdir(parents=True, exist_ok=True)
+    try:
+        Path(args.out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"--out {args.out}: expected a folder to write to ({error.strerror}); give another") from error
     done, failed = read_records(args.out) if args.resume else {}, []
     for module in modules:
         claim, before = module.CLAIM, done.get(module.CLAIM.name)
@@ -82,6 +92,9 @@ def run(args):
                                 cpu_threads=args.threads)
             record.save(args.out)
             show(record, args.out)
+        except KeyboardInterrupt:
+            print("\ninterrupted; --resume leaves out the claims that are done", file=sys.stderr)
+            return 130
         except OSError:                                      # no data, or no room: the next would fare no better
             raise
         except Exception as error:                           # one that fails must not cost the others
@@ -103,8 +116,10 @@ def show(record, folder):
     widths = [max(len(row[k]) for row in rows) for k in range(2)]
     for what, published, measured in rows:
         print(f"  {what:<{widths[0]}}  {published:<{widths[1]}}  {measured}")
-    print(f"  {record.verdict}: {record.reason}")
-    print(f"  {sum(record.seconds):.0f} s, data: {record.data}; {record_path(folder, record.name)}", flush=True)
+    print(f"  {record.verdict}{record.caution}: {record.reason}")
+    path = record_path(folder, record.name)
+    kept = f"{path}" + (f", {path.with_suffix('.png')}" if viz.Figure is not None else "")
+    print(f"  {sum(record.seconds):.0f} s, data: {record.data}; {kept}", flush=True)
 
 
 def report(args):

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from .. import viz
 from ..backend import to_device, to_host
 from ..contrastive import alignment_loss, l2_normalize, nt_xent, uniformity_loss
 from ..data import mnist_views, two_views
 from ..evaluate import alignment, encode, to_float, uniformity, uniformity_floor
 from ..methods import SimCLR
 from .laboratory import NOT_REPRODUCED, REPRODUCED, Claim, mean_spread
+from .slides import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, slide
 from .training import contrastive, digits, encoder_and_head, train
 
 CLAIM = Claim(
@@ -24,7 +24,9 @@ For unit vectors, x and y of one image, x and x' of two:
 alignment    E |x - y|^2                     0 when the views coincide, 2 when they have nothing to do with each other
 uniformity   log E exp(-2 |x - x'|^2)        0 when collapsed; at least log 0F1(; d/2; 4) - 4, by points spread evenly
 NT-Xent      -> alignment / (2 tau) + log E exp(x . x' / tau) + constant       as N grows: its own two halves
-```""",
+```
+
+In the picture's circles a colour is a digit, and the points are blurred so as to lie beside each other.""",
     source="Wang & Isola 2020, sections 4.1 and 4.2, figure 3",
     next="Weigh the two: alignment + w uniformity, for w from 0.1 to 10. Where does NT-Xent lie on that curve, and "
          "how does it move with tau?",
@@ -37,7 +39,7 @@ LOSSES = {
     "NT-Xent": nt_xent,
 }
 RUNS = [(name, loss, 2) for name, loss in LOSSES.items()] + [("NT-Xent in 128 dimensions", nt_xent, 128)]
-COLOURS = dict(zip([name for name, *_ in RUNS], (viz.GREY, "#e08000", "#4e9a06", viz.BLUE, viz.RED)))
+COLOURS = dict(zip([name for name, *_ in RUNS], (GREY, ORANGE, GREEN, BLUE, PURPLE)))
 
 
 def measure(setting):
@@ -85,9 +87,9 @@ def judge(figures):
             return NOT_REPRODUCED, f"{name} does better than the loss that wants one half only"
         if (apart[name] > 0.5 * apart["uniformity only"]).any() or (even[name] > 0.5 * floor).any():
             return NOT_REPRODUCED, f"{name} does not get more than half of each"
-    return REPRODUCED, (f"floors exact; on the circle NT-Xent has alignment {apart['NT-Xent'].mean():.2f} and "
-                        f"uniformity {even['NT-Xent'].mean():.2f}, for every seed between the losses that want one "
-                        "half only")
+    return REPRODUCED, (f"the floors are exact; the trade-off holds in shape: on the circle NT-Xent has alignment "
+                        f"{apart['NT-Xent'].mean():.2f} and uniformity {even['NT-Xent'].mean():.2f}, for every seed "
+                        "between the losses that want one half only")
 
 
 def table(figures):
@@ -100,37 +102,35 @@ def table(figures):
 
 
 def draw(figures, path):
-    figure = viz.Figure(figsize=(11, 6.6), dpi=150)
-    grid = figure.add_gridspec(2, 4, height_ratios=(1, 1.15))
+    """Above, where each loss puts views of test digits on the circle; below, both halves in training."""
+    apart, even = (figures[f"{half}, NT-Xent"].mean() for half in ("alignment", "uniformity"))
+    figure, halves_drawn = slide("Alignment alone: one point. Uniformity alone: no order.\n"
+                                 f"NT-Xent trades: alignment {apart:.2f}, uniformity {even:.2f}",
+                                 panels=2, top=0.41, bottom=0.2, left=0.06, right=0.965, wspace=0.17)
     labels = figures["classes of the points"][0]
     blur = 1 + 0.09 * np.random.default_rng(0).standard_normal((len(labels), 1))         # points beside each other
     angles = np.linspace(0, 2 * np.pi, 361)
     for k, name in enumerate(LOSSES):
-        axes = figure.add_subplot(grid[0, k])
-        axes.plot(np.cos(angles), np.sin(angles), color=viz.GREY, linewidth=0.6)
-        axes.scatter(*(figures[f"points, {name}"][0] * blur).T, c=labels, cmap="tab10", vmin=-0.5, vmax=9.5, s=5,
+        axes = figure.add_axes((0.03 + 0.24 * k, 0.48, 0.22, 0.31))
+        axes.plot(np.cos(angles), np.sin(angles), color=GREY, linewidth=0.8)
+        axes.scatter(*(figures[f"points, {name}"][0] * blur).T, c=labels, cmap="tab10", vmin=-0.5, vmax=9.5, s=7,
                      linewidths=0, zorder=3)
-        axes.text(0, 0, "\n".join(f"{half} {figures[f'{half}, {name}'][0]:.2f}"
-                                  for half in ("alignment", "uniformity")), ha="center", va="center", fontsize=9)
-        axes.set(title=name, aspect="equal", xlim=(-1.4, 1.4), ylim=(-1.4, 1.4))
+        axes.text(0, 0, name.replace(" ", "\n"), ha="center", va="center", fontsize=13, fontweight="bold",
+                  color=COLOURS[name])
+        axes.set(aspect="equal", xlim=(-1.3, 1.3), ylim=(-1.3, 1.3))
         axes.axis("off")
-    for k, (quantity, title) in enumerate((("alignment", "alignment in training, E|x - y|^2"),
-                                           ("uniformity", "uniformity in training, log E exp(-2|x - x'|^2)"))):
-        axes = figure.add_subplot(grid[1, 2 * k:2 * k + 2])
-        for name, color in COLOURS.items():
-            curves = figures[f"{quantity} in training, {name}"]
-            for seed, curve in enumerate(curves):
-                axes.plot(np.linspace(0, 1, len(curve)), curve, color=color, linewidth=1,
+    for axes, quantity, words in zip(halves_drawn, ("alignment", "uniformity"),
+                                     ("alignment (0: views coincide)", "uniformity (0: collapsed)")):
+        axes.set_title(words, fontsize=15, loc="left", pad=6, color=INK)
+        for name, colour in COLOURS.items():
+            for seed, curve in enumerate(figures[f"{quantity} in training, {name}"]):
+                axes.plot(np.linspace(0, 100, len(curve)), curve, color=colour, linewidth=2,
                           label=None if seed else name)
-        axes.set(title=title, xlabel="part of the training done")
-        if quantity == "uniformity":
-            for d in (2, 128):
-                axes.axhline(uniformity_floor(d), color="black", linestyle="--", linewidth=1)
-                axes.text(0.5, uniformity_floor(d) - 0.03, f"floor, d = {d}", va="top", ha="center", fontsize=9)
-            axes.set(ylim=(-4.4, 0.1))
-        else:
-            axes.set(ylim=(-0.1, 3.1))
-            axes.legend(fontsize=9, frameon=False, ncols=2, loc="upper center")
-    figure.suptitle("where each loss puts views of test digits on the circle (colour: the digit; radius: jitter)",
-                    fontsize=11)
-    viz.save_figure(figure, path)
+        axes.set(xlabel="% of training", xlim=(0, 100))
+    for d in (2, 128):
+        halves_drawn[1].axhline(uniformity_floor(d), color=INK, linestyle="--", linewidth=1.5)
+        halves_drawn[1].text(99, uniformity_floor(d) - 0.1, f"floor, d = {d}", va="top", ha="right", fontsize=13)
+    halves_drawn[1].set(ylim=(-4.9, 0.2))
+    figure.legend(*halves_drawn[0].get_legend_handles_labels(), loc="lower center", ncols=5, fontsize=13,
+                  frameon=False)
+    figure.savefig(path)

@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from ..evaluate import infonce_bound
 from .counting import BATCHES, IMAGES
 from .head_discards import lost, tasks_of
@@ -27,17 +29,18 @@ def how_many_negatives(records):
         return ""
     reached = records["counting"].arrays["reached"].mean(axis=0) / math.log(2)
     best = dict(zip(BATCHES, records["counting"].arrays["best"][0] / math.log(2)))
+    cosines = lowest_loss(records["shortcuts"].arrays) if "shortcuts" in records else ""
     rows = "\n".join(f"| {N} | {count(N)[0]} | {count(N)[1]:.2f} | {count(N)[2]:.2f} | {best[N]:.2f} | {bits:.2f} |"
                      for N, bits in zip(BATCHES, reached))
     return flowed(f"""\
 ## Exercise: how many negatives, and how many bits, for a batch of N images?
 
 A batch of N images is 2N views. An anchor is compared with the 2N - 1 others: its positive, and 2(N-1) negatives. If
-the encoder knew nothing it would choose evenly among them and lose log(2N-1); if it knew everything it would lose 0.
+the encoder knew nothing it would choose evenly among them and lose log(2N-1); no encoder loses less than 0.
 So a batch can show log(2N-1) nats, which are log2(2N-1) bits, and no more: N = 256 gives {count(256)[0]} negatives
 and {count(256)[1]:.2f} nats = {count(256)[2]:.2f} bits, N = 4096 gives {count(4096)[0]} and {count(4096)[1]:.2f} nats
 = {count(4096)[2]:.2f} bits. One bit more costs twice the batch and four times the scores. Turned round, B bits
-need at least (2^B + 1) / 2 images.
+need more than 2^B / 2 images.
 
 ```bash
 python -m minicl.claims count 256 4096       # computes it
@@ -52,11 +55,18 @@ exactly; an encoder that tells all of them apart, asked in batches of N.
 {rows}
 
 Small batches reach their cap and say nothing of what lies above; large ones see the {math.log2(IMAGES):.0f} bits that
-are there. Two cautions. The cap is what a batch *can* show, not what it shows: of 4 nats between Gaussians, 64
-candidates with a cap of {math.log(64):.2f} show {exact_bound(4, 20, 64):.2f} at best, and 256 show
-{exact_bound(4, 20, 256):.2f} (claim 1); count on several times e^I candidates for I nats. And NT-Xent's figure is a
-distance from chance, not strictly a bound (claim 2).
+are there. {"Three" if cosines else "Two"} cautions. The cap is what a batch *can* show, not what it shows: of
+4 nats between Gaussians, 64 candidates with a cap of {math.log(64):.2f} show {exact_bound(4, 20, 64):.2f} at best,
+and 256 show {exact_bound(4, 20, 256):.2f} (claim 1); count on several times e^I candidates for I nats. NT-Xent's
+figure is a distance from chance, not strictly a bound (claim 2). {cosines}
 """)
+
+
+def lowest_loss(figures):
+    """Claim 11's record: what a temperature keeps the loss from."""
+    loss, tau = figures["loss"].mean(axis=0)[-1], figures["tau"][0, -1]      # (bits,), of the highest temperature
+    return (f"And cosines end at 1 and -1, so that at a temperature the loss cannot reach 0: at tau {tau:g} that of "
+            f"claim 11 stays at {loss.min():.2f} nats, whatever number of random bits tells the images apart.")
 
 
 def why_the_head_helps(records):
@@ -69,10 +79,17 @@ def why_the_head_helps(records):
         f"| {mean_spread(shown[f'{task}: g(h)'], '.1f', ' %')} | {lost(shown, task).mean():.0%} "
         f"| {lost(shown, task, ', untrained').mean():.0%} |" for task in tasks_of(shown))
 
+    before, after = (shown.get(f"colour or grey: h{when}", np.array([1.0])) for when in (", untrained", ""))
+    exception = "" if (before - after).mean() < (before - 0.5).mean() / 2 else f"""
+
+Colour is the exception: h itself fell from {mean_spread(before, '.1f', ' %')} before training to
+{mean_spread(after, '.1f', ' %')} in training (chance 50 %), so most of the forgetting happened before the head."""
+
     def gain(head):
         return mean_spread(100 * (digit["mlp head, h"] - digit[head]), "+.1f")
 
     linear = "linear head, h" in digit                                       # which the fast form leaves out
+    there = "more than 10, and 3" if linear else "more than 10"
     others = f" and {gain('linear head, h')} over a linear one, which can only project" if linear else ""
     return flowed(f"""\
 ## Exercise: why does the head help, although it is thrown away?
@@ -90,14 +107,14 @@ python -m minicl.claims run 8 9
 
 | applied | read from h | read from z = g(h) | lost, of what h tells above chance | the same before training |
 |---|---|---|---|---|
-{rows}
+{rows}{exception}
 
 *So h should be worth more than z*, though the loss never saw h (claim 8). A linear probe tells the digit from h in
 {mean_spread(digit['mlp head, h'], '.1f', ' %')} of all cases, from z in
 {mean_spread(digit['mlp head, z'], '.1f', ' %')}: {gain('mlp head, z')} points.
 
 *And more than the h of an encoder that had no head to forget for it* (claim 8). The
-gain is {gain('none head, h')} points over no head{others} (on ImageNet: more than 10, and 3).
+gain is {gain('none head, h')} points over no head{others} (on ImageNet: {there}).
 
 Verdicts: claim 8 *{records['head'].verdict}*, claim 9 *{records['head_discards'].verdict}*.
 

@@ -24,7 +24,7 @@ TAU, DIM = 0.2, 64
 
 CLAIM = Claim(
     number=6, name="batch_size",
-    title="Few negatives let z collapse in part; many give diminishing returns, at a cost of N²",
+    title="With few negatives z is spread less evenly; more give diminishing returns, at a cost of N²",
     says="With more negatives z is spread more evenly and classes are easier to find in it, but each doubling buys "
          "less than the one before; with very few, z is said to use fewer directions. The loss compares every view "
          "with every other, so its time grows with the square of the batch.",
@@ -34,13 +34,16 @@ N images -> 2(N-1) negatives an anchor; (2N)^2 scores of d products, forward and
 ```
 
 The negatives of a batch estimate E exp(s/tau), the normaliser of the softmax. An estimate of M draws is off by about
-1/sqrt(M), and its logarithm too low by about 1/M: what doubling M can still mend halves, or nearly, each time.""",
+1/sqrt(M), and its logarithm too low by about 1/M: what doubling M can still mend halves, or nearly, each time.
+
+Only the negatives change here: every run sees the same batches (of 2048 images, at the default size), cut into
+groups of N. What a step costs is measured at true batches of N.""",
     source="Chen et al. 2020 (SimCLR), section 5.2 and figure 9; Wang & Isola 2020, theorem 1",
     columns={"uniformity": "uniformity of z (0: collapsed)", "alignment": "alignment of z (0: views coincide)",
-             "rank": f"effective rank of z, of {DIM}", "knn": "kNN on z", "knn_h": "kNN on h"},
+             "rank": f"effective rank of z, of {DIM}", "knn": "kNN on z (%)", "knn_h": "kNN on h (%)"},
     published={"exponent": "2, for large N", "knn": "rises, then flattens", "uniformity": "falls, then flattens"},
-    next="Vary the batch itself, at a fixed number of images seen: python examples/simclr_mnist.py --batch 32, 128, "
-         "512. What besides the negatives changes, and which effect is the larger?")
+    next="Vary the batch itself, at a fixed number of images seen: python examples/simclr_mnist.py with --batch 32, "
+         "then 128, then 512. What besides the negatives changes, and which effect is the larger?")
 
 
 def measure(setting):
@@ -54,7 +57,7 @@ def measure(setting):
               steps=setting.pick(60, 60, 1000))
         rows.append(examine(model, data, setting))
         setting.say(f"    N = {N}: " + ", ".join(f"{name} {value:.3f}" for name, value in rows[-1].items()))
-    batches = setting.pick((64, 256, 1024), (2, 8, 32, 128, 512, 2048), (128, 512, 2048, 8192))
+    batches = setting.pick((128, 512, 2048), (2, 8, 32, 128, 512, 2048), (128, 512, 2048, 8192))
     costs = np.array([[*cost_of_loss(N, setting), *cost_of_step(N, data, setting)] for N in batches]).T
     return {"N": sizes, **{name: [row[name] for row in rows] for name in rows[0]}, "batch": batches,
             **dict(zip(("loss, ms", "loss, MiB", "step, ms", "step, MiB"), costs)),
@@ -137,22 +140,23 @@ def judge(figures):
     exponent = figures["exponent"].mean()
     if not 1.5 <= exponent <= 2.5:
         missing.append(f"the loss's time grows as N^{exponent:.1f}")
-    first, last = ({name: mean_spread(figures[name][:, end], form) for name, form in
-                    (("uniformity", ".2f"), ("knn", ".3f"), ("rank", ".1f"))} for end in (0, -1))
+    first, last = ({name: mean_spread(figures[name][:, end], form, unit) for name, form, unit in
+                    (("uniformity", ".2f", ""), ("knn", ".1f", " %"), ("rank", ".1f", ""))} for end in (0, -1))
     lost = figures["rank"][:, -1] - figures["rank"][:, 0]
-    found = (f"from {figures['N'][0, 0]:.0f} to {figures['N'][0, -1]:.0f} images uniformity of z goes from "
-             f"{first['uniformity']} to {last['uniformity']}, kNN on z from {first['knn']} to {last['knn']}, most of "
-             f"it by the first steps; effective rank goes from {first['rank']} to {last['rank']}, so few negatives "
-             + ("do collapse z in part" if (lost > 0.1 * figures["rank"][:, -1]).all() else
-                "spread z less evenly, but collapse no direction")
-             + f"; the loss's time at the largest batches grows as N^{exponent:.1f}")
+    found = ("few negatives " + ("collapse z in part" if (lost > 0.1 * figures["rank"][:, -1]).all() else
+                                 "collapse no direction of z, not even in part")
+             + f": from {figures['N'][0, 0]:.0f} to {figures['N'][0, -1]:.0f} images its effective rank goes from "
+             f"{first['rank']} to {last['rank']}; its uniformity goes from {first['uniformity']} to "
+             f"{last['uniformity']}, kNN on z from {first['knn']} to {last['knn']}, most of it by the first steps; "
+             f"the loss's time at the largest batches grows as N^{exponent:.1f}")
     return (NOT_REPRODUCED, f"{'; '.join(missing)}; {found}") if missing else (IN_SHAPE, found)
 
 
 def table(figures):
     rows = [("N, images an anchor chooses among", "", numbers(figures["N"][:1], ".0f"))]
-    rows += [(CLAIM.columns[name], CLAIM.published.get(name, ""), numbers(figures[name], form)) for name, form in
-             (("uniformity", ".2f"), ("alignment", ".3f"), ("rank", ".1f"), ("knn", ".3f"), ("knn_h", ".3f"))]
+    rows += [(CLAIM.columns[name], CLAIM.published.get(name, ""), numbers(scale * figures[name], form))
+             for name, scale, form in (("uniformity", 1, ".2f"), ("alignment", 1, ".3f"), ("rank", 1, ".1f"),
+                                       ("knn", 100, ".1f"), ("knn_h", 100, ".1f"))]
     rows.append(("N, true batch", "", numbers(figures["batch"][:1], ".0f")))
     rows += [(name, "", numbers(figures[name].min(axis=0, keepdims=True), ".3g"))
              for name in ("loss, ms", "loss, MiB", "step, ms", "step, MiB")]
@@ -168,10 +172,13 @@ def numbers(values, form):
 def draw(figures, path):
     N, (first, last) = figures["N"][0], 100 * figures["knn"][:, [0, -1]].mean(axis=0)
     figure, (left, right) = slide(f"More negatives spread z: kNN on z {first:.1f} → {last:.1f} %.\n"
-                                  "Each doubling buys less, and costs four times", panels=2, wspace=0.45, left=0.1)
+                                  "Each doubling buys less; the loss comes to cost four times",
+                                  panels=2, wspace=0.45, left=0.1)
     line(left, N, figures["uniformity"], BLUE)
     left.set_title("uniformity of z", fontsize=17, loc="left", pad=14, color=BLUE)
-    left.invert_yaxis()                                                      # better is up, as for kNN
+    left.invert_yaxis()                                                      # more even is up, as better is for kNN
+    left.text(0.97, 0.03, "(downwards: more even is up)", transform=left.transAxes, ha="right", fontsize=14,
+              color=BLUE)
     other = left.twinx()
     line(other, N, 100 * figures["knn"], ORANGE)
     other.set_title("kNN on z (%)", fontsize=17, loc="right", pad=14, color=ORANGE)

@@ -32,10 +32,13 @@ BYOL, SimSiam      -cos(predictor(z1), stop_gradient(z2))
 
 `spread` is the deviation of the unit vectors per dimension, times sqrt(d). It is a length: a probe that first brings
 every feature to deviation 1 still reads what order is left in a z one hundredth as wide. So z is also probed after
-noise of a tenth of the full deviation.""",
+noise of a tenth of the full deviation. The effective rank is 64 at most, or 256, h's width, where there is no
+head. The picture has the spread in training, of augmented views normalised by their batch; the table that of test
+images as they are.""",
     source="Wang & Isola 2020; Chen & He 2021, section 4.1 and figure 2 (ImageNet, 1000 classes)",
-    published={"spread": "0 collapsed, about 1 not",
-               "probe_h": "SimSiam 67.7 %, without its stop-gradient 0.1 %, chance"},
+    published={"positives only, batch norm": "spread 0 where z collapses; probe of h then at chance",
+               "uniformity only, batch norm": "spread about 1 where it does not",
+               "SimSiam, batch norm": "probe of h 67.7 % on ImageNet; without its stop-gradient 0.1 %, chance"},
     next="Which batch norm do BYOL and SimSiam need: that of the head, or that of the predictor? And take the "
          "predictor out of SimSiam: is its stop-gradient alone enough?")
 
@@ -130,25 +133,31 @@ def judge(figures):
     def probe(row, figure="probe_h"):
         return mean_spread(of(row, figure), ".1f", " %")
 
+    untrained, longer = of("untrained", "probe_h"), "positives only, 4 times as long"
+    gains = [of(f"{name}, batch norm", "probe_h") - untrained for name in ("BYOL", "SimSiam")]
+    unmoved = all(gain.mean() <= gain.std() for gain in gains)
+    falls = of(longer, "probe_h").mean() < of("positives only, batch norm", "probe_h").mean()
     return IN_SHAPE, (
         "z collapses with positives alone and not with the others"
         + (f", except that {' and '.join(bare)} collapse too where there is no batch norm at all" if bare else "")
+        + (f"; BYOL and SimSiam do not collapse with it, but in so few steps teach h nothing yet "
+           f"({probe('BYOL, batch norm')}, {probe('SimSiam, batch norm')})" if unmoved else "")
         + f". But the probe of h is not at chance: {probe('positives only, batch norm')} with positives alone "
         f"({probe('positives only, no batch norm')} with no batch norm, which thus is not why) and "
         f"{probe('uniformity only, batch norm')} with uniformity alone, where untrained weights give "
-        f"{probe('untrained')}: random features of digits are good, and the head takes the collapse on itself. It is "
-        f"a matter of scale: 4 times as many steps leave h {probe('positives only, 4 times as long')}, no head "
-        f"leaves it {probe('positives only, no head: z = h')}; z under noise falls from "
-        f"{probe('positives only, batch norm', 'noisy')} to {probe('positives only, 4 times as long', 'noisy')} in "
-        "these steps")
+        f"{probe('untrained')}: random features of digits are good, and the head takes the collapse on itself. "
+        + ("It is a matter of scale: with" if falls else "With") + f" 4 times as many steps h is at {probe(longer)}, "
+        f"without a head at {probe('positives only, no head: z = h')}; z under noise goes from "
+        f"{probe('positives only, batch norm', 'noisy')} to {probe(longer, 'noisy')} in these steps")
 
 
 def table(figures):
-    rows = [("spread of z", CLAIM.published["spread"], ""), ("probe of h", CLAIM.published["probe_h"], "")]
+    rows = []
     for row, values in figures.items():
         if values.ndim == 2 and "training" not in row:
             s, rank, z, noisy, h = values.T
-            rows.append((row, "", f"spread {mean_spread(s, '.3f')}; rank {mean_spread(rank, '.0f')}; probe of z "
+            rows.append((row, CLAIM.published.get(row, ""),
+                         f"spread {mean_spread(s, '.3f')}; effective rank {mean_spread(rank, '.0f')}; probe of z "
                          f"{mean_spread(z, '.0f', ' %')}, under noise {mean_spread(noisy, '.0f', ' %')}; of h "
                          f"{mean_spread(h, '.1f', ' %')}"))
     return rows
@@ -178,7 +187,7 @@ def draw(figures, path):
             values = 100 * figures[f"{name}, batch norm"][:, FIGURES.index(column)]
             probes.barh(y + shift, values.mean(), 0.36, color=colour)
             probes.plot(values, np.full(len(values), y + shift), "o", color=INK, markersize=4, alpha=0.7)
-        probes.text(2, y + 0.18, name, fontsize=13, va="center", color="white", fontweight="bold")
+        probes.text(100 * CHANCE + 2, y + 0.18, name, fontsize=13, va="center", color="white", fontweight="bold")
     probes.axvline(100 * CHANCE, color=INK, linestyle="--", linewidth=1.5, zorder=0)
     probes.text(100 * CHANCE, -0.6, " chance", fontsize=13, va="center", color=INK)
     probes.set(xlim=(0, 100), ylim=(-0.75, len(COLOURS) - 0.5), yticks=(), xlabel="%")

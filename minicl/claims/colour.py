@@ -78,8 +78,12 @@ def tint(images, hues):
 def judge(figures):
     digit, colour = figures["digit"], figures["colour"]
     gain, fall = digit[:, -1] - digit[:, 0], (colour[:, 0] - colour[:, -1]) / (colour[:, 0] - 1 / COLOURS)
-    reason = (f"with full jitter the colour probe goes {mean_spread(fall, '.1f', ' %')} of the way to chance, the "
-              f"digit probe changes by {mean_spread(100 * gain, '+.1f')} points")
+    rest = colour[:, -1]
+    reason = (f"with full jitter the colour probe goes {mean_spread(np.minimum(fall, 1), '.1f', ' %')} of the way to "
+              f"chance, the digit probe changes by {mean_spread(100 * gain, '+.1f')} points")
+    if rest.mean() > 1.5 / COLOURS:
+        reason += (f"; colour is still read at {mean_spread(rest, '.1f', ' %')}, above chance, {1 / COLOURS:.0%}: "
+                   "nothing rewards h for keeping it, nor punishes it either, as long as the head can drop it")
     return (IN_SHAPE if (gain > 0).all() and (fall > 0.5).all() else NOT_REPRODUCED), reason
 
 

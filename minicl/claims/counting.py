@@ -4,13 +4,14 @@ import math
 
 import numpy as np
 
-from .. import Tensor, viz
+from .. import Tensor
 from ..backend import to_device
 from ..contrastive import nt_xent
 from ..evaluate import encode, infonce_bound, symbol_estimates
 from ..methods import SimCLR
 from ..nn import MLP, projection_head
 from .laboratory import NOT_REPRODUCED, REPRODUCED, Claim, mean_spread
+from .slides import BLUE, GREY, INK, ORANGE, heading, line, note, slide
 from .training import contrastive, train
 
 IMAGES, TAU = 256, 0.05
@@ -20,13 +21,13 @@ CLAIM = Claim(
     number=3, name="counting",
     title="A batch of N images gives 2(N-1) negatives, and they can show log(2N-1) nats at most",
     says="NT-Xent lets every view choose its partner among 2N - 1, so a collapsed encoder loses exactly log(2N-1) "
-         "and none can gain more. A doubled batch is worth one bit more, whatever the images are.",
+         "and none can gain more. A doubled batch raises the cap by one bit, whatever the images are.",
     mathematics="""\
 ```text
 negatives   2(N-1): both views of the N - 1 other images
 collapse    all scores equal:  L = log(2N-1)
 cap         log(2N-1) - L <= log(2N-1) nats = log2(2N-1) bits
-bits B      need N >= (2^B + 1) / 2 images in a batch
+bits B      need more than 2^B / 2 images in a batch
 ```
 
 The run that saturates: 256 images, the same in both views, so that I = log 256 = 8 bits exactly. An MLP learns to
@@ -104,17 +105,21 @@ def table(figures):
 
 
 def draw(figures, path):
-    figure = viz.Figure(figsize=(6.4, 4.4), dpi=150)
-    axes = figure.subplots()
-    bits = 1 / math.log(2)
-    axes.plot(BATCHES, [infonce_bound(0.0, 2 * N - 1).cap_bits for N in BATCHES], color=viz.GREY, linestyle="--",
-              label="cap, log2(2N-1): one bit for each doubling")
-    axes.axhline(math.log2(IMAGES), color="black", linewidth=1)
-    axes.text(2, math.log2(IMAGES) + 0.1, f"information, log2 {IMAGES} = {math.log2(IMAGES):.0f} bits", fontsize=9)
-    axes.plot(BATCHES, figures["best"][0] * bits, color=viz.RED, label="best possible, exact sums")
-    axes.plot(BATCHES, figures["reached"].mean(axis=0) * bits, "o", color=viz.BLUE, label="learned encoder")
-    axes.set_xscale("log", base=2)
-    axes.set(xticks=BATCHES, xticklabels=BATCHES, xlabel="N, images in the batch", ylim=(0, 11.5),
-             ylabel="log2(2N-1) - L / log 2, bits", title=f"what a batch can show of {IMAGES} images told apart")
-    axes.legend(fontsize=9, frameon=False, loc="lower right")
-    viz.save_figure(figure, path)
+    bits, known = 1 / math.log(2), math.log2(IMAGES)
+    reached = figures["reached"] * bits
+    least, most = reached[:, [0, -1]].mean(axis=0)
+    figure, [plot] = slide(f"A small batch shows what its cap allows, {least:.2f} bits for N = {BATCHES[0]};\n"
+                           f"a large one what there is, {most:.2f} of {known:.0f} bits", bottom=0.15)
+    plot.set_xscale("log", base=2)
+    plot.plot(BATCHES, [infonce_bound(0.0, 2 * N - 1).cap_bits for N in BATCHES], color=GREY, linestyle="--",
+              linewidth=2)
+    note(plot, 200, 9.6, "cap, log2(2N-1)", GREY, ha="right")
+    plot.axhline(known, color=INK, linewidth=1.5)
+    plot.text(BATCHES[0], known + 0.15, f"information, log2 {IMAGES} = {known:.0f} bits", fontsize=15, color=INK)
+    plot.plot(BATCHES, figures["best"][0] * bits, color=ORANGE, linewidth=3.5)
+    line(plot, BATCHES, reached, BLUE, linestyle="none")
+    note(plot, BATCHES[-1], 6.2, "best possible, exact sums", ORANGE, ha="right", va="top")
+    note(plot, BATCHES[-1], 5.2, "learned encoder (dots)", BLUE, ha="right", va="top")
+    heading(plot, "log2(2N-1) - L / log 2 (bits)")
+    plot.set(xticks=BATCHES, xticklabels=BATCHES, xlabel="N, images in the batch", ylim=(0, 11.5))
+    figure.savefig(path)

@@ -66,11 +66,12 @@ def judge(figures):
     said, but is not part of the verdict: the claim is about having a head."""
     gains = differences(figures)
     missing = [row for row in ("MLP head over none, at h", "h over z, MLP head") if not (gains[row] > 0).all()]
-    reason = ", ".join(f"{row} {mean_spread(gain, '+.1f')}" for row, gain in gains.items() if row in CLAIM.published)
-    reason += " points of the linear probe"
-    linear = gains.get("MLP head over linear, at h")                         # the fast form has no linear head
-    if linear is not None and not (linear > 0).all():
-        reason += "; that an MLP is better than a linear head does not show here"
+    head, above, *linear = (gains[row] for row in CLAIM.published if row in gains)   # fast: no linear one
+    reason = (f"an MLP head gains {mean_spread(head, '+.1f')} points of the linear probe at h over no head, and h is "
+              f"{mean_spread(above, '+.1f')} above z")
+    for gain in linear:
+        reason += f"; over a linear head it gains {mean_spread(gain, '+.1f')}" + (
+            "" if (gain > 0).all() else ": that an MLP is better does not show here")
     return (NOT_REPRODUCED, f"{reason}; not in every seed: {', '.join(missing)}") if missing else (IN_SHAPE, reason)
 
 
@@ -88,7 +89,7 @@ def draw(figures, path):
     """Errors, not accuracies: bars may then begin at 0."""
     errors = {name: 100 * (1 - values) for name, values in figures.items()}
     figure, [plot] = slide(f"Train through a head, then throw it away: {errors['mlp head, h'].mean():.1f} % errors\n"
-                           f"before it, {errors['mlp head, z'].mean():.1f} % behind it, "
+                           f"before it, {errors['mlp head, z'].mean():.1f} % after it, "
                            f"{errors['none head, h'].mean():.1f} % without a head")
     bar(plot, 0, errors["none head, h"], BLUE)
     for x, head in ((1, "linear"), (2, "mlp")):

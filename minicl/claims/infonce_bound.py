@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from .. import ops, viz
+from .. import ops
 from ..backend import threads, to_device, to_host
 from ..contrastive import info_nce_from_scores
 from ..evaluate import draw_gaussians, gaussian_correlation, infonce_bound, optimal_bound
@@ -16,6 +16,7 @@ from ..nn import Linear, Sequential
 from ..nn.layers import RELU_GAIN
 from ..optim import Adam
 from .laboratory import IN_SHAPE, NOT_REPRODUCED, REPRODUCED, Claim, mean_spread
+from .slides import BLUE, GREEN, GREY, INK, ORANGE, heading, note, slide
 
 NATS, CANDIDATES, DIM = (2, 4, 6, 8, 10), (16, 64, 256), 20
 
@@ -37,8 +38,8 @@ E log S   = integral over t of (exp(-t) - E exp(-t S)) / t,    S = sum_j r_j
 Given |x|, the r_j are independent and log r_j is linear in a noncentral chi-squared: E exp(-t S) is a product of
 one-dimensional integrals. That gives the exact figure, without a draw.""",
     source="van den Oord et al. 2018, eq. 5; the staircase: Poole et al. 2019, figure 2",
-    next="How many candidates would show 8 of 10 nats? Compute it with `exact_bound`, then ask what a step would "
-         "cost.")
+    next="How many candidates K would show 8 of 10 nats? Compute it: `from minicl.claims.infonce_bound import "
+         "exact_bound`, then `exact_bound(10, 20, K)`. What would a step cost?")
 
 
 @functools.cache
@@ -147,26 +148,31 @@ def table(figures):
 
 
 def draw(figures, path):
-    figure = viz.Figure(figsize=(10.4, 4.2), dpi=150)
-    left, right = figure.subplots(1, 2)
-    curves = figures["staircase"]
-    x = (np.arange(curves.shape[1]) + 0.5) / curves.shape[1] * len(NATS)
-    left.stairs(NATS, np.arange(len(NATS) + 1), baseline=None, color="black", linewidth=1.5, label="information I")
-    left.stairs(figures["exact, K = 64"][0], np.arange(len(NATS) + 1), baseline=None, color=viz.RED,
-                label="best critic, exact")
-    for seed, curve in enumerate(curves):
-        left.plot(x, curve, color=viz.BLUE, linewidth=1, label=None if seed else "learned critic, each seed")
-    left.axhline(math.log(64), color=viz.GREY, linestyle="--", linewidth=1)
-    left.text(0.03, math.log(64) + 0.1, "cap, log 64", color=viz.GREY, fontsize=9)
-    left.set(title="log K - L of a critic that learns, K = 64", xlabel="stair (the information rises by 2 nats)",
-             ylabel="nats", ylim=(0, 10.5), xlim=(0, len(NATS)))
-    right.plot(NATS, NATS, color="black", label="information I")
-    for K, color in zip(CANDIDATES, (viz.RED, viz.BLUE, "#4e9a06")):
-        right.plot(NATS, figures[f"exact, K = {K}"][0], color=color, label=f"best critic, K = {K}")
-        right.plot(NATS, figures[f"drawn, K = {K}"].mean(axis=0), "o", color=color, markersize=4)
-        right.axhline(math.log(K), color=color, linestyle="--", linewidth=1)
-    right.set(title="the best bound (dots: drawn) and its cap log K", xlabel="information I (nats)", ylabel="nats",
-              ylim=(0, 10.5), xticks=NATS)
-    for axes in (left, right):
-        axes.legend(fontsize=9, frameon=False, loc="upper left")
-    viz.save_figure(figure, path)
+    learned, exact = figures["learned, K = 64"][:, -1].mean(), figures["exact, K = 64"][0]
+    figure, (left, right) = slide(f"InfoNCE saturates at log K: of {NATS[-1]} nats, 64 candidates\n"
+                                  f"show the best critic {exact[-1]:.2f}, and one that learns {learned:.2f}",
+                                  panels=2, wspace=0.2, left=0.06, bottom=0.15)
+    curves, edges = figures["staircase"], np.arange(len(NATS) + 1)
+    heading(left, "log K - L in training, K = 64 (nats)")
+    left.stairs(NATS, edges, baseline=None, color=INK, linewidth=3)
+    left.stairs(exact, edges, baseline=None, color=ORANGE, linewidth=3)
+    for curve in curves:
+        left.plot((np.arange(len(curve)) + 0.5) / len(curve) * len(NATS), curve, color=BLUE, linewidth=2)
+    left.axhline(math.log(64), color=GREY, linestyle="--", linewidth=1.5)
+    left.text(0.05, math.log(64) + 0.1, "cap, log 64", color=GREY, fontsize=14)
+    note(left, 2.9, 6.3, "information I", INK, ha="right")
+    note(left, 4.95, 2.2, "best critic, exact", ORANGE, ha="right")
+    note(left, 4.95, 1.3, "learned critic, each seed", BLUE, ha="right")
+    left.set(xlabel="stair: the information rises by 2 nats", ylim=(0, 10.5), xlim=(0, len(NATS)))
+
+    heading(right, "best critic: exact, drawn (dots), cap")
+    right.plot(NATS, NATS, color=INK, linewidth=3)
+    note(right, 6.8, 8, "information I", INK, ha="right")
+    for K, colour in zip(CANDIDATES, (ORANGE, BLUE, GREEN)):
+        bound = figures[f"exact, K = {K}"][0]
+        right.plot(NATS, bound, color=colour, linewidth=3)
+        right.plot(NATS, figures[f"drawn, K = {K}"].mean(axis=0), "o", color=colour, markersize=8)
+        right.axhline(math.log(K), color=colour, linestyle="--", linewidth=1.5)
+        note(right, NATS[-1], bound[-1] - 0.35, f"K = {K}", colour, ha="right", va="top")
+    right.set(xlabel="information I (nats)", ylim=(0, 10.5), xticks=NATS)
+    figure.savefig(path)

@@ -124,6 +124,14 @@ class Record:
             raise ValueError(f"claim {self.claim}: judge must say one of {VERDICTS}, got {verdict!r}")
         return replace(self, verdict=verdict, reason=reason)
 
+    @property
+    def caution(self):
+        """What the verdict must not be taken for; empty for three seeds at the default size."""
+        cautions = [words for words, holds in (("one seed: no spread to judge by", len(self.seeds) == 1),
+                                               ("fast size: docs/claims.md has the verdicts", self.size == "fast"))
+                    if holds]
+        return f" ({'; '.join(cautions)})" if cautions else ""
+
     def save(self, folder):
         """Write it, a line a figure, so that a diff shows which changed; draw its picture if matplotlib is there."""
         figures = ",\n".join(f"    {json.dumps(name)}: {json.dumps(values)}" for name, values in self.figures.items())
@@ -155,13 +163,14 @@ def mean_spread(values, form=None, unit=""):
     if form is None:
         finest = spread or abs(mean) / 10 or 1.0
         form = f".{int(np.clip(1 - np.floor(np.log10(finest)), 0, 4))}f"
-    return f"{mean:{form}}" + (f" ± {spread:{form.lstrip('+')}}" if spread else "") + unit
+    text = f"{mean:{form}}"
+    return (text if float(text) else text.lstrip("-")) + (f" ± {spread:{form.lstrip('+')}}" if spread else "") + unit
 
 
 def filled(text):
     """A paragraph of markdown in lines of 118; none begins with a sign or a number, which would make it a list."""
     held = re.sub(r" (?=([-+=<>*#]+|\d+\.) )", "\0", text)
-    return textwrap.fill(held, 118).replace("\0", " ")
+    return textwrap.fill(held, 118, break_on_hyphens=False).replace("\0", " ")
 
 
 # ---------------------------------------------------------------- finding, measuring, keeping
@@ -225,5 +234,6 @@ def read_records(folder):
             try:
                 records[name] = Record(**json.loads(path.read_text()))
             except (ValueError, TypeError) as error:
-                raise RunError(f"{path} is no record of a claim ({error}); run the claim again") from error
+                raise RunError(f"{path} is no record of a claim ({error}); run the claim again, without "
+                               "--resume") from error
     return records

@@ -30,7 +30,8 @@ y_i = (x_i - m_G) / s_G        m_G is off the mean of all images by about s / sq
 
 Both views of G have nearly the same m_G and s_G. With n = 32, as in the paper, that is 1/32 of a layer's variance,
 with n = 8 it is 1/8; but each layer adds its own, and can learn to make it larger. Shuffled, key i was in another
-group.""",
+group. To listen takes time: measured after 600 steps, the loss was 1.3 nats lower already, and nothing had got worse
+yet.""",
     source="He et al. 2020 (MoCo), section 3.3 and figure A.1: without the shuffle the accuracy of choosing the key "
            "soon exceeds 99.9 % while nearest neighbours get worse; [docs/methods/moco.md](methods/moco.md)",
     next="Stop after 600 steps: the loss is lower already, but is anything worse? Then take one group for the whole "
@@ -96,8 +97,8 @@ def judge(figures):
     passive = figures["shuffled: loss, keys shuffled"] - figures["shuffled: loss, keys in order"]
     return IN_SHAPE if holds else NOT_REPRODUCED, (
         f"without the shuffle the loss falls by {loss} nats, kNN on h by {knn} points and its probe by {probe}. Also "
-        f"where training was shuffled, keys in order lower the loss, by {mean_spread(passive, '.2f')}: the leak is there "
-        "before anybody listens")
+        f"where training was shuffled, keys in order lower the loss, by {mean_spread(passive, '.2f')}: the leak is "
+        "there before anybody listens")
 
 
 def table(figures):
@@ -107,14 +108,15 @@ def table(figures):
             ("key found, likewise", "picked", [f"picked, keys {keys}" for keys in ORDERS], ".1f", " %"),
             ("kNN on h, kNN on z, probe of h", "knn_h", ("knn_h", "knn_z", "probe_h"), ".1f", " %")):
         rows += [(f"trained {order}: {what}", CLAIM.published[published] if order == "in order" else "",
-                  ", ".join(mean_spread(figures[f"{order}: {name}"], form, unit) for name in names)) for order in ORDERS]
+                  ", ".join(mean_spread(figures[f"{order}: {name}"], form, unit) for name in names))
+                 for order in ORDERS]
     return rows
 
 
 def draw(figures, path):
     loss, knn, _ = (fall.mean() for fall in lost(figures))
     figure, (left, right) = slide(f"Keys in order lower the loss by {loss:.1f} nats,\nand nearest neighbours by "
-                                  f"{knn:.1f} points", panels=2, bottom=0.24, wspace=0.25)
+                                  f"{knn:.1f} points", panels=2, bottom=0.16, wspace=0.25)
     heading(left, "loss (nats)")
     bars = [("shuffled", "shuffled", BLUE), ("in order", "in order", ORANGE), ("in order", "shuffled", ORANGE)]
     for x, (trained, keys, colour) in enumerate(bars):
@@ -125,7 +127,8 @@ def draw(figures, path):
     for name, words, colour in (("probe_h", "linear probe of h", PURPLE), ("knn_h", "neighbours by h", GREEN)):
         values = 100 * np.array([figures[f"{order}: {name}"] for order in ORDERS]).T         # (seeds, 2)
         line(right, range(2), values, colour)
-        note(right, 0.5, values.mean() + 0.25, words, colour, ha="center", va="bottom")
+        beside = max(values.mean(axis=0) @ (0.58, 0.42), values[:, 1].max())                   # where the words begin
+        note(right, 1.25, beside + 0.05, words, colour, ha="right", va="bottom")
     right.set(xticks=range(2), xticklabels=("trained\nshuffled", "trained\nin order"), xlim=(-0.3, 1.3))
     right.margins(y=0.3)
     figure.savefig(path)

@@ -34,11 +34,11 @@ m = 0.9, 0.99, 0.999, 0.9999: 6.6, 69, 693, 6931 steps
 K / N steps in the queue   <<   half-life   <<   steps of the run
 ```
 
-On the left is why m must be near 1, on the right why not too near. MoCo has room between: K / N = 16 steps (4096 keys
-in this comparison) and a million steps of training. A short run has little.""",
+The first inequality is why m must be near 1, the second why not too near. MoCo has room between: K / N =
+16 steps (4096 keys in this comparison) and a million steps of training. A short run has little.""",
     source="He et al. 2020 (MoCo), section 4.1, the table of m at K = 4096; linear classification on ImageNet",
     next="Halve the learning rate: the query encoder moves half as far. Which m is then enough? Then give m = 0.9 "
-         "a queue of one batch, --queue 256 of examples/moco_mnist.py.",
+         "a queue of one batch: python examples/moco_mnist.py --momentum 0.9 --queue 256.",
     published={"0": "fails", "0.9": "55.2", "0.99": "57.8", "0.999": "59.0", "0.9999": "58.9"})
 
 
@@ -105,7 +105,7 @@ def judge(figures):
     if (gains.mean(axis=0) <= spread).any():
         return NOT_REPRODUCED, found
     runs, cost = half_life(0.9999) / figures["steps of the run"][0], 100 * (knn.max(axis=1) - knn[:, -1])
-    return IN_SHAPE, (f"{found}. Other than in the paper, m = 0 still learns something: digits are easy. And 0.9999, "
+    return IN_SHAPE, (f"{found}. Unlike in the paper, m = 0 still learns something: digits are easy. And 0.9999, "
                       f"whose half-life is {runs:.0f} times the run, costs only {mean_spread(cost, '.1f')} points: "
                       "keys of weights that are still almost random teach too")
 
@@ -117,7 +117,7 @@ def table(figures):
              ", ".join(mean_spread(figures[name][:, k], ".1f", " %") for name in examined))
             for k, m in enumerate(MOMENTA)]
     for name, what, form in (("loss", "loss at the end", ".2f"),
-                             ("stale", "newest keys count, times the oldest", ".1f")):
+                             ("stale", "weight of the newest keys in the softmax, over that of the oldest", ".1f")):
         rows.append((f"{what}, by m", "", ", ".join(mean_spread(column, form) for column in figures[name].T)))
     return rows + [("chance, log of the candidates", "", mean_spread(figures["chance"], ".2f")),
                    ("steps that a key spends in the queue", "", mean_spread(figures["steps in the queue"], ".0f")),

@@ -28,8 +28,8 @@ L_k = mean of -log softmax over the B sequences of the batch, at the same time t
 ```
 
 In each of 4 planes a hidden point turns by its own angle a step and forgets by a = 0.98; one coordinate of each is
-seen, mixed and under noise. Over g steps the states share -4 log(1 - a^2g) nats, and no critic picks more often than
-the one that sees them.""",
+seen, mixed and under noise. Over g steps the states share -4 log(1 - a^(2g)) nats, g = 4 (k - 1) + 1 from the
+end of one window to the start of the other, and no critic picks more often than the one that sees them.""",
     source="van den Oord, Li, Vinyals 2018 (CPC), section 3.1 and figure 4; [docs/methods/cpc.md](methods/cpc.md)",
     published={"CPC": "above chance, falling with k", "without a memory, c = z": "below CPC"},
     next="Let the negatives come from other times of the same sequence. Does it get harder or easier, and is "
@@ -100,7 +100,7 @@ def judge(figures):
     """At each k and in every seed: at least twice chance, below the best critic, and falling with k."""
     found, forgetful, level = figures["CPC"], figures["without a memory, c = z"], figures["chance"][0]
     near, far = ([mean_spread(values[:, k], ".1f", " %") for values in (found, forgetful)] for k in (0, -1))
-    said = (f"the true future is picked from among {1 / level:.0f} {near[0]} of the time one window ahead and "
+    said = (f"the true future is picked {near[0]} of the time, from among {1 / level:.0f}, one window ahead and "
             f"{far[0]} {found.shape[1]} ahead; without a memory {near[1]} and {far[1]}")
     for wrong, what in (((found < 2 * level).any(), "it is not above chance at each k"),
                         ((np.diff(found, axis=1) >= 0).any(), "it does not fall with k"),

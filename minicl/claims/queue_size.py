@@ -26,7 +26,9 @@ negatives    K, whatever N                     SimCLR: 2 (N - 1)
 time         N K d products, twice             SimCLR: (2N)^2 d, and the encoder for N = K / 2 images, with its tape
 memory       4 K d bytes for the keys          K = 65,536, d = 128: 32 MiB
 age          a key stays K / N steps           K = 65,536, N = 256: 256 steps
-```""",
+```
+
+Fewer keys than a batch are drawn anew at each step from a queue of one batch.""",
     source="He et al. 2020 (MoCo), sections 3.2 and 4.1, figure 3",
     next="A longer queue is also an older one. Train examples/moco_mnist.py with --momentum 0.9: which --queue is "
          "best now? Claim 12 says why.",
@@ -115,7 +117,11 @@ def judge(figures):
             "steps is too short for it" if abs(aged.mean()) < abs(rest.mean()) / 2 else ""))
     elif rest.mean() >= rise.mean() / 2:
         missing.append("it does not flatten")
-    exponent = figures["exponent"].mean()
+    harm, exponent = sure(-rest) or not sure(rise), figures["exponent"].mean()
+    decoupled = 0.5 <= exponent <= 1.6 and (figures["bytes"] == 4).all()
+    if harm and decoupled:
+        missing[0] = ("the decoupling holds (time and memory grow with K alone); that more are better does not: "
+                      + missing[0])
     if not 0.5 <= exponent <= 1.6:
         missing.append(f"the time of the loss grows as K^{exponent:.2f}")
     if (figures["bytes"] != 4).any():

@@ -9,9 +9,10 @@ HEAD = """\
 # The theory, claim by claim
 
 Each claim of the theory of contrastive learning is a short program that prints the published or exact figure, the one
-measured here over three seeds, and a verdict, and draws the picture. `python -m minicl.claims run 8` runs number 8,
-`run all` all of them. This page is made of their records by `python -m minicl.claims report`: mean ± standard
-deviation over the seeds, at the default size, minutes on a CPU; `--full` is for a GPU. Seconds: all seeds together.
+measured here, and a verdict, and draws the picture. `python -m minicl.claims run 8` runs number 8, `run all` all of
+them. This page is made of their records by `python -m minicl.claims report`: mean ± standard deviation over the
+seeds; each section ends with its command, which names size and seeds where they are not the default (three seeds,
+minutes on two CPU cores). `--full` is for a GPU and has not been run yet.
 
 - *reproduced*: an exact figure agrees to the digits given, or a published one lies within the spread;
 - *reproduced in shape*: what the claim says shows for all seeds, at this small scale, with other figures;
@@ -22,7 +23,7 @@ deviation over the seeds, at the default size, minutes on a CPU; `--full` is for
 def page(records, folder, beside):
     """Markdown of {name: Record}, whose pictures lie in `folder`, for a page in the folder `beside`."""
     claims = [module.CLAIM for module in all_claims()]
-    sections = [section(claim, records[claim.name], os.path.relpath(record_path(folder, claim.name), beside))
+    sections = [section(claim, records[claim.name], record_path(folder, claim.name), beside)
                 for claim in claims if claim.name in records]
     answers = [answer(records) for answer in ANSWERS]
     return "\n".join([HEAD, summary(claims, records), *sections, *filter(None, answers)])
@@ -37,11 +38,17 @@ def summary(claims, records):
                  if record else f"{claim.title} | not yet run | | ")
         lines.append(f"| {claim.number} | {found} |")
     counts = [f"{sum(record.verdict == verdict for record in records.values())} {verdict}" for verdict in VERDICTS]
-    return "\n".join([*lines, "", ", ".join(counts) + ".", ""])
+    minutes = sum(sum(record.seconds) for record in records.values()) / 60
+    these = f"All {len(claims)}" if len(records) == len(claims) else f"These {len(records)}"
+    total = f"{', '.join(counts)}. {these} took {minutes:.0f} minutes; seconds: all seeds together."
+    return "\n".join([*lines, "", total, ""])
 
 
-def section(claim, record, path):
-    """A claim and what was found; path: of its record, as seen from the page."""
+def section(claim, record, path, beside):
+    """A claim and what was found; path: of its record, for a page in the folder `beside`."""
+    drawn = path.with_suffix(".png")                     # there is none without matplotlib
+    picture = f"![{claim.title}]({os.path.relpath(drawn, beside)})\n\n" if drawn.exists() else ""
+    path = os.path.relpath(path, beside)
     table = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in record.rows())
     seeds = f"{len(record.seeds)} seed{'s' * (len(record.seeds) > 1)}"
     return f"""\
@@ -51,13 +58,11 @@ def section(claim, record, path):
 
 {claim.mathematics.strip()}
 
-![{claim.title}]({os.path.splitext(path)[0]}.png)
-
-| | published or exact | measured, {seeds} |
+{picture}| | published or exact | measured, {seeds} |
 |---|---|---|
 {table}
 
-{filled(f"**{record.verdict[0].upper() + record.verdict[1:]}:** {record.reason.rstrip('.')}.")}
+{filled(f"**{record.verdict[0].upper() + record.verdict[1:]}{record.caution}:** {record.reason.rstrip('.')}.")}
 
 `{record.command}` · {record.data} · {sum(record.seconds):.0f} s for {seeds} ·
 [experiment](../minicl/claims/{claim.name}.py) · [record]({path}) · {claim.source}

@@ -72,8 +72,8 @@ def judge(figures):
     digit, loss = figures["digit"], figures["loss"]                          # (seeds, tau, bits)
     lost = (digit[:, :, 0] - digit[:, :, -1]) / (digit[:, :, 0] - 0.1)       # share of what was above chance
     falls = loss[:, :, 0] - loss[:, :, -1]
-    reason = (f"with {figures['bits'][0, -1]:.0f} bits the digit probe goes at least {lost.min():.0%} of the way to "
-              f"chance at every temperature, while the loss falls by {falls.min():.2f} nats or more")
+    reason = (f"with {figures['bits'][0, -1]:.0f} bits the digit probe goes at least {min(lost.min(), 1):.0%} of "
+              f"the way to chance at every temperature, while the loss falls by {falls.min():.2f} nats or more")
     return (IN_SHAPE if (lost > 0.5).all() and (falls > 0).all() else NOT_REPRODUCED), reason
 
 

@@ -4,11 +4,12 @@ import math
 
 import numpy as np
 
-from .. import Tensor, viz
+from .. import Tensor
 from ..backend import to_device
 from ..contrastive import nt_xent
 from ..evaluate import symbol_estimates
 from .laboratory import NOT_REPRODUCED, REPRODUCED, Claim, mean_spread
+from .slides import BLUE, INK, ORANGE, heading, note, slide
 
 CLAIM = Claim(
     number=2, name="tightness",
@@ -27,7 +28,9 @@ NT-Xent                2N - 1 candidates   log(2N-1)  - E log(1 + 2B)    can be 
 ```""",
     source="exact sums, minicl.evaluate.symbol_estimates; "
            "[docs/methods/information.md](methods/information.md)",
-    next="Make the symbols unequally likely. Does the excess grow? And what becomes of it when NT-Xent keeps only "
+    columns={f"largest excess of {loss}": f"largest excess of {loss}, N up to 60" for loss in ("NT-Xent", "InfoNCE")},
+    next="Make the symbols unequally likely (symbol_estimates takes equal ones only: write the sum anew). Does the "
+         "excess grow? And what becomes of it when NT-Xent keeps only "
          "one view of every other image?",
     published={"information, m = 2": "0.6931", "NT-Xent, m = 2, N = 8": "0.6962",
                "largest excess of NT-Xent": "+0.0038", "at m": "2", "at N": "6",
@@ -70,22 +73,25 @@ def judge(figures):
 
 def table(figures):
     digits = {"at m": ".0f", "at N": ".0f", "largest excess of NT-Xent": "+.4f", "largest excess of InfoNCE": "+.4f"}
-    return [(name, CLAIM.published.get(name, ""), mean_spread(values, digits.get(name, ".4f")))
+    return [(CLAIM.columns.get(name, name), CLAIM.published.get(name, ""),
+             mean_spread(values, digits.get(name, ".4f")))
             for name, values in figures.items() if values.ndim == 1]
 
 
 def draw(figures, path):
-    figure = viz.Figure(figsize=(9.6, 3.8), dpi=150)
-    left, right = figure.subplots(1, 2)
-    left.axhline(0, color="black", linewidth=1)
-    left.text(59, 0.0004, "the information, log 2", ha="right", va="bottom", fontsize=9)
-    left.plot(BATCHES, figures["excess of NT-Xent over N"][0], color=viz.RED, marker=".",
-              label="NT-Xent, log(2N-1) - L")
-    left.plot(BATCHES, figures["excess of InfoNCE over N"][0], color=viz.BLUE, marker=".", label="InfoNCE, log N - L")
-    left.set(xlabel="N, images in the batch", ylabel="figure - information (nats)", ylim=(-0.03, 0.006),
-             title="one of 2 symbols, seen in both views; best critic")
-    right.bar(SYMBOLS, figures["largest excess over m"][0], color=viz.RED)
-    right.set(xlabel="m, symbols", xticks=SYMBOLS, ylabel="largest NT-Xent - information (nats)",
-              title="the largest excess over all N to 60")
-    left.legend(fontsize=9, frameon=False, loc="lower right")
-    viz.save_figure(figure, path)
+    most, above, below = (figures[name][0] for name in (
+        "largest excess of NT-Xent", "excess of NT-Xent over N", "excess of InfoNCE over N"))
+    figure, (left, right) = slide(f"NT-Xent's figure can exceed the information, by {most:.4f} nats;\n"
+                                  "InfoNCE's stays below it, also with the best critic",
+                                  panels=2, left=0.11, wspace=0.35, bottom=0.15)
+    heading(left, "log 2 of information: excess (nats)")
+    left.axhline(0, color=INK, linewidth=1.5)
+    for values, words, colour, y in ((above, "NT-Xent, log(2N-1) - L", ORANGE, 0.0025),
+                                     (below, "InfoNCE, log N - L", BLUE, -0.026)):
+        left.plot(BATCHES, values, color=colour, marker="o", markersize=5, linewidth=2)
+        note(left, BATCHES[-1], y, words, colour, ha="right")
+    left.set(xlabel="N, images in the batch", ylim=(-0.03, 0.006))
+    heading(right, "largest excess of NT-Xent (nats)")
+    right.bar(SYMBOLS, figures["largest excess over m"][0], color=ORANGE)
+    right.set(xlabel="m, symbols", xticks=SYMBOLS)
+    figure.savefig(path)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..backend import array_module, is_array, run_slices, to_device
 
-SLICE_PIXELS = 2**15    # in a slice on NumPy: its temporaries stay in cache and need no fresh pages (CuPy: no slices)
+SLICE_PIXELS = 2**16    # in a slice on NumPy: its temporaries stay in cache and need no fresh pages (CuPy: no slices)
 
 
 class Transform:

@@ -165,18 +165,18 @@ def hat_weights(centres, length, reach=None, inside=None):
     xp = array_module(centres)
     k = xp.arange(length, dtype=centres.dtype)
     if reach is None:
-        return _hats(centres[:, :, None], k, 1, None)
-    w = _hats(centres[:, :, None], k, reach[:, :, None], inside[:, None, :])
+        return _hats(centres[:, :, None], k, 1, length, None)
+    w = _hats(centres[:, :, None], k, reach[:, :, None], length, inside[:, None, :])
     w /= w.sum(axis=2, keepdims=True)
     return w
 
 
 @fused
-def _hats(xp, centres, k, reach, inside):
+def _hats(xp, centres, k, reach, most, inside):
     w = centres - k
     xp.abs(w, out=w)
     xp.subtract(reach, w, out=w)
-    xp.maximum(w, 0, out=w)
+    xp.clip(w, 0, most, out=w)                                           # no w is above `most`; NumPy's maximum is slow
     if inside is not None:
         w *= inside
     return w

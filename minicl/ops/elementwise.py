@@ -99,7 +99,7 @@ def sigmoid(x):
 @op
 def relu(x):
     """y = max(x, 0).    dx = g [x > 0], so 0 at 0.  Only y is saved: y > 0 where x > 0."""
-    y = array_module(x).maximum(x, 0)
+    y = array_module(x).clip(x, 0, math.inf)             # NumPy's maximum(x, 0) takes three times as long
     return y, lambda g: (g * (y > 0),)
 
 

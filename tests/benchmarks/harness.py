@@ -14,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 
+from minicl.run import RunError
+
 RESTS = 0.05          # seconds between two candidates, again and again while threads still spin or others are busy
 PATIENCE = 10.0       # seconds of a case spent on waiting for others, and on blocks that they disturbed
 FOREIGN = 0.06        # share of the machine's time that others may use during a block
@@ -32,7 +34,7 @@ class Worker:
                                         env=candidate.environment(threads, precision))
         started = self.answer()
         if "error" in started:
-            raise RuntimeError(f"{self.label}: its process did not start; see above")
+            raise RunError(f"{self.label}: its process did not start; see above")
 
     def ask(self, **request):
         print(json.dumps(request), file=self.process.stdin, flush=True)
@@ -70,7 +72,7 @@ def measure(case, workers, *, rounds, block, gpu=False):
         for worker in running[::1 if k % 2 == 0 else -1]:
             answer, foreign = quiet.ask(worker, plans[worker.label])
             if "error" in answer:
-                raise RuntimeError(f"{case.name}, {worker.label}: {answer['error']}")
+                raise RunError(f"{case.name}, {worker.label}: {answer['error']}")
             seconds[worker.label].append(statistics.median(answer["seconds"]))
             disturbed += foreign > FOREIGN
     launches = {worker.label: worker.ask(end=True).get("launches") for worker in running}

@@ -8,19 +8,19 @@ from .figures import fastest, figures
 INTRO = """\
 # Benchmarks
 
-How fast minicl is, beside PyTorch on the same machine and beside what the machine allows. This page is printed by
+How fast minicl is, beside PyTorch on the same machine and beside what the machine allows, as measured by
 
     {command}
 
-from measurements; nothing on it is written by hand. `--only PATTERN` measures a part, `--check` compares with the
-ratios in [tests/benchmarks/baseline.json](../tests/benchmarks/baseline.json) and says what became slower by more than
-the noise. It is a command for people: nothing here runs in the tests, except that
+`--table` printed this page from that; nothing on it is written by hand. `--only PATTERN` measures a part, `--check`
+compares with the ratios in [tests/benchmarks/baseline.json](../tests/benchmarks/baseline.json) and says what became
+slower by more than the noise. It is a command for people: nothing here runs in the tests, except that
 [tests/test_benchmarks.py](../tests/test_benchmarks.py) holds both sides of a case to the same losses and gradients.
 
 ## How to read it
 
-- Times are milliseconds a step: the median over {rounds} rounds, and in brackets the smallest and the largest.
-  Rounds alternate between all candidates, each in a process of its own, with {threads} threads each. A shared machine
+- Times are milliseconds a step: the median over {rounds}, and in brackets the smallest and the largest.
+  Rounds alternate between all candidates, each in a process of its own, with {threads} each. A shared machine
   is slower on one day than on another, so compare ratios, not times, with those of another run.
 - **of PyTorch** is minicl's time over PyTorch's, both as they run of their own accord: minicl within `threads()`, which
   keeps freed memory for the next step, PyTorch eager, with images stored channels first, and freed memory handed back to
@@ -64,7 +64,8 @@ def document(cpu, gpu=None, launches=None):
     rates = [result["rates"] for result in cpu["cases"].values()]
     typical = {kind: statistics.median(rate[kind] for rate in rates) / 1e9 for kind in rates[0]}
     compiled = any("torch, compiled, kept" in result["rounds"] for result in cpu["cases"].values())
-    parts = [INTRO.format(command=cpu["command"], rounds=cpu["rounds"], threads=cpu["threads"], **typical,
+    parts = [INTRO.format(command=cpu["command"].replace("\n", "\n    "), rounds=number(cpu["rounds"], "round"),
+                          threads=number(cpu["threads"], "thread"), **typical,
                           kept=" ".join(f"{name}={value}" for name, value in cpu["kept"].items()),
                           compiled="" if compiled else " (not in this run)")]
     parts += ["## On the CPU\n", machine(cpu), *tables(cpu), summary(cpu)]
@@ -72,7 +73,15 @@ def document(cpu, gpu=None, launches=None):
     if launches:
         parts += [LAUNCHES, "| training step | launches | waits |\n|---|--:|--:|\n"
                   + "".join(f"| {method} | {count} | {waits} |\n" for method, (count, waits) in launches.items())]
-    return "\n".join(parts)
+    return "\n".join(filter(None, parts))
+
+
+def number(n, noun):
+    return f"{n} {noun}{'s' * (n != 1)}"
+
+
+def marked(case, result):
+    return case.name + " †" * (result["disturbed"] > DISTURBED)
 
 
 def machine(record):
@@ -108,7 +117,7 @@ def row(case, result):
     how = best.removeprefix("torch").removeprefix(", ") or "as installed" if best else ""
     bound = case.work().floor(result["rates"])[1]
     return {
-        "case": case.name + " †" * (result["disturbed"] > DISTURBED),
+        "case": marked(case, result),
         "minicl": cell("minicl") + aim,
         "not kept": cell("minicl, not kept"),
         "PyTorch": cell("torch"),
@@ -134,10 +143,13 @@ def milliseconds(seconds):
 
 
 def summary(record):
-    """How many targets are met, and those that are missed."""
+    """How many targets are met, and those that are missed; "" if there are none."""
     aimed = [(name, kind, figure) for name in in_order(record)
              for kind, figure in figures(CASES[name], record["cases"][name]).items() if figure.target is not None]
-    missed = [f"- {name}: {WORDS[kind]} {figure}\n" for name, kind, figure in aimed if not figure.met]
+    missed = [f"- {marked(CASES[name], record['cases'][name])}: {WORDS[kind]} {figure}\n"
+              for name, kind, figure in aimed if not figure.met]
+    if not aimed:
+        return ""
     return f"{len(aimed) - len(missed)} of {len(aimed)} targets are met." + (
         " Missed:\n\n" + "".join(missed) if missed else "\n")
 
@@ -149,12 +161,13 @@ WORDS = {"default": "time over PyTorch's", "best": "time over PyTorch's best", "
 def lines(case, result):
     """What a run prints of a case: one line a candidate, then the figures."""
     share = result["disturbed"]
-    yield case.name + (f"   ({share:.0%} of its blocks were disturbed)" if share > DISTURBED else "")
+    yield marked(case, result) + (f"   ({share:.0%} of its blocks were disturbed)" if share > DISTURBED else "")
     for label, rounds in result["rounds"].items():
         peak = result["peak"][label]
         yield f"    {label:26s} {times(rounds):>26s} ms" + (f" {peak:8.1f} MiB" if peak is not None else "")
     for label, message in result["errors"].items():
         yield f"    {label:26s} {message}"
-    found = figures(case, result)
-    yield "    " + "   ".join(f"{WORDS[kind]} {figure}" for kind, figure in found.items()
-                              if kind != "seconds" or figure.target)
+    found = [f"{WORDS[kind]} {figure}" for kind, figure in figures(case, result).items()
+             if kind != "seconds" or figure.target]
+    if found:
+        yield "    " + "   ".join(found)

@@ -10,7 +10,10 @@ Without --peer minicl is compared with the machine's own rates only. Needs Linux
 
 import argparse
 import fnmatch
+import importlib.util
 import json
+import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -25,80 +28,119 @@ from benchmarks.harness import Worker, measure                               # n
 from benchmarks.launches import launches_per_step                            # noqa: E402
 from benchmarks.machine import describe                                      # noqa: E402
 from benchmarks.report import document, lines, summary                       # noqa: E402
-from minicl.backend import BackendError, available_cores, get_backend        # noqa: E402
+from minicl.backend import available_cores, get_backend                      # noqa: E402
+from minicl.files import write_json                                          # noqa: E402
+from minicl.run import RunError, at_least, command                           # noqa: E402
 
 BASELINE = Path(__file__).with_name("baseline.json")
 
 
-def main():
-    args = parse()
-    records = [json.loads(path.read_text()) for path in args.read]
-    if not args.read:
-        try:
-            get_backend(args.backend, args.precision)
-        except BackendError as error:
-            raise SystemExit(str(error)) from None
-        records = [run(args)]
+def main(argv=None):
+    args = parse(argv)
+    records = [load("--read", path) for path in args.read]
+    cases = [CASES[name] for name in records[0]["cases"] if name in CASES] if records else chosen(args)
+    backends = [record["backend"] for record in records] or [args.backend]
+    baselines = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
+    baseline = baselines.setdefault(backends[0], {})
+    refuse_what_fails_later(args, cases, backends, baseline)
+    records = records or [run(args, cases)]
     record = records[0]
     if args.table:
         by_backend = {record["backend"]: record for record in records}
         args.table.write_text(document(by_backend["numpy"], by_backend.get("cupy"), launches_per_step()))
-    print(summary(record))
-    found = {name: figures(CASES[name], result) for name, result in record["cases"].items() if name in CASES}
-    known = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
-    of_backend = known.setdefault(record["backend"], {})
+    print(summary(record), end="")
+    found = {case.name: figures(case, record["cases"][case.name]) for case in cases}
+    code = check(found, baseline) if args.check else 0
     if args.save_baseline:
-        of_backend.update({name: baseline_of(figure) for name, figure in found.items()})
-        BASELINE.write_text(json.dumps(known, indent=1) + "\n")
-    return check(found, of_backend) if args.check else 0
+        baseline.update({name: baseline_of(figure) for name, figure in found.items()})
+        write_json(BASELINE, baselines)
+    return code
 
 
-def parse():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", choices=("none", "torch"), default="none", help="what minicl is compared with")
-    parser.add_argument("--backend", choices=("numpy", "cupy"), default="numpy", help="CPU or GPU")
-    parser.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN", help="parts of names, or globs")
-    parser.add_argument("--rounds", type=int, default=7, help="times that each candidate is measured")
-    parser.add_argument("--quick", action="store_true", help="3 rounds, and short ones")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=bool(shutil.which("g++")),
-                        help="torch.compile as well; default: if there is a C++ compiler")
-    parser.add_argument("--threads", type=int, default=available_cores(), help="of a candidate; default: all cores")
-    parser.add_argument("--precision", choices=("float32", "tf32"), default="float32", help="of products on a GPU")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="add all measurements to those in FILE")
-    parser.add_argument("--read", type=Path, nargs="+", default=[], metavar="FILE", help="show what FILEs hold")
-    parser.add_argument("--table", type=Path, metavar="FILE", help="write the page docs/benchmarks.md")
-    parser.add_argument("--check", action="store_true", help="compare with the baseline")
-    parser.add_argument("--save-baseline", action="store_true", help="make this run the baseline of its cases")
-    return parser.parse_args()
+def parse(argv=None):
+    """The options; and args.command, the command line as far as it says what is measured."""
+    outcome = argparse.ArgumentParser(add_help=False)
+    add = outcome.add_argument_group("what becomes of the measurements").add_argument
+    add("--json", type=Path, metavar="FILE", help="add all measurements to those in FILE")
+    add("--read", type=Path, nargs="+", default=[], metavar="FILE", help="measure nothing: show what FILEs hold")
+    add("--table", type=Path, metavar="FILE", help="write the page docs/benchmarks.md")
+    add("--check", action="store_true", help="compare with the baseline")
+    add("--save-baseline", action="store_true", help="make this run the baseline of its cases")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     parents=[outcome])
+    add = parser.add_argument_group("what is measured").add_argument
+    add("--peer", choices=("none", "torch"), default="none", help="what minicl is compared with")
+    add("--backend", choices=("numpy", "cupy"), default="numpy", help="CPU or GPU")
+    add("--only", nargs="+", default=["*"], metavar="PATTERN", help="parts of names, or globs")
+    add("--rounds", type=at_least(1), help="times that each candidate is measured; default: 7, with --quick 3")
+    add("--quick", action="store_true", help="short rounds, and fewer")
+    add("--compile", action=argparse.BooleanOptionalAction, default=bool(shutil.which("g++")),
+        help="torch.compile as well; default: if there is a C++ compiler")
+    add("--threads", type=at_least(1), default=available_cores(), help="of each; default: all %(default)s cores")
+    add("--precision", choices=("float32", "tf32"), default="float32", help="of products on a GPU")
+    args = parser.parse_args(argv)
+    args.rounds = args.rounds or (3 if args.quick else 7)
+    args.command = shlex.join(["python", "tests/benchmarks/run.py", *outcome.parse_known_args(argv)[1]])
+    return args
 
 
-def run(args):
-    """Measure; -> a record that json can hold."""
+def load(option, path):
+    """The record that --json has written to a file."""
+    try:
+        record = json.loads(path.read_text())
+        if not {"backend", "command", "cases"} <= set(record):
+            raise ValueError("it lacks its backend, command or cases")
+    except (OSError, ValueError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or f"not what --json writes: {error}"
+        raise RunError(f"{option} {path}: {reason}") from error
+    return record
+
+
+def chosen(args):
+    """The cases that --only asks for."""
     cases = [case for case in CASES.values() if args.backend in case.backends
              and any(p.lower() in case.name.lower() or fnmatch.fnmatch(case.name, p) for p in args.only)]
     if not cases:
-        raise SystemExit(f"--only {' '.join(args.only)}: no such case; there are\n    " + "\n    ".join(CASES))
+        raise RunError(f"--only {' '.join(args.only)}: no such case; there are\n    " + "\n    ".join(CASES))
+    return cases
+
+
+def refuse_what_fails_later(args, cases, backends, baseline):
+    """Raise what would otherwise be known only after minutes of measuring."""
+    for option, path in ("--json", args.json), ("--table", args.table):
+        if path and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
+            raise RunError(f"{option} {path}: expected a file that can be written, in a folder that exists")
+    if args.table and "numpy" not in backends:
+        raise RunError("--table: the page needs measurements with --backend numpy: --read them, and those of a GPU")
+    if args.check and not any(case.name in baseline for case in cases):
+        raise RunError("--check: there is no baseline yet for these cases; --save-baseline makes one")
+    if not args.read:
+        if args.peer == "torch" and importlib.util.find_spec("torch") is None:
+            raise RunError("--peer torch: PyTorch is not installed; pip install torch, or leave --peer out")
+        get_backend(args.backend, args.precision)
+
+
+def run(args, cases):
+    """Measure; -> a record that json can hold."""
+    before = load("--json", args.json) if args.json and args.json.exists() else {"command": "", "cases": {}}
+    if before.get("backend", args.backend) != args.backend:
+        raise RunError(f"--json {args.json}: it holds a run on {before['backend']}; give this one another file")
     candidates = [c for c in (CANDIDATES if args.backend == "numpy" else ON_GPU)
                   if (args.peer == "torch" or c.library == "minicl") and (args.compile or not c.compiled)]
     record = {"backend": args.backend, "machine": describe(args.backend, args.threads, args.precision), "kept": KEPT,
-              "command": "python tests/benchmarks/run.py --peer torch --table docs/benchmarks.md",
-              "rounds": 3 if args.quick else args.rounds, "threads": args.threads, "cases": {}}
-    workers, before = {}, {}
-    if args.json and args.json.exists():
-        known = json.loads(args.json.read_text())
-        before = known["cases"]
-        if known["backend"] != args.backend:
-            raise SystemExit(f"--json {args.json}: it holds a run on {known['backend']}; give this one another file")
+              "command": args.command, "rounds": args.rounds, "threads": args.threads, "cases": {}}
+    both = "\n".join(dict.fromkeys([*before["command"].splitlines(), args.command]))
+    workers = {}
     try:
         for case in cases:
             able = [c for c in candidates if c.runs(case, args.backend)]
             for c in able:
                 workers[c.label] = workers.get(c.label) or Worker(c, args.backend, args.threads, args.precision)
-            result = measure(case, [workers[c.label] for c in able], rounds=record["rounds"],
+            result = measure(case, [workers[c.label] for c in able], rounds=args.rounds,
                              block=0.05 if args.quick else 0.2, gpu=args.backend == "cupy")
             record["cases"][case.name] = result
             if args.json:                                                    # now: a run that is cut short keeps it
-                args.json.write_text(json.dumps({**record, "cases": {**before, **record["cases"]}}) + "\n")
+                write_json(args.json, {**record, "command": both, "cases": {**before["cases"], **record["cases"]}})
             print("\n".join(lines(case, result)), flush=True)
     finally:
         for worker in workers.values():
@@ -121,4 +163,4 @@ def check(found, baseline):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command(main)

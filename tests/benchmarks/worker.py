@@ -14,6 +14,7 @@ import time
 import traceback
 from pathlib import Path
 
+signal.signal(signal.SIGINT, signal.SIG_DFL)                                 # Ctrl-C reaches all: end without a word
 sys.path[:1] = map(str, Path(__file__).resolve().parents[1:3])               # for benchmarks and for minicl
 
 from benchmarks.case import Peer                                             # noqa: E402
