@@ -64,7 +64,10 @@ def document(cpu, gpu=None, launches=None):
     rates = [result["rates"] for result in cpu["cases"].values()]
     typical = {kind: statistics.median(rate[kind] for rate in rates) / 1e9 for kind in rates[0]}
     compiled = any("torch, compiled, kept" in result["rounds"] for result in cpu["cases"].values())
-    parts = [INTRO.format(command=cpu["command"].replace("\n", "\n    "), rounds=number(cpu["rounds"], "round"),
+    commands = cpu["command"].splitlines()
+    if len(commands) > 3:
+        commands[1:] = ["# in parts, and some of them again, by --only"]
+    parts = [INTRO.format(command="\n    ".join(commands), rounds=number(cpu["rounds"], "round"),
                           threads=number(cpu["threads"], "thread"), **typical,
                           kept=" ".join(f"{name}={value}" for name, value in cpu["kept"].items()),
                           compiled="" if compiled else " (not in this run)")]
