@@ -60,7 +60,7 @@ def measure(setting):
         model = MoCo(encoder, head, dim=DIM, queue=16 * batch, m=0.99, splits=batch // GROUP).to(setting.xp)
         shuffle = {"shuffled": np.random.default_rng([setting.seed, 2]), "in order": InOrder}
         train(model, queries_and_keys(shuffle[order], TAU), data.train_images, setting, batch=batch,
-              steps=setting.pick(40, 1600, 10_000))
+              steps=setting.pick(40, 1400, 10_000))
         accuracies, _, _ = frozen_accuracies(model, data, setting.xp)
         for keys in ORDERS:                              # last, for it changes running averages
             accuracies[f"loss, keys {keys}"], accuracies[f"picked, keys {keys}"] = look_up(
