@@ -61,7 +61,7 @@ def main():
         for step in run.steps(total, save_every=batches.per_epoch, rng=rng, **parts):
             view1, view2 = two_views(augment, to_float(train[batches[step]], xp), rng)
             views = xp.concatenate([view1, view2])                                   # (2N, 28, 28, 1)
-            figures = {}
+            metrics = {}
             for name, loss_of in LOSSES.items():
                 h, z = models[name](views)                                           # (2N, features), (2N, 2)
                 loss = loss_of(z[:args.batch], z[args.batch:], args.tau)
@@ -70,24 +70,24 @@ def main():
                 loss.backward()
                 optimizers[name].step(warmup_cosine(step, total=total, peak=args.lr, warmup=total // 10))
                 if run.logs(step):
-                    figures[name] = loss.item()
+                    metrics[name] = loss.item()
             if run.logs(step):
-                run.log(step, epoch=step // batches.per_epoch + 1, loss=sum(figures.values()), **figures)
+                run.log(step, epoch=step // batches.per_epoch + 1, loss=sum(metrics.values()), **metrics)
 
         # Where views of test images go. (Unchanged images lie to one side: no encoder was asked to spread those.)
         labels = data.test_labels[:2000]
         view1, view2 = two_views(augment, to_float(data.test_images[:2000], xp), rng)
-        figures, circles, half = {}, [], len(labels) // 2
+        metrics, circles, half = {}, [], len(labels) // 2
         for name, model in models.items():
             z1, z2 = embed(model, view1), embed(model, view2)
-            figures[name] = {"alignment": alignment(z1, z2), "uniformity": uniformity(z1),
+            metrics[name] = {"alignment": alignment(z1, z2), "uniformity": uniformity(z1),
                              "knn": knn_accuracy(z1[:half], labels[:half], z1[half:], labels[half:])}
-            circles.append((name, to_host(l2_normalize.raw(z1)[0]), figures[name]))
+            circles.append((name, to_host(l2_normalize.forward(z1)[0]), metrics[name]))
 
     floor = uniformity_floor(2)
     viz.draw_circles(run, circles, labels, data.class_names, floor)
     run.finish({"data": data.name, "backend": args.backend, "seed": args.seed, "uniformity_floor": floor,
-                **{f"{figure}, {name}": value for name, row in figures.items() for figure, value in row.items()},
+                **{f"{figure}, {name}": value for name, row in metrics.items() for figure, value in row.items()},
                 "seconds": run.elapsed()})
 
 

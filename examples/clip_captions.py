@@ -96,17 +96,17 @@ def main():
             return encode(model.text, world.tokenize(captions), xp, prepare=to_device)
 
         images, attributes = world.show(data.test_images, data.test_labels, rng, held_out=True)
-        unseen, figures = encode(model.image, images, xp), {}
+        unseen, metrics = encode(model.image, images, xp), {}
         for column, (attribute, kinds) in enumerate(PROMPTS.items()):
             for kind, templates in kinds.items():
                 classes = class_embeddings(embed, NAMES[attribute], templates)
-                figures[f"{attribute}_{kind}"] = zero_shot_accuracy(unseen, classes, attributes[:, column])
+                metrics[f"{attribute}_{kind}"] = zero_shot_accuracy(unseen, classes, attributes[:, column])
 
         # The best of the captions of all combinations, each named in full.
         combinations = np.indices(COUNTS).reshape(4, -1).T                           # (800, 4)
         captions = world.describe(combinations, rng, named=dict.fromkeys(NAMES, 1.0))
         text = embed(captions)
-        figures["caption"] = zero_shot_accuracy(unseen, text, caption_number(attributes))
+        metrics["caption"] = zero_shot_accuracy(unseen, text, caption_number(attributes))
 
         # Retrieval among 1000 test images in any combination, and the captions of those that occur.
         shown, seen = world.show(data.test_images[:1000], data.test_labels[:1000], rng, held_out=None)
@@ -114,13 +114,13 @@ def main():
         recalls = retrieval_recall(encode(model.image, shown, xp), text[to_device(occurring, xp)], caption_ids)
 
     log = run.read_log()
-    best = to_host((unseen[:18] @ l2_normalize.raw(text)[0].T).argmax(axis=1))
+    best = to_host((unseen[:18] @ l2_normalize.forward(text)[0].T).argmax(axis=1))
     viz.draw_captions(run, log, math.log(args.batch), images[:18], [captions[k] for k in best],
                       best == caption_number(attributes)[:18],
                       title=f"unseen combinations, and the best of {len(captions)} captions (red: wrong)")
     loss = float(np.mean([line["loss"] for line in log if line["step"] >= 0.9 * (total - 1)]))    # of the last tenth
     run.finish({"data": data.name, "backend": args.backend, "seed": args.seed, "loss": loss,
-                "scale": log[-1]["scale"], **figures, **recalls,
+                "scale": log[-1]["scale"], **metrics, **recalls,
                 "seconds": run.elapsed(), "seconds_per_epoch": run.seconds / args.epochs,
                 "peak_mib": peak_memory_mib(xp)})
 

@@ -63,7 +63,7 @@ def main():
         for step in run.steps(total, save_every=batches.per_epoch, rng=rng, **parts):
             images = to_float(data.train_images[batches[step]], xp)
             views = xp.concatenate(two_views(augment, images, rng))                  # (2N, 28, 28, 1)
-            figures = {"loss": 0.0}                                              # the sum: not finite if one is not
+            metrics = {"loss": 0.0}                                              # the sum: not finite if one is not
             for name, model in models.items():
                 h, z = model(views)                                                  # (2N, features), (2N, d)
                 loss = losses[name](model, views, z)
@@ -74,10 +74,10 @@ def main():
                 if name == "BYOL":
                     model.update()
                 if run.logs(step):
-                    figures["loss"] += loss.item()
-                    figures |= {f"{name}: spread": spread(z.data), f"{name}: rank": effective_rank(z.data)}
+                    metrics["loss"] += loss.item()
+                    metrics |= {f"{name}: spread": spread(z.data), f"{name}: rank": effective_rank(z.data)}
             if run.logs(step):
-                run.log(step, epoch=step // batches.per_epoch + 1, **figures)
+                run.log(step, epoch=step // batches.per_epoch + 1, **metrics)
 
         run.say("evaluating h and z: nearest neighbours and linear probe")
         untrained = SimCLR(*encoder_and_head(shape, args)).to(xp)                    # what random weights know

@@ -86,20 +86,20 @@ def main():
 
         # Judgement on test sequences: the choice at each k, and what the last c knows of the class, if there is one.
         run.say("picking the future of test sequences")
-        figures = predict(model, data.test, args, xp)
+        metrics = predict(model, data.test, args, xp)
         if data.test_states is not None:
-            figures |= see_states(rotation, data.test_states, window, args)
+            metrics |= see_states(rotation, data.test_states, window, args)
         classes = {} if data.train_labels is None else {"probe_c": linear_probe(
             last_context(model, data.train, xp), data.train_labels,
             last_context(model, data.test, xp), data.test_labels)}
 
-    draw(run, figures, args)
+    draw(run, metrics, args)
     run.finish({"data": data.name, "backend": args.backend, "seed": args.seed,
                 "chance": 1 / args.batch, "cap_nats": math.log(args.batch),
-                **{f"{name}_{k}": value for name in figures for k, value in enumerate(figures[name], start=1)},
+                **{f"{name}_{k}": value for name in metrics for k, value in enumerate(metrics[name], start=1)},
                 **classes, "seconds": run.elapsed(), "seconds_per_epoch": run.seconds / args.epochs,
                 "peak_mib": peak_memory_mib(xp)},
-               [f"{name}_k: {NOTES[name]}" for name in figures])
+               [f"{name}_k: {NOTES[name]}" for name in metrics])
 
 
 def predict(model, sequences, args, xp):
@@ -139,14 +139,14 @@ def last_context(model, sequences, xp, batch=1000):
                                for lo in range(0, len(sequences), batch)])
 
 
-def draw(run, figures, args):
+def draw(run, metrics, args):
     """Accuracy and information against k."""
     ks = list(range(1, args.ahead + 1))
     looks = {"CPC": {"color": viz.BLUE, "marker": "o"}, "hidden states": {"color": viz.RED, "marker": "o"}}
 
     def plot(learned, hidden, level, label, **settings):
-        lines = [(who, ks, figures[name], looks[who]) for who, name in (("hidden states", hidden), ("CPC", learned))
-                 if name in figures]
+        lines = [(who, ks, metrics[name], looks[who]) for who, name in (("hidden states", hidden), ("CPC", learned))
+                 if name in metrics]
         lines.append((label, ks, [level] * len(ks), {"color": viz.GREY, "linestyle": "--"}))
         return {"lines": lines, "xlabel": "windows ahead, k", **settings}
 

@@ -43,7 +43,7 @@ class Exercise(NamedTuple):
 ON_THE_SPHERE = ("info_nce or nt_xent or clip_loss or alignment or uniformity or sup_con or dcl or siglip or triplet "
                  "or cosine_similarity and not bad")
 EXERCISES = [
-    Exercise("broadcast_sum", 1, "autograd.py", "_sum_to_shape", "reading-order.md", "test_ops.py",
+    Exercise("broadcast_sum", 1, "signature.py", "sum_to_shape", "reading-order.md", "test_ops.py",
              "(broadcast or rank or against) and differences and not mul", 20,
              "an entry that served n times gets the sum of n gradients: first sum added axes, then those of length 1",
              falls="broadcast or rank or against"),

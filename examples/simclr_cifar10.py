@@ -114,11 +114,11 @@ def main():
             epoch = step // batches.per_epoch + 1
             looks = args.knn_every and (step + 1) % (args.knn_every * batches.per_epoch) == 0
             if run.logs(step) or looks:
-                figures = frozen_accuracies(model, data, xp, k=k, probe=False)[0] if looks else {}
+                metrics = frozen_accuracies(model, data, xp, k=k, probe=False)[0] if looks else {}
                 run.log(step, epoch=epoch, loss=loss.item(), chance=math.log(candidates), lr=lr,
-                        alignment=alignment(z1.data, z2), uniformity=uniformity(z1.data), **figures)
+                        alignment=alignment(z1.data, z2), uniformity=uniformity(z1.data), **metrics)
             if looks:
-                run.say(f"epoch {epoch}: kNN of h {figures['knn_h']:.4f}, of z {figures['knn_z']:.4f}")
+                run.say(f"epoch {epoch}: kNN of h {metrics['knn_h']:.4f}, of z {metrics['knn_z']:.4f}")
 
         pixels = pixel_accuracy(data, xp, k=k)
         report(run, model, data, augment, rng, xp, candidates=candidates, k=k, knn_pixels=pixels)

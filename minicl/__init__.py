@@ -14,7 +14,8 @@ from .backend import BackendError, get_backend
 from .explain import explain
 from .explain_pairs import explain_pairs
 from .gradcheck import GradcheckError, gradcheck
+from .signature import Index, Mask, Scalar
 
 __version__ = "0.1.0"
-__all__ = ["BackendError", "GradcheckError", "Tensor", "explain", "explain_pairs", "get_backend", "gradcheck", "no_grad",
+__all__ = ["BackendError", "GradcheckError", "Index", "Mask", "Scalar", "Tensor", "explain", "explain_pairs", "get_backend", "gradcheck", "no_grad",
            "op", "ops"]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .autograd import Tensor, _ancestors, _wants_grad
+from .autograd import Tensor, _ancestors, _requires_grad
 from .backend import is_array
 from .gradcheck import GradcheckError, gradcheck
 
@@ -177,12 +177,12 @@ def formulas(op):
     Of a docstring count its first line, split where four spaces stand before the gradient, the indented lines, and
     lines that begin as a gradient does, `dx = `.
     """
-    summary, _, rest = (inspect.getdoc(op.raw) or "(no docstring)").partition("\n")
+    summary, _, rest = (inspect.getdoc(op.forward) or "(no docstring)").partition("\n")
     summary, *tails = re.split(r" {4,}", LABELLED.sub(r"\1", summary))
     value, gradient = [summary.removesuffix(".")], []
-    labels = _labels_in_code(op.raw)
+    labels = _labels_in_code(op.forward)
     labels -= {int(match[2]) for line in rest.splitlines() if (match := LABELLED.match(line))}
-    for line in _labelled_in_module(op.raw, labels) + rest.splitlines():
+    for line in _labelled_in_module(op.forward, labels) + rest.splitlines():
         equation = re.sub(" {3,}", "   ", line.strip())
         if GRADIENT.match(equation):
             gradient.append(equation if line[0] == " " else equation.partition(": ")[0])
@@ -212,14 +212,14 @@ def _labelled_in_module(function, labels):
 
 def source_line(op):
     """file:line of the op's def; the file from the folder that holds its package."""
-    code = op.raw.__code__
+    code = op.forward.__code__
     path, line = Path(code.co_filename), code.co_firstlineno
     try:
-        text = inspect.getsourcelines(op.raw)[0]                             # begins with the decorator
+        text = inspect.getsourcelines(op.forward)[0]                             # begins with the decorator
         above = next(k for k, part in enumerate(text) if "def " in part or "lambda" in part)
     except (OSError, StopIteration):
         above = 0
-    depth = (op.raw.__module__ or "").count(".") + 1
+    depth = (op.forward.__module__ or "").count(".") + 1
     return f"{'/'.join(path.parts[-depth:])}:{line + above}"
 
 
@@ -289,25 +289,25 @@ def _check(node, sample):
     """Gradcheck of one recorded op at its own inputs, in float64: what was found, in words."""
     inputs = [x.data if isinstance(x, Tensor) else x for x in node.inputs]
     inputs = [x.astype("float64") if is_array(x) and x.dtype.kind == "f" else x for x in inputs]
-    positions = [k for k, x in enumerate(node.inputs) if _wants_grad(x)]
+    positions = [k for k, x in enumerate(node.inputs) if _requires_grad(x)]
 
     def again(*moved):
         arguments = list(inputs)
         for position, x in zip(positions, moved):
             arguments[position] = x
         options = {key: option if is_array(option) else copy.deepcopy(option)      # a generator starts over; a
-                   for key, option in node.options.items() if key != "wanted"}      # layer's averages are a copy's
+                   for key, option in node.options.items() if key != "needs_grad"}      # layer's averages are a copy's
         y = node.op(*arguments, **options)
         return y * (abs(y.data) < TOO_LARGE).astype("float64")
 
     again.__name__ = node.op.__name__
-    names, wanted = [_argument_names(node)[k] for k in positions], [inputs[k] for k in positions]
+    names, needs_grad = [_argument_names(node)[k] for k in positions], [inputs[k] for k in positions]
     for step in (1e-5, 1e-6):                          # the second for ground too curved for the first
         try:
-            gradcheck(again, wanted, step=step, rtol=1e-4, atol=1e-6, names=names, sample=sample, kinks=True)
+            gradcheck(again, needs_grad, step=step, rtol=1e-4, atol=1e-6, names=names, sample=sample, kinks=True)
         except GradcheckError as error:
             failure = str(error)
         else:
-            counts = [f"{min(sample, x.size)} of {x.size:,} entries of {name}" for name, x in zip(names, wanted)]
+            counts = [f"{min(sample, x.size)} of {x.size:,} entries of {name}" for name, x in zip(names, needs_grad)]
             return f"agrees with finite differences at {', '.join(counts)}"
     return failure

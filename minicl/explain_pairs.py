@@ -37,7 +37,7 @@ def explain_pairs(z1, z2, tau=(0.05, 0.1, 0.2, 0.5, 1.0), *, anchor=0, names=Non
     names = [f"item {k}" for k in range(N)] if names is None else list(map(str, names))
     if len(names) != N:
         raise ValueError(f"explain_pairs: expected {N} names, one an item, got {len(names)}")
-    u = l2_normalize.raw(array_module(z1).concatenate([z1, z2]).astype("float64"))[0]            # (2N, d)
+    u = l2_normalize.forward(array_module(z1).concatenate([z1, z2]).astype("float64"))[0]            # (2N, d)
     s = to_host(u @ u[anchor])                                               # (2N,) cosines
     views = [f"{name}, view {view}" for view in (1, 2) for name in names]
     positive = (anchor + N) % (2 * N)

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from .backend import array_module, fused, run_slices, to_device, to_host
+from .backend import array_module, fused, parallel_for, to_device, to_host
 
 SLICE = 2**17      # entries updated at a time on a CPU: few enough for the cache, enough to be worth a thread's while
 
@@ -71,7 +71,7 @@ class Optimizer:
         """Apply _update to slices, none of which straddles the end of the decayed part."""
         for start, stop, decay in ((0, self.decayed, self.weight_decay), (self.decayed, self.values.size, 0.0)):
             if start < stop:
-                run_slices(self.xp, stop - start, lambda lo, hi: self._update(slice(start + lo, start + hi), lr, decay),
+                parallel_for(self.xp, stop - start, lambda lo, hi: self._update(slice(start + lo, start + hi), lr, decay),
                            SLICE)
 
     def state_dict(self):

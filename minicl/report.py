@@ -12,7 +12,7 @@ LEGEND = """\
   knn and probe are fractions of the test images, from h, which is kept, and z, which the loss saw""".splitlines()
 
 
-def report(run, model, data, augment, rng, xp, *, candidates, k=20, **figures):
+def report(run, model, data, augment, rng, xp, *, candidates, k=20, **metrics):
     """Examine `model`, images -> (h, z), on an ImageData, draw the run's pictures and finish it.
 
     candidates  K of the loss, 1 positive and K - 1 negatives; its chance is log K
@@ -27,7 +27,7 @@ def report(run, model, data, augment, rng, xp, *, candidates, k=20, **figures):
     bound = infonce_bound(loss, candidates)
     views = two_views(augment, to_float(data.test_images[:12], np), rng)
     run.finish({"data": data.name, "backend": config["backend"], "seed": config["seed"],
-                "loss": loss, "bound_nats": bound.nats, "cap_nats": bound.cap, **figures, **accuracies,
+                "loss": loss, "bound_nats": bound.nats, "cap_nats": bound.cap, **metrics, **accuracies,
                 "seconds": run.elapsed(), "seconds_per_epoch": run.seconds / config["epochs"],
                 "peak_mib": peak_memory_mib(xp)}, notes=LEGEND)
     viz.draw_run(run, log, data, views, test_h, test_z, candidates)

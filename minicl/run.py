@@ -206,21 +206,21 @@ class Run:
         """Whether this step's figures are logged: reading them makes a GPU wait, so not every step's are."""
         return step % self.log_every == 0 or step == self.total - 1
 
-    def log(self, step, **figures):
+    def log(self, step, **metrics):
         """Append one line to log.jsonl and show it. Raises FloatingPointError if the loss is no longer finite."""
         try:
             with open(self.folder / "log.jsonl", "a") as file:
-                file.write(json.dumps({"step": step, **figures}, default=float) + "\n")
+                file.write(json.dumps({"step": step, **metrics}, default=float) + "\n")
         except OSError as error:
             raise RunError(f"cannot write {self.folder / 'log.jsonl'}: {error.strerror}; free some space, and go on with "
                            "--resume") from error
         shown = "  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
-                          for key, value in figures.items())
+                          for key, value in metrics.items())
         if self._bar.disable:
             print(f"step {step + 1}/{self.total}  {shown}", flush=True)
         else:
             self._bar.set_postfix_str(shown)
-        loss = figures.get("loss", 0.0)
+        loss = metrics.get("loss", 0.0)
         if not abs(loss) < float("inf"):
             raise FloatingPointError(f"the loss is {loss} at step {step}; lower --lr, raise --tau, or look for NaN in the "
                                      f"input; the last checkpoint in {self.folder} is from before")

@@ -31,7 +31,7 @@ def draw_run(run, log, data, views, test_h, test_z, candidates):
     image_grid(folder / "views.png", [images[:n], *views], row_labels=("image", "view 1", "view 2"))
     training_curves(folder / "curves.png", log, candidates=candidates, dim=z.shape[1])
     some = slice(0, 1200)
-    directions = l2_normalize.raw(h[some])[0]
+    directions = l2_normalize.forward(h[some])[0]
     positions = tsne(directions, perplexity=min(30, len(directions) / 4))
     embedding_map(folder / "map.png", positions, data.test_labels[some], data.class_names,
                   title="h of test images (t-SNE), coloured by class")
@@ -155,21 +155,21 @@ def draw_circles(run, circles, labels, class_names, floor):
     angles = np.linspace(0, 2 * np.pi, 361)
     around = np.stack([np.cos(angles), np.sin(angles)])
     blur = 1 + 0.09 * np.random.default_rng(0).standard_normal((len(labels), 1))         # points beside each other
-    for plot, (name, points, figures) in zip(panels, circles):
+    for plot, (name, points, metrics) in zip(panels, circles):
         density = np.exp(60 * (points @ around - 1)).mean(axis=0)
         plot.fill(*(1.35 + 0.15 * np.sqrt(density / density.mean())) * around, color="#d5deea", linewidth=0)
         plot.fill(*1.35 * around, color="white", linewidth=0)
         plot.plot(*around, color=GREY, linewidth=0.6)
         drawn = plot.scatter(*(points * blur).T, c=labels, cmap="tab10", s=5, vmin=-0.5, vmax=9.5, linewidths=0,
                              zorder=3)
-        plot.text(0, 0, f"kNN {figures['knn']:.0%}", ha="center", va="center", fontsize=10)
+        plot.text(0, 0, f"kNN {metrics['knn']:.0%}", ha="center", va="center", fontsize=10)
         plot.set(xlim=(-1.85, 1.85), ylim=(-1.85, 1.85), aspect="equal",
-                 title=f"{name}\nalignment {figures['alignment']:.2f}, uniformity {figures['uniformity']:.2f}")
+                 title=f"{name}\nalignment {metrics['alignment']:.2f}, uniformity {metrics['uniformity']:.2f}")
         plot.axis("off")
-    for name, _, figures in circles:
-        plane.plot(figures["alignment"], figures["uniformity"], "o", color=BLUE)
-        left = figures["alignment"] > 1
-        plane.annotate(name, (figures["alignment"], figures["uniformity"]), xytext=(0, 14) if left else (7, 0),
+    for name, _, metrics in circles:
+        plane.plot(metrics["alignment"], metrics["uniformity"], "o", color=BLUE)
+        left = metrics["alignment"] > 1
+        plane.annotate(name, (metrics["alignment"], metrics["uniformity"]), xytext=(0, 14) if left else (7, 0),
                        textcoords="offset points", ha="center" if left else "left", va="center", fontsize=9)
     plane.axhline(floor, color=RED, linestyle="--", linewidth=1)
     plane.text(2, floor - 0.02, f"floor of uniformity, {floor:.3f}", ha="right", va="top", fontsize=9, color=RED)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from minicl import BackendError, backend, get_backend
-from minicl.backend import (array_module, column_sums, require_finite, row_sums, run_slices,
+from minicl.backend import device, memory, parallel
+from minicl.backend import (array_module, column_sums, require_finite, row_sums, parallel_for,
                             scatter_add, threads, to_device, to_host)
 
 # ---------------------------------------------------------------- which library
@@ -63,10 +64,10 @@ def test_tf32_is_asked_for_before_the_first_product(monkeypatch):
     def product(*shape, **options):
         raise RuntimeError("CUPY_TF32=" + os.environ["CUPY_TF32"])
     monkeypatch.setenv("CUPY_TF32", "0")
-    monkeypatch.setattr(backend, "_precision", None)
-    device = types.SimpleNamespace(compute_capability="80")
+    monkeypatch.setattr(device, "_precision", None)
+    gpu = types.SimpleNamespace(compute_capability="80")
     monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(
-        ones=product, cuda=types.SimpleNamespace(is_available=lambda: True, Device=lambda: device)))
+        ones=product, cuda=types.SimpleNamespace(is_available=lambda: True, Device=lambda: gpu)))
     with pytest.raises(BackendError, match="cannot run on it.*CUPY_TF32=1"):
         get_backend("cupy", "tf32")
 
@@ -76,7 +77,7 @@ def test_precisions(name, monkeypatch):
     if name == "cupy" and "cupy" not in sys.modules:
         pytest.skip("no GPU and no stand-in")
     monkeypatch.setenv("CUPY_TF32", "0")
-    monkeypatch.setattr(backend, "_precision", None)
+    monkeypatch.setattr(device, "_precision", None)
     assert get_backend(name) is get_backend(name, "float32")
     with pytest.raises(BackendError, match="already computes in float32" if name == "cupy" else "NumPy has no TF32"):
         get_backend(name, "tf32")
@@ -85,10 +86,10 @@ def test_precisions(name, monkeypatch):
 
 
 def test_a_gpu_without_tf32_says_so(monkeypatch):
-    device = types.SimpleNamespace(compute_capability="75")
-    monkeypatch.setattr(backend, "_precision", None)
+    gpu = types.SimpleNamespace(compute_capability="75")
+    monkeypatch.setattr(device, "_precision", None)
     monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(
-        __version__="14.2.0", cuda=types.SimpleNamespace(is_available=lambda: True, Device=lambda: device)))
+        __version__="14.2.0", cuda=types.SimpleNamespace(is_available=lambda: True, Device=lambda: gpu)))
     with pytest.raises(BackendError, match="compute capability 8.0, Ampere.*it has 75; use --precision float32"):
         get_backend("cupy", "tf32")
 
@@ -153,7 +154,7 @@ def test_row_and_column_sums(xp, rng):
 @pytest.mark.parametrize("n, size", [(0, 4), (1, 4), (4, 4), (10, 4), (10, None)])
 def test_slices_cover_the_range_in_order(n, size, count):
     def run():
-        slices = run_slices(np, n, lambda lo, hi: (lo, hi), size)
+        slices = parallel_for(np, n, lambda lo, hi: (lo, hi), size)
         assert [k for lo, hi in slices for k in range(lo, hi)] == list(range(n))
     if count is None:
         run()
@@ -164,7 +165,7 @@ def test_slices_cover_the_range_in_order(n, size, count):
 
 def test_a_gpu_gets_one_slice():
     if "cupy" in sys.modules:
-        assert run_slices(get_backend("cupy"), 10, lambda lo, hi: (lo, hi), 3) == [(0, 10)]
+        assert parallel_for(get_backend("cupy"), 10, lambda lo, hi: (lo, hi), 3) == [(0, 10)]
 
 
 def test_an_error_in_a_thread_reaches_the_caller_and_the_team_goes_on():
@@ -174,16 +175,16 @@ def test_an_error_in_a_thread_reaches_the_caller_and_the_team_goes_on():
         return lo
     with threads(2):
         with pytest.raises(ValueError, match="slice 7"):
-            run_slices(np, 10, fail_late, 1)
-        assert run_slices(np, 3, lambda lo, hi: lo, 1) == [0, 1, 2]
+            parallel_for(np, 10, fail_late, 1)
+        assert parallel_for(np, 3, lambda lo, hi: lo, 1) == [0, 1, 2]
 
 
 def test_threads_are_given_back():
     with threads(2):
         with threads(3):
-            assert backend._team.size == 3
-        assert backend._team.size == 2
-    assert backend._team is None
+            assert parallel._pool.size == 3
+        assert parallel._pool.size == 2
+    assert parallel._pool is None
 
 
 @pytest.mark.parametrize("most", [2**30, 2**25])             # glibc before 2.35 refuses more than 2**25
@@ -197,7 +198,7 @@ def test_memory_is_kept_until_the_outer_block_of_threads_ends(most, monkeypatch)
         return 1
 
     libc = types.SimpleNamespace(mallopt=mallopt, malloc_trim=lambda pad: settings.append("trim"))
-    monkeypatch.setattr(backend, "ctypes", types.SimpleNamespace(CDLL=lambda name: libc))
+    monkeypatch.setattr(memory, "ctypes", types.SimpleNamespace(CDLL=lambda name: libc))
     with threads(1):
         with threads(1):
             pass
@@ -218,10 +219,10 @@ def test_a_thread_count_must_be_positive(count, monkeypatch):
 def test_the_environment_sets_the_count(monkeypatch):
     monkeypatch.setenv("MINICL_THREADS", "3")
     with threads():
-        assert backend._team.size == 3
+        assert parallel._pool.size == 3
 
 
-# ---------------------------------------------------------------- accumulate, and threads under stress
+# ---------------------------------------------------------------- parallel_sum, and threads under stress
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_accumulate_adds_every_slice_once_whatever_the_threads_and_rounds_alike_each_time(count):
@@ -229,15 +230,15 @@ def test_accumulate_adds_every_slice_once_whatever_the_threads_and_rounds_alike_
         total += np.arange(lo, hi).sum()
         squares[:] += (np.arange(lo, hi)[:, None] * 0.1) .sum(axis=0)
     like = np.zeros(()), np.zeros(3)
-    alone = backend.accumulate(np, 101, add, *like, size=4)
+    alone = backend.parallel_sum(np, 101, add, *like, size=4)
     with threads(count):
-        together, again = (backend.accumulate(np, 101, add, *like, size=4) for _ in range(2))
+        together, again = (backend.parallel_sum(np, 101, add, *like, size=4) for _ in range(2))
     assert alone[0] == together[0] == 5050
     for a, b, c in zip(alone, together, again):
         np.testing.assert_allclose(a, b, rtol=1e-14)
         np.testing.assert_array_equal(b, c)
     with threads(count):
-        assert backend.accumulate(np, 0, add, *like, size=4)[0] == 0
+        assert backend.parallel_sum(np, 0, add, *like, size=4)[0] == 0
 
 
 def test_an_idle_thread_holds_nothing_of_the_last_call():
@@ -245,7 +246,7 @@ def test_an_idle_thread_holds_nothing_of_the_last_call():
         time.sleep(0.001)                                    # time for the other thread to help
     alive = weakref.ref(work)
     with threads(2):
-        run_slices(np, 8, work, 1)
+        parallel_for(np, 8, work, 1)
         del work
         until = time.monotonic() + 5
         while alive() is not None and time.monotonic() < until:
@@ -255,7 +256,7 @@ def test_an_idle_thread_holds_nothing_of_the_last_call():
 
 def test_slices_within_slices_do_not_deadlock():
     with threads(2):
-        inner = run_slices(np, 4, lambda a, b: sum(run_slices(np, 50, lambda c, d: c, 1)), 1)
+        inner = parallel_for(np, 4, lambda a, b: sum(parallel_for(np, 50, lambda c, d: c, 1)), 1)
     assert inner == [sum(range(50))] * 4
 
 
@@ -263,11 +264,11 @@ def test_slices_within_slices_do_not_deadlock():
 def test_a_forked_child_works_without_the_team():
     code = """
 import os, numpy as np
-from minicl.backend import run_slices, threads
+from minicl.backend import parallel_for, threads
 with threads(2):
     child = os.fork()
     if child == 0:
-        os._exit(run_slices(np, 4, lambda lo, hi: lo, 1) != [0, 1, 2, 3])
+        os._exit(parallel_for(np, 4, lambda lo, hi: lo, 1) != [0, 1, 2, 3])
     print(os.waitpid(child, 0)[1])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -11,7 +11,7 @@ from benchmarks import harness, run
 from benchmarks.candidates import Candidate
 from benchmarks.case import Peer
 from benchmarks.cases import CASES
-from benchmarks.figures import Figure, baseline_of, figures, ratio, regressions
+from benchmarks.metrics import Figure, baseline_of, metrics, ratio, regressions
 from benchmarks.harness import Worker
 from benchmarks.losses import NTXent
 from benchmarks.report import document, lines, summary
@@ -76,10 +76,10 @@ def test_ratios_are_of_medians_and_their_noise_is_that_of_the_rounds():
 
 def test_figures_compare_with_pytorch_as_installed_and_at_its_best():
     case = NTXent(512)
-    found = figures(case, result([0.01] * 3, [0.02] * 3))
+    found = metrics(case, result([0.01] * 3, [0.02] * 3))
     assert found["default"].value == 0.5 and found["best"].value == 1.0 and found["memory"].value == 1.0
     assert found["floor"].value == pytest.approx(0.01 / (3 * 512**2 * 128 / 1e11))
-    assert set(figures(case, result([0.01] * 3))) == {"floor", "seconds"}
+    assert set(metrics(case, result([0.01] * 3))) == {"floor", "seconds"}
 
 
 def test_a_target_is_met_or_missed():
@@ -88,25 +88,25 @@ def test_a_target_is_met_or_missed():
 
 def test_a_regression_is_one_that_exceeds_the_noise_of_both_runs():
     case, steady, noisy = NTXent(512), [0.02] * 5, [0.02, 0.024, 0.02, 0.016, 0.02]
-    before = baseline_of(figures(case, result([0.01] * 5, steady)))
-    assert regressions(figures(case, result([0.01] * 5, steady)), before) == []
-    assert len(regressions(figures(case, result([0.011] * 5, steady)), before)) == 2         # default and best
-    assert regressions(figures(case, result([0.011] * 5, noisy)), before) == []
-    assert regressions(figures(case, result([0.005] * 5, steady)), before) == []           # quicker is fine
+    before = baseline_of(metrics(case, result([0.01] * 5, steady)))
+    assert regressions(metrics(case, result([0.01] * 5, steady)), before) == []
+    assert len(regressions(metrics(case, result([0.011] * 5, steady)), before)) == 2         # default and best
+    assert regressions(metrics(case, result([0.011] * 5, noisy)), before) == []
+    assert regressions(metrics(case, result([0.005] * 5, steady)), before) == []           # quicker is fine
 
 
 def test_without_a_peer_the_machine_is_what_a_regression_is_measured_by():
     case = NTXent(512)
-    before = baseline_of(figures(case, result([0.01] * 5, [0.02] * 5)))
-    message, = regressions(figures(case, result([0.012] * 5)), before)
+    before = baseline_of(metrics(case, result([0.01] * 5, [0.02] * 5)))
+    message, = regressions(metrics(case, result([0.012] * 5)), before)
     assert message.startswith("floor")
 
 
 def test_check_names_what_became_slower_and_fails(capsys):
     case = NTXent(512)
-    before = {case.name: baseline_of(figures(case, result([0.01] * 5, [0.02] * 5)))}
-    assert run.check({case.name: figures(case, result([0.01] * 5, [0.02] * 5))}, before) == 0
-    assert run.check({case.name: figures(case, result([0.03] * 5, [0.02] * 5)), "new": {}}, before) == 1
+    before = {case.name: baseline_of(metrics(case, result([0.01] * 5, [0.02] * 5)))}
+    assert run.check({case.name: metrics(case, result([0.01] * 5, [0.02] * 5))}, before) == 0
+    assert run.check({case.name: metrics(case, result([0.03] * 5, [0.02] * 5)), "new": {}}, before) == 1
     printed = capsys.readouterr().out
     assert "slower: NT-Xent 2N=512, default: 1.50, was 0.50: +200%" in printed and "not in the baseline" in printed
 

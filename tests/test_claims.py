@@ -30,9 +30,9 @@ def silent(text):
 # ---------------------------------------------------------------- every claim
 
 DIRECTIONS = {               # what the fast form shows of the claims whose verdict is in doubt
-    "queue_size": lambda figures: 0.5 < figures["exponent"] < 1.6,                   # the cost is linear in the queue
-    "leak": lambda figures: leak.lost(figures)[0] > 0,                                  # the loss falls
-    "zero_shot": lambda figures: figures["colour, one template"] > figures["colour, bare name"] > 1 / 8,
+    "queue_size": lambda metrics: 0.5 < metrics["exponent"] < 1.6,                   # the cost is linear in the queue
+    "leak": lambda metrics: leak.lost(metrics)[0] > 0,                                  # the loss falls
+    "zero_shot": lambda metrics: metrics["colour, one template"] > metrics["colour, bare name"] > 1 / 8,
 }
 ATTEMPTS = {"batch_size": 3, "queue_size": 3}    # they measure times as well, which a busy machine may disturb
 
@@ -66,7 +66,7 @@ def test_a_claim_says_all_that_its_section_needs(module):
 
 def test_the_same_seed_gives_the_same_figures_on_either_backend(xp):
     first, again = (experiment(tightness, [1], size="fast", xp=xp, say=silent, cpu_threads=1) for _ in range(2))
-    assert first.figures == again.figures and first.verdict == again.verdict != NOT_REPRODUCED
+    assert first.metrics == again.metrics and first.verdict == again.verdict != NOT_REPRODUCED
 
 
 def test_what_learns_learns_on_either_backend(xp, rng):
@@ -157,7 +157,7 @@ def test_a_run_prints_the_table_and_leaves_a_record_and_a_page(quick, tmp_path, 
     record = json.loads((tmp_path / "02-tightness.json").read_text())
     assert record["command"] == "python -m minicl.claims run 2 --seeds 0 5 --size fast"
     assert (record["seeds"], record["verdict"], len(record["seconds"])) == ([0, 5], "reproduced", 2)
-    assert record["figures"]["NT-Xent, m = 2, N = 8"] == pytest.approx([0.6962, 0.6962], abs=5e-5)
+    assert record["metrics"]["NT-Xent, m = 2, N = 8"] == pytest.approx([0.6962, 0.6962], abs=5e-5)
     assert run("report", "--records", tmp_path) == 0
     text = (tmp_path / "claims.md").read_text()
     assert ("![The best critic" in text and "](02-tightness.png)" in text) == (viz.Figure is not None)
@@ -195,7 +195,7 @@ def test_a_fast_run_does_not_replace_a_slow_one(quick, tmp_path, monkeypatch):
 
 def test_records_are_judged_and_drawn_anew(quick, tmp_path, monkeypatch):
     assert run("run", 2, "--seeds", 0, "--out", tmp_path) == 0
-    monkeypatch.setattr(tightness, "judge", lambda figures: (NOT_REPRODUCED, "of another mind"))
+    monkeypatch.setattr(tightness, "judge", lambda metrics: (NOT_REPRODUCED, "of another mind"))
     assert run("report", "--records", tmp_path) == 0
     assert read_records(tmp_path)["tightness"].verdict == "reproduced"
     assert run("report", "--records", tmp_path, "--anew") == 0
@@ -252,7 +252,7 @@ def test_without_matplotlib_there_is_a_record_and_a_line(quick, tmp_path, monkey
 
 
 def test_a_verdict_is_one_of_three(monkeypatch, quick):
-    monkeypatch.setattr(tightness, "judge", lambda figures: ("true", "it looks so"))
+    monkeypatch.setattr(tightness, "judge", lambda metrics: ("true", "it looks so"))
     with pytest.raises(ValueError, match="claim 2: judge must say one of"):
         experiment(tightness, [0], say=silent)
     assert len(VERDICTS) == 3

@@ -132,7 +132,7 @@ def test_spreading_the_target_over_equal_captions_would_be_the_plain_loss():
     """Which is why copies are left out instead: see docs/gradients/clip.md."""
     image, text = TWO_OF_ONE
     x, target = 5 * image @ text.T, np.array([[0.5, 0.5, 0], [0.5, 0.5, 0], [0, 0, 1]])
-    cross_entropies = composed.log_softmax.raw(x)[0] + composed.log_softmax.raw(x.T)[0].T
+    cross_entropies = composed.log_softmax.forward(x)[0] + composed.log_softmax.forward(x.T)[0].T
     plain = clip_loss(image, text, math.log(5)).item()
     assert -(target * cross_entropies).sum() / 6 == pytest.approx(plain, rel=1e-12)
 

@@ -60,10 +60,10 @@ def test_a_resumed_run_is_the_uninterrupted_one(name, tmp_path, monkeypatch):
     assert run_example(name, *SMALL, "--out", tmp_path / "whole") == 0
     log = Run.log
 
-    def interrupted(run, step, **figures):
+    def interrupted(run, step, **metrics):
         if step == STEPS - 2:                                # in epoch 2; epoch 1 left a checkpoint
             raise KeyboardInterrupt
-        log(run, step, **figures)
+        log(run, step, **metrics)
 
     monkeypatch.setattr(Run, "log", interrupted)
     assert run_example(name, *SMALL, "--out", tmp_path / "stopped") == 130

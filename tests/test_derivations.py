@@ -96,7 +96,7 @@ def test_a_page_runs_and_shares_no_code_with_the_ops(page):
 
 @each_case
 def test_naive_is_the_op(page, op, inputs, options, sizes):
-    y, backward = op.raw(*inputs, **options)
+    y, backward = op.forward(*inputs, **options)
     g = np.random.default_rng(5).standard_normal(np.shape(y))
     naive_y, naive_gradients = namespace(page)["naive_" + op.__name__](*inputs, g, **options)
     np.testing.assert_allclose(naive_y, y, rtol=0, atol=1e-10, err_msg=f"{page}.md: the value of {op.__name__}")
@@ -117,7 +117,7 @@ def test_finite_differences_agree(page, op, inputs, options, sizes):
 
 @each_case
 def test_as_much_is_saved_as_the_page_says(page, op, inputs, options, sizes):
-    _, backward = op.raw(*inputs, **options)
+    _, backward = op.forward(*inputs, **options)
     held = [x for x in arrays_held_by(backward) if not any(np.may_share_memory(x, given) for given in inputs)]
     said = namespace(page)["saved"][op.__name__](**sizes)
     assert sum(x.size for x in held) == said, (f"{page}.md says that {op.__name__} saves {said} entries beside its "
@@ -127,7 +127,7 @@ def test_as_much_is_saved_as_the_page_says(page, op, inputs, options, sizes):
 @pytest.mark.parametrize("n", [5, 62])                                       # of 62 rows 31 are laid abreast
 def test_batch_norm_with_relu_saves_its_output_too(n):
     x, weight, bias = normal(n, 3), normal(3), above_zero(3)
-    held = [a for a in arrays_held_by(ops.batch_norm.raw(x, weight, bias, relu=True)[1])
+    held = [a for a in arrays_held_by(ops.batch_norm.forward(x, weight, bias, relu=True)[1])
             if not any(np.may_share_memory(a, given) for given in (x, weight))]
     assert sum(a.size for a in held) == namespace("normalize")["saved"]["batch_norm"](n=n, C=3, relu=True)
 

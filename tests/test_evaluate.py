@@ -223,11 +223,11 @@ def data(rng):
 
 
 def test_frozen_accuracies_are_those_of_h_and_z(model, data, xp):
-    figures, test_h, test_z = frozen_accuracies(model, data, xp)
+    metrics, test_h, test_z = frozen_accuracies(model, data, xp)
     (train_h, train_z), (h, z) = encode(model, data.train_images, xp), encode(model, data.test_images, xp)
     np.testing.assert_array_equal(to_host(test_h), to_host(h))
     np.testing.assert_array_equal(to_host(test_z), to_host(z))
-    assert figures == {
+    assert metrics == {
         "knn_h": knn_accuracy(train_h, data.train_labels, h, data.test_labels),
         "knn_z": knn_accuracy(train_z, data.train_labels, z, data.test_labels),
         "probe_h": linear_probe(train_h, data.train_labels, h, data.test_labels),

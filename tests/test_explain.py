@@ -140,7 +140,7 @@ def test_a_wrong_backward_is_found_at_its_node_and_nowhere_else():
     @op
     def softmax_without_tau(x):
         """y = softmax(x / 0.5).    dx = y (g - sum_k g_k y_k)"""
-        y, right = contrastive.softmax.raw(x, 0.5)
+        y, right = contrastive.softmax.forward(x, 0.5)
         return y, lambda g: (0.5 * right(g)[0],)
 
     x = Tensor(normal(5, 7), requires_grad=True)
@@ -202,7 +202,7 @@ def test_a_freed_tape_and_a_missing_one_are_said():
 
 def test_push_and_pull_are_the_gradient_of_the_anchors_scores(xp):
     z1, z2, tau = normal(5, 3), normal(5, 3) + 0.5, 0.3
-    u = contrastive.l2_normalize.raw(np.concatenate([z1, z2]))[0]
+    u = contrastive.l2_normalize.forward(np.concatenate([z1, z2]))[0]
     told = explain_pairs(to_device(z1, xp), to_device(z2, xp), tau, anchor=7)
     others = [j for j in range(10) if j != 7]
     s = Tensor((u @ u[7])[others][None], requires_grad=True)
@@ -216,7 +216,7 @@ def test_push_and_pull_are_the_gradient_of_the_anchors_scores(xp):
 def test_all_anchors_together_are_the_gradient_of_nt_xent():
     """(7) of infonce.py from the rows of push and pull: G, then (G + G^T) u."""
     N, tau = 4, 0.25
-    u = contrastive.l2_normalize.raw(np.concatenate([normal(N, 3), normal(N, 3) + 0.5]))[0]
+    u = contrastive.l2_normalize.forward(np.concatenate([normal(N, 3), normal(N, 3) + 0.5]))[0]
     G = np.zeros((2 * N, 2 * N))
     for i in range(2 * N):
         told, p = explain_pairs(u[:N], u[N:], tau, anchor=i, names=range(N)), (i + N) % (2 * N)
@@ -226,7 +226,7 @@ def test_all_anchors_together_are_the_gradient_of_nt_xent():
         G[i, p] = -told.pull[0]
     du = (G + G.T) @ u / (2 * N * tau)
     across = du - u * (du * u).sum(axis=1, keepdims=True)           # what l2_normalize lets through at length 1
-    dz1, dz2, _ = contrastive.nt_xent.raw(u[:N], u[N:], tau)[1](np.array(1.0))
+    dz1, dz2, _ = contrastive.nt_xent.forward(u[:N], u[N:], tau)[1](np.array(1.0))
     np.testing.assert_allclose(across, np.concatenate([dz1, dz2]), atol=1e-12)
 
 

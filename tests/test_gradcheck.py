@@ -20,7 +20,7 @@ def softmax_without_1_over_tau(x):
 
 
 def softmax_without_the_sum(x):
-    y = contrastive.log_softmax.raw(x, TAU)[0]
+    y = contrastive.log_softmax.forward(x, TAU)[0]
     return y, lambda g: (g / TAU,)
 
 
@@ -30,13 +30,13 @@ def cosine_without_the_projection(x):
 
 
 def nt_xent_with_one_view_only(z1, z2):
-    loss, right = contrastive.nt_xent.raw(z1, z2, TAU)
+    loss, right = contrastive.nt_xent.forward(z1, z2, TAU)
     return loss, lambda g: (right(g)[0], np.zeros_like(z2))
 
 
 def nt_xent_with_one_side_of_each_pair(z1, z2):
     """du_i = sum_j p_ij u_j - u_p(i): the pairs in which i is the candidate are forgotten."""
-    loss, right = contrastive.nt_xent.raw(z1, z2, TAU)
+    loss, right = contrastive.nt_xent.forward(z1, z2, TAU)
     return loss, lambda g: tuple(0.5 * dz for dz in right(g)[:2])
 
 
@@ -48,7 +48,7 @@ def logsumexp_without_its_normaliser(x):
 
 def softmax_with_a_gradient_through_the_row_maximum(x):
     """The shift leaves the value unchanged, so it has no gradient; here the largest score gets one."""
-    y, right = contrastive.log_softmax.raw(x, TAU)
+    y, right = contrastive.log_softmax.forward(x, TAU)
     return y, lambda g: (right(g)[0] - g.sum(axis=-1, keepdims=True) * (x == x.max(axis=-1, keepdims=True)),)
 
 

@@ -93,8 +93,8 @@ def test_convolution_by_columns_is_convolution(kernel, stride, padding, limit, c
     monkeypatch.setattr(columns, "COLUMN_BYTES", limit)      # one output row at a time, a few, all
     kh, kw = kernel if isinstance(kernel, tuple) else (kernel, kernel)
     x, w = rng.standard_normal((7, 8, 3, 6)), rng.standard_normal((kh, kw, 6, 5))
-    y, backward = ops.conv2d.raw(x, w, stride=stride, padding=padding)
-    y_there, backward_there = ops.conv2d.raw(*map(cupy.asarray, (x, w)), stride=stride, padding=padding)
+    y, backward = ops.conv2d.forward(x, w, stride=stride, padding=padding)
+    y_there, backward_there = ops.conv2d.forward(*map(cupy.asarray, (x, w)), stride=stride, padding=padding)
     g = rng.standard_normal(y.shape)
     for here, there in zip((y, *backward(g)), (y_there, *backward_there(cupy.asarray(g)))):
         np.testing.assert_allclose(to_host(there), here, atol=1e-12)
@@ -103,10 +103,10 @@ def test_convolution_by_columns_is_convolution(kernel, stride, padding, limit, c
 @counted
 def test_a_convolution_launches_little_and_its_columns_are_bounded(cupy, rng, monkeypatch):
     x, w = cupy.zeros((8, 8, 4, 16), dtype="float32"), cupy.zeros((3, 3, 16, 32), dtype="float32")
-    y, backward = ops.conv2d.raw(x, w, padding=1)
-    assert launches(lambda: ops.conv2d.raw(x, w, padding=1)) == 4            # pad, gather, multiply
+    y, backward = ops.conv2d.forward(x, w, padding=1)
+    assert launches(lambda: ops.conv2d.forward(x, w, padding=1)) == 4            # pad, gather, multiply
     assert launches(lambda: backward(y)) == 4 + 5                            # as many for dw; dx, and w turned around
-    assert launches(lambda: ops.conv2d.raw(x, w[:1, :1])) == 1               # 1x1: the product
+    assert launches(lambda: ops.conv2d.forward(x, w[:1, :1])) == 1               # 1x1: the product
     monkeypatch.setattr(columns, "COLUMN_BYTES", 2 * 8 * 4 * 9 * 16 * 4)     # two output rows of columns
     sizes = [cols.size for _, cols in columns._columns(x, (3, 3), 1, 1, (8, 8))]
     assert sizes == [2 * 8 * 4 * 9 * 16] * 4
@@ -128,9 +128,9 @@ def test_the_fused_losses_never_hold_all_pairs_on_a_gpu(loss, tau, cupy, rng, mo
 
     monkeypatch.setattr(device_array, "wrap", watched)       # through which every array of the stand-in is made
     z = cupy.asarray(rng.standard_normal((128, 8), dtype="float32"))
-    value, backward = {"nt_xent": lambda: nt_xent.raw(z[:64], z[64:], tau),
-                       "info_nce": lambda: info_nce.raw(z[:32], z[32:64], z[64:], tau),
-                       "clip_loss": lambda: clip_loss.raw(z[:64], z[64:], min(-np.log(tau), np.log(100)))}[loss]()
+    value, backward = {"nt_xent": lambda: nt_xent.forward(z[:64], z[64:], tau),
+                       "info_nce": lambda: info_nce.forward(z[:32], z[32:64], z[64:], tau),
+                       "clip_loss": lambda: clip_loss.forward(z[:64], z[64:], min(-np.log(tau), np.log(100)))}[loss]()
     backward(cupy.ones((), dtype="float32"))
     assert largest[0] <= 128 * 8                             # the embeddings; a tile is 256, all pairs 2048 or more
 
@@ -188,7 +188,7 @@ def recorded(cupy, monkeypatch):
         transform(images, rng)
     optim.SGD([("w", Parameter(cupy.ones((3, 4), dtype="float32")))], 0.1, nesterov=True).step()
     optim.Adam([("w", Parameter(cupy.ones((3, 4), dtype="float32")))], 0.1, weight_decay=0.1).step()
-    nt_xent.raw(images[:, 0, :, 0], images[:, 1, :, 1], 0.005)[1](cupy.ones((), dtype="float32"))    # the guarded way
+    nt_xent.forward(images[:, 0, :, 0], images[:, 1, :, 1], 0.005)[1](cupy.ones((), dtype="float32"))    # the guarded way
     return list(calls.values())
 
 

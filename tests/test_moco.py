@@ -22,7 +22,7 @@ def normal(*shape, seed=0):
 
 
 def unit(*shape, seed=0):
-    return l2_normalize.raw(normal(*shape, seed=seed))[0]
+    return l2_normalize.forward(normal(*shape, seed=seed))[0]
 
 
 def moco(xp=np, *, queue=10, m=0.9, splits=2, seed=0):

@@ -53,8 +53,8 @@ def test_a_run_stopped_and_resumed_is_the_uninterrupted_one(example, monkeypatch
     _, whole = example(out="whole")
     log = Run.log
 
-    def log_and_press_ctrl_c(run, step, **figures):
-        log(run, step, **figures)
+    def log_and_press_ctrl_c(run, step, **metrics):
+        log(run, step, **metrics)
         if step == 6:                                        # the queue is full, its next row 130
             os.kill(os.getpid(), signal.SIGINT)
 

@@ -134,7 +134,7 @@ def test_how_work_is_cut_changes_only_rounding(module, size, op, shapes, options
     for value in (1, 2, 12, 10_000):                         # ITEMS of 5 images; WIDTH below, at and above 2 channels
         monkeypatch.setattr(importlib.import_module(f"minicl.ops.{module}"), size, value)
         with threads(count):
-            y, backward = getattr(ops, op).raw(*arrays, **options)
+            y, backward = getattr(ops, op).forward(*arrays, **options)
             results.append([y, *backward(np.cos(np.arange(y.size)).reshape(y.shape))])
     for result in results[1:]:
         for a, b in zip(results[0], result):
@@ -144,7 +144,7 @@ def test_how_work_is_cut_changes_only_rounding(module, size, op, shapes, options
 @pytest.mark.parametrize("stride", [1, 2])
 def test_conv2d_of_no_images_is_no_output_and_pulls_on_no_weight(stride, xp):
     x, w = xp.zeros((5, 6, 0, 6)), xp.ones((3, 3, 6, 4))
-    y, backward = ops.conv2d.raw(x, w, stride=stride, padding=1)
+    y, backward = ops.conv2d.forward(x, w, stride=stride, padding=1)
     dx, dw = backward(y)
     assert y.shape[2:] == (0, 4) and dx.shape == x.shape
     np.testing.assert_array_equal(to_host(dw), np.zeros(w.shape))
@@ -187,7 +187,7 @@ def test_batch_norm_reports_its_statistics(rng):
 
 def test_a_gradient_that_is_not_needed_is_not_computed(rng):
     x, w = Tensor(rng.standard_normal((4, 4, 2, 5))), Tensor(rng.standard_normal((3, 3, 5, 2)), requires_grad=True)
-    y, backward = ops.conv2d.raw(x.data, w.data, wanted=(False, True))
+    y, backward = ops.conv2d.forward(x.data, w.data, needs_grad=(False, True))
     assert backward(y)[0] is None
     ops.conv2d(x, w).sum().backward()
     assert x.grad is None and w.grad is not None

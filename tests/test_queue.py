@@ -13,7 +13,7 @@ from minicl.methods import Queue
 
 def unit(*shape, seed=0):
     """Rows of length 1."""
-    return l2_normalize.raw(np.random.default_rng(seed).standard_normal(shape, dtype="float32"))[0]
+    return l2_normalize.forward(np.random.default_rng(seed).standard_normal(shape, dtype="float32"))[0]
 
 
 def test_a_queue_begins_empty_and_holds_what_has_entered(xp):

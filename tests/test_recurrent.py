@@ -59,23 +59,23 @@ def test_the_past_does_not_see_the_future(arrays):
     x, w, v, b, _ = arrays
     later = x.copy()
     later[3] += 1
-    before, after = ops.gru.raw(x, w, v, b)[0], ops.gru.raw(later, w, v, b)[0]
+    before, after = ops.gru.forward(x, w, v, b)[0], ops.gru.forward(later, w, v, b)[0]
     np.testing.assert_array_equal(before[:3], after[:3])
     assert (before[3:] != after[3:]).all()
 
 
 def test_sequences_of_a_batch_do_not_mix(arrays):
     x, w, v, b, h0 = arrays
-    alone = ops.gru.raw(x[:, 1:2], w, v, b, h0[1:2])[0]
-    np.testing.assert_allclose(ops.gru.raw(x, w, v, b, h0)[0][:, 1:2], alone, rtol=1e-12)
+    alone = ops.gru.forward(x[:, 1:2], w, v, b, h0[1:2])[0]
+    np.testing.assert_allclose(ops.gru.forward(x, w, v, b, h0)[0][:, 1:2], alone, rtol=1e-12)
 
 
 def test_an_update_gate_at_1_keeps_the_state_and_one_at_0_replaces_it(arrays):
     x, w, v, _, h0 = arrays
     gate = np.repeat([0.0, 1000.0, 0.0], H)                  # reset, update, new; so far that exp would overflow
-    np.testing.assert_allclose(ops.gru.raw(x, w, v, gate, h0)[0], np.broadcast_to(h0, (T, B, H)))
+    np.testing.assert_allclose(ops.gru.forward(x, w, v, gate, h0)[0], np.broadcast_to(h0, (T, B, H)))
     new = np.tanh(x @ w[:, 2 * H:])
-    np.testing.assert_allclose(ops.gru.raw(x, w, 0 * v, -gate, h0)[0], new, rtol=1e-12)
+    np.testing.assert_allclose(ops.gru.forward(x, w, 0 * v, -gate, h0)[0], new, rtol=1e-12)
 
 
 def test_states_stay_between_minus_1_and_1(rng):

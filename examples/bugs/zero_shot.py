@@ -16,17 +16,17 @@ CLASSES, PROMPTS, DIM = 20, 10, 64
 
 
 def correct(prompts):
-    return l2_normalize.raw(l2_normalize.raw(prompts)[0].mean(axis=1))[0]                # (classes, d), unit again
+    return l2_normalize.forward(l2_normalize.forward(prompts)[0].mean(axis=1))[0]                # (classes, d), unit again
 
 
 def wrong(prompts):
-    return l2_normalize.raw(prompts)[0].mean(axis=1)     # (classes, d), each of its own length
+    return l2_normalize.forward(prompts)[0].mean(axis=1)     # (classes, d), each of its own length
 
 
 def main(images=4000):
     rng = np.random.default_rng(0)
     scattered = np.arange(CLASSES) % 2 == 1
-    centre = l2_normalize.raw(rng.standard_normal((CLASSES, DIM)) + 1.0)[0]              # alike, as classes are
+    centre = l2_normalize.forward(rng.standard_normal((CLASSES, DIM)) + 1.0)[0]              # alike, as classes are
     labels = rng.integers(CLASSES, size=images)
     x = centre[labels] + rng.standard_normal((images, DIM)) * (0.7 / np.sqrt(DIM))
     noise = rng.standard_normal((CLASSES, PROMPTS, DIM)) / np.sqrt(DIM) * scattered[:, None, None]

@@ -44,10 +44,10 @@ COLOURS = dict(zip([name for name, *_ in RUNS], (GREY, ORANGE, GREEN, BLUE, PURP
 
 def measure(setting):
     rng, xp = np.random.default_rng(setting.seed), setting.xp
-    figures = {"collapsed": uniformity(xp.ones((1000, 3)))}
+    metrics = {"collapsed": uniformity(xp.ones((1000, 3)))}
     for d in (2, 3, 128):
         points = rng.standard_normal((setting.pick(2000, 8000, 30_000), d))
-        figures |= {f"floor, d = {d}": uniformity_floor(d), f"drawn, d = {d}": uniformity(to_device(points, xp))}
+        metrics |= {f"floor, d = {d}": uniformity_floor(d), f"drawn, d = {d}": uniformity(to_device(points, xp))}
 
     data = digits(setting, train=(1000, 10_000, 60_000))
     test = data.test_images[:1000]
@@ -57,13 +57,13 @@ def measure(setting):
         curve = train(model, contrastive(tau=0.25, loss=loss), data.train_images, setting,
                       steps=setting.pick(200, 400, 4000), batch=setting.pick(64, 256, 256), lr=1e-2, watch=halves)
         z1, z2 = (encode(model, view, xp, prepare=to_device)[1] for view in (view1, view2))
-        figures.update({f"alignment, {name}": alignment(z1, z2), f"uniformity, {name}": uniformity(z1),
+        metrics.update({f"alignment, {name}": alignment(z1, z2), f"uniformity, {name}": uniformity(z1),
                         f"alignment in training, {name}": curve["alignment"],
                         f"uniformity in training, {name}": curve["uniformity"]})
         if dim == 2:
-            figures[f"points, {name}"] = np.round(to_host(l2_normalize.raw(z1[:400])[0]), 3)
-    figures["classes of the points"] = data.test_labels[:400]
-    return figures
+            metrics[f"points, {name}"] = np.round(to_host(l2_normalize.forward(z1[:400])[0]), 3)
+    metrics["classes of the points"] = data.test_labels[:400]
+    return metrics
 
 
 def halves(z):
@@ -72,13 +72,13 @@ def halves(z):
     return {"alignment": alignment(z[:N], z[N:]), "uniformity": uniformity(z[:N])}
 
 
-def judge(figures):
+def judge(metrics):
     exact = {"floor, d = 2": -1.575, "floor, d = 3": -2.080, "floor, d = 128": -3.9375, "collapsed": 0.0}
-    wrong = [name for name, value in exact.items() if np.abs(figures[name] - value).max() > 5e-4]
+    wrong = [name for name, value in exact.items() if np.abs(metrics[name] - value).max() > 5e-4]
     if wrong:
         return NOT_REPRODUCED, f"{', '.join(wrong)} differs from the exact figure"
-    apart = {name: figures[f"alignment, {name}"] for name in COLOURS}
-    even = {name: figures[f"uniformity, {name}"] for name in COLOURS}
+    apart = {name: metrics[f"alignment, {name}"] for name in COLOURS}
+    even = {name: metrics[f"uniformity, {name}"] for name in COLOURS}
     floor, noise = uniformity_floor(2), 0.02             # of the uniformity of a thousand points
     if (even["alignment only"] < 0.1 * floor).any() or (even["uniformity only"] > 0.9 * floor).any():
         return NOT_REPRODUCED, "a loss that wants one half only has not got it"
@@ -92,28 +92,28 @@ def judge(figures):
                         "between the losses that want one half only")
 
 
-def table(figures):
+def table(metrics):
     rows = [(f"uniformity of even points, d = {d}", CLAIM.published[f"floor, d = {d}"],
-             f"{figures[f'floor, d = {d}'][0]:.4f}; drawn {mean_spread(figures[f'drawn, d = {d}'], '.4f')}")
+             f"{metrics[f'floor, d = {d}'][0]:.4f}; drawn {mean_spread(metrics[f'drawn, d = {d}'], '.4f')}")
             for d in (2, 3, 128)]
-    rows.append(("uniformity of one point", CLAIM.published["collapsed"], mean_spread(figures["collapsed"], ".4f")))
-    return rows + [(f"{name}: alignment, uniformity", "", f"{mean_spread(figures[f'alignment, {name}'], '.2f')}, "
-                    + mean_spread(figures[f"uniformity, {name}"], ".2f")) for name in COLOURS]
+    rows.append(("uniformity of one point", CLAIM.published["collapsed"], mean_spread(metrics["collapsed"], ".4f")))
+    return rows + [(f"{name}: alignment, uniformity", "", f"{mean_spread(metrics[f'alignment, {name}'], '.2f')}, "
+                    + mean_spread(metrics[f"uniformity, {name}"], ".2f")) for name in COLOURS]
 
 
-def draw(figures, path):
+def draw(metrics, path):
     """Above, where each loss puts views of test digits on the circle; below, both halves in training."""
-    apart, even = (figures[f"{half}, NT-Xent"].mean() for half in ("alignment", "uniformity"))
+    apart, even = (metrics[f"{half}, NT-Xent"].mean() for half in ("alignment", "uniformity"))
     figure, halves_drawn = slide("Alignment alone: one point. Uniformity alone: no order.\n"
                                  f"NT-Xent trades: alignment {apart:.2f}, uniformity {even:.2f}",
                                  panels=2, top=0.41, bottom=0.2, left=0.06, right=0.965, wspace=0.17)
-    labels = figures["classes of the points"][0]
+    labels = metrics["classes of the points"][0]
     blur = 1 + 0.09 * np.random.default_rng(0).standard_normal((len(labels), 1))         # points beside each other
     angles = np.linspace(0, 2 * np.pi, 361)
     for k, name in enumerate(LOSSES):
         axes = figure.add_axes((0.03 + 0.24 * k, 0.48, 0.22, 0.31))
         axes.plot(np.cos(angles), np.sin(angles), color=GREY, linewidth=0.8)
-        axes.scatter(*(figures[f"points, {name}"][0] * blur).T, c=labels, cmap="tab10", vmin=-0.5, vmax=9.5, s=7,
+        axes.scatter(*(metrics[f"points, {name}"][0] * blur).T, c=labels, cmap="tab10", vmin=-0.5, vmax=9.5, s=7,
                      linewidths=0, zorder=3)
         axes.text(0, 0, name.replace(" ", "\n"), ha="center", va="center", fontsize=13, fontweight="bold",
                   color=COLOURS[name])
@@ -123,7 +123,7 @@ def draw(figures, path):
                                      ("alignment (0: views coincide)", "uniformity (0: collapsed)")):
         axes.set_title(words, fontsize=15, loc="left", pad=6, color=INK)
         for name, colour in COLOURS.items():
-            for seed, curve in enumerate(figures[f"{quantity} in training, {name}"]):
+            for seed, curve in enumerate(metrics[f"{quantity} in training, {name}"]):
                 axes.plot(np.linspace(0, 100, len(curve)), curve, color=colour, linewidth=2,
                           label=None if seed else name)
         axes.set(xlabel="% of training", xlim=(0, 100))

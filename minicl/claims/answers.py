@@ -62,9 +62,9 @@ figure is a distance from chance, not strictly a bound (claim 2). {cosines}
 """)
 
 
-def lowest_loss(figures):
+def lowest_loss(metrics):
     """Claim 11's record: what a temperature keeps the loss from."""
-    loss, tau = figures["loss"].mean(axis=0)[-1], figures["tau"][0, -1]      # (bits,), of the highest temperature
+    loss, tau = metrics["loss"].mean(axis=0)[-1], metrics["tau"][0, -1]      # (bits,), of the highest temperature
     return (f"And cosines end at 1 and -1, so that at a temperature the loss cannot reach 0: at tau {tau:g} that of "
             f"claim 11 stays at {loss.min():.2f} nats, whatever number of random bits tells the images apart.")
 

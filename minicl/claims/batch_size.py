@@ -122,14 +122,14 @@ def cost_of_step(N, data, setting):
     return 1000 * seconds, mib
 
 
-def judge(figures):
+def judge(metrics):
     """From fewest to most, uniformity falls and kNN on z rises, in every seed and by more than the spread; neither
     turns back by more than that and what so few test images can tell apart; the first half of the steps brings more
     than the second; and the loss's time at the largest batches grows as N^1.5 to N^2.5. The rank is not judged but
     told: does z collapse in part?"""
-    missing, few = [], figures["test images"].mean()**-0.5                   # sampling errors: about few / 4, few / 2
+    missing, few = [], metrics["test images"].mean()**-0.5                   # sampling errors: about few / 4, few / 2
     for name, sign, error in (("uniformity", -1, few / 4), ("knn", 1, few / 2)):
-        gains = sign * np.diff(figures[name], axis=1)                        # (seeds, steps of N)
+        gains = sign * np.diff(metrics[name], axis=1)                        # (seeds, steps of N)
         total, half = gains.sum(axis=1), gains.shape[1] // 2
         if not ((total > 0).all() and total.mean() > total.std()):
             missing.append(f"{name} does not gain from more negatives in every seed")
@@ -137,31 +137,31 @@ def judge(figures):
             missing.append(f"{name} is not monotone")
         elif gains[:, :half].sum() <= gains[:, -half:].sum():
             missing.append(f"{name} gains as much from the last doublings as from the first")
-    exponent = figures["exponent"].mean()
+    exponent = metrics["exponent"].mean()
     if not 1.5 <= exponent <= 2.5:
         missing.append(f"the loss's time grows as N^{exponent:.1f}")
-    first, last = ({name: mean_spread(figures[name][:, end], form, unit) for name, form, unit in
+    first, last = ({name: mean_spread(metrics[name][:, end], form, unit) for name, form, unit in
                     (("uniformity", ".2f", ""), ("knn", ".1f", " %"), ("rank", ".1f", ""))} for end in (0, -1))
-    lost = figures["rank"][:, -1] - figures["rank"][:, 0]
-    found = ("few negatives " + ("collapse z in part" if (lost > 0.1 * figures["rank"][:, -1]).all() else
+    lost = metrics["rank"][:, -1] - metrics["rank"][:, 0]
+    found = ("few negatives " + ("collapse z in part" if (lost > 0.1 * metrics["rank"][:, -1]).all() else
                                  "collapse no direction of z, not even in part")
-             + f": from {figures['N'][0, 0]:.0f} to {figures['N'][0, -1]:.0f} images its effective rank goes from "
+             + f": from {metrics['N'][0, 0]:.0f} to {metrics['N'][0, -1]:.0f} images its effective rank goes from "
              f"{first['rank']} to {last['rank']}; its uniformity goes from {first['uniformity']} to "
              f"{last['uniformity']}, kNN on z from {first['knn']} to {last['knn']}, most of it by the first steps; "
              f"the loss's time at the largest batches grows as N^{exponent:.1f}")
     return (NOT_REPRODUCED, f"{'; '.join(missing)}; {found}") if missing else (IN_SHAPE, found)
 
 
-def table(figures):
-    rows = [("N, images an anchor chooses among", "", numbers(figures["N"][:1], ".0f"))]
-    rows += [(CLAIM.columns[name], CLAIM.published.get(name, ""), numbers(scale * figures[name], form))
+def table(metrics):
+    rows = [("N, images an anchor chooses among", "", numbers(metrics["N"][:1], ".0f"))]
+    rows += [(CLAIM.columns[name], CLAIM.published.get(name, ""), numbers(scale * metrics[name], form))
              for name, scale, form in (("uniformity", 1, ".2f"), ("alignment", 1, ".3f"), ("rank", 1, ".1f"),
                                        ("knn", 100, ".1f"), ("knn_h", 100, ".1f"))]
-    rows.append(("N, true batch", "", numbers(figures["batch"][:1], ".0f")))
-    rows += [(name, "", numbers(figures[name].min(axis=0, keepdims=True), ".3g"))
+    rows.append(("N, true batch", "", numbers(metrics["batch"][:1], ".0f")))
+    rows += [(name, "", numbers(metrics[name].min(axis=0, keepdims=True), ".3g"))
              for name in ("loss, ms", "loss, MiB", "step, ms", "step, MiB")]
     return rows + [("exponent of the loss's time, last three batches", CLAIM.published["exponent"],
-                    mean_spread(figures["exponent"], ".2f"))]
+                    mean_spread(metrics["exponent"], ".2f"))]
 
 
 def numbers(values, form):
@@ -169,31 +169,31 @@ def numbers(values, form):
     return ", ".join(mean_spread(column, form) for column in values.T)
 
 
-def draw(figures, path):
-    N, (first, last) = figures["N"][0], 100 * figures["knn"][:, [0, -1]].mean(axis=0)
+def draw(metrics, path):
+    N, (first, last) = metrics["N"][0], 100 * metrics["knn"][:, [0, -1]].mean(axis=0)
     figure, (left, right) = slide(f"More negatives spread z: kNN on z {first:.1f} → {last:.1f} %.\n"
                                   "Each doubling buys less; the loss comes to cost four times",
                                   panels=2, wspace=0.45, left=0.1)
-    line(left, N, figures["uniformity"], BLUE)
+    line(left, N, metrics["uniformity"], BLUE)
     left.set_title("uniformity of z", fontsize=17, loc="left", pad=14, color=BLUE)
     left.invert_yaxis()                                                      # more even is up, as better is for kNN
     left.text(0.97, 0.03, "(downwards: more even is up)", transform=left.transAxes, ha="right", fontsize=14,
               color=BLUE)
     other = left.twinx()
-    line(other, N, 100 * figures["knn"], ORANGE)
+    line(other, N, 100 * metrics["knn"], ORANGE)
     other.set_title("kNN on z (%)", fontsize=17, loc="right", pad=14, color=ORANGE)
     other.tick_params(labelsize=15)
     other.spines[["top", "left"]].set_visible(False)
-    batch = figures["batch"][0]
+    batch = metrics["batch"][0]
     for name, colour, words in (("loss, ms", BLUE, "the loss"), ("step, ms", GREEN, "a step")):
-        least = figures[name].min(axis=0)
+        least = metrics[name].min(axis=0)
         right.plot(batch, least, color=colour, linewidth=3.5, marker="o", markersize=10)
         note(right, batch[0], least[0] * 1.9, words, colour)
-    large, at = batch[-3:], figures["loss, ms"].min(axis=0)[-1]
+    large, at = batch[-3:], metrics["loss, ms"].min(axis=0)[-1]
     right.plot(large, at * (large / large[-1])**2, color=GREY, linestyle="--", linewidth=1.5)
     right.text(large[-2] * 1.4, at * (large[-2] / large[-1])**2, "N²", fontsize=16, color=GREY, va="top")
     heading(right, "milliseconds")
-    right.set(yscale="log", xlabel="N, batch", ylim=(figures["loss, ms"].min() / 3, None))
+    right.set(yscale="log", xlabel="N, batch", ylim=(metrics["loss, ms"].min() / 3, None))
     left.set(xlabel="N, images an anchor chooses among")
     for axes, ticks in ((left, N), (right, batch)):
         axes.set_xscale("log")

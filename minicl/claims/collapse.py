@@ -62,7 +62,7 @@ OBJECTIVES = {
     "SimSiam": without_negatives,
 }
 NORMED = {"batch norm": ("encoder", "heads"), "in heads only": ("heads",), "no batch norm": ()}
-FIGURES = ("spread", "rank", "probe_z", "noisy", "probe_h")
+METRICS = ("spread", "rank", "probe_z", "noisy", "probe_h")
 
 
 def build(name, data, setting, normed=NORMED["batch norm"], head="mlp"):
@@ -81,22 +81,22 @@ def build(name, data, setting, normed=NORMED["batch norm"], head="mlp"):
 
 def measure(setting):
     data = digits(setting, train=(1000, 5000, 60_000), test=(300, 2000, 10_000))
-    steps, batch, figures = setting.pick(40, 200, 5000), setting.pick(48, 128, 256), {}
+    steps, batch, metrics = setting.pick(40, 200, 5000), setting.pick(48, 128, 256), {}
 
     def learn(row, name, times=1, **network):
         model = build(name, data, setting, **network)
         curve = train(model, OBJECTIVES[name], data.train_images, setting, steps=times * steps, batch=batch,
                       lr=setting.pick(1e-2, 5e-3, 5e-3), watch=lambda z: {"spread": spread(z)})
-        figures[row], figures[f"{row}: spread in training"] = examine(model, data, setting), curve["spread"]
-        setting.say(f"    {row}: " + ", ".join(f"{what} {value:.3f}" for what, value in zip(FIGURES, figures[row])))
+        metrics[row], metrics[f"{row}: spread in training"] = examine(model, data, setting), curve["spread"]
+        setting.say(f"    {row}: " + ", ".join(f"{what} {value:.3f}" for what, value in zip(METRICS, metrics[row])))
 
-    figures["untrained"] = examine(build("untrained", data, setting), data, setting)
+    metrics["untrained"] = examine(build("untrained", data, setting), data, setting)
     for network, normed in NORMED.items():
         for name in OBJECTIVES if network != "in heads only" else ("positives only", "BYOL", "SimSiam"):
             learn(f"{name}, {network}", name, normed=normed)
     learn("positives only, 4 times as long", "positives only", times=4)
     learn("positives only, no head: z = h", "positives only", head="none")
-    return figures
+    return metrics
 
 
 def examine(model, data, setting):
@@ -105,19 +105,19 @@ def examine(model, data, setting):
     accuracies, _, test_z = frozen_accuracies(model, data, xp)
     noisy = []
     for z in (encode(model, data.train_images, xp)[1], test_z):
-        u = l2_normalize.raw(z)[0]
+        u = l2_normalize.forward(z)[0]
         noisy.append(u + xp.asarray(rng.standard_normal(u.shape, dtype="float32")) * (NOISE / u.shape[1]**0.5))
     return [spread(test_z), effective_rank(test_z), accuracies["probe_z"],
             linear_probe(noisy[0], data.train_labels, noisy[1], data.test_labels), accuracies["probe_h"]]
 
 
-def judge(figures):
+def judge(metrics):
     """Positives alone end with less than a tenth of the full spread, all else with more than half of it; uniformity
     alone teaches z less than both. BYOL and SimSiam are excused with no batch norm: they were published with it."""
     def of(row, figure="spread"):
-        return figures[row][:, FIGURES.index(figure)]
+        return metrics[row][:, METRICS.index(figure)]
 
-    for row in (row for row in figures if row.endswith(tuple(NORMED))):
+    for row in (row for row in metrics if row.endswith(tuple(NORMED))):
         least, most = of(row).min(), of(row).max()
         excused = row in ("BYOL, no batch norm", "SimSiam, no batch norm")
         if most > 0.1 if row.startswith("positives") else least < 0.5 and not excused:
@@ -151,9 +151,9 @@ def judge(figures):
         f"{probe('positives only, batch norm', 'noisy')} to {probe(longer, 'noisy')} in these steps")
 
 
-def table(figures):
+def table(metrics):
     rows = []
-    for row, values in figures.items():
+    for row, values in metrics.items():
         if values.ndim == 2 and "training" not in row:
             s, rank, z, noisy, h = values.T
             rows.append((row, CLAIM.published.get(row, ""),
@@ -167,15 +167,15 @@ COLOURS = {"positives only": ORANGE, "uniformity only": GREY, "both": GREEN, "NT
            "SimSiam": PURPLE}
 
 
-def draw(figures, path):
-    held = all(figures[f"{name}, no batch norm"][:, 0].min() > 0.5 for name in ("BYOL", "SimSiam"))
+def draw(metrics, path):
+    held = all(metrics[f"{name}, no batch norm"][:, 0].min() > 0.5 for name in ("BYOL", "SimSiam"))
     figure, (*panels, probes) = slide(
         "Positives alone: all images get one z. Negatives prevent it;\nso does a stop-gradient, with batch norm "
         + ("and without" if held else "but not without"),
         panels=3, widths=(1, 1, 1.15), left=0.06, wspace=0.22, bottom=0.27)
     for plot, network in zip(panels, ("batch norm", "no batch norm")):
         for name, colour in COLOURS.items():
-            curves = figures[f"{name}, {network}: spread in training"]
+            curves = metrics[f"{name}, {network}: spread in training"]
             x = np.linspace(0, 100, curves.shape[1])
             plot.fill_between(x, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.25, linewidth=0)
             hides = name in ("both", "SimSiam")                              # what lies below it
@@ -184,7 +184,7 @@ def draw(figures, path):
         heading(plot, f"spread of z, {network}")
     for y, name in enumerate(reversed(COLOURS)):
         for shift, column, colour in ((0.2, "probe_h", BLUE), (-0.2, "noisy", ORANGE)):
-            values = 100 * figures[f"{name}, batch norm"][:, FIGURES.index(column)]
+            values = 100 * metrics[f"{name}, batch norm"][:, METRICS.index(column)]
             probes.barh(y + shift, values.mean(), 0.36, color=colour)
             probes.plot(values, np.full(len(values), y + shift), "o", color=INK, markersize=4, alpha=0.7)
         probes.text(100 * CHANCE + 2, y + 0.18, name, fontsize=13, va="center", color="white", fontweight="bold")

@@ -44,17 +44,17 @@ def measure(setting):
     rng = np.random.default_rng([setting.seed, 2])
     data, (train_hues, test_hues) = coloured(grey, rng)
     turns = setting.pick((0.0, 0.5), (0.0, 0.05, 0.1, 0.2, 0.5), (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5))
-    figures = {"turns": list(turns), "digit": [], "colour": [], "loss": []}
+    metrics = {"turns": list(turns), "digit": [], "colour": [], "loss": []}
     for a in turns:
         model = SimCLR(*encoder_and_head(data, setting)).to(setting.xp)
         curve = train(model, contrastive(), data.train_images, setting, steps=setting.pick(100, 400, 5000),
                       batch=setting.pick(128, 256, 256), views=partial(two_views, hue_views(a)))
         h_train, h_test = frozen_features(model.encoder, data, setting)
-        figures["digit"].append(linear_probe(h_train, data.train_labels, h_test, data.test_labels))
-        figures["colour"].append(linear_probe(h_train, train_hues, h_test, test_hues))
-        figures["loss"].append(float(np.mean(curve["loss"][-4:])))
-        setting.say(f"    hue jitter {a} turns: digit {figures['digit'][-1]:.1%}, colour {figures['colour'][-1]:.1%}")
-    return figures
+        metrics["digit"].append(linear_probe(h_train, data.train_labels, h_test, data.test_labels))
+        metrics["colour"].append(linear_probe(h_train, train_hues, h_test, test_hues))
+        metrics["loss"].append(float(np.mean(curve["loss"][-4:])))
+        setting.say(f"    hue jitter {a} turns: digit {metrics['digit'][-1]:.1%}, colour {metrics['colour'][-1]:.1%}")
+    return metrics
 
 
 def hue_views(turns):
@@ -75,8 +75,8 @@ def tint(images, hues):
     return (images * palette[hues][:, None, None, :]).clip(0, 255).round().astype(np.uint8)
 
 
-def judge(figures):
-    digit, colour = figures["digit"], figures["colour"]
+def judge(metrics):
+    digit, colour = metrics["digit"], metrics["colour"]
     gain, fall = digit[:, -1] - digit[:, 0], (colour[:, 0] - colour[:, -1]) / (colour[:, 0] - 1 / COLOURS)
     rest = colour[:, -1]
     reason = (f"with full jitter the colour probe goes {mean_spread(np.minimum(fall, 1), '.1f', ' %')} of the way to "
@@ -87,20 +87,20 @@ def judge(figures):
     return (IN_SHAPE if (gain > 0).all() and (fall > 0.5).all() else NOT_REPRODUCED), reason
 
 
-def table(figures):
-    rows = [(f"{what} probe, hue jitter {turns:g} turns", "", mean_spread(figures[what][:, k], ".1f", " %"))
-            for what in ("colour", "digit") for k, turns in enumerate(figures["turns"][0])]
+def table(metrics):
+    rows = [(f"{what} probe, hue jitter {turns:g} turns", "", mean_spread(metrics[what][:, k], ".1f", " %"))
+            for what in ("colour", "digit") for k, turns in enumerate(metrics["turns"][0])]
     return rows + [(f"{what}, full jitter against none, points", CLAIM.published[what],
-                    mean_spread(100 * (figures[what][:, -1] - figures[what][:, 0]), "+.1f"))
+                    mean_spread(100 * (metrics[what][:, -1] - metrics[what][:, 0]), "+.1f"))
                    for what in ("colour", "digit")]
 
 
-def draw(figures, path):
-    digit, colour = 100 * figures["digit"], 100 * figures["colour"]
+def draw(metrics, path):
+    digit, colour = 100 * metrics["digit"], 100 * metrics["colour"]
     (c0, c1), (d0, d1) = ((values[:, 0].mean(), values[:, -1].mean()) for values in (colour, digit))
     figure, [plot] = slide(f"Jitter the hue, and the encoder forgets colour ({c0:.0f} → {c1:.0f} %)\n"
                            f"and learns the digit ({d0:.0f} → {d1:.0f} %)", right=0.62)
-    places = range(len(figures["turns"][0]))
+    places = range(len(metrics["turns"][0]))
     line(plot, places, digit, BLUE)
     line(plot, places, colour, ORANGE)
     note(plot, places[-1], d1 + 2, "which digit", BLUE, ha="right", va="bottom")
@@ -109,7 +109,7 @@ def draw(figures, path):
     percent(plot, 0, 105)
     plot.set(xlabel="hue jitter of the views (turns of the colour circle)", xticks=places)
     heading(plot, "linear probe of h")
-    plot.set_xticklabels([f"{turns:g}" for turns in figures["turns"][0]])
+    plot.set_xticklabels([f"{turns:g}" for turns in metrics["turns"][0]])
     examples(figure)
     figure.savefig(path)
 

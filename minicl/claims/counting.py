@@ -49,14 +49,14 @@ def exact(N):
 
 
 def measure(setting):
-    figures, off = {}, []
+    metrics, off = {}, []
     for N in (256, 4096):
         z = Tensor(to_device(np.ones((N, 2)), setting.xp))                   # collapsed: everything at one place
         loss = nt_xent(z, z, 0.5).item()
-        figures.update(zip(exact(N), (math.exp(loss) - 1, loss, loss / math.log(2))))
+        metrics.update(zip(exact(N), (math.exp(loss) - 1, loss, loss / math.log(2))))
         off.append(abs(loss - math.log(2 * N - 1)))
     reached = saturate(setting, steps=setting.pick(100, 400, 400), draws=setting.pick(40, 500, 5000))
-    return {**figures, "collapsed loss - log(2N-1)": max(off),
+    return {**metrics, "collapsed loss - log(2N-1)": max(off),
             "largest figure - cap": max(nats - math.log(2 * N - 1) for nats, N in zip(reached, BATCHES)),
             "reached": reached, "best": [symbol_estimates(IMAGES, N).nt_xent for N in BATCHES]}
 
@@ -76,37 +76,37 @@ def saturate(setting, *, steps, draws):
     return reached
 
 
-def judge(figures):
+def judge(metrics):
     wrong = [name for N in (256, 4096) for name, value in exact(N).items()
-             if np.abs(figures[name] - value).max() > 0.005]
+             if np.abs(metrics[name] - value).max() > 0.005]
     if wrong:
         return NOT_REPRODUCED, f"{', '.join(wrong)}: not the closed form's"
-    if figures["collapsed loss - log(2N-1)"].max() > 1e-9 or figures["largest figure - cap"].max() > 0:
+    if metrics["collapsed loss - log(2N-1)"].max() > 1e-9 or metrics["largest figure - cap"].max() > 0:
         return NOT_REPRODUCED, "a collapsed encoder does not lose log(2N-1), or some encoder gains more"
-    short = np.abs(figures["reached"] - figures["best"]).max()
+    short = np.abs(metrics["reached"] - metrics["best"]).max()
     if short > 0.1:
         return NOT_REPRODUCED, f"the run that should saturate misses the best possible figure by {short:.2f} nats"
     return REPRODUCED, (f"the closed form to the digits given; the run is within {short:.2f} nats of the best "
                         f"possible for every N from {BATCHES[0]} to {BATCHES[-1]}")
 
 
-def table(figures):
+def table(metrics):
     forms = {"negatives": ".0f", "cap": ".2f", "collapsed loss": ".0e", "largest figure": ".4f"}
     rows = [(name, CLAIM.published[name], mean_spread(values, next(form for start, form in forms.items()
                                                                    if name.startswith(start))))
-            for name, values in figures.items() if values.ndim == 1]
+            for name, values in metrics.items() if values.ndim == 1]
     def numbers(values):
         return ", ".join(f"{value:.2f}" for value in values)
 
     caps = numbers(math.log(2 * N - 1) for N in BATCHES)
     return rows + [(f"cap in nats, N = {', '.join(map(str, BATCHES))}", caps, ""),
-                   (f"reached by the encoder, {IMAGES} images", numbers(figures["best"][0]),
-                    ", ".join(mean_spread(nats, ".2f") for nats in figures["reached"].T))]
+                   (f"reached by the encoder, {IMAGES} images", numbers(metrics["best"][0]),
+                    ", ".join(mean_spread(nats, ".2f") for nats in metrics["reached"].T))]
 
 
-def draw(figures, path):
+def draw(metrics, path):
     bits, known = 1 / math.log(2), math.log2(IMAGES)
-    reached = figures["reached"] * bits
+    reached = metrics["reached"] * bits
     least, most = reached[:, [0, -1]].mean(axis=0)
     figure, [plot] = slide(f"A small batch shows what its cap allows, {least:.2f} bits for N = {BATCHES[0]};\n"
                            f"a large one what there is, {most:.2f} of {known:.0f} bits", bottom=0.15)
@@ -116,7 +116,7 @@ def draw(figures, path):
     note(plot, 200, 9.6, "cap, log2(2N-1)", GREY, ha="right")
     plot.axhline(known, color=INK, linewidth=1.5)
     plot.text(BATCHES[0], known + 0.15, f"information, log2 {IMAGES} = {known:.0f} bits", fontsize=15, color=INK)
-    plot.plot(BATCHES, figures["best"][0] * bits, color=ORANGE, linewidth=3.5)
+    plot.plot(BATCHES, metrics["best"][0] * bits, color=ORANGE, linewidth=3.5)
     line(plot, BATCHES, reached, BLUE, linestyle="none")
     note(plot, BATCHES[-1], 6.2, "best possible, exact sums", ORANGE, ha="right", va="top")
     note(plot, BATCHES[-1], 5.2, "learned encoder (dots)", BLUE, ha="right", va="top")

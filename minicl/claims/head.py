@@ -38,15 +38,15 @@ TAU = 0.5                                     # as SimCLR has it for small image
 
 def measure(setting):
     data = digits(setting, test=(2000, 5000, 10_000))
-    figures = {"untrained, h": probes(SimCLR(*encoder_and_head(data, setting)).to(setting.xp), data, setting)["h"]}
+    metrics = {"untrained, h": probes(SimCLR(*encoder_and_head(data, setting)).to(setting.xp), data, setting)["h"]}
     for head in setting.pick(("none", "mlp"), HEADS, HEADS):
         model = SimCLR(*encoder_and_head(data, setting, head=head, hidden=256)).to(setting.xp)      # as wide as h
         train(model, contrastive(TAU), data.train_images, setting, steps=setting.pick(150, 400, 5000),
               batch=setting.pick(128, 256, 256))
         found = probes(model, data, setting)
-        figures |= {f"{head} head, {space}": accuracy for space, accuracy in found.items()}
+        metrics |= {f"{head} head, {space}": accuracy for space, accuracy in found.items()}
         setting.say(f"    {head} head: linear probe of h {found['h']:.1%}, of z {found['z']:.1%}")
-    return figures
+    return metrics
 
 
 def probes(model, data, setting):
@@ -55,16 +55,16 @@ def probes(model, data, setting):
             for space, trained, tested in zip("hz", *frozen_features(model, data, setting))}
 
 
-def differences(figures):
+def differences(metrics):
     """{row: points (seeds,)}: each seed against itself, for the seed moves all of them alike."""
-    return {row: 100 * (figures[more] - figures[less]) for row, (more, less) in ROWS.items()
-            if {more, less} <= figures.keys()}
+    return {row: 100 * (metrics[more] - metrics[less]) for row, (more, less) in ROWS.items()
+            if {more, less} <= metrics.keys()}
 
 
-def judge(figures):
+def judge(metrics):
     """The head must gain at h, and h must be above z, in every seed. Whether an MLP gains more than a linear head is
     said, but is not part of the verdict: the claim is about having a head."""
-    gains = differences(figures)
+    gains = differences(metrics)
     missing = [row for row in ("MLP head over none, at h", "h over z, MLP head") if not (gains[row] > 0).all()]
     head, above, *linear = (gains[row] for row in CLAIM.published if row in gains)   # fast: no linear one
     reason = (f"an MLP head gains {mean_spread(head, '+.1f')} points of the linear probe at h over no head, and h is "
@@ -75,19 +75,19 @@ def judge(figures):
     return (NOT_REPRODUCED, f"{reason}; not in every seed: {', '.join(missing)}") if missing else (IN_SHAPE, reason)
 
 
-def table(figures):
+def table(metrics):
     names = {"untrained, h": "h, before training"} | {
         f"{head} head, {space}": f"{space}, {'no' if head == 'none' else head} head".replace("mlp", "MLP")
         for head in HEADS for space in "hz" if head != "none" or space == "h"}
-    rows = [(f"linear probe of {text}", "", mean_spread(figures[name], ".1f", " %"))
-            for name, text in names.items() if name in figures]
+    rows = [(f"linear probe of {text}", "", mean_spread(metrics[name], ".1f", " %"))
+            for name, text in names.items() if name in metrics]
     return rows + [(f"{row}, points", CLAIM.published.get(row, ""), mean_spread(gain, "+.1f"))
-                   for row, gain in differences(figures).items()]
+                   for row, gain in differences(metrics).items()]
 
 
-def draw(figures, path):
+def draw(metrics, path):
     """Errors, not accuracies: bars may then begin at 0."""
-    errors = {name: 100 * (1 - values) for name, values in figures.items()}
+    errors = {name: 100 * (1 - values) for name, values in metrics.items()}
     figure, [plot] = slide(f"Train through a head, then throw it away: {errors['mlp head, h'].mean():.1f} % errors\n"
                            f"before it, {errors['mlp head, z'].mean():.1f} % after it, "
                            f"{errors['none head, h'].mean():.1f} % without a head")

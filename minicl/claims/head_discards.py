@@ -74,14 +74,14 @@ def transform(versions, images, rng):
 # ---------------------------------------------------------------- the experiment
 
 def measure(setting):
-    grey, figures = digits(setting), {}
+    grey, metrics = digits(setting), {}
     for task in setting.pick(("noise or none", "rotation"), tuple(TASKS), tuple(TASKS)):
         rng = np.random.default_rng([setting.seed, 2])
         data, _ = coloured(grey, rng)
         model = SimCLR(*encoder_and_head(data, setting, hidden=256, dim=256)).to(setting.xp)     # z as wide as h
         seen = [transform(TASKS[task], images.astype("float32") / 255, rng)
                 for images in (data.train_images, data.test_images)]
-        figures |= {f"{task}: {name}, untrained": value for name, value in read_off(model, seen, setting).items()}
+        metrics |= {f"{task}: {name}, untrained": value for name, value in read_off(model, seen, setting).items()}
         augment = hue_views(0.5)
 
         def views(images, rng):
@@ -89,9 +89,9 @@ def measure(setting):
 
         train(model, contrastive(), data.train_images, setting, steps=setting.pick(100, 300, 5000),
               batch=setting.pick(128, 256, 256), views=views)
-        figures |= {f"{task}: {name}": value for name, value in read_off(model, seen, setting, data).items()}
-        setting.say(", ".join(f"{name} {value:.1%}" for name, value in figures.items() if name.startswith(task)))
-    return figures
+        metrics |= {f"{task}: {name}": value for name, value in read_off(model, seen, setting, data).items()}
+        setting.say(", ".join(f"{name} {value:.1%}" for name, value in metrics.items() if name.startswith(task)))
+    return metrics
 
 
 def read_off(model, seen, setting, data=None):
@@ -99,22 +99,22 @@ def read_off(model, seen, setting, data=None):
     (train_images, train_ids), (test_images, test_ids) = seen
     features = zip(*(encode(model, (255 * images).round().astype(np.uint8), setting.xp)
                      for images in (train_images, test_images)))
-    figures = {}
+    metrics = {}
     for space, (trained, tested) in zip(("h", "g(h)"), features):
-        figures[space] = linear_probe(trained, train_ids, tested, test_ids, **PROBE)
+        metrics[space] = linear_probe(trained, train_ids, tested, test_ids, **PROBE)
         if data:
-            figures[f"digit, {space}"] = linear_probe(trained, data.train_labels, tested, data.test_labels, **PROBE)
-    return figures
+            metrics[f"digit, {space}"] = linear_probe(trained, data.train_labels, tested, data.test_labels, **PROBE)
+    return metrics
 
 
-def tasks_of(figures):
-    return [task for task in TASKS if f"{task}: h" in figures]
+def tasks_of(metrics):
+    return [task for task in TASKS if f"{task}: h" in metrics]
 
 
-def lost(figures, task, when=""):
+def lost(metrics, task, when=""):
     """What g(h) lacks, of what h knows above chance: (seeds,)."""
     chance = 1 / (4 if task == "rotation" else 2)
-    h, z = figures[f"{task}: h{when}"], figures[f"{task}: g(h){when}"]
+    h, z = metrics[f"{task}: h{when}"], metrics[f"{task}: g(h){when}"]
     return (h - z) / (h - chance)
 
 
@@ -124,39 +124,39 @@ def lost_there(task):
     return (h - z) / (h - chance)
 
 
-def judge(figures):
+def judge(metrics):
     """In every seed g(h) must lack some of every transformation, and more than an untrained head happens to lose."""
-    kept = [task for task in tasks_of(figures)
-            if not (lost(figures, task) > abs(lost(figures, task, ", untrained"))).all()]
+    kept = [task for task in tasks_of(metrics)
+            if not (lost(metrics, task) > abs(lost(metrics, task, ", untrained"))).all()]
     reason = "of what h tells above chance, g(h) has lost (before training): " + ", ".join(
-        f"{task} {lost(figures, task).mean():.0%} ({lost(figures, task, ', untrained').mean():.0%})"
-        for task in tasks_of(figures))
-    here = sorted(tasks_of(figures), key=lambda task: lost(figures, task).mean())
+        f"{task} {lost(metrics, task).mean():.0%} ({lost(metrics, task, ', untrained').mean():.0%})"
+        for task in tasks_of(metrics))
+    here = sorted(tasks_of(metrics), key=lambda task: lost(metrics, task).mean())
     if here != (there := sorted(here, key=lost_there)):
         reason += "; in another order than in the paper, where g(h) lost of " + ", ".join(
             f"{task} {lost_there(task):.0%}" for task in there)
     return (NOT_REPRODUCED, f"{reason}; not lost: {', '.join(kept)}") if kept else (IN_SHAPE, reason)
 
 
-def table(figures):
+def table(metrics):
     def pair(name, suffix=""):
-        return " / ".join(mean_spread(figures[f"{name}{space}{suffix}"], ".1f", " %") for space in ("h", "g(h)"))
+        return " / ".join(mean_spread(metrics[f"{name}{space}{suffix}"], ".1f", " %") for space in ("h", "g(h)"))
 
-    tasks = tasks_of(figures)
+    tasks = tasks_of(metrics)
     return [*((f"{task}, from h / from g(h), chance {25 if task == 'rotation' else 50} %", CLAIM.published[task],
                pair(f"{task}: ")) for task in tasks),
             *((f"{task}, before training", "", pair(f"{task}: ", ", untrained")) for task in tasks),
             *((f"digit, of the encoder trained with {task}", "", pair(f"{task}: digit, ")) for task in tasks)]
 
 
-def draw(figures, path):
-    tasks = tasks_of(figures)
-    h, z = (100 * figures[f"rotation: {space}"].mean() for space in ("h", "g(h)"))
+def draw(metrics, path):
+    tasks = tasks_of(metrics)
+    h, z = (100 * metrics[f"rotation: {space}"].mean() for space in ("h", "g(h)"))
     figure, [plot] = slide(f"The head discards what the augmentation varies:\nrotation is read from h at {h:.0f} %, "
                            f"after the head at {z:.0f} %", bottom=0.27)
     for x, task in enumerate(tasks):
         for side, space, colour in ((-0.2, "h", BLUE), (0.2, "g(h)", ORANGE)):
-            bar(plot, x + side, 100 * figures[f"{task}: {space}"], colour, form="{:.0f}",
+            bar(plot, x + side, 100 * metrics[f"{task}: {space}"], colour, form="{:.0f}",
                 label=f"from {space}" if x == 0 else None)
         guess = 25 if task == "rotation" else 50
         plot.plot([x - 0.45, x + 0.45], [guess, guess], color=INK, linestyle="--", linewidth=2)

@@ -83,17 +83,17 @@ def noncentral_chi(d, centre, step):
 
 def measure(setting):
     pairs = setting.pick(10_000, 400_000, 4_000_000)
-    rng, figures = np.random.default_rng(setting.seed), {}
+    rng, metrics = np.random.default_rng(setting.seed), {}
     with threads(1):                                     # these products are too small to share
         for K in CANDIDATES:
             drawn = [optimal_bound(nats, DIM, K, pairs=pairs, rng=rng) for nats in NATS]
-            figures[f"exact, K = {K}"] = [exact_bound(nats, DIM, K) for nats in NATS]
-            figures[f"drawn, K = {K}"], figures[f"error, K = {K}"] = ([pair[k] for pair in drawn] for k in (0, 1))
+            metrics[f"exact, K = {K}"] = [exact_bound(nats, DIM, K) for nats in NATS]
+            metrics[f"drawn, K = {K}"], metrics[f"error, K = {K}"] = ([pair[k] for pair in drawn] for k in (0, 1))
         curve = learn(setting, rng, steps=setting.pick(300, 4000, 20_000), lr=setting.pick(2e-3, 5e-4, 5e-4))
     stairs = curve.reshape(len(NATS), -1)
-    figures["learned, K = 64"] = stairs[:, stairs.shape[1] // 2:].mean(axis=1)         # of pairs never seen
-    figures["staircase"] = curve.reshape(-1, len(curve) // 100).mean(axis=1)
-    return figures
+    metrics["learned, K = 64"] = stairs[:, stairs.shape[1] // 2:].mean(axis=1)         # of pairs never seen
+    metrics["staircase"] = curve.reshape(-1, len(curve) // 100).mean(axis=1)
+    return metrics
 
 
 def learn(setting, rng, *, steps, lr, K=64):
@@ -117,15 +117,15 @@ def learn(setting, rng, *, steps, lr, K=64):
     return infonce_bound(to_host(losses), K).nats
 
 
-def judge(figures):
+def judge(metrics):
     nats = np.array(NATS)
     for K in CANDIDATES:
-        off = np.abs(figures[f"drawn, K = {K}"].mean(axis=0) - figures[f"exact, K = {K}"][0])
-        error = np.sqrt((figures[f"error, K = {K}"]**2).mean(axis=0) / len(figures[f"error, K = {K}"]))
+        off = np.abs(metrics[f"drawn, K = {K}"].mean(axis=0) - metrics[f"exact, K = {K}"][0])
+        error = np.sqrt((metrics[f"error, K = {K}"]**2).mean(axis=0) / len(metrics[f"error, K = {K}"]))
         if (off > 4 * error).any():
             return NOT_REPRODUCED, f"with K = {K} the optimal critic's draws are not what the quadrature gives"
-    learned = figures["learned, K = 64"]
-    if (learned > np.minimum(nats, figures["exact, K = 64"][0]) + 0.05).any():
+    learned = metrics["learned, K = 64"]
+    if (learned > np.minimum(nats, metrics["exact, K = 64"][0]) + 0.05).any():
         return NOT_REPRODUCED, "the learned critic's figure is above what the best critic can reach"
     late = learned[:, -1] - learned[:, -2]
     if (np.diff(learned) <= 0).any() or (late > 0.5).any():
@@ -135,24 +135,24 @@ def judge(figures):
                         f"information raise it by {late.mean():.2f}")
 
 
-def table(figures):
+def table(metrics):
     def numbers(values):
         return ", ".join(f"{value:.2f}" for value in values)
 
     rows = [("information I (nats)", ", ".join(map(str, NATS)), "")]
     for K in CANDIDATES:
-        rows.append((f"best critic, K = {K}, log K = {math.log(K):.2f}", numbers(figures[f"exact, K = {K}"][0]),
-                     ", ".join(mean_spread(one, ".3f") for one in figures[f"drawn, K = {K}"].T)))
+        rows.append((f"best critic, K = {K}, log K = {math.log(K):.2f}", numbers(metrics[f"exact, K = {K}"][0]),
+                     ", ".join(mean_spread(one, ".3f") for one in metrics[f"drawn, K = {K}"].T)))
     return rows + [("learned critic, K = 64", "below the best",
-                    ", ".join(mean_spread(one, ".2f") for one in figures["learned, K = 64"].T))]
+                    ", ".join(mean_spread(one, ".2f") for one in metrics["learned, K = 64"].T))]
 
 
-def draw(figures, path):
-    learned, exact = figures["learned, K = 64"][:, -1].mean(), figures["exact, K = 64"][0]
+def draw(metrics, path):
+    learned, exact = metrics["learned, K = 64"][:, -1].mean(), metrics["exact, K = 64"][0]
     figure, (left, right) = slide(f"InfoNCE saturates at log K: of {NATS[-1]} nats, 64 candidates\n"
                                   f"show the best critic {exact[-1]:.2f}, and one that learns {learned:.2f}",
                                   panels=2, wspace=0.2, left=0.06, bottom=0.15)
-    curves, edges = figures["staircase"], np.arange(len(NATS) + 1)
+    curves, edges = metrics["staircase"], np.arange(len(NATS) + 1)
     heading(left, "log K - L in training, K = 64 (nats)")
     left.stairs(NATS, edges, baseline=None, color=INK, linewidth=3)
     left.stairs(exact, edges, baseline=None, color=ORANGE, linewidth=3)
@@ -169,9 +169,9 @@ def draw(figures, path):
     right.plot(NATS, NATS, color=INK, linewidth=3)
     note(right, 6.8, 8, "information I", INK, ha="right")
     for K, colour in zip(CANDIDATES, (ORANGE, BLUE, GREEN)):
-        bound = figures[f"exact, K = {K}"][0]
+        bound = metrics[f"exact, K = {K}"][0]
         right.plot(NATS, bound, color=colour, linewidth=3)
-        right.plot(NATS, figures[f"drawn, K = {K}"].mean(axis=0), "o", color=colour, markersize=8)
+        right.plot(NATS, metrics[f"drawn, K = {K}"].mean(axis=0), "o", color=colour, markersize=8)
         right.axhline(math.log(K), color=colour, linestyle="--", linewidth=1.5)
         note(right, NATS[-1], bound[-1] - 0.35, f"K = {K}", colour, ha="right", va="top")
     right.set(xlabel="information I (nats)", ylim=(0, 10.5), xticks=NATS)

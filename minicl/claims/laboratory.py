@@ -110,12 +110,12 @@ class Record:
     seconds: list
     verdict: str
     reason: str
-    figures: dict
+    metrics: dict
 
     @property
     def arrays(self):
         """{name: array (seeds, ...)}, as judge, table and draw take them."""
-        return {name: np.array(values) for name, values in self.figures.items()}
+        return {name: np.array(values) for name, values in self.metrics.items()}
 
     def judged(self):
         """The record with the verdict that its claim gives today."""
@@ -134,10 +134,10 @@ class Record:
 
     def save(self, folder):
         """Write it, a line a figure, so that a diff shows which changed; draw its picture if matplotlib is there."""
-        figures = ",\n".join(f"    {json.dumps(name)}: {json.dumps(values)}" for name, values in self.figures.items())
+        metrics = ",\n".join(f"    {json.dumps(name)}: {json.dumps(values)}" for name, values in self.metrics.items())
         head = "".join(f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in asdict(self).items()
-                       if key != "figures")
-        text = f'{{\n{head}  "figures": {{\n{figures}\n  }}\n}}\n'
+                       if key != "metrics")
+        text = f'{{\n{head}  "metrics": {{\n{metrics}\n  }}\n}}\n'
         write_atomically(record_path(folder, self.name), lambda file: file.write(text.encode()))
         if viz.Figure is not None:
             load_claim(self.name).draw(self.arrays, record_path(folder, self.name).with_suffix(".png"))
@@ -195,18 +195,18 @@ def experiment(module, seeds=(0, 1, 2), *, size="default", backend="numpy", xp=n
     for seed in seeds:
         setting, started = Setting(seed, size, xp, data_dir, say), time.perf_counter()
         with threads(cpu_threads):
-            figures = module.measure(setting)
+            metrics = module.measure(setting)
         measured.append({name: _plain(value, f"claim {claim.number}, seed {seed}: {name}")
-                         for name, value in figures.items()})
+                         for name, value in metrics.items()})
         seconds.append(round(time.perf_counter() - started, 1))
         data = setting.data
         say(f"  seed {seed}: {seconds[-1]:.0f} s")
-    figures = {name: [one[name] for one in measured] for name in measured[0]}
+    metrics = {name: [one[name] for one in measured] for name in measured[0]}
     command = f"python -m minicl.claims run {claim.number}" + "".join(
         f" {option}" for option, given in ((f"--seeds {' '.join(map(str, seeds))}", tuple(seeds) != (0, 1, 2)),
                                            (f"--size {size}", size != "default"),
                                            (f"--backend {backend}", backend != "numpy")) if given)
-    unjudged = Record(claim.number, claim.name, size, backend, data, list(seeds), command, seconds, "", "", figures)
+    unjudged = Record(claim.number, claim.name, size, backend, data, list(seeds), command, seconds, "", "", metrics)
     return unjudged.judged()
 
 

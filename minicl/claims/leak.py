@@ -52,7 +52,7 @@ class InOrder:
 
 def measure(setting):
     data = digits(setting, train=(600, 10_000, 60_000), test=(512, 5000, 10_000))
-    figures, batch = {}, setting.pick(128, 256, 256)
+    metrics, batch = {}, setting.pick(128, 256, 256)
     for order in ORDERS:
         rng = np.random.default_rng(setting.seed)
         encoder = ConvNet(data.train_images.shape[1:], CHANNELS, strides=STRIDES, rng=rng)
@@ -65,8 +65,8 @@ def measure(setting):
         for keys in ORDERS:                              # last, for it changes running averages
             accuracies[f"loss, keys {keys}"], accuracies[f"picked, keys {keys}"] = look_up(
                 model, data.test_images, shuffle[keys], setting, batch)
-        figures |= {f"{order}: {name}": value for name, value in accuracies.items()}
-    return figures
+        metrics |= {f"{order}: {name}": value for name, value in accuracies.items()}
+    return metrics
 
 
 def look_up(model, images, shuffle, setting, batch):
@@ -77,55 +77,55 @@ def look_up(model, images, shuffle, setting, batch):
         with no_grad():
             q, k, queue = model(views[0])[1].data, model.encode_keys(views[1], shuffle), model.queue.filled()
             losses.append(info_nce(q, k, queue, TAU).item())
-        q, k = l2_normalize.raw(q)[0], l2_normalize.raw(k)[0]
+        q, k = l2_normalize.forward(q)[0], l2_normalize.forward(k)[0]
         hits.append(float(((q * k).sum(axis=1) > (q @ queue.T).max(axis=1)).mean()))
     return np.mean(losses), np.mean(hits)
 
 
-def lost(figures):
+def lost(metrics):
     """How much lower in order than shuffled: the loss (nats), kNN on h and its probe (points), (seeds,) each. The
     loss is that of test images, with keys as in training."""
-    return (figures["shuffled: loss, keys shuffled"] - figures["in order: loss, keys in order"],
-            *(100 * (figures[f"shuffled: {name}"] - figures[f"in order: {name}"]) for name in ("knn_h", "probe_h")))
+    return (metrics["shuffled: loss, keys shuffled"] - metrics["in order: loss, keys in order"],
+            *(100 * (metrics[f"shuffled: {name}"] - metrics[f"in order: {name}"]) for name in ("knn_h", "probe_h")))
 
 
-def judge(figures):
+def judge(metrics):
     """The loss, nearest neighbours and the probe all fall by more than the spread."""
-    falls = lost(figures)
+    falls = lost(metrics)
     holds = all(fall.mean() > (fall.std(ddof=1) if len(fall) > 1 else 0) for fall in falls)
     loss, knn, probe = (mean_spread(fall, ".2f") for fall in falls)
-    passive = figures["shuffled: loss, keys shuffled"] - figures["shuffled: loss, keys in order"]
+    passive = metrics["shuffled: loss, keys shuffled"] - metrics["shuffled: loss, keys in order"]
     return IN_SHAPE if holds else NOT_REPRODUCED, (
         f"without the shuffle the loss falls by {loss} nats, kNN on h by {knn} points and its probe by {probe}. Also "
         f"where training was shuffled, keys in order lower the loss, by {mean_spread(passive, '.2f')}: the leak is "
         "there before anybody listens")
 
 
-def table(figures):
+def table(metrics):
     rows = []
     for what, published, names, form, unit in (
             ("loss, keys shuffled and in order", "loss", [f"loss, keys {keys}" for keys in ORDERS], ".2f", ""),
             ("key found, likewise", "picked", [f"picked, keys {keys}" for keys in ORDERS], ".1f", " %"),
             ("kNN on h, kNN on z, probe of h", "knn_h", ("knn_h", "knn_z", "probe_h"), ".1f", " %")):
         rows += [(f"trained {order}: {what}", CLAIM.published[published] if order == "in order" else "",
-                  ", ".join(mean_spread(figures[f"{order}: {name}"], form, unit) for name in names))
+                  ", ".join(mean_spread(metrics[f"{order}: {name}"], form, unit) for name in names))
                  for order in ORDERS]
     return rows
 
 
-def draw(figures, path):
-    loss, knn, _ = (fall.mean() for fall in lost(figures))
+def draw(metrics, path):
+    loss, knn, _ = (fall.mean() for fall in lost(metrics))
     figure, (left, right) = slide(f"Keys in order lower the loss by {loss:.1f} nats,\nand nearest neighbours by "
                                   f"{knn:.1f} points", panels=2, bottom=0.16, wspace=0.25)
     heading(left, "loss (nats)")
     bars = [("shuffled", "shuffled", BLUE), ("in order", "in order", ORANGE), ("in order", "shuffled", ORANGE)]
     for x, (trained, keys, colour) in enumerate(bars):
-        bar(left, x, figures[f"{trained}: loss, keys {keys}"], colour, width=0.6, form="{:.2f}")
+        bar(left, x, metrics[f"{trained}: loss, keys {keys}"], colour, width=0.6, form="{:.2f}")
     left.set(xticks=range(3), ylim=(0, 1.15 * left.dataLim.ymax),
              xticklabels=("trained\nshuffled", "trained\nin order", "... its loss\nonce shuffled"))
     heading(right, "right (%)")
     for name, words, colour in (("probe_h", "linear probe of h", PURPLE), ("knn_h", "neighbours by h", GREEN)):
-        values = 100 * np.array([figures[f"{order}: {name}"] for order in ORDERS]).T         # (seeds, 2)
+        values = 100 * np.array([metrics[f"{order}: {name}"] for order in ORDERS]).T         # (seeds, 2)
         line(right, range(2), values, colour)
         beside = max(values.mean(axis=0) @ (0.58, 0.42), values[:, 1].max())                   # where the words begin
         note(right, 1.25, beside + 0.05, words, colour, ha="right", va="bottom")

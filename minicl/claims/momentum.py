@@ -65,7 +65,7 @@ def ages(model, xp):
     """A watch for train(): log of the candidates, and how many times as much one of the queue's newest keys counts,
     in the softmax's denominator, as one of its oldest. The very newest batch is left out: the queries' own keys."""
     def watch(q):
-        queue, u = model.queue, l2_normalize.raw(q)[0]
+        queue, u = model.queue, l2_normalize.forward(q)[0]
         eighth = (len(queue) - len(q)) // 8
         if eighth < 1:
             return {"chance": math.log(1 + len(queue)), "stale": 1.0}
@@ -94,9 +94,9 @@ def measure(setting):
             "steps in the queue": queue // batch, "steps of the run": steps}
 
 
-def judge(figures):
+def judge(metrics):
     """As in the paper's table, 0 and 0.9 are worse than the best of those nearer to 1, by more than the spread."""
-    knn = figures["knn_h"]
+    knn = metrics["knn_h"]
     gains = knn[:, 2:].max(axis=1, keepdims=True) - knn[:, :2]                                       # (seeds, 2)
     spread = gains.std(axis=0, ddof=1) if len(gains) > 1 else 0
     zero, fast, best = (mean_spread(values, ".1f", " %") for values in (knn[:, 0], knn[:, 1], knn.max(axis=1)))
@@ -104,43 +104,43 @@ def judge(figures):
              f"{MOMENTA[knn.mean(axis=0).argmax()]}")
     if (gains.mean(axis=0) <= spread).any():
         return NOT_REPRODUCED, found
-    runs, cost = half_life(0.9999) / figures["steps of the run"][0], 100 * (knn.max(axis=1) - knn[:, -1])
+    runs, cost = half_life(0.9999) / metrics["steps of the run"][0], 100 * (knn.max(axis=1) - knn[:, -1])
     return IN_SHAPE, (f"{found}. Unlike in the paper, m = 0 still learns something: digits are easy. And 0.9999, "
                       f"whose half-life is {runs:.0f} times the run, costs only {mean_spread(cost, '.1f')} points: "
                       "keys of weights that are still almost random teach too")
 
 
-def table(figures):
+def table(metrics):
     examined = ("probe_h", "knn_h", "knn_z")
     rows = [(f"m = {m}, half-life {half_life(m):.0f} steps: probe of h, kNN on h, kNN on z",
              f"{CLAIM.published[str(m)]} (ImageNet)",
-             ", ".join(mean_spread(figures[name][:, k], ".1f", " %") for name in examined))
+             ", ".join(mean_spread(metrics[name][:, k], ".1f", " %") for name in examined))
             for k, m in enumerate(MOMENTA)]
     for name, what, form in (("loss", "loss at the end", ".2f"),
                              ("stale", "weight of the newest keys in the softmax, over that of the oldest", ".1f")):
-        rows.append((f"{what}, by m", "", ", ".join(mean_spread(column, form) for column in figures[name].T)))
-    return rows + [("chance, log of the candidates", "", mean_spread(figures["chance"], ".2f")),
-                   ("steps that a key spends in the queue", "", mean_spread(figures["steps in the queue"], ".0f")),
-                   ("steps of the run", "", mean_spread(figures["steps of the run"], ".0f"))]
+        rows.append((f"{what}, by m", "", ", ".join(mean_spread(column, form) for column in metrics[name].T)))
+    return rows + [("chance, log of the candidates", "", mean_spread(metrics["chance"], ".2f")),
+                   ("steps that a key spends in the queue", "", mean_spread(metrics["steps in the queue"], ".0f")),
+                   ("steps of the run", "", mean_spread(metrics["steps of the run"], ".0f"))]
 
 
-def draw(figures, path):
-    queue, run = figures["steps in the queue"][0], figures["steps of the run"][0]
+def draw(metrics, path):
+    queue, run = metrics["steps in the queue"][0], metrics["steps of the run"][0]
     x = np.array([2.0, *map(half_life, MOMENTA[1:])])                        # 0 has no place on a logarithmic axis
     figure, (left, right) = slide("The momentum encoder must be slower than its queue,\nor new keys drown the old",
                                   panels=2, widths=(3, 2), bottom=0.2, wspace=0.2)
     heading(left, "right (%)")
-    line(left, x, 100 * figures["probe_h"], BLUE)
-    line(left, x, 100 * figures["knn_z"], ORANGE)
-    note(left, x[2], 100 * figures["probe_h"][:, 2].max() + 1, "linear probe of h", BLUE, ha="center", va="bottom")
-    note(left, x[2], 100 * figures["knn_z"][:, 2].min() - 3, "neighbours by z", ORANGE, va="top")
+    line(left, x, 100 * metrics["probe_h"], BLUE)
+    line(left, x, 100 * metrics["knn_z"], ORANGE)
+    note(left, x[2], 100 * metrics["probe_h"][:, 2].max() + 1, "linear probe of h", BLUE, ha="center", va="bottom")
+    note(left, x[2], 100 * metrics["knn_z"][:, 2].min() - 3, "neighbours by z", ORANGE, va="top")
     for at, words in ((queue, "a key's time\nin the queue"), (run, "the run")):
         left.axvline(at, ymax=0.5, color=GREY, linestyle="--", linewidth=1.5)
         left.text(at * 1.1, 0.02, words, color=GREY, fontsize=14, va="bottom", transform=left.get_xaxis_transform())
     left.set(xscale="log", xlabel="half-life of the key encoder (steps), and m", ylim=(None, 102))
     left.set_xticks(x, [f"{steps:.0f}\n{m}" for steps, m in zip((0, *x[1:]), MOMENTA)])
     heading(right, "weight, new key / old key")
-    line(right, np.arange(len(MOMENTA)), figures["stale"], BLUE)
+    line(right, np.arange(len(MOMENTA)), metrics["stale"], BLUE)
     right.axhline(1, color=GREY, linestyle="--", linewidth=1.5)
     right.set(yscale="log", xlabel="m", yticks=(1, 3, 10, 30), yticklabels=(1, 3, 10, 30),
               xticks=np.arange(len(MOMENTA)), xticklabels=["0", *(f"{m}".lstrip("0") for m in MOMENTA[1:])])

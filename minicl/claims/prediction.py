@@ -40,16 +40,16 @@ def measure(setting):
     sequences = setting.pick((1000, 256), (8000, 1024), (64_000, 4096))
     batch, ahead, steps = setting.pick(32, 64, 256), setting.pick(4, 6, 6), setting.pick(90, 600, 4000)
     rotation = setting.pick(Rotation(deviation=0.25), Rotation(), Rotation())    # learned sooner with little noise
-    data, figures = rotating_sequences(rotation, *sequences, seed=setting.seed), {"chance": 1 / batch}
+    data, metrics = rotating_sequences(rotation, *sequences, seed=setting.seed), {"chance": 1 / batch}
     with threads(1):                                         # these products are too small to share
         for name in ("CPC", "without a memory, c = z", "untrained"):
             model = learn(data.train, batch, ahead, 0 if name == "untrained" else steps, setting,
                           memory="without" not in name)
-            figures[name], figures[f"{name}: nats"] = judge_choices(model, data.test, batch, ahead, setting.xp)
-            setting.say(f"    {name}: " + ", ".join(f"{value:.3f}" for value in figures[name]))
+            metrics[name], metrics[f"{name}: nats"] = judge_choices(model, data.test, batch, ahead, setting.xp)
+            setting.say(f"    {name}: " + ", ".join(f"{value:.3f}" for value in metrics[name]))
         best = best_choices(rotation, data.test_states, batch, ahead)
-        figures["hidden states"], figures["hidden states: nats"] = best
-    return figures
+        metrics["hidden states"], metrics["hidden states: nats"] = best
+    return metrics
 
 
 def learn(train, batch, ahead, steps, setting, *, memory):
@@ -96,37 +96,37 @@ def best_choices(rotation, states, batch, ahead):
     return accuracy, nats
 
 
-def judge(figures):
+def judge(metrics):
     """At each k and in every seed: at least twice chance, below the best critic, and falling with k."""
-    found, forgetful, level = figures["CPC"], figures["without a memory, c = z"], figures["chance"][0]
+    found, forgetful, level = metrics["CPC"], metrics["without a memory, c = z"], metrics["chance"][0]
     near, far = ([mean_spread(values[:, k], ".1f", " %") for values in (found, forgetful)] for k in (0, -1))
     said = (f"the true future is picked {near[0]} of the time, from among {1 / level:.0f}, one window ahead and "
             f"{far[0]} {found.shape[1]} ahead; without a memory {near[1]} and {far[1]}")
     for wrong, what in (((found < 2 * level).any(), "it is not above chance at each k"),
                         ((np.diff(found, axis=1) >= 0).any(), "it does not fall with k"),
-                        ((found > figures["hidden states"]).any(), "it is above what can be known")):
+                        ((found > metrics["hidden states"]).any(), "it is above what can be known")):
         if wrong:
             return NOT_REPRODUCED, f"{what}: {said}"
     return IN_SHAPE, said
 
 
-def table(figures):
-    ks = range(1, figures["CPC"].shape[1] + 1)
+def table(metrics):
+    ks = range(1, metrics["CPC"].shape[1] + 1)
 
     def row(name, form, unit=""):
-        return ", ".join(mean_spread(column, form, unit) for column in figures[name].T)
+        return ", ".join(mean_spread(column, form, unit) for column in metrics[name].T)
 
     return [("windows ahead, k", "", ", ".join(map(str, ks))),
             *((f"{name}, picked", CLAIM.published.get(name, ""), row(name, ".1f", " %")) for name in
               ("CPC", "without a memory, c = z", "untrained", "hidden states")),
-            ("chance", "", f"{100 * figures['chance'][0]:.2f} %"),
+            ("chance", "", f"{100 * metrics['chance'][0]:.2f} %"),
             ("CPC's bound, nats", "", row("CPC: nats", ".2f")),
             ("information of the hidden states, nats", row("hidden states: nats", ".2f"), "")]
 
 
-def draw(figures, path):
-    ks, level = np.arange(1, figures["CPC"].shape[1] + 1), figures["chance"][0]
-    first, last = 100 * figures["CPC"][:, 0].mean(), 100 * figures["CPC"][:, -1].mean()
+def draw(metrics, path):
+    ks, level = np.arange(1, metrics["CPC"].shape[1] + 1), metrics["chance"][0]
+    first, last = 100 * metrics["CPC"][:, 0].mean(), 100 * metrics["CPC"][:, -1].mean()
     figure, [plot] = slide("The future is predictable, the less the further: the true one\n"
                            f"is picked {first:.0f} % to {last:.0f} % of the time, by chance {100 * level:.1f} %")
     heading(plot, f"true future picked, from among {1 / level:.0f}")
@@ -135,7 +135,7 @@ def draw(figures, path):
     for name, colour, words, k, above in (("hidden states", GREY, "the best, who sees the hidden states", 3, 4),
                                           ("CPC", BLUE, "CPC, with a memory", 2, 4),
                                           ("without a memory, c = z", ORANGE, "CPC without one", 1, -20)):
-        values = 100 * figures[name]
+        values = 100 * metrics[name]
         line(plot, ks, values, colour)
         note(plot, k, values[:, k - 1].mean() + above, words, colour)
     chance(plot, 100 * level, va="bottom")

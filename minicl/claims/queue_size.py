@@ -74,7 +74,7 @@ def cost_of_loss(K, batch, setting):
     """(milliseconds, MiB) of the loss of a batch over a queue of K keys, and its gradient."""
     rng, xp = np.random.default_rng(setting.seed), setting.xp
     q, k, queue = (to_device(rng.standard_normal((rows, DIM), dtype="float32"), xp) for rows in (batch, batch, K))
-    q, queue = Tensor(q, requires_grad=True), l2_normalize.raw(queue)[0]
+    q, queue = Tensor(q, requires_grad=True), l2_normalize.forward(queue)[0]
 
     def step():
         q.grad = None
@@ -99,10 +99,10 @@ def encoders(model, images):
     return step
 
 
-def judge(figures):
+def judge(metrics):
     """More keys than the fewest are better, more than one batch of them bring less, but do no harm; the keys' memory
     grows in proportion exactly, the loss's time nearly (a busy machine disturbs it; squared would be 2)."""
-    knn, few, missing = figures["knn_h"], int(np.searchsorted(figures["K"][0], 64)), []
+    knn, few, missing = metrics["knn_h"], int(np.searchsorted(metrics["K"][0], 64)), []
     rise, rest = knn[:, 1:].max(axis=1) - knn[:, 0], knn[:, -1] - knn[:, few]
 
     def sure(gain):
@@ -111,83 +111,83 @@ def judge(figures):
     if not sure(rise):
         missing.append("more negatives are not better")
     if sure(-rest):
-        aged = figures["knn_h, one batch of the longest"] - knn[:, -1]
+        aged = metrics["knn_h, one batch of the longest"] - knn[:, -1]
         missing.append("the longest queue is worse than a short one" + (
             ", by the age of its keys, not by their number: one batch of them is as bad, and a run of some hundred "
             "steps is too short for it" if abs(aged.mean()) < abs(rest.mean()) / 2 else ""))
     elif rest.mean() >= rise.mean() / 2:
         missing.append("it does not flatten")
-    harm, exponent = sure(-rest) or not sure(rise), figures["exponent"].mean()
-    decoupled = 0.5 <= exponent <= 1.6 and (figures["bytes"] == 4).all()
+    harm, exponent = sure(-rest) or not sure(rise), metrics["exponent"].mean()
+    decoupled = 0.5 <= exponent <= 1.6 and (metrics["bytes"] == 4).all()
     if harm and decoupled:
         missing[0] = ("the decoupling holds (time and memory grow with K alone); that more are better does not: "
                       + missing[0])
     if not 0.5 <= exponent <= 1.6:
         missing.append(f"the time of the loss grows as K^{exponent:.2f}")
-    if (figures["bytes"] != 4).any():
+    if (metrics["bytes"] != 4).any():
         missing.append("a key has not 4 bytes a number")
-    return NOT_REPRODUCED if missing else IN_SHAPE, "; ".join([*missing, found(figures)])
+    return NOT_REPRODUCED if missing else IN_SHAPE, "; ".join([*missing, found(metrics)])
 
 
 EXAMINED = ("knn_h", "knn_z", "probe_h")
 
 
-def found(figures):
-    K, told = figures["K"][0], []
+def found(metrics):
+    K, told = metrics["K"][0], []
     for name in ("knn_h", "knn_z"):
-        knn, top = figures[name], figures[name].mean(axis=0).argmax()
+        knn, top = metrics[name], metrics[name].mean(axis=0).argmax()
         few, best, most, aged = (mean_spread(values, ".1f", " %") for values in (
-            knn[:, 0], knn[:, top], knn[:, -1], figures[f"{name}, one batch of the longest"]))
+            knn[:, 0], knn[:, top], knn[:, -1], metrics[f"{name}, one batch of the longest"]))
         told.append(f"kNN on {name[-1]}: {few} with {K[0]:.0f} negatives, {best} with {K[top]:.0f}, {most} with "
                     f"{K[-1]:.0f}, {aged} with one batch drawn from these, as old but few")
-    loss, encoders = (figures[name].min(axis=0) for name in ("loss, ms", "encoders, ms"))
-    return (f"{'. '.join(told)}. A loss over {figures['length'][0][-1]:.0f} keys adds {loss[-1]:.0f} ms to the "
+    loss, encoders = (metrics[name].min(axis=0) for name in ("loss, ms", "encoders, ms"))
+    return (f"{'. '.join(told)}. A loss over {metrics['length'][0][-1]:.0f} keys adds {loss[-1]:.0f} ms to the "
             f"{encoders:.0f} ms of both encoders")
 
 
-def table(figures):
+def table(metrics):
     def examined(pick):
         return ", ".join(mean_spread(pick(name), ".1f", " %") for name in EXAMINED)
 
     rows = [(f"K = {K:.0f}: kNN on h, kNN on z, probe of h", CLAIM.published["knn"] if k == 0 else "",
-             examined(lambda name: figures[name][:, k])) for k, K in enumerate(figures["K"][0])]
-    rows.append((f"one batch of keys drawn from K = {figures['K'][0][-1]:.0f}", "",
-                 examined(lambda name: figures[f"{name}, one batch of the longest"])))
-    rows.append(("uniformity of z, by K", "", ", ".join(mean_spread(one, ".2f") for one in figures["uniformity"].T)))
-    rows += [(f"loss and gradient over {K:.0f} keys", "", f"{figures['loss, ms'][:, k].min():.3g} ms, "
-              f"{figures['loss, MiB'][:, k].max():.3g} MiB") for k, K in enumerate(figures["length"][0])]
-    return rows + [("both encoders, a batch", "the same for all K", f"{figures['encoders, ms'].min():.3g} ms"),
-                   ("exponent of the loss's time, last three", "1", mean_spread(figures["exponent"], ".2f")),
-                   ("bytes for each number of a key", "4", mean_spread(figures["bytes"], ".0f"))]
+             examined(lambda name: metrics[name][:, k])) for k, K in enumerate(metrics["K"][0])]
+    rows.append((f"one batch of keys drawn from K = {metrics['K'][0][-1]:.0f}", "",
+                 examined(lambda name: metrics[f"{name}, one batch of the longest"])))
+    rows.append(("uniformity of z, by K", "", ", ".join(mean_spread(one, ".2f") for one in metrics["uniformity"].T)))
+    rows += [(f"loss and gradient over {K:.0f} keys", "", f"{metrics['loss, ms'][:, k].min():.3g} ms, "
+              f"{metrics['loss, MiB'][:, k].max():.3g} MiB") for k, K in enumerate(metrics["length"][0])]
+    return rows + [("both encoders, a batch", "the same for all K", f"{metrics['encoders, ms'].min():.3g} ms"),
+                   ("exponent of the loss's time, last three", "1", mean_spread(metrics["exponent"], ".2f")),
+                   ("bytes for each number of a key", "4", mean_spread(metrics["bytes"], ".0f"))]
 
 
 def short(n):
     return f"{n:.0f}" if n < 10_000 else f"{n / 1024:.0f}k"
 
 
-def draw(figures, path):
+def draw(metrics, path):
     figure, (left, right) = slide("For digits a few hundred negatives are enough;\na longer queue is only older",
                                   panels=2, wspace=0.35, bottom=0.16)
-    K, length = figures["K"][0], figures["length"][0]
+    K, length = metrics["K"][0], metrics["length"][0]
     heading(left, "nearest neighbours (%)")
     for name, colour, words in (("knn_h", BLUE, "by h"), ("knn_z", ORANGE, "by z")):
-        line(left, K, 100 * figures[name], colour)
-        note(left, K[1], 100 * figures[name][:, 1].max() + 0.2, words, colour, ha="center", va="bottom")
-        aged = 100 * figures[f"{name}, one batch of the longest"]
+        line(left, K, 100 * metrics[name], colour)
+        note(left, K[1], 100 * metrics[name][:, 1].max() + 0.2, words, colour, ha="center", va="bottom")
+        aged = 100 * metrics[f"{name}, one batch of the longest"]
         left.plot(np.full(len(aged), K[-1]), aged, linestyle="none", marker="x", markersize=11, markeredgewidth=2.5,
                   color=colour)
     left.margins(y=0.1)
     left.set(xscale="log", xlabel="K, negatives (×: as old, but few)")
     left.set_xticks(K, [short(n) for n in K])
     heading(right, "milliseconds a step")
-    least = figures["loss, ms"].min(axis=0)
+    least = metrics["loss, ms"].min(axis=0)
     right.plot(length, least, color=BLUE, linewidth=3.5, marker="o", markersize=9)
     note(right, length[-1], least[-1] / 12, "loss over\nthe queue", BLUE, ha="right", va="top")
     right.plot(length, least[-1] * length / length[-1], color=GREY, linestyle="--", linewidth=1.5)
     right.text(length[1], least[-1] * length[1] / length[-1] / 1.2, "in proportion\nto K", fontsize=14, color=GREY,
                va="top")
-    right.axhline(figures["encoders, ms"].min(), color=GREEN, linewidth=3.5)
-    note(right, length[0], figures["encoders, ms"].min() * 1.15, "both encoders", GREEN, va="bottom")
+    right.axhline(metrics["encoders, ms"].min(), color=GREEN, linewidth=3.5)
+    note(right, length[0], metrics["encoders, ms"].min() * 1.15, "both encoders", GREEN, va="bottom")
     right.set(xscale="log", yscale="log", xlabel="K, keys in the queue")
     right.set_xticks(length, [short(n) for n in length])
     right.yaxis.set_major_formatter("{x:g}")

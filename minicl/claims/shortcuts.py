@@ -36,7 +36,7 @@ def measure(setting):
     grey = digits(setting)
     counts = setting.pick((0, 10), (0, 5, 10, 15, 20), (0, 2, 5, 10, 15, 20))
     temperatures = setting.pick((0.1,), (0.05, 0.1, 0.5), (0.05, 0.1, 0.2, 0.5, 1.0))
-    figures = {"bits": list(counts), "tau": list(temperatures), "digit": [], "loss": []}       # [tau][bits]
+    metrics = {"bits": list(counts), "tau": list(temperatures), "digit": [], "loss": []}       # [tau][bits]
     for tau in temperatures:
         accuracies, losses = [], []
         for bits in counts:
@@ -48,9 +48,9 @@ def measure(setting):
             accuracies.append(linear_probe(h_train, data.train_labels, h_test, data.test_labels))
             losses.append(float(np.mean(curve["loss"][-4:])))
             setting.say(f"    tau {tau}, {bits:2} bits: digit {accuracies[-1]:.1%}, loss {losses[-1]:.3f}")
-        figures["digit"].append(accuracies)
-        figures["loss"].append(losses)
-    return figures
+        metrics["digit"].append(accuracies)
+        metrics["loss"].append(losses)
+    return metrics
 
 
 def with_bits(data, bits, rng):
@@ -68,20 +68,20 @@ def views_of_digits(images, rng, augment=mnist_views()):
     return [array_module(images).concatenate([view, bits], axis=3) for view in two_views(augment, digit, rng)]
 
 
-def judge(figures):
-    digit, loss = figures["digit"], figures["loss"]                          # (seeds, tau, bits)
+def judge(metrics):
+    digit, loss = metrics["digit"], metrics["loss"]                          # (seeds, tau, bits)
     lost = (digit[:, :, 0] - digit[:, :, -1]) / (digit[:, :, 0] - 0.1)       # share of what was above chance
     falls = loss[:, :, 0] - loss[:, :, -1]
-    reason = (f"with {figures['bits'][0, -1]:.0f} bits the digit probe goes at least {min(lost.min(), 1):.0%} of "
+    reason = (f"with {metrics['bits'][0, -1]:.0f} bits the digit probe goes at least {min(lost.min(), 1):.0%} of "
               f"the way to chance at every temperature, while the loss falls by {falls.min():.2f} nats or more")
     return (IN_SHAPE if (lost > 0.5).all() and (falls > 0).all() else NOT_REPRODUCED), reason
 
 
-def table(figures):
-    bits, temperatures = (figures[name][0] for name in ("bits", "tau"))
+def table(metrics):
+    bits, temperatures = (metrics[name][0] for name in ("bits", "tau"))
     rows = []
-    for what, values, form, unit in (("digit probe", 100 * figures["digit"], ".1f", "%"),
-                                     ("loss", figures["loss"], ".2f", "nats")):
+    for what, values, form, unit in (("digit probe", 100 * metrics["digit"], ".1f", "%"),
+                                     ("loss", metrics["loss"], ".2f", "nats")):
         for tau, curves in zip(temperatures, values.swapaxes(0, 1)):         # (seeds, bits)
             name = f"{what}, tau {tau:g}; {', '.join(f'{count:g}' for count in bits)} bits"
             means = ", ".join(f"{mean:{form}}" for mean in curves.mean(axis=0))
@@ -90,9 +90,9 @@ def table(figures):
     return rows
 
 
-def draw(figures, path):
-    bits, temperatures = (figures[name][0] for name in ("bits", "tau"))
-    digit, loss = 100 * figures["digit"], figures["loss"]
+def draw(metrics, path):
+    bits, temperatures = (metrics[name][0] for name in ("bits", "tau"))
+    digit, loss = 100 * metrics["digit"], metrics["loss"]
     ten = int(np.argmin(abs(bits - 10)))
     at = len(temperatures) // 2
     before, after = digit[:, at, 0].mean(), digit[:, at, ten].mean()

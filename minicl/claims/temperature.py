@@ -37,7 +37,7 @@ without l2    s = z . z': twice as long a z is a quarter of the temperature
     published={"cosines, tau 0.05": "59.7 %", "cosines, tau 0.1": "64.4 %", "cosines, tau 0.5": "60.7 %",
                "cosines, tau 1": "58.0 %", "dots, tau 10": "57.2 %", "dots, tau 100": "57.0 %"})
 
-FIGURES = ("probe_h", "knn_h", "probe_z", "picked", "uniformity", "alignment")
+METRICS = ("probe_h", "knn_h", "probe_z", "picked", "uniformity", "alignment")
 
 
 def nt_xent_of_dots(z1, z2, tau):
@@ -55,20 +55,20 @@ def candidates(xp, scores):
 def measure(setting):
     data = digits(setting, train=(1000, 10_000, 60_000), test=(500, 2000, 10_000))
     taus = setting.pick((0.02, 0.2, 5.0), TAUS, TAUS)
-    figures = {"tau": taus, "tau of dots": setting.pick((10.0,), DOTS, DOTS)}
+    metrics = {"tau": taus, "tau of dots": setting.pick((10.0,), DOTS, DOTS)}
     runs = [*(("cosines", nt_xent, tau) for tau in taus),
-            *(("dots", nt_xent_of_dots, tau) for tau in figures["tau of dots"])]
+            *(("dots", nt_xent_of_dots, tau) for tau in metrics["tau of dots"])]
     for kind, loss, tau in runs:
         model = SimCLR(*encoder_and_head(data, setting)).to(setting.xp)
         train(model, contrastive(tau, loss=loss), data.train_images, setting, batch=setting.pick(128, 256, 512),
               steps=setting.pick(60, 300, 3000))
         found, z = examine(model, data, setting, kind)
         for name, value in found.items():
-            figures.setdefault(f"{kind}: {name}", []).append(value)
+            metrics.setdefault(f"{kind}: {name}", []).append(value)
         if kind == "cosines" and tau == WEIGHED_AT:
-            figures["share of push"] = shares(z, taus)
+            metrics["share of push"] = shares(z, taus)
         setting.say(f"    {kind}, tau {tau:g}: " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
-    return figures
+    return metrics
 
 
 def examine(model, data, setting, kind):
@@ -78,15 +78,15 @@ def examine(model, data, setting, kind):
     views = two_views(mnist_views(), to_float(data.test_images, xp), np.random.default_rng([setting.seed, 3]))
     z1, z2 = (encode(model, view, xp, prepare=lambda x, xp: x)[1] for view in views)
     some = xp.concatenate([z1[:256], z2[:256]])
-    u = some if kind == "dots" else l2_normalize.raw(some)[0]
+    u = some if kind == "dots" else l2_normalize.forward(some)[0]
     scores, ids = candidates(xp, Tensor(u @ u.T))
-    return {**{name: accuracies[name] for name in FIGURES[:3]}, "picked": float(choice_accuracy(scores.data, ids)),
+    return {**{name: accuracies[name] for name in METRICS[:3]}, "picked": float(choice_accuracy(scores.data, ids)),
             "uniformity": uniformity(z1), "alignment": alignment(z1, z2)}, some
 
 
 def shares(z, taus):
     """Mean share of an anchor's push that its most similar negative gives, its second, ...: (taus, 2N - 2)."""
-    u = l2_normalize.raw(to_host(z).astype("float64"))[0]
+    u = l2_normalize.forward(to_host(z).astype("float64"))[0]
     n = len(u)
     s = u @ u.T
     s[np.arange(n), np.arange(n)] = s[np.arange(n), (np.arange(n) + n // 2) % n] = -np.inf
@@ -95,15 +95,15 @@ def shares(z, taus):
     return (e / e.sum(axis=2, keepdims=True)).mean(axis=1)
 
 
-def judge(figures):
+def judge(metrics):
     """The temperature that is best in the mean is none of the two ends, and beats both in every seed."""
-    probe, taus = figures["cosines: probe_h"], figures["tau"][0]
+    probe, taus = metrics["cosines: probe_h"], metrics["tau"][0]
     best = probe.mean(axis=0).argmax()
-    z = figures["cosines: probe_z"]
+    z = metrics["cosines: probe_z"]
     ends, ends_z = ([mean_spread(100 * (values[:, best] - values[:, end]), "+.1f") for end in (0, -1)]
                     for values in (probe, z))
-    dots = probe[:, best] - figures["dots: probe_h"].max(axis=1)
-    spread = figures["cosines: uniformity"].mean(axis=0)
+    dots = probe[:, best] - metrics["dots: probe_h"].max(axis=1)
+    spread = metrics["cosines: uniformity"].mean(axis=0)
     by_seed = ", ".join(f"{tau:g}" for tau in taus[probe.argmax(axis=1)])
     reason = (f"the probe of h is best in the mean at tau {taus[best]:g} (by seed {by_seed}), {ends[0]} "
               f"points above tau {taus[0]:g} and {ends[1]} above {taus[-1]:g} (of z {ends_z[0]} and {ends_z[1]}); "
@@ -115,9 +115,9 @@ def judge(figures):
     return (IN_SHAPE if shaped else NOT_REPRODUCED), reason
 
 
-def hardest(figures):
+def hardest(metrics):
     """Share of the push from the hardest hundredth of the negatives: (seeds, taus)."""
-    share = figures["share of push"]
+    share = metrics["share of push"]
     return share[:, :, :max(1, share.shape[2] // 100)].sum(axis=2)
 
 
@@ -125,25 +125,25 @@ MEASURES = {"probe_h": ("probe of h (%)", 100, ".1f"), "probe_z": ("probe of z (
             "knn_h": ("kNN on h (%)", 100, ".1f"), "uniformity": ("uniformity of z", 1, ".2f")}
 
 
-def table(figures):
+def table(metrics):
     """One row a measure, by the temperatures of the row above them."""
     def numbers(values, form):
         return ", ".join(mean_spread(column, form) for column in values.T)
 
     rows = []
-    for kind, taus in (("cosines", figures["tau"][0]), ("dots", figures["tau of dots"][0])):
+    for kind, taus in (("cosines", metrics["tau"][0]), ("dots", metrics["tau of dots"][0])):
         rows.append((f"{kind}: tau", "", ", ".join(f"{tau:g}" for tau in taus)))
         there = ", ".join(CLAIM.published.get(f"{kind}, tau {tau:g}", "-").removesuffix(" %") for tau in taus)
         rows += [(f"{kind}: {what}", there if name == "probe_h" else "",
-                  numbers(scale * figures[f"{kind}: {name}"], form))
+                  numbers(scale * metrics[f"{kind}: {name}"], form))
                  for name, (what, scale, form) in MEASURES.items()]
         if kind == "cosines":
-            rows.append(("share of the push from the hardest 1 % (%)", "", numbers(100 * hardest(figures), ".0f")))
+            rows.append(("share of the push from the hardest 1 % (%)", "", numbers(100 * hardest(metrics), ".0f")))
     return rows
 
 
-def draw(figures, path):
-    taus, probe, share = figures["tau"][0], 100 * figures["cosines: probe_h"], figures["share of push"].mean(axis=0)
+def draw(metrics, path):
+    taus, probe, share = metrics["tau"][0], 100 * metrics["cosines: probe_h"], metrics["share of push"].mean(axis=0)
     best = taus[probe.mean(axis=0).argmax()]
     figure, (left, right) = slide("A low temperature hears few negatives, a high one all alike;\n"
                                   f"the best lies between, here at τ = {best:g} in the mean", panels=2)
@@ -156,13 +156,13 @@ def draw(figures, path):
             note(left, at + 1, curve[at] * (1.25 if place == "bottom" else 0.7), f"τ = {tau:g}", colour, va=place)
     heading(left, "share of the push")
     left.set(xscale="log", yscale="log", ylim=(1e-4, 1.5), xlabel="negatives, the most similar first")
-    z = 100 * figures["cosines: probe_z"]
+    z = 100 * metrics["cosines: probe_z"]
     line(right, taus, probe, BLUE)
     line(right, taus, z, ORANGE)
     for values, words, colour in ((probe, "h", BLUE), (z, "z", ORANGE)):
         note(right, taus[-1] * 1.15, values[:, -1].mean(), words, colour, va="center")
-    dots = 100 * figures["dots: probe_h"]
-    level, tau = max(zip(dots.mean(axis=0), figures["tau of dots"][0]))
+    dots = 100 * metrics["dots: probe_h"]
+    level, tau = max(zip(dots.mean(axis=0), metrics["tau of dots"][0]))
     chance(right, level, f"h by dot products, best τ = {tau:g}", x=0.14, va="bottom")
     heading(right, "linear probe (%)")
     right.set(xscale="log", xlabel="temperature τ")

@@ -61,25 +61,25 @@ def drawn_nt_xent(m, N, setting):
     return math.log(2 * N - 1) - float(np.mean(losses))
 
 
-def judge(figures):
+def judge(metrics):
     exact = {"information, m = 2": 0.6931, "NT-Xent, m = 2, N = 8": 0.6962, "largest excess of NT-Xent": 0.0038,
              "at m": 2, "at N": 6}
-    wrong = [name for name, value in exact.items() if abs(figures[name] - value).max() > 5e-5]
-    if wrong or figures["largest excess of InfoNCE"].max() > 0:
+    wrong = [name for name, value in exact.items() if abs(metrics[name] - value).max() > 5e-5]
+    if wrong or metrics["largest excess of InfoNCE"].max() > 0:
         return NOT_REPRODUCED, f"{', '.join(wrong) or 'largest excess of InfoNCE'} differs from the exact figure"
     return REPRODUCED, ("NT-Xent's figure exceeds the information, InfoNCE's never does, and falls short of it also "
                         "with the best critic; all to the digits given")
 
 
-def table(figures):
+def table(metrics):
     digits = {"at m": ".0f", "at N": ".0f", "largest excess of NT-Xent": "+.4f", "largest excess of InfoNCE": "+.4f"}
     return [(CLAIM.columns.get(name, name), CLAIM.published.get(name, ""),
              mean_spread(values, digits.get(name, ".4f")))
-            for name, values in figures.items() if values.ndim == 1]
+            for name, values in metrics.items() if values.ndim == 1]
 
 
-def draw(figures, path):
-    most, above, below = (figures[name][0] for name in (
+def draw(metrics, path):
+    most, above, below = (metrics[name][0] for name in (
         "largest excess of NT-Xent", "excess of NT-Xent over N", "excess of InfoNCE over N"))
     figure, (left, right) = slide(f"NT-Xent's figure can exceed the information, by {most:.4f} nats;\n"
                                   "InfoNCE's stays below it, also with the best critic",
@@ -92,6 +92,6 @@ def draw(figures, path):
         note(left, BATCHES[-1], y, words, colour, ha="right")
     left.set(xlabel="N, images in the batch", ylim=(-0.03, 0.006))
     heading(right, "largest excess of NT-Xent (nats)")
-    right.bar(SYMBOLS, figures["largest excess over m"][0], color=ORANGE)
+    right.bar(SYMBOLS, metrics["largest excess over m"][0], color=ORANGE)
     right.set(xlabel="m, symbols", xticks=SYMBOLS)
     figure.savefig(path)

@@ -80,9 +80,9 @@ def train(model, objective, images, setting, *, steps, batch=256, lr=5e-3, weigh
             model.update()
 
         if step in logged:
-            figures = {"step": step, "loss": loss.item(), **(watch(z) if watch else {})}
-            if not np.isfinite(figures["loss"]):
-                raise FloatingPointError(f"the loss is {figures['loss']} at step {step}; a lower lr or a higher tau")
-            for name, value in figures.items():
+            metrics = {"step": step, "loss": loss.item(), **(watch(z) if watch else {})}
+            if not np.isfinite(metrics["loss"]):
+                raise FloatingPointError(f"the loss is {metrics['loss']} at step {step}; a lower lr or a higher tau")
+            for name, value in metrics.items():
                 curve.setdefault(name, []).append(value)
     return curve

@@ -59,10 +59,10 @@ def prompts(attribute):
 def measure(setting):
     data = setting.images(setting.pick(1000, 20_000, 60_000), setting.pick(1000, 5000, 10_000))
     model, world, scale = train(data, setting)
-    figures = {"scale": scale, **examine(model, world, data, setting), "logit scale at first": math.log(scale[0])}
+    metrics = {"scale": scale, **examine(model, world, data, setting), "logit scale at first": math.log(scale[0])}
     model.logit_scale.data[...] = 10
     model.clamp_logit_scale()
-    return figures | {"exp(logit scale), at most": math.exp(model.logit_scale.item())}
+    return metrics | {"exp(logit scale), at most": math.exp(model.logit_scale.item())}
 
 
 def train(data, setting, *, lr=3e-3):
@@ -113,72 +113,72 @@ def examine(model, world, data, setting):
     return accuracies | recalls
 
 
-def accuracy(figures, kind):
+def accuracy(metrics, kind):
     """The mean of the accuracies for digit and colour, (seeds,)."""
-    return np.mean([figures[f"{attribute}, {kind}"] for attribute in NOUNS], axis=0)
+    return np.mean([metrics[f"{attribute}, {kind}"] for attribute in NOUNS], axis=0)
 
 
-def gains(figures):
+def gains(metrics):
     """Points that the template adds to the bare name, and the ensemble to the template: (2, seeds)."""
-    return 100 * np.diff([accuracy(figures, kind) for kind in KINDS[:3]], axis=0)
+    return 100 * np.diff([accuracy(metrics, kind) for kind in KINDS[:3]], axis=0)
 
 
-def sure(figures):
+def sure(metrics):
     """Whether either gain is more than its spread."""
-    return [gain.mean() > (gain.std(ddof=1) if len(gain) > 1 else 0) for gain in gains(figures)]
+    return [gain.mean() > (gain.std(ddof=1) if len(gain) > 1 else 0) for gain in gains(metrics)]
 
 
-def judge(figures):
+def judge(metrics):
     """The scale is exact; each step of bare name < template < ensemble must be more than the spread."""
-    if abs(figures["logit scale at first"] - 2.659).max() > 5e-4 or \
-            abs(figures["exp(logit scale), at most"] - 100).max() > 1e-3:
+    if abs(metrics["logit scale at first"] - 2.659).max() > 5e-4 or \
+            abs(metrics["exp(logit scale), at most"] - 100).max() > 1e-3:
         return NOT_REPRODUCED, "the logit scale does not start at log(1/0.07), or is not held at 100"
-    template, ensemble = (mean_spread(gain, "+.1f") for gain in gains(figures))
-    whole = mean_spread(100 * (accuracy(figures, "whole captions") - accuracy(figures, "one template")), "+.1f")
+    template, ensemble = (mean_spread(gain, "+.1f") for gain in gains(metrics))
+    whole = mean_spread(100 * (accuracy(metrics, "whole captions") - accuracy(metrics, "one template")), "+.1f")
     found = (f"digits and colours together, {template} points by the template, {ensemble} more by the ensemble that "
              f"says the same in other words; an ensemble of whole captions is {whole} from the template")
-    holds = sure(figures)
+    holds = sure(metrics)
     if holds[0] and not holds[1]:
         found += ". The grammar knows few words for the same thing, so there is little for an ensemble to average out"
-    elif all(holds) and (last := gains(figures)[1]).mean() < 2 * last.std():
+    elif all(holds) and (last := gains(metrics)[1]).mean() < 2 * last.std():
         found += (". What the ensemble adds is hardly more than its spread: the grammar knows few words for the same "
                   "thing")
     return (IN_SHAPE if all(holds) else NOT_REPRODUCED), found
 
 
-def table(figures):
-    rows = [(name, CLAIM.published[name], mean_spread(figures[name], form))
+def table(metrics):
+    rows = [(name, CLAIM.published[name], mean_spread(metrics[name], form))
             for name, form in (("logit scale at first", ".3f"), ("exp(logit scale), at most", ".0f"))]
-    rows.append(("exp(logit scale) at the end", "", mean_spread(figures["scale"][:, -1], ".1f")))
+    rows.append(("exp(logit scale) at the end", "", mean_spread(metrics["scale"][:, -1], ".1f")))
     rows += [(f"{attribute} by {kind}", f"chance {guess} %",
-              mean_spread(figures[f"{attribute}, {kind}"], ".1f", " %"))
+              mean_spread(metrics[f"{attribute}, {kind}"], ".1f", " %"))
              for attribute, guess in (("digit", 10), ("colour", 12.5)) for kind in KINDS]
     rows += [(f"{what}, points", CLAIM.published[what], mean_spread(gain, "+.1f"))
-             for what, gain in zip(("template over bare name", "ensemble over template"), gains(figures))]
+             for what, gain in zip(("template over bare name", "ensemble over template"), gains(metrics))]
     return rows + [(f"{what}: R@1, R@5", "", ", ".join(
-                    mean_spread(figures[f"{side}_r{k}"], ".1f", " %") for k in (1, 5)))
+                    mean_spread(metrics[f"{side}_r{k}"], ".1f", " %") for k in (1, 5)))
                    for side, what in (("text", "the caption for an image, among those of 1000 images"),
                                       ("image", "the image for a caption, among 1000"))]
 
 
-def draw(figures, path):
+def draw(metrics, path):
     figure, (left, middle, right) = slide(
         "Words classify combinations that were never shown;\n"
-        + ("a sentence does it better than the bare name" if sure(figures)[0] else
+        + ("a sentence does it better than the bare name" if sure(metrics)[0] else
            "a sentence does it no better than the bare name"), panels=3, widths=(4, 3, 2), wspace=0.3, bottom=0.15)
     heading(left, "which digit? (%)")
     for x, (kind, colour) in enumerate(zip(KINDS, (GREY, BLUE, GREEN, ORANGE))):
-        bar(left, x, 100 * figures[f"digit, {kind}"], colour, width=0.7)
+        bar(left, x, 100 * metrics[f"digit, {kind}"], colour, width=0.7)
     left.set(xticks=range(4), xticklabels=[kind.replace(" ", "\n") for kind in KINDS], ylim=(0, 100))
     left.tick_params(axis="x", labelsize=13)
     chance(left, 10, x=1.01, ha="left", va="center")
     heading(middle, "retrieval (%)")
     for x, name in enumerate(("text_r1", "text_r5", "image_r1", "image_r5")):
-        bar(middle, x, 100 * figures[name], PURPLE, width=0.7, form="{:.0f}")
+        bar(middle, x, 100 * metrics[name], PURPLE, width=0.7, form="{:.0f}")
     middle.set(xticks=range(4), xticklabels=("text\nR@1", "text\nR@5", "image\nR@1", "image\nR@5"), ylim=(0, 110))
     middle.tick_params(axis="x", labelsize=13)
     heading(right, "exp(logit scale)")
-    right.plot(np.linspace(0, 100, figures["scale"].shape[1]), figures["scale"].T, color=INK, linewidth=2)
+    right.plot(np.linspace(0, 100, metrics["scale"].shape[1]), metrics["scale"].T, color=INK, linewidth=2)
     chance(right, 1 / 0.07, "start, 1/0.07", va="top")
-    right.set(xlabel="training (%)", ylim=(0, 1.1 * figures["scale"].max()))
+    right.set(xlabel="training (%)", ylim=(0, 1.1 * metrics["scale"].max()))
     figure.savefig(path)

@@ -26,8 +26,9 @@ does not overflow, and rows and columns share f.    Derivation: docs/gradients/c
 import functools
 import math
 
-from ..autograd import Scalar, op
-from ..backend import array_module, lanes, require_finite, row_sums, run_slices, tile_size
+from ..autograd import op
+from ..backend import array_module, workers, require_finite, row_sums, parallel_for, tile_size
+from ..signature import Scalar
 from .checks import require_logit_scale, require_pairs
 from .cosine import l2_normalize
 from .pairs import KEEP_BYTES
@@ -36,7 +37,7 @@ TINY = 1e-30
 
 
 @op
-def clip_loss(image, text, logit_scale: Scalar, *, caption_ids=None, wanted=(True, True, True)):
+def clip_loss(image, text, logit_scale: Scalar, *, caption_ids=None, needs_grad=(True, True, True)):
     """Symmetric InfoNCE (Radford et al. 2021, figure 3): image, text (N, d), logit_scale () -> L ().
 
     Row i of image belongs to row i of text; rows need not be normalised. logit_scale is the logarithm of 1/tau: a
@@ -55,8 +56,8 @@ def clip_loss(image, text, logit_scale: Scalar, *, caption_ids=None, wanted=(Tru
         raise ValueError(f"clip_loss: caption_ids must be {N} integers, one a pair, got {caption_ids.dtype} of shape "
                          f"{caption_ids.shape}; make them with data.same_caption_ids(token ids)")
     scale = math.exp(logit_scale) if isinstance(logit_scale, (int, float)) else xp.exp(logit_scale)
-    (u, to_image), (t, to_text) = l2_normalize.raw(image), l2_normalize.raw(text)
-    pairs = _Pairs(u, t, scale, caption_ids, keep=any(wanted))
+    (u, to_image), (t, to_text) = l2_normalize.forward(image), l2_normalize.forward(text)
+    pairs = _Pairs(u, t, scale, caption_ids, keep=any(needs_grad))
     x_pos, (neg_row, neg_col) = scale * (u * t).sum(axis=1), pairs.logsumexps()            # (3)
     loss = (xp.logaddexp(neg_row - x_pos, 0) + xp.logaddexp(neg_col - x_pos, 0)).mean() / 2      # (1)
     row, col = xp.logaddexp(neg_row, x_pos), xp.logaddexp(neg_col, x_pos)
@@ -129,16 +130,16 @@ class _Pairs:
 
         The rows of tiles are dealt to threads: all write to one array `rows`, each to `columns` of its own.
         """
-        rows, count = nothing(), lanes(self.xp, len(self.blocks))
+        rows, count = nothing(), workers(self.xp, len(self.blocks))
 
-        def lane(k, _):
+        def worker(k, _):
             columns = nothing()
             for a in self.blocks[k::count]:
                 for b in self.blocks:
                     add(a, b, rows, columns)
             return columns
 
-        return rows, functools.reduce(join, run_slices(self.xp, count, lane, size=1))
+        return rows, functools.reduce(join, parallel_for(self.xp, count, worker, size=1))
 
 
 def _log_sum_of_squares(xp, f):

@@ -42,7 +42,7 @@ def _across(xp, g, x_hat, along, scale):
 
 
 @op
-def cosine_similarity(x, y, *, wanted=(True, True)):
+def cosine_similarity(x, y, *, needs_grad=(True, True)):
     """All pairs: x (N, d), y (M, d) -> s (N, M) in [-1, 1].
 
         s_ij = x^_i . y^_j
@@ -53,12 +53,12 @@ def cosine_similarity(x, y, *, wanted=(True, True)):
     """
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise ValueError(f"cosine_similarity: expected x (N, d) and y (M, d), got {x.shape} and {y.shape}")
-    x_hat, to_x = l2_normalize.raw(x)
-    y_hat, to_y = l2_normalize.raw(y)
+    x_hat, to_x = l2_normalize.forward(x)
+    y_hat, to_y = l2_normalize.forward(y)
 
     def backward(g):
-        dx = to_x(g @ y_hat)[0] if wanted[0] else None                       # (2)
-        dy = to_y(g.T @ x_hat)[0] if wanted[1] else None                     # (3)
+        dx = to_x(g @ y_hat)[0] if needs_grad[0] else None                       # (2)
+        dy = to_y(g.T @ x_hat)[0] if needs_grad[1] else None                     # (3)
         return dx, dy
 
     return x_hat @ y_hat.T, backward

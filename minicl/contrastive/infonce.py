@@ -22,15 +22,16 @@ overflow for any ordinary tau: the pass that finds each row's maximum is needed 
 Derivations: docs/gradients/infonce.md. Readable, composed forms of both: composed.py
 """
 
-from ..autograd import Scalar, op
-from ..backend import accumulate, array_module, fused, map_items, require_finite, row_sums, tile_size
+from ..autograd import op
+from ..backend import parallel_sum, array_module, fused, parallel_map, require_finite, row_sums, tile_size
+from ..signature import Scalar
 from .checks import require_pairs, require_temperature
 from .cosine import l2_normalize
 from .pairs import SymmetricPairs, exp_is_safe
 
 
 @op
-def info_nce(query, positive, negatives, tau: Scalar, *, wanted=(True, True, True, True)):
+def info_nce(query, positive, negatives, tau: Scalar, *, needs_grad=(True, True, True, True)):
     """InfoNCE with explicit positives and negatives (van den Oord et al. 2018, eq. 4; MoCo's eq. 1) -> L ().
 
     query (N, d), positive (N, d): row i belongs to row i; negatives (M, d), shared by all queries; tau () > 0.
@@ -47,15 +48,15 @@ def info_nce(query, positive, negatives, tau: Scalar, *, wanted=(True, True, Tru
         raise ValueError(f"info_nce: expected negatives (M, d) with M >= 1 and d = {query.shape[1]}, "
                          f"got {negatives.shape}")
     xp, N, M = array_module(query), len(query), len(negatives)
-    (q, to_query), (k, to_positive) = l2_normalize.raw(query), l2_normalize.raw(positive)
+    (q, to_query), (k, to_positive) = l2_normalize.forward(query), l2_normalize.forward(positive)
     x_pos, q_tau, size = (q * k).sum(axis=1) / tau, q / tau, tile_size(xp, M, rows=N)    # (N,), (N, d)
     tiles = [slice(lo, min(lo + size, M)) for lo in range(0, M, size)]
 
     def unit(tile):                                                          # a queue is long: never all at once
-        return l2_normalize.raw(negatives[tile])
+        return l2_normalize.forward(negatives[tile])
 
     guarded = not exp_is_safe(xp, tau, q.dtype, M)
-    top = xp.stack(map_items(xp, tiles, lambda tile: (q_tau @ unit(tile)[0].T).max(axis=1))).max(axis=0) if guarded else 0
+    top = xp.stack(parallel_map(xp, tiles, lambda tile: (q_tau @ unit(tile)[0].T).max(axis=1))).max(axis=0) if guarded else 0
 
     def exp_tile(n):
         e = q_tau @ n.T                                                      # (N, tile)
@@ -68,10 +69,10 @@ def info_nce(query, positive, negatives, tau: Scalar, *, wanted=(True, True, Tru
             n, _ = unit(tile)
             e = exp_tile(n)
             total += row_sums(e)
-            if wanted[0] or wanted[3]:
+            if needs_grad[0] or needs_grad[3]:
                 pull += e @ n
 
-    e_neg, pull = accumulate(xp, len(tiles), add, x_pos, q, size=1)          # sum_j e_ij, sum_j e_ij n_j
+    e_neg, pull = parallel_sum(xp, len(tiles), add, x_pos, q, size=1)          # sum_j e_ij, sum_j e_ij n_j
     lack, loss_i = _lack(xp.log(e_neg) + top - x_pos)                        # (1)
     loss = loss_i.mean()
     require_finite(loss, "info_nce: the loss")
@@ -80,26 +81,26 @@ def info_nce(query, positive, negatives, tau: Scalar, *, wanted=(True, True, Tru
     def backward(g):
         c = g / (N * tau)
         dquery = dnegatives = dtau = None
-        if wanted[0] or wanted[3]:
+        if needs_grad[0] or needs_grad[3]:
             dq = c * (pull * p_per_e[:, None] - lack[:, None] * k)           # (4), (2)
             dquery = to_query(dq)[0]
             dtau = -(q * dq).sum() / tau                                     # (3)
-        dpositive = to_positive(-c * lack[:, None] * q)[0] if wanted[1] else None        # (5)
-        if wanted[2]:
+        dpositive = to_positive(-c * lack[:, None] * q)[0] if needs_grad[1] else None        # (5)
+        if needs_grad[2]:
             weighted = q * (c * p_per_e)[:, None]
 
             def gradient(tile):
                 n, to_negatives = unit(tile)
                 return to_negatives(exp_tile(n).T @ weighted)[0]             # (6)
 
-            dnegatives = xp.concatenate(map_items(xp, tiles, gradient))
+            dnegatives = xp.concatenate(parallel_map(xp, tiles, gradient))
         return dquery, dpositive, dnegatives, dtau
 
     return loss, backward
 
 
 @op
-def nt_xent(z1, z2, tau: Scalar, *, wanted=(True, True, True)):
+def nt_xent(z1, z2, tau: Scalar, *, needs_grad=(True, True, True)):
     """NT-Xent, SimCLR's loss (Chen et al. 2020, eq. 1): z1, z2 (N, d), two views of N items, tau () > 0 -> L ().
 
     All 2N views are anchors, u = [z1^; z2^]; view i picks its other view p(i) = i + N mod 2N among the 2N - 1 that
@@ -118,9 +119,9 @@ def nt_xent(z1, z2, tau: Scalar, *, wanted=(True, True, True)):
     def other(v):
         return xp.concatenate([v[N:], v[:N]])                                # v_p(i)
 
-    u, to_z = l2_normalize.raw(xp.concatenate([z1, z2]))                     # (2N, d)
+    u, to_z = l2_normalize.forward(xp.concatenate([z1, z2]))                     # (2N, d)
     x_pos = (u * other(u)).sum(axis=1) / tau                                 # (2N,)
-    pairs = SymmetricPairs(u, tau, keep=any(wanted), left_out=(0, N))
+    pairs = SymmetricPairs(u, tau, keep=any(needs_grad), left_out=(0, N))
     lack, loss_i = _lack(pairs.logsumexp() - x_pos)                          # (1)
     loss = loss_i.mean()
     require_finite(loss, "nt_xent: the loss")
@@ -130,7 +131,7 @@ def nt_xent(z1, z2, tau: Scalar, *, wanted=(True, True, True)):
         du = pairs.weighted_sum(lse) - (lack + other(lack))[:, None] * other(u)
         du *= g / (2 * N * tau)                                              # (7)
         dz = to_z(du)[0]
-        dtau = -(u * du).sum() / (2 * tau) if wanted[2] else None            # (8)
+        dtau = -(u * du).sum() / (2 * tau) if needs_grad[2] else None            # (8)
         return dz[:N], dz[N:], dtau
 
     return loss, backward

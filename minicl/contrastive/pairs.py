@@ -12,7 +12,7 @@ forgotten, or kept for the backward where all of them are small.
 
 import math
 
-from ..backend import accumulate, array_module, column_sums, fused, row_sums, tile_size
+from ..backend import parallel_sum, array_module, column_sums, fused, row_sums, tile_size
 
 KEEP_BYTES = 16 * 2**20        # a matrix of exponentials up to this size is kept from the forward to the backward
 
@@ -98,7 +98,7 @@ class SymmetricPairs:
             for a, b in self.tiles[lo:hi]:
                 add_tile(a, b, total)
 
-        return accumulate(self.xp, len(self.tiles), add, like, size=1)[0]
+        return parallel_sum(self.xp, len(self.tiles), add, like, size=1)[0]
 
 
 @fused

@@ -71,7 +71,7 @@ def barlow_twins(z1, z2, *, off_diagonal=5e-3, eps=1e-5):
     require_number("barlow_twins", "off_diagonal", off_diagonal)
     xp, (N, d) = array_module(z1), z1.shape
     one, zero = xp.ones(d, dtype=z1.dtype), xp.zeros(d, dtype=z1.dtype)
-    (x, to_z1), (y, to_z2) = (batch_norm.raw(z, one, zero, eps=eps) for z in (z1, z2))
+    (x, to_z1), (y, to_z2) = (batch_norm.forward(z, one, zero, eps=eps) for z in (z1, z2))
     eye = xp.eye(d, dtype=z1.dtype)
     weight = off_diagonal + (1 - off_diagonal) * eye                         # (d, d): 1 on the diagonal
     lack = x.T @ y / N - eye

@@ -5,13 +5,14 @@ log-probability and, through the shared normaliser, lowers all others in proport
 the choice and, since dx carries 1/tau, strengthens the gradient.
 """
 
-from ..autograd import Scalar, op
+from ..autograd import op
 from ..backend import array_module
+from ..signature import Scalar
 from .checks import require_temperature
 
 
 @op
-def log_softmax(x, tau: Scalar = 1.0, *, wanted=(True, True)):
+def log_softmax(x, tau: Scalar = 1.0, *, needs_grad=(True, True)):
     """Temperature log-softmax over the last axis: scores x (..., K), tau () > 0 -> y (..., K).
 
         y_j  = x_j/tau - log sum_k exp(x_k/tau),   p = exp(y)
@@ -30,14 +31,14 @@ def log_softmax(x, tau: Scalar = 1.0, *, wanted=(True, True)):
 
     def backward(g):
         dx = (g - xp.exp(y) * g.sum(axis=-1, keepdims=True)) / tau           # (1)
-        dtau = -((x - top) * dx).sum() / tau if wanted[1] else None          # (2)
+        dtau = -((x - top) * dx).sum() / tau if needs_grad[1] else None          # (2)
         return dx, dtau
 
     return y, backward
 
 
 @op
-def softmax(x, tau: Scalar = 1.0, *, wanted=(True, True)):
+def softmax(x, tau: Scalar = 1.0, *, needs_grad=(True, True)):
     """Temperature softmax over the last axis: scores x (..., K), tau () > 0 -> p (..., K), rows summing to 1.
 
         p_j  = exp(x_j/tau) / sum_k exp(x_k/tau)
@@ -54,7 +55,7 @@ def softmax(x, tau: Scalar = 1.0, *, wanted=(True, True)):
 
     def backward(g):
         dx = p * (g - (g * p).sum(axis=-1, keepdims=True)) / tau             # (3)
-        dtau = -((x - top) * dx).sum() / tau if wanted[1] else None          # (4)
+        dtau = -((x - top) * dx).sum() / tau if needs_grad[1] else None          # (4)
         return dx, dtau
 
     return p, backward

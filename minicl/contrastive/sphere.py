@@ -32,8 +32,8 @@ def alignment_loss(z1, z2, *, alpha=2):
     require_pairs("alignment_loss", z1, z2)
     require_number("alignment_loss", "alpha", alpha, above=0)
     xp, N = array_module(z1), len(z1)
-    u, to_z1 = l2_normalize.raw(z1)
-    v, to_z2 = l2_normalize.raw(z2)
+    u, to_z1 = l2_normalize.forward(z1)
+    v, to_z2 = l2_normalize.forward(z2)
     apart = u - v                                                            # (N, d)
     squared = (apart * apart).sum(axis=1, keepdims=True)                     # (N, 1)
     loss = (squared**(alpha / 2)).mean()                                     # (1)
@@ -48,7 +48,7 @@ def alignment_loss(z1, z2, *, alpha=2):
 
 
 @op
-def uniformity_loss(z, *, t=2, wanted=(True,)):
+def uniformity_loss(z, *, t=2, needs_grad=(True,)):
     """Log of the mean Gaussian potential between different items: z (N, d), t > 0 -> L () <= 0, 0 when collapsed.
 
         L = log mean_{i != j} e_ij,   e_ij = exp(-t |u_i - u_j|^2)           (3)
@@ -61,8 +61,8 @@ def uniformity_loss(z, *, t=2, wanted=(True,)):
     require_batch("uniformity_loss", z, at_least=2)
     require_number("uniformity_loss", "t", t, above=0)
     xp, N = array_module(z), len(z)
-    u, to_z = l2_normalize.raw(z)
-    pairs = SymmetricPairs(u, tau=1 / (2 * t), keep=wanted[0])
+    u, to_z = l2_normalize.forward(z)
+    pairs = SymmetricPairs(u, tau=1 / (2 * t), keep=needs_grad[0])
     lse = pairs.logsumexp()                                                  # (N,): of 2t s_ij over j
     top = lse.max()
     total = top + xp.log(xp.exp(lse - top).sum())                            # over all pairs

@@ -18,8 +18,9 @@ import math
 
 import numpy as np
 
-from ..autograd import Scalar, op
+from ..autograd import op
 from ..backend import array_module, require_finite, to_device
+from ..signature import Scalar
 from .checks import require_batch, require_logit_scale, require_number, require_pairs, require_temperature
 from .cosine import cosine_similarity, l2_normalize
 
@@ -85,7 +86,7 @@ def dcl(z1, z2, tau: Scalar):
 def _cross_entropy(name, z, tau, w, candidates):
     """(1) and its backward, to z (V, d) and tau, for weights w (V, V) and a mask of candidates (V, V)."""
     xp = array_module(z)
-    u, to_z = l2_normalize.raw(z)
+    u, to_z = l2_normalize.forward(z)
     s = u @ u.T
     x = xp.where(candidates, s / tau, -math.inf)
     top = x.max(axis=1, keepdims=True)
@@ -123,7 +124,7 @@ def siglip(x, y, logit_scale: Scalar, bias: Scalar):
     require_logit_scale("siglip", logit_scale)
     require_number("siglip", "bias", bias)
     xp, N = array_module(x), len(x)
-    (u, to_x), (v, to_y) = map(l2_normalize.raw, (x, y))
+    (u, to_x), (v, to_y) = map(l2_normalize.forward, (x, y))
     t = xp.exp(xp.asarray(logit_scale, dtype=x.dtype))
     s = u @ v.T
     c = 2 * xp.eye(N, dtype=x.dtype) - 1
@@ -156,7 +157,7 @@ def triplet(anchor, positive, negative, *, margin=0.2):
     require_pairs("triplet", anchor, negative)
     require_number("triplet", "margin", margin, above=0)
     N = len(anchor)
-    (a, to_anchor), (p, to_positive), (n, to_negative) = map(l2_normalize.raw, (anchor, positive, negative))
+    (a, to_anchor), (p, to_positive), (n, to_negative) = map(l2_normalize.forward, (anchor, positive, negative))
     short = ((a - p)**2 - (a - n)**2).sum(axis=1, keepdims=True) + margin    # (N, 1): by how much it is not yet right
     wrong = short > 0
     loss = (short * wrong).mean()                                            # (11)
@@ -177,7 +178,7 @@ def semi_hard_negatives(anchor, positive):
     """
     require_pairs("semi_hard_negatives", anchor, positive, at_least=2)
     xp, own = array_module(anchor), array_module(anchor).arange(len(anchor))
-    s = cosine_similarity.raw(anchor, positive)[0]
+    s = cosine_similarity.forward(anchor, positive)[0]
     rank = xp.where(s < s[own, own][:, None], s, -4 - s)                     # cosines first, then upside down
     rank[own, own] = -math.inf
     return rank.argmax(axis=1)

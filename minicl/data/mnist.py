@@ -41,9 +41,9 @@ def load_mnist(data_dir=None, *, download=True, check=True, say=print):
     """
     if data_dir is None:
         folder = cache_dir() / "mnist"
-        wanted = {stem: _find(folder, stem) or folder / f"{stem}.gz" for stem in SHA256}
+        needs_grad = {stem: _find(folder, stem) or folder / f"{stem}.gz" for stem in SHA256}
         arrays = Source("MNIST", folder, _decode, INSTEAD).read(
-            wanted, lambda stem: [f"{mirror}{stem}.gz" for mirror in MIRRORS], download=download, say=say)
+            needs_grad, lambda stem: [f"{mirror}{stem}.gz" for mirror in MIRRORS], download=download, say=say)
     else:
         arrays = [_decode(path.read_bytes(), path, stem, check)
                   for stem, path in _find_all(Path(data_dir).expanduser()).items()]

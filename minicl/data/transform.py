@@ -10,7 +10,7 @@ comes from a host numpy.random.Generator, so one seed gives the same views on Nu
 
 import numpy as np
 
-from ..backend import array_module, is_array, run_slices, to_device
+from ..backend import array_module, is_array, parallel_for, to_device
 
 SLICE_PIXELS = 2**16    # in a slice on NumPy: its temporaries stay in cache and need no fresh pages (CuPy: no slices)
 
@@ -47,7 +47,7 @@ class Transform:
 
         if images.size:
             pixels = max(images.shape[1] * images.shape[2], out.shape[1] * out.shape[2])
-            run_slices(xp, len(images), work, max(1, SLICE_PIXELS // pixels))
+            parallel_for(xp, len(images), work, max(1, SLICE_PIXELS // pixels))
         return out
 
     def output_shape(self, shape):
@@ -114,15 +114,15 @@ def check_images(owner, images):
     if not is_array(images):
         raise TypeError(f"{name}: images: expected a numpy or cupy array (B, H, W, C), got {type(images).__name__}")
     if images.dtype.kind != "f" or images.dtype.itemsize not in (4, 8):
-        mend = ("scale bytes first: images.astype('float32') / 255" if images.dtype.kind in "iu"
+        hint = ("scale bytes first: images.astype('float32') / 255" if images.dtype.kind in "iu"
                 else "convert first: images.astype('float32')")
-        raise TypeError(f"{name}: images: expected float32 (or float64) values in [0, 1], got {images.dtype}; {mend}")
+        raise TypeError(f"{name}: images: expected float32 (or float64) values in [0, 1], got {images.dtype}; {hint}")
     if images.ndim != 4:
-        mend = "; for one channel write images[..., None]" if images.ndim == 3 else ""
-        raise ValueError(f"{name}: images: expected shape (B, H, W, C), got {images.shape}{mend}")
+        hint = "; for one channel write images[..., None]" if images.ndim == 3 else ""
+        raise ValueError(f"{name}: images: expected shape (B, H, W, C), got {images.shape}{hint}")
     if images.shape[3] not in (1, 3):
-        mend = ("; channels come last here: images.transpose(0, 2, 3, 1)" if images.shape[1] in (1, 3) else "")
-        raise ValueError(f"{name}: images: expected 1 or 3 channels in the last axis, got shape {images.shape}{mend}")
+        hint = ("; channels come last here: images.transpose(0, 2, 3, 1)" if images.shape[1] in (1, 3) else "")
+        raise ValueError(f"{name}: images: expected 1 or 3 channels in the last axis, got shape {images.shape}{hint}")
     if isinstance(images, np.ndarray) and images.size:
         low, high = float(images.min()), float(images.max())
         if not (low >= -1e-3 and high <= 1 + 1e-3):              # so written that NaN fails too

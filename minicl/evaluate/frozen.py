@@ -17,13 +17,13 @@ def frozen_accuracies(model, data, xp, *, k=20, probe=True):
     before = state_hash(model)
     train_h, train_z = encode(model, data.train_images, xp)
     test_h, test_z = encode(model, data.test_images, xp)
-    figures = {}
+    metrics = {}
     for name, judge in (("knn", functools.partial(knn_accuracy, k=k)), ("probe", linear_probe))[:2 if probe else 1]:
         for space, train, test in (("h", train_h, test_h), ("z", train_z, test_z)):
-            figures[f"{name}_{space}"] = judge(train, data.train_labels, test, data.test_labels)
+            metrics[f"{name}_{space}"] = judge(train, data.train_labels, test, data.test_labels)
     if state_hash(model) != before:
         raise RuntimeError("the evaluation changed the model: its figures are not those of frozen features")
-    return figures, test_h, test_z
+    return metrics, test_h, test_z
 
 
 def pixel_accuracy(data, xp, *, k=20):

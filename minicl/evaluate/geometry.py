@@ -14,14 +14,14 @@ from ..contrastive.sphere import alignment_loss, uniformity_loss
 def alignment(z1, z2, *, alpha=2):
     """mean_i |z1^_i - z2^_i|^alpha over positive pairs: 0 when both views coincide (Wang & Isola 2020, section 4.1.1)."""
     require_pairs("alignment", z1, z2)
-    return float(alignment_loss.raw(z1, z2, alpha=alpha)[0])
+    return float(alignment_loss.forward(z1, z2, alpha=alpha)[0])
 
 
 def uniformity(z, *, t=2):
     """log mean_{i != j} exp(-t |z^_i - z^_j|^2): 0 when collapsed, uniformity_floor(d, t) when uniform on the sphere
     (Wang & Isola 2020, section 4.1.2)."""
     require_batch("uniformity", z, at_least=2)
-    return float(uniformity_loss.raw(z, t=t, wanted=(False,))[0])
+    return float(uniformity_loss.forward(z, t=t, needs_grad=(False,))[0])
 
 
 def uniformity_floor(d, t=2):
@@ -40,7 +40,7 @@ def spread(z):
     """Mean over the d dimensions of the standard deviation of z^, times sqrt(d): 0 when collapsed, near 1 when z^ is
     spread in all directions, and never above (Chen & He 2021, section 4.1, without the factor)."""
     require_batch("spread", z, at_least=1)
-    u = l2_normalize.raw(z)[0]
+    u = l2_normalize.forward(z)[0]
     return float(u.std(axis=0).mean()) * math.sqrt(z.shape[1])
 
 

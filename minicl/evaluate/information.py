@@ -89,7 +89,7 @@ def pairs_bound(scores):
     """log K - L of scores (K, K) whose positives stand on the diagonal: a 0-d array, so nothing waits for a GPU."""
     if scores.ndim != 2 or scores.shape[0] != scores.shape[1] or len(scores) < 2:
         raise ValueError(f"pairs_bound: expected scores (K, K) of K >= 2 pairs, got {scores.shape}")
-    return array_module(scores).diagonal(log_softmax.raw(scores)[0]).mean() + math.log(len(scores))
+    return array_module(scores).diagonal(log_softmax.forward(scores)[0]).mean() + math.log(len(scores))
 
 
 def optimal_bound(nats, d, candidates, *, pairs=200_000, rng):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..backend import array_module, run_slices, to_device, to_host
+from ..backend import array_module, parallel_for, to_device, to_host
 from ..contrastive.cosine import l2_normalize
 from .features import require_features
 
@@ -17,7 +17,7 @@ def knn_accuracy(train_features, train_labels, test_features, test_labels, *, k=
     if not 1 <= k <= len(train_features):
         raise ValueError(f"knn_accuracy: k must be between 1 and the {len(train_features)} training items, got {k}")
     xp = array_module(train_features)
-    bank, queries = l2_normalize.raw(train_features)[0], l2_normalize.raw(test_features)[0]
+    bank, queries = l2_normalize.forward(train_features)[0], l2_normalize.forward(test_features)[0]
     one_hot = to_device(np.eye(train_labels.max() + 1)[train_labels], xp).astype(bank.dtype)     # (N, classes)
     truth = to_device(test_labels, xp)
 
@@ -28,14 +28,14 @@ def knn_accuracy(train_features, train_labels, test_features, test_labels, *, k=
         return (votes.argmax(axis=1) == truth[lo:hi]).sum()
 
     rows = 200                                                               # s is 48 MB for 60,000 training items
-    counts = run_slices(xp, -(-len(queries) // rows),
+    counts = parallel_for(xp, -(-len(queries) // rows),
                         lambda lo, hi: sum(right(k * rows, (k + 1) * rows) for k in range(lo, hi)), size=1)
     return float(sum(counts)) / len(queries)
 
 
 def nearest_neighbours(bank, queries, *, k):
     """Ids (M, k) into bank (N, d) of the k most similar items of each query (M, d), nearest first; a host array."""
-    similarity, near = _nearest(l2_normalize.raw(bank)[0], l2_normalize.raw(queries)[0], k)
+    similarity, near = _nearest(l2_normalize.forward(bank)[0], l2_normalize.forward(queries)[0], k)
     order = to_host((-similarity).argsort(axis=1))
     return np.take_along_axis(to_host(near), order, axis=1)
 

@@ -23,8 +23,8 @@ def class_embeddings(embed, names, templates):
     if wrong or not templates or isinstance(templates, str):
         raise ValueError("class_embeddings: expected a list of templates with {} for the name, got "
                          f"{wrong or templates!r}")
-    prompts = l2_normalize.raw(embed([template.format(name) for name in names for template in templates]))[0]
-    return l2_normalize.raw(prompts.reshape(len(names), len(templates), -1).mean(axis=1))[0]
+    prompts = l2_normalize.forward(embed([template.format(name) for name in names for template in templates]))[0]
+    return l2_normalize.forward(prompts.reshape(len(names), len(templates), -1).mean(axis=1))[0]
 
 
 def zero_shot_accuracy(images, classes, labels):
@@ -36,7 +36,7 @@ def zero_shot_accuracy(images, classes, labels):
     if classes.ndim != 2 or classes.shape[1] != images.shape[1] or labels.max() >= len(classes):
         raise ValueError(f"zero_shot_accuracy: expected class embeddings (C, {images.shape[1]}), C > {labels.max()}, "
                          f"got {classes.shape}")
-    predicted = (images @ l2_normalize.raw(classes)[0].T).argmax(axis=1)
+    predicted = (images @ l2_normalize.forward(classes)[0].T).argmax(axis=1)
     return float((predicted == to_device(labels, array_module(images))).mean())
 
 
@@ -54,7 +54,7 @@ def retrieval_recall(images, captions, caption_ids, *, ks=(1, 5, 10)):
     if caption_ids.max() >= n or len(np.unique(caption_ids)) < n:
         raise ValueError(f"retrieval_recall: expected caption_ids to name each of the {n} captions and no other, got "
                          f"{len(np.unique(caption_ids))} different ids up to {caption_ids.max()}")
-    similarity = l2_normalize.raw(images)[0] @ l2_normalize.raw(captions)[0].T           # (N, M)
+    similarity = l2_normalize.forward(images)[0] @ l2_normalize.forward(captions)[0].T           # (N, M)
     right = to_device(caption_ids, xp)[:, None] == xp.arange(n)                          # (N, M)
     recalls = {}
     for name, s, r in (("text", similarity, right), ("image", similarity.T, right.T)):

@@ -45,7 +45,7 @@ class Queue(Module):
         if len(keys) > capacity:
             raise ValueError(f"Queue: {len(keys)} keys at once do not fit a queue of {capacity}; some would be "
                              "dropped before they served: use a larger queue or a smaller batch")
-        keys, start = l2_normalize.raw(keys)[0], self.enqueued % capacity
+        keys, start = l2_normalize.forward(keys)[0], self.enqueued % capacity
         before_end = min(len(keys), capacity - start)
         ring[start:start + before_end] = keys[:before_end]
         ring[:len(keys) - before_end] = keys[before_end:]                    # the rest, from the first row on

@@ -26,16 +26,16 @@ from ..backend import array_module
 COLUMN_BYTES = 2**28
 
 
-def conv_by_columns(x, w, shift, wanted):
+def conv_by_columns(x, w, shift, needs_grad):
     """conv2d of x (H, W, B, C) and w (kh, kw, C, K), shift saying which pixels meet: y (H', W', B, K), backward."""
     def backward(g):
         dx = dw = None
-        if wanted[1]:
+        if needs_grad[1]:
             rows_of_g = g.reshape(-1, g.shape[-1])                           # (H' W' B, K)
             parts = (cols.T @ rows_of_g[rows] for rows, cols in _columns(x, w.shape[:2], shift.stride, shift.padding,
                                                                          shift.out))
             dw = functools.reduce(operator.iadd, parts).reshape(w.shape)
-        if wanted[0]:
+        if needs_grad[0]:
             kh, kw = w.shape[:2]
             if shift.stride == 1 and kh == kw > shift.padding:
                 turned = w[::-1, ::-1].swapaxes(2, 3)                        # (kh, kw, K, C)

@@ -18,7 +18,7 @@ Derivation: docs/gradients/conv.md
 """
 
 from ..autograd import op
-from ..backend import accumulate, array_module, launches_are_dear, run_slices
+from ..backend import parallel_sum, array_module, is_gpu, parallel_for
 from .columns import conv_by_columns
 
 FEW_CHANNELS = 4
@@ -26,7 +26,7 @@ ITEMS = 256           # of the batch multiplied at a time: enough shares for thr
 
 
 @op
-def conv2d(x, w, *, stride=1, padding=0, wanted=(True, True)):
+def conv2d(x, w, *, stride=1, padding=0, needs_grad=(True, True)):
     """2-D convolution (cross-correlation): x (H, W, B, C), w (kh, kw, C, K) -> (H', W', B, K).
 
     H' = (H + 2 padding - kh) // stride + 1, and W' likewise. Pixels outside the image count as zero.
@@ -37,10 +37,10 @@ def conv2d(x, w, *, stride=1, padding=0, wanted=(True, True)):
     if stride < 1 or padding < 0:
         raise ValueError(f"conv2d: expected stride >= 1 and padding >= 0, got stride={stride}, padding={padding}")
     shift = _Shifts(x.shape[:2], w.shape[:2], stride, padding)
-    if launches_are_dear(array_module(x)):
-        return conv_by_columns(x, w, shift, wanted)
+    if is_gpu(array_module(x)):
+        return conv_by_columns(x, w, shift, needs_grad)
     if w.shape[0] * w.shape[1] > 1 and x.shape[3] <= FEW_CHANNELS:
-        return _conv_few_channels(x, w, shift, wanted)
+        return _conv_few_channels(x, w, shift, needs_grad)
     xp, B, pieces = array_module(x), x.shape[2], max(1, -(-x.shape[2] // ITEMS))
     y = xp.zeros((*shift.out, B, w.shape[3]), dtype=x.dtype)
 
@@ -54,7 +54,7 @@ def conv2d(x, w, *, stride=1, padding=0, wanted=(True, True)):
         for i, j, to, at in shift.taps(out_rows=row):
             y[to][items] += x[at][items] @ w[i, j]                           # (1)
 
-    run_slices(xp, shift.out[0] * pieces, forward, size=1)
+    parallel_for(xp, shift.out[0] * pieces, forward, size=1)
 
     def backward(g):
         def kernel_gradient(k, _, dw):                                       # an output row
@@ -68,17 +68,17 @@ def conv2d(x, w, *, stride=1, padding=0, wanted=(True, True)):
                 dx[at][items] += g[to][items] @ w_t[i, j]                    # (3)
 
         dx = dw = None
-        if wanted[1]:
-            dw, = accumulate(xp, shift.out[0] * pieces, kernel_gradient, w, size=1)
-        if wanted[0]:
+        if needs_grad[1]:
+            dw, = parallel_sum(xp, shift.out[0] * pieces, kernel_gradient, w, size=1)
+        if needs_grad[0]:
             dx, w_t = xp.zeros_like(x), xp.ascontiguousarray(w.swapaxes(2, 3))
-            run_slices(xp, x.shape[0] * pieces, input_gradient, size=1)
+            parallel_for(xp, x.shape[0] * pieces, input_gradient, size=1)
         return dx, dw
 
     return y, backward
 
 
-def _conv_few_channels(x, w, shift, wanted):
+def _conv_few_channels(x, w, shift, needs_grad):
     """conv2d with the taps of all channels gathered one above the other: cols^T (H' W' B, kh kw C) @ w (kh kw C, K)."""
     xp = array_module(x)
     (kh, kw, C, K), B = w.shape, x.shape[2]
@@ -88,18 +88,18 @@ def _conv_few_channels(x, w, shift, wanted):
         for i, j, to, at in shift.taps(out_rows=(lo, hi)):
             cols[(i, j, slice(None), *to)] = planes[(slice(None), *at)]      # in runs of B numbers, not of C
 
-    run_slices(xp, shift.out[0], gather)
+    parallel_for(xp, shift.out[0], gather)
     rows, kernel = cols.reshape(kh * kw * C, -1).T, w.reshape(-1, K)         # (H' W' B, kh kw C), (kh kw C, K)
     y = xp.empty((len(rows), K), dtype=x.dtype)
-    run_slices(xp, len(rows), lambda lo, hi: xp.matmul(rows[lo:hi], kernel, out=y[lo:hi]))               # (1)
+    parallel_for(xp, len(rows), lambda lo, hi: xp.matmul(rows[lo:hi], kernel, out=y[lo:hi]))               # (1)
 
     def backward(g):
         g = g.reshape(len(rows), K)                                          # not y.shape, which would keep y
         dw = dx = None
-        if wanted[1]:
-            parts = run_slices(xp, len(rows), lambda lo, hi: rows[lo:hi].T @ g[lo:hi])
+        if needs_grad[1]:
+            parts = parallel_for(xp, len(rows), lambda lo, hi: rows[lo:hi].T @ g[lo:hi])
             dw = sum(parts[1:], parts[0]).reshape(w.shape)                   # (2)
-        if wanted[0]:
+        if needs_grad[0]:
             dx, dcols = xp.zeros_like(x), (kernel @ g.T).reshape(cols.shape)
             for i, j, to, at in shift.taps():
                 dx[at] += dcols[(i, j, slice(None), *to)].transpose(1, 2, 3, 0)      # (3)

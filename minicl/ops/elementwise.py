@@ -6,8 +6,9 @@ clip, abs) the derivative used there is the one of a side, said in the docstring
 
 import math
 
-from ..autograd import Mask, op
+from ..autograd import op
 from ..backend import array_module, fused, to_device
+from ..signature import Mask
 
 
 @op(broadcasts=True)

@@ -1,7 +1,8 @@
 """Embedding: a table of vectors, looked up by id."""
 
-from ..autograd import Index, op
+from ..autograd import op
 from ..backend import array_module, scatter_add
+from ..signature import Index
 
 
 @op

@@ -14,7 +14,7 @@ does stretching them (r follows). The means are over the same n entries. Derivat
 import math
 
 from ..autograd import op
-from ..backend import accumulate, array_module, column_sums, fused, launches_are_dear, run_slices
+from ..backend import parallel_sum, array_module, column_sums, fused, is_gpu, parallel_for
 
 WIDTH = 1024      # NumPy loops along a row, and narrow rows of C channels cost it twice: pixels are laid abreast
 
@@ -39,7 +39,7 @@ def batch_norm(x, weight, bias, *, eps=1e-5, relu=False, on_statistics=None):
     if n < 2:
         raise ValueError(f"batch_norm: needs at least 2 values a channel to take a variance, got shape {x.shape}; "
                          "use a larger batch, or evaluation mode (.eval())")
-    abreast = 1 if launches_are_dear(xp) else math.gcd(n, max(1, WIDTH // C))
+    abreast = 1 if is_gpu(xp) else math.gcd(n, max(1, WIDTH // C))
     X = x.reshape(n // abreast, abreast * C)                                 # several pixels a row: see WIDTH
     rows, size = len(X), max(1, 2**18 // X.shape[1])                         # calls long enough for threads
 
@@ -58,7 +58,7 @@ def batch_norm(x, weight, bias, *, eps=1e-5, relu=False, on_statistics=None):
         on_statistics(m, v, n)
     wide_a, wide_c, y = widen(a), widen(c), xp.empty_like(X)
     least = xp.zeros_like(X[0]) if relu else None                            # twice as quick as the number 0
-    run_slices(xp, rows, lambda lo, hi: _line(X[lo:hi], wide_a, wide_c, least, y[lo:hi]), size)
+    parallel_for(xp, rows, lambda lo, hi: _line(X[lo:hi], wide_a, wide_c, least, y[lo:hi]), size)
     kept = y if relu else None                                               # only its sign is needed
 
     def backward(g):
@@ -71,7 +71,7 @@ def batch_norm(x, weight, bias, *, eps=1e-5, relu=False, on_statistics=None):
         db, dw = sums(past_relu)                                             # (1)
         dw, k, l = _fold_back(dw, db, m, r, a, n)                            # (2)
         wide_a, wide_k, wide_l = map(widen, (a, k, l))
-        run_slices(xp, rows, lambda lo, hi: _line_back(dx[lo:hi], X[lo:hi], wide_a, wide_k, wide_l), size)     # (3)
+        parallel_for(xp, rows, lambda lo, hi: _line_back(dx[lo:hi], X[lo:hi], wide_a, wide_k, wide_l), size)     # (3)
         return dx.reshape(x.shape), dw, db
 
     return y.reshape(x.shape), backward
@@ -133,14 +133,14 @@ def _line_back(xp, dx, x, a, k, l):
 
 def _sum_rows(xp, n, rows, like, size):
     """The sums over all rows of the two (rows, C) arrays that rows(lo, hi) gives, as arrays like `like` (C,)."""
-    if launches_are_dear(xp):
+    if is_gpu(xp):
         return [column_sums(part) for part in rows(0, n)]
 
     def add(lo, hi, *totals):
         for total, part in zip(totals, rows(lo, hi)):
             total += column_sums(part)
 
-    return accumulate(xp, n, add, like, like, size=size)
+    return parallel_sum(xp, n, add, like, like, size=size)
 
 
 @op

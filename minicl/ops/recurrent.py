@@ -31,7 +31,7 @@ from ..backend import array_module, column_sums, fused
 
 
 @op
-def gru(x, w, v, b, h0=None, *, wanted=(True,) * 5):
+def gru(x, w, v, b, h0=None, *, needs_grad=(True,) * 5):
     """x (T, B, C) -> h (T, B, H), the states after each of T steps of B sequences.
 
     w (C, 3H), b (3H,)  of the input, v (H, 3H)  of the state; columns in the order reset, update, new
@@ -61,7 +61,7 @@ def gru(x, w, v, b, h0=None, *, wanted=(True,) * 5):
             _step_back(dh, g[t], *split(gates[t]), q[t], h[t], *split(da[t]), *split(dp[t]))
             dh += dp[t] @ v.T                                                # (1)
         da, dp = da.reshape(-1, 3 * H), dp.reshape(-1, 3 * H)                # (T B, 3H)
-        dx = (da @ w.T).reshape(x.shape) if wanted[0] else None              # (6)
+        dx = (da @ w.T).reshape(x.shape) if needs_grad[0] else None              # (6)
         dw, db = rows.T @ da, column_sums(da)                                # (6)
         dv = h[:-1].reshape(-1, H).T @ dp                                    # (7)
         return dx, dw, dv, db, dh if h0 is not None else None

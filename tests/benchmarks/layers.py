@@ -1,6 +1,6 @@
 """Layers, forward and backward: convolutions at the encoders' sizes, batch norm, relu, pooling.
 
-The op itself is timed (`op.raw`, off the tape) on activations as minicl stores them, (H, W, B, C). A first
+The op itself is timed (`op.forward`, off the tape) on activations as minicl stores them, (H, W, B, C). A first
 convolution has no gradient to send to the images.
 """
 
@@ -41,12 +41,12 @@ class Conv(Case):
 
     def minicl(self, xp):
         x, w, g = (to_device(array, xp) for array in self.arrays())
-        wanted = (self.inputs > 1, True)
+        needs_grad = (self.inputs > 1, True)
 
         def step():
-            y, backward = ops.conv2d.raw(x, w, stride=self.stride, padding=1, wanted=wanted)
+            y, backward = ops.conv2d.forward(x, w, stride=self.stride, padding=1, needs_grad=needs_grad)
             dx, dw = backward(g)
-            return (y, dw, dx) if wanted[0] else (y, dw)
+            return (y, dw, dx) if needs_grad[0] else (y, dw)
 
         return step
 
@@ -124,7 +124,7 @@ class BatchNormReLU(Pointwise):
     def layer(self, xp):
         norm = BatchNorm(self.channels, relu=True).to(xp)
         options = {"relu": True, "on_statistics": norm._average}
-        return lambda x: ops.batch_norm.raw(x, norm.weight.data, norm.bias.data, **options)
+        return lambda x: ops.batch_norm.forward(x, norm.weight.data, norm.bias.data, **options)
 
     def torch_layer(self, peer):
         norm, relu = peer.torch.nn.BatchNorm2d(self.channels).to(peer.device), peer.torch.nn.functional.relu
@@ -136,7 +136,7 @@ class ReLU(Pointwise):
     title = "relu"
 
     def layer(self, xp):
-        return ops.relu.raw
+        return ops.relu.forward
 
     def torch_layer(self, peer):
         return peer.torch.relu, ()
@@ -147,7 +147,7 @@ class MaxPool(Pointwise):
     title, shrinks, moved = "max-pool 2x2", 2, 3.5
 
     def layer(self, xp):
-        return ops.max_pool2d.raw
+        return ops.max_pool2d.forward
 
     def torch_layer(self, peer):
         return lambda x: peer.torch.nn.functional.max_pool2d(x, 2), ()

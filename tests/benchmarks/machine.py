@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minicl.backend import run_slices, threads
+from minicl.backend import parallel_for, threads
 
 
 def rates(xp, wait):
@@ -28,8 +28,8 @@ def rates(xp, wait):
 
     found = {"flops": 2 * n**3 / _quickest(lambda: xp.matmul(a, a, out=b), wait)}
     with threads():
-        found["bytes"] = 8 * size / _quickest(lambda: run_slices(xp, size, copy), wait)
-        found["exps"] = size / _quickest(lambda: run_slices(xp, size, exp), wait)
+        found["bytes"] = 8 * size / _quickest(lambda: parallel_for(xp, size, copy), wait)
+        found["exps"] = size / _quickest(lambda: parallel_for(xp, size, exp), wait)
     return found
 
 

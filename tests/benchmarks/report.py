@@ -3,7 +3,7 @@
 import statistics
 
 from .cases import CASES
-from .figures import fastest, figures
+from .metrics import fastest, metrics
 
 INTRO = """\
 # Benchmarks
@@ -107,7 +107,7 @@ def in_order(record):
 
 def row(case, result):
     """{heading: cell} of a case."""
-    found, rounds, best = figures(case, result), result["rounds"], fastest(result, "torch")
+    found, rounds, best = metrics(case, result), result["rounds"], fastest(result, "torch")
 
     def cell(label):
         return times(rounds.get(label)) or result["errors"].get(label, "").split(":")[0]
@@ -148,7 +148,7 @@ def milliseconds(seconds):
 def summary(record):
     """How many targets are met, and those that are missed; "" if there are none."""
     aimed = [(name, kind, figure) for name in in_order(record)
-             for kind, figure in figures(CASES[name], record["cases"][name]).items() if figure.target is not None]
+             for kind, figure in metrics(CASES[name], record["cases"][name]).items() if figure.target is not None]
     missed = [f"- {marked(CASES[name], record['cases'][name])}: {WORDS[kind]} {figure}\n"
               for name, kind, figure in aimed if not figure.met]
     if not aimed:
@@ -170,7 +170,7 @@ def lines(case, result):
         yield f"    {label:26s} {times(rounds):>26s} ms" + (f" {peak:8.1f} MiB" if peak is not None else "")
     for label, message in result["errors"].items():
         yield f"    {label:26s} {message}"
-    found = [f"{WORDS[kind]} {figure}" for kind, figure in figures(case, result).items()
+    found = [f"{WORDS[kind]} {figure}" for kind, figure in metrics(case, result).items()
              if kind != "seconds" or figure.target]
     if found:
         yield "    " + "   ".join(found)

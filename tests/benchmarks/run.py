@@ -23,7 +23,7 @@ if __name__ == "__main__":                      # tests/ for benchmarks, the che
 
 from benchmarks.candidates import CANDIDATES, KEPT, ON_GPU                   # noqa: E402
 from benchmarks.cases import CASES                                           # noqa: E402
-from benchmarks.figures import baseline_of, figures, regressions             # noqa: E402
+from benchmarks.metrics import baseline_of, metrics, regressions             # noqa: E402
 from benchmarks.harness import Worker, measure                               # noqa: E402
 from benchmarks.launches import launches_per_step                            # noqa: E402
 from benchmarks.machine import describe                                      # noqa: E402
@@ -49,7 +49,7 @@ def main(argv=None):
         by_backend = {record["backend"]: record for record in records}
         args.table.write_text(document(by_backend["numpy"], by_backend.get("cupy"), launches_per_step()))
     print(summary(record), end="")
-    found = {case.name: figures(case, record["cases"][case.name]) for case in cases}
+    found = {case.name: metrics(case, record["cases"][case.name]) for case in cases}
     code = check(found, baseline) if args.check else 0
     if args.save_baseline:
         baseline.update({name: baseline_of(figure) for name, figure in found.items()})

@@ -21,7 +21,7 @@ class Figure:
         return text if self.target is None else f"{text} {'✓' if self.met else '✗'} ≤ {self.target:g}"
 
 
-def figures(case, result):
+def metrics(case, result):
     """{kind: Figure} of what could be measured, kinds as in case.Target:
 
     default  minicl over PyTorch, both as they run of their own accord

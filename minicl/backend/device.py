@@ -1,0 +1,122 @@
+"""Which library arrays live in, and how they move: the only file that imports CuPy.
+
+Code above asks the data where it lives, `xp = array_module(x)`, and then writes `xp.exp(x)`.
+"""
+
+import os
+import sys
+
+import numpy as np
+
+
+class BackendError(RuntimeError):
+    """The array backend asked for cannot be used; the message says why and what to do."""
+
+
+def get_backend(name="numpy", precision=None):
+    """The array module called `name`: "numpy", or "cupy" once it has computed something on a GPU.
+
+    precision  of products of float32 matrices on a GPU: "float32", or "tf32", which rounds their entries to 10 bits of
+               mantissa (relative errors of 5e-4) for the tensor cores of Ampere and later; their sums, and all else,
+               stay in float32. CuPy settles it with its first product, for the whole process. None leaves it to CuPy:
+               float32, unless the environment has CUPY_TF32=1
+
+    Raises BackendError, with a different message each, when the name is unknown, when CuPy is not
+    installed, when it is installed but broken, when it works but no GPU can be used, and when it cannot be had in that
+    precision.
+    """
+    if precision not in (None, "float32", "tf32"):
+        raise BackendError(f"precision: expected 'float32' or 'tf32', got {precision!r}")
+    if name == "numpy":
+        if precision == "tf32":
+            raise BackendError("precision 'tf32': NumPy has no TF32, which is a format of NVIDIA's tensor cores; "
+                               "leave it out, or use --backend cupy")
+        return np
+    if name != "cupy":
+        raise BackendError(f"backend: expected 'numpy' or 'cupy', got {name!r}")
+    try:
+        import cupy
+    except ImportError as error:
+        if error.name != "cupy":                        # something below it is missing, or its core does not load
+            raise BackendError(f"backend 'cupy': CuPy is installed but does not import: {error}") from error
+        raise BackendError("backend 'cupy': CuPy is not installed; for CUDA 12 run\n    pip install 'minicl[cupy]'\n"
+                           "(for CUDA 13: 'minicl[cuda13]'), or use --backend numpy") from error
+    if not cupy.cuda.is_available():
+        try:
+            reason = f"{cupy.cuda.runtime.getDeviceCount()} CUDA devices found"
+        except Exception as error:                      # CuPy raises its own CUDARuntimeError here
+            reason = str(error)
+        raise BackendError(f"backend 'cupy': CuPy {cupy.__version__} is installed but no GPU is usable ({reason}); "
+                           "check the driver with nvidia-smi, or use --backend numpy")
+    _settle_precision(cupy, precision)
+    try:
+        float((cupy.ones((2, 2), dtype="float32") @ cupy.ones((2, 2), dtype="float32") + 1).sum())
+    except Exception as error:
+        raise BackendError("backend 'cupy': a GPU was found but CuPy cannot run on it, most often because the CUDA "
+                           f"toolkit's libraries are missing (pip install 'cupy-cuda12x[ctk]'): {error}") from error
+    return cupy
+
+
+_precision = None                                        # of this process's products on the GPU, once asked for
+
+
+def _settle_precision(cupy, precision):
+    """Set what CuPy reads before its first product (docs.cupy.dev, environment variables), or raise BackendError."""
+    global _precision
+    if precision is None:
+        precision = _precision or ("tf32" if os.environ.get("CUPY_TF32", "0") not in ("", "0") else "float32")
+    if precision == _precision:
+        return
+    if _precision is not None:
+        raise BackendError(f"precision {precision!r}: this process already computes in {_precision}, which CuPy "
+                           "settles with its first product; use another process")
+    if precision == "tf32" and int(cupy.cuda.Device().compute_capability) < 80:
+        raise BackendError("precision 'tf32': this GPU has no TF32 (it came with compute capability 8.0, Ampere), it "
+                           f"has {cupy.cuda.Device().compute_capability}; use --precision float32")
+    os.environ["CUPY_TF32"] = str(int(precision == "tf32"))
+    _precision = precision
+
+
+def is_array(x):
+    """Whether x is an array of either backend."""
+    return isinstance(x, np.ndarray) or ("cupy" in sys.modules and isinstance(x, sys.modules["cupy"].ndarray))
+
+
+def array_module(x):
+    """The module that x belongs to: numpy or cupy."""
+    if isinstance(x, (np.ndarray, np.generic)):
+        return np
+    if is_array(x):
+        return sys.modules["cupy"]
+    raise TypeError(f"expected a numpy or cupy array, got {type(x).__name__}")
+
+
+def is_gpu(xp):
+    """Whether a few large calls are worth a copy of their operands: on a GPU."""
+    return xp is not np
+
+
+# ---------------------------------------------------------------- moving arrays
+
+def to_host(x):
+    """x as a NumPy array. On CuPy this waits for the device (a synchronisation)."""
+    return x if isinstance(x, np.ndarray) else np.asarray(x) if not is_array(x) else x.get()
+
+
+def to_device(x, xp):
+    """The host or device array x as an array of module xp, with no copy if it is one already."""
+    return to_host(x) if xp is np else xp.asarray(x)
+
+
+def require_finite(x, what):
+    """Raise FloatingPointError if the array x holds NaN or infinity. Only on NumPy: on a GPU reading
+    the answer would make every step wait, so there the training loop looks at the losses it logs."""
+    if isinstance(x, (np.ndarray, np.generic)) and not np.isfinite(x).all():
+        raise FloatingPointError(f"{what} is not finite (NaN or infinity): look for NaN in the input, a learning "
+                                 "rate that diverged, or a temperature that fell to 0")
+
+
+def require_positive(x, what):
+    """Raise ValueError if the 0-d array x is not above 0. As with require_finite, only NumPy's is looked at."""
+    if isinstance(x, (np.ndarray, np.generic)) and not x > 0:
+        raise ValueError(f"{what} must be > 0, got {float(x):.6g}; learn its logarithm and take exp, which stays above 0")
