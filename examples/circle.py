@@ -44,9 +44,9 @@ def main():
     run = Run(args, "circle")
     rng = np.random.default_rng(args.seed)
 
-    data = load_images(args.data, args.data_dir, seed=args.seed, say=run.say)
+    data = load_images(args.data, args.data_dir, seed=args.seed, log=run.print)
     train = data.train_images[:args.images]
-    run.say(f"data: {data.name}, {len(train)} training and {len(data.test_images)} test images")
+    run.print(f"data: {data.name}, {len(train)} training and {len(data.test_images)} test images")
     batches = Batches(len(train), args.batch, seed=args.seed)
     augment = mnist_views()
 

@@ -53,10 +53,10 @@ def main():
     rng = np.random.default_rng(args.seed)
 
     # Data: digits, which are dressed and described anew each time they are seen.
-    data = load_images(args.data, args.data_dir, seed=args.seed, say=run.say)
+    data = load_images(args.data, args.data_dir, seed=args.seed, log=run.print)
     world = CaptionedDigits()
     batches = Batches(len(data.train_images), args.batch, seed=args.seed)
-    run.say(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images; "
+    run.print(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images; "
             f"{len(world.vocabulary)} words")
 
     # Two encoders, two projections into one space, and a temperature that is learned.
@@ -89,7 +89,7 @@ def main():
                         uniformity=uniformity(image.data))
 
         # Zero-shot: test images, in combinations that training did not have.
-        run.say("evaluating: unseen combinations of attributes, and retrieval")
+        run.print("evaluating: unseen combinations of attributes, and retrieval")
         rng = np.random.default_rng([args.seed, 1])
 
         def embed(captions):

@@ -36,10 +36,10 @@ def main():
     run = Run(args, "collapse")
     rng = np.random.default_rng(args.seed)
 
-    data = load_images(args.data, args.data_dir, seed=args.seed, say=run.say)
+    data = load_images(args.data, args.data_dir, seed=args.seed, log=run.print)
     data = dataclasses.replace(data, train_images=data.train_images[:args.images],
                                train_labels=data.train_labels[:args.images])
-    run.say(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images")
+    run.print(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images")
     batches = Batches(len(data.train_images), args.batch, seed=args.seed)
     augment = mnist_views()
 
@@ -79,7 +79,7 @@ def main():
             if run.logs(step):
                 run.log(step, epoch=step // batches.per_epoch + 1, **metrics)
 
-        run.say("evaluating h and z: nearest neighbours and linear probe")
+        run.print("evaluating h and z: nearest neighbours and linear probe")
         untrained = SimCLR(*encoder_and_head(shape, args)).to(xp)                    # what random weights know
         accuracies = {name: frozen_accuracies(model, data, xp)[0]
                       for name, model in {"untrained": untrained, **models}.items()}

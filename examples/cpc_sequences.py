@@ -50,9 +50,9 @@ def main():
 
     # Data: sequences on the host, (N, T, C).
     rotation = Rotation()
-    data = load_sequences(args.data, args.data_dir, rotation=rotation, seed=args.seed, say=run.say)
+    data = load_sequences(args.data, args.data_dir, rotation=rotation, seed=args.seed, log=run.print)
     (N, T, C), test = data.train.shape, len(data.test)
-    run.say(f"data: {data.name}, {N} training and {test} test sequences of {T // window} windows of {window} x {C}")
+    run.print(f"data: {data.name}, {N} training and {test} test sequences of {T // window} windows of {window} x {C}")
     if args.ahead >= T // window:
         raise RunError(f"--ahead {args.ahead}: a sequence has {T // window} windows of {window}, so at most "
                        f"{T // window - 1} can be ahead; give fewer, or a smaller --window")
@@ -85,7 +85,7 @@ def main():
                         first=losses[0].item(), last=losses[-1].item())
 
         # Judgement on test sequences: the choice at each k, and what the last c knows of the class, if there is one.
-        run.say("picking the future of test sequences")
+        run.print("picking the future of test sequences")
         metrics = predict(model, data.test, args, xp)
         if data.test_states is not None:
             metrics |= see_states(rotation, data.test_states, window, args)

@@ -70,8 +70,8 @@ def main():
     rng = np.random.default_rng(args.seed)
 
     # Data: uint8 images on the host; labels are used for evaluation only.
-    data = load_colour_images(args.data, args.data_dir, seed=args.seed, say=run.say).first(args.limit)
-    run.say(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images")
+    data = load_colour_images(args.data, args.data_dir, seed=args.seed, log=run.print).first(args.limit)
+    run.print(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images")
     batches = Batches(len(data.train_images), args.batch, seed=args.seed)
     augment = simclr_views()
     k = min(args.knn_k, len(data.train_images))
@@ -118,7 +118,7 @@ def main():
                 run.log(step, epoch=epoch, loss=loss.item(), chance=math.log(candidates), lr=lr,
                         alignment=alignment(z1.data, z2), uniformity=uniformity(z1.data), **metrics)
             if looks:
-                run.say(f"epoch {epoch}: kNN of h {metrics['knn_h']:.4f}, of z {metrics['knn_z']:.4f}")
+                run.print(f"epoch {epoch}: kNN of h {metrics['knn_h']:.4f}, of z {metrics['knn_z']:.4f}")
 
         pixels = pixel_accuracy(data, xp, k=k)
         report(run, model, data, augment, rng, xp, candidates=candidates, k=k, knn_pixels=pixels)

@@ -34,8 +34,8 @@ def main():
     rng = np.random.default_rng(args.seed)
 
     # Data: uint8 images on the host; labels are used for evaluation only.
-    data = load_images(args.data, args.data_dir, seed=args.seed, say=run.say)
-    run.say(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images")
+    data = load_images(args.data, args.data_dir, seed=args.seed, log=run.print)
+    run.print(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images")
     batches = Batches(len(data.train_images), args.batch, seed=args.seed)
     augment = mnist_views()
 

@@ -20,7 +20,7 @@ def report(run, model, data, augment, rng, xp, *, candidates, k=20, **metrics):
     figures     more to go into result.json: {name: a number, or None}
     The loss reported is the mean of those logged in the last tenth of the steps. rng draws the views in the picture.
     """
-    run.say("evaluating h and z: nearest neighbours and linear probe")
+    run.print("evaluating h and z: nearest neighbours and linear probe")
     accuracies, test_h, test_z = frozen_accuracies(model, data, xp, k=k)
     log, config = run.read_log(), run.config
     loss = float(np.mean([line["loss"] for line in log if line["step"] >= 0.9 * (run.total - 1)]))

@@ -199,7 +199,7 @@ class Run:
                 if interrupted or self.step % save_every == 0 or self.step == total:
                     save()
                 if interrupted:                              # perhaps only while saving
-                    self.say(f"interrupted after step {self.step} of {total}; go on with --resume --out {self.folder}")
+                    self.print(f"interrupted after step {self.step} of {total}; go on with --resume --out {self.folder}")
                     raise KeyboardInterrupt
 
     def logs(self, step):
@@ -234,7 +234,7 @@ class Run:
         with open(self.folder / "log.jsonl") as file:
             return [json.loads(line) for line in file]
 
-    def say(self, text):
+    def print(self, text):
         """A line for the reader that does not tear the progress bar."""
         tqdm.write(text, file=sys.stdout)
         sys.stdout.flush()

@@ -24,7 +24,7 @@ def draw_run(run, log, data, views, test_h, test_z, candidates):
     test_h, test_z  features of the test images, on either backend; candidates: K of the loss, chance is log K
     """
     if Figure is None:
-        run.say("no pictures: they need matplotlib, pip install 'minicl[viz]'")
+        run.print("no pictures: they need matplotlib, pip install 'minicl[viz]'")
         return
     folder, n = run.folder, len(views[0])
     images, h, z = data.test_images / np.float32(255), to_host(test_h), to_host(test_z)
@@ -96,7 +96,7 @@ def line_plots(run, name, *plots):
     its axes, such as title, xlabel, ylabel, ylim.
     """
     if Figure is None:
-        run.say("no pictures: they need matplotlib, pip install 'minicl[viz]'")
+        run.print("no pictures: they need matplotlib, pip install 'minicl[viz]'")
         return
     figure = Figure(figsize=(4.8 * len(plots), 3.6), dpi=150)
     for axes, plot in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots):
@@ -148,7 +148,7 @@ def draw_circles(run, circles, labels, class_names, floor):
     floor    the least uniformity that many points can have
     """
     if Figure is None:
-        run.say("no pictures: they need matplotlib, pip install 'minicl[viz]'")
+        run.print("no pictures: they need matplotlib, pip install 'minicl[viz]'")
         return
     figure = Figure(figsize=(11, 7.4), dpi=150)
     *panels, plane = figure.subplots(2, -(-(len(circles) + 1) // 2)).reshape(-1)

@@ -135,7 +135,7 @@ def test_the_hashes_are_of_the_two_official_archives():
 
 
 @pytest.mark.parametrize("load", [load_cifar10, lambda folder: load_colour_images("cifar10", folder),
-                                  lambda folder: load_colour_images("auto", folder, say=no_shapes)])
+                                  lambda folder: load_colour_images("auto", folder, log=no_shapes)])
 def test_a_folder_without_the_files_is_an_error_that_names_them(tmp_path, load):
     with pytest.raises(FileNotFoundError, match="has none of CIFAR-10's files; expected cifar-10-binary.tar.gz or"):
         load(tmp_path)
@@ -157,7 +157,7 @@ def test_a_damaged_archive_is_named_and_never_passed_over(tmp_path, name, kind, 
     write(tmp_path, {kind: damage(TINY[kind])})
     path = re.escape(str(tmp_path / kind))
     with pytest.raises(CorruptFile, match=f"^{path}: not CIFAR-10's {kind}: .*SHA-256 begins"):
-        load_colour_images(name, tmp_path, say=no_shapes)
+        load_colour_images(name, tmp_path, log=no_shapes)
 
 
 @pytest.mark.parametrize("packed, complaint", [
@@ -177,7 +177,7 @@ def test_unchecked_archives_are_still_read_with_care(tmp_path, packed, complaint
 def test_unpacked_files_must_hold_10000_images_each(tmp_path):
     write(tmp_path, files_of(BINARY, batches()))
     with pytest.raises(CorruptFile, match="data_batch_1.bin: 2 images where CIFAR-10 has 10000; .*check=False"):
-        load_colour_images("auto", tmp_path, say=no_shapes)
+        load_colour_images("auto", tmp_path, log=no_shapes)
 
 
 def test_unpacked_files_must_hold_as_many_of_every_class(tmp_path, monkeypatch):
@@ -271,7 +271,7 @@ def serve(monkeypatch, content):
 
 def test_downloads_the_binary_archive_once(monkeypatch, tmp_path):
     asked = serve(monkeypatch, TINY[BINARY])
-    assert_is_tiny(load_colour_images("auto", say=no_shapes))
+    assert_is_tiny(load_colour_images("auto", log=no_shapes))
     assert asked == ["https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"]
     assert [path.name for path in (tmp_path / "cache/cifar10").iterdir()] == [BINARY]
     assert_is_tiny(load_cifar10(download=False))
@@ -281,26 +281,26 @@ def test_downloads_the_binary_archive_once(monkeypatch, tmp_path):
 def test_another_archive_from_the_network_is_no_missing_network(monkeypatch, tmp_path):
     serve(monkeypatch, TINY[PYTHON])
     with pytest.raises(CorruptFile, match="https://.*not CIFAR-10's(?s:.*)--data shapes"):
-        load_colour_images("auto", say=no_shapes)
+        load_colour_images("auto", log=no_shapes)
     assert not (tmp_path / "cache").exists()
 
 
 def test_a_damaged_cache_is_named_with_the_mend(tmp_path):
     write(tmp_path / "cache/cifar10", {BINARY: TINY[BINARY][:-1]})
     with pytest.raises(CorruptFile, match="cifar-10-binary(?s:.*)delete it and it is downloaded again"):
-        load_colour_images("auto", say=no_shapes)
+        load_colour_images("auto", log=no_shapes)
 
 
 def test_without_a_network_cifar10_insisted_on_is_an_error_with_advice():
     expected = "CIFAR-10 could not be downloaded.*no route to host.*--data-dir.*--data shapes"
     with pytest.raises(Unavailable, match=expected):
-        load_colour_images("cifar10", say=no_shapes)
+        load_colour_images("cifar10", log=no_shapes)
 
 
 def test_auto_with_no_network_says_so_in_one_line_and_goes_on(monkeypatch):
     monkeypatch.setattr(shapes, "generate_shapes", lambda seed: f"shapes from seed {seed}")
     said = []
-    assert load_colour_images("auto", seed=3, say=said.append) == "shapes from seed 3"
+    assert load_colour_images("auto", seed=3, log=said.append) == "shapes from seed 3"
     assert len(said) == 1 and "\n" not in said[0]
     assert "no route to host" in said[0] and "generated shapes" in said[0] and "reads CIFAR-10" in said[0]
 

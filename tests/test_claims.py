@@ -45,7 +45,7 @@ def shows_it(record):
 @each_claim
 def test_the_fast_form_shows_what_the_claim_says(module, tmp_path):
     for _ in range(ATTEMPTS.get(module.CLAIM.name, 1)):
-        record = experiment(module, [0], size="fast", say=silent, cpu_threads=1)
+        record = experiment(module, [0], size="fast", log=silent, cpu_threads=1)
         if shows_it(record):
             break
     assert shows_it(record), record.reason
@@ -65,12 +65,12 @@ def test_a_claim_says_all_that_its_section_needs(module):
 
 
 def test_the_same_seed_gives_the_same_figures_on_either_backend(xp):
-    first, again = (experiment(tightness, [1], size="fast", xp=xp, say=silent, cpu_threads=1) for _ in range(2))
+    first, again = (experiment(tightness, [1], size="fast", xp=xp, log=silent, cpu_threads=1) for _ in range(2))
     assert first.metrics == again.metrics and first.verdict == again.verdict != NOT_REPRODUCED
 
 
 def test_what_learns_learns_on_either_backend(xp, rng):
-    setting = Setting(0, "fast", xp, say=silent)
+    setting = Setting(0, "fast", xp, log=silent)
     assert len(counting.saturate(setting, steps=2, draws=1)) == len(counting.BATCHES)
     assert infonce_bound.learn(setting, rng, steps=2, lr=1e-3, K=8).shape == (2 * len(infonce_bound.NATS),)
 
@@ -254,7 +254,7 @@ def test_without_matplotlib_there_is_a_record_and_a_line(quick, tmp_path, monkey
 def test_a_verdict_is_one_of_three(monkeypatch, quick):
     monkeypatch.setattr(tightness, "judge", lambda metrics: ("true", "it looks so"))
     with pytest.raises(ValueError, match="claim 2: judge must say one of"):
-        experiment(tightness, [0], say=silent)
+        experiment(tightness, [0], log=silent)
     assert len(VERDICTS) == 3
 
 
@@ -267,10 +267,10 @@ def test_list_and_count(capsys):
 
 def test_a_setting_picks_its_size_and_draws_its_data():
     assert [Setting(size=size).pick(1, 2, 3) for size in laboratory.SIZES] == [1, 2, 3]
-    setting = Setting(3, "fast", say=silent)
+    setting = Setting(3, "fast", log=silent)
     images = setting.images(20, 10)
     assert (len(images.train_images), len(images.test_images), setting.data) == (20, 10, "generated digits")
-    other = Setting(4, "fast", say=silent).images(20, 10)
+    other = Setting(4, "fast", log=silent).images(20, 10)
     assert (images.train_images != other.train_images).any()
 
 

@@ -111,7 +111,7 @@ def test_reads_every_spelling(tmp_path, inside, name, pack):
 
 
 @pytest.mark.parametrize("load", [load_mnist, lambda folder: load_images("mnist", folder),
-                                  lambda folder: load_images("auto", folder, say=no_digits)])
+                                  lambda folder: load_images("auto", folder, log=no_digits)])
 @pytest.mark.parametrize("left", [0, 3])
 def test_a_folder_that_lacks_files_is_an_error_that_names_them(tmp_path, load, left):
     write(tmp_path, dict(list(tiny().items())[:left]))
@@ -139,7 +139,7 @@ def test_a_damaged_or_wrong_file_is_named_and_never_passed_over(tmp_path, name, 
     path = tmp_path / f"{STEMS[0]}.gz"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(CorruptFile, match=f"(?s)^{re.escape(str(path))}: .*{complaint}"):
-        load_images(name, tmp_path, say=no_digits)
+        load_images(name, tmp_path, log=no_digits)
 
 
 def test_other_data_of_the_same_form_on_request(tmp_path):
@@ -208,7 +208,7 @@ def test_the_next_mirror_serves(server, first):
         serve(server, "first", tiny(9))
     if first == "damaged":
         server.pages[f"/first/{STEMS[0]}.gz"] = gzip.compress(tiny()[STEMS[0]])[:-9]
-    assert load_mnist(say=no_digits).train_images.shape == (6, 5, 4, 1)
+    assert load_mnist(log=no_digits).train_images.shape == (6, 5, 4, 1)
 
 
 def test_a_connection_that_closes_early_is_no_file(server, tmp_path):
@@ -222,7 +222,7 @@ def test_a_connection_that_closes_early_is_no_file(server, tmp_path):
 def test_wrong_bytes_from_every_mirror_are_no_missing_network(server, tmp_path):
     serve(server, "first", tiny(9))
     with pytest.raises(CorruptFile, match="first/train-images.* not MNIST's(?s:.*)--data digits"):
-        load_images("auto", say=no_digits)
+        load_images("auto", log=no_digits)
     assert not (tmp_path / "cache").exists()
 
 
@@ -230,12 +230,12 @@ def test_a_damaged_cache_is_named_with_the_mend(tmp_path):
     folder = write(tmp_path / "cache/mnist", tiny())
     (folder / f"{STEMS[2]}.gz").write_bytes(b"\x1f\x8b nonsense")
     with pytest.raises(CorruptFile, match=f"{STEMS[2]}(?s:.*)delete it and it is downloaded again"):
-        load_images("auto", say=no_digits)
+        load_images("auto", log=no_digits)
 
 
 def test_no_network():
     with pytest.raises(Unavailable, match="no route to host.*--data-dir.*--data digits"):
-        load_images("mnist", say=no_digits)
+        load_images("mnist", log=no_digits)
     with pytest.raises(Unavailable, match="was not to be downloaded.*--data-dir"):
         load_mnist(download=False)
 
@@ -245,7 +245,7 @@ def test_auto_with_no_network_says_so_in_one_line_and_goes_on(monkeypatch):
 
     monkeypatch.setattr(digits, "generate_digits", lambda seed: f"digits from seed {seed}")
     said = []
-    assert load_images("auto", seed=3, say=said.append) == "digits from seed 3"
+    assert load_images("auto", seed=3, log=said.append) == "digits from seed 3"
     assert len(said) == 1 and "\n" not in said[0]
     assert "no route to host" in said[0] and "generated digits" in said[0] and "--data-dir" in said[0]
 
@@ -258,7 +258,7 @@ def test_a_full_disk_leaves_nothing_half_written(server, tmp_path, monkeypatch, 
     serve(server, "first", tiny())
     monkeypatch.setattr(download.os, failing, full)
     said = []
-    assert load_mnist(say=said.append).train_images.shape == (6, 5, 4, 1)    # what was verified is used
+    assert load_mnist(log=said.append).train_images.shape == (6, 5, 4, 1)    # what was verified is used
     assert list((tmp_path / "cache/mnist").iterdir()) == []
     assert len(said) == 1 and "No space left" in said[0] and "MINICL_CACHE" in said[0]
 
@@ -267,7 +267,7 @@ def test_a_cache_that_is_no_folder_is_said(server, tmp_path, monkeypatch):
     serve(server, "first", tiny())
     (tmp_path / "cache").write_text("a file")
     said = []
-    load_mnist(say=said.append)
+    load_mnist(log=said.append)
     assert len(said) == 1 and "cannot be kept in" in said[0]
 
 

@@ -88,7 +88,7 @@ def run(args):
             continue
         try:
             record = experiment(module, args.seeds, size=args.size, backend=args.backend, xp=xp,
-                                data_dir=args.data_dir, say=lambda text: print(text, flush=True),
+                                data_dir=args.data_dir, log=lambda text: print(text, flush=True),
                                 cpu_threads=args.threads)
             record.save(args.out)
             show(record, args.out)

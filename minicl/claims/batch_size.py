@@ -56,7 +56,7 @@ def measure(setting):
         train(model, contrastive(TAU, loss=in_groups(N)), data.train_images, setting, batch=batch,
               steps=setting.pick(60, 60, 1000))
         rows.append(examine(model, data, setting))
-        setting.say(f"    N = {N}: " + ", ".join(f"{name} {value:.3f}" for name, value in rows[-1].items()))
+        setting.print(f"    N = {N}: " + ", ".join(f"{name} {value:.3f}" for name, value in rows[-1].items()))
     batches = setting.pick((128, 512, 2048), (2, 8, 32, 128, 512, 2048), (128, 512, 2048, 8192))
     costs = np.array([[*cost_of_loss(N, setting), *cost_of_step(N, data, setting)] for N in batches]).T
     return {"N": sizes, **{name: [row[name] for row in rows] for name in rows[0]}, "batch": batches,

@@ -88,7 +88,7 @@ def measure(setting):
         curve = train(model, OBJECTIVES[name], data.train_images, setting, steps=times * steps, batch=batch,
                       lr=setting.pick(1e-2, 5e-3, 5e-3), watch=lambda z: {"spread": spread(z)})
         metrics[row], metrics[f"{row}: spread in training"] = examine(model, data, setting), curve["spread"]
-        setting.say(f"    {row}: " + ", ".join(f"{what} {value:.3f}" for what, value in zip(METRICS, metrics[row])))
+        setting.print(f"    {row}: " + ", ".join(f"{what} {value:.3f}" for what, value in zip(METRICS, metrics[row])))
 
     metrics["untrained"] = examine(build("untrained", data, setting), data, setting)
     for network, normed in NORMED.items():

@@ -53,7 +53,7 @@ def measure(setting):
         metrics["digit"].append(linear_probe(h_train, data.train_labels, h_test, data.test_labels))
         metrics["colour"].append(linear_probe(h_train, train_hues, h_test, test_hues))
         metrics["loss"].append(float(np.mean(curve["loss"][-4:])))
-        setting.say(f"    hue jitter {a} turns: digit {metrics['digit'][-1]:.1%}, colour {metrics['colour'][-1]:.1%}")
+        setting.print(f"    hue jitter {a} turns: digit {metrics['digit'][-1]:.1%}, colour {metrics['colour'][-1]:.1%}")
     return metrics
 
 

@@ -45,7 +45,7 @@ def measure(setting):
               batch=setting.pick(128, 256, 256))
         found = probes(model, data, setting)
         metrics |= {f"{head} head, {space}": accuracy for space, accuracy in found.items()}
-        setting.say(f"    {head} head: linear probe of h {found['h']:.1%}, of z {found['z']:.1%}")
+        setting.print(f"    {head} head: linear probe of h {found['h']:.1%}, of z {found['z']:.1%}")
     return metrics
 
 

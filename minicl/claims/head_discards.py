@@ -90,7 +90,7 @@ def measure(setting):
         train(model, contrastive(), data.train_images, setting, steps=setting.pick(100, 300, 5000),
               batch=setting.pick(128, 256, 256), views=views)
         metrics |= {f"{task}: {name}": value for name, value in read_off(model, seen, setting, data).items()}
-        setting.say(", ".join(f"{name} {value:.1%}" for name, value in metrics.items() if name.startswith(task)))
+        setting.print(", ".join(f"{name} {value:.1%}" for name, value in metrics.items() if name.startswith(task)))
     return metrics
 
 

@@ -64,14 +64,14 @@ class Setting:
     size      one of SIZES
     xp        numpy or cupy
     data_dir  MNIST's folder, or None for the user's cache, else a download
-    say       takes a line of text for who waits
+    print     takes a line of text for who waits
     data      what the record will call the data; images() sets it
     """
     seed: int = 0
     size: str = "default"
     xp: object = np
     data_dir: str | None = None
-    say: object = print
+    print: object = print
     data: str = "drawn by the experiment"
 
     def pick(self, fast, default, full):
@@ -84,9 +84,9 @@ class Setting:
         found = None
         if self.size != "fast":
             try:
-                found = load_mnist(self.data_dir, say=self.say)
+                found = load_mnist(self.data_dir, log=self.print)
             except Unavailable as error:
-                self.say(f"{error.reason}: going on with generated digits; --data-dir FOLDER reads MNIST's files")
+                self.print(f"{error.reason}: going on with generated digits; --data-dir FOLDER reads MNIST's files")
         found = found or generate_digits(train, test, seed=self.seed)
         self.data = {"mnist": "MNIST", "digits": "generated digits"}[found.name]
         return replace(found, train_images=found.train_images[:train], train_labels=found.train_labels[:train],
@@ -188,19 +188,19 @@ def all_claims():
     return [load_claim(name) for name in NAMES]
 
 
-def experiment(module, seeds=(0, 1, 2), *, size="default", backend="numpy", xp=np, data_dir=None, say=print,
+def experiment(module, seeds=(0, 1, 2), *, size="default", backend="numpy", xp=np, data_dir=None, log=print,
                cpu_threads=None):
     """Measure a claim for each seed and judge it -> Record, not yet saved."""
     claim, seconds, measured, data = module.CLAIM, [], [], ""
     for seed in seeds:
-        setting, started = Setting(seed, size, xp, data_dir, say), time.perf_counter()
+        setting, started = Setting(seed, size, xp, data_dir, log), time.perf_counter()
         with threads(cpu_threads):
             metrics = module.measure(setting)
         measured.append({name: _plain(value, f"claim {claim.number}, seed {seed}: {name}")
                          for name, value in metrics.items()})
         seconds.append(round(time.perf_counter() - started, 1))
         data = setting.data
-        say(f"  seed {seed}: {seconds[-1]:.0f} s")
+        log(f"  seed {seed}: {seconds[-1]:.0f} s")
     metrics = {name: [one[name] for one in measured] for name in measured[0]}
     command = f"python -m minicl.claims run {claim.number}" + "".join(
         f" {option}" for option, given in ((f"--seeds {' '.join(map(str, seeds))}", tuple(seeds) != (0, 1, 2)),

@@ -46,7 +46,7 @@ def measure(setting):
             model = learn(data.train, batch, ahead, 0 if name == "untrained" else steps, setting,
                           memory="without" not in name)
             metrics[name], metrics[f"{name}: nats"] = judge_choices(model, data.test, batch, ahead, setting.xp)
-            setting.say(f"    {name}: " + ", ".join(f"{value:.3f}" for value in metrics[name]))
+            setting.print(f"    {name}: " + ", ".join(f"{value:.3f}" for value in metrics[name]))
         best = best_choices(rotation, data.test_states, batch, ahead)
         metrics["hidden states"], metrics["hidden states: nats"] = best
     return metrics

@@ -47,7 +47,7 @@ def measure(setting):
             h_train, h_test = frozen_features(model.encoder, data, setting)
             accuracies.append(linear_probe(h_train, data.train_labels, h_test, data.test_labels))
             losses.append(float(np.mean(curve["loss"][-4:])))
-            setting.say(f"    tau {tau}, {bits:2} bits: digit {accuracies[-1]:.1%}, loss {losses[-1]:.3f}")
+            setting.print(f"    tau {tau}, {bits:2} bits: digit {accuracies[-1]:.1%}, loss {losses[-1]:.3f}")
         metrics["digit"].append(accuracies)
         metrics["loss"].append(losses)
     return metrics

@@ -67,7 +67,7 @@ def measure(setting):
             metrics.setdefault(f"{kind}: {name}", []).append(value)
         if kind == "cosines" and tau == WEIGHED_AT:
             metrics["share of push"] = shares(z, taus)
-        setting.say(f"    {kind}, tau {tau:g}: " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
+        setting.print(f"    {kind}, tau {tau:g}: " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
     return metrics
 
 

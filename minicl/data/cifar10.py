@@ -37,14 +37,14 @@ OTHERWISE = "or for other data of this form use load_cifar10(data_dir, check=Fal
 INSTEAD = "give a folder that holds its archive or its six files (--data-dir) or use generated shapes (--data shapes)"
 
 
-def load_cifar10(data_dir=None, *, download=True, check=True, say=print):
+def load_cifar10(data_dir=None, *, download=True, check=True, log=print):
     """CIFAR-10 as ImageData: 50000 train and 10000 test images (32, 32, 3) uint8, ten classes.
 
     data_dir   a folder with either archive or with the six files of one (or its cifar10/, cifar-10-batches-bin/ or
                cifar-10-batches-py/); without one the user's cache is read, or the binary archive (170 MB) downloaded
     download   whether the network may be used
     check      False accepts other data of the same form from data_dir: any number of images, unevenly classed
-    say        gets a line of text if the cache cannot be written
+    log        gets a line of text if the cache cannot be written
 
     Raises FileNotFoundError if data_dir lacks a file, CorruptFile if a file is damaged or is not CIFAR-10's,
     Unavailable if there is no data_dir and CIFAR-10 cannot be had.
@@ -52,7 +52,7 @@ def load_cifar10(data_dir=None, *, download=True, check=True, say=print):
     if data_dir is None:
         folder, archive = cache_dir() / "cifar10", next(iter(SHA256))
         (parts,) = Source("CIFAR-10", folder, _unpack, INSTEAD).read(
-            {archive: folder / archive}, lambda file: [ADDRESS + file], download=download, say=say)
+            {archive: folder / archive}, lambda file: [ADDRESS + file], download=download, log=log)
     else:
         path = _find(Path(data_dir).expanduser())
         parts = _unpack(path.read_bytes(), path, path.name, check) if path.is_file() else _read_folder(path, check)

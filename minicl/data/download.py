@@ -55,12 +55,12 @@ class Source:
     def __init__(self, name, folder, decode, instead):
         self.name, self.folder, self.decode, self.instead = name, folder, decode, instead
 
-    def read(self, wanted, urls, *, download=True, say=print):
+    def read(self, wanted, urls, *, download=True, log=print):
         """[what is in each file of `wanted`], a dict {file: its path in the cache, there or to be}.
 
         urls      urls(file): the addresses to try, in order
         download  whether the network may be used
-        say       gets a line of text if the cache cannot be written
+        log       gets a line of text if the cache cannot be written
         """
         decoded, unwritten = [], None
         for file, path in wanted.items():
@@ -80,7 +80,7 @@ class Source:
                 except OSError as error:                 # a full disk, no permission: what came is good all the same
                     unwritten = error
         if unwritten:
-            say(f"{self.name} was downloaded but cannot be kept in {self.folder} ({unwritten}); set MINICL_CACHE to "
+            log(f"{self.name} was downloaded but cannot be kept in {self.folder} ({unwritten}); set MINICL_CACHE to "
                 "another folder")
         return decoded
 

@@ -56,32 +56,32 @@ class ImageData:
         return array
 
 
-def load_images(name="auto", data_dir=None, *, seed=0, say=print):
+def load_images(name="auto", data_dir=None, *, seed=0, log=print):
     """Handwritten digits: the ImageData called `name`, grey images (28, 28, 1).
 
     name       "mnist", "digits" (generated from `seed`), or "auto": MNIST from data_dir, else from the
                user's cache, else downloaded, else, on a machine with no network, generated digits
     data_dir   the folder that holds MNIST's files; if given, they must be there
-    say        gets the line of text that tells of a fallback
+    log        gets the line of text that tells of a fallback
 
     Raises DataError (a ValueError) for an unknown name or a data_dir that would not be read, and what load_mnist
     raises: a file that is damaged or not MNIST's (CorruptFile) is never passed over for generated digits.
     """
     from . import digits, mnist               # here, for both build on ImageData
 
-    return _load("load_images", name, data_dir, seed, say, mnist=("MNIST", mnist.load_mnist),
+    return _load("load_images", name, data_dir, seed, log, mnist=("MNIST", mnist.load_mnist),
                  digits=("generated digits", digits.generate_digits))
 
 
-def load_colour_images(name="auto", data_dir=None, *, seed=0, say=print):
+def load_colour_images(name="auto", data_dir=None, *, seed=0, log=print):
     """Colour images (32, 32, 3), found as load_images finds digits: "cifar10", "shapes" (generated), or "auto"."""
     from . import cifar10, shapes
 
-    return _load("load_colour_images", name, data_dir, seed, say, cifar10=("CIFAR-10", cifar10.load_cifar10),
+    return _load("load_colour_images", name, data_dir, seed, log, cifar10=("CIFAR-10", cifar10.load_cifar10),
                  shapes=("generated shapes", shapes.generate_shapes))
 
 
-def _load(function, name, data_dir, seed, say, **kinds):
+def _load(function, name, data_dir, seed, log, **kinds):
     """The data set `name`; kinds: first the real one and its loader, then the generated one and its generator."""
     (real, (real_title, load)), (generated, (generated_title, generate)) = kinds.items()
     if name not in ("auto", real, generated):
@@ -92,11 +92,11 @@ def _load(function, name, data_dir, seed, say, **kinds):
                             f"out, or ask for {real!r}")
         return generate(seed=seed)
     try:
-        return load(data_dir, say=say)
+        return load(data_dir, log=log)
     except Unavailable as error:
         if name == real:
             raise
-        say(f"{error.reason}: going on with {generated_title}; --data-dir FOLDER reads {real_title} from its files")
+        log(f"{error.reason}: going on with {generated_title}; --data-dir FOLDER reads {real_title} from its files")
         return generate(seed=seed)
 
 

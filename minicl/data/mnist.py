@@ -27,23 +27,23 @@ MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.go
 INSTEAD = "give a folder that holds its four files (--data-dir) or use generated digits (--data digits)"
 
 
-def load_mnist(data_dir=None, *, download=True, check=True, say=print):
+def load_mnist(data_dir=None, *, download=True, check=True, log=print):
     """MNIST as ImageData: 60000 train and 10000 test images (28, 28, 1) uint8, white on black.
 
     data_dir   a folder with the four files (or its mnist/ or MNIST/raw/); without one the user's cache
                is read, and what it lacks is downloaded from public mirrors
     download   whether the network may be used
     check      False accepts other data of the same form from data_dir, such as Fashion-MNIST
-    say        gets a line of text if the cache cannot be written
+    log        gets a line of text if the cache cannot be written
 
     Raises FileNotFoundError if data_dir lacks a file, CorruptFile if a file is damaged or is not
     MNIST's, Unavailable if there is no data_dir and MNIST cannot be had.
     """
     if data_dir is None:
         folder = cache_dir() / "mnist"
-        needs_grad = {stem: _find(folder, stem) or folder / f"{stem}.gz" for stem in SHA256}
+        wanted = {stem: _find(folder, stem) or folder / f"{stem}.gz" for stem in SHA256}
         arrays = Source("MNIST", folder, _decode, INSTEAD).read(
-            needs_grad, lambda stem: [f"{mirror}{stem}.gz" for mirror in MIRRORS], download=download, say=say)
+            wanted, lambda stem: [f"{mirror}{stem}.gz" for mirror in MIRRORS], download=download, log=log)
     else:
         arrays = [_decode(path.read_bytes(), path, stem, check)
                   for stem, path in _find_all(Path(data_dir).expanduser()).items()]

@@ -103,13 +103,13 @@ SEQUENCES = {
 }
 
 
-def load_sequences(name="rotation", data_dir=None, *, rotation=Rotation(), seed=0, say=print):
-    """The SequenceData called `name`, one of SEQUENCES. data_dir, say: as in load_images; rotation: of that task."""
+def load_sequences(name="rotation", data_dir=None, *, rotation=Rotation(), seed=0, log=print):
+    """The SequenceData called `name`, one of SEQUENCES. data_dir, log: as in load_images; rotation: of that task."""
     if name not in SEQUENCES:
         raise DataError(f"load_sequences: name must be one of {', '.join(SEQUENCES)}, got {name!r}")
     if name != "rotation":
         images = {"mnist-rows": "mnist", "digit-rows": "digits"}[name]
-        return image_rows(load_images(images, data_dir, seed=seed, say=say))
+        return image_rows(load_images(images, data_dir, seed=seed, log=log))
     if data_dir is not None:
         raise DataError(f"load_sequences: 'rotation' reads no files, got data_dir {str(data_dir)!r}; leave it out")
     return rotating_sequences(rotation, seed=seed)
