@@ -22,7 +22,6 @@ from minicl.optim import AdamW, warmup_cosine
 from minicl.run import Run, at_least, command, options
 
 
-
 def both_uniform(z1, z2):
     return (uniformity_loss(z1) + uniformity_loss(z2)) / 2
 

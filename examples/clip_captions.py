@@ -19,8 +19,7 @@ from minicl.backend import peak_memory_mib, threads, to_device, to_host
 from minicl.contrastive import clip_loss, l2_normalize
 from minicl.data import Batches, load_images, same_caption_ids
 from minicl.data.captions import COUNTS, LENGTH, NAMES, CaptionedDigits
-from minicl.evaluate import (alignment, class_embeddings, encode, retrieval_recall, to_float, uniformity,
-                             zero_shot_accuracy)
+from minicl.evaluate import alignment, class_embeddings, encode, retrieval_recall, to_float, uniformity, zero_shot_accuracy
 from minicl.methods import CLIP
 from minicl.nn import BagOfTokens, ConvNet, Transformer
 from minicl.optim import AdamW, warmup_cosine

@@ -102,7 +102,7 @@ class Pairs:
 
         Raises ImportError without matplotlib.
         """
-        from . import viz                                                    # here: matplotlib is slow to import
+        from . import viz  # here: matplotlib is slow to import
 
         if viz.Figure is None:
             raise ImportError("explain_pairs(...).draw: pictures need matplotlib, pip install 'minicl[viz]'; "

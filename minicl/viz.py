@@ -5,7 +5,7 @@ import textwrap
 import numpy as np
 
 try:
-    from matplotlib.figure import Figure          # no pyplot: no window, no global state
+    from matplotlib.figure import Figure  # no pyplot: no window, no global state
 except ImportError:
     Figure = None
 

@@ -11,9 +11,9 @@ from benchmarks import harness, run
 from benchmarks.candidates import Candidate
 from benchmarks.case import Peer
 from benchmarks.cases import CASES
-from benchmarks.metrics import Figure, baseline_of, metrics, ratio, regressions
 from benchmarks.harness import Worker
 from benchmarks.losses import NTXent
+from benchmarks.metrics import Figure, baseline_of, metrics, ratio, regressions
 from benchmarks.report import document, lines, summary
 
 from minicl.backend import to_host

@@ -70,7 +70,7 @@ def test_the_same_seed_gives_the_same_figures_on_either_backend(xp):
 
 
 def test_what_learns_learns_on_either_backend(xp, rng):
-    setting = Setting(0, "fast", xp, log=silent)
+    setting = Setting(0, "fast", xp, print=silent)
     assert len(counting.saturate(setting, steps=2, draws=1)) == len(counting.BATCHES)
     assert infonce_bound.learn(setting, rng, steps=2, lr=1e-3, K=8).shape == (2 * len(infonce_bound.NATS),)
 

@@ -7,14 +7,13 @@ import signal
 
 import numpy as np
 import pytest
-
 from example_runs import read_run, run_example
+
 from minicl import Tensor, gradcheck
 from minicl.backend import to_device, to_host
 from minicl.checkpoint import load_checkpoint
 from minicl.contrastive import info_nce_from_scores
-from minicl.data import (DataError, Rotation, SequenceData, digits, load_sequences, rotating_sequences, sequences,
-                         time_first)
+from minicl.data import DataError, Rotation, SequenceData, digits, load_sequences, rotating_sequences, sequences, time_first
 from minicl.data.sequences import image_rows
 from minicl.evaluate import gaussian_information
 from minicl.methods import CPC, NoMemory, WindowEncoder

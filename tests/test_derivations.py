@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import above_zero, apart, normal
 
 import minicl
-from cases import above_zero, apart, normal
 from minicl import contrastive, ops
 from minicl.explain import arrays_held_by
 

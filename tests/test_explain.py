@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from cases import all_ops, normal
+from hypothesis import given
+from hypothesis import strategies as st
 
 import minicl
-from cases import all_ops, normal
 from minicl import Tensor, contrastive, op, ops, viz
 from minicl.backend import to_device, to_host
 from minicl.contrastive import composed

@@ -4,9 +4,9 @@ import importlib
 
 import numpy as np
 import pytest
+from cases import CASES
 
 import minicl
-from cases import CASES
 from minicl import Tensor, contrastive, ops
 from minicl.backend import is_array, threads, to_device, to_host
 

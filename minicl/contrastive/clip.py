@@ -27,7 +27,7 @@ import functools
 import math
 
 from ..autograd import op
-from ..backend import array_module, workers, require_finite, row_sums, parallel_for, tile_size
+from ..backend import array_module, parallel_for, require_finite, row_sums, tile_size, workers
 from ..signature import Scalar
 from .checks import require_logit_scale, require_pairs
 from .cosine import l2_normalize

@@ -23,7 +23,7 @@ Derivations: docs/gradients/infonce.md. Readable, composed forms of both: compos
 """
 
 from ..autograd import op
-from ..backend import parallel_sum, array_module, fused, parallel_map, require_finite, row_sums, tile_size
+from ..backend import array_module, fused, parallel_map, parallel_sum, require_finite, row_sums, tile_size
 from ..signature import Scalar
 from .checks import require_pairs, require_temperature
 from .cosine import l2_normalize

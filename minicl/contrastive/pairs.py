@@ -12,7 +12,7 @@ forgotten, or kept for the backward where all of them are small.
 
 import math
 
-from ..backend import parallel_sum, array_module, column_sums, fused, row_sums, tile_size
+from ..backend import array_module, column_sums, fused, parallel_sum, row_sums, tile_size
 
 KEEP_BYTES = 16 * 2**20        # a matrix of exponentials up to this size is kept from the forward to the backward
 

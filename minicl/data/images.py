@@ -67,7 +67,7 @@ def load_images(name="auto", data_dir=None, *, seed=0, log=print):
     Raises DataError (a ValueError) for an unknown name or a data_dir that would not be read, and what load_mnist
     raises: a file that is damaged or not MNIST's (CorruptFile) is never passed over for generated digits.
     """
-    from . import digits, mnist               # here, for both build on ImageData
+    from . import digits, mnist  # here, for both build on ImageData
 
     return _load("load_images", name, data_dir, seed, log, mnist=("MNIST", mnist.load_mnist),
                  digits=("generated digits", digits.generate_digits))

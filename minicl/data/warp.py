@@ -15,7 +15,6 @@ import numpy as np
 from ..backend import array_module, fused, to_device
 from .transform import Transform, draw_boxes, interval, number
 
-
 # ---------------------------------------------------------------- the two machines
 
 def warp(images, coordinates):

@@ -18,7 +18,7 @@ Derivation: docs/gradients/conv.md
 """
 
 from ..autograd import op
-from ..backend import parallel_sum, array_module, is_gpu, parallel_for
+from ..backend import array_module, is_gpu, parallel_for, parallel_sum
 from .columns import conv_by_columns
 
 FEW_CHANNELS = 4

@@ -14,7 +14,7 @@ does stretching them (r follows). The means are over the same n entries. Derivat
 import math
 
 from ..autograd import op
-from ..backend import parallel_sum, array_module, column_sums, fused, is_gpu, parallel_for
+from ..backend import array_module, column_sums, fused, is_gpu, parallel_for, parallel_sum
 
 WIDTH = 1024      # NumPy loops along a row, and narrow rows of C channels cost it twice: pixels are laid abreast
 

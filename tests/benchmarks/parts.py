@@ -19,7 +19,6 @@ from minicl.optim import Adam, warmup_cosine
 from .case import Case, Target, Work, normal
 from .steps import CLIPStep, SimCLRStep, images
 
-
 # ---------------------------------------------------------------- augmentation
 
 @dataclasses.dataclass(frozen=True)

@@ -21,16 +21,16 @@ from pathlib import Path
 if __name__ == "__main__":                      # tests/ for benchmarks, the checkout for minicl
     sys.path[:1] = map(str, Path(__file__).resolve().parents[1:3])
 
-from benchmarks.candidates import CANDIDATES, KEPT, ON_GPU                   # noqa: E402
-from benchmarks.cases import CASES                                           # noqa: E402
-from benchmarks.metrics import baseline_of, metrics, regressions             # noqa: E402
-from benchmarks.harness import Worker, measure                               # noqa: E402
-from benchmarks.launches import launches_per_step                            # noqa: E402
-from benchmarks.machine import describe                                      # noqa: E402
-from benchmarks.report import document, lines, summary                       # noqa: E402
-from minicl.backend import available_cores, get_backend                      # noqa: E402
-from minicl.files import write_json                                          # noqa: E402
-from minicl.run import RunError, at_least, command                           # noqa: E402
+from benchmarks.candidates import CANDIDATES, KEPT, ON_GPU  # noqa: E402
+from benchmarks.cases import CASES  # noqa: E402
+from benchmarks.harness import Worker, measure  # noqa: E402
+from benchmarks.launches import launches_per_step  # noqa: E402
+from benchmarks.machine import describe  # noqa: E402
+from benchmarks.metrics import baseline_of, metrics, regressions  # noqa: E402
+from benchmarks.report import document, lines, summary  # noqa: E402
+from minicl.backend import available_cores, get_backend  # noqa: E402
+from minicl.files import write_json  # noqa: E402
+from minicl.run import RunError, at_least, command  # noqa: E402
 
 BASELINE = Path(__file__).with_name("baseline.json")
 

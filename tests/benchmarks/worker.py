@@ -17,11 +17,11 @@ from pathlib import Path
 signal.signal(signal.SIGINT, signal.SIG_DFL)                                 # Ctrl-C reaches all: end without a word
 sys.path[:1] = map(str, Path(__file__).resolve().parents[1:3])               # for benchmarks and for minicl
 
-from benchmarks.case import Peer                                             # noqa: E402
-from benchmarks.cases import CASES                                           # noqa: E402
-from benchmarks.machine import rates                                         # noqa: E402
-from minicl import get_backend                                               # noqa: E402
-from minicl.backend import threads                                           # noqa: E402
+from benchmarks.case import Peer  # noqa: E402
+from benchmarks.cases import CASES  # noqa: E402
+from benchmarks.machine import rates  # noqa: E402
+from minicl import get_backend  # noqa: E402
+from minicl.backend import threads  # noqa: E402
 
 COMPILE_SECONDS = 180
 
@@ -31,7 +31,7 @@ def main():
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)                                                            # what libraries print is no answer
     if library == "torch":
-        import torch                                                         # noqa: F401  once, before any fork
+        import torch  # noqa: F401  once, before any fork
 
     def answer(**fields):
         print(json.dumps(fields), file=answers, flush=True)

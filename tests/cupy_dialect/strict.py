@@ -19,8 +19,7 @@ import numpy as np
 from .device_array import call, device, host, in_bounds, ndarray, operand, read_key, unsupported, wrap
 from .fusion import fuse
 from .listing import LISTING, listed, signature
-from .stream import (launch, launch_for, launch_product, launches, synchronisations, synchronise, while_fusing,
-                     written)
+from .stream import launch, launch_for, launch_product, launches, synchronisations, synchronise, while_fusing, written
 
 __all__ = ["cupy_or_stand_in", "install", "launches", "stand_in", "synchronisations"]
 

@@ -1,0 +1,13 @@
+"""Types of the public surface. An array is NumPy's or CuPy's; CuPy need not be installed, so its type has no name here."""
+
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = Any                # numpy.ndarray or cupy.ndarray
+HostArray: TypeAlias = npt.NDArray[Any]
+ArrayModule: TypeAlias = ModuleType   # numpy or cupy
+DType: TypeAlias = npt.DTypeLike
+Rng: TypeAlias = np.random.Generator
