@@ -267,10 +267,10 @@ def test_list_and_count(capsys):
 
 def test_a_setting_picks_its_size_and_draws_its_data():
     assert [Setting(size=size).pick(1, 2, 3) for size in laboratory.SIZES] == [1, 2, 3]
-    setting = Setting(3, "fast", log=silent)
+    setting = Setting(3, "fast", print=silent)
     images = setting.images(20, 10)
     assert (len(images.train_images), len(images.test_images), setting.data) == (20, 10, "generated digits")
-    other = Setting(4, "fast", log=silent).images(20, 10)
+    other = Setting(4, "fast", print=silent).images(20, 10)
     assert (images.train_images != other.train_images).any()
 
 
