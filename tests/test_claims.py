@@ -3,17 +3,22 @@
 import functools
 import json
 import math
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from claims import NAMES, __main__, counting, infonce_bound, laboratory, leak, tightness
+from claims.answers import count
+from claims.infonce_bound import _exact_bound, exact_bound
+from claims.laboratory import (NOT_REPRODUCED, VERDICTS, Setting, all_claims, experiment, mean_spread, read_records,
+                               record_path)
+from claims.report import anchor, page
 
+import minicl
 from minicl import viz
-from minicl.claims import NAMES, __main__, counting, infonce_bound, laboratory, leak, tightness
-from minicl.claims.answers import count
-from minicl.claims.infonce_bound import _exact_bound, exact_bound
-from minicl.claims.laboratory import (NOT_REPRODUCED, VERDICTS, Setting, all_claims, experiment, mean_spread,
-                                      read_records, record_path)
-from minicl.claims.report import anchor, page
 from minicl.evaluate import optimal_bound, symbol_estimates
 from minicl.run import RunError, command
 
@@ -87,7 +92,7 @@ def test_a_committed_record_is_judged_as_the_claim_judges_today(record):
 
 def test_the_page_is_what_the_command_makes_of_the_records():
     assert (DOCS / "claims.md").read_text() == page(RECORDS, DOCS / "claims", DOCS), \
-        "python -m minicl.claims report --records docs/claims --out docs/claims.md"
+        "python examples/claims report --docs"
 
 
 def test_the_links_of_the_summary_lead_to_the_sections():
@@ -122,7 +127,7 @@ def test_a_count_is_that_of_the_scores_in_a_row():
 # ---------------------------------------------------------------- the laboratory
 
 def run(*options):
-    """Exit code of python -m minicl.claims with these options."""
+    """Exit code of python examples/claims with these options."""
     with pytest.raises(SystemExit) as end:
         command(functools.partial(__main__.main, [str(option) for option in options]))
     return end.value.code or 0
@@ -155,7 +160,7 @@ def test_a_run_prints_the_table_and_leaves_a_record_and_a_page(quick, tmp_path, 
     assert "03-counting.json" in printed and ("03-counting.png" in printed) == (viz.Figure is not None)
     assert quick == [("tightness", 0), ("tightness", 5), ("counting", 0), ("counting", 5)]
     record = json.loads((tmp_path / "02-tightness.json").read_text())
-    assert record["command"] == "python -m minicl.claims run 2 --seeds 0 5 --size fast"
+    assert record["command"] == "python examples/claims run 2 --seeds 0 5 --size fast"
     assert (record["seeds"], record["verdict"], len(record["seconds"])) == ([0, 5], "reproduced", 2)
     assert record["metrics"]["NT-Xent, m = 2, N = 8"] == pytest.approx([0.6962, 0.6962], abs=5e-5)
     assert run("report", "--records", tmp_path) == 0
@@ -198,7 +203,7 @@ def test_records_are_judged_and_drawn_anew(quick, tmp_path, monkeypatch):
     monkeypatch.setattr(tightness, "judge", lambda metrics: (NOT_REPRODUCED, "of another mind"))
     assert run("report", "--records", tmp_path) == 0
     assert read_records(tmp_path)["tightness"].verdict == "reproduced"
-    assert run("report", "--records", tmp_path, "--anew") == 0
+    assert run("report", "--records", tmp_path, "--redraw") == 0
     assert read_records(tmp_path)["tightness"].reason == "of another mind" in (tmp_path / "claims.md").read_text()
 
 
@@ -221,7 +226,7 @@ def test_ctrl_c_keeps_the_records_that_are_there_and_resume_goes_on(quick, tmp_p
 
 
 @pytest.mark.parametrize("options, message", [
-    (("run", "17"), "there is no claim 17; python -m minicl.claims list shows those there are"),
+    (("run", "17"), "there is no claim 17; python examples/claims list shows those there are"),
     (("run", "bigbang"), "there is no claim bigbang"),
     (("run", "2", "--data-dir", "nowhere"), "nowhere"),
     (("run", "2", "--seeds", "-1"), "expected an integer >= 0, got -1"),
@@ -256,6 +261,17 @@ def test_a_verdict_is_one_of_three(monkeypatch, quick):
     with pytest.raises(ValueError, match="claim 2: judge must say one of"):
         experiment(tightness, [0], log=silent)
     assert len(VERDICTS) == 3
+
+
+def test_the_folder_runs_from_anywhere(tmp_path):
+    package = Path(minicl.__file__).parents[1]
+    ran = subprocess.run([sys.executable, laboratory.__file__.rpartition("laboratory")[0], "count", "2"], cwd=tmp_path,
+                         env=os.environ | {"PYTHONPATH": str(package)}, capture_output=True, text=True)
+    assert ran.stdout.startswith("N = 2: 2 negatives") and ran.stderr == ""
+
+
+def test_the_package_imports_no_claim():
+    assert not [path for path in Path(minicl.__file__).parent.rglob("*.py") if re.search(r"^\s*(from|import) \.*claims", path.read_text(), re.M)]
 
 
 def test_list_and_count(capsys):

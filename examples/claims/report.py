@@ -1,6 +1,7 @@
 """The page of all records, docs/claims.md: nothing on it is typed that was measured."""
 
 import os
+from pathlib import Path
 
 from .answers import ANSWERS
 from .laboratory import VERDICTS, all_claims, filled, record_path
@@ -9,8 +10,8 @@ HEAD = """\
 # The theory, claim by claim
 
 Each claim of the theory of contrastive learning is a short program that prints the published or exact figure, the one
-measured here, and a verdict, and draws the picture. `python -m minicl.claims run 8` runs number 8, `run all` all of
-them. This page is made of their records by `python -m minicl.claims report`: mean ± standard deviation over the
+measured here, and a verdict, and draws the picture. `python examples/claims run 8` runs number 8, `run all` all of
+them. This page is made of their records by `python examples/claims report --docs`: mean ± standard deviation over the
 seeds; each section ends with its command, which names size and seeds where they are not the default (three seeds,
 minutes on two CPU cores). `--full` is for a GPU and has not been run yet.
 
@@ -49,6 +50,7 @@ def section(claim, record, path, beside):
     drawn = path.with_suffix(".png")                     # there is none without matplotlib
     picture = f"![{claim.title}]({os.path.relpath(drawn, beside)})\n\n" if drawn.exists() else ""
     path = os.path.relpath(path, beside)
+    experiment = os.path.relpath(Path(__file__).with_name(f"{claim.name}.py"), beside)
     table = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in record.rows())
     seeds = f"{len(record.seeds)} seed{'s' * (len(record.seeds) > 1)}"
     return f"""\
@@ -65,7 +67,7 @@ def section(claim, record, path, beside):
 {filled(f"**{record.verdict[0].upper() + record.verdict[1:]}{record.caution}:** {record.reason.rstrip('.')}.")}
 
 `{record.command}` · {record.data} · {sum(record.seconds):.0f} s for {seeds} ·
-[experiment](../minicl/claims/{claim.name}.py) · [record]({path}) · {claim.source}
+[experiment]({experiment}) · [record]({path}) · {claim.source}
 
 {filled(f"*Try next:* {claim.next}")}
 """

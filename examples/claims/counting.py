@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 
-from .. import Tensor
-from ..backend import to_device
-from ..contrastive import nt_xent
-from ..evaluate import encode, infonce_bound, symbol_estimates
-from ..methods import SimCLR
-from ..nn import MLP, projection_head
+from minicl import Tensor
+from minicl.backend import to_device
+from minicl.contrastive import nt_xent
+from minicl.evaluate import encode, infonce_bound, symbol_estimates
+from minicl.methods import SimCLR
+from minicl.nn import MLP, projection_head
 from .laboratory import NOT_REPRODUCED, REPRODUCED, Claim, mean_spread
 from .slides import BLUE, GREY, INK, ORANGE, heading, line, note, slide
 from .training import contrastive, train

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from ..evaluate import infonce_bound
+from minicl.evaluate import infonce_bound
 from .counting import BATCHES, IMAGES
 from .head_discards import lost, tasks_of
 from .infonce_bound import exact_bound
@@ -43,8 +43,8 @@ and {count(256)[1]:.2f} nats = {count(256)[2]:.2f} bits, N = 4096 gives {count(4
 need more than 2^B / 2 images.
 
 ```bash
-python -m minicl.claims count 256 4096       # computes it
-python -m minicl.claims run 3                # runs into the cap
+python examples/claims count 256 4096       # computes it
+python examples/claims run 3                # runs into the cap
 ```
 
 The run: {IMAGES} images, both views the same, so there are log2 {IMAGES} = {math.log2(IMAGES):.0f} bits to be seen,
@@ -100,7 +100,7 @@ what lets g do it; nothing forbids it to hold more. Then the head is cut off, an
 is so, three things can be measured.
 
 ```bash
-python -m minicl.claims run 8 9
+python examples/claims run 8 9
 ```
 
 *z forgets, h less* (claim 9). Which transformation was applied to a view, read from either by a small network:

@@ -5,11 +5,11 @@ from functools import partial
 
 import numpy as np
 
-from ..data import draw_digits, mnist_views, two_views
-from ..data.augment import ColorJitter, Compose
-from ..data.colour import hue_rotation
-from ..evaluate import linear_probe
-from ..methods import SimCLR
+from minicl.data import draw_digits, mnist_views, two_views
+from minicl.data.augment import ColorJitter, Compose
+from minicl.data.colour import hue_rotation
+from minicl.evaluate import linear_probe
+from minicl.methods import SimCLR
 from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread
 from .slides import BLUE, INK, ORANGE, chance, heading, line, note, percent, picture, slide
 from .training import contrastive, digits, encoder_and_head, frozen_features, train

@@ -13,11 +13,11 @@ from functools import partial
 
 import numpy as np
 
-from ..contrastive import nt_xent
-from ..data import Batches, mnist_views, two_views
-from ..evaluate import encode, to_float
-from ..nn import ConvNet, projection_head
-from ..optim import AdamW, warmup_cosine
+from minicl.contrastive import nt_xent
+from minicl.data import Batches, mnist_views, two_views
+from minicl.evaluate import encode, to_float
+from minicl.nn import ConvNet, projection_head
+from minicl.optim import AdamW, warmup_cosine
 
 
 def digits(setting, train=(2000, 10_000, 60_000), test=(500, 5000, 10_000)):

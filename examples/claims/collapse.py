@@ -5,11 +5,11 @@ With batch norm everywhere, in the heads only, and nowhere: does it hold off col
 
 import numpy as np
 
-from .. import ops
-from ..contrastive import alignment_loss, l2_normalize, nt_xent, uniformity_loss
-from ..evaluate import effective_rank, encode, frozen_accuracies, linear_probe, spread
-from ..methods import BYOL, SimCLR, SimSiam
-from ..nn import Sequential, projection_head
+from minicl import ops
+from minicl.contrastive import alignment_loss, l2_normalize, nt_xent, uniformity_loss
+from minicl.evaluate import effective_rank, encode, frozen_accuracies, linear_probe, spread
+from minicl.methods import BYOL, SimCLR, SimSiam
+from minicl.nn import Sequential, projection_head
 from .laboratory import IN_SHAPE, NOT_REPRODUCED, REPRODUCED, Claim, mean_spread
 from .slides import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, heading, note, slide
 from .training import contrastive, digits, encoder_and_head, train

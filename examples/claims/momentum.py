@@ -8,10 +8,10 @@ import math
 
 import numpy as np
 
-from ..backend import to_device
-from ..contrastive import l2_normalize
-from ..evaluate import frozen_accuracies
-from ..methods import MoCo
+from minicl.backend import to_device
+from minicl.contrastive import l2_normalize
+from minicl.evaluate import frozen_accuracies
+from minicl.methods import MoCo
 from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread
 from .slides import BLUE, GREY, ORANGE, heading, line, note, slide
 from .training import digits, encoder_and_head, train

@@ -1,8 +1,8 @@
 """Claim 8: a projection head makes a better representation, and the representation is what stands before it."""
 
-from ..evaluate import linear_probe
-from ..methods import SimCLR
-from ..nn import HEADS
+from minicl.evaluate import linear_probe
+from minicl.methods import SimCLR
+from minicl.nn import HEADS
 from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread
 from .slides import BLUE, GREY, ORANGE, bar, heading, slide
 from .training import contrastive, digits, encoder_and_head, frozen_features, train

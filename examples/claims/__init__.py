@@ -1,4 +1,4 @@
-"""The theory, claim by claim, as experiments that run: python -m minicl.claims. Figures and verdicts: docs/claims.md
+"""The theory, claim by claim, as experiments that run: python examples/claims. Figures and verdicts: docs/claims.md
 
 Each claim is one module, read from top to bottom: what it says, how it is measured, judged and drawn. What they share
 is laboratory.py (seeds, verdicts, records) and training.py (the small training loop).

@@ -8,13 +8,13 @@ import math
 
 import numpy as np
 
-from .. import ops
-from ..backend import threads, to_device, to_host
-from ..contrastive import info_nce_from_scores
-from ..evaluate import draw_gaussians, gaussian_correlation, infonce_bound, optimal_bound
-from ..nn import Linear, Sequential
-from ..nn.layers import RELU_GAIN
-from ..optim import Adam
+from minicl import ops
+from minicl.backend import threads, to_device, to_host
+from minicl.contrastive import info_nce_from_scores
+from minicl.evaluate import draw_gaussians, gaussian_correlation, infonce_bound, optimal_bound
+from minicl.nn import Linear, Sequential
+from minicl.nn.layers import RELU_GAIN
+from minicl.optim import Adam
 from .laboratory import IN_SHAPE, NOT_REPRODUCED, REPRODUCED, Claim, mean_spread
 from .slides import BLUE, GREEN, GREY, INK, ORANGE, heading, note, slide
 
@@ -38,8 +38,8 @@ E log S   = integral over t of (exp(-t) - E exp(-t S)) / t,    S = sum_j r_j
 Given |x|, the r_j are independent and log r_j is linear in a noncentral chi-squared: E exp(-t S) is a product of
 one-dimensional integrals. That gives the exact figure, without a draw.""",
     source="van den Oord et al. 2018, eq. 5; the staircase: Poole et al. 2019, figure 2",
-    next="How many candidates K would show 8 of 10 nats? Compute it: `from minicl.claims.infonce_bound import "
-         "exact_bound`, then `exact_bound(10, 20, K)`. What would a step cost?")
+    next="How many candidates K would show 8 of 10 nats? Compute it, in the folder examples: `from "
+         "claims.infonce_bound import exact_bound`, then `exact_bound(10, 20, K)`. What would a step cost?")
 
 
 @functools.cache

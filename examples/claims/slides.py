@@ -5,7 +5,7 @@ Colours are Okabe & Ito's, which the colour-blind tell apart; the mean over seed
 
 import numpy as np
 
-from .. import viz
+from minicl import viz
 
 BLUE, ORANGE, GREEN, PURPLE, GREY, INK = "#0072b2", "#d55e00", "#009e73", "#aa4499", "#8c8c8c", "#222222"
 

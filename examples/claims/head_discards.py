@@ -4,11 +4,11 @@ import re
 
 import numpy as np
 
-from ..backend import array_module, to_device
-from ..data import draw_digits
-from ..data.colour import LUMA
-from ..evaluate import encode, linear_probe
-from ..methods import SimCLR
+from minicl.backend import array_module, to_device
+from minicl.data import draw_digits
+from minicl.data.colour import LUMA
+from minicl.evaluate import encode, linear_probe
+from minicl.methods import SimCLR
 from .colour import coloured, hue_views, tint
 from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread
 from .slides import BLUE, INK, ORANGE, bar, heading, percent, picture, slide

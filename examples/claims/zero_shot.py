@@ -4,14 +4,14 @@ import math
 
 import numpy as np
 
-from ..backend import to_device
-from ..contrastive import clip_loss
-from ..data import Batches, same_caption_ids
-from ..data.captions import COUNTS, LENGTH, NAMES, OPENERS, CaptionedDigits
-from ..evaluate import class_embeddings, encode, retrieval_recall, to_float, zero_shot_accuracy
-from ..methods import CLIP
-from ..nn import ConvNet, Transformer
-from ..optim import AdamW, warmup_cosine
+from minicl.backend import to_device
+from minicl.contrastive import clip_loss
+from minicl.data import Batches, same_caption_ids
+from minicl.data.captions import COUNTS, LENGTH, NAMES, OPENERS, CaptionedDigits
+from minicl.evaluate import class_embeddings, encode, retrieval_recall, to_float, zero_shot_accuracy
+from minicl.methods import CLIP
+from minicl.nn import ConvNet, Transformer
+from minicl.optim import AdamW, warmup_cosine
 from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread
 from .slides import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, bar, chance, heading, slide
 

@@ -5,7 +5,7 @@ import tracemalloc
 
 import numpy as np
 
-from ..backend import to_host
+from minicl.backend import to_host
 
 
 def cost(step, xp, repeats=5):

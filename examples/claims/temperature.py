@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from ..autograd import Tensor
-from ..backend import array_module, to_host
-from ..contrastive import choice_accuracy, info_nce_from_scores, l2_normalize, nt_xent
-from ..contrastive.composed import EXCLUDED
-from ..data import mnist_views, two_views
-from ..evaluate import alignment, encode, frozen_accuracies, to_float, uniformity
-from ..methods import SimCLR
-from ..ops import concat, where
+from minicl.autograd import Tensor
+from minicl.backend import array_module, to_host
+from minicl.contrastive import choice_accuracy, info_nce_from_scores, l2_normalize, nt_xent
+from minicl.contrastive.composed import EXCLUDED
+from minicl.data import mnist_views, two_views
+from minicl.evaluate import alignment, encode, frozen_accuracies, to_float, uniformity
+from minicl.methods import SimCLR
+from minicl.ops import concat, where
 from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread
 from .slides import BLUE, GREEN, GREY, ORANGE, chance, heading, line, note, slide
 from .training import contrastive, digits, encoder_and_head, train
@@ -42,8 +42,8 @@ METRICS = ("probe_h", "knn_h", "probe_z", "picked", "uniformity", "alignment")
 
 def nt_xent_of_dots(z1, z2, tau):
     """NT-Xent with dot products for cosines."""
-    xp, N, z = array_module(z1.data), len(z1), concat(z1, z2)
-    return info_nce_from_scores(*candidates(xp, z @ z.T), tau)
+    z = concat(z1, z2)
+    return info_nce_from_scores(*candidates(array_module(z.data), z @ z.T), tau)
 
 
 def candidates(xp, scores):

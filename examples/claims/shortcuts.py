@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..backend import array_module
-from ..data import mnist_views, two_views
-from ..evaluate import linear_probe
-from ..methods import SimCLR
+from minicl.backend import array_module
+from minicl.data import mnist_views, two_views
+from minicl.evaluate import linear_probe
+from minicl.methods import SimCLR
 from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim
 from .slides import BLUE, GREEN, GREY, ORANGE, PURPLE, chance, heading, line, percent, slide
 from .training import contrastive, digits, encoder_and_head, frozen_features, train

@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from ..autograd import no_grad
-from ..backend import threads
-from ..contrastive import choice_accuracy, info_nce_from_scores
-from ..data import Batches, Rotation, rotating_sequences, time_first
-from ..evaluate import gaussian_information, infonce_bound, log_density_ratio
-from ..methods import CPC, NoMemory, WindowEncoder
-from ..nn import GRU
-from ..optim import AdamW, warmup_cosine
+from minicl.autograd import no_grad
+from minicl.backend import threads
+from minicl.contrastive import choice_accuracy, info_nce_from_scores
+from minicl.data import Batches, Rotation, rotating_sequences, time_first
+from minicl.evaluate import gaussian_information, infonce_bound, log_density_ratio
+from minicl.methods import CPC, NoMemory, WindowEncoder
+from minicl.nn import GRU
+from minicl.optim import AdamW, warmup_cosine
 from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread
 from .slides import BLUE, GREY, ORANGE, chance, heading, line, note, percent, slide
 

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from ..autograd import no_grad
-from ..contrastive import info_nce, l2_normalize
-from ..data import mnist_views, two_views
-from ..evaluate import frozen_accuracies, to_float
-from ..methods import MoCo
-from ..nn import ConvNet, projection_head
+from minicl.autograd import no_grad
+from minicl.contrastive import info_nce, l2_normalize
+from minicl.data import mnist_views, two_views
+from minicl.evaluate import frozen_accuracies, to_float
+from minicl.methods import MoCo
+from minicl.nn import ConvNet, projection_head
 from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread
 from .momentum import DIM, queries_and_keys
 from .slides import BLUE, GREEN, ORANGE, PURPLE, bar, heading, line, note, slide

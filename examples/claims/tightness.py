@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 
-from .. import Tensor
-from ..backend import to_device
-from ..contrastive import nt_xent
-from ..evaluate import symbol_estimates
+from minicl import Tensor
+from minicl.backend import to_device
+from minicl.contrastive import nt_xent
+from minicl.evaluate import symbol_estimates
 from .laboratory import NOT_REPRODUCED, REPRODUCED, Claim, mean_spread
 from .slides import BLUE, INK, ORANGE, heading, note, slide
 

@@ -7,14 +7,14 @@ anchor chooses among the views of its own group. What a step costs is measured a
 
 import numpy as np
 
-from ..autograd import Tensor
-from ..backend import array_module
-from ..contrastive import info_nce_from_scores, l2_normalize, nt_xent
-from ..contrastive.composed import EXCLUDED
-from ..data import mnist_views, two_views
-from ..evaluate import alignment, effective_rank, encode, frozen_accuracies, to_float, uniformity
-from ..methods import SimCLR
-from ..ops import concat, where
+from minicl.autograd import Tensor
+from minicl.backend import array_module
+from minicl.contrastive import info_nce_from_scores, l2_normalize, nt_xent
+from minicl.contrastive.composed import EXCLUDED
+from minicl.data import mnist_views, two_views
+from minicl.evaluate import alignment, effective_rank, encode, frozen_accuracies, to_float, uniformity
+from minicl.methods import SimCLR
+from minicl.ops import concat, where
 from .cost import cost
 from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread
 from .slides import BLUE, GREEN, GREY, ORANGE, heading, line, note, slide

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import viz
-from ..backend import threads
-from ..data import Unavailable, generate_digits, load_mnist
-from ..files import write_atomically
-from ..run import RunError
+from minicl import viz
+from minicl.backend import threads
+from minicl.data import Unavailable, generate_digits, load_mnist
+from minicl.files import write_atomically
+from minicl.run import RunError
 from . import NAMES
 
 SIZES = ("fast", "default", "full")           # seconds, for the tests; minutes on two CPU cores; for a GPU
@@ -179,7 +179,7 @@ def load_claim(which):
     """The module of a claim, by number or name. Raises RunError if there is none."""
     name = NAMES[int(which) - 1] if str(which).isdecimal() and 1 <= int(which) <= len(NAMES) else str(which)
     if name not in NAMES:
-        raise RunError(f"there is no claim {which}; python -m minicl.claims list shows those there are")
+        raise RunError(f"there is no claim {which}; python examples/claims list shows those there are")
     return importlib.import_module(f"{__package__}.{name}")
 
 
@@ -202,7 +202,7 @@ def experiment(module, seeds=(0, 1, 2), *, size="default", backend="numpy", xp=n
         data = setting.data
         log(f"  seed {seed}: {seconds[-1]:.0f} s")
     metrics = {name: [one[name] for one in measured] for name in measured[0]}
-    command = f"python -m minicl.claims run {claim.number}" + "".join(
+    command = f"python examples/claims run {claim.number}" + "".join(
         f" {option}" for option, given in ((f"--seeds {' '.join(map(str, seeds))}", tuple(seeds) != (0, 1, 2)),
                                            (f"--size {size}", size != "default"),
                                            (f"--backend {backend}", backend != "numpy")) if given)

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from ..backend import to_device, to_host
-from ..contrastive import alignment_loss, l2_normalize, nt_xent, uniformity_loss
-from ..data import mnist_views, two_views
-from ..evaluate import alignment, encode, to_float, uniformity, uniformity_floor
-from ..methods import SimCLR
+from minicl.backend import to_device, to_host
+from minicl.contrastive import alignment_loss, l2_normalize, nt_xent, uniformity_loss
+from minicl.data import mnist_views, two_views
+from minicl.evaluate import alignment, encode, to_float, uniformity, uniformity_floor
+from minicl.methods import SimCLR
 from .laboratory import NOT_REPRODUCED, REPRODUCED, Claim, mean_spread
 from .slides import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, slide
 from .training import contrastive, digits, encoder_and_head, train

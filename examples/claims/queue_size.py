@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from ..autograd import Tensor
-from ..backend import to_device
-from ..contrastive import info_nce, l2_normalize
-from ..evaluate import frozen_accuracies, to_float, uniformity
+from minicl.autograd import Tensor
+from minicl.backend import to_device
+from minicl.contrastive import info_nce, l2_normalize
+from minicl.evaluate import frozen_accuracies, to_float, uniformity
 from .cost import cost
 from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread
 from .momentum import DIM, TAU, build

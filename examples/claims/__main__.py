@@ -1,10 +1,11 @@
 """The theory, claim by claim, as experiments that run.
 
-    python -m minicl.claims list
-    python -m minicl.claims run 8 11                 # or: run all; each a few minutes on two CPU cores
-    python -m minicl.claims run 2 --seeds 0 --size fast
-    python -m minicl.claims report                   # the records of runs/claims as a page
-    python -m minicl.claims count 256                # the negatives and bits of a batch of 256 images
+    python examples/claims list
+    python examples/claims run 8 11                 # or: run all; each a few minutes on two CPU cores
+    python examples/claims run 2 --seeds 0 --size fast
+    python examples/claims report                   # the records of runs/claims as a page
+    python examples/claims report --docs            # the committed records, docs/claims, as docs/claims.md
+    python examples/claims count 256                # the negatives and bits of a batch of 256 images
 """
 
 import argparse
@@ -12,13 +13,18 @@ import sys
 import traceback
 from pathlib import Path
 
-from .. import get_backend, viz
-from ..data import load_mnist
-from ..files import write_atomically
-from ..run import RunError, at_least, command
-from .answers import count
-from .laboratory import SIZES, all_claims, experiment, load_claim, read_records, record_path
-from .report import page
+if not __package__:                                          # python examples/claims: the package is named claims
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from claims.answers import count
+from claims.laboratory import SIZES, all_claims, experiment, load_claim, read_records, record_path
+from claims.report import page
+from minicl import get_backend, viz
+from minicl.data import load_mnist
+from minicl.files import write_atomically
+from minicl.run import RunError, at_least, command
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def main(argv=None):
@@ -27,7 +33,7 @@ def main(argv=None):
 
 
 def parse(argv):
-    parser = argparse.ArgumentParser(prog="python -m minicl.claims", description=__doc__.split("\n\n")[0],
+    parser = argparse.ArgumentParser(prog="python examples/claims", description=__doc__.split("\n\n")[0],
                                      epilog="docs/claims.md has the claims with their figures and verdicts")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="the claims, a line each")
@@ -47,12 +53,13 @@ def parse(argv):
     run.add_argument("--resume", action="store_true", help="leave out claims whose record with the same seeds, size "
                      "and backend is already in --out")
 
-    report = commands.add_parser("report", help="write the page of all records: docs/claims.md is made so")
-    report.add_argument("--records", default="runs/claims", help="folder that holds them; default: runs/claims")
+    report = commands.add_parser("report", help="write a page of all records, such as docs/claims.md")
+    report.add_argument("--records", default="runs/claims", help="folder with the records; default: runs/claims")
     report.add_argument("--out", help="the page; default: claims.md in the folder of the records")
-
-    report.add_argument("--anew", action="store_true", help="first judge and draw the records anew, figures as they "
-                        "are: for when a claim's judge or draw has changed")
+    report.add_argument("--docs", action="store_true", help="the records and the page in docs/, whatever the working "
+                        "directory; the same as --records docs/claims --out docs/claims.md")
+    report.add_argument("--redraw", action="store_true", help="first compute the verdicts and draw the pictures again "
+                        "from the recorded numbers: for when a claim's verdict() or draw() has changed")
 
     counts = commands.add_parser("count", help="the negatives that batches give, and the nats and bits they can show")
     counts.add_argument("N", type=at_least(2), nargs="+", help="images in a batch")
@@ -61,6 +68,8 @@ def parse(argv):
         args.out = args.out or f"runs/claims{'-fast' * (args.size == 'fast')}"
         if len(set(args.seeds)) < len(args.seeds):
             parser.error(f"--seeds: expected each seed once, got {' '.join(map(str, args.seeds))}")
+    if args.command == "report" and args.docs:
+        args.records, args.out = DOCS / "claims", DOCS / "claims.md"
     return args
 
 
@@ -126,9 +135,9 @@ def report(args):
     records, out = Path(args.records), Path(args.out or Path(args.records) / "claims.md")
     found = read_records(records)
     if not found:
-        raise RunError(f"--records {records}: there are no records of claims; python -m minicl.claims run all --out "
+        raise RunError(f"--records {records}: there are no records of claims; python examples/claims run all --out "
                        f"{records} makes them")
-    if args.anew:
+    if args.redraw:
         found = {name: record.judged() for name, record in found.items()}
         for record in found.values():
             record.save(records)
