@@ -1,33 +1,76 @@
 """Files that are written whole or not at all."""
 
 import contextlib
+import errno
 import json
 import os
+import re
+import secrets
+import stat
+import time
+from pathlib import Path
+from typing import Any, BinaryIO
+from collections.abc import Callable
+
+PART = re.compile(r"\..*\.[0-9a-f]{16}\.part")              # the name of a file that is being written
 
 
-def write_atomically(path, write):
-    """Have write(file) fill a new file beside `path`, force it to disk, and only then put it in path's place.
+def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
+    """Call write(file) on a new file beside `path`, force it to disk, and then put it in the place of `path`.
 
-    The folder is made if need be. If anything fails, what stood at `path` still stands, and nothing is left
-    beside it; OSErrors are passed on.
+    Missing folders are made. An existing file keeps its permissions, and a symbolic link stays one: the file that
+    it names is replaced. If anything fails, what stood at `path` still stands, and nothing is left beside it.
+
+    Raises OSError, among others for a `path` that exists and is not a regular file.
     """
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    target = Path(os.path.realpath(path))
+    mode = _mode(path)
+    part = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.part")
     try:
-        with open(part, "wb") as file:
+        # O_EXCL: whatever already has this name, a link that leads elsewhere too, makes the call fail.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        with open(os.open(part, flags, 0o666 if mode is None else mode), "wb") as file:
+            if mode is not None:
+                os.chmod(part, mode)                         # exactly, whatever the umask
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+        os.replace(part, target)
     except BaseException as error:
         with contextlib.suppress(OSError):
             part.unlink()
-        if isinstance(error, OSError) and error.filename is None:
+        if isinstance(error, OSError) and error.filename in (None, str(part)):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
-def write_json(path, value):
+def _mode(path):
+    """The permissions of the regular file at `path`, or None if there is none."""
+    try:
+        found = os.stat(path).st_mode
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(found):
+        raise OSError(errno.EINVAL, "exists and is not a regular file", str(path))
+    return stat.S_IMODE(found)
+
+
+def remove_parts(folder: str | os.PathLike, *, seconds: float = 0) -> None:
+    """Remove what killed processes left half written in `folder`, if it is at least so many seconds old.
+
+    With seconds=0 the caller must know, as by a lock, that nobody else writes there.
+    """
+    with contextlib.suppress(OSError):                       # no folder, no permission: nothing to remove
+        for part in Path(folder).iterdir():
+            if PART.fullmatch(part.name):
+                with contextlib.suppress(OSError):           # of a link, lstat and unlink see the link
+                    if time.time() - part.lstat().st_mtime >= seconds:
+                        part.unlink()
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
     """Write a JSON-able value, indented, atomically."""
     text = json.dumps(value, indent=2) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
