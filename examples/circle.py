@@ -19,7 +19,8 @@ from minicl.evaluate import alignment, knn_accuracy, to_float, uniformity, unifo
 from minicl.methods import SimCLR
 from minicl.nn import ConvNet, projection_head
 from minicl.optim import AdamW, warmup_cosine
-from minicl.run import Run, at_least, command, options
+from minicl.options import at_least, options
+from minicl.run import Run, command
 
 
 def both_uniform(z1, z2):

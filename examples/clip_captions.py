@@ -23,7 +23,8 @@ from minicl.evaluate import alignment, class_embeddings, encode, retrieval_recal
 from minicl.methods import CLIP
 from minicl.nn import BagOfTokens, ConvNet, Transformer
 from minicl.optim import AdamW, warmup_cosine
-from minicl.run import Run, at_least, command, options
+from minicl.options import at_least, options
+from minicl.run import Run, command
 
 PROMPTS = {
     "digit": {"bare": ["{}"], "template": ["a photo of a {}"],

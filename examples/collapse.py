@@ -20,7 +20,8 @@ from minicl.evaluate import effective_rank, frozen_accuracies, spread, to_float
 from minicl.methods import BYOL, SimCLR, SimSiam
 from minicl.nn import ConvNet, projection_head
 from minicl.optim import AdamW, warmup_cosine
-from minicl.run import Run, at_least, command, fraction, options
+from minicl.options import at_least, fraction, options
+from minicl.run import Run, command
 
 COLOURS = {"positives only": "#cc3333", "BYOL": "#3465a4", "SimSiam": "#4e9a06", "NT-Xent": "#75507b"}
 

@@ -23,7 +23,8 @@ from minicl.evaluate import gaussian_information, infonce_bound, linear_probe, l
 from minicl.methods import CPC, NoMemory, WindowEncoder
 from minicl.nn import GRU
 from minicl.optim import AdamW, warmup_cosine
-from minicl.run import Run, RunError, at_least, command, options
+from minicl.options import at_least, options
+from minicl.run import Run, RunError, command
 
 WINDOW = {"rotation": 4, "mnist-rows": 2, "digit-rows": 2}             # samples that one z_t sees
 NOTES = {

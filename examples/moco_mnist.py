@@ -21,8 +21,9 @@ from minicl.evaluate import alignment, to_float, uniformity
 from minicl.methods import MoCo
 from minicl.nn import ConvNet, projection_head
 from minicl.optim import AdamW, warmup_cosine
+from minicl.options import at_least, fraction, not_negative, options
 from minicl.report import report
-from minicl.run import Run, at_least, command, fraction, not_negative, options
+from minicl.run import Run, command
 
 
 def main():

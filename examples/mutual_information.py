@@ -20,7 +20,8 @@ from minicl.evaluate import (draw_gaussians, gaussian_correlation, infonce_bound
 from minicl.nn import Linear, Sequential
 from minicl.nn.layers import RELU_GAIN
 from minicl.optim import Adam
-from minicl.run import Run, at_least, command, options
+from minicl.options import at_least, options
+from minicl.run import Run, command
 
 NATS = (2, 4, 6, 8, 10)            # the true information, each for a fifth of the steps
 CANDIDATES = (16, 64, 256)         # for which the optimal critic's bound is computed

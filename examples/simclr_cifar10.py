@@ -31,8 +31,9 @@ from minicl.evaluate import alignment, frozen_accuracies, pixel_accuracy, to_flo
 from minicl.methods import MoCo, SimCLR
 from minicl.nn import HEADS, ConvNet, ResNet9, ResNet18, projection_head
 from minicl.optim import SGD, AdamW, warmup_cosine
+from minicl.options import at_least, fraction, not_negative, options
 from minicl.report import report
-from minicl.run import Run, at_least, command, fraction, not_negative, options
+from minicl.run import Run, command
 
 DATA = {"auto": "CIFAR-10 if it can be had, else generated shapes", "cifar10": "insists on CIFAR-10",
         "shapes": "generated coloured shapes"}

@@ -17,8 +17,9 @@ from minicl.evaluate import alignment, to_float, uniformity
 from minicl.methods import SimCLR
 from minicl.nn import HEADS, MLP, ConvNet, projection_head
 from minicl.optim import AdamW, warmup_cosine
+from minicl.options import at_least, not_negative, options
 from minicl.report import report
-from minicl.run import Run, at_least, command, not_negative, options
+from minicl.run import Run, command
 
 
 def main():

@@ -1,15 +1,15 @@
-"""What every training script shares, so that the script itself can be the method and nothing else.
+"""What every training script shares around its method.
 
-    parser = options(__doc__, epochs=6, ...)         the common flags
+    args = options(__doc__, epochs=6, ...).parse_args()      minicl.options: the options of every script
     run = Run(args, "simclr_mnist")                  the --out folder: config.json, log.jsonl, checkpoint.npz, result.json
     for step in run.steps(total, ...):               progress, Ctrl-C, checkpoints, --resume
         ...
-        if run.logs(step): run.log(step, loss=...)
+        if run.logs(step):
+            run.log(step, loss=...)
     run.finish(result)
     command(main)                                    errors as one line, Ctrl-C as exit code 130
 """
 
-import argparse
 import contextlib
 import json
 import signal
@@ -35,79 +35,6 @@ OUT_OF_MEMORY = ("give a smaller --batch, which nearly all of it grows with, or 
 
 class RunError(RuntimeError):
     """The run cannot start or go on; the message says why and what to do."""
-
-
-# ---------------------------------------------------------------- options
-
-IMAGES = {
-    "auto": "MNIST if it can be had, else generated digits", "mnist": "insists on MNIST", "digits": "generated digits",
-}
-
-
-def options(description, *, epochs, batch, lr, tau, data=IMAGES):
-    """An argument parser with the flags that all training scripts have, and their defaults for this one.
-
-    data  {choice of --data: what it means}, the first being the default; None for a script that draws its own
-    """
-    parser = argparse.ArgumentParser(description=description.split("\n\n")[0],
-                                     formatter_class=_DefaultsHelp)
-    parser.add_argument("--backend", default="numpy", choices=("numpy", "cupy"), help="where arrays live: CPU or GPU")
-    parser.add_argument("--precision", default="float32", choices=("float32", "tf32"),
-                        help="of matrix products on a GPU; tf32 uses its tensor cores, with errors of 5e-4")
-    if data:
-        parser.add_argument("--data", default=next(iter(data)), choices=data,
-                            help="; ".join(f"{name}: {meaning}" for name, meaning in data.items()))
-        parser.add_argument("--data-dir", help="folder with the data's files; default: the user's cache, else download")
-    parser.add_argument("--epochs", type=at_least(1), default=epochs, help="passes over the training data")
-    parser.add_argument("--batch", type=at_least(2), default=batch, help="items a step: images, pairs or sequences")
-    parser.add_argument("--lr", type=positive, default=lr, help="peak learning rate, after warmup, before cosine decay")
-    parser.add_argument("--tau", type=positive, default=tau, help="temperature of the loss")
-    parser.add_argument("--seed", type=at_least(0), default=0, help="of weights, order, augmentations and generated data")
-    parser.add_argument("--threads", type=at_least(1), help="CPU threads; default: all available cores")
-    parser.add_argument("--keep-memory", action=argparse.BooleanOptionalAction, default=True,
-                        help="keep freed memory for the next step: much quicker on Linux; --no-keep-memory hands it back")
-    parser.add_argument("--log-every", type=at_least(1), default=50, help="steps between two lines of the log")
-    parser.add_argument("--out", help="folder for config, log, checkpoint, pictures and result.json; "
-                        "default: a new one under runs/")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, given the same options")
-    return parser
-
-
-class _DefaultsHelp(argparse.ArgumentDefaultsHelpFormatter):
-    """Adds "(default: ...)" to the help of options that have one."""
-
-    def _get_help_string(self, action):
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
-
-
-def at_least(least):
-    def integer(text):
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"expected an integer >= {least}, got {text}")
-        return value
-    return integer
-
-
-def positive(text):
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a finite number > 0, got {text}")
-    return value
-
-
-def not_negative(text):
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a finite number >= 0, got {text}")
-    return value
-
-
-def fraction(text):
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number in [0, 1), got {text}")
-    return value
 
 
 def command(main):

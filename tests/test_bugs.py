@@ -138,7 +138,7 @@ def test_the_commands_of_a_page_name_scripts_and_options_that_exist(page):
         script, options = a or b, more_a or more_b
         source = (ROOT / script).read_text()
         if "import command" in source or " options" in source:
-            source += (ROOT / "minicl/run.py").read_text()
+            source += (ROOT / "minicl/options.py").read_text()
         for option in re.findall(r"--([\w-]+)", options):
             known = f'"--{option}"' in source or f"{option.replace('-', '_')}=" in source
             assert known, f"{page.name}: {script} has no --{option}"

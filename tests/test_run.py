@@ -17,7 +17,8 @@ from minicl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from minicl.data import DataError
 from minicl.nn import BatchNorm, Linear, Sequential
 from minicl.optim import Adam
-from minicl.run import Run, RunError, command, options
+from minicl.options import options
+from minicl.run import Run, RunError, command
 
 TOTAL, SAVE_EVERY = 12, 5
 

@@ -22,7 +22,8 @@ from claims.report import page
 from minicl import get_backend, viz
 from minicl.data import load_mnist
 from minicl.files import write_atomically
-from minicl.run import RunError, at_least, command
+from minicl.options import at_least
+from minicl.run import RunError, command
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 

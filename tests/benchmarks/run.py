@@ -30,7 +30,8 @@ from benchmarks.metrics import baseline_of, metrics, regressions  # noqa: E402
 from benchmarks.report import document, lines, summary  # noqa: E402
 from minicl.backend import available_cores, get_backend  # noqa: E402
 from minicl.files import write_json  # noqa: E402
-from minicl.run import RunError, at_least, command  # noqa: E402
+from minicl.options import at_least  # noqa: E402
+from minicl.run import RunError, command  # noqa: E402
 
 BASELINE = Path(__file__).with_name("baseline.json")
 

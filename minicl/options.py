@@ -1,0 +1,83 @@
+"""The command-line options that all training scripts share, and types for those of their own."""
+
+import argparse
+from collections.abc import Callable, Mapping
+
+IMAGES = {"auto": "MNIST if it can be had, else generated digits", "mnist": "insists on MNIST",
+          "digits": "generated digits"}
+
+
+def options(description: str | None, *, epochs: int, batch: int, lr: float, tau: float,
+            data: Mapping[str, str] | None = IMAGES) -> argparse.ArgumentParser:
+    """An argument parser with the options of every training script; epochs, batch, lr and tau are this one's defaults.
+
+    description  the script's docstring; --help shows its first paragraph
+    data         {choice of --data: its meaning}, the first is the default; None for a script that draws its own
+
+    A script adds its own options to the parser.
+
+    >>> parser = options("Learn.", epochs=6, batch=256, lr=1e-2, tau=0.2)
+    >>> parser.parse_args(["--batch", "64"]).batch
+    64
+    """
+    parser = argparse.ArgumentParser(description=(description or "").split("\n\n")[0],     # python -OO has none
+                                     formatter_class=_DefaultsHelp)
+    parser.add_argument("--backend", default="numpy", choices=("numpy", "cupy"), help="where arrays live: CPU or GPU")
+    parser.add_argument("--precision", default="float32", choices=("float32", "tf32"),
+                        help="of matrix products on a GPU; tf32 uses its tensor cores, with errors of 5e-4")
+    if data:
+        parser.add_argument("--data", default=next(iter(data)), choices=data,
+                            help="; ".join(f"{name}: {meaning}" for name, meaning in data.items()))
+        parser.add_argument("--data-dir", help="folder with the data's files; default: the user's cache, else download")
+    parser.add_argument("--epochs", type=at_least(1), default=epochs, help="passes over the training data")
+    parser.add_argument("--batch", type=at_least(2), default=batch, help="items a step: images, pairs or sequences")
+    parser.add_argument("--lr", type=positive, default=lr, help="peak learning rate, after warmup, before cosine decay")
+    parser.add_argument("--tau", type=positive, default=tau, help="temperature of the loss")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of weights, order, augmentations and generated data")
+    parser.add_argument("--threads", type=at_least(1), help="CPU threads; default: all available cores")
+    parser.add_argument("--keep-memory", action=argparse.BooleanOptionalAction, default=True,
+                        help="keep freed memory for the next step: faster on Linux, but the process stays large")
+    parser.add_argument("--log-every", type=at_least(1), default=50, help="steps between two lines of the log")
+    parser.add_argument("--out", help="folder for config, log, checkpoint, pictures and result.json; "
+                        "default: a new one under runs/")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, given the same options")
+    return parser
+
+
+class _DefaultsHelp(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds "(default: ...)" to the help of options that have one."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an option: an integer >= least."""
+    def integer(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"expected an integer >= {least}, got {text}")
+        return value
+    return integer
+
+
+def positive(text: str) -> float:
+    """The type of an option: a finite number > 0."""
+    return _number(text, lambda value: 0 < value < float("inf"), "a finite number > 0")
+
+
+def not_negative(text: str) -> float:
+    """The type of an option: a finite number >= 0."""
+    return _number(text, lambda value: 0 <= value < float("inf"), "a finite number >= 0")
+
+
+def fraction(text: str) -> float:
+    """The type of an option: a number in [0, 1)."""
+    return _number(text, lambda value: 0 <= value < 1, "a number in [0, 1)")
+
+
+def _number(text: str, is_valid: Callable[[float], bool], expected: str) -> float:
+    value = float(text)
+    if not is_valid(value):
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text}")
+    return value
