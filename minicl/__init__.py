@@ -6,7 +6,12 @@
     evaluate     kNN, linear probe, geometry, the information bound
     gradcheck    finite differences      explain      the tape op by op; push and pull of a contrastive loss
     methods      SimCLR, MoCo, CLIP...   run          what the training scripts share
+
+`import minicl` is enough: minicl.nn, minicl.data and the other packages are imported when first used.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from . import ops
 from .autograd import Tensor, no_grad, op
@@ -16,6 +21,19 @@ from .explain_pairs import explain_pairs
 from .gradcheck import GradcheckError, gradcheck
 from .signature import Index, Mask, Scalar
 
+if TYPE_CHECKING:
+    from . import contrastive, data, evaluate, methods, nn, optim
+
 __version__ = "0.1.0"
-__all__ = ["BackendError", "GradcheckError", "Index", "Mask", "Scalar", "Tensor", "explain", "explain_pairs", "get_backend", "gradcheck", "no_grad",
-           "op", "ops"]
+__all__ = ["BackendError", "GradcheckError", "Index", "Mask", "Scalar", "Tensor", "contrastive", "data", "evaluate",
+           "explain", "explain_pairs", "get_backend", "gradcheck", "methods", "nn", "no_grad", "op", "ops", "optim"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:                                      # a package that is not imported yet
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -27,7 +27,7 @@ import operator
 import numpy as np
 
 from .backend import array_module, is_array
-from .signature import Signature, describe
+from .signature import Signature, describe, require_float_array
 
 
 class Tensor:
@@ -49,10 +49,7 @@ class Tensor:
         if not is_array(data):
             data = np.asarray(data)
             data = data.astype(np.float32) if data.dtype == np.float64 else data     # Python floats: float32
-        if data.dtype.kind != "f":
-            hint = "; an op works on arrays: inside it use xp, or another op's .forward" if data.dtype == object else \
-                "; convert with .astype('float32'), or write 1.0 for 1 (labels and ids are passed to ops as plain arrays)"
-            raise TypeError(f"Tensor(data): expected floating-point values, got {data.dtype}{hint}")
+        require_float_array("Tensor: data", data)
         self.data, self.grad, self.requires_grad, self.node = data, None, requires_grad, None
 
     shape = property(lambda self: self.data.shape)
@@ -208,7 +205,7 @@ def op(function=None, *, broadcasts=False):
     """
     if function is None:
         return functools.partial(op, broadcasts=broadcasts)
-    checks = Signature(function, broadcasts, Tensor)
+    checks = Signature(function, broadcasts)
     count, asks_needs_grad = checks.count, checks.asks_needs_grad
 
     @functools.wraps(function)
@@ -225,14 +222,15 @@ def op(function=None, *, broadcasts=False):
             arrays.append(data)
             needs_grad.append(_recording and (x.requires_grad or x.node is not None))
         if len(arrays) != count or len(inputs) != count:     # numbers, arrays, keywords, or a mistake
-            inputs, arrays = checks.unwrap(inputs, options)
+            inputs = checks.in_order(inputs, options)
+            arrays = checks.arrays([x.data if isinstance(x, Tensor) else x for x in inputs])
             needs_grad = [_recording and _requires_grad(x) for x in inputs]
-        for name, value in options.items():
-            if isinstance(value, np.generic):                # as for the inputs: nothing is promoted silently
-                options[name] = value.item()
+        if options:
+            checks.check_options(options)
         if asks_needs_grad:
-            options["needs_grad"] = tuple(needs_grad)
-        result = function(*arrays, **options)
+            result = function(*arrays, needs_grad=tuple(needs_grad), **options)
+        else:
+            result = function(*arrays, **options)
         if type(result) is not tuple or len(result) != 2 or not callable(result[1]):
             raise TypeError(f"{call.__name__}: an op returns its value and its backward, `return y, backward`, "
                             f"got {describe(result)}")
@@ -245,5 +243,5 @@ def op(function=None, *, broadcasts=False):
         y.node = _Node(call, inputs, options, backward) if True in needs_grad else None
         return y
 
-    call.forward, call.checks, call.names = function, checks, checks.names
+    call.forward, call.checks, call.names, call.__signature__ = function, checks, checks.names, checks.public
     return call

@@ -144,8 +144,7 @@ def _inputs(node, number, leaf_names):
 
 def _argument_names(node):
     """The names of a recorded op's arguments; those of *xs are xs[0], xs[1], ..."""
-    names = node.op.names
-    return [f"{names[0]}[{k}]" for k in range(len(node.inputs))] if node.op.checks.variadic else names
+    return [node.op.checks.input_name(position) for position in range(len(node.inputs))]
 
 
 def _shape(shape):
@@ -296,7 +295,7 @@ def _check(node, sample):
         for position, x in zip(positions, moved):
             arguments[position] = x
         options = {key: option if is_array(option) else copy.deepcopy(option)      # a generator starts over; a
-                   for key, option in node.options.items() if key != "needs_grad"}      # layer's averages are a copy's
+                   for key, option in node.options.items()}                         # layer's averages are a copy's
         y = node.op(*arguments, **options)
         return y * (abs(y.data) < TOO_LARGE).astype("float64")
 

@@ -1,130 +1,201 @@
-"""What an op requires of its arguments and of its gradients, read off its Python signature once.
+"""What an op requires of its arguments and of its gradients, read once from its Python signature.
 
-@op calls these checks on the few calls that are not plain (numbers, keywords, mistakes); the plain ones cost nothing.
+@op calls these checks for the calls that are not plain: numbers, keywords, mistakes. Plain calls skip them.
 """
 
+import difflib
 import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from .backend import array_module, is_array
+from .typing import Array
 
+if TYPE_CHECKING:                     # an op is called with Tensors, its body sees arrays: for a type checker, anything
+    Index = Mask = Scalar = Any
+else:
+    class Index:
+        """Annotation of an op's argument that is an array of integers (ids): constant, no gradient."""
+        kinds, meaning = "iu", "integer"
 
-class Index:
-    """Annotation of an op's argument that is an array of integers (ids): constant, no gradient."""
-    kinds, meaning = "iu", "integer"
+    class Mask:
+        """Annotation of an op's argument that is an array of bools: constant, no gradient."""
+        kinds, meaning = "b", "bool"
 
+    class Scalar:
+        """Annotation of an op's input that is one number, such as a temperature: a 0-d Tensor or a Python number."""
 
-class Mask:
-    """Annotation of an op's argument that is an array of bools: constant, no gradient."""
-    kinds, meaning = "b", "bool"
-
-
-class Scalar:
-    """Annotation of an op's input that is one number, such as a temperature: a 0-d Tensor or a Python number."""
+MARKS = {"Index": Index, "Mask": Mask, "Scalar": Scalar}
+OTHER_NAMES = {"temperature": "tau"}                          # callers of an op may write either
 
 
 class Signature:
-    """What an op asks of its arguments, and of the gradients that its backward gives them."""
+    """The names and kinds of an op's arguments, and the checks that follow from them.
 
-    def __init__(self, function, broadcasts, tensor):
-        self.name, self.broadcasts, self.tensor = function.__name__, broadcasts, tensor
-        parameters = inspect.signature(function).parameters.values()
+    names      of the differentiable inputs and the constants (Index, Mask), in order
+    options    names of the keyword-only arguments
+    variadic   whether the inputs are *xs
+    count      how many inputs a plain call has; None if no call is plain
+    public     the signature that help() shows: needs_grad, which @op passes, is left out
+    """
+
+    def __init__(self, function: Callable[..., Any], broadcasts: bool = False) -> None:
+        self.name, self.broadcasts = function.__name__, broadcasts
+        signature = inspect.signature(function)
+        parameters = [p for p in signature.parameters.values() if p.name != "needs_grad"]
         inputs = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
+        if any(p.kind is p.VAR_KEYWORD for p in inputs):
+            raise TypeError(f"@op: {self.name} takes **{inputs[-1].name}; write its options out, as keyword-only arguments")
         self.names = [p.name for p in inputs]
-        self.constants = {p.name: p.annotation for p in inputs if p.annotation in (Index, Mask)}
-        self.scalars = {p.name for p in inputs if p.annotation is Scalar}
+        self.options = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
         self.defaults = {p.name: p.default for p in inputs if p.default is not p.empty}
-        self.asks_needs_grad = any(p.name == "needs_grad" for p in parameters)
+        self.asks_needs_grad = "needs_grad" in signature.parameters
+        self.public = signature.replace(parameters=parameters)
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in inputs)
+        marks = {p.name: _mark(p.annotation, function) for p in inputs}
+        self.constants = {name: mark for name, mark in marks.items() if mark in (Index, Mask)}
+        self.scalars = {name for name, mark in marks.items() if mark is Scalar}
         self.count = None if self.variadic or self.constants else len(self.names)
 
-    def unwrap(self, inputs, options):
-        """All inputs, in order, and the arrays behind them; inputs given by keyword are taken out of options."""
-        if not self.variadic and len(inputs) != len(self.names):
-            inputs = self._by_name(inputs, options)
-        return inputs, self._arrays(inputs)
+    # ------------------------------------------------------------ arguments
 
-    def _by_name(self, inputs, options):
-        """Inputs given by keyword, or left to their default, in their order."""
-        inputs = list(inputs)
-        for name in self.names[len(inputs):]:
-            if name not in options and name not in self.defaults:
-                raise TypeError(f"{self.name}: missing argument {name!r}; expected {', '.join(self.names)}")
-            inputs.append(options.pop(name, self.defaults.get(name)))
+    def in_order(self, inputs: tuple, options: dict[str, Any]) -> tuple:
+        """All inputs in their order: those given by keyword are taken out of options, others have their default."""
+        if self.variadic or len(inputs) == len(self.names):
+            return inputs
         if len(inputs) > len(self.names):
             raise TypeError(f"{self.name}: expected {len(self.names)} inputs ({', '.join(self.names)}), "
                             f"got {len(inputs)}; options are passed by keyword")
-        return tuple(inputs)
+        missing = self.names[len(inputs):]
+        for other, name in OTHER_NAMES.items():
+            if other in options and name in missing and name not in options:
+                options[name] = options.pop(other)
+        by_name = {name: options.pop(name) for name in missing if name in options}
+        self.check_options(options)
+        for name in missing:
+            if name not in by_name and name not in self.defaults:
+                raise TypeError(f"{self.name}: missing argument {name!r}; expected {', '.join(self.names)}")
+        return (*inputs, *(by_name.get(name, self.defaults.get(name)) for name in missing))
 
-    def _arrays(self, inputs):
-        """The arrays behind the inputs, after checking that they can be computed with together."""
-        arrays, first = [], None
-        for position, x in enumerate(inputs):
-            if isinstance(x, self.tensor):
-                x = x.data
-            elif isinstance(x, np.generic):                  # a NumPy float64 scalar would promote float32
-                arrays.append(x.item())
-                continue
-            elif x is None or isinstance(x, (int, float)):
-                if not self._may_be_number(position, x):
-                    raise TypeError(f"{self.name}: {self._name(position)} must be a Tensor or an array, got {x!r}")
-                arrays.append(x)
-                continue
-            name = self._name(position)
-            if name in self.constants:
-                self._check_constant(name, x, self.constants[name])
-                arrays.append(x)
-                continue
-            if not is_array(x) or x.dtype.kind != "f":
-                hint = "; convert it with .astype('float32')" if is_array(x) and x.dtype.kind in "iub" else ""
-                raise TypeError(f"{self.name}: {name} must be a floating-point Tensor or array, got "
-                                f"{describe(x)}{hint}")
-            if first is None:
-                first = (name, x)
-            elif x.dtype != first[1].dtype:
-                raise TypeError(f"{self.name}: {first[0]} is {first[1].dtype} but {name} is {x.dtype}; "
-                                "convert one of them with .astype (nothing is promoted silently)")
-            elif array_module(x) is not array_module(first[1]):
-                raise TypeError(f"{self.name}: {first[0]} is on {array_module(first[1]).__name__} but {name} is "
-                                f"on {array_module(x).__name__}; move one with minicl.backend.to_device")
-            arrays.append(x)
+    def check_options(self, options: dict[str, Any]) -> None:
+        """Refuse unknown options, and make Python numbers of NumPy's, which would promote float32 to float64."""
+        for name, value in options.items():
+            if name not in self.options:
+                raise TypeError(f"{self.name}: {self._what_is_wrong_with(name)}")
+            if isinstance(value, np.generic):
+                options[name] = value.item()
+
+    def _what_is_wrong_with(self, name: str) -> str:
+        if name in self.names:
+            return f"{name!r} is given twice"
+        other_names = [other for other, of in OTHER_NAMES.items() if of in self.names]
+        if name in other_names:
+            return f"{OTHER_NAMES[name]} is given twice, also as {name}"
+        known = [*self.names, *self.options, *other_names]
+        near = difflib.get_close_matches(name, known, 1)
+        return f"unknown argument {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"expected {', '.join(known)}")
+
+    def arrays(self, values: Sequence[Any]) -> list[Any]:
+        """The inputs without their Tensors, after checking that they can be computed with together."""
+        checked, first = [], None
+        for position, x in enumerate(values):
+            name = self.input_name(position)
+            if isinstance(x, np.generic):
+                x = x.item()                                 # a NumPy float64 would promote float32
+            if x is None or isinstance(x, (int, float)):
+                if not self._may_be_number(name, x):
+                    raise TypeError(f"{self.name}: {name} must be a Tensor or an array, got {x!r}")
+            elif name in self.constants:
+                kind = self.constants[name]
+                if not is_array(x) or x.dtype.kind not in kind.kinds:
+                    raise TypeError(f"{self.name}: {name} must be an array of {kind.meaning} type, got {describe(x)}")
+            else:
+                require_float_array(f"{self.name}: {name}", x)
+                first = first or (name, x)
+                self._require_like(*first, name, x)
+            checked.append(x)
         if first is None:
-            raise TypeError(f"{self.name}: expected at least one Tensor or array, got {inputs!r}")
-        return arrays
+            raise TypeError(f"{self.name}: expected at least one Tensor or array, got {values!r}")
+        return checked
 
-    def _name(self, position):
-        return self.names[min(position, len(self.names) - 1)]
-
-    def _may_be_number(self, position, x):
+    def _may_be_number(self, name: str, x: Any) -> bool:
         """Numbers stand for arrays where they broadcast, and for arguments that are one number, such as a temperature."""
-        name = self._name(position)
-        if name in self.constants:
-            return False
-        return x is None and name in self.defaults or x is not None and (self.broadcasts or name in self.scalars)
+        if x is None:
+            return name in self.defaults
+        return name not in self.constants and (self.broadcasts or name in self.scalars)
 
-    def _check_constant(self, name, x, kind):
-        if not is_array(x) or x.dtype.kind not in kind.kinds:
-            raise TypeError(f"{self.name}: {name} must be an array of {kind.meaning} type, got {describe(x)}")
+    def _require_like(self, first_name: str, first: Array, name: str, x: Array) -> None:
+        if x.dtype != first.dtype:
+            raise TypeError(f"{self.name}: {first_name} is {first.dtype} but {name} is {x.dtype}; "
+                            "convert one of them with .astype (nothing is promoted silently)")
+        if type(x) is not type(first):
+            raise TypeError(f"{self.name}: {first_name} is on {array_module(first).__name__} but {name} is "
+                            f"on {array_module(x).__name__}; move one with minicl.backend.to_device")
 
-    def fit_gradient(self, dx, x, position):
+    def input_name(self, position: int) -> str:
+        """The name of the argument at this position: of *xs xs[0], xs[1], ..."""
+        return f"{self.names[-1]}[{position + 1 - len(self.names)}]" if self.variadic else self.names[position]
+
+    # ------------------------------------------------------------ gradients
+
+    def fit_gradient(self, dx: Any, x: Array, position: int) -> Array:
         """The gradient dx of the array x that was input `position`, summed back to its shape, checked."""
-        if not is_array(dx):
-            dx = np.asarray(dx)
-        if self.broadcasts and dx.shape != x.shape:
+        if self.broadcasts and is_array(dx) and dx.shape != x.shape:
             dx = sum_to_shape(dx, x.shape)
-        if dx.shape != x.shape or dx.dtype != x.dtype:
-            raise RuntimeError(f"backward of {self.name}: the gradient of {self._name(position)} must be {describe(x)}, "
-                               f"got {describe(dx)}")
+        if not is_array(dx):                                 # NumPy's sums over all axes are scalars
+            dx = np.asarray(dx)
+        if type(dx) is not type(x) or dx.shape != x.shape or dx.dtype != x.dtype:
+            raise RuntimeError(f"backward of {self.name}: the gradient of {self.input_name(position)} must be "
+                               f"{describe(x)}, got {describe(dx)}")
         return dx
 
 
-def sum_to_shape(g, shape):
+def _mark(annotation: Any, function: Callable[..., Any]) -> Any:
+    """Index, Mask or Scalar if a parameter is annotated so, else None."""
+    if isinstance(annotation, str):                          # under `from __future__ import annotations`
+        try:
+            annotation = eval(annotation, {**MARKS, **function.__globals__})
+        except Exception:                                    # a name of the function around it
+            annotation = MARKS.get(annotation.rpartition(".")[2])
+    return next((mark for mark in MARKS.values() if mark is annotation or mark in get_args(annotation)), None)
+
+
+def require_float_array(what: str, x: Any) -> None:
+    """Raise TypeError unless x is a plain array of float32 or float64, saying how to convert it."""
+    if is_array(x) and _is_plain(x) and x.dtype in (np.float32, np.float64):
+        return
+    hint = ""
+    if is_array(x) and not _is_plain(x):
+        hint = ("; fill its masked entries, .filled(0), and mask the loss" if isinstance(x, np.ma.MaskedArray) else
+                "; convert with numpy.asarray(x)")
+    elif is_array(x) and x.dtype.kind in "iub":
+        hint = "; convert with .astype('float32'), or write 1.0 for 1 (labels and ids are passed to ops as plain arrays)"
+    elif is_array(x) and x.dtype == object:
+        hint = "; an op works on arrays: inside it use xp, or another op's .forward"
+    elif is_array(x) and x.dtype.kind == "f":
+        hint = f"; convert with .astype('float{64 if x.dtype.itemsize > 4 else 32}')"
+    raise TypeError(f"{what} must be a floating-point array, float32 or float64, got {describe(x)}{hint}")
+
+
+def sum_to_shape(g: Array, shape: Iterable[int]) -> Array:
     """Sum g over the axes along which an input of this shape was repeated by broadcasting."""
+    shape = tuple(shape)
     g = g.sum(axis=tuple(range(g.ndim - len(shape)))) if g.ndim > len(shape) else g
     repeated = tuple(axis for axis, n in enumerate(shape) if n == 1 and g.shape[axis] != 1)
     return g.sum(axis=repeated, keepdims=True) if repeated else g
 
 
-def describe(x):
-    return f"{x.dtype} array of shape {x.shape}" if is_array(x) else f"{type(x).__name__} {x!r}"
+def _is_plain(x: Array) -> bool:
+    """Whether an array is none of NumPy's subclasses: matrix, masked array, memmap."""
+    return type(x) is np.ndarray or not isinstance(x, np.ndarray)
+
+
+def describe(x: Any) -> str:
+    """x in an error message: of an array its kind, dtype and shape."""
+    if not is_array(x):
+        return f"{type(x).__name__} {x!r}"
+    kind = "array" if _is_plain(x) else type(x).__name__
+    order = "" if x.dtype.isnative else "big-endian " if x.dtype.byteorder == ">" else "little-endian "
+    return f"{order}{x.dtype.name} {kind} of shape {x.shape}"

@@ -1,16 +1,18 @@
 """The tape: what is recorded, the order of the walk, where gradients end up, and what is refused."""
 
 import gc
+import inspect
 import weakref
 
 import numpy as np
 import pytest
+from cases import CASES, all_ops
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import minicl
-from minicl import Tensor, no_grad, op, ops
+from minicl import Scalar, Tensor, no_grad, op, ops
 from minicl.backend import to_host
 
 
@@ -158,7 +160,7 @@ def test_backward_without_a_tape_says_so():
 
 @pytest.mark.parametrize("data", [np.arange(3), np.array([True]), [1, 2]], ids=["ids", "bools", "list of ints"])
 def test_tensors_hold_floats(data):
-    with pytest.raises(TypeError, match="expected floating-point values"):
+    with pytest.raises(TypeError, match="Tensor: data must be a floating-point array"):
         Tensor(data)
 
 
@@ -210,6 +212,80 @@ def test_missing_and_surplus_arguments_are_named():
 
 def test_inputs_may_be_named():
     np.testing.assert_array_equal(ops.sub(y=leaf(1.0), x=leaf(3.0)).data, [2.0])
+
+
+# ---------------------------------------------------------------- arguments by name
+
+@op
+def scaled(x, tau: Scalar = 2.0, *, shift=0.0, needs_grad=(True, True)):
+    """y = x / tau + shift"""
+    return x / tau + shift, lambda g: (g / tau, None)
+
+
+@pytest.mark.parametrize("call", [lambda x: scaled(x, 4.0), lambda x: scaled(x, tau=4.0), lambda x: scaled(x, temperature=4.0),
+                                  lambda x: scaled(temperature=4.0, x=x), lambda x: scaled(x, Tensor(np.array(4.0)))])
+def test_a_temperature_has_two_names(call):
+    assert call(leaf(8.0)).data == [2.0]
+
+
+@pytest.mark.parametrize("lifted", [each for each in all_ops() if "tau" in each.names], ids=lambda each: each.__name__)
+def test_every_op_with_a_tau_takes_a_temperature(lifted):
+    case = next(case for case in CASES if case.op is lifted)
+    options = {name: value() if callable(value) else value for name, value in case.options.items()}
+    inputs, tau = case.inputs[:-1], case.inputs[-1]
+    assert lifted.names[-1] == "tau"
+    by_name = lifted(*inputs, temperature=tau, **options)
+    np.testing.assert_array_equal(by_name.data, lifted(*inputs, tau, **options).data)
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda x: scaled(x, 4.0, temperature=2.0), "scaled: tau is given twice, also as temperature"),
+    (lambda x: scaled(x, tau=4.0, temperature=2.0), "scaled: tau is given twice, also as temperature"),
+    (lambda x: scaled(x, 4.0, tau=2.0), "scaled: 'tau' is given twice"),
+    (lambda x: scaled(x, x=x), "scaled: 'x' is given twice"),
+    (lambda x: scaled(x, temprature=2.0), "scaled: unknown argument 'temprature'; did you mean 'temperature'"),
+    (lambda x: scaled(x, 4.0, shfit=2.0), "scaled: unknown argument 'shfit'; did you mean 'shift'"),
+    (lambda x: scaled(x, q=2.0), "scaled: unknown argument 'q'; expected x, tau, shift, temperature"),
+    (lambda x: scaled(y=x), "scaled: unknown argument 'y'"),
+    (lambda x: ops.relu(x, temperature=2.0), "relu: unknown argument 'temperature'; expected x"),
+    (lambda x: ops.concat(x, x, axes=0), "concat: unknown argument 'axes'; did you mean 'axis'"),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_a_mistaken_name_is_named_with_the_nearest(call, words):
+    with pytest.raises(TypeError, match=words):
+        call(leaf(1.0))
+
+
+@pytest.mark.parametrize("lifted", all_ops(), ids=lambda each: each.__name__)
+def test_needs_grad_is_neither_shown_nor_accepted(lifted):
+    assert "needs_grad" not in inspect.signature(lifted).parameters
+    case = next(case for case in CASES if case.op is lifted)
+    options = {name: value() if callable(value) else value for name, value in case.options.items()}
+    with pytest.raises(TypeError, match=f"{lifted.__name__}: unknown argument 'needs_grad'"):
+        lifted(*case.inputs, **options, needs_grad=(True,) * len(case.inputs))
+
+
+def test_options_cannot_be_left_open():
+    with pytest.raises(TypeError, match=r"@op: anything takes \*\*options"):
+        @op
+        def anything(x, **options):
+            return x, lambda g: (g,)
+
+
+@pytest.mark.parametrize("written", ["Scalar", "minicl.Scalar", "short.Scalar", "Scalar | None", "S"])
+def test_annotations_may_be_strings(written):
+    """As `from __future__ import annotations` makes all of them, in a function as well as in a file."""
+    space = {"minicl": minicl, "op": op, "S": Scalar}
+    exec(f"""from __future__ import annotations
+def inside():
+    import minicl as short
+    from minicl import Index, Mask, Scalar
+    @op
+    def select(ids: Index, x, mask: Mask, tau: {written} = 2.0):
+        return x[ids] * mask / tau, lambda g: (None, g, None, None)
+    return select
+select = inside()""", space)
+    y = space["select"](np.array([1]), np.array([3.0, 4.0]), np.array([True]))
+    assert y.data == [2.0] and space["select"].checks.scalars == {"tau"}
 
 
 # ---------------------------------------------------------------- numbers and arrays beside Tensors

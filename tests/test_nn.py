@@ -327,7 +327,7 @@ def test_encoders_refuse_images_of_another_shape(rng, make, shape):
 
 @pytest.mark.parametrize("make", [MLP, ConvNet])
 def test_encoders_refuse_bytes(rng, make):
-    with pytest.raises(TypeError, match="expected floating-point values, got uint8"):
+    with pytest.raises(TypeError, match="must be a floating-point array, float32 or float64, got uint8"):
         make((16, 16, 1), rng=rng)(np.zeros((5, 16, 16, 1), "uint8"))
 
 

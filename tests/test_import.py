@@ -1,0 +1,37 @@
+"""`import minicl` is enough, and quick."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("name", ["nn.Linear", "optim.Adam", "data.load_mnist", "contrastive.nt_xent", "methods.SimCLR",
+                                  "evaluate.knn_accuracy", "ops.relu", "Tensor"])
+def test_one_import_gives_every_package(name):
+    assert python(f"import minicl; print(minicl.{name}.__name__)") == name.split(".")[-1] + "\n"
+
+
+def test_completion_shows_what_is_not_imported_yet():
+    shown = python("import minicl, sys; print('minicl.data' in sys.modules, *dir(minicl))").split()
+    assert shown[0] == "False" and {"nn", "optim", "data", "contrastive", "methods", "evaluate", "explain"} <= set(shown)
+
+
+def test_star_imports_and_unknown_names():
+    assert python("from minicl import *; print(nn.Linear.__name__, gradcheck.__name__)") == "Linear gradcheck\n"
+    with pytest.raises(subprocess.CalledProcessError):
+        python("import minicl; minicl.optimisers")
+
+
+def test_the_import_adds_little_to_numpys():
+    """The best of three, in a process of its own: what is imported at once must not grow to all of minicl."""
+    code = """if True:
+        import time, numpy, threadpoolctl
+        start = time.perf_counter()
+        import minicl
+        print(time.perf_counter() - start)"""
+    assert min(float(python(code)) for _ in range(3)) < 0.15
