@@ -126,7 +126,7 @@ def test_conv2d_is_the_sum_over_its_window(stride, padding, channels, rng, xp):
 
 @pytest.mark.parametrize("module, size, op, shapes, options", [
     ("conv", "ITEMS", "conv2d", [(4, 5, 5, 6), (3, 3, 6, 2)], {"stride": 2, "padding": 1}),
-    ("normalize", "WIDTH", "batch_norm", [(4, 3, 5, 2), (2,), (2,)], {"relu": True}),
+    ("pixel_rows", "WIDTH", "batch_norm", [(4, 3, 5, 2), (2,), (2,)], {"relu": True}),
 ])
 @pytest.mark.parametrize("count", [1, 3])
 def test_how_work_is_cut_changes_only_rounding(module, size, op, shapes, options, count, rng, monkeypatch):

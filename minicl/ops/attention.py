@@ -16,13 +16,14 @@ import math
 
 from ..autograd import op
 from ..backend import array_module
+from ..typing import Array
 
 EXCLUDED = -1e30      # the score of a masked key: finite, so that a row of nothing else has no inf - inf
 TINY = 1e-30
 
 
 @op
-def attention(q, k, v, *, mask=None):
+def attention(q: Array, k: Array, v: Array, *, mask: Array | None = None):
     """q (..., T, d), k (..., S, d), v (..., S, e) -> y (..., T, e); leading axes (heads, batch) are equal.
 
     mask: bools that broadcast to (..., T, S), True where query i may look at key j; default: everywhere. A query that
@@ -34,7 +35,8 @@ def attention(q, k, v, *, mask=None):
     if mask is not None and mask.dtype.kind != "b":
         raise TypeError(f"attention: mask must be an array of bools, True where a query may look, got {mask.dtype}; "
                         "for token ids it is ids != 0")
-    xp, scale = array_module(q), 1 / math.sqrt(q.shape[-1])
+    xp = array_module(q)
+    scale = 1 / math.sqrt(q.shape[-1])
     s = (q * scale) @ k.swapaxes(-1, -2)                                     # (..., T, S)
     if mask is not None:
         s = xp.where(mask, s, EXCLUDED)

@@ -9,28 +9,29 @@ import math
 from ..autograd import op
 from ..backend import array_module, fused, to_device
 from ..signature import Mask
+from ..typing import Array, Rng
 
 
 @op(broadcasts=True)
-def add(x, y):
+def add(x: Array, y: Array):
     """x + y.    dx = g,  dy = g"""
     return x + y, lambda g: (g, g)
 
 
 @op(broadcasts=True)
-def sub(x, y):
+def sub(x: Array, y: Array):
     """x - y.    dx = g,  dy = -g"""
     return x - y, lambda g: (g, -g)
 
 
 @op(broadcasts=True)
-def mul(x, y):
+def mul(x: Array, y: Array):
     """x y.    dx = g y,  dy = g x"""
     return x * y, lambda g: (g * y, g * x)
 
 
 @op(broadcasts=True)
-def div(x, y):
+def div(x: Array, y: Array):
     """q = x / y.    dx = g / y,  dy = -g q / y"""
     q = x / y
 
@@ -42,13 +43,13 @@ def div(x, y):
 
 
 @op
-def neg(x):
+def neg(x: Array):
     """-x.    dx = -g"""
     return -x, lambda g: (-g,)
 
 
 @op
-def pow(x, *, exponent):
+def pow(x: Array, *, exponent: float):
     """y = x^p for a number p.    dx = g p x^(p-1), and 0 for p = 0"""
     if not isinstance(exponent, (int, float)):
         raise TypeError(f"pow: exponent must be a Python number, got {type(exponent).__name__}; "
@@ -57,55 +58,55 @@ def pow(x, *, exponent):
 
 
 @op
-def exp(x):
+def exp(x: Array):
     """y = e^x.    dx = g y"""
     y = array_module(x).exp(x)
     return y, lambda g: (g * y,)
 
 
 @op
-def log(x):
+def log(x: Array):
     """Natural logarithm.    dx = g / x"""
     return array_module(x).log(x), lambda g: (g / x,)
 
 
 @op
-def sqrt(x):
+def sqrt(x: Array):
     """y = x^(1/2).    dx = g / (2 y)"""
     y = array_module(x).sqrt(x)
     return y, lambda g: (g / (2 * y),)
 
 
 @op
-def abs(x):
+def abs(x: Array):
     """|x|.    dx = g sign(x), so 0 at 0"""
     xp = array_module(x)
     return xp.abs(x), lambda g: (g * xp.sign(x),)
 
 
 @op
-def tanh(x):
+def tanh(x: Array):
     """y = tanh x.    dx = g (1 - y^2)"""
     y = array_module(x).tanh(x)
     return y, lambda g: (g * (1 - y * y),)
 
 
 @op
-def sigmoid(x):
+def sigmoid(x: Array):
     """y = 1 / (1 + e^-x), computed as (1 + tanh(x/2)) / 2, which cannot overflow.    dx = g y (1 - y)"""
     y = 0.5 * (1 + array_module(x).tanh(0.5 * x))
     return y, lambda g: (g * y * (1 - y),)
 
 
 @op
-def relu(x):
+def relu(x: Array):
     """y = max(x, 0).    dx = g [x > 0], so 0 at 0.  Only y is saved: y > 0 where x > 0."""
     y = array_module(x).clip(x, 0, math.inf)             # NumPy's maximum(x, 0) takes three times as long
     return y, lambda g: (g * (y > 0),)
 
 
 @op
-def leaky_relu(x, *, slope=0.01):
+def leaky_relu(x: Array, *, slope: float = 0.01):
     """x where x > 0, else slope x.    dx = g or slope g; slope in [0, 1), at 0 the slope's side."""
     if not 0 <= slope < 1:
         raise ValueError(f"leaky_relu: slope must be in [0, 1), got {slope}")
@@ -119,7 +120,7 @@ def leaky_relu(x, *, slope=0.01):
 
 
 @op
-def gelu(x):
+def gelu(x: Array):
     """y = x (1 + t) / 2,  t = tanh u,  u = c (x + a x^3),  c = sqrt(2/pi), a = 0.044715.
 
     dx = g ((1 + t) / 2 + x (1 - t^2) u' / 2),  u' = c (1 + 3 a x^2)
@@ -146,7 +147,7 @@ def _gelu_back(xp, g, x, t):
 
 
 @op(broadcasts=True)
-def maximum(x, y):
+def maximum(x: Array, y: Array):
     """max(x, y).    dx = g [x >= y],  dy = g [x < y]: a tie goes to x"""
     xp = _module_of(x, y)
     first = x >= y
@@ -154,7 +155,7 @@ def maximum(x, y):
 
 
 @op(broadcasts=True)
-def minimum(x, y):
+def minimum(x: Array, y: Array):
     """min(x, y).    dx = g [x <= y],  dy = g [x > y]: a tie goes to x"""
     xp = _module_of(x, y)
     first = x <= y
@@ -162,23 +163,23 @@ def minimum(x, y):
 
 
 @op(broadcasts=True)
-def where(condition: Mask, x, y):
+def where(condition: Mask, x: Array, y: Array):
     """x where condition (bools) holds, else y.    dx = g [condition],  dy = g [not condition]"""
     xp = array_module(condition)
-    return xp.where(condition, x, y), lambda g: (None, g * condition, g * ~condition)
+    return xp.where(condition, x, y), lambda g: (None, g * condition, g * xp.logical_not(condition))
 
 
 @op
-def clip(x, *, low=None, high=None):
-    """x kept within [low, high], either None for no limit.    dx = g [low <= x <= high]"""
-    if low is None and high is None or None not in (low, high) and low > high:
+def clip(x: Array, *, low: float | None = None, high: float | None = None):
+    """x limited to [low, high], either None for no limit.    dx = g [low <= x <= high]"""
+    if low is None and high is None or low is not None and high is not None and low > high:
         raise ValueError(f"clip: expected low <= high, at least one of them given, got low={low}, high={high}")
     y = array_module(x).clip(x, low, high)
     return y, lambda g: (g * (x == y),)
 
 
 @op
-def dropout(x, *, p, rng):
+def dropout(x: Array, *, p: float, rng: Rng):
     """y = x m / (1 - p), where each entry of m is 0 with probability p, else 1.    dx = g m / (1 - p)
 
     The expectation of y is x (Srivastava et al. 2014, inverted form). rng: numpy Generator on the host,
@@ -186,8 +187,8 @@ def dropout(x, *, p, rng):
     """
     if not 0 <= p < 1:
         raise ValueError(f"dropout: p must be in [0, 1), got {p}")
-    keep = rng.random(x.shape, dtype="float32") >= p
-    scale = to_device(keep, array_module(x)).astype(x.dtype) * (1 / (1 - p))
+    mask = rng.random(x.shape, dtype="float32") >= p
+    scale = to_device(mask, array_module(x)).astype(x.dtype) * (1 / (1 - p))
     return x * scale, lambda g: (g * scale,)
 
 

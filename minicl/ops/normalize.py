@@ -11,16 +11,17 @@ that m and v are taken over. With gy = g w, the gradient has to pass through m a
 does stretching them (r follows). The means are over the same n entries. Derivation: docs/gradients/normalize.md
 """
 
-import math
+from collections.abc import Callable
 
 from ..autograd import op
-from ..backend import array_module, column_sums, fused, is_gpu, parallel_for, parallel_sum
-
-WIDTH = 1024      # NumPy loops along a row, and narrow rows of C channels cost it twice: pixels are laid abreast
+from ..backend import array_module, fused
+from ..typing import Array
+from .pixel_rows import PixelRows
 
 
 @op
-def batch_norm(x, weight, bias, *, eps=1e-5, relu=False, on_statistics=None):
+def batch_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5, relu: bool = False,
+               on_statistics: Callable[[Array, Array, int], None] | None = None):
     """Normalise each channel over all other axes (Ioffe & Szegedy 2015); relu=True adds max(y, 0) in the same pass.
 
     x (..., C), weight and bias (C,) -> (..., C). on_statistics(mean (C,), var (C,), n): called with the batch's
@@ -31,47 +32,33 @@ def batch_norm(x, weight, bias, *, eps=1e-5, relu=False, on_statistics=None):
 
         c = b - a m,    k = -a r dw / n,    l = -a db / n - k m
     """
-    if x.ndim < 2 or weight.shape != x.shape[-1:] or bias.shape != x.shape[-1:]:
-        raise ValueError(f"batch_norm: expected x (..., C), weight (C,), bias (C,), got {x.shape}, {weight.shape}, "
-                         f"{bias.shape}")
-    xp, C = array_module(x), x.shape[-1]
-    n = x.size // C
-    if n < 2:
-        raise ValueError(f"batch_norm: needs at least 2 values a channel to take a variance, got shape {x.shape}; "
-                         "use a larger batch, or evaluation mode (.eval())")
-    abreast = 1 if is_gpu(xp) else math.gcd(n, max(1, WIDTH // C))
-    X = x.reshape(n // abreast, abreast * C)                                 # several pixels a row: see WIDTH
-    rows, size = len(X), max(1, 2**18 // X.shape[1])                         # calls long enough for threads
-
-    def widen(v):                                                            # (C,) -> (abreast C,)
-        return xp.tile(v, abreast) if abreast > 1 else v
-
-    def sums(pair):                                                          # of all rows, (C,) each
-        both = _sum_rows(xp, rows, pair, X[0], size)
-        return both if abreast == 1 else [wide.reshape(abreast, C).sum(axis=0) for wide in both]
-
-    origin = X.reshape(n, C)[::-(-n // 64)].mean(axis=0)                     # sums of squares about nearly the mean
-    about = widen(origin)
-    first, second = sums(lambda lo, hi: _moments(X[lo:hi], about))
+    _require_shapes("batch_norm", x, weight, bias)
+    pixels = PixelRows(x)                                                    # pixels.each, pixels.sums: one pass each
+    xp, n = pixels.xp, pixels.pixels
+    X = pixels.rows(x)
+    origin = pixels.sample_mean(x)                                           # sums of squares about nearly the mean
+    wide_origin = pixels.repeat(origin)
+    first, second = pixels.sums(lambda s: _moments(X[s], wide_origin))
     m, v, r, a, c = _fold(first, second, origin, weight, bias, n, eps)
     if on_statistics is not None:
         on_statistics(m, v, n)
-    wide_a, wide_c, y = widen(a), widen(c), xp.empty_like(X)
-    least = xp.zeros_like(X[0]) if relu else None                            # twice as quick as the number 0
-    parallel_for(xp, rows, lambda lo, hi: _line(X[lo:hi], wide_a, wide_c, least, y[lo:hi]), size)
-    kept = y if relu else None                                               # only its sign is needed
+    wide_a, wide_c = pixels.repeat(a), pixels.repeat(c)
+    y = xp.empty_like(X)
+    least = xp.zeros_like(X[0]) if relu else None                            # twice as fast as the number 0
+    pixels.each(lambda s: _line(X[s], wide_a, wide_c, least, y[s]))
+    y_saved = y if relu else None                                            # only its sign is needed
 
     def backward(g):
-        G, wide_m, dx = g.reshape(X.shape), widen(m), xp.empty_like(X)
+        G, dx = pixels.rows(g), xp.empty_like(X)
+        wide_m = pixels.repeat(m)
 
-        def past_relu(lo, hi):
-            gs = dx[lo:hi]                                                   # g past the relu, kept for the next pass
-            return gs, _past_relu(G[lo:hi], kept[lo:hi] if relu else None, X[lo:hi], wide_m, gs)
+        def products(s):                                                     # g past the relu, left in dx; g (x - m)
+            return dx[s], _past_relu(G[s], None if y_saved is None else y_saved[s], X[s], wide_m, dx[s])
 
-        db, dw = sums(past_relu)                                             # (1)
-        dw, k, l = _fold_back(dw, db, m, r, a, n)                            # (2)
-        wide_a, wide_k, wide_l = map(widen, (a, k, l))
-        parallel_for(xp, rows, lambda lo, hi: _line_back(dx[lo:hi], X[lo:hi], wide_a, wide_k, wide_l), size)     # (3)
+        db, dr = pixels.sums(products)                                       # (1)
+        dw, k, l = _fold_back(dr, db, m, r, a, n)                            # (2)
+        wide_a, wide_k, wide_l = map(pixels.repeat, (a, k, l))
+        pixels.each(lambda s: _line_back(dx[s], X[s], wide_a, wide_k, wide_l))       # (3)
         return dx.reshape(x.shape), dw, db
 
     return y.reshape(x.shape), backward
@@ -104,21 +91,21 @@ def _line(xp, x, a, c, least, out):
 
 
 @fused
-def _past_relu(xp, g, kept, x, m, out):
-    """out = g where kept > 0 (everywhere if it is None), else 0; returns out (x - m)."""
-    if kept is None:
+def _past_relu(xp, g, y, x, m, out):
+    """out = g where y > 0 (everywhere if it is None), else 0; returns out (x - m)."""
+    if y is None:
         out[...] = g
     else:
-        xp.multiply(g, kept > 0, out=out)
+        xp.multiply(g, y > 0, out=out)
     d = x - m
     d *= out
     return d
 
 
 @fused
-def _fold_back(xp, pull, db, m, r, a, n):
-    """dw, k and l from pull = sum g (x - m)."""
-    dw = pull * r
+def _fold_back(xp, dr, db, m, r, a, n):
+    """dw, k and l from dr = sum g (x - m)."""
+    dw = dr * r
     k = -a * r * dw / n
     return dw, k, -a * db / n - k * m
 
@@ -131,32 +118,18 @@ def _line_back(xp, dx, x, a, k, l):
     dx += l
 
 
-def _sum_rows(xp, n, rows, like, size):
-    """The sums over all rows of the two (rows, C) arrays that rows(lo, hi) gives, as arrays like `like` (C,)."""
-    if is_gpu(xp):
-        return [column_sums(part) for part in rows(0, n)]
-
-    def add(lo, hi, *totals):
-        for total, part in zip(totals, rows(lo, hi)):
-            total += column_sums(part)
-
-    return parallel_sum(xp, n, add, like, like, size=size)
-
-
 @op
-def layer_norm(x, weight, bias, *, eps=1e-5):
+def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5):
     """Normalise each row over its last axis (Ba et al. 2016): x (..., C), weight and bias (C,) -> (..., C)."""
-    if x.ndim < 1 or weight.shape != x.shape[-1:] or bias.shape != x.shape[-1:]:
-        raise ValueError(f"layer_norm: expected x (..., C), weight (C,), bias (C,), got {x.shape}, {weight.shape}, "
-                         f"{bias.shape}")
+    _require_shapes("layer_norm", x, weight, bias)
     rows = tuple(range(x.ndim - 1))
     d, squares = _moments(x, x.mean(axis=-1, keepdims=True))
     r = _inverse_root(squares.mean(axis=-1, keepdims=True), eps)
     y, x_hat = _standardised(d, r, weight, bias)
 
     def backward(g):
-        gy, gyx, gx = _pulls(g, weight, x_hat)
-        dx = _pull_back(gy, gy.mean(axis=-1, keepdims=True), x_hat, gyx.mean(axis=-1, keepdims=True), r)     # (3)
+        gy, gyx, gx = _products(g, weight, x_hat)
+        dx = _project(gy, gy.mean(axis=-1, keepdims=True), x_hat, gyx.mean(axis=-1, keepdims=True), r)     # (3)
         return dx, gx.sum(axis=rows), g.sum(axis=rows)                       # (2), (1)
 
     return y, backward
@@ -174,11 +147,20 @@ def _standardised(xp, d, r, weight, bias):
 
 
 @fused
-def _pulls(xp, g, weight, x_hat):
+def _products(xp, g, weight, x_hat):
     gy = g * weight
     return gy, gy * x_hat, g * x_hat
 
 
 @fused
-def _pull_back(xp, gy, mean_gy, x_hat, mean_gyx, r):
+def _project(xp, gy, mean_gy, x_hat, mean_gyx, r):
     return r * (gy - mean_gy - x_hat * mean_gyx)
+
+
+def _require_shapes(name, x, weight, bias):
+    if x.ndim < 1 or weight.shape != x.shape[-1:] or bias.shape != x.shape[-1:]:
+        raise ValueError(f"{name}: expected x (..., C), weight (C,), bias (C,), got {x.shape}, {weight.shape}, "
+                         f"{bias.shape}")
+    if name == "batch_norm" and x.size < max(1, 2 * x.shape[-1]):
+        raise ValueError(f"batch_norm: needs at least 2 values a channel to take a variance, got shape {x.shape}; "
+                         "use a larger batch, or evaluation mode (.eval())")

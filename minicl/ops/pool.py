@@ -13,21 +13,24 @@ columns that fill no whole window are left out, as is usual.    Derivation: docs
 
 from ..autograd import op
 from ..backend import array_module
+from ..typing import Array
 
 
 @op
-def max_pool2d(x, *, size=2, stride=None):
+def max_pool2d(x: Array, *, size: int = 2, stride: int | None = None):
     """y = max over each size x size window.    dx: g at the window's first maximum, in row-major order
 
     x (H, W, B, C) -> ((H - size) // stride + 1, ..., B, C); stride defaults to size.
     """
-    xp, views = array_module(x), _windows(x, size, stride, "max_pool2d")
+    xp = array_module(x)
+    views = _windows(x, size, stride, "max_pool2d")
     y = views(x)[0].copy()
     for view in views(x)[1:]:
         xp.maximum(y, view, out=y)
 
     def backward(g):
-        dx, taken = xp.zeros_like(x), xp.zeros(y.shape, dtype=bool)
+        dx = xp.zeros_like(x)
+        taken = xp.zeros(y.shape, dtype=bool)
         for view, dview in zip(views(x), views(dx)):
             here = (view == y) & ~taken
             taken |= here
@@ -38,7 +41,7 @@ def max_pool2d(x, *, size=2, stride=None):
 
 
 @op
-def avg_pool2d(x, *, size=2, stride=None):
+def avg_pool2d(x: Array, *, size: int = 2, stride: int | None = None):
     """y = mean over each size x size window.    dx: g / size^2 to every entry of the window
 
     x (H, W, B, C) -> ((H - size) // stride + 1, ..., B, C); stride defaults to size.

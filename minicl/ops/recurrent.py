@@ -1,10 +1,10 @@
 """A gated recurrent unit over a whole sequence, and its gradient: backpropagation through time.
 
-Each step keeps part of the last state and fills the rest with something new. Per unit, with the gates
+Each step mixes the last state with new content. Per unit, with the gates
 sigma(v) = 1 / (1 + e^-v) between 0 and 1:
 
     r = sigma(x_t W_r + b_r + h_{t-1} V_r)              reset: how much of the past the new content sees
-    u = sigma(x_t W_u + b_u + h_{t-1} V_u)              update: how much of the past is kept
+    u = sigma(x_t W_u + b_u + h_{t-1} V_u)              update: how much of the past stays
     n = tanh(x_t W_n + b_n + r q),   q = h_{t-1} V_n    new content
     h_t = u h_{t-1} + (1 - u) n
 
@@ -23,23 +23,26 @@ Each weight serves all steps, so its gradient is a sum over them, which is one p
     dx = da W^T,   dW = sum_t x_t^T da_t,   db = sum_t da_t                  (6)
     dV = sum_t h_{t-1}^T dp_t                                                (7)
 
-Where u is near 1, dh passes (1) undamped: that is how a gated unit remembers.    Derivation: docs/gradients/gru.md
+Where u is near 1, dh passes (1) undamped: so a gated unit carries information over many steps.    Derivation: docs/gradients/gru.md
 """
 
 from ..autograd import op
 from ..backend import array_module, column_sums, fused
+from ..typing import Array
 
 
 @op
-def gru(x, w, v, b, h0=None, *, needs_grad=(True,) * 5):
+def gru(x: Array, w: Array, v: Array, b: Array, h0: Array | None = None, *, needs_grad=(True,) * 5):
     """x (T, B, C) -> h (T, B, H), the states after each of T steps of B sequences.
 
     w (C, 3H), b (3H,)  of the input, v (H, 3H)  of the state; columns in the order reset, update, new
     h0 (B, H)           the state before the first step; None for zeros
     """
-    xp, H = array_module(x), v.shape[0]
     _require_shapes(x, w, v, b, h0)
-    (T, B, _), rows = x.shape, x.reshape(-1, x.shape[2])
+    xp = array_module(x)
+    T, B, C = x.shape
+    H = v.shape[0]
+    rows = x.reshape(-1, C)                              # (T B, C)
     gates = (rows @ w + b).reshape(T, B, 3 * H)          # what x adds; each step turns its part into (r, u, n)
     q = xp.empty((T, B, H), dtype=x.dtype)
     h = xp.empty((T + 1, B, H), dtype=x.dtype)           # h[t] is the state before step t
@@ -61,8 +64,9 @@ def gru(x, w, v, b, h0=None, *, needs_grad=(True,) * 5):
             _step_back(dh, g[t], *split(gates[t]), q[t], h[t], *split(da[t]), *split(dp[t]))
             dh += dp[t] @ v.T                                                # (1)
         da, dp = da.reshape(-1, 3 * H), dp.reshape(-1, 3 * H)                # (T B, 3H)
-        dx = (da @ w.T).reshape(x.shape) if needs_grad[0] else None              # (6)
-        dw, db = rows.T @ da, column_sums(da)                                # (6)
+        dx = (da @ w.T).reshape(x.shape) if needs_grad[0] else None          # (6)
+        dw = rows.T @ da                                                     # (6)
+        db = column_sums(da)                                                 # (6)
         dv = h[:-1].reshape(-1, H).T @ dp                                    # (7)
         return dx, dw, dv, db, dh if h0 is not None else None
 
@@ -105,7 +109,8 @@ def _step_back(xp, dh, g, r, u, n, q, h, da_r, da_u, da_n, dp_r, dp_u, dp_n):
 def _require_shapes(x, w, v, b, h0):
     if x.ndim != 3 or min(x.shape) < 1:
         raise ValueError(f"gru: expected x (T, B, C), T steps of B sequences, got {x.shape}")
-    (_, B, C), H = x.shape, v.shape[0]
+    _, B, C = x.shape
+    H = v.shape[0]
     for name, array, shape in (("w", w, (C, 3 * H)), ("v", v, (H, 3 * H)), ("b", b, (3 * H,)), ("h0", h0, (B, H))):
         if array is not None and array.shape != shape:
             raise ValueError(f"gru: expected {name} {shape} for x {x.shape} and {H} units, got {array.shape}; the "

@@ -1,20 +1,23 @@
 """Shape ops: they move numbers and compute none, so their gradients move them back."""
 
 import builtins
+from collections.abc import Sequence
+from typing import Any
 
 from ..autograd import op
 from ..backend import array_module, is_array, scatter_add
+from ..typing import Array
 
 
 @op
-def reshape(x, *, shape):
+def reshape(x: Array, *, shape: int | tuple[int, ...]):
     """The same entries in row-major order under another shape; one length may be -1.    dx: g in x's shape"""
     before = x.shape
     return x.reshape(shape), lambda g: (g.reshape(before),)
 
 
 @op
-def transpose(x, *, axes=None):
+def transpose(x: Array, *, axes: tuple[int, ...] | None = None):
     """Axis k of the result is axis axes[k] of x; default: reversed.    dx: g under the inverse permutation"""
     axes = tuple(range(x.ndim))[::-1] if axes is None else tuple(axes)
     y = x.transpose(axes)                                                    # refuses axes that x does not have
@@ -23,19 +26,19 @@ def transpose(x, *, axes=None):
 
 
 @op
-def to_pixel_major(x):
-    """Images (B, H, W, C) -> pixels (H, W, B, C), contiguous, as conv2d and the pools want them.    dx: g turned back"""
+def to_pixel_major(x: Array):
+    """Images (B, H, W, C) -> pixels (H, W, B, C), contiguous, as conv2d takes them.    dx: g turned back"""
     return array_module(x).ascontiguousarray(x.transpose(1, 2, 0, 3)), lambda g: (g.transpose(2, 0, 1, 3),)
 
 
 @op(broadcasts=True)
-def broadcast_to(x, *, shape):
+def broadcast_to(x: Array, *, shape: int | tuple[int, ...]):
     """x repeated along new axes and axes of length 1.    dx: g summed over the repeats"""
     return array_module(x).broadcast_to(x, shape), lambda g: (g,)
 
 
 @op
-def getitem(x, *, key):
+def getitem(x: Array, *, key: Any):
     """x[key]: ints, slices, None, ... and integer arrays.    dx: zeros, with g added at [key]
 
     An integer array may pick a row many times; its gradients add up. Out-of-bounds ids raise on NumPy
@@ -60,7 +63,7 @@ def getitem(x, *, key):
 
 
 @op
-def concat(*xs, axis=0):
+def concat(*xs: Array, axis: int = 0):
     """concat(x, y, ..., axis=0): the arrays one after the other along an existing axis.    d(part): that part of g"""
     def backward(g):
         parts, start = [], 0
@@ -75,14 +78,14 @@ def concat(*xs, axis=0):
 
 
 @op
-def stack(*xs, axis=0):
+def stack(*xs: Array, axis: int = 0):
     """stack(x, y, ..., axis=0): arrays of one shape side by side along a new axis.    d(k-th): the k-th slice of g"""
     xp = array_module(xs[0])
     return xp.stack(xs, axis=axis), lambda g: tuple(xp.moveaxis(g, axis, 0)[k] for k in range(len(xs)))
 
 
 @op
-def pad(x, *, widths):
+def pad(x: Array, *, widths: Sequence[tuple[int, int]]):
     """x surrounded by zeros: widths ((before, after), ...) for each axis.    dx: the middle of g"""
     if len(widths) != x.ndim or builtins.any(len(w) != 2 or builtins.min(w) < 0 for w in widths):
         raise ValueError(f"pad: widths must be {x.ndim} pairs (before, after) of counts >= 0, got {widths}")

@@ -1,0 +1,51 @@
+"""How batch norm runs over its input: x (..., C) as wide rows, in slices for the threads.
+
+NumPy loops along a row, and rows of few channels cost it twice. So several pixels are laid side by side in one row of
+about WIDTH entries, and the (C,) vectors that meet them are repeated as often. On a GPU a row is one pixel.
+"""
+
+import math
+
+from ..backend import array_module, column_sums, is_gpu, parallel_for, parallel_sum
+
+WIDTH = 1024
+SLICE = 2**18         # entries of a slice: calls long enough for threads
+
+
+class PixelRows:
+    """The wide rows of arrays like x (..., C): `rows(x)`, `repeat(v)` for v (C,), and loops over slices of rows."""
+
+    def __init__(self, x):
+        self.xp, self.dtype = array_module(x), x.dtype
+        self.channels = x.shape[-1]
+        self.pixels = x.size // self.channels
+        self.abreast = 1 if is_gpu(self.xp) else math.gcd(self.pixels, max(1, WIDTH // self.channels))
+        self.shape = self.pixels // self.abreast, self.abreast * self.channels
+        self.size = max(1, SLICE // self.shape[1])
+
+    def rows(self, x):
+        return x.reshape(self.shape)
+
+    def repeat(self, v):
+        return self.xp.tile(v, self.abreast) if self.abreast > 1 else v
+
+    def sample_mean(self, x):
+        """The mean over some 64 pixels."""
+        return x.reshape(self.pixels, self.channels)[::-(-self.pixels // 64)].mean(axis=0)
+
+    def each(self, function):
+        """function(s) for slices s of the rows, shared out over the threads."""
+        parallel_for(self.xp, self.shape[0], lambda lo, hi: function(slice(lo, hi)), self.size)
+
+    def sums(self, pair):
+        """The sums a channel, (C,), of the two arrays of rows that pair(s) gives for each slice s."""
+        if is_gpu(self.xp):
+            return [column_sums(part) for part in pair(slice(None))]
+
+        def add(lo, hi, *totals):
+            for total, part in zip(totals, pair(slice(lo, hi))):
+                total += column_sums(part)
+
+        like = self.xp.empty(self.shape[1], dtype=self.dtype)
+        wide = parallel_sum(self.xp, self.shape[0], add, like, like, size=self.size)
+        return [total.reshape(self.abreast, self.channels).sum(axis=0) for total in wide]
