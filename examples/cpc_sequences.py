@@ -20,7 +20,7 @@ from minicl.contrastive import choice_accuracy, info_nce_from_scores
 from minicl.data import Batches, Rotation, load_sequences, time_first
 from minicl.data.sequences import SEQUENCES
 from minicl.evaluate import gaussian_information, infonce_bound, linear_probe, log_density_ratio
-from minicl.methods import CPC, NoMemory, WindowEncoder
+from minicl.methods import CPC, WindowEncoder
 from minicl.nn import GRU
 from minicl.optim import AdamW, warmup_cosine
 from minicl.options import at_least, options
@@ -63,7 +63,7 @@ def main():
 
     # Encoder, context, and a linear prediction for each step ahead.
     encoder = WindowEncoder(C, window, features=args.dim, rng=rng)
-    context = GRU(args.dim, args.hidden, rng=rng) if args.context == "gru" else NoMemory(args.dim)
+    context = GRU(args.dim, args.hidden, rng=rng) if args.context == "gru" else None
     model = CPC(encoder, context, args.ahead, rng=rng).to(xp)
     optimizer = AdamW(model.named_parameters(), args.lr)
 

@@ -110,7 +110,7 @@ def test_the_padding_token_learns_nothing(which, xp):
     encoder = encoders(xp)[which]
     h = encoder(*on(xp, IDS))
     (h * h * h).sum().backward()
-    grad = to_host(encoder.tokens.table.grad)
+    grad = to_host(encoder.tokens.weight.grad)
     assert not grad[0].any() and grad[1:].any(axis=1).all()
 
 
@@ -123,7 +123,7 @@ def test_the_transformer_reads_order_and_the_bag_does_not(xp):
 
 def test_a_bag_is_the_mean_of_its_tokens_vectors():
     bag = nn.BagOfTokens(6, 4, rng=np.random.default_rng(1))
-    np.testing.assert_allclose(bag(IDS).data[0], bag.tokens.table.data[[3, 1, 2]].mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(bag(IDS).data[0], bag.tokens.weight.data[[3, 1, 2]].mean(axis=0), rtol=1e-6)
 
 
 def test_a_caption_of_padding_alone_gives_finite_features(xp):
@@ -170,5 +170,5 @@ def test_a_caption_longer_than_the_positions_is_refused():
 
 
 def test_a_width_that_heads_do_not_divide_is_refused():
-    with pytest.raises(ValueError, match="a multiple of heads, got 16 and 3"):
+    with pytest.raises(ValueError, match="a multiple of num_heads, got 16 and 3"):
         transformer(np, heads=3)

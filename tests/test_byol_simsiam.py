@@ -103,7 +103,7 @@ def test_evaluation_changes_nothing(rng):
 
 
 def test_a_target_that_never_moves_is_refused(rng):
-    with pytest.raises(ValueError, match=r"BYOL: m must be in \[0, 1\), got 1"):
+    with pytest.raises(ValueError, match=r"BYOL: m must be a number in \[0, 1\), got 1"):
         BYOL(*parts(rng), m=1)
 
 

@@ -16,7 +16,7 @@ from minicl.contrastive import info_nce_from_scores
 from minicl.data import DataError, Rotation, SequenceData, digits, load_sequences, rotating_sequences, sequences, time_first
 from minicl.data.sequences import image_rows
 from minicl.evaluate import gaussian_information
-from minicl.methods import CPC, NoMemory, WindowEncoder
+from minicl.methods import CPC, WindowEncoder
 from minicl.nn import GRU
 from minicl.run import Run
 
@@ -111,10 +111,10 @@ def test_the_context_knows_the_past_only(model, rng):
     assert (before[1:] != after[1:]).any(axis=2).all()
 
 
-def test_no_memory_is_the_window_itself(model, rng):
-    z = model.encoder(rng.standard_normal((8, 2, 3), dtype="float32"))
-    context = NoMemory(5)
-    assert context(z) is z and context.features == 5
+def test_without_a_context_it_is_the_window_itself(rng):
+    model = CPC(WindowEncoder(3, 4, features=5, rng=rng), None, 2, rng=rng)
+    z, c = model(rng.standard_normal((8, 2, 3), dtype="float32"))
+    assert c is z and [p.weight.shape for p in model.predictors] == [(5, 5)] * 2
 
 
 def test_a_score_is_the_product_of_a_prediction_and_a_future(model, xp, rng):

@@ -21,7 +21,7 @@ from minicl.backend import fused, to_host
 from minicl.contrastive import clip, clip_loss, info_nce, infonce, nt_xent, pairs
 from minicl.data.augment import (BrightnessContrast, ColorJitter, GaussianNoise, RandomAffine, RandomErasing,
                                  RandomResizedCrop)
-from minicl.methods import Momentum, frozen_copy
+from minicl.methods import EMA, frozen_copy
 from minicl.nn import ConvNet, Parameter
 from minicl.ops import columns
 
@@ -77,11 +77,11 @@ def test_an_optimizer_step_is_a_kernel_for_what_is_decayed_and_one_for_the_rest(
 
 
 @counted
-def test_a_momentum_update_gathers_and_is_one_kernel(cupy):
+def test_an_ema_update_gathers_and_is_one_kernel(cupy):
     online = ConvNet((28, 28, 1), (4, 4, 4), rng=np.random.default_rng(0)).to(cupy)
-    momentum = Momentum(online, frozen_copy(online))
-    momentum.update(0.9)                                     # the first moves the target into one array
-    assert launches(lambda: momentum.update(0.9)) == 4 + 1
+    ema = EMA(online, frozen_copy(online))
+    ema.update(0.9)                                     # the first moves the target into one array
+    assert launches(lambda: ema.update(0.9)) == 4 + 1
 
 
 # ---------------------------------------------------------------- convolution

@@ -161,7 +161,7 @@ def test_a_long_list_of_misfits_is_cut(rng):
     (lambda rng: Linear(400, 300, rng=rng), 400, 1),
     (lambda rng: Linear(400, 300, rng=rng, gain=3.0), 400, 3),
     (lambda rng: Conv2d(40, 90, rng=rng), 360, np.sqrt(2)),
-    (lambda rng: Conv2d(400, 300, rng=rng, kernel=1, gain=1.0), 400, 1),
+    (lambda rng: Conv2d(400, 300, rng=rng, kernel_size=1, gain=1.0), 400, 1),
 ], ids=["linear", "linear with gain", "conv", "1x1 conv"])
 def test_initial_weights_have_deviation_gain_over_root_fan_in(rng, make, fan_in, gain):
     weight = make(rng).weight.data
@@ -180,7 +180,7 @@ def test_linear_is_xw_plus_b(xp, rng):
 
 
 @pytest.mark.parametrize("options, size", [({}, (7, 6)), ({"stride": 2}, (4, 3)), ({"padding": 0}, (5, 4)),
-                                           ({"kernel": 1}, (7, 6)), ({"kernel": 5, "stride": 2}, (4, 3))])
+                                           ({"kernel_size": 1}, (7, 6)), ({"kernel_size": 5, "stride": 2}, (4, 3))])
 def test_conv2d_keeps_the_image_unless_told_otherwise(xp, rng, options, size):
     layer = Conv2d(2, 5, rng=rng, **options).to(xp)
     y = layer(Tensor(to_device(normal(rng, 7, 6, 3, 2), xp)))
@@ -195,7 +195,7 @@ def test_conv2d_adds_its_bias(rng):
 
 
 def test_sizes_below_one_are_refused(rng):
-    with pytest.raises(ValueError, match="expected sizes >= 1"):
+    with pytest.raises(ValueError, match="in_features must be an integer of at least 1, got 0"):
         Linear(0, 3, rng=rng)
 
 
@@ -280,13 +280,13 @@ def test_dropout_goes_on_from_its_state_dict():
 
 @pytest.mark.parametrize("p", [-0.1, 1, float("nan")])
 def test_dropout_refuses_a_p_that_is_no_fraction(p):
-    with pytest.raises(ValueError, match=r"Dropout: p must be in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"Dropout: p must be a number in \[0, 1\)"):
         Dropout(p, rng=np.random.default_rng(0))
 
 
 def test_embedding_looks_up_rows(xp, rng):
     layer, ids = Embedding(5, 3, rng=rng), np.array([[0, 4], [4, 1]])
-    expected = layer.table.data[ids]
+    expected = layer.weight.data[ids]
     np.testing.assert_array_equal(values(layer.to(xp)(to_device(ids, xp))), expected)
 
 
@@ -294,6 +294,23 @@ def test_sequential_takes_modules_and_functions(rng):
     model, x = Sequential(Linear(3, 4, rng=rng), ops.relu), normal(rng, 2, 3)
     np.testing.assert_allclose(values(model(Tensor(x))), np.maximum(x @ model.steps[0].weight.data, 0), rtol=1e-5,
                                atol=1e-6)
+
+
+def test_sequential_is_indexed_sliced_and_iterated_as_a_list(rng):
+    model = Sequential(Linear(3, 4, rng=rng), ops.relu, Linear(4, 2, rng=rng))
+    assert len(model) == 3 and model[-1] is model.steps[2] and list(model) == model.steps
+    trunk = model[:2]
+    assert isinstance(trunk, Sequential) and trunk.parameters() == model[0].parameters()         # shared, not copied
+    model[1] = ops.gelu
+    assert model.steps[1] is ops.gelu and trunk[1] is ops.relu
+    with pytest.raises(IndexError):
+        model[3]
+
+
+@pytest.mark.parametrize("steps", [([ops.relu],), (None,), (3,)])
+def test_sequential_refuses_what_cannot_be_called(steps):
+    with pytest.raises(TypeError, match="Sequential: expected Modules and functions, each its own argument"):
+        Sequential(*steps)
 
 
 # ---------------------------------------------------------------- encoders and heads

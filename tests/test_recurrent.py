@@ -85,8 +85,9 @@ def test_states_stay_between_minus_1_and_1(rng):
 
 def test_the_layer_has_three_parameters_and_keeps_its_state_at_first(rng):
     layer = GRU(3, 4, rng=rng)
-    assert [(name, p.shape) for name, p in layer.named_parameters()] == [("w", (3, 12)), ("v", (4, 12)), ("b", (12,))]
-    np.testing.assert_array_equal(layer.b.data, np.repeat([0, 1, 0], 4))
+    assert [(name, p.shape) for name, p in layer.named_parameters()] == [("weight_ih", (3, 12)), ("weight_hh", (4, 12)),
+                                                                   ("bias", (12,))]
+    np.testing.assert_array_equal(layer.bias.data, np.repeat([0, 1, 0], 4))
     assert layer.features == 4
 
 

@@ -12,7 +12,7 @@ from compare import BATCH, compare, digits, fresh_views, small_model, usual_loss
 
 from minicl.data import Batches
 from minicl.evaluate import alignment, knn_accuracy
-from minicl.methods import Momentum, frozen_copy
+from minicl.methods import EMA, frozen_copy
 from minicl.optim import AdamW
 
 M = 0.9
@@ -42,7 +42,7 @@ def main(steps=150, every=25):
         rng, batches = np.random.default_rng(0), Batches(1500, BATCH)
         online = small_model(rng)
         target = frozen_copy(online)
-        momentum, optimizer = Momentum(online, target), AdamW(online.named_parameters(), lr=3e-3)
+        ema, optimizer = EMA(online, target), AdamW(online.named_parameters(), lr=3e-3)
         losses, at, cosines = [], [], []
         for step in range(1, steps + 1):
             z = online(np.concatenate(fresh_views(batches[step], rng)))[1]

@@ -29,7 +29,7 @@ def wrong(model, queries, keys):
     model.queue.enqueue(keys)                            # the keys enter first
     loss = model.loss(queries, keys, TAU)
     model.served = []
-    model.momentum.update(model.m)
+    model.ema.update(model.m)
     return loss
 
 

@@ -7,7 +7,7 @@ from minicl.backend import threads
 from minicl.contrastive import choice_accuracy, info_nce_from_scores
 from minicl.data import Batches, Rotation, rotating_sequences, time_first
 from minicl.evaluate import gaussian_information, infonce_bound, log_density_ratio
-from minicl.methods import CPC, NoMemory, WindowEncoder
+from minicl.methods import CPC, WindowEncoder
 from minicl.nn import GRU
 from minicl.optim import AdamW, warmup_cosine
 from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread
@@ -56,7 +56,7 @@ def learn(train, batch, ahead, steps, setting, *, memory):
     """A CPC model after so many steps on sequences (N, T, C)."""
     rng, xp = np.random.default_rng(setting.seed), setting.xp
     encoder = WindowEncoder(train.shape[2], WINDOW, features=DIM, rng=rng)
-    context = GRU(DIM, 128, rng=rng) if memory else NoMemory(DIM)
+    context = GRU(DIM, 128, rng=rng) if memory else None
     model = CPC(encoder, context, ahead, rng=rng).to(xp)
     optimizer, batches = AdamW(model.named_parameters(), 3e-3), Batches(len(train), batch, seed=setting.seed)
     for step in range(steps):

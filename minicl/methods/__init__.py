@@ -1,13 +1,24 @@
-"""Methods: what each system of contrastive learning trains. The losses are in contrastive/, the loops in examples/."""
+"""Methods: what each system of contrastive learning trains. The losses are in contrastive/, the loops in examples/.
+
+What a method must offer, so that encode(), the probes and a training loop can use it:
+
+    forward(images)   -> (h, z), Tensors: h (B, features) is kept and evaluated, z (B, d) is what the loss compares.
+                      Methods of two inputs (CLIP, CPC) give one embedding of each instead
+    loss(z, ...)      -> a scalar Tensor, where a function of minicl.contrastive alone does not do it: where a
+                      predictor, a target or a queue takes part
+    update()          after optimizer.step(), where something follows without a gradient: a target, a queue, a clamp.
+                      It raises in evaluation mode
+
+Its parameters() are what an optimizer trains: a target's weights are Frozen, saved but not among them.
+"""
 
 from .byol import BYOL
 from .clip import CLIP
-from .cpc import CPC, NoMemory, WindowEncoder
+from .cpc import CPC, WindowEncoder
+from .ema import EMA, frozen_copy
 from .moco import MoCo
-from .momentum import Momentum, frozen_copy
 from .queue import Queue
 from .simclr import SimCLR
 from .simsiam import SimSiam
 
-__all__ = ["BYOL", "CLIP", "CPC", "MoCo", "Momentum", "NoMemory", "Queue", "SimCLR", "SimSiam", "WindowEncoder",
-           "frozen_copy"]
+__all__ = ["BYOL", "CLIP", "CPC", "EMA", "MoCo", "Queue", "SimCLR", "SimSiam", "WindowEncoder", "frozen_copy"]

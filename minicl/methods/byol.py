@@ -1,15 +1,23 @@
 """BYOL (Grill et al. 2020): a network predicts what a slow copy of itself says of the other view.
 
-    p = predictor(online(view1)),   L = 2 - 2 cos(p, target(view2)),   target <- m target + (1 - m) online
+    for x in batches:
+        views = [augment(x); augment(x)]
+        p = predictor(online(views))                      # (2N, d)
+        t = target(views)                                 # (2N, d), on no tape
+        L = mean 2 - 2 cos(p, t of the other view)
+        optimizer.step()                                  # online network and predictor
+        target = m target + (1 - m) online
 
 No negatives. The target is a moving average of past weights and gets no gradient; what SimSiam's stop-gradient does
 within a step, it does across steps too. See docs/methods/without-negatives.md
 """
 
-from ..autograd import no_grad
+from ..autograd import Tensor, no_grad
+from ..checks import require_within
 from ..contrastive import negative_cosine
 from ..nn import Module
-from .momentum import Momentum, frozen_copy
+from ..typing import Array
+from .ema import EMA, frozen_copy
 from .simclr import SimCLR
 from .simsiam import other_view
 
@@ -30,28 +38,27 @@ class BYOL(Module):
         model.update()
     """
 
-    def __init__(self, encoder, head, predictor, *, m=0.99):
-        if not 0 <= m < 1:
-            raise ValueError(f"BYOL: m must be in [0, 1), got {m}; at 1 the target would never learn anything")
+    def __init__(self, encoder: Module, head: Module, predictor: Module, *, m: float = 0.99):
+        require_within("BYOL", "[0, 1)", m=m)                                # at 1 the target would never learn
         self.online, self.predictor = SimCLR(encoder, head), predictor
         self.target = frozen_copy(self.online)
-        self.m, self.momentum = m, Momentum(self.online, self.target)
+        self.m, self.ema = m, EMA(self.online, self.target)
 
-    def forward(self, images):
+    def forward(self, images: Array) -> tuple[Tensor, Tensor]:
         return self.online(images)                                           # (B, features), (B, d)
 
-    def targets(self, images):
+    def targets(self, images: Array) -> Tensor:
         """z of the target network, on no tape: (B, d), a constant Tensor."""
         with no_grad():
             return self.target(images)[1]
 
-    def loss(self, z, targets):
+    def loss(self, z: Tensor, targets: Tensor) -> Tensor:
         """Eq. 2 for z and targets (2N, d) of [view1; view2], in [0, 4]: each view predicts the target of the other.
 
         The mean of both directions, where the paper has their sum.
         """
         return 2 + 2 * negative_cosine(self.predictor(z), other_view(targets))
 
-    def update(self):
+    def update(self) -> None:
         """After the optimizer's step: the target follows. Raises RuntimeError in evaluation mode."""
-        self.momentum.update(self.m)
+        self.ema.update(self.m)

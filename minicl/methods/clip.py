@@ -1,11 +1,21 @@
-"""CLIP (Radford et al. 2021): an image encoder and a text encoder that meet in one space."""
+"""CLIP (Radford et al. 2021): an image encoder and a text encoder that meet in one space.
+
+    for images, texts in batches:                         # N pairs
+        u = W_i image_encoder(images)                     # (N, dim)
+        v = W_t text_encoder(texts)                       # (N, dim)
+        s = exp(logit_scale) cos(u_i, v_j)                # (N, N)
+        L = (cross_entropy(s, diagonal) + cross_entropy(s^T, diagonal)) / 2
+        optimizer.step(); logit_scale = min(logit_scale, log 100)
+"""
 
 import math
 
 import numpy as np
 
+from ..autograd import Tensor
 from ..backend import array_module
 from ..nn import Linear, Module, Parameter, Sequential
+from ..typing import Array, Rng
 
 TAU = 0.07                    # CLIP's temperature at the start
 MAX_LOGIT_SCALE = math.log(100)
@@ -19,15 +29,18 @@ class CLIP(Module):
                  whatever the optimizer does. Call clamp_logit_scale() after each of its steps
     """
 
-    def __init__(self, image_encoder, text_encoder, dim=64, *, tau=TAU, rng):
+    def __init__(self, image_encoder: Module, text_encoder: Module, dim: int = 64, *, tau: float = TAU, rng: Rng):
+        if not 1 / 100 <= tau < math.inf:
+            raise ValueError(f"CLIP: expected tau of at least 0.01, got {tau!r}: exp(logit_scale) = 1 / tau is held at 100 "
+                             "or below")
         self.image, self.text = (Sequential(encoder, Linear(encoder.features, dim, bias=False, rng=rng))
                                  for encoder in (image_encoder, text_encoder))
         self.logit_scale = Parameter(np.asarray(math.log(1 / tau), dtype="float32"))
 
-    def forward(self, images, ids):
+    def forward(self, images: Array, ids: Array) -> tuple[Tensor, Tensor]:
         return self.image(images), self.text(ids)
 
-    def clamp_logit_scale(self):
+    def clamp_logit_scale(self) -> None:
         """Hold exp(logit_scale) at 100 or below (section 2.5: without that, training was unstable)."""
         data = self.logit_scale.data
         array_module(data).minimum(data, MAX_LOGIT_SCALE, out=data)

@@ -1,8 +1,12 @@
 """CPC, contrastive predictive coding (van den Oord et al. 2018): predict the future, but in latent space.
 
-    z_t = encoder(x_t)            a window of the sequence, encoded
-    c_t = context(z_1 ... z_t)    what has been seen so far, a recurrent summary
-    W_k c_t                       a linear prediction of z_{t+k}, one W_k for each k
+    for x in batches:                                     # (T, B, C): B sequences
+        z = encoder(x)                                    # (T', B, d): z_t is a window of the sequence, encoded
+        c = context(z)                                    # (T', B, H): c_t sums up z_1 ... z_t, a GRU
+        for k in 1 ... ahead:                             # W_k c_t predicts z_{t+k}, one W_k for each k
+            scores = z_{t+k} . W_k c_t                    # (B, B) at each t: all sequences' futures for all pasts
+            L += info_nce_from_scores(scores, positive: the same sequence) / ahead
+        optimizer.step()
 
 The score of a candidate is the dot product z . W_k c_t (eq. 3). The true z_{t+k} should be picked from among those of
 the other sequences of the batch at the same time t + k. They are drawn independently of c_t, which InfoNCE's bound
@@ -11,9 +15,12 @@ other times would let a critic beat chance that knows no more than what time it 
 """
 
 from .. import ops
+from ..autograd import Tensor
 from ..backend import array_module
+from ..checks import require_sizes
 from ..nn import Linear, Module
 from ..nn.layers import RELU_GAIN, as_tensor
+from ..typing import Array, Rng
 
 
 class WindowEncoder(Module):
@@ -23,12 +30,13 @@ class WindowEncoder(Module):
     the end are left out.
     """
 
-    def __init__(self, channels, window, *, hidden=64, features=32, rng):
+    def __init__(self, channels: int, window: int, *, hidden: int = 64, features: int = 32, rng: Rng):
+        require_sizes("WindowEncoder", channels=channels, window=window, hidden=hidden, features=features)
         self.channels, self.window, self.features = channels, window, features
         self.convolution = Linear(window * channels, hidden, rng=rng, gain=RELU_GAIN)
         self.out = Linear(hidden, features, rng=rng)
 
-    def forward(self, x):
+    def forward(self, x: Tensor | Array) -> Tensor:
         x, width = as_tensor(x), self.window
         if x.ndim != 3 or x.shape[2] != self.channels or len(x) < width:
             raise ValueError(f"WindowEncoder: expected sequences (T, B, {self.channels}) of T >= {width} steps, got "
@@ -38,28 +46,23 @@ class WindowEncoder(Module):
         return self.out(ops.relu(self.convolution(windows.reshape(steps, B, -1))))
 
 
-class NoMemory(Module):
-    """c_t = z_t, the last window alone: in the place of a GRU it shows what remembering adds."""
-
-    def __init__(self, features):
-        self.features = features
-
-    def forward(self, z):
-        return z
-
-
 class CPC(Module):
-    """sequences (T, B, C) -> (z (T', B, d), c (T', B, H)), and scores of predictions 1 to `ahead` windows ahead."""
+    """sequences (T, B, C) -> (z (T', B, d), c (T', B, H)), and scores of predictions 1 to `ahead` windows ahead.
 
-    def __init__(self, encoder, context, ahead, *, rng):
+    context  a Module (T', B, d) -> (T', B, context.features), such as nn.GRU; None for c = z, the last window alone
+    """
+
+    def __init__(self, encoder: Module, context: Module | None, ahead: int, *, rng: Rng):
+        require_sizes("CPC", ahead=ahead)
         self.encoder, self.context = encoder, context
-        self.predictors = [Linear(context.features, encoder.features, rng=rng, bias=False) for _ in range(ahead)]
+        width = (encoder if context is None else context).features
+        self.predictors = [Linear(width, encoder.features, rng=rng, bias=False) for _ in range(ahead)]
 
-    def forward(self, x):
+    def forward(self, x: Tensor | Array) -> tuple[Tensor, Tensor]:
         z = self.encoder(x)
-        return z, self.context(z)
+        return z, z if self.context is None else self.context(z)
 
-    def scores(self, z, c, k):
+    def scores(self, z: Tensor, c: Tensor, k: int) -> tuple[Tensor, Array]:
         """How well z_{t+k} of sequence j fits what sequence i has shown until t: z . W_k c.
 
         -> scores ((T'-k) B, B), row t B + i and column j, and positive_ids ((T'-k) B,), which name j = i.

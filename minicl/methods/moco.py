@@ -2,24 +2,28 @@
 
 SimCLR's negatives are the batch, so many negatives need a large batch. MoCo keeps the keys of earlier batches in a
 queue: 65,536 negatives at a batch of 256. For their keys to be worth comparing with today's, the encoder that made
-them must have changed little since, so keys come from a copy that follows the query encoder slowly. One step is
+them must have changed little since, so keys come from a copy that follows the query encoder slowly.
 
-    q = query(view1),   k = key(view2)            only q is on the tape
-    L = InfoNCE(q, positive k, negatives queue)   the batch's own keys are no negatives: they are not in the queue yet
-    query:  one optimizer step along dL/dq
-    key:    key <- m key + (1 - m) query          parameters and BatchNorm's running averages
-    queue:  k in, the oldest out                  after they served, never before
+    for x in batches:
+        q = query(augment(x))                             # (N, dim)
+        k = key(augment(x))                               # (N, dim), on no tape
+        L = info_nce(q, positives k, negatives queue)     # the batch's own keys are not in the queue yet
+        optimizer.step()                                  # the query encoder
+        key = m key + (1 - m) query                       # weights and batch norm's running averages
+        queue: k in, the oldest out                       # after they served, never before
 
 See docs/methods/moco.md for why each part is there, and why the loss rises at first.
 """
 
 import numpy as np
 
-from ..autograd import no_grad
+from ..autograd import Tensor, no_grad
 from ..backend import array_module, to_device
+from ..checks import require_sizes, require_within
 from ..contrastive import info_nce
 from ..nn import BatchNorm, Module
-from .momentum import Momentum, frozen_copy
+from ..typing import Array, Rng
+from .ema import EMA, frozen_copy
 from .queue import Queue
 from .simclr import SimCLR
 
@@ -35,24 +39,23 @@ class MoCo(Module):
     splits         groups in which BatchNorm sees a batch, as if each were on a GPU of its own; 1 is the whole batch
     """
 
-    def __init__(self, encoder, head, *, dim, queue=65536, m=0.999, splits=8):
-        if not 0 <= m < 1:
-            raise ValueError(f"MoCo: m must be in [0, 1), got {m}; at 1 the keys would never learn anything")
-        if splits < 1:
-            raise ValueError(f"MoCo: splits must be at least 1, got {splits}")
+    def __init__(self, encoder: Module, head: Module, *, dim: int, queue: int = 65536, m: float = 0.999,
+                 splits: int = 8):
+        require_within("MoCo", "[0, 1)", m=m)                                # at 1 the keys would never learn
+        require_sizes("MoCo", dim=dim, queue=queue, splits=splits)
         self.query = SimCLR(encoder, head)
         for layer in self.query.modules():
             if isinstance(layer, BatchNorm):
                 layer.splits = splits
         self.key = frozen_copy(self.query)
         self.queue = Queue(queue, dim)
-        self.m, self.momentum = m, Momentum(self.query, self.key)
-        self.served = []                                                     # keys, since the last update()
+        self.m, self.ema = m, EMA(self.query, self.key)
+        self.served: list[Array] = []                                        # keys, since the last update()
 
-    def forward(self, images):
+    def forward(self, images: Array) -> tuple[Tensor, Tensor]:
         return self.query(images)                                            # (B, features), (B, dim)
 
-    def encode_keys(self, images, rng):
+    def encode_keys(self, images: Array, rng: Rng) -> Array:
         """z of the key encoder: images (B, H, W, C) -> array (B, dim), on no tape.
 
         The batch is shuffled on its way in and put back in order on its way out, by a permutation drawn from the
@@ -66,7 +69,7 @@ class MoCo(Module):
             z = self.key(images[to_device(order, xp)])[1].data
             return z[to_device(np.argsort(order), xp)]
 
-    def loss(self, queries, keys, tau):
+    def loss(self, queries: Tensor, keys: Array, tau: float) -> Tensor:
         """InfoNCE of queries (N, dim), a Tensor: their positives keys (N, dim), an array, their negatives the queue.
 
         Over an empty queue the positive is the only candidate: the loss is 0, and so is its gradient. In training the
@@ -78,7 +81,7 @@ class MoCo(Module):
             return (queries * 0).sum()
         return info_nce(queries, keys, self.queue.filled(), tau)
 
-    def update(self):
+    def update(self) -> None:
         """After the optimizer's step: the key encoder follows, and the keys that served enter the queue, once.
 
         Raises RuntimeError in evaluation mode, or if no keys have served since the last update.
@@ -89,7 +92,7 @@ class MoCo(Module):
         if not self.served:
             raise RuntimeError("MoCo: update() without keys to enqueue; they enter the queue after they have served "
                                "as positives in loss(), and once")
-        self.momentum.update(self.m)
+        self.ema.update(self.m)
         for keys in self.served:
             self.queue.enqueue(keys)
         self.served = []

@@ -3,8 +3,10 @@
 import numpy as np
 
 from ..backend import is_array
+from ..checks import require_sizes
 from ..contrastive import l2_normalize
 from ..nn import Buffer, Counter, Module
+from ..typing import Array
 
 
 class Queue(Module):
@@ -17,23 +19,22 @@ class Queue(Module):
     Both are part of the state_dict. The queue begins empty: its length is the number of rows that have been filled.
     """
 
-    def __init__(self, capacity, dim):
-        if not (capacity >= 1 and dim >= 1):
-            raise ValueError(f"Queue: expected capacity and dim >= 1, got {capacity} and {dim}")
+    def __init__(self, capacity: int, dim: int):
+        require_sizes("Queue", capacity=capacity, dim=dim)
         self.keys = Buffer(np.zeros((capacity, dim), dtype="float32"))
         self.count = Counter()
 
     enqueued = property(lambda self: int(self.count))
     capacity = property(lambda self: len(self.keys.data))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return min(self.enqueued, self.capacity)
 
-    def filled(self):
+    def filled(self) -> Array:
         """The keys that are there, (len(self), d), as a view: take what you need of it before the next enqueue."""
         return self.keys.data[:len(self)]
 
-    def enqueue(self, keys):
+    def enqueue(self, keys: Array) -> None:
         """Add keys (B, d), normalised here, in their order. Raises RuntimeError in evaluation mode."""
         if not self.training:
             raise RuntimeError("Queue: enqueue() in evaluation mode; keys of images that are not trained on must not "

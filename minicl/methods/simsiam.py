@@ -1,15 +1,21 @@
 """SimSiam (Chen & He 2021): two views, one network, no negatives, and a stop-gradient.
 
-    p = predictor(z),   L = -cos(p, stop_gradient(z of the other view))
+    for x in batches:
+        h, z = model([augment(x); augment(x)])            # (2N, features), (2N, d)
+        p = predictor(z)                                  # (2N, d)
+        L = -mean cos(p, stop_gradient(z of the other view))
+        optimizer.step()
 
 Maximising similarity alone has one best answer, the same z for every image. SimSiam asks for no more than that, and
 yet does not collapse: the target is held still while the predictor learns to reach it. Take the detach out of
 contrastive.negative_cosine, or the predictor, and it does. See docs/methods/without-negatives.md
 """
 
+from ..autograd import Tensor
 from ..contrastive import negative_cosine
 from ..nn import Module
 from ..ops import concat
+from ..typing import Array
 
 
 class SimSiam(Module):
@@ -21,19 +27,19 @@ class SimSiam(Module):
         loss = model.loss(z)
     """
 
-    def __init__(self, encoder, head, predictor):
+    def __init__(self, encoder: Module, head: Module, predictor: Module):
         self.encoder, self.head, self.predictor = encoder, head, predictor
 
-    def forward(self, images):
+    def forward(self, images: Array) -> tuple[Tensor, Tensor]:
         h = self.encoder(images)                                             # (B, features)
         return h, self.head(h)                                               # (B, d)
 
-    def loss(self, z):
+    def loss(self, z: Tensor) -> Tensor:
         """Algorithm 1 for z (2N, d) of [view1; view2]: each view predicts the other, the mean of both directions."""
         return negative_cosine(self.predictor(z), other_view(z))
 
 
-def other_view(z):
+def other_view(z: Tensor) -> Tensor:
     """[z2; z1] of a Tensor [z1; z2] (2N, d): at each row the other view of the same image."""
     if len(z) % 2:
         raise ValueError(f"expected two views of each image, [view1; view2] in one batch, got {len(z)} rows")

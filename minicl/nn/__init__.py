@@ -1,6 +1,6 @@
 """Models: Module and its parts, layers, encoders that give h, projection heads that give z."""
 
-from .encoders import MLP, ConvNet
+from .encoders import MLP, ConvNet, Encoder, as_images
 from .heads import HEADS, projection_head
 from .layers import BatchNorm, Conv2d, Dropout, Embedding, LayerNorm, Linear, Sequential
 from .module import Buffer, Counter, Module, Parameter
@@ -8,6 +8,6 @@ from .recurrent import GRU
 from .resnet import ResNet9, ResNet18
 from .text import BagOfTokens, Transformer
 
-__all__ = ["BagOfTokens", "BatchNorm", "Buffer", "Conv2d", "ConvNet", "Counter", "Dropout", "Embedding", "GRU", "HEADS",
-           "LayerNorm", "Linear", "MLP", "Module", "Parameter", "ResNet18", "ResNet9", "Sequential", "Transformer",
-           "projection_head"]
+__all__ = ["BagOfTokens", "BatchNorm", "Buffer", "Conv2d", "ConvNet", "Counter", "Dropout", "Embedding", "Encoder",
+           "GRU", "HEADS", "LayerNorm", "Linear", "MLP", "Module", "Parameter", "ResNet18", "ResNet9", "Sequential",
+           "Transformer", "as_images", "projection_head"]

@@ -1,11 +1,42 @@
-"""Encoders: images (B, H, W, C) -> representations h (B, features). What is kept and evaluated after training."""
+"""Encoders: images (B, H, W, C) -> representations h (B, features). What is kept and evaluated after training.
+
+What an encoder must offer, whatever it reads:
+
+    features        int: the width of h, which the head, the probe and CLIP's projection are built from
+    forward(x)      a batch of inputs -> h (B, features), a Tensor
+
+An encoder of images also has image_shape (H, W, C) and refuses other images (as_images does that). One of your own
+is a Module with these two; every method in minicl.methods takes it:
+
+    class Flat(nn.Encoder):
+        def __init__(self, image_shape, *, rng):
+            self.image_shape, self.features = image_shape, 64
+            self.layer = nn.Linear(math.prod(image_shape), 64, rng=rng)
+
+        def forward(self, images):
+            x = nn.as_images(self, images)
+            return self.layer(x.reshape(len(x), -1))
+"""
+
+import math
+from collections.abc import Sequence
 
 from .. import ops
+from ..autograd import Tensor
+from ..checks import require_sizes
+from ..typing import Array, Rng
 from .layers import RELU_GAIN, BatchNorm, Conv2d, Linear, Sequential, as_tensor
 from .module import Module
 
 
-def as_images(encoder, images):
+class Encoder(Module):
+    """A Module that gives h (B, features). See this file's docstring."""
+
+    image_shape: tuple[int, ...]
+    features: int
+
+
+def as_images(encoder: Encoder, images: Tensor | Array) -> Tensor:
     """images (B, H, W, C) as a Tensor. Raises ValueError unless (H, W, C) is the encoder's image_shape."""
     x = as_tensor(images)
     if x.shape[1:] != encoder.image_shape:
@@ -14,16 +45,29 @@ def as_images(encoder, images):
     return x
 
 
-class MLP(Module):
-    """Images flattened, then Linear + relu layers of the given widths; h is the last of them."""
+def image_shape_of(name, shape):
+    """(H, W, C) as a tuple. Raises ValueError unless it is three sizes."""
+    if len(shape) != 3:
+        raise ValueError(f"{name}: expected image_shape (H, W, C), got {shape!r}; for grey images C is 1")
+    require_sizes(name, **dict(zip(("H", "W", "C"), shape)))
+    return tuple(shape)
 
-    def __init__(self, image_shape, widths=(512, 256), *, rng):
-        H, W, C = image_shape
-        self.image_shape, self.features = tuple(image_shape), widths[-1]
-        sizes = [H * W * C, *widths]
+
+class MLP(Encoder):
+    """Images flattened, then Linear + relu layers of the given widths; h is the last of them.
+
+    >>> encoder = MLP((28, 28, 1), (512, 256), rng=np.random.default_rng(0))
+    >>> encoder(np.ones((4, 28, 28, 1), "float32")).shape, encoder.features
+    ((4, 256), 256)
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], widths: Sequence[int] = (512, 256), *, rng: Rng):
+        self.image_shape = image_shape_of("MLP", image_shape)
+        sizes = [math.prod(self.image_shape), *widths]
+        self.features = sizes[-1]
         self.layers = [Linear(n, m, rng=rng, gain=RELU_GAIN) for n, m in zip(sizes, sizes[1:])]
 
-    def forward(self, images):
+    def forward(self, images: Tensor | Array) -> Tensor:
         x = as_images(self, images)
         x = x.reshape(len(x), -1)                                            # (B, H W C)
         for layer in self.layers:
@@ -31,7 +75,7 @@ class MLP(Module):
         return x
 
 
-class ConvNet(Module):
+class ConvNet(Encoder):
     """3x3 convolutions, each followed by batch norm and relu, then the mean over each cell of a grid of pixels.
 
     channels  width of each convolution
@@ -40,11 +84,13 @@ class ConvNet(Module):
               forgets where things are; 2 keeps left from right and top from bottom
     """
 
-    def __init__(self, image_shape, channels=(32, 64, 128), *, rng, strides=None, grid=2):
+    def __init__(self, image_shape: tuple[int, int, int], channels: Sequence[int] = (32, 64, 128), *, rng: Rng,
+                 strides: Sequence[int] | None = None, grid: int = 2):
         strides = (2,) * len(channels) if strides is None else strides
-        if len(strides) != len(channels):
+        if len(strides) != len(channels) or not channels:
             raise ValueError(f"ConvNet: expected one stride a convolution, got {len(strides)} for {len(channels)}")
-        H, W, C = self.image_shape = tuple(image_shape)
+        require_sizes("ConvNet", grid=grid)
+        H, W, C = self.image_shape = image_shape_of("ConvNet", image_shape)
         sizes = [C, *channels]
         self.blocks = [Sequential(Conv2d(n, m, rng=rng, stride=s), BatchNorm(m, relu=True))
                        for n, m, s in zip(sizes, sizes[1:], strides)]
@@ -56,7 +102,7 @@ class ConvNet(Module):
                              "other images, or grid=1")
         self.grid, self.features = grid, grid * grid * channels[-1]
 
-    def forward(self, images):
+    def forward(self, images: Tensor | Array) -> Tensor:
         x = ops.to_pixel_major(as_images(self, images))                      # (H, W, B, C)
         for block in self.blocks:
             x = block(x)

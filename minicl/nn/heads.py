@@ -1,23 +1,30 @@
 """Projection heads: h (B, features) -> z (B, d), the space the loss sees. Thrown away after training."""
 
+from ..typing import Rng
 from .layers import RELU_GAIN, BatchNorm, Linear, Sequential
+from .module import Module
 
 HEADS = ("none", "linear", "mlp")
 
 
-def projection_head(kind, features, *, hidden=None, dim=128, rng):
+def projection_head(kind: str, features: int, *, hidden: int | None = None, dim: int = 128, rng: Rng) -> Module:
     """The three heads of SimCLR's section 4.2, a Module each.
 
     "none"    z = h
     "linear"  z = W h
     "mlp"     z = W2 relu(BN(W1 h)), hidden units wide (default: features)
+
+    >>> rng = np.random.default_rng(0)
+    >>> head = projection_head("mlp", 512, dim=64, rng=rng)
+    >>> head(np.ones((8, 512), "float32")).shape
+    (8, 64)
     """
     if kind == "none":
         return Sequential()
     if kind == "linear":
         return Linear(features, dim, rng=rng, bias=False)
     if kind == "mlp":
-        hidden = hidden or features
+        hidden = features if hidden is None else hidden
         return Sequential(Linear(features, hidden, rng=rng, bias=False, gain=RELU_GAIN), BatchNorm(hidden, relu=True),
                           Linear(hidden, dim, rng=rng, bias=False))
     raise ValueError(f"projection head: expected one of {', '.join(HEADS)}, got {kind!r}")

@@ -1,52 +1,81 @@
 """Layers: an op together with its parameters. `rng` is a host numpy Generator that draws the initial weights."""
 
 import math
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from .. import ops
 from ..autograd import Tensor
 from ..backend import array_module, fused
+from ..checks import require_sizes, require_within
+from ..typing import Array, Rng
 from .module import Buffer, Counter, Module, Parameter
 
 RELU_GAIN = math.sqrt(2)      # keeps the variance through a relu, which halves it (He et al. 2015, eq. 10)
 
 
-def _initial(rng, shape, fan_in, gain):
+def initial(rng, shape, *, fan_in, gain=1.0):
+    """A Parameter of this shape, normal with standard deviation gain / sqrt(fan_in)."""
     if not isinstance(rng, np.random.Generator):
         raise TypeError(f"rng: expected a numpy Generator, np.random.default_rng(seed), got {type(rng).__name__}")
-    if min(shape) < 1:
-        raise ValueError(f"expected sizes >= 1, got weights of shape {shape}")
-    return Parameter(rng.standard_normal(shape, dtype="float32") * (gain / math.sqrt(fan_in)))
+    return Parameter(rng.standard_normal(shape, dtype="float32") * np.float32(gain / math.sqrt(fan_in)))
 
 
-def _filled(shape, value):
+def filled(shape, value):
     return np.full(shape, value, dtype="float32")    # parameters begin on the host; Module.to moves them
 
 
 class Linear(Module):
-    """y = x W + b: (..., inputs) -> (..., outputs). gain scales the initial weights, of deviation gain / sqrt(inputs)."""
+    """y = x W + b: (..., in_features) -> (..., out_features).
 
-    def __init__(self, inputs, outputs, *, rng, bias=True, gain=1.0):
-        self.weight = _initial(rng, (inputs, outputs), inputs, gain)
-        self.bias = Parameter(_filled(outputs, 0)) if bias else None
+    W is (in_features, out_features), the transpose of PyTorch's; its initial standard deviation is
+    gain / sqrt(in_features). b begins at 0.
 
-    def forward(self, x):
+    >>> layer = Linear(3, 5, rng=np.random.default_rng(0))
+    >>> layer(Tensor(np.ones((2, 3), "float32"))).shape
+    (2, 5)
+    """
+
+    weight: Parameter
+    bias: Parameter | None
+
+    def __init__(self, in_features: int, out_features: int, *, rng: Rng, bias: bool = True, gain: float = 1.0):
+        require_sizes("Linear", in_features=in_features, out_features=out_features)
+        self.weight = initial(rng, (in_features, out_features), fan_in=in_features, gain=gain)
+        self.bias = Parameter(filled(out_features, 0)) if bias else None
+
+    def forward(self, x: Tensor | Array) -> Tensor:
         return ops.linear(x, self.weight, self.bias)
 
 
 class Conv2d(Module):
-    """Convolution of pixel-major activations: (H, W, B, inputs) -> (H', W', B, outputs).
+    """Convolution of pixel-major activations: (H, W, B, in_channels) -> (H', W', B, out_channels).
 
-    No bias by default: a batch norm behind it has one.
+    kernel_size, stride and padding are integers; the default padding, kernel_size // 2, keeps the image's size at
+    stride 1. No bias by default: a batch norm that follows has one. The weight is
+    (kernel_size, kernel_size, in_channels, out_channels).
+
+    >>> layer = Conv2d(3, 8, kernel_size=3, stride=2, rng=np.random.default_rng(0))
+    >>> layer(Tensor(np.ones((32, 32, 4, 3), "float32"))).shape
+    (16, 16, 4, 8)
     """
 
-    def __init__(self, inputs, outputs, *, rng, kernel=3, stride=1, padding=None, bias=False, gain=RELU_GAIN):
-        self.weight = _initial(rng, (kernel, kernel, inputs, outputs), kernel * kernel * inputs, gain)
-        self.bias = Parameter(_filled(outputs, 0)) if bias else None
-        self.stride, self.padding = stride, kernel // 2 if padding is None else padding
+    weight: Parameter
+    bias: Parameter | None
 
-    def forward(self, x):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, *, rng: Rng, stride: int = 1,
+                 padding: int | None = None, bias: bool = False, gain: float = RELU_GAIN):
+        padding = kernel_size // 2 if padding is None else padding
+        require_sizes("Conv2d", in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size,
+                      stride=stride)
+        require_sizes("Conv2d", 0, padding=padding)
+        self.weight = initial(rng, (kernel_size, kernel_size, in_channels, out_channels),
+                              fan_in=kernel_size * kernel_size * in_channels, gain=gain)
+        self.bias = Parameter(filled(out_channels, 0)) if bias else None
+        self.stride, self.padding = stride, padding
+
+    def forward(self, x: Tensor | Array) -> Tensor:
         y = ops.conv2d(x, self.weight, stride=self.stride, padding=self.padding)
         return y if self.bias is None else y + self.bias
 
@@ -54,19 +83,31 @@ class Conv2d(Module):
 class BatchNorm(Module):
     """Batch norm over all axes but the last, then max(y, 0) if relu: (..., B, C) -> (..., B, C).
 
-    In training the batch's own mean and variance are used, and averaged with weight `momentum` into running_mean and
-    running_var (unbiased), which are used in evaluation.
+        y = weight (x - mean) / sqrt(var + eps) + bias
 
-    splits  groups of the batch that are normalised each by its own statistics, as if each were on another GPU; item i
-            is in group i mod splits. The running averages take the mean over the groups.
+    In training mean and var are the batch's own, which needs at least two values a channel. They are averaged with
+    weight `momentum` into running_mean and running_var (unbiased), which evaluation uses. Before the first training
+    step those are 0 and 1, so evaluation leaves x nearly as it is.
+
+    splits  groups of the batch, each normalised by its own statistics, as if each were on another GPU; item i is in
+            group i mod splits. The running averages take the mean over the groups.
     """
 
-    def __init__(self, channels, *, momentum=0.1, eps=1e-5, relu=False, splits=1):
-        self.weight, self.bias = Parameter(_filled(channels, 1)), Parameter(_filled(channels, 0))
-        self.running_mean, self.running_var = Buffer(_filled(channels, 0)), Buffer(_filled(channels, 1))
+    weight: Parameter
+    bias: Parameter
+    running_mean: Buffer
+    running_var: Buffer
+
+    def __init__(self, num_features: int, *, momentum: float = 0.1, eps: float = 1e-5, relu: bool = False,
+                 splits: int = 1):
+        require_sizes("BatchNorm", num_features=num_features, splits=splits)
+        require_within("BatchNorm", "[0, 1]", momentum=momentum)
+        require_within("BatchNorm", "(0, inf)", eps=eps)
+        self.weight, self.bias = Parameter(filled(num_features, 1)), Parameter(filled(num_features, 0))
+        self.running_mean, self.running_var = Buffer(filled(num_features, 0)), Buffer(filled(num_features, 1))
         self.momentum, self.eps, self.relu, self.splits = momentum, eps, relu, splits
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         if self.training:
             return self._by_group(x) if self.splits > 1 else self._by_batch(x, self.weight, self.bias)
         a = self.weight * (1 / array_module(x.data).sqrt(self.running_var.data + self.eps))
@@ -94,18 +135,24 @@ class BatchNorm(Module):
 @fused
 def _average(xp, running_mean, running_var, mean, var, momentum, unbiased):
     """Both running averages in place."""
+    # running = (1 - momentum) running + momentum batch
     running_mean += momentum * (mean - running_mean)
     running_var += momentum * (var * unbiased - running_var)
 
 
 class LayerNorm(Module):
-    """Layer norm over the last axis: (..., C) -> (..., C)."""
+    """Layer norm over the last axis, normalized_shape long: (..., C) -> (..., C)."""
 
-    def __init__(self, channels, *, eps=1e-5):
-        self.weight, self.bias = Parameter(_filled(channels, 1)), Parameter(_filled(channels, 0))
+    weight: Parameter
+    bias: Parameter
+
+    def __init__(self, normalized_shape: int, *, eps: float = 1e-5):
+        require_sizes("LayerNorm", normalized_shape=normalized_shape)
+        require_within("LayerNorm", "(0, inf)", eps=eps)
+        self.weight, self.bias = Parameter(filled(normalized_shape, 1)), Parameter(filled(normalized_shape, 0))
         self.eps = eps
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return ops.layer_norm(x, self.weight, self.bias, eps=self.eps)
 
 
@@ -116,12 +163,11 @@ class Dropout(Module):
     (the count is saved, the seed is drawn again), so a resumed run draws the masks that an uninterrupted one would.
     """
 
-    def __init__(self, p=0.5, *, rng):
-        if not 0 <= p < 1:
-            raise ValueError(f"Dropout: p must be in [0, 1), got {p}")
+    def __init__(self, p: float = 0.5, *, rng: Rng):
+        require_within("Dropout", "[0, 1)", p=p)
         self.p, self.seed, self.drawn = p, int(rng.integers(2**32)), Counter()
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
         self.drawn.add(1)
@@ -129,20 +175,52 @@ class Dropout(Module):
 
 
 class Embedding(Module):
-    """A table of `count` learned vectors: ids (...) integer -> (..., width)."""
+    """A table of num_embeddings learned vectors: ids (...) integer -> (..., embedding_dim).
 
-    def __init__(self, count, width, *, rng):
-        self.table = _initial(rng, (count, width), width, 1.0)
+    >>> layer = Embedding(10, 4, rng=np.random.default_rng(0))
+    >>> layer(np.array([[1, 2, 3]])).shape
+    (1, 3, 4)
+    """
 
-    def forward(self, ids):
-        return ops.embedding(ids, self.table)
+    weight: Parameter
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, *, rng: Rng):
+        require_sizes("Embedding", num_embeddings=num_embeddings, embedding_dim=embedding_dim)
+        self.weight = initial(rng, (num_embeddings, embedding_dim), fan_in=embedding_dim)
+
+    def forward(self, ids: Array) -> Tensor:
+        return ops.embedding(ids, self.weight)
 
 
 class Sequential(Module):
-    """Steps one after the other: Modules, or plain functions such as ops.relu."""
+    """Steps one after the other: Modules, or plain functions such as ops.relu. It is indexed and iterated as a list.
 
-    def __init__(self, *steps):
+    >>> rng = np.random.default_rng(0)
+    >>> model = Sequential(Linear(3, 8, rng=rng), ops.relu, Linear(8, 2, rng=rng))
+    >>> len(model), model[0].weight.shape, len(model[:-1])
+    (3, (3, 8), 2)
+    """
+
+    steps: list[Callable]
+
+    def __init__(self, *steps: Callable):
+        for step in steps:
+            if not callable(step):
+                raise TypeError(f"Sequential: expected Modules and functions, each its own argument, got {step!r}")
         self.steps = list(steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[Callable]:
+        return iter(self.steps)
+
+    def __getitem__(self, index):
+        """The step at an integer; at a slice a Sequential of those steps, which shares their parameters."""
+        return Sequential(*self.steps[index]) if isinstance(index, slice) else self.steps[index]
+
+    def __setitem__(self, index: int, step: Callable):
+        self.steps[index] = step
 
     def forward(self, x):
         for step in self.steps:
@@ -150,6 +228,6 @@ class Sequential(Module):
         return x
 
 
-def as_tensor(x):
+def as_tensor(x: Tensor | Array) -> Tensor:
     """x as a Tensor (an array becomes a constant one)."""
     return x if isinstance(x, Tensor) else Tensor(x)

@@ -1,23 +1,29 @@
 """Layers with a memory: sequences (T, B, C), time first, so that a step's batch is one contiguous matrix."""
 
 from .. import ops
-from .layers import _filled, _initial, as_tensor
+from ..autograd import Tensor
+from ..typing import Array, Rng
+from .layers import as_tensor, filled, initial
 from .module import Module, Parameter
 
 
 class GRU(Module):
-    """A gated recurrent unit: x (T, B, inputs) -> its states (T, B, features), the first one computed from zeros.
+    """A gated recurrent unit: x (T, B, input_size) -> its states (T, B, hidden_size), the first one computed from zeros.
 
     The update gate's bias begins at 1, so that at first a state is kept for a few steps, and gradients with it
     (Jozefowicz et al. 2015, section 3.2, of the LSTM's forget gate).
     """
 
-    def __init__(self, inputs, features, *, rng):
-        self.features = features
-        self.w = _initial(rng, (inputs, 3 * features), inputs, 1.0)
-        self.v = _initial(rng, (features, 3 * features), features, 1.0)
-        self.b = Parameter(_filled(3 * features, 0))
-        self.b.data[features:2 * features] = 1
+    weight_ih: Parameter          # (input_size, 3 hidden_size): reset, update, new
+    weight_hh: Parameter          # (hidden_size, 3 hidden_size)
+    bias: Parameter               # (3 hidden_size,)
 
-    def forward(self, x):
-        return ops.gru(as_tensor(x), self.w, self.v, self.b)
+    def __init__(self, input_size: int, hidden_size: int, *, rng: Rng):
+        self.features = hidden_size
+        self.weight_ih = initial(rng, (input_size, 3 * hidden_size), fan_in=input_size)
+        self.weight_hh = initial(rng, (hidden_size, 3 * hidden_size), fan_in=hidden_size)
+        self.bias = Parameter(filled(3 * hidden_size, 0))
+        self.bias.data[hidden_size:2 * hidden_size] = 1
+
+    def forward(self, x: Tensor | Array) -> Tensor:
+        return ops.gru(as_tensor(x), self.weight_ih, self.weight_hh, self.bias)

@@ -8,7 +8,10 @@ mean needs no end marker, gives each token a gradient, and makes a bag of tokens
 """
 
 from .. import ops
+from ..autograd import Tensor
 from ..backend import array_module
+from ..checks import require_sizes
+from ..typing import Array, Rng
 from .layers import Embedding, LayerNorm, Linear, Sequential
 from .module import Module
 
@@ -18,11 +21,11 @@ PADDING = 0
 class BagOfTokens(Module):
     """The mean of the tokens' vectors: what a caption says, with no regard to the order. The simple option."""
 
-    def __init__(self, vocabulary, width=64, *, rng):
+    def __init__(self, vocabulary: int, width: int = 64, *, rng: Rng):
         self.features = width
         self.tokens = Embedding(vocabulary, width, rng=rng)
 
-    def forward(self, ids):
+    def forward(self, ids: Array) -> Tensor:
         mask = real_tokens("BagOfTokens", ids)
         return masked_mean(self.tokens(ids), mask)
 
@@ -34,19 +37,20 @@ class Transformer(Module):
     width   of the tokens' vectors, a multiple of heads; depth: blocks of attention and MLP
     """
 
-    def __init__(self, vocabulary, length, width=64, *, depth=2, heads=4, rng):
+    def __init__(self, vocabulary: int, length: int, width: int = 64, *, depth: int = 2, heads: int = 4, rng: Rng):
+        require_sizes("Transformer", 0, depth=depth)
         self.features, self.length = width, length
         self.tokens = Embedding(vocabulary, width, rng=rng)
         self.positions = Embedding(length, width, rng=rng)
         self.blocks = [Block(width, heads, rng=rng) for _ in range(depth)]
         self.norm = LayerNorm(width)
 
-    def forward(self, ids):
+    def forward(self, ids: Array) -> Tensor:
         mask, T = real_tokens("Transformer", ids), ids.shape[1]
         if T > self.length:
             raise ValueError(f"Transformer: expected captions of at most {self.length} tokens, got {T}; it has no "
                              "position for more: build it with a greater length")
-        x = self.tokens(ids) + self.positions.table[:T]                      # (B, T, width)
+        x = self.tokens(ids) + self.positions.weight[:T]                      # (B, T, width)
         for block in self.blocks:
             x = block(x, mask)
         return masked_mean(self.norm(x), mask)
@@ -55,12 +59,13 @@ class Transformer(Module):
 class Block(Module):
     """x + attention(norm(x)), then x + MLP(norm(x)): (B, T, width) -> (B, T, width)."""
 
-    def __init__(self, width, heads, *, rng):
-        self.norm1, self.attention = LayerNorm(width), SelfAttention(width, heads, rng=rng)
+    def __init__(self, width: int, heads: int, *, rng: Rng):
+        self.norm1 = LayerNorm(width)
+        self.attention = SelfAttention(width, heads, rng=rng)
         self.norm2 = LayerNorm(width)
         self.mlp = Sequential(Linear(width, 4 * width, rng=rng), ops.gelu, Linear(4 * width, width, rng=rng))
 
-    def forward(self, x, mask):
+    def forward(self, x: Tensor, mask: Array) -> Tensor:
         x = x + self.attention(self.norm1(x), mask)
         return x + self.mlp(self.norm2(x))
 
@@ -68,18 +73,20 @@ class Block(Module):
 class SelfAttention(Module):
     """Multi-head self-attention: every token of x (B, T, width) looks at the tokens that mask (B, T) leaves."""
 
-    def __init__(self, width, heads, *, rng):
-        if heads < 1 or width % heads:
-            raise ValueError(f"SelfAttention: expected a width that is a multiple of heads, got {width} and {heads}")
-        self.heads = heads
-        self.query, self.value, self.out = (Linear(width, width, rng=rng) for _ in range(3))
-        self.key = Linear(width, width, bias=False, rng=rng)                 # a bias would raise all scores alike
+    def __init__(self, embed_dim: int, num_heads: int, *, rng: Rng):
+        require_sizes("SelfAttention", embed_dim=embed_dim, num_heads=num_heads)
+        if embed_dim % num_heads:
+            raise ValueError(f"SelfAttention: expected an embed_dim that is a multiple of num_heads, got {embed_dim} and "
+                             f"{num_heads}")
+        self.num_heads = num_heads
+        self.query, self.value, self.out = (Linear(embed_dim, embed_dim, rng=rng) for _ in range(3))
+        self.key = Linear(embed_dim, embed_dim, bias=False, rng=rng)         # a bias would raise all scores alike
 
-    def forward(self, x, mask):
+    def forward(self, x: Tensor, mask: Array) -> Tensor:
         B, T, width = x.shape
 
         def split(y):
-            return y.reshape(B, T, self.heads, width // self.heads).transpose(2, 0, 1, 3)    # (heads, B, T, d)
+            return y.reshape(B, T, self.num_heads, width // self.num_heads).transpose(2, 0, 1, 3)    # (heads, B, T, d)
 
         y = ops.attention(split(self.query(x)), split(self.key(x)), split(self.value(x)), mask=mask[:, None, :])
         return self.out(y.transpose(1, 2, 0, 3).reshape(B, T, width))

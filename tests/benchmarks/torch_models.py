@@ -48,8 +48,8 @@ def conv(m):
 
 
 def embedding(m):
-    layer = nn.Embedding(*m.table.shape)
-    layer.weight = parameter(m.table.data)
+    layer = nn.Embedding(*m.weight.shape)
+    layer.weight = parameter(m.weight.data)
     return layer
 
 
@@ -140,7 +140,7 @@ class SelfAttention(nn.Module):
     def __init__(self, m):
         super().__init__()
         self.query, self.value, self.out, self.key = map(build, (m.query, m.value, m.out, m.key))
-        self.heads = m.heads
+        self.heads = m.num_heads
 
     def forward(self, x, real):
         B, T, width = x.shape

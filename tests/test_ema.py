@@ -7,7 +7,7 @@ import pytest
 
 from minicl import Tensor
 from minicl.backend import to_device
-from minicl.methods import Momentum, frozen_copy
+from minicl.methods import EMA, frozen_copy
 from minicl.nn import BatchNorm, Linear, Sequential
 from minicl.optim import AdamW
 
@@ -48,13 +48,13 @@ def test_no_gradient_enters_a_target_even_on_the_tape(xp):
 @pytest.mark.parametrize("m", [0.0, 0.9, 1.0])
 def test_weights_and_running_averages_follow_by_the_same_average(xp, m):
     online, target = online_and_target(xp)
-    momentum = Momentum(online, target)
+    ema = EMA(online, target)
     for part in online.parameters():
         part.data += 1
     for _ in "12":
         online(Tensor(to_device(5 + normal(6, 3), xp)))      # moves running_mean and running_var
         before = target.state_dict()
-        momentum.update(m)
+        ema.update(m)
         after, leader = target.state_dict(), online.state_dict()
         assert any("running_var" in name for name in after)
         for name in after:
@@ -70,13 +70,13 @@ def test_a_targets_running_averages_change_by_the_update_alone(xp):
 
 def test_a_target_follows_across_moves_optimizers_and_loading(xp):
     online, target = online_and_target()
-    momentum = Momentum(online, target)
-    momentum.update(0.5)
+    ema = EMA(online, target)
+    ema.update(0.5)
     online.to(xp), target.to(xp)                             # to other arrays
     AdamW(online.named_parameters(), 0.1)                    # the online arrays become views
     online.load_state_dict({name: array + 2 for name, array in online.state_dict().items()})
     target.load_state_dict({name: array * 0 for name, array in target.state_dict().items()})
-    momentum.update(0.75)
+    ema.update(0.75)
     for name, array in target.state_dict().items():
         np.testing.assert_allclose(array, 0.25 * online.state_dict()[name], rtol=1e-6, atol=1e-7)
 
@@ -84,25 +84,25 @@ def test_a_target_follows_across_moves_optimizers_and_loading(xp):
 def test_an_update_is_as_many_launches_for_many_layers_as_for_few():
     """All of a target is one array, of which its parts are views."""
     online, target = online_and_target()
-    Momentum(online, target).update(0.9)
+    EMA(online, target).update(0.9)
     assert len({id(buffer.data.base) for _, buffer in target.named_buffers()}) == 1
 
 
-def test_wrong_uses_of_a_momentum_are_told():
+def test_wrong_uses_of_an_ema_are_told():
     online, target = online_and_target()
-    momentum = Momentum(online, target)
-    with pytest.raises(ValueError, match=r"m must be in \[0, 1\], got 1.5"):
-        momentum.update(1.5)
+    ema = EMA(online, target)
+    with pytest.raises(ValueError, match=r"m must be a number in \[0, 1\], got 1.5"):
+        ema.update(1.5)
     before = target.state_dict()
     for module in (online, target):
         module.eval()
         with pytest.raises(RuntimeError, match="update.. in evaluation mode"):
-            momentum.update(0.5)
+            ema.update(0.5)
         module.train()
     assert_same(before, target.state_dict())
     for wrong in (copy.deepcopy(online), frozen_copy(Sequential(Linear(3, 4, rng=np.random.default_rng(0))))):
         with pytest.raises(ValueError, match=r"expected target to be frozen_copy\(online\)"):
-            Momentum(online, wrong)
+            EMA(online, wrong)
     online.steps[0].weight.data = online.steps[0].weight.data.astype("float64")
     with pytest.raises(ValueError, match="one dtype, got float32 and float64"):
-        Momentum(online, target).update(0.5)
+        EMA(online, target).update(0.5)

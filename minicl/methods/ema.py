@@ -2,9 +2,10 @@
 
     target <- m target + (1 - m) online                                      (1)
 
-after every step, for parameters and buffers alike. Unrolled, (1) is an average of all the weights that the online
-model has had, the weight of `t` steps ago counting (1 - m) m^t: of about the last 1 / (1 - m) steps. MoCo's keys come
-from such a model, so that keys of neighbouring steps can be compared (He et al. 2020, eq. 2); BYOL's targets too.
+after every step, for parameters and buffers alike. Unrolled, (1) is an exponential moving average, EMA, of all the
+weights that the online model has had, the weight of `t` steps ago counting (1 - m) m^t: of about the last 1 / (1 - m)
+steps. MoCo's keys come from such a model, so that keys of neighbouring steps can be compared (He et al. 2020, eq. 2);
+BYOL's targets too.
 
 BatchNorm's running averages belong to the weights that they were measured with, so they take the same average (1):
 a target evaluated with the online model's would be normalised for weights that it does not have yet. In training the
@@ -15,7 +16,9 @@ import copy
 
 from ..autograd import Tensor
 from ..backend import array_module, fused
-from ..nn import BatchNorm, Buffer, Counter
+from ..checks import require_within
+from ..nn import BatchNorm, Buffer, Counter, Module
+from ..typing import Array
 
 
 class Frozen(Tensor, Buffer):
@@ -23,9 +26,9 @@ class Frozen(Tensor, Buffer):
     is not among the parameters that an optimizer is given (whose weight decay alone would change it)."""
 
 
-def frozen_copy(module):
+def frozen_copy(module: Module) -> Module:
     """A copy of a Module that shares no array with it, whose parameters are Frozen."""
-    copies = {id(p): Frozen(p.data.copy()) for p in module.parameters()}
+    copies: dict[int, Buffer] = {id(p): Frozen(p.data.copy()) for p in module.parameters()}
     copies |= {id(buffer): Buffer(buffer.data.copy()) for _, buffer in module.named_buffers()
                if not isinstance(buffer, Counter)}                           # counters are copied as they are
     target = copy.deepcopy(module, copies)                                   # which uses these, by the original's id
@@ -35,37 +38,36 @@ def frozen_copy(module):
     return target
 
 
-class Momentum:
+class EMA:
     """The rule (1) between an online Module and its target = frozen_copy(online).
 
         target = frozen_copy(online)
-        momentum = Momentum(online, target)
+        ema = EMA(online, target)
         ...
-        momentum.update(0.99)                                                # after each optimizer.step()
+        ema.update(0.99)                                                     # after each optimizer.step()
 
     The target's state is moved into one array, as an optimizer does with the online model's, so an update is a
-    gathering copy and three passes, on a GPU a copy and one kernel, however many layers there are. It has no state beyond
-    that of the two modules: save those. Raises ValueError if target is no frozen copy of online.
+    gathering copy and three passes, on a GPU a copy and one kernel, however many layers there are. It has no state
+    beyond that of the two modules: save those. Raises ValueError if target is not a frozen copy of online.
     """
 
-    def __init__(self, online, target):
+    def __init__(self, online: Module, target: Module):
         followed, following = ({name: part for name, part in model.named_parameters() + model.named_buffers()
                                 if not isinstance(part, Counter)} for model in (online, target))
         if target.named_parameters() or {name: part.data.shape for name, part in followed.items()} \
                 != {name: part.data.shape for name, part in following.items()}:
-            raise ValueError(f"Momentum: expected target to be frozen_copy(online), got a {type(target).__name__} "
+            raise ValueError(f"EMA: expected target to be frozen_copy(online), got a {type(target).__name__} "
                              f"with {len(target.named_parameters())} parameters and {len(following)} frozen arrays "
                              f"for the {len(followed)} arrays of online")
         self.online, self.target = online, target
         self.pairs = [(part, following[name]) for name, part in followed.items()]
-        self.views = []
+        self.views: list[Array] = []
 
-    def update(self, m):
+    def update(self, m: float) -> None:
         """Apply (1) with 0 <= m <= 1. Raises RuntimeError in evaluation mode: evaluating must not change a model."""
-        if not 0 <= m <= 1:
-            raise ValueError(f"Momentum: m must be in [0, 1], got {m}; usual are 0.99 to 0.999")
+        require_within("EMA", "[0, 1]", m=m)
         if not (self.online.training and self.target.training):
-            raise RuntimeError("Momentum: update() in evaluation mode; the target follows in training only, call "
+            raise RuntimeError("EMA: update() in evaluation mode; the target follows in training only, call "
                                "model.train() first")
         if not self.views or any(part.data is not view for (_, part), view in zip(self.pairs, self.views)):
             self._flatten()                                                  # at first, and after .to() or .astype()
@@ -77,7 +79,7 @@ class Momentum:
         """Move the target's arrays into self.values and leave each part a view of its slice."""
         dtypes = sorted({str(part.data.dtype) for pair in self.pairs for part in pair})
         if len(dtypes) > 1:
-            raise ValueError(f"Momentum: expected arrays of one dtype, got {' and '.join(dtypes)}; convert both "
+            raise ValueError(f"EMA: expected arrays of one dtype, got {' and '.join(dtypes)}; convert both "
                              "models with .astype()")
         parts = [part for _, part in self.pairs]
         xp = array_module(parts[0].data)
@@ -92,7 +94,8 @@ class Momentum:
 
 @fused
 def _follow(xp, values, online, rate):
-    """values += rate (online - values) in place; online is used up."""
+    """values = (1 - rate) values + rate online, in place; online is used up."""
+    # values += rate (online - values)
     online -= values
     online *= rate
     values += online
