@@ -18,11 +18,11 @@ from minicl.optim import AdamW
 M = 0.9
 
 
-def correct(online, target, momentum):
-    momentum.update(M)                                   # parameters and running averages
+def correct(online, target, ema):
+    ema.update(M)                                   # parameters and running averages
 
 
-def wrong(online, target, momentum):
+def wrong(online, target, ema):
     following = dict(target.named_buffers())
     for name, p in online.named_parameters():            # running averages are no parameters
         following[name].data += (1 - M) * (p.data - following[name].data)
@@ -50,7 +50,7 @@ def main(steps=150, every=25):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            update(online, target, momentum)
+            update(online, target, ema)
             losses.append(loss.item())
             if step % every == 0:                        # mean cosine of what both make of the same images
                 at.append(step)
