@@ -85,7 +85,7 @@ def main():
             circles.append((name, to_host(l2_normalize.forward(z1)[0]), metrics[name]))
 
     floor = uniformity_floor(2)
-    viz.draw_circles(run, circles, labels, data.class_names, floor)
+    viz.circle_panels(run.folder / "circle.png", circles, labels, data.class_names, floor)
     run.finish({"data": data.name, "backend": args.backend, "seed": args.seed, "uniformity_floor": floor,
                 **{f"{figure}, {name}": value for name, row in metrics.items() for figure, value in row.items()},
                 "seconds": run.elapsed()})

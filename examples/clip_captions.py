@@ -19,7 +19,8 @@ from minicl.backend import peak_memory_mib, threads, to_device, to_host
 from minicl.contrastive import clip_loss, l2_normalize
 from minicl.data import Batches, load_images, same_caption_ids
 from minicl.data.captions import COUNTS, LENGTH, NAMES, CaptionedDigits
-from minicl.evaluate import alignment, class_embeddings, encode, retrieval_recall, to_float, uniformity, zero_shot_accuracy
+from minicl.evaluate import (alignment, class_embeddings, encode, final_loss, retrieval_recall, to_float, uniformity,
+                             zero_shot_accuracy)
 from minicl.methods import CLIP
 from minicl.nn import BagOfTokens, ConvNet, Transformer
 from minicl.optim import AdamW, warmup_cosine
@@ -115,14 +116,25 @@ def main():
 
     log = run.read_log()
     best = to_host((unseen[:18] @ l2_normalize.forward(text)[0].T).argmax(axis=1))
-    viz.draw_captions(run, log, math.log(args.batch), images[:18], [captions[k] for k in best],
-                      best == caption_number(attributes)[:18],
-                      title=f"unseen combinations, and the best of {len(captions)} captions (red: wrong)")
-    loss = float(np.mean([line["loss"] for line in log if line["step"] >= 0.9 * (total - 1)]))    # of the last tenth
-    run.finish({"data": data.name, "backend": args.backend, "seed": args.seed, "loss": loss,
+    draw_curves(run.folder / "curves.png", log, math.log(args.batch))
+    viz.caption_grid(run.folder / "captions.png", images[:18], [captions[k] for k in best],
+                     best == caption_number(attributes)[:18],
+                     title=f"unseen combinations, and the best of {len(captions)} captions (red: wrong)")
+    run.finish({"data": data.name, "backend": args.backend, "seed": args.seed, "loss": final_loss(log, total),
                 "scale": log[-1]["scale"], **metrics, **recalls,
                 "seconds": run.elapsed(), "seconds_per_epoch": run.seconds / args.epochs,
                 "peak_mib": peak_memory_mib(xp)})
+
+
+def draw_curves(path, log, chance):
+    """The loss against chance, and the scale of the logits, over the steps."""
+    steps = [line["step"] for line in log]
+    viz.line_plots(path,
+                   {"lines": [("loss", steps, [line["loss"] for line in log], {"color": viz.BLUE}),
+                              ("chance", steps, [chance] * len(steps), {"color": viz.GREY, "linestyle": "--"})],
+                    "title": "loss", "xlabel": "step", "ylabel": "nats", "ylim": (0, None)},
+                   {"lines": [("1/tau", steps, [line["scale"] for line in log], {"color": viz.RED})],
+                    "title": "scale of the logits, learned", "xlabel": "step", "ylim": (0, None)})
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from minicl import get_backend, viz
 from minicl.backend import threads
 from minicl.contrastive import alignment_loss, nt_xent
 from minicl.data import Batches, load_images, mnist_views, two_views
-from minicl.evaluate import effective_rank, frozen_accuracies, spread, to_float
+from minicl.evaluate import effective_rank, embedding_std, frozen_accuracies, to_float
 from minicl.methods import BYOL, SimCLR, SimSiam
 from minicl.nn import ConvNet, projection_head
 from minicl.optim import AdamW, warmup_cosine
@@ -76,7 +76,7 @@ def main():
                     model.update()
                 if run.logs(step):
                     metrics["loss"] += loss.item()
-                    metrics |= {f"{name}: spread": spread(z.data), f"{name}: rank": effective_rank(z.data)}
+                    metrics |= {f"{name}: std": embedding_std(z.data), f"{name}: rank": effective_rank(z.data)}
             if run.logs(step):
                 run.log(step, epoch=step // batches.per_epoch + 1, **metrics)
 
@@ -111,8 +111,8 @@ def draw(run, log, accuracies, dim):
         return [[name + note(name), steps, [line[f"{name}: {figure}"] for line in log], {"color": colour}]
                 for name, colour in COLOURS.items()]
 
-    viz.line_plots(run, "collapse.png",
-                   {"lines": lines("spread"), "title": "deviation of z per dimension, times √d",
+    viz.line_plots(run.folder / "collapse.png",
+                   {"lines": lines("std"), "title": "standard deviation of z per dimension, times √d",
                     "xlabel": "step", "ylim": (0, 1.05)},
                    {"lines": lines("rank", lambda name: f", probe of z {accuracies[name]['probe_z']:.0%}"),
                     "title": f"effective rank of z, of {dim} (probe before {accuracies['untrained']['probe_z']:.0%})",

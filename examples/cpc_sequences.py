@@ -152,7 +152,7 @@ def draw(run, metrics, args):
         return {"lines": lines, "xlabel": "windows ahead, k", **settings}
 
     viz.line_plots(
-        run, "prediction.png",
+        run.folder / "prediction.png",
         plot("accuracy", "oracle", 1 / args.batch, f"chance, 1/{args.batch}", ylabel="accuracy", ylim=(0, 1.05),
              title=f"the true future, picked from {args.batch}"),
         plot("bound", "information", math.log(args.batch), f"cap, log {args.batch}", ylabel="nats", ylim=(0, None),

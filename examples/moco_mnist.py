@@ -17,12 +17,11 @@ import numpy as np
 from minicl import get_backend
 from minicl.backend import threads
 from minicl.data import Batches, load_images, mnist_views, two_views
-from minicl.evaluate import alignment, to_float, uniformity
+from minicl.evaluate import alignment, report, to_float, uniformity
 from minicl.methods import MoCo
 from minicl.nn import ConvNet, projection_head
 from minicl.optim import AdamW, warmup_cosine
 from minicl.options import at_least, fraction, not_negative, options
-from minicl.report import report
 from minicl.run import Run, command
 
 

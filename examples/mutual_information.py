@@ -100,7 +100,7 @@ def draw(run, log, optimal, batch):
               for k, line in enumerate(log)]
     colours = dict(zip(CANDIDATES, (viz.RED, viz.BLUE, "#4e9a06")))
     viz.line_plots(
-        run, "information.png",
+        run.folder / "information.png",
         {"lines": [("true information", steps, [line["nats"] for line in log], {"color": "black"}),
                    (f"cap, log {batch}", steps, [cap] * len(steps), {"color": viz.GREY, "linestyle": "--"}),
                    ("optimal critic, same batches", steps, [line["optimal"] for line in log],

@@ -27,12 +27,11 @@ from minicl import get_backend
 from minicl.backend import threads
 from minicl.contrastive import nt_xent
 from minicl.data import Batches, load_colour_images, simclr_views, two_views
-from minicl.evaluate import alignment, frozen_accuracies, pixel_accuracy, to_float, uniformity
+from minicl.evaluate import alignment, frozen_accuracies, pixel_accuracy, report, to_float, uniformity
 from minicl.methods import MoCo, SimCLR
 from minicl.nn import HEADS, ConvNet, ResNet9, ResNet18, projection_head
 from minicl.optim import SGD, AdamW, warmup_cosine
 from minicl.options import at_least, fraction, not_negative, options
-from minicl.report import report
 from minicl.run import Run, command
 
 DATA = {"auto": "CIFAR-10 if it can be had, else generated shapes", "cifar10": "insists on CIFAR-10",

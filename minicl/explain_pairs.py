@@ -105,8 +105,7 @@ class Pairs:
         from . import viz  # here: matplotlib is slow to import
 
         if viz.Figure is None:
-            raise ImportError("explain_pairs(...).draw: pictures need matplotlib, pip install 'minicl[viz]'; "
-                              "print(explain_pairs(...)) needs nothing")
+            raise ImportError(f"explain_pairs(...).draw: {viz.MISSING}; print(explain_pairs(...)) needs nothing")
         figure = viz.Figure(figsize=(10, 3.8), dpi=110)
         left, right = figure.subplots(1, 2)
         K, order, share = len(self.similarities), np.argsort(self.taus), self._share(np.array(self.taus))

@@ -1,48 +1,71 @@
-"""Pictures of a run. They need matplotlib, the `viz` extra; without it nothing is drawn and the run goes on."""
+"""Pictures from arrays: each function takes a path and what to draw, and writes one PNG file.
 
+Pictures need matplotlib, the `viz` extra. Without it each function prints MISSING and draws nothing, so a run goes on.
+"""
+
+import contextlib
+import functools
+import os
+import sys
 import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-try:
-    from matplotlib.figure import Figure  # no pyplot: no window, no global state
-except ImportError:
-    Figure = None
-
-from .backend import to_host
-from .contrastive import l2_normalize
-from .evaluate import nearest_neighbours, tsne, uniformity_floor
+from .typing import HostArray
 
 BLUE, RED, GREY = "#3465a4", "#cc3333", "#888888"
 
 
-def draw_run(run, log, data, views, test_h, test_z, candidates):
-    """All pictures of a run on images, into its folder: views, curves, a map of h, nearest neighbours.
+def _import_figure() -> tuple[Any, str]:
+    """matplotlib's Figure, or None, and why there are no pictures. A Figure needs no pyplot: no window, no global state.
 
-    log         run.read_log(), with loss, alignment and uniformity in its lines
-    data        ImageData; views: two views of its first test images, each (n, H, W, C)
-    test_h, test_z  features of the test images, on either backend; candidates: K of the loss, chance is log K
+    matplotlib refuses to be imported where MPLBACKEND names a backend that it can't load, as in a Jupyter terminal. A
+    Figure needs none, so the variable is hidden during the import and then applied as matplotlib would, if it can be.
     """
-    if Figure is None:
-        run.print("no pictures: they need matplotlib, pip install 'minicl[viz]'")
-        return
-    folder, n = run.folder, len(views[0])
-    images, h, z = data.test_images / np.float32(255), to_host(test_h), to_host(test_z)
-    image_grid(folder / "views.png", [images[:n], *views], row_labels=("image", "view 1", "view 2"))
-    training_curves(folder / "curves.png", log, candidates=candidates, dim=z.shape[1])
-    some = slice(0, 1200)
-    directions = l2_normalize.forward(h[some])[0]
-    positions = tsne(directions, perplexity=min(30, len(directions) / 4))
-    embedding_map(folder / "map.png", positions, data.test_labels[some], data.class_names,
-                  title="h of test images (t-SNE), coloured by class")
-    near = nearest_neighbours(h, h[:10], k=9)                # the first of them is the image itself
-    image_grid(folder / "neighbours.png", [images[ids] for ids in near],
-               title="test images (left) and their nearest neighbours in h")
+    first = "matplotlib" not in sys.modules
+    backend = os.environ.pop("MPLBACKEND", None) if first else None
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "matplotlib":
+            return None, "no pictures: they need matplotlib, pip install 'minicl[viz]'"
+        return None, _broken(error)
+    except Exception as error:                               # compiled for another NumPy: several kinds, by version
+        return None, _broken(error)
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    if backend is not None:
+        with contextlib.suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend
+    return Figure, "no pictures: they need matplotlib, pip install 'minicl[viz]'"
 
 
-def image_grid(path, rows, *, title=None, row_labels=()):
-    """Rows of images, each (n, H, W, 1 or 3) with values in [0, 1], one picture."""
-    H, W = rows[0].shape[1:3]
+def _broken(error: Exception) -> str:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (f"no pictures: matplotlib is installed but its import fails ({reason}); it may be too old for NumPy "
+            f"{np.__version__}: pip install --upgrade 'minicl[viz]'")
+
+
+Figure, MISSING = _import_figure()
+
+
+def _needs_matplotlib(draw: Callable) -> Callable:
+    @functools.wraps(draw)
+    def call(path, *args, **options):
+        if Figure is None:
+            print(MISSING, flush=True)
+        else:
+            draw(path, *args, **options)
+    return call
+
+
+@_needs_matplotlib
+def image_grid(path, rows: Sequence[HostArray], *, title: str | None = None, row_labels: Sequence[str] = ()) -> None:
+    """Rows of images, each (n, H, W, 1 or 3) with values in [0, 1]."""
     n = max(map(len, rows))
     figure = Figure(figsize=(0.55 * n + 1.2, 0.58 * len(rows) + 0.6), dpi=150)
     axes = figure.subplots(len(rows), n, squeeze=False)
@@ -50,7 +73,8 @@ def image_grid(path, rows, *, title=None, row_labels=()):
         for c in range(n):
             axes[r, c].axis("off")
             if c < len(row):
-                axes[r, c].imshow(row[c].squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+                image = row[c][..., 0] if row[c].shape[-1] == 1 else row[c]
+                axes[r, c].imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         if r < len(row_labels):
             axes[r, 0].text(-0.25, 0.5, row_labels[r], transform=axes[r, 0].transAxes, ha="right", va="center", fontsize=8)
     if title:
@@ -58,75 +82,63 @@ def image_grid(path, rows, *, title=None, row_labels=()):
     save_figure(figure, path)
 
 
-def training_curves(path, log, *, candidates, dim):
-    """Loss against chance (log K, or the "chance" of each line), and the alignment and uniformity of z, from a run's log."""
+@_needs_matplotlib
+def training_curves(path, log: Sequence[dict], *, candidates: int, floor: float) -> None:
+    """Loss against chance, and the alignment and uniformity of z, over the steps of a run's log.
+
+    log    lines with step, loss, alignment and uniformity; chance is each line's "chance", else log(candidates)
+    floor  the lowest uniformity that many points can have
+    """
     steps = [line["step"] for line in log]
+    losses = [line["loss"] for line in log]
+    chance = [line["chance"] if "chance" in line else np.log(candidates) for line in log]    # rises with the candidates
     figure = Figure(figsize=(9, 3.2), dpi=150)
     left, right = figure.subplots(1, 2)
-    left.plot(steps, [line["loss"] for line in log], color=BLUE, label="NT-Xent")
-    chance = [line.get("chance", np.log(candidates)) for line in log]         # it rises where the candidates do
+    left.plot(steps, losses, color=BLUE)
     left.plot(steps, chance, color=GREY, linestyle="--", linewidth=1)
     left.text(steps[-1], chance[-1], f"chance, log {candidates}", ha="right", va="bottom", fontsize=8, color=GREY)
-    left.set(xlabel="step", ylabel="loss (nats)", title="loss", ylim=(0, 1.12 * max(chance + [line["loss"] for line in log])))
+    left.set(xlabel="step", ylabel="loss (nats)", title="loss", ylim=(0, 1.12 * max(chance + losses)))
     right.plot(steps, [line["alignment"] for line in log], color=BLUE, label="alignment (0: views coincide)")
     right.plot(steps, [line["uniformity"] for line in log], color=RED, label="uniformity (0: collapsed)")
-    floor = uniformity_floor(dim)
     right.axhline(floor, color=GREY, linestyle="--", linewidth=1)
-    right.text(steps[0], floor, f"floor of uniformity in {dim} dimensions", va="bottom", fontsize=8, color=GREY)
+    right.text(steps[0], floor, "floor of uniformity", va="bottom", fontsize=8, color=GREY)
     right.set(xlabel="step", title="geometry of z")
     right.legend(fontsize=8, frameon=False)
     save_figure(figure, path)
 
 
-def embedding_map(path, positions, labels, class_names, *, title):
-    """Points at positions (N, 2), coloured by class."""
+@_needs_matplotlib
+def embedding_map(path, positions: HostArray, labels: HostArray, class_names: Sequence[str], *, title: str) -> None:
+    """Points at positions (N, 2), coloured by class; labels (N,) are indices into class_names."""
     figure = Figure(figsize=(5.2, 4.6), dpi=150)
     plot = figure.subplots()
     for label, name in enumerate(class_names):
-        plot.scatter(*positions[labels == label].T, label=name, color=f"C{label}", s=5, linewidths=0)
+        plot.scatter(*positions[labels == label].T, label=name, color=f"C{label % 10}", s=5, linewidths=0)
     plot.legend(fontsize=8, markerscale=3, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     plot.set(xticks=[], yticks=[], title=title)
     save_figure(figure, path)
 
 
-def line_plots(run, name, *plots):
-    """Line plots side by side, as the picture `name` in the run's folder.
+@_needs_matplotlib
+def line_plots(path, *plots: dict) -> None:
+    """Line plots side by side.
 
-    A plot is a dict: "lines" is a list of (label, xs, ys, matplotlib's keywords for the line), the rest are settings of
+    A plot is a dict: "lines" is a list of (label, xs, ys, matplotlib's keywords for the line); the rest are settings of
     its axes, such as title, xlabel, ylabel, ylim.
     """
-    if Figure is None:
-        run.print("no pictures: they need matplotlib, pip install 'minicl[viz]'")
-        return
     figure = Figure(figsize=(4.8 * len(plots), 3.6), dpi=150)
     for axes, plot in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots):
         for label, xs, ys, look in plot["lines"]:
             axes.plot(xs, ys, label=label, **look)
         axes.set(**{key: value for key, value in plot.items() if key != "lines"})
         axes.legend(fontsize=8, frameon=False)
-    save_figure(figure, run.folder / name)
+    save_figure(figure, path)
 
 
-def save_figure(figure, path):
-    figure.tight_layout()
-    figure.savefig(path)
-
-
-def draw_captions(run, log, chance, images, captions, right, *, title, columns=3):
-    """Pictures of a CLIP, into the run's folder: curves.png and captions.png.
-
-    log     run.read_log(), with loss and scale in its lines; chance: the loss of who knows nothing
-    images  (n, H, W, 3), each shown beside its caption, in red where right (n,) is False
-    """
-    steps = [line["step"] for line in log]
-    line_plots(run, "curves.png",
-               {"lines": [("loss", steps, [line["loss"] for line in log], {"color": BLUE}),
-                          ("chance", steps, [chance] * len(steps), {"color": GREY, "linestyle": "--"})],
-                "title": "loss", "xlabel": "step", "ylabel": "nats", "ylim": (0, None)},
-               {"lines": [("1/tau", steps, [line["scale"] for line in log], {"color": RED})],
-                "title": "scale of the logits, learned", "xlabel": "step", "ylim": (0, None)})
-    if Figure is None:
-        return
+@_needs_matplotlib
+def caption_grid(path, images: HostArray, captions: Sequence[str], right: HostArray, *, title: str,
+                 columns: int = 3) -> None:
+    """Images (n, H, W, 3), each beside its caption, which is red where right (n,) is False."""
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(3.3 * columns, 1.05 * rows + 0.4), dpi=150)
     axes = figure.subplots(rows, columns, squeeze=False).reshape(-1)
@@ -138,18 +150,17 @@ def draw_captions(run, log, chance, images, captions, right, *, title, columns=3
         plot.text(1.08, 0.5, textwrap.fill(caption, 28), transform=plot.transAxes, va="center", fontsize=8,
                   color="black" if is_right else RED)
     figure.suptitle(title, fontsize=10)
-    save_figure(figure, run.folder / "captions.png")
+    save_figure(figure, path)
 
 
-def draw_circles(run, circles, labels, class_names, floor):
-    """Embeddings on the unit circle, one a panel, and their figures in a last one: circle.png in the run's folder.
+@_needs_matplotlib
+def circle_panels(path, circles: Sequence[tuple[str, HostArray, dict]], labels: HostArray, class_names: Sequence[str],
+                  floor: float) -> None:
+    """Embeddings on the unit circle, one panel each; the last panel is uniformity against alignment.
 
     circles  (name, unit vectors (N, 2), {"alignment", "uniformity", "knn"}), ...
-    floor    the least uniformity that many points can have
+    floor    the lowest uniformity that many points can have
     """
-    if Figure is None:
-        run.print("no pictures: they need matplotlib, pip install 'minicl[viz]'")
-        return
     figure = Figure(figsize=(11, 7.4), dpi=150)
     *panels, plane = figure.subplots(2, -(-(len(circles) + 1) // 2)).reshape(-1)
     angles = np.linspace(0, 2 * np.pi, 361)
@@ -167,15 +178,21 @@ def draw_circles(run, circles, labels, class_names, floor):
                  title=f"{name}\nalignment {metrics['alignment']:.2f}, uniformity {metrics['uniformity']:.2f}")
         plot.axis("off")
     for name, _, metrics in circles:
-        plane.plot(metrics["alignment"], metrics["uniformity"], "o", color=BLUE)
-        left = metrics["alignment"] > 1
-        plane.annotate(name, (metrics["alignment"], metrics["uniformity"]), xytext=(0, 14) if left else (7, 0),
-                       textcoords="offset points", ha="center" if left else "left", va="center", fontsize=9)
+        at = metrics["alignment"], metrics["uniformity"]
+        plane.plot(*at, "o", color=BLUE)
+        below = at[0] > 1                                                    # else beside the point
+        plane.annotate(name, at, xytext=(0, 14) if below else (7, 0), textcoords="offset points",
+                       ha="center" if below else "left", va="center", fontsize=9)
     plane.axhline(floor, color=RED, linestyle="--", linewidth=1)
     plane.text(2, floor - 0.02, f"floor of uniformity, {floor:.3f}", ha="right", va="top", fontsize=9, color=RED)
     plane.set(xlabel="alignment (0: views coincide)", ylabel="uniformity (0: collapsed)", xlim=(-0.1, 2.05),
               ylim=(floor - 0.2, 0.1))
     figure.legend(drawn.legend_elements(num=range(len(class_names)))[0], class_names, loc="lower center",
                   ncols=len(class_names), fontsize=9, frameon=False, handletextpad=0)
-    figure.tight_layout(rect=(0, 0.04, 1, 1))
-    figure.savefig(run.folder / "circle.png")
+    save_figure(figure, path, rect=(0, 0.04, 1, 1))
+
+
+def save_figure(figure: Any, path, *, rect: tuple | None = None) -> None:
+    """Write a Figure; rect: the part of it that the axes may fill."""
+    figure.tight_layout(rect=rect)
+    figure.savefig(path)

@@ -6,7 +6,7 @@ import pytest
 from minicl import Tensor, nn
 from minicl.backend import to_device, to_host
 from minicl.contrastive import alignment_loss, l2_normalize, negative_cosine
-from minicl.evaluate import spread
+from minicl.evaluate import embedding_std
 from minicl.methods import BYOL, SimSiam
 from minicl.methods.simsiam import other_view
 from minicl.optim import SGD, Adam
@@ -111,9 +111,9 @@ def test_a_target_that_never_moves_is_refused(rng):
 
 def test_spread_is_0_in_a_collapse_and_near_1_on_the_whole_sphere(xp, rng):
     z = to_device(rng.standard_normal((2000, 16)), xp)
-    assert spread(xp.ones((8, 16))) == pytest.approx(0, abs=1e-12)
-    assert 0.98 < spread(z) <= 1 and spread(z * 7) == pytest.approx(spread(z), rel=1e-12)
-    assert spread(z * to_device(np.eye(16)[0], xp)) == pytest.approx(1 / 4, rel=0.01)      # one of 16 directions
+    assert embedding_std(xp.ones((8, 16))) == pytest.approx(0, abs=1e-12)
+    assert 0.98 < embedding_std(z) <= 1 and embedding_std(z * 7) == pytest.approx(embedding_std(z), rel=1e-12)
+    assert embedding_std(z * to_device(np.eye(16)[0], xp)) == pytest.approx(1 / 4, rel=0.01)      # one of 16 directions
 
 
 def spread_after(loss_of, seed=0, steps=300):
@@ -129,7 +129,7 @@ def spread_after(loss_of, seed=0, steps=300):
         optimizer.zero_grad()
         loss_of(model, z).backward()
         optimizer.step()
-    return spread(model(points)[1].data)
+    return embedding_std(model(points)[1].data)
 
 
 def without_stop_gradient(model, z):

@@ -51,7 +51,7 @@ def test_the_circle_reports_the_floor_and_nothing_is_far_below_it(tmp_path):
 def test_all_encoders_of_the_collapse_start_from_the_same_weights(tmp_path):
     run_example("collapse", *SMALL, "--out", tmp_path / "out")
     _, log = read_run(tmp_path / "out")
-    start = [log[0][f"{model}: spread"] for model in EXPECTED["collapse"]]
+    start = [log[0][f"{model}: std"] for model in EXPECTED["collapse"]]
     assert start == pytest.approx([start[0]] * 4, rel=1e-6)
 
 

@@ -91,7 +91,7 @@ def compare(name, *, correct, wrong, curve, x="step", lines={}, log=False):
             for when, k in (("first", 0), ("last", -1)):
                 print(f"{what + ', ' + when:34}{_figure(value[k]):>12}{_figure(wrong[what][k]):>12}")
     if viz.Figure is None:
-        print("no picture: it needs matplotlib, pip install 'minicl[viz]'", file=sys.stderr)
+        print(viz.MISSING, file=sys.stderr)
     else:
         _draw(FOLDER / f"{name}.png", {"correct": correct, "wrong": wrong}, curve, x, lines, log)
         print(f"picture: {FOLDER / f'{name}.png'}")

@@ -114,7 +114,7 @@ def run(args):
             print(f"  claim {claim.number} failed: {error}", flush=True)
             failed.append(claim.number)
     if viz.Figure is None:
-        print("no pictures: they need matplotlib, pip install 'minicl[viz]'")
+        print(viz.MISSING)
     if failed:
         print(f"\nfailed: {', '.join(map(str, failed))}", file=sys.stderr)
     return 1 if failed else 0

@@ -7,7 +7,7 @@ import numpy as np
 
 from minicl import ops
 from minicl.contrastive import alignment_loss, l2_normalize, nt_xent, uniformity_loss
-from minicl.evaluate import effective_rank, encode, frozen_accuracies, linear_probe, spread
+from minicl.evaluate import effective_rank, embedding_std, encode, frozen_accuracies, linear_probe
 from minicl.methods import BYOL, SimCLR, SimSiam
 from minicl.nn import Sequential, projection_head
 from .laboratory import IN_SHAPE, NOT_REPRODUCED, REPRODUCED, Claim, mean_spread
@@ -86,7 +86,7 @@ def measure(setting):
     def learn(row, name, times=1, **network):
         model = build(name, data, setting, **network)
         curve = train(model, OBJECTIVES[name], data.train_images, setting, steps=times * steps, batch=batch,
-                      lr=setting.pick(1e-2, 5e-3, 5e-3), watch=lambda z: {"spread": spread(z)})
+                      lr=setting.pick(1e-2, 5e-3, 5e-3), watch=lambda z: {"spread": embedding_std(z)})
         metrics[row], metrics[f"{row}: spread in training"] = examine(model, data, setting), curve["spread"]
         setting.print(f"    {row}: " + ", ".join(f"{what} {value:.3f}" for what, value in zip(METRICS, metrics[row])))
 
@@ -107,7 +107,7 @@ def examine(model, data, setting):
     for z in (encode(model, data.train_images, xp)[1], test_z):
         u = l2_normalize.forward(z)[0]
         noisy.append(u + xp.asarray(rng.standard_normal(u.shape, dtype="float32")) * (NOISE / u.shape[1]**0.5))
-    return [spread(test_z), effective_rank(test_z), accuracies["probe_z"],
+    return [embedding_std(test_z), effective_rank(test_z), accuracies["probe_z"],
             linear_probe(noisy[0], data.train_labels, noisy[1], data.test_labels), accuracies["probe_h"]]
 
 

@@ -36,10 +36,10 @@ def uniformity_floor(d, t=2):
     return math.log(total) - 2 * t
 
 
-def spread(z):
+def embedding_std(z):
     """Mean over the d dimensions of the standard deviation of z^, times sqrt(d): 0 when collapsed, near 1 when z^ is
     spread in all directions, and never above (Chen & He 2021, section 4.1, without the factor)."""
-    require_batch("spread", z, at_least=1)
+    require_batch("embedding_std", z, at_least=1)
     u = l2_normalize.forward(z)[0]
     return float(u.std(axis=0).mean()) * math.sqrt(z.shape[1])
 

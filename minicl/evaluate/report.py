@@ -1,0 +1,76 @@
+"""How a training run on images ends: metrics of the frozen model, pictures of its embeddings, and the run's result."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..backend import peak_memory_mib, to_host
+from ..contrastive import l2_normalize
+from ..data import two_views
+from ..typing import Array, ArrayModule, HostArray, Rng
+from .features import to_float
+from .frozen import frozen_accuracies
+from .geometry import uniformity_floor
+from .information import infonce_bound
+from .knn import nearest_neighbours
+from .tsne import tsne
+
+LEGEND = """\
+  loss is the mean of those logged in the last tenth of training; bound = cap - loss, cap = log of the candidates;
+  knn and probe are fractions of the test images, from h, the representation, and z, which the loss saw""".splitlines()
+
+
+def final_loss(log: Sequence[dict], total: int) -> float | None:
+    """Mean of the losses that a run's log has of the last tenth of its `total` steps; None if it has none.
+
+    >>> final_loss([{"step": 0, "loss": 3.0}, {"step": 9, "loss": 1.5}], total=10)
+    1.5
+    """
+    losses = [line["loss"] for line in log if line["step"] >= 0.9 * (total - 1)]
+    return float(np.mean(losses)) if losses else None
+
+
+def report(run: Any, model: Any, data: Any, augment: Any, rng: Rng, xp: ArrayModule, *, candidates: int, k: int = 20,
+           **metrics: float | None) -> None:
+    """Evaluate `model`, images -> (h, z), on an ImageData, finish the run with the metrics, and draw its pictures.
+
+    candidates  K of the loss, 1 positive and K - 1 negatives; chance is log K
+    k           nearest neighbours that vote
+    metrics     more entries of result.json: a number each, or None
+    rng         draws the views in the picture
+    """
+    run.print("evaluating h and z: nearest neighbours and linear probe")
+    accuracies, test_h, test_z = frozen_accuracies(model, data, xp, k=k)
+    log, config = run.read_log(), run.config
+    loss = final_loss(log, run.total)
+    bound = None if loss is None else infonce_bound(loss, candidates)
+    views = two_views(augment, to_float(data.test_images[:12], np), rng)
+    run.finish({"data": data.name, "backend": config["backend"], "seed": config["seed"], "loss": loss,
+                "bound_nats": bound and bound.nats, "cap_nats": bound and bound.cap, **metrics, **accuracies,
+                "seconds": run.elapsed(), "seconds_per_epoch": run.seconds / config["epochs"],
+                "peak_mib": peak_memory_mib(xp)}, notes=LEGEND)
+    draw_pictures(run, log, data, views, to_host(test_h), test_z.shape[1], candidates)
+
+
+def draw_pictures(run: Any, log: Sequence[dict], data: Any, views: Sequence[Array], h: HostArray, dim: int,
+                  candidates: int) -> None:
+    """views.png, curves.png, map.png and neighbours.png in the run's folder; h (N, d): features of the test images.
+
+    views: two views of the first test images, each (n, H, W, C); dim: of z.
+    """
+    from .. import viz  # here: matplotlib is slow to import
+
+    if viz.Figure is None:
+        run.print(viz.MISSING)
+        return
+    images = data.test_images / np.float32(255)
+    viz.image_grid(run.folder / "views.png", [images[:len(views[0])], *views], row_labels=("image", "view 1", "view 2"))
+    viz.training_curves(run.folder / "curves.png", log, candidates=candidates, floor=uniformity_floor(dim))
+    directions = l2_normalize.forward(h[:1200])[0]
+    if len(directions) > 4:                                  # t-SNE needs a few neighbours
+        viz.embedding_map(run.folder / "map.png", tsne(directions, perplexity=min(30, len(directions) / 4)),
+                          data.test_labels[:1200], data.class_names, title="h of test images (t-SNE), coloured by class")
+    near = nearest_neighbours(h, h[:10], k=min(9, len(h)))   # the first of them is the image itself
+    viz.image_grid(run.folder / "neighbours.png", [images[ids] for ids in near],
+                   title="test images (left) and their nearest neighbours in h")

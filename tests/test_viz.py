@@ -1,0 +1,82 @@
+"""Pictures: arrays in, a PNG file out; what happens where matplotlib is missing, broken or told of an odd backend."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from minicl import viz
+
+pictures = pytest.mark.skipif(viz.Figure is None, reason="pictures need matplotlib, the viz extra")
+LOG = [{"step": k, "loss": 2.0 - k, "alignment": 0.1, "uniformity": -1.0} for k in range(2)]
+ANGLES = np.linspace(0, 6, 12)
+CIRCLE = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1)
+METRICS = {"alignment": 0.1, "uniformity": -1.0, "knn": 0.5}
+
+DRAW = {
+    "image_grid": lambda path: viz.image_grid(path, [np.zeros((3, 4, 4, 1)), np.ones((2, 4, 4, 3))], title="t",
+                                              row_labels=("a", "b")),
+    "one pixel": lambda path: viz.image_grid(path, [np.zeros((2, 1, 1, 1))]),
+    "training_curves": lambda path: viz.training_curves(path, LOG, candidates=7, floor=-3.9),
+    "embedding_map": lambda path: viz.embedding_map(path, CIRCLE, np.arange(12), [str(k) for k in range(12)], title="t"),
+    "line_plots": lambda path: viz.line_plots(path, {"lines": [("a", [0, 1], [1, 2], {"color": viz.RED})], "title": "t"}),
+    "caption_grid": lambda path: viz.caption_grid(path, np.zeros((4, 4, 4, 3)), ["a"] * 4, np.arange(4) > 1, title="t"),
+    "circle_panels": lambda path: viz.circle_panels(path, [("one", CIRCLE, METRICS), ("two", CIRCLE, METRICS)],
+                                                    np.arange(12) % 3, ["a", "b", "c"], -1.575),
+}
+
+
+@pictures
+@pytest.mark.parametrize("name", DRAW)
+def test_arrays_become_a_picture(name, tmp_path):
+    DRAW[name](tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", DRAW)
+def test_without_matplotlib_each_says_so_and_goes_on(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(viz, "Figure", None)
+    DRAW[name](tmp_path / "picture.png")
+    assert capsys.readouterr().out == viz.MISSING + "\n" and not any(tmp_path.iterdir())
+
+
+def run_python(code, **environment):
+    result = subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, text=True,
+                            capture_output=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pictures
+@pytest.mark.parametrize("backend", ["module://no.such.backend_inline", "nonsense"])
+def test_any_backend_in_the_environment_will_do(backend, tmp_path):
+    out = run_python(f"from minicl import viz; viz.line_plots({str(tmp_path / 'a.png')!r}, "
+                     "{'lines': [('a', [0, 1], [1, 2], {})]}); import os; print(os.environ['MPLBACKEND'])",
+                     MPLBACKEND=backend)
+    assert out.strip() == backend and (tmp_path / "a.png").exists()
+
+
+@pictures
+def test_a_backend_that_matplotlib_can_load_stays_chosen():
+    assert run_python("from minicl import viz; import matplotlib; print(matplotlib.rcParams['backend'])",
+                      MPLBACKEND="svg").strip() == "svg"
+
+
+@pytest.mark.parametrize("source, message", [
+    ("raise ModuleNotFoundError(\"No module named 'matplotlib'\", name='matplotlib')",
+     "no pictures: they need matplotlib, pip install 'minicl[viz]'"),
+    ("raise ImportError('numpy.core.multiarray failed to import')",
+     "no pictures: matplotlib is installed but its import fails (numpy.core.multiarray failed to import); it may be too "
+     "old for NumPy"),
+    ("raise AttributeError('_ARRAY_API not found')", "matplotlib is installed but its import fails (_ARRAY_API not found)"),
+    ("raise RuntimeError", "matplotlib is installed but its import fails (RuntimeError)"),
+], ids=["missing", "import error", "attribute error", "no message"])
+def test_a_matplotlib_that_can_not_be_imported_is_explained(source, message, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "matplotlib.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    figure, missing = viz._import_figure()
+    assert figure is None and missing.startswith("no pictures: ") and message in missing and "pip install" in missing
