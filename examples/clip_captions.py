@@ -55,13 +55,13 @@ def main():
 
     # Data: digits, which are dressed and described anew each time they are seen.
     data = load_images(args.data, args.data_dir, seed=args.seed, log=run.print)
-    world = CaptionedDigits()
+    dataset = CaptionedDigits()
     batches = Batches(len(data.train_images), args.batch, seed=args.seed)
     run.print(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images; "
-            f"{len(world.vocabulary)} words")
+            f"{len(dataset.vocabulary)} words")
 
     # Two encoders, two projections into one space, and a temperature that is learned.
-    words = 1 + len(world.vocabulary)
+    words = 1 + len(dataset.vocabulary)
     text = Transformer(words, LENGTH, depth=1, rng=rng) if args.text == "transformer" else BagOfTokens(words, rng=rng)
     encoder = ConvNet((32, 32, 3), (32, 64, 128, 128), strides=(2, 2, 2, 1), rng=rng)    # the last sees whole digits
     model = CLIP(encoder, text, args.dim, tau=args.tau, rng=rng).to(xp)
@@ -72,8 +72,8 @@ def main():
     with threads(args.threads, keep_memory=args.keep_memory):
         for step in run.steps(total, save_every=batches.per_epoch, rng=rng, model=model, optimizer=optimizer):
             chosen = batches[step]
-            images, attributes = world.show(data.train_images[chosen], data.train_labels[chosen], rng)
-            ids = world.tokenize(world.describe(attributes, rng))
+            images, attributes = dataset.render(data.train_images[chosen], data.train_labels[chosen], rng)
+            ids = dataset.tokenize(dataset.caption(attributes, rng))
             same = to_device(same_caption_ids(ids), xp)                              # captions repeat: no negatives
             image, text = model(to_float(images, xp), to_device(ids, xp))            # (N, dim) both
             loss = clip_loss(image, text, model.logit_scale, caption_ids=same)
@@ -94,9 +94,9 @@ def main():
         rng = np.random.default_rng([args.seed, 1])
 
         def embed(captions):
-            return encode(model.text, world.tokenize(captions), xp, prepare=to_device)
+            return encode(model.text, dataset.tokenize(captions), xp, prepare=to_device)
 
-        images, attributes = world.show(data.test_images, data.test_labels, rng, held_out=True)
+        images, attributes = dataset.render(data.test_images, data.test_labels, rng, held_out=True)
         unseen, metrics = encode(model.image, images, xp), {}
         for column, (attribute, kinds) in enumerate(PROMPTS.items()):
             for kind, templates in kinds.items():
@@ -105,12 +105,12 @@ def main():
 
         # The best of the captions of all combinations, each named in full.
         combinations = np.indices(COUNTS).reshape(4, -1).T                           # (800, 4)
-        captions = world.describe(combinations, rng, named=dict.fromkeys(NAMES, 1.0))
+        captions = dataset.caption(combinations, rng, named=dict.fromkeys(NAMES, 1.0))
         text = embed(captions)
         metrics["caption"] = zero_shot_accuracy(unseen, text, caption_number(attributes))
 
         # Retrieval among 1000 test images in any combination, and the captions of those that occur.
-        shown, seen = world.show(data.test_images[:1000], data.test_labels[:1000], rng, held_out=None)
+        shown, seen = dataset.render(data.test_images[:1000], data.test_labels[:1000], rng, held_out=None)
         occurring, caption_ids = np.unique(caption_number(seen), return_inverse=True)
         recalls = retrieval_recall(encode(model.image, shown, xp), text[to_device(occurring, xp)], caption_ids)
 

@@ -18,7 +18,7 @@ from minicl.autograd import no_grad
 from minicl.backend import peak_memory_mib, threads
 from minicl.contrastive import choice_accuracy, info_nce_from_scores
 from minicl.data import Batches, Rotation, load_sequences, time_first
-from minicl.data.sequences import SEQUENCES
+from minicl.data.load import SEQUENCES
 from minicl.evaluate import gaussian_information, infonce_bound, linear_probe, log_density_ratio
 from minicl.methods import CPC, WindowEncoder
 from minicl.nn import GRU

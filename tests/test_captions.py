@@ -8,7 +8,7 @@ import pytest
 from minicl.data import CaptionedDigits, DataError, generate_digits
 from minicl.data.captions import COUNTS, HELD_OUT, LENGTH, NAMES, RGB, WORDS
 
-WORLD = CaptionedDigits()
+DATASET = CaptionedDigits()
 ALL = dict.fromkeys(WORDS, 1.0)
 EVERYTHING = np.indices(COUNTS).reshape(4, -1).T             # all 800 combinations
 
@@ -16,7 +16,7 @@ EVERYTHING = np.indices(COUNTS).reshape(4, -1).T             # all 800 combinati
 @pytest.fixture(scope="module")
 def shown():
     data = generate_digits(2000, 1)
-    return WORLD.show(data.train_images, data.train_labels, np.random.default_rng(0)), data
+    return DATASET.render(data.train_images, data.train_labels, np.random.default_rng(0)), data
 
 
 def said_of(caption):
@@ -72,7 +72,7 @@ def test_held_out_combinations_are_never_seen_and_alone_examined(shown, held_out
     seen = np.zeros_like(HELD_OUT)
     for seed in range(3):
         rng = np.random.default_rng(seed)
-        _, attributes = WORLD.show(data.train_images, data.train_labels, rng, held_out=held_out)
+        _, attributes = DATASET.render(data.train_images, data.train_labels, rng, held_out=held_out)
         seen[tuple(attributes[:, [0, 1, 3]].T)] = True
     np.testing.assert_array_equal(seen, HELD_OUT == held_out if held_out is not None else True)
 
@@ -86,9 +86,9 @@ def test_any_two_attributes_of_a_held_out_combination_are_seen_together():
 
 def test_a_seed_shows_and_says_the_same_again(shown):
     (images, attributes), data = shown
-    again, _ = WORLD.show(data.train_images, data.train_labels, np.random.default_rng(0))
+    again, _ = DATASET.render(data.train_images, data.train_labels, np.random.default_rng(0))
     np.testing.assert_array_equal(images, again)
-    one, other, third = (WORLD.describe(attributes[:50], np.random.default_rng(seed)) for seed in (1, 1, 2))
+    one, other, third = (DATASET.caption(attributes[:50], np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert one == other != third
 
 
@@ -97,34 +97,34 @@ def test_a_seed_shows_and_says_the_same_again(shown):
                                             (np.zeros((2, 28, 28, 1), np.uint8), np.zeros(3, int))])
 def test_what_are_no_digits_is_refused(digits, labels):
     with pytest.raises(ValueError, match=r"expected digits \(N, 28, 28, 1\) uint8 with a label each"):
-        WORLD.show(digits, labels, np.random.default_rng(0))
+        DATASET.render(digits, labels, np.random.default_rng(0))
 
 
 # ---------------------------------------------------------------- captions
 
 def test_a_caption_says_nothing_false():
-    captions = WORLD.describe(EVERYTHING, np.random.default_rng(0))
+    captions = DATASET.caption(EVERYTHING, np.random.default_rng(0))
     for caption, row in zip(captions, EVERYTHING):
         truth = dict(zip(WORDS, row))
         assert all(truth[attribute] == value for attribute, value in said_of(caption).items()), (caption, row)
 
 
 def test_a_caption_that_names_everything_tells_combinations_apart():
-    captions = WORLD.describe(EVERYTHING, np.random.default_rng(1), named=ALL)
+    captions = DATASET.caption(EVERYTHING, np.random.default_rng(1), named=ALL)
     assert [tuple(said_of(caption)[attribute] for attribute in WORDS) for caption in captions] \
         == [tuple(row) for row in EVERYTHING]
 
 
 def test_captions_name_each_attribute_about_as_often_as_asked():
     named = {"digit": 1.0, "colour": 0.8, "size": 0.0, "place": 0.5}
-    said = [said_of(caption) for caption in WORLD.describe(EVERYTHING, np.random.default_rng(2), named=named)]
+    said = [said_of(caption) for caption in DATASET.caption(EVERYTHING, np.random.default_rng(2), named=named)]
     for attribute, share in named.items():
         assert np.mean([attribute in one for one in said]) == pytest.approx(share, abs=0.05)
 
 
 def test_one_combination_is_said_in_many_ways():
     row = np.array([[8, 1, 0, 0]])                           # a small orange eight in the top left corner
-    captions = set(WORLD.describe(row.repeat(300, axis=0), np.random.default_rng(0), named=ALL))
+    captions = set(DATASET.caption(row.repeat(300, axis=0), np.random.default_rng(0), named=ALL))
     assert len(captions) > 100
     assert any(caption.startswith("in the top left") for caption in captions)
     assert any(" is " in caption and caption.startswith("the ") for caption in captions)
@@ -134,18 +134,18 @@ def test_one_combination_is_said_in_many_ways():
 
 
 def test_all_that_the_grammar_says_can_be_tokenized():
-    captions = WORLD.describe(EVERYTHING.repeat(5, axis=0), np.random.default_rng(3), named=ALL)
-    ids = WORLD.tokenize(captions)
+    captions = DATASET.caption(EVERYTHING.repeat(5, axis=0), np.random.default_rng(3), named=ALL)
+    ids = DATASET.tokenize(captions)
     assert ids.dtype == np.int64 and ids.shape[1] <= LENGTH
-    words = {k: word for word, k in WORLD.vocabulary.items()}
+    words = {k: word for word, k in DATASET.vocabulary.items()}
     assert [" ".join(words[k] for k in row if k) for row in ids] == captions
 
 
 def test_ids_count_from_one_and_zero_fills_up():
-    ids = WORLD.tokenize(["a red seven", "seven"])
+    ids = DATASET.tokenize(["a red seven", "seven"])
     assert ids.shape == (2, 3) and (ids[0] > 0).all() and list(ids[1, 1:]) == [0, 0] and ids[1, 0] == ids[0, 2]
-    assert sorted(WORLD.vocabulary.values()) == list(range(1, 1 + len(WORLD.vocabulary)))
-    np.testing.assert_array_equal(WORLD.tokenize(["A Red SEVEN"])[0], ids[0])
+    assert sorted(DATASET.vocabulary.values()) == list(range(1, 1 + len(DATASET.vocabulary)))
+    np.testing.assert_array_equal(DATASET.tokenize(["A Red SEVEN"])[0], ids[0])
 
 
 @pytest.mark.parametrize("caption, message", [
@@ -156,9 +156,9 @@ def test_ids_count_from_one_and_zero_fills_up():
 ])
 def test_what_has_no_ids_is_refused_with_the_likely_mend(caption, message):
     with pytest.raises(DataError, match=message):
-        WORLD.tokenize(["a red seven", caption])
+        DATASET.tokenize(["a red seven", caption])
 
 
 def test_names_are_words_of_the_vocabulary():
     for names in NAMES.values():
-        WORLD.tokenize(names)
+        DATASET.tokenize(names)

@@ -14,7 +14,7 @@ import pytest
 from minicl.data import cifar10, download, shapes
 from minicl.data.cifar10 import CLASSES, UNPACKED, load_cifar10, parse_binary, parse_pickle
 from minicl.data.download import CorruptFile, Unavailable
-from minicl.data.images import load_colour_images
+from minicl.data.load import load_colour_images
 from minicl.data.shapes import draw_shapes, generate_shapes
 
 BINARY, PYTHON = cifar10.SHA256
@@ -302,7 +302,7 @@ def test_auto_with_no_network_says_so_in_one_line_and_goes_on(monkeypatch):
     said = []
     assert load_colour_images("auto", seed=3, log=said.append) == "shapes from seed 3"
     assert len(said) == 1 and "\n" not in said[0]
-    assert "no route to host" in said[0] and "generated shapes" in said[0] and "reads CIFAR-10" in said[0]
+    assert "no route to host" in said[0] and "generated shapes" in said[0] and "reads the published files" in said[0]
 
 
 def test_load_colour_images_refuses_what_makes_no_sense(tmp_path):

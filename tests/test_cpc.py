@@ -13,7 +13,7 @@ from minicl import Tensor, gradcheck
 from minicl.backend import to_device, to_host
 from minicl.checkpoint import load_checkpoint
 from minicl.contrastive import info_nce_from_scores
-from minicl.data import DataError, Rotation, SequenceData, digits, load_sequences, rotating_sequences, sequences, time_first
+from minicl.data import DataError, Rotation, SequenceData, digits, load_sequences, generate_rotations, sequences, time_first
 from minicl.data.sequences import image_rows
 from minicl.evaluate import gaussian_information
 from minicl.methods import CPC, WindowEncoder
@@ -41,14 +41,14 @@ def test_turning_is_a_rotation_of_each_plane_by_its_angle():
 
 
 def test_an_observation_shows_one_coordinate_of_each_plane(rng):
-    x, s = Rotation(planes=2, deviation=0.0).draw(50, rng)
+    x, s = Rotation(planes=2, noise=0.0).draw(50, rng)
     fit, *_ = np.linalg.lstsq(s[:, 0], x[:, 0], rcond=None)
     np.testing.assert_allclose(s[:, 0] @ fit, x[:, 0], atol=1e-5)
     np.testing.assert_allclose(fit[2:], 0, atol=1e-5)
 
 
 def test_a_seed_repeats_the_sequences():
-    one, again, other = (rotating_sequences(Rotation(length=5), 4, 3, seed=seed) for seed in (1, 1, 2))
+    one, again, other = (generate_rotations(Rotation(length=5), 4, 3, seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one.train, again.train)
     assert (one.train != other.train).any() and one.train.dtype == np.float32
     assert one.train.shape == (4, 5, 16) and one.test.shape == (3, 5, 16) and one.test_states.shape == (3, 5, 8)
@@ -172,7 +172,7 @@ SMALL = ("--batch", 16, "--ahead", 3, "--hidden", 32, "--log-every", 1)
 def example(monkeypatch, tmp_path):
     """example(*options, out=name): run the script on few sequences to its end; its exit code and folder."""
     monkeypatch.setattr(digits, "generate_digits", functools.partial(digits.generate_digits, 640, 160))
-    monkeypatch.setattr(sequences, "rotating_sequences", functools.partial(rotating_sequences, train=400, test=160))
+    monkeypatch.setattr(sequences, "generate_rotations", functools.partial(generate_rotations, n_train=400, n_test=160))
 
     def run(*options, out="out"):
         return run_example("cpc_sequences", *SMALL, *options, "--out", tmp_path / out), tmp_path / out
@@ -194,7 +194,7 @@ def test_the_future_is_picked_better_than_chance_and_the_nearer_the_better(examp
 
 
 def test_a_memory_picks_the_future_better_than_the_last_window_alone(example, monkeypatch):
-    monkeypatch.setattr(sequences, "rotating_sequences", functools.partial(rotating_sequences, train=1600, test=320))
+    monkeypatch.setattr(sequences, "generate_rotations", functools.partial(generate_rotations, n_train=1600, n_test=320))
     accuracy = {}
     for context in ("gru", "none"):
         _, folder = example("--context", context, "--ahead", 1, "--epochs", 5, out=context)

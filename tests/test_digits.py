@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minicl.data.digits import BOX, SEGMENTS, SIDE, TEMPLATES, _compile, _ink, _spline, draw_digits, generate_digits
-from minicl.data.images import load_images
+from minicl.data.load import load_images
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ import pytest
 
 from minicl.data import download, mnist
 from minicl.data.download import CorruptFile, Unavailable
-from minicl.data.images import ImageData, load_images
+from minicl.data.images import ImageData
+from minicl.data.load import load_images
 from minicl.data.mnist import load_mnist, parse_idx
 
 STEMS = tuple(mnist.SHA256)

@@ -173,7 +173,7 @@ def test_without_a_network_generated_digits_are_used_and_a_line_says_so(example,
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         code, folder = example(*TWO_EPOCHS, "--data", "auto")
     shown = capsys.readouterr()
-    told = [line for line in (shown.out + shown.err).splitlines() if "going on with generated digits" in line]
+    told = [line for line in (shown.out + shown.err).splitlines() if "continuing with generated digits" in line]
     assert code == 0 and result_of(folder)["data"] == "digits"
     assert len(told) == 1 and "MNIST could not be downloaded" in told[0] and "--data-dir" in told[0]
 

@@ -87,15 +87,15 @@ def simsiam(xp):
 
 
 def clip(xp):
-    rng, world = np.random.default_rng(0), CaptionedDigits()
-    text = nn.Transformer(1 + len(world.vocabulary), LENGTH, depth=1, rng=rng)
+    rng, dataset = np.random.default_rng(0), CaptionedDigits()
+    text = nn.Transformer(1 + len(dataset.vocabulary), LENGTH, depth=1, rng=rng)
     model = CLIP(nn.ConvNet(COLOUR, (32, 64, 128, 128), strides=(2, 2, 2, 1), rng=rng), text, rng=rng).to(xp)
     optimizer = AdamW(model.named_parameters(), 1e-3, weight_decay=0.05)
 
     def step():
         digits, labels = rng.integers(0, 256, (N, *GREY), dtype=np.uint8), rng.integers(0, 10, N)
-        images, attributes = world.show(digits, labels, rng)
-        ids = world.tokenize(world.describe(attributes, rng))
+        images, attributes = dataset.render(digits, labels, rng)
+        ids = dataset.tokenize(dataset.caption(attributes, rng))
         image, text = model(to_float(images, xp), to_device(ids, xp))
         loss = clip_loss(image, text, model.logit_scale, caption_ids=to_device(same_caption_ids(ids), xp))
         optimizer.zero_grad()

@@ -7,7 +7,7 @@ import numpy as np
 
 from minicl.data import draw_digits, mnist_views, two_views
 from minicl.data.augment import ColorJitter, Compose
-from minicl.data.colour import hue_rotation
+from minicl.data.augment.photometric import hue_rotation
 from minicl.evaluate import linear_probe
 from minicl.methods import SimCLR
 from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread

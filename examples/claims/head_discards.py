@@ -6,7 +6,7 @@ import numpy as np
 
 from minicl.backend import array_module, to_device
 from minicl.data import draw_digits
-from minicl.data.colour import LUMA
+from minicl.data.augment.photometric import LUMA
 from minicl.evaluate import encode, linear_probe
 from minicl.methods import SimCLR
 from .colour import coloured, hue_views, tint

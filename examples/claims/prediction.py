@@ -5,7 +5,7 @@ import numpy as np
 from minicl.autograd import no_grad
 from minicl.backend import threads
 from minicl.contrastive import choice_accuracy, info_nce_from_scores
-from minicl.data import Batches, Rotation, rotating_sequences, time_first
+from minicl.data import Batches, Rotation, generate_rotations, time_first
 from minicl.evaluate import gaussian_information, infonce_bound, log_density_ratio
 from minicl.methods import CPC, WindowEncoder
 from minicl.nn import GRU
@@ -39,8 +39,8 @@ end of one window to the start of the other, and no critic picks more often than
 def measure(setting):
     sequences = setting.pick((1000, 256), (8000, 1024), (64_000, 4096))
     batch, ahead, steps = setting.pick(32, 64, 256), setting.pick(4, 6, 6), setting.pick(90, 600, 4000)
-    rotation = setting.pick(Rotation(deviation=0.25), Rotation(), Rotation())    # learned sooner with little noise
-    data, metrics = rotating_sequences(rotation, *sequences, seed=setting.seed), {"chance": 1 / batch}
+    rotation = setting.pick(Rotation(noise=0.25), Rotation(), Rotation())    # learned sooner with little noise
+    data, metrics = generate_rotations(rotation, *sequences, seed=setting.seed), {"chance": 1 / batch}
     with threads(1):                                         # these products are too small to share
         for name in ("CPC", "without a memory, c = z", "untrained"):
             model = learn(data.train, batch, ahead, 0 if name == "untrained" else steps, setting,

@@ -58,26 +58,26 @@ def prompts(attribute):
 
 def measure(setting):
     data = setting.images(setting.pick(1000, 20_000, 60_000), setting.pick(1000, 5000, 10_000))
-    model, world, scale = train(data, setting)
-    metrics = {"scale": scale, **examine(model, world, data, setting), "logit scale at first": math.log(scale[0])}
+    model, dataset, scale = train(data, setting)
+    metrics = {"scale": scale, **examine(model, dataset, data, setting), "logit scale at first": math.log(scale[0])}
     model.logit_scale.data[...] = 10
     model.clamp_logit_scale()
     return metrics | {"exp(logit scale), at most": math.exp(model.logit_scale.item())}
 
 
 def train(data, setting, *, lr=3e-3):
-    """A CLIP that has seen no held-out combination, its world, and exp(logit scale) before each of 50 steps."""
+    """A CLIP that has seen no held-out combination, its dataset, and exp(logit scale) before each of 50 steps."""
     xp, rng = setting.xp, np.random.default_rng(setting.seed)
     batch, steps = setting.pick(128, 256, 256), setting.pick(100, 1000, 4000)
-    world, batches = CaptionedDigits(), Batches(len(data.train_images), batch, seed=setting.seed)
+    dataset, batches = CaptionedDigits(), Batches(len(data.train_images), batch, seed=setting.seed)
     encoder = ConvNet((32, 32, 3), setting.pick((16, 32, 32), (16, 32, 64, 64), (32, 64, 128, 128)),
                       strides=setting.pick((2, 2, 2), (2, 2, 2, 1), (2, 2, 2, 1)), rng=rng)
-    model = CLIP(encoder, Transformer(1 + len(world.vocabulary), LENGTH, depth=1, rng=rng), rng=rng).to(xp)
+    model = CLIP(encoder, Transformer(1 + len(dataset.vocabulary), LENGTH, depth=1, rng=rng), rng=rng).to(xp)
     optimizer, scale = AdamW(model.named_parameters(), lr, weight_decay=0.05), []
     for step in range(steps):
         chosen = batches[step]
-        images, attributes = world.show(data.train_images[chosen], data.train_labels[chosen], rng)
-        ids = world.tokenize(world.describe(attributes, rng))
+        images, attributes = dataset.render(data.train_images[chosen], data.train_labels[chosen], rng)
+        ids = dataset.tokenize(dataset.caption(attributes, rng))
         same = to_device(same_caption_ids(ids), xp)
         image, text = model(to_float(images, xp), to_device(ids, xp))
         loss = clip_loss(image, text, model.logit_scale, caption_ids=same)
@@ -88,27 +88,27 @@ def train(data, setting, *, lr=3e-3):
         loss.backward()
         optimizer.step(warmup_cosine(step, total=steps, peak=lr, warmup=steps // 10))
         model.clamp_logit_scale()
-    return model, world, scale
+    return model, dataset, scale
 
 
-def examine(model, world, data, setting):
+def examine(model, dataset, data, setting):
     """Zero-shot accuracies on combinations that training did not have, and retrieval among 1000 images of any."""
     xp, rng = setting.xp, np.random.default_rng([setting.seed, 1])
 
     def embed(captions):
-        return encode(model.text, world.tokenize(captions), xp, prepare=to_device)
+        return encode(model.text, dataset.tokenize(captions), xp, prepare=to_device)
 
     def number(attributes):
         return np.ravel_multi_index(attributes.T, COUNTS)                    # of the 800 combinations
 
-    images, attributes = world.show(data.test_images, data.test_labels, rng, held_out=True)
+    images, attributes = dataset.render(data.test_images, data.test_labels, rng, held_out=True)
     unseen = encode(model.image, images, xp)
     accuracies = {f"{attribute}, {kind}": zero_shot_accuracy(
                       unseen, class_embeddings(embed, NAMES[attribute], templates), attributes[:, column])
                   for column, attribute in enumerate(NOUNS) for kind, templates in prompts(attribute).items()}
-    images, attributes = world.show(data.test_images[:1000], data.test_labels[:1000], rng, held_out=None)
+    images, attributes = dataset.render(data.test_images[:1000], data.test_labels[:1000], rng, held_out=None)
     _, first, caption_ids = np.unique(number(attributes), return_index=True, return_inverse=True)
-    text = embed(world.describe(attributes[first], rng, named=dict.fromkeys(NAMES, 1.0)))
+    text = embed(dataset.caption(attributes[first], rng, named=dict.fromkeys(NAMES, 1.0)))
     recalls = retrieval_recall(encode(model.image, images, xp), text, caption_ids, ks=(1, 5))
     return accuracies | recalls
 

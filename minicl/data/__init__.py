@@ -1,17 +1,19 @@
 """Data: MNIST, CIFAR-10, generated digits and shapes, the order of batches, and augmentations that make two views."""
 
+from . import augment
 from .augment import mnist_views, simclr_views, two_views
 from .captions import CaptionedDigits, same_caption_ids
 from .cifar10 import load_cifar10
 from .digits import draw_digits, generate_digits
 from .download import CorruptFile, DataError, Unavailable
-from .images import ImageData, load_colour_images, load_images
+from .images import ImageData
+from .load import load_colour_images, load_images, load_sequences
 from .loader import Batches
 from .mnist import load_mnist
-from .sequences import Rotation, SequenceData, load_sequences, rotating_sequences, time_first
+from .sequences import Rotation, SequenceData, generate_rotations, time_first
 from .shapes import generate_shapes
 
 __all__ = ["Batches", "CaptionedDigits", "CorruptFile", "DataError", "ImageData", "Rotation", "SequenceData",
-           "Unavailable", "draw_digits", "generate_digits", "generate_shapes", "load_cifar10", "load_colour_images",
-           "load_images", "load_mnist", "load_sequences", "mnist_views", "rotating_sequences", "same_caption_ids",
-           "simclr_views", "time_first", "two_views"]
+           "Unavailable", "augment", "draw_digits", "generate_digits", "generate_rotations", "generate_shapes",
+           "load_cifar10", "load_colour_images", "load_images", "load_mnist", "load_sequences", "mnist_views",
+           "same_caption_ids", "simclr_views", "time_first", "two_views"]

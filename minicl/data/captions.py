@@ -1,19 +1,21 @@
-"""Captioned digits: a small world of coloured digits, and a grammar that says what is to be seen.
+"""Captioned digits: images of coloured digits, and captions drawn from a small grammar.
 
-    world = CaptionedDigits()
-    images, attributes = world.show(digits, labels, rng)     # (N, 28, 28, 1) -> (N, 32, 32, 3) uint8, (N, 4)
-    captions = world.describe(attributes, rng)               # "in the centre there is a small red seven", ...
-    ids = world.tokenize(captions)                           # (N, T) int64, 0 is padding
+    dataset = CaptionedDigits()
+    images, attributes = dataset.render(digits, labels, rng)     # (N, 28, 28, 1) -> (N, 32, 32, 3) uint8, (N, 4)
+    captions = dataset.caption(attributes, rng)                  # "in the centre there is a small red seven", ...
+    ids = dataset.tokenize(captions)                             # (N, T) int64, 0 is padding
 
 Each image has four attributes: which digit, its colour, its size, its place. A caption names some of them, in any of
-several words and in varied order, and says nothing false. A fifth of the combinations of digit, colour and place
-never occurs in training (HELD_OUT): whoever describes one has put it together from others.
+several words and in varied order, and is always true. A fifth of the combinations of digit, colour and place never
+occurs in training (HELD_OUT), so a model that recognises one has put it together from others.
 """
 
 import difflib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..typing import HostArray, Rng
 from .download import DataError
 
 SIDE = 32                                                    # of the images, in pixels
@@ -21,7 +23,7 @@ SIZES = (16, 24)                                             # side of a small a
 LENGTH = 16                                                  # tokens; longer than any caption of the grammar
 
 # What each attribute's values are called; the first word is the value's name.
-WORDS = {
+WORDS: dict[str, list[tuple[str, ...]]] = {
     "digit": [("zero", "0", "nought"), ("one", "1"), ("two", "2"), ("three", "3"), ("four", "4"), ("five", "5"),
               ("six", "6"), ("seven", "7"), ("eight", "8"), ("nine", "9")],
     "colour": [("red", "crimson"), ("orange", "tangerine"), ("yellow", "golden"), ("green", "emerald"),
@@ -46,7 +48,14 @@ AN = {"eight", "8", "orange", "emerald", "azure"}            # words that "an" p
 
 
 class CaptionedDigits:
-    """The world and its vocabulary, a dict {word: id}; ids count from 1, for 0 is padding."""
+    """A renderer, a grammar and its vocabulary, a dict {word: id}; ids count from 1, because 0 is padding.
+
+    >>> dataset = CaptionedDigits()
+    >>> dataset.caption(np.array([[7, 0, 0, 4]]), np.random.default_rng(5))         # seven, red, small, in the centre
+    ['the digit seven in the centre is crimson and tiny']
+    >>> dataset.tokenize(["a red seven", "seven"]).tolist()
+    [[11, 48, 51], [51, 0, 0]]
+    """
 
     def __init__(self):
         phrases = [phrase for values in WORDS.values() for same in values for phrase in same]
@@ -55,14 +64,15 @@ class CaptionedDigits:
 
     # ------------------------------------------------------------ images
 
-    def show(self, digits, labels, rng, *, held_out=False):
+    def render(self, digits: HostArray, labels: HostArray, rng: Rng, *,
+               held_out: bool | None = False) -> tuple[HostArray, HostArray]:
         """Digits (N, 28, 28, 1) uint8 of classes labels (N,), each in a drawn colour, size and place.
 
         held_out  False: only combinations of training; True: only those that are held out; None: all
         Returns images (N, 32, 32, 3) uint8 and attributes (N, 4) int64: digit, colour, size, place.
         """
         if digits.dtype != np.uint8 or digits.shape[1:] != (28, 28, 1) or labels.shape != (len(digits),):
-            raise ValueError(f"CaptionedDigits.show: expected digits (N, 28, 28, 1) uint8 with a label each, got "
+            raise ValueError(f"CaptionedDigits.render: expected digits (N, 28, 28, 1) uint8 with a label each, got "
                              f"{digits.dtype} {digits.shape} and labels {labels.shape}")
         n = len(digits)
         allowed = np.ones_like(HELD_OUT) if held_out is None else HELD_OUT == held_out
@@ -78,11 +88,11 @@ class CaptionedDigits:
 
     # ------------------------------------------------------------ captions
 
-    def describe(self, attributes, rng, *, named=NAMED):
+    def caption(self, attributes: HostArray, rng: Rng, *, named: Mapping[str, float] = NAMED) -> list[str]:
         """A caption for each row of attributes (N, 4). named: the probability that each attribute is named."""
-        return [self._describe(row, rng, named) for row in attributes]
+        return [self._caption(row, rng, named) for row in attributes]
 
-    def _describe(self, row, rng, named):
+    def _caption(self, row, rng, named):
         def choose(options):
             return options[rng.integers(len(options))]
 
@@ -102,7 +112,7 @@ class CaptionedDigits:
             words = [place, opener, thing] if order == 1 else [opener, thing, place]
         return " ".join(" ".join(words).split())
 
-    def tokenize(self, captions):
+    def tokenize(self, captions: Sequence[str]) -> HostArray:
         """Ids (N, T) int64 of N captions, of which the longest has T words; the others are filled up with 0.
 
         Raises DataError for a word that is not in the vocabulary, and for captions of no words or more than LENGTH.
@@ -122,8 +132,12 @@ class CaptionedDigits:
         return ids
 
 
-def same_caption_ids(ids):
-    """The first row that equals row i, for each row of token ids (N, T): the caption_ids (N,) of clip_loss."""
+def same_caption_ids(ids: HostArray) -> HostArray:
+    """The first row that equals row i, for each row of token ids (N, T): the caption_ids (N,) of clip_loss.
+
+    >>> same_caption_ids(np.array([[5, 1], [4, 2], [5, 1]])).tolist()
+    [0, 1, 0]
+    """
     _, first, group = np.unique(ids, axis=0, return_index=True, return_inverse=True)
     return first[group.reshape(-1)]
 

@@ -15,6 +15,7 @@ import os
 import pickle
 import tarfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,8 @@ OTHERWISE = "or for other data of this form use load_cifar10(data_dir, check=Fal
 INSTEAD = "give a folder that holds its archive or its six files (--data-dir) or use generated shapes (--data shapes)"
 
 
-def load_cifar10(data_dir=None, *, download=True, check=True, log=print):
+def load_cifar10(data_dir: str | os.PathLike | None = None, *, download: bool = True, check: bool = True,
+                 log: Callable[[str], None] = print) -> ImageData:
     """CIFAR-10 as ImageData: 50000 train and 10000 test images (32, 32, 3) uint8, ten classes.
 
     data_dir   a folder with either archive or with the six files of one (or its cifar10/, cifar-10-batches-bin/ or

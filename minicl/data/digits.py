@@ -7,7 +7,8 @@ curve. Size and position follow MNIST: fitted into 20x20 pixels, centred by the 
 
 import numpy as np
 
-from .images import generate_splits
+from ..typing import HostArray, Rng
+from .images import ImageData, generate_splits
 
 SIDE, BOX = 28, 20                                       # image and bounding box, in pixels
 SEGMENTS = 36                                            # straight pieces that approximate one digit
@@ -55,7 +56,7 @@ TEMPLATES = {
 }
 
 
-def generate_digits(n_train=10000, n_test=2000, seed=0):
+def generate_digits(n_train: int = 10000, n_test: int = 2000, seed: int = 0) -> ImageData:
     """ImageData "digits": n_train and n_test generated digits, from streams of their own.
 
     Classes are balanced (to within one) and shuffled; the same seed and sizes give the same images.
@@ -64,15 +65,20 @@ def generate_digits(n_train=10000, n_test=2000, seed=0):
     return generate_splits("generate_digits", "digits", draw_digits, tuple("0123456789"), n_train, n_test, seed)
 
 
-def draw_digits(labels, rng):
-    """One new image of each label: labels (N,) of 0..9, rng a NumPy Generator -> (N, 28, 28, 1) uint8."""
+def draw_digits(labels: HostArray, rng: Rng) -> HostArray:
+    """One new image of each label: labels (N,) of 0..9, rng a NumPy Generator -> (N, 28, 28, 1) uint8.
+
+    >>> draw_digits(np.array([3, 1, 4]), np.random.default_rng(0)).shape
+    (3, 28, 28, 1)
+    """
     labels = np.asarray(labels)
     if labels.size and (labels.min() < 0 or labels.max() > 9):
         raise ValueError(f"draw_digits: labels must be 0..9, got {labels.min()}..{labels.max()}")
     images = np.empty((len(labels), SIDE, SIDE, 1), dtype=np.uint8)
     for lo in range(0, len(labels), CHUNK):
         some = slice(lo, lo + CHUNK)
-        start, end, radius = _fit(*_bend(_write(labels[some], rng), rng), rng)
+        start, end = _bend(_write(labels[some], rng), rng)
+        start, end, radius = _fit(start, end, rng)
         images[some, ..., 0] = _ink(start, end, radius)
     return images
 

@@ -1,10 +1,11 @@
-"""ImageData, a labelled set of images in host memory; load_images and load_colour_images find one by name."""
+"""ImageData, a labelled set of images in host memory."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .download import DataError, Unavailable
+from ..typing import HostArray, Rng
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,11 @@ class ImageData:
     """
 
     name: str
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
-    class_names: tuple
+    train_images: HostArray
+    train_labels: HostArray
+    test_images: HostArray
+    test_labels: HostArray
+    class_names: tuple[str, ...]
 
     def __post_init__(self):
         if not isinstance(self.class_names, tuple) or not all(isinstance(name, str) for name in self.class_names):
@@ -40,7 +41,7 @@ class ImageData:
             raise ValueError("ImageData: train_images and test_images must agree in (H, W, C), got "
                              f"{self.train_images.shape[1:]} and {self.test_images.shape[1:]}")
 
-    def first(self, n):
+    def first(self, n: int | None) -> "ImageData":
         """The first n training and the first n test images, or all where there are no more."""
         return replace(self, train_images=self.train_images[:n], train_labels=self.train_labels[:n],
                        test_images=self.test_images[:n], test_labels=self.test_labels[:n])
@@ -56,58 +57,19 @@ class ImageData:
         return array
 
 
-def load_images(name="auto", data_dir=None, *, seed=0, log=print):
-    """Handwritten digits: the ImageData called `name`, grey images (28, 28, 1).
-
-    name       "mnist", "digits" (generated from `seed`), or "auto": MNIST from data_dir, else from the
-               user's cache, else downloaded, else, on a machine with no network, generated digits
-    data_dir   the folder that holds MNIST's files; if given, they must be there
-    log        gets the line of text that tells of a fallback
-
-    Raises DataError (a ValueError) for an unknown name or a data_dir that would not be read, and what load_mnist
-    raises: a file that is damaged or not MNIST's (CorruptFile) is never passed over for generated digits.
-    """
-    from . import digits, mnist  # here, for both build on ImageData
-
-    return _load("load_images", name, data_dir, seed, log, mnist=("MNIST", mnist.load_mnist),
-                 digits=("generated digits", digits.generate_digits))
-
-
-def load_colour_images(name="auto", data_dir=None, *, seed=0, log=print):
-    """Colour images (32, 32, 3), found as load_images finds digits: "cifar10", "shapes" (generated), or "auto"."""
-    from . import cifar10, shapes
-
-    return _load("load_colour_images", name, data_dir, seed, log, cifar10=("CIFAR-10", cifar10.load_cifar10),
-                 shapes=("generated shapes", shapes.generate_shapes))
-
-
-def _load(function, name, data_dir, seed, log, **kinds):
-    """The data set `name`; kinds: first the real one and its loader, then the generated one and its generator."""
-    (real, (real_title, load)), (generated, (generated_title, generate)) = kinds.items()
-    if name not in ("auto", real, generated):
-        raise DataError(f"{function}: name must be 'auto', {real!r} or {generated!r}, got {name!r}")
-    if name == generated:
-        if data_dir is not None:
-            raise DataError(f"{function}: {generated_title} read no files, got data_dir {str(data_dir)!r}; leave it "
-                            f"out, or ask for {real!r}")
-        return generate(seed=seed)
-    try:
-        return load(data_dir, log=log)
-    except Unavailable as error:
-        if name == real:
-            raise
-        log(f"{error.reason}: going on with {generated_title}; --data-dir FOLDER reads {real_title} from its files")
-        return generate(seed=seed)
-
-
-def generate_splits(function, name, draw, class_names, n_train, n_test, seed):
+def generate_splits(function: str, name: str, draw: Callable[[HostArray, Rng], HostArray], class_names: tuple[str, ...],
+                    n_train: int, n_test: int, seed: int) -> ImageData:
     """ImageData of draw(labels, rng) for both splits, each from its own stream; `function` is named in errors."""
     for argument, value, least in (("n_train", n_train, 1), ("n_test", n_test, 1), ("seed", seed, 0)):
         if value < least:
             raise ValueError(f"{function}: {argument} must be at least {least}, got {value}")
-    arrays = []
-    for n, stream in zip((n_train, n_test), np.random.SeedSequence(seed).spawn(2)):
+
+    def split(n, stream):
         rng = np.random.default_rng(stream)
         labels = rng.permutation(np.arange(n, dtype=np.int64) % len(class_names))
-        arrays += [draw(labels, rng), labels]
-    return ImageData(name, *arrays, class_names=class_names)
+        return draw(labels, rng), labels
+
+    streams = np.random.SeedSequence(seed).spawn(2)
+    train_images, train_labels = split(n_train, streams[0])
+    test_images, test_labels = split(n_test, streams[1])
+    return ImageData(name, train_images, train_labels, test_images, test_labels, class_names)

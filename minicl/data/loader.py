@@ -2,26 +2,33 @@
 
 import numpy as np
 
-from .images import DataError
+from ..typing import HostArray
+from .download import DataError
 
 
 class Batches:
     """Ids of the items of each step: every epoch a new permutation of range(n), cut into batches.
 
     The order of an epoch follows from (seed, epoch) alone, so a resumed run needs only its step to find its place.
-    The last n mod batch items of a permutation are left out of that epoch: all batches have one size.
+    The last n mod batch_size items of a permutation are left out of that epoch: all batches have one size.
+
+    >>> batches = Batches(10, 5)
+    >>> batches.per_epoch, sorted(np.concatenate([batches[0], batches[1]]).tolist())
+    (2, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     """
 
-    def __init__(self, n, batch, *, seed=0):
-        if not 1 <= batch <= n:
-            raise DataError(f"Batches: expected a batch between 1 and the {n} items there are, got {batch}")
-        self.n, self.batch, self.seed = n, batch, seed
-        self.per_epoch = n // batch
-        self._epoch = None
+    def __init__(self, n: int, batch_size: int, *, seed: int = 0):
+        if not 1 <= batch_size <= n:
+            raise DataError(f"Batches: expected a batch between 1 and the {n} items there are, got {batch_size}")
+        self.n = n
+        self.batch_size = batch_size
+        self.seed = seed
+        self.per_epoch = n // batch_size
+        self._epoch = -1
 
-    def __getitem__(self, step):
+    def __getitem__(self, step: int) -> HostArray:
         """Item ids (batch,) of training step `step`, counted from 0 through all epochs."""
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, np.random.default_rng([self.seed, epoch, 1]).permutation(self.n)
-        return self._order[position * self.batch:(position + 1) * self.batch]
+        return self._order[position * self.batch_size:(position + 1) * self.batch_size]

@@ -10,10 +10,12 @@ import math
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from ..typing import HostArray
 from .download import AGAIN, CorruptFile, Source, cache_dir
 from .images import ImageData
 
@@ -27,7 +29,8 @@ MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.go
 INSTEAD = "give a folder that holds its four files (--data-dir) or use generated digits (--data digits)"
 
 
-def load_mnist(data_dir=None, *, download=True, check=True, log=print):
+def load_mnist(data_dir: str | os.PathLike | None = None, *, download: bool = True, check: bool = True,
+               log: Callable[[str], None] = print) -> ImageData:
     """MNIST as ImageData: 60000 train and 10000 test images (28, 28, 1) uint8, white on black.
 
     data_dir   a folder with the four files (or its mnist/ or MNIST/raw/); without one the user's cache
@@ -61,7 +64,7 @@ def load_mnist(data_dir=None, *, download=True, check=True, log=print):
 
 # ---------------------------------------------------------------- reading
 
-def parse_idx(content, source, kind):
+def parse_idx(content: bytes, source: str | os.PathLike, kind: str) -> HostArray:
     """The array in an IDX file of kind "image", (N, H, W), or "label", (N,); uint8, read-only.
 
     content   the file's decompressed bytes

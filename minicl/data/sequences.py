@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..backend import to_device
-from .images import DataError, load_images
+from ..typing import Array, ArrayModule, HostArray, Rng
+from .download import DataError
+from .images import ImageData
 
 
 @dataclass(frozen=True)
@@ -18,11 +20,11 @@ class SequenceData:
     """
 
     name: str
-    train: np.ndarray
-    test: np.ndarray
-    train_labels: np.ndarray = None
-    test_labels: np.ndarray = None
-    test_states: np.ndarray = None
+    train: HostArray
+    test: HostArray
+    train_labels: HostArray | None = None
+    test_labels: HostArray | None = None
+    test_states: HostArray | None = None
 
     def __post_init__(self):
         for field in ("train", "test"):
@@ -35,8 +37,8 @@ class SequenceData:
 class Rotation:
     """`planes` planes, in each a point that turns by its own fixed angle a step and forgets:
 
-        s_t = decay R s_{t-1} + sqrt(1 - decay^2) noise,    s_0 ~ N(0, I)          in R^S, S = 2 planes
-        x_t = M s_t's first coordinates + deviation noise                          in R^C
+        s_t = decay R s_{t-1} + sqrt(1 - decay^2) e_t,   s_0, e_t ~ N(0, I)       in R^S, S = 2 planes
+        x_t = M s_t's first coordinates + noise n_t,   n_t ~ N(0, I)              in R^C
 
     It is stationary with s_t ~ N(0, I), and each coordinate of s_{t+g} correlates by decay^g with the same one of
     R^g s_t: what the present tells of the future is the information of correlated Gaussians, -planes log(1 - decay^2g)
@@ -46,25 +48,25 @@ class Rotation:
 
     planes: int = 4
     decay: float = 0.98
-    deviation: float = 1.0
+    noise: float = 1.0
     channels: int = 16
     length: int = 64
 
     def __post_init__(self):
-        if not (0 < self.decay < 1 and self.deviation >= 0 and min(self.planes, self.channels, self.length) >= 1):
-            raise DataError(f"Rotation: expected 0 < decay < 1, deviation >= 0 and sizes >= 1, got {self}")
+        if not (0 < self.decay < 1 and self.noise >= 0 and min(self.planes, self.channels, self.length) >= 1):
+            raise DataError(f"Rotation: expected 0 < decay < 1, noise >= 0 and sizes >= 1, got {self}")
 
     @property
-    def angles(self):
+    def angles(self) -> HostArray:
         """The angle that each plane's point turns by in a step, in radians: evenly from 0.1 to 0.8."""
         return np.linspace(0.1, 0.8, self.planes)
 
-    def turned(self, states, steps):
+    def turned(self, states: HostArray, steps: int) -> HostArray:
         """R^steps states: (..., S) -> (..., S), the most likely states so many steps later, but for the decay."""
         s = _complex(states) * np.exp(1j * steps * self.angles)
         return np.concatenate([s.real, s.imag], axis=-1).astype(states.dtype)
 
-    def draw(self, n, rng):
+    def draw(self, n: int, rng: Rng) -> tuple[HostArray, HostArray]:
         """n sequences x (n, T, C) and their states (n, T, S), float32, drawn from the numpy Generator rng."""
         s = np.empty((n, self.length, 2 * self.planes))
         noise = rng.standard_normal(s.shape)
@@ -72,7 +74,7 @@ class Rotation:
             s[:, t] = noise[:, 0] if t == 0 else (self.decay * self.turned(s[:, t - 1], 1)
                                                   + math.sqrt(1 - self.decay**2) * noise[:, t])
         mixing = np.random.default_rng(0).standard_normal((self.planes, self.channels)) / math.sqrt(self.planes)
-        x = s[..., :self.planes] @ mixing + self.deviation * rng.standard_normal((n, self.length, self.channels))
+        x = s[..., :self.planes] @ mixing + self.noise * rng.standard_normal((n, self.length, self.channels))
         return x.astype(np.float32), s.astype(np.float32)
 
 
@@ -82,14 +84,19 @@ def _complex(states):
     return states[..., :planes] + 1j * states[..., planes:]
 
 
-def rotating_sequences(rotation=Rotation(), train=16_000, test=2000, *, seed=0):
-    """SequenceData of a Rotation, with the test sequences' hidden states; the same seed gives the same data."""
+def generate_rotations(rotation: Rotation = Rotation(), n_train: int = 16_000, n_test: int = 2000, *,
+                       seed: int = 0) -> SequenceData:
+    """SequenceData of a Rotation, with the test sequences' hidden states; the same seed gives the same data.
+
+    >>> generate_rotations(n_train=10, n_test=5).train.shape
+    (10, 64, 16)
+    """
     rng = np.random.default_rng(seed)
-    (x, _), (x_test, states) = rotation.draw(train, rng), rotation.draw(test, rng)
+    (x, _), (x_test, states) = rotation.draw(n_train, rng), rotation.draw(n_test, rng)
     return SequenceData("rotation", x, x_test, test_states=states)
 
 
-def image_rows(images):
+def image_rows(images: ImageData) -> SequenceData:
     """ImageData of grey images (N, H, W, 1) as sequences of rows, top to bottom: (N, H, W) uint8, with classes."""
     if images.train_images.shape[3] != 1:
         raise DataError(f"image_rows: expected grey images (N, H, W, 1), got {images.train_images.shape}")
@@ -97,25 +104,7 @@ def image_rows(images):
                         images.train_labels, images.test_labels)
 
 
-SEQUENCES = {
-    "rotation": "a hidden rotation seen through noise, generated", "mnist-rows": "MNIST images, row by row",
-    "digit-rows": "generated digits, row by row",
-}
-
-
-def load_sequences(name="rotation", data_dir=None, *, rotation=Rotation(), seed=0, log=print):
-    """The SequenceData called `name`, one of SEQUENCES. data_dir, log: as in load_images; rotation: of that task."""
-    if name not in SEQUENCES:
-        raise DataError(f"load_sequences: name must be one of {', '.join(SEQUENCES)}, got {name!r}")
-    if name != "rotation":
-        images = {"mnist-rows": "mnist", "digit-rows": "digits"}[name]
-        return image_rows(load_images(images, data_dir, seed=seed, log=log))
-    if data_dir is not None:
-        raise DataError(f"load_sequences: 'rotation' reads no files, got data_dir {str(data_dir)!r}; leave it out")
-    return rotating_sequences(rotation, seed=seed)
-
-
-def time_first(sequences, xp):
+def time_first(sequences: HostArray, xp: ArrayModule) -> Array:
     """A batch (B, T, C) of float32 or uint8 on the host -> (T, B, C) float32 on xp; bytes become 0 to 1 there."""
     x = to_device(np.ascontiguousarray(sequences.transpose(1, 0, 2)), xp)
     return x.astype("float32") * (1 / 255) if sequences.dtype == np.uint8 else x

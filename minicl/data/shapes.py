@@ -6,7 +6,8 @@ and textures of shape and ground are drawn anew for each image, so that neither 
 
 import numpy as np
 
-from .images import generate_splits
+from ..typing import HostArray, Rng
+from .images import ImageData, generate_splits
 
 SIDE = 32
 CHUNK = 500                                              # images drawn at once
@@ -32,7 +33,7 @@ SHAPES = {
 }
 
 
-def generate_shapes(n_train=10000, n_test=2000, seed=0):
+def generate_shapes(n_train: int = 10000, n_test: int = 2000, seed: int = 0) -> ImageData:
     """ImageData "shapes": n_train and n_test generated shapes, from streams of their own.
 
     Classes are balanced (to within one) and shuffled; the same seed and sizes give the same images.
@@ -41,8 +42,12 @@ def generate_shapes(n_train=10000, n_test=2000, seed=0):
     return generate_splits("generate_shapes", "shapes", draw_shapes, tuple(SHAPES), n_train, n_test, seed)
 
 
-def draw_shapes(labels, rng):
-    """One new image of each label: labels (N,) of 0..9, rng a NumPy Generator -> (N, 32, 32, 3) uint8."""
+def draw_shapes(labels: HostArray, rng: Rng) -> HostArray:
+    """One new image of each label: labels (N,) of 0..9, rng a NumPy Generator -> (N, 32, 32, 3) uint8.
+
+    >>> draw_shapes(np.array([3, 1, 4]), np.random.default_rng(0)).shape
+    (3, 32, 32, 3)
+    """
     labels = np.asarray(labels)
     if labels.size and (labels.min() < 0 or labels.max() > 9):
         raise ValueError(f"draw_shapes: labels must be 0..9, got {labels.min()}..{labels.max()}")

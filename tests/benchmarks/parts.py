@@ -11,7 +11,7 @@ import minicl
 from minicl import Tensor
 from minicl.backend import to_device
 from minicl.data import mnist_views, simclr_views, two_views
-from minicl.data.warp import RandomAffine, RandomResizedCrop
+from minicl.data.augment.geometric import RandomAffine, RandomResizedCrop
 from minicl.evaluate import linear_probe
 from minicl.nn import Linear
 from minicl.optim import Adam, warmup_cosine

@@ -5,15 +5,15 @@ Results are cut off at 0 and 1.
 
 import numpy as np
 
-from ..backend import array_module, fused
-from .transform import Transform, check_images, draw_boxes, interval, number
-from .warp import resample
+from ...backend import array_module, fused
+from .base import Range, Transform, draw_boxes, interval, number
+from .geometric import resample
 
 LUMA = np.array([0.299, 0.587, 0.114])      # how bright red, green and blue look: Y = LUMA . rgb (ITU-R BT.601)
 YIQ = np.array([LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])    # rgb to luma and two chroma axes
 
 
-# ---------------------------------------------------------------- any number of channels
+# ---------------------------------------------------------------- erasing, noise, blur
 
 class RandomErasing(Transform):
     """Overwrite a random box of each image with `value`, with probability p.
@@ -24,7 +24,7 @@ class RandomErasing(Transform):
     Source: Zhong et al. 2017, Random erasing data augmentation.
     """
 
-    def __init__(self, p=0.5, scale=(0.02, 0.33), ratio=(0.3, 3.3), value=0.0):
+    def __init__(self, p: float = 0.5, scale: Range = (0.02, 0.33), ratio: Range = (0.3, 3.3), value: float = 0.0):
         self.p = number(self, "p", p, 0, 1)
         self.scale = interval(self, "scale", scale, 0, 1)
         self.ratio = interval(self, "ratio", ratio, 1e-3, 1e3)
@@ -53,15 +53,15 @@ def _erase(xp, images, rows, columns, value, out):
 class GaussianNoise(Transform):
     """Add independent normal noise to every value.
 
-    std: its standard deviation, a number, or a range (a, b) from which each image draws its own.
+    sigma: its standard deviation, a number, or a range (a, b) from which each image draws its own.
     """
 
-    def __init__(self, std=0.05):
-        self.std = interval(self, "std", std, 0)
+    def __init__(self, sigma: Range = 0.05):
+        self.sigma = interval(self, "sigma", sigma, 0)
 
     def draw(self, shape, rng):
-        std = rng.uniform(*self.std, (shape[0], 1, 1, 1)).astype(np.float32)
-        return [rng.standard_normal(shape, dtype=np.float32) * std]
+        sigma = rng.uniform(*self.sigma, (shape[0], 1, 1, 1)).astype(np.float32)
+        return [rng.standard_normal(shape, dtype=np.float32) * sigma]
 
     def apply(self, images, out, noise):
         _add_noise(images, noise, out)
@@ -85,7 +85,7 @@ class GaussianBlur(Transform):
     Source: Chen et al. 2020 (SimCLR), appendix A, with p = 0.5 and sigma in (0.1, 2) for 224 pixels.
     """
 
-    def __init__(self, sigma=(0.1, 2.0), p=0.5):
+    def __init__(self, *, sigma: Range = (0.1, 2.0), p: float = 0.5):
         self.sigma = interval(self, "sigma", sigma, 0.05, unit=" of pixels")
         self.p = number(self, "p", p, 0, 1)
 
@@ -114,57 +114,23 @@ def gaussian_weights(precision, length):
     return G
 
 
-class BrightnessContrast(Transform):
-    """Scale each image's values, and stretch them about their mean m.
-
-        out = b (c x + (1 - c) m)
-
-    brightness, contrast: the range of the factors b and c, as (low, high) or v for 1 - v to 1 + v. For grey
-    images; on colour images m mixes the channels evenly, ColorJitter weighs them by luma.
-    """
-
-    def __init__(self, brightness=0.4, contrast=0.4):
-        self.brightness = interval(self, "brightness", brightness, 0, around=1)
-        self.contrast = interval(self, "contrast", contrast, 0, around=1)
-
-    def draw(self, shape, rng):
-        b, c = (rng.uniform(*factors, (shape[0], 1)) for factors in (self.brightness, self.contrast))
-        return [b * c, b * (1 - c)]
-
-    def apply(self, images, out, gain, pull):
-        x, y = images.reshape(len(images), -1), out.reshape(len(out), -1)
-        _stretch(x, gain, pull, x.mean(axis=1, keepdims=True), y)
-
-
-@fused
-def _stretch(xp, x, gain, pull, mean, out):
-    """out = gain x + pull mean, cut off at 0 and 1."""
-    xp.multiply(x, gain, out=out)
-    out += pull * mean
-    xp.clip(out, 0, 1, out=out)
-
-
-# ---------------------------------------------------------------- colour images only
+# ---------------------------------------------------------------- colour
 
 class Recolour(Transform):
-    """A linear map of RGB, one matrix an image: out = x M with the pixels as rows, x (H W, 3)."""
+    """A linear map of colours, one matrix an image: out = x M + m N with the pixels as rows, x (H W, C), m their mean.
 
-    def __call__(self, images, rng):
-        check_images(self, images)
-        if images.shape[3] != 3:
-            raise ValueError(f"{type(self).__name__}: images: expected 3 channels (RGB), got shape {images.shape}; "
-                             "for grey images use BrightnessContrast")
-        return super().__call__(images, rng)
+    draw gives M (B, C, C), and N (B, C, C) if it is not 0.
+    """
 
     def apply(self, images, out, M, N=None):
         xp = array_module(images)
-        n, height, width, _ = images.shape
-        x = images.reshape(n, -1, 3)
-        y = (x @ M).reshape(n, height, width * 3)
+        n, height, width, channels = images.shape
+        x = images.reshape(n, -1, channels)
+        y = (x @ M).reshape(n, height, width * channels)
         if N is None:
             xp.clip(y.reshape(images.shape), 0, 1, out=out)
         else:
-            mean = xp.ones((1, height * width), dtype=x.dtype) @ x / (height * width)       # (B, 1, 3)
+            mean = xp.ones((1, height * width), dtype=x.dtype) @ x / (height * width)       # (B, 1, C)
             shift = xp.tile(mean @ N, (1, 1, width))                     # as long rows: adding 3 at a time is slow
             _shift_within(y, shift, out.reshape(y.shape))
 
@@ -191,10 +157,13 @@ class ColorJitter(Recolour):
 
         out = b c H S x + b (1 - c) (w.m) 1,    S = s I + (1 - s) 1 w^T
 
-    cut off at 0 and 1 once, at the end. Source: Chen et al. 2020 (SimCLR), appendix A.
+    cut off at 0 and 1 once, at the end. Grey images have no hue and no saturation: out = b c x + b (1 - c) m.
+
+    Source: Chen et al. 2020 (SimCLR), appendix A.
     """
 
-    def __init__(self, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, p=0.8):
+    def __init__(self, brightness: Range = 0.4, contrast: Range = 0.4, saturation: Range = 0.4, hue: Range = 0.1,
+                 p: float = 0.8):
         self.brightness = interval(self, "brightness", brightness, 0, around=1)
         self.contrast = interval(self, "contrast", contrast, 0, around=1)
         self.saturation = interval(self, "saturation", saturation, 0, around=1)
@@ -202,25 +171,28 @@ class ColorJitter(Recolour):
         self.p = number(self, "p", p, 0, 1)
 
     def draw(self, shape, rng):
-        n = shape[0]
+        n, _, _, channels = shape
         jittered = (rng.random(n) < self.p)[:, None, None]
         b, c, s = (rng.uniform(*factors, (n, 1, 1)) for factors in (self.brightness, self.contrast, self.saturation))
         angle = 2 * np.pi * rng.uniform(*self.hue, n)
-        S = s * np.eye(3) + (1 - s) * LUMA
-        M = b * c * (hue_rotation(angle) @ S)
-        N = b * (1 - c) * LUMA[:, None] * np.ones(3)                     # m N = b (1 - c) (w.m) 1
-        return [np.where(jittered, M, np.eye(3)).swapaxes(1, 2), np.where(jittered, N, 0)]
+        if channels == 1:
+            M, N = b * c, b * (1 - c)
+        else:
+            S = s * np.eye(3) + (1 - s) * LUMA
+            M = b * c * (hue_rotation(angle) @ S)
+            N = b * (1 - c) * LUMA[:, None] * np.ones(3)                 # m N = b (1 - c) (w.m) 1
+        return [np.where(jittered, M, np.eye(channels)).swapaxes(1, 2), np.where(jittered, N, 0)]
 
 
 class RandomGrayscale(Recolour):
-    """Replace each image by its luma, in all three channels, with probability p."""
+    """Replace each image by its luma, in all three channels, with probability p. Grey images stay as they are."""
 
-    def __init__(self, p=0.2):
+    def __init__(self, p: float = 0.2):
         self.p = number(self, "p", p, 0, 1)
 
     def draw(self, shape, rng):
         grey = (rng.random(shape[0]) < self.p)[:, None, None]
-        return [np.where(grey, LUMA[:, None] * np.ones(3), np.eye(3))]
+        return [np.where(grey, LUMA[:, None] * np.ones(3), np.eye(3)) if shape[3] == 3 else np.ones((shape[0], 1, 1))]
 
 
 def hue_rotation(angle):

@@ -2,15 +2,19 @@
 
     Transform       the base class: draw, then apply slice by slice
     Compose         transforms one after another
-    two_views       a contrastive pair: two independent draws
 
 A batch is (B, H, W, C), C = 1 or 3, float32 (float64 stays float64), values in [0, 1]. Whatever is random
 comes from a host numpy.random.Generator, so one seed gives the same views on NumPy and on CuPy.
 """
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
-from ..backend import array_module, is_array, parallel_for, to_device
+from ...backend import array_module, is_array, parallel_for, to_device
+from ...typing import Array, HostArray, Rng
+
+Range = float | tuple[float, float]      # of an option: a pair (low, high), or a number, see interval()
 
 SLICE_PIXELS = 2**16    # in a slice on NumPy: its temporaries stay in cache and need no fresh pages (CuPy: no slices)
 
@@ -27,17 +31,17 @@ class Transform:
     An image to be left alone gets the parameters of the identity, so that no image needs a branch.
     """
 
-    def __call__(self, images, rng):
-        """images (B, H, W, C) -> (B, H', W', C); rng a host numpy.random.Generator, which moves on.
+    def __call__(self, images: Array, rng: Rng) -> Array:
+        """images (B, H, W, C) -> (B, H', W', C); rng a host numpy.random.Generator, which is advanced.
 
-        Raises TypeError for what is no float array and no generator, ValueError for a wrong shape and, on NumPy
-        (where looking is cheap), for values outside [0, 1].
+        Raises TypeError if images is not a float array or rng not a Generator, ValueError for a wrong shape and, on
+        NumPy (where the test is cheap), for values outside [0, 1].
         """
         check_images(self, images)
         check_rng(self, rng)
         return self.transform(images, rng)
 
-    def transform(self, images, rng):
+    def transform(self, images: Array, rng: Rng) -> Array:
         xp = array_module(images)
         parameters = [to_device(rows.astype(images.dtype, copy=False), xp) for rows in self.draw(images.shape, rng)]
         out = xp.empty(self.output_shape(images.shape), dtype=images.dtype)
@@ -50,42 +54,44 @@ class Transform:
             parallel_for(xp, len(images), work, max(1, SLICE_PIXELS // pixels))
         return out
 
-    def output_shape(self, shape):
+    def draw(self, shape: tuple[int, ...], rng: Rng) -> Sequence[HostArray]:
+        raise NotImplementedError(f"{type(self).__name__}: a Transform needs draw(shape, rng) and apply(images, out, *rows)")
+
+    def apply(self, images: Array, out: Array, *rows: Array) -> None:
+        raise NotImplementedError(f"{type(self).__name__}: a Transform needs draw(shape, rng) and apply(images, out, *rows)")
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         """The call that builds this transform: what a run's config records."""
         options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
         return f"{type(self).__name__}({options})"
 
 
 class Compose(Transform):
-    """Transforms (or any functions of images and rng) one after another, all drawing from the one rng."""
+    """Transforms (or any functions of images and rng) one after another, all drawing from the one rng.
 
-    def __init__(self, transforms):
+    >>> augment = Compose([RandomHorizontalFlip(), RandomGrayscale(p=0.2)])
+    >>> augment(np.ones((4, 8, 8, 3), dtype="float32"), np.random.default_rng(0)).shape
+    (4, 8, 8, 3)
+    """
+
+    def __init__(self, transforms: Sequence[Callable[[Array, Rng], Array]]):
         if not isinstance(transforms, (list, tuple)) or not all(callable(t) for t in transforms):
             raise TypeError(f"Compose: transforms: expected a list of transforms, got {transforms!r}; "
                             "write Compose([first, second])")
         self.transforms = list(transforms)
 
-    def transform(self, images, rng):
+    def transform(self, images: Array, rng: Rng) -> Array:
         if not self.transforms:
             return images.copy()
         for transform in self.transforms:
             images = transform(images, rng)
         return images
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return "Compose([" + "".join(f"\n    {t!r}," for t in self.transforms) + "\n])"
-
-
-def two_views(augment, images, rng):
-    """The two views of each image, (view1, view2): the same transform drawn twice, independently.
-
-    View1[i] and view2[i] are a positive pair. Call it anew on every step: views kept from an earlier epoch
-    would be the same augmentation again.
-    """
-    return augment(images, rng), augment(images, rng)
 
 
 # ---------------------------------------------------------------- what more than one transform draws

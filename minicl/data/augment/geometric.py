@@ -1,6 +1,6 @@
 """Augmentations that move pixels: crop, flip, affine map, perspective, elastic deformation.
 
-Two machines do the work, the first bilinear, the second with whatever weights it is given:
+Two functions do the work, the first bilinear, the second with any weights:
 
     warp        any map: where each output pixel comes from -> four gathers and two blends
     resample    maps that treat rows and columns apart (a crop, a blur): out = R image C^T, two matrix products
@@ -12,12 +12,13 @@ import math
 
 import numpy as np
 
-from ..backend import array_module, fused, to_device
-from .transform import Transform, draw_boxes, interval, number
+from ...backend import array_module, fused, to_device
+from ...typing import Array
+from .base import Range, Transform, draw_boxes, interval, number
 
-# ---------------------------------------------------------------- the two machines
+# ---------------------------------------------------------------- the two functions
 
-def warp(images, coordinates):
+def warp(images: Array, coordinates: Array) -> Array:
     """Bilinear samples of images at coordinates, which may lie anywhere: outside the image all is 0.
 
     images (B, H, W, C); coordinates (B, 2, S, T), source rows and columns in pixels -> (B, S, T, C)
@@ -76,7 +77,7 @@ def _blend(xp, a, b, c, d, v, u):
     return d
 
 
-def resample(images, rows, columns, out):
+def resample(images: Array, rows: Array, columns: Array, out: Array) -> None:
     """out = rows @ images @ columns^T, for each image and channel: a separable linear filter.
 
     images (B, H, W, C), rows (B, S, H), columns (B, T, W), out (B, S, T, C)
@@ -100,10 +101,16 @@ class RandomResizedCrop(Transform):
     box's edge. Where the box is larger than `size`, the hat functions widen (antialias, as in Pillow), so that
     every pixel counts; where it is not larger, antialiasing would change nothing.
 
-    Source: Szegedy et al. 2015, Going deeper with convolutions, section 6; SimCLR's first augmentation.
+    Source: Szegedy et al. 2015, Going deeper with convolutions, section 6; SimCLR's first augmentation. The default
+    scale is MoCo's; SimCLR's, and torchvision's default, is (0.08, 1).
+
+    >>> images = np.random.default_rng(0).random((8, 32, 32, 3), dtype="float32")
+    >>> RandomResizedCrop(24, scale=(0.08, 1))(images, np.random.default_rng(1)).shape
+    (8, 24, 24, 3)
     """
 
-    def __init__(self, size, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), antialias=True):
+    def __init__(self, size: int | tuple[int, int], scale: Range = (0.2, 1.0), ratio: Range = (3 / 4, 4 / 3),
+                 antialias: bool = True):
         sides = (size, size) if isinstance(size, (int, np.integer)) else size
         if (not isinstance(sides, (tuple, list)) or len(sides) != 2
                 or not all(isinstance(side, (int, np.integer)) and side > 0 for side in sides)):
@@ -186,7 +193,7 @@ def _hats(xp, centres, k, reach, most, inside):
 class RandomHorizontalFlip(Transform):
     """Mirror each image left to right with probability p. (Not for digits or letters.)"""
 
-    def __init__(self, p=0.5):
+    def __init__(self, p: float = 0.5):
         self.p = number(self, "p", p, 0, 1)
 
     def transform(self, images, rng):
@@ -234,7 +241,8 @@ class RandomAffine(PlaneMap):
     takes source to output; the matrix drawn is its inverse.
     """
 
-    def __init__(self, degrees=15, translate=0.1, scale=(0.8, 1.2), shear=0):
+    def __init__(self, degrees: Range = 15, translate: float | tuple[float, float] = 0.1, scale: Range = (0.8, 1.2),
+                 shear: Range = 0):
         self.degrees = interval(self, "degrees", degrees, -360, 360, around=0)
         pair = translate if isinstance(translate, (tuple, list)) and len(translate) == 2 else (translate, translate)
         self.translate = tuple(number(self, "translate", share, 0, 1) for share in pair)
@@ -264,18 +272,18 @@ def affine_matrix(theta, t, s, phi, height, width):
 
 
 class RandomPerspective(PlaneMap):
-    """View each image at a slant: its four corners move inwards by up to distortion/2 of its height and width.
+    """View each image at a slant: its corners move inwards by up to distortion_scale/2 of its height and width.
 
-    distortion: a fraction below 2/3; beyond, the four corners may no longer bound a convex shape.
+    distortion_scale: a fraction below 2/3; beyond, the four corners may no longer bound a convex shape.
     """
 
-    def __init__(self, distortion=0.3):
-        self.distortion = number(self, "distortion", distortion, 0, 0.66)
+    def __init__(self, distortion_scale: float = 0.3):
+        self.distortion_scale = number(self, "distortion_scale", distortion_scale, 0, 0.66)
 
     def draw(self, shape, rng):
         n, height, width, _ = shape
         inwards = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]])
-        corners = CORNERS + inwards * rng.uniform(0, self.distortion / 2, (n, 4, 2))
+        corners = CORNERS + inwards * rng.uniform(0, self.distortion_scale / 2, (n, 4, 2))
         unit = np.array([[1 / height, 0, 0.5 / height], [0, 1 / width, 0.5 / width], [0, 0, 1]])   # pixels to [0, 1]
         return [np.linalg.inv(unit) @ np.linalg.inv(square_to_quad(corners)) @ unit]
 
@@ -301,8 +309,8 @@ def square_to_quad(corners):
 
 # ---------------------------------------------------------------- straight lines bend
 
-class RandomElastic(Transform):
-    """Displace every pixel by a smooth random field, as a trembling hand would; what comes in from outside is 0.
+class ElasticTransform(Transform):
+    """Displace every pixel by a smooth random field, like a trembling hand; what comes in from outside is 0.
 
     alpha: root mean square displacement along each axis, in pixels; sigma: the field's smoothness, in pixels
     (displacements a few sigma apart are independent).
@@ -311,11 +319,11 @@ class RandomElastic(Transform):
 
     where each row of G has norm 1, so that field ~ N(0, alpha^2) at every pixel.
 
-    Source: Simard, Steinkraus and Platt 2003, Best practices for convolutional neural networks, who smooth
-    uniform noise at every pixel; their alpha is 6.1 sigma times this one.
+    Source: Simard, Steinkraus and Platt 2003, Best practices for convolutional neural networks. They smooth uniform
+    noise at every pixel, and torchvision does; their alpha is 6.1 sigma times this one.
     """
 
-    def __init__(self, alpha=1.0, sigma=4.0):
+    def __init__(self, alpha: float = 1.0, sigma: float = 4.0):
         self.alpha = number(self, "alpha", alpha, 0, unit=" of pixels")
         self.sigma = number(self, "sigma", sigma, 0.5, unit=" of pixels")
 

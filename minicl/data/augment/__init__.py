@@ -1,0 +1,19 @@
+"""Augmentations, named and parametrised as in torchvision, and recipes that make two views of each image.
+
+    geometric      what moves pixels: RandomResizedCrop, RandomHorizontalFlip, RandomAffine, RandomPerspective,
+                   ElasticTransform
+    photometric    what changes values: ColorJitter, RandomGrayscale, GaussianBlur, GaussianNoise, RandomErasing
+    recipes        mnist_views, simclr_views, two_views
+    base           Transform, the class to write your own, and Compose
+
+They work on whole batches (B, H, W, C), channels last, and draw other parameters for each image.
+"""
+
+from .base import Compose, Transform
+from .geometric import ElasticTransform, RandomAffine, RandomHorizontalFlip, RandomPerspective, RandomResizedCrop
+from .photometric import ColorJitter, GaussianBlur, GaussianNoise, RandomErasing, RandomGrayscale
+from .recipes import mnist_views, simclr_views, two_views
+
+__all__ = ["ColorJitter", "Compose", "ElasticTransform", "GaussianBlur", "GaussianNoise", "RandomAffine",
+           "RandomErasing", "RandomGrayscale", "RandomHorizontalFlip", "RandomPerspective", "RandomResizedCrop",
+           "Transform", "mnist_views", "simclr_views", "two_views"]

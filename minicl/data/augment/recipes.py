@@ -1,0 +1,50 @@
+"""Recipes: which augmentations make two views of an image alike, and how a pair of views is drawn.
+
+What the two views disagree on, an encoder learns to ignore (Chen et al. 2020, section 3). So digits are tilted,
+shifted and sheared but never mirrored, and photographs lose their colours but keep their shapes.
+
+    augment = mnist_views()
+    view1, view2 = two_views(augment, images, rng)          # images (B, 28, 28, 1) in [0, 1]
+"""
+
+from collections.abc import Callable
+
+from ...typing import Array, Rng
+from .base import Compose
+from .geometric import RandomAffine, RandomHorizontalFlip, RandomResizedCrop
+from .photometric import ColorJitter, RandomErasing, RandomGrayscale
+
+
+def two_views(augment: Callable[[Array, Rng], Array], images: Array, rng: Rng) -> tuple[Array, Array]:
+    """The two views of each image, (view1, view2): the same transform drawn twice, independently.
+
+    view1[i] and view2[i] are a positive pair. Call it on every step: views kept from an earlier epoch would be the
+    same augmentation again.
+
+    >>> images = np.random.default_rng(0).random((8, 28, 28, 1), dtype="float32")
+    >>> view1, view2 = two_views(mnist_views(), images, np.random.default_rng(1))
+    >>> view1.shape, bool((view1 == view2).all())
+    ((8, 28, 28, 1), False)
+    """
+    return augment(images, rng), augment(images, rng)
+
+
+def mnist_views() -> Compose:
+    """Views of handwritten digits (B, H, W, 1), the same size: another hand, or a poor scan."""
+    return Compose([
+        RandomAffine(degrees=20, translate=0.1, scale=(0.75, 1.25), shear=15),
+        RandomErasing(p=0.5, scale=(0.02, 0.15)),
+    ])
+
+
+def simclr_views(size: int = 32) -> Compose:
+    """SimCLR's views of colour images (B, H, W, 3) -> (B, size, size, 3), in the form used for CIFAR-10.
+
+    Source: Chen et al. 2020, appendix B.9: colour distortion of strength 0.5 and no blur for small images.
+    """
+    return Compose([
+        RandomResizedCrop(size, scale=(0.08, 1.0)),
+        RandomHorizontalFlip(),
+        ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, p=0.8),
+        RandomGrayscale(p=0.2),
+    ])
