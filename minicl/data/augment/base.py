@@ -72,6 +72,7 @@ class Transform:
 class Compose(Transform):
     """Transforms (or any functions of images and rng) one after another, all drawing from the one rng.
 
+    >>> from minicl.data.augment import RandomGrayscale, RandomHorizontalFlip
     >>> augment = Compose([RandomHorizontalFlip(), RandomGrayscale(p=0.2)])
     >>> augment(np.ones((4, 8, 8, 3), dtype="float32"), np.random.default_rng(0)).shape
     (4, 8, 8, 3)
