@@ -1,60 +1,165 @@
-"""Checkpoints: named arrays and a little JSON in one npz file, written whole or not at all, read without pickle."""
+"""Checkpoints: named arrays and JSON in one npz file, written whole or not at all, read without pickle.
 
+The file is a zip of uncompressed .npy members, so numpy.load can read it too: one member for each array, "meta" with
+the JSON, and "digest", the SHA-256 of all others. Whatever was changed after the save, in a name or in a value, is an error.
+"""
+
+import hashlib
+import io
 import json
+import math
+import os
 import zipfile
 import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from .files import write_atomically
+from .typing import HostArray
+
+FORMAT = 1                             # raised when the content of the file changes its meaning
+DTYPES = ("float32", "float64", "int64", "bool", "uint8")
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be written, or the file to read is none or not one of this run."""
+    """A checkpoint cannot be written, or the file to read is damaged, is not a checkpoint, or belongs to another run."""
 
 
-def save_checkpoint(path, parts, meta):
-    """Write {part name: object with state_dict()} and the JSON-able dict meta to `path`.
+class HasState(Protocol):
+    """What a checkpoint can hold: a model, an optimizer."""
 
-    Raises CheckpointError if the disk is full or the folder not writable; an earlier checkpoint is then intact.
+    def state_dict(self) -> dict[str, HostArray]: ...
+    def load_state_dict(self, state: dict[str, HostArray]) -> None: ...
+
+
+# ---------------------------------------------------------------- write
+
+def save_checkpoint(path: Path, parts: Mapping[str, HasState], meta: dict[str, Any]) -> None:
+    """Write the state of `parts`, {name: object with state_dict()}, and `meta`, a dict for JSON, to `path`.
+
+    Raises CheckpointError if the file cannot be written, and FloatingPointError if an array is not finite. An earlier
+    checkpoint at `path` is then intact.
     """
-    arrays = {f"{part}.{name}": np.asarray(value) for part, thing in parts.items()
+    arrays = {f"{part}.{name}": np.asarray(value, order="C") for part, thing in parts.items()
               for name, value in thing.state_dict().items()}
-    bad = [name for name, array in arrays.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]
-    if bad:
-        raise FloatingPointError(f"{bad[0]} is not finite (NaN or infinity): not saved, {path} is as it was; lower the "
-                                 "learning rate, raise the temperature, or look for NaN in the input")
-    arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
+    for name, array in arrays.items():
+        if array.dtype.name not in DTYPES:
+            raise CheckpointError(f"cannot save {name}: expected an array of {', '.join(DTYPES)}, got {array.dtype}")
+        if not _is_finite(array):
+            raise FloatingPointError(f"{name} is not finite (NaN or infinity): not saved, {path} is as it was; lower the "
+                                     "learning rate, raise the temperature, or look for NaN in the input")
+    text = json.dumps({"format": FORMAT, **meta}, allow_nan=False)
+    arrays["meta"] = np.frombuffer(text.encode(), dtype=np.uint8)
+    arrays["digest"] = np.frombuffer(_digest(arrays), dtype=np.uint8)
     try:
-        write_atomically(path, lambda file: np.savez(file, **arrays))
+        write_atomically(path, lambda file: np.savez(file, **arrays))                    # type: ignore[arg-type]
     except OSError as error:
         kept = "the previous checkpoint is intact" if path.exists() else "no checkpoint was written"
         raise CheckpointError(f"cannot save the checkpoint {path}: {error.strerror or error}; {kept}; free some space "
                               "or choose another --out") from error
 
 
-def load_checkpoint(path):
-    """(arrays {name: array}, meta) of a checkpoint. Raises CheckpointError if it is missing, damaged or none."""
+def _is_finite(array):
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+
+
+def _digest(arrays):
+    """SHA-256 of the names, dtypes, shapes and bytes of arrays."""
+    total = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        total.update(json.dumps([name, array.dtype.str, array.shape]).encode())
+        total.update(array.reshape(-1).view(np.uint8))
+    return total.digest()
+
+
+# ---------------------------------------------------------------- read
+
+def load_checkpoint(path: Path) -> tuple[dict[str, HostArray], dict[str, Any]]:
+    """The arrays {name: array} and the meta of the checkpoint at `path`.
+
+    Raises CheckpointError if there is none, or if the file is not exactly what save_checkpoint wrote.
+    """
     try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:      # np.load leaves a bad file open
-            arrays = {name: file[name] for name in file.files}
-        meta = json.loads(arrays.pop("meta").tobytes())
-        if not isinstance(meta, dict):
-            raise ValueError("its meta is no dict")
+        with open(path, "rb") as raw, zipfile.ZipFile(raw) as file:
+            arrays = _members(file, os.fstat(raw.fileno()).st_size)
+        meta = _meta(arrays)
+        if arrays.pop("digest").tobytes() != _digest(arrays):
+            raise ValueError("its content is not what was saved")
+        del arrays["meta"]
+        for name, array in arrays.items():
+            if not _is_finite(array):
+                raise ValueError(f"{name} is not finite")
     except FileNotFoundError as error:
         raise CheckpointError(f"no checkpoint at {path}; start a run without --resume first") from error
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error,
-            RuntimeError) as error:
-        raise CheckpointError(f"{path} is not a readable minicl checkpoint ({error}); it may be damaged or be "
-                              "another kind of file") from error
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error, RuntimeError, SyntaxError,
+            MemoryError, OverflowError) as error:
+        raise CheckpointError(f"{path} is not a readable minicl checkpoint ({error or type(error).__name__}); it may be "
+                              "damaged, of another version, or another kind of file") from error
     return arrays, meta
 
 
-def restore(arrays, parts, path):
-    """Load {part name: object with load_state_dict()} from a checkpoint's arrays. Raises CheckpointError on a mismatch."""
-    for part, thing in parts.items():
-        try:
-            thing.load_state_dict({name[len(part) + 1:]: array for name, array in arrays.items()
-                                   if name.startswith(part + ".")})
-        except (ValueError, KeyError) as error:
-            raise CheckpointError(f"{path} does not fit this run's {part}: {error}") from error
+def _members(file, size):
+    """{name: array} of a zip file of `size` bytes. No member may claim more than the file holds."""
+    members = file.infolist()
+    names = [member.filename for member in members]
+    if len(set(names)) < len(names) or not all(name.endswith(".npy") for name in names):
+        raise ValueError("its members are not arrays with unique names")
+    if any(member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size for member in members) \
+            or sum(member.file_size for member in members) > size:
+        raise ValueError("its members are not as long as they claim")
+    return {member.filename.removesuffix(".npy"): _array(file.read(member)) for member in members}    # checks the CRC
+
+
+def _array(data):
+    """The array of a .npy file's bytes: its dtype and shape must account for every byte."""
+    file = io.BytesIO(data)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("a member is not an array of .npy version 1")
+    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype.name not in DTYPES or not dtype.isnative or fortran_order:
+        raise ValueError(f"a member is an array of {dtype}, none of {', '.join(DTYPES)}")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data) - file.tell():
+        raise ValueError(f"a member of {len(data) - file.tell()} bytes claims to be {dtype} of shape {shape}")
+    return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape)
+
+
+def _meta(arrays):
+    def refuse(constant):
+        raise ValueError(f"its meta holds {constant}")
+
+    meta = json.loads(arrays["meta"].tobytes(), parse_constant=refuse)
+    if not isinstance(meta, dict):
+        raise ValueError("its meta is not a dict")
+    if meta.pop("format", None) != FORMAT:
+        raise ValueError(f"it is not of format {FORMAT}, which this version of minicl reads")
+    return meta
+
+
+# ---------------------------------------------------------------- restore
+
+def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path: Path) -> None:
+    """Load the arrays of a checkpoint into `parts`, {name: object with load_state_dict()}.
+
+    Raises CheckpointError, and leaves every part as it was, unless all names, dtypes and shapes fit.
+    """
+    before = {part: thing.state_dict() for part, thing in parts.items()}
+    expected = {f"{part}.{name}": np.asarray(array) for part, state in before.items() for name, array in state.items()}
+    wrong = [f"{name}: missing" for name in expected if name not in arrays]
+    wrong += [f"{name}: unknown to this run" for name in arrays if name not in expected]
+    wrong += [f"{name}: {arrays[name].dtype} {arrays[name].shape}, this run has {array.dtype} {array.shape}"
+              for name, array in expected.items() if name in arrays
+              and (arrays[name].dtype, arrays[name].shape) != (array.dtype, array.shape)]
+    if wrong:
+        more = [f"... and {len(wrong) - 8} more"] * (len(wrong) > 8)
+        raise CheckpointError(f"{path} does not fit this run, it is of another model or optimizer:\n    "
+                              + "\n    ".join(wrong[:8] + more))
+    try:
+        for part, state in before.items():
+            parts[part].load_state_dict({name: arrays[f"{part}.{name}"] for name in state})
+    except Exception as error:
+        for part, state in before.items():
+            parts[part].load_state_dict(state)
+        raise CheckpointError(f"{path} does not fit this run's {part}: {error}") from error

@@ -2,28 +2,37 @@
 
     args = options(__doc__, epochs=6, ...).parse_args()      minicl.options: the options of every script
     run = Run(args, "simclr_mnist")                  the --out folder: config.json, log.jsonl, checkpoint.npz, result.json
-    for step in run.steps(total, ...):               progress, Ctrl-C, checkpoints, --resume
+    for step in run.steps(total, ...):               progress, signals, checkpoints, --resume
         ...
         if run.logs(step):
             run.log(step, loss=...)
     run.finish(result)
-    command(main)                                    errors as one line, Ctrl-C as exit code 130
+    command(main)                                    errors as one line, signals as exit codes
 """
 
-import contextlib
+import argparse
+import dataclasses
+import hashlib
 import json
-import signal
+import math
+import shlex
 import sys
-import threading
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
+import numpy as np
 from tqdm import tqdm
 
 from .backend import BackendError
-from .checkpoint import CheckpointError, load_checkpoint, restore, save_checkpoint
+from .checkpoint import CheckpointError, HasState, load_checkpoint, restore, save_checkpoint
+from .console import lasting_output
 from .data import DataError
-from .files import write_atomically, write_json
+from .files import remove_parts, write_atomically, write_json
+from .folder import OwnFolder, RunError
+from .signals import Stopped, signals_noted, signals_stop
+from .typing import Rng
 
 # Options that a resumed run may change.
 NOT_COMPARED = ("out", "resume", "data_dir", "log_every", "backend", "precision", "threads", "keep_memory")
@@ -33,185 +42,242 @@ OUT_OF_MEMORY = ("give a smaller --batch, which nearly all of it grows with, or 
                  "(minicl.ops.columns.COLUMN_BYTES) take up to 256 MiB each; --precision tf32 saves time, not memory")
 
 
-class RunError(RuntimeError):
-    """The run cannot start or go on; the message says why and what to do."""
+def command(main: Callable[[], int | None]) -> NoReturn:
+    """Run main() as a program and exit with its code.
 
+    An error that the user can correct becomes one line on stderr and exit code 2; SIGINT (Ctrl-C), SIGTERM and SIGHUP
+    become exit code 128 + their number. Output that nobody can read does not end the program.
+    """
+    with lasting_output():
+        try:
+            with signals_stop():
+                sys.exit(main())
+        except KeyboardInterrupt as error:
+            print(f"\n{error or 'interrupted'}", file=sys.stderr)
+            sys.exit(getattr(error, "exit_code", 130))
+        except (BackendError, CheckpointError, DataError, RunError, FloatingPointError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except MemoryError as error:                         # NumPy's own, and CuPy's OutOfMemoryError is one
+            print(f"error: out of memory ({error}); {OUT_OF_MEMORY}", file=sys.stderr)
+            sys.exit(2)
 
-def command(main):
-    """Run main(), turning what a user can mend into one line on stderr and exit code 2, and Ctrl-C into 130."""
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        sys.exit(130)
-    except (BackendError, CheckpointError, DataError, RunError, FloatingPointError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except MemoryError as error:                             # NumPy's own, and CuPy's OutOfMemoryError is one
-        print(f"error: out of memory ({error}); {OUT_OF_MEMORY}", file=sys.stderr)
-        sys.exit(2)
-
-
-# ---------------------------------------------------------------- the run
 
 class Run:
-    """One training run and its folder.
+    """One training run and its folder, which no other run may use before this one has ended.
 
     args  the parsed options; all of them are recorded in config.json
-    name  of the script: where the folder goes if there is no --out
+    name  of the script; without --out the folder is runs/name, or runs/name-2, runs/name-3, ...
+
+    A run that fails before its first step is done leaves no folder.
+    Raises RunError or CheckpointError.
     """
 
-    def __init__(self, args, name):
-        self.config = {key: value for key, value in vars(args).items()}
-        self.log_every = args.log_every
-        self.seconds, self.step = 0.0, 0                     # training time and steps done, earlier sessions included
+    def __init__(self, args: argparse.Namespace, name: str):
+        self.config = dict(vars(args))
+        self.name, self.log_every = name, args.log_every
+        self.step, self.seconds = 0, 0.0                     # steps done and time in training, earlier sessions included
+        self._log: list[dict] = []
+        self._has_begun = False
+        self._saved: tuple[dict, dict] | None = None
         self._started, self._earlier = time.perf_counter(), 0.0
         if args.resume and not args.out:
             raise RunError("--resume goes on from the checkpoint in a folder: name it with --out")
-        self.folder = Path(args.out) if args.out else _new_folder(name)
+        if args.resume and not Path(args.out).exists():
+            load_checkpoint(Path(args.out) / "checkpoint.npz")                           # raises
+        own = OwnFolder(args.out, name)
+        self.folder, self.close = own.path, own.close
         self.checkpoint = self.folder / "checkpoint.npz"
-        self._saved = load_checkpoint(self.checkpoint) if args.resume else None
+        self._own = own                                      # a run that is dropped leaves its folder
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.folder / ".writable", lambda file: file.write(b""))
-            (self.folder / ".writable").unlink()
-        except OSError as error:
-            raise RunError(f"--out {self.folder}: cannot write there ({error.strerror}); choose another folder") from error
-        if self._saved:
-            self._compare(self._saved[1])
-        elif self.checkpoint.exists() or (self.folder / "result.json").exists():
-            raise RunError(f"--out {self.folder} already holds a run; go on with it by --resume, or choose another folder")
+            if not own.is_held:
+                self.print(f"{self.folder}: its file system has no locks; let no other run write there")
+            remove_parts(self.folder)
+            if args.resume:
+                self._saved = load_checkpoint(self.checkpoint)
+                self._compare(self._saved[1])
+                self._log = self._saved[1]["log"]
+            elif self.checkpoint.exists() or (self.folder / "result.json").exists():
+                raise RunError(f"--out {self.folder} already holds a run; go on with it by --resume, or choose another "
+                               "folder")
+        except BaseException:
+            self.close()
+            raise
+
+    # ---------------------------------------------------------------- resume
 
     def _compare(self, meta):
-        if not {"step", "seconds", "config", "rng"} <= meta.keys():
-            raise CheckpointError(f"{self.checkpoint} is no checkpoint of a run; choose another --out")
-        before = meta["config"]
-        changed = [f"--{key.replace('_', '-')} was {before.get(key)}, now {value}" for key, value in self.config.items()
-                   if key not in NOT_COMPARED and before.get(key) != value]
+        """Raise unless the meta of a checkpoint is that of a run, and of this one."""
+        try:
+            is_valid = (0 <= meta["step"] <= meta["total"] and 0 <= meta["seconds"] < math.inf
+                        and type(meta["step"]) is type(meta["total"]) is int
+                        and all(isinstance(meta[key], dict) for key in ("config", "rng", "data"))
+                        and all(0 <= line["step"] < meta["step"] for line in meta["log"]))
+        except (TypeError, KeyError):
+            is_valid = False
+        if not is_valid:
+            raise CheckpointError(f"{self.checkpoint} is not the checkpoint of a run; choose another --out")
+        if meta["name"] != self.name:
+            raise RunError(f"--resume: the checkpoint in {self.folder} is of {meta['name']}, this is {self.name}; name "
+                           "another folder with --out")
+        changed = _changes(meta["config"], {f"{key}": value for key, value in self.config.items()
+                                            if key not in NOT_COMPARED}, name=lambda key: f"--{key.replace('_', '-')}")
         if changed:
-            raise RunError(f"--resume: the checkpoint in {self.folder} is of a run with other options: "
-                           + "; ".join(changed) + ". Give the same options, or start anew with another --out")
+            raise RunError(f"--resume: the checkpoint in {self.folder} is of a run with other options: {changed}. Give the "
+                           "same options, or start anew with another --out")
 
-    def steps(self, total, *, save_every, rng, **parts):
-        """Yield the steps still to do, of `total`. Around them: progress, checkpoints, Ctrl-C.
+    def _restore(self, total, data, rng, parts):
+        """Take up the saved state: everything, or nothing if something does not fit."""
+        arrays, meta = self._saved
+        changed = _changes(meta["data"], data)
+        if changed:
+            raise RunError(f"--resume: the checkpoint in {self.folder} is of a run on other data: {changed}. Name the same "
+                           "data with --data and --data-dir, or start anew with another --out")
+        if meta["total"] != total:
+            raise RunError(f"--resume: the checkpoint in {self.folder} is of a run of {meta['total']} steps, this one has "
+                           f"{total}; start anew with another --out")
+        try:
+            type(rng.bit_generator)().state = meta["rng"]    # raises before anything is changed
+        except (TypeError, ValueError, KeyError, OverflowError) as error:
+            raise CheckpointError(f"{self.checkpoint} does not fit this run's rng: {error}") from error
+        restore(arrays, parts, self.checkpoint)
+        rng.bit_generator.state = meta["rng"]
+        self.step, self.seconds, self._earlier = meta["step"], meta["seconds"], meta["seconds"]
+        self._saved = None
 
-        save_every  steps between checkpoints (one is also written at the end, and at Ctrl-C)
+    # ---------------------------------------------------------------- the loop
+
+    def steps(self, total: int, *, save_every: int, rng: Rng, data: Any = None, **parts: HasState) -> Iterator[int]:
+        """Yield the steps still to do, of `total`. Around them: progress, checkpoints, signals.
+
+        save_every  steps between checkpoints; one is also written at the end, and when a signal asks the run to end
         rng         the numpy Generator that the loop draws from; its state is part of the checkpoint
-        parts       what else is: objects with state_dict() and load_state_dict()
-        A checkpoint is taken between two steps, never within one, so going on from it gives the same numbers.
+        data        what it trains on, a dataclass of arrays such as ImageData; --resume refuses other data
+        parts       all else that the loop changes: objects with state_dict() and load_state_dict()
+
+        A checkpoint is taken between two steps, so a resumed run computes the same numbers as an uninterrupted one.
         """
+        fingerprints = fingerprint(data)
         if self._saved:
-            arrays, meta = self._saved
-            if meta.get("total", total) != total:
-                raise RunError(f"--resume: the checkpoint in {self.folder} is of a run of {meta['total']} steps, this one has "
-                               f"{total}: other data was found? Name it with --data, or start anew with another --out")
-            restore(arrays, parts, self.checkpoint)
-            rng.bit_generator.state = meta["rng"]
-            self.step, self.seconds, self._saved = meta["step"], meta["seconds"], None
-            self._earlier = self.seconds
-        write_json(self.folder / "config.json", self.config)
-        self._keep_log_before(self.step)
-        started, before, self.total = time.perf_counter(), self.seconds, total
+            self._restore(total, fingerprints, rng, parts)
+            self._begin()
+        started = time.perf_counter()
+        before, self.total = self.seconds, total
 
         def save():
+            self._begin()
             self.seconds = before + time.perf_counter() - started
-            save_checkpoint(self.checkpoint, parts, {"step": self.step, "total": total, "seconds": self.seconds,
-                                                     "config": self.config, "rng": rng.bit_generator.state})
+            save_checkpoint(self.checkpoint, parts, {
+                "name": self.name, "step": self.step, "total": total, "seconds": self.seconds, "config": self.config,
+                "data": fingerprints, "rng": rng.bit_generator.state, "log": self._log})
 
-        with _interrupt_flag() as interrupted, self._progress() as self._bar:
+        with signals_noted() as signals, self._progress() as self._bar:
             while self.step < total:
                 yield self.step
                 self.step += 1
                 self._bar.update()
-                if interrupted or self.step % save_every == 0 or self.step == total:
+                if signals or self.step % save_every == 0 or self.step == total:
                     save()
-                if interrupted:                              # perhaps only while saving
-                    self.print(f"interrupted after step {self.step} of {total}; go on with --resume --out {self.folder}")
-                    raise KeyboardInterrupt
+                if signals:                                  # perhaps only while saving
+                    self.print(f"interrupted after step {self.step} of {total}; go on with --resume --out "
+                               + shlex.quote(str(self.folder)))
+                    self.close()
+                    raise Stopped(signals[0])
 
-    def logs(self, step):
-        """Whether this step's figures are logged: reading them makes a GPU wait, so not every step's are."""
+    def _begin(self):
+        """The first files in the folder, once a step was computed."""
+        if not self._has_begun:
+            write_json(self.folder / "config.json", self.config)
+            lines = "".join(json.dumps(line) + "\n" for line in self._log)
+            write_atomically(self.folder / "log.jsonl", lambda file: file.write(lines.encode()))
+            self._has_begun = True
+
+    def _progress(self):
+        is_terminal = sys.stderr is not None and sys.stderr.isatty()
+        return tqdm(total=self.total, initial=self.step, unit="step", disable=not is_terminal, smoothing=0.05)
+
+    # ---------------------------------------------------------------- the log and the result
+
+    def logs(self, step: int) -> bool:
+        """Whether this step's metrics are logged. Not every step's are, because reading them makes a GPU wait."""
         return step % self.log_every == 0 or step == self.total - 1
 
-    def log(self, step, **metrics):
-        """Append one line to log.jsonl and show it. Raises FloatingPointError if the loss is no longer finite."""
+    def log(self, step: int, **metrics: Any) -> None:
+        """Append one line to log.jsonl and show it.
+
+        Raises FloatingPointError if metrics["loss"] is not finite.
+        """
+        line = _finite({"step": step, **metrics})
         try:
+            self._begin()
             with open(self.folder / "log.jsonl", "a") as file:
-                file.write(json.dumps({"step": step, **metrics}, default=float) + "\n")
+                file.write(json.dumps(line, allow_nan=False) + "\n")
         except OSError as error:
             raise RunError(f"cannot write {self.folder / 'log.jsonl'}: {error.strerror}; free some space, and go on with "
                            "--resume") from error
+        self._log.append(line)
         shown = "  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
                           for key, value in metrics.items())
         if self._bar.disable:
-            print(f"step {step + 1}/{self.total}  {shown}", flush=True)
+            self.print(f"step {step + 1}/{self.total}  {shown}")
         else:
             self._bar.set_postfix_str(shown)
         loss = metrics.get("loss", 0.0)
-        if not abs(loss) < float("inf"):
+        if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} at step {step}; lower --lr, raise --tau, or look for NaN in the "
                                      f"input; the last checkpoint in {self.folder} is from before")
 
-    def elapsed(self):
-        """Seconds since the run began, all told; of sessions before --resume only their training."""
+    def elapsed(self) -> float:
+        """Seconds since the run began; of sessions before --resume only their training."""
         return self._earlier + time.perf_counter() - self._started
 
-    def read_log(self):
-        """The lines of log.jsonl as dicts."""
-        with open(self.folder / "log.jsonl") as file:
-            return [json.loads(line) for line in file]
+    def read_log(self) -> list[dict[str, Any]]:
+        """The lines of the log as dicts. They are part of the checkpoint, so a lost log.jsonl does not matter."""
+        return [dict(line) for line in self._log]
 
-    def print(self, text):
-        """A line for the reader that does not tear the progress bar."""
-        tqdm.write(text, file=sys.stdout)
-        sys.stdout.flush()
+    def print(self, text: str) -> None:
+        """Print a line that does not tear the progress bar."""
+        if sys.stdout is not None:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
 
-    def finish(self, result, notes=()):
-        """Write result.json and print it as the run's table; the figures are numbers, None where unknown."""
+    def finish(self, result: dict[str, Any], notes: Sequence[str] = ()) -> None:
+        """Write result.json, {name: number, or None where unknown}, print it as a table, and end the run."""
+        result = _finite(result)
         write_json(self.folder / "result.json", result)
         width = max(map(len, result))
-        print()
-        for key, value in result.items():
-            print(f"  {key:<{width}}  " + (f"{value:.4f}" if isinstance(value, float) else str(value)))
-        for note in notes:
-            print(note)
-        print(f"everything is in {self.folder}")
-
-    def _progress(self):
-        return tqdm(total=self.total, initial=self.step, unit="step", disable=not sys.stderr.isatty(), smoothing=0.05)
-
-    def _keep_log_before(self, step):
-        """Drop the lines that a resumed run will write again."""
-        path = self.folder / "log.jsonl"
-        lines = [line for line in path.read_bytes().splitlines(keepends=True)
-                 if line.endswith(b"\n") and json.loads(line)["step"] < step] if path.exists() else []
-        write_atomically(path, lambda file: file.writelines(lines))
+        table = [f"  {key:<{width}}  " + (f"{value:.4f}" if isinstance(value, float) else str(value))
+                 for key, value in result.items()]
+        self.print("\n".join(["", *table, *notes, f"everything is in {self.folder}"]))
+        self.close()
 
 
-def _new_folder(name):
-    """runs/name, or runs/name-2, -3, ... whichever is not there yet, or empty."""
-    folder, count = Path("runs") / name, 1
-    while folder.exists() and any(folder.iterdir()):
-        count += 1
-        folder = Path("runs") / f"{name}-{count}"
-    return folder
+def fingerprint(data: Any) -> dict[str, str]:
+    """{field: its dtype, shape and SHA-256, or its text} of a dataclass of arrays; {} of None."""
+    if data is None:
+        return {}
+
+    def describe(value):
+        if not isinstance(value, np.ndarray):
+            return str(value)
+        digest = hashlib.sha256(np.ascontiguousarray(value).reshape(-1).view(np.uint8)).hexdigest()
+        return f"{value.dtype} {value.shape} {digest[:32]}"
+
+    return {field.name: describe(getattr(data, field.name)) for field in dataclasses.fields(data)}
 
 
-@contextlib.contextmanager
-def _interrupt_flag():
-    """A list that is empty until Ctrl-C is pressed. A second Ctrl-C interrupts at once."""
-    flag = []
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
+def _changes(before, now, name=str):
+    """What differs in two dicts, as text, "" if nothing does."""
+    return "; ".join(f"{name(key)} was {before.get(key)}, now {value}" for key, value in now.items()
+                     if key not in before or before[key] != value)
 
-    def on_interrupt(number, frame):
-        if flag:
-            raise KeyboardInterrupt
-        flag.append(True)
 
-    before = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _finite(value):
+    """A value for JSON, which has no NaN and no infinity: None stands for them."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if hasattr(value, "item"):                               # NumPy's and CuPy's scalars
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

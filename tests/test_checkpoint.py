@@ -229,9 +229,9 @@ def test_a_checkpoint_of_another_architecture_lists_the_names(path, saved, rng):
     with pytest.raises(CheckpointError) as error:
         restore(load_checkpoint(path)[0], {"model": other}, path)
     text = str(error.value)
-    assert f"{path} does not fit this run's model" in text
-    assert "steps.2.weight: missing" in text and "steps.0.bias: unknown to this model" in text
-    assert "steps.0.weight: shape (3, 4), this model has (3, 5)" in text
+    assert f"{path} does not fit this run" in text
+    assert "model.steps.2.weight: missing" in text and "model.steps.0.bias: unknown to this run" in text
+    assert "model.steps.0.weight: float32 (3, 4), this run has float32 (3, 5)" in text
     for name, array in other.state_dict().items():
         np.testing.assert_array_equal(array, before[name])
 
@@ -239,5 +239,5 @@ def test_a_checkpoint_of_another_architecture_lists_the_names(path, saved, rng):
 def test_a_checkpoint_of_another_optimizer_is_refused(path, rng):
     model = model_of(rng)
     save_checkpoint(path, {"optimizer": SGD(model.named_parameters(), 0.1)}, {})
-    with pytest.raises(CheckpointError, match="does not fit this run's optimizer: Adam: the state has no 'm[.]steps.0.weight'"):
+    with pytest.raises(CheckpointError, match="another model or optimizer:\n +optimizer.m.steps.0.weight: missing"):
         restore(load_checkpoint(path)[0], {"optimizer": Adam(model.named_parameters(), 0.1)}, path)

@@ -1,0 +1,141 @@
+"""A run's folder: a new one or the one asked for, locked, so that one process at a time writes there."""
+
+import contextlib
+import errno
+import os
+import weakref
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:                                          # on Windows
+    fcntl = None                                             # type: ignore[assignment]
+    import msvcrt
+
+BUSY = {errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK}
+
+
+class RunError(RuntimeError):
+    """The run cannot start or go on; the message says why and what to do."""
+
+
+class OwnFolder:
+    """The folder `out`, or without it a new one: runs/name, or runs/name-2, runs/name-3, ... It is locked until close(), at
+    the latest until the process ends. close() removes a folder that was made here and is still empty.
+
+    path     the folder
+    is_held  False on a file system without locks
+
+    Raises RunError if another run writes there, or if it cannot be written.
+    """
+
+    def __init__(self, out: str | None, name: str):
+        self.path, is_new = Path(out) if out else Path("runs") / name, False
+        try:
+            if out:
+                is_new = not self.path.exists()
+                self.path.mkdir(parents=True, exist_ok=True)
+            else:
+                self.path, is_new = _new_folder(self.path), True
+            lock = FolderLock(self.path)
+        except OSError as error:
+            if is_new:
+                _remove_empty(self.path)
+            if isinstance(error, Locked):
+                reason = f"{error.strerror}; wait for it to end, or choose another folder"
+            else:
+                reason = f"cannot write there ({error.strerror}); choose another folder"
+            raise RunError(f"--out {self.path}: {reason}") from error
+        self.is_held = lock.is_held
+        self.close = weakref.finalize(self, _leave, self.path, lock, is_new)
+
+
+def _new_folder(first):
+    """Make `first`, or first-2, first-3, ...: mkdir fails on an existing folder, so no two runs get the same."""
+    first.parent.mkdir(parents=True, exist_ok=True)
+    path, count = first, 1
+    while True:
+        try:
+            path.mkdir()
+            return path
+        except FileExistsError:
+            count += 1
+            path = first.with_name(f"{first.name}-{count}")
+
+
+def _leave(path, lock, is_new):
+    lock.close()
+    if is_new:
+        _remove_empty(path)
+
+
+def _remove_empty(path):
+    with contextlib.suppress(OSError):                       # it is not empty, or not there
+        path.rmdir()
+
+
+class Locked(OSError):
+    """The folder is locked already; the message has the id of the process, where it is known."""
+
+
+class FolderLock:
+    """A lock on an existing folder, held until close() or the end of the process, by a kill too.
+
+    It is the operating system's lock on a file .lock in the folder, which holds the process id; close() removes the file.
+    `is_held` is False on a file system that has no locks.
+
+    Raises Locked, or OSError if the file cannot be written.
+    """
+
+    def __init__(self, folder: Path):
+        self.path = Path(folder) / ".lock"
+        self.is_held = True
+        self._file = -1
+        while self._file < 0:
+            self._file = self._open()
+
+    def _open(self):
+        """The locked file's descriptor, or -1 if its former owner removed it between our open and our lock."""
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        try:
+            self._lock(file)
+            if not self._is_there(file):
+                os.close(file)
+                return -1
+            os.ftruncate(file, 0)
+            os.write(file, str(os.getpid()).encode())
+        except BaseException as error:
+            if not isinstance(error, Locked):
+                self._remove()
+            os.close(file)
+            raise
+        return file
+
+    def _is_there(self, file):
+        try:
+            return os.path.samestat(os.fstat(file), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def _remove(self):
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+
+    def _lock(self, file):
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            else:
+                msvcrt.locking(file, msvcrt.LK_NBLCK, 1)     # type: ignore[attr-defined]
+        except OSError as error:
+            if error.errno in BUSY:
+                pid = os.read(file, 20).decode(errors="replace") if fcntl else ""
+                raise Locked(error.errno, f"another run (pid {pid or 'unknown'}) writes there") from None
+            self.is_held = False
+
+    def close(self) -> None:
+        """Remove the file and release the lock."""
+        if self._file >= 0:
+            self._remove()                                   # while it is locked, so nobody else holds it
+            os.close(self._file)
+            self._file = -1
