@@ -58,7 +58,7 @@ def main():
 
     total = args.epochs * batches.per_epoch
     with threads(args.threads, keep_memory=args.keep_memory):
-        for step in run.steps(total, save_every=batches.per_epoch, rng=rng, data=data, **parts):
+        for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, **parts):
             view1, view2 = two_views(augment, to_float(train[batches[step]], xp), rng)
             views = xp.concatenate([view1, view2])                                   # (2N, 28, 28, 1)
             metrics = {}

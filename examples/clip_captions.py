@@ -70,7 +70,7 @@ def main():
     # Training.
     total = args.epochs * batches.per_epoch
     with threads(args.threads, keep_memory=args.keep_memory):
-        for step in run.steps(total, save_every=batches.per_epoch, rng=rng, data=data, model=model, optimizer=optimizer):
+        for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, model=model, optimizer=optimizer):
             chosen = batches[step]
             images, attributes = dataset.render(data.train_images[chosen], data.train_labels[chosen], rng)
             ids = dataset.tokenize(dataset.caption(attributes, rng))

@@ -61,7 +61,7 @@ def main():
 
     total = args.epochs * batches.per_epoch
     with threads(args.threads, keep_memory=args.keep_memory):
-        for step in run.steps(total, save_every=batches.per_epoch, rng=rng, data=data, **parts):
+        for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, **parts):
             images = to_float(data.train_images[batches[step]], xp)
             views = xp.concatenate(two_views(augment, images, rng))                  # (2N, 28, 28, 1)
             metrics = {"loss": 0.0}                                              # the sum: not finite if one is not

@@ -70,7 +70,7 @@ def main():
     # Training: the mean InfoNCE of all predictions.
     total = args.epochs * batches.per_epoch
     with threads(args.threads or 1, keep_memory=args.keep_memory):             # these products are too small to share
-        for step in run.steps(total, save_every=batches.per_epoch, rng=rng, data=data, model=model, optimizer=optimizer):
+        for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, model=model, optimizer=optimizer):
             x = time_first(data.train[batches[step]], xp)                            # (T, B, C)
             z, c = model(x)                                                          # (T', B, d), (T', B, H)
             losses = [info_nce_from_scores(*model.scores(z, c, k), args.tau) for k in range(1, args.ahead + 1)]

@@ -60,7 +60,7 @@ def main():
     # Training. All of the model is in the checkpoint: queue, its pointer, and both encoders.
     total = args.epochs * batches.per_epoch
     with threads(args.threads, keep_memory=args.keep_memory):
-        for step in run.steps(total, save_every=batches.per_epoch, rng=rng, data=data, model=model, optimizer=optimizer):
+        for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, model=model, optimizer=optimizer):
             images = to_float(data.train_images[batches[step]], xp)                  # (N, 28, 28, 1)
             view1, view2 = two_views(augment, images, rng)
             if args.symmetric:

@@ -50,7 +50,7 @@ def main():
     total = args.epochs * STEPS_PER_EPOCH
     stair = total // len(NATS)
     with threads(args.threads or 1, keep_memory=args.keep_memory):             # these products are too small to share
-        for step in run.steps(total, save_every=stair, rng=rng, critic=critic, optimizer=optimizer):
+        for step in run.steps(total, rng, save_every=stair, critic=critic, optimizer=optimizer):
             nats = NATS[step // stair]
             rho = gaussian_correlation(nats, args.dim)
             x, y = (to_device(side, xp) for side in draw_gaussians(rng, args.batch, args.dim, rho))     # (N, d) both

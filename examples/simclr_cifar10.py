@@ -90,7 +90,7 @@ def main():
     total = args.epochs * batches.per_epoch
     candidates = 1 + args.queue if args.method == "moco" else 2 * args.batch - 1
     with threads(args.threads, keep_memory=args.keep_memory):
-        for step in run.steps(total, save_every=batches.per_epoch, rng=rng, data=data, model=model, optimizer=optimizer):
+        for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, model=model, optimizer=optimizer):
             images = to_float(data.train_images[batches[step]], xp)                  # (N, 32, 32, 3)
             view1, view2 = two_views(augment, images, rng)
             if args.method == "moco":

@@ -147,11 +147,11 @@ class Run:
 
     # ---------------------------------------------------------------- the loop
 
-    def steps(self, total: int, *, save_every: int, rng: Rng, data: Any = None, **parts: HasState) -> Iterator[int]:
+    def steps(self, total: int, rng: Rng, *, save_every: int, data: Any = None, **parts: HasState) -> Iterator[int]:
         """Yield the steps still to do, of `total`. Around them: progress, checkpoints, signals.
 
-        save_every  steps between checkpoints; one is also written at the end, and when a signal asks the run to end
         rng         the numpy Generator that the loop draws from; its state is part of the checkpoint
+        save_every  steps between checkpoints; one is also written at the end, and when a signal asks the run to end
         data        what it trains on, a dataclass of arrays such as ImageData; --resume refuses other data
         parts       all else that the loop changes: objects with state_dict() and load_state_dict()
 
