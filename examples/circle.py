@@ -30,7 +30,7 @@ def both_uniform(z1, z2):
 LOSSES = {
     "alignment only": lambda z1, z2, tau: alignment_loss(z1, z2),
     "uniformity only": lambda z1, z2, tau: both_uniform(z1, z2),
-    "alignment + uniformity": lambda z1, z2, tau: alignment_loss(z1, z2) + both_uniform(z1, z2),
+    "both": lambda z1, z2, tau: alignment_loss(z1, z2) + both_uniform(z1, z2),
     "NT-Xent": nt_xent,
 }
 

@@ -37,11 +37,6 @@ PROMPTS = {
 }
 
 
-def caption_number(attributes):
-    """Which of all combinations, numbered in the order of np.indices, each row of attributes (N, 4) is."""
-    return np.ravel_multi_index(attributes.T, COUNTS)
-
-
 def main():
     parser = options(__doc__, epochs=6, batch=256, lr=3e-3, tau=0.07)
     parser.add_argument("--text", default="transformer", choices=("transformer", "bag"), help="what reads captions")
@@ -72,11 +67,8 @@ def main():
     with threads(args.threads, keep_memory=args.keep_memory):
         for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, model=model, optimizer=optimizer):
             chosen = batches[step]
-            images, attributes = dataset.render(data.train_images[chosen], data.train_labels[chosen], rng)
-            ids = dataset.tokenize(dataset.caption(attributes, rng))
-            same = to_device(same_caption_ids(ids), xp)                              # captions repeat: no negatives
-            image, text = model(to_float(images, xp), to_device(ids, xp))            # (N, dim) both
-            loss = clip_loss(image, text, model.logit_scale, caption_ids=same)
+            loss, image, text = caption_loss(model, dataset, data.train_images[chosen], data.train_labels[chosen],
+                                             rng, xp)
 
             optimizer.zero_grad()
             loss.backward()
@@ -92,21 +84,15 @@ def main():
         # Zero-shot: test images, in combinations that training did not have.
         run.print("evaluating: unseen combinations of attributes, and retrieval")
         rng = np.random.default_rng([args.seed, 1])
-
-        def embed(captions):
-            return encode(model.text, dataset.tokenize(captions), xp, prepare=to_device)
-
         images, attributes = dataset.render(data.test_images, data.test_labels, rng, held_out=True)
-        unseen, metrics = encode(model.image, images, xp), {}
-        for column, (attribute, kinds) in enumerate(PROMPTS.items()):
-            for kind, templates in kinds.items():
-                classes = class_embeddings(embed, NAMES[attribute], templates)
-                metrics[f"{attribute}_{kind}"] = zero_shot_accuracy(unseen, classes, attributes[:, column])
+        unseen = encode(model.image, images, xp)
+        metrics = {f"{attribute}_{kind}": accuracy for (attribute, kind), accuracy in
+                   zero_shot(model, dataset, unseen, attributes, PROMPTS, xp).items()}
 
         # The best of the captions of all combinations, each named in full.
         combinations = np.indices(COUNTS).reshape(4, -1).T                           # (800, 4)
         captions = dataset.caption(combinations, rng, named=dict.fromkeys(NAMES, 1.0))
-        text = embed(captions)
+        text = embed_captions(model, dataset, captions, xp)
         metrics["caption"] = zero_shot_accuracy(unseen, text, caption_number(attributes))
 
         # Retrieval among 1000 test images in any combination, and the captions of those that occur.
@@ -135,6 +121,38 @@ def draw_curves(path, log, chance):
                     "title": "loss", "xlabel": "step", "ylabel": "nats", "ylim": (0, None)},
                    {"lines": [("1/tau", steps, [line["scale"] for line in log], {"color": viz.RED})],
                     "title": "scale of the logits, learned", "xlabel": "step", "ylim": (0, None)})
+
+
+def caption_loss(model, dataset, digits, labels, rng, xp):
+    """CLIP's loss of digits (N, 28, 28, 1), each in a new picture with a new caption; and both embeddings (N, dim)."""
+    images, attributes = dataset.render(digits, labels, rng)
+    ids = dataset.tokenize(dataset.caption(attributes, rng))
+    same = to_device(same_caption_ids(ids), xp)                                      # captions repeat: no negatives
+    image, text = model(to_float(images, xp), to_device(ids, xp))
+    return clip_loss(image, text, model.logit_scale, caption_ids=same), image, text
+
+
+def embed_captions(model, dataset, captions, xp):
+    """The text embeddings (N, dim) of N captions, as an array."""
+    return encode(model.text, dataset.tokenize(captions), xp, prepare=to_device)
+
+
+def zero_shot(model, dataset, images, attributes, prompts, xp):
+    """{(attribute, kind of prompt): accuracy} of image embeddings (N, dim) whose attributes are known.
+
+    prompts  {attribute: {kind: templates with {} for the value's name}}
+    """
+    def embed(captions):
+        return embed_captions(model, dataset, captions, xp)
+
+    return {(attribute, kind): zero_shot_accuracy(images, class_embeddings(embed, NAMES[attribute], templates),
+                                                  attributes[:, list(NAMES).index(attribute)])
+            for attribute, kinds in prompts.items() for kind, templates in kinds.items()}
+
+
+def caption_number(attributes):
+    """Which of all combinations, numbered in the order of np.indices, each row of attributes (N, 4) is."""
+    return np.ravel_multi_index(attributes.T, COUNTS)
 
 
 if __name__ == "__main__":

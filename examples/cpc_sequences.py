@@ -62,18 +62,14 @@ def main():
     batches = Batches(N, args.batch, seed=args.seed)
 
     # Encoder, context, and a linear prediction for each step ahead.
-    encoder = WindowEncoder(C, window, features=args.dim, rng=rng)
-    context = GRU(args.dim, args.hidden, rng=rng) if args.context == "gru" else None
-    model = CPC(encoder, context, args.ahead, rng=rng).to(xp)
+    model = build(C, window, args.ahead, dim=args.dim, context=args.context, hidden=args.hidden, rng=rng).to(xp)
     optimizer = AdamW(model.named_parameters(), args.lr)
 
     # Training: the mean InfoNCE of all predictions.
     total = args.epochs * batches.per_epoch
     with threads(args.threads or 1, keep_memory=args.keep_memory):             # these products are too small to share
         for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, model=model, optimizer=optimizer):
-            x = time_first(data.train[batches[step]], xp)                            # (T, B, C)
-            z, c = model(x)                                                          # (T', B, d), (T', B, H)
-            losses = [info_nce_from_scores(*model.scores(z, c, k), args.tau) for k in range(1, args.ahead + 1)]
+            losses = prediction_losses(model, data.train[batches[step]], xp, args.tau)
             loss = sum(losses) * (1 / args.ahead)
 
             optimizer.zero_grad()
@@ -87,9 +83,9 @@ def main():
 
         # Judgement on test sequences: the choice at each k, and what the last c knows of the class, if there is one.
         run.print("picking the future of test sequences")
-        metrics = predict(model, data.test, args, xp)
+        metrics = predict(model, data.test, args.batch, xp, args.tau)
         if data.test_states is not None:
-            metrics |= see_states(rotation, data.test_states, window, args)
+            metrics |= predict_from_states(rotation, data.test_states, window, args.ahead, args.batch)
         classes = {} if data.train_labels is None else {"probe_c": linear_probe(
             last_context(model, data.train, xp), data.train_labels,
             last_context(model, data.test, xp), data.test_labels)}
@@ -103,33 +99,49 @@ def main():
                [f"{name}_k: {NOTES[name]}" for name in metrics])
 
 
-def predict(model, sequences, args, xp):
+def build(channels, window, ahead, *, dim=32, context="gru", hidden=128, rng):
+    """CPC whose context is a GRU with `hidden` units, or, for "none", the last window alone."""
+    encoder = WindowEncoder(channels, window, features=dim, rng=rng)
+    context = GRU(dim, hidden, rng=rng) if context == "gru" else None
+    return CPC(encoder, context, ahead, rng=rng)
+
+
+def choices(model, sequences, xp):
+    """Of sequences (B, T, C): at each k = 1, 2, ..., the scores of the B candidates and which of them is the true one."""
+    z, c = model(time_first(sequences, xp))                                          # (T', B, d), (T', B, H)
+    return [model.scores(z, c, k) for k in range(1, len(model.predictors) + 1)]
+
+
+def prediction_losses(model, sequences, xp, tau=1.0):
+    """InfoNCE of the prediction at each k = 1, 2, ..."""
+    return [info_nce_from_scores(scores, ids, tau) for scores, ids in choices(model, sequences, xp)]
+
+
+def predict(model, sequences, batch, xp, tau=1.0):
     """{"accuracy", "bound": values at k = 1, 2, ...}, over test sequences in batches of the training's size."""
-    judged = []
+    values = []
     with no_grad():
-        for lo in range(0, len(sequences) - args.batch + 1, args.batch):
-            z, c = model(time_first(sequences[lo:lo + args.batch], xp))
-            choices = [model.scores(z, c, k) for k in range(1, args.ahead + 1)]
-            judged.append([(float(choice_accuracy(scores.data, ids)),
-                            infonce_bound(info_nce_from_scores(scores, ids, args.tau).item(), args.batch).nats)
-                           for scores, ids in choices])
-    accuracy, bound = np.mean(judged, axis=0).T.tolist()
+        for lo in range(0, len(sequences) - batch + 1, batch):
+            values.append([(float(choice_accuracy(scores.data, ids)),
+                            infonce_bound(info_nce_from_scores(scores, ids, tau).item(), batch).nats)
+                           for scores, ids in choices(model, sequences[lo:lo + batch], xp)])
+    accuracy, bound = np.mean(values, axis=0).T.tolist()
     return {"accuracy": accuracy, "bound": bound}
 
 
-def see_states(rotation, states, window, args):
+def predict_from_states(rotation, states, window, ahead, batch):
     """{"oracle", "information": values at k = 1, 2, ...}: the optimal critic's accuracy between the last hidden state
     of window t and the first of window t + k, and the nats that they share. States are a Markov chain: no past tells
     more of that future."""
     accuracy, information, last = [], [], range(window - 1, rotation.length, window)
-    batches = [states[lo:lo + args.batch] for lo in range(0, len(states) - args.batch + 1, args.batch)]
-    for k in range(1, args.ahead + 1):
+    batches = [states[lo:lo + batch] for lo in range(0, len(states) - batch + 1, batch)]
+    for k in range(1, ahead + 1):
         gap = (k - 1) * window + 1                           # steps from one state to the other
         rho = rotation.decay**gap
         information.append(gaussian_information(rho, 2 * rotation.planes))
-        choices = [log_density_ratio(rotation.turned(s[:, t], gap), s[:, t + gap], rho)
-                   for s in batches for t in last if t + gap < rotation.length]
-        accuracy.append(float(np.mean([choice_accuracy(scores, np.arange(args.batch)) for scores in choices])))
+        scores = [log_density_ratio(rotation.turned(s[:, t], gap), s[:, t + gap], rho)
+                  for s in batches for t in last if t + gap < rotation.length]
+        accuracy.append(float(np.mean([choice_accuracy(one, np.arange(batch)) for one in scores])))
     return {"oracle": accuracy, "information": information}
 
 

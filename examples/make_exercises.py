@@ -229,6 +229,7 @@ def main(arguments=None):
     print(f"{len(chosen)} of {len(EXERCISES)} exercises in {options.out}; there:")
     for exercise in chosen:
         print(f"  {exercise.name:18}{exercise.minutes:3} min  {command(exercise)}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from minicl.backend import peak_memory_mib, threads, to_device
 from minicl.contrastive import info_nce_from_scores
 from minicl.evaluate import (draw_gaussians, gaussian_correlation, infonce_bound, log_density_ratio, optimal_bound,
                              pairs_bound, symbol_estimates)
-from minicl.nn import Linear, Sequential
+from minicl.nn import Linear, Module, Sequential
 from minicl.nn.layers import RELU_GAIN
 from minicl.optim import Adam
 from minicl.options import at_least, options
@@ -41,9 +41,7 @@ def main():
     rng = np.random.default_rng(args.seed)
     positive_ids = xp.arange(args.batch)                                             # x_i belongs to y_i
 
-    # A separable critic: two networks, and the score of a pair is the dot product of what they make of it.
-    x_network, y_network = network(args.dim, rng).to(xp), network(args.dim, rng).to(xp)
-    critic = Sequential(x_network, y_network)
+    critic = Critic(args.dim, rng).to(xp)
     optimizer = Adam(critic.named_parameters(), args.lr)
 
     # Training: the critic follows as the information rises.
@@ -54,8 +52,7 @@ def main():
             nats = NATS[step // stair]
             rho = gaussian_correlation(nats, args.dim)
             x, y = (to_device(side, xp) for side in draw_gaussians(rng, args.batch, args.dim, rho))     # (N, d) both
-            scores = x_network(x) @ y_network(y).T                                         # (N, N)
-            loss = info_nce_from_scores(scores, positive_ids, args.tau)
+            loss = info_nce_from_scores(critic(x, y), positive_ids, args.tau)
 
             optimizer.zero_grad()
             loss.backward()
@@ -85,6 +82,17 @@ def main():
                 "optimal_K_I: the best critic's, with K candidates",
                 "symbol_...: N = 8 images, each one of 2 symbols, which both views show; NT-Xent's log(2N-1) - loss is "
                 "above the information, so it is no bound"])
+
+
+class Critic(Module):
+    """x, y (N, d) -> the scores (N, N) of all pairs: the dot products of what two networks make of x and of y."""
+
+    def __init__(self, d, rng):
+        self.x_network = network(d, rng)
+        self.y_network = network(d, rng)
+
+    def forward(self, x, y):
+        return self.x_network(x) @ self.y_network(y).T
 
 
 def network(inputs, rng):

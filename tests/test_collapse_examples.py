@@ -13,7 +13,7 @@ from minicl.run import Run
 
 SMALL = ("--data", "digits", "--batch", 20, "--epochs", 2, "--log-every", 1)
 STEPS = 10
-EXPECTED = {"circle": ["random weights", "alignment only", "uniformity only", "alignment + uniformity", "NT-Xent"],
+EXPECTED = {"circle": ["random weights", "alignment only", "uniformity only", "both", "NT-Xent"],
             "collapse": ["positives only", "BYOL", "SimSiam", "NT-Xent"]}
 each_example = pytest.mark.parametrize("name", EXPECTED)
 

@@ -76,7 +76,7 @@ def finds_other_view(model):
     return float((near == np.arange(len(z1))).mean())
 
 
-def compare(name, *, correct, wrong, curve, x="step", lines={}, log=False):
+def compare(name, *, correct, wrong, curve, x="step", lines=None, log=False):
     """Print a table of two runs, draw their curves where matplotlib is, and return {"correct": ..., "wrong": ...}.
 
     correct, wrong  {what: number or list of numbers}; of a list the table shows the first and the last
@@ -111,7 +111,7 @@ def _draw(path, runs, curve, x, lines, log):
         gone = [k for k, value in enumerate(run[curve]) if not math.isfinite(value)]
         if gone:
             axes.axvline(along[gone[0]], color=colour, linewidth=1, linestyle=":", label=f"{label}: NaN from here on")
-    for label, height in lines.items():
+    for label, height in (lines or {}).items():
         axes.axhline(height, color=viz.GREY, linewidth=1, linestyle="-.", label=label)
     axes.set(xlabel=x, ylabel=curve, yscale="log" if log else "linear")
     axes.legend(fontsize=8, frameon=False)

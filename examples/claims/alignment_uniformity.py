@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from circle import LOSSES
 from minicl.backend import to_device, to_host
-from minicl.contrastive import alignment_loss, l2_normalize, nt_xent, uniformity_loss
+from minicl.contrastive import l2_normalize, nt_xent
 from minicl.data import mnist_views, two_views
 from minicl.evaluate import alignment, encode, to_float, uniformity, uniformity_floor
 from minicl.methods import SimCLR
@@ -32,12 +33,6 @@ In the picture's circles a colour is a digit, and the points are blurred so as t
          "how does it move with tau?",
     published={"floor, d = 2": "-1.575", "floor, d = 3": "-2.080", "floor, d = 128": "-3.9375", "collapsed": "0"})
 
-LOSSES = {
-    "alignment only": lambda z1, z2, tau: alignment_loss(z1, z2),
-    "uniformity only": lambda z1, z2, tau: (uniformity_loss(z1) + uniformity_loss(z2)) / 2,
-    "both": lambda z1, z2, tau: alignment_loss(z1, z2) + (uniformity_loss(z1) + uniformity_loss(z2)) / 2,
-    "NT-Xent": nt_xent,
-}
 RUNS = [(name, loss, 2) for name, loss in LOSSES.items()] + [("NT-Xent in 128 dimensions", nt_xent, 128)]
 COLOURS = dict(zip([name for name, *_ in RUNS], (GREY, ORANGE, GREEN, BLUE, PURPLE)))
 

@@ -5,8 +5,9 @@ With batch norm everywhere, in the heads only, and nowhere: does it hold off col
 
 import numpy as np
 
+from circle import LOSSES
 from minicl import ops
-from minicl.contrastive import alignment_loss, l2_normalize, nt_xent, uniformity_loss
+from minicl.contrastive import l2_normalize
 from minicl.evaluate import effective_rank, embedding_std, encode, frozen_accuracies, linear_probe
 from minicl.methods import BYOL, SimCLR, SimSiam
 from minicl.nn import Sequential, projection_head
@@ -43,10 +44,6 @@ images as they are.""",
          "predictor out of SimSiam: is its stop-gradient alone enough?")
 
 
-def uniform(z1, z2):
-    return 0.5 * (uniformity_loss(z1) + uniformity_loss(z2))
-
-
 def without_negatives(model, view1, view2, xp):
     views = xp.concatenate([view1, view2])
     _, z = model(views)
@@ -54,10 +51,8 @@ def without_negatives(model, view1, view2, xp):
 
 
 OBJECTIVES = {
-    "positives only": contrastive(loss=lambda z1, z2, tau: alignment_loss(z1, z2)),
-    "uniformity only": contrastive(loss=lambda z1, z2, tau: uniform(z1, z2)),
-    "both": contrastive(loss=lambda z1, z2, tau: alignment_loss(z1, z2) + uniform(z1, z2)),
-    "NT-Xent": contrastive(tau=0.2, loss=nt_xent),
+    "positives only": contrastive(loss=LOSSES["alignment only"]),
+    **{name: contrastive(tau=0.2, loss=LOSSES[name]) for name in ("uniformity only", "both", "NT-Xent")},
     "BYOL": without_negatives,
     "SimSiam": without_negatives,
 }

@@ -8,17 +8,15 @@ import math
 
 import numpy as np
 
-from minicl import ops
 from minicl.backend import threads, to_device, to_host
 from minicl.contrastive import info_nce_from_scores
 from minicl.evaluate import draw_gaussians, gaussian_correlation, infonce_bound, optimal_bound
-from minicl.nn import Linear, Sequential
-from minicl.nn.layers import RELU_GAIN
 from minicl.optim import Adam
+from mutual_information import CANDIDATES, NATS, Critic
 from .laboratory import IN_SHAPE, NOT_REPRODUCED, REPRODUCED, Claim, mean_spread
 from .slides import BLUE, GREEN, GREY, INK, ORANGE, heading, note, slide
 
-NATS, CANDIDATES, DIM = (2, 4, 6, 8, 10), (16, 64, 256), 20
+DIM = 20
 
 CLAIM = Claim(
     number=1, name="infonce_bound",
@@ -98,18 +96,15 @@ def measure(setting):
 
 def learn(setting, rng, *, steps, lr, K=64):
     """log K - L of every step of a critic that learns while the information rises, `steps` a stair: (5 steps,)."""
-    def network():
-        return Sequential(Linear(DIM, 256, rng=rng, gain=RELU_GAIN), ops.relu,
-                          Linear(256, 256, rng=rng, gain=RELU_GAIN), ops.relu, Linear(256, 32, rng=rng)).to(xp)
-
     xp = setting.xp
-    x_network, y_network = network(), network()
-    optimizer = Adam(Sequential(x_network, y_network).named_parameters(), lr)
-    losses, positive_ids = xp.zeros(steps * len(NATS)), xp.arange(K)                     # x_i belongs to y_i
+    critic = Critic(DIM, rng).to(xp)
+    optimizer = Adam(critic.named_parameters(), lr)
+    losses = xp.zeros(steps * len(NATS))
+    positive_ids = xp.arange(K)                                                          # x_i belongs to y_i
     for step in range(len(losses)):
         rho = gaussian_correlation(NATS[step // steps], DIM)
         x, y = (to_device(side, xp) for side in draw_gaussians(rng, K, DIM, rho))
-        loss = info_nce_from_scores(x_network(x) @ y_network(y).T, positive_ids)
+        loss = info_nce_from_scores(critic(x, y), positive_ids)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -2,18 +2,14 @@
 
 import numpy as np
 
-from minicl.autograd import no_grad
+from cpc_sequences import build, predict, predict_from_states, prediction_losses
 from minicl.backend import threads
-from minicl.contrastive import choice_accuracy, info_nce_from_scores
-from minicl.data import Batches, Rotation, generate_rotations, time_first
-from minicl.evaluate import gaussian_information, infonce_bound, log_density_ratio
-from minicl.methods import CPC, WindowEncoder
-from minicl.nn import GRU
-from minicl.optim import AdamW, warmup_cosine
+from minicl.data import Rotation, generate_rotations
 from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread
 from .slides import BLUE, GREY, ORANGE, chance, heading, line, note, percent, slide
+from .training import descend
 
-WINDOW, DIM = 4, 32
+WINDOW = 4
 
 CLAIM = Claim(
     number=16, name="prediction",
@@ -38,62 +34,32 @@ end of one window to the start of the other, and no critic picks more often than
 
 def measure(setting):
     sequences = setting.pick((1000, 256), (8000, 1024), (64_000, 4096))
-    batch, ahead, steps = setting.pick(32, 64, 256), setting.pick(4, 6, 6), setting.pick(90, 600, 4000)
+    batch = setting.pick(32, 64, 256)
+    ahead = setting.pick(4, 6, 6)
+    steps = setting.pick(90, 600, 4000)
     rotation = setting.pick(Rotation(noise=0.25), Rotation(), Rotation())    # learned sooner with little noise
     data, metrics = generate_rotations(rotation, *sequences, seed=setting.seed), {"chance": 1 / batch}
     with threads(1):                                         # these products are too small to share
         for name in ("CPC", "without a memory, c = z", "untrained"):
-            model = learn(data.train, batch, ahead, 0 if name == "untrained" else steps, setting,
-                          memory="without" not in name)
-            metrics[name], metrics[f"{name}: nats"] = judge_choices(model, data.test, batch, ahead, setting.xp)
+            model = build(data.train.shape[2], WINDOW, ahead, context="none" if "without" in name else "gru",
+                          rng=np.random.default_rng(setting.seed)).to(setting.xp)
+            if name != "untrained":
+                learn(model, data.train, setting, steps=steps, batch=batch)
+            metrics[name], metrics[f"{name}: nats"] = predict(model, data.test, batch, setting.xp).values()
             setting.print(f"    {name}: " + ", ".join(f"{value:.3f}" for value in metrics[name]))
-        best = best_choices(rotation, data.test_states, batch, ahead)
-        metrics["hidden states"], metrics["hidden states: nats"] = best
+        best = predict_from_states(rotation, data.test_states, WINDOW, ahead, batch)
+        metrics["hidden states"], metrics["hidden states: nats"] = best.values()
     return metrics
 
 
-def learn(train, batch, ahead, steps, setting, *, memory):
-    """A CPC model after so many steps on sequences (N, T, C)."""
-    rng, xp = np.random.default_rng(setting.seed), setting.xp
-    encoder = WindowEncoder(train.shape[2], WINDOW, features=DIM, rng=rng)
-    context = GRU(DIM, 128, rng=rng) if memory else None
-    model = CPC(encoder, context, ahead, rng=rng).to(xp)
-    optimizer, batches = AdamW(model.named_parameters(), 3e-3), Batches(len(train), batch, seed=setting.seed)
-    for step in range(steps):
-        z, c = model(time_first(train[batches[step]], xp))                   # (T', B, d), (T', B, H)
-        loss = sum(info_nce_from_scores(*model.scores(z, c, k)) for k in range(1, ahead + 1)) * (1 / ahead)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step(warmup_cosine(step, total=steps, peak=3e-3, warmup=steps // 10))
-    return model
+def learn(model, train, setting, *, steps, batch):
+    """Train CPC on sequences (N, T, C) by the mean InfoNCE of its predictions."""
+    def objective(chosen):
+        losses = prediction_losses(model, train[chosen], setting.xp)
+        return sum(losses) * (1 / len(losses)), None
 
-
-def judge_choices(model, sequences, batch, ahead, xp):
-    """At k = 1 ... ahead, on test sequences in batches: how often the true future is picked, and log B - L."""
-    judged = []
-    with no_grad():
-        for lo in range(0, len(sequences) - batch + 1, batch):
-            z, c = model(time_first(sequences[lo:lo + batch], xp))
-            choices = [model.scores(z, c, k) for k in range(1, ahead + 1)]
-            judged.append([(float(choice_accuracy(scores.data, ids)),
-                            infonce_bound(info_nce_from_scores(scores, ids).item(), batch).nats)
-                           for scores, ids in choices])
-    return np.mean(judged, axis=0).T
-
-
-def best_choices(rotation, states, batch, ahead):
-    """The same of the best critic, which sees the last hidden state of window t and the first of window t + k; and
-    the nats that these two share."""
-    accuracy, nats = [], []
-    for k in range(1, ahead + 1):
-        gap = (k - 1) * WINDOW + 1                                           # steps from one state to the other
-        rho = rotation.decay**gap
-        times = range(WINDOW - 1, rotation.length - gap, WINDOW)
-        choices = [log_density_ratio(rotation.turned(s[:, t], gap), s[:, t + gap], rho) for t in times
-                   for s in np.split(states[:len(states) // batch * batch], len(states) // batch)]
-        accuracy.append(np.mean([choice_accuracy(scores, np.arange(batch)) for scores in choices]))
-        nats.append(gaussian_information(rho, 2 * rotation.planes))
-    return accuracy, nats
+    for _ in descend(model, objective, len(train), setting, steps=steps, batch=batch, lr=3e-3):
+        pass
 
 
 def judge(metrics):

@@ -54,31 +54,43 @@ def contrastive(tau=0.2, loss=nt_xent):
     return objective
 
 
-def train(model, objective, images, setting, *, steps, batch=256, lr=5e-3, weight_decay=1e-4,
-          views=partial(two_views, mnist_views()), watch=None, points=40):
-    """Train a model without labels on uint8 images (n, H, W, C) -> the curve {"step", "loss", ...: a list each}.
+def descend(model, objective, n, setting, *, steps, batch, lr, weight_decay=0.0):
+    """AdamW with a warm-up and a cosine decay of the rate; yields (step, loss, z) after each step.
 
-    objective(model, view1, view2, xp)  -> (loss, a Tensor (); z, an array for watch). A model with update() (MoCo,
-                                        BYOL) has it called after each step
-    views(images, rng)                  -> view1, view2 of float images (N, H, W, C); default: those of digits
-    watch(z)                            -> {name: number} for the curve; points: how many of them, evenly spaced
-    Order, views and weights follow from setting.seed. Raises FloatingPointError if the loss is no longer finite.
+    objective(chosen)  -> (loss, a Tensor (); z, whatever the caller wants to see) of the examples with ids chosen
+                       (batch,), of n
+    A model with update() (MoCo, BYOL) has it called after each step. The order follows from setting.seed.
     """
-    xp, rng = setting.xp, np.random.default_rng([setting.seed, 1])
-    batches = Batches(len(images), batch, seed=setting.seed)
+    batches = Batches(n, batch, seed=setting.seed)
     optimizer = AdamW(model.named_parameters(), lr, weight_decay=weight_decay)
-    logged = set(np.linspace(0, steps - 1, min(points, steps)).round().astype(int).tolist())
-    curve = {}
     for step in range(steps):
-        view1, view2 = views(to_float(images[batches[step]], xp), rng)
-        loss, z = objective(model, view1, view2, xp)
-
+        loss, z = objective(batches[step])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step(warmup_cosine(step, total=steps, peak=lr, warmup=steps // 10))
         if hasattr(model, "update"):
             model.update()
+        yield step, loss, z
 
+
+def train(model, objective, images, setting, *, steps, batch=256, lr=5e-3, weight_decay=1e-4,
+          views=partial(two_views, mnist_views()), watch=None, points=40):
+    """Train a model without labels on uint8 images (n, H, W, C) -> the curve {"step", "loss", ...: a list each}.
+
+    objective(model, view1, view2, xp)  -> (loss, a Tensor (); z, an array for watch)
+    views(images, rng)                  -> view1, view2 of float images (N, H, W, C); default: those of digits
+    watch(z)                            -> {name: number} for the curve; points: how many of them, evenly spaced
+    Order, views and weights follow from setting.seed. Raises FloatingPointError if the loss is no longer finite.
+    """
+    xp, rng = setting.xp, np.random.default_rng([setting.seed, 1])
+    logged = set(np.linspace(0, steps - 1, min(points, steps)).round().astype(int).tolist())
+    curve = {}
+
+    def on_views(chosen):
+        return objective(model, *views(to_float(images[chosen], xp), rng), xp)
+
+    for step, loss, z in descend(model, on_views, len(images), setting, steps=steps, batch=batch, lr=lr,
+                                 weight_decay=weight_decay):
         if step in logged:
             metrics = {"step": step, "loss": loss.item(), **(watch(z) if watch else {})}
             if not np.isfinite(metrics["loss"]):

@@ -4,16 +4,14 @@ import math
 
 import numpy as np
 
-from minicl.backend import to_device
-from minicl.contrastive import clip_loss
-from minicl.data import Batches, same_caption_ids
-from minicl.data.captions import COUNTS, LENGTH, NAMES, OPENERS, CaptionedDigits
-from minicl.evaluate import class_embeddings, encode, retrieval_recall, to_float, zero_shot_accuracy
+from clip_captions import caption_loss, caption_number, embed_captions, zero_shot
+from minicl.data.captions import LENGTH, NAMES, OPENERS, CaptionedDigits
+from minicl.evaluate import encode, retrieval_recall
 from minicl.methods import CLIP
 from minicl.nn import ConvNet, Transformer
-from minicl.optim import AdamW, warmup_cosine
 from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread
 from .slides import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, bar, chance, heading, slide
+from .training import descend
 
 CLAIM = Claim(
     number=15, name="zero_shot",
@@ -58,59 +56,47 @@ def prompts(attribute):
 
 def measure(setting):
     data = setting.images(setting.pick(1000, 20_000, 60_000), setting.pick(1000, 5000, 10_000))
-    model, dataset, scale = train(data, setting)
-    metrics = {"scale": scale, **examine(model, dataset, data, setting), "logit scale at first": math.log(scale[0])}
+    dataset = CaptionedDigits()
+    model, scale = learn(dataset, data, setting)
+    metrics = {"scale": scale, **evaluate(model, dataset, data, setting), "logit scale at first": math.log(scale[0])}
     model.logit_scale.data[...] = 10
     model.clamp_logit_scale()
     return metrics | {"exp(logit scale), at most": math.exp(model.logit_scale.item())}
 
 
-def train(data, setting, *, lr=3e-3):
-    """A CLIP that has seen no held-out combination, its dataset, and exp(logit scale) before each of 50 steps."""
-    xp, rng = setting.xp, np.random.default_rng(setting.seed)
-    batch, steps = setting.pick(128, 256, 256), setting.pick(100, 1000, 4000)
-    dataset, batches = CaptionedDigits(), Batches(len(data.train_images), batch, seed=setting.seed)
+def learn(dataset, data, setting):
+    """A CLIP that has seen no held-out combination, and exp(logit scale) before each of 50 steps."""
+    steps = setting.pick(100, 1000, 4000)
+    rng = np.random.default_rng(setting.seed)
     encoder = ConvNet((32, 32, 3), setting.pick((16, 32, 32), (16, 32, 64, 64), (32, 64, 128, 128)),
                       strides=setting.pick((2, 2, 2), (2, 2, 2, 1), (2, 2, 2, 1)), rng=rng)
-    model = CLIP(encoder, Transformer(1 + len(dataset.vocabulary), LENGTH, depth=1, rng=rng), rng=rng).to(xp)
-    optimizer, scale = AdamW(model.named_parameters(), lr, weight_decay=0.05), []
-    for step in range(steps):
-        chosen = batches[step]
-        images, attributes = dataset.render(data.train_images[chosen], data.train_labels[chosen], rng)
-        ids = dataset.tokenize(dataset.caption(attributes, rng))
-        same = to_device(same_caption_ids(ids), xp)
-        image, text = model(to_float(images, xp), to_device(ids, xp))
-        loss = clip_loss(image, text, model.logit_scale, caption_ids=same)
-        if step % (steps // 50) == 0:
-            scale.append(math.exp(model.logit_scale.item()))
+    text = Transformer(1 + len(dataset.vocabulary), LENGTH, depth=1, rng=rng)
+    model = CLIP(encoder, text, rng=rng).to(setting.xp)
+    scales = []
 
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step(warmup_cosine(step, total=steps, peak=lr, warmup=steps // 10))
+    def objective(chosen):
+        scales.append(math.exp(model.logit_scale.item()))
+        return caption_loss(model, dataset, data.train_images[chosen], data.train_labels[chosen], rng, setting.xp)[:2]
+
+    for _ in descend(model, objective, len(data.train_images), setting, steps=steps, batch=setting.pick(128, 256, 256),
+                     lr=3e-3, weight_decay=0.05):
         model.clamp_logit_scale()
-    return model, dataset, scale
+    return model, scales[::steps // 50]
 
 
-def examine(model, dataset, data, setting):
+def evaluate(model, dataset, data, setting):
     """Zero-shot accuracies on combinations that training did not have, and retrieval among 1000 images of any."""
-    xp, rng = setting.xp, np.random.default_rng([setting.seed, 1])
-
-    def embed(captions):
-        return encode(model.text, dataset.tokenize(captions), xp, prepare=to_device)
-
-    def number(attributes):
-        return np.ravel_multi_index(attributes.T, COUNTS)                    # of the 800 combinations
-
+    xp = setting.xp
+    rng = np.random.default_rng([setting.seed, 1])
     images, attributes = dataset.render(data.test_images, data.test_labels, rng, held_out=True)
-    unseen = encode(model.image, images, xp)
-    accuracies = {f"{attribute}, {kind}": zero_shot_accuracy(
-                      unseen, class_embeddings(embed, NAMES[attribute], templates), attributes[:, column])
-                  for column, attribute in enumerate(NOUNS) for kind, templates in prompts(attribute).items()}
+    accuracies = zero_shot(model, dataset, encode(model.image, images, xp), attributes,
+                           {attribute: prompts(attribute) for attribute in NOUNS}, xp)
     images, attributes = dataset.render(data.test_images[:1000], data.test_labels[:1000], rng, held_out=None)
-    _, first, caption_ids = np.unique(number(attributes), return_index=True, return_inverse=True)
-    text = embed(dataset.caption(attributes[first], rng, named=dict.fromkeys(NAMES, 1.0)))
-    recalls = retrieval_recall(encode(model.image, images, xp), text, caption_ids, ks=(1, 5))
-    return accuracies | recalls
+    _, first, caption_ids = np.unique(caption_number(attributes), return_index=True, return_inverse=True)
+    captions = dataset.caption(attributes[first], rng, named=dict.fromkeys(NAMES, 1.0))
+    recalls = retrieval_recall(encode(model.image, images, xp), embed_captions(model, dataset, captions, xp),
+                               caption_ids, ks=(1, 5))
+    return {", ".join(key): value for key, value in accuracies.items()} | recalls
 
 
 def accuracy(metrics, kind):
