@@ -135,8 +135,8 @@ def html():
             "floor": uniformity_floor(2), "evenUniformity": dict(zip(range(2, 9), even)), "cases": cases(rng)}
     template = (PARTS / "page.html").read_text(encoding="utf-8")
     fill = {name: (PARTS / name).read_text(encoding="utf-8") for name in ("page.css", "numbers.js", "page.js")}
-    fill |= {"infonce": _escape(formulas("infonce")), "sphere": _escape(formulas("sphere")),
-             "data": json.dumps(rounded(data), separators=(",", ":"))}
+    fill |= {page: _escape(formulas(page)) for page in ("info_nce", "nt_xent", "alignment_uniformity")}
+    fill |= {"data": json.dumps(rounded(data), separators=(",", ":"))}
     return re.sub(r"\{\{([\w.]+)\}\}", lambda name: fill[name[1]].rstrip(), template)
 
 

@@ -1,6 +1,6 @@
 """The gradient of a contrastive loss as push and pull: what one anchor is told by each of its candidates.
 
-By (2) of contrastive/infonce.py the gradient of the anchor's loss with respect to its cosines s_ij is
+As in contrastive/nt_xent.py, the gradient of the anchor's loss with respect to its cosines s_ij is
 
     dl_i/ds_ij = p_ij / tau  for a negative,   dl_i/ds_i+ = -(1 - p_i+) / tau  for the positive
 

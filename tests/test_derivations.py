@@ -26,18 +26,22 @@ CASES = [
     ("cosine", contrastive.cosine_similarity, (normal(4, 3), normal(2, 3)), {}, dict(N=4, M=2, d=3)),
     ("softmax", contrastive.log_softmax, (normal(3, 4), TAU), {}, dict(N=3, K=4)),
     ("softmax", contrastive.softmax, (normal(3, 4), TAU), {}, dict(N=3, K=4)),
-    ("infonce", contrastive.info_nce, (normal(4, 3), normal(4, 3) + 0.5, normal(6, 3), 0.3), {}, dict(N=4, M=6, d=3)),
-    ("infonce", contrastive.nt_xent, (normal(4, 3), normal(4, 3) + 0.5, 0.3), {}, dict(N=4, d=3)),
-    ("sphere", contrastive.alignment_loss, (normal(4, 3), normal(4, 3) + 0.5), {}, dict(N=4, d=3)),
-    ("sphere", contrastive.alignment_loss, (normal(4, 3), normal(4, 3) + 0.5), {"alpha": 1}, dict(N=4, d=3)),
-    ("sphere", contrastive.uniformity_loss, (normal(4, 3),), {"t": 1.5}, dict(N=4, d=3)),
-    ("variants", contrastive.sup_con, (normal(6, 3), 0.3), {"labels": np.array([0, 1, 0, 2, 1, 0])}, dict(V=6, d=3)),
-    ("variants", contrastive.dcl, (normal(4, 3), normal(4, 3) + 0.5, 0.3), {}, dict(N=4, d=3)),
-    ("variants", contrastive.siglip, (normal(4, 3), normal(4, 3) + 0.5, 1.5, -2.0), {}, dict(N=4, d=3)),
-    ("variants", contrastive.triplet, (normal(5, 3), normal(5, 3) + 0.5, normal(5, 3)[::-1].copy()), {"margin": 0.5},
+    ("info_nce", contrastive.info_nce, (normal(4, 3), normal(4, 3) + 0.5, normal(6, 3), 0.3), {}, dict(N=4, M=6, d=3)),
+    ("nt_xent", contrastive.nt_xent, (normal(4, 3), normal(4, 3) + 0.5, 0.3), {}, dict(N=4, d=3)),
+    ("alignment_uniformity", contrastive.alignment_loss, (normal(4, 3), normal(4, 3) + 0.5), {}, dict(N=4, d=3)),
+    ("alignment_uniformity", contrastive.alignment_loss, (normal(4, 3), normal(4, 3) + 0.5), {"alpha": 1}, dict(N=4, d=3)),
+    ("alignment_uniformity", contrastive.uniformity_loss, (normal(4, 3),), {"t": 1.5}, dict(N=4, d=3)),
+    ("sup_con", contrastive.sup_con, (normal(6, 3), 0.3), {"labels": np.array([0, 1, 0, 2, 1, 0])}, dict(V=6, d=3)),
+    ("dcl", contrastive.dcl, (normal(4, 3), normal(4, 3) + 0.5, 0.3), {}, dict(N=4, d=3)),
+    ("dcl", contrastive.dcl, (normal(4, 3), normal(4, 3) + 0.5, 0.3), {"weights": np.array([0.5, 1.25, 1.75, 0.5])},
+     dict(N=4, d=3)),
+    ("siglip", contrastive.siglip, (normal(4, 3), normal(4, 3) + 0.5, 1.5, -2.0), {}, dict(N=4, d=3)),
+    ("siglip", contrastive.siglip, (normal(4, 3), normal(4, 3) + 0.5, 1.5, -2.0), {"caption_ids": np.array([0, 1, 0, 2])},
+     dict(N=4, d=3)),
+    ("triplet", contrastive.triplet, (normal(5, 3), normal(5, 3) + 0.5, normal(5, 3)[::-1].copy()), {"margin": 0.5},
      dict(N=5, d=3)),
-    ("variants", contrastive.vicreg, (normal(4, 3), normal(4, 3) ** 2), {}, dict(N=4, d=3)),
-    ("variants", contrastive.barlow_twins, (normal(4, 3), normal(4, 3) ** 2), {"off_diagonal": 0.1}, dict(N=4, d=3)),
+    ("vicreg", contrastive.vicreg, (normal(4, 3), normal(4, 3) ** 2), {}, dict(N=4, d=3)),
+    ("barlow_twins", contrastive.barlow_twins, (normal(4, 3), normal(4, 3) ** 2), {"off_diagonal": 0.1}, dict(N=4, d=3)),
     ("clip", contrastive.clip_loss, (normal(4, 3), normal(4, 3) + 0.5, 1.2), {}, dict(N=4, d=3)),
     ("clip", contrastive.clip_loss, (normal(5, 3), normal(5, 3) + 0.5, 1.2),
      {"caption_ids": np.array([0, 1, 0, 0, 1])}, dict(N=5, d=3, ids=True)),
@@ -73,9 +77,15 @@ _namespaces = {}
 
 
 def namespace(page):
-    """What a page's python blocks define, run in one namespace, asserts and all; errors point into the page."""
+    """What a page's python blocks define, run in one namespace, asserts and all; errors point into the page.
+
+    It begins with what the pages define that it asks to read first.
+    """
     if page not in _namespaces:
         names = {}
+        if first := re.search(r"Read (\[[^.]*\.md\)[^.]*)+ first", PAGES[page].read_text()):
+            for earlier in re.findall(r"\]\((\w+)\.md\)", first[0]):
+                names |= namespace(earlier)
         for line, code in blocks(PAGES[page], "python"):
             exec(compile("\n" * line + code, str(PAGES[page]), "exec"), names)
         _namespaces[page] = names

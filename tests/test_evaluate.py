@@ -293,7 +293,7 @@ def test_uniformity_of_a_collapse_is_0(xp):
 
 
 def test_uniformity_needs_two_points(xp):
-    with pytest.raises(ValueError, match=r"uniformity: expected \(N, d\) with N >= 2, got \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"uniformity: expected \(N, d\) with N >= 2 and d >= 1, got \(1, 3\)"):
         uniformity(xp.ones((1, 3)))
 
 

@@ -55,10 +55,11 @@ def test_every_op_has_a_value_and_a_gradient_to_show_and_its_line(each):
 
 
 def test_formulas_of_the_module_count_where_their_label_stands_in_the_code():
-    value, gradient = formulas(contrastive.dcl)
-    assert any("sum_i w_i lse_i" in line for line in value)         # (1), of _cross_entropy, which dcl calls
-    assert not any("P(i)" in line for line in value)                # (5) is sup_con's
-    assert any(line.startswith("dtau = ") for line in gradient)
+    value, gradient = formulas(contrastive.vicreg)
+    assert any("R(z) = " in line for line in value)                 # (2), of _regularise, which vicreg calls
+    assert any(line.startswith("dR/dz_ia = ") for line in gradient)
+    value, _ = formulas(contrastive.alignment_loss)
+    assert not any("log mean" in line for line in value)            # (3) is uniformity_loss's
     assert [line[:2] for line in formulas(ops.linear)[1]] == ["dX", "dW", "dx"]
 
 
@@ -215,7 +216,7 @@ def test_push_and_pull_are_the_gradient_of_the_anchors_scores(xp):
 
 
 def test_all_anchors_together_are_the_gradient_of_nt_xent():
-    """(7) of infonce.py from the rows of push and pull: G, then (G + G^T) u."""
+    """(2) of nt_xent.py from the rows of push and pull: G, then (G + G^T) u."""
     N, tau = 4, 0.25
     u = contrastive.l2_normalize.forward(np.concatenate([normal(N, 3), normal(N, 3) + 0.5]))[0]
     G = np.zeros((2 * N, 2 * N))
@@ -265,7 +266,7 @@ def test_the_picture_is_drawn_or_matplotlib_is_asked_for(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("arguments, options, words", [
     ((normal(3, 2), normal(4, 2)), {}, "expected two views"),
-    ((normal(1, 2), normal(1, 2)), {}, "at least 2"),
+    ((normal(1, 2), normal(1, 2)), {}, "N >= 2"),
     ((normal(3, 2), normal(3, 2), 0.0), {}, "tau must be a finite number > 0"),
     ((normal(3, 2), normal(3, 2), [0.1, -1]), {}, "tau must be a finite number > 0"),
     ((normal(3, 2), normal(3, 2)), {"anchor": 6}, "anchor must be an integer from 0 to 5"),

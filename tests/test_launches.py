@@ -18,7 +18,7 @@ from training_steps import STEPS
 import minicl
 from minicl import get_backend, ops, optim
 from minicl.backend import fused, to_host
-from minicl.contrastive import clip, clip_loss, info_nce, infonce, nt_xent, pairs
+from minicl.contrastive import clip_loss, info_nce, nt_xent, pairs
 from minicl.data.augment import ColorJitter, GaussianNoise, RandomAffine, RandomErasing, RandomResizedCrop
 from minicl.methods import EMA, frozen_copy
 from minicl.nn import ConvNet, Parameter
@@ -115,10 +115,8 @@ def test_a_convolution_launches_little_and_its_columns_are_bounded(cupy, rng, mo
 @pytest.mark.parametrize("tau", [0.5, 0.005])                # below 1/80 exp could overflow: another way
 @pytest.mark.parametrize("loss", ["nt_xent", "info_nce", "clip_loss"])
 def test_the_fused_losses_never_hold_all_pairs_on_a_gpu(loss, tau, cupy, rng, monkeypatch):
-    for module in (pairs, infonce, clip):
-        monkeypatch.setattr(module, "tile_size", lambda xp, n, rows=None: 16 if rows is None else 256 // rows)
-    for module in (pairs, clip):
-        monkeypatch.setattr(module, "KEEP_BYTES", 0)
+    monkeypatch.setattr(pairs, "tile_size", lambda xp, n, rows=None: 16 if rows is None else 256 // rows)
+    monkeypatch.setattr(pairs, "CACHE_BYTES", 0)
     largest, real = [0], device_array.wrap
 
     def watched(array):

@@ -106,9 +106,10 @@ def test_the_push_of_nt_xent_is_that_of_uniformity_where_all_anchors_are_alike()
 
 
 def test_gradients_through_several_tiles(monkeypatch, rng):
-    from minicl.contrastive import infonce
-    monkeypatch.setattr(infonce, "tile_size", lambda xp, n: 3)
+    sizes = []
+    monkeypatch.setattr("minicl.contrastive.pairs.tile_size", lambda xp, n: sizes.append(n) or 3)
     assert gradcheck(uniformity_loss, [rng.standard_normal((7, 3))])
+    assert set(sizes) == {7}                                 # seven rows in tiles of 3: it was read
 
 
 # ---------------------------------------------------------------- the stop-gradient
@@ -130,7 +131,7 @@ def test_negative_cosine_sends_no_gradient_into_its_target(rng):
 @pytest.mark.parametrize("call, message", [
     (lambda z: alignment_loss(z, z[:3]), r"alignment_loss: expected two views \(N, d\) of the same N items"),
     (lambda z: alignment_loss(z, z, alpha=0), "alignment_loss: alpha must be a finite number > 0, got 0"),
-    (lambda z: uniformity_loss(z[:1]), r"uniformity_loss: expected \(N, d\) with N >= 2, got \(1, 3\)"),
+    (lambda z: uniformity_loss(z[:1]), r"uniformity_loss: expected \(N, d\) with N >= 2 and d >= 1, got \(1, 3\)"),
     (lambda z: uniformity_loss(z[0]), r"uniformity_loss: expected \(N, d\)"),
     (lambda z: uniformity_loss(z, t=-1), "uniformity_loss: t must be a finite number > 0, got -1"),
 ])
@@ -141,5 +142,5 @@ def test_what_is_asked_wrongly_is_said(rng, call, message):
 
 def test_nan_in_the_input_is_said():
     for loss in (uniformity_loss, lambda z: alignment_loss(z, z)):
-        with pytest.raises(FloatingPointError, match="_loss: the loss is not finite"):
+        with pytest.raises(FloatingPointError, match="the length of a row is not finite"):
             loss(np.full((4, 3), np.nan))

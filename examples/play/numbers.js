@@ -1,5 +1,5 @@
 // What the page shows, computed as minicl computes it.
-// Labels as in docs/gradients/infonce.md unless another page is named.
+// Labels as in docs/gradients/info_nce.md unless another page is named.
 
 const dot = (a, b) => a[0] * b[0] + a[1] * b[1];
 const sum = list => list.reduce((total, x) => total + x, 0);
@@ -44,7 +44,7 @@ function logSumExp(x) {
   return top + Math.log(sum(x.map(value => Math.exp(value - top))));
 }
 
-/** Alignment of the views, and uniformity, the mean over both views; labels of docs/gradients/sphere.md. */
+/** Alignment of the views, and uniformity, the mean over both views; labels of docs/gradients/alignment_uniformity.md. */
 function sphere(u, t = 2) {
   const N = u.length / 2, views = [u.slice(0, N), u.slice(N)];
   const squared = (a, b) => (a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2;

@@ -1,52 +1,66 @@
-"""What every contrastive loss asks of its arguments, said once."""
+"""What every contrastive loss requires of its arguments, said once. A value on a GPU is not read: that would wait."""
 
 import math
+import numbers
 
 from ..autograd import Tensor
-from ..backend import is_array, require_positive
+from ..backend import array_module, is_array, is_gpu
+
+
+def require_number(name, argument, value, above=-math.inf, at_least=-math.inf, at_most=math.inf, hint=""):
+    """Raise ValueError unless value is a finite Python number within the bounds."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not (
+            math.isfinite(value) and value > above and at_least <= value <= at_most):
+        bounds = [f"{sign} {bound:.4g}" for sign, bound in ((">", above), (">=", at_least), ("<=", at_most))
+                  if math.isfinite(bound)]
+        wanted = " ".join(["a finite number", *bounds])
+        raise ValueError(f"{name}: {argument} must be {wanted}, got {value!r}{hint and '; '}{hint}")
+
+
+def require_scalar(name, argument, value, hint="", **bounds):
+    """Raise ValueError unless value is one finite number within the bounds: a Python number, a 0-d array or Tensor."""
+    value = value.data if isinstance(value, Tensor) else value
+    if is_array(value):
+        if value.ndim != 0:
+            raise ValueError(f"{name}: {argument} must be one number, got shape {value.shape}")
+        if is_gpu(array_module(value)):
+            return
+        value = float(value)
+    require_number(name, argument, value, **bounds, hint=hint)
 
 
 def require_temperature(name, tau):
-    """Raise ValueError unless tau is a number > 0, or a 0-d array (not read: its value may be on a GPU)."""
-    if is_array(tau) or isinstance(tau, Tensor):
-        if tau.ndim != 0:
-            raise ValueError(f"{name}: tau must be one number, got shape {tau.shape}")
-        require_positive(getattr(tau, "data", tau) if isinstance(tau, Tensor) else tau, f"{name}: tau")
-    elif not (isinstance(tau, (int, float)) and 0 < tau < math.inf):
-        raise ValueError(f"{name}: tau must be a finite number > 0, got {tau!r}; usual temperatures are 0.05 to 1")
+    """Raise ValueError unless tau is a finite number > 0."""
+    learned = not isinstance(tau, numbers.Real)
+    require_scalar(name, "tau", tau, above=0, hint="learn its logarithm and take exp, which stays above 0" if learned
+                   else "usual temperatures are 0.05 to 1")
 
 
-def require_pairs(name, first, second, at_least=1):
+def require_logit_scale(name, logit_scale):
+    """Raise ValueError unless logit_scale is a number <= log 100."""
+    require_scalar(name, "logit_scale", logit_scale, at_most=math.log(100) + 1e-6,
+                   hint="it is the logarithm of 1/tau, math.log(1 / 0.07) for a temperature of 0.07, and at most log 100; "
+                        "where it is learned, CLIP.clamp_logit_scale() after each step holds it there")
+
+
+def require_pairs(name, first, second, at_least=1, because="the negatives are the other items of the batch"):
     """Raise ValueError unless the two views are (N, d) arrays of one shape, with N >= at_least."""
     if len(first.shape) != 2 or first.shape != second.shape:
         raise ValueError(f"{name}: expected two views (N, d) of the same N items, got {first.shape} and {second.shape}; "
                          "row i of one must belong to row i of the other")
-    if len(first) < at_least:
-        raise ValueError(f"{name}: expected a batch of at least {at_least}, got {len(first)}: "
-                         "the negatives are the other items of the batch")
+    require_batch(name, first, at_least, because)
 
 
-def require_batch(name, z, at_least):
-    """Raise ValueError unless z is an (N, d) array with N >= at_least."""
-    if len(z.shape) != 2 or len(z) < at_least:
-        raise ValueError(f"{name}: expected (N, d) with N >= {at_least}, got {z.shape}")
+def require_batch(name, z, at_least, because=""):
+    """Raise ValueError unless z is an (N, d) array with N >= at_least and d >= 1."""
+    if len(z.shape) != 2 or len(z) < at_least or z.shape[1] < 1:
+        raise ValueError(f"{name}: expected (N, d) with N >= {at_least} and d >= 1, got {z.shape}{because and ': '}{because}")
 
 
-def require_number(name, argument, value, above=-math.inf):
-    """Raise ValueError unless value is a finite number > above, or a 0-d array (not read: it may be on a GPU)."""
-    if is_array(value):
-        if value.ndim != 0:
-            raise ValueError(f"{name}: {argument} must be one number, got shape {value.shape}")
-    elif not (isinstance(value, (int, float)) and above < value < math.inf):
-        bound = f" > {above}" if above > -math.inf else ""
-        raise ValueError(f"{name}: {argument} must be a finite number{bound}, got {value!r}")
-
-
-def require_logit_scale(name, logit_scale):
-    """Raise ValueError unless logit_scale is a number <= log 100, or a 0-d array (not read)."""
-    if is_array(logit_scale) or isinstance(logit_scale, Tensor):
-        if logit_scale.ndim != 0:
-            raise ValueError(f"{name}: logit_scale must be one number, got shape {logit_scale.shape}")
-    elif not (isinstance(logit_scale, (int, float)) and -math.inf < logit_scale <= math.log(100) + 1e-6):
-        raise ValueError(f"{name}: logit_scale must be a number <= log 100 = 4.605, got {logit_scale!r}; it is the "
-                         "logarithm of 1/tau: math.log(1 / 0.07) for a temperature of 0.07")
+def require_caption_ids(name, caption_ids, N):
+    """Raise ValueError unless caption_ids is None or N integers."""
+    if caption_ids is not None and not (is_array(caption_ids) and caption_ids.shape == (N,)
+                                        and caption_ids.dtype.kind in "iu"):
+        got = f"{caption_ids.dtype} of shape {caption_ids.shape}" if is_array(caption_ids) else repr(caption_ids)
+        raise ValueError(f"{name}: caption_ids must be {N} integers, one a pair, got {got}; make them with "
+                         "data.same_caption_ids(token ids)")

@@ -1,153 +1,83 @@
-"""CLIP's loss as one op: images pick their captions, captions pick their images, from one pass over the pairs.
+"""CLIP's loss (Radford et al. 2021, figure 3): images pick their captions, captions pick their images.
 
-Unit rows u (images) and t (texts) of N pairs, x_ij = exp(logit_scale) u_i . t_j, and two softmaxes of these scores:
+Unit rows u (images) and t (texts) of N pairs, x_ij = exp(logit_scale) u_i . t_j, and two softmaxes of these scores: p_ij,
+with which image i picks text j, and q_ij, with which text j picks image i. With the log-sums over the negatives,
 
-    p_ij = exp(x_ij - row_i),   row_i = log sum_l exp(x_il)      image i picks text j
-    q_ij = exp(x_ij - col_j),   col_j = log sum_k exp(x_kj)      text j picks image i
+    row_i = log sum_{j != i} exp(x_ij),   col_j = log sum_{i != j} exp(x_ij)
 
-    L = (1/2N) sum_i (row_i + col_i - 2 x_ii)                                            (1)
-    dL/dx_ij = (p_ij + q_ij - 2 [i = j]) / 2N                                            (2)
+    L = (1/2N) sum_i (log(1 + exp(row_i - x_ii)) + log(1 + exp(col_i - x_ii)))             (1)
+
+the mean of -log p_ii and -log q_ii. With p_ij = (1 - p_ii) exp(x_ij - row_i), q_ij = (1 - q_jj) exp(x_ij - col_j):
+
+    du_i = exp(logit_scale) (sum_{j != i} (p_ij + q_ij) t_j - (2 - p_ii - q_ii) t_i) / 2N    (2)
+    dt_j = exp(logit_scale) (sum_{i != j} (p_ij + q_ij) u_i - (2 - p_jj - q_jj) u_j) / 2N    (3)
+    dlogit_scale = sum_i u_i . du_i                                                          (4)
 
 Captions repeat. If rows i and j have the same caption, text j is as right for image i as its own: it is no negative,
-and neither is image j for text i. Such pairs are left out of both sums (p_ij = q_ij = 0). Each image is drawn to the
-caption by its own pair; none is pushed from it by another's.
-
-The negatives are summed apart from the pairs, row_i = log(exp(x_ii) + exp(neg_i)): then what a nearly solved batch
-still lacks, 1 - p_ii, is no difference of two numbers near 1.
-
-exp(x) at a scale of 100 overflows float32, and the maxima of rows and columns differ, so subtracting them would take
-two exponentials a pair. One is enough: f_ij = exp(x_ij / 2) stays within exp(+-50), and with a_i of its row's size
-
-    neg_i = 2 log a_i + log sum_j (f_ij / a_i)^2,   a_i = sum_j f_ij                     (3)
-
-does not overflow, and rows and columns share f.    Derivation: docs/gradients/clip.md. Readable form: composed.py
+and neither is image j for text i. Such pairs are left out of both sums. Each image is drawn to the caption by its own
+pair; none is pushed from it by another's. The tiles are in pairs.py.    Derivation: docs/gradients/clip.md
 """
 
-import functools
 import math
 
-from ..autograd import op
-from ..backend import array_module, parallel_for, require_finite, row_sums, tile_size, workers
+from ..autograd import Tensor, op
+from ..backend import array_module, require_finite
+from ..ops import exp, where
 from ..signature import Scalar
-from .checks import require_logit_scale, require_pairs
-from .cosine import l2_normalize
-from .pairs import KEEP_BYTES
+from ..typing import Array
+from .checks import require_caption_ids, require_logit_scale, require_pairs
+from .cosine import cosine_similarity, l2_normalize
+from .pairs import CrossPairs
+from .softmax import EXCLUDED, log_softmax, softplus
 
-TINY = 1e-30
+
+def composed(image: Tensor, text: Tensor, logit_scale, caption_ids: Array | None = None) -> Tensor:
+    """clip_loss from small ops: cosines, log-softmax of rows and of columns, pick the diagonal. It holds all N^2 scores."""
+    require_pairs("clip_loss", image, text)
+    xp, N = array_module(image.data), len(image)
+    scale = math.exp(logit_scale) if isinstance(logit_scale, (int, float)) else exp(logit_scale)
+    scores = cosine_similarity(image, text) * scale                          # (N, N)
+    if caption_ids is not None:
+        same = caption_ids[:, None] == caption_ids
+        scores = where(same & ~xp.eye(N, dtype=bool), EXCLUDED, scores)
+    pick = (xp.arange(N), xp.arange(N))
+    return -(log_softmax(scores)[pick] + log_softmax(scores.T)[pick]).mean() / 2
 
 
 @op
-def clip_loss(image, text, logit_scale: Scalar, *, caption_ids=None, needs_grad=(True, True, True)):
-    """Symmetric InfoNCE (Radford et al. 2021, figure 3): image, text (N, d), logit_scale () -> L ().
+def clip_loss(image: Array, text: Array, logit_scale: Scalar, *, caption_ids: Array | None = None,
+              needs_grad=(True, True, True)):
+    """CLIP's loss: image, text (N, d), logit_scale () -> L ().
 
     Row i of image belongs to row i of text; rows need not be normalised. logit_scale is the logarithm of 1/tau: a
     Parameter that starts at log(1/0.07) and that CLIP.clamp_logit_scale() holds below log 100 after each step.
     caption_ids (N,) integers, equal where captions are, as data.same_caption_ids gives them; default: all captions
-    count as different.
+    count as different. Chance is log N. A batch of one has no negatives: its loss and gradients are 0.
 
-        du_i = exp(logit_scale) (sum_j!=i (p_ij + q_ij) t_j - (2 - p_ii - q_ii) t_i) / 2N      (4)
-        dt_j = exp(logit_scale) (sum_i!=j (p_ij + q_ij) u_i - (2 - p_jj - q_jj) u_j) / 2N      (5)
-        dlogit_scale = sum_i u_i . du_i                                                        (6)
+    >>> import math, numpy as np
+    >>> z = np.eye(4)
+    >>> round(clip_loss(z, z, math.log(2)).item(), 4)            # scores 2 for the pairs, 0 for all others
+    0.3408
     """
-    require_pairs("clip_loss", image, text, at_least=2)
+    require_pairs("clip_loss", image, text)
     require_logit_scale("clip_loss", logit_scale)
+    require_caption_ids("clip_loss", caption_ids, len(image))
     xp, N = array_module(image), len(image)
-    if caption_ids is not None and (caption_ids.shape != (N,) or caption_ids.dtype.kind not in "iu"):
-        raise ValueError(f"clip_loss: caption_ids must be {N} integers, one a pair, got {caption_ids.dtype} of shape "
-                         f"{caption_ids.shape}; make them with data.same_caption_ids(token ids)")
     scale = math.exp(logit_scale) if isinstance(logit_scale, (int, float)) else xp.exp(logit_scale)
-    (u, to_image), (t, to_text) = l2_normalize.forward(image), l2_normalize.forward(text)
-    pairs = _Pairs(u, t, scale, caption_ids, keep=any(needs_grad))
-    x_pos, (neg_row, neg_col) = scale * (u * t).sum(axis=1), pairs.logsumexps()            # (3)
-    loss = (xp.logaddexp(neg_row - x_pos, 0) + xp.logaddexp(neg_col - x_pos, 0)).mean() / 2      # (1)
-    row, col = xp.logaddexp(neg_row, x_pos), xp.logaddexp(neg_col, x_pos)
-    lack = (xp.exp(neg_row - row) + xp.exp(neg_col - col))[:, None]          # 2 - p_ii - q_ii
+    u, to_image = l2_normalize.forward(image)
+    t, to_text = l2_normalize.forward(text)
+    pairs = CrossPairs(u, t, scale, caption_ids, cache=any(needs_grad))
+    x_pos, (row, col) = scale * (u * t).sum(axis=1), pairs.logsumexps()
+    loss_row, one_minus_p = softplus(row - x_pos)
+    loss_col, one_minus_q = softplus(col - x_pos)
+    loss = (loss_row + loss_col).mean() / 2                                  # (1)
     require_finite(loss, "clip_loss: the loss")
 
     def backward(g):
-        pull_u, pull_t = pairs.weighted_sums(row, col)                       # (2)
-        c = g * scale / (2 * N)
-        du = (pull_u - lack * t) * c                                         # (4)
-        dt = (pull_t - lack * u) * c                                         # (5)
-        return to_image(du)[0], to_text(dt)[0], (u * du).sum()               # (6)
+        sum_t, sum_u = pairs.weighted_sums(one_minus_p, one_minus_q)
+        pull, c = (one_minus_p + one_minus_q)[:, None], g * scale / (2 * N)
+        du = (sum_t - pull * t) * c                                          # (2)
+        dt = (sum_u - pull * u) * c                                          # (3)
+        return to_image(du)[0], to_text(dt)[0], (u * du).sum()               # (4)
 
     return loss, backward
-
-
-class _Pairs:
-    """f_ij = exp(x_ij / 2) of all negatives, else 0, in square tiles; each serves its rows and its columns."""
-
-    def __init__(self, u, t, scale, caption_ids, keep):
-        self.xp, self.u, self.t, self.u_half, N = array_module(u), u, t, u * (scale / 2), len(u)
-        self.caption_ids = caption_ids
-        size = tile_size(self.xp, N)
-        self.blocks = [slice(lo, min(lo + size, N)) for lo in range(0, N, size)]
-        self.kept = {} if keep and N * N * u.itemsize <= KEEP_BYTES else None
-
-    def tile(self, a, b):
-        if self.kept and (a.start, b.start) in self.kept:
-            return self.kept[a.start, b.start]
-        f = self.u_half[a] @ self.t[b].T
-        self.xp.exp(f, out=f)
-        if self.caption_ids is not None:
-            f *= self.caption_ids[a][:, None] != self.caption_ids[b]
-        elif a == b:
-            f.reshape(-1)[::len(f) + 1] = 0                                  # the diagonal: the pairs themselves
-        if self.kept is not None:
-            self.kept[a.start, b.start] = f
-        return f
-
-    def logsumexps(self):
-        """The logarithms of the sums of exp(x_ij) over the negatives of each row, and of each column: (N,) both."""
-        xp, u = self.xp, self.u
-
-        def add(a, b, row, col):
-            f = self.tile(a, b)
-            row[a] = xp.logaddexp(row[a], _log_sum_of_squares(xp, f))
-            col[b] = xp.logaddexp(col[b], _log_sum_of_squares(xp, f.T))
-
-        nothing = functools.partial(xp.full, len(u), -math.inf, dtype=u.dtype)           # log 0
-        return self._over_tiles(add, nothing, xp.logaddexp)
-
-    def weighted_sums(self, row, col):
-        """sum_j (p_ij + q_ij) t_j  and  sum_i (p_ij + q_ij) u_i over the negatives, both (N, d)."""
-        xp, u, t = self.xp, self.u, self.t
-        row, col = xp.exp(row / -2), xp.exp(col / -2)                        # p_ij = (f_ij row_i)^2, q_ij likewise
-
-        def add(a, b, for_u, for_t):
-            f = self.tile(a, b)
-            w, q = f * row[a][:, None], f * col[b]
-            w *= w
-            q *= q
-            w += q                                                           # p_ij + q_ij
-            for_u[a] += w @ t[b]
-            for_t[b] += w.T @ u[a]
-
-        return self._over_tiles(add, functools.partial(xp.zeros_like, u), xp.add)
-
-    def _over_tiles(self, add, nothing, join):
-        """Two arrays that begin as nothing() and to which add(a, b, rows, columns) joins the share of each tile.
-
-        The rows of tiles are dealt to threads: all write to one array `rows`, each to `columns` of its own.
-        """
-        rows, count = nothing(), workers(self.xp, len(self.blocks))
-
-        def worker(k, _):
-            columns = nothing()
-            for a in self.blocks[k::count]:
-                for b in self.blocks:
-                    add(a, b, rows, columns)
-            return columns
-
-        return rows, functools.reduce(join, parallel_for(self.xp, count, worker, size=1))
-
-
-def _log_sum_of_squares(xp, f):
-    """log sum_j f_ij^2 of each row of f, where the squares themselves may overflow or vanish; f > 1e-22, or 0.
-
-    A row of zeros, with no negative in this tile, gives 3 log TINY = -207: nothing beside a score, which is >= -100.
-    """
-    a = xp.maximum(row_sums(f), TINY)                                        # quicker than max(axis=1), and as good
-    r = f / a[:, None]
-    r *= r
-    return 2 * xp.log(a) + xp.log(xp.maximum(row_sums(r), TINY))

@@ -4,8 +4,10 @@ For x^ = x / |x| the Jacobian is (I - x^ x^T) / |x|: a change of x along itself 
 component of the gradient is taken out, and what is left counts less the longer x is.
 """
 
+import math
+
 from ..autograd import op
-from ..backend import array_module, fused
+from ..backend import array_module, fused, require_finite
 
 TINY = 1e-12
 
@@ -17,11 +19,18 @@ def l2_normalize(x, *, eps=TINY):
         dx = (g - x^ (x^ . g)) / |x|                                         (1)
 
     A row shorter than eps has no direction to speak of: it gives zeros and receives a zero gradient, never NaN and
-    never g / eps, which would throw the encoder far away.    Derivation: docs/gradients/cosine.md
+    never g / eps, which would throw the encoder far away. Its cosine with every row is 0. A row whose length is not
+    finite (in float32 from 1.8e19) raises FloatingPointError; on a GPU it gives NaN.
+    Derivation: docs/gradients/cosine.md
+
+    >>> import numpy as np
+    >>> l2_normalize(np.array([[3.0, 4.0], [0.0, 0.0]])).data.tolist()
+    [[0.6000000000000001, 0.8], [0.0, 0.0]]
     """
     xp = array_module(x)
     length = xp.sqrt((x * x).sum(axis=-1, keepdims=True))                    # (..., 1)
-    scale = _inverse(length, eps)                                            # 1 / |x|, or 0
+    require_finite(length, "l2_normalize: the length of a row")
+    scale = _inverse(length, eps)                                            # 1 / |x|, 0, or NaN for infinity
     x_hat = x * scale
 
     def backward(g):
@@ -33,7 +42,7 @@ def l2_normalize(x, *, eps=TINY):
 
 @fused
 def _inverse(xp, length, eps):
-    return (length >= eps) / xp.maximum(length, eps)
+    return xp.where(length < math.inf, (length >= eps) / xp.maximum(length, eps), math.nan)
 
 
 @fused

@@ -1,38 +1,57 @@
-"""Softmax over all pairs of one set of vectors, a tile at a time: what NT-Xent and uniformity have in common.
+"""Softmaxes over all pairs of unit vectors, a tile at a time: the only file with tiles.
 
-For unit vectors u (V, d) and scores x_ij = u_i . u_j / tau, symmetric in i and j:
+A score is x_ij = u_i . v_j / tau. The matrix of all scores is never held: a tile of it is computed, its exponentials are
+summed, and it is forgotten. The losses get what they need of it, with r_ij = exp(x_ij - lse_i):
 
-    lse_i = log sum_j exp(x_ij)                                              logsumexp()
-    sum_j (exp(x_ij - m_i) + exp(x_ij - m_j)) u_j                            weighted_sum(m)
+    lse_i = log sum_j exp(x_ij)                                              over the negatives j of i
+    sum_j r_ij v_j                                                           means of the negatives under their softmax
 
-over all j but i, and but i's positive where those are left out. Only square tiles on and above the diagonal are
-computed; a tile of rows a and columns b serves rows b as well, transposed. A tile of exponentials is made, used and
-forgotten, or kept for the backward where all of them are small.
+    SymmetricPairs   one set of vectors against itself (nt_xent, uniformity_loss): a tile above the diagonal serves its
+                     rows, and transposed its columns
+    QueryPairs       queries against many negatives (info_nce): these are normalised a tile at a time
+    CrossPairs       rows against columns and columns against rows (clip_loss): one exponential serves both softmaxes
+
+Each of them keeps the numbers by which its exponentials were divided, and divides by the same numbers again in the
+backward: r_ij then sums to 1 as computed, and no exponent is above 0 by rounding.
 """
 
+import functools
 import math
 
-from ..backend import array_module, column_sums, fused, parallel_sum, row_sums, tile_size
+from ..backend import array_module, column_sums, fused, is_gpu, parallel_for, parallel_map, parallel_sum, row_sums, workers
+from .cosine import l2_normalize
 
-KEEP_BYTES = 16 * 2**20        # a matrix of exponentials up to this size is kept from the forward to the backward
+CACHE_BYTES = 16 * 2**20       # a matrix of exponentials up to this size is held from the forward to the backward
+TINY = 1e-30
+
+
+def tile_size(xp, n, rows=None):
+    """Side of the tiles of an n x n matrix: small enough for a CPU's cache, large enough to be worth a launch on a GPU
+    (256 MiB of float32). Of a rows x n matrix: the width of tiles with all of the rows."""
+    if is_gpu(xp):
+        return 8192 if rows is None else max(1, 8192**2 // rows)
+    return 256 if n <= 2048 else 512
+
+
+def slices(n, size):
+    return [slice(lo, min(lo + size, n)) for lo in range(0, n, size)]
 
 
 class SymmetricPairs:
     """All pairs of unit vectors u (V, d) at temperature tau.
 
-    keep       whether a backward will follow
-    left_out   offsets k of the pairs (i, i + k) and (i + k, i) that are no candidates: 0, each with itself; for two
+    cache      whether to hold the exponentials for a backward, if they are few
+    left_out   offsets k of the pairs (i, i + k) and (i + k, i) that are no negatives: 0, each with itself; for two
                views of N images stacked, N as well, the positives
     """
 
-    def __init__(self, u, tau, *, keep, left_out=(0,)):
+    def __init__(self, u, tau, *, cache, left_out=(0,)):
         self.xp, self.u, self.u_tau, V = array_module(u), u, u / tau, len(u)
-        size = tile_size(self.xp, V)
-        self.blocks = [slice(lo, min(lo + size, V)) for lo in range(0, V, size)]
+        self.blocks = slices(V, tile_size(self.xp, V))
         self.tiles = [(a, b) for k, a in enumerate(self.blocks) for b in self.blocks[k:]]
         self.left_out = {sign * k for k in left_out for sign in (1, -1)}
         self.safe = exp_is_safe(self.xp, tau, u.dtype, V)
-        self.kept = {} if keep and self.safe and V * V * u.itemsize <= KEEP_BYTES else None
+        self.cache = {} if cache and self.safe and V * V * u.itemsize <= CACHE_BYTES else None
 
     def scores(self, a, b):
         """x_ij for the rows a and the columns b, with -inf for what is left out."""
@@ -45,52 +64,53 @@ class SymmetricPairs:
         return x
 
     def exp_tile(self, a, b):
-        if self.kept and (a.start, b.start) in self.kept:
-            return self.kept[a.start, b.start]
+        if self.cache and (a.start, b.start) in self.cache:
+            return self.cache[a.start, b.start]
         e = self.scores(a, b)
         self.xp.exp(e, out=e)
-        if self.kept is not None:
-            self.kept[a.start, b.start] = e
+        if self.cache is not None:
+            self.cache[a.start, b.start] = e
         return e
 
     def logsumexp(self):
-        """lse (V,)."""
-        if not self.safe:
-            return self.xp.concatenate([self._guarded_logsumexp(a) for a in self.blocks])
+        """lse (V,), -inf for a row without negatives."""
+        if self.safe:
+            self.shift, self.total = 0, self._over_tiles(self._add_sums, self.u[:, 0])
+        else:
+            parts = [self._shifted_sums(a) for a in self.blocks]
+            self.shift, self.total = (self.xp.concatenate(part) for part in zip(*parts))
+        return log_or_minus_infinity(self.total) + self.shift
 
-        def both_sums(a, b, total):
-            e = self.exp_tile(a, b)
-            total[a] += row_sums(e)
-            if a != b:
-                total[b] += column_sums(e)
+    def _add_sums(self, a, b, total):
+        e = self.exp_tile(a, b)
+        total[a] += row_sums(e)
+        if a != b:
+            total[b] += column_sums(e)
 
-        return self.xp.log(self._over_tiles(both_sums, self.u[:, 0]))
-
-    def _guarded_logsumexp(self, a):
-        """lse of the rows a, with each row's running maximum subtracted before exp."""
-        xp, top, total = self.xp, _lowest(self.xp, self.u[a, 0]), 0
+    def _shifted_sums(self, a):
+        """The largest score of each of the rows a, and the sum of the exponentials with it subtracted."""
+        xp, shift, total = self.xp, _lowest(self.xp, self.u[a, 0]), 0
         for b in self.blocks:
             x = self.scores(a, b) if a.start <= b.start else self.scores(b, a).T
-            new = xp.maximum(x.max(axis=1), top)
-            total = total * xp.exp(top - new) + xp.exp(x - new[:, None]).sum(axis=1)
-            top = new
-        return top + xp.log(total)
+            larger = xp.maximum(x.max(axis=1), shift)
+            total = total * xp.exp(shift - larger) + xp.exp(x - larger[:, None]).sum(axis=1)
+            shift = larger
+        return shift, total
 
-    def weighted_sum(self, m):
-        """sum_j (exp(x_ij - m_i) + exp(x_ij - m_j)) u_j for m (V,): (V, d)."""
-        xp, u = self.xp, self.u
-        inverse = xp.exp(-m) if self.safe else None
+    def weighted_sum(self, w):
+        """sum_j (w_i r_ij + w_j r_ji) u_j for weights w (V,): (V, d). After logsumexp()."""
+        u, shift, w = self.u, self.shift, _divide(w, self.total)
 
-        def pull(a, b, total):
+        def add(a, b, total):
             if self.safe:
-                p = _twice(self.exp_tile(a, b), inverse[a][:, None], inverse[b])
+                p = _both_ways(self.exp_tile(a, b), w[a][:, None], w[b])
             else:
-                p = _exp_twice(self.scores(a, b), m[a][:, None], m[b])
+                p = _shifted_both_ways(self.scores(a, b), shift[a][:, None], shift[b], w[a][:, None], w[b])
             total[a] += p @ u[b]
             if a != b:
                 total[b] += p.T @ u[a]
 
-        return self._over_tiles(pull, u)
+        return self._over_tiles(add, u)
 
     def _over_tiles(self, add_tile, like):
         """The sum of what add_tile(a, b, total) adds to zeros like an array, over all tiles."""
@@ -101,16 +121,166 @@ class SymmetricPairs:
         return parallel_sum(self.xp, len(self.tiles), add, like, size=1)[0]
 
 
+class QueryPairs:
+    """Unit queries q (N, d) against negatives (M, d) of any length, at temperature tau.
+
+    Negatives are normalised a tile at a time, here and again in the backward: a queue is never copied as a whole.
+    """
+
+    def __init__(self, q, negatives, tau):
+        self.xp, self.q, self.q_tau, self.negatives, M = array_module(q), q, q / tau, negatives, len(negatives)
+        self.tiles = slices(M, tile_size(self.xp, M, rows=len(q)))
+        self.shift = None                                                    # or the largest score of each query
+        if not exp_is_safe(self.xp, tau, q.dtype, M):
+            tops = parallel_map(self.xp, self.tiles, lambda tile: (self.q_tau @ self.unit(tile)[0].T).max(axis=1))
+            self.shift = self.xp.stack(tops).max(axis=0)
+
+    def unit(self, tile):
+        return l2_normalize.forward(self.negatives[tile])
+
+    def exp_tile(self, n):
+        e = self.q_tau @ n.T                                                 # (N, tile)
+        if self.shift is not None:
+            e -= self.shift[:, None]
+        return self.xp.exp(e, out=e)
+
+    def softmax(self, *, need_mean):
+        """lse (N,), and m_i = sum_j r_ij n_j (N, d), or None."""
+        def add(lo, hi, total, weighted):
+            for tile in self.tiles[lo:hi]:
+                n, _ = self.unit(tile)
+                e = self.exp_tile(n)
+                total += row_sums(e)
+                if need_mean:
+                    weighted += e @ n
+
+        self.total, weighted = parallel_sum(self.xp, len(self.tiles), add, self.q[:, 0], self.q, size=1)
+        lse = self.xp.log(self.total)
+        return lse if self.shift is None else lse + self.shift, weighted / self.total[:, None] if need_mean else None
+
+    def to_negatives(self, weighted):
+        """sum_i r_ij weighted_i for weighted (N, d), through the normalisation of the negatives: (M, d)."""
+        weighted = weighted / self.total[:, None]
+
+        def gradient(tile):
+            n, backward = self.unit(tile)
+            return backward(self.exp_tile(n).T @ weighted)[0]
+
+        return self.xp.concatenate(parallel_map(self.xp, self.tiles, gradient))
+
+
+class CrossPairs:
+    """Unit rows u (N, d) and t (N, d) at scores x_ij = scale u_i . t_j, scale <= 100; rows i and j with the same caption
+    id are no negatives of each other.
+
+    exp(100) overflows float32, and subtracting the maxima of rows and columns, which differ, would take two exponentials
+    a pair. One is enough: f_ij = exp(x_ij / 2) stays within exp(+-50), and with a_i of its row's size
+
+        lse_i = 2 log a_i + log S_i,   S_i = sum_j (f_ij / a_i)^2
+
+    does not overflow, and rows and columns share f. A row's a_i is the largest of its sums over the tiles.
+    """
+
+    def __init__(self, u, t, scale, caption_ids, *, cache):
+        self.xp, self.u, self.t, self.u_half, N = array_module(u), u, t, u * (scale / 2), len(u)
+        self.caption_ids = caption_ids
+        self.blocks = slices(N, tile_size(self.xp, N))
+        self.cache = {} if cache and N * N * u.itemsize <= CACHE_BYTES else None
+
+    def tile(self, a, b):
+        """f_ij for the rows a and the columns b, 0 for what is left out."""
+        if self.cache and (a.start, b.start) in self.cache:
+            return self.cache[a.start, b.start]
+        f = self.u_half[a] @ self.t[b].T
+        self.xp.exp(f, out=f)
+        if self.caption_ids is not None:
+            f *= self.caption_ids[a][:, None] != self.caption_ids[b]
+        elif a == b:
+            f.reshape(-1)[::len(f) + 1] = 0                                  # the diagonal: the pairs themselves
+        if self.cache is not None:
+            self.cache[a.start, b.start] = f
+        return f
+
+    def logsumexps(self):
+        """lse of the rows, and of the columns: (N,) both; far below all scores where there is no negative."""
+        xp, N = self.xp, len(self.u)
+
+        def add(a, b, rows, columns):
+            f = self.tile(a, b)
+            rows[:, a] = join(rows[:, a], _sums_of_squares(xp, f))
+            columns[:, b] = join(columns[:, b], _sums_of_squares(xp, f.T))
+
+        def join(one, other):                                                # of two (2, n) arrays a, S
+            return xp.stack(_join(*one, *other))
+
+        def nothing():
+            return xp.stack([xp.full(N, TINY, dtype=self.u.dtype), xp.zeros(N, dtype=self.u.dtype)])
+
+        self.rows, self.columns = self._over_tiles(add, nothing, join)
+        return [_log_of_squares(*sums) for sums in (self.rows, self.columns)]
+
+    def weighted_sums(self, w_rows, w_columns):
+        """sum_j (w_rows_i r_ij + w_columns_j c_ij) t_j, r the softmax of row i and c that of column j: (N, d); and
+        the same with u for t, summed over i. After logsumexps()."""
+        xp, u, t = self.xp, self.u, self.t
+        row, column = (_root_of_weight(w, *sums) for w, sums in ((w_rows, self.rows), (w_columns, self.columns)))
+
+        def add(a, b, for_u, for_t):
+            f = self.tile(a, b)
+            w, c = f * row[a][:, None], f * column[b]
+            w *= w
+            c *= c
+            w += c
+            for_u[a] += w @ t[b]
+            for_t[b] += w.T @ u[a]
+
+        return self._over_tiles(add, functools.partial(xp.zeros_like, u), xp.add)
+
+    def _over_tiles(self, add, nothing, join):
+        """Two arrays that begin as nothing() and to which add(a, b, rows, columns) joins the share of each tile.
+
+        The rows of tiles are dealt to threads: all write to one array `rows`, each to `columns` of its own.
+        """
+        rows, count = nothing(), workers(self.xp, len(self.blocks))
+
+        def worker(k, _):
+            columns = nothing()
+            for a in self.blocks[k::count]:
+                for b in self.blocks:
+                    add(a, b, rows, columns)
+            return columns
+
+        return rows, functools.reduce(join, parallel_for(self.xp, count, worker, size=1))
+
+
+def exp_is_safe(xp, tau, dtype, count):
+    """Whether sums of `count` terms exp(s / tau), |s| <= 1, neither overflow nor vanish. The 2 leaves room for cosines
+    rounded above 1, and because the smallest normal number is nearer to 1 than the largest. A tau that is an array on a
+    GPU is not read, which would mean waiting for it: there each row's largest score is subtracted."""
+    known = isinstance(tau, (int, float)) or not is_gpu(xp)
+    return known and 1 / float(tau) + math.log(count) < math.log(float(xp.finfo(dtype).max)) - 2
+
+
 @fused
-def _twice(xp, e, of_row, of_column):
-    p = of_row + of_column
+def log_or_minus_infinity(xp, total):
+    return xp.where(total == 0, -math.inf, xp.log(xp.where(total == 0, 1, total)))
+
+
+@fused
+def _divide(xp, w, total):
+    return w / xp.where(total == 0, 1, total)
+
+
+@fused
+def _both_ways(xp, e, w_row, w_column):
+    p = w_row + w_column
     p *= e
     return p
 
 
 @fused
-def _exp_twice(xp, x, m_row, m_column):
-    return xp.exp(x - m_row) + xp.exp(x - m_column)
+def _shifted_both_ways(xp, x, shift_row, shift_column, w_row, w_column):
+    return xp.exp(x - shift_row) * w_row + xp.exp(x - shift_column) * w_column
 
 
 def _lowest(xp, like):
@@ -118,8 +288,27 @@ def _lowest(xp, like):
     return xp.full_like(like, -float(xp.finfo(like.dtype).max) / 4)
 
 
-def exp_is_safe(xp, tau, dtype, count):
-    """Whether sums of `count` terms exp(s / tau), |s| <= 1, neither overflow nor vanish. The 2 leaves room for cosines
-    rounded above 1, and because the smallest normal number is nearer to 1 than the largest. A tau that is an array is
-    not read, which on a GPU would mean waiting for it: it takes the guarded way."""
-    return isinstance(tau, (int, float)) and 1 / tau + math.log(count) < math.log(float(xp.finfo(dtype).max)) - 2
+def _sums_of_squares(xp, f):
+    """a = sum_j f_ij and S = sum_j (f_ij / a)^2 of each row of f; TINY and 0 for a row of zeros. f > 1e-22, or 0."""
+    a = xp.maximum(row_sums(f), TINY)                                        # faster than max(axis=1)
+    r = f / a[:, None]
+    r *= r
+    return a, row_sums(r)
+
+
+@fused
+def _join(xp, a, S, other_a, other_S):
+    larger = xp.maximum(a, other_a)
+    return larger, S * (a / larger)**2 + other_S * (other_a / larger)**2
+
+
+@fused
+def _log_of_squares(xp, a, S):
+    """2 log a + log S. Without negatives 3 log TINY = -207: nothing beside a score, which is >= -100."""
+    return 2 * xp.log(a) + xp.log(xp.maximum(S, TINY))
+
+
+@fused
+def _root_of_weight(xp, w, a, S):
+    """c such that w (f / a)^2 / S = (c f)^2."""
+    return xp.sqrt(w / xp.maximum(S, TINY)) / a

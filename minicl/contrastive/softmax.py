@@ -6,9 +6,11 @@ the choice and, since dx carries 1/tau, strengthens the gradient.
 """
 
 from ..autograd import op
-from ..backend import array_module
+from ..backend import array_module, fused
 from ..signature import Scalar
 from .checks import require_temperature
+
+EXCLUDED = -1e30      # the score of what is no candidate: exp gives 0, yet 0 * EXCLUDED is 0 where 0 * inf is NaN
 
 
 @op
@@ -59,3 +61,10 @@ def softmax(x, tau: Scalar = 1.0, *, needs_grad=(True, True)):
         return dx, dtau
 
     return p, backward
+
+
+@fused
+def softplus(xp, x):
+    """log(1 + exp(x)) and its derivative sigmoid(x) of an array, without overflow."""
+    e = xp.exp(-xp.abs(x))                                                   # at most 1
+    return xp.maximum(x, 0) + xp.log1p(e), xp.where(x > 0, 1, e) / (1 + e)

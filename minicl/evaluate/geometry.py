@@ -8,7 +8,7 @@ import math
 from ..backend import array_module
 from ..contrastive.checks import require_batch, require_pairs
 from ..contrastive.cosine import l2_normalize
-from ..contrastive.sphere import alignment_loss, uniformity_loss
+from ..contrastive import alignment_loss, uniformity_loss
 
 
 def alignment(z1, z2, *, alpha=2):

@@ -7,7 +7,7 @@ import numpy as np
 
 from minicl import Tensor, contrastive
 from minicl.backend import to_device
-from minicl.contrastive.pairs import KEEP_BYTES
+from minicl.contrastive.pairs import CACHE_BYTES
 
 from .case import Case, Target, Work, normal
 
@@ -60,7 +60,7 @@ class NTXent(Case):
 
     def work(self):
         """S and its exponentials are symmetric: n^2 d flops the upper half, made twice or kept; dS z is 2 n^2 d."""
-        kept = 4 * self.views**2 <= KEEP_BYTES
+        kept = 4 * self.views**2 <= CACHE_BYTES
         return Work(flops=(3 if kept else 4) * self.views**2 * self.d, exps=(0.5 if kept else 1) * self.views**2)
 
     def tiny(self):

@@ -1,0 +1,104 @@
+"""Alignment and uniformity: the two aims of a contrastive loss, as two losses (Wang & Isola 2020).
+
+Views of one image should meet (alignment), and all images should keep their distance (uniformity). Alignment alone is
+best served by one point for everything: collapse. Uniformity alone spreads the images without regard to what is alike.
+With many negatives InfoNCE tends to a sum of two such terms (theorem 1). With unit rows u = z1^, v = z2^ of N items,
+
+    L = (1/N) sum_i |u_i - v_i|^alpha                                        (1)
+    du_i = -dv_i = (alpha/N) |u_i - v_i|^(alpha - 2) (u_i - v_i)             (2)
+
+    L = log mean_{i != j} e_ij,   e_ij = exp(-t |u_i - u_j|^2)               (3)
+    du_i = 2t sum_j (q_ij + q_ji) u_j,   q_ij = e_ij / sum_kl e_kl           (4)
+
+evaluate.alignment and evaluate.uniformity are the same formulas as metrics.
+Derivations: docs/gradients/alignment_uniformity.md
+"""
+
+import math
+
+from ..autograd import Tensor, op
+from ..backend import array_module, require_finite
+from ..ops import logsumexp, where
+from ..typing import Array
+from .checks import require_batch, require_number, require_pairs
+from .cosine import l2_normalize
+from .pairs import SymmetricPairs, log_or_minus_infinity
+from .softmax import EXCLUDED
+
+
+def composed_alignment(z1: Tensor, z2: Tensor, *, alpha: float = 2) -> Tensor:
+    """alignment_loss from small ops: normalise, subtract, square, a power."""
+    squared = ((l2_normalize(z1) - l2_normalize(z2))**2).sum(axis=1)         # (N,)
+    apart = squared.data > 0                                                 # a power < 1 has no derivative at 0
+    return (where(apart, squared, 1.0)**(alpha / 2) * apart.astype(squared.dtype)).mean()
+
+
+def composed_uniformity(z: Tensor, *, t: float = 2) -> Tensor:
+    """uniformity_loss from small ops: all squared distances, and one log-sum-exp."""
+    xp, N = array_module(z.data), len(z)
+    u = l2_normalize(z)
+    length = (u * u).sum(axis=1, keepdims=True)                              # 1, or 0 for a row of zeros
+    squared = length + length.T - 2 * (u @ u.T)                              # (N, N)
+    potentials = where(xp.eye(N, dtype=bool), EXCLUDED, -t * squared)        # no point keeps its distance to itself
+    return logsumexp(potentials.reshape(N * N), axis=0) - math.log(N * (N - 1))
+
+
+@op
+def alignment_loss(z1: Array, z2: Array, *, alpha: float = 2):
+    """Mean distance between the two views of an item, to the power alpha > 0: z1, z2 (N, d) -> L () >= 0.
+
+    With alpha = 2, L = 2 - 2 cos: the pull is the distance still to go. Views that coincide get no gradient, also
+    for alpha < 2, where (2) has no limit of its own.    Source: Wang & Isola 2020, section 4.1.1
+
+    >>> import numpy as np
+    >>> alignment_loss(np.array([[3.0, 0]]), np.array([[0, 1.0]])).item()
+    2.0
+    """
+    require_pairs("alignment_loss", z1, z2)
+    require_number("alignment_loss", "alpha", alpha, above=0)
+    xp, N = array_module(z1), len(z1)
+    u, to_z1 = l2_normalize.forward(z1)
+    v, to_z2 = l2_normalize.forward(z2)
+    apart = u - v                                                            # (N, d)
+    squared = (apart * apart).sum(axis=1, keepdims=True)                     # (N, 1)
+    loss = (squared**(alpha / 2)).mean()                                     # (1)
+    require_finite(loss, "alignment_loss: the loss")
+
+    def backward(g):
+        nonzero = xp.maximum(squared, xp.finfo(u.dtype).tiny)                # 0 to a negative power is infinite
+        du = (g * alpha / N) * nonzero**(alpha / 2 - 1) * apart              # (2)
+        return to_z1(du)[0], to_z2(-du)[0]
+
+    return loss, backward
+
+
+@op
+def uniformity_loss(z: Array, *, t: float = 2, needs_grad=(True,)):
+    """Log of the mean Gaussian potential between different items: z (N, d), N >= 2, t > 0 -> L () <= 0, 0 when collapsed.
+
+    e_ij = exp((s_ij - 1) / tau) with tau = 1/(2t), as |u_i - u_j|^2 = 2 - 2 s_ij: the exponentials are NT-Xent's, and so
+    are the tiles. A row of zeros stays at the origin, at distance 1 from the sphere and 0 from another such row. As N
+    grows L cannot fall below evaluate.uniformity_floor(d, t), the value of points spread evenly; a few points can.
+    Source: Wang & Isola 2020, section 4.1.2
+
+    >>> import numpy as np
+    >>> round(uniformity_loss(np.array([[1.0, 0], [0, 2.0]])).item(), 4)     # squared distance 2
+    -4.0
+    """
+    require_batch("uniformity_loss", z, at_least=2)
+    require_number("uniformity_loss", "t", t, above=0)
+    xp, N = array_module(z), len(z)
+    u, to_z = l2_normalize.forward(z)
+    pairs = SymmetricPairs(u, tau=1 / (2 * t), cache=needs_grad[0])
+    lse = pairs.logsumexp() - 2 * t                                          # (N,): of (s_ij - 1) / tau over j
+    zeros = (u == 0).all(axis=1).astype(u.dtype).sum()
+    nearer = 2 * zeros * (N - zeros) * (math.exp(-t) - math.exp(-2 * t)) - zeros * (zeros - 1) * math.expm1(-2 * t)
+    top = lse.max()
+    total = xp.logaddexp(top + xp.log(xp.exp(lse - top).sum()), log_or_minus_infinity(nearer))     # over all pairs
+    loss = total - math.log(N * (N - 1))                                     # (3)
+    require_finite(loss, "uniformity_loss: the loss")
+
+    def backward(g):
+        return (to_z(2 * t * g * pairs.weighted_sum(xp.exp(lse - total)))[0],)           # (4)
+
+    return loss, backward

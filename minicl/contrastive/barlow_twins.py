@@ -1,0 +1,57 @@
+"""Barlow Twins (Zbontar et al. 2021, eq. 1): the correlations of the two views should be the identity. No negatives.
+
+x, y = z1, z2 (N, d) with each column at mean 0 and variance 1 over the batch (batch_norm's formula, which carries the
+gradients on), and C = x^T y / N (d, d):
+
+    L = sum_a (1 - C_aa)^2 + off_diagonal sum_{a != b} C_ab^2                (1)
+    D_ab = dL/dC_ab = 2 (C_aa - 1) for a = b, else 2 off_diagonal C_ab       (2)
+    dx_ia = (1/N) sum_b D_ab y_ib,   dy_ib = (1/N) sum_a D_ab x_ia           (3)
+
+The matrix is d x d, not N x N: batches may be small and d large.    Derivation: docs/gradients/barlow_twins.md
+"""
+
+from ..autograd import Tensor, op
+from ..backend import array_module, require_finite
+from ..ops import sqrt
+from ..ops.normalize import batch_norm
+from ..typing import Array
+from .checks import require_number, require_pairs
+
+
+def composed(z1: Tensor, z2: Tensor, *, off_diagonal: float = 5e-3, eps: float = 1e-5) -> Tensor:
+    """barlow_twins from small ops: standardise the columns, correlate, compare with the identity."""
+    xp, (N, d) = array_module(z1.data), z1.shape
+    x, y = ((z - z.mean(axis=0)) / sqrt(z.var(axis=0) + eps) for z in (z1, z2))
+    eye = xp.eye(d, dtype=z1.dtype)
+    missing = x.T @ y / N - eye                                              # (d, d)
+    return (missing**2 * (off_diagonal + (1 - off_diagonal) * eye)).sum()
+
+
+@op
+def barlow_twins(z1: Array, z2: Array, *, off_diagonal: float = 5e-3, eps: float = 1e-5):
+    """Barlow Twins: two views z1, z2 (N, d) of N >= 2 items, off_diagonal >= 0, eps > 0 -> L () >= 0.
+
+    Use it for the plainest loss without negatives. eps is added to the variances, as the authors' batch norm does.
+
+    >>> import numpy as np
+    >>> barlow_twins(np.ones((4, 3)), np.ones((4, 3))).item()                # collapse: no column varies
+    3.0
+    """
+    require_pairs("barlow_twins", z1, z2, at_least=2, because="one item has no variance")
+    require_number("barlow_twins", "off_diagonal", off_diagonal, at_least=0)
+    require_number("barlow_twins", "eps", eps, above=0)
+    xp, (N, d) = array_module(z1), z1.shape
+    one, zero = xp.ones(d, dtype=z1.dtype), xp.zeros(d, dtype=z1.dtype)
+    x, to_z1 = batch_norm.forward(z1, one, zero, eps=eps)
+    y, to_z2 = batch_norm.forward(z2, one, zero, eps=eps)
+    eye = xp.eye(d, dtype=z1.dtype)
+    weight = off_diagonal + (1 - off_diagonal) * eye                         # (d, d): 1 on the diagonal
+    missing = x.T @ y / N - eye
+    loss = (weight * missing * missing).sum()                                # (1)
+    require_finite(loss, "barlow_twins: the loss")
+
+    def backward(g):
+        D = weight * missing * (2 * g)                                       # (2)
+        return to_z1(y @ D.T / N)[0], to_z2(x @ D / N)[0]                    # (3)
+
+    return loss, backward

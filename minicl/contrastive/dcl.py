@@ -1,0 +1,83 @@
+"""Decoupled contrastive loss (Yeh et al. 2022, eq. 6): NT-Xent without the positive in the denominator.
+
+Two views of N items give 2N unit rows u = [z1^; z2^]; the other view of i is p(i) = i + N mod 2N. With
+x_ij = u_i . u_j / tau, lse_i = log sum_j exp(x_ij) and r_ij = exp(x_ij - lse_i) over the negatives j, all but i and p(i):
+
+    L = (1/2N) sum_i (lse_i - w_i x_ip(i))                                   (1)
+    du_i = (sum_j (r_ij + r_ji) u_j - 2 w_i u_p(i)) / (2N tau)               (2)
+    dtau = -(1/2tau) sum_i u_i . du_i                                        (3)
+
+w_i = 1, or for DCL-W the weight of i's item. In NT-Xent both push and pull of an anchor carry 1 - p_i+, little once the
+few negatives of a small batch are easily told apart. Here they keep their strength. L may fall below 0. The tiles are in
+pairs.py.    Derivation: docs/gradients/dcl.md
+"""
+
+from ..autograd import Tensor, op
+from ..backend import array_module, is_array, require_finite
+from ..ops import concat, logsumexp, where
+from ..signature import Scalar
+from ..typing import Array
+from .checks import require_number, require_pairs, require_temperature
+from .cosine import cosine_similarity, l2_normalize
+from .pairs import SymmetricPairs
+from .softmax import EXCLUDED, softmax
+
+
+def composed(z1: Tensor, z2: Tensor, tau, *, weights: Array | None = None) -> Tensor:
+    """dcl from small ops: cosines, log-sum-exp over the negatives, less the positive's score."""
+    xp, N = array_module(z1.data), len(z1)
+    z = concat(z1, z2)
+    itself = xp.eye(2 * N, dtype=bool)
+    scores = cosine_similarity(z, z) / tau
+    negatives = where(itself | xp.concatenate([itself[N:], itself[:N]]), EXCLUDED, scores)
+    pulls = (l2_normalize(z1) * l2_normalize(z2)).sum(axis=1) / tau          # (N,): x_ip(i), the same for both views
+    if weights is not None:
+        pulls = pulls * weights
+    return logsumexp(negatives, axis=1).mean() - pulls.mean()
+
+
+@op
+def dcl(z1: Array, z2: Array, tau: Scalar, *, weights: Array | None = None, needs_grad=(True, True, True)):
+    """Decoupled contrastive loss: two views z1, z2 (N, d) of N >= 2 items, tau () > 0 -> L ().
+
+    Use it with small batches. weights (N,), constants: what each item's positive counts, as mises_fisher_weights gives
+    them for DCL-W; default 1.
+
+    >>> import numpy as np
+    >>> z = np.eye(2)
+    >>> round(dcl(z, z, 0.5).item(), 4)                          # two negatives at cosine 0: log 2 - 1 / 0.5
+    -1.3069
+    """
+    require_temperature("dcl", tau)
+    require_pairs("dcl", z1, z2, at_least=2)
+    xp, N = array_module(z1), len(z1)
+    if weights is not None and not (is_array(weights) and weights.shape == (N,) and weights.dtype == z1.dtype):
+        raise ValueError(f"dcl: weights must be an array ({N},) of {z1.dtype}, one an item; make them with "
+                         "mises_fisher_weights(z1.data, z2.data)")
+    w = xp.ones(2 * N, dtype=z1.dtype) if weights is None else xp.concatenate([weights, weights])
+    u, to_z = l2_normalize.forward(xp.concatenate([z1, z2]))                 # (2N, d)
+    u_other = xp.concatenate([u[N:], u[:N]])                                 # u_p(i)
+    pairs = SymmetricPairs(u, tau, cache=any(needs_grad), left_out=(0, N))
+    loss = (pairs.logsumexp() - w * (u * u_other).sum(axis=1) / tau).mean()  # (1)
+    require_finite(loss, "dcl: the loss")
+
+    def backward(g):
+        du = pairs.weighted_sum(xp.ones_like(w)) - 2 * w[:, None] * u_other
+        du *= g / (2 * N * tau)                                              # (2)
+        dz = to_z(du)[0]
+        return dz[:N], dz[N:], -(u * du).sum() / (2 * tau)                   # (3)
+
+    return loss, backward
+
+
+def mises_fisher_weights(z1: Array, z2: Array, *, sigma: float = 0.5) -> Array:
+    """The weights (N,) of DCL-W (Yeh et al. 2022, eq. 7) for arrays z1, z2 (N, d), two views of N items: mean 1.
+
+        w_i = 2 - exp(s_i / sigma) / mean_k exp(s_k / sigma),   s_i the cosine of item i's views
+
+    The less alike its views, the more an item counts.
+    """
+    require_pairs("mises_fisher_weights", z1, z2)
+    require_number("mises_fisher_weights", "sigma", sigma, above=0)
+    s = (l2_normalize.forward(z1)[0] * l2_normalize.forward(z2)[0]).sum(axis=1)
+    return 2 - len(s) * softmax.forward(s, sigma)[0]

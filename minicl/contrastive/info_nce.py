@@ -1,0 +1,78 @@
+"""InfoNCE with explicit negatives (van den Oord et al. 2018, eq. 4; MoCo's eq. 1).
+
+Each query picks its positive from among it and M negatives. With unit rows q (queries), k (positives), n (negatives):
+
+    x_i+ = q_i . k_i / tau,   x_ij = q_i . n_j / tau,   lse_i = log sum_j exp(x_ij)
+
+    L = (1/N) sum_i log(1 + exp(lse_i - x_i+))                               (1)
+
+which is the mean of -log p_i+, p_i+ = exp(x_i+) / (exp(x_i+) + sum_j exp(x_ij)). The gradients compare the positive with
+m_i, the mean of the negatives weighted by their own softmax r_ij = exp(x_ij - lse_i), m_i = sum_j r_ij n_j:
+
+    dq_i = (1 - p_i+) (m_i - k_i) / (N tau)                                  (2)
+    dk_i = -(1 - p_i+) q_i / (N tau)                                         (3)
+    dn_j = sum_i r_ij (1 - p_i+) q_i / (N tau)                               (4)
+    dtau = -(1/tau) sum_i q_i . dq_i                                         (5)
+
+l2_normalize carries them on to the rows as given. 1 - p_i+ = sigmoid(lse_i - x_i+) keeps its digits where p_i+ is
+nearly 1. The tiles are in pairs.py.    Derivation: docs/gradients/info_nce.md
+"""
+
+from ..autograd import Tensor, op
+from ..backend import require_finite
+from ..ops import concat
+from ..signature import Scalar
+from ..typing import Array
+from .checks import require_pairs, require_temperature
+from .cosine import cosine_similarity, l2_normalize
+from .pairs import QueryPairs
+from .softmax import log_softmax, softplus
+
+
+def composed(query: Tensor, positive: Tensor, negatives: Tensor, tau) -> Tensor:
+    """info_nce from small ops: cosines, log-softmax, pick column 0. It holds all N (1 + M) scores."""
+    require_pairs("info_nce", query, positive)
+    positive_score = (l2_normalize(query) * l2_normalize(positive)).sum(axis=1, keepdims=True)   # (N, 1)
+    scores = concat(positive_score, cosine_similarity(query, negatives), axis=1)                 # (N, 1 + M)
+    return -log_softmax(scores, tau)[:, 0].mean()
+
+
+@op
+def info_nce(query: Array, positive: Array, negatives: Array, tau: Scalar, *, needs_grad=(True, True, True, True)):
+    """InfoNCE: query (N, d), positive (N, d), negatives (M, d), tau () > 0 -> L ().
+
+    Row i of positive belongs to row i of query; the negatives are shared by all queries. Rows need not be normalised:
+    similarities are cosines. Chance is log(1 + M).
+
+    >>> import numpy as np
+    >>> z = np.eye(3)
+    >>> round(info_nce(z[:1], z[:1], z[1:], 0.5).item(), 4)      # cosine 1 to the positive, 0 to two negatives
+    0.2395
+    """
+    require_temperature("info_nce", tau)
+    require_pairs("info_nce", query, positive)
+    if negatives.ndim != 2 or negatives.shape[1] != query.shape[1] or len(negatives) < 1:
+        raise ValueError(f"info_nce: expected negatives (M, d) with M >= 1 and d = {query.shape[1]}, "
+                         f"got {negatives.shape}")
+    N = len(query)
+    q, to_query = l2_normalize.forward(query)
+    k, to_positive = l2_normalize.forward(positive)
+    pairs = QueryPairs(q, negatives, tau)
+    lse, m = pairs.softmax(need_mean=needs_grad[0] or needs_grad[3])
+    loss_i, one_minus_p = softplus(lse - (q * k).sum(axis=1) / tau)
+    loss = loss_i.mean()                                                     # (1)
+    require_finite(loss, "info_nce: the loss")
+
+    def backward(g):
+        weight = (one_minus_p * (g / (N * tau)))[:, None]
+        dquery = dpositive = dnegatives = dtau = None
+        if m is not None:
+            dq = weight * (m - k)                                            # (2)
+            dquery, dtau = to_query(dq)[0], -(q * dq).sum() / tau            # (5)
+        if needs_grad[1]:
+            dpositive = to_positive(-weight * q)[0]                          # (3)
+        if needs_grad[2]:
+            dnegatives = pairs.to_negatives(weight * q)                      # (4)
+        return dquery, dpositive, dnegatives, dtau
+
+    return loss, backward

@@ -1,0 +1,26 @@
+"""Negative cosine: the loss of SimSiam and, but for 2 - 2 cos, of BYOL. It has no negatives, and nothing to fuse.
+
+    L = -(1/N) sum_i p^_i . t^_i
+"""
+
+from ..autograd import Tensor
+from ..backend import require_finite
+from .checks import require_pairs
+from .cosine import l2_normalize
+
+
+def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean negative cosine of prediction and target (N, d): a Tensor () in [-1, 1].
+
+    The target is a constant, whatever it was computed from: this detach is the stop-gradient, without which both methods
+    collapse (Chen & He 2021, section 4.1).
+
+    >>> import numpy as np
+    >>> from minicl import Tensor
+    >>> round(negative_cosine(Tensor(np.array([[3.0, 4.0]])), Tensor(np.array([[1.0, 0.0]]))).item(), 4)
+    -0.6
+    """
+    require_pairs("negative_cosine", prediction, target)
+    loss = -(l2_normalize(prediction) * l2_normalize(target.detach())).sum(axis=1).mean()
+    require_finite(loss.data, "negative_cosine: the loss")
+    return loss

@@ -1,0 +1,75 @@
+"""NT-Xent, SimCLR's loss (Chen et al. 2020, eq. 1).
+
+Two views of N items give 2N unit rows u = [z1^; z2^], all of them anchors: view i picks its other view
+p(i) = i + N mod 2N from among the 2N - 1 that are not itself. With x_ij = u_i . u_j / tau, x_i+ = x_ip(i), and j over
+the negatives of i, all but i and p(i):
+
+    lse_i = log sum_j exp(x_ij)
+
+    L = (1/2N) sum_i log(1 + exp(lse_i - x_i+))                              (1)
+
+which is the mean of -log p_i+, p_i+ = exp(x_i+) / (exp(x_i+) + sum_j exp(x_ij)). Negatives push with their probability
+p_ij = (1 - p_i+) exp(x_ij - lse_i), together as hard as the positive pulls. Each pair is scored from either side:
+
+    du_i = (sum_j (p_ij + p_ji) u_j - (2 - p_i+ - p_p(i)+) u_p(i)) / (2N tau)    (2)
+    dtau = -(1/2tau) sum_i u_i . du_i                                        (3)
+
+l2_normalize carries du on to z. 1 - p_i+ = sigmoid(lse_i - x_i+) keeps its digits where p_i+ is nearly 1. The tiles are
+in pairs.py.    Derivation: docs/gradients/nt_xent.md
+"""
+
+from ..autograd import Tensor, op
+from ..backend import array_module, require_finite
+from ..ops import concat, getitem, where
+from ..signature import Scalar
+from ..typing import Array
+from .checks import require_pairs, require_temperature
+from .cosine import cosine_similarity, l2_normalize
+from .pairs import SymmetricPairs
+from .softmax import EXCLUDED, log_softmax, softplus
+
+
+def composed(z1: Tensor, z2: Tensor, tau) -> Tensor:
+    """nt_xent from small ops: cosines, log-softmax, pick the other view. It holds all (2N)^2 scores."""
+    require_pairs("nt_xent", z1, z2)
+    xp, N = array_module(z1.data), len(z1)
+    z = concat(z1, z2)                                                       # (2N, d)
+    scores = cosine_similarity(z, z)                                         # (2N, 2N)
+    scores = where(xp.eye(2 * N, dtype=bool), EXCLUDED, scores)              # no anchor is its own candidate
+    positive_ids = (xp.arange(2 * N) + N) % (2 * N)
+    return -getitem(log_softmax(scores, tau), key=(xp.arange(2 * N), positive_ids)).mean()
+
+
+@op
+def nt_xent(z1: Array, z2: Array, tau: Scalar, *, needs_grad=(True, True, True)):
+    """NT-Xent: two views z1 (N, d) and z2 (N, d) of N items, tau () > 0 -> L ().
+
+    Row i of z1 belongs to row i of z2. Rows need not be normalised: similarities are cosines. Chance is log(2N - 1).
+    A batch of one has no negatives: its loss and gradients are 0.
+
+    >>> import numpy as np
+    >>> z = np.eye(4)
+    >>> round(nt_xent(z, z, 0.5).item(), 4)                      # cosine 1 to the positive, 0 to six negatives
+    0.5944
+    """
+    require_temperature("nt_xent", tau)
+    require_pairs("nt_xent", z1, z2)
+    xp, N = array_module(z1), len(z1)
+
+    def other(v):
+        return xp.concatenate([v[N:], v[:N]])                                # v_p(i)
+
+    u, to_z = l2_normalize.forward(xp.concatenate([z1, z2]))                 # (2N, d)
+    pairs = SymmetricPairs(u, tau, cache=any(needs_grad), left_out=(0, N))
+    loss_i, one_minus_p = softplus(pairs.logsumexp() - (u * other(u)).sum(axis=1) / tau)
+    loss = loss_i.mean()                                                     # (1)
+    require_finite(loss, "nt_xent: the loss")
+
+    def backward(g):
+        du = pairs.weighted_sum(one_minus_p) - (one_minus_p + other(one_minus_p))[:, None] * other(u)
+        du *= g / (2 * N * tau)                                              # (2)
+        dz = to_z(du)[0]
+        dtau = -(u * du).sum() / (2 * tau) if needs_grad[2] else None        # (3)
+        return dz[:N], dz[N:], dtau
+
+    return loss, backward

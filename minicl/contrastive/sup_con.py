@@ -1,0 +1,98 @@
+"""Supervised contrastive loss (Khosla et al. 2020, eq. 2, L_out): every item of an anchor's class is a positive.
+
+Unit rows u (V, d) with labels. P(i) is the set of the j != i of i's class, A the number of anchors that have one. With
+s_ij = u_i . u_j, x_ij = s_ij / tau, lse_i = log sum_{j != i} exp(x_ij), p_ij = exp(x_ij - lse_i), w_i = sum_j w_ij:
+
+    w_ij = [j in P(i)] / (A |P(i)|)                                          (1)
+    L = sum_i w_i lse_i - sum_ij w_ij x_ij                                   (2)
+    G_ij = dL/ds_ij = (w_i p_ij - w_ij) / tau                                (3)
+    du_i = sum_j (G_ij + G_ji) u_j                                           (4)
+    dtau = -(1/tau) sum_ij s_ij G_ij                                         (5)
+
+With base_temperature b the loss is (tau/b) L, as in the authors' code. With a label of its own for each image it is
+nt_xent. It holds the matrix of all pairs: good for batches of some thousands.    Derivation: docs/gradients/sup_con.md
+"""
+
+import math
+
+import numpy as np
+
+from ..autograd import Tensor, op
+from ..backend import array_module, require_finite, to_device
+from ..ops import where
+from ..signature import Scalar
+from ..typing import Array, HostArray
+from .checks import require_batch, require_number, require_temperature
+from .cosine import cosine_similarity, l2_normalize
+from .softmax import EXCLUDED, log_softmax
+
+
+def composed(z: Tensor, tau, *, labels: HostArray, base_temperature: float | None = None) -> Tensor:
+    """sup_con from small ops: cosines, log-softmax over the others, the mean over each anchor's positives."""
+    xp = array_module(z.data)
+    w = _weights(xp, labels, z.dtype)
+    scores = where(xp.eye(len(z), dtype=bool), EXCLUDED, cosine_similarity(z, z))
+    loss = -(log_softmax(scores, tau) * w).sum()
+    return loss if base_temperature is None else loss * tau / base_temperature
+
+
+@op
+def sup_con(z: Array, tau: Scalar, *, labels: HostArray, base_temperature: float | None = None):
+    """Supervised contrastive loss: z (V, d), tau () > 0, labels (V,) -> L ().
+
+    Use it when classes are known. labels: host array of integers, one a row of z (both views of an image have its label).
+    The mean is over the anchors that have a positive; the others serve as negatives only. Raises ValueError if none has:
+    labels are on the host so that this can be seen without waiting for a GPU.
+    base_temperature > 0: multiply the loss by tau / base_temperature; None: leave it as it is.
+
+    >>> import numpy as np
+    >>> z = np.array([[1.0, 0], [1, 0], [-1, 0], [-1, 0]])
+    >>> round(sup_con(z, 1.0, labels=np.array([0, 0, 1, 1])).item(), 4)      # log(1 + 2 exp(-2))
+    0.2395
+    """
+    require_temperature("sup_con", tau)
+    require_batch("sup_con", z, at_least=2)
+    if base_temperature is not None:
+        require_number("sup_con", "base_temperature", base_temperature, above=0)
+    _require_labels(labels, len(z))
+    xp, b = array_module(z), base_temperature
+    w = _weights(xp, labels, z.dtype)                                        # (1)
+    w_i = w.sum(axis=1, keepdims=True)
+    u, to_z = l2_normalize.forward(z)
+    s = u @ u.T - 1                                                          # a shift of all cosines changes nothing
+    x = xp.where(xp.eye(len(z), dtype=bool), -math.inf, s / tau)
+    top = x.max(axis=1, keepdims=True)
+    p = xp.exp(x - top)
+    total = p.sum(axis=1, keepdims=True)
+    p /= total
+    L = (w_i * (top + xp.log(total))).sum() - (w * s).sum() / tau            # (2)
+    factor = 1 if b is None else tau / b
+    loss = factor * L
+    require_finite(loss, "sup_con: the loss")
+
+    def backward(g):
+        G = (w_i * p - w) * (g * factor / tau)                               # (3)
+        dz = to_z((G + G.T) @ u)[0]                                          # (4)
+        dtau = -(s * G).sum() / tau                                          # (5)
+        return dz, dtau if b is None else dtau + g * L / b
+
+    return loss, backward
+
+
+def _weights(xp, labels, dtype):
+    """w (V, V) of (1)."""
+    ids = to_device(labels, xp)
+    positive = ((ids[:, None] == ids) & ~xp.eye(len(labels), dtype=bool)).astype(dtype)
+    count = np.unique(labels, return_counts=True)[1]
+    A = int(count[count > 1].sum())
+    return positive / xp.maximum(A * positive.sum(axis=1, keepdims=True), 1)
+
+
+def _require_labels(labels, V):
+    if not (isinstance(labels, np.ndarray) and labels.dtype.kind in "iu" and labels.shape == (V,)):
+        got = f"{type(labels).__module__} {type(labels).__name__} of shape {getattr(labels, 'shape', 'unknown')}"
+        raise ValueError(f"sup_con: expected labels, a host (numpy) array of {V} integers, one a row of z, got "
+                         f"{got}; two views of a batch have np.concatenate([labels, labels])")
+    if len(np.unique(labels)) == V:
+        raise ValueError(f"sup_con: no anchor has a positive, all {V} labels differ; give two views of each "
+                         "item, or batches in which classes repeat")

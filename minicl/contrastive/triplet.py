@@ -1,0 +1,71 @@
+"""Triplet loss (Schroff et al. 2015, FaceNet, eq. 3), and its negatives: one negative, and a margin.
+
+Unit rows a (anchors), p (positives) and n (negatives), N of each:
+
+    L = (1/N) sum_i max(0, |a_i - p_i|^2 - |a_i - n_i|^2 + margin)           (1)
+    da_i = 2 (n_i - p_i)/N,   dp_i = 2 (p_i - a_i)/N,   dn_i = 2 (a_i - n_i)/N   (2)
+
+(2) where the maximum is not 0: a triplet that is right by the margin teaches nothing, and most soon are. Hence mining.
+Derivation: docs/gradients/triplet.md
+"""
+
+import math
+
+from ..autograd import Tensor, op
+from ..backend import array_module, require_finite
+from ..ops import maximum
+from ..typing import Array
+from .checks import require_number, require_pairs
+from .cosine import cosine_similarity, l2_normalize
+
+
+def composed(anchor: Tensor, positive: Tensor, negative: Tensor, *, margin: float = 0.2) -> Tensor:
+    """triplet from small ops: normalise, compare squared distances, cut at 0."""
+    a, p, n = l2_normalize(anchor), l2_normalize(positive), l2_normalize(negative)
+    short = ((a - p)**2).sum(axis=1) - ((a - n)**2).sum(axis=1) + margin     # (N,)
+    return maximum(short, 0.0).mean()
+
+
+@op
+def triplet(anchor: Array, positive: Array, negative: Array, *, margin: float = 0.2):
+    """Triplet loss of unit vectors: anchor, positive, negative (N, d), margin > 0 -> L () >= 0.
+
+    Use it when similarity comes as comparisons, "i is more like p than like n", or to see what InfoNCE improved on.
+    Mined negatives: negative = positive[semi_hard_negatives(anchor.data, positive.data)].
+
+    >>> import numpy as np
+    >>> right, up = np.array([[1.0, 0]]), np.array([[0, 1.0]])
+    >>> round(triplet(right, right, up, margin=2.5).item(), 4)   # squared distances 0 and 2
+    0.5
+    """
+    require_pairs("triplet", anchor, positive)
+    require_pairs("triplet", anchor, negative)
+    require_number("triplet", "margin", margin, above=0)
+    N = len(anchor)
+    a, to_anchor = l2_normalize.forward(anchor)
+    p, to_positive = l2_normalize.forward(positive)
+    n, to_negative = l2_normalize.forward(negative)
+    short = ((a - p)**2 - (a - n)**2).sum(axis=1, keepdims=True) + margin    # (N, 1): by how much it is not yet right
+    wrong = short > 0
+    loss = (short * wrong).mean()                                            # (1)
+    require_finite(loss, "triplet: the loss")
+
+    def backward(g):
+        c = wrong * (2 * g / N)
+        return to_anchor(c * (n - p))[0], to_positive(c * (p - a))[0], to_negative(c * (a - n))[0]       # (2)
+
+    return loss, backward
+
+
+def semi_hard_negatives(anchor: Array, positive: Array) -> Array:
+    """For each row of the array anchor (N, d), the id (N,) of another row of positive to serve as its negative.
+
+    Semi-hard: the most similar of those that are less similar than the anchor's own positive; where there is none,
+    the least similar. The very hardest collapse the embedding (Schroff et al. 2015, section 3.2).
+    """
+    require_pairs("semi_hard_negatives", anchor, positive, at_least=2)
+    xp, own = array_module(anchor), array_module(anchor).arange(len(anchor))
+    s = cosine_similarity.forward(anchor, positive)[0]
+    rank = xp.where(s < s[own, own][:, None], s, -4 - s)                     # cosines first, then upside down
+    rank[own, own] = -math.inf
+    return rank.argmax(axis=1)
