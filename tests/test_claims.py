@@ -7,13 +7,14 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from claims import NAMES, __main__, counting, infonce_bound, laboratory, leak, tightness
 from claims.answers import count
 from claims.infonce_bound import _exact_bound, exact_bound
-from claims.laboratory import (NOT_REPRODUCED, VERDICTS, Setting, all_claims, experiment, mean_spread, read_records,
+from claims.laboratory import (NOT_REPRODUCED, VERDICTS, Setting, all_claims, experiment, mean_std, read_records,
                                record_path)
 from claims.report import anchor, page
 
@@ -48,7 +49,7 @@ def shows_it(record):
 
 
 @each_claim
-def test_the_fast_form_shows_what_the_claim_says(module, tmp_path):
+def test_the_fast_form_shows_what_the_claim_states(module, tmp_path):
     for _ in range(ATTEMPTS.get(module.CLAIM.name, 1)):
         record = experiment(module, [0], size="fast", log=silent, cpu_threads=1)
         if shows_it(record):
@@ -62,14 +63,14 @@ def test_the_fast_form_shows_what_the_claim_says(module, tmp_path):
 
 
 @each_claim
-def test_a_claim_says_all_that_its_section_needs(module):
+def test_a_claim_has_all_that_its_section_needs(module):
     claim = module.CLAIM
     assert NAMES[claim.number - 1] == claim.name == module.__name__.rpartition(".")[2]
-    assert all((claim.title, claim.says, claim.mathematics, claim.source, claim.next))
-    assert not claim.title.endswith(".") and claim.says.endswith(".") and "\n" not in claim.title + claim.says
+    assert all((claim.title, claim.statement, claim.mathematics, claim.source, claim.next))
+    assert not claim.title.endswith(".") and claim.statement.endswith(".") and "\n" not in claim.title + claim.statement
 
 
-def test_the_same_seed_gives_the_same_figures_on_either_backend(xp):
+def test_the_same_seed_gives_the_same_metrics_on_either_backend(xp):
     first, again = (experiment(tightness, [1], size="fast", xp=xp, log=silent, cpu_threads=1) for _ in range(2))
     assert first.metrics == again.metrics and first.verdict == again.verdict != NOT_REPRODUCED
 
@@ -83,9 +84,9 @@ def test_what_learns_learns_on_either_backend(xp, rng):
 # ---------------------------------------------------------------- what is committed
 
 @each_record
-def test_a_committed_record_is_judged_as_the_claim_judges_today(record):
+def test_a_committed_record_has_the_verdict_of_the_claim_as_it_is(record):
     module = laboratory.load_claim(record.name)
-    assert module.judge(record.arrays) == (record.verdict, record.reason)
+    assert module.verdict(record.arrays) == (record.verdict, record.reason)
     assert (record.claim, record.size, record.seeds) == (module.CLAIM.number, "default", [0, 1, 2])
     assert record_path(DOCS / "claims", record.name).with_suffix(".png").exists()
 
@@ -103,7 +104,7 @@ def test_the_links_of_the_summary_lead_to_the_sections():
             assert f"(#{anchor(module.CLAIM)})" in text and f"{module.CLAIM.number}. {module.CLAIM.title}" in headings
 
 
-# ---------------------------------------------------------------- exact figures
+# ---------------------------------------------------------------- exact values
 
 @pytest.mark.parametrize("nats, K", [(2, 16), (6, 256), (10, 64)])
 def test_the_quadrature_has_converged(nats, K):
@@ -157,6 +158,7 @@ def test_a_run_prints_the_table_and_leaves_a_record_and_a_page(quick, tmp_path, 
     printed = capsys.readouterr().out
     assert "published or exact" in printed and "0.6962" in printed
     assert "reproduced (fast size: docs/claims.md has the verdicts): the closed form" in printed
+    assert max(map(len, printed.replace(str(tmp_path), "").splitlines())) <= 100
     assert "03-counting.json" in printed and ("03-counting.png" in printed) == (viz.Figure is not None)
     assert quick == [("tightness", 0), ("tightness", 5), ("counting", 0), ("counting", 5)]
     record = json.loads((tmp_path / "02-tightness.json").read_text())
@@ -171,6 +173,25 @@ def test_a_run_prints_the_table_and_leaves_a_record_and_a_page(quick, tmp_path, 
     assert "not yet run" in text and "how many negatives" in text
 
 
+def test_a_long_measurement_prints_its_progress():
+    printed = []
+    setting = Setting(print=printed.append, status="step 1 of 9")
+    with laboratory.heartbeat(setting, seconds=0.01):
+        while len(printed) < 2:
+            time.sleep(0.01)
+    assert printed[0] == "    0 s  step 1 of 9"
+    length = len(printed)
+    time.sleep(0.05)
+    assert len(printed) == length
+
+
+@each_record
+def test_what_a_run_prints_is_at_most_100_columns_wide(record, capsys):
+    __main__.show(record, "runs/claims")
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100 and not any(line.endswith(" ") for line in lines)
+
+
 def test_a_claim_that_fails_does_not_cost_the_others(quick, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tightness, "measure", lambda setting: {"never": math.nan})
     assert run("run", 2, 3, "--seeds", 0, "--out", tmp_path) == 1
@@ -178,7 +199,7 @@ def test_a_claim_that_fails_does_not_cost_the_others(quick, tmp_path, monkeypatc
     assert "claim 2, seed 0: never is not finite" in capsys.readouterr().err
 
 
-def test_nowhere_to_write_is_said_before_anything_is_measured(quick, tmp_path, capsys):
+def test_nowhere_to_write_is_an_error_before_anything_is_measured(quick, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert run("run", 2, "--out", tmp_path / "file" / "records") == 2 and quick == []
     message = f"--out {tmp_path / 'file' / 'records'}: expected a folder to write to (Not a directory); give another"
@@ -188,7 +209,7 @@ def test_nowhere_to_write_is_said_before_anything_is_measured(quick, tmp_path, c
 def test_a_claim_that_is_named_twice_is_measured_once(quick, tmp_path):
     assert run("run", 2, "tightness", 2, "--seeds", 0, "--out", tmp_path) == 0
     assert quick == [("tightness", 0)]
-    assert read_records(tmp_path)["tightness"].caution == " (one seed: no spread to judge by)"
+    assert read_records(tmp_path)["tightness"].caution == " (one seed: no standard deviation)"
 
 
 def test_a_fast_run_does_not_replace_a_slow_one(quick, tmp_path, monkeypatch):
@@ -198,9 +219,9 @@ def test_a_fast_run_does_not_replace_a_slow_one(quick, tmp_path, monkeypatch):
     assert [read_records(f"runs/claims{fast}")["tightness"].size for fast in ("", "-fast")] == ["default", "fast"]
 
 
-def test_records_are_judged_and_drawn_anew(quick, tmp_path, monkeypatch):
+def test_redraw_computes_verdicts_and_pictures_again(quick, tmp_path, monkeypatch):
     assert run("run", 2, "--seeds", 0, "--out", tmp_path) == 0
-    monkeypatch.setattr(tightness, "judge", lambda metrics: (NOT_REPRODUCED, "of another mind"))
+    monkeypatch.setattr(tightness, "verdict", lambda metrics: (NOT_REPRODUCED, "of another mind"))
     assert run("report", "--records", tmp_path) == 0
     assert read_records(tmp_path)["tightness"].verdict == "reproduced"
     assert run("report", "--records", tmp_path, "--redraw") == 0
@@ -215,7 +236,7 @@ def test_ctrl_c_keeps_the_records_that_are_there_and_resume_goes_on(quick, tmp_p
 
     monkeypatch.setattr(counting, "measure", interrupted)
     assert run("run", 2, 3, "--seeds", 0, "--out", tmp_path) == 130
-    assert "interrupted; --resume leaves out the claims that are done" in capsys.readouterr().err
+    assert "interrupted; --resume skips the claims that are done" in capsys.readouterr().err
     assert list(read_records(tmp_path)) == ["tightness"] and [path.suffix for path in tmp_path.glob(".*")] == []
     monkeypatch.setattr(counting, "measure", measure)
     assert run("run", 2, 3, "--seeds", 0, "--out", tmp_path, "--resume") == 0
@@ -232,7 +253,7 @@ def test_ctrl_c_keeps_the_records_that_are_there_and_resume_goes_on(quick, tmp_p
     (("run", "2", "--seeds", "-1"), "expected an integer >= 0, got -1"),
     (("run", "2", "--seeds", "0", "1", "0"), "--seeds: expected each seed once, got 0 1 0"),
     (("run", "2", "--size", "huge"), "invalid choice: 'huge'"),
-    (("report", "--records", "nowhere"), "--records nowhere: there are no records of claims"),
+    (("report", "--records", "nowhere"), "--records nowhere: found no records of claims"),
     (("count", "1"), "expected an integer >= 2, got 1"),
 ], ids=["number", "name", "data", "seed", "seeds", "size", "no records", "one image"])
 def test_what_cannot_be_is_one_line(options, message, capsys):
@@ -244,7 +265,7 @@ def test_what_cannot_be_is_one_line(options, message, capsys):
 def test_a_file_that_is_no_record_is_named(tmp_path):
     for text in ("{", '{"claim": 2}', "[]"):
         (tmp_path / "02-tightness.json").write_text(text)
-        with pytest.raises(RunError, match="02-tightness.json is no record of a claim .*; run .* without --resume"):
+        with pytest.raises(RunError, match="02-tightness.json is not a record of a claim .*; run .* without --resume"):
             read_records(tmp_path)
 
 
@@ -257,8 +278,8 @@ def test_without_matplotlib_there_is_a_record_and_a_line(quick, tmp_path, monkey
 
 
 def test_a_verdict_is_one_of_three(monkeypatch, quick):
-    monkeypatch.setattr(tightness, "judge", lambda metrics: ("true", "it looks so"))
-    with pytest.raises(ValueError, match="claim 2: judge must say one of"):
+    monkeypatch.setattr(tightness, "verdict", lambda metrics: ("true", "it looks so"))
+    with pytest.raises(ValueError, match="claim 2: verdict\\(\\) must return one of"):
         experiment(tightness, [0], log=silent)
     assert len(VERDICTS) == 3
 
@@ -295,8 +316,8 @@ def test_a_setting_picks_its_size_and_draws_its_data():
     ([97.90, 98.08, 97.88], "97.95 ± 0.11"), ([510, 510], "510"), ([0.5], "0.500"), ([-1.575], "-1.57"),
     ([-1e-9], "0.0000"),
 ])
-def test_mean_and_spread_have_the_digits_they_deserve(values, expected):
-    assert mean_spread(values) == expected
+def test_mean_and_std_have_the_digits_they_deserve(values, expected):
+    assert mean_std(values) == expected
 
 
 def test_no_line_of_a_paragraph_looks_like_a_list():
@@ -311,4 +332,4 @@ def test_a_hyphen_ends_no_line_of_a_paragraph():
 
 
 def test_fractions_are_shown_as_percent():
-    assert mean_spread([0.979, 0.981], ".1f", " %") == "98.0 ± 0.1 %" and mean_spread([0.5, 0.5], "+.2f") == "+0.50"
+    assert mean_std([0.979, 0.981], ".1f", " %") == "98.0 ± 0.1 %" and mean_std([0.5, 0.5], "+.2f") == "+0.50"

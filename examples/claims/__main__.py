@@ -1,15 +1,17 @@
-"""The theory, claim by claim, as experiments that run.
+"""The theory of contrastive learning as sixteen experiments.
 
     python examples/claims list
     python examples/claims run 8 11                 # or: run all; each a few minutes on two CPU cores
     python examples/claims run 2 --seeds 0 --size fast
-    python examples/claims report                   # the records of runs/claims as a page
-    python examples/claims report --docs            # the committed records, docs/claims, as docs/claims.md
-    python examples/claims count 256                # the negatives and bits of a batch of 256 images
+    python examples/claims report                   # a page of the records in runs/claims
+    python examples/claims report --docs            # docs/claims.md, of the records in docs/claims
+    python examples/claims count 256                # negatives and bits of a batch of 256 images
 """
 
 import argparse
+import itertools
 import sys
+import textwrap
 import traceback
 from pathlib import Path
 
@@ -35,14 +37,14 @@ def main(argv=None):
 
 def parse(argv):
     parser = argparse.ArgumentParser(prog="python examples/claims", description=__doc__.split("\n\n")[0],
-                                     epilog="docs/claims.md has the claims with their figures and verdicts")
+                                     epilog="docs/claims.md shows the claims, their results and verdicts")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="the claims, a line each")
+    commands.add_parser("list", help="list the claims, one a line")
 
-    run = commands.add_parser("run", help="measure claims, print the figures and keep a record and a picture of each")
+    run = commands.add_parser("run", help="measure claims, print the results, and save a record and a picture of each")
     run.add_argument("claims", nargs="+", metavar="CLAIM", help="number or name; or: all")
     run.add_argument("--seeds", type=at_least(0), nargs="+", default=[0, 1, 2],
-                     help="one measurement each; default: 0 1 2")
+                     help="one measurement for each; default: 0 1 2")
     run.add_argument("--size", choices=SIZES, default="default",
                      help="fast: seconds, on generated digits; default: minutes on two CPU cores; full: for a GPU")
     run.add_argument("--full", dest="size", action="store_const", const="full", help="the same as --size full")
@@ -50,9 +52,9 @@ def parse(argv):
     run.add_argument("--data-dir", help="folder with MNIST's files; default: the user's cache, else download")
     run.add_argument("--threads", type=at_least(1), help="CPU threads; default: all available cores")
     run.add_argument("--out", help="folder for records and pictures; default: runs/claims, or runs/claims-fast for "
-                     "--size fast, so that it replaces no slow one")
-    run.add_argument("--resume", action="store_true", help="leave out claims whose record with the same seeds, size "
-                     "and backend is already in --out")
+                     "--size fast")
+    run.add_argument("--resume", action="store_true", help="skip claims whose record, of the same seeds, size and "
+                     "backend, is already in --out")
 
     report = commands.add_parser("report", help="write a page of all records, such as docs/claims.md")
     report.add_argument("--records", default="runs/claims", help="folder with the records; default: runs/claims")
@@ -84,7 +86,7 @@ def run(args):
     modules = list(dict.fromkeys(module for which in args.claims                # each once
                                  for module in (all_claims() if which == "all" else [load_claim(which)])))
     if args.data_dir and args.size != "fast":
-        load_mnist(args.data_dir)                            # what is wrong with it is said now, not after an hour
+        load_mnist(args.data_dir)                            # raises now, not after an hour
     try:
         Path(args.out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -94,20 +96,20 @@ def run(args):
         claim, before = module.CLAIM, done.get(module.CLAIM.name)
         print(f"\n{claim.number}. {claim.title}", flush=True)
         if before and (before.seeds, before.size, before.backend) == (args.seeds, args.size, args.backend):
-            print(f"  {before.verdict}, as {record_path(args.out, claim.name)} says")
+            print(f"  {before.verdict}, from {record_path(args.out, claim.name)}")
             continue
         try:
             record = experiment(module, args.seeds, size=args.size, backend=args.backend, xp=xp,
-                                data_dir=args.data_dir, log=lambda text: print(text, flush=True),
+                                data_dir=args.data_dir, log=lambda text: print(wrapped(text), flush=True),
                                 cpu_threads=args.threads)
             record.save(args.out)
             show(record, args.out)
         except KeyboardInterrupt:
-            print("\ninterrupted; --resume leaves out the claims that are done", file=sys.stderr)
+            print("\ninterrupted; --resume skips the claims that are done", file=sys.stderr)
             return 130
-        except OSError:                                      # no data, or no room: the next would fare no better
+        except OSError:                                      # no data or no disk space: the next would fail too
             raise
-        except Exception as error:                           # one that fails must not cost the others
+        except Exception as error:                           # go on with the other claims
             if len(modules) == 1:
                 raise
             traceback.print_exc()
@@ -121,25 +123,42 @@ def run(args):
 
 
 def show(record, folder):
-    """The table of a record, its verdict, its time."""
-    rows = [("", "published or exact", "measured"), *record.rows()]
-    widths = [max(len(row[k]) for row in rows) for k in range(2)]
-    for what, published, measured in rows:
-        print(f"  {what:<{widths[0]}}  {published:<{widths[1]}}  {measured}")
-    print(f"  {record.verdict}{record.caution}: {record.reason}")
+    """Print a record's table, verdict, time and files."""
+    print(*text_table([("", "published or exact", "measured"), *record.rows()]), sep="\n")
+    print(wrapped(f"  {record.verdict}{record.caution}: {record.reason}"))
     path = record_path(folder, record.name)
-    kept = f"{path}" + (f", {path.with_suffix('.png')}" if viz.Figure is not None else "")
-    print(f"  {sum(record.seconds):.0f} s, data: {record.data}; {kept}", flush=True)
+    files = f"{path}, {path.with_suffix('.png')}" if viz.Figure is not None else path
+    print(f"  {sum(record.seconds):.0f} s, data: {record.data}\n  {files}", flush=True)
+
+
+def text_table(rows, widths=(36, 24, 34)):
+    """Lines of rows of three texts, each wrapped into a column of at most the width given."""
+    widths = [min(width, max(len(row[k]) for row in rows)) for k, width in enumerate(widths)]
+    return [("  " + "  ".join(f"{line:<{width}}" for line, width in zip(lines, widths))).rstrip()
+            for row in rows
+            for lines in itertools.zip_longest(*(wrap(cell, width) for cell, width in zip(row, widths)), fillvalue="")]
+
+
+def wrap(text, width):
+    """The lines of a text, broken neither at hyphens nor around the sign of a deviation."""
+    held = text.replace(" ± ", "\0±\0")
+    return [line.replace("\0", " ") for line in textwrap.wrap(held, width, break_on_hyphens=False)]
+
+
+def wrapped(text):
+    """A paragraph in lines of at most 100 columns, indented like its first line."""
+    indent = " " * (len(text) - len(text.lstrip()))
+    return "\n".join(indent + line for line in wrap(text.strip(), 100 - len(indent)))
 
 
 def report(args):
     records, out = Path(args.records), Path(args.out or Path(args.records) / "claims.md")
     found = read_records(records)
     if not found:
-        raise RunError(f"--records {records}: there are no records of claims; python examples/claims run all --out "
-                       f"{records} makes them")
+        raise RunError(f"--records {records}: found no records of claims; make them with python examples/claims "
+                       f"run all --out {records}")
     if args.redraw:
-        found = {name: record.judged() for name, record in found.items()}
+        found = {name: record.with_verdict() for name, record in found.items()}
         for record in found.values():
             record.save(records)
     text = page(found, records, out.parent)

@@ -8,16 +8,17 @@ from minicl.contrastive import l2_normalize, nt_xent
 from minicl.data import mnist_views, two_views
 from minicl.evaluate import alignment, encode, to_float, uniformity, uniformity_floor
 from minicl.methods import SimCLR
-from .laboratory import NOT_REPRODUCED, REPRODUCED, Claim, mean_spread
+from .laboratory import NOT_REPRODUCED, REPRODUCED, Claim, mean_std
 from .slides import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, slide
 from .training import contrastive, digits, encoder_and_head, train
 
 CLAIM = Claim(
     number=4, name="alignment_uniformity",
     title="The loss trades alignment against uniformity",
-    says="A contrastive loss wants two things that are in each other's way: views of one image at one place "
-         "(alignment), and all images spread over the sphere (uniformity). Either alone has a useless best, one "
-         "point for everything or a sphere without meaning; with many negatives NT-Xent tends to a sum of the two.",
+    statement="A contrastive loss wants two things that are in each other's way: views of one image at one place "
+              "(alignment), and all images spread over the sphere (uniformity). Either alone has a useless best, one "
+              "point for everything or a sphere without meaning; with many negatives NT-Xent tends to a sum of the "
+              "two.",
     mathematics="""\
 For unit vectors, x and y of one image, x and x' of two:
 
@@ -67,7 +68,7 @@ def halves(z):
     return {"alignment": alignment(z[:N], z[N:]), "uniformity": uniformity(z[:N])}
 
 
-def judge(metrics):
+def verdict(metrics):
     exact = {"floor, d = 2": -1.575, "floor, d = 3": -2.080, "floor, d = 128": -3.9375, "collapsed": 0.0}
     wrong = [name for name, value in exact.items() if np.abs(metrics[name] - value).max() > 5e-4]
     if wrong:
@@ -89,11 +90,11 @@ def judge(metrics):
 
 def table(metrics):
     rows = [(f"uniformity of even points, d = {d}", CLAIM.published[f"floor, d = {d}"],
-             f"{metrics[f'floor, d = {d}'][0]:.4f}; drawn {mean_spread(metrics[f'drawn, d = {d}'], '.4f')}")
+             f"{metrics[f'floor, d = {d}'][0]:.4f}; drawn {mean_std(metrics[f'drawn, d = {d}'], '.4f')}")
             for d in (2, 3, 128)]
-    rows.append(("uniformity of one point", CLAIM.published["collapsed"], mean_spread(metrics["collapsed"], ".4f")))
-    return rows + [(f"{name}: alignment, uniformity", "", f"{mean_spread(metrics[f'alignment, {name}'], '.2f')}, "
-                    + mean_spread(metrics[f"uniformity, {name}"], ".2f")) for name in COLOURS]
+    rows.append(("uniformity of one point", CLAIM.published["collapsed"], mean_std(metrics["collapsed"], ".4f")))
+    return rows + [(f"{name}: alignment, uniformity", "", f"{mean_std(metrics[f'alignment, {name}'], '.2f')}, "
+                    + mean_std(metrics[f"uniformity, {name}"], ".2f")) for name in COLOURS]
 
 
 def draw(metrics, path):

@@ -8,7 +8,7 @@ from minicl.evaluate import infonce_bound
 from .counting import BATCHES, IMAGES
 from .head_discards import lost, tasks_of
 from .infonce_bound import exact_bound
-from .laboratory import filled, mean_spread
+from .laboratory import filled, mean_std
 
 
 def count(N):
@@ -75,18 +75,18 @@ def why_the_head_helps(records):
         return ""
     digit, shown = records["head"].arrays, records["head_discards"].arrays
     rows = "\n".join(
-        f"| {task} | {mean_spread(shown[f'{task}: h'], '.1f', ' %')} "
-        f"| {mean_spread(shown[f'{task}: g(h)'], '.1f', ' %')} | {lost(shown, task).mean():.0%} "
+        f"| {task} | {mean_std(shown[f'{task}: h'], '.1f', ' %')} "
+        f"| {mean_std(shown[f'{task}: g(h)'], '.1f', ' %')} | {lost(shown, task).mean():.0%} "
         f"| {lost(shown, task, ', untrained').mean():.0%} |" for task in tasks_of(shown))
 
     before, after = (shown.get(f"colour or grey: h{when}", np.array([1.0])) for when in (", untrained", ""))
     exception = "" if (before - after).mean() < (before - 0.5).mean() / 2 else f"""
 
-Colour is the exception: h itself fell from {mean_spread(before, '.1f', ' %')} before training to
-{mean_spread(after, '.1f', ' %')} in training (chance 50 %), so most of the forgetting happened before the head."""
+Colour is the exception: h itself fell from {mean_std(before, '.1f', ' %')} before training to
+{mean_std(after, '.1f', ' %')} in training (chance 50 %), so most of the forgetting happened before the head."""
 
     def gain(head):
-        return mean_spread(100 * (digit["mlp head, h"] - digit[head]), "+.1f")
+        return mean_std(100 * (digit["mlp head, h"] - digit[head]), "+.1f")
 
     linear = "linear head, h" in digit                                       # which the fast form leaves out
     there = "more than 10, and 3" if linear else "more than 10"
@@ -110,8 +110,8 @@ python examples/claims run 8 9
 {rows}{exception}
 
 *So h should be worth more than z*, though the loss never saw h (claim 8). A linear probe tells the digit from h in
-{mean_spread(digit['mlp head, h'], '.1f', ' %')} of all cases, from z in
-{mean_spread(digit['mlp head, z'], '.1f', ' %')}: {gain('mlp head, z')} points.
+{mean_std(digit['mlp head, h'], '.1f', ' %')} of all cases, from z in
+{mean_std(digit['mlp head, z'], '.1f', ' %')}: {gain('mlp head, z')} points.
 
 *And more than the h of an encoder that had no head to forget for it* (claim 8). The
 gain is {gain('none head, h')} points over no head{others} (on ImageNet: {there}).

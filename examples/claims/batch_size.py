@@ -16,7 +16,7 @@ from minicl.evaluate import alignment, effective_rank, encode, frozen_accuracies
 from minicl.methods import SimCLR
 from minicl.ops import concat, where
 from .cost import cost
-from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread
+from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, mean_std
 from .slides import BLUE, GREEN, GREY, ORANGE, heading, line, note, slide
 from .training import contrastive, digits, encoder_and_head, train
 
@@ -25,9 +25,9 @@ TAU, DIM = 0.2, 64
 CLAIM = Claim(
     number=6, name="batch_size",
     title="With few negatives z is spread less evenly; more give diminishing returns, at a cost of N²",
-    says="With more negatives z is spread more evenly and classes are easier to find in it, but each doubling buys "
-         "less than the one before; with very few, z is said to use fewer directions. The loss compares every view "
-         "with every other, so its time grows with the square of the batch.",
+    statement="With more negatives z is spread more evenly and classes are easier to find in it, but each doubling "
+              "buys less than the one before; with very few, z is said to use fewer directions. The loss compares "
+              "every view with every other, so its time grows with the square of the batch.",
     mathematics="""\
 ```text
 N images -> 2(N-1) negatives an anchor; (2N)^2 scores of d products, forward and backward
@@ -55,7 +55,7 @@ def measure(setting):
         model = SimCLR(*encoder_and_head(data, setting, dim=DIM)).to(setting.xp)
         train(model, contrastive(TAU, loss=in_groups(N)), data.train_images, setting, batch=batch,
               steps=setting.pick(60, 60, 1000))
-        rows.append(examine(model, data, setting))
+        rows.append(evaluate(model, data, setting))
         setting.print(f"    N = {N}: " + ", ".join(f"{name} {value:.3f}" for name, value in rows[-1].items()))
     batches = setting.pick((128, 512, 2048), (2, 8, 32, 128, 512, 2048), (128, 512, 2048, 8192))
     costs = np.array([[*cost_of_loss(N, setting), *cost_of_step(N, data, setting)] for N in batches]).T
@@ -80,7 +80,7 @@ def in_groups(N):
     return loss
 
 
-def examine(model, data, setting):
+def evaluate(model, data, setting):
     """Figures of z of views of test images, and kNN of the test images as they are."""
     accuracies, _, _ = frozen_accuracies(model, data, setting.xp, probe=False)
     xp, rng = setting.xp, np.random.default_rng([setting.seed, 3])
@@ -122,7 +122,7 @@ def cost_of_step(N, data, setting):
     return 1000 * seconds, mib
 
 
-def judge(metrics):
+def verdict(metrics):
     """From fewest to most, uniformity falls and kNN on z rises, in every seed and by more than the spread; neither
     turns back by more than that and what so few test images can tell apart; the first half of the steps brings more
     than the second; and the loss's time at the largest batches grows as N^1.5 to N^2.5. The rank is not judged but
@@ -140,7 +140,7 @@ def judge(metrics):
     exponent = metrics["exponent"].mean()
     if not 1.5 <= exponent <= 2.5:
         missing.append(f"the loss's time grows as N^{exponent:.1f}")
-    first, last = ({name: mean_spread(metrics[name][:, end], form, unit) for name, form, unit in
+    first, last = ({name: mean_std(metrics[name][:, end], form, unit) for name, form, unit in
                     (("uniformity", ".2f", ""), ("knn", ".1f", " %"), ("rank", ".1f", ""))} for end in (0, -1))
     lost = metrics["rank"][:, -1] - metrics["rank"][:, 0]
     found = ("few negatives " + ("collapse z in part" if (lost > 0.1 * metrics["rank"][:, -1]).all() else
@@ -149,7 +149,7 @@ def judge(metrics):
              f"{first['rank']} to {last['rank']}; its uniformity goes from {first['uniformity']} to "
              f"{last['uniformity']}, kNN on z from {first['knn']} to {last['knn']}, most of it by the first steps; "
              f"the loss's time at the largest batches grows as N^{exponent:.1f}")
-    return (NOT_REPRODUCED, f"{'; '.join(missing)}; {found}") if missing else (IN_SHAPE, found)
+    return (NOT_REPRODUCED, f"{'; '.join(missing)}; {found}") if missing else (QUALITATIVE, found)
 
 
 def table(metrics):
@@ -161,12 +161,12 @@ def table(metrics):
     rows += [(name, "", numbers(metrics[name].min(axis=0, keepdims=True), ".3g"))
              for name in ("loss, ms", "loss, MiB", "step, ms", "step, MiB")]
     return rows + [("exponent of the loss's time, last three batches", CLAIM.published["exponent"],
-                    mean_spread(metrics["exponent"], ".2f"))]
+                    mean_std(metrics["exponent"], ".2f"))]
 
 
 def numbers(values, form):
     """values (seeds, n) -> n means with their spreads."""
-    return ", ".join(mean_spread(column, form) for column in values.T)
+    return ", ".join(mean_std(column, form) for column in values.T)
 
 
 def draw(metrics, path):

@@ -11,7 +11,7 @@ from minicl.contrastive import l2_normalize
 from minicl.evaluate import effective_rank, embedding_std, encode, frozen_accuracies, linear_probe
 from minicl.methods import BYOL, SimCLR, SimSiam
 from minicl.nn import Sequential, projection_head
-from .laboratory import IN_SHAPE, NOT_REPRODUCED, REPRODUCED, Claim, mean_spread
+from .laboratory import QUALITATIVE, NOT_REPRODUCED, REPRODUCED, Claim, mean_std
 from .slides import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, heading, note, slide
 from .training import contrastive, digits, encoder_and_head, train
 
@@ -20,9 +20,9 @@ DIM, NOISE, CHANCE = 64, 0.1, 0.1                # NOISE: of the deviation that 
 CLAIM = Claim(
     number=5, name="collapse",
     title="Alignment alone collapses; negatives prevent it, and so does a stop-gradient",
-    says="Asked only that two views of an image agree, an encoder gives all images one z; asked only that all "
-         "differ, it spreads them without regard to what is alike. Both together teach; BYOL and SimSiam have no "
-         "negatives, and a target that is held still keeps them from collapse.",
+    statement="Asked only that two views of an image agree, an encoder gives all images one z; asked only that all "
+              "differ, it spreads them without regard to what is alike. Both together teach; BYOL and SimSiam have no "
+              "negatives, and a target that is held still keeps them from collapse.",
     mathematics="""\
 ```text
 positives only     |u1 - u2|^2                           least at one point for all: spread 0
@@ -82,10 +82,10 @@ def measure(setting):
         model = build(name, data, setting, **network)
         curve = train(model, OBJECTIVES[name], data.train_images, setting, steps=times * steps, batch=batch,
                       lr=setting.pick(1e-2, 5e-3, 5e-3), watch=lambda z: {"spread": embedding_std(z)})
-        metrics[row], metrics[f"{row}: spread in training"] = examine(model, data, setting), curve["spread"]
+        metrics[row], metrics[f"{row}: spread in training"] = evaluate(model, data, setting), curve["spread"]
         setting.print(f"    {row}: " + ", ".join(f"{what} {value:.3f}" for what, value in zip(METRICS, metrics[row])))
 
-    metrics["untrained"] = examine(build("untrained", data, setting), data, setting)
+    metrics["untrained"] = evaluate(build("untrained", data, setting), data, setting)
     for network, normed in NORMED.items():
         for name in OBJECTIVES if network != "in heads only" else ("positives only", "BYOL", "SimSiam"):
             learn(f"{name}, {network}", name, normed=normed)
@@ -94,7 +94,7 @@ def measure(setting):
     return metrics
 
 
-def examine(model, data, setting):
+def evaluate(model, data, setting):
     """FIGURES of a trained model, on test images."""
     xp, rng = setting.xp, np.random.default_rng([setting.seed, 3])
     accuracies, _, test_z = frozen_accuracies(model, data, xp)
@@ -106,7 +106,7 @@ def examine(model, data, setting):
             linear_probe(noisy[0], data.train_labels, noisy[1], data.test_labels), accuracies["probe_h"]]
 
 
-def judge(metrics):
+def verdict(metrics):
     """Positives alone end with less than a tenth of the full spread, all else with more than half of it; uniformity
     alone teaches z less than both. BYOL and SimSiam are excused with no batch norm: they were published with it."""
     def of(row, figure="spread"):
@@ -126,13 +126,13 @@ def judge(metrics):
     bare = [name for name in ("BYOL", "SimSiam") if of(f"{name}, no batch norm").max() < 0.1]
 
     def probe(row, figure="probe_h"):
-        return mean_spread(of(row, figure), ".1f", " %")
+        return mean_std(of(row, figure), ".1f", " %")
 
     untrained, longer = of("untrained", "probe_h"), "positives only, 4 times as long"
     gains = [of(f"{name}, batch norm", "probe_h") - untrained for name in ("BYOL", "SimSiam")]
     unmoved = all(gain.mean() <= gain.std() for gain in gains)
     falls = of(longer, "probe_h").mean() < of("positives only, batch norm", "probe_h").mean()
-    return IN_SHAPE, (
+    return QUALITATIVE, (
         "z collapses with positives alone and not with the others"
         + (f", except that {' and '.join(bare)} collapse too where there is no batch norm at all" if bare else "")
         + (f"; BYOL and SimSiam do not collapse with it, but in so few steps teach h nothing yet "
@@ -152,9 +152,9 @@ def table(metrics):
         if values.ndim == 2 and "training" not in row:
             s, rank, z, noisy, h = values.T
             rows.append((row, CLAIM.published.get(row, ""),
-                         f"spread {mean_spread(s, '.3f')}; effective rank {mean_spread(rank, '.0f')}; probe of z "
-                         f"{mean_spread(z, '.0f', ' %')}, under noise {mean_spread(noisy, '.0f', ' %')}; of h "
-                         f"{mean_spread(h, '.1f', ' %')}"))
+                         f"spread {mean_std(s, '.3f')}; effective rank {mean_std(rank, '.0f')}; probe of z "
+                         f"{mean_std(z, '.0f', ' %')}, under noise {mean_std(noisy, '.0f', ' %')}; of h "
+                         f"{mean_std(h, '.1f', ' %')}"))
     return rows
 
 

@@ -10,16 +10,16 @@ from minicl.data.augment import ColorJitter, Compose
 from minicl.data.augment.photometric import hue_rotation
 from minicl.evaluate import linear_probe
 from minicl.methods import SimCLR
-from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread
+from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, mean_std
 from .slides import BLUE, INK, ORANGE, chance, heading, line, note, percent, picture, slide
 from .training import contrastive, digits, encoder_and_head, frozen_features, train
 
 CLAIM = Claim(
     number=10, name="colour",
     title="Augmentation decides which information survives",
-    says="Digits are given a random colour. If both views of an image keep it, it helps to tell images apart, and "
-         "the encoder learns less of the digit; if the views' hues are turned at random, colour is of no use to the "
-         "loss, and the encoder gives it up for the digit.",
+    statement="Digits are given a random colour. If both views of an image keep it, it helps to tell images apart, "
+              "and the encoder learns less of the digit; if the views' hues are turned at random, colour is of no use "
+              "to the loss, and the encoder gives it up for the digit.",
     mathematics="""\
 What the loss can use is what both views share, I(view 1; view 2). Each image shows a digit y in a colour c, which are
 independent:
@@ -75,23 +75,23 @@ def tint(images, hues):
     return (images * palette[hues][:, None, None, :]).clip(0, 255).round().astype(np.uint8)
 
 
-def judge(metrics):
+def verdict(metrics):
     digit, colour = metrics["digit"], metrics["colour"]
     gain, fall = digit[:, -1] - digit[:, 0], (colour[:, 0] - colour[:, -1]) / (colour[:, 0] - 1 / COLOURS)
     rest = colour[:, -1]
-    reason = (f"with full jitter the colour probe goes {mean_spread(np.minimum(fall, 1), '.1f', ' %')} of the way to "
-              f"chance, the digit probe changes by {mean_spread(100 * gain, '+.1f')} points")
+    reason = (f"with full jitter the colour probe goes {mean_std(np.minimum(fall, 1), '.1f', ' %')} of the way to "
+              f"chance, the digit probe changes by {mean_std(100 * gain, '+.1f')} points")
     if rest.mean() > 1.5 / COLOURS:
-        reason += (f"; colour is still read at {mean_spread(rest, '.1f', ' %')}, above chance, {1 / COLOURS:.0%}: "
+        reason += (f"; colour is still read at {mean_std(rest, '.1f', ' %')}, above chance, {1 / COLOURS:.0%}: "
                    "nothing rewards h for keeping it, nor punishes it either, as long as the head can drop it")
-    return (IN_SHAPE if (gain > 0).all() and (fall > 0.5).all() else NOT_REPRODUCED), reason
+    return (QUALITATIVE if (gain > 0).all() and (fall > 0.5).all() else NOT_REPRODUCED), reason
 
 
 def table(metrics):
-    rows = [(f"{what} probe, hue jitter {turns:g} turns", "", mean_spread(metrics[what][:, k], ".1f", " %"))
+    rows = [(f"{what} probe, hue jitter {turns:g} turns", "", mean_std(metrics[what][:, k], ".1f", " %"))
             for what in ("colour", "digit") for k, turns in enumerate(metrics["turns"][0])]
     return rows + [(f"{what}, full jitter against none, points", CLAIM.published[what],
-                    mean_spread(100 * (metrics[what][:, -1] - metrics[what][:, 0]), "+.1f"))
+                    mean_std(100 * (metrics[what][:, -1] - metrics[what][:, 0]), "+.1f"))
                    for what in ("colour", "digit")]
 
 

@@ -10,7 +10,7 @@ from minicl.contrastive import nt_xent
 from minicl.evaluate import encode, infonce_bound, symbol_estimates
 from minicl.methods import SimCLR
 from minicl.nn import MLP, projection_head
-from .laboratory import NOT_REPRODUCED, REPRODUCED, Claim, mean_spread
+from .laboratory import NOT_REPRODUCED, REPRODUCED, Claim, mean_std
 from .slides import BLUE, GREY, INK, ORANGE, heading, line, note, slide
 from .training import contrastive, train
 
@@ -20,8 +20,8 @@ BATCHES = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 CLAIM = Claim(
     number=3, name="counting",
     title="A batch of N images gives 2(N-1) negatives, and they can show log(2N-1) nats at most",
-    says="NT-Xent lets every view choose its partner among 2N - 1, so a collapsed encoder loses exactly log(2N-1) "
-         "and none can gain more. A doubled batch raises the cap by one bit, whatever the images are.",
+    statement="NT-Xent lets every view choose its partner among 2N - 1, so a collapsed encoder loses exactly "
+              "log(2N-1) and none can gain more. A doubled batch raises the cap by one bit, whatever the images are.",
     mathematics="""\
 ```text
 negatives   2(N-1): both views of the N - 1 other images
@@ -76,7 +76,7 @@ def saturate(setting, *, steps, draws):
     return reached
 
 
-def judge(metrics):
+def verdict(metrics):
     wrong = [name for N in (256, 4096) for name, value in exact(N).items()
              if np.abs(metrics[name] - value).max() > 0.005]
     if wrong:
@@ -92,7 +92,7 @@ def judge(metrics):
 
 def table(metrics):
     forms = {"negatives": ".0f", "cap": ".2f", "collapsed loss": ".0e", "largest figure": ".4f"}
-    rows = [(name, CLAIM.published[name], mean_spread(values, next(form for start, form in forms.items()
+    rows = [(name, CLAIM.published[name], mean_std(values, next(form for start, form in forms.items()
                                                                    if name.startswith(start))))
             for name, values in metrics.items() if values.ndim == 1]
     def numbers(values):
@@ -101,7 +101,7 @@ def table(metrics):
     caps = numbers(math.log(2 * N - 1) for N in BATCHES)
     return rows + [(f"cap in nats, N = {', '.join(map(str, BATCHES))}", caps, ""),
                    (f"reached by the encoder, {IMAGES} images", numbers(metrics["best"][0]),
-                    ", ".join(mean_spread(nats, ".2f") for nats in metrics["reached"].T))]
+                    ", ".join(mean_std(nats, ".2f") for nats in metrics["reached"].T))]
 
 
 def draw(metrics, path):

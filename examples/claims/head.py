@@ -3,15 +3,16 @@
 from minicl.evaluate import linear_probe
 from minicl.methods import SimCLR
 from minicl.nn import HEADS
-from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread
+from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, mean_std
 from .slides import BLUE, GREY, ORANGE, bar, heading, slide
 from .training import contrastive, digits, encoder_and_head, frozen_features, train
 
 CLAIM = Claim(
     number=8, name="head",
     title="The projection head is critical, and it is not the representation",
-    says="An encoder trained through a head has a better representation h than one trained without, and h is better "
-         "than z, which the loss saw: the head is trained, then thrown away. On ImageNet an MLP is the better head.",
+    statement="An encoder trained through a head has a better representation h than one trained without, and h is "
+              "better than z, which the loss saw: the head is trained, then thrown away. On ImageNet an MLP is the "
+              "better head.",
     mathematics="""\
 ```text
 h = f(x)                     kept: probed, fine-tuned, deployed
@@ -61,27 +62,27 @@ def differences(metrics):
             if {more, less} <= metrics.keys()}
 
 
-def judge(metrics):
+def verdict(metrics):
     """The head must gain at h, and h must be above z, in every seed. Whether an MLP gains more than a linear head is
     said, but is not part of the verdict: the claim is about having a head."""
     gains = differences(metrics)
     missing = [row for row in ("MLP head over none, at h", "h over z, MLP head") if not (gains[row] > 0).all()]
     head, above, *linear = (gains[row] for row in CLAIM.published if row in gains)   # fast: no linear one
-    reason = (f"an MLP head gains {mean_spread(head, '+.1f')} points of the linear probe at h over no head, and h is "
-              f"{mean_spread(above, '+.1f')} above z")
+    reason = (f"an MLP head gains {mean_std(head, '+.1f')} points of the linear probe at h over no head, and h is "
+              f"{mean_std(above, '+.1f')} above z")
     for gain in linear:
-        reason += f"; over a linear head it gains {mean_spread(gain, '+.1f')}" + (
+        reason += f"; over a linear head it gains {mean_std(gain, '+.1f')}" + (
             "" if (gain > 0).all() else ": that an MLP is better does not show here")
-    return (NOT_REPRODUCED, f"{reason}; not in every seed: {', '.join(missing)}") if missing else (IN_SHAPE, reason)
+    return (NOT_REPRODUCED, f"{reason}; not in every seed: {', '.join(missing)}") if missing else (QUALITATIVE, reason)
 
 
 def table(metrics):
     names = {"untrained, h": "h, before training"} | {
         f"{head} head, {space}": f"{space}, {'no' if head == 'none' else head} head".replace("mlp", "MLP")
         for head in HEADS for space in "hz" if head != "none" or space == "h"}
-    rows = [(f"linear probe of {text}", "", mean_spread(metrics[name], ".1f", " %"))
+    rows = [(f"linear probe of {text}", "", mean_std(metrics[name], ".1f", " %"))
             for name, text in names.items() if name in metrics]
-    return rows + [(f"{row}, points", CLAIM.published.get(row, ""), mean_spread(gain, "+.1f"))
+    return rows + [(f"{row}, points", CLAIM.published.get(row, ""), mean_std(gain, "+.1f"))
                    for row, gain in differences(metrics).items()]
 
 

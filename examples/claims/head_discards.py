@@ -10,16 +10,16 @@ from minicl.data.augment.photometric import LUMA
 from minicl.evaluate import encode, linear_probe
 from minicl.methods import SimCLR
 from .colour import coloured, hue_views, tint
-from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread
+from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, mean_std
 from .slides import BLUE, INK, ORANGE, bar, heading, percent, picture, slide
 from .training import contrastive, digits, encoder_and_head, train
 
 CLAIM = Claim(
     number=9, name="head_discards",
     title="The head discards what the augmentation varies",
-    says="If views differ by a transformation, the loss wants the same z for all versions, so the head throws it "
-         "away; h, before the head, still holds it. So the head helps although it is thrown away: it forgets in h's "
-         "stead.",
+    statement="If views differ by a transformation, the loss wants the same z for all versions, so the head throws it "
+              "away; h, before the head, still holds it. So the head helps although it is thrown away: it forgets in "
+              "h's stead.",
     mathematics="""\
 A transformation t is drawn for each view; a small MLP is trained to tell t from the frozen features of one view:
 
@@ -124,7 +124,7 @@ def lost_there(task):
     return (h - z) / (h - chance)
 
 
-def judge(metrics):
+def verdict(metrics):
     """In every seed g(h) must lack some of every transformation, and more than an untrained head happens to lose."""
     kept = [task for task in tasks_of(metrics)
             if not (lost(metrics, task) > abs(lost(metrics, task, ", untrained"))).all()]
@@ -135,12 +135,12 @@ def judge(metrics):
     if here != (there := sorted(here, key=lost_there)):
         reason += "; in another order than in the paper, where g(h) lost of " + ", ".join(
             f"{task} {lost_there(task):.0%}" for task in there)
-    return (NOT_REPRODUCED, f"{reason}; not lost: {', '.join(kept)}") if kept else (IN_SHAPE, reason)
+    return (NOT_REPRODUCED, f"{reason}; not lost: {', '.join(kept)}") if kept else (QUALITATIVE, reason)
 
 
 def table(metrics):
     def pair(name, suffix=""):
-        return " / ".join(mean_spread(metrics[f"{name}{space}{suffix}"], ".1f", " %") for space in ("h", "g(h)"))
+        return " / ".join(mean_std(metrics[f"{name}{space}{suffix}"], ".1f", " %") for space in ("h", "g(h)"))
 
     tasks = tasks_of(metrics)
     return [*((f"{task}, from h / from g(h), chance {25 if task == 'rotation' else 50} %", CLAIM.published[task],

@@ -13,7 +13,7 @@ from minicl.contrastive import info_nce_from_scores
 from minicl.evaluate import draw_gaussians, gaussian_correlation, infonce_bound, optimal_bound
 from minicl.optim import Adam
 from mutual_information import CANDIDATES, NATS, Critic
-from .laboratory import IN_SHAPE, NOT_REPRODUCED, REPRODUCED, Claim, mean_spread
+from .laboratory import QUALITATIVE, NOT_REPRODUCED, REPRODUCED, Claim, mean_std
 from .slides import BLUE, GREEN, GREY, INK, ORANGE, heading, note, slide
 
 DIM = 20
@@ -21,9 +21,9 @@ DIM = 20
 CLAIM = Claim(
     number=1, name="infonce_bound",
     title="InfoNCE bounds mutual information from below, and saturates at log K",
-    says="Whatever scores the pairs, log K - L never exceeds the information I of the two views; but neither does it "
-         "exceed log K. Beyond that cap more information leaves no trace in the loss, also for the best of all "
-         "critics.",
+    statement="Whatever scores the pairs, log K - L never exceeds the information I of the two views; but neither "
+              "does it exceed log K. Beyond that cap more information leaves no trace in the loss, also for the best "
+              "of all critics.",
     mathematics="""\
 x and y are Gaussians in 20 dimensions whose entries correlate with rho, I = -10 log(1 - rho^2), raised in steps. An
 anchor x picks its y from among K. The best critic scores a pair with its density ratio r = p(y|x)/p(y), and then
@@ -112,7 +112,7 @@ def learn(setting, rng, *, steps, lr, K=64):
     return infonce_bound(to_host(losses), K).nats
 
 
-def judge(metrics):
+def verdict(metrics):
     nats = np.array(NATS)
     for K in CANDIDATES:
         off = np.abs(metrics[f"drawn, K = {K}"].mean(axis=0) - metrics[f"exact, K = {K}"][0])
@@ -124,7 +124,7 @@ def judge(metrics):
         return NOT_REPRODUCED, "the learned critic's figure is above what the best critic can reach"
     late = learned[:, -1] - learned[:, -2]
     if (np.diff(learned) <= 0).any() or (late > 0.5).any():
-        return IN_SHAPE, "the bound holds, but the learned critic has not come near its cap"
+        return QUALITATIVE, "the bound holds, but the learned critic has not come near its cap"
     return REPRODUCED, (f"draws and quadrature agree; the learned critic stays below the best and ends at "
                         f"{learned[:, -1].mean():.2f} of log 64 = {math.log(64):.2f} nats; the last 2 nats of "
                         f"information raise it by {late.mean():.2f}")
@@ -137,9 +137,9 @@ def table(metrics):
     rows = [("information I (nats)", ", ".join(map(str, NATS)), "")]
     for K in CANDIDATES:
         rows.append((f"best critic, K = {K}, log K = {math.log(K):.2f}", numbers(metrics[f"exact, K = {K}"][0]),
-                     ", ".join(mean_spread(one, ".3f") for one in metrics[f"drawn, K = {K}"].T)))
+                     ", ".join(mean_std(one, ".3f") for one in metrics[f"drawn, K = {K}"].T)))
     return rows + [("learned critic, K = 64", "below the best",
-                    ", ".join(mean_spread(one, ".2f") for one in metrics["learned, K = 64"].T))]
+                    ", ".join(mean_std(one, ".2f") for one in metrics["learned, K = 64"].T))]
 
 
 def draw(metrics, path):

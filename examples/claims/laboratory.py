@@ -1,18 +1,25 @@
-"""What the experiments share: a claim, the setting it is measured in, the record that is kept of it.
+"""What the experiments share: the contract of a claim, the setting it is measured in, the record of its result.
 
-A claim is a module with
+A claim is a module of this folder, listed in claims.NAMES, that defines
 
-    CLAIM                the Claim: what it says, the mathematics, the published figures
-    measure(setting)     one seed of the experiment -> {name: a number, or a curve as a list of numbers}
-    judge(figures)       {name: array (seeds, ...)} -> (verdict, reason), by what the claim says, not by what came out
-    draw(figures, path)  the picture, a PNG
-    table(figures)       optional: the table's rows, [(what, published or exact, measured), ...], all three text
+    CLAIM                a Claim: the statement, the mathematics, the published values
+    measure(setting)     one run of the experiment -> {name: a number, or nested lists of numbers}. Names and shapes are
+                         the same for every seed, and all that is random follows from setting.seed
+    verdict(metrics)     -> (one of VERDICTS, the reason as text), decided by the statement, not by the outcome
+    draw(metrics, path)  saves the picture, a PNG file
+    table(metrics)       optional -> rows of text, [(what, published or exact, measured), ...]; default: a row for each
+                         metric that is a single number, with its entry in CLAIM.published
+
+For the last three, metrics is {name: array (seeds, ...)}, the results of measure for all seeds. They depend on nothing
+else, so `report --redraw` can repeat them from the records.
 """
 
+import contextlib
 import importlib
 import json
 import re
 import textwrap
+import threading
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,28 +33,28 @@ from minicl.files import write_atomically
 from minicl.run import RunError
 from . import NAMES
 
-SIZES = ("fast", "default", "full")           # seconds, for the tests; minutes on two CPU cores; for a GPU
-REPRODUCED, IN_SHAPE, NOT_REPRODUCED = VERDICTS = ("reproduced", "reproduced in shape", "not reproduced")
+SIZES = ("fast", "default", "full")           # for tests, seconds; for two CPU cores, minutes; for a GPU
+REPRODUCED, QUALITATIVE, NOT_REPRODUCED = VERDICTS = ("reproduced", "reproduced qualitatively", "not reproduced")
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What is claimed, in words.
+    """A claim in words.
 
-    number, name  name is the module's
+    number, name  its place in NAMES, from 1, and the name of its module
     title         one line
-    says          the claim in two sentences
+    statement     two or three sentences
     mathematics   a few lines of markdown
-    source        of the claim and of the published figures
+    source        of the claim and of the published values
     next          an exercise: what to try next
-    published     {figure, or row of the table: the published or exact value, as text}
-    columns       {figure: what the table calls it}, where its name is not clear enough
-    doubt         why it is expected not to reproduce here; empty for most
+    published     {metric, or row of the table: the published or exact value, as text}
+    columns       {metric: its description in the table}, where its name is not clear enough
+    doubt         why it is expected not to reproduce at this scale; empty for most
     """
     number: int
     name: str
     title: str
-    says: str
+    statement: str
     mathematics: str
     source: str
     next: str
@@ -58,14 +65,15 @@ class Claim:
 
 @dataclass
 class Setting:
-    """In which one seed of an experiment is measured.
+    """The arguments of one measurement, and what it reports while it runs.
 
     seed      of weights, order, augmentations and drawn data
     size      one of SIZES
     xp        numpy or cupy
     data_dir  MNIST's folder, or None for the user's cache, else a download
-    print     takes a line of text for who waits
-    data      what the record will call the data; images() sets it
+    print     prints a line of text
+    data      the record's name for the data; images() sets it
+    status    what the measurement is doing, for the progress line; training.descend() sets it
     """
     seed: int = 0
     size: str = "default"
@@ -73,14 +81,15 @@ class Setting:
     data_dir: str | None = None
     print: object = print
     data: str = "drawn by the experiment"
+    status: str = ""
 
     def pick(self, fast, default, full):
-        """The one of the three that is meant for this size."""
+        """The one of three values that belongs to this size."""
         return (fast, default, full)[SIZES.index(self.size)]
 
     def images(self, train, test):
-        """ImageData of so many digits, of MNIST if it can be had (then the first ones), else generated from the seed;
-        in the fast size always generated."""
+        """ImageData of MNIST's first `train` and `test` digits. Where MNIST is not available, and always for the fast
+        size, they are generated from the seed."""
         found = None
         if self.size != "fast":
             try:
@@ -95,10 +104,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Record:
-    """What is kept of an experiment: NN-name.json, beside its picture NN-name.png.
+    """The result of an experiment: NN-name.json, beside its picture NN-name.png.
 
     seconds  for each seed
-    figures  {name: one value a seed: a number, or nested lists of numbers}
+    metrics  {name: list of one value a seed, a number or nested lists of numbers}
     """
     claim: int
     name: str
@@ -114,26 +123,26 @@ class Record:
 
     @property
     def arrays(self):
-        """{name: array (seeds, ...)}, as judge, table and draw take them."""
+        """{name: array (seeds, ...)}, the argument of verdict, table and draw."""
         return {name: np.array(values) for name, values in self.metrics.items()}
 
-    def judged(self):
-        """The record with the verdict that its claim gives today."""
-        verdict, reason = load_claim(self.name).judge(self.arrays)
+    def with_verdict(self):
+        """The record with the verdict of its claim as the module computes it now."""
+        verdict, reason = load_claim(self.name).verdict(self.arrays)
         if verdict not in VERDICTS:
-            raise ValueError(f"claim {self.claim}: judge must say one of {VERDICTS}, got {verdict!r}")
+            raise ValueError(f"claim {self.claim}: verdict() must return one of {VERDICTS} first, got {verdict!r}")
         return replace(self, verdict=verdict, reason=reason)
 
     @property
     def caution(self):
-        """What the verdict must not be taken for; empty for three seeds at the default size."""
-        cautions = [words for words, holds in (("one seed: no spread to judge by", len(self.seeds) == 1),
-                                               ("fast size: docs/claims.md has the verdicts", self.size == "fast"))
-                    if holds]
+        """What limits the verdict; empty for several seeds at the default size."""
+        cautions = ["one seed: no standard deviation"] if len(self.seeds) == 1 else []
+        if self.size == "fast":
+            cautions.append("fast size: docs/claims.md has the verdicts")
         return f" ({'; '.join(cautions)})" if cautions else ""
 
     def save(self, folder):
-        """Write it, a line a figure, so that a diff shows which changed; draw its picture if matplotlib is there."""
+        """Write it, one line a metric, so that a diff shows which changed; draw the picture if matplotlib is there."""
         metrics = ",\n".join(f"    {json.dumps(name)}: {json.dumps(values)}" for name, values in self.metrics.items())
         head = "".join(f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in asdict(self).items()
                        if key != "metrics")
@@ -148,32 +157,44 @@ class Record:
         if hasattr(module, "table"):
             return module.table(arrays)
         claim = module.CLAIM
-        return [(claim.columns.get(name, name), claim.published.get(name, ""), mean_spread(values))
+        return [(claim.columns.get(name, name), claim.published.get(name, ""), mean_std(values))
                 for name, values in arrays.items() if values.ndim == 1]
 
 
-def mean_spread(values, form=None, unit=""):
-    """"mean ± spread" of one number a seed, values (seeds,); the spread is their standard deviation.
+def mean_std(values, form=None, unit=""):
+    """The text "mean ± standard deviation" of one number a seed, values (seeds,).
 
-    form   of both numbers, such as ".2f"; by default three digits of the mean, or as many as the spread deserves
+    form   format of both numbers, such as ".2f"; default: two digits of the deviation, or three of the mean
     unit   text after them; for " %" the values are fractions
     """
     values = np.asarray(values, dtype=float) * (100 if unit.strip() == "%" else 1)
-    mean, spread = values.mean(), values.std(ddof=1) if np.ptp(values) else 0.0
+    mean = values.mean()
+    std = values.std(ddof=1) if np.ptp(values) else 0.0
     if form is None:
-        finest = spread or abs(mean) / 10 or 1.0
+        finest = std or abs(mean) / 10 or 1.0
         form = f".{int(np.clip(1 - np.floor(np.log10(finest)), 0, 4))}f"
     text = f"{mean:{form}}"
-    return (text if float(text) else text.lstrip("-")) + (f" ± {spread:{form.lstrip('+')}}" if spread else "") + unit
+    return (text if float(text) else text.lstrip("-")) + (f" ± {std:{form.lstrip('+')}}" if std else "") + unit
+
+
+def mean_stds(values, form=None, unit=""):
+    """mean_std of each column of values (seeds, n), separated by commas."""
+    return ", ".join(mean_std(column, form, unit) for column in np.asarray(values).T)
+
+
+def exceeds_std(values):
+    """Whether the mean of values (seeds, ...) over the seeds is above 0 by more than their standard deviation."""
+    std = values.std(axis=0, ddof=1) if len(values) > 1 else 0
+    return values.mean(axis=0) > std
 
 
 def filled(text):
-    """A paragraph of markdown in lines of 118; none begins with a sign or a number, which would make it a list."""
+    """A paragraph of markdown in lines of 118 columns, none of which begins like a list item."""
     held = re.sub(r" (?=([-+=<>*#]+|\d+\.) )", "\0", text)
     return textwrap.fill(held, 118, break_on_hyphens=False).replace("\0", " ")
 
 
-# ---------------------------------------------------------------- finding, measuring, keeping
+# ---------------------------------------------------------------- finding, measuring, reading
 
 def load_claim(which):
     """The module of a claim, by number or name. Raises RunError if there is none."""
@@ -190,28 +211,51 @@ def all_claims():
 
 def experiment(module, seeds=(0, 1, 2), *, size="default", backend="numpy", xp=np, data_dir=None, log=print,
                cpu_threads=None):
-    """Measure a claim for each seed and judge it -> Record, not yet saved."""
-    claim, seconds, measured, data = module.CLAIM, [], [], ""
+    """Measure a claim with each seed and compute its verdict -> Record, not yet saved."""
+    claim = module.CLAIM
+    seconds, measured = [], []
     for seed in seeds:
-        setting, started = Setting(seed, size, xp, data_dir, log), time.perf_counter()
-        with threads(cpu_threads):
+        setting = Setting(seed, size, xp, data_dir, log)
+        started = time.perf_counter()
+        with threads(cpu_threads), heartbeat(setting):
             metrics = module.measure(setting)
         measured.append({name: _plain(value, f"claim {claim.number}, seed {seed}: {name}")
                          for name, value in metrics.items()})
         seconds.append(round(time.perf_counter() - started, 1))
-        data = setting.data
         log(f"  seed {seed}: {seconds[-1]:.0f} s")
     metrics = {name: [one[name] for one in measured] for name in measured[0]}
-    command = f"python examples/claims run {claim.number}" + "".join(
-        f" {option}" for option, given in ((f"--seeds {' '.join(map(str, seeds))}", tuple(seeds) != (0, 1, 2)),
-                                           (f"--size {size}", size != "default"),
-                                           (f"--backend {backend}", backend != "numpy")) if given)
-    unjudged = Record(claim.number, claim.name, size, backend, data, list(seeds), command, seconds, "", "", metrics)
-    return unjudged.judged()
+    command = f"python examples/claims run {claim.number}"
+    if tuple(seeds) != (0, 1, 2):
+        command += f" --seeds {' '.join(map(str, seeds))}"
+    if size != "default":
+        command += f" --size {size}"
+    if backend != "numpy":
+        command += f" --backend {backend}"
+    return Record(claim.number, claim.name, size, backend, setting.data, list(seeds), command, seconds, "", "",
+                  metrics).with_verdict()
+
+
+@contextlib.contextmanager
+def heartbeat(setting, seconds=10):
+    """Print a line every `seconds` while the block runs: the time it has taken and setting.status."""
+    started = time.perf_counter()
+    done = threading.Event()
+
+    def beat():
+        while not done.wait(seconds):
+            setting.print(f"    {time.perf_counter() - started:.0f} s  {setting.status}".rstrip())
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _plain(value, what):
-    """Numbers as JSON has them, of six digits: what is beyond depends on the machine."""
+    """Python numbers of six digits, for JSON: further digits depend on the machine."""
     array = np.asarray(value, dtype=float)
     if not np.isfinite(array).all():
         raise FloatingPointError(f"{what} is not finite")
@@ -221,12 +265,12 @@ def _plain(value, what):
 
 
 def record_path(folder, name):
-    """Where the record of a claim lies: folder/NN-name.json."""
+    """The path of a claim's record: folder/NN-name.json."""
     return Path(folder) / f"{NAMES.index(name) + 1:02d}-{name}.json"
 
 
 def read_records(folder):
-    """{name: Record} of those in the folder, by number. Raises RunError naming a file that is none."""
+    """{name: Record} of the folder's records, by number. Raises RunError with the name of a file that is not one."""
     records = {}
     for name in NAMES:
         path = record_path(folder, name)
@@ -234,6 +278,6 @@ def read_records(folder):
             try:
                 records[name] = Record(**json.loads(path.read_text()))
             except (ValueError, TypeError) as error:
-                raise RunError(f"{path} is no record of a claim ({error}); run the claim again, without "
+                raise RunError(f"{path} is not a record of a claim ({error}); run the claim again, without "
                                "--resume") from error
     return records

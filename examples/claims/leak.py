@@ -8,7 +8,7 @@ from minicl.data import mnist_views, two_views
 from minicl.evaluate import frozen_accuracies, to_float
 from minicl.methods import MoCo
 from minicl.nn import ConvNet, projection_head
-from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread
+from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, mean_std
 from .momentum import DIM, queries_and_keys
 from .slides import BLUE, GREEN, ORANGE, PURPLE, bar, heading, line, note, slide
 from .training import digits, train
@@ -18,9 +18,10 @@ TAU = 0.07                                               # MoCo's
 CLAIM = Claim(
     number=14, name="leak",
     title="Batch norm can leak the positive, and shuffling the keys stops it",
-    says="Where a query and its key are normalised within the same few images, they share statistics that no other "
-         "key has, and find each other by these without a look at the image. The loss falls and what is learnt gets "
-         "worse; MoCo shuffles the keys' batch first, so that the two are normalised in different company.",
+    statement="Where a query and its key are normalised within the same few images, they share statistics that no "
+              "other key has, and find each other by these without a look at the image. The loss falls and what is "
+              "learnt gets worse; MoCo shuffles the keys' batch first, so that the two are normalised in different "
+              "company.",
     mathematics="""\
 For a group G of n images, one of the 8 GPUs of the paper, in every layer:
 
@@ -89,15 +90,15 @@ def lost(metrics):
             *(100 * (metrics[f"shuffled: {name}"] - metrics[f"in order: {name}"]) for name in ("knn_h", "probe_h")))
 
 
-def judge(metrics):
+def verdict(metrics):
     """The loss, nearest neighbours and the probe all fall by more than the spread."""
     falls = lost(metrics)
     holds = all(fall.mean() > (fall.std(ddof=1) if len(fall) > 1 else 0) for fall in falls)
-    loss, knn, probe = (mean_spread(fall, ".2f") for fall in falls)
+    loss, knn, probe = (mean_std(fall, ".2f") for fall in falls)
     passive = metrics["shuffled: loss, keys shuffled"] - metrics["shuffled: loss, keys in order"]
-    return IN_SHAPE if holds else NOT_REPRODUCED, (
+    return QUALITATIVE if holds else NOT_REPRODUCED, (
         f"without the shuffle the loss falls by {loss} nats, kNN on h by {knn} points and its probe by {probe}. Also "
-        f"where training was shuffled, keys in order lower the loss, by {mean_spread(passive, '.2f')}: the leak is "
+        f"where training was shuffled, keys in order lower the loss, by {mean_std(passive, '.2f')}: the leak is "
         "there before anybody listens")
 
 
@@ -108,7 +109,7 @@ def table(metrics):
             ("key found, likewise", "picked", [f"picked, keys {keys}" for keys in ORDERS], ".1f", " %"),
             ("kNN on h, kNN on z, probe of h", "knn_h", ("knn_h", "knn_z", "probe_h"), ".1f", " %")):
         rows += [(f"trained {order}: {what}", CLAIM.published[published] if order == "in order" else "",
-                  ", ".join(mean_spread(metrics[f"{order}: {name}"], form, unit) for name in names))
+                  ", ".join(mean_std(metrics[f"{order}: {name}"], form, unit) for name in names))
                  for order in ORDERS]
     return rows
 

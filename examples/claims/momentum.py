@@ -12,7 +12,7 @@ from minicl.backend import to_device
 from minicl.contrastive import l2_normalize
 from minicl.evaluate import frozen_accuracies
 from minicl.methods import MoCo
-from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread
+from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, mean_std
 from .slides import BLUE, GREY, ORANGE, heading, line, note, slide
 from .training import digits, encoder_and_head, train
 
@@ -22,9 +22,9 @@ MOMENTA = (0, 0.9, 0.99, 0.999, 0.9999)
 CLAIM = Claim(
     number=12, name="momentum",
     title="The momentum encoder needs m near 1",
-    says="MoCo compares a query with keys that were made many steps ago. If the key encoder follows the query "
-         "encoder quickly, old and new keys come from different encoders and are told apart by age; if slowly, they "
-         "can be compared.",
+    statement="MoCo compares a query with keys that were made many steps ago. If the key encoder follows the query "
+              "encoder quickly, old and new keys come from different encoders and are told apart by age; if slowly, "
+              "they can be compared.",
     mathematics="""\
 Of what the key encoder is, the weights of t steps ago make up (1 - m) m^t; half of it is younger than the half-life:
 
@@ -94,19 +94,19 @@ def measure(setting):
             "steps in the queue": queue // batch, "steps of the run": steps}
 
 
-def judge(metrics):
+def verdict(metrics):
     """As in the paper's table, 0 and 0.9 are worse than the best of those nearer to 1, by more than the spread."""
     knn = metrics["knn_h"]
     gains = knn[:, 2:].max(axis=1, keepdims=True) - knn[:, :2]                                       # (seeds, 2)
     spread = gains.std(axis=0, ddof=1) if len(gains) > 1 else 0
-    zero, fast, best = (mean_spread(values, ".1f", " %") for values in (knn[:, 0], knn[:, 1], knn.max(axis=1)))
+    zero, fast, best = (mean_std(values, ".1f", " %") for values in (knn[:, 0], knn[:, 1], knn.max(axis=1)))
     found = (f"neighbours by h are right for {zero} with m = 0, {fast} with 0.9, at best {best}, with "
              f"{MOMENTA[knn.mean(axis=0).argmax()]}")
     if (gains.mean(axis=0) <= spread).any():
         return NOT_REPRODUCED, found
     runs, cost = half_life(0.9999) / metrics["steps of the run"][0], 100 * (knn.max(axis=1) - knn[:, -1])
-    return IN_SHAPE, (f"{found}. Unlike in the paper, m = 0 still learns something: digits are easy. And 0.9999, "
-                      f"whose half-life is {runs:.0f} times the run, costs only {mean_spread(cost, '.1f')} points: "
+    return QUALITATIVE, (f"{found}. Unlike in the paper, m = 0 still learns something: digits are easy. And 0.9999, "
+                      f"whose half-life is {runs:.0f} times the run, costs only {mean_std(cost, '.1f')} points: "
                       "keys of weights that are still almost random teach too")
 
 
@@ -114,14 +114,14 @@ def table(metrics):
     examined = ("probe_h", "knn_h", "knn_z")
     rows = [(f"m = {m}, half-life {half_life(m):.0f} steps: probe of h, kNN on h, kNN on z",
              f"{CLAIM.published[str(m)]} (ImageNet)",
-             ", ".join(mean_spread(metrics[name][:, k], ".1f", " %") for name in examined))
+             ", ".join(mean_std(metrics[name][:, k], ".1f", " %") for name in examined))
             for k, m in enumerate(MOMENTA)]
     for name, what, form in (("loss", "loss at the end", ".2f"),
                              ("stale", "weight of the newest keys in the softmax, over that of the oldest", ".1f")):
-        rows.append((f"{what}, by m", "", ", ".join(mean_spread(column, form) for column in metrics[name].T)))
-    return rows + [("chance, log of the candidates", "", mean_spread(metrics["chance"], ".2f")),
-                   ("steps that a key spends in the queue", "", mean_spread(metrics["steps in the queue"], ".0f")),
-                   ("steps of the run", "", mean_spread(metrics["steps of the run"], ".0f"))]
+        rows.append((f"{what}, by m", "", ", ".join(mean_std(column, form) for column in metrics[name].T)))
+    return rows + [("chance, log of the candidates", "", mean_std(metrics["chance"], ".2f")),
+                   ("steps that a key spends in the queue", "", mean_std(metrics["steps in the queue"], ".0f")),
+                   ("steps of the run", "", mean_std(metrics["steps of the run"], ".0f"))]
 
 
 def draw(metrics, path):

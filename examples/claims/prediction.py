@@ -5,7 +5,7 @@ import numpy as np
 from cpc_sequences import build, predict, predict_from_states, prediction_losses
 from minicl.backend import threads
 from minicl.data import Rotation, generate_rotations
-from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread
+from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, mean_std
 from .slides import BLUE, GREY, ORANGE, chance, heading, line, note, percent, slide
 from .training import descend
 
@@ -14,9 +14,9 @@ WINDOW = 4
 CLAIM = Claim(
     number=16, name="prediction",
     title="The future is predictable in latent space, the less the further",
-    says="From what a sequence has shown so far, the true window k ahead is picked from among those of other "
-         "sequences far more often than by chance, without ever predicting a sample. The further ahead, the less "
-         "often, as the information that past and future share runs out.",
+    statement="From what a sequence has shown so far, the true window k ahead is picked from among those of other "
+              "sequences far more often than by chance, without ever predicting a sample. The further ahead, the less "
+              "often, as the information that past and future share runs out.",
     mathematics="""\
 ```text
 z_t = encoder(window t)      c_t = GRU(z_1 ... z_t)      score of z for k ahead: z . W_k c_t
@@ -62,10 +62,10 @@ def learn(model, train, setting, *, steps, batch):
         pass
 
 
-def judge(metrics):
+def verdict(metrics):
     """At each k and in every seed: at least twice chance, below the best critic, and falling with k."""
     found, forgetful, level = metrics["CPC"], metrics["without a memory, c = z"], metrics["chance"][0]
-    near, far = ([mean_spread(values[:, k], ".1f", " %") for values in (found, forgetful)] for k in (0, -1))
+    near, far = ([mean_std(values[:, k], ".1f", " %") for values in (found, forgetful)] for k in (0, -1))
     said = (f"the true future is picked {near[0]} of the time, from among {1 / level:.0f}, one window ahead and "
             f"{far[0]} {found.shape[1]} ahead; without a memory {near[1]} and {far[1]}")
     for wrong, what in (((found < 2 * level).any(), "it is not above chance at each k"),
@@ -73,14 +73,14 @@ def judge(metrics):
                         ((found > metrics["hidden states"]).any(), "it is above what can be known")):
         if wrong:
             return NOT_REPRODUCED, f"{what}: {said}"
-    return IN_SHAPE, said
+    return QUALITATIVE, said
 
 
 def table(metrics):
     ks = range(1, metrics["CPC"].shape[1] + 1)
 
     def row(name, form, unit=""):
-        return ", ".join(mean_spread(column, form, unit) for column in metrics[name].T)
+        return ", ".join(mean_std(column, form, unit) for column in metrics[name].T)
 
     return [("windows ahead, k", "", ", ".join(map(str, ks))),
             *((f"{name}, picked", CLAIM.published.get(name, ""), row(name, ".1f", " %")) for name in

@@ -7,7 +7,7 @@ from minicl.backend import to_device
 from minicl.contrastive import info_nce, l2_normalize
 from minicl.evaluate import frozen_accuracies, to_float, uniformity
 from .cost import cost
-from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread
+from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, mean_std
 from .momentum import DIM, TAU, build
 from .slides import BLUE, GREEN, GREY, ORANGE, heading, line, note, slide
 from .training import digits, train
@@ -15,9 +15,9 @@ from .training import digits, train
 CLAIM = Claim(
     number=13, name="queue_size",
     title="The queue decouples the negatives from the batch",
-    says="The keys of earlier batches are negatives that cost neither encoding nor a tape, so 65,536 of them need no "
-         "larger batch than 256 do. More are better, each doubling by less than the one before, and what they cost "
-         "grows in proportion.",
+    statement="The keys of earlier batches are negatives that cost neither encoding nor a tape, so 65,536 of them "
+              "need no larger batch than 256 do. More are better, each doubling by less than the one before, and what "
+              "they cost grows in proportion.",
     mathematics="""\
 A batch of N queries and a queue of K keys of d numbers:
 
@@ -99,7 +99,7 @@ def encoders(model, images):
     return step
 
 
-def judge(metrics):
+def verdict(metrics):
     """More keys than the fewest are better, more than one batch of them bring less, but do no harm; the keys' memory
     grows in proportion exactly, the loss's time nearly (a busy machine disturbs it; squared would be 2)."""
     knn, few, missing = metrics["knn_h"], int(np.searchsorted(metrics["K"][0], 64)), []
@@ -126,7 +126,7 @@ def judge(metrics):
         missing.append(f"the time of the loss grows as K^{exponent:.2f}")
     if (metrics["bytes"] != 4).any():
         missing.append("a key has not 4 bytes a number")
-    return NOT_REPRODUCED if missing else IN_SHAPE, "; ".join([*missing, found(metrics)])
+    return NOT_REPRODUCED if missing else QUALITATIVE, "; ".join([*missing, found(metrics)])
 
 
 EXAMINED = ("knn_h", "knn_z", "probe_h")
@@ -136,7 +136,7 @@ def found(metrics):
     K, told = metrics["K"][0], []
     for name in ("knn_h", "knn_z"):
         knn, top = metrics[name], metrics[name].mean(axis=0).argmax()
-        few, best, most, aged = (mean_spread(values, ".1f", " %") for values in (
+        few, best, most, aged = (mean_std(values, ".1f", " %") for values in (
             knn[:, 0], knn[:, top], knn[:, -1], metrics[f"{name}, one batch of the longest"]))
         told.append(f"kNN on {name[-1]}: {few} with {K[0]:.0f} negatives, {best} with {K[top]:.0f}, {most} with "
                     f"{K[-1]:.0f}, {aged} with one batch drawn from these, as old but few")
@@ -147,18 +147,18 @@ def found(metrics):
 
 def table(metrics):
     def examined(pick):
-        return ", ".join(mean_spread(pick(name), ".1f", " %") for name in EXAMINED)
+        return ", ".join(mean_std(pick(name), ".1f", " %") for name in EXAMINED)
 
     rows = [(f"K = {K:.0f}: kNN on h, kNN on z, probe of h", CLAIM.published["knn"] if k == 0 else "",
              examined(lambda name: metrics[name][:, k])) for k, K in enumerate(metrics["K"][0])]
     rows.append((f"one batch of keys drawn from K = {metrics['K'][0][-1]:.0f}", "",
                  examined(lambda name: metrics[f"{name}, one batch of the longest"])))
-    rows.append(("uniformity of z, by K", "", ", ".join(mean_spread(one, ".2f") for one in metrics["uniformity"].T)))
+    rows.append(("uniformity of z, by K", "", ", ".join(mean_std(one, ".2f") for one in metrics["uniformity"].T)))
     rows += [(f"loss and gradient over {K:.0f} keys", "", f"{metrics['loss, ms'][:, k].min():.3g} ms, "
               f"{metrics['loss, MiB'][:, k].max():.3g} MiB") for k, K in enumerate(metrics["length"][0])]
     return rows + [("both encoders, a batch", "the same for all K", f"{metrics['encoders, ms'].min():.3g} ms"),
-                   ("exponent of the loss's time, last three", "1", mean_spread(metrics["exponent"], ".2f")),
-                   ("bytes for each number of a key", "4", mean_spread(metrics["bytes"], ".0f"))]
+                   ("exponent of the loss's time, last three", "1", mean_std(metrics["exponent"], ".2f")),
+                   ("bytes for each number of a key", "4", mean_std(metrics["bytes"], ".0f"))]
 
 
 def short(n):

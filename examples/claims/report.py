@@ -16,7 +16,7 @@ seeds; each section ends with its command, which names size and seeds where they
 minutes on two CPU cores). `--full` is for a GPU and has not been run yet.
 
 - *reproduced*: an exact figure agrees to the digits given, or a published one lies within the spread;
-- *reproduced in shape*: what the claim says shows for all seeds, at this small scale, with other figures;
+- *reproduced qualitatively*: what the claim says shows for all seeds, at this small scale, with other figures;
 - *not reproduced*: it does not show here; the section says what was found instead.
 """
 
@@ -56,7 +56,7 @@ def section(claim, record, path, beside):
     return f"""\
 ## {claim.number}. {claim.title}
 
-{filled(claim.says)}
+{filled(claim.statement)}
 
 {claim.mathematics.strip()}
 

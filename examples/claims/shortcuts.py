@@ -8,15 +8,16 @@ from minicl.backend import array_module
 from minicl.data import mnist_views, two_views
 from minicl.evaluate import linear_probe
 from minicl.methods import SimCLR
-from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim
+from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim
 from .slides import BLUE, GREEN, GREY, ORANGE, PURPLE, chance, heading, line, percent, slide
 from .training import contrastive, digits, encoder_and_head, frozen_features, train
 
 CLAIM = Claim(
     number=11, name="shortcuts",
     title="The bound counts information, it does not choose which (shortcuts)",
-    says="Random bits are appended to the image as channels, the same in both views. They tell images apart as well "
-         "as the digits do, and are easier to read, so the loss falls with every bit while the digits are forgotten.",
+    statement="Random bits are appended to the image as channels, the same in both views. They tell images apart as "
+              "well as the digits do, and are easier to read, so the loss falls with every bit while the digits are "
+              "forgotten.",
     mathematics="""\
 b random bits, drawn for each image, stand in b more channels of both views, constant over the image, like a barcode:
 
@@ -68,13 +69,13 @@ def views_of_digits(images, rng, augment=mnist_views()):
     return [array_module(images).concatenate([view, bits], axis=3) for view in two_views(augment, digit, rng)]
 
 
-def judge(metrics):
+def verdict(metrics):
     digit, loss = metrics["digit"], metrics["loss"]                          # (seeds, tau, bits)
     lost = (digit[:, :, 0] - digit[:, :, -1]) / (digit[:, :, 0] - 0.1)       # share of what was above chance
     falls = loss[:, :, 0] - loss[:, :, -1]
     reason = (f"with {metrics['bits'][0, -1]:.0f} bits the digit probe goes at least {min(lost.min(), 1):.0%} of "
               f"the way to chance at every temperature, while the loss falls by {falls.min():.2f} nats or more")
-    return (IN_SHAPE if (lost > 0.5).all() and (falls > 0).all() else NOT_REPRODUCED), reason
+    return (QUALITATIVE if (lost > 0.5).all() and (falls > 0).all() else NOT_REPRODUCED), reason
 
 
 def table(metrics):

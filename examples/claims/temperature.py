@@ -10,7 +10,7 @@ from minicl.data import mnist_views, two_views
 from minicl.evaluate import alignment, encode, frozen_accuracies, to_float, uniformity
 from minicl.methods import SimCLR
 from minicl.ops import concat, where
-from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread
+from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, mean_std
 from .slides import BLUE, GREEN, GREY, ORANGE, chance, heading, line, note, slide
 from .training import contrastive, digits, encoder_and_head, train
 
@@ -19,9 +19,9 @@ TAUS, DOTS, WEIGHED_AT = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0), (1.0, 10.0, 100.
 CLAIM = Claim(
     number=7, name="temperature",
     title="The temperature weighs the negatives, and neither extreme teaches best",
-    says="A low temperature gives nearly all of the push to the few negatives that are most alike, a high one shares "
-         "it out evenly; the best representation lies between. Scores are cosines for it: without l2 normalisation "
-         "the encoder can change the temperature itself, by the length of z.",
+    statement="A low temperature gives nearly all of the push to the few negatives that are most alike, a high one "
+              "shares it out evenly; the best representation lies between. Scores are cosines for it: without l2 "
+              "normalisation the encoder can change the temperature itself, by the length of z.",
     mathematics="""\
 ```text
 push of negative j on anchor i      p_ij / tau            p the softmax of s_i / tau over all candidates
@@ -62,7 +62,7 @@ def measure(setting):
         model = SimCLR(*encoder_and_head(data, setting)).to(setting.xp)
         train(model, contrastive(tau, loss=loss), data.train_images, setting, batch=setting.pick(128, 256, 512),
               steps=setting.pick(60, 300, 3000))
-        found, z = examine(model, data, setting, kind)
+        found, z = evaluate(model, data, setting, kind)
         for name, value in found.items():
             metrics.setdefault(f"{kind}: {name}", []).append(value)
         if kind == "cosines" and tau == WEIGHED_AT:
@@ -71,7 +71,7 @@ def measure(setting):
     return metrics
 
 
-def examine(model, data, setting, kind):
+def evaluate(model, data, setting, kind):
     """FIGURES of a model, and z of 256 pairs of views; picked: how often a view of them picks its other view."""
     xp = setting.xp
     accuracies, _, _ = frozen_accuracies(model, data, xp)
@@ -95,12 +95,12 @@ def shares(z, taus):
     return (e / e.sum(axis=2, keepdims=True)).mean(axis=1)
 
 
-def judge(metrics):
+def verdict(metrics):
     """The temperature that is best in the mean is none of the two ends, and beats both in every seed."""
     probe, taus = metrics["cosines: probe_h"], metrics["tau"][0]
     best = probe.mean(axis=0).argmax()
     z = metrics["cosines: probe_z"]
-    ends, ends_z = ([mean_spread(100 * (values[:, best] - values[:, end]), "+.1f") for end in (0, -1)]
+    ends, ends_z = ([mean_std(100 * (values[:, best] - values[:, end]), "+.1f") for end in (0, -1)]
                     for values in (probe, z))
     dots = probe[:, best] - metrics["dots: probe_h"].max(axis=1)
     spread = metrics["cosines: uniformity"].mean(axis=0)
@@ -109,10 +109,10 @@ def judge(metrics):
               f"points above tau {taus[0]:g} and {ends[1]} above {taus[-1]:g} (of z {ends_z[0]} and {ends_z[1]}); "
               "without l2 normalisation the best tau is "
               + ("worse" if (dots > 0).all() else "no worse, unlike on ImageNet")
-              + f" ({mean_spread(-100 * dots, '+.1f')} points); uniformity of z is best at tau "
+              + f" ({mean_std(-100 * dots, '+.1f')} points); uniformity of z is best at tau "
               f"{taus[spread.argmin()]:g} ({spread.min():.2f}), and {spread[0]:.2f} at {taus[0]:g}")
     shaped = 0 < best < len(taus) - 1 and all((probe[:, best] > probe[:, end]).all() for end in (0, -1))
-    return (IN_SHAPE if shaped else NOT_REPRODUCED), reason
+    return (QUALITATIVE if shaped else NOT_REPRODUCED), reason
 
 
 def hardest(metrics):
@@ -128,7 +128,7 @@ MEASURES = {"probe_h": ("probe of h (%)", 100, ".1f"), "probe_z": ("probe of z (
 def table(metrics):
     """One row a measure, by the temperatures of the row above them."""
     def numbers(values, form):
-        return ", ".join(mean_spread(column, form) for column in values.T)
+        return ", ".join(mean_std(column, form) for column in values.T)
 
     rows = []
     for kind, taus in (("cosines", metrics["tau"][0]), ("dots", metrics["tau of dots"][0])):

@@ -8,15 +8,15 @@ from minicl import Tensor
 from minicl.backend import to_device
 from minicl.contrastive import nt_xent
 from minicl.evaluate import symbol_estimates
-from .laboratory import NOT_REPRODUCED, REPRODUCED, Claim, mean_spread
+from .laboratory import NOT_REPRODUCED, REPRODUCED, Claim, mean_std
 from .slides import BLUE, INK, ORANGE, heading, note, slide
 
 CLAIM = Claim(
     number=2, name="tightness",
     title="The best critic does not make the bound tight, and NT-Xent's figure is not a bound at all",
-    says="Even the optimal critic leaves a gap between log K - L and the information, so a low figure may be the "
-         "bound's fault and not the encoder's. NT-Xent's log(2N-1) - L is worse: its negatives come in pairs, two "
-         "views of one image, which the proof does not allow, and the figure can exceed the information.",
+    statement="Even the optimal critic leaves a gap between log K - L and the information, so a low figure may be the "
+              "bound's fault and not the encoder's. NT-Xent's log(2N-1) - L is worse: its negatives come in pairs, "
+              "two views of one image, which the proof does not allow, and the figure can exceed the information.",
     mathematics="""\
 Let every image show one of m equally likely symbols, the same in both views: I = log m. The best critic scores an
 equal symbol infinitely above another, and chooses evenly among the candidates that have the anchor's symbol. B of the
@@ -61,7 +61,7 @@ def drawn_nt_xent(m, N, setting):
     return math.log(2 * N - 1) - float(np.mean(losses))
 
 
-def judge(metrics):
+def verdict(metrics):
     exact = {"information, m = 2": 0.6931, "NT-Xent, m = 2, N = 8": 0.6962, "largest excess of NT-Xent": 0.0038,
              "at m": 2, "at N": 6}
     wrong = [name for name, value in exact.items() if abs(metrics[name] - value).max() > 5e-5]
@@ -74,7 +74,7 @@ def judge(metrics):
 def table(metrics):
     digits = {"at m": ".0f", "at N": ".0f", "largest excess of NT-Xent": "+.4f", "largest excess of InfoNCE": "+.4f"}
     return [(CLAIM.columns.get(name, name), CLAIM.published.get(name, ""),
-             mean_spread(values, digits.get(name, ".4f")))
+             mean_std(values, digits.get(name, ".4f")))
             for name, values in metrics.items() if values.ndim == 1]
 
 

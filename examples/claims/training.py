@@ -64,6 +64,7 @@ def descend(model, objective, n, setting, *, steps, batch, lr, weight_decay=0.0)
     batches = Batches(n, batch, seed=setting.seed)
     optimizer = AdamW(model.named_parameters(), lr, weight_decay=weight_decay)
     for step in range(steps):
+        setting.status = f"step {step} of {steps}"
         loss, z = objective(batches[step])
         optimizer.zero_grad()
         loss.backward()
@@ -71,6 +72,7 @@ def descend(model, objective, n, setting, *, steps, batch, lr, weight_decay=0.0)
         if hasattr(model, "update"):
             model.update()
         yield step, loss, z
+    setting.status = "evaluating"
 
 
 def train(model, objective, images, setting, *, steps, batch=256, lr=5e-3, weight_decay=1e-4,

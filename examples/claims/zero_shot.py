@@ -9,16 +9,16 @@ from minicl.data.captions import LENGTH, NAMES, OPENERS, CaptionedDigits
 from minicl.evaluate import encode, retrieval_recall
 from minicl.methods import CLIP
 from minicl.nn import ConvNet, Transformer
-from .laboratory import IN_SHAPE, NOT_REPRODUCED, Claim, mean_spread
+from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, mean_std
 from .slides import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, bar, chance, heading, slide
 from .training import descend
 
 CLAIM = Claim(
     number=15, name="zero_shot",
     title="CLIP classifies by words it was never taught as labels, better in a sentence than by the bare name",
-    says="Images and captions that were trained to find each other give a classifier for any classes that have "
-         "names: embed a prompt for each, and take the nearest. A template, such as a photo of a {}, is better than "
-         "the bare name, and the mean of many templates better still.",
+    statement="Images and captions that were trained to find each other give a classifier for any classes that have "
+              "names: embed a prompt for each, and take the nearest. A template, such as a photo of a {}, is better "
+              "than the bare name, and the mean of many templates better still.",
     mathematics="""\
 With unit vectors u of an image, t(c, p) of the name of class c in template p:
 
@@ -114,13 +114,13 @@ def sure(metrics):
     return [gain.mean() > (gain.std(ddof=1) if len(gain) > 1 else 0) for gain in gains(metrics)]
 
 
-def judge(metrics):
+def verdict(metrics):
     """The scale is exact; each step of bare name < template < ensemble must be more than the spread."""
     if abs(metrics["logit scale at first"] - 2.659).max() > 5e-4 or \
             abs(metrics["exp(logit scale), at most"] - 100).max() > 1e-3:
         return NOT_REPRODUCED, "the logit scale does not start at log(1/0.07), or is not held at 100"
-    template, ensemble = (mean_spread(gain, "+.1f") for gain in gains(metrics))
-    whole = mean_spread(100 * (accuracy(metrics, "whole captions") - accuracy(metrics, "one template")), "+.1f")
+    template, ensemble = (mean_std(gain, "+.1f") for gain in gains(metrics))
+    whole = mean_std(100 * (accuracy(metrics, "whole captions") - accuracy(metrics, "one template")), "+.1f")
     found = (f"digits and colours together, {template} points by the template, {ensemble} more by the ensemble that "
              f"says the same in other words; an ensemble of whole captions is {whole} from the template")
     holds = sure(metrics)
@@ -129,20 +129,20 @@ def judge(metrics):
     elif all(holds) and (last := gains(metrics)[1]).mean() < 2 * last.std():
         found += (". What the ensemble adds is hardly more than its spread: the grammar knows few words for the same "
                   "thing")
-    return (IN_SHAPE if all(holds) else NOT_REPRODUCED), found
+    return (QUALITATIVE if all(holds) else NOT_REPRODUCED), found
 
 
 def table(metrics):
-    rows = [(name, CLAIM.published[name], mean_spread(metrics[name], form))
+    rows = [(name, CLAIM.published[name], mean_std(metrics[name], form))
             for name, form in (("logit scale at first", ".3f"), ("exp(logit scale), at most", ".0f"))]
-    rows.append(("exp(logit scale) at the end", "", mean_spread(metrics["scale"][:, -1], ".1f")))
+    rows.append(("exp(logit scale) at the end", "", mean_std(metrics["scale"][:, -1], ".1f")))
     rows += [(f"{attribute} by {kind}", f"chance {guess} %",
-              mean_spread(metrics[f"{attribute}, {kind}"], ".1f", " %"))
+              mean_std(metrics[f"{attribute}, {kind}"], ".1f", " %"))
              for attribute, guess in (("digit", 10), ("colour", 12.5)) for kind in KINDS]
-    rows += [(f"{what}, points", CLAIM.published[what], mean_spread(gain, "+.1f"))
+    rows += [(f"{what}, points", CLAIM.published[what], mean_std(gain, "+.1f"))
              for what, gain in zip(("template over bare name", "ensemble over template"), gains(metrics))]
     return rows + [(f"{what}: R@1, R@5", "", ", ".join(
-                    mean_spread(metrics[f"{side}_r{k}"], ".1f", " %") for k in (1, 5)))
+                    mean_std(metrics[f"{side}_r{k}"], ".1f", " %") for k in (1, 5)))
                    for side, what in (("text", "the caption for an image, among those of 1000 images"),
                                       ("image", "the image for a caption, among 1000"))]
 
