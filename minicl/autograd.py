@@ -1,6 +1,6 @@
 """Reverse-mode differentiation: a Tensor, the @op decorator, and the walk back over the tape.
 
-An op is a plain function of arrays. It returns its value and a function `backward` which turns g, the
+An op is a plain function of arrays. It returns its value and a function `backward`, which turns g, the
 gradient of the loss with respect to that value, into one gradient for each input:
 
     @op
@@ -9,9 +9,8 @@ gradient of the loss with respect to that value, into one gradient for each inpu
             return g * y, g * x
         return x * y, backward
 
-What `backward` closes over is what is saved for it. (Until the walk a node also holds its input Tensors,
-which explain() reads.) `mul(a, b)` takes and returns Tensors and is recorded on the tape; `mul.forward(x, y)` is
-the function above, for arrays, off the tape.
+What `backward` closes over is what is saved for it. `mul(a, b)` takes and returns Tensors and is recorded on the
+tape; `mul.forward(x, y)` is the function above, for arrays, off the tape.
 
 The chain rule is then a walk over the recorded ops, newest first. Each op was made after its inputs,
 so that order is topological: when a node's turn comes, all the gradients that flow into it have arrived.
@@ -21,143 +20,117 @@ First order only: gradients are arrays, not Tensors, and cannot be differentiate
 
 import contextlib
 import functools
-import itertools
 import operator
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
 
 from .backend import array_module, is_array
-from .signature import Signature, describe, require_float_array
+from .signature import Signature, describe
+from .tensor import BaseTensor, alike, clock
+from .typing import Array
 
 
-class Tensor:
+class Tensor(BaseTensor):
     """An array that remembers how it was computed.
 
-    data           array of float32 or float64 (integers and bools are refused: pass those to ops as they are)
-    requires_grad  True for a leaf that needs a gradient: a parameter
+    data           array of float32 or float64, not copied (integers and bools are passed to ops as plain arrays)
+    requires_grad  whether a gradient flows to it: True for a leaf that was made so, and for what is computed from one
     grad           array of data's shape, or None: d loss / d data, summed over the backward() calls so far;
-                   only leaves keep it
+                   only leaves have one
+
+    Ops save the arrays that they were given, not copies. Do not write into one between the forward and the backward
+    pass: the gradient would belong to neither value. The library's own writes (optimizers, load_state_dict) are
+    detected by backward(); to find those of your code, run it within minicl.check_inputs().
     """
 
-    __slots__ = ("data", "grad", "requires_grad", "node", "__weakref__")
-    __array_ufunc__ = None                # array + Tensor: NumPy and CuPy step back, Tensor.__radd__ is called
-    __array_priority__ = 1000
+    __slots__ = ()
 
-    def __init__(self, data, requires_grad=False):
-        if isinstance(data, Tensor):
-            raise TypeError("Tensor(data): expected an array, got a Tensor; use it as it is, or .detach() it")
-        if not is_array(data):
-            data = np.asarray(data)
-            data = data.astype(np.float32) if data.dtype == np.float64 else data     # Python floats: float32
-        require_float_array("Tensor: data", data)
-        self.data, self.grad, self.requires_grad, self.node = data, None, requires_grad, None
+    if TYPE_CHECKING:                     # the operators and methods that minicl.ops adds
+        def _operator(self, other: Any) -> "Tensor": ...
+        def __getattr__(self, name: str) -> Callable[..., "Tensor"]: ...
+        def __neg__(self) -> "Tensor": ...
+        __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _operator
+        __matmul__ = __rmatmul__ = __pow__ = __getitem__ = _operator
+        T: "Tensor"
 
-    shape = property(lambda self: self.data.shape)
-    dtype = property(lambda self: self.data.dtype)
-    ndim = property(lambda self: self.data.ndim)
-    size = property(lambda self: self.data.size)
+    def __iter__(self) -> Iterator["Tensor"]:
+        return (self[k] for k in range(len(self)))           # TypeError for a scalar
 
-    def __repr__(self):
-        made_by = f", op={self.node.op.__name__}" if self.node else ", requires_grad" * self.requires_grad
-        return f"Tensor({self.data!r}{made_by})"
-
-    def __len__(self):
-        return len(self.data)
-
-    def __array__(self, *args, **options):
-        raise TypeError("a Tensor is no NumPy array, and making it one would lose its gradient: use ops.concat, ops.stack "
-                        "and the other ops, or .data for the values")
-
-    def __bool__(self):
-        raise TypeError("the truth value of a Tensor is not defined; compare its .data, or use ops.where")
-
-    def item(self):
-        """The value of a one-element Tensor as a Python float. On a GPU this waits for the device."""
-        if self.size != 1:
-            raise ValueError(f"item(): expected a Tensor of one element, got shape {self.shape}")
-        return float(self.data.reshape(()))
-
-    __float__ = item
-
-    def detach(self):
+    def detach(self) -> "Tensor":
         """The same values as a leaf outside the tape: no gradient flows through it (the stop-gradient)."""
-        return Tensor(self.data)
+        return Tensor(self._data)
 
-    def backward(self, g=None):
+    def backward(self, g: Array | None = None) -> None:
         """Add d self / d leaf to the .grad of every leaf that requires one.
 
         g: array of self's shape, the gradient to start from; may be left out if self is a scalar (then 1).
-        Raises RuntimeError if self is on no tape, if g is needed and missing, or if the tape was walked before.
+        Raises RuntimeError if self is on no tape, if g is needed and missing, if the tape was walked before, or if the
+        library has changed a parameter since an op used it.
         """
         if g is None:
             if self.size != 1:
                 raise RuntimeError(f"backward() without a gradient needs a scalar, got shape {self.shape}; "
                                    "reduce it with .mean() or .sum(), or pass backward(g) with g of that shape")
-            g = array_module(self.data).ones_like(self.data)
-        if not is_array(g) or g.shape != self.shape or g.dtype != self.dtype:
+            g = array_module(self._data).ones_like(self._data)
+        if not is_array(g) or not alike(g, self._data):
             raise ValueError(f"backward(g): expected an array of shape {self.shape} and dtype {self.dtype}, "
                              f"got {describe(g)}")
-        if self.node is None:
-            if not self.requires_grad:
-                raise RuntimeError("backward() on a Tensor that no recorded op has produced; was it made under "
-                                   "no_grad(), detached, or computed from inputs without requires_grad?")
+        if self.node is not None:
+            _walk(self.node, g)
+        elif self._requires_grad:
             _accumulate(self, g)
         else:
-            _walk(self.node, g)
+            raise RuntimeError("backward() on a Tensor that no recorded op has produced; was it made under "
+                               "no_grad(), detached, or computed from inputs without requires_grad?")
 
 
 # ---------------------------------------------------------------- the tape
 
-class _Node:
-    """One recorded call of an op: who its inputs were, and how to send a gradient back to them.
-
-    The walk needs no options; they are kept for minicl.explain, which can run the call again.
-    """
+class Node:
+    """One recorded call of an op: its inputs, its options (for minicl.explain), and how to send a gradient back."""
 
     __slots__ = ("op", "inputs", "options", "backward", "index")
-    count = itertools.count()
 
-    def __init__(self, op, inputs, options, backward):
-        self.op, self.inputs, self.options, self.backward = op, inputs, options, backward
-        self.index = next(_Node.count)    # creation order is a topological order
+    def __init__(self, op: "Op", inputs: tuple, options: dict[str, Any], backward: Callable[[Array], tuple]) -> None:
+        self.op, self.inputs, self.options = op, inputs, options
+        self.backward: Callable[[Array], tuple] | None = backward     # None once walked
+        self.index = next(clock)          # creation order is a topological order
 
 
-_recording = True
+_no_grad_blocks: ContextVar[int] = ContextVar("no_grad blocks that this thread is in", default=0)
+hold_inputs: ContextVar[Callable | None] = ContextVar("what check_inputs() makes of a backward", default=None)
 
 
 @contextlib.contextmanager
-def no_grad():
-    """Within this block ops compute values only; nothing is recorded."""
-    global _recording
-    outer, _recording = _recording, False
+def no_grad() -> Iterator[None]:
+    """Within this block ops compute values only; nothing is recorded. Other threads go on recording."""
+    _no_grad_blocks.set(_no_grad_blocks.get() + 1)
     try:
         yield
     finally:
-        _recording = outer
+        _no_grad_blocks.set(max(0, _no_grad_blocks.get() - 1))
 
 
-def _walk(root, g):
+def _walk(root: Node, g: Array) -> None:
     """Send g back from the node `root` to the leaves, dropping each gradient and closure once used."""
     arriving = {root: g}                                     # node -> gradient of its output
-    nodes = _ancestors(root)
-    for node in nodes:
-        if node.backward is None:
-            raise RuntimeError(f"backward(): the tape behind {node.op.__name__!r} was already walked and freed; "
-                               "add losses that share a graph before one backward(), or run the forward again")
-    for node in nodes:
-        op, inputs = node.op, node.inputs                    # nothing arrives where all users sent back None
-        gradients = node.backward(arriving.pop(node)) if node in arriving else (None,) * len(inputs)
-        node.inputs, node.options, node.backward = (), None, None
+    for node in ancestors(root):
+        op, inputs, backward = node.op, node.inputs, node.backward
+        node.inputs, node.options, node.backward = (), {}, None
+        if node not in arriving or backward is None:         # all its users sent back None
+            continue
+        gradients = backward(arriving.pop(node))
         if type(gradients) is not tuple or len(gradients) != len(inputs):
             raise RuntimeError(f"backward of {op.__name__}: expected a tuple of {len(inputs)} gradients, "
                                f"got {describe(gradients)}")
         for position, dx in enumerate(gradients):
             x = inputs[position]
-            if dx is None or not isinstance(x, Tensor):
+            if dx is None or not isinstance(x, Tensor) or x.node is None and not x._requires_grad:
                 continue
-            data, source = x.data, x.node
-            if source is None and not x.requires_grad:
-                continue
+            data, source = x._data, x.node
             if type(dx) is not type(data) or dx.shape != data.shape or dx.dtype is not data.dtype:
                 dx = op.checks.fit_gradient(dx, data, position)
             if source is None:
@@ -166,39 +139,65 @@ def _walk(root, g):
                 arriving[source] = arriving[source] + dx if source in arriving else dx
 
 
-def _ancestors(root):
-    """Every node that `root` depends on, itself included, newest first."""
+def ancestors(root: Node) -> list[Node]:
+    """Every node that `root` depends on, itself included, newest first. Raises RuntimeError for a stale tape."""
     seen, nodes = {root}, [root]
     for node in nodes:                                       # which grows as we go
+        if node.backward is None:
+            raise RuntimeError(f"the tape behind {node.op.__name__!r} was already walked and freed; add losses that share "
+                               "a graph before one backward(), or run the forward again")
         for x in node.inputs:
-            if isinstance(x, Tensor) and x.node is not None and x.node not in seen:
+            if not isinstance(x, Tensor):
+                continue
+            if x.node is None:
+                if x.changed is not None and x.changed[0] > node.index:
+                    raise RuntimeError(_stale(node, x))
+            elif x.node not in seen:
                 seen.add(x.node)
                 nodes.append(x.node)
     return sorted(nodes, key=operator.attrgetter("index"), reverse=True)
 
 
-def _accumulate(leaf, g):
+def _stale(node: Node, x: Tensor) -> str:
+    position = next(k for k, other in enumerate(node.inputs) if other is x)
+    _, name, by = x.changed or (0, "", "")
+    return (f"{node.op.__name__}: its input {node.op.checks.input_name(position)}, {name or 'a Tensor'} of shape {x.shape}, "
+            f"was changed by {by} after this op had used it, so its gradient would belong to neither value; "
+            f"call backward() before that, or run the forward again")
+
+
+def _accumulate(leaf: Tensor, g: Array) -> None:
     """leaf.grad += g, copying the first one: ops may hand the same array to several inputs."""
-    if leaf.grad is None:
-        leaf.grad = g.copy()
+    if leaf._grad is None:
+        leaf._grad = g.copy()
     else:
-        leaf.grad += g
-
-
-def _requires_grad(x):
-    return isinstance(x, Tensor) and (x.requires_grad or x.node is not None)
+        leaf._grad += g
 
 
 # ---------------------------------------------------------------- ops
 
+class Op(Protocol):
+    """A function that @op has lifted to Tensors; .forward is the function itself, for arrays."""
+    __name__: str
+    forward: Callable[..., Any]
+    checks: Signature
+    names: list[str]
+
+    def __call__(self, *inputs: Any, **options: Any) -> Tensor: ...
+
+
+@overload
+def op(function: Callable[..., Any]) -> Op: ...
+@overload
+def op(*, broadcasts: bool) -> Callable[[Callable[..., Any]], Op]: ...
 def op(function=None, *, broadcasts=False):
     """Lift a function of arrays, returning (value, backward), to Tensors. See the module's docstring.
 
     Positional parameters are the differentiable inputs, Tensors or arrays (or Python numbers, where they
     broadcast or are annotated Scalar), or constant arrays if annotated Index or Mask; keyword-only parameters
-    are options. An op with the option `needs_grad` is told which inputs need a gradient, a tuple of bools, so that
-    it can skip an expensive one. Neither the function nor its backward may write into what it is given: others
-    hold the same arrays.
+    are options. An op with the option `needs_grad` gets a tuple of bools, which of its inputs need a gradient, so that
+    it can skip an expensive one; its callers don't pass it. Neither the function nor its backward may write into what
+    it is given: others hold the same arrays.
 
     broadcasts: inputs broadcast against each other, so gradients come in the output's shape and are
     summed back to each input's shape here, for all ops in one place.
@@ -210,21 +209,22 @@ def op(function=None, *, broadcasts=False):
 
     @functools.wraps(function)
     def call(*inputs, **options):
+        recording = not _no_grad_blocks.get()
         arrays, needs_grad, kind, dtype = [], [], None, None
         for x in inputs:                                     # nearly always Tensors that agree; a few lines here, since
-            if not isinstance(x, Tensor):                    # in a small network the tape costs more than the numbers
+            if not isinstance(x, Tensor):                    # in a small network the tape costs more than the arithmetic
                 break
-            data = x.data
+            data = x._data
             if data.dtype is not dtype or type(data) is not kind:
                 if arrays:
                     break
                 kind, dtype = type(data), data.dtype
             arrays.append(data)
-            needs_grad.append(_recording and (x.requires_grad or x.node is not None))
+            needs_grad.append(recording and (x._requires_grad or x.node is not None))
         if len(arrays) != count or len(inputs) != count:     # numbers, arrays, keywords, or a mistake
             inputs = checks.in_order(inputs, options)
-            arrays = checks.arrays([x.data if isinstance(x, Tensor) else x for x in inputs])
-            needs_grad = [_recording and _requires_grad(x) for x in inputs]
+            arrays = checks.arrays([x._data if isinstance(x, Tensor) else x for x in inputs])
+            needs_grad = [recording and isinstance(x, Tensor) and x.requires_grad for x in inputs]
         if options:
             checks.check_options(options)
         if asks_needs_grad:
@@ -237,10 +237,13 @@ def op(function=None, *, broadcasts=False):
         value, backward = result
         if type(value) is kind and value.dtype is dtype:     # like the inputs, so there is nothing left to check
             y = object.__new__(Tensor)
-            y.data, y.grad, y.requires_grad = value, None, False
+            y._data, y._grad, y._requires_grad, y.changed = value, None, False, None
         else:
             y = Tensor(value if is_array(value) else np.asarray(value))      # NumPy's reductions return scalars
-        y.node = _Node(call, inputs, options, backward) if True in needs_grad else None
+        y.node = None
+        if True in needs_grad:
+            hold = hold_inputs.get()
+            y.node = Node(call, inputs, options, hold(backward, arrays, y) if hold else backward)
         return y
 
     call.forward, call.checks, call.names, call.__signature__ = function, checks, checks.names, checks.public

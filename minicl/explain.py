@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .autograd import Tensor, _ancestors, _requires_grad
+from .autograd import Tensor, ancestors
 from .backend import is_array
 from .gradcheck import GradcheckError, gradcheck
 
@@ -31,18 +31,15 @@ def explain(loss, model=None, *, check=False):
             have, and compare its gradient with finite differences for a random cotangent. What is random (dropout) is
             drawn anew, and running averages are not moved.
 
-    Raises TypeError unless loss is a Tensor; ValueError if no op is recorded behind it, or the tape was freed.
+    Raises TypeError unless loss is a Tensor; ValueError if no op is recorded behind it; RuntimeError if backward() has
+    freed the tape, or the library has changed a parameter since.
     """
     if not isinstance(loss, Tensor):
         raise TypeError(f"explain: loss must be a Tensor, got {type(loss).__name__}")
     if loss.node is None:
         raise ValueError("explain: no recorded op has produced this Tensor; was it made under no_grad(), detached, "
                          "or computed from inputs without requires_grad? Give the loss itself, not its detach()")
-    nodes = _ancestors(loss.node)[::-1]                                      # oldest first
-    freed = [node.op.__name__ for node in nodes if node.backward is None]
-    if freed:
-        raise ValueError(f"explain: the tape behind {freed[0]!r} was walked and freed by backward(); explain the "
-                         "loss before its backward(), or run the forward again")
+    nodes = ancestors(loss.node)[::-1]                                      # oldest first
     leaf_names = {id(parameter): name for name, parameter in (model.named_parameters() if model else ())}
     number = {node: k for k, node in enumerate(nodes, start=1)}
     shapes = {loss.node: loss.shape}
@@ -288,7 +285,7 @@ def _check(node, sample):
     """Gradcheck of one recorded op at its own inputs, in float64: what was found, in words."""
     inputs = [x.data if isinstance(x, Tensor) else x for x in node.inputs]
     inputs = [x.astype("float64") if is_array(x) and x.dtype.kind == "f" else x for x in inputs]
-    positions = [k for k, x in enumerate(node.inputs) if _requires_grad(x)]
+    positions = [k for k, x in enumerate(node.inputs) if isinstance(x, Tensor) and x.requires_grad]
 
     def again(*moved):
         arguments = list(inputs)

@@ -192,7 +192,7 @@ def test_a_freed_tape_and_a_missing_one_are_said():
     x = Tensor(normal(3), requires_grad=True)
     loss = (x * x).sum()
     loss.backward()
-    with pytest.raises(ValueError, match="'sum' was walked and freed by backward.*before its backward"):
+    with pytest.raises(RuntimeError, match="'sum' was already walked and freed"):
         explain(loss)
     with pytest.raises(ValueError, match="no recorded op"):
         explain(x.detach())

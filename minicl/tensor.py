@@ -1,0 +1,143 @@
+"""The data of a Tensor: what it may hold, what may be set, and what Python may not do to it. autograd.py has the rest."""
+
+import itertools
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+import numpy as np
+
+from .backend import is_array
+from .signature import describe, require_float_array
+from .typing import Array
+
+clock = itertools.count()             # orders the recorded ops and the library's writes
+
+
+class BaseTensor:
+    """An array with a gradient beside it. Its attributes are described in Tensor."""
+
+    __slots__ = ("_data", "_grad", "_requires_grad", "changed", "node", "__weakref__")
+    __array_ufunc__ = None                # array + Tensor: NumPy and CuPy step back, Tensor.__radd__ is called
+    __array_priority__ = 1000
+
+    _data: Array
+    _grad: Array | None
+    _requires_grad: bool
+    changed: tuple[int, str, str] | None  # the last write that mark_changed() noted: its time, the name, by what
+    node: Any                             # the recorded op whose output this is
+
+    def __init__(self, data: Any, requires_grad: bool = False) -> None:
+        if isinstance(data, BaseTensor):
+            raise TypeError("Tensor(data): expected an array, got a Tensor; use it as it is, or .detach() it")
+        if not is_array(data):
+            is_scalar = isinstance(data, np.generic)
+            data = np.asarray(data)
+            data = data.astype(np.float32) if data.dtype == np.float64 and not is_scalar else data   # Python floats
+        require_float_array("Tensor: data", data)
+        _require_bool(requires_grad)
+        self._data, self._grad, self._requires_grad, self.changed, self.node = data, None, requires_grad, None, None
+
+    shape = property(lambda self: self._data.shape)
+    dtype = property(lambda self: self._data.dtype)
+    ndim = property(lambda self: self._data.ndim)
+    size = property(lambda self: self._data.size)
+
+    @property
+    def data(self) -> Array:
+        return self._data
+
+    @data.setter
+    def data(self, data: Array) -> None:
+        self._require_leaf("data")
+        require_float_array("Tensor.data", data)
+        if data is self._data:                               # x.data *= 2 has already written into it
+            mark_changed([("", self)], "an assignment to .data")
+        self._data = data
+        if self._grad is not None and not alike(self._grad, data):
+            self._grad = None
+
+    @property
+    def grad(self) -> Array | None:
+        return self._grad
+
+    @grad.setter
+    def grad(self, g: Array | None) -> None:
+        self._require_leaf("grad")
+        if g is not None and not alike(g, self._data):
+            raise ValueError(f"Tensor.grad: expected None or {describe(self._data)}, like data, got {describe(g)}")
+        self._grad = g
+
+    @property
+    def requires_grad(self) -> bool:
+        return self._requires_grad or self.node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        self._require_leaf("requires_grad")
+        _require_bool(value)
+        if value is not self._requires_grad:
+            mark_changed([("", self)], f"requires_grad = {value}")
+        self._requires_grad = value
+
+    def _require_leaf(self, what: str) -> None:
+        if self.node is not None:
+            raise RuntimeError(f"Tensor.{what} cannot be set: this Tensor is the output of {self.node.op.__name__}, and "
+                               f"its {what} follows from the op's inputs; use .detach() for a leaf with these values")
+
+    def __repr__(self) -> str:
+        made_by = f", op={self.node.op.__name__}" if self.node else ", requires_grad" * self.requires_grad
+        return f"Tensor({self._data!r}{made_by})"
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __array__(self, *args: Any, **options: Any) -> NoReturn:
+        raise TypeError("a Tensor is not a NumPy array, and converting it would lose its gradient: use ops.concat, "
+                        "ops.stack and the other ops, or .data for the values")
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError("the truth value of a Tensor is not defined; compare its .data, or use ops.where")
+
+    def _compare(self, other: Any) -> NoReturn:
+        raise TypeError("Tensors are not compared; compare their .data, or write `x is y` to ask for the same Tensor")
+
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _compare
+    __hash__ = object.__hash__
+
+    def __reduce__(self) -> tuple:
+        """Copies and pickles are leaves with the same values and no gradient."""
+        if self.node is not None:
+            raise TypeError(f"a Tensor on a tape (the output of {self.node.op.__name__}) cannot be copied or pickled: the "
+                            "copy would send its gradient to copies of the leaves; .detach() it first")
+        return _leaf_of, (type(self), self._data, self._requires_grad)
+
+    def item(self) -> float:
+        """The value of a one-element Tensor as a Python float. On a GPU this waits for the device."""
+        if self.size != 1:
+            raise ValueError(f"item(): expected a Tensor of one element, got shape {self.shape}")
+        return float(self._data.reshape(()))
+
+    __float__ = item
+
+
+def _leaf_of(kind: type[BaseTensor], data: Array, requires_grad: bool) -> BaseTensor:
+    leaf = kind.__new__(kind)
+    BaseTensor.__init__(leaf, data, requires_grad)
+    return leaf
+
+
+def _require_bool(requires_grad: Any) -> None:
+    if not isinstance(requires_grad, bool):
+        raise TypeError(f"requires_grad: expected True or False, got {requires_grad!r}")
+
+
+def alike(x: Array, y: Array) -> bool:
+    """Whether two arrays agree in backend, shape and dtype."""
+    return type(x) is type(y) and x.shape == y.shape and x.dtype == y.dtype
+
+
+def mark_changed(named: Iterable[tuple[str, BaseTensor]], by: str) -> None:
+    """Note that these Tensors were written to: a walk back to an op that used the old values then raises."""
+    now = next(clock)
+    for name, x in named:
+        x.changed = now, name, by
