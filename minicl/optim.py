@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from .backend import array_module, fused, parallel_for, to_device, to_host
+from .tensor import mark_changed
 
 SLICE = 2**17      # entries updated at a time on a CPU: few enough for the cache, enough to be worth a thread's while
 
@@ -66,6 +67,7 @@ class Optimizer:
                                    "gradients with zero_grad()")
         self.steps += 1
         self._step(float(self.lr if lr is None else lr))         # a NumPy float64 would promote float32
+        mark_changed(zip(self.names, self.parameters), f"{type(self).__name__}.step()")
 
     def _step(self, lr):
         """Apply _update to slices, none of which straddles the end of the decayed part."""
@@ -87,6 +89,10 @@ class Optimizer:
         for name, part in parts.items():
             part[...] = to_device(state[name], self.xp)
         self.steps = int(state["steps"])
+
+    def __reduce__(self):
+        raise TypeError(f"{type(self).__name__} cannot be copied or pickled: its arrays are the model's parameters. Make an "
+                        "optimizer for the copied model, and load_state_dict() this one's state_dict()")
 
     def _parts(self):
         """("momentum.encoder.weight", view), ... of all state."""

@@ -6,15 +6,17 @@
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 import numpy as np
 
 from .backend import array_module, is_array
 from .typing import Array
 
-if TYPE_CHECKING:                     # an op is called with Tensors, its body sees arrays: for a type checker, anything
-    Index = Mask = Scalar = Any
+if TYPE_CHECKING:                     # an op is called with Tensors and its body sees arrays: anything, to a type checker
+    Index: TypeAlias = Any
+    Mask: TypeAlias = Any
+    Scalar: TypeAlias = Any
 else:
     class Index:
         """Annotation of an op's argument that is an array of integers (ids): constant, no gradient."""

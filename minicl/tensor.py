@@ -136,8 +136,9 @@ def alike(x: Array, y: Array) -> bool:
     return type(x) is type(y) and x.shape == y.shape and x.dtype == y.dtype
 
 
-def mark_changed(named: Iterable[tuple[str, BaseTensor]], by: str) -> None:
-    """Note that these Tensors were written to: a walk back to an op that used the old values then raises."""
+def mark_changed(named: Iterable[tuple[str, Any]], by: str) -> None:
+    """Note that the Tensors among these were written to: a walk back to an op that used the old values then raises."""
     now = next(clock)
     for name, x in named:
-        x.changed = now, name, by
+        if isinstance(x, BaseTensor):
+            x.changed = now, name, by

@@ -1,7 +1,10 @@
 """The tape: what is recorded, the order of the walk, where gradients end up, and what is refused."""
 
+import asyncio
 import gc
 import inspect
+import operator
+import threading
 import weakref
 
 import numpy as np
@@ -332,3 +335,143 @@ def test_slicing_gradients(x, data):
 @given(hnp.arrays("float64", (3, 4), elements=st.floats(-2, 2)), st.lists(st.integers(-3, 2), min_size=1, max_size=6))
 def test_gathering_gradients(x, ids):
     assert minicl.gradcheck(lambda t: t[np.array(ids)], [x])
+
+
+# ---------------------------------------------------------------- what a Tensor may hold
+
+FLOATS = np.array([1.0, 2.0])
+REFUSED = {
+    "float16": (FLOATS.astype("float16"), r"convert with .astype\('float32'\)"),
+    "longdouble": (FLOATS.astype("longdouble"), r"convert with .astype\('float64'\)"),
+    "big-endian": (FLOATS.astype(">f4"), r"got big-endian float32 array.*convert with .astype\('float32'\)"),
+    "big-endian double": (FLOATS.astype(">f8"), r"convert with .astype\('float64'\)"),
+    "matrix": (FLOATS.reshape(1, 2).view(np.matrix), r"got float64 matrix.*convert with numpy.asarray\(x\)"),
+    "masked": (np.ma.masked_array(FLOATS, [True, False]), r"got float64 MaskedArray.*fill its masked entries"),
+    "recarray": (FLOATS.view(np.recarray), "float64 recarray.*numpy.asarray"),
+    "complex": (FLOATS.astype(complex), "got complex128 array"),
+    "ids": (np.arange(2), r"convert with .astype\('float32'\)"),
+    "bools": (np.array([True, False]), r"convert with .astype\('float32'\)"),
+    "objects": (np.array([1.0, None]), "got object array"),
+    "words": (np.array(["1.0"]), "got .*str"),
+    "dates": (np.array(["2020-01-01"], "datetime64[D]"), "got datetime64"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_not_a_plain_float_array_is_refused_everywhere(kind):
+    data, words = REFUSED[kind]
+    x = leaf(1.0, 2.0)
+    for hold in (lambda: Tensor(data), lambda: setattr(x, "data", data), lambda: ops.exp(data), lambda: x + data):
+        with pytest.raises(TypeError, match="must be a floating-point array, float32 or float64.*" + words):
+            hold()
+
+
+@pytest.mark.parametrize("kind", ["float16", "longdouble", "big-endian", "matrix", "recarray", "ids", "bools"])
+def test_the_conversion_that_a_refusal_names_works(kind):
+    data, _ = REFUSED[kind]
+    with pytest.raises(TypeError) as caught:
+        Tensor(data)
+    conversion = str(caught.value).partition("; convert with ")[2].partition(",")[0]
+    conversion = "x" + conversion if conversion.startswith(".") else conversion
+    converted = eval(conversion, {"x": data, "numpy": np})
+    np.testing.assert_array_equal(Tensor(converted).data, np.asarray(data, "float64"))
+
+
+@pytest.mark.parametrize("wrong", ["float16", "big-endian", "matrix", "masked"])
+def test_an_op_cannot_return_what_a_tensor_may_not_hold(wrong):
+    with pytest.raises(TypeError, match="must be a floating-point array, float32 or float64"):
+        op(lambda x: (REFUSED[wrong][0], lambda g: (g,)))(leaf(1.0, 2.0))
+
+
+@given(hnp.arrays(st.sampled_from(["float32", "float64"]), hnp.array_shapes(min_dims=0, max_dims=3), elements=st.floats(-1, 1, width=32)))
+def test_plain_floats_are_held_as_they_are(data):
+    assert Tensor(data).data is data
+    assert Tensor(data[()] if data.ndim == 0 else data).dtype == data.dtype       # a NumPy scalar keeps its precision
+
+
+def test_a_numpy_scalar_of_another_kind_is_refused_beside_a_tensor():
+    for scalar in (np.complex64(1), np.str_("1"), np.datetime64("2020-01-01")):
+        with pytest.raises(TypeError, match="add: y must be"):
+            ops.add(leaf(1.0), scalar)
+
+
+# ---------------------------------------------------------------- what Python may not do to a Tensor
+
+@pytest.mark.parametrize("compare", [operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge])
+@pytest.mark.parametrize("other", [leaf(1.0), 1.0, np.ones(1), None, "x"], ids=["Tensor", "number", "array", "None", "word"])
+def test_tensors_are_not_compared(compare, other):
+    x = leaf(1.0)
+    for pair in ((x, other), (other, x)):
+        with pytest.raises(TypeError, match="Tensors are not compared; compare their .data"):
+            compare(*pair)
+
+
+def test_tensors_are_told_apart_by_identity_in_sets_and_dicts():
+    x, y = leaf(1.0), leaf(1.0)
+    assert len({x, y, x}) == 2 and {x: 1, y: 2}[y] == 2
+
+
+def test_a_loop_goes_over_rows_and_not_over_a_scalar():
+    x = leaf(1.0, 2.0)
+    sum(row * 3.0 for row in x).backward()
+    np.testing.assert_array_equal(x.grad, [3.0, 3.0])
+    with pytest.raises(TypeError, match="unsized"):
+        list(leaf(1.0).sum())
+
+
+# ---------------------------------------------------------------- no_grad is the thread's own
+
+@given(st.lists(st.booleans(), min_size=2, max_size=12))
+def test_blocks_that_overlap_in_one_thread_end_all_the_same(order):
+    """Generators may hold no_grad() open and end in any order."""
+    def block():
+        with no_grad():
+            yield
+
+    blocks = []
+    for start in order:
+        if start or not blocks:
+            blocks.append(block())
+            next(blocks[-1])
+        else:
+            blocks.pop(0).close()                            # the oldest first, where nested blocks end with the newest
+        assert ((leaf(1.0) * 2).node is None) == bool(blocks)
+    while blocks:
+        blocks.pop(0).close()
+    assert (leaf(1.0) * 2).node is not None
+
+
+def test_no_grad_in_one_thread_is_nothing_to_another():
+    inside, leave, recorded = threading.Event(), threading.Event(), []
+
+    def evaluate():
+        with no_grad():
+            inside.set()
+            leave.wait(10)
+            recorded.append((leaf(1.0) * 2).requires_grad)
+        recorded.append((leaf(1.0) * 2).requires_grad)
+
+    thread = threading.Thread(target=evaluate)
+    thread.start()
+    inside.wait(10)
+    with no_grad():
+        leave_first = (leaf(1.0) * 2).requires_grad
+    assert not leave_first and (leaf(1.0) * 2).requires_grad
+    leave.set()
+    thread.join()
+    assert recorded == [False, True] and (leaf(1.0) * 2).requires_grad
+
+
+def test_no_grad_is_a_tasks_own():
+    async def task(results):
+        with no_grad():
+            await asyncio.sleep(0)
+            results.append((leaf(1.0) * 2).requires_grad)
+        results.append((leaf(1.0) * 2).requires_grad)
+
+    async def both():
+        results = []
+        await asyncio.gather(task(results), task(results))
+        return results
+
+    assert sorted(asyncio.run(both())) == [False, False, True, True]

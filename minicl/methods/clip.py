@@ -15,6 +15,7 @@ import numpy as np
 from ..autograd import Tensor
 from ..backend import array_module
 from ..nn import Linear, Module, Parameter, Sequential
+from ..tensor import mark_changed
 from ..typing import Array, Rng
 
 TAU = 0.07                    # CLIP's temperature at the start
@@ -44,3 +45,4 @@ class CLIP(Module):
         """Hold exp(logit_scale) at 100 or below (section 2.5: without that, training was unstable)."""
         data = self.logit_scale.data
         array_module(data).minimum(data, MAX_LOGIT_SCALE, out=data)
+        mark_changed([("logit_scale", self.logit_scale)], "clamp_logit_scale()")

@@ -18,6 +18,7 @@ from ..autograd import Tensor
 from ..backend import array_module, fused
 from ..checks import require_within
 from ..nn import BatchNorm, Buffer, Counter, Module
+from ..tensor import mark_changed
 from ..typing import Array
 
 
@@ -61,6 +62,7 @@ class EMA:
                              f"for the {len(followed)} arrays of online")
         self.online, self.target = online, target
         self.pairs = [(part, following[name]) for name, part in followed.items()]
+        self.names = list(followed)
         self.views: list[Array] = []
 
     def update(self, m: float) -> None:
@@ -74,6 +76,10 @@ class EMA:
         step = self.step
         array_module(step).concatenate([part.data.reshape(-1) for part, _ in self.pairs], out=step)
         _follow(self.values, step, 1 - m)                                    # (1)
+        mark_changed(zip(self.names, (part for _, part in self.pairs)), "EMA.update()")
+
+    def __getstate__(self) -> dict:
+        return {**vars(self), "views": []}                                   # a copy has an array of its own
 
     def _flatten(self):
         """Move the target's arrays into self.values and leave each part a view of its slice."""

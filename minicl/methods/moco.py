@@ -79,7 +79,7 @@ class MoCo(Module):
             self.served.append(keys)
         if len(self.queue) == 0:
             return (queries * 0).sum()
-        return info_nce(queries, keys, self.queue.filled(), tau)
+        return info_nce(queries, keys, self.queue.negatives(), tau)
 
     def update(self) -> None:
         """After the optimizer's step: the key encoder follows, and the keys that served enter the queue, once.

@@ -1,11 +1,15 @@
 """A first-in first-out queue of keys: the negatives of many batches, at the price of encoding one."""
 
+import weakref
+
 import numpy as np
 
+from ..autograd import Tensor
 from ..backend import is_array
 from ..checks import require_sizes
 from ..contrastive import l2_normalize
 from ..nn import Buffer, Counter, Module
+from ..tensor import mark_changed
 from ..typing import Array
 
 
@@ -23,6 +27,7 @@ class Queue(Module):
         require_sizes("Queue", capacity=capacity, dim=dim)
         self.keys = Buffer(np.zeros((capacity, dim), dtype="float32"))
         self.count = Counter()
+        self.lent: list[weakref.ref] = []                                    # views that negatives() has given out
 
     enqueued = property(lambda self: int(self.count))
     capacity = property(lambda self: len(self.keys.data))
@@ -33,6 +38,12 @@ class Queue(Module):
     def filled(self) -> Array:
         """The keys that are there, (len(self), d), as a view: take what you need of it before the next enqueue."""
         return self.keys.data[:len(self)]
+
+    def negatives(self) -> Tensor:
+        """filled() for a loss, whose backward() raises if it comes after the next enqueue."""
+        view = Tensor(self.filled())
+        self.lent.append(weakref.ref(view))
+        return view
 
     def enqueue(self, keys: Array) -> None:
         """Add keys (B, d), normalised here, in their order. Raises RuntimeError in evaluation mode."""
@@ -51,3 +62,5 @@ class Queue(Module):
         ring[start:start + before_end] = keys[:before_end]
         ring[:len(keys) - before_end] = keys[before_end:]                    # the rest, from the first row on
         self.count.add(len(keys))
+        mark_changed((("the queue's keys", view()) for view in self.lent), "Queue.enqueue()")
+        self.lent.clear()

@@ -111,7 +111,7 @@ class BatchNorm(Module):
         if self.training:
             return self._by_group(x) if self.splits > 1 else self._by_batch(x, self.weight, self.bias)
         a = self.weight * (1 / array_module(x.data).sqrt(self.running_var.data + self.eps))
-        y = x * a + (self.bias - self.running_mean.data * a)
+        y = x * a + (self.bias - self.running_mean.data.copy() * a)          # a step before the backward changes it
         return ops.relu(y) if self.relu else y
 
     def _by_batch(self, x, weight, bias):

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..autograd import Tensor
 from ..backend import array_module, get_backend, to_device, to_host
+from ..tensor import mark_changed
 
 
 class Parameter(Tensor):
@@ -124,10 +125,12 @@ class Module(metaclass=_Sealed):
         return self._each_array(lambda data: data.astype(dtype))
 
     def _each_array(self, change):
-        for _, part in self.named_parameters() + self.named_buffers():
+        parts = self.named_parameters() + self.named_buffers()
+        for _, part in parts:
             part.data = change(part.data)
             if isinstance(part, Parameter):
                 part.grad = None
+        mark_changed(parts, "Module.to() or astype()")
         return self
 
     # ------------------------------------------------------------ state
@@ -151,6 +154,7 @@ class Module(metaclass=_Sealed):
                              + "\n    ".join(wrong[:8] + [f"... and {len(wrong) - 8} more"] * (len(wrong) > 8)))
         for name, part in parts.items():
             part.data[...] = to_device(state[name], array_module(part.data)).astype(part.data.dtype)
+        mark_changed(parts.items(), "load_state_dict()")
 
     def __repr__(self):
         lines = [f"{type(self).__name__}("]

@@ -1,0 +1,271 @@
+"""What the library writes into between a forward and its backward makes backward() raise, not return a wrong gradient."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minicl import Tensor, ops
+from minicl.methods import CLIP, EMA, MoCo, Queue, frozen_copy
+from minicl.nn import MLP, BatchNorm, Linear, Sequential, projection_head
+from minicl.optim import LARS, SGD, Adam, AdamW
+
+X = np.random.default_rng(3).standard_normal((6, 4)).astype("float32")
+
+
+def model():
+    rng = np.random.default_rng(0)
+    return Sequential(Linear(4, 5, rng=rng), BatchNorm(5), Linear(5, 3, rng=rng))
+
+
+def loss_of(net):
+    y = net(X)
+    return (y * y).sum()
+
+
+def step_of(kind):
+    def write(net):
+        optimizer = kind(net.named_parameters(), lr=0.1)
+        loss_of(net).backward()
+        return optimizer.step
+    return write
+
+
+WRITES = {
+    "SGD.step()": step_of(SGD),
+    "Adam.step()": step_of(Adam),
+    "AdamW.step()": step_of(AdamW),
+    "LARS.step()": step_of(LARS),
+    "load_state_dict()": lambda net: lambda: net.load_state_dict(model().state_dict()),
+    "Module.to() or astype()": lambda net: lambda: net.astype("float64"),
+}
+
+
+@pytest.mark.parametrize("by", WRITES)
+def test_a_write_between_forward_and_backward_is_refused_and_changes_no_gradient(by):
+    net = model()
+    write = WRITES[by](net)
+    loss = loss_of(net)
+    write()
+    before = [None if p.grad is None else p.grad.copy() for p in net.parameters()]
+    with pytest.raises(RuntimeError) as caught:
+        loss.backward()
+    assert f"linear: its input w, steps.2.weight of shape (5, 3), was changed by {by}" in str(caught.value)
+    for p, grad in zip(net.parameters(), before):
+        np.testing.assert_array_equal(p.grad, grad)
+
+
+@pytest.mark.parametrize("by", WRITES)
+def test_a_write_before_the_forward_or_after_the_backward_is_no_matter(by):
+    net = model()
+    write = WRITES[by](net)
+    loss_of(net).backward()
+    write()
+    if "astype" not in by:
+        loss_of(net).backward()
+
+
+def test_frozen_weights_count_too():
+    """A gradient that passes through a target's weights is wrong as well once they have moved."""
+    online = model()
+    target = frozen_copy(online)
+    ema = EMA(online, target)
+    ema.update(0.5)
+    x = Tensor(X, requires_grad=True)
+    loss = (target(x) * target(x)).sum()
+    ema.update(0.5)
+    with pytest.raises(RuntimeError, match=r"steps.2.weight of shape .*, was changed by EMA.update\(\)"):
+        loss.backward()
+
+
+def test_the_clamp_of_the_logit_scale_counts():
+    clip = CLIP(MLP((2, 2, 1), (4,), rng=np.random.default_rng(0)), MLP((2, 2, 1), (4,), rng=np.random.default_rng(0)), 2,
+                rng=np.random.default_rng(0))
+    y = ops.exp(clip.logit_scale)
+    clip.clamp_logit_scale()
+    with pytest.raises(RuntimeError, match=r"logit_scale of shape \(\), was changed by clamp_logit_scale"):
+        y.backward()
+
+
+def test_keys_that_enter_a_queue_count():
+    rng = np.random.default_rng(0)
+    encoder = MLP((2, 2, 1), (4,), rng=rng)
+    moco = MoCo(encoder, projection_head("linear", 4, hidden=4, dim=3, rng=rng), dim=3, queue=8, splits=1)
+    images = rng.standard_normal((4, 2, 2, 1)).astype("float32")
+    for backward_first in (True, True, False):
+        loss = moco.loss(moco(images)[1], moco.encode_keys(images, rng), 0.2)
+        if backward_first:
+            loss.backward()
+        moco.update()
+    with pytest.raises(RuntimeError, match=r"info_nce: its input negatives, the queue's keys .* Queue.enqueue\(\)"):
+        loss.backward()
+
+
+def test_a_view_that_nobody_holds_is_forgotten():
+    queue = Queue(4, 2)
+    for _ in range(3):
+        queue.negatives()
+        queue.enqueue(np.ones((1, 2), "float32"))
+    assert queue.lent == []
+
+
+def test_running_averages_may_move_before_the_backward():
+    norm, x = BatchNorm(4), Tensor(X, requires_grad=True)
+    norm(X)
+    norm.eval()
+    expected = []
+    for between in (False, True):
+        norm.weight.grad = None
+        loss = (norm(x) * norm(x)).sum()
+        if between:
+            norm.train()(X * 7 + 5)
+        loss.backward()
+        expected.append(norm.weight.grad)
+    np.testing.assert_array_equal(*expected)
+
+
+# ---------------------------------------------------------------- a leaf's own attributes
+
+def test_an_assignment_in_place_counts():
+    w = Tensor(X, requires_grad=True)
+    loss = (w * w).sum()
+    w.data *= 2
+    with pytest.raises(RuntimeError, match=r"mul: its input x, a Tensor of shape \(6, 4\), was changed by an assignment"):
+        loss.backward()
+
+
+def test_other_data_leave_the_tape_as_it_was():
+    """The ops hold the array that they used, so the gradient belongs to it."""
+    w = Tensor(X.copy(), requires_grad=True)
+    loss = (w * w).sum()
+    w.data = np.zeros_like(X)
+    loss.backward()
+    np.testing.assert_array_equal(w.grad, 2 * X)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_requires_grad_is_settled_by_the_forward(first):
+    w, x = Tensor(X, requires_grad=first), Tensor(X, requires_grad=True)
+    loss = (w * x).sum()
+    w.requires_grad = not first
+    with pytest.raises(RuntimeError, match=f"was changed by requires_grad = {not first}"):
+        loss.backward()
+
+
+def test_a_gradient_that_no_longer_fits_goes():
+    w = Tensor(np.ones((2, 3)), requires_grad=True)
+    w.grad = np.ones((2, 3))
+    w.data = np.zeros((2, 3))
+    assert w.grad is not None
+    w.data = np.zeros((3, 3))
+    assert w.grad is None
+
+
+@pytest.mark.parametrize("grad", [np.ones(3), np.ones((2, 3), "float32"), np.ones((2, 1)), 1.0, [[1.0] * 3] * 2,
+                                  Tensor(np.ones((2, 3)))], ids=str)
+def test_a_gradient_is_like_its_data(grad):
+    with pytest.raises(ValueError, match=r"Tensor.grad: expected None or float64 array of shape \(2, 3\), like data, got"):
+        Tensor(np.ones((2, 3)), requires_grad=True).grad = grad
+
+
+@pytest.mark.parametrize("name, value", [("data", np.ones(2)), ("grad", np.ones(2)), ("grad", None), ("requires_grad", False)])
+def test_what_an_op_has_produced_has_no_switches(name, value):
+    y = Tensor(np.ones(2), requires_grad=True) * 2.0
+    with pytest.raises(RuntimeError, match=rf"Tensor.{name} cannot be set: this Tensor is the output of mul.*detach"):
+        setattr(y, name, value)
+
+
+@pytest.mark.parametrize("value", ["no", 1, np.float32, None, np.True_])
+def test_requires_grad_is_a_bool(value):
+    with pytest.raises(TypeError, match="requires_grad: expected True or False"):
+        Tensor(np.ones(2), requires_grad=value)
+    with pytest.raises(TypeError, match="requires_grad: expected True or False"):
+        Tensor(np.ones(2)).requires_grad = value
+
+
+def test_requires_grad_tells_whether_a_gradient_flows():
+    x = Tensor(np.ones(2), requires_grad=True)
+    assert (x * 2.0).requires_grad and not (x * 2.0).detach().requires_grad and not Tensor(np.ones(2)).requires_grad
+
+
+# ---------------------------------------------------------------- copies
+
+COPIES = {"copy": copy.copy, "deepcopy": copy.deepcopy, "pickle": lambda x: pickle.loads(pickle.dumps(x))}
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_a_copied_leaf_is_a_leaf_of_its_own(how):
+    x = Tensor(np.arange(3.0), requires_grad=True)
+    (x * x).sum().backward()
+    y = COPIES[how](x)
+    assert type(y) is Tensor and y.requires_grad and y.grad is None
+    (y * 3.0).sum().backward()
+    np.testing.assert_array_equal(y.grad, [3, 3, 3])
+    np.testing.assert_array_equal(x.grad, [0, 2, 4])
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_the_output_of_an_op_is_not_copied(how):
+    y = Tensor(np.ones(2), requires_grad=True) * 2.0
+    with pytest.raises(TypeError, match=r"the output of mul\) cannot be copied"):
+        COPIES[how](y)
+    np.testing.assert_array_equal(COPIES[how](y.detach()).data, [2, 2])
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_a_copied_model_trains_by_itself(how):
+    net = model()
+    SGD(net.named_parameters(), lr=0.1)
+    twin = COPIES[how](net)
+    optimizer = SGD(twin.named_parameters(), lr=0.1)
+    loss_of(twin).backward()
+    optimizer.step()
+    assert all((p.data != q.data).any() for p, q in zip(net.parameters(), twin.parameters()) if p.ndim == 2)
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_an_optimizer_is_not_copied(how):
+    with pytest.raises(TypeError, match="SGD cannot be copied or pickled.*load_state_dict"):
+        COPIES[how](SGD(model().named_parameters(), lr=0.1))
+
+
+def test_a_copied_average_follows_the_copied_model():
+    online = model()
+    ema = EMA(online, frozen_copy(online))
+    ema.update(0.9)
+    twin = copy.deepcopy(ema)
+    for p in twin.online.parameters():
+        p.data[...] = 1
+    twin.update(0.0)
+    np.testing.assert_allclose(twin.target.state_dict()["steps.0.weight"], 1, rtol=1e-6)
+    assert (ema.target.state_dict()["steps.0.weight"] != 1).any()
+
+
+# ---------------------------------------------------------------- drawn programs
+
+@given(st.lists(st.sampled_from(["forward", "write", "backward"]), min_size=2, max_size=8))
+def test_any_order_of_writes_gives_the_gradient_of_the_forward_or_an_error(order):
+    """The parameter w_t at the time of its forward defines the gradient, 2 w_t; a write in between must be an error."""
+    w = Tensor(np.array([1.0, 2.0]), requires_grad=True)
+    optimizer = SGD([("w", w)], lr=0.1, momentum=0.0)
+    tapes, written = [], 0
+    for what in order:
+        if what == "forward":
+            tapes.append((((w * w).sum()), 2 * w.data, written))
+        elif what == "write":
+            w.grad[...] = 1
+            optimizer.step()
+            written += 1
+        elif tapes:
+            loss, expected, at = tapes.pop()
+            optimizer.zero_grad()
+            if at == written:
+                loss.backward()
+                np.testing.assert_allclose(w.grad, expected)
+            else:
+                with pytest.raises(RuntimeError, match=r"w of shape \(2,\), was changed by SGD.step\(\)"):
+                    loss.backward()
+                assert not w.grad.any()
