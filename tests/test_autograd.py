@@ -225,8 +225,9 @@ def scaled(x, tau: Scalar = 2.0, *, shift=0.0, needs_grad=(True, True)):
     return x / tau + shift, lambda g: (g / tau, None)
 
 
-@pytest.mark.parametrize("call", [lambda x: scaled(x, 4.0), lambda x: scaled(x, tau=4.0), lambda x: scaled(x, temperature=4.0),
-                                  lambda x: scaled(temperature=4.0, x=x), lambda x: scaled(x, Tensor(np.array(4.0)))])
+@pytest.mark.parametrize("call", [lambda x: scaled(x, 4.0), lambda x: scaled(x, tau=4.0),
+                                  lambda x: scaled(x, temperature=4.0), lambda x: scaled(temperature=4.0, x=x),
+                                  lambda x: scaled(x, Tensor(np.array(4.0)))])
 def test_a_temperature_has_two_names(call):
     assert call(leaf(8.0)).data == [2.0]
 
@@ -383,7 +384,8 @@ def test_an_op_cannot_return_what_a_tensor_may_not_hold(wrong):
         op(lambda x: (REFUSED[wrong][0], lambda g: (g,)))(leaf(1.0, 2.0))
 
 
-@given(hnp.arrays(st.sampled_from(["float32", "float64"]), hnp.array_shapes(min_dims=0, max_dims=3), elements=st.floats(-1, 1, width=32)))
+@given(hnp.arrays(st.sampled_from(["float32", "float64"]), hnp.array_shapes(min_dims=0, max_dims=3),
+                  elements=st.floats(-1, 1, width=32)))
 def test_plain_floats_are_held_as_they_are(data):
     assert Tensor(data).data is data
     assert Tensor(data[()] if data.ndim == 0 else data).dtype == data.dtype       # a NumPy scalar keeps its precision

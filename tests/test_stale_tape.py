@@ -171,7 +171,8 @@ def test_a_gradient_is_like_its_data(grad):
         Tensor(np.ones((2, 3)), requires_grad=True).grad = grad
 
 
-@pytest.mark.parametrize("name, value", [("data", np.ones(2)), ("grad", np.ones(2)), ("grad", None), ("requires_grad", False)])
+@pytest.mark.parametrize("name, value", [("data", np.ones(2)), ("grad", np.ones(2)), ("grad", None),
+                                         ("requires_grad", False)])
 def test_what_an_op_has_produced_has_no_switches(name, value):
     y = Tensor(np.ones(2), requires_grad=True) * 2.0
     with pytest.raises(RuntimeError, match=rf"Tensor.{name} cannot be set: this Tensor is the output of mul.*detach"):

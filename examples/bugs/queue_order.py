@@ -19,15 +19,15 @@ from minicl.optim import AdamW
 TAU = 0.03                                               # small, so that the loss can come near its least
 
 
-def correct(model, queries, keys):
-    loss = model.loss(queries, keys, TAU)                # against the queue as it is, then the keys enter
+def correct(model, queries, keys, learn):
+    loss = learn(model.loss(queries, keys, TAU))         # against the queue as it is, then the keys enter
     model.update()
     return loss
 
 
-def wrong(model, queries, keys):
+def wrong(model, queries, keys, learn):
     model.queue.enqueue(keys)                            # the keys enter first
-    loss = model.loss(queries, keys, TAU)
+    loss = learn(model.loss(queries, keys, TAU))
     model.served = []
     model.ema.update(model.m)
     return loss
@@ -39,14 +39,17 @@ def main(steps=400):
         simclr, batches = small_model(rng), Batches(1500, BATCH)
         model = MoCo(simclr.encoder, simclr.head, dim=64, queue=2 * BATCH, m=0.5, splits=1)
         optimizer, losses = AdamW(model.named_parameters(), lr=3e-3), []
-        for step in range(steps):
-            view1, view2 = two_views(RandomAffine(degrees=0.3), digits()[0][batches[step]], rng)
-            keys = model.encode_keys(view2, rng)
-            loss = step_of(model, model(view1)[1], keys)
+
+        def learn(loss):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            losses.append(loss.item())
+            return loss.item()
+
+        for step in range(steps):
+            view1, view2 = two_views(RandomAffine(degrees=0.3), digits()[0][batches[step]], rng)
+            keys = model.encode_keys(view2, rng)
+            losses.append(step_of(model, model(view1)[1], keys, learn))
         return {"loss": losses, "mean of the last tenth": float(np.mean(losses[-len(losses) // 10:]))}
 
     return compare("queue_order", correct=run(correct), wrong=run(wrong), curve="loss", lines={"log 2": math.log(2)})
