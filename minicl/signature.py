@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 import numpy as np
 
-from .backend import array_module, is_array
+from .backend import array_module, is_array, sum_over
 from .typing import Array
 
 if TYPE_CHECKING:                     # an op is called with Tensors and its body sees arrays: anything, to a type checker
@@ -184,9 +184,9 @@ def require_float_array(what: str, x: Any) -> None:
 def sum_to_shape(g: Array, shape: Iterable[int]) -> Array:
     """Sum g over the axes along which an input of this shape was repeated by broadcasting."""
     shape = tuple(shape)
-    g = g.sum(axis=tuple(range(g.ndim - len(shape)))) if g.ndim > len(shape) else g
+    g = sum_over(g, range(g.ndim - len(shape))) if g.ndim > len(shape) else g
     repeated = tuple(axis for axis, n in enumerate(shape) if n == 1 and g.shape[axis] != 1)
-    return g.sum(axis=repeated, keepdims=True) if repeated else g
+    return sum_over(g, repeated, keepdims=True) if repeated else g
 
 
 def _is_plain(x: Array) -> bool:

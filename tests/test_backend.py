@@ -1,6 +1,7 @@
 """The one place that knows both libraries: choosing, moving, products, threads."""
 
 import builtins
+import itertools
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from minicl import BackendError, backend, get_backend
 from minicl.backend import device, memory, parallel
 from minicl.backend import (array_module, column_sums, require_finite, row_sums, parallel_for,
-                            scatter_add, threads, to_device, to_host)
+                            scatter_add, sum_over, threads, to_device, to_host)
 
 # ---------------------------------------------------------------- which library
 
@@ -140,6 +141,26 @@ def test_require_finite(bad):
 
 
 # ---------------------------------------------------------------- sums and products
+
+@pytest.mark.parametrize("shape", [(3,), (17, 3), (300, 4), (3, 40, 5), (5, 1, 2, 7), (2, 600, 3), (0, 3), (3, 0, 2)])
+def test_sum_over_is_the_sum_over_any_axes(shape, xp, rng):
+    x = rng.standard_normal(shape)
+    views = [x, x.T, x[::-1], np.broadcast_to(x[:1], shape) if shape[0] else x]
+    for view in views:
+        for count in range(len(shape) + 1):
+            for axes in itertools.permutations(range(-len(shape), 0), count):
+                for keepdims in (False, True):
+                    got = to_host(sum_over(to_device(view, xp), axes, keepdims=keepdims))
+                    np.testing.assert_allclose(got, view.sum(axis=axes, keepdims=keepdims), atol=1e-12)
+
+
+@pytest.mark.parametrize("shape, axes", [((40, 30), (0,)), ((513, 30), (0,)), ((100_000, 3), (0,)), ((8, 8, 50, 30), (0, 1, 2)),
+                                         ((20, 300, 30), (1,)), ((9, 300, 30), (0, 2)), ((30, 3000), (1,))])
+def test_the_error_of_a_sum_does_not_grow_with_its_terms(shape, axes, rng):
+    x = 1 + rng.standard_normal(shape, dtype="float32")
+    exact = x.sum(axis=axes, dtype="float64")
+    assert np.abs(sum_over(x, axes) / exact - 1).max() < 10 * 2**-24          # added term by term: 200 * 2^-24
+
 
 def test_row_and_column_sums(xp, rng):
     x = rng.standard_normal((4, 3), dtype="float32")

@@ -104,6 +104,28 @@ def test_sigmoid_and_logsumexp_do_not_overflow():
     assert ops.logsumexp(far).item() == 1e4
 
 
+def test_logsumexp_of_infinities_is_their_limit(xp):
+    inf = np.inf
+    x = Tensor(to_device(np.array([[-inf, -inf], [-inf, 1.0], [2.0, 2.0]]), xp), requires_grad=True)
+    y = ops.logsumexp(x, axis=1)
+    np.testing.assert_allclose(to_host(y.data), [-inf, 1, 2 + np.log(2)])
+    y.backward(xp.ones(3))
+    np.testing.assert_allclose(to_host(x.grad), [[0, 0], [0, 1], [0.5, 0.5]])
+    assert ops.logsumexp(np.array([1.0, inf, -inf])).item() == inf
+    assert np.isnan(ops.logsumexp(np.array([1.0, np.nan])).item())
+
+
+def test_var_is_accurate_far_from_zero(rng):
+    x = (1e4 + rng.standard_normal((500, 3))).astype("float32")
+    for y, exact in zip(_with_gradient(ops.var, x, axis=0), _with_gradient(ops.var, x.astype("float64"), axis=0)):
+        assert np.abs(y - exact).max() < 1e-6 * np.abs(exact).max()
+
+
+def _with_gradient(op, x, **options):
+    y, backward = op.forward(x, **options)
+    return y, *backward(np.ones_like(y))
+
+
 def test_dropout_keeps_the_expectation_and_p_of_the_entries(xp):
     x = xp.ones((200, 200), dtype="float32")
     y = to_host(ops.dropout(Tensor(x), p=0.25, rng=np.random.default_rng(0)).data)

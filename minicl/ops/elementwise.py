@@ -86,16 +86,40 @@ def abs(x: Array):
 
 @op
 def tanh(x: Array):
-    """y = tanh x.    dx = g (1 - y^2)"""
-    y = array_module(x).tanh(x)
-    return y, lambda g: (g * (1 - y * y),)
+    """y = tanh x.    dx = g (1 - y^2), computed as 4 e / (1 + e)^2 with e = exp(-2|x|): 1 - y^2 loses its tails."""
+    return array_module(x).tanh(x), lambda g: (_tanh_back(g, x),)
+
+
+@fused
+def _tanh_back(xp, g, x):
+    e = xp.exp(-xp.abs(x))
+    e = e * e
+    return g * (4 * e / ((1 + e) * (1 + e)))
 
 
 @op
 def sigmoid(x: Array):
-    """y = 1 / (1 + e^-x), computed as (1 + tanh(x/2)) / 2, which cannot overflow.    dx = g y (1 - y)"""
-    y = 0.5 * (1 + array_module(x).tanh(0.5 * x))
-    return y, lambda g: (g * y * (1 - y),)
+    """y = 1 / (1 + e^-x).    dx = g y (1 - y)
+
+    Both come from e = exp(-|x|), which cannot overflow, and neither tail is left to a difference: y is 1 / (1 + e)
+    or, below 0, e / (1 + e), and y (1 - y) is e / (1 + e)^2.
+
+    >>> minicl.ops.sigmoid(np.array([0.0, -40.0])).data
+    array([5.0000e-01, 4.2484e-18])
+    """
+    y, e = _sigmoid(x)
+    return y, lambda g: (_sigmoid_back(g, e),)
+
+
+@fused
+def _sigmoid(xp, x):
+    e = xp.exp(-xp.abs(x))
+    return xp.maximum(e, x >= 0) / (1 + e), e                # the numerator: 1 where x >= 0, else e
+
+
+@fused
+def _sigmoid_back(xp, g, e):
+    return g * (e / ((1 + e) * (1 + e)))
 
 
 @op
@@ -121,29 +145,34 @@ def leaky_relu(x: Array, *, slope: float = 0.01):
 
 @op
 def gelu(x: Array):
-    """y = x (1 + t) / 2,  t = tanh u,  u = c (x + a x^3),  c = sqrt(2/pi), a = 0.044715.
+    """y = x s,  s = sigmoid(2u) = (1 + tanh u) / 2,  u = c (x + a x^3),  c = sqrt(2/pi), a = 0.044715.
 
-    dx = g ((1 + t) / 2 + x (1 - t^2) u' / 2),  u' = c (1 + 3 a x^2)
+    dx = g (s + x s (1 - s) 2u'),  u' = c (1 + 3 a x^2)
 
-    The tanh form of x Phi(x), within 5e-4 of it (Hendrycks & Gimpel 2016, section 2).
+    The tanh form of x Phi(x), within 5e-4 of it (Hendrycks & Gimpel 2016, section 2). Computed from e = exp(-2u), so
+    that the tail below 0, and 1 - s = e s, are no differences of numbers near 1.
     """
-    y, t = _gelu(x)
-    return y, lambda g: (_gelu_back(g, x, t),)
+    far = 10.0 if x.dtype.itemsize == 4 else 21.0        # beyond, y is x or below 1e-36 (float32): e does not overflow
+    y, e = _gelu(x, -far, far)
+    return y, lambda g: (_gelu_back(g, x, e, -far, far),)
 
 
-GELU_C, GELU_A = math.sqrt(2 / math.pi), 0.044715
-
-
-@fused
-def _gelu(xp, x):
-    t = xp.tanh(GELU_C * (x + GELU_A * (x * x * x)))
-    return 0.5 * x * (1 + t), t
+GELU_2C = 2 * math.sqrt(2 / math.pi)
+GELU_2CA = GELU_2C * 0.044715
 
 
 @fused
-def _gelu_back(xp, g, x, t):
-    slope = GELU_C * (1 + 3 * GELU_A * (x * x))
-    return g * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * slope)
+def _gelu(xp, x, low, high):
+    z = xp.clip(x, low, high)
+    e = xp.exp(z * (-GELU_2C - GELU_2CA * (z * z)))          # exp(-2u)
+    return xp.maximum(x, z) / (1 + e), e                     # x s; not below -far s(-far), about -1e-37
+
+
+@fused
+def _gelu_back(xp, g, x, e, low, high):
+    z = xp.clip(x, low, high)
+    s = 1 / (1 + e)
+    return g * (s + z * (GELU_2C + 3 * GELU_2CA * (z * z)) * (e * s * s))
 
 
 @op(broadcasts=True)

@@ -14,7 +14,7 @@ does stretching them (r follows). The means are over the same n entries. Derivat
 from collections.abc import Callable
 
 from ..autograd import op
-from ..backend import array_module, fused
+from ..backend import fused, sum_over
 from ..typing import Array
 from .pixel_rows import PixelRows
 
@@ -130,7 +130,8 @@ def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5):
     def backward(g):
         gy, gyx, gx = _products(g, weight, x_hat)
         dx = _project(gy, gy.mean(axis=-1, keepdims=True), x_hat, gyx.mean(axis=-1, keepdims=True), r)     # (3)
-        return dx, gx.sum(axis=rows), g.sum(axis=rows)                       # (2), (1)
+        dw, db = sum_over(gx, rows), sum_over(g, rows)                       # (2), (1)
+        return dx, dw, db
 
     return y, backward
 

@@ -23,7 +23,8 @@ Each weight serves all steps, so its gradient is a sum over them, which is one p
     dx = da W^T,   dW = sum_t x_t^T da_t,   db = sum_t da_t                  (6)
     dV = sum_t h_{t-1}^T dp_t                                                (7)
 
-Where u is near 1, dh passes (1) undamped: so a gated unit carries information over many steps.    Derivation: docs/gradients/gru.md
+Where u is near 1, dh passes (1) undamped: so a gated unit carries information over many steps.
+Derivation: docs/gradients/gru.md
 """
 
 from ..autograd import op

@@ -2,53 +2,72 @@
 
 axis: an int, a tuple of ints, or None for all axes; with keepdims the reduced axes stay, with length 1.
 The gradient of a reduction comes back smaller than its input: `_restore_axes` gives it length-1 axes, and
-broadcasting repeats it along what was reduced.
+broadcasting repeats it along what was reduced. Of no values the sum is 0; the others refuse.
 """
 
-from typing import TypeAlias
-
 from ..autograd import op
-from ..backend import array_module
+from ..backend import array_module, sum_over
 from ..typing import Array
-
-Axis: TypeAlias = int | tuple[int, ...] | None
+from .checks import Axis, axes_of, require_number
 
 
 @op
 def sum(x: Array, *, axis: Axis = None, keepdims: bool = False):
-    """y = sum_i x_i.    dx_i = g"""
+    """y = sum_i x_i.    dx_i = g
+
+    >>> minicl.ops.sum(np.ones((2, 3)), axis=0).data
+    array([2., 2., 2.])
+    """
+    axes = axes_of("sum", x, axis)
     xp = array_module(x)
-    return x.sum(axis=axis, keepdims=keepdims), lambda g: (xp.broadcast_to(_restore_axes(g, x, axis), x.shape),)
+    return sum_over(x, axes, keepdims), lambda g: (xp.broadcast_to(_restore_axes(g, x, axes), x.shape),)
 
 
 @op
 def mean(x: Array, *, axis: Axis = None, keepdims: bool = False):
     """y = (1/n) sum_i x_i.    dx_i = g / n"""
+    axes = axes_of("mean", x, axis)
+    n = _count("mean", x, axes)
     xp = array_module(x)
-    n = _count(x, axis)
-    return x.mean(axis=axis, keepdims=keepdims), lambda g: (xp.broadcast_to(_restore_axes(g / n, x, axis), x.shape),)
+    return sum_over(x, axes, keepdims) / n, lambda g: (xp.broadcast_to(_restore_axes(g / n, x, axes), x.shape),)
 
 
 @op
 def max(x: Array, *, axis: Axis = None, keepdims: bool = False):
     """y = max_i x_i.    dx_i = g / (how many are tied) where x_i = y, else 0"""
-    y = x.max(axis=axis, keepdims=True)
+    axes = axes_of("max", x, axis)
+    _count("max", x, axes)
+    y = x.max(axis=axes, keepdims=True)
 
     def backward(g):
         at_max = x == y
-        share = _restore_axes(g, x, axis) / at_max.sum(axis=axis, keepdims=True, dtype=x.dtype)
+        share = _restore_axes(g, x, axes) / at_max.sum(axis=axes, keepdims=True, dtype=x.dtype)
         return (at_max * share,)
 
-    return _drop_axes(y, axis, keepdims), backward
+    return _drop_axes(y, axes, keepdims), backward
 
 
 @op
 def logsumexp(x: Array, *, axis: Axis = None, keepdims: bool = False):
-    """y = log sum_i exp(x_i), computed as m + log sum_i exp(x_i - m) with m = max_i x_i.    dx_i = g exp(x_i - y)"""
+    """y = log sum_i exp(x_i), computed as m + log sum_i exp(x_i - m) with m = max_i x_i.    dx_i = g exp(x_i - y)
+
+    Where all x_i are -inf, y is -inf and dx 0. Where one is inf, so is y, and dx is NaN: inf - inf has no value.
+
+    >>> minicl.ops.logsumexp(np.array([1000.0, 1000.0])).item()
+    1000.6931471805599
+    """
+    axes = axes_of("logsumexp", x, axis)
+    _count("logsumexp", x, axes)
     xp = array_module(x)
-    m = x.max(axis=axis, keepdims=True)
-    y = m + xp.log(xp.exp(x - m).sum(axis=axis, keepdims=True))
-    return _drop_axes(y, axis, keepdims), lambda g: (_restore_axes(g, x, axis) * xp.exp(x - y),)
+    m = x.max(axis=axes, keepdims=True)
+    finite = float(xp.finfo(x.dtype).max)
+    terms = xp.exp(x - xp.clip(m, -finite, finite))                          # m, but for rows of infinities
+    y = m + xp.log(xp.maximum(sum_over(terms, axes, keepdims=True), 1))      # one term is 1, but in a row of -inf
+
+    def backward(g):
+        return (_restore_axes(g, x, axes) * xp.exp(x - xp.maximum(y, -finite)),)
+
+    return _drop_axes(y, axes, keepdims), backward
 
 
 @op
@@ -58,32 +77,34 @@ def var(x: Array, *, axis: Axis = None, keepdims: bool = False, correction: floa
     correction: 0 divides by n (as batch norm does), 1 gives the unbiased estimate.
     The mean's own dependence on x_i adds nothing: the deviations from it sum to zero.
     """
-    n = _count(x, axis) - correction
+    axes = axes_of("var", x, axis)
+    require_number("var", "correction", correction)
+    count = _count("var", x, axes)
+    n = count - correction
     if n <= 0:
         raise ValueError(f"var: needs more than correction={correction} values along axis {axis}, got shape {x.shape}")
-    deviation = x - x.mean(axis=axis, keepdims=True)
-    y = (deviation * deviation).sum(axis=axis, keepdims=True) / n
-    return _drop_axes(y, axis, keepdims), lambda g: (_restore_axes(g, x, axis) * (2 / n) * deviation,)
+    deviation = x
+    for _ in range(2):               # the mean is rounded to its own size; the mean of what is left, to a deviation's
+        deviation = deviation - sum_over(deviation, axes, keepdims=True) / count
+    y = sum_over(deviation * deviation, axes, keepdims=True) / n
+    return _drop_axes(y, axes, keepdims), lambda g: (_restore_axes(g, x, axes) * (2 / n) * deviation,)
 
 
-def _axes(x, axis):
-    """axis as a tuple of non-negative ints."""
-    axes = tuple(range(x.ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    return tuple(a % x.ndim for a in axes)
-
-
-def _count(x, axis):
+def _count(name, x, axes):
+    """How many values are reduced to one; at least 1."""
     n = 1
-    for a in _axes(x, axis):
-        n *= x.shape[a]
+    for axis in axes:
+        n *= x.shape[axis]
+    if n == 0:
+        raise ValueError(f"{name}: axis {axes} of an input of shape {x.shape} holds no values, which have no {name}")
     return n
 
 
-def _restore_axes(g, x, axis):
+def _restore_axes(g, x, axes):
     """g with the reduced axes back as axes of length 1, ready to broadcast against x."""
-    return g.reshape([1 if a in _axes(x, axis) else n for a, n in enumerate(x.shape)])
+    return g.reshape([1 if a in axes else n for a, n in enumerate(x.shape)])
 
 
-def _drop_axes(y, axis, keepdims):
+def _drop_axes(y, axes, keepdims):
     """y, whose reduced axes have length 1, without them unless keepdims."""
-    return y if keepdims else y.reshape([n for a, n in enumerate(y.shape) if a not in _axes(y, axis)])
+    return y if keepdims else y.reshape([n for a, n in enumerate(y.shape) if a not in axes])
