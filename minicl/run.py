@@ -120,8 +120,9 @@ class Run:
         if meta["name"] != self.name:
             raise RunError(f"--resume: the checkpoint in {self.folder} is of {meta['name']}, this is {self.name}; name "
                            "another folder with --out")
-        changed = _changes(meta["config"], {f"{key}": value for key, value in self.config.items()
-                                            if key not in NOT_COMPARED}, name=lambda key: f"--{key.replace('_', '-')}")
+        before, now = ({f"--{key.replace('_', '-')}": value for key, value in config.items() if key not in NOT_COMPARED}
+                       for config in (meta["config"], self.config))
+        changed = _changes(before, now)
         if changed:
             raise RunError(f"--resume: the checkpoint in {self.folder} is of a run with other options: {changed}. Give the "
                            "same options, or start anew with another --out")
@@ -266,10 +267,10 @@ def fingerprint(data: Any) -> dict[str, str]:
     return {field.name: describe(getattr(data, field.name)) for field in dataclasses.fields(data)}
 
 
-def _changes(before, now, name=str):
+def _changes(before, now):
     """What differs in two dicts, as text, "" if nothing does."""
-    return "; ".join(f"{name(key)} was {before.get(key)}, now {value}" for key, value in now.items()
-                     if key not in before or before[key] != value)
+    return "; ".join(f"{key} was {before.get(key)}, now {now.get(key)}" for key in {**before, **now}
+                     if key not in before or key not in now or before[key] != now[key])
 
 
 def _finite(value):

@@ -1,6 +1,8 @@
 """Every test that takes `xp` runs on NumPy and on the GPU's dialect: on a strict stand-in for CuPy, or with
 `--backend cupy` on CuPy itself."""
 
+import signal
+
 import numpy as np
 import pytest
 from cupy_dialect import strict
@@ -40,3 +42,18 @@ def xp(request):
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def out(tmp_path):
+    """The folder of a run, not there yet."""
+    return tmp_path / "out"
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """Python's own handler, even if the tests were started in the background; it must stand again after each test."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)

@@ -8,6 +8,8 @@ import pickle
 import numpy as np
 import pytest
 
+from damage import DAMAGE, Trial
+
 from minicl import files
 from minicl.backend import to_host
 from minicl.checkpoint import CheckpointError, load_checkpoint, restore, save_checkpoint
@@ -194,6 +196,64 @@ def test_a_checkpoint_with_a_flipped_bit_is_refused_by_name(path, saved):
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="checkpoint.npz is not a readable minicl checkpoint"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
+def test_a_damaged_checkpoint_is_refused_and_changes_nothing_or_still_loads_right(damage, tmp_path):
+    trial = Trial(tmp_path)
+    for number in range(20):
+        trial.outcome(damage, number)                        # asserts it
+
+
+def test_a_state_that_a_part_refuses_leaves_every_part_as_it_was(path, rng):
+    class Refusing:
+        def state_dict(self):
+            return {"steps": np.array(0)}
+
+        def load_state_dict(self, state):
+            if state["steps"] > 1:
+                raise ValueError("too many steps")
+
+    class Counting(Refusing):
+        def state_dict(self):
+            return {"steps": np.array(2)}
+
+    model = model_of(rng)
+    save_checkpoint(path, {"model": model, "optimizer": Counting()}, {})
+    other = model_of(np.random.default_rng(9))
+    before = other.state_dict()
+    with pytest.raises(CheckpointError, match="does not fit this run's optimizer: too many steps"):
+        restore(load_checkpoint(path)[0], {"model": other, "optimizer": Refusing()}, path)
+    for name, array in other.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_a_checkpoint_of_another_format_names_it(path, saved, monkeypatch):
+    monkeypatch.setattr("minicl.checkpoint.FORMAT", 2)
+    with pytest.raises(CheckpointError, match="it is not of format 2, which this version of minicl reads"):
+        load_checkpoint(path)
+
+
+def test_numpy_reads_a_checkpoint_too(path, saved):
+    with np.load(path) as file:
+        np.testing.assert_array_equal(file["model.steps.0.weight"], saved.steps[0].weight.data)
+
+
+@pytest.mark.parametrize("value, error, message", [
+    (np.array([1.0, np.nan], "float32"), FloatingPointError, "a.x is not finite .*: not saved, .* is as it was"),
+    (np.array([np.inf]), FloatingPointError, "a.x is not finite"),
+    (np.zeros(2, "float16"), CheckpointError, "cannot save a.x: expected an array of float32, .*, got float16"),
+    (np.zeros(2, object), CheckpointError, "got object"),
+])
+def test_a_state_that_could_not_be_loaded_is_not_saved(path, saved, value, error, message):
+    class State:
+        def state_dict(self):
+            return {"x": value}
+
+    before = path.read_bytes()
+    with pytest.raises(error, match=message):
+        save_checkpoint(path, {"a": State()}, {})
+    assert path.read_bytes() == before
 
 
 class Bomb:

@@ -1,0 +1,78 @@
+"""A small training run for tests of what surrounds it."""
+
+import contextlib
+import signal
+
+import numpy as np
+import pytest
+
+from minicl.autograd import Tensor
+from minicl.backend import to_device
+from minicl.checkpoint import load_checkpoint
+from minicl.nn import BatchNorm, Linear, Sequential
+from minicl.optim import Adam
+from minicl.options import options
+from minicl.run import Run
+
+TOTAL, SAVE_EVERY = 12, 5
+
+
+def arguments(out, *more):
+    parser = options("A test.\n\nMore.", epochs=2, batch=4, lr=0.1, tau=0.2)
+    return parser.parse_args([*(["--out", str(out)] if out else []), "--log-every", "2", *more])
+
+
+def start(out, *more):
+    return Run(arguments(out, *more), "test")
+
+
+def train(run, xp=np, total=TOTAL, at=None):
+    """A small training loop that draws its data; at = {step: function called at the end of that step}."""
+    rng = np.random.default_rng(3)
+    model = Sequential(Linear(3, 4, rng=rng), BatchNorm(4)).to(xp)
+    optimizer = Adam(model.named_parameters(), 0.1)
+    for step in run.steps(total, save_every=SAVE_EVERY, rng=rng, model=model, optimizer=optimizer):
+        y = model(Tensor(to_device(rng.standard_normal((6, 3), dtype="float32"), xp)))
+        loss = ((y - 1.0) * (y - 1.0)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if run.logs(step):
+            run.log(step, loss=loss.item())
+        if at and step in at:
+            at[step]()
+    return model
+
+
+@contextlib.contextmanager
+def no_room():
+    """Within this block every write to a file fails, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def press_ctrl_c():
+    signal.raise_signal(signal.SIGINT)
+
+
+class Crash(Exception):
+    pass
+
+
+def crash():
+    raise Crash
+
+
+def assert_same_end(first, second):
+    """Two folders hold the same checkpoint, but for the seconds, and the same log."""
+    (arrays, meta), (others, other_meta) = (load_checkpoint(folder / "checkpoint.npz") for folder in (first, second))
+    assert arrays.keys() == others.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, others[name], err_msg=name)
+    assert (meta["step"], meta["rng"]) == (other_meta["step"], other_meta["rng"])
+    assert (first / "log.jsonl").read_bytes() == (second / "log.jsonl").read_bytes()

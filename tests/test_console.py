@@ -1,0 +1,72 @@
+"""Output that nobody can read ends no program."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minicl.console import lasting_output
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAM = """
+import sys
+import numpy as np
+from minicl.options import options
+from minicl.run import Run, command
+
+def main():
+    run = Run(options("A test.", epochs=1, batch=2, lr=1, tau=1).parse_args(sys.argv[1:]), "test")
+    for step in run.steps(2000, np.random.default_rng(0), save_every=1000):
+        if run.logs(step):
+            run.log(step, loss=0.0, text="\\u221a\\u00fc\\udcff" + "x" * 2000)
+    run.finish({"\\u221a": 1.0})
+
+command(main)
+"""
+
+
+def run(redirection, folder, *flags, **environment):
+    return subprocess.run(["bash", "-c", f'"$0" "$@" {redirection}; echo "exit ${{PIPESTATUS[0]}}" > code', sys.executable,
+                           *flags, "-c", PROGRAM, "--out", "out"], cwd=folder, capture_output=True, text=True, timeout=60,
+                          env={**os.environ, "PYTHONPATH": str(ROOT), **environment})
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a Unix shell")
+@pytest.mark.parametrize("redirection, told", [
+    ("| head -1", "standard output is lost"), ("> /dev/full", "standard output is lost"), (">&- 2>&- <&-", ""),
+])
+def test_the_run_goes_on_without_its_output(tmp_path, redirection, told):
+    ended = run(redirection, tmp_path)
+    assert (tmp_path / "code").read_text() == "exit 0\n", ended.stderr
+    assert ended.stderr.count("\n") == bool(told) and told in ended.stderr
+    assert sorted(os.listdir(tmp_path / "out")) == ["checkpoint.npz", "config.json", "log.jsonl", "result.json"]
+    assert (tmp_path / "out" / "log.jsonl").read_text().count("\n") == 41
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a Unix shell")
+def test_characters_that_an_encoding_lacks_are_escaped_and_docstrings_are_not_needed(tmp_path):
+    ended = run("| cat", tmp_path, "-OO", PYTHONIOENCODING="ascii")
+    assert (tmp_path / "code").read_text() == "exit 0\n" and ended.stderr == ""
+    assert "\\u221a" in ended.stdout and "\\udcff" in ended.stdout and "everything is in out" in ended.stdout
+
+
+def test_other_attributes_are_the_streams(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    with lasting_output():
+        print("shown")
+        assert sys.stdout.getvalue() == "shown\n" and not sys.stdout.isatty()
+    assert sys.stdout is stream
+
+
+def test_a_closed_stream_is_said_once(monkeypatch, capsys):
+    stream = io.StringIO()
+    stream.close()
+    monkeypatch.setattr(sys, "stdout", stream)
+    with lasting_output():
+        print("lost")
+        print("lost")
+    assert capsys.readouterr().err.count("standard output is lost") == 1

@@ -1,0 +1,140 @@
+"""A run's folder: a new one for each run, one owner at a time, nothing left behind by a run that never began."""
+
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minicl.folder import FolderLock, Locked, OwnFolder, RunError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def own_a_new_folder(barrier, results, out=None):
+    barrier.wait()
+    try:
+        folder = OwnFolder(out, "test")
+        results.put(str(folder.path))
+    except RunError as error:
+        results.put(str(error))
+    barrier.wait()                                           # the folder is owned until all have tried
+
+
+def together(count, *arguments):
+    """What that many processes get that ask for a folder at the same time."""
+    context = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
+    barrier, results = context.Barrier(count), context.SimpleQueue()
+    processes = [context.Process(target=own_a_new_folder, args=(barrier, results, *arguments)) for _ in range(count)]
+    for process in processes:
+        process.start()
+    found = [results.get() for _ in processes]
+    for process in processes:
+        process.join()
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_runs_started_together_get_folders_of_their_own():
+    assert len(set(together(8))) == 8
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("exists", [False, True])
+def test_of_runs_started_together_with_one_out_one_begins(tmp_path, exists):
+    if exists:
+        (tmp_path / "out").mkdir()
+    found = together(6, "out")
+    refused = [text for text in found if text != "out"]
+    assert len(refused) == 5 and all(re.match(r"--out out: another run \(pid \d+\) writes there", text) for text in refused)
+
+
+def test_a_folder_is_named_after_the_run_and_numbered():
+    folders = []
+    for _ in range(3):
+        folders.append(OwnFolder(None, "test"))
+        (folders[-1].path / "file").write_text("")
+    assert [str(own.path) for own in folders] == [os.path.join("runs", name) for name in ("test", "test-2", "test-3")]
+
+
+def test_the_owner_is_named_and_the_folder_free_when_it_ends(tmp_path):
+    own = OwnFolder("out", "test")
+    with pytest.raises(RunError, match=rf"another run \(pid {os.getpid()}\) writes there; wait for it to end, or choose an"):
+        OwnFolder("out", "test")
+    (own.path / "result.json").write_text("")
+    own.close()
+    assert os.listdir("out") == ["result.json"]
+    OwnFolder("out", "test")
+
+
+def test_an_owner_that_is_dropped_frees_its_folder():
+    OwnFolder("out", "test")
+    assert not Path("out").exists()
+
+
+def test_a_new_folder_in_which_nothing_was_written_is_removed_and_an_old_one_kept():
+    Path("old").mkdir()
+    for out in ("new/folder", "old"):
+        OwnFolder(out, "test").close()
+    assert not Path("new/folder").exists() and os.listdir("old") == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_a_kill_frees_the_folder():
+    code = "import time; from minicl.folder import OwnFolder; own = OwnFolder('out', 'x'); print(own.path, flush=True)"
+    owner = subprocess.Popen([sys.executable, "-c", code + "; time.sleep(60)"], stdout=subprocess.PIPE,
+                             env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert owner.stdout.readline() == b"out\n"
+    with pytest.raises(RunError, match=rf"another run \(pid {owner.pid}\)"):
+        OwnFolder("out", "test")
+    owner.send_signal(signal.SIGKILL)
+    owner.communicate()
+    assert os.listdir("out") == [".lock"]
+    OwnFolder("out", "test")
+
+
+def test_a_lock_that_was_removed_while_another_waited_is_taken_anew(tmp_path):
+    first = FolderLock(tmp_path)
+    class Late(FolderLock):
+        def _lock(self, file):                               # opened before the owner leaves, locked afterwards
+            first.close()
+            super()._lock(file)
+
+    late = Late(tmp_path)
+    with pytest.raises(Locked):
+        FolderLock(tmp_path)
+    late.close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_planted_link_for_the_lock_is_refused(tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(RunError, match="cannot write there"):
+        OwnFolder("out", "test")
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+@pytest.mark.parametrize("out", ["file", "file/run", "/proc/run", "/dev/null/run", "x" * 300, "dangling"])
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, out):
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    with pytest.raises(RunError, match="cannot write there .*; choose another folder"):
+        OwnFolder(out, "test")
+    assert sorted(os.listdir(tmp_path)) == ["dangling", "file"]
+
+
+def test_a_file_in_place_of_runs_is_refused(tmp_path):
+    (tmp_path / "runs").write_text("in the way")
+    with pytest.raises(RunError, match="cannot write there"):
+        OwnFolder(None, "test")

@@ -1,0 +1,256 @@
+"""Runs that are cut short and go on: with the same numbers, or refused."""
+
+import dataclasses
+import json
+import os
+import threading
+
+import numpy as np
+import pytest
+from small_runs import SAVE_EVERY, TOTAL, Crash, arguments, assert_same_end, crash, press_ctrl_c, start, train
+
+from minicl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from minicl.data import generate_digits
+from minicl.nn import Linear
+from minicl.run import Run, RunError
+
+# ---------------------------------------------------------------- going on
+
+def test_resume_needs_an_out():
+    with pytest.raises(RunError, match="--resume goes on from the checkpoint in a folder: name it with --out"):
+        start(None, "--resume")
+
+
+def test_resume_needs_a_checkpoint(out):
+    with pytest.raises(CheckpointError, match="no checkpoint at .*; start a run without --resume first"):
+        start(out, "--resume")
+    assert not out.exists()
+
+
+def test_resume_names_the_options_that_changed(out):
+    train(start(out))
+    with pytest.raises(RunError) as error:
+        start(out, "--resume", "--lr", "0.5", "--seed", "3")
+    text = str(error.value)
+    assert "--lr was 0.1, now 0.5" in text and "--seed was 0, now 3" in text and "--tau" not in text
+    assert json.loads((out / "config.json").read_text())["seed"] == 0
+
+
+@pytest.mark.parametrize("option", [("--log-every", "3"), ("--backend", "cupy"), ("--data-dir", "elsewhere"),
+                                    ("--threads", "1")])
+def test_options_that_do_not_change_the_run_may_change_on_resume(out, option):
+    train(start(out))
+    start(out, "--resume", *option)
+
+
+def test_resume_refuses_another_model(out):
+    train(start(out))
+    run, rng = start(out, "--resume"), np.random.default_rng(0)
+    with pytest.raises(CheckpointError, match="does not fit this run, it is of another model or optimizer"):
+        next(run.steps(TOTAL, save_every=SAVE_EVERY, rng=rng, model=Linear(3, 4, rng=rng)))
+
+
+def test_resume_refuses_a_checkpoint_without_a_run(out):
+    save_checkpoint(out / "checkpoint.npz", {}, {"step": 1})
+    with pytest.raises(CheckpointError, match="checkpoint.npz is not the checkpoint of a run"):
+        start(out, "--resume")
+
+
+@pytest.mark.parametrize("step", [5, 6, 8, 9, 11])
+def test_a_crashed_run_resumed_is_the_uninterrupted_run(tmp_path, xp, step):
+    train(start(tmp_path / "whole"), xp)
+    with pytest.raises(Crash):
+        train(start(tmp_path / "crashed"), xp, at={step: crash})
+    run = start(tmp_path / "crashed", "--resume")
+    train(run, xp)
+    assert_same_end(tmp_path / "whole", tmp_path / "crashed")
+
+
+def test_a_finished_run_resumed_trains_no_further(out):
+    train(start(out))
+    log = (out / "log.jsonl").read_bytes()
+    train(start(out, "--resume"), at=dict.fromkeys(range(TOTAL), crash))
+    assert (out / "log.jsonl").read_bytes() == log
+
+
+def test_a_line_of_the_log_cut_off_by_a_crash_is_dropped(tmp_path):
+    train(start(tmp_path / "whole"))
+    with pytest.raises(Crash):
+        train(start(tmp_path / "crashed"), at={8: crash})
+    with open(tmp_path / "crashed" / "log.jsonl", "a") as file:
+        file.write('{"step": 1')
+    train(start(tmp_path / "crashed", "--resume"))
+    assert_same_end(tmp_path / "whole", tmp_path / "crashed")
+
+
+def train_on(data, run, total=TOTAL):
+    for step in run.steps(total, np.random.default_rng(0), save_every=SAVE_EVERY, data=data):
+        run.log(step, loss=1.0)
+
+
+def digits(n=20, seed=0):
+    return generate_digits(n, 10, seed=seed)
+
+
+def changed(data, field):
+    """The data with one entry of a field changed."""
+    array = getattr(data, field).copy()
+    array.flat[-1] = 1 - array.flat[-1] % 2
+    return dataclasses.replace(data, **{field: array})
+
+
+@pytest.mark.parametrize("other, message", [
+    (lambda: digits(seed=1), "train_images was uint8 .* now uint8"),
+    (lambda: digits(n=21), r"train_images was uint8 \(20, 28, 28, 1\) \w+, now uint8 \(21, 28, 28, 1\) \w+"),
+    (lambda: dataclasses.replace(digits(), name="mnist"), "name was digits, now mnist[.] Name the same data with --data"),
+    *[(lambda field=field: changed(digits(), field), f"data: {field} was [^;]*$")
+      for field in ("train_images", "train_labels", "test_images", "test_labels")],
+    (lambda: None, "data: name was digits, now None"),
+])
+def test_resume_refuses_other_data_of_as_many_steps(out, other, message):
+    train_on(digits(), start(out))
+    before = (out / "checkpoint.npz").read_bytes()
+    with pytest.raises(RunError, match=message):
+        train_on(other(), start(out, "--resume"))
+    assert (out / "checkpoint.npz").read_bytes() == before
+    train_on(digits(), start(out, "--resume"))
+
+
+def test_resume_refuses_another_number_of_steps_and_another_script(out):
+    train(start(out))
+    with pytest.raises(RunError, match="is of a run of 12 steps, this one has 13"):
+        train(start(out, "--resume"), total=13)
+    with pytest.raises(RunError, match="is of test, this is another; name another folder with --out"):
+        Run(arguments(out, "--resume"), "another")
+
+
+@pytest.mark.parametrize("change", [
+    {"step": -1}, {"step": 13}, {"step": 1.0}, {"step": None}, {"step": True}, {"total": "12"}, {"seconds": -1},
+    {"seconds": None}, {"config": None}, {"config": []}, {"rng": 3}, {"data": None}, {"log": None}, {"log": [{}]},
+    {"log": [{"step": 99}]}, {"log": "log"},
+])
+def test_resume_refuses_a_meta_of_another_type_or_range(out, change):
+    train(start(out))
+    arrays, meta = load_checkpoint(out / "checkpoint.npz")
+    save_checkpoint(out / "checkpoint.npz", {}, {**meta, **change})
+    with pytest.raises(CheckpointError, match="is not the checkpoint of a run"):
+        start(out, "--resume")
+
+
+@pytest.mark.parametrize("rng", [{}, {"bit_generator": "MT19937"}, {"state": {"state": -1, "inc": 1}}, {"state": {}},
+                                 {"state": {"state": "1", "inc": 1}}, {"has_uint32": 2**70}, {"uinteger": "x"}])
+def test_resume_refuses_a_generator_of_another_kind_and_changes_nothing(out, rng):
+    train(start(out))
+    arrays, meta = load_checkpoint(out / "checkpoint.npz")
+    generator, model = np.random.default_rng(3), Linear(1, 1, rng=np.random.default_rng(0))
+    save_checkpoint(out / "checkpoint.npz", {"model": model}, {**meta, "rng": {**meta["rng"], **rng} if rng else {}})
+    other, before = Linear(1, 1, rng=generator), generator.bit_generator.state
+    weight = other.weight.data.copy()
+    with pytest.raises(CheckpointError, match="does not fit this run's rng"):
+        next(start(out, "--resume").steps(TOTAL, generator, save_every=SAVE_EVERY, model=other))
+    assert generator.bit_generator.state == before and other.weight.data == weight
+
+
+@pytest.mark.parametrize("damage", [
+    lambda log: log.unlink(), lambda log: log.write_text(""), lambda log: log.write_text("{]"),
+    lambda log: log.write_bytes(b"\xff" * 100),
+], ids=["lost", "empty", "not JSON", "not text"])
+@pytest.mark.parametrize("crashed", [False, True])
+def test_the_checkpoint_knows_the_log(tmp_path, damage, crashed):
+    train(start(tmp_path / "whole"))
+    if crashed:
+        with pytest.raises(Crash):
+            train(start(tmp_path / "damaged"), at={8: crash})
+    else:
+        train(start(tmp_path / "damaged"))
+    damage(tmp_path / "damaged" / "log.jsonl")
+    run = start(tmp_path / "damaged", "--resume")
+    train(run)
+    assert_same_end(tmp_path / "whole", tmp_path / "damaged")
+    assert run.read_log() == [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+
+
+def test_json_holds_no_nan(out):
+    run = start(out)
+    with pytest.raises(FloatingPointError):
+        for step in run.steps(TOTAL, np.random.default_rng(0), save_every=SAVE_EVERY):
+            run.log(step, loss=np.float32("nan"), lr=np.float64("inf"), ids=[1.0, -np.inf], count=np.int64(3))
+    line = {"step": 0, "loss": None, "lr": None, "ids": [1.0, None], "count": 3}
+    assert json.loads((out / "log.jsonl").read_text()) == line
+    run.finish({"loss": float("nan"), "accuracy": np.float32(0.5)})
+    assert json.loads((out / "result.json").read_text()) == {"loss": None, "accuracy": 0.5}
+
+
+# ---------------------------------------------------------------- one owner
+
+@pytest.mark.parametrize("more", [(), ("--resume",)])
+def test_a_run_that_is_alive_is_left_alone(out, more):
+    run = start(out)
+    steps = run.steps(TOTAL, np.random.default_rng(0), save_every=1)
+    for _ in range(3):
+        run.log(next(steps), loss=1.0)
+    with pytest.raises(RunError, match=rf"another run \(pid {os.getpid()}\) writes there"):
+        start(out, *more)
+    for step in steps:
+        run.log(step, loss=1.0)
+    run.finish({"loss": 1.0})
+    assert len(start(out, "--resume").read_log()) == TOTAL
+
+
+def test_what_killed_runs_left_half_written_is_removed(out):
+    train(start(out))
+    left = out / ".checkpoint.npz.0123456789abcdef.part"
+    left.write_text("half")
+    start(out, "--resume")
+    assert not left.exists()
+
+
+def test_a_run_that_fails_in_its_first_step_leaves_no_folder(out):
+    with pytest.raises(Crash):
+        for _ in start(out).steps(TOTAL, np.random.default_rng(0), save_every=SAVE_EVERY):
+            crash()
+    assert not out.exists()
+
+
+# ---------------------------------------------------------------- Ctrl-C
+
+@pytest.mark.parametrize("step", [0, 3, 4, 7, 11])
+def test_ctrl_c_finishes_the_step_saves_and_the_resumed_run_is_the_uninterrupted_one(tmp_path, xp, capsys, step):
+    train(start(tmp_path / "whole"), xp)
+    with pytest.raises(KeyboardInterrupt):
+        train(start(tmp_path / "stopped"), xp, at={step: press_ctrl_c})
+    assert load_checkpoint(tmp_path / "stopped" / "checkpoint.npz")[1]["step"] == step + 1
+    assert f"interrupted after step {step + 1} of {TOTAL}; go on with --resume --out" in capsys.readouterr().out
+    train(start(tmp_path / "stopped", "--resume"), xp)
+    assert_same_end(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_a_second_ctrl_c_stops_at_once(out):
+    def twice():
+        press_ctrl_c()
+        press_ctrl_c()
+
+    with pytest.raises(KeyboardInterrupt):
+        train(start(out), at={7: twice})
+    assert load_checkpoint(out / "checkpoint.npz")[1]["step"] == SAVE_EVERY
+
+
+@pytest.mark.parametrize("step", [SAVE_EVERY, TOTAL])
+def test_ctrl_c_during_a_save_stops_after_it(out, monkeypatch, step):
+    def save_under_ctrl_c(path, parts, meta):
+        save_checkpoint(path, parts, meta)
+        if meta["step"] == step:
+            press_ctrl_c()
+
+    monkeypatch.setattr("minicl.run.save_checkpoint", save_under_ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        train(start(out))
+    assert load_checkpoint(out / "checkpoint.npz")[1]["step"] == step
+
+
+def test_a_run_in_another_thread_trains_too(out):
+    ended = []
+    thread = threading.Thread(target=lambda: ended.append(train(start(out))))
+    thread.start()
+    thread.join()
+    assert ended and load_checkpoint(out / "checkpoint.npz")[1]["step"] == TOTAL

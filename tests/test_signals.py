@@ -1,0 +1,138 @@
+"""Signals that end a program: exit codes, a step that is finished, and signals that the parent process ignores."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from minicl.signals import SIGNALS, Stopped, signals_noted, signals_stop
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows sends no such signals")
+ENDING = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
+
+TRAINING = """
+import sys, time
+import numpy as np
+from minicl.options import options
+from minicl.run import Run, command
+
+def main():
+    run = Run(options("A test.", epochs=1, batch=2, lr=1, tau=1).parse_args(sys.argv[1:]), "test")
+    for step in run.steps(1000, np.random.default_rng(0), save_every=1000):
+        print("step", flush=True)
+        time.sleep(0.02)
+        run.log(step, loss=0.0)
+        print("end", flush=True)
+
+command(main)
+"""
+
+
+@pytest.fixture(autouse=True)
+def default_handlers():
+    """Python's own, whatever the tests were started by; they must stand again after each test."""
+    own = {number: signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL for number in SIGNALS}
+    before = {number: signal.signal(number, handler) for number, handler in own.items()}
+    yield
+    assert {number: signal.getsignal(number) for number in SIGNALS} == own
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def start(folder, *before, prepare=None, **settings):
+    return subprocess.Popen([*before, sys.executable, "-c", TRAINING, "--out", str(folder)], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True, preexec_fn=prepare,
+                            env={**os.environ, "PYTHONPATH": str(ROOT)}, **settings)
+
+
+def wait_for_steps(process, count=3):
+    for _ in range(count):
+        while process.stdout.readline() != "step\n":
+            assert process.poll() is None, process.stderr.read()
+
+
+@pytest.mark.parametrize("name", ENDING)
+def test_a_signal_stops_at_once_outside_of_training(name):
+    with pytest.raises(Stopped, match=f"interrupted by {name}") as stopped, signals_stop():
+        signal.raise_signal(getattr(signal, name))
+    assert stopped.value.exit_code == ENDING[name]
+
+
+@pytest.mark.parametrize("name", ENDING)
+def test_within_a_step_it_is_noted(name):
+    with signals_stop(), signals_noted() as noted:
+        signal.raise_signal(getattr(signal, name))
+    assert noted == [getattr(signal, name)]
+
+
+def test_only_a_second_ctrl_c_stops_at_once():
+    with signals_noted() as noted:
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):    # a closed terminal sends two of the same
+            signal.raise_signal(number)
+        assert len(noted) == 3
+        with pytest.raises(Stopped):
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("name", ENDING)
+def test_an_ignored_signal_stays_ignored(name):
+    number = getattr(signal, name)
+    before = signal.signal(number, signal.SIG_IGN)
+    with signals_stop():
+        signal.raise_signal(number)
+        with signals_noted() as noted:
+            signal.raise_signal(number)
+    signal.signal(number, before)
+    assert noted == []
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_run_finishes_its_step_saves_says_how_to_go_on_and_exits_with_128_and_the_number(tmp_path, name):
+    process = start(tmp_path / "out")
+    wait_for_steps(process)
+    process.send_signal(getattr(signal, name))
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == ENDING[name] and err == f"\ninterrupted by {name}\n"
+    assert out.splitlines()[-2] == "end" and "go on with --resume --out " in out.splitlines()[-1]
+    assert sorted(os.listdir(tmp_path / "out")) == ["checkpoint.npz", "config.json", "log.jsonl"]
+
+
+def test_under_nohup_a_closed_terminal_ends_nothing_and_sigterm_still_does(tmp_path):
+    process = start(tmp_path / "out", "nohup")
+    wait_for_steps(process)
+    process.send_signal(signal.SIGHUP)
+    wait_for_steps(process, 10)
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+
+
+def test_as_the_first_process_of_a_container_too(tmp_path):
+    """The kernel gives process 1 no default actions: what it does not handle is lost."""
+    unshare = ["unshare", "--fork", "--pid", "--kill-child"]
+    if not shutil.which("unshare") or subprocess.run([*unshare, "true"], capture_output=True).returncode:
+        pytest.skip("needs the right to make a PID namespace")
+    process = start(tmp_path / "out", *unshare, "--")
+    wait_for_steps(process)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGTERM)
+    out, err = process.communicate(timeout=30)
+    assert "interrupted by SIGTERM" in err and process.returncode == 143
+    assert (tmp_path / "out" / "checkpoint.npz").exists()
+
+
+def test_a_signal_before_training_leaves_no_folder(tmp_path):
+    code = TRAINING.replace('for step', 'print("step", flush=True); time.sleep(60)\n    for step')
+    process = subprocess.Popen([sys.executable, "-c", code, "--out", str(tmp_path / "out")], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    wait_for_steps(process, 1)
+    time.sleep(0.1)
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 143 and os.listdir(tmp_path) == []
