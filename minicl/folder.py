@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import time
 import weakref
 from pathlib import Path
 
@@ -111,6 +112,13 @@ class FolderLock:
             raise
         return file
 
+    def _owner(self, file):
+        for _ in range(50 if fcntl else 0):                  # Windows lets nobody read what is locked
+            if pid := os.read(file, 20):
+                return pid.decode(errors="replace")
+            time.sleep(0.01)                                 # it was locked just now, and its owner not yet written
+        return "unknown"
+
     def _is_there(self, file):
         try:
             return os.path.samestat(os.fstat(file), os.stat(self.path))
@@ -129,8 +137,7 @@ class FolderLock:
                 msvcrt.locking(file, msvcrt.LK_NBLCK, 1)     # type: ignore[attr-defined]
         except OSError as error:
             if error.errno in BUSY:
-                pid = os.read(file, 20).decode(errors="replace") if fcntl else ""
-                raise Locked(error.errno, f"another run (pid {pid or 'unknown'}) writes there") from None
+                raise Locked(error.errno, f"another run (pid {self._owner(file)}) writes there") from None
             self.is_held = False
 
     def close(self) -> None:
