@@ -3,50 +3,67 @@
 An optimizer moves all parameters into one array and all gradients into another, and leaves each parameter a
 view of its part. An update is then the formula, once, over everything: a few passes on the CPU, a few launches
 on a GPU. Weight decay applies to matrices and kernels, not to biases and norm parameters (one axis), which come
-last in the buffer: "decayed" is a slice.
+last in the buffer, so that what is decayed is one slice.
+
+Fine-tuning: a frozen parameter (requires_grad False) is neither decayed nor moved, whenever it was frozen.
+
+    model.encoder.freeze()                               # weights, running averages, dropout off
+    optimizer = AdamW(model, lr=1e-3)                    # trains what is left
+    ...
+    model.encoder.unfreeze()                             # later: its steps are counted from here
 """
 
+import itertools
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
+from .autograd import Tensor
 from .backend import array_module, fused, parallel_for, to_device, to_host
+from .checks import require_within
+from .nn.module import Module, require_state
 from .tensor import mark_changed
+from .typing import HostArray
 
 SLICE = 2**17      # entries updated at a time on a CPU: few enough for the cache, enough to be worth a thread's while
 
 
 class Optimizer:
-    """What all optimizers share. Subclasses name their state buffers and define _update(part, lr).
+    """What all optimizers share. Subclasses name their state buffers and define _update(part, lr, decay, t).
 
-    named_parameters  [(name, Parameter), ...], as Module.named_parameters() gives them
-    lr                default learning rate; step(lr) overrides it, which is how schedules are used
+    model  a Module, or (name, Parameter) pairs, for part of a model or several
+    lr     default learning rate; step(lr) overrides it, which is how schedules are used
+    steps  how many steps it has taken. Each parameter's own are counted too: a frozen one takes none
+
+    On the CPU a gradient that is not finite, or so long that its square is not (1.8e19 in float32), raises
+    FloatingPointError, and nothing is changed. A GPU is not waited for: there the weights become NaN, and so does the
+    next loss.
+
+    An optimizer cannot be copied or pickled: its arrays are views of one buffer. Copy the model, make another
+    optimizer for the copy, and load this one's state_dict.
+
+    >>> from minicl import nn
+    >>> model = nn.Linear(3, 2, rng=np.random.default_rng(0))
+    >>> optimizer = AdamW(model, lr=1e-3, weight_decay=0.01)
+    >>> loss = model(np.ones((4, 3), "float32")).sum()
+    >>> optimizer.zero_grad()
+    >>> loss.backward()
+    >>> optimizer.step()
     """
 
-    state_names = ()
+    state_names: tuple[str, ...] = ()
 
-    def __init__(self, named_parameters, lr, *, weight_decay=0.0):
-        if not (lr > 0 and weight_decay >= 0):               # so written that NaN fails too
-            raise ValueError(f"{type(self).__name__}: expected lr > 0 and weight_decay >= 0, "
-                             f"got lr={lr}, weight_decay={weight_decay}")
-        named_parameters = list(named_parameters)
-        if not all(isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str)
-                   for item in named_parameters):
-            raise TypeError(f"{type(self).__name__}: expected (name, Parameter) pairs; pass model.named_parameters()")
-        parameters = sorted(named_parameters, key=lambda item: item[1].ndim < 2)     # stable: decayed ones first
-        if not parameters:
-            raise ValueError(f"{type(self).__name__}: got no parameters; pass model.named_parameters()")
-        dtypes = sorted({str(p.dtype) for _, p in parameters})
-        if len(dtypes) > 1:
-            raise ValueError(f"{type(self).__name__}: expected parameters of one dtype, got {' and '.join(dtypes)}; "
-                             "convert the model with model.astype()")
-        self.names, self.parameters = zip(*parameters)
+    def __init__(self, model: Module | Iterable[tuple[str, Tensor]], lr: float, *, weight_decay: float = 0.0):
+        require_within(type(self).__name__, "(0, inf)", lr=lr)
+        require_within(type(self).__name__, "[0, inf)", weight_decay=weight_decay)
+        parameters = sorted(_named_parameters(type(self).__name__, model), key=lambda item: item[1].ndim < 2)
+        self.names, self.parameters = zip(*parameters)           # the sort is stable: decayed ones first
         self.lr, self.weight_decay, self.steps = lr, weight_decay, 0
         xp = self.xp = array_module(self.parameters[0].data)
-        size = sum(p.size for p in self.parameters)
         self.values = xp.concatenate([p.data.reshape(-1) for p in self.parameters])
-        self.grads = xp.zeros(size, dtype=self.values.dtype)
-        self.decayed = sum(p.size for p in self.parameters if p.ndim >= 2)
+        self.grads = xp.zeros(self.values.size, dtype=self.values.dtype)
         self.views, start = [], 0
         for p in self.parameters:
             part = slice(start, start + p.size)
@@ -54,50 +71,121 @@ class Optimizer:
             self.views.append((part, p.data, p.grad))
             start += p.size
         self.state = {name: xp.zeros_like(self.values) for name in self.state_names}
+        self.steps_of = np.zeros(len(self.names), dtype="int64")         # steps that each parameter has taken
+        self._plan([p.requires_grad for p in self.parameters])
 
-    def zero_grad(self):
+    def zero_grad(self) -> None:
         self.grads[...] = 0
 
-    def step(self, lr=None):
+    def step(self, lr: float | None = None) -> None:
         """One update from the gradients that backward() has added up since zero_grad()."""
+        lr = float(self.lr if lr is None else lr)                # a NumPy float64 would promote float32
+        if not 0 <= lr < math.inf:
+            raise ValueError(f"{type(self).__name__}: step(lr) expected a finite lr >= 0, got {lr}")
+        trained = []
         for name, p, (_, data, grad) in zip(self.names, self.parameters, self.views):
             if p.data is not data or p.grad is not grad:
                 raise RuntimeError(f"{type(self).__name__}: {name} no longer views the optimizer's buffer; make the "
                                    "optimizer after model.to() and model.astype(), only one a parameter, and clear "
                                    "gradients with zero_grad()")
+            trained.append(p.requires_grad)
+        if trained != self.trained:
+            self._plan(trained)
+        if not self.runs:
+            raise RuntimeError(f"{type(self).__name__}: all its parameters are frozen, so there is nothing to train")
+        if self.xp is np:
+            self._require_finite_gradients()
         self.steps += 1
-        self._step(float(self.lr if lr is None else lr))         # a NumPy float64 would promote float32
+        self.steps_of += self.trained
+        self._step(lr)
         mark_changed(zip(self.names, self.parameters), f"{type(self).__name__}.step()")
 
+    def _plan(self, trained):
+        """Group neighbours in the buffer that are trained, decayed alike and of one step count into runs."""
+        def kind(k):
+            return trained[k], self.parameters[k].ndim >= 2, self.steps_of[k]
+
+        self.trained, self.runs = trained, []                    # runs: [(slice, whether decayed, its first parameter)]
+        for (is_trained, decays, _), run in itertools.groupby(range(len(trained)), kind):
+            run = list(run)
+            if is_trained:
+                part = slice(self.views[run[0]][0].start, self.views[run[-1]][0].stop)
+                self.runs.append((part, decays, run[0]))
+
+    def _require_finite_gradients(self):
+        """Raise FloatingPointError unless the sum of squares of what is trained is finite."""
+        for part, _, _ in self.runs:
+            g = self.grads[part]
+            with np.errstate(over="ignore", invalid="ignore"):
+                squares = parallel_for(np, len(g), lambda lo, hi, g=g: g[lo:hi] @ g[lo:hi], SLICE)
+            if not math.isfinite(sum(map(float, squares))):
+                name = next((name for name, (at, _, _), live in zip(self.names, self.views, self.trained)
+                             if live and not np.abs(self.grads[at]).max(initial=0) < 1e19), "all of them together")
+                raise FloatingPointError(f"{type(self).__name__}: the gradient ({name}) is not finite, or too long to "
+                                         "square; nothing was changed. Lower the learning rate, raise the temperature, "
+                                         "or look for NaN or huge values in the input")
+
     def _step(self, lr):
-        """Apply _update to slices, none of which straddles the end of the decayed part."""
-        for start, stop, decay in ((0, self.decayed, self.weight_decay), (self.decayed, self.values.size, 0.0)):
-            if start < stop:
-                parallel_for(self.xp, stop - start, lambda lo, hi: self._update(slice(start + lo, start + hi), lr, decay),
-                           SLICE)
+        """Apply _update to slices of the runs."""
+        for part, decays, first in self.runs:
+            start, decay, t = part.start, self.weight_decay if decays else 0.0, int(self.steps_of[first])
 
-    def state_dict(self):
-        """{name: host array}: for each moment and each parameter its part, and the step count."""
-        return {**{name: to_host(part).copy() for name, part in self._parts()}, "steps": np.array(self.steps)}
+            def update(lo, hi, start=start, decay=decay, t=t):
+                self._update(slice(start + lo, start + hi), lr, decay, t)
 
-    def load_state_dict(self, state):
+            parallel_for(self.xp, part.stop - start, update, SLICE)
+
+    def _update(self, part, lr, decay, t):
+        """Move the slice `part` of self.values by step number t."""
+        raise NotImplementedError(f"{type(self).__name__} defines no _update()")
+
+    def state_dict(self) -> dict[str, HostArray]:
+        """{name: host array}: for each moment and each parameter its part, and the step counts."""
+        return {name: np.array(to_host(part)) for name, part in self._parts()}
+
+    def load_state_dict(self, state: dict[str, HostArray]) -> None:
+        """Take over a state_dict. Raises ValueError unless all of it fits; then nothing is changed."""
         parts = dict(self._parts())
-        for name, shape in [(name, part.shape) for name, part in parts.items()] + [("steps", ())]:
-            if name not in state or state[name].shape != shape:
-                raise ValueError(f"{type(self).__name__}: the state has no {name!r} of shape {shape}; "
-                                 "it belongs to another optimizer or another model")
+        require_state(type(self).__name__, state, parts)
+        counts = [int(state[f"steps.{name}"]) for name in self.names]
+        if not all(0 <= count <= int(state["steps"]) for count in counts):
+            raise ValueError(f"{type(self).__name__}: the state's step counts must lie in [0, steps = {state['steps']}], "
+                             f"got {min(counts)} to {max(counts)}")
         for name, part in parts.items():
-            part[...] = to_device(state[name], self.xp)
-        self.steps = int(state["steps"])
-
-    def __reduce__(self):
-        raise TypeError(f"{type(self).__name__} cannot be copied or pickled: its arrays are the model's parameters. Make an "
-                        "optimizer for the copied model, and load_state_dict() this one's state_dict()")
+            if not name.startswith("steps"):
+                part[...] = to_device(state[name], self.xp)
+        self.steps, self.steps_of[...] = int(state["steps"]), counts
+        self._plan(self.trained)
 
     def _parts(self):
         """("momentum.encoder.weight", view), ... of all state."""
-        return [(f"{moment}.{name}", array[part].reshape(data.shape)) for moment, array in self.state.items()
-                for name, (part, data, _) in zip(self.names, self.views)]
+        moments = [(f"{moment}.{name}", array[part].reshape(data.shape)) for moment, array in self.state.items()
+                   for name, (part, data, _) in zip(self.names, self.views)]
+        counts = [(f"steps.{name}", count) for name, count in zip(self.names, self.steps_of)]
+        return [*moments, *counts, ("steps", np.array(self.steps))]
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError(f"{type(self).__name__}: cannot be copied or pickled, a copy would not move the model's weights; "
+                        "copy the model, make an optimizer for the copy and load_state_dict() this one's state_dict()")
+
+
+def _named_parameters(name, model) -> list[tuple[str, Any]]:
+    """[(name, Parameter), ...] of a Module or of pairs. Raises TypeError or ValueError if an optimizer cannot take them."""
+    named = model.named_parameters() if isinstance(model, Module) else list(model)
+    if not all(isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) and isinstance(item[1], Tensor)
+               for item in named):
+        raise TypeError(f"{name}: expected a Module or (name, Parameter) pairs; pass the model, {name}(model, lr=...)")
+    if not named:
+        raise ValueError(f"{name}: got no parameters; pass the model, {name}(model, lr=...)")
+    if len({id(p) for _, p in named}) < len(named) or len(dict(named)) < len(named):
+        raise ValueError(f"{name}: expected each name and each parameter once, got {', '.join(n for n, _ in named)}")
+    if any(p.node is not None for _, p in named):
+        raise ValueError(f"{name}: expected leaves, got the result of an op; pass Parameters")
+    kinds = sorted({f"{p.dtype} on {array_module(p.data).__name__}" for _, p in named})
+    if len(kinds) > 1:
+        raise ValueError(f"{name}: expected parameters of one dtype on one device, got {' and '.join(kinds)}; convert the "
+                         "model with model.astype() or model.to()")
+    return named
 
 
 class SGD(Optimizer):
@@ -108,13 +196,13 @@ class SGD(Optimizer):
 
     state_names = ("momentum",)
 
-    def __init__(self, named_parameters, lr, *, momentum=0.9, nesterov=False, weight_decay=0.0):
-        if not 0 <= momentum < 1:
-            raise ValueError(f"{type(self).__name__}: momentum must be in [0, 1), got {momentum}")
-        super().__init__(named_parameters, lr, weight_decay=weight_decay)
+    def __init__(self, model: Module | Iterable[tuple[str, Tensor]], lr: float, *, momentum: float = 0.9,
+                 nesterov: bool = False, weight_decay: float = 0.0):
+        require_within(type(self).__name__, "[0, 1)", momentum=momentum)
+        super().__init__(model, lr, weight_decay=weight_decay)
         self.momentum, self.nesterov = momentum, nesterov
 
-    def _update(self, part, lr, decay):
+    def _update(self, part, lr, decay, t):
         _sgd(self.values[part], self.state["momentum"][part], self.grads[part], lr, decay, self.momentum,
              self.momentum if self.nesterov else None)
 
@@ -123,6 +211,7 @@ class SGD(Optimizer):
 def _sgd(xp, w, u, g, lr, decay, mu, ahead):
     """SGD's update of w and u in place; ahead: mu for Nesterov's look ahead, else None."""
     g = g + decay * w
+    # u = mu u + g
     u *= mu
     u += g
     w -= lr * (u if ahead is None else g + ahead * u)
@@ -140,37 +229,44 @@ class Adam(Optimizer):
     state_names = ("m", "v")
     decoupled = False
 
-    def __init__(self, named_parameters, lr, *, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
-        if not all(0 <= b < 1 for b in betas):
-            raise ValueError(f"{type(self).__name__}: betas must be in [0, 1), got {betas}")
-        super().__init__(named_parameters, lr, weight_decay=weight_decay)
-        self.betas, self.eps = betas, eps
+    def __init__(self, model: Module | Iterable[tuple[str, Tensor]], lr: float, *,
+                 betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0):
+        b1, b2 = betas
+        require_within(type(self).__name__, "[0, 1)", **{"betas[0]": b1, "betas[1]": b2})
+        require_within(type(self).__name__, "(0, inf)", eps=eps)
+        super().__init__(model, lr, weight_decay=weight_decay)
+        if eps < np.finfo(self.values.dtype).tiny:
+            raise ValueError(f"{type(self).__name__}: eps must not vanish in {self.values.dtype}, got {eps}")
+        self.betas, self.eps = (b1, b2), eps
 
-    def _update(self, part, lr, decay):
+    def _update(self, part, lr, decay, t):
         b1, b2 = self.betas
         _adam(self.values[part], self.state["m"][part], self.state["v"][part], self.grads[part],
-              lr / (1 - b1**self.steps), 1 - b1, 1 - b2, 1 / math.sqrt(1 - b2**self.steps), self.eps,
+              lr / (1 - b1**t), 1 - b1, 1 - b2, 1 / math.sqrt(1 - b2**t), self.eps,
               1 - lr * decay if decay and self.decoupled else None, decay if decay and not self.decoupled else None)
 
 
 @fused
-def _adam(xp, w, m, v, g, rate, new1, new2, correct, eps, keep, pull):
+def _adam(xp, w, m, v, g, rate, new1, new2, correct, eps, decay_factor, l2):
     """Adam's update of w, m and v in place: rate = lr / (1 - b1^t), new = 1 - b, correct = 1 / sqrt(1 - b2^t).
 
-    Weight decay: keep = 1 - lr decay (decoupled), or pull = decay (in the gradient), None where there is none."""
-    if keep is not None:
-        w *= keep
-    if pull is not None:
-        g = g + pull * w
+    Weight decay: decay_factor = 1 - lr decay (decoupled), or l2 = decay (in the gradient), None where there is none."""
+    if decay_factor is not None:
+        w *= decay_factor
+    if l2 is not None:
+        g = g + l2 * w
+    # m += (1 - b1) (g - m)
     t = g - m                                                                # reused: fresh memory costs a CPU more
     t *= new1
     m += t
+    # v += (1 - b2) (g^2 - v)
     xp.multiply(g, g, out=t)
     t -= v
     t *= new2
     v += t
+    # w -= lr m^ / (sqrt(v^) + eps)
     xp.sqrt(v, out=t)
-    t *= correct                                                             # sqrt(v^)
+    t *= correct
     t += eps
     step = rate * m
     step /= t
@@ -184,28 +280,35 @@ class AdamW(Adam):
 
 
 class LARS(SGD):
-    """Layer-wise adaptive rates for large batches (You et al. 2017): SGD whose step is scaled by each layer's trust
+    """Layer-wise adaptive rates for large batches: SGD whose step is scaled by each layer's trust
 
         trust = eta |w| / |g + decay w|,    and 1 where either norm is zero,
 
-    so that a layer of zeros can still leave zero. Biases and norm parameters take plain SGD steps.
+    so that a layer of zeros can still leave zero. Biases and norm parameters take plain SGD steps. A step scales the
+    gradients in place: call zero_grad() before the next backward().
+
+    Source: SimCLR's own code (lars_optimizer.py). You et al. 2017, who proposed it, divide by |g| + decay |w|.
     """
 
-    def __init__(self, named_parameters, lr, *, momentum=0.9, weight_decay=1e-6, eta=1e-3):
-        super().__init__(named_parameters, lr, momentum=momentum, weight_decay=weight_decay)
+    def __init__(self, model: Module | Iterable[tuple[str, Tensor]], lr: float, *, momentum: float = 0.9,
+                 weight_decay: float = 1e-6, eta: float = 1e-3):
+        require_within(type(self).__name__, "(0, inf)", eta=eta)
+        super().__init__(model, lr, momentum=momentum, weight_decay=weight_decay)
         self.eta = eta
 
     def _step(self, lr):
-        layers = [(w, g) for part, w, g in self.views if part.start < self.decayed]
+        layers = [(w, g) for (_, w, g), trained in zip(self.views, self.trained) if trained and w.ndim >= 2]
         squares = []
         for w, g in layers:
-            g += self.weight_decay * w                                       # the gradients are used up by this
-            squares.append([(w * w).sum(), (g * g).sum()])
-        if layers:
+            # g = trust (g + decay w)
+            g += self.weight_decay * w
+            squares.append([self.xp.multiply(x, x, dtype="float64").sum() for x in (w, g)])      # float32 over- and
+        if layers:                                                                               # underflows
             trust = _trust(*map(self.xp.stack, zip(*squares)), self.eta)     # (layers,)
             for (_, g), scale in zip(layers, trust):
                 g *= scale
-        self._update(slice(None), lr, 0.0)
+        for part, _, first in self.runs:
+            self._update(part, lr, 0.0, int(self.steps_of[first]))
 
 
 @fused
@@ -215,10 +318,13 @@ def _trust(xp, w_squared, g_squared, eta):
     return xp.where(nonzero, eta * norm_w / xp.where(nonzero, norm_g, 1), 1)
 
 
-def warmup_cosine(step, *, total, peak, warmup=0, floor=0.0):
+def warmup_cosine(step: int, *, total: int, peak: float, warmup: int = 0, floor: float = 0.0) -> float:
     """Learning rate at `step` (from 0): linear from 0 to peak over `warmup` steps, then half a cosine down to floor.
 
     Source: Loshchilov & Hutter 2017 (SGDR, eq. 5, one period); Goyal et al. 2017 for the warmup.
+
+    >>> [round(warmup_cosine(step, total=6, peak=1.0, warmup=2), 2) for step in range(6)]
+    [0.5, 1.0, 1.0, 0.85, 0.5, 0.15]
     """
     if not 0 <= warmup < total:
         raise ValueError(f"warmup_cosine: expected 0 <= warmup < total, got warmup={warmup}, total={total}")

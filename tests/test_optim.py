@@ -286,7 +286,7 @@ def test_state_is_a_copy_on_the_host(xp, make):
     optimizer = make(parameters)
     state = optimizer.state_dict()
     take_steps(optimizer, parameters, gradients_of(1, "float32"), xp)
-    assert len(state) == 1 + len(parameters) * len(optimizer.state_names)
+    assert len(state) == 1 + len(parameters) * (1 + len(optimizer.state_names))
     assert all(type(array) is np.ndarray and not array.any() for array in state.values())
 
 
@@ -301,7 +301,7 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(state):
     optimizer = Adam(parameters, 0.1)
     take_steps(optimizer, parameters, gradients_of(1), np)
     before = optimizer.state_dict()
-    with pytest.raises(ValueError, match="Adam: the state has no '(m[.].*|steps)'.*another optimizer or another model"):
+    with pytest.raises(ValueError, match="the state does not fit this Adam"):
         optimizer.load_state_dict(state())
     for name, array in optimizer.state_dict().items():
         np.testing.assert_array_equal(array, before[name])
@@ -311,30 +311,32 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(state):
 
 @pytest.mark.parametrize("make", [SGD, Adam, AdamW, LARS])
 @pytest.mark.parametrize("lr, options, message", [
-    (0.0, {}, "lr=0.0"), (-1.0, {}, "lr=-1.0"), (float("nan"), {}, "lr=nan"),
-    (0.1, {"weight_decay": -1e-4}, "weight_decay=-0.0001"), (0.1, {"weight_decay": float("nan")}, "weight_decay=nan"),
+    (0.0, {}, r"lr must be a number in \(0, inf\), got 0.0"), (-1.0, {}, "lr .*got -1.0"),
+    (float("nan"), {}, "lr .*got nan"), ("0.1", {}, "lr .*got '0.1'"), (float("inf"), {}, "lr .*got inf"),
+    (0.1, {"weight_decay": -1e-4}, r"weight_decay must be a number in \[0, inf\), got -0.0001"),
+    (0.1, {"weight_decay": float("nan")}, "weight_decay .*got nan"),
 ])
 def test_a_bad_rate_or_decay_is_named(make, lr, options, message):
-    with pytest.raises(ValueError, match=f"{make.__name__}: expected lr > 0 and weight_decay >= 0, got .*{message}"):
+    with pytest.raises(ValueError, match=f"{make.__name__}: {message}"):
         make(parameters_from(initial(), np), lr, **options)
 
 
 @pytest.mark.parametrize("make", [SGD, LARS])
 @pytest.mark.parametrize("momentum", [-0.1, 1.0, float("nan")])
 def test_a_bad_momentum_is_named(make, momentum):
-    with pytest.raises(ValueError, match=rf"{make.__name__}: momentum must be in \[0, 1\), got {momentum}"):
+    with pytest.raises(ValueError, match=rf"{make.__name__}: momentum must be a number in \[0, 1\), got {momentum}"):
         make(parameters_from(initial(), np), 0.1, momentum=momentum)
 
 
 @pytest.mark.parametrize("make", [Adam, AdamW])
 @pytest.mark.parametrize("betas", [(1.0, 0.9), (0.9, 1.0), (-0.1, 0.9), (0.9, float("nan"))])
 def test_bad_betas_are_named(make, betas):
-    with pytest.raises(ValueError, match=rf"{make.__name__}: betas must be in \[0, 1\), got "):
+    with pytest.raises(ValueError, match=rf"{make.__name__}: betas\[.\] must be a number in \[0, 1\), got "):
         make(parameters_from(initial(), np), 0.1, betas=betas)
 
 
 def test_an_optimizer_of_nothing_says_what_to_pass():
-    with pytest.raises(ValueError, match="SGD: got no parameters; pass model.named_parameters()"):
+    with pytest.raises(ValueError, match="SGD: got no parameters; pass the model"):
         SGD([], 0.1)
 
 

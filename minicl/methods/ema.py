@@ -17,7 +17,7 @@ import copy
 from ..autograd import Tensor
 from ..backend import array_module, fused
 from ..checks import require_within
-from ..nn import BatchNorm, Buffer, Counter, Module
+from ..nn import BatchNorm, Buffer, HostBuffer, Module
 from ..tensor import mark_changed
 from ..typing import Array
 
@@ -31,7 +31,7 @@ def frozen_copy(module: Module) -> Module:
     """A copy of a Module that shares no array with it, whose parameters are Frozen."""
     copies: dict[int, Buffer] = {id(p): Frozen(p.data.copy()) for p in module.parameters()}
     copies |= {id(buffer): Buffer(buffer.data.copy()) for _, buffer in module.named_buffers()
-               if not isinstance(buffer, Counter)}                           # counters are copied as they are
+               if not isinstance(buffer, HostBuffer)}                        # which deepcopy copies: a stream gets a new key
     target = copy.deepcopy(module, copies)                                   # which uses these, by the original's id
     for layer in target.modules():
         if isinstance(layer, BatchNorm):
@@ -54,7 +54,7 @@ class EMA:
 
     def __init__(self, online: Module, target: Module):
         followed, following = ({name: part for name, part in model.named_parameters() + model.named_buffers()
-                                if not isinstance(part, Counter)} for model in (online, target))
+                                if not isinstance(part, HostBuffer)} for model in (online, target))
         if target.named_parameters() or {name: part.data.shape for name, part in followed.items()} \
                 != {name: part.data.shape for name, part in following.items()}:
             raise ValueError(f"EMA: expected target to be frozen_copy(online), got a {type(target).__name__} "

@@ -3,11 +3,11 @@
 from .encoders import MLP, ConvNet, Encoder, as_images
 from .heads import HEADS, projection_head
 from .layers import BatchNorm, Conv2d, Dropout, Embedding, LayerNorm, Linear, Sequential
-from .module import Buffer, Counter, Module, Parameter
+from .module import Buffer, Counter, HostBuffer, Module, Parameter, Stream
 from .recurrent import GRU
 from .resnet import ResNet9, ResNet18
 from .text import BagOfTokens, Transformer
 
 __all__ = ["BagOfTokens", "BatchNorm", "Buffer", "Conv2d", "ConvNet", "Counter", "Dropout", "Embedding", "Encoder",
-           "GRU", "HEADS", "LayerNorm", "Linear", "MLP", "Module", "Parameter", "ResNet18", "ResNet9", "Sequential",
+           "GRU", "HEADS", "HostBuffer", "LayerNorm", "Linear", "MLP", "Module", "Parameter", "ResNet18", "ResNet9", "Sequential", "Stream",
            "Transformer", "as_images", "projection_head"]

@@ -10,7 +10,7 @@ from ..autograd import Tensor
 from ..backend import array_module, fused
 from ..checks import require_sizes, require_within
 from ..typing import Array, Rng
-from .module import Buffer, Counter, Module, Parameter
+from .module import Buffer, Module, Parameter, Stream
 
 RELU_GAIN = math.sqrt(2)      # keeps the variance through a relu, which halves it (He et al. 2015, eq. 10)
 
@@ -159,19 +159,18 @@ class LayerNorm(Module):
 class Dropout(Module):
     """Zero entries with probability p in training, nothing in evaluation.
 
-    A mask follows from a seed, drawn once from rng, and from how many came before it; both are in the state_dict's reach
-    (the count is saved, the seed is drawn again), so a resumed run draws the masks that an uninterrupted one would.
+    The masks come from a Stream seeded by rng, which is saved with the model: a resumed run draws the masks that an
+    uninterrupted one would, and a deep copy or a momentum encoder draws its own.
     """
 
     def __init__(self, p: float = 0.5, *, rng: Rng):
         require_within("Dropout", "[0, 1)", p=p)
-        self.p, self.seed, self.drawn = p, int(rng.integers(2**32)), Counter()
+        self.p, self.stream = p, Stream(rng)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        self.drawn.add(1)
-        return ops.dropout(x, p=self.p, rng=np.random.default_rng([self.seed, int(self.drawn)]))
+        return ops.dropout(x, p=self.p, rng=self.stream.next())
 
 
 class Embedding(Module):

@@ -3,15 +3,32 @@
 A Module is an object whose attributes are its parts. `Parameter`s are learned by gradient, `Buffer`s are
 state that is not (running averages); other Modules, and lists, tuples and dicts of any of these, are walked.
 Nothing is registered by hand: the names are the attributes', `encoder.convs.0.weight`.
+
+What __init__ makes and the walk does not find (a layer in a set, a closure, an object of another kind) would be neither
+trained nor saved: making such a Module raises an error.
 """
 
 import difflib
+import gc
+import threading
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
 from ..autograd import Tensor
-from ..backend import array_module, get_backend, to_device, to_host
+from ..backend import array_module, get_backend, is_array, to_device, to_host
 from ..tensor import mark_changed
+from ..typing import Array, ArrayModule, DType, HostArray, Rng
+
+_making = threading.local()                # .parts: weak references to what the __init__ that runs has made, or None
+
+
+def _record(part):
+    if getattr(_making, "parts", None) is not None:
+        _making.parts.append(weakref.ref(part))
+    return part
 
 
 class Parameter(Tensor):
@@ -19,38 +36,94 @@ class Parameter(Tensor):
 
     __slots__ = ()
 
-    def __init__(self, data):
+    def __new__(cls, *args, **options):
+        return _record(super().__new__(cls))
+
+    def __init__(self, data: Array):
         super().__init__(data, requires_grad=True)
 
 
 class Buffer:
     """An array that belongs to a Module's state but gets no gradient."""
 
-    def __init__(self, data):
+    data: Array
+
+    def __new__(cls, *args, **options):
+        return _record(super().__new__(cls))
+
+    def __init__(self, data: Array):
         self.data = data
 
 
-class Counter(Buffer):
-    """An integer that is saved with the model and stays on the host wherever the model goes: reading it never waits."""
+class HostBuffer(Buffer):
+    """Integers that are saved with the model and stay on the host wherever it goes, so that reading them never waits."""
+
+    def __init__(self, value):
+        self._value = np.array(value, dtype="int64")
+
+    data = property(lambda self: self._value, lambda self, moved: None)      # type: ignore[assignment]
+
+
+class Counter(HostBuffer):
+    """An integer that only grows."""
 
     def __init__(self):
-        self._value = np.zeros((), dtype="int64")
+        super().__init__(0)
 
-    data = property(lambda self: self._value, lambda self, moved: None)
-
-    def __int__(self):
+    def __int__(self) -> int:
         return int(self._value)
 
-    def add(self, n):
+    def add(self, n: int) -> None:
         self._value[...] += n
 
 
+class Stream(HostBuffer):
+    """Random generators one after another, a new one for every forward; for layers that draw, such as Dropout.
+
+    data is (seed, generators so far): saved with the model, so a resumed run draws what an uninterrupted one would. A
+    deep copy of a model draws other numbers than the original, since both may run side by side: a momentum encoder with
+    its original's dropout masks would give the positives away.
+
+    >>> stream = Stream(np.random.default_rng(0))
+    >>> stream.next().random() == stream.next().random()
+    False
+    """
+
+    def __init__(self, rng: Rng):
+        if not isinstance(rng, np.random.Generator):
+            raise TypeError(f"rng: expected a numpy Generator, np.random.default_rng(seed), got {type(rng).__name__}")
+        super().__init__([rng.integers(2**32), 0])
+        self.key: tuple[int, ...] = ()                                       # () of an original, (2,) of its second copy
+        self.copies = 0
+
+    def next(self) -> Rng:
+        """The next generator of the stream."""
+        self._value[1] += 1
+        return np.random.default_rng(np.random.SeedSequence(self._value.tolist(), spawn_key=self.key))
+
+    def __deepcopy__(self, memo):
+        copy = type(self).__new__(type(self))
+        self.copies += 1
+        copy._value, copy.key, copy.copies = self._value.copy(), (*self.key, self.copies), 0
+        return copy
+
+
 class _Sealed(type):
-    """After __init__ a Module takes no new attributes, so that a misspelt one is an error."""
+    """After __init__ a Module takes no new attributes, so that a misspelt one is an error; and all of it can be found."""
 
     def __call__(cls, *args, **options):
-        module = super().__call__(*args, **options)
+        outermost = getattr(_making, "parts", None) is None
+        if outermost:
+            _making.parts = []
+        try:
+            module = super().__call__(*args, **options)
+        finally:
+            made = _making.parts
+            if outermost:
+                _making.parts = None
         object.__setattr__(module, "_sealed", True)
+        if outermost:
+            _require_reachable(module, made)
         return module
 
 
@@ -58,15 +131,28 @@ class Module(metaclass=_Sealed):
     """Subclasses set their parts in __init__ and define forward(); calling the module calls forward.
 
     training  True at first; .eval() and .train() switch it for the module and everything below it
+
+    >>> from minicl import nn, ops
+    >>> class Net(nn.Module):
+    ...     def __init__(self, *, rng):
+    ...         self.first, self.second = nn.Linear(4, 8, rng=rng), nn.Linear(8, 2, rng=rng)
+    ...     def forward(self, x):
+    ...         return self.second(ops.relu(self.first(x)))
+    >>> net = Net(rng=np.random.default_rng(0))
+    >>> [name for name, _ in net.named_parameters()]
+    ['first.weight', 'first.bias', 'second.weight', 'second.bias']
     """
 
-    _sealed = False
+    _sealed = _frozen = False
     training = True
 
-    def __call__(self, *inputs):
-        return self.forward(*inputs)
+    def __new__(cls, *args, **options):
+        return _record(super().__new__(cls))
 
-    def forward(self, *inputs):
+    def __call__(self, *inputs, **options):
+        return self.forward(*inputs, **options)
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} defines no forward()")
 
     def __setattr__(self, name, value):
@@ -83,49 +169,81 @@ class Module(metaclass=_Sealed):
 
     # ------------------------------------------------------------ the tree
 
-    def named_parts(self, prefix=""):
+    def named_parts(self, prefix: str = "") -> "Iterator[tuple[str, Parameter | Buffer | Module]]":
         """(name, part) for this module and every Parameter, Buffer and Module below it, in order of definition."""
         yield prefix.rstrip("."), self
         for name, value in vars(self).items():
             yield from _parts(prefix + name, value)
 
-    def named_parameters(self):
+    def named_state(self) -> list[tuple[str, Any]]:
+        """[(name, Parameter or Buffer), ...], one used in two places only once. Raises ValueError if a name is two parts'."""
+        found: dict[int, tuple[str, Any]] = {}
+        names: dict[str, Any] = {}
+        for name, part in self.named_parts():
+            if not isinstance(part, Module) and id(part) not in found:
+                if name in names:
+                    raise ValueError(f"{type(self).__name__}: two parts are named {name!r}, of which one would not be saved; "
+                                     "rename an attribute or a key of a dict")
+                names[name], found[id(part)] = part, (name, part)
+        return list(found.values())
+
+    def named_parameters(self) -> list[tuple[str, Parameter]]:
         """[(name, Parameter), ...], a parameter used in two places only once."""
-        return _unique(self.named_parts(), Parameter)
+        return [(name, part) for name, part in self.named_state() if isinstance(part, Parameter)]
 
-    def named_buffers(self):
+    def named_buffers(self) -> list[tuple[str, Buffer]]:
         """[(name, Buffer), ...]"""
-        return _unique(self.named_parts(), Buffer)
+        return [(name, part) for name, part in self.named_state() if isinstance(part, Buffer)]
 
-    def parameters(self):
+    def parameters(self) -> list[Parameter]:
         return [parameter for _, parameter in self.named_parameters()]
 
-    def modules(self):
+    def modules(self) -> "list[Module]":
         """This module and every module below it."""
         return [part for _, part in self.named_parts() if isinstance(part, Module)]
 
     # ------------------------------------------------------------ switches
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True):
+        """Training mode for this module and all below it, but for what is frozen. Returns the module."""
         for module in self.modules():
-            object.__setattr__(module, "training", mode)
+            object.__setattr__(module, "training", mode and not module._frozen)
         return self
 
     def eval(self):
         return self.train(False)
 
-    def to(self, xp):
+    def freeze(self):
+        """Stop training this module and all below it: no gradients, and evaluation mode, in which train() leaves it.
+
+        Optimizers neither decay nor move what is frozen, batch norm keeps its running averages, dropout does nothing.
+        Gradients still flow through it to what comes before. Returns the module.
+        """
+        return self._freeze(True)
+
+    def unfreeze(self):
+        """Undo freeze(): gradients and training mode for this module and all below it. Returns the module."""
+        return self._freeze(False)
+
+    def _freeze(self, frozen):
+        for parameter in self.parameters():
+            parameter.requires_grad = not frozen
+        for module in self.modules():
+            object.__setattr__(module, "_frozen", frozen)
+        return self.train(not frozen)
+
+    def to(self, xp: ArrayModule | str):
         """Move parameters and buffers to xp, an array module or the name of a backend (before an optimizer takes hold of
         them)."""
         xp = get_backend(xp) if isinstance(xp, str) else xp
         return self._each_array(lambda data: to_device(data, xp))
 
-    def astype(self, dtype):
+    def astype(self, dtype: DType):
         """Convert parameters and buffers, e.g. to float64 for a gradcheck."""
         return self._each_array(lambda data: data.astype(dtype))
 
     def _each_array(self, change):
-        parts = self.named_parameters() + self.named_buffers()
+        parts = self.named_state()
         for _, part in parts:
             part.data = change(part.data)
             if isinstance(part, Parameter):
@@ -135,25 +253,20 @@ class Module(metaclass=_Sealed):
 
     # ------------------------------------------------------------ state
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, HostArray]:
         """{name: host array, a copy} of all parameters and buffers."""
-        return {name: np.array(to_host(part.data)) for name, part in self.named_parameters() + self.named_buffers()}
+        return {name: np.array(to_host(part.data)) for name, part in self.named_state()}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Mapping[str, Array]) -> None:
         """Copy the arrays of a state_dict into this module.
 
-        Raises ValueError listing the names that are missing, unexpected or of another shape; then nothing is copied.
+        Raises ValueError listing the names that are missing, unexpected, of another shape or dtype, or not finite; then
+        nothing is copied.
         """
-        parts = dict(self.named_parameters() + self.named_buffers())
-        wrong = [f"{name}: missing" for name in parts if name not in state]
-        wrong += [f"{name}: unknown to this model" for name in state if name not in parts]
-        wrong += [f"{name}: shape {state[name].shape}, this model has {part.data.shape}" for name, part in parts.items()
-                  if name in state and state[name].shape != part.data.shape]
-        if wrong:
-            raise ValueError(f"the state is of another architecture than this {type(self).__name__}:\n    "
-                             + "\n    ".join(wrong[:8] + [f"... and {len(wrong) - 8} more"] * (len(wrong) > 8)))
+        parts = dict(self.named_state())
+        require_state(type(self).__name__, state, {name: part.data for name, part in parts.items()})
         for name, part in parts.items():
-            part.data[...] = to_device(state[name], array_module(part.data)).astype(part.data.dtype)
+            part.data[...] = to_device(state[name], array_module(part.data))
         mark_changed(parts.items(), "load_state_dict()")
 
     def __repr__(self):
@@ -181,10 +294,49 @@ def _parts(name, value):
             yield from _parts(f"{name}.{key}", item)
 
 
-def _unique(parts, kind):
-    seen, found = set(), []
-    for name, part in parts:
-        if isinstance(part, kind) and id(part) not in seen:
-            seen.add(id(part))
-            found.append((name, part))
-    return found
+def _require_reachable(module, made):
+    """Raise unless the walk finds, under names of their own, all parts that __init__ has made and that still exist."""
+    name = type(module).__name__
+    try:
+        module.named_state()
+        reachable = {id(part) for _, part in module.named_parts()}
+        shared = [f"{type(each).__name__}.{attribute}" for each in module.modules() for cls in type(each).__mro__
+                  for attribute, value in vars(cls).items() if any(_parts(attribute, value))]
+    except RecursionError:
+        raise ValueError(f"{name}: a part of it contains itself, so its parameters have no end of names") from None
+    if shared:
+        raise TypeError(f"{name}: {shared[0]} is a part that belongs to the class, all of whose objects would share it "
+                        "untrained and unsaved: set it in __init__")
+
+    def lost():
+        return [part for part in (reference() for reference in made) if part is not None and id(part) not in reachable]
+
+    if lost() and gc.collect() + 1 and (left := lost()):                     # some may only have waited for the collector
+        what = ", ".join(f"{type(part).__name__} {getattr(getattr(part, 'data', None), 'shape', '')}".strip()
+                         for part in left[:4])
+        raise TypeError(f"{name}: __init__ made parts that would be neither trained nor saved, since no attribute leads to "
+                        f"them: {what}{', ...' * (len(left) > 4)}. Keep them in attributes, or in lists, tuples and dicts; "
+                        "in sets, closures, functions and other objects they are not found")
+
+
+def require_state(owner: str, state: Mapping[str, Array], arrays: Mapping[str, Array]) -> None:
+    """Raise ValueError unless `state` has the names of `arrays` and no more, with their shapes and dtypes, and finite."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"{owner}: expected a state_dict, {{name: array}}, got {type(state).__name__}")
+    wrong = [f"{name}: missing" for name in arrays if name not in state]
+    wrong += [f"{name}: unknown to this {owner}" for name in state if name not in arrays]
+    for name, array in arrays.items():
+        x = state.get(name, array)
+        if not is_array(x):
+            wrong.append(f"{name}: {type(x).__name__}, not an array")
+        elif x.shape != array.shape:
+            wrong.append(f"{name}: shape {x.shape}, expected {array.shape}")
+        elif x.dtype != array.dtype:
+            wrong.append(f"{name}: dtype {x.dtype}, expected {array.dtype}; convert it with .astype")
+        elif x.dtype.kind == "f" and name in state and not np.isfinite(to_host(x)).all():
+            wrong.append(f"{name}: holds NaN or infinity")
+        elif x.dtype.kind == "i" and x.min(initial=0) < 0:
+            wrong.append(f"{name}: a count or a seed below 0")
+    if wrong:
+        raise ValueError(f"the state does not fit this {owner}; nothing was loaded:\n    "
+                         + "\n    ".join(wrong[:8] + [f"... and {len(wrong) - 8} more"] * (len(wrong) > 8)))
