@@ -52,7 +52,7 @@ def main():
 
     # One encoder into two dimensions for each loss, all from the same weights, and one that is not trained.
     models = {name: encoder(train.shape[1:], args.seed).to(xp) for name in ["random weights", *LOSSES]}
-    optimizers = {name: AdamW(models[name].named_parameters(), args.lr) for name in LOSSES}
+    optimizers = {name: AdamW(models[name], args.lr) for name in LOSSES}
     parts = {f"{kind} {name}": part for kind, group in (("model", models), ("optimizer", optimizers))
              for name, part in group.items()}
 

@@ -60,7 +60,7 @@ def main():
     text = Transformer(words, LENGTH, depth=1, rng=rng) if args.text == "transformer" else BagOfTokens(words, rng=rng)
     encoder = ConvNet((32, 32, 3), (32, 64, 128, 128), strides=(2, 2, 2, 1), rng=rng)    # the last sees whole digits
     model = CLIP(encoder, text, args.dim, tau=args.tau, rng=rng).to(xp)
-    optimizer = AdamW(model.named_parameters(), args.lr, weight_decay=args.weight_decay)
+    optimizer = AdamW(model, args.lr, weight_decay=args.weight_decay)
 
     # Training.
     total = args.epochs * batches.per_epoch

@@ -55,7 +55,7 @@ def main():
               "SimSiam": lambda model, views, z: model.loss(z),
               "NT-Xent": lambda model, views, z: nt_xent(z[:N], z[N:], args.tau)}
     models = {name: model.to(xp) for name, model in models.items()}
-    optimizers = {name: AdamW(model.named_parameters(), args.lr) for name, model in models.items()}
+    optimizers = {name: AdamW(model, args.lr) for name, model in models.items()}
     parts = {f"{kind} {name}": part for kind, group in (("model", models), ("optimizer", optimizers))
              for name, part in group.items()}
 

@@ -63,7 +63,7 @@ def main():
 
     # Encoder, context, and a linear prediction for each step ahead.
     model = build(C, window, args.ahead, dim=args.dim, context=args.context, hidden=args.hidden, rng=rng).to(xp)
-    optimizer = AdamW(model.named_parameters(), args.lr)
+    optimizer = AdamW(model, args.lr)
 
     # Training: the mean InfoNCE of all predictions.
     total = args.epochs * batches.per_epoch

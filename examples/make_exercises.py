@@ -99,7 +99,7 @@ EXERCISES = [
              "normalise; key t goes to row t mod capacity; a batch may wrap; count what has entered", keep=4),
     Exercise("adam", 7, "optim.py", "_adam", "reading-order.md", "test_optim.py",
              "adam and not named or changes_nothing", 20,
-             "in place; both moments are corrected for starting at 0; pull goes into g, keep shrinks w, unless None"),
+             "in place; both moments are corrected for starting at 0; l2 goes into g, decay_factor shrinks w, unless None"),
     Exercise("warmup_cosine", 7, "optim.py", "warmup_cosine", "reading-order.md", "test_optim.py",
              "warmup_cosine or schedule", 10, "the first step already has a rate; after the last, stay at the floor",
              keep=1),

@@ -55,7 +55,7 @@ def main():
     encoder = ConvNet(data.train_images.shape[1:], rng=rng)
     head = projection_head("mlp", encoder.features, hidden=256, dim=args.dim, rng=rng)
     model = MoCo(encoder, head, dim=args.dim, queue=args.queue, m=args.momentum, splits=args.splits).to(xp)
-    optimizer = AdamW(model.named_parameters(), args.lr, weight_decay=args.weight_decay)     # the query encoder's
+    optimizer = AdamW(model, args.lr, weight_decay=args.weight_decay)                          # the query encoder's
 
     # Training. All of the model is in the checkpoint: queue, its pointer, and both encoders.
     total = args.epochs * batches.per_epoch

@@ -42,7 +42,7 @@ def main():
     positive_ids = xp.arange(args.batch)                                             # x_i belongs to y_i
 
     critic = Critic(args.dim, rng).to(xp)
-    optimizer = Adam(critic.named_parameters(), args.lr)
+    optimizer = Adam(critic, args.lr)
 
     # Training: the critic follows as the information rises.
     total = args.epochs * STEPS_PER_EPOCH

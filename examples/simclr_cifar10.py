@@ -84,7 +84,7 @@ def main():
         model = MoCo(encoder, head, dim=dim, queue=args.queue, m=args.momentum, splits=args.splits).to(xp)
     else:
         model = SimCLR(encoder, head).to(xp)
-    optimizer = OPTIMIZERS[args.optimizer](model.named_parameters(), args.lr, weight_decay=args.weight_decay)
+    optimizer = OPTIMIZERS[args.optimizer](model, args.lr, weight_decay=args.weight_decay)
 
     # Training.
     total = args.epochs * batches.per_epoch

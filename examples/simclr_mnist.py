@@ -43,7 +43,7 @@ def main():
     shape = data.train_images.shape[1:]
     encoder = ConvNet(shape, rng=rng) if args.encoder == "convnet" else MLP(shape, rng=rng)
     model = SimCLR(encoder, projection_head(args.head, encoder.features, hidden=256, dim=args.dim, rng=rng)).to(xp)
-    optimizer = AdamW(model.named_parameters(), args.lr, weight_decay=args.weight_decay)
+    optimizer = AdamW(model, args.lr, weight_decay=args.weight_decay)
 
     # Training.
     total = args.epochs * batches.per_epoch

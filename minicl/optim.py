@@ -149,7 +149,7 @@ class Optimizer:
         require_state(type(self).__name__, state, parts)
         counts = [int(state[f"steps.{name}"]) for name in self.names]
         if not all(0 <= count <= int(state["steps"]) for count in counts):
-            raise ValueError(f"{type(self).__name__}: the state's step counts must lie in [0, steps = {state['steps']}], "
+            raise ValueError(f"{type(self).__name__}: the state's step counts must lie in [0, {state['steps']}], its steps, "
                              f"got {min(counts)} to {max(counts)}")
         for name, part in parts.items():
             if not name.startswith("steps"):
@@ -165,13 +165,14 @@ class Optimizer:
         return [*moments, *counts, ("steps", np.array(self.steps))]
 
     def __reduce_ex__(self, protocol):
-        raise TypeError(f"{type(self).__name__}: cannot be copied or pickled, a copy would not move the model's weights; "
-                        "copy the model, make an optimizer for the copy and load_state_dict() this one's state_dict()")
+        raise TypeError(f"{type(self).__name__}: cannot be copied or pickled, a copy would not move the model; copy "
+                        "the model, make an optimizer for the copy and load_state_dict() this one's state_dict()")
 
 
 def _named_parameters(name, model) -> list[tuple[str, Any]]:
-    """[(name, Parameter), ...] of a Module or of pairs. Raises TypeError or ValueError if an optimizer cannot take them."""
-    named = model.named_parameters() if isinstance(model, Module) else list(model)
+    """[(name, Parameter), ...] of a Module or of pairs, checked."""
+    named = model.named_parameters() if isinstance(model, Module) else model
+    named = list(named) if isinstance(named, Iterable) else [named]
     if not all(isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) and isinstance(item[1], Tensor)
                for item in named):
         raise TypeError(f"{name}: expected a Module or (name, Parameter) pairs; pass the model, {name}(model, lr=...)")
@@ -183,8 +184,8 @@ def _named_parameters(name, model) -> list[tuple[str, Any]]:
         raise ValueError(f"{name}: expected leaves, got the result of an op; pass Parameters")
     kinds = sorted({f"{p.dtype} on {array_module(p.data).__name__}" for _, p in named})
     if len(kinds) > 1:
-        raise ValueError(f"{name}: expected parameters of one dtype on one device, got {' and '.join(kinds)}; convert the "
-                         "model with model.astype() or model.to()")
+        raise ValueError(f"{name}: expected parameters of one dtype on one device, got {' and '.join(kinds)}; convert "
+                         "the model with model.astype() or model.to()")
     return named
 
 
@@ -231,12 +232,15 @@ class Adam(Optimizer):
 
     def __init__(self, model: Module | Iterable[tuple[str, Tensor]], lr: float, *,
                  betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0):
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise ValueError(f"{type(self).__name__}: betas must be two numbers, got {betas!r}")
         b1, b2 = betas
         require_within(type(self).__name__, "[0, 1)", **{"betas[0]": b1, "betas[1]": b2})
         require_within(type(self).__name__, "(0, inf)", eps=eps)
         super().__init__(model, lr, weight_decay=weight_decay)
         if eps < np.finfo(self.values.dtype).tiny:
-            raise ValueError(f"{type(self).__name__}: eps must not vanish in {self.values.dtype}, got {eps}")
+            raise ValueError(f"{type(self).__name__}: eps must be at least {np.finfo(self.values.dtype).tiny}, got {eps}: "
+                             f"less vanishes in {self.values.dtype}")
         self.betas, self.eps = (b1, b2), eps
 
     def _update(self, part, lr, decay, t):

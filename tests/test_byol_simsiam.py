@@ -82,7 +82,7 @@ def test_the_target_starts_as_the_online_network_and_is_no_parameter(rng):
 
 def test_the_target_gets_no_gradient_and_moves_by_its_momentum_alone(xp, rng):
     model = BYOL(*parts(rng), m=0.9).to(xp)
-    optimizer, views = SGD(model.named_parameters(), 0.1), pair_of_views(rng, xp)
+    optimizer, views = SGD(model, 0.1), pair_of_views(rng, xp)
     before, start = model.target.state_dict(), model.online.state_dict()
     optimizer.zero_grad()
     model.loss(model(views)[1], model.targets(views)).backward()
@@ -122,7 +122,7 @@ def spread_after(loss_of, seed=0, steps=300):
     points = rng.standard_normal((64, 16)).astype("float32")
     model = SimSiam(nn.Linear(16, 16, rng=rng), nn.Sequential(),
                     nn.projection_head("mlp", 16, hidden=8, dim=16, rng=rng))
-    optimizer = Adam(model.named_parameters(), 3e-2)
+    optimizer = Adam(model, 3e-2)
     for _ in range(steps):
         noise = 0.5 * rng.standard_normal((2, 64, 16)).astype("float32")
         z = model(np.concatenate([points + noise[0], points + noise[1]]))[1]

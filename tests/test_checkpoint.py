@@ -118,7 +118,7 @@ def test_the_file_is_on_disk_before_it_takes_its_place(path, monkeypatch):
 
 def test_a_checkpoint_holds_every_part_and_the_meta(path, xp, rng):
     model = model_of(rng).to(xp)
-    optimizer = Adam(model.named_parameters(), 0.1)
+    optimizer = Adam(model, 0.1)
     optimizer.step()
     meta = {"step": 3, "rng": rng.bit_generator.state, "config": {"out": None, "lr": 0.1}}
     save_checkpoint(path, {"model": model, "optimizer": optimizer}, meta)
@@ -298,6 +298,6 @@ def test_a_checkpoint_of_another_architecture_lists_the_names(path, saved, rng):
 
 def test_a_checkpoint_of_another_optimizer_is_refused(path, rng):
     model = model_of(rng)
-    save_checkpoint(path, {"optimizer": SGD(model.named_parameters(), 0.1)}, {})
+    save_checkpoint(path, {"optimizer": SGD(model, 0.1)}, {})
     with pytest.raises(CheckpointError, match="another model or optimizer:\n +optimizer.m.steps.0.weight: missing"):
-        restore(load_checkpoint(path)[0], {"optimizer": Adam(model.named_parameters(), 0.1)}, path)
+        restore(load_checkpoint(path)[0], {"optimizer": Adam(model, 0.1)}, path)

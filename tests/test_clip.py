@@ -229,7 +229,7 @@ def test_the_loss_exponentiates_it():
 @pytest.mark.parametrize("before, after", [(9.0, math.log(100)), (2.0, 2.0), (-3.0, -3.0)])
 def test_clamping_holds_the_scale_at_100_in_the_optimizers_own_buffer(before, after, xp):
     model = clip_model(xp)
-    optimizer = AdamW(model.named_parameters(), 1e-3)
+    optimizer = AdamW(model, 1e-3)
     model.logit_scale.data[...] = before
     model.clamp_logit_scale()
     assert model.logit_scale.item() == pytest.approx(after, rel=1e-6)
@@ -238,7 +238,7 @@ def test_clamping_holds_the_scale_at_100_in_the_optimizers_own_buffer(before, af
 
 def test_the_scale_is_learned_but_never_decayed(xp):
     model = clip_model(xp)
-    optimizer = AdamW(model.named_parameters(), 0.01, weight_decay=10.0)
+    optimizer = AdamW(model, 0.01, weight_decay=10.0)
     before = model.logit_scale.item()
     optimizer.step()
     assert model.logit_scale.item() == before                # no gradient yet: only decay could have moved it
@@ -279,7 +279,7 @@ def test_one_scale_a_row_is_refused():
 def test_a_training_step_never_waits_for_the_device():
     cupy = get_backend("cupy")
     model = clip_model(cupy)
-    optimizer = AdamW(model.named_parameters(), 0.01)
+    optimizer = AdamW(model, 0.01)
     images = cupy.ones((4, 4, 4, 1), dtype="float32")
     ids = to_device(np.array([[1, 2], [3, 0], [4, 5], [3, 0]]), cupy)
     same = to_device(np.array([0, 1, 2, 1]), cupy)

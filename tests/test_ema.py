@@ -73,7 +73,7 @@ def test_a_target_follows_across_moves_optimizers_and_loading(xp):
     ema = EMA(online, target)
     ema.update(0.5)
     online.to(xp), target.to(xp)                             # to other arrays
-    AdamW(online.named_parameters(), 0.1)                    # the online arrays become views
+    AdamW(online, 0.1)                                       # the online arrays become views
     online.load_state_dict({name: array + 2 for name, array in online.state_dict().items()})
     target.load_state_dict({name: array * 0 for name, array in target.state_dict().items()})
     ema.update(0.75)

@@ -206,7 +206,7 @@ def test_accumulated_batches_all_enter():
 
 def test_evaluation_changes_neither_queue_nor_key_encoder():
     model = moco()
-    train(model, AdamW(model.named_parameters(), 0.01), 3, np.random.default_rng(1))
+    train(model, AdamW(model, 0.01), 3, np.random.default_rng(1))
     before, images = state_hash(model), normal(4, 2, 2, 1)
     encode(model, np.zeros((6, 2, 2, 1), dtype="uint8"), np)
     model.eval()
@@ -243,13 +243,13 @@ def test_bad_options_are_told(wrong, message):
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
     """With a queue of 10 and batches of 4 the pointer is in the middle, and the queue full, when it is saved."""
     whole, rng = moco(), np.random.default_rng(1)
-    optimizer = AdamW(whole.named_parameters(), 0.01)
+    optimizer = AdamW(whole, 0.01)
     losses = train(whole, optimizer, 4, rng)
     save_checkpoint(tmp_path / "c.npz", {"model": whole, "optimizer": optimizer}, {"rng": rng.bit_generator.state})
     losses = train(whole, optimizer, 5, rng)
 
     resumed, rng = moco(seed=7), np.random.default_rng(8)
-    other = AdamW(resumed.named_parameters(), 0.01)
+    other = AdamW(resumed, 0.01)
     arrays, meta = load_checkpoint(tmp_path / "c.npz")
     assert {"model.queue.keys", "model.queue.count", "model.key.head.steps.1.running_var"} <= arrays.keys()
     restore(arrays, {"model": resumed, "optimizer": other}, tmp_path / "c.npz")
@@ -262,7 +262,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
 def test_both_backends_train_alike(xp):
     """With SGD: Adam takes whole steps along gradients that are nothing but rounding."""
     model, reference = moco(xp), moco()
-    losses = [train(m, SGD(m.named_parameters(), 0.1), 5, np.random.default_rng(1)) for m in (model, reference)]
+    losses = [train(m, SGD(m, 0.1), 5, np.random.default_rng(1)) for m in (model, reference)]
     np.testing.assert_allclose(*losses, rtol=1e-4, atol=1e-6)
     for name, array in model.state_dict().items():
         np.testing.assert_allclose(array, reference.state_dict()[name], rtol=1e-3, atol=1e-4, err_msg=name)
@@ -272,7 +272,7 @@ def test_both_backends_train_alike(xp):
 def test_a_step_does_not_wait_for_the_device():
     xp, rng = minicl.get_backend("cupy"), np.random.default_rng(0)
     model, images = moco(xp), to_device(normal(4, 2, 2, 1), minicl.get_backend("cupy"))
-    optimizer = AdamW(model.named_parameters(), 0.01)
+    optimizer = AdamW(model, 0.01)
     train(model, optimizer, 1, rng)
     before = strict.synchronisations()
     for _ in range(3):
@@ -291,6 +291,6 @@ def test_no_buffer_of_the_model_is_forgotten_by_its_moves():
 
 def test_learning_beats_chance_which_rises_while_the_queue_fills():
     model, rng = moco(queue=64, splits=2), np.random.default_rng(0)
-    losses = train(model, AdamW(model.named_parameters(), 0.01), 120, rng, batch=8)
+    losses = train(model, AdamW(model, 0.01), 120, rng, batch=8)
     assert losses[0] == 0 < losses[1] < losses[7]            # log(1), log(9), ..., log(57)
     assert np.mean(losses[-20:]) < np.log(65) - 0.5

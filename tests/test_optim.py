@@ -216,7 +216,7 @@ def test_lars_step_does_not_depend_on_the_scale_of_the_gradient(xp):
 @each_optimizer
 def test_parameters_stay_views_of_one_buffer(xp, rng, make):
     model = Linear(3, 4, rng=rng).to(xp)
-    optimizer = make(model.named_parameters())
+    optimizer = make(model)
     for _ in range(2):
         optimizer.zero_grad()
         model(Tensor(xp.ones((2, 3), dtype="float32"))).sum().backward()
@@ -237,7 +237,7 @@ def test_taking_hold_of_parameters_keeps_their_values(xp):
 
 def test_a_loaded_model_state_reaches_the_optimizer(xp, rng):
     model, other = Linear(3, 4, rng=rng).to(xp), Linear(3, 4, rng=rng)
-    optimizer = SGD(model.named_parameters(), 0.1)
+    optimizer = SGD(model, 0.1)
     model.load_state_dict(other.state_dict())
     np.testing.assert_array_equal(to_host(optimizer.values[:12]), other.weight.data.reshape(-1))
     optimizer.step()
@@ -252,7 +252,7 @@ def test_a_loaded_model_state_reaches_the_optimizer(xp, rng):
 @each_optimizer
 def test_a_parameter_taken_away_from_the_optimizer_is_named(rng, make, replace):
     model = Linear(3, 4, rng=rng)
-    optimizer = make(model.named_parameters())
+    optimizer = make(model)
     replace(model, model.weight)
     with pytest.raises(RuntimeError, match="weight no longer views the optimizer's buffer.*zero_grad"):
         optimizer.step()

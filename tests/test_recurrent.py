@@ -94,7 +94,7 @@ def test_the_layer_has_three_parameters_and_keeps_its_state_at_first(rng):
 def test_it_learns_to_recall_the_first_symbol_of_a_sequence(xp, rng):
     """Only the first step of ten tells the class: without a path back through time chance is all there is."""
     layer, read = GRU(4, 16, rng=rng).to(xp), Linear(16, 4, rng=rng).to(xp)
-    optimizer = Adam(Sequential(layer, read).named_parameters(), 0.02)
+    optimizer = Adam(Sequential(layer, read), 0.02)
     for _ in range(60):
         symbols = rng.integers(0, 4, 32)
         x = np.zeros((10, 32, 4), "float32")

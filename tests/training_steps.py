@@ -42,7 +42,7 @@ def training(model, optimizer, loss_of, augment, shape, rng, xp, after=lambda: N
     return step
 
 
-def simclr(xp, *, colour=False, optimizer=lambda named: AdamW(named, 1e-3, weight_decay=1e-4)):
+def simclr(xp, *, colour=False, optimizer=lambda model: AdamW(model, 1e-3, weight_decay=1e-4)):
     rng, shape = np.random.default_rng(0), COLOUR if colour else GREY
     model = SimCLR(*encoder_and_head(shape, rng)).to(xp)
 
@@ -51,7 +51,7 @@ def simclr(xp, *, colour=False, optimizer=lambda named: AdamW(named, 1e-3, weigh
         return nt_xent(z[:N], z[N:], 0.2)
 
     augment = simclr_views() if colour else mnist_views()
-    return training(model, optimizer(model.named_parameters()), loss, augment, shape, rng, xp)
+    return training(model, optimizer(model), loss, augment, shape, rng, xp)
 
 
 def moco(xp):
@@ -62,7 +62,7 @@ def moco(xp):
         _, queries = model(view1)
         return model.loss(queries, model.encode_keys(view2, rng), 0.2)
 
-    return training(model, AdamW(model.named_parameters(), 1e-3), loss, mnist_views(), GREY, rng, xp, model.update)
+    return training(model, AdamW(model, 1e-3), loss, mnist_views(), GREY, rng, xp, model.update)
 
 
 def byol(xp):
@@ -73,7 +73,7 @@ def byol(xp):
         views = xp.concatenate([view1, view2])
         return model.loss(model(views)[1], model.targets(views))
 
-    return training(model, AdamW(model.named_parameters(), 1e-3), loss, mnist_views(), GREY, rng, xp, model.update)
+    return training(model, AdamW(model, 1e-3), loss, mnist_views(), GREY, rng, xp, model.update)
 
 
 def simsiam(xp):
@@ -83,14 +83,14 @@ def simsiam(xp):
     def loss(model, view1, view2):
         return model.loss(model(xp.concatenate([view1, view2]))[1])
 
-    return training(model, AdamW(model.named_parameters(), 1e-3), loss, mnist_views(), GREY, rng, xp)
+    return training(model, AdamW(model, 1e-3), loss, mnist_views(), GREY, rng, xp)
 
 
 def clip(xp):
     rng, dataset = np.random.default_rng(0), CaptionedDigits()
     text = nn.Transformer(1 + len(dataset.vocabulary), LENGTH, depth=1, rng=rng)
     model = CLIP(nn.ConvNet(COLOUR, (32, 64, 128, 128), strides=(2, 2, 2, 1), rng=rng), text, rng=rng).to(xp)
-    optimizer = AdamW(model.named_parameters(), 1e-3, weight_decay=0.05)
+    optimizer = AdamW(model, 1e-3, weight_decay=0.05)
 
     def step():
         digits, labels = rng.integers(0, 256, (N, *GREY), dtype=np.uint8), rng.integers(0, 10, N)
@@ -110,7 +110,7 @@ def clip(xp):
 def cpc(xp):
     rng, ahead = np.random.default_rng(0), 3
     model = CPC(WindowEncoder(4, 4, rng=rng), nn.GRU(32, 64, rng=rng), ahead, rng=rng).to(xp)
-    optimizer = AdamW(model.named_parameters(), 1e-3)
+    optimizer = AdamW(model, 1e-3)
 
     def step():
         z, c = model(time_first(rng.standard_normal((N, 32, 4), dtype="float32"), xp))
@@ -125,7 +125,7 @@ def cpc(xp):
 
 STEPS = {
     "SimCLR": simclr,
-    "SimCLR in colour, SGD": lambda xp: simclr(xp, colour=True, optimizer=lambda named: SGD(named, 0.1)),
-    "SimCLR, LARS": lambda xp: simclr(xp, optimizer=lambda named: LARS(named, 0.1)),
+    "SimCLR in colour, SGD": lambda xp: simclr(xp, colour=True, optimizer=lambda model: SGD(model, 0.1)),
+    "SimCLR, LARS": lambda xp: simclr(xp, optimizer=lambda model: LARS(model, 0.1)),
     "MoCo": moco, "CLIP": clip, "CPC": cpc, "BYOL": byol, "SimSiam": simsiam,
 }

@@ -42,7 +42,7 @@ def main(steps=150, every=25):
         rng, batches = np.random.default_rng(0), Batches(1500, BATCH)
         online = small_model(rng)
         target = frozen_copy(online)
-        ema, optimizer = EMA(online, target), AdamW(online.named_parameters(), lr=3e-3)
+        ema, optimizer = EMA(online, target), AdamW(online, lr=3e-3)
         losses, at, cosines = [], [], []
         for step in range(1, steps + 1):
             z = online(np.concatenate(fresh_views(batches[step], rng)))[1]

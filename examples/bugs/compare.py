@@ -39,12 +39,12 @@ def small_model(rng, dim=64):
 def train(loss_of, steps, *, views=None, images=1500, make_optimizer=None, dim=64, seed=0):
     """SimCLR's loop in small, on the first `images` digits: (the trained model, the loss of each step).
 
-    loss_of(z1, z2) -> loss ();  views(ids of images, rng) -> view1, view2;  make_optimizer(named_parameters)
+    loss_of(z1, z2) -> loss ();  views(ids of images, rng) -> view1, view2;  make_optimizer(model)
     dim: of z
     """
     rng = np.random.default_rng(seed)
     model = small_model(rng, dim)
-    optimizer = (make_optimizer or functools.partial(AdamW, lr=3e-3))(model.named_parameters())
+    optimizer = (make_optimizer or functools.partial(AdamW, lr=3e-3))(model)
     views = views or fresh_views
     batches, losses = Batches(images, BATCH, seed=seed), []
     for step in range(steps):

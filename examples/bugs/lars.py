@@ -25,7 +25,7 @@ class wrong(LARS):
     def _step(self, lr):
         for _, w, g in self.views:                       # all layers alike, zero or not
             g *= self.eta * np.sqrt((w * w).sum()) / max(np.sqrt((g * g).sum()), 1e-12)
-        self._update(slice(None), lr, 0.0)
+        self._update(slice(None), lr, 0.0, self.steps)
 
 
 def main(steps=150):
@@ -35,7 +35,7 @@ def main(steps=150):
     def run(optimizer_class):
         classifier, batches = Linear(784, 10, rng=np.random.default_rng(0)), Batches(len(x), BATCH)
         classifier.weight.data[...] = 0                  # all classes alike at first
-        optimizer, losses = optimizer_class(classifier.named_parameters(), lr=0.3, eta=0.02), []
+        optimizer, losses = optimizer_class(classifier, lr=0.3, eta=0.02), []
         for step in range(steps):
             ids = batches[step]
             loss = -log_softmax(classifier(Tensor(x[ids])))[np.arange(BATCH), labels[ids]].mean()

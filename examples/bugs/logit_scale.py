@@ -36,7 +36,7 @@ def main(steps=200):
     def run(loss):
         s = Parameter(np.asarray(math.log(1 / 0.07), dtype="float32"))
         losses = train(lambda z1, z2: loss(z1, z2, s), steps,
-                       make_optimizer=lambda named: AdamW([*named, ("logit_scale", s)], lr=3e-3))[1]
+                       make_optimizer=lambda model: AdamW([*model.named_parameters(), ("logit_scale", s)], lr=3e-3))[1]
         scale = math.exp(s.item()) if loss is correct else s.item()
         return {"loss": losses, "s": s.item(), "scale of the cosines": scale}
 

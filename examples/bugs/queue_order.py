@@ -38,7 +38,7 @@ def main(steps=400):
         rng = np.random.default_rng(0)
         simclr, batches = small_model(rng), Batches(1500, BATCH)
         model = MoCo(simclr.encoder, simclr.head, dim=64, queue=2 * BATCH, m=0.5, splits=1)
-        optimizer, losses = AdamW(model.named_parameters(), lr=3e-3), []
+        optimizer, losses = AdamW(model, lr=3e-3), []
 
         def learn(loss):
             optimizer.zero_grad()

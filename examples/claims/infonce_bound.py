@@ -98,7 +98,7 @@ def learn(setting, rng, *, steps, lr, K=64):
     """log K - L of every step of a critic that learns while the information rises, `steps` a stair: (5 steps,)."""
     xp = setting.xp
     critic = Critic(DIM, rng).to(xp)
-    optimizer = Adam(critic.named_parameters(), lr)
+    optimizer = Adam(critic, lr)
     losses = xp.zeros(steps * len(NATS))
     positive_ids = xp.arange(K)                                                          # x_i belongs to y_i
     for step in range(len(losses)):

@@ -62,7 +62,7 @@ def descend(model, objective, n, setting, *, steps, batch, lr, weight_decay=0.0)
     A model with update() (MoCo, BYOL) has it called after each step. The order follows from setting.seed.
     """
     batches = Batches(n, batch, seed=setting.seed)
-    optimizer = AdamW(model.named_parameters(), lr, weight_decay=weight_decay)
+    optimizer = AdamW(model, lr, weight_decay=weight_decay)
     for step in range(steps):
         setting.status = f"step {step} of {steps}"
         loss, z = objective(batches[step])

@@ -30,7 +30,7 @@ def linear_probe(train_features, train_labels, test_features, test_labels, *, ep
     layers = [Linear(x.shape[1], hidden, rng=rng, gain=RELU_GAIN), relu] if hidden else []
     classifier = Sequential(*layers, Linear(hidden or x.shape[1], int(train_labels.max()) + 1, rng=rng))
     classifier = classifier.to(xp).astype(x.dtype)
-    optimizer = AdamW(classifier.named_parameters(), lr, weight_decay=weight_decay)
+    optimizer = AdamW(classifier, lr, weight_decay=weight_decay)
     rows, total = xp.arange(batch), epochs * (n // batch)
     for epoch in range(epochs):
         order = to_device(rng.permutation(n), xp)

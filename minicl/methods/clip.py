@@ -14,12 +14,13 @@ import numpy as np
 
 from ..autograd import Tensor
 from ..backend import array_module
+from ..checks import require_within
 from ..nn import Linear, Module, Parameter, Sequential
 from ..tensor import mark_changed
 from ..typing import Array, Rng
 
 TAU = 0.07                    # CLIP's temperature at the start
-MAX_LOGIT_SCALE = math.log(100)
+MAX_SCALE = 100               # of exp(logit_scale)
 
 
 class CLIP(Module):
@@ -31,9 +32,7 @@ class CLIP(Module):
     """
 
     def __init__(self, image_encoder: Module, text_encoder: Module, dim: int = 64, *, tau: float = TAU, rng: Rng):
-        if not 1 / 100 <= tau < math.inf:
-            raise ValueError(f"CLIP: expected tau of at least 0.01, got {tau!r}: exp(logit_scale) = 1 / tau is held at 100 "
-                             "or below")
+        require_within("CLIP", f"[{1 / MAX_SCALE}, inf)", tau=tau)           # below it would start above its own cap
         self.image, self.text = (Sequential(encoder, Linear(encoder.features, dim, bias=False, rng=rng))
                                  for encoder in (image_encoder, text_encoder))
         self.logit_scale = Parameter(np.asarray(math.log(1 / tau), dtype="float32"))
@@ -44,5 +43,5 @@ class CLIP(Module):
     def clamp_logit_scale(self) -> None:
         """Hold exp(logit_scale) at 100 or below (section 2.5: without that, training was unstable)."""
         data = self.logit_scale.data
-        array_module(data).minimum(data, MAX_LOGIT_SCALE, out=data)
+        array_module(data).minimum(data, math.log(MAX_SCALE), out=data)
         mark_changed([("logit_scale", self.logit_scale)], "clamp_logit_scale()")

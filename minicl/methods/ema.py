@@ -31,7 +31,7 @@ def frozen_copy(module: Module) -> Module:
     """A copy of a Module that shares no array with it, whose parameters are Frozen."""
     copies: dict[int, Buffer] = {id(p): Frozen(p.data.copy()) for p in module.parameters()}
     copies |= {id(buffer): Buffer(buffer.data.copy()) for _, buffer in module.named_buffers()
-               if not isinstance(buffer, HostBuffer)}                        # which deepcopy copies: a stream gets a new key
+               if not isinstance(buffer, HostBuffer)}                        # deepcopy copies those; streams get a key
     target = copy.deepcopy(module, copies)                                   # which uses these, by the original's id
     for layer in target.modules():
         if isinstance(layer, BatchNorm):
@@ -80,6 +80,10 @@ class EMA:
 
     def __getstate__(self) -> dict:
         return {**vars(self), "views": []}                                   # a copy has an array of its own
+
+    def __getstate__(self):
+        """Without the array behind the target: of a copy it is made anew, around the copy's own parts."""
+        return {"online": self.online, "target": self.target, "pairs": self.pairs, "views": []}
 
     def _flatten(self):
         """Move the target's arrays into self.values and leave each part a view of its slice."""

@@ -9,5 +9,5 @@ from .resnet import ResNet9, ResNet18
 from .text import BagOfTokens, Transformer
 
 __all__ = ["BagOfTokens", "BatchNorm", "Buffer", "Conv2d", "ConvNet", "Counter", "Dropout", "Embedding", "Encoder",
-           "GRU", "HEADS", "HostBuffer", "LayerNorm", "Linear", "MLP", "Module", "Parameter", "ResNet18", "ResNet9", "Sequential", "Stream",
-           "Transformer", "as_images", "projection_head"]
+           "GRU", "HEADS", "HostBuffer", "LayerNorm", "Linear", "MLP", "Module", "Parameter", "ResNet18", "ResNet9",
+           "Sequential", "Stream", "Transformer", "as_images", "projection_head"]

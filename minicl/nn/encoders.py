@@ -47,7 +47,7 @@ def as_images(encoder: Encoder, images: Tensor | Array) -> Tensor:
 
 def image_shape_of(name, shape):
     """(H, W, C) as a tuple. Raises ValueError unless it is three sizes."""
-    if len(shape) != 3:
+    if not isinstance(shape, (tuple, list)) or len(shape) != 3:
         raise ValueError(f"{name}: expected image_shape (H, W, C), got {shape!r}; for grey images C is 1")
     require_sizes(name, **dict(zip(("H", "W", "C"), shape)))
     return tuple(shape)

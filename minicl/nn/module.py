@@ -56,7 +56,7 @@ class Buffer:
 
 
 class HostBuffer(Buffer):
-    """Integers that are saved with the model and stay on the host wherever it goes, so that reading them never waits."""
+    """Integers that are saved with the model and stay on the host wherever it goes: reading them never waits."""
 
     def __init__(self, value):
         self._value = np.array(value, dtype="int64")
@@ -93,7 +93,7 @@ class Stream(HostBuffer):
         if not isinstance(rng, np.random.Generator):
             raise TypeError(f"rng: expected a numpy Generator, np.random.default_rng(seed), got {type(rng).__name__}")
         super().__init__([rng.integers(2**32), 0])
-        self.key: tuple[int, ...] = ()                                       # () of an original, (2,) of its second copy
+        self.key: tuple[int, ...] = ()                                       # (2,) of an original's second copy
         self.copies = 0
 
     def next(self) -> Rng:
@@ -109,7 +109,7 @@ class Stream(HostBuffer):
 
 
 class _Sealed(type):
-    """After __init__ a Module takes no new attributes, so that a misspelt one is an error; and all of it can be found."""
+    """After __init__ a Module takes no new attributes, so that a misspelt one is an error; and no part is hidden."""
 
     def __call__(cls, *args, **options):
         outermost = getattr(_making, "parts", None) is None
@@ -176,13 +176,13 @@ class Module(metaclass=_Sealed):
             yield from _parts(prefix + name, value)
 
     def named_state(self) -> list[tuple[str, Any]]:
-        """[(name, Parameter or Buffer), ...], one used in two places only once. Raises ValueError if a name is two parts'."""
+        """[(name, Parameter or Buffer), ...], one used in two places only once. Raises ValueError if names collide."""
         found: dict[int, tuple[str, Any]] = {}
         names: dict[str, Any] = {}
         for name, part in self.named_parts():
             if not isinstance(part, Module) and id(part) not in found:
                 if name in names:
-                    raise ValueError(f"{type(self).__name__}: two parts are named {name!r}, of which one would not be saved; "
+                    raise ValueError(f"{type(self).__name__}: two parts are named {name!r}, and one would not be saved; "
                                      "rename an attribute or a key of a dict")
                 names[name], found[id(part)] = part, (name, part)
         return list(found.values())
@@ -233,8 +233,7 @@ class Module(metaclass=_Sealed):
         return self.train(not frozen)
 
     def to(self, xp: ArrayModule | str):
-        """Move parameters and buffers to xp, an array module or the name of a backend (before an optimizer takes hold of
-        them)."""
+        """Move parameters and buffers to xp, an array module or the name of a backend (before making an optimizer)."""
         xp = get_backend(xp) if isinstance(xp, str) else xp
         return self._each_array(lambda data: to_device(data, xp))
 
@@ -255,7 +254,7 @@ class Module(metaclass=_Sealed):
 
     def state_dict(self) -> dict[str, HostArray]:
         """{name: host array, a copy} of all parameters and buffers."""
-        return {name: np.array(to_host(part.data)) for name, part in self.named_state()}
+        return {name: np.array(to_host(part.data), order="C") for name, part in self.named_state()}
 
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
         """Copy the arrays of a state_dict into this module.
@@ -273,7 +272,8 @@ class Module(metaclass=_Sealed):
         lines = [f"{type(self).__name__}("]
         for name, value in vars(self).items():
             if any(True for _ in _parts(name, value)):
-                what = f"{type(value).__name__} {value.data.shape}" if isinstance(value, (Parameter, Buffer)) else repr(value)
+                is_leaf = isinstance(value, (Parameter, Buffer))
+                what = f"{type(value).__name__} {value.data.shape}" if is_leaf else repr(value)
                 lines.append(f"  {name}: " + what.replace("\n", "\n  "))
         return "\n".join(lines + [")"]) if len(lines) > 1 else lines[0] + ")"
 
@@ -284,8 +284,8 @@ def _parts(name, value):
     elif isinstance(value, (Parameter, Buffer)):
         yield name, value
     elif isinstance(value, Tensor) and value.requires_grad:
-        raise TypeError(f"{name} is a Tensor that requires a gradient, which no optimizer would be given: wrap its data in "
-                        "Parameter")
+        raise TypeError(f"{name} is a Tensor that requires a gradient, which no optimizer would be given: wrap its data "
+                        "in Parameter")
     elif isinstance(value, (list, tuple)):
         for k, item in enumerate(value):
             yield from _parts(f"{name}.{k}", item)
@@ -309,18 +309,20 @@ def _require_reachable(module, made):
                         "untrained and unsaved: set it in __init__")
 
     def lost():
-        return [part for part in (reference() for reference in made) if part is not None and id(part) not in reachable]
+        return [part for reference in made if (part := reference()) is not None and id(part) not in reachable]
 
-    if lost() and gc.collect() + 1 and (left := lost()):                     # some may only have waited for the collector
+    if lost():
+        gc.collect()                                                         # some may only have waited for it
+    if left := lost():
         what = ", ".join(f"{type(part).__name__} {getattr(getattr(part, 'data', None), 'shape', '')}".strip()
                          for part in left[:4])
-        raise TypeError(f"{name}: __init__ made parts that would be neither trained nor saved, since no attribute leads to "
-                        f"them: {what}{', ...' * (len(left) > 4)}. Keep them in attributes, or in lists, tuples and dicts; "
-                        "in sets, closures, functions and other objects they are not found")
+        raise TypeError(f"{name}: __init__ made parts that would be neither trained nor saved, since no attribute leads "
+                        f"to them: {what}{', ...' * (len(left) > 4)}. Keep them in attributes, or in lists, tuples and "
+                        "dicts; in sets, closures, functions and other objects they are not found")
 
 
 def require_state(owner: str, state: Mapping[str, Array], arrays: Mapping[str, Array]) -> None:
-    """Raise ValueError unless `state` has the names of `arrays` and no more, with their shapes and dtypes, and finite."""
+    """Raise ValueError unless `state` has the names of `arrays`, no more, with their shapes and dtypes, all finite."""
     if not isinstance(state, Mapping):
         raise TypeError(f"{owner}: expected a state_dict, {{name: array}}, got {type(state).__name__}")
     wrong = [f"{name}: missing" for name in arrays if name not in state]

@@ -2,13 +2,14 @@
 
 from .. import ops
 from ..autograd import Tensor
+from ..checks import require_sizes
 from ..typing import Array, Rng
 from .layers import as_tensor, filled, initial
 from .module import Module, Parameter
 
 
 class GRU(Module):
-    """A gated recurrent unit: x (T, B, input_size) -> its states (T, B, hidden_size), the first one computed from zeros.
+    """A gated recurrent unit: x (T, B, input_size) -> its states (T, B, hidden_size), the first computed from zeros.
 
     The update gate's bias begins at 1, so that at first a state is kept for a few steps, and gradients with it
     (Jozefowicz et al. 2015, section 3.2, of the LSTM's forget gate).
@@ -19,6 +20,7 @@ class GRU(Module):
     bias: Parameter               # (3 hidden_size,)
 
     def __init__(self, input_size: int, hidden_size: int, *, rng: Rng):
+        require_sizes("GRU", input_size=input_size, hidden_size=hidden_size)
         self.features = hidden_size
         self.weight_ih = initial(rng, (input_size, 3 * hidden_size), fan_in=input_size)
         self.weight_hh = initial(rng, (hidden_size, 3 * hidden_size), fan_in=hidden_size)

@@ -76,8 +76,8 @@ class SelfAttention(Module):
     def __init__(self, embed_dim: int, num_heads: int, *, rng: Rng):
         require_sizes("SelfAttention", embed_dim=embed_dim, num_heads=num_heads)
         if embed_dim % num_heads:
-            raise ValueError(f"SelfAttention: expected an embed_dim that is a multiple of num_heads, got {embed_dim} and "
-                             f"{num_heads}")
+            raise ValueError("SelfAttention: expected an embed_dim that is a multiple of num_heads, got "
+                             f"{embed_dim} and {num_heads}")
         self.num_heads = num_heads
         self.query, self.value, self.out = (Linear(embed_dim, embed_dim, rng=rng) for _ in range(3))
         self.key = Linear(embed_dim, embed_dim, bias=False, rng=rng)         # a bias would raise all scores alike

@@ -128,7 +128,7 @@ class AdamStep(Case):
 
     def minicl(self, xp):
         model = self.step.model().to(xp)
-        optimizer = Adam(model.named_parameters(), 1e-3)
+        optimizer = Adam(model, 1e-3)
         for p in model.parameters():
             p.grad[...] = to_device(normal(*p.shape), xp)
 

@@ -49,7 +49,7 @@ class Step(Case):
     family, compiles, layouts = "training steps", True, True
 
     def optimizer(self, model):
-        return AdamW(model.named_parameters(), LR, weight_decay=WEIGHT_DECAY)
+        return AdamW(model, LR, weight_decay=WEIGHT_DECAY)
 
 
 @dataclasses.dataclass(frozen=True)
