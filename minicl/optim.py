@@ -165,7 +165,7 @@ class Optimizer:
         return [*moments, *counts, ("steps", np.array(self.steps))]
 
     def __reduce_ex__(self, protocol):
-        raise TypeError(f"{type(self).__name__}: cannot be copied or pickled, a copy would not move the model; copy "
+        raise TypeError(f"{type(self).__name__} cannot be copied or pickled, a copy would not move the model; copy "
                         "the model, make an optimizer for the copy and load_state_dict() this one's state_dict()")
 
 

@@ -81,10 +81,6 @@ class EMA:
     def __getstate__(self) -> dict:
         return {**vars(self), "views": []}                                   # a copy has an array of its own
 
-    def __getstate__(self):
-        """Without the array behind the target: of a copy it is made anew, around the copy's own parts."""
-        return {"online": self.online, "target": self.target, "pairs": self.pairs, "views": []}
-
     def _flatten(self):
         """Move the target's arrays into self.values and leave each part a view of its slice."""
         dtypes = sorted({str(part.data.dtype) for pair in self.pairs for part in pair})
