@@ -30,7 +30,7 @@ def train(run, xp=np, total=TOTAL, at=None):
     """A small training loop that draws its data; at = {step: function called at the end of that step}."""
     rng = np.random.default_rng(3)
     model = Sequential(Linear(3, 4, rng=rng), BatchNorm(4)).to(xp)
-    optimizer = Adam(model.named_parameters(), 0.1)
+    optimizer = Adam(model, 0.1)
     for step in run.steps(total, save_every=SAVE_EVERY, rng=rng, model=model, optimizer=optimizer):
         y = model(Tensor(to_device(rng.standard_normal((6, 3), dtype="float32"), xp)))
         loss = ((y - 1.0) * (y - 1.0)).mean()

@@ -28,7 +28,7 @@ def loss_of(net):
 
 def step_of(kind):
     def write(net):
-        optimizer = kind(net.named_parameters(), lr=0.1)
+        optimizer = kind(net, lr=0.1)
         loss_of(net).backward()
         return optimizer.step
     return write
@@ -219,9 +219,9 @@ def test_the_output_of_an_op_is_not_copied(how):
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
 def test_a_copied_model_trains_by_itself(how):
     net = model()
-    SGD(net.named_parameters(), lr=0.1)
+    SGD(net, lr=0.1)
     twin = COPIES[how](net)
-    optimizer = SGD(twin.named_parameters(), lr=0.1)
+    optimizer = SGD(twin, lr=0.1)
     loss_of(twin).backward()
     optimizer.step()
     assert all((p.data != q.data).any() for p, q in zip(net.parameters(), twin.parameters()) if p.ndim == 2)
