@@ -111,7 +111,7 @@ class Signature:
                     raise TypeError(f"{self.name}: {name} must be a Tensor or an array, got {x!r}")
             elif name in self.constants:
                 kind = self.constants[name]
-                if not is_array(x) or x.dtype.kind not in kind.kinds:
+                if not is_plain_array(x) or x.dtype.kind not in kind.kinds:
                     raise TypeError(f"{self.name}: {name} must be an array of {kind.meaning} type, got {describe(x)}")
             else:
                 require_float_array(f"{self.name}: {name}", x)
@@ -166,10 +166,10 @@ def _mark(annotation: Any, function: Callable[..., Any]) -> Any:
 
 def require_float_array(what: str, x: Any) -> None:
     """Raise TypeError unless x is a plain array of float32 or float64, saying how to convert it."""
-    if is_array(x) and _is_plain(x) and x.dtype in (np.float32, np.float64):
+    if is_plain_array(x) and x.dtype in (np.float32, np.float64):
         return
     hint = ""
-    if is_array(x) and not _is_plain(x):
+    if is_array(x) and not is_plain_array(x):
         hint = ("; fill its masked entries, .filled(0), and mask the loss" if isinstance(x, np.ma.MaskedArray) else
                 "; convert with numpy.asarray(x)")
     elif is_array(x) and x.dtype.kind in "iub":
@@ -189,15 +189,15 @@ def sum_to_shape(g: Array, shape: Iterable[int]) -> Array:
     return sum_over(g, repeated, keepdims=True) if repeated else g
 
 
-def _is_plain(x: Array) -> bool:
-    """Whether an array is none of NumPy's subclasses: matrix, masked array, memmap."""
-    return type(x) is np.ndarray or not isinstance(x, np.ndarray)
+def is_plain_array(x: Any) -> bool:
+    """Whether x is an array of either backend and not of a subclass: a matrix, a masked array, a memmap."""
+    return type(x) is np.ndarray or is_array(x) and not isinstance(x, np.ndarray)
 
 
 def describe(x: Any) -> str:
     """x in an error message: of an array its kind, dtype and shape."""
     if not is_array(x):
         return f"{type(x).__name__} {x!r}"
-    kind = "array" if _is_plain(x) else type(x).__name__
+    kind = "array" if is_plain_array(x) else type(x).__name__
     order = "" if x.dtype.isnative else "big-endian " if x.dtype.byteorder == ">" else "little-endian "
     return f"{order}{x.dtype.name} {kind} of shape {x.shape}"

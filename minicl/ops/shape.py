@@ -4,8 +4,11 @@ import builtins
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from ..autograd import op
-from ..backend import array_module, is_array, scatter_add
+from ..backend import array_module, scatter_add
+from ..signature import is_plain_array
 from ..typing import Array
 
 
@@ -42,24 +45,32 @@ def getitem(x: Array, *, key: Any):
     """x[key]: ints, slices, None, ... and integer arrays.    dx: zeros, with g added at [key]
 
     An integer array may pick a row many times; its gradients add up. Out-of-bounds ids raise on NumPy
-    and wrap silently on CuPy.
+    and wrap silently on CuPy. Raises TypeError for a key of another kind: a list, a tuple within the key, a bool.
     """
-    parts = key if isinstance(key, tuple) else (key,)
-    for part in parts:
-        if is_array(part) and part.dtype.kind == "b" or isinstance(part, list):
-            raise TypeError(f"getitem: expected ints, slices or integer arrays, got {part!r}; "
-                            "for a bool mask use ops.where, which needs no synchronisation on a GPU")
-    fancy = builtins.any(is_array(part) for part in parts)
+    has_arrays = _require_key(key)
 
     def backward(g):
         dx = array_module(x).zeros_like(x)
-        if fancy:
+        if has_arrays:
             scatter_add(dx, key, g)
         else:
             dx[key] = g
         return (dx,)
 
     return x[key], backward
+
+
+def _require_key(key):
+    """Whether there are arrays in a key. Raises TypeError unless all of its parts are of the kinds that getitem takes."""
+    has_arrays = False
+    for part in key if isinstance(key, tuple) else (key,):
+        if is_plain_array(part) and part.dtype.kind in "iu":
+            has_arrays = True
+        elif not isinstance(part, (int, slice, np.integer, type(None), type(...))) or isinstance(part, bool):
+            hint = ("for a bool mask use ops.where" if getattr(part, "dtype", type(part)) in (bool, np.bool_) else
+                    "convert ids with numpy.array(ids)")
+            raise TypeError(f"getitem: expected ints, slices, None, ... or integer arrays, got {part!r}; {hint}")
+    return has_arrays
 
 
 @op
