@@ -5,12 +5,16 @@ import itertools
 import os
 import subprocess
 import sys
+import threading
 import time
 import types
 import weakref
 
 import numpy as np
 import pytest
+import threadpoolctl
+from hypothesis import given
+from hypothesis import strategies as st
 
 from minicl import BackendError, backend, get_backend
 from minicl.backend import device, memory, parallel
@@ -189,7 +193,7 @@ def test_a_gpu_gets_one_slice():
         assert parallel_for(get_backend("cupy"), 10, lambda lo, hi: (lo, hi), 3) == [(0, 10)]
 
 
-def test_an_error_in_a_thread_reaches_the_caller_and_the_team_goes_on():
+def test_an_error_in_a_thread_reaches_the_caller_and_the_pool_goes_on():
     def fail_late(lo, hi):
         if lo == 7:
             raise ValueError("slice 7")
@@ -203,9 +207,9 @@ def test_an_error_in_a_thread_reaches_the_caller_and_the_team_goes_on():
 def test_threads_are_given_back():
     with threads(2):
         with threads(3):
-            assert parallel._pool.size == 3
-        assert parallel._pool.size == 2
-    assert parallel._pool is None
+            assert parallel._pool().size == 3
+        assert parallel._pool().size == 2
+    assert parallel._pool() is None
 
 
 @pytest.mark.parametrize("most", [2**30, 2**25])             # glibc before 2.35 refuses more than 2**25
@@ -229,18 +233,95 @@ def test_memory_is_kept_until_the_outer_block_of_threads_ends(most, monkeypatch)
         assert settings[-1] == "trim"
 
 
-@pytest.mark.parametrize("count", [0, -1, "two"])
-def test_a_thread_count_must_be_positive(count, monkeypatch):
+@pytest.mark.parametrize("count", [0, -1, "two", "1e3", "0x4", "3.5", "1 2", "٣", 1025, 10**12, "9" * 40, 2.0, True])
+def test_a_thread_count_is_a_whole_number_that_a_machine_could_have(count, monkeypatch):
+    with pytest.raises(BackendError, match="threads: count must be a whole number from 1 to 1024, got"), threads(count):
+        pass
     monkeypatch.setenv("MINICL_THREADS", str(count))
-    for argument in (None, count):
-        with pytest.raises(ValueError, match="expected a count >= 1"), threads(argument):
-            pass
+    with pytest.raises(BackendError, match="environment variable MINICL_THREADS must be .* 1 to 1024, got"), threads():
+        pass
+    assert parallel._pool() is None
+
+
+@pytest.mark.parametrize("unset", ["", "  "])
+def test_an_empty_environment_variable_is_none(unset, monkeypatch):
+    monkeypatch.setenv("MINICL_THREADS", unset)
+    with threads():
+        assert parallel._pool().size == backend.available_cores()
+
+
+def test_a_system_that_starts_no_more_threads_is_named(monkeypatch):
+    class Refused(threading.Thread):
+        started = 0
+
+        def start(self):
+            if Refused.started == 2:
+                raise RuntimeError("can't start new thread")
+            Refused.started += 1
+            super().start()
+
+    before = threading.active_count()
+    monkeypatch.setattr(parallel.threading, "Thread", Refused)
+    with pytest.raises(BackendError, match=r"started only 3 of 5 threads \(can't start new thread\); ask"), threads(5):
+        pass
+    until = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < until:
+        time.sleep(0.001)
+    assert threading.active_count() <= before and Refused.started == 2
+
+
+def blas_threads():
+    return [library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 4)), min_size=1, max_size=12))
+def test_blocks_that_overlap_each_close_their_own_pool(order):
+    """As when several Python threads are in a block each: they begin and end in any order."""
+    before, blas, blocks = threading.active_count(), blas_threads(), {}
+    for start, count in order:
+        if start or not blocks:
+            block = threads(count)
+            block.__enter__()
+            blocks[block] = count
+        else:
+            block = list(blocks)[count % len(blocks)]
+            block.__exit__(None, None, None)
+            del blocks[block]
+        newest = list(blocks.values())[-1:]
+        assert [pool.size for pool in parallel._pools][-1:] == newest
+        assert parallel_for(np, 9, lambda lo, hi: lo, 2) == [0, 2, 4, 6, 8]
+        assert blas_threads() == ([1] * len(blas) if blocks else blas)
+    for block in blocks:
+        block.__exit__(None, None, None)
+    until = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < until:
+        time.sleep(0.0005)
+    assert threading.active_count() <= before and parallel._pools == [] and blas_threads() == blas and memory._blocks == 0
+
+
+def test_two_threads_in_a_block_each():
+    entered, leave, results = threading.Barrier(2), threading.Event(), []
+
+    def work():
+        with threads(2):
+            entered.wait(10)
+            leave.wait(10)
+            results.append(parallel_for(np, 9, lambda lo, hi: lo, 3))
+
+    other = threading.Thread(target=work)
+    other.start()
+    with threads(3):
+        entered.wait(10)
+    assert [pool.size for pool in parallel._pools] == [2]
+    leave.set()
+    other.join()
+    assert results == [[0, 3, 6]] and parallel._pools == []
 
 
 def test_the_environment_sets_the_count(monkeypatch):
     monkeypatch.setenv("MINICL_THREADS", "3")
     with threads():
-        assert parallel._pool.size == 3
+        assert parallel._pool().size == 3
 
 
 # ---------------------------------------------------------------- parallel_sum, and threads under stress
@@ -281,19 +362,26 @@ def test_slices_within_slices_do_not_deadlock():
     assert inner == [sum(range(50))] * 4
 
 
-@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="this system does not fork")
-def test_a_forked_child_works_without_the_team():
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_child_works_without_the_threads_and_leaves_the_block():
     code = """
-import os, numpy as np
+import os, threading, numpy as np
 from minicl.backend import parallel_for, threads
+def right():
+    return parallel_for(np, 4, lambda lo, hi: lo, 1) == [0, 1, 2, 3]
 with threads(2):
     child = os.fork()
     if child == 0:
-        os._exit(parallel_for(np, 4, lambda lo, hi: lo, 1) != [0, 1, 2, 3])
-    print(os.waitpid(child, 0)[1])
+        before = right()
+        with threads(2):
+            inside = right() and threading.active_count() == 2
+if child == 0:
+    os._exit(0 if before and inside and right() else 1)                  # its own block has ended as well
+assert right()
+print(os.waitpid(child, 0)[1])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stdout == "0\n"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "0\n", done.stderr
 
 
 def test_a_negative_temperature_that_is_learned_is_refused():

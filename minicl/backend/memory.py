@@ -3,13 +3,20 @@
 import contextlib
 import ctypes
 import sys
+import threading
+from collections.abc import Iterator
 
 import numpy as np
 
+from ..typing import ArrayModule
 
-def peak_memory_mib(xp):
-    """The most memory used so far, in MiB: of the GPU by CuPy's pool, which keeps what it once took; else of the
-    process, resident (None if the system does not tell)."""
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3                  # <malloc.h>
+
+
+def peak_memory_mib(xp: ArrayModule) -> float | None:
+    """The most memory used so far, in MiB: of the GPU by CuPy's pool, which never gives any back; else of the
+    process, resident (None if the system does not say)."""
     if xp is not np:
         return xp.get_default_memory_pool().total_bytes() / 2**20
     try:
@@ -20,34 +27,36 @@ def peak_memory_mib(xp):
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-_keeping = False
+_blocks = 0                                              # of keep_freed_memory() that are open
+_counting = threading.Lock()
 
 
 @contextlib.contextmanager
-def keep_freed_memory():
+def keep_freed_memory() -> Iterator[None]:
     """Within this block the process keeps the memory it frees, instead of handing it back to the system.
 
-    A training step makes and drops the same large arrays again and again, and a page that the system hands out anew
-    costs more than the arithmetic on it. What is kept is at most what was once in use. (Linux with glibc; elsewhere
-    the block does nothing.)
+    A training step makes and drops the same large arrays again and again, and the system clears every page that it
+    hands out, which costs more than the arithmetic on it. The process stays as large as it once was, until the last
+    of several blocks ends. (Linux with glibc; elsewhere the block does nothing.)
     """
-    global _keeping
+    global _blocks
     try:
         libc = ctypes.CDLL(None)
         mallopt, trim = libc.mallopt, libc.malloc_trim
     except (AttributeError, OSError, TypeError):
-        libc = None
-    if libc is None or _keeping:                                             # of two blocks, the outer one ends it
         yield
         return
-    trim_threshold, mmap_threshold = -1, -3                                  # <malloc.h>
-    mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25)         # all that glibc before 2.35 accepts
-    mallopt(trim_threshold, 2**31 - 1)
-    _keeping = True
+    with _counting:
+        if _blocks == 0:
+            mallopt(MMAP_THRESHOLD, 2**30) or mallopt(MMAP_THRESHOLD, 2**25)     # the most that glibc before 2.35 takes
+            mallopt(TRIM_THRESHOLD, 2**31 - 1)
+        _blocks += 1
     try:
         yield
     finally:
-        _keeping = False
-        mallopt(mmap_threshold, 2**25)                                       # as far as glibc goes of its own accord
-        mallopt(trim_threshold, 2**26)
-        trim(0)
+        with _counting:
+            _blocks -= 1
+            if _blocks == 0:
+                mallopt(MMAP_THRESHOLD, 2**25)                               # the most that glibc sets by itself
+                mallopt(TRIM_THRESHOLD, 2**26)
+                trim(0)

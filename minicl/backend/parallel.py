@@ -4,14 +4,21 @@ import contextlib
 import math
 import os
 import queue
+import re
 import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
+from ..typing import Array, ArrayModule
+from .device import BackendError
 from .memory import keep_freed_memory
 
+Result = TypeVar("Result")
 
-def available_cores():
+
+def available_cores() -> int:
     """Cores this process may use: its CPU affinity, cut down to a container's CPU quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
@@ -27,23 +34,31 @@ def available_cores():
 class _ThreadPool:
     """`size` threads (the caller is one of them) that share out the items of a list.
 
-    A caller waits for its items, not for helpers: whoever finds no free helper does all of them itself. So calls may be
-    nested, come from several threads, or be cut short by Ctrl-C, and none takes another's answer for its own.
+    A caller waits for its items, not for the other threads: if none of them is free, it does all items itself. So calls
+    may be nested, come from several threads, or be cut short by Ctrl-C, and none gets another's results.
     """
 
-    def __init__(self, size):
-        self.size = size
-        self.inbox = queue.SimpleQueue()
-        for _ in range(size - 1):
-            threading.Thread(target=self._serve, daemon=True).start()
+    def __init__(self, size: int) -> None:
+        self.size = 1
+        self.inbox: queue.SimpleQueue = queue.SimpleQueue()
+        try:
+            for _ in range(size - 1):
+                threading.Thread(target=self._serve, daemon=True).start()
+                self.size += 1
+        except RuntimeError as error:
+            self.close()
+            raise BackendError(f"threads: this system started only {self.size} of {size} threads ({error}); "
+                               "ask for fewer") from error
 
     def _serve(self):
         while (work := self.inbox.get()) is not None:
             work()
             del work                                     # else an idle thread would hold on to the caller's arrays
 
-    def map(self, function, items):
-        results, todo, done = [None] * len(items), iter(enumerate(items)), queue.SimpleQueue()
+    def map(self, function: Callable, items: Sequence[tuple]) -> list:
+        results: list[Any] = [None] * len(items)
+        todo = iter(enumerate(items))
+        done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
 
         def work():
             for index, item in todo:                     # next() on a shared iterator is atomic
@@ -62,49 +77,79 @@ class _ThreadPool:
             raise error
         return results
 
-    def close(self):
+    def close(self) -> None:
         for _ in range(self.size - 1):
             self.inbox.put(None)
 
 
-_pool = None
+# ---------------------------------------------------------------- the pools of the open threads() blocks
+
+MOST_THREADS = 1024
+
+_pools: list[_ThreadPool] = []                           # the newest last: that one is used
+_blas: list[Any] = []                                    # what restores BLAS's threads, while any block is open
+_entering = threading.Lock()
 
 
-def _forget_pool():
-    global _pool
-    _pool = None
+def _after_fork():
+    """A forked child has the pools but not their threads: there, a pool's caller does all the work."""
+    global _entering
+    _entering = threading.Lock()
+    for pool in _pools:
+        pool.size = 1
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)     # a forked child has the pool's name but not its threads
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextlib.contextmanager
-def threads(count=None, *, keep_memory=True):
+def threads(count: int | None = None, *, keep_memory: bool = True) -> Iterator[None]:
     """Within this block parallel_for uses `count` Python threads, and BLAS one thread in each of them.
 
     count        default MINICL_THREADS, else all available cores. The two kinds of threads must not alternate within a
                  training step (the idle BLAS threads spin and cost more than they give), so wrap the whole loop
-    keep_memory  keep freed memory for the next step until the outermost such block ends: much quicker (on Linux), and
+    keep_memory  keep freed memory for the next step until the last such block ends: much faster (on Linux), and
                  the process stays as large as it once was; False leaves it to the system
+
+    The block may be nested, and several threads may be in one each: all loops use the newest, and BLAS gets its threads
+    back when the last one ends. Raises BackendError for a count that is not a whole number from 1 to 1024, or that the
+    system does not grant.
     """
-    global _pool
     from threadpoolctl import threadpool_limits
 
-    if count is None:
-        count = os.environ.get("MINICL_THREADS") or available_cores()
-    if not str(count).isdecimal() or int(count) < 1:
-        raise ValueError(f"threads: expected a count >= 1, got {count!r} (from the argument or MINICL_THREADS)")
-    outer, _pool = _pool, _ThreadPool(int(count))
+    pool = _ThreadPool(_thread_count(count))
+    with _entering:
+        if not _pools:
+            _blas.append(threadpool_limits(limits=1, user_api="blas"))
+        _pools.append(pool)
     try:
-        with threadpool_limits(limits=1, user_api="blas"), keep_freed_memory() if keep_memory else contextlib.nullcontext():
+        with keep_freed_memory() if keep_memory else contextlib.nullcontext():
             yield
     finally:
-        _pool.close()
-        _pool = outer
+        with _entering:
+            _pools.remove(pool)
+            if not _pools:
+                _blas.pop().restore_original_limits()
+        pool.close()
 
 
-def parallel_for(xp, n, function, size=None):
+def _thread_count(count):
+    source = "count"
+    if count is None and os.environ.get("MINICL_THREADS", "").strip():
+        source, count = "the environment variable MINICL_THREADS", os.environ["MINICL_THREADS"].strip()
+    if count is None:
+        return available_cores()
+    if isinstance(count, bool) or not re.fullmatch("[0-9]{1,9}", str(count)) or not 1 <= int(count) <= MOST_THREADS:
+        raise BackendError(f"threads: {source} must be a whole number from 1 to {MOST_THREADS}, got {count!r}")
+    return int(count)
+
+
+def _pool() -> _ThreadPool | None:
+    return _pools[-1] if _pools else None
+
+
+def parallel_for(xp: ArrayModule, n: int, function: Callable[[int, int], Result], size: int | None = None) -> list[Result]:
     """[function(lo, hi), ...] over slices of range(n), in order.
 
     On NumPy slices of at most `size`, which keeps what a slice touches in cache, shared out over the
@@ -112,30 +157,28 @@ def parallel_for(xp, n, function, size=None):
     Slices of a given size do not depend on how many threads there are, so neither do their results.
     With size None there is one slice a thread, for work that gains nothing from being cut finer.
     """
+    pool = _pool()
     if size is None:
-        size = n if _pool is None else -(-n // _pool.size)
+        size = n if pool is None else -(-n // pool.size)
     if xp is not np or n <= size:
         return [function(0, n)]
-    starts = range(0, n, size)
-    slices = [(lo, min(lo + size, n)) for lo in starts]
-    if _pool is None:
-        return [function(lo, hi) for lo, hi in slices]
-    return _pool.map(function, slices)
+    slices = [(lo, min(lo + size, n)) for lo in range(0, n, size)]
+    return pool.map(function, slices) if pool else [function(lo, hi) for lo, hi in slices]
 
 
-def parallel_map(xp, items, function):
+def parallel_map(xp: ArrayModule, items: Iterable, function: Callable[..., Result]) -> list[Result]:
     """[function(item), ...] for the items of a list, in order, shared out over the threads of `threads()` if any."""
-    if xp is np and _pool:
-        return _pool.map(function, [(item,) for item in items])
-    return [function(item) for item in items]
+    pool = _pool() if xp is np else None
+    return pool.map(function, [(item,) for item in items]) if pool else [function(item) for item in items]
 
 
-def workers(xp, n):
+def workers(xp: ArrayModule, n: int) -> int:
     """How many threads share out n slices: those of threads(), if there are so many slices; on CuPy 1."""
-    return max(1, min(n, _pool.size)) if xp is np and _pool else 1
+    pool = _pool() if xp is np else None
+    return max(1, min(n, pool.size)) if pool else 1
 
 
-def parallel_sum(xp, n, add, *like, size):
+def parallel_sum(xp: ArrayModule, n: int, add: Callable[..., None], *like: Array, size: int) -> list[Array]:
     """Zero arrays like the given ones, to which add(lo, hi, *arrays) has added the share of every slice of range(n).
 
     Slices of `size` are dealt to the threads, each of which adds to arrays of its own, and these are added up in order: no
