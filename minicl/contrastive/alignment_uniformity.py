@@ -91,7 +91,7 @@ def uniformity_loss(z: Array, *, t: float = 2, needs_grad=(True,)):
     u, to_z = l2_normalize.forward(z)
     pairs = SymmetricPairs(u, tau=1 / (2 * t), cache=needs_grad[0])
     lse = pairs.logsumexp() - 2 * t                                          # (N,): of (s_ij - 1) / tau over j
-    zeros = (u == 0).all(axis=1).astype(u.dtype).sum()
+    zeros = (~u.any(axis=1)).astype(u.dtype).sum()
     nearer = 2 * zeros * (N - zeros) * (math.exp(-t) - math.exp(-2 * t)) - zeros * (zeros - 1) * math.expm1(-2 * t)
     top = lse.max()
     total = xp.logaddexp(top + xp.log(xp.exp(lse - top).sum()), log_or_minus_infinity(nearer))     # over all pairs

@@ -178,7 +178,7 @@ class CrossPairs:
 
         lse_i = 2 log a_i + log S_i,   S_i = sum_j (f_ij / a_i)^2
 
-    does not overflow, and rows and columns share f. A row's a_i is the largest of its sums over the tiles.
+    does not overflow, and rows and columns share f. A row's a_i is the largest of its tiles' sums.
     """
 
     def __init__(self, u, t, scale, caption_ids, *, cache):
@@ -203,54 +203,53 @@ class CrossPairs:
 
     def logsumexps(self):
         """lse of the rows, and of the columns: (N,) both; far below all scores where there is no negative."""
-        xp, N = self.xp, len(self.u)
-
-        def add(a, b, rows, columns):
+        def share(a, b):
             f = self.tile(a, b)
-            rows[:, a] = join(rows[:, a], _sums_of_squares(xp, f))
-            columns[:, b] = join(columns[:, b], _sums_of_squares(xp, f.T))
+            return _sums_of_squares(self.xp, f), _sums_of_squares(self.xp, f.T)
 
-        def join(one, other):                                                # of two (2, n) arrays a, S
-            return xp.stack(_join(*one, *other))
-
-        def nothing():
-            return xp.stack([xp.full(N, TINY, dtype=self.u.dtype), xp.zeros(N, dtype=self.u.dtype)])
-
-        self.rows, self.columns = self._over_tiles(add, nothing, join)
-        return [_log_of_squares(*sums) for sums in (self.rows, self.columns)]
+        self.rows, self.columns = self._over_tiles(share, _join)
+        return _log_of_squares(*self.rows), _log_of_squares(*self.columns)
 
     def weighted_sums(self, w_rows, w_columns):
         """sum_j (w_rows_i r_ij + w_columns_j c_ij) t_j, r the softmax of row i and c that of column j: (N, d); and
         the same with u for t, summed over i. After logsumexps()."""
-        xp, u, t = self.xp, self.u, self.t
-        row, column = (_root_of_weight(w, *sums) for w, sums in ((w_rows, self.rows), (w_columns, self.columns)))
+        row, column = _root_of_weight(w_rows, *self.rows), _root_of_weight(w_columns, *self.columns)
 
-        def add(a, b, for_u, for_t):
+        def share(a, b):
             f = self.tile(a, b)
             w, c = f * row[a][:, None], f * column[b]
             w *= w
             c *= c
             w += c
-            for_u[a] += w @ t[b]
-            for_t[b] += w.T @ u[a]
+            return (w @ self.t[b],), (w.T @ self.u[a],)
 
-        return self._over_tiles(add, functools.partial(xp.zeros_like, u), xp.add)
+        (for_u,), (for_t,) = self._over_tiles(share, lambda one, other: (one + other,))
+        return for_u, for_t
 
-    def _over_tiles(self, add, nothing, join):
-        """Two arrays that begin as nothing() and to which add(a, b, rows, columns) joins the share of each tile.
+    def _over_tiles(self, share, join):
+        """For rows, and for columns, a tuple of arrays: what share(a, b) gives for the rows a and the columns b of each
+        tile, two tuples, joined over the tiles of the same rows or columns by join(*one, *other).
 
-        The rows of tiles are dealt to threads: all write to one array `rows`, each to `columns` of its own.
+        The rows of tiles are dealt to threads: each has `columns` of its own.
         """
-        rows, count = nothing(), workers(self.xp, len(self.blocks))
+        rows, count = {}, workers(self.xp, len(self.blocks))
 
         def worker(k, _):
-            columns = nothing()
+            columns = {}
             for a in self.blocks[k::count]:
                 for b in self.blocks:
-                    add(a, b, rows, columns)
+                    of_rows, of_columns = share(a, b)
+                    rows[a.start] = join(*rows[a.start], *of_rows) if a.start in rows else of_rows
+                    columns[b.start] = join(*columns[b.start], *of_columns) if b.start in columns else of_columns
             return columns
 
-        return rows, functools.reduce(join, parallel_for(self.xp, count, worker, size=1))
+        parts = parallel_for(self.xp, count, worker, size=1)
+        columns = {start: functools.reduce(lambda one, other: join(*one, *other), (part[start] for part in parts))
+                   for start in parts[0]}
+        return [self._concatenate([joined[a.start] for a in self.blocks]) for joined in (rows, columns)]
+
+    def _concatenate(self, tuples):
+        return tuples[0] if len(tuples) == 1 else tuple(self.xp.concatenate(parts) for parts in zip(*tuples))
 
 
 def exp_is_safe(xp, tau, dtype, count):
@@ -280,7 +279,13 @@ def _both_ways(xp, e, w_row, w_column):
 
 @fused
 def _shifted_both_ways(xp, x, shift_row, shift_column, w_row, w_column):
-    return xp.exp(x - shift_row) * w_row + xp.exp(x - shift_column) * w_column
+    other = xp.exp(x - shift_column)
+    other *= w_column
+    x -= shift_row
+    xp.exp(x, out=x)
+    x *= w_row
+    x += other
+    return x
 
 
 def _lowest(xp, like):
@@ -296,9 +301,8 @@ def _sums_of_squares(xp, f):
     return a, row_sums(r)
 
 
-@fused
-def _join(xp, a, S, other_a, other_S):
-    larger = xp.maximum(a, other_a)
+def _join(a, S, other_a, other_S):
+    larger = array_module(a).maximum(a, other_a)
     return larger, S * (a / larger)**2 + other_S * (other_a / larger)**2
 
 

@@ -59,7 +59,7 @@ def siglip(x: Array, y: Array, logit_scale: Scalar, bias: Scalar, *, caption_ids
     v, to_y = l2_normalize.forward(y)
     t = xp.exp(xp.asarray(logit_scale, dtype=x.dtype))
     s, c = u @ v.T, _signs(xp, N, x.dtype, caption_ids)
-    losses, sigmoid = softplus(-c * (t * s + bias))
+    losses, sigmoid = softplus(c * (-t * s - bias))
     if caption_ids is not None:
         losses *= xp.abs(c)
     loss = losses.sum() / N                                                  # (1)
