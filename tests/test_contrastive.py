@@ -51,6 +51,49 @@ def test_info_nce_fused_is_composed(m, tau, learn_tau, xp):
         np.testing.assert_allclose(fused, read, rtol=1e-12, atol=1e-12 * max(1, np.abs(read).max()))
 
 
+LABELS, IDS, WEIGHTS = np.array([3, 1, 3, 0, 1, 3]), np.array([0, 1, 0, 2, 1, 3]), np.array([0.5, 1.25, 1.75, 0.5, 1, 1])
+# name: (how many embeddings, the numbers that are learned, options)
+LOSSES = {
+    "info_nce": (3, [0.3], {}), "nt_xent": (2, [0.3], {}), "clip_loss": (2, [1.7], {}),
+    "clip_loss, repeated captions": (2, [1.7], {"caption_ids": IDS}), "siglip": (2, [1.5, -2.0], {}),
+    "siglip, repeated captions": (2, [1.5, -2.0], {"caption_ids": IDS}), "sup_con": (1, [0.3], {"labels": LABELS}),
+    "sup_con, base temperature": (1, [0.3], {"labels": LABELS, "base_temperature": 0.07}), "dcl": (2, [0.3], {}),
+    "dcl, weights": (2, [0.3], {"weights": WEIGHTS}), "triplet": (3, [], {"margin": 0.9}),
+    "alignment_loss": (2, [], {}), "alignment_loss, distance": (2, [], {"alpha": 1}),
+    "uniformity_loss": (1, [], {}), "uniformity_loss, sharp": (1, [], {"t": 60}), "negative_cosine": (2, [], {}),
+    "vicreg": (2, [], {"variance": 2.0, "eps": 0.01}), "barlow_twins": (2, [], {"off_diagonal": 0.1}),
+}
+
+
+@pytest.mark.parametrize("dead", [[], [0], [0, 3], range(6)], ids=["alive", "one row dead", "two", "all"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_fused_is_composed(name, dead, xp):
+    """Loss and all gradients, to embeddings, temperature, logit scale and bias, also where rows are zeros."""
+    count, numbers, options = LOSSES[name]
+    arrays = [x.copy() for x in (*views(6, 4), views(6, 4, seed=1)[0])[:count]]
+    for x in arrays:
+        x[list(dead)] = 0
+    options = {key: to_device(value, xp) if key in ("caption_ids", "weights") else value for key, value in options.items()}
+    found = []
+    for home in (contrastive, composed):
+        leaves = [Tensor(to_device(np.asarray(x), xp), requires_grad=True) for x in [*arrays, *numbers]]
+        loss = getattr(home, name.partition(",")[0])(*leaves, **options)
+        loss.backward()
+        found.append([loss.item()] + [None if leaf.grad is None else to_host(leaf.grad) for leaf in leaves])
+    for fused, read in zip(*found):
+        assert (fused is None) == (read is None)
+        if read is not None:
+            np.testing.assert_allclose(fused, read, rtol=1e-12, atol=1e-12 * max(1, np.abs(read).max()))
+
+
+def test_every_loss_has_a_readable_form():
+    losses = {name.partition(",")[0] for name in LOSSES}
+    assert losses == set(composed.__all__) - {"EXCLUDED"}
+    assert losses == {name for name in contrastive.__all__ if name.endswith("loss") or callable(getattr(contrastive, name))
+                      and hasattr(getattr(contrastive, name), "forward")} - {"cosine_similarity", "l2_normalize", "softmax",
+                                                                            "log_softmax"} | {"negative_cosine"}
+
+
 def naive_nt_xent(z1, z2, tau):
     z = [row / np.linalg.norm(row) for row in np.concatenate([z1, z2])]
     n, total = len(z1), 0.0

@@ -4,36 +4,51 @@ Scores s (N, K) say how well candidate j fits anchor i; positive_ids (N,) names 
 """
 
 from ..autograd import Tensor
-from ..backend import array_module, is_array
+from ..backend import array_module, is_array, is_gpu, require_finite
 from ..ops import getitem
+from ..typing import Array
 from .softmax import log_softmax
 
 
-def info_nce_from_scores(scores, positive_ids, tau=1.0):
+def info_nce_from_scores(scores: Tensor, positive_ids: Array, tau=1.0, *, temperature=None) -> Tensor:
     """L = -(1/N) sum_i log softmax(s_i / tau)_positive_ids[i]: a Tensor ().
 
     Three small ops: log-softmax, pick the positive, mean (van den Oord et al. 2018, eq. 4). With K candidates chance
-    is log K.
+    is log K. temperature is another name for tau.
+
+    >>> import numpy as np
+    >>> scores = Tensor(np.array([[2.0, 0.0], [0.0, 2.0]]))
+    >>> round(info_nce_from_scores(scores, np.array([0, 1])).item(), 4)      # log(1 + exp(-2))
+    0.1269
     """
     _require_scores("info_nce_from_scores", scores, positive_ids)
     rows = array_module(positive_ids).arange(len(positive_ids))
-    return -getitem(log_softmax(scores, tau), key=(rows, positive_ids)).mean()
+    y = log_softmax(scores, tau if temperature is None else temperature)
+    loss = -getitem(y, key=(rows, positive_ids)).mean()
+    require_finite(loss.data, "info_nce_from_scores: the loss")
+    return loss
 
 
-def choice_accuracy(scores, positive_ids):
+def choice_accuracy(scores: Array, positive_ids: Array) -> Array:
     """Fraction of the rows of an array (N, K) whose positive has the highest score: a 0-d array, not read.
 
     Chance is 1/K. A tie of n candidates counts 1/n, what choosing among them by lot would give, so that equal scores
     everywhere are chance and not success.
+
+    >>> import numpy as np
+    >>> float(choice_accuracy(np.array([[2.0, 0.0], [1.0, 1.0]]), np.array([0, 1])))
+    0.75
     """
     _require_scores("choice_accuracy", scores, positive_ids)
-    best = scores == scores.max(axis=1, keepdims=True)                       # (N, K)
+    top = scores.max(axis=1, keepdims=True)                                  # (N, 1), NaN in a row that holds one
+    require_finite(top, "choice_accuracy: the highest score of a row")
+    best = scores == top                                                     # (N, K)
     rows = array_module(scores).arange(len(scores))
     return (best[rows, positive_ids] / best.sum(axis=1)).mean()
 
 
 def _require_scores(name, scores, positive_ids):
-    if len(scores.shape) != 2 or scores.shape[1] < 2:
+    if len(scores.shape) != 2 or len(scores) < 1 or scores.shape[1] < 2:
         raise ValueError(f"{name}: expected scores (N, K) over K >= 2 candidates, got {scores.shape}")
     if isinstance(positive_ids, Tensor) or not is_array(positive_ids) or positive_ids.dtype.kind not in "iu":
         raise TypeError(f"{name}: positive_ids must be an array of integers, the column of each row's positive, got "
@@ -41,3 +56,6 @@ def _require_scores(name, scores, positive_ids):
     if positive_ids.shape != scores.shape[:1]:
         raise ValueError(f"{name}: expected one positive a row, positive_ids ({scores.shape[0]},), got "
                          f"{positive_ids.shape}")
+    if not is_gpu(array_module(positive_ids)) and not 0 <= positive_ids.min() <= positive_ids.max() < scores.shape[1]:
+        raise ValueError(f"{name}: positive_ids must be columns from 0 to {scores.shape[1] - 1}, got "
+                         f"{positive_ids.min()} to {positive_ids.max()}")

@@ -3,18 +3,22 @@
 With z = x / tau, p = softmax(z) and y = log p:  d y_j / d z_k = [j = k] - p_k. Raising one score raises its
 log-probability and, through the shared normaliser, lowers all others in proportion to p. Small tau sharpens
 the choice and, since dx carries 1/tau, strengthens the gradient.
+
+A row needs one finite score, and none may be NaN or infinity: FloatingPointError. A score of -infinity is no candidate,
+with p = 0.    Derivation: docs/gradients/softmax.md
 """
 
 from ..autograd import op
-from ..backend import array_module, fused
+from ..backend import array_module, fused, require_finite
 from ..signature import Scalar
+from ..typing import Array
 from .checks import require_temperature
 
 EXCLUDED = -1e30      # the score of what is no candidate: exp gives 0, yet 0 * EXCLUDED is 0 where 0 * inf is NaN
 
 
 @op
-def log_softmax(x, tau: Scalar = 1.0, *, needs_grad=(True, True)):
+def log_softmax(x: Array, tau: Scalar = 1.0, *, needs_grad=(True, True)):
     """Temperature log-softmax over the last axis: scores x (..., K), tau () > 0 -> y (..., K).
 
         y_j  = x_j/tau - log sum_k exp(x_k/tau),   p = exp(y)
@@ -23,44 +27,53 @@ def log_softmax(x, tau: Scalar = 1.0, *, needs_grad=(True, True)):
 
     The largest score is subtracted first: a shift leaves y unchanged, and exp cannot overflow. In (2)
     the shifted x may stand for x, since dx sums to zero.
-    Derivation: docs/gradients/softmax.md
+
+    >>> import numpy as np
+    >>> log_softmax(np.array([2.0, 0.0])).data.round(4).tolist()
+    [-0.1269, -2.1269]
     """
-    require_temperature("log_softmax", tau)
+    z, shifted = _shifted("log_softmax", x, tau)
     xp = array_module(x)
-    top = x.max(axis=-1, keepdims=True)
-    z = (x - top) / tau
     y = z - xp.log(xp.exp(z).sum(axis=-1, keepdims=True))
 
     def backward(g):
         dx = (g - xp.exp(y) * g.sum(axis=-1, keepdims=True)) / tau           # (1)
-        dtau = -((x - top) * dx).sum() / tau if needs_grad[1] else None          # (2)
+        dtau = -(shifted() * dx).sum() / tau if needs_grad[1] else None      # (2)
         return dx, dtau
 
     return y, backward
 
 
 @op
-def softmax(x, tau: Scalar = 1.0, *, needs_grad=(True, True)):
+def softmax(x: Array, tau: Scalar = 1.0, *, needs_grad=(True, True)):
     """Temperature softmax over the last axis: scores x (..., K), tau () > 0 -> p (..., K), rows summing to 1.
 
         p_j  = exp(x_j/tau) / sum_k exp(x_k/tau)
         dx   = p (g - sum_k g_k p_k) / tau                                   (3)
         dtau = -sum x dx / tau                                               (4)
 
-    Derivation: docs/gradients/softmax.md
+    >>> import numpy as np
+    >>> softmax(np.array([0.9, 0.7, 0.0]), temperature=0.1).data.round(3).tolist()
+    [0.881, 0.119, 0.0]
     """
-    require_temperature("softmax", tau)
-    xp = array_module(x)
-    top = x.max(axis=-1, keepdims=True)
-    p = xp.exp((x - top) / tau)
+    z, shifted = _shifted("softmax", x, tau)
+    p = array_module(x).exp(z)
     p = p / p.sum(axis=-1, keepdims=True)
 
     def backward(g):
         dx = p * (g - (g * p).sum(axis=-1, keepdims=True)) / tau             # (3)
-        dtau = -((x - top) * dx).sum() / tau if needs_grad[1] else None          # (4)
+        dtau = -(shifted() * dx).sum() / tau if needs_grad[1] else None      # (4)
         return dx, dtau
 
     return p, backward
+
+
+def _shifted(name, x, tau):
+    """(x - top) / tau with each row's largest score top, and a function of the backward: x - top with EXCLUDED for -inf."""
+    require_temperature(name, tau)
+    top = x.max(axis=-1, keepdims=True)
+    require_finite(top, f"{name}: the largest score of a row")
+    return (x - top) / tau, lambda: array_module(x).maximum(x - top, EXCLUDED)
 
 
 @fused
