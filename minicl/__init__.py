@@ -6,6 +6,7 @@
     evaluate     kNN, linear probe, geometry, the information bound
     gradcheck    finite differences      explain      the tape op by op; push and pull of a contrastive loss
     methods      SimCLR, MoCo, CLIP...   run          what the training scripts share
+    check_inputs a mode that finds writes into arrays between forward and backward
 
 `import minicl` is enough: minicl.nn, minicl.data and the other packages are imported when first used.
 """
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from . import ops
 from .autograd import Tensor, no_grad, op
 from .backend import BackendError, get_backend
+from .check_inputs import check_inputs
 from .explain import explain
 from .explain_pairs import explain_pairs
 from .gradcheck import GradcheckError, gradcheck
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
     from . import contrastive, data, evaluate, methods, nn, optim
 
 __version__ = "0.1.0"
-__all__ = ["BackendError", "GradcheckError", "Index", "Mask", "Scalar", "Tensor", "contrastive", "data", "evaluate",
-           "explain", "explain_pairs", "get_backend", "gradcheck", "methods", "nn", "no_grad", "op", "ops", "optim"]
+__all__ = ["BackendError", "GradcheckError", "Index", "Mask", "Scalar", "Tensor", "check_inputs", "contrastive",
+           "data", "evaluate", "explain", "explain_pairs", "get_backend", "gradcheck", "methods", "nn", "no_grad", "op",
+           "ops", "optim"]
 
 
 def __getattr__(name: str) -> Any:

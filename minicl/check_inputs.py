@@ -1,0 +1,73 @@
+"""A debugging mode that finds code which writes into arrays between the forward and the backward pass."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from .autograd import Tensor, hold_inputs
+from .typing import Array
+
+
+@contextlib.contextmanager
+def check_inputs() -> Iterator[None]:
+    """Within this block the inputs and outputs of recorded ops are read-only until the backward pass has used them.
+
+    The line that writes into one raises NumPy's "ValueError: assignment destination is read-only" (or "output array"),
+    where without the block backward() would silently return a gradient of neither value. Arrays become writeable again
+    when backward() has passed their op, or when the loss is deleted. An array that a Tensor's is a view of is read-only
+    too; a write through another view of it is not found. NumPy only: CuPy's arrays have no such flag.
+
+    >>> x = np.ones(3)
+    >>> with check_inputs():
+    ...     loss = (Tensor(x, requires_grad=True) * 2.0).sum()
+    ...     x[0] = 5
+    Traceback (most recent call last):
+    ValueError: assignment destination is read-only
+    """
+    outer = hold_inputs.get()
+    hold_inputs.set(_ReadOnly)
+    try:
+        yield
+    finally:
+        hold_inputs.set(outer)
+
+
+class _ReadOnly:
+    """A backward whose op's arrays are read-only while the tape holds it."""
+
+    def __init__(self, backward: Callable[[Array], tuple], arrays: Sequence[Any], output: Tensor) -> None:
+        self.backward = backward
+        self.arrays = [owner for x in (*arrays, output.data) for owner in _with_owners(x)]
+        with _lock:
+            for x in self.arrays:
+                _holders[id(x)] = _holders.get(id(x), 0) + 1
+                x.flags.writeable = False
+
+    def __call__(self, g: Array) -> tuple:
+        return self.backward(g)
+
+    def __del__(self) -> None:
+        with _lock:
+            for x in self.arrays:
+                _holders[id(x)] -= 1
+                _waiting.setdefault(id(x), x)
+            for x in sorted(_waiting.values(), key=lambda x: x.base is not None):        # owners first
+                if _holders[id(x)] == 0 and (x.base is None or not isinstance(x.base, np.ndarray) or x.base.flags.writeable):
+                    x.flags.writeable = True
+                    del _holders[id(x)], _waiting[id(x)]
+
+
+_holders: dict[int, int] = {}         # id of an array -> how many recorded ops use it
+_waiting: dict[int, Array] = {}       # arrays that may become writeable, but for a view whose owner is still used
+_lock = threading.RLock()             # an array can be garbage-collected in any thread, and at any time
+
+
+def _with_owners(x: Any) -> Iterator[Array]:
+    """A NumPy array that was writeable, or is read-only by us, and the arrays that it is a view of."""
+    while isinstance(x, np.ndarray):
+        if x.flags.writeable or id(x) in _holders:
+            yield x
+        x = x.base
