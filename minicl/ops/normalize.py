@@ -39,7 +39,7 @@ def batch_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5, relu:
     origin = pixels.sample_mean(x)                                           # sums of squares about nearly the mean
     wide_origin = pixels.repeat(origin)
     first, second = pixels.sums(lambda s: _moments(X[s], wide_origin))
-    m, v, r, a, c = _fold(first, second, origin, weight, bias, n, eps)
+    m, rest, v, r, a, c = _fold(first, second, origin, weight, bias, n, eps)
     if on_statistics is not None:
         on_statistics(m, v, n)
     wide_a, wide_c = pixels.repeat(a), pixels.repeat(c)
@@ -56,7 +56,7 @@ def batch_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5, relu:
             return dx[s], _past_relu(G[s], None if y_saved is None else y_saved[s], X[s], wide_m, dx[s])
 
         db, dr = pixels.sums(products)                                       # (1)
-        dw, k, l = _fold_back(dr, db, m, r, a, n)                            # (2)
+        dw, k, l = _fold_back(dr, db, m, rest, r, a, n)                      # (2)
         wide_a, wide_k, wide_l = map(pixels.repeat, (a, k, l))
         pixels.each(lambda s: _line_back(dx[s], X[s], wide_a, wide_k, wide_l))       # (3)
         return dx.reshape(x.shape), dw, db
@@ -72,13 +72,17 @@ def _moments(xp, x, origin):
 
 @fused
 def _fold(xp, first, second, origin, weight, bias, n, eps):
-    """m, v, r, and the line's a and c, from the sums of x - origin and of its square over n values; all are (C,)."""
-    m = first / n
-    v = xp.maximum(second / n - m * m, 0)
-    m = m + origin
+    """m, v, r, and the line's a and c, from the sums of x - origin and of its square over n values; all are (C,).
+
+    rest: what rounding took from m, so that the mean is m + rest.
+    """
+    shift = first / n
+    m = origin + shift
+    rest = shift - (m - origin)
+    v = xp.maximum(second / n - shift * shift, 0)
     r = 1 / xp.sqrt(v + eps)
     a = weight * r
-    return m, v, r, a, bias - m * a
+    return m, rest, v, r, a, bias - m * a
 
 
 @fused
@@ -103,9 +107,9 @@ def _past_relu(xp, g, y, x, m, out):
 
 
 @fused
-def _fold_back(xp, dr, db, m, r, a, n):
-    """dw, k and l from dr = sum g (x - m)."""
-    dw = dr * r
+def _fold_back(xp, dr, db, m, rest, r, a, n):
+    """dw, k and l from dr = sum g (x - m), where the mean is m + rest."""
+    dw = (dr - rest * db) * r
     k = -a * r * dw / n
     return dw, k, -a * db / n - k * m
 

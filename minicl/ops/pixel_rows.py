@@ -48,4 +48,7 @@ class PixelRows:
 
         like = self.xp.empty(self.shape[1], dtype=self.dtype)
         wide = parallel_sum(self.xp, self.shape[0], add, like, like, size=self.size)
-        return [total.reshape(self.abreast, self.channels).sum(axis=0) for total in wide]
+        if self.abreast == 1:
+            return wide
+        by_channel = (total.reshape(self.abreast, self.channels).T for total in wide)
+        return [self.xp.ascontiguousarray(totals).sum(axis=1) for totals in by_channel]      # pairwise along the last axis

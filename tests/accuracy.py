@@ -1,0 +1,172 @@
+"""How far float32 is from float64, op by op, beside PyTorch where it is installed.
+
+    python tests/accuracy.py                 every case
+    python tests/accuracy.py sum var         cases whose names hold one of these words
+    python tests/accuracy.py --check         exit code 1 if an error is more than twice PyTorch's
+
+An error is the largest |float32 - float64| of the value and of every gradient, each relative to the largest entry of the
+float64 one, in roundings of 2^-24. All start from the same float32 numbers. tests/test_accuracy.py holds each case to
+its own limit, without PyTorch.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np  # noqa: E402
+
+from minicl import Tensor, ops  # noqa: E402
+
+ROUNDING = 2.0**-24
+
+
+@dataclass
+class Case:
+    """One row: op.forward(*inputs, **options), and the same by PyTorch as peer(torch, *tensors)."""
+    name: str
+    op: Callable
+    inputs: tuple                                  # arrays; floats are rounded to float32
+    peer: Callable | None = None
+    options: dict = field(default_factory=dict)
+    most: float = 12                               # the error that tests/test_accuracy.py allows
+
+
+def normal(*shape, mean=0.0, scale=1.0):
+    return mean + scale * np.random.default_rng([len(shape), *shape]).standard_normal(shape)
+
+
+def to_images(torch, x):
+    """(H, W, B, C) -> PyTorch's (B, C, H, W)."""
+    return x.permute(2, 3, 0, 1)
+
+
+def conv(stride, padding):
+    def peer(torch, x, w):
+        y = torch.nn.functional.conv2d(to_images(torch, x), w.permute(3, 2, 0, 1), stride=stride, padding=padding)
+        return y.permute(2, 3, 0, 1)
+    return {"options": {"stride": stride, "padding": padding}, "peer": peer}
+
+
+def batch_norm(torch, x, weight, bias):
+    y = torch.nn.functional.batch_norm(to_images(torch, x), None, None, weight, bias, training=True)
+    return y.permute(2, 3, 0, 1)
+
+
+def layer_norm(torch, x, weight, bias):
+    return torch.nn.functional.layer_norm(x, x.shape[-1:], weight, bias)
+
+
+def max_pool(torch, x):
+    return torch.nn.functional.max_pool2d(to_images(torch, x), 2).permute(2, 3, 0, 1)
+
+
+def gru(torch, x, w, v, b):
+    """PyTorch's gates are in the same order, with a second bias; its weights are transposed."""
+    layer = torch.nn.GRU(x.shape[2], v.shape[0]).to(x.dtype)
+    arguments = dict(zip(("weight_ih_l0", "weight_hh_l0", "bias_ih_l0"), (w.T, v.T, b)))
+    arguments["bias_hh_l0"] = torch.zeros_like(b)
+    return torch.func.functional_call(layer, arguments, (x,))[0]
+
+
+C = np.ones(32), np.zeros(32)
+OPS = [
+    Case("exp", ops.exp, (normal(64, 64, scale=5),), lambda torch, x: torch.exp(x)),
+    Case("log", ops.log, (np.exp(normal(64, 64, scale=5)),), lambda torch, x: torch.log(x)),
+    Case("tanh", ops.tanh, (normal(64, 64, scale=3),), lambda torch, x: torch.tanh(x)),
+    Case("sigmoid", ops.sigmoid, (normal(64, 64, scale=5),), lambda torch, x: torch.sigmoid(x)),
+    Case("gelu", ops.gelu, (normal(64, 64, scale=3),),
+         lambda torch, x: torch.nn.functional.gelu(x, approximate="tanh")),
+    Case("div", ops.div, (normal(64, 64), np.exp(normal(64, 64))), lambda torch, x, y: x / y),
+    Case("add, a bias to 20,000 rows", ops.add, (normal(20_000, 16, mean=1), normal(16)), lambda torch, x, y: x + y),
+    Case("sum of 100,000 rows", ops.sum, (normal(100_000, 8, mean=1),), lambda torch, x: x.sum(0), {"axis": 0}),
+    Case("sum of 300 rows in the middle", ops.sum, (normal(8, 300, 64, mean=1),), lambda torch, x: x.sum(1), {"axis": 1}),
+    Case("mean over pixels", ops.mean, (normal(14, 14, 32, 32, mean=1),), lambda torch, x: x.mean((0, 1)),
+         {"axis": (0, 1)}),
+    Case("mean of all", ops.mean, (normal(300, 700, mean=1),), lambda torch, x: x.mean()),
+    Case("var of rows", ops.var, (normal(2000, 32),), lambda torch, x: x.var(0, correction=0), {"axis": 0}),
+    Case("var of rows, mean 10,000", ops.var, (normal(2000, 32, mean=1e4),), lambda torch, x: x.var(0, correction=0),
+         {"axis": 0}),
+    Case("logsumexp of rows", ops.logsumexp, (normal(500, 300, scale=3),), lambda torch, x: x.logsumexp(1), {"axis": 1},
+         most=16),
+    Case("logsumexp of columns", ops.logsumexp, (normal(3000, 30),), lambda torch, x: x.logsumexp(0), {"axis": 0}),
+    Case("matmul", ops.matmul, (normal(200, 300), normal(300, 100)), lambda torch, x, w: x @ w),
+    Case("linear, 5,000 rows", ops.linear, (normal(5000, 64, mean=1), normal(64, 32), normal(32)),
+         lambda torch, x, w, b: x @ w + b),
+    Case("conv2d 3x3", ops.conv2d, (normal(14, 14, 64, 16), normal(3, 3, 16, 32)), **conv(1, 1)),
+    Case("conv2d 3x3, stride 2", ops.conv2d, (normal(15, 15, 64, 16), normal(3, 3, 16, 32)), **conv(2, 1)),
+    Case("conv2d, grey images", ops.conv2d, (normal(28, 28, 64, 1), normal(3, 3, 1, 32)), **conv(1, 1)),
+    Case("max_pool2d", ops.max_pool2d, (normal(14, 14, 16, 8),), max_pool),
+    Case("batch_norm", ops.batch_norm, (normal(14, 14, 32, 32), *C), batch_norm, most=20),
+    Case("batch_norm, mean 3", ops.batch_norm, (normal(14, 14, 32, 32, mean=3), *C), batch_norm, most=20),
+    Case("batch_norm, mean 100", ops.batch_norm, (normal(14, 14, 32, 32, mean=100), *C), batch_norm, most=60),
+    Case("layer_norm", ops.layer_norm, (normal(2000, 32), *C), layer_norm),
+    Case("layer_norm, mean 100", ops.layer_norm, (normal(2000, 32, mean=100), *C), layer_norm, most=250),
+    Case("attention", ops.attention, (normal(8, 40, 32), normal(8, 60, 32), normal(8, 60, 16)),
+         lambda torch, q, k, v: torch.nn.functional.scaled_dot_product_attention(q, k, v)),
+    Case("gru", ops.gru, (normal(30, 16, 24), normal(24, 96, scale=0.2), normal(32, 96, scale=0.2), normal(96)), gru),
+    Case("embedding", ops.embedding, (np.arange(3000) % 7, normal(50, 32)),
+         lambda torch, ids, table: torch.nn.functional.embedding(ids, table), most=16),
+]
+LOSSES: list[Case] = []
+CASES = OPS + LOSSES
+
+
+def minicl_results(case, dtype):
+    """The value and the gradients, in this dtype."""
+    inputs = [Tensor(x.astype("float32").astype(dtype), requires_grad=True) if x.dtype.kind == "f" else x
+              for x in map(np.asarray, case.inputs)]
+    value = case.op(*inputs, **case.options)
+    value.backward(_cotangent(value.shape).astype(dtype))
+    return [value.data, *(x.grad for x in inputs if isinstance(x, Tensor))]
+
+
+def torch_results(case, torch):
+    inputs = [torch.tensor(x.astype("float32") if x.dtype.kind == "f" else x) for x in map(np.asarray, case.inputs)]
+    floats = [x.requires_grad_() for x in inputs if x.is_floating_point()]
+    value = case.peer(torch, *inputs)
+    value.backward(torch.tensor(_cotangent(tuple(value.shape))))
+    return [value.detach().numpy(), *(x.grad.numpy() for x in floats)]
+
+
+def _cotangent(shape):
+    return np.asarray(1 + np.random.default_rng(5).standard_normal(shape), dtype="float32")
+
+
+def error(results, exact):
+    """The largest relative error of the value and the gradients, in roundings."""
+    return max(float(np.abs(got - right).max() / np.abs(right).max()) for got, right in zip(results, exact)) / ROUNDING
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--check", action="store_true", help="exit code 1 if an error is more than twice PyTorch's")
+    args = parser.parse_args(argv)
+    try:
+        import torch
+    except ImportError:
+        torch = None
+    print(f"{'case':32}{'minicl':>9}{'PyTorch':>9}{'ratio':>7}    roundings of 2^-24; {len(CASES)} cases")
+    worse = 0
+    for case in CASES:
+        if args.words and not any(word in case.name for word in args.words):
+            continue
+        exact = minicl_results(case, "float64")
+        ours, line = error(minicl_results(case, "float32"), exact), ""
+        if torch is not None and case.peer is not None:
+            theirs = error(torch_results(case, torch), exact)
+            line = f"{theirs:9.2f}{ours / theirs if theirs else float(ours > 0):7.2f}"
+            worse += ours > 2 * max(theirs, 0.5)
+        print(f"{case.name:32}{ours:9.2f}{line}")
+    if torch is not None:
+        print(f"{worse} cases with more than twice PyTorch's error")
+    return 1 if args.check and worse else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

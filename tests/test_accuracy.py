@@ -1,0 +1,16 @@
+"""Each case of tests/accuracy.py holds to its limit; `python tests/accuracy.py` compares with PyTorch."""
+
+import accuracy
+import pytest
+
+
+@pytest.mark.parametrize("case", accuracy.CASES, ids=lambda case: case.name)
+def test_float32_is_within_its_limit_of_float64(case):
+    found = accuracy.error(accuracy.minicl_results(case, "float32"), accuracy.minicl_results(case, "float64"))
+    assert found <= case.most
+
+
+def test_the_command_prints_a_row_a_case(capsys):
+    assert accuracy.main(["var of rows"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("case") and sum(line.startswith("var of rows") for line in lines) == 2
