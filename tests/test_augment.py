@@ -190,8 +190,8 @@ def test_digits_stay_in_frame():
 # ---------------------------------------------------------------- what is refused
 
 @pytest.mark.parametrize("make, words", [
-    (lambda: RandomResizedCrop(0), "size: expected pixels"),
-    (lambda: RandomResizedCrop(28.0), "size: expected pixels"),
+    (lambda: RandomResizedCrop(0), "size must be an integer and at least 1, got 0"),
+    (lambda: RandomResizedCrop(28.0), "size must be an integer .*got 28.0"),
     (lambda: RandomResizedCrop((28, 28, 1)), "size: expected pixels"),
     (lambda: RandomResizedCrop(28, scale=(0.5, 0.2)), r"scale: .* got \(0.5, 0.2\)"),
     (lambda: RandomResizedCrop(28, scale=(0.5, 2)), r"scale: .* <= 1, got"),

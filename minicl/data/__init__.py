@@ -3,9 +3,10 @@
 from . import augment
 from .augment import mnist_views, simclr_views, two_views
 from .captions import CaptionedDigits, same_caption_ids
+from .checks import DataError
 from .cifar10 import load_cifar10
 from .digits import draw_digits, generate_digits
-from .download import CorruptFile, DataError, Unavailable
+from .download import CorruptFile, Unavailable
 from .images import ImageData
 from .load import load_colour_images, load_images, load_sequences
 from .loader import Batches

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..typing import HostArray, Rng
-from .download import DataError
+from .checks import DataError, check_rng, indices, number
 
 SIDE = 32                                                    # of the images, in pixels
 SIZES = (16, 24)                                             # side of a small and of a large digit's 28 x 28 pixels
@@ -74,6 +74,10 @@ class CaptionedDigits:
         if digits.dtype != np.uint8 or digits.shape[1:] != (28, 28, 1) or labels.shape != (len(digits),):
             raise ValueError(f"CaptionedDigits.render: expected digits (N, 28, 28, 1) uint8 with a label each, got "
                              f"{digits.dtype} {digits.shape} and labels {labels.shape}")
+        if held_out not in (False, True, None):
+            raise ValueError(f"CaptionedDigits.render: held_out must be False, True or None, got {held_out!r}")
+        labels = indices("CaptionedDigits.render", "labels", labels, 10)
+        check_rng("CaptionedDigits.render", rng)
         n = len(digits)
         allowed = np.ones_like(HELD_OUT) if held_out is None else HELD_OUT == held_out
         drawn = rng.random((n, 8 * 5)) * allowed.reshape(10, -1)[labels] # the largest: uniform among the allowed
@@ -90,6 +94,15 @@ class CaptionedDigits:
 
     def caption(self, attributes: HostArray, rng: Rng, *, named: Mapping[str, float] = NAMED) -> list[str]:
         """A caption for each row of attributes (N, 4). named: the probability that each attribute is named."""
+        where = "CaptionedDigits.caption"
+        attributes = indices(where, "attributes", attributes, max(COUNTS), ndim=2)
+        if attributes.shape[1] != 4 or (attributes >= COUNTS).any():
+            raise ValueError(f"{where}: attributes must be (N, 4), each below {COUNTS}, got shape {attributes.shape}")
+        if not isinstance(named, Mapping) or named.keys() != WORDS.keys():
+            raise ValueError(f"{where}: named must give a probability to each of {', '.join(WORDS)}, got {named!r}")
+        for attribute, share in named.items():
+            number(where, f"named[{attribute!r}]", share, 0, 1)
+        check_rng(where, rng)
         return [self._caption(row, rng, named) for row in attributes]
 
     def _caption(self, row, rng, named):
@@ -117,6 +130,8 @@ class CaptionedDigits:
 
         Raises DataError for a word that is not in the vocabulary, and for captions of no words or more than LENGTH.
         """
+        if isinstance(captions, str) or not all(isinstance(caption, str) for caption in captions):
+            raise DataError(f"tokenize: expected a list of captions, each a str, got {captions!r:.100}")
         split = [caption.lower().split() for caption in captions]
         ids = np.zeros((len(captions), max(map(len, split), default=0)), dtype=np.int64)
         for row, words, caption in zip(ids, split, captions):
@@ -138,6 +153,9 @@ def same_caption_ids(ids: HostArray) -> HostArray:
     >>> same_caption_ids(np.array([[5, 1], [4, 2], [5, 1]])).tolist()
     [0, 1, 0]
     """
+    if not isinstance(ids, np.ndarray) or ids.ndim != 2 or ids.dtype.kind not in "iu" or ids.shape[1] == 0:
+        raise ValueError("same_caption_ids: expected token ids, a host array (N, T) of integers with T >= 1, as tokenize "
+                         f"gives them, got {getattr(ids, 'dtype', type(ids).__name__)} {getattr(ids, 'shape', '')}")
     _, first, group = np.unique(ids, axis=0, return_index=True, return_inverse=True)
     return first[group.reshape(-1)]
 

@@ -13,14 +13,13 @@ import hashlib
 import io
 import os
 import pickle
+import pickletools
 import tarfile
-import zlib
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
-from .download import AGAIN, CorruptFile, Source, cache_dir
+from .download import AGAIN, CorruptFile, Gunzip, Source, read_file, user_path
 from .images import ImageData
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -34,6 +33,12 @@ UNPACKED = {                                             # {folder in the archiv
 }
 ADDRESS = "https://www.cs.toronto.edu/~kriz/"
 PIXELS = 3 * 32 * 32
+LIMIT = 250_000_000                                      # bytes of an archive, which has 170 MB, or of one file
+OPCODES = set("PROTO FRAME MARK STOP NONE NEWTRUE NEWFALSE EMPTY_DICT EMPTY_LIST EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 "
+              "APPEND APPENDS SETITEM SETITEMS BININT BININT1 BININT2 BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES "
+              "BINUNICODE SHORT_BINUNICODE BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE "
+              "BUILD".split())                           # of a pickled batch
+MOST_OPCODES = 1_000_000                                 # a batch has about 30 000
 OTHERWISE = "or for other data of this form use load_cifar10(data_dir, check=False)"
 INSTEAD = "give a folder that holds its archive or its six files (--data-dir) or use generated shapes (--data shapes)"
 
@@ -52,12 +57,12 @@ def load_cifar10(data_dir: str | os.PathLike | None = None, *, download: bool = 
     Unavailable if there is no data_dir and CIFAR-10 cannot be had.
     """
     if data_dir is None:
-        folder, archive = cache_dir() / "cifar10", next(iter(SHA256))
-        (parts,) = Source("CIFAR-10", folder, _unpack, INSTEAD).read(
-            {archive: folder / archive}, lambda file: [ADDRESS + file], download=download, log=log)
+        archive = next(iter(SHA256))
+        source = Source("CIFAR-10", "cifar10", {archive: LIMIT}, _unpack, INSTEAD)
+        (parts,) = source.read({archive: source.folder / archive}, lambda file: [ADDRESS + file], download=download, log=log)
     else:
-        path = _find(Path(data_dir).expanduser())
-        parts = _unpack(path.read_bytes(), path, path.name, check) if path.is_file() else _read_folder(path, check)
+        path = _find(user_path(data_dir, "data_dir"))
+        parts = _unpack(read_file(path, LIMIT), path, path.name, check) if path.is_file() else _read_folder(path, check)
     images, labels = zip(*parts)                         # of the five training files and the test file
     return ImageData("cifar10", np.concatenate(images[:5]), np.concatenate(labels[:5]), images[5], labels[5],
                      class_names=CLASSES)
@@ -82,7 +87,7 @@ def _read_folder(folder, check):
     files = max(UNPACKED.values(), key=lambda files: sum(os.path.isfile(folder / file) for file in files))
     if missing := [file for file in files if not os.path.isfile(folder / file)]:
         raise FileNotFoundError(f"data_dir {str(folder)!r} lacks {', '.join(missing)}; unpack the archive again")
-    return _parse_all({file: (folder / file).read_bytes() for file in files}, folder, check)
+    return _parse_all({file: read_file(folder / file, LIMIT) for file in files}, folder, check)
 
 
 def _unpack(packed, source, archive, check=True):
@@ -94,12 +99,15 @@ def _unpack(packed, source, archive, check=True):
     folder, files = list(UNPACKED.items())[list(SHA256).index(archive)]
     contents = {}
     try:
-        with tarfile.open(fileobj=io.BytesIO(packed), mode="r:gz") as tar:   # read in place: nothing is extracted
+        # Read as a stream, from front to back, and nothing is extracted. A sparse member may claim any size.
+        unpacked = Gunzip(packed, 2 * LIMIT)
+        with tarfile.open(fileobj=unpacked, mode="r|") as tar:
             for member in tar:
                 name = os.path.basename(member.name)
-                if member.isfile() and name in files:
+                if member.isfile() and not member.issparse() and name in files:
                     contents[name] = tar.extractfile(member).read()
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        unpacked.read()                                  # to the end, where the checksum is
+    except Exception as error:                           # a damaged archive can raise anything
         raise CorruptFile(f"{source}: damaged archive ({error}); {AGAIN}") from error
     if missing := [file for file in files if file not in contents]:
         raise CorruptFile(f"{source}: the archive lacks {', '.join(f'{folder}/{file}' for file in missing)}; {AGAIN}")
@@ -138,22 +146,36 @@ def parse_binary(content, source):
 def parse_pickle(content, source):
     """images (N, 32, 32, 3) uint8 and labels (N,) int64 of a pickled batch's bytes. Raises CorruptFile.
 
-    A pickle can name any function and have it called. Here only numpy's names for an array pass, and for those
-    stands a class that keeps what the pickle says of the array and runs nothing.
+    A pickle can name any function and have it called, and can ask for any amount of memory. So its opcodes are read
+    first, and only numpy's names for an array pass, for each of which stands a class that runs nothing.
     """
     try:
+        _check_opcodes(content)
         batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()         # Python 2 wrote its str as bytes
+        labels = batch[b"labels"]
         _, shape, dtype, by_columns, pixels = batch[b"data"].state
+        whole = type(labels) is list and all(type(label) is int for label in labels)
+        if dtype.made_of[0] not in ("u1", b"u1") or not whole or shape != (len(labels), PIXELS):
+            raise ValueError(f"data {shape} of dtype {dtype.made_of[0]!r} and labels of another kind or number")
+        if not 0 <= min(labels) <= max(labels) <= 255:
+            raise ValueError(f"labels {min(labels)} to {max(labels)}")
         rows = np.frombuffer(pixels, dtype=np.uint8).reshape(shape, order="F" if by_columns else "C")
-        labels = np.array(batch[b"labels"])
-        if dtype.made_of[0] not in ("u1", b"u1") or rows.shape != (len(labels), PIXELS) or labels.dtype.kind != "i":
-            raise ValueError(f"data {rows.shape} of dtype {dtype.made_of[0]!r} and labels {labels.shape}")
-        if labels.min() < 0:
-            raise ValueError(f"label {labels.min()}")
     except Exception as error:                           # a damaged pickle can raise anything
         what = f"{type(error).__name__}: {error}"
-        raise CorruptFile(f"{source}: no pickled batch of CIFAR-10 ({what}); {AGAIN}") from error
-    return _to_images(rows), labels.astype(np.int64)
+        raise CorruptFile(f"{source}: no pickled batch of CIFAR-10 ({what:.300}); {AGAIN}") from error
+    return _to_images(rows), np.array(labels, dtype=np.int64)
+
+
+def _check_opcodes(content):
+    """Raise ValueError for a pickle with other opcodes than a batch has, or too many, or numbers beyond what is there.
+
+    Nine bytes are enough to ask for 4 GB: a long string's length, or the place of a value to be remembered.
+    """
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):      # it compares lengths with the bytes
+        if opcode.name not in OPCODES:
+            raise ValueError(f"it has the opcode {opcode.name}, which no CIFAR-10 file has")
+        if count > MOST_OPCODES or opcode.name in ("BINPUT", "LONG_BINPUT") and argument > count:
+            raise ValueError(f"its opcode {count}, {opcode.name} {argument}, is beyond what a CIFAR-10 file has")
 
 
 class _Stated:

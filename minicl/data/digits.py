@@ -8,6 +8,7 @@ curve. Size and position follow MNIST: fitted into 20x20 pixels, centred by the 
 import numpy as np
 
 from ..typing import HostArray, Rng
+from .checks import check_rng, indices
 from .images import ImageData, generate_splits
 
 SIDE, BOX = 28, 20                                       # image and bounding box, in pixels
@@ -71,9 +72,8 @@ def draw_digits(labels: HostArray, rng: Rng) -> HostArray:
     >>> draw_digits(np.array([3, 1, 4]), np.random.default_rng(0)).shape
     (3, 28, 28, 1)
     """
-    labels = np.asarray(labels)
-    if labels.size and (labels.min() < 0 or labels.max() > 9):
-        raise ValueError(f"draw_digits: labels must be 0..9, got {labels.min()}..{labels.max()}")
+    labels = indices("draw_digits", "labels", labels, 10)
+    check_rng("draw_digits", rng)
     images = np.empty((len(labels), SIDE, SIDE, 1), dtype=np.uint8)
     for lo in range(0, len(labels), CHUNK):
         some = slice(lo, lo + CHUNK)

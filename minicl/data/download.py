@@ -1,61 +1,120 @@
-"""Files that come from the network once: fetched whole, checked, kept in the user's cache, never half written."""
+"""Files that come from the network once: fetched whole, checked, kept in the user's cache, never half written.
 
+An answer from the network is not trusted. Its size is limited, before and after it is unpacked; it must arrive at a
+fair pace; redirections are few and never leave HTTP; and what it holds is known by its SHA-256.
+"""
+
+import gzip
 import http.client
+import io
 import os
 import sys
+import threading
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 from tqdm import tqdm
 
-from ..files import write_atomically
+from ..files import remove_parts, write_atomically
+from .checks import DataError
 
 TIMEOUT = 15                                             # seconds without a byte before the next address is tried
+PATIENCE, PACE = 30, 20_000                              # a download may take 30 s, and 1 s more for every 20 kB it got
+REDIRECTIONS = 5
 AGAIN = "copy or download it again"
 
 
 class Unavailable(OSError):
     """A data set is not on this machine and cannot be downloaded; `reason` says why, in one line."""
 
-    def __init__(self, reason, instead):
+    def __init__(self, reason: str, instead: str):
         super().__init__(f"{reason}; {instead}")
         self.reason = reason
-
-
-class DataError(ValueError):
-    """The data asked for cannot be used; the message says why and what to do."""
 
 
 class CorruptFile(DataError):
     """A file is damaged, or is not what its name says; it was not used."""
 
 
-def cache_dir():
-    """The folder for downloads: $MINICL_CACHE, else minicl/ where this system keeps its caches."""
-    chosen, xdg = os.environ.get("MINICL_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
+# ---------------------------------------------------------------- the cache
+
+def cache_dir() -> Path:
+    """The folder for downloads: $MINICL_CACHE, else minicl/ where this system keeps its caches.
+
+    Raises DataError if that would be in the home folder and there is none.
+    """
+    chosen = os.environ.get("MINICL_CACHE")
+    xdg = os.environ.get("XDG_CACHE_HOME", "")
     if chosen:
-        return Path(chosen).expanduser()
+        return user_path(chosen, "MINICL_CACHE")
     if os.path.isabs(xdg):                               # the XDG specification: a relative path is ignored
         return Path(xdg, "minicl")
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local", "minicl", "cache")
-    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "minicl"
+        return Path(os.environ.get("LOCALAPPDATA") or user_path("~", "the cache") / "AppData/Local", "minicl", "cache")
+    return user_path("~", "the cache") / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "minicl"
+
+
+def user_path(path: str | os.PathLike, what: str) -> Path:
+    """path with its ~ or ~user replaced. Raises DataError if there is no such user or home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{what}: {os.fspath(path)!r} has no home folder on this machine; set MINICL_CACHE to a folder, "
+                        "or write the path in full") from error
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """The bytes of the file at `path`. Raises CorruptFile if they are more than `limit`."""
+    size = os.stat(path).st_size
+    if size > limit:
+        raise CorruptFile(f"{path}: {size} bytes where at most {limit} are expected; {AGAIN}")
+    return path.read_bytes()
+
+
+class Gunzip(gzip.GzipFile):
+    """The content of gzipped bytes, as a file; more than `limit` bytes of it raise CorruptFile.
+
+    A gzip file of 1 MB can unpack to 1 GB.
+    """
+
+    def __init__(self, packed: bytes, limit: int):
+        super().__init__(fileobj=io.BytesIO(packed))
+        self.limit = self.left = limit
+
+    def read(self, size: int | None = -1) -> bytes:
+        most = self.left + 1
+        chunk = super().read(most if size is None or size < 0 else min(size, most))
+        self.left -= len(chunk)
+        if self.left < 0:
+            raise CorruptFile(f"it unpacks to more than the {self.limit} bytes expected")
+        return chunk
 
 
 class Source:
     """A data set's files in the cache and, where the cache lacks them, on the network.
 
     name     of the data set, for messages: "MNIST"
-    folder   where its files are kept
+    folder   of its files, in the cache
+    limits   {file: its size in bytes at most}
     decode   decode(content, where, file): what is in a file's bytes; raises CorruptFile if they are not the file's
     instead  what a user without it can do, for messages
     """
 
-    def __init__(self, name, folder, decode, instead):
-        self.name, self.folder, self.decode, self.instead = name, folder, decode, instead
+    def __init__(self, name: str, folder: str, limits: Mapping[str, int], decode: Callable[[bytes, Any, str], Any],
+                 instead: str):
+        self.name, self.limits, self.decode, self.instead = name, limits, decode, instead
+        try:
+            self.folder = cache_dir() / folder
+        except DataError as error:
+            raise Unavailable(f"{name} has no place in the cache ({error})", instead) from error
 
-    def read(self, wanted, urls, *, download=True, log=print):
+    def read(self, wanted: Mapping[str, Path], urls: Callable[[str], Sequence[str]], *, download: bool = True,
+             log: Callable[[str], None] = print) -> list:
         """[what is in each file of `wanted`], a dict {file: its path in the cache, there or to be}.
 
         urls      urls(file): the addresses to try, in order
@@ -64,58 +123,142 @@ class Source:
         """
         decoded, unwritten = [], None
         for file, path in wanted.items():
-            if os.path.isfile(path):
-                try:
-                    decoded.append(self.decode(path.read_bytes(), path, file))
-                except CorruptFile as error:
-                    raise CorruptFile(f"{error}\nThis file is in minicl's cache: delete it and it is downloaded "
-                                      "again") from error
-            elif not download:
+            inside = self._cached(file, path)
+            if inside is None and not download:
                 raise Unavailable(f"{self.name} is not in {self.folder} and was not to be downloaded", self.instead)
-            else:
+            if inside is None:
                 content, inside = self._download(file, urls(file))
-                decoded.append(inside)
                 try:
                     write_atomically(path, lambda target: target.write(content))
+                    remove_parts(path.parent, seconds=3600)
                 except OSError as error:                 # a full disk, no permission: what came is good all the same
                     unwritten = error
+            decoded.append(inside)
         if unwritten:
             log(f"{self.name} was downloaded but cannot be kept in {self.folder} ({unwritten}); set MINICL_CACHE to "
                 "another folder")
         return decoded
 
+    def _cached(self, file, path):
+        """What is in the file at `path`, or None if it cannot be read."""
+        if not os.path.isfile(path):                     # of a link, what it leads to
+            return None
+        try:
+            content = read_file(path, self.limits[file])
+        except OSError:
+            return None
+        except CorruptFile as error:
+            raise self._damaged(error) from error
+        try:
+            return self.decode(content, path, file)
+        except CorruptFile as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error):
+        return CorruptFile(f"{error}; this file is in minicl's cache: delete it and it is downloaded again")
+
     def _download(self, file, urls):
         """The bytes of `file`, and what is in them, from the first address that has it whole."""
-        reasons, corrupt = [], None
+        reasons = []
         for url in urls:
             try:
-                content = fetch(url, file)
+                content = fetch(url, file, self.limits[file])
                 return content, self.decode(content, url, file)
-            except CorruptFile as error:
-                corrupt = error
-            except urllib.error.HTTPError as error:      # it holds the open response
-                error.close()
-                reasons.append(str(error))
-            except (OSError, http.client.HTTPException) as error:
-                reason = error.reason if isinstance(error, urllib.error.URLError) else error
-                reasons.append(" ".join(str(reason).split()) or type(reason).__name__)
-        if corrupt:                                      # an answer that is another file is no missing network
-            raise CorruptFile(f"{corrupt}\nNo address gave the right file; if a proxy or a login page answers in its "
-                              f"place, {self.instead}") from corrupt
-        raise Unavailable(f"{self.name} could not be downloaded ({'; '.join(dict.fromkeys(reasons))})", self.instead)
+            except urllib.error.URLError as error:
+                if isinstance(error, urllib.error.HTTPError):
+                    error.close()                        # it holds the open response
+                reasons.append(error if isinstance(error, urllib.error.HTTPError) else error.reason)
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                reasons.append(error)                    # among the ValueErrors: CorruptFile, malformed addresses
+        lines = dict.fromkeys(_one_line(reason) for reason in reasons)
+        raise Unavailable(f"{self.name} could not be downloaded ({'; '.join(lines)})", self.instead)
 
 
-def fetch(url, title):
-    """The bytes at `url`, with a progress bar on a terminal. Raises OSError or HTTPException."""
-    request = urllib.request.Request(url, headers={"User-Agent": "minicl"})
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-        total = int(response.headers.get("Content-Length") or 0)
-        chunks, received = [], 0
-        with tqdm(total=total or None, desc=title, unit="B", unit_scale=True, leave=False, disable=None) as bar:
-            while chunk := response.read(1 << 16):
-                chunks.append(chunk)
-                received += len(chunk)
+def _one_line(error):
+    """What an error says, or its type: a server may have written part of it, so it is cut to one printable line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(c if c.isprintable() else "?" for c in text[:300])
+
+
+# ---------------------------------------------------------------- the network
+
+def fetch(url: str, title: str, limit: int) -> bytes:
+    """The bytes at `url`, with a progress bar on a terminal.
+
+    Raises OSError, HTTPException or ValueError: for more than `limit` bytes, for an answer that ends early, and for one
+    that is not there after PATIENCE + bytes / PACE seconds, from the search for the host's address to the last byte.
+    """
+    transfer = _Transfer(url, title, limit)
+    transfer.start()
+    started = time.monotonic()
+    try:
+        while transfer.is_alive():
+            transfer.join(0.05)
+            seconds = time.monotonic() - started
+            if transfer.is_alive() and seconds > PATIENCE + transfer.received / PACE:
+                raise OSError(f"too slow: {transfer.received} bytes after {seconds:.0f} s")
+    finally:
+        transfer.stopped = True
+    if transfer.error is not None:
+        raise transfer.error
+    return b"".join(transfer.chunks)
+
+
+class _Transfer(threading.Thread):
+    """A download in a thread of its own, which can be left where a server, or a name server, keeps it waiting."""
+
+    def __init__(self, url, title, limit):
+        super().__init__(daemon=True)
+        self.url, self.title, self.limit = url, title, limit
+        self.chunks: list[bytes] = []
+        self.received = 0
+        self.error: Exception | None = None
+        self.stopped = False
+
+    def run(self):
+        try:
+            with open_url(self.url) as response:
+                self._receive(response)
+        except Exception as error:
+            self.error = error
+
+    def _receive(self, response):
+        length = response.headers.get("Content-Length") or ""
+        total = int(length) if length.isascii() and length.isdigit() else 0          # 0: not known
+        if total > self.limit:
+            raise OSError(f"it announces {total} bytes where at most {self.limit} are expected")
+        with tqdm(total=total or None, desc=self.title, unit="B", unit_scale=True, leave=False, disable=None) as bar:
+            while not self.stopped and (chunk := response.read1(1 << 16)):           # what is there: no wait for more
+                self.chunks.append(chunk)
+                self.received += len(chunk)
                 bar.update(len(chunk))
-    if received < total:
-        raise OSError(f"the connection closed after {received} of {total} bytes")
-    return b"".join(chunks)
+                if self.received > self.limit:
+                    raise OSError(f"it sends more than the {self.limit} bytes expected")
+        if self.received < total:
+            raise OSError(f"the connection closed after {self.received} of {total} bytes")
+
+
+class _NoRedirections(urllib.request.HTTPRedirectHandler):
+    """urllib's own would read a redirection's whole body, however long, and follow it to FTP."""
+
+    def http_error_302(self, *args):
+        return None
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+
+def open_url(url: str) -> Any:
+    """The open response of `url`, after at most REDIRECTIONS redirections, each to HTTPS, or from HTTP to HTTP."""
+    opener = urllib.request.build_opener(_NoRedirections)
+    for _ in range(1 + REDIRECTIONS):
+        try:
+            return opener.open(urllib.request.Request(url, headers={"User-Agent": "minicl"}), timeout=TIMEOUT)
+        except urllib.error.HTTPError as error:
+            if error.code not in (301, 302, 303, 307, 308) or not error.headers.get("Location"):
+                raise
+            error.close()
+            target = urljoin(url, error.headers["Location"])
+            if urlsplit(target).scheme not in ("https", urlsplit(url).scheme):
+                raise OSError(f"it redirects to {target[:100]!r}, which is not HTTPS") from None
+            url = target
+    raise OSError(f"it redirects more than {REDIRECTIONS} times")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..typing import HostArray, Rng
+from .checks import whole
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class ImageData:
     class_names: tuple[str, ...]
 
     def __post_init__(self):
+        if not isinstance(self.name, str):
+            raise TypeError(f"ImageData: name must be a str, got {self.name!r}")
         if not isinstance(self.class_names, tuple) or not all(isinstance(name, str) for name in self.class_names):
             raise TypeError(f"ImageData: class_names must be a tuple of str, got {self.class_names!r}")
         for split in ("train", "test"):
@@ -42,13 +45,15 @@ class ImageData:
                              f"{self.train_images.shape[1:]} and {self.test_images.shape[1:]}")
 
     def first(self, n: int | None) -> "ImageData":
-        """The first n training and the first n test images, or all where there are no more."""
+        """The first n >= 1 training and the first n test images, or all where there are no more, or if n is None."""
+        if n is not None:
+            n = whole("ImageData.first", "n", n, 1)
         return replace(self, train_images=self.train_images[:n], train_labels=self.train_labels[:n],
                        test_images=self.test_images[:n], test_labels=self.test_labels[:n])
 
     def _array(self, field, dtype, shape, ndim):
         array = getattr(self, field)
-        if not isinstance(array, np.ndarray):
+        if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
             raise TypeError(f"ImageData: {field} must be a numpy array, got {type(array).__name__}")
         if array.dtype != dtype:
             raise TypeError(f"ImageData: {field} must be {np.dtype(dtype)}, got {array.dtype}")
@@ -61,8 +66,7 @@ def generate_splits(function: str, name: str, draw: Callable[[HostArray, Rng], H
                     n_train: int, n_test: int, seed: int) -> ImageData:
     """ImageData of draw(labels, rng) for both splits, each from its own stream; `function` is named in errors."""
     for argument, value, least in (("n_train", n_train, 1), ("n_test", n_test, 1), ("seed", seed, 0)):
-        if value < least:
-            raise ValueError(f"{function}: {argument} must be at least {least}, got {value}")
+        whole(function, argument, value, least)
 
     def split(n, stream):
         rng = np.random.default_rng(stream)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from os import PathLike
 
 from . import cifar10, digits, mnist, sequences, shapes
-from .download import DataError, Unavailable
+from .checks import DataError
+from .download import Unavailable
 from .images import ImageData
 from .sequences import Rotation, SequenceData
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..typing import HostArray
-from .download import DataError
+from .checks import DataError, whole
 
 
 class Batches:
@@ -18,17 +18,17 @@ class Batches:
     """
 
     def __init__(self, n: int, batch_size: int, *, seed: int = 0):
-        if not 1 <= batch_size <= n:
+        self.n = whole(self, "n", n, 0)
+        self.batch_size = whole(self, "batch_size", batch_size, 1)
+        self.seed = whole(self, "seed", seed, 0)
+        if batch_size > n:
             raise DataError(f"Batches: expected a batch between 1 and the {n} items there are, got {batch_size}")
-        self.n = n
-        self.batch_size = batch_size
-        self.seed = seed
         self.per_epoch = n // batch_size
         self._epoch = -1
 
     def __getitem__(self, step: int) -> HostArray:
-        """Item ids (batch,) of training step `step`, counted from 0 through all epochs."""
-        epoch, position = divmod(step, self.per_epoch)
+        """Item ids (batch_size,) of training step `step`, counted from 0 through all epochs."""
+        epoch, position = divmod(whole(self, "step", step, 0), self.per_epoch)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, np.random.default_rng([self.seed, epoch, 1]).permutation(self.n)
         return self._order[position * self.batch_size:(position + 1) * self.batch_size]

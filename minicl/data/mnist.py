@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..typing import HostArray
-from .download import AGAIN, CorruptFile, Source, cache_dir
+from .download import AGAIN, CorruptFile, Gunzip, Source, read_file, user_path
 from .images import ImageData
 
 SHA256 = {                                               # of the decompressed files
@@ -25,6 +25,8 @@ SHA256 = {                                               # of the decompressed f
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
+LIMITS = dict(zip(SHA256, (47_100_000, 61_000, 7_900_000, 11_000)))      # bytes, packed or not: a little more than they are
+LIMIT = 2**30                                            # of other data of the same form
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
 INSTEAD = "give a folder that holds its four files (--data-dir) or use generated digits (--data digits)"
 
@@ -43,13 +45,12 @@ def load_mnist(data_dir: str | os.PathLike | None = None, *, download: bool = Tr
     MNIST's, Unavailable if there is no data_dir and MNIST cannot be had.
     """
     if data_dir is None:
-        folder = cache_dir() / "mnist"
-        wanted = {stem: _find(folder, stem) or folder / f"{stem}.gz" for stem in SHA256}
-        arrays = Source("MNIST", folder, _decode, INSTEAD).read(
-            wanted, lambda stem: [f"{mirror}{stem}.gz" for mirror in MIRRORS], download=download, log=log)
+        source = Source("MNIST", "mnist", LIMITS, _decode, INSTEAD)
+        wanted = {stem: _find(source.folder, stem) or source.folder / f"{stem}.gz" for stem in SHA256}
+        arrays = source.read(wanted, lambda stem: [f"{mirror}{stem}.gz" for mirror in MIRRORS], download=download, log=log)
     else:
-        arrays = [_decode(path.read_bytes(), path, stem, check)
-                  for stem, path in _find_all(Path(data_dir).expanduser()).items()]
+        arrays = [_decode(read_file(path, LIMITS[stem] if check else LIMIT), path, stem, check)
+                  for stem, path in _find_all(user_path(data_dir, "data_dir")).items()]
     for split, images, labels in (("train", *arrays[:2]), ("t10k", *arrays[2:])):
         if len(images) != len(labels):
             raise CorruptFile(f"{data_dir}: {len(images)} images in {split}-images-idx3-ubyte but {len(labels)} "
@@ -99,8 +100,8 @@ def _decode(packed, source, stem, check=True):
     content = packed
     if packed.startswith(b"\x1f\x8b"):                   # by content: browsers unpack a file and keep its .gz
         try:
-            content = gzip.decompress(packed)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            content = Gunzip(packed, LIMITS[stem] if check else LIMIT).read()
+        except (EOFError, gzip.BadGzipFile, zlib.error, CorruptFile) as error:
             raise CorruptFile(f"{source}: damaged gzip data ({error}); {AGAIN}") from error
     array = parse_idx(content, source, "image" if "images" in stem else "label")
     digest = hashlib.sha256(content).hexdigest()

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..backend import to_device
 from ..typing import Array, ArrayModule, HostArray, Rng
-from .download import DataError
+from .checks import DataError, check_rng, number, whole
 from .images import ImageData
 
 
@@ -31,6 +31,19 @@ class SequenceData:
             x = getattr(self, field)
             if not isinstance(x, np.ndarray) or x.dtype not in (np.float32, np.uint8) or x.ndim != 3 or x.size == 0:
                 raise ValueError(f"SequenceData: {field} must be a host array (N, T, C), float32 or uint8, not empty")
+            if not np.isfinite(x).all():
+                raise ValueError(f"SequenceData: {field} holds NaN or infinity")
+        if self.train.shape[1:] != self.test.shape[1:] or self.train.dtype != self.test.dtype:
+            raise ValueError(f"SequenceData: train and test must agree in (T, C) and dtype, got {self.train.dtype} "
+                             f"{self.train.shape} and {self.test.dtype} {self.test.shape}")
+        for field, x, shape in (("train_labels", self.train, "(N,)"), ("test_labels", self.test, "(M,)")):
+            labels = getattr(self, field)
+            if labels is not None and (labels.shape != x.shape[:1] or labels.dtype.kind not in "iu"):
+                raise ValueError(f"SequenceData: {field} must be integers {shape}, one for each of the {len(x)} sequences, "
+                                 f"got {labels.dtype} {labels.shape}")
+        if self.test_states is not None and self.test_states.shape[:2] != self.test.shape[:2]:
+            raise ValueError(f"SequenceData: test_states must be (M, T, S), a state for each step of test, got shape "
+                             f"{self.test_states.shape}")
 
 
 @dataclass(frozen=True)
@@ -53,8 +66,11 @@ class Rotation:
     length: int = 64
 
     def __post_init__(self):
-        if not (0 < self.decay < 1 and self.noise >= 0 and min(self.planes, self.channels, self.length) >= 1):
-            raise DataError(f"Rotation: expected 0 < decay < 1, noise >= 0 and sizes >= 1, got {self}")
+        for size in ("planes", "channels", "length"):
+            whole(self, size, getattr(self, size), 1)
+        number(self, "noise", self.noise, 0)
+        if not 0 < number(self, "decay", self.decay, 0, 1) < 1:
+            raise DataError(f"Rotation: expected 0 < decay < 1, got {self.decay}")
 
     @property
     def angles(self) -> HostArray:
@@ -68,6 +84,8 @@ class Rotation:
 
     def draw(self, n: int, rng: Rng) -> tuple[HostArray, HostArray]:
         """n sequences x (n, T, C) and their states (n, T, S), float32, drawn from the numpy Generator rng."""
+        whole("Rotation.draw", "n", n, 1)
+        check_rng("Rotation.draw", rng)
         s = np.empty((n, self.length, 2 * self.planes))
         noise = rng.standard_normal(s.shape)
         for t in range(self.length):
@@ -91,8 +109,9 @@ def generate_rotations(rotation: Rotation = Rotation(), n_train: int = 16_000, n
     >>> generate_rotations(n_train=10, n_test=5).train.shape
     (10, 64, 16)
     """
-    rng = np.random.default_rng(seed)
-    (x, _), (x_test, states) = rotation.draw(n_train, rng), rotation.draw(n_test, rng)
+    rng = np.random.default_rng(whole("generate_rotations", "seed", seed, 0))
+    x, _ = rotation.draw(n_train, rng)
+    x_test, states = rotation.draw(n_test, rng)
     return SequenceData("rotation", x, x_test, test_states=states)
 
 
@@ -106,5 +125,8 @@ def image_rows(images: ImageData) -> SequenceData:
 
 def time_first(sequences: HostArray, xp: ArrayModule) -> Array:
     """A batch (B, T, C) of float32 or uint8 on the host -> (T, B, C) float32 on xp; bytes become 0 to 1 there."""
+    if sequences.ndim != 3 or sequences.dtype not in (np.float32, np.uint8):
+        raise ValueError(f"time_first: expected sequences (B, T, C), float32 or uint8, got {sequences.dtype} of shape "
+                         f"{sequences.shape}")
     x = to_device(np.ascontiguousarray(sequences.transpose(1, 0, 2)), xp)
     return x.astype("float32") * (1 / 255) if sequences.dtype == np.uint8 else x

@@ -7,6 +7,7 @@ and textures of shape and ground are drawn anew for each image, so that neither 
 import numpy as np
 
 from ..typing import HostArray, Rng
+from .checks import check_rng, indices
 from .images import ImageData, generate_splits
 
 SIDE = 32
@@ -48,9 +49,8 @@ def draw_shapes(labels: HostArray, rng: Rng) -> HostArray:
     >>> draw_shapes(np.array([3, 1, 4]), np.random.default_rng(0)).shape
     (3, 32, 32, 3)
     """
-    labels = np.asarray(labels)
-    if labels.size and (labels.min() < 0 or labels.max() > 9):
-        raise ValueError(f"draw_shapes: labels must be 0..9, got {labels.min()}..{labels.max()}")
+    labels = indices("draw_shapes", "labels", labels, 10)
+    check_rng("draw_shapes", rng)
     images = np.empty((len(labels), SIDE, SIDE, 3), dtype=np.uint8)
     for lo in range(0, len(labels), CHUNK):
         images[lo:lo + CHUNK] = _draw(labels[lo:lo + CHUNK], rng)

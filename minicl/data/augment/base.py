@@ -13,8 +13,9 @@ import numpy as np
 
 from ...backend import array_module, is_array, parallel_for, to_device
 from ...typing import Array, HostArray, Rng
+from ..checks import check_rng
 
-Range = float | tuple[float, float]      # of an option: a pair (low, high), or a number, see interval()
+Range = float | tuple[float, float]      # of an option: a pair (low, high), or a number, see checks.interval
 
 SLICE_PIXELS = 2**16    # in a slice on NumPy: its temporaries stay in cache and need no fresh pages (CuPy: no slices)
 
@@ -118,9 +119,9 @@ def draw_boxes(shape, scale, ratio, rng, tries=10):
 
 def check_images(owner, images):
     name = type(owner).__name__
-    if not is_array(images):
+    if not is_array(images) or isinstance(images, np.ma.MaskedArray):
         raise TypeError(f"{name}: images: expected a numpy or cupy array (B, H, W, C), got {type(images).__name__}")
-    if images.dtype.kind != "f" or images.dtype.itemsize not in (4, 8):
+    if images.dtype not in (np.float32, np.float64):             # of this machine's byte order too
         hint = ("scale bytes first: images.astype('float32') / 255" if images.dtype.kind in "iu"
                 else "convert first: images.astype('float32')")
         raise TypeError(f"{name}: images: expected float32 (or float64) values in [0, 1], got {images.dtype}; {hint}")
@@ -130,42 +131,10 @@ def check_images(owner, images):
     if images.shape[3] not in (1, 3):
         hint = ("; channels come last here: images.transpose(0, 2, 3, 1)" if images.shape[1] in (1, 3) else "")
         raise ValueError(f"{name}: images: expected 1 or 3 channels in the last axis, got shape {images.shape}{hint}")
+    if len(images) and not images.size:
+        raise ValueError(f"{name}: images: expected at least 1 x 1 pixels, got shape {images.shape}")
     if isinstance(images, np.ndarray) and images.size:
         low, high = float(images.min()), float(images.max())
         if not (low >= -1e-3 and high <= 1 + 1e-3):              # so written that NaN fails too
             raise ValueError(f"{name}: images: expected values in [0, 1], got [{low:.4g}, {high:.4g}]; divide bytes "
                              "by 255, and normalise after augmenting, not before")
-
-
-def check_rng(owner, rng):
-    if not isinstance(rng, np.random.Generator):
-        raise TypeError(f"{type(owner).__name__}: rng: expected a host numpy.random.Generator, got "
-                        f"{type(rng).__name__}; make one generator a run with numpy.random.default_rng(seed)")
-
-
-# ---------------------------------------------------------------- what a transform may be built with
-
-def number(owner, option, value, low, high=float("inf"), unit=""):
-    """value as a float in [low, high], or an error that names the option."""
-    if not _is_number(value) or not low <= value <= high:
-        raise ValueError(f"{type(owner).__name__}: {option}: expected a number{unit} in [{low:g}, {high:g}], "
-                         f"got {value!r}")
-    return float(value)
-
-
-def interval(owner, option, value, low, high=float("inf"), around=None, unit=""):
-    """A pair (a, b) with low <= a <= b <= high, from a pair, or from a number v: (v, v), or with `around`
-    (around - v, around + v), cut off at low."""
-    pair = value
-    if _is_number(value):
-        pair = (value, value) if around is None else (max(low, around - value), around + value)
-    if (not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(_is_number(v) for v in pair)
-            or not low <= pair[0] <= pair[1] <= high):
-        number_means = "" if around is None else f" (for {around:g} - v to {around:g} + v)"
-        raise ValueError(f"{type(owner).__name__}: {option}: expected a number v{number_means} or a pair (a, b){unit}"
-                         f", {low:g} <= a <= b <= {high:g}, got {value!r}")
-    return float(pair[0]), float(pair[1])
-
-
-def _is_number(value):
-    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)

@@ -14,7 +14,8 @@ import numpy as np
 
 from ...backend import array_module, fused, to_device
 from ...typing import Array
-from .base import Range, Transform, draw_boxes, interval, number
+from ..checks import interval, number, whole
+from .base import Range, Transform, draw_boxes
 
 # ---------------------------------------------------------------- the two functions
 
@@ -111,15 +112,15 @@ class RandomResizedCrop(Transform):
 
     def __init__(self, size: int | tuple[int, int], scale: Range = (0.2, 1.0), ratio: Range = (3 / 4, 4 / 3),
                  antialias: bool = True):
-        sides = (size, size) if isinstance(size, (int, np.integer)) else size
-        if (not isinstance(sides, (tuple, list)) or len(sides) != 2
-                or not all(isinstance(side, (int, np.integer)) and side > 0 for side in sides)):
-            raise ValueError("RandomResizedCrop: size: expected pixels, an int > 0 or a pair (height, width), "
-                             f"got {size!r}")
-        self.size = tuple(int(side) for side in sides)
+        sides = size if isinstance(size, (tuple, list)) else (size, size)
+        if len(sides) != 2:
+            raise ValueError(f"RandomResizedCrop: size: expected pixels, an int or a pair (height, width), got {size!r}")
+        self.size = tuple(whole(self, "size", side, 1) for side in sides)
         self.scale = interval(self, "scale", scale, 1e-6, 1)
         self.ratio = interval(self, "ratio", ratio, 1e-3, 1e3)
-        self.antialias = bool(antialias)
+        if not isinstance(antialias, bool):
+            raise ValueError(f"RandomResizedCrop: antialias: expected True or False, got {antialias!r}")
+        self.antialias = antialias
 
     def output_shape(self, shape):
         return (shape[0], *self.size, shape[3])

@@ -6,7 +6,8 @@ Results are cut off at 0 and 1.
 import numpy as np
 
 from ...backend import array_module, fused
-from .base import Range, Transform, draw_boxes, interval, number
+from ..checks import interval, number
+from .base import Range, Transform, draw_boxes
 from .geometric import resample
 
 LUMA = np.array([0.299, 0.587, 0.114])      # how bright red, green and blue look: Y = LUMA . rgb (ITU-R BT.601)

@@ -7,9 +7,11 @@ shifted and sheared but never mirrored, and photographs lose their colours but k
     view1, view2 = two_views(augment, images, rng)          # images (B, 28, 28, 1) in [0, 1]
 """
 
+import pickle
 from collections.abc import Callable
 
 from ...typing import Array, Rng
+from ..checks import check_rng
 from .base import Compose
 from .geometric import RandomAffine, RandomHorizontalFlip, RandomResizedCrop
 from .photometric import ColorJitter, RandomErasing, RandomGrayscale
@@ -18,15 +20,23 @@ from .photometric import ColorJitter, RandomErasing, RandomGrayscale
 def two_views(augment: Callable[[Array, Rng], Array], images: Array, rng: Rng) -> tuple[Array, Array]:
     """The two views of each image, (view1, view2): the same transform drawn twice, independently.
 
-    view1[i] and view2[i] are a positive pair. Call it on every step: views kept from an earlier epoch would be the
-    same augmentation again.
+    view1[i] and view2[i] are a positive pair. Call it on every step with the one generator of the run: views kept from
+    an earlier epoch, or a generator made anew from the same seed, give the same augmentation again.
+
+    Raises ValueError if augment draws nothing from rng, because then both views would be the same.
 
     >>> images = np.random.default_rng(0).random((8, 28, 28, 1), dtype="float32")
     >>> view1, view2 = two_views(mnist_views(), images, np.random.default_rng(1))
     >>> view1.shape, bool((view1 == view2).all())
     ((8, 28, 28, 1), False)
     """
-    return augment(images, rng), augment(images, rng)
+    check_rng("two_views", rng)
+    before = pickle.dumps(rng.bit_generator.state)
+    view1 = augment(images, rng)
+    if pickle.dumps(rng.bit_generator.state) == before:
+        raise ValueError("two_views: augment drew nothing from rng, so that both views are drawn alike; let it take its "
+                         "random numbers from the rng it is given")
+    return view1, augment(images, rng)
 
 
 def mnist_views() -> Compose:

@@ -1,0 +1,428 @@
+"""A network that lies: every answer ends in one line within the time allowed, and "auto" goes on without it."""
+
+import contextlib
+import gzip
+import hashlib
+import io
+import os
+import pickle
+import re
+import socket
+import struct
+import tarfile
+import threading
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minicl.data import CorruptFile, Unavailable, cifar10, digits, download, load_cifar10, load_images, load_mnist, mnist
+from minicl.data.cifar10 import parse_pickle
+from minicl.data.mnist import parse_idx
+
+STEMS = tuple(mnist.SHA256)
+LIMIT = 20_000                                           # bytes of a file of this small MNIST
+PATIENCE = 0.25                                          # seconds
+
+
+def idx(array):
+    return struct.pack(f">{array.ndim + 1}I", 0x800 + array.ndim, *array.shape) + array.tobytes()
+
+
+FILES = {stem: idx(np.arange(np.prod(shape), dtype=np.uint8).reshape(shape) % 10)
+         for stem, shape in zip(STEMS, [(6, 5, 4), (6,), (4, 5, 4), (4,)])}
+
+
+@pytest.fixture(autouse=True)
+def small_mnist(monkeypatch, tmp_path):
+    monkeypatch.setattr(mnist, "SHA256", {stem: hashlib.sha256(content).hexdigest() for stem, content in FILES.items()})
+    monkeypatch.setattr(mnist, "LIMITS", dict.fromkeys(STEMS, LIMIT))
+    monkeypatch.setattr(download, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(digits, "generate_digits", lambda seed: "generated digits")
+    monkeypatch.setenv("MINICL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """serve(answer): a server on the loopback whose every connection is answer(send, path, root), for at most 200 of
+    them and ten seconds; it returns the list of the paths that were asked for."""
+    stack = contextlib.ExitStack()
+
+    def start(answer):
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        listener.settimeout(10)
+        root, asked = f"http://127.0.0.1:{listener.getsockname()[1]}", []
+        monkeypatch.setattr(mnist, "MIRRORS", (f"{root}/mnist/",))
+
+        def handle(connection):
+            until = time.monotonic() + 10
+            with connection, contextlib.suppress(OSError):
+                connection.settimeout(10)
+                request = connection.recv(1 << 16)
+                asked.append(request.split()[1].decode())
+
+                def send(content):
+                    if time.monotonic() > until:
+                        raise TimeoutError
+                    connection.sendall(content)
+                answer(send, asked[-1], root)
+
+        def accept():
+            with contextlib.suppress(OSError):
+                for _ in range(200):
+                    threading.Thread(target=handle, args=(listener.accept()[0],), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        return asked
+
+    with stack:
+        yield start
+
+
+def packed(path):
+    return gzip.compress(FILES[path.rsplit("/", 1)[1].removesuffix(".gz")])
+
+
+def ok(body, *headers, end=b"\r\n"):
+    return b"HTTP/1.1 200 OK\r\n" + b"".join(h + b"\r\n" for h in headers) + end + body
+
+
+def whole(body, *headers):
+    return ok(body, b"Content-Length: %d" % len(body), *headers)
+
+
+def drip(start, more=b"x", wait=0.02):
+    def answer(send, path, root):
+        send(start)
+        while True:
+            time.sleep(wait)
+            send(more)
+    return answer
+
+
+def endless(start, more):
+    return drip(start, more * (1 << 16), 0)
+
+
+def redirect(target, code=302, body=b""):
+    def answer(send, path, root):
+        location = target(path, root) if callable(target) else target
+        send(b"HTTP/1.1 %d Moved\r\nLocation: %s\r\n\r\n" % (code, location.encode("latin-1")) + body)
+    return answer
+
+
+def say(content):
+    return lambda send, path, root: send(content)
+
+
+BOMB = gzip.compress(bytes(50_000_000))
+HOSTILE = {
+    # slow
+    "silence": (lambda send, path, root: time.sleep(1.5), "too slow: 0 bytes"),
+    "a dripping body": (drip(ok(b"")), "too slow"),
+    "a dripping body of the right length": (drip(ok(b"", b"Content-Length: 9000")), "too slow"),
+    "a dripping header": (drip(b"HTTP/1.1 200 OK\r\nX: "), "too slow: 0 bytes"),
+    "a dripping chunk": (drip(ok(b"2000\r\n", b"Transfer-Encoding: chunked")), "too slow"),
+    "continue without end": (drip(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), "too slow: 0 bytes"),
+    # endless
+    "an endless body": (endless(ok(b""), b"x"), "it sends more than the 20000 bytes expected"),
+    "endless chunks": (endless(ok(b"", b"Transfer-Encoding: chunked"), b"1\r\nx\r\n"), "it sends more than the 20000 bytes"),
+    "an endless header line": (endless(b"HTTP/1.1 200 OK\r\nX: ", b"x"), "got more than 65536 bytes"),
+    "endless headers": (endless(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"), "got more than 100 headers"),
+    "a redirection with an endless body": (endless(b"HTTP/1.1 302 Moved\r\nLocation: file:///etc/passwd\r\n\r\n", b"x"),
+                                           "it redirects to 'file:///etc/passwd'"),
+    "an error with an endless body": (endless(b"HTTP/1.1 500 Oh\r\n\r\n", b"x"), "HTTP Error 500: Oh"),
+    # headers that lie
+    "a length of 10 PB": (say(ok(b"x", b"Content-Length: 10000000000000000")), "it announces 10000000000000000 bytes"),
+    "a length with 9999 digits": (say(ok(b"x", b"Content-Length: " + b"9" * 9999)), "integer|announces"),
+    "a negative length": (say(ok(b"nonsense", b"Content-Length: -5")), "no IDX file"),
+    "a length of words": (say(ok(b"nonsense", b"Content-Length: much")), "no IDX file"),
+    "a length too long": (say(ok(b"nonsense", b"Content-Length: 99")), "closed after 8 of 99 bytes"),
+    "a length too short": (lambda send, path, root: send(ok(packed(path), b"Content-Length: 20")), "damaged gzip data"),
+    "a negative chunk": (say(ok(b"-1\r\nx\r\n", b"Transfer-Encoding: chunked")), "."),
+    "a chunk of words": (say(ok(b"much\r\nx\r\n", b"Transfer-Encoding: chunked")), "."),
+    "a chunk that is not there": (say(ok(b"ffffffff\r\nx", b"Transfer-Encoding: chunked")), "IncompleteRead"),
+    "a status of words": (say(b"HELLO\r\n\r\n"), "HELLO"),
+    "bytes of no kind": (say(bytes(range(256)) * 10), "."),
+    "no answer": (lambda send, path, root: None, "closed connection"),
+    "terminal codes in the reason": (say(b"HTTP/1.1 500 \x1b[2J\x1b]0;owned\x07\r\n\r\n"), r"Error 500: \?\[2J"),
+    # redirections
+    "to a file": (redirect("file:///etc/passwd"), "it redirects to 'file:///etc/passwd', which is not HTTPS"),
+    "to FTP": (redirect("ftp://127.0.0.1/x"), "it redirects to 'ftp://127.0.0.1/x'"),
+    "to data": (redirect("data:text/plain,hello"), "it redirects to 'data:"),
+    "to itself": (redirect(lambda path, root: path), "it redirects more than 5 times"),
+    "to ever other pages": (redirect(lambda path, root: f"{root}{path}0"), "it redirects more than 5 times"),
+    "to nowhere": (redirect(""), "HTTP Error 302"),
+    "to no address": (redirect("http://[::1"), "Invalid IPv6"),
+    "to a port that is none": (redirect("http://127.0.0.1:99999999/"), "."),
+    "to a port of words": (redirect("http://127.0.0.1:port/", 308), "nonnumeric port"),
+    "to no host": (redirect("http:///x", 301), "it redirects more than 5 times"),
+    "to another line": (redirect("/x\rSet-Cookie: y", 303), "."),
+    # content
+    "nothing": (say(whole(b"")), "truncated, 0 bytes"),
+    "204": (say(b"HTTP/1.1 204 No Content\r\n\r\n"), "truncated, 0 bytes"),
+    "a page": (say(whole(b"<!DOCTYPE html>")), "no IDX file"),
+    "a bomb": (say(whole(BOMB[:LIMIT])), "more than the 20000 bytes expected"),
+    "a bomb that is too long itself": (say(whole(BOMB)), "it announces"),
+    "half a gzip file": (lambda send, path, root: send(whole(packed(path)[:-9])), "damaged gzip data"),
+    "a header of absurd sizes": (say(whole(gzip.compress(struct.pack(">4I", 2051, *[2**32 - 1] * 3)))), "truncated"),
+    "a header of no images": (say(whole(gzip.compress(struct.pack(">4I", 2051, 0, 28, 28)))), "no images"),
+    "another file of the same form": (say(whole(gzip.compress(idx(np.zeros((6, 5, 4), np.uint8))))), "not MNIST's"),
+}
+
+
+@pytest.mark.parametrize("answer, words", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_answer_ends_in_one_line_in_time_and_auto_goes_on(serve, tmp_path, answer, words):
+    serve(answer)
+    started, said = time.monotonic(), []
+    assert load_images("auto", log=said.append) == "generated digits"
+    assert time.monotonic() - started < PATIENCE + 1.5
+    (line,) = said
+    assert line.isprintable() and len(line) < 600 and re.search(f"MNIST could not be downloaded .*{words}", line)
+    assert "continuing with generated digits" in line
+    assert not list(tmp_path.rglob("*")), "nothing of it is kept"
+
+
+def test_a_hostile_server_costs_little_memory(serve):
+    for name in ("an endless body", "a bomb", "an endless header line", "endless chunks"):
+        serve(HOSTILE[name][0])
+        tracemalloc.start()
+        with pytest.raises(Unavailable):
+            load_mnist()
+        assert tracemalloc.get_traced_memory()[1] < 3_000_000, name
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("answer", [
+    lambda send, path, root: send(whole(packed(path))),
+    lambda send, path, root: send(ok(packed(path))),                                     # to the end of the connection
+    lambda send, path, root: send(ok(packed(path), b"Content-Length: unknown")),
+    lambda send, path, root: send(ok(packed(path), b"Content-Length: -1")),
+    lambda send, path, root: [send(ok(b"", b"Transfer-Encoding: chunked"))]
+    + [send(b"1\r\n%c\r\n" % byte) for byte in packed(path)] + [send(b"0\r\n\r\n")],
+    lambda send, path, root: (redirect(lambda path, root: "/far/" + path[7:], 308) if "/mnist/" in path else
+                              lambda send, path, root: send(whole(packed(path))))(send, path, root),
+    lambda send, path, root: (redirect(lambda path, root: f"{root}/1{path[2:]}" if path[1] == "0" else f"{root}/0{path}")
+                              if path.count("0") + path.count("1") < 99 and len(path) < 40 and "/mnist" == path[:6] else
+                              lambda send, path, root: send(whole(packed(path))))(send, path, root),
+])
+def test_an_honest_answer_is_read_however_it_comes(serve, answer):
+    serve(answer)
+    data = load_mnist()
+    assert data.train_images.tobytes() == FILES[STEMS[0]][16:]
+    assert data.test_labels.astype(np.uint8).tobytes() == FILES[STEMS[3]][8:]
+
+
+def test_two_who_download_at_once_both_have_it(serve, tmp_path):
+    asked = serve(lambda send, path, root: (time.sleep(0.05), send(whole(packed(path)))))
+    found = []
+    readers = [threading.Thread(target=lambda: found.append(load_mnist())) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    assert len(found) == 4 and len(asked) == 16
+    assert sorted(p.name for p in (tmp_path / "cache/mnist").iterdir()) == sorted(f"{stem}.gz" for stem in STEMS)
+    load_mnist(download=False)
+
+
+def test_what_a_killed_download_left_is_removed_in_time(serve, tmp_path):
+    serve(lambda send, path, root: send(whole(packed(path))))
+    folder = tmp_path / "cache/mnist"
+    folder.mkdir(parents=True)
+    left = folder / f".{STEMS[0]}.gz.0123456789abcdef.part"
+    left.write_bytes(b"half")
+    load_mnist()
+    assert left.exists(), "it may be another's that is being written"
+    (folder / f"{STEMS[0]}.gz").unlink()
+    os.utime(left, (0, 0))
+    load_mnist()
+    assert not left.exists()
+
+
+# ---------------------------------------------------------------- the surroundings of the cache
+
+@pytest.mark.parametrize("make", [
+    lambda cache: cache.write_bytes(b"a file"),
+    lambda cache: (cache.mkdir(), (cache / "mnist").write_bytes(b"a file")),
+    lambda cache: [(cache / "mnist" / f"{stem}.gz").mkdir(parents=True) for stem in STEMS],
+    lambda cache: cache.symlink_to(cache),
+    lambda cache: cache.symlink_to("/dev/null"),
+], ids=["a file", "a file below", "folders as files", "a loop", "a device"])
+def test_a_cache_that_cannot_be_written_is_one_line_and_the_data_is_used(serve, tmp_path, make):
+    make(tmp_path / "cache")
+    serve(lambda send, path, root: send(whole(packed(path))))
+    said = []
+    assert len(load_images("auto", log=said.append).train_images) == 6
+    assert len(said) == 1 and "cannot be kept" in said[0] and "MINICL_CACHE" in said[0] and "\n" not in said[0]
+
+
+@pytest.mark.parametrize("cache", [None, "~nobody-of-that-name/x"], ids=["no home", "no such user"])
+def test_without_a_home_folder_auto_goes_on_and_says_what_to_set(monkeypatch, cache):
+    for name in ("MINICL_CACHE", "XDG_CACHE_HOME", "HOME", "LOCALAPPDATA", "USERPROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    if cache:
+        monkeypatch.setenv("MINICL_CACHE", cache)
+    else:                                                # what pathlib does for a user id that has no entry
+        def no_home(path):
+            raise RuntimeError("Could not determine home directory.")
+        monkeypatch.setattr(download.Path, "expanduser", no_home)
+    said = []
+    assert load_images("auto", log=said.append) == "generated digits"
+    assert len(said) == 1 and "MINICL_CACHE" in said[0] and "no home folder" in said[0] and "\n" not in said[0]
+    with pytest.raises(Unavailable, match="set MINICL_CACHE"):
+        load_mnist()
+
+
+@pytest.mark.parametrize("load", [load_mnist, load_cifar10])
+@pytest.mark.parametrize("folder", ["~nobody-of-that-name", "", "\0", "/dev/null", "n" * 5000])
+def test_a_folder_that_cannot_be_is_one_line(load, folder):
+    with pytest.raises((ValueError, FileNotFoundError), match="data_dir") as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------- files
+
+@given(st.binary(max_size=40) | st.builds(lambda head, dims, body: struct.pack(">4I", head, *dims) + body,
+                                          st.sampled_from([2051, 2049, 0, 3331]),
+                                          st.tuples(*[st.sampled_from([0, 1, 2, 3, 28, 2**31, 2**32 - 1])] * 3),
+                                          st.binary(max_size=20)))
+def test_any_bytes_are_an_idx_file_whole_and_true_or_refused(content):
+    for kind, ndim in (("image", 3), ("label", 1)):
+        try:
+            array = parse_idx(content, "here", kind)
+        except CorruptFile as error:
+            assert "\n" not in str(error)
+        else:
+            assert array.ndim == ndim and content[4 + 4 * ndim:] == array.tobytes()
+
+
+ALLOC = {                                                # few bytes that ask pickle for gigabytes
+    "BINSTRING": b"\x80\x02T\xff\xff\xff\x7f.", "BINBYTES": b"\x80\x03B\xff\xff\xff\xff.",
+    "BINUNICODE": b"X\xff\xff\xff\xff.",
+    "BINBYTES8": b"\x80\x04\x8e" + b"\xff" * 7 + b"\x00.", "BYTEARRAY8": b"\x80\x05\x96" + b"\xff" * 7 + b"\x00.",
+    "BINUNICODE8": b"\x80\x04\x8d" + b"\xff" * 7 + b"\x00.", "LONG4": b"\x80\x02\x8b\xff\xff\xff\x7f.",
+    "LONG_BINPUT": b"\x80\x02Nr\xff\xff\xff\x7f.", "PUT": b"Np4000000000\n.",
+    "FRAME": b"\x80\x04\x95" + b"\xff" * 7 + b"\x00N.",
+    "INT": b"I" + b"9" * 5000 + b"\n.", "LONG": b"L" + b"9" * 5000 + b"L\n.", "PERSID": b"Pid\n.", "EXT": b"\x82\x01.",
+    "NEXT_BUFFER": b"\x80\x05\x97.", "INST": b"(ios\nsystem\n.", "OBJ": b"(cos\nsystem\no.",
+}
+
+
+@pytest.mark.parametrize("content", ALLOC.values(), ids=ALLOC)
+def test_a_few_bytes_of_pickle_take_no_memory(content):
+    tracemalloc.start()
+    started = time.monotonic()
+    with pytest.raises(CorruptFile, match="^here: no pickled batch") as caught:
+        parse_pickle(content, "here")
+    assert time.monotonic() - started < 1 and "\n" not in str(caught.value)
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("content", [b"(" * 2000, b"N" * 2000])
+def test_a_pickle_with_too_many_opcodes_is_refused(monkeypatch, content):
+    monkeypatch.setattr(cifar10, "MOST_OPCODES", 1000)
+    with pytest.raises(CorruptFile, match="its opcode 1001, .* is beyond what a CIFAR-10 file has"):
+        parse_pickle(content, "here")
+
+
+def test_nested_labels_do_not_unfold():
+    """Lists of twice the same list, forty deep: an array of them would have 2^40 elements."""
+    labels = [1, 2]
+    for _ in range(40):
+        labels = [labels, labels]
+    content = pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": labels}, 4)
+    with pytest.raises(CorruptFile, match="labels of another kind"):
+        parse_pickle(content, "here")
+
+
+ROWS = np.arange(2 * 3072, dtype=np.uint8).reshape(2, 3072)
+BATCH = pickle.dumps({b"data": ROWS, b"labels": [3, 7]}, 4)
+
+
+@given(st.lists(st.tuples(st.integers(0, len(BATCH) - 1), st.integers(0, 255)), min_size=1, max_size=4))
+def test_a_damaged_pickle_is_refused_or_has_the_shape_of_a_batch(flips):
+    content = bytearray(BATCH)
+    for place, value in flips:
+        content[place] = value
+    try:
+        images, labels = parse_pickle(bytes(content), "here")
+    except CorruptFile:
+        return
+    assert images.shape == (len(labels), 32, 32, 3) and images.dtype == np.uint8 and labels.dtype == np.int64
+    assert 0 <= labels.min() and labels.max() <= 255
+
+
+def archive(*members):
+    """A gzipped tar of (TarInfo, content)."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for member, content in members:
+            tar.addfile(member, io.BytesIO(content))
+    return file.getvalue()
+
+
+def member(name, size, **fields):
+    info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+    info.size = size
+    for field, value in fields.items():
+        setattr(info, field, value)
+    return info
+
+
+SIX = [(member(name, 3073), bytes(3073)) for name in cifar10.UNPACKED["cifar-10-batches-bin"]]
+
+
+def claims(tar, at, field):
+    """The tar with other bytes at a place in its first header, and that header's checksum made right."""
+    head = bytearray(tar[:512])
+    head[at:at + len(field)] = field
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    return bytes(head) + tar[512:]
+
+
+def claims_size(tar, size):
+    return claims(tar, 124, b"%011o\0" % size if size >= 0 else b"\xff" * 8 + struct.pack(">i", size))
+
+
+def begins_with(kind, size=512, **fields):
+    return archive((member("data_batch_1.bin", size, type=kind, **fields), bytes(512)), *SIX[1:])
+
+
+@pytest.mark.parametrize("tar", [
+    claims_size(archive(*SIX), 2**33 - 1), claims_size(archive(*SIX), -512), claims_size(archive(*SIX), 0),
+    archive(*SIX)[:-30_000], archive(*SIX[:5]), bytes(10240), b"x" * 5000,
+    begins_with(tarfile.LNKTYPE, 0, linkname="/etc/passwd"), begins_with(tarfile.SYMTYPE, 0, linkname="/etc/passwd"),
+    begins_with(tarfile.CHRTYPE, 0), claims(begins_with(tarfile.GNUTYPE_SPARSE), 483, b"%011o\0" % (2**33 - 1)),
+    claims_size(begins_with(tarfile.GNUTYPE_LONGNAME), 2**32), claims_size(begins_with(tarfile.XHDTYPE), 2**32),
+], ids=range(13))
+def test_a_tar_that_lies_is_refused_in_time(tmp_path, tar):
+    (tmp_path / "cifar-10-binary.tar.gz").write_bytes(gzip.compress(tar))
+    started = time.monotonic()
+    with pytest.raises(CorruptFile) as caught:
+        load_cifar10(tmp_path, check=False)
+    assert time.monotonic() - started < 5 and "\n" not in str(caught.value)
+
+
+def test_a_bomb_as_an_archive_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(cifar10, "LIMIT", 1_000_000)
+    bomb = archive((member("data_batch_1.bin", 8_000_000), bytes(8_000_000)), *SIX[1:])
+    (tmp_path / "cifar-10-binary.tar.gz").write_bytes(gzip.compress(bomb))
+    with pytest.raises(CorruptFile, match="more than the 2000000 bytes expected"):
+        load_cifar10(tmp_path, check=False)
+
+
+def test_a_file_that_is_too_long_is_not_read(tmp_path):
+    for load, stems in ((load_mnist, STEMS), (load_cifar10, cifar10.UNPACKED["cifar-10-batches-bin"])):
+        for stem in stems:
+            with open(tmp_path / stem, "wb") as file:
+                file.truncate(2**40)                     # a sparse file: 1 TB that takes no space
+        with pytest.raises(CorruptFile, match=f"{2**40} bytes where at most .* are expected"):
+            load(tmp_path)
