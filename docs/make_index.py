@@ -1,0 +1,135 @@
+"""Write docs/index.md: where every op, loss, layer, optimizer, method, data set and metric is explained, tested and used.
+
+    python docs/make_index.py
+
+The tables are read from the code: papers and derivation pages from docstrings, tests, exercises and claims from the names
+that they use.
+"""
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+import minicl
+
+ROOT = Path(__file__).resolve().parents[1]
+PAPER = re.compile(r"[A-Z][\w'-]+(?:,? (?:& |and )?[A-Z][\w'-]+)*(?: et al\.)?,? (?:19|20)\d\d\b")
+PAGE = re.compile(r"docs/(gradients/\w+\.md)")
+INTRODUCTION = """\
+Every public op, loss, layer, optimizer, method, data set and metric: its file, its derivation, the test that checks it,
+the paper it comes from, and the [exercises](exercises.md) and [claims](claims.md) that use it.
+`python docs/make_index.py` writes this page from the code."""
+QUESTIONS = [
+    ("Where is the gradient of the temperature?", "[softmax.py](../minicl/contrastive/softmax.py), equation (2); derived in "
+     "[gradients/softmax.md](gradients/softmax.md)"),
+    ("How do I add an op?", "[contributing.md, an op](contributing.md#an-op)"),
+    ("How do I add a loss?", "[contributing.md, a loss](contributing.md#a-loss)"),
+    ("How do I add an encoder?", "[contributing.md, an encoder](contributing.md#an-encoder)"),
+    ("How do I add a data set?", "[contributing.md, a data set](contributing.md#a-data-set)"),
+    ("How do I add a method?", "[contributing.md, a method](contributing.md#a-method)"),
+    ("Where are the files of my run explained?", "[runs.md, the folder of a run](runs.md#the-folder-of-a-run)"),
+    ("How do I use what I trained?", "[runs.md, use what you trained](runs.md#use-what-you-trained)"),
+    ("Which loss is SigLIP?", "[siglip.py](../minicl/contrastive/siglip.py), `contrastive.siglip`"),
+    ("What does this error mean?", "[runs.md, errors](runs.md#errors)"),
+]
+SECTIONS = [
+    ("Ops", "ops", "Differentiable functions of Tensors. `ops.relu(x)` is recorded on the tape."),
+    ("Losses and similarities", "contrastive", "One file a loss: the loss and its gradients, a readable form made of small "
+     "ops, and the op whose gradient is derived by hand."),
+    ("Layers, encoders and heads", "nn", "Modules are trees of parameters."),
+    ("Optimizers and schedules", "optim", "An optimizer updates all parameters in one flat buffer."),
+    ("Methods", "methods", "What each training script trains."),
+    ("Data", "data", "Data sets by name, batches, and random views."),
+    ("Metrics", "evaluate", "What a representation knows, as numbers."),
+]
+COLUMNS = ("name", "file", "derivation", "test", "paper", "exercise", "claims")
+
+
+def public(module):
+    """(name, class or function) of what a module offers: its __all__, or what is defined in it."""
+    names = getattr(module, "__all__", None) or [
+        name for name, thing in vars(module).items()
+        if not name.startswith("_") and getattr(thing, "__module__", None) == module.__name__]
+    for name in sorted(names, key=str.lower):
+        thing = getattr(module, name)
+        if inspect.isclass(thing) or inspect.isfunction(thing):
+            yield name, thing
+
+
+def link(path, text):
+    """A link from docs/ to a path of the repository."""
+    target = path.relative_to("docs") if path.parts[0] == "docs" else Path("..") / path
+    return f"[{text}]({target.as_posix()})"
+
+
+def found_in_docstrings(pattern, thing):
+    """What a pattern finds in the docstring of a definition, or else in that of its file."""
+    texts = inspect.getdoc(thing) or "", sys.modules[thing.__module__].__doc__ or ""
+    return next((found for text in texts if (found := pattern.findall(" ".join(text.split())))), [])
+
+
+def uses(path):
+    """How often a file uses each name of minicl: imported names, and attributes of imported modules (ops.relu)."""
+    tree = ast.parse(path.read_text())
+    imported = {alias.name for node in ast.walk(tree) for alias in getattr(node, "names", ())
+                if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "minicl"}
+    modules = imported & {module for _, module, _ in SECTIONS}
+    counts = Counter()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id in imported:
+            counts[node.id] += 1
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            counts[node.attr] += 1
+    return counts
+
+
+def test_of(name, thing, tests):
+    """The test file that uses it most. Every op has a case in tests/cases.py, and test_ops.py runs them all."""
+    if inspect.isfunction(thing) and hasattr(thing, "forward"):
+        return link(Path("tests/test_ops.py"), "ops")
+    best = max(tests, key=lambda path: tests[path][name])
+    return link(best, best.stem.removeprefix("test_")) if tests[best][name] else ""
+
+
+def exercises():
+    """EXERCISES of examples/make_exercises.py."""
+    spec = importlib.util.spec_from_file_location("make_exercises", ROOT / "examples/make_exercises.py")
+    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.EXERCISES
+
+
+def index():
+    """The text of docs/index.md."""
+    tests = {path.relative_to(ROOT): uses(path) for path in sorted(ROOT.glob("tests/test_*.py"))}
+    records = sorted(path.stem.split("-") for path in (ROOT / "docs/claims").glob("*.json"))          # 08-head.json
+    claims = {int(number): uses(ROOT / f"examples/claims/{name}.py") for number, name in records}
+    holes = [(Path("minicl") / hole.file, hole.function.partition(".")[0], hole.name) for hole in exercises()]
+
+    def cells(name, thing):
+        path = Path(inspect.getsourcefile(thing)).resolve().relative_to(ROOT)
+        yield f"`{name}`"
+        yield link(path, path.relative_to("minicl").as_posix())
+        yield ", ".join(link(Path("docs") / page, Path(page).stem) for page in sorted(set(found_in_docstrings(PAGE, thing))))
+        yield test_of(name, thing, tests)
+        yield next(iter(found_in_docstrings(PAPER, thing)), "")
+        yield ", ".join(f"`{hole}`" for file, function, hole in holes if file == path and function == name)
+        yield ", ".join(str(number) for number in sorted(claims) if claims[number][name])
+
+    lines = ["# Index", "", INTRODUCTION, "", "## Questions of a newcomer", "", "| question | answer |", "|---|---|"]
+    lines += [f"| {question} | {answer} |" for question, answer in QUESTIONS]
+    for title, module, what in SECTIONS:
+        lines += ["", f"## {title}", "", what, "", "| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+        lines += ["| " + " | ".join(cells(name, thing)) + " |"
+                  for name, thing in public(importlib.import_module(f"minicl.{module}"))]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    (ROOT / "docs/index.md").write_text(index())
+    print(f"docs/index.md: minicl {minicl.__version__}")

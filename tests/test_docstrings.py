@@ -1,0 +1,21 @@
+"""The examples in the docstrings of the package run and print what they say."""
+
+import doctest
+import importlib
+import pkgutil
+
+import numpy as np
+import pytest
+
+import minicl
+
+MODULES = sorted(module.name for module in pkgutil.walk_packages(minicl.__path__, "minicl."))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_run(name):
+    module = importlib.import_module(name)
+    with np.printoptions(precision=4, suppress=True):
+        found = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS,
+                                extraglobs={"minicl": minicl, "np": np})
+    assert found.failed == 0

@@ -1,0 +1,118 @@
+"""The structure of the package: imports run downwards, files and functions stay short enough to be read whole."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import minicl
+
+ROOT = Path(minicl.__file__).parents[1]
+PACKAGE = {path.relative_to(ROOT / "minicl"): ast.parse(path.read_text()) for path in (ROOT / "minicl").rglob("*.py")}
+
+# A file imports only from its own layer and from those before it. Layers of one line do not import each other.
+LAYERS = [
+    ("typing",), ("backend",), ("signature",), ("autograd",), ("ops",), ("contrastive",), ("gradcheck", "files"),
+    ("explain", "explain_pairs"), ("nn",), ("optim",), ("methods",), ("data", "evaluate"), ("viz", "checkpoint"), ("run",),
+]
+LAYER = {name: k for k, names in enumerate(LAYERS) for name in names}
+
+
+def room(path):
+    """The part of the package that a file belongs to: `ops` for ops/conv.py, `optim` for optim.py."""
+    return path.parts[0].removesuffix(".py")
+
+
+def imports(path, tree):
+    """The files of the package that a file imports, wherever in the file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            package = path.parent if node.level == 1 else path.parents[node.level - 1]
+            base = package / (node.module or "").replace(".", "/")
+            for name in node.names:
+                for candidate in (base / f"{name.name}.py", base / name.name / "__init__.py", base.with_suffix(".py")
+                                  if node.module else base, base / "__init__.py"):
+                    if candidate in PACKAGE:
+                        yield candidate
+                        break
+
+
+EDGES = {path: sorted(set(imports(path, tree)) - {path}) for path, tree in PACKAGE.items()}
+FILES = sorted(path for path in PACKAGE if path != Path("__init__.py"))
+
+
+def test_the_imports_are_read():
+    assert Path("ops/__init__.py") in EDGES[Path("nn/layers.py")]
+    assert Path("contrastive/pairs.py") in EDGES[Path("contrastive/nt_xent.py")]
+    assert Path("autograd.py") in EDGES[Path("ops/elementwise.py")]
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_imports_run_downwards(path):
+    for other in EDGES[path]:
+        above, below = room(path), room(other)
+        assert above == below or LAYER[below] < LAYER[above], f"{path} imports {other}"
+
+
+def test_no_files_import_each_other_in_a_circle():
+    open_, done = [], set()
+
+    def visit(path):
+        assert path not in open_, "circle: " + " -> ".join(map(str, [*open_[open_.index(path):], path]))
+        if path not in done:
+            open_.append(path)
+            for other in EDGES[path]:
+                if other.name != "__init__.py" or room(other) != room(path):
+                    visit(other)
+            done.add(open_.pop())
+
+    for path in FILES:
+        visit(path)
+
+
+def test_nothing_in_the_package_imports_the_examples():
+    for path, tree in PACKAGE.items():
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else \
+                [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            assert not any(name.partition(".")[0] in ("examples", "claims", "tests") for name in names), path
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE), ids=str)
+def test_a_file_can_be_read_at_one_sitting(path):
+    lines = len((ROOT / "minicl" / path).read_text().splitlines())
+    assert lines <= (269 if path == Path("autograd.py") else 400)
+
+
+def ops_of(folder):
+    """(file:name, def) of each function under @op in a folder of the package."""
+    for path, tree in sorted(PACKAGE.items()):
+        for node in tree.body if room(path) == folder else []:
+            if isinstance(node, ast.FunctionDef) and any("op" in ast.unparse(d).split("(") for d in node.decorator_list):
+                yield pytest.param(node, id=f"{path.name}:{node.name}")
+
+
+def body_lines(function):
+    """The lines of a function's body without its docstring."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return body[-1].end_lineno - body[0].lineno + 1
+
+
+@pytest.mark.parametrize("function", list(ops_of("ops")))
+def test_the_body_of_an_op_fits_on_a_screen(function):
+    assert body_lines(function) <= 40
+
+
+@pytest.mark.parametrize("function", list(ops_of("contrastive")))
+def test_the_body_of_a_loss_is_its_formula(function):
+    assert body_lines(function) <= 30
+
+
+def test_importing_minicl_gives_its_parts_and_no_heavy_library():
+    code = ("import sys, minicl; minicl.nn.Linear, minicl.optim.AdamW, minicl.data.ImageData, minicl.contrastive.nt_xent, "
+            "minicl.methods.SimCLR, minicl.evaluate.linear_probe; "
+            "print({'cupy', 'matplotlib', 'torch', 'PIL'} & sys.modules.keys())")
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"

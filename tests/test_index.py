@@ -1,0 +1,40 @@
+"""docs/index.md is what docs/make_index.py writes, its links lead somewhere, and it names everything that is public."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+spec = importlib.util.spec_from_file_location("make_index", ROOT / "docs/make_index.py")
+make_index = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(make_index)
+PAGE = ROOT / "docs/index.md"
+
+
+def anchors(path):
+    """The anchors of a page's headings, as GitHub makes them."""
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+            for heading in re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)}
+
+
+def test_the_page_is_up_to_date():
+    assert PAGE.read_text() == make_index.index(), "run python docs/make_index.py"
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)]+)\)", PAGE.read_text()))))
+def test_links_lead_somewhere(target):
+    file, _, anchor = target.partition("#")
+    path = (PAGE.parent / file).resolve()
+    assert path.exists()
+    if anchor:
+        assert anchor in anchors(path)
+
+
+def test_every_loss_has_a_paper_a_derivation_and_a_test():
+    rows = [line.split(" | ") for line in PAGE.read_text().split("## Losses and similarities")[1].split("##")[0].splitlines()
+            if line.startswith("| `")]
+    assert len(rows) >= 12
+    for name, _, derivation, test, *_ in rows:
+        assert test and (derivation or name in ("| `choice_accuracy`", "| `info_nce_from_scores`")), name
