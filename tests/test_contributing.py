@@ -23,19 +23,24 @@ def steps(recipe):
 
 
 def follow(folder, text, code):
-    """Do what a step says: create a file, append to it, or add lines below one that it quotes."""
-    path = folder / re.search(r"`([^`]+)`", text)[1]
-    if text.startswith("Create"):
+    """Do what a step says: create a file, append to it, add lines below one that it quotes, or replace a text."""
+    if match := re.match(r"Create `([^`]+)`", text):
+        path = folder / match[1]
         assert not path.exists(), f"{path} is there already"
         path.write_text(code)
-    elif text.startswith("Append to"):
+    elif match := re.match(r"Append to `([^`]+)`", text):
+        path = folder / match[1]
         path.write_text(path.read_text() + code)
-    else:
-        line = re.fullmatch(r"In `[^`]+`, below `(.+)`, add:", text)[1]
-        lines = path.read_text().splitlines(keepends=True)
-        at = [k for k, other in enumerate(lines) if other.strip() == line.strip()]
-        assert len(at) == 1, f"{path} has {len(at)} lines {line!r}"
-        path.write_text("".join([*lines[:at[0] + 1], code, *lines[at[0] + 1:]]))
+    elif match := re.match(r"In `([^`]+)`, below `(.+)`, add:", text):
+        replace_once(folder / match[1], f"{match[2]}\n", f"{match[2]}\n{code}")
+    elif match := re.match(r"In `([^`]+)`, replace `(.+)` by `(.+)`\.", text):
+        replace_once(folder / match[1], match[2], match[3])
+
+
+def replace_once(path, old, new):
+    text = path.read_text()
+    assert text.count(old) == 1, f"{path} has {old!r} {text.count(old)} times"
+    path.write_text(text.replace(old, new))
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +53,7 @@ def copy(tmp_path_factory):
         shutil.copy(ROOT / name, folder)
     for recipe in SECTIONS:
         for text, language, code in steps(recipe):
-            if language and language != "bash":
-                follow(folder, text, code)
+            follow(folder, text, "" if language == "bash" else code)
     return folder
 
 
