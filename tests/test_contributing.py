@@ -13,13 +13,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "docs/contributing.md").read_text()
 SECTIONS = dict(re.findall(r"^## (An? .*?)\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL))
-STEP = re.compile(r"^\d+\. (.*?)$\n+(?:^ *```(\w+)\n(.*?)^ *```$)?", re.MULTILINE | re.DOTALL)
 
 
 def steps(recipe):
-    """(instruction, language, code) of each numbered step; code is dedented, None where a step has none."""
-    for text, language, code in STEP.findall(SECTIONS[recipe]):
-        yield text, language, re.sub(r"^   ", "", code, flags=re.MULTILINE)
+    """(instruction, language, code) of each numbered step; a step without code has "" for both."""
+    for step in re.split(r"^\d+\. ", SECTIONS[recipe], flags=re.MULTILINE)[1:]:
+        text, *fence = re.split(r"^ *```(.*)\n", step, flags=re.MULTILINE)
+        language, code = fence[:2] if fence else ("", "")
+        yield text.strip(), language, re.sub(r"^   ", "", code, flags=re.MULTILINE)
 
 
 def follow(folder, text, code):
