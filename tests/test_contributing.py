@@ -18,9 +18,12 @@ SECTIONS = dict(re.findall(r"^## (An? .*?)\n(.*?)(?=^## |\Z)", TEXT, re.MULTILIN
 def steps(recipe):
     """(instruction, language, code) of each numbered step; a step without code has "" for both."""
     for step in re.split(r"^\d+\. ", SECTIONS[recipe], flags=re.MULTILINE)[1:]:
-        text, *fence = re.split(r"^ *```(.*)\n", step, flags=re.MULTILINE)
-        language, code = fence[:2] if fence else ("", "")
-        yield text.strip(), language, re.sub(r"^   ", "", code, flags=re.MULTILINE)
+        fence = re.search(r"^( *)(`{3,})(\w+)\n(.*?)^ *\2$", step, re.MULTILINE | re.DOTALL)
+        if fence:
+            indent, _, language, code = fence.groups()
+            yield step[:fence.start()].strip(), language, re.sub(f"^{indent}", "", code, flags=re.MULTILINE)
+        else:
+            yield step.strip(), "", ""
 
 
 def follow(folder, text, code):

@@ -14,8 +14,9 @@ PACKAGE = {path.relative_to(ROOT / "minicl"): ast.parse(path.read_text()) for pa
 
 # A file imports only from its own layer and from those before it. Layers of one line do not import each other.
 LAYERS = [
-    ("typing",), ("backend",), ("signature",), ("autograd",), ("ops",), ("contrastive",), ("gradcheck", "files"), ("nn",),
-    ("optim",), ("methods",), ("data", "evaluate"), ("explain", "explain_pairs"), ("viz", "checkpoint", "options"), ("run",),
+    ("typing",), ("backend",), ("signature",), ("autograd",), ("ops",), ("contrastive",), ("gradcheck", "files", "checks"),
+    ("nn",), ("optim", "viz"), ("methods", "explain", "explain_pairs"), ("data",), ("evaluate",), ("checkpoint", "options"),
+    ("console", "signals"), ("folder",), ("run",),
 ]
 LAYER = {name: k for k, names in enumerate(LAYERS) for name in names}
 
