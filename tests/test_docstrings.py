@@ -15,7 +15,6 @@ MODULES = sorted(module.name for module in pkgutil.walk_packages(minicl.__path__
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_run(name):
     module = importlib.import_module(name)
-    with np.printoptions(precision=4, suppress=True):
-        found = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS,
-                                extraglobs={"minicl": minicl, "np": np})
+    found = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS,
+                            extraglobs={"minicl": minicl, "np": np})
     assert found.failed == 0

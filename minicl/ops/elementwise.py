@@ -105,7 +105,7 @@ def sigmoid(x: Array):
     or, below 0, e / (1 + e), and y (1 - y) is e / (1 + e)^2.
 
     >>> minicl.ops.sigmoid(np.array([0.0, -40.0])).data
-    array([5.0000e-01, 4.2484e-18])
+    array([5.00000000e-01, 4.24835426e-18])
     """
     y, e = _sigmoid(x)
     return y, lambda g: (_sigmoid_back(g, e),)
