@@ -180,9 +180,9 @@ def circle_panels(path, circles: Sequence[tuple[str, HostArray, dict]], labels: 
     for name, _, metrics in circles:
         at = metrics["alignment"], metrics["uniformity"]
         plane.plot(*at, "o", color=BLUE)
-        below = at[0] > 1                                                    # else beside the point
-        plane.annotate(name, at, xytext=(0, 14) if below else (7, 0), textcoords="offset points",
-                       ha="center" if below else "left", va="center", fontsize=9)
+        right = at[0] > 1                                                    # its name stands above it
+        plane.annotate(name, at, xytext=(0, 14) if right else (0, -14) if at[1] < floor + 0.08 else (7, 0),
+                       textcoords="offset points", ha="center" if right else "left", va="center", fontsize=9)
     plane.axhline(floor, color=RED, linestyle="--", linewidth=1)
     plane.text(2, floor - 0.02, f"floor of uniformity, {floor:.3f}", ha="right", va="top", fontsize=9, color=RED)
     plane.set(xlabel="alignment (0: views coincide)", ylabel="uniformity (0: collapsed)", xlim=(-0.1, 2.05),

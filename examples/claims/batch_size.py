@@ -170,33 +170,31 @@ def numbers(values, form):
 
 
 def draw(metrics, path):
-    N, (first, last) = metrics["N"][0], 100 * metrics["knn"][:, [0, -1]].mean(axis=0)
-    figure, (left, right) = slide(f"More negatives spread z: kNN on z {first:.1f} → {last:.1f} %.\n"
-                                  "Each doubling buys less; the loss comes to cost four times",
-                                  panels=2, wspace=0.45, left=0.1)
+    N, batch = metrics["N"][0], metrics["batch"][0]
+    knn = 100 * metrics["knn"]
+    figure, (left, middle, right) = slide(f"More negatives spread z: kNN on z {knn[:, 0].mean():.1f} → "
+                                          f"{knn[:, -1].mean():.1f} %.\n"
+                                          "Each doubling buys less; the time of the loss grows as N²",
+                                          panels=3, wspace=0.42, left=0.08, bottom=0.2)
     line(left, N, metrics["uniformity"], BLUE)
-    left.set_title("uniformity of z", fontsize=17, loc="left", pad=14, color=BLUE)
-    left.invert_yaxis()                                                      # more even is up, as better is for kNN
-    left.text(0.97, 0.03, "(downwards: more even is up)", transform=left.transAxes, ha="right", fontsize=14,
-              color=BLUE)
-    other = left.twinx()
-    line(other, N, 100 * metrics["knn"], ORANGE)
-    other.set_title("kNN on z (%)", fontsize=17, loc="right", pad=14, color=ORANGE)
-    other.tick_params(labelsize=15)
-    other.spines[["top", "left"]].set_visible(False)
-    batch = metrics["batch"][0]
-    for name, colour, words in (("loss, ms", BLUE, "the loss"), ("step, ms", GREEN, "a step")):
+    heading(left, "uniformity of z")
+    left.text(0.97, 0.95, "lower: more even", transform=left.transAxes, ha="right", va="top", fontsize=15, color=BLUE)
+    line(middle, N, knn, ORANGE)
+    heading(middle, "kNN on z (%)")
+    for name, colour, words, above in (("loss, ms", BLUE, "the loss", 0.4), ("step, ms", GREEN, "a step", 1.9)):
         least = metrics[name].min(axis=0)
         right.plot(batch, least, color=colour, linewidth=3.5, marker="o", markersize=10)
-        note(right, batch[0], least[0] * 1.9, words, colour)
+        note(right, batch[0], least[0] * above, words, colour)
     large, at = batch[-3:], metrics["loss, ms"].min(axis=0)[-1]
     right.plot(large, at * (large / large[-1])**2, color=GREY, linestyle="--", linewidth=1.5)
     right.text(large[-2] * 1.4, at * (large[-2] / large[-1])**2, "N²", fontsize=16, color=GREY, va="top")
     heading(right, "milliseconds")
-    right.set(yscale="log", xlabel="N, batch", ylim=(metrics["loss, ms"].min() / 3, None))
-    left.set(xlabel="N, images an anchor chooses among")
-    for axes, ticks in ((left, N), (right, batch)):
+    right.set(yscale="log", xlabel="N, batch", ylim=(metrics["loss, ms"].min() / 4, None))
+    for axes, ticks in ((left, N), (middle, N), (right, batch)):
         axes.set_xscale("log")
         axes.set_xticks(ticks, [f"{n:g}" for n in ticks])
+        axes.tick_params(axis="x", labelsize=12)
         axes.minorticks_off()
+    for axes in (left, middle):
+        axes.set(xlabel="N, images an anchor\nchooses among")
     figure.savefig(path)

@@ -184,8 +184,8 @@ def draw(metrics, path):
             probes.plot(values, np.full(len(values), y + shift), "o", color=INK, markersize=4, alpha=0.7)
         probes.text(100 * CHANCE + 2, y + 0.18, name, fontsize=13, va="center", color="white", fontweight="bold")
     probes.axvline(100 * CHANCE, color=INK, linestyle="--", linewidth=1.5, zorder=0)
-    probes.text(100 * CHANCE, -0.6, " chance", fontsize=13, va="center", color=INK)
-    probes.set(xlim=(0, 100), ylim=(-0.75, len(COLOURS) - 0.5), yticks=(), xlabel="%")
+    probes.text(100 * CHANCE, -0.7, " chance", fontsize=13, va="center", color=INK)
+    probes.set(xlim=(0, 100), ylim=(-1.05, len(COLOURS) - 0.5), yticks=(), xlabel="%")
     heading(probes, "linear probe, batch norm")
     for y, words, colour in ((0.09, "h", BLUE), (0.03, "z under noise", ORANGE)):
         note(probes, 0.7, y, words, colour, transform=figure.transFigure)

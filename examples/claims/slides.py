@@ -57,7 +57,8 @@ def bar(plot, x, values, colour, *, width=0.38, form="{:.1f}", label=None):
 
 def chance(plot, y, text="chance", *, x=0.02, ha="left", va="top"):
     plot.axhline(y, color=GREY, linestyle="--", linewidth=1.5)
-    plot.text(x, y, text, transform=plot.get_yaxis_transform(), ha=ha, va=va, fontsize=14, color=GREY)
+    plot.annotate(text, (x, y), xycoords=plot.get_yaxis_transform(), xytext=(0, {"top": -3, "bottom": 3}.get(va, 0)),
+                  textcoords="offset points", ha=ha, va=va, fontsize=14, color=GREY)
 
 
 def note(plot, x, y, text, colour, **place):

@@ -9,7 +9,7 @@ from minicl.data.captions import LENGTH, NAMES, OPENERS, CaptionedDigits
 from minicl.evaluate import encode, retrieval_recall
 from minicl.methods import CLIP
 from minicl.nn import ConvNet, Transformer
-from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, mean_std
+from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, exceeds_std, mean_std
 from .slides import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, bar, chance, heading, slide
 from .training import descend
 
@@ -109,11 +109,6 @@ def gains(metrics):
     return 100 * np.diff([accuracy(metrics, kind) for kind in KINDS[:3]], axis=0)
 
 
-def sure(metrics):
-    """Whether either gain is more than its spread."""
-    return [gain.mean() > (gain.std(ddof=1) if len(gain) > 1 else 0) for gain in gains(metrics)]
-
-
 def verdict(metrics):
     """The scale is exact; each step of bare name < template < ensemble must be more than the spread."""
     if abs(metrics["logit scale at first"] - 2.659).max() > 5e-4 or \
@@ -123,7 +118,7 @@ def verdict(metrics):
     whole = mean_std(100 * (accuracy(metrics, "whole captions") - accuracy(metrics, "one template")), "+.1f")
     found = (f"digits and colours together, {template} points by the template, {ensemble} more by the ensemble that "
              f"says the same in other words; an ensemble of whole captions is {whole} from the template")
-    holds = sure(metrics)
+    holds = exceeds_std(gains(metrics).T)
     if holds[0] and not holds[1]:
         found += ". The grammar knows few words for the same thing, so there is little for an ensemble to average out"
     elif all(holds) and (last := gains(metrics)[1]).mean() < 2 * last.std():
@@ -148,10 +143,13 @@ def table(metrics):
 
 
 def draw(metrics, path):
+    template, ensemble = exceeds_std(gains(metrics).T)
     figure, (left, middle, right) = slide(
-        "Words classify combinations that were never shown;\n"
-        + ("a sentence does it better than the bare name" if sure(metrics)[0] else
-           "a sentence does it no better than the bare name"), panels=3, widths=(4, 3, 2), wspace=0.3, bottom=0.15)
+        "A sentence classifies better than the bare name,\nan ensemble of sentences better still"
+        if template and ensemble else
+        "Not reproduced: a sentence classifies better than the\nbare name, but an ensemble no better than a sentence"
+        if template else "Not reproduced: a sentence classifies no better\nthan the bare name",
+        panels=3, widths=(4, 3, 2), wspace=0.3, bottom=0.15)
     heading(left, "which digit? (%)")
     for x, (kind, colour) in enumerate(zip(KINDS, (GREY, BLUE, GREEN, ORANGE))):
         bar(left, x, 100 * metrics[f"digit, {kind}"], colour, width=0.7)
