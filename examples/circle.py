@@ -77,7 +77,9 @@ def main():
         # Where views of test images go. (Unchanged images lie to one side: no encoder was asked to spread those.)
         labels = data.test_labels[:2000]
         view1, view2 = two_views(augment, to_float(data.test_images[:2000], xp), rng)
-        metrics, circles, half = {}, [], len(labels) // 2
+        metrics = {}
+        circles = []
+        half = len(labels) // 2
         for name, model in models.items():
             z1, z2 = embed(model, view1), embed(model, view2)
             metrics[name] = {"alignment": alignment(z1, z2), "uniformity": uniformity(z1),

@@ -52,7 +52,8 @@ def main():
     # Data: sequences on the host, (N, T, C).
     rotation = Rotation()
     data = load_sequences(args.data, args.data_dir, rotation=rotation, seed=args.seed, log=run.print)
-    (N, T, C), test = data.train.shape, len(data.test)
+    N, T, C = data.train.shape
+    test = len(data.test)
     run.print(f"data: {data.name}, {N} training and {test} test sequences of {T // window} windows of {window} x {C}")
     if args.ahead >= T // window:
         raise RunError(f"--ahead {args.ahead}: a sequence has {T // window} windows of {window}, so at most "
@@ -107,7 +108,7 @@ def build(channels, window, ahead, *, dim=32, context="gru", hidden=128, rng):
 
 
 def choices(model, sequences, xp):
-    """Of sequences (B, T, C): at each k = 1, 2, ..., the scores of the B candidates and which of them is the true one."""
+    """At each k = 1, 2, ... for sequences (B, T, C): the scores of the B candidates, and which one is the true one."""
     z, c = model(time_first(sequences, xp))                                          # (T', B, d), (T', B, H)
     return [model.scores(z, c, k) for k in range(1, len(model.predictors) + 1)]
 
@@ -133,7 +134,9 @@ def predict_from_states(rotation, states, window, ahead, batch):
     """{"oracle", "information": values at k = 1, 2, ...}: the optimal critic's accuracy between the last hidden state
     of window t and the first of window t + k, and the nats that they share. States are a Markov chain: no past tells
     more of that future."""
-    accuracy, information, last = [], [], range(window - 1, rotation.length, window)
+    accuracy = []
+    information = []
+    last = range(window - 1, rotation.length, window)
     batches = [states[lo:lo + batch] for lo in range(0, len(states) - batch + 1, batch)]
     for k in range(1, ahead + 1):
         gap = (k - 1) * window + 1                           # steps from one state to the other

@@ -103,7 +103,8 @@ def network(inputs, rng):
 
 def draw(run, log, optimal, batch):
     """The staircase, and the optimal critic's bound against the truth for several numbers of candidates."""
-    steps, cap = [line["step"] for line in log], math.log(batch)
+    steps = [line["step"] for line in log]
+    cap = math.log(batch)
     smooth = [float(np.mean([near["bound"] for near in log[max(0, k - 15):k + 16] if near["nats"] == line["nats"]]))
               for k, line in enumerate(log)]
     colours = dict(zip(CANDIDATES, (viz.RED, viz.BLUE, "#4e9a06")))

@@ -1,7 +1,7 @@
-"""The theory, claim by claim, as experiments that run: python examples/claims. Figures and verdicts: docs/claims.md
+"""The theory of contrastive learning as sixteen experiments: python examples/claims. Results: docs/claims.md
 
-Each claim is one module, read from top to bottom: what it says, how it is measured, judged and drawn. What they share
-is laboratory.py (seeds, verdicts, records) and training.py (the small training loop).
+Each claim is one module, to be read from top to bottom: the statement, the measurement, the verdict, the table and the
+picture. laboratory.py has the contract of such a module, the seeds and the records, training.py the training loop.
 """
 
 NAMES = ("infonce_bound", "tightness", "counting", "alignment_uniformity",           # 1 to 4

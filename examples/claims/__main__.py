@@ -91,9 +91,11 @@ def run(args):
         Path(args.out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"--out {args.out}: expected a folder to write to ({error.strerror}); give another") from error
-    done, failed = read_records(args.out) if args.resume else {}, []
+    done = read_records(args.out) if args.resume else {}
+    failed = []
     for module in modules:
-        claim, before = module.CLAIM, done.get(module.CLAIM.name)
+        claim = module.CLAIM
+        before = done.get(claim.name)
         print(f"\n{claim.number}. {claim.title}", flush=True)
         if before and (before.seeds, before.size, before.backend) == (args.seeds, args.size, args.backend):
             print(f"  {before.verdict}, from {record_path(args.out, claim.name)}")
@@ -152,7 +154,8 @@ def wrapped(text):
 
 
 def report(args):
-    records, out = Path(args.records), Path(args.out or Path(args.records) / "claims.md")
+    records = Path(args.records)
+    out = Path(args.out or records / "claims.md")
     found = read_records(records)
     if not found:
         raise RunError(f"--records {records}: found no records of claims; make them with python examples/claims "

@@ -39,7 +39,8 @@ COLOURS = dict(zip([name for name, *_ in RUNS], (GREY, ORANGE, GREEN, BLUE, PURP
 
 
 def measure(setting):
-    rng, xp = np.random.default_rng(setting.seed), setting.xp
+    rng = np.random.default_rng(setting.seed)
+    xp = setting.xp
     metrics = {"collapsed": uniformity(xp.ones((1000, 3)))}
     for d in (2, 3, 128):
         points = rng.standard_normal((setting.pick(2000, 8000, 30_000), d))
@@ -72,20 +73,21 @@ def verdict(metrics):
     exact = {"floor, d = 2": -1.575, "floor, d = 3": -2.080, "floor, d = 128": -3.9375, "collapsed": 0.0}
     wrong = [name for name, value in exact.items() if np.abs(metrics[name] - value).max() > 5e-4]
     if wrong:
-        return NOT_REPRODUCED, f"{', '.join(wrong)} differs from the exact figure"
+        return NOT_REPRODUCED, f"{', '.join(wrong)} differs from the exact value"
     apart = {name: metrics[f"alignment, {name}"] for name in COLOURS}
     even = {name: metrics[f"uniformity, {name}"] for name in COLOURS}
-    floor, noise = uniformity_floor(2), 0.02             # of the uniformity of a thousand points
+    floor = uniformity_floor(2)
+    noise = 0.02                                         # of the uniformity of a thousand points
     if (even["alignment only"] < 0.1 * floor).any() or (even["uniformity only"] > 0.9 * floor).any():
-        return NOT_REPRODUCED, "a loss that wants one half only has not got it"
+        return NOT_REPRODUCED, "a loss of one half only does not reach it"
     for name in ("both", "NT-Xent"):
         if (apart[name] < apart["alignment only"]).any() or (even[name] < even["uniformity only"] - noise).any():
-            return NOT_REPRODUCED, f"{name} does better than the loss that wants one half only"
+            return NOT_REPRODUCED, f"{name} is better in one half than the loss of that half alone"
         if (apart[name] > 0.5 * apart["uniformity only"]).any() or (even[name] > 0.5 * floor).any():
             return NOT_REPRODUCED, f"{name} does not get more than half of each"
-    return REPRODUCED, (f"the floors are exact; the trade-off holds in shape: on the circle NT-Xent has alignment "
+    return REPRODUCED, (f"the floors are exact; the trade-off shows on the circle: NT-Xent has alignment "
                         f"{apart['NT-Xent'].mean():.2f} and uniformity {even['NT-Xent'].mean():.2f}, for every seed "
-                        "between the losses that want one half only")
+                        "between the losses of one half only")
 
 
 def table(metrics):

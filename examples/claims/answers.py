@@ -1,4 +1,4 @@
-"""Two exercises of the theory, worked: the figures in the text are read from the records of the claims."""
+"""Two worked exercises of the theory, with the numbers of the claims' records."""
 
 import math
 
@@ -12,19 +12,19 @@ from .laboratory import filled, mean_std
 
 
 def count(N):
-    """What a batch of N images gives NT-Xent: negatives, and the most that they can show, in nats and in bits."""
+    """NT-Xent's negatives in a batch of N images, and the most information they can show, in nats and in bits."""
     cap = infonce_bound(0.0, 2 * N - 1)
     return 2 * (N - 1), cap.cap, cap.cap_bits
 
 
 def flowed(text):
-    """Markdown with its paragraphs filled; headings, tables and code stay as they are."""
+    """Markdown with its paragraphs filled; headings, tables and code are not changed."""
     return "\n\n".join(part if part.startswith(("#", "|", "```")) else filled(part)
                        for part in text.strip().split("\n\n")) + "\n"
 
 
 def how_many_negatives(records):
-    """Claim 3's record, as the answer to: how many negatives and bits for a batch of N?"""
+    """The answer of claim 3's record to: how many negatives and bits for a batch of N?"""
     if "counting" not in records:
         return ""
     reached = records["counting"].arrays["reached"].mean(axis=0) / math.log(2)
@@ -63,14 +63,15 @@ figure is a distance from chance, not strictly a bound (claim 2). {cosines}
 
 
 def lowest_loss(metrics):
-    """Claim 11's record: what a temperature keeps the loss from."""
-    loss, tau = metrics["loss"].mean(axis=0)[-1], metrics["tau"][0, -1]      # (bits,), of the highest temperature
+    """From claim 11's record: the lowest loss that a temperature allows."""
+    loss = metrics["loss"].mean(axis=0)[-1]              # (bits,), at the highest temperature
+    tau = metrics["tau"][0, -1]
     return (f"And cosines end at 1 and -1, so that at a temperature the loss cannot reach 0: at tau {tau:g} that of "
             f"claim 11 stays at {loss.min():.2f} nats, whatever number of random bits tells the images apart.")
 
 
 def why_the_head_helps(records):
-    """Claims 8 and 9, as the answer to: why does the head help, although it is thrown away?"""
+    """The answer of claims 8 and 9 to: why does the head help, although it is thrown away?"""
     if not {"head", "head_discards"} <= records.keys():
         return ""
     digit, shown = records["head"].arrays, records["head_discards"].arrays

@@ -15,7 +15,9 @@ from .laboratory import QUALITATIVE, NOT_REPRODUCED, REPRODUCED, Claim, mean_std
 from .slides import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, heading, note, slide
 from .training import contrastive, digits, encoder_and_head, train
 
-DIM, NOISE, CHANCE = 64, 0.1, 0.1                # NOISE: of the deviation that unit vectors spread all round have
+DIM = 64
+NOISE = 0.1                                              # relative to the std of evenly spread unit vectors
+CHANCE = 0.1
 
 CLAIM = Claim(
     number=5, name="collapse",
@@ -76,13 +78,16 @@ def build(name, data, setting, normed=NORMED["batch norm"], head="mlp"):
 
 def measure(setting):
     data = digits(setting, train=(1000, 5000, 60_000), test=(300, 2000, 10_000))
-    steps, batch, metrics = setting.pick(40, 200, 5000), setting.pick(48, 128, 256), {}
+    steps = setting.pick(40, 200, 5000)
+    batch = setting.pick(48, 128, 256)
+    metrics = {}
 
     def learn(row, name, times=1, **network):
         model = build(name, data, setting, **network)
         curve = train(model, OBJECTIVES[name], data.train_images, setting, steps=times * steps, batch=batch,
                       lr=setting.pick(1e-2, 5e-3, 5e-3), watch=lambda z: {"spread": embedding_std(z)})
-        metrics[row], metrics[f"{row}: spread in training"] = evaluate(model, data, setting), curve["spread"]
+        metrics[row] = evaluate(model, data, setting)
+        metrics[f"{row}: spread in training"] = curve["spread"]
         setting.print(f"    {row}: " + ", ".join(f"{what} {value:.3f}" for what, value in zip(METRICS, metrics[row])))
 
     metrics["untrained"] = evaluate(build("untrained", data, setting), data, setting)
@@ -95,8 +100,9 @@ def measure(setting):
 
 
 def evaluate(model, data, setting):
-    """FIGURES of a trained model, on test images."""
-    xp, rng = setting.xp, np.random.default_rng([setting.seed, 3])
+    """The METRICS of a trained model, on test images."""
+    xp = setting.xp
+    rng = np.random.default_rng([setting.seed, 3])
     accuracies, _, test_z = frozen_accuracies(model, data, xp)
     noisy = []
     for z in (encode(model, data.train_images, xp)[1], test_z):
@@ -107,15 +113,15 @@ def evaluate(model, data, setting):
 
 
 def verdict(metrics):
-    """Positives alone end with less than a tenth of the full spread, all else with more than half of it; uniformity
-    alone teaches z less than both. BYOL and SimSiam are excused with no batch norm: they were published with it."""
-    def of(row, figure="spread"):
-        return metrics[row][:, METRICS.index(figure)]
+    """Positives alone end with less than a tenth of the full spread, all others with more than half of it; uniformity
+    alone teaches z less than both. BYOL and SimSiam are exempt without batch norm: they were published with it."""
+    def of(row, metric="spread"):
+        return metrics[row][:, METRICS.index(metric)]
 
     for row in (row for row in metrics if row.endswith(tuple(NORMED))):
         least, most = of(row).min(), of(row).max()
-        excused = row in ("BYOL, no batch norm", "SimSiam, no batch norm")
-        if most > 0.1 if row.startswith("positives") else least < 0.5 and not excused:
+        exempt = row in ("BYOL, no batch norm", "SimSiam, no batch norm")
+        if most > 0.1 if row.startswith("positives") else least < 0.5 and not exempt:
             return NOT_REPRODUCED, f"{row}: the spread of z is {least:.2f} to {most:.2f}"
     alone = of("uniformity only, batch norm", "probe_z")
     if (alone >= np.minimum(of("both, batch norm", "probe_z"), of("NT-Xent, batch norm", "probe_z"))).any():
@@ -125,10 +131,11 @@ def verdict(metrics):
         return REPRODUCED, "z collapses with positives alone and nowhere else, and the probe of h is near chance"
     bare = [name for name in ("BYOL", "SimSiam") if of(f"{name}, no batch norm").max() < 0.1]
 
-    def probe(row, figure="probe_h"):
-        return mean_std(of(row, figure), ".1f", " %")
+    def probe(row, metric="probe_h"):
+        return mean_std(of(row, metric), ".1f", " %")
 
-    untrained, longer = of("untrained", "probe_h"), "positives only, 4 times as long"
+    untrained = of("untrained", "probe_h")
+    longer = "positives only, 4 times as long"
     gains = [of(f"{name}, batch norm", "probe_h") - untrained for name in ("BYOL", "SimSiam")]
     unmoved = all(gain.mean() <= gain.std() for gain in gains)
     falls = of(longer, "probe_h").mean() < of("positives only, batch norm", "probe_h").mean()

@@ -77,7 +77,8 @@ def tint(images, hues):
 
 def verdict(metrics):
     digit, colour = metrics["digit"], metrics["colour"]
-    gain, fall = digit[:, -1] - digit[:, 0], (colour[:, 0] - colour[:, -1]) / (colour[:, 0] - 1 / COLOURS)
+    gain = digit[:, -1] - digit[:, 0]
+    fall = (colour[:, 0] - colour[:, -1]) / (colour[:, 0] - 1 / COLOURS)
     rest = colour[:, -1]
     reason = (f"with full jitter the colour probe goes {mean_std(np.minimum(fall, 1), '.1f', ' %')} of the way to "
               f"chance, the digit probe changes by {mean_std(100 * gain, '+.1f')} points")

@@ -1,4 +1,4 @@
-"""What a step costs: seconds and memory, the same on both backends."""
+"""The time and memory of a step, on either backend."""
 
 import time
 import tracemalloc
@@ -11,9 +11,9 @@ from minicl.backend import to_host
 def cost(step, xp, repeats=5):
     """(seconds, MiB) of step(), which returns an array of xp.
 
-    seconds  the least of `repeats`: what the machine can do when nothing else is in the way
-    MiB      the most that was held at once during a step, beyond what was held before it: arrays that NumPy
-             allocates, or what CuPy's pool had to take from the device
+    seconds  the least of `repeats`, which other processes disturb least
+    MiB      the peak during a step, beyond what was allocated before it: NumPy's arrays, or the device memory of
+             CuPy's pool
     """
     to_host(step())                                      # warm caches; reading the result waits for a GPU
     seconds = []

@@ -10,11 +10,12 @@ from minicl.contrastive import nt_xent
 from minicl.evaluate import encode, infonce_bound, symbol_estimates
 from minicl.methods import SimCLR
 from minicl.nn import MLP, projection_head
-from .laboratory import NOT_REPRODUCED, REPRODUCED, Claim, mean_std
+from .laboratory import NOT_REPRODUCED, REPRODUCED, Claim, mean_std, mean_stds
 from .slides import BLUE, GREY, INK, ORANGE, heading, line, note, slide
 from .training import contrastive, train
 
-IMAGES, TAU = 256, 0.05
+IMAGES = 256
+TAU = 0.05
 BATCHES = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 CLAIM = Claim(
@@ -42,14 +43,15 @@ the 8 bits there are (the exact best is claim 2's sum; it ends a hair above I: N
 
 
 def exact(N):
-    """The closed form, named as the figures are."""
+    """The closed form, with the names of the metrics."""
     bound = infonce_bound(0.0, 2 * N - 1)
     return {f"negatives, N = {N}": 2 * (N - 1),
             f"cap, N = {N}, nats": bound.cap, f"cap, N = {N}, bits": bound.cap_bits}
 
 
 def measure(setting):
-    metrics, off = {}, []
+    metrics = {}
+    off = []
     for N in (256, 4096):
         z = Tensor(to_device(np.ones((N, 2)), setting.xp))                   # collapsed: everything at one place
         loss = nt_xent(z, z, 0.5).item()
@@ -64,11 +66,13 @@ def measure(setting):
 def saturate(setting, *, steps, draws):
     """log(2N-1) - L in nats for each N of BATCHES, of an encoder that has learned to tell the images apart;
     `draws` batches of each."""
-    images, rng = setting.images(IMAGES, 1).train_images, np.random.default_rng(setting.seed)
+    images = setting.images(IMAGES, 1).train_images
+    rng = np.random.default_rng(setting.seed)
     encoder = MLP(images.shape[1:], (256, 128), rng=rng)
     model = SimCLR(encoder, projection_head("linear", encoder.features, dim=128, rng=rng)).to(setting.xp)
     train(model, contrastive(TAU), images, setting, steps=steps, lr=1e-3, views=lambda images, rng: (images, images))
-    z, reached = encode(model, images, setting.xp)[1], []
+    z = encode(model, images, setting.xp)[1]
+    reached = []
     for N in BATCHES:
         drawn = (z[to_device(rng.integers(0, IMAGES, N), setting.xp)] for _ in range(draws))
         losses = [nt_xent(Tensor(batch), Tensor(batch), TAU).item() for batch in drawn]
@@ -95,17 +99,16 @@ def table(metrics):
     rows = [(name, CLAIM.published[name], mean_std(values, next(form for start, form in forms.items()
                                                                    if name.startswith(start))))
             for name, values in metrics.items() if values.ndim == 1]
-    def numbers(values):
-        return ", ".join(f"{value:.2f}" for value in values)
-
-    caps = numbers(math.log(2 * N - 1) for N in BATCHES)
+    caps, best = (", ".join(f"{nats:.2f}" for nats in values)
+                  for values in ((math.log(2 * N - 1) for N in BATCHES), metrics["best"][0]))
     return rows + [(f"cap in nats, N = {', '.join(map(str, BATCHES))}", caps, ""),
-                   (f"reached by the encoder, {IMAGES} images", numbers(metrics["best"][0]),
-                    ", ".join(mean_std(nats, ".2f") for nats in metrics["reached"].T))]
+                   (f"reached by the encoder, {IMAGES} images", best,
+                    mean_stds(metrics["reached"], ".2f"))]
 
 
 def draw(metrics, path):
-    bits, known = 1 / math.log(2), math.log2(IMAGES)
+    bits = 1 / math.log(2)
+    known = math.log2(IMAGES)
     reached = metrics["reached"] * bits
     least, most = reached[:, [0, -1]].mean(axis=0)
     figure, [plot] = slide(f"A small batch shows what its cap allows, {least:.2f} bits for N = {BATCHES[0]};\n"

@@ -64,7 +64,7 @@ def differences(metrics):
 
 def verdict(metrics):
     """The head must gain at h, and h must be above z, in every seed. Whether an MLP gains more than a linear head is
-    said, but is not part of the verdict: the claim is about having a head."""
+    part of the reason but not of the verdict: the claim is about having a head."""
     gains = differences(metrics)
     missing = [row for row in ("MLP head over none, at h", "h over z, MLP head") if not (gains[row] > 0).all()]
     head, above, *linear = (gains[row] for row in CLAIM.published if row in gains)   # fast: no linear one

@@ -50,7 +50,8 @@ def edges(images, rng):
     """Sobel's filter: the length of the gradient, each colour apart."""
     xp = array_module(images)
     p = xp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    down, across = p[:, 2:] - p[:, :-2], p[:, :, 2:] - p[:, :, :-2]
+    down = p[:, 2:] - p[:, :-2]
+    across = p[:, :, 2:] - p[:, :, :-2]
     down = down[:, :, :-2] + 2 * down[:, :, 1:-1] + down[:, :, 2:]
     across = across[:, :-2] + 2 * across[:, 1:-1] + across[:, 2:]
     return [images, (xp.sqrt(down * down + across * across) / 4).clip(0, 1)]
@@ -66,7 +67,8 @@ TASKS = {"colour or grey": greys, "edges or image": edges, "noise or none": nois
 
 def transform(versions, images, rng):
     """Each image in one of its versions -> images and the ids (B,) of the versions, on the host."""
-    xp, images = array_module(images), versions(images, rng)
+    xp = array_module(images)
+    images = versions(images, rng)
     ids = rng.integers(0, len(images), len(images[0]))
     return xp.stack(images)[to_device(ids, xp), xp.arange(len(ids))], ids
 
@@ -74,7 +76,8 @@ def transform(versions, images, rng):
 # ---------------------------------------------------------------- the experiment
 
 def measure(setting):
-    grey, metrics = digits(setting), {}
+    grey = digits(setting)
+    metrics = {}
     for task in setting.pick(("noise or none", "rotation"), tuple(TASKS), tuple(TASKS)):
         rng = np.random.default_rng([setting.seed, 2])
         data, _ = coloured(grey, rng)
@@ -112,20 +115,20 @@ def tasks_of(metrics):
 
 
 def lost(metrics, task, when=""):
-    """What g(h) lacks, of what h knows above chance: (seeds,)."""
+    """The share of h's accuracy above chance that g(h) has lost: (seeds,)."""
     chance = 1 / (4 if task == "rotation" else 2)
     h, z = metrics[f"{task}: h{when}"], metrics[f"{task}: g(h){when}"]
     return (h - z) / (h - chance)
 
 
 def lost_there(task):
-    """The same of the paper's figures: a number."""
+    """The same share in the paper."""
     h, z, chance = map(float, re.findall(r"[\d.]+", CLAIM.published[task]))
     return (h - z) / (h - chance)
 
 
 def verdict(metrics):
-    """In every seed g(h) must lack some of every transformation, and more than an untrained head happens to lose."""
+    """In every seed g(h) must lose some of every transformation, and more than an untrained head loses."""
     kept = [task for task in tasks_of(metrics)
             if not (lost(metrics, task) > abs(lost(metrics, task, ", untrained"))).all()]
     reason = "of what h tells above chance, g(h) has lost (before training): " + ", ".join(

@@ -13,7 +13,7 @@ from minicl.contrastive import info_nce_from_scores
 from minicl.evaluate import draw_gaussians, gaussian_correlation, infonce_bound, optimal_bound
 from minicl.optim import Adam
 from mutual_information import CANDIDATES, NATS, Critic
-from .laboratory import QUALITATIVE, NOT_REPRODUCED, REPRODUCED, Claim, mean_std
+from .laboratory import QUALITATIVE, NOT_REPRODUCED, REPRODUCED, Claim, mean_stds
 from .slides import BLUE, GREEN, GREY, INK, ORANGE, heading, note, slide
 
 DIM = 20
@@ -53,7 +53,8 @@ def exact_bound(nats, d, K):
 
 def _exact_bound(nats, d, K, step=1.0):
     rho2 = -math.expm1(-2 * nats / d)
-    v, a = 1 - rho2, np.arange(-60, 25, 0.3 * step)                          # a = log t
+    v = 1 - rho2
+    a = np.arange(-60, 25, 0.3 * step)                                       # log t
     lengths = np.arange(0.2 * step, math.sqrt(d) + 6, 0.4 * step)            # |x|, chi with d degrees of freedom
     weights = np.exp((d - 1) * np.log(lengths / math.sqrt(d)) - (lengths**2 - d) / 2)
     E_log_S = 0.0
@@ -81,7 +82,8 @@ def noncentral_chi(d, centre, step):
 
 def measure(setting):
     pairs = setting.pick(10_000, 400_000, 4_000_000)
-    rng, metrics = np.random.default_rng(setting.seed), {}
+    rng = np.random.default_rng(setting.seed)
+    metrics = {}
     with threads(1):                                     # these products are too small to share
         for K in CANDIDATES:
             drawn = [optimal_bound(nats, DIM, K, pairs=pairs, rng=rng) for nats in NATS]
@@ -109,6 +111,7 @@ def learn(setting, rng, *, steps, lr, K=64):
         loss.backward()
         optimizer.step()
         losses[step] = loss.data
+        setting.status = f"step {step} of {len(losses)}"
     return infonce_bound(to_host(losses), K).nats
 
 
@@ -118,10 +121,10 @@ def verdict(metrics):
         off = np.abs(metrics[f"drawn, K = {K}"].mean(axis=0) - metrics[f"exact, K = {K}"][0])
         error = np.sqrt((metrics[f"error, K = {K}"]**2).mean(axis=0) / len(metrics[f"error, K = {K}"]))
         if (off > 4 * error).any():
-            return NOT_REPRODUCED, f"with K = {K} the optimal critic's draws are not what the quadrature gives"
+            return NOT_REPRODUCED, f"with K = {K} the draws of the optimal critic differ from the quadrature"
     learned = metrics["learned, K = 64"]
     if (learned > np.minimum(nats, metrics["exact, K = 64"][0]) + 0.05).any():
-        return NOT_REPRODUCED, "the learned critic's figure is above what the best critic can reach"
+        return NOT_REPRODUCED, "the learned critic is above the best critic"
     late = learned[:, -1] - learned[:, -2]
     if (np.diff(learned) <= 0).any() or (late > 0.5).any():
         return QUALITATIVE, "the bound holds, but the learned critic has not come near its cap"
@@ -131,23 +134,22 @@ def verdict(metrics):
 
 
 def table(metrics):
-    def numbers(values):
-        return ", ".join(f"{value:.2f}" for value in values)
-
     rows = [("information I (nats)", ", ".join(map(str, NATS)), "")]
     for K in CANDIDATES:
-        rows.append((f"best critic, K = {K}, log K = {math.log(K):.2f}", numbers(metrics[f"exact, K = {K}"][0]),
-                     ", ".join(mean_std(one, ".3f") for one in metrics[f"drawn, K = {K}"].T)))
-    return rows + [("learned critic, K = 64", "below the best",
-                    ", ".join(mean_std(one, ".2f") for one in metrics["learned, K = 64"].T))]
+        exact = ", ".join(f"{nats:.2f}" for nats in metrics[f"exact, K = {K}"][0])
+        rows.append((f"best critic, K = {K}, log K = {math.log(K):.2f}", exact,
+                     mean_stds(metrics[f"drawn, K = {K}"], ".3f")))
+    return rows + [("learned critic, K = 64", "below the best", mean_stds(metrics["learned, K = 64"], ".2f"))]
 
 
 def draw(metrics, path):
-    learned, exact = metrics["learned, K = 64"][:, -1].mean(), metrics["exact, K = 64"][0]
+    learned = metrics["learned, K = 64"][:, -1].mean()
+    exact = metrics["exact, K = 64"][0]
     figure, (left, right) = slide(f"InfoNCE saturates at log K: of {NATS[-1]} nats, 64 candidates\n"
                                   f"show the best critic {exact[-1]:.2f}, and one that learns {learned:.2f}",
                                   panels=2, wspace=0.2, left=0.06, bottom=0.15)
-    curves, edges = metrics["staircase"], np.arange(len(NATS) + 1)
+    curves = metrics["staircase"]
+    edges = np.arange(len(NATS) + 1)
     heading(left, "log K - L in training, K = 64 (nats)")
     left.stairs(NATS, edges, baseline=None, color=INK, linewidth=3)
     left.stairs(exact, edges, baseline=None, color=ORANGE, linewidth=3)

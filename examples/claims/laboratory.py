@@ -153,7 +153,8 @@ class Record:
 
     def rows(self):
         """The table: [(what, published or exact, measured), ...]."""
-        module, arrays = load_claim(self.name), self.arrays
+        module = load_claim(self.name)
+        arrays = self.arrays
         if hasattr(module, "table"):
             return module.table(arrays)
         claim = module.CLAIM

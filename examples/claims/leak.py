@@ -8,7 +8,7 @@ from minicl.data import mnist_views, two_views
 from minicl.evaluate import frozen_accuracies, to_float
 from minicl.methods import MoCo
 from minicl.nn import ConvNet, projection_head
-from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, mean_std
+from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, exceeds_std, mean_std
 from .momentum import DIM, queries_and_keys
 from .slides import BLUE, GREEN, ORANGE, PURPLE, bar, heading, line, note, slide
 from .training import digits, train
@@ -53,7 +53,8 @@ class InOrder:
 
 def measure(setting):
     data = digits(setting, train=(600, 10_000, 60_000), test=(512, 5000, 10_000))
-    metrics, batch = {}, setting.pick(128, 256, 256)
+    metrics = {}
+    batch = setting.pick(128, 256, 256)
     for order in ORDERS:
         rng = np.random.default_rng(setting.seed)
         encoder = ConvNet(data.train_images.shape[1:], CHANNELS, strides=STRIDES, rng=rng)
@@ -63,7 +64,7 @@ def measure(setting):
         train(model, queries_and_keys(shuffle[order], TAU), data.train_images, setting, batch=batch,
               steps=setting.pick(40, 1400, 10_000))
         accuracies, _, _ = frozen_accuracies(model, data, setting.xp)
-        for keys in ORDERS:                              # last, for it changes running averages
+        for keys in ORDERS:                              # last: it changes running averages
             accuracies[f"loss, keys {keys}"], accuracies[f"picked, keys {keys}"] = look_up(
                 model, data.test_images, shuffle[keys], setting, batch)
         metrics |= {f"{order}: {name}": value for name, value in accuracies.items()}
@@ -72,11 +73,15 @@ def measure(setting):
 
 def look_up(model, images, shuffle, setting, batch):
     """The loss of test images, in training mode, and the fraction whose own key is nearer than all of the queue."""
-    rng, losses, hits = np.random.default_rng([setting.seed, 3]), [], []
+    rng = np.random.default_rng([setting.seed, 3])
+    losses = []
+    hits = []
     for start in range(0, 4 * batch, batch):
         views = two_views(mnist_views(), to_float(images[start:start + batch], setting.xp), rng)
         with no_grad():
-            q, k, queue = model(views[0])[1].data, model.encode_keys(views[1], shuffle), model.queue.filled()
+            q = model(views[0])[1].data
+            k = model.encode_keys(views[1], shuffle)
+            queue = model.queue.filled()
             losses.append(info_nce(q, k, queue, TAU).item())
         q, k = l2_normalize.forward(q)[0], l2_normalize.forward(k)[0]
         hits.append(float(((q * k).sum(axis=1) > (q @ queue.T).max(axis=1)).mean()))
@@ -91,9 +96,9 @@ def lost(metrics):
 
 
 def verdict(metrics):
-    """The loss, nearest neighbours and the probe all fall by more than the spread."""
+    """The loss, kNN and the probe all fall by more than their standard deviation."""
     falls = lost(metrics)
-    holds = all(fall.mean() > (fall.std(ddof=1) if len(fall) > 1 else 0) for fall in falls)
+    holds = all(map(exceeds_std, falls))
     loss, knn, probe = (mean_std(fall, ".2f") for fall in falls)
     passive = metrics["shuffled: loss, keys shuffled"] - metrics["shuffled: loss, keys in order"]
     return QUALITATIVE if holds else NOT_REPRODUCED, (
@@ -106,7 +111,7 @@ def table(metrics):
     rows = []
     for what, published, names, form, unit in (
             ("loss, keys shuffled and in order", "loss", [f"loss, keys {keys}" for keys in ORDERS], ".2f", ""),
-            ("key found, likewise", "picked", [f"picked, keys {keys}" for keys in ORDERS], ".1f", " %"),
+            ("key found, in the same order", "picked", [f"picked, keys {keys}" for keys in ORDERS], ".1f", " %"),
             ("kNN on h, kNN on z, probe of h", "knn_h", ("knn_h", "knn_z", "probe_h"), ".1f", " %")):
         rows += [(f"trained {order}: {what}", CLAIM.published[published] if order == "in order" else "",
                   ", ".join(mean_std(metrics[f"{order}: {name}"], form, unit) for name in names))

@@ -5,7 +5,7 @@ import numpy as np
 from cpc_sequences import build, predict, predict_from_states, prediction_losses
 from minicl.backend import threads
 from minicl.data import Rotation, generate_rotations
-from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, mean_std
+from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, mean_std, mean_stds
 from .slides import BLUE, GREY, ORANGE, chance, heading, line, note, percent, slide
 from .training import descend
 
@@ -38,7 +38,8 @@ def measure(setting):
     ahead = setting.pick(4, 6, 6)
     steps = setting.pick(90, 600, 4000)
     rotation = setting.pick(Rotation(noise=0.25), Rotation(), Rotation())    # learned sooner with little noise
-    data, metrics = generate_rotations(rotation, *sequences, seed=setting.seed), {"chance": 1 / batch}
+    data = generate_rotations(rotation, *sequences, seed=setting.seed)
+    metrics = {"chance": 1 / batch}
     with threads(1):                                         # these products are too small to share
         for name in ("CPC", "without a memory, c = z", "untrained"):
             model = build(data.train.shape[2], WINDOW, ahead, context="none" if "without" in name else "gru",
@@ -64,23 +65,25 @@ def learn(model, train, setting, *, steps, batch):
 
 def verdict(metrics):
     """At each k and in every seed: at least twice chance, below the best critic, and falling with k."""
-    found, forgetful, level = metrics["CPC"], metrics["without a memory, c = z"], metrics["chance"][0]
-    near, far = ([mean_std(values[:, k], ".1f", " %") for values in (found, forgetful)] for k in (0, -1))
-    said = (f"the true future is picked {near[0]} of the time, from among {1 / level:.0f}, one window ahead and "
-            f"{far[0]} {found.shape[1]} ahead; without a memory {near[1]} and {far[1]}")
-    for wrong, what in (((found < 2 * level).any(), "it is not above chance at each k"),
-                        ((np.diff(found, axis=1) >= 0).any(), "it does not fall with k"),
-                        ((found > metrics["hidden states"]).any(), "it is above what can be known")):
+    cpc = metrics["CPC"]
+    memoryless = metrics["without a memory, c = z"]
+    level = metrics["chance"][0]
+    near, far = ([mean_std(values[:, k], ".1f", " %") for values in (cpc, memoryless)] for k in (0, -1))
+    reason = (f"the true future is picked {near[0]} of the time, from among {1 / level:.0f}, one window ahead and "
+              f"{far[0]} {cpc.shape[1]} ahead; without a memory {near[1]} and {far[1]}")
+    for wrong, what in (((cpc < 2 * level).any(), "it is not above chance at each k"),
+                        ((np.diff(cpc, axis=1) >= 0).any(), "it does not fall with k"),
+                        ((cpc > metrics["hidden states"]).any(), "it is above the best critic")):
         if wrong:
-            return NOT_REPRODUCED, f"{what}: {said}"
-    return QUALITATIVE, said
+            return NOT_REPRODUCED, f"{what}: {reason}"
+    return QUALITATIVE, reason
 
 
 def table(metrics):
     ks = range(1, metrics["CPC"].shape[1] + 1)
 
     def row(name, form, unit=""):
-        return ", ".join(mean_std(column, form, unit) for column in metrics[name].T)
+        return mean_stds(metrics[name], form, unit)
 
     return [("windows ahead, k", "", ", ".join(map(str, ks))),
             *((f"{name}, picked", CLAIM.published.get(name, ""), row(name, ".1f", " %")) for name in
@@ -91,8 +94,10 @@ def table(metrics):
 
 
 def draw(metrics, path):
-    ks, level = np.arange(1, metrics["CPC"].shape[1] + 1), metrics["chance"][0]
-    first, last = 100 * metrics["CPC"][:, 0].mean(), 100 * metrics["CPC"][:, -1].mean()
+    ks = np.arange(1, metrics["CPC"].shape[1] + 1)
+    level = metrics["chance"][0]
+    first = 100 * metrics["CPC"][:, 0].mean()
+    last = 100 * metrics["CPC"][:, -1].mean()
     figure, [plot] = slide("The future is predictable, the less the further: the true one\n"
                            f"is picked {first:.0f} % to {last:.0f} % of the time, by chance {100 * level:.1f} %")
     heading(plot, f"true future picked, from among {1 / level:.0f}")

@@ -7,7 +7,7 @@ from minicl.backend import to_device
 from minicl.contrastive import info_nce, l2_normalize
 from minicl.evaluate import frozen_accuracies, to_float, uniformity
 from .cost import cost
-from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, mean_std
+from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, exceeds_std, mean_std, mean_stds
 from .momentum import DIM, TAU, build
 from .slides import BLUE, GREEN, GREY, ORANGE, heading, line, note, slide
 from .training import digits, train
@@ -39,7 +39,9 @@ LENGTHS = (256, 1024, 4096, 16_384, 65_536)
 
 
 def measure(setting):
-    batch, drawn, lengths = setting.pick(64, 256, 256), [], setting.pick((1024, 4096, 16_384), LENGTHS, LENGTHS)
+    batch = setting.pick(64, 256, 256)
+    drawn = []
+    lengths = setting.pick((1024, 4096, 16_384), LENGTHS, LENGTHS)
     sizes = setting.pick((1, 64, 1024), (4, 32, 256, 2048, 16_384, 65_536), (256, 4096, 65_536))
     data = digits(setting, train=(600, 20_000, 60_000), test=(600, 5000, 10_000))
     for K, capacity in [*((K, max(K, batch)) for K in sizes), (batch, sizes[-1])]:
@@ -61,7 +63,9 @@ def measure(setting):
 def choosing(K, rng):
     """MoCo's objective for train(), with K negatives drawn from the queue, or all where there are no more."""
     def objective(model, view1, view2, xp):
-        (_, q), k, queue = model(view1), model.encode_keys(view2, rng), model.queue.filled()
+        _, q = model(view1)
+        k = model.encode_keys(view2, rng)
+        queue = model.queue.filled()
         if K >= len(queue):
             return model.loss(q, k, TAU), q.data
         model.served.append(k)                                               # to be enqueued, as loss() does
@@ -72,9 +76,11 @@ def choosing(K, rng):
 
 def cost_of_loss(K, batch, setting):
     """(milliseconds, MiB) of the loss of a batch over a queue of K keys, and its gradient."""
-    rng, xp = np.random.default_rng(setting.seed), setting.xp
+    rng = np.random.default_rng(setting.seed)
+    xp = setting.xp
     q, k, queue = (to_device(rng.standard_normal((rows, DIM), dtype="float32"), xp) for rows in (batch, batch, K))
-    q, queue = Tensor(q, requires_grad=True), l2_normalize.forward(queue)[0]
+    q = Tensor(q, requires_grad=True)
+    queue = l2_normalize.forward(queue)[0]
 
     def step():
         q.grad = None
@@ -102,22 +108,23 @@ def encoders(model, images):
 def verdict(metrics):
     """More keys than the fewest are better, more than one batch of them bring less, but do no harm; the keys' memory
     grows in proportion exactly, the loss's time nearly (a busy machine disturbs it; squared would be 2)."""
-    knn, few, missing = metrics["knn_h"], int(np.searchsorted(metrics["K"][0], 64)), []
-    rise, rest = knn[:, 1:].max(axis=1) - knn[:, 0], knn[:, -1] - knn[:, few]
+    knn = metrics["knn_h"]
+    few = int(np.searchsorted(metrics["K"][0], 64))
+    missing = []
+    rise = knn[:, 1:].max(axis=1) - knn[:, 0]
+    rest = knn[:, -1] - knn[:, few]
 
-    def sure(gain):
-        return gain.mean() > (gain.std(ddof=1) if len(gain) > 1 else 0)
-
-    if not sure(rise):
+    if not exceeds_std(rise):
         missing.append("more negatives are not better")
-    if sure(-rest):
+    if exceeds_std(-rest):
         aged = metrics["knn_h, one batch of the longest"] - knn[:, -1]
         missing.append("the longest queue is worse than a short one" + (
             ", by the age of its keys, not by their number: one batch of them is as bad, and a run of some hundred "
             "steps is too short for it" if abs(aged.mean()) < abs(rest.mean()) / 2 else ""))
     elif rest.mean() >= rise.mean() / 2:
         missing.append("it does not flatten")
-    harm, exponent = sure(-rest) or not sure(rise), metrics["exponent"].mean()
+    harm = exceeds_std(-rest) or not exceeds_std(rise)
+    exponent = metrics["exponent"].mean()
     decoupled = 0.5 <= exponent <= 1.6 and (metrics["bytes"] == 4).all()
     if harm and decoupled:
         missing[0] = ("the decoupling holds (time and memory grow with K alone); that more are better does not: "
@@ -129,31 +136,33 @@ def verdict(metrics):
     return NOT_REPRODUCED if missing else QUALITATIVE, "; ".join([*missing, found(metrics)])
 
 
-EXAMINED = ("knn_h", "knn_z", "probe_h")
+ACCURACIES = ("knn_h", "knn_z", "probe_h")
 
 
 def found(metrics):
-    K, told = metrics["K"][0], []
+    K = metrics["K"][0]
+    sentences = []
     for name in ("knn_h", "knn_z"):
-        knn, top = metrics[name], metrics[name].mean(axis=0).argmax()
+        knn = metrics[name]
+        top = metrics[name].mean(axis=0).argmax()
         few, best, most, aged = (mean_std(values, ".1f", " %") for values in (
             knn[:, 0], knn[:, top], knn[:, -1], metrics[f"{name}, one batch of the longest"]))
-        told.append(f"kNN on {name[-1]}: {few} with {K[0]:.0f} negatives, {best} with {K[top]:.0f}, {most} with "
+        sentences.append(f"kNN on {name[-1]}: {few} with {K[0]:.0f} negatives, {best} with {K[top]:.0f}, {most} with "
                     f"{K[-1]:.0f}, {aged} with one batch drawn from these, as old but few")
     loss, encoders = (metrics[name].min(axis=0) for name in ("loss, ms", "encoders, ms"))
-    return (f"{'. '.join(told)}. A loss over {metrics['length'][0][-1]:.0f} keys adds {loss[-1]:.0f} ms to the "
+    return (f"{'. '.join(sentences)}. A loss over {metrics['length'][0][-1]:.0f} keys adds {loss[-1]:.0f} ms to the "
             f"{encoders:.0f} ms of both encoders")
 
 
 def table(metrics):
-    def examined(pick):
-        return ", ".join(mean_std(pick(name), ".1f", " %") for name in EXAMINED)
+    def accuracies(pick):
+        return mean_stds(np.stack([pick(name) for name in ACCURACIES], axis=1), ".1f", " %")
 
     rows = [(f"K = {K:.0f}: kNN on h, kNN on z, probe of h", CLAIM.published["knn"] if k == 0 else "",
-             examined(lambda name: metrics[name][:, k])) for k, K in enumerate(metrics["K"][0])]
+             accuracies(lambda name: metrics[name][:, k])) for k, K in enumerate(metrics["K"][0])]
     rows.append((f"one batch of keys drawn from K = {metrics['K'][0][-1]:.0f}", "",
-                 examined(lambda name: metrics[f"{name}, one batch of the longest"])))
-    rows.append(("uniformity of z, by K", "", ", ".join(mean_std(one, ".2f") for one in metrics["uniformity"].T)))
+                 accuracies(lambda name: metrics[f"{name}, one batch of the longest"])))
+    rows.append(("uniformity of z, by K", "", mean_stds(metrics["uniformity"], ".2f")))
     rows += [(f"loss and gradient over {K:.0f} keys", "", f"{metrics['loss, ms'][:, k].min():.3g} ms, "
               f"{metrics['loss, MiB'][:, k].max():.3g} MiB") for k, K in enumerate(metrics["length"][0])]
     return rows + [("both encoders, a batch", "the same for all K", f"{metrics['encoders, ms'].min():.3g} ms"),

@@ -1,4 +1,4 @@
-"""The page of all records, docs/claims.md: nothing on it is typed that was measured."""
+"""The page docs/claims.md, generated from the records and the claims."""
 
 import os
 from pathlib import Path
@@ -9,15 +9,15 @@ from .laboratory import VERDICTS, all_claims, filled, record_path
 HEAD = """\
 # The theory, claim by claim
 
-Each claim of the theory of contrastive learning is a short program that prints the published or exact figure, the one
-measured here, and a verdict, and draws the picture. `python examples/claims run 8` runs number 8, `run all` all of
-them. This page is made of their records by `python examples/claims report --docs`: mean ± standard deviation over the
-seeds; each section ends with its command, which names size and seeds where they are not the default (three seeds,
-minutes on two CPU cores). `--full` is for a GPU and has not been run yet.
+Each claim of the theory of contrastive learning is a short program that prints the published or exact value, the value
+measured here and a verdict, and draws a picture. `python examples/claims run 8` runs claim 8, `run all` all of them.
+This page is generated from their records by `python examples/claims report --docs`. Results are mean ± standard
+deviation over the seeds. Each section ends with its command, which names size and seeds where they differ from the
+default: three seeds, minutes on two CPU cores. `--full` is for a GPU and has not been run yet.
 
-- *reproduced*: an exact figure agrees to the digits given, or a published one lies within the spread;
-- *reproduced qualitatively*: what the claim says shows for all seeds, at this small scale, with other figures;
-- *not reproduced*: it does not show here; the section says what was found instead.
+- *reproduced*: exact values agree to the digits given, or published values lie within the standard deviation;
+- *reproduced qualitatively*: the effect shows for all seeds, at this small scale, with other numbers;
+- *not reproduced*: the effect does not show here; the section describes what was found instead.
 """
 
 

@@ -65,7 +65,8 @@ def with_bits(data, bits, rng):
 
 def views_of_digits(images, rng, augment=mnist_views()):
     """Two views of the digit, the first channel; the bits, all others, are the same in both."""
-    digit, bits = images[..., :1], images[..., 1:]
+    digit = images[..., :1]
+    bits = images[..., 1:]
     return [array_module(images).concatenate([view, bits], axis=3) for view in two_views(augment, digit, rng)]
 
 
@@ -93,10 +94,12 @@ def table(metrics):
 
 def draw(metrics, path):
     bits, temperatures = (metrics[name][0] for name in ("bits", "tau"))
-    digit, loss = 100 * metrics["digit"], metrics["loss"]
+    digit = 100 * metrics["digit"]
+    loss = metrics["loss"]
     ten = int(np.argmin(abs(bits - 10)))
     at = len(temperatures) // 2
-    before, after = digit[:, at, 0].mean(), digit[:, at, ten].mean()
+    before = digit[:, at, 0].mean()
+    after = digit[:, at, ten].mean()
     figure, (left, right) = slide(
         f"{bits[ten]:.0f} random bits that both views share: the loss improves,\n"
         f"the digit probe falls from {before:.0f} % to {after:.0f} % (τ = {temperatures[at]:g})", panels=2)

@@ -1,6 +1,7 @@
-"""Pictures for a lecture: 1600 x 900, one message, which is the title; letters that the last row can read.
+"""Pictures for a lecture: 1600 x 900 pixels, large letters, and one message, the title.
 
-Colours are Okabe & Ito's, which the colour-blind tell apart; the mean over seeds is drawn strongly, each seed a dot.
+The colours are Okabe & Ito's, which colour-blind readers can tell apart. A line or bar is the mean over seeds, and
+each seed is a dot.
 """
 
 import numpy as np
@@ -31,7 +32,7 @@ def plain(plot):
 
 
 def heading(plot, text):
-    """What the axis upwards means, in a line above it: read without turning the head."""
+    """The meaning of the vertical axis, written above it."""
     plot.set_title(text, fontsize=17, loc="left", pad=14, color=INK)
 
 
@@ -48,7 +49,7 @@ def line(plot, xs, values, colour, **look):
 
 
 def bar(plot, x, values, colour, *, width=0.38, form="{:.1f}", label=None):
-    """One bar at x, the mean of values (seeds,), its figure above it and every seed as a dot."""
+    """One bar at x, the mean of values (seeds,), with its number above it and every seed as a dot."""
     plot.bar(x, values.mean(), width, color=colour, label=label)
     plot.plot(np.full(len(values), x), values, linestyle="none", marker="o", markersize=4, color=INK, alpha=0.7)
     plot.annotate(form.format(values.mean()), (x, values.max()), xytext=(0, 6), textcoords="offset points",
@@ -62,7 +63,7 @@ def chance(plot, y, text="chance", *, x=0.02, ha="left", va="top"):
 
 
 def note(plot, x, y, text, colour, **place):
-    """Words beside a line, in its colour: no legend to look up."""
+    """A label beside a line, in its colour, in place of a legend."""
     plot.text(x, y, text, color=colour, fontsize=17, fontweight="bold", **place)
 
 

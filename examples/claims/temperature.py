@@ -10,11 +10,13 @@ from minicl.data import mnist_views, two_views
 from minicl.evaluate import alignment, encode, frozen_accuracies, to_float, uniformity
 from minicl.methods import SimCLR
 from minicl.ops import concat, where
-from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, mean_std
+from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, mean_std, mean_stds
 from .slides import BLUE, GREEN, GREY, ORANGE, chance, heading, line, note, slide
 from .training import contrastive, digits, encoder_and_head, train
 
-TAUS, DOTS, WEIGHED_AT = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0), (1.0, 10.0, 100.0), 0.2
+TAUS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+DOTS = (1.0, 10.0, 100.0)
+WEIGHED_AT = 0.2
 
 CLAIM = Claim(
     number=7, name="temperature",
@@ -72,7 +74,7 @@ def measure(setting):
 
 
 def evaluate(model, data, setting, kind):
-    """FIGURES of a model, and z of 256 pairs of views; picked: how often a view of them picks its other view."""
+    """The METRICS of a model, and z of 256 pairs of views; picked: how often a view of them picks its other view."""
     xp = setting.xp
     accuracies, _, _ = frozen_accuracies(model, data, xp)
     views = two_views(mnist_views(), to_float(data.test_images, xp), np.random.default_rng([setting.seed, 3]))
@@ -96,8 +98,9 @@ def shares(z, taus):
 
 
 def verdict(metrics):
-    """The temperature that is best in the mean is none of the two ends, and beats both in every seed."""
-    probe, taus = metrics["cosines: probe_h"], metrics["tau"][0]
+    """The temperature that is best in the mean is neither end of the range, and beats both ends in every seed."""
+    probe = metrics["cosines: probe_h"]
+    taus = metrics["tau"][0]
     best = probe.mean(axis=0).argmax()
     z = metrics["cosines: probe_z"]
     ends, ends_z = ([mean_std(100 * (values[:, best] - values[:, end]), "+.1f") for end in (0, -1)]
@@ -127,29 +130,28 @@ MEASURES = {"probe_h": ("probe of h (%)", 100, ".1f"), "probe_z": ("probe of z (
 
 def table(metrics):
     """One row a measure, by the temperatures of the row above them."""
-    def numbers(values, form):
-        return ", ".join(mean_std(column, form) for column in values.T)
-
     rows = []
     for kind, taus in (("cosines", metrics["tau"][0]), ("dots", metrics["tau of dots"][0])):
         rows.append((f"{kind}: tau", "", ", ".join(f"{tau:g}" for tau in taus)))
         there = ", ".join(CLAIM.published.get(f"{kind}, tau {tau:g}", "-").removesuffix(" %") for tau in taus)
         rows += [(f"{kind}: {what}", there if name == "probe_h" else "",
-                  numbers(scale * metrics[f"{kind}: {name}"], form))
+                  mean_stds(scale * metrics[f"{kind}: {name}"], form))
                  for name, (what, scale, form) in MEASURES.items()]
         if kind == "cosines":
-            rows.append(("share of the push from the hardest 1 % (%)", "", numbers(100 * hardest(metrics), ".0f")))
+            rows.append(("share of the push from the hardest 1 % (%)", "", mean_stds(100 * hardest(metrics), ".0f")))
     return rows
 
 
 def draw(metrics, path):
-    taus, probe, share = metrics["tau"][0], 100 * metrics["cosines: probe_h"], metrics["share of push"].mean(axis=0)
+    taus = metrics["tau"][0]
+    probe = 100 * metrics["cosines: probe_h"]
+    share = metrics["share of push"].mean(axis=0)
     best = taus[probe.mean(axis=0).argmax()]
     figure, (left, right) = slide("A low temperature hears few negatives, a high one all alike;\n"
                                   f"the best lies between, here at τ = {best:g} in the mean", panels=2)
-    looks = {taus[0]: (ORANGE, "bottom"), best: (GREEN, "bottom"), taus[-1]: (BLUE, "top")}
+    styles = {taus[0]: (ORANGE, "bottom"), best: (GREEN, "bottom"), taus[-1]: (BLUE, "top")}
     for tau, curve in zip(taus, share):
-        colour, place = looks.get(tau, (GREY, None))
+        colour, place = styles.get(tau, (GREY, None))
         left.plot(np.arange(1, len(curve) + 1), curve, color=colour, linewidth=3.5 if place else 1.2)
         if place:
             at = len(curve) // 16 if tau == best else 0

@@ -54,7 +54,7 @@ def measure(setting):
 
 
 def drawn_nt_xent(m, N, setting):
-    """log(2N-1) - L by minicl's own loss: one-hot views, at a temperature that is as good as 0."""
+    """log(2N-1) - L by minicl's own loss: one-hot views at a very low temperature."""
     ids = np.random.default_rng(setting.seed).integers(0, m, (setting.pick(400, 20_000, 200_000), N))
     drawn = (Tensor(z) for z in to_device(np.eye(m)[ids], setting.xp))
     losses = [nt_xent(z, z, 0.01).item() for z in drawn]
@@ -66,7 +66,7 @@ def verdict(metrics):
              "at m": 2, "at N": 6}
     wrong = [name for name, value in exact.items() if abs(metrics[name] - value).max() > 5e-5]
     if wrong or metrics["largest excess of InfoNCE"].max() > 0:
-        return NOT_REPRODUCED, f"{', '.join(wrong) or 'largest excess of InfoNCE'} differs from the exact figure"
+        return NOT_REPRODUCED, f"{', '.join(wrong) or 'largest excess of InfoNCE'} differs from the exact value"
     return REPRODUCED, ("NT-Xent's figure exceeds the information, InfoNCE's never does, and falls short of it also "
                         "with the best critic; all to the digits given")
 

@@ -1,4 +1,4 @@
-"""The training that the claims share: small digits, a small encoder and head, one loop, and the frozen features.
+"""What the trained claims share: small digits, a small encoder and head, the training loop, and frozen features.
 
     data = digits(setting)
     model = SimCLR(*encoder_and_head(data, setting)).to(setting.xp)
@@ -84,7 +84,8 @@ def train(model, objective, images, setting, *, steps, batch=256, lr=5e-3, weigh
     watch(z)                            -> {name: number} for the curve; points: how many of them, evenly spaced
     Order, views and weights follow from setting.seed. Raises FloatingPointError if the loss is no longer finite.
     """
-    xp, rng = setting.xp, np.random.default_rng([setting.seed, 1])
+    xp = setting.xp
+    rng = np.random.default_rng([setting.seed, 1])
     logged = set(np.linspace(0, steps - 1, min(points, steps)).round().astype(int).tolist())
     curve = {}
 

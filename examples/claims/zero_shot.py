@@ -46,7 +46,8 @@ WHOLE = {"digit": "a photo of a {other} {size} {{}} {place}", "colour": "a photo
 def prompts(attribute):
     """{kind: templates} for the names of an attribute. The ensemble says the same in other words; beside it, 80 or
     100 whole captions, which name a value of every other attribute."""
-    nouns, others = NOUNS[attribute], NAMES["digit" if attribute == "colour" else "colour"]
+    nouns = NOUNS[attribute]
+    others = NAMES["digit" if attribute == "colour" else "colour"]
     return {"bare name": ["{}"],
             "one template": [f"a photo of a {nouns[0]}"],
             "ensemble": [f"{opener} a {noun}" for opener in OPENERS for noun in nouns],              # 18 or 12
@@ -110,7 +111,7 @@ def gains(metrics):
 
 
 def verdict(metrics):
-    """The scale is exact; each step of bare name < template < ensemble must be more than the spread."""
+    """The scale is exact; bare name < template < ensemble, each step by more than its standard deviation."""
     if abs(metrics["logit scale at first"] - 2.659).max() > 5e-4 or \
             abs(metrics["exp(logit scale), at most"] - 100).max() > 1e-3:
         return NOT_REPRODUCED, "the logit scale does not start at log(1/0.07), or is not held at 100"
