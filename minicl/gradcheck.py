@@ -8,17 +8,23 @@ for one input entry at a time, from two forward evaluations:
 g is random: with g = 1 the gradient of a softmax is zero, and a forgotten 1/tau would go unnoticed.
 """
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
-from .autograd import Tensor
-from .backend import array_module, to_device, to_host
+from .autograd import Tensor, no_grad
+from .backend import array_module, is_array, to_device, to_host
+from .signature import describe
+from .typing import Array
 
 
 class GradcheckError(AssertionError):
     """An analytic gradient disagrees with finite differences."""
 
 
-def gradcheck(function, inputs, *, step=1e-5, rtol=1e-5, atol=1e-7, seed=0, names=None, sample=None, kinks=False):
+def gradcheck(function: Callable[..., Tensor], inputs: Sequence[Array], *, step: float = 1e-5, rtol: float = 1e-5,
+              atol: float = 1e-7, seed: int = 0, names: Sequence[str] | None = None, sample: int | None = None,
+              kinks: bool = False) -> bool:
     """Compare the gradients of `function` with central differences, at every entry of every input.
 
     function  maps Tensors to one Tensor: an op, or any composition of them; it must give the same value each call
@@ -30,15 +36,26 @@ def gradcheck(function, inputs, *, step=1e-5, rtol=1e-5, atol=1e-7, seed=0, name
     kinks     accept at a kink (0 of a relu, a tie of a max) any slope between those of its two sides
 
     Returns True. Raises GradcheckError naming op, argument, index, both values, their ratio and the usual mistake
-    behind such a ratio; TypeError for inputs that are not float64 (float32 differences are mostly rounding).
+    behind such a ratio; TypeError for inputs that are not float64 (float32 differences are mostly rounding);
+    ValueError if there is nothing to check.
+
+    >>> from minicl import op
+    >>> @op
+    ... def cube(x):
+    ...     return x**3, lambda g: (g * 3 * x**2,)
+    >>> gradcheck(cube, [np.array([1.0, 2.0])])
+    True
     """
     op_name = getattr(function, "__name__", type(function).__name__)
-    names = list(names or getattr(function, "names", ()))
+    names = list(names if names is not None else getattr(function, "names", ()))
     names += [f"input {k}" for k in range(len(names), len(inputs))]
     for name, x in zip(names, inputs):
-        if getattr(x, "dtype", None) != np.float64:
-            raise TypeError(f"gradcheck of {op_name}: {name} must be a float64 array, got "
-                            f"{getattr(x, 'dtype', type(x).__name__)}; finite differences need double precision")
+        if not is_array(x) or x.dtype != np.float64:
+            raise TypeError(f"gradcheck of {op_name}: {name} must be a float64 array, got {describe(x)}; "
+                            "finite differences need double precision")
+    if not any(x.size for x in inputs) or sample is not None and sample < 1:
+        raise ValueError(f"gradcheck of {op_name}: nothing to check; expected inputs with entries, and sample >= 1 or None, "
+                         f"got {len(inputs)} inputs and sample={sample}")
     tensors = [Tensor(x.copy(), requires_grad=True) for x in inputs]
     y = function(*tensors)
     xp = array_module(y.data)
@@ -56,6 +73,11 @@ def gradcheck(function, inputs, *, step=1e-5, rtol=1e-5, atol=1e-7, seed=0, name
     for name, x, tensor in zip(names, inputs, tensors):
         if (to_host(tensor.data) != to_host(x)).any():
             raise GradcheckError(f"{op_name} writes into {name}, which belongs to its caller: make a new array")
+    with no_grad():
+        again = to_host(function(*(Tensor(x) for x in inputs)).data)
+    if not np.array_equal(again, value):
+        raise GradcheckError(f"gradcheck of {op_name}: it gives another value each call, so differences say nothing; "
+                             "does it draw random numbers?")
     for position, (name, x, tensor) in enumerate(zip(names, inputs, tensors)):
         entries = _entries(x.shape, sample, rng)
         analytic = np.zeros(x.shape) if tensor.grad is None else to_host(tensor.grad)
@@ -70,7 +92,7 @@ def gradcheck(function, inputs, *, step=1e-5, rtol=1e-5, atol=1e-7, seed=0, name
     return True
 
 
-def _entries(shape, sample, rng):
+def _entries(shape: tuple[int, ...], sample: int | None, rng: np.random.Generator) -> list[tuple[int, ...]]:
     """The indices of all entries of an array of this shape, or of `sample` of them."""
     size = int(np.prod(shape))
     if sample is None or sample >= size:
@@ -113,8 +135,8 @@ def _hint(analytic, ratios, wrong):
         return "NaN or infinity in the backward: a division by a zero norm, log of 0, or exp that overflowed?"
     if not analytic.any():
         return "the analytic gradient is zero everywhere: is the input detached, or its gradient not returned?"
-    spread = np.ptp(ratios) if np.isfinite(ratios).all() else np.inf
-    common = float(np.median(ratios)) if spread < 1e-3 * abs(np.median(ratios)) else None
+    difference = np.ptp(ratios) if np.isfinite(ratios).all() else np.inf
+    common = float(np.median(ratios)) if difference < 1e-3 * abs(np.median(ratios)) else None
     if common is None or wrong.sum() == 1 < wrong.size:
         if wrong.all():
             return ("no common factor: is a term missing (the projection in a normalisation, the sum in a softmax), "

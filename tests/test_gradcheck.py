@@ -161,6 +161,26 @@ def test_an_output_that_is_not_finite_is_said():
         minicl.gradcheck(ops.log, [np.zeros(2)])
 
 
+def test_random_numbers_are_named():
+    rng = np.random.default_rng(0)
+    with pytest.raises(GradcheckError, match="another value each call.*random"):
+        minicl.gradcheck(lambda x: ops.dropout(x, p=0.5, rng=rng), [normal(3, 4)])
+
+
+@pytest.mark.parametrize("inputs, options", [([], {}), ([np.zeros((0, 3))], {}), ([normal(3)], {"sample": 0}),
+                                             ([normal(3)], {"sample": -1})])
+def test_nothing_to_check_is_an_error(inputs, options):
+    with pytest.raises(ValueError, match="nothing to check"):
+        minicl.gradcheck(lambda *xs: ops.exp(xs[0]), inputs, **options)
+
+
+@pytest.mark.parametrize("wrong", [normal(3).astype(">f8"), [1.0, 2.0], 1.0, Tensor(normal(3)),
+                                   np.ma.masked_array(normal(3))])
+def test_inputs_are_plain_arrays(wrong):
+    with pytest.raises(TypeError, match="must be a"):
+        minicl.gradcheck(ops.exp, [wrong])
+
+
 def test_the_same_array_twice_is_two_inputs():
     x = normal(2, 2)
     assert minicl.gradcheck(ops.mul, [x, x])
