@@ -1,11 +1,11 @@
-"""What the tape of a loss holds: each recorded op with its formula, its gradient, and what it keeps for the backward.
+"""What the tape of a loss holds: each recorded op with its formula, its gradient, and what it saves for the backward.
 
     print(minicl.explain(loss, model))            before loss.backward(), which frees the tape
     print(minicl.explain(loss, check=True))       and each gradient against finite differences, at the values it had
     minicl.explain(loss).mermaid()                the same graph as text that GitHub and mermaid.live draw
 
 Formulas are not written here. They are the lines of the op's own docstring, and those of its module's docstring whose
-labels, (1), (2), ..., stand in the op's code: the lines that a derivation page and a test hold to the code.
+labels, (1), (2), ..., stand in the op's code. Derivation pages state them as well, and tests evaluate them.
 """
 
 import copy
@@ -14,15 +14,20 @@ import re
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .autograd import Tensor, ancestors
+from .autograd import Node, Op, Tensor, ancestors
 from .backend import is_array
 from .gradcheck import GradcheckError, gradcheck
+from .typing import Array
+
+if TYPE_CHECKING:
+    from .nn import Module
 
 
-def explain(loss, model=None, *, check=False):
+def explain(loss: Tensor, model: "Module | None" = None, *, check: bool | int = False) -> "Explanation":
     """The tape behind `loss`, an Explanation: print it, or take its .mermaid() graph.
 
     loss    a Tensor whose backward() has not been called: a scalar or not
@@ -33,6 +38,10 @@ def explain(loss, model=None, *, check=False):
 
     Raises TypeError unless loss is a Tensor; ValueError if no op is recorded behind it; RuntimeError if backward() has
     freed the tape, or the library has changed a parameter since.
+
+    >>> x = Tensor(np.ones(3), requires_grad=True)
+    >>> [row.op for row in explain((x * 2.0).sum()).rows]
+    ['mul', 'sum']
     """
     if not isinstance(loss, Tensor):
         raise TypeError(f"explain: loss must be a Tensor, got {type(loss).__name__}")
@@ -71,13 +80,13 @@ class Input:
 
 @dataclass
 class Row:
-    """One recorded op. value, gradient: lines of docstrings; saved: bytes kept for its backward beside its inputs."""
+    """One recorded op. value, gradient: lines of docstrings; saved: bytes for its backward beside its inputs."""
     number: int
     op: str
-    inputs: list
+    inputs: list[Input]
     shape: tuple
-    value: list
-    gradient: list
+    value: list[str]
+    gradient: list[str]
     saved: int
     source: str
     check: str | None
@@ -86,14 +95,14 @@ class Row:
 class Explanation:
     """rows, oldest first; held: bytes that live until the backward, each array once, parameters and data apart."""
 
-    def __init__(self, rows, held):
+    def __init__(self, rows: list[Row], held: int) -> None:
         self.rows, self.held = rows, held
 
-    def __str__(self):
+    def __str__(self) -> str:
         n = len(self.rows)
         lines = [f"{n} op{'s' * (n > 1)}: read down for the forward, up for the backward; g is d loss / d (the op's "
                  "output)", ""]
-        first = {}
+        first: dict[str, int] = {}
         for row in self.rows:
             lines.append("    ".join([f"[{row.number}] {row.op} -> {_shape(row.shape)}", f"saves {_bytes(row.saved)}",
                                       row.source]))
@@ -109,9 +118,10 @@ class Explanation:
 
     __repr__ = __str__
 
-    def mermaid(self):
+    def mermaid(self) -> str:
         """The graph in Mermaid's notation: ops are boxes, parameters and data rounded, arrows say the argument."""
-        lines, leaves = ["flowchart TD"], {}
+        lines = ["flowchart TD"]
+        leaves: dict[int, str] = {}
         for row in self.rows:
             numbers = [f"{x.name} = {x.label}" for x in row.inputs if x.shape is None]
             text = "<br/>".join([f"{row.number} {row.op}", *numbers, _shape(row.shape)])
@@ -163,17 +173,18 @@ def _escape(text):
 
 # ---------------------------------------------------------------- where the formulas are read
 
+EXAMPLE = re.compile(r"^ *>>> .*(\n.*\S.*)*", re.MULTILINE)                  # to the next empty line
 LABELLED = re.compile(r"^(.*\S) {2,}\((\d+)\)$")
 GRADIENT = re.compile(r"d(\(.*?\)|[A-Za-z]\w*(/d\w+)?)(\[.*?\])? *(=|\+=|:|,)|\S+ = d\w/d")
 
 
-def formulas(op):
+def formulas(op: Op) -> tuple[list[str], list[str]]:
     """(value, gradient): two lists of lines, from the op's docstring and, by label, from its module's.
 
-    Of a docstring count its first line, split where four spaces stand before the gradient, the indented lines, and
-    lines that begin as a gradient does, `dx = `.
+    Of a docstring, examples aside, count its first line, split where four spaces stand before the gradient, the
+    indented lines, and lines that begin as a gradient does, `dx = `.
     """
-    summary, _, rest = (inspect.getdoc(op.forward) or "(no docstring)").partition("\n")
+    summary, _, rest = EXAMPLE.sub("", inspect.getdoc(op.forward) or "(no docstring)").partition("\n")
     summary, *tails = re.split(r" {4,}", LABELLED.sub(r"\1", summary))
     value, gradient = [summary.removesuffix(".")], []
     labels = _labels_in_code(op.forward)
@@ -206,7 +217,7 @@ def _labelled_in_module(function, labels):
     return [line for line in text.splitlines() if (match := LABELLED.match(line)) and int(match[2]) in labels]
 
 
-def source_line(op):
+def source_line(op: Op) -> str:
     """file:line of the op's def; the file from the folder that holds its package."""
     code = op.forward.__code__
     path, line = Path(code.co_filename), code.co_firstlineno
@@ -221,9 +232,11 @@ def source_line(op):
 
 # ---------------------------------------------------------------- what is saved
 
-def arrays_held_by(function):
-    """The arrays that a closure keeps alive: its own, and those of the functions and objects it holds, each once."""
-    seen, arrays, todo = set(), {}, [function]
+def arrays_held_by(function: Any) -> list[Array]:
+    """The arrays that a closure holds: its own, and those of the functions and objects it holds, each once."""
+    seen: set[int] = set()
+    arrays: dict[int, Array] = {}
+    todo = [function]
     while todo:
         thing = todo.pop()
         if is_array(thing):
@@ -243,15 +256,15 @@ def arrays_held_by(function):
     return list(arrays.values())
 
 
-def saved_by(node):
-    """The arrays that only the backward of a recorded op keeps: held by its closure, and none of its inputs."""
+def saved_by(node: Node) -> list[Array]:
+    """The arrays that the backward of a recorded op saves: held by its closure, and none of its inputs."""
     given = {_address(x.data if isinstance(x, Tensor) else x) for x in node.inputs
              if isinstance(x, Tensor) or is_array(x)}
     return [x for x in arrays_held_by(node.backward) if _address(x) not in given]
 
 
 def _bytes_held(nodes):
-    """Bytes of all that the tape keeps alive, values between ops included, leaves and constants not."""
+    """Bytes of all arrays that the tape holds, values between ops included, leaves and constants not."""
     held, leaves = {}, set()
     for node in nodes:
         held.update((_address(x), x.nbytes) for x in arrays_held_by(node.backward))
