@@ -96,7 +96,7 @@ def test_a_seed_shows_and_says_the_same_again(shown):
                                             (np.zeros((2, 32, 32, 3), np.uint8), np.zeros(2, int)),
                                             (np.zeros((2, 28, 28, 1), np.uint8), np.zeros(3, int))])
 def test_what_are_no_digits_is_refused(digits, labels):
-    with pytest.raises(ValueError, match=r"expected digits \(N, 28, 28, 1\) uint8 with a label each"):
+    with pytest.raises(ValueError, match=r"render: (digits must .* of uint8|labels must .* of integers)"):
         DATASET.render(digits, labels, np.random.default_rng(0))
 
 

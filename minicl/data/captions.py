@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..typing import HostArray, Rng
-from .checks import DataError, check_rng, indices, number
+from .checks import DataError, check_rng, host_array, indices, number
 
 SIDE = 32                                                    # of the images, in pixels
 SIZES = (16, 24)                                             # side of a small and of a large digit's 28 x 28 pixels
@@ -71,13 +71,13 @@ class CaptionedDigits:
         held_out  False: only combinations of training; True: only those that are held out; None: all
         Returns images (N, 32, 32, 3) uint8 and attributes (N, 4) int64: digit, colour, size, place.
         """
-        if digits.dtype != np.uint8 or digits.shape[1:] != (28, 28, 1) or labels.shape != (len(digits),):
-            raise ValueError(f"CaptionedDigits.render: expected digits (N, 28, 28, 1) uint8 with a label each, got "
-                             f"{digits.dtype} {digits.shape} and labels {labels.shape}")
-        if held_out not in (False, True, None):
-            raise ValueError(f"CaptionedDigits.render: held_out must be False, True or None, got {held_out!r}")
-        labels = indices("CaptionedDigits.render", "labels", labels, 10)
-        check_rng("CaptionedDigits.render", rng)
+        where = "CaptionedDigits.render"
+        host_array(where, "digits", digits, ("N", 28, 28, 1), "uint8")
+        host_array(where, "labels", labels, (len(digits),), "integers")
+        indices(where, "labels", labels, 10)
+        check_rng(where, rng)
+        if held_out is not None and not isinstance(held_out, bool):
+            raise ValueError(f"{where}: held_out must be False, True or None, got {held_out!r}")
         n = len(digits)
         allowed = np.ones_like(HELD_OUT) if held_out is None else HELD_OUT == held_out
         drawn = rng.random((n, 8 * 5)) * allowed.reshape(10, -1)[labels] # the largest: uniform among the allowed
@@ -153,9 +153,9 @@ def same_caption_ids(ids: HostArray) -> HostArray:
     >>> same_caption_ids(np.array([[5, 1], [4, 2], [5, 1]])).tolist()
     [0, 1, 0]
     """
-    if not isinstance(ids, np.ndarray) or ids.ndim != 2 or ids.dtype.kind not in "iu" or ids.shape[1] == 0:
-        raise ValueError("same_caption_ids: expected token ids, a host array (N, T) of integers with T >= 1, as tokenize "
-                         f"gives them, got {getattr(ids, 'dtype', type(ids).__name__)} {getattr(ids, 'shape', '')}")
+    host_array("same_caption_ids", "ids", ids, ("N", "T"), "integers")
+    if ids.shape[1] == 0:                                    # no tokens: all rows are equal
+        return np.zeros(len(ids), dtype=np.int64)
     _, first, group = np.unique(ids, axis=0, return_index=True, return_inverse=True)
     return first[group.reshape(-1)]
 

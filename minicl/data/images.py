@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..typing import HostArray, Rng
-from .checks import whole
+from .checks import check_seed, whole
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ImageData:
         if not isinstance(self.name, str):
             raise TypeError(f"ImageData: name must be a str, got {self.name!r}")
         if not isinstance(self.class_names, tuple) or not all(isinstance(name, str) for name in self.class_names):
-            raise TypeError(f"ImageData: class_names must be a tuple of str, got {self.class_names!r}")
+            raise TypeError(f"ImageData: class_names must be a tuple of str, got {self.class_names!r:.100}")
         for split in ("train", "test"):
             images = self._array(f"{split}_images", np.uint8, "(N, H, W, C)", 4)
             labels = self._array(f"{split}_labels", np.int64, "(N,)", 1)
@@ -65,8 +65,9 @@ class ImageData:
 def generate_splits(function: str, name: str, draw: Callable[[HostArray, Rng], HostArray], class_names: tuple[str, ...],
                     n_train: int, n_test: int, seed: int) -> ImageData:
     """ImageData of draw(labels, rng) for both splits, each from its own stream; `function` is named in errors."""
-    for argument, value, least in (("n_train", n_train, 1), ("n_test", n_test, 1), ("seed", seed, 0)):
-        whole(function, argument, value, least)
+    whole(function, "n_train", n_train, 1)
+    whole(function, "n_test", n_test, 1)
+    check_seed(function, seed)
 
     def split(n, stream):
         rng = np.random.default_rng(stream)

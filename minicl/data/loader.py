@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..typing import HostArray
-from .checks import DataError, whole
+from .checks import DataError, check_seed, whole
 
 
 class Batches:
@@ -20,7 +20,7 @@ class Batches:
     def __init__(self, n: int, batch_size: int, *, seed: int = 0):
         self.n = whole(self, "n", n, 0)
         self.batch_size = whole(self, "batch_size", batch_size, 1)
-        self.seed = whole(self, "seed", seed, 0)
+        self.seed = check_seed(self, seed)
         if batch_size > n:
             raise DataError(f"Batches: expected a batch between 1 and the {n} items there are, got {batch_size}")
         self.per_epoch = n // batch_size

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..backend import to_device
+from ..signature import describe
 from ..typing import Array, ArrayModule, HostArray, Rng
-from .checks import DataError, check_rng, number, whole
+from .checks import DataError, check_rng, check_seed, host_array, number, whole
 from .images import ImageData
 
 
@@ -27,23 +28,17 @@ class SequenceData:
     test_states: HostArray | None = None
 
     def __post_init__(self):
-        for field in ("train", "test"):
-            x = getattr(self, field)
-            if not isinstance(x, np.ndarray) or x.dtype not in (np.float32, np.uint8) or x.ndim != 3 or x.size == 0:
-                raise ValueError(f"SequenceData: {field} must be a host array (N, T, C), float32 or uint8, not empty")
-            if not np.isfinite(x).all():
-                raise ValueError(f"SequenceData: {field} holds NaN or infinity")
-        if self.train.shape[1:] != self.test.shape[1:] or self.train.dtype != self.test.dtype:
-            raise ValueError(f"SequenceData: train and test must agree in (T, C) and dtype, got {self.train.dtype} "
-                             f"{self.train.shape} and {self.test.dtype} {self.test.shape}")
-        for field, x, shape in (("train_labels", self.train, "(N,)"), ("test_labels", self.test, "(M,)")):
-            labels = getattr(self, field)
-            if labels is not None and (labels.shape != x.shape[:1] or labels.dtype.kind not in "iu"):
-                raise ValueError(f"SequenceData: {field} must be integers {shape}, one for each of the {len(x)} sequences, "
-                                 f"got {labels.dtype} {labels.shape}")
-        if self.test_states is not None and self.test_states.shape[:2] != self.test.shape[:2]:
-            raise ValueError(f"SequenceData: test_states must be (M, T, S), a state for each step of test, got shape "
-                             f"{self.test_states.shape}")
+        train = host_array(self, "train", self.train, ("N", "T", "C"), "float32 or uint8")
+        test = host_array(self, "test", self.test, ("M", *train.shape[1:]), train.dtype.name)
+        for field, x in (("train", train), ("test", test)):
+            if x.size == 0 or not np.isfinite(x).all():
+                raise ValueError(f"SequenceData: {field} must be finite and not empty, got {describe(x)}")
+        if self.train_labels is not None:
+            host_array(self, "train_labels", self.train_labels, (len(train),), "integers")
+        if self.test_labels is not None:
+            host_array(self, "test_labels", self.test_labels, (len(test),), "integers")
+        if self.test_states is not None:
+            host_array(self, "test_states", self.test_states, (*test.shape[:2], "S"), "floats")
 
 
 @dataclass(frozen=True)
@@ -109,7 +104,7 @@ def generate_rotations(rotation: Rotation = Rotation(), n_train: int = 16_000, n
     >>> generate_rotations(n_train=10, n_test=5).train.shape
     (10, 64, 16)
     """
-    rng = np.random.default_rng(whole("generate_rotations", "seed", seed, 0))
+    rng = np.random.default_rng(check_seed("generate_rotations", seed))
     x, _ = rotation.draw(n_train, rng)
     x_test, states = rotation.draw(n_test, rng)
     return SequenceData("rotation", x, x_test, test_states=states)
@@ -125,8 +120,6 @@ def image_rows(images: ImageData) -> SequenceData:
 
 def time_first(sequences: HostArray, xp: ArrayModule) -> Array:
     """A batch (B, T, C) of float32 or uint8 on the host -> (T, B, C) float32 on xp; bytes become 0 to 1 there."""
-    if sequences.ndim != 3 or sequences.dtype not in (np.float32, np.uint8):
-        raise ValueError(f"time_first: expected sequences (B, T, C), float32 or uint8, got {sequences.dtype} of shape "
-                         f"{sequences.shape}")
+    host_array("time_first", "sequences", sequences, ("B", "T", "C"), "float32 or uint8")
     x = to_device(np.ascontiguousarray(sequences.transpose(1, 0, 2)), xp)
     return x.astype("float32") * (1 / 255) if sequences.dtype == np.uint8 else x
