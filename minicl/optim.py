@@ -13,8 +13,10 @@ Fine-tuning: a frozen parameter (requires_grad False) is neither decayed nor mov
     model.encoder.unfreeze()                             # later: its steps are counted from here
 """
 
+import functools
 import itertools
 import math
+import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -71,7 +73,7 @@ class Optimizer:
             self.views.append((part, p.data, p.grad))
             start += p.size
         self.state = {name: xp.zeros_like(self.values) for name in self.state_names}
-        self.steps_of = np.zeros(len(self.names), dtype="int64")         # steps that each parameter has taken
+        self.missed = np.zeros(len(self.names), dtype="int64")           # steps that each parameter was frozen in
         self._plan([p.requires_grad for p in self.parameters])
 
     def zero_grad(self) -> None:
@@ -84,11 +86,11 @@ class Optimizer:
             raise ValueError(f"{type(self).__name__}: step(lr) expected a finite lr >= 0, got {lr}")
         trained = []
         for name, p, (_, data, grad) in zip(self.names, self.parameters, self.views):
-            if p.data is not data or p.grad is not grad:
+            if p._data is not data or p._grad is not grad:
                 raise RuntimeError(f"{type(self).__name__}: {name} no longer views the optimizer's buffer; make the "
                                    "optimizer after model.to() and model.astype(), only one a parameter, and clear "
                                    "gradients with zero_grad()")
-            trained.append(p.requires_grad)
+            trained.append(p._requires_grad)
         if trained != self.trained:
             self._plan(trained)
         if not self.runs:
@@ -96,29 +98,28 @@ class Optimizer:
         if self.xp is np:
             self._require_finite_gradients()
         self.steps += 1
-        self.steps_of += self.trained
+        if self.frozen:
+            self.missed[self.frozen] += 1
         self._step(lr)
         mark_changed(zip(self.names, self.parameters), f"{type(self).__name__}.step()")
 
     def _plan(self, trained):
         """Group neighbours in the buffer that are trained, decayed alike and of one step count into runs."""
         def kind(k):
-            return trained[k], self.parameters[k].ndim >= 2, self.steps_of[k]
+            return trained[k], self.parameters[k].ndim >= 2, int(self.missed[k])
 
-        self.trained, self.runs = trained, []                    # runs: [(slice, whether decayed, its first parameter)]
-        for (is_trained, decays, _), run in itertools.groupby(range(len(trained)), kind):
-            run = list(run)
+        self.trained, self.runs = trained, []                    # runs: [(slice, whether decayed, steps missed), ...]
+        self.frozen = [k for k, is_trained in enumerate(trained) if not is_trained]
+        for (is_trained, decays, missed), run in itertools.groupby(range(len(trained)), kind):
+            first, *_, last = (self.views[k][0] for k in [*run] * 2)
             if is_trained:
-                part = slice(self.views[run[0]][0].start, self.views[run[-1]][0].stop)
-                self.runs.append((part, decays, run[0]))
+                self.runs.append((slice(first.start, last.stop), decays, missed))
 
     def _require_finite_gradients(self):
         """Raise FloatingPointError unless the sum of squares of what is trained is finite."""
-        for part, _, _ in self.runs:
-            g = self.grads[part]
-            with np.errstate(over="ignore", invalid="ignore"):
-                squares = parallel_for(np, len(g), lambda lo, hi, g=g: g[lo:hi] @ g[lo:hi], SLICE)
-            if not math.isfinite(sum(map(float, squares))):
+        for g in [self.grads] if not self.frozen else [self.grads[part] for part, _, _ in self.runs]:
+            squares = parallel_for(np, len(g), lambda lo, hi, g=g: _square(g[lo:hi]), SLICE)
+            if not math.isfinite(sum(squares)):
                 name = next((name for name, (at, _, _), live in zip(self.names, self.views, self.trained)
                              if live and not np.abs(self.grads[at]).max(initial=0) < 1e19), "all of them together")
                 raise FloatingPointError(f"{type(self).__name__}: the gradient ({name}) is not finite, or too long to "
@@ -127,8 +128,8 @@ class Optimizer:
 
     def _step(self, lr):
         """Apply _update to slices of the runs."""
-        for part, decays, first in self.runs:
-            start, decay, t = part.start, self.weight_decay if decays else 0.0, int(self.steps_of[first])
+        for part, decays, missed in self.runs:
+            start, decay, t = part.start, self.weight_decay if decays else 0.0, self.steps - missed
 
             def update(lo, hi, start=start, decay=decay, t=t):
                 self._update(slice(start + lo, start + hi), lr, decay, t)
@@ -154,19 +155,25 @@ class Optimizer:
         for name, part in parts.items():
             if not name.startswith("steps"):
                 part[...] = to_device(state[name], self.xp)
-        self.steps, self.steps_of[...] = int(state["steps"]), counts
+        self.steps = int(state["steps"])
+        self.missed[...] = [self.steps - count for count in counts]
         self._plan(self.trained)
 
     def _parts(self):
         """("momentum.encoder.weight", view), ... of all state."""
         moments = [(f"{moment}.{name}", array[part].reshape(data.shape)) for moment, array in self.state.items()
                    for name, (part, data, _) in zip(self.names, self.views)]
-        counts = [(f"steps.{name}", count) for name, count in zip(self.names, self.steps_of)]
+        counts = [(f"steps.{name}", count) for name, count in zip(self.names, self.steps - self.missed)]
         return [*moments, *counts, ("steps", np.array(self.steps))]
 
     def __reduce_ex__(self, protocol):
         raise TypeError(f"{type(self).__name__} cannot be copied or pickled, a copy would not move the model; copy "
                         "the model, make an optimizer for the copy and load_state_dict() this one's state_dict()")
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _square(g):
+    return float(np.dot(g, g))
 
 
 def _named_parameters(name, model) -> list[tuple[str, Any]]:
@@ -306,20 +313,30 @@ class LARS(SGD):
         for w, g in layers:
             # g = trust (g + decay w)
             g += self.weight_decay * w
-            squares.append([self.xp.multiply(x, x, dtype="float64").sum() for x in (w, g)])      # float32 over- and
-        if layers:                                                                               # underflows
-            trust = _trust(*map(self.xp.stack, zip(*squares)), self.eta)     # (layers,)
+            squares.append([_sum_of_squares(self.xp, x.reshape(-1)) for x in (w, g)])
+        if layers:
+            largest = float(np.finfo(self.values.dtype).max)
+            trust = _trust(*map(self.xp.stack, zip(*squares)), self.eta, largest)                # (layers,) float64
             for (_, g), scale in zip(layers, trust):
-                g *= scale
-        for part, _, first in self.runs:
-            self._update(part, lr, 0.0, int(self.steps_of[first]))
+                self.xp.multiply(g, scale, out=g, dtype=g.dtype)
+        for part, _, _ in self.runs:
+            parallel_for(self.xp, part.stop - part.start, lambda lo, hi, start=part.start: self._update(
+                slice(start + lo, start + hi), lr, 0.0, self.steps), SLICE)
+
+
+def _sum_of_squares(xp, x):
+    """|x|^2 of x (n,) in float64, since float32 overflows at |x| = 1.8e19 and vanishes below 1e-23: array ()."""
+    def squares(lo, hi):
+        x64 = x[lo:hi].astype("float64")
+        return x64 @ x64
+    return functools.reduce(operator.add, parallel_for(xp, len(x), squares, SLICE))
 
 
 @fused
-def _trust(xp, w_squared, g_squared, eta):
+def _trust(xp, w_squared, g_squared, eta, largest):
     norm_w, norm_g = xp.sqrt(w_squared), xp.sqrt(g_squared)
     nonzero = (norm_w > 0) & (norm_g > 0)                                    # stays on the device: no branch
-    return xp.where(nonzero, eta * norm_w / xp.where(nonzero, norm_g, 1), 1)
+    return xp.minimum(xp.where(nonzero, eta * norm_w / xp.where(nonzero, norm_g, 1), 1), largest)
 
 
 def warmup_cosine(step: int, *, total: int, peak: float, warmup: int = 0, floor: float = 0.0) -> float:

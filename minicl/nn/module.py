@@ -300,8 +300,9 @@ def _require_reachable(module, made):
     try:
         module.named_state()
         reachable = {id(part) for _, part in module.named_parts()}
-        shared = [f"{type(each).__name__}.{attribute}" for each in module.modules() for cls in type(each).__mro__
-                  for attribute, value in vars(cls).items() if any(_parts(attribute, value))]
+        classes = {cls for each in module.modules() for cls in type(each).__mro__} - {Module, object}
+        shared = [f"{cls.__name__}.{attribute}" for cls in classes for attribute, value in vars(cls).items()
+                  if any(_parts(attribute, value))]
     except RecursionError:
         raise ValueError(f"{name}: a part of it contains itself, so its parameters have no end of names") from None
     if shared:
