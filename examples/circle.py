@@ -83,7 +83,7 @@ def main():
         for name, model in models.items():
             z1, z2 = embed(model, view1), embed(model, view2)
             metrics[name] = {"alignment": alignment(z1, z2), "uniformity": uniformity(z1),
-                             "knn": knn_accuracy(z1[:half], labels[:half], z1[half:], labels[half:])}
+                             "knn": knn_accuracy(z1[:half], labels[:half], z1[half:], labels[half:], k=min(20, half))}
             circles.append((name, to_host(l2_normalize.forward(z1)[0]), metrics[name]))
 
     floor = uniformity_floor(2)

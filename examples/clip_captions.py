@@ -24,7 +24,7 @@ from minicl.evaluate import (alignment, class_embeddings, encode, final_loss, re
 from minicl.methods import CLIP
 from minicl.nn import BagOfTokens, ConvNet, Transformer
 from minicl.optim import AdamW, warmup_cosine
-from minicl.options import at_least, options
+from minicl.options import at_least, not_negative, options
 from minicl.run import Run, command
 
 PROMPTS = {
@@ -40,9 +40,11 @@ PROMPTS = {
 def main():
     parser = options(__doc__, epochs=6, batch=256, lr=3e-3, tau=0.07)
     parser.add_argument("--text", default="transformer", choices=("transformer", "bag"), help="what reads captions")
-    parser.add_argument("--dim", type=at_least(2), default=64, help="dimension of the space where both meet")
-    parser.add_argument("--weight-decay", type=float, default=0.05, help="AdamW's, on weights of two axes and more")
+    parser.add_argument("--dim", type=at_least(2, 2**14), default=64, help="dimension of the space where both meet")
+    parser.add_argument("--weight-decay", type=not_negative, default=0.05, help="AdamW's, on weights of two axes and more")
     args = parser.parse_args()
+    if args.tau < 0.01:
+        parser.error(f"--tau: expected 0.01 or more, because CLIP holds 1/tau at 100 or below, got {args.tau}")
 
     xp = get_backend(args.backend, args.precision)
     run = Run(args, "clip_captions")

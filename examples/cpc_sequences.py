@@ -39,9 +39,9 @@ def main():
     parser = options(__doc__, epochs=6, batch=64, lr=3e-3, tau=1.0, data=SEQUENCES)
     parser.add_argument("--window", type=at_least(1), help="samples a window; default: 4, of image rows 2")
     parser.add_argument("--ahead", type=at_least(1), default=6, help="windows ahead that are predicted, one by one")
-    parser.add_argument("--dim", type=at_least(2), default=32, help="dimension of z")
+    parser.add_argument("--dim", type=at_least(2, 2**14), default=32, help="dimension of z")
     parser.add_argument("--context", default="gru", choices=("gru", "none"), help="what sums up the past; none: c = z")
-    parser.add_argument("--hidden", type=at_least(2), default=128, help="dimension of the context c of a gru")
+    parser.add_argument("--hidden", type=at_least(2, 2**14), default=128, help="dimension of the context c of a gru")
     args = parser.parse_args()
     window = args.window or WINDOW[args.data]
 
@@ -55,6 +55,8 @@ def main():
     N, T, C = data.train.shape
     test = len(data.test)
     run.print(f"data: {data.name}, {N} training and {test} test sequences of {T // window} windows of {window} x {C}")
+    if 2 * window > T:
+        raise RunError(f"--window {window}: a sequence has {T} samples, so expected at most {T // 2}")
     if args.ahead >= T // window:
         raise RunError(f"--ahead {args.ahead}: a sequence has {T // window} windows of {window}, so at most "
                        f"{T // window - 1} can be ahead; give fewer, or a smaller --window")

@@ -31,7 +31,7 @@ def main():
     parser.add_argument("--momentum", type=fraction, default=0.99, help="m in key <- m key + (1 - m) query")
     parser.add_argument("--splits", type=at_least(1), default=8, help="groups that batch norm sees a batch in")
     parser.add_argument("--symmetric", action="store_true", help="each view once the query and once the key")
-    parser.add_argument("--dim", type=at_least(2), default=128, help="dimension of z")
+    parser.add_argument("--dim", type=at_least(2, 2**14), default=128, help="dimension of z")
     parser.add_argument("--weight-decay", type=not_negative, default=1e-4, help="AdamW's, on weights")
     parser.set_defaults(log_every=20)                        # fine enough to see the queue fill
     args = parser.parse_args()

@@ -47,10 +47,10 @@ def main():
     parser = options(__doc__, epochs=10, batch=256, lr=3e-3, tau=0.2, data=DATA)
     parser.add_argument("--method", default="simclr", choices=METHODS, help="negatives from the batch, or a queue")
     parser.add_argument("--encoder", default="convnet", choices=ENCODERS, help="what maps images to h")
-    parser.add_argument("--width", type=at_least(1), default=32, help="channels of the encoder's first layer")
+    parser.add_argument("--width", type=at_least(1, 2**14), default=32, help="channels of the encoder's first layer")
     parser.add_argument("--head", default="mlp", choices=HEADS, help="what maps h to z, the space of the loss")
-    parser.add_argument("--hidden", type=at_least(1), help="hidden units of the mlp head; default: those of h")
-    parser.add_argument("--dim", type=at_least(2), default=128, help="dimension of z (with --head none: that of h)")
+    parser.add_argument("--hidden", type=at_least(1, 2**14), help="hidden units of the mlp head; default: those of h")
+    parser.add_argument("--dim", type=at_least(2, 2**14), default=128, help="dimension of z, unless --head none")
     parser.add_argument("--optimizer", default="adamw", choices=OPTIMIZERS, help="sgd has momentum 0.9")
     parser.add_argument("--weight-decay", type=not_negative, default=1e-4, help="on weights of two axes and more")
     parser.add_argument("--warmup", type=fraction, default=0.1, help="share of the steps in which the rate rises")
@@ -88,7 +88,6 @@ def main():
 
     # Training.
     total = args.epochs * batches.per_epoch
-    candidates = 1 + args.queue if args.method == "moco" else 2 * args.batch - 1
     with threads(args.threads, keep_memory=args.keep_memory):
         for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, model=model, optimizer=optimizer):
             images = to_float(data.train_images[batches[step]], xp)                  # (N, 32, 32, 3)
@@ -101,6 +100,7 @@ def main():
             else:
                 h, z = model(xp.concatenate([view1, view2]))                         # (2N, features), (2N, d)
                 z1, z2 = z[:args.batch], z[args.batch:]
+                candidates = 2 * args.batch - 1
                 loss = nt_xent(z1, z2, args.tau)
                 z2 = z2.data
 
@@ -121,6 +121,7 @@ def main():
                 run.print(f"epoch {epoch}: kNN of h {metrics['knn_h']:.4f}, of z {metrics['knn_z']:.4f}")
 
         pixels = pixel_accuracy(data, xp, k=k)
+        candidates = 1 + len(model.queue) if args.method == "moco" else 2 * args.batch - 1
         report(run, model, data, augment, rng, xp, candidates=candidates, k=k, knn_pixels=pixels)
 
 

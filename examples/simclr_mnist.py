@@ -25,7 +25,7 @@ def main():
     parser = options(__doc__, epochs=8, batch=256, lr=5e-3, tau=0.2)
     parser.add_argument("--encoder", default="convnet", choices=("convnet", "mlp"), help="what maps images to h")
     parser.add_argument("--head", default="mlp", choices=HEADS, help="what maps h to z, the space of the loss")
-    parser.add_argument("--dim", type=at_least(2), default=128, help="dimension of z (with --head none: that of h)")
+    parser.add_argument("--dim", type=at_least(2, 2**14), default=128, help="dimension of z, unless --head none")
     parser.add_argument("--weight-decay", type=not_negative, default=1e-4, help="AdamW's, on matrices and kernels")
     args = parser.parse_args()
 

@@ -28,17 +28,19 @@ def options(description: str | None, *, epochs: int, batch: int, lr: float, tau:
     if data:
         parser.add_argument("--data", default=next(iter(data)), choices=data,
                             help="; ".join(f"{name}: {meaning}" for name, meaning in data.items()))
-        parser.add_argument("--data-dir", help="folder with the data's files; default: the user's cache, else download")
+        parser.add_argument("--data-dir", type=folder,
+                            help="folder with the data's files; default: the user's cache, else download")
     parser.add_argument("--epochs", type=at_least(1), default=epochs, help="passes over the training data")
-    parser.add_argument("--batch", type=at_least(2), default=batch, help="items a step: images, pairs or sequences")
+    parser.add_argument("--batch", type=at_least(2, 2**16), default=batch, help="items a step: images, pairs or sequences")
     parser.add_argument("--lr", type=positive, default=lr, help="peak learning rate, after warmup, before cosine decay")
     parser.add_argument("--tau", type=positive, default=tau, help="temperature of the loss")
-    parser.add_argument("--seed", type=at_least(0), default=0, help="of weights, order, augmentations and generated data")
-    parser.add_argument("--threads", type=at_least(1), help="CPU threads; default: all available cores")
+    parser.add_argument("--seed", type=at_least(0, 2**63 - 1), default=0,
+                        help="of weights, order, augmentations and generated data")
+    parser.add_argument("--threads", type=at_least(1, 1024), help="CPU threads; default: all available cores")
     parser.add_argument("--keep-memory", action=argparse.BooleanOptionalAction, default=True,
                         help="keep freed memory for the next step: faster on Linux, but the process stays large")
     parser.add_argument("--log-every", type=at_least(1), default=50, help="steps between two lines of the log")
-    parser.add_argument("--out", help="folder for config, log, checkpoint, pictures and result.json; "
+    parser.add_argument("--out", type=folder, help="folder for config, log, checkpoint, pictures and result.json; "
                         "default: a new one under runs/")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, given the same options")
     return parser
@@ -51,14 +53,23 @@ class _DefaultsHelp(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """The type of an option: an integer >= least."""
+def at_least(least: int, most: int = 2**24) -> Callable[[str], int]:
+    """The type of an option: an integer from least to most."""
     def integer(text: str) -> int:
         value = int(text)
         if value < least:
             raise argparse.ArgumentTypeError(f"expected an integer >= {least}, got {text}")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"expected an integer <= {most}, got {text}")
         return value
     return integer
+
+
+def folder(text: str) -> str:
+    """The type of an option: the name of a folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected the name of a folder, got an empty one; is a variable unset?")
+    return text
 
 
 def positive(text: str) -> float:

@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 import numpy as np
 from tqdm import tqdm
 
-from .backend import BackendError
+from .backend import BackendError, available_memory_only
 from .checkpoint import CheckpointError, HasState, load_checkpoint, restore, save_checkpoint
 from .console import lasting_output
 from .data import DataError
@@ -48,19 +48,25 @@ def command(main: Callable[[], int | None]) -> NoReturn:
     An error that the user can correct becomes one line on stderr and exit code 2; SIGINT (Ctrl-C), SIGTERM and SIGHUP
     become exit code 128 + their number. Output that nobody can read does not end the program.
     """
+    received: list[int] = []
     with lasting_output():
         try:
-            with signals_stop():
+            with signals_stop() as received, available_memory_only():
                 sys.exit(main())
-        except KeyboardInterrupt as error:
-            print(f"\n{error or 'interrupted'}", file=sys.stderr)
-            sys.exit(getattr(error, "exit_code", 130))
-        except (BackendError, CheckpointError, DataError, RunError, FloatingPointError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
-        except MemoryError as error:                         # NumPy's own, and CuPy's OutOfMemoryError is one
-            print(f"error: out of memory ({error}); {OUT_OF_MEMORY}", file=sys.stderr)
-            sys.exit(2)
+        except SystemExit:
+            raise
+        except BaseException as error:
+            if received or isinstance(error, KeyboardInterrupt):     # whatever a signal's exception has turned into
+                stopped = Stopped(*received[:1])
+                message, code = f"\n{stopped}", stopped.exit_code
+            elif isinstance(error, MemoryError):             # NumPy's own, and CuPy's OutOfMemoryError is one
+                message, code = f"error: out of memory ({error}); {OUT_OF_MEMORY}", 2
+            elif isinstance(error, (BackendError, CheckpointError, DataError, RunError, FloatingPointError, OSError)):
+                message, code = f"error: {error}", 2
+            else:
+                raise
+            print(message, file=sys.stderr)
+            sys.exit(code)
 
 
 class Run:

@@ -1,6 +1,8 @@
 """Signals that ask a process to end. SIGINT (Ctrl-C), SIGTERM and SIGHUP raise Stopped; during a training step they are
 only noted, so that the step can be finished and saved. A signal that the parent process ignores, as under nohup, stays
 ignored. Only the main thread of a process can set this up; elsewhere both blocks do nothing.
+
+Both blocks yield the list of the signals received. An exception can get lost in code that it interrupts, the list can't.
 """
 
 import contextlib
@@ -15,43 +17,50 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 class Stopped(KeyboardInterrupt):
     """A signal asked the process to end; exit_code is 128 + its number, as a shell reports it."""
 
-    def __init__(self, number: int):
+    def __init__(self, number: int = signal.SIGINT):
         super().__init__(f"interrupted by {signal.Signals(number).name}")
         self.exit_code = 128 + number
 
 
-def signals_stop() -> contextlib.AbstractContextManager[None]:
+def signals_stop() -> contextlib.AbstractContextManager[list[int]]:
     """Within this block the signals raise Stopped at once."""
     def stop(number, frame):
+        _received.append(number)
         raise Stopped(number)
 
     return _handled_by(stop)
 
 
-@contextlib.contextmanager
-def signals_noted() -> Iterator[list[int]]:
-    """Within this block the signals are appended to the list that it yields. Ctrl-C after another signal raises Stopped."""
-    noted: list[int] = []
-
+def signals_noted() -> contextlib.AbstractContextManager[list[int]]:
+    """Within this block the signals are only noted; Ctrl-C after another signal raises Stopped."""
     def note(number, frame):
-        noted.append(number)
-        if number == signal.SIGINT and len(noted) > 1:
+        _received.append(number)
+        if number == signal.SIGINT and len(_received) > 1:
             raise Stopped(number)
 
-    with _handled_by(note):
-        yield noted
+    return _handled_by(note)
+
+
+_received: list[int] = []                                    # since the outermost block began
+_depth = 0
 
 
 @contextlib.contextmanager
-def _handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+def _handled_by(handler: Callable[[int, Any], None]) -> Iterator[list[int]]:
+    global _depth
     if threading.current_thread() is not threading.main_thread():
-        before = {}
-    before = {number: handlers for number, handlers in before.items() if handlers not in (signal.SIG_IGN, None)}
+        yield []
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    handled = [number for number in SIGNALS if before[number] not in (signal.SIG_IGN, None)]
+    if _depth == 0:
+        _received.clear()
+    _depth += 1
     try:
-        for number in before:
+        for number in handled:
             signal.signal(number, handler)
-        yield
+        yield _received
     finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)
+        for number in handled:
+            signal.signal(number, before[number])
+        _depth -= 1

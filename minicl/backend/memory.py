@@ -5,6 +5,7 @@ import ctypes
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -60,3 +61,40 @@ def keep_freed_memory() -> Iterator[None]:
                 mallopt(MMAP_THRESHOLD, 2**25)                               # the most that glibc sets by itself
                 mallopt(TRIM_THRESHOLD, 2**26)
                 trim(0)
+
+
+@contextlib.contextmanager
+def available_memory_only() -> Iterator[None]:
+    """Within this block NumPy raises MemoryError for an array that does not fit into the memory that is free as the block
+    begins. Otherwise the system hands it out, and kills the process when it is used. (Linux; elsewhere the block does
+    nothing.)
+    """
+    try:
+        import resource
+
+        free, used = _bytes("/proc/meminfo"), _bytes("/proc/self/status")["VmData"]
+        limit = int(used + min(free["MemAvailable"] + free["SwapFree"], _free_in_container()))
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    except (ImportError, OSError, KeyError):
+        yield
+        return
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if soft == resource.RLIM_INFINITY else min(soft, limit), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _bytes(path):
+    """{name: bytes} of the lines "Name:  number kB" of a file."""
+    lines = [line.split() for line in Path(path).read_text().splitlines()]
+    return {line[0].rstrip(":"): 1024 * int(line[1]) for line in lines if len(line) == 3 and line[2] == "kB"}
+
+
+def _free_in_container():
+    """Bytes left below a container's limit; infinite without one."""
+    try:
+        most, now = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+    except (OSError, ValueError):                            # no file, or "max": no limit
+        return float("inf")
+    return most - now

@@ -33,7 +33,7 @@ def final_loss(log: Sequence[dict], total: int) -> float | None:
 
 def report(run: Any, model: Any, data: Any, augment: Any, rng: Rng, xp: ArrayModule, *, candidates: int, k: int = 20,
            **metrics: float | None) -> None:
-    """Evaluate `model`, images -> (h, z), on an ImageData, finish the run with the metrics, and draw its pictures.
+    """Evaluate `model`, images -> (h, z), on an ImageData, draw the run's pictures, and finish it with the metrics.
 
     candidates  K of the loss, 1 positive and K - 1 negatives; chance is log K
     k           nearest neighbours that vote
@@ -46,11 +46,11 @@ def report(run: Any, model: Any, data: Any, augment: Any, rng: Rng, xp: ArrayMod
     loss = final_loss(log, run.total)
     bound = None if loss is None else infonce_bound(loss, candidates)
     views = two_views(augment, to_float(data.test_images[:12], np), rng)
+    draw_pictures(run, log, data, views, to_host(test_h), test_z.shape[1], candidates)
     run.finish({"data": data.name, "backend": config["backend"], "seed": config["seed"], "loss": loss,
                 "bound_nats": bound and bound.nats, "cap_nats": bound and bound.cap, **metrics, **accuracies,
                 "seconds": run.elapsed(), "seconds_per_epoch": run.seconds / config["epochs"],
                 "peak_mib": peak_memory_mib(xp)}, notes=LEGEND)
-    draw_pictures(run, log, data, views, to_host(test_h), test_z.shape[1], candidates)
 
 
 def draw_pictures(run: Any, log: Sequence[dict], data: Any, views: Sequence[Array], h: HostArray, dim: int,
