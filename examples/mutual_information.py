@@ -60,7 +60,7 @@ def main():
 
             if run.logs(step) or (step + 1) % stair == 0:
                 run.log(step, nats=nats, loss=loss.item(), bound=infonce_bound(loss.item(), args.batch).nats,
-                        optimal=float(pairs_bound(log_density_ratio(x, y, rho))))
+                        optimal=pairs_bound(log_density_ratio(x, y, rho)))
         run.print("the optimal critic, for each number of candidates")
         rng = np.random.default_rng(args.seed)
         optimal = {K: [optimal_bound(nats, args.dim, K, pairs=args.pairs, rng=rng)[0] for nats in NATS]

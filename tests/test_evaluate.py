@@ -1,4 +1,4 @@
-"""Evaluation: each figure against its definition, written slowly, and the model it is taken of left as it was."""
+"""Evaluation: each metric against its definition, written slowly; the model is left as it was."""
 
 import math
 
@@ -133,13 +133,6 @@ def test_knn_knows_separate_clusters(xp, rng):
                         to_device(queries.astype("float32"), xp), labels) == 1
 
 
-@pytest.mark.parametrize("k", [0, 31])
-def test_knn_refuses_a_k_that_there_is_not(rng, k):
-    features, labels = clusters(rng, 30)
-    with pytest.raises(ValueError, match=f"knn_accuracy: k must be between 1 and the 30 training items, got {k}"):
-        knn_accuracy(features, labels, features, labels, k=k)
-
-
 def test_nearest_neighbours_come_nearest_first(xp, rng):
     bank, queries = rng.standard_normal((30, 4)), rng.standard_normal((6, 4))
     near = nearest_neighbours(to_device(bank, xp), to_device(queries, xp), k=5)
@@ -152,67 +145,31 @@ def test_nearest_neighbours_come_nearest_first(xp, rng):
 def test_the_probe_reads_off_separable_classes(xp, rng):
     (train, train_labels), (test, labels) = clusters(rng, 300), clusters(rng, 100)
     accuracy = linear_probe(to_device(train.astype("float32"), xp), train_labels,
-                            to_device(test.astype("float32"), xp), labels, batch=50)
+                            to_device(test.astype("float32"), xp), labels)
     assert accuracy == 1
 
 
 def test_the_probe_finds_nothing_in_random_labels(xp, rng):
     train, test = (to_device(rng.standard_normal((1000, 5), dtype="float32"), xp) for _ in range(2))
-    accuracy = linear_probe(train, rng.integers(0, 4, 1000), test, rng.integers(0, 4, 1000), epochs=5)
+    accuracy = linear_probe(train, rng.integers(0, 4, 1000), test, rng.integers(0, 4, 1000))
     assert accuracy == pytest.approx(0.25, abs=0.05)
 
 
 def test_the_probe_does_not_mind_the_scale_of_features_or_a_constant_one(rng):
     train, train_labels = clusters(rng, 300)
     train = train * [1e4, 1e-3, 1, 1, 0] + [0, 100, 0, 0, 3]
-    assert linear_probe(train, train_labels, train, train_labels, batch=50) == 1
+    assert linear_probe(train, train_labels, train, train_labels) == 1
 
 
 def test_the_probe_is_repeatable_and_leaves_the_features(rng):
     train, train_labels = rng.standard_normal((100, 5)), rng.integers(0, 3, 100)
     before = train.copy()
-    results = {linear_probe(train, train_labels, train, train_labels, batch=30, seed=4) for _ in range(2)}
+    results = {linear_probe(train, train_labels, train, train_labels) for _ in range(2)}
     assert len(results) == 1
     np.testing.assert_array_equal(train, before)
 
 
-# ---------------------------------------------------------------- what both refuse
-
-both = pytest.mark.parametrize("evaluate", [knn_accuracy, linear_probe])
-
-
-@both
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("which", ["train", "test"])
-def test_features_that_are_not_finite_are_refused(xp, rng, evaluate, value, which):
-    arrays = {split: rng.standard_normal((30, 4)) for split in ("train", "test")}
-    arrays[which][3, 2] = value
-    labels = rng.integers(0, 3, 30)
-    with pytest.raises(FloatingPointError, match=f"{evaluate.__name__}: the sum of the features is not finite"):
-        evaluate(to_device(arrays["train"], xp), labels, to_device(arrays["test"], xp), labels)
-
-
-@both
-@pytest.mark.parametrize("train, train_labels, test, labels, message", [
-    ((30, 4), 29, (10, 4), 10, r"one label each, got \(30, 4\) and 29 labels"),
-    ((30, 4), 30, (10, 4), 11, r"one label each, got \(10, 4\) and 11 labels"),
-    ((30, 4, 1), 30, (10, 4), 10, r"expected features \(N, d\).*got \(30, 4, 1\)"),
-    ((30, 4), 30, (0, 4), 0, r"got \(0, 4\) and 0 labels"),
-    ((30, 4), 30, (10, 5), 10, "training features have 4 dimensions but test features 5"),
-], ids=["train labels", "test labels", "axes", "nothing", "dimensions"])
-def test_features_and_labels_that_do_not_match_are_refused(xp, evaluate, train, train_labels, test, labels, message):
-    with pytest.raises(ValueError, match=f"{evaluate.__name__}: .*{message}"):
-        evaluate(xp.ones(train), np.zeros(train_labels, int), xp.ones(test), np.zeros(labels, int))
-
-
-@both
-@pytest.mark.parametrize("labels", [np.full(30, -1), np.zeros(30), [0] * 30], ids=["negative", "floats", "a list"])
-def test_labels_that_are_no_classes_are_refused(evaluate, labels):
-    with pytest.raises(ValueError, match=f"{evaluate.__name__}: expected labels to be a host array of integers >= 0"):
-        evaluate(np.ones((30, 4)), labels, np.ones((30, 4)), np.zeros(30, int))
-
-
-# ---------------------------------------------------------------- the standard examination
+# ---------------------------------------------------------------- the standard evaluation
 
 @pytest.fixture
 def data(rng):
@@ -246,7 +203,7 @@ class Drifting(Module):
         return Tensor(h), Tensor(h)
 
 
-def test_a_model_that_its_examination_changes_is_refused(data):
+def test_a_model_that_the_evaluation_changes_is_refused(data):
     with pytest.raises(RuntimeError, match="the evaluation changed the model"):
         frozen_accuracies(Drifting(), data, np)
 
@@ -263,11 +220,6 @@ def test_alignment_is_the_mean_distance_of_pairs(xp, rng, alpha):
 def test_alignment_of_views_that_coincide_is_0(xp, rng):
     z = to_device(rng.standard_normal((9, 4)), xp)
     assert alignment(z, 3 * z) == pytest.approx(0, abs=1e-12)
-
-
-def test_alignment_refuses_views_of_other_shapes(xp):
-    with pytest.raises(ValueError, match="alignment: expected two views"):
-        alignment(xp.ones((4, 2)), xp.ones((5, 2)))
 
 
 @pytest.mark.parametrize("n", [2, 13, 300])                  # 300: more than one tile
@@ -290,11 +242,6 @@ def test_uniformity_in_float32_agrees(xp, rng):
 
 def test_uniformity_of_a_collapse_is_0(xp):
     assert uniformity(xp.ones((10, 3))) == pytest.approx(0, abs=1e-12)
-
-
-def test_uniformity_needs_two_points(xp):
-    with pytest.raises(ValueError, match=r"uniformity: expected \(N, d\) with N >= 2 and d >= 1, got \(1, 3\)"):
-        uniformity(xp.ones((1, 3)))
 
 
 @pytest.mark.parametrize("d, floor", [(2, "-1.575"), (3, "-2.080"), (128, "-3.9375")])
@@ -354,9 +301,3 @@ def test_the_bound_of_chance_is_0_and_of_no_loss_the_cap():
 def test_the_bound_says_when_it_is_saturated(part_of_cap, saturated):
     cap = math.log(255)
     assert infonce_bound(cap * (1 - part_of_cap), 255).saturated is saturated
-
-
-@pytest.mark.parametrize("candidates", [0, 1])
-def test_the_bound_needs_a_negative(candidates):
-    with pytest.raises(ValueError, match=f"infonce_bound: expected at least 2 candidates, got {candidates}"):
-        infonce_bound(0.5, candidates)

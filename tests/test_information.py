@@ -170,17 +170,9 @@ def test_nt_xent_exceeds_the_information_and_infonce_never():
     assert all(symbol_estimates(m, n).infonce < math.log(m) for m, n in excess)
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: gaussian_information(1.0, 20), "gaussian_information: expected -1 < rho < 1 .* information is infinite"),
-    (lambda: gaussian_correlation(-1.0, 20), "gaussian_correlation: expected finite nats >= 0 .* got nats=-1.0"),
-    (lambda: gaussian_correlation(1.0, 0), "gaussian_correlation"),
-    (lambda: gaussian_correlation(100.0, 1), "gaussian_correlation: .* no more than about 18 nats a dimension"),
-    (lambda: pairs_bound(np.ones((3, 4))), r"pairs_bound: expected scores \(K, K\) of K >= 2 pairs, got \(3, 4\)"),
-    (lambda: symbol_estimates(2, 1), "symbol_estimates: expected symbols >= 1 and batch >= 2, got 2 and 1"),
-], ids=["rho 1", "negative", "no dimension", "too much", "not square", "one image"])
-def test_bad_input_is_named(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
+def test_a_correlation_that_float64_can_not_hold_is_refused():
+    with pytest.raises(ValueError, match="gaussian_correlation: .* no more than about 18 nats a dimension"):
+        gaussian_correlation(100.0, 1)
 
 
 # ---------------------------------------------------------------- the page, the example

@@ -4,11 +4,18 @@ import re
 
 import numpy as np
 
-from minicl.backend import array_module, to_device
+from minicl import Tensor, no_grad
+from minicl.backend import array_module, to_device, to_host
+from minicl.contrastive import info_nce_from_scores
 from minicl.data import draw_digits
 from minicl.data.augment.photometric import LUMA
-from minicl.evaluate import encode, linear_probe
+from minicl.evaluate import encode
+from minicl.evaluate.probe import standardize
 from minicl.methods import SimCLR
+from minicl.nn import Linear, Sequential
+from minicl.nn.layers import RELU_GAIN
+from minicl.ops import relu
+from minicl.optim import AdamW, warmup_cosine
 from .colour import coloured, hue_views, tint
 from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, mean_std
 from .slides import BLUE, INK, ORANGE, bar, heading, percent, picture, slide
@@ -61,7 +68,6 @@ def rotations(images, rng):
     return [array_module(images).rot90(images, turn, axes=(1, 2)) for turn in range(4)]
 
 
-PROBE = {"hidden": 128, "epochs": 15}         # an MLP, as in the paper: what can be read off at all
 TASKS = {"colour or grey": greys, "edges or image": edges, "noise or none": noises, "rotation": rotations}
 
 
@@ -97,6 +103,27 @@ def measure(setting):
     return metrics
 
 
+def mlp_probe(train, train_ids, test, test_ids, *, hidden=128, epochs=15, batch=500, lr=1e-2):
+    """Test accuracy of an MLP on fixed features, as in the paper: what can be read off at all."""
+    xp, rng = array_module(train), np.random.default_rng(0)
+    x, x_test = standardize(train, test)
+    labels, batch = to_device(train_ids, xp), min(batch, len(x))
+    mlp = Sequential(Linear(x.shape[1], hidden, rng=rng, gain=RELU_GAIN), relu,
+                     Linear(hidden, int(train_ids.max()) + 1, rng=rng)).to(xp).astype(x.dtype)
+    optimizer = AdamW(mlp, lr, weight_decay=0.3)
+    total = epochs * (len(x) // batch)
+    for _ in range(epochs):
+        order = to_device(rng.permutation(len(x)), xp)
+        for k in range(len(x) // batch):
+            ids = order[k * batch:(k + 1) * batch]
+            loss = info_nce_from_scores(mlp(Tensor(x[ids])), labels[ids])    # cross-entropy
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step(warmup_cosine(optimizer.steps, total=total, peak=lr))
+    with no_grad():
+        return float((to_host(mlp(Tensor(x_test)).data.argmax(axis=1)) == test_ids).mean())
+
+
 def read_off(model, seen, setting, data=None):
     """Test accuracies of MLPs that tell from h and from z = g(h) the version shown, and of `data` the digit."""
     (train_images, train_ids), (test_images, test_ids) = seen
@@ -104,9 +131,9 @@ def read_off(model, seen, setting, data=None):
                      for images in (train_images, test_images)))
     metrics = {}
     for space, (trained, tested) in zip(("h", "g(h)"), features):
-        metrics[space] = linear_probe(trained, train_ids, tested, test_ids, **PROBE)
+        metrics[space] = mlp_probe(trained, train_ids, tested, test_ids)
         if data:
-            metrics[f"digit, {space}"] = linear_probe(trained, data.train_labels, tested, data.test_labels, **PROBE)
+            metrics[f"digit, {space}"] = mlp_probe(trained, data.train_labels, tested, data.test_labels)
     return metrics
 
 

@@ -1,35 +1,45 @@
 """The standard evaluation of a trained model: nearest neighbours and a linear probe, on h and on z."""
 
-import functools
+from typing import Any
 
+from ..nn import Module
+from ..typing import Array, ArrayModule
+from .checks import require_integer
 from .features import encode, state_hash, to_float
 from .knn import knn_accuracy
 from .probe import linear_probe
 
 
-def frozen_accuracies(model, data, xp, *, k=20, probe=True):
+def frozen_accuracies(model: Module, data: Any, xp: ArrayModule, *, k: int = 20,
+                      probe: bool = True) -> tuple[dict[str, float], Array, Array]:
     """Test accuracies of a model images -> (h, z), trained without labels, on the classes of an ImageData.
 
-    Returns ({"knn_h", "knn_z", "probe_h", "probe_z": fractions}, test_h, test_z). h is the representation,
-    z is what the loss saw. k: neighbours that vote, at most all training images; probe=False leaves out the probes, for use during training.
-    Raises RuntimeError if the evaluation has changed the model.
+    Returns ({"knn_h", "knn_z", "probe_h", "probe_z": fractions}, test_h, test_z). h is the representation, z what the
+    loss saw. k: neighbours that vote, or all training images if there are fewer; probe=False leaves the probes out, for
+    use during training. Raises RuntimeError if the evaluation has changed the model.
     """
+    require_integer("frozen_accuracies", "k", k, 1)
     before = state_hash(model)
-    train_h, train_z = encode(model, data.train_images, xp)
-    test_h, test_z = encode(model, data.test_images, xp)
-    metrics = {}
-    for name, evaluate in (("knn", functools.partial(knn_accuracy, k=min(k, len(train_h)))), ("probe", linear_probe))[:2 if probe else 1]:
-        for space, train, test in (("h", train_h, test_h), ("z", train_z, test_z)):
-            metrics[f"{name}_{space}"] = evaluate(train, data.train_labels, test, data.test_labels)
+    train, test = (dict(zip("hz", encode(model, x, xp), strict=True)) for x in (data.train_images, data.test_images))
+    k = min(k, len(data.train_images))
+    metrics = {f"knn_{space}": knn_accuracy(train[space], data.train_labels, test[space], data.test_labels, k=k)
+               for space in "hz"}
+    if probe:
+        metrics |= {f"probe_{space}": linear_probe(train[space], data.train_labels, test[space], data.test_labels)
+                    for space in "hz"}
     if state_hash(model) != before:
         raise RuntimeError("the evaluation changed the model: its metrics are not those of frozen features")
-    return metrics, test_h, test_z
+    return metrics, test["h"], test["z"]
 
 
-def pixel_accuracy(data, xp, *, k=20):
-    """Test accuracy of the k nearest neighbours by raw pixels about the mean image: what learning must improve on."""
+def pixel_accuracy(data: Any, xp: ArrayModule, *, k: int = 20) -> float:
+    """Test accuracy of the k nearest neighbours by raw pixels about the mean image: what learning must improve on.
+
+    k: neighbours that vote, or all training images if there are fewer.
+    """
+    require_integer("pixel_accuracy", "k", k, 1)
     train, test = (to_float(x, xp).reshape(len(x), -1) for x in (data.train_images, data.test_images))
     mean = train.mean(axis=0)
     train -= mean
     test -= mean
-    return knn_accuracy(train, data.train_labels, test, data.test_labels, k=k)
+    return knn_accuracy(train, data.train_labels, test, data.test_labels, k=min(k, len(train)))

@@ -1,56 +1,100 @@
-"""The geometry of embeddings on the unit sphere: alignment, uniformity, effective rank.
+"""The geometry of embeddings on the unit sphere: alignment, uniformity, standard deviation, effective rank.
 
-Features are arrays (N, d) of either backend, normalised here; results are Python floats (so they synchronise).
+Embeddings are arrays (N, d) of either backend, normalised here; results are Python floats (so they synchronise). A row of
+zeros has no direction and stays at the origin: at distance 0 from another such row and 1 from the sphere. An encoder that
+gives only zeros is therefore collapsed by every measure: uniformity 0, standard deviation 0, effective rank 1.
 """
 
 import math
 
+import numpy as np
+
 from ..backend import array_module
-from ..contrastive.checks import require_batch, require_pairs
-from ..contrastive.cosine import l2_normalize
-from ..contrastive import alignment_loss, uniformity_loss
+from ..contrastive import alignment_loss, l2_normalize, uniformity_loss
+from ..typing import Array
+from .checks import require_features, require_integer, require_number
 
 
-def alignment(z1, z2, *, alpha=2):
-    """mean_i |z1^_i - z2^_i|^alpha over positive pairs: 0 when both views coincide (Wang & Isola 2020, section 4.1.1)."""
-    require_pairs("alignment", z1, z2)
+def alignment(z1: Array, z2: Array, *, alpha: float = 2) -> float:
+    """mean_i |z1^_i - z2^_i|^alpha over positive pairs: 0 when both views coincide (Wang & Isola 2020, section 4.1.1).
+
+    A collapsed encoder is perfectly aligned, so read alignment together with uniformity.
+
+    >>> import numpy as np
+    >>> alignment(np.array([[1.0, 0], [0, 3]]), np.array([[2.0, 0], [5, 0]]))
+    1.0
+    """
+    require_features("alignment", z1=z1, z2=z2)
+    if z1.shape != z2.shape:
+        raise ValueError(f"alignment: expected two views (N, d) of the same N items, got {z1.shape} and {z2.shape}")
+    require_number("alignment", "alpha", alpha, above=0)
     return float(alignment_loss.forward(z1, z2, alpha=alpha)[0])
 
 
-def uniformity(z, *, t=2):
+def uniformity(z: Array, *, t: float = 2) -> float:
     """log mean_{i != j} exp(-t |z^_i - z^_j|^2): 0 when collapsed, uniformity_floor(d, t) when uniform on the sphere
-    (Wang & Isola 2020, section 4.1.2)."""
-    require_batch("uniformity", z, at_least=2)
+    (Wang & Isola 2020, section 4.1.2). N >= 2.
+
+    >>> import numpy as np
+    >>> round(uniformity(np.array([[1.0, 0], [0, 3]])), 4)                   # one pair, squared distance 2
+    -4.0
+    """
+    require_features("uniformity", z=z)
+    if len(z) < 2:
+        raise ValueError(f"uniformity: expected z (N, d) with N >= 2, got {z.shape}")
+    require_number("uniformity", "t", t, above=0)
     return float(uniformity_loss.forward(z, t=t, needs_grad=(False,))[0])
 
 
-def uniformity_floor(d, t=2):
-    """The smallest possible uniformity as N grows, reached by the uniform distribution on the sphere in R^d:
+def uniformity_floor(d: int, t: float = 2) -> float:
+    """The lowest uniformity that many points can have, reached by the uniform distribution on the sphere in R^d:
 
         log E exp(-t |x - y|^2) = log 0F1(; d/2; t^2) - 2t
+
+    Few points can lie below it: two opposite ones have -4t.
+
+    >>> round(uniformity_floor(2), 3), round(uniformity_floor(128), 3)
+    (-1.575, -3.938)
     """
-    term = total = 1.0
-    for k in range(1, 200):
-        term *= t * t / (k * (d / 2 + k - 1))        # 0F1(; b; x) = sum_k x^k / (k! b (b+1) ... (b+k-1))
-        total += term
-    return math.log(total) - 2 * t
+    require_integer("uniformity_floor", "d", d, 1)
+    require_number("uniformity_floor", "t", t, above=0)
+    if t > 1e5:
+        raise ValueError(f"uniformity_floor: t must be at most 1e5, where the series has terms enough, got {t!r}")
+    k = np.arange(1, int(3 * t) + 100)
+    terms = np.cumsum(2 * math.log(t) - np.log(k * (d / 2 + k - 1)))         # logs of t^2k / (k! b (b+1) ... (b+k-1))
+    return float(np.logaddexp.reduce(terms, initial=0.0)) - 2 * t            # 0F1(; b; t^2) = 1 + their sum, b = d/2
 
 
-def embedding_std(z):
-    """Mean over the d dimensions of the standard deviation of z^, times sqrt(d): 0 when collapsed, near 1 when z^ is
-    spread in all directions, and never above (Chen & He 2021, section 4.1, without the factor)."""
-    require_batch("embedding_std", z, at_least=1)
+def embedding_std(z: Array) -> float:
+    """Mean over the d dimensions of the standard deviation of z^, times sqrt(d): 0 when collapsed, near 1 when z^
+    points in all directions alike, and never above (Chen & He 2021, section 4.1, without the factor).
+
+    >>> import numpy as np
+    >>> round(embedding_std(np.array([[1.0, 0], [-2, 0], [0, 1], [0, -2]])), 6)
+    1.0
+    """
+    require_features("embedding_std", z=z)
     u = l2_normalize.forward(z)[0]
     return float(u.std(axis=0).mean()) * math.sqrt(z.shape[1])
 
 
-def effective_rank(z):
+def effective_rank(z: Array) -> float:
     """exp of the entropy of the normalised singular values: how many directions are in use, from 1 to d
-    (Roy & Vetterli 2007). z (N, d) is centred, not normalised."""
+    (Roy & Vetterli 2007). z (N, d) is centred, not normalised.
+
+    Singular values that are mere rounding of z count as 0; if all are, z is collapsed and the rank 1.
+
+    >>> import numpy as np
+    >>> round(effective_rank(np.array([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]])), 6)
+    2.0
+    """
+    require_features("effective_rank", z=z)
     xp = array_module(z)
-    z = (z - z.mean(axis=0)).astype("float64")       # before the product, which squares the spectrum
-    s2 = xp.linalg.eigvalsh(z.T @ z)
-    s = xp.sqrt(xp.maximum(s2, 0))
+    peak = float(abs(z).max()) or 1.0
+    x = z.astype("float64") / peak                           # before the product, which squares the spectrum
+    x = x - x.mean(axis=0)
+    s = xp.sqrt(xp.maximum(xp.linalg.eigvalsh(x.T @ x), 0))
+    s = xp.where(s > 8 * float(xp.finfo(z.dtype).eps) * math.sqrt(len(z)), s, 0)
     total = float(s.sum())
     if total == 0:
         return 1.0

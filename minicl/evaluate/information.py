@@ -9,9 +9,9 @@ says nothing about what lies above. Nor does the best critic, the log density ra
 bound as high as K candidates can, which is below I (optimal_bound measures by how much).
 
 NT-Xent's log(2N-1) - L is no such bound. Its candidates include both views of every other image, which are drawn
-together, not independently, and it can exceed I: symbol_estimates gives an example by exact sums. What it may be
-called is how far the loss lies below chance, in nats; it has the same kind of cap, log(2N-1).
-With figures: docs/methods/information.md
+together, not independently, and it can exceed I: symbol_estimates gives an example by exact sums. It measures
+how far the loss lies below chance, in nats; it has the same kind of cap, log(2N-1).
+Derivation and tables: docs/methods/information.md
 """
 
 import math
@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 from ..backend import array_module
 from ..contrastive.softmax import log_softmax
+from ..typing import Array, HostArray, Rng
+from .checks import require_features, require_integer, require_number
 
 SATURATION = 0.95
 
@@ -30,39 +32,48 @@ class Bound(NamedTuple):
     saturated: bool
 
     @property
-    def bits(self):
+    def bits(self) -> float:
         return self.nats / math.log(2)
 
     @property
-    def cap_bits(self):
+    def cap_bits(self) -> float:
         return self.cap / math.log(2)
 
 
-def infonce_bound(loss, candidates):
-    """log K - loss for a mean InfoNCE loss in nats over K candidates (1 positive and K - 1 negatives) -> Bound.
+def infonce_bound(loss: float, candidates: int) -> Bound:
+    """log K - loss for a mean InfoNCE loss >= 0 in nats over K candidates (1 positive and K - 1 negatives) -> Bound.
 
-    For NT-Xent over N images K is 2N - 1, and the result is no bound, only the distance from chance.
+    For NT-Xent over N images K is 2N - 1, and the result is not a bound, only the distance from chance.
+
+    >>> infonce_bound(loss=0.5, candidates=256)
+    Bound(nats=5.045177444479562, cap=5.545177444479562, saturated=False)
     """
-    if candidates < 2:
-        raise ValueError(f"infonce_bound: expected at least 2 candidates, got {candidates}")
+    require_number("infonce_bound", "loss", loss, at_least=-1e-3)            # rounding may take it below 0
+    require_integer("infonce_bound", "candidates", candidates, 2)
     cap = math.log(candidates)
-    return Bound(cap - loss, cap, cap - loss > SATURATION * cap)
+    nats = float(cap - max(loss, 0))
+    return Bound(nats, cap, nats > SATURATION * cap)
 
 
 # ---------------------------------------------------------------- correlated Gaussians, whose information is known
 
-def gaussian_information(rho, d):
-    """I = -(d/2) log(1 - rho^2) nats, of x and y in R^d with unit variances whose k-th entries correlate with rho."""
-    if not -1 < rho < 1 or d < 1:
-        raise ValueError(f"gaussian_information: expected -1 < rho < 1 and d >= 1, got rho={rho}, d={d}; "
-                         "at |rho| = 1 the information is infinite")
+def gaussian_information(rho: float, d: int) -> float:
+    """I = -(d/2) log(1 - rho^2) nats, of x and y in R^d with unit variances whose k-th entries correlate with rho.
+
+    At |rho| = 1 it would be infinite, which is refused.
+
+    >>> round(gaussian_information(0.5, d=20), 4)
+    2.8768
+    """
+    require_number("gaussian_information", "rho", rho, above=-1, below=1)
+    require_integer("gaussian_information", "d", d, 1)
     return -d / 2 * math.log1p(-rho * rho)
 
 
-def gaussian_correlation(nats, d):
+def gaussian_correlation(nats: float, d: int) -> float:
     """rho = sqrt(1 - exp(-2I/d)) >= 0, with which Gaussians in R^d share I nats: gaussian_information's inverse."""
-    if not 0 <= nats < math.inf or d < 1:
-        raise ValueError(f"gaussian_correlation: expected finite nats >= 0 and d >= 1, got nats={nats}, d={d}")
+    require_number("gaussian_correlation", "nats", nats, at_least=0)
+    require_integer("gaussian_correlation", "d", d, 1)
     rho = math.sqrt(-math.expm1(-2 * nats / d))
     if rho == 1:
         raise ValueError(f"gaussian_correlation: {nats} nats in {d} dimensions need a correlation that rounds to 1; "
@@ -70,37 +81,54 @@ def gaussian_correlation(nats, d):
     return rho
 
 
-def draw_gaussians(rng, n, d, rho):
+def draw_gaussians(rng: Rng, n: int, d: int, rho: float) -> tuple[HostArray, HostArray]:
     """n pairs with correlation rho: host arrays x, y (n, d) float32, drawn from the numpy Generator rng."""
+    require_integer("draw_gaussians", "n", n, 1)
+    require_integer("draw_gaussians", "d", d, 1)
+    require_number("draw_gaussians", "rho", rho, at_least=-1)
+    if rho > 1:
+        raise ValueError(f"draw_gaussians: rho must be at most 1, got {rho!r}")
     x, noise = rng.standard_normal((2, n, d), dtype="float32")
     return x, rho * x + math.sqrt(1 - rho * rho) * noise
 
 
-def log_density_ratio(x, y, rho):
+def log_density_ratio(x: Array, y: Array, rho: float) -> Array:
     """The optimal critic of correlated Gaussians x (N, d), y (M, d): scores (N, M), arrays of either backend.
 
         s_ij = log p(y_j | x_i) / p(y_j) = (2 rho x_i . y_j - rho^2 (|x_i|^2 + |y_j|^2)) / (2 (1 - rho^2)) + I
     """
+    require_features("log_density_ratio", x=x, y=y)
+    require_number("log_density_ratio", "rho", rho, above=-1, below=1)
     squares = (x * x).sum(axis=1)[:, None] + (y * y).sum(axis=1)
     return ((2 * rho) * (x @ y.T) - rho**2 * squares) / (2 * (1 - rho**2)) + gaussian_information(rho, x.shape[1])
 
 
-def pairs_bound(scores):
-    """log K - L of scores (K, K) whose positives stand on the diagonal: a 0-d array, so nothing waits for a GPU."""
-    if scores.ndim != 2 or scores.shape[0] != scores.shape[1] or len(scores) < 2:
+def pairs_bound(scores: Array) -> float:
+    """log K - L of scores (K, K) whose positives are on the diagonal, K >= 2: the InfoNCE bound of one batch of pairs.
+
+    >>> import numpy as np
+    >>> pairs_bound(np.zeros((4, 4)))                                        # chance
+    0.0
+    """
+    require_features("pairs_bound", scores=scores)
+    if scores.shape[0] != scores.shape[1] or len(scores) < 2:
         raise ValueError(f"pairs_bound: expected scores (K, K) of K >= 2 pairs, got {scores.shape}")
-    return array_module(scores).diagonal(log_softmax.forward(scores)[0]).mean() + math.log(len(scores))
+    return float(array_module(scores).diagonal(log_softmax.forward(scores)[0]).mean()) + math.log(len(scores))
 
 
-def optimal_bound(nats, d, candidates, *, pairs=200_000, rng):
+def optimal_bound(nats: float, d: int, candidates: int, *, pairs: int = 200_000, rng: Rng) -> tuple[float, float]:
     """The InfoNCE bound that the optimal critic reaches on Gaussians which share `nats`, and its standard error.
 
-    A mean over fresh batches of `candidates` pairs each, `pairs` altogether. It is below the true information for
-    every number of candidates, and below their log for every information.
+    A mean over pairs // candidates fresh batches of `candidates` pairs each; the error is the batches' standard deviation
+    over the square root of their number. The mean is below the true information for every number of candidates, and
+    below their log for every information.
     """
-    rho, batches = gaussian_correlation(nats, d), max(2, pairs // candidates)
-    bounds = [float(pairs_bound(log_density_ratio(*draw_gaussians(rng, candidates, d, rho), rho)))
-              for _ in range(batches)]
+    require_number("optimal_bound", "nats", nats, at_least=0)
+    require_integer("optimal_bound", "d", d, 1)
+    require_integer("optimal_bound", "candidates", candidates, 2)
+    require_integer("optimal_bound", "pairs", pairs, 2 * int(candidates))
+    rho, batches = gaussian_correlation(nats, d), pairs // candidates
+    bounds = [pairs_bound(log_density_ratio(*draw_gaussians(rng, candidates, d, rho), rho)) for _ in range(batches)]
     mean = sum(bounds) / batches
     variance = sum((bound - mean)**2 for bound in bounds) / (batches - 1)
     return mean, math.sqrt(variance / batches)
@@ -115,7 +143,7 @@ class SymbolEstimates(NamedTuple):
     nt_xent: float
 
 
-def symbol_estimates(symbols, batch):
+def symbol_estimates(symbols: int, batch: int) -> SymbolEstimates:
     """What InfoNCE and NT-Xent say of N images that each show one of m symbols, the same in both views; exact sums.
 
     With the critic that scores an equal symbol infinitely above another, an anchor chooses evenly among the
@@ -124,10 +152,14 @@ def symbol_estimates(symbols, batch):
         InfoNCE across views   N candidates:       log N      - E log(1 + B)      never above log m
         NT-Xent                2N - 1 candidates:  log(2N-1)  - E log(1 + 2B)     can be above it
     """
-    if symbols < 1 or batch < 2:
-        raise ValueError(f"symbol_estimates: expected symbols >= 1 and batch >= 2, got {symbols} and {batch}")
+    require_integer("symbol_estimates", "symbols", symbols, 1)
+    require_integer("symbol_estimates", "batch", batch, 2)
     others, p = batch - 1, 1 / symbols
-    chance = [math.comb(others, b) * p**b * (1 - p)**(others - b) for b in range(batch)]     # of B = b
+    if symbols == 1:
+        chance = [0.0] * others + [1.0]                      # of B = b
+    else:                                                    # in logarithms: the coefficients overflow
+        ways = [math.lgamma(batch) - math.lgamma(b + 1) - math.lgamma(batch - b) for b in range(batch)]
+        chance = [math.exp(way + b * math.log(p) + (others - b) * math.log1p(-p)) for b, way in enumerate(ways)]
     return SymbolEstimates(math.log(symbols),
                            math.log(batch) - sum(c * math.log1p(b) for b, c in enumerate(chance)),
                            math.log(2 * batch - 1) - sum(c * math.log1p(2 * b) for b, c in enumerate(chance)))

@@ -2,46 +2,80 @@
 
 import numpy as np
 
-from ..backend import array_module, parallel_for, to_device, to_host
-from ..contrastive.cosine import l2_normalize
-from .features import require_features
+from ..backend import array_module, parallel_for, scatter_add, to_device, to_host
+from ..contrastive import l2_normalize
+from ..typing import Array, HostArray
+from .checks import class_ids, require_features, require_integer, require_labels, require_number
+from .scores import chosen, rounded_cosines
 
 
-def knn_accuracy(train_features, train_labels, test_features, test_labels, *, k=20, tau=0.1):
+def knn_accuracy(train_features: Array, train_labels: HostArray, test_features: Array, test_labels: HostArray, *,
+                 k: int = 20, tau: float = 0.1) -> float:
     """Fraction of the test items (M, d) whose class the k most similar training items (N, d) vote for.
 
-    Similarity s is the cosine; a neighbour's vote counts exp(s / tau) (Wu et al. 2018, section 3.4).
-    labels: integer arrays (N,) and (M,), on the host. Ties go to the smaller class.
+    Similarity s is the cosine; a neighbour's vote counts exp(s / tau) (Wu et al. 2018, section 3.4). Labels are integers
+    (N,) and (M,) on the host; any will do. Ties count as chance: training items as similar as the k-th share what is left
+    of the k votes, and n classes with the most votes count 1/n each. So features that are all alike, zeros as well, score
+    as the most frequent class does. Test items whose class no training item has count as errors, with a warning.
+
+    >>> import numpy as np
+    >>> bank, labels = np.eye(2), np.array([4, 7])
+    >>> knn_accuracy(bank, labels, np.array([[2.0, 0.1], [0.1, 3.0], [1.0, 1.0]]), np.array([4, 7, 7]), k=1)
+    0.8333333333333334
     """
-    require_features("knn_accuracy", (train_features, train_labels), (test_features, test_labels))
-    if not 1 <= k <= len(train_features):
-        raise ValueError(f"knn_accuracy: k must be between 1 and the {len(train_features)} training items, got {k}")
+    require_features("knn_accuracy", train_features=train_features, test_features=test_features)
+    N = len(train_features)
+    train_ids, test_ids, C = class_ids("knn_accuracy", require_labels("knn_accuracy", "train_labels", train_labels, N),
+                                       require_labels("knn_accuracy", "test_labels", test_labels, len(test_features)))
+    require_integer("knn_accuracy", "k", k, 1, N, ", the number of training items")
+    require_number("knn_accuracy", "tau", tau, above=0)
     xp = array_module(train_features)
-    bank, queries = l2_normalize.forward(train_features)[0], l2_normalize.forward(test_features)[0]
-    one_hot = to_device(np.eye(train_labels.max() + 1)[train_labels], xp).astype(bank.dtype)     # (N, classes)
-    truth = to_device(test_labels, xp)
+    ids, truth = to_device(train_ids, xp), to_device(test_ids, xp)
+    rows = 200                                                               # s is 48 MB for 60,000 training items
 
     def right(lo, hi):
-        similarity, near = _nearest(bank, queries[lo:hi], k)                 # (rows, k) both
-        weight = xp.exp((similarity - 1) / tau)
-        votes = (weight[:, :, None] * one_hot[near]).sum(axis=1)             # (rows, classes)
-        return (votes.argmax(axis=1) == truth[lo:hi]).sum()
+        votes = _votes(rounded_cosines(test_features[lo:hi], train_features), ids, C, k, tau)
+        return float(chosen(votes.round(9), truth[lo:hi]).sum())             # sums of equal votes in any order
 
-    rows = 200                                                               # s is 48 MB for 60,000 training items
-    counts = parallel_for(xp, -(-len(queries) // rows),
-                        lambda lo, hi: sum(right(k * rows, (k + 1) * rows) for k in range(lo, hi)), size=1)
-    return float(sum(counts)) / len(queries)
+    starts = range(0, len(test_features), rows)
+    counts = parallel_for(xp, len(starts), lambda lo, hi: sum(right(i, i + rows) for i in starts[lo:hi]), size=1)
+    return sum(counts) / len(test_features)
 
 
-def nearest_neighbours(bank, queries, *, k):
-    """Ids (M, k) into bank (N, d) of the k most similar items of each query (M, d), nearest first; a host array."""
-    similarity, near = _nearest(l2_normalize.forward(bank)[0], l2_normalize.forward(queries)[0], k)
-    order = to_host((-similarity).argsort(axis=1))
+def _votes(s, ids, C, k, tau):
+    """Votes (rows, C) of the k most similar by s (rows, N): exp((s - s_max) / tau) each."""
+    xp, rows = array_module(s), len(s)
+    near = _nearest(s, k)                                                    # (rows, k)
+    similarity = xp.take_along_axis(s, near, axis=1).astype("float64")
+    top, kth = similarity.max(axis=1, keepdims=True), similarity.min(axis=1, keepdims=True)
+    weight = xp.exp(xp.maximum(similarity - top, -700 * tau) / tau)          # the largest is 1, so none underflows alone
+    left = k - (similarity > kth).sum(axis=1)                                # votes for those as similar as the k-th
+    equal = (s == kth.astype(s.dtype)).sum(axis=1)
+    weight *= (similarity > kth) | (equal == left)[:, None]                  # else they are counted below
+    votes = xp.zeros(rows * C)
+    scatter_add(votes, (xp.arange(rows)[:, None] * C + ids[near]).reshape(-1), weight.reshape(-1))
+    votes = votes.reshape(rows, C)
+    for i in to_host(xp.nonzero(equal > left)[0]).tolist():                  # more are equal than there are votes left
+        share = xp.exp(xp.maximum(kth[i] - top[i], -700 * tau) / tau) * left[i] / equal[i]
+        votes[i] += share * xp.bincount(ids[xp.nonzero(s[i] == kth[i].astype(s.dtype))[0]], minlength=C)
+    return votes
+
+
+def nearest_neighbours(bank: Array, queries: Array, *, k: int) -> HostArray:
+    """Ids (M, k) into bank (N, d) of the k most similar items of each query (M, d), nearest first; a host array.
+
+    >>> import numpy as np
+    >>> nearest_neighbours(np.array([[1.0, 0], [0, 1], [1, 1]]), np.array([[3.0, 1]]), k=2)
+    array([[0, 2]])
+    """
+    require_features("nearest_neighbours", bank=bank, queries=queries)
+    require_integer("nearest_neighbours", "k", k, 1, len(bank), ", the number of items in the bank")
+    xp, s = array_module(bank), l2_normalize.forward(queries)[0] @ l2_normalize.forward(bank)[0].T
+    near = _nearest(s, k)
+    order = to_host((-xp.take_along_axis(s, near, axis=1)).argsort(axis=1))
     return np.take_along_axis(to_host(near), order, axis=1)
 
 
-def _nearest(bank, queries, k):
-    """Similarities (M, k) and ids (M, k) of the k nearest of unit vectors, in no order."""
-    xp, s = array_module(bank), queries @ bank.T                             # (M, N)
-    near = xp.argpartition(s, s.shape[1] - k, axis=1)[:, s.shape[1] - k:]
-    return xp.take_along_axis(s, near, axis=1), near
+def _nearest(s, k):
+    """Ids (rows, k) of the k highest scores of each row, in no order."""
+    return array_module(s).argpartition(s, s.shape[1] - k, axis=1)[:, s.shape[1] - k:]

@@ -9,17 +9,26 @@ gradient of KL(P | Q) pulls with p_ij and pushes with q_ij:
 
 import numpy as np
 
+from ..backend import to_host
+from ..typing import Array, HostArray
+from .checks import require_features, require_integer, require_number
 
-def tsne(features, *, perplexity=30, steps=300, seed=0):
-    """Positions (N, 2) for features (N, d), host arrays; all pairs are held, so N of a few thousand at most.
 
-    perplexity: how many neighbours each point has, about. Distances and clusters' sizes on the map mean little; who is
-    next to whom means something.
+def tsne(features: Array, *, perplexity: float = 30, steps: int = 300, seed: int = 0) -> HostArray:
+    """Positions (N, 2), float32 on the host, for features (N, d); all pairs are held, so N of a few thousand at most.
+
+    perplexity: how many neighbours each point has, about; above 1, below N - 1. Distances and clusters' sizes on the map
+    mean little; which points are neighbours means something. Points that are all alike land anywhere near 0.
     """
+    require_features("tsne", features=features)
+    require_integer("tsne", "steps", steps, 1)
+    require_integer("tsne", "seed", seed, 0)
+    require_number("tsne", "perplexity", perplexity, above=1)
+    features = _scaled(to_host(features))
     p = _neighbour_probabilities(features, perplexity)
     n, rng = len(p), np.random.default_rng(seed)
-    centred = features - features.mean(axis=0)
-    y = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T       # start from the principal axes
+    y = features @ np.linalg.svd(features, full_matrices=False)[2][:2].T     # start from the principal axes
+    y = np.pad(y, ((0, 0), (0, 2 - y.shape[1])))                             # of which one feature has one
     y = (y / (y.std(axis=0) + 1e-12) * 1e-2 + 1e-4 * rng.standard_normal((n, 2))).astype(np.float32)
     velocity = np.zeros_like(y)
     for step in range(steps):
@@ -33,9 +42,16 @@ def tsne(features, *, perplexity=30, steps=300, seed=0):
     return y - y.mean(axis=0)
 
 
+def _scaled(x):
+    """x about its mean, its largest entry 1: squares neither overflow nor vanish."""
+    x = x / max(np.abs(x).max(), np.finfo(x.dtype).tiny)
+    x = x - x.mean(axis=0)
+    return x / max(np.abs(x).max(), 64 * np.finfo(x.dtype).eps)              # below it is rounding: points all alike
+
+
 def _neighbour_probabilities(features, perplexity):
     """P (N, N), symmetric, summing to 1: each row a Gaussian whose width gives it the entropy log(perplexity)."""
-    if not 1 < perplexity < len(features) - 1:
+    if perplexity >= len(features) - 1:
         raise ValueError(f"tsne: perplexity must be between 1 and N - 1 = {len(features) - 1}, got {perplexity}")
     d = _squared_distances(features.astype(np.float32))
     d /= max(d.mean(), 1e-12)                                                # collapsed features: all 0

@@ -1,61 +1,88 @@
 """What a CLIP can do with no further training: classify by prompts, and find images by text and text by images.
 
-Embeddings are arrays (N, d) of either backend and need not be normalised; results are Python floats.
+Embeddings are arrays (N, d) of either backend and need not be normalised; results are Python floats. An embedding of
+zeros has cosine 0 with every other.
 """
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ..backend import array_module, to_device
-from ..contrastive.cosine import l2_normalize
-from .features import require_features
+from ..contrastive import l2_normalize
+from ..typing import Array, HostArray
+from .checks import require_features, require_integer, require_labels
+from .scores import chosen, rounded_cosines
 
 
-def class_embeddings(embed, names, templates):
-    """One unit vector a class, (classes, d): the classifier that language gives (Radford et al. 2021, section 3.1.4).
+def class_embeddings(embed: Callable[[list[str]], Array], names: Sequence[str], templates: Sequence[str]) -> Array:
+    """One unit vector a class, (classes, d): a classifier made of text (Radford et al. 2021, section 3.1.4).
 
     embed      function: list of captions -> embeddings (captions, d)
-    names      of the classes; templates: captions with {} for the name, e.g. "a photo of a {}", or "{}" alone
+    names      of the classes, each different; templates: captions with {} for the name, e.g. "a photo of a {}"
 
     Each prompt's embedding is normalised, so that all templates count alike; their mean is shorter than 1, by more
     where the templates disagree, so it is normalised again: otherwise classes would be compared by length as well.
     """
-    wrong = [template for template in templates if "{}" not in template]
-    if wrong or not templates or isinstance(templates, str):
-        raise ValueError("class_embeddings: expected a list of templates with {} for the name, got "
+    wrong = [] if isinstance(templates, str) else [one for one in templates if not isinstance(one, str) or "{}" not in one]
+    if wrong or isinstance(templates, str) or not len(templates):
+        raise ValueError("class_embeddings: expected templates to be a list of captions with {} for the name, got "
                          f"{wrong or templates!r}")
-    prompts = l2_normalize.forward(embed([template.format(name) for name in names for template in templates]))[0]
-    return l2_normalize.forward(prompts.reshape(len(names), len(templates), -1).mean(axis=1))[0]
+    if isinstance(names, str) or len(names) < 2 or len(set(names)) < len(names):
+        raise ValueError(f"class_embeddings: expected names to be a list of at least 2 different classes, got {names!r}")
+    prompts = embed([template.replace("{}", str(name)) for name in names for template in templates])
+    require_features("class_embeddings", prompts=prompts)
+    if len(prompts) != len(names) * len(templates):
+        raise ValueError(f"class_embeddings: embed must give one embedding a caption, {len(names) * len(templates)}, got "
+                         f"{prompts.shape}")
+    prompts = l2_normalize.forward(prompts)[0].reshape(len(names), len(templates), -1)
+    return l2_normalize.forward(prompts.mean(axis=1))[0]
 
 
-def zero_shot_accuracy(images, classes, labels):
-    """Fraction of image embeddings (N, d) that are most similar to their own of the class embeddings (classes, d).
+def zero_shot_accuracy(images: Array, classes: Array, labels: HostArray) -> float:
+    """Fraction of image embeddings (N, d) that are most similar to their own of the class embeddings (C, d), C >= 2.
 
-    labels: integers (N,) on the host. No image needs to be normalised: its length is common to all its scores.
+    labels: integers (N,) from 0 to C - 1 on the host. An image most similar to n classes alike counts 1/n if its own is
+    among them, so that embeddings that are all alike score 1/C, which is chance.
+
+    >>> import numpy as np
+    >>> zero_shot_accuracy(np.array([[2.0, 0.1], [0.3, 1], [1, 1]]), np.eye(2), np.array([0, 0, 1]))
+    0.5
     """
-    require_features("zero_shot_accuracy", (images, labels))
-    if classes.ndim != 2 or classes.shape[1] != images.shape[1] or labels.max() >= len(classes):
-        raise ValueError(f"zero_shot_accuracy: expected class embeddings (C, {images.shape[1]}), C > {labels.max()}, "
-                         f"got {classes.shape}")
-    predicted = (images @ l2_normalize.forward(classes)[0].T).argmax(axis=1)
-    return float((predicted == to_device(labels, array_module(images))).mean())
+    require_features("zero_shot_accuracy", images=images, classes=classes)
+    if len(classes) < 2:
+        raise ValueError(f"zero_shot_accuracy: expected class embeddings (C, d) of C >= 2 classes, got {classes.shape}")
+    labels = require_labels("zero_shot_accuracy", "labels", labels, len(images), below=len(classes))
+    return float(chosen(rounded_cosines(images, classes), to_device(labels, array_module(images))).mean())
 
 
-def retrieval_recall(images, captions, caption_ids, *, ks=(1, 5, 10)):
+def retrieval_recall(images: Array, captions: Array, caption_ids: HostArray, *,
+                     ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
     """R@k both ways: {"text_r1": ..., "image_r1": ..., ...}, fractions; text_: a caption is sought for each image.
 
-    images (N, d); captions (M, d), each different caption once; caption_ids (N,) on the host: which is image i's.
+    images (N, d); captions (M, d), M >= 2, each different caption once; caption_ids (N,) on the host: which is image i's.
 
     A caption that several images share is one candidate, not several, and any of its images is right for it: so
     repeated captions are neither mistakes nor extra chances. A query is a hit at k if fewer than k wrong candidates
-    score at least as much as its best right one: a model that gives everything the same embedding scores 0.
+    score at least as much as its best right one: a model that gives everything the same embedding scores 0 wherever
+    there are k wrong candidates. With fewer than k of them R@k is 1 for any model.
+
+    >>> import numpy as np
+    >>> retrieval_recall(np.eye(3), np.eye(3)[[0, 2, 1]], np.array([0, 1, 2]), ks=[3])
+    {'text_r3': 1.0, 'image_r3': 1.0}
     """
-    require_features("retrieval_recall", (images, caption_ids))
-    xp, n = array_module(images), len(captions)
-    if caption_ids.max() >= n or len(np.unique(caption_ids)) < n:
-        raise ValueError(f"retrieval_recall: expected caption_ids to name each of the {n} captions and no other, got "
-                         f"{len(np.unique(caption_ids))} different ids up to {caption_ids.max()}")
-    similarity = l2_normalize.forward(images)[0] @ l2_normalize.forward(captions)[0].T           # (N, M)
-    right = to_device(caption_ids, xp)[:, None] == xp.arange(n)                          # (N, M)
+    require_features("retrieval_recall", images=images, captions=captions)
+    xp, M = array_module(images), len(captions)
+    caption_ids = require_labels("retrieval_recall", "caption_ids", caption_ids, len(images), below=M)
+    if M < 2 or len(np.unique(caption_ids)) < M:
+        raise ValueError(f"retrieval_recall: expected caption_ids to name each of at least 2 captions, got "
+                         f"{len(np.unique(caption_ids))} different ids for {M} captions; leave out those without an image")
+    if not ks:
+        raise ValueError(f"retrieval_recall: ks must be a sequence of integers >= 1, got {ks!r}")
+    for k in ks:
+        require_integer("retrieval_recall", "each of ks", k, 1)
+    similarity = rounded_cosines(images, captions)                                       # (N, M)
+    right = to_device(caption_ids, xp)[:, None] == xp.arange(M)                          # (N, M)
     recalls = {}
     for name, s, r in (("text", similarity, right), ("image", similarity.T, right.T)):
         best = xp.where(r, s, -2).max(axis=1, keepdims=True)

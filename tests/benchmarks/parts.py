@@ -13,8 +13,7 @@ from minicl.backend import to_device
 from minicl.data import mnist_views, simclr_views, two_views
 from minicl.data.augment.geometric import RandomAffine, RandomResizedCrop
 from minicl.evaluate import linear_probe
-from minicl.nn import Linear
-from minicl.optim import Adam, warmup_cosine
+from minicl.optim import Adam
 
 from .case import Case, Target, Work, normal
 from .steps import CLIPStep, SimCLRStep, images
@@ -210,11 +209,11 @@ class LinearProbe(Case):
 
     rows: int = 10000
     features: int = 512
-    epochs: int = 5
+    steps: int = 30
     target: Target = Target()
 
     family, tolerance = "engine", 0.02
-    name = property(lambda self: f"linear probe, {self.rows} x {self.features}, {self.epochs} epochs")
+    name = property(lambda self: f"linear probe, {self.rows} x {self.features}, {self.steps} steps")
 
     def data(self):
         labels = np.random.default_rng(0).integers(0, 10, self.rows)
@@ -224,32 +223,28 @@ class LinearProbe(Case):
     def minicl(self, xp):
         x, labels = self.data()
         x = to_device(x, xp)
-        return lambda: (np.float32(linear_probe(x, labels, x, labels, epochs=self.epochs)),)
+        return lambda: (np.float32(linear_probe(x, labels, x, labels, steps=self.steps)),)
 
     def torch(self, peer):
-        from . import torch_models
-
         torch, F = peer.torch, peer.torch.nn.functional
         x, labels = map(peer.tensor, self.data())
-        batch = min(500, self.rows)
-        total = self.epochs * (self.rows // batch)
 
         def step():
-            rng = np.random.default_rng(0)
-            z = (x - x.mean(dim=0)) / (x.std(dim=0, correction=0) + 1e-6)
-            classifier = torch_models.like(Linear(self.features, 10, rng=rng), peer)
-            optimizer = torch.optim.AdamW([{"params": classifier.weight, "weight_decay": 0.3},
-                                           {"params": classifier.bias, "weight_decay": 0.0}], 1e-2, fused=peer.fused)
-            for k in range(total):
-                if k % (self.rows // batch) == 0:
-                    order = peer.tensor(rng.permutation(self.rows))
-                for group in optimizer.param_groups:
-                    group["lr"] = warmup_cosine(k, total=total, peak=1e-2)
-                ids = order[k % (self.rows // batch) * batch:][:batch]
-                loss = F.cross_entropy(classifier(z[ids]), labels[ids])
+            z = (x - x.mean(dim=0)) / x.std(dim=0, correction=0)
+            classifier = torch.nn.Linear(self.features, 10, device=x.device)
+            for parameter in classifier.parameters():
+                torch.nn.init.zeros_(parameter)
+            optimizer = torch.optim.LBFGS(classifier.parameters(), max_iter=self.steps, tolerance_grad=1e-4, history_size=10,
+                                          line_search_fn="strong_wolfe")
+
+            def loss():
                 optimizer.zero_grad()
+                penalty = (classifier.weight**2).sum() / (2 * self.rows)
+                loss = F.cross_entropy(classifier(z), labels) + penalty
                 loss.backward()
-                optimizer.step()
+                return loss
+
+            optimizer.step(loss)
             return ((classifier(z).argmax(dim=1) == labels).to(torch.float32).mean(),)
 
         return step

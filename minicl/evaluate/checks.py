@@ -1,0 +1,94 @@
+"""What the evaluation functions require of features, labels and options: one check for each, used by all of them."""
+
+import math
+import numbers
+import warnings
+from typing import Any
+
+import numpy as np
+
+from ..autograd import Tensor
+from ..backend import array_module, is_array
+from ..typing import Array, HostArray
+
+
+def require_features(name: str, **features: Array) -> None:
+    """Each must be an array (N, d) of finite float32 or float64, N and d >= 1; all of one d, dtype and backend."""
+    first = None
+    for argument, x in features.items():
+        if not is_array(x) or isinstance(x, (np.matrix, np.ma.MaskedArray)):
+            hint = "; take its .data" if isinstance(x, Tensor) else "; np.asarray makes one" if not is_array(x) else ""
+            raise TypeError(f"{name}: {argument} must be a plain numpy or cupy array, got {type(x).__name__}{hint}")
+        if x.ndim != 2 or 0 in x.shape:
+            raise ValueError(f"{name}: {argument} must have shape (N, d) with N >= 1 and d >= 1, got {x.shape}")
+        if x.dtype not in ("float32", "float64") or not x.dtype.isnative:
+            raise TypeError(f"{name}: {argument} must be float32 or float64, got {x.dtype}; convert it with "
+                            ".astype('float32')")
+        if first is None:
+            first = argument, x
+        _require_alike(name, argument, x, *first)
+        if not bool(array_module(x).isfinite(x).all()):
+            raise FloatingPointError(f"{name}: {argument} is not finite (it holds NaN or infinity): did training diverge?")
+
+
+def _require_alike(name, argument, x, other, y):
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"{name}: {other} has {y.shape[1]} dimensions but {argument} has {x.shape[1]}; both must come "
+                         "from the same encoder")
+    if x.dtype != y.dtype or array_module(x) is not array_module(y):
+        raise TypeError(f"{name}: {other} is {y.dtype} on {array_module(y).__name__} but {argument} is {x.dtype} on "
+                        f"{array_module(x).__name__}; convert one with .astype or minicl.backend.to_device")
+
+
+def require_labels(name: str, argument: str, labels: HostArray, n: int, *, below: int | None = None) -> HostArray:
+    """labels as int64 if they are an integer array (n,) on the host with 0 <= entries (< below); else an error."""
+    if not isinstance(labels, np.ndarray) or isinstance(labels, np.ma.MaskedArray):
+        hint = "; minicl.backend.to_host moves it" if is_array(labels) else "; np.asarray makes one"
+        raise TypeError(f"{name}: {argument} must be a numpy array of integers, got {type(labels).__name__}{hint}")
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"{name}: {argument} must be integers, got {labels.dtype}; convert them with .astype(int)")
+    if labels.shape != (n,):
+        hint = "; flatten it with .reshape(-1)" if labels.size == n else ""
+        raise ValueError(f"{name}: {argument} must have shape ({n},), one for each item, got {labels.shape}{hint}")
+    if labels.min() < 0 or labels.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{name}: {argument} must be integers >= 0, got {labels.min()} to {labels.max()}; leave out "
+                         "items without a label")
+    if below is not None and labels.max() >= below:
+        raise ValueError(f"{name}: {argument} must be below {below}, got {labels.max()}")
+    return labels.astype(np.int64)
+
+
+def class_ids(name: str, train_labels: HostArray, test_labels: HostArray) -> tuple[HostArray, HostArray, int]:
+    """Labels as ids 0 ... C - 1 of the C classes in training, and C. A test class that is not among them has the id C."""
+    classes, train_ids = np.unique(train_labels, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(f"{name}: train_labels must hold at least 2 classes, got only class {classes[0]}; an accuracy "
+                         "would say nothing")
+    test_ids = np.searchsorted(classes, test_labels)
+    known = classes[np.minimum(test_ids, len(classes) - 1)] == test_labels
+    if not known.any():
+        raise ValueError(f"{name}: no class of test_labels occurs in train_labels; they must number the classes alike")
+    if not known.all():
+        unknown = np.unique(test_labels[~known])
+        warnings.warn(f"{name}: {len(unknown)} classes of test_labels, such as {unknown[0]}, do not occur in "
+                      f"train_labels; their {(~known).sum()} items count as errors", stacklevel=3)
+    return train_ids, np.where(known, test_ids, len(classes)), len(classes)
+
+
+def require_integer(name: str, argument: str, value: Any, at_least: int, at_most: int | None = None,
+                    what: str = "") -> None:
+    """value must be an integer between the bounds; what: a word on the upper one."""
+    integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not integer or value < at_least or (at_most is not None and value > at_most):
+        bounds = f">= {at_least}" if at_most is None else f"between {at_least} and {at_most}{what}"
+        raise ValueError(f"{name}: {argument} must be an integer {bounds}, got {value!r}")
+
+
+def require_number(name: str, argument: str, value: Any, *, above: float = -math.inf, at_least: float = -math.inf,
+                   below: float = math.inf) -> None:
+    """value must be a finite number (not an array) within the bounds."""
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not real or not (above < value < below and value >= at_least):
+        bounds = [f" {sign} {bound}" for sign, bound in ((">", above), (">=", at_least), ("<", below))
+                  if math.isfinite(bound)]
+        raise ValueError(f"{name}: {argument} must be a finite number{' and'.join(bounds)}, got {value!r}")

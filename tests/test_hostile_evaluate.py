@@ -1,0 +1,373 @@
+"""Hostile inputs to every evaluation function, option by option: each gives the right number, or an error that names the
+argument. The counts are printed by `python -m pytest tests/test_hostile_evaluate.py -q`."""
+
+import inspect
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minicl import evaluate
+from minicl.autograd import Tensor
+from minicl.backend import to_device
+from minicl.data import ImageData
+from minicl.evaluate import (alignment, class_embeddings, draw_gaussians, effective_rank, embedding_std, encode,
+                             final_loss, frozen_accuracies, gaussian_correlation, gaussian_information, infonce_bound,
+                             knn_accuracy, linear_probe, log_density_ratio, nearest_neighbours, optimal_bound, pairs_bound,
+                             pixel_accuracy, retrieval_recall, symbol_estimates, to_float, tsne, uniformity,
+                             uniformity_floor, zero_shot_accuracy)
+from minicl.methods import SimCLR
+from minicl.nn import MLP, projection_head
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((12, 4))
+LABELS = np.arange(12) % 3
+SCORES = RNG.standard_normal((4, 4))
+IMAGES = RNG.integers(0, 256, (12, 4, 4, 1), dtype=np.uint8)
+ENCODER = MLP((4, 4, 1), (5,), rng=RNG)
+DATA = ImageData("noise", IMAGES, LABELS, IMAGES, LABELS, ("a", "b", "c"))
+MODEL = SimCLR(ENCODER, projection_head("mlp", 5, dim=3, rng=RNG))
+
+# ---------------------------------------------------------------- the table: a good call of each function
+
+CALLS = {
+    knn_accuracy: dict(train_features=X, train_labels=LABELS, test_features=X, test_labels=LABELS, k=3, tau=0.1),
+    linear_probe: dict(train_features=X, train_labels=LABELS, test_features=X, test_labels=LABELS, C=1.0, steps=5),
+    nearest_neighbours: dict(bank=X, queries=X, k=3),
+    zero_shot_accuracy: dict(images=X, classes=X[:3], labels=LABELS),
+    retrieval_recall: dict(images=X, captions=X[:3], caption_ids=LABELS, ks=(1, 2)),
+    class_embeddings: dict(embed=lambda captions: RNG.standard_normal((len(captions), 4)), names=["a", "b"],
+                           templates=["a {}"]),
+    alignment: dict(z1=X, z2=X + 1, alpha=2),
+    uniformity: dict(z=X, t=2),
+    uniformity_floor: dict(d=3, t=2),
+    embedding_std: dict(z=X),
+    effective_rank: dict(z=X),
+    infonce_bound: dict(loss=1.0, candidates=8),
+    gaussian_information: dict(rho=0.5, d=3),
+    gaussian_correlation: dict(nats=1.0, d=3),
+    draw_gaussians: dict(rng=RNG, n=5, d=3, rho=0.5),
+    log_density_ratio: dict(x=X, y=X, rho=0.5),
+    pairs_bound: dict(scores=SCORES),
+    optimal_bound: dict(nats=1.0, d=3, candidates=4, pairs=40, rng=RNG),
+    symbol_estimates: dict(symbols=2, batch=4),
+    tsne: dict(features=X, perplexity=3, steps=5, seed=0),
+    encode: dict(model=ENCODER, items=IMAGES, xp=np, batch=5),
+    to_float: dict(images=IMAGES, xp=np),
+    frozen_accuracies: dict(model=MODEL, data=DATA, xp=np, k=3, probe=False),
+    pixel_accuracy: dict(data=DATA, xp=np, k=3),
+}
+
+
+def with_value(value, at=(3, 2)):
+    x = X.copy()
+    x[at] = value
+    return x
+
+
+FEATURES = {
+    "a list": X.tolist(), "a Tensor": Tensor(X), "None": None, "a number": 1.0, "a matrix": X.view(np.matrix),
+    "masked": np.ma.masked_array(X, X > 1), "one axis": X[0], "three axes": X[:, :, None], "no rows": X[:0],
+    "no columns": X[:, :0], "integers": LABELS[:, None], "float16": X.astype("float16"),
+    "long double": X.astype("longdouble"), "big-endian": X.astype(">f8"), "complex": X.astype(complex),
+    "objects": X.astype(object), "NaN": with_value(math.nan), "inf": with_value(math.inf), "-inf": with_value(-math.inf),
+}
+WRONG_LABELS = {
+    "a column": LABELS[:, None], "a row": LABELS[None], "floats": LABELS.astype(float), "bools": LABELS > 0,
+    "a list": LABELS.tolist(), "None": None, "negative": LABELS - 1, "one too few": LABELS[1:], "none": LABELS[:0],
+    "one number": np.array(1), "one-hot": np.eye(3, dtype=int)[LABELS], "strings": LABELS.astype(str),
+    "objects": LABELS.astype(object), "masked": np.ma.masked_array(LABELS, LABELS > 1),
+    "too large": np.full(12, 2**64 - 1, dtype=np.uint64),
+}
+POSITIVE = [0, -1, -0.5, math.nan, math.inf, -math.inf, "1", None, True, np.array([1.0]), 1j]
+COUNT = [0, -1, 2.5, 3.0, math.nan, math.inf, "3", None, True, np.array([3]), [3]]
+INSIDE = [1, -1, 1.5, math.nan, math.inf, "0.5", None, True]
+
+OPTIONS = {                # the arguments that are not features or labels: their bad values
+    (knn_accuracy, "k"): COUNT + [13], (knn_accuracy, "tau"): POSITIVE,
+    (linear_probe, "C"): POSITIVE, (linear_probe, "steps"): COUNT,
+    (nearest_neighbours, "k"): COUNT + [13],
+    (retrieval_recall, "ks"): [(), (0,), (1, -1), (1.5,), (None,), ("1",), (True,)],
+    (class_embeddings, "names"): ["ab", [], ["a"], ["a", "a"]],
+    (class_embeddings, "templates"): ["a {}", [], ["a"], ["a {}", "b"], [None], [3]],
+    (alignment, "alpha"): POSITIVE, (uniformity, "t"): POSITIVE,
+    (uniformity_floor, "d"): COUNT, (uniformity_floor, "t"): POSITIVE + [1e6],
+    (infonce_bound, "loss"): [-1.0, math.nan, math.inf, "1", None, True],
+    (infonce_bound, "candidates"): COUNT + [1],
+    (gaussian_information, "rho"): INSIDE, (gaussian_information, "d"): COUNT,
+    (gaussian_correlation, "nats"): [-1, math.nan, math.inf, "1", None, True], (gaussian_correlation, "d"): COUNT,
+    (draw_gaussians, "n"): COUNT, (draw_gaussians, "d"): COUNT,
+    (draw_gaussians, "rho"): [1.5, -1.5, math.nan, math.inf, "0", None],
+    (log_density_ratio, "rho"): INSIDE,
+    (optimal_bound, "nats"): [-1, math.nan, math.inf, "1", None], (optimal_bound, "d"): COUNT,
+    (optimal_bound, "candidates"): COUNT + [1], (optimal_bound, "pairs"): COUNT + [7],
+    (symbol_estimates, "symbols"): COUNT, (symbol_estimates, "batch"): COUNT + [1],
+    (tsne, "perplexity"): POSITIVE + [1, 11, 30], (tsne, "steps"): COUNT, (tsne, "seed"): COUNT[1:],
+    (encode, "batch"): COUNT, (frozen_accuracies, "k"): COUNT, (pixel_accuracy, "k"): COUNT,
+}
+FEATURE_ARGUMENTS = [(function, argument) for function, call in CALLS.items() for argument, value in call.items()
+                     if isinstance(value, np.ndarray) and value.dtype == "float64"]
+LABEL_ARGUMENTS = [(function, argument) for function, call in CALLS.items() for argument in call
+                   if argument in ("labels", "train_labels", "test_labels", "caption_ids")]
+REFUSED = ([(function, argument, value, what) for function, argument in FEATURE_ARGUMENTS
+            for what, value in FEATURES.items()]
+           + [(function, argument, value, what) for function, argument in LABEL_ARGUMENTS
+              for what, value in WRONG_LABELS.items()]
+           + [(function, argument, value, repr(value)) for (function, argument), values in OPTIONS.items()
+              for value in values])
+NOT_TRIED = {"embed", "xp", "rng", "model", "data", "items", "images", "prepare", "probe"}       # not a number or an array
+
+
+def test_every_function_and_every_argument_is_in_the_table():
+    functions = {f for f in map(evaluate.__dict__.get, evaluate.__all__) if inspect.isfunction(f)}
+    assert functions - set(CALLS) == {evaluate.report, evaluate.state_hash, final_loss}
+    tried = {(function, argument) for function, argument, _, _ in REFUSED}
+    for function in CALLS:
+        missing = {name for name in inspect.signature(function).parameters if (function, name) not in tried}
+        assert missing <= NOT_TRIED, (function.__name__, missing)
+
+
+@pytest.mark.parametrize("function", CALLS, ids=lambda f: f.__name__)
+def test_the_good_calls_are_good(function):
+    function(**CALLS[function])
+
+
+@pytest.mark.parametrize("function, argument, value, what", REFUSED,
+                         ids=[f"{f.__name__}-{argument}-{what}" for f, argument, _, what in REFUSED])
+def test_each_is_refused_by_name(function, argument, value, what):
+    with pytest.raises((ValueError, TypeError, FloatingPointError)) as caught:
+        function(**CALLS[function] | {argument: value})
+    message = str(caught.value)
+    assert message.startswith(f"{function.__name__}: ") and argument in message, message
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(test_features=X[:, :3]), "train_features has 4 dimensions but test_features has 3; both must come from the same"),
+    (dict(test_features=X.astype("float32")), "train_features is float64 on numpy but test_features is float32"),
+    (dict(train_labels=np.zeros(12, int)), "train_labels must hold at least 2 classes, got only class 0"),
+    (dict(test_labels=LABELS + 3), "no class of test_labels occurs in train_labels"),
+], ids=["dimensions", "dtypes", "one class", "other numbers"])
+@pytest.mark.parametrize("function", [knn_accuracy, linear_probe])
+def test_sets_that_do_not_fit_each_other_are_refused(function, change, message):
+    with pytest.raises((ValueError, TypeError), match=f"{function.__name__}: {message}"):
+        function(**CALLS[function] | change)
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: alignment(X, X[1:]), "alignment: expected two views"),
+    (lambda: uniformity(X[:1]), r"uniformity: expected z \(N, d\) with N >= 2"),
+    (lambda: pairs_bound(SCORES[:, :3]), r"pairs_bound: expected scores \(K, K\)"),
+    (lambda: zero_shot_accuracy(X, X[:1], 0 * LABELS), "expected class embeddings .* of C >= 2 classes"),
+    (lambda: zero_shot_accuracy(X, X[:2], LABELS), "labels must be below 2, got 2"),
+    (lambda: retrieval_recall(X, X[:2], LABELS), "caption_ids must be below 2"),
+    (lambda: retrieval_recall(X, X[:4], LABELS), "3 different ids for 4 captions"),
+    (lambda: class_embeddings(lambda captions: X, ["a", "b"], ["{}"]), "embed must give one embedding a caption, 2"),
+    (lambda: class_embeddings(lambda captions: X[:2] * math.nan, ["a", "b"], ["{}"]), "prompts is not finite"),
+    (lambda: encode(ENCODER, IMAGES[:0], np), "encode: expected at least one item"),
+    (lambda: to_float(IMAGES.tolist(), np), "to_float: expected uint8 images, got list"),
+    (lambda: to_float(IMAGES / 255, np), "to_float: expected uint8 images, got float64"),
+], ids=str)
+def test_arguments_that_do_not_fit_each_other_are_refused(call, message):
+    with pytest.raises((ValueError, TypeError, FloatingPointError), match=message):
+        call()
+
+
+# ---------------------------------------------------------------- labels, whatever their numbers
+
+@pytest.mark.parametrize("function", [knn_accuracy, linear_probe])
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.uint64, ">i4"])
+def test_sparse_ids_cost_nothing_and_change_nothing(function, dtype):
+    labels = np.array([3, 100, 11])[LABELS].astype(dtype)
+    if np.dtype(dtype).itemsize == 8:
+        labels = labels + dtype(2**62)
+    renamed = CALLS[function] | dict(train_labels=labels, test_labels=labels)
+    assert function(**renamed) == function(**CALLS[function] | dict(train_labels=np.array([0, 2, 1])[LABELS],
+                                                                   test_labels=np.array([0, 2, 1])[LABELS]))
+
+
+@pytest.mark.parametrize("function", [knn_accuracy, linear_probe])
+def test_classes_that_training_lacks_are_errors_and_said(function):
+    known = LABELS < 2
+
+    call = CALLS[function] | dict(train_features=X[known], train_labels=LABELS[known])
+    with pytest.warns(UserWarning, match=f"{function.__name__}: 1 classes of test_labels, such as 2, do not occur in "
+                                         "train_labels; their 4 items count as errors"):
+        accuracy = function(**call)
+    seen = function(**call | dict(test_features=X[known], test_labels=LABELS[known]))
+    assert accuracy == pytest.approx(seen * 8 / 12)
+
+
+# ---------------------------------------------------------------- numbers: no underflow, no overflow, ties as chance
+
+def slow_knn(bank, bank_labels, queries, labels, k, tau):
+    """The vote by loops. Cosines are rounded as the function does; with a zero row they are 0."""
+    def cosine(a, b):
+        lengths = math.sqrt((a * a).sum()) * math.sqrt((b * b).sum())
+        return round(float((a * b).sum() / lengths) * 2**40) / 2**40 if lengths > 1e-12 else 0.0
+    total = 0.0
+    for query, label in zip(queries, labels):
+        s = [cosine(x, query) for x in bank]
+        kth = sorted(s)[-k]
+        above, equal = sum(one > kth for one in s), sum(one == kth for one in s)
+        votes = dict.fromkeys(bank_labels.tolist(), 0.0)
+        for one, its in zip(s, bank_labels.tolist()):
+            share = 1 if one > kth else (k - above) / equal if one == kth else 0
+            votes[its] += share * math.exp((one - max(s)) / tau)
+        best = [its for its, vote in votes.items() if vote >= max(votes.values()) - 1e-9]
+        total += (label in best) / len(best)
+    return total / len(labels)
+
+
+@given(st.integers(0, 2**32), st.sampled_from([1, 2, 5, 9]), st.sampled_from([0.05, 0.5, 10.0]))
+def test_knn_is_its_definition_with_ties_and_zero_rows(seed, k, tau):
+    rng = np.random.default_rng(seed)
+    bank, queries = (rng.integers(-1, 2, (n, 2)).astype(float) for n in (9, 6))              # many ties, many zeros
+    bank_labels, labels = np.concatenate([[0, 1], rng.integers(0, 3, 7)]), rng.integers(0, 2, 6)
+    assert knn_accuracy(bank, bank_labels, queries, labels, k=k, tau=tau) == pytest.approx(
+        slow_knn(bank, bank_labels, queries, labels, k, tau), abs=1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("tau", [5e-324, 1e-300, 1e-20, 1e-3, 1e10, 1e308])
+def test_knn_at_any_temperature(xp, rng, tau, dtype):
+    labels = np.arange(40) % 2
+    x = (np.eye(2)[labels] * 3 + rng.standard_normal((40, 2)) * 0.1 - [0, 1]).astype(dtype)
+    x = to_device(x, xp)
+    assert knn_accuracy(x, labels, x, labels, k=5, tau=tau) == 1
+
+
+DEAD = {"zeros": lambda n: np.zeros((n, 7)), "constant": lambda n: np.full((n, 7), 0.1),
+        "tiny": lambda n: np.full((n, 7), 1e-30), "one row": lambda n: np.tile(RNG.standard_normal(7), (n, 1)),
+        "huge": lambda n: np.full((n, 7), 1e18)}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("what", DEAD)
+def test_a_dead_network_gets_no_good_marks(xp, what, dtype):
+    train, test = (to_device(DEAD[what](n).astype(dtype), xp) for n in (301, 101))
+    train_labels, test_labels = np.arange(301) % 4, np.arange(101) % 4       # class 0 has 76 of 301, 26 of 101
+    for k in (1, 20, 301):
+        assert knn_accuracy(train, train_labels, test, test_labels, k=k) == pytest.approx(26 / 101)
+    assert linear_probe(train, train_labels, test, test_labels) == pytest.approx(26 / 101)
+    assert knn_accuracy(train[1:], train_labels[1:], test, test_labels) == pytest.approx(1 / 4)      # all classes alike
+    assert linear_probe(train[1:], train_labels[1:], test, test_labels) == pytest.approx(1 / 4)
+    assert zero_shot_accuracy(test, train[:4], test_labels) == pytest.approx(1 / 4)
+    assert set(retrieval_recall(test, train[:4], test_labels, ks=(1, 2)).values()) == {0.0}
+    assert uniformity(train) == pytest.approx(0, abs=1e-5)
+    assert embedding_std(train) == pytest.approx(0, abs=1e-5)
+    assert effective_rank(train) == 1
+    assert alignment(test, test) == 0
+
+
+def test_geometry_is_its_definition_with_zero_rows(xp, rng):
+    z1, z2 = rng.standard_normal((6, 3)), rng.standard_normal((6, 3))
+    z1[[1, 2, 4]] = 0
+    z2[[2, 3]] = 0
+    u, v = ([row / np.linalg.norm(row) if row.any() else row for row in z] for z in (z1, z2))
+    apart = np.mean([np.linalg.norm(a - b)**3 for a, b in zip(u, v)])
+    potential = np.mean([math.exp(-1.5 * ((u[i] - u[j])**2).sum()) for i in range(6) for j in range(6) if i != j])
+    assert alignment(to_device(z1, xp), to_device(z2, xp), alpha=3) == pytest.approx(apart, rel=1e-12)
+    assert uniformity(to_device(z1, xp), t=1.5) == pytest.approx(math.log(potential), rel=1e-12)
+    assert embedding_std(to_device(z1, xp)) == pytest.approx(np.std(u, axis=0).mean() * 3**0.5, rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype, scale", [("float32", 1e-15), ("float32", 1e15), ("float64", 1e-150), ("float64", 1e150)])
+def test_scale_changes_no_metric(xp, rng, dtype, scale):
+    x, labels = rng.standard_normal((60, 5)) + 2 * np.eye(5)[np.arange(60) % 3], np.arange(60) % 3
+    small, large = (to_device(one.astype(dtype), xp) for one in (x, scale * x))
+    tolerance = dict(rel=1e-4 if dtype == "float32" else 1e-9)
+    assert effective_rank(large) == pytest.approx(effective_rank(small), **tolerance)
+    assert linear_probe(large, labels, large, labels) == pytest.approx(linear_probe(small, labels, small, labels), abs=0.04)
+    if scale > 1 or dtype == "float32":                      # a row shorter than 1e-12 has no direction
+        return
+    assert uniformity(large) == 0
+
+
+def test_rounding_is_no_rank(rng):
+    """Embeddings that are one point, but for the rounding of float32."""
+    z = (0.1 + 1e-9 * rng.standard_normal((500, 16))).astype("float32")
+    assert effective_rank(z) == 1 and effective_rank(np.concatenate([z, z + np.float32(0.1)])) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("t", [1e-6, 0.01, 2.0, 100.0, 1e4, 1e5])
+def test_the_floor_for_any_t(t):
+    """On the sphere in R^3 it is log((1 - e^-4t) / 4t)."""
+    assert uniformity_floor(3, t) == pytest.approx(math.log(-math.expm1(-4 * t) / (4 * t)), rel=1e-6, abs=1e-9)
+
+
+def test_a_collapsed_map_and_huge_features_stay_finite(rng):
+    for x in (np.zeros((20, 3)), np.full((20, 3), 1e30, "float32"), 1e300 * rng.standard_normal((20, 3)),
+              1e-300 * rng.standard_normal((20, 3)), rng.standard_normal((20, 1)), 1e4 + rng.standard_normal((20, 3))):
+        y = tsne(x, perplexity=4, steps=20)
+        assert y.shape == (20, 2) and np.isfinite(y).all()
+
+
+def test_symbols_by_the_thousand():
+    """binomials beyond float64: 1500 choose 750; with two symbols B is about half of the others."""
+    estimates = symbol_estimates(2, 1501)
+    assert estimates.infonce == pytest.approx(math.log(1501 / 751), abs=1e-3)
+    assert symbol_estimates(1, 5000) == pytest.approx((0, 0, 0), abs=1e-12)
+
+
+def test_a_loss_that_rounding_took_below_0_gives_the_cap():
+    assert infonce_bound(-1e-7, 8).nats == math.log(8)
+
+
+def test_evaluation_of_tiny_data_takes_what_neighbours_there_are():
+    metrics, _, _ = frozen_accuracies(MODEL, DATA, np)       # 12 images, k = 20
+    assert all(0 <= value <= 1 for value in metrics.values()) and 0 <= pixel_accuracy(DATA, np) <= 1
+
+
+def test_an_unknown_loss_is_none_and_not_nan():
+    assert final_loss([], 10) is None and final_loss([{"step": 0, "loss": 1.0}], 10) is None
+
+
+# ---------------------------------------------------------------- defaults, held by values computed without them
+
+def test_the_defaults_of_knn_are_20_neighbours_at_a_temperature_of_0_1(rng):
+    bank, queries = rng.standard_normal((80, 3)), rng.standard_normal((100, 3))
+    bank_labels, labels = rng.integers(0, 4, 80), rng.integers(0, 4, 100)
+    found = knn_accuracy(bank, bank_labels, queries, labels)
+    assert found == pytest.approx(slow_knn(bank, bank_labels, queries, labels, 20, 0.1))
+    others = [slow_knn(bank, bank_labels, queries, labels, k, tau)
+              for k, tau in ((19, 0.1), (21, 0.1), (20, 0.07), (20, 0.2))]
+    assert all(abs(found - other) > 1e-6 for other in others)
+
+
+def test_the_defaults_of_geometry_are_squares_and_t_2(rng):
+    z1, z2 = rng.standard_normal((2, 5, 3))
+    u, v = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (z1, z2))
+    squared = ((u[:, None] - u)**2).sum(axis=2)[~np.eye(5, dtype=bool)]
+    assert alignment(z1, z2) == pytest.approx(((u - v)**2).sum(axis=1).mean(), rel=1e-12)
+    assert uniformity(z1) == pytest.approx(math.log(np.exp(-2 * squared).mean()), rel=1e-12)
+    assert uniformity_floor(3) == pytest.approx(math.log(-math.expm1(-8) / 8), rel=1e-12)
+
+
+def test_the_default_of_recall_is_at_1_5_and_10():
+    assert list(retrieval_recall(X, X, np.arange(12))) == [f"{side}_r{k}" for side in ("text", "image") for k in (1, 5, 10)]
+
+
+def test_the_standard_error_is_that_of_a_mean_of_independent_batches():
+    mean, error = optimal_bound(2.0, 3, 8, pairs=100, rng=np.random.default_rng(5))
+    rng, rho, bounds = np.random.default_rng(5), math.sqrt(1 - math.exp(-4 / 3)), []
+    for _ in range(12):                                      # 100 // 8 batches
+        x, noise = rng.standard_normal((2, 8, 3), dtype="float32")
+        y = rho * x + math.sqrt(1 - rho * rho) * noise
+        s = np.array([[-((b - rho * a)**2).sum() / (2 * (1 - rho**2)) + (b * b).sum() / 2 for b in y.astype(float)]
+                      for a in x.astype(float)])             # log p(y|x) / p(y), but for a constant
+        bounds.append(np.mean(np.diagonal(s) - np.log(np.exp(s).sum(axis=1))) + math.log(8))
+    assert mean == pytest.approx(np.mean(bounds), rel=1e-4)
+    assert error == pytest.approx(np.std(bounds, ddof=1) / math.sqrt(12), rel=1e-4)
+
+
+def test_no_default_changes_unnoticed():
+    defaults = {(function, name): p.default for function in CALLS
+                for name, p in inspect.signature(function).parameters.items() if p.default is not p.empty}
+    assert defaults == {
+        (knn_accuracy, "k"): 20, (knn_accuracy, "tau"): 0.1, (linear_probe, "C"): 1.0, (linear_probe, "steps"): 200,
+        (retrieval_recall, "ks"): (1, 5, 10), (alignment, "alpha"): 2, (uniformity, "t"): 2, (uniformity_floor, "t"): 2,
+        (optimal_bound, "pairs"): 200_000, (tsne, "perplexity"): 30, (tsne, "steps"): 300, (tsne, "seed"): 0,
+        (encode, "batch"): 500, (encode, "prepare"): None, (frozen_accuracies, "k"): 20, (frozen_accuracies, "probe"): True,
+        (pixel_accuracy, "k"): 20}

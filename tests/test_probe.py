@@ -1,0 +1,62 @@
+"""The linear probe: the minimum of its loss, and within a point of scikit-learn for few labels and many."""
+
+import numpy as np
+import pytest
+
+from minicl.evaluate import linear_probe
+from minicl.evaluate.probe import _Loss, lbfgs
+
+
+def sklearn_accuracy(x, labels, test, test_labels):
+    linear = pytest.importorskip("sklearn.linear_model", reason="the peer is scikit-learn; it is not installed")
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    return make_pipeline(StandardScaler(), linear.LogisticRegression(max_iter=2000)).fit(x, labels).score(test, test_labels)
+
+
+def gaussians(n, centres, rng):
+    labels = np.concatenate([np.arange(len(centres)), rng.integers(0, len(centres), n)])[:n]
+    return centres[labels] + rng.standard_normal((n, centres.shape[1])), labels
+
+
+SCALES = {"as they are": lambda x: x,
+          "unscaled": lambda x: x * np.logspace(-6, 6, x.shape[1]) + np.logspace(6, -6, x.shape[1]),
+          "constant columns": lambda x: np.concatenate([x, np.full((len(x), 3), [0.0, 3.0, 0.1])], axis=1),
+          "near-constant columns": lambda x: np.concatenate([x[:, 6:], 1e-7 * x[:, :3], 5 + 1e-4 * x[:, 3:6]], axis=1)}
+
+
+@pytest.mark.parametrize("scale, dtype", [(scale, "float64") for scale in SCALES]
+                         + [(scale, "float32") for scale in SCALES if scale != "unscaled"])      # it can't hold 1e6 + 1e-6 x
+@pytest.mark.parametrize("classes, n", [(10, 50), (10, 500), (10, 5000), (2, 50), (2, 500), (100, 500), (100, 5000)])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_probe_is_within_a_point_of_scikit_learn(classes, n, scale, dtype, rng):
+    centres = (0.3 if classes == 2 else 0.6) * rng.standard_normal((classes, 64))
+    (x, labels), (test, test_labels) = gaussians(n, centres, rng), gaussians(4000, centres, rng)
+    x, test = (SCALES[scale](one).astype(dtype) for one in (x, test))
+    found, expected = linear_probe(x, labels, test, test_labels), sklearn_accuracy(x, labels, test, test_labels)
+    assert found == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_ten_gaussian_classes_and_500_labels(rng):
+    centres = 0.5 * rng.standard_normal((10, 64))
+    (x, labels), (test, test_labels) = gaussians(500, centres, rng), gaussians(4000, centres, rng)
+    nearest = ((test[:, None] - centres)**2).sum(axis=2).argmin(axis=1)                      # the best there is
+    assert linear_probe(x, labels, test, test_labels) > (nearest == test_labels).mean() - 0.04
+
+
+def test_the_probe_is_the_minimum_of_its_loss(rng):
+    """Its L by a plain formula: no direction leads down by more than the tolerance says."""
+    x, labels = rng.standard_normal((80, 4)), rng.integers(0, 3, 80)
+    loss = _Loss(x, labels, 3, decay=1 / 80)
+    w = lbfgs(loss, np.zeros(15), 200)
+
+    def plain(w):
+        W, b = w[:12].reshape(3, 4), w[12:]
+        scores = x @ W.T + b
+        return np.mean(np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(80), labels]) + (W * W).sum() / 160
+    value, gradient = loss(w)
+    assert value == pytest.approx(plain(w), rel=1e-12) and abs(gradient).max() <= 3e-4
+    for k in range(15):
+        step = 1e-6 * np.eye(15)[k]
+        assert gradient[k] == pytest.approx((plain(w + step) - plain(w - step)) / 2e-6, abs=1e-8)
