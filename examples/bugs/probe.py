@@ -33,7 +33,7 @@ def main(steps=240, every=80):
         return linear_probe(known, labels, asked, test_labels)
 
     at = list(range(every, steps + 1, every))
-    models = [train(usual_loss, n, dim=16)[0] for n in at]       # the same run, stopped after n steps
+    models = [train(usual_loss, n, dim=8)[0] for n in at]       # the same run, stopped after n steps
 
     def run(features):
         return {"step": at, "linear probe": [examine(model, features) for model in models]}
