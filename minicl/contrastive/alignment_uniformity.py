@@ -22,7 +22,7 @@ from ..ops import logsumexp, where
 from ..typing import Array
 from .checks import require_batch, require_number, require_pairs
 from .cosine import l2_normalize
-from .pairs import SymmetricPairs, log_or_minus_infinity
+from .pairs import SymmetricPairs, log_ahead
 from .softmax import EXCLUDED
 
 
@@ -90,11 +90,10 @@ def uniformity_loss(z: Array, *, t: float = 2, needs_grad=(True,)):
     xp, N = array_module(z), len(z)
     u, to_z = l2_normalize.forward(z)
     pairs = SymmetricPairs(u, tau=1 / (2 * t), cache=needs_grad[0])
-    lse = pairs.logsumexp() - 2 * t                                          # (N,): of (s_ij - 1) / tau over j
-    zeros = (~u.any(axis=1)).astype(u.dtype).sum()
-    nearer = 2 * zeros * (N - zeros) * (math.exp(-t) - math.exp(-2 * t)) - zeros * (zeros - 1) * math.expm1(-2 * t)
-    top = lse.max()
-    total = xp.logaddexp(top + xp.log(xp.exp(lse - top).sum()), log_or_minus_infinity(nearer))     # over all pairs
+    lse = pairs.logsumexp(xp.ones_like(u[:, 0]))                             # (N,): of (s_ij - 1) / tau over j
+    terms = xp.concatenate([lse, _nearer(xp, u, t)])
+    top = terms.max()
+    total = top + xp.log(xp.exp(terms - top).sum())                          # over all pairs
     loss = total - math.log(N * (N - 1))                                     # (3)
     require_finite(loss, "uniformity_loss: the loss")
 
@@ -102,3 +101,11 @@ def uniformity_loss(z: Array, *, t: float = 2, needs_grad=(True,)):
         return (to_z(2 * t * g * pairs.weighted_sum(xp.exp(lse - total)))[0],)           # (4)
 
     return loss, backward
+
+
+def _nearer(xp, u, t):
+    """The logarithms (2,) of what exp(2t (s_ij - 1)) falls short of e_ij where rows are zeros: there s_ij = 0, while the squared
+    distance is 1 to unit rows, and 0 between rows of zeros."""
+    zeros = (~u.any(axis=1)).astype(u.dtype).sum()
+    missing = xp.stack([2 * zeros * (len(u) - zeros) * -math.expm1(-t), zeros * (zeros - 1) * -math.expm1(-2 * t)])
+    return log_ahead(missing, None, xp.asarray([t, 0], dtype=u.dtype), 1)

@@ -54,7 +54,8 @@ def require_pairs(name, first, second, at_least=1, because="the negatives are th
 def require_batch(name, z, at_least, because=""):
     """Raise ValueError unless z is an (N, d) array with N >= at_least and d >= 1."""
     if len(z.shape) != 2 or len(z) < at_least or z.shape[1] < 1:
-        raise ValueError(f"{name}: expected (N, d) with N >= {at_least} and d >= 1, got {z.shape}{because and ': '}{because}")
+        raise ValueError(f"{name}: expected (N, d) with N >= {at_least} and d >= 1, got {z.shape}"
+                         f"{because and ': '}{because}")
 
 
 def require_caption_ids(name, caption_ids, N):

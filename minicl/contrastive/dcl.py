@@ -58,14 +58,15 @@ def dcl(z1: Array, z2: Array, tau: Scalar, *, weights: Array | None = None, need
     u, to_z = l2_normalize.forward(xp.concatenate([z1, z2]))                 # (2N, d)
     u_other = xp.concatenate([u[N:], u[:N]])                                 # u_p(i)
     pairs = SymmetricPairs(u, tau, cache=any(needs_grad), left_out=(0, N))
-    loss = (pairs.logsumexp() - w * (u * u_other).sum(axis=1) / tau).mean()  # (1)
+    loss = pairs.logsumexp(w * (u * u_other).sum(axis=1)).mean()             # (1)
     require_finite(loss, "dcl: the loss")
 
     def backward(g):
         du = pairs.weighted_sum(xp.ones_like(w)) - 2 * w[:, None] * u_other
         du *= g / (2 * N * tau)                                              # (2)
         dz = to_z(du)[0]
-        return dz[:N], dz[N:], -(u * du).sum() / (2 * tau)                   # (3)
+        dtau = -(u * du).sum() / (2 * tau) if needs_grad[2] else None        # (3)
+        return dz[:N], dz[N:], dtau
 
     return loss, backward
 

@@ -58,8 +58,8 @@ def info_nce(query: Array, positive: Array, negatives: Array, tau: Scalar, *, ne
     q, to_query = l2_normalize.forward(query)
     k, to_positive = l2_normalize.forward(positive)
     pairs = QueryPairs(q, negatives, tau)
-    lse, m = pairs.softmax(need_mean=needs_grad[0] or needs_grad[3])
-    loss_i, one_minus_p = softplus(lse - (q * k).sum(axis=1) / tau)
+    ahead, m = pairs.softmax((q * k).sum(axis=1), need_mean=needs_grad[0] or needs_grad[3])      # lse_i - x_i+
+    loss_i, one_minus_p = softplus(ahead)
     loss = loss_i.mean()                                                     # (1)
     require_finite(loss, "info_nce: the loss")
 
@@ -68,7 +68,9 @@ def info_nce(query: Array, positive: Array, negatives: Array, tau: Scalar, *, ne
         dquery = dpositive = dnegatives = dtau = None
         if m is not None:
             dq = weight * (m - k)                                            # (2)
-            dquery, dtau = to_query(dq)[0], -(q * dq).sum() / tau            # (5)
+            dquery = to_query(dq)[0]
+        if needs_grad[3]:
+            dtau = -(q * dq).sum() / tau                                     # (5)
         if needs_grad[1]:
             dpositive = to_positive(-weight * q)[0]                          # (3)
         if needs_grad[2]:

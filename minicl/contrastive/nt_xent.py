@@ -61,7 +61,7 @@ def nt_xent(z1: Array, z2: Array, tau: Scalar, *, needs_grad=(True, True, True))
 
     u, to_z = l2_normalize.forward(xp.concatenate([z1, z2]))                 # (2N, d)
     pairs = SymmetricPairs(u, tau, cache=any(needs_grad), left_out=(0, N))
-    loss_i, one_minus_p = softplus(pairs.logsumexp() - (u * other(u)).sum(axis=1) / tau)
+    loss_i, one_minus_p = softplus(pairs.logsumexp((u * other(u)).sum(axis=1)))          # of lse_i - x_i+
     loss = loss_i.mean()                                                     # (1)
     require_finite(loss, "nt_xent: the loss")
 

@@ -1,7 +1,7 @@
 """Softmaxes over all pairs of unit vectors, a tile at a time: the only file with tiles.
 
-A score is x_ij = u_i . v_j / tau. The matrix of all scores is never held: a tile of it is computed, its exponentials are
-summed, and it is forgotten. The losses get what they need of it, with r_ij = exp(x_ij - lse_i):
+A score is x_ij = s_ij / tau, s_ij = u_i . v_j. The matrix of all scores is never held: a tile of it is computed, its
+exponentials are summed, and it is forgotten. The losses get what they need of it, with r_ij = exp(x_ij - lse_i):
 
     lse_i = log sum_j exp(x_ij)                                              over the negatives j of i
     sum_j r_ij v_j                                                           means of the negatives under their softmax
@@ -12,7 +12,8 @@ summed, and it is forgotten. The losses get what they need of it, with r_ij = ex
     CrossPairs       rows against columns and columns against rows (clip_loss): one exponential serves both softmaxes
 
 Each of them keeps the numbers by which its exponentials were divided, and divides by the same numbers again in the
-backward: r_ij then sums to 1 as computed, and no exponent is above 0 by rounding.
+backward: r_ij then sums to 1 as computed, and no exponent is above 0 by rounding. Where exp(x_ij) could overflow, the
+largest cosine of each row is subtracted before the division by a small tau, which would magnify its rounding.
 """
 
 import functools
@@ -46,16 +47,17 @@ class SymmetricPairs:
     """
 
     def __init__(self, u, tau, *, cache, left_out=(0,)):
-        self.xp, self.u, self.u_tau, V = array_module(u), u, u / tau, len(u)
+        self.xp, self.u, self.tau, V = array_module(u), u, tau, len(u)
         self.blocks = slices(V, tile_size(self.xp, V))
         self.tiles = [(a, b) for k, a in enumerate(self.blocks) for b in self.blocks[k:]]
         self.left_out = {sign * k for k in left_out for sign in (1, -1)}
         self.safe = exp_is_safe(self.xp, tau, u.dtype, V)
+        self.anchors = u / tau if self.safe else u
         self.cache = {} if cache and self.safe and V * V * u.itemsize <= CACHE_BYTES else None
 
     def scores(self, a, b):
-        """x_ij for the rows a and the columns b, with -inf for what is left out."""
-        x = self.u_tau[a] @ self.u[b].T
+        """x_ij, or s_ij if not safe, for the rows a and the columns b, with -inf for what is left out."""
+        x = self.anchors[a] @ self.u[b].T
         for offset in self.left_out:
             lo, hi = max(a.start, b.start - offset), min(a.stop, b.stop - offset)        # rows i whose i + offset is in b
             if lo < hi:
@@ -72,14 +74,15 @@ class SymmetricPairs:
             self.cache[a.start, b.start] = e
         return e
 
-    def logsumexp(self):
-        """lse (V,), -inf for a row without negatives."""
+    def logsumexp(self, s):
+        """lse_i - s_i / tau (V,): how far the negatives together are ahead of a cosine s; -inf if there are none."""
+        self.shift = None                                                    # or the largest cosine of each row
         if self.safe:
-            self.shift, self.total = 0, self._over_tiles(self._add_sums, self.u[:, 0])
+            self.total = self._over_tiles(self._add_sums, self.u[:, 0])
         else:
             parts = [self._shifted_sums(a) for a in self.blocks]
             self.shift, self.total = (self.xp.concatenate(part) for part in zip(*parts))
-        return log_or_minus_infinity(self.total) + self.shift
+        return log_ahead(self.total, self.shift, s, self.tau)
 
     def _add_sums(self, a, b, total):
         e = self.exp_tile(a, b)
@@ -88,12 +91,13 @@ class SymmetricPairs:
             total[b] += column_sums(e)
 
     def _shifted_sums(self, a):
-        """The largest score of each of the rows a, and the sum of the exponentials with it subtracted."""
-        xp, shift, total = self.xp, _lowest(self.xp, self.u[a, 0]), 0
+        """The largest cosine of each of the rows a, and the sum of the exponentials with it subtracted."""
+        xp = self.xp
+        shift, total = xp.full_like(self.u[a, 0], -2), xp.zeros_like(self.u[a, 0])       # below all cosines, yet finite
         for b in self.blocks:
-            x = self.scores(a, b) if a.start <= b.start else self.scores(b, a).T
-            larger = xp.maximum(x.max(axis=1), shift)
-            total = total * xp.exp(shift - larger) + xp.exp(x - larger[:, None]).sum(axis=1)
+            s = self.scores(a, b) if a.start <= b.start else self.scores(b, a).T
+            larger = xp.maximum(s.max(axis=1), shift)
+            total = _exp_of(shift, larger, self.tau) * total + _exp_of(s, larger[:, None], self.tau).sum(axis=1)
             shift = larger
         return shift, total
 
@@ -105,7 +109,7 @@ class SymmetricPairs:
             if self.safe:
                 p = _both_ways(self.exp_tile(a, b), w[a][:, None], w[b])
             else:
-                p = _shifted_both_ways(self.scores(a, b), shift[a][:, None], shift[b], w[a][:, None], w[b])
+                p = _shifted_both_ways(self.scores(a, b), shift[a][:, None], shift[b], w[a][:, None], w[b], self.tau)
             total[a] += p @ u[b]
             if a != b:
                 total[b] += p.T @ u[a]
@@ -128,24 +132,23 @@ class QueryPairs:
     """
 
     def __init__(self, q, negatives, tau):
-        self.xp, self.q, self.q_tau, self.negatives, M = array_module(q), q, q / tau, negatives, len(negatives)
+        self.xp, self.q, self.tau, self.negatives, M = array_module(q), q, tau, negatives, len(negatives)
         self.tiles = slices(M, tile_size(self.xp, M, rows=len(q)))
-        self.shift = None                                                    # or the largest score of each query
+        self.shift, self.anchors = None, q / tau                             # or the largest cosine of each query, and q
         if not exp_is_safe(self.xp, tau, q.dtype, M):
-            tops = parallel_map(self.xp, self.tiles, lambda tile: (self.q_tau @ self.unit(tile)[0].T).max(axis=1))
-            self.shift = self.xp.stack(tops).max(axis=0)
+            tops = parallel_map(self.xp, self.tiles, lambda tile: (q @ self.unit(tile)[0].T).max(axis=1))
+            self.shift, self.anchors = self.xp.stack(tops).max(axis=0), q
 
     def unit(self, tile):
         return l2_normalize.forward(self.negatives[tile])
 
     def exp_tile(self, n):
-        e = self.q_tau @ n.T                                                 # (N, tile)
-        if self.shift is not None:
-            e -= self.shift[:, None]
-        return self.xp.exp(e, out=e)
+        e = self.anchors @ n.T                                               # (N, tile)
+        return self.xp.exp(e, out=e) if self.shift is None else _exp_of(e, self.shift[:, None], self.tau)
 
-    def softmax(self, *, need_mean):
-        """lse (N,), and m_i = sum_j r_ij n_j (N, d), or None."""
+    def softmax(self, s, *, need_mean):
+        """lse_i - s_i / tau (N,), how far the negatives together are ahead of a cosine s, and m_i = sum_j r_ij n_j (N, d)
+        if needed, else None."""
         def add(lo, hi, total, weighted):
             for tile in self.tiles[lo:hi]:
                 n, _ = self.unit(tile)
@@ -155,8 +158,8 @@ class QueryPairs:
                     weighted += e @ n
 
         self.total, weighted = parallel_sum(self.xp, len(self.tiles), add, self.q[:, 0], self.q, size=1)
-        lse = self.xp.log(self.total)
-        return lse if self.shift is None else lse + self.shift, weighted / self.total[:, None] if need_mean else None
+        ahead = log_ahead(self.total, self.shift, s, self.tau)
+        return ahead, weighted / self.total[:, None] if need_mean else None
 
     def to_negatives(self, weighted):
         """sum_i r_ij weighted_i for weighted (N, d), through the normalisation of the negatives: (M, d)."""
@@ -261,8 +264,15 @@ def exp_is_safe(xp, tau, dtype, count):
 
 
 @fused
-def log_or_minus_infinity(xp, total):
-    return xp.where(total == 0, -math.inf, xp.log(xp.where(total == 0, 1, total)))
+def log_ahead(xp, total, shift, s, tau):
+    """log total + (shift - s) / tau, -inf for a total of 0."""
+    log = xp.where(total == 0, -math.inf, xp.log(xp.where(total == 0, 1, total)))
+    return log - s / tau if shift is None else log + (shift - s) / tau
+
+
+@fused
+def _exp_of(xp, s, shift, tau):
+    return xp.exp((s - shift) / tau)
 
 
 @fused
@@ -278,19 +288,18 @@ def _both_ways(xp, e, w_row, w_column):
 
 
 @fused
-def _shifted_both_ways(xp, x, shift_row, shift_column, w_row, w_column):
-    other = xp.exp(x - shift_column)
-    other *= w_column
-    x -= shift_row
-    xp.exp(x, out=x)
-    x *= w_row
-    x += other
-    return x
-
-
-def _lowest(xp, like):
-    """The lowest finite number, in the shape of an array: below every score, yet not -inf, whose differences are NaN."""
-    return xp.full_like(like, -float(xp.finfo(like.dtype).max) / 4)
+def _shifted_both_ways(xp, s, shift_row, shift_column, w_row, w_column, tau):
+    """s_ij and s_ji may be rounded differently: the second exponent is held at 0."""
+    of_column = xp.minimum(s - shift_column, 0)
+    of_column /= tau
+    xp.exp(of_column, out=of_column)
+    of_column *= w_column
+    s -= shift_row
+    s /= tau
+    xp.exp(s, out=s)
+    s *= w_row
+    s += of_column
+    return s
 
 
 def _sums_of_squares(xp, f):

@@ -65,6 +65,7 @@ def _regularise(z, variance, covariance, eps):
     """R of (2) and its backward."""
     xp, (N, d) = array_module(z), z.shape
     m = z - z.mean(axis=0)
+    m -= m.mean(axis=0)                                                      # what the first mean was off by rounding
     C = m.T @ m / (N - 1)                                                    # (d, d)
     std = xp.sqrt(C.diagonal() + eps)
     C = C * (1 - xp.eye(d, dtype=z.dtype))                                   # off the diagonal
