@@ -42,8 +42,8 @@ def barlow_twins(z1: Array, z2: Array, *, off_diagonal: float = 5e-3, eps: float
     require_number("barlow_twins", "eps", eps, above=0)
     xp, (N, d) = array_module(z1), z1.shape
     one, zero = xp.ones(d, dtype=z1.dtype), xp.zeros(d, dtype=z1.dtype)
-    x, to_z1 = batch_norm.forward(z1, one, zero, eps=eps)
-    y, to_z2 = batch_norm.forward(z2, one, zero, eps=eps)
+    x, to_z1 = batch_norm.forward(z1 - z1.mean(axis=0), one, zero, eps=eps)  # centred: less is rounded off
+    y, to_z2 = batch_norm.forward(z2 - z2.mean(axis=0), one, zero, eps=eps)
     eye = xp.eye(d, dtype=z1.dtype)
     weight = off_diagonal + (1 - off_diagonal) * eye                         # (d, d): 1 on the diagonal
     missing = x.T @ y / N - eye
