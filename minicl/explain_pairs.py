@@ -1,4 +1,4 @@
-"""The gradient of a contrastive loss as push and pull: what one anchor is told by each of its candidates.
+"""The gradient of a contrastive loss as push and pull: the share of each candidate in one anchor's gradient.
 
 As in contrastive/nt_xent.py, the gradient of the anchor's loss with respect to its cosines s_ij is
 
@@ -8,15 +8,20 @@ with p the softmax of s_i / tau over all candidates. So negatives push with p_ij
 pulls. The temperature says how the push is shared out: a low one gives it to the few most similar negatives.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 
 from .autograd import Tensor
 from .backend import array_module, to_host
 from .contrastive.checks import require_pairs, require_temperature
 from .contrastive.cosine import l2_normalize
+from .typing import Array
 
 
-def explain_pairs(z1, z2, tau=(0.05, 0.1, 0.2, 0.5, 1.0), *, anchor=0, names=None):
+def explain_pairs(z1: Tensor | Array, z2: Tensor | Array, tau: float | Sequence[float] = (0.05, 0.1, 0.2, 0.5, 1.0), *,
+                  anchor: int = 0, names: Sequence[str] | None = None) -> "Pairs":
     """Push and pull on one anchor of nt_xent(z1, z2, tau): print it, or .draw(path) it.
 
     z1, z2  two views (N, d) of N items, Tensors or arrays, as nt_xent takes them; lengths do not matter
@@ -24,7 +29,7 @@ def explain_pairs(z1, z2, tau=(0.05, 0.1, 0.2, 0.5, 1.0), *, anchor=0, names=Non
     anchor  0 to 2N - 1: view 1 of item `anchor`, from N on view 2 of item `anchor - N`
     names   N words for the items; default: "item 0", ...
 
-    Raises ValueError for views that do not match, temperatures that are none, an anchor or names that do not fit.
+    Raises ValueError for views that do not match, temperatures that are not above 0, an anchor or names that do not fit.
     """
     z1, z2 = (z.data if isinstance(z, Tensor) else z for z in (z1, z2))
     require_pairs("explain_pairs", z1, z2, at_least=2)
@@ -46,36 +51,36 @@ def explain_pairs(z1, z2, tau=(0.05, 0.1, 0.2, 0.5, 1.0), *, anchor=0, names=Non
 
 
 class Pairs:
-    """What an anchor is told by its positive and its K = 2N - 2 negatives, at T temperatures.
+    """Push and pull of an anchor's K = 2N - 2 negatives and its positive, at T temperatures.
 
     similarity ()   cosine of the positive;  similarities (K,) of the negatives, falling, with their negative_names
     push (T, K)     p_ij, the weight of each negative in the gradient
     pull (T,)       1 - p_i+, that of the positive: the sum of the pushes
     loss (T,)       -log p_i+
-    felt (T,)       1 / sum_j (p_ij / pull)^2: how many negatives share the push, from 1 to K
+    effective (T,)  1 / sum_j (p_ij / pull)^2, the effective number of negatives: how many share the push, 1 to K
     """
 
     def __init__(self, anchor, positive, similarity, negative_names, similarities, taus):
         self.anchor, self.positive, self.taus = anchor, positive, taus
         self.similarity, self.similarities, self.negative_names = similarity, similarities, negative_names
-        self.push, self.pull, self.loss, self.felt = self._at(np.array(taus))
+        self.push, self.pull, self.loss, self.effective = self._at(np.array(taus))
 
     def _at(self, taus):
-        """push, pull, loss and felt at temperatures (T,)."""
+        """push, pull, loss and effective at temperatures (T,)."""
         x = (self.similarities - self.similarity) / taus[:, None]            # (T, K): scores above the positive's
         top = np.maximum(x.max(axis=1, keepdims=True), 0)
         e = np.exp(x - top)
         total = e.sum(axis=1, keepdims=True) + np.exp(-top)
         push = e / total
-        felt = 1 / (self._share(taus)**2).sum(axis=1)
-        return push, push.sum(axis=1), (top + np.log(total))[:, 0], felt
+        effective = 1 / (self._share(taus)**2).sum(axis=1)
+        return push, push.sum(axis=1), (top + np.log(total))[:, 0], effective
 
     def _share(self, taus):
         """p_ij / (1 - p_i+) at temperatures (T,): no 0/0 where the pull is 0."""
         x = (self.similarities - self.similarities[0]) / taus[:, None]       # (T, K): the first is the most similar
         return np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
 
-    def table(self, rows=8):
+    def table(self, rows: int = 8) -> str:
         """The `rows` most similar negatives one by one, the others together; a column a temperature."""
         K, width = len(self.similarities), max(24, *(len(name) for name in self.negative_names[:rows]))
 
@@ -92,13 +97,13 @@ class Pairs:
             lines.append(line(f"the {K - rows} others", None, self.push[:, rows:].sum(axis=1)))
         lines += ["", line("pull, 1 - p_i+", self.similarity, self.pull),
                   line("pull / tau", None, self.pull / self.taus, 3),
-                  line("negatives felt", None, self.felt, 1), line("loss, -log p_i+", None, self.loss)]
+                  line("effective negatives", None, self.effective, 1), line("loss, -log p_i+", None, self.loss)]
         return "\n".join(lines)
 
     __str__ = __repr__ = table
 
-    def draw(self, path):
-        """The same as a picture: each negative's share of the push by its cosine; pull and negatives felt by tau.
+    def draw(self, path: str | Path) -> None:
+        """The same as a picture: each negative's share of the push by its cosine; pull and effective negatives by tau.
 
         Raises ImportError without matplotlib.
         """
@@ -121,9 +126,9 @@ class Pairs:
         left.legend(title="tau", fontsize=8, title_fontsize=8, frameon=False, loc="upper left")
 
         sweep = np.geomspace(min(0.02, *self.taus), max(2.0, *self.taus), 120)
-        _, pull, _, felt = self._at(sweep)
+        _, pull, _, effective = self._at(sweep)
         right.plot(sweep, pull, color=viz.BLUE, label="pull $1 - p_{i+}$ = all pushes together")
-        right.plot(sweep, felt / K, color=viz.RED, label=f"negatives felt, share of {K}")
+        right.plot(sweep, effective / K, color=viz.RED, label=f"effective negatives, share of {K}")
         for tau in self.taus:
             right.axvline(tau, color=viz.GREY, linewidth=0.6, alpha=0.5)
         right.set(xlabel="temperature tau", xscale="log", ylim=(0, 1.05), title="how tau moves them")

@@ -100,8 +100,8 @@ class Optimizer:
         self.steps += 1
         if self.frozen:
             self.missed[self.frozen] += 1
+        mark_changed(itertools.compress(zip(self.names, self.parameters), trained), f"{type(self).__name__}.step()")
         self._step(lr)
-        mark_changed(zip(self.names, self.parameters), f"{type(self).__name__}.step()")
 
     def _plan(self, trained):
         """Group neighbours in the buffer that are trained, decayed alike and of one step count into runs."""

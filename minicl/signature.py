@@ -40,7 +40,7 @@ class Signature:
     options    names of the keyword-only arguments
     variadic   whether the inputs are *xs
     count      how many inputs a plain call has; None if no call is plain
-    public     the signature that help() shows: needs_grad, which @op passes, is left out
+    public     the signature that help() shows: without needs_grad, which @op passes, and without the type Any
     """
 
     def __init__(self, function: Callable[..., Any], broadcasts: bool = False) -> None:
@@ -54,7 +54,8 @@ class Signature:
         self.options = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
         self.defaults = {p.name: p.default for p in inputs if p.default is not p.empty}
         self.asks_needs_grad = "needs_grad" in signature.parameters
-        self.public = signature.replace(parameters=parameters)
+        self.public = signature.replace(parameters=[p.replace(annotation=p.empty) if p.annotation is Any else p
+                                                    for p in parameters])
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in inputs)
         marks = {p.name: _mark(p.annotation, function) for p in inputs}
         self.constants = {name: mark for name, mark in marks.items() if mark in (Index, Mask)}
@@ -126,7 +127,7 @@ class Signature:
         """Numbers stand for arrays where they broadcast, and for arguments that are one number, such as a temperature."""
         if x is None:
             return name in self.defaults
-        return name not in self.constants and (self.broadcasts or name in self.scalars)
+        return not isinstance(x, bool) and name not in self.constants and (self.broadcasts or name in self.scalars)
 
     def _require_like(self, first_name: str, first: Array, name: str, x: Array) -> None:
         if x.dtype != first.dtype:

@@ -392,7 +392,7 @@ def test_plain_floats_are_held_as_they_are(data):
 
 
 def test_a_numpy_scalar_of_another_kind_is_refused_beside_a_tensor():
-    for scalar in (np.complex64(1), np.str_("1"), np.datetime64("2020-01-01")):
+    for scalar in (np.complex64(1), np.str_("1"), np.datetime64("2020-01-01"), np.True_, True):
         with pytest.raises(TypeError, match="add: y must be"):
             ops.add(leaf(1.0), scalar)
 

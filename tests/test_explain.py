@@ -237,13 +237,13 @@ def test_pushes_balance_the_pull_at_any_temperature(tau, anchor, sign):
     z = normal(6, 4)
     told = explain_pairs(z, sign * z + 0.01, tau, anchor=anchor)
     assert np.isclose(told.push.sum(), told.pull[0]) and 0 <= told.pull[0] <= 1 + 1e-12
-    assert 1 - 1e-9 <= told.felt[0] <= 10 + 1e-9 and told.loss[0] >= 0
+    assert 1 - 1e-9 <= told.effective[0] <= 10 + 1e-9 and told.loss[0] >= 0
 
 
 def test_a_lower_temperature_is_felt_by_fewer_negatives():
     told = explain_pairs(normal(8, 4), normal(8, 4) + 0.3, [0.05, 0.2, 1.0])
     hardest = told.push[:, 0] / told.pull
-    assert (np.diff(told.felt) > 0).all() and (np.diff(hardest) < 0).all()
+    assert (np.diff(told.effective) > 0).all() and (np.diff(hardest) < 0).all()
     assert (np.diff(told.push, axis=1) <= 0).all()                  # the more similar, the harder pushed
 
 

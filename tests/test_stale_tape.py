@@ -68,6 +68,18 @@ def test_a_write_before_the_forward_or_after_the_backward_is_no_matter(by):
         loss_of(net).backward()
 
 
+def test_what_is_frozen_in_an_optimizer_is_not_changed_by_its_step():
+    net, x = model(), Tensor(X, requires_grad=True)
+    for p in net[0].parameters():
+        p.requires_grad = False
+    optimizer = SGD(net, lr=0.1)
+    loss_of(net).backward()
+    loss = net[0](x).sum()                                   # depends on what is frozen only
+    optimizer.step()
+    loss.backward()
+    assert x.grad is not None
+
+
 def test_frozen_weights_count_too():
     """A gradient that passes through a target's weights is wrong as well once they have moved."""
     online = model()

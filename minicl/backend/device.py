@@ -5,15 +5,18 @@ Code above asks the data where it lives, `xp = array_module(x)`, and then writes
 
 import os
 import sys
+from typing import Any
 
 import numpy as np
+
+from ..typing import Array, ArrayModule, HostArray
 
 
 class BackendError(RuntimeError):
     """The array backend asked for cannot be used; the message says why and what to do."""
 
 
-def get_backend(name="numpy", precision=None):
+def get_backend(name: str = "numpy", precision: str | None = None) -> ArrayModule:
     """The array module called `name`: "numpy", or "cupy" once it has computed something on a GPU.
 
     precision  of products of float32 matrices on a GPU: "float32", or "tf32", which rounds their entries to 10 bits of
@@ -57,7 +60,7 @@ def get_backend(name="numpy", precision=None):
     return cupy
 
 
-_precision = None                                        # of this process's products on the GPU, once asked for
+_precision: str | None = None                                  # of this process's products on the GPU, once asked for
 
 
 def _settle_precision(cupy, precision):
@@ -77,12 +80,12 @@ def _settle_precision(cupy, precision):
     _precision = precision
 
 
-def is_array(x):
+def is_array(x: Any) -> bool:
     """Whether x is an array of either backend."""
     return isinstance(x, np.ndarray) or ("cupy" in sys.modules and isinstance(x, sys.modules["cupy"].ndarray))
 
 
-def array_module(x):
+def array_module(x: Any) -> ArrayModule:
     """The module that x belongs to: numpy or cupy."""
     if isinstance(x, (np.ndarray, np.generic)):
         return np
@@ -91,24 +94,24 @@ def array_module(x):
     raise TypeError(f"expected a numpy or cupy array, got {type(x).__name__}")
 
 
-def is_gpu(xp):
+def is_gpu(xp: ArrayModule) -> bool:
     """Whether a few large calls are worth a copy of their operands: on a GPU."""
     return xp is not np
 
 
 # ---------------------------------------------------------------- moving arrays
 
-def to_host(x):
+def to_host(x: Any) -> HostArray:
     """x as a NumPy array. On CuPy this waits for the device (a synchronisation)."""
     return x if isinstance(x, np.ndarray) else np.asarray(x) if not is_array(x) else x.get()
 
 
-def to_device(x, xp):
+def to_device(x: Any, xp: ArrayModule) -> Array:
     """The host or device array x as an array of module xp, with no copy if it is one already."""
     return to_host(x) if xp is np else xp.asarray(x)
 
 
-def require_finite(x, what):
+def require_finite(x: Array, what: str) -> None:
     """Raise FloatingPointError if the array x holds NaN or infinity. Only on NumPy: on a GPU reading
     the answer would make every step wait, so there the training loop looks at the losses it logs."""
     if isinstance(x, (np.ndarray, np.generic)) and not np.isfinite(x).all():
@@ -116,7 +119,7 @@ def require_finite(x, what):
                                  "rate that diverged, or a temperature that fell to 0")
 
 
-def require_positive(x, what):
+def require_positive(x: Array, what: str) -> None:
     """Raise ValueError if the 0-d array x is not above 0. As with require_finite, only NumPy's is looked at."""
-    if isinstance(x, (np.ndarray, np.generic)) and not x > 0:
+    if isinstance(x, (np.ndarray, np.generic)) and not float(x) > 0:
         raise ValueError(f"{what} must be > 0, got {float(x):.6g}; learn its logarithm and take exp, which stays above 0")

@@ -2,18 +2,21 @@
 
 import functools
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
+from ..typing import Array, ArrayModule
 from .device import array_module
 
 
-def scatter_add(target, ids, values):
+def scatter_add(target: Array, ids: Any, values: Array) -> None:
     """target[ids] += values in place, where an index that occurs twice adds twice. target: float32 or float64."""
     array_module(target).add.at(target, ids, values)
 
 
-def fused(function):
+def fused(function: Callable[..., Any]) -> Callable[..., Any]:
     """Decorator of a formula, entry by entry, function(xp, *arguments): a kernel on CuPy, on NumPy what is written.
 
     A launch costs the host 10 to 20 us whatever its size, so a GPU waits for a small network's launches. cupy.fuse
@@ -23,7 +26,7 @@ def fused(function):
     them. Arrays that are written to or returned have the shape that all arguments broadcast to: there is a thread for
     each entry.
     """
-    kernels = {}
+    kernels: dict[ArrayModule, Callable[..., Any]] = {}
 
     @functools.wraps(function)
     def call(*arguments):
@@ -34,7 +37,7 @@ def fused(function):
             kernels[xp] = xp.fuse(kernel_name=function.__name__)(functools.partial(function, xp))
         return kernels[xp](*arguments)
 
-    call.is_fused = True
+    call.is_fused = True  # type: ignore[attr-defined]
     return call
 
 
@@ -45,7 +48,7 @@ BLOCK = 256
 FEW = 16              # terms that NumPy's sum may take, whose calls cost less
 
 
-def column_sums(x):
+def column_sums(x: Array) -> Array:
     """x.sum(axis=-2) of x (..., N, K)."""
     if not isinstance(x, np.ndarray):
         return x.sum(axis=-2)
@@ -59,12 +62,12 @@ def column_sums(x):
     return total if count * size == n else total + column_sums(x[..., count * size:, :])
 
 
-def row_sums(x):
+def row_sums(x: Array) -> Array:
     """x.sum(axis=1) of x (N, K), as a product with ones; for K up to some thousands."""
     return x @ np.ones(x.shape[1], dtype=x.dtype) if isinstance(x, np.ndarray) else x.sum(axis=1)
 
 
-def sum_over(x, axes, keepdims=False):
+def sum_over(x: Array, axes: Sequence[int], keepdims: bool = False) -> Array:
     """x.sum(axis=axes, keepdims=keepdims) for a tuple of axes, with column_sums where NumPy would add term by term."""
     axes = sorted(axis % x.ndim for axis in axes)
     trailing = axes == list(range(x.ndim - len(axes), x.ndim))
@@ -83,8 +86,8 @@ def sum_over(x, axes, keepdims=False):
     return y if keepdims else y.reshape([n for axis, n in enumerate(x.shape) if axis not in axes])
 
 
-def tile_size(xp, n, rows=None):
-    """Side of the tiles in which an n x n matrix is computed and forgotten: small enough for a CPU's cache,
+def tile_size(xp: ArrayModule, n: int, rows: int | None = None) -> int:
+    """Side of the tiles in which an n x n matrix is computed and dropped: small enough for a CPU's cache,
     large enough to be worth a launch on a GPU (256 MiB of float32). Of a rows x n matrix: the width of tiles with
     all of the rows."""
     if xp is not np:

@@ -76,8 +76,8 @@ class EMA:
             self._flatten()                                                  # at first, and after .to() or .astype()
         step = self.step
         array_module(step).concatenate([part.data.reshape(-1) for part, _ in self.pairs], out=step)
-        _follow(self.values, step, 1 - m)                                    # (1)
         mark_changed(zip(self.names, (part for _, part in self.pairs)), "EMA.update()")
+        _follow(self.values, step, 1 - m)                                    # (1)
 
     def __getstate__(self) -> dict:
         return {**vars(self), "views": []}                                   # a copy has an array of its own

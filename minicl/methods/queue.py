@@ -59,8 +59,8 @@ class Queue(Module):
                              "dropped before they served: use a larger queue or a smaller batch")
         keys, start = l2_normalize.forward(keys)[0], self.enqueued % capacity
         before_end = min(len(keys), capacity - start)
+        mark_changed((("the queue's keys", view()) for view in self.lent), "Queue.enqueue()")
+        self.lent.clear()
         ring[start:start + before_end] = keys[:before_end]
         ring[:len(keys) - before_end] = keys[before_end:]                    # the rest, from the first row on
         self.count.add(len(keys))
-        mark_changed((("the queue's keys", view()) for view in self.lent), "Queue.enqueue()")
-        self.lent.clear()

@@ -264,9 +264,9 @@ class Module(metaclass=_Sealed):
         """
         parts = dict(self.named_state())
         require_state(type(self).__name__, state, {name: part.data for name, part in parts.items()})
+        mark_changed(parts.items(), "load_state_dict()")
         for name, part in parts.items():
             part.data[...] = to_device(state[name], array_module(part.data))
-        mark_changed(parts.items(), "load_state_dict()")
 
     def __repr__(self):
         lines = [f"{type(self).__name__}("]
