@@ -11,14 +11,13 @@ from minicl.autograd import Tensor
 from minicl.backend import array_module
 from minicl.contrastive import info_nce_from_scores, l2_normalize, nt_xent
 from minicl.contrastive.composed import EXCLUDED
-from minicl.data import mnist_views, two_views
-from minicl.evaluate import alignment, effective_rank, encode, frozen_accuracies, to_float, uniformity
+from minicl.evaluate import alignment, effective_rank, frozen_accuracies, to_float, uniformity
 from minicl.methods import SimCLR
 from minicl.ops import concat, where
-from .cost import cost
+from .cost import cost, exponent
 from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, mean_std, mean_stds
 from .slides import BLUE, GREEN, GREY, ORANGE, heading, line, note, slide
-from .training import contrastive, digits, encoder_and_head, train
+from .training import contrastive, digits, embed_views, encoder_and_head, train
 
 TAU = 0.2
 DIM = 64
@@ -62,7 +61,7 @@ def measure(setting):
     costs = np.array([[*cost_of_loss(N, setting), *cost_of_step(N, data, setting)] for N in batches]).T
     return {"N": sizes, **{name: [row[name] for row in rows] for name in rows[0]}, "batch": batches,
             **dict(zip(("loss, ms", "loss, MiB", "step, ms", "step, MiB"), costs)),
-            "exponent": np.log(costs[0][-1] / costs[0][-3]) / np.log(batches[-1] / batches[-3]),
+            "exponent": exponent(costs[0], batches),
             "test images": len(data.test_images)}
 
 
@@ -84,10 +83,7 @@ def in_groups(N):
 def evaluate(model, data, setting):
     """Metrics of z of views of test images, and kNN of the unchanged test images."""
     accuracies, _, _ = frozen_accuracies(model, data, setting.xp, probe=False)
-    xp = setting.xp
-    rng = np.random.default_rng([setting.seed, 3])
-    views = two_views(mnist_views(), to_float(data.test_images, xp), rng)
-    z1, z2 = (encode(model, view, xp, prepare=lambda x, xp: x)[1] for view in views)
+    z1, z2 = embed_views(model, data, setting)
     return {"uniformity": uniformity(z1), "alignment": alignment(z1, z2), "rank": effective_rank(z1),
             "knn": accuracies["knn_z"], "knn_h": accuracies["knn_h"]}
 
@@ -95,33 +91,22 @@ def evaluate(model, data, setting):
 def cost_of_loss(N, setting):
     """(milliseconds, MiB) of the loss of a batch of N and its gradient."""
     rng = np.random.default_rng(N)
-    z1, z2 = (Tensor(setting.xp.asarray(rng.standard_normal((N, DIM), dtype="float32")), requires_grad=True)
-              for _ in range(2))
-
-    def step():
-        z1.grad = z2.grad = None
-        nt_xent(z1, z2, TAU).backward()
-        return z1.grad
-
-    seconds, mib = cost(step, setting.xp)
-    return 1000 * seconds, mib
+    z = [Tensor(setting.xp.asarray(rng.standard_normal((N, DIM), dtype="float32")), requires_grad=True)
+         for _ in range(2)]
+    return cost(lambda: nt_xent(*z, TAU), z)
 
 
 def cost_of_step(N, data, setting):
-    """The same of a training step, less augmentation and optimizer."""
+    """The same of a training step, without augmentation and optimizer."""
     model = SimCLR(*encoder_and_head(data, setting, dim=DIM)).to(setting.xp)
     images = to_float(data.train_images[np.arange(N) % len(data.train_images)], setting.xp)
     views = setting.xp.concatenate([images, images])
 
-    def step():
-        for parameter in model.parameters():
-            parameter.grad = None
+    def loss():
         _, z = model(views)
-        nt_xent(z[:N], z[N:], TAU).backward()
-        return model.parameters()[0].grad
+        return nt_xent(z[:N], z[N:], TAU)
 
-    seconds, mib = cost(step, setting.xp, repeats=3)
-    return 1000 * seconds, mib
+    return cost(loss, model.parameters(), repeats=3)
 
 
 def verdict(metrics):
@@ -141,9 +126,9 @@ def verdict(metrics):
             missing.append(f"{name} is not monotone")
         elif gains[:, :half].sum() <= gains[:, -half:].sum():
             missing.append(f"{name} gains as much from the last doublings as from the first")
-    exponent = metrics["exponent"].mean()
-    if not 1.5 <= exponent <= 2.5:
-        missing.append(f"the loss's time grows as N^{exponent:.1f}")
+    power = metrics["exponent"].mean()
+    if not 1.5 <= power <= 2.5:
+        missing.append(f"the loss's time grows as N^{power:.1f}")
     first, last = ({name: mean_std(metrics[name][:, end], form, unit) for name, form, unit in
                     (("uniformity", ".2f", ""), ("knn", ".1f", " %"), ("rank", ".1f", ""))} for end in (0, -1))
     lost = metrics["rank"][:, -1] - metrics["rank"][:, 0]
@@ -152,7 +137,7 @@ def verdict(metrics):
              + f": from {metrics['N'][0, 0]:.0f} to {metrics['N'][0, -1]:.0f} images its effective rank goes from "
              f"{first['rank']} to {last['rank']}; its uniformity goes from {first['uniformity']} to "
              f"{last['uniformity']}, kNN on z from {first['knn']} to {last['knn']}, most of it by the first steps; "
-             f"the loss's time at the largest batches grows as N^{exponent:.1f}")
+             f"the loss's time at the largest batches grows as N^{power:.1f}")
     return (NOT_REPRODUCED, f"{'; '.join(missing)}; {found}") if missing else (QUALITATIVE, found)
 
 

@@ -6,7 +6,7 @@ from minicl.autograd import Tensor
 from minicl.backend import to_device
 from minicl.contrastive import info_nce, l2_normalize
 from minicl.evaluate import frozen_accuracies, to_float, uniformity
-from .cost import cost
+from .cost import cost, exponent
 from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, exceeds_std, mean_std, mean_stds
 from .momentum import DIM, TAU, build
 from .slides import BLUE, GREEN, GREY, ORANGE, heading, line, note, slide
@@ -52,11 +52,11 @@ def measure(setting):
         drawn.append({**accuracies, "loss": np.mean(curve["loss"][-4:]), "uniformity": uniformity(z)})
     *rows, aged = drawn
     costs = np.array([cost_of_loss(K, batch, setting) for K in lengths]).T                           # (2, lengths)
-    seconds, _ = cost(encoders(model, to_float(data.train_images[:batch], setting.xp)), setting.xp)
+    milliseconds, _ = cost_of_encoders(model, to_float(data.train_images[:batch], setting.xp))
     return {"K": sizes, **{name: [row[name] for row in rows] for name in aged},
             **{f"{name}, one batch of the longest": value for name, value in aged.items()},
-            "length": lengths, "loss, ms": costs[0], "loss, MiB": costs[1], "encoders, ms": 1000 * seconds,
-            "exponent": np.log(costs[0][-1] / costs[0][-3]) / np.log(lengths[-1] / lengths[-3]),
+            "length": lengths, "loss, ms": costs[0], "loss, MiB": costs[1], "encoders, ms": milliseconds,
+            "exponent": exponent(costs[0], lengths),
             "bytes": model.queue.keys.data.nbytes / model.queue.capacity / DIM}
 
 
@@ -77,32 +77,17 @@ def choosing(K, rng):
 def cost_of_loss(K, batch, setting):
     """(milliseconds, MiB) of the loss of a batch over a queue of K keys, and its gradient."""
     rng = np.random.default_rng(setting.seed)
-    xp = setting.xp
-    q, k, queue = (to_device(rng.standard_normal((rows, DIM), dtype="float32"), xp) for rows in (batch, batch, K))
+    q, k, queue = (to_device(rng.standard_normal((rows, DIM), dtype="float32"), setting.xp)
+                   for rows in (batch, batch, K))
     q = Tensor(q, requires_grad=True)
     queue = l2_normalize.forward(queue)[0]
-
-    def step():
-        q.grad = None
-        info_nce(q, k, queue, TAU).backward()
-        return q.grad
-
-    seconds, mib = cost(step, xp)
-    return 1000 * seconds, mib
+    return cost(lambda: info_nce(q, k, queue, TAU), [q])
 
 
-def encoders(model, images):
-    """All else of a step but optimizer and views: queries with their gradient, and keys."""
+def cost_of_encoders(model, images):
+    """The same of the rest of a step, without optimizer and views: queries with their gradient, and keys."""
     rng = np.random.default_rng(0)
-
-    def step():
-        for parameter in model.parameters():
-            parameter.grad = None
-        loss = (model(images)[1] * model.encode_keys(images, rng)).mean()
-        loss.backward()
-        return loss.data
-
-    return step
+    return cost(lambda: (model(images)[1] * model.encode_keys(images, rng)).mean(), model.parameters())
 
 
 def verdict(metrics):
@@ -124,13 +109,13 @@ def verdict(metrics):
     elif rest.mean() >= rise.mean() / 2:
         missing.append("it does not flatten")
     harm = exceeds_std(-rest) or not exceeds_std(rise)
-    exponent = metrics["exponent"].mean()
-    decoupled = 0.5 <= exponent <= 1.6 and (metrics["bytes"] == 4).all()
+    power = metrics["exponent"].mean()
+    decoupled = 0.5 <= power <= 1.6 and (metrics["bytes"] == 4).all()
     if harm and decoupled:
         missing[0] = ("the decoupling holds (time and memory grow with K alone); that more are better does not: "
                       + missing[0])
-    if not 0.5 <= exponent <= 1.6:
-        missing.append(f"the time of the loss grows as K^{exponent:.2f}")
+    if not 0.5 <= power <= 1.6:
+        missing.append(f"the time of the loss grows as K^{power:.2f}")
     if (metrics["bytes"] != 4).any():
         missing.append("a key has not 4 bytes a number")
     return NOT_REPRODUCED if missing else QUALITATIVE, "; ".join([*missing, found(metrics)])

@@ -6,13 +6,12 @@ from minicl.autograd import Tensor
 from minicl.backend import array_module, to_host
 from minicl.contrastive import choice_accuracy, info_nce_from_scores, l2_normalize, nt_xent
 from minicl.contrastive.composed import EXCLUDED
-from minicl.data import mnist_views, two_views
-from minicl.evaluate import alignment, encode, frozen_accuracies, to_float, uniformity
+from minicl.evaluate import alignment, frozen_accuracies, uniformity
 from minicl.methods import SimCLR
 from minicl.ops import concat, where
 from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, mean_std, mean_stds
 from .slides import BLUE, GREEN, GREY, ORANGE, chance, heading, line, note, slide
-from .training import contrastive, digits, encoder_and_head, train
+from .training import contrastive, digits, embed_views, encoder_and_head, train
 
 TAUS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 DOTS = (1.0, 10.0, 100.0)
@@ -77,8 +76,7 @@ def evaluate(model, data, setting, kind):
     """The METRICS of a model, and z of 256 pairs of views; picked: how often a view of them picks its other view."""
     xp = setting.xp
     accuracies, _, _ = frozen_accuracies(model, data, xp)
-    views = two_views(mnist_views(), to_float(data.test_images, xp), np.random.default_rng([setting.seed, 3]))
-    z1, z2 = (encode(model, view, xp, prepare=lambda x, xp: x)[1] for view in views)
+    z1, z2 = embed_views(model, data, setting)
     some = xp.concatenate([z1[:256], z2[:256]])
     u = some if kind == "dots" else l2_normalize.forward(some)[0]
     scores, ids = candidates(xp, Tensor(u @ u.T))

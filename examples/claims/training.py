@@ -44,6 +44,12 @@ def frozen_features(model, data, setting):
     return [encode(model, images, setting.xp) for images in (data.train_images, data.test_images)]
 
 
+def embed_views(model, data, setting):
+    """z of two views of each test image, arrays (n, d) both."""
+    views = two_views(mnist_views(), to_float(data.test_images, setting.xp), np.random.default_rng([setting.seed, 3]))
+    return [encode(model, view, setting.xp, prepare=lambda x, xp: x)[1] for view in views]
+
+
 def contrastive(tau=0.2, loss=nt_xent):
     """SimCLR's objective for train(): a loss of z of both views, in one batch."""
     def objective(model, view1, view2, xp):
