@@ -15,10 +15,9 @@ from .training import contrastive, digits, encoder_and_head, train
 CLAIM = Claim(
     number=4, name="alignment_uniformity",
     title="The loss trades alignment against uniformity",
-    statement="A contrastive loss wants two things that are in each other's way: views of one image at one place "
-              "(alignment), and all images spread over the sphere (uniformity). Either alone has a useless best, one "
-              "point for everything or a sphere without meaning; with many negatives NT-Xent tends to a sum of the "
-              "two.",
+    statement="A contrastive loss has two conflicting aims: the views of one image at one place (alignment), and all "
+              "images spread over the sphere (uniformity). Each alone has a useless optimum, one point for all images "
+              "or a sphere without meaning. With many negatives NT-Xent tends to a sum of the two.",
     mathematics="""\
 For unit vectors, x and y of one image, x and x' of two:
 

@@ -36,10 +36,10 @@ def how_many_negatives(records):
 ## Exercise: how many negatives, and how many bits, for a batch of N images?
 
 A batch of N images is 2N views. An anchor is compared with the 2N - 1 others: its positive, and 2(N-1) negatives. If
-the encoder knew nothing it would choose evenly among them and lose log(2N-1); no encoder loses less than 0.
-So a batch can show log(2N-1) nats, which are log2(2N-1) bits, and no more: N = 256 gives {count(256)[0]} negatives
+the encoder ignored the images it would choose evenly among them and lose log(2N-1); no encoder loses less than 0.
+So a batch can show at most log(2N-1) nats, which are log2(2N-1) bits: N = 256 gives {count(256)[0]} negatives
 and {count(256)[1]:.2f} nats = {count(256)[2]:.2f} bits, N = 4096 gives {count(4096)[0]} and {count(4096)[1]:.2f} nats
-= {count(4096)[2]:.2f} bits. One bit more costs twice the batch and four times the scores. Turned round, B bits
+= {count(4096)[2]:.2f} bits. One bit more costs twice the batch and four times the scores. Conversely, B bits
 need more than 2^B / 2 images.
 
 ```bash
@@ -48,17 +48,17 @@ python examples/claims run 3                # runs into the cap
 ```
 
 The run: {IMAGES} images, both views the same, so there are log2 {IMAGES} = {math.log2(IMAGES):.0f} bits to be seen,
-exactly; an encoder that tells all of them apart, asked in batches of N.
+exactly. An encoder that tells all of them apart is evaluated in batches of N.
 
 | N | negatives | cap, nats | cap, bits | best possible, bits | reached, bits |
 |---|---|---|---|---|---|
 {rows}
 
-Small batches reach their cap and say nothing of what lies above; large ones see the {math.log2(IMAGES):.0f} bits that
+Small batches reach their cap and show nothing of what lies above; large ones show the {math.log2(IMAGES):.0f} bits that
 are there. {"Three" if cosines else "Two"} cautions. The cap is what a batch *can* show, not what it shows: of
 4 nats between Gaussians, 64 candidates with a cap of {math.log(64):.2f} show {exact_bound(4, 20, 64):.2f} at best,
 and 256 show {exact_bound(4, 20, 256):.2f} (claim 1); count on several times e^I candidates for I nats. NT-Xent's
-figure is a distance from chance, not strictly a bound (claim 2). {cosines}
+estimate is a distance from chance, not strictly a bound (claim 2). {cosines}
 """)
 
 
@@ -95,10 +95,9 @@ Colour is the exception: h itself fell from {mean_std(before, '.1f', ' %')} befo
     return flowed(f"""\
 ## Exercise: why does the head help, although it is thrown away?
 
-The loss wants z to be the same for all views of an image: of what the augmentation varies, z must say nothing.
-Without a head h is z, and must itself forget all that. With a head, g can do the forgetting, and h need only hold
-what lets g do it; nothing forbids it to hold more. Then the head is cut off, and with it goes the forgetting. If this
-is so, three things can be measured.
+The loss asks for the same z for all views of an image, so z must not depend on what the augmentation varies. Without
+a head h is z, and must itself forget all that. With a head, g can do the forgetting, and h may contain more than z.
+Then the head is removed, and the forgetting with it. If this is so, three things can be measured.
 
 ```bash
 python examples/claims run 8 9
@@ -106,7 +105,7 @@ python examples/claims run 8 9
 
 *z forgets, h less* (claim 9). Which transformation was applied to a view, read from either by a small network:
 
-| applied | read from h | read from z = g(h) | lost, of what h tells above chance | the same before training |
+| applied | read from h | read from z = g(h) | lost, of h's accuracy above chance | the same before training |
 |---|---|---|---|---|
 {rows}{exception}
 
@@ -119,8 +118,8 @@ gain is {gain('none head, h')} points over no head{others} (on ImageNet: {there}
 
 Verdicts: claim 8 *{records['head'].verdict}*, claim 9 *{records['head_discards'].verdict}*.
 
-That g(h) tells less than h is by itself no surprise: no function of h can know more about a view than h does. What
-the head explains is why h, under the same loss, still has something to lose.
+That g(h) contains less than h is expected: no function of h can contain more about a view than h does. What the head
+explains is why h, under the same loss, still has something to lose.
 """)
 
 

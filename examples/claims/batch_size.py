@@ -25,16 +25,16 @@ DIM = 64
 CLAIM = Claim(
     number=6, name="batch_size",
     title="With few negatives z is spread less evenly; more give diminishing returns, at a cost of N²",
-    statement="With more negatives z is spread more evenly and classes are easier to find in it, but each doubling "
-              "buys less than the one before; with very few, z is said to use fewer directions. The loss compares "
-              "every view with every other, so its time grows with the square of the batch.",
+    statement="With more negatives z is spread more evenly and its classes are easier to find, but each doubling "
+              "gains less than the one before. With very few negatives z is expected to use fewer directions. The "
+              "loss compares every view with every other, so its time grows with the square of the batch.",
     mathematics="""\
 ```text
 N images -> 2(N-1) negatives an anchor; (2N)^2 scores of d products, forward and backward
 ```
 
 The negatives of a batch estimate E exp(s/tau), the normaliser of the softmax. An estimate of M draws is off by about
-1/sqrt(M), and its logarithm too low by about 1/M: what doubling M can still mend halves, or nearly, each time.
+1/sqrt(M), and its logarithm too low by about 1/M: so each doubling of M gains about half as much as the one before.
 
 Only the negatives change here: every run sees the same batches (of 2048 images, at the default size), cut into
 groups of N. What a step costs is measured at true batches of N.""",

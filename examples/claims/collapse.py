@@ -1,6 +1,6 @@
 """Claim 5: one encoder by alignment alone, by uniformity alone, by both, and without negatives.
 
-With batch norm everywhere, in the heads only, and nowhere: does it hold off collapse, and does it keep h alive?
+With batch norm everywhere, in the heads only, and nowhere: does it prevent collapse, and does h stay useful?
 """
 
 import numpy as np
@@ -22,22 +22,22 @@ CHANCE = 0.1
 CLAIM = Claim(
     number=5, name="collapse",
     title="Alignment alone collapses; negatives prevent it, and so does a stop-gradient",
-    statement="Asked only that two views of an image agree, an encoder gives all images one z; asked only that all "
-              "differ, it spreads them without regard to what is alike. Both together teach; BYOL and SimSiam have no "
-              "negatives, and a target that is held still keeps them from collapse.",
+    statement="Trained only to make two views of an image agree, an encoder gives all images the same z. Trained only "
+              "to make all images differ, it spreads them regardless of similarity. Both together teach. BYOL and "
+              "SimSiam have no negatives; a target without gradient keeps them from collapse.",
     mathematics="""\
 ```text
 positives only     |u1 - u2|^2                           least at one point for all: spread 0
-uniformity only    log mean exp(-2 |u - u'|^2)           least where spread evenly: deviation 1/sqrt(d)
+uniformity only    log mean exp(-2 |u - u'|^2)           least where spread evenly: std 1/sqrt(d)
 both, NT-Xent      their sum; with one softmax for each anchor
 BYOL, SimSiam      -cos(predictor(z1), stop_gradient(z2))
 ```
 
-`spread` is the deviation of the unit vectors per dimension, times sqrt(d). It is a length: a probe that first brings
-every feature to deviation 1 still reads what order is left in a z one hundredth as wide. So z is also probed after
-noise of a tenth of the full deviation. The effective rank is 64 at most, or 256, h's width, where there is no
-head. The picture has the spread in training, of augmented views normalised by their batch; the table that of test
-images as they are.""",
+`spread` is the standard deviation (std) of the unit vectors per dimension, times sqrt(d). It is a length: a probe that
+standardises every feature can still read the order that is left in a z one hundredth as wide. z is therefore also
+probed after noise of a tenth of the full std. The effective rank is at most 64, or 256, the width of h, where there is
+no head. The picture shows the spread in training, of augmented views normalised by their batch; the table that of
+unchanged test images.""",
     source="Wang & Isola 2020; Chen & He 2021, section 4.1 and figure 2 (ImageNet, 1000 classes)",
     published={"positives only, batch norm": "spread 0 where z collapses; probe of h then at chance",
                "uniformity only, batch norm": "spread about 1 where it does not",

@@ -17,17 +17,17 @@ from .training import contrastive, digits, encoder_and_head, frozen_features, tr
 CLAIM = Claim(
     number=10, name="colour",
     title="Augmentation decides which information survives",
-    statement="Digits are given a random colour. If both views of an image keep it, it helps to tell images apart, "
-              "and the encoder learns less of the digit; if the views' hues are turned at random, colour is of no use "
-              "to the loss, and the encoder gives it up for the digit.",
+    statement="Digits are given a random colour. If both views of an image keep it, colour helps to tell images "
+              "apart, and the encoder learns less about the digit. If the hue of each view is rotated at random, "
+              "colour is useless to the loss, and the encoder drops it in favour of the digit.",
     mathematics="""\
 What the loss can use is what both views share, I(view 1; view 2). Each image shows a digit y in a colour c, which are
 independent:
 
 ```text
 hue left alone            both views show y and c      I counts c in full
-hue turned by U(-a, a)    view 2's hue says less of    a = 0.5 turns: nothing; c is left out of I,
-                          view 1's as a grows          and an encoder gains nothing by keeping it
+hue turned by U(-a, a)    view 2's hue tells less      a = 0.5 turns: nothing; c is left out of I,
+                          of view 1's as a grows       and an encoder gains nothing by keeping it
 ```
 
 The colours have one luma, which turning the hue leaves as it is, so that nothing else gives them away.""",

@@ -21,8 +21,9 @@ BATCHES = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 CLAIM = Claim(
     number=3, name="counting",
     title="A batch of N images gives 2(N-1) negatives, and they can show log(2N-1) nats at most",
-    statement="NT-Xent lets every view choose its partner among 2N - 1, so a collapsed encoder loses exactly "
-              "log(2N-1) and none can gain more. A doubled batch raises the cap by one bit, whatever the images are.",
+    statement="In NT-Xent every view chooses its partner among 2N - 1 others, so a collapsed encoder loses exactly "
+              "log(2N-1), and no encoder can gain more than that. Doubling the batch raises the cap by one bit, "
+              "whatever the images are.",
     mathematics="""\
 ```text
 negatives   2(N-1): both views of the N - 1 other images
@@ -32,8 +33,8 @@ bits B      need more than 2^B / 2 images in a batch
 ```
 
 The run that saturates: 256 images, the same in both views, so that I = log 256 = 8 bits exactly. An MLP learns to
-tell them apart; then batches of N are drawn with replacement. Small batches reach their cap and no more, large ones
-the 8 bits there are (the exact best is claim 2's sum; it ends a hair above I: NT-Xent's figure is no bound).""",
+tell them apart; then batches of N are drawn with replacement. Small batches reach their cap, large ones the 8 bits
+(the exact optimum is claim 2's sum; it ends slightly above I, since NT-Xent's estimate is not a bound).""",
     source="Chen et al. 2020 (SimCLR), equation 1; closed form",
     next="CLIP's loss has N candidates, MoCo's 1 + queue: which N gives CLIP the 9 bits that SimCLR gets from 256 "
          "images? And what changes in the picture with 64 images in place of 256?",

@@ -10,9 +10,9 @@ from .training import contrastive, digits, encoder_and_head, frozen_features, tr
 CLAIM = Claim(
     number=8, name="head",
     title="The projection head is critical, and it is not the representation",
-    statement="An encoder trained through a head has a better representation h than one trained without, and h is "
-              "better than z, which the loss saw: the head is trained, then thrown away. On ImageNet an MLP is the "
-              "better head.",
+    statement="An encoder trained through a projection head has a better representation h than one trained without. h "
+              "is also better than z, the output of the head that the loss compares, so the head is removed after "
+              "training. On ImageNet an MLP is the better head.",
     mathematics="""\
 ```text
 h = f(x)                     kept: probed, fine-tuned, deployed

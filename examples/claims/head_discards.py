@@ -24,9 +24,9 @@ from .training import contrastive, digits, encoder_and_head, train
 CLAIM = Claim(
     number=9, name="head_discards",
     title="The head discards what the augmentation varies",
-    statement="If views differ by a transformation, the loss wants the same z for all versions, so the head throws it "
-              "away; h, before the head, still holds it. So the head helps although it is thrown away: it forgets in "
-              "h's stead.",
+    statement="If views differ by a transformation, the loss asks for the same z for all versions, so the head "
+              "discards the transformation; h, before the head, still contains it. This is why a head helps although "
+              "it is removed: it forgets in place of h.",
     mathematics="""\
 A transformation t is drawn for each view; a small MLP is trained to tell t from the frozen features of one view:
 
@@ -35,7 +35,7 @@ the loss wants     z(t(x)) = z(t'(x))          for all t, t': z is to say nothin
 and never sees h   h is what is good for z     t may stay in h, and I(h; t) >= I(g(h); t) always holds
 ```""",
     source="Chen et al. 2020 (SimCLR), section 4.2 and table 3 (ImageNet, an MLP on h and on g(h), both 2048 wide)",
-    next="Of colour h itself has kept little: compare it with h before training. Why is colour so much easier to "
+    next="h itself has kept little of colour: compare it with h before training. Why is colour so much easier to "
          "forget than rotation? Then give the head one more layer. Does z lose more, and does h keep more?",
     published={"colour or grey": "99.3 / 97.4 %, chance 80 %", "rotation": "67.6 / 25.6 %, chance 25 %",
                "noise or none": "99.5 / 59.6 %, chance 50 %", "edges or image": "96.6 / 56.3 %, chance 50 %"})

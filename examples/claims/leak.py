@@ -1,4 +1,4 @@
-"""Claim 14: how batch norm tells a query its key, and what becomes of a network that listens."""
+"""Claim 14: how batch norm reveals a query's key, and what a network that uses it loses."""
 
 import numpy as np
 
@@ -18,10 +18,10 @@ TAU = 0.07                                               # MoCo's
 CLAIM = Claim(
     number=14, name="leak",
     title="Batch norm can leak the positive, and shuffling the keys stops it",
-    statement="Where a query and its key are normalised within the same few images, they share statistics that no "
-              "other key has, and find each other by these without a look at the image. The loss falls and what is "
-              "learnt gets worse; MoCo shuffles the keys' batch first, so that the two are normalised in different "
-              "company.",
+    statement="If a query and its key are normalised within the same few images, they share statistics that no other "
+              "key has, and can be matched by these without using the image. The loss falls and the representation "
+              "gets worse. MoCo shuffles the batch of keys first, so that query and key are normalised with different "
+              "images.",
     mathematics="""\
 For a group G of n images, one of the 8 GPUs of the paper, in every layer:
 
@@ -31,14 +31,14 @@ y_i = (x_i - m_G) / s_G        m_G is off the mean of all images by about s / sq
 
 Both views of G have nearly the same m_G and s_G. With n = 32, as in the paper, that is 1/32 of a layer's variance,
 with n = 8 it is 1/8; but each layer adds its own, and can learn to make it larger. Shuffled, key i was in another
-group. To listen takes time: measured after 600 steps, the loss was 1.3 nats lower already, and nothing had got worse
-yet.""",
+group. Learning to use the leak takes time: after 600 steps the loss was already 1.3 nats lower, and nothing had got
+worse yet.""",
     source="He et al. 2020 (MoCo), section 3.3 and figure A.1: without the shuffle the accuracy of choosing the key "
            "soon exceeds 99.9 % while nearest neighbours get worse; [docs/methods/moco.md](methods/moco.md)",
     next="Stop after 600 steps: the loss is lower already, but is anything worse? Then take one group for the whole "
          "batch: the queue's keys still come from other batches, so is there still a leak?",
     published={"loss": "lower", "knn_h": "lower", "picked": "> 99.9 %, of training images"},
-    doubt="to listen is learnt, and takes a thousand steps: the fast size shows the fall of the loss alone")
+    doubt="using the leak is learnt, in a thousand steps: the fast size shows only the fall of the loss")
 
 CHANNELS, STRIDES = (16, 16, 16, 32, 32, 32, 64, 64), (2, 1, 1, 2, 1, 1, 2, 1)       # each layer adds to the leak
 GROUP = 8                                                # images normalised together
@@ -46,7 +46,7 @@ ORDERS = ("shuffled", "in order")
 
 
 class InOrder:
-    """In place of a generator, for MoCo.encode_keys: it shuffles nothing."""
+    """Replaces the generator of MoCo.encode_keys: it does not shuffle."""
 
     permutation = staticmethod(np.arange)
 
@@ -104,7 +104,7 @@ def verdict(metrics):
     return QUALITATIVE if holds else NOT_REPRODUCED, (
         f"without the shuffle the loss falls by {loss} nats, kNN on h by {knn} points and its probe by {probe}. Also "
         f"where training was shuffled, keys in order lower the loss, by {mean_std(passive, '.2f')}: the leak is "
-        "there before anybody listens")
+        "there even where training did not use it")
 
 
 def table(metrics):

@@ -23,9 +23,9 @@ MOMENTA = (0, 0.9, 0.99, 0.999, 0.9999)
 CLAIM = Claim(
     number=12, name="momentum",
     title="The momentum encoder needs m near 1",
-    statement="MoCo compares a query with keys that were made many steps ago. If the key encoder follows the query "
-              "encoder quickly, old and new keys come from different encoders and are told apart by age; if slowly, "
-              "they can be compared.",
+    statement="MoCo compares a query with keys that were computed many steps ago. If the key encoder follows the "
+              "query encoder quickly, old and new keys come from different encoders and can be told apart by age. If "
+              "it follows slowly, they are comparable.",
     mathematics="""\
 Of what the key encoder is, the weights of t steps ago make up (1 - m) m^t; half of it is younger than the half-life:
 

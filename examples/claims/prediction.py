@@ -13,10 +13,10 @@ WINDOW = 4
 
 CLAIM = Claim(
     number=16, name="prediction",
-    title="The future is predictable in latent space, the less the further",
-    statement="From what a sequence has shown so far, the true window k ahead is picked from among those of other "
-              "sequences far more often than by chance, without ever predicting a sample. The further ahead, the less "
-              "often, as the information that past and future share runs out.",
+    title="The future is predictable in latent space, less so further ahead",
+    statement="From the past of a sequence, the true window k steps ahead is picked from among those of other "
+              "sequences far more often than by chance, without predicting any sample. The accuracy falls with k, as "
+              "past and future share less information.",
     mathematics="""\
 ```text
 z_t = encoder(window t)      c_t = GRU(z_1 ... z_t)      score of z for k ahead: z . W_k c_t
@@ -98,12 +98,12 @@ def draw(metrics, path):
     level = metrics["chance"][0]
     first = 100 * metrics["CPC"][:, 0].mean()
     last = 100 * metrics["CPC"][:, -1].mean()
-    figure, [plot] = slide("The future is predictable, the less the further: the true one\n"
-                           f"is picked {first:.0f} % to {last:.0f} % of the time, by chance {100 * level:.1f} %")
+    figure, [plot] = slide("The future is predictable, less so further ahead: the true\n"
+                           f"one is picked {first:.0f} % to {last:.0f} % of the time, by chance {100 * level:.1f} %")
     heading(plot, f"true future picked, from among {1 / level:.0f}")
     percent(plot)
     plot.set(xlim=(0.8, len(ks) + 0.2), ylim=(0, 104), xticks=ks, xlabel="windows ahead")
-    for name, colour, words, k, above in (("hidden states", GREY, "the best, who sees the hidden states", 3, 4),
+    for name, colour, words, k, above in (("hidden states", GREY, "the best critic, from the hidden states", 3, 4),
                                           ("CPC", BLUE, "CPC, with a memory", 2, 4),
                                           ("without a memory, c = z", ORANGE, "CPC without one", 1, -20)):
         values = 100 * metrics[name]

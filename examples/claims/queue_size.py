@@ -1,4 +1,4 @@
-"""Claim 13: a queue gives as many negatives as one likes, whatever the batch; what they buy and what they cost."""
+"""Claim 13: a queue gives any number of negatives, whatever the batch; their benefit and their cost."""
 
 import numpy as np
 
@@ -15,9 +15,9 @@ from .training import digits, train
 CLAIM = Claim(
     number=13, name="queue_size",
     title="The queue decouples the negatives from the batch",
-    statement="The keys of earlier batches are negatives that cost neither encoding nor a tape, so 65,536 of them "
-              "need no larger batch than 256 do. More are better, each doubling by less than the one before, and what "
-              "they cost grows in proportion.",
+    statement="The keys of earlier batches are negatives that need no encoding and no tape, so 65,536 of them need no "
+              "larger batch than 256 do. More negatives are better, each doubling by less than the one before, and "
+              "their cost grows in proportion.",
     mathematics="""\
 A batch of N queries and a queue of K keys of d numbers:
 
@@ -28,10 +28,10 @@ memory       4 K d bytes for the keys          K = 65,536, d = 128: 32 MiB
 age          a key stays K / N steps           K = 65,536, N = 256: 256 steps
 ```
 
-Fewer keys than a batch are drawn anew at each step from a queue of one batch.""",
+Fewer keys than a batch are drawn at each step from a queue of one batch.""",
     source="He et al. 2020 (MoCo), sections 3.2 and 4.1, figure 3",
     next="A longer queue is also an older one. Train examples/moco_mnist.py with --momentum 0.9: which --queue is "
-         "best now? Claim 12 says why.",
+         "best now? Claim 12 explains why.",
     published={"knn": "rises, then flattens (figure 3)"},
     doubt="a queue as long as the paper's is a large part of so short a run: its keys are old")
 

@@ -15,8 +15,8 @@ from .training import contrastive, digits, encoder_and_head, frozen_features, tr
 CLAIM = Claim(
     number=11, name="shortcuts",
     title="The bound counts information, it does not choose which (shortcuts)",
-    statement="Random bits are appended to the image as channels, the same in both views. They tell images apart as "
-              "well as the digits do, and are easier to read, so the loss falls with every bit while the digits are "
+    statement="Random bits, the same in both views, are appended to each image as channels. They tell images apart as "
+              "well as the digits do and are easier to read, so the loss falls with every bit while the digits are "
               "forgotten.",
     mathematics="""\
 b random bits, drawn for each image, stand in b more channels of both views, constant over the image, like a barcode:

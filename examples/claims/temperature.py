@@ -20,8 +20,8 @@ WEIGHED_AT = 0.2
 CLAIM = Claim(
     number=7, name="temperature",
     title="The temperature weighs the negatives, and neither extreme teaches best",
-    statement="A low temperature gives nearly all of the push to the few negatives that are most alike, a high one "
-              "shares it out evenly; the best representation lies between. Scores are cosines for it: without l2 "
+    statement="A low temperature gives nearly all of the push to the few most similar negatives; a high one "
+              "distributes it evenly. The best representation lies between. This holds for cosines: without l2 "
               "normalisation the encoder can change the temperature itself, by the length of z.",
     mathematics="""\
 ```text

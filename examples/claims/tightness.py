@@ -1,4 +1,4 @@
-"""Claim 2: the best critic leaves a gap, and NT-Xent's log(2N-1) - L is no bound: exact sums, no training."""
+"""Claim 2: the best critic leaves a gap, and NT-Xent's log(2N-1) - L is not a bound: exact sums, no training."""
 
 import math
 
@@ -13,10 +13,11 @@ from .slides import BLUE, INK, ORANGE, heading, note, slide
 
 CLAIM = Claim(
     number=2, name="tightness",
-    title="The best critic does not make the bound tight, and NT-Xent's figure is not a bound at all",
-    statement="Even the optimal critic leaves a gap between log K - L and the information, so a low figure may be the "
-              "bound's fault and not the encoder's. NT-Xent's log(2N-1) - L is worse: its negatives come in pairs, "
-              "two views of one image, which the proof does not allow, and the figure can exceed the information.",
+    title="The best critic does not make the bound tight, and NT-Xent's estimate is not a bound",
+    statement="Even the optimal critic leaves a gap between log K - L and the information, so a low estimate may be "
+              "due to the bound and not to the encoder. NT-Xent's log(2N-1) - L is worse: its negatives come in "
+              "pairs, the two views of one image, which the proof does not allow, and the estimate can exceed the "
+              "information.",
     mathematics="""\
 Let every image show one of m equally likely symbols, the same in both views: I = log m. The best critic scores an
 equal symbol infinitely above another, and chooses evenly among the candidates that have the anchor's symbol. B of the
@@ -29,9 +30,8 @@ NT-Xent                2N - 1 candidates   log(2N-1)  - E log(1 + 2B)    can be 
     source="exact sums, minicl.evaluate.symbol_estimates; "
            "[docs/methods/information.md](methods/information.md)",
     columns={f"largest excess of {loss}": f"largest excess of {loss}, N up to 60" for loss in ("NT-Xent", "InfoNCE")},
-    next="Make the symbols unequally likely (symbol_estimates takes equal ones only: write the sum anew). Does the "
-         "excess grow? And what becomes of it when NT-Xent keeps only "
-         "one view of every other image?",
+    next="Make the symbols unequally likely (symbol_estimates supports equal ones only: write the sum yourself). "
+         "Does the excess grow? And what happens when NT-Xent keeps only one view of every other image?",
     published={"information, m = 2": "0.6931", "NT-Xent, m = 2, N = 8": "0.6962",
                "largest excess of NT-Xent": "+0.0038", "at m": "2", "at N": "6",
                "largest excess of InfoNCE": "never above 0"})
@@ -67,7 +67,7 @@ def verdict(metrics):
     wrong = [name for name, value in exact.items() if abs(metrics[name] - value).max() > 5e-5]
     if wrong or metrics["largest excess of InfoNCE"].max() > 0:
         return NOT_REPRODUCED, f"{', '.join(wrong) or 'largest excess of InfoNCE'} differs from the exact value"
-    return REPRODUCED, ("NT-Xent's figure exceeds the information, InfoNCE's never does, and falls short of it also "
+    return REPRODUCED, ("NT-Xent's estimate exceeds the information; InfoNCE's never does, and stays below it even "
                         "with the best critic; all to the digits given")
 
 
@@ -81,8 +81,8 @@ def table(metrics):
 def draw(metrics, path):
     most, above, below = (metrics[name][0] for name in (
         "largest excess of NT-Xent", "excess of NT-Xent over N", "excess of InfoNCE over N"))
-    figure, (left, right) = slide(f"NT-Xent's figure can exceed the information, by {most:.4f} nats;\n"
-                                  "InfoNCE's stays below it, also with the best critic",
+    figure, (left, right) = slide(f"NT-Xent's estimate exceeds the information, by {most:.4f} nats;\n"
+                                  "InfoNCE's stays below it, even with the best critic",
                                   panels=2, left=0.11, wspace=0.35, bottom=0.15)
     heading(left, "log 2 of information: excess (nats)")
     left.axhline(0, color=INK, linewidth=1.5)

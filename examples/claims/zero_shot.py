@@ -16,9 +16,9 @@ from .training import descend
 CLAIM = Claim(
     number=15, name="zero_shot",
     title="CLIP classifies by words it was never taught as labels, better in a sentence than by the bare name",
-    statement="Images and captions that were trained to find each other give a classifier for any classes that have "
-              "names: embed a prompt for each, and take the nearest. A template, such as a photo of a {}, is better "
-              "than the bare name, and the mean of many templates better still.",
+    statement="Images and captions that were trained to match give a classifier for any classes with names: embed a "
+              "prompt for each class and take the nearest. A template, such as a photo of a {}, is better than the "
+              "bare name, and the mean of many templates is better still.",
     mathematics="""\
 With unit vectors u of an image, t(c, p) of the name of class c in template p:
 
@@ -28,8 +28,8 @@ prediction     argmax_c u . w_c
 logit scale    exp(s), s = log(1/0.07) = 2.659 at first, learned, never above 100
 ```
 
-A bare name is not a caption; a template makes it one. What else a template says pulls all classes one way, and the
-mean over templates that say different things has less of it. The default size trains for 1000 steps;
+A bare name is not a caption; a template makes it one. Its other words shift all classes in one direction, and the
+mean over different templates reduces this shift. The default size trains for 1000 steps;
 examples/clip_captions.py trains longer and gets further.""",
     source="Radford et al. 2021 (CLIP), sections 2.3, 2.5 and 3.1.4; [docs/methods/clip.md](methods/clip.md)",
     next="Take a template that is false of most images, a photo of a small red {}. How much does it cost alone, how "
