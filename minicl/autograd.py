@@ -227,10 +227,14 @@ def op(function=None, *, broadcasts=False):
             needs_grad = [recording and isinstance(x, Tensor) and x.requires_grad for x in inputs]
         if options:
             checks.check_options(options)
-        if asks_needs_grad:
-            result = function(*arrays, needs_grad=tuple(needs_grad), **options)
-        else:
-            result = function(*arrays, **options)
+        try:
+            if asks_needs_grad:
+                result = function(*arrays, needs_grad=tuple(needs_grad), **options)
+            else:
+                result = function(*arrays, **options)
+        except Exception as error:
+            checks.name_error(error, arrays)
+            raise
         if type(result) is not tuple or len(result) != 2 or not callable(result[1]):
             raise TypeError(f"{call.__name__}: an op returns its value and its backward, `return y, backward`, "
                             f"got {describe(result)}")

@@ -5,6 +5,7 @@
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
@@ -140,6 +141,12 @@ class Signature:
     def input_name(self, position: int) -> str:
         """The name of the argument at this position: of *xs xs[0], xs[1], ..."""
         return f"{self.names[-1]}[{position + 1 - len(self.names)}]" if self.variadic else self.names[position]
+
+    def name_error(self, error: Exception, arrays: Sequence[Any]) -> None:
+        """Put the op and its inputs into the message of an error that names no op, such as NumPy's of shapes."""
+        if type(error) in (IndexError, TypeError, ValueError) and not re.match(r"\w+: ", str(error)):
+            got = ", ".join(f"{self.input_name(position)} {describe(x)}" for position, x in enumerate(arrays))
+            error.args = (f"{self.name}: {error}; got {got}",)
 
     # ------------------------------------------------------------ gradients
 

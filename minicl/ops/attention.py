@@ -15,7 +15,8 @@ With s_ij = q_i . k_j / sqrt(d), the weights are a softmax over the keys, and th
 import math
 
 from ..autograd import op
-from ..backend import array_module
+from ..backend import array_module, is_array
+from ..signature import describe
 from ..typing import Array
 
 EXCLUDED = -1e30      # the score of a masked key: finite, so that a row of nothing else has no inf - inf
@@ -32,9 +33,10 @@ def attention(q: Array, k: Array, v: Array, *, mask: Array | None = None):
     if q.ndim < 2 or k.shape != q.shape[:-2] + (k.shape[-2], q.shape[-1]) or v.shape[:-1] != k.shape[:-1]:
         raise ValueError("attention: expected q (..., T, d), k (..., S, d), v (..., S, e) with equal leading axes, "
                          f"got q {q.shape}, k {k.shape}, v {v.shape}")
-    if mask is not None and mask.dtype.kind != "b":
-        raise TypeError(f"attention: mask must be an array of bools, True where a query may look, got {mask.dtype}; "
-                        "for token ids it is ids != 0")
+    if q.shape[-1] < 1 or k.shape[-2] < 1:
+        raise ValueError(f"attention: expected at least one key and d >= 1, got q {q.shape}, k {k.shape}")
+    if mask is not None:
+        _require_mask(mask, q.shape[:-1] + k.shape[-2:-1])
     xp = array_module(q)
     scale = 1 / math.sqrt(q.shape[-1])
     s = (q * scale) @ k.swapaxes(-1, -2)                                     # (..., T, S)
@@ -53,3 +55,12 @@ def attention(q: Array, k: Array, v: Array, *, mask: Array | None = None):
         return ds @ k, ds.swapaxes(-1, -2) @ q, dv                           # (3), (4)
 
     return y, backward
+
+
+def _require_mask(mask, shape):
+    if not is_array(mask) or mask.dtype.kind != "b":
+        raise TypeError("attention: mask must be an array of bools, True where a query may look, got "
+                        f"{describe(mask)}; for token ids it is ids != 0")
+    if mask.ndim > len(shape) or any(m not in (1, n) for m, n in zip(mask.shape[::-1], shape[::-1])):
+        raise ValueError(f"attention: mask must broadcast to (..., T, S) = {shape}, got shape {mask.shape}; for the "
+                         "padding of a batch, (B, S), it is mask[:, None, :]")

@@ -2,16 +2,17 @@
 
 import math
 import operator
+import reprlib
 from typing import TypeAlias
 
 Axis: TypeAlias = int | tuple[int, ...] | list[int] | None
 
 
-def require_number(op, argument, value, expected="a finite Python number", *, low=-math.inf, high=math.inf):
-    """Raise TypeError or ValueError unless low <= value <= high, value being finite."""
+def require_number(op, argument, value, expected="a finite Python number", *, low=-math.inf, below=math.inf):
+    """Raise TypeError or ValueError unless value is a finite number with low <= value < below."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{op}: {argument} must be {expected}, got {type(value).__name__} {value!r}")
-    if not (math.isfinite(value) and low <= value <= high):
+        raise TypeError(f"{op}: {argument} must be {expected}, got {type(value).__name__} {reprlib.repr(value)}")
+    if not (math.isfinite(value) and low <= value < below):
         raise ValueError(f"{op}: {argument} must be {expected}, got {value!r}")
 
 
@@ -52,4 +53,4 @@ def _index(op, argument, value, expected):
             raise TypeError
         return operator.index(value)
     except TypeError:
-        raise TypeError(f"{op}: {argument} must be {expected}, got {type(value).__name__} {value!r}") from None
+        raise TypeError(f"{op}: {argument} must be {expected}, got {type(value).__name__} {reprlib.repr(value)}") from None

@@ -107,8 +107,8 @@ def conv_of_few_channels(x, w, shift, needs_grad):
             cols[(i, j, slice(None)) + to] = planes[(slice(None),) + at]      # in runs of B numbers, not of C
 
     parallel_for(xp, shift.out[0], gather)
-    rows = cols.reshape(kh * kw * C, -1).T                                   # (H' W' B, kh kw C)
-    kernel = w.reshape(-1, K)
+    rows = cols.reshape(kh * kw * C, shift.out[0] * shift.out[1] * B).T      # (H' W' B, kh kw C)
+    kernel = w.reshape(kh * kw * C, K)
     y = xp.empty((len(rows), K), dtype=x.dtype)
     parallel_for(xp, len(rows), lambda lo, hi: xp.matmul(rows[lo:hi], kernel, out=y[lo:hi]))
 

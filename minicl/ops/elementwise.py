@@ -6,10 +6,13 @@ clip, abs) the derivative used there is the one of a side, said in the docstring
 
 import math
 
+import numpy as np
+
 from ..autograd import op
 from ..backend import array_module, fused, to_device
 from ..signature import Mask
 from ..typing import Array, Rng
+from .checks import require_number
 
 
 @op(broadcasts=True)
@@ -51,9 +54,7 @@ def neg(x: Array):
 @op
 def pow(x: Array, *, exponent: float):
     """y = x^p for a number p.    dx = g p x^(p-1), and 0 for p = 0"""
-    if not isinstance(exponent, (int, float)):
-        raise TypeError(f"pow: exponent must be a Python number, got {type(exponent).__name__}; "
-                        "write a power that needs a gradient as exp(p * log(x))")
+    require_number("pow", "exponent", exponent, "a finite Python number (with a gradient: exp(p * log(x)))")
     return x ** exponent, lambda g: (g * (exponent * x ** (exponent - 1)) if exponent else 0 * g,)
 
 
@@ -132,8 +133,7 @@ def relu(x: Array):
 @op
 def leaky_relu(x: Array, *, slope: float = 0.01):
     """x where x > 0, else slope x.    dx = g or slope g; slope in [0, 1), at 0 the slope's side."""
-    if not 0 <= slope < 1:
-        raise ValueError(f"leaky_relu: slope must be in [0, 1), got {slope}")
+    require_number("leaky_relu", "slope", slope, "a number in [0, 1)", low=0, below=1)
     y = array_module(x).maximum(x, slope * x)
 
     def backward(g):
@@ -201,6 +201,9 @@ def where(condition: Mask, x: Array, y: Array):
 @op
 def clip(x: Array, *, low: float | None = None, high: float | None = None):
     """x limited to [low, high], either None for no limit.    dx = g [low <= x <= high]"""
+    for name, limit in (("low", low), ("high", high)):
+        if limit is not None:
+            require_number("clip", name, limit, "a finite number or None")
     if low is None and high is None or low is not None and high is not None and low > high:
         raise ValueError(f"clip: expected low <= high, at least one of them given, got low={low}, high={high}")
     y = array_module(x).clip(x, low, high)
@@ -214,8 +217,10 @@ def dropout(x: Array, *, p: float, rng: Rng):
     The expectation of y is x (Srivastava et al. 2014, inverted form). rng: numpy Generator on the host,
     on both backends, so that a seed gives the same mask on both.
     """
-    if not 0 <= p < 1:
-        raise ValueError(f"dropout: p must be in [0, 1), got {p}")
+    require_number("dropout", "p", p, "a number in [0, 1)", low=0, below=1)
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"dropout: rng must be a numpy Generator, got {type(rng).__name__} {rng!r}; "
+                        "write numpy.random.default_rng(seed)")
     mask = rng.random(x.shape, dtype="float32") >= p
     scale = to_device(mask, array_module(x)).astype(x.dtype) * (1 / (1 - p))
     return x * scale, lambda g: (g * scale,)

@@ -1,7 +1,7 @@
 """Embedding: a table of vectors, looked up by id."""
 
 from ..autograd import op
-from ..backend import array_module, scatter_add
+from ..backend import array_module, is_gpu, scatter_add
 from ..signature import Index
 from ..typing import Array
 
@@ -11,10 +11,18 @@ def embedding(ids: Index, table: Array):
     """y[...] = table[ids[...]]: ids (...) integers in [0, V), table (V, C) -> (..., C).
 
     dtable[v] = sum of g over all places whose id is v: a product with the one-hot matrix of the ids, of which only
-    the ones are touched. An id of V or more raises on NumPy and wraps silently on CuPy; -1 is the last row on both.
+    the ones are touched. -1 is the last row. Other ids outside raise IndexError on NumPy; on CuPy, where a look would
+    wait for the device, they wrap around.
+
+    >>> minicl.ops.embedding(np.array([2, 0]), np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])).data
+    array([[4., 5.],
+           [0., 1.]])
     """
     if table.ndim != 2:
         raise ValueError(f"embedding: expected a table (V, C), got shape {table.shape}")
+    if not is_gpu(array_module(ids)) and ids.size and not (-1 <= ids.min() and ids.max() < len(table)):
+        raise IndexError(f"embedding: ids must be from -1 (the last row) to {len(table) - 1}, for a table {table.shape}, "
+                         f"got {ids.min()} to {ids.max()}")
 
     def backward(g):
         dtable = array_module(table).zeros_like(table)

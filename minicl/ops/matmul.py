@@ -9,6 +9,8 @@ A check without thinking: there is only one way to multiply the shapes (N, K), (
 Derivation: docs/gradients/matmul.md
 """
 
+import math
+
 from ..autograd import op
 from ..backend import array_module, column_sums, parallel_for
 from ..typing import Array
@@ -44,7 +46,7 @@ def linear(x: Array, w: Array, b: Array | None = None, *, needs_grad=(True, True
         raise ValueError(f"linear: expected x (..., C), w (C, K), b (K,), got x {x.shape}, w {w.shape}"
                          + ("" if b is None else f", b {b.shape}"))
     C, K = w.shape
-    rows = x.reshape(-1, C)                                                  # (N, C)
+    rows = x.reshape(math.prod(x.shape[:-1]), C)                             # (N, C)
     y = _times(rows, w, b)
 
     def backward(g):

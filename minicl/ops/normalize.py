@@ -16,6 +16,7 @@ from collections.abc import Callable
 from ..autograd import op
 from ..backend import fused, sum_over
 from ..typing import Array
+from .checks import require_number
 from .pixel_rows import PixelRows
 
 
@@ -32,7 +33,7 @@ def batch_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5, relu:
 
         c = b - a m,    k = -a r dw / n,    l = -a db / n - k m
     """
-    _require_shapes("batch_norm", x, weight, bias)
+    _require_shapes("batch_norm", x, weight, bias, eps)
     pixels = PixelRows(x)                                                    # pixels.each, pixels.sums: one pass each
     xp, n = pixels.xp, pixels.pixels
     X = pixels.rows(x)
@@ -125,7 +126,7 @@ def _line_back(xp, dx, x, a, k, l):
 @op
 def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5):
     """Normalise each row over its last axis (Ba et al. 2016): x (..., C), weight and bias (C,) -> (..., C)."""
-    _require_shapes("layer_norm", x, weight, bias)
+    _require_shapes("layer_norm", x, weight, bias, eps)
     rows = tuple(range(x.ndim - 1))
     d, squares = _moments(x, x.mean(axis=-1, keepdims=True))
     r = _inverse_root(squares.mean(axis=-1, keepdims=True), eps)
@@ -162,10 +163,11 @@ def _project(xp, gy, mean_gy, x_hat, mean_gyx, r):
     return r * (gy - mean_gy - x_hat * mean_gyx)
 
 
-def _require_shapes(name, x, weight, bias):
-    if x.ndim < 1 or weight.shape != x.shape[-1:] or bias.shape != x.shape[-1:]:
-        raise ValueError(f"{name}: expected x (..., C), weight (C,), bias (C,), got {x.shape}, {weight.shape}, "
+def _require_shapes(name, x, weight, bias, eps):
+    require_number(name, "eps", eps, "a finite number >= 0", low=0)
+    if x.ndim < 1 or x.shape[-1] < 1 or weight.shape != x.shape[-1:] or bias.shape != x.shape[-1:]:
+        raise ValueError(f"{name}: expected x (..., C) with C >= 1, weight (C,), bias (C,), got {x.shape}, {weight.shape}, "
                          f"{bias.shape}")
-    if name == "batch_norm" and x.size < max(1, 2 * x.shape[-1]):
+    if name == "batch_norm" and x.size < 2 * x.shape[-1]:
         raise ValueError(f"batch_norm: needs at least 2 values a channel to take a variance, got shape {x.shape}; "
                          "use a larger batch, or evaluation mode (.eval())")

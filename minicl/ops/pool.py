@@ -14,6 +14,7 @@ columns that fill no whole window are left out, as is usual.    Derivation: docs
 from ..autograd import op
 from ..backend import array_module
 from ..typing import Array
+from .checks import require_count
 
 
 @op
@@ -61,10 +62,11 @@ def avg_pool2d(x: Array, *, size: int = 2, stride: int | None = None):
 
 def _windows(x, size, stride, name):
     """A function giving the size^2 strided views, one a tap, of an array like x."""
-    stride = stride or size
-    if x.ndim != 4 or min(x.shape[:2]) < size or size < 1 or stride < 1:
-        raise ValueError(f"{name}: expected x (H, W, B, C) with H, W >= size >= 1 and stride >= 1, "
-                         f"got shape {x.shape}, size={size}, stride={stride}")
+    stride = size if stride is None else stride
+    require_count(name, "size", size, 1)
+    require_count(name, "stride", stride, 1)
+    if x.ndim != 4 or min(x.shape[:2]) < size:
+        raise ValueError(f"{name}: expected x (H, W, B, C) with H, W >= size, got shape {x.shape}, size={size}")
     rows, columns = (range(0, n - size + 1, stride) for n in x.shape[:2])
     taps = [(slice(i, rows[-1] + i + 1, stride), slice(j, columns[-1] + j + 1, stride))
             for i in range(size) for j in range(size)]

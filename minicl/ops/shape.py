@@ -10,11 +10,14 @@ from ..autograd import op
 from ..backend import array_module, scatter_add
 from ..signature import is_plain_array
 from ..typing import Array
+from .checks import axis_of, require_count
 
 
 @op
 def reshape(x: Array, *, shape: int | tuple[int, ...]):
     """The same entries in row-major order under another shape; one length may be -1.    dx: g in x's shape"""
+    if shape is None:
+        raise TypeError("reshape: shape must be an int or a tuple of ints, got None")
     before = x.shape
     return x.reshape(shape), lambda g: (g.reshape(before),)
 
@@ -22,10 +25,11 @@ def reshape(x: Array, *, shape: int | tuple[int, ...]):
 @op
 def transpose(x: Array, *, axes: tuple[int, ...] | None = None):
     """Axis k of the result is axis axes[k] of x; default: reversed.    dx: g under the inverse permutation"""
-    axes = tuple(range(x.ndim))[::-1] if axes is None else tuple(axes)
-    y = x.transpose(axes)                                                    # refuses axes that x does not have
-    inverse = sorted(range(x.ndim), key=lambda k: axes[k] % x.ndim)
-    return y, lambda g: (g.transpose(inverse),)
+    order = tuple(range(x.ndim))[::-1] if axes is None else tuple(axis_of("transpose", x, axis) for axis in axes)
+    if len(order) != x.ndim or len(set(order)) != x.ndim:
+        raise ValueError(f"transpose: axes must name each axis of x {x.shape} once, got {axes}")
+    inverse = tuple(sorted(range(x.ndim), key=order.__getitem__))
+    return x.transpose(order), lambda g: (g.transpose(inverse),)
 
 
 @op
@@ -76,6 +80,8 @@ def _require_key(key):
 @op
 def concat(*xs: Array, axis: int = 0):
     """concat(x, y, ..., axis=0): the arrays one after the other along an existing axis.    d(part): that part of g"""
+    axis = axis_of("concat", xs[0], axis)
+
     def backward(g):
         parts, start = [], 0
         for x in xs:
@@ -92,13 +98,19 @@ def concat(*xs: Array, axis: int = 0):
 def stack(*xs: Array, axis: int = 0):
     """stack(x, y, ..., axis=0): arrays of one shape side by side along a new axis.    d(k-th): the k-th slice of g"""
     xp = array_module(xs[0])
+    axis = axis_of("stack", xs[0][None], axis)
     return xp.stack(xs, axis=axis), lambda g: tuple(xp.moveaxis(g, axis, 0)[k] for k in range(len(xs)))
 
 
 @op
 def pad(x: Array, *, widths: Sequence[tuple[int, int]]):
     """x surrounded by zeros: widths ((before, after), ...) for each axis.    dx: the middle of g"""
-    if len(widths) != x.ndim or builtins.any(len(w) != 2 or builtins.min(w) < 0 for w in widths):
+    if len(widths) != x.ndim or builtins.any(len(w) != 2 for w in widths):
         raise ValueError(f"pad: widths must be {x.ndim} pairs (before, after) of counts >= 0, got {widths}")
+    for pair in widths:
+        for count in pair:
+            require_count("pad", "widths", count, 0)
     middle = tuple(slice(before, before + n) for (before, _), n in zip(widths, x.shape))
-    return array_module(x).pad(x, widths), lambda g: (g[middle],)
+    y = array_module(x).zeros([before + n + after for (before, after), n in zip(widths, x.shape)], dtype=x.dtype)
+    y[middle] = x
+    return y, lambda g: (g[middle],)
