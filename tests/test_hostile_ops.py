@@ -133,7 +133,8 @@ def agree(op, expected, *inputs, **options):
         return op(*tensors, **options)
 
     function.__name__ = op.__name__
-    assert minicl.gradcheck(function, inputs, sample=3, kinks=True, rtol=1e-4, atol=1e-6)
+    if all(a.size for a in inputs):
+        assert minicl.gradcheck(function, inputs, sample=3, kinks=True, rtol=1e-4, atol=1e-6)
     singles = [Tensor(a.astype("float32"), requires_grad=True) for a in inputs]
     single = op(*singles, **options)
     single.backward(np.ones(single.shape, dtype="float32"))
