@@ -184,3 +184,8 @@ def test_inputs_are_plain_arrays(wrong):
 def test_the_same_array_twice_is_two_inputs():
     x = normal(2, 2)
     assert minicl.gradcheck(ops.mul, [x, x])
+
+
+def test_inputs_of_any_layout_are_checked(rng):
+    x, w = rng.standard_normal((30, 40))[::-1, ::-1], rng.standard_normal((20, 40)).T
+    assert minicl.gradcheck(ops.linear, [x, w])
