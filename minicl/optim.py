@@ -25,7 +25,7 @@ import numpy as np
 from .autograd import Tensor
 from .backend import array_module, fused, parallel_for, to_device, to_host
 from .checks import require_within
-from .nn.module import Module, require_state
+from .nn.module import Module, require_reachable, require_state
 from .tensor import mark_changed
 from .typing import HostArray
 
@@ -178,6 +178,8 @@ def _square(g):
 
 def _named_parameters(name, model) -> list[tuple[str, Any]]:
     """[(name, Parameter), ...] of a Module or of pairs, checked."""
+    if isinstance(model, Module):
+        require_reachable(model)
     named = model.named_parameters() if isinstance(model, Module) else model
     named = list(named) if isinstance(named, Iterable) else [named]
     if not all(isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) and isinstance(item[1], Tensor)

@@ -88,7 +88,7 @@ def test_a_part_made_where_the_walk_does_not_find_it_is_an_error(place, kind):
             except (AttributeError, TypeError):              # a Parameter has no forward and is not in object arrays
                 self.hidden = {part}
     try:
-        with pytest.raises(TypeError, match="Net: __init__ made parts that would be neither trained nor saved.*: (Linear|Para"
+        with pytest.raises(TypeError, match="Net: it has parts that would be neither trained nor saved.*: (Linear|Para"
                                             "meter|Buffer|Dropout|Frozen)"):
             Net()
         Sequential(linear())                                 # and the next module is none the worse
@@ -125,6 +125,32 @@ def test_a_part_is_found_or_refused_however_containers_are_nested(shape):
         def count(shape):
             return 1 if shape == "part" else sum(map(count, shape[1]))
         assert len(Net().parameters()) == 2 * count(shape)
+
+
+ATTRIBUTES = {name: place for name, place in HIDING_PLACES.items() if name not in ("elsewhere", "step of a Sequential")}
+
+
+@pytest.mark.parametrize("place", ATTRIBUTES.values(), ids=ATTRIBUTES)
+def test_a_part_made_outside_is_refused_in_such_a_place_too_and_when_it_comes_there_later(place):
+    class Net(Module):
+        def __init__(self, part):
+            self.found, self.hidden = linear(), place(part)
+    part = linear()
+    with pytest.raises(TypeError, match="Net: it has parts that would be neither trained nor saved.*: Linear"):
+        Net(part)
+    net = Sequential(linear())
+    net.steps.append(place(part))
+    with pytest.raises(TypeError, match="Sequential: it has parts that would be neither trained nor saved.*: Linear"):
+        SGD(net, 0.1)
+
+
+HEAD = Linear(2, 2, rng=np.random.default_rng(0))
+
+
+def test_a_function_that_uses_a_layer_of_its_script_is_refused():
+    with pytest.raises(TypeError, match="neither trained nor saved.*: Linear"):
+        Sequential(linear(), lambda x: HEAD(x))
+    assert len(Sequential(HEAD, lambda x: HEAD(x)).parameters()) == 2        # found by its own place
 
 
 class Discards(Module):

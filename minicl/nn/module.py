@@ -4,13 +4,14 @@ A Module is an object whose attributes are its parts. `Parameter`s are learned b
 state that is not (running averages); other Modules, and lists, tuples and dicts of any of these, are walked.
 Nothing is registered by hand: the names are the attributes', `encoder.convs.0.weight`.
 
-What __init__ makes and the walk does not find (a layer in a set, a closure, an object of another kind) would be neither
-trained nor saved: making such a Module raises an error.
+A part that the walk does not find (a layer in a set, in a closure, in an object of another kind) would be neither
+trained nor saved: making such a Module, or an optimizer for it, raises an error.
 """
 
 import difflib
 import gc
 import threading
+import types
 import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -123,7 +124,7 @@ class _Sealed(type):
                 _making.parts = None
         object.__setattr__(module, "_sealed", True)
         if outermost:
-            _require_reachable(module, made)
+            require_reachable(module, made)
         return module
 
 
@@ -294,32 +295,54 @@ def _parts(name, value):
             yield from _parts(f"{name}.{key}", item)
 
 
-def _require_reachable(module, made):
-    """Raise unless the walk finds, under names of their own, all parts that __init__ has made and that still exist."""
+def require_reachable(module, made=()):
+    """Raise unless the walk finds, under names of their own, all parts that the module holds in any way.
+
+    made: weak references to what its __init__ has made; what of that still exists must be found too.
+    """
     name = type(module).__name__
     try:
         module.named_state()
         reachable = {id(part) for _, part in module.named_parts()}
-        classes = {cls for each in module.modules() for cls in type(each).__mro__} - {Module, object}
-        shared = [f"{cls.__name__}.{attribute}" for cls in classes for attribute, value in vars(cls).items()
-                  if any(_parts(attribute, value))]
     except RecursionError:
         raise ValueError(f"{name}: a part of it contains itself, so its parameters have no end of names") from None
-    if shared:
-        raise TypeError(f"{name}: {shared[0]} is a part that belongs to the class, all of whose objects would share it "
-                        "untrained and unsaved: set it in __init__")
+    for cls in {cls for each in module.modules() for cls in type(each).__mro__} - {Module, object}:
+        for attribute, value in vars(cls).items():
+            if any(_parts(attribute, value)):
+                raise TypeError(f"{name}: {cls.__name__}.{attribute} is a part that belongs to the class, all of whose "
+                                "objects would share it untrained and unsaved: set it in __init__")
 
     def lost():
-        return [part for reference in made if (part := reference()) is not None and id(part) not in reachable]
+        held = [part for each in module.modules() for value in vars(each).values() for part in _held(value)]
+        alive = [part for reference in made if (part := reference()) is not None]
+        return list({id(part): part for part in held + alive if id(part) not in reachable}.values())
 
     if lost():
         gc.collect()                                                         # some may only have waited for it
     if left := lost():
         what = ", ".join(f"{type(part).__name__} {getattr(getattr(part, 'data', None), 'shape', '')}".strip()
                          for part in left[:4])
-        raise TypeError(f"{name}: __init__ made parts that would be neither trained nor saved, since no attribute leads "
-                        f"to them: {what}{', ...' * (len(left) > 4)}. Keep them in attributes, or in lists, tuples and "
+        raise TypeError(f"{name}: it has parts that would be neither trained nor saved, since no attribute leads to "
+                        f"them: {what}{', ...' * (len(left) > 4)}. Keep them in attributes, or in lists, tuples and "
                         "dicts; in sets, closures, functions and other objects they are not found")
+
+
+_PLAIN = (str, bytes, int, float, complex, type(None), type, types.ModuleType, np.generic, Tensor)
+
+
+def _held(value, depth=4):
+    """Parts that a value holds also where the walk does not look: in a function's closure, in sets, in other objects."""
+    if isinstance(value, (Module, Parameter, Buffer)):
+        yield value
+    elif depth and not isinstance(value, _PLAIN) and getattr(value, "dtype", object) == object:
+        if isinstance(value, types.FunctionType):
+            named = [value.__globals__.get(name) for name in value.__code__.co_names]
+            inside = [*(value.__closure__ or ()), value.__defaults__, value.__kwdefaults__,
+                      *(part for part in named if isinstance(part, (Module, Parameter)))]
+        else:
+            inside = value.ravel().tolist() if isinstance(value, np.ndarray) else gc.get_referents(value)
+        for item in inside:
+            yield from _held(item, depth - 1)
 
 
 def require_state(owner: str, state: Mapping[str, Array], arrays: Mapping[str, Array]) -> None:
