@@ -274,7 +274,7 @@ def test_without_a_home_folder_auto_goes_on_and_says_what_to_set(monkeypatch, ca
     said = []
     assert load_images("auto", log=said.append) == "generated digits"
     assert len(said) == 1 and "MINICL_CACHE" in said[0] and "no home folder" in said[0] and "\n" not in said[0]
-    with pytest.raises(Unavailable, match="set MINICL_CACHE"):
+    with pytest.raises(Unavailable, match="MINICL_CACHE"):
         load_mnist()
 
 

@@ -51,21 +51,21 @@ def cache_dir() -> Path:
     chosen = os.environ.get("MINICL_CACHE")
     xdg = os.environ.get("XDG_CACHE_HOME", "")
     if chosen:
-        return user_path(chosen, "MINICL_CACHE")
+        return user_path(chosen, "MINICL_CACHE", "set it to a folder")
     if os.path.isabs(xdg):                               # the XDG specification: a relative path is ignored
         return Path(xdg, "minicl")
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or user_path("~", "the cache") / "AppData/Local", "minicl", "cache")
-    return user_path("~", "the cache") / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "minicl"
+    if sys.platform == "win32" and os.environ.get("LOCALAPPDATA"):
+        return Path(os.environ["LOCALAPPDATA"], "minicl", "cache")
+    home = user_path("~", "the user's cache", "set MINICL_CACHE to a folder")
+    return home / {"win32": "AppData/Local", "darwin": "Library/Caches"}.get(sys.platform, ".cache") / "minicl"
 
 
-def user_path(path: str | os.PathLike, what: str) -> Path:
+def user_path(path: str | os.PathLike, what: str, hint: str = "write the path in full") -> Path:
     """path with its ~ or ~user replaced. Raises DataError if there is no such user or home folder."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise DataError(f"{what}: {os.fspath(path)!r} has no home folder on this machine; set MINICL_CACHE to a folder, "
-                        "or write the path in full") from error
+        raise DataError(f"{what}: {os.fspath(path)!r} has no home folder on this machine; {hint}") from error
 
 
 def read_file(path: Path, limit: int) -> bytes:

@@ -53,7 +53,7 @@ class ImageData:
 
     def _array(self, field, dtype, shape, ndim):
         array = getattr(self, field)
-        if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+        if type(array) not in (np.ndarray, np.memmap):
             raise TypeError(f"ImageData: {field} must be a numpy array, got {type(array).__name__}")
         if array.dtype != dtype:
             raise TypeError(f"ImageData: {field} must be {np.dtype(dtype)}, got {array.dtype}")

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ...backend import array_module, is_array, parallel_for, to_device
+from ...backend import array_module, parallel_for, to_device
+from ...signature import is_plain_array
 from ...typing import Array, HostArray, Rng
 from ..checks import check_rng
 
@@ -119,7 +120,7 @@ def draw_boxes(shape, scale, ratio, rng, tries=10):
 
 def check_images(owner, images):
     name = type(owner).__name__
-    if not is_array(images) or isinstance(images, np.ma.MaskedArray):
+    if not is_plain_array(images):
         raise TypeError(f"{name}: images: expected a numpy or cupy array (B, H, W, C), got {type(images).__name__}")
     if images.dtype not in (np.float32, np.float64):             # of this machine's byte order too
         hint = ("scale bytes first: images.astype('float32') / 255" if images.dtype.kind in "iu"
