@@ -20,7 +20,7 @@ if __name__ == "__main__":
 
 import numpy as np  # noqa: E402
 
-from minicl import Tensor, ops  # noqa: E402
+from minicl import Tensor, contrastive, ops  # noqa: E402
 
 ROUNDING = 2.0**-24
 
@@ -112,7 +112,111 @@ OPS = [
     Case("embedding", ops.embedding, (np.arange(3000) % 7, normal(50, 32)),
          lambda torch, ids, table: torch.nn.functional.embedding(ids, table), most=16),
 ]
-LOSSES: list[Case] = []
+
+
+def cone(cosine, n=128, d=64, views=2):
+    """Views of n items whose mean cosine is about this, as early in training; views of one item are nearer."""
+    rng = np.random.default_rng(int(1000 * cosine))
+    centre = np.eye(d)[0] if cosine else np.zeros(d)
+    spread = ((1 - cosine) / max(cosine, 0.5) / d)**0.5
+    first = centre + spread * rng.standard_normal((n, d))
+    return [first, *(first + 0.5 * spread * rng.standard_normal((n, d)) for _ in range(views - 1))]
+
+
+def cosines(torch, x, y):
+    return torch.nn.functional.normalize(x, dim=1) @ torch.nn.functional.normalize(y, dim=1).T
+
+
+def torch_nt_xent(torch, z1, z2, tau):
+    z, n = torch.cat([z1, z2]), len(z1)
+    scores = (cosines(torch, z, z) / tau).masked_fill(torch.eye(2 * n, dtype=bool), -torch.inf)
+    return torch.nn.functional.cross_entropy(scores, (torch.arange(2 * n) + n) % (2 * n))
+
+
+def torch_clip(torch, image, text, logit_scale):
+    scores, own = cosines(torch, image, text) * logit_scale.exp(), torch.arange(len(image))
+    return (torch.nn.functional.cross_entropy(scores, own) + torch.nn.functional.cross_entropy(scores.T, own)) / 2
+
+
+def torch_info_nce(torch, query, positive, negatives, tau):
+    hit = torch.nn.functional.cosine_similarity(query, positive)[:, None]
+    scores = torch.cat([hit, cosines(torch, query, negatives)], dim=1) / tau
+    return torch.nn.functional.cross_entropy(scores, torch.zeros(len(query), dtype=torch.long))
+
+
+def torch_siglip(torch, x, y, logit_scale, bias):
+    scores = cosines(torch, x, y) * logit_scale.exp() + bias
+    return -torch.nn.functional.logsigmoid(scores * (2 * torch.eye(len(x)) - 1)).sum() / len(x)
+
+
+def torch_sup_con(torch, z, tau):
+    others = ~torch.eye(len(z), dtype=bool)
+    log_p = (cosines(torch, z, z) / tau).masked_fill(~others, -torch.inf).log_softmax(1).masked_fill(~others, 0)
+    same = torch.tensor(CLASSES[:, None] == CLASSES) & others
+    return -((log_p * same).sum(1) / same.sum(1)).mean()
+
+
+def torch_dcl(torch, z1, z2, tau):
+    z, n = torch.cat([z1, z2]), len(z1)
+    own = torch.eye(2 * n, dtype=bool)
+    scores = cosines(torch, z, z) / tau
+    negatives = scores.masked_fill(own | own.roll(n, 0), -torch.inf)
+    return negatives.logsumexp(1).mean() - scores[own.roll(n, 0)].mean()
+
+
+def torch_uniformity(torch, z):
+    return torch.pdist(torch.nn.functional.normalize(z, dim=1)).pow(2).mul(-2).exp().mean().log()
+
+
+def torch_alignment(torch, z1, z2):
+    u, v = (torch.nn.functional.normalize(z, dim=1) for z in (z1, z2))
+    return (u - v).pow(2).sum(1).mean()
+
+
+def torch_vicreg(torch, z1, z2):
+    loss, d = 25 * torch.nn.functional.mse_loss(z1, z2), z1.shape[1]
+    for z in (z1, z2):
+        C = torch.cov(z.T)
+        loss = loss + 25 * torch.relu(1 - (C.diagonal() + 1e-4).sqrt()).mean() + (C - C.diag().diag()).pow(2).sum() / d
+    return loss
+
+
+def torch_barlow_twins(torch, z1, z2):
+    x, y = (torch.nn.functional.batch_norm(z, None, None, training=True) for z in (z1, z2))
+    missing = x.T @ y / len(z1) - torch.eye(z1.shape[1])
+    return missing.diagonal().pow(2).sum() + 5e-3 * (missing - missing.diag().diag()).pow(2).sum()
+
+
+def learned_alone(loss, views):
+    """loss as a function of its temperature or logit scale alone."""
+    return lambda number: loss(*(z.astype("float32").astype(number.dtype) for z in views), number)
+
+
+def peer_alone(peer, views):
+    return lambda torch, number: peer(torch, *(torch.tensor(z.astype("float32")) for z in views), number)
+
+
+CLASSES = np.arange(128) % 5
+TAU, SCALE = np.array(0.2), np.array(2.659)
+LOSSES = [
+    *(Case(f"{loss.__name__}, mean cosine {c}", loss, (*cone(c), number), peer, most=most)
+      for loss, number, peer in ((contrastive.nt_xent, TAU, torch_nt_xent), (contrastive.clip_loss, SCALE, torch_clip))
+      for c, most in ((0, 100), (0.99, 150), (0.999, 400))),
+    *(Case(f"{name} of {loss.__name__}, {c}", learned_alone(loss, cone(c)), (number,), peer_alone(peer, cone(c)), most=most)
+      for loss, name, number, peer in ((contrastive.nt_xent, "temperature", TAU, torch_nt_xent),
+                                       (contrastive.clip_loss, "logit scale", SCALE, torch_clip))
+      for c, most in ((0.9, 8), (0.99, 30), (0.999, 600))),
+    Case("info_nce, mean cosine 0.99", contrastive.info_nce, (*cone(0.99, views=3), TAU), torch_info_nce, most=900),
+    Case("siglip, mean cosine 0.99", contrastive.siglip, (*cone(0.99), np.array(2.3), np.array(-10.0)), torch_siglip,
+         most=500),
+    Case("sup_con, mean cosine 0.9", contrastive.sup_con, (cone(0.9)[0], TAU), torch_sup_con, {"labels": CLASSES},
+         most=1500),
+    Case("dcl, mean cosine 0.99", contrastive.dcl, (*cone(0.99), TAU), torch_dcl, most=150),
+    Case("uniformity_loss, cosine 0.9", contrastive.uniformity_loss, (cone(0.9)[0],), torch_uniformity, most=150),
+    Case("alignment_loss, cosine 0.99", contrastive.alignment_loss, cone(0.99), torch_alignment, most=100),
+    Case("vicreg, mean cosine 0.99", contrastive.vicreg, cone(0.99), torch_vicreg, most=30),
+    Case("barlow_twins, mean cosine 0.99", contrastive.barlow_twins, cone(0.99), torch_barlow_twins, most=150),
+]
 CASES = OPS + LOSSES
 
 

@@ -8,7 +8,7 @@ With many negatives InfoNCE tends to a sum of two such terms (theorem 1). With u
     du_i = -dv_i = (alpha/N) |u_i - v_i|^(alpha - 2) (u_i - v_i)             (2)
 
     L = log mean_{i != j} e_ij,   e_ij = exp(-t |u_i - u_j|^2)               (3)
-    du_i = 2t sum_j (q_ij + q_ji) u_j,   q_ij = e_ij / sum_kl e_kl           (4)
+    du_i = 2t sum_j (q_ij + q_ji) (u_j - u_i),   q_ij = e_ij / sum_kl e_kl   (4)
 
 evaluate.alignment and evaluate.uniformity are the same formulas as metrics.
 Derivations: docs/gradients/alignment_uniformity.md
@@ -93,19 +93,23 @@ def uniformity_loss(z: Array, *, t: float = 2, needs_grad=(True,)):
     lse = pairs.logsumexp(xp.ones_like(u[:, 0]))                             # (N,): of (s_ij - 1) / tau over j
     terms = xp.concatenate([lse, _nearer(xp, u, t)])
     top = terms.max()
-    total = top + xp.log(xp.exp(terms - top).sum())                          # over all pairs
-    loss = total - math.log(N * (N - 1))                                     # (3)
+    total = xp.exp(terms - top).sum()                                        # exp(top) times this: over all pairs
+    loss = top - math.log(N - 1) + xp.log(total / N)                         # (3)
     require_finite(loss, "uniformity_loss: the loss")
 
     def backward(g):
-        return (to_z(2 * t * g * pairs.weighted_sum(xp.exp(lse - total)))[0],)           # (4)
+        v = u - u.mean(axis=0)                                               # nearby points differ by little: keep it
+        ones = xp.ones_like(v[:, :1])
+        sums = pairs.weighted_sum(xp.exp(lse - top) / total, xp.concatenate([v, ones], axis=1))
+        du = 2 * t * g * (sums[:, :-1] - sums[:, -1:] * v)                   # (4)
+        return (to_z(du)[0],)
 
     return loss, backward
 
 
 def _nearer(xp, u, t):
-    """The logarithms (2,) of what exp(2t (s_ij - 1)) falls short of e_ij where rows are zeros: there s_ij = 0, while the squared
-    distance is 1 to unit rows, and 0 between rows of zeros."""
+    """The logarithms (2,) of what exp(2t (s_ij - 1)) falls short of e_ij where rows are zeros: there s_ij = 0, while the
+    squared distance is 1 to unit rows, and 0 between rows of zeros."""
     zeros = (~u.any(axis=1)).astype(u.dtype).sum()
     missing = xp.stack([2 * zeros * (len(u) - zeros) * -math.expm1(-t), zeros * (zeros - 1) * -math.expm1(-2 * t)])
     return log_ahead(missing, None, xp.asarray([t, 0], dtype=u.dtype), 1)

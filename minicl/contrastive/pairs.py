@@ -101,20 +101,20 @@ class SymmetricPairs:
             shift = larger
         return shift, total
 
-    def weighted_sum(self, w):
-        """sum_j (w_i r_ij + w_j r_ji) u_j for weights w (V,): (V, d). After logsumexp()."""
-        u, shift, w = self.u, self.shift, _divide(w, self.total)
+    def weighted_sum(self, w, v=None):
+        """sum_j (w_i r_ij + w_j r_ji) v_j for weights w (V,) and vectors v, default u: (V, d). After logsumexp()."""
+        v, shift, w = self.u if v is None else v, self.shift, _divide(w, self.total)
 
         def add(a, b, total):
             if self.safe:
                 p = _both_ways(self.exp_tile(a, b), w[a][:, None], w[b])
             else:
                 p = _shifted_both_ways(self.scores(a, b), shift[a][:, None], shift[b], w[a][:, None], w[b], self.tau)
-            total[a] += p @ u[b]
+            total[a] += p @ v[b]
             if a != b:
-                total[b] += p.T @ u[a]
+                total[b] += p.T @ v[a]
 
-        return self._over_tiles(add, u)
+        return self._over_tiles(add, v)
 
     def _over_tiles(self, add_tile, like):
         """The sum of what add_tile(a, b, total) adds to zeros like an array, over all tiles."""
