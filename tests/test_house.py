@@ -1,6 +1,7 @@
 """The structure of the package: imports run downwards, files and functions stay short enough to be read whole."""
 
 import ast
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -117,3 +118,26 @@ def test_importing_minicl_gives_its_parts_and_no_heavy_library():
             "print({'cupy', 'matplotlib', 'torch', 'PIL'} & sys.modules.keys())")
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
+
+
+def public_functions():
+    """(name, function) of what a user calls: public functions, and the methods of public classes."""
+    for package in (minicl, minicl.ops, minicl.contrastive, minicl.nn, minicl.optim, minicl.methods, minicl.data,
+                    minicl.data.augment, minicl.evaluate):
+        for name in getattr(package, "__all__", [name for name, thing in vars(package).items()
+                                                 if name[0] != "_" and getattr(thing, "__module__", None) == package.__name__]):
+            thing = getattr(package, name)
+            if inspect.isclass(thing) and thing.__module__.startswith("minicl"):
+                for method, function in vars(thing).items():
+                    if inspect.isfunction(function) and (method == "__init__" or function.__doc__ and method[0] != "_"):
+                        yield f"{thing.__name__}.{method}", function
+            elif inspect.isfunction(thing) and thing.__module__.startswith("minicl") and thing is not minicl.op:
+                yield name, thing                                        # op's types are overloads
+
+
+@pytest.mark.parametrize("function", [pytest.param(function, id=name) for name, function in
+                                      dict(public_functions()).items()])
+def test_what_a_user_calls_has_types(function):
+    function = getattr(function, "forward", function)                    # of an op
+    parameters = [p for p in inspect.signature(function).parameters.values() if p.name not in ("self", "needs_grad")]
+    assert not [p.name for p in parameters if p.annotation is p.empty]

@@ -8,12 +8,13 @@ import math
 
 from ..autograd import op
 from ..backend import array_module, fused, require_finite
+from ..typing import Array
 
 TINY = 1e-12
 
 
 @op
-def l2_normalize(x, *, eps=TINY):
+def l2_normalize(x: Array, *, eps: float = TINY):
     """Rows of x scaled to length 1: x (..., d) -> x^ (..., d), x^ = x / |x|.
 
         dx = (g - x^ (x^ . g)) / |x|                                         (1)
@@ -51,7 +52,7 @@ def _across(xp, g, x_hat, along, scale):
 
 
 @op
-def cosine_similarity(x, y, *, needs_grad=(True, True)):
+def cosine_similarity(x: Array, y: Array, *, needs_grad=(True, True)):
     """All pairs: x (N, d), y (M, d) -> s (N, M) in [-1, 1].
 
         s_ij = x^_i . y^_j

@@ -10,7 +10,8 @@ from ..typing import Array
 from .softmax import log_softmax
 
 
-def info_nce_from_scores(scores: Tensor, positive_ids: Array, tau=1.0, *, temperature=None) -> Tensor:
+def info_nce_from_scores(scores: Tensor, positive_ids: Array, tau: Tensor | float = 1.0, *,
+                         temperature: Tensor | float | None = None) -> Tensor:
     """L = -(1/N) sum_i log softmax(s_i / tau)_positive_ids[i]: a Tensor ().
 
     Three small ops: log-softmax, pick the positive, mean (van den Oord et al. 2018, eq. 4). With K candidates chance

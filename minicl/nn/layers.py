@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -221,7 +222,7 @@ class Sequential(Module):
     def __setitem__(self, index: int, step: Callable):
         self.steps[index] = step
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         for step in self.steps:
             x = step(x)
         return x

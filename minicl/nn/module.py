@@ -59,7 +59,7 @@ class Buffer:
 class HostBuffer(Buffer):
     """Integers that are saved with the model and stay on the host wherever it goes: reading them never waits."""
 
-    def __init__(self, value):
+    def __init__(self, value: int | Array):
         self._value = np.array(value, dtype="int64")
 
     data = property(lambda self: self._value, lambda self, moved: None)      # type: ignore[assignment]

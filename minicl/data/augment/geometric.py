@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from ...backend import array_module, fused, to_device
-from ...typing import Array
+from ...typing import Array, HostArray
 from ..checks import interval, number, whole
 from .base import Range, Transform, draw_boxes
 
@@ -341,12 +341,12 @@ class ElasticTransform(Transform):
         coordinates[:, 1] += xp.arange(width, dtype=images.dtype)
         out[...] = warp(images, coordinates)
 
-    def knots(self, side):
+    def knots(self, side: int) -> HostArray:
         """Knots sigma apart over `side` pixels and two beyond each end, in pixels."""
         inner = math.ceil(side / self.sigma)
         return (side - 1) / 2 + self.sigma * (np.arange(inner + 4) - (inner + 3) / 2)
 
-    def smoother(self, side):
+    def smoother(self, side: int) -> HostArray:
         """G (side, knots): Gaussian bumps on the knots, each row of norm 1."""
         distance = (np.arange(side)[:, None] - self.knots(side)) / self.sigma
         G = np.exp(-0.5 * distance * distance)
