@@ -9,7 +9,8 @@ into every gradient, and with one optimizer step into every weight. A padded row
 import numpy as np
 from compare import BATCH, TAU, compare, train
 
-from minicl.contrastive import l2_normalize, log_softmax
+from minicl.contrastive import l2_normalize
+from minicl.ops import logsumexp
 from minicl.optim import AdamW
 
 
@@ -34,8 +35,9 @@ def main(steps=60, empty_at=40):
             keep = np.ones((BATCH, 1), dtype="float32")
             keep[0] = next(step) != empty_at             # at one step one image's z is zero
             u1, u2 = normalize(z1 * keep), normalize(z2 * keep)
-            scores = log_softmax(u1 @ u2.T, TAU)         # view 1 picks view 2
-            return -scores[np.arange(BATCH), np.arange(BATCH)].mean()
+            scores = u1 @ u2.T / TAU                     # view 1 picks view 2
+            log_p = scores - logsumexp(scores, axis=1, keepdims=True)    # minicl's log_softmax would refuse NaN
+            return -log_p[np.arange(BATCH), np.arange(BATCH)].mean()
 
         with np.errstate(invalid="ignore", divide="ignore"):             # NumPy would warn; a GPU does not
             model, losses = train(loss, steps, make_optimizer=lambda model: TrustingAdamW(model, lr=3e-3))
