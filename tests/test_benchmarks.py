@@ -166,7 +166,7 @@ def test_ctrl_c_is_one_line_and_what_has_been_measured_is_kept(monkeypatch, tmp_
     monkeypatch.setattr(run, "Worker", measured.worker)
     with pytest.raises(SystemExit, match="130"):
         command(lambda: run.main(["--only", "NT-Xent", "--quick", "--json", str(file)]))
-    assert capsys.readouterr().err == "\ninterrupted\n" and measured.closed == ["minicl", "minicl, not kept"]
+    assert capsys.readouterr().err == "\ninterrupted by SIGINT\n" and measured.closed == ["minicl", "minicl, not kept"]
     kept = json.loads(file.read_text())
     assert list(kept["cases"]) == ["earlier", "NT-Xent 2N=512"] and kept["rounds"] == 3
     assert kept["command"] == "python run.py\npython tests/benchmarks/run.py --only NT-Xent --quick"
