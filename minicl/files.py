@@ -71,6 +71,6 @@ def remove_parts(folder: str | os.PathLike, *, seconds: float = 0) -> None:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Write a JSON-able value, indented, atomically."""
-    text = json.dumps(value, indent=2) + "\n"
+    """Write a value as JSON, indented, atomically. Raises ValueError for NaN and infinity, which JSON lacks."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))

@@ -1,6 +1,7 @@
 """The command-line options that all training scripts share, and types for those of their own."""
 
 import argparse
+import os
 from collections.abc import Callable, Mapping
 
 IMAGES = {"auto": "MNIST if it can be had, else generated digits", "mnist": "insists on MNIST",
@@ -66,10 +67,12 @@ def at_least(least: int, most: int = 2**24) -> Callable[[str], int]:
 
 
 def folder(text: str) -> str:
-    """The type of an option: the name of a folder."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("expected the name of a folder, got an empty one; is a variable unset?")
-    return text
+    """The type of an option: the name of a folder; ~ and ~user become a home folder."""
+    path = os.path.expanduser(text)
+    if not path.strip() or path.startswith("~"):
+        raise argparse.ArgumentTypeError(f"expected the name of a folder, got {text!r}"
+                                         + (", which has no home folder" if path.strip() else "; is a variable unset?"))
+    return path
 
 
 def positive(text: str) -> float:

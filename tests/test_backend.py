@@ -9,6 +9,7 @@ import threading
 import time
 import types
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -390,3 +391,19 @@ def test_a_negative_temperature_that_is_learned_is_refused():
     z = np.eye(3)
     with pytest.raises(ValueError, match="nt_xent: tau must be a finite number > 0, got -0.5; learn its logarithm"):
         nt_xent(z, z, Tensor(np.array(-0.5)))
+
+
+def test_an_array_larger_than_the_free_memory_is_refused_and_a_gpu_lifts_the_limit():
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    if not Path("/proc/meminfo").exists():
+        pytest.skip("needs Linux")
+    with memory.available_memory_only():
+        limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+        with pytest.raises(MemoryError):
+            np.empty(limit, np.uint8)
+        with memory.available_memory_only():
+            assert resource.getrlimit(resource.RLIMIT_DATA)[0] <= limit
+            get_backend("cupy")
+            assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before

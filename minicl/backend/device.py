@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..typing import Array, ArrayModule, HostArray
+from .memory import lift_memory_limit
 
 
 class BackendError(RuntimeError):
@@ -37,6 +38,7 @@ def get_backend(name: str = "numpy", precision: str | None = None) -> ArrayModul
         return np
     if name != "cupy":
         raise BackendError(f"backend: expected 'numpy' or 'cupy', got {name!r}")
+    lift_memory_limit()
     try:
         import cupy
     except ImportError as error:

@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -66,8 +66,8 @@ def keep_freed_memory() -> Iterator[None]:
 @contextlib.contextmanager
 def available_memory_only() -> Iterator[None]:
     """Within this block NumPy raises MemoryError for an array that does not fit into the memory that is free as the block
-    begins. Otherwise the system hands it out, and kills the process when it is used. (Linux; elsewhere the block does
-    nothing.)
+    begins. Otherwise the system hands it out, and kills the process when it is used. get_backend("cupy") lifts the limit,
+    because CUDA reserves far more than it uses. (Linux; elsewhere the block does nothing.)
     """
     try:
         import resource
@@ -79,10 +79,20 @@ def available_memory_only() -> Iterator[None]:
         yield
         return
     resource.setrlimit(resource.RLIMIT_DATA, (limit if soft == resource.RLIM_INFINITY else min(soft, limit), hard))
+    _lifts.append(lambda: resource.setrlimit(resource.RLIMIT_DATA, (soft, hard)))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+        _lifts.pop()()
+
+
+_lifts: list[Callable[[], None]] = []                        # what ends each block's limit, the outermost first
+
+
+def lift_memory_limit() -> None:
+    """End the limits of available_memory_only()."""
+    for lift in reversed(_lifts):
+        lift()
 
 
 def _bytes(path):
