@@ -25,8 +25,6 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
-import numpy as np
-
 from .backend import array_module, is_array
 from .signature import Signature, describe
 from .tensor import BaseTensor, alike, clock
@@ -225,6 +223,7 @@ def op(function=None, *, broadcasts=False):
             inputs = checks.in_order(inputs, options)
             arrays = checks.arrays([x._data if isinstance(x, Tensor) else x for x in inputs])
             needs_grad = [recording and isinstance(x, Tensor) and x.requires_grad for x in inputs]
+            kind, dtype = next((type(x), x.dtype) for x in arrays if is_array(x) and x.dtype.kind == "f")
         if options:
             checks.check_options(options)
         try:
@@ -239,12 +238,10 @@ def op(function=None, *, broadcasts=False):
             raise TypeError(f"{call.__name__}: an op returns its value and its backward, `return y, backward`, "
                             f"got {describe(result)}")
         value, backward = result
-        if type(value) is kind and value.dtype is dtype:     # like the inputs, so there is nothing left to check
-            y = object.__new__(Tensor)
-            y._data, y._grad, y._requires_grad, y.changed = value, None, False, None
-        else:
-            y = Tensor(value if is_array(value) else np.asarray(value))      # NumPy's reductions return scalars
-        y.node = None
+        if type(value) is not kind or value.dtype is not dtype:
+            value = checks.fit_value(value, kind, dtype)
+        y = object.__new__(Tensor)
+        y._data, y._grad, y._requires_grad, y.changed, y.node = value, None, False, None, None
         if True in needs_grad:
             hold = hold_inputs.get()
             y.node = Node(call, inputs, options, hold(backward, arrays, y) if hold else backward)

@@ -148,7 +148,17 @@ class Signature:
             got = ", ".join(f"{self.input_name(position)} {describe(x)}" for position, x in enumerate(arrays))
             error.args = (f"{self.name}: {error}; got {got}",)
 
-    # ------------------------------------------------------------ gradients
+    # ------------------------------------------------------------ values and gradients
+
+    def fit_value(self, value: Any, kind: Any, dtype: np.dtype) -> Array:
+        """The value that the op has computed, checked: an array of the inputs' kind and dtype."""
+        if not is_array(value):
+            value = np.asarray(value)                        # NumPy's reductions return scalars
+        require_float_array(f"{self.name}: its value", value)
+        if type(value) is not kind or value.dtype != dtype:
+            raise TypeError(f"{self.name}: its value must be a {dtype} {kind.__module__} array like its inputs, got "
+                            f"{describe(value)}; a NumPy number promotes, so compute with Python's, float(x)")
+        return value
 
     def fit_gradient(self, dx: Any, x: Array, position: int) -> Array:
         """The gradient dx of the array x that was input `position`, summed back to its shape, checked."""

@@ -384,6 +384,27 @@ def test_an_op_cannot_return_what_a_tensor_may_not_hold(wrong):
         op(lambda x: (REFUSED[wrong][0], lambda g: (g,)))(leaf(1.0, 2.0))
 
 
+@pytest.mark.parametrize("compute, words", [
+    (lambda x: x * np.float64(2), "must be a float32 numpy array like its inputs, got float64 array.*a NumPy number"),
+    (lambda x: x.astype("float64"), "got float64 array"),
+    (lambda x: x > 0, "must be a floating-point array, float32 or float64, got bool array"),
+    (lambda x: np.argmax(x), "got int64 array"),
+    (lambda x: [1.0, 2.0], "got float64 array"),
+    (lambda x: None, "got object array"),
+    (lambda x: x + 1j, "got complex64 array"),
+], ids=["promotes", "converts", "bools", "an id", "a list", "nothing", "complex"])
+@pytest.mark.parametrize("recorded", [True, False])
+def test_the_value_of_an_op_is_like_its_inputs(compute, words, recorded):
+    @op
+    def careless(x):
+        return compute(x), lambda g: (g,)
+
+    with pytest.raises(TypeError, match="careless: its value.*" + words):
+        careless(Tensor(np.ones(2, "float32"), requires_grad=recorded))
+    with pytest.raises(TypeError, match="careless: its value.*" + words):
+        careless(np.ones(2, "float32"))
+
+
 @given(hnp.arrays(st.sampled_from(["float32", "float64"]), hnp.array_shapes(min_dims=0, max_dims=3),
                   elements=st.floats(-1, 1, width=32)))
 def test_plain_floats_are_held_as_they_are(data):
