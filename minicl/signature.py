@@ -49,6 +49,8 @@ class Signature:
         signature = inspect.signature(function)
         parameters = [p for p in signature.parameters.values() if p.name != "needs_grad"]
         inputs = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
+        if not inputs:
+            raise TypeError(f"@op: {self.name} takes no input that a gradient could flow to")
         if any(p.kind is p.VAR_KEYWORD for p in inputs):
             raise TypeError(f"@op: {self.name} takes **{inputs[-1].name}; write its options out, as keyword-only arguments")
         self.names = [p.name for p in inputs]

@@ -275,6 +275,13 @@ def test_options_cannot_be_left_open():
             return x, lambda g: (g,)
 
 
+def test_an_op_has_an_input():
+    with pytest.raises(TypeError, match="@op: constant takes no input"):
+        @op
+        def constant(*, shape):
+            return np.ones(shape), lambda g: ()
+
+
 @pytest.mark.parametrize("written", ["Scalar", "minicl.Scalar", "short.Scalar", "Scalar | None", "S"])
 def test_annotations_may_be_strings(written):
     """As `from __future__ import annotations` makes all of them, in a function as well as in a file."""
