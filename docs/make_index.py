@@ -88,6 +88,27 @@ def uses(path):
     return counts
 
 
+def claim_uses(path):
+    """What the file of a claim uses, and what the functions and classes use that it imports from an example script."""
+    counts = uses(path)
+    for node in ast.parse(path.read_text()).body:
+        script = path.parents[1] / f"{getattr(node, 'module', '')}.py"
+        if isinstance(node, ast.ImportFrom) and not node.level and script.exists():
+            tree = ast.parse(script.read_text())
+            definitions = {name: node for node in tree.body for name in (
+                [node.name] if hasattr(node, "name") else [target.id for target in getattr(node, "targets", ())])}
+            todo, seen = [alias.name for alias in node.names], set()
+            while todo:
+                name = todo.pop()
+                seen.add(name)
+                todo += {part.id for part in ast.walk(definitions[name]) if isinstance(part, ast.Name)} \
+                    & definitions.keys() - seen
+            everything = uses(script)
+            counts.update(part.id for name in seen for part in ast.walk(definitions[name])
+                          if isinstance(part, ast.Name) and part.id in everything)
+    return counts
+
+
 def test_of(name, thing, tests):
     """The test file that uses it most. Every op has a case in tests/cases.py, and test_ops.py runs them all."""
     if inspect.isfunction(thing) and hasattr(thing, "forward"):
@@ -108,11 +129,11 @@ def index():
     """The text of docs/index.md."""
     tests = {path.relative_to(ROOT): uses(path) for path in sorted(ROOT.glob("tests/test_*.py"))}
     records = sorted(path.stem.split("-") for path in (ROOT / "docs/claims").glob("*.json"))          # 08-head.json
-    claims = {int(number): uses(ROOT / f"examples/claims/{name}.py") for number, name in records}
+    claims = {int(number): claim_uses(ROOT / f"examples/claims/{name}.py") for number, name in records}
     holes = [(Path("minicl") / hole.file, hole.function.partition(".")[0], hole.name) for hole in exercises()]
 
     def cells(name, thing):
-        path = Path(inspect.getsourcefile(thing)).resolve().relative_to(ROOT)
+        path = Path(sys.modules[thing.__module__].__file__).resolve().relative_to(ROOT)      # of an op: not op's wrapper
         yield f"`{name}`"
         yield link(path, path.relative_to("minicl").as_posix())
         yield ", ".join(link(Path("docs") / page, Path(page).stem) for page in sorted(set(found_in_docstrings(PAGE, thing))))

@@ -85,6 +85,7 @@ def measure(setting):
     metrics = {}
     with threads(1):                                     # these products are too small to share
         for K in CANDIDATES:
+            setting.status = f"optimal critic, {K} candidates"
             drawn = [optimal_bound(nats, DIM, K, pairs=pairs, rng=rng) for nats in NATS]
             metrics[f"exact, K = {K}"] = [exact_bound(nats, DIM, K) for nats in NATS]
             metrics[f"drawn, K = {K}"], metrics[f"error, K = {K}"] = ([pair[k] for pair in drawn] for k in (0, 1))

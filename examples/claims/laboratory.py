@@ -81,7 +81,7 @@ class Setting:
     data_dir: str | None = None
     print: object = print
     data: str = "drawn by the experiment"
-    status: str = ""
+    status: str = "preparing"
 
     def pick(self, fast, default, full):
         """The one of three values that belongs to this size."""
