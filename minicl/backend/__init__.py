@@ -4,7 +4,7 @@ Everything above asks the data where it lives, `xp = array_module(x)`, and then 
 What the two libraries do differently is a function here, with one name:
 
     device    get_backend("cupy"), array_module, is_gpu; to_device and to_host, the only doors between the two memories
-    kernels   fused: a formula as one kernel; sum_over, row_sums, column_sums, scatter_add; tile_size
+    kernels   fused: a formula as one kernel; sum_over, mean_over, row_sums, column_sums, scatter_add; tile_size
     parallel  threads() and the loops that share work among them: parallel_for, parallel_map, parallel_sum
     memory    peak_memory_mib, available_memory_only, and the reuse of freed memory
 
@@ -13,11 +13,11 @@ Importing minicl never imports cupy.
 
 from .device import (BackendError, array_module, get_backend, is_array, is_gpu, require_finite, require_positive,
                      to_device, to_host)
-from .kernels import column_sums, fused, row_sums, scatter_add, sum_over, tile_size
+from .kernels import column_sums, fused, mean_over, row_sums, scatter_add, sum_over, tile_size
 from .memory import available_memory_only, peak_memory_mib
 from .parallel import available_cores, parallel_for, parallel_map, parallel_sum, threads, workers
 
 __all__ = ["BackendError", "array_module", "available_cores", "available_memory_only", "column_sums", "fused",
-           "get_backend", "is_array", "is_gpu", "parallel_for", "parallel_map", "parallel_sum", "peak_memory_mib",
+           "get_backend", "is_array", "is_gpu", "mean_over", "parallel_for", "parallel_map", "parallel_sum", "peak_memory_mib",
            "require_finite", "require_positive", "row_sums", "scatter_add", "sum_over", "threads", "tile_size",
            "to_device", "to_host", "workers"]

@@ -70,8 +70,11 @@ def row_sums(x: Array) -> Array:
 def sum_over(x: Array, axes: Sequence[int], keepdims: bool = False) -> Array:
     """x.sum(axis=axes, keepdims=keepdims) for a tuple of axes, with column_sums where NumPy would add term by term."""
     axes = sorted(axis % x.ndim for axis in axes)
-    trailing = axes == list(range(x.ndim - len(axes), x.ndim))
-    if trailing or not x.size or not isinstance(x, np.ndarray):
+    if not isinstance(x, np.ndarray) or not x.size:
+        return x.sum(axis=tuple(axes), keepdims=keepdims)
+    if x.flags.fnc:                                                          # transposed: sums of x.T, transposed
+        return sum_over(x.T, [x.ndim - 1 - axis for axis in axes], keepdims).T
+    if axes == list(range(x.ndim - len(axes), x.ndim)):                      # trailing axes: pairwise
         return x.sum(axis=tuple(axes), keepdims=keepdims)
     first = last = axes[-1]
     while first - 1 in axes:
@@ -84,6 +87,13 @@ def sum_over(x: Array, axes: Sequence[int], keepdims: bool = False) -> Array:
     if rest:
         y = sum_over(y, rest, keepdims=True)
     return y if keepdims else y.reshape([n for axis, n in enumerate(x.shape) if axis not in axes])
+
+
+def mean_over(x: Array, axes: Sequence[int], keepdims: bool = False) -> Array:
+    """x.mean(axis=axes, keepdims=keepdims) for a tuple of axes, by sum_over."""
+    if not isinstance(x, np.ndarray):
+        return x.mean(axis=tuple(axes), keepdims=keepdims)                   # one launch
+    return sum_over(x, axes, keepdims) / math.prod(x.shape[axis] for axis in axes)
 
 
 def tile_size(xp: ArrayModule, n: int, rows: int | None = None) -> int:

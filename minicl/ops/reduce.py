@@ -6,7 +6,7 @@ broadcasting repeats it along what was reduced. Of no values the sum is 0; the o
 """
 
 from ..autograd import op
-from ..backend import array_module, sum_over
+from ..backend import array_module, fused, mean_over, sum_over
 from ..typing import Array
 from .checks import Axis, axes_of, require_number
 
@@ -29,7 +29,7 @@ def mean(x: Array, *, axis: Axis = None, keepdims: bool = False):
     axes = axes_of("mean", x, axis)
     n = _count("mean", x, axes)
     xp = array_module(x)
-    return sum_over(x, axes, keepdims) / n, lambda g: (xp.broadcast_to(_restore_axes(g / n, x, axes), x.shape),)
+    return mean_over(x, axes, keepdims), lambda g: (xp.broadcast_to(_restore_axes(g / n, x, axes), x.shape),)
 
 
 @op
@@ -61,13 +61,27 @@ def logsumexp(x: Array, *, axis: Axis = None, keepdims: bool = False):
     xp = array_module(x)
     m = x.max(axis=axes, keepdims=True)
     finite = float(xp.finfo(x.dtype).max)
-    terms = xp.exp(x - xp.clip(m, -finite, finite))                          # m, but for rows of infinities
-    y = m + xp.log(xp.maximum(sum_over(terms, axes, keepdims=True), 1))      # one term is 1, but in a row of -inf
+    y = _add_log(m, sum_over(_exp_below(x, m, -finite, finite), axes, keepdims=True))
 
     def backward(g):
-        return (_restore_axes(g, x, axes) * xp.exp(x - xp.maximum(y, -finite)),)
+        return (_times_softmax(_restore_axes(g, x, axes), x, y, -finite),)
 
     return _drop_axes(y, axes, keepdims), backward
+
+
+@fused
+def _exp_below(xp, x, m, low, high):
+    return xp.exp(x - xp.clip(m, low, high))                 # exp(x - m), and 0 in a row of -inf
+
+
+@fused
+def _add_log(xp, m, total):
+    return m + xp.log(xp.maximum(total, 1))                  # m + log(total): one term is 1, but in a row of -inf
+
+
+@fused
+def _times_softmax(xp, g, x, y, low):
+    return g * xp.exp(x - xp.maximum(y, low))                # g exp(x - y), and 0 in a row of -inf
 
 
 @op
@@ -79,13 +93,12 @@ def var(x: Array, *, axis: Axis = None, keepdims: bool = False, correction: floa
     """
     axes = axes_of("var", x, axis)
     require_number("var", "correction", correction)
-    count = _count("var", x, axes)
-    n = count - correction
+    n = _count("var", x, axes) - correction
     if n <= 0:
         raise ValueError(f"var: needs more than correction={correction} values along axis {axis}, got shape {x.shape}")
     deviation = x
     for _ in range(2):               # the mean is rounded to its own size; the mean of what is left, to a deviation's
-        deviation = deviation - sum_over(deviation, axes, keepdims=True) / count
+        deviation = deviation - mean_over(deviation, axes, keepdims=True)
     y = sum_over(deviation * deviation, axes, keepdims=True) / n
     return _drop_axes(y, axes, keepdims), lambda g: (_restore_axes(g, x, axes) * (2 / n) * deviation,)
 
