@@ -160,6 +160,7 @@ HOSTILE = {
     "to no address": (redirect("http://[::1"), "Invalid IPv6"),
     "to a port that is none": (redirect("http://127.0.0.1:99999999/"), "."),
     "to a port of words": (redirect("http://127.0.0.1:port/", 308), "nonnumeric port"),
+    "to a port beyond all": (redirect(f"http://[::1]:{10**30}/"), "too large"),
     "to no host": (redirect("http:///x", 301), "it redirects more than 5 times"),
     "to another line": (redirect("/x\rSet-Cookie: y", 303), "."),
     # content

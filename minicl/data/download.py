@@ -5,7 +5,6 @@ fair pace; redirections are few and never leave HTTP; and what it holds is known
 """
 
 import gzip
-import http.client
 import io
 import os
 import sys
@@ -144,18 +143,11 @@ class Source:
         if not os.path.isfile(path):                     # of a link, what it leads to
             return None
         try:
-            content = read_file(path, self.limits[file])
+            return self.decode(read_file(path, self.limits[file]), path, file)
         except OSError:
             return None
         except CorruptFile as error:
-            raise self._damaged(error) from error
-        try:
-            return self.decode(content, path, file)
-        except CorruptFile as error:
-            raise self._damaged(error) from error
-
-    def _damaged(self, error):
-        return CorruptFile(f"{error}; this file is in minicl's cache: delete it and it is downloaded again")
+            raise CorruptFile(f"{error}; this file is in minicl's cache: delete it and it is downloaded again") from error
 
     def _download(self, file, urls):
         """The bytes of `file`, and what is in them, from the first address that has it whole."""
@@ -164,12 +156,11 @@ class Source:
             try:
                 content = fetch(url, file, self.limits[file])
                 return content, self.decode(content, url, file)
-            except urllib.error.URLError as error:
-                if isinstance(error, urllib.error.HTTPError):
-                    error.close()                        # it holds the open response
-                reasons.append(error if isinstance(error, urllib.error.HTTPError) else error.reason)
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                reasons.append(error)                    # among the ValueErrors: CorruptFile, malformed addresses
+            except urllib.error.HTTPError as error:      # it holds the open response
+                error.close()
+                reasons.append(error)
+            except (OSError, CorruptFile) as error:
+                reasons.append(error.reason if isinstance(error, urllib.error.URLError) else error)
         lines = dict.fromkeys(_one_line(reason) for reason in reasons)
         raise Unavailable(f"{self.name} could not be downloaded ({'; '.join(lines)})", self.instead)
 
@@ -185,8 +176,8 @@ def _one_line(error):
 def fetch(url: str, title: str, limit: int) -> bytes:
     """The bytes at `url`, with a progress bar on a terminal.
 
-    Raises OSError, HTTPException or ValueError: for more than `limit` bytes, for an answer that ends early, and for one
-    that is not there after PATIENCE + bytes / PACE seconds, from the search for the host's address to the last byte.
+    Raises OSError: for any fault, for more than `limit` bytes, for an answer that ends early, and for one that is not
+    there after PATIENCE + bytes / PACE seconds, from the search for the host's address to the last byte.
     """
     transfer = _Transfer(url, title, limit)
     transfer.start()
@@ -199,8 +190,9 @@ def fetch(url: str, title: str, limit: int) -> bytes:
                 raise OSError(f"too slow: {transfer.received} bytes after {seconds:.0f} s")
     finally:
         transfer.stopped = True
-    if transfer.error is not None:
-        raise transfer.error
+    error = transfer.error
+    if error is not None:                                # a hostile answer can raise anything, OverflowError among it
+        raise error if isinstance(error, OSError) else OSError(_one_line(error)) from error
     return b"".join(transfer.chunks)
 
 

@@ -28,7 +28,7 @@ def load_images(name: str = "auto", data_dir: str | PathLike | None = None, *, s
     log        gets the line of text that tells of a fallback
 
     Raises DataError (a ValueError) for an unknown name or a data_dir that would not be read, and what load_mnist
-    raises: a file that is damaged or not MNIST's (CorruptFile) is never replaced by generated digits.
+    raises: a damaged file in data_dir or in the cache (CorruptFile) is never replaced by generated digits.
     """
     return _load("load_images", name, data_dir, seed, log, published=("mnist", mnist.load_mnist),
                  generated=("digits", digits.generate_digits))
