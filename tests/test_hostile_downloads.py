@@ -309,7 +309,7 @@ ALLOC = {                                                # few bytes that ask pi
     "BINBYTES8": b"\x80\x04\x8e" + b"\xff" * 7 + b"\x00.", "BYTEARRAY8": b"\x80\x05\x96" + b"\xff" * 7 + b"\x00.",
     "BINUNICODE8": b"\x80\x04\x8d" + b"\xff" * 7 + b"\x00.", "LONG4": b"\x80\x02\x8b\xff\xff\xff\x7f.",
     "LONG_BINPUT": b"\x80\x02Nr\xff\xff\xff\x7f.", "LONG_BINPUT of 64 MB": b"\x80\x02Nr\x00\x00\x40\x00.",
-    "BINPUT beyond": b"\x80\x02Nq\xff.", "PUT": b"Np4000000000\n.",
+    "a name of lines": b"cnumpy\n\x1b[2J\x85owned\n.", "BINPUT beyond": b"\x80\x02Nq\xff.", "PUT": b"Np4000000000\n.",
     "FRAME": b"\x80\x04\x95" + b"\xff" * 7 + b"\x00N.",
     "INT": b"I" + b"9" * 5000 + b"\n.", "LONG": b"L" + b"9" * 5000 + b"L\n.", "PERSID": b"Pid\n.", "EXT": b"\x82\x01.",
     "NEXT_BUFFER": b"\x80\x05\x97.", "INST": b"(ios\nsystem\n.", "OBJ": b"(cos\nsystem\no.",
@@ -322,7 +322,7 @@ def test_a_few_bytes_of_pickle_take_no_memory(content):
     started = time.monotonic()
     with pytest.raises(CorruptFile, match="^here: no pickled batch") as caught:
         parse_pickle(content, "here")
-    assert time.monotonic() - started < 1 and "\n" not in str(caught.value)
+    assert time.monotonic() - started < 1 and str(caught.value).isprintable()
     assert tracemalloc.get_traced_memory()[1] < 1_000_000
     tracemalloc.stop()
 

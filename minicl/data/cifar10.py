@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .download import AGAIN, CorruptFile, Gunzip, Source, read_file, user_path
+from .download import AGAIN, CorruptFile, Gunzip, Source, one_line, read_file, user_path
 from .images import ImageData
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -108,7 +108,7 @@ def _unpack(packed, source, archive, check=True):
                     contents[name] = tar.extractfile(member).read()
         unpacked.read()                                  # to the end, where the checksum is
     except Exception as error:                           # a damaged archive can raise anything
-        raise CorruptFile(f"{source}: damaged archive ({error}); {AGAIN}") from error
+        raise CorruptFile(f"{source}: damaged archive ({one_line(error)}); {AGAIN}") from error
     if missing := [file for file in files if file not in contents]:
         raise CorruptFile(f"{source}: the archive lacks {', '.join(f'{folder}/{file}' for file in missing)}; {AGAIN}")
     return _parse_all({file: contents[file] for file in files}, source, check)
@@ -161,8 +161,8 @@ def parse_pickle(content, source):
             raise ValueError(f"labels {min(labels)} to {max(labels)}")
         rows = np.frombuffer(pixels, dtype=np.uint8).reshape(shape, order="F" if by_columns else "C")
     except Exception as error:                           # a damaged pickle can raise anything
-        what = f"{type(error).__name__}: {error}"
-        raise CorruptFile(f"{source}: no pickled batch of CIFAR-10 ({what:.300}); {AGAIN}") from error
+        what = f"{type(error).__name__}: {one_line(error)}"
+        raise CorruptFile(f"{source}: no pickled batch of CIFAR-10 ({what}); {AGAIN}") from error
     return _to_images(rows), np.array(labels, dtype=np.int64)
 
 

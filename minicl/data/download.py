@@ -161,12 +161,12 @@ class Source:
                 reasons.append(error)
             except (OSError, CorruptFile) as error:
                 reasons.append(error.reason if isinstance(error, urllib.error.URLError) else error)
-        lines = dict.fromkeys(_one_line(reason) for reason in reasons)
+        lines = dict.fromkeys(one_line(reason) for reason in reasons)
         raise Unavailable(f"{self.name} could not be downloaded ({'; '.join(lines)})", self.instead)
 
 
-def _one_line(error):
-    """What an error says, or its type: a server may have written part of it, so it is cut to one printable line."""
+def one_line(error):
+    """What an error says, or its type; others may have written part of it, so it is cut to one printable line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return "".join(c if c.isprintable() else "?" for c in text[:300])
 
@@ -192,7 +192,7 @@ def fetch(url: str, title: str, limit: int) -> bytes:
         transfer.stopped = True
     error = transfer.error
     if error is not None:                                # a hostile answer can raise anything, OverflowError among it
-        raise error if isinstance(error, OSError) else OSError(_one_line(error)) from error
+        raise error if isinstance(error, OSError) else OSError(one_line(error)) from error
     return b"".join(transfer.chunks)
 
 
