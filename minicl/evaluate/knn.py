@@ -3,10 +3,9 @@
 import numpy as np
 
 from ..backend import array_module, parallel_for, scatter_add, to_device, to_host
-from ..contrastive import l2_normalize
 from ..typing import Array, HostArray
 from .checks import class_ids, require_features, require_integer, require_labels, require_number
-from .scores import chosen, rounded_cosines
+from .scores import chosen, normalized, rounded_cosines, rounding_unit
 
 
 def knn_accuracy(train_features: Array, train_labels: HostArray, test_features: Array, test_labels: HostArray, *,
@@ -31,34 +30,41 @@ def knn_accuracy(train_features: Array, train_labels: HostArray, test_features: 
     require_number("knn_accuracy", "tau", tau, above=0)
     xp = array_module(train_features)
     ids, truth = to_device(train_ids, xp), to_device(test_ids, xp)
-    rows = 200                                                               # s is 48 MB for 60,000 training items
+    bank, queries = normalized(train_features), normalized(test_features)
+    rows = max(1, min(200, 2**24 // N))                                      # s is 64 MB at most in float32
 
     def right(lo, hi):
-        votes = _votes(rounded_cosines(test_features[lo:hi], train_features), ids, C, k, tau)
+        votes = _votes(rounded_cosines(queries[lo:hi], bank), ids, C, k, tau)
         return float(chosen(votes.round(9), truth[lo:hi]).sum())             # sums of equal votes in any order
 
-    starts = range(0, len(test_features), rows)
+    starts = range(0, len(queries), rows)
     counts = parallel_for(xp, len(starts), lambda lo, hi: sum(right(i, i + rows) for i in starts[lo:hi]), size=1)
-    return sum(counts) / len(test_features)
+    return sum(counts) / len(queries)
 
 
 def _votes(s, ids, C, k, tau):
-    """Votes (rows, C) of the k most similar by s (rows, N): exp((s - s_max) / tau) each."""
+    """Votes (rows, C) of the k most similar by s (rows, N), rounded cosines: exp((s - s_max) / tau) each."""
     xp, rows = array_module(s), len(s)
-    near = _nearest(s, k)                                                    # (rows, k)
-    similarity = xp.take_along_axis(s, near, axis=1).astype("float64")
-    top, kth = similarity.max(axis=1, keepdims=True), similarity.min(axis=1, keepdims=True)
-    weight = xp.exp(xp.maximum(similarity - top, -700 * tau) / tau)          # the largest is 1, so none underflows alone
-    left = k - (similarity > kth).sum(axis=1)                                # votes for those as similar as the k-th
-    equal = (s == kth.astype(s.dtype)).sum(axis=1)
-    weight *= (similarity > kth) | (equal == left)[:, None]                  # else they are counted below
+    near = _nearest(s, min(k + 1, s.shape[1]))                               # (rows, k + 1): does the next one tie?
+    similarity = xp.take_along_axis(s, near, axis=1)
+    kth, top = xp.sort(similarity, axis=1)[:, -k:][:, :1], similarity.max(axis=1, keepdims=True)
+    weight = _weight(similarity, top, tau)
+    tied = (similarity >= kth).sum(axis=1) > k
+    weight *= (similarity > kth) | (similarity == kth) & ~tied[:, None]
     votes = xp.zeros(rows * C)
     scatter_add(votes, (xp.arange(rows)[:, None] * C + ids[near]).reshape(-1), weight.reshape(-1))
     votes = votes.reshape(rows, C)
-    for i in to_host(xp.nonzero(equal > left)[0]).tolist():                  # more are equal than there are votes left
-        share = xp.exp(xp.maximum(kth[i] - top[i], -700 * tau) / tau) * left[i] / equal[i]
-        votes[i] += share * xp.bincount(ids[xp.nonzero(s[i] == kth[i].astype(s.dtype))[0]], minlength=C)
+    for i in to_host(xp.nonzero(tied)[0]).tolist():          # more are as similar as the k-th than there are votes left
+        counts = xp.bincount(ids[xp.nonzero(s[i] == kth[i])[0]], minlength=C)
+        votes[i] += _weight(kth[i], top[i], tau) * (k - (similarity[i] > kth[i]).sum()) * counts / counts.sum()
     return votes
+
+
+def _weight(similarity, top, tau):
+    """exp((s - top) / tau), which is 1 for the most similar, so that not all can underflow."""
+    xp = array_module(similarity)
+    below = (similarity - top).astype("float64") * rounding_unit(similarity)
+    return xp.exp(xp.maximum(below, -700 * tau) / tau)
 
 
 def nearest_neighbours(bank: Array, queries: Array, *, k: int) -> HostArray:
@@ -70,7 +76,7 @@ def nearest_neighbours(bank: Array, queries: Array, *, k: int) -> HostArray:
     """
     require_features("nearest_neighbours", bank=bank, queries=queries)
     require_integer("nearest_neighbours", "k", k, 1, len(bank), ", the number of items in the bank")
-    xp, s = array_module(bank), l2_normalize.forward(queries)[0] @ l2_normalize.forward(bank)[0].T
+    xp, s = array_module(bank), normalized(queries) @ normalized(bank).T
     near = _nearest(s, k)
     order = to_host((-xp.take_along_axis(s, near, axis=1)).argsort(axis=1))
     return np.take_along_axis(to_host(near), order, axis=1)

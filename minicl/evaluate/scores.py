@@ -1,21 +1,28 @@
 """Scores of candidates, and how often the right one is chosen, where ties count as what chance would give."""
 
 from ..backend import array_module
-from ..contrastive.cosine import l2_normalize
+from ..contrastive import l2_normalize
 from ..typing import Array
 
 
-def rounded_cosines(x: Array, y: Array) -> Array:
-    """Cosines (N, M) of x (N, d) and y (M, d), rounded to multiples of 2^-20 (float32) or 2^-40 (float64).
+def normalized(x: Array) -> Array:
+    """Rows of x (N, d) scaled to length 1; rows of zeros stay."""
+    return l2_normalize.forward(x)[0]
+
+
+def rounding_unit(x: Array) -> float:
+    """What rounded_cosines rounds to: 2^-20 in float32, 2^-40 in float64."""
+    return 2.0**-20 if x.dtype == "float32" else 2.0**-40
+
+
+def rounded_cosines(u: Array, v: Array) -> Array:
+    """Cosines (N, M) of unit vectors u (N, d) and v (M, d), as whole multiples of rounding_unit.
 
     What is equal but for rounding becomes equal, so that collapsed embeddings give ties and not an order that the
     rounding errors of a matrix product chose. A row of zeros has cosine 0 with every other.
     """
-    xp, grid = array_module(x), 2.0**20 if x.dtype == "float32" else 2.0**40
-    s = (l2_normalize.forward(x)[0] * grid) @ l2_normalize.forward(y)[0].T
-    xp.rint(s, out=s)
-    s *= 1 / grid
-    return s
+    s = (u * (1 / rounding_unit(u))) @ v.T
+    return array_module(s).rint(s, out=s)
 
 
 def chosen(scores: Array, ids: Array) -> Array:

@@ -4,15 +4,15 @@ Embeddings are arrays (N, d) of either backend and need not be normalised; resul
 zeros has cosine 0 with every other.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ..backend import array_module, to_device
-from ..contrastive import l2_normalize
 from ..typing import Array, HostArray
 from .checks import require_features, require_integer, require_labels
-from .scores import chosen, rounded_cosines
+from .scores import chosen, normalized, rounded_cosines
 
 
 def class_embeddings(embed: Callable[[list[str]], Array], names: Sequence[str], templates: Sequence[str]) -> Array:
@@ -35,8 +35,7 @@ def class_embeddings(embed: Callable[[list[str]], Array], names: Sequence[str], 
     if len(prompts) != len(names) * len(templates):
         raise ValueError(f"class_embeddings: embed must give one embedding a caption, {len(names) * len(templates)}, got "
                          f"{prompts.shape}")
-    prompts = l2_normalize.forward(prompts)[0].reshape(len(names), len(templates), -1)
-    return l2_normalize.forward(prompts.mean(axis=1))[0]
+    return normalized(normalized(prompts).reshape(len(names), len(templates), -1).mean(axis=1))
 
 
 def zero_shot_accuracy(images: Array, classes: Array, labels: HostArray) -> float:
@@ -53,7 +52,8 @@ def zero_shot_accuracy(images: Array, classes: Array, labels: HostArray) -> floa
     if len(classes) < 2:
         raise ValueError(f"zero_shot_accuracy: expected class embeddings (C, d) of C >= 2 classes, got {classes.shape}")
     labels = require_labels("zero_shot_accuracy", "labels", labels, len(images), below=len(classes))
-    return float(chosen(rounded_cosines(images, classes), to_device(labels, array_module(images))).mean())
+    scores = rounded_cosines(normalized(images), normalized(classes))                    # (N, C)
+    return float(chosen(scores, to_device(labels, array_module(images))).mean())
 
 
 def retrieval_recall(images: Array, captions: Array, caption_ids: HostArray, *,
@@ -81,11 +81,11 @@ def retrieval_recall(images: Array, captions: Array, caption_ids: HostArray, *,
         raise ValueError(f"retrieval_recall: ks must be a sequence of integers >= 1, got {ks!r}")
     for k in ks:
         require_integer("retrieval_recall", "each of ks", k, 1)
-    similarity = rounded_cosines(images, captions)                                       # (N, M)
+    similarity = rounded_cosines(normalized(images), normalized(captions))                                       # (N, M)
     right = to_device(caption_ids, xp)[:, None] == xp.arange(M)                          # (N, M)
     recalls = {}
     for name, s, r in (("text", similarity, right), ("image", similarity.T, right.T)):
-        best = xp.where(r, s, -2).max(axis=1, keepdims=True)
+        best = xp.where(r, s, -math.inf).max(axis=1, keepdims=True)
         wrong_before = ((s >= best) & ~r).sum(axis=1)
         recalls.update({f"{name}_r{k}": float((wrong_before < k).mean()) for k in ks})
     return recalls
