@@ -250,7 +250,7 @@ def test_the_scale_is_learned_but_never_decayed(xp):
 
 @pytest.mark.parametrize("given", [14.3, 100, math.nan, "2"])
 def test_a_scale_in_place_of_its_logarithm_is_refused(given):
-    with pytest.raises((ValueError, TypeError), match="logit_scale must be a finite number <= 4.605.*at most log 100|floating-point"):
+    with pytest.raises((ValueError, TypeError), match="logit_scale must be a number in .-inf, 4.60518..*at most log 100|floating-point"):
         clip_loss(*pairs(4, 3), given)
 
 

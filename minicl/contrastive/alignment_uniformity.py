@@ -18,9 +18,10 @@ import math
 
 from ..autograd import Tensor, op
 from ..backend import array_module, require_finite
+from ..checks import require_within
 from ..ops import logsumexp, where
 from ..typing import Array
-from .checks import require_batch, require_number, require_pairs
+from .checks import require_batch, require_pairs
 from .cosine import l2_normalize
 from .pairs import SymmetricPairs, log_ahead
 from .softmax import EXCLUDED
@@ -55,7 +56,7 @@ def alignment_loss(z1: Array, z2: Array, *, alpha: float = 2):
     2.0
     """
     require_pairs("alignment_loss", z1, z2)
-    require_number("alignment_loss", "alpha", alpha, above=0)
+    require_within("alignment_loss", "(0, inf)", alpha=alpha)
     xp, N = array_module(z1), len(z1)
     u, to_z1 = l2_normalize.forward(z1)
     v, to_z2 = l2_normalize.forward(z2)
@@ -86,7 +87,7 @@ def uniformity_loss(z: Array, *, t: float = 2, needs_grad=(True,)):
     -4.0
     """
     require_batch("uniformity_loss", z, at_least=2)
-    require_number("uniformity_loss", "t", t, above=0)
+    require_within("uniformity_loss", "(0, inf)", t=t)
     xp, N = array_module(z), len(z)
     u, to_z = l2_normalize.forward(z)
     pairs = SymmetricPairs(u, tau=1 / (2 * t), cache=needs_grad[0])

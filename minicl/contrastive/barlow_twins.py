@@ -12,10 +12,11 @@ The matrix is d x d, not N x N: batches may be small and d large.    Derivation:
 
 from ..autograd import Tensor, op
 from ..backend import array_module, require_finite
+from ..checks import require_within
 from ..ops import sqrt
 from ..ops.normalize import batch_norm
 from ..typing import Array
-from .checks import require_number, require_pairs
+from .checks import require_pairs
 
 
 def composed(z1: Tensor, z2: Tensor, *, off_diagonal: float = 5e-3, eps: float = 1e-5) -> Tensor:
@@ -38,8 +39,8 @@ def barlow_twins(z1: Array, z2: Array, *, off_diagonal: float = 5e-3, eps: float
     3.0
     """
     require_pairs("barlow_twins", z1, z2, at_least=2, because="one item has no variance")
-    require_number("barlow_twins", "off_diagonal", off_diagonal, at_least=0)
-    require_number("barlow_twins", "eps", eps, above=0)
+    require_within("barlow_twins", "[0, inf)", off_diagonal=off_diagonal)
+    require_within("barlow_twins", "(0, inf)", eps=eps)
     xp, (N, d) = array_module(z1), z1.shape
     one, zero = xp.ones(d, dtype=z1.dtype), xp.zeros(d, dtype=z1.dtype)
     x, to_z1 = batch_norm.forward(z1 - z1.mean(axis=0), one, zero, eps=eps)  # centred: less is rounded off

@@ -1,24 +1,14 @@
 """What every contrastive loss requires of its arguments, said once. A value on a GPU is not read: that would wait."""
 
-import math
 import numbers
 
 from ..autograd import Tensor
 from ..backend import array_module, is_array, is_gpu
+from ..checks import require_within
 
 
-def require_number(name, argument, value, above=-math.inf, at_least=-math.inf, at_most=math.inf, hint=""):
-    """Raise ValueError unless value is a finite Python number within the bounds."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not (
-            math.isfinite(value) and value > above and at_least <= value <= at_most):
-        bounds = [f"{sign} {bound:.4g}" for sign, bound in ((">", above), (">=", at_least), ("<=", at_most))
-                  if math.isfinite(bound)]
-        wanted = " ".join(["a finite number", *bounds])
-        raise ValueError(f"{name}: {argument} must be {wanted}, got {value!r}{hint and '; '}{hint}")
-
-
-def require_scalar(name, argument, value, hint="", **bounds):
-    """Raise ValueError unless value is one finite number within the bounds: a Python number, a 0-d array or Tensor."""
+def require_scalar(name, argument, value, interval="(-inf, inf)", hint=""):
+    """Raise ValueError unless value is one number in the interval: a Python number, a 0-d array or Tensor."""
     value = value.data if isinstance(value, Tensor) else value
     if is_array(value):
         if value.ndim != 0:
@@ -26,21 +16,24 @@ def require_scalar(name, argument, value, hint="", **bounds):
         if is_gpu(array_module(value)):
             return
         value = float(value)
-    require_number(name, argument, value, **bounds, hint=hint)
+    try:
+        require_within(name, interval, **{argument: value})
+    except ValueError as error:
+        raise ValueError(f"{error}{hint and '; '}{hint}") from None
 
 
 def require_temperature(name, tau):
     """Raise ValueError unless tau is a finite number > 0."""
     learned = not isinstance(tau, numbers.Real)
-    require_scalar(name, "tau", tau, above=0, hint="learn its logarithm and take exp, which stays above 0" if learned
+    require_scalar(name, "tau", tau, "(0, inf)", "learn its logarithm and take exp, which stays above 0" if learned
                    else "usual temperatures are 0.05 to 1")
 
 
 def require_logit_scale(name, logit_scale):
     """Raise ValueError unless logit_scale is a number <= log 100."""
-    require_scalar(name, "logit_scale", logit_scale, at_most=math.log(100) + 1e-6,
-                   hint="it is the logarithm of 1/tau, math.log(1 / 0.07) for a temperature of 0.07, and at most log 100; "
-                        "where it is learned, CLIP.clamp_logit_scale() after each step holds it there")
+    require_scalar(name, "logit_scale", logit_scale, "(-inf, 4.60518]",
+                   "it is the logarithm of 1/tau, math.log(1 / 0.07) for a temperature of 0.07, and at most log 100; "
+                   "where it is learned, CLIP.clamp_logit_scale() after each step holds it there")
 
 
 def require_pairs(name, first, second, at_least=1, because="the negatives are the other items of the batch"):

@@ -14,10 +14,11 @@ pairs.py.    Derivation: docs/gradients/dcl.md
 
 from ..autograd import Tensor, op
 from ..backend import array_module, is_array, require_finite
+from ..checks import require_within
 from ..ops import concat, logsumexp, where
 from ..signature import Scalar
 from ..typing import Array
-from .checks import require_number, require_pairs, require_temperature
+from .checks import require_pairs, require_temperature
 from .cosine import cosine_similarity, l2_normalize
 from .pairs import SymmetricPairs
 from .softmax import EXCLUDED, softmax
@@ -79,6 +80,6 @@ def mises_fisher_weights(z1: Array, z2: Array, *, sigma: float = 0.5) -> Array:
     The less alike its views, the more an item counts.
     """
     require_pairs("mises_fisher_weights", z1, z2)
-    require_number("mises_fisher_weights", "sigma", sigma, above=0)
+    require_within("mises_fisher_weights", "(0, inf)", sigma=sigma)
     s = (l2_normalize.forward(z1)[0] * l2_normalize.forward(z2)[0]).sum(axis=1)
     return 2 - len(s) * softmax.forward(s, sigma)[0]

@@ -19,10 +19,11 @@ import numpy as np
 
 from ..autograd import Tensor, op
 from ..backend import array_module, require_finite, to_device
+from ..checks import require_within
 from ..ops import where
 from ..signature import Scalar
 from ..typing import Array, HostArray
-from .checks import require_batch, require_number, require_temperature
+from .checks import require_batch, require_temperature
 from .cosine import cosine_similarity, l2_normalize
 from .softmax import EXCLUDED, log_softmax
 
@@ -53,7 +54,7 @@ def sup_con(z: Array, tau: Scalar, *, labels: HostArray, base_temperature: float
     require_temperature("sup_con", tau)
     require_batch("sup_con", z, at_least=2)
     if base_temperature is not None:
-        require_number("sup_con", "base_temperature", base_temperature, above=0)
+        require_within("sup_con", "(0, inf)", base_temperature=base_temperature)
     _require_labels(labels, len(z))
     xp, b = array_module(z), base_temperature
     w = _weights(xp, labels, z.dtype)                                        # (1)

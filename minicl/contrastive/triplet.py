@@ -13,9 +13,10 @@ import math
 
 from ..autograd import Tensor, op
 from ..backend import array_module, require_finite
+from ..checks import require_within
 from ..ops import maximum
 from ..typing import Array
-from .checks import require_number, require_pairs
+from .checks import require_pairs
 from .cosine import cosine_similarity, l2_normalize
 
 
@@ -40,7 +41,7 @@ def triplet(anchor: Array, positive: Array, negative: Array, *, margin: float = 
     """
     require_pairs("triplet", anchor, positive)
     require_pairs("triplet", anchor, negative)
-    require_number("triplet", "margin", margin, above=0)
+    require_within("triplet", "(0, inf)", margin=margin)
     N = len(anchor)
     a, to_anchor = l2_normalize.forward(anchor)
     p, to_positive = l2_normalize.forward(positive)

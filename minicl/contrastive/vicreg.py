@@ -14,9 +14,10 @@ halves the variance term: variance=12.5 gives its loss.    Derivation: docs/grad
 
 from ..autograd import Tensor, op
 from ..backend import array_module, require_finite
+from ..checks import require_within
 from ..ops import maximum, sqrt
 from ..typing import Array
-from .checks import require_number, require_pairs
+from .checks import require_pairs
 
 
 def composed(z1: Tensor, z2: Tensor, *, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0,
@@ -45,9 +46,8 @@ def vicreg(z1: Array, z2: Array, *, invariance: float = 25.0, variance: float = 
     49.5
     """
     require_pairs("vicreg", z1, z2, at_least=2, because="one item has no variance")
-    for name, weight in (("invariance", invariance), ("variance", variance), ("covariance", covariance)):
-        require_number("vicreg", name, weight, at_least=0)
-    require_number("vicreg", "eps", eps, above=0)
+    require_within("vicreg", "[0, inf)", invariance=invariance, variance=variance, covariance=covariance)
+    require_within("vicreg", "(0, inf)", eps=eps)
     apart = z1 - z2
     R1, to_z1 = _regularise(z1, variance, covariance, eps)
     R2, to_z2 = _regularise(z2, variance, covariance, eps)
