@@ -8,6 +8,7 @@ import math
 
 from ..autograd import op
 from ..backend import array_module, fused, require_finite
+from ..checks import require_within
 from ..typing import Array
 
 TINY = 1e-12
@@ -20,7 +21,8 @@ def l2_normalize(x: Array, *, eps: float = TINY):
         dx = (g - x^ (x^ . g)) / |x|                                         (1)
 
     A row shorter than eps has no direction to speak of: it gives zeros and receives a zero gradient, never NaN and
-    never g / eps, which would throw the encoder far away. Its cosine with every row is 0. A row whose length is not
+    never g / eps, which would throw the encoder far away. Its cosine with every row is 0, its distance to a unit row 1, and
+    each loss is its formula at such rows. A row whose length is not
     finite (in float32 from 1.8e19) raises FloatingPointError; on a GPU it gives NaN.
     Derivation: docs/gradients/cosine.md
 
@@ -28,6 +30,8 @@ def l2_normalize(x: Array, *, eps: float = TINY):
     >>> l2_normalize(np.array([[3.0, 4.0], [0.0, 0.0]])).data.tolist()
     [[0.6000000000000001, 0.8], [0.0, 0.0]]
     """
+    if eps is not TINY:
+        require_within("l2_normalize", "(0, inf)", eps=eps)
     xp = array_module(x)
     length = xp.sqrt((x * x).sum(axis=-1, keepdims=True))                    # (..., 1)
     require_finite(length, "l2_normalize: the length of a row")
