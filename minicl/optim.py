@@ -150,8 +150,8 @@ class Optimizer:
         require_state(type(self).__name__, state, parts)
         counts = [int(state[f"steps.{name}"]) for name in self.names]
         if not all(0 <= count <= int(state["steps"]) for count in counts):
-            raise ValueError(f"{type(self).__name__}: the state's step counts must lie in [0, {state['steps']}], its steps, "
-                             f"got {min(counts)} to {max(counts)}")
+            raise ValueError(f"{type(self).__name__}: the state's step counts must lie in [0, {state['steps']}], its "
+                             f"steps, got {min(counts)} to {max(counts)}")
         for name, part in parts.items():
             if not name.startswith("steps"):
                 part[...] = to_device(state[name], self.xp)
@@ -248,8 +248,8 @@ class Adam(Optimizer):
         require_within(type(self).__name__, "(0, inf)", eps=eps)
         super().__init__(model, lr, weight_decay=weight_decay)
         if eps < np.finfo(self.values.dtype).tiny:
-            raise ValueError(f"{type(self).__name__}: eps must be at least {np.finfo(self.values.dtype).tiny}, got {eps}: "
-                             f"less vanishes in {self.values.dtype}")
+            raise ValueError(f"{type(self).__name__}: eps must be at least {np.finfo(self.values.dtype).tiny}, got "
+                             f"{eps}: less vanishes in {self.values.dtype}")
         self.betas, self.eps = (b1, b2), eps
 
     def _update(self, part, lr, decay, t):

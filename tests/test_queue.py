@@ -57,7 +57,7 @@ def test_a_queue_refuses_what_it_cannot_keep():
     queue.enqueue(unit(4, 3))                                # just fits
     with pytest.raises(ValueError, match="5 keys at once do not fit a queue of 4"):
         queue.enqueue(unit(5, 3))
-    with pytest.raises(ValueError, match=r"expected keys to be an array \(B, 3\), got ndarray \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"expected keys to be a float32 array \(B, 3\), got float32 array of shape \(2, 2\)"):
         queue.enqueue(unit(2, 2))
     with pytest.raises(ValueError, match="got Tensor"):
         queue.enqueue(Tensor(unit(2, 3)))

@@ -67,7 +67,8 @@ class CPC(Module):
 
         -> scores ((T'-k) B, B), row t B + i and column j, and positive_ids ((T'-k) B,), which name j = i.
         """
-        if not 1 <= k <= len(self.predictors):
+        require_sizes("CPC.scores", k=k)
+        if k > len(self.predictors):
             raise ValueError(f"CPC.scores: expected k from 1 to {len(self.predictors)}, got {k}")
         if len(z) <= k or z.shape[:2] != c.shape[:2] or z.shape[1] < 2:
             raise ValueError(f"CPC.scores: expected z (T, B, d) and c (T, B, H) with T > {k} and B >= 2, got "

@@ -29,14 +29,20 @@ class Frozen(Tensor, Buffer):
 
 def frozen_copy(module: Module) -> Module:
     """A copy of a Module that shares no array with it, whose parameters are Frozen."""
-    copies: dict[int, Buffer] = {id(p): Frozen(p.data.copy()) for p in module.parameters()}
-    copies |= {id(buffer): Buffer(buffer.data.copy()) for _, buffer in module.named_buffers()
-               if not isinstance(buffer, HostBuffer)}                        # deepcopy copies those; streams get a key
+    _require_module("frozen_copy", module)
+    copies: dict[int, Buffer] = {id(part): (Frozen if isinstance(part, Tensor) else Buffer)(part.data.copy())
+                                 for _, part in module.named_state()
+                                 if not isinstance(part, HostBuffer)}        # deepcopy copies those; streams get a key
     target = copy.deepcopy(module, copies)                                   # which uses these, by the original's id
     for layer in target.modules():
         if isinstance(layer, BatchNorm):
             layer.momentum = 0.0                                             # running averages follow by (1) alone
     return target
+
+
+def _require_module(name, module):
+    if not isinstance(module, Module):
+        raise TypeError(f"{name}: expected a Module, got {type(module).__name__}")
 
 
 class EMA:
@@ -53,8 +59,10 @@ class EMA:
     """
 
     def __init__(self, online: Module, target: Module):
-        followed, following = ({name: part for name, part in model.named_parameters() + model.named_buffers()
-                                if not isinstance(part, HostBuffer)} for model in (online, target))
+        _require_module("EMA", online)
+        _require_module("EMA", target)
+        followed, following = ({name: part for name, part in model.named_state() if not isinstance(part, HostBuffer)}
+                               for model in (online, target))
         if target.named_parameters() or {name: part.data.shape for name, part in followed.items()} \
                 != {name: part.data.shape for name, part in following.items()}:
             raise ValueError(f"EMA: expected target to be frozen_copy(online), got a {type(target).__name__} "
@@ -72,6 +80,8 @@ class EMA:
         if not (self.online.training and self.target.training):
             raise RuntimeError("EMA: update() in evaluation mode; the target follows in training only, call "
                                "model.train() first")
+        if not self.pairs:
+            return
         if not self.views or any(part.data is not view for (_, part), view in zip(self.pairs, self.views)):
             self._flatten()                                                  # at first, and after .to() or .astype()
         step = self.step

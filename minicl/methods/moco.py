@@ -18,10 +18,13 @@ See docs/methods/moco.md for why each part is there, and why the loss rises at f
 import numpy as np
 
 from ..autograd import Tensor, no_grad
-from ..backend import array_module, to_device
+from ..backend import array_module, is_array, to_device
 from ..checks import require_sizes, require_within
 from ..contrastive import info_nce
+from ..contrastive.checks import require_temperature
 from ..nn import BatchNorm, Module
+from ..signature import describe
+from ..tensor import alike
 from ..typing import Array, Rng
 from .ema import EMA, frozen_copy
 from .queue import Queue
@@ -65,6 +68,8 @@ class MoCo(Module):
         with no_grad():
             if not self.training:
                 return self.key(images)[1].data
+            if not isinstance(rng, np.random.Generator):
+                raise TypeError(f"MoCo.encode_keys: rng must be a numpy Generator, got {type(rng).__name__}")
             xp, order = array_module(images), rng.permutation(len(images))
             z = self.key(images[to_device(order, xp)])[1].data
             return z[to_device(np.argsort(order), xp)]
@@ -75,11 +80,19 @@ class MoCo(Module):
         Over an empty queue the positive is the only candidate: the loss is 0, and so is its gradient. In training the
         keys are remembered, for update() to enqueue them.
         """
+        require_temperature("MoCo.loss", tau)
+        if not (isinstance(queries, Tensor) and is_array(keys) and alike(keys, queries.data)
+                and keys.shape[1:] == self.queue.keys.data.shape[1:]):
+            raise ValueError(f"MoCo.loss: expected queries, a Tensor (N, {self.queue.keys.data.shape[1]}), and keys, an "
+                             f"array of that shape and dtype as encode_keys() gives it, got {describe(queries)} and "
+                             f"{describe(keys)}")
+        if len(self.queue) == 0:
+            loss = (queries * 0.0).sum()
+        else:
+            loss = info_nce(queries, keys, self.queue.negatives(), tau)
         if self.training:
             self.served.append(keys)
-        if len(self.queue) == 0:
-            return (queries * 0).sum()
-        return info_nce(queries, keys, self.queue.negatives(), tau)
+        return loss
 
     def update(self) -> None:
         """After the optimizer's step: the key encoder follows, and the keys that served enter the queue, once.
@@ -92,7 +105,7 @@ class MoCo(Module):
         if not self.served:
             raise RuntimeError("MoCo: update() without keys to enqueue; they enter the queue after they have served "
                                "as positives in loss(), and once")
-        self.ema.update(self.m)
-        for keys in self.served:
+        served, self.served = self.served, []
+        for keys in served:
             self.queue.enqueue(keys)
-        self.served = []
+        self.ema.update(self.m)

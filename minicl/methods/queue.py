@@ -9,6 +9,7 @@ from ..backend import is_array
 from ..checks import require_sizes
 from ..contrastive import l2_normalize
 from ..nn import Buffer, Counter, Module
+from ..signature import describe
 from ..tensor import mark_changed
 from ..typing import Array
 
@@ -51,9 +52,9 @@ class Queue(Module):
             raise RuntimeError("Queue: enqueue() in evaluation mode; keys of images that are not trained on must not "
                                "become negatives, call model.train() first")
         ring, capacity = self.keys.data, self.capacity
-        if not is_array(keys) or keys.ndim != 2 or keys.shape[1] != ring.shape[1]:
-            raise ValueError(f"Queue: expected keys to be an array (B, {ring.shape[1]}), got {type(keys).__name__} "
-                             f"{getattr(keys, 'shape', '')}")
+        if not is_array(keys) or keys.ndim != 2 or keys.shape[1] != ring.shape[1] or keys.dtype != ring.dtype:
+            raise ValueError(f"Queue: expected keys to be a {ring.dtype} array (B, {ring.shape[1]}), got "
+                             f"{describe(keys)}")
         if len(keys) > capacity:
             raise ValueError(f"Queue: {len(keys)} keys at once do not fit a queue of {capacity}; some would be "
                              "dropped before they served: use a larger queue or a smaller batch")

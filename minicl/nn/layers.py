@@ -108,7 +108,10 @@ class BatchNorm(Module):
         self.running_mean, self.running_var = Buffer(filled(num_features, 0)), Buffer(filled(num_features, 1))
         self.momentum, self.eps, self.relu, self.splits = momentum, eps, relu, splits
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Array) -> Tensor:
+        x = as_tensor(x)
+        if x.ndim < 2 or x.shape[-1] != self.weight.size:
+            raise ValueError(f"BatchNorm: expected x (..., B, {self.weight.size}), channels last, got {x.shape}")
         if self.training:
             return self._by_group(x) if self.splits > 1 else self._by_batch(x, self.weight, self.bias)
         a = self.weight * (1 / array_module(x.data).sqrt(self.running_var.data + self.eps))

@@ -20,6 +20,7 @@ import numpy as np
 
 from ..autograd import Tensor
 from ..backend import array_module, get_backend, is_array, to_device, to_host
+from ..checks import require_sizes
 from ..tensor import mark_changed
 from ..typing import Array, ArrayModule, DType, HostArray, Rng
 
@@ -53,6 +54,8 @@ class Buffer:
         return _record(super().__new__(cls))
 
     def __init__(self, data: Array):
+        if not is_array(data):
+            raise TypeError(f"Buffer: expected an array, got {type(data).__name__}")
         self.data = data
 
 
@@ -75,6 +78,7 @@ class Counter(HostBuffer):
         return int(self._value)
 
     def add(self, n: int) -> None:
+        require_sizes("Counter.add", 0, n=n)
         self._value[...] += n
 
 
@@ -183,7 +187,7 @@ class Module(metaclass=_Sealed):
         for name, part in self.named_parts():
             if not isinstance(part, Module) and id(part) not in found:
                 if name in names:
-                    raise ValueError(f"{type(self).__name__}: two parts are named {name!r}, and one would not be saved; "
+                    raise ValueError(f"{type(self).__name__}: two parts are named {name!r}, one would not be saved; "
                                      "rename an attribute or a key of a dict")
                 names[name], found[id(part)] = part, (name, part)
         return list(found.values())
@@ -285,8 +289,8 @@ def _parts(name, value):
     elif isinstance(value, (Parameter, Buffer)):
         yield name, value
     elif isinstance(value, Tensor) and value.requires_grad:
-        raise TypeError(f"{name} is a Tensor that requires a gradient, which no optimizer would be given: wrap its data "
-                        "in Parameter")
+        raise TypeError(f"{name} is a Tensor that requires a gradient, which no optimizer would be given: wrap its "
+                        "data in Parameter")
     elif isinstance(value, (list, tuple)):
         for k, item in enumerate(value):
             yield from _parts(f"{name}.{k}", item)
@@ -327,14 +331,15 @@ def require_reachable(module, made=()):
                         "dicts; in sets, closures, functions and other objects they are not found")
 
 
+OBJECT = np.dtype(object)
 _PLAIN = (str, bytes, int, float, complex, type(None), type, types.ModuleType, np.generic, Tensor)
 
 
 def _held(value, depth=4):
-    """Parts that a value holds also where the walk does not look: in a function's closure, in sets, in other objects."""
+    """Parts that a value holds also where the walk does not look: in closures, in sets, in other objects."""
     if isinstance(value, (Module, Parameter, Buffer)):
         yield value
-    elif depth and not isinstance(value, _PLAIN) and getattr(value, "dtype", object) == object:
+    elif depth and not isinstance(value, _PLAIN) and getattr(value, "dtype", OBJECT) == OBJECT:
         if isinstance(value, types.FunctionType):
             named = [value.__globals__.get(name) for name in value.__code__.co_names]
             inside = [*(value.__closure__ or ()), value.__defaults__, value.__kwdefaults__,

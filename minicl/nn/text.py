@@ -7,10 +7,13 @@ causal and only the last token has seen the whole caption. Here every token sees
 mean needs no end marker, gives each token a gradient, and makes a bag of tokens the Transformer of depth 0.
 """
 
+import numpy as np
+
 from .. import ops
 from ..autograd import Tensor
-from ..backend import array_module
+from ..backend import array_module, is_array
 from ..checks import require_sizes
+from ..signature import describe
 from ..typing import Array, Rng
 from .layers import Embedding, LayerNorm, Linear, Sequential
 from .module import Module
@@ -94,9 +97,11 @@ class SelfAttention(Module):
 
 def real_tokens(name, ids):
     """Bools (B, T), True where ids is no padding; raises unless ids is an integer array of two axes."""
-    if ids.ndim != 2 or ids.dtype.kind not in "iu":
-        raise ValueError(f"{name}: expected token ids (B, T) of an integer type, got {ids.dtype} of shape "
-                         f"{ids.shape}; a tokenizer makes them from captions")
+    if not is_array(ids) or ids.ndim != 2 or ids.dtype.kind not in "iu":
+        raise ValueError(f"{name}: expected token ids (B, T) of an integer type, got {describe(ids)}; a tokenizer "
+                         "makes them from captions")
+    if isinstance(ids, np.ndarray) and ids.min(initial=0) < 0:               # on a GPU a look would wait for it
+        raise ValueError(f"{name}: expected token ids >= 0, got {ids.min()}")
     return ids != PADDING
 
 

@@ -1,0 +1,153 @@
+"""What is frozen does not move, whenever it was frozen; gradients that are not usable are an error."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_nets import Net, each_optimizer, ones, rng, take_step
+
+from minicl import Tensor
+from minicl.backend import to_device, to_host
+from minicl.nn import Parameter
+from minicl.optim import LARS
+
+
+# ---------------------------------------------------------------- freezing
+
+@each_optimizer
+def test_frozen_weights_do_not_move_whenever_they_were_frozen(xp, make):
+    model, data = Net().to(xp), rng()
+    optimizer = make(model)
+    for frozen in (False, True, True, False, True):          # after the optimizer was made, half-way, and once more
+        model.encoder.unfreeze()
+        if frozen:
+            model.encoder.freeze()
+            model.train()
+        before = {**model.state_dict(), **optimizer.state_dict()}
+        for _ in "12":
+            take_step(model, optimizer, to_device(data.standard_normal((8, 3), dtype="float32"), xp))
+        after = {**model.state_dict(), **optimizer.state_dict()}
+        still = {name for name in before if np.array_equal(before[name], after[name])}
+        if frozen:
+            assert {name for name in before if "encoder" in name} <= still
+        else:
+            assert not any("0.weight" in name for name in still)
+        assert "head.weight" not in still and "steps.head.weight" not in still
+
+
+@each_optimizer
+@given(st.lists(st.sets(st.sampled_from("abc")), min_size=1, max_size=8))
+@settings(max_examples=15, deadline=None)
+def test_each_parameter_moves_as_if_its_own_optimizer_had_taken_the_steps_in_which_it_was_not_frozen(make, frozen_at):
+    """One optimizer over three parameters, frozen in any pattern, against one for each."""
+    def parameters():
+        data = rng(1)
+        return {"a": Parameter(data.standard_normal((3, 2))), "b": Parameter(data.standard_normal((2, 2))),
+                "c": Parameter(data.standard_normal(3))}
+
+    together, alone = parameters(), parameters()
+    optimizer, optimizers = make(list(together.items())), {name: make([(name, p)]) for name, p in alone.items()}
+    data = rng(2)
+    for frozen in frozen_at:
+        optimizer.zero_grad()
+        for name, p in together.items():
+            p.requires_grad = name not in frozen
+            g = data.standard_normal(p.shape)
+            p.grad[...] = alone[name].grad[...] = g
+        if len(frozen) == 3:
+            with pytest.raises(RuntimeError, match="all its parameters are frozen"):
+                optimizer.step()
+            continue
+        optimizer.step()
+        for name in set("abc") - frozen:
+            optimizers[name].step()
+    for name in "abc":
+        np.testing.assert_allclose(together[name].data, alone[name].data, rtol=1e-12)
+
+
+def test_what_is_frozen_stays_in_evaluation_mode_until_it_is_unfrozen():
+    model = Net()
+    assert model.encoder.freeze() is model.encoder and model.train().training
+    assert not any(module.training or module._frozen is False for module in model.encoder.modules())
+    x, before = Tensor(rng().standard_normal((8, 3), dtype="float32"), requires_grad=True), model.state_dict()
+    model(x).sum().backward()
+    assert x.grad.any() and model.head.weight.grad.any() and model.encoder[0].weight.grad is None
+    np.testing.assert_array_equal(before["encoder.steps.1.running_mean"],
+                                  model.state_dict()["encoder.steps.1.running_mean"])
+    assert all(module.training for module in model.encoder.unfreeze().modules())
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@each_optimizer
+def test_a_checkpoint_made_while_frozen_goes_on_identically(make):
+    def run(save_at):
+        model, data = Net(), rng()
+        optimizer = make(model)
+        for step in range(6):
+            (model.encoder.freeze if 1 <= step < 4 else model.encoder.unfreeze)()
+            if step == save_at:
+                state, other = (model.state_dict(), optimizer.state_dict()), Net(seed=5)
+                other_optimizer = make(other)
+                other.load_state_dict(state[0]), other_optimizer.load_state_dict(state[1])
+                (other.encoder.freeze if 1 <= step < 4 else other.encoder.unfreeze)()
+                model, optimizer = other, other_optimizer
+            take_step(model, optimizer, data.standard_normal((8, 3), dtype="float32"))
+        return model.state_dict()
+    whole = run(None)
+    for save_at in (2, 4):
+        resumed = run(save_at)
+        for name, array in whole.items():
+            np.testing.assert_array_equal(array, resumed[name], err_msg=name)
+
+
+# ---------------------------------------------------------------- gradients that are not numbers, or too large
+
+@each_optimizer
+@pytest.mark.parametrize("value", [2e19, -2e19, 3e38, np.inf, -np.inf, np.nan])
+def test_a_gradient_that_cannot_be_used_is_an_error_and_changes_nothing(make, value):
+    model, x = Net(), rng().standard_normal((8, 3), dtype="float32")
+    optimizer = make(model)
+    take_step(model, optimizer, x)
+    before = {**model.state_dict(), **optimizer.state_dict()}
+    optimizer.zero_grad()
+    model.encoder[0].weight.grad[1, 2] = value
+    with pytest.raises(FloatingPointError, match=r"the gradient \(encoder.steps.0.weight\) is not finite, or too long"):
+        optimizer.step()
+    for name, array in {**model.state_dict(), **optimizer.state_dict()}.items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+    take_step(model, optimizer, x)                           # and training goes on
+    assert all(np.isfinite(array).all() for array in {**model.state_dict(), **optimizer.state_dict()}.values())
+
+
+@each_optimizer
+@pytest.mark.parametrize("value", [1e18, 1e-30, 1e-45])
+def test_a_large_or_tiny_gradient_is_survived(xp, make, value):
+    """LARS's norms too: their squares would overflow or vanish in float32."""
+    p = Parameter(to_device(ones(3, 4), xp))
+    optimizer = make([("p", p)])
+    for scale in (value, 1.0, 1.0):
+        optimizer.zero_grad()
+        p.grad[...] = scale
+        optimizer.step()
+        assert np.isfinite(to_host(p.data)).all()
+    assert all(np.isfinite(array).all() for array in optimizer.state_dict().values())
+
+
+@pytest.mark.parametrize("scale", [1e-37, 1e-25, 1e-10, 1.0, 1e10, 1e17])
+def test_lars_step_is_that_of_its_formula_at_every_scale(xp, scale):
+    w = Parameter(to_device(ones(4, 4), xp))
+    optimizer = LARS([("w", w)], 1.0, momentum=0.0, weight_decay=0.0, eta=0.1)
+    w.grad[...] = scale
+    optimizer.step()                                         # lr eta |w| g / |g| = 0.1
+    np.testing.assert_allclose(to_host(w.data), 0.9, rtol=1e-5)
+
+
+@each_optimizer
+@pytest.mark.parametrize("lr", [-0.1, np.nan, np.inf])
+def test_a_step_with_a_bad_rate_is_an_error_and_changes_nothing(make, lr):
+    model = Net()
+    optimizer = make(model)
+    before = model.state_dict()
+    with pytest.raises(ValueError, match=r"step\(lr\) expected a finite lr >= 0"):
+        optimizer.step(lr)
+    assert all(np.array_equal(array, before[name]) for name, array in model.state_dict().items())

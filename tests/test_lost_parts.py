@@ -1,0 +1,233 @@
+"""A part of a Module that would be neither trained nor saved is an error, whatever hides it; what is found is not."""
+
+import functools
+import threading
+import types
+from collections import deque
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minicl import ops
+from minicl.methods import EMA, frozen_copy
+from minicl.nn import Buffer, Dropout, Linear, Module, Parameter, Sequential
+from minicl.optim import SGD
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def ones(*shape):
+    return np.ones(shape, "float32")
+
+
+def linear():
+    return Linear(2, 2, rng=rng())
+
+
+class Holder:
+    def __init__(self, part):
+        self.part = part
+
+
+class Slotted:
+    __slots__ = ("part",)
+
+    def __init__(self, part):
+        self.part = part
+
+
+def closure(part):
+    return lambda x: part(x)
+
+
+def default(part):
+    def call(x, part=part):
+        return part(x)
+    return call
+
+
+ELSEWHERE = []
+HIDING_PLACES = {
+    "set": lambda part: {part}, "frozenset": lambda part: frozenset([part]), "deque": lambda part: deque([part]),
+    "bound method": lambda part: part.forward, "lambda": closure, "default argument": default,
+    "partial": lambda part: functools.partial(closure(part)),
+    "partial of method": lambda part: functools.partial(part.forward),
+    "object": Holder, "object with slots": Slotted, "namespace": lambda part: types.SimpleNamespace(part=part),
+    "object array": lambda part: np.array([part, None], dtype=object), "key of a dict": lambda part: {part: 1},
+    "object in a list": lambda part: [1, Holder(part)],
+    "step of a Sequential": lambda part: Sequential(closure(part), ops.relu),
+    "elsewhere": lambda part: ELSEWHERE.append(part), "iterator": lambda part: iter([part]),
+}
+KINDS = {"Linear": linear, "Parameter": lambda: Parameter(ones(2, 2)), "Buffer": lambda: Buffer(ones(2)),
+         "Dropout": lambda: Dropout(rng=rng()), "frozen copy": lambda: frozen_copy(linear())}
+
+
+@pytest.mark.parametrize("place", HIDING_PLACES.values(), ids=HIDING_PLACES)
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_a_part_made_where_the_walk_does_not_find_it_is_an_error(place, kind):
+    class Net(Module):
+        def __init__(self):
+            self.found, part = linear(), kind()
+            try:
+                self.hidden = place(part)
+            except (AttributeError, TypeError):              # a Parameter has no forward and is not in object arrays
+                self.hidden = {part}
+    try:
+        with pytest.raises(TypeError, match="Net: it has parts that would be neither trained nor saved.*: (Linear|Para"
+                                            "meter|Buffer|Dropout|Frozen)"):
+            Net()
+        Sequential(linear())                                 # and the next module is none the worse
+    finally:
+        ELSEWHERE.clear()
+
+
+@given(st.recursive(st.just("part"), lambda inner: st.one_of(
+    st.tuples(st.sampled_from(["list", "tuple", "dict", "Sequential"]), st.lists(inner, min_size=1, max_size=3)),
+    st.tuples(st.sampled_from(["set", "closure", "object"]), st.lists(inner, min_size=1, max_size=1))), max_leaves=8))
+@settings(max_examples=60, deadline=None)
+def test_a_part_is_found_or_refused_however_containers_are_nested(shape):
+    """Found if all containers on its way are lists, tuples, dicts and Modules; otherwise making the module raises."""
+    def hides(shape):
+        return shape != "part" and (shape[0] in ("set", "closure", "object") or any(map(hides, shape[1])))
+
+    def build(shape):
+        if shape == "part":
+            return linear()
+        items = [build(item) for item in shape[1]]
+        return {"list": list, "tuple": tuple, "dict": lambda items: dict(enumerate(items)),
+                "Sequential": lambda items: Sequential(*[item for item in items if callable(item)] or [ops.relu],
+                                                       ops.relu)
+                if all(map(callable, items)) else items,
+                "set": lambda items: Holder(items), "closure": lambda items: lambda: items,
+                "object": Holder}[shape[0]](items)
+
+    class Net(Module):
+        def __init__(self):
+            self.part = build(shape)
+
+    if hides(shape):
+        with pytest.raises(TypeError, match="neither trained nor saved"):
+            Net()
+    else:
+        def count(shape):
+            return 1 if shape == "part" else sum(map(count, shape[1]))
+        assert len(Net().parameters()) == 2 * count(shape)
+
+
+ATTRIBUTES = {name: place for name, place in HIDING_PLACES.items() if name not in ("elsewhere", "step of a Sequential")}
+
+
+@pytest.mark.parametrize("place", ATTRIBUTES.values(), ids=ATTRIBUTES)
+def test_a_part_made_outside_is_refused_in_such_a_place_too_and_when_it_comes_there_later(place):
+    class Net(Module):
+        def __init__(self, part):
+            self.found, self.hidden = linear(), place(part)
+    part = linear()
+    with pytest.raises(TypeError, match="Net: it has parts that would be neither trained nor saved.*: Linear"):
+        Net(part)
+    net = Sequential(linear())
+    net.steps.append(place(part))
+    with pytest.raises(TypeError, match="Sequential: it has parts that would be neither trained nor saved.*: Linear"):
+        SGD(net, 0.1)
+
+
+HEAD = Linear(2, 2, rng=np.random.default_rng(0))
+
+
+def test_a_function_that_uses_a_layer_of_its_script_is_refused():
+    with pytest.raises(TypeError, match="neither trained nor saved.*: Linear"):
+        Sequential(linear(), lambda x: HEAD(x))
+    assert len(Sequential(HEAD, lambda x: HEAD(x)).parameters()) == 2        # found by its own place
+
+
+class Discards(Module):
+    """Makes parts that it does not keep: replaced, in a failed attempt, in a cycle that only the collector frees."""
+
+    def __init__(self):
+        self.layer = linear()
+        self.layer = linear()
+        linear()
+        cycle = Holder(linear())
+        cycle.itself = cycle
+        try:
+            Sequential(linear(), None)
+        except TypeError:
+            pass
+        self.again = self.layer
+
+
+class Follows(Module):
+    """Another object leads to parts that are found anyway."""
+
+    def __init__(self):
+        self.online = Sequential(linear(), Dropout(rng=rng()))
+        self.target = frozen_copy(self.online)
+        self.ema, self.call, self.by_name = EMA(self.online, self.target), self.online.forward, {self.online}
+
+
+@pytest.mark.parametrize("make", [Discards, Follows])
+def test_a_part_that_is_not_kept_or_is_found_otherwise_is_no_false_alarm(make):
+    assert len(make().parameters()) == 2
+
+
+def test_a_module_made_in_another_thread_meanwhile_is_not_ours():
+    made = []
+
+    class Net(Module):
+        def __init__(self):
+            thread = threading.Thread(target=lambda: made.append(Sequential(linear())))
+            thread.start()
+            thread.join()
+            self.layer = linear()
+    assert len(Net().parameters()) == len(made[0].parameters()) == 2
+
+
+def test_a_module_whose_init_fails_leaves_nothing_behind():
+    class Fails(Module):
+        def __init__(self):
+            ELSEWHERE.append(linear())
+            raise KeyError("no")
+    with pytest.raises(KeyError):
+        Fails()
+    Sequential(linear())
+    ELSEWHERE.clear()
+
+
+@pytest.mark.parametrize("value", [linear(), Parameter(ones(2)), [Buffer(ones(2))], {"a": (linear(),)}])
+def test_a_part_of_the_class_is_refused(value):
+    Net = type("Net", (Module,), {"layer": value})
+    with pytest.raises(TypeError, match="Net.layer is a part that belongs to the class"):
+        Net()
+
+
+@pytest.mark.parametrize("parts", [
+    lambda: {"a": {"b": linear()}, "a.b": linear()}, lambda: {1: linear(), "1": linear()},
+    lambda: {"0": [linear()], "0.0": linear()}, lambda: {"b.c": Buffer(ones(1)), "b": {"c": Parameter(ones(2))}},
+])
+def test_two_parts_of_one_name_are_refused(parts):
+    class Net(Module):
+        def __init__(self):
+            self.parts = parts()
+    with pytest.raises(ValueError, match="Net: two parts are named 'parts"):
+        Net()
+
+
+def test_names_that_collide_later_are_refused_where_they_are_used():
+    net = Sequential(linear())
+    net.steps = {"a": {"b": linear()}, "a.b": linear()}
+    for use in (net.state_dict, net.named_parameters, lambda: SGD(net, 0.1), lambda: net.load_state_dict({})):
+        with pytest.raises(ValueError, match="two parts are named 'steps.a.b.weight'"):
+            use()
+
+
+def test_a_module_that_contains_itself_is_refused():
+    class Net(Module):
+        def __init__(self):
+            self.layers = [linear()]
+            self.layers.append(self)
+    with pytest.raises(ValueError, match="Net: a part of it contains itself"):
+        Net()

@@ -1,0 +1,130 @@
+"""Copies: each draws by itself, shares no array, and follows its own model."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from small_nets import Net, each_optimizer, ones, rng, take_step
+
+from minicl import Tensor, nn
+from minicl.methods import BYOL, MoCo, frozen_copy
+from minicl.nn import Dropout, Linear, Sequential, Stream
+
+
+# ---------------------------------------------------------------- streams: dropout in copies
+
+def masks(module, count=3):
+    x = Tensor(ones(4, 8))
+    return np.stack([module(x).data != 0 for _ in range(count)])
+
+
+@pytest.mark.parametrize("copied", [frozen_copy, copy.deepcopy])
+def test_a_copy_draws_other_masks_than_its_original_and_than_other_copies(copied):
+    layer = Sequential(Dropout(0.5, rng=rng()))
+    layers = [layer, copied(layer), copied(layer)]
+    layers.append(copied(layers[1]))
+    drawn = [masks(each) for each in layers]
+    for i, first in enumerate(drawn):
+        for second in drawn[:i]:
+            assert 0.3 < (first != second).mean() < 0.7
+
+
+def test_a_target_that_loads_its_originals_state_still_draws_its_own_masks():
+    layer = Sequential(Dropout(0.5, rng=rng()))
+    target = frozen_copy(layer)
+    target.load_state_dict(layer.state_dict())
+    assert (masks(layer) != masks(target)).any()
+
+
+@pytest.mark.parametrize("make", ["BYOL", "MoCo"])
+def test_streams_resume_bit_for_bit_in_methods(make):
+    """Of the online network and of its target, into a model that was made with other seeds."""
+    def model(seed):
+        encoder = nn.MLP((2, 2, 1), (6,), rng=rng(seed))
+        head = Sequential(Dropout(0.5, rng=rng(seed + 1)), Linear(6, 4, rng=rng(seed + 2)))
+        return BYOL(encoder, head, linear_head(seed)) if make == "BYOL" else MoCo(encoder, head, dim=4, queue=16,
+                                                                                  splits=1)
+
+    def linear_head(seed):
+        return Linear(4, 4, rng=rng(seed + 3))
+
+    def step(model, data):
+        x = data.standard_normal((4, 2, 2, 1), dtype="float32")
+        z = model(x)[1]
+        target = model.targets(x) if make == "BYOL" else model.encode_keys(x, data)
+        loss = model.loss(z, target) if make == "BYOL" else model.loss(z, target, 0.2)
+        model.update()
+        return loss.item()
+
+    whole, data = model(0), rng(3)
+    losses = [step(whole, data) for _ in range(4)]
+    first, other, data = model(0), model(9), rng(3)
+    assert [step(first, data) for _ in range(2)] == losses[:2]
+    other.load_state_dict(first.state_dict())
+    assert [step(other, data) for _ in range(2)] == losses[2:]
+
+
+def test_dropout_does_not_give_the_positive_away_in_a_momentum_encoder():
+    """With unrelated views nothing tells query i that key i is its positive, unless both drop the same features."""
+    data, d = rng(), 64
+    encoder = Sequential(Dropout(0.9, rng=rng(1)))
+    target = frozen_copy(encoder)
+    agree = []
+    for _ in range(50):
+        online, key = (module(Tensor(1 + 0.01 * data.random((32, d)).astype("float32"))).data > 0
+                       for module in (encoder, target))
+        agree.append((online & key).sum(axis=1).mean())
+    assert np.mean(agree) < 1.5 * d * 0.1**2                 # chance is 0.64 shared features; leaked masks share 6.4
+
+
+@pytest.mark.parametrize("bad", [0, None, np.random.RandomState(0), "seed"])
+def test_a_stream_wants_a_generator(bad):
+    for make in (Stream, lambda rng: Dropout(rng=rng), lambda rng: Linear(2, 2, rng=rng)):
+        with pytest.raises(TypeError, match="rng: expected a numpy Generator"):
+            make(bad)
+
+
+# ---------------------------------------------------------------- copies and pickles
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+@each_optimizer
+def test_an_optimizer_is_not_copied(make, duplicate):
+    model = Net()
+    optimizer = make(model)
+    for thing in (optimizer, (model, optimizer)):
+        if duplicate is not copy.copy or thing is optimizer:
+            with pytest.raises(TypeError, match="cannot be copied or pickled.*load_state_dict"):
+                duplicate(thing)
+
+
+@each_optimizer
+def test_a_copy_of_a_model_that_is_trained_shares_no_array_with_it(make):
+    model, x = Net(), rng().standard_normal((8, 3), dtype="float32")
+    optimizer = make(model)
+    take_step(model, optimizer, x)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        before = other.state_dict()
+        take_step(model, optimizer, x)
+        for name, array in other.state_dict().items():
+            np.testing.assert_array_equal(array, before[name], err_msg=name)
+        trained, start = make(other), model.state_dict()
+        take_step(other, trained, x)
+        assert (other.head.weight.data != before["head.weight"]).any()
+        assert all(np.array_equal(array, start[name]) for name, array in model.state_dict().items())
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))],
+                         ids=["deepcopy", "pickle"])
+def test_the_target_of_a_copied_method_follows_the_copied_model(duplicate):
+    encoder = nn.MLP((2, 2, 1), (6,), rng=rng())
+    model = BYOL(encoder, Linear(6, 4, rng=rng()), Linear(4, 4, rng=rng()), m=0.5)
+    model.update()                                           # the target is views of one array now
+    other = duplicate(model)
+    for p in other.online.parameters():
+        p.data += 1
+    start, before = model.target.state_dict(), other.target.state_dict()
+    other.update()
+    for name, array in other.target.state_dict().items():
+        np.testing.assert_allclose(array, before[name] + 0.5, rtol=1e-5, atol=1e-6)
+    assert all(np.array_equal(array, start[name]) for name, array in model.target.state_dict().items())
