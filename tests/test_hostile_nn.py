@@ -14,6 +14,9 @@ def linear():
     return Linear(2, 2, rng=rng())
 
 
+HEAD = linear()
+
+
 # ---------------------------------------------------------------- states that do not fit
 
 SPOILERS = {
