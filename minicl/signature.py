@@ -86,12 +86,15 @@ class Signature:
         return (*inputs, *(by_name.get(name, self.defaults.get(name)) for name in missing))
 
     def check_options(self, options: dict[str, Any]) -> None:
-        """Refuse unknown options, and make Python numbers of NumPy's, which would promote float32 to float64."""
+        """Refuse unknown options and Tensors, and make Python numbers of NumPy's, which would promote float32."""
         for name, value in options.items():
             if name not in self.options:
                 raise TypeError(f"{self.name}: {self._what_is_wrong_with(name)}")
             if isinstance(value, np.generic):
                 options[name] = value.item()
+            elif hasattr(value, "requires_grad"):
+                raise TypeError(f"{self.name}: {name} cannot be a Tensor, since no gradient would reach an option; pass its "
+                                ".data or .item(), or write the formula with other ops (x**p as exp(p log x))")
 
     def _what_is_wrong_with(self, name: str) -> str:
         if name in self.names:

@@ -50,7 +50,7 @@ class BaseTensor:
     def data(self, data: Array) -> None:
         self._require_leaf("data")
         require_float_array("Tensor.data", data)
-        if data is self._data:                               # x.data *= 2 has already written into it
+        if data is self._data or not alike(data, self._data):        # x.data *= 2 has already written into it
             mark_changed([("", self)], "an assignment to .data")
         self._data = data
         if self._grad is not None and not alike(self._grad, data):

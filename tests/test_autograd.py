@@ -275,6 +275,15 @@ def test_options_cannot_be_left_open():
             return x, lambda g: (g,)
 
 
+@pytest.mark.parametrize("call", [
+    lambda x, t: ops.leaky_relu(x, slope=t), lambda x, t: ops.clip(x, low=t), lambda x, t: ops.layer_norm(x, t, t, eps=t),
+    lambda x, t: x.sum(axis=t), lambda x, t: scaled(x, shift=t), lambda x, t: x**t, lambda x, t: x[t],
+], ids=["slope", "low", "eps", "axis", "shift", "exponent", "key"])
+def test_an_option_is_no_tensor(call):
+    with pytest.raises(TypeError, match="cannot be a Tensor, since no gradient would reach an option"):
+        call(leaf(1.0, 2.0), leaf(0.5))
+
+
 def test_an_op_has_an_input():
     with pytest.raises(TypeError, match="@op: constant takes no input"):
         @op

@@ -60,7 +60,7 @@ Pair = collections.namedtuple("Pair", "row column")
     ("a bool", True), ("a bool in a tuple", (0, False)), ("NumPy's bool", (np.True_, 0)),
     ("a mask", np.ones(4, bool)), ("a mask in a tuple", (np.ones(4, bool), 0)), ("a list of bools", [True] * 4),
     ("floats", np.array([0.0, 1.0])), ("a float", (0, 1.0)), ("NumPy's float", (np.float64(1),)),
-    ("a Tensor", Tensor(np.ones(2))), ("a word", "0"), ("a set", {0}), ("bytes", b"0"),
+    ("a word", "0"), ("a set", {0}), ("bytes", b"0"),
     ("masked ids", np.ma.masked_array([0, 1], [True, False])), ("a matrix", np.array([[0, 1]]).view(np.matrix)),
     ("objects", np.array([0, 1], object)), ("a dict", {0: 1}), ("a namedtuple within", (Pair(0, 0),)),
 ], ids=lambda value: value if isinstance(value, str) else "")

@@ -233,7 +233,7 @@ def test_a_gradient_that_is_not_needed_is_not_computed(rng):
     (lambda x: ops.dropout(x, p=1.0, rng=None), r"dropout: p must be a number in \[0, 1\)"),
     (lambda x: ops.clip(x, low=2, high=1), "clip: expected low <= high"),
     (lambda x: ops.var(x, axis=0, correction=2), "var: needs more than"),
-    (lambda x: ops.pow(x, exponent=x), "pow: exponent must be a finite Python number"),
+    (lambda x: ops.pow(x, exponent=x), r"pow: exponent cannot be a Tensor.*x\*\*p as exp\(p log x\)"),
     (lambda x: x[x.data > 0], "for a bool mask use ops.where"),
     (lambda x: ops.pad(x, widths=((1, 1),)), "pad: widths must be 2 pairs"),
     (lambda x: contrastive.log_softmax(x, 0), "log_softmax: tau must be a number in .0, inf., got 0"),

@@ -149,6 +149,15 @@ def test_an_assignment_in_place_counts():
         loss.backward()
 
 
+@pytest.mark.parametrize("other", [X.astype("float64"), X[:1], X.T], ids=["dtype", "rows", "transposed"])
+def test_data_that_no_gradient_would_fit_count(other):
+    w = Tensor(X, requires_grad=True)
+    loss = (w * w).sum()
+    w.data = other
+    with pytest.raises(RuntimeError, match="was changed by an assignment to .data"):
+        loss.backward()
+
+
 def test_other_data_leave_the_tape_as_it_was():
     """The ops hold the array that they used, so the gradient belongs to it."""
     w = Tensor(X.copy(), requires_grad=True)
