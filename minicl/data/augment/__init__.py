@@ -6,7 +6,8 @@
     recipes        mnist_views, simclr_views, two_views
     base           Transform, the class to write your own, and Compose
 
-They work on whole batches (B, H, W, C), channels last, and draw other parameters for each image.
+They work on whole batches (B, H, W, C), channels last, and draw other parameters for each image, from the generator
+that they are given. Where torchvision's defaults or conventions are others, the class says so.
 """
 
 from .base import Compose, Transform

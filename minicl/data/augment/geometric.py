@@ -230,9 +230,9 @@ def plane_coordinates(matrix, height, width):
 class RandomAffine(PlaneMap):
     """Rotate, shift, scale and shear each image about its centre; what comes in from outside is 0.
 
-    degrees: rotation, counter-clockwise, from a range (a, b) or -v to v; translate: the largest shift as a
-    fraction of the height and width, one number or (along x, along y); scale: a range of magnifications, 1 leaves
-    the size; shear: degrees by which verticals lean to the right, from a range or -v to v.
+    degrees: rotation, counter-clockwise (torchvision's is clockwise), from a range (a, b) or -v to v; translate: the
+    largest shift as a fraction of the width and height, one number or (along x, along y); scale: a range of
+    magnifications, 1 leaves the size; shear: degrees by which verticals lean to the right, from a range or -v to v.
 
     With y down and x right from the centre, t the shift, s the scale, theta the rotation and phi the shear,
 
@@ -275,7 +275,8 @@ def affine_matrix(theta, t, s, phi, height, width):
 class RandomPerspective(PlaneMap):
     """View each image at a slant: its corners move inwards by up to distortion_scale/2 of its height and width.
 
-    distortion_scale: a fraction below 2/3; beyond, the four corners may no longer bound a convex shape.
+    distortion_scale: a fraction below 2/3; beyond, the four corners may no longer bound a convex shape. Every image is
+    changed: torchvision's has a probability p, 0.5 by default, and a distortion_scale of 0.5.
     """
 
     def __init__(self, distortion_scale: float = 0.3):

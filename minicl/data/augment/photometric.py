@@ -81,7 +81,8 @@ class GaussianBlur(Transform):
 
         G_ij = exp(-(i - j)^2 / (2 sigma^2)) / sum of the row
 
-    so that at an edge the weights of the pixels that exist add up to 1, and a flat image stays flat.
+    so that at an edge the weights of the pixels that exist add up to 1, and a flat image stays flat. The kernel is as
+    wide as the image, so there is no kernel_size.
 
     Source: Chen et al. 2020 (SimCLR), appendix A, with p = 0.5 and sigma in (0.1, 2) for 224 pixels.
     """
