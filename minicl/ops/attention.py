@@ -29,6 +29,10 @@ def attention(q: Array, k: Array, v: Array, *, mask: Array | None = None):
 
     mask: bools that broadcast to (..., T, S), True where query i may look at key j; default: everywhere. A query that
     may look nowhere gives zeros, and sends back zeros. For the padding of a batch, (B, S): mask[:, None, :].
+
+    >>> q, k, v = np.zeros((1, 2)), np.zeros((3, 2)), np.array([[1.0], [2.0], [30.0]])
+    >>> minicl.ops.attention(q, k, v, mask=np.array([[True, True, False]])).data
+    array([[1.5]])
     """
     if q.ndim < 2 or k.shape != q.shape[:-2] + (k.shape[-2], q.shape[-1]) or v.shape[:-1] != k.shape[:-1]:
         raise ValueError("attention: expected q (..., T, d), k (..., S, d), v (..., S, e) with equal leading axes, "

@@ -193,7 +193,11 @@ def minimum(x: Array, y: Array):
 
 @op(broadcasts=True)
 def where(condition: Mask, x: Array, y: Array):
-    """x where condition (bools) holds, else y.    dx = g [condition],  dy = g [not condition]"""
+    """x where condition (bools) holds, else y.    dx = g [condition],  dy = g [not condition]
+
+    >>> minicl.ops.where(np.array([True, False]), np.array([1.0, 2.0]), 0.0).data
+    array([1., 0.])
+    """
     xp = array_module(condition)
     return xp.where(condition, x, y), lambda g: (None, g * condition, g * xp.logical_not(condition))
 
@@ -216,6 +220,9 @@ def dropout(x: Array, *, p: float, rng: Rng):
 
     The expectation of y is x (Srivastava et al. 2014, inverted form). rng: numpy Generator on the host,
     on both backends, so that a seed gives the same mask on both.
+
+    >>> minicl.ops.dropout(np.ones(6), p=0.5, rng=np.random.default_rng(0)).data
+    array([2., 2., 2., 0., 0., 0.])
     """
     require_number("dropout", "p", p, "a number in [0, 1)", low=0, below=1)
     if not isinstance(rng, np.random.Generator):

@@ -22,6 +22,11 @@ def max_pool2d(x: Array, *, size: int = 2, stride: int | None = None):
     """y = max over each size x size window.    dx: g at the window's first maximum, in row-major order
 
     x (H, W, B, C) -> ((H - size) // stride + 1, ..., B, C); stride defaults to size.
+
+    >>> x = np.arange(16.0).reshape(4, 4, 1, 1)
+    >>> minicl.ops.max_pool2d(x).data[:, :, 0, 0]
+    array([[ 5.,  7.],
+           [13., 15.]])
     """
     xp = array_module(x)
     views = _windows(x, size, stride, "max_pool2d")

@@ -57,6 +57,7 @@ def compiled(sources):
     with tempfile.TemporaryDirectory() as folder:
         code, library = pathlib.Path(folder) / "kernels.cpp", pathlib.Path(folder) / "kernels.so"
         code.write_text("#include <cmath>\n#include <algorithm>\n#define __device__\nusing namespace std;\n"
+                        "#define CUDART_INF INFINITY\n#define CUDART_NAN NAN\n"
                         + "\n".join(sources))
         subprocess.run(["g++", "-O1", "-ffp-contract=off", "-shared", "-fPIC", code, "-o", library], check=True)
         loaded = ctypes.CDLL(str(library))
