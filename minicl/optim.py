@@ -111,9 +111,9 @@ class Optimizer:
         self.trained, self.runs = trained, []                    # runs: [(slice, whether decayed, steps missed), ...]
         self.frozen = [k for k, is_trained in enumerate(trained) if not is_trained]
         for (is_trained, decays, missed), run in itertools.groupby(range(len(trained)), kind):
-            first, *_, last = (self.views[k][0] for k in [*run] * 2)
+            parts = [self.views[k][0] for k in run]
             if is_trained:
-                self.runs.append((slice(first.start, last.stop), decays, missed))
+                self.runs.append((slice(parts[0].start, parts[-1].stop), decays, missed))
 
     def _require_finite_gradients(self):
         """Raise FloatingPointError unless the sum of squares of what is trained is finite."""

@@ -9,7 +9,7 @@ from small_nets import Net, each_optimizer, ones, rng, take_step
 from minicl import Tensor
 from minicl.backend import to_device, to_host
 from minicl.nn import Parameter
-from minicl.optim import LARS
+from minicl.optim import LARS, SGD
 
 
 # ---------------------------------------------------------------- freezing
@@ -117,6 +117,21 @@ def test_a_gradient_that_cannot_be_used_is_an_error_and_changes_nothing(make, va
         np.testing.assert_array_equal(array, before[name], err_msg=name)
     take_step(model, optimizer, x)                           # and training goes on
     assert all(np.isfinite(array).all() for array in {**model.state_dict(), **optimizer.state_dict()}.values())
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@each_optimizer
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 2e19])
+def test_on_a_gpu_which_is_not_waited_for_it_reaches_the_weights_and_with_them_the_loss(xp, make, value):
+    """SGD and LARS take a step of 2e19 as it is; their momentum survives it."""
+    if xp is np:
+        return                                               # there it is an error, tested above
+    p = Parameter(xp.ones((3, 4), dtype="float32"))
+    optimizer = make([("p", p)])
+    for _ in "12":
+        p.grad[...] = value
+        optimizer.step()
+    assert not np.isfinite(to_host(p.data)).any() or value == 2e19 and isinstance(optimizer, SGD)
 
 
 @each_optimizer

@@ -42,6 +42,10 @@ def test_the_code_loads_what_was_trained(folder, monkeypatch):
     exec(re.search(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)[1], names)
     assert names["h"].shape == (60, 512) and names["z"].shape == (60, 128)
     assert names["h"].std(axis=0).max() > 0 and names["meta"]["step"] == 10
+    exec(re.search(r"^### Fine-tune it\n.*?^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)[1], names)
+    optimizer = names["optimizer"]
+    steps = dict(zip(optimizer.names, optimizer.steps - optimizer.missed))
+    assert steps["steps.1.weight"] == 20 and steps["steps.0.blocks.0.steps.0.weight"] == 10
 
 
 @pytest.mark.parametrize("message", first_cells("Errors"))
