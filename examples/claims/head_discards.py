@@ -90,7 +90,7 @@ def measure(setting):
         model = SimCLR(*encoder_and_head(data, setting, hidden=256, dim=256)).to(setting.xp)     # z as wide as h
         seen = [transform(TASKS[task], images.astype("float32") / 255, rng)
                 for images in (data.train_images, data.test_images)]
-        metrics |= {f"{task}: {name}, untrained": value for name, value in read_off(model, seen, setting).items()}
+        metrics |= {f"{task}: {name}, untrained": value for name, value in probe_versions(model, seen, setting).items()}
         augment = hue_views(0.5)
 
         def views(images, rng):
@@ -98,7 +98,7 @@ def measure(setting):
 
         train(model, contrastive(), data.train_images, setting, steps=setting.pick(100, 300, 5000),
               batch=setting.pick(128, 256, 256), views=views)
-        metrics |= {f"{task}: {name}": value for name, value in read_off(model, seen, setting, data).items()}
+        metrics |= {f"{task}: {name}": value for name, value in probe_versions(model, seen, setting, data).items()}
         setting.print(", ".join(f"{name} {value:.1%}" for name, value in metrics.items() if name.startswith(task)))
     return metrics
 
@@ -124,7 +124,7 @@ def mlp_probe(train, train_ids, test, test_ids, *, hidden=128, epochs=15, batch=
         return float((to_host(mlp(Tensor(x_test)).data.argmax(axis=1)) == test_ids).mean())
 
 
-def read_off(model, seen, setting, data=None):
+def probe_versions(model, seen, setting, data=None):
     """Test accuracies of MLPs that tell from h and from z = g(h) the version shown, and of `data` the digit."""
     (train_images, train_ids), (test_images, test_ids) = seen
     features = zip(*(encode(model, (255 * images).round().astype(np.uint8), setting.xp)
@@ -148,7 +148,7 @@ def lost(metrics, task, when=""):
     return (h - z) / (h - chance)
 
 
-def lost_there(task):
+def lost_in_paper(task):
     """The same share in the paper."""
     h, z, chance = map(float, re.findall(r"[\d.]+", CLAIM.published[task]))
     return (h - z) / (h - chance)
@@ -162,9 +162,9 @@ def verdict(metrics):
         f"{task} {lost(metrics, task).mean():.0%} ({lost(metrics, task, ', untrained').mean():.0%})"
         for task in tasks_of(metrics))
     here = sorted(tasks_of(metrics), key=lambda task: lost(metrics, task).mean())
-    if here != (there := sorted(here, key=lost_there)):
+    if here != (there := sorted(here, key=lost_in_paper)):
         reason += "; in another order than in the paper, where g(h) lost of " + ", ".join(
-            f"{task} {lost_there(task):.0%}" for task in there)
+            f"{task} {lost_in_paper(task):.0%}" for task in there)
     return (NOT_REPRODUCED, f"{reason}; not lost: {', '.join(kept)}") if kept else (QUALITATIVE, reason)
 
 

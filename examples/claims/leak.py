@@ -65,13 +65,13 @@ def measure(setting):
               steps=setting.pick(40, 1400, 10_000))
         accuracies, _, _ = frozen_accuracies(model, data, setting.xp)
         for keys in ORDERS:                              # last: it changes running averages
-            accuracies[f"loss, keys {keys}"], accuracies[f"picked, keys {keys}"] = look_up(
+            accuracies[f"loss, keys {keys}"], accuracies[f"picked, keys {keys}"] = evaluate_keys(
                 model, data.test_images, shuffle[keys], setting, batch)
         metrics |= {f"{order}: {name}": value for name, value in accuracies.items()}
     return metrics
 
 
-def look_up(model, images, shuffle, setting, batch):
+def evaluate_keys(model, images, shuffle, setting, batch):
     """The loss of test images, in training mode, and the fraction whose own key is nearer than all of the queue."""
     rng = np.random.default_rng([setting.seed, 3])
     losses = []

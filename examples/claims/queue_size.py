@@ -46,7 +46,7 @@ def measure(setting):
     data = digits(setting, train=(600, 20_000, 60_000), test=(600, 5000, 10_000))
     for K, capacity in [*((K, max(K, batch)) for K in sizes), (batch, sizes[-1])]:
         model = build(data, setting, queue=capacity, splits=setting.pick(4, 8, 8))
-        curve = train(model, choosing(K, np.random.default_rng([setting.seed, 2])), data.train_images, setting,
+        curve = train(model, draw_negatives(K, np.random.default_rng([setting.seed, 2])), data.train_images, setting,
                       steps=setting.pick(80, 400, 20_000), batch=batch)
         accuracies, _, z = frozen_accuracies(model, data, setting.xp)
         drawn.append({**accuracies, "loss": np.mean(curve["loss"][-4:]), "uniformity": uniformity(z)})
@@ -60,7 +60,7 @@ def measure(setting):
             "bytes": model.queue.keys.data.nbytes / model.queue.capacity / DIM}
 
 
-def choosing(K, rng):
+def draw_negatives(K, rng):
     """MoCo's objective for train(), with K negatives drawn from the queue, or all where there are no more."""
     def objective(model, view1, view2, xp):
         _, q = model(view1)
