@@ -37,7 +37,7 @@ LOSSES = {
 
 def main():
     parser = options(__doc__, epochs=12, batch=256, lr=1e-2, tau=0.25)
-    parser.add_argument("--images", type=at_least(2), default=10_000, help="training images, the first of the data")
+    parser.add_argument("--images", type=at_least(20), default=10_000, help="training images, the first of the data")
     args = parser.parse_args()
 
     xp = get_backend(args.backend, args.precision)

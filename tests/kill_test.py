@@ -46,7 +46,7 @@ RUNS = {
     "cpc_sequences": ("--batch", "20", "--epochs", "4", "--dim", "4", "--hidden", "4", "--ahead", "2", *COMMON),
     "simclr_cifar10": ("--data", "shapes", "--batch", "20", "--epochs", "4", "--method", "moco", "--queue", "50",
                        "--splits", "2", "--width", "2", "--dim", "8", *COMMON),
-    "mutual_information": ("--epochs", "1", "--pairs", "300", *COMMON),
+    "mutual_information": ("--epochs", "1", "--pairs", "600", *COMMON),
 }
 UNREPEATABLE = ("seconds", "seconds_per_epoch", "peak_mib")
 
