@@ -232,7 +232,7 @@ class Run:
         loss = metrics.get("loss", 0.0)
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} at step {step}; lower --lr, raise --tau, or look for NaN in the "
-                                     f"input; the last checkpoint in {self.folder} is from before")
+                                     f"input; {self.folder} keeps the log, and the last checkpoint if there is one")
 
     def elapsed(self) -> float:
         """Seconds since the run began; of sessions before --resume only their training."""
