@@ -41,6 +41,12 @@ def test_a_step_has_its_batch_in_whatever_order_steps_are_asked_for():
         np.testing.assert_array_equal(in_order[step], expected[step])
 
 
+def test_a_loop_over_batches_without_end_is_refused():
+    with pytest.raises(TypeError, match="not iterable"):
+        for _ in Batches(11, 4):
+            pass
+
+
 def test_a_batch_may_be_everything():
     batches = Batches(5, 5)
     assert batches.per_epoch == 1 and sorted(batches[3]) == [0, 1, 2, 3, 4]

@@ -26,6 +26,8 @@ class Batches:
         self.per_epoch = n // batch_size
         self._epoch = -1
 
+    __iter__ = None                                      # a loop over it would have no end: write batches[step]
+
     def __getitem__(self, step: int) -> HostArray:
         """Item ids (batch_size,) of training step `step`, counted from 0 through all epochs."""
         epoch, position = divmod(whole(self, "step", step, 0), self.per_epoch)
