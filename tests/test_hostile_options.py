@@ -120,6 +120,7 @@ def few_data(monkeypatch, tmp_path):
     resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
+@pytest.mark.filterwarnings("ignore:.*do not occur in train_labels")        # two images do not show ten classes
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")        # NumPy's, of the overflow that is asked for
 @pytest.mark.filterwarnings("ignore:.*classes of test_labels")
 @pytest.mark.parametrize("name, options", CASES)

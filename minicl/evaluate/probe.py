@@ -27,7 +27,7 @@ def linear_probe(train_features: Array, train_labels: HostArray, test_features: 
     Features are arrays, off any tape: nothing flows back into the encoder. Labels are integers (N,) and (M,) on the host;
     any will do. Equal scores count as chance, and test items whose class no training item has as errors, with a warning.
 
-    C      inverse strength of the L2 penalty, scikit-learn's LogisticRegression's; the intercept has none
+    C      inverse strength of the L2 penalty, as in scikit-learn's LogisticRegression, at least 1e-6; b has no penalty
     steps  of L-BFGS, at most: it ends where no entry of the gradient is above 1e-4
 
     >>> import numpy as np
@@ -39,7 +39,7 @@ def linear_probe(train_features: Array, train_labels: HostArray, test_features: 
     train_ids, test_ids, classes = class_ids(
         "linear_probe", require_labels("linear_probe", "train_labels", train_labels, len(train_features)),
         require_labels("linear_probe", "test_labels", test_labels, len(test_features)))
-    require_number("linear_probe", "C", C, above=0)
+    require_number("linear_probe", "C", C, at_least=1e-6)
     require_integer("linear_probe", "steps", steps, 1)
     xp = array_module(train_features)
     x, x_test = standardize(train_features, test_features)
