@@ -45,7 +45,7 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
 # the number of terms. A product with ones for each BLOCK of terms, and then the sum of these partial sums, is 8 times
 # as fast and loses no more than a pairwise sum. CuPy adds in a tree; there TF32 would round the product.
 BLOCK = 256
-FEW = 16              # terms that NumPy's sum may take, whose calls cost less
+FEW, SMALL = 32, 4096     # terms, and entries, up to which NumPy's sum loses no more and takes less time
 
 
 def column_sums(x: Array) -> Array:
@@ -69,9 +69,10 @@ def row_sums(x: Array) -> Array:
 
 def sum_over(x: Array, axes: Sequence[int], keepdims: bool = False) -> Array:
     """x.sum(axis=axes, keepdims=keepdims) for a tuple of axes, with column_sums where NumPy would add term by term."""
-    axes = sorted(axis % x.ndim for axis in axes)
-    if not isinstance(x, np.ndarray) or not x.size:
+    few = x.size <= SMALL and math.prod([x.shape[axis] for axis in axes]) <= FEW
+    if few or not x.size or not isinstance(x, np.ndarray):
         return x.sum(axis=tuple(axes), keepdims=keepdims)
+    axes = sorted(axis % x.ndim for axis in axes)
     if x.flags.fnc:                                                          # transposed: sums of x.T, transposed
         return sum_over(x.T, [x.ndim - 1 - axis for axis in axes], keepdims).T
     if axes == list(range(x.ndim - len(axes), x.ndim)):                      # trailing axes: pairwise
@@ -81,7 +82,7 @@ def sum_over(x: Array, axes: Sequence[int], keepdims: bool = False) -> Array:
         first -= 1                                                           # the run first ... last of axes: N terms
     n, after = math.prod(x.shape[first:last + 1]), x.shape[last + 1:]
     y = x.reshape(-1, n, math.prod(after))
-    y = column_sums(y) if n > FEW else y.sum(axis=1)
+    y = column_sums(y) if n > 16 else y.sum(axis=1)
     y = y.reshape(x.shape[:first] + (1,) * (last + 1 - first) + after)
     rest = [axis for axis in axes if axis < first]
     if rest:

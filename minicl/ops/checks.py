@@ -28,6 +28,8 @@ def axes_of(op, x, axis):
     """The axes of x that `axis` names, as ints >= 0 in increasing order; None for all."""
     if axis is None:
         return tuple(range(x.ndim))
+    if type(axis) is int and -x.ndim <= axis < x.ndim:
+        return (axis % x.ndim,)
     axes = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
     return tuple(sorted(_axis(op, x, axes, a) for a in axes))
 

@@ -71,7 +71,7 @@ def logsumexp(x: Array, *, axis: Axis = None, keepdims: bool = False):
 
 @fused
 def _exp_below(xp, x, m, low, high):
-    return xp.exp(x - xp.clip(m, low, high))                 # exp(x - m), and 0 in a row of -inf
+    return xp.exp(x - xp.maximum(xp.minimum(m, high), low))  # exp(x - m), and 0 in a row of -inf
 
 
 @fused
