@@ -9,7 +9,7 @@ from small_nets import Net, each_optimizer, ones, rng, take_step
 
 from minicl import Tensor, nn
 from minicl.methods import BYOL, MoCo, frozen_copy
-from minicl.nn import Dropout, Linear, Sequential, Stream
+from minicl.nn import Dropout, Linear, Module, Sequential, Stream
 
 
 # ---------------------------------------------------------------- streams: dropout in copies
@@ -83,6 +83,15 @@ def test_a_stream_wants_a_generator(bad):
     for make in (Stream, lambda rng: Dropout(rng=rng), lambda rng: Linear(2, 2, rng=rng)):
         with pytest.raises(TypeError, match="rng: expected a numpy Generator"):
             make(bad)
+
+
+def test_a_module_with_a_generator_that_would_not_be_saved_is_refused():
+    class Noise(Module):
+        def __init__(self):
+            self.rng = rng()
+    for make in (Noise, lambda: Sequential(Noise())):
+        with pytest.raises(TypeError, match="Noise: rng is a numpy Generator, whose state would not be saved.*nn.Stream"):
+            make()
 
 
 # ---------------------------------------------------------------- copies and pickles

@@ -316,6 +316,12 @@ def require_reachable(module, made=()):
                 raise TypeError(f"{name}: {cls.__name__}.{attribute} is a part that belongs to the class, all of whose "
                                 "objects would share it untrained and unsaved: set it in __init__")
 
+    for each in module.modules():
+        for attribute, value in vars(each).items():
+            if isinstance(value, np.random.Generator):
+                raise TypeError(f"{type(each).__name__}: {attribute} is a numpy Generator, whose state would not be saved "
+                                "and which a copy would share; keep a nn.Stream(rng) and draw from its next()")
+
     def lost():
         held = [part for each in module.modules() for value in vars(each).values() for part in _held(value)]
         alive = [part for reference in made if (part := reference()) is not None]
