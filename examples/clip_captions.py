@@ -5,9 +5,9 @@
     python examples/clip_captions.py --text bag           # captions as bags of words, without attention
     python examples/clip_captions.py --backend cupy       # the same code on a GPU
 
-Digits are coloured, sized and placed, and a grammar says what is to be seen; images should find their captions and
-captions their images. A fifth of all combinations of digit, colour and place never occurs in training, and those are
-examined: zero-shot classification by prompts, and the best of all captions. Then retrieval both ways.
+Images show digits of several colours, sizes and places, and a grammar describes them. The model learns to match images
+with their captions. A fifth of all combinations of digit, colour and place never occurs in training. On those it is
+evaluated by zero-shot classification with prompts, and by the choice of a caption among all. Then retrieval both ways.
 """
 
 import math
@@ -41,7 +41,7 @@ def main():
     parser = options(__doc__, epochs=6, batch=256, lr=3e-3, tau=0.07)
     parser.add_argument("--text", default="transformer", choices=("transformer", "bag"), help="what reads captions")
     parser.add_argument("--dim", type=at_least(2, 2**14), default=64, help="dimension of the space where both meet")
-    parser.add_argument("--weight-decay", type=not_negative, default=0.05, help="AdamW's, on weights of two axes and more")
+    parser.add_argument("--weight-decay", type=not_negative, default=0.05, help="AdamW's, on matrices and kernels")
     args = parser.parse_args()
     if args.tau < 0.01:
         parser.error(f"--tau: expected 0.01 or more, because CLIP holds 1/tau at 100 or below, got {args.tau}")
@@ -50,7 +50,7 @@ def main():
     run = Run(args, "clip_captions")
     rng = np.random.default_rng(args.seed)
 
-    # Data: digits, which are dressed and described anew each time they are seen.
+    # Data: digits. Colour, size, place and caption are drawn anew for every batch.
     data = load_images(args.data, args.data_dir, seed=args.seed, log=run.print)
     dataset = CaptionedDigits()
     batches = Batches(len(data.train_images), args.batch, seed=args.seed)

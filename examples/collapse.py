@@ -3,9 +3,10 @@
     python examples/collapse.py                          # CPU, about two minutes
     python examples/collapse.py --backend cupy
 
-Nothing but "two views of an image should agree" is best obeyed by one z for all images. NT-Xent forbids that by its
-negatives. BYOL and SimSiam have none: a predictor and a target that is held still are enough (Grill et al. 2020; Chen
-& He 2021, figure 2). Watched in training: how far z is spread, in how many directions. Afterwards: a linear probe.
+A loss that only asks two views of an image to agree is least when all images have the same z. The negatives of NT-Xent
+rule that out. BYOL and SimSiam have no negatives: a predictor and a target without gradient are enough (Grill et al.
+2020; Chen & He 2021, figure 2). The standard deviation and the effective rank of z are logged during training, and the
+frozen features are evaluated by a linear probe.
 """
 
 import dataclasses

@@ -1,12 +1,12 @@
-"""CPC on sequences: learn what of the past tells the future, by picking the true future from among others.
+"""CPC on sequences: learn what the past tells about the future, by choosing the true future among others.
 
     python examples/cpc_sequences.py                     # CPU: a hidden rotation seen through noise
     python examples/cpc_sequences.py --data mnist-rows   # MNIST images as sequences of their rows
     python examples/cpc_sequences.py --backend cupy
 
-Windows of a sequence are encoded, a GRU sums up those seen so far, and from its state the windows k = 1, 2, ... ahead
-are predicted, in latent space. How often the true one is picked from among those of the batch's other sequences is
-judged on test sequences, against chance and, for the rotation, against a critic that sees the hidden states.
+Windows of a sequence are encoded, a GRU summarises those seen so far, and its state predicts the encodings of the
+windows k = 1, 2, ... ahead. The accuracy of choosing the true one among those of the batch's other sequences is
+measured on test sequences, and compared with chance and, for the rotation, with a critic that sees the hidden states.
 """
 
 import math
@@ -84,7 +84,7 @@ def main():
                 run.log(step, epoch=step // batches.per_epoch + 1, loss=loss.item(), lr=lr,
                         first=losses[0].item(), last=losses[-1].item())
 
-        # Judgement on test sequences: the choice at each k, and what the last c knows of the class, if there is one.
+        # Evaluation on test sequences: the choice at each k, and a probe of the last c for the class, if there is one.
         run.print("picking the future of test sequences")
         metrics = predict(model, data.test, args.batch, xp, args.tau)
         if data.test_states is not None:

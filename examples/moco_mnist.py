@@ -1,4 +1,4 @@
-"""MoCo on MNIST: 65,536 negatives at a batch of 256, from a queue of keys that a momentum encoder made.
+"""MoCo on MNIST: 65,536 negatives at a batch of 256, from a queue of keys of a momentum encoder.
 
     python examples/moco_mnist.py                        # CPU; MNIST if it can be had, else generated digits
     python examples/moco_mnist.py --symmetric            # each view once the query and once the key
@@ -80,7 +80,7 @@ def main():
                 run.log(step, epoch=step // batches.per_epoch + 1, loss=loss.item(), chance=chance,
                         lr=lr, alignment=alignment(q.data, k), uniformity=uniformity(q.data))
 
-        # Frozen features of the query encoder are examined: h, which is kept, and z, which is thrown away.
+        # Evaluation of the query encoder's frozen features: h, the representation, and z, which is dropped.
         report(run, model, data, augment, rng, xp, candidates=1 + len(model.queue), queue=len(model.queue))
 
 

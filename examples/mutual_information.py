@@ -1,4 +1,4 @@
-"""Mutual information: how much InfoNCE sees of what two variables share, and where it goes blind.
+"""Mutual information: how much of it InfoNCE measures, and where it saturates.
 
     python examples/mutual_information.py                # CPU, about a minute
     python examples/mutual_information.py --backend cupy
@@ -33,7 +33,7 @@ def main():
     parser.set_defaults(log_every=10)
     parser.add_argument("--dim", type=at_least(1, 2**14), default=20, help="dimensions of x and of y")
     parser.add_argument("--pairs", type=at_least(2 * max(CANDIDATES)), default=200_000,
-                        help="drawn for each of the optimal critic's figures")
+                        help="drawn for each number of the optimal critic")
     args = parser.parse_args()
 
     xp = get_backend(args.backend, args.precision)

@@ -58,7 +58,7 @@ def main():
     parser.add_argument("--momentum", type=fraction, default=0.99, help="moco: m of key <- m key + (1 - m) query")
     parser.add_argument("--splits", type=at_least(1), default=8, help="moco: groups that batch norm sees a batch in")
     parser.add_argument("--limit", type=at_least(20), help="use only this many training images, and test images")
-    parser.add_argument("--knn-every", type=at_least(1), help="epochs between looks at kNN accuracy; default: never")
+    parser.add_argument("--knn-every", type=at_least(1), help="epochs between evaluations by kNN; default: none")
     parser.add_argument("--knn-k", type=at_least(1), default=20, help="neighbours that vote, at most all")
     args = parser.parse_args()
     if args.method == "moco" and (args.batch % args.splits or not 2 * args.splits <= args.batch <= args.queue):

@@ -1,4 +1,4 @@
-"""SimCLR on MNIST: learn digits without labels, then ask what the representation knows.
+"""SimCLR on MNIST: learn digits without labels, then evaluate the representation.
 
     python examples/simclr_mnist.py                      # CPU; MNIST if it can be had, else generated digits
     python examples/simclr_mnist.py --backend cupy       # the same code on a GPU
@@ -64,7 +64,7 @@ def main():
                 run.log(step, epoch=step // batches.per_epoch + 1, loss=loss.item(), lr=lr,
                         alignment=alignment(z1.data, z2.data), uniformity=uniformity(z.data))
 
-        # Frozen features are examined: h, which is kept, and z, which is thrown away after training.
+        # Evaluation of the frozen features: h, the representation, and z, which is dropped after training.
         report(run, model, data, augment, rng, xp, candidates=2 * args.batch - 1)
 
 
