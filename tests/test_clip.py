@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from minicl import Tensor, get_backend, viz
 from minicl.backend import threads, to_device, to_host
 from minicl.contrastive import clip_loss, composed, log_softmax
+from minicl.contrastive.pairs import CrossPairs
 from minicl.data import digits, same_caption_ids
 from minicl.evaluate import class_embeddings, retrieval_recall, zero_shot_accuracy
 from minicl.methods import CLIP
@@ -191,10 +192,15 @@ def test_caption_ids_of_another_kind_are_refused(ids):
 
 # ---------------------------------------------------------------- tiles and threads
 
-def test_tiles_that_are_not_kept_are_made_again(monkeypatch, xp):
-    kept = gradients(clip_loss, pairs(300, 6), 2.0, None, xp)
+def test_tiles_that_are_not_cached_are_made_again(monkeypatch, xp):
+    def tiles():
+        crossed = CrossPairs(np.eye(300), np.eye(300), 7.0, None, cache=True)
+        return len(crossed.blocks), crossed.cache
+    cached = gradients(clip_loss, pairs(300, 6), 2.0, None, xp)
+    assert tiles() == (2, {})
     monkeypatch.setattr("minicl.contrastive.pairs.CACHE_BYTES", 0)
-    for one, other in zip(kept, gradients(clip_loss, pairs(300, 6), 2.0, None, xp)):
+    assert tiles() == (2, None)
+    for one, other in zip(cached, gradients(clip_loss, pairs(300, 6), 2.0, None, xp)):
         np.testing.assert_array_equal(one, other)
 
 

@@ -137,12 +137,14 @@ def test_gradients_of_drawn_shapes_and_temperatures(n, d, tau, seed):
 
 
 def test_tiles_are_the_whole(monkeypatch):
-    """The size of the tiles, whether they are kept, and the number of threads change nothing but rounding."""
-    arrays = views(40, 6)
+    """The size of the tiles, whether they are cached, and the number of threads change nothing but rounding."""
+    arrays, u = views(40, 6), l2_normalize.forward(views(40, 6)[0])[0]
     whole = gradients(nt_xent, arrays, 0.2, np, True)
     monkeypatch.setattr(pairs, "tile_size", lambda xp, n: 7)
+    assert len(pairs.SymmetricPairs(u, 0.2, cache=True).tiles) == 6 * 7 / 2
     for cached in (pairs.CACHE_BYTES, 0):
         monkeypatch.setattr(pairs, "CACHE_BYTES", cached)
+        assert (pairs.SymmetricPairs(u, 0.2, cache=True).cache is None) == (cached == 0)
         alone = gradients(nt_xent, arrays, 0.2, np, False)
         with threads(2):
             together, again = (gradients(nt_xent, arrays, 0.2, np, False) for _ in range(2))
@@ -153,7 +155,7 @@ def test_tiles_are_the_whole(monkeypatch):
 
 
 def test_no_matrix_of_all_pairs_is_held():
-    """16 MiB of exponentials are the most that is kept; here they would take 256 MiB."""
+    """16 MiB of exponentials are the most that is cached; here they would take 256 MiB."""
     import tracemalloc
     z1, z2 = views(4096, 16, dtype="float32")
     leaf = Tensor(z1, requires_grad=True)

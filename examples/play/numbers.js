@@ -1,5 +1,5 @@
 // What the page shows, computed as minicl computes it.
-// Labels as in docs/gradients/info_nce.md unless another page is named.
+// Labels as in docs/gradients/nt_xent.md unless another page is named.
 
 const dot = (a, b) => a[0] * b[0] + a[1] * b[1];
 const sum = list => list.reduce((total, x) => total + x, 0);
@@ -24,12 +24,12 @@ function numbers({ angles, tau, loss, anchor }) {
   const anchors = loss === "nt_xent" ? ids : [anchor];
   const L = mean(anchors.map(i => Math.max(ahead[i], 0) + Math.log1p(Math.exp(-Math.abs(ahead[i])))));   // (1)
   const ds = ids.map(i => ids.map(j => !anchors.includes(i) ? 0 :
-    (isPositive(i, j) ? -lack[i] : p[i][j]) / (anchors.length * tau)));                   // (2)
+    (isPositive(i, j) ? -lack[i] : p[i][j]) / (anchors.length * tau)));                   // G
   const dtau = -sum(ids.flatMap(i => ids.map(j => s[i][j] * ds[i][j]))) / tau;            // (3)
 
   const along = ids.map(i => {                  // point i moves row i, as the anchor, and column i, as a candidate
     const weights = ids.map(j => ds[i][j] + ds[j][i]);
-    const du = [0, 1].map(axis => sum(ids.map(j => weights[j] * u[j][axis])));            // (4), (5), (6) or (7)
+    const du = [0, 1].map(axis => sum(ids.map(j => weights[j] * u[j][axis])));            // (2), or (2) to (4) of info_nce.md
     return -dot(du, tangent(u[i]));             // what l2_normalize lets through: (1) in docs/gradients/cosine.md
   });
   const forces = ids.map(i => tangent(u[i]).map(t => along[i] * t));       // -dL/dz, (2N, 2)

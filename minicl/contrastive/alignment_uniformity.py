@@ -75,11 +75,12 @@ def alignment_loss(z1: Array, z2: Array, *, alpha: float = 2):
 
 @op
 def uniformity_loss(z: Array, *, t: float = 2, needs_grad=(True,)):
-    """Log of the mean Gaussian potential between different items: z (N, d), N >= 2, t > 0 -> L () <= 0, 0 when collapsed.
+    """Log of the mean Gaussian potential between different items: z (N, d), N >= 2, t > 0 -> L () <= 0.
 
-    e_ij = exp((s_ij - 1) / tau) with tau = 1/(2t), as |u_i - u_j|^2 = 2 - 2 s_ij: the exponentials are NT-Xent's, and so
-    are the tiles. A row of zeros stays at the origin, at distance 1 from the sphere and 0 from another such row. As N
-    grows L cannot fall below evaluate.uniformity_floor(d, t), the value of points spread evenly; a few points can.
+    A collapse has 0. e_ij = exp((s_ij - 1) / tau) with tau = 1/(2t), as |u_i - u_j|^2 = 2 - 2 s_ij: the exponentials
+    are NT-Xent's, and so are the tiles. A row of zeros stays at the origin, at distance 1 from the sphere and 0 from
+    another such row. As N grows L cannot fall below evaluate.uniformity_floor(d, t), the value of points spread evenly;
+    a few points can.
     Source: Wang & Isola 2020, section 4.1.2
 
     >>> import numpy as np
@@ -109,8 +110,8 @@ def uniformity_loss(z: Array, *, t: float = 2, needs_grad=(True,)):
 
 
 def _nearer(xp, u, t):
-    """The logarithms (2,) of what exp(2t (s_ij - 1)) falls short of e_ij where rows are zeros: there s_ij = 0, while the
-    squared distance is 1 to unit rows, and 0 between rows of zeros."""
+    """The logarithms (2,) of what exp(2t (s_ij - 1)) falls short of e_ij where rows are zeros: there s_ij = 0, while
+    the squared distance is 1 to unit rows, and 0 between rows of zeros."""
     zeros = (~u.any(axis=1)).astype(u.dtype).sum()
     missing = xp.stack([2 * zeros * (len(u) - zeros) * -math.expm1(-t), zeros * (zeros - 1) * -math.expm1(-2 * t)])
     return log_ahead(missing, None, xp.asarray([t, 0], dtype=u.dtype), 1)

@@ -39,8 +39,8 @@ def require_logit_scale(name, logit_scale):
 def require_pairs(name, first, second, at_least=1, because="the negatives are the other items of the batch"):
     """Raise ValueError unless the two views are (N, d) arrays of one shape, with N >= at_least."""
     if len(first.shape) != 2 or first.shape != second.shape:
-        raise ValueError(f"{name}: expected two views (N, d) of the same N items, got {first.shape} and {second.shape}; "
-                         "row i of one must belong to row i of the other")
+        raise ValueError(f"{name}: expected two views (N, d) of the same N items, got {first.shape} and {second.shape};"
+                         " row i of one must belong to row i of the other")
     require_batch(name, first, at_least, because)
 
 

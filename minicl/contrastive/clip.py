@@ -1,7 +1,7 @@
 """CLIP's loss (Radford et al. 2021, figure 3): images pick their captions, captions pick their images.
 
-Unit rows u (images) and t (texts) of N pairs, x_ij = exp(logit_scale) u_i . t_j, and two softmaxes of these scores: p_ij,
-with which image i picks text j, and q_ij, with which text j picks image i. With the log-sums over the negatives,
+Unit rows u (images) and t (texts) of N pairs, x_ij = exp(logit_scale) u_i . t_j, and two softmaxes of these scores:
+p_ij, with which image i picks text j, and q_ij, with which text j picks image i. Over the negatives,
 
     row_i = log sum_{j != i} exp(x_ij),   col_j = log sum_{i != j} exp(x_ij)
 
@@ -32,7 +32,7 @@ from .softmax import EXCLUDED, log_softmax, softplus
 
 
 def composed(image: Tensor, text: Tensor, logit_scale, caption_ids: Array | None = None) -> Tensor:
-    """clip_loss from small ops: cosines, log-softmax of rows and of columns, pick the diagonal. It holds all N^2 scores."""
+    """clip_loss from small ops: cosines, log-softmax of rows and of columns, pick the diagonal. It holds N^2 scores."""
     require_pairs("clip_loss", image, text)
     xp, N = array_module(image.data), len(image)
     scale = math.exp(logit_scale) if isinstance(logit_scale, (int, float)) else exp(logit_scale)
@@ -75,9 +75,9 @@ def clip_loss(image: Array, text: Array, logit_scale: Scalar, *, caption_ids: Ar
 
     def backward(g):
         sum_t, sum_u = pairs.weighted_sums(one_minus_p, one_minus_q)
-        pull, c = (one_minus_p + one_minus_q)[:, None], g * scale / (2 * N)
-        du = (sum_t - pull * t) * c                                          # (2)
-        dt = (sum_u - pull * u) * c                                          # (3)
+        weight, c = (one_minus_p + one_minus_q)[:, None], g * scale / (2 * N)
+        du = (sum_t - weight * t) * c                                        # (2)
+        dt = (sum_u - weight * u) * c                                        # (3)
         return to_image(du)[0], to_text(dt)[0], (u * du).sum()               # (4)
 
     return loss, backward

@@ -4,8 +4,6 @@ For x^ = x / |x| the Jacobian is (I - x^ x^T) / |x|: a change of x along itself 
 component of the gradient is taken out, and what is left counts less the longer x is.
 """
 
-import math
-
 from ..autograd import op
 from ..backend import array_module, fused, require_finite
 from ..checks import require_within
@@ -21,10 +19,9 @@ def l2_normalize(x: Array, *, eps: float = TINY):
         dx = (g - x^ (x^ . g)) / |x|                                         (1)
 
     A row shorter than eps has no direction to speak of: it gives zeros and receives a zero gradient, never NaN and
-    never g / eps, which would throw the encoder far away. Its cosine with every row is 0, its distance to a unit row 1, and
-    each loss is its formula at such rows. A row whose length is not
-    finite (in float32 from 1.8e19) raises FloatingPointError; on a GPU it gives NaN.
-    Derivation: docs/gradients/cosine.md
+    never g / eps, which would throw the encoder far away. Its cosine with every row is 0, its distance to a unit row
+    1, and each loss is its formula at such rows. A row whose length is not finite (in float32 from 1.8e19) raises
+    FloatingPointError; on a GPU it gives NaN. Derivation: docs/gradients/cosine.md
 
     >>> import numpy as np
     >>> l2_normalize(np.array([[3.0, 4.0], [0.0, 0.0]])).data.tolist()
@@ -47,7 +44,7 @@ def l2_normalize(x: Array, *, eps: float = TINY):
 
 @fused
 def _inverse(xp, length, eps):
-    return xp.where(length < math.inf, (length >= eps) / xp.maximum(length, eps), math.nan)
+    return (length >= eps) / xp.maximum(length, eps) + (length - length)     # infinity - infinity is NaN
 
 
 @fused

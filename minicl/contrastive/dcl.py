@@ -1,15 +1,16 @@
 """Decoupled contrastive loss (Yeh et al. 2022, eq. 6): NT-Xent without the positive in the denominator.
 
 Two views of N items give 2N unit rows u = [z1^; z2^]; the other view of i is p(i) = i + N mod 2N. With
-x_ij = u_i . u_j / tau, lse_i = log sum_j exp(x_ij) and r_ij = exp(x_ij - lse_i) over the negatives j, all but i and p(i):
+x_ij = u_i . u_j / tau, and over the negatives j, all but i and p(i), lse_i = log sum_j exp(x_ij) and
+r_ij = exp(x_ij - lse_i):
 
     L = (1/2N) sum_i (lse_i - w_i x_ip(i))                                   (1)
     du_i = (sum_j (r_ij + r_ji) u_j - 2 w_i u_p(i)) / (2N tau)               (2)
     dtau = -(1/2tau) sum_i u_i . du_i                                        (3)
 
 w_i = 1, or for DCL-W the weight of i's item. In NT-Xent both push and pull of an anchor carry 1 - p_i+, little once the
-few negatives of a small batch are easily told apart. Here they keep their strength. L may fall below 0. The tiles are in
-pairs.py.    Derivation: docs/gradients/dcl.md
+few negatives of a small batch are easily told apart. Here they keep their strength. L may fall below 0. The tiles are
+in pairs.py.    Derivation: docs/gradients/dcl.md
 """
 
 from ..autograd import Tensor, op
@@ -31,18 +32,18 @@ def composed(z1: Tensor, z2: Tensor, tau, *, weights: Array | None = None) -> Te
     itself = xp.eye(2 * N, dtype=bool)
     scores = cosine_similarity(z, z) / tau
     negatives = where(itself | xp.concatenate([itself[N:], itself[:N]]), EXCLUDED, scores)
-    pulls = (l2_normalize(z1) * l2_normalize(z2)).sum(axis=1) / tau          # (N,): x_ip(i), the same for both views
+    positives = (l2_normalize(z1) * l2_normalize(z2)).sum(axis=1) / tau      # (N,): x_ip(i), the same for both views
     if weights is not None:
-        pulls = pulls * weights
-    return logsumexp(negatives, axis=1).mean() - pulls.mean()
+        positives = positives * weights
+    return logsumexp(negatives, axis=1).mean() - positives.mean()
 
 
 @op
 def dcl(z1: Array, z2: Array, tau: Scalar, *, weights: Array | None = None, needs_grad=(True, True, True)):
     """Decoupled contrastive loss: two views z1, z2 (N, d) of N >= 2 items, tau () > 0 -> L ().
 
-    Use it with small batches. weights (N,), constants: what each item's positive counts, as mises_fisher_weights gives
-    them for DCL-W; default 1.
+    Use it with small batches. weights (N,), constants: what each item's positive counts, as mises_fisher_weights
+    gives them for DCL-W; default 1.
 
     >>> import numpy as np
     >>> z = np.eye(2)
@@ -77,7 +78,8 @@ def mises_fisher_weights(z1: Array, z2: Array, *, sigma: float = 0.5) -> Array:
 
         w_i = 2 - exp(s_i / sigma) / mean_k exp(s_k / sigma),   s_i the cosine of item i's views
 
-    The less alike its views, the more an item counts.
+    The less alike its views, the more an item counts. The authors' code lets a gradient flow through the weights; here
+    they are constants, as in lightly.
     """
     require_pairs("mises_fisher_weights", z1, z2)
     require_within("mises_fisher_weights", "(0, inf)", sigma=sigma)

@@ -6,8 +6,8 @@ Each query picks its positive from among it and M negatives. With unit rows q (q
 
     L = (1/N) sum_i log(1 + exp(lse_i - x_i+))                               (1)
 
-which is the mean of -log p_i+, p_i+ = exp(x_i+) / (exp(x_i+) + sum_j exp(x_ij)). The gradients compare the positive with
-m_i, the mean of the negatives weighted by their own softmax r_ij = exp(x_ij - lse_i), m_i = sum_j r_ij n_j:
+which is the mean of -log p_i+, p_i+ = exp(x_i+) / (exp(x_i+) + sum_j exp(x_ij)). The gradients compare the positive
+with m_i, the mean of the negatives weighted by their own softmax r_ij = exp(x_ij - lse_i), m_i = sum_j r_ij n_j:
 
     dq_i = (1 - p_i+) (m_i - k_i) / (N tau)                                  (2)
     dk_i = -(1 - p_i+) q_i / (N tau)                                         (3)

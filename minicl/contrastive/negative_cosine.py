@@ -12,8 +12,8 @@ from .cosine import l2_normalize
 def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean negative cosine of prediction and target (N, d): a Tensor () in [-1, 1].
 
-    The target is a constant, whatever it was computed from: this detach is the stop-gradient, without which both methods
-    collapse (Chen & He 2021, section 4.1).
+    The target is a constant, whatever it was computed from: this detach is the stop-gradient, without which both
+    methods collapse (Chen & He 2021, section 4.1).
 
     >>> import numpy as np
     >>> from minicl import Tensor

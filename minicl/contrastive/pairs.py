@@ -19,7 +19,8 @@ largest cosine of each row is subtracted before the division by a small tau, whi
 import functools
 import math
 
-from ..backend import array_module, column_sums, fused, is_gpu, parallel_for, parallel_map, parallel_sum, row_sums, workers
+from ..backend import (array_module, column_sums, fused, is_gpu, parallel_for, parallel_map, parallel_sum, row_sums,
+                       workers)
 from .cosine import l2_normalize
 
 CACHE_BYTES = 16 * 2**20       # a matrix of exponentials up to this size is held from the forward to the backward
@@ -59,7 +60,7 @@ class SymmetricPairs:
         """x_ij, or s_ij if not safe, for the rows a and the columns b, with -inf for what is left out."""
         x = self.anchors[a] @ self.u[b].T
         for offset in self.left_out:
-            lo, hi = max(a.start, b.start - offset), min(a.stop, b.stop - offset)        # rows i whose i + offset is in b
+            lo, hi = max(a.start, b.start - offset), min(a.stop, b.stop - offset)      # rows i with i + offset in b
             if lo < hi:
                 first, step = (lo - a.start) * x.shape[1] + lo + offset - b.start, x.shape[1] + 1
                 x.reshape(-1)[first:first + (hi - lo - 1) * step + 1:step] = -math.inf   # a diagonal of the tile
@@ -75,7 +76,7 @@ class SymmetricPairs:
         return e
 
     def logsumexp(self, s):
-        """lse_i - s_i / tau (V,): how far the negatives together are ahead of a cosine s; -inf if there are none."""
+        """lse_i - s_i / tau (V,): how far the negatives together are ahead of a cosine s; -1e30 if there are none."""
         self.shift = None                                                    # or the largest cosine of each row
         if self.safe:
             self.total = self._over_tiles(self._add_sums, self.u[:, 0])
@@ -134,7 +135,7 @@ class QueryPairs:
     def __init__(self, q, negatives, tau):
         self.xp, self.q, self.tau, self.negatives, M = array_module(q), q, tau, negatives, len(negatives)
         self.tiles = slices(M, tile_size(self.xp, M, rows=len(q)))
-        self.shift, self.anchors = None, q / tau                             # or the largest cosine of each query, and q
+        self.shift, self.anchors = None, q / tau                             # or the largest cosine of each row, and q
         if not exp_is_safe(self.xp, tau, q.dtype, M):
             tops = parallel_map(self.xp, self.tiles, lambda tile: (q @ self.unit(tile)[0].T).max(axis=1))
             self.shift, self.anchors = self.xp.stack(tops).max(axis=0), q
@@ -147,8 +148,8 @@ class QueryPairs:
         return self.xp.exp(e, out=e) if self.shift is None else _exp_of(e, self.shift[:, None], self.tau)
 
     def softmax(self, s, *, need_mean):
-        """lse_i - s_i / tau (N,), how far the negatives together are ahead of a cosine s, and m_i = sum_j r_ij n_j (N, d)
-        if needed, else None."""
+        """lse_i - s_i / tau (N,), how far the negatives together are ahead of a cosine s; and m_i = sum_j r_ij n_j
+        (N, d) if needed, else None."""
         def add(lo, hi, total, weighted):
             for tile in self.tiles[lo:hi]:
                 n, _ = self.unit(tile)
@@ -173,11 +174,11 @@ class QueryPairs:
 
 
 class CrossPairs:
-    """Unit rows u (N, d) and t (N, d) at scores x_ij = scale u_i . t_j, scale <= 100; rows i and j with the same caption
-    id are no negatives of each other.
+    """Unit rows u (N, d) and t (N, d) at scores x_ij = scale u_i . t_j, scale <= 100; rows i and j with the same
+    caption id are no negatives of each other.
 
-    exp(100) overflows float32, and subtracting the maxima of rows and columns, which differ, would take two exponentials
-    a pair. One is enough: f_ij = exp(x_ij / 2) stays within exp(+-50), and with a_i of its row's size
+    exp(100) overflows float32, and subtracting the maxima of rows and columns, which differ, would take two
+    exponentials a pair. One is enough: f_ij = exp(x_ij / 2) stays within exp(+-50), and with a_i of its row's size
 
         lse_i = 2 log a_i + log S_i,   S_i = sum_j (f_ij / a_i)^2
 
@@ -265,8 +266,8 @@ def exp_is_safe(xp, tau, dtype, count):
 
 @fused
 def log_ahead(xp, total, shift, s, tau):
-    """log total + (shift - s) / tau, -inf for a total of 0."""
-    log = xp.where(total == 0, -math.inf, xp.log(xp.where(total == 0, 1, total)))
+    """log total + (shift - s) / tau, with -1e30 for log 0."""
+    log = xp.where(total == 0, -1e30, xp.log(xp.where(total == 0, 1, total)))
     return log - s / tau if shift is None else log + (shift - s) / tau
 
 

@@ -8,8 +8,8 @@ and c_ij = 1 where i = j, else -1:
     du_i = t sum_j G_ij v_j,   dv_j = t sum_i G_ij u_i                       (3)
     dlogit_scale = t sum_ij G_ij s_ij,   dbias = sum_ij G_ij                 (4)
 
-Both scalars are learned, from SIGLIP_LOGIT_SCALE and SIGLIP_BIAS: of N^2 pairs N are positive, and the bias says so from
-the start. Different rows with the same caption are left out of the sums, as in clip_loss: they are no negatives.
+Both scalars are learned, from SIGLIP_LOGIT_SCALE and SIGLIP_BIAS: of N^2 pairs N are positive, and the bias says so
+from the start. Different rows with the same caption are left out of the sums, as in clip_loss: they are no negatives.
 It holds the matrix of all pairs: good for batches of some thousands.    Derivation: docs/gradients/siglip.md
 """
 

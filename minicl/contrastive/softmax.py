@@ -69,7 +69,7 @@ def softmax(x: Array, tau: Scalar = 1.0, *, needs_grad=(True, True)):
 
 
 def _shifted(name, x, tau):
-    """(x - top) / tau with each row's largest score top, and a function of the backward: x - top with EXCLUDED for -inf."""
+    """(x - top) / tau, top each row's largest score; and a function of the backward: x - top, EXCLUDED for -inf."""
     require_temperature(name, tau)
     top = x.max(axis=-1, keepdims=True)
     require_finite(top, f"{name}: the largest score of a row")

@@ -41,9 +41,9 @@ def composed(z: Tensor, tau, *, labels: HostArray, base_temperature: float | Non
 def sup_con(z: Array, tau: Scalar, *, labels: HostArray, base_temperature: float | None = None):
     """Supervised contrastive loss: z (V, d), tau () > 0, labels (V,) -> L ().
 
-    Use it when classes are known. labels: host array of integers, one a row of z (both views of an image have its label).
-    The mean is over the anchors that have a positive; the others serve as negatives only. Raises ValueError if none has:
-    labels are on the host so that this can be seen without waiting for a GPU.
+    Use it when classes are known. labels: host array of integers, one a row of z (both views of an image have its
+    label). The mean is over the anchors that have a positive; the others serve as negatives only. Raises ValueError if
+    none has: labels are on the host so that this can be seen without waiting for a GPU.
     base_temperature > 0: multiply the loss by tau / base_temperature; None: leave it as it is.
 
     >>> import numpy as np

@@ -8,8 +8,8 @@ the same, the embeddings cannot all be one point. Rows are not normalised; z may
     dR/dz_ia = (4 covariance sum_{b != a} C_ab m_ib - variance [std_a < 1] m_ia / std_a) / (d (N - 1))     (3)
 
 m = z less its column means, C = m^T m / (N - 1), std_a = sqrt(C_aa + eps). The first term averages over d too, as the
-paper's algorithm does: the weights 25, 25, 1 belong to that form (its equation 5 sums). The authors' published code also
-halves the variance term: variance=12.5 gives its loss.    Derivation: docs/gradients/vicreg.md
+paper's algorithm does: the weights 25, 25, 1 belong to that form (its equation 5 sums). The authors' published code
+also halves the variance term: variance=12.5 gives its loss.    Derivation: docs/gradients/vicreg.md
 """
 
 from ..autograd import Tensor, op
@@ -55,8 +55,8 @@ def vicreg(z1: Array, z2: Array, *, invariance: float = 25.0, variance: float = 
     require_finite(loss, "vicreg: the loss")
 
     def backward(g):
-        pull = (2 * invariance * g / apart.size) * apart
-        return to_z1(g) + pull, to_z2(g) - pull
+        dapart = (2 * invariance * g / apart.size) * apart
+        return to_z1(g) + dapart, to_z2(g) - dapart
 
     return loss, backward
 
