@@ -1,5 +1,6 @@
 """Evaluation: each metric against its definition, written slowly; the model is left as it was."""
 
+import json
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ from minicl.autograd import Tensor
 from minicl.backend import threads, to_device, to_host
 from minicl.data import ImageData
 from minicl.evaluate import (alignment, effective_rank, encode, frozen_accuracies, infonce_bound, knn_accuracy,
-                             linear_probe, nearest_neighbours, state_hash, to_float, uniformity, uniformity_floor)
+                             linear_probe, nearest_neighbours, report, state_hash, to_float, uniformity, uniformity_floor)
 from minicl.methods import SimCLR
 from minicl.nn import MLP, Buffer, ConvNet, Module, projection_head
 
@@ -189,6 +190,34 @@ def test_frozen_accuracies_are_those_of_h_and_z(model, data, xp):
         "knn_z": knn_accuracy(train_z, data.train_labels, z, data.test_labels),
         "probe_h": linear_probe(train_h, data.train_labels, h, data.test_labels),
         "probe_z": linear_probe(train_z, data.train_labels, z, data.test_labels)}
+
+
+class NoRun:
+    """A run whose log was lost: what report reads of a run, and what it writes."""
+    total, seconds, config = 10, 1.0, {"backend": "numpy", "seed": 0, "epochs": 1}
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def print(self, text):
+        pass
+
+    def read_log(self):
+        return []
+
+    def elapsed(self):
+        return 1.0
+
+    def finish(self, result, notes):
+        self.result = result
+
+
+def test_a_report_without_a_log_has_its_loss_unknown_and_its_accuracies(model, data, xp, tmp_path, rng):
+    run = NoRun(tmp_path)
+    report(run, model, data, lambda images, rng: images + rng.random(dtype="float32"), rng, xp, candidates=8)
+    json.dumps(run.result, allow_nan=False)
+    assert [run.result[key] for key in ("loss", "bound_nats", "cap_nats")] == [None] * 3
+    assert run.result["probe_h"] == frozen_accuracies(model, data, xp)[0]["probe_h"]
 
 
 class Drifting(Module):

@@ -165,6 +165,7 @@ def test_sets_that_do_not_fit_each_other_are_refused(function, change, message):
     (lambda: class_embeddings(lambda captions: X, ["a", "b"], ["{}"]), "embed must give one embedding a caption, 2"),
     (lambda: class_embeddings(lambda captions: X[:2] * math.nan, ["a", "b"], ["{}"]), "prompts is not finite"),
     (lambda: encode(ENCODER, IMAGES[:0], np), "encode: expected at least one item"),
+    (lambda: frozen_accuracies(ENCODER, DATA, np), r"frozen_accuracies: model must give two outputs, \(h, z\), got ndarray"),
     (lambda: to_float(IMAGES.tolist(), np), "to_float: expected uint8 images, got list"),
     (lambda: to_float(IMAGES / 255, np), "to_float: expected uint8 images, got float64"),
 ], ids=str)

@@ -20,7 +20,11 @@ def frozen_accuracies(model: Module, data: Any, xp: ArrayModule, *, k: int = 20,
     """
     require_integer("frozen_accuracies", "k", k, 1)
     before = state_hash(model)
-    train, test = (dict(zip("hz", encode(model, x, xp), strict=True)) for x in (data.train_images, data.test_images))
+    outputs = [encode(model, images, xp) for images in (data.train_images, data.test_images)]
+    if not all(isinstance(output, tuple) and len(output) == 2 for output in outputs):
+        raise TypeError(f"frozen_accuracies: model must give two outputs, (h, z), got {type(outputs[0]).__name__}; wrap an "
+                        "encoder and a head in minicl.methods.SimCLR")
+    train, test = (dict(zip("hz", output)) for output in outputs)
     k = min(k, len(data.train_images))
     metrics = {f"knn_{space}": knn_accuracy(train[space], data.train_labels, test[space], data.test_labels, k=k)
                for space in "hz"}

@@ -66,7 +66,8 @@ def draw_pictures(run: Any, log: Sequence[dict], data: Any, views: Sequence[Arra
         return
     images = data.test_images / np.float32(255)
     viz.image_grid(run.folder / "views.png", [images[:len(views[0])], *views], row_labels=("image", "view 1", "view 2"))
-    viz.training_curves(run.folder / "curves.png", log, candidates=candidates, floor=uniformity_floor(dim))
+    if log:
+        viz.training_curves(run.folder / "curves.png", log, candidates=candidates, floor=uniformity_floor(dim))
     directions = l2_normalize.forward(h[:1200])[0]
     if len(directions) > 4:                                  # t-SNE needs a few neighbours
         viz.embedding_map(run.folder / "map.png", tsne(directions, perplexity=min(30, len(directions) / 4)),
