@@ -116,13 +116,13 @@ def _walk(root: Node, g: Array) -> None:
     """Send g back from the node `root` to the leaves, dropping each gradient and closure once used."""
     arriving = {root: g}                                     # node -> gradient of its output
     for node in ancestors(root):
-        op, inputs, backward = node.op, node.inputs, node.backward
+        inputs, backward = node.inputs, node.backward
         node.inputs, node.options, node.backward = (), {}, None
         if node not in arriving or backward is None:         # all its users sent back None
             continue
         gradients = backward(arriving.pop(node))
         if type(gradients) is not tuple or len(gradients) != len(inputs):
-            raise RuntimeError(f"backward of {op.__name__}: expected a tuple of {len(inputs)} gradients, "
+            raise RuntimeError(f"backward of {node.op.__name__}: expected a tuple of {len(inputs)} gradients, "
                                f"got {describe(gradients)}")
         for position, dx in enumerate(gradients):
             x = inputs[position]
@@ -130,7 +130,7 @@ def _walk(root: Node, g: Array) -> None:
                 continue
             data, source = x._data, x.node
             if type(dx) is not type(data) or dx.shape != data.shape or dx.dtype is not data.dtype:
-                dx = op.checks.fit_gradient(dx, data, position)
+                dx = node.op.checks.fit_gradient(dx, data, position)
             if source is None:
                 _accumulate(x, dx)
             else:
@@ -203,12 +203,14 @@ def op(function=None, *, broadcasts=False):
     if function is None:
         return functools.partial(op, broadcasts=broadcasts)
     checks = Signature(function, broadcasts)
-    count, asks_needs_grad = checks.count, checks.asks_needs_grad
+    count = checks.count
+    asks_needs_grad = checks.asks_needs_grad
 
     @functools.wraps(function)
     def call(*inputs, **options):
         recording = not _no_grad_blocks.get()
-        arrays, needs_grad, kind, dtype = [], [], None, None
+        arrays, needs_grad = [], []                          # of each input
+        kind, dtype = None, None                             # of all of them
         for x in inputs:                                     # nearly always Tensors that agree; a few lines here, since
             if not isinstance(x, Tensor):                    # in a small network the tape costs more than the arithmetic
                 break
@@ -241,11 +243,16 @@ def op(function=None, *, broadcasts=False):
         if type(value) is not kind or value.dtype is not dtype:
             value = checks.fit_value(value, kind, dtype)
         y = object.__new__(Tensor)
-        y._data, y._grad, y._requires_grad, y.changed, y.node = value, None, False, None, None
+        y._data = value
+        y._grad = y.changed = y.node = None
+        y._requires_grad = False
         if True in needs_grad:
             hold = hold_inputs.get()
             y.node = Node(call, inputs, options, hold(backward, arrays, y) if hold else backward)
         return y
 
-    call.forward, call.checks, call.names, call.__signature__ = function, checks, checks.names, checks.public
+    call.forward = function
+    call.checks = checks
+    call.names = checks.names
+    call.__signature__ = checks.public
     return call

@@ -265,7 +265,8 @@ def saved_by(node: Node) -> list[Array]:
 
 def _bytes_held(nodes):
     """Bytes of all arrays that the tape holds, values between ops included, leaves and constants not."""
-    held, leaves = {}, set()
+    held: dict[int, int] = {}
+    leaves = set()
     for node in nodes:
         held.update((_address(x), x.nbytes) for x in arrays_held_by(node.backward))
         for x in node.inputs:
@@ -310,13 +311,14 @@ def _check(node, sample):
         return y * (abs(y.data) < TOO_LARGE).astype("float64")
 
     again.__name__ = node.op.__name__
-    names, needs_grad = [_argument_names(node)[k] for k in positions], [inputs[k] for k in positions]
+    names = [_argument_names(node)[k] for k in positions]
+    moving = [inputs[k] for k in positions]
     for step in (1e-5, 1e-6):                          # the second for ground too curved for the first
         try:
-            gradcheck(again, needs_grad, step=step, rtol=1e-4, atol=1e-6, names=names, sample=sample, kinks=True)
+            gradcheck(again, moving, step=step, rtol=1e-4, atol=1e-6, names=names, sample=sample, kinks=True)
         except GradcheckError as error:
             failure = str(error)
         else:
-            counts = [f"{min(sample, x.size)} of {x.size:,} entries of {name}" for name, x in zip(names, needs_grad)]
+            counts = [f"{min(sample, x.size)} of {x.size:,} entries of {name}" for name, x in zip(names, moving)]
             return f"agrees with finite differences at {', '.join(counts)}"
     return failure

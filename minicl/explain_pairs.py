@@ -61,8 +61,12 @@ class Pairs:
     """
 
     def __init__(self, anchor, positive, similarity, negative_names, similarities, taus):
-        self.anchor, self.positive, self.taus = anchor, positive, taus
-        self.similarity, self.similarities, self.negative_names = similarity, similarities, negative_names
+        self.anchor = anchor
+        self.positive = positive
+        self.similarity = similarity
+        self.negative_names = negative_names
+        self.similarities = similarities
+        self.taus = taus
         self.push, self.pull, self.loss, self.effective = self._at(np.array(taus))
 
     def _at(self, taus):

@@ -45,7 +45,8 @@ class Signature:
     """
 
     def __init__(self, function: Callable[..., Any], broadcasts: bool = False) -> None:
-        self.name, self.broadcasts = function.__name__, broadcasts
+        self.name = function.__name__
+        self.broadcasts = broadcasts
         signature = inspect.signature(function)
         parameters = [p for p in signature.parameters.values() if p.name != "needs_grad"]
         inputs = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
@@ -108,7 +109,8 @@ class Signature:
 
     def arrays(self, values: Sequence[Any]) -> list[Any]:
         """The inputs without their Tensors, after checking that they can be computed with together."""
-        checked, first = [], None
+        checked = []
+        first = None                                         # the first differentiable input: (name, array)
         for position, x in enumerate(values):
             name = self.input_name(position)
             if isinstance(x, np.generic):

@@ -35,7 +35,11 @@ class BaseTensor:
             data = data.astype(np.float32) if data.dtype == np.float64 and not is_scalar else data   # Python floats
         require_float_array("Tensor: data", data)
         _require_bool(requires_grad)
-        self._data, self._grad, self._requires_grad, self.changed, self.node = data, None, requires_grad, None, None
+        self._data = data
+        self._grad = None
+        self._requires_grad = requires_grad
+        self.changed = None
+        self.node = None
 
     shape = property(lambda self: self._data.shape)
     dtype = property(lambda self: self._data.dtype)
