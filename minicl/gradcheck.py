@@ -15,7 +15,7 @@ import numpy as np
 from .autograd import Tensor, no_grad
 from .backend import array_module, is_array, to_device, to_host
 from .signature import describe
-from .typing import Array
+from .typing import Array, Rng
 
 
 class GradcheckError(AssertionError):
@@ -92,7 +92,7 @@ def gradcheck(function: Callable[..., Tensor], inputs: Sequence[Array], *, step:
     return True
 
 
-def _entries(shape: tuple[int, ...], sample: int | None, rng: np.random.Generator) -> list[tuple[int, ...]]:
+def _entries(shape: tuple[int, ...], sample: int | None, rng: Rng) -> list[tuple[int, ...]]:
     """The indices of all entries of an array of this shape, or of `sample` of them."""
     size = int(np.prod(shape))
     if sample is None or sample >= size:
