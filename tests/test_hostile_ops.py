@@ -125,10 +125,10 @@ def agree(op, expected, *inputs, **options):
     """Value as NumPy's; gradients as finite differences; also in float32, of the right shape and dtype; inputs untouched."""
     inputs = [np.asarray(a) for a in inputs]                 # 0-d arrays plus 1 are scalars
     before = [a.copy() for a in inputs]
-    (y, *gradients), (_, *plain) = _run(op, inputs, options), _run(op, before, options)
+    (y, *gradients), (_, *plain) = _run(op, inputs, options, broadcast=True), _run(op, before, options)
     assert y.shape == np.shape(expected)
     np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
-    for a, b in zip(gradients, plain):                       # of every layout the same
+    for a, b in zip(gradients, plain):                       # whatever the layout of the inputs and of g
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
     def function(*tensors):
@@ -144,11 +144,12 @@ def agree(op, expected, *inputs, **options):
         np.testing.assert_array_equal(a, b)
 
 
-def _run(op, inputs, options):
-    """The value and the gradients for g = 1."""
+def _run(op, inputs, options, broadcast=False):
+    """The value and the gradients for g = 1, as one number that is broadcast or as an array full of it."""
     tensors = [Tensor(a, requires_grad=True) for a in inputs]
     y = op(*tensors, **options)
-    y.backward(np.ones(y.shape, dtype=y.dtype))
+    one = np.ones((), dtype=y.dtype)
+    y.backward(np.broadcast_to(one, y.shape) if broadcast else np.full(y.shape, one))
     return [y.data, *(t.grad for t in tensors)]
 
 

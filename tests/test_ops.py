@@ -115,6 +115,12 @@ def test_logsumexp_of_infinities_is_their_limit(xp):
     assert np.isnan(ops.logsumexp(np.array([1.0, np.nan])).item())
 
 
+@pytest.mark.parametrize("name", ["sum", "mean", "max", "var", "logsumexp"])
+def test_nan_passes_reductions(name, xp):
+    x = to_device(np.array([[1.0, np.nan], [2.0, 3.0]]), xp)
+    np.testing.assert_array_equal(np.isnan(to_host(getattr(ops, name)(Tensor(x), axis=1).data)), [True, False])
+
+
 def test_var_is_accurate_far_from_zero(rng):
     x = (1e4 + rng.standard_normal((500, 3))).astype("float32")
     for y, exact in zip(_with_gradient(ops.var, x, axis=0), _with_gradient(ops.var, x.astype("float64"), axis=0)):

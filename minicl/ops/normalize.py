@@ -77,6 +77,7 @@ def _fold(xp, first, second, origin, weight, bias, n, eps):
 
     rest: what rounding took from m, so that the mean is m + rest.
     """
+    # m = mean x,  v = mean (x - m)^2,  r = 1 / sqrt(v + eps);  y = w (x - m) r + b = a x + c
     shift = first / n
     m = origin + shift
     rest = shift - (m - origin)
@@ -110,6 +111,7 @@ def _past_relu(xp, g, y, x, m, out):
 @fused
 def _fold_back(xp, dr, db, m, rest, r, a, n):
     """dw, k and l from dr = sum g (x - m), where the mean is m + rest."""
+    # dw = sum g (x - mean) r;  k and l as in batch_norm's docstring
     dw = (dr - rest * db) * r
     k = -a * r * dw / n
     return dw, k, -a * db / n - k * m

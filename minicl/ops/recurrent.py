@@ -87,6 +87,7 @@ def _open_gates(xp, ru, p):
 @fused
 def _new_state(xp, n, r, u, p, h, q, after):
     """q, n and h_t (after), in place; p: what h_{t-1} V adds to the new content."""
+    # n = tanh(x W + b + r q),  h_t = u h_{t-1} + (1 - u) n
     q[...] = p
     n += r * q
     xp.tanh(n, out=n)
