@@ -285,5 +285,11 @@ def test_a_copy_of_a_frozen_copy_is_one_too():
     assert target.named_parameters() == [] and np.array_equal(target(tensor(3, 2)).data, HEAD(tensor(3, 2)).data)
 
 
+def test_temperature_is_another_name_for_tau():
+    queries, keys = tensor(4, 4), normal(4, 4)
+    assert moco().loss(queries, keys, temperature=0.3).item() == moco().loss(queries, keys, 0.3).item()
+    assert CLIP(encoder(), encoder(), temperature=0.1, rng=rng()).logit_scale.item() == pytest.approx(np.log(10))
+
+
 def test_modules_take_keywords():
     np.testing.assert_array_equal(HEAD(x=tensor(3, 2)).data, HEAD(tensor(3, 2)).data)

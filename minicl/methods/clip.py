@@ -29,9 +29,12 @@ class CLIP(Module):
     image, text  an encoder each, and a linear projection with no bias (section 2.3; SimCLR's head is an MLP)
     logit_scale  Parameter (), the logarithm of 1/tau; log(1/0.07) at first. The loss exponentiates it, so tau > 0
                  whatever the optimizer does. Call clamp_logit_scale() after each of its steps
+    tau          the temperature at the start (or temperature), at least 1/100, where the clamp holds it
     """
 
-    def __init__(self, image_encoder: Module, text_encoder: Module, dim: int = 64, *, tau: float = TAU, rng: Rng):
+    def __init__(self, image_encoder: Module, text_encoder: Module, dim: int = 64, *, tau: float = TAU, rng: Rng,
+                 temperature: float | None = None):
+        tau = tau if temperature is None else temperature
         require_within("CLIP", f"[{1 / MAX_SCALE}, inf)", tau=tau)           # below it would start above its own cap
         self.image, self.text = (Sequential(encoder, Linear(encoder.features, dim, bias=False, rng=rng))
                                  for encoder in (image_encoder, text_encoder))

@@ -74,12 +74,13 @@ class MoCo(Module):
             z = self.key(images[to_device(order, xp)])[1].data
             return z[to_device(np.argsort(order), xp)]
 
-    def loss(self, queries: Tensor, keys: Array, tau: float) -> Tensor:
+    def loss(self, queries: Tensor, keys: Array, tau: float | None = None, *, temperature: float | None = None) -> Tensor:
         """InfoNCE of queries (N, dim), a Tensor: their positives keys (N, dim), an array, their negatives the queue.
 
-        Over an empty queue the positive is the only candidate: the loss is 0, and so is its gradient. In training the
-        keys are remembered, for update() to enqueue them.
+        temperature is another name for tau. Over an empty queue the positive is the only candidate: the loss is 0, and
+        so is its gradient. In training the keys are remembered, for update() to enqueue them.
         """
+        tau = temperature if tau is None else tau
         require_temperature("MoCo.loss", tau)
         if not (isinstance(queries, Tensor) and is_array(keys) and alike(keys, queries.data)
                 and keys.shape[1:] == self.queue.keys.data.shape[1:]):
