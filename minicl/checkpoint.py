@@ -42,9 +42,12 @@ def save_checkpoint(path: Path, parts: Mapping[str, HasState], meta: dict[str, A
     Raises CheckpointError if the file cannot be written, and FloatingPointError if an array is not finite. An earlier
     checkpoint at `path` is then intact.
     """
-    arrays = {f"{part}.{name}": np.asarray(value, order="C") for part, thing in parts.items()
-              for name, value in thing.state_dict().items()}
-    for name, array in arrays.items():
+    named = [(f"{part}.{name}", np.asarray(value, order="C")) for part, thing in parts.items()
+             for name, value in thing.state_dict().items()]
+    arrays = dict(named)
+    if len(arrays) < len(named):
+        raise CheckpointError(f"cannot save {path}: two arrays have one name; give the parts names without dots")
+    for name, array in named:
         if array.dtype.name not in DTYPES:
             raise CheckpointError(f"cannot save {name}: expected an array of {', '.join(DTYPES)}, got {array.dtype}")
         if not _is_finite(array):

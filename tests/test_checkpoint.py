@@ -234,6 +234,19 @@ def test_a_checkpoint_of_another_format_names_it(path, saved, monkeypatch):
         load_checkpoint(path)
 
 
+def test_two_arrays_of_one_name_are_not_saved(path):
+    class State:
+        def __init__(self, name):
+            self.name = name
+
+        def state_dict(self):
+            return {self.name: np.zeros(1)}
+
+    with pytest.raises(CheckpointError, match="two arrays have one name; give the parts names without dots"):
+        save_checkpoint(path, {"a": State("b.c"), "a.b": State("c")}, {})
+    assert not path.exists()
+
+
 def test_numpy_reads_a_checkpoint_too(path, saved):
     with np.load(path) as file:
         np.testing.assert_array_equal(file["model.steps.0.weight"], saved.steps[0].weight.data)
