@@ -60,3 +60,16 @@ def test_the_probe_is_the_minimum_of_its_loss(rng):
     for k in range(15):
         step = 1e-6 * np.eye(15)[k]
         assert gradient[k] == pytest.approx((plain(w + step) - plain(w - step)) / 2e-6, abs=1e-8)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_column_that_only_rounding_moves_in_training_has_no_say(rng, dtype):
+    """The classes of the test items would otherwise be told by how far it drifts, in units of a rounding."""
+    labels = np.arange(60) % 3
+    x = (np.eye(3)[labels] * 4 + rng.standard_normal((60, 3))).astype(dtype)
+    still = np.full((60, 1), 7.3, dtype)
+    rounded, drifted = np.nextafter(still, 8, dtype=dtype) * (labels[:, None] == 1) + still * (labels[:, None] != 1), still + 1
+    alone = linear_probe(x, labels, x, labels)
+    found = linear_probe(np.concatenate([x, rounded.astype(dtype)], 1), labels,
+                         np.concatenate([x, drifted.astype(dtype)], 1), labels)
+    assert found == alone > 0.9
