@@ -115,10 +115,10 @@ def test_logsumexp_of_infinities_is_their_limit(xp):
     assert np.isnan(ops.logsumexp(np.array([1.0, np.nan])).item())
 
 
-@pytest.mark.parametrize("name", ["sum", "mean", "max", "var", "logsumexp"])
-def test_nan_passes_reductions(name, xp):
+def test_nan_passes_reductions(xp):
     x = to_device(np.array([[1.0, np.nan], [2.0, 3.0]]), xp)
-    np.testing.assert_array_equal(np.isnan(to_host(getattr(ops, name)(Tensor(x), axis=1).data)), [True, False])
+    for op in (ops.sum, ops.mean, ops.max, ops.var, ops.logsumexp):
+        np.testing.assert_array_equal(np.isnan(to_host(op(Tensor(x), axis=1).data)), [True, False])
 
 
 def test_var_is_accurate_far_from_zero(rng):
