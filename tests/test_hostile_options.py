@@ -122,7 +122,7 @@ def few_data(monkeypatch, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*do not occur in train_labels")        # two images do not show ten classes
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")        # NumPy's, of the overflow that is asked for
-@pytest.mark.filterwarnings("ignore:.*classes of test_labels")
+@pytest.mark.filterwarnings("ignore:.*test_labels")
 @pytest.mark.parametrize("name, options", CASES)
 def test_a_run_with_hostile_options_ends_well_or_in_one_line(name, options, few_data, tmp_path, capsys):
     code = run_example(name, "--epochs", "1", "--batch", "20", "--threads", "1", "--log-every", "1", *SMALL[name],
