@@ -293,6 +293,8 @@ def test_temperature_is_another_name_for_tau(name):
 def test_temperature_is_another_name_for_tau_where_scores_are_given():
     scores, ids = Tensor(np.eye(3)), np.arange(3)
     assert info_nce_from_scores(scores, ids, temperature=0.1).item() == info_nce_from_scores(scores, ids, 0.1).item()
+    with pytest.raises(TypeError, match="two names of one argument"):
+        info_nce_from_scores(scores, ids, 0.1, temperature=0.1)
     assert softmax(np.eye(3), temperature=0.1).data.tolist() == softmax(np.eye(3), 0.1).data.tolist()
 
 

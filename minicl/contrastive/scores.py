@@ -10,12 +10,12 @@ from ..typing import Array
 from .softmax import log_softmax
 
 
-def info_nce_from_scores(scores: Tensor, positive_ids: Array, tau: Tensor | float = 1.0, *,
+def info_nce_from_scores(scores: Tensor, positive_ids: Array, tau: Tensor | float | None = None, *,
                          temperature: Tensor | float | None = None) -> Tensor:
     """L = -(1/N) sum_i log softmax(s_i / tau)_positive_ids[i]: a Tensor ().
 
     Three small ops: log-softmax, pick the positive, mean (van den Oord et al. 2018, eq. 4). With K candidates chance
-    is log K. temperature is another name for tau.
+    is log K. tau is 1 by default; temperature is another name for it.
 
     >>> import numpy as np
     >>> scores = Tensor(np.array([[2.0, 0.0], [0.0, 2.0]]))
@@ -23,9 +23,11 @@ def info_nce_from_scores(scores: Tensor, positive_ids: Array, tau: Tensor | floa
     0.1269
     """
     _require_scores("info_nce_from_scores", scores, positive_ids)
+    if tau is not None and temperature is not None:
+        raise TypeError("info_nce_from_scores: tau and temperature are two names of one argument; give one of them")
+    tau = next((value for value in (tau, temperature) if value is not None), 1.0)
     rows = array_module(positive_ids).arange(len(positive_ids))
-    y = log_softmax(scores, tau if temperature is None else temperature)
-    loss = -getitem(y, key=(rows, positive_ids)).mean()
+    loss = -getitem(log_softmax(scores, tau), key=(rows, positive_ids)).mean()
     require_finite(loss.data, "info_nce_from_scores: the loss")
     return loss
 
