@@ -63,7 +63,7 @@ class EMA:
         _require_module("EMA", target)
         followed, following = ({name: part for name, part in model.named_state() if not isinstance(part, HostBuffer)}
                                for model in (online, target))
-        if target.named_parameters() or {name: part.data.shape for name, part in followed.items()} \
+        if not followed or target.named_parameters() or {name: part.data.shape for name, part in followed.items()} \
                 != {name: part.data.shape for name, part in following.items()}:
             raise ValueError(f"EMA: expected target to be frozen_copy(online), got a {type(target).__name__} "
                              f"with {len(target.named_parameters())} parameters and {len(following)} frozen arrays "
@@ -80,8 +80,6 @@ class EMA:
         if not (self.online.training and self.target.training):
             raise RuntimeError("EMA: update() in evaluation mode; the target follows in training only, call "
                                "model.train() first")
-        if not self.pairs:
-            return
         if not self.views or any(part.data is not view for (_, part), view in zip(self.pairs, self.views)):
             self._flatten()                                                  # at first, and after .to() or .astype()
         step = self.step
