@@ -168,7 +168,7 @@ def test_sets_that_do_not_fit_each_other_are_refused(function, change, message):
     (lambda: frozen_accuracies(ENCODER, DATA, np), r"frozen_accuracies: model must give two outputs, \(h, z\), got ndarray"),
     (lambda: to_float(IMAGES.tolist(), np), "to_float: expected uint8 images, got list"),
     (lambda: to_float(IMAGES / 255, np), "to_float: expected uint8 images, got float64"),
-], ids=str)
+], ids=lambda x: x if isinstance(x, str) else "call")
 def test_arguments_that_do_not_fit_each_other_are_refused(call, message):
     with pytest.raises((ValueError, TypeError, FloatingPointError), match=message):
         call()
