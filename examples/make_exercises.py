@@ -94,7 +94,7 @@ EXERCISES = [
     Exercise("clip_loss", 6, "contrastive/clip.py", "clip_loss.backward", "gradients/clip.md", "test_ops.py",
              "clip_loss", 40, "two softmaxes share the scores; the logit scale multiplies them all"),
     Exercise("momentum_update", 7, "methods/ema.py", "EMA.update", "methods/moco.md", "test_ema.py",
-             "follow or launches", 10, "self.pairs are (online, target); self.values is all of the target at once",
+             "follow or launches or wrong_uses", 10, "self.pairs are (online, target); self.values is all of the target at once",
              keep=3, parts="_follow"),
     Exercise("enqueue", 7, "methods/queue.py", "Queue.enqueue", "methods/moco.md", "test_queue.py",
              "queue and not evaluation", 15,
