@@ -1,24 +1,73 @@
-"""Checks of options that are numbers, for layers, optimizers and methods."""
+"""What the arguments of ops, layers, losses, optimizers and data must be: numbers, integers, generators.
 
+Messages have the form "NAME: ARGUMENT must be WHAT, got VALUE; HINT". A wrong type raises TypeError, a wrong value
+ValueError. `where` is the NAME: a function's, or the object whose class is named.
+"""
+
+import functools
+import math
 import numbers
+from typing import Any
+
+import numpy as np
 
 
-def require_within(name, interval, **options):
-    """Raise ValueError unless every option is a real number in `interval`, written as "[0, 1)" or "(0, inf)".
+def require_within(where: Any, interval: str, hint: str = "", /, **options: Any) -> None:
+    """Raise unless every option is a Python or NumPy number in `interval`, written as "[0, 1)" or "(0, inf)".
 
     >>> require_within("Dropout", "[0, 1)", p=1.0)
     Traceback (most recent call last):
     ValueError: Dropout: p must be a number in [0, 1), got 1.0
     """
-    low, high = map(float, interval[1:-1].split(","))
+    low, high = _ends(interval)
     for option, x in options.items():
-        if not (isinstance(x, numbers.Real) and not isinstance(x, bool)
-                and (low < x or interval[0] == "[" and x == low) and (x < high or interval[-1] == "]" and x == high)):
-            raise ValueError(f"{name}: {option} must be a number in {interval}, got {x!r}")
+        number = type(x) is float or is_number(x)
+        if not number or not low <= (x.item() if isinstance(x, np.generic) else x) <= high:
+            _refuse(where, option, f"a number in {interval}", x, hint, ValueError if number else TypeError)
 
 
-def require_sizes(name, at_least=1, **sizes):
-    """Raise ValueError unless every size is an integer, at least `at_least`."""
-    for option, n in sizes.items():
-        if not (isinstance(n, numbers.Integral) and not isinstance(n, bool) and n >= at_least):
-            raise ValueError(f"{name}: {option} must be an integer of at least {at_least}, got {n!r}")
+def require_integers(where: Any, at_least: int, at_most: int | None = None, hint: str = "", /, **options: Any) -> None:
+    """Raise unless every option is an integer between the bounds, of Python or NumPy.
+
+    >>> require_integers("MoCo", 1, queue=0)
+    Traceback (most recent call last):
+    ValueError: MoCo: queue must be an integer >= 1, got 0
+    """
+    for option, n in options.items():
+        integer = type(n) is int or isinstance(n, numbers.Integral) and not isinstance(n, bool)
+        if not integer or n < at_least or at_most is not None and n > at_most:
+            bounds = f">= {at_least}" if at_most is None else f"from {at_least} to {at_most}"
+            _refuse(where, option, f"an integer {bounds}", n, hint, ValueError if integer else TypeError)
+
+
+def require_rng(where: Any, rng: Any) -> None:
+    """Raise TypeError unless rng is a NumPy generator: on the host, whichever the backend."""
+    if not isinstance(rng, np.random.Generator):
+        _refuse(where, "rng", "a numpy.random.Generator", rng, "write numpy.random.default_rng(seed)", TypeError)
+
+
+def is_number(x: Any) -> bool:
+    """Whether x is a real number of Python or NumPy, and no bool."""
+    return isinstance(x, (int, float, np.integer, np.floating)) and not isinstance(x, bool)
+
+
+@functools.cache
+def _ends(interval):
+    """The least and the greatest float in an interval such as "[0, 1)"."""
+    low, high = map(float, interval[1:-1].split(","))
+    return (low if interval[0] == "[" else math.nextafter(low, math.inf),
+            high if interval[-1] == "]" else math.nextafter(high, -math.inf))
+
+
+def _refuse(where, option, what, value, hint, error):
+    raise error(f"{name_of(where)}: {option} must be {what}, got {shortened(value)}{hint and '; '}{hint}")
+
+
+def name_of(where: Any) -> str:
+    """where itself, or the name of its class."""
+    return where if isinstance(where, str) else type(where).__name__
+
+
+def shortened(value: Any) -> str:
+    """repr(value) on one line, cut to 100 characters."""
+    return " ".join(repr(value).split())[:100]

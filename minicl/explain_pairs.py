@@ -15,6 +15,7 @@ import numpy as np
 
 from .autograd import Tensor
 from .backend import array_module, to_host
+from .checks import require_integers
 from .contrastive.checks import require_pairs, require_temperature
 from .contrastive.cosine import l2_normalize
 from .typing import Array
@@ -37,8 +38,7 @@ def explain_pairs(z1: Tensor | Array, z2: Tensor | Array, tau: float | Sequence[
     for t in taus:
         require_temperature("explain_pairs", t)
     N = len(z1)
-    if isinstance(anchor, bool) or not isinstance(anchor, (int, np.integer)) or not 0 <= anchor < 2 * N:
-        raise ValueError(f"explain_pairs: anchor must be an integer from 0 to {2 * N - 1} (2N views), got {anchor!r}")
+    require_integers("explain_pairs", 0, 2 * N - 1, "one of the 2N views", anchor=anchor)
     names = [f"item {k}" for k in range(N)] if names is None else list(map(str, names))
     if len(names) != N:
         raise ValueError(f"explain_pairs: expected {N} names, one an item, got {len(names)}")

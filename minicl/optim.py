@@ -58,8 +58,8 @@ class Optimizer:
     state_names: tuple[str, ...] = ()
 
     def __init__(self, model: Module | Iterable[tuple[str, Tensor]], lr: float, *, weight_decay: float = 0.0):
-        require_within(type(self).__name__, "(0, inf)", lr=lr)
-        require_within(type(self).__name__, "[0, inf)", weight_decay=weight_decay)
+        require_within(self, "(0, inf)", lr=lr)
+        require_within(self, "[0, inf)", weight_decay=weight_decay)
         parameters = sorted(_named_parameters(type(self).__name__, model), key=lambda item: item[1].ndim < 2)
         self.names, self.parameters = zip(*parameters)           # the sort is stable: decayed ones first
         self.lr, self.weight_decay, self.steps = lr, weight_decay, 0
@@ -208,7 +208,7 @@ class SGD(Optimizer):
 
     def __init__(self, model: Module | Iterable[tuple[str, Tensor]], lr: float, *, momentum: float = 0.9,
                  nesterov: bool = False, weight_decay: float = 0.0):
-        require_within(type(self).__name__, "[0, 1)", momentum=momentum)
+        require_within(self, "[0, 1)", momentum=momentum)
         super().__init__(model, lr, weight_decay=weight_decay)
         self.momentum, self.nesterov = momentum, nesterov
 
@@ -244,8 +244,8 @@ class Adam(Optimizer):
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
             raise ValueError(f"{type(self).__name__}: betas must be two numbers, got {betas!r}")
         b1, b2 = betas
-        require_within(type(self).__name__, "[0, 1)", **{"betas[0]": b1, "betas[1]": b2})
-        require_within(type(self).__name__, "(0, inf)", eps=eps)
+        require_within(self, "[0, 1)", **{"betas[0]": b1, "betas[1]": b2})
+        require_within(self, "(0, inf)", eps=eps)
         super().__init__(model, lr, weight_decay=weight_decay)
         if eps < np.finfo(self.values.dtype).tiny:
             raise ValueError(f"{type(self).__name__}: eps must be at least {np.finfo(self.values.dtype).tiny}, got "
@@ -305,7 +305,7 @@ class LARS(SGD):
 
     def __init__(self, model: Module | Iterable[tuple[str, Tensor]], lr: float, *, momentum: float = 0.9,
                  weight_decay: float = 1e-6, eta: float = 1e-3):
-        require_within(type(self).__name__, "(0, inf)", eta=eta)
+        require_within(self, "(0, inf)", eta=eta)
         super().__init__(model, lr, momentum=momentum, weight_decay=weight_decay)
         self.eta = eta
 

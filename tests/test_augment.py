@@ -190,32 +190,32 @@ def test_digits_stay_in_frame():
 # ---------------------------------------------------------------- what is refused
 
 @pytest.mark.parametrize("make, words", [
-    (lambda: RandomResizedCrop(0), "size must be an integer and at least 1, got 0"),
+    (lambda: RandomResizedCrop(0), "size must be an integer from 1 to .*, got 0"),
     (lambda: RandomResizedCrop(28.0), "size must be an integer .*got 28.0"),
     (lambda: RandomResizedCrop((28, 28, 1)), "size: expected pixels"),
-    (lambda: RandomResizedCrop(28, scale=(0.5, 0.2)), r"scale: .* got \(0.5, 0.2\)"),
-    (lambda: RandomResizedCrop(28, scale=(0.5, 2)), r"scale: .* <= 1, got"),
-    (lambda: RandomResizedCrop(28, ratio=(0, 1)), "ratio: "),
-    (lambda: RandomAffine(degrees=-5), "degrees: expected a number v .*got -5"),
-    (lambda: RandomAffine(degrees="15"), "degrees: .*got '15'"),
-    (lambda: RandomAffine(degrees=400), "degrees: "),
-    (lambda: RandomAffine(translate=2), r"translate: expected a number in \[0, 1\], got 2"),
-    (lambda: RandomAffine(scale=(0, 1)), "scale: "),
-    (lambda: RandomAffine(shear=90), "shear: "),
-    (lambda: RandomHorizontalFlip(1.5), "p: "),
-    (lambda: ElasticTransform(alpha=-1), "alpha: "),
-    (lambda: ElasticTransform(sigma=0), "sigma: "),
-    (lambda: RandomPerspective(0.7), "distortion_scale: "),
-    (lambda: RandomErasing(value=255), "value: "),
-    (lambda: RandomErasing(p=True), "p: .*got True"),
-    (lambda: GaussianNoise(float("nan")), "sigma: "),
-    (lambda: GaussianBlur(sigma=(0, 2)), "sigma: "),
-    (lambda: ColorJitter(contrast=(-0.1, 1)), "contrast: "),
-    (lambda: ColorJitter(hue=0.6), "hue: "),
-    (lambda: ColorJitter(saturation=(1, 2, 3)), "saturation: "),
+    (lambda: RandomResizedCrop(28, scale=(0.5, 0.2)), r"scale must be .* got \(0.5, 0.2\)"),
+    (lambda: RandomResizedCrop(28, scale=(0.5, 2)), r"scale must be .* <= 1, got"),
+    (lambda: RandomResizedCrop(28, ratio=(0, 1)), "ratio must be "),
+    (lambda: RandomAffine(degrees=-5), "degrees must be a number v .*got -5"),
+    (lambda: RandomAffine(degrees="15"), "degrees must be .*got '15'"),
+    (lambda: RandomAffine(degrees=400), "degrees must be "),
+    (lambda: RandomAffine(translate=2), r"translate must be a number in \[0, 1\], got 2"),
+    (lambda: RandomAffine(scale=(0, 1)), "scale must be "),
+    (lambda: RandomAffine(shear=90), "shear must be "),
+    (lambda: RandomHorizontalFlip(1.5), "p must be "),
+    (lambda: ElasticTransform(alpha=-1), "alpha must be "),
+    (lambda: ElasticTransform(sigma=0), "sigma must be "),
+    (lambda: RandomPerspective(0.7), "distortion_scale must be "),
+    (lambda: RandomErasing(value=255), "value must be "),
+    (lambda: RandomErasing(p=True), "p must be .*got True"),
+    (lambda: GaussianNoise(float("nan")), "sigma must be "),
+    (lambda: GaussianBlur(sigma=(0, 2)), "sigma must be "),
+    (lambda: ColorJitter(contrast=(-0.1, 1)), "contrast must be "),
+    (lambda: ColorJitter(hue=0.6), "hue must be "),
+    (lambda: ColorJitter(saturation=(1, 2, 3)), "saturation must be "),
 ])
 def test_bad_options_are_refused_by_name(make, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((TypeError, ValueError), match=words):
         make()
 
 
@@ -240,7 +240,7 @@ def test_bad_images_are_refused_with_the_mend(xp, rng, transform):
     with pytest.raises(TypeError, match="images: expected a numpy or cupy array .* got list"):
         transform([1.0], rng)
     for wrong in (0, None, np.random.RandomState(0)):
-        with pytest.raises(TypeError, match="rng: expected a host numpy.random.Generator"):
+        with pytest.raises(TypeError, match="rng must be a numpy.random.Generator"):
             transform(images, wrong)
 
 

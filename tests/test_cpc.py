@@ -149,7 +149,7 @@ def test_the_gradient_passes_through_predictor_context_and_encoder(model, rng):
 
 
 @pytest.mark.parametrize("call, message", [
-    (lambda model, z, c: model.scores(z, c, 0), "CPC.scores: k must be an integer of at least 1, got 0"),
+    (lambda model, z, c: model.scores(z, c, 0), "CPC.scores: k must be an integer >= 1, got 0"),
     (lambda model, z, c: model.scores(z, c, 3), "CPC.scores: expected k from 1 to 2, got 3"),
     (lambda model, z, c: model.scores(z[:2], c[:2], 2), r"with T > 2 and B >= 2, got \(2, 3, 5\) and \(2, 3, 6\)"),
     (lambda model, z, c: model.scores(z[:, :1], c[:, :1], 1), "B >= 2"),

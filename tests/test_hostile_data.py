@@ -159,7 +159,7 @@ def test_everything_random_refuses_what_is_no_generator(rng):
              lambda: CaptionedDigits().render(DIGITS, np.array([1, 2]), rng), lambda: CaptionedDigits().caption(ROW, rng),
              lambda: Rotation().draw(2, rng), *[lambda t=t: t(GOOD, rng) for t in EVERY]]
     for call in calls:
-        with pytest.raises(TypeError, match="rng: expected a host numpy.random.Generator"):
+        with pytest.raises(TypeError, match="rng must be a numpy.random.Generator"):
             call()
 
 
@@ -211,7 +211,7 @@ def test_image_data_refuses_every_field_that_is_not_as_it_must_be(field, values)
 def test_a_subset_has_at_least_one_image():
     data = ImageData(**FIELDS)
     for n in (0, -1, -3, 1.0, 0.5, True, "2", NAN, [1]):
-        with pytest.raises(ValueError, match="ImageData.first: n must be an integer and at least 1"):
+        with pytest.raises((TypeError, ValueError), match="ImageData.first: n must be an integer from 1 to "):
             data.first(n)
     assert [len(data.first(n).train_images) for n in (1, 2, 3, 10**9, None, np.int64(2))] == [1, 2, 3, 3, 3, 2]
 

@@ -230,8 +230,8 @@ def test_symmetric_is_the_mean_of_both_directions():
 
 
 @pytest.mark.parametrize("wrong, message", [
-    ({"m": 1.0}, r"MoCo: m must be a number in \[0, 1\), got 1.0"), ({"splits": 0}, "MoCo: splits must be an integer of at least 1, got 0"),
-    ({"queue": 0}, "MoCo: queue must be an integer of at least 1, got 0"),
+    ({"m": 1.0}, r"MoCo: m must be a number in \[0, 1\), got 1.0"), ({"splits": 0}, "MoCo: splits must be an integer >= 1, got 0"),
+    ({"queue": 0}, "MoCo: queue must be an integer >= 1, got 0"),
 ])
 def test_bad_options_are_told(wrong, message):
     with pytest.raises(ValueError, match=message):

@@ -195,7 +195,7 @@ def test_conv2d_adds_its_bias(rng):
 
 
 def test_sizes_below_one_are_refused(rng):
-    with pytest.raises(ValueError, match="in_features must be an integer of at least 1, got 0"):
+    with pytest.raises(ValueError, match="in_features must be an integer >= 1, got 0"):
         Linear(0, 3, rng=rng)
 
 

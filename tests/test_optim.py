@@ -317,7 +317,7 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(state):
     (0.1, {"weight_decay": float("nan")}, "weight_decay .*got nan"),
 ])
 def test_a_bad_rate_or_decay_is_named(make, lr, options, message):
-    with pytest.raises(ValueError, match=f"{make.__name__}: {message}"):
+    with pytest.raises((TypeError, ValueError), match=f"{make.__name__}: {message}"):
         make(parameters_from(initial(), np), lr, **options)
 
 

@@ -61,7 +61,7 @@ def test_a_queue_refuses_what_it_cannot_keep():
         queue.enqueue(unit(2, 2))
     with pytest.raises(ValueError, match="got Tensor"):
         queue.enqueue(Tensor(unit(2, 3)))
-    with pytest.raises(ValueError, match="Queue: capacity must be an integer of at least 1, got 0"):
+    with pytest.raises(ValueError, match="Queue: capacity must be an integer >= 1, got 0"):
         Queue(0, 3)
 
 

@@ -81,7 +81,7 @@ def test_dropout_does_not_give_the_positive_away_in_a_momentum_encoder():
 @pytest.mark.parametrize("bad", [0, None, np.random.RandomState(0), "seed"])
 def test_a_stream_wants_a_generator(bad):
     for make in (Stream, lambda rng: Dropout(rng=rng), lambda rng: Linear(2, 2, rng=rng)):
-        with pytest.raises(TypeError, match="rng: expected a numpy Generator"):
+        with pytest.raises(TypeError, match="rng must be a numpy.random.Generator"):
             make(bad)
 
 

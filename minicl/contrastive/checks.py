@@ -16,10 +16,7 @@ def require_scalar(name, argument, value, interval="(-inf, inf)", hint=""):
         if is_gpu(array_module(value)):
             return
         value = float(value)
-    try:
-        require_within(name, interval, **{argument: value})
-    except ValueError as error:
-        raise ValueError(f"{error}{hint and '; '}{hint}") from None
+    require_within(name, interval, hint, **{argument: value})
 
 
 def require_temperature(name, tau):

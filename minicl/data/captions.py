@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..checks import require_rng
 from ..typing import HostArray, Rng
-from .checks import DataError, check_rng, host_array, indices, number
+from .checks import DataError, host_array, indices, number
 
 SIDE = 32                                                    # of the images, in pixels
 SIZES = (16, 24)                                             # side of a small and of a large digit's 28 x 28 pixels
@@ -75,7 +76,7 @@ class CaptionedDigits:
         host_array(where, "digits", digits, ("N", 28, 28, 1), "uint8")
         host_array(where, "labels", labels, (len(digits),), "integers")
         indices(where, "labels", labels, 10)
-        check_rng(where, rng)
+        require_rng(where, rng)
         if held_out is not None and not isinstance(held_out, bool):
             raise ValueError(f"{where}: held_out must be False, True or None, got {held_out!r}")
         n = len(digits)
@@ -102,7 +103,7 @@ class CaptionedDigits:
             raise ValueError(f"{where}: named must give a probability to each of {', '.join(WORDS)}, got {named!r}")
         for attribute, share in named.items():
             number(where, f"named[{attribute!r}]", share, 0, 1)
-        check_rng(where, rng)
+        require_rng(where, rng)
         return [self._caption(row, rng, named) for row in attributes]
 
     def _caption(self, row, rng, named):

@@ -1,14 +1,11 @@
-"""What data functions accept: each check returns the value or names the caller, the argument and what was expected.
+"""What data functions accept: each check returns the value or names the caller, the argument and what was expected."""
 
-`where` is the caller: a function's name, or the object whose class is named.
-"""
-
-import operator
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from ..checks import is_number, name_of, require_integers, require_within, shortened
 from ..signature import describe
 from ..typing import HostArray
 
@@ -21,8 +18,7 @@ class DataError(ValueError):
 
 def number(where: Any, option: str, value: float, low: float, high: float = MOST, unit: str = "") -> float:
     """value as a float in [low, high]."""
-    if not _is_number(value) or not low <= value <= high:
-        raise ValueError(f"{_name(where)}: {option}: expected a number{unit} in [{low:g}, {high:g}], got {_short(value)}")
+    require_within(where, f"[{low:g}, {high:g}]", unit, **{option: value})
     return float(value)
 
 
@@ -31,36 +27,24 @@ def interval(where: Any, option: str, value: float | Sequence[float], low: float
     """A pair (a, b) with low <= a <= b <= high, from a pair, or from a number v: (v, v), or with `around`
     (around - v, around + v), cut off at low."""
     pair: Any = value
-    if _is_number(value):
+    if is_number(value):
         pair = (value, value) if around is None else (max(low, around - value), around + value)     # type: ignore
-    if (not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(_is_number(v) for v in pair)
+    if (not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(map(is_number, pair))
             or not low <= pair[0] <= pair[1] <= high):
         number_means = "" if around is None else f" (for {around:g} - v to {around:g} + v)"
-        raise ValueError(f"{_name(where)}: {option}: expected a number v{number_means} or a pair (a, b){unit}, "
-                         f"{low:g} <= a <= b <= {high:g}, got {_short(value)}")
+        raise ValueError(f"{type(where).__name__}: {option} must be a number v{number_means} or a pair (a, b), {low:g} <= a "
+                         f"<= b <= {high:g}, got {shortened(value)}{unit and '; '}{unit}")
     return float(pair[0]), float(pair[1])
 
 
 def whole(where: Any, option: str, value: int, least: int, most: int = 10**12) -> int:
-    """value as an int in least..most; bools and floats are refused."""
-    try:
-        integer = operator.index(value)
-    except TypeError:
-        integer = least - 1
-    if not least <= integer <= most or isinstance(value, (bool, np.bool_)):
-        limits = f"at least {least}" if integer <= most else f"at most {most}"
-        raise DataError(f"{_name(where)}: {option} must be an integer and {limits}, got {_short(value)}")
-    return integer
+    """value as an int in least..most."""
+    require_integers(where, least, most, **{option: value})
+    return int(value)
 
 
 def check_seed(where: Any, seed: int) -> int:
     return whole(where, "seed", seed, 0, 2**128)
-
-
-def check_rng(where: Any, rng: np.random.Generator) -> None:
-    if not isinstance(rng, np.random.Generator):
-        raise TypeError(f"{_name(where)}: rng: expected a host numpy.random.Generator, got {type(rng).__name__}; make "
-                        "one generator a run with numpy.random.default_rng(seed)")
 
 
 def host_array(where: Any, argument: str, x: Any, shape: tuple[int | str, ...], kinds: str) -> HostArray:
@@ -69,7 +53,7 @@ def host_array(where: Any, argument: str, x: Any, shape: tuple[int | str, ...], 
     fits = type(x) in (np.ndarray, np.memmap) and x.dtype.isnative and x.ndim == len(shape) and (
         x.dtype.kind in dtypes[kinds] if kinds in dtypes else x.dtype.name in kinds.split(" or "))
     if not fits or any(isinstance(size, int) and size != found for size, found in zip(shape, x.shape)):
-        raise ValueError(f"{_name(where)}: {argument} must be a NumPy array ({', '.join(map(str, shape))}"
+        raise ValueError(f"{name_of(where)}: {argument} must be a NumPy array ({', '.join(map(str, shape))}"
                          f"{',' * (len(shape) == 1)}) of {kinds}, got {describe(x):.200}")
     return x
 
@@ -80,20 +64,8 @@ def indices(where: Any, argument: str, values: Any, count: int, ndim: int = 1) -
     if array.size == 0 and array.ndim == ndim:
         return array.astype(np.int64)
     if array.dtype.kind not in "iu" or array.ndim != ndim:
-        raise ValueError(f"{_name(where)}: {argument} must be {ndim}-dimensional integers, got {array.dtype} of shape "
+        raise ValueError(f"{name_of(where)}: {argument} must be {ndim}-dimensional integers, got {array.dtype} of shape "
                          f"{array.shape}")
     if array.min() < 0 or array.max() >= count:
-        raise ValueError(f"{_name(where)}: {argument} must be 0..{count - 1}, got {array.min()}..{array.max()}")
+        raise ValueError(f"{name_of(where)}: {argument} must be 0..{count - 1}, got {array.min()}..{array.max()}")
     return array
-
-
-def _is_number(value):
-    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-
-
-def _short(value):
-    return " ".join(repr(value).split())[:100]
-
-
-def _name(where):
-    return where if isinstance(where, str) else type(where).__name__

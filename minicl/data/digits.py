@@ -7,8 +7,9 @@ curve. Size and position follow MNIST: fitted into 20x20 pixels, centred by the 
 
 import numpy as np
 
+from ..checks import require_rng
 from ..typing import HostArray, Rng
-from .checks import check_rng, indices
+from .checks import indices
 from .images import ImageData, generate_splits
 
 SIDE, BOX = 28, 20                                       # image and bounding box, in pixels
@@ -73,7 +74,7 @@ def draw_digits(labels: HostArray, rng: Rng) -> HostArray:
     (3, 28, 28, 1)
     """
     labels = indices("draw_digits", "labels", labels, 10)
-    check_rng("draw_digits", rng)
+    require_rng("draw_digits", rng)
     images = np.empty((len(labels), SIDE, SIDE, 1), dtype=np.uint8)
     for lo in range(0, len(labels), CHUNK):
         some = slice(lo, lo + CHUNK)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..backend import to_device
+from ..checks import require_rng
 from ..signature import describe
 from ..typing import Array, ArrayModule, HostArray, Rng
-from .checks import DataError, check_rng, check_seed, host_array, number, whole
+from .checks import DataError, check_seed, host_array, number, whole
 from .images import ImageData
 
 
@@ -80,7 +81,7 @@ class Rotation:
     def draw(self, n: int, rng: Rng) -> tuple[HostArray, HostArray]:
         """n sequences x (n, T, C) and their states (n, T, S), float32, drawn from the numpy Generator rng."""
         whole("Rotation.draw", "n", n, 1)
-        check_rng("Rotation.draw", rng)
+        require_rng("Rotation.draw", rng)
         s = np.empty((n, self.length, 2 * self.planes))
         noise = rng.standard_normal(s.shape)
         for t in range(self.length):

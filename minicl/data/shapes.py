@@ -6,8 +6,9 @@ and textures of shape and ground are drawn anew for each image, so that neither 
 
 import numpy as np
 
+from ..checks import require_rng
 from ..typing import HostArray, Rng
-from .checks import check_rng, indices
+from .checks import indices
 from .images import ImageData, generate_splits
 
 SIDE = 32
@@ -50,7 +51,7 @@ def draw_shapes(labels: HostArray, rng: Rng) -> HostArray:
     (3, 32, 32, 3)
     """
     labels = indices("draw_shapes", "labels", labels, 10)
-    check_rng("draw_shapes", rng)
+    require_rng("draw_shapes", rng)
     images = np.empty((len(labels), SIDE, SIDE, 3), dtype=np.uint8)
     for lo in range(0, len(labels), CHUNK):
         images[lo:lo + CHUNK] = _draw(labels[lo:lo + CHUNK], rng)

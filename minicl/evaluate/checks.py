@@ -1,9 +1,6 @@
-"""What the evaluation functions require of features, labels and options: one check for each, used by all of them."""
+"""What the evaluation functions require of features and labels."""
 
-import math
-import numbers
 import warnings
-from typing import Any
 
 import numpy as np
 
@@ -71,22 +68,3 @@ def class_ids(name: str, train_labels: HostArray, test_labels: HostArray) -> tup
         warnings.warn(f"{name}: {(~known).sum()} of {len(test_labels)} items in test_labels count as errors: their classes, "
                       f"such as {unknown[0]}, do not occur in train_labels", stacklevel=3)
     return train_ids, np.where(known, test_ids, len(classes)), len(classes)
-
-
-def require_integer(name: str, argument: str, value: Any, at_least: int, at_most: int | None = None,
-                    what: str = "") -> None:
-    """value must be an integer between the bounds; what: a word on the upper one."""
-    integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not integer or value < at_least or (at_most is not None and value > at_most):
-        bounds = f">= {at_least}" if at_most is None else f"between {at_least} and {at_most}{what}"
-        raise ValueError(f"{name}: {argument} must be an integer {bounds}, got {value!r}")
-
-
-def require_number(name: str, argument: str, value: Any, *, above: float = -math.inf, at_least: float = -math.inf,
-                   below: float = math.inf) -> None:
-    """value must be a finite number (not an array) within the bounds."""
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not real or not (above < value < below and value >= at_least):
-        bounds = [f" {sign} {bound}" for sign, bound in ((">", above), (">=", at_least), ("<", below))
-                  if math.isfinite(bound)]
-        raise ValueError(f"{name}: {argument} must be a finite number{' and'.join(bounds)}, got {value!r}")

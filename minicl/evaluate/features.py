@@ -6,9 +6,9 @@ from typing import Any
 
 from ..autograd import no_grad
 from ..backend import is_array, to_device
+from ..checks import require_integers
 from ..nn import Module
 from ..typing import Array, ArrayModule, HostArray
-from .checks import require_integer
 
 
 def encode(model: Module, items: HostArray, xp: ArrayModule, batch: int = 500, *,
@@ -20,7 +20,7 @@ def encode(model: Module, items: HostArray, xp: ArrayModule, batch: int = 500, *
     Runs in evaluation mode without a tape (BatchNorm's running averages are used, not changed), then restores each
     module's mode, also after an exception.
     """
-    require_integer("encode", "batch", batch, 1)
+    require_integers("encode", 1, batch=batch)
     if not len(items):
         raise ValueError("encode: expected at least one item, got none")
     modes = [(module, module.training) for module in model.modules()]

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from ..checks import require_integers
 from ..nn import Module
 from ..typing import Array, ArrayModule
-from .checks import require_integer
 from .features import encode, state_hash, to_float
 from .knn import knn_accuracy
 from .probe import linear_probe
@@ -18,7 +18,7 @@ def frozen_accuracies(model: Module, data: Any, xp: ArrayModule, *, k: int = 20,
     loss saw. k: neighbours that vote, or all training images if there are fewer; probe=False leaves the probes out, for
     use during training. Raises RuntimeError if the evaluation has changed the model.
     """
-    require_integer("frozen_accuracies", "k", k, 1)
+    require_integers("frozen_accuracies", 1, k=k)
     before = state_hash(model)
     outputs = [encode(model, images, xp) for images in (data.train_images, data.test_images)]
     if not all(isinstance(output, tuple) and len(output) == 2 for output in outputs):
@@ -41,7 +41,7 @@ def pixel_accuracy(data: Any, xp: ArrayModule, *, k: int = 20) -> float:
 
     k: neighbours that vote, or all training images if there are fewer.
     """
-    require_integer("pixel_accuracy", "k", k, 1)
+    require_integers("pixel_accuracy", 1, k=k)
     train, test = (to_float(x, xp).reshape(len(x), -1) for x in (data.train_images, data.test_images))
     mean = train.mean(axis=0)
     train -= mean

@@ -10,9 +10,10 @@ import math
 import numpy as np
 
 from ..backend import array_module
+from ..checks import require_integers, require_within
 from ..contrastive import alignment_loss, l2_normalize, uniformity_loss
 from ..typing import Array
-from .checks import require_features, require_integer, require_number
+from .checks import require_features
 
 
 def alignment(z1: Array, z2: Array, *, alpha: float = 2) -> float:
@@ -27,7 +28,7 @@ def alignment(z1: Array, z2: Array, *, alpha: float = 2) -> float:
     require_features("alignment", z1=z1, z2=z2)
     if z1.shape != z2.shape:
         raise ValueError(f"alignment: expected two views (N, d) of the same N items, got {z1.shape} and {z2.shape}")
-    require_number("alignment", "alpha", alpha, above=0)
+    require_within("alignment", "(0, inf)", alpha=alpha)
     return float(alignment_loss.forward(z1, z2, alpha=alpha)[0])
 
 
@@ -42,7 +43,7 @@ def uniformity(z: Array, *, t: float = 2) -> float:
     require_features("uniformity", z=z)
     if len(z) < 2:
         raise ValueError(f"uniformity: expected z (N, d) with N >= 2, got {z.shape}")
-    require_number("uniformity", "t", t, above=0)
+    require_within("uniformity", "(0, inf)", t=t)
     return float(uniformity_loss.forward(z, t=t, needs_grad=(False,))[0])
 
 
@@ -56,8 +57,8 @@ def uniformity_floor(d: int, t: float = 2) -> float:
     >>> round(uniformity_floor(2), 3), round(uniformity_floor(128), 3)
     (-1.575, -3.938)
     """
-    require_integer("uniformity_floor", "d", d, 1)
-    require_number("uniformity_floor", "t", t, above=0)
+    require_integers("uniformity_floor", 1, d=d)
+    require_within("uniformity_floor", "(0, inf)", t=t)
     if t > 1e5:
         raise ValueError(f"uniformity_floor: t must be at most 1e5, where the series has terms enough, got {t!r}")
     k = np.arange(1, int(3 * t) + 100)

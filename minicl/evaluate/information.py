@@ -18,9 +18,10 @@ import math
 from typing import NamedTuple
 
 from ..backend import array_module
+from ..checks import require_integers, require_within
 from ..contrastive.softmax import log_softmax
 from ..typing import Array, HostArray, Rng
-from .checks import require_features, require_integer, require_number
+from .checks import require_features
 
 SATURATION = 0.95
 
@@ -48,8 +49,8 @@ def infonce_bound(loss: float, candidates: int) -> Bound:
     >>> infonce_bound(loss=0.5, candidates=256)
     Bound(nats=5.045177444479562, cap=5.545177444479562, saturated=False)
     """
-    require_number("infonce_bound", "loss", loss, at_least=-1e-3)            # rounding may take it below 0
-    require_integer("infonce_bound", "candidates", candidates, 2)
+    require_within("infonce_bound", "[-1e-3, inf)", loss=loss)               # rounding may take it below 0
+    require_integers("infonce_bound", 2, candidates=candidates)
     cap = math.log(candidates)
     nats = float(cap - max(loss, 0))
     return Bound(nats, cap, nats > SATURATION * cap)
@@ -65,15 +66,15 @@ def gaussian_information(rho: float, d: int) -> float:
     >>> round(gaussian_information(0.5, d=20), 4)
     2.8768
     """
-    require_number("gaussian_information", "rho", rho, above=-1, below=1)
-    require_integer("gaussian_information", "d", d, 1)
+    require_within("gaussian_information", "(-1, 1)", rho=rho)
+    require_integers("gaussian_information", 1, d=d)
     return -d / 2 * math.log1p(-rho * rho)
 
 
 def gaussian_correlation(nats: float, d: int) -> float:
     """rho = sqrt(1 - exp(-2I/d)) >= 0, with which Gaussians in R^d share I nats: gaussian_information's inverse."""
-    require_number("gaussian_correlation", "nats", nats, at_least=0)
-    require_integer("gaussian_correlation", "d", d, 1)
+    require_within("gaussian_correlation", "[0, inf)", nats=nats)
+    require_integers("gaussian_correlation", 1, d=d)
     rho = math.sqrt(-math.expm1(-2 * nats / d))
     if rho == 1:
         raise ValueError(f"gaussian_correlation: {nats} nats in {d} dimensions need a correlation that rounds to 1; "
@@ -83,11 +84,8 @@ def gaussian_correlation(nats: float, d: int) -> float:
 
 def draw_gaussians(rng: Rng, n: int, d: int, rho: float) -> tuple[HostArray, HostArray]:
     """n pairs with correlation rho: host arrays x, y (n, d) float32, drawn from the numpy Generator rng."""
-    require_integer("draw_gaussians", "n", n, 1)
-    require_integer("draw_gaussians", "d", d, 1)
-    require_number("draw_gaussians", "rho", rho, at_least=-1)
-    if rho > 1:
-        raise ValueError(f"draw_gaussians: rho must be at most 1, got {rho!r}")
+    require_integers("draw_gaussians", 1, n=n, d=d)
+    require_within("draw_gaussians", "[-1, 1]", rho=rho)
     x, noise = rng.standard_normal((2, n, d), dtype="float32")
     return x, rho * x + math.sqrt(1 - rho * rho) * noise
 
@@ -98,7 +96,7 @@ def log_density_ratio(x: Array, y: Array, rho: float) -> Array:
         s_ij = log p(y_j | x_i) / p(y_j) = (2 rho x_i . y_j - rho^2 (|x_i|^2 + |y_j|^2)) / (2 (1 - rho^2)) + I
     """
     require_features("log_density_ratio", x=x, y=y)
-    require_number("log_density_ratio", "rho", rho, above=-1, below=1)
+    require_within("log_density_ratio", "(-1, 1)", rho=rho)
     squares = (x * x).sum(axis=1)[:, None] + (y * y).sum(axis=1)
     return ((2 * rho) * (x @ y.T) - rho**2 * squares) / (2 * (1 - rho**2)) + gaussian_information(rho, x.shape[1])
 
@@ -123,10 +121,10 @@ def optimal_bound(nats: float, d: int, candidates: int, *, pairs: int = 200_000,
     over the square root of their number. The mean is below the true information for every number of candidates, and
     below their log for every information.
     """
-    require_number("optimal_bound", "nats", nats, at_least=0)
-    require_integer("optimal_bound", "d", d, 1)
-    require_integer("optimal_bound", "candidates", candidates, 2)
-    require_integer("optimal_bound", "pairs", pairs, 2 * int(candidates))
+    require_within("optimal_bound", "[0, inf)", nats=nats)
+    require_integers("optimal_bound", 1, d=d)
+    require_integers("optimal_bound", 2, candidates=candidates)
+    require_integers("optimal_bound", 2 * candidates, pairs=pairs)
     rho, batches = gaussian_correlation(nats, d), pairs // candidates
     bounds = [pairs_bound(log_density_ratio(*draw_gaussians(rng, candidates, d, rho), rho)) for _ in range(batches)]
     mean = sum(bounds) / batches
@@ -152,8 +150,8 @@ def symbol_estimates(symbols: int, batch: int) -> SymbolEstimates:
         InfoNCE across views   N candidates:       log N      - E log(1 + B)      never above log m
         NT-Xent                2N - 1 candidates:  log(2N-1)  - E log(1 + 2B)     can be above it
     """
-    require_integer("symbol_estimates", "symbols", symbols, 1)
-    require_integer("symbol_estimates", "batch", batch, 2)
+    require_integers("symbol_estimates", 1, symbols=symbols)
+    require_integers("symbol_estimates", 2, batch=batch)
     others, p = batch - 1, 1 / symbols
     if symbols == 1:
         chance = [0.0] * others + [1.0]                      # of B = b

@@ -3,8 +3,9 @@
 import numpy as np
 
 from ..backend import array_module, parallel_for, scatter_add, to_device, to_host
+from ..checks import require_integers, require_within
 from ..typing import Array, HostArray
-from .checks import class_ids, require_features, require_integer, require_labels, require_number
+from .checks import class_ids, require_features, require_labels
 from .scores import chosen, normalized, rounded_cosines, rounding_unit
 
 
@@ -26,8 +27,8 @@ def knn_accuracy(train_features: Array, train_labels: HostArray, test_features: 
     N = len(train_features)
     train_ids, test_ids, C = class_ids("knn_accuracy", require_labels("knn_accuracy", "train_labels", train_labels, N),
                                        require_labels("knn_accuracy", "test_labels", test_labels, len(test_features)))
-    require_integer("knn_accuracy", "k", k, 1, N, ", the number of training items")
-    require_number("knn_accuracy", "tau", tau, above=0)
+    require_integers("knn_accuracy", 1, N, "there are so many training items", k=k)
+    require_within("knn_accuracy", "(0, inf)", tau=tau)
     xp = array_module(train_features)
     ids, truth = to_device(train_ids, xp), to_device(test_ids, xp)
     bank, queries = normalized(train_features), normalized(test_features)
@@ -75,7 +76,7 @@ def nearest_neighbours(bank: Array, queries: Array, *, k: int) -> HostArray:
     array([[0, 2]])
     """
     require_features("nearest_neighbours", bank=bank, queries=queries)
-    require_integer("nearest_neighbours", "k", k, 1, len(bank), ", the number of items in the bank")
+    require_integers("nearest_neighbours", 1, len(bank), "the bank holds so many items", k=k)
     xp, s = array_module(bank), normalized(queries) @ normalized(bank).T
     near = _nearest(s, k)
     order = to_host((-xp.take_along_axis(s, near, axis=1)).argsort(axis=1))

@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Callable
 
 from ..backend import array_module, parallel_sum, to_device
+from ..checks import require_integers, require_within
 from ..typing import Array, HostArray
-from .checks import class_ids, require_features, require_integer, require_labels, require_number
+from .checks import class_ids, require_features, require_labels
 from .scores import chosen
 
 TOLERANCE = 3e-4           # of the largest entry of the gradient: with less, accuracies move by noise only
@@ -39,8 +40,8 @@ def linear_probe(train_features: Array, train_labels: HostArray, test_features: 
     train_ids, test_ids, classes = class_ids(
         "linear_probe", require_labels("linear_probe", "train_labels", train_labels, len(train_features)),
         require_labels("linear_probe", "test_labels", test_labels, len(test_features)))
-    require_number("linear_probe", "C", C, at_least=1e-6)
-    require_integer("linear_probe", "steps", steps, 1)
+    require_within("linear_probe", "[1e-6, inf)", C=C)
+    require_integers("linear_probe", 1, steps=steps)
     xp = array_module(train_features)
     x, x_test = standardize(train_features, test_features)
     loss = _Loss(x, to_device(train_ids, xp), classes, 1 / (C * len(x)))

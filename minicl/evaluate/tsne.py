@@ -10,8 +10,9 @@ gradient of KL(P | Q) pulls with p_ij and pushes with q_ij:
 import numpy as np
 
 from ..backend import to_host
+from ..checks import require_integers, require_within
 from ..typing import Array, HostArray
-from .checks import require_features, require_integer, require_number
+from .checks import require_features
 
 
 def tsne(features: Array, *, perplexity: float = 30, steps: int = 300, seed: int = 0) -> HostArray:
@@ -21,9 +22,9 @@ def tsne(features: Array, *, perplexity: float = 30, steps: int = 300, seed: int
     mean little; which points are neighbours means something. Points that are all alike land anywhere near 0.
     """
     require_features("tsne", features=features)
-    require_integer("tsne", "steps", steps, 1)
-    require_integer("tsne", "seed", seed, 0)
-    require_number("tsne", "perplexity", perplexity, above=1)
+    require_integers("tsne", 1, steps=steps)
+    require_integers("tsne", 0, seed=seed)
+    require_within("tsne", "(1, inf)", perplexity=perplexity)
     features = _scaled(to_host(features))
     p = _neighbour_probabilities(features, perplexity)
     n, rng = len(p), np.random.default_rng(seed)

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..backend import array_module, to_device
+from ..checks import require_integers
 from ..typing import Array, HostArray
-from .checks import require_features, require_integer, require_labels
+from .checks import require_features, require_labels
 from .scores import chosen, normalized, rounded_cosines
 
 
@@ -80,7 +81,7 @@ def retrieval_recall(images: Array, captions: Array, caption_ids: HostArray, *,
     if not ks:
         raise ValueError(f"retrieval_recall: ks must be a sequence of integers >= 1, got {ks!r}")
     for k in ks:
-        require_integer("retrieval_recall", "each of ks", k, 1)
+        require_integers("retrieval_recall", 1, **{"each of ks": k})
     similarity = rounded_cosines(normalized(images), normalized(captions))                                       # (N, M)
     right = to_device(caption_ids, xp)[:, None] == xp.arange(M)                          # (N, M)
     recalls = {}

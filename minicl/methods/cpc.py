@@ -17,7 +17,7 @@ other times would let a critic beat chance that knows no more than what time it 
 from .. import ops
 from ..autograd import Tensor
 from ..backend import array_module
-from ..checks import require_sizes
+from ..checks import require_integers
 from ..nn import Linear, Module
 from ..nn.layers import RELU_GAIN, as_tensor
 from ..typing import Array, Rng
@@ -31,7 +31,7 @@ class WindowEncoder(Module):
     """
 
     def __init__(self, channels: int, window: int, *, hidden: int = 64, features: int = 32, rng: Rng):
-        require_sizes("WindowEncoder", channels=channels, window=window, hidden=hidden, features=features)
+        require_integers("WindowEncoder", 1, channels=channels, window=window, hidden=hidden, features=features)
         self.channels, self.window, self.features = channels, window, features
         self.convolution = Linear(window * channels, hidden, rng=rng, gain=RELU_GAIN)
         self.out = Linear(hidden, features, rng=rng)
@@ -53,7 +53,7 @@ class CPC(Module):
     """
 
     def __init__(self, encoder: Module, context: Module | None, ahead: int, *, rng: Rng):
-        require_sizes("CPC", ahead=ahead)
+        require_integers("CPC", 1, ahead=ahead)
         self.encoder, self.context = encoder, context
         width = (encoder if context is None else context).features
         self.predictors = [Linear(width, encoder.features, rng=rng, bias=False) for _ in range(ahead)]
@@ -67,7 +67,7 @@ class CPC(Module):
 
         -> scores ((T'-k) B, B), row t B + i and column j, and positive_ids ((T'-k) B,), which name j = i.
         """
-        require_sizes("CPC.scores", k=k)
+        require_integers("CPC.scores", 1, k=k)
         if k > len(self.predictors):
             raise ValueError(f"CPC.scores: expected k from 1 to {len(self.predictors)}, got {k}")
         if len(z) <= k or z.shape[:2] != c.shape[:2] or z.shape[1] < 2:

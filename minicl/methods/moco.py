@@ -19,7 +19,7 @@ import numpy as np
 
 from ..autograd import Tensor, no_grad
 from ..backend import array_module, is_array, to_device
-from ..checks import require_sizes, require_within
+from ..checks import require_integers, require_rng, require_within
 from ..contrastive import info_nce
 from ..contrastive.checks import require_temperature
 from ..nn import BatchNorm, Module
@@ -45,7 +45,7 @@ class MoCo(Module):
     def __init__(self, encoder: Module, head: Module, *, dim: int, queue: int = 65536, m: float = 0.999,
                  splits: int = 8):
         require_within("MoCo", "[0, 1)", m=m)                                # at 1 the keys would never learn
-        require_sizes("MoCo", dim=dim, queue=queue, splits=splits)
+        require_integers("MoCo", 1, dim=dim, queue=queue, splits=splits)
         self.query = SimCLR(encoder, head)
         for layer in self.query.modules():
             if isinstance(layer, BatchNorm):
@@ -68,8 +68,7 @@ class MoCo(Module):
         with no_grad():
             if not self.training:
                 return self.key(images)[1].data
-            if not isinstance(rng, np.random.Generator):
-                raise TypeError(f"MoCo.encode_keys: rng must be a numpy Generator, got {type(rng).__name__}")
+            require_rng("MoCo.encode_keys", rng)
             xp, order = array_module(images), rng.permutation(len(images))
             z = self.key(images[to_device(order, xp)])[1].data
             return z[to_device(np.argsort(order), xp)]

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..autograd import Tensor
 from ..backend import is_array
-from ..checks import require_sizes
+from ..checks import require_integers
 from ..contrastive import l2_normalize
 from ..nn import Buffer, Counter, Module
 from ..signature import describe
@@ -25,7 +25,7 @@ class Queue(Module):
     """
 
     def __init__(self, capacity: int, dim: int):
-        require_sizes("Queue", capacity=capacity, dim=dim)
+        require_integers("Queue", 1, capacity=capacity, dim=dim)
         self.keys = Buffer(np.zeros((capacity, dim), dtype="float32"))
         self.count = Counter()
         self.lent: list[weakref.ref] = []                                    # views that negatives() has given out

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 from .. import ops
 from ..autograd import Tensor
-from ..checks import require_sizes
+from ..checks import require_integers
 from ..typing import Array, Rng
 from .layers import RELU_GAIN, BatchNorm, Conv2d, Linear, Sequential, as_tensor
 from .module import Module
@@ -49,7 +49,7 @@ def image_shape_of(name, shape):
     """(H, W, C) as a tuple. Raises ValueError unless it is three sizes."""
     if not isinstance(shape, (tuple, list)) or len(shape) != 3:
         raise ValueError(f"{name}: expected image_shape (H, W, C), got {shape!r}; for grey images C is 1")
-    require_sizes(name, **dict(zip(("H", "W", "C"), shape)))
+    require_integers(name, 1, **dict(zip(("H", "W", "C"), shape)))
     return tuple(shape)
 
 
@@ -89,7 +89,7 @@ class ConvNet(Encoder):
         strides = (2,) * len(channels) if strides is None else strides
         if len(strides) != len(channels) or not channels:
             raise ValueError(f"ConvNet: expected one stride a convolution, got {len(strides)} for {len(channels)}")
-        require_sizes("ConvNet", grid=grid)
+        require_integers("ConvNet", 1, grid=grid)
         H, W, C = self.image_shape = image_shape_of("ConvNet", image_shape)
         sizes = [C, *channels]
         self.blocks = [Sequential(Conv2d(n, m, rng=rng, stride=s), BatchNorm(m, relu=True))

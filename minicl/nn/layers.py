@@ -9,7 +9,7 @@ import numpy as np
 from .. import ops
 from ..autograd import Tensor
 from ..backend import array_module, fused
-from ..checks import require_sizes, require_within
+from ..checks import require_integers, require_rng, require_within
 from ..typing import Array, Rng
 from .module import Buffer, Module, Parameter, Stream
 
@@ -18,8 +18,7 @@ RELU_GAIN = math.sqrt(2)      # keeps the variance through a relu, which halves 
 
 def initial(rng, shape, *, fan_in, gain=1.0):
     """A Parameter of this shape, normal with standard deviation gain / sqrt(fan_in)."""
-    if not isinstance(rng, np.random.Generator):
-        raise TypeError(f"rng: expected a numpy Generator, np.random.default_rng(seed), got {type(rng).__name__}")
+    require_rng("nn", rng)
     return Parameter(rng.standard_normal(shape, dtype="float32") * np.float32(gain / math.sqrt(fan_in)))
 
 
@@ -42,7 +41,7 @@ class Linear(Module):
     bias: Parameter | None
 
     def __init__(self, in_features: int, out_features: int, *, rng: Rng, bias: bool = True, gain: float = 1.0):
-        require_sizes("Linear", in_features=in_features, out_features=out_features)
+        require_integers("Linear", 1, in_features=in_features, out_features=out_features)
         self.weight = initial(rng, (in_features, out_features), fan_in=in_features, gain=gain)
         self.bias = Parameter(filled(out_features, 0)) if bias else None
 
@@ -67,10 +66,10 @@ class Conv2d(Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, *, rng: Rng, stride: int = 1,
                  padding: int | None = None, bias: bool = False, gain: float = RELU_GAIN):
-        require_sizes("Conv2d", in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size,
+        require_integers("Conv2d", 1, in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size,
                       stride=stride)
         padding = kernel_size // 2 if padding is None else padding
-        require_sizes("Conv2d", 0, padding=padding)
+        require_integers("Conv2d", 0, padding=padding)
         self.weight = initial(rng, (kernel_size, kernel_size, in_channels, out_channels),
                               fan_in=kernel_size * kernel_size * in_channels, gain=gain)
         self.bias = Parameter(filled(out_channels, 0)) if bias else None
@@ -101,7 +100,7 @@ class BatchNorm(Module):
 
     def __init__(self, num_features: int, *, momentum: float = 0.1, eps: float = 1e-5, relu: bool = False,
                  splits: int = 1):
-        require_sizes("BatchNorm", num_features=num_features, splits=splits)
+        require_integers("BatchNorm", 1, num_features=num_features, splits=splits)
         require_within("BatchNorm", "[0, 1]", momentum=momentum)
         require_within("BatchNorm", "(0, inf)", eps=eps)
         self.weight, self.bias = Parameter(filled(num_features, 1)), Parameter(filled(num_features, 0))
@@ -151,7 +150,7 @@ class LayerNorm(Module):
     bias: Parameter
 
     def __init__(self, normalized_shape: int, *, eps: float = 1e-5):
-        require_sizes("LayerNorm", normalized_shape=normalized_shape)
+        require_integers("LayerNorm", 1, normalized_shape=normalized_shape)
         require_within("LayerNorm", "(0, inf)", eps=eps)
         self.weight, self.bias = Parameter(filled(normalized_shape, 1)), Parameter(filled(normalized_shape, 0))
         self.eps = eps
@@ -188,7 +187,7 @@ class Embedding(Module):
     weight: Parameter
 
     def __init__(self, num_embeddings: int, embedding_dim: int, *, rng: Rng):
-        require_sizes("Embedding", num_embeddings=num_embeddings, embedding_dim=embedding_dim)
+        require_integers("Embedding", 1, num_embeddings=num_embeddings, embedding_dim=embedding_dim)
         self.weight = initial(rng, (num_embeddings, embedding_dim), fan_in=embedding_dim)
 
     def forward(self, ids: Array) -> Tensor:

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..autograd import Tensor
 from ..backend import array_module, get_backend, is_array, to_device, to_host
-from ..checks import require_sizes
+from ..checks import require_integers, require_rng
 from ..tensor import mark_changed
 from ..typing import Array, ArrayModule, DType, HostArray, Rng
 
@@ -78,7 +78,7 @@ class Counter(HostBuffer):
         return int(self._value)
 
     def add(self, n: int) -> None:
-        require_sizes("Counter.add", 0, n=n)
+        require_integers("Counter.add", 0, n=n)
         self._value[...] += n
 
 
@@ -95,8 +95,7 @@ class Stream(HostBuffer):
     """
 
     def __init__(self, rng: Rng):
-        if not isinstance(rng, np.random.Generator):
-            raise TypeError(f"rng: expected a numpy Generator, np.random.default_rng(seed), got {type(rng).__name__}")
+        require_rng(self, rng)
         super().__init__([rng.integers(2**32), 0])
         self.key: tuple[int, ...] = ()                                       # (2,) of an original's second copy
         self.copies = 0

@@ -2,7 +2,7 @@
 
 from .. import ops
 from ..autograd import Tensor
-from ..checks import require_sizes
+from ..checks import require_integers
 from ..typing import Array, Rng
 from .layers import as_tensor, filled, initial
 from .module import Module, Parameter
@@ -20,7 +20,7 @@ class GRU(Module):
     bias: Parameter               # (3 hidden_size,)
 
     def __init__(self, input_size: int, hidden_size: int, *, rng: Rng):
-        require_sizes("GRU", input_size=input_size, hidden_size=hidden_size)
+        require_integers("GRU", 1, input_size=input_size, hidden_size=hidden_size)
         self.features = hidden_size
         self.weight_ih = initial(rng, (input_size, 3 * hidden_size), fan_in=input_size)
         self.weight_hh = initial(rng, (hidden_size, 3 * hidden_size), fan_in=hidden_size)

@@ -6,7 +6,7 @@ unchanged (He et al. 2016). Activations are pixel-major, (H, W, B, C).
 
 from .. import ops
 from ..autograd import Tensor
-from ..checks import require_sizes
+from ..checks import require_integers
 from ..typing import Array, Rng
 from .encoders import Encoder, as_images, image_shape_of
 from .layers import BatchNorm, Conv2d, Sequential
@@ -49,7 +49,7 @@ class ResNet18(Encoder):
     """
 
     def __init__(self, image_shape: tuple[int, int, int], width: int = 64, *, rng: Rng):
-        require_sizes("ResNet18", width=width)
+        require_integers("ResNet18", 1, width=width)
         self.image_shape = image_shape_of("ResNet18", image_shape)
         self.features = 8 * width
         self.stem = conv_norm(image_shape[2], width, rng=rng)
@@ -77,7 +77,7 @@ class ResNet9(Encoder):
     """
 
     def __init__(self, image_shape: tuple[int, int, int], width: int = 64, *, rng: Rng):
-        require_sizes("ResNet9", width=width)
+        require_integers("ResNet9", 1, width=width)
         self.image_shape = image_shape_of("ResNet9", image_shape)
         self.features = 8 * width
         self.stem = conv_norm(image_shape[2], width, rng=rng)

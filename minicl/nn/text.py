@@ -12,7 +12,7 @@ import numpy as np
 from .. import ops
 from ..autograd import Tensor
 from ..backend import array_module, is_array
-from ..checks import require_sizes
+from ..checks import require_integers
 from ..signature import describe
 from ..typing import Array, Rng
 from .layers import Embedding, LayerNorm, Linear, Sequential
@@ -41,7 +41,7 @@ class Transformer(Module):
     """
 
     def __init__(self, vocabulary: int, length: int, width: int = 64, *, depth: int = 2, heads: int = 4, rng: Rng):
-        require_sizes("Transformer", 0, depth=depth)
+        require_integers("Transformer", 0, depth=depth)
         self.features, self.length = width, length
         self.tokens = Embedding(vocabulary, width, rng=rng)
         self.positions = Embedding(length, width, rng=rng)
@@ -77,7 +77,7 @@ class SelfAttention(Module):
     """Multi-head self-attention: every token of x (B, T, width) looks at the tokens that mask (B, T) leaves."""
 
     def __init__(self, embed_dim: int, num_heads: int, *, rng: Rng):
-        require_sizes("SelfAttention", embed_dim=embed_dim, num_heads=num_heads)
+        require_integers("SelfAttention", 1, embed_dim=embed_dim, num_heads=num_heads)
         if embed_dim % num_heads:
             raise ValueError("SelfAttention: expected an embed_dim that is a multiple of num_heads, got "
                              f"{embed_dim} and {num_heads}")

@@ -1,27 +1,11 @@
-"""What ops require of their options, and what they say otherwise: the op, the argument, what came."""
+"""Which axes an op's `axis` names."""
 
-import math
 import operator
-import reprlib
 from typing import TypeAlias
 
+from ..checks import shortened
+
 Axis: TypeAlias = int | tuple[int, ...] | list[int] | None
-
-
-def require_number(op, argument, value, expected="a finite Python number", *, low=-math.inf, below=math.inf):
-    """Raise TypeError or ValueError unless value is a finite number with low <= value < below."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{op}: {argument} must be {expected}, got {type(value).__name__} {reprlib.repr(value)}")
-    if not (math.isfinite(value) and low <= value < below):
-        raise ValueError(f"{op}: {argument} must be {expected}, got {value!r}")
-
-
-def require_count(op, argument, value, at_least):
-    """Raise TypeError or ValueError unless value is an int >= at_least."""
-    if type(value) is not int:
-        value = _index(op, argument, value, f"an int >= {at_least}")
-    if value < at_least:
-        raise ValueError(f"{op}: {argument} must be an int >= {at_least}, got {value!r}")
 
 
 def axes_of(op, x, axis):
@@ -40,19 +24,13 @@ def axis_of(op, x, axis):
 
 
 def _axis(op, x, axes, axis):
-    index = _index(op, "axis", axis, "None, an int or a tuple of ints")
+    try:
+        index = operator.index(None if isinstance(axis, bool) else axis)
+    except TypeError:
+        raise TypeError(f"{op}: axis must be None, an int or a tuple of ints, got {shortened(axis)}") from None
     if not -x.ndim <= index < x.ndim:
         raise ValueError(f"{op}: axis {index} is out of range for an input of shape {x.shape}")
     index %= x.ndim
     if sum(a in (index, index - x.ndim) for a in axes) > 1:
         raise ValueError(f"{op}: axis {axes} names an axis twice, for an input of shape {x.shape}")
     return index
-
-
-def _index(op, argument, value, expected):
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{op}: {argument} must be {expected}, got {type(value).__name__} {reprlib.repr(value)}") from None

@@ -17,8 +17,8 @@ images).    Derivation: docs/gradients/conv.md
 
 from ..autograd import op
 from ..backend import array_module, is_gpu, parallel_map, parallel_sum
+from ..checks import require_integers
 from ..typing import Array
-from .checks import require_count
 from .columns import conv_by_columns, conv_of_few_channels
 
 FEW_CHANNELS = 4
@@ -39,8 +39,8 @@ def conv2d(x: Array, w: Array, *, stride: int = 1, padding: int = 0, needs_grad=
     if x.ndim != 4 or w.ndim != 4 or x.shape[3] != w.shape[2]:
         raise ValueError(f"conv2d: expected x (H, W, B, C) and w (kh, kw, C, K), got {x.shape} and {w.shape}; "
                          "images (B, H, W, C) are turned once, by ops.to_pixel_major")
-    require_count("conv2d", "stride", stride, 1)
-    require_count("conv2d", "padding", padding, 0)
+    require_integers("conv2d", 1, stride=stride)
+    require_integers("conv2d", 0, padding=padding)
     shift = _Shifts(x.shape[:2], w.shape[:2], stride, padding)
     xp = array_module(x)
     if is_gpu(xp):

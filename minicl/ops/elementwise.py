@@ -6,13 +6,11 @@ clip, abs) the derivative used there is the one of a side, said in the docstring
 
 import math
 
-import numpy as np
-
 from ..autograd import op
 from ..backend import array_module, fused, to_device
+from ..checks import require_rng, require_within
 from ..signature import Mask
 from ..typing import Array, Rng
-from .checks import require_number
 
 
 @op(broadcasts=True)
@@ -54,7 +52,7 @@ def neg(x: Array):
 @op
 def pow(x: Array, *, exponent: float):
     """y = x^p for a number p.    dx = g p x^(p-1), and 0 for p = 0"""
-    require_number("pow", "exponent", exponent, "a finite Python number (with a gradient: exp(p * log(x)))")
+    require_within("pow", "(-inf, inf)", "with a gradient: exp(p * log(x))", exponent=exponent)
     return x ** exponent, lambda g: (g * (exponent * x ** (exponent - 1)) if exponent else 0 * g,)
 
 
@@ -133,7 +131,7 @@ def relu(x: Array):
 @op
 def leaky_relu(x: Array, *, slope: float = 0.01):
     """x where x > 0, else slope x.    dx = g or slope g; slope in [0, 1), at 0 the slope's side."""
-    require_number("leaky_relu", "slope", slope, "a number in [0, 1)", low=0, below=1)
+    require_within("leaky_relu", "[0, 1)", slope=slope)
     y = array_module(x).maximum(x, slope * x)
 
     def backward(g):
@@ -207,7 +205,7 @@ def clip(x: Array, *, low: float | None = None, high: float | None = None):
     """x limited to [low, high], either None for no limit.    dx = g [low <= x <= high]"""
     for name, limit in (("low", low), ("high", high)):
         if limit is not None:
-            require_number("clip", name, limit, "a finite number or None")
+            require_within("clip", "(-inf, inf)", **{name: limit})
     if low is None and high is None or low is not None and high is not None and low > high:
         raise ValueError(f"clip: expected low <= high, at least one of them given, got low={low}, high={high}")
     y = array_module(x).clip(x, low, high)
@@ -224,10 +222,8 @@ def dropout(x: Array, *, p: float, rng: Rng):
     >>> minicl.ops.dropout(np.ones(6), p=0.5, rng=np.random.default_rng(0)).data
     array([2., 2., 2., 0., 0., 0.])
     """
-    require_number("dropout", "p", p, "a number in [0, 1)", low=0, below=1)
-    if not isinstance(rng, np.random.Generator):
-        raise TypeError(f"dropout: rng must be a numpy Generator, got {type(rng).__name__} {rng!r}; "
-                        "write numpy.random.default_rng(seed)")
+    require_within("dropout", "[0, 1)", p=p)
+    require_rng("dropout", rng)
     mask = rng.random(x.shape, dtype="float32") >= p
     scale = to_device(mask, array_module(x)).astype(x.dtype) * (1 / (1 - p))
     return x * scale, lambda g: (g * scale,)

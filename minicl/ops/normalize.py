@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 from ..autograd import op
 from ..backend import fused, sum_over
+from ..checks import require_within
 from ..typing import Array
-from .checks import require_number
 from .pixel_rows import PixelRows
 
 
@@ -166,7 +166,7 @@ def _project(xp, gy, mean_gy, x_hat, mean_gyx, r):
 
 
 def _require_shapes(name, x, weight, bias, eps):
-    require_number(name, "eps", eps, "a finite number >= 0", low=0)
+    require_within(name, "[0, inf)", eps=eps)
     if x.ndim < 1 or x.shape[-1] < 1 or weight.shape != x.shape[-1:] or bias.shape != x.shape[-1:]:
         raise ValueError(f"{name}: expected x (..., C) with C >= 1, weight (C,), bias (C,), got {x.shape}, {weight.shape}, "
                          f"{bias.shape}")

@@ -13,8 +13,8 @@ columns that fill no whole window are left out, as is usual.    Derivation: docs
 
 from ..autograd import op
 from ..backend import array_module
+from ..checks import require_integers
 from ..typing import Array
-from .checks import require_count
 
 
 @op
@@ -68,8 +68,7 @@ def avg_pool2d(x: Array, *, size: int = 2, stride: int | None = None):
 def _windows(x, size, stride, name):
     """A function giving the size^2 strided views, one a tap, of an array like x."""
     stride = size if stride is None else stride
-    require_count(name, "size", size, 1)
-    require_count(name, "stride", stride, 1)
+    require_integers(name, 1, size=size, stride=stride)
     if x.ndim != 4 or min(x.shape[:2]) < size:
         raise ValueError(f"{name}: expected x (H, W, B, C) with H, W >= size, got shape {x.shape}, size={size}")
     rows, columns = (range(0, n - size + 1, stride) for n in x.shape[:2])

@@ -7,8 +7,9 @@ broadcasting repeats it along what was reduced. Of no values the sum is 0; the o
 
 from ..autograd import op
 from ..backend import array_module, fused, mean_over, sum_over
+from ..checks import require_within
 from ..typing import Array
-from .checks import Axis, axes_of, require_number
+from .checks import Axis, axes_of
 
 
 @op
@@ -92,7 +93,7 @@ def var(x: Array, *, axis: Axis = None, keepdims: bool = False, correction: floa
     The mean's own dependence on x_i adds nothing: the deviations from it sum to zero.
     """
     axes = axes_of("var", x, axis)
-    require_number("var", "correction", correction)
+    require_within("var", "(-inf, inf)", correction=correction)
     n = _count("var", x, axes) - correction
     if n <= 0:
         raise ValueError(f"var: needs more than correction={correction} values along axis {axis}, got shape {x.shape}")

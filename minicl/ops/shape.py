@@ -8,9 +8,10 @@ import numpy as np
 
 from ..autograd import op
 from ..backend import array_module, scatter_add
+from ..checks import require_integers
 from ..signature import is_plain_array
 from ..typing import Array
-from .checks import axis_of, require_count
+from .checks import axis_of
 
 
 @op
@@ -109,7 +110,7 @@ def pad(x: Array, *, widths: Sequence[tuple[int, int]]):
         raise ValueError(f"pad: widths must be {x.ndim} pairs (before, after) of counts >= 0, got {widths}")
     for pair in widths:
         for count in pair:
-            require_count("pad", "widths", count, 0)
+            require_integers("pad", 0, widths=count)
     middle = tuple(slice(before, before + n) for (before, _), n in zip(widths, x.shape))
     y = array_module(x).zeros([before + n + after for (before, after), n in zip(widths, x.shape)], dtype=x.dtype)
     y[middle] = x

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ...backend import array_module, parallel_for, to_device
+from ...checks import require_rng
 from ...signature import is_plain_array
 from ...typing import Array, HostArray, Rng
-from ..checks import check_rng
 
 Range = float | tuple[float, float]      # of an option: a pair (low, high), or a number, see checks.interval
 
@@ -40,7 +40,7 @@ class Transform:
         NumPy (where the test is cheap), for values outside [0, 1].
         """
         check_images(self, images)
-        check_rng(self, rng)
+        require_rng(self, rng)
         return self.transform(images, rng)
 
     def transform(self, images: Array, rng: Rng) -> Array:

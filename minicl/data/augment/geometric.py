@@ -326,8 +326,8 @@ class ElasticTransform(Transform):
     """
 
     def __init__(self, alpha: float = 1.0, sigma: float = 4.0):
-        self.alpha = number(self, "alpha", alpha, 0, unit=" of pixels")
-        self.sigma = number(self, "sigma", sigma, 0.5, unit=" of pixels")
+        self.alpha = number(self, "alpha", alpha, 0, unit="in pixels")
+        self.sigma = number(self, "sigma", sigma, 0.5, unit="in pixels")
 
     def draw(self, shape, rng):
         knots = [len(self.knots(side)) for side in shape[1:3]]

@@ -88,7 +88,7 @@ class GaussianBlur(Transform):
     """
 
     def __init__(self, *, sigma: Range = (0.1, 2.0), p: float = 0.5):
-        self.sigma = interval(self, "sigma", sigma, 0.05, unit=" of pixels")
+        self.sigma = interval(self, "sigma", sigma, 0.05, unit="in pixels")
         self.p = number(self, "p", p, 0, 1)
 
     def draw(self, shape, rng):
@@ -169,7 +169,7 @@ class ColorJitter(Recolour):
         self.brightness = interval(self, "brightness", brightness, 0, around=1)
         self.contrast = interval(self, "contrast", contrast, 0, around=1)
         self.saturation = interval(self, "saturation", saturation, 0, around=1)
-        self.hue = interval(self, "hue", hue, -0.5, 0.5, around=0, unit=" of turns")
+        self.hue = interval(self, "hue", hue, -0.5, 0.5, around=0, unit="in turns")
         self.p = number(self, "p", p, 0, 1)
 
     def draw(self, shape, rng):

@@ -10,8 +10,8 @@ shifted and sheared but never mirrored, and photographs lose their colours but k
 import pickle
 from collections.abc import Callable
 
+from ...checks import require_rng
 from ...typing import Array, Rng
-from ..checks import check_rng
 from .base import Compose
 from .geometric import RandomAffine, RandomHorizontalFlip, RandomResizedCrop
 from .photometric import ColorJitter, RandomErasing, RandomGrayscale
@@ -30,7 +30,7 @@ def two_views(augment: Callable[[Array, Rng], Array], images: Array, rng: Rng) -
     >>> view1.shape, bool((view1 == view2).all())
     ((8, 28, 28, 1), False)
     """
-    check_rng("two_views", rng)
+    require_rng("two_views", rng)
     before = pickle.dumps(rng.bit_generator.state)
     view1 = augment(images, rng)
     if pickle.dumps(rng.bit_generator.state) == before:
