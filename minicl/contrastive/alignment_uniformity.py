@@ -112,6 +112,6 @@ def uniformity_loss(z: Array, *, t: float = 2, needs_grad=(True,)):
 def _nearer(xp, u, t):
     """The logarithms (2,) of what exp(2t (s_ij - 1)) falls short of e_ij where rows are zeros: there s_ij = 0, while
     the squared distance is 1 to unit rows, and 0 between rows of zeros."""
-    zeros = (row_sums(u * u) == 0).astype(u.dtype).sum()
+    zeros = (row_sums(xp.abs(u)) == 0).astype(u.dtype).sum()
     missing = xp.stack([2 * zeros * (len(u) - zeros) * -math.expm1(-t), zeros * (zeros - 1) * -math.expm1(-2 * t)])
     return log_ahead(missing, None, xp.asarray([t, 0], dtype=u.dtype), 1)
