@@ -20,6 +20,7 @@ First order only: gradients are arrays, not Tensors, and cannot be differentiate
 
 import contextlib
 import functools
+import inspect
 import operator
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from .backend import array_module, is_array
 from .signature import Signature, describe
-from .tensor import BaseTensor, alike, clock
+from .tensor import BaseTensor, Change, alike, clock, last_write
 from .typing import Array
 
 
@@ -41,7 +42,7 @@ class Tensor(BaseTensor):
 
     Ops save the arrays that they were given, not copies. Do not write into one between the forward and the backward
     pass: the gradient would belong to neither value. The library's own writes (optimizers, load_state_dict) are
-    detected by backward(); to find those of your code, run it within minicl.check_inputs().
+    detected by backward(), also through views; to find those of your code, run it within minicl.check_inputs().
     """
 
     __slots__ = ()
@@ -145,22 +146,23 @@ def ancestors(root: Node) -> list[Node]:
             raise RuntimeError(f"the tape behind {node.op.__name__!r} was already walked and freed; add losses that share "
                                "a graph before one backward(), or run the forward again")
         for x in node.inputs:
-            if not isinstance(x, Tensor):
-                continue
-            if x.node is None:
-                if x.changed is not None and x.changed[0] > node.index:
-                    raise RuntimeError(_stale(node, x))
-            elif x.node not in seen:
-                seen.add(x.node)
-                nodes.append(x.node)
+            source, change = (x.node, x.changed) if isinstance(x, Tensor) else (None, None)
+            if source is None:
+                change = change or last_write(x)
+                if change is not None and change[0] > node.index:
+                    raise RuntimeError(_stale(node, x, change))
+            elif source not in seen:
+                seen.add(source)
+                nodes.append(source)
     return sorted(nodes, key=operator.attrgetter("index"), reverse=True)
 
 
-def _stale(node: Node, x: Tensor) -> str:
+def _stale(node: Node, x: Tensor | Array, change: Change) -> str:
     position = next(k for k, other in enumerate(node.inputs) if other is x)
-    _, name, by = x.changed or (0, "", "")
-    return (f"{node.op.__name__}: its input {node.op.checks.input_name(position)}, {name or 'a Tensor'} of shape {x.shape}, "
-            f"was changed by {by} after this op had used it, so its gradient would belong to neither value; "
+    _, name, by, _ = change
+    view = "" if getattr(x, "changed", None) is change else "a view of "
+    return (f"{node.op.__name__}: its input {node.op.checks.input_name(position)}, {view}{name or 'a Tensor'} of shape "
+            f"{x.shape}, was changed by {by} after this op had used it, so its gradient would belong to neither value; "
             f"call backward() before that, or run the forward again")
 
 
@@ -202,6 +204,9 @@ def op(function=None, *, broadcasts=False):
     """
     if function is None:
         return functools.partial(op, broadcasts=broadcasts)
+    if not inspect.isfunction(function):
+        raise TypeError(f"@op: expected a function of arrays, got {describe(function)}; options of @op are written "
+                        "@op(broadcasts=True)")
     checks = Signature(function, broadcasts)
     count = checks.count
     asks_needs_grad = checks.asks_needs_grad
@@ -248,7 +253,7 @@ def op(function=None, *, broadcasts=False):
         y._requires_grad = False
         if True in needs_grad:
             hold = hold_inputs.get()
-            y.node = Node(call, inputs, options, hold(backward, arrays, y) if hold else backward)
+            y.node = Node(call, inputs, options, hold(backward, (arrays, options), y) if hold else backward)
         return y
 
     call.forward = function

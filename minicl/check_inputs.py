@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from .typing import Array
 
 @contextlib.contextmanager
 def check_inputs() -> Iterator[None]:
-    """Within this block the inputs and outputs of recorded ops are read-only until the backward pass has used them.
+    """Within this block the inputs, options and outputs of recorded ops are read-only until the backward pass has used
+    them.
 
     The line that writes into one raises NumPy's "ValueError: assignment destination is read-only" (or "output array"),
     where without the block backward() would silently return a gradient of neither value. Arrays become writeable again
@@ -38,9 +39,9 @@ def check_inputs() -> Iterator[None]:
 class _ReadOnly:
     """A backward whose op's arrays are read-only while the tape holds it."""
 
-    def __init__(self, backward: Callable[[Array], tuple], arrays: Sequence[Any], output: Tensor) -> None:
+    def __init__(self, backward: Callable[[Array], tuple], arguments: Any, output: Tensor) -> None:
         self.backward = backward
-        self.arrays = [owner for x in (*arrays, output.data) for owner in _with_owners(x)]
+        self.arrays = [owner for x in _arrays_in((arguments, output.data)) for owner in _with_owners(x)]
         with _lock:
             for x in self.arrays:
                 _holders[id(x)] = _holders.get(id(x), 0) + 1
@@ -63,6 +64,15 @@ class _ReadOnly:
 _holders: dict[int, int] = {}         # id of an array -> how many recorded ops use it
 _waiting: dict[int, Array] = {}       # arrays that may become writeable, but for a view whose owner is still used
 _lock = threading.RLock()             # an array can be garbage-collected in any thread, and at any time
+
+
+def _arrays_in(x: Any) -> Iterator[Array]:
+    """The NumPy arrays in x, which may be a tuple, list or dict of them: a key x[rows, :] is a tuple."""
+    if isinstance(x, np.ndarray):
+        yield x
+    elif isinstance(x, (tuple, list, dict)):
+        for item in x.values() if isinstance(x, dict) else x:
+            yield from _arrays_in(item)
 
 
 def _with_owners(x: Any) -> Iterator[Array]:

@@ -26,7 +26,7 @@ from .autograd import Tensor
 from .backend import array_module, fused, parallel_for, to_device, to_host
 from .checks import require_within
 from .nn.module import Module, require_reachable, require_state
-from .tensor import mark_changed
+from .tensor import mark_changed, watch
 from .typing import HostArray
 
 SLICE = 2**17      # entries updated at a time on a CPU: few enough for the cache, enough to be worth a thread's while
@@ -72,6 +72,7 @@ class Optimizer:
             p.data, p.grad = self.values[part].reshape(p.shape), self.grads[part].reshape(p.shape)
             self.views.append((part, p.data, p.grad))
             start += p.size
+        watch(self.parameters)
         self.state = {name: xp.zeros_like(self.values) for name in self.state_names}
         self.missed = np.zeros(len(self.names), dtype="int64")           # steps that each parameter was frozen in
         self._plan([p.requires_grad for p in self.parameters])
@@ -100,7 +101,8 @@ class Optimizer:
         self.steps += 1
         if self.frozen:
             self.missed[self.frozen] += 1
-        mark_changed(itertools.compress(zip(self.names, self.parameters), trained), f"{type(self).__name__}.step()")
+        mark_changed(itertools.compress(zip(self.names, self.parameters), trained), f"{type(self).__name__}.step()",
+                     watched=True)
         self._step(lr)
 
     def _plan(self, trained):

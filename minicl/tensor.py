@@ -1,16 +1,18 @@
 """The data of a Tensor: what it may hold, what may be set, and what Python may not do to it. autograd.py has the rest."""
 
 import itertools
+import weakref
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
-from .backend import is_array
+from .backend import array_module, is_array
 from .signature import describe, require_float_array
 from .typing import Array
 
 clock = itertools.count()             # orders the recorded ops and the library's writes
+Change: TypeAlias = tuple[int, str, str, bool]        # time, name of what was changed, by what, whether it was a write
 
 
 class BaseTensor:
@@ -23,7 +25,7 @@ class BaseTensor:
     _data: Array
     _grad: Array | None
     _requires_grad: bool
-    changed: tuple[int, str, str] | None  # the last write that mark_changed() noted: its time, the name, by what
+    changed: Change | None                # the last change that was noted
     node: Any                             # the recorded op whose output this is
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
@@ -80,7 +82,7 @@ class BaseTensor:
         self._require_leaf("requires_grad")
         _require_bool(value)
         if value is not self._requires_grad:
-            mark_changed([("", self)], f"requires_grad = {value}")
+            self.changed = next(clock), "", f"requires_grad = {value}", False
         self._requires_grad = value
 
     def _require_leaf(self, what: str) -> None:
@@ -140,9 +142,50 @@ def alike(x: Array, y: Array) -> bool:
     return type(x) is type(y) and x.shape == y.shape and x.dtype == y.dtype
 
 
-def mark_changed(named: Iterable[tuple[str, Any]], by: str) -> None:
-    """Note that the Tensors among these were written to: a walk back to an op that used the old values then raises."""
+# ---------------------------------------------------------------- what the library has written to
+
+_parts: dict[int, tuple[weakref.ref, dict[int, weakref.ref]]] = {}    # id of an array -> it, and the parts that are views
+
+
+def mark_changed(named: Iterable[tuple[str, Any]], by: str, *, watched: bool = False) -> None:
+    """Note that these Tensors and Buffers were written to: a walk back to an op that used the old values then raises.
+
+    watched: whether watch() knows them already, so that this takes no time in a training step.
+    """
     now = next(clock)
     for name, x in named:
-        if isinstance(x, BaseTensor):
-            x.changed = now, name, by
+        x.changed = now, name, by, True
+        if not watched:
+            watch([x])
+
+
+def watch(parts: Iterable[Any]) -> None:
+    """Note in which memory these Tensors and Buffers lie, so that a write to one is seen by views of it: what .detach()
+    returns, what ops have returned under no_grad(), Tensor(x.data)."""
+    for part in parts:
+        owner = _owner(part.data)
+        if id(owner) not in _parts:
+            def forget(_, key=id(owner), parts=_parts):
+                parts.pop(key, None)
+
+            _parts[id(owner)] = weakref.ref(owner, forget), {}
+        _parts[id(owner)][1][id(part)] = weakref.ref(part)
+
+
+def last_write(x: Any) -> Change | None:
+    """The last write to a part that a Tensor, which is none itself, or an array shares memory with."""
+    data = x._data if isinstance(x, BaseTensor) else x
+    _, parts = _parts.get(id(_owner(data)), (None, {}))
+    if id(x) in parts and parts[id(x)]() is x:
+        return None
+    changes = [part.changed for reference in list(parts.values()) if (part := reference()) is not None
+               and part.changed is not None and part.changed[3] and array_module(data).may_share_memory(data, part.data)]
+    return max(changes, default=None)
+
+
+def _owner(x: Any) -> Any:
+    """The array whose memory x is a view of, or x."""
+    owner = x
+    while (x := getattr(x, "base", None)) is not None:
+        owner = x if is_array(x) else owner
+    return owner

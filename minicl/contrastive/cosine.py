@@ -4,6 +4,8 @@ For x^ = x / |x| the Jacobian is (I - x^ x^T) / |x|: a change of x along itself 
 component of the gradient is taken out, and what is left counts less the longer x is.
 """
 
+import math
+
 from ..autograd import op
 from ..backend import array_module, fused, require_finite
 from ..checks import require_within
@@ -28,7 +30,8 @@ def l2_normalize(x: Array, *, eps: float = TINY):
     [[0.6000000000000001, 0.8], [0.0, 0.0]]
     """
     if eps is not TINY:
-        require_within("l2_normalize", "(0, inf)", eps=eps)
+        least = math.sqrt(float(array_module(x).finfo(x.dtype).tiny) / float(array_module(x).finfo(x.dtype).eps))
+        require_within("l2_normalize", f"[{least}, inf)", f"squares of less lose digits in {x.dtype}", eps=eps)
     xp = array_module(x)
     length = xp.sqrt((x * x).sum(axis=-1, keepdims=True))                    # (..., 1)
     require_finite(length, "l2_normalize: the length of a row")

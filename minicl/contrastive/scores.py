@@ -7,6 +7,7 @@ from ..autograd import Tensor
 from ..backend import array_module, is_array, is_gpu, require_finite
 from ..ops import getitem
 from ..typing import Array
+from .checks import one_temperature
 from .softmax import log_softmax
 
 
@@ -23,9 +24,7 @@ def info_nce_from_scores(scores: Tensor, positive_ids: Array, tau: Tensor | floa
     0.1269
     """
     _require_scores("info_nce_from_scores", scores, positive_ids)
-    if tau is not None and temperature is not None:
-        raise TypeError("info_nce_from_scores: tau and temperature are two names of one argument; give one of them")
-    tau = next((value for value in (tau, temperature) if value is not None), 1.0)
+    tau = one_temperature("info_nce_from_scores", tau, temperature, 1.0)
     rows = array_module(positive_ids).arange(len(positive_ids))
     loss = -getitem(log_softmax(scores, tau), key=(rows, positive_ids)).mean()
     require_finite(loss.data, "info_nce_from_scores: the loss")

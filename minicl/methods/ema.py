@@ -18,7 +18,7 @@ from ..autograd import Tensor
 from ..backend import array_module, fused
 from ..checks import require_within
 from ..nn import BatchNorm, Buffer, HostBuffer, Module
-from ..tensor import mark_changed
+from ..tensor import mark_changed, watch
 from ..typing import Array
 
 
@@ -84,7 +84,7 @@ class EMA:
             self._flatten()                                                  # at first, and after .to() or .astype()
         step = self.step
         array_module(step).concatenate([part.data.reshape(-1) for part, _ in self.pairs], out=step)
-        mark_changed(zip(self.names, (part for _, part in self.pairs)), "EMA.update()")
+        mark_changed(zip(self.names, (part for _, part in self.pairs)), "EMA.update()", watched=True)
         _follow(self.values, step, 1 - m)                                    # (1)
 
     def __getstate__(self) -> dict:
@@ -105,6 +105,7 @@ class EMA:
             part.data = self.values[start:stop].reshape(part.data.shape)
             self.views.append(part.data)
             start = stop
+        watch(parts)
 
 
 @fused

@@ -21,7 +21,7 @@ from ..autograd import Tensor, no_grad
 from ..backend import array_module, is_array, to_device
 from ..checks import require_integers, require_rng, require_within
 from ..contrastive import info_nce
-from ..contrastive.checks import require_temperature
+from ..contrastive.checks import one_temperature, require_temperature
 from ..nn import BatchNorm, Module
 from ..signature import describe
 from ..tensor import alike
@@ -79,7 +79,7 @@ class MoCo(Module):
         temperature is another name for tau. Over an empty queue the positive is the only candidate: the loss is 0, and
         so is its gradient. In training the keys are remembered, for update() to enqueue them.
         """
-        tau = temperature if tau is None else tau
+        tau = one_temperature("MoCo.loss", tau, temperature)
         require_temperature("MoCo.loss", tau)
         if not (isinstance(queries, Tensor) and is_array(keys) and alike(keys, queries.data)
                 and keys.shape[1:] == self.queue.keys.data.shape[1:]):

@@ -1,7 +1,5 @@
 """A first-in first-out queue of keys: the negatives of many batches, at the price of encoding one."""
 
-import weakref
-
 import numpy as np
 
 from ..autograd import Tensor
@@ -28,7 +26,6 @@ class Queue(Module):
         require_integers("Queue", 1, capacity=capacity, dim=dim)
         self.keys = Buffer(np.zeros((capacity, dim), dtype="float32"))
         self.count = Counter()
-        self.lent: list[weakref.ref] = []                                    # views that negatives() has given out
 
     enqueued = property(lambda self: int(self.count))
     capacity = property(lambda self: len(self.keys.data))
@@ -42,9 +39,7 @@ class Queue(Module):
 
     def negatives(self) -> Tensor:
         """filled() for a loss, whose backward() raises if it comes after the next enqueue."""
-        view = Tensor(self.filled())
-        self.lent.append(weakref.ref(view))
-        return view
+        return Tensor(self.filled())
 
     def enqueue(self, keys: Array) -> None:
         """Add keys (B, d), normalised here, in their order. Raises RuntimeError in evaluation mode."""
@@ -60,8 +55,7 @@ class Queue(Module):
                              "dropped before they served: use a larger queue or a smaller batch")
         keys, start = l2_normalize.forward(keys)[0], self.enqueued % capacity
         before_end = min(len(keys), capacity - start)
-        mark_changed((("the queue's keys", view()) for view in self.lent), "Queue.enqueue()")
-        self.lent.clear()
+        mark_changed([("the queue's keys", self.keys)], "Queue.enqueue()")
         ring[start:start + before_end] = keys[:before_end]
         ring[:len(keys) - before_end] = keys[before_end:]                    # the rest, from the first row on
         self.count.add(len(keys))

@@ -21,7 +21,7 @@ import numpy as np
 from ..autograd import Tensor
 from ..backend import array_module, get_backend, is_array, to_device, to_host
 from ..checks import require_integers, require_rng
-from ..tensor import mark_changed
+from ..tensor import Change, mark_changed
 from ..typing import Array, ArrayModule, DType, HostArray, Rng
 
 _making = threading.local()                # .parts: weak references to what the __init__ that runs has made, or None
@@ -49,6 +49,7 @@ class Buffer:
     """An array that belongs to a Module's state but gets no gradient."""
 
     data: Array
+    changed: Change | None = None              # the last write that was noted
 
     def __new__(cls, *args, **options):
         return _record(super().__new__(cls))

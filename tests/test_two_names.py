@@ -1,0 +1,68 @@
+"""Arguments that would be dropped without a word: a temperature under both of its names, an eps that float32 loses."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from minicl import Tensor, contrastive, nn, op
+from minicl.methods import CLIP, MoCo
+
+RNG = np.random.default_rng(0)
+Z = RNG.standard_normal((4, 4), dtype="float32")
+
+
+def moco(**temperature):
+    encoder = nn.MLP((2, 2, 1), (4,), rng=np.random.default_rng(0))
+    model = MoCo(encoder, nn.Linear(4, 4, rng=np.random.default_rng(1)), dim=4, queue=8, splits=1)
+    model.queue.enqueue(np.eye(4, dtype="float32"))
+    return model.loss(Tensor(Z), Z[::-1].copy(), **temperature).item()
+
+
+def clip(**temperature):
+    encoder = nn.MLP((2, 2, 1), (4,), rng=np.random.default_rng(0))
+    return CLIP(encoder, encoder, 4, rng=np.random.default_rng(1), **temperature).logit_scale.item()
+
+
+CALLS = {
+    "nt_xent": lambda **t: contrastive.nt_xent(Z, Z[::-1].copy(), **t).item(),
+    "log_softmax": lambda **t: float(contrastive.log_softmax(Z, **t).data[0, 0]),
+    "info_nce_from_scores": lambda **t: contrastive.info_nce_from_scores(Tensor(Z), np.arange(4), **t).item(),
+    "MoCo.loss": moco,
+    "CLIP": clip,
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_either_name_of_the_temperature_but_not_both(name):
+    call = CALLS[name]
+    assert call(tau=0.5) == call(temperature=0.5) != call(temperature=0.2)
+    for tau in (0.5, 0.2):
+        with pytest.raises(TypeError, match=f"{name}: tau"):
+            call(tau=tau, temperature=0.5)
+
+
+@pytest.mark.parametrize("dtype, eps", [("float32", 1e-12), ("float32", 1e-15), ("float64", 1e-140), ("float64", 1.0)])
+def test_l2_normalize_gives_unit_rows_down_to_eps(dtype, eps):
+    x = (RNG.standard_normal((50, 3)) * 10.0**RNG.uniform(0, 4, (50, 1)) * eps).astype(dtype)
+    long = np.sqrt(((x / np.dtype(dtype).type(eps)).astype("float64")**2).sum(axis=1)) >= 1.001
+    y = contrastive.l2_normalize(x, eps=eps).data.astype("float64")
+    assert np.allclose((y * y).sum(axis=1)[long], 1, rtol=8 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype, eps", [("float32", 1e-17), ("float32", 1e-30), ("float64", 1e-150), ("float64", 1e-300)])
+def test_l2_normalize_refuses_an_eps_whose_square_is_lost(dtype, eps):
+    with pytest.raises(ValueError, match="l2_normalize: eps must be"):
+        contrastive.l2_normalize(np.ones((2, 2), dtype), eps=eps)
+
+
+class Called:
+    def __call__(self, x):
+        return x, lambda g: (g,)
+
+
+@pytest.mark.parametrize("what", [True, "add", Called(), Called, len, functools.partial(lambda x: x), None.__class__],
+                         ids=lambda what: type(what).__name__)
+def test_op_takes_functions(what):
+    with pytest.raises(TypeError, match="@op: expected a function"):
+        op(what)
