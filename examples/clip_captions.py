@@ -24,7 +24,7 @@ from minicl.evaluate import (alignment, class_embeddings, encode, final_loss, re
 from minicl.methods import CLIP
 from minicl.nn import BagOfTokens, ConvNet, Transformer
 from minicl.optim import AdamW, warmup_cosine
-from minicl.options import at_least, not_negative, options
+from minicl.options import at_least, options, within
 from minicl.run import Run, command
 
 PROMPTS = {
@@ -41,7 +41,7 @@ def main():
     parser = options(__doc__, epochs=6, batch=256, lr=3e-3, tau=0.07)
     parser.add_argument("--text", default="transformer", choices=("transformer", "bag"), help="what reads captions")
     parser.add_argument("--dim", type=at_least(2, 2**14), default=64, help="dimension of the space where both meet")
-    parser.add_argument("--weight-decay", type=not_negative, default=0.05, help="AdamW's, on matrices and kernels")
+    parser.add_argument("--weight-decay", type=within("[0, inf)"), default=0.05, help="AdamW's, on matrices")
     args = parser.parse_args()
     if args.tau < 0.01:
         parser.error(f"--tau: expected 0.01 or more, because CLIP holds 1/tau at 100 or below, got {args.tau}")

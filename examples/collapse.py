@@ -21,7 +21,7 @@ from minicl.evaluate import effective_rank, embedding_std, frozen_accuracies, to
 from minicl.methods import BYOL, SimCLR, SimSiam
 from minicl.nn import ConvNet, projection_head
 from minicl.optim import AdamW, warmup_cosine
-from minicl.options import at_least, fraction, options
+from minicl.options import at_least, options, within
 from minicl.run import Run, command
 
 COLOURS = {"positives only": "#cc3333", "BYOL": "#3465a4", "SimSiam": "#4e9a06", "NT-Xent": "#75507b"}
@@ -31,7 +31,7 @@ def main():
     parser = options(__doc__, epochs=8, batch=256, lr=5e-3, tau=0.2)
     parser.add_argument("--images", type=at_least(20), default=10_000, help="training images, the first of the data")
     parser.add_argument("--dim", type=at_least(2, 2**14), default=64, help="dimension of z")
-    parser.add_argument("--momentum", type=fraction, default=0.9, help="of BYOL's target")
+    parser.add_argument("--momentum", type=within("[0, 1)"), default=0.9, help="of BYOL's target")
     args = parser.parse_args()
 
     xp = get_backend(args.backend, args.precision)

@@ -21,18 +21,18 @@ from minicl.evaluate import alignment, report, to_float, uniformity
 from minicl.methods import MoCo
 from minicl.nn import ConvNet, projection_head
 from minicl.optim import AdamW, warmup_cosine
-from minicl.options import at_least, fraction, not_negative, options
+from minicl.options import at_least, options, within
 from minicl.run import Run, command
 
 
 def main():
     parser = options(__doc__, epochs=6, batch=256, lr=5e-3, tau=0.2)
     parser.add_argument("--queue", type=at_least(1), default=65536, help="keys that the queue holds: the negatives")
-    parser.add_argument("--momentum", type=fraction, default=0.99, help="m in key <- m key + (1 - m) query")
+    parser.add_argument("--momentum", type=within("[0, 1)"), default=0.99, help="m in key <- m key + (1 - m) query")
     parser.add_argument("--splits", type=at_least(1), default=8, help="groups that batch norm sees a batch in")
     parser.add_argument("--symmetric", action="store_true", help="each view once the query and once the key")
     parser.add_argument("--dim", type=at_least(2, 2**14), default=128, help="dimension of z")
-    parser.add_argument("--weight-decay", type=not_negative, default=1e-4, help="AdamW's, on weights")
+    parser.add_argument("--weight-decay", type=within("[0, inf)"), default=1e-4, help="AdamW's, on weights")
     parser.set_defaults(log_every=20)                        # fine enough to see the queue fill
     args = parser.parse_args()
     if args.batch % args.splits or args.batch < 2 * args.splits:

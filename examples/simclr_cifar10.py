@@ -31,7 +31,7 @@ from minicl.evaluate import alignment, frozen_accuracies, pixel_accuracy, report
 from minicl.methods import MoCo, SimCLR
 from minicl.nn import HEADS, ConvNet, ResNet9, ResNet18, projection_head
 from minicl.optim import SGD, AdamW, warmup_cosine
-from minicl.options import at_least, fraction, not_negative, options
+from minicl.options import at_least, options, within
 from minicl.run import Run, command
 
 DATA = {"auto": "CIFAR-10 if it can be had, else generated shapes", "cifar10": "insists on CIFAR-10",
@@ -52,10 +52,10 @@ def main():
     parser.add_argument("--hidden", type=at_least(1, 2**14), help="hidden units of the mlp head; default: those of h")
     parser.add_argument("--dim", type=at_least(2, 2**14), default=128, help="dimension of z, unless --head none")
     parser.add_argument("--optimizer", default="adamw", choices=OPTIMIZERS, help="sgd has momentum 0.9")
-    parser.add_argument("--weight-decay", type=not_negative, default=1e-4, help="on weights of two axes and more")
-    parser.add_argument("--warmup", type=fraction, default=0.1, help="share of the steps in which the rate rises")
+    parser.add_argument("--weight-decay", type=within("[0, inf)"), default=1e-4, help="on weights of two axes and more")
+    parser.add_argument("--warmup", type=within("[0, 1)"), default=0.1, help="share of steps in which the rate rises")
     parser.add_argument("--queue", type=at_least(1), default=4096, help="moco: keys in the queue")
-    parser.add_argument("--momentum", type=fraction, default=0.99, help="moco: m of key <- m key + (1 - m) query")
+    parser.add_argument("--momentum", type=within("[0, 1)"), default=0.99, help="moco: m of key <- m key + (1 - m) query")
     parser.add_argument("--splits", type=at_least(1), default=8, help="moco: groups that batch norm sees a batch in")
     parser.add_argument("--limit", type=at_least(20), help="use only this many training images, and test images")
     parser.add_argument("--knn-every", type=at_least(1), help="epochs between evaluations by kNN; default: none")

@@ -17,7 +17,7 @@ from minicl.evaluate import alignment, report, to_float, uniformity
 from minicl.methods import SimCLR
 from minicl.nn import HEADS, MLP, ConvNet, projection_head
 from minicl.optim import AdamW, warmup_cosine
-from minicl.options import at_least, not_negative, options
+from minicl.options import at_least, options, within
 from minicl.run import Run, command
 
 
@@ -26,7 +26,7 @@ def main():
     parser.add_argument("--encoder", default="convnet", choices=("convnet", "mlp"), help="what maps images to h")
     parser.add_argument("--head", default="mlp", choices=HEADS, help="what maps h to z, the space of the loss")
     parser.add_argument("--dim", type=at_least(2, 2**14), default=128, help="dimension of z, unless --head none")
-    parser.add_argument("--weight-decay", type=not_negative, default=1e-4, help="AdamW's, on matrices and kernels")
+    parser.add_argument("--weight-decay", type=within("[0, inf)"), default=1e-4, help="AdamW's, on matrices")
     args = parser.parse_args()
 
     xp = get_backend(args.backend, args.precision)

@@ -19,7 +19,7 @@ def require_within(where: Any, interval: str, hint: str = "", /, **options: Any)
     Traceback (most recent call last):
     ValueError: Dropout: p must be a number in [0, 1), got 1.0
     """
-    low, high = _ends(interval)
+    low, high = ends(interval)
     for option, x in options.items():
         number = type(x) is float or is_number(x)
         if not number or not low <= (x.item() if isinstance(x, np.generic) else x) <= high:
@@ -52,7 +52,7 @@ def is_number(x: Any) -> bool:
 
 
 @functools.cache
-def _ends(interval):
+def ends(interval: str) -> tuple[float, float]:
     """The least and the greatest float in an interval such as "[0, 1)"."""
     low, high = map(float, interval[1:-1].split(","))
     return (low if interval[0] == "[" else math.nextafter(low, math.inf),

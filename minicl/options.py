@@ -4,6 +4,8 @@ import argparse
 import os
 from collections.abc import Callable, Mapping
 
+from .checks import ends
+
 IMAGES = {"auto": "MNIST if it can be had, else generated digits", "mnist": "insists on MNIST",
           "digits": "generated digits"}
 
@@ -33,8 +35,8 @@ def options(description: str | None, *, epochs: int, batch: int, lr: float, tau:
                             help="folder with the data's files; default: the user's cache, else download")
     parser.add_argument("--epochs", type=at_least(1), default=epochs, help="passes over the training data")
     parser.add_argument("--batch", type=at_least(2, 2**16), default=batch, help="items a step: images, pairs or sequences")
-    parser.add_argument("--lr", type=positive, default=lr, help="peak learning rate, after warmup, before cosine decay")
-    parser.add_argument("--tau", type=positive, default=tau, help="temperature of the loss")
+    parser.add_argument("--lr", type=within("(0, inf)"), default=lr, help="peak learning rate, between warmup and decay")
+    parser.add_argument("--tau", type=within("(0, inf)"), default=tau, help="temperature of the loss")
     parser.add_argument("--seed", type=at_least(0, 2**63 - 1), default=0,
                         help="of weights, order, augmentations and generated data")
     parser.add_argument("--threads", type=at_least(1, 1024), help="CPU threads; default: all available cores")
@@ -75,23 +77,13 @@ def folder(text: str) -> str:
     return path
 
 
-def positive(text: str) -> float:
-    """The type of an option: a finite number > 0."""
-    return _number(text, lambda value: 0 < value < float("inf"), "a finite number > 0")
+def within(interval: str) -> Callable[[str], float]:
+    """The type of an option: a number in an interval, such as "[0, 1)" or "(0, inf)"."""
+    low, high = ends(interval)
 
-
-def not_negative(text: str) -> float:
-    """The type of an option: a finite number >= 0."""
-    return _number(text, lambda value: 0 <= value < float("inf"), "a finite number >= 0")
-
-
-def fraction(text: str) -> float:
-    """The type of an option: a number in [0, 1)."""
-    return _number(text, lambda value: 0 <= value < 1, "a number in [0, 1)")
-
-
-def _number(text: str, is_valid: Callable[[float], bool], expected: str) -> float:
-    value = float(text)
-    if not is_valid(value):
-        raise argparse.ArgumentTypeError(f"expected {expected}, got {text}")
-    return value
+    def number(text: str) -> float:
+        value = float(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected a number in {interval}, got {text}")
+        return value
+    return number

@@ -71,7 +71,7 @@ def test_a_batch_is_turned_time_first_and_bytes_become_0_to_1(xp):
 
 
 @pytest.mark.parametrize("call, error, message", [
-    (lambda: Rotation(decay=1.0), DataError, "Rotation: expected 0 < decay < 1"),
+    (lambda: Rotation(decay=1.0), ValueError, r"Rotation: decay must be a number in \(0, 1\), got 1.0"),
     (lambda: load_sequences("waves"), DataError, "load_sequences: name must be one of rotation, mnist-rows, "),
     (lambda: load_sequences("rotation", "here"), DataError, "load_sequences: 'rotation' reads no files, got data_dir"),
     (lambda: SequenceData("x", np.zeros((2, 3, 4)), np.zeros((2, 3, 4))), ValueError, "SequenceData: train must be"),

@@ -187,10 +187,10 @@ def test_mnist_insisted_on_but_not_there_is_an_error(example, tmp_path, capsys):
 # ---------------------------------------------------------------- what is asked wrongly
 
 @pytest.mark.parametrize("option, value, message", [
-    ("--tau", "0", "argument --tau: expected a finite number > 0, got 0"),
+    ("--tau", "0", "argument --tau: expected a number in (0, inf), got 0"),
     ("--batch", "1", "argument --batch: expected an integer >= 2, got 1"),
     ("--epochs", "0", "argument --epochs: expected an integer >= 1, got 0"),
-    ("--lr", "nan", "argument --lr: expected a finite number > 0, got nan"),
+    ("--lr", "nan", "argument --lr: expected a number in (0, inf), got nan"),
     ("--dim", "1", "argument --dim: expected an integer >= 2, got 1"),
     ("--head", "deep", "argument --head: invalid choice: 'deep'"),
     ("--batch", "201", "error: Batches: expected a batch between 1 and the 200 items there are, got 201"),

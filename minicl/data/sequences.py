@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..backend import to_device
-from ..checks import require_rng
+from ..checks import require_rng, require_within
 from ..signature import describe
 from ..typing import Array, ArrayModule, HostArray, Rng
 from .checks import DataError, check_seed, host_array, number, whole
@@ -65,8 +65,7 @@ class Rotation:
         for size in ("planes", "channels", "length"):
             whole(self, size, getattr(self, size), 1)
         number(self, "noise", self.noise, 0)
-        if not 0 < number(self, "decay", self.decay, 0, 1) < 1:
-            raise DataError(f"Rotation: expected 0 < decay < 1, got {self.decay}")
+        require_within(self, "(0, 1)", decay=self.decay)
 
     @property
     def angles(self) -> HostArray:
