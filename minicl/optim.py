@@ -83,8 +83,7 @@ class Optimizer:
     def step(self, lr: float | None = None) -> None:
         """One update from the gradients that backward() has added up since zero_grad()."""
         lr = float(self.lr if lr is None else lr)                # a NumPy float64 would promote float32
-        if not 0 <= lr < math.inf:
-            raise ValueError(f"{type(self).__name__}: step(lr) expected a finite lr >= 0, got {lr}")
+        require_within(self, "[0, inf)", lr=lr)
         trained = []
         for name, p, (_, data, grad) in zip(self.names, self.parameters, self.views):
             if p._data is not data or p._grad is not grad:

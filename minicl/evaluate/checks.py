@@ -55,8 +55,11 @@ def require_labels(name: str, argument: str, labels: HostArray, n: int, *, below
     return labels.astype(np.int64)
 
 
-def class_ids(name: str, train_labels: HostArray, test_labels: HostArray) -> tuple[HostArray, HostArray, int]:
-    """Labels as ids 0 ... C - 1 of the C classes in training, and C. A test class that is not among them has the id C."""
+def class_ids(name: str, train_labels: HostArray, test_labels: HostArray, n: int,
+              m: int) -> tuple[HostArray, HostArray, int]:
+    """Labels (n,) and (m,), checked, as ids 0 ... C - 1 of the C classes in training, and C, also the id of all others."""
+    train_labels = require_labels(name, "train_labels", train_labels, n)
+    test_labels = require_labels(name, "test_labels", test_labels, m)
     classes, train_ids = np.unique(train_labels, return_inverse=True)
     if len(classes) < 2 and (test_labels == classes[0]).all():
         raise ValueError(f"{name}: train_labels and test_labels must hold at least 2 classes, got only class {classes[0]}; "

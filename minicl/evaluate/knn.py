@@ -5,7 +5,7 @@ import numpy as np
 from ..backend import array_module, parallel_for, scatter_add, to_device, to_host
 from ..checks import require_integers, require_within
 from ..typing import Array, HostArray
-from .checks import class_ids, require_features, require_labels
+from .checks import class_ids, require_features
 from .scores import chosen, normalized, rounded_cosines, rounding_unit
 
 
@@ -25,8 +25,7 @@ def knn_accuracy(train_features: Array, train_labels: HostArray, test_features: 
     """
     require_features("knn_accuracy", train_features=train_features, test_features=test_features)
     N = len(train_features)
-    train_ids, test_ids, C = class_ids("knn_accuracy", require_labels("knn_accuracy", "train_labels", train_labels, N),
-                                       require_labels("knn_accuracy", "test_labels", test_labels, len(test_features)))
+    train_ids, test_ids, C = class_ids("knn_accuracy", train_labels, test_labels, N, len(test_features))
     require_integers("knn_accuracy", 1, N, "there are so many training items", k=k)
     require_within("knn_accuracy", "(0, inf)", tau=tau)
     xp = array_module(train_features)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from ..backend import array_module, parallel_sum, to_device
 from ..checks import require_integers, require_within
 from ..typing import Array, HostArray
-from .checks import class_ids, require_features, require_labels
+from .checks import class_ids, require_features
 from .scores import chosen
 
 TOLERANCE = 3e-4           # of the largest entry of the gradient: with less, accuracies move by noise only
@@ -37,9 +37,8 @@ def linear_probe(train_features: Array, train_labels: HostArray, test_features: 
     0.6666666666666666
     """
     require_features("linear_probe", train_features=train_features, test_features=test_features)
-    train_ids, test_ids, classes = class_ids(
-        "linear_probe", require_labels("linear_probe", "train_labels", train_labels, len(train_features)),
-        require_labels("linear_probe", "test_labels", test_labels, len(test_features)))
+    train_ids, test_ids, classes = class_ids("linear_probe", train_labels, test_labels, len(train_features),
+                                             len(test_features))
     require_within("linear_probe", "[1e-6, inf)", C=C)
     require_integers("linear_probe", 1, steps=steps)
     xp = array_module(train_features)
