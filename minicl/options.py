@@ -60,10 +60,9 @@ def at_least(least: int, most: int = 2**24) -> Callable[[str], int]:
     """The type of an option: an integer from least to most."""
     def integer(text: str) -> int:
         value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"expected an integer >= {least}, got {text}")
-        if value > most:
-            raise argparse.ArgumentTypeError(f"expected an integer <= {most}, got {text}")
+        if not least <= value <= most:
+            limit = f">= {least}" if value < least else f"<= {most}"
+            raise argparse.ArgumentTypeError(f"expected an integer {limit}, got {text}")
         return value
     return integer
 

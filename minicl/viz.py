@@ -16,6 +16,7 @@ import numpy as np
 from .typing import HostArray
 
 BLUE, RED, GREY = "#3465a4", "#cc3333", "#888888"
+ABSENT = "no pictures: they need matplotlib, pip install 'minicl[viz]'"
 
 
 def _import_figure() -> tuple[Any, str]:
@@ -29,19 +30,16 @@ def _import_figure() -> tuple[Any, str]:
     try:
         import matplotlib
         from matplotlib.figure import Figure
-    except ImportError as error:
-        if isinstance(error, ModuleNotFoundError) and error.name == "matplotlib":
-            return None, "no pictures: they need matplotlib, pip install 'minicl[viz]'"
-        return None, _broken(error)
     except Exception as error:                               # compiled for another NumPy: several kinds, by version
-        return None, _broken(error)
+        absent = isinstance(error, ModuleNotFoundError) and error.name == "matplotlib"
+        return None, ABSENT if absent else _broken(error)
     finally:
         if backend is not None:
             os.environ["MPLBACKEND"] = backend
     if backend is not None:
         with contextlib.suppress(ValueError):
             matplotlib.rcParams["backend"] = backend
-    return Figure, "no pictures: they need matplotlib, pip install 'minicl[viz]'"
+    return Figure, ABSENT
 
 
 def _broken(error: Exception) -> str:

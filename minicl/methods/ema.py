@@ -75,8 +75,7 @@ class EMA:
 
     def update(self, m: float) -> None:
         """Apply (1) with 0 <= m <= 1. Raises RuntimeError in evaluation mode: evaluating must not change a model."""
-        if type(m) is not float or not 0 <= m <= 1:
-            require_within("EMA", "[0, 1]", m=m)
+        require_within("EMA", "[0, 1]", m=m)
         if not (self.online.training and self.target.training):
             raise RuntimeError("EMA: update() in evaluation mode; the target follows in training only, call "
                                "model.train() first")

@@ -67,7 +67,7 @@ class Conv2d(Module):
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, *, rng: Rng, stride: int = 1,
                  padding: int | None = None, bias: bool = False, gain: float = RELU_GAIN):
         require_integers("Conv2d", 1, in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size,
-                      stride=stride)
+                         stride=stride)
         padding = kernel_size // 2 if padding is None else padding
         require_integers("Conv2d", 0, padding=padding)
         self.weight = initial(rng, (kernel_size, kernel_size, in_channels, out_channels),
