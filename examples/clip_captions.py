@@ -1,6 +1,6 @@
 """CLIP on captioned digits: learn images and language together, then classify by words.
 
-    python examples/clip_captions.py                      # CPU; MNIST if it can be had, else generated digits
+    python examples/clip_captions.py                      # CPU; MNIST if available, else generated digits
     python examples/clip_captions.py --data digits --epochs 30     # 10,000 generated digits: more passes
     python examples/clip_captions.py --text bag           # captions as bags of words, without attention
     python examples/clip_captions.py --backend cupy       # the same code on a GPU

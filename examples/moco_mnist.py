@@ -1,6 +1,6 @@
 """MoCo on MNIST: 65,536 negatives at a batch of 256, from a queue of keys of a momentum encoder.
 
-    python examples/moco_mnist.py                        # CPU; MNIST if it can be had, else generated digits
+    python examples/moco_mnist.py                        # CPU; MNIST if available, else generated digits
     python examples/moco_mnist.py --symmetric            # each view once the query and once the key
     python examples/moco_mnist.py --backend cupy         # the same code on a GPU
 

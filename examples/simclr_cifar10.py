@@ -34,7 +34,7 @@ from minicl.optim import SGD, AdamW, warmup_cosine
 from minicl.options import at_least, options, within
 from minicl.run import Run, command
 
-DATA = {"auto": "CIFAR-10 if it can be had, else generated shapes", "cifar10": "insists on CIFAR-10",
+DATA = {"auto": "CIFAR-10 if available, else generated shapes", "cifar10": "insists on CIFAR-10",
         "shapes": "generated coloured shapes"}
 ENCODERS = {"convnet": lambda shape, width, rng: ConvNet(shape, [width, 2 * width, 4 * width, 8 * width], rng=rng),
             "resnet9": lambda shape, width, rng: ResNet9(shape, width, rng=rng),

@@ -1,6 +1,6 @@
 """SimCLR on MNIST: learn digits without labels, then evaluate the representation.
 
-    python examples/simclr_mnist.py                      # CPU; MNIST if it can be had, else generated digits
+    python examples/simclr_mnist.py                      # CPU; MNIST if available, else generated digits
     python examples/simclr_mnist.py --backend cupy       # the same code on a GPU
 
 Two random views of each image should find each other among the views of all other images in the batch. Read

@@ -234,7 +234,7 @@ class Adam(Optimizer):
         m <- b1 m + (1 - b1) g,   v <- b2 v + (1 - b2) g^2
         m^ = m / (1 - b1^t),      v^ = v / (1 - b2^t)
 
-    Weight decay is added to the gradient, as L2 regularisation; AdamW takes it off the weights instead.
+    Weight decay is added to the gradient, as L2 regularisation; AdamW subtracts it from the weights instead.
     """
 
     state_names = ("m", "v")
@@ -294,7 +294,7 @@ class AdamW(Adam):
 
 
 class LARS(SGD):
-    """Layer-wise adaptive rates for large batches: SGD whose step is scaled by each layer's trust
+    """Layer-wise adaptive rates for large batches: SGD whose step is scaled by each layer's trust ratio
 
         trust = eta |w| / |g + decay w|,    and 1 where either norm is zero,
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from .checks import ends
 
-IMAGES = {"auto": "MNIST if it can be had, else generated digits", "mnist": "insists on MNIST",
+IMAGES = {"auto": "MNIST if available, else generated digits", "mnist": "insists on MNIST",
           "digits": "generated digits"}
 
 

@@ -103,6 +103,8 @@ class Signature:
         other_names = [other for other, of in OTHER_NAMES.items() if of in self.names]
         if name in other_names:
             return f"{OTHER_NAMES[name]} is given twice, also as {name}"
+        if name in ("tau", "temperature") and "logit_scale" in self.names:
+            return f"unknown argument {name!r}; pass logit_scale, math.log(1 / 0.07) for a temperature of 0.07"
         known = [*self.names, *self.options, *other_names]
         near = difflib.get_close_matches(name, known, 1)
         return f"unknown argument {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"expected {', '.join(known)}")

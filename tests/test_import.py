@@ -1,8 +1,10 @@
 """`import minicl` is enough, and quick."""
 
+import configparser
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +30,14 @@ def test_star_imports_and_unknown_names():
     assert python("from minicl import *; print(nn.Linear.__name__, gradcheck.__name__)") == "Linear gradcheck\n"
     with pytest.raises(subprocess.CalledProcessError):
         python("import minicl; minicl.optimisers")
+
+
+def test_an_editable_install_is_found_from_any_folder():
+    """Without package_dir setuptools installs an import hook, which finds minicl only after the current folder: in the
+    clone's parent, `import minicl` would be the clone itself, an empty namespace."""
+    setup = configparser.ConfigParser()
+    setup.read(Path(__file__).parents[1] / "setup.cfg")
+    assert setup["options"]["package_dir"].split() == ["=", "."]
 
 
 def test_the_import_adds_little_to_numpys(tmp_path):

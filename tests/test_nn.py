@@ -64,6 +64,12 @@ def test_a_misspelt_name_is_an_error_that_suggests_the_name(rng):
         Linear(2, 3, rng=rng).wieght
 
 
+def test_a_name_that_resembles_none_gets_no_suggestion(rng):
+    for name in ("double", "cuda", "children", "requires_grad_"):
+        with pytest.raises(AttributeError, match=f"Linear has no attribute '{name}'$"):
+            getattr(Linear(2, 3, rng=rng), name)
+
+
 def test_a_new_attribute_is_set_in_init_or_not_at_all(rng):
     with pytest.raises(AttributeError, match="has no attribute 'zzz'; set new attributes in __init__"):
         Nested(rng).zzz = 1
@@ -346,7 +352,7 @@ def test_encoders_refuse_images_of_another_shape(rng, make, shape):
 
 @pytest.mark.parametrize("make", [MLP, ConvNet])
 def test_encoders_refuse_bytes(rng, make):
-    with pytest.raises(TypeError, match="must be a floating-point array, float32 or float64, got uint8"):
+    with pytest.raises(TypeError, match="must be a floating-point array, float32 or float64, got uint8; scale them"):
         make((16, 16, 1), rng=rng)(np.zeros((5, 16, 16, 1), "uint8"))
 
 

@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 
 from minicl.evaluate import tsne
 from minicl.evaluate.tsne import _neighbour_probabilities

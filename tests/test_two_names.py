@@ -1,6 +1,7 @@
 """Arguments that would be dropped without a word: a temperature under both of its names, an eps that float32 loses."""
 
 import functools
+import math
 
 import numpy as np
 import pytest
@@ -40,6 +41,13 @@ def test_either_name_of_the_temperature_but_not_both(name):
     for tau in (0.5, 0.2):
         with pytest.raises(TypeError, match=f"{name}: tau"):
             call(tau=tau, temperature=0.5)
+
+
+@pytest.mark.parametrize("loss, more", [(contrastive.clip_loss, ()), (contrastive.siglip, (0.0,))])
+@pytest.mark.parametrize("name", ["tau", "temperature"])
+def test_a_loss_of_a_logit_scale_says_how_to_pass_a_temperature(loss, more, name):
+    with pytest.raises(TypeError, match=rf"{loss.__name__}: unknown argument '{name}'; pass logit_scale, math.log\(1 / 0.07\)"):
+        loss(Z, Z, math.log(10), *more, **{name: 0.07})
 
 
 @pytest.mark.parametrize("dtype, eps", [("float32", 1e-12), ("float32", 1e-15), ("float64", 1e-140), ("float64", 1.0)])

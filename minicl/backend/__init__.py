@@ -18,6 +18,6 @@ from .memory import available_memory_only, peak_memory_mib
 from .parallel import available_cores, parallel_for, parallel_map, parallel_sum, threads, workers
 
 __all__ = ["BackendError", "array_module", "available_cores", "available_memory_only", "column_sums", "fused",
-           "get_backend", "is_array", "is_gpu", "mean_over", "parallel_for", "parallel_map", "parallel_sum", "peak_memory_mib",
-           "require_finite", "require_positive", "row_sums", "scatter_add", "sum_over", "threads", "tile_size",
-           "to_device", "to_host", "workers"]
+           "get_backend", "is_array", "is_gpu", "mean_over", "parallel_for", "parallel_map", "parallel_sum",
+           "peak_memory_mib", "require_finite", "require_positive", "row_sums", "scatter_add", "sum_over", "threads",
+           "tile_size", "to_device", "to_host", "workers"]

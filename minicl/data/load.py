@@ -1,6 +1,6 @@
 """Data sets by name, as --data gives it: load_images, load_colour_images, load_sequences.
 
-"auto" is the published data set if it can be had, else a generated one, which needs no network.
+"auto" is the published data set if available, else a generated one, which needs no network.
 """
 
 from collections.abc import Callable

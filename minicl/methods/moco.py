@@ -10,7 +10,7 @@ them must have changed little since, so keys come from a copy that follows the q
         L = info_nce(q, positives k, negatives queue)     # the batch's own keys are not in the queue yet
         optimizer.step()                                  # the query encoder
         key = m key + (1 - m) query                       # weights and batch norm's running averages
-        queue: k in, the oldest out                       # after they served, never before
+        queue: k in, the oldest out                       # after the loss has used k, never before
 
 See docs/methods/moco.md for why each part is there, and why the loss rises at first.
 """
@@ -53,7 +53,7 @@ class MoCo(Module):
         self.key = frozen_copy(self.query)
         self.queue = Queue(queue, dim)
         self.m, self.ema = m, EMA(self.query, self.key)
-        self.served: list[Array] = []                                        # keys, since the last update()
+        self.served: list[Array] = []                                        # keys given to loss(), for update()
 
     def forward(self, images: Array) -> tuple[Tensor, Tensor]:
         return self.query(images)                                            # (B, features), (B, dim)
@@ -74,7 +74,7 @@ class MoCo(Module):
             return z[to_device(np.argsort(order), xp)]
 
     def loss(self, queries: Tensor, keys: Array, tau: float | None = None, *, temperature: float | None = None) -> Tensor:
-        """InfoNCE of queries (N, dim), a Tensor: their positives keys (N, dim), an array, their negatives the queue.
+        """InfoNCE: queries (N, dim), a Tensor; their positives, keys (N, dim), an array; the queue's negatives.
 
         temperature is another name for tau. Over an empty queue the positive is the only candidate: the loss is 0, and
         so is its gradient. In training the keys are remembered, for update() to enqueue them.
@@ -95,9 +95,9 @@ class MoCo(Module):
         return loss
 
     def update(self) -> None:
-        """After the optimizer's step: the key encoder follows, and the keys that served enter the queue, once.
+        """After the optimizer's step: the key encoder follows, and the keys given to loss() enter the queue, once.
 
-        Raises RuntimeError in evaluation mode, or if no keys have served since the last update.
+        Raises RuntimeError in evaluation mode, or if loss() was given no keys since the last update.
         """
         if not self.training:
             raise RuntimeError("MoCo: update() in evaluation mode; the queue and the key encoder change in training "

@@ -38,6 +38,9 @@ class Encoder(Module):
 
 def as_images(encoder: Encoder, images: Tensor | Array) -> Tensor:
     """images (B, H, W, C) as a Tensor. Raises ValueError unless (H, W, C) is the encoder's image_shape."""
+    if getattr(images, "dtype", None) == "uint8":
+        raise TypeError(f"{type(encoder).__name__}: images must be a floating-point array, float32 or float64, got uint8; "
+                        "scale them to [0, 1] with evaluate.to_float(images, xp)")
     x = as_tensor(images)
     if x.shape[1:] != encoder.image_shape:
         raise ValueError(f"{type(encoder).__name__}: expected images (B, {', '.join(map(str, encoder.image_shape))}), "

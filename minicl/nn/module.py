@@ -169,7 +169,7 @@ class Module(metaclass=_Sealed):
         raise AttributeError(self._unknown(name))
 
     def _unknown(self, name):
-        near = difflib.get_close_matches(name, [*vars(self), *dir(type(self))], 1)
+        near = difflib.get_close_matches(name, [*vars(self), *dir(type(self))], 1, cutoff=0.75)
         return f"{type(self).__name__} has no attribute {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
 
     # ------------------------------------------------------------ the tree

@@ -11,7 +11,7 @@ The gradients are the same products, sent back along the same shifts:
     dx[s m + i - p, s n + j - p] += g[m, n] @ w[i, j]^T                      (3)
 
 This needs no column matrix and no padded copy: a tap that falls outside the image is left out. Two cases gather the
-taps first, in columns.py: a GPU, and C so small that x @ w[i, j] is hardly a product (a first layer on grey or RGB
+taps first, in columns.py: a GPU, and C so small that x @ w[i, j] is too small a product (a first layer on grey or RGB
 images).    Derivation: docs/gradients/conv.md
 """
 
@@ -38,7 +38,7 @@ def conv2d(x: Array, w: Array, *, stride: int = 1, padding: int = 0, needs_grad=
     """
     if x.ndim != 4 or w.ndim != 4 or x.shape[3] != w.shape[2]:
         raise ValueError(f"conv2d: expected x (H, W, B, C) and w (kh, kw, C, K), got {x.shape} and {w.shape}; "
-                         "images (B, H, W, C) are turned once, by ops.to_pixel_major")
+                         "convert images (B, H, W, C) with ops.to_pixel_major")
     require_integers("conv2d", 1, stride=stride)
     require_integers("conv2d", 0, padding=padding)
     shift = _Shifts(x.shape[:2], w.shape[:2], stride, padding)
