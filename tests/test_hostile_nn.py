@@ -136,7 +136,7 @@ OPTIONS = {                                                  # name: (make(value
     "BYOL.m": (lambda v: BYOL(encoder(), linear(), linear(), m=v), [*NUMBERS, 1]),
     "EMA.update": (lambda v: ema().update(v), [*NUMBERS, 1.1]),
     "Queue.capacity": (lambda v: Queue(v, 2), SIZES), "Queue.dim": (lambda v: Queue(2, v), SIZES),
-    "CLIP.tau": (lambda v: CLIP(encoder(), encoder(), tau=v, rng=rng()), [0, *NUMBERS, 0.001, 1e-9, 0.0099]),
+    "CLIP.tau": (lambda v: CLIP(encoder(), encoder(), tau=v, rng=rng()), [0, *(v for v in NUMBERS if v is not None), 0.001, 1e-9, 0.0099]),
     "CLIP.dim": (lambda v: CLIP(encoder(), encoder(), v, rng=rng()), SIZES),
     "CPC.ahead": (lambda v: CPC(WindowEncoder(2, 2, rng=rng()), None, v, rng=rng()), SIZES),
     "WindowEncoder.channels": (lambda v: WindowEncoder(v, 2, rng=rng()), SIZES),
