@@ -37,6 +37,27 @@ QUESTIONS = [
     ("Which loss is SigLIP?", "[siglip.py](../minicl/contrastive/siglip.py), `contrastive.siglip`"),
     ("What does this error mean?", "[runs.md, errors](runs.md#errors)"),
 ]
+FROM_PYTORCH = [            # (PyTorch, minicl, what differs); x and y are Tensors (N, d), model is a Module
+    ("`nn.Linear(4, 3)`", "nn.Linear(4, 3, rng=rng)", "`rng = np.random.default_rng(seed)`, no global seed; "
+     "the weight is (in, out)"),
+    ("`nn.ReLU()`", "nn.Sequential(model, ops.relu)", "functions stand in a Sequential as they are"),
+    ("`nn.Conv2d(1, 8, 3)`", "nn.Conv2d(1, 8, 3, padding=0, bias=True, rng=rng)", "default padding is `kernel_size // 2`, "
+     "without a bias; activations are (H, W, B, C), see `ops.to_pixel_major`"),
+    ("`nn.BatchNorm2d(8)`", "nn.BatchNorm(8)", "channels last, any number of axes"),
+    ("`nn.ModuleList(layers)`", "[nn.BatchNorm(8), nn.BatchNorm(8)]", "a Module finds its parts in lists, tuples and dicts"),
+    ("`SGD(model.parameters(), lr=0.1)`", "optim.SGD(model, lr=0.1, momentum=0.0)",
+     "takes the model; default momentum is 0.9"),
+    ("a scheduler", "optim.warmup_cosine(0, total=100, peak=1e-3, warmup=10)",
+     "a function of the step: `optimizer.step(lr)`"),
+    ("`model.double()`, `model.cuda()`", 'model.astype("float64").to("numpy")', "`model.to(\"cupy\")` for a GPU"),
+    ("`x.detach().cpu().numpy()`", "backend.to_host(x.data)", "`x.data` is the array on its own device"),
+    ("`x.view(-1)`, `x.permute(1, 0)`", "x.reshape(-1), x.transpose(1, 0)", ""),
+    ("`x.sum(dim=1, keepdim=True)`", "x.sum(axis=1, keepdims=True)", ""),
+    ("`torch.cat([x, y], dim=0)`", "ops.concat(x, y, axis=0)", "`ops.stack` likewise"),
+    ("`F.cross_entropy(x, labels)`", "-contrastive.log_softmax(x)[np.arange(len(labels)), labels].mean()", ""),
+    ("`DataLoader`, `transforms`", "data.Batches(1000, batch_size=100, seed=0)",
+     "ids of each batch; views are in `data.augment`"),
+]
 SECTIONS = [
     ("Ops", "ops", "Differentiable functions of Tensors. `ops.relu(x)` is recorded on the tape."),
     ("Losses and similarities", "contrastive", "One file a loss: the loss and its gradients, a readable form made of small "
@@ -144,6 +165,8 @@ def index():
 
     lines = ["# Index", "", INTRODUCTION, "", "## Questions of a newcomer", "", "| question | answer |", "|---|---|"]
     lines += [f"| {question} | {answer} |" for question, answer in QUESTIONS]
+    lines += ["", "## From PyTorch", "", "| PyTorch | minicl | what differs |", "|---|---|---|"]
+    lines += [f"| {theirs} | `{code}` | {remark} |" for theirs, code, remark in FROM_PYTORCH]
     for title, module, what in SECTIONS:
         lines += ["", f"## {title}", "", what, "", "| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
         lines += ["| " + " | ".join(cells(name, thing)) + " |"

@@ -4,8 +4,10 @@ import importlib.util
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import minicl
 from minicl import contrastive
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,6 +34,13 @@ def test_links_lead_somewhere(target):
     assert path.exists()
     if anchor:
         assert anchor in anchors(path)
+
+
+@pytest.mark.parametrize("code", [code for _, code, _ in make_index.FROM_PYTORCH])
+def test_what_takes_the_place_of_pytorchs_runs(code, rng):
+    x, y = minicl.Tensor(np.ones((4, 3))), minicl.Tensor(np.zeros((4, 3)))
+    eval(code, {**vars(minicl), **{name: getattr(minicl, name) for name in minicl.__all__}, "np": np, "rng": rng, "x": x,
+                "y": y, "model": minicl.nn.Linear(4, 3, rng=rng), "labels": np.array([0, 1, 2, 0])})
 
 
 def test_every_loss_has_a_derivation_and_a_test():
