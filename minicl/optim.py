@@ -82,8 +82,9 @@ class Optimizer:
 
     def step(self, lr: float | None = None) -> None:
         """One update from the gradients that backward() has added up since zero_grad()."""
-        lr = float(self.lr if lr is None else lr)                # a NumPy float64 would promote float32
+        lr = self.lr if lr is None else lr
         require_within(self, "[0, inf)", lr=lr)
+        lr = float(lr)                                           # a NumPy float64 would promote float32
         trained = []
         for name, p, (_, data, grad) in zip(self.names, self.parameters, self.views):
             if p._data is not data or p._grad is not grad:
@@ -153,6 +154,9 @@ class Optimizer:
         if not all(0 <= count <= int(state["steps"]) for count in counts):
             raise ValueError(f"{type(self).__name__}: the state's step counts must lie in [0, {state['steps']}], its "
                              f"steps, got {min(counts)} to {max(counts)}")
+        if negative := [name for name in parts if name.startswith("v.") and (state[name] < 0).any()]:
+            raise ValueError(f"{type(self).__name__}: the state's {negative[0]} holds numbers below 0, which no mean of "
+                             "squares is")
         for name, part in parts.items():
             if not name.startswith("steps"):
                 part[...] = to_device(state[name], self.xp)

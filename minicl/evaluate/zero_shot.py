@@ -78,7 +78,7 @@ def retrieval_recall(images: Array, captions: Array, caption_ids: HostArray, *,
     if M < 2 or len(np.unique(caption_ids)) < M:
         raise ValueError(f"retrieval_recall: expected caption_ids to name each of at least 2 captions, got "
                          f"{len(np.unique(caption_ids))} different ids for {M} captions; leave out those without an image")
-    if not ks:
+    if not isinstance(ks, Sequence) or not ks:
         raise ValueError(f"retrieval_recall: ks must be a sequence of integers >= 1, got {ks!r}")
     for k in ks:
         require_integers("retrieval_recall", 1, **{"each of ks": k})

@@ -318,12 +318,15 @@ def require_reachable(module, made=()):
 
     for each in module.modules():
         for attribute, value in vars(each).items():
-            if isinstance(value, np.random.Generator):
-                raise TypeError(f"{type(each).__name__}: {attribute} is a numpy Generator, whose state would not be saved "
-                                "and which a copy would share; keep a nn.Stream(rng) and draw from its next()")
+            for item in _held(value):
+                if isinstance(item, RANDOM):
+                    raise TypeError(f"{type(each).__name__}: {attribute} {'is' if item is value else 'holds'} a numpy "
+                                    f"{type(item).__name__}, whose state would not be saved and which a copy would share "
+                                    "or repeat; keep a nn.Stream(rng) and draw from its next()")
 
     def lost():
-        held = [part for each in module.modules() for value in vars(each).values() for part in _held(value)]
+        held = [part for each in module.modules() for value in vars(each).values() for part in _held(value)
+                if not isinstance(part, RANDOM)]
         alive = [part for reference in made if (part := reference()) is not None]
         return list({id(part): part for part in held + alive if id(part) not in reachable}.values())
 
@@ -338,12 +341,13 @@ def require_reachable(module, made=()):
 
 
 OBJECT = np.dtype(object)
+RANDOM = (np.random.Generator, np.random.RandomState)
 _PLAIN = (str, bytes, int, float, complex, type(None), type, types.ModuleType, np.generic, Tensor)
 
 
 def _held(value, depth=4):
-    """Parts that a value holds also where the walk does not look: in closures, in sets, in other objects."""
-    if isinstance(value, (Module, Parameter, Buffer)):
+    """Parts and random generators that a value holds also where the walk does not look: in closures, sets, objects."""
+    if isinstance(value, (Module, Parameter, Buffer, *RANDOM)):
         yield value
     elif depth and not isinstance(value, _PLAIN) and getattr(value, "dtype", OBJECT) == OBJECT:
         if isinstance(value, types.FunctionType):
@@ -364,7 +368,7 @@ def require_state(owner: str, state: Mapping[str, Array], arrays: Mapping[str, A
     wrong += [f"{name}: unknown to this {owner}" for name in state if name not in arrays]
     for name, array in arrays.items():
         x = state.get(name, array)
-        if not is_array(x):
+        if not is_array(x) or isinstance(x, np.ma.MaskedArray):              # its masked entries would be copied
             wrong.append(f"{name}: {type(x).__name__}, not an array")
         elif x.shape != array.shape:
             wrong.append(f"{name}: shape {x.shape}, expected {array.shape}")

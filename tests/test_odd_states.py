@@ -1,0 +1,62 @@
+"""States and learning rates that fit by name and shape alone are refused, and nothing is changed."""
+
+import numpy as np
+import pytest
+
+from minicl import nn, optim
+
+OPTIMIZERS = {"SGD": optim.SGD, "Adam": optim.Adam, "AdamW": optim.AdamW, "LARS": optim.LARS}
+
+
+def made(kind):
+    model = nn.Linear(2, 3, rng=np.random.default_rng(0))
+    optimizer = OPTIMIZERS[kind](model, lr=0.1)
+    optimizer.grads[...] = 1
+    optimizer.step()
+    return model, optimizer
+
+
+def same(one, other):
+    return all(np.array_equal(one[name], other[name]) for name in one)
+
+
+DAMAGE = {"masked": lambda x: np.ma.masked_array(x, mask=np.ones_like(x)),
+          "big-endian": lambda x: x.astype(x.dtype.newbyteorder(">")), "list": lambda x: x.tolist(), "NaN": lambda x: x * np.nan, "shape": lambda x: x[..., None]}
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_array_in_a_state(kind, damage):
+    for owner in made(kind):
+        before = owner.state_dict()
+        for name in before:
+            with pytest.raises(ValueError, match=name):
+                owner.load_state_dict({**owner.state_dict(), name: DAMAGE[damage](before[name])})
+            assert same(owner.state_dict(), before)
+
+
+@pytest.mark.parametrize("kind", ["Adam", "AdamW"])
+def test_a_mean_of_squares_is_not_negative(kind):
+    _, optimizer = made(kind)
+    before = optimizer.state_dict()
+    with pytest.raises(ValueError, match="v.bias holds numbers below 0"):
+        optimizer.load_state_dict({**before, "m.bias": -before["m.bias"], "v.bias": -before["v.bias"]})
+    assert same(optimizer.state_dict(), before)
+    optimizer.load_state_dict({**before, "m.bias": -before["m.bias"]})
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize("lr", ["a", "0.1", True, [0.1], np.array([0.1]), np.ones(2), -0.1, np.nan, np.inf, 1j])
+def test_a_step_with_a_rate_that_is_none(kind, lr):
+    model, optimizer = made(kind)
+    before = model.state_dict(), optimizer.state_dict()
+    with pytest.raises((TypeError, ValueError), match=rf"{kind}: lr must be a number in \[0, inf\)"):
+        optimizer.step(lr)
+    assert same(model.state_dict(), before[0]) and same(optimizer.state_dict(), before[1])
+
+
+@pytest.mark.parametrize("lr", [None, 0, 1, 0.5, np.float32(0.5), np.float64(0.5), np.int64(1)])
+def test_a_step_with_any_real_number(lr):
+    model, optimizer = made("SGD")
+    optimizer.step(lr)
+    assert model.weight.data.dtype == "float32"
