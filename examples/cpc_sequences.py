@@ -14,7 +14,7 @@ import math
 import numpy as np
 
 from minicl import get_backend, viz
-from minicl.autograd import no_grad
+from minicl import no_grad
 from minicl.backend import peak_memory_mib, threads
 from minicl.contrastive import choice_accuracy, info_nce_from_scores
 from minicl.data import Batches, Rotation, load_sequences, time_first

@@ -15,12 +15,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import ops
-from .autograd import Tensor, no_grad, op
+from .autograd import Tensor, op
 from .backend import BackendError, get_backend
 from .check_inputs import check_inputs
 from .explain import explain
 from .explain_pairs import explain_pairs
 from .gradcheck import GradcheckError, gradcheck
+from .no_grad import no_grad
 from .signature import Index, Mask, Scalar
 
 if TYPE_CHECKING:

@@ -18,7 +18,6 @@ so that order is topological: when a node's turn comes, all the gradients that f
 First order only: gradients are arrays, not Tensors, and cannot be differentiated again.
 """
 
-import contextlib
 import functools
 import inspect
 import operator
@@ -27,6 +26,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from .backend import array_module, is_array
+from .no_grad import in_no_grad, no_grad_blocks
 from .signature import Signature, describe
 from .tensor import BaseTensor, Change, alike, clock, last_write
 from .typing import Array
@@ -99,39 +99,7 @@ class Node:
         self.index = next(clock)          # creation order is a topological order
 
 
-_no_grad_blocks: ContextVar[tuple["no_grad", ...]] = ContextVar("no_grad blocks that this thread is in", default=())
 hold_inputs: ContextVar[Callable | None] = ContextVar("what check_inputs() makes of a backward", default=None)
-
-
-class no_grad(contextlib.ContextDecorator):
-    """Within this block ops compute values only; nothing is recorded. Other threads go on recording.
-
-    @no_grad() decorates a function. A block that a suspended generator is in lasts until that goes on or is closed, in
-    whichever thread that happens.
-    """
-
-    def __init__(self) -> None:
-        self.entered = 0                                     # minus how often left
-
-    def __enter__(self) -> None:
-        self.entered += 1
-        _no_grad_blocks.set((*_no_grad_blocks.get(), self))
-
-    def __exit__(self, *error: Any) -> None:
-        self.entered -= 1
-        blocks = list(_no_grad_blocks.get())
-        if self in blocks:                                   # else entered in another thread
-            blocks.remove(self)
-            _no_grad_blocks.set(tuple(blocks))
-
-    def __call__(self, function: Callable) -> Any:
-        if not inspect.isfunction(function) or inspect.isgeneratorfunction(function):
-            raise TypeError(f"no_grad: expected a function to decorate, got {function!r}; within a generator write "
-                            "`with no_grad():`")
-        return super().__call__(function)
-
-    def _recreate_cm(self) -> "no_grad":
-        return no_grad()                                     # each call of a decorated function has a block of its own
 
 
 def _walk(root: Node, g: Array) -> None:
@@ -234,8 +202,7 @@ def op(function=None, *, broadcasts=False):
 
     @functools.wraps(function)
     def call(*inputs, **options):
-        blocks = _no_grad_blocks.get()
-        recording = not (blocks and any(block.entered for block in blocks))
+        recording = not (no_grad_blocks.get() and in_no_grad())
         arrays, needs_grad = [], []                          # of each input
         kind, dtype = None, None                             # of all of them
         for x in inputs:                                     # nearly always Tensors that agree; a few lines here, since

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .autograd import Tensor, no_grad
+from .autograd import Tensor
 from .backend import array_module, is_array, to_device, to_host
+from .no_grad import no_grad
 from .signature import describe
 from .typing import Array, Rng
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minicl import gradcheck, ops
-from minicl.autograd import Tensor, no_grad
+from minicl import Tensor, no_grad
 from minicl.backend import to_device, to_host
 from minicl.methods import SimCLR
 from minicl.nn import (HEADS, MLP, BatchNorm, Buffer, Conv2d, ConvNet, Dropout, Embedding, LayerNorm, Linear, Module,

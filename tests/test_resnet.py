@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minicl.autograd import Tensor, no_grad
+from minicl import Tensor, no_grad
 from minicl.backend import to_device, to_host
 from minicl.nn import ResNet9, ResNet18
 from minicl.nn.resnet import BasicBlock, Residue

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minicl.autograd import no_grad
+from minicl import no_grad
 from minicl.contrastive import info_nce, l2_normalize
 from minicl.data import mnist_views, two_views
 from minicl.evaluate import frozen_accuracies, to_float

@@ -5,6 +5,7 @@ import numbers
 from ..autograd import Tensor
 from ..backend import array_module, is_array, is_gpu
 from ..checks import require_within
+from ..signature import is_plain_array
 
 
 def require_scalar(name, argument, value, interval="(-inf, inf)", hint=""):
@@ -57,7 +58,7 @@ def require_batch(name, z, at_least, because=""):
 
 def require_caption_ids(name, caption_ids, N):
     """Raise ValueError unless caption_ids is None or N integers."""
-    if caption_ids is not None and not (is_array(caption_ids) and caption_ids.shape == (N,)
+    if caption_ids is not None and not (is_plain_array(caption_ids) and caption_ids.shape == (N,)
                                         and caption_ids.dtype.kind in "iu"):
         got = f"{caption_ids.dtype} of shape {caption_ids.shape}" if is_array(caption_ids) else repr(caption_ids)
         raise ValueError(f"{name}: caption_ids must be {N} integers, one a pair, got {got}; make them with "

@@ -14,10 +14,10 @@ in pairs.py.    Derivation: docs/gradients/dcl.md
 """
 
 from ..autograd import Tensor, op
-from ..backend import array_module, is_array, require_finite
+from ..backend import array_module, require_finite
 from ..checks import require_within
 from ..ops import concat, logsumexp, where
-from ..signature import Scalar
+from ..signature import Scalar, is_plain_array
 from ..typing import Array
 from .checks import require_pairs, require_temperature
 from .cosine import cosine_similarity, l2_normalize
@@ -53,7 +53,7 @@ def dcl(z1: Array, z2: Array, tau: Scalar, *, weights: Array | None = None, need
     require_temperature("dcl", tau)
     require_pairs("dcl", z1, z2, at_least=2)
     xp, N = array_module(z1), len(z1)
-    if weights is not None and not (is_array(weights) and weights.shape == (N,) and weights.dtype == z1.dtype):
+    if weights is not None and not (is_plain_array(weights) and weights.shape == (N,) and weights.dtype == z1.dtype):
         raise ValueError(f"dcl: weights must be an array ({N},) of {z1.dtype}, one an item; make them with "
                          "mises_fisher_weights(z1.data, z2.data)")
     w = xp.ones(2 * N, dtype=z1.dtype) if weights is None else xp.concatenate([weights, weights])

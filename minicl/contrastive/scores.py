@@ -4,8 +4,9 @@ Scores s (N, K) say how well candidate j fits anchor i; positive_ids (N,) names 
 """
 
 from ..autograd import Tensor
-from ..backend import array_module, is_array, is_gpu, require_finite
+from ..backend import array_module, is_gpu, require_finite
 from ..ops import getitem
+from ..signature import is_plain_array
 from ..typing import Array
 from .checks import one_temperature
 from .softmax import log_softmax
@@ -52,7 +53,7 @@ def choice_accuracy(scores: Array, positive_ids: Array) -> Array:
 def _require_scores(name, scores, positive_ids):
     if len(scores.shape) != 2 or len(scores) < 1 or scores.shape[1] < 2:
         raise ValueError(f"{name}: expected scores (N, K) over K >= 2 candidates, got {scores.shape}")
-    if isinstance(positive_ids, Tensor) or not is_array(positive_ids) or positive_ids.dtype.kind not in "iu":
+    if isinstance(positive_ids, Tensor) or not is_plain_array(positive_ids) or positive_ids.dtype.kind not in "iu":
         raise TypeError(f"{name}: positive_ids must be an array of integers, the column of each row's positive, got "
                         f"{type(positive_ids).__name__}")
     if positive_ids.shape != scores.shape[:1]:

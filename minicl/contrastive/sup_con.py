@@ -21,7 +21,7 @@ from ..autograd import Tensor, op
 from ..backend import array_module, require_finite, to_device
 from ..checks import require_within
 from ..ops import where
-from ..signature import Scalar
+from ..signature import Scalar, is_plain_array
 from ..typing import Array, HostArray
 from .checks import require_batch, require_temperature
 from .cosine import cosine_similarity, l2_normalize
@@ -90,7 +90,7 @@ def _weights(xp, labels, dtype):
 
 
 def _require_labels(labels, V):
-    if not (isinstance(labels, np.ndarray) and labels.dtype.kind in "iu" and labels.shape == (V,)):
+    if not (isinstance(labels, np.ndarray) and is_plain_array(labels) and labels.dtype.kind in "iu" and labels.shape == (V,)):
         got = f"{type(labels).__module__} {type(labels).__name__} of shape {getattr(labels, 'shape', 'unknown')}"
         raise ValueError(f"sup_con: expected labels, a host (numpy) array of {V} integers, one a row of z, got "
                          f"{got}; two views of a batch have np.concatenate([labels, labels])")

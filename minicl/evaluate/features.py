@@ -4,10 +4,10 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from ..autograd import no_grad
 from ..backend import is_array, to_device
 from ..checks import require_integers
 from ..nn import Module
+from ..no_grad import no_grad
 from ..typing import Array, ArrayModule, HostArray
 
 

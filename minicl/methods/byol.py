@@ -12,10 +12,11 @@ No negatives. The target is a moving average of past weights and gets no gradien
 within a step, it does across steps too. See docs/methods/without-negatives.md
 """
 
-from ..autograd import Tensor, no_grad
+from ..autograd import Tensor
 from ..checks import require_within
 from ..contrastive import negative_cosine
 from ..nn import Module
+from ..no_grad import no_grad
 from ..typing import Array
 from .ema import EMA, frozen_copy
 from .simclr import SimCLR

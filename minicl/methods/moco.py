@@ -17,12 +17,13 @@ See docs/methods/moco.md for why each part is there, and why the loss rises at f
 
 import numpy as np
 
-from ..autograd import Tensor, no_grad
+from ..autograd import Tensor
 from ..backend import array_module, is_array, to_device
 from ..checks import require_integers, require_rng, require_within
 from ..contrastive import info_nce
 from ..contrastive.checks import one_temperature, require_temperature
 from ..nn import BatchNorm, Module
+from ..no_grad import no_grad
 from ..signature import describe
 from ..tensor import alike
 from ..typing import Array, Rng

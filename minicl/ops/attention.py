@@ -15,8 +15,8 @@ With s_ij = q_i . k_j / sqrt(d), the weights are a softmax over the keys, and th
 import math
 
 from ..autograd import op
-from ..backend import array_module, is_array
-from ..signature import describe
+from ..backend import array_module
+from ..signature import describe, is_plain_array
 from ..typing import Array
 
 EXCLUDED = -1e30      # the score of a masked key: finite, so that a row of nothing else has no inf - inf
@@ -62,7 +62,7 @@ def attention(q: Array, k: Array, v: Array, *, mask: Array | None = None):
 
 
 def _require_mask(mask, shape):
-    if not is_array(mask) or mask.dtype.kind != "b":
+    if not is_plain_array(mask) or mask.dtype.kind != "b":
         raise TypeError("attention: mask must be an array of bools, True where a query may look, got "
                         f"{describe(mask)}; for token ids it is ids != 0")
     if mask.ndim > len(shape) or any(m not in (1, n) for m, n in zip(mask.shape[::-1], shape[::-1])):

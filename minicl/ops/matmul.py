@@ -12,7 +12,8 @@ Derivation: docs/gradients/matmul.md
 import math
 
 from ..autograd import op
-from ..backend import array_module, column_sums, parallel_for
+from ..backend import array_module, column_sums, is_array, parallel_for
+from ..signature import describe
 from ..typing import Array
 
 
@@ -23,6 +24,8 @@ def matmul(x: Array, w: Array, *, needs_grad=(True, True)):
     >>> minicl.ops.matmul(np.ones((5, 2, 3)), np.ones((3, 4))).shape
     (5, 2, 4)
     """
+    if not (is_array(x) and is_array(w)):
+        raise TypeError(f"matmul: expected two arrays or Tensors, got {describe(x)} and {describe(w)}; x * 2.0 scales")
     if x.ndim < 2 or w.ndim < 2 or x.shape[-1] != w.shape[-2]:
         raise ValueError(f"matmul: expected shapes (..., N, C) @ (..., C, K), got {x.shape} @ {w.shape}; "
                          "give a vector a second axis with reshape")

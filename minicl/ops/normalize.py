@@ -77,12 +77,12 @@ def _fold(xp, first, second, origin, weight, bias, n, eps):
 
     rest: what rounding took from m, so that the mean is m + rest.
     """
-    # m = mean x,  v = mean (x - m)^2,  r = 1 / sqrt(v + eps);  y = w (x - m) r + b = a x + c
+    # m = mean x,  v = mean (x - m)^2,  r = 1 / sqrt(v + eps), NaN for v = inf;  y = w (x - m) r + b = a x + c
     shift = first / n
     m = origin + shift
     rest = shift - (m - origin)
     v = xp.maximum(second / n - shift * shift, 0)
-    r = 1 / xp.sqrt(v + eps)
+    r = 1 / xp.sqrt(v + eps) + (v - v)
     a = weight * r
     return m, rest, v, r, a, bias - m * a
 
@@ -145,7 +145,7 @@ def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5):
 
 @fused
 def _inverse_root(xp, v, eps):
-    return 1 / xp.sqrt(v + eps)
+    return 1 / xp.sqrt(v + eps) + (v - v)                                    # NaN where v has overflowed
 
 
 @fused

@@ -1,0 +1,45 @@
+"""Blocks of code in which nothing is recorded."""
+
+import contextlib
+import inspect
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+no_grad_blocks: ContextVar[tuple["no_grad", ...]] = ContextVar("no_grad blocks that this thread is in", default=())
+
+
+class no_grad(contextlib.ContextDecorator):
+    """Within this block ops compute values only; nothing is recorded. Other threads go on recording.
+
+    @no_grad() decorates a function. A block that a suspended generator is in lasts until that goes on or is closed, in
+    whichever thread that happens.
+    """
+
+    def __init__(self) -> None:
+        self.entered = 0                                     # minus how often left
+
+    def __enter__(self) -> None:
+        self.entered += 1
+        no_grad_blocks.set((*no_grad_blocks.get(), self))
+
+    def __exit__(self, *error: Any) -> None:
+        self.entered -= 1
+        blocks = list(no_grad_blocks.get())
+        if self in blocks:                                   # else entered in another thread
+            blocks.remove(self)
+            no_grad_blocks.set(tuple(blocks))
+
+    def __call__(self, function: Callable) -> Any:
+        if not inspect.isfunction(function) or inspect.isgeneratorfunction(function):
+            raise TypeError(f"no_grad: expected a function to decorate, got {function!r}; within a generator write "
+                            "`with no_grad():`")
+        return super().__call__(function)
+
+    def _recreate_cm(self) -> "no_grad":
+        return no_grad()                                     # each call of a decorated function has a block of its own
+
+
+def in_no_grad() -> bool:
+    """Whether this thread is in a block that has not been left, here or in another thread."""
+    return any(block.entered for block in no_grad_blocks.get())
