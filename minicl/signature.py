@@ -153,7 +153,7 @@ class Signature:
 
     def name_error(self, error: Exception, arrays: Sequence[Any]) -> None:
         """Put the op and its inputs into the message of an error that names no op, such as NumPy's of shapes."""
-        if type(error) in (IndexError, TypeError, ValueError) and not re.match(r"\w+: ", str(error)):
+        if type(error) in (IndexError, OverflowError, TypeError, ValueError) and not re.match(r"\w+: ", str(error)):
             got = ", ".join(f"{self.input_name(position)} {describe(x)}" for position, x in enumerate(arrays))
             error.args = (f"{self.name}: {error}; got {got}",)
 
@@ -161,7 +161,7 @@ class Signature:
 
     def fit_value(self, value: Any, kind: Any, dtype: np.dtype) -> Array:
         """The value that the op has computed, checked: an array of the inputs' kind and dtype."""
-        if not is_array(value):
+        if not is_array(value) and not hasattr(value, "requires_grad"):
             value = np.asarray(value)                        # NumPy's reductions return scalars
         require_float_array(f"{self.name}: its value", value)
         if type(value) is not kind or value.dtype != dtype:
@@ -173,7 +173,7 @@ class Signature:
         """The gradient dx of the array x that was input `position`, summed back to its shape, checked."""
         if self.broadcasts and is_array(dx) and dx.shape != x.shape:
             dx = sum_to_shape(dx, x.shape)
-        if not is_array(dx):                                 # NumPy's sums over all axes are scalars
+        if not is_array(dx) and not hasattr(dx, "requires_grad"):      # NumPy's sums over all axes are scalars
             dx = np.asarray(dx)
         if type(dx) is not type(x) or dx.shape != x.shape or dx.dtype != x.dtype:
             raise RuntimeError(f"backward of {self.name}: the gradient of {self.input_name(position)} must be "

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minicl import Tensor, contrastive, ops
+from minicl import Tensor, contrastive, op, ops
 
 Z = np.random.default_rng(0).standard_normal((6, 4), dtype="float32")
 IDS = np.array([0, 0, 1, 1, 2, 2])
@@ -43,3 +43,24 @@ def test_a_product_with_a_number_is_no_matrix_product(number):
     for product in (lambda: Tensor(Z) @ number, lambda: number @ Tensor(Z)):
         with pytest.raises(TypeError, match="matmul: expected two arrays"):
             product()
+
+
+@pytest.mark.parametrize("call", [lambda x: x * 10**400, lambda x: 10**400 - x, lambda x: ops.maximum(x, -10**400)])
+def test_a_number_that_no_float_holds_is_refused_by_name(call):
+    with pytest.raises(OverflowError, match=r"^\w+: int too large .* float32 array of shape \(6, 4\)"):
+        call(Tensor(Z))
+
+
+def test_an_op_that_returns_a_tensor_is_named():
+    @op
+    def value(x):
+        return Tensor(x), lambda g: (g,)
+
+    @op
+    def gradient(x):
+        return x + 1, lambda g: (Tensor(g),)
+
+    with pytest.raises(TypeError, match="^value: its value must be a floating-point array.* got Tensor"):
+        value(Tensor(Z))
+    with pytest.raises(RuntimeError, match="^backward of gradient: the gradient of x must be .* got Tensor"):
+        gradient(Tensor(Z, requires_grad=True)).sum().backward()
