@@ -48,11 +48,13 @@ def save_checkpoint(path: Path, parts: Mapping[str, HasState], meta: dict[str, A
     if len(arrays) < len(named):
         raise CheckpointError(f"cannot save {path}: two arrays have one name; give the parts names without dots")
     for name, array in named:
-        if array.dtype.name not in DTYPES:
+        if array.dtype.name not in DTYPES or not array.dtype.isnative:                   # what a load would refuse
             raise CheckpointError(f"cannot save {name}: expected an array of {', '.join(DTYPES)}, got {array.dtype}")
         if not _is_finite(array):
             raise FloatingPointError(f"{name} is not finite (NaN or infinity): not saved, {path} is as it was; lower the "
                                      "learning rate, raise the temperature, or look for NaN in the input")
+    if "format" in meta:
+        raise CheckpointError("cannot save: meta must not have the key 'format', which is the checkpoint's own")
     text = json.dumps({"format": FORMAT, **meta}, allow_nan=False)
     arrays["meta"] = np.frombuffer(text.encode(), dtype=np.uint8)
     arrays["digest"] = np.frombuffer(_digest(arrays), dtype=np.uint8)
@@ -97,8 +99,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, HostArray], dict[str, Any]]:
     except FileNotFoundError as error:
         raise CheckpointError(f"no checkpoint at {path}; start a run without --resume first") from error
     except Exception as error:                               # what zipfile, NumPy and json raise is not all documented
-        raise CheckpointError(f"{path} is not a readable minicl checkpoint ({error or type(error).__name__}); it may be "
-                              "damaged, of another version, or another kind of file") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(f"{path} is not a readable minicl checkpoint ({reason}); it may be damaged, of another "
+                              "version, or another kind of file") from error
     return arrays, meta
 
 

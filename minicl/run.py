@@ -118,6 +118,7 @@ class Run:
             is_valid = (0 <= meta["step"] <= meta["total"] and 0 <= meta["seconds"] < math.inf
                         and type(meta["step"]) is type(meta["total"]) is int
                         and all(isinstance(meta[key], dict) for key in ("config", "rng", "data"))
+                        and isinstance(meta["name"], str) and isinstance(meta["log"], list)
                         and all(0 <= line["step"] < meta["step"] for line in meta["log"]))
         except (TypeError, KeyError):
             is_valid = False

@@ -314,3 +314,16 @@ def test_a_checkpoint_of_another_optimizer_is_refused(path, rng):
     save_checkpoint(path, {"optimizer": SGD(model, 0.1)}, {})
     with pytest.raises(CheckpointError, match="another model or optimizer:\n +optimizer.m.steps.0.weight: missing"):
         restore(load_checkpoint(path)[0], {"optimizer": Adam(model, 0.1)}, path)
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", ">i8"])
+def test_what_could_not_be_loaded_is_not_saved(dtype, tmp_path):
+    class Part:
+        def state_dict(self):
+            return {"x": np.ones(3, dtype)}
+
+    with pytest.raises(CheckpointError, match="cannot save part.x"):
+        save_checkpoint(tmp_path / "c.npz", {"part": Part()}, {})
+    with pytest.raises(CheckpointError, match="'format'"):
+        save_checkpoint(tmp_path / "c.npz", {}, {"format": 2})
+    assert not list(tmp_path.iterdir())

@@ -405,3 +405,15 @@ def test_a_seed_repeats_its_run_and_pictures_are_drawn(example):
     first, again = (example(out=out)[1] for out in ("first", "again"))
     assert (first / "log.jsonl").read_bytes() == (again / "log.jsonl").read_bytes()
     assert sorted(path.name for path in first.glob("*.png")) == ["captions.png", "curves.png"]
+
+
+@pytest.mark.parametrize("ks", [(1, 2), [2, 1], range(1, 3)])
+def test_every_k_that_is_asked_for_has_its_recalls(ks):
+    z = np.eye(4)
+    assert set(retrieval_recall(z, z, np.arange(4), ks=ks)) == {"text_r1", "text_r2", "image_r1", "image_r2"}
+
+
+@pytest.mark.parametrize("ks", [iter([1, 2]), map(int, "12"), (k for k in (1, 2)), 5, None, (), np.array([], int), {1, 2}])
+def test_ks_that_are_no_sequence_are_refused(ks):
+    with pytest.raises(ValueError, match="ks must be a sequence"):
+        retrieval_recall(np.eye(4), np.eye(4), np.arange(4), ks=ks)

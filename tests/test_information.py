@@ -195,3 +195,39 @@ def test_the_example_ends_with_a_result_on_either_backend(xp, tmp_path):
     assert all(math.isfinite(result[f"learned_{nats}"]) for nats in (2, 4, 6, 8, 10))
     assert result["learned_10"] > 1 > result["learned_2"]
     assert result["symbol_infonce"] < result["symbol_information"] < result["symbol_nt_xent"]
+
+
+@pytest.mark.parametrize("d", [1, 3])
+@pytest.mark.parametrize("nats", [1.0, 4.4, 4.6, 8.0, 12.0, 14.0])           # a dimension: float32 ends at 4.5
+def test_the_optimal_bound_is_right_for_any_information_that_is_accepted(nats, d):
+    K, batches = 64, 40
+    rho, noise_var = gaussian_correlation(nats * d, d), math.exp(-2 * nats)
+    rng = np.random.default_rng(5)
+    bounds = []
+    for _ in range(batches):                                 # the same draws, and squares of what rho x leaves of y
+        x, noise = rng.standard_normal((2, K, d), dtype="float32").astype("float64")
+        y = rho * x + math.sqrt(noise_var) * noise
+        s = (y * y).sum(axis=1) / 2 - ((y - rho * x[:, None])**2).sum(axis=2) / (2 * noise_var)
+        bounds.append(pairs_bound(s))
+    mean, error = optimal_bound(nats * d, d, K, pairs=K * batches, rng=np.random.default_rng(5))
+    assert mean == pytest.approx(np.mean(bounds), abs=1e-4)
+    assert error == pytest.approx(np.std(bounds, ddof=1) / math.sqrt(batches), abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype, nats", [("float32", 5.0), ("float32", 8.0), ("float64", 15.0), ("float64", 17.0)])
+def test_information_beyond_the_rounding_of_a_dtype_is_refused(dtype, nats):
+    rho = gaussian_correlation(nats, 1)
+    x, y = draw_gaussians(np.random.default_rng(0), 4, 1, rho, dtype)
+    assert x.dtype == y.dtype == dtype
+    with pytest.raises(ValueError, match=f"1000 roundings of {dtype}"):
+        log_density_ratio(x, y, rho)
+    if dtype == "float64":
+        with pytest.raises(ValueError, match="less information a dimension"):
+            optimal_bound(nats, 1, 16, pairs=64, rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("rng", [None, 0, np.random.RandomState(0), np.random])
+def test_what_is_no_generator_is_refused(rng):
+    for call in (lambda: draw_gaussians(rng, 3, 2, 0.5), lambda: optimal_bound(1, 2, 4, pairs=8, rng=rng)):
+        with pytest.raises(TypeError, match="rng must be a numpy.random.Generator"):
+            call()

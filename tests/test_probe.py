@@ -73,3 +73,20 @@ def test_a_column_that_only_rounding_moves_in_training_has_no_say(rng, dtype):
     found = linear_probe(np.concatenate([x, rounded.astype(dtype)], 1), labels,
                          np.concatenate([x, drifted.astype(dtype)], 1), labels)
     assert found == alone > 0.9
+
+
+@pytest.mark.parametrize("dtype, large", [("float32", 1e30), ("float64", 1e300)])
+@pytest.mark.parametrize("constant", [0.0, 1.0, 1e-30])
+@pytest.mark.filterwarnings("error")
+def test_columns_constant_in_training_say_nothing_however_large_in_the_test(dtype, large, constant):
+    x = np.array([[0, 1], [1, 1], [3, 1], [4, 1]], dtype) * np.array([1, constant], dtype)
+    x_test = np.array([[-1, large], [5, -large]], dtype)
+    assert linear_probe(x, np.array([0, 0, 1, 1]), x_test, np.array([0, 1])) == 1
+
+
+@pytest.mark.parametrize("dtype, small, large", [("float32", 1e-30, 1e20), ("float64", 1e-200, 1e200)])
+@pytest.mark.filterwarnings("error")
+def test_test_features_whose_scores_overflow_are_refused(dtype, small, large):
+    x = np.array([[0], [1], [3], [4]], dtype) * np.dtype(dtype).type(small)
+    with pytest.raises(FloatingPointError, match="scaled alike"):
+        linear_probe(x, np.array([0, 0, 1, 1]), np.array([[-large], [large]], dtype), np.array([0, 1]))
