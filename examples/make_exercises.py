@@ -95,7 +95,7 @@ EXERCISES = [
              "clip_loss", 40, "two softmaxes share the scores; the logit scale multiplies them all"),
     Exercise("momentum_update", 7, "methods/ema.py", "EMA.update", "methods/moco.md", "test_ema.py",
              "follow or launches or wrong_uses", 10,
-             "self.pairs are (online, target); self.values is all of the target at once", keep=3, parts="_follow"),
+             "self.pairs are (online, target); self.values is all of the target at once", keep=2, parts="_follow"),
     Exercise("enqueue", 7, "methods/queue.py", "Queue.enqueue", "methods/moco.md", "test_queue.py",
              "queue and not evaluation", 15,
              "normalise; key t goes to row t mod capacity; a batch may wrap; count what has entered", keep=4),
