@@ -219,7 +219,7 @@ def test_two_who_download_at_once_both_have_it(serve, tmp_path):
         reader.start()
     for reader in readers:
         reader.join()
-    assert len(found) == 4 and len(asked) == 16
+    assert len(found) == 4 and 4 <= len(asked) <= 16
     assert sorted(p.name for p in (tmp_path / "cache/mnist").iterdir()) == sorted(f"{stem}.gz" for stem in STEMS)
     load_mnist(download=False)
 

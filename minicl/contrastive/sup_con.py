@@ -90,7 +90,8 @@ def _weights(xp, labels, dtype):
 
 
 def _require_labels(labels, V):
-    if not (isinstance(labels, np.ndarray) and is_plain_array(labels) and labels.dtype.kind in "iu" and labels.shape == (V,)):
+    if not (isinstance(labels, np.ndarray) and is_plain_array(labels)
+            and labels.dtype.kind in "iu" and labels.shape == (V,)):
         got = f"{type(labels).__module__} {type(labels).__name__} of shape {getattr(labels, 'shape', 'unknown')}"
         raise ValueError(f"sup_con: expected labels, a host (numpy) array of {V} integers, one a row of z, got "
                          f"{got}; two views of a batch have np.concatenate([labels, labels])")
