@@ -25,7 +25,8 @@ import numpy as np
 from .autograd import Tensor
 from .backend import array_module, fused, parallel_for, to_device, to_host
 from .checks import require_within
-from .nn.module import Module, require_reachable, require_state
+from .nn.module import Module, Parameter, require_reachable, require_state
+from .nn.structure import Structure
 from .tensor import mark_changed, watch
 from .typing import HostArray
 
@@ -41,7 +42,8 @@ class Optimizer:
 
     On the CPU a gradient that is not finite, or so long that its square is not (1.8e19 in float32), raises
     FloatingPointError, and nothing is changed. A GPU is not waited for: there the weights become NaN, and so does the
-    next loss.
+    next loss. The same holds for g + decay w where the decay is part of the gradient (SGD, Adam).
+    If the Module gains, loses or replaces a parameter later, step() and state_dict() raise RuntimeError.
 
     An optimizer cannot be copied or pickled: its arrays are views of one buffer. Copy the model, make another
     optimizer for the copy, and load this one's state_dict.
@@ -56,12 +58,14 @@ class Optimizer:
     """
 
     state_names: tuple[str, ...] = ()
+    decay_in_gradient = False                                    # whether _update adds decay w to the gradient
 
     def __init__(self, model: Module | Iterable[tuple[str, Tensor]], lr: float, *, weight_decay: float = 0.0):
         require_within(self, "(0, inf)", lr=lr)
         require_within(self, "[0, inf)", weight_decay=weight_decay)
         parameters = sorted(_named_parameters(type(self).__name__, model), key=lambda item: item[1].ndim < 2)
         self.names, self.parameters = zip(*parameters)           # the sort is stable: decayed ones first
+        self.structure = Structure(type(self).__name__, model, parameters, Parameter)
         self.lr, self.weight_decay, self.steps = lr, weight_decay, 0
         xp = self.xp = array_module(self.parameters[0].data)
         self.values = xp.concatenate([p.data.reshape(-1) for p in self.parameters])
@@ -85,6 +89,7 @@ class Optimizer:
         lr = self.lr if lr is None else lr
         require_within(self, "[0, inf)", lr=lr)
         lr = float(lr)                                           # a NumPy float64 would promote float32
+        self.structure.check()
         trained = []
         for name, p, (_, data, grad) in zip(self.names, self.parameters, self.views):
             if p._data is not data or p._grad is not grad:
@@ -119,14 +124,33 @@ class Optimizer:
 
     def _require_finite_gradients(self):
         """Raise FloatingPointError unless the sum of squares of what is trained is finite."""
+        total = 0.0
         for g in [self.grads] if not self.frozen else [self.grads[part] for part, _, _ in self.runs]:
-            squares = parallel_for(np, len(g), lambda lo, hi, g=g: _square(g[lo:hi]), SLICE)
-            if not math.isfinite(sum(squares)):
+            total += _square(g)
+            if not math.isfinite(total):
                 name = next((name for name, (at, _, _), live in zip(self.names, self.views, self.trained)
                              if live and not np.abs(self.grads[at]).max(initial=0) < 1e19), "all of them together")
                 raise FloatingPointError(f"{type(self).__name__}: the gradient ({name}) is not finite, or too long to "
                                          "square; nothing was changed. Lower the learning rate, raise the temperature, "
                                          "or look for NaN or huge values in the input")
+        if self.weight_decay and self.decay_in_gradient:
+            self._require_finite_decay(total)
+
+    def _require_finite_decay(self, total):
+        """Raise FloatingPointError unless the squares of g + decay w are finite, total being the sum of g^2."""
+        for part, decays, _ in self.runs:
+            total += self.weight_decay * self.weight_decay * _square(self.values[part]) if decays else 0.0
+        if total < 1e37:                                         # (g + decay w)^2 <= 2 g^2 + 2 (decay w)^2 < 3e38
+            return
+        longest = math.sqrt(float(np.finfo(self.values.dtype).max))
+        for name, p, live in zip(self.names, self.parameters, self.trained):
+            if live and p.ndim >= 2:
+                with np.errstate(over="ignore", invalid="ignore"):
+                    most = float(np.abs(p._grad + self.weight_decay * p._data).max(initial=0))
+                if not most < longest:
+                    raise FloatingPointError(f"{type(self).__name__}: the gradient ({name}) with its weight decay is "
+                                             "not finite, or too large to square; nothing was changed. Look for what "
+                                             f"has made a weight {float(np.abs(p._data).max()):.3g}")
 
     def _step(self, lr):
         """Apply _update to slices of the runs."""
@@ -144,6 +168,7 @@ class Optimizer:
 
     def state_dict(self) -> dict[str, HostArray]:
         """{name: host array}: for each moment and each parameter its part, and the step counts."""
+        self.structure.check()
         return {name: np.array(to_host(part)) for name, part in self._parts()}
 
     def load_state_dict(self, state: dict[str, HostArray]) -> None:
@@ -176,9 +201,14 @@ class Optimizer:
                         "the model, make an optimizer for the copy and load_state_dict() this one's state_dict()")
 
 
+def _square(x):
+    """The sum of squares of x (n,), a NumPy array."""
+    return _dot(x) if len(x) <= SLICE else sum(parallel_for(np, len(x), lambda lo, hi: _dot(x[lo:hi]), SLICE))
+
+
 @np.errstate(over="ignore", invalid="ignore")
-def _square(g):
-    return float(np.dot(g, g))
+def _dot(x):
+    return float(np.dot(x, x))
 
 
 def _named_parameters(name, model) -> list[tuple[str, Any]]:
@@ -210,6 +240,7 @@ class SGD(Optimizer):
     """
 
     state_names = ("momentum",)
+    decay_in_gradient = True
 
     def __init__(self, model: Module | Iterable[tuple[str, Tensor]], lr: float, *, momentum: float = 0.9,
                  nesterov: bool = False, weight_decay: float = 0.0):
@@ -242,7 +273,7 @@ class Adam(Optimizer):
     """
 
     state_names = ("m", "v")
-    decoupled = False
+    decoupled, decay_in_gradient = False, True
 
     def __init__(self, model: Module | Iterable[tuple[str, Tensor]], lr: float, *,
                  betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0):
@@ -294,7 +325,7 @@ def _adam(xp, w, m, v, g, rate, new1, new2, correct, eps, decay_factor, l2):
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019): w <- (1 - lr decay) w before Adam's update."""
 
-    decoupled = True
+    decoupled, decay_in_gradient = True, False
 
 
 class LARS(SGD):
@@ -307,6 +338,8 @@ class LARS(SGD):
 
     Source: SimCLR's own code (lars_optimizer.py). You et al. 2017, who proposed it, divide by |g| + decay |w|.
     """
+
+    decay_in_gradient = False                                    # _step has added it, and squares in float64
 
     def __init__(self, model: Module | Iterable[tuple[str, Tensor]], lr: float, *, momentum: float = 0.9,
                  weight_decay: float = 1e-6, eta: float = 1e-3):

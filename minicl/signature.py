@@ -93,9 +93,10 @@ class Signature:
                 raise TypeError(f"{self.name}: {self._what_is_wrong_with(name)}")
             if isinstance(value, np.generic):
                 options[name] = value.item()
-            elif hasattr(value, "requires_grad"):
-                raise TypeError(f"{self.name}: {name} cannot be a Tensor, since no gradient would reach an option; pass its "
-                                ".data or .item(), or write the formula with other ops (x**p as exp(p log x))")
+            elif hasattr(value, "requires_grad") or _holds_tensor(value):
+                verb = "be" if hasattr(value, "requires_grad") else "hold"
+                raise TypeError(f"{self.name}: {name} cannot {verb} a Tensor, since no gradient would reach an option; "
+                                "pass its .data or .item(), or write the formula with other ops (x**p as exp(p log x))")
 
     def _what_is_wrong_with(self, name: str) -> str:
         if name in self.names:
@@ -119,7 +120,8 @@ class Signature:
                 x = x.item()                                 # a NumPy float64 would promote float32
             if x is None or isinstance(x, (int, float)):
                 if not self._may_be_number(name, x):
-                    raise TypeError(f"{self.name}: {name} must be a Tensor or an array, got {x!r}")
+                    number = "a number, " * (name in self.scalars or self.broadcasts)
+                    raise TypeError(f"{self.name}: {name} must be {number}a Tensor or an array, got {x!r}")
             elif name in self.constants:
                 kind = self.constants[name]
                 if not is_plain_array(x) or x.dtype.kind not in kind.kinds:
@@ -179,6 +181,12 @@ class Signature:
             raise RuntimeError(f"backward of {self.name}: the gradient of {self.input_name(position)} must be "
                                f"{describe(x)}, got {describe(dx)}")
         return dx
+
+
+def _holds_tensor(value: Any) -> bool:
+    return isinstance(value, (list, tuple, set, dict)) and any(
+        hasattr(item, "requires_grad") or _holds_tensor(item)
+        for item in (value.values() if isinstance(value, dict) else value))
 
 
 def _mark(annotation: Any, function: Callable[..., Any]) -> Any:

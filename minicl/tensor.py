@@ -32,9 +32,7 @@ class BaseTensor:
         if isinstance(data, BaseTensor):
             raise TypeError("Tensor(data): expected an array, got a Tensor; use it as it is, or .detach() it")
         if not is_array(data):
-            is_scalar = isinstance(data, np.generic)
-            data = np.asarray(data)
-            data = data.astype(np.float32) if data.dtype == np.float64 and not is_scalar else data   # Python floats
+            data = _array_of(data)
         require_float_array("Tensor: data", data)
         _require_bool(requires_grad)
         self._data = data
@@ -124,6 +122,25 @@ class BaseTensor:
         return float(self._data.reshape(()))
 
     __float__ = item
+
+
+def _array_of(data: Any) -> Array:
+    """Numbers and lists as an array, whose Python floats become float32; NumPy's float64 keep their digits."""
+    x = np.asarray(data)
+    if x.dtype != np.float64 or _holds_float64(data):
+        return x
+    with np.errstate(over="ignore"):
+        narrow = x.astype(np.float32)
+    if (np.isinf(narrow) & np.isfinite(x)).any():
+        raise ValueError(f"Tensor: data holds {x[np.isinf(narrow) & np.isfinite(x)][0]:g}, which is too large for "
+                         "float32, as Python's floats become; pass a float64 array")
+    return narrow
+
+
+def _holds_float64(data: Any) -> bool:
+    if isinstance(data, (list, tuple)):
+        return any(map(_holds_float64, data))
+    return type(data) not in (float, int, bool) and np.asarray(data).dtype == np.float64
 
 
 def _leaf_of(kind: type[BaseTensor], data: Array, requires_grad: bool) -> BaseTensor:

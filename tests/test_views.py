@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from minicl import Tensor, check_inputs, contrastive, nn, no_grad, ops, optim
+from minicl.backend import array_module
 from minicl.methods.ema import EMA, frozen_copy
 from minicl.methods.queue import Queue
 
@@ -42,7 +43,7 @@ COPIES = {
     "array": lambda w: w.data.copy(),
     "no_grad": off_the_tape(lambda w: w * 1.0),
     "deep copy": copy.deepcopy,
-    "rows": lambda w: w.detach()[np.array([0, 1])],
+    "rows": lambda w: w.detach()[array_module(w.data).array([0, 1])],
 }
 
 
@@ -85,14 +86,14 @@ class Net(nn.Module):
 
 
 def loss_of(view, q):
-    return (Tensor(np.ones(1, "float32")) * q * view).sum()
+    return (Tensor(array_module(q.data).ones(1, "float32")) * q * view).sum()
 
 
 @pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.parametrize("view", VIEWS)
-def test_a_write_between_forward_and_backward_is_seen_by_views(writer, view):
-    part, write = WRITERS[writer](Net(np.random.default_rng(0)))
-    q = Tensor(np.ones(1, "float32"), requires_grad=True)
+def test_a_write_between_forward_and_backward_is_seen_by_views(writer, view, xp):
+    part, write = WRITERS[writer](Net(np.random.default_rng(0)).to(xp))
+    q = Tensor(xp.ones(1, "float32"), requires_grad=True)
     loss = loss_of(VIEWS[view](part), q)
     write()
     with pytest.raises(RuntimeError, match="was changed by"):
@@ -103,14 +104,21 @@ def test_a_write_between_forward_and_backward_is_seen_by_views(writer, view):
 
 @pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.parametrize("other", COPIES)
-def test_a_write_is_no_concern_of_copies(writer, other):
-    part, write = WRITERS[writer](Net(np.random.default_rng(0)))
-    q = Tensor(np.ones(1, "float32"), requires_grad=True)
+def test_a_write_is_no_concern_of_copies(writer, other, xp):
+    part, write = WRITERS[writer](Net(np.random.default_rng(0)).to(xp))
+    q = Tensor(xp.ones(1, "float32"), requires_grad=True)
     loss = loss_of(COPIES[other](part if other != "rows" else Tensor(part.data.copy())), q)
     value = loss.item()
     write()
     loss.backward()
-    assert q.grad.sum() == pytest.approx(value, rel=1e-6)
+    assert float(q.grad.sum()) == pytest.approx(value, rel=1e-6)
+
+
+def test_views_on_a_device_have_one_base(xp):
+    x = xp.zeros((4, 3), dtype="float32")
+    assert x.base is None and all(view.base is x for view in (x[1:], x.T, x[1:].T[0], x.reshape(-1)))
+    part = xp.ones(8, dtype="float32")[2:]
+    assert part.base is part[1:].base is not None and part.copy().base is None
 
 
 def test_a_frozen_neighbour_in_the_optimizers_buffer_is_not_touched():

@@ -18,6 +18,8 @@ from ..autograd import Tensor
 from ..backend import array_module, fused
 from ..checks import require_within
 from ..nn import BatchNorm, Buffer, HostBuffer, Module
+from ..nn.module import Parameter
+from ..nn.structure import Structure
 from ..tensor import mark_changed, watch
 from ..typing import Array
 
@@ -69,16 +71,24 @@ class EMA:
                              f"with {len(target.named_parameters())} parameters and {len(following)} frozen arrays "
                              f"for the {len(followed)} arrays of online")
         self.online, self.target = online, target
+        self.structures = [Structure("EMA", model, parts.items(), (Parameter, Buffer))
+                           for model, parts in ((online, followed), (target, following))]
         self.pairs = [(part, following[name]) for name, part in followed.items()]
         self.names = list(followed)
         self.views: list[Array] = []
 
     def update(self, m: float) -> None:
-        """Apply (1) with 0 <= m <= 1. Raises RuntimeError in evaluation mode: evaluating must not change a model."""
+        """Apply (1) with 0 <= m <= 1.
+
+        Raises RuntimeError in evaluation mode, since evaluating must not change a model, and if either Module has gained,
+        lost or replaced a part since the EMA was made.
+        """
         require_within("EMA", "[0, 1]", m=m)
         if not (self.online.training and self.target.training):
             raise RuntimeError("EMA: update() in evaluation mode; the target follows in training only, call "
                                "model.train() first")
+        for structure in self.structures:
+            structure.check()
         if not self.views or any(part.data is not view for (_, part), view in zip(self.pairs, self.views)):
             self._flatten()                                                  # at first, and after .to() or .astype()
         step = self.step

@@ -135,6 +135,9 @@ class _Sealed(type):
 class Module(metaclass=_Sealed):
     """Subclasses set their parts in __init__ and define forward(); calling the module calls forward.
 
+    A part that only a module-level list or object leads to, as in `self.f = lambda x: LAYERS[0](x)`, is not found unless
+    this module's __init__ has made it: keep it in an attribute.
+
     training  True at first; .eval() and .train() switch it for the module and everything below it
 
     >>> from minicl import nn, ops

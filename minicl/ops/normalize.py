@@ -130,7 +130,8 @@ def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5):
     """Normalise each row over its last axis (Ba et al. 2016): x (..., C), weight and bias (C,) -> (..., C)."""
     _require_shapes("layer_norm", x, weight, bias, eps)
     rows = tuple(range(x.ndim - 1))
-    d, squares = _moments(x, x.mean(axis=-1, keepdims=True))
+    d = x - x.mean(axis=-1, keepdims=True)
+    d, squares = _moments(d, d.mean(axis=-1, keepdims=True))                 # the first mean was rounded
     r = _inverse_root(squares.mean(axis=-1, keepdims=True), eps)
     y, x_hat = _standardised(d, r, weight, bias)
 

@@ -6,6 +6,7 @@ out is a device array again (`device`). stream.py counts each launch, and each t
 
 import operator
 import types
+import weakref
 
 import numpy as np
 
@@ -53,9 +54,7 @@ def wrap(array):
     array = np.asarray(array)
     if array.dtype.char not in _SUPPORTED:
         raise ValueError(f"Unsupported dtype {array.dtype}")
-    x = object.__new__(ndarray)
-    x._array = array
-    return x
+    return object.__new__(ndarray)._around(array)
 
 
 def device(result):
@@ -127,17 +126,29 @@ def _refuse_undefined(target, key, kinds, value):
                                  "memcpy, which is undefined; copy the right-hand side first")
 
 
+_OWNERS = weakref.WeakValueDictionary()                    # id of a NumPy array that owns its memory -> its device array
+
+
 class ndarray:
     """cupy.ndarray; its methods and operators are added below, from the listing."""
 
-    __slots__ = ("_array", "__weakref__")
+    __slots__ = ("_array", "_base", "__weakref__")
     __array_priority__ = 100
     __hash__ = None
 
     def __init__(self, shape, dtype=float, memptr=None, strides=None, order="C"):
         if memptr is not None or strides is not None:
             raise NotImplementedError("the stand-in has no device pointers")
-        self._array = wrap(np.empty(shape, dtype, order))._array
+        self._around(np.empty(shape, dtype, order))
+
+    def _around(self, array):
+        self._array, self._base, owner = array, None, array
+        while isinstance(owner.base, np.ndarray):
+            owner = owner.base
+        kept = self if owner is array or id(owner) in _OWNERS else wrap(owner)
+        known = _OWNERS.setdefault(id(owner), kept)
+        self._base = None if known is self else known      # one object for all views, as in CuPy
+        return self
 
     # NumPy may not touch it
 
@@ -271,9 +282,7 @@ class ndarray:
     def T(self):
         return self if self._array.ndim < 2 else wrap(self._array.T)
 
-    @property
-    def base(self):
-        return None if self._array.base is None else wrap(self._array.base)
+    base = property(operator.attrgetter("_base"))
 
     @property
     def data(self):

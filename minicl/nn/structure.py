@@ -1,0 +1,68 @@
+"""Structure: notices that a Module has gained, lost or replaced a part since an optimizer or an EMA was made for it."""
+
+import operator
+from typing import Any
+
+from .module import Buffer, HostBuffer, Module, Parameter
+
+MANY = 100                              # a longer list without a part is data, which is not looked through again
+
+
+class Structure:
+    """The named parts of a Module that `owner` works on, of one kind: Parameter, or (Parameter, Buffer).
+
+    check() compares every attribute and list of the tree with what it was, by identity. Only if one differs is the
+    tree walked again. parts: (name, part) pairs. Of a list of pairs, which stands for a part of a
+    model, nothing is known.
+    """
+
+    def __init__(self, owner: str, module: Any, parts: Any, kind: Any):
+        self.owner, self.module, self.parts, self.kind = owner, module, dict(parts), kind
+        self.places: list[tuple[Any, list]] = []         # (a list, or the values of a dict, as they are; as they were)
+        self.check()
+
+    def check(self) -> None:
+        """Raise RuntimeError if the module's parts are no longer those that were given."""
+        if not isinstance(self.module, Module):
+            return
+        for now, before in self.places:
+            if len(now) != len(before) or not all(map(operator.is_, now, before)):
+                break
+        else:
+            if self.places:
+                return
+        places: list[tuple[Any, list]] = []
+        found: dict[int, Any] = {}
+        _walk(self.module, places, found)
+        found = {key: part for key, part in found.items()
+                 if isinstance(part, self.kind) and not isinstance(part, HostBuffer)}
+        known = {id(part) for part in self.parts.values()}
+        if found.keys() != known:
+            new = [name for name, part in self.module.named_state() if id(part) in found.keys() - known]
+            gone = [name for name, part in self.parts.items() if id(part) not in found]
+            what = [f"{', '.join(names[:4])}{', ...' * (len(names) > 4)} {verb}"
+                    for names, verb in ((new, "came into"), (gone, "left")) if names]
+            raise RuntimeError(f"{self.owner}: {' and '.join(what)} the {type(self.module).__name__} after the "
+                               f"{self.owner} was made, which does not follow such changes; change a model's parts "
+                               f"first, then make the {self.owner}")
+        self.places = places
+
+    def __getstate__(self) -> dict:
+        return {**vars(self), "places": []}              # a copy belongs to a copied module
+
+
+def _walk(value, places, found):
+    """Collect the dicts and lists below value in places and its parts, by id, in found. Returns if it holds a part."""
+    if isinstance(value, (Parameter, Buffer)):
+        found[id(value)] = value
+        return True
+    is_module = isinstance(value, Module)
+    if not is_module and not isinstance(value, (list, tuple, dict)):
+        return False
+    inside, mark = vars(value) if is_module else value, len(places)
+    inside = inside.values() if isinstance(inside, dict) else inside
+    places.append((inside, list(inside)))
+    holds = [_walk(item, places, found) for item in inside]
+    if not any(holds) and not is_module and len(holds) > MANY:
+        del places[mark:]
+    return is_module or any(holds)

@@ -1,0 +1,132 @@
+"""What a Module gains, loses or replaces after its optimizer or EMA was made is never silently left behind."""
+
+import copy
+
+import numpy as np
+import pytest
+
+from minicl import Tensor, contrastive, nn, ops, optim
+from minicl.methods.ema import EMA, frozen_copy
+
+
+def linear():
+    return nn.Linear(3, 3, rng=np.random.default_rng(1))
+
+
+class Net(nn.Module):
+    def __init__(self):
+        self.first, self.spare, self.last = linear(), None, None
+        self.blocks, self.named, self.later = [nn.Sequential(linear()), linear()], {"a": linear()}, []
+
+
+def replace_weight(net):
+    net.first.weight = nn.Parameter(net.first.weight.data.copy())
+
+
+def replace_in_list(net):
+    del net.blocks[1]
+    net.blocks.append(linear())
+
+
+CHANGES = {
+    "replaced": (lambda net: setattr(net, "first", linear()), "first.weight"),
+    "set": (lambda net: setattr(net, "spare", linear()), "spare.weight"),
+    "set below": (lambda net: setattr(net.blocks[1], "bias", nn.Parameter(np.ones(3, "float32"))), "blocks.1.bias"),
+    "weight": (replace_weight, "first.weight"),
+    "appended": (lambda net: net.blocks.append(linear()), "blocks.2.weight"),
+    "in a list": (replace_in_list, "blocks.1.weight"),
+    "into an empty list": (lambda net: net.later.append(linear()), "later.0.weight"),
+    "into a dict": (lambda net: net.named.update(b=linear()), "named.b.weight"),
+    "replaced in a dict": (lambda net: net.named.update(a=linear()), "named.a.weight"),
+    "set to None": (lambda net: setattr(net, "first", None), "first.weight"),
+    "deleted": (lambda net: delattr(net, "first"), "first.weight"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_late_change_of_parts_is_an_error(change):
+    alter, name = CHANGES[change]
+    net, target = Net(), None
+    target = frozen_copy(net)
+    optimizer, ema = optim.SGD(net, lr=0.1), EMA(net, target)
+    optimizer.step()
+    ema.update(0.5)
+    before = net.blocks[0].state_dict()
+    alter(net)
+    for act, owner in ((optimizer.step, "SGD"), (optimizer.state_dict, "SGD"), (lambda: ema.update(0.5), "EMA")):
+        with pytest.raises(RuntimeError, match=rf"^{owner}: .*{name}.* the Net after the {owner} was made"):
+            act()
+    assert all((before[key] == x).all() for key, x in net.blocks[0].state_dict().items())
+    optim.SGD(net, lr=0.1).step()
+
+
+def test_a_change_of_the_target_is_an_error():
+    net = Net()
+    ema = EMA(net, frozen_copy(net))
+    ema.target.first = linear()
+    with pytest.raises(RuntimeError, match="EMA: first.weight"):
+        ema.update(0.5)
+
+
+def test_other_changes_are_none():
+    net = Net()
+    optimizer, ema = optim.SGD(net, lr=0.1), EMA(net, frozen_copy(net))
+    for change in (lambda: net.eval(), lambda: net.train(), lambda: setattr(net, "last", net.first.weight * 1.0),
+                   lambda: setattr(net, "spare", net.first), lambda: setattr(net, "later", [1] * 1000),
+                   lambda: net.first.freeze()):
+        change()
+        optimizer.step()
+        optimizer.state_dict()
+    net.last, net.spare = None, None
+    net.train()
+    ema.update(0.5)
+    copy.deepcopy(ema).update(0.5)
+
+
+@pytest.mark.parametrize("data, dtype", [
+    ([np.array([0.1])], "float64"), ((1.0, np.float64(0.1)), "float64"), ([[np.array([0.1])], [[0.2]]], "float64"),
+    ([np.array([0.1], "float32")], "float32"), ([0.1, 2.0], "float32"), (0.1, "float32"), (np.float64(0.1), "float64"),
+    ([0.1, np.float32(1)], "float32"), (float("inf"), "float32"), (np.array([1e300]), "float64")])
+def test_only_python_floats_become_float32(data, dtype):
+    x = Tensor(data)
+    assert x.dtype == dtype and (x.data == np.asarray(data).astype(dtype)).all()
+
+
+@pytest.mark.parametrize("data", [1e300, [0.0, -1e39], [[1e300], [np.inf]]])
+def test_a_number_too_large_for_float32_is_refused(data):
+    with pytest.raises(ValueError, match="Tensor: data holds .* too large for float32"):
+        Tensor(data)
+
+
+@pytest.mark.parametrize("make", [optim.SGD, optim.Adam])
+@pytest.mark.parametrize("size", [1e30, 3e38, np.nan])
+def test_a_decay_too_large_to_square_changes_nothing(make, size):
+    model = linear()
+    model.weight.data[0, 0] = size
+    optimizer = make(model, lr=0.1, weight_decay=1e-4)
+    before = model.state_dict()
+    with pytest.raises(FloatingPointError, match=r"gradient \(weight\) with its weight decay .* nothing was changed"):
+        optimizer.step()
+    assert optimizer.steps == 0 and all(np.array_equal(x, before[key], equal_nan=True)
+                                        for key, x in model.state_dict().items())
+    assert not any(x.any() for x in optimizer.state.values())
+
+
+@pytest.mark.parametrize("make, decay", [(optim.SGD, 1e-4), (optim.Adam, 1e-4), (optim.AdamW, 1e-4), (optim.LARS, 1e-4),
+                                         (optim.Adam, 0.0)])
+def test_large_weights_whose_decay_has_a_square_are_trained(make, decay):
+    model = linear()
+    model.weight.data[0, 0] = 1e20
+    optimizer = make(model, lr=0.1, weight_decay=decay)
+    optimizer.step()
+    assert all(np.isfinite(x).all() for x in (*optimizer.state.values(), optimizer.values))
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda x: ops.sum(x, axis=[x]), "sum: axis cannot hold a Tensor"),
+    (lambda x: ops.attention(x, x, x, mask=[[x]]), "attention: mask cannot hold a Tensor"),
+    (lambda x: contrastive.nt_xent(x, x, True), "nt_xent: tau must be a number, a Tensor or an array, got True"),
+])
+def test_options_that_hold_tensors_and_bools_for_numbers_are_named(call, message):
+    with pytest.raises(TypeError, match=message):
+        call(Tensor(np.ones((3, 3), "float32")))
