@@ -47,7 +47,7 @@ def main():
     parser = options(__doc__, epochs=10, batch=256, lr=3e-3, tau=0.2, data=DATA)
     parser.add_argument("--method", default="simclr", choices=METHODS, help="negatives from the batch, or a queue")
     parser.add_argument("--encoder", default="convnet", choices=ENCODERS, help="what maps images to h")
-    parser.add_argument("--width", type=at_least(1, 2**14), default=32, help="channels of the encoder's first layer")
+    parser.add_argument("--width", type=at_least(1, 2**9), default=32, help="channels of the encoder's first layer")
     parser.add_argument("--head", default="mlp", choices=HEADS, help="what maps h to z, the space of the loss")
     parser.add_argument("--hidden", type=at_least(1, 2**14), help="hidden units of the mlp head; default: those of h")
     parser.add_argument("--dim", type=at_least(2, 2**14), default=128, help="dimension of z, unless --head none")

@@ -48,6 +48,8 @@ def save_checkpoint(path: Path, parts: Mapping[str, HasState], meta: dict[str, A
     if len(arrays) < len(named):
         raise CheckpointError(f"cannot save {path}: two arrays have one name; give the parts names without dots")
     for name, array in named:
+        if not name.isprintable() or len(name) > 1000:                                   # zip files cut names at a NUL
+            raise CheckpointError(f"cannot save {name[:100]!r}: expected a name of at most 1000 printable characters")
         if array.dtype.name not in DTYPES or not array.dtype.isnative:                   # what a load would refuse
             raise CheckpointError(f"cannot save {name}: expected an array of {', '.join(DTYPES)}, got {array.dtype}")
         if not _is_finite(array):

@@ -98,6 +98,9 @@ class FolderLock:
     def _open(self):
         """The locked file's descriptor, or -1 if its former owner removed it between our open and our lock."""
         file = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        if os.fstat(file).st_nlink > 1:                      # writing there would overwrite what it links to
+            os.close(file)
+            raise OSError(errno.EMLINK, f"{self.path.name} is a hard link to another file; remove it")
         try:
             self._lock(file)
             if not self._is_there(file):

@@ -247,6 +247,15 @@ def test_two_arrays_of_one_name_are_not_saved(path):
     assert not path.exists()
 
 
+@pytest.mark.parametrize("name", ["a\0b", "\0", "a\n", "\ud800", "a" * 70_000],
+                         ids=["NUL inside", "NUL", "line", "surrogate", "long"])
+def test_a_name_that_a_file_cannot_hold_is_not_saved(path, saved, rng, name):
+    before = path.read_bytes()
+    with pytest.raises(CheckpointError, match="cannot save .*: expected a name of at most 1000 printable characters"):
+        save_checkpoint(path, {name: Linear(2, 2, rng=rng)}, {})
+    assert path.read_bytes() == before
+
+
 def test_numpy_reads_a_checkpoint_too(path, saved):
     with np.load(path) as file:
         np.testing.assert_array_equal(file["model.steps.0.weight"], saved.steps[0].weight.data)

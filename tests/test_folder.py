@@ -116,10 +116,11 @@ def test_a_lock_that_was_removed_while_another_waited_is_taken_anew(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_planted_link_for_the_lock_is_refused(tmp_path):
+@pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
+def test_a_planted_link_for_the_lock_is_refused(tmp_path, link):
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / ".lock").symlink_to(tmp_path / "precious")
+    getattr(tmp_path / "out" / ".lock", link)(tmp_path / "precious")
     with pytest.raises(RunError, match="cannot write there"):
         OwnFolder("out", "test")
     assert (tmp_path / "precious").read_text() == "precious"

@@ -196,6 +196,11 @@ NO_LABELS = [None, [0, 1, 1], np.array([0, 1, 1], np.int32), np.array([0, 1, 1],
              np.ma.array([0, 1, 1]), np.array(0), np.array([0, 1, 2**62])]
 
 
+def test_an_empty_batch_has_no_views():
+    with pytest.raises(ValueError, match=r"two_views: images must hold at least one image, got shape \(0, 8, 8, 1\)"):
+        two_views(mnist_views(), np.zeros((0, 8, 8, 1), "float32"), np.random.default_rng(0))
+
+
 @pytest.mark.parametrize("field, values", [
     ("train_images", NO_IMAGES), ("test_images", NO_IMAGES), ("train_labels", NO_LABELS), ("test_labels", NO_LABELS),
     ("class_names", [None, (), [], ["a", "b"], "ab", ("a",), (0, 1), ("a", None)]), ("name", [None, 1, b"x"]),

@@ -48,7 +48,7 @@ CALLS = {
     infonce_bound: dict(loss=1.0, candidates=8),
     gaussian_information: dict(rho=0.5, d=3),
     gaussian_correlation: dict(nats=1.0, d=3),
-    draw_gaussians: dict(rng=RNG, n=5, d=3, rho=0.5),
+    draw_gaussians: dict(rng=RNG, n=5, d=3, rho=0.5, dtype="float64"),
     log_density_ratio: dict(x=X, y=X, rho=0.5),
     pairs_bound: dict(scores=SCORES),
     optimal_bound: dict(nats=1.0, d=3, candidates=4, pairs=40, rng=RNG),
@@ -93,17 +93,19 @@ OPTIONS = {                # the arguments that are not features or labels: thei
     (class_embeddings, "names"): ["ab", [], ["a"], ["a", "a"]],
     (class_embeddings, "templates"): ["a {}", [], ["a"], ["a {}", "b"], [None], [3]],
     (alignment, "alpha"): POSITIVE, (uniformity, "t"): POSITIVE,
-    (uniformity_floor, "d"): COUNT, (uniformity_floor, "t"): POSITIVE + [1e6],
+    (uniformity_floor, "d"): COUNT + [10**400], (uniformity_floor, "t"): POSITIVE + [1e6],
     (infonce_bound, "loss"): [-1.0, math.nan, math.inf, "1", None, True],
-    (infonce_bound, "candidates"): COUNT + [1],
-    (gaussian_information, "rho"): INSIDE, (gaussian_information, "d"): COUNT,
-    (gaussian_correlation, "nats"): [-1, math.nan, math.inf, "1", None, True], (gaussian_correlation, "d"): COUNT,
-    (draw_gaussians, "n"): COUNT, (draw_gaussians, "d"): COUNT,
+    (infonce_bound, "candidates"): COUNT + [1, 10**400],
+    (gaussian_information, "rho"): INSIDE, (gaussian_information, "d"): COUNT + [10**400],
+    (gaussian_correlation, "nats"): [-1, math.nan, math.inf, "1", None, True], (gaussian_correlation, "d"): COUNT + [10**400],
+    (draw_gaussians, "n"): COUNT + [10**400], (draw_gaussians, "d"): COUNT + [10**400],
     (draw_gaussians, "rho"): [1.5, -1.5, math.nan, math.inf, "0", None],
+    (draw_gaussians, "dtype"): ["float16", "int32", int, None, "x"],
     (log_density_ratio, "rho"): INSIDE,
-    (optimal_bound, "nats"): [-1, math.nan, math.inf, "1", None], (optimal_bound, "d"): COUNT,
-    (optimal_bound, "candidates"): COUNT + [1], (optimal_bound, "pairs"): COUNT + [7],
-    (symbol_estimates, "symbols"): COUNT, (symbol_estimates, "batch"): COUNT + [1],
+    (optimal_bound, "nats"): [-1, math.nan, math.inf, "1", None], (optimal_bound, "d"): COUNT + [10**400],
+    (optimal_bound, "candidates"): COUNT + [1, 10**400], (optimal_bound, "pairs"): COUNT + [7],
+    (symbol_estimates, "symbols"): COUNT + [10**400],
+    (symbol_estimates, "batch"): COUNT + [1, 10**400],
     (tsne, "perplexity"): POSITIVE + [1, 11, 30], (tsne, "steps"): COUNT, (tsne, "seed"): COUNT[1:],
     (encode, "batch"): COUNT, (frozen_accuracies, "k"): COUNT, (pixel_accuracy, "k"): COUNT,
 }
@@ -218,7 +220,7 @@ def slow_knn(bank, bank_labels, queries, labels, k, tau):
         kth = np.sort(s)[-k]
         share = np.where(s > kth, 1, (s == kth) * (k - (s > kth).sum()) / (s == kth).sum())
         votes = np.bincount(bank_labels, share * np.exp((s - s.max()) / tau))
-        best = np.flatnonzero(votes >= votes.max() - 1e-9)
+        best = np.flatnonzero(votes >= votes.max() * (1 - (k + 8) * 2**-52))
         total += (label in best) / len(best)
     return total / len(labels)
 
@@ -230,6 +232,26 @@ def test_knn_is_its_definition_with_ties_and_zero_rows(seed, k, tau):
     bank_labels, labels = np.concatenate([[0, 1], rng.integers(0, 3, 7)]), rng.integers(0, 2, 6)
     assert knn_accuracy(bank, bank_labels, queries, labels, k=k, tau=tau) == pytest.approx(
         slow_knn(bank, bank_labels, queries, labels, k, tau), abs=1e-9)
+
+
+@pytest.mark.parametrize("tau, nearer", [(0.01, 0.3), (0.03, 0.8), (1e5, 0.3), (1e9, 0.9)])
+def test_knn_finds_a_vote_more_at_any_temperature(tau, nearer):
+    """Two training items of classes 0 and 1 at the query, and for class 1 one more, which counts exp(-nearer / tau); at a
+    high temperature two of each class, of which one of class 0 is farther."""
+    angle = math.acos(1 - nearer)
+    same, far = [1.0, 0.0], [math.cos(angle), math.sin(angle)]
+    bank, labels = ([same, same, far], [0, 1, 1]) if tau < 1 else ([same, same, same, far], [0, 1, 1, 0])
+    query, k = np.array([same]), len(labels)
+    for truth in (0, 1):
+        assert knn_accuracy(np.array(bank), np.array(labels), query, np.array([truth]), k=k, tau=tau) == truth
+
+
+@given(st.permutations(range(9)), st.floats(1e-3, 1e9))
+def test_equal_votes_tie_in_any_order(order, tau):
+    """Three classes at the same three angles: every accuracy is 1/3."""
+    angles, labels = np.repeat([0.1, 0.5, 0.7], 3)[order], np.tile([0, 1, 2], 3)[order]
+    bank = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    assert knn_accuracy(bank, labels, np.array([[1.0, 0.0]]), np.array([1]), k=9, tau=tau) == pytest.approx(1 / 3, abs=1e-12)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -316,6 +338,23 @@ def test_a_collapsed_map_and_huge_features_stay_finite(rng):
         assert y.shape == (20, 2) and np.isfinite(y).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("far", [0, 1e3, 1e6])
+def test_one_far_point_leaves_the_map_of_the_others_right(rng, far, dtype):
+    labels = np.arange(100) % 4
+    x = 5 * rng.standard_normal((4, 10))[labels] + rng.standard_normal((100, 10))
+    x[0] += far
+    y = tsne(x.astype(dtype), perplexity=10, steps=200)[1:]
+    distances = ((y[:, None] - y) ** 2).sum(axis=2) + np.diag(np.full(99, np.inf))
+    assert (labels[1:][distances.argmin(axis=1)] == labels[1:]).mean() > 0.9
+
+
+@pytest.mark.parametrize("labels", [np.ma.masked_array(LABELS, LABELS > 1), LABELS.tolist()], ids=["masked", "a list"])
+def test_what_makes_labels_of_host_data_is_asarray(labels):
+    with pytest.raises(TypeError, match="np.asarray makes one"):
+        knn_accuracy(X, labels, X, LABELS, k=3)
+
+
 def test_symbols_by_the_thousand():
     """binomials beyond float64: 1500 choose 750; with two symbols B is about half of the others."""
     estimates = symbol_estimates(2, 1501)
@@ -382,4 +421,4 @@ def test_no_default_changes_unnoticed():
         (retrieval_recall, "ks"): (1, 5, 10), (alignment, "alpha"): 2, (uniformity, "t"): 2, (uniformity_floor, "t"): 2,
         (optimal_bound, "pairs"): 200_000, (tsne, "perplexity"): 30, (tsne, "steps"): 300, (tsne, "seed"): 0,
         (encode, "batch"): 500, (encode, "prepare"): None, (frozen_accuracies, "k"): 20, (frozen_accuracies, "probe"): True,
-        (pixel_accuracy, "k"): 20}
+        (pixel_accuracy, "k"): 20, (draw_gaussians, "dtype"): "float32"}

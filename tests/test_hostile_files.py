@@ -64,6 +64,20 @@ def test_a_pickle_with_too_many_opcodes_is_refused(monkeypatch, content):
         parse_pickle(content, "here")
 
 
+@pytest.mark.parametrize("text, encoding, times", [("x" * 10_000, "latin1", 1000), ("x", "utf-8", 1), (3, "latin1", 1)])
+def test_bytes_made_of_text_are_no_more_than_the_file_has(text, encoding, times):
+    """Protocol 2 of Python 3 writes bytes as _codecs.encode(text, 'latin1'); one text can be encoded again and again."""
+    begin = pickle.dumps(text, 2)[:-1]
+    content = b"\x80\2]" + b"".join(b"c_codecs\nencode\n" + (begin[2:] if k == 0 else b"h\0") +
+                                    b"X" + len(encoding).to_bytes(4, "little") + encoding.encode() + b"\x86Ra"
+                                    for k in range(times)) + b"."
+    tracemalloc.start()
+    with pytest.raises(CorruptFile, match="it makes bytes of text as no CIFAR-10 file does"):
+        parse_pickle(content, "here")
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+
+
 def test_nested_labels_do_not_unfold():
     """Lists of twice the same list, forty deep: an array of them would have 2^40 elements."""
     labels = [1, 2]

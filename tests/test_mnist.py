@@ -46,7 +46,7 @@ def write(folder, files, name=lambda stem: f"{stem}.gz", pack=gzip.compress):
 @pytest.fixture(autouse=True)
 def small_world(monkeypatch, tmp_path):
     """MNIST is the tiny files, the cache an empty folder, and the network is gone."""
-    def no_network(url):
+    def no_network(url, note):
         raise urllib.error.URLError(OSError("no route to host"))
 
     monkeypatch.setattr(mnist, "SHA256", {stem: hashlib.sha256(content).hexdigest()

@@ -151,7 +151,7 @@ def parse_pickle(content, source):
     """
     try:
         _check_opcodes(content)
-        batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()         # Python 2 wrote its str as bytes
+        batch = _Unpickler(content).load()
         labels = batch[b"labels"]
         _, shape, dtype, by_columns, pixels = batch[b"data"].state
         whole = type(labels) is list and all(type(label) is int for label in labels)
@@ -192,7 +192,20 @@ class _Unpickler(pickle.Unpickler):
     NAMES = {(f"numpy{core}.multiarray", "_reconstruct") for core in (".core", "._core")} | {
         ("numpy", "ndarray"), ("numpy", "dtype")}
 
+    def __init__(self, content):
+        super().__init__(io.BytesIO(content), encoding="bytes")              # Python 2 wrote its str as bytes
+        self.left = len(content)                         # bytes to be made of text: one text could be asked for often
+
+    def encode(self, text, encoding):
+        """The bytes of a text: protocol 2 has none of its own, so Python 3 asks for _codecs.encode(text, 'latin1')."""
+        self.left -= len(text) if type(text) is str and encoding == "latin1" else self.left + 1
+        if self.left < 0:
+            raise pickle.UnpicklingError("it makes bytes of text as no CIFAR-10 file does: not loaded")
+        return text.encode("latin1")
+
     def find_class(self, module, name):
+        if (module, name) == ("_codecs", "encode"):
+            return self.encode
         if (module, name) not in self.NAMES:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR-10 file does: not loaded")
         return _Stated

@@ -4,9 +4,11 @@ An answer from the network is not trusted. Its size is limited, before and after
 fair pace; redirections are few and never leave HTTP; and what it holds is known by its SHA-256.
 """
 
+import contextlib
 import gzip
 import io
 import os
+import socket
 import sys
 import threading
 import time
@@ -189,7 +191,7 @@ def fetch(url: str, title: str, limit: int) -> bytes:
             if transfer.is_alive() and seconds > PATIENCE + transfer.received / PACE:
                 raise OSError(f"too slow: {transfer.received} bytes after {seconds:.0f} s")
     finally:
-        transfer.stopped = True
+        transfer.stop()
     error = transfer.error
     if error is not None:                                # a hostile answer can raise anything, OverflowError among it
         raise error if isinstance(error, OSError) else OSError(one_line(error)) from error
@@ -206,16 +208,31 @@ class _Transfer(threading.Thread):
         self.received = 0
         self.error: Exception | None = None
         self.stopped = False
+        self._sockets: list[socket.socket] = []
 
     def run(self):
         try:
-            with open_url(self.url) as response:
+            with open_url(self.url, self._note) as response:
                 self._receive(response)
         except Exception as error:
             self.error = error
 
+    def stop(self):
+        """Shut the sockets down: http.client reads headers without end inside one call, which nothing else ends."""
+        self.stopped = True
+        for sock in self._sockets:
+            with contextlib.suppress(OSError):           # it is closed already
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def _note(self, sock):
+        self._sockets.append(sock)
+        if self.stopped:
+            raise OSError("the download was given up")
+
     def _receive(self, response):
         length = response.headers.get("Content-Length") or ""
+        if len(length) > 18:
+            raise OSError(f"it announces a length of {len(length)} digits")
         total = int(length) if length.isascii() and length.isdigit() else 0          # 0: not known
         if total > self.limit:
             raise OSError(f"it announces {total} bytes where at most {self.limit} are expected")
@@ -239,9 +256,39 @@ class _NoRedirections(urllib.request.HTTPRedirectHandler):
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
-def open_url(url: str) -> Any:
-    """The open response of `url`, after at most REDIRECTIONS redirections, each to HTTPS, or from HTTP to HTTP."""
-    opener = urllib.request.build_opener(_NoRedirections)
+class _Noting(urllib.request.AbstractHTTPHandler):
+    """With urllib's handler of HTTP or HTTPS: note(socket) is called with every socket that a connection opens."""
+
+    def __init__(self, note):
+        super().__init__()
+        self.note = note
+
+    def do_open(self, http_class, req, **options):
+        note = self.note
+
+        class Connection(http_class):
+            def __setattr__(self, name, value):
+                super().__setattr__(name, value)
+                if name == "sock" and value is not None:
+                    note(value)
+
+        return super().do_open(Connection, req, **options)
+
+
+class _HTTP(_Noting, urllib.request.HTTPHandler):
+    pass
+
+
+class _HTTPS(_Noting, urllib.request.HTTPSHandler):
+    pass
+
+
+def open_url(url: str, note: Callable[[socket.socket], None]) -> Any:
+    """The open response of `url`, after at most REDIRECTIONS redirections, each to HTTPS, or from HTTP to HTTP.
+
+    note(socket) is called with every socket that is opened for it.
+    """
+    opener = urllib.request.build_opener(_NoRedirections, _HTTP(note), _HTTPS(note))
     for _ in range(1 + REDIRECTIONS):
         try:
             return opener.open(urllib.request.Request(url, headers={"User-Agent": "minicl"}), timeout=TIMEOUT)

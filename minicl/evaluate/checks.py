@@ -40,7 +40,8 @@ def _require_alike(name, argument, x, other, y):
 def require_labels(name: str, argument: str, labels: HostArray, n: int, *, below: int | None = None) -> HostArray:
     """labels as int64 if they are an integer array (n,) on the host with 0 <= entries (< below); else an error."""
     if not isinstance(labels, np.ndarray) or isinstance(labels, np.ma.MaskedArray):
-        hint = "; minicl.backend.to_host moves it" if is_array(labels) else "; np.asarray makes one"
+        on_gpu = is_array(labels) and not isinstance(labels, np.ndarray)
+        hint = "; minicl.backend.to_host moves it" if on_gpu else "; np.asarray makes one"
         raise TypeError(f"{name}: {argument} must be a numpy array of integers, got {type(labels).__name__}{hint}")
     if labels.dtype.kind not in "iu":
         raise TypeError(f"{name}: {argument} must be integers, got {labels.dtype}; convert them with .astype(int)")

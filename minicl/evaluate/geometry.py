@@ -57,7 +57,7 @@ def uniformity_floor(d: int, t: float = 2) -> float:
     >>> round(uniformity_floor(2), 3), round(uniformity_floor(128), 3)
     (-1.575, -3.938)
     """
-    require_integers("uniformity_floor", 1, d=d)
+    require_integers("uniformity_floor", 1, 2**53, d=d)
     require_within("uniformity_floor", "(0, inf)", t=t)
     if t > 1e5:
         raise ValueError(f"uniformity_floor: t must be at most 1e5, where the series has terms enough, got {t!r}")

@@ -26,6 +26,7 @@ from ..typing import Array, DType, HostArray, Rng
 from .checks import require_features
 
 SATURATION = 0.95
+MOST = 2**53                             # of a count that enters a formula as a float
 
 
 class Bound(NamedTuple):
@@ -52,7 +53,7 @@ def infonce_bound(loss: float, candidates: int) -> Bound:
     Bound(nats=5.045177444479562, cap=5.545177444479562, saturated=False)
     """
     require_within("infonce_bound", "[-1e-3, inf)", loss=loss)               # rounding may take it below 0
-    require_integers("infonce_bound", 2, candidates=candidates)
+    require_integers("infonce_bound", 2, MOST, candidates=candidates)
     cap = math.log(candidates)
     nats = float(cap - max(loss, 0))
     return Bound(nats, cap, nats > SATURATION * cap)
@@ -69,14 +70,14 @@ def gaussian_information(rho: float, d: int) -> float:
     2.8768
     """
     require_within("gaussian_information", "(-1, 1)", rho=rho)
-    require_integers("gaussian_information", 1, d=d)
+    require_integers("gaussian_information", 1, MOST, d=d)
     return -d / 2 * math.log1p(-rho * rho)
 
 
 def gaussian_correlation(nats: float, d: int) -> float:
     """rho = sqrt(1 - exp(-2I/d)) >= 0, with which Gaussians in R^d share I nats: gaussian_information's inverse."""
     require_within("gaussian_correlation", "[0, inf)", nats=nats)
-    require_integers("gaussian_correlation", 1, d=d)
+    require_integers("gaussian_correlation", 1, MOST, d=d)
     rho = math.sqrt(-math.expm1(-2 * nats / d))
     if rho == 1:
         raise ValueError(f"gaussian_correlation: {nats} nats in {d} dimensions need a correlation that rounds to 1; "
@@ -87,8 +88,10 @@ def gaussian_correlation(nats: float, d: int) -> float:
 def draw_gaussians(rng: Rng, n: int, d: int, rho: float, dtype: DType = "float32") -> tuple[HostArray, HostArray]:
     """n pairs with correlation rho: host arrays x, y (n, d) of dtype, drawn from the numpy Generator rng."""
     require_rng("draw_gaussians", rng)
-    require_integers("draw_gaussians", 1, n=n, d=d)
+    require_integers("draw_gaussians", 1, 2**31, n=n, d=d)
     require_within("draw_gaussians", "[-1, 1]", rho=rho)
+    if dtype not in ("float32", "float64", np.float32, np.float64):
+        raise ValueError(f"draw_gaussians: dtype must be float32 or float64, got {dtype!r}")
     x, noise = rng.standard_normal((2, n, d), dtype="float32").astype(dtype, copy=False)
     return x, rho * x + math.sqrt(1 - rho * rho) * noise
 
@@ -136,8 +139,8 @@ def optimal_bound(nats: float, d: int, candidates: int, *, pairs: int = 200_000,
     below their log for every information.
     """
     require_within("optimal_bound", "[0, inf)", nats=nats)
-    require_integers("optimal_bound", 1, d=d)
-    require_integers("optimal_bound", 2, candidates=candidates)
+    require_integers("optimal_bound", 1, 2**31, d=d)
+    require_integers("optimal_bound", 2, 2**31, candidates=candidates)
     require_integers("optimal_bound", 2 * candidates, pairs=pairs)
     rho, batches = gaussian_correlation(nats, d), pairs // candidates
     dtype = "float32" if _resolves("float32", rho) else "float64"
@@ -166,8 +169,8 @@ def symbol_estimates(symbols: int, batch: int) -> SymbolEstimates:
         InfoNCE across views   N candidates:       log N      - E log(1 + B)      never above log m
         NT-Xent                2N - 1 candidates:  log(2N-1)  - E log(1 + 2B)     can be above it
     """
-    require_integers("symbol_estimates", 1, symbols=symbols)
-    require_integers("symbol_estimates", 2, batch=batch)
+    require_integers("symbol_estimates", 1, MOST, symbols=symbols)
+    require_integers("symbol_estimates", 2, 2**24, "it sums over the batch", batch=batch)
     others, p = batch - 1, 1 / symbols
     if symbols == 1:
         chance = [0.0] * others + [1.0]                      # of B = b

@@ -45,22 +45,23 @@ def tsne(features: Array, *, perplexity: float = 30, steps: int = 300, seed: int
 
 def _scaled(x):
     """x about its mean, its largest entry 1: squares neither overflow nor vanish."""
-    x = x / max(np.abs(x).max(), np.finfo(x.dtype).tiny)
+    limits = np.finfo(x.dtype)
+    x = x.astype(np.float64) / max(np.abs(x).max(), limits.tiny)
     x = x - x.mean(axis=0)
-    return x / max(np.abs(x).max(), 64 * np.finfo(x.dtype).eps)              # below it is rounding: points all alike
+    return x / max(np.abs(x).max(), 64 * limits.eps)                         # below it is rounding: points all alike
 
 
 def _neighbour_probabilities(features, perplexity):
     """P (N, N), symmetric, summing to 1: each row a Gaussian whose width gives it the entropy log(perplexity)."""
     if perplexity >= len(features) - 1:
         raise ValueError(f"tsne: perplexity must be between 1 and N - 1 = {len(features) - 1}, got {perplexity}")
-    d = _squared_distances(features.astype(np.float32))
+    d = _squared_distances(features)                                         # float64: one far point leaves the rest 1e-6
     d /= max(d.mean(), 1e-12)                                                # collapsed features: all 0
     np.fill_diagonal(d, np.inf)
-    low, high = np.full((len(d), 1), 1e-3, np.float32), np.full((len(d), 1), 1e5, np.float32)
+    low, high = np.full((len(d), 1), 1e-3), np.full((len(d), 1), 1e15)
     for _ in range(40):                                                      # bisection for 1 / width^2, in its logarithm
         precision = np.sqrt(low * high)
-        p = np.exp(-(d - d.min(axis=1, keepdims=True)) * precision)
+        p = np.exp(((d.min(axis=1, keepdims=True) - d) * precision).astype(np.float32))
         p /= p.sum(axis=1, keepdims=True)
         entropy = -(p * np.log(np.maximum(p, 1e-30))).sum(axis=1, keepdims=True)
         too_wide = entropy > np.log(perplexity)
