@@ -16,7 +16,8 @@ def knn_accuracy(train_features: Array, train_labels: HostArray, test_features: 
     Similarity s is the cosine; a neighbour's vote counts exp(s / tau) (Wu et al. 2018, section 3.4). Labels are integers
     (N,) and (M,) on the host; any will do. Ties count as chance: training items as similar as the k-th share what is left
     of the k votes, and n classes with the most votes, equal but for rounding, count 1/n each. So features that are all
-    alike, zeros as well, score as the most frequent class does. Test items whose class no training item has count as errors, with a warning.
+    alike, zeros as well, score as the most frequent class does. Test items whose class no training item has count as
+    errors, with a warning.
 
     >>> import numpy as np
     >>> bank, labels = np.eye(2), np.array([4, 7])

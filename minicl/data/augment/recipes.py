@@ -35,7 +35,8 @@ def two_views(augment: Callable[[Array, Rng], Array], images: Array, rng: Rng) -
     view1 = augment(images, rng)
     if pickle.dumps(rng.bit_generator.state) == before:
         if len(images) == 0:
-            raise ValueError(f"two_views: images must hold at least one image, got shape {images.shape}; is the batch empty?")
+            raise ValueError(f"two_views: images must hold at least one image, got shape {images.shape}; is the "
+                             "batch empty?")
         raise ValueError("two_views: augment drew nothing from rng, so that both views are drawn alike; let it take its "
                          "random numbers from the rng it is given")
     return view1, augment(images, rng)
