@@ -188,8 +188,8 @@ def test_frozen_accuracies_are_those_of_h_and_z(model, data, xp):
     assert metrics == {
         "knn_h": knn_accuracy(train_h, data.train_labels, h, data.test_labels),
         "knn_z": knn_accuracy(train_z, data.train_labels, z, data.test_labels),
-        "probe_h": linear_probe(train_h, data.train_labels, h, data.test_labels),
-        "probe_z": linear_probe(train_z, data.train_labels, z, data.test_labels)}
+        "probe_h": linear_probe(train_h, data.train_labels, h, data.test_labels, C=0.1),
+        "probe_z": linear_probe(train_z, data.train_labels, z, data.test_labels, C=0.1)}
 
 
 class NoRun:
