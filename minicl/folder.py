@@ -47,8 +47,14 @@ class OwnFolder:
             else:
                 reason = f"cannot write there ({error.strerror}); choose another folder"
             raise RunError(f"--out {self.path}: {reason}") from error
-        self.is_held = lock.is_held
+        self.is_held, self._lock = lock.is_held, lock
         self.close = weakref.finalize(self, _leave, self.path, lock, is_new)
+
+    def require_owned(self) -> None:
+        """Raise RunError if the folder was removed or replaced since: what is there now belongs to somebody else."""
+        if self.is_held and not self._lock.is_there():
+            raise RunError(f"--out {self.path} was removed or replaced while this run used it; nothing more is written "
+                           "there. Start the run again")
 
 
 def _new_folder(first):
@@ -103,7 +109,7 @@ class FolderLock:
             raise OSError(errno.EMLINK, f"{self.path.name} is a hard link to another file; remove it")
         try:
             self._lock(file)
-            if not self._is_there(file):
+            if not self.is_there(file):
                 os.close(file)
                 return -1
             os.ftruncate(file, 0)
@@ -122,10 +128,11 @@ class FolderLock:
             time.sleep(0.01)                                 # it was locked just now, and its owner not yet written
         return "unknown"
 
-    def _is_there(self, file):
+    def is_there(self, file: int | None = None) -> bool:
+        """Whether the path still leads to the locked file."""
         try:
-            return os.path.samestat(os.fstat(file), os.stat(self.path))
-        except FileNotFoundError:
+            return os.path.samestat(os.fstat(self._file if file is None else file), os.stat(self.path))
+        except OSError:
             return False
 
     def _remove(self):
@@ -146,6 +153,7 @@ class FolderLock:
     def close(self) -> None:
         """Remove the file and release the lock."""
         if self._file >= 0:
-            self._remove()                                   # while it is locked, so nobody else holds it
+            if self.is_there():                              # while it is locked, so nobody else holds it
+                self._remove()
             os.close(self._file)
             self._file = -1

@@ -173,6 +173,7 @@ class Run:
         before, self.total = self.seconds, total
 
         def save():
+            self._own.require_owned()
             self._begin()
             self.seconds = before + time.perf_counter() - started
             save_checkpoint(self.checkpoint, parts, {
@@ -215,6 +216,7 @@ class Run:
 
         Raises FloatingPointError if metrics["loss"] is not finite.
         """
+        self._own.require_owned()
         line = _finite({"step": step, **metrics})
         try:
             self._begin()
@@ -251,6 +253,7 @@ class Run:
 
     def finish(self, result: dict[str, Any], notes: Sequence[str] = ()) -> None:
         """Write result.json, {name: number, or None where unknown}, print it as a table, and end the run."""
+        self._own.require_owned()
         result = _finite(result)
         write_json(self.folder / "result.json", result)
         width = max(map(len, result))

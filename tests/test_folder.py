@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,3 +140,21 @@ def test_a_file_in_place_of_runs_is_refused(tmp_path):
     (tmp_path / "runs").write_text("in the way")
     with pytest.raises(RunError, match="cannot write there"):
         OwnFolder(None, "test")
+
+
+@pytest.mark.parametrize("lost", ["removed", "replaced", "moved"])
+def test_a_folder_that_is_lost_belongs_to_its_next_owner_alone(lost, tmp_path):
+    """rm -rf of a live run's folder, and a new run there: the first stops writing, and leaves the second's lock alone."""
+    path = tmp_path / "out"
+    first = OwnFolder(str(path), "test")
+    first.require_owned()
+    path.rename(tmp_path / "elsewhere") if lost == "moved" else shutil.rmtree(path)
+    second = OwnFolder(str(path), "test") if lost != "removed" else None
+    with pytest.raises(RunError, match="was removed or replaced while this run used it"):
+        first.require_owned()
+    first.close()
+    if second:
+        second.require_owned()
+        with pytest.raises(RunError, match="another run"):
+            OwnFolder(str(path), "test")
+        second.close()
