@@ -135,9 +135,10 @@ def ancestors(root: Node) -> list[Node]:
             raise RuntimeError(f"the tape behind {node.op.__name__!r} was already walked and freed; add losses that share "
                                "a graph before one backward(), or run the forward again")
         for x in node.inputs:
-            source, change = (x.node, x.changed) if isinstance(x, Tensor) else (None, None)
+            source = x.node if isinstance(x, Tensor) else None
             if source is None:
-                change = change or last_write(x)
+                noted = getattr(x, "changed", None), getattr(x, "switched", None), last_write(x)
+                change = max(filter(None, noted), default=None)
                 if change is not None and change[0] > node.index:
                     raise RuntimeError(_stale(node, x, change))
             elif source not in seen:
@@ -148,8 +149,8 @@ def ancestors(root: Node) -> list[Node]:
 
 def _stale(node: Node, x: Tensor | Array, change: Change) -> str:
     position = next(k for k, other in enumerate(node.inputs) if other is x)
-    _, name, by, _ = change
-    view = "" if getattr(x, "changed", None) is change else "a view of "
+    _, name, by = change
+    view = "" if change in (getattr(x, "changed", None), getattr(x, "switched", None)) else "a view of "
     return (f"{node.op.__name__}: its input {node.op.checks.input_name(position)}, {view}{name or 'a Tensor'} of shape "
             f"{x.shape}, was changed by {by} after this op had used it, so its gradient would belong to neither value; "
             f"call backward() before that, or run the forward again")

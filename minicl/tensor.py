@@ -12,20 +12,21 @@ from .signature import describe, require_float_array
 from .typing import Array
 
 clock = itertools.count()             # orders the recorded ops and the library's writes
-Change: TypeAlias = tuple[int, str, str, bool]        # time, name of what was changed, by what, whether it was a write
+Change: TypeAlias = tuple[int, str, str]              # time, name of what was changed, by what
 
 
 class BaseTensor:
     """An array with a gradient beside it. Its attributes are described in Tensor."""
 
-    __slots__ = ("_data", "_grad", "_requires_grad", "changed", "node", "__weakref__")
+    __slots__ = ("_data", "_grad", "_requires_grad", "changed", "switched", "node", "__weakref__")
     __array_ufunc__ = None                # array + Tensor: NumPy and CuPy step back, Tensor.__radd__ is called
     __array_priority__ = 1000
 
     _data: Array
     _grad: Array | None
     _requires_grad: bool
-    changed: Change | None                # the last change that was noted
+    changed: Change | None                # the last write that was noted
+    switched: Change | None               # the last change of requires_grad; unset for what an op returns
     node: Any                             # the recorded op whose output this is
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
@@ -38,7 +39,7 @@ class BaseTensor:
         self._data = data
         self._grad = None
         self._requires_grad = requires_grad
-        self.changed = None
+        self.changed = self.switched = None
         self.node = None
 
     shape = property(lambda self: self._data.shape)
@@ -80,7 +81,7 @@ class BaseTensor:
         self._require_leaf("requires_grad")
         _require_bool(value)
         if value is not self._requires_grad:
-            self.changed = next(clock), "", f"requires_grad = {value}", False
+            self.switched = next(clock), "", f"requires_grad = {value}"
         self._requires_grad = value
 
     def _require_leaf(self, what: str) -> None:
@@ -171,7 +172,7 @@ def mark_changed(named: Iterable[tuple[str, Any]], by: str, *, watched: bool = F
     """
     now = next(clock)
     for name, x in named:
-        x.changed = now, name, by, True
+        x.changed = now, name, by
         if not watched:
             watch([x])
 
@@ -196,7 +197,7 @@ def last_write(x: Any) -> Change | None:
     if id(x) in parts and parts[id(x)]() is x:
         return None
     changes = [part.changed for reference in list(parts.values()) if (part := reference()) is not None
-               and part.changed is not None and part.changed[3] and array_module(data).may_share_memory(data, part.data)]
+               and part.changed is not None and array_module(data).may_share_memory(data, part.data)]
     return max(changes, default=None)
 
 

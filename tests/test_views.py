@@ -179,3 +179,28 @@ def test_check_inputs_holds_arrays_in_options_too(option):
             array[...] = array[::-1].copy()
         loss.backward()
     array[...] = 0
+
+
+@pytest.mark.parametrize("switches", [(True,), (True, False)])
+def test_a_view_whose_requires_grad_was_switched_still_sees_writes(switches):
+    layer = nn.Linear(3, 2, rng=np.random.default_rng(0))
+    optimizer, detached = optim.SGD(layer, lr=0.5), layer.weight.detach()
+    for switch in switches:
+        detached.requires_grad = switch
+    other = Tensor(np.ones((3, 2), "float32"), requires_grad=True)
+    y = (detached * other).sum()
+    layer(np.ones((1, 3), "float32")).sum().backward()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match=r"was changed by SGD.step\(\)"):
+        y.backward()
+
+
+def test_freezing_does_not_hide_an_earlier_write():
+    layer = nn.Linear(3, 2, rng=np.random.default_rng(0))
+    optimizer, view = optim.SGD(layer, lr=0.5), Tensor(layer.weight.data, requires_grad=True)
+    y = (view * view).sum()
+    layer(np.ones((1, 3), "float32")).sum().backward()
+    optimizer.step()
+    layer.freeze()
+    with pytest.raises(RuntimeError, match=r"was changed by SGD.step\(\)"):
+        y.backward()

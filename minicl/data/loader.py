@@ -33,4 +33,4 @@ class Batches:
         epoch, position = divmod(whole(self, "step", step, 0), self.per_epoch)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, np.random.default_rng([self.seed, epoch, 1]).permutation(self.n)
-        return self._order[position * self.batch_size:(position + 1) * self.batch_size]
+        return self._order[position * self.batch_size:(position + 1) * self.batch_size].copy()

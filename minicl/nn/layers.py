@@ -163,7 +163,8 @@ class Dropout(Module):
     """Zero entries with probability p in training, nothing in evaluation.
 
     The masks come from a Stream seeded by rng, which is saved with the model: a resumed run draws the masks that an
-    uninterrupted one would, and a deep copy or a momentum encoder draws its own.
+    uninterrupted one would, and a deep copy or a momentum encoder draws its own. load_state_dict and pickle copy the
+    Stream too: for a twin that runs beside the original use frozen_copy, or the positives share their masks.
     """
 
     def __init__(self, p: float = 0.5, *, rng: Rng):
