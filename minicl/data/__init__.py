@@ -11,10 +11,11 @@ from .images import ImageData
 from .load import load_colour_images, load_images, load_sequences
 from .loader import Batches
 from .mnist import load_mnist
+from .pictures import open_image
 from .sequences import Rotation, SequenceData, generate_rotations, time_first
 from .shapes import generate_shapes
 
 __all__ = ["Batches", "CaptionedDigits", "CorruptFile", "DataError", "ImageData", "Rotation", "SequenceData",
            "Unavailable", "augment", "draw_digits", "generate_digits", "generate_rotations", "generate_shapes",
            "load_cifar10", "load_colour_images", "load_images", "load_mnist", "load_sequences", "mnist_views",
-           "same_caption_ids", "simclr_views", "time_first", "two_views"]
+           "open_image", "same_caption_ids", "simclr_views", "time_first", "two_views"]

@@ -1,0 +1,107 @@
+"""One picture file -> pixels. Pillow decodes it, and is imported here only when a file is read."""
+
+import os
+import warnings
+from types import ModuleType
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ..typing import HostArray
+from .checks import DataError, whole
+
+RESIZE = "centre square, bilinear with antialiasing"     # what open_image does; a run's config.json has it
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .gif .bmp .webp .tif .tiff .ppm .pgm".split())
+LARGEST = 4096                                           # pixels a side of what comes out
+
+
+def open_image(path: str | os.PathLike | BinaryIO, size: int, *, channels: int = 3) -> HostArray:
+    """The picture in a file, as it is seen, (size, size, channels) uint8.
+
+    size       pixels a side. The largest centred square is resized, bilinear and with antialiasing: torchvision's
+               Resize(size) followed by CenterCrop(size), but for shifts of less than a pixel
+    channels   3 for RGB, 1 for grey
+
+    The EXIF orientation is applied. Transparent pixels show white. Of an animation the first frame is read. 16 bits a
+    value become 8; CMYK and palettes become RGB. Pillow's limit of pixels holds: larger pictures are refused.
+
+    Raises DataError naming the file if it cannot be read, is not JPEG, PNG, GIF, BMP, WebP, TIFF or PPM, is damaged or
+    too large; and if Pillow, the extra `images`, is not installed.
+
+    >>> import io
+    >>> open_image(io.BytesIO(b"P6 1 1 255 abc"), 2)[0, 0].tolist()             # a PPM file; a path is the usual thing
+    [97, 98, 99]
+    """
+    require_size("open_image", size, channels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                  # Pillow's, of odd metadata and of sizes that are checked below
+        return decode(path, size, channels)
+
+
+def require_size(function: str, size: int, channels: int) -> None:
+    whole(function, "size", size, 1, LARGEST)
+    if channels not in (1, 3):
+        raise ValueError(f"{function}: channels must be 3 (RGB) or 1 (grey), got {channels!r}")
+
+
+def pillow() -> ModuleType:
+    """PIL.Image. Raises DataError without it."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise DataError(f"pictures need Pillow: pip install 'minicl[images]' ({error})") from error
+    return Image
+
+
+def decode(path: str | os.PathLike | BinaryIO, size: int, channels: int) -> HostArray:
+    """open_image without its checks of arguments, and with Pillow's warnings: what threads call."""
+    Image = pillow()
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError(f"it has {image.width} x {image.height} pixels, Pillow's limit is "
+                                                   f"{Image.MAX_IMAGE_PIXELS} in all")
+            image.draft(None, (2 * size, 2 * size))      # of a JPEG file: decode at 1/2, 1/4 or 1/8 where that suffices
+            return resize(upright(image), size, channels)
+    except MemoryError:
+        raise
+    except Exception as error:                           # a damaged file can raise anything
+        raise DataError(f"{path if isinstance(path, (str, os.PathLike)) else 'picture'}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """One line on why a file was not read."""
+    if type(error).__name__ == "UnidentifiedImageError":
+        return f"not a picture, or not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    kind = "too large" if type(error).__name__ == "DecompressionBombError" else "damaged or unusual"
+    return f"{kind} ({' '.join(str(error).split())[:200] or type(error).__name__})"
+
+
+def upright(image: Any) -> Any:
+    """A Pillow image as RGB or grey (L), turned as EXIF says, over white where it is transparent."""
+    from PIL import Image, ImageOps
+
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I"):                       # 16 bits, in Pillow also as 32
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("its values are not 8 or 16 bits")
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("its values are floating-point, which have no fixed range; save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def resize(image: Any, size: int, channels: int) -> HostArray:
+    """The centred square of a Pillow image as (size, size, channels) uint8."""
+    side = min(image.size)
+    left = (image.width - side) / 2
+    top = (image.height - side) / 2
+    square = image.resize((size, size), pillow().Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    return np.array(square.convert("RGB" if channels == 3 else "L")).reshape(size, size, channels)

@@ -1,0 +1,144 @@
+"""open_image: every kind of picture file gives the pixels that are seen, or one line that names the file."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from minicl.data import DataError, open_image
+
+Image = pytest.importorskip("PIL.Image")
+
+
+@pytest.fixture(scope="module")
+def photo():
+    """A smooth picture, 480 x 320, whose left half is red."""
+    noise = np.random.default_rng(0).integers(0, 255, (8, 12, 3), dtype=np.uint8)
+    noise[:, :6] = noise[:, :6] // 4 + [180, 0, 0]
+    return Image.fromarray(noise).resize((480, 320), Image.Resampling.BICUBIC)
+
+
+def grey(photo):
+    return np.asarray(photo.convert("L"))
+
+
+def rotated(photo, path):
+    exif = Image.Exif()
+    exif[0x0112] = 6                                         # to be turned by 90 degrees clockwise
+    photo.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif, quality=95)
+
+
+# (file, save(photo, path), largest mean error against the PNG file)
+FILES = [
+    ("rgb.png", lambda photo, path: photo.save(path), 0),
+    ("rgb.jpg", lambda photo, path: photo.save(path, quality=95), 1),
+    ("RGB.JPEG", lambda photo, path: photo.save(path, quality=95, progressive=True), 1),
+    ("rgb.bmp", lambda photo, path: photo.save(path), 0),
+    ("rgb.webp", lambda photo, path: photo.save(path, lossless=True), 0),
+    ("rgb.tif", lambda photo, path: photo.save(path), 0),
+    ("rgb.ppm", lambda photo, path: photo.save(path), 0),
+    ("palette.gif", lambda photo, path: photo.quantize(256).save(path), 6),
+    ("palette.png", lambda photo, path: photo.quantize(256).save(path), 6),
+    ("opaque.png", lambda photo, path: photo.convert("RGBA").save(path), 0),
+    ("cmyk.jpg", lambda photo, path: photo.convert("CMYK").save(path, quality=95), 1),
+    ("cmyk.tif", lambda photo, path: photo.convert("CMYK").save(path), 1),
+    ("rotated.jpg", rotated, 1),
+    ("moving.gif", lambda photo, path: photo.quantize(256).save(
+        path, save_all=True, append_images=[Image.new("P", photo.size)] * 2), 6),
+    ("ein schönes Bild.png", lambda photo, path: photo.save(path), 0),
+    ("picture", lambda photo, path: photo.save(path, format="PNG"), 0),
+]
+
+
+@pytest.mark.parametrize("name, save, error", FILES, ids=[name for name, *_ in FILES])
+def test_every_kind_of_file_gives_the_same_picture(photo, tmp_path, name, save, error):
+    photo.save(tmp_path / "reference.png")
+    save(photo, tmp_path / name)
+    image, expected = (open_image(tmp_path / file, 64) for file in (name, "reference.png"))
+    assert image.shape == (64, 64, 3) and image.dtype == np.uint8 and image.flags.writeable
+    assert np.abs(image.astype(int) - expected).mean() <= error
+
+
+@pytest.mark.parametrize("name, values", [
+    ("16.png", lambda grey: grey.astype(np.uint16) * 257), ("16.tif", lambda grey: grey.astype(np.uint16) * 257),
+    ("32.tif", lambda grey: grey.astype(np.int32) * 257), ("8.png", lambda grey: grey), ("8.jpg", lambda grey: grey)])
+def test_grey_values_of_8_and_16_bits_agree(photo, tmp_path, name, values):
+    Image.fromarray(grey(photo)).save(tmp_path / "grey.png")
+    Image.fromarray(values(grey(photo))).save(tmp_path / name, **{"quality": 95} if "jpg" in name else {})
+    for channels in (1, 3):
+        image, expected = (open_image(tmp_path / file, 32, channels=channels) for file in (name, "grey.png"))
+        assert image.shape == (32, 32, channels)
+        assert np.abs(image.astype(int) - expected).max() <= (8 if "jpg" in name else 0)
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "tRNS"])
+def test_what_is_transparent_shows_white(tmp_path, kind):
+    pixels = np.zeros((40, 40, 4), np.uint8)
+    pixels[:, 20:] = [200, 200, 200, 255]
+    if kind in ("P", "tRNS"):
+        Image.fromarray(pixels[..., 0]).convert("P" if kind == "P" else "L").save(tmp_path / "x.png", transparency=0)
+    else:
+        Image.fromarray(pixels).convert(kind).save(tmp_path / "x.png")
+    image = open_image(tmp_path / "x.png", 40)
+    assert (image[:, :20] == 255).all() and (image[:, 20:] == 200).all()
+
+
+@pytest.mark.parametrize("width, height", [(480, 320), (333, 500), (64, 64), (40, 20), (3000, 2)])
+def test_the_resize_is_torchvisions_but_for_shifts_below_a_pixel(photo, tmp_path, width, height):
+    """Resize(size) and CenterCrop(size): the shorter side becomes `size`, then the centre is cut out."""
+    size = 64
+    picture = photo.resize((width, height))
+    picture.save(tmp_path / "x.png")
+    shorter = min(width, height)
+    resized = picture.resize((size * width // shorter, size * height // shorter), Image.Resampling.BILINEAR)
+    left, top = (round((length - size) / 2) for length in resized.size)
+    expected = np.asarray(resized.crop((left, top, left + size, top + size)))
+    assert np.abs(open_image(tmp_path / "x.png", size).astype(int) - expected).mean() < 1
+
+
+def test_resizing_averages_instead_of_skipping_pixels(tmp_path):
+    for name in ("x.png", "x.jpg"):
+        Image.fromarray(np.tile(np.array([[0, 255], [255, 0]], np.uint8), (256, 256))).save(tmp_path / name)
+        assert np.abs(open_image(tmp_path / name, 16).astype(int) - 127).max() <= 3
+
+
+def truncated(path, photo):
+    photo.save(path)
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+BAD = [
+    ("missing.png", lambda path, photo: None, "No such file or directory"),
+    ("folder.png", lambda path, photo: path.mkdir(), "Is a directory"),
+    ("empty.jpg", lambda path, photo: path.touch(), "not a picture"),
+    ("text.png", lambda path, photo: path.write_text("hello"), "not a picture"),
+    ("figure.eps", lambda path, photo: photo.save(path), "not a picture, or not JPEG, PNG, GIF"),
+    ("cut off.png", truncated, "damaged"),
+    ("cut off.jpg", truncated, "damaged"),
+    ("float.tif", lambda path, photo: Image.fromarray(np.zeros((4, 4), np.float32)).save(path), "floating-point"),
+    ("negative.tif", lambda path, photo: Image.fromarray(np.full((4, 4), -1, np.int32)).save(path), "not 8 or 16 bits"),
+    ("bomb.png", lambda path, photo: Image.new("1", (15000, 15000)).save(path), "too large"),
+    ("large.png", lambda path, photo: Image.new("1", (10000, 10000)).save(path), "too large"),
+]
+
+
+@pytest.mark.parametrize("name, make, message", BAD, ids=[name for name, *_ in BAD])
+def test_what_is_not_a_picture_is_one_line_that_names_the_file(photo, tmp_path, name, make, message):
+    make(tmp_path / name, photo)
+    with pytest.raises(DataError, match=message) as error:
+        open_image(tmp_path / name, 32)
+    assert str(tmp_path / name) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ({"size": 0}, "size"), ({"size": 10**6}, "size"), ({"size": 32.0}, "size"), ({"size": 32, "channels": 4}, "channels")])
+def test_other_arguments_are_named(tmp_path, arguments, message):
+    with pytest.raises((TypeError, ValueError), match=f"open_image: .*{message}"):
+        open_image(tmp_path, **arguments)
+
+
+def test_without_pillow_the_extra_is_named():
+    code = "import sys; sys.modules['PIL'] = None; from minicl.data import open_image; open_image('x.png', 32)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "DataError: pictures need Pillow: pip install 'minicl[images]'" in found.stderr
