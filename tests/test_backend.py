@@ -47,13 +47,22 @@ def test_cupy_that_does_not_load_says_why(monkeypatch):
         get_backend("cupy")
 
 
+@pytest.mark.parametrize("version, fits", [("13.6.0", False), ("9.0.0rc1", False), ("14.0.0", True), ("15.0.0b1", True)])
+def test_cupy_older_than_14_is_refused(version, fits, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(
+        __version__=version, cuda=types.SimpleNamespace(is_available=lambda: False, runtime=None)))
+    message = "no GPU is usable" if fits else rf"expected CuPy 14 or newer, got {version}.*\n.*pip install 'minicl\[cupy\]'"
+    with pytest.raises(BackendError, match=message):
+        get_backend("cupy")
+
+
 def test_cupy_without_a_gpu_says_why(monkeypatch):
     def no_driver():
         raise RuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient")
     runtime = types.SimpleNamespace(getDeviceCount=no_driver)
     monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(
-        __version__="13.6.0", cuda=types.SimpleNamespace(is_available=lambda: False, runtime=runtime)))
-    with pytest.raises(BackendError, match="CuPy 13.6.0 is installed but no GPU is usable .*driver version is insufficient"):
+        __version__="14.2.0", cuda=types.SimpleNamespace(is_available=lambda: False, runtime=runtime)))
+    with pytest.raises(BackendError, match="CuPy 14.2.0 is installed but no GPU is usable .*driver version is insufficient"):
         get_backend("cupy")
 
 
@@ -61,7 +70,7 @@ def test_a_gpu_that_cannot_compute_says_why(monkeypatch):
     def ones(*args, **options):
         raise RuntimeError("libcublas.so: not found")
     monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(
-        __version__="13.6.0", cuda=types.SimpleNamespace(is_available=lambda: True), ones=ones))
+        __version__="14.2.0", cuda=types.SimpleNamespace(is_available=lambda: True), ones=ones))
     with pytest.raises(BackendError, match="a GPU was found but CuPy cannot run on it.*libcublas"):
         get_backend("cupy")
 
@@ -73,7 +82,7 @@ def test_tf32_is_asked_for_before_the_first_product(monkeypatch):
     monkeypatch.setattr(device, "_precision", None)
     gpu = types.SimpleNamespace(compute_capability="80")
     monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(
-        ones=product, cuda=types.SimpleNamespace(is_available=lambda: True, Device=lambda: gpu)))
+        __version__="14.2.0", ones=product, cuda=types.SimpleNamespace(is_available=lambda: True, Device=lambda: gpu)))
     with pytest.raises(BackendError, match="cannot run on it.*CUPY_TF32=1"):
         get_backend("cupy", "tf32")
 

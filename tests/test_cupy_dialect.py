@@ -450,6 +450,14 @@ def test_a_fused_function_writes_and_returns_whole_shapes(strict_xp, host):
         strict_xp.fuse(lambda x, row: x + row)(x, host)
 
 
+def test_a_count_enters_a_fused_formula_as_a_float(strict_xp, host):
+    divide = strict_xp.fuse(lambda x, n: x / n)
+    with pytest.raises(AssertionError, match=r"pass float\(n\)"):
+        divide(strict_xp.asarray(host), 2)
+    assert divide(strict_xp.asarray(host), 2.0).dtype == np.float32
+    assert divide(strict_xp.asarray([4]), 2).get().tolist() == [2]
+
+
 def test_the_stand_in_has_nothing_that_cupy_lacks(strict_xp):
     listing, members = strict.LISTING, strict.LISTING["members"]
     names = {"same as numpy", "ufuncs", "functions"}

@@ -13,6 +13,9 @@ from ..typing import Array, ArrayModule, HostArray
 from .memory import lift_memory_limit
 
 
+OLDEST_CUPY = 14          # 13 reads numbers in fused functions by NumPy 1's rules
+
+
 class BackendError(RuntimeError):
     """The array backend asked for cannot be used; the message says why and what to do."""
 
@@ -25,8 +28,8 @@ def get_backend(name: str = "numpy", precision: str | None = None) -> ArrayModul
                stay in float32. CuPy settles it with its first product, for the whole process. None leaves it to CuPy:
                float32, unless the environment has CUPY_TF32=1
 
-    Raises BackendError, with a different message each, when the name is unknown, when CuPy is not
-    installed, when it is installed but broken, when it works but no GPU can be used, and when it cannot be had in that
+    Raises BackendError, with a different message each, when the name is unknown, when CuPy is not installed, when it is
+    installed but broken or older than 14, when it works but no GPU can be used, and when it cannot be had in that
     precision.
     """
     if precision not in (None, "float32", "tf32"):
@@ -46,6 +49,10 @@ def get_backend(name: str = "numpy", precision: str | None = None) -> ArrayModul
             raise BackendError(f"backend 'cupy': CuPy is installed but does not import: {error}") from error
         raise BackendError("backend 'cupy': CuPy is not installed; for CUDA 12 run\n    pip install 'minicl[cupy]'\n"
                            "(for CUDA 13: 'minicl[cuda13]'), or use --backend numpy") from error
+    if int(cupy.__version__.partition(".")[0]) < OLDEST_CUPY:
+        raise BackendError(f"backend 'cupy': expected CuPy {OLDEST_CUPY} or newer, got {cupy.__version__}, which makes "
+                           "float64 of float32 in fused functions; for CUDA 12 run\n    pip install 'minicl[cupy]'\n"
+                           "(for CUDA 13: 'minicl[cuda13]')")
     if not cupy.cuda.is_available():
         try:
             reason = f"{cupy.cuda.runtime.getDeviceCount()} CUDA devices found"
@@ -58,7 +65,7 @@ def get_backend(name: str = "numpy", precision: str | None = None) -> ArrayModul
         float((cupy.ones((2, 2), dtype="float32") @ cupy.ones((2, 2), dtype="float32") + 1).sum())
     except Exception as error:
         raise BackendError("backend 'cupy': a GPU was found but CuPy cannot run on it, most often because the CUDA "
-                           f"toolkit's libraries are missing (pip install 'cupy-cuda12x[ctk]'): {error}") from error
+                           f"toolkit's libraries are missing (pip install 'minicl[cupy]'): {error}") from error
     return cupy
 
 

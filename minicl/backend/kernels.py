@@ -22,9 +22,9 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
     A launch costs the host 10 to 20 us whatever its size, so a GPU waits for a small network's launches. cupy.fuse
     reads the function once for each combination of dtypes and axes. So it may hold only operators, ufuncs with out=,
     astype, x[...] = y, xp.where and xp.clip: no shapes, no sums, no branches but on None. Arguments are arrays
-    (always the first), Python numbers and None; numbers are computed with outside, since CuPy makes float64 of two of
-    them. Arrays that are written to or returned have the shape that all arguments broadcast to: there is a thread for
-    each entry.
+    (always the first), Python numbers and None. Numbers are computed with outside, since CuPy makes float64 of two of
+    them, and a count that meets floats is passed as a float. Arrays that are written to or returned have the shape that
+    all arguments broadcast to: there is a thread for each entry.
     """
     kernels: dict[ArrayModule, Callable[..., Any]] = {}
 

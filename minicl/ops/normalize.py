@@ -40,7 +40,7 @@ def batch_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5, relu:
     origin = pixels.sample_mean(x)                                           # sums of squares about nearly the mean
     wide_origin = pixels.repeat(origin)
     first, second = pixels.sums(lambda s: _moments(X[s], wide_origin))
-    m, rest, v, r, a, c = _fold(first, second, origin, weight, bias, n, eps)
+    m, rest, v, r, a, c = _fold(first, second, origin, weight, bias, float(n), eps)
     if on_statistics is not None:
         on_statistics(m, v, n)
     wide_a, wide_c = pixels.repeat(a), pixels.repeat(c)
@@ -57,7 +57,7 @@ def batch_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5, relu:
             return dx[s], _past_relu(G[s], None if y_saved is None else y_saved[s], X[s], wide_m, dx[s])
 
         db, dr = pixels.sums(products)                                       # (1)
-        dw, k, l = _fold_back(dr, db, m, rest, r, a, n)                      # (2)
+        dw, k, l = _fold_back(dr, db, m, rest, r, a, float(n))               # (2)
         wide_a, wide_k, wide_l = map(pixels.repeat, (a, k, l))
         pixels.each(lambda s: _line_back(dx[s], X[s], wide_a, wide_k, wide_l))       # (3)
         return dx.reshape(x.shape), dw, db

@@ -29,6 +29,9 @@ class Fused:
         arrays = [x for x in args if type(x) is ndarray]
         if not arrays:
             return self.function(*args)
+        if any(type(x) is int for x in args) and all(x.dtype.kind == "f" for x in arrays):
+            raise AssertionError(f"{self.name}: an integer meets arrays of floats; pass float(n), which every version of "
+                                 "CuPy takes as a number of the arrays' dtype")
         shape = np.broadcast_shapes(*(x.shape for x in arrays))
         with fusing() as written:
             result = self.function(*map(_traced, args))

@@ -37,7 +37,7 @@ def warp(images: Array, coordinates: Array) -> Array:
 
     row, whole = width + 3, (width + 3) * (height + 3)
     first = xp.arange(0, n * whole, whole)[:, None, None]                # its pixels begin here; 64 bits: may be many
-    v, u, index = _corner(coordinates[:, 0], coordinates[:, 1], first, row, height + 1, width + 1)
+    v, u, index = _corner(coordinates[:, 0], coordinates[:, 1], first, row, height + 1.0, width + 1.0)
     a = pixels.take(index, axis=0)
     index += 1
     b = pixels.take(index, axis=0)
@@ -172,8 +172,8 @@ def hat_weights(centres, length, reach=None, inside=None):
     xp = array_module(centres)
     k = xp.arange(length, dtype=centres.dtype)
     if reach is None:
-        return _hats(centres[:, :, None], k, 1, length, None)
-    w = _hats(centres[:, :, None], k, reach[:, :, None], length, inside[:, None, :])
+        return _hats(centres[:, :, None], k, 1.0, float(length), None)
+    w = _hats(centres[:, :, None], k, reach[:, :, None], float(length), inside[:, None, :])
     w /= w.sum(axis=2, keepdims=True)
     return w
 
