@@ -25,6 +25,7 @@ import numpy as np
 from .autograd import Tensor
 from .backend import array_module, fused, parallel_for, to_device, to_host
 from .checks import require_within
+from .distributed import ALONE, World
 from .nn.module import Module, Parameter, require_reachable, require_state
 from .nn.structure import Structure
 from .tensor import mark_changed, watch
@@ -39,6 +40,7 @@ class Optimizer:
     model  a Module, or (name, Parameter) pairs, for part of a model or several
     lr     default learning rate; step(lr) overrides it, which is how schedules are used
     steps  how many steps it has taken. Each parameter's own are counted too: a frozen one takes none
+    world  the processes whose gradients step() adds up: the model's (see Module.across); for pairs set it afterwards
 
     On the CPU a gradient that is not finite, or so long that its square is not (1.8e19 in float32), raises
     FloatingPointError, and nothing is changed. A GPU is not waited for: there the weights become NaN, and so does the
@@ -67,6 +69,7 @@ class Optimizer:
         self.names, self.parameters = zip(*parameters)           # the sort is stable: decayed ones first
         self.structure = Structure(type(self).__name__, model, parameters, Parameter)
         self.lr, self.weight_decay, self.steps = lr, weight_decay, 0
+        self.world: World = getattr(model, "world", ALONE)
         xp = self.xp = array_module(self.parameters[0].data)
         self.values = xp.concatenate([p.data.reshape(-1) for p in self.parameters])
         self.grads = xp.zeros(self.values.size, dtype=self.values.dtype)
@@ -101,6 +104,7 @@ class Optimizer:
             self._plan(trained)
         if not self.runs:
             raise RuntimeError(f"{type(self).__name__}: all its parameters are frozen, so there is nothing to train")
+        self.world.all_reduce(self.grads)
         if self.xp is np:
             self._require_finite_gradients()
         self.steps += 1

@@ -93,6 +93,8 @@ class Signature:
                 raise TypeError(f"{self.name}: {self._what_is_wrong_with(name)}")
             if isinstance(value, np.generic):
                 options[name] = value.item()
+            elif name == "world" and not hasattr(value, "all_reduce"):
+                raise TypeError(f"{self.name}: world must be what minicl.distributed.get_world() returns, got {value!r}")
             elif hasattr(value, "requires_grad") or _holds_tensor(value):
                 verb = "be" if hasattr(value, "requires_grad") else "hold"
                 raise TypeError(f"{self.name}: {name} cannot {verb} a Tensor, since no gradient would reach an option; "

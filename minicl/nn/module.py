@@ -21,6 +21,7 @@ import numpy as np
 from ..autograd import Tensor
 from ..backend import array_module, get_backend, is_array, to_device, to_host
 from ..checks import require_integers, require_rng
+from ..distributed import ALONE, World
 from ..tensor import Change, mark_changed
 from ..typing import Array, ArrayModule, DType, HostArray, Rng
 
@@ -139,6 +140,7 @@ class Module(metaclass=_Sealed):
     this module's __init__ has made it: keep it in an attribute.
 
     training  True at first; .eval() and .train() switch it for the module and everything below it
+    world     the processes that train it: ALONE at first; .across(world) sets it likewise
 
     >>> from minicl import nn, ops
     >>> class Net(nn.Module):
@@ -153,6 +155,7 @@ class Module(metaclass=_Sealed):
 
     _sealed = _frozen = False
     training = True
+    world: World = ALONE
 
     def __new__(cls, *args, **options):
         return _record(super().__new__(cls))
@@ -239,6 +242,14 @@ class Module(metaclass=_Sealed):
         for module in self.modules():
             object.__setattr__(module, "_frozen", frozen)
         return self.train(not frozen)
+
+    def across(self, world: World):
+        """Have the processes of `world` train this module and all below it, each on its rows of a batch: what looks at a
+        whole batch, as batch norm does, looks at all their rows, and an optimizer adds up their gradients. Returns the
+        module."""
+        for module in self.modules():
+            object.__setattr__(module, "world", world)
+        return self
 
     def to(self, xp: ArrayModule | str):
         """Move parameters and buffers to xp, an array module or the name of a backend (before making an optimizer)."""

@@ -1,0 +1,338 @@
+"""Several processes that train one model, each on its part of every batch: together they compute what one would.
+
+    mpirun -n 4 python examples/simclr_mnist.py
+
+    world = get_world("numpy")             the processes that mpirun started; without a launcher ALONE, which does nothing.
+                                           Call it before get_backend: it also chooses each process's GPU
+    world.rank, world.size                 which of them this one is, and how many there are
+    images[world.part]                     this process's part of a batch: every size-th row, from its rank on
+    model.across(world)                    batch norm, dropout and the methods see the batch of all processes,
+                                           and the model's optimizer adds up the gradients
+    nt_xent(z1, z2, tau, world=world)      the loss of the whole batch, from this process's rows
+
+MPI (through mpi4py) carries arrays between CPUs, and NCCL (through CuPy) between GPUs. Three rules make the result equal
+to one process's up to rounding, and a checkpoint independent of their number:
+
+    1. There is one loss, that of the whole batch, and every process has its value. Every gradient is that loss's.
+    2. Rows are a part of the batch, and so are their gradients. Parameters are the same everywhere; the gradient that a
+       process has of them is the share of its rows. The optimizer adds up the shares. Nothing is averaged.
+    3. All processes draw the same random numbers, those of the whole batch, and use their part of them.
+"""
+
+import importlib
+import os
+import sys
+import time
+import zlib
+from typing import Any
+
+import numpy as np
+
+from .autograd import op
+from .backend import BackendError, array_module, available_cores, to_device, to_host
+from .typing import Array
+
+# Launchers tell each process how many there are by one of these. srun sets the last, and PMI_RANK or PMIX_RANK if it
+# also serves MPI; a plain shell of a Slurm job has only the last.
+SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "PALS_SIZE", "SLURM_STEP_NUM_TASKS")
+RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MPI_LOCALRANKID", "PALS_RANKID")
+
+
+class World:
+    """One process alone: each method returns what it was given. MPI and NCCL do the same for several.
+
+    Array methods are calls that all processes make, in one order, with arrays of one shape and dtype.
+
+    >>> ALONE.part, ALONE.all_reduce(np.ones(2)).tolist()
+    (slice(0, None, 1), [1.0, 1.0])
+    """
+
+    rank, size, local_rank, local_size = 0, 1, 0, 1
+
+    @property
+    def part(self) -> slice:
+        """The rows of a batch that are this process's."""
+        return slice(self.rank, None, self.size)
+
+    def cores(self) -> int:
+        """CPU cores for this process: its share, where all processes of a machine may use the same ones."""
+        return available_cores()
+
+    def all_reduce(self, x: Array) -> Array:
+        """The sum of x over all processes, written into x."""
+        return x
+
+    def all_gather(self, x: Array, views: int = 1) -> Array:
+        """The rows of all processes in the batch's order: x (n, ...) -> (size n, ...), so all_gather(x)[part] is x.
+
+        views: x is that many views of a part, [view1; view2], and the result as many of the batch.
+        """
+        return x
+
+    def reduce_scatter(self, x: Array, views: int = 1) -> Array:
+        """The sum of x over all processes, of which each gets its part: x (size n, ...) -> (n, ...)."""
+        return x
+
+    def rows(self, x: Array, views: int = 1) -> Array:
+        """This process's part of the rows x (size n, ...): x[part], of each view."""
+        return x
+
+    def sum(self, x: Any) -> Any:
+        """The sum of x over all processes, an array of its own; x may be a NumPy number."""
+        return x
+
+    def share(self, value: Any = None) -> Any:
+        """Rank 0's value, any Python object, on every process."""
+        return value
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is true on any process. Asked between hosts: no GPU waits."""
+        return bool(flag)
+
+    def alike(self, *arrays: Any) -> bool:
+        """Whether these arrays or numbers are the same on all processes, bit for bit."""
+        return True
+
+    def wait(self) -> None:
+        """Return when all processes are here. Sleeps, where MPI's own barrier would keep a core busy."""
+
+    def abort(self, code: int) -> None:
+        """End all processes now, with this exit code."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(rank={self.rank}, size={self.size})"
+
+    def __deepcopy__(self, memo: dict) -> "World":
+        return self                                          # a copy of a model is trained by the same processes
+
+    def __reduce__(self) -> tuple:
+        return current, ()
+
+
+class MPI(World):
+    """Several processes over MPI. CuPy arrays go by way of the host: slow, but two processes may share one GPU."""
+
+    def __init__(self) -> None:
+        from mpi4py import MPI as engine
+
+        self.engine: Any = engine
+        self.comm: Any = engine.COMM_WORLD
+        self.here: Any = self.comm.Split_type(engine.COMM_TYPE_SHARED)       # the processes of this machine
+        self.rank, self.size = self.comm.rank, self.comm.size
+        self.local_rank, self.local_size = self.here.rank, self.here.size
+        mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        self.sharing = self.here.allgather(mine).count(mine)                 # these cores
+
+    def cores(self) -> int:
+        return max(1, available_cores() // self.sharing)
+
+    def all_reduce(self, x: Array) -> Array:
+        if x.dtype.kind not in "fi" or not x.flags.c_contiguous:
+            raise ValueError("all_reduce: x must be a contiguous array of floats or integers, which takes up the sum, got "
+                             f"{x.dtype} of shape {x.shape}")
+        return self._all_reduce(x)
+
+    def all_gather(self, x: Array, views: int = 1) -> Array:
+        parts = self._all_gather(x).reshape(self.size, views, -1, *x.shape[1:])              # (size, views, n, ...)
+        return parts.transpose(1, 2, 0, *range(3, parts.ndim)).reshape(-1, *x.shape[1:])
+
+    def reduce_scatter(self, x: Array, views: int = 1) -> Array:
+        parts = x.reshape(views, -1, self.size, *x.shape[1:])                                # (views, n, size, ...)
+        parts = array_module(x).ascontiguousarray(parts.transpose(2, 0, 1, *range(3, parts.ndim)))
+        return self._reduce_scatter(parts).reshape(-1, *x.shape[1:])
+
+    def rows(self, x: Array, views: int = 1) -> Array:
+        return x.reshape(views, -1, self.size, *x.shape[1:])[:, :, self.rank].reshape(-1, *x.shape[1:])
+
+    def sum(self, x: Any) -> Any:
+        return self.all_reduce(array_module(x).array(x))
+
+    # ------------------------------------------------------------ the engine: arrays by rank
+
+    def _all_reduce(self, x: Array) -> Array:
+        """The sum of the x (...), in place."""
+        host = to_host(x)
+        self.comm.Allreduce(self.engine.IN_PLACE, host)
+        if host is not x:
+            x.set(host)
+        return x
+
+    def _all_gather(self, x: Array) -> Array:
+        """x (...) -> (size, ...)"""
+        out = np.empty((self.size, *x.shape), dtype=x.dtype)
+        self.comm.Allgather(np.ascontiguousarray(to_host(x)), out)
+        return to_device(out, array_module(x))
+
+    def _reduce_scatter(self, x: Array) -> Array:
+        """x (size, ...) -> (...): the sum of the x[rank]"""
+        out = np.empty(x.shape[1:], dtype=x.dtype)
+        self.comm.Reduce_scatter_block(to_host(x), out)
+        return to_device(out, array_module(x))
+
+    # ------------------------------------------------------------ the host
+
+    def share(self, value: Any = None) -> Any:
+        return self.comm.bcast(value)
+
+    def any(self, flag: bool) -> bool:
+        both = np.array(bool(flag), dtype="int32")
+        self.comm.Allreduce(self.engine.IN_PLACE, both, self.engine.MAX)
+        return bool(both)
+
+    def alike(self, *arrays: Any) -> bool:
+        mine = 0
+        for array in arrays:
+            mine = zlib.crc32(np.ascontiguousarray(to_host(array)).tobytes(), mine)
+        return len(set(self.comm.allgather(mine))) == 1
+
+    def wait(self) -> None:
+        request = self.comm.Ibarrier()
+        while not request.Test():
+            time.sleep(0.02)
+
+    def abort(self, code: int) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.comm.Abort(code)
+
+    def require(self, problem: str | None) -> None:
+        """Raise BackendError on all processes if one of them has a problem: one that raised alone would leave the rest
+        waiting for it."""
+        problems = self.comm.allgather(problem)
+        if any(problems):
+            rank = next(rank for rank, problem in enumerate(problems) if problem)
+            raise BackendError(f"process {rank} of {self.size}: {problems[rank]}")
+
+    def choose_gpu(self, shared: bool) -> Any:
+        """Make this process's GPU the current one, before anything is on any; returns cupy."""
+        problem, gpu = None, None
+        try:
+            cupy = importlib.import_module("cupy")
+            count = cupy.cuda.runtime.getDeviceCount()       # 1 where Slurm shows each process its own
+            chosen = self.local_rank % count
+            gpu = cupy.cuda.runtime.deviceGetPCIBusId(chosen)
+            if chosen != cupy.cuda.runtime.getDevice() and cupy.get_default_memory_pool().total_bytes():
+                problem = (f"arrays are already on GPU {cupy.cuda.runtime.getDevice()}, but this process should use GPU "
+                           f"{chosen}; call get_world() before get_backend() and before the first array")
+            cupy.cuda.Device(chosen).use()
+        except Exception as error:                           # no CuPy, or no driver
+            problem = f"no GPU can be used: {error}; check with nvidia-smi, install 'minicl[nccl]', or use --backend numpy"
+        self.require(problem)
+        sharing = self.here.allgather(gpu).count(gpu)
+        self.require(f"{sharing} processes of this machine have the same GPU ({gpu}), and NCCL needs one for each: start "
+                     "fewer, or use get_world('cupy', 'mpi')" if sharing > 1 and not shared else None)
+        return sys.modules["cupy"]
+
+
+class NCCL(MPI):
+    """Several processes with a GPU each, over NCCL: in the order of CuPy's current stream, so the host does not wait.
+
+    MPI starts it, since it hands out NCCL's id, and carries what is on the host.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cupy = self.choose_gpu(shared=os.environ.get("NCCL_MULTI_RANK_GPU_ENABLE") == "1")
+        from cupy.cuda import nccl                           # without libnccl this warns and has nothing in it
+
+        self.require(None if nccl.available else "NCCL is missing: pip install nvidia-nccl-cu12 (for CUDA 13: "
+                                                 "nvidia-nccl-cu13), or use get_world('cupy', 'mpi')")
+        self.nccl = nccl
+        self.link = nccl.NcclCommunicator(self.size, self.share(nccl.get_unique_id() if self.rank == 0 else None), self.rank)
+        self.kinds = {"float32": nccl.NCCL_FLOAT32, "float64": nccl.NCCL_FLOAT64, "int32": nccl.NCCL_INT32,
+                      "int64": nccl.NCCL_INT64}
+
+    def _call(self, function, source, target, count, *more):
+        function(source.data.ptr, target.data.ptr, count, self.kinds[source.dtype.name], *more,
+                 self.cupy.cuda.get_current_stream().ptr)
+        return target
+
+    def _all_reduce(self, x: Array) -> Array:
+        if isinstance(x, np.ndarray):
+            return super()._all_reduce(x)
+        return self._call(self.link.allReduce, x, x, x.size, self.nccl.NCCL_SUM)
+
+    def _all_gather(self, x: Array) -> Array:
+        if isinstance(x, np.ndarray):
+            return super()._all_gather(x)
+        out = self.cupy.empty((self.size, *x.shape), dtype=x.dtype)
+        return self._call(self.link.allGather, self.cupy.ascontiguousarray(x), out, x.size)
+
+    def _reduce_scatter(self, x: Array) -> Array:
+        if isinstance(x, np.ndarray):
+            return super()._reduce_scatter(x)
+        out = self.cupy.empty(x.shape[1:], dtype=x.dtype)
+        return self._call(self.link.reduceScatter, x, out, out.size, self.nccl.NCCL_SUM)
+
+
+ALONE = World()
+_current = ALONE
+
+
+def current() -> World:
+    """The World that get_world() returned last; ALONE before."""
+    return _current
+
+
+def get_world(backend: str = "numpy", engine: str | None = None) -> World:
+    """The World of the processes that mpirun or srun started, or of this one alone. Call it before get_backend.
+
+    engine  "mpi" or "nccl"; None: NCCL for CuPy, MPI for NumPy
+
+    Raises BackendError, on every process, if there are several and mpi4py is missing or belongs to another MPI than the
+    launcher (each process would take itself for the only one), and if CuPy, NCCL or a GPU for each process is missing.
+    """
+    global _current
+    if engine not in (None, "mpi", "nccl") or (engine == "nccl" and backend != "cupy"):
+        raise BackendError(f"get_world: engine must be 'mpi' or, for backend 'cupy', 'nccl', got {engine!r}")
+    launched = next((int(os.environ[name]) for name in SIZES if os.environ.get(name, "").isdecimal()), None)
+    if launched == 1 or not any(name in os.environ for name in RANKS) and "mpi4py.MPI" not in sys.modules:
+        return ALONE
+    try:
+        from mpi4py import MPI as library
+    except (ImportError, RuntimeError) as error:
+        raise BackendError(f"a launcher started {launched or 'several'} processes, but they cannot communicate: {error}; "
+                           "run pip install 'minicl[mpi]', or on a cluster load its MPI and pip install mpi4py") from error
+    seen, version = library.COMM_WORLD.size, library.Get_library_version().splitlines()[0].strip()
+    if seen < (launched or 1):
+        raise BackendError(f"the launcher started {launched} processes but mpi4py sees {seen}: mpirun belongs to another "
+                           f"MPI than mpi4py's ({version}); use the mpirun of that one")
+    if seen == 1:
+        return ALONE
+    if (engine or ("nccl" if backend == "cupy" else "mpi")) == "nccl":
+        world: MPI = NCCL()
+    else:
+        world = MPI()
+        if backend == "cupy":
+            world.choose_gpu(shared=True)
+    _current = world
+    return world
+
+
+# ---------------------------------------------------------------- ops
+
+@op
+def all_gather(x: Array, *, world: World = ALONE, views: int = 1):
+    """The rows of all processes, in the batch's order: x (n, ...) -> y (size n, ...).
+
+        dx = the sum over all processes of their g, this process's rows of it
+
+    What is computed from y on each process must be its share of one loss, put together by mean_of.
+    Derivation: docs/gradients/all_gather.md
+
+    >>> all_gather(np.ones((2, 3))).shape                                    # one process: the rows themselves
+    (2, 3)
+    """
+    return world.all_gather(x, views), lambda g: (world.reduce_scatter(g, views),)
+
+
+@op
+def mean_of(x: Array, *, world: World = ALONE):
+    """The mean of all processes' x: of the means of a loss over as many rows each, the loss of all rows.
+
+        dx = g / size
+
+    >>> mean_of(np.ones(())).item()
+    1.0
+    """
+    return (x if world.size == 1 else world.sum(x) / world.size), lambda g: (g / world.size,)

@@ -1,0 +1,39 @@
+"""Run a check script on several processes: mpirun in a fresh subprocess, with a time limit. Skips where there is no MPI.
+
+A script prints one JSON object from rank 0; `python script.py` is one process.
+"""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CHECKS = Path(__file__).parent / "distributed"
+MPIRUN = shutil.which("mpirun", path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))
+
+needs_mpi = pytest.mark.skipif(MPIRUN is None or importlib.util.find_spec("mpi4py") is None,
+                               reason="needs mpi4py and mpirun: pip install 'minicl[mpi]'")
+
+
+def launch(size, script, *arguments, timeout=120, cwd=ROOT, **environment):
+    """The finished process of `mpirun -n size python script arguments`; the script may also be ["-c", code]."""
+    command = [sys.executable, *(script if isinstance(script, list) else [str(script)]), *map(str, arguments)]
+    paths = [str(ROOT), str(ROOT / "examples"), str(ROOT / "tests"), str(CHECKS)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "MINICL_THREADS": "1",
+                   "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", **environment}
+    return subprocess.run([MPIRUN, "-n", str(size), *command], cwd=cwd, env=environment, timeout=timeout,
+                          capture_output=True, text=True)
+
+
+def check(size, name, *arguments):
+    """What tests/distributed/`name` prints on so many processes; its failure is the test's."""
+    done = launch(size, CHECKS / name, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.splitlines()[-1])

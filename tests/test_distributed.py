@@ -1,0 +1,70 @@
+"""Several processes: the engine, and that k processes compute what one does. The checks are in tests/distributed/."""
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from mpi import ROOT, check, needs_mpi
+
+from minicl import BackendError, Tensor, distributed
+from minicl.distributed import ALONE, World, all_gather, get_world, mean_of
+
+SIZES = pytest.mark.parametrize("size", [2, 3])
+
+
+@needs_mpi
+@SIZES
+def test_collectives_do_what_they_say(size):
+    result = check(size, "collectives.py")
+    assert result["size"] == size and result["error"] < 1e-13
+
+
+def test_one_process_alone_gets_back_what_it_gave():
+    x = np.ones((4, 2))
+    for same in (ALONE.all_reduce(x), ALONE.all_gather(x, 2), ALONE.reduce_scatter(x, 2), ALONE.rows(x), ALONE.sum(x),
+                 ALONE.share(x), all_gather(x, world=ALONE).data, mean_of(x, world=ALONE).data):
+        assert same is x
+    assert np.array_equal(x[ALONE.part], x) and ALONE.cores() >= 1 and ALONE.any(True) and not ALONE.any(False)
+    assert ALONE.alike(x) and ALONE.wait() is None and repr(ALONE) == "World(rank=0, size=1)"
+
+
+def test_a_copied_or_pickled_model_keeps_to_its_processes():
+    assert copy.deepcopy([ALONE])[0] is ALONE and pickle.loads(pickle.dumps(ALONE)) is ALONE
+
+
+def test_without_a_launcher_a_process_is_alone():
+    for name in (*distributed.SIZES, *distributed.RANKS):
+        assert name not in os.environ, "this test is run by mpirun"
+    assert get_world() is ALONE and get_world("cupy") is ALONE and distributed.current() is ALONE
+    with pytest.raises(BackendError, match="engine must be 'mpi'"):
+        get_world("numpy", "nccl")
+
+
+@pytest.mark.parametrize("environment", [{"PMI_RANK": "0", "PMI_SIZE": "4"},
+                                         {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4"},
+                                         {"PMIX_RANK": "0", "SLURM_STEP_NUM_TASKS": "4"}], ids=lambda e: min(e))
+@pytest.mark.parametrize("hidden", [False, True], ids=["another MPI", "no mpi4py"])
+def test_a_process_that_cannot_see_the_others_is_an_error(environment, hidden):
+    if not hidden and "PMIX_RANK" in environment:
+        pytest.skip("without its server MPICH itself ends the process")
+    if not hidden:
+        pytest.importorskip("mpi4py", reason="needs mpi4py: pip install 'minicl[mpi]'")
+    code = "import sys; sys.modules.update({'mpi4py': None} if sys.argv[1] == 'True' else {}); " \
+           "from minicl.distributed import get_world; get_world()"
+    done = subprocess.run([sys.executable, "-c", code, str(hidden)], cwd=ROOT, env={**os.environ, **environment}, timeout=60,
+                          capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("minicl.backend.device.BackendError")
+    assert ("started 4 processes, but they cannot communicate" in last and "minicl[mpi]" in last if hidden else
+            "started 4 processes but mpi4py sees 1" in last and "another MPI" in last)
+
+
+def test_world_must_be_one():
+    z = Tensor(np.eye(3))
+    with pytest.raises(TypeError, match="world must be what minicl.distributed.get_world"):
+        all_gather(z, world=4)
+    assert isinstance(ALONE, World)
