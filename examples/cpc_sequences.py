@@ -13,13 +13,14 @@ import math
 
 import numpy as np
 
+from known_information import gaussian_information, log_density_ratio
 from minicl import get_backend, viz
 from minicl import no_grad
 from minicl.backend import peak_memory_mib, threads
 from minicl.contrastive import choice_accuracy, info_nce_from_scores
 from minicl.data import Batches, Rotation, load_sequences, time_first
 from minicl.data.load import SEQUENCES
-from minicl.evaluate import gaussian_information, infonce_bound, linear_probe, log_density_ratio
+from minicl.evaluate import infonce_bound, linear_probe
 from minicl.methods import CPC, WindowEncoder
 from minicl.nn import GRU
 from minicl.optim import AdamW, warmup_cosine

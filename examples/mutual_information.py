@@ -12,11 +12,12 @@ import math
 
 import numpy as np
 
+from known_information import (draw_gaussians, gaussian_correlation, log_density_ratio, optimal_bound, pairs_bound,
+                               symbol_estimates)
 from minicl import get_backend, ops, viz
 from minicl.backend import peak_memory_mib, threads, to_device
 from minicl.contrastive import info_nce_from_scores
-from minicl.evaluate import (draw_gaussians, gaussian_correlation, infonce_bound, log_density_ratio, optimal_bound,
-                             pairs_bound, symbol_estimates)
+from minicl.evaluate import infonce_bound
 from minicl.nn import Linear, Module, Sequential
 from minicl.nn.layers import RELU_GAIN
 from minicl.optim import Adam

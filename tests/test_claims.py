@@ -19,8 +19,8 @@ from claims.laboratory import (NOT_REPRODUCED, VERDICTS, Setting, all_claims, ex
 from claims.report import anchor, page
 
 import minicl
+from known_information import optimal_bound, symbol_estimates
 from minicl import viz
-from minicl.evaluate import optimal_bound, symbol_estimates
 from minicl.run import RunError, command
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

@@ -7,6 +7,7 @@ import signal
 
 import numpy as np
 import pytest
+from known_information import gaussian_information
 from example_runs import read_run, run_example
 
 from minicl import Tensor, gradcheck
@@ -15,7 +16,6 @@ from minicl.checkpoint import load_checkpoint
 from minicl.contrastive import info_nce_from_scores
 from minicl.data import DataError, Rotation, SequenceData, digits, load_sequences, generate_rotations, sequences, time_first
 from minicl.data.sequences import image_rows
-from minicl.evaluate import gaussian_information
 from minicl.methods import CPC, WindowEncoder
 from minicl.nn import GRU
 from minicl.run import Run

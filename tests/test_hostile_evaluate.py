@@ -9,15 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from known_information import (draw_gaussians, gaussian_correlation, gaussian_information, log_density_ratio,
+                               optimal_bound, pairs_bound, symbol_estimates)
 from minicl import evaluate
 from minicl.autograd import Tensor
 from minicl.backend import to_device
 from minicl.data import ImageData
-from minicl.evaluate import (alignment, class_embeddings, draw_gaussians, effective_rank, embedding_std, encode,
-                             final_loss, frozen_accuracies, gaussian_correlation, gaussian_information, infonce_bound,
-                             knn_accuracy, linear_probe, log_density_ratio, nearest_neighbours, optimal_bound, pairs_bound,
-                             pixel_accuracy, retrieval_recall, symbol_estimates, to_float, tsne, uniformity,
-                             uniformity_floor, zero_shot_accuracy)
+from minicl.evaluate import (alignment, class_embeddings, effective_rank, embedding_std, encode, final_loss,
+                             frozen_accuracies, infonce_bound, knn_accuracy, linear_probe, nearest_neighbours,
+                             pixel_accuracy, retrieval_recall, to_float, tsne, uniformity, uniformity_floor,
+                             zero_shot_accuracy)
 from minicl.methods import SimCLR
 from minicl.nn import MLP, projection_head
 

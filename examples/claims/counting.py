@@ -7,9 +7,10 @@ import numpy as np
 from minicl import Tensor
 from minicl.backend import to_device
 from minicl.contrastive import nt_xent
-from minicl.evaluate import encode, infonce_bound, symbol_estimates
+from minicl.evaluate import encode, infonce_bound
 from minicl.methods import SimCLR
 from minicl.nn import MLP, projection_head
+from known_information import symbol_estimates
 from .laboratory import NOT_REPRODUCED, REPRODUCED, Claim, mean_std, mean_stds
 from .slides import BLUE, GREY, INK, ORANGE, heading, line, note, slide
 from .training import contrastive, train

@@ -10,8 +10,8 @@ import numpy as np
 
 from minicl.backend import threads, to_device, to_host
 from minicl.contrastive import info_nce_from_scores
-from minicl.evaluate import draw_gaussians, gaussian_correlation, optimal_bound
 from minicl.optim import Adam
+from known_information import draw_gaussians, gaussian_correlation, optimal_bound
 from mutual_information import CANDIDATES, NATS, Critic
 from .laboratory import QUALITATIVE, NOT_REPRODUCED, REPRODUCED, Claim, mean_stds
 from .slides import BLUE, GREEN, GREY, INK, ORANGE, heading, note, slide

@@ -7,7 +7,7 @@ import numpy as np
 from minicl import Tensor
 from minicl.backend import to_device
 from minicl.contrastive import nt_xent
-from minicl.evaluate import symbol_estimates
+from known_information import symbol_estimates
 from .laboratory import NOT_REPRODUCED, REPRODUCED, Claim, mean_std
 from .slides import BLUE, INK, ORANGE, heading, note, slide
 
@@ -27,7 +27,7 @@ N - 1 other images have it, binomial with p = 1/m:
 InfoNCE across views   N candidates        log N      - E log(1 + B)     <= log m
 NT-Xent                2N - 1 candidates   log(2N-1)  - E log(1 + 2B)    can be > log m
 ```""",
-    source="exact sums, minicl.evaluate.symbol_estimates; "
+    source="exact sums, examples/known_information.py; "
            "[docs/methods/information.md](methods/information.md)",
     columns={f"largest excess of {loss}": f"largest excess of {loss}, N up to 60" for loss in ("NT-Xent", "InfoNCE")},
     next="Make the symbols unequally likely (symbol_estimates supports equal ones only: write the sum yourself). "
