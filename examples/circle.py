@@ -87,7 +87,7 @@ def main():
             circles.append((name, to_host(l2_normalize.forward(z1)[0]), metrics[name]))
 
     floor = uniformity_floor(2)
-    viz.circle_panels(run.folder / "circle.png", circles, labels, data.class_names, floor)
+    circle_panels(run.folder / "circle.png", circles, labels, data.class_names, floor)
     run.finish({"data": data.name, "backend": args.backend, "seed": args.seed, "uniformity_floor": floor,
                 **{f"{figure}, {name}": value for name, row in metrics.items() for figure, value in row.items()},
                 "seconds": run.elapsed()})
@@ -104,6 +104,44 @@ def embed(model, images):
     model.eval()
     with no_grad():
         return model(images)[1].data
+
+
+@viz.needs_matplotlib
+def circle_panels(path, circles, labels, class_names, floor):
+    """Embeddings on the unit circle, one panel each; the last panel is uniformity against alignment.
+
+    circles  (name, unit vectors (N, 2), {"alignment", "uniformity", "knn"}), ...
+    floor    the lowest uniformity that many points can have
+    """
+    figure = viz.Figure(figsize=(11, 7.4), dpi=150)
+    *panels, plane = figure.subplots(2, -(-(len(circles) + 1) // 2)).reshape(-1)
+    angles = np.linspace(0, 2 * np.pi, 361)
+    around = np.stack([np.cos(angles), np.sin(angles)])
+    blur = 1 + 0.09 * np.random.default_rng(0).standard_normal((len(labels), 1))         # points beside each other
+    for plot, (name, points, metrics) in zip(panels, circles):
+        density = np.exp(60 * (points @ around - 1)).mean(axis=0)
+        plot.fill(*(1.35 + 0.15 * np.sqrt(density / density.mean())) * around, color="#d5deea", linewidth=0)
+        plot.fill(*1.35 * around, color="white", linewidth=0)
+        plot.plot(*around, color=viz.GREY, linewidth=0.6)
+        drawn = plot.scatter(*(points * blur).T, c=labels, cmap="tab10", s=5, vmin=-0.5, vmax=9.5, linewidths=0,
+                             zorder=3)
+        plot.text(0, 0, f"kNN {metrics['knn']:.0%}", ha="center", va="center", fontsize=10)
+        plot.set(xlim=(-1.85, 1.85), ylim=(-1.85, 1.85), aspect="equal",
+                 title=f"{name}\nalignment {metrics['alignment']:.2f}, uniformity {metrics['uniformity']:.2f}")
+        plot.axis("off")
+    for name, _, metrics in circles:
+        at = metrics["alignment"], metrics["uniformity"]
+        plane.plot(*at, "o", color=viz.BLUE)
+        right = at[0] > 1                                                    # its name stands above it
+        plane.annotate(name, at, xytext=(0, 14) if right else (0, -14) if at[1] < floor + 0.08 else (7, 0),
+                       textcoords="offset points", ha="center" if right else "left", va="center", fontsize=9)
+    plane.axhline(floor, color=viz.RED, linestyle="--", linewidth=1)
+    plane.text(2, floor - 0.02, f"floor of uniformity, {floor:.3f}", ha="right", va="top", fontsize=9, color=viz.RED)
+    plane.set(xlabel="alignment (0: views coincide)", ylabel="uniformity (0: collapsed)", xlim=(-0.1, 2.05),
+              ylim=(floor - 0.2, 0.1))
+    figure.legend(drawn.legend_elements(num=range(len(class_names)))[0], class_names, loc="lower center",
+                  ncols=len(class_names), fontsize=9, frameon=False, handletextpad=0)
+    viz.save_figure(figure, path, rect=(0, 0.04, 1, 1))
 
 
 if __name__ == "__main__":

@@ -51,7 +51,8 @@ def _broken(error: Exception) -> str:
 Figure, MISSING = _import_figure()
 
 
-def _needs_matplotlib(draw: Callable) -> Callable:
+def needs_matplotlib(draw: Callable) -> Callable:
+    """Decorator of draw(path, ...): without matplotlib it prints MISSING instead."""
     @functools.wraps(draw)
     def call(path, *args, **options):
         if Figure is None:
@@ -61,7 +62,7 @@ def _needs_matplotlib(draw: Callable) -> Callable:
     return call
 
 
-@_needs_matplotlib
+@needs_matplotlib
 def image_grid(path, rows: Sequence[HostArray], *, title: str | None = None, row_labels: Sequence[str] = ()) -> None:
     """Rows of images, each (n, H, W, 1 or 3) with values in [0, 1]."""
     n = max(map(len, rows))
@@ -80,7 +81,7 @@ def image_grid(path, rows: Sequence[HostArray], *, title: str | None = None, row
     save_figure(figure, path)
 
 
-@_needs_matplotlib
+@needs_matplotlib
 def training_curves(path, log: Sequence[dict], *, candidates: int, floor: float) -> None:
     """Loss against chance, and the alignment and uniformity of z, over the steps of a run's log.
 
@@ -105,7 +106,7 @@ def training_curves(path, log: Sequence[dict], *, candidates: int, floor: float)
     save_figure(figure, path)
 
 
-@_needs_matplotlib
+@needs_matplotlib
 def embedding_map(path, positions: HostArray, labels: HostArray, class_names: Sequence[str], *, title: str) -> None:
     """Points at positions (N, 2), coloured by class; labels (N,) are indices into class_names."""
     figure = Figure(figsize=(5.2, 4.6), dpi=150)
@@ -117,7 +118,7 @@ def embedding_map(path, positions: HostArray, labels: HostArray, class_names: Se
     save_figure(figure, path)
 
 
-@_needs_matplotlib
+@needs_matplotlib
 def line_plots(path, *plots: dict) -> None:
     """Line plots side by side.
 
@@ -133,7 +134,7 @@ def line_plots(path, *plots: dict) -> None:
     save_figure(figure, path)
 
 
-@_needs_matplotlib
+@needs_matplotlib
 def caption_grid(path, images: HostArray, captions: Sequence[str], right: HostArray, *, title: str,
                  columns: int = 3) -> None:
     """Images (n, H, W, 3), each beside its caption, which is red where right (n,) is False."""
@@ -149,45 +150,6 @@ def caption_grid(path, images: HostArray, captions: Sequence[str], right: HostAr
                   color="black" if is_right else RED)
     figure.suptitle(title, fontsize=10)
     save_figure(figure, path)
-
-
-@_needs_matplotlib
-def circle_panels(path, circles: Sequence[tuple[str, HostArray, dict]], labels: HostArray, class_names: Sequence[str],
-                  floor: float) -> None:
-    """Embeddings on the unit circle, one panel each; the last panel is uniformity against alignment.
-
-    circles  (name, unit vectors (N, 2), {"alignment", "uniformity", "knn"}), ...
-    floor    the lowest uniformity that many points can have
-    """
-    figure = Figure(figsize=(11, 7.4), dpi=150)
-    *panels, plane = figure.subplots(2, -(-(len(circles) + 1) // 2)).reshape(-1)
-    angles = np.linspace(0, 2 * np.pi, 361)
-    around = np.stack([np.cos(angles), np.sin(angles)])
-    blur = 1 + 0.09 * np.random.default_rng(0).standard_normal((len(labels), 1))         # points beside each other
-    for plot, (name, points, metrics) in zip(panels, circles):
-        density = np.exp(60 * (points @ around - 1)).mean(axis=0)
-        plot.fill(*(1.35 + 0.15 * np.sqrt(density / density.mean())) * around, color="#d5deea", linewidth=0)
-        plot.fill(*1.35 * around, color="white", linewidth=0)
-        plot.plot(*around, color=GREY, linewidth=0.6)
-        drawn = plot.scatter(*(points * blur).T, c=labels, cmap="tab10", s=5, vmin=-0.5, vmax=9.5, linewidths=0,
-                             zorder=3)
-        plot.text(0, 0, f"kNN {metrics['knn']:.0%}", ha="center", va="center", fontsize=10)
-        plot.set(xlim=(-1.85, 1.85), ylim=(-1.85, 1.85), aspect="equal",
-                 title=f"{name}\nalignment {metrics['alignment']:.2f}, uniformity {metrics['uniformity']:.2f}")
-        plot.axis("off")
-    for name, _, metrics in circles:
-        at = metrics["alignment"], metrics["uniformity"]
-        plane.plot(*at, "o", color=BLUE)
-        right = at[0] > 1                                                    # its name stands above it
-        plane.annotate(name, at, xytext=(0, 14) if right else (0, -14) if at[1] < floor + 0.08 else (7, 0),
-                       textcoords="offset points", ha="center" if right else "left", va="center", fontsize=9)
-    plane.axhline(floor, color=RED, linestyle="--", linewidth=1)
-    plane.text(2, floor - 0.02, f"floor of uniformity, {floor:.3f}", ha="right", va="top", fontsize=9, color=RED)
-    plane.set(xlabel="alignment (0: views coincide)", ylabel="uniformity (0: collapsed)", xlim=(-0.1, 2.05),
-              ylim=(floor - 0.2, 0.1))
-    figure.legend(drawn.legend_elements(num=range(len(class_names)))[0], class_names, loc="lower center",
-                  ncols=len(class_names), fontsize=9, frameon=False, handletextpad=0)
-    save_figure(figure, path, rect=(0, 0.04, 1, 1))
 
 
 def save_figure(figure: Any, path, *, rect: tuple | None = None) -> None:

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from circle import circle_panels
 from minicl import viz
 
 pictures = pytest.mark.skipif(viz.Figure is None, reason="pictures need matplotlib, the viz extra")
@@ -23,8 +24,8 @@ DRAW = {
     "embedding_map": lambda path: viz.embedding_map(path, CIRCLE, np.arange(12), [str(k) for k in range(12)], title="t"),
     "line_plots": lambda path: viz.line_plots(path, {"lines": [("a", [0, 1], [1, 2], {"color": viz.RED})], "title": "t"}),
     "caption_grid": lambda path: viz.caption_grid(path, np.zeros((4, 4, 4, 3)), ["a"] * 4, np.arange(4) > 1, title="t"),
-    "circle_panels": lambda path: viz.circle_panels(path, [("one", CIRCLE, METRICS), ("two", CIRCLE, METRICS)],
-                                                    np.arange(12) % 3, ["a", "b", "c"], -1.575),
+    "circle_panels": lambda path: circle_panels(path, [("one", CIRCLE, METRICS), ("two", CIRCLE, METRICS)],
+                                                np.arange(12) % 3, ["a", "b", "c"], -1.575),
 }
 
 
