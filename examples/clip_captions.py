@@ -14,11 +14,11 @@ import math
 
 import numpy as np
 
+from captioned_digits import COUNTS, LENGTH, NAMES, CaptionedDigits
 from minicl import get_backend, viz
 from minicl.backend import peak_memory_mib, threads, to_device, to_host
 from minicl.contrastive import clip_loss, l2_normalize
 from minicl.data import Batches, load_images, same_caption_ids
-from minicl.data.captions import COUNTS, LENGTH, NAMES, CaptionedDigits
 from minicl.evaluate import (alignment, class_embeddings, encode, final_loss, retrieval_recall, to_float, uniformity,
                              zero_shot_accuracy)
 from minicl.methods import CLIP

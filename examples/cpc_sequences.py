@@ -18,14 +18,14 @@ from minicl import get_backend, viz
 from minicl import no_grad
 from minicl.backend import peak_memory_mib, threads
 from minicl.contrastive import choice_accuracy, info_nce_from_scores
-from minicl.data import Batches, Rotation, load_sequences, time_first
-from minicl.data.load import SEQUENCES
+from minicl.data import Batches
 from minicl.evaluate import infonce_bound, linear_probe
 from minicl.methods import CPC, WindowEncoder
 from minicl.nn import GRU
 from minicl.optim import AdamW, warmup_cosine
 from minicl.options import at_least, options
 from minicl.run import Run, RunError, command
+from sequences import SEQUENCES, Rotation, load_sequences, time_first
 
 WINDOW = {"rotation": 4, "mnist-rows": 2, "digit-rows": 2}             # samples that one z_t sees
 NOTES = {

@@ -28,12 +28,13 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 if __name__ == "__main__":                                   # run from anywhere, without an installation
-    sys.path.insert(0, str(EXAMPLES.parent))
+    sys.path[:0] = [str(EXAMPLES.parent), str(EXAMPLES)]
 
 import minicl.run  # noqa: E402, F401
+import sequences  # noqa: E402
 from minicl import viz  # noqa: E402
 from minicl.checkpoint import load_checkpoint  # noqa: E402
-from minicl.data import digits, sequences, shapes  # noqa: E402
+from minicl.data import digits, shapes  # noqa: E402
 
 COMMON = ("--log-every", "1", "--threads", "1")
 DIGITS = ("--data", "digits", "--batch", "20", "--epochs", "4", *COMMON)

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from minicl.data import CaptionedDigits, DataError, generate_digits
-from minicl.data.captions import COUNTS, HELD_OUT, LENGTH, NAMES, RGB, WORDS
+from captioned_digits import COUNTS, HELD_OUT, LENGTH, NAMES, RGB, WORDS, CaptionedDigits
+from minicl.data import DataError, generate_digits
 
 DATASET = CaptionedDigits()
 ALL = dict.fromkeys(WORDS, 1.0)

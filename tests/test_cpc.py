@@ -7,15 +7,16 @@ import signal
 
 import numpy as np
 import pytest
+import sequences
 from known_information import gaussian_information
+from sequences import Rotation, SequenceData, generate_rotations, image_rows, load_sequences, time_first
 from example_runs import read_run, run_example
 
 from minicl import Tensor, gradcheck
 from minicl.backend import to_device, to_host
 from minicl.checkpoint import load_checkpoint
 from minicl.contrastive import info_nce_from_scores
-from minicl.data import DataError, Rotation, SequenceData, digits, load_sequences, generate_rotations, sequences, time_first
-from minicl.data.sequences import image_rows
+from minicl.data import DataError, digits
 from minicl.methods import CPC, WindowEncoder
 from minicl.nn import GRU
 from minicl.run import Run

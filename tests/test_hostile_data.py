@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicl.data import (Batches, CaptionedDigits, ImageData, Rotation, SequenceData, draw_digits, generate_digits,
-                         generate_rotations, generate_shapes, load_colour_images, load_images, load_sequences,
-                         mnist_views, same_caption_ids, simclr_views, time_first, two_views)
+from captioned_digits import WORDS, CaptionedDigits
+from minicl.data import (Batches, ImageData, draw_digits, generate_digits, generate_shapes, load_colour_images,
+                         load_images, mnist_views, same_caption_ids, simclr_views, two_views)
 from minicl.data.augment import (ColorJitter, Compose, ElasticTransform, GaussianBlur, GaussianNoise, RandomAffine,
                                  RandomErasing, RandomGrayscale, RandomHorizontalFlip, RandomPerspective,
                                  RandomResizedCrop)
-from minicl.data.captions import WORDS
 from minicl.data.shapes import draw_shapes
+from sequences import Rotation, SequenceData, generate_rotations, load_sequences, time_first
 
 RNG = np.random.default_rng(0)
 NAN, INF = float("nan"), float("inf")

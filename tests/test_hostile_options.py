@@ -9,8 +9,9 @@ import runpy
 import pytest
 from example_runs import EXAMPLES, run_example
 
+import sequences
 from minicl import viz
-from minicl.data import digits, sequences, shapes
+from minicl.data import digits, shapes
 
 NAMES = ["simclr_mnist", "moco_mnist", "clip_captions", "circle", "collapse", "cpc_sequences", "simclr_cifar10",
          "mutual_information"]

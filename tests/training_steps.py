@@ -6,14 +6,15 @@
 
 import numpy as np
 
+from captioned_digits import LENGTH, CaptionedDigits
 from minicl import nn
 from minicl.backend import to_device
 from minicl.contrastive import clip_loss, info_nce_from_scores, nt_xent
-from minicl.data import CaptionedDigits, mnist_views, same_caption_ids, simclr_views, time_first, two_views
-from minicl.data.captions import LENGTH
+from minicl.data import mnist_views, same_caption_ids, simclr_views, two_views
 from minicl.evaluate import to_float
 from minicl.methods import BYOL, CLIP, CPC, MoCo, SimCLR, SimSiam, WindowEncoder
 from minicl.optim import LARS, SGD, AdamW
+from sequences import time_first
 
 N = 16                                                       # images a batch
 GREY, COLOUR = (28, 28, 1), (32, 32, 3)

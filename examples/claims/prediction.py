@@ -4,7 +4,7 @@ import numpy as np
 
 from cpc_sequences import build, predict, predict_from_states, prediction_losses
 from minicl.backend import threads
-from minicl.data import Rotation, generate_rotations
+from sequences import Rotation, generate_rotations
 from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, mean_std, mean_stds
 from .slides import BLUE, GREY, ORANGE, chance, heading, line, note, percent, slide
 from .training import descend

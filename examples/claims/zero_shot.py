@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
+from captioned_digits import LENGTH, NAMES, OPENERS, CaptionedDigits
 from clip_captions import caption_loss, caption_number, embed_captions, zero_shot
-from minicl.data.captions import LENGTH, NAMES, OPENERS, CaptionedDigits
 from minicl.evaluate import encode, retrieval_recall
 from minicl.methods import CLIP
 from minicl.nn import ConvNet, Transformer

@@ -1,4 +1,4 @@
-"""Data sets by name, as --data gives it: load_images, load_colour_images, load_sequences.
+"""Data sets by name, as --data gives it: load_images, load_colour_images.
 
 "auto" is the published data set if available, else a generated one, which needs no network.
 """
@@ -6,16 +6,10 @@
 from collections.abc import Callable
 from os import PathLike
 
-from . import cifar10, digits, mnist, sequences, shapes
+from . import cifar10, digits, mnist, shapes
 from .checks import DataError
 from .download import Unavailable
 from .images import ImageData
-from .sequences import Rotation, SequenceData
-
-SEQUENCES = {
-    "rotation": "a hidden rotation seen through noise, generated", "mnist-rows": "MNIST images, row by row",
-    "digit-rows": "generated digits, row by row",
-}
 
 
 def load_images(name: str = "auto", data_dir: str | PathLike | None = None, *, seed: int = 0,
@@ -39,19 +33,6 @@ def load_colour_images(name: str = "auto", data_dir: str | PathLike | None = Non
     """Colour images (32, 32, 3), found as load_images finds digits: "cifar10", "shapes" (generated), or "auto"."""
     return _load("load_colour_images", name, data_dir, seed, log, published=("cifar10", cifar10.load_cifar10),
                  generated=("shapes", shapes.generate_shapes))
-
-
-def load_sequences(name: str = "rotation", data_dir: str | PathLike | None = None, *, rotation: Rotation = Rotation(),
-                   seed: int = 0, log: Callable[[str], None] = print) -> SequenceData:
-    """The SequenceData called `name`, one of SEQUENCES. data_dir, log: as in load_images; rotation: of that task."""
-    if name not in SEQUENCES:
-        raise DataError(f"load_sequences: name must be one of {', '.join(SEQUENCES)}, got {name!r}")
-    if name != "rotation":
-        images = {"mnist-rows": "mnist", "digit-rows": "digits"}[name]
-        return sequences.image_rows(load_images(images, data_dir, seed=seed, log=log))
-    if data_dir is not None:
-        raise DataError(f"load_sequences: 'rotation' reads no files, got data_dir {str(data_dir)!r}; leave it out")
-    return sequences.generate_rotations(rotation, seed=seed)
 
 
 def _load(function, name, data_dir, seed, log, *, published, generated):

@@ -1,9 +1,9 @@
-"""The order in which a training run sees its items."""
+"""Which items a training step sees, and which of their captions are the same."""
 
 import numpy as np
 
 from ..typing import HostArray
-from .checks import DataError, check_seed, whole
+from .checks import DataError, check_seed, host_array, whole
 
 
 class Batches:
@@ -34,3 +34,16 @@ class Batches:
         if epoch != self._epoch:
             self._epoch, self._order = epoch, np.random.default_rng([self.seed, epoch, 1]).permutation(self.n)
         return self._order[position * self.batch_size:(position + 1) * self.batch_size].copy()
+
+
+def same_caption_ids(ids: HostArray) -> HostArray:
+    """The first row that equals row i, for each row of token ids (N, T): the caption_ids (N,) of clip_loss.
+
+    >>> same_caption_ids(np.array([[5, 1], [4, 2], [5, 1]])).tolist()
+    [0, 1, 0]
+    """
+    host_array("same_caption_ids", "ids", ids, ("N", "T"), "integers")
+    if ids.shape[1] == 0:                                    # no tokens: all rows are equal
+        return np.zeros(len(ids), dtype=np.int64)
+    _, first, group = np.unique(ids, axis=0, return_index=True, return_inverse=True)
+    return first[group.reshape(-1)]

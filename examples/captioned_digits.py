@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..checks import require_rng
-from ..typing import HostArray, Rng
-from .checks import DataError, host_array, indices, number
+from minicl.checks import require_rng
+from minicl.data.checks import DataError, host_array, indices, number
+from minicl.typing import HostArray, Rng
 
 SIDE = 32                                                    # of the images, in pixels
 SIZES = (16, 24)                                             # side of a small and of a large digit's 28 x 28 pixels
@@ -146,19 +146,6 @@ class CaptionedDigits:
                                     + f" The {len(self.vocabulary)} words are in CaptionedDigits().vocabulary")
                 row[k] = self.vocabulary[word]
         return ids
-
-
-def same_caption_ids(ids: HostArray) -> HostArray:
-    """The first row that equals row i, for each row of token ids (N, T): the caption_ids (N,) of clip_loss.
-
-    >>> same_caption_ids(np.array([[5, 1], [4, 2], [5, 1]])).tolist()
-    [0, 1, 0]
-    """
-    host_array("same_caption_ids", "ids", ids, ("N", "T"), "integers")
-    if ids.shape[1] == 0:                                    # no tokens: all rows are equal
-        return np.zeros(len(ids), dtype=np.int64)
-    _, first, group = np.unique(ids, axis=0, return_index=True, return_inverse=True)
-    return first[group.reshape(-1)]
 
 
 # ---------------------------------------------------------------- from digits to places

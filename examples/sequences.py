@@ -1,16 +1,23 @@
 """Sequences whose future can be predicted: a hidden rotation seen through noise, and images row by row."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from os import PathLike
 
 import numpy as np
 
-from ..backend import to_device
-from ..checks import require_rng, require_within
-from ..signature import describe
-from ..typing import Array, ArrayModule, HostArray, Rng
-from .checks import DataError, check_seed, host_array, number, whole
-from .images import ImageData
+from minicl.backend import to_device
+from minicl.checks import require_rng, require_within
+from minicl.data import DataError, ImageData, load_images
+from minicl.data.checks import check_seed, host_array, number, whole
+from minicl.signature import describe
+from minicl.typing import Array, ArrayModule, HostArray, Rng
+
+SEQUENCES = {
+    "rotation": "a hidden rotation seen through noise, generated", "mnist-rows": "MNIST images, row by row",
+    "digit-rows": "generated digits, row by row",
+}
 
 
 @dataclass(frozen=True)
@@ -116,6 +123,19 @@ def image_rows(images: ImageData) -> SequenceData:
         raise DataError(f"image_rows: expected grey images (N, H, W, 1), got {images.train_images.shape}")
     return SequenceData(f"{images.name} rows", images.train_images[..., 0], images.test_images[..., 0],
                         images.train_labels, images.test_labels)
+
+
+def load_sequences(name: str = "rotation", data_dir: str | PathLike | None = None, *, rotation: Rotation = Rotation(),
+                   seed: int = 0, log: Callable[[str], None] = print) -> SequenceData:
+    """The SequenceData called `name`, one of SEQUENCES. data_dir, log: as in load_images; rotation: of that task."""
+    if name not in SEQUENCES:
+        raise DataError(f"load_sequences: name must be one of {', '.join(SEQUENCES)}, got {name!r}")
+    if name != "rotation":
+        images = {"mnist-rows": "mnist", "digit-rows": "digits"}[name]
+        return image_rows(load_images(images, data_dir, seed=seed, log=log))
+    if data_dir is not None:
+        raise DataError(f"load_sequences: 'rotation' reads no files, got data_dir {str(data_dir)!r}; leave it out")
+    return generate_rotations(rotation, seed=seed)
 
 
 def time_first(sequences: HostArray, xp: ArrayModule) -> Array:
