@@ -1,5 +1,6 @@
 """The contrastive heart: fused = composed = a loop, at ordinary and tiny temperatures, and the mistakes of the field."""
 
+import functools
 import math
 
 import numpy as np
@@ -55,7 +56,8 @@ LABELS, IDS, WEIGHTS = np.array([3, 1, 3, 0, 1, 3]), np.array([0, 1, 0, 2, 1, 3]
 # name: (how many embeddings, the numbers that are learned, options)
 LOSSES = {
     "info_nce": (3, [0.3], {}), "nt_xent": (2, [0.3], {}), "clip_loss": (2, [1.7], {}),
-    "clip_loss, repeated captions": (2, [1.7], {"caption_ids": IDS}), "siglip": (2, [1.5, -2.0], {}),
+    "info_nce, ids": (3, [0.3], {"ids": IDS, "negative_ids": IDS[::-1].copy()}), "nt_xent, ids": (2, [0.3], {"ids": LABELS}),
+    "dcl, ids": (2, [0.3], {"ids": LABELS}), "clip_loss, repeated captions": (2, [1.7], {"caption_ids": IDS}), "siglip": (2, [1.5, -2.0], {}),
     "siglip, repeated captions": (2, [1.5, -2.0], {"caption_ids": IDS}), "sup_con": (1, [0.3], {"labels": LABELS}),
     "sup_con, base temperature": (1, [0.3], {"labels": LABELS, "base_temperature": 0.07}), "dcl": (2, [0.3], {}),
     "dcl, weights": (2, [0.3], {"weights": WEIGHTS}), "triplet": (3, [], {"margin": 0.9}),
@@ -92,6 +94,54 @@ def test_every_loss_has_a_readable_form():
     assert losses == {name for name in contrastive.__all__ if name.endswith("loss") or callable(getattr(contrastive, name))
                       and hasattr(getattr(contrastive, name), "forward")} - {"cosine_similarity", "l2_normalize", "softmax",
                                                                             "log_softmax"} | {"negative_cosine"}
+
+
+@pytest.mark.parametrize("tau", TAUS)
+@pytest.mark.parametrize("n", [3, 130])                      # 130: several tiles
+def test_false_negatives_are_left_out_at_any_temperature(n, tau, xp):
+    """Also where a query has no negative left: item 0 of info_nce, whose id all negatives share when n is 3."""
+    rng = np.random.default_rng(n)
+    ids = rng.integers(n // 2 + 1, size=n)
+    ids[:2] = 0, 1                                           # not all equal
+    negative_ids = np.zeros(600, dtype=int) if n == 3 else rng.integers(n, size=600)
+    arrays = *views(n, 7), rng.standard_normal((600, 7))
+    for name, count, options in (("nt_xent", 2, {"ids": ids}), ("dcl", 2, {"ids": ids}),
+                                 ("info_nce", 3, {"ids": ids, "negative_ids": negative_ids})):
+        found = [gradients(functools.partial(getattr(home, name), **options), arrays[:count], tau, xp, True)
+                 for home in (contrastive, composed)]
+        for fused, read in zip(*found):
+            np.testing.assert_allclose(fused, read, rtol=1e-11, atol=1e-12 * max(1, np.abs(read).max()))
+
+
+def test_ids_that_all_differ_change_nothing_and_ids_that_agree_leave_no_negative(xp):
+    arrays, apart, alike = views(6, 4), np.arange(6), np.full(6, 3)
+    for loss in (nt_xent, contrastive.dcl):
+        for with_ids, without in zip(gradients(functools.partial(loss, ids=apart), arrays, 0.3, xp, True),
+                                     gradients(loss, arrays, 0.3, xp, True)):
+            np.testing.assert_array_equal(with_ids, without)
+    assert not any(x.any() for x in gradients(functools.partial(nt_xent, ids=alike), arrays, 0.3, xp, True))
+    with pytest.raises(ValueError, match="dcl: all 6 ids are equal, so no item has a negative"):
+        contrastive.dcl(*map(xp.asarray, arrays), 0.3, ids=alike)
+
+
+def test_a_false_negative_is_not_pushed_away():
+    """Two photos of one cat: without ids they repel each other, with ids they do not."""
+    z = np.array([[1.0, 0, 0], [0.9, 0.1, 0], [0, 0, 1.0]])
+    push = {name: gradients(functools.partial(nt_xent, **options), (z, z.copy()), 0.2, np, False)[1][0, 1]
+            for name, options in (("as negatives", {}), ("left out", {"ids": np.array([0, 0, 1])}))}
+    assert push["as negatives"] > 0.05 and push["left out"] == 0     # descent moves against it, away from the other cat
+
+
+@pytest.mark.parametrize("ids", [np.arange(5), np.zeros((6, 1), dtype=int), np.zeros(6), [0, 0, 1, 1, 2, 2], None],
+                         ids=["too few", "a column", "floats", "a list", "none"])
+def test_ids_are_integers_one_an_item(ids):
+    z1, z2 = views(6, 4)
+    calls = {"nt_xent": lambda: nt_xent(z1, z2, 0.5, ids=ids), "dcl": lambda: contrastive.dcl(z1, z2, 0.5, ids=ids),
+             "info_nce": lambda: info_nce(z1, z2, z2, 0.5, ids=np.arange(6), negative_ids=ids),
+             "semi_hard_negatives": lambda: contrastive.semi_hard_negatives(z1, z2, ids=ids)}
+    for name, call in calls.items() if ids is not None else [("info_nce", calls["info_nce"])]:
+        with pytest.raises(ValueError, match=rf"{name}: (negative_)?ids must be a host \(numpy\) array of 6 integers"):
+            call()
 
 
 def naive_nt_xent(z1, z2, tau):

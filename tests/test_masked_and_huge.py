@@ -10,6 +10,9 @@ IDS = np.array([0, 0, 1, 1, 2, 2])
 TAKERS = {
     "clip_loss": lambda ids: contrastive.clip_loss(Z, Z[::-1].copy(), 1.0, caption_ids=ids),
     "siglip": lambda ids: contrastive.siglip(Z, Z[::-1].copy(), 1.0, 0.0, caption_ids=ids),
+    "nt_xent": lambda ids: contrastive.nt_xent(Z, Z[::-1].copy(), 0.5, ids=ids),
+    "info_nce": lambda ids: contrastive.info_nce(Z, Z[::-1].copy(), Z, 0.5, ids=IDS, negative_ids=ids),
+    "semi_hard_negatives": lambda ids: contrastive.semi_hard_negatives(Z, Z[::-1].copy(), ids=ids),
     "sup_con": lambda ids: contrastive.sup_con(Z, 0.5, labels=ids),
     "info_nce_from_scores": lambda ids: contrastive.info_nce_from_scores(Tensor(Z), ids),
     "embedding": lambda ids: ops.embedding(ids, Z),

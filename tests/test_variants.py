@@ -198,6 +198,8 @@ def test_semi_hard_negatives_are_the_nearest_beyond_the_positive(xp):
     anchor = np.array([[1.0, 0]] * 4)
     ids = semi_hard_negatives(to_device(anchor, xp), to_device(positive, xp))
     assert to_host(ids).tolist() == [2, 0, 3, 2]             # the last has none beyond it: the least similar other
+    ids = semi_hard_negatives(to_device(anchor, xp), to_device(positive, xp), ids=np.array([0, 1, 0, 1]))
+    assert to_host(ids).tolist() == [3, 0, 3, 2]             # rows 0 and 2 are of one label, 1 and 3 of the other
 
 
 def test_mined_negatives_are_rows_of_the_tape(xp):

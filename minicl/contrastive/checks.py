@@ -2,6 +2,8 @@
 
 import numbers
 
+import numpy as np
+
 from ..autograd import Tensor
 from ..backend import array_module, is_array, is_gpu
 from ..checks import require_within
@@ -54,6 +56,26 @@ def require_batch(name, z, at_least, because=""):
     if len(z.shape) != 2 or len(z) < at_least or z.shape[1] < 1:
         raise ValueError(f"{name}: expected (N, d) with N >= {at_least} and d >= 1, got {z.shape}"
                          f"{because and ': '}{because}")
+
+
+def require_ids(name, ids, count, argument="ids", *, differ=False):
+    """Raise ValueError unless ids is a host array of `count` integers, and not all of them equal if they must differ."""
+    if not (isinstance(ids, np.ndarray) and is_plain_array(ids) and ids.shape == (count,) and ids.dtype.kind in "iu"):
+        got = f"{type(ids).__module__} {type(ids).__name__} of shape {getattr(ids, 'shape', 'unknown')}"
+        raise ValueError(f"{name}: {argument} must be a host (numpy) array of {count} integers, one an item, equal where "
+                         f"items are no negatives of each other, got {got}; class labels of the items will do")
+    if differ and (ids == ids[0]).all():
+        raise ValueError(f"{name}: all {count} {argument} are equal, so no item has a negative; use batches of several "
+                         "classes")
+
+
+def require_query_ids(name, ids, negative_ids, N, M):
+    """None, or (ids, negative_ids) if either is given. Raise ValueError unless both are host arrays of N and M integers."""
+    if ids is None and negative_ids is None:
+        return None
+    require_ids(name, ids, N)
+    require_ids(name, negative_ids, M, "negative_ids")
+    return ids, negative_ids
 
 
 def require_caption_ids(name, caption_ids, N):

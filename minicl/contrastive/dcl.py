@@ -9,29 +9,32 @@ r_ij = exp(x_ij - lse_i):
     dtau = -(1/2tau) sum_i u_i . du_i                                        (3)
 
 w_i = 1, or for DCL-W the weight of i's item. In NT-Xent both push and pull of an anchor carry 1 - p_i+, little once the
-few negatives of a small batch are easily told apart. Here they keep their strength. L may fall below 0. The tiles are
-in pairs.py.    Derivation: docs/gradients/dcl.md
+few negatives of a small batch are easily told apart. Here they keep their strength. L may fall below 0. Items of one id
+are left out of each other's negatives. The tiles are in pairs.py.    Derivation: docs/gradients/dcl.md
 """
 
+import numpy as np
+
 from ..autograd import Tensor, op
-from ..backend import array_module, require_finite
+from ..backend import array_module, require_finite, to_device
 from ..checks import require_within
 from ..ops import concat, logsumexp, where
 from ..signature import Scalar, is_plain_array
-from ..typing import Array
-from .checks import require_pairs, require_temperature
+from ..typing import Array, HostArray
+from .checks import require_ids, require_pairs, require_temperature
 from .cosine import cosine_similarity, l2_normalize
 from .pairs import SymmetricPairs
 from .softmax import EXCLUDED, softmax
 
 
-def composed(z1: Tensor, z2: Tensor, tau, *, weights: Array | None = None) -> Tensor:
+def composed(z1: Tensor, z2: Tensor, tau, *, weights: Array | None = None, ids: HostArray | None = None) -> Tensor:
     """dcl from small ops: cosines, log-sum-exp over the negatives, less the positive's score."""
     xp, N = array_module(z1.data), len(z1)
     z = concat(z1, z2)
-    itself = xp.eye(2 * N, dtype=bool)
+    ids = to_device(np.arange(N) if ids is None else ids, xp)
+    ids = xp.concatenate([ids, ids])
     scores = cosine_similarity(z, z) / tau
-    negatives = where(itself | xp.concatenate([itself[N:], itself[:N]]), EXCLUDED, scores)
+    negatives = where(ids[:, None] == ids, EXCLUDED, scores)                 # not itself, not its other view
     positives = (l2_normalize(z1) * l2_normalize(z2)).sum(axis=1) / tau      # (N,): x_ip(i), the same for both views
     if weights is not None:
         positives = positives * weights
@@ -39,11 +42,13 @@ def composed(z1: Tensor, z2: Tensor, tau, *, weights: Array | None = None) -> Te
 
 
 @op
-def dcl(z1: Array, z2: Array, tau: Scalar, *, weights: Array | None = None, needs_grad=(True, True, True)):
+def dcl(z1: Array, z2: Array, tau: Scalar, *, weights: Array | None = None, ids: HostArray | None = None,
+        needs_grad=(True, True, True)):
     """Decoupled contrastive loss: two views z1, z2 (N, d) of N >= 2 items, tau () > 0 -> L ().
 
     Use it with small batches. weights (N,), constants: what each item's positive counts, as mises_fisher_weights
-    gives them for DCL-W; default 1.
+    gives them for DCL-W; default 1. ids (N,) integers on the host, such as labels, not all equal: items of equal ids are
+    no negatives of each other.
 
     >>> import numpy as np
     >>> z = np.eye(2)
@@ -56,10 +61,13 @@ def dcl(z1: Array, z2: Array, tau: Scalar, *, weights: Array | None = None, need
     if weights is not None and not (is_plain_array(weights) and weights.shape == (N,) and weights.dtype == z1.dtype):
         raise ValueError(f"dcl: weights must be an array ({N},) of {z1.dtype}, one an item; make them with "
                          "mises_fisher_weights(z1.data, z2.data)")
+    if ids is not None:
+        require_ids("dcl", ids, N, differ=True)                              # without a negative lse_i is log 0
+        ids = np.concatenate([ids, ids])
     w = xp.ones(2 * N, dtype=z1.dtype) if weights is None else xp.concatenate([weights, weights])
     u, to_z = l2_normalize.forward(xp.concatenate([z1, z2]))                 # (2N, d)
     u_other = xp.concatenate([u[N:], u[:N]])                                 # u_p(i)
-    pairs = SymmetricPairs(u, tau, cache=any(needs_grad), left_out=(0, N))
+    pairs = SymmetricPairs(u, tau, cache=any(needs_grad), left_out=(0, N), ids=ids)
     loss = pairs.logsumexp(w * (u * u_other).sum(axis=1)).mean()             # (1)
     require_finite(loss, "dcl: the loss")
 

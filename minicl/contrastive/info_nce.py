@@ -19,30 +19,38 @@ nearly 1. The tiles are in pairs.py.    Derivation: docs/gradients/info_nce.md
 """
 
 from ..autograd import Tensor, op
-from ..backend import require_finite
-from ..ops import concat
+from ..backend import array_module, require_finite, to_device
+from ..ops import concat, where
 from ..signature import Scalar
-from ..typing import Array
-from .checks import require_pairs, require_temperature
+from ..typing import Array, HostArray
+from .checks import require_pairs, require_query_ids, require_temperature
 from .cosine import cosine_similarity, l2_normalize
 from .pairs import QueryPairs
-from .softmax import log_softmax, softplus
+from .softmax import EXCLUDED, log_softmax, softplus
 
 
-def composed(query: Tensor, positive: Tensor, negatives: Tensor, tau) -> Tensor:
+def composed(query: Tensor, positive: Tensor, negatives: Tensor, tau, *, ids: HostArray | None = None,
+             negative_ids: HostArray | None = None) -> Tensor:
     """info_nce from small ops: cosines, log-softmax, pick column 0. It holds all N (1 + M) scores."""
     require_pairs("info_nce", query, positive)
     positive_score = (l2_normalize(query) * l2_normalize(positive)).sum(axis=1, keepdims=True)   # (N, 1)
-    scores = concat(positive_score, cosine_similarity(query, negatives), axis=1)                 # (N, 1 + M)
+    negative_scores = cosine_similarity(query, negatives)                                        # (N, M)
+    if ids is not None:
+        same = to_device(ids[:, None] == negative_ids, array_module(query.data))
+        negative_scores = where(same, EXCLUDED, negative_scores)
+    scores = concat(positive_score, negative_scores, axis=1)                                     # (N, 1 + M)
     return -log_softmax(scores, tau)[:, 0].mean()
 
 
 @op
-def info_nce(query: Array, positive: Array, negatives: Array, tau: Scalar, *, needs_grad=(True, True, True, True)):
+def info_nce(query: Array, positive: Array, negatives: Array, tau: Scalar, *, ids: HostArray | None = None,
+             negative_ids: HostArray | None = None, needs_grad=(True, True, True, True)):
     """InfoNCE: query (N, d), positive (N, d), negatives (M, d), tau () > 0 -> L ().
 
     Row i of positive belongs to row i of query; the negatives are shared by all queries. Rows need not be normalised:
     similarities are cosines. Chance is log(1 + M).
+    ids (N,) of the items and negative_ids (M,), integers on the host, both or neither: a negative of a query's own id is
+    left out for that query. A query that is left without negatives has loss and gradients 0.
 
     >>> import numpy as np
     >>> z = np.eye(3)
@@ -54,10 +62,10 @@ def info_nce(query: Array, positive: Array, negatives: Array, tau: Scalar, *, ne
     if negatives.ndim != 2 or negatives.shape[1] != query.shape[1] or len(negatives) < 1:
         raise ValueError(f"info_nce: expected negatives (M, d) with M >= 1 and d = {query.shape[1]}, "
                          f"got {negatives.shape}")
-    N = len(query)
+    N, both_ids = len(query), require_query_ids("info_nce", ids, negative_ids, len(query), len(negatives))
     q, to_query = l2_normalize.forward(query)
     k, to_positive = l2_normalize.forward(positive)
-    pairs = QueryPairs(q, negatives, tau)
+    pairs = QueryPairs(q, negatives, tau, both_ids)
     ahead, m = pairs.softmax((q * k).sum(axis=1), need_mean=needs_grad[0] or needs_grad[3])      # lse_i - x_i+
     loss_i, one_minus_p = softplus(ahead)
     loss = loss_i.mean()                                                     # (1)

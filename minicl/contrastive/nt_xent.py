@@ -14,22 +14,26 @@ p_ij = (1 - p_i+) exp(x_ij - lse_i), together as hard as the positive pulls. Eac
     du_i = (sum_j (p_ij + p_ji) u_j - (2 - p_i+ - p_p(i)+) u_p(i)) / (2N tau)    (2)
     dtau = -(1/2tau) sum_i u_i . du_i                                        (3)
 
+Items of one id (label, caption) are left out of each other's negatives: they would be false ones.
+
 l2_normalize carries du on to z. 1 - p_i+ = sigmoid(lse_i - x_i+) keeps its digits where p_i+ is nearly 1. The tiles are
 in pairs.py.    Derivation: docs/gradients/nt_xent.md
 """
 
+import numpy as np
+
 from ..autograd import Tensor, op
-from ..backend import array_module, require_finite
+from ..backend import array_module, require_finite, to_device
 from ..ops import concat, getitem, where
 from ..signature import Scalar
-from ..typing import Array
-from .checks import require_pairs, require_temperature
+from ..typing import Array, HostArray
+from .checks import require_ids, require_pairs, require_temperature
 from .cosine import cosine_similarity, l2_normalize
 from .pairs import SymmetricPairs
 from .softmax import EXCLUDED, log_softmax, softplus
 
 
-def composed(z1: Tensor, z2: Tensor, tau) -> Tensor:
+def composed(z1: Tensor, z2: Tensor, tau, *, ids: HostArray | None = None) -> Tensor:
     """nt_xent from small ops: cosines, log-softmax, pick the other view. It holds all (2N)^2 scores."""
     require_pairs("nt_xent", z1, z2)
     xp, N = array_module(z1.data), len(z1)
@@ -37,30 +41,40 @@ def composed(z1: Tensor, z2: Tensor, tau) -> Tensor:
     scores = cosine_similarity(z, z)                                         # (2N, 2N)
     scores = where(xp.eye(2 * N, dtype=bool), EXCLUDED, scores)              # no anchor is its own candidate
     positive_ids = (xp.arange(2 * N) + N) % (2 * N)
+    if ids is not None:                                                      # nor is what shares its id, but its positive
+        both = to_device(np.concatenate([ids, ids]), xp)
+        false = (both[:, None] == both) & (xp.arange(2 * N) != positive_ids[:, None])
+        scores = where(false, EXCLUDED, scores)
     return -getitem(log_softmax(scores, tau), key=(xp.arange(2 * N), positive_ids)).mean()
 
 
 @op
-def nt_xent(z1: Array, z2: Array, tau: Scalar, *, needs_grad=(True, True, True)):
+def nt_xent(z1: Array, z2: Array, tau: Scalar, *, ids: HostArray | None = None, needs_grad=(True, True, True)):
     """NT-Xent: two views z1 (N, d) and z2 (N, d) of N items, tau () > 0 -> L ().
 
     Row i of z1 belongs to row i of z2. Rows need not be normalised: similarities are cosines. Chance is log(2N - 1).
     A batch of one has no negatives: its loss and gradients are 0.
+    ids (N,) integers on the host, such as labels: items of equal ids are no negatives of each other. Default: all differ.
 
     >>> import numpy as np
     >>> z = np.eye(4)
     >>> round(nt_xent(z, z, 0.5).item(), 4)                      # cosine 1 to the positive, 0 to six negatives
     0.5944
+    >>> round(nt_xent(z, z, 0.5, ids=np.array([0, 1, 0, 1])).item(), 4)      # four negatives
+    0.4327
     """
     require_temperature("nt_xent", tau)
     require_pairs("nt_xent", z1, z2)
     xp, N = array_module(z1), len(z1)
+    if ids is not None:
+        require_ids("nt_xent", ids, N)
+        ids = np.concatenate([ids, ids])
 
     def other(v):
         return xp.concatenate([v[N:], v[:N]])                                # v_p(i)
 
     u, to_z = l2_normalize.forward(xp.concatenate([z1, z2]))                 # (2N, d)
-    pairs = SymmetricPairs(u, tau, cache=any(needs_grad), left_out=(0, N))
+    pairs = SymmetricPairs(u, tau, cache=any(needs_grad), left_out=(0, N), ids=ids)
     loss_i, one_minus_p = softplus(pairs.logsumexp((u * other(u)).sum(axis=1)))          # of lse_i - x_i+
     loss = loss_i.mean()                                                     # (1)
     require_finite(loss, "nt_xent: the loss")

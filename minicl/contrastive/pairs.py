@@ -20,7 +20,7 @@ import functools
 import math
 
 from ..backend import (array_module, column_sums, fused, is_gpu, parallel_for, parallel_map, parallel_sum, row_sums,
-                       workers)
+                       to_device, workers)
 from .cosine import l2_normalize
 
 CACHE_BYTES = 16 * 2**20       # a matrix of exponentials up to this size is held from the forward to the backward
@@ -45,13 +45,15 @@ class SymmetricPairs:
     cache      whether to hold the exponentials for a backward, if they are few
     left_out   offsets k of the pairs (i, i + k) and (i + k, i) that are no negatives: 0, each with itself; for two
                views of N images stacked, N as well, the positives
+    ids        None, or integers (V,) on the host: vectors of equal ids are no negatives of each other
     """
 
-    def __init__(self, u, tau, *, cache, left_out=(0,)):
+    def __init__(self, u, tau, *, cache, left_out=(0,), ids=None):
         self.xp, self.u, self.tau, V = array_module(u), u, tau, len(u)
         self.blocks = slices(V, tile_size(self.xp, V))
         self.tiles = [(a, b) for k, a in enumerate(self.blocks) for b in self.blocks[k:]]
         self.left_out = {sign * k for k in left_out for sign in (1, -1)}
+        self.ids = None if ids is None else to_device(ids, self.xp)
         self.safe = exp_is_safe(self.xp, tau, u.dtype, V)
         self.anchors = u / tau if self.safe else u
         self.cache = {} if cache and self.safe and V * V * u.itemsize <= CACHE_BYTES else None
@@ -64,7 +66,7 @@ class SymmetricPairs:
             if lo < hi:
                 first, step = (lo - a.start) * x.shape[1] + lo + offset - b.start, x.shape[1] + 1
                 x.reshape(-1)[first:first + (hi - lo - 1) * step + 1:step] = -math.inf   # a diagonal of the tile
-        return x
+        return x if self.ids is None else _without(x, self.ids[a], self.ids[b])
 
     def exp_tile(self, a, b):
         if self.cache and (a.start, b.start) in self.cache:
@@ -130,21 +132,29 @@ class QueryPairs:
     """Unit queries q (N, d) against negatives (M, d) of any length, at temperature tau.
 
     Negatives are normalised a tile at a time, here and again in the backward: a queue is never copied as a whole.
+    ids: None, or integers (N,) and (M,) on the host; a negative of a query's id is left out for that query.
     """
 
-    def __init__(self, q, negatives, tau):
+    def __init__(self, q, negatives, tau, ids=None):
         self.xp, self.q, self.tau, self.negatives, M = array_module(q), q, tau, negatives, len(negatives)
+        self.ids = None if ids is None else [to_device(each, self.xp) for each in ids]
         self.tiles = slices(M, tile_size(self.xp, M, rows=len(q)))
         self.shift, self.anchors = None, q / tau                             # or the largest cosine of each row, and q
         if not exp_is_safe(self.xp, tau, q.dtype, M):
-            tops = parallel_map(self.xp, self.tiles, lambda tile: (q @ self.unit(tile)[0].T).max(axis=1))
-            self.shift, self.anchors = self.xp.stack(tops).max(axis=0), q
+            self.anchors = q
+            tops = parallel_map(self.xp, self.tiles, lambda tile: self.scores(self.unit(tile)[0], tile).max(axis=1))
+            self.shift = self.xp.maximum(self.xp.stack(tops).max(axis=0), -2)            # finite if all are left out
 
     def unit(self, tile):
         return l2_normalize.forward(self.negatives[tile])
 
-    def exp_tile(self, n):
-        e = self.anchors @ n.T                                               # (N, tile)
+    def scores(self, n, tile):
+        """x_ij, or s_ij if shifted, of the unit negatives n of a tile, with -inf for what is left out: (N, tile)."""
+        x = self.anchors @ n.T
+        return x if self.ids is None else _without(x, self.ids[0], self.ids[1][tile])
+
+    def exp_tile(self, n, tile):
+        e = self.scores(n, tile)
         return self.xp.exp(e, out=e) if self.shift is None else _exp_of(e, self.shift[:, None], self.tau)
 
     def softmax(self, s, *, need_mean):
@@ -153,22 +163,22 @@ class QueryPairs:
         def add(lo, hi, total, weighted):
             for tile in self.tiles[lo:hi]:
                 n, _ = self.unit(tile)
-                e = self.exp_tile(n)
+                e = self.exp_tile(n, tile)
                 total += row_sums(e)
                 if need_mean:
                     weighted += e @ n
 
         self.total, weighted = parallel_sum(self.xp, len(self.tiles), add, self.q[:, 0], self.q, size=1)
         ahead = log_ahead(self.total, self.shift, s, self.tau)
-        return ahead, weighted / self.total[:, None] if need_mean else None
+        return ahead, _divide(weighted, self.total[:, None]) if need_mean else None
 
     def to_negatives(self, weighted):
         """sum_i r_ij weighted_i for weighted (N, d), through the normalisation of the negatives: (M, d)."""
-        weighted = weighted / self.total[:, None]
+        weighted = _divide(weighted, self.total[:, None])
 
         def gradient(tile):
             n, backward = self.unit(tile)
-            return backward(self.exp_tile(n).T @ weighted)[0]
+            return backward(self.exp_tile(n, tile).T @ weighted)[0]
 
         return self.xp.concatenate(parallel_map(self.xp, self.tiles, gradient))
 
@@ -254,6 +264,11 @@ class CrossPairs:
 
     def _concatenate(self, tuples):
         return tuples[0] if len(tuples) == 1 else tuple(self.xp.concatenate(parts) for parts in zip(*tuples))
+
+
+def _without(x, row_ids, column_ids):
+    """Scores x with -inf where the ids of the row and of the column are equal."""
+    return array_module(x).where(row_ids[:, None] == column_ids, -math.inf, x)
 
 
 def exp_is_safe(xp, tau, dtype, count):

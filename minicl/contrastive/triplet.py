@@ -11,12 +11,14 @@ Derivation: docs/gradients/triplet.md
 
 import math
 
+import numpy as np
+
 from ..autograd import Tensor, op
-from ..backend import array_module, require_finite
+from ..backend import array_module, require_finite, to_device
 from ..checks import require_within
 from ..ops import maximum
-from ..typing import Array
-from .checks import require_pairs
+from ..typing import Array, HostArray
+from .checks import require_ids, require_pairs
 from .cosine import cosine_similarity, l2_normalize
 
 
@@ -58,15 +60,18 @@ def triplet(anchor: Array, positive: Array, negative: Array, *, margin: float = 
     return loss, backward
 
 
-def semi_hard_negatives(anchor: Array, positive: Array) -> Array:
+def semi_hard_negatives(anchor: Array, positive: Array, *, ids: HostArray | None = None) -> Array:
     """For each row of the array anchor (N, d), the id (N,) of another row of positive to serve as its negative.
 
     Semi-hard: the most similar of those that are less similar than the anchor's own positive; where there is none,
     the least similar. The very hardest collapse the embedding (Schroff et al. 2015, section 3.2).
+    ids (N,) integers on the host, such as labels, not all equal: a negative is a row of another id.
     """
     require_pairs("semi_hard_negatives", anchor, positive, at_least=2)
     xp, own = array_module(anchor), array_module(anchor).arange(len(anchor))
+    ids = np.arange(len(anchor)) if ids is None else ids
+    require_ids("semi_hard_negatives", ids, len(anchor), differ=True)
+    ids = to_device(ids, xp)
     s = cosine_similarity.forward(anchor, positive)[0]
     rank = xp.where(s < s[own, own][:, None], s, -4 - s)                     # cosines first, then upside down
-    rank[own, own] = -math.inf
-    return rank.argmax(axis=1)
+    return xp.where(ids[:, None] == ids, -math.inf, rank).argmax(axis=1)
