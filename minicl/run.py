@@ -1,13 +1,17 @@
 """What every training script shares around its method.
 
     args = options(__doc__, epochs=6, ...).parse_args()      minicl.options: the options of every script
-    run = Run(args, "simclr_mnist")                  the --out folder: config.json, log.jsonl, checkpoint.npz, result.json
+    world = get_world(args.backend)                  minicl.distributed: the processes of mpirun, or this one alone
+    run = Run(args, "simclr_mnist", world)           the --out folder: config.json, log.jsonl, checkpoint.npz, result.json
     for step in run.steps(total, ...):               progress, signals, checkpoints, --resume
         ...
         if run.logs(step):
             run.log(step, loss=...)
     run.finish(result)
     command(main)                                    errors as one line, signals as exit codes
+
+Of several processes the first reads, writes and prints. What happens to one happens to all: a signal stops all after the
+same step, and the first that fails ends the others, which would wait for it.
 """
 
 import argparse
@@ -18,9 +22,10 @@ import math
 import shlex
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -29,10 +34,13 @@ from .backend import BackendError, available_memory_only
 from .checkpoint import CheckpointError, HasState, load_checkpoint, restore, save_checkpoint
 from .console import lasting_output
 from .data import DataError
+from .distributed import ALONE, World, current
 from .files import remove_parts, write_atomically, write_json
 from .folder import OwnFolder, RunError
 from .signals import Stopped, signals_noted, signals_stop
 from .typing import Rng
+
+Result = TypeVar("Result")
 
 # Options that a resumed run may change.
 NOT_COMPARED = ("out", "resume", "data_dir", "log_every", "backend", "precision", "threads", "keep_memory")
@@ -52,47 +60,87 @@ def command(main: Callable[[], int | None]) -> NoReturn:
     with lasting_output():
         try:
             with signals_stop() as received, available_memory_only():
-                sys.exit(main())
-        except SystemExit:
-            raise
+                code: Any = main()
+                current().wait()                             # the first process may still evaluate, draw and write
         except BaseException as error:
-            if received or isinstance(error, KeyboardInterrupt):     # whatever a signal's exception has turned into
-                stopped = Stopped(*received[:1])
-                message, code = f"\n{stopped}", stopped.exit_code
-            elif isinstance(error, MemoryError):             # NumPy's own, and CuPy's OutOfMemoryError is one
-                message, code = f"error: out of memory ({error}); {OUT_OF_MEMORY}", 2
-            elif isinstance(error, (BackendError, CheckpointError, DataError, RunError, FloatingPointError, OSError)):
-                message, code = f"error: {error}", 2
-            else:
+            message, code = _failure(error, received)
+            if current().size > 1 and not (isinstance(error, Stopped) and error.by_all):
+                _end_all(message or traceback.format_exc(), code)
+            if message is None:
                 raise
-            print(message, file=sys.stderr)
-            sys.exit(code)
+            if current().rank == 0:
+                print(message, file=sys.stderr)
+        sys.exit(code)
+
+
+def _failure(error, received):
+    """What to print, None for what Python prints itself, and the exit code."""
+    if isinstance(error, SystemExit):
+        return None, error.code if type(error.code) is int else 1
+    if received or isinstance(error, KeyboardInterrupt):     # whatever a signal's exception has turned into
+        stopped = error if isinstance(error, Stopped) else Stopped(*received[:1])
+        return f"\n{stopped}", stopped.exit_code
+    if isinstance(error, MemoryError):                       # NumPy's own, and CuPy's OutOfMemoryError is one
+        return f"error: out of memory ({error}); {OUT_OF_MEMORY}", 2
+    if isinstance(error, (BackendError, CheckpointError, DataError, RunError, FloatingPointError, OSError)):
+        return f"error: {error}", 2
+    return None, 1
+
+
+def _end_all(message, code):
+    """End all processes: the others would wait for this one. An error that all have is printed by the first alone."""
+    world = current()
+    time.sleep(0.5 * (world.rank > 0))
+    print(f"process {world.rank} of {world.size}: {message.strip()}" if world.rank else message, file=sys.stderr)
+    for close in _closing:
+        close()
+    world.abort(code or 1)                                   # sys.exit(0) of one process is a failure too
+
+
+_closing: list[Callable[[], Any]] = []                       # what closes the folders of this process's runs
 
 
 class Run:
     """One training run and its folder, which no other run may use before this one has ended.
 
-    args  the parsed options; all of them are recorded in config.json
-    name  of the script; without --out the folder is runs/name, or runs/name-2, runs/name-3, ...
+    args   the parsed options; all of them are recorded in config.json
+    name   of the script; without --out the folder is runs/name, or runs/name-2, runs/name-3, ...
+    world  the processes that train together, each on its part of every batch. All make the same calls
 
     A run that fails before its first step is done leaves no folder.
     Raises RunError or CheckpointError.
     """
 
-    def __init__(self, args: argparse.Namespace, name: str):
+    def __init__(self, args: argparse.Namespace, name: str, world: World = ALONE):
+        if world.size > 1 and args.batch % world.size:
+            less = args.batch - args.batch % world.size
+            raise RunError(f"--batch {args.batch} is the batch of all {world.size} processes, so it must be a multiple of "
+                           f"{world.size}; give {f'{less} or ' * (less > 0)}{less + world.size}")
         self.config = dict(vars(args))
+        self.world, self.is_first = world, world.rank == 0
         self.name, self.log_every = name, args.log_every
         self.step, self.seconds = 0, 0.0                     # steps done and time in training, earlier sessions included
         self._log: list[dict] = []
         self._has_begun = False
         self._saved: tuple[dict, dict] | None = None
         self._started, self._earlier = time.perf_counter(), 0.0
+        self.folder, self.close = Path(), _nothing
+        if self.is_first:
+            self._open(args)
+        self.folder, self._saved, self._log = world.share((self.folder, self._saved, self._log))
+        self.checkpoint = self.folder / "checkpoint.npz"
+        if world.size > 1:
+            self.print(f"{world.size} processes, each with {args.batch // world.size} of a batch's {args.batch} items")
+
+    def _open(self, args):
+        """Take the folder, and read the checkpoint in it."""
         if args.resume and not args.out:
             raise RunError("--resume goes on from the checkpoint in a folder: name it with --out")
         if args.resume and not Path(args.out).exists():
             load_checkpoint(Path(args.out) / "checkpoint.npz")                           # raises
-        own = OwnFolder(args.out, name)
+        own = OwnFolder(args.out, self.name)
         self.folder, self.close = own.path, own.close
+        _closing.append(own.close)
         self.checkpoint = self.folder / "checkpoint.npz"
         self._own = own                                      # a run that is dropped leaves its folder
         try:
@@ -163,9 +211,13 @@ class Run:
         data        what it trains on, a dataclass of arrays such as ImageData; --resume refuses other data
         parts       all else that the loop changes: objects with state_dict() and load_state_dict()
 
-        A checkpoint is taken between two steps, so a resumed run computes the same numbers as an uninterrupted one.
+        A checkpoint is taken between two steps, so a resumed run computes the same numbers as an uninterrupted one. It
+        does not depend on how many processes there are. Raises RunError if they differ in their state when one is taken.
         """
         fingerprints = fingerprint(data)
+        if not self.world.alike(_bytes([fingerprints, total, self.config])):
+            raise RunError("the processes have other data or options: load the data by run.once(load_images, ...), and "
+                           "start all processes with the same options")
         if self._saved:
             self._restore(total, fingerprints, rng, parts)
             self._begin()
@@ -173,36 +225,53 @@ class Run:
         before, self.total = self.seconds, total
 
         def save():
-            self._own.require_owned()
-            self._begin()
+            self._require_alike(parts, rng)
             self.seconds = before + time.perf_counter() - started
-            save_checkpoint(self.checkpoint, parts, {
-                "name": self.name, "step": self.step, "total": total, "seconds": self.seconds, "config": self.config,
-                "data": fingerprints, "rng": rng.bit_generator.state, "log": self._log})
+            if self.is_first:
+                self._own.require_owned()
+                self._begin()
+                save_checkpoint(self.checkpoint, parts, {
+                    "name": self.name, "step": self.step, "total": total, "seconds": self.seconds, "config": self.config,
+                    "data": fingerprints, "rng": rng.bit_generator.state, "log": self._log})
+            self.world.wait()
 
         with signals_noted() as signals, self._progress() as self._bar:
             while self.step < total:
                 yield self.step
                 self.step += 1
                 self._bar.update()
-                if signals or self.step % save_every == 0 or self.step == total:
+                stops = self.world.any(bool(signals))        # all stop after this step, or none
+                if stops or self.step % save_every == 0 or self.step == total:
                     save()
-                if signals:                                  # perhaps only while saving
+                    stops = self.world.any(bool(signals))    # perhaps only while saving
+                if stops:
                     self.print(f"interrupted after step {self.step} of {total}; go on with --resume --out "
                                + shlex.quote(str(self.folder)))
                     self.close()
-                    raise Stopped(signals[0])
+                    number = self.world.all_gather(np.array([*signals[:1], 0][:1])).max()
+                    raise Stopped(int(number), by_all=True)
+
+    def _require_alike(self, parts, rng):
+        """Raise RunError unless the state is the same on all processes, bit for bit."""
+        if self.world.size == 1:
+            return
+        state = {f"{part}.{name}": array for part, thing in parts.items() for name, array in thing.state_dict().items()}
+        state["rng"] = _bytes(rng.bit_generator.state)
+        if not self.world.alike(*state.values()):
+            name = next(name for name, array in state.items() if not self.world.alike(array))
+            raise RunError(f"after step {self.step}, {name} differs between processes: was model.across(world) called "
+                           "before the optimizer was made, and do all processes draw the same random numbers?")
 
     def _begin(self):
         """The first files in the folder, once a step was computed."""
-        if not self._has_begun:
+        if self.is_first and not self._has_begun:
             write_json(self.folder / "config.json", self.config)
             lines = "".join(json.dumps(line) + "\n" for line in self._log)
             write_atomically(self.folder / "log.jsonl", lambda file: file.write(lines.encode()))
             self._has_begun = True
 
     def _progress(self):
-        is_terminal = sys.stderr is not None and sys.stderr.isatty()
+        is_terminal = self.is_first and sys.stderr is not None and sys.stderr.isatty()
         return tqdm(total=self.total, initial=self.step, unit="step", disable=not is_terminal, smoothing=0.05)
 
     # ---------------------------------------------------------------- the log and the result
@@ -214,17 +283,14 @@ class Run:
     def log(self, step: int, **metrics: Any) -> None:
         """Append one line to log.jsonl and show it.
 
-        Raises FloatingPointError if metrics["loss"] is not finite.
+        Raises FloatingPointError if metrics["loss"] is not finite, and RunError if it is not the same on all processes.
         """
-        self._own.require_owned()
         line = _finite({"step": step, **metrics})
-        try:
-            self._begin()
-            with open(self.folder / "log.jsonl", "a") as file:
-                file.write(json.dumps(line, allow_nan=False) + "\n")
-        except OSError as error:
-            raise RunError(f"cannot write {self.folder / 'log.jsonl'}: {error.strerror}; free some space, and go on with "
-                           "--resume") from error
+        if not self.world.alike(_bytes(line.get("loss"))):
+            raise RunError(f"the loss of step {step} differs between processes: it must be that of the whole batch; give "
+                           "the loss world=world, or take minicl.distributed.mean_of(loss, world=world)")
+        if self.is_first:
+            self._write(line)
         self._log.append(line)
         shown = "  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
                           for key, value in metrics.items())
@@ -237,6 +303,22 @@ class Run:
             raise FloatingPointError(f"the loss is {loss} at step {step}; lower --lr, raise --tau, or look for NaN in the "
                                      f"input; {self.folder} keeps the log, and the last checkpoint if there is one")
 
+    def _write(self, line):
+        self._own.require_owned()
+        try:
+            self._begin()
+            with open(self.folder / "log.jsonl", "a") as file:
+                file.write(json.dumps(line, allow_nan=False) + "\n")
+        except OSError as error:
+            raise RunError(f"cannot write {self.folder / 'log.jsonl'}: {error.strerror}; free some space, and go on with "
+                           "--resume") from error
+
+    def once(self, function: Callable[..., Result], *args: Any, **options: Any) -> Result:
+        """function(*args, **options), computed by the first process; the others sleep, and get the same value."""
+        value = function(*args, **options) if self.is_first else None
+        self.world.wait()
+        return self.world.share(value)
+
     def elapsed(self) -> float:
         """Seconds since the run began; of sessions before --resume only their training."""
         return self._earlier + time.perf_counter() - self._started
@@ -247,12 +329,14 @@ class Run:
 
     def print(self, text: str) -> None:
         """Print a line that does not tear the progress bar."""
-        if sys.stdout is not None:
+        if self.is_first and sys.stdout is not None:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
 
     def finish(self, result: dict[str, Any], notes: Sequence[str] = ()) -> None:
         """Write result.json, {name: number, or None where unknown}, print it as a table, and end the run."""
+        if not self.is_first:
+            return
         self._own.require_owned()
         result = _finite(result)
         write_json(self.folder / "result.json", result)
@@ -275,6 +359,15 @@ def fingerprint(data: Any) -> dict[str, str]:
         return f"{value.dtype} {value.shape} {digest[:32]}"
 
     return {field.name: describe(getattr(data, field.name)) for field in dataclasses.fields(data)}
+
+
+def _nothing() -> None:
+    pass
+
+
+def _bytes(value):
+    """A value for JSON, as an array that processes can compare."""
+    return np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
 
 
 def _changes(before, now):

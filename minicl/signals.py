@@ -15,11 +15,15 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked the process to end; exit_code is 128 + its number, as a shell reports it."""
+    """A signal asked the process to end; exit_code is 128 + its number, as a shell reports it.
 
-    def __init__(self, number: int = signal.SIGINT):
+    by_all: all processes that work together have agreed to stop, so none is left waiting for another.
+    """
+
+    def __init__(self, number: int = signal.SIGINT, *, by_all: bool = False):
         super().__init__(f"interrupted by {signal.Signals(number).name}")
         self.exit_code = 128 + number
+        self.by_all = by_all
 
 
 def signals_stop() -> contextlib.AbstractContextManager[list[int]]:

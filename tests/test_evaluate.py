@@ -9,6 +9,7 @@ import pytest
 from minicl.autograd import Tensor
 from minicl.backend import threads, to_device, to_host
 from minicl.data import ImageData
+from minicl.distributed import ALONE
 from minicl.evaluate import (alignment, effective_rank, encode, frozen_accuracies, infonce_bound, knn_accuracy,
                              linear_probe, nearest_neighbours, report, state_hash, to_float, uniformity, uniformity_floor)
 from minicl.methods import SimCLR
@@ -194,7 +195,7 @@ def test_frozen_accuracies_are_those_of_h_and_z(model, data, xp):
 
 class NoRun:
     """A run whose log was lost: what report reads of a run, and what it writes."""
-    total, seconds, config = 10, 1.0, {"backend": "numpy", "seed": 0, "epochs": 1}
+    total, seconds, config, world = 10, 1.0, {"backend": "numpy", "seed": 0, "epochs": 1}, ALONE
 
     def __init__(self, folder):
         self.folder = folder

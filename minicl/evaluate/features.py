@@ -4,19 +4,21 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from ..backend import is_array, to_device
+from ..backend import array_module, is_array, to_device
 from ..checks import require_integers
+from ..distributed import ALONE, World
 from ..nn import Module
 from ..no_grad import no_grad
 from ..typing import Array, ArrayModule, HostArray
 
 
 def encode(model: Module, items: HostArray, xp: ArrayModule, batch: int = 500, *,
-           prepare: Callable[[Any, ArrayModule], Any] | None = None) -> Any:
+           prepare: Callable[[Any, ArrayModule], Any] | None = None, world: World = ALONE) -> Any:
     """model's output for uint8 images (N, H, W, C): an array of module xp, or a tuple of them if model gives several.
 
     batch    items at a time; the result does not depend on it but for rounding
     prepare  what makes model's input of a batch and xp: to_float, or to_device for token ids (N, T)
+    world    processes that share the batches out, the same batches that one would take; each gets the whole result
     Runs in evaluation mode without a tape (BatchNorm's running averages are used, not changed), then restores each
     module's mode, also after an exception.
     """
@@ -27,13 +29,26 @@ def encode(model: Module, items: HostArray, xp: ArrayModule, batch: int = 500, *
     model.eval()
     try:
         with no_grad():
-            parts = [model((prepare or to_float)(items[lo:lo + batch], xp)) for lo in range(0, len(items), batch)]
+            starts = range(0, len(items), batch)
+            parts = [model((prepare or to_float)(items[lo:lo + batch], xp)) for lo in starts[world.part] or starts[:1]]
     finally:
         for module, training in modes:
             module.training = training
     if isinstance(parts[0], tuple):
-        return tuple(xp.concatenate([y.data for y in column]) for column in zip(*parts))
-    return xp.concatenate([y.data for y in parts])
+        return tuple(_join(column, len(items), batch, world) for column in zip(*parts))
+    return _join(parts, len(items), batch, world)
+
+
+def _join(parts, n, batch, world):
+    """The rows (n, ...) of the batches that all processes have encoded in turn; `parts` are this one's."""
+    xp = array_module(parts[0].data)
+    y = xp.concatenate([part.data for part in parts])
+    if world.size == 1:
+        return y
+    each = -(-n // (batch * world.size)) * batch                             # rows of a process, more than it has at the end
+    rows = xp.zeros((each, *y.shape[1:]), dtype=y.dtype)
+    rows[:len(y)] = y
+    return world.all_gather(rows.reshape(-1, batch, *y.shape[1:])).reshape(-1, *y.shape[1:])[:n]
 
 
 def to_float(images: HostArray, xp: ArrayModule) -> Array:

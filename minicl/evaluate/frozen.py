@@ -3,6 +3,7 @@
 from typing import Any
 
 from ..checks import require_integers
+from ..distributed import ALONE, World
 from ..nn import Module
 from ..typing import Array, ArrayModule
 from .features import encode, state_hash, to_float
@@ -13,39 +14,41 @@ PROBE_C = 0.1     # SimCLR on MNIST, 10,000 held-out training images: 0.01 to 0.
 
 
 def frozen_accuracies(model: Module, data: Any, xp: ArrayModule, *, k: int = 20,
-                      probe: bool = True) -> tuple[dict[str, float], Array, Array]:
+                      probe: bool = True, world: World = ALONE) -> tuple[dict[str, float], Array, Array]:
     """Test accuracies of a model images -> (h, z), trained without labels, on the classes of an ImageData.
 
     Returns ({"knn_h", "knn_z", "probe_h", "probe_z": fractions}, test_h, test_z). h is the representation, z what the
     loss saw. k: neighbours that vote, or all training images if there are fewer; probe=False leaves the probes out, for
-    use during training. Raises RuntimeError if the evaluation has changed the model.
+    use during training. world: processes that share the work out; each gets all results.
+
+    Raises RuntimeError if the evaluation has changed the model.
     """
     require_integers("frozen_accuracies", 1, k=k)
     before = state_hash(model)
-    outputs = [encode(model, images, xp) for images in (data.train_images, data.test_images)]
+    outputs = [encode(model, images, xp, world=world) for images in (data.train_images, data.test_images)]
     if not all(isinstance(output, tuple) and len(output) == 2 for output in outputs):
         raise TypeError(f"frozen_accuracies: model must give two outputs, (h, z), got {type(outputs[0]).__name__}; wrap an "
                         "encoder and a head in minicl.methods.SimCLR")
     train, test = (dict(zip("hz", output)) for output in outputs)
     k = min(k, len(data.train_images))
-    metrics = {f"knn_{space}": knn_accuracy(train[space], data.train_labels, test[space], data.test_labels, k=k)
-               for space in "hz"}
+    metrics = {f"knn_{space}": knn_accuracy(train[space], data.train_labels, test[space], data.test_labels, k=k,
+                                            world=world) for space in "hz"}
     if probe:
         metrics |= {f"probe_{space}": linear_probe(train[space], data.train_labels, test[space], data.test_labels,
-                                                    C=PROBE_C) for space in "hz"}
+                                                    C=PROBE_C, world=world) for space in "hz"}
     if state_hash(model) != before:
         raise RuntimeError("the evaluation changed the model: its metrics are not those of frozen features")
     return metrics, test["h"], test["z"]
 
 
-def pixel_accuracy(data: Any, xp: ArrayModule, *, k: int = 20) -> float:
+def pixel_accuracy(data: Any, xp: ArrayModule, *, k: int = 20, world: World = ALONE) -> float:
     """Test accuracy of the k nearest neighbours by raw pixels about the mean image: what learning must improve on.
 
-    k: neighbours that vote, or all training images if there are fewer.
+    k: neighbours that vote, or all training images if there are fewer; world: processes that share the work out.
     """
     require_integers("pixel_accuracy", 1, k=k)
     train, test = (to_float(x, xp).reshape(len(x), -1) for x in (data.train_images, data.test_images))
     mean = train.mean(axis=0)
     train -= mean
     test -= mean
-    return knn_accuracy(train, data.train_labels, test, data.test_labels, k=min(k, len(train)))
+    return knn_accuracy(train, data.train_labels, test, data.test_labels, k=min(k, len(train)), world=world)

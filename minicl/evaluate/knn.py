@@ -4,20 +4,21 @@ import numpy as np
 
 from ..backend import array_module, parallel_for, scatter_add, to_device, to_host
 from ..checks import require_integers, require_within
+from ..distributed import ALONE, World
 from ..typing import Array, HostArray
 from .checks import class_ids, require_features
 from .scores import chosen, normalized, rounded_cosines, rounding_unit
 
 
 def knn_accuracy(train_features: Array, train_labels: HostArray, test_features: Array, test_labels: HostArray, *,
-                 k: int = 20, tau: float = 0.1) -> float:
+                 k: int = 20, tau: float = 0.1, world: World = ALONE) -> float:
     """Fraction of the test items (M, d) whose class the k most similar training items (N, d) vote for.
 
     Similarity s is the cosine; a neighbour's vote counts exp(s / tau) (Wu et al. 2018, section 3.4). Labels are integers
     (N,) and (M,) on the host; any will do. Ties count as chance: training items as similar as the k-th share what is left
     of the k votes, and n classes with the most votes, equal but for rounding, count 1/n each. So features that are all
     alike, zeros as well, score as the most frequent class does. Test items whose class no training item has count as
-    errors, with a warning.
+    errors, with a warning. The processes of `world`, which all hold all features, share out the test items.
 
     >>> import numpy as np
     >>> bank, labels = np.eye(2), np.array([4, 7])
@@ -39,9 +40,9 @@ def knn_accuracy(train_features: Array, train_labels: HostArray, test_features: 
         most = votes.max(axis=1, keepdims=True) * (1 - (k + 8) * 2.0**-52)   # sums of equal votes in any order tie
         return float(chosen(xp.minimum(votes, most), truth[lo:hi]).sum())
 
-    starts = range(0, len(queries), rows)
+    starts = range(0, len(queries), rows)[world.part]
     counts = parallel_for(xp, len(starts), lambda lo, hi: sum(right(i, i + rows) for i in starts[lo:hi]), size=1)
-    return sum(counts) / len(queries)
+    return float(world.all_reduce(np.array([sum(counts)], dtype="float64"))[0]) / len(queries)
 
 
 def _votes(s, ids, C, k, tau):

@@ -41,12 +41,13 @@ def report(run: Any, model: Any, data: Any, augment: Any, rng: Rng, xp: ArrayMod
     rng         draws the views in the picture
     """
     run.print("evaluating h and z: nearest neighbours and linear probe")
-    accuracies, test_h, test_z = frozen_accuracies(model, data, xp, k=k)
+    accuracies, test_h, test_z = frozen_accuracies(model, data, xp, k=k, world=run.world)
     log, config = run.read_log(), run.config
     loss = final_loss(log, run.total)
     bound = None if loss is None else infonce_bound(loss, candidates)
-    views = two_views(augment, to_float(data.test_images[:12], np), rng)
-    draw_pictures(run, log, data, views, to_host(test_h), test_z.shape[1], candidates)
+    if run.world.rank == 0:
+        views = two_views(augment, to_float(data.test_images[:12], np), rng)
+        draw_pictures(run, log, data, views, to_host(test_h), test_z.shape[1], candidates)
     run.finish({"data": data.name, "backend": config["backend"], "seed": config["seed"], "loss": loss,
                 "bound_nats": bound and bound.nats, "cap_nats": bound and bound.cap, **metrics, **accuracies,
                 "seconds": run.elapsed(), "seconds_per_epoch": run.seconds / config["epochs"],
