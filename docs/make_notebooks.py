@@ -148,7 +148,9 @@ def _cells(page):
 
 
 def _relinked(text, folder):
-    """Markdown from a page in `folder` as seen from docs/notebooks."""
+    """Markdown from a page in `folder` as seen from docs/notebooks, its formulas as Jupyter wants them."""
+    text = re.sub(r"^```math\n(.*?)\n```$", r"$$\1$$", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"\$`(.+?)`\$", r"$\1$", text, flags=re.DOTALL)
     return re.sub(r"\]\((?!https?:|#|\.\./\.\./)", f"]({folder}/", text)
 
 

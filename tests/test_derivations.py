@@ -184,11 +184,12 @@ def code_of(page):
 def test_labels_stand_in_docstrings_comments_and_page(page):
     """A label is an equation of a docstring, a trailing comment in code, and a step of the derivation, or none."""
     text = PAGES[page].read_text()
-    derived = {int(label) for label in re.findall(r"\\qquad \((\d+)\)\s*\$\$", text)}
+    derived = {int(label) for _, formula in blocks(PAGES[page], "math")
+               for label in re.findall(r"\\qquad \((\d+)\)$", formula.strip())}
     stated = set().union(*(labelled_lines(block) for _, block in blocks(PAGES[page], "text")))
     in_docstrings = set().union(*map(docstring_equations, code_of(page)))
     in_comments = set().union(*map(comment_labels, code_of(page)))
-    places = {f"the derivation in {page}.md ($$ ... \\qquad (n) $$)": derived,
+    places = {f"the derivation in {page}.md (```math ... \\qquad (n) ```)": derived,
               f"the list on top of {page}.md": stated, "the docstrings": in_docstrings,
               "the code's trailing comments": in_comments}
     everywhere = set.union(*places.values())
