@@ -183,7 +183,6 @@ def code_of(page):
 @each_page
 def test_labels_stand_in_docstrings_comments_and_page(page):
     """A label is an equation of a docstring, a trailing comment in code, and a step of the derivation, or none."""
-    text = PAGES[page].read_text()
     derived = {int(label) for _, formula in blocks(PAGES[page], "math")
                for label in re.findall(r"\\qquad \((\d+)\)$", formula.strip())}
     stated = set().union(*(labelled_lines(block) for _, block in blocks(PAGES[page], "text")))
