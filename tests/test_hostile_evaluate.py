@@ -120,7 +120,7 @@ REFUSED = ([(function, argument, value, what) for function, argument in FEATURE_
               for what, value in WRONG_LABELS.items()]
            + [(function, argument, value, repr(value)) for (function, argument), values in OPTIONS.items()
               for value in values])
-NOT_TRIED = {"embed", "xp", "rng", "model", "data", "items", "images", "prepare", "probe"}       # not a number or an array
+NOT_TRIED = {"embed", "xp", "rng", "model", "data", "items", "images", "prepare", "probe", "world"}      # not a number or an array
 
 
 def test_every_function_and_every_argument_is_in_the_table():
