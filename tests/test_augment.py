@@ -8,6 +8,7 @@ from minicl.backend import array_module, threads, to_host
 from minicl.data.augment import (ColorJitter, Compose, ElasticTransform, GaussianBlur, GaussianNoise, RandomAffine,
                                  RandomErasing, RandomGrayscale, RandomHorizontalFlip, RandomPerspective,
                                  RandomResizedCrop, base, geometric, mnist_views, photometric, simclr_views, two_views)
+from minicl.distributed import World
 
 GREY_OR_COLOUR = [
     RandomResizedCrop(9), RandomResizedCrop((5, 14)), RandomAffine(shear=10), RandomHorizontalFlip(),
@@ -61,6 +62,31 @@ def test_each_image_and_each_call_draws_anew(transform, channels):
     assert (first != second).any()
     assert len({view.tobytes() for view in first}) > (1 if two_outcomes(transform) else 8)
     np.testing.assert_array_equal(seeded(transform, images), first)
+
+
+class Part(World):
+    """One of several processes, as far as what it takes of a batch goes."""
+
+    def __init__(self, rank, size):
+        self.rank, self.size = rank, size
+
+
+@pytest.mark.parametrize("size", [2, 3, 6])
+@pytest.mark.parametrize("transform, channels", EVERY, ids=name)
+def test_several_processes_make_the_views_of_one_bit_for_bit(xp, transform, channels, size):
+    images, whole = images_of(xp, channels=channels), np.random.default_rng(0)
+    views = two_views(transform, images, whole)
+    for rank in range(size):
+        world, rng = Part(rank, size), np.random.default_rng(0)
+        for mine, all_ in zip(two_views(transform, images[world.part], rng, world), views):
+            np.testing.assert_array_equal(to_host(mine), to_host(all_[world.part]))
+        assert rng.bit_generator.state == whole.bit_generator.state
+
+
+def test_a_function_that_takes_no_world_is_refused_where_several_share_a_batch():
+    for augment in (lambda images, rng: images + rng.random(), Compose([lambda images, rng: images])):
+        with pytest.raises(TypeError, match="positional arguments"):
+            two_views(augment, images_of(np), np.random.default_rng(0), Part(0, 2))
 
 
 def two_outcomes(transform):

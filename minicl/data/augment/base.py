@@ -13,6 +13,7 @@ import numpy as np
 
 from ...backend import array_module, parallel_for, to_device
 from ...checks import require_rng
+from ...distributed import ALONE, World
 from ...signature import is_plain_array
 from ...typing import Array, HostArray, Rng
 
@@ -33,19 +34,22 @@ class Transform:
     An image to be left alone gets the parameters of the identity, so that no image needs a branch.
     """
 
-    def __call__(self, images: Array, rng: Rng) -> Array:
+    def __call__(self, images: Array, rng: Rng, world: World = ALONE) -> Array:
         """images (B, H, W, C) -> (B, H', W', C); rng a host numpy.random.Generator, which is advanced.
+
+        world: images are this process's part of a batch. The parameters of the whole batch are drawn, as one process
+        would draw them, so that its views are the same and rng stays the same on all processes.
 
         Raises TypeError if images is not a float array or rng not a Generator, ValueError for a wrong shape and, on
         NumPy (where the test is cheap), for values outside [0, 1].
         """
         check_images(self, images)
         require_rng(self, rng)
-        return self.transform(images, rng)
+        return self.transform(images, rng, world)
 
-    def transform(self, images: Array, rng: Rng) -> Array:
-        xp = array_module(images)
-        parameters = [to_device(rows.astype(images.dtype, copy=False), xp) for rows in self.draw(images.shape, rng)]
+    def transform(self, images: Array, rng: Rng, world: World = ALONE) -> Array:
+        xp, whole = array_module(images), (len(images) * world.size, *images.shape[1:])
+        parameters = [to_device(rows[world.part].astype(images.dtype, copy=False), xp) for rows in self.draw(whole, rng)]
         out = xp.empty(self.output_shape(images.shape), dtype=images.dtype)
 
         def work(lo, hi):
@@ -74,6 +78,8 @@ class Transform:
 class Compose(Transform):
     """Transforms (or any functions of images and rng) one after another, all drawing from the one rng.
 
+    Where several processes share a batch, a function is given world too, as a Transform is.
+
     >>> from minicl.data.augment import RandomGrayscale, RandomHorizontalFlip
     >>> augment = Compose([RandomHorizontalFlip(), RandomGrayscale(p=0.2)])
     >>> augment(np.ones((4, 8, 8, 3), dtype="float32"), np.random.default_rng(0)).shape
@@ -86,15 +92,20 @@ class Compose(Transform):
                             "write Compose([first, second])")
         self.transforms = list(transforms)
 
-    def transform(self, images: Array, rng: Rng) -> Array:
+    def transform(self, images: Array, rng: Rng, world: World = ALONE) -> Array:
         if not self.transforms:
             return images.copy()
         for transform in self.transforms:
-            images = transform(images, rng)
+            images = transform(images, rng, *shared_by(world))
         return images
 
     def __repr__(self) -> str:
         return "Compose([" + "".join(f"\n    {t!r}," for t in self.transforms) + "\n])"
+
+
+def shared_by(world: World) -> tuple[World, ...]:
+    """The third argument of an augmentation, which it must take where several processes share a batch."""
+    return (world,) if world.size > 1 else ()
 
 
 # ---------------------------------------------------------------- what more than one transform draws

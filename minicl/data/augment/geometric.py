@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from ...backend import array_module, fused, to_device
+from ...distributed import ALONE
 from ...typing import Array, HostArray
 from ..checks import interval, number, whole
 from .base import Range, Transform, draw_boxes
@@ -197,8 +198,9 @@ class RandomHorizontalFlip(Transform):
     def __init__(self, p: float = 0.5):
         self.p = number(self, "p", p, 0, 1)
 
-    def transform(self, images, rng):
-        chosen = to_device(np.flatnonzero(rng.random(len(images)) < self.p), array_module(images))
+    def transform(self, images, rng, world=ALONE):
+        flips = rng.random(len(images) * world.size)[world.part] < self.p
+        chosen = to_device(np.flatnonzero(flips), array_module(images))
         out = images.copy()
         out[chosen] = images[chosen, :, ::-1]
         return out

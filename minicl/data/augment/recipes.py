@@ -11,17 +11,19 @@ import pickle
 from collections.abc import Callable
 
 from ...checks import require_rng
+from ...distributed import ALONE, World
 from ...typing import Array, Rng
-from .base import Compose
+from .base import Compose, shared_by
 from .geometric import RandomAffine, RandomHorizontalFlip, RandomResizedCrop
 from .photometric import ColorJitter, RandomErasing, RandomGrayscale
 
 
-def two_views(augment: Callable[[Array, Rng], Array], images: Array, rng: Rng) -> tuple[Array, Array]:
+def two_views(augment: Callable[..., Array], images: Array, rng: Rng, world: World = ALONE) -> tuple[Array, Array]:
     """The two views of each image, (view1, view2): the same transform drawn twice, independently.
 
     view1[i] and view2[i] are a positive pair. Call it on every step with the one generator of the run: views kept from
     an earlier epoch, or a generator made anew from the same seed, give the same augmentation again.
+    world: the processes that share the batch; images are this one's part, and so are the views.
 
     Raises ValueError if augment draws nothing from rng, because then both views would be the same.
 
@@ -32,14 +34,14 @@ def two_views(augment: Callable[[Array, Rng], Array], images: Array, rng: Rng) -
     """
     require_rng("two_views", rng)
     before = pickle.dumps(rng.bit_generator.state)
-    view1 = augment(images, rng)
+    view1 = augment(images, rng, *shared_by(world))
     if pickle.dumps(rng.bit_generator.state) == before:
         if len(images) == 0:
             raise ValueError(f"two_views: images must hold at least one image, got shape {images.shape}; is the "
                              "batch empty?")
         raise ValueError("two_views: augment drew nothing from rng, so that both views are drawn alike; let it take its "
                          "random numbers from the rng it is given")
-    return view1, augment(images, rng)
+    return view1, augment(images, rng, *shared_by(world))
 
 
 def mnist_views() -> Compose:
