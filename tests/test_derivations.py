@@ -11,8 +11,9 @@ import pytest
 from cases import above_zero, apart, normal
 
 import minicl
-from minicl import contrastive, ops
+from minicl import contrastive, nn, ops
 from minicl.explain import arrays_held_by
+from minicl.methods import grad_cache
 
 ROOT = Path(minicl.__file__).parents[1]
 PAGES = {path.stem: path for path in sorted((ROOT / "docs/gradients").glob("*.md"))}
@@ -67,6 +68,8 @@ CASES = [
     ("pool", ops.avg_pool2d, (normal(5, 4, 2, 3),), {"size": 3, "stride": 1}, {}),
 ]
 
+FUNCTIONS = {"grad_cache": {"grad_cache"}}        # pages on what is no op, with a test of their own below
+
 each_page = pytest.mark.parametrize("page", PAGES)
 each_case = pytest.mark.parametrize("page, op, inputs, options, sizes", CASES,
                                     ids=[f"{case[1].__name__}-{position}" for position, case in enumerate(CASES)])
@@ -106,7 +109,7 @@ def test_a_page_runs_and_shares_no_code_with_the_ops(page):
     imports = set(re.findall(r"^[ ]*(?:import|from) .*", code, re.MULTILINE))
     assert imports <= {"import math", "import numpy as np"}, f"{page}.md imports more than math and numpy: {imports}"
     naive = {name.removeprefix("naive_") for name in namespace(page) if name.startswith("naive_")}
-    tested = {op.__name__ for case_page, op, *_ in CASES if case_page == page}
+    tested = {op.__name__ for case_page, op, *_ in CASES if case_page == page} | FUNCTIONS.get(page, set())
     assert tested and tested <= naive, f"{page}.md: naive forms of {sorted(naive)}, but CASES tests {sorted(tested)}"
 
 
@@ -146,6 +149,24 @@ def test_batch_norm_with_relu_saves_its_output_too(n):
     held = [a for a in arrays_held_by(ops.batch_norm.forward(x, weight, bias, relu=True)[1])
             if not any(np.may_share_memory(a, given) for given in (x, weight))]
     assert sum(a.size for a in held) == namespace("normalize")["saved"]["batch_norm"](n=n, C=3, relu=True)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 8, 100])
+def test_naive_grad_cache_is_grad_cache(chunk):
+    x, W, g = normal(8, 5), normal(5, 3), 0.7
+    encoder = nn.Linear(5, 3, bias=False, rng=np.random.default_rng(0)).astype("float64")
+    encoder.weight.data[...] = W
+    L, _ = grad_cache(encoder, lambda z: g * contrastive.nt_xent(z[:4], z[4:], 0.3), x, chunk=chunk)
+    naive_L, naive_dW = namespace("grad_cache")["naive_grad_cache"](x, W, 0.3, g)
+    np.testing.assert_allclose(L.item(), g * naive_L, rtol=1e-12)
+    np.testing.assert_allclose(encoder.weight.grad, naive_dW, rtol=0, atol=1e-12)
+
+    def function(weight):
+        return contrastive.nt_xent(x[:4] @ weight, x[4:] @ weight, 0.3) * g
+    assert minicl.gradcheck(function, [W])
+    dW = minicl.Tensor(W, requires_grad=True)
+    function(dW).backward()
+    np.testing.assert_allclose(encoder.weight.grad, dW.grad, rtol=0, atol=1e-12)
 
 
 # ---------------------------------------------------------------- the labels

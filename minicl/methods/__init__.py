@@ -16,9 +16,11 @@ from .byol import BYOL
 from .clip import CLIP
 from .cpc import CPC, WindowEncoder
 from .ema import EMA, frozen_copy
+from .grad_cache import grad_cache
 from .moco import MoCo
 from .queue import Queue
 from .simclr import SimCLR
 from .simsiam import SimSiam
 
-__all__ = ["BYOL", "CLIP", "CPC", "EMA", "MoCo", "Queue", "SimCLR", "SimSiam", "WindowEncoder", "frozen_copy"]
+__all__ = ["BYOL", "CLIP", "CPC", "EMA", "MoCo", "Queue", "SimCLR", "SimSiam", "WindowEncoder", "frozen_copy",
+           "grad_cache"]

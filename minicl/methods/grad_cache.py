@@ -1,0 +1,82 @@
+"""Gradient caching (Gao et al. 2021, GradCache): the exact gradient of a batch whose activations do not fit into memory.
+
+A contrastive loss L(z_1, ..., z_N) compares all embeddings of a batch, so the batch cannot be cut into smaller ones: each
+item would lose its negatives. But an encoder sees one item at a time, z_i = f(x_i; w), so the gradient of its weights is
+a sum over items. With J_i the derivative of z_i by w:
+
+    z_i = f(x_i; w)                                                          (1)
+    dz_i = dL/dz_i                                                           (2)
+    dw = sum_i J_i^T dz_i                                                    (3)
+
+(1) needs no tape; (2) needs the embeddings alone; (3) is computed a chunk of items at a time, with a tape of that chunk
+alone. The price is a second forward pass.    Derivation: docs/gradients/grad_cache.md
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..autograd import Tensor
+from ..backend import array_module
+from ..checks import require_integers
+from ..nn import Module
+from ..no_grad import no_grad
+from ..typing import Array
+
+
+def grad_cache(model: Module, loss: Callable[..., Tensor], *inputs: Array, chunk: int) -> tuple[Tensor, list[Tensor]]:
+    """loss(*model(*inputs)).backward() with the memory of a chunk: (the loss, the model's outputs), both off the tape.
+
+    model   a Module: inputs -> one Tensor or several, with a row an item
+    loss    takes the model's outputs for the whole batch; it may have parameters of its own, such as a logit scale
+    inputs  arrays with a row an item
+    chunk   items that are encoded at a time; the last chunk may be smaller
+
+    Gradients are added to .grad as by backward(), equal to the whole batch's up to rounding where a row of the outputs
+    depends on its own row of the inputs alone. Dropout draws a mask for each chunk, the same in both passes. BatchNorm
+    normalises each chunk by its own statistics, and averages them once for each chunk: a model with it computes something
+    else than with the whole batch, as it does on several GPUs.
+    Raises RuntimeError if a model gives other outputs the second time; a GPU, which that would keep waiting, is not asked.
+
+    >>> from minicl import nn, contrastive
+    >>> views, encoder = np.random.default_rng(0).standard_normal((2, 6, 5)), nn.Linear(5, 3, rng=np.random.default_rng(1))
+    >>> L, [z] = grad_cache(encoder.astype("float64"), lambda z: contrastive.nt_xent(z[:6], z[6:], 0.5),
+    ...                     views.reshape(12, 5), chunk=4)
+    >>> z.shape, encoder.weight.grad.shape
+    ((12, 3), (5, 3))
+    """
+    require_integers("grad_cache", 1, chunk=chunk)
+    xp, starts = array_module(inputs[0]), range(0, len(inputs[0]), chunk)
+    chunks = [tuple(x[lo:lo + chunk] for x in inputs) for lo in starts]
+    before = [(buffer, buffer.data.copy()) for _, buffer in model.named_buffers()]
+    with no_grad():
+        parts = [_outputs(model, items) for items in chunks]                 # (1)
+    for buffer, data in before:                                              # the second pass draws the same masks, and
+        buffer.data[...] = data                                              # averages statistics once
+    z = [Tensor(xp.concatenate([part.data for part in column]), requires_grad=True) for column in zip(*parts)]
+    L = loss(*z)
+    L.backward()                                                             # (2)
+    for lo, items, part in zip(starts, chunks, parts):
+        again = _outputs(model, items)
+        if xp is np:
+            _require_same(part, again)
+        sum((y * whole.grad[lo:lo + chunk]).sum() for y, whole in zip(again, z) if whole.grad is not None).backward()  # (3)
+    return L.detach(), [whole.detach() for whole in z]
+
+
+def _outputs(model, items):
+    """The model's outputs for a chunk, a tuple of Tensors."""
+    outputs = model(*items)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    for y in outputs:
+        if not isinstance(y, Tensor) or y.shape[:1] != items[0].shape[:1]:
+            raise ValueError(f"grad_cache: model must give Tensors with {len(items[0])} rows, one for each item of the "
+                             f"chunk, got {type(y).__name__} of shape {getattr(y, 'shape', 'unknown')}")
+    return outputs
+
+
+def _require_same(first, second):
+    for x, y in zip(first, second):
+        if not np.abs(x.data - y.data).max(initial=0) <= 1e-3 * np.abs(x.data).max(initial=0):
+            raise RuntimeError("grad_cache: the model gave other outputs the second time, so its gradient would belong to "
+                               "neither; let it draw its random numbers from a nn.Stream, as Dropout does")
