@@ -1,13 +1,12 @@
 """Augmentations, named and parametrised as in torchvision, and recipes that make two views of each image.
 
-    geometric      what moves pixels: RandomResizedCrop, RandomHorizontalFlip, RandomAffine, RandomPerspective,
-                   ElasticTransform
+    geometric      what moves pixels: RandomResizedCrop, RandomHorizontalFlip, RandomAffine, RandomPerspective, ...
     photometric    what changes values: ColorJitter, RandomGrayscale, GaussianBlur, GaussianNoise, RandomErasing
     recipes        mnist_views, simclr_views, two_views
     base           Transform, the class to write your own, and Compose
 
-They work on whole batches (B, H, W, C), channels last, and draw other parameters for each image, from the generator
-that they are given. Where torchvision's defaults or conventions are others, the class says so.
+They work on whole batches (B, H, W, C) and draw parameters for each image from the generator that they are given.
+Where torchvision's defaults or conventions differ, the class says so.
 """
 
 from .base import Compose, Transform

@@ -1,8 +1,5 @@
 """What every augmentation is: parameters drawn on the host, one set an image, then arithmetic on the device.
 
-    Transform       the base class: draw, then apply slice by slice
-    Compose         transforms one after another
-
 A batch is (B, H, W, C), C = 1 or 3, float32 (float64 stays float64), values in [0, 1]. Whatever is random
 comes from a host numpy.random.Generator, so one seed gives the same views on NumPy and on CuPy.
 """
@@ -25,11 +22,10 @@ SLICE_PIXELS = 2**16    # in a slice on NumPy: its temporaries stay in cache and
 class Transform:
     """An augmentation `transform(images, rng) -> images`; the output is a fresh array of the input's dtype.
 
-    A subclass keeps its validated options, and nothing else, as attributes, and gives two methods:
+    A subclass keeps its options, and nothing else, as attributes, and defines two methods:
 
         draw(shape, rng)            host arrays of parameters, one row an image, for a batch of this shape
-        apply(images, out, *rows)   fill out from a slice of images and the same slice of those arrays, now on
-                                    the device and of the images' dtype
+        apply(images, out, *rows)   fill out from a slice of images and of those arrays, now on the device and of its dtype
 
     An image to be left alone gets the parameters of the identity, so that no image needs a branch.
     """

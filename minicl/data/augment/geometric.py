@@ -1,10 +1,5 @@
 """Augmentations that move pixels: crop, flip, affine map, perspective, elastic deformation.
 
-Two functions do the work, the first bilinear, the second with any weights:
-
-    warp        any map: where each output pixel comes from -> four gathers and two blends
-    resample    maps that treat rows and columns apart (a crop, a blur): out = R image C^T, two matrix products
-
 Coordinates are pixels in the order (row, column); pixel (0, 0) has its centre at (0, 0).
 """
 
@@ -97,11 +92,9 @@ def resample(images: Array, rows: Array, columns: Array, out: Array) -> None:
 class RandomResizedCrop(Transform):
     """Cut a random box out of each image and resize it to `size`, bilinearly.
 
-    size: pixels, one number or (height, width); scale: the box's area as a fraction of the image's;
-    ratio: its width / height, drawn log-uniformly. The box is drawn by torchvision's rule: whole pixels, ten
-    tries for one that fits, else the largest central box that respects the ratio. Interpolation stops at the
-    box's edge. Where the box is larger than `size`, the hat functions widen (antialias, as in Pillow), so that
-    every pixel counts; where it is not larger, antialiasing would change nothing.
+    size: pixels, one number or (height, width); scale: the box's area as a fraction of the image's; ratio: its width /
+    height, drawn log-uniformly by torchvision's rule: whole pixels, ten tries for a box that fits, else the largest
+    central one. antialias: where the box is larger than `size`, average over all of its pixels, as Pillow does.
 
     Source: Szegedy et al. 2015, Going deeper with convolutions, section 6; SimCLR's first augmentation. The default
     scale is MoCo's; SimCLR's, and torchvision's default, is (0.08, 1).
@@ -232,9 +225,8 @@ def plane_coordinates(matrix, height, width):
 class RandomAffine(PlaneMap):
     """Rotate, shift, scale and shear each image about its centre; what comes in from outside is 0.
 
-    degrees: rotation, counter-clockwise (torchvision's is clockwise), from a range (a, b) or -v to v; translate: the
-    largest shift as a fraction of the width and height, one number or (along x, along y); scale: a range of
-    magnifications, 1 leaves the size; shear: degrees by which verticals lean to the right, from a range or -v to v.
+    degrees: rotation, counter-clockwise (torchvision's is clockwise); translate: the largest shift as a fraction of
+    (width, height), or of both; scale: magnifications, 1 leaves the size; shear: degrees by which verticals lean right. Degrees may be v for -v to v.
 
     With y down and x right from the centre, t the shift, s the scale, theta the rotation and phi the shear,
 
@@ -277,8 +269,8 @@ def affine_matrix(theta, t, s, phi, height, width):
 class RandomPerspective(PlaneMap):
     """View each image at a slant: its corners move inwards by up to distortion_scale/2 of its height and width.
 
-    distortion_scale: a fraction below 2/3; beyond, the four corners may no longer bound a convex shape. Every image is
-    changed: torchvision's has a probability p, 0.5 by default, and a distortion_scale of 0.5.
+    distortion_scale is below 2/3, so that the corners bound a convex shape. Every image is changed: torchvision's has a
+    probability p, 0.5 by default, and a distortion_scale of 0.5.
     """
 
     def __init__(self, distortion_scale: float = 0.3):
@@ -316,15 +308,14 @@ def square_to_quad(corners):
 class ElasticTransform(Transform):
     """Displace every pixel by a smooth random field, like a trembling hand; what comes in from outside is 0.
 
-    alpha: root mean square displacement along each axis, in pixels; sigma: the field's smoothness, in pixels
-    (displacements a few sigma apart are independent).
+    alpha: root mean square displacement along each axis, sigma: the field's smoothness, both in pixels.
 
         field = alpha G_h z G_w^T,   z ~ N(0, 1) on knots sigma apart,   G_yk = exp(-(y - k)^2 / (2 sigma^2)) / norm
 
     where each row of G has norm 1, so that field ~ N(0, alpha^2) at every pixel.
 
-    Source: Simard, Steinkraus and Platt 2003, Best practices for convolutional neural networks. They smooth uniform
-    noise at every pixel, and torchvision does; their alpha is 6.1 sigma times this one.
+    Source: Simard, Steinkraus and Platt 2003, Best practices for convolutional neural networks. They, and torchvision,
+    smooth uniform noise at every pixel; their alpha is 6.1 sigma times this one.
     """
 
     def __init__(self, alpha: float = 1.0, sigma: float = 4.0):

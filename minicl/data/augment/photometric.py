@@ -1,7 +1,4 @@
-"""Augmentations that change values where they stand: noise, blur, erasing, brightness, contrast, colour.
-
-Results are cut off at 0 and 1.
-"""
+"""Augmentations that change values where they stand: noise, blur, erasing, colour. Results are cut off at 0 and 1."""
 
 import numpy as np
 
@@ -19,10 +16,8 @@ YIQ = np.array([LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])   
 class RandomErasing(Transform):
     """Overwrite a random box of each image with `value`, with probability p.
 
-    scale: the box's area as a fraction of the image's; ratio: its width / height, drawn log-uniformly; boxes are
-    whole pixels, and of ten tries the first that fits is taken.
-
-    Source: Zhong et al. 2017, Random erasing data augmentation.
+    scale: the box's area as a fraction of the image's; ratio: its width / height, drawn log-uniformly; of ten tries the
+    first that fits is taken.    Source: Zhong et al. 2017, Random erasing data augmentation.
     """
 
     def __init__(self, p: float = 0.5, scale: Range = (0.02, 0.33), ratio: Range = (0.3, 3.3), value: float = 0.0):
@@ -52,10 +47,7 @@ def _erase(xp, images, rows, columns, value, out):
 
 
 class GaussianNoise(Transform):
-    """Add independent normal noise to every value.
-
-    sigma: its standard deviation, a number, or a range (a, b) from which each image draws its own.
-    """
+    """Add normal noise to every value. sigma: its standard deviation, or a range from which each image draws its own."""
 
     def __init__(self, sigma: Range = 0.05):
         self.sigma = interval(self, "sigma", sigma, 0)
@@ -81,8 +73,7 @@ class GaussianBlur(Transform):
 
         G_ij = exp(-(i - j)^2 / (2 sigma^2)) / sum of the row
 
-    so that at an edge the weights of the pixels that exist add up to 1, and a flat image stays flat. The kernel is as
-    wide as the image, so there is no kernel_size.
+    so that a flat image stays flat at its edges. The kernel is as wide as the image, so there is no kernel_size.
 
     Source: Chen et al. 2020 (SimCLR), appendix A, with p = 0.5 and sigma in (0.1, 2) for 224 pixels.
     """
@@ -154,12 +145,11 @@ class ColorJitter(Recolour):
         saturation  x -> s x + (1 - s) (w.x) 1       contrast    x -> c x + (1 - c) (w.m) 1
         hue         x -> H x                         brightness  x -> b x
 
-    Hue turns in YIQ, not in HSV, because there it is linear, keeps the luma of every pixel and leaves grey grey.
-    So all four commute (torchvision's random order has nothing left to shuffle) and make one matrix and one shift:
+    In YIQ, unlike HSV, a turn of hue is linear and keeps luma and greys. So all four commute and make one map:
 
         out = b c H S x + b (1 - c) (w.m) 1,    S = s I + (1 - s) 1 w^T
 
-    cut off at 0 and 1 once, at the end. Grey images have no hue and no saturation: out = b c x + b (1 - c) m.
+    cut off at 0 and 1 at the end. Grey images have no hue and no saturation: out = b c x + b (1 - c) m.
 
     Source: Chen et al. 2020 (SimCLR), appendix A.
     """

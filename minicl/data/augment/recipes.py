@@ -2,9 +2,6 @@
 
 What the two views disagree on, an encoder learns to ignore (Chen et al. 2020, section 3). So digits are tilted,
 shifted and sheared but never mirrored, and photographs lose their colours but keep their shapes.
-
-    augment = mnist_views()
-    view1, view2 = two_views(augment, images, rng)          # images (B, 28, 28, 1) in [0, 1]
 """
 
 import pickle
@@ -21,8 +18,8 @@ from .photometric import ColorJitter, RandomErasing, RandomGrayscale
 def two_views(augment: Callable[..., Array], images: Array, rng: Rng, world: World = ALONE) -> tuple[Array, Array]:
     """The two views of each image, (view1, view2): the same transform drawn twice, independently.
 
-    view1[i] and view2[i] are a positive pair. Call it on every step with the one generator of the run: views kept from
-    an earlier epoch, or a generator made anew from the same seed, give the same augmentation again.
+    view1[i] and view2[i] are a positive pair. Call it on every step with the run's one generator: one made again from
+    the same seed repeats its views.
     world: the processes that share the batch; images are this one's part, and so are the views.
 
     Raises ValueError if augment draws nothing from rng, because then both views would be the same.
