@@ -4,8 +4,8 @@
     print(minicl.explain(loss, check=True))       and each gradient against finite differences, at the values it had
     minicl.explain(loss).mermaid()                the same graph as text that GitHub and mermaid.live draw
 
-Formulas are not written here. They are the lines of the op's own docstring, and those of its module's docstring whose
-labels, (1), (2), ..., stand in the op's code. Derivation pages state them as well, and tests evaluate them.
+Formulas are the lines of the op's own docstring, and those of its module's docstring whose labels, (1), (2), ..., stand
+in the op's code.
 """
 
 import copy
@@ -21,6 +21,7 @@ import numpy as np
 from .autograd import Node, Op, Tensor, ancestors
 from .backend import is_array
 from .gradcheck import GradcheckError, gradcheck
+from .tensor import owner_of
 from .typing import Array
 
 if TYPE_CHECKING:
@@ -30,14 +31,12 @@ if TYPE_CHECKING:
 def explain(loss: Tensor, model: "Module | None" = None, *, check: bool | int = False) -> "Explanation":
     """The tape behind `loss`, an Explanation: print it, or take its .mermaid() graph.
 
-    loss    a Tensor whose backward() has not been called: a scalar or not
+    loss    a Tensor whose backward() has not been called
     model   a Module: leaves are called by its parameters' names
-    check   True, or how many entries of each input (True: 8): run each op again in float64, at the values its inputs
-            have, and compare its gradient with finite differences for a random cotangent. What is random (dropout) is
-            drawn anew, and running averages are not moved.
+    check   True, or how many entries of each input (True: 8): run each op again in float64 and compare its gradient with
+            finite differences for a random cotangent. Dropout is drawn again, and running averages are not moved.
 
-    Raises TypeError unless loss is a Tensor; ValueError if no op is recorded behind it; RuntimeError if backward() has
-    freed the tape, or the library has changed a parameter since.
+    Raises TypeError unless loss is a Tensor, ValueError if no op is recorded behind it, RuntimeError for a stale tape.
 
     >>> x = Tensor(np.ones(3), requires_grad=True)
     >>> [row.op for row in explain((x * 2.0).sum()).rows]
@@ -137,7 +136,8 @@ class Explanation:
 
 def _inputs(node, number, leaf_names):
     shown = []
-    for name, x in zip(_argument_names(node), node.inputs):
+    for position, x in enumerate(node.inputs):
+        name = node.op.checks.input_name(position)
         if isinstance(x, Tensor):
             leaf = leaf_names.get(id(x), "leaf" if x.requires_grad else "constant")
             label = f"[{number[x.node]}]" if x.node else leaf
@@ -147,11 +147,6 @@ def _inputs(node, number, leaf_names):
         elif x is not None:
             shown.append(Input(name, f"{x:g}", None, None))
     return shown
-
-
-def _argument_names(node):
-    """The names of a recorded op's arguments; those of *xs are xs[0], xs[1], ..."""
-    return [node.op.checks.input_name(position) for position in range(len(node.inputs))]
 
 
 def _shape(shape):
@@ -240,7 +235,7 @@ def arrays_held_by(function: Any) -> list[Array]:
     while todo:
         thing = todo.pop()
         if is_array(thing):
-            arrays.setdefault(_address(thing), _owner(thing))
+            arrays.setdefault(_address(thing), owner_of(thing))
             continue
         if id(thing) in seen:
             continue
@@ -258,8 +253,7 @@ def arrays_held_by(function: Any) -> list[Array]:
 
 def saved_by(node: Node) -> list[Array]:
     """The arrays that the backward of a recorded op saves: held by its closure, and none of its inputs."""
-    given = {_address(x.data if isinstance(x, Tensor) else x) for x in node.inputs
-             if isinstance(x, Tensor) or is_array(x)}
+    given = {_address(x) for x in node.inputs if isinstance(x, Tensor) or is_array(x)}
     return [x for x in arrays_held_by(node.backward) if _address(x) not in given]
 
 
@@ -271,22 +265,15 @@ def _bytes_held(nodes):
         held.update((_address(x), x.nbytes) for x in arrays_held_by(node.backward))
         for x in node.inputs:
             if isinstance(x, Tensor) and x.node:
-                held[_address(x.data)] = _owner(x.data).nbytes
+                held[_address(x)] = owner_of(x.data).nbytes
             elif isinstance(x, Tensor) or is_array(x):
-                leaves.add(_address(x.data if isinstance(x, Tensor) else x))
+                leaves.add(_address(x))
     return sum(size for address, size in held.items() if address not in leaves)
 
 
-def _owner(array):
-    """The array whose memory this one looks at, perhaps itself."""
-    while is_array(array.base):
-        array = array.base
-    return array
-
-
-def _address(array):
-    """Where the memory of an array begins, the same for all views of it."""
-    owner = _owner(array)
+def _address(x):
+    """Where the memory of an array or a Tensor begins, the same for all views of it."""
+    owner = owner_of(x.data if isinstance(x, Tensor) else x)
     return owner.ctypes.data if isinstance(owner, np.ndarray) else owner.data.ptr
 
 
@@ -311,7 +298,7 @@ def _check(node, sample):
         return y * (abs(y.data) < TOO_LARGE).astype("float64")
 
     again.__name__ = node.op.__name__
-    names = [_argument_names(node)[k] for k in positions]
+    names = [node.op.checks.input_name(k) for k in positions]
     moving = [inputs[k] for k in positions]
     for step in (1e-5, 1e-6):                          # the second for ground too curved for the first
         try:

@@ -107,8 +107,7 @@ class Run:
     name   of the script; without --out the folder is runs/name, or runs/name-2, runs/name-3, ...
     world  the processes that train together, each on its part of every batch. All make the same calls
 
-    A run that fails before its first step is done leaves no folder.
-    Raises RunError or CheckpointError.
+    A run that fails before its first step is done leaves no folder. Raises RunError or CheckpointError.
     """
 
     def __init__(self, args: argparse.Namespace, name: str, world: World = ALONE):

@@ -181,7 +181,7 @@ def watch(parts: Iterable[Any]) -> None:
     """Note in which memory these Tensors and Buffers lie, so that a write to one is seen by views of it: what .detach()
     returns, what ops have returned under no_grad(), Tensor(x.data)."""
     for part in parts:
-        owner = _owner(part.data)
+        owner = owner_of(part.data)
         if id(owner) not in _parts:
             def forget(_, key=id(owner), parts=_parts):
                 parts.pop(key, None)
@@ -193,7 +193,7 @@ def watch(parts: Iterable[Any]) -> None:
 def last_write(x: Any) -> Change | None:
     """The last write to a part that a Tensor, which is none itself, or an array shares memory with."""
     data = x._data if isinstance(x, BaseTensor) else x
-    _, parts = _parts.get(id(_owner(data)), (None, {}))
+    _, parts = _parts.get(id(owner_of(data)), (None, {}))
     if id(x) in parts and parts[id(x)]() is x:
         return None
     changes = [part.changed for reference in list(parts.values()) if (part := reference()) is not None
@@ -201,7 +201,7 @@ def last_write(x: Any) -> Change | None:
     return max(changes, default=None)
 
 
-def _owner(x: Any) -> Any:
+def owner_of(x: Any) -> Any:
     """The array whose memory x is a view of, or x."""
     owner = x
     while (x := getattr(x, "base", None)) is not None:

@@ -11,9 +11,8 @@ MANY = 100                              # a longer list without a part is data, 
 class Structure:
     """The named parts of a Module that `owner` works on, of one kind: Parameter, or (Parameter, Buffer).
 
-    check() compares every attribute and list of the tree with what it was, by identity. Only if one differs is the
-    tree walked again. parts: (name, part) pairs. Of a list of pairs, which stands for a part of a
-    model, nothing is known.
+    check() compares every attribute and list of the tree with what it was, by identity. Only if one differs is the tree
+    walked again. parts: (name, part) pairs. Of a list of pairs, which stands for a part of a model, nothing is known.
     """
 
     def __init__(self, owner: str, module: Any, parts: Any, kind: Any):

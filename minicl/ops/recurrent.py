@@ -1,7 +1,6 @@
 """A gated recurrent unit over a whole sequence, and its gradient: backpropagation through time.
 
-Each step mixes the last state with new content. Per unit, with the gates
-sigma(v) = 1 / (1 + e^-v) between 0 and 1:
+Each step mixes the last state with new content. Per unit, with the gates sigma(v) = 1 / (1 + e^-v) between 0 and 1:
 
     r = sigma(x_t W_r + b_r + h_{t-1} V_r)              reset: how much of the past the new content sees
     u = sigma(x_t W_u + b_u + h_{t-1} V_u)              update: how much of the past stays
