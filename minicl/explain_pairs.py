@@ -1,11 +1,11 @@
 """The gradient of a contrastive loss as push and pull: the share of each candidate in one anchor's gradient.
 
-As in contrastive/nt_xent.py, the gradient of the anchor's loss with respect to its cosines s_ij is
+The gradient of an anchor's NT-Xent loss with respect to its cosines s_ij is
 
     dl_i/ds_ij = p_ij / tau  for a negative,   dl_i/ds_i+ = -(1 - p_i+) / tau  for the positive
 
-with p the softmax of s_i / tau over all candidates. So negatives push with p_ij, together as hard as the positive
-pulls. The temperature says how the push is shared out: a low one gives it to the few most similar negatives.
+with p the softmax of s_i / tau over all candidates: negatives push with p_ij, together as hard as the positive pulls.
+A low temperature leaves the push to the few most similar negatives.
 """
 
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ def explain_pairs(z1: Tensor | Array, z2: Tensor | Array, tau: float | Sequence[
                   anchor: int = 0, names: Sequence[str] | None = None) -> "Pairs":
     """Push and pull on one anchor of nt_xent(z1, z2, tau): print it, or .draw(path) it.
 
-    z1, z2  two views (N, d) of N items, Tensors or arrays, as nt_xent takes them; lengths do not matter
+    z1, z2  two views (N, d) of N items, Tensors or arrays; lengths do not matter
     tau     a temperature > 0, or several to compare
     anchor  0 to 2N - 1: view 1 of item `anchor`, from N on view 2 of item `anchor - N`
     names   N words for the items; default: "item 0", ...
 
-    Raises ValueError for views that do not match, temperatures that are not above 0, an anchor or names that do not fit.
+    Raises ValueError for arguments that do not fit.
     """
     z1, z2 = (z.data if isinstance(z, Tensor) else z for z in (z1, z2))
     require_pairs("explain_pairs", z1, z2, at_least=2)
@@ -107,10 +107,7 @@ class Pairs:
     __str__ = __repr__ = table
 
     def draw(self, path: str | Path) -> None:
-        """The same as a picture: each negative's share of the push by its cosine; pull and effective negatives by tau.
-
-        Raises ImportError without matplotlib.
-        """
+        """The same as a picture: each negative's share of the push by its cosine; pull and effective negatives by tau."""
         from . import viz  # here: matplotlib is slow to import
 
         if viz.Figure is None:

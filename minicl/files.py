@@ -18,10 +18,8 @@ PART = re.compile(r"\..*\.[0-9a-f]{16}\.part")              # the name of a file
 def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
     """Call write(file) on a new file beside `path`, force it to disk, and then put it in the place of `path`.
 
-    Missing folders are made. An existing file keeps its permissions, and a symbolic link stays one: the file that
-    it names is replaced. If anything fails, what stood at `path` still stands, and nothing is left beside it.
-
-    Raises OSError, among others for a `path` that exists and is not a regular file.
+    Missing folders are made. An existing file keeps its permissions, and a symbolic link stays one. If anything fails,
+    what stood at `path` still stands, and nothing is left beside it. Raises OSError, also if `path` is not a regular file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

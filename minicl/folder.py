@@ -21,8 +21,8 @@ class RunError(RuntimeError):
 
 
 class OwnFolder:
-    """The folder `out`, or without it a new one: runs/name, or runs/name-2, runs/name-3, ... It is locked until close(), at
-    the latest until the process ends. close() removes a folder that was made here and is still empty.
+    """The folder `out`, or without it a new one: runs/name, or runs/name-2, runs/name-3, ... It is locked until close() or
+    the end of the process. close() removes a folder that was made here and is still empty.
 
     path     the folder
     is_held  False on a file system without locks
@@ -89,9 +89,7 @@ class FolderLock:
     """A lock on an existing folder, held until close() or the end of the process, by a kill too.
 
     It is the operating system's lock on a file .lock in the folder, which holds the process id; close() removes the file.
-    `is_held` is False on a file system that has no locks.
-
-    Raises Locked, or OSError if the file cannot be written.
+    `is_held` is False on a file system without locks. Raises Locked, or OSError if the file cannot be written.
     """
 
     def __init__(self, folder: Path):

@@ -36,9 +36,8 @@ def gradcheck(function: Callable[..., Tensor], inputs: Sequence[Array], *, step:
     sample    how many entries of each input to check, drawn at random; default: all of them
     kinks     accept at a kink (0 of a relu, a tie of a max) any slope between those of its two sides
 
-    Returns True. Raises GradcheckError naming op, argument, index, both values, their ratio and the usual mistake
-    behind such a ratio; TypeError for inputs that are not float64 (float32 differences are mostly rounding);
-    ValueError if there is nothing to check.
+    Returns True. Raises GradcheckError naming op, argument, index, both values, their ratio and the usual mistake behind
+    such a ratio; TypeError for inputs that are not float64; ValueError if there is nothing to check.
 
     >>> from minicl import op
     >>> @op

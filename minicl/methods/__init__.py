@@ -2,10 +2,9 @@
 
 What a method must offer, so that encode(), the probes and a training loop can use it:
 
-    forward(images)   -> (h, z), Tensors: h (B, features) is kept and evaluated, z (B, d) is what the loss compares.
-                      Methods of two inputs (CLIP, CPC) give one embedding of each instead
-    loss(z, ...)      -> a scalar Tensor, where a function of minicl.contrastive alone does not do it: where a
-                      predictor, a target or a queue takes part
+    forward(images)   -> (h, z), Tensors: h (B, features) is evaluated, z (B, d) is what the loss compares. Methods of
+                      two inputs (CLIP, CPC) give one embedding of each instead
+    loss(z, ...)      -> a scalar Tensor, where a predictor, a target or a queue takes part in it
     update()          after optimizer.step(), where something follows without a gradient: a target, a queue, a clamp.
                       It raises in evaluation mode
 

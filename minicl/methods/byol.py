@@ -8,8 +8,7 @@
         optimizer.step()                                  # online network and predictor
         target = m target + (1 - m) online
 
-No negatives. The target is a moving average of past weights and gets no gradient; what SimSiam's stop-gradient does
-within a step, it does across steps too. See docs/methods/without-negatives.md
+No negatives. The target is a moving average of past weights and gets no gradient. See docs/methods/without-negatives.md
 """
 
 from ..autograd import Tensor
@@ -24,10 +23,8 @@ from .simsiam import other_view
 
 
 class BYOL(Module):
-    """Online encoder and head, predictor, and a target that follows. Called as a model, images -> (h, z), it is the
-    online network: that is what is kept and evaluated.
-
-    m  momentum of the target: 0.996 in the paper's long runs, 0.99 and less in short ones
+    """Online encoder and head, predictor, and a target that follows. As a model, images -> (h, z), it is the online
+    network, which is evaluated. m: momentum of the target, 0.996 in the paper's long runs, 0.99 and less in short ones.
 
     One step, with both views in one batch:
 
@@ -54,10 +51,7 @@ class BYOL(Module):
             return self.target(images)[1]
 
     def loss(self, z: Tensor, targets: Tensor) -> Tensor:
-        """Eq. 2 for z and targets (2N, d) of [view1; view2], in [0, 4]: each view predicts the target of the other.
-
-        The mean of both directions, where the paper has their sum.
-        """
+        """Eq. 2 for z and targets (2N, d) of [view1; view2], in [0, 4]: the mean of both directions (the paper sums)."""
         return 2 + 2 * negative_cosine(self.predictor(z), other_view(targets))
 
     def update(self) -> None:

@@ -27,9 +27,8 @@ MAX_SCALE = 100               # of exp(logit_scale)
 class CLIP(Module):
     """images (B, H, W, C) and token ids (B, T) -> their embeddings (B, dim), not yet normalised: the loss does that.
 
-    image, text  an encoder each, and a linear projection with no bias (section 2.3; SimCLR's head is an MLP)
-    logit_scale  Parameter (), the logarithm of 1/tau; log(1/0.07) at first. The loss exponentiates it, so tau > 0
-                 whatever the optimizer does. Call clamp_logit_scale() after each of its steps
+    image, text  an encoder each, and a linear projection without bias (section 2.3)
+    logit_scale  Parameter (), the logarithm of 1/tau; log(1/0.07) at first. Call clamp_logit_scale() after each step
     tau          the temperature at the start (or temperature), at least 1/100, where the clamp holds it
     """
 

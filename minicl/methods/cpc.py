@@ -9,9 +9,9 @@
         optimizer.step()
 
 The score of a candidate is the dot product z . W_k c_t (eq. 3). The true z_{t+k} should be picked from among those of
-the other sequences of the batch at the same time t + k. They are drawn independently of c_t, which InfoNCE's bound
-on I(c_t; z_{t+k}) asks for. Windows of the same sequence at other times would be no such draws; and candidates from
-other times would let a critic beat chance that knows no more than what time it is.
+the other sequences at the same time t + k, drawn independently of c_t, as InfoNCE's bound on I(c_t; z_{t+k}) requires.
+Windows of the same sequence at other times are not; and candidates from other times would let a critic that knows only
+what time it is beat chance.
 """
 
 from .. import ops
@@ -26,8 +26,8 @@ from ..typing import Array, Rng
 class WindowEncoder(Module):
     """x (T, B, C) -> z (T / window, B, features): a strided convolution, then relu and a linear layer.
 
-    Its stride is its width: no two windows share a sample, which would give the future away. T mod window samples at
-    the end are left out.
+    Its stride is its width: no two windows share a sample, which would give the future away. T mod window samples are
+    left out.
     """
 
     def __init__(self, channels: int, window: int, *, hidden: int = 64, features: int = 32, rng: Rng):

@@ -2,14 +2,12 @@
 
     target <- m target + (1 - m) online                                      (1)
 
-after every step, for parameters and buffers alike. Unrolled, (1) is an exponential moving average, EMA, of all the
-weights that the online model has had, the weight of `t` steps ago counting (1 - m) m^t: of about the last 1 / (1 - m)
-steps. MoCo's keys come from such a model, so that keys of neighbouring steps can be compared (He et al. 2020, eq. 2);
-BYOL's targets too.
+after every step, for parameters and buffers alike. The weights of `t` steps ago count (1 - m) m^t: an exponential
+moving average, EMA, over about 1 / (1 - m) steps. MoCo's keys come from such a model, so that keys of neighbouring
+steps can be compared (He et al. 2020, eq. 2); BYOL's targets too.
 
-BatchNorm's running averages belong to the weights that they were measured with, so they take the same average (1):
-a target evaluated with the online model's would be normalised for weights that it does not have yet. In training the
-target normalises by its batch, as every BatchNorm, but keeps no averages of its own.
+BatchNorm's running averages belong to the weights that they were measured with, so they follow by (1) as well. In
+training the target normalises by its batch, as every BatchNorm, but keeps no averages of its own.
 """
 
 import copy
@@ -55,9 +53,8 @@ class EMA:
         ...
         ema.update(0.99)                                                     # after each optimizer.step()
 
-    The target's state is moved into one array, as an optimizer does with the online model's, so an update is a
-    gathering copy and three passes, on a GPU a copy and one kernel, however many layers there are. It has no state
-    beyond that of the two modules: save those. Raises ValueError if target is not a frozen copy of online.
+    The target's state is one array, so an update is a gathering copy and three passes, on a GPU a copy and one kernel. It
+    has no state beyond that of the two modules: save those. Raises ValueError if target is not a frozen copy of online.
     """
 
     def __init__(self, online: Module, target: Module):
@@ -80,8 +77,7 @@ class EMA:
     def update(self, m: float) -> None:
         """Apply (1) with 0 <= m <= 1.
 
-        Raises RuntimeError in evaluation mode, since evaluating must not change a model, and if either Module has gained,
-        lost or replaced a part since the EMA was made.
+        Raises RuntimeError in evaluation mode, or if either Module has gained, lost or replaced a part since.
         """
         require_within("EMA", "[0, 1]", m=m)
         if not (self.online.training and self.target.training):

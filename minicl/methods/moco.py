@@ -1,8 +1,8 @@
 """MoCo (He et al. 2020; Chen et al. 2020b for the MLP head, "v2"): a queue of keys from a momentum encoder.
 
 SimCLR's negatives are the batch, so many negatives need a large batch. MoCo keeps the keys of earlier batches in a
-queue: 65,536 negatives at a batch of 256. For their keys to be worth comparing with today's, the encoder that made
-them must have changed little since, so keys come from a copy that follows the query encoder slowly.
+queue: 65,536 negatives at a batch of 256. So that their keys are worth comparing with today's, keys come from a copy
+that follows the query encoder slowly.
 
     for x in batches:
         q = query(augment(x))                             # (N, dim)
@@ -12,7 +12,7 @@ them must have changed little since, so keys come from a copy that follows the q
         key = m key + (1 - m) query                       # weights and batch norm's running averages
         queue: k in, the oldest out                       # after the loss has used k, never before
 
-See docs/methods/moco.md for why each part is there, and why the loss rises at first.
+docs/methods/moco.md explains why each part is there, and why the loss rises at first.
 """
 
 import numpy as np
@@ -33,8 +33,7 @@ from .simclr import SimCLR
 
 
 class MoCo(Module):
-    """Query encoder, key encoder and queue. Called as a model, images -> (h, z), it is the query encoder: that is
-    what is trained by gradient, kept and evaluated.
+    """Query encoder, key encoder and queue. As a model, images -> (h, z), it is the query encoder: that is evaluated.
 
     encoder, head  images -> h -> z (B, dim)
     dim            of z
@@ -62,9 +61,9 @@ class MoCo(Module):
     def encode_keys(self, images: Array, rng: Rng) -> Array:
         """z of the key encoder: images (B, H, W, C) -> array (B, dim), on no tape.
 
-        The batch is shuffled on its way in and put back in order on its way out, by a permutation drawn from the
-        host generator rng. Query i and key i are then normalised among different images: their groups' statistics no
-        longer tell that they belong together (He et al. 2020, section 3.3). In evaluation there is nothing to hide.
+        The batch is shuffled on its way in and put back in order on its way out, by a permutation drawn from the host
+        generator rng: group statistics then do not tell that query i and key i belong together (He et al. 2020,
+        section 3.3). In evaluation there is nothing to hide.
         """
         with no_grad():
             if not self.training:

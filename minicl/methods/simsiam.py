@@ -6,9 +6,8 @@
         L = -mean cos(p, stop_gradient(z of the other view))
         optimizer.step()
 
-Maximising similarity alone has one best answer, the same z for every image. SimSiam asks for no more than that, and
-yet does not collapse: the target is held still while the predictor learns to reach it. Take the detach out of
-contrastive.negative_cosine, or the predictor, and it does. See docs/methods/without-negatives.md
+Maximising similarity alone has one best answer, the same z for every image. SimSiam does not collapse only because of
+the detach in contrastive.negative_cosine and the predictor. See docs/methods/without-negatives.md
 """
 
 from ..autograd import Tensor

@@ -226,7 +226,8 @@ class RandomAffine(PlaneMap):
     """Rotate, shift, scale and shear each image about its centre; what comes in from outside is 0.
 
     degrees: rotation, counter-clockwise (torchvision's is clockwise); translate: the largest shift as a fraction of
-    (width, height), or of both; scale: magnifications, 1 leaves the size; shear: degrees by which verticals lean right. Degrees may be v for -v to v.
+    (width, height), or of both; scale: magnifications, 1 leaves the size; shear: degrees by which verticals lean right.
+    Of degrees v means -v to v.
 
     With y down and x right from the centre, t the shift, s the scale, theta the rotation and phi the shear,
 
