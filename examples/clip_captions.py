@@ -26,6 +26,7 @@ from minicl.nn import BagOfTokens, ConvNet, Transformer
 from minicl.optim import AdamW, warmup_cosine
 from minicl.options import at_least, options, within
 from minicl.run import Run, command
+from plots import caption_grid, line_plots
 
 PROMPTS = {
     "digit": {"bare": ["{}"], "template": ["a photo of a {}"],
@@ -105,9 +106,9 @@ def main():
     log = run.read_log()
     best = to_host((unseen[:18] @ l2_normalize.forward(text)[0].T).argmax(axis=1))
     draw_curves(run.folder / "curves.png", log, math.log(args.batch))
-    viz.caption_grid(run.folder / "captions.png", images[:18], [captions[k] for k in best],
-                     best == caption_number(attributes)[:18],
-                     title=f"unseen combinations, and the best of {len(captions)} captions (red: wrong)")
+    caption_grid(run.folder / "captions.png", images[:18], [captions[k] for k in best],
+                 best == caption_number(attributes)[:18],
+                 title=f"unseen combinations, and the best of {len(captions)} captions (red: wrong)")
     run.finish({"data": data.name, "backend": args.backend, "seed": args.seed, "loss": final_loss(log, total),
                 "scale": log[-1]["scale"], **metrics, **recalls,
                 "seconds": run.elapsed(), "seconds_per_epoch": run.seconds / args.epochs,
@@ -117,12 +118,12 @@ def main():
 def draw_curves(path, log, chance):
     """The loss against chance, and the scale of the logits, over the steps."""
     steps = [line["step"] for line in log]
-    viz.line_plots(path,
-                   {"lines": [("loss", steps, [line["loss"] for line in log], {"color": viz.BLUE}),
-                              ("chance", steps, [chance] * len(steps), {"color": viz.GREY, "linestyle": "--"})],
-                    "title": "loss", "xlabel": "step", "ylabel": "nats", "ylim": (0, None)},
-                   {"lines": [("1/tau", steps, [line["scale"] for line in log], {"color": viz.RED})],
-                    "title": "scale of the logits, learned", "xlabel": "step", "ylim": (0, None)})
+    line_plots(path,
+               {"lines": [("loss", steps, [line["loss"] for line in log], {"color": viz.BLUE}),
+                          ("chance", steps, [chance] * len(steps), {"color": viz.GREY, "linestyle": "--"})],
+                "title": "loss", "xlabel": "step", "ylabel": "nats", "ylim": (0, None)},
+               {"lines": [("1/tau", steps, [line["scale"] for line in log], {"color": viz.RED})],
+                "title": "scale of the logits, learned", "xlabel": "step", "ylim": (0, None)})
 
 
 def caption_loss(model, dataset, digits, labels, rng, xp):

@@ -13,7 +13,7 @@ import dataclasses
 
 import numpy as np
 
-from minicl import get_backend, viz
+from minicl import get_backend
 from minicl.backend import threads
 from minicl.contrastive import alignment_loss, nt_xent
 from minicl.data import Batches, load_images, mnist_views, two_views
@@ -23,6 +23,7 @@ from minicl.nn import ConvNet, projection_head
 from minicl.optim import AdamW, warmup_cosine
 from minicl.options import at_least, options, within
 from minicl.run import Run, command
+from plots import line_plots
 
 COLOURS = {"positives only": "#cc3333", "BYOL": "#3465a4", "SimSiam": "#4e9a06", "NT-Xent": "#75507b"}
 
@@ -112,12 +113,12 @@ def draw(run, log, accuracies, dim):
         return [[name + note(name), steps, [line[f"{name}: {figure}"] for line in log], {"color": colour}]
                 for name, colour in COLOURS.items()]
 
-    viz.line_plots(run.folder / "collapse.png",
-                   {"lines": lines("std"), "title": "standard deviation of z per dimension, times √d",
-                    "xlabel": "step", "ylim": (0, 1.05)},
-                   {"lines": lines("rank", lambda name: f", probe of z {accuracies[name]['probe_z']:.0%}"),
-                    "title": f"effective rank of z, of {dim} (probe before {accuracies['untrained']['probe_z']:.0%})",
-                    "xlabel": "step", "ylim": (0, None)})
+    line_plots(run.folder / "collapse.png",
+               {"lines": lines("std"), "title": "standard deviation of z per dimension, times √d",
+                "xlabel": "step", "ylim": (0, 1.05)},
+               {"lines": lines("rank", lambda name: f", probe of z {accuracies[name]['probe_z']:.0%}"),
+                "title": f"effective rank of z, of {dim} (probe before {accuracies['untrained']['probe_z']:.0%})",
+                "xlabel": "step", "ylim": (0, None)})
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from minicl.nn import GRU
 from minicl.optim import AdamW, warmup_cosine
 from minicl.options import at_least, options
 from minicl.run import Run, RunError, command
+from plots import line_plots
 from sequences import SEQUENCES, Rotation, load_sequences, time_first
 
 WINDOW = {"rotation": 4, "mnist-rows": 2, "digit-rows": 2}             # samples that one z_t sees
@@ -169,7 +170,7 @@ def draw(run, metrics, args):
         lines.append((label, ks, [level] * len(ks), {"color": viz.GREY, "linestyle": "--"}))
         return {"lines": lines, "xlabel": "windows ahead, k", **settings}
 
-    viz.line_plots(
+    line_plots(
         run.folder / "prediction.png",
         plot("accuracy", "oracle", 1 / args.batch, f"chance, 1/{args.batch}", ylabel="accuracy", ylim=(0, 1.05),
              title=f"the true future, picked from {args.batch}"),

@@ -23,6 +23,7 @@ from minicl.nn.layers import RELU_GAIN
 from minicl.optim import Adam
 from minicl.options import at_least, options
 from minicl.run import Run, command
+from plots import line_plots
 
 NATS = (2, 4, 6, 8, 10)            # the true information, each for a fifth of the steps
 CANDIDATES = (16, 64, 256)         # for which the optimal critic's bound is computed
@@ -110,7 +111,7 @@ def draw(run, log, optimal, batch):
     smooth = [float(np.mean([near["bound"] for near in log[max(0, k - 15):k + 16] if near["nats"] == line["nats"]]))
               for k, line in enumerate(log)]
     colours = dict(zip(CANDIDATES, (viz.RED, viz.BLUE, "#4e9a06")))
-    viz.line_plots(
+    line_plots(
         run.folder / "information.png",
         {"lines": [("true information", steps, [line["nats"] for line in log], {"color": "black"}),
                    (f"cap, log {batch}", steps, [cap] * len(steps), {"color": viz.GREY, "linestyle": "--"}),

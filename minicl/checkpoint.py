@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .files import write_atomically
+from .nn.module import require_state
 from .typing import HostArray
 
 FORMAT = 1                             # raised when the content of the file changes its meaning
@@ -153,15 +154,11 @@ def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path
     """
     before = {part: thing.state_dict() for part, thing in parts.items()}
     expected = {f"{part}.{name}": np.asarray(array) for part, state in before.items() for name, array in state.items()}
-    wrong = [f"{name}: missing" for name in expected if name not in arrays]
-    wrong += [f"{name}: unknown to this run" for name in arrays if name not in expected]
-    wrong += [f"{name}: {arrays[name].dtype} {arrays[name].shape}, this run has {array.dtype} {array.shape}"
-              for name, array in expected.items() if name in arrays
-              and (arrays[name].dtype, arrays[name].shape) != (array.dtype, array.shape)]
-    if wrong:
-        more = [f"... and {len(wrong) - 8} more"] * (len(wrong) > 8)
-        raise CheckpointError(f"{path} does not fit this run, it is of another model or optimizer:\n    "
-                              + "\n    ".join(wrong[:8] + more))
+    try:
+        require_state("run", arrays, expected)
+    except ValueError as error:
+        raise CheckpointError(f"{path} does not fit this run, it is of another model or optimizer:"
+                              + str(error).partition(":")[2]) from error
     try:
         for part, state in before.items():
             parts[part].load_state_dict({name: arrays[f"{part}.{name}"] for name in state})

@@ -7,7 +7,6 @@ import contextlib
 import functools
 import os
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -115,40 +114,6 @@ def embedding_map(path, positions: HostArray, labels: HostArray, class_names: Se
         plot.scatter(*positions[labels == label].T, label=name, color=f"C{label % 10}", s=5, linewidths=0)
     plot.legend(fontsize=8, markerscale=3, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     plot.set(xticks=[], yticks=[], title=title)
-    save_figure(figure, path)
-
-
-@needs_matplotlib
-def line_plots(path, *plots: dict) -> None:
-    """Line plots side by side.
-
-    A plot is a dict: "lines" is a list of (label, xs, ys, matplotlib's keywords for the line); the rest are settings of
-    its axes, such as title, xlabel, ylabel, ylim.
-    """
-    figure = Figure(figsize=(4.8 * len(plots), 3.6), dpi=150)
-    for axes, plot in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots):
-        for label, xs, ys, look in plot["lines"]:
-            axes.plot(xs, ys, label=label, **look)
-        axes.set(**{key: value for key, value in plot.items() if key != "lines"})
-        axes.legend(fontsize=8, frameon=False)
-    save_figure(figure, path)
-
-
-@needs_matplotlib
-def caption_grid(path, images: HostArray, captions: Sequence[str], right: HostArray, *, title: str,
-                 columns: int = 3) -> None:
-    """Images (n, H, W, 3), each beside its caption, which is red where right (n,) is False."""
-    rows = -(-len(images) // columns)
-    figure = Figure(figsize=(3.3 * columns, 1.05 * rows + 0.4), dpi=150)
-    axes = figure.subplots(rows, columns, squeeze=False).reshape(-1)
-    for plot in axes:
-        plot.axis("off")
-    for plot, image, caption, is_right in zip(axes, images, captions, right):
-        plot.imshow(image, interpolation="nearest")
-        plot.set_anchor("W")
-        plot.text(1.08, 0.5, textwrap.fill(caption, 28), transform=plot.transAxes, va="center", fontsize=8,
-                  color="black" if is_right else RED)
-    figure.suptitle(title, fontsize=10)
     save_figure(figure, path)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from circle import circle_panels
 from minicl import viz
+from plots import caption_grid, line_plots
 
 pictures = pytest.mark.skipif(viz.Figure is None, reason="pictures need matplotlib, the viz extra")
 LOG = [{"step": k, "loss": 2.0 - k, "alignment": 0.1, "uniformity": -1.0} for k in range(2)]
@@ -22,8 +23,8 @@ DRAW = {
     "one pixel": lambda path: viz.image_grid(path, [np.zeros((2, 1, 1, 1))]),
     "training_curves": lambda path: viz.training_curves(path, LOG, candidates=7, floor=-3.9),
     "embedding_map": lambda path: viz.embedding_map(path, CIRCLE, np.arange(12), [str(k) for k in range(12)], title="t"),
-    "line_plots": lambda path: viz.line_plots(path, {"lines": [("a", [0, 1], [1, 2], {"color": viz.RED})], "title": "t"}),
-    "caption_grid": lambda path: viz.caption_grid(path, np.zeros((4, 4, 4, 3)), ["a"] * 4, np.arange(4) > 1, title="t"),
+    "line_plots": lambda path: line_plots(path, {"lines": [("a", [0, 1], [1, 2], {"color": viz.RED})], "title": "t"}),
+    "caption_grid": lambda path: caption_grid(path, np.zeros((4, 4, 4, 3)), ["a"] * 4, np.arange(4) > 1, title="t"),
     "circle_panels": lambda path: circle_panels(path, [("one", CIRCLE, METRICS), ("two", CIRCLE, METRICS)],
                                                 np.arange(12) % 3, ["a", "b", "c"], -1.575),
 }
@@ -53,8 +54,8 @@ def run_python(code, **environment):
 @pictures
 @pytest.mark.parametrize("backend", ["module://no.such.backend_inline", "nonsense"])
 def test_any_backend_in_the_environment_will_do(backend, tmp_path):
-    out = run_python(f"from minicl import viz; viz.line_plots({str(tmp_path / 'a.png')!r}, "
-                     "{'lines': [('a', [0, 1], [1, 2], {})]}); import os; print(os.environ['MPLBACKEND'])",
+    out = run_python(f"import numpy; from minicl import viz; viz.image_grid({str(tmp_path / 'a.png')!r}, "
+                     "[numpy.zeros((1, 2, 2, 1))]); import os; print(os.environ['MPLBACKEND'])",
                      MPLBACKEND=backend)
     assert out.strip() == backend and (tmp_path / "a.png").exists()
 

@@ -126,9 +126,3 @@ def require_finite(x: Array, what: str) -> None:
     if isinstance(x, (np.ndarray, np.generic)) and not np.isfinite(x).all():
         raise FloatingPointError(f"{what} is not finite (NaN or infinity): look for NaN in the input, a learning "
                                  "rate that diverged, or a temperature that fell to 0")
-
-
-def require_positive(x: Array, what: str) -> None:
-    """Raise ValueError if the 0-d array x is not above 0. As with require_finite, only NumPy's is looked at."""
-    if isinstance(x, (np.ndarray, np.generic)) and not float(x) > 0:
-        raise ValueError(f"{what} must be > 0, got {float(x):.6g}; learn its logarithm and take exp, which stays above 0")

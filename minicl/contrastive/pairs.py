@@ -20,19 +20,11 @@ import functools
 import math
 
 from ..backend import (array_module, column_sums, fused, is_gpu, parallel_for, parallel_map, parallel_sum, row_sums,
-                       to_device, workers)
+                       tile_size, to_device, workers)
 from .cosine import l2_normalize
 
 CACHE_BYTES = 16 * 2**20       # a matrix of exponentials up to this size is held from the forward to the backward
 TINY = 1e-30
-
-
-def tile_size(xp, n, rows=None):
-    """Side of the tiles of an n x n matrix: small enough for a CPU's cache, large enough to be worth a launch on a GPU
-    (256 MiB of float32). Of a rows x n matrix: the width of tiles with all of the rows."""
-    if is_gpu(xp):
-        return 8192 if rows is None else max(1, 8192**2 // rows)
-    return 256 if n <= 2048 else 512
 
 
 def slices(n, size):
