@@ -75,7 +75,7 @@ class CaptionedDigits:
         where = "CaptionedDigits.render"
         host_array(where, "digits", digits, ("N", 28, 28, 1), "uint8")
         host_array(where, "labels", labels, (len(digits),), "integers")
-        indices(where, "labels", labels, 10)
+        labels = indices(where, "labels", labels, 10)
         require_rng(where, rng)
         if held_out is not None and not isinstance(held_out, bool):
             raise ValueError(f"{where}: held_out must be False, True or None, got {held_out!r}")

@@ -43,6 +43,9 @@ class Tensor(BaseTensor):
     Ops save the arrays that they were given, not copies. Do not write into one between the forward and the backward
     pass: the gradient would belong to neither value. The library's own writes (optimizers, load_state_dict) are
     detected by backward(), also through views; to find those of your code, run it within minicl.check_inputs().
+
+    Nothing leaves the tape unasked: NumPy's functions, float(x) and so math.exp(x) raise TypeError if x requires a
+    gradient. Take the value with x.item() or x.data; under no_grad() float(x) is x.item().
     """
 
     __slots__ = ()

@@ -4,11 +4,13 @@ The file is a zip of uncompressed .npy members, so numpy.load can read it too: o
 the JSON, and "digest", the SHA-256 of all others. Whatever was changed after the save, in a name or in a value, is an error.
 """
 
+import dataclasses
 import hashlib
 import io
 import json
 import math
 import os
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -166,3 +168,45 @@ def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path
         for part, state in before.items():
             parts[part].load_state_dict(state)
         raise CheckpointError(f"{path} does not fit this run's {part}: {error}") from error
+
+
+# ---------------------------------------------------------------- whose checkpoint it is
+
+def code() -> dict[str, str]:
+    """{"the script": SHA-256 of its text and of the modules beside it that it has imported, "minicl": of its files}."""
+    loaded = {Path(file).absolute() for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
+    script = getattr(sys.modules["__main__"], "__file__", None)          # a notebook has none
+    beside = [path for path in loaded if script and path.parent == Path(script).absolute().parent]
+    paths = {"the script": beside, "minicl": Path(__file__).parent.rglob("*.py")}
+    return {part: hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files) if path.is_file())).hexdigest()[:32]
+            for part, files in paths.items()}
+
+
+def fingerprint(data: Any) -> dict[str, str]:
+    """{field: its dtype, shape and SHA-256, or its text} of a dataclass of arrays; {} of None.
+
+    Fields may hold text, numbers, arrays, and lists, tuples and dicts of these; anything else raises TypeError.
+    """
+    if data is None:
+        return {}
+
+    def describe(name, value):
+        if type(value) in (np.ndarray, np.memmap) and value.dtype != object:
+            digest = hashlib.sha256(np.ascontiguousarray(value).reshape(-1).view(np.uint8)).hexdigest()
+            return f"{value.dtype} {value.shape} {digest[:32]}"
+        if isinstance(value, (list, tuple)):
+            return f"({', '.join(describe(name, item) for item in value)})"
+        if isinstance(value, dict):
+            return f"{{{', '.join(f'{key!r}: {describe(name, item)}' for key, item in value.items())}}}"
+        if value is None or isinstance(value, (str, bytes, int, float, np.generic)):
+            return str(value)
+        raise TypeError(f"Run.steps: the field {name} of data must be an array, text or a number, or a list, tuple or dict "
+                        f"of these, got {type(value).__name__}, whose content --resume could not compare")
+
+    return {field.name: describe(field.name, getattr(data, field.name)) for field in dataclasses.fields(data)}
+
+
+def changes(before: dict, now: dict) -> str:
+    """What differs in two dicts, as text, "" if nothing does."""
+    return "; ".join(f"{key} was {before.get(key)}, now {now.get(key)}" for key in {**before, **now}
+                     if key not in before or key not in now or before[key] != now[key])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
+LATER = inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction
 no_grad_blocks: ContextVar[tuple["no_grad", ...]] = ContextVar("no_grad blocks that this thread is in", default=())
 
 
@@ -31,9 +32,9 @@ class no_grad(contextlib.ContextDecorator):
             no_grad_blocks.set(tuple(blocks))
 
     def __call__(self, function: Callable) -> Any:
-        if not inspect.isfunction(function) or inspect.isgeneratorfunction(function):
-            raise TypeError(f"no_grad: expected a function to decorate, got {function!r}; within a generator write "
-                            "`with no_grad():`")
+        if not inspect.isfunction(function) or any(is_later(function) for is_later in LATER):
+            raise TypeError(f"no_grad: expected a function to decorate, got {function!r}; within a generator or an async "
+                            "def, whose code runs after the call, write `with no_grad():`")
         return super().__call__(function)
 
     def _recreate_cm(self) -> "no_grad":

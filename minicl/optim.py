@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from .autograd import Tensor
-from .backend import array_module, fused, parallel_for, to_device, to_host
+from .backend import array_module, follow, fused, parallel_for, to_device, to_host, weights
 from .checks import require_within
 from .distributed import ALONE, World
 from .nn.module import Module, Parameter, require_reachable, require_state
@@ -295,28 +295,22 @@ class Adam(Optimizer):
     def _update(self, part, lr, decay, t):
         b1, b2 = self.betas
         _adam(self.values[part], self.state["m"][part], self.state["v"][part], self.grads[part],
-              lr / (1 - b1**t), 1 - b1, 1 - b2, 1 / math.sqrt(1 - b2**t), self.eps,
+              lr / (1 - b1**t), *weights(b1), *weights(b2), 1 / math.sqrt(1 - b2**t), self.eps,
               1 - lr * decay if decay and self.decoupled else None, decay if decay and not self.decoupled else None)
 
 
 @fused
-def _adam(xp, w, m, v, g, rate, new1, new2, correct, eps, decay_factor, l2):
-    """Adam's update of w, m and v in place: rate = lr / (1 - b1^t), new = 1 - b, correct = 1 / sqrt(1 - b2^t).
+def _adam(xp, w, m, v, g, rate, new1, old1, new2, old2, correct, eps, decay_factor, l2):
+    """Adam's update of w, m and v in place: rate = lr / (1 - b1^t), new and old = weights(b), correct = 1 / sqrt(1 - b2^t).
 
     Weight decay: decay_factor = 1 - lr decay (decoupled), or l2 = decay (in the gradient), None where there is none."""
     if decay_factor is not None:
         w *= decay_factor
     if l2 is not None:
         g = g + l2 * w
-    # m += (1 - b1) (g - m)
-    t = g - m                                                                # reused: fresh memory costs a CPU more
-    t *= new1
-    m += t
-    # v += (1 - b2) (g^2 - v)
-    xp.multiply(g, g, out=t)
-    t -= v
-    t *= new2
-    v += t
+    t = follow(xp, m, g, new1, old1)                                         # m = b1 m + (1 - b1) g
+    xp.multiply(g, g, out=t)                                                 # t again: fresh memory costs a CPU more
+    follow(xp, v, t, new2, old2, out=t)                                      # v = b2 v + (1 - b2) g^2
     # w -= lr m^ / (sqrt(v^) + eps)
     xp.sqrt(v, out=t)
     t *= correct

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Mapping
 
 from .checks import ends
@@ -23,8 +24,8 @@ def options(description: str | None, *, epochs: int, batch: int, lr: float, tau:
     >>> parser.parse_args(["--batch", "64"]).batch
     64
     """
-    parser = argparse.ArgumentParser(description=(description or "").split("\n\n")[0],     # python -OO has none
-                                     formatter_class=_DefaultsHelp)
+    parser = _Parser(description=(description or "").split("\n\n")[0],     # python -OO has none
+                     formatter_class=_DefaultsHelp)
     parser.add_argument("--backend", default="numpy", choices=("numpy", "cupy"), help="where arrays live: CPU or GPU")
     parser.add_argument("--precision", default="float32", choices=("float32", "tf32"),
                         help="of matrix products on a GPU; tf32 uses its tensor cores, with errors of 5e-4")
@@ -47,6 +48,16 @@ def options(description: str | None, *, epochs: int, batch: int, lr: float, tau:
                         "default: a new one under runs/")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, given the same options")
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses --seed=--, of which Python 3.11 makes an empty list whatever the option's type."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        for arg in sys.argv[1:] if args is None else args:
+            if arg.startswith("-") and arg.endswith("=--"):
+                self.error(f"argument {arg[:-3]}: expected a value, got '--'")
+        return super().parse_known_args(args, namespace)
 
 
 class _DefaultsHelp(argparse.ArgumentDefaultsHelpFormatter):

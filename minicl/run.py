@@ -15,8 +15,6 @@ same step, and the first that fails ends the others, which would wait for it.
 """
 
 import argparse
-import dataclasses
-import hashlib
 import json
 import math
 import shlex
@@ -31,7 +29,8 @@ import numpy as np
 from tqdm import tqdm
 
 from .backend import BackendError, available_memory_only
-from .checkpoint import CheckpointError, HasState, load_checkpoint, restore, save_checkpoint
+from .checkpoint import (CheckpointError, HasState, changes, code, fingerprint, load_checkpoint, restore,
+                         save_checkpoint)
 from .console import lasting_output
 from .data import DataError
 from .distributed import ALONE, World, current
@@ -122,6 +121,7 @@ class Run:
         self._log: list[dict] = []
         self._has_begun = False
         self._saved: tuple[dict, dict] | None = None
+        self._code = code()
         self._started, self._earlier = time.perf_counter(), 0.0
         self.folder, self.close = Path(), _nothing
         if self.is_first:
@@ -164,7 +164,7 @@ class Run:
         try:
             is_valid = (0 <= meta["step"] <= meta["total"] and 0 <= meta["seconds"] < math.inf
                         and type(meta["step"]) is type(meta["total"]) is int
-                        and all(isinstance(meta[key], dict) for key in ("config", "rng", "data"))
+                        and all(isinstance(meta[key], dict) for key in ("config", "rng", "data", "code"))
                         and isinstance(meta["name"], str) and isinstance(meta["log"], list)
                         and all(0 <= line["step"] < meta["step"] for line in meta["log"]))
         except (TypeError, KeyError):
@@ -176,15 +176,19 @@ class Run:
                            "another folder with --out")
         before, now = ({f"--{key.replace('_', '-')}": value for key, value in config.items() if key not in NOT_COMPARED}
                        for config in (meta["config"], self.config))
-        changed = _changes(before, now)
+        changed = changes(before, now)
         if changed:
             raise RunError(f"--resume: the checkpoint in {self.folder} is of a run with other options: {changed}. Give the "
                            "same options, or start anew with another --out")
+        edited = [part for part in self._code if meta["code"].get(part) != self._code[part]]
+        if edited:                                           # perhaps a print, or a bug that ended the run: not refused
+            self.print(f"warning: {' and '.join(edited)} changed since the checkpoint in {self.folder} was saved; "
+                       "what is left is computed by the new code")
 
     def _restore(self, total, data, rng, parts):
         """Take up the saved state: everything, or nothing if something does not fit."""
         arrays, meta = self._saved
-        changed = _changes(meta["data"], data)
+        changed = changes(meta["data"], data)
         if changed:
             raise RunError(f"--resume: the checkpoint in {self.folder} is of a run on other data: {changed}. Name the same "
                            "data with --data and --data-dir, or start anew with another --out")
@@ -231,7 +235,7 @@ class Run:
                 self._begin()
                 save_checkpoint(self.checkpoint, parts, {
                     "name": self.name, "step": self.step, "total": total, "seconds": self.seconds, "config": self.config,
-                    "data": fingerprints, "rng": rng.bit_generator.state, "log": self._log})
+                    "data": fingerprints, "code": self._code, "rng": rng.bit_generator.state, "log": self._log})
             self.world.wait()
 
         with signals_noted() as signals, self._progress() as self._bar:
@@ -346,20 +350,6 @@ class Run:
         self.close()
 
 
-def fingerprint(data: Any) -> dict[str, str]:
-    """{field: its dtype, shape and SHA-256, or its text} of a dataclass of arrays; {} of None."""
-    if data is None:
-        return {}
-
-    def describe(value):
-        if not isinstance(value, np.ndarray):
-            return str(value)
-        digest = hashlib.sha256(np.ascontiguousarray(value).reshape(-1).view(np.uint8)).hexdigest()
-        return f"{value.dtype} {value.shape} {digest[:32]}"
-
-    return {field.name: describe(getattr(data, field.name)) for field in dataclasses.fields(data)}
-
-
 def _nothing() -> None:
     pass
 
@@ -367,12 +357,6 @@ def _nothing() -> None:
 def _bytes(value):
     """A value for JSON, as an array that processes can compare."""
     return np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
-
-
-def _changes(before, now):
-    """What differs in two dicts, as text, "" if nothing does."""
-    return "; ".join(f"{key} was {before.get(key)}, now {now.get(key)}" for key in {**before, **now}
-                     if key not in before or key not in now or before[key] != now[key])
 
 
 def _finite(value):

@@ -8,6 +8,7 @@ from typing import Any, NoReturn, TypeAlias
 import numpy as np
 
 from .backend import array_module, is_array
+from .no_grad import in_no_grad
 from .signature import describe, require_float_array
 from .typing import Array
 
@@ -117,12 +118,16 @@ class BaseTensor:
         return _leaf_of, (type(self), self._data, self._requires_grad)
 
     def item(self) -> float:
-        """The value of a one-element Tensor as a Python float. On a GPU this waits for the device."""
+        """The value of a one-element Tensor as a Python float, off the tape. On a GPU this waits for the device."""
         if self.size != 1:
             raise ValueError(f"item(): expected a Tensor of one element, got shape {self.shape}")
         return float(self._data.reshape(()))
 
-    __float__ = item
+    def __float__(self) -> float:
+        if self.requires_grad and not in_no_grad():
+            raise TypeError("float() of a Tensor that requires a gradient, which math's functions and NumPy's assignments "
+                            "call too, would lose the gradient: use ops.exp and the other ops, or .item() for the value")
+        return self.item()
 
 
 def _array_of(data: Any) -> Array:

@@ -17,7 +17,8 @@ NAMES = ["simclr_mnist", "moco_mnist", "clip_captions", "circle", "collapse", "c
          "mutual_information"]
 HOSTILE = ["", " ", "nan", "NaN", "inf", "-inf", "-1", "-0.5", "0", "-0", "1", "1.5", "1e400", "1e-400", "1e-320",
            "1e308", "0x10", "1_000", "\u0663", "\u221e", "None", "True", "9" * 30, "9" * 5000, "-" + "9" * 30, "1e", "1,5",
-           "10 20", "\udcff", "%s", "{}", "$HOME", "~nobody", "../..", "a" * 5000, "2147483648", "16777217", "65537", "1025"]
+           "10 20", "\udcff", "%s", "{}", "$HOME", "~nobody", "../..", "a" * 5000, "2147483648", "16777217", "65537", "1025",
+           "--"]
 
 
 class Parser(BaseException):

@@ -66,13 +66,21 @@ def test_one_object_may_be_entered_again_and_within_itself():
         assert records()
 
 
-def test_it_decorates_functions_and_refuses_generators():
+async def awaited():
+    return records()
+
+
+async def awaited_bit_by_bit():
+    yield records()
+
+
+def test_it_decorates_functions_and_refuses_what_runs_later():
     @no_grad()
     def inner(depth):
         return [records()] + (inner(depth - 1) if depth else [])
 
     assert inner(3) == [False] * 4 and records()
-    for what in (suspended, 3, nn.Module):
+    for what in (suspended, awaited, awaited_bit_by_bit, 3, nn.Module):
         with pytest.raises(TypeError, match="no_grad: expected a function"):
             no_grad()(what)
 

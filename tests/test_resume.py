@@ -3,13 +3,15 @@
 import dataclasses
 import json
 import os
+import sys
 import threading
 
 import numpy as np
 import pytest
 from small_runs import SAVE_EVERY, TOTAL, Crash, arguments, assert_same_end, crash, press_ctrl_c, start, train
 
-from minicl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from minicl import Tensor
+from minicl.checkpoint import CheckpointError, fingerprint, load_checkpoint, save_checkpoint
 from minicl.data import generate_digits
 from minicl.nn import Linear
 from minicl.run import Run, RunError
@@ -124,8 +126,64 @@ def test_resume_refuses_another_number_of_steps_and_another_script(out):
         Run(arguments(out, "--resume"), "another")
 
 
+@pytest.mark.parametrize("edit, part", [
+    (lambda text: text + "print('hello')\n", "the script changed"), (lambda text: "", "the script changed"),
+    (lambda text: text, None)])
+def test_a_run_that_goes_on_with_an_edited_script_says_so(out, tmp_path, monkeypatch, capsys, edit, part):
+    script = tmp_path / "script.py"
+    script.write_text("import minicl\n")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script))
+    train(start(out))
+    script.write_text(edit(script.read_text()))
+    train(start(out, "--resume"))
+    shown = capsys.readouterr().out
+    assert f"warning: {part} since the checkpoint in {out} was saved" in shown if part else "warning" not in shown
+
+
+@pytest.mark.parametrize("before, message", [
+    ({}, "the script and minicl changed"), ({"minicl": "0" * 32}, "the script and minicl changed"), (None, "minicl changed")])
+def test_a_run_that_goes_on_with_an_edited_minicl_says_so(out, capsys, before, message):
+    train(start(out))
+    arrays, meta = load_checkpoint(out / "checkpoint.npz")
+    before = {**meta["code"], "minicl": "0" * 32} if before is None else before
+    save_checkpoint(out / "checkpoint.npz", {}, {**meta, "code": before})
+    start(out, "--resume")
+    assert f"warning: {message} since the checkpoint in {out} was saved" in capsys.readouterr().out
+
+
+@dataclasses.dataclass
+class Many:
+    """Data whose fields are more than single arrays."""
+    parts: list
+    named: dict
+    words: tuple = ("a", "b")
+    scale: float = 0.1
+
+
+def many(k=None, value=1.0):
+    parts = [np.zeros(5000), np.zeros((3, 4), "float32")]
+    named = {"x": np.zeros(3), "y": [np.zeros(2000, "int64")]}
+    arrays = [*parts, named["x"], named["y"][0]]
+    if k is not None:
+        arrays[k].flat[arrays[k].size // 2] = value
+    return Many(parts, named)
+
+
+@pytest.mark.parametrize("other", [
+    *[many(k, value) for k in range(4) for value in (1.0, 2.0)], Many([], {}), dataclasses.replace(many(), scale=0.2),
+    dataclasses.replace(many(), words=("a", "c")), dataclasses.replace(many(), parts=tuple(many().parts[:1]))])
+def test_arrays_in_lists_and_dicts_are_hashed_whole(out, other):
+    assert fingerprint(many()) == fingerprint(many()) != fingerprint(other)
+
+
+@pytest.mark.parametrize("held", [np.array([None, 1]), np.ma.ones(3), [object()], {"a": {1, 2}}, Linear, Tensor(np.ones(3)), iter([1])])
+def test_data_that_cannot_be_compared_is_refused(held):
+    with pytest.raises(TypeError, match="Run.steps: the field parts of data must be an array, text or a number"):
+        fingerprint(Many(held, {}))
+
+
 @pytest.mark.parametrize("change", [
-    {"step": -1}, {"step": 13}, {"step": 1.0}, {"step": None}, {"step": True}, {"total": "12"}, {"seconds": -1},
+    {"step": -1}, {"code": None}, {"code": "text"}, {"step": 13}, {"step": 1.0}, {"step": None}, {"step": True}, {"total": "12"}, {"seconds": -1},
     {"seconds": None}, {"config": None}, {"config": []}, {"rng": 3}, {"data": None}, {"log": None}, {"log": [{}]},
     {"log": [{"step": 99}]}, {"log": "log"},
 ])

@@ -13,11 +13,11 @@ Importing minicl never imports cupy.
 
 from .device import (BackendError, array_module, get_backend, is_array, is_gpu, require_finite,
                      to_device, to_host)
-from .kernels import column_sums, fused, mean_over, row_sums, scatter_add, sum_over, tile_size
+from .kernels import column_sums, follow, fused, mean_over, row_sums, scatter_add, sum_over, tile_size, weights
 from .memory import available_memory_only, peak_memory_mib
 from .parallel import available_cores, parallel_for, parallel_map, parallel_sum, threads, workers
 
-__all__ = ["BackendError", "array_module", "available_cores", "available_memory_only", "column_sums", "fused",
+__all__ = ["BackendError", "array_module", "available_cores", "available_memory_only", "column_sums", "follow", "fused",
            "get_backend", "is_array", "is_gpu", "mean_over", "parallel_for", "parallel_map", "parallel_sum",
            "peak_memory_mib", "require_finite", "row_sums", "scatter_add", "sum_over", "threads",
-           "tile_size", "to_device", "to_host", "workers"]
+           "tile_size", "to_device", "to_host", "weights", "workers"]

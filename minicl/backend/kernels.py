@@ -41,6 +41,28 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def weights(old: float) -> tuple[float | None, float | None]:
+    """What follow() takes for x = old x + (1 - old) y: (1 - old, None), or (None, old) for less than a half."""
+    return (1 - old, None) if old >= 0.5 else (None, old)
+
+
+def follow(xp: ArrayModule, x: Array, y: Array, new: float | None, old: float | None, out: Array | None = None) -> Array:
+    """x = old x + (1 - old) y in place, in a fused formula; returns memory that the formula may use, `out` if given.
+
+    A difference keeps the average exact where y is x, however small its weight 1 - old. But x + 1 (y - x) loses a y that
+    is small beside x, so the difference is taken from the one that weighs more.
+    """
+    if old is None:                                                          # x += new (y - x)
+        t = xp.subtract(y, x, out=out)
+        t *= new
+        x += t
+    else:                                                                    # x = y + old (x - y)
+        t = xp.subtract(x, y)
+        t *= old
+        xp.add(t, y, out=x)
+    return t
+
+
 # NumPy adds pairwise along the last axis but term by term along the others: slowly, and with an error that grows with
 # the number of terms. A product with ones for each BLOCK of terms, and then the sum of these partial sums, is 8 times
 # as fast and loses no more than a pairwise sum. CuPy adds in a tree; there TF32 would round the product.

@@ -59,7 +59,7 @@ def host_array(where: Any, argument: str, x: Any, shape: tuple[int | str, ...], 
 
 
 def indices(where: Any, argument: str, values: Any, count: int, ndim: int = 1) -> HostArray:
-    """values as an array of integers in 0..count-1 with so many axes."""
+    """values as an int64 array of integers in 0..count-1 with so many axes."""
     array = np.asarray(values)
     if array.size == 0 and array.ndim == ndim:
         return array.astype(np.int64)
@@ -68,4 +68,4 @@ def indices(where: Any, argument: str, values: Any, count: int, ndim: int = 1) -
                          f"{array.shape}")
     if array.min() < 0 or array.max() >= count:
         raise ValueError(f"{name_of(where)}: {argument} must be 0..{count - 1}, got {array.min()}..{array.max()}")
-    return array
+    return array.astype(np.int64)

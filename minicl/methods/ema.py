@@ -13,7 +13,7 @@ training the target normalises by its batch, as every BatchNorm, but keeps no av
 import copy
 
 from ..autograd import Tensor
-from ..backend import array_module, fused
+from ..backend import array_module, follow, fused, weights
 from ..checks import require_within
 from ..nn import BatchNorm, Buffer, HostBuffer, Module
 from ..nn.module import Parameter
@@ -90,7 +90,7 @@ class EMA:
         step = self.step
         array_module(step).concatenate([part.data.reshape(-1) for part, _ in self.pairs], out=step)
         mark_changed(zip(self.names, (part for _, part in self.pairs)), "EMA.update()", watched=True)
-        _follow(self.values, step, 1 - m)                                    # (1)
+        _update(self.values, step, *weights(m))                              # (1)
 
     def __getstate__(self) -> dict:
         return {**vars(self), "views": []}                                   # a copy has an array of its own
@@ -114,9 +114,6 @@ class EMA:
 
 
 @fused
-def _follow(xp, values, online, rate):
-    """values = (1 - rate) values + rate online, in place; online is used up."""
-    # values += rate (online - values)
-    online -= values
-    online *= rate
-    values += online
+def _update(xp, target, online, new, old):
+    """target = m target + (1 - m) online, in place; online may be used up."""
+    follow(xp, target, online, new, old, out=online)

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import ops
 from ..autograd import Tensor
-from ..backend import array_module, fused
+from ..backend import array_module, follow, fused, weights
 from ..checks import require_integers, require_rng, require_within
 from ..typing import Array, Rng
 from .module import Buffer, Module, Parameter, Stream
@@ -132,15 +132,14 @@ class BatchNorm(Module):
     def _average(self, mean, var, n):
         if self.splits > 1:
             mean, var = (groups.reshape(self.splits, -1).mean(axis=0) for groups in (mean, var))
-        _average(self.running_mean.data, self.running_var.data, mean, var, self.momentum, n / (n - 1))
+        _average(self.running_mean.data, self.running_var.data, mean, var, *weights(1 - self.momentum), n / (n - 1))
 
 
 @fused
-def _average(xp, running_mean, running_var, mean, var, momentum, unbiased):
-    """Both running averages in place."""
-    # running = (1 - momentum) running + momentum batch
-    running_mean += momentum * (mean - running_mean)
-    running_var += momentum * (var * unbiased - running_var)
+def _average(xp, running_mean, running_var, mean, var, new, old, unbiased):
+    """Both running averages in place: running = (1 - momentum) running + momentum batch."""
+    follow(xp, running_mean, mean, new, old)
+    follow(xp, running_var, var * unbiased, new, old)
 
 
 class LayerNorm(Module):

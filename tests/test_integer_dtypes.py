@@ -1,0 +1,55 @@
+"""Labels and ids of every integer dtype give what int64 gives, to the bit and in the same dtype."""
+
+import numpy as np
+import pytest
+from captioned_digits import CaptionedDigits
+
+from minicl import Tensor, ops
+from minicl.contrastive import clip_loss, sup_con
+from minicl.data import same_caption_ids
+from minicl.data.digits import draw_digits
+from minicl.data.shapes import draw_shapes
+from minicl.evaluate import knn_accuracy, linear_probe, retrieval_recall, zero_shot_accuracy
+
+IDS = np.array([3, 1, 0, 3, 2, 1, 0, 2])
+X = np.random.default_rng(0).standard_normal((8, 4))
+DRAWN = np.random.default_rng(1).integers(0, 255, (8, 28, 28, 1), dtype="uint8")
+
+
+def rng():
+    return np.random.default_rng(2)
+
+
+def gradient_and_value(loss):
+    x = Tensor(X, requires_grad=True)
+    y = loss(x)
+    y.backward(np.ones_like(y.data))
+    return y.data, x.grad
+
+
+DATASET = CaptionedDigits()
+USES = {
+    "render": lambda ids: DATASET.render(DRAWN, ids, rng()),
+    "caption": lambda ids: np.array(DATASET.caption(np.stack([ids, ids, ids % 2, ids], axis=1), rng())),
+    "same_caption_ids": lambda ids: same_caption_ids(ids.reshape(4, 2)),
+    "draw_digits": lambda ids: draw_digits(ids, rng()),
+    "draw_shapes": lambda ids: draw_shapes(ids, rng()),
+    "sup_con": lambda ids: gradient_and_value(lambda x: sup_con(x, 0.5, labels=ids)),
+    "clip_loss": lambda ids: gradient_and_value(lambda x: clip_loss(x, X[::-1].copy(), 1.0, caption_ids=ids)),
+    "embedding": lambda ids: gradient_and_value(lambda x: ops.embedding(ids, x)),
+    "getitem": lambda ids: gradient_and_value(lambda x: x[ids]),
+    "key": lambda ids: gradient_and_value(lambda x: x[ids, ids]),
+    "knn_accuracy": lambda ids: knn_accuracy(X, ids, X[::-1].copy(), ids, k=3),
+    "linear_probe": lambda ids: linear_probe(X, ids, X[::-1].copy(), ids),
+    "zero_shot_accuracy": lambda ids: zero_shot_accuracy(X, X[:4].copy(), ids),
+    "retrieval_recall": lambda ids: list(retrieval_recall(X, X[:4].copy(), ids, ks=[1, 2]).values()),
+}
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "uint64"])
+@pytest.mark.parametrize("use", USES)
+def test_every_integer_dtype_is_as_good(use, dtype):
+    found, right = USES[use](IDS.astype(dtype)), USES[use](IDS)
+    for x, y in zip(*((r if isinstance(r, tuple) else (r,)) for r in (found, right))):
+        x, y = np.asarray(x), np.asarray(y)
+        assert x.dtype == y.dtype and np.array_equal(x, y)
