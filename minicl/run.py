@@ -17,6 +17,7 @@ same step, and the first that fails ends the others, which would wait for it.
 import argparse
 import json
 import math
+import os
 import shlex
 import sys
 import time
@@ -86,7 +87,7 @@ def _failure(error, received):
     return None, 1
 
 
-def _end_all(message, code):
+def _end_all(message: str, code: int) -> NoReturn:
     """End all processes: the others would wait for this one. An error that all have is printed by the first alone."""
     world = current()
     time.sleep(0.5 * (world.rank > 0))
@@ -94,6 +95,7 @@ def _end_all(message, code):
     for close in _closing:
         close()
     world.abort(code or 1)                                   # sys.exit(0) of one process is a failure too
+    os._exit(code or 1)                                      # some MPIs return, and kill a little later
 
 
 _closing: list[Callable[[], Any]] = []                       # what closes the folders of this process's runs

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -22,14 +23,25 @@ needs_mpi = pytest.mark.skipif(MPIRUN is None or importlib.util.find_spec("mpi4p
                                reason="needs mpi4py and mpirun: pip install 'minicl[mpi]'")
 
 
-def launch(size, script, *arguments, timeout=120, cwd=ROOT, **environment):
-    """The finished process of `mpirun -n size python script arguments`; the script may also be ["-c", code]."""
+def start(size, script, *arguments, cwd=ROOT, stdout=subprocess.PIPE, **environment):
+    """The process of `mpirun -n size python script arguments`, in a session of its own; the script may also be ["-c", code]."""
     command = [sys.executable, *(script if isinstance(script, list) else [str(script)]), *map(str, arguments)]
     paths = [str(ROOT), str(ROOT / "examples"), str(ROOT / "tests"), str(CHECKS)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "MINICL_THREADS": "1",
                    "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", **environment}
-    return subprocess.run([MPIRUN, "-n", str(size), *command], cwd=cwd, env=environment, timeout=timeout,
-                          capture_output=True, text=True)
+    return subprocess.Popen([MPIRUN, "-n", str(size), *command], cwd=cwd, env=environment, stdout=stdout,
+                            stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def launch(size, script, *arguments, timeout=120, **settings):
+    """The same, when it has ended."""
+    process = start(size, script, *arguments, **settings)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def check(size, name, *arguments):

@@ -1,13 +1,159 @@
 """Runs of several processes: evaluation, checkpoints, the log, failures and signals. Needs MPI, else it skips."""
 
-import pytest
-from mpi import check, needs_mpi
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
 
+import numpy as np
+import pytest
+from mpi import CHECKS, check, launch, needs_mpi, start
+from small_runs import assert_same_end
+
+from minicl.checkpoint import load_checkpoint
+
+pytestmark = needs_mpi
+SMALL_RUN = CHECKS / "small_run.py"
 SIZES = pytest.mark.parametrize("size", [2, 3])
 
 
-@needs_mpi
+def run(size, out, *options, **settings):
+    return launch(size, SMALL_RUN, "--out", out, "--log-every", 1, *options, timeout=30, **settings)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """{size: the folder of an uninterrupted run}"""
+    folders = {size: tmp_path_factory.mktemp("runs") / str(size) for size in (1, 2, 3)}
+    for size, folder in folders.items():
+        done = run(size, folder)
+        assert done.returncode == 0, done.stderr
+    return folders
+
+
+def left_behind(out):
+    """The command lines of processes that still have to do with a folder; waits a moment for them to go."""
+    for _ in range(50):
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                line = path.read_bytes()
+            except OSError:                                  # it has gone
+                continue
+            found += [line] * (str(out).encode() in line)
+        if not found:
+            break
+        time.sleep(0.1)
+    return found
+
+
 @SIZES
 def test_evaluation_on_several_processes_is_that_on_one(size):
     errors = check(size, "evaluation.py")["errors"]
     assert max(errors.values()) < 1e-12
+
+
+# ---------------------------------------------------------------- the folder
+
+@SIZES
+def test_a_run_of_several_is_that_of_one_to_rounding(whole, size):
+    (arrays, meta), (mine, my_meta) = (load_checkpoint(whole[n] / "checkpoint.npz") for n in (1, size))
+    for name, array in arrays.items():
+        np.testing.assert_allclose(mine[name], array, rtol=1e-4, atol=1e-6, err_msg=name)
+    assert (meta["rng"], meta["config"]["batch"]) == (my_meta["rng"], my_meta["config"]["batch"])
+    assert [line["step"] for line in meta["log"]] == [line["step"] for line in my_meta["log"]]
+    np.testing.assert_allclose(*([line["loss"] for line in log] for log in (meta["log"], my_meta["log"])), rtol=1e-4)
+
+
+def test_only_the_first_process_prints_and_says_how_a_batch_is_divided(out):
+    done = run(3, out, "--log-every", 5)
+    assert [line.split("  ")[0] for line in done.stdout.splitlines()] == [
+        "3 processes, each with 4 of a batch's 12 items", "step 1/12", "step 6/12", "step 11/12", "step 12/12", "", "",
+        f"everything is in {out}"] and done.stderr == ""
+    assert sorted(os.listdir(out)) == ["checkpoint.npz", "config.json", "log.jsonl", "result.json"]
+
+
+@pytest.mark.parametrize("options, said", [
+    (["--batch", "8"], "--batch 8 is the batch of all 3 processes, so it must be a multiple of 3; give 6 or 9"),
+    (["--resume"], "no checkpoint at"),
+])
+def test_what_all_refuse_is_said_once_before_anything_is_written(out, options, said):
+    done = run(3, out, *options)
+    errors = [line for line in done.stderr.splitlines() if "error" in line]
+    assert done.returncode == 2 and len(errors) == 1 and errors[0].startswith("error: ") and said in errors[0]
+    assert not out.exists() and done.stdout == ""
+
+
+# ---------------------------------------------------------------- something is forgotten
+
+@pytest.mark.parametrize("fault, said", [
+    ("loss", "the loss of step 0 differs between processes"),
+    ("across", "after step 5, model.steps.0.weight differs between processes"),
+    ("seed", "after step 5, rng differs between processes"),
+    ("data", "the processes have other data or options"),
+])
+def test_what_differs_between_processes_ends_the_run_before_it_is_saved(out, fault, said):
+    done = run(2, out, FAULT=fault)
+    assert done.returncode == 2 and f"error: {said}" in done.stderr
+    assert not (out / "checkpoint.npz").exists() and left_behind(out) == []
+
+
+# ---------------------------------------------------------------- one fails
+
+@pytest.mark.parametrize("fault, code, said", [
+    ("bug", 1, "process 1 of 2: Traceback"), ("exit 3", 3, "SystemExit: 3"), ("exit 0", 1, "SystemExit: 0"),
+    ("nan", 2, "process 1 of 2: error: made up\n"), ("kill", None, ""), ("segfault", None, ""),
+])
+def test_the_failure_of_one_ends_all_and_leaves_the_last_checkpoint(whole, out, fault, code, said):
+    started = time.monotonic()
+    done = run(2, out, FAULT=fault)
+    assert time.monotonic() - started < 20 and done.returncode == (code or done.returncode) != 0 and said in done.stderr
+    assert left_behind(out) == []
+    assert load_checkpoint(out / "checkpoint.npz")[1]["step"] == 5
+    if fault == "kill":
+        assert run(2, out, "--resume").returncode == 0
+        assert_same_end(out, whole[2])
+    elif fault == "segfault":                                # with another number of processes: to rounding
+        assert run(3, out, "--resume").returncode == 0
+        for name, array in load_checkpoint(whole[2] / "checkpoint.npz")[0].items():
+            np.testing.assert_allclose(load_checkpoint(out / "checkpoint.npz")[0][name], array, rtol=1e-4, atol=1e-6)
+
+
+def test_a_failure_before_training_leaves_no_folder(out):
+    done = run(2, out, FAULT="before")
+    assert done.returncode == 2 and done.stderr.count("nothing to train on") == 1 and not out.exists()
+
+
+# ---------------------------------------------------------------- signals
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("target", ["all", "mpirun", "one process"])
+def test_a_signal_stops_all_after_the_same_step_with_a_checkpoint(whole, out, number, code, target):
+    process = start(2, SMALL_RUN, "--out", out, "--log-every", 1, SLOW="0.1")
+    try:
+        while "step 3/" not in process.stdout.readline():
+            assert process.poll() is None, process.stderr.read()
+        if target == "one process":                          # the last, which writes nothing
+            os.kill(max(children(process.pid)), number)
+        else:
+            (os.killpg if target == "all" else os.kill)(process.pid, number)
+        output, errors = process.communicate(timeout=20)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    assert process.returncode == code and f"interrupted by {number.name}" in errors
+    assert "go on with --resume --out" in output and left_behind(out) == []
+    step = load_checkpoint(out / "checkpoint.npz")[1]["step"]
+    assert 3 <= step < 12 and f"interrupted after step {step} of 12" in output
+    assert run(2, out, "--resume").returncode == 0
+    assert_same_end(out, whole[2])
+
+
+def children(pid):
+    """The ids of all Python processes below a process."""
+    found = []
+    for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+        name = Path(f"/proc/{child}/comm").read_text()
+        found += children(child) + [child] * name.startswith("python")
+    return found
