@@ -11,8 +11,9 @@ import urllib.error
 import numpy as np
 import pytest
 
-from minicl.data import cifar10, download, shapes
-from minicl.data.cifar10 import CLASSES, UNPACKED, load_cifar10, parse_binary, parse_pickle
+from minicl.data import cifar10, cifar_files, download, shapes
+from minicl.data.cifar10 import CLASSES, UNPACKED, load_cifar10
+from minicl.data.cifar_files import parse_binary, parse_pickle
 from minicl.data.download import CorruptFile, Unavailable
 from minicl.data.load import load_colour_images
 from minicl.data.shapes import draw_shapes, generate_shapes
@@ -182,8 +183,8 @@ def test_unpacked_files_must_hold_10000_images_each(tmp_path):
 
 
 def test_unpacked_files_must_hold_as_many_of_every_class(tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar10, "PIXELS", 3)
-    monkeypatch.setattr(cifar10, "_to_images", lambda rows: rows.reshape(-1, 1, 1, 3))
+    monkeypatch.setattr(cifar_files, "PIXELS", 3)
+    monkeypatch.setattr(cifar_files, "_to_images", lambda rows: rows.reshape(-1, 1, 1, 3))
     labels = np.arange(10000) % 10
     even, odd = (binary(np.zeros((10000, 3)), some) for some in (labels, np.minimum(labels, 8)))
     names = UNPACKED["cifar-10-batches-bin"]

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicl.data import CorruptFile, cifar10, load_cifar10, load_mnist, mnist
-from minicl.data.cifar10 import parse_pickle
+from minicl.data import CorruptFile, cifar10, cifar_files, load_cifar10, load_mnist, mnist
+from minicl.data.cifar_files import parse_pickle
 from minicl.data.mnist import parse_idx
 
 STEMS = tuple(mnist.SHA256)
@@ -59,7 +59,7 @@ def test_a_few_bytes_of_pickle_take_no_memory(content):
 
 @pytest.mark.parametrize("content", [b"(" * 2000, b"N" * 2000])
 def test_a_pickle_with_too_many_opcodes_is_refused(monkeypatch, content):
-    monkeypatch.setattr(cifar10, "MOST_OPCODES", 1000)
+    monkeypatch.setattr(cifar_files, "MOST_OPCODES", 1000)
     with pytest.raises(CorruptFile, match="its opcode 1001, .* is beyond what a CIFAR-10 file has"):
         parse_pickle(content, "here")
 
