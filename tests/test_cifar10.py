@@ -184,7 +184,7 @@ def test_unpacked_files_must_hold_10000_images_each(tmp_path):
 
 def test_unpacked_files_must_hold_as_many_of_every_class(tmp_path, monkeypatch):
     monkeypatch.setattr(cifar_files, "PIXELS", 3)
-    monkeypatch.setattr(cifar_files, "_to_images", lambda rows: rows.reshape(-1, 1, 1, 3))
+    monkeypatch.setattr(cifar_files, "to_images", lambda rows: rows.reshape(-1, 1, 1, 3))
     labels = np.arange(10000) % 10
     even, odd = (binary(np.zeros((10000, 3)), some) for some in (labels, np.minimum(labels, 8)))
     names = UNPACKED["cifar-10-batches-bin"]

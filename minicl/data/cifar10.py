@@ -16,11 +16,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .cifar_files import parse_binary, parse_pickle
+from .cifar_files import CLASSES, parse_binary, parse_pickle
 from .download import AGAIN, CorruptFile, Gunzip, Source, one_line, read_file, user_path
 from .images import ImageData
 
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SHA256 = {                                               # the official page gives MD5s, c32a1d4a... and c58f3010...
     "cifar-10-binary.tar.gz": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
     "cifar-10-python.tar.gz": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",

@@ -8,6 +8,7 @@ import numpy as np
 
 from .download import AGAIN, CorruptFile, one_line
 
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PIXELS = 3 * 32 * 32
 OPCODES = set("PROTO FRAME MARK STOP NONE NEWTRUE NEWFALSE EMPTY_DICT EMPTY_LIST EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 "
               "APPEND APPENDS SETITEM SETITEMS BININT BININT1 BININT2 BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES "
@@ -21,7 +22,7 @@ def parse_binary(content, source):
     if not content or len(content) % (1 + PIXELS):
         raise CorruptFile(f"{source}: {len(content)} bytes are no whole number of {1 + PIXELS}-byte records; {AGAIN}")
     records = np.frombuffer(content, dtype=np.uint8).reshape(-1, 1 + PIXELS)
-    return _to_images(records[:, 1:]), records[:, 0].astype(np.int64)
+    return to_images(records[:, 1:]), records[:, 0].astype(np.int64)
 
 
 def parse_pickle(content, source):
@@ -44,7 +45,7 @@ def parse_pickle(content, source):
     except Exception as error:                           # a damaged pickle can raise anything
         what = f"{type(error).__name__}: {one_line(error)}"
         raise CorruptFile(f"{source}: no pickled batch of CIFAR-10 ({what}); {AGAIN}") from error
-    return _to_images(rows), np.array(labels, dtype=np.int64)
+    return to_images(rows), np.array(labels, dtype=np.int64)
 
 
 def _check_opcodes(content):
@@ -92,6 +93,6 @@ class _Unpickler(pickle.Unpickler):
         return _Stated
 
 
-def _to_images(rows):
+def to_images(rows):
     """(N, 3072), all reds, then greens, then blues -> (N, 32, 32, 3)."""
     return np.ascontiguousarray(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))

@@ -1,5 +1,6 @@
 """ImageData, a labelled set of images in host memory."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from ..typing import HostArray, Rng
 from .checks import check_seed, whole
+from .picture_folder import read_folder
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,29 @@ class ImageData:
         if self.train_images.shape[1:] != self.test_images.shape[1:]:
             raise ValueError("ImageData: train_images and test_images must agree in (H, W, C), got "
                              f"{self.train_images.shape[1:]} and {self.test_images.shape[1:]}")
+
+    @classmethod
+    def from_folder(cls, path: str | os.PathLike, size: int = 64, *, channels: int = 3, labels: bool = True,
+                    test_share: float = 0.1, seed: int = 0, log: Callable[[str], None] = print) -> "ImageData":
+        """The pictures in a folder, each as open_image reads it, (size, size, channels); or arrays, see data/arrays.py.
+
+        path        with a subfolder for each class, or without: then there are no labels (see is_labelled). The folders
+                    train/ and test/ (or val/) make a split; without them test_share of each class is drawn by `seed`
+        labels      False: subfolders are not classes
+        log         gets lines of text: what was skipped or left out, and why
+
+        All are decoded once, by all cores, into a file in the user's cache ($MINICL_CACHE, else ~/.cache/minicl on Linux),
+        which is mapped into memory, so that there may be more than fits there. A process that was killed is continued by the
+        next. Pictures are known by path, size and time of modification: where one of them changes, all are decoded again.
+
+        Raises DataError if there are not at least two pictures, or if a tenth of them or more are broken; fewer are skipped.
+        """
+        return cls(*read_folder(path, size, channels, labels, test_share, seed, log))
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether there are classes to evaluate by: two or more."""
+        return len(self.class_names) > 1
 
     def first(self, n: int | None) -> "ImageData":
         """The first n >= 1 training and the first n test images, or all where there are no more, or if n is None."""

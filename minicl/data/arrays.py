@@ -1,0 +1,204 @@
+"""Images in arrays: .npz and .npy files, and the binary files of CIFAR-10, CIFAR-100 and STL-10.
+
+    digits.npz                                    train_images, train_labels, test_images, test_labels, class_names
+    folder/train_images.npy, train_labels.npy, test_images.npy, test_labels.npy
+    folder/images.npy, labels.npy                 not split; the same names in an .npz file. images.npy alone will do
+    folder/data_batch_1.bin, ..., test_batch.bin  CIFAR-10; without .bin the pickled files
+    folder/train.bin, test.bin                    CIFAR-100, its 100 fine classes
+    folder/train_X.bin, train_y.bin, test_X.bin, test_y.bin, unlabeled_X.bin       STL-10
+
+Images are uint8 (N, H, W), (N, H, W, C) or (N, C, H, W), C = 1 or 3; labels are integers or text (N,).
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..typing import HostArray
+from .checks import DataError
+from .cifar_files import CLASSES, PIXELS, parse_binary, parse_pickle, to_images
+from .download import one_line
+from .pictures import pillow, resize
+
+UNPACKED = ("", "cifar-10-batches-bin", "cifar-10-batches-py", "cifar-100-binary", "stl10_binary")   # folders of archives
+KEYS = {                                                 # names in use for each array
+    "train": ("train_images", "x_train", "X_train", "train_x", "images", "x", "X", "arr_0"),
+    "train_labels": ("train_labels", "y_train", "train_y", "labels", "y"),
+    "test": ("test_images", "x_test", "X_test", "test_x"), "test_labels": ("test_labels", "y_test", "test_y"),
+}
+
+
+@dataclass
+class Arrays:
+    """train (N, H, W, C) and test (M, H, W, C) uint8, M may be 0; labels (N + M,) index classes, or are None."""
+
+    where: str
+    identity: Any
+    train: HostArray
+    test: HostArray
+    labels: HostArray | None
+    classes: tuple[str, ...] | None
+
+    def read(self, i: int, size: int, channels: int) -> HostArray:
+        """Image i of train and test as (size, size, channels), resized as picture files are."""
+        image = self.train[i] if i < len(self.train) else self.test[i - len(self.train)]
+        if image.shape == (size, size, channels):
+            return np.ascontiguousarray(image)
+        pixels = np.ascontiguousarray(image[..., 0] if image.shape[2] == 1 else image)
+        return resize(pillow().fromarray(pixels), size, channels)
+
+
+def find_arrays(path: Path, use_labels: bool, log: Callable[[str], None]) -> Arrays | None:
+    """The arrays in a file, or in a folder that holds files of the names above; None if there are none."""
+    if path.suffix in (".npz", ".npy") and path.is_file():
+        files = [path]
+        with _damaged(path):
+            found: Any = np.load(path, mmap_mode="r")
+            found = {"images": found} if path.suffix == ".npy" else {key: found[key] for key in found.files}
+    else:
+        for folder in (path / name for name in UNPACKED):
+            for read in (_npy, _cifar10, _cifar100, _stl10):
+                files = []
+                found = read(folder, files, use_labels, log)
+                if found:
+                    return _arrays(folder, files, found, use_labels, log)
+        return None
+    return _arrays(path, files, found, use_labels, log)
+
+
+def _arrays(where: Path, files: list[Path], found: Mapping[Any, Any], use_labels: bool,
+            log: Callable[[str], None]) -> Arrays:
+    """Arrays of {name: array}, checked."""
+    keys = {what: next((name for name in names if name in found), None) for what, names in KEYS.items()}
+    if keys["train"] is None:
+        raise DataError(f"{where} holds {', '.join(map(repr, found))}; expected one array of images to be called "
+                        f"{' or '.join(KEYS['train'][:5])}")
+    train = _images(f"{where}: {keys['train']}", found[keys["train"]])
+    test = _images(f"{where}: {keys['test']}", found[keys["test"]]) if keys["test"] else train[:0]
+    splits = [(train, keys["train_labels"]), *([(test, keys["test_labels"])] if len(test) else [])]
+    labels = classes = None
+    if use_labels and all(key for _, key in splits):
+        for images, key in splits:
+            if np.size(found[key]) != len(images):
+                raise DataError(f"{where}: {key} has {np.size(found[key])} labels for {len(images)} images")
+        labels, classes = _classes(where, np.concatenate([np.reshape(found[key], -1) for _, key in splits]),
+                                   found.get("class_names"))
+    if use_labels and labels is None:
+        log(f"no labels: {where} has none, or all are alike; accuracies, which need them, are left out")
+    identity = [(os.path.abspath(file), os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
+    return Arrays(str(where), identity, train, test, labels, classes)
+
+
+def _images(where, array):
+    if array.dtype != np.uint8:
+        raise DataError(f"{where} must be uint8, got {array.dtype}; values in [0, 1] become so by "
+                        "(255 * x).round().astype('uint8')")
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.ndim == 4 and array.shape[3] not in (1, 3) and array.shape[1] in (1, 3):
+        array = array.transpose(0, 2, 3, 1)
+    if array.ndim != 4 or array.shape[3] not in (1, 3) or not array.size:
+        raise DataError(f"{where} must be (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3 and not empty, got shape "
+                        f"{array.shape}")
+    return array
+
+
+def _classes(where, values, names):
+    """labels (N,) int64 and the names of their classes; (None, None) of a single class."""
+    if values.dtype.kind not in "iuUS":
+        raise DataError(f"{where}: labels must be integers or text, got {values.dtype}")
+    distinct, labels = np.unique(values, return_inverse=True)
+    if len(distinct) < 2:
+        return None, None
+    if names is not None and distinct.dtype.kind in "iu" and 0 <= distinct[0] and distinct[-1] < len(names):
+        return values.astype(np.int64), tuple(map(str, names))
+    return labels.reshape(-1).astype(np.int64), tuple(map(str, distinct))
+
+
+# ---------------------------------------------------------------- files in a folder: {name: array}, or None
+
+def _npy(folder, files, use_labels, log):
+    found = {}
+    for name in dict.fromkeys([*sum(KEYS.values(), ()), "class_names"]):
+        if (folder / f"{name}.npy").is_file():
+            files.append(folder / f"{name}.npy")
+            with _damaged(files[-1]):
+                found[name] = np.load(files[-1], mmap_mode="r")
+    return found
+
+
+def _cifar10(folder, files, use_labels, log):
+    for suffix, parse in ((".bin", parse_binary), ("", parse_pickle)):
+        batches = [file for k in range(1, 10) if (file := folder / f"data_batch_{k}{suffix}").is_file()]
+        if batches:
+            test = folder / f"test_batch{suffix}"
+            files += [*batches, *([test] if test.is_file() else [])]
+            parts = [parse(file.read_bytes(), file) for file in files]
+            images, labels = zip(*parts[:len(batches)])
+            found = {"images": np.concatenate(images), "labels": np.concatenate(labels), "class_names": CLASSES}
+            return found | ({"test_images": parts[-1][0], "test_labels": parts[-1][1]} if test in files else {})
+    return None
+
+
+def _cifar100(folder, files, use_labels, log):
+    found: dict[str, Any] = {"class_names": _lines(folder / "fine_label_names.txt")}
+    for split in ("train", "test"):
+        if not (folder / f"{split}.bin").is_file():
+            return None
+        files.append(folder / f"{split}.bin")
+        records = _records(files[-1], 2 + PIXELS)
+        found[f"{split}_labels"] = records[:, 1]
+        found[f"{split}_images"] = to_images(records[:, 2:])
+    return found
+
+
+def _stl10(folder, files, use_labels, log):
+    def images(file):
+        files.append(folder / file)
+        return _records(files[-1], 3 * 96 * 96).reshape(-1, 3, 96, 96).transpose(0, 3, 2, 1)         # stored by columns
+
+    if not (folder / "train_X.bin").is_file():
+        return None
+    found = {"class_names": _lines(folder / "class_names.txt")}
+    for split in ("train", "test"):
+        if (folder / f"{split}_X.bin").is_file():
+            found[f"{split}_images"] = images(f"{split}_X.bin")
+        if (folder / f"{split}_y.bin").is_file():
+            found[f"{split}_labels"] = np.fromfile(folder / f"{split}_y.bin", np.uint8) - np.uint8(1)
+    if (folder / "unlabeled_X.bin").is_file():
+        if use_labels:
+            log("left out: STL-10's unlabeled_X.bin, which has no labels; labels=False (--no-labels) trains on it")
+        else:
+            found["train_images"] = images("unlabeled_X.bin")
+    return found
+
+
+def _records(file, length):
+    """A file's bytes as (N, length), mapped into memory."""
+    size = os.stat(file).st_size
+    if not size or size % length:
+        raise DataError(f"{file}: {size} bytes are not a whole number of {length}-byte records; copy it again")
+    return np.memmap(file, np.uint8, "r", shape=(size // length, length))
+
+
+def _lines(file):
+    """The words in a text file, one a line; None without one."""
+    return file.read_text().split() if file.is_file() else None
+
+
+class _damaged:
+    """Within this block, whatever a damaged array file raises becomes a DataError that names it."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if isinstance(error, Exception):
+            raise DataError(f"{self.file}: not a readable array file ({one_line(error)})") from error

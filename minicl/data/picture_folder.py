@@ -1,0 +1,180 @@
+"""A folder of pictures or arrays as a data set: what is in it, its classes, and its split into train and test.
+
+    photos/a.jpg, b.png, ...                     no labels
+    photos/cats/a.jpg, photos/dogs/b.png, ...    a class for each subfolder; deeper folders belong to it
+    photos/train/..., photos/test/...            either of these within the two folders of a split (test or val)
+
+What read_folder returns are the fields of ImageData, which ImageData.from_folder makes of them.
+"""
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..typing import HostArray
+from .arrays import Arrays, find_arrays
+from .checks import DataError, check_seed, number
+from .decoded import decoded
+from .download import user_path
+from .pictures import FORMATS, SUFFIXES, decode, pillow, require_size
+
+TRAIN = ("train", "training")
+TEST = ("test", "testing", "val", "valid", "validation")
+NO_LABELS = ("unlabelled",)                              # class_names of data without labels
+
+
+@dataclass
+class Items:
+    """What a folder holds, before it is decoded. labels (N,) index classes; is_test (N,) bool, or None if not split."""
+
+    names: list[str]
+    identity: Any
+    read: Callable[[int], HostArray]
+    labels: HostArray
+    classes: tuple[str, ...]
+    is_test: HostArray | None
+
+
+def read_folder(path: str | os.PathLike, size: int, channels: int, labels: bool, test_share: float, seed: int,
+                log: Callable[[str], None]) -> tuple:
+    """name, train_images, train_labels, test_images, test_labels, class_names; see ImageData.from_folder."""
+    where = "ImageData.from_folder"
+    require_size(where, size, channels)
+    number(where, "test_share", test_share, 0.001, 0.9)
+    check_seed(where, seed)
+    path = Path(os.path.abspath(user_path(path, "path")))
+    if not os.path.exists(path):
+        raise DataError(f"{path}: there is no such folder")
+    arrays = find_arrays(path, labels, log)
+    items = _of_arrays(arrays, size, channels) if arrays else _of_pictures(path, size, channels, labels, log)
+    train, test = _split(items, test_share, np.random.default_rng(seed))
+    order = np.concatenate([train, test])
+    pixels, good = decoded(items.identity if arrays else [items.identity[i] for i in order], [items.names[i] for i in order],
+                           lambda k: items.read(order[k]), (size, size, channels), log=log)
+    n = int(good[:len(train)].sum())
+    if not 0 < n < len(pixels):
+        raise DataError(f"{path}: all pictures of one split are broken: {len(train)} to train on, {len(test)} to test")
+    label = items.labels[order[good]]
+    return path.name, pixels[:n], label[:n], pixels[n:], label[n:], items.classes
+
+
+# ---------------------------------------------------------------- the split
+
+def _split(items: Items, test_share: float, rng: np.random.Generator) -> tuple[HostArray, HostArray]:
+    """Ids to train on and to test on, shuffled: as the folder has them, else test_share of each class, drawn."""
+    N = len(items.names)
+    order = rng.permutation(N)
+    if items.is_test is not None:
+        return order[~items.is_test[order]], order[items.is_test[order]]
+    if N < 2:
+        raise DataError(f"{items.names[0]} is the only picture; a data set needs 2 or more, to train on and to test on")
+    rank = np.empty(N, dtype=np.int64)                   # of each picture within its class, in the drawn order
+    sizes = np.bincount(items.labels, minlength=len(items.classes))
+    by_class = order[np.argsort(items.labels[order], kind="stable")]
+    rank[by_class] = np.arange(N) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    is_test = rank < np.rint(test_share * sizes)[items.labels]
+    if not is_test.any() or is_test.all():               # few pictures: one of the split that would be empty
+        is_test[order[0]] = not is_test[order[0]]
+    return order[~is_test[order]], order[is_test[order]]
+
+
+# ---------------------------------------------------------------- pictures
+
+def find_pictures(root: Path, log: Callable[[str], None]) -> list[tuple[str, os.stat_result | None]]:
+    """(path below root with /, its stat, None of a link to nowhere) of each picture file, sorted.
+
+    Links are followed, but not in a circle. Raises DataError naming folders that cannot be read.
+    """
+    found, unreadable = [], []
+    todo: list[tuple[Path, str, tuple]] = [(root, "", ())]
+    while todo:
+        folder, prefix, above = todo.pop()
+        try:
+            here = os.stat(folder)
+            if (here.st_dev, here.st_ino) in above:
+                log(f"skipped: {folder} leads back to a folder that holds it")
+                continue
+            entries = list(os.scandir(folder))
+        except OSError as error:
+            unreadable.append(f"{folder}: {error.strerror}")
+            continue
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name == "__MACOSX":
+                continue
+            try:
+                status = entry.stat()
+            except OSError:                              # a link to nowhere, or to itself
+                status = None
+            if status and stat.S_ISDIR(status.st_mode):
+                todo.append((Path(entry.path), f"{prefix}{entry.name}/", (*above, (here.st_dev, here.st_ino))))
+            elif Path(entry.name).suffix.lower() in SUFFIXES and (status is None or stat.S_ISREG(status.st_mode)):
+                found.append((prefix + entry.name, status))
+    if unreadable:
+        raise DataError(f"cannot read {'; '.join(unreadable[:3])}"
+                        + (f" and {len(unreadable) - 3} more" if len(unreadable) > 3 else "")
+                        + "; change its permissions, or remove it")
+    return sorted(found, key=lambda item: item[0].split("/"))
+
+
+def _of_pictures(root, size, channels, use_labels, log):
+    if not os.path.isdir(root):
+        raise DataError(f"{root} is a file; expected a folder of pictures, or an .npz or .npy file")
+    pillow().init()                                      # before threads use it
+    found = find_pictures(root, log)
+    if not found:
+        raise DataError(f"{root} holds no pictures: no file of {', '.join(FORMATS[:-1])} or {FORMATS[-1]} by its ending, "
+                        "nor arrays (.npz, .npy, CIFAR's or STL-10's .bin files)")
+    parts = [name.split("/") for name, _ in found]
+    while all(len(part) > 1 and part[0] == parts[0][0] for part in parts):           # all in one folder: look inside
+        parts = [part[1:] for part in parts]
+    folders = {part[0].lower(): part[0] for part in parts if len(part) > 1}
+    train, test = (next((folders[name] for name in names if name in folders), None) for names in (TRAIN, TEST))
+    is_test = None
+    if train and test:
+        inside = [k for k, part in enumerate(parts) if len(part) > 1 and part[0] in (train, test)]
+        if len(inside) < len(parts):
+            log(f"left out: {len(parts) - len(inside)} pictures that are neither in {train}/ nor in {test}/")
+        found = [found[k] for k in inside]
+        parts = [parts[k] for k in inside]
+        is_test = np.array([part[0] == test for part in parts])
+        parts = [part[1:] for part in parts]
+    classes, labels = _classes(parts, is_test, train, test, log) if use_labels else (NO_LABELS, None)
+    paths = [root / name for name, _ in found]
+    readable = [os.access(path, os.R_OK) for path in paths]
+    return Items(names=[os.fsdecode(path) for path in paths],
+                 identity=[s and (s.st_size, s.st_mtime_ns, ok) for (_, s), ok in zip(found, readable)],
+                 read=lambda i: decode(paths[i], size, channels),
+                 labels=np.zeros(len(paths), np.int64) if labels is None else labels, classes=classes, is_test=is_test)
+
+
+def _classes(parts, is_test, train, test, log):
+    """Names of the classes and labels (N,), from the first folder of each path; (NO_LABELS, None), and why, without."""
+    outside = sum(len(part) == 1 for part in parts)
+    classes = tuple(sorted({part[0] for part in parts if len(part) > 1}))
+    if outside or len(classes) < 2:
+        reason = (f"{outside} of {len(parts)} pictures are not in the folder of a class" if outside and classes else
+                  "all pictures are of one class" if classes else "there is no folder for each class")
+        log(f"no labels: {reason}; accuracies, which need them, are left out")
+        return NO_LABELS, None
+    if is_test is not None:
+        known = {part[0] for part, test_ in zip(parts, is_test) if not test_}
+        if unknown := sorted(set(classes) - known):
+            raise DataError(f"{test}/ has classes that {train}/ lacks: {', '.join(unknown[:5])}; give them the same "
+                            f"folders, or name {train}/ alone, of which a part is then drawn to test on")
+    index = {name: k for k, name in enumerate(classes)}
+    return classes, np.array([index[part[0]] for part in parts], dtype=np.int64)
+
+
+# ---------------------------------------------------------------- arrays
+
+def _of_arrays(arrays: Arrays, size: int, channels: int) -> Items:
+    n_train, n_test = len(arrays.train), len(arrays.test)
+    names = [f"{arrays.where}[{k}]" for k in range(n_train + n_test)]
+    return Items(names, arrays.identity, lambda i: arrays.read(i, size, channels),
+                 np.zeros(len(names), np.int64) if arrays.labels is None else arrays.labels,
+                 arrays.classes or NO_LABELS, np.arange(len(names)) >= n_train if n_test else None)

@@ -1,0 +1,340 @@
+"""ImageData.from_folder: layouts, labels and splits; arrays; and one line for every folder that will not do."""
+
+import os
+import re
+import stat
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from picture_files import Image, numbered, write_pictures
+
+from minicl.data import DataError, ImageData, open_image
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINICL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "my phötos"
+    folder.mkdir()
+    return folder
+
+
+class Log(list):
+    """A log that can be searched."""
+
+    __call__ = list.append
+
+    def has(self, pattern):
+        return [line for line in self if re.search(pattern, line)]
+
+
+def load(folder, size=16, **options):
+    log = Log()
+    return ImageData.from_folder(folder, size, log=log, **options), log
+
+
+def images_of(data):
+    """{the bytes of an image: (its split, its class)} of a data set."""
+    return {image.tobytes(): (split, data.class_names[label]) for split in ("train", "test")
+            for image, label in zip(getattr(data, f"{split}_images"), getattr(data, f"{split}_labels"))}
+
+
+CAT_DOG = [*numbered("cat", 12), *numbered("ein Hund/ä/b", 8, ".bmp")]
+LAYOUTS = [
+    ("a class for each folder", CAT_DOG, lambda name: name.split("/")[0], None, None),
+    ("deeper in one folder", [f"a/b/{name}" for name in CAT_DOG], lambda name: name.split("/")[2], None, None),
+    ("no folders", numbered("", 20), lambda name: "unlabelled", None, "no labels: there is no folder for each class"),
+    ("one class", numbered("cat", 20), lambda name: "unlabelled", None, "no labels: there is no folder"),
+    ("some outside", [*CAT_DOG, "x.png"], lambda name: "unlabelled", None, "no labels: 1 of 21 pictures are not in the"),
+    ("split", [f"{split}/{name}" for split in ("train", "test") for name in CAT_DOG],
+     lambda name: name.split("/")[1], lambda name: name.startswith("test"), None),
+    ("split in capitals, val", [f"data/{split}/{name}" for split in ("Train", "Val") for name in CAT_DOG],
+     lambda name: name.split("/")[2], lambda name: name.startswith("data/Val"), None),
+    ("split without classes", [f"{split}/{k}.png" for split in ("train", "test") for k in range(9)],
+     lambda name: "unlabelled", lambda name: name.startswith("test"), "no labels: there is no folder for each class"),
+    ("train alone", [f"train/{name}" for name in CAT_DOG], lambda name: name.split("/")[1], None, None),
+]
+
+
+@pytest.mark.parametrize("names, class_of, is_test, message", [row[1:] for row in LAYOUTS], ids=[row[0] for row in LAYOUTS])
+def test_a_layout_gives_its_classes_and_its_split(photos, names, class_of, is_test, message):
+    write_pictures(photos, names)
+    data, log = load(photos)
+    found = images_of(data)
+    assert len(found) == len(names) and data.name == "my phötos"
+    for name in names:
+        split, label = found[open_image(photos / name, 16).tobytes()]
+        assert label == class_of(name)
+        if is_test:
+            assert (split == "test") == is_test(name)
+    if not is_test:
+        assert len(data.test_images) == 2                                # a tenth
+    assert data.is_labelled == (message is None) and bool(log.has("no labels")) == (message is not None)
+    assert message is None or log.has(message)
+
+
+def test_what_is_neither_in_train_nor_in_test_is_left_out_and_counted(photos):
+    write_pictures(photos, [*(f"{split}/{name}" for split in ("train", "test") for name in CAT_DOG), "val/cat/1.png", "2.png"])
+    data, log = load(photos)
+    assert len(data.train_images) == len(data.test_images) == 20 and log.has("left out: 2 pictures that are neither in")
+
+
+def test_labels_false_makes_no_classes(photos):
+    write_pictures(photos, CAT_DOG)
+    data, log = load(photos, labels=False)
+    assert not data.is_labelled and set(data.train_labels) == {0} and not log.has("no labels")
+
+
+def test_a_split_draws_a_share_of_each_class_by_the_seed(photos):
+    write_pictures(photos, [*numbered("cat", 30), *numbered("dog", 10)])
+    (first, _), (again, _), (other, _) = (load(photos, seed=seed, test_share=0.2) for seed in (0, 0, 1))
+    assert np.bincount(first.test_labels).tolist() == [6, 2] == np.bincount(other.test_labels).tolist()
+    assert images_of(first) == images_of(again) != images_of(other)
+    assert set(first.train_labels[:12]) == {0, 1}                        # shuffled, so that first() has all classes
+
+
+def test_two_pictures_are_one_to_train_on_and_one_to_test_on(photos):
+    write_pictures(photos, numbered("", 2))
+    data, _ = load(photos)
+    assert len(data.train_images) == len(data.test_images) == 1
+
+
+def test_other_files_are_ignored(photos):
+    write_pictures(photos, CAT_DOG)
+    write_pictures(photos, [".hidden.png", "cat/._1.png", "__MACOSX/1.png", ".thumbnails/1.png"])
+    (photos / "readme.txt").write_text("x")
+    (photos / "cat/Thumbs.db").write_bytes(b"x")
+    (photos / "an empty folder.png").mkdir()
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(photos / "cat/fifo.png")
+    data, log = load(photos)
+    assert len(data.train_images) + len(data.test_images) == 20 and not log.has("skipped")
+
+
+def test_links_are_followed_but_not_in_a_circle(photos, tmp_path):
+    write_pictures(tmp_path, numbered("elsewhere", 10), seed=1)
+    write_pictures(photos, numbered("cat", 10))
+    (photos / "dog").symlink_to(tmp_path / "elsewhere")
+    (photos / "cat/circle").symlink_to(photos)
+    data, log = load(photos)
+    assert len(images_of(data)) == 20 and data.class_names == ("cat", "dog")
+    assert log.has("skipped: .*circle leads back to a folder that holds it")
+
+
+def test_a_broken_file_is_named_and_skipped_every_time(photos):
+    write_pictures(photos, [*numbered("cat", 18), *numbered("dog", 22)])
+    (photos / "cat/3.png").write_text("not a picture")
+    (photos / "dog/4.png").unlink()
+    (photos / "dog/4.png").symlink_to("4.png")                           # to itself
+    (photos / "dog/5.png").write_bytes((photos / "dog/5.png").read_bytes()[:60])
+    for _ in range(2):                                                   # decoded, then from the cache
+        data, log = load(photos)
+        assert np.bincount([*data.train_labels, *data.test_labels]).tolist() == [17, 20]
+        assert len(log.has("^skipped: ")) == 3 and log.has("cat/3.png: not a picture") and log.has("dog/4.png: Too many levels")
+    write_pictures(photos, ["cat/3.png"])
+    assert len(load(photos)[1].has("^skipped: ")) == 2                   # it was replaced: no longer skipped
+
+
+def test_many_broken_files_are_counted_and_kept_in_a_list(photos):
+    write_pictures(photos, numbered("", 80))
+    for k in range(7):
+        (photos / f"{k}.png").write_text("")
+    _, log = load(photos)
+    (line,) = log.has("skipped: 2 more, 7 of 80")
+    assert "6.png" in Path(re.search(r"; (.*state\.json)", line)[1]).read_text()
+
+
+@pytest.mark.parametrize("change", ["pixels", "size", "channels", "seed", "share", "new file"])
+def test_whatever_changes_the_pixels_or_their_order_decodes_again(photos, cache, change):
+    write_pictures(photos, CAT_DOG)
+    load(photos)
+    load(photos)
+    assert len(list(cache.glob("pictures/*"))) == 1
+    if change in ("pixels", "new file"):
+        write_pictures(photos, ["cat/1.png" if change == "pixels" else "cat/new.png"], seed=1)
+        data, log = load(photos)
+    else:
+        options = {"size": {"size": 8}, "channels": {"channels": 1}, "seed": {"seed": 1}, "share": {"test_share": 0.2}}[change]
+        data, log = load(photos, **options)
+    assert log.has("^decoding") and len(list(cache.glob("pictures/*"))) == 2
+    if change == "pixels":
+        assert open_image(photos / "cat/1.png", 16).tobytes() in images_of(data)
+
+
+# ---------------------------------------------------------------- what will not do
+
+
+
+def broken(folder, count, of):
+    write_pictures(folder, numbered("", of))
+    for k in range(count):
+        (folder / f"{k}.png").write_text("")
+
+
+def unknown_class(folder):
+    write_pictures(folder, [*(f"train/{name}" for name in CAT_DOG), "test/bird/1.png", "test/cat/1.png"])
+
+
+BAD = [
+    ("missing", lambda folder: folder.rmdir(), "there is no such folder"),
+    ("empty", lambda folder: None, "holds no pictures"),
+    ("only text", lambda folder: (folder / "a.txt").write_text("x"), "holds no pictures"),
+    ("empty subfolders", lambda folder: (folder / "cat").mkdir(), "holds no pictures"),
+    ("one picture", lambda folder: write_pictures(folder, ["x.png"]), "x.png is the only picture; .* 2 or more"),
+    ("a file", lambda folder: (folder.rmdir(), folder.write_text("x")), "is a file; expected a folder of pictures"),
+    ("a tenth broken", lambda folder: broken(folder, 2, 20), "2 of the first .* pictures of 20 are broken, .*0.png: not a pic"),
+    ("all broken", lambda folder: broken(folder, 20, 20), "2 of the first 2 pictures of 20 are broken"),
+    ("a class only to test", unknown_class, "test/ has classes that train/ lacks: bird; give them the same"),
+    ("array of floats", lambda folder: np.save(folder / "images.npy", np.zeros((9, 8, 8))), r"uint8, got float64; .*255 \* x"),
+    ("array of text", lambda folder: (folder / "images.npy").write_text("x"), "images.npy: not a readable array file"),
+    ("array of shape", lambda folder: np.save(folder / "images.npy", np.zeros((9, 8), np.uint8)), r"got shape \(9, 8\)"),
+    ("empty array", lambda folder: np.save(folder / "images.npy", np.zeros((0, 8, 8), np.uint8)), "not empty"),
+    ("fewer labels", lambda folder: (np.save(folder / "images.npy", np.zeros((9, 8, 8), np.uint8)),
+                                     np.save(folder / "labels.npy", np.arange(8))), "8 labels for 9 images"),
+    ("half a record", lambda folder: (folder / "train_X.bin").write_bytes(bytes(3 * 96 * 96 + 1)), "not a whole number of"),
+    ("pickled object", lambda folder: np.save(folder / "images.npy", np.array([{}])), "not a readable array file"),
+]
+
+
+@pytest.mark.parametrize("make, message", [row[1:] for row in BAD], ids=[row[0] for row in BAD])
+def test_what_will_not_do_is_one_line_and_leaves_nothing(photos, cache, make, message):
+    make(photos)
+    with pytest.raises(DataError, match=message) as error:
+        load(photos)
+    assert "my phötos" in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 600
+    assert not list(cache.glob("pictures/*"))
+
+
+@pytest.fixture
+def somebody():
+    """Whoever runs the tests is not root, whom no permission stops; and a folder that belongs to them."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, is_root = Path(name), getattr(os, "geteuid", lambda: 1)() == 0
+        folder.chmod(0o777)
+        try:
+            if is_root:
+                os.seteuid(65534)
+            yield folder
+        finally:
+            if is_root:
+                os.seteuid(0)
+
+
+def test_permissions_are_named(somebody, monkeypatch):
+    monkeypatch.setenv("MINICL_CACHE", str(somebody / "cache"))
+    write_pictures(somebody / "photos", CAT_DOG)
+    file, folder = somebody / "photos/cat/0.png", somebody / "photos/ein Hund"
+    file.chmod(0)
+    data, log = load(somebody / "photos")
+    assert log.has("skipped: .*cat/0.png: Permission denied") and len(images_of(data)) == 19
+    file.chmod(0o600)
+    assert len(images_of(load(somebody / "photos")[0])) == 20            # the same size and time, but readable now
+    folder.chmod(0)
+    with pytest.raises(DataError, match="cannot read .*ein Hund: Permission denied; change its permissions"):
+        load(somebody / "photos")
+    folder.chmod(stat.S_IRWXU)
+    (somebody / "cache").chmod(0o500)
+    monkeypatch.setenv("MINICL_CACHE", str(somebody / "cache/no"))
+    with pytest.raises(DataError, match="cannot keep the decoded pictures in .*Permission denied.*MINICL_CACHE"):
+        load(somebody / "photos")
+
+
+@pytest.mark.parametrize("options, message", [({"size": 0}, "size"), ({"channels": 2}, "channels"), ({"seed": -1}, "seed"),
+                                              ({"test_share": 1.5}, "test_share")])
+def test_other_options_are_named(photos, options, message):
+    with pytest.raises((TypeError, ValueError), match=f"from_folder: .*{message}"):
+        load(photos, **options)
+
+
+# ---------------------------------------------------------------- arrays
+
+N, M = 12, 5
+
+
+def arrays(shape, dtype=np.uint8):
+    return (np.random.default_rng(0).integers(0, 256, (N + M, *shape)).astype(dtype))
+
+
+def test_arrays_split_in_a_file(photos):
+    images, labels = arrays((16, 16, 3)), np.arange(N + M) % 3
+    np.savez(photos / "x.npz", train_images=images[:N], train_labels=labels[:N, None], test_images=images[N:],
+             test_labels=labels[N:, None], class_names=["a", "b", "c"])
+    data, _ = load(photos / "x.npz")
+    found = images_of(data)
+    assert data.class_names == ("a", "b", "c") and data.name == "x.npz"
+    for k, image in enumerate(images):
+        assert found[image.tobytes()] == ("test" if k >= N else "train", "abc"[k % 3])
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (16, 16, 1), (1, 16, 16), (3, 16, 16), (32, 24, 3)])
+def test_arrays_of_other_shapes_in_a_folder(photos, shape):
+    images = arrays(shape)
+    np.save(photos / "images.npy", images)
+    np.save(photos / "labels.npy", np.array(["red", "blue"])[np.arange(N + M) % 2])
+    data, _ = load(photos)
+    found = images_of(data)
+    assert len(found) == N + M and data.class_names == ("blue", "red") and data.train_images.shape[1:] == (16, 16, 3)
+    if shape[:1] == (3,):
+        images = images.transpose(0, 2, 3, 1)
+    for k, image in enumerate(images):
+        picture = Image.fromarray(image.reshape(16, 16) if image.size == 256 else image)
+        if image.shape[0] == 32:
+            picture = picture.resize((16, 16), Image.Resampling.BILINEAR, box=(0, 4, 24, 28))
+        assert found[np.asarray(picture.convert("RGB")).tobytes()][1] == ("red", "blue")[k % 2]
+
+
+def test_a_single_array_has_no_labels(photos):
+    np.save(photos / "pixels.npy", arrays((16, 16)))
+    data, log = load(photos / "pixels.npy")
+    assert not data.is_labelled and log.has("no labels") and len(images_of(data)) == N + M
+
+
+@pytest.mark.parametrize("kind", ["cifar-10-batches-bin", "cifar-100-binary", "stl10_binary"])
+def test_binary_files(photos, kind):
+    side = 96 if kind == "stl10_binary" else 32
+    images = arrays((side, side, 3))
+    labels = np.arange(N + M, dtype=np.uint8) % 3
+    folder = photos / kind
+    folder.mkdir()
+    planes = images.transpose(0, 3, 1, 2)                                # (N, C, H, W)
+    splits = {"train": slice(0, N), "test": slice(N, N + M)}
+    if kind == "stl10_binary":
+        for split, part in splits.items():
+            planes[part].transpose(0, 1, 3, 2).tofile(folder / f"{split}_X.bin")
+            (labels[part] + 1).tofile(folder / f"{split}_y.bin")
+        planes[:7].transpose(0, 1, 3, 2).tofile(folder / "unlabeled_X.bin")
+        (folder / "class_names.txt").write_text("airplane\nbird\ncar\n")
+    else:
+        columns = [labels] if "10-" in kind else [labels + 9, labels]
+        records = np.column_stack([*columns, planes.reshape(N + M, -1)]).astype(np.uint8)
+        files = {"train": ["data_batch_1.bin", "data_batch_2.bin"], "test": ["test_batch.bin"]} if "10-" in kind else \
+            {"train": ["train.bin"], "test": ["test.bin"]}
+        for split, part in splits.items():
+            for file, some in zip(files[split], np.array_split(records[part], len(files[split]))):
+                some.tofile(folder / file)
+    data, log = load(photos, size=side)
+    found = images_of(data)
+    names = {"c": ("airplane", "automobile", "bird"), "s": ("airplane", "bird", "car")}[kind[0]]
+    names = ("0", "1", "2") if "100" in kind else names
+    assert len(found) == N + M and data.train_images.shape == (N, side, side, 3)
+    for k, image in enumerate(images):
+        assert found[image.tobytes()] == ("test" if k >= N else "train", names[k % 3])
+    if kind == "stl10_binary":
+        assert log.has("left out: STL-10's unlabeled_X.bin")
+        data, _ = load(photos, size=side, labels=False)
+        assert len(data.train_images) == 7 and not data.is_labelled
+
+
+def test_pickled_cifar(photos):
+    from test_cifar10 import PYTHON, batches, files_of
+    for name, content in files_of(PYTHON, batches()).items():
+        (photos / Path(name).name).write_bytes(content)
+    data, _ = load(photos, size=32)
+    assert data.train_images.shape == (10, 32, 32, 3) and data.class_names[:2] == ("airplane", "automobile")
