@@ -8,11 +8,11 @@ from .digits import draw_digits, generate_digits
 from .download import CorruptFile, Unavailable
 from .images import ImageData
 from .load import load_colour_images, load_images
-from .loader import Batches, same_caption_ids
+from .loader import Batches, Prefetch, same_caption_ids
 from .mnist import load_mnist
 from .pictures import open_image
 from .shapes import generate_shapes
 
-__all__ = ["Batches", "CorruptFile", "DataError", "ImageData", "Unavailable", "augment", "draw_digits",
+__all__ = ["Batches", "CorruptFile", "DataError", "ImageData", "Prefetch", "Unavailable", "augment", "draw_digits",
            "generate_digits", "generate_shapes", "load_cifar10", "load_colour_images", "load_images", "load_mnist",
            "mnist_views", "open_image", "same_caption_ids", "simclr_views", "two_views"]

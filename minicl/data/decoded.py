@@ -35,7 +35,7 @@ BLOCK = 512                                              # items between two wri
 ELSEWHERE = "set MINICL_CACHE to a folder with more room"
 
 
-def decoded(identity: Any, names: Sequence[str], read: Callable[[int], HostArray], shape: tuple[int, ...], *,
+def decode_once(identity: Any, names: Sequence[str], read: Callable[[int], HostArray], shape: tuple[int, ...], *,
             log: Callable[[str], None] = print) -> tuple[HostArray, HostArray]:
     """Rows (n, *shape) uint8 of the items that could be read, mapped from a file, and which they are, (N,) bool.
 

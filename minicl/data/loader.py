@@ -1,5 +1,8 @@
 """Which items a training step sees, and which of their captions are the same."""
 
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
 import numpy as np
 
 from ..typing import HostArray
@@ -34,6 +37,36 @@ class Batches:
         if epoch != self._epoch:
             self._epoch, self._order = epoch, np.random.default_rng([self.seed, epoch, 1]).permutation(self.n)
         return self._order[position * self.batch_size:(position + 1) * self.batch_size].copy()
+
+
+class Prefetch:
+    """images[batches[step]] of each step, read by a thread while the step before is computed.
+
+    images    (N, ...), such as ImageData's, which may be mapped from a disk; batches: see Batches
+    waited    seconds spent in waiting for images here: what the disk costs
+
+    >>> images = Prefetch(np.arange(10), Batches(10, 5))
+    >>> images[0].shape, bool((images[1] == Batches(10, 5)[1]).all())
+    ((5,), True)
+    """
+
+    def __init__(self, images: HostArray, batches: Batches):
+        self.waited = 0.0
+        self._images, self._batches = images, batches
+        self._thread = ThreadPoolExecutor(1)
+        self._ahead: dict[int, Future] = {}
+
+    __iter__ = None                                      # as in Batches: write images[step]
+
+    def __getitem__(self, step: int) -> HostArray:
+        started = time.perf_counter()
+        images = (self._ahead.pop(step, None) or self._read(step)).result()
+        self.waited += time.perf_counter() - started
+        self._ahead = {step + 1: self._read(step + 1)}
+        return images
+
+    def _read(self, step):
+        return self._thread.submit(self._images.__getitem__, self._batches[step])
 
 
 def same_caption_ids(ids: HostArray) -> HostArray:

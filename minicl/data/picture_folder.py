@@ -19,7 +19,7 @@ import numpy as np
 from ..typing import HostArray
 from .arrays import Arrays, find_arrays
 from .checks import DataError, check_seed, number
-from .decoded import decoded
+from .decoded import decode_once
 from .download import user_path
 from .pictures import FORMATS, SUFFIXES, decode, pillow, require_size
 
@@ -54,8 +54,9 @@ def read_folder(path: str | os.PathLike, size: int, channels: int, labels: bool,
     items = _of_arrays(arrays, size, channels) if arrays else _of_pictures(path, size, channels, labels, log)
     train, test = _split(items, test_share, np.random.default_rng(seed))
     order = np.concatenate([train, test])
-    pixels, good = decoded(items.identity if arrays else [items.identity[i] for i in order], [items.names[i] for i in order],
-                           lambda k: items.read(order[k]), (size, size, channels), log=log)
+    names = [items.names[i] for i in order]
+    identity = items.identity if arrays else [items.identity[i] for i in order]
+    pixels, good = decode_once(identity, names, lambda k: items.read(order[k]), (size, size, channels), log=log)
     n = int(good[:len(train)].sum())
     if not 0 < n < len(pixels):
         raise DataError(f"{path}: all pictures of one split are broken: {len(train)} to train on, {len(test)} to test")
@@ -143,16 +144,17 @@ def _of_pictures(root, size, channels, use_labels, log):
         parts = [parts[k] for k in inside]
         is_test = np.array([part[0] == test for part in parts])
         parts = [part[1:] for part in parts]
-    classes, labels = _classes(parts, is_test, train, test, log) if use_labels else (NO_LABELS, None)
+    classes, labels = _classes(root, parts, is_test, train, test, log) if use_labels else (NO_LABELS, None)
     paths = [root / name for name, _ in found]
-    readable = [os.access(path, os.R_OK) for path in paths]
+    effective = os.access in os.supports_effective_ids
+    readable = [os.access(path, os.R_OK, effective_ids=effective) for path in paths]
     return Items(names=[os.fsdecode(path) for path in paths],
                  identity=[s and (s.st_size, s.st_mtime_ns, ok) for (_, s), ok in zip(found, readable)],
                  read=lambda i: decode(paths[i], size, channels),
                  labels=np.zeros(len(paths), np.int64) if labels is None else labels, classes=classes, is_test=is_test)
 
 
-def _classes(parts, is_test, train, test, log):
+def _classes(root, parts, is_test, train, test, log):
     """Names of the classes and labels (N,), from the first folder of each path; (NO_LABELS, None), and why, without."""
     outside = sum(len(part) == 1 for part in parts)
     classes = tuple(sorted({part[0] for part in parts if len(part) > 1}))
@@ -164,7 +166,7 @@ def _classes(parts, is_test, train, test, log):
     if is_test is not None:
         known = {part[0] for part, test_ in zip(parts, is_test) if not test_}
         if unknown := sorted(set(classes) - known):
-            raise DataError(f"{test}/ has classes that {train}/ lacks: {', '.join(unknown[:5])}; give them the same "
+            raise DataError(f"{root}: {test}/ has classes that {train}/ lacks: {', '.join(unknown[:5])}; give them the same "
                             f"folders, or name {train}/ alone, of which a part is then drawn to test on")
     index = {name: k for k, name in enumerate(classes)}
     return classes, np.array([index[part[0]] for part in parts], dtype=np.int64)

@@ -1,0 +1,155 @@
+"""Pictures are decoded once: a killed process is continued, two share the work of one, and a full disk is one line."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from small_runs import no_room
+
+from minicl.data import Batches, DataError, Prefetch, decoded
+from minicl.folder import FolderLock
+
+N, SHAPE = 60, (2, 2, 3)
+BROKEN = {7, 31}
+
+
+@pytest.fixture(autouse=True)
+def small(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINICL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(decoded, "BLOCK", 10)
+    assert decoded.decode_once.__globals__["BLOCK"] == 10
+
+
+class Reader:
+    """Rows of N items, some of them broken; `calls` are those asked for, `stop` the one at which something happens."""
+
+    def __init__(self, stop=None, then=None):
+        self.calls, self.stop, self.then = [], stop, then
+
+    def __call__(self, i):
+        self.calls.append(i)
+        if i == self.stop:
+            self.then()
+        if i in BROKEN:
+            raise DataError(f"item {i} is broken")
+        return np.full(SHAPE, i, np.uint8)
+
+    def run(self, log=lambda line: None, **options):
+        return decoded.decode_once("identity", [f"item {i}" for i in range(N)], self, SHAPE, log=log, **options)
+
+
+def assert_whole(result):
+    pixels, good = result
+    assert np.flatnonzero(~good).tolist() == sorted(BROKEN)
+    np.testing.assert_array_equal(pixels[:, 0, 0, 0], [i for i in range(N) if i not in BROKEN])
+    assert pixels.shape[1:] == SHAPE and (pixels == pixels[:, :1, :1, :1]).all()
+    assert isinstance(pixels, np.memmap) and not pixels.flags.writeable
+
+
+def test_each_item_is_read_once_and_never_again():
+    first, second = Reader(), Reader()
+    assert_whole(first.run())
+    assert_whole(second.run())
+    assert sorted(first.calls) == list(range(N)) and second.calls == []
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("stop", [0, 9, 10, 25, 59])
+def test_what_was_interrupted_goes_on_after_the_last_whole_block(stop):
+    with pytest.raises(KeyboardInterrupt):
+        Reader(stop, interrupt).run()
+    reader = Reader()
+    assert_whole(reader.run())
+    assert sorted(reader.calls) == list(range(stop // 10 * 10, N))
+
+
+def test_what_was_killed_goes_on_too(tmp_path):
+    """Killed after rows were written that state.json does not count."""
+    code = ("import os, sys; sys.path.insert(0, 'tests'); import test_decoded as t; t.decoded.BLOCK = 10; "
+            "t.Reader(37, lambda: os._exit(9)).run()")
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 9
+    (file,) = (tmp_path / "cache/pictures").glob("*/pixels")
+    with open(file, "ab") as file:
+        file.write(bytes(7))
+    reader = Reader()
+    assert_whole(reader.run())
+    assert sorted(reader.calls) == list(range(30, N))
+
+
+@pytest.mark.parametrize("damage", ["pixels cut", "state cut", "state gone", "pixels gone"])
+def test_a_damaged_cache_is_decoded_again(tmp_path, damage):
+    Reader().run()
+    file, how = damage.split()
+    (path,) = (tmp_path / "cache/pictures").glob(f"*/{file}*")
+    if how == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-5])
+    reader = Reader()
+    assert_whole(reader.run())
+    assert sorted(reader.calls) == list(range(N))
+
+
+def test_a_second_process_waits_for_the_first(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        Reader(25, interrupt).run()
+    (folder,) = (tmp_path / "cache/pictures").iterdir()
+    lock, log, results = FolderLock(folder), [], []
+    if not lock.is_held:
+        pytest.skip("no locks on this file system")
+    thread = threading.Thread(target=lambda: results.append(Reader().run(log.append)))
+    thread.start()
+    while not log:
+        time.sleep(0.01)
+    assert "waiting for another process" in log[0] and not results
+    lock.close()
+    thread.join(10)
+    assert_whole(results[0])
+
+
+def test_a_full_disk_is_one_line_and_what_was_decoded_stays(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        Reader(25, interrupt).run()
+    with no_room(), pytest.raises(DataError, match="cannot keep the decoded pictures .*; set MINICL_CACHE"):
+        Reader().run()
+    reader = Reader()
+    assert_whole(reader.run())
+    assert min(reader.calls) == 20
+
+
+def test_too_large_for_the_disk_is_said_before_anything_is_read(monkeypatch):
+    reader = Reader()
+    with pytest.raises(DataError, match="there is no room for 1000000 MB.; set MINICL_CACHE"):
+        decoded.decode_once("x", ["a"] * 100, reader, (10**5, 10**5, 1))
+    assert not reader.calls
+
+
+def test_training_does_not_wait_for_images_that_can_be_read_in_the_time_of_a_step():
+    class Slow:
+        def __getitem__(self, ids):
+            time.sleep(0.02)
+            return ids
+
+    batches = Batches(100, 10)
+    images = Prefetch(Slow(), batches)
+    images[0]
+    images.waited, started = 0.0, time.perf_counter()
+    for step in range(1, 11):
+        assert (images[step] == batches[step]).all()
+        time.sleep(0.03)                                     # the step
+    assert images.waited < 0.2 * (time.perf_counter() - started)
+
+
+def test_prefetched_images_are_right_in_any_order_and_errors_arrive():
+    batches = Batches(100, 10)
+    images = Prefetch(np.arange(100), batches)
+    for step in (5, 6, 2, 2, 3, 9, 0):
+        np.testing.assert_array_equal(images[step], batches[step])
+    with pytest.raises(IndexError):
+        Prefetch(np.arange(50), batches)[0]
