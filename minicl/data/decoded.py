@@ -36,7 +36,7 @@ ELSEWHERE = "set MINICL_CACHE to a folder with more room"
 
 
 def decode_once(identity: Any, names: Sequence[str], read: Callable[[int], HostArray], shape: tuple[int, ...], *,
-            log: Callable[[str], None] = print) -> tuple[HostArray, HostArray]:
+                log: Callable[[str], None] = print) -> tuple[HostArray, HostArray]:
     """Rows (n, *shape) uint8 of the items that could be read, mapped from a file, and which they are, (N,) bool.
 
     identity  what else the rows depend on, for JSON: sizes and times of the files, options
