@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from .autograd import op
-from .backend import BackendError, array_module, available_cores, to_device, to_host
+from .backend import BackendError, array_module, share_cores, to_device, to_host
 from .typing import Array
 
 # Launchers tell each process how many there are by one of these. srun sets the last, and PMI_RANK or PMIX_RANK if it
@@ -53,10 +53,6 @@ class World:
     def part(self) -> slice:
         """The rows of a batch that are this process's."""
         return slice(self.rank, None, self.size)
-
-    def cores(self) -> int:
-        """CPU cores for this process: its share, where all processes of a machine may use the same ones."""
-        return available_cores()
 
     def all_reduce(self, x: Array) -> Array:
         """The sum of x over all processes, written into x."""
@@ -121,10 +117,7 @@ class MPI(World):
         self.rank, self.size = self.comm.rank, self.comm.size
         self.local_rank, self.local_size = self.here.rank, self.here.size
         mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        self.sharing = self.here.allgather(mine).count(mine)                 # these cores
-
-    def cores(self) -> int:
-        return max(1, available_cores() // self.sharing)
+        share_cores(self.here.allgather(mine).count(mine))                   # a launcher may have bound each to its own
 
     def all_reduce(self, x: Array) -> Array:
         if x.dtype.kind not in "fi" or not x.flags.c_contiguous:

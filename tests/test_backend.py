@@ -262,6 +262,14 @@ def test_an_empty_environment_variable_is_none(unset, monkeypatch):
         assert parallel._pool().size == backend.available_cores()
 
 
+def test_processes_that_train_together_share_the_cores(monkeypatch):
+    cores = backend.available_cores()
+    for processes, share in ((1, cores), (2, max(1, cores // 2)), (2 * cores, 1)):
+        monkeypatch.setattr(parallel, "_sharing", 0)         # restored after the test
+        backend.share_cores(processes)
+        assert backend.available_cores() == share
+
+
 def test_a_system_that_starts_no_more_threads_is_named(monkeypatch):
     class Refused(threading.Thread):
         started = 0

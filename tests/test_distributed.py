@@ -28,7 +28,7 @@ def test_one_process_alone_gets_back_what_it_gave():
     for same in (ALONE.all_reduce(x), ALONE.all_gather(x, 2), ALONE.reduce_scatter(x, 2), ALONE.rows(x), ALONE.sum(x),
                  ALONE.share(x), all_gather(x, world=ALONE).data, mean_of(x, world=ALONE).data):
         assert same is x
-    assert np.array_equal(x[ALONE.part], x) and ALONE.cores() >= 1 and ALONE.any(True) and not ALONE.any(False)
+    assert np.array_equal(x[ALONE.part], x) and ALONE.any(True) and not ALONE.any(False)
     assert ALONE.alike(x) and ALONE.wait() is None and repr(ALONE) == "World(rank=0, size=1)"
 
 

@@ -15,9 +15,9 @@ from .device import (BackendError, array_module, get_backend, is_array, is_gpu, 
                      to_device, to_host)
 from .kernels import column_sums, follow, fused, mean_over, row_sums, scatter_add, sum_over, tile_size, weights
 from .memory import available_memory_only, peak_memory_mib
-from .parallel import available_cores, parallel_for, parallel_map, parallel_sum, threads, workers
+from .parallel import available_cores, parallel_for, parallel_map, parallel_sum, share_cores, threads, workers
 
 __all__ = ["BackendError", "array_module", "available_cores", "available_memory_only", "column_sums", "follow", "fused",
            "get_backend", "is_array", "is_gpu", "mean_over", "parallel_for", "parallel_map", "parallel_sum",
-           "peak_memory_mib", "require_finite", "row_sums", "scatter_add", "sum_over", "threads",
-           "tile_size", "to_device", "to_host", "weights", "workers"]
+           "peak_memory_mib", "require_finite", "row_sums", "scatter_add", "share_cores", "sum_over",
+           "threads", "tile_size", "to_device", "to_host", "weights", "workers"]

@@ -18,8 +18,17 @@ from .memory import keep_freed_memory
 Result = TypeVar("Result")
 
 
+_sharing = 1                                             # processes that train together and may use the same cores
+
+
+def share_cores(processes: int) -> None:
+    """So many processes use the cores that this one may use: each takes its share of them by default."""
+    global _sharing
+    _sharing = processes
+
+
 def available_cores() -> int:
-    """Cores this process may use: its CPU affinity, cut down to a container's CPU quota."""
+    """Cores this process may use: its CPU affinity, cut down to a container's CPU quota, and its share of both."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         with open("/sys/fs/cgroup/cpu.max") as file:     # "max 100000", or "quota period" in microseconds
@@ -28,7 +37,7 @@ def available_cores() -> int:
             cores = min(cores, math.ceil(int(quota) / int(period)))
     except (OSError, ValueError):
         pass
-    return max(1, cores)
+    return max(1, cores // _sharing)
 
 
 class _ThreadPool:

@@ -5,9 +5,12 @@ import json
 import numpy as np
 
 from minicl import Tensor
+from minicl.backend import available_cores
 from minicl.distributed import all_gather, get_world, mean_of
 
+cores = available_cores()
 world = get_world()
+assert available_cores() == max(1, cores // world.size)     # all on this machine, bound to no cores
 size, rank, part = world.size, world.rank, world.part
 for dtype in ("float32", "float64", "int32", "int64"):
     for shape in ((6 * size, 2), (6 * size,), (size, 1, 3)):
