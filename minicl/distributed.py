@@ -77,6 +77,10 @@ class World:
         """The sum of x over all processes, an array of its own; x may be a NumPy number."""
         return x
 
+    def mean(self, x: Any) -> Any:
+        """The mean of x over all processes."""
+        return x
+
     def share(self, value: Any = None) -> Any:
         """Rank 0's value, any Python object, on every process."""
         return value
@@ -139,6 +143,9 @@ class MPI(World):
 
     def sum(self, x: Any) -> Any:
         return self.all_reduce(array_module(x).array(x))
+
+    def mean(self, x: Any) -> Any:
+        return self.sum(x) / self.size
 
     # ------------------------------------------------------------ the engine: arrays by rank
 
@@ -328,4 +335,4 @@ def mean_of(x: Array, *, world: World = ALONE):
     >>> mean_of(np.ones(())).item()
     1.0
     """
-    return (x if world.size == 1 else world.sum(x) / world.size), lambda g: (g / world.size,)
+    return world.mean(x), lambda g: (g / world.size,)

@@ -23,6 +23,14 @@ def test_collectives_do_what_they_say(size):
     assert result["size"] == size and result["error"] < 1e-13
 
 
+@needs_mpi
+@SIZES
+def test_losses_and_layers_equal_those_of_one_process(size):
+    result = check(size, "equality.py")
+    assert len(result["exact"]) > 40 and max(result["exact"].values()) < 1e-12, result["exact"]
+    assert len(result["single"]) > 40 and max(result["single"].values()) < 1e-5, result["single"]
+
+
 def test_one_process_alone_gets_back_what_it_gave():
     x = np.ones((4, 2))
     for same in (ALONE.all_reduce(x), ALONE.all_gather(x, 2), ALONE.reduce_scatter(x, 2), ALONE.rows(x), ALONE.sum(x),

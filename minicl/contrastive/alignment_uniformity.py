@@ -19,6 +19,7 @@ import math
 from ..autograd import Tensor, op
 from ..backend import array_module, require_finite, row_sums
 from ..checks import require_within
+from ..distributed import ALONE, World
 from ..ops import logsumexp, where
 from ..typing import Array
 from .checks import require_batch, require_pairs
@@ -45,11 +46,11 @@ def composed_uniformity(z: Tensor, *, t: float = 2) -> Tensor:
 
 
 @op
-def alignment_loss(z1: Array, z2: Array, *, alpha: float = 2):
+def alignment_loss(z1: Array, z2: Array, *, alpha: float = 2, world: World = ALONE):
     """Mean distance between the two views of an item, to the power alpha > 0: z1, z2 (N, d) -> L () >= 0.
 
     With alpha = 2, L = 2 - 2 cos: the pull is the distance still to go. Views that coincide get no gradient, also
-    for alpha < 2, where (2) has no limit of its own.    Source: Wang & Isola 2020, section 4.1.1
+    for alpha < 2, where (2) has no limit of its own. world: as in nt_xent.    Source: Wang & Isola 2020, section 4.1.1
 
     >>> import numpy as np
     >>> alignment_loss(np.array([[3.0, 0]]), np.array([[0, 1.0]])).item()
@@ -57,12 +58,12 @@ def alignment_loss(z1: Array, z2: Array, *, alpha: float = 2):
     """
     require_pairs("alignment_loss", z1, z2)
     require_within("alignment_loss", "(0, inf)", alpha=alpha)
-    xp, N = array_module(z1), len(z1)
+    xp, N = array_module(z1), len(z1) * world.size
     u, to_z1 = l2_normalize.forward(z1)
     v, to_z2 = l2_normalize.forward(z2)
     apart = u - v                                                            # (N, d)
     squared = (apart * apart).sum(axis=1, keepdims=True)                     # (N, 1)
-    loss = (squared**(alpha / 2)).mean()                                     # (1)
+    loss = world.mean((squared**(alpha / 2)).mean())                         # (1)
     require_finite(loss, "alignment_loss: the loss")
 
     def backward(g):
@@ -74,24 +75,25 @@ def alignment_loss(z1: Array, z2: Array, *, alpha: float = 2):
 
 
 @op
-def uniformity_loss(z: Array, *, t: float = 2, needs_grad=(True,)):
+def uniformity_loss(z: Array, *, t: float = 2, world: World = ALONE, needs_grad=(True,)):
     """Log of the mean Gaussian potential between different items: z (N, d), N >= 2, t > 0 -> L () <= 0.
 
     A collapse has 0. e_ij = exp((s_ij - 1) / tau) with tau = 1/(2t), as |u_i - u_j|^2 = 2 - 2 s_ij: the exponentials
     are NT-Xent's, and so are the tiles. A row of zeros stays at the origin, at distance 1 from the sphere and 0 from
     another such row. As N grows L cannot fall below evaluate.uniformity_floor(d, t), the value of points spread evenly;
-    a few points can.
+    a few points can. world: as in nt_xent.
     Source: Wang & Isola 2020, section 4.1.2
 
     >>> import numpy as np
     >>> round(uniformity_loss(np.array([[1.0, 0], [0, 2.0]])).item(), 4)     # squared distance 2
     -4.0
     """
-    require_batch("uniformity_loss", z, at_least=2)
+    require_batch("uniformity_loss", z, at_least=2 if world.size == 1 else 1)
     require_within("uniformity_loss", "(0, inf)", t=t)
-    xp, N = array_module(z), len(z)
-    u, to_z = l2_normalize.forward(z)
-    pairs = SymmetricPairs(u, tau=1 / (2 * t), cache=needs_grad[0])
+    xp, N = array_module(z), len(z) * world.size
+    mine, to_z = l2_normalize.forward(z)
+    u = world.all_gather(mine)                                               # (N, d)
+    pairs = SymmetricPairs(u, tau=1 / (2 * t), cache=needs_grad[0], world=world)
     lse = pairs.logsumexp(xp.ones_like(u[:, 0]))                             # (N,): of (s_ij - 1) / tau over j
     terms = xp.concatenate([lse, _nearer(xp, u, t)])
     top = terms.max()
@@ -103,7 +105,8 @@ def uniformity_loss(z: Array, *, t: float = 2, needs_grad=(True,)):
         v = u - u.mean(axis=0)                                               # nearby points differ by little: keep it
         ones = xp.ones_like(v[:, :1])
         sums = pairs.weighted_sum(xp.exp(lse - top) / total, xp.concatenate([v, ones], axis=1))
-        du = 2 * t * g * (sums[:, :-1] - sums[:, -1:] * v)                   # (4)
+        sums = world.reduce_scatter(sums)
+        du = 2 * t * g * (sums[:, :-1] - sums[:, -1:] * world.rows(v))       # (4)
         return (to_z(du)[0],)
 
     return loss, backward

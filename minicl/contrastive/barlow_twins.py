@@ -13,6 +13,7 @@ The matrix is d x d, not N x N: batches may be small and d large.    Derivation:
 from ..autograd import Tensor, op
 from ..backend import array_module, require_finite
 from ..checks import require_within
+from ..distributed import ALONE, World
 from ..ops import sqrt
 from ..ops.normalize import batch_norm
 from ..typing import Array
@@ -29,25 +30,27 @@ def composed(z1: Tensor, z2: Tensor, *, off_diagonal: float = 5e-3, eps: float =
 
 
 @op
-def barlow_twins(z1: Array, z2: Array, *, off_diagonal: float = 5e-3, eps: float = 1e-5):
+def barlow_twins(z1: Array, z2: Array, *, off_diagonal: float = 5e-3, eps: float = 1e-5, world: World = ALONE):
     """Barlow Twins: two views z1, z2 (N, d) of N >= 2 items, off_diagonal >= 0, eps > 0 -> L () >= 0.
 
     Use it for the plainest loss without negatives. eps is added to the variances, as the authors' batch norm does.
+    world: z1 and z2 are this process's part of the batch, C is that of all.
 
     >>> import numpy as np
     >>> barlow_twins(np.ones((4, 3)), np.ones((4, 3))).item()                # collapse: no column varies
     3.0
     """
-    require_pairs("barlow_twins", z1, z2, at_least=2, because="one item has no variance")
+    require_pairs("barlow_twins", z1, z2, at_least=2 if world.size == 1 else 1, because="one item has no variance")
     require_within("barlow_twins", "[0, inf)", off_diagonal=off_diagonal)
     require_within("barlow_twins", "(0, inf)", eps=eps)
-    xp, (N, d) = array_module(z1), z1.shape
+    xp, N, d = array_module(z1), len(z1) * world.size, z1.shape[1]
     one, zero = xp.ones(d, dtype=z1.dtype), xp.zeros(d, dtype=z1.dtype)
-    x, to_z1 = batch_norm.forward(z1 - z1.mean(axis=0), one, zero, eps=eps)  # centred: less is rounded off
-    y, to_z2 = batch_norm.forward(z2 - z2.mean(axis=0), one, zero, eps=eps)
+    centre1, centre2 = world.mean(z1.mean(axis=0)), world.mean(z2.mean(axis=0))          # without: less is rounded off
+    x, to_z1 = batch_norm.forward(z1 - centre1, one, zero, eps=eps, world=world)
+    y, to_z2 = batch_norm.forward(z2 - centre2, one, zero, eps=eps, world=world)
     eye = xp.eye(d, dtype=z1.dtype)
     weight = off_diagonal + (1 - off_diagonal) * eye                         # (d, d): 1 on the diagonal
-    missing = x.T @ y / N - eye
+    missing = world.sum(x.T @ y) / N - eye
     loss = (weight * missing * missing).sum()                                # (1)
     require_finite(loss, "barlow_twins: the loss")
 

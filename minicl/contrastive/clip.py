@@ -22,6 +22,7 @@ import math
 
 from ..autograd import Tensor, op
 from ..backend import array_module, require_finite
+from ..distributed import ALONE, World
 from ..ops import exp, where
 from ..signature import Scalar
 from ..typing import Array
@@ -46,13 +47,15 @@ def composed(image: Tensor, text: Tensor, logit_scale, caption_ids: Array | None
 
 @op
 def clip_loss(image: Array, text: Array, logit_scale: Scalar, *, caption_ids: Array | None = None,
-              needs_grad=(True, True, True)):
+              world: World = ALONE, needs_grad=(True, True, True)):
     """CLIP's loss: image, text (N, d), logit_scale () -> L ().
 
     Row i of image belongs to row i of text; rows need not be normalised. logit_scale is the logarithm of 1/tau: a
     Parameter that starts at log(1/0.07) and that CLIP.clamp_logit_scale() holds below log 100 after each step.
     caption_ids (N,) integers, equal where captions are, as data.same_caption_ids gives them; default: all captions
     count as different. Chance is log N. A batch of one has no negatives: its loss and gradients are 0.
+    world: the rows are this process's part of the batch. It gathers the texts, scores its own images, adds up the columns
+    with the other processes, and hands the sums of (3) to those whose texts they are of.
 
     >>> import math, numpy as np
     >>> z = np.eye(4)
@@ -62,22 +65,22 @@ def clip_loss(image: Array, text: Array, logit_scale: Scalar, *, caption_ids: Ar
     require_pairs("clip_loss", image, text)
     require_logit_scale("clip_loss", logit_scale)
     require_caption_ids("clip_loss", caption_ids, len(image))
-    xp, N = array_module(image), len(image)
+    xp, N = array_module(image), len(image) * world.size
     scale = math.exp(logit_scale) if isinstance(logit_scale, (int, float)) else xp.exp(logit_scale)
     u, to_image = l2_normalize.forward(image)
     t, to_text = l2_normalize.forward(text)
-    pairs = CrossPairs(u, t, scale, caption_ids, cache=any(needs_grad))
+    pairs = CrossPairs(u, t, scale, caption_ids, cache=any(needs_grad), world=world)
     x_pos, (row, col) = scale * (u * t).sum(axis=1), pairs.logsumexps()
     loss_row, one_minus_p = softplus(row - x_pos)
-    loss_col, one_minus_q = softplus(col - x_pos)
-    loss = (loss_row + loss_col).mean() / 2                                  # (1)
+    loss_col, one_minus_q = softplus(world.rows(col) - x_pos)
+    loss = world.mean((loss_row + loss_col).mean() / 2)                      # (1)
     require_finite(loss, "clip_loss: the loss")
 
     def backward(g):
-        sum_t, sum_u = pairs.weighted_sums(one_minus_p, one_minus_q)
+        sum_t, sum_u = pairs.weighted_sums(one_minus_p, world.all_gather(one_minus_q))
         weight, c = (one_minus_p + one_minus_q)[:, None], g * scale / (2 * N)
         du = (sum_t - weight * t) * c                                        # (2)
-        dt = (sum_u - weight * u) * c                                        # (3)
+        dt = (world.reduce_scatter(sum_u) - weight * u) * c                                        # (3)
         return to_image(du)[0], to_text(dt)[0], (u * du).sum()               # (4)
 
     return loss, backward

@@ -18,6 +18,7 @@ import numpy as np
 from ..autograd import Tensor, op
 from ..backend import array_module, require_finite, to_device
 from ..checks import require_within
+from ..distributed import ALONE, World
 from ..ops import concat, logsumexp, where
 from ..signature import Scalar, is_plain_array
 from ..typing import Array, HostArray
@@ -43,12 +44,12 @@ def composed(z1: Tensor, z2: Tensor, tau, *, weights: Array | None = None, ids: 
 
 @op
 def dcl(z1: Array, z2: Array, tau: Scalar, *, weights: Array | None = None, ids: HostArray | None = None,
-        needs_grad=(True, True, True)):
+        world: World = ALONE, needs_grad=(True, True, True)):
     """Decoupled contrastive loss: two views z1, z2 (N, d) of N >= 2 items, tau () > 0 -> L ().
 
     Use it with small batches. weights (N,), constants: what each item's positive counts, as mises_fisher_weights
     gives them for DCL-W; default 1. ids (N,) integers on the host, such as labels, not all equal: items of equal ids are
-    no negatives of each other.
+    no negatives of each other. world: all of these are this process's part of the batch, as in nt_xent.
 
     >>> import numpy as np
     >>> z = np.eye(2)
@@ -56,32 +57,34 @@ def dcl(z1: Array, z2: Array, tau: Scalar, *, weights: Array | None = None, ids:
     -1.3069
     """
     require_temperature("dcl", tau)
-    require_pairs("dcl", z1, z2, at_least=2)
-    xp, N = array_module(z1), len(z1)
-    if weights is not None and not (is_plain_array(weights) and weights.shape == (N,) and weights.dtype == z1.dtype):
-        raise ValueError(f"dcl: weights must be an array ({N},) of {z1.dtype}, one an item; make them with "
+    require_pairs("dcl", z1, z2, at_least=2 if world.size == 1 else 1)
+    xp, n, N = array_module(z1), len(z1), len(z1) * world.size
+    if weights is not None and not (is_plain_array(weights) and weights.shape == (n,) and weights.dtype == z1.dtype):
+        raise ValueError(f"dcl: weights must be an array ({n},) of {z1.dtype}, one an item; make them with "
                          "mises_fisher_weights(z1.data, z2.data)")
     if ids is not None:
+        require_ids("dcl", ids, n)
+        ids = world.all_gather(ids)
         require_ids("dcl", ids, N, differ=True)                              # without a negative lse_i is log 0
         ids = np.concatenate([ids, ids])
-    w = xp.ones(2 * N, dtype=z1.dtype) if weights is None else xp.concatenate([weights, weights])
-    u, to_z = l2_normalize.forward(xp.concatenate([z1, z2]))                 # (2N, d)
-    u_other = xp.concatenate([u[N:], u[:N]])                                 # u_p(i)
-    pairs = SymmetricPairs(u, tau, cache=any(needs_grad), left_out=(0, N), ids=ids)
-    loss = pairs.logsumexp(w * (u * u_other).sum(axis=1)).mean()             # (1)
+    w = xp.ones(2 * n, dtype=z1.dtype) if weights is None else xp.concatenate([weights, weights])
+    u, to_z = l2_normalize.forward(xp.concatenate([z1, z2]))                 # (2n, d)
+    u_other = xp.concatenate([u[n:], u[:n]])                                 # u_p(i)
+    pairs = SymmetricPairs(world.all_gather(u, views=2), tau, cache=any(needs_grad), left_out=(0, N), ids=ids, world=world)
+    loss = pairs.logsumexp(world.all_gather(w * (u * u_other).sum(axis=1), views=2)).mean()          # (1)
     require_finite(loss, "dcl: the loss")
 
     def backward(g):
-        du = pairs.weighted_sum(xp.ones_like(w)) - 2 * w[:, None] * u_other
+        du = world.reduce_scatter(pairs.weighted_sum(xp.ones_like(pairs.total)), views=2) - 2 * w[:, None] * u_other
         du *= g / (2 * N * tau)                                              # (2)
         dz = to_z(du)[0]
         dtau = -(u * du).sum() / (2 * tau) if needs_grad[2] else None        # (3)
-        return dz[:N], dz[N:], dtau
+        return dz[:n], dz[n:], dtau
 
     return loss, backward
 
 
-def mises_fisher_weights(z1: Array, z2: Array, *, sigma: float = 0.5) -> Array:
+def mises_fisher_weights(z1: Array, z2: Array, *, sigma: float = 0.5, world: World = ALONE) -> Array:
     """The weights (N,) of DCL-W (Yeh et al. 2022, eq. 7) for arrays z1, z2 (N, d), two views of N items: mean 1.
 
         w_i = 2 - exp(s_i / sigma) / mean_k exp(s_k / sigma),   s_i the cosine of item i's views
@@ -91,5 +94,5 @@ def mises_fisher_weights(z1: Array, z2: Array, *, sigma: float = 0.5) -> Array:
     """
     require_pairs("mises_fisher_weights", z1, z2)
     require_within("mises_fisher_weights", "(0, inf)", sigma=sigma)
-    s = (l2_normalize.forward(z1)[0] * l2_normalize.forward(z2)[0]).sum(axis=1)
-    return 2 - len(s) * softmax.forward(s, sigma)[0]
+    s = world.all_gather((l2_normalize.forward(z1)[0] * l2_normalize.forward(z2)[0]).sum(axis=1))
+    return world.rows(2 - len(s) * softmax.forward(s, sigma)[0])

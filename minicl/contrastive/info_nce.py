@@ -20,6 +20,7 @@ nearly 1. The tiles are in pairs.py.    Derivation: docs/gradients/info_nce.md
 
 from ..autograd import Tensor, op
 from ..backend import array_module, require_finite, to_device
+from ..distributed import ALONE, World
 from ..ops import concat, where
 from ..signature import Scalar
 from ..typing import Array, HostArray
@@ -44,13 +45,14 @@ def composed(query: Tensor, positive: Tensor, negatives: Tensor, tau, *, ids: Ho
 
 @op
 def info_nce(query: Array, positive: Array, negatives: Array, tau: Scalar, *, ids: HostArray | None = None,
-             negative_ids: HostArray | None = None, needs_grad=(True, True, True, True)):
+             negative_ids: HostArray | None = None, world: World = ALONE, needs_grad=(True, True, True, True)):
     """InfoNCE: query (N, d), positive (N, d), negatives (M, d), tau () > 0 -> L ().
 
     Row i of positive belongs to row i of query; the negatives are shared by all queries. Rows need not be normalised:
     similarities are cosines. Chance is log(1 + M).
     ids (N,) of the items and negative_ids (M,), integers on the host, both or neither: a negative of a query's own id is
     left out for that query. A query that is left without negatives has loss and gradients 0.
+    world: queries, positives and ids are this process's part of the batch; all processes have the same negatives.
 
     >>> import numpy as np
     >>> z = np.eye(3)
@@ -62,13 +64,13 @@ def info_nce(query: Array, positive: Array, negatives: Array, tau: Scalar, *, id
     if negatives.ndim != 2 or negatives.shape[1] != query.shape[1] or len(negatives) < 1:
         raise ValueError(f"info_nce: expected negatives (M, d) with M >= 1 and d = {query.shape[1]}, "
                          f"got {negatives.shape}")
-    N, both_ids = len(query), require_query_ids("info_nce", ids, negative_ids, len(query), len(negatives))
+    N, both_ids = len(query) * world.size, require_query_ids("info_nce", ids, negative_ids, len(query), len(negatives))
     q, to_query = l2_normalize.forward(query)
     k, to_positive = l2_normalize.forward(positive)
     pairs = QueryPairs(q, negatives, tau, both_ids)
     ahead, m = pairs.softmax((q * k).sum(axis=1), need_mean=needs_grad[0] or needs_grad[3])      # lse_i - x_i+
     loss_i, one_minus_p = softplus(ahead)
-    loss = loss_i.mean()                                                     # (1)
+    loss = world.mean(loss_i.mean())                                                     # (1)
     require_finite(loss, "info_nce: the loss")
 
     def backward(g):

@@ -5,15 +5,16 @@
 
 from ..autograd import Tensor
 from ..backend import require_finite
+from ..distributed import ALONE, World, mean_of
 from .checks import require_pairs
 from .cosine import l2_normalize
 
 
-def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
+def negative_cosine(prediction: Tensor, target: Tensor, *, world: World = ALONE) -> Tensor:
     """Mean negative cosine of prediction and target (N, d): a Tensor () in [-1, 1].
 
     The target is a constant, whatever it was computed from: this detach is the stop-gradient, without which both
-    methods collapse (Chen & He 2021, section 4.1).
+    methods collapse (Chen & He 2021, section 4.1). world: the rows are this process's part of the batch.
 
     >>> import numpy as np
     >>> from minicl import Tensor
@@ -22,5 +23,6 @@ def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
     """
     require_pairs("negative_cosine", prediction, target)
     loss = -(l2_normalize(prediction) * l2_normalize(target.detach())).sum(axis=1).mean()
+    loss = loss if world.size == 1 else mean_of(loss, world=world)
     require_finite(loss.data, "negative_cosine: the loss")
     return loss

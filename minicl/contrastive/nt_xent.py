@@ -24,6 +24,7 @@ import numpy as np
 
 from ..autograd import Tensor, op
 from ..backend import array_module, require_finite, to_device
+from ..distributed import ALONE, World
 from ..ops import concat, getitem, where
 from ..signature import Scalar
 from ..typing import Array, HostArray
@@ -49,12 +50,15 @@ def composed(z1: Tensor, z2: Tensor, tau, *, ids: HostArray | None = None) -> Te
 
 
 @op
-def nt_xent(z1: Array, z2: Array, tau: Scalar, *, ids: HostArray | None = None, needs_grad=(True, True, True)):
+def nt_xent(z1: Array, z2: Array, tau: Scalar, *, ids: HostArray | None = None, world: World = ALONE,
+            needs_grad=(True, True, True)):
     """NT-Xent: two views z1 (N, d) and z2 (N, d) of N items, tau () > 0 -> L ().
 
     Row i of z1 belongs to row i of z2. Rows need not be normalised: similarities are cosines. Chance is log(2N - 1).
     A batch of one has no negatives: its loss and gradients are 0.
     ids (N,) integers on the host, such as labels: items of equal ids are no negatives of each other. Default: all differ.
+    world: z1, z2 and ids are this process's part of the batch, the loss is that of all. Rows are gathered, tiles of pairs
+    shared out, and the sums of (2) added up.
 
     >>> import numpy as np
     >>> z = np.eye(4)
@@ -65,25 +69,27 @@ def nt_xent(z1: Array, z2: Array, tau: Scalar, *, ids: HostArray | None = None, 
     """
     require_temperature("nt_xent", tau)
     require_pairs("nt_xent", z1, z2)
-    xp, N = array_module(z1), len(z1)
+    xp, n, N = array_module(z1), len(z1), len(z1) * world.size
     if ids is not None:
-        require_ids("nt_xent", ids, N)
-        ids = np.concatenate([ids, ids])
+        require_ids("nt_xent", ids, n)
+        ids = np.concatenate(2 * [world.all_gather(ids)])
 
     def other(v):
-        return xp.concatenate([v[N:], v[:N]])                                # v_p(i)
+        return xp.concatenate([v[len(v) // 2:], v[:len(v) // 2]])            # v_p(i)
 
-    u, to_z = l2_normalize.forward(xp.concatenate([z1, z2]))                 # (2N, d)
-    pairs = SymmetricPairs(u, tau, cache=any(needs_grad), left_out=(0, N), ids=ids)
+    mine, to_z = l2_normalize.forward(xp.concatenate([z1, z2]))              # (2n, d)
+    u = world.all_gather(mine, views=2)                                      # (2N, d)
+    pairs = SymmetricPairs(u, tau, cache=any(needs_grad), left_out=(0, N), ids=ids, world=world)
     loss_i, one_minus_p = softplus(pairs.logsumexp((u * other(u)).sum(axis=1)))          # of lse_i - x_i+
     loss = loss_i.mean()                                                     # (1)
     require_finite(loss, "nt_xent: the loss")
 
     def backward(g):
-        du = pairs.weighted_sum(one_minus_p) - (one_minus_p + other(one_minus_p))[:, None] * other(u)
+        weight = world.rows(one_minus_p + other(one_minus_p), views=2)[:, None]
+        du = world.reduce_scatter(pairs.weighted_sum(one_minus_p), views=2) - weight * other(mine)
         du *= g / (2 * N * tau)                                              # (2)
         dz = to_z(du)[0]
-        dtau = -(u * du).sum() / (2 * tau) if needs_grad[2] else None        # (3)
-        return dz[:N], dz[N:], dtau
+        dtau = -(mine * du).sum() / (2 * tau) if needs_grad[2] else None        # (3)
+        return dz[:n], dz[n:], dtau
 
     return loss, backward

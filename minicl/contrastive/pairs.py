@@ -21,6 +21,7 @@ import math
 
 from ..backend import (array_module, column_sums, fused, is_gpu, parallel_for, parallel_map, parallel_sum, row_sums,
                        tile_size, to_device, workers)
+from ..distributed import ALONE
 from .cosine import l2_normalize
 
 CACHE_BYTES = 16 * 2**20       # a matrix of exponentials up to this size is held from the forward to the backward
@@ -38,17 +39,18 @@ class SymmetricPairs:
     left_out   offsets k of the pairs (i, i + k) and (i + k, i) that are no negatives: 0, each with itself; for two
                views of N images stacked, N as well, the positives
     ids        None, or integers (V,) on the host: vectors of equal ids are no negatives of each other
+    world      the processes that share out the tiles: each has all of u and adds up its exponentials with the others'
     """
 
-    def __init__(self, u, tau, *, cache, left_out=(0,), ids=None):
-        self.xp, self.u, self.tau, V = array_module(u), u, tau, len(u)
-        self.blocks = slices(V, tile_size(self.xp, V))
-        self.tiles = [(a, b) for k, a in enumerate(self.blocks) for b in self.blocks[k:]]
+    def __init__(self, u, tau, *, cache, left_out=(0,), ids=None, world=ALONE):
+        self.xp, self.u, self.tau, V, self.world = array_module(u), u, tau, len(u), world
+        self.blocks = slices(V, min(tile_size(self.xp, V), -(-V // world.size)))
+        self.tiles = [(a, b) for k, a in enumerate(self.blocks) for b in self.blocks[k:]][world.part]
         self.left_out = {sign * k for k in left_out for sign in (1, -1)}
         self.ids = None if ids is None else to_device(ids, self.xp)
         self.safe = exp_is_safe(self.xp, tau, u.dtype, V)
         self.anchors = u / tau if self.safe else u
-        self.cache = {} if cache and self.safe and V * V * u.itemsize <= CACHE_BYTES else None
+        self.cache = {} if cache and self.safe and V * V * u.itemsize // world.size <= CACHE_BYTES else None
 
     def scores(self, a, b):
         """x_ij, or s_ij if not safe, for the rows a and the columns b, with -inf for what is left out."""
@@ -73,10 +75,15 @@ class SymmetricPairs:
         """lse_i - s_i / tau (V,): how far the negatives together are ahead of a cosine s; -1e30 if there are none."""
         self.shift = None                                                    # or the largest cosine of each row
         if self.safe:
-            self.total = self._over_tiles(self._add_sums, self.u[:, 0])
-        else:
+            self.total = self.world.all_reduce(self._over_tiles(self._add_sums, self.u[:, 0]))
+        elif self.world.size == 1:
             parts = [self._shifted_sums(a) for a in self.blocks]
             self.shift, self.total = (self.xp.concatenate(part) for part in zip(*parts))
+        else:
+            both = self.xp.zeros((2, len(self.u)), dtype=self.u.dtype)
+            for a in self.blocks[self.world.part]:
+                both[0, a], both[1, a] = self._shifted_sums(a)
+            self.shift, self.total = self.world.all_reduce(both)
         return log_ahead(self.total, self.shift, s, self.tau)
 
     def _add_sums(self, a, b, total):
@@ -97,7 +104,9 @@ class SymmetricPairs:
         return shift, total
 
     def weighted_sum(self, w, v=None):
-        """sum_j (w_i r_ij + w_j r_ji) v_j for weights w (V,) and vectors v, default u: (V, d). After logsumexp()."""
+        """sum_j (w_i r_ij + w_j r_ji) v_j for weights w (V,) and vectors v, default u: (V, d). After logsumexp().
+
+        Of several processes each gets the share of its tiles, which reduce_scatter adds up."""
         v, shift, w = self.u if v is None else v, self.shift, _divide(w, self.total)
 
         def add(a, b, total):
@@ -185,13 +194,16 @@ class CrossPairs:
         lse_i = 2 log a_i + log S_i,   S_i = sum_j (f_ij / a_i)^2
 
     does not overflow, and rows and columns share f. A row's a_i is the largest of its tiles' sums.
+
+    Of several processes each has its n rows u against the t of all, N = n size columns: each f_ij is made once.
     """
 
-    def __init__(self, u, t, scale, caption_ids, *, cache):
-        self.xp, self.u, self.t, self.u_half, N = array_module(u), u, t, u * (scale / 2), len(u)
-        self.caption_ids = caption_ids
-        self.blocks = slices(N, tile_size(self.xp, N))
-        self.cache = {} if cache and N * N * u.itemsize <= CACHE_BYTES else None
+    def __init__(self, u, t, scale, caption_ids, *, cache, world=ALONE):
+        self.xp, self.u, self.t, self.u_half, self.world = array_module(u), u, world.all_gather(t), u * (scale / 2), world
+        n, N = len(u), len(self.t)
+        self.ids = None if caption_ids is None else (caption_ids, world.all_gather(caption_ids))     # of rows, of columns
+        self.blocks, self.column_blocks = (slices(count, tile_size(self.xp, N)) for count in (n, N))
+        self.cache = {} if cache and n * N * u.itemsize <= CACHE_BYTES else None
 
     def tile(self, a, b):
         """f_ij for the rows a and the columns b, 0 for what is left out."""
@@ -199,26 +211,32 @@ class CrossPairs:
             return self.cache[a.start, b.start]
         f = self.u_half[a] @ self.t[b].T
         self.xp.exp(f, out=f)
-        if self.caption_ids is not None:
-            f *= self.caption_ids[a][:, None] != self.caption_ids[b]
-        elif a == b:
-            f.reshape(-1)[::len(f) + 1] = 0                                  # the diagonal: the pairs themselves
+        size, rank = self.world.size, self.world.rank
+        lo, hi = (max(a.start, min(a.stop, -(-(edge - rank) // size))) for edge in (b.start, b.stop))
+        if self.ids is not None:
+            f *= self.ids[0][a][:, None] != self.ids[1][b]
+        elif lo < hi:                                                        # of these rows the own pair is in b
+            first, step = (lo - a.start) * f.shape[1] + lo * size + rank - b.start, f.shape[1] + size
+            f.reshape(-1)[first:first + (hi - lo - 1) * step + 1:step] = 0
         if self.cache is not None:
             self.cache[a.start, b.start] = f
         return f
 
     def logsumexps(self):
-        """lse of the rows, and of the columns: (N,) both; far below all scores where there is no negative."""
+        """lse of the rows (n,), and of the columns (N,); far below all scores where there is no negative."""
         def share(a, b):
             f = self.tile(a, b)
             return _sums_of_squares(self.xp, f), _sums_of_squares(self.xp, f.T)
 
         self.rows, self.columns = self._over_tiles(share, _join)
+        if self.world.size > 1:
+            parts = self.world.all_gather(self.xp.stack(self.columns)[None])             # (size, 2, N)
+            self.columns = functools.reduce(lambda one, other: _join(*one, *other), parts)
         return _log_of_squares(*self.rows), _log_of_squares(*self.columns)
 
     def weighted_sums(self, w_rows, w_columns):
-        """sum_j (w_rows_i r_ij + w_columns_j c_ij) t_j, r the softmax of row i and c that of column j: (N, d); and
-        the same with u for t, summed over i. After logsumexps()."""
+        """sum_j (w_rows_i r_ij + w_columns_j c_ij) t_j, r the softmax of row i and c that of column j: (n, d); and
+        the same with u for t, summed over this process's i: (N, d). After logsumexps()."""
         row, column = _root_of_weight(w_rows, *self.rows), _root_of_weight(w_columns, *self.columns)
 
         def share(a, b):
@@ -243,7 +261,7 @@ class CrossPairs:
         def worker(k, _):
             columns = {}
             for a in self.blocks[k::count]:
-                for b in self.blocks:
+                for b in self.column_blocks:
                     of_rows, of_columns = share(a, b)
                     rows[a.start] = join(*rows[a.start], *of_rows) if a.start in rows else of_rows
                     columns[b.start] = join(*columns[b.start], *of_columns) if b.start in columns else of_columns
@@ -252,7 +270,8 @@ class CrossPairs:
         parts = parallel_for(self.xp, count, worker, size=1)
         columns = {start: functools.reduce(lambda one, other: join(*one, *other), (part[start] for part in parts))
                    for start in parts[0]}
-        return [self._concatenate([joined[a.start] for a in self.blocks]) for joined in (rows, columns)]
+        return [self._concatenate([joined[a.start] for a in blocks])
+                for joined, blocks in ((rows, self.blocks), (columns, self.column_blocks))]
 
     def _concatenate(self, tuples):
         return tuples[0] if len(tuples) == 1 else tuple(self.xp.concatenate(parts) for parts in zip(*tuples))

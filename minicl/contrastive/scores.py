@@ -5,6 +5,7 @@ Scores s (N, K) say how well candidate j fits anchor i; positive_ids (N,) names 
 
 from ..autograd import Tensor
 from ..backend import array_module, is_gpu, require_finite
+from ..distributed import ALONE, World, mean_of
 from ..ops import getitem
 from ..signature import is_plain_array
 from ..typing import Array
@@ -13,11 +14,11 @@ from .softmax import log_softmax
 
 
 def info_nce_from_scores(scores: Tensor, positive_ids: Array, tau: Tensor | float | None = None, *,
-                         temperature: Tensor | float | None = None) -> Tensor:
+                         temperature: Tensor | float | None = None, world: World = ALONE) -> Tensor:
     """L = -(1/N) sum_i log softmax(s_i / tau)_positive_ids[i]: a Tensor ().
 
     Three small ops: log-softmax, pick the positive, mean (van den Oord et al. 2018, eq. 4). With K candidates chance
-    is log K. tau is 1 by default; temperature is another name for it.
+    is log K. tau is 1 by default; temperature is another name for it. world: the rows are this process's part.
 
     >>> import numpy as np
     >>> scores = Tensor(np.array([[2.0, 0.0], [0.0, 2.0]]))
@@ -28,6 +29,7 @@ def info_nce_from_scores(scores: Tensor, positive_ids: Array, tau: Tensor | floa
     tau = one_temperature("info_nce_from_scores", tau, temperature, 1.0)
     rows = array_module(positive_ids).arange(len(positive_ids))
     loss = -getitem(log_softmax(scores, tau), key=(rows, positive_ids)).mean()
+    loss = loss if world.size == 1 else mean_of(loss, world=world)
     require_finite(loss.data, "info_nce_from_scores: the loss")
     return loss
 

@@ -17,6 +17,7 @@ import math
 
 from ..autograd import Tensor, op
 from ..backend import array_module, require_finite
+from ..distributed import ALONE, World
 from ..ops import abs as absolute
 from ..ops import exp, log, maximum
 from ..signature import Scalar
@@ -39,11 +40,13 @@ def composed(x: Tensor, y: Tensor, logit_scale, bias, caption_ids: Array | None 
 
 
 @op
-def siglip(x: Array, y: Array, logit_scale: Scalar, bias: Scalar, *, caption_ids: Array | None = None):
+def siglip(x: Array, y: Array, logit_scale: Scalar, bias: Scalar, *, caption_ids: Array | None = None,
+           world: World = ALONE):
     """Sigmoid loss of all pairs: x, y (N, d), logit_scale (), bias () -> L ().
 
     Use it for images and texts when batches are spread over machines: no pair needs another pair's score. Row i of x
-    belongs to row i of y; rows need not be normalised. caption_ids as in clip_loss.
+    belongs to row i of y; rows need not be normalised. caption_ids as in clip_loss. world: the rows are this process's
+    part of the batch; it scores its x against the y of all.
 
     >>> import numpy as np
     >>> z = np.eye(4)
@@ -54,28 +57,29 @@ def siglip(x: Array, y: Array, logit_scale: Scalar, bias: Scalar, *, caption_ids
     require_logit_scale("siglip", logit_scale)
     require_scalar("siglip", "bias", bias)
     require_caption_ids("siglip", caption_ids, len(x))
-    xp, N = array_module(x), len(x)
+    xp, N = array_module(x), len(x) * world.size
     u, to_x = l2_normalize.forward(x)
     v, to_y = l2_normalize.forward(y)
+    v = world.all_gather(v)                                                  # (N, d)
     t = xp.exp(xp.asarray(logit_scale, dtype=x.dtype))
-    s, c = u @ v.T, _signs(xp, N, x.dtype, caption_ids)
+    s, c = u @ v.T, _signs(xp, len(x), x.dtype, caption_ids, world)
     losses, sigmoid = softplus(c * (-t * s - bias))
     if caption_ids is not None:
         losses *= xp.abs(c)
-    loss = losses.sum() / N                                                  # (1)
+    loss = world.sum(losses.sum() / N)                                                  # (1)
     require_finite(loss, "siglip: the loss")
 
     def backward(g):
         G = c * sigmoid * (-g / N)                                           # (2)
-        dx, dy = to_x(t * (G @ v))[0], to_y(t * (G.T @ u))[0]                # (3)
+        dx, dy = to_x(t * (G @ v))[0], to_y(world.reduce_scatter(t * (G.T @ u)))[0]      # (3)
         return dx, dy, t * (G * s).sum(), G.sum()                            # (4)
 
     return loss, backward
 
 
-def _signs(xp, N, dtype, caption_ids):
-    """c (N, N): 1 on the diagonal, 0 where another row has the same caption, else -1."""
-    itself = xp.eye(N, dtype=dtype)
+def _signs(xp, n, dtype, caption_ids, world=ALONE):
+    """c (n, N): 1 for a row's own pair, 0 where another row has the same caption, else -1."""
+    itself = world.rows(xp.eye(n * world.size, dtype=dtype))
     if caption_ids is None:
         return 2 * itself - 1
-    return 2 * itself - 1 + ((caption_ids[:, None] == caption_ids) - itself)
+    return 2 * itself - 1 + ((caption_ids[:, None] == world.all_gather(caption_ids)) - itself)

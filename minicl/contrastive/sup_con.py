@@ -20,6 +20,7 @@ import numpy as np
 from ..autograd import Tensor, op
 from ..backend import array_module, require_finite, to_device
 from ..checks import require_within
+from ..distributed import ALONE, World
 from ..ops import where
 from ..signature import Scalar, is_plain_array
 from ..typing import Array, HostArray
@@ -31,20 +32,22 @@ from .softmax import EXCLUDED, log_softmax
 def composed(z: Tensor, tau, *, labels: HostArray, base_temperature: float | None = None) -> Tensor:
     """sup_con from small ops: cosines, log-softmax over the others, the mean over each anchor's positives."""
     xp = array_module(z.data)
-    w = _weights(xp, labels, z.dtype)
-    scores = where(xp.eye(len(z), dtype=bool), EXCLUDED, cosine_similarity(z, z))
+    w, itself = _weights(xp, labels, z.dtype)
+    scores = where(itself, EXCLUDED, cosine_similarity(z, z))
     loss = -(log_softmax(scores, tau) * w).sum()
     return loss if base_temperature is None else loss * tau / base_temperature
 
 
 @op
-def sup_con(z: Array, tau: Scalar, *, labels: HostArray, base_temperature: float | None = None):
+def sup_con(z: Array, tau: Scalar, *, labels: HostArray, base_temperature: float | None = None,
+            world: World = ALONE):
     """Supervised contrastive loss: z (V, d), tau () > 0, labels (V,) -> L ().
 
     Use it when classes are known. labels: host array of integers, one a row of z (both views of an image have its
     label). The mean is over the anchors that have a positive; the others serve as negatives only. Raises ValueError if
     none has: labels are on the host so that this can be seen without waiting for a GPU.
     base_temperature > 0: multiply the loss by tau / base_temperature; None: leave it as it is.
+    world: z and labels are this process's part of the batch; its rows are the anchors that it scores against all.
 
     >>> import numpy as np
     >>> z = np.array([[1.0, 0], [1, 0], [-1, 0], [-1, 0]])
@@ -52,49 +55,51 @@ def sup_con(z: Array, tau: Scalar, *, labels: HostArray, base_temperature: float
     0.2395
     """
     require_temperature("sup_con", tau)
-    require_batch("sup_con", z, at_least=2)
+    require_batch("sup_con", z, at_least=2 if world.size == 1 else 1)
     if base_temperature is not None:
         require_within("sup_con", "(0, inf)", base_temperature=base_temperature)
-    _require_labels(labels, len(z))
+    _require_labels(labels, len(z), world)
     xp, b = array_module(z), base_temperature
-    w = _weights(xp, labels, z.dtype)                                        # (1)
+    w, itself = _weights(xp, labels, z.dtype, world)                         # (1)
     w_i = w.sum(axis=1, keepdims=True)
     u, to_z = l2_normalize.forward(z)
-    s = u @ u.T - 1                                                          # a shift of all cosines changes nothing
-    x = xp.where(xp.eye(len(z), dtype=bool), -math.inf, s / tau)
+    all_u = world.all_gather(u)                                              # the candidates
+    s = u @ all_u.T - 1                                                      # a shift of all cosines changes nothing
+    x = xp.where(itself, -math.inf, s / tau)
     top = x.max(axis=1, keepdims=True)
     p = xp.exp(x - top)
     total = p.sum(axis=1, keepdims=True)
     p /= total
     L = (w_i * (top + xp.log(total))).sum() - (w * s).sum() / tau            # (2)
     factor = 1 if b is None else tau / b
-    loss = factor * L
+    loss = world.sum(factor * L)
     require_finite(loss, "sup_con: the loss")
 
     def backward(g):
         G = (w_i * p - w) * (g * factor / tau)                               # (3)
-        dz = to_z((G + G.T) @ u)[0]                                          # (4)
+        du = (G + G.T) @ u if world.size == 1 else G @ all_u + world.reduce_scatter(G.T @ u)     # (4)
         dtau = -(s * G).sum() / tau                                          # (5)
-        return dz, dtau if b is None else dtau + g * L / b
+        return to_z(du)[0], dtau if b is None else dtau + g * L / b
 
     return loss, backward
 
 
-def _weights(xp, labels, dtype):
-    """w (V, V) of (1)."""
-    ids = to_device(labels, xp)
-    positive = ((ids[:, None] == ids) & ~xp.eye(len(labels), dtype=bool)).astype(dtype)
-    count = np.unique(labels, return_counts=True)[1]
+def _weights(xp, labels, dtype, world=ALONE):
+    """w of (1), and which entries are a row with itself: of several processes the rows of this one."""
+    all_labels = world.all_gather(labels)
+    ids, itself = to_device(all_labels, xp), world.rows(xp.eye(len(all_labels), dtype=bool))
+    positive = ((world.rows(ids)[:, None] == ids) & ~itself).astype(dtype)
+    count = np.unique(all_labels, return_counts=True)[1]
     A = int(count[count > 1].sum())
-    return positive / xp.maximum(A * positive.sum(axis=1, keepdims=True), 1)
+    return positive / xp.maximum(A * positive.sum(axis=1, keepdims=True), 1), itself
 
 
-def _require_labels(labels, V):
+def _require_labels(labels, V, world):
     if not (isinstance(labels, np.ndarray) and is_plain_array(labels)
             and labels.dtype.kind in "iu" and labels.shape == (V,)):
         got = f"{type(labels).__module__} {type(labels).__name__} of shape {getattr(labels, 'shape', 'unknown')}"
         raise ValueError(f"sup_con: expected labels, a host (numpy) array of {V} integers, one a row of z, got "
                          f"{got}; two views of a batch have np.concatenate([labels, labels])")
-    if len(np.unique(labels)) == V:
-        raise ValueError(f"sup_con: no anchor has a positive, all {V} labels differ; give two views of each "
+    if len(np.unique(world.all_gather(labels))) == V * world.size:
+        raise ValueError(f"sup_con: no anchor has a positive, all {V * world.size} labels differ; give two views of each "
                          "item, or batches in which classes repeat")

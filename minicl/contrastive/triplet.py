@@ -16,6 +16,7 @@ import numpy as np
 from ..autograd import Tensor, op
 from ..backend import array_module, require_finite, to_device
 from ..checks import require_within
+from ..distributed import ALONE, World
 from ..ops import maximum
 from ..typing import Array, HostArray
 from .checks import require_ids, require_pairs
@@ -30,7 +31,7 @@ def composed(anchor: Tensor, positive: Tensor, negative: Tensor, *, margin: floa
 
 
 @op
-def triplet(anchor: Array, positive: Array, negative: Array, *, margin: float = 0.2):
+def triplet(anchor: Array, positive: Array, negative: Array, *, margin: float = 0.2, world: World = ALONE):
     """Triplet loss of unit vectors: anchor, positive, negative (N, d), margin > 0 -> L () >= 0.
 
     Use it when similarity comes as comparisons, "i is more like p than like n", or to see what InfoNCE improved on.
@@ -44,13 +45,13 @@ def triplet(anchor: Array, positive: Array, negative: Array, *, margin: float = 
     require_pairs("triplet", anchor, positive)
     require_pairs("triplet", anchor, negative)
     require_within("triplet", "(0, inf)", margin=margin)
-    N = len(anchor)
+    N = len(anchor) * world.size
     a, to_anchor = l2_normalize.forward(anchor)
     p, to_positive = l2_normalize.forward(positive)
     n, to_negative = l2_normalize.forward(negative)
     short = ((a - p)**2 - (a - n)**2).sum(axis=1, keepdims=True) + margin    # (N, 1): by how much it is not yet right
     wrong = short > 0
-    loss = (short * wrong).mean()                                            # (1)
+    loss = world.mean((short * wrong).mean())                                            # (1)
     require_finite(loss, "triplet: the loss")
 
     def backward(g):
@@ -60,18 +61,23 @@ def triplet(anchor: Array, positive: Array, negative: Array, *, margin: float = 
     return loss, backward
 
 
-def semi_hard_negatives(anchor: Array, positive: Array, *, ids: HostArray | None = None) -> Array:
+def semi_hard_negatives(anchor: Array, positive: Array, *, ids: HostArray | None = None,
+                        world: World = ALONE) -> Array:
     """For each row of the array anchor (N, d), the id (N,) of another row of positive to serve as its negative.
 
     Semi-hard: the most similar of those that are less similar than the anchor's own positive; where there is none,
     the least similar. The very hardest collapse the embedding (Schroff et al. 2015, section 3.2).
     ids (N,) integers on the host, such as labels, not all equal: a negative is a row of another id.
+    world: all of these are this process's part of the batch, and the result names rows of all_gather(positive).
     """
-    require_pairs("semi_hard_negatives", anchor, positive, at_least=2)
-    xp, own = array_module(anchor), array_module(anchor).arange(len(anchor))
-    ids = np.arange(len(anchor)) if ids is None else ids
-    require_ids("semi_hard_negatives", ids, len(anchor), differ=True)
+    require_pairs("semi_hard_negatives", anchor, positive, at_least=2 if world.size == 1 else 1)
+    xp, n, N = array_module(anchor), len(anchor), len(anchor) * world.size
+    ids = np.arange(N)[world.part] if ids is None else ids
+    require_ids("semi_hard_negatives", ids, n)
+    ids, rows = world.all_gather(ids), xp.arange(N)
+    require_ids("semi_hard_negatives", ids, N, differ=True)
     ids = to_device(ids, xp)
-    s = cosine_similarity.forward(anchor, positive)[0]
-    rank = xp.where(s < s[own, own][:, None], s, -4 - s)                     # cosines first, then upside down
-    return xp.where(ids[:, None] == ids, -math.inf, rank).argmax(axis=1)
+    s = cosine_similarity.forward(anchor, world.all_gather(positive))[0]     # (n, N)
+    s_own = s[rows[:n], world.rows(rows)][:, None]
+    rank = xp.where(s < s_own, s, -4 - s)                                    # cosines first, then upside down
+    return xp.where(world.rows(ids)[:, None] == ids, -math.inf, rank).argmax(axis=1)

@@ -15,6 +15,7 @@ also halves the variance term: variance=12.5 gives its loss.    Derivation: docs
 from ..autograd import Tensor, op
 from ..backend import array_module, require_finite
 from ..checks import require_within
+from ..distributed import ALONE, World
 from ..ops import maximum, sqrt
 from ..typing import Array
 from .checks import require_pairs
@@ -36,37 +37,38 @@ def composed(z1: Tensor, z2: Tensor, *, invariance: float = 25.0, variance: floa
 
 @op
 def vicreg(z1: Array, z2: Array, *, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0,
-           eps: float = 1e-4):
+           eps: float = 1e-4, world: World = ALONE):
     """VICReg: two views z1, z2 (N, d) of N >= 2 items, the weights of the three terms >= 0, eps > 0 -> L () >= 0.
 
-    Use it where the two branches differ in kind or size: each is kept from collapse on its own.
+    Use it where the two branches differ in kind or size: each is kept from collapse on its own. world: z1 and z2 are
+    this process's part of the batch, C is that of all.
 
     >>> import numpy as np
     >>> round(vicreg(np.ones((4, 3)), np.ones((4, 3))).item(), 4)            # collapse: 2 * 25 * (1 - sqrt(eps))
     49.5
     """
-    require_pairs("vicreg", z1, z2, at_least=2, because="one item has no variance")
+    require_pairs("vicreg", z1, z2, at_least=2 if world.size == 1 else 1, because="one item has no variance")
     require_within("vicreg", "[0, inf)", invariance=invariance, variance=variance, covariance=covariance)
     require_within("vicreg", "(0, inf)", eps=eps)
     apart = z1 - z2
-    R1, to_z1 = _regularise(z1, variance, covariance, eps)
-    R2, to_z2 = _regularise(z2, variance, covariance, eps)
-    loss = invariance * (apart * apart).mean() + R1 + R2                     # (1)
+    R1, to_z1 = _regularise(z1, variance, covariance, eps, world)
+    R2, to_z2 = _regularise(z2, variance, covariance, eps, world)
+    loss = invariance * world.mean((apart * apart).mean()) + R1 + R2         # (1)
     require_finite(loss, "vicreg: the loss")
 
     def backward(g):
-        dapart = (2 * invariance * g / apart.size) * apart
+        dapart = (2 * invariance * g / (apart.size * world.size)) * apart
         return to_z1(g) + dapart, to_z2(g) - dapart
 
     return loss, backward
 
 
-def _regularise(z, variance, covariance, eps):
+def _regularise(z, variance, covariance, eps, world):
     """R of (2) and its backward."""
-    xp, (N, d) = array_module(z), z.shape
-    m = z - z.mean(axis=0)
-    m -= m.mean(axis=0)                                                      # what the first mean was off by rounding
-    C = m.T @ m / (N - 1)                                                    # (d, d)
+    xp, N, d = array_module(z), len(z) * world.size, z.shape[1]
+    m = z - world.mean(z.mean(axis=0))
+    m -= world.mean(m.mean(axis=0))                                          # what the first mean was off by rounding
+    C = world.sum(m.T @ m) / (N - 1)                                         # (d, d)
     std = xp.sqrt(C.diagonal() + eps)
     C = C * (1 - xp.eye(d, dtype=z.dtype))                                   # off the diagonal
     R = (variance * xp.maximum(1 - std, 0).sum() + covariance * (C * C).sum()) / d       # (2)

@@ -18,6 +18,7 @@ from .. import ops
 from ..autograd import Tensor
 from ..backend import array_module
 from ..checks import require_integers
+from ..distributed import all_gather
 from ..nn import Linear, Module
 from ..nn.layers import RELU_GAIN, as_tensor
 from ..typing import Array, Rng
@@ -65,15 +66,21 @@ class CPC(Module):
     def scores(self, z: Tensor, c: Tensor, k: int) -> tuple[Tensor, Array]:
         """How well z_{t+k} of sequence j fits what sequence i has shown until t: z . W_k c.
 
-        -> scores ((T'-k) B, B), row t B + i and column j, and positive_ids ((T'-k) B,), which name j = i.
+        -> scores ((T'-k) B, B), row t B + i and column j, and positive_ids ((T'-k) B,), which name j = i. Of several
+        processes each has the rows of its B sequences, and the columns of all.
         """
         require_integers("CPC.scores", 1, k=k)
         if k > len(self.predictors):
             raise ValueError(f"CPC.scores: expected k from 1 to {len(self.predictors)}, got {k}")
-        if len(z) <= k or z.shape[:2] != c.shape[:2] or z.shape[1] < 2:
+        if len(z) <= k or z.shape[:2] != c.shape[:2] or z.shape[1] * self.world.size < 2:
             raise ValueError(f"CPC.scores: expected z (T, B, d) and c (T, B, H) with T > {k} and B >= 2, got "
                              f"{z.shape} and {c.shape}; longer sequences or smaller windows give more steps")
-        xp, B = array_module(z.data), z.shape[1]
+        xp, B, world = array_module(z.data), z.shape[1], self.world
         predicted = self.predictors[k - 1](c[:-k])                           # (T'-k, B, d)
-        scores = predicted @ z[k:].transpose(0, 2, 1)                        # (T'-k, B, B)
-        return scores.reshape(-1, B), xp.arange((len(z) - k) * B) % B
+        positive_ids = xp.arange((len(z) - k) * B) % B
+        if world.size == 1:
+            scores = predicted @ z[k:].transpose(0, 2, 1)                    # (T'-k, B, B)
+        else:
+            scores = predicted @ all_gather(z[k:].transpose(1, 0, 2), world=world).transpose(1, 2, 0)
+            positive_ids = positive_ids * world.size + world.rank
+        return scores.reshape(-1, B * world.size), positive_ids

@@ -40,6 +40,9 @@ class MoCo(Module):
     queue          keys that it holds
     m              momentum of the key encoder, eq. (2) of He et al.
     splits         groups in which BatchNorm sees a batch, as if each were on a GPU of its own; 1 is the whole batch
+
+    Several processes (Module.across) share out the groups, shuffle among all their images, and have one queue each, all
+    alike.
     """
 
     def __init__(self, encoder: Module, head: Module, *, dim: int, queue: int = 65536, m: float = 0.999,
@@ -69,9 +72,13 @@ class MoCo(Module):
             if not self.training:
                 return self.key(images)[1].data
             require_rng("MoCo.encode_keys", rng)
-            xp, order = array_module(images), rng.permutation(len(images))
-            z = self.key(images[to_device(order, xp)])[1].data
-            return z[to_device(np.argsort(order), xp)]
+            order = rng.permutation(len(images) * self.world.size)
+            z = self.key(self._shuffled(images, order))[1].data
+            return self._shuffled(z, np.argsort(order))
+
+    def _shuffled(self, rows, order):
+        """This process's part of the whole batch's rows in another order."""
+        return self.world.all_gather(rows)[to_device(order[self.world.part], array_module(rows))]
 
     def loss(self, queries: Tensor, keys: Array, tau: float | None = None, *, temperature: float | None = None) -> Tensor:
         """InfoNCE: queries (N, dim), a Tensor; their positives, keys (N, dim), an array; the queue's negatives.
@@ -89,7 +96,7 @@ class MoCo(Module):
         if len(self.queue) == 0:
             loss = (queries * 0.0).sum()
         else:
-            loss = info_nce(queries, keys, self.queue.negatives(), tau)
+            loss = info_nce(queries, keys, self.queue.negatives(), tau, world=self.world)
         if self.training:
             self.served.append(keys)
         return loss
@@ -107,5 +114,5 @@ class MoCo(Module):
                                "as positives in loss(), and once")
         served, self.served = self.served, []
         for keys in served:
-            self.queue.enqueue(keys)
+            self.queue.enqueue(self.world.all_gather(keys))
         self.ema.update(self.m)

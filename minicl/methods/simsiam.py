@@ -35,7 +35,7 @@ class SimSiam(Module):
 
     def loss(self, z: Tensor) -> Tensor:
         """Algorithm 1 for z (2N, d) of [view1; view2]: each view predicts the other, the mean of both directions."""
-        return negative_cosine(self.predictor(z), other_view(z))
+        return negative_cosine(self.predictor(z), other_view(z), world=self.world)
 
 
 def other_view(z: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from .. import ops
 from ..autograd import Tensor
 from ..backend import array_module, follow, fused, weights
 from ..checks import require_integers, require_rng, require_within
+from ..distributed import ALONE
 from ..typing import Array, Rng
 from .module import Buffer, Module, Parameter, Stream
 
@@ -91,6 +92,8 @@ class BatchNorm(Module):
 
     splits  groups of the batch, each normalised by its own statistics, as if each were on another GPU; item i is in
             group i mod splits. The running averages take the mean over the groups.
+
+    Several processes (Module.across) normalise by the batch of all of them, or share out the groups.
     """
 
     weight: Parameter
@@ -112,26 +115,32 @@ class BatchNorm(Module):
         if x.ndim < 2 or x.shape[-1] != self.weight.size:
             raise ValueError(f"BatchNorm: expected x (..., B, {self.weight.size}), channels last, got {x.shape}")
         if self.training:
-            return self._by_group(x) if self.splits > 1 else self._by_batch(x, self.weight, self.bias)
+            return self._by_group(x) if self.splits > 1 else self._by_batch(x, self.weight, self.bias, self.world)
         a = self.weight * (1 / array_module(x.data).sqrt(self.running_var.data + self.eps))
         y = x * a + (self.bias - self.running_mean.data.copy() * a)          # a step before the backward changes it
         return ops.relu(y) if self.relu else y
 
-    def _by_batch(self, x, weight, bias):
-        return ops.batch_norm(x, weight, bias, eps=self.eps, relu=self.relu, on_statistics=self._average)
+    def _by_batch(self, x, weight, bias, world=ALONE):
+        return ops.batch_norm(x, weight, bias, eps=self.eps, relu=self.relu, on_statistics=self._average, world=world)
 
     def _by_group(self, x):
         """Items i, i + 1, ..., i + splits - 1 side by side are splits * C channels: batch norm as it is, no copy."""
-        n, (*pixels, B, C) = self.splits, x.shape
+        size, (*pixels, B, C) = self.world.size, x.shape
+        n = self.splits // size                                              # this process's groups: rank, rank + size, ...
+        if self.splits % size:
+            raise ValueError(f"BatchNorm: splits={self.splits} groups cannot be shared out to {size} processes; use a "
+                             f"multiple of {size}")
         if B % n or B < 2 * n:
-            raise ValueError(f"BatchNorm: splits={n} needs a batch that is a multiple of {n} and at least {2 * n}, "
-                             f"got {B}")
+            raise ValueError(f"BatchNorm: splits={self.splits} needs a batch that is a multiple of {self.splits} and at "
+                             f"least {2 * self.splits}, got {B * size}")
         weight, bias = (ops.broadcast_to(p, shape=(n, C)).reshape(n * C) for p in (self.weight, self.bias))
         return self._by_batch(x.reshape(*pixels, B // n, n * C), weight, bias).reshape(x.shape)
 
     def _average(self, mean, var, n):
         if self.splits > 1:
-            mean, var = (groups.reshape(self.splits, -1).mean(axis=0) for groups in (mean, var))
+            mean, var = (groups.reshape(-1, self.weight.size).mean(axis=0) for groups in (mean, var))
+            if self.world.size > 1 and self.momentum:
+                mean, var = self.world.mean(array_module(mean).stack([mean, var]))
         _average(self.running_mean.data, self.running_var.data, mean, var, *weights(1 - self.momentum), n / (n - 1))
 
 
@@ -164,16 +173,21 @@ class Dropout(Module):
     The masks come from a Stream seeded by rng, which is saved with the model: a resumed run draws the masks that an
     uninterrupted one would, and a deep copy or a momentum encoder draws its own. load_state_dict and pickle copy the
     Stream too: for a twin that runs beside the original use frozen_copy, or the positives share their masks.
+    batch_axis: of x, needed where several processes share a batch and x has more than two axes.
     """
 
-    def __init__(self, p: float = 0.5, *, rng: Rng):
+    def __init__(self, p: float = 0.5, *, rng: Rng, batch_axis: int | None = None):
         require_within("Dropout", "[0, 1)", p=p)
-        self.p, self.stream = p, Stream(rng)
+        self.p, self.stream, self.batch_axis = p, Stream(rng), batch_axis
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        return ops.dropout(x, p=self.p, rng=self.stream.next())
+        if self.world.size > 1 and self.batch_axis is None and x.ndim != 2:
+            raise ValueError(f"Dropout: which axis of x {x.shape} is the batch that {self.world.size} processes share? Give "
+                             "it as Dropout(p, rng=rng, batch_axis=...)")
+        return ops.dropout(x, p=self.p, rng=self.stream.next(), world=self.world, views=self.views,
+                           batch_axis=self.batch_axis or 0)
 
 
 class Embedding(Module):

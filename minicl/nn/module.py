@@ -140,7 +140,8 @@ class Module(metaclass=_Sealed):
     this module's __init__ has made it: keep it in an attribute.
 
     training  True at first; .eval() and .train() switch it for the module and everything below it
-    world     the processes that train it: ALONE at first; .across(world) sets it likewise
+    world     the processes that train it, ALONE at first, and
+    views     how many views of its images a batch has, 1 at first: .across(world, views) sets both likewise
 
     >>> from minicl import nn, ops
     >>> class Net(nn.Module):
@@ -156,6 +157,7 @@ class Module(metaclass=_Sealed):
     _sealed = _frozen = False
     training = True
     world: World = ALONE
+    views = 1
 
     def __new__(cls, *args, **options):
         return _record(super().__new__(cls))
@@ -243,12 +245,13 @@ class Module(metaclass=_Sealed):
             object.__setattr__(module, "_frozen", frozen)
         return self.train(not frozen)
 
-    def across(self, world: World):
-        """Have the processes of `world` train this module and all below it, each on its rows of a batch: what looks at a
-        whole batch, as batch norm does, looks at all their rows, and an optimizer adds up their gradients. Returns the
-        module."""
+    def across(self, world: World, views: int = 1):
+        """Have the processes of `world` train this module and all below it, each on its rows of a batch: batch norm sees
+        the rows of all, dropout draws for all, and an optimizer adds up their gradients. views: 2 if it is given
+        [view1; view2] in one batch. Returns the module."""
         for module in self.modules():
             object.__setattr__(module, "world", world)
+            object.__setattr__(module, "views", views)
         return self
 
     def to(self, xp: ArrayModule | str):

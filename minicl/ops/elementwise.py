@@ -6,9 +6,12 @@ clip, abs) the derivative used there is the one of a side, said in the docstring
 
 import math
 
+import numpy as np
+
 from ..autograd import op
 from ..backend import array_module, fused, to_device
 from ..checks import require_rng, require_within
+from ..distributed import ALONE, World
 from ..signature import Mask
 from ..typing import Array, Rng
 
@@ -213,18 +216,21 @@ def clip(x: Array, *, low: float | None = None, high: float | None = None):
 
 
 @op
-def dropout(x: Array, *, p: float, rng: Rng):
+def dropout(x: Array, *, p: float, rng: Rng, world: World = ALONE, views: int = 1, batch_axis: int = 0):
     """y = x m / (1 - p), where each entry of m is 0 with probability p, else 1.    dx = g m / (1 - p)
 
     The expectation of y is x (Srivastava et al. 2014, inverted form). rng: numpy Generator on the host,
-    on both backends, so that a seed gives the same mask on both.
+    on both backends, so that a seed gives the same mask on both. world: x is this process's part of a batch, of so many
+    views, along batch_axis; the mask is drawn for the whole batch.
 
     >>> minicl.ops.dropout(np.ones(6), p=0.5, rng=np.random.default_rng(0)).data
     array([2., 2., 2., 0., 0., 0.])
     """
     require_within("dropout", "[0, 1)", p=p)
     require_rng("dropout", rng)
-    mask = rng.random(x.shape, dtype="float32") >= p
+    shape = [length * (world.size if axis == batch_axis % x.ndim else 1) for axis, length in enumerate(x.shape)]
+    drawn = np.moveaxis(rng.random(shape, dtype="float32"), batch_axis, 0)
+    mask = np.moveaxis(world.rows(drawn, views), 0, batch_axis) >= p
     scale = to_device(mask, array_module(x)).astype(x.dtype) * (1 / (1 - p))
     return x * scale, lambda g: (g * scale,)
 

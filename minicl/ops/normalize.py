@@ -14,32 +14,36 @@ does stretching them (r follows). The means are over the same n entries. Derivat
 from collections.abc import Callable
 
 from ..autograd import op
-from ..backend import fused, sum_over
+from ..backend import array_module, fused, sum_over
 from ..checks import require_within
+from ..distributed import ALONE, World
 from ..typing import Array
 from .pixel_rows import PixelRows
 
 
 @op
 def batch_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5, relu: bool = False,
-               on_statistics: Callable[[Array, Array, int], None] | None = None):
+               on_statistics: Callable[[Array, Array, int], None] | None = None, world: World = ALONE):
     """Normalise each channel over all other axes (Ioffe & Szegedy 2015); relu=True adds max(y, 0) in the same pass.
 
     x (..., C), weight and bias (C,) -> (..., C). on_statistics(mean (C,), var (C,), n): called with the batch's
-    own, biased, variance, for a layer's running averages.
+    own, biased, variance, for a layer's running averages. world: x is this process's part of the batch; mean, variance
+    and the means of (3) are those of all processes.
 
     Per channel everything folds into a line: y = a x + c forward, dx = a g + k x + l backward, so each
     direction is one pass for the two sums and one for the line. With a = w r:
 
         c = b - a m,    k = -a r dw / n,    l = -a db / n - k m
     """
-    _require_shapes("batch_norm", x, weight, bias, eps)
+    _require_shapes("batch_norm", x, weight, bias, eps, 2 / world.size)
     pixels = PixelRows(x)                                                    # pixels.each, pixels.sums: one pass each
-    xp, n = pixels.xp, pixels.pixels
+    xp, n = pixels.xp, pixels.pixels * world.size
     X = pixels.rows(x)
     origin = pixels.sample_mean(x)                                           # sums of squares about nearly the mean
     wide_origin = pixels.repeat(origin)
     first, second = pixels.sums(lambda s: _moments(X[s], wide_origin))
+    if world.size > 1:
+        first, second, origin = _sums_of_all(world, first, second, origin, float(pixels.pixels))
     m, rest, v, r, a, c = _fold(first, second, origin, weight, bias, float(n), eps)
     if on_statistics is not None:
         on_statistics(m, v, n)
@@ -57,12 +61,28 @@ def batch_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5, relu:
             return dx[s], _past_relu(G[s], None if y_saved is None else y_saved[s], X[s], wide_m, dx[s])
 
         db, dr = pixels.sums(products)                                       # (1)
-        dw, k, l = _fold_back(dr, db, m, rest, r, a, float(n))               # (2)
+        total = (dr, db) if world.size == 1 else world.sum(xp.stack([dr, db]))
+        dw, k, l = _fold_back(*total, m, rest, r, a, float(n))               # (2)
+        if world.size > 1:
+            dw = (dr - rest * db) * r                                        # the share of this process, like db
         wide_a, wide_k, wide_l = map(pixels.repeat, (a, k, l))
         pixels.each(lambda s: _line_back(dx[s], X[s], wide_a, wide_k, wide_l))       # (3)
         return dx.reshape(x.shape), dw, db
 
     return y.reshape(x.shape), backward
+
+
+def _sums_of_all(world, first, second, origin, n):
+    """The sums of x - o and (x - o)^2 over all processes, and o, from the sums of each about its own origin over n values.
+
+    With d the distance of a process's mean from o, its values add n (variance + d^2) to the second (Chan et al. 1979).
+    """
+    shift = first / n
+    mine = array_module(first).stack([origin, shift, second / n - shift * shift])            # (3, C)
+    origins, shifts, variances = world.all_gather(mine[None]).swapaxes(0, 1)                 # (size, C) each
+    origin = origins.mean(axis=0)
+    d = origins - origin + shifts
+    return n * d.sum(axis=0), n * (variances + d * d).sum(axis=0), origin
 
 
 @fused
@@ -166,11 +186,11 @@ def _project(xp, gy, mean_gy, x_hat, mean_gyx, r):
     return r * (gy - mean_gy - x_hat * mean_gyx)
 
 
-def _require_shapes(name, x, weight, bias, eps):
+def _require_shapes(name, x, weight, bias, eps, at_least=0):
     require_within(name, "[0, inf)", eps=eps)
     if x.ndim < 1 or x.shape[-1] < 1 or weight.shape != x.shape[-1:] or bias.shape != x.shape[-1:]:
         raise ValueError(f"{name}: expected x (..., C) with C >= 1, weight (C,), bias (C,), got {x.shape}, {weight.shape}, "
                          f"{bias.shape}")
-    if name == "batch_norm" and x.size < 2 * x.shape[-1]:
-        raise ValueError(f"batch_norm: needs at least 2 values a channel to take a variance, got shape {x.shape}; "
+    if x.size < at_least * x.shape[-1]:
+        raise ValueError(f"{name}: needs at least 2 values a channel to take a variance, got shape {x.shape}; "
                          "use a larger batch, or evaluation mode (.eval())")

@@ -1,0 +1,147 @@
+"""Losses and layers on several processes = on one: values, gradients, running averages, float64 and one float32 pass.
+
+Prints {name: the largest difference, relative to the largest entry}.
+"""
+
+import json
+import math
+import sys
+
+import numpy as np
+
+from minicl import Tensor, get_backend
+from minicl.backend import to_device, to_host
+from minicl.contrastive import (alignment_loss, barlow_twins, clip_loss, dcl, info_nce, info_nce_from_scores,
+                                mises_fisher_weights, negative_cosine, nt_xent, semi_hard_negatives, siglip, sup_con,
+                                triplet, uniformity_loss, vicreg)
+from minicl.contrastive import pairs
+from minicl.distributed import ALONE, all_gather, get_world
+from minicl.nn import BatchNorm, Dropout
+
+world = get_world(sys.argv[1] if len(sys.argv) > 1 else "numpy")
+xp = get_backend(sys.argv[1] if len(sys.argv) > 1 else "numpy")
+size, part = world.size, world.part
+errors: dict[str, float] = {}
+
+
+def note(name, got, expected):
+    got, expected = (np.asarray(to_host(x), dtype="float64") for x in (got, expected))
+    assert got.shape == expected.shape and np.isfinite(got).all() and np.isfinite(expected).all(), (name, got, expected)
+    error = np.abs(got - expected).max(initial=0) / max(np.abs(expected).max(initial=0), 1e-300)
+    errors[name] = max(errors.get(name, 0.0), float(error))
+
+
+def note_loss(name, loss, rows, scalars=(), constants=None, dtype="float64"):
+    """Compare loss(*rows, *scalars, world=...) and its gradients; `constants` are options of a row each."""
+    results = []
+    for w in (ALONE, world):
+        leaves = [Tensor(to_device(x[w.part].astype(dtype), xp), requires_grad=True) for x in rows]
+        learned = [Tensor(to_device(np.asarray(x, dtype=dtype), xp), requires_grad=True) for x in scalars]
+        value = loss(*leaves, *learned, world=w, **{key: x[w.part] for key, x in (constants or {}).items()})
+        value.backward()
+        results.append((value.item(), [x.grad for x in leaves], [w.sum(x.grad) for x in learned]))
+    (expected, row_gradients, scalar_gradients), (got, mine, summed) = results
+    note(name, got, expected)
+    assert world.alike(got), name
+    for g, h in zip(mine, row_gradients):
+        note(name + " gradient", g, to_host(h)[part])
+    for g, h in zip(summed, scalar_gradients):
+        note(name + " scalar", g, h)
+
+
+def losses(N, d, rng, dtype="float64"):
+    z1, z2, z3 = rng.standard_normal((3, N, d))
+    z2 += z1
+    ids, weights = rng.integers(0, max(2, N // 3), N), rng.random(N)
+    on = lambda x: to_device(x, xp)                                          # constants that a loss wants on the device
+    for tau in (0.5, 0.07) + (1e-3,) * (dtype == "float64"):
+        note_loss("nt_xent", nt_xent, (z1, z2), (tau,), dtype=dtype)
+        note_loss("dcl", dcl, (z1, z2), (tau,), dtype=dtype)
+    note_loss("nt_xent, fixed tau", lambda a, b, world: nt_xent(a, b, 0.2, world=world), (z1, z2), dtype=dtype)
+    note_loss("nt_xent, ids", nt_xent, (z1, z2), (0.2,), {"ids": ids}, dtype)
+    note_loss("dcl, ids", dcl, (z1, z2), (0.2,), {"ids": ids}, dtype)
+    note_loss("dcl, weights", lambda a, b, tau, world, weights: dcl(a, b, tau, weights=on(weights.astype(dtype)), world=world),
+              (z1, z2), (0.2,), {"weights": weights}, dtype)
+    note_loss("uniformity", uniformity_loss, (z1,), dtype=dtype)
+    note_loss("alignment", alignment_loss, (z1, z2), dtype=dtype)
+    note_loss("alignment, alpha 1", lambda a, b, world: alignment_loss(a, b, alpha=1, world=world), (z1, z2), dtype=dtype)
+    for scale in (math.log(1 / 0.07), math.log(100)):
+        note_loss("clip_loss", clip_loss, (z1, z2), (scale,), dtype=dtype)
+        note_loss("siglip", siglip, (z1, z2), (scale, -10.0), dtype=dtype)
+        for name, loss, scalars in (("clip_loss, captions", clip_loss, (scale,)), ("siglip, captions", siglip, (scale, -3.0))):
+            note_loss(name, lambda *x, caption_ids, loss=loss, **o: loss(*x, caption_ids=on(caption_ids), **o), (z1, z2), scalars,
+                      {"caption_ids": ids}, dtype)
+    note_loss("sup_con", sup_con, (z1,), (0.1,), {"labels": ids}, dtype)
+    note_loss("sup_con, base_temperature", lambda z, tau, **o: sup_con(z, tau, base_temperature=0.3, **o), (z1,), (0.1,),
+              {"labels": ids}, dtype)
+    note_loss("info_nce", lambda a, b, n, tau, world: info_nce(a, b, all_gather(n, world=world), tau, world=world),
+              (z1, z2, z3), (0.1,), dtype=dtype)
+    note_loss("info_nce_from_scores", lambda s, tau, world: info_nce_from_scores(
+        s, xp.arange(N)[world.part] % d, tau, world=world), (z1,), (0.1,), dtype=dtype)
+    note_loss("barlow_twins", barlow_twins, (z1, z2), dtype=dtype)
+    note_loss("barlow_twins", barlow_twins, (z1 + 1e3, z2), dtype=dtype)
+    note_loss("vicreg", vicreg, (z1, z2), dtype=dtype)
+    note_loss("triplet", triplet, (z1, z2, z3), dtype=dtype)
+    note_loss("negative_cosine", lambda a, world, target: negative_cosine(a, Tensor(on(target.astype(dtype))), world=world), (z1,),
+              constants={"target": z2}, dtype=dtype)
+
+
+rng = np.random.default_rng(0)
+for N, d, pairs.CACHE_BYTES in ((6 * size, 3, 2**24), (190 * size, 8, 2**24), (190 * size, 8, 0)):
+    losses(N, d, rng)
+for loss, scalars in ((nt_xent, (0.2,)), (clip_loss, (2.0,)), (dcl, (0.2,)), (siglip, (2.0, -1.0)), (vicreg, ()), (barlow_twins, ())):
+    note_loss("a row each", loss, rng.standard_normal((2, size, 3)), scalars)
+exact, errors = errors, {}
+losses(16 * size, 8, rng, "float32")
+single, errors = errors, exact
+
+# ---------------------------------------------------------------- mining and weights, without a gradient
+z = rng.standard_normal((2, 10 * size, 4))
+ids = rng.integers(0, 4, 10 * size)
+for labels in (None, ids):
+    expected = semi_hard_negatives(xp.asarray(z[0]), xp.asarray(z[1]), ids=labels)
+    got = semi_hard_negatives(xp.asarray(z[0][part]), xp.asarray(z[1][part]), ids=None if labels is None else labels[part],
+                              world=world)
+    assert np.array_equal(to_host(got), to_host(expected)[part])
+note("mises_fisher_weights", mises_fisher_weights(xp.asarray(z[0][part]), xp.asarray(z[1][part]), world=world),
+     to_host(mises_fisher_weights(*map(xp.asarray, z)))[part])
+
+# ---------------------------------------------------------------- layers
+for shape in ((6 * size, 5), (7, 7, 6 * size, 16), (3, 3, 4 * size, 40)):
+    for mean, splits in ((0.0, 1), (1e3, 1), (0.0, size), (0.0, 2 * size)):
+        if shape[-2] % splits or shape[-2] < 2 * splits:
+            continue
+        x, g = rng.standard_normal(shape) * 2 + mean, rng.standard_normal(shape)
+        results = []
+        for w in (ALONE, world):
+            layer = BatchNorm(shape[-1], relu=True, splits=splits).astype("float64").to(xp).across(w)
+            layer.weight.data[:], layer.bias.data[:] = xp.linspace(0.5, 2, shape[-1]), 0.1
+            leaf = Tensor(to_device(np.ascontiguousarray(x[..., w.part, :]), xp), requires_grad=True)
+            y = layer(leaf)
+            y.backward(to_device(np.ascontiguousarray(g[..., w.part, :]), xp))
+            results.append((y.data, leaf.grad, w.sum(layer.weight.grad), w.sum(layer.bias.grad), layer.running_mean.data,
+                            layer.running_var.data))
+        name = "batch norm, " + (f"{'as many' if splits == size else 'twice as many'} groups" if splits > 1 else f"mean {mean:g}")
+        for k, (expected, got) in enumerate(zip(*results)):
+            note(name, got, to_host(expected)[..., part, :] if k < 2 else expected)
+        assert world.alike(*results[1][2:]), name
+
+for shape, axis, views in (((8 * size, 5), None, 1), ((8 * size, 5), None, 2), ((3, 4, 8 * size, 2), 2, 2)):
+    masks = []
+    for w in (ALONE, world):
+        layer = Dropout(0.4, rng=np.random.default_rng(0), batch_axis=axis).across(w, views)
+        rows = [length // (w.size if k == (axis or 0) else 1) for k, length in enumerate(shape)]
+        masks.append(np.moveaxis(to_host(layer(Tensor(xp.ones(rows))).data), axis or 0, 0))
+    whole = masks[0].reshape(views, -1, *masks[0].shape[1:])[:, part]
+    assert np.array_equal(masks[1], whole.reshape(masks[1].shape)), (shape, axis, views)
+try:
+    Dropout(0.5, rng=rng).across(world)(Tensor(xp.ones((2, 3, 4))))
+except ValueError as error:
+    assert "batch_axis" in str(error)
+else:
+    raise AssertionError("Dropout guessed the batch's axis")
+
+exact = {name: max(world.comm.allgather(error)) for name, error in exact.items()}
+single = {name: max(world.comm.allgather(error)) for name, error in single.items()}
+if world.rank == 0:
+    print(json.dumps({"size": size, "exact": exact, "single": single}))
