@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .files import write_atomically
-from .nn.module import require_state
+from .nn.state import require_state
 from .typing import HostArray
 
 FORMAT = 1                             # raised when the content of the file changes its meaning

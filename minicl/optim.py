@@ -8,28 +8,25 @@ last in the buffer, so that what is decayed is one slice.
 Fine-tuning: a frozen parameter (requires_grad False) is neither decayed nor moved, whenever it was frozen.
 
     model.encoder.freeze()                               # weights, running averages, dropout off
-    optimizer = AdamW(model, lr=1e-3)                    # trains what is left
-    ...
-    model.encoder.unfreeze()                             # later: its steps are counted from here
+    optimizer = AdamW(model, lr=1e-3)                    # trains what is left; after unfreeze() that too
 """
 
-import functools
 import itertools
 import math
-import operator
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from .autograd import Tensor
-from .backend import array_module, follow, fused, parallel_for, to_device, to_host, weights
+from .backend import array_module, follow, fused, parallel_for, sum_of_squares, to_device, to_host, weights
 from .checks import require_within
 from .distributed import ALONE, World
-from .nn.module import Module, Parameter, require_reachable, require_state
+from .nn.module import Module, Parameter, require_reachable
+from .nn.state import require_state
 from .nn.structure import Structure
 from .tensor import mark_changed, watch
-from .typing import HostArray
+from .typing import Array, HostArray
 
 SLICE = 2**17      # entries updated at a time on a CPU: few enough for the cache, enough to be worth a thread's while
 
@@ -46,9 +43,6 @@ class Optimizer:
     FloatingPointError, and nothing is changed. A GPU is not waited for: there the weights become NaN, and so does the
     next loss. The same holds for g + decay w where the decay is part of the gradient (SGD, Adam).
     If the Module gains, loses or replaces a parameter later, step() and state_dict() raise RuntimeError.
-
-    An optimizer cannot be copied or pickled: its arrays are views of one buffer. Copy the model, make another
-    optimizer for the copy, and load this one's state_dict.
 
     >>> from minicl import nn
     >>> model = nn.Linear(3, 2, rng=np.random.default_rng(0))
@@ -87,8 +81,12 @@ class Optimizer:
     def zero_grad(self) -> None:
         self.grads[...] = 0
 
-    def step(self, lr: float | None = None) -> None:
-        """One update from the gradients that backward() has added up since zero_grad()."""
+    def step(self, lr: float | None = None, *, clip_grad_norm: float | None = None) -> Array | None:
+        """One update from the gradients that backward() has added up since zero_grad().
+
+        clip_grad_norm  first scale them by min(1, clip_grad_norm / |g|), |g| the norm of all of them together, of all
+                        processes; and return |g|, an array (). PyTorch's clip_grad_norm_() does the same
+        """
         lr = self.lr if lr is None else lr
         require_within(self, "[0, inf)", lr=lr)
         lr = float(lr)                                           # a NumPy float64 would promote float32
@@ -107,12 +105,21 @@ class Optimizer:
         self.world.all_reduce(self.grads)
         if self.xp is np:
             self._require_finite_gradients()
+        norm = None if clip_grad_norm is None else self._clip(clip_grad_norm)
         self.steps += 1
         if self.frozen:
             self.missed[self.frozen] += 1
         mark_changed(itertools.compress(zip(self.names, self.parameters), trained), f"{type(self).__name__}.step()",
                      watched=True)
         self._step(lr)
+        return norm
+
+    def _clip(self, most):
+        require_within(self, "(0, inf)", clip_grad_norm=most)
+        norm = self.xp.sqrt(sum_of_squares(self.grads, SLICE))
+        scale = most / self.xp.maximum(norm, most)               # 1 where the norm is at most that; not read
+        self.xp.multiply(self.grads, scale, out=self.grads, dtype=self.grads.dtype)
+        return norm
 
     def _plan(self, trained):
         """Group neighbours in the buffer that are trained, decayed alike and of one step count into runs."""
@@ -351,7 +358,7 @@ class LARS(SGD):
         for w, g in layers:
             # g = trust (g + decay w)
             g += self.weight_decay * w
-            squares.append([_sum_of_squares(self.xp, x.reshape(-1)) for x in (w, g)])
+            squares.append([sum_of_squares(x.reshape(-1), SLICE) for x in (w, g)])
         if layers:
             largest = float(np.finfo(self.values.dtype).max)
             trust = _trust(*map(self.xp.stack, zip(*squares)), self.eta, largest)                # (layers,) float64
@@ -360,14 +367,6 @@ class LARS(SGD):
         for part, _, _ in self.runs:
             parallel_for(self.xp, part.stop - part.start, lambda lo, hi, start=part.start: self._update(
                 slice(start + lo, start + hi), lr, 0.0, self.steps), SLICE)
-
-
-def _sum_of_squares(xp, x):
-    """|x|^2 of x (n,) in float64, since float32 overflows at |x| = 1.8e19 and vanishes below 1e-23: array ()."""
-    def squares(lo, hi):
-        x64 = x[lo:hi].astype("float64")
-        return x64 @ x64
-    return functools.reduce(operator.add, parallel_for(xp, len(x), squares, SLICE))
 
 
 @fused

@@ -156,6 +156,36 @@ def test_a_state_that_does_not_fit_names_what_is_wrong_and_changes_nothing(rng, 
         np.testing.assert_array_equal(array, before[name], err_msg=name)
 
 
+def test_what_both_have_is_loaded_unless_strict(xp, rng):
+    trained, model = Sequential(Linear(2, 3, rng=rng), BatchNorm(3)), Sequential(Linear(2, 3, rng=rng), Linear(3, 4, rng=rng))
+    model.to(xp)
+    before, state = model.state_dict(), trained.state_dict()
+    del state["steps.0.bias"], state["steps.1.weight"], state["steps.1.bias"]
+    with pytest.raises(ValueError, match="steps.0.bias: missing"):
+        model.load_state_dict(state)
+    keys = model.load_state_dict(state, strict=False)
+    assert keys.missing_keys == ["steps.0.bias", "steps.1.weight", "steps.1.bias"]
+    assert keys.unexpected_keys == ["steps.1.running_mean", "steps.1.running_var"]
+    for name, array in model.state_dict().items():
+        np.testing.assert_array_equal(array, {**before, "steps.0.weight": state["steps.0.weight"]}[name], err_msg=name)
+    assert model.load_state_dict(before) == ([], [])
+
+
+@pytest.mark.parametrize("state, error, message", [
+    ({"steps.0.weight": np.zeros((3, 2), "float32")}, ValueError, r"steps.0.weight: shape \(3, 2\), expected \(2, 3\)"),
+    ({"steps.0.weight": np.full((2, 3), np.nan, "float32")}, ValueError, "holds NaN or infinity"),
+    ({"encoder.weight": np.zeros((2, 3), "float32")}, ValueError, "steps.0.weight: missing"), ({}, ValueError, "missing"),
+    ([1, 2], TypeError, "expected a state_dict"),
+], ids=["mis-shaped", "nan", "of no name", "empty", "a list"])
+def test_what_is_not_strict_still_fits_or_is_an_error(rng, state, error, message):
+    model = Sequential(Linear(2, 3, rng=rng))
+    before = model.state_dict()
+    for strict in (True, False):
+        with pytest.raises(error, match=message):
+            model.load_state_dict(state, strict=strict)
+    np.testing.assert_array_equal(model.state_dict()["steps.0.weight"], before["steps.0.weight"])
+
+
 def test_a_long_list_of_misfits_is_cut(rng):
     with pytest.raises(ValueError, match="and 1 more"):
         Nested(rng).load_state_dict({})

@@ -385,3 +385,45 @@ def test_moments_find_their_parameters_by_name():
     other = optimizer("ba")
     other.load_state_dict(trained.state_dict())
     np.testing.assert_array_equal(other.state["momentum"], [0] * 4 + [1] * 4)
+
+
+# ---------------------------------------------------------------- clipping
+
+@pytest.mark.parametrize("optimizer_class", [SGD, AdamW, LARS])
+@pytest.mark.parametrize("most", [0.5, 1e6])
+def test_clipping_scales_all_gradients_by_one_factor(xp, optimizer_class, most):
+    rng = np.random.default_rng(0)
+    start = {name: rng.standard_normal(shape, dtype="float32") for name, shape in SHAPES.items()}
+    gradients = {name: rng.standard_normal(shape, dtype="float32") for name, shape in SHAPES.items()}
+    norm = np.sqrt(sum((g.astype("float64")**2).sum() for g in gradients.values()))
+    ends = []
+    for scale, options in ((1, {"clip_grad_norm": most}), (min(1, most / norm), {})):
+        parameters = {name: Parameter(to_device(w.copy(), xp)) for name, w in start.items()}
+        optimizer = optimizer_class(parameters.items(), lr=0.1)
+        for name, p in parameters.items():
+            p.grad[...] = to_device((gradients[name] * scale).astype("float32"), xp)
+        returned = optimizer.step(**options)
+        assert (returned is None) == (not options)
+        if options:
+            np.testing.assert_allclose(to_host(returned), norm, rtol=1e-6)
+            assert returned.shape == () and returned.dtype == "float64"
+        ends.append({name: to_host(p.data) for name, p in parameters.items()})
+    for name in start:
+        np.testing.assert_allclose(ends[0][name], ends[1][name], rtol=1e-5, atol=1e-6)
+
+
+def test_clipping_survives_no_gradient_and_squares_that_overflow(xp):
+    w = Parameter(xp.ones(3, dtype="float32"))
+    optimizer = SGD([("w", w)], lr=1.0, momentum=0.0)
+    assert float(optimizer.step(clip_grad_norm=1.0)) == 0 and to_host(w.data).tolist() == [1, 1, 1]
+    w.grad[...] = xp.asarray([3e18, 0, 4e18], dtype="float32")
+    assert float(optimizer.step(clip_grad_norm=1.0)) == pytest.approx(5e18)
+    np.testing.assert_allclose(to_host(w.data), [0.4, 1, 0.2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("most", [0, -1.0, float("nan"), "1", True])
+def test_what_to_clip_to_is_a_number_above_zero(most):
+    optimizer = SGD([("w", Parameter(np.ones(3, dtype="float32")))], lr=1.0)
+    with pytest.raises((TypeError, ValueError), match="SGD: clip_grad_norm must be a number in"):
+        optimizer.step(clip_grad_norm=most)
+    assert optimizer.steps == 0

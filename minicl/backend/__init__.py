@@ -5,7 +5,7 @@ What the two libraries do differently is a function here, with one name:
 
     device    get_backend("cupy"), array_module, is_gpu; to_device and to_host, the only doors between the two memories
     kernels   fused: a formula as one kernel; sum_over, mean_over, row_sums, column_sums, scatter_add; tile_size
-    parallel  threads() and the loops that share work among them: parallel_for, parallel_map, parallel_sum
+    parallel  threads() and the loops that share work among them: parallel_for, parallel_map, parallel_sum, sum_of_squares
     memory    peak_memory_mib, available_memory_only, and the reuse of freed memory
 
 Importing minicl never imports cupy.
@@ -15,9 +15,10 @@ from .device import (BackendError, array_module, get_backend, is_array, is_gpu, 
                      to_device, to_host)
 from .kernels import column_sums, follow, fused, mean_over, row_sums, scatter_add, sum_over, tile_size, weights
 from .memory import available_memory_only, peak_memory_mib
-from .parallel import available_cores, parallel_for, parallel_map, parallel_sum, share_cores, threads, workers
+from .parallel import (available_cores, parallel_for, parallel_map, parallel_sum, share_cores, sum_of_squares, threads,
+                       workers)
 
 __all__ = ["BackendError", "array_module", "available_cores", "available_memory_only", "column_sums", "follow", "fused",
            "get_backend", "is_array", "is_gpu", "mean_over", "parallel_for", "parallel_map", "parallel_sum",
-           "peak_memory_mib", "require_finite", "row_sums", "scatter_add", "share_cores", "sum_over",
-           "threads", "tile_size", "to_device", "to_host", "weights", "workers"]
+           "peak_memory_mib", "require_finite", "row_sums", "scatter_add", "share_cores", "sum_of_squares",
+           "sum_over", "threads", "tile_size", "to_device", "to_host", "weights", "workers"]

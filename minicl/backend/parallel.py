@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..typing import Array, ArrayModule
-from .device import BackendError
+from .device import BackendError, array_module
 from .memory import keep_freed_memory
 
 Result = TypeVar("Result")
@@ -208,3 +208,13 @@ def parallel_sum(xp: ArrayModule, n: int, add: Callable[..., None], *like: Array
         for total, more in zip(parts[0], part):
             total += more
     return parts[0]
+
+
+def sum_of_squares(x: Array, size: int) -> Array:
+    """|x|^2 of x (n,) in float64, since float32 overflows at |x| = 1.8e19 and vanishes below 1e-23: an array ()."""
+    def squares(lo, hi):
+        x64 = x[lo:hi].astype("float64")
+        return x64 @ x64
+
+    first, *rest = parallel_for(array_module(x), len(x), squares, size)                      # of `size` entries on a CPU
+    return sum(rest, first)

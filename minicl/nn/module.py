@@ -24,6 +24,7 @@ from ..checks import require_integers, require_rng
 from ..distributed import ALONE, World
 from ..tensor import Change, mark_changed
 from ..typing import Array, ArrayModule, DType, HostArray, Rng
+from .state import IncompatibleKeys, parts_to_load
 
 _making = threading.local()                # .parts: weak references to what the __init__ that runs has made, or None
 
@@ -278,17 +279,20 @@ class Module(metaclass=_Sealed):
         """{name: host array, a copy} of all parameters and buffers."""
         return {name: np.array(to_host(part.data), order="C") for name, part in self.named_state()}
 
-    def load_state_dict(self, state: Mapping[str, Array]) -> None:
-        """Copy the arrays of a state_dict into this module.
+    def load_state_dict(self, state: Mapping[str, Array], *, strict: bool = True) -> IncompatibleKeys:
+        """Copy the arrays of a state_dict into this module. Returns (missing_keys, unexpected_keys): names.
 
+        strict  False copies the names that both have, at least one, and leaves the others as they are: a trained encoder
+                for a model with another head
         Raises ValueError listing the names that are missing, unexpected, of another shape or dtype, or not finite; then
         nothing is copied.
         """
         parts = dict(self.named_state())
-        require_state(type(self).__name__, state, {name: part.data for name, part in parts.items()})
-        mark_changed(parts.items(), "load_state_dict()")
-        for name, part in parts.items():
+        loaded, keys = parts_to_load(type(self).__name__, state, parts, strict)
+        mark_changed(loaded.items(), "load_state_dict()")
+        for name, part in loaded.items():
             part.data[...] = to_device(state[name], array_module(part.data))
+        return keys
 
     def __repr__(self):
         lines = [f"{type(self).__name__}("]
@@ -375,26 +379,3 @@ def _held(value, depth=4):
             inside = value.ravel().tolist() if isinstance(value, np.ndarray) else gc.get_referents(value)
         for item in inside:
             yield from _held(item, depth - 1)
-
-
-def require_state(owner: str, state: Mapping[str, Array], arrays: Mapping[str, Array]) -> None:
-    """Raise ValueError unless `state` has the names of `arrays`, no more, with their shapes and dtypes, all finite."""
-    if not isinstance(state, Mapping):
-        raise TypeError(f"{owner}: expected a state_dict, {{name: array}}, got {type(state).__name__}")
-    wrong = [f"{name}: missing" for name in arrays if name not in state]
-    wrong += [f"{name}: unknown to this {owner}" for name in state if name not in arrays]
-    for name, array in arrays.items():
-        x = state.get(name, array)
-        if not is_array(x) or isinstance(x, np.ma.MaskedArray):              # its masked entries would be copied
-            wrong.append(f"{name}: {type(x).__name__}, not an array")
-        elif x.shape != array.shape:
-            wrong.append(f"{name}: shape {x.shape}, expected {array.shape}")
-        elif x.dtype != array.dtype:
-            wrong.append(f"{name}: dtype {x.dtype}, expected {array.dtype}; convert it with .astype")
-        elif x.dtype.kind == "f" and name in state and not np.isfinite(to_host(x)).all():
-            wrong.append(f"{name}: holds NaN or infinity")
-        elif x.dtype.kind == "i" and x.min(initial=0) < 0:
-            wrong.append(f"{name}: a count or a seed below 0")
-    if wrong:
-        raise ValueError(f"the state does not fit this {owner}; nothing was loaded:\n    "
-                         + "\n    ".join(wrong[:8] + [f"... and {len(wrong) - 8} more"] * (len(wrong) > 8)))

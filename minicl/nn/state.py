@@ -1,0 +1,52 @@
+"""What a state_dict must be to be loaded."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..backend import is_array, to_host
+from ..typing import Array
+
+
+class IncompatibleKeys(NamedTuple):
+    """What load_state_dict() did not load, as PyTorch returns it: names of the model that the state lacks, and names of the
+    state that the model lacks."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+def parts_to_load(owner: str, state: Mapping[str, Array], parts: Mapping[str, Any],
+                  strict: bool) -> tuple[dict[str, Any], IncompatibleKeys]:
+    """Which of the parts {name: Parameter or Buffer} a state is for, all of them if strict, and the names left out."""
+    names = state if isinstance(state, Mapping) else ()
+    missing, unexpected = [name for name in parts if name not in names], [name for name in names if name not in parts]
+    if not strict and len(missing) < len(parts):             # else nothing fits, which is an error
+        parts = {name: part for name, part in parts.items() if name in state}
+        state = {name: state[name] for name in parts}
+    require_state(owner, state, {name: part.data for name, part in parts.items()})
+    return dict(parts), IncompatibleKeys(missing, unexpected)
+
+
+def require_state(owner: str, state: Mapping[str, Array], arrays: Mapping[str, Array]) -> None:
+    """Raise ValueError unless `state` has the names of `arrays`, no more, with their shapes and dtypes, all finite."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"{owner}: expected a state_dict, {{name: array}}, got {type(state).__name__}")
+    wrong = [f"{name}: missing" for name in arrays if name not in state]
+    wrong += [f"{name}: unknown to this {owner}" for name in state if name not in arrays]
+    for name, array in arrays.items():
+        x = state.get(name, array)
+        if not is_array(x) or isinstance(x, np.ma.MaskedArray):              # its masked entries would be copied
+            wrong.append(f"{name}: {type(x).__name__}, not an array")
+        elif x.shape != array.shape:
+            wrong.append(f"{name}: shape {x.shape}, expected {array.shape}")
+        elif x.dtype != array.dtype:
+            wrong.append(f"{name}: dtype {x.dtype}, expected {array.dtype}; convert it with .astype")
+        elif x.dtype.kind == "f" and name in state and not np.isfinite(to_host(x)).all():
+            wrong.append(f"{name}: holds NaN or infinity")
+        elif x.dtype.kind == "i" and x.min(initial=0) < 0:
+            wrong.append(f"{name}: a count or a seed below 0")
+    if wrong:
+        raise ValueError(f"the state does not fit this {owner}; nothing was loaded:\n    "
+                         + "\n    ".join(wrong[:8] + [f"... and {len(wrong) - 8} more"] * (len(wrong) > 8)))
