@@ -1,9 +1,9 @@
 """Exercises: minicl with holes to fill, and its own tests to say when they are filled.
 
     python examples/make_exercises.py OUT                    all exercises, each raising NotImplementedError
-    python examples/make_exercises.py OUT --only softmax     this one alone
+    python examples/make_exercises.py OUT --only mul relu    these alone; if OUT has exercises already, these too
     python examples/make_exercises.py OUT --seed 7           tests with other values and more shapes
-    python examples/make_exercises.py OUT --grade STUDENT    fresh tests against the minicl of the tree STUDENT
+    python examples/make_exercises.py OUT --grade ANN BOB    fresh tests against the minicl of each student's tree
 
 The library carries no markers: EXERCISES below names each function, and `strip` takes its body out. docs/exercises.md
 lists them for a reader; tests/test_exercises.py strips each and sees exactly its tests fail.
@@ -11,6 +11,7 @@ lists them for a reader; tests/test_exercises.py strips each and sees exactly it
 
 import argparse
 import ast
+import json
 import re
 import shutil
 import subprocess
@@ -22,6 +23,18 @@ ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("minicl", "tests", "docs", "examples", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 LEFT_OUT = shutil.ignore_patterns("__pycache__", ".*", "test_exercises.py", "exercise_runs.py")
 SEED_LINE = '"MINICL_CASE_SEED", {}'
+RECORD = "exercises.json"                                    # in a tree: {"exercises": names, "seed": number}
+CONFTEST = '''"""pytest finds this minicl before one that is installed, and a failure shows the test and the message."""
+
+
+def pytest_configure(config):
+    if config.option.tbstyle == "auto":
+        config.option.tbstyle = "short"
+'''
+
+
+class ExerciseError(Exception):
+    """What was asked for cannot be done; nothing was written."""
 
 
 class Exercise(NamedTuple):
@@ -171,7 +184,7 @@ def _stub(body, indent, exercise):
 def write_tree(out, exercises, *, seed=0, minicl=ROOT / "minicl"):
     """Copy what a student needs into out, with the bodies of these exercises taken out of minicl."""
     if out.exists() and any(out.iterdir()):
-        raise FileExistsError(f"make_exercises: {out} is not empty; name a new folder, so that no one's work is lost")
+        raise ExerciseError(f"{out} is not empty; name a new folder, so that no one's work is lost")
     out.mkdir(parents=True, exist_ok=True)
     for name in COPIED:
         source = minicl if name == "minicl" else ROOT / name
@@ -180,10 +193,44 @@ def write_tree(out, exercises, *, seed=0, minicl=ROOT / "minicl"):
         else:
             shutil.copy(source, out / name)
     take_out(exercises, out / "minicl")
-    (out / "conftest.py").write_text('"""Here so that pytest finds this minicl before one that is installed."""\n')
+    write_record(out, exercises, seed)
+    (out / "conftest.py").write_text(CONFTEST)
     if seed:
         cases = out / "tests/cases.py"
         cases.write_text(cases.read_text().replace(SEED_LINE.format(0), SEED_LINE.format(seed)))
+
+
+def add_to_tree(out, exercises, seed):
+    """Take out these exercises too, in a tree that has some. The student's work on others stays."""
+    record = read_record(out)
+    again = [exercise.name for exercise in exercises if exercise.name in record["exercises"]]
+    if again:
+        raise ExerciseError(f"{', '.join(again)}: already an exercise in {out}; name another, or a new folder")
+    if seed not in (0, record["seed"]):
+        raise ExerciseError(f"the tests in {out} have the seed {record['seed']}, not {seed}; leave --seed out")
+    stripped = {}
+    for exercise in exercises:                               # all of them, before any is written
+        path = out / "minicl" / exercise.file
+        try:
+            stripped[path] = strip(stripped.get(path) or path.read_text(), exercise)
+        except (LookupError, SyntaxError, OSError) as error:
+            raise ExerciseError(f"{exercise.name} cannot be taken out of {path}: {error}; name a new folder") from error
+    for path, source in stripped.items():
+        path.write_text(source)
+    write_record(out, [*(BY_NAME[name] for name in record["exercises"]), *exercises], record["seed"])
+
+
+def write_record(out, exercises, seed):
+    (out / RECORD).write_text(json.dumps({"exercises": [exercise.name for exercise in exercises], "seed": seed}) + "\n")
+
+
+def read_record(tree):
+    """The record of a tree; of one without, every exercise."""
+    try:
+        record = json.loads((tree / RECORD).read_text())
+        return {"exercises": [name for name in record["exercises"] if name in BY_NAME], "seed": int(record["seed"])}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {"exercises": list(BY_NAME), "seed": 0}
 
 
 def take_out(exercises, minicl):
@@ -198,36 +245,66 @@ def command(exercise):
     return f'pytest tests/{exercise.tests} -k "{exercise.k}"'
 
 
-def grade(out):
-    """Run each exercise's tests in the tree out; print and return {name: (passed, of how many)}."""
-    marks = {}
+def grade(out, students, seed):
+    """Run the tests of each student's exercises in fresh trees out/NAME, print a table, and write out/marks.json.
+
+    Returns {student: {exercise: {"passed", "tests", "minutes", "done"}}}; minutes are the estimate for a whole exercise.
+    """
+    names = [student.resolve().name for student in students]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ExerciseError(f"--grade: two trees are called {', '.join(twice)}; rename one, the name is the student's")
+    marks, width = {}, max(map(len, ["minutes done", *BY_NAME])) + 2
+    for name, student in zip(names, students):
+        given = read_record(student)["exercises"]
+        write_tree(out / name, [], seed=seed, minicl=student / "minicl")
+        marks[name] = {}
+        for exercise in (exercise for exercise in EXERCISES if exercise.name in given):
+            said = subprocess.run([sys.executable, "-m", "pytest", "-q", "--tb=no", f"tests/{exercise.tests}",
+                                   "-k", exercise.k], cwd=out / name, capture_output=True, text=True).stdout
+            passed, failed, errors = (sum(map(int, re.findall(rf"(\d+) {word}", said.strip().split("\n")[-1])))
+                                      for word in ("passed", "failed", "error"))
+            marks[name][exercise.name] = {"passed": passed, "tests": passed + failed + errors,
+                                          "minutes": exercise.minutes, "done": passed > 0 == failed + errors}
+            print(f"{name}: {exercise.name} {passed} of {passed + failed + errors}", file=sys.stderr, flush=True)
+
+    columns = [max(len(name), 7) + 2 for name in names]
+    print(" " * width + "".join(f"{name:>{column}}" for name, column in zip(names, columns)))
     for exercise in EXERCISES:
-        said = subprocess.run([sys.executable, "-m", "pytest", "-q", "--tb=no", f"tests/{exercise.tests}",
-                               "-k", exercise.k], cwd=out, capture_output=True, text=True).stdout
-        passed, failed, errors = (sum(map(int, re.findall(rf"(\d+) {word}", said.strip().split("\n")[-1])))
-                                  for word in ("passed", "failed", "error"))
-        marks[exercise.name] = passed, passed + failed + errors
-        done = "  done" if passed and not failed + errors else ""
-        print(f"{exercise.name:18}{passed:4} of {passed + failed + errors:3} tests{done}", flush=True)
+        cells = [marks[name].get(exercise.name) for name in names]
+        if any(cells):
+            shown = ["" if cell is None else "done" if cell["done"] else f"{cell['passed']}/{cell['tests']}"
+                     for cell in cells]
+            print(f"{exercise.name:<{width}}" + "".join(f"{cell:>{column}}" for cell, column in zip(shown, columns)))
+    minutes = [sum(mark["minutes"] for mark in marks[name].values() if mark["done"]) for name in names]
+    print(f"{'minutes done':<{width}}" + "".join(f"{some:>{column}}" for some, column in zip(minutes, columns)))
+    (out / "marks.json").write_text(json.dumps(marks, indent=1) + "\n")
     return marks
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="Write minicl with holes to fill; docs/exercises.md lists them.")
-    parser.add_argument("out", type=Path, help="the folder to write, new or empty")
-    parser.add_argument("--only", metavar="NAME", choices=BY_NAME, help=", ".join(BY_NAME))
+    parser.add_argument("out", type=Path, help="the folder to write, new or empty; with --only also one that this wrote")
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=BY_NAME, help=", ".join(BY_NAME))
     parser.add_argument("--seed", type=int, default=0, help="of the tests' values and shapes; default: as published")
-    parser.add_argument("--grade", type=Path, metavar="STUDENT", help="a tree whose minicl to test with fresh tests")
+    parser.add_argument("--grade", type=Path, nargs="+", metavar="STUDENT",
+                        help="trees whose minicl to test with fresh tests; marks.json and the trees go to `out`")
     options = parser.parse_args(arguments)
     if options.seed < 0:
         parser.error(f"--seed must be at least 0, got {options.seed}")
-    if options.grade:
-        if not (options.grade / "minicl").is_dir():
-            parser.error(f"--grade: expected a tree with a folder minicl/, got {options.grade}")
-        write_tree(options.out, [], seed=options.seed, minicl=options.grade / "minicl")
-        return grade(options.out)
-    chosen = [BY_NAME[options.only]] if options.only else EXERCISES
-    write_tree(options.out, chosen, seed=options.seed)
+    for student in options.grade or ():
+        if not (student / "minicl").is_dir():
+            parser.error(f"--grade: expected a tree with a folder minicl/, got {student}")
+    chosen = [exercise for exercise in EXERCISES if exercise.name in (options.only or BY_NAME)]
+    try:
+        if options.grade:
+            return grade(options.out, options.grade, options.seed)
+        if options.only and (options.out / RECORD).exists():
+            add_to_tree(options.out, chosen, options.seed)
+        else:
+            write_tree(options.out, chosen, seed=options.seed)
+    except ExerciseError as error:
+        parser.error(str(error))
     print(f"{len(chosen)} of {len(EXERCISES)} exercises in {options.out}; there:")
     for exercise in chosen:
         print(f"  {exercise.name:18}{exercise.minutes:3} min  {command(exercise)}")

@@ -46,6 +46,7 @@ def gradcheck(function: Callable[..., Tensor], inputs: Sequence[Array], *, step:
     >>> gradcheck(cube, [np.array([1.0, 2.0])])
     True
     """
+    __tracebackhide__ = True                                 # pytest then shows the test and the message only
     op_name = getattr(function, "__name__", type(function).__name__)
     names = list(names if names is not None else getattr(function, "names", ()))
     names += [f"input {k}" for k in range(len(names), len(inputs))]

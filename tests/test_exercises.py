@@ -125,23 +125,76 @@ def test_a_wrong_answer_is_told_by_gradcheck(tmp_path):
     said = subprocess.run(run, cwd=tmp_path / "mine", capture_output=True, text=True, env=ENVIRONMENT).stdout
     assert "gradient of softmax with respect to" in said and "a missing 1/tau" in said
     assert re.search("2 failed, 2 passed", said)              # on both backends; log_softmax is whole
+    assert said.index("hint") < 1500 and len(said.splitlines()) < 30         # without the checker's own lines
 
 
-def test_grading_takes_the_students_minicl_and_fresh_tests(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(make, "EXERCISES", [make.BY_NAME["relu"], make.BY_NAME["mul"]])
-    make.main([str(tmp_path / "student"), "--only", "relu"])
-    (tmp_path / "student/tests/cases.py").write_text("CASES = []")
-    marks = make.main([str(tmp_path / "marks"), "--grade", str(tmp_path / "student"), "--seed", "3"])
-    assert marks["relu"][0] == 0 < marks["relu"][1] and marks["mul"][0] == marks["mul"][1] > 8
-    assert re.search(r"^mul +20 of  20 tests  done$", capsys.readouterr().out, re.M)
+def test_grading_takes_each_students_minicl_and_fresh_tests(tmp_path, capsys):
+    ann, bob, out = tmp_path / "ann", tmp_path / "bob", tmp_path / "marks"
+    make.main([str(ann), "--only", "relu"])
+    make.main([str(bob), "--only", "mul"])
+    (ann / "tests/cases.py").write_text("CASES = []")
+    path = bob / "minicl/ops/elementwise.py"
+    path.write_text((ROOT / "minicl/ops/elementwise.py").read_text())                    # bob has solved his
+    capsys.readouterr()
+    marks = make.main([str(out), "--grade", str(ann), str(bob), "--seed", "3"])
+    assert marks["ann"].keys() == {"relu"} and marks["bob"].keys() == {"mul"}
+    assert marks["ann"]["relu"]["passed"] == 0 < marks["ann"]["relu"]["tests"] and not marks["ann"]["relu"]["done"]
+    assert marks["bob"]["mul"]["passed"] == marks["bob"]["mul"]["tests"] > 8 and marks["bob"]["mul"]["done"]
+    assert json.loads((out / "marks.json").read_text()) == marks
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["ann", "bob"], ["mul", "done"], ["relu", f"0/{marks['ann']['relu']['tests']}"], ["minutes", "done", "0", "5"]]
 
 
-def test_no_ones_work_is_overwritten(tmp_path):
+def test_exercises_are_added_to_a_tree_that_has_some(tmp_path, capsys):
+    """As the course's homework says: first mul, then the others, in the same tree."""
+    out, solved = tmp_path / "mine", "return g * b, g * a    # solved"
+    make.main([str(out), "--only", "mul"])
+    path = out / "minicl/ops/elementwise.py"
+    hole = 'raise NotImplementedError("exercise mul: read docs/reading-order.md")'
+    path.write_text(path.read_text().replace(hole, solved))
+    make.main([str(out), "--only", "relu", "matmul"])
+    assert solved in path.read_text() and "exercise relu" in path.read_text()
+    assert make.read_record(out) == {"exercises": ["mul", "relu", "matmul"], "seed": 0}
+    before = path.read_text()
+    for only, message in (["add_me"], "invalid choice"), (["linear", "relu"], "relu: already an exercise"):
+        with pytest.raises(SystemExit):
+            make.main([str(out), "--only", *only])
+        assert message in capsys.readouterr().err
+    (out / "minicl/ops/matmul.py").write_text("def (")
+    with pytest.raises(SystemExit):
+        make.main([str(out), "--only", "softmax", "linear"])
+    assert "linear cannot be taken out" in capsys.readouterr().err
+    assert "NotImplementedError" not in (out / "minicl/contrastive/softmax.py").read_text()
+    assert path.read_text() == before
+
+
+def test_the_courses_commands_in_their_order_make_one_tree(tmp_path):
+    text = (ROOT / "docs/course.md").read_text()
+    homework = [names.split() for names in re.findall(r"make_exercises\.py\s\.\./mine\s--only\s([\w\s]+)`", text)]
+    assert len(homework) == 8
+    for names in homework:
+        make.main([str(tmp_path / "mine"), "--only", *names])
+    assert make.read_record(tmp_path / "mine")["exercises"] == [
+        exercise.name for names in homework for exercise in make.EXERCISES if exercise.name in names]
+    for exercise in make.EXERCISES:                          # the rest, one by one
+        if not any(exercise.name in names for names in homework):
+            make.main([str(tmp_path / "mine"), "--only", exercise.name])
+    for exercise in make.EXERCISES:
+        source = (tmp_path / "mine/minicl" / exercise.file).read_text()
+        assert f"exercise {exercise.name}: read" in source and compile(source, exercise.file, "exec")
+
+
+def test_no_ones_work_is_overwritten(tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="is not empty; name a new folder"):
-        make.main([str(tmp_path)])
+    for arguments, message in (([], "is not empty; name a new folder"), (["--only", "mul"], "is not empty")):
+        with pytest.raises(SystemExit):
+            make.main([str(tmp_path), *arguments])
+        assert message in capsys.readouterr().err
     with pytest.raises(SystemExit):
         make.main([str(tmp_path / "new"), "--only", "sofmax"])
     with pytest.raises(SystemExit):
         make.main([str(tmp_path / "new"), "--grade", str(tmp_path)])
-    assert not (tmp_path / "new").exists()
+    with pytest.raises(SystemExit):
+        make.main([str(tmp_path / "new"), "--grade", str(ROOT), f"{ROOT}/../{ROOT.name}"])
+    assert "two trees are called" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists() and (tmp_path / "notes.txt").read_text() == "mine"
