@@ -1,5 +1,7 @@
 """The linear probe: the minimum of its loss, and within a point of scikit-learn for few labels and many."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -7,11 +9,11 @@ from minicl.evaluate import linear_probe
 from minicl.evaluate.probe import _Loss, lbfgs
 
 
-def sklearn_accuracy(x, labels, test, test_labels):
+def sklearn_accuracy(x, labels, test, test_labels, C=1.0):
     linear = pytest.importorskip("sklearn.linear_model", reason="the peer is scikit-learn; it is not installed")
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    return make_pipeline(StandardScaler(), linear.LogisticRegression(max_iter=2000)).fit(x, labels).score(test, test_labels)
+    return make_pipeline(StandardScaler(), linear.LogisticRegression(C=C, max_iter=20000)).fit(x, labels).score(test, test_labels)
 
 
 def gaussians(n, centres, rng):
@@ -49,17 +51,38 @@ def test_the_probe_is_the_minimum_of_its_loss(rng):
     """Its L by a plain formula: no direction leads down by more than the tolerance says."""
     x, labels = rng.standard_normal((80, 4)), rng.integers(0, 3, 80)
     loss = _Loss(x, labels, 3, decay=1 / 80)
-    w = lbfgs(loss, np.zeros(15), 200)
+    w, slope = lbfgs(loss, np.zeros(15), 200)
 
     def plain(w):
         W, b = w[:12].reshape(3, 4), w[12:]
         scores = x @ W.T + b
         return np.mean(np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(80), labels]) + (W * W).sum() / 160
     value, gradient = loss(w)
-    assert value == pytest.approx(plain(w), rel=1e-12) and abs(gradient).max() <= 3e-4
+    assert value == pytest.approx(plain(w), rel=1e-12) and slope == abs(gradient).max() <= 3e-4
     for k in range(15):
         step = 1e-6 * np.eye(15)[k]
         assert gradient[k] == pytest.approx((plain(w + step) - plain(w - step)) / 2e-6, abs=1e-8)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("decades, C", [(0, 1e-2), (0, 1e4), (2, 1.0), (2, 1e2), (2, 1e4), (4, 1e-2), (4, 1.0), (4, 1e2)])
+def test_a_fit_that_has_not_converged_warns_and_any_other_is_right(decades, C, dtype):
+    rng = np.random.default_rng(5)
+    mix = rng.standard_normal((32, 32)) * np.logspace(0, -decades, 32) @ rng.standard_normal((32, 32))
+    centres = 0.6 * rng.standard_normal((6, 32))
+    (x, labels), (test, test_labels) = gaussians(800, centres, rng), gaussians(1500, centres, rng)
+    data = (x @ mix).astype(dtype), labels, (test @ mix).astype(dtype), test_labels
+    few_steps_warned = []
+    for steps in (3, 30, 1000):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = linear_probe(*data, C=C, steps=steps)
+        few_steps_warned.append(bool(caught))
+        if caught:
+            assert f"raise steps ({steps}), lower C ({C:g})" in str(caught[0].message) and len(caught) == 1
+        else:
+            assert found == pytest.approx(sklearn_accuracy(*data, C=C), abs=0.01)
+    assert few_steps_warned[0] and not few_steps_warned[2]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

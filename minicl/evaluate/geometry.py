@@ -29,7 +29,7 @@ def alignment(z1: Array, z2: Array, *, alpha: float = 2) -> float:
     if z1.shape != z2.shape:
         raise ValueError(f"alignment: expected two views (N, d) of the same N items, got {z1.shape} and {z2.shape}")
     require_within("alignment", "(0, inf)", alpha=alpha)
-    return float(alignment_loss.forward(z1, z2, alpha=alpha)[0])
+    return float(alignment_loss.forward(*(z.astype("float64", copy=False) for z in (z1, z2)), alpha=alpha)[0])
 
 
 def uniformity(z: Array, *, t: float = 2) -> float:
@@ -75,7 +75,7 @@ def embedding_std(z: Array) -> float:
     1.0
     """
     require_features("embedding_std", z=z)
-    u = l2_normalize.forward(z)[0]
+    u = l2_normalize.forward(z.astype("float64", copy=False))[0]
     return float(u.std(axis=0).mean()) * math.sqrt(z.shape[1])
 
 

@@ -7,7 +7,7 @@ from ..checks import require_integers, require_within
 from ..distributed import ALONE, World
 from ..typing import Array, HostArray
 from .checks import class_ids, require_features
-from .scores import chosen, normalized, rounded_cosines, rounding_unit
+from .scores import ROUNDING_UNIT, chosen, normalized, rounded_cosines
 
 
 def knn_accuracy(train_features: Array, train_labels: HostArray, test_features: Array, test_labels: HostArray, *,
@@ -33,7 +33,7 @@ def knn_accuracy(train_features: Array, train_labels: HostArray, test_features: 
     xp = array_module(train_features)
     ids, truth = to_device(train_ids, xp), to_device(test_ids, xp)
     bank, queries = normalized(train_features), normalized(test_features)
-    rows = max(1, min(200, 2**24 // N))                                      # s is 64 MB at most in float32
+    rows = max(1, min(200, 2**23 // N))                                      # s is 64 MB at most
 
     def right(lo, hi):
         votes = _votes(rounded_cosines(queries[lo:hi], bank), ids, C, k, tau)
@@ -66,8 +66,7 @@ def _votes(s, ids, C, k, tau):
 def _weight(similarity, top, tau):
     """exp((s - top) / tau), which is 1 for the most similar, so that not all can underflow."""
     xp = array_module(similarity)
-    below = (similarity - top).astype("float64") * rounding_unit(similarity)
-    return xp.exp(xp.maximum(below, -700 * tau) / tau)
+    return xp.exp(xp.maximum((similarity - top) * ROUNDING_UNIT, -700 * tau) / tau)
 
 
 def nearest_neighbours(bank: Array, queries: Array, *, k: int) -> HostArray:

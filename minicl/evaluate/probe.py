@@ -8,6 +8,7 @@ Multinomial logistic regression on standardised features x (N, d), with an inter
 L is convex, so there is one solution: no learning rate, no seed, no batch.
 """
 
+import warnings
 from collections import deque
 from collections.abc import Callable
 
@@ -25,14 +26,14 @@ ROUNDING = 16              # a column whose deviation is within so many rounding
 
 
 def linear_probe(train_features: Array, train_labels: HostArray, test_features: Array, test_labels: HostArray, *,
-                 C: float = 1.0, steps: int = 200, world: World = ALONE) -> float:
+                 C: float = 1.0, steps: int = 1000, world: World = ALONE) -> float:
     """Test accuracy, a fraction, of a linear classifier trained by cross-entropy on fixed features (N, d) and (M, d).
 
     Features are arrays, off any tape: nothing flows back into the encoder. Labels are integers (N,) and (M,) on the host;
     any will do. Equal scores count as chance, and test items whose class no training item has as errors, with a warning.
 
     C      inverse strength of the L2 penalty, as in scikit-learn's LogisticRegression, at least 1e-6; b has no penalty
-    steps  of L-BFGS, at most: it ends where no entry of the gradient is above 3e-4
+    steps  of L-BFGS, at most: it ends where no entry of the gradient is above 3e-4, and warns if it has not come so far
     world  processes that share out the sums over training items; all of them hold all features
 
     >>> import numpy as np
@@ -48,7 +49,12 @@ def linear_probe(train_features: Array, train_labels: HostArray, test_features: 
     xp = array_module(train_features)
     x, x_test = standardize(train_features, test_features)
     loss = _Loss(x, to_device(train_ids, xp), classes, 1 / (C * len(x)), world)
-    W, b = loss.split(lbfgs(loss, xp.zeros((x.shape[1] + 1) * classes, dtype=x.dtype), steps))
+    w, slope = lbfgs(loss, xp.zeros((x.shape[1] + 1) * classes, dtype=x.dtype), steps)
+    if not slope <= TOLERANCE:
+        warnings.warn(f"linear_probe: not converged: the gradient's largest entry is {slope:.2g}, not {TOLERANCE:g}, "
+                      f"so the accuracy may be too low; raise steps ({steps}), lower C ({C:g}), or give float64 features",
+                      stacklevel=2)
+    W, b = loss.split(w)
     with np.errstate(over="ignore", invalid="ignore"):       # what they hide is looked for
         scores = x_test @ W.T + b
     if not bool(xp.isfinite(scores).all()):
@@ -110,8 +116,11 @@ class _Loss:
         return float(loss[0]) / N + self.decay / 2 * float((W * W).sum()), dw
 
 
-def lbfgs(function: Callable, w: Array, steps: int, memory: int = 10) -> Array:
-    """The minimum of a convex function, w -> (value, gradient), by limited-memory BFGS (Nocedal & Wright, section 7.2)."""
+def lbfgs(function: Callable, w: Array, steps: int, memory: int = 10) -> tuple[Array, float]:
+    """The minimum w of a convex function, w -> (value, gradient), and the largest entry of the gradient there.
+
+    Limited-memory BFGS (Nocedal & Wright, section 7.2), until that entry is TOLERANCE or `steps` are done.
+    """
     value, g = function(w)
     past: deque = deque(maxlen=memory)                                       # (s, y, 1 / y.s), s and y: changes of w, g
     for _ in range(steps):
@@ -137,4 +146,4 @@ def lbfgs(function: Callable, w: Array, steps: int, memory: int = 10) -> Array:
         if float(y @ s) > 0:
             past.append((s, y, 1 / float(y @ s)))
         w, value, g = new, new_value, new_g
-    return w
+    return w, float(abs(g).max())

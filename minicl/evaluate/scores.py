@@ -5,23 +5,23 @@ from ..contrastive import l2_normalize
 from ..typing import Array
 
 
+ROUNDING_UNIT = 2.0**-46               # of rounded_cosines: 64 roundings of float64
+
+
 def normalized(x: Array) -> Array:
-    """Rows of x (N, d) scaled to length 1; rows of zeros stay."""
-    return l2_normalize.forward(x)[0]
-
-
-def rounding_unit(x: Array) -> float:
-    """What rounded_cosines rounds to: 2^-20 in float32, 2^-40 in float64."""
-    return 2.0**-20 if x.dtype == "float32" else 2.0**-40
+    """Rows of x (N, d) scaled to length 1, in float64; rows of zeros stay."""
+    return l2_normalize.forward(x.astype("float64", copy=False))[0]
 
 
 def rounded_cosines(u: Array, v: Array) -> Array:
-    """Cosines (N, M) of unit vectors u (N, d) and v (M, d), as whole multiples of rounding_unit.
+    """Cosines (N, M) of unit vectors u (N, d) and v (M, d), as whole multiples of ROUNDING_UNIT.
 
-    What is equal but for rounding becomes equal, so that collapsed embeddings give ties and not an order that the
-    rounding errors of a matrix product chose. A row of zeros has cosine 0 with every other.
+    They are computed in float64: in a narrow cone, as early in training, cosines differ by the square of a small angle,
+    which float32 loses. What is equal but for rounding becomes equal, so that collapsed embeddings
+    give ties and not an order that the rounding errors of a matrix product chose. A row of zeros has cosine 0 with
+    every other.
     """
-    s = (u * (1 / rounding_unit(u))) @ v.T
+    s = (u * (1 / ROUNDING_UNIT)) @ v.T
     return array_module(s).rint(s, out=s)
 
 

@@ -36,7 +36,8 @@ def class_embeddings(embed: Callable[[list[str]], Array], names: Sequence[str], 
     if len(prompts) != len(names) * len(templates):
         raise ValueError(f"class_embeddings: embed must give one embedding a caption, {len(names) * len(templates)}, got "
                          f"{prompts.shape}")
-    return normalized(normalized(prompts).reshape(len(names), len(templates), -1).mean(axis=1))
+    classes = normalized(normalized(prompts).reshape(len(names), len(templates), -1).mean(axis=1))
+    return classes.astype(prompts.dtype, copy=False)
 
 
 def zero_shot_accuracy(images: Array, classes: Array, labels: HostArray) -> float:
