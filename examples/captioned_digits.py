@@ -10,13 +10,13 @@ several words and in varied order, and is always true. A fifth of the combinatio
 occurs in training (HELD_OUT), so a model that recognises one has put it together from others.
 """
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from minicl.checks import require_rng
-from minicl.data.checks import DataError, host_array, indices, number
+from minicl.data.checks import host_array, indices, number
+from minicl.nn import WordTokenizer
 from minicl.typing import HostArray, Rng
 
 SIDE = 32                                                    # of the images, in pixels
@@ -49,7 +49,7 @@ AN = {"eight", "8", "orange", "emerald", "azure"}            # words that "an" p
 
 
 class CaptionedDigits:
-    """A renderer, a grammar and its vocabulary, a dict {word: id}; ids count from 1, because 0 is padding.
+    """A renderer, a grammar and the tokenizer of its words.
 
     >>> dataset = CaptionedDigits()
     >>> dataset.caption(np.array([[7, 0, 0, 4]]), np.random.default_rng(5))         # seven, red, small, in the centre
@@ -61,7 +61,7 @@ class CaptionedDigits:
     def __init__(self):
         phrases = [phrase for values in WORDS.values() for same in values for phrase in same]
         words = " ".join([*phrases, *OPENERS, "a an the is and digit number"])
-        self.vocabulary = {word: 1 + k for k, word in enumerate(sorted(set(words.split())))}
+        self.tokenize = WordTokenizer(sorted(set(words.split())), LENGTH)
 
     # ------------------------------------------------------------ images
 
@@ -125,27 +125,6 @@ class CaptionedDigits:
             thing = ("an " if thing.split()[0] in AN else "a ") + thing
             words = [place, opener, thing] if order == 1 else [opener, thing, place]
         return " ".join(" ".join(words).split())
-
-    def tokenize(self, captions: Sequence[str]) -> HostArray:
-        """Ids (N, T) int64 of N captions, of which the longest has T words; the others are filled up with 0.
-
-        Raises DataError for a word that is not in the vocabulary, and for captions of no words or more than LENGTH.
-        """
-        if isinstance(captions, str) or not all(isinstance(caption, str) for caption in captions):
-            raise DataError(f"tokenize: expected a list of captions, each a str, got {captions!r:.100}")
-        split = [caption.lower().split() for caption in captions]
-        ids = np.zeros((len(captions), max(map(len, split), default=0)), dtype=np.int64)
-        for row, words, caption in zip(ids, split, captions):
-            if not 1 <= len(words) <= LENGTH:
-                raise DataError(f"tokenize: expected captions of 1 to {LENGTH} words, got {len(words)}: {caption!r}")
-            for k, word in enumerate(words):
-                if word not in self.vocabulary:
-                    near = difflib.get_close_matches(word, self.vocabulary, 1)
-                    raise DataError(f"tokenize: unknown word {word!r} in {caption!r}"
-                                    + (f"; did you mean {near[0]!r}?" if near else "")
-                                    + f" The {len(self.vocabulary)} words are in CaptionedDigits().vocabulary")
-                row[k] = self.vocabulary[word]
-        return ids
 
 
 # ---------------------------------------------------------------- from digits to places

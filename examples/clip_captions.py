@@ -56,10 +56,10 @@ def main():
     dataset = CaptionedDigits()
     batches = Batches(len(data.train_images), args.batch, seed=args.seed)
     run.print(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images; "
-            f"{len(dataset.vocabulary)} words")
+            f"{dataset.tokenize.size - 1} words")
 
     # Two encoders, two projections into one space, and a temperature that is learned.
-    words = 1 + len(dataset.vocabulary)
+    words = dataset.tokenize.size
     text = Transformer(words, LENGTH, depth=1, rng=rng) if args.text == "transformer" else BagOfTokens(words, rng=rng)
     encoder = ConvNet((32, 32, 3), (32, 64, 128, 128), strides=(2, 2, 2, 1), rng=rng)    # the last sees whole digits
     model = CLIP(encoder, text, args.dim, tau=args.tau, rng=rng).to(xp)
@@ -68,7 +68,8 @@ def main():
     # Training.
     total = args.epochs * batches.per_epoch
     with threads(args.threads, keep_memory=args.keep_memory):
-        for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, model=model, optimizer=optimizer):
+        for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, model=model, optimizer=optimizer,
+                              tokenizer=dataset.tokenize):
             chosen = batches[step]
             loss, image, text = caption_loss(model, dataset, data.train_images[chosen], data.train_labels[chosen],
                                              rng, xp)

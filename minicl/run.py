@@ -37,6 +37,8 @@ from .data import DataError
 from .distributed import ALONE, World, current
 from .files import remove_parts, write_atomically, write_json
 from .folder import OwnFolder, RunError
+from .nn import Module
+from .nn.spec import spec_of
 from .signals import Stopped, signals_noted, signals_stop
 from .typing import Rng
 
@@ -223,6 +225,7 @@ class Run:
         if not self.world.alike(_bytes([fingerprints, total, self.config])):
             raise RunError("the processes have other data or options: load the data by run.once(load_images, ...), and "
                            "start all processes with the same options")
+        specs = {name: self._spec(name, part) for name, part in parts.items() if isinstance(part, Module)}
         if self._saved:
             self._restore(total, fingerprints, rng, parts)
             self._begin()
@@ -237,7 +240,8 @@ class Run:
                 self._begin()
                 save_checkpoint(self.checkpoint, parts, {
                     "name": self.name, "step": self.step, "total": total, "seconds": self.seconds, "config": self.config,
-                    "data": fingerprints, "code": self._code, "rng": rng.bit_generator.state, "log": self._log})
+                    "data": fingerprints, "code": self._code, "models": specs, "rng": rng.bit_generator.state,
+                    "log": self._log})
             self.world.wait()
 
         with signals_noted() as signals, self._progress() as self._bar:
@@ -266,6 +270,14 @@ class Run:
             name = next(name for name, array in state.items() if not self.world.alike(array))
             raise RunError(f"after step {self.step}, {name} differs between processes: was model.across(world) called "
                            "before the optimizer was made, and do all processes draw the same random numbers?")
+
+    def _spec(self, name, model):
+        """How minicl.load makes the model again, or {"unknown": why it cannot}."""
+        try:
+            return spec_of(model)
+        except ValueError as error:
+            self.print(f"{name}: its weights are saved, but minicl.load will not be able to build it: {error}")
+            return {"unknown": str(error)}
 
     def _begin(self):
         """The first files in the folder, once a step was computed."""

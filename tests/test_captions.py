@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from captioned_digits import COUNTS, HELD_OUT, LENGTH, NAMES, RGB, WORDS, CaptionedDigits
-from minicl.data import DataError, generate_digits
+from minicl.data import generate_digits
 
 DATASET = CaptionedDigits()
 ALL = dict.fromkeys(WORDS, 1.0)
@@ -137,25 +137,25 @@ def test_all_that_the_grammar_says_can_be_tokenized():
     captions = DATASET.caption(EVERYTHING.repeat(5, axis=0), np.random.default_rng(3), named=ALL)
     ids = DATASET.tokenize(captions)
     assert ids.dtype == np.int64 and ids.shape[1] <= LENGTH
-    words = {k: word for word, k in DATASET.vocabulary.items()}
+    words = {k: word for word, k in DATASET.tokenize.vocabulary.items()}
     assert [" ".join(words[k] for k in row if k) for row in ids] == captions
 
 
 def test_ids_count_from_one_and_zero_fills_up():
     ids = DATASET.tokenize(["a red seven", "seven"])
     assert ids.shape == (2, 3) and (ids[0] > 0).all() and list(ids[1, 1:]) == [0, 0] and ids[1, 0] == ids[0, 2]
-    assert sorted(DATASET.vocabulary.values()) == list(range(1, 1 + len(DATASET.vocabulary)))
+    assert sorted(DATASET.tokenize.vocabulary.values()) == list(range(1, 1 + len(DATASET.tokenize.vocabulary)))
     np.testing.assert_array_equal(DATASET.tokenize(["A Red SEVEN"])[0], ids[0])
 
 
 @pytest.mark.parametrize("caption, message", [
     ("a red sevn", "unknown word 'sevn' in 'a red sevn'; did you mean 'seven'"),
-    ("a zebra", "unknown word 'zebra'.*words are in CaptionedDigits"),
+    ("a zebra", "unknown word 'zebra'.*The vocabulary has"),
     ("", "1 to 16 words, got 0"),
     (" ".join(["a"] * 17), "1 to 16 words, got 17"),
 ])
 def test_what_has_no_ids_is_refused_with_the_likely_mend(caption, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(ValueError, match=message):
         DATASET.tokenize(["a red seven", caption])
 
 

@@ -89,7 +89,7 @@ def simsiam(xp):
 
 def clip(xp):
     rng, dataset = np.random.default_rng(0), CaptionedDigits()
-    text = nn.Transformer(1 + len(dataset.vocabulary), LENGTH, depth=1, rng=rng)
+    text = nn.Transformer(dataset.tokenize.size, LENGTH, depth=1, rng=rng)
     model = CLIP(nn.ConvNet(COLOUR, (32, 64, 128, 128), strides=(2, 2, 2, 1), rng=rng), text, rng=rng).to(xp)
     optimizer = AdamW(model, 1e-3, weight_decay=0.05)
 

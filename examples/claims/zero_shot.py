@@ -71,7 +71,7 @@ def learn(dataset, data, setting):
     rng = np.random.default_rng(setting.seed)
     encoder = ConvNet((32, 32, 3), setting.pick((16, 32, 32), (16, 32, 64, 64), (32, 64, 128, 128)),
                       strides=setting.pick((2, 2, 2), (2, 2, 2, 1), (2, 2, 2, 1)), rng=rng)
-    text = Transformer(1 + len(dataset.vocabulary), LENGTH, depth=1, rng=rng)
+    text = Transformer(dataset.tokenize.size, LENGTH, depth=1, rng=rng)
     model = CLIP(encoder, text, rng=rng).to(setting.xp)
     scales = []
 

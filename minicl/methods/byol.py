@@ -42,6 +42,8 @@ class BYOL(Module):
         self.target = frozen_copy(self.online)
         self.m, self.ema = m, EMA(self.online, self.target)
 
+    encoder = property(lambda self: self.online.encoder)
+
     def forward(self, images: Array) -> tuple[Tensor, Tensor]:
         return self.online(images)                                           # (B, features), (B, d)
 

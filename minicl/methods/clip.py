@@ -40,6 +40,8 @@ class CLIP(Module):
                                  for encoder in (image_encoder, text_encoder))
         self.logit_scale = Parameter(np.asarray(math.log(1 / tau), dtype="float32"))
 
+    encoder = property(lambda self: self.image)
+
     def forward(self, images: Array, ids: Array) -> tuple[Tensor, Tensor]:
         return self.image(images), self.text(ids)
 

@@ -84,3 +84,13 @@ class CPC(Module):
             scores = predicted @ all_gather(z[k:].transpose(1, 0, 2), world=world).transpose(1, 2, 0)
             positive_ids = positive_ids * world.size + world.rank
         return scores.reshape(-1, B * world.size), positive_ids
+
+
+class LastContext(Module):
+    """sequences (B, T, C) -> c after the last window (B, H): what a trained CPC tells of each sequence as a whole."""
+
+    def __init__(self, model: CPC):
+        self.model = model
+
+    def forward(self, sequences: Tensor | Array) -> Tensor:
+        return self.model(as_tensor(sequences).transpose(1, 0, 2))[1][-1]

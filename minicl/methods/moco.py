@@ -58,6 +58,8 @@ class MoCo(Module):
         self.m, self.ema = m, EMA(self.query, self.key)
         self.served: list[Array] = []                                        # keys given to loss(), for update()
 
+    encoder = property(lambda self: self.query.encoder)
+
     def forward(self, images: Array) -> tuple[Tensor, Tensor]:
         return self.query(images)                                            # (B, features), (B, dim)
 

@@ -24,6 +24,7 @@ from ..checks import require_integers, require_rng
 from ..distributed import ALONE, World
 from ..tensor import Change, mark_changed
 from ..typing import Array, ArrayModule, DType, HostArray, Rng
+from .spec import note
 from .state import IncompatibleKeys, parts_to_load
 
 _making = threading.local()                # .parts: weak references to what the __init__ that runs has made, or None
@@ -128,6 +129,7 @@ class _Sealed(type):
             made = _making.parts
             if outermost:
                 _making.parts = None
+        object.__setattr__(module, "_made", note(cls, args, options))
         object.__setattr__(module, "_sealed", True)
         if outermost:
             require_reachable(module, made)
@@ -156,6 +158,7 @@ class Module(metaclass=_Sealed):
     """
 
     _sealed = _frozen = False
+    _made = ""                                       # JSON of the constructor's call, see spec.py
     training = True
     world: World = ALONE
     views = 1

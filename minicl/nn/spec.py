@@ -1,0 +1,146 @@
+"""How a Module was made, as JSON: its class and its constructor's arguments.
+
+    {"class": "minicl.nn.ConvNet", "arguments": {"image_shape": [28, 28, 1], "rng": {"class": "numpy.random.Generator"}}}
+
+Every Module notes this of itself. A checkpoint stores it beside the weights, so that minicl.load builds the same model
+without the script that trained it. Nothing is unpickled: build() calls classes of Modules only, those of minicl and
+those that the program has imported.
+"""
+
+import contextlib
+import functools
+import importlib
+import inspect
+import json
+import math
+import sys
+from typing import Any
+
+import numpy as np
+
+from .. import ops
+
+RNG = {"class": "numpy.random.Generator"}                    # build() draws initial weights, which loading replaces
+SWITCHES = ("training", "_frozen", "_sealed", "world")       # attributes that are not part of the architecture
+
+
+def note(cls: type, args: tuple, options: dict[str, Any]) -> str:
+    """The JSON of cls(*args, **options), or of {"unknown": why not}."""
+    try:
+        arguments = _signature(cls).bind(None, *args, **options).arguments
+        name = _public_name(cls)
+        return json.dumps({"class": name, "arguments": {key: encode(value) for key, value in [*arguments.items()][1:]}})
+    except (TypeError, ValueError) as error:
+        return json.dumps({"unknown": f"{cls.__name__}: {error}"})
+
+
+def encode(value: Any) -> Any:
+    """A constructor's argument for JSON. Raises ValueError for what build() could not restore."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, str)) or isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [encode(item) for item in value]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {"dict": {key: encode(item) for key, item in value.items()}}
+    if isinstance(value, np.random.Generator):
+        return RNG
+    if isinstance(getattr(value, "_made", None), str):
+        made = json.loads(value._made)
+        if "unknown" in made:
+            raise ValueError(made["unknown"])
+        return made
+    name = getattr(value, "__name__", "")
+    if name in ops.__all__ and getattr(ops, name) is value:
+        return {"op": name}
+    what = f"the function {name!r}" if inspect.isfunction(value) else f"a {type(value).__name__}"
+    raise ValueError(f"{what} is not a number, a text, a list, an op of minicl or a Module")
+
+
+def build(spec: Any) -> Any:
+    """What encode() has encoded. Raises ValueError if a class is not known, or its constructor refuses the arguments."""
+    if isinstance(spec, list):
+        return tuple(build(item) for item in spec)
+    if not isinstance(spec, dict):
+        return spec
+    if spec == RNG:
+        return np.random.default_rng(0)
+    if "dict" in spec:
+        return {key: build(item) for key, item in spec["dict"].items()}
+    if "op" in spec:
+        return getattr(ops, spec["op"])
+    try:
+        cls = _find(spec["class"])
+        arguments = {key: build(item) for key, item in spec["arguments"].items()}
+        if unknown := arguments.keys() - _signature(cls).parameters:
+            raise TypeError(f"it has no argument {', '.join(unknown)}")
+        call = inspect.BoundArguments(_signature(cls), {"self": None, **arguments})      # type: ignore[arg-type]
+        return cls(*call.args[1:], **call.kwargs)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{spec.get('class')} cannot be made ({error})") from error
+
+
+def spec_of(module: Any) -> dict[str, Any]:
+    """The spec of a Module, tested: build(spec) has the same parts and settings.
+
+    Raises ValueError saying why it has none: an argument that JSON cannot hold, a class inside a function, or a change
+    of the module after it was made.
+
+    >>> from minicl import nn
+    >>> spec = spec_of(nn.Sequential(nn.BatchNorm(4), ops.relu))
+    >>> build(spec)[0].weight.shape
+    (4,)
+    """
+    spec = json.loads(module._made)
+    if "unknown" in spec:
+        raise ValueError(spec["unknown"])
+    here, there = _outline(module), _outline(build(spec))
+    if different := [name for name in {**here, **there} if here.get(name) != there.get(name)]:
+        raise ValueError(f"{type(module).__name__}: {different[0] or 'it'} was changed after the constructor, whose "
+                         "arguments no longer describe it")
+    return spec
+
+
+def _outline(module):
+    """{name: class, and settings or shape} of every part, and which names share a parameter."""
+    outline = {}
+    for name, part in module.named_parts():
+        is_array = not hasattr(part, "named_parts")
+        outline[name] = type(part), part.data.shape if is_array else {
+            key: _encoded(value) for key, value in vars(part).items() if key not in SWITCHES}
+    return {**outline, "its shared parameters": [name for name, _ in module.named_state()]}
+
+
+def _encoded(value):
+    try:
+        return encode(value)
+    except ValueError:
+        return None
+
+
+@functools.cache
+def _signature(cls):
+    return inspect.signature(cls.__init__)
+
+
+@functools.cache
+def _public_name(cls):
+    """minicl.nn.ConvNet, not minicl.nn.encoders.ConvNet: files may move."""
+    package = ".".join(cls.__module__.split(".")[:2])
+    module = package if getattr(sys.modules.get(package), cls.__name__, None) is cls else cls.__module__
+    if "." in cls.__qualname__:
+        raise ValueError("its class is defined inside a function or a class")
+    return f"{module}.{cls.__name__}"
+
+
+def _find(name):
+    """The class of Modules with this name."""
+    module, _, attribute = name.rpartition(".")
+    if module.split(".")[0] == "minicl":
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
+    cls = getattr(sys.modules.get(module), attribute, None)
+    if not isinstance(cls, type) or not isinstance(getattr(cls, "_made", None), str):
+        raise ValueError(f"the class {name} is not known here; import the file that defines it first")
+    return cls

@@ -1,0 +1,62 @@
+"""A word-level tokenizer: captions -> token ids. It is a Module, so a checkpoint says how it was made."""
+
+import difflib
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..checks import require_integers
+from ..typing import HostArray
+from .module import Module
+
+WORD = re.compile(r"\w+(?:['’]\w+)*")                        # "don't" is one word; punctuation is none
+
+
+class WordTokenizer(Module):
+    """Captions -> ids (N, T) int64, T the words of the longest: 0 is padding, words[k] is 1 + k, in lower case.
+
+    words    the vocabulary, each word once
+    length   the most words that a caption may have
+    unknown  True: other words get the id 1 + len(words), punctuation is dropped and captions are cut at length, as for
+             captions that people wrote. False: a word that is not in the vocabulary is an error
+
+    size     how many ids there are, with padding: what a text encoder's vocabulary must be
+
+    >>> tokenizer = WordTokenizer(["red", "seven"], length=4)
+    >>> tokenizer(["Red seven", "seven"]).tolist(), tokenizer.size
+    ([[1, 2], [2, 0]], 3)
+    """
+
+    def __init__(self, words: Sequence[str], length: int, *, unknown: bool = False):
+        require_integers("WordTokenizer", 1, length=length)
+        if isinstance(words, str) or not all(isinstance(word, str) and word == word.lower() for word in words):
+            raise ValueError(f"WordTokenizer: words must be a list of words in lower case, got {words!r:.100}")
+        self.vocabulary = {word: 1 + k for k, word in enumerate(words)}
+        if len(self.vocabulary) < max(1, len(words)):
+            raise ValueError(f"WordTokenizer: words must be different and at least one, got {words!r:.100}")
+        self.length, self.unknown, self.size = length, unknown, 1 + len(words) + unknown
+
+    def forward(self, captions: Sequence[str]) -> HostArray:
+        if isinstance(captions, str) or not all(isinstance(caption, str) for caption in captions):
+            raise ValueError(f"tokenize: expected a list of captions, each a str, got {captions!r:.100}")
+        split = [self._words(caption) for caption in captions]
+        ids = np.zeros((len(captions), max(map(len, split), default=0)), dtype=np.int64)
+        for row, words in zip(ids, split):
+            row[:len(words)] = [self.vocabulary.get(word, len(self.vocabulary) + 1) for word in words]
+        return ids
+
+    def _words(self, caption):
+        if self.unknown:
+            words = WORD.findall(caption.lower())[:self.length]
+        else:
+            words = caption.lower().split()
+            for word in words:
+                if word not in self.vocabulary:
+                    near = difflib.get_close_matches(word, self.vocabulary, 1)
+                    raise ValueError(f"tokenize: unknown word {word!r} in {caption!r}"
+                                     + (f"; did you mean {near[0]!r}?" if near else "")
+                                     + f" The vocabulary has {len(self.vocabulary)} words")
+        if not 1 <= len(words) <= self.length:
+            raise ValueError(f"tokenize: expected captions of 1 to {self.length} words, got {len(words)}: {caption!r}")
+        return words

@@ -1,0 +1,161 @@
+"""What a run has trained, ready to use, without the script that trained it.
+
+    trained = minicl.load("runs/simclr_mnist")
+    h = trained.encode(images)                               # (N, features)
+
+A checkpoint says how its models were made (nn/spec.py) beside their weights; load() makes them again and fills them.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .backend import get_backend, is_array, to_device
+from .checkpoint import CheckpointError, load_checkpoint
+from .data import DataError, open_image
+from .evaluate import encode, to_float
+from .methods import CPC, LastContext
+from .nn import Module
+from .nn.spec import build
+from .typing import Array, ArrayModule
+
+TOKENIZER = "tokenizer"                # the name under which a script gives its tokenizer to Run.steps
+
+
+def load(folder: str | os.PathLike, backend: str | ArrayModule = "numpy", *, model: str | None = None) -> "Trained":
+    """What the run in `folder` has trained, as of its last checkpoint, on a backend: a Trained.
+
+    model  which one, if the run trained several: "BYOL" of those of collapse.py
+
+    Architecture and weights come from checkpoint.npz alone. The run may have been on another backend, and may still go
+    on. Nothing is unpickled; classes of Modules that are not minicl's must be imported before.
+
+    Raises CheckpointError, in one line, if there is no checkpoint, if it is damaged, or if its model cannot be made
+    again; and BackendError.
+    """
+    xp = get_backend(backend) if isinstance(backend, str) else backend
+    folder = Path(folder)
+    path = folder / "checkpoint.npz"
+    if not path.is_file():
+        what = "is not the folder of a run" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
+        raise CheckpointError(f"load: {folder} {what}; give a folder with the checkpoint.npz that a run writes after its "
+                              "first epoch")
+    arrays, meta = load_checkpoint(path)
+    specs = meta.get("models")
+    if not isinstance(specs, dict) or not specs:
+        raise CheckpointError(f"load: {path} does not say how its model was made, as checkpoints of this version do; make "
+                              "the model and give it the arrays of minicl.checkpoint.load_checkpoint(path)")
+    names = {name.removeprefix("model "): name for name in specs if name != TOKENIZER}
+    if model is None and len(names) == 1:
+        model = next(iter(names))
+    if model not in names:
+        raise CheckpointError(f"load: {folder} has the models {', '.join(map(repr, names))}; choose one by model=, got "
+                              f"{model!r}")
+    tokenizer = _rebuilt(TOKENIZER, specs, arrays, path) if TOKENIZER in specs else None
+    return Trained(folder, _rebuilt(names[model], specs, arrays, path).to(xp), meta, tokenizer, xp)
+
+
+def _rebuilt(name, specs, arrays, path):
+    """The model of this name, with its weights, in evaluation mode."""
+    try:
+        if "unknown" in specs[name]:
+            raise ValueError(specs[name]["unknown"])
+        module = build(specs[name])
+        state = {key[len(name) + 1:]: array for key, array in arrays.items() if key.startswith(name + ".")}
+        if any(array.dtype == "float64" for array in state.values()):
+            module.astype("float64")
+        module.load_state_dict(state)
+    except ValueError as error:
+        raise CheckpointError(f"load: {path}: {name} cannot be made again: " + " ".join(str(error).split())) from error
+    return module.eval()
+
+
+class Trained:
+    """A trained model and what it needs to be used. minicl.load makes it.
+
+    model        the Module that the run trained, e.g. a SimCLR or CLIP, in evaluation mode, on xp
+    encoder      the part of it that is used afterwards, which gives h (B, features); of CPC the context after the last
+                 window
+    tokenizer    of a model that reads text: list of captions -> ids (N, T); else None
+    image_shape  (H, W, C), or None if it does not read images
+    name         of the script; config: its options; step of total: how far the training has come
+    data         what it was trained on, {field: its text, or dtype, shape and hash}, such as {"name": "MNIST", ...}
+    """
+
+    image_shape: tuple[int, int, int] | None
+
+    def __init__(self, folder: Path, model: Module, meta: dict[str, Any], tokenizer: Module | None, xp: ArrayModule):
+        self.folder, self.model, self.tokenizer, self.xp = folder, model, tokenizer, xp
+        self.encoder = LastContext(model).eval() if isinstance(model, CPC) else getattr(model, "encoder", model)
+        shapes = [module.image_shape for module in self.encoder.modules() if "image_shape" in vars(module)]
+        self.image_shape = shapes[0] if shapes else None
+        self.name, self.config, self.data = meta.get("name"), meta.get("config", {}), meta.get("data", {})
+        self.step, self.total = meta.get("step"), meta.get("total")
+
+    def __repr__(self):
+        data = self.data.get("name", "data without a name")
+        return (f"Trained({str(self.folder)!r}: {type(self.model).__name__} of {self.image_shape or 'sequences'}, trained "
+                f"on {data} for {self.step} of {self.total} steps)")
+
+    def encode(self, items: Any, *, batch: int = 500) -> Array:
+        """Features (N, d) of N items, an array of xp.
+
+        items  images (N, H, W, C), uint8, or floating-point in [0, 1]; of grey ones also (N, H, W). Or a path or a list
+               of paths of picture files, which are opened a batch at a time, cut and resized by data.open_image. Of CPC
+               sequences (N, T, C), uint8 or floating-point
+        batch  items at a time; the result does not depend on it but for rounding
+
+        In evaluation mode and without a tape. Raises DataError for arrays of another shape, dtype or range, and for a
+        file that is not a picture.
+        """
+        if is_array(items):
+            return encode(self.encoder, self._checked(items), self.xp, batch, prepare=self._floats)
+        items = [items] if isinstance(items, (str, os.PathLike)) else list(items)
+        if not all(isinstance(item, (str, os.PathLike)) for item in items):
+            raise DataError("encode: expected one array, or a list of paths; stack a list of images by np.stack")
+        if not self.image_shape or self.image_shape[0] != self.image_shape[1]:
+            raise DataError("encode: files are opened as square pictures, but this model reads "
+                            f"{self.image_shape or 'sequences'}")
+        return encode(self.encoder, items, self.xp, batch, prepare=self._opened)  # type: ignore[arg-type]
+
+    def encode_text(self, captions: str | Sequence[str], *, batch: int = 500) -> Array:
+        """Embeddings (N, d) of N captions, to compare by cosine with those of images.
+
+        Raises DataError for words that the model has not learned, and unless the run trained a CLIP.
+        """
+        if self.tokenizer is None:
+            raise DataError(f"encode_text: {self.folder} has trained a {type(self.model).__name__}, which reads no text; "
+                            "give the folder of a CLIP")
+        try:
+            ids = self.tokenizer([captions] if isinstance(captions, str) else captions)
+        except ValueError as error:
+            raise DataError(f"encode_text: {error}") from error
+        return encode(self.model.text, ids, self.xp, batch, prepare=to_device)
+
+    def _checked(self, items):
+        """items, or a DataError that says what is wrong with them."""
+        if items.dtype.name not in ("uint8", "float16", "float32", "float64"):
+            raise DataError(f"encode: expected uint8 or floating-point arrays, got {items.dtype}")
+        if not self.image_shape:
+            return items
+        if items.ndim == 3 and self.image_shape == (*items.shape[1:], 1):
+            items = items[..., None]
+        if items.ndim != 4 or items.shape[1:] != self.image_shape:
+            hint = "one image is images[None]" if items.shape == self.image_shape else "resize them, or give paths of files"
+            raise DataError(f"encode: expected images (N, {', '.join(map(str, self.image_shape))}), got {items.shape}; "
+                            + hint)
+        if items.dtype.kind == "f" and items.size and not (0 <= items.min() and items.max() <= 1):
+            raise DataError(f"encode: expected floating-point images in [0, 1], as the model was trained on, got "
+                            f"{float(items.min()):.3g} to {float(items.max()):.3g}; give uint8, or divide by 255")
+        return items
+
+    def _floats(self, items, xp):
+        items = to_float(items, xp) if items.dtype == "uint8" else to_device(items, xp)
+        return items.astype(self.model.parameters()[0].dtype)
+
+    def _opened(self, paths, xp):
+        size, _, channels = self.image_shape
+        return self._floats(np.stack([open_image(path, size, channels=channels) for path in paths]), xp)

@@ -1,0 +1,303 @@
+"""minicl.load: what every training script has trained, on either backend, and one line for what cannot be loaded."""
+
+import functools
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import sequences
+from example_runs import EXAMPLES, run_example
+from PIL import Image
+from small_runs import start, train
+
+import minicl
+from minicl import nn, ops
+from minicl.backend import array_module, to_device, to_host
+from minicl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from minicl.data import DataError, digits, generate_digits, open_image, shapes
+from minicl.evaluate import encode
+from minicl.methods import BYOL, CLIP, CPC, MoCo, SimCLR, SimSiam, WindowEncoder
+from minicl.nn.spec import build, spec_of
+from minicl.run import Run
+
+DIGITS = ("--data", "digits", "--batch", 16, "--epochs", 1)
+SHAPES = ("--data", "shapes", "--batch", 16, "--epochs", 1, "--width", 2, "--queue", 32, "--splits", 2)
+SCRIPTS = {                                                  # id: (script, options, which model)
+    "simclr_mnist": ("simclr_mnist", DIGITS, None),
+    "simclr_mnist mlp": ("simclr_mnist", (*DIGITS, "--encoder", "mlp", "--head", "none"), None),
+    "moco_mnist": ("moco_mnist", (*DIGITS, "--queue", 32), None),
+    "simclr_cifar10": ("simclr_cifar10", SHAPES, None),
+    "resnet9": ("simclr_cifar10", (*SHAPES, "--encoder", "resnet9", "--method", "moco"), None),
+    "resnet18": ("simclr_cifar10", (*SHAPES, "--encoder", "resnet18"), None),
+    "collapse": ("collapse", DIGITS, "BYOL"),
+    "collapse SimSiam": ("collapse", DIGITS, "SimSiam"),
+    "circle": ("circle", DIGITS, "uniformity only"),
+    "clip_captions": ("clip_captions", DIGITS, None),
+    "clip_captions bag": ("clip_captions", (*DIGITS, "--text", "bag"), None),
+    "cpc_sequences": ("cpc_sequences", ("--batch", 16, "--epochs", 1), None),
+    "cpc_sequences rows": ("cpc_sequences", ("--data", "digit-rows", "--batch", 16, "--epochs", 1, "--context", "none"), None),
+}
+
+
+@pytest.fixture
+def trained_by(monkeypatch, tmp_path):
+    """trained_by(script, options): its folder, and the model as the script has it after the last step; no evaluation."""
+    monkeypatch.setattr(digits, "generate_digits", functools.partial(digits.generate_digits, 48, 24))
+    monkeypatch.setattr(shapes, "generate_shapes", functools.partial(shapes.generate_shapes, 48, 24))
+    monkeypatch.setattr(sequences, "generate_rotations", functools.partial(sequences.generate_rotations, n_train=48, n_test=24))
+    steps, models = Run.steps, {}
+
+    def only_training(run, total, rng, **options):
+        models.update(options)
+        yield from steps(run, total, rng, **options)
+        raise KeyboardInterrupt
+    monkeypatch.setattr(Run, "steps", only_training)
+
+    def run(script, options):
+        assert run_example(script, *options, "--out", tmp_path / "out") == 130
+        return tmp_path / "out", models
+    return run
+
+
+def test_every_script_that_trains_a_model_is_listed():
+    trains = {path.stem for path in EXAMPLES.glob("*.py") if re.search(r"in run\.steps\((?!.*\bcritic=)", path.read_text())}
+    assert trains == {script for script, _, _ in SCRIPTS.values()}
+
+
+@pytest.mark.parametrize("script, options, which", SCRIPTS.values(), ids=SCRIPTS)
+def test_what_a_script_trained_is_loaded_without_it_on_either_backend(trained_by, script, options, which, xp, rng):
+    folder, models = trained_by(script, options)
+    model = models["model" if which is None else f"model {which}"].eval()
+    trained = minicl.load(folder, xp, model=which)
+    assert trained.name == script and trained.config["seed"] == 0 and trained.step == trained.total > 0
+    loaded, kept = trained.model.state_dict(), model.state_dict()
+    assert loaded.keys() == kept.keys() and all(np.array_equal(loaded[name], kept[name]) for name in kept)
+
+    if script == "cpc_sequences":
+        items = rng.random((5, 12, models["data"].train.shape[2]), dtype="float32")
+        expected = model(np.ascontiguousarray(items.transpose(1, 0, 2)))[1].data[-1]
+    else:
+        items = rng.integers(0, 256, (5, *trained.image_shape), dtype=np.uint8)
+        expected = encode(model.image if script == "clip_captions" else model, items, np)
+        expected = expected[0] if isinstance(expected, tuple) else expected
+    h = trained.encode(items, batch=2)
+    assert array_module(h) is xp and h.ndim == 2
+    np.testing.assert_allclose(to_host(h), expected, rtol=1e-5, atol=1e-5)
+    assert not any(module.training for module in trained.encoder.modules())
+    if script == "clip_captions":
+        captions = ["a red seven", "seven"]
+        expected = encode(model.text, models["tokenizer"](captions), np, prepare=to_device)
+        np.testing.assert_allclose(to_host(trained.encode_text(captions)), expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(to_host(trained.encode_text("seven")), expected[1:], rtol=1e-5, atol=1e-5)
+
+
+# ---------------------------------------------------------------- images
+
+class Data:
+    """What trains in a moment: a folder with a SimCLR that has seen nothing."""
+
+    def __init__(self, folder, model, **meta):
+        folder.mkdir(exist_ok=True)
+        self.folder, self.model = folder, model
+        save_checkpoint(folder / "checkpoint.npz", {"model": model}, {"models": {"model": spec_of(model)}, **meta})
+
+
+@pytest.fixture
+def grey(tmp_path, rng):
+    encoder = nn.ConvNet((28, 28, 1), (4, 8), strides=(2, 1), rng=rng)
+    return Data(tmp_path / "run", SimCLR(encoder, nn.projection_head("mlp", encoder.features, dim=4, rng=rng)))
+
+
+def test_bytes_floats_and_files_of_the_same_pictures_have_the_same_features(grey, tmp_path, xp):
+    images = generate_digits(6, 2).train_images
+    trained = minicl.load(grey.folder, xp)
+    h = to_host(trained.encode(images))
+    files = [tmp_path / f"digit {k} ü.png" for k in range(6)]
+    for file, image in zip(files, images):
+        Image.fromarray(image[:, :, 0]).save(file)
+    assert np.array_equal(open_image(files[0], 28, channels=1), images[0])
+    floats = images.astype("float32") * np.float32(1 / 255)
+    for items in (images[..., 0], floats, xp.asarray(floats), floats[..., 0].astype("float64"), files, [str(f) for f in files]):
+        np.testing.assert_allclose(to_host(trained.encode(items, batch=4)), h, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(to_host(trained.encode(files[2])), h[2:3], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("items, message", [
+    (lambda: np.zeros((2, 32, 32, 3), "uint8"), r"expected images \(N, 28, 28, 1\), got \(2, 32, 32, 3\); resize them"),
+    (lambda: np.zeros((28, 28, 1), "uint8"), r"one image is images\[None\]"),
+    (lambda: np.zeros((28, 28), "uint8"), "expected images"),
+    (lambda: np.full((2, 28, 28, 1), 255.0), r"in \[0, 1\].* got 255 to 255; give uint8, or divide by 255"),
+    (lambda: np.full((2, 28, 28, 1), np.nan), r"in \[0, 1\].* got nan"),
+    (lambda: -np.ones((2, 28, 28, 1), "float32"), r"in \[0, 1\]"),
+    (lambda: np.zeros((2, 28, 28, 1), "int64"), "expected uint8 or floating-point arrays, got int64"),
+    (lambda: np.zeros((2, 28, 28, 1), bool), "got bool"),
+    (lambda: np.zeros((0, 28, 28, 1), "uint8"), "at least one item, got none"),
+    (lambda: [], "at least one item, got none"),
+    (lambda: [np.zeros((28, 28, 1), "uint8")], "stack a list of images by np.stack"),
+    (lambda: "nowhere/no such.png", r"nowhere/no such.png: No such file"),
+    (lambda: [__file__], "test_trained.py: not a picture"),
+])
+def test_what_is_not_an_image_of_the_encoder_is_refused_in_one_line(grey, items, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        minicl.load(grey.folder).encode(items())
+    assert "\n" not in str(caught.value)
+
+
+def test_text_needs_a_model_that_reads_it(grey, trained_by):
+    with pytest.raises(DataError, match="has trained a SimCLR, which reads no text; give the folder of a CLIP"):
+        minicl.load(grey.folder).encode_text("seven")
+
+
+def test_other_names_for_one_picture_file_are_not_sequences(tmp_path, rng):
+    model = CPC(WindowEncoder(3, 4, rng=rng), nn.GRU(32, 8, rng=rng), 2, rng=rng)
+    with pytest.raises(DataError, match="files are opened as square pictures, but this model reads sequences"):
+        minicl.load(Data(tmp_path / "run", model).folder).encode("a.png")
+
+
+# ---------------------------------------------------------------- folders that cannot be loaded
+
+def damage(folder, change):
+    """The folder with a checkpoint whose meta and arrays were changed and signed again."""
+    arrays, meta = load_checkpoint(folder / "checkpoint.npz")
+    meta.pop("format", None)
+    state = {name.partition(".")[2]: array for name, array in arrays.items()}
+    change(meta, state)
+    part = type("Part", (), {"state_dict": lambda self: state})()
+    save_checkpoint(folder / "checkpoint.npz", {"model": part}, meta)
+
+
+def arguments(meta):
+    return meta["models"]["model"]["arguments"]["encoder"]["arguments"]
+
+
+FOLDERS = {
+    "nothing there": (shutil.rmtree, "does not exist; give a folder"),
+    "no checkpoint": (lambda f: (f / "checkpoint.npz").unlink(), "is not the folder of a run; give a folder with the checkpoint"),
+    "a file": (lambda f: (shutil.rmtree(f), f.write_text("x")), "is a file; give a folder"),
+    "the checkpoint is a folder": (lambda f: ((f / "checkpoint.npz").unlink(), (f / "checkpoint.npz").mkdir()), "is not the folder"),
+    "empty": (lambda f: (f / "checkpoint.npz").write_bytes(b""), "is not a readable minicl checkpoint"),
+    "cut": (lambda f: (f / "checkpoint.npz").write_bytes((f / "checkpoint.npz").read_bytes()[:-300]), "is not a readable"),
+    "one byte": (lambda f: flip(f / "checkpoint.npz"), "is not a readable minicl checkpoint"),
+    "no models": (lambda f: damage(f, lambda m, s: m.pop("models")), "does not say how its model was made"),
+    "models is a list": (lambda f: damage(f, lambda m, s: m.update(models=[1])), "does not say how its model was made"),
+    "unknown": (lambda f: damage(f, lambda m, s: m.update(models={"model": {"unknown": "f: a lambda"}})), "made again: f: a lambda"),
+    "no class": (lambda f: damage(f, lambda m, s: m["models"]["model"].pop("class")), "cannot be made"),
+    "other class": (lambda f: damage(f, lambda m, s: m["models"]["model"].update({"class": "minicl.nn.Linear"})), "cannot be made"),
+    "not a class": (lambda f: damage(f, lambda m, s: m["models"]["model"].update({"class": "os.system"})),
+                    "the class os.system is not known here; import the file that defines it first"),
+    "no module": (lambda f: damage(f, lambda m, s: m["models"]["model"].update({"class": "minicl.nowhere.X"})), "not known here"),
+    "argument missing": (lambda f: damage(f, lambda m, s: arguments(m).pop("image_shape")), "cannot be made"),
+    "argument unknown": (lambda f: damage(f, lambda m, s: arguments(m).update(colour=1)), "cannot be made|unexpected"),
+    "argument refused": (lambda f: damage(f, lambda m, s: arguments(m).update(grid=0)), "grid must be an integer >= 1"),
+    "other sizes": (lambda f: damage(f, lambda m, s: arguments(m).update(channels=[4, 9])), "shape"),
+    "a weight missing": (lambda f: damage(f, lambda m, s: s.pop("head.steps.0.weight")), "missing"),
+    "a weight too many": (lambda f: damage(f, lambda m, s: s.update(more=np.ones(2))), "more: unknown"),
+}
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("change, message", FOLDERS.values(), ids=FOLDERS)
+def test_a_wrong_or_damaged_folder_is_one_line(grey, change, message):
+    change(grey.folder)
+    before = sorted(grey.folder.parent.rglob("*"))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        minicl.load(grey.folder)
+    assert "\n" not in str(caught.value) and sorted(grey.folder.parent.rglob("*")) == before
+
+
+def test_one_of_several_models_must_be_named(tmp_path, rng):
+    models = {f"model {name}": nn.MLP((4, 4, 1), (3,), rng=rng) for name in ("A", "B")}
+    save_checkpoint(tmp_path / "checkpoint.npz", models, {"models": {name: spec_of(model) for name, model in models.items()}})
+    for which in (None, "C", ""):
+        with pytest.raises(CheckpointError, match=f"has the models 'A', 'B'; choose one by model=, got {which!r}"):
+            minicl.load(tmp_path, model=which)
+    assert np.array_equal(minicl.load(tmp_path, model="B").model.layers[0].weight.data, models["model B"].layers[0].weight.data)
+
+
+def test_a_loaded_model_trains_on(grey, rng):
+    encoder = minicl.load(grey.folder).encoder.train()
+    encoder(rng.random((4, 28, 28, 1), dtype="float32")).sum().backward()
+    assert all(parameter.grad is not None for parameter in encoder.parameters())
+
+
+# ---------------------------------------------------------------- how a Module was made
+
+def every_method(rng):
+    def pair():
+        encoder = nn.ConvNet((8, 8, 3), [4, 8], grid=1, strides=(1, 2), rng=rng)
+        return encoder, nn.projection_head("mlp", encoder.features, hidden=5, dim=4, rng=rng)
+
+    yield SimCLR(*pair())
+    yield SimCLR(nn.MLP((2, 2, 1), np.array([3, 4]).tolist(), rng=rng), nn.Sequential())
+    yield MoCo(*pair(), dim=4, queue=np.int64(8), m=np.float32(0.5), splits=2)
+    yield BYOL(*pair(), nn.projection_head("linear", 4, dim=4, rng=rng), m=0.9)
+    yield SimSiam(*pair(), nn.Linear(4, 4, rng=rng))
+    yield CLIP(nn.ResNet9((8, 8, 3), 2, rng=rng), nn.Transformer(9, 5, 8, heads=2, rng=rng), 4, temperature=0.1, rng=rng)
+    yield CLIP(nn.ResNet18((8, 8, 3), width=2, rng=rng), nn.BagOfTokens(9, rng=rng), dim=3, rng=rng)
+    yield CPC(WindowEncoder(3, 2, rng=rng, features=4), nn.GRU(4, 5, rng=rng), ahead=2, rng=rng)
+    yield CPC(WindowEncoder(3, 2, rng=rng), None, 1, rng=rng)
+    yield nn.Sequential(nn.Linear(3, 4, rng=rng), ops.gelu, nn.Dropout(0.5, rng=rng), nn.LayerNorm(4), nn.Embedding(2, 3, rng=rng))
+    yield nn.WordTokenizer(["a", "b"], 3, unknown=True)
+
+
+def test_every_method_is_made_again_from_json_and_takes_its_weights(rng):
+    for module in every_method(rng):
+        twin = build(json.loads(json.dumps(spec_of(module))))
+        twin.load_state_dict(module.state_dict())
+        assert repr(twin) == repr(module) and type(twin) is type(module)
+
+
+class Mine(nn.Module):
+    def __init__(self, size, table=None, *more, settings=None, rng):
+        self.layer, self.size = nn.Linear(size, size, rng=rng), size
+        self.settings, self.more = settings or {}, more
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+def test_a_module_of_ones_own_is_found_where_it_was_imported(rng):
+    spec = spec_of(Mine(3, None, 1, "b", settings={"class": 2, "dict": [None, True]}, rng=rng))
+    assert spec["class"] == "test_trained.Mine"
+    twin = build(spec)
+    assert twin.more == (1, "b") and twin.settings == {"class": 2, "dict": (None, True)}
+
+
+@pytest.mark.parametrize("make, reason", [
+    (lambda rng: nn.Sequential(nn.Linear(2, 2, rng=rng), lambda x: x), "the function '<lambda>' is not a number"),
+    (lambda rng: nn.Sequential(np.tanh), "a ufunc is not a number"),
+    (lambda rng: nn.Sequential(nn.Sequential(abs)), "a builtin_function_or_method is not"),
+    (lambda rng: Mine(2, np.zeros(3), rng=rng), "Mine: a ndarray is not a number"),
+    (lambda rng: Mine(2, float("nan"), rng=rng), "a float is not"),
+    (lambda rng: type("Inner", (Mine,), {"__qualname__": "f.<locals>.Inner"})(2, rng=rng), "defined inside a function"),
+    (lambda rng: type("Gone", (Mine,), {})(2, rng=rng), "the class test_trained.Gone is not known here"),
+    (lambda rng: changed(nn.Sequential(ops.relu), lambda m: m.__setitem__(0, ops.tanh)), "was changed after the constructor"),
+    (lambda rng: changed(nn.Conv2d(1, 1, rng=rng), lambda m: setattr(m, "stride", 2)), "was changed after the constructor"),
+    (lambda rng: changed(nn.MLP((2, 2, 1), (3, 4), rng=rng), lambda m: m.layers.pop()), "was changed after the constructor"),
+    (lambda rng: changed(SimCLR(*[nn.Linear(2, 2, rng=rng) for _ in "12"]), lambda m: setattr(m.head, "weight", m.encoder.weight)),
+     "was changed after the constructor"),
+    (lambda rng: SimCLR(*[nn.Linear(2, 2, rng=rng)] * 2), "its shared parameters was changed"),
+])
+def test_a_module_that_json_does_not_describe_has_no_spec_and_a_reason(rng, make, reason):
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        spec_of(make(rng))
+
+
+def changed(module, change):
+    change(module)
+    return module
+
+
+def test_a_run_of_a_model_that_cannot_be_described_trains_and_says_so(out, capsys, monkeypatch):
+    monkeypatch.setattr("small_runs.Sequential", lambda *steps: nn.Sequential(*steps, lambda x: x))
+    train(start(out))
+    assert "model: its weights are saved, but minicl.load will not be able to build it: Sequential: the function" in capsys.readouterr().out
+    with pytest.raises(CheckpointError, match="model cannot be made again: Sequential: the function '<lambda>'"):
+        minicl.load(out)
