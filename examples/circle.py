@@ -2,6 +2,7 @@
 
     python examples/circle.py                            # CPU, about a minute and a half
     python examples/circle.py --backend cupy
+    mpirun -n 4 python examples/circle.py                # four processes share every batch
 
 Embeddings in two dimensions, normalised, are points on a circle. Four encoders start from the same weights and see
 the same views; one learns by alignment alone, one by uniformity alone, one by their sum, one by NT-Xent. The picture
@@ -15,6 +16,7 @@ from minicl import get_backend, no_grad, viz
 from minicl.backend import threads, to_host
 from minicl.contrastive import alignment_loss, l2_normalize, nt_xent, uniformity_loss
 from minicl.data import Batches, load_images, mnist_views, two_views
+from minicl.distributed import ALONE, get_world
 from minicl.evaluate import alignment, knn_accuracy, to_float, uniformity, uniformity_floor
 from minicl.methods import SimCLR
 from minicl.nn import ConvNet, projection_head
@@ -23,14 +25,14 @@ from minicl.options import at_least, options
 from minicl.run import Run, command
 
 
-def both_uniform(z1, z2):
-    return (uniformity_loss(z1) + uniformity_loss(z2)) / 2
+def both_uniform(z1, z2, world):
+    return (uniformity_loss(z1, world=world) + uniformity_loss(z2, world=world)) / 2
 
 
 LOSSES = {
-    "alignment only": lambda z1, z2, tau: alignment_loss(z1, z2),
-    "uniformity only": lambda z1, z2, tau: both_uniform(z1, z2),
-    "both": lambda z1, z2, tau: alignment_loss(z1, z2) + both_uniform(z1, z2),
+    "alignment only": lambda z1, z2, tau, world=ALONE: alignment_loss(z1, z2, world=world),
+    "uniformity only": lambda z1, z2, tau, world=ALONE: both_uniform(z1, z2, world),
+    "both": lambda z1, z2, tau, world=ALONE: alignment_loss(z1, z2, world=world) + both_uniform(z1, z2, world),
     "NT-Xent": nt_xent,
 }
 
@@ -40,18 +42,20 @@ def main():
     parser.add_argument("--images", type=at_least(20), default=10_000, help="training images, the first of the data")
     args = parser.parse_args()
 
+    world = get_world(args.backend)
     xp = get_backend(args.backend, args.precision)
-    run = Run(args, "circle")
+    run = Run(args, "circle", world)
     rng = np.random.default_rng(args.seed)
 
-    data = load_images(args.data, args.data_dir, seed=args.seed, log=run.print)
+    data = run.once(load_images, args.data, args.data_dir, seed=args.seed, log=run.print)
     train = data.train_images[:args.images]
     run.print(f"data: {data.name}, {len(train)} training and {len(data.test_images)} test images")
     batches = Batches(len(train), args.batch, seed=args.seed)
     augment = mnist_views()
 
     # One encoder into two dimensions for each loss, all from the same weights, and one that is not trained.
-    models = {name: encoder(train.shape[1:], args.seed).to(xp) for name in ["random weights", *LOSSES]}
+    models = {name: encoder(train.shape[1:], args.seed).to(xp).across(world, views=2)
+              for name in ["random weights", *LOSSES]}
     optimizers = {name: AdamW(models[name], args.lr) for name in LOSSES}
     parts = {f"{kind} {name}": part for kind, group in (("model", models), ("optimizer", optimizers))
              for name, part in group.items()}
@@ -59,12 +63,13 @@ def main():
     total = args.epochs * batches.per_epoch
     with threads(args.threads, keep_memory=args.keep_memory):
         for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, **parts):
-            view1, view2 = two_views(augment, to_float(train[batches[step]], xp), rng)
+            images = to_float(train[batches[step][world.part]], xp)
+            view1, view2 = two_views(augment, images, rng, world)
             views = xp.concatenate([view1, view2])                                   # (2N, 28, 28, 1)
             metrics = {}
             for name, loss_of in LOSSES.items():
                 h, z = models[name](views)                                           # (2N, features), (2N, 2)
-                loss = loss_of(z[:args.batch], z[args.batch:], args.tau)
+                loss = loss_of(z[:len(images)], z[len(images):], args.tau, world=world)
 
                 optimizers[name].zero_grad()
                 loss.backward()
@@ -74,6 +79,8 @@ def main():
             if run.logs(step):
                 run.log(step, epoch=step // batches.per_epoch + 1, loss=sum(metrics.values()), **metrics)
 
+        if world.rank > 0:
+            return                                           # the rest is little work, for one process
         # Where views of test images go. (Unchanged images lie to one side: no encoder was asked to spread those.)
         labels = data.test_labels[:2000]
         view1, view2 = two_views(augment, to_float(data.test_images[:2000], xp), rng)

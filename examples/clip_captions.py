@@ -4,6 +4,7 @@
     python examples/clip_captions.py --data digits --epochs 30     # 10,000 generated digits: more passes
     python examples/clip_captions.py --text bag           # captions as bags of words, without attention
     python examples/clip_captions.py --backend cupy       # the same code on a GPU
+    mpirun -n 4 python examples/clip_captions.py          # four processes share every batch
 
 Images show digits of several colours, sizes and places, and a grammar describes them. The model learns to match images
 with their captions. A fifth of all combinations of digit, colour and place never occurs in training. On those it is
@@ -19,6 +20,7 @@ from minicl import get_backend, viz
 from minicl.backend import peak_memory_mib, threads, to_device, to_host
 from minicl.contrastive import clip_loss, l2_normalize
 from minicl.data import Batches, load_images, same_caption_ids
+from minicl.distributed import ALONE, get_world
 from minicl.evaluate import (alignment, class_embeddings, encode, final_loss, retrieval_recall, to_float, uniformity,
                              zero_shot_accuracy)
 from minicl.methods import CLIP
@@ -47,12 +49,13 @@ def main():
     if args.tau < 0.01:
         parser.error(f"--tau: expected 0.01 or more, because CLIP holds 1/tau at 100 or below, got {args.tau}")
 
+    world = get_world(args.backend)
     xp = get_backend(args.backend, args.precision)
-    run = Run(args, "clip_captions")
+    run = Run(args, "clip_captions", world)
     rng = np.random.default_rng(args.seed)
 
     # Data: digits. Colour, size, place and caption are drawn anew for every batch.
-    data = load_images(args.data, args.data_dir, seed=args.seed, log=run.print)
+    data = run.once(load_images, args.data, args.data_dir, seed=args.seed, log=run.print)
     dataset = CaptionedDigits()
     batches = Batches(len(data.train_images), args.batch, seed=args.seed)
     run.print(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images; "
@@ -62,7 +65,7 @@ def main():
     words = dataset.tokenize.size
     text = Transformer(words, LENGTH, depth=1, rng=rng) if args.text == "transformer" else BagOfTokens(words, rng=rng)
     encoder = ConvNet((32, 32, 3), (32, 64, 128, 128), strides=(2, 2, 2, 1), rng=rng)    # the last sees whole digits
-    model = CLIP(encoder, text, args.dim, tau=args.tau, rng=rng).to(xp)
+    model = CLIP(encoder, text, args.dim, tau=args.tau, rng=rng).to(xp).across(world)
     optimizer = AdamW(model, args.lr, weight_decay=args.weight_decay)
 
     # Training.
@@ -72,7 +75,7 @@ def main():
                               tokenizer=dataset.tokenize):
             chosen = batches[step]
             loss, image, text = caption_loss(model, dataset, data.train_images[chosen], data.train_labels[chosen],
-                                             rng, xp)
+                                             rng, xp, world)
 
             optimizer.zero_grad()
             loss.backward()
@@ -81,29 +84,33 @@ def main():
             model.clamp_logit_scale()
 
             if run.logs(step):
+                image, text = world.all_gather(image.data), world.all_gather(text.data)      # of the whole batch
                 run.log(step, epoch=step // batches.per_epoch + 1, loss=loss.item(), lr=lr,
-                        scale=math.exp(model.logit_scale.item()), alignment=alignment(image.data, text.data),
-                        uniformity=uniformity(image.data))
+                        scale=math.exp(model.logit_scale.item()), alignment=alignment(image, text),
+                        uniformity=uniformity(image))
 
         # Zero-shot: test images, in combinations that training did not have.
         run.print("evaluating: unseen combinations of attributes, and retrieval")
         rng = np.random.default_rng([args.seed, 1])
         images, attributes = dataset.render(data.test_images, data.test_labels, rng, held_out=True)
-        unseen = encode(model.image, images, xp)
+        unseen = encode(model.image, images, xp, world=world)
         metrics = {f"{attribute}_{kind}": accuracy for (attribute, kind), accuracy in
-                   zero_shot(model, dataset, unseen, attributes, PROMPTS, xp).items()}
+                   zero_shot(model, dataset, unseen, attributes, PROMPTS, xp, world).items()}
 
         # The best of the captions of all combinations, each named in full.
         combinations = np.indices(COUNTS).reshape(4, -1).T                           # (800, 4)
         captions = dataset.caption(combinations, rng, named=dict.fromkeys(NAMES, 1.0))
-        text = embed_captions(model, dataset, captions, xp)
+        text = embed_captions(model, dataset, captions, xp, world)
         metrics["caption"] = zero_shot_accuracy(unseen, text, caption_number(attributes))
 
         # Retrieval among 1000 test images in any combination, and the captions of those that occur.
         shown, seen = dataset.render(data.test_images[:1000], data.test_labels[:1000], rng, held_out=None)
         occurring, caption_ids = np.unique(caption_number(seen), return_inverse=True)
-        recalls = retrieval_recall(encode(model.image, shown, xp), text[to_device(occurring, xp)], caption_ids)
+        recalls = retrieval_recall(encode(model.image, shown, xp, world=world), text[to_device(occurring, xp)],
+                                   caption_ids)
 
+    if world.rank > 0:
+        return                                               # one process draws and writes
     log = run.read_log()
     best = to_host((unseen[:18] @ l2_normalize.forward(text)[0].T).argmax(axis=1))
     draw_curves(run.folder / "curves.png", log, math.log(args.batch))
@@ -127,27 +134,29 @@ def draw_curves(path, log, chance):
                 "title": "scale of the logits, learned", "xlabel": "step", "ylim": (0, None)})
 
 
-def caption_loss(model, dataset, digits, labels, rng, xp):
-    """CLIP's loss of digits (N, 28, 28, 1), each in a new picture with a new caption; and both embeddings (N, dim)."""
+def caption_loss(model, dataset, digits, labels, rng, xp, world=ALONE):
+    """CLIP's loss of digits (N, 28, 28, 1), each in a new picture with a new caption; and both embeddings (N, dim).
+
+    All processes draw the whole batch, and encode their part of it."""
     images, attributes = dataset.render(digits, labels, rng)
     ids = dataset.tokenize(dataset.caption(attributes, rng))
-    same = to_device(same_caption_ids(ids), xp)                                      # captions repeat: no negatives
-    image, text = model(to_float(images, xp), to_device(ids, xp))
-    return clip_loss(image, text, model.logit_scale, caption_ids=same), image, text
+    same = to_device(same_caption_ids(ids)[world.part], xp)                          # captions repeat: no negatives
+    image, text = model(to_float(images[world.part], xp), to_device(ids[world.part], xp))
+    return clip_loss(image, text, model.logit_scale, caption_ids=same, world=world), image, text
 
 
-def embed_captions(model, dataset, captions, xp):
+def embed_captions(model, dataset, captions, xp, world=ALONE):
     """The text embeddings (N, dim) of N captions, as an array."""
-    return encode(model.text, dataset.tokenize(captions), xp, prepare=to_device)
+    return encode(model.text, dataset.tokenize(captions), xp, prepare=to_device, world=world)
 
 
-def zero_shot(model, dataset, images, attributes, prompts, xp):
+def zero_shot(model, dataset, images, attributes, prompts, xp, world=ALONE):
     """{(attribute, kind of prompt): accuracy} of image embeddings (N, dim) whose attributes are known.
 
     prompts  {attribute: {kind: templates with {} for the value's name}}
     """
     def embed(captions):
-        return embed_captions(model, dataset, captions, xp)
+        return embed_captions(model, dataset, captions, xp, world)
 
     return {(attribute, kind): zero_shot_accuracy(images, class_embeddings(embed, NAMES[attribute], templates),
                                                   attributes[:, list(NAMES).index(attribute)])

@@ -2,6 +2,7 @@
 
     python examples/collapse.py                          # CPU, about two minutes
     python examples/collapse.py --backend cupy
+    mpirun -n 4 python examples/collapse.py              # four processes share every batch
 
 A loss that only asks two views of an image to agree is least when all images have the same z. The negatives of NT-Xent
 rule that out. BYOL and SimSiam have no negatives: a predictor and a target without gradient are enough (Grill et al.
@@ -17,6 +18,7 @@ from minicl import get_backend
 from minicl.backend import threads
 from minicl.contrastive import alignment_loss, nt_xent
 from minicl.data import Batches, load_images, mnist_views, two_views
+from minicl.distributed import get_world
 from minicl.evaluate import effective_rank, embedding_std, frozen_accuracies, to_float
 from minicl.methods import BYOL, SimCLR, SimSiam
 from minicl.nn import ConvNet, projection_head
@@ -35,11 +37,12 @@ def main():
     parser.add_argument("--momentum", type=within("[0, 1)"), default=0.9, help="of BYOL's target")
     args = parser.parse_args()
 
+    world = get_world(args.backend)
     xp = get_backend(args.backend, args.precision)
-    run = Run(args, "collapse")
+    run = Run(args, "collapse", world)
     rng = np.random.default_rng(args.seed)
 
-    data = load_images(args.data, args.data_dir, seed=args.seed, log=run.print)
+    data = run.once(load_images, args.data, args.data_dir, seed=args.seed, log=run.print)
     data = dataclasses.replace(data, train_images=data.train_images[:args.images],
                                train_labels=data.train_labels[:args.images])
     run.print(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images")
@@ -47,16 +50,16 @@ def main():
     augment = mnist_views()
 
     # The same encoder and head four times, from the same weights; a predictor for those that need one.
-    shape, N = data.train_images.shape[1:], args.batch
+    shape, n = data.train_images.shape[1:], args.batch // world.size
     models = {"positives only": SimCLR(*encoder_and_head(shape, args)),
               "BYOL": BYOL(*encoder_and_head(shape, args), predictor(args), m=args.momentum),
               "SimSiam": SimSiam(*encoder_and_head(shape, args), predictor(args)),
               "NT-Xent": SimCLR(*encoder_and_head(shape, args))}
-    losses = {"positives only": lambda model, views, z: alignment_loss(z[:N], z[N:]),
+    losses = {"positives only": lambda model, views, z: alignment_loss(z[:n], z[n:], world=world),
               "BYOL": lambda model, views, z: model.loss(z, model.targets(views)),
               "SimSiam": lambda model, views, z: model.loss(z),
-              "NT-Xent": lambda model, views, z: nt_xent(z[:N], z[N:], args.tau)}
-    models = {name: model.to(xp) for name, model in models.items()}
+              "NT-Xent": lambda model, views, z: nt_xent(z[:n], z[n:], args.tau, world=world)}
+    models = {name: model.to(xp).across(world, views=2) for name, model in models.items()}
     optimizers = {name: AdamW(model, args.lr) for name, model in models.items()}
     parts = {f"{kind} {name}": part for kind, group in (("model", models), ("optimizer", optimizers))
              for name, part in group.items()}
@@ -64,8 +67,8 @@ def main():
     total = args.epochs * batches.per_epoch
     with threads(args.threads, keep_memory=args.keep_memory):
         for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, **parts):
-            images = to_float(data.train_images[batches[step]], xp)
-            views = xp.concatenate(two_views(augment, images, rng))                  # (2N, 28, 28, 1)
+            images = to_float(data.train_images[batches[step][world.part]], xp)
+            views = xp.concatenate(two_views(augment, images, rng, world))           # (2N, 28, 28, 1)
             metrics = {"loss": 0.0}                                              # the sum: not finite if one is not
             for name, model in models.items():
                 h, z = model(views)                                                  # (2N, features), (2N, d)
@@ -78,15 +81,18 @@ def main():
                     model.update()
                 if run.logs(step):
                     metrics["loss"] += loss.item()
-                    metrics |= {f"{name}: std": embedding_std(z.data), f"{name}: rank": effective_rank(z.data)}
+                    z = world.all_gather(z.data, views=2)                            # of the whole batch
+                    metrics |= {f"{name}: std": embedding_std(z), f"{name}: rank": effective_rank(z)}
             if run.logs(step):
                 run.log(step, epoch=step // batches.per_epoch + 1, **metrics)
 
         run.print("evaluating h and z: nearest neighbours and linear probe")
         untrained = SimCLR(*encoder_and_head(shape, args)).to(xp)                    # what random weights know
-        accuracies = {name: frozen_accuracies(model, data, xp)[0]
+        accuracies = {name: frozen_accuracies(model, data, xp, world=world)[0]
                       for name, model in {"untrained": untrained, **models}.items()}
 
+    if world.rank > 0:
+        return                                               # one process draws and writes
     log = run.read_log()
     draw(run, log, accuracies, args.dim)
     last = {key: value for key, value in log[-1].items() if ":" in key}

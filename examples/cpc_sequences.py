@@ -3,6 +3,7 @@
     python examples/cpc_sequences.py                     # CPU: a hidden rotation seen through noise
     python examples/cpc_sequences.py --data mnist-rows   # MNIST images as sequences of their rows
     python examples/cpc_sequences.py --backend cupy
+    mpirun -n 4 python examples/cpc_sequences.py         # four processes share every batch
 
 Windows of a sequence are encoded, a GRU summarises those seen so far, and its state predicts the encodings of the
 windows k = 1, 2, ... ahead. The accuracy of choosing the true one among those of the batch's other sequences is
@@ -19,6 +20,7 @@ from minicl import no_grad
 from minicl.backend import peak_memory_mib, threads
 from minicl.contrastive import choice_accuracy, info_nce_from_scores
 from minicl.data import Batches
+from minicl.distributed import ALONE, get_world
 from minicl.evaluate import infonce_bound, linear_probe
 from minicl.methods import CPC, WindowEncoder
 from minicl.nn import GRU
@@ -47,13 +49,14 @@ def main():
     args = parser.parse_args()
     window = args.window or WINDOW[args.data]
 
+    world = get_world(args.backend)
     xp = get_backend(args.backend, args.precision)
-    run = Run(args, "cpc_sequences")
+    run = Run(args, "cpc_sequences", world)
     rng = np.random.default_rng(args.seed)
 
     # Data: sequences on the host, (N, T, C).
     rotation = Rotation()
-    data = load_sequences(args.data, args.data_dir, rotation=rotation, seed=args.seed, log=run.print)
+    data = run.once(load_sequences, args.data, args.data_dir, rotation=rotation, seed=args.seed, log=run.print)
     N, T, C = data.train.shape
     test = len(data.test)
     run.print(f"data: {data.name}, {N} training and {test} test sequences of {T // window} windows of {window} x {C}")
@@ -68,13 +71,14 @@ def main():
 
     # Encoder, context, and a linear prediction for each step ahead.
     model = build(C, window, args.ahead, dim=args.dim, context=args.context, hidden=args.hidden, rng=rng).to(xp)
+    model.across(world)
     optimizer = AdamW(model, args.lr)
 
     # Training: the mean InfoNCE of all predictions.
     total = args.epochs * batches.per_epoch
     with threads(args.threads or 1, keep_memory=args.keep_memory):             # these products are too small to share
         for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, model=model, optimizer=optimizer):
-            losses = prediction_losses(model, data.train[batches[step]], xp, args.tau)
+            losses = prediction_losses(model, data.train[batches[step][world.part]], xp, args.tau, world)
             loss = sum(losses) * (1 / args.ahead)
 
             optimizer.zero_grad()
@@ -88,13 +92,15 @@ def main():
 
         # Evaluation on test sequences: the choice at each k, and a probe of the last c for the class, if there is one.
         run.print("picking the future of test sequences")
-        metrics = predict(model, data.test, args.batch, xp, args.tau)
+        metrics = predict(model, data.test, args.batch, xp, args.tau, world)
         if data.test_states is not None:
             metrics |= predict_from_states(rotation, data.test_states, window, args.ahead, args.batch)
         classes = {} if data.train_labels is None else {"probe_c": linear_probe(
             last_context(model, data.train, xp), data.train_labels,
-            last_context(model, data.test, xp), data.test_labels)}
+            last_context(model, data.test, xp), data.test_labels, world=world)}
 
+    if world.rank > 0:
+        return                                               # one process draws and writes
     draw(run, metrics, args)
     run.finish({"data": data.name, "backend": args.backend, "seed": args.seed,
                 "chance": 1 / args.batch, "cap_nats": math.log(args.batch),
@@ -117,19 +123,19 @@ def choices(model, sequences, xp):
     return [model.scores(z, c, k) for k in range(1, len(model.predictors) + 1)]
 
 
-def prediction_losses(model, sequences, xp, tau=1.0):
+def prediction_losses(model, sequences, xp, tau=1.0, world=ALONE):
     """InfoNCE of the prediction at each k = 1, 2, ..."""
-    return [info_nce_from_scores(scores, ids, tau) for scores, ids in choices(model, sequences, xp)]
+    return [info_nce_from_scores(scores, ids, tau, world=world) for scores, ids in choices(model, sequences, xp)]
 
 
-def predict(model, sequences, batch, xp, tau=1.0):
+def predict(model, sequences, batch, xp, tau=1.0, world=ALONE):
     """{"accuracy", "bound": values at k = 1, 2, ...}, over test sequences in batches of the training's size."""
     values = []
     with no_grad():
         for lo in range(0, len(sequences) - batch + 1, batch):
-            values.append([(float(choice_accuracy(scores.data, ids)),
-                            infonce_bound(info_nce_from_scores(scores, ids, tau).item(), batch).nats)
-                           for scores, ids in choices(model, sequences[lo:lo + batch], xp)])
+            values.append([(float(world.mean(choice_accuracy(scores.data, ids))),
+                            infonce_bound(info_nce_from_scores(scores, ids, tau, world=world).item(), batch).nats)
+                           for scores, ids in choices(model, sequences[lo:lo + batch][world.part], xp)])
     accuracy, bound = np.mean(values, axis=0).T.tolist()
     return {"accuracy": accuracy, "bound": bound}
 

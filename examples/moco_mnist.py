@@ -3,6 +3,7 @@
     python examples/moco_mnist.py                        # CPU; MNIST if available, else generated digits
     python examples/moco_mnist.py --symmetric            # each view once the query and once the key
     python examples/moco_mnist.py --backend cupy         # the same code on a GPU
+    mpirun -n 4 python examples/moco_mnist.py            # four processes share every batch, and the groups of batch norm
 
 A query, one view of an image, should find the key of its other view among the keys of thousands of earlier images.
 Only the query encoder learns by gradient; the key encoder follows it, and the queue follows the key encoder. The loss
@@ -17,6 +18,7 @@ import numpy as np
 from minicl import get_backend
 from minicl.backend import threads
 from minicl.data import Batches, load_images, mnist_views, two_views
+from minicl.distributed import get_world
 from minicl.evaluate import alignment, report, to_float, uniformity
 from minicl.methods import MoCo
 from minicl.nn import ConvNet, projection_head
@@ -41,12 +43,13 @@ def main():
         parser.error(f"--queue {args.queue} is too small for the keys of one batch; it needs "
                      f"{args.batch * (1 + args.symmetric)}")
 
+    world = get_world(args.backend)
     xp = get_backend(args.backend, args.precision)
-    run = Run(args, "moco_mnist")
+    run = Run(args, "moco_mnist", world)
     rng = np.random.default_rng(args.seed)
 
     # Data: uint8 images on the host; labels are used for evaluation only.
-    data = load_images(args.data, args.data_dir, seed=args.seed, log=run.print)
+    data = run.once(load_images, args.data, args.data_dir, seed=args.seed, log=run.print)
     run.print(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images")
     batches = Batches(len(data.train_images), args.batch, seed=args.seed)
     augment = mnist_views()
@@ -55,14 +58,15 @@ def main():
     encoder = ConvNet(data.train_images.shape[1:], rng=rng)
     head = projection_head("mlp", encoder.features, hidden=256, dim=args.dim, rng=rng)
     model = MoCo(encoder, head, dim=args.dim, queue=args.queue, m=args.momentum, splits=args.splits).to(xp)
+    model.across(world, views=2 if args.symmetric else 1)
     optimizer = AdamW(model, args.lr, weight_decay=args.weight_decay)                          # the query encoder's
 
     # Training. All of the model is in the checkpoint: queue, its pointer, and both encoders.
     total = args.epochs * batches.per_epoch
     with threads(args.threads, keep_memory=args.keep_memory):
         for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, model=model, optimizer=optimizer):
-            images = to_float(data.train_images[batches[step]], xp)                  # (N, 28, 28, 1)
-            view1, view2 = two_views(augment, images, rng)
+            images = to_float(data.train_images[batches[step][world.part]], xp)      # (N, 28, 28, 1)
+            view1, view2 = two_views(augment, images, rng, world)
             if args.symmetric:
                 view1, view2 = xp.concatenate([view1, view2]), xp.concatenate([view2, view1])
             h, q = model(view1)                                                      # (N, features), (N, d)
@@ -77,8 +81,9 @@ def main():
             model.update()                                                           # keys follow; k enters the queue
 
             if run.logs(step):
+                q, k = world.all_gather(q.data), world.all_gather(k)                 # of the whole batch
                 run.log(step, epoch=step // batches.per_epoch + 1, loss=loss.item(), chance=chance,
-                        lr=lr, alignment=alignment(q.data, k), uniformity=uniformity(q.data))
+                        lr=lr, alignment=alignment(q, k), uniformity=uniformity(q))
 
         # Evaluation of the query encoder's frozen features: h, the representation, and z, which is dropped.
         report(run, model, data, augment, rng, xp, candidates=1 + len(model.queue), queue=len(model.queue))

@@ -2,6 +2,7 @@
 
     python examples/mutual_information.py                # CPU, about a minute
     python examples/mutual_information.py --backend cupy
+    mpirun -n 4 python examples/mutual_information.py    # four processes share every batch
 
 x and y are correlated Gaussians in 20 dimensions, whose information I(x; y) is known and is raised in steps: 2, 4, 6,
 8, 10 nats (Poole et al. 2019, figure 2). A critic learns to pick each x's y from among the 64 of its batch. What it
@@ -17,6 +18,7 @@ from known_information import (draw_gaussians, gaussian_correlation, log_density
 from minicl import get_backend, ops, viz
 from minicl.backend import peak_memory_mib, threads, to_device
 from minicl.contrastive import info_nce_from_scores
+from minicl.distributed import all_gather, get_world
 from minicl.evaluate import infonce_bound
 from minicl.nn import Linear, Module, Sequential
 from minicl.nn.layers import RELU_GAIN
@@ -39,12 +41,13 @@ def main():
                         help="drawn for each number of the optimal critic")
     args = parser.parse_args()
 
+    world = get_world(args.backend)
     xp = get_backend(args.backend, args.precision)
-    run = Run(args, "mutual_information")
+    run = Run(args, "mutual_information", world)
     rng = np.random.default_rng(args.seed)
-    positive_ids = xp.arange(args.batch)                                             # x_i belongs to y_i
+    positive_ids = xp.arange(args.batch)[world.part]                                 # x_i belongs to y_i
 
-    critic = Critic(args.dim, rng).to(xp)
+    critic = Critic(args.dim, rng).to(xp).across(world)
     optimizer = Adam(critic, args.lr)
 
     # Training: the critic follows as the information rises.
@@ -55,7 +58,7 @@ def main():
             nats = NATS[step // stair]
             rho = gaussian_correlation(nats, args.dim)
             x, y = (to_device(side, xp) for side in draw_gaussians(rng, args.batch, args.dim, rho))     # (N, d) both
-            loss = info_nce_from_scores(critic(x, y), positive_ids, args.tau)
+            loss = info_nce_from_scores(critic(x[world.part], y[world.part]), positive_ids, args.tau, world=world)
 
             optimizer.zero_grad()
             loss.backward()
@@ -64,6 +67,8 @@ def main():
             if run.logs(step) or (step + 1) % stair == 0:
                 run.log(step, nats=nats, loss=loss.item(), bound=infonce_bound(loss.item(), args.batch).nats,
                         optimal=pairs_bound(log_density_ratio(x, y, rho)))
+        if world.rank > 0:
+            return                                           # the rest is little work, for one process
         run.print("the optimal critic, for each number of candidates")
         rng = np.random.default_rng(args.seed)
         optimal = {K: [optimal_bound(nats, args.dim, K, pairs=args.pairs, rng=rng)[0] for nats in NATS]
@@ -88,14 +93,16 @@ def main():
 
 
 class Critic(Module):
-    """x, y (N, d) -> the scores (N, N) of all pairs: the dot products of what two networks make of x and of y."""
+    """x, y (N, d) -> the scores (N, N) of all pairs: the dot products of what two networks make of x and of y.
+
+    Several processes have a part of the pairs each, and score their x with the y of all."""
 
     def __init__(self, d, rng):
         self.x_network = network(d, rng)
         self.y_network = network(d, rng)
 
     def forward(self, x, y):
-        return self.x_network(x) @ self.y_network(y).T
+        return self.x_network(x) @ all_gather(self.y_network(y), world=self.world).T
 
 
 def network(inputs, rng):

@@ -3,6 +3,7 @@
     python examples/simclr_cifar10.py                                        # CPU: a small ConvNet, some minutes
     python examples/simclr_cifar10.py --encoder resnet9 --width 16 --limit 5000
     python examples/simclr_cifar10.py --data shapes                          # no network: generated coloured shapes
+    mpirun -n 4 python examples/simclr_cifar10.py                            # four processes share every batch
 
 The published recipes, for a GPU:
 
@@ -27,6 +28,7 @@ from minicl import get_backend
 from minicl.backend import threads
 from minicl.contrastive import nt_xent
 from minicl.data import Batches, load_colour_images, simclr_views, two_views
+from minicl.distributed import get_world
 from minicl.evaluate import alignment, frozen_accuracies, pixel_accuracy, report, to_float, uniformity
 from minicl.methods import MoCo, SimCLR
 from minicl.nn import HEADS, ConvNet, ResNet9, ResNet18, projection_head
@@ -65,12 +67,13 @@ def main():
         parser.error("moco: --batch must be a multiple of --splits, twice that or more, and at most --queue: got "
                      f"{args.batch} for {args.splits} splits and a queue of {args.queue}")
 
+    world = get_world(args.backend)
     xp = get_backend(args.backend, args.precision)
-    run = Run(args, "simclr_cifar10")
+    run = Run(args, "simclr_cifar10", world)
     rng = np.random.default_rng(args.seed)
 
     # Data: uint8 images on the host; labels are used for evaluation only.
-    data = load_colour_images(args.data, args.data_dir, seed=args.seed, log=run.print).first(args.limit)
+    data = run.once(load_colour_images, args.data, args.data_dir, seed=args.seed, log=run.print).first(args.limit)
     run.print(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images")
     batches = Batches(len(data.train_images), args.batch, seed=args.seed)
     augment = simclr_views()
@@ -84,14 +87,15 @@ def main():
         model = MoCo(encoder, head, dim=dim, queue=args.queue, m=args.momentum, splits=args.splits).to(xp)
     else:
         model = SimCLR(encoder, head).to(xp)
+    model.across(world, views=2 if args.method == "simclr" else 1)
     optimizer = OPTIMIZERS[args.optimizer](model, args.lr, weight_decay=args.weight_decay)
 
     # Training.
     total = args.epochs * batches.per_epoch
     with threads(args.threads, keep_memory=args.keep_memory):
         for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, model=model, optimizer=optimizer):
-            images = to_float(data.train_images[batches[step]], xp)                  # (N, 32, 32, 3)
-            view1, view2 = two_views(augment, images, rng)
+            images = to_float(data.train_images[batches[step][world.part]], xp)      # (N, 32, 32, 3)
+            view1, view2 = two_views(augment, images, rng, world)
             if args.method == "moco":
                 h, z1 = model(view1)                                                 # queries (N, d), on the tape
                 z2 = model.encode_keys(view2, rng)                                   # keys (N, d), a constant
@@ -99,9 +103,9 @@ def main():
                 loss = model.loss(z1, z2, args.tau)
             else:
                 h, z = model(xp.concatenate([view1, view2]))                         # (2N, features), (2N, d)
-                z1, z2 = z[:args.batch], z[args.batch:]
+                z1, z2 = z[:len(images)], z[len(images):]
                 candidates = 2 * args.batch - 1
-                loss = nt_xent(z1, z2, args.tau)
+                loss = nt_xent(z1, z2, args.tau, world=world)
                 z2 = z2.data
 
             optimizer.zero_grad()
@@ -114,13 +118,14 @@ def main():
             epoch = step // batches.per_epoch + 1
             looks = args.knn_every and (step + 1) % (args.knn_every * batches.per_epoch) == 0
             if run.logs(step) or looks:
-                metrics = frozen_accuracies(model, data, xp, k=k, probe=False)[0] if looks else {}
+                metrics = frozen_accuracies(model, data, xp, k=k, probe=False, world=world)[0] if looks else {}
+                z1, z2 = world.all_gather(z1.data), world.all_gather(z2)             # of the whole batch
                 run.log(step, epoch=epoch, loss=loss.item(), chance=math.log(candidates), lr=lr,
-                        alignment=alignment(z1.data, z2), uniformity=uniformity(z1.data), **metrics)
+                        alignment=alignment(z1, z2), uniformity=uniformity(z1), **metrics)
             if looks:
                 run.print(f"epoch {epoch}: kNN of h {metrics['knn_h']:.4f}, of z {metrics['knn_z']:.4f}")
 
-        pixels = pixel_accuracy(data, xp, k=k)
+        pixels = pixel_accuracy(data, xp, k=k, world=world)
         candidates = 1 + len(model.queue) if args.method == "moco" else 2 * args.batch - 1
         report(run, model, data, augment, rng, xp, candidates=candidates, k=k, knn_pixels=pixels)
 

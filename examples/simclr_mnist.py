@@ -2,6 +2,7 @@
 
     python examples/simclr_mnist.py                      # CPU; MNIST if available, else generated digits
     python examples/simclr_mnist.py --backend cupy       # the same code on a GPU
+    mpirun -n 4 python examples/simclr_mnist.py          # on four processes, each with a quarter of every batch
 
 Two random views of each image should find each other among the views of all other images in the batch. Read
 top to bottom: data, two views, encoder, head, loss, backward, step; then the evaluation.
@@ -13,6 +14,7 @@ from minicl import get_backend
 from minicl.backend import threads
 from minicl.contrastive import nt_xent
 from minicl.data import Batches, load_images, mnist_views, two_views
+from minicl.distributed import get_world
 from minicl.evaluate import alignment, report, to_float, uniformity
 from minicl.methods import SimCLR
 from minicl.nn import HEADS, MLP, ConvNet, projection_head
@@ -29,12 +31,13 @@ def main():
     parser.add_argument("--weight-decay", type=within("[0, inf)"), default=1e-4, help="AdamW's, on matrices")
     args = parser.parse_args()
 
+    world = get_world(args.backend)
     xp = get_backend(args.backend, args.precision)
-    run = Run(args, "simclr_mnist")
+    run = Run(args, "simclr_mnist", world)
     rng = np.random.default_rng(args.seed)
 
     # Data: uint8 images on the host; labels are used for evaluation only.
-    data = load_images(args.data, args.data_dir, seed=args.seed, log=run.print)
+    data = run.once(load_images, args.data, args.data_dir, seed=args.seed, log=run.print)
     run.print(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images")
     batches = Batches(len(data.train_images), args.batch, seed=args.seed)
     augment = mnist_views()
@@ -43,17 +46,17 @@ def main():
     shape = data.train_images.shape[1:]
     encoder = ConvNet(shape, rng=rng) if args.encoder == "convnet" else MLP(shape, rng=rng)
     model = SimCLR(encoder, projection_head(args.head, encoder.features, hidden=256, dim=args.dim, rng=rng)).to(xp)
+    model.across(world, views=2)
     optimizer = AdamW(model, args.lr, weight_decay=args.weight_decay)
 
     # Training.
     total = args.epochs * batches.per_epoch
     with threads(args.threads, keep_memory=args.keep_memory):
         for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, model=model, optimizer=optimizer):
-            images = to_float(data.train_images[batches[step]], xp)                  # (N, 28, 28, 1)
-            view1, view2 = two_views(augment, images, rng)
+            images = to_float(data.train_images[batches[step][world.part]], xp)      # (N, 28, 28, 1)
+            view1, view2 = two_views(augment, images, rng, world)
             h, z = model(xp.concatenate([view1, view2]))                             # (2N, features), (2N, d)
-            z1, z2 = z[:args.batch], z[args.batch:]
-            loss = nt_xent(z1, z2, args.tau)
+            loss = nt_xent(z[:len(images)], z[len(images):], args.tau, world=world)
 
             optimizer.zero_grad()
             loss.backward()
@@ -61,8 +64,9 @@ def main():
             optimizer.step(lr)
 
             if run.logs(step):
+                z = world.all_gather(z.data, views=2)                                # of the whole batch
                 run.log(step, epoch=step // batches.per_epoch + 1, loss=loss.item(), lr=lr,
-                        alignment=alignment(z1.data, z2.data), uniformity=uniformity(z.data))
+                        alignment=alignment(z[:args.batch], z[args.batch:]), uniformity=uniformity(z))
 
         # Evaluation of the frozen features: h, the representation, and z, which is dropped after training.
         report(run, model, data, augment, rng, xp, candidates=2 * args.batch - 1)

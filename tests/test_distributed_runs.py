@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from example_runs import EXAMPLES, read_run
 from mpi import CHECKS, check, launch, needs_mpi, start
 from small_runs import assert_same_end
 
@@ -157,3 +158,36 @@ def children(pid):
         name = Path(f"/proc/{child}/comm").read_text()
         found += children(child) + [child] * name.startswith("python")
     return found
+
+
+# ---------------------------------------------------------------- the examples
+
+CALLS = ["simclr_mnist", "moco_mnist", "moco_mnist --symmetric", "clip_captions", "clip_captions --text transformer",
+         "circle", "collapse", "cpc_sequences", "cpc_sequences --data digit-rows", "simclr_cifar10",
+         "simclr_cifar10 --method simclr --knn-every 1", "mutual_information"]
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    """{1, 2 processes: the folder with a run of each call}"""
+    folders = {size: tmp_path_factory.mktemp("examples") for size in (1, 2)}
+    for size, folder in folders.items():
+        done = launch(size, CHECKS / "examples.py", folder, " , ".join(f"{call} --epochs 1" for call in CALLS))
+        assert done.returncode == 0, done.stdout + done.stderr
+    return folders
+
+
+def test_every_example_is_tried():
+    trained = {path.stem for path in EXAMPLES.glob("*.py") if "run.steps(" in path.read_text()}
+    assert trained == {call.split()[0] for call in CALLS}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_the_first_losses_of_an_example_on_two_processes_are_those_on_one(examples, call):
+    """The first line of the log: had one line of the example forgotten world, it would be another."""
+    (result, log), (other_result, other_log) = (read_run(folder / f"{call} --epochs 1".replace(" ", "_"))
+                                                for folder in examples.values())
+    assert result.keys() == other_result.keys() and [line.keys() for line in log] == [line.keys() for line in other_log]
+    for name, value in log[0].items():
+        assert other_log[0][name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
+    assert other_log[-1]["loss"] == pytest.approx(log[-1]["loss"], rel=0.05)             # float32 runs part company

@@ -80,7 +80,7 @@ class MoCo(Module):
 
     def _shuffled(self, rows, order):
         """This process's part of the whole batch's rows in another order."""
-        return self.world.all_gather(rows)[to_device(order[self.world.part], array_module(rows))]
+        return self.world.all_gather(rows, self.views)[to_device(self.world.rows(order, self.views), array_module(rows))]
 
     def loss(self, queries: Tensor, keys: Array, tau: float | None = None, *, temperature: float | None = None) -> Tensor:
         """InfoNCE: queries (N, dim), a Tensor; their positives, keys (N, dim), an array; the queue's negatives.
@@ -116,5 +116,5 @@ class MoCo(Module):
                                "as positives in loss(), and once")
         served, self.served = self.served, []
         for keys in served:
-            self.queue.enqueue(self.world.all_gather(keys))
+            self.queue.enqueue(self.world.all_gather(keys, self.views))
         self.ema.update(self.m)

@@ -1,0 +1,18 @@
+"""Run examples on few data, on the processes of mpirun or one: examples.py FOLDER NAME [option ...] , NAME ... """
+
+import runpy
+import sys
+
+import kill_test
+
+kill_test.use_few_data()
+folder, *rest = sys.argv[1:]
+for call in " ".join(rest).split(" , "):
+    name, *options = call.split()
+    script = str(kill_test.EXAMPLES / f"{name}.py")
+    sys.argv = [script, *kill_test.RUNS[name], *options, "--out", f"{folder}/{'_'.join([name, *options])}"]
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise
