@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from mpi import ROOT, check, needs_mpi
+from mpi import CHECKS, ROOT, check, needs_mpi
 
 from minicl import BackendError, Tensor, distributed
 from minicl.distributed import ALONE, World, all_gather, get_world, mean_of
@@ -16,19 +16,49 @@ from minicl.distributed import ALONE, World, all_gather, get_world, mean_of
 SIZES = pytest.mark.parametrize("size", [2, 3])
 
 
-@needs_mpi
-@SIZES
-def test_collectives_do_what_they_say(size):
-    result = check(size, "collectives.py")
-    assert result["size"] == size and result["error"] < 1e-13
+EACH = pytest.mark.parametrize("size, engine", [(2, "MPI"), (3, "MPI"), (2, "NCCL")])
+
+
+def run(size, engine, script):
+    """What a check prints on this engine; GPUs are the stand-in's."""
+    if engine == "MPI":
+        return check(size, script)
+    return check(size, "on_gpus.py", CHECKS / script, "cupy", *(["mpi"] if engine != "NCCL" else []))
 
 
 @needs_mpi
-@SIZES
-def test_losses_and_layers_equal_those_of_one_process(size):
-    result = check(size, "equality.py")
+@pytest.mark.parametrize("size, engine", [(2, "MPI"), (3, "MPI"), (2, "NCCL"), (3, "NCCL"), (3, "MPI from GPUs")])
+def test_collectives_do_what_they_say(size, engine):
+    result = run(size, engine, "collectives.py")
+    assert result["size"] == size and engine.startswith(result["engine"]) and result["error"] < 1e-13
+
+
+@needs_mpi
+@EACH
+def test_losses_and_layers_equal_those_of_one_process(size, engine):
+    result = run(size, engine, "equality.py")
     assert len(result["exact"]) > 40 and max(result["exact"].values()) < 1e-12, result["exact"]
     assert len(result["single"]) > 40 and max(result["single"].values()) < 1e-5, result["single"]
+
+
+@needs_mpi
+@EACH
+def test_training_steps_equal_those_of_one_process(size, engine):
+    result = run(size, engine, "steps.py")
+    assert result["size"] == size and result["engine"] == engine and len(result["results"]) == 22
+    for name, differences in result["results"].items():
+        assert max(differences.values()) < (1e-12 if "float64" in name else 1e-5), (name, differences)
+
+
+@needs_mpi
+def test_what_is_wrong_with_one_gpu_is_an_error_on_all_processes():
+    messages = check(2, "faults.py")
+    assert list(messages) == ["no_cupy", "no_gpu", "no_nccl", "one_gpu", "used"]
+    for fault, words in {"no_cupy": "process 1 of 2: no GPU can be used", "no_gpu": "no CUDA-capable device",
+                         "no_nccl": "process 1 of 2: NCCL is missing: pip install nvidia-nccl-cu12",
+                         "one_gpu": "2 processes of this machine have the same GPU (0000:00:00.0)",
+                         "used": "process 1 of 2: arrays are already on GPU 0, but this process should use GPU 1"}.items():
+        assert words in messages[fault], messages[fault]
 
 
 def test_one_process_alone_gets_back_what_it_gave():

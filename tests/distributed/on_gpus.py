@@ -1,0 +1,102 @@
+"""Run a check on the stand-in for CuPy, each process with a GPU of its own, NCCL's calls carried by MPI.
+
+    mpirun -n 2 python on_gpus.py script.py arguments...
+
+cupy.cuda.nccl is this file's: it takes what CuPy's takes, moves what lies at the addresses it is given, and refuses what
+NCCL would answer by hanging or by mixing up bytes: another count, type or order of calls on another process.
+"""
+
+import ctypes
+import os
+import runpy
+import sys
+import types
+import zlib
+
+import numpy as np
+from cupy_dialect import strict
+from mpi4py import MPI
+
+TYPES = {2: "int32", 4: "int64", 7: "float32", 8: "float64"}                 # nccl.h's ncclDataType_t
+SUM = 0
+
+
+class NcclCommunicator:
+    """cupy.cuda.nccl.NcclCommunicator over MPI."""
+
+    def __init__(self, ndev, commId, rank, config=None):
+        assert type(commId) is bytes and len(commId) == 128, commId
+        self.comm, self.calls = MPI.COMM_WORLD.Dup(), 0
+        assert (ndev, rank) == (self.comm.size, self.comm.rank)
+        assert len(set(self.comm.allgather(commId))) == 1
+
+    def allReduce(self, sendbuf, recvbuf, count, datatype, op, stream):
+        self._same("allReduce", count, datatype, op, stream)
+        out = np.empty(count, dtype=TYPES[datatype])
+        self.comm.Allreduce(_at(sendbuf, count, datatype).copy(), out)
+        _at(recvbuf, count, datatype)[...] = out
+
+    def allGather(self, sendbuf, recvbuf, count, datatype, stream):
+        self._same("allGather", count, datatype, SUM, stream)
+        self.comm.Allgather(_at(sendbuf, count, datatype).copy(), _at(recvbuf, count * self.comm.size, datatype))
+
+    def reduceScatter(self, sendbuf, recvbuf, recvcount, datatype, op, stream):
+        self._same("reduceScatter", recvcount, datatype, op, stream)
+        self.comm.Reduce_scatter_block(_at(sendbuf, recvcount * self.comm.size, datatype).copy(),
+                                       _at(recvbuf, recvcount, datatype))
+
+    def _same(self, name, count, datatype, op, stream):
+        assert op == SUM and stream == STREAM and type(count) is int and count > 0 and datatype in TYPES
+        call = zlib.crc32(repr((self.calls, name, count, datatype)).encode())
+        assert len(set(self.comm.allgather(call))) == 1, f"call {self.calls}, {name}, is another on another process"
+        self.calls += 1
+
+
+STREAM = 4711                                                                # the address of the current stream
+
+
+def _at(pointer, count, datatype):
+    assert type(pointer) is int and pointer
+    size = count * np.dtype(TYPES[datatype]).itemsize
+    return np.frombuffer((ctypes.c_char * size).from_address(pointer), dtype=TYPES[datatype])
+
+
+def install(fault=None):
+    """Make `import cupy` find the stand-in, one GPU a process; gives the list of which GPU has been chosen.
+
+    fault: what is wrong with the last process: no_nccl, no_cupy, no_gpu; or with all: one_gpu (they have the same one), used
+    (an array was made before the GPU was chosen).
+    """
+    sys.modules.pop("cupy", None)
+    cupy = strict.install()
+    world, runtime, chosen = MPI.COMM_WORLD, cupy.cuda.runtime, [0]
+    last = world.rank == world.size - 1
+    stream = cupy.cuda.get_current_stream()
+    stream.ptr = STREAM
+    pool = cupy.get_default_memory_pool()
+    pool.total_bytes = lambda: 512 * (fault == "used")
+    if fault == "no_gpu" and last:
+        def missing():
+            raise RuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected")
+        runtime.getDeviceCount = missing
+    else:
+        runtime.getDeviceCount = lambda: 1 if fault == "one_gpu" else world.size
+    runtime.getDevice = lambda: chosen[0]
+    runtime.deviceGetPCIBusId = lambda device: f"0000:{device:02x}:00.0"
+    cupy.cuda.Device.use = lambda self: chosen.__setitem__(0, self.id)
+    nccl = types.ModuleType("cupy.cuda.nccl")
+    nccl.available = not (fault == "no_nccl" and last)
+    if nccl.available:
+        vars(nccl).update(NcclCommunicator=NcclCommunicator, get_unique_id=lambda: os.urandom(128), NCCL_SUM=SUM,
+                          **{f"NCCL_{name.upper()}": code for code, name in TYPES.items()})
+    cupy.cuda.nccl = sys.modules["cupy.cuda.nccl"] = nccl
+    if fault == "no_cupy" and last:
+        sys.modules["cupy"] = None
+    return chosen
+
+
+if __name__ == "__main__":
+    gpu = install()
+    del sys.argv[:1]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+    assert gpu[0] == MPI.COMM_WORLD.rank                                     # each has chosen its own
