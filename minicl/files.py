@@ -1,16 +1,18 @@
 """Files that are written whole or not at all."""
 
 import contextlib
+import csv
 import errno
+import io
 import json
 import os
 import re
 import secrets
 import stat
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
-from collections.abc import Callable
 
 PART = re.compile(r"\..*\.[0-9a-f]{16}\.part")              # the name of a file that is being written
 
@@ -72,3 +74,26 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     """Write a value as JSON, indented, atomically. Raises ValueError for NaN and infinity, which JSON lacks."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+class Table:
+    """A CSV file of lines {column: value}. Each write() adds the last line; for a new column the file is written again."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.columns: list[str] = []
+
+    def write(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """The lines so far, of which only the last is new. Empty cells are values that a line does not have, or None."""
+        new = [key for line in (lines[-1:] if self.columns else lines) for key in line if key not in self.columns]
+        self.columns += dict.fromkeys(new)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerows(lines if new else lines[-1:])
+        if new:
+            write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
+        else:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(text.getvalue())

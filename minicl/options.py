@@ -44,9 +44,11 @@ def options(description: str | None, *, epochs: int, batch: int, lr: float, tau:
     parser.add_argument("--keep-memory", action=argparse.BooleanOptionalAction, default=True,
                         help="keep freed memory for the next step: faster on Linux, but the process stays large")
     parser.add_argument("--log-every", type=at_least(1), default=50, help="steps between two lines of the log")
+    parser.add_argument("--log", default="jsonl", choices=("jsonl", "csv"), help="csv: also log.csv, a table of the log")
     parser.add_argument("--out", type=folder, help="folder for config, log, checkpoint, pictures and result.json; "
                         "default: a new one under runs/")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, given the same options")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, given the same options, "
+                        "or with more --epochs")
     return parser
 
 

@@ -35,7 +35,7 @@ from .checkpoint import (CheckpointError, HasState, changes, code, fingerprint, 
 from .console import lasting_output
 from .data import DataError
 from .distributed import ALONE, World, current
-from .files import remove_parts, write_atomically, write_json
+from .files import Table, remove_parts, write_atomically, write_json
 from .folder import OwnFolder, RunError
 from .nn import Module
 from .nn.spec import spec_of
@@ -45,7 +45,8 @@ from .typing import Rng
 Result = TypeVar("Result")
 
 # Options that a resumed run may change.
-NOT_COMPARED = ("out", "resume", "data_dir", "log_every", "backend", "precision", "threads", "keep_memory")
+NOT_COMPARED = ("out", "resume", "data_dir", "log_every", "log", "evaluate_every", "backend", "precision", "threads",
+                "keep_memory")
 
 OUT_OF_MEMORY = ("give a smaller --batch, which nearly all of it grows with, or a smaller encoder, and data in "
                  "float32. Tiles of scores (minicl.backend.tile_size) and a GPU's convolutions "
@@ -124,6 +125,7 @@ class Run:
         self.step, self.seconds = 0, 0.0                     # steps done and time in training, earlier sessions included
         self._log: list[dict] = []
         self._has_begun = False
+        self._table: Table | None = None
         self._saved: tuple[dict, dict] | None = None
         self._code = code()
         self._started, self._earlier = time.perf_counter(), 0.0
@@ -180,6 +182,11 @@ class Run:
                            "another folder with --out")
         before, now = ({f"--{key.replace('_', '-')}": value for key, value in config.items() if key not in NOT_COMPARED}
                        for config in (meta["config"], self.config))
+        earlier, epochs = before.get("--epochs"), now.get("--epochs")
+        if type(earlier) is int and earlier < epochs:
+            self.print(f"--epochs was {earlier}, now {epochs}: the learning rate of what is left is that of a run of "
+                       f"{epochs} epochs, so it rises where the schedule of {earlier} had come down")
+            before["--epochs"] = epochs
         changed = changes(before, now)
         if changed:
             raise RunError(f"--resume: the checkpoint in {self.folder} is of a run with other options: {changed}. Give the "
@@ -196,7 +203,7 @@ class Run:
         if changed:
             raise RunError(f"--resume: the checkpoint in {self.folder} is of a run on other data: {changed}. Name the same "
                            "data with --data and --data-dir, or start anew with another --out")
-        if meta["total"] != total:
+        if meta["total"] * self.config.get("epochs", 1) != total * meta["config"].get("epochs", 1):
             raise RunError(f"--resume: the checkpoint in {self.folder} is of a run of {meta['total']} steps, this one has "
                            f"{total}; start anew with another --out")
         try:
@@ -285,6 +292,8 @@ class Run:
             write_json(self.folder / "config.json", self.config)
             lines = "".join(json.dumps(line) + "\n" for line in self._log)
             write_atomically(self.folder / "log.jsonl", lambda file: file.write(lines.encode()))
+            if self.config.get("log") == "csv":
+                self._table = Table(self.folder / "log.csv")
             self._has_begun = True
 
     def _progress(self):
@@ -295,7 +304,12 @@ class Run:
 
     def logs(self, step: int) -> bool:
         """Whether this step's metrics are logged. Not every step's are, because reading them makes a GPU wait."""
-        return step % self.log_every == 0 or step == self.total - 1
+        return step % self.log_every == 0 or step == self.total - 1 or self.evaluates(step)
+
+    def evaluates(self, step: int) -> bool:
+        """Whether the model is evaluated after this step: after every --evaluate-every epochs."""
+        every = self.config.get("evaluate_every")
+        return bool(every) and (step + 1) % (every * (self.total // self.config["epochs"])) == 0
 
     def log(self, step: int, **metrics: Any) -> None:
         """Append one line to log.jsonl and show it.
@@ -326,9 +340,11 @@ class Run:
             self._begin()
             with open(self.folder / "log.jsonl", "a") as file:
                 file.write(json.dumps(line, allow_nan=False) + "\n")
+            if self._table:
+                self._table.write([*self._log, line])
         except OSError as error:
-            raise RunError(f"cannot write {self.folder / 'log.jsonl'}: {error.strerror}; free some space, and go on with "
-                           "--resume") from error
+            raise RunError(f"cannot write {error.filename or self.folder / 'log.jsonl'}: {error.strerror}; free some space, "
+                           "and go on with --resume") from error
 
     def once(self, function: Callable[..., Result], *args: Any, **options: Any) -> Result:
         """function(*args, **options), computed by the first process; the others sleep, and get the same value."""

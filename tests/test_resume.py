@@ -118,6 +118,26 @@ def test_resume_refuses_other_data_of_as_many_steps(out, other, message):
     train_on(digits(), start(out, "--resume"))
 
 
+def test_a_run_goes_on_for_more_epochs(tmp_path, capsys):
+    """Bit for bit as a run of 3 epochs that was resumed in the same step; not fewer epochs, nor other steps an epoch."""
+    train(start(tmp_path / "more"))
+    train(start(tmp_path / "more", "--resume", "--epochs", "3"), total=TOTAL * 3 // 2)
+    assert "--epochs was 2, now 3: the learning rate of what is left is that of a run of 3" in capsys.readouterr().out
+    assert json.loads((tmp_path / "more/config.json").read_text())["epochs"] == 3
+    with pytest.raises(Crash):
+        train(start(tmp_path / "whole", "--epochs", "3"), total=TOTAL * 3 // 2, at={TOTAL + 1: crash})
+    train(start(tmp_path / "whole", "--epochs", "3", "--resume"), total=TOTAL * 3 // 2)
+    lines = [(folder / "log.jsonl").read_text().splitlines() for folder in (tmp_path / "more", tmp_path / "whole")]
+    assert [line for line in lines[0] if line not in lines[1]] == [lines[0][TOTAL // 2]]       # the last step of 2 epochs
+    (arrays, _), (others, _) = (load_checkpoint(tmp_path / name / "checkpoint.npz") for name in ("more", "whole"))
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, others[name], err_msg=name)
+    with pytest.raises(RunError, match="--epochs was 3, now 2"):
+        start(tmp_path / "more", "--resume")
+    with pytest.raises(RunError, match="is of a run of 18 steps, this one has 20"):
+        train(start(tmp_path / "more", "--resume", "--epochs", "4"), total=20)
+
+
 def test_resume_refuses_another_number_of_steps_and_another_script(out):
     train(start(out))
     with pytest.raises(RunError, match="is of a run of 12 steps, this one has 13"):

@@ -1,5 +1,6 @@
 """A run: its folder, its log, its result, and the command around it."""
 
+import csv
 import errno
 import json
 import os
@@ -197,3 +198,31 @@ def test_progress_is_a_bar_on_a_terminal(out, monkeypatch, capsys):
     train(start(out))
     shown = capsys.readouterr()
     assert "12/12" in shown.err and "step 3/12" not in shown.out
+
+
+# ---------------------------------------------------------------- log.csv, and evaluation while it trains
+
+def test_log_csv_is_the_log_as_a_table(out):
+    for more in ((), ("--resume",)):                         # cut short after step 6, and gone on with
+        run, rng = start(out, "--log", "csv", *more), np.random.default_rng(0)
+        for step in run.steps(TOTAL, rng, save_every=SAVE_EVERY):
+            if step == 8 and not more:
+                run.close()
+                break
+            if run.logs(step):
+                run.log(step, loss=0.5 * step, **{"knn_h": 0.25} if step in (4, 10) else {}, note=None)
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    with open(out / "log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["step", "loss", "note", "knn_h"]
+    assert [row["knn_h"] for row in rows] == ["", "", "0.25", "", "", "0.25", ""]
+    assert [float(row["loss"]) for row in rows] == [line["loss"] for line in lines] and not any(row["note"] for row in rows)
+
+
+@pytest.mark.parametrize("every, expected", [(None, []), (1, [5, 11, 17]), (2, [11]), (3, [17]), (4, [])])
+def test_a_model_is_evaluated_every_so_many_epochs(out, every, expected):
+    args = arguments(out, "--epochs", "3")
+    args.evaluate_every = every
+    run = Run(args, "test")
+    steps = [step for step in run.steps(18, np.random.default_rng(0), save_every=6) if run.evaluates(step)]
+    assert steps == expected and all(run.logs(step) for step in steps)
