@@ -80,9 +80,12 @@ def image_grid(path, rows: Sequence[HostArray], *, title: str | None = None, row
     save_figure(figure, path)
 
 
+EVALUATED = {"kNN accuracy": ("knn_h", "knn_z"), "effective rank": ("rank_h", "rank_z")}
+
+
 @needs_matplotlib
 def training_curves(path, log: Sequence[dict], *, candidates: int, floor: float) -> None:
-    """Loss against chance, and the alignment and uniformity of z, over the steps of a run's log.
+    """Loss against chance, the alignment and uniformity of z, and kNN and effective rank where the log has them, by step.
 
     log    lines with step, loss, alignment and uniformity; chance is each line's "chance", else log(candidates)
     floor  the lowest uniformity that many points can have
@@ -90,8 +93,10 @@ def training_curves(path, log: Sequence[dict], *, candidates: int, floor: float)
     steps = [line["step"] for line in log]
     losses = [line["loss"] for line in log]
     chance = [line["chance"] if "chance" in line else np.log(candidates) for line in log]    # rises with the candidates
-    figure = Figure(figsize=(9, 3.2), dpi=150)
-    left, right = figure.subplots(1, 2)
+    logged = {name for line in log for name in line}
+    evaluated = [(title, names) for title, names in EVALUATED.items() if logged.issuperset(names)]
+    figure = Figure(figsize=(9 + 4 * len(evaluated), 3.2), dpi=150)
+    left, right, *others = figure.subplots(1, 2 + len(evaluated))
     left.plot(steps, losses, color=BLUE)
     left.plot(steps, chance, color=GREY, linestyle="--", linewidth=1)
     left.text(steps[-1], chance[-1], f"chance, log {candidates}", ha="right", va="bottom", fontsize=8, color=GREY)
@@ -102,6 +107,12 @@ def training_curves(path, log: Sequence[dict], *, candidates: int, floor: float)
     right.text(steps[0], floor, "floor of uniformity", va="bottom", fontsize=8, color=GREY)
     right.set(xlabel="step", title="geometry of z")
     right.legend(fontsize=8, frameon=False)
+    for plot, (title, names) in zip(others, evaluated):
+        for name, colour in zip(names, (BLUE, RED)):
+            plot.plot(*zip(*[(line["step"], line[name]) for line in log if name in line]), "o-", color=colour, markersize=3,
+                      label=f"of {name[-1]}")
+        plot.set(xlabel="step", title=title)
+        plot.legend(fontsize=8, frameon=False)
     save_figure(figure, path)
 
 

@@ -1,5 +1,6 @@
 """Evaluation: each metric against its definition, written slowly; the model is left as it was."""
 
+import dataclasses
 import json
 import math
 
@@ -11,7 +12,8 @@ from minicl.backend import threads, to_device, to_host
 from minicl.data import ImageData
 from minicl.distributed import ALONE
 from minicl.evaluate import (alignment, effective_rank, encode, frozen_accuracies, infonce_bound, knn_accuracy,
-                             linear_probe, nearest_neighbours, report, state_hash, to_float, uniformity, uniformity_floor)
+                             linear_probe, nearest_neighbours, report, state_hash, to_float, training_metrics, uniformity,
+                             uniformity_floor)
 from minicl.methods import SimCLR
 from minicl.nn import MLP, Buffer, ConvNet, Module, projection_head
 
@@ -191,6 +193,19 @@ def test_frozen_accuracies_are_those_of_h_and_z(model, data, xp):
         "knn_z": knn_accuracy(train_z, data.train_labels, z, data.test_labels),
         "probe_h": linear_probe(train_h, data.train_labels, h, data.test_labels, C=0.1),
         "probe_z": linear_probe(train_z, data.train_labels, z, data.test_labels, C=0.1)}
+
+
+def test_training_metrics_leave_the_run_as_it_is(model, data, xp):
+    state, modes = model.state_dict(), [module.training for module in model.modules()]
+    metrics = training_metrics(model, data, xp)
+    accuracies, h, z = frozen_accuracies(model, data, xp, probe=False)
+    assert metrics == {**accuracies, "rank_h": effective_rank(h), "rank_z": effective_rank(z)}
+    assert [module.training for module in model.modules()] == modes
+    for name, array in model.state_dict().items():
+        np.testing.assert_array_equal(array, state[name])
+    unlabelled = dataclasses.replace(data, train_labels=0 * data.train_labels, test_labels=0 * data.test_labels,
+                                     class_names=("all",))
+    assert training_metrics(model, unlabelled, xp) == {name: metrics[name] for name in ("rank_h", "rank_z")}
 
 
 class NoRun:

@@ -18,8 +18,8 @@ from minicl.data import ImageData
 from minicl.distributed import ALONE
 from minicl.evaluate import (alignment, class_embeddings, effective_rank, embedding_std, encode, final_loss,
                              frozen_accuracies, infonce_bound, knn_accuracy, linear_probe, nearest_neighbours,
-                             pixel_accuracy, retrieval_recall, to_float, tsne, uniformity, uniformity_floor,
-                             zero_shot_accuracy)
+                             pixel_accuracy, retrieval_recall, to_float, training_metrics, tsne,
+                             uniformity, uniformity_floor, zero_shot_accuracy)
 from minicl.methods import SimCLR
 from minicl.nn import MLP, projection_head
 
@@ -59,6 +59,7 @@ CALLS = {
     encode: dict(model=ENCODER, items=IMAGES, xp=np, batch=5),
     to_float: dict(images=IMAGES, xp=np),
     frozen_accuracies: dict(model=MODEL, data=DATA, xp=np, k=3, probe=False),
+    training_metrics: dict(model=MODEL, data=DATA, xp=np, k=3),
     pixel_accuracy: dict(data=DATA, xp=np, k=3),
 }
 
@@ -109,7 +110,7 @@ OPTIONS = {                # the arguments that are not features or labels: thei
     (symbol_estimates, "symbols"): COUNT + [10**400],
     (symbol_estimates, "batch"): COUNT + [1, 10**400],
     (tsne, "perplexity"): POSITIVE + [1, 11, 30], (tsne, "steps"): COUNT, (tsne, "seed"): COUNT[1:],
-    (encode, "batch"): COUNT, (frozen_accuracies, "k"): COUNT, (pixel_accuracy, "k"): COUNT,
+    (encode, "batch"): COUNT, (frozen_accuracies, "k"): COUNT, (training_metrics, "k"): COUNT, (pixel_accuracy, "k"): COUNT,
 }
 FEATURE_ARGUMENTS = [(function, argument) for function, call in CALLS.items() for argument, value in call.items()
                      if isinstance(value, np.ndarray) and value.dtype == "float64"]
@@ -423,4 +424,4 @@ def test_no_default_changes_unnoticed():
         (retrieval_recall, "ks"): (1, 5, 10), (alignment, "alpha"): 2, (uniformity, "t"): 2, (uniformity_floor, "t"): 2,
         (optimal_bound, "pairs"): 200_000, (tsne, "perplexity"): 30, (tsne, "steps"): 300, (tsne, "seed"): 0,
         (encode, "batch"): 500, (encode, "prepare"): None, (frozen_accuracies, "k"): 20, (frozen_accuracies, "probe"): True,
-        (pixel_accuracy, "k"): 20, (draw_gaussians, "dtype"): "float32"}
+        (pixel_accuracy, "k"): 20, (training_metrics, "k"): 20, (draw_gaussians, "dtype"): "float32"}

@@ -24,7 +24,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("here") / "runs/simclr_mnist"
     with pytest.MonkeyPatch.context() as patch:                  # load.py reads it from the module
         patch.setattr(digits, "generate_digits", functools.partial(digits.generate_digits, 200, 60))
-        assert run_example("simclr_mnist", "--data", "digits", "--epochs", "1", "--batch", "20", "--out", folder) == 0
+        assert run_example("simclr_mnist", "--data", "digits", "--epochs", "1", "--batch", "20", "--log", "csv",
+                           "--out", folder) == 0
     return folder
 
 

@@ -22,6 +22,9 @@ DRAW = {
                                               row_labels=("a", "b")),
     "one pixel": lambda path: viz.image_grid(path, [np.zeros((2, 1, 1, 1))]),
     "training_curves": lambda path: viz.training_curves(path, LOG, candidates=7, floor=-3.9),
+    "training_curves, evaluated": lambda path: viz.training_curves(path, [
+        {**line, "rank_h": 3.0, "rank_z": 2.0} | ({"knn_h": 0.5, "knn_z": 0.4} if line["step"] else {}) for line in LOG],
+        candidates=7, floor=-3.9),
     "embedding_map": lambda path: viz.embedding_map(path, CIRCLE, np.arange(12), [str(k) for k in range(12)], title="t"),
     "line_plots": lambda path: line_plots(path, {"lines": [("a", [0, 1], [1, 2], {"color": viz.RED})], "title": "t"}),
     "caption_grid": lambda path: caption_grid(path, np.zeros((4, 4, 4, 3)), ["a"] * 4, np.arange(4) > 1, title="t"),

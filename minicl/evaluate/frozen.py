@@ -7,6 +7,7 @@ from ..distributed import ALONE, World
 from ..nn import Module
 from ..typing import Array, ArrayModule
 from .features import encode, state_hash, to_float
+from .geometry import effective_rank
 from .knn import knn_accuracy
 from .probe import linear_probe
 
@@ -39,6 +40,21 @@ def frozen_accuracies(model: Module, data: Any, xp: ArrayModule, *, k: int = 20,
     if state_hash(model) != before:
         raise RuntimeError("the evaluation changed the model: its metrics are not those of frozen features")
     return metrics, test["h"], test["z"]
+
+
+def training_metrics(model: Module, data: Any, xp: ArrayModule, *, k: int = 20, world: World = ALONE) -> dict[str, float]:
+    """What to look at while a model images -> (h, z) trains: {"knn_h", "knn_z", "rank_h", "rank_z"}.
+
+    rank: the effective rank of the test images' h and z, which falls when they collapse. kNN as in frozen_accuracies, only
+    where the data has labels. Nothing is drawn from a generator, and nothing of the model changes: a run with evaluations
+    takes the steps of one without.
+    """
+    require_integers("training_metrics", 1, k=k)
+    if data.is_labelled:
+        metrics, h, z = frozen_accuracies(model, data, xp, k=k, probe=False, world=world)
+    else:
+        metrics, (h, z) = {}, encode(model, data.test_images, xp, world=world)
+    return {**metrics, "rank_h": effective_rank(h), "rank_z": effective_rank(z)}
 
 
 def pixel_accuracy(data: Any, xp: ArrayModule, *, k: int = 20, world: World = ALONE) -> float:

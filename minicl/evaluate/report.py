@@ -11,14 +11,15 @@ from ..data import two_views
 from ..typing import Array, ArrayModule, HostArray, Rng
 from .features import to_float
 from .frozen import frozen_accuracies
-from .geometry import uniformity_floor
+from .geometry import effective_rank, uniformity_floor
 from .information import infonce_bound
 from .knn import nearest_neighbours
 from .tsne import tsne
 
 LEGEND = """\
   loss is the mean of those logged in the last tenth of training; bound = cap - loss, cap = log of the candidates;
-  knn and probe are fractions of the test images, from h, the representation, and z, which the loss saw""".splitlines()
+  knn and probe are fractions of the test images, from h, the representation, and z, which the loss saw; rank is their
+  effective rank, how many directions are in use""".splitlines()
 
 
 def final_loss(log: Sequence[dict], total: int) -> float | None:
@@ -50,6 +51,7 @@ def report(run: Any, model: Any, data: Any, augment: Any, rng: Rng, xp: ArrayMod
         draw_pictures(run, log, data, views, to_host(test_h), test_z.shape[1], candidates)
     run.finish({"data": data.name, "backend": config["backend"], "seed": config["seed"], "loss": loss,
                 "bound_nats": bound and bound.nats, "cap_nats": bound and bound.cap, **metrics, **accuracies,
+                "rank_h": effective_rank(test_h), "rank_z": effective_rank(test_z),
                 "seconds": run.elapsed(), "seconds_per_epoch": run.seconds / config["epochs"],
                 "peak_mib": peak_memory_mib(xp)}, notes=LEGEND)
 
