@@ -7,7 +7,8 @@ from image_batches import images_of, seeded
 from minicl.backend import array_module, threads, to_host
 from minicl.data.augment import (ColorJitter, Compose, ElasticTransform, GaussianBlur, GaussianNoise, RandomAffine,
                                  RandomErasing, RandomGrayscale, RandomHorizontalFlip, RandomPerspective,
-                                 RandomResizedCrop, base, geometric, mnist_views, photometric, simclr_views, two_views)
+                                 RandomResizedCrop, base, geometric, many_views, mnist_views, photometric, simclr_views,
+                                 two_views)
 from minicl.distributed import World
 
 GREY_OR_COLOUR = [
@@ -275,3 +276,17 @@ def test_values_outside_0_1_are_refused_where_looking_is_cheap(rng):
     for wrong in (images * 255, images - 0.5, images * np.nan):
         with pytest.raises(ValueError, match=r"expected values in \[0, 1\], got \[.*normalise after augmenting"):
             RandomAffine()(wrong, rng)
+
+
+# ---------------------------------------------------------------- more than two views
+
+def test_many_views_begin_with_the_two(xp):
+    """Each is drawn anew, from one generator; the recipes may differ, as in multi-crop."""
+    images = images_of(xp, channels=3)
+    wide, narrow = RandomResizedCrop(8, scale=(0.4, 1.0)), RandomResizedCrop(8, scale=(0.05, 0.3))
+    views = many_views([wide, wide, narrow, narrow], images, np.random.default_rng(1))
+    for view, first in zip(views, two_views(wide, images, np.random.default_rng(1))):
+        np.testing.assert_array_equal(to_host(view), to_host(first))
+    assert len({to_host(view).tobytes() for view in views}) == 4 and {view.shape for view in views} == {(len(images), 8, 8, 3)}
+    with pytest.raises(ValueError, match="many_views: augment drew nothing from rng, so that all views are drawn alike"):
+        many_views([lambda images, rng: images] * 3, images, np.random.default_rng(1))

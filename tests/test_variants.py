@@ -116,6 +116,23 @@ def test_sup_con_with_a_class_for_each_image_is_nt_xent(xp, tau):
         pytest.approx(nt_xent(x, y, tau).item(), rel=1e-12)
 
 
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_sup_con_of_image_ids_is_nt_xent_of_many_views(xp, count):
+    """Each other view of an anchor's image is the positive in turn; all others are candidates."""
+    rng = np.random.default_rng(count)
+    z, ids = rng.standard_normal((count * 4, 3)), np.array([7, 2, 9, 4])
+    total = 0.0
+    for a in range(len(z)):
+        candidates = [cos(z[a], z[j]) / 0.3 for j in range(len(z)) if j != a]
+        for p in range(a % 4, len(z), 4):
+            if p != a:
+                total -= cos(z[a], z[p]) / 0.3 - math.log(sum(map(math.exp, candidates)))
+    loss = sup_con(to_device(z, xp), 0.3, labels=np.tile(ids, count)).item()
+    assert loss == pytest.approx(total / (len(z) * (count - 1)), rel=1e-12)
+    same = sup_con(xp.ones((count * 4, 3)), 0.3, labels=np.tile(ids, count)).item()
+    assert same == pytest.approx(math.log(count * 4 - 1), rel=1e-12)
+
+
 def test_an_anchor_without_positives_is_left_out_of_the_mean_and_still_pushes():
     z = views()[0]
     alone = np.array([0, 0, 1, 1, 2, 3])                     # rows 4 and 5 have no positive

@@ -10,7 +10,8 @@ s_ij = u_i . u_j, x_ij = s_ij / tau, lse_i = log sum_{j != i} exp(x_ij), p_ij = 
     dtau = -(1/tau) sum_ij s_ij G_ij                                         (5)
 
 With base_temperature b the loss is (tau/b) L, as in the authors' code. With a label of its own for each image it is
-nt_xent. It holds the matrix of all pairs: good for batches of some thousands.    Derivation: docs/gradients/sup_con.md
+nt_xent, for any number of views: z = [view1; view2; view3], labels the image ids, tiled. It holds the matrix of all
+pairs: good for batches of some thousands.    Derivation: docs/gradients/sup_con.md
 """
 
 import math

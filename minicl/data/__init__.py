@@ -1,7 +1,7 @@
 """Data: MNIST, CIFAR-10, generated digits and shapes, the order of batches, and augmentations that make two views."""
 
 from . import augment
-from .augment import mnist_views, simclr_views, two_views
+from .augment import many_views, mnist_views, simclr_views, two_views
 from .checks import DataError
 from .cifar10 import load_cifar10
 from .digits import draw_digits, generate_digits
@@ -15,4 +15,4 @@ from .shapes import generate_shapes
 
 __all__ = ["Batches", "CorruptFile", "DataError", "ImageData", "Prefetch", "Unavailable", "augment", "draw_digits",
            "generate_digits", "generate_shapes", "load_cifar10", "load_colour_images", "load_images", "load_mnist",
-           "mnist_views", "open_image", "same_caption_ids", "simclr_views", "two_views"]
+           "many_views", "mnist_views", "open_image", "same_caption_ids", "simclr_views", "two_views"]

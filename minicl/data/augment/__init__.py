@@ -2,7 +2,7 @@
 
     geometric      what moves pixels: RandomResizedCrop, RandomHorizontalFlip, RandomAffine, RandomPerspective, ...
     photometric    what changes values: ColorJitter, RandomGrayscale, GaussianBlur, GaussianNoise, RandomErasing
-    recipes        mnist_views, simclr_views, two_views
+    recipes        mnist_views, simclr_views, two_views, many_views
     base           Transform, the class to write your own, and Compose
 
 They work on whole batches (B, H, W, C) and draw parameters for each image from the generator that they are given.
@@ -12,8 +12,8 @@ Where torchvision's defaults or conventions differ, the class says so.
 from .base import Compose, Transform
 from .geometric import ElasticTransform, RandomAffine, RandomHorizontalFlip, RandomPerspective, RandomResizedCrop
 from .photometric import ColorJitter, GaussianBlur, GaussianNoise, RandomErasing, RandomGrayscale
-from .recipes import mnist_views, simclr_views, two_views
+from .recipes import many_views, mnist_views, simclr_views, two_views
 
 __all__ = ["ColorJitter", "Compose", "ElasticTransform", "GaussianBlur", "GaussianNoise", "RandomAffine",
            "RandomErasing", "RandomGrayscale", "RandomHorizontalFlip", "RandomPerspective", "RandomResizedCrop",
-           "Transform", "mnist_views", "simclr_views", "two_views"]
+           "Transform", "many_views", "mnist_views", "simclr_views", "two_views"]

@@ -5,7 +5,7 @@ shifted and sheared but never mirrored, and photographs lose their colours but k
 """
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ...checks import require_rng
 from ...distributed import ALONE, World
@@ -29,16 +29,35 @@ def two_views(augment: Callable[..., Array], images: Array, rng: Rng, world: Wor
     >>> view1.shape, bool((view1 == view2).all())
     ((8, 28, 28, 1), False)
     """
-    require_rng("two_views", rng)
-    before = pickle.dumps(rng.bit_generator.state)
-    view1 = augment(images, rng, *shared_by(world))
-    if pickle.dumps(rng.bit_generator.state) == before:
-        if len(images) == 0:
-            raise ValueError(f"two_views: images must hold at least one image, got shape {images.shape}; is the "
-                             "batch empty?")
-        raise ValueError("two_views: augment drew nothing from rng, so that both views are drawn alike; let it take its "
-                         "random numbers from the rng it is given")
-    return view1, augment(images, rng, *shared_by(world))
+    view1, view2 = _views("two_views", [augment, augment], images, rng, world)
+    return view1, view2
+
+
+def many_views(augments: Sequence[Callable[..., Array]], images: Array, rng: Rng, world: World = ALONE) -> list[Array]:
+    """A view of each image by each of the augments, for sup_con with the images' ids as labels. Otherwise as two_views.
+
+    Multi-crop: two augments that show most of an image, and several that show little of it. All give images of one size.
+
+    >>> images = np.random.default_rng(0).random((8, 28, 28, 1), dtype="float32")
+    >>> [view.shape for view in many_views([mnist_views()] * 3, images, np.random.default_rng(1))]
+    [(8, 28, 28, 1), (8, 28, 28, 1), (8, 28, 28, 1)]
+    """
+    return _views("many_views", augments, images, rng, world)
+
+
+def _views(name, augments, images, rng, world):
+    require_rng(name, rng)
+    views: list[Array] = []
+    for augment in augments:
+        before = None if views else pickle.dumps(rng.bit_generator.state)
+        views.append(augment(images, rng, *shared_by(world)))
+        if before == pickle.dumps(rng.bit_generator.state):
+            if len(images) == 0:
+                raise ValueError(f"{name}: images must hold at least one image, got shape {images.shape}; is the batch "
+                                 "empty?")
+            raise ValueError(f"{name}: augment drew nothing from rng, so that all views are drawn alike; let it take its "
+                             "random numbers from the rng it is given")
+    return views
 
 
 def mnist_views() -> Compose:
