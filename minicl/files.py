@@ -5,6 +5,7 @@ import csv
 import errno
 import io
 import json
+import math
 import os
 import re
 import secrets
@@ -68,6 +69,17 @@ def remove_parts(folder: str | os.PathLike, *, seconds: float = 0) -> None:
                 with contextlib.suppress(OSError):           # of a link, lstat and unlink see the link
                     if time.time() - part.lstat().st_mtime >= seconds:
                         part.unlink()
+
+
+def finite(value: Any) -> Any:
+    """A value for JSON, which has no NaN and no infinity: None stands for them."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    if hasattr(value, "item"):                               # NumPy's and CuPy's scalars
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

@@ -35,7 +35,7 @@ from .checkpoint import (CheckpointError, HasState, changes, code, fingerprint, 
 from .console import lasting_output
 from .data import DataError
 from .distributed import ALONE, World, current
-from .files import Table, remove_parts, write_atomically, write_json
+from .files import Table, finite, remove_parts, write_atomically, write_json
 from .folder import OwnFolder, RunError
 from .nn import Module
 from .nn.spec import spec_of
@@ -119,6 +119,8 @@ class Run:
             less = args.batch - args.batch % world.size
             raise RunError(f"--batch {args.batch} is the batch of all {world.size} processes, so it must be a multiple of "
                            f"{world.size}; give {f'{less} or ' * (less > 0)}{less + world.size}")
+        if world.size > 1 and getattr(args, "chunk", None):
+            raise RunError("--chunk is for one process: of several, each already has a part of the batch; leave it out")
         self.config = dict(vars(args))
         self.world, self.is_first = world, world.rank == 0
         self.name, self.log_every = name, args.log_every
@@ -316,7 +318,7 @@ class Run:
 
         Raises FloatingPointError if metrics["loss"] is not finite, and RunError if it is not the same on all processes.
         """
-        line = _finite({"step": step, **metrics})
+        line = finite({"step": step, **metrics})
         if not self.world.alike(_bytes(line.get("loss"))):
             raise RunError(f"the loss of step {step} differs between processes: it must be that of the whole batch; give "
                            "the loss world=world, or take minicl.distributed.mean_of(loss, world=world)")
@@ -371,7 +373,7 @@ class Run:
         if not self.is_first:
             return
         self._own.require_owned()
-        result = _finite(result)
+        result = finite(result)
         write_json(self.folder / "result.json", result)
         width = max(map(len, result))
         table = [f"  {key:<{width}}  " + (f"{value:.4f}" if isinstance(value, float) else str(value))
@@ -387,14 +389,3 @@ def _nothing() -> None:
 def _bytes(value):
     """A value for JSON, as an array that processes can compare."""
     return np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
-
-
-def _finite(value):
-    """A value for JSON, which has no NaN and no infinity: None stands for them."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    if hasattr(value, "item"):                               # NumPy's and CuPy's scalars
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
