@@ -21,6 +21,8 @@ First order only: gradients are arrays, not Tensors, and cannot be differentiate
 import functools
 import inspect
 import operator
+import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, overload
@@ -28,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 from .backend import array_module, is_array
 from .no_grad import in_no_grad, no_grad_blocks
 from .signature import Signature, describe
-from .tensor import BaseTensor, Change, alike, clock, last_write
+from .tensor import BaseTensor, Change, alike, clock, first_gradients, last_write
 from .typing import Array
 
 
@@ -111,8 +113,11 @@ def _walk(root: Node, g: Array) -> None:
     for node in ancestors(root):
         inputs, backward = node.inputs, node.backward
         node.inputs, node.options, node.backward = (), {}, None
-        if node not in arriving or backward is None:         # all its users sent back None
+        if node not in arriving:                             # all its users sent back None
             continue
+        if backward is None:
+            raise RuntimeError(f"the tape behind {node.op.__name__!r} is being walked by another thread too; add losses "
+                               "that share a graph before one backward()")
         gradients = backward(arriving.pop(node))
         if type(gradients) is not tuple or len(gradients) != len(inputs):
             raise RuntimeError(f"backward of {node.op.__name__}: expected a tuple of {len(inputs)} gradients, "
@@ -161,10 +166,18 @@ def _stale(node: Node, x: Tensor | Array, change: Change) -> str:
 
 def _accumulate(leaf: Tensor, g: Array) -> None:
     """leaf.grad += g, copying the first one: ops may hand the same array to several inputs."""
-    if leaf._grad is None:
-        leaf._grad = g.copy()
-    else:
-        leaf._grad += g
+    _adding.acquire()                                        # other threads may send gradients to the same leaf;
+    try:                                                     # `with` takes three times as long
+        if leaf._grad is None:
+            leaf._grad = g.copy()
+            first_gradients.append(weakref.ref(leaf))
+        else:
+            leaf._grad += g
+    finally:
+        _adding.release()
+
+
+_adding = threading.Lock()
 
 
 # ---------------------------------------------------------------- ops

@@ -2,6 +2,7 @@
 
 import itertools
 import weakref
+from collections import deque
 from collections.abc import Iterable
 from typing import Any, NoReturn, TypeAlias
 
@@ -14,6 +15,7 @@ from .typing import Array
 
 clock = itertools.count()             # orders the recorded ops and the library's writes
 Change: TypeAlias = tuple[int, str, str]              # time, name of what was changed, by what
+first_gradients: deque[weakref.ref] = deque(maxlen=1000)     # the latest leaves whose .grad no optimizer had made
 
 
 class BaseTensor:

@@ -1,6 +1,9 @@
 """What a Module gains, loses or replaces after its optimizer or EMA was made is never silently left behind."""
 
+import collections
 import copy
+import functools
+import types
 
 import numpy as np
 import pytest
@@ -66,6 +69,73 @@ def test_a_change_of_the_target_is_an_error():
     ema.target.first = linear()
     with pytest.raises(RuntimeError, match="EMA: first.weight"):
         ema.update(0.5)
+
+
+LAYERS: list = []
+
+
+class Hiding(nn.Module):
+    """Uses what is put into places that its tree of parts does not lead to."""
+
+    def __init__(self):
+        self.first = linear()
+        self.queue, self.many, self.box = collections.deque(), [0] * 1000, types.SimpleNamespace(layer=None)
+        self.f = lambda x: LAYERS[0](x) if LAYERS else x
+
+    def forward(self, x):
+        x = self.f(self.first(x))
+        for layer in [*self.queue, *self.many, self.box.layer]:
+            x = layer(x) if layer else x
+        return x
+
+
+HIDE = {
+    "a deque": lambda net, layer: net.queue.append(layer),
+    "a long list": lambda net, layer: net.many.append(layer),
+    "an object": lambda net, layer: setattr(net.box, "layer", layer),
+    "a module-level list": lambda net, layer: LAYERS.append(layer),
+    "a lambda": lambda net, layer: setattr(net, "f", lambda x: layer(x)),
+    "a bound method": lambda net, layer: setattr(net, "f", layer.forward),
+    "a partial": lambda net, layer: setattr(net, "f", functools.partial(layer.forward)),
+}
+
+
+@pytest.fixture
+def emptied():
+    yield
+    LAYERS.clear()
+
+
+def train(net, optimizer):
+    optimizer.zero_grad()
+    net(np.ones((2, 3), "float32")).sum().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("make", [optim.SGD, optim.Adam, optim.AdamW, optim.LARS])
+@pytest.mark.parametrize("place", HIDE)
+def test_a_late_part_wherever_it_is_hidden_is_warned_of_once_it_is_used(place, make, emptied):
+    net = Hiding()
+    optimizer = make(net, lr=0.1)
+    train(net, optimizer)
+    late = linear()
+    HIDE[place](net, late)
+    with pytest.warns(UserWarning, match=r"parameters of shape \(3, 3\), \(3,\), .* but no optimizer moves them"):
+        train(net, optimizer)
+
+
+def test_late_parameters_that_are_frozen_or_have_an_optimizer_are_not_warned_of(emptied):
+    net = Hiding()
+    optimizer, late = optim.SGD(net, lr=0.1), linear()
+    net.queue.append(late)
+    net.many.append(linear().freeze())
+    others = optim.SGD(late, lr=0.1)
+    for _ in range(2):
+        train(net, optimizer)
+        others.step()
+    x = Tensor(np.ones((2, 3), "float32"), requires_grad=True)           # not a Parameter
+    net(x).sum().backward()
+    optimizer.step()
 
 
 def test_other_changes_are_none():

@@ -22,7 +22,7 @@ from ..autograd import Tensor
 from ..backend import array_module, get_backend, is_array, to_device, to_host
 from ..checks import require_integers, require_rng
 from ..distributed import ALONE, World
-from ..tensor import Change, mark_changed
+from ..tensor import Change, clock, mark_changed
 from ..typing import Array, ArrayModule, DType, HostArray, Rng
 from .spec import note
 from .state import IncompatibleKeys, parts_to_load
@@ -39,10 +39,12 @@ def _record(part):
 class Parameter(Tensor):
     """A Tensor that is learned. Optimizers decay it only if it has two axes or more (so no bias, no norm weight)."""
 
-    __slots__ = ()
+    __slots__ = ("made",)
 
     def __new__(cls, *args, **options):
-        return _record(super().__new__(cls))
+        parameter = super().__new__(cls)
+        parameter.made = next(clock)
+        return _record(parameter)
 
     def __init__(self, data: Array):
         super().__init__(data, requires_grad=True)
@@ -140,7 +142,8 @@ class Module(metaclass=_Sealed):
     """Subclasses set their parts in __init__ and define forward(); calling the module calls forward.
 
     A part that only a module-level list or object leads to, as in `self.f = lambda x: LAYERS[0](x)`, is not found unless
-    this module's __init__ has made it: keep it in an attribute.
+    this module's __init__ has made it: keep it in an attribute. Optimizers warn of one that is made later, when a
+    gradient reaches it.
 
     training  True at first; .eval() and .train() switch it for the module and everything below it
     world     the processes that train it, ALONE at first, and

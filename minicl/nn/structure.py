@@ -1,8 +1,10 @@
 """Structure: notices that a Module has gained, lost or replaced a part since an optimizer or an EMA was made for it."""
 
 import operator
+import warnings
 from typing import Any
 
+from ..tensor import clock, first_gradients
 from .module import Buffer, HostBuffer, Module, Parameter
 
 MANY = 100                              # a longer list without a part is data, which is not looked through again
@@ -17,11 +19,14 @@ class Structure:
 
     def __init__(self, owner: str, module: Any, parts: Any, kind: Any):
         self.owner, self.module, self.parts, self.kind = owner, module, dict(parts), kind
+        self.made = next(clock)
         self.places: list[tuple[Any, list]] = []         # (a list, or the values of a dict, as they are; as they were)
         self.check()
 
     def check(self) -> None:
         """Raise RuntimeError if the module's parts are no longer those that were given."""
+        if first_gradients and self.kind is Parameter:
+            self._warn_of_late_parameters()
         if not isinstance(self.module, Module):
             return
         for now, before in self.places:
@@ -45,6 +50,18 @@ class Structure:
                                f"{self.owner} was made, which does not follow such changes; change a model's parts "
                                f"first, then make the {self.owner}")
         self.places = places
+
+    def _warn_of_late_parameters(self):
+        """Wherever it is hidden, in a lambda, a deque or a list of thousands: a part that is used gets a gradient."""
+        leaves = [reference() for reference in first_gradients]
+        first_gradients.clear()
+        late = [p for p in leaves if isinstance(p, Parameter) and p.made > self.made and p.grad is not None
+                and p.grad.base is None]                                 # else a view of another optimizer's
+        if late:
+            warnings.warn(f"{self.owner}: parameters of shape {', '.join(str(p.shape) for p in late[:4])}"
+                          f"{', ...' * (len(late) > 4)}, made after this {self.owner}, received gradients, but no optimizer "
+                          "moves them. Keep them in attributes of the model, and make the optimizer afterwards; if they "
+                          "are not to be trained, freeze them", stacklevel=4)
 
     def __getstate__(self) -> dict:
         return {**vars(self), "places": []}              # a copy belongs to a copied module
