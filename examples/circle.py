@@ -79,8 +79,6 @@ def main():
             if run.logs(step):
                 run.log(step, epoch=step // batches.per_epoch + 1, loss=sum(metrics.values()), **metrics)
 
-        if world.rank > 0:
-            return                                           # the rest is little work, for one process
         # Where views of test images go. (Unchanged images lie to one side: no encoder was asked to spread those.)
         labels = data.test_labels[:2000]
         view1, view2 = two_views(augment, to_float(data.test_images[:2000], xp), rng)
@@ -94,7 +92,8 @@ def main():
             circles.append((name, to_host(l2_normalize.forward(z1)[0]), metrics[name]))
 
     floor = uniformity_floor(2)
-    circle_panels(run.folder / "circle.png", circles, labels, data.class_names, floor)
+    if world.rank == 0:
+        circle_panels(run.folder / "circle.png", circles, labels, data.class_names, floor)
     run.finish({"data": data.name, "backend": args.backend, "seed": args.seed, "uniformity_floor": floor,
                 **{f"{figure}, {name}": value for name, row in metrics.items() for figure, value in row.items()},
                 "seconds": run.elapsed()})

@@ -109,14 +109,13 @@ def main():
         recalls = retrieval_recall(encode(model.image, shown, xp, world=world), text[to_device(occurring, xp)],
                                    caption_ids)
 
-    if world.rank > 0:
-        return                                               # one process draws and writes
     log = run.read_log()
-    best = to_host((unseen[:18] @ l2_normalize.forward(text)[0].T).argmax(axis=1))
-    draw_curves(run.folder / "curves.png", log, math.log(args.batch))
-    caption_grid(run.folder / "captions.png", images[:18], [captions[k] for k in best],
-                 best == caption_number(attributes)[:18],
-                 title=f"unseen combinations, and the best of {len(captions)} captions (red: wrong)")
+    if world.rank == 0:
+        best = to_host((unseen[:18] @ l2_normalize.forward(text)[0].T).argmax(axis=1))
+        draw_curves(run.folder / "curves.png", log, math.log(args.batch))
+        caption_grid(run.folder / "captions.png", images[:18], [captions[k] for k in best],
+                     best == caption_number(attributes)[:18],
+                     title=f"unseen combinations, and the best of {len(captions)} captions (red: wrong)")
     run.finish({"data": data.name, "backend": args.backend, "seed": args.seed, "loss": final_loss(log, total),
                 "scale": log[-1]["scale"], **metrics, **recalls,
                 "seconds": run.elapsed(), "seconds_per_epoch": run.seconds / args.epochs,

@@ -91,10 +91,9 @@ def main():
         accuracies = {name: frozen_accuracies(model, data, xp, world=world)[0]
                       for name, model in {"untrained": untrained, **models}.items()}
 
-    if world.rank > 0:
-        return                                               # one process draws and writes
     log = run.read_log()
-    draw(run, log, accuracies, args.dim)
+    if world.rank == 0:
+        draw(run, log, accuracies, args.dim)
     last = {key: value for key, value in log[-1].items() if ":" in key}
     run.finish({"data": data.name, "backend": args.backend, "seed": args.seed, **last,
                 **{f"{name}: {figure}": value for name, row in accuracies.items() for figure, value in row.items()},

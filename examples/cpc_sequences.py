@@ -99,9 +99,8 @@ def main():
             last_context(model, data.train, xp), data.train_labels,
             last_context(model, data.test, xp), data.test_labels, world=world)}
 
-    if world.rank > 0:
-        return                                               # one process draws and writes
-    draw(run, metrics, args)
+    if world.rank == 0:
+        draw(run, metrics, args)
     run.finish({"data": data.name, "backend": args.backend, "seed": args.seed,
                 "chance": 1 / args.batch, "cap_nats": math.log(args.batch),
                 **{f"{name}_{k}": value for name in metrics for k, value in enumerate(metrics[name], start=1)},

@@ -67,8 +67,6 @@ def main():
             if run.logs(step) or (step + 1) % stair == 0:
                 run.log(step, nats=nats, loss=loss.item(), bound=infonce_bound(loss.item(), args.batch).nats,
                         optimal=pairs_bound(log_density_ratio(x, y, rho)))
-        if world.rank > 0:
-            return                                           # the rest is little work, for one process
         run.print("the optimal critic, for each number of candidates")
         rng = np.random.default_rng(args.seed)
         optimal = {K: [optimal_bound(nats, args.dim, K, pairs=args.pairs, rng=rng)[0] for nats in NATS]
@@ -78,7 +76,8 @@ def main():
     log = run.read_log()
     late = [line for line in log if line["step"] % stair >= stair // 2]
     learned = [float(np.mean([line["bound"] for line in late if line["nats"] == nats])) for nats in NATS]
-    draw(run, log, optimal, args.batch)
+    if world.rank == 0:
+        draw(run, log, optimal, args.batch)
     symbol = symbol_estimates(2, 8)
     run.finish({"data": f"Gaussians in {args.dim} dimensions", "backend": args.backend, "seed": args.seed,
                 "cap_nats": math.log(args.batch),
