@@ -41,12 +41,11 @@ FROM_PYTORCH = [            # (PyTorch, minicl, what differs); x and y are Tenso
     ("`nn.Linear(4, 3)`", "nn.Linear(4, 3, rng=rng)", "`rng = np.random.default_rng(seed)`, no global seed; "
      "the weight is (in, out)"),
     ("`nn.ReLU()`", "nn.Sequential(model, ops.relu)", "functions stand in a Sequential as they are"),
-    ("`nn.Conv2d(1, 8, 3)`", "nn.Conv2d(1, 8, 3, padding=0, bias=True, rng=rng)", "default padding is `kernel_size // 2`, "
-     "without a bias; activations are (H, W, B, C), see `ops.to_pixel_major`"),
+    ("`nn.Conv2d(1, 8, 3)`", "nn.Conv2d(1, 8, 3, rng=rng)", "activations are (H, W, B, C), "
+     "see `ops.to_pixel_major`"),
     ("`nn.BatchNorm2d(8)`", "nn.BatchNorm(8)", "channels last, any number of axes"),
     ("`nn.ModuleList(layers)`", "[nn.BatchNorm(8), nn.BatchNorm(8)]", "a Module finds its parts in lists, tuples and dicts"),
-    ("`SGD(model.parameters(), lr=0.1)`", "optim.SGD(model, lr=0.1, momentum=0.0)",
-     "takes the model; default momentum is 0.9"),
+    ("`SGD(model.parameters(), lr=0.1)`", "optim.SGD(model, lr=0.1)", "takes the model"),
     ("a scheduler", "optim.warmup_cosine(0, total=100, peak=1e-3, warmup=10)",
      "a function of the step: `optimizer.step(lr)`"),
     ("`clip_grad_norm_(model.parameters(), 1.0)`", "optim.SGD(model, lr=0.1).step(clip_grad_norm=1.0)",

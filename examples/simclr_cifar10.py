@@ -20,6 +20,7 @@ The first is that of MoCo's own CIFAR-10 notebook, whose kNN accuracy of z at ep
 The two methods share data, views, encoder and head, and differ in where the negatives come from.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -42,7 +43,7 @@ ENCODERS = {"convnet": lambda shape, width, rng: ConvNet(shape, [width, 2 * widt
             "resnet9": lambda shape, width, rng: ResNet9(shape, width, rng=rng),
             "resnet18": lambda shape, width, rng: ResNet18(shape, width, rng=rng)}
 METHODS = ("simclr", "moco")
-OPTIMIZERS = {"sgd": SGD, "adamw": AdamW}
+OPTIMIZERS = {"sgd": functools.partial(SGD, momentum=0.9), "adamw": AdamW}
 
 
 def main():

@@ -4,9 +4,11 @@ Messages have the form "NAME: ARGUMENT must be WHAT, got VALUE; HINT". A wrong t
 ValueError. `where` is the NAME: a function's, or the object whose class is named.
 """
 
+import difflib
 import functools
 import math
 import numbers
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,23 @@ def require_rng(where: Any, rng: Any) -> None:
 def is_number(x: Any) -> bool:
     """Whether x is a real number of Python or NumPy, and no bool."""
     return isinstance(x, (int, float, np.integer, np.floating)) and not isinstance(x, bool)
+
+
+# What an argument or attribute is called here, by the name that PyTorch, scikit-learn or a paper gives it.
+GUESSES = {
+    "n_neighbors": "k", "max_iter": "steps", "queue_size": "queue", "K": "queue", "momentum": "m",
+    "trust_coefficient": "eta", "total_steps": "total", "T_max": "total", "warmup_steps": "warmup", "max_lr": "peak",
+    "eta_min": "floor", "T": "tau",
+    "view": "reshape", "flatten": "reshape", "unsqueeze": "reshape", "squeeze": "reshape", "permute": "transpose",
+    "dim": "ndim", "numel": "size", "cuda": "to", "cpu": "to", "double": "astype",
+}
+
+
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """"; did you mean 'x'?" for the known name x that another name stands for, or resembles; "" if there is none."""
+    known = list(known)
+    near = [GUESSES[name]] if GUESSES.get(name) in known else difflib.get_close_matches(name, known, 1, cutoff)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 @functools.cache

@@ -1,9 +1,8 @@
 """Optimizers over one flat buffer, and learning-rate schedules.
 
-An optimizer moves all parameters into one array and all gradients into another, and leaves each parameter a
-view of its part. An update is then the formula, once, over everything: a few passes on the CPU, a few launches
-on a GPU. Weight decay applies to matrices and kernels, not to biases and norm parameters (one axis), which come
-last in the buffer, so that what is decayed is one slice.
+An optimizer moves all parameters into one array and all gradients into another, and leaves each parameter a view of its
+part: an update is the formula, once, over everything. Weight decay applies to matrices and kernels, not to biases and
+norm parameters (one axis), which come last in the buffer, so that what is decayed is one slice.
 
 Fine-tuning: a frozen parameter (requires_grad False) is neither decayed nor moved, whenever it was frozen.
 
@@ -22,9 +21,11 @@ from .autograd import Tensor
 from .backend import array_module, follow, fused, parallel_for, sum_of_squares, to_device, to_host, weights
 from .checks import require_within
 from .distributed import ALONE, World
-from .nn.module import Module, Parameter, require_reachable
+from .nn import Module, Parameter
+from .nn.module import require_reachable
 from .nn.state import require_state
 from .nn.structure import Structure
+from .signature import accepts_other_names, by_known_names
 from .tensor import mark_changed, watch
 from .typing import Array, HostArray
 
@@ -39,10 +40,9 @@ class Optimizer:
     steps  how many steps it has taken. Each parameter's own are counted too: a frozen one takes none
     world  the processes whose gradients step() adds up: the model's (see Module.across); for pairs set it afterwards
 
-    On the CPU a gradient that is not finite, or so long that its square is not (1.8e19 in float32), raises
-    FloatingPointError, and nothing is changed. A GPU is not waited for: there the weights become NaN, and so does the
-    next loss. The same holds for g + decay w where the decay is part of the gradient (SGD, Adam).
-    If the Module gains, loses or replaces a parameter later, step() and state_dict() raise RuntimeError.
+    On the CPU a gradient, with the decay that is part of it (SGD, Adam), that is not finite, or so long that its square is
+    not (1.8e19 in float32), raises FloatingPointError, and nothing is changed. A GPU is not waited for: there the weights
+    become NaN, and so does the next loss. If the Module gains, loses or replaces a parameter, step() raises RuntimeError.
 
     >>> from minicl import nn
     >>> model = nn.Linear(3, 2, rng=np.random.default_rng(0))
@@ -55,6 +55,10 @@ class Optimizer:
 
     state_names: tuple[str, ...] = ()
     decay_in_gradient = False                                    # whether _update adds decay w to the gradient
+
+    def __new__(cls, *args, **options):
+        by_known_names(cls.__name__, cls.__init__, args, options)            # raises, with the nearest argument
+        return super().__new__(cls)
 
     def __init__(self, model: Module | Iterable[tuple[str, Tensor]], lr: float, *, weight_decay: float = 0.0):
         require_within(self, "(0, inf)", lr=lr)
@@ -245,17 +249,17 @@ def _named_parameters(name, model) -> list[tuple[str, Any]]:
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent with momentum: u <- mu u + g + decay w,  w <- w - lr u.
+    """Stochastic gradient descent, with momentum mu: u <- mu u + g + decay w,  w <- w - lr u.
 
-    nesterov: w <- w - lr (g + decay w + mu u), a look ahead along the new u (Sutskever et al. 2013).
+    nesterov: w <- w - lr (g + decay w + mu u), a look ahead along the new u (Sutskever et al. 2013); it needs a momentum.
     """
 
     state_names = ("momentum",)
     decay_in_gradient = True
 
-    def __init__(self, model: Module | Iterable[tuple[str, Tensor]], lr: float, *, momentum: float = 0.9,
+    def __init__(self, model: Module | Iterable[tuple[str, Tensor]], lr: float, *, momentum: float = 0.0,
                  nesterov: bool = False, weight_decay: float = 0.0):
-        require_within(self, "[0, 1)", momentum=momentum)
+        require_within(self, "(0, 1)" if nesterov else "[0, 1)", "" if momentum else "usual is 0.9", momentum=momentum)
         super().__init__(model, lr, weight_decay=weight_decay)
         self.momentum, self.nesterov = momentum, nesterov
 
@@ -376,6 +380,7 @@ def _trust(xp, w_squared, g_squared, eta, largest):
     return xp.minimum(xp.where(nonzero, eta * norm_w / xp.where(nonzero, norm_g, 1), 1), largest)
 
 
+@accepts_other_names
 def warmup_cosine(step: int, *, total: int, peak: float, warmup: int = 0, floor: float = 0.0) -> float:
     """Learning rate at `step` (from 0): linear from 0 to peak over `warmup` steps, then half a cosine down to floor.
 

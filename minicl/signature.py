@@ -3,15 +3,16 @@
 @op calls these checks for the calls that are not plain: numbers, keywords, mistakes. Plain calls skip them.
 """
 
-import difflib
+import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_args
 
 import numpy as np
 
 from .backend import array_module, is_array, sum_over
+from .checks import did_you_mean
 from .typing import Array
 
 if TYPE_CHECKING:                     # an op is called with Tensors and its body sees arrays: anything, to a type checker
@@ -31,7 +32,8 @@ else:
         """Annotation of an op's input that is one number, such as a temperature: a 0-d Tensor or a Python number."""
 
 MARKS = {"Index": Index, "Mask": Mask, "Scalar": Scalar}
-OTHER_NAMES = {"temperature": "tau"}                          # callers of an op may write either
+OTHER_NAMES = {"temperature": "tau"}                          # callers may write either
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Signature:
@@ -109,8 +111,7 @@ class Signature:
         if name in ("tau", "temperature") and "logit_scale" in self.names:
             return f"unknown argument {name!r}; pass logit_scale, math.log(1 / 0.07) for a temperature of 0.07"
         known = [*self.names, *self.options, *other_names]
-        near = difflib.get_close_matches(name, known, 1)
-        return f"unknown argument {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"expected {', '.join(known)}")
+        return f"unknown argument {name!r}" + (did_you_mean(name, known) or f"; expected {', '.join(known)}")
 
     def arrays(self, values: Sequence[Any]) -> list[Any]:
         """The inputs without their Tensors, after checking that they can be computed with together."""
@@ -183,6 +184,34 @@ class Signature:
             raise RuntimeError(f"backward of {self.name}: the gradient of {self.input_name(position)} must be "
                                f"{describe(x)}, got {describe(dx)}")
         return dx
+
+
+def by_known_names(name: str, function: Callable[..., Any], inputs: tuple, options: dict[str, Any]) -> dict[str, Any]:
+    """options under the names of the function's arguments. Raises TypeError, with the nearest one, for a name of none."""
+    parameters = inspect.signature(function).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return options
+    for other in [option for option in options if option not in parameters]:
+        known = OTHER_NAMES.get(other, "")
+        if known not in parameters:
+            raise TypeError(f"{name}: unknown argument {other!r}{did_you_mean(other, parameters)}")
+        if known in options or known in list(parameters)[:len(inputs)]:
+            raise TypeError(f"{name}: {known} and {other} are two names of one argument; give one of them")
+        options = {**options, known: options[other]}
+        del options[other]
+    return options
+
+
+def accepts_other_names(function: Function) -> Function:
+    """Decorator of a function that is no op: temperature may be given for tau, and an unknown argument gets a hint."""
+    names = inspect.signature(function).parameters.keys()
+
+    @functools.wraps(function)
+    def call(*inputs, **options):
+        if not options.keys() <= names:
+            options = by_known_names(function.__qualname__, function, inputs, options)
+        return function(*inputs, **options)
+    return call                           # type: ignore[return-value]
 
 
 def _holds_tensor(value: Any) -> bool:

@@ -8,10 +8,11 @@ from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
-from .backend import array_module, is_array
+from .backend import array_module, is_array, to_host
+from .checks import did_you_mean
 from .no_grad import in_no_grad
 from .signature import describe, require_float_array
-from .typing import Array
+from .typing import Array, HostArray
 
 clock = itertools.count()             # orders the recorded ops and the library's writes
 Change: TypeAlias = tuple[int, str, str]              # time, name of what was changed, by what
@@ -118,6 +119,21 @@ class BaseTensor:
             raise TypeError(f"a Tensor on a tape (the output of {self.node.op.__name__}) cannot be copied or pickled: the "
                             "copy would send its gradient to copies of the leaves; .detach() it first")
         return _leaf_of, (type(self), self._data, self._requires_grad)
+
+    def __getattr__(self, name: str) -> Any:             # called only when the attribute is not there
+        hint = "" if name[0] == "_" else did_you_mean(name, dir(type(self)))
+        raise AttributeError(f"a Tensor has no attribute {name!r}{hint}")
+
+    def requires_grad_(self, requires_grad: bool = True) -> "BaseTensor":
+        """Set requires_grad of a leaf. Returns the Tensor."""
+        self.requires_grad = requires_grad
+        return self
+
+    def numpy(self) -> HostArray:
+        """The values as a NumPy array: on the CPU data itself, not a copy. As in PyTorch, of a detach()ed Tensor only."""
+        if self.requires_grad:
+            raise RuntimeError("numpy(): a gradient flows to this Tensor, and would be lost; write x.detach().numpy()")
+        return to_host(self._data)
 
     def item(self) -> float:
         """The value of a one-element Tensor as a Python float, off the tape. On a GPU this waits for the device."""

@@ -8,8 +8,8 @@ from minicl.nn import BatchNorm, Dropout, Linear, Module, Sequential
 from minicl.optim import LARS, SGD, Adam, AdamW
 
 OPTIMIZERS = {
-    "SGD": lambda model: SGD(model, 0.01, weight_decay=0.1), "plain SGD": lambda model: SGD(model, 0.01, momentum=0.0),
-    "Nesterov": lambda model: SGD(model, 0.01, nesterov=True, weight_decay=0.1),
+    "SGD": lambda model: SGD(model, 0.01, momentum=0.9, weight_decay=0.1), "plain SGD": lambda model: SGD(model, 0.01),
+    "Nesterov": lambda model: SGD(model, 0.01, momentum=0.9, nesterov=True, weight_decay=0.1),
     "Adam": lambda model: Adam(model, 0.1, weight_decay=0.1),
     "AdamW": lambda model: AdamW(model, 0.1, weight_decay=0.1),
     "LARS": lambda model: LARS(model, 0.1, weight_decay=0.1, eta=0.1),

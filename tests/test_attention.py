@@ -147,7 +147,7 @@ def test_a_transformer_learns_which_token_comes_first(xp):
     truth = to_device((2.0 * (ids[:, 0] == 1) - 1).astype("float32"), xp)
     encoder, ids = transformer(xp, "float32", depth=1, heads=2), to_device(ids, xp)
     readout = nn.Linear(16, 1, rng=rng).to(xp)
-    optimizer = SGD(nn.Sequential(encoder, readout), 0.05)
+    optimizer = SGD(nn.Sequential(encoder, readout), 0.05, momentum=0.9)
     for _ in range(60):
         error = readout(encoder(ids)).reshape(64) - truth
         loss = (error * error).mean()

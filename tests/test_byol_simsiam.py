@@ -82,7 +82,7 @@ def test_the_target_starts_as_the_online_network_and_is_no_parameter(rng):
 
 def test_the_target_gets_no_gradient_and_moves_by_its_momentum_alone(xp, rng):
     model = BYOL(*parts(rng), m=0.9).to(xp)
-    optimizer, views = SGD(model, 0.1), pair_of_views(rng, xp)
+    optimizer, views = SGD(model, 0.1, momentum=0.9), pair_of_views(rng, xp)
     before, start = model.target.state_dict(), model.online.state_dict()
     optimizer.zero_grad()
     model.loss(model(views)[1], model.targets(views)).backward()

@@ -66,7 +66,8 @@ def test_a_step_never_waits_and_launches_little(method, cupy):
 
 @counted
 @pytest.mark.parametrize("optimizer", [
-    lambda named: optim.SGD(named, 0.1, nesterov=True, weight_decay=0.1), lambda named: optim.SGD(named, 0.1),
+    lambda named: optim.SGD(named, 0.1, momentum=0.9, nesterov=True, weight_decay=0.1),
+    lambda named: optim.SGD(named, 0.1, momentum=0.9),
     lambda named: optim.Adam(named, 0.1, weight_decay=0.1), lambda named: optim.AdamW(named, 0.1, weight_decay=0.1),
 ])
 def test_an_optimizer_step_is_a_kernel_for_what_is_decayed_and_one_for_the_rest(optimizer, cupy):
@@ -186,7 +187,7 @@ def recorded(cupy, monkeypatch):
     for transform in (GaussianNoise(), RandomErasing(p=1.0, value=0.5), ColorJitter(), RandomAffine(),
                       RandomResizedCrop(4)):
         transform(images, rng)
-    optim.SGD([("w", Parameter(cupy.ones((3, 4), dtype="float32")))], 0.1, nesterov=True).step()
+    optim.SGD([("w", Parameter(cupy.ones((3, 4), dtype="float32")))], 0.1, momentum=0.9, nesterov=True).step()
     optim.Adam([("w", Parameter(cupy.ones((3, 4), dtype="float32")))], 0.1, weight_decay=0.1).step()
     nt_xent.forward(images[:, 0, :, 0], images[:, 1, :, 1], 0.005)[1](cupy.ones((), dtype="float32"))    # the guarded way
     return list(calls.values())

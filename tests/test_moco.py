@@ -262,7 +262,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
 def test_both_backends_train_alike(xp):
     """With SGD: Adam takes whole steps along gradients that are nothing but rounding."""
     model, reference = moco(xp), moco()
-    losses = [train(m, SGD(m, 0.1), 5, np.random.default_rng(1)) for m in (model, reference)]
+    losses = [train(m, SGD(m, 0.1, momentum=0.9), 5, np.random.default_rng(1)) for m in (model, reference)]
     np.testing.assert_allclose(*losses, rtol=1e-4, atol=1e-6)
     for name, array in model.state_dict().items():
         np.testing.assert_allclose(array, reference.state_dict()[name], rtol=1e-3, atol=1e-4, err_msg=name)

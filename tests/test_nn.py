@@ -7,7 +7,7 @@ from minicl import gradcheck, ops
 from minicl import Tensor, no_grad
 from minicl.backend import to_device, to_host
 from minicl.methods import SimCLR
-from minicl.nn import (HEADS, MLP, BatchNorm, Buffer, Conv2d, ConvNet, Dropout, Embedding, LayerNorm, Linear, Module,
+from minicl.nn import (GRU, HEADS, MLP, BatchNorm, Buffer, Conv2d, ConvNet, Dropout, Embedding, LayerNorm, Linear, Module,
                        Parameter, Sequential, projection_head)
 
 
@@ -65,7 +65,7 @@ def test_a_misspelt_name_is_an_error_that_suggests_the_name(rng):
 
 
 def test_a_name_that_resembles_none_gets_no_suggestion(rng):
-    for name in ("double", "cuda", "children", "requires_grad_"):
+    for name in ("half", "register_buffer", "zzz", "share_memory"):
         with pytest.raises(AttributeError, match=f"Linear has no attribute '{name}'$"):
             getattr(Linear(2, 3, rng=rng), name)
 
@@ -196,7 +196,7 @@ def test_a_long_list_of_misfits_is_cut(rng):
 @pytest.mark.parametrize("make, fan_in, gain", [
     (lambda rng: Linear(400, 300, rng=rng), 400, 1),
     (lambda rng: Linear(400, 300, rng=rng, gain=3.0), 400, 3),
-    (lambda rng: Conv2d(40, 90, rng=rng), 360, np.sqrt(2)),
+    (lambda rng: Conv2d(40, 90, 3, rng=rng), 360, np.sqrt(2)),
     (lambda rng: Conv2d(400, 300, rng=rng, kernel_size=1, gain=1.0), 400, 1),
 ], ids=["linear", "linear with gain", "conv", "1x1 conv"])
 def test_initial_weights_have_deviation_gain_over_root_fan_in(rng, make, fan_in, gain):
@@ -215,19 +215,45 @@ def test_linear_is_xw_plus_b(xp, rng):
     assert Linear(3, 4, rng=rng, bias=False).bias is None
 
 
-@pytest.mark.parametrize("options, size", [({}, (7, 6)), ({"stride": 2}, (4, 3)), ({"padding": 0}, (5, 4)),
-                                           ({"kernel_size": 1}, (7, 6)), ({"kernel_size": 5, "stride": 2}, (4, 3))])
-def test_conv2d_keeps_the_image_unless_told_otherwise(xp, rng, options, size):
-    layer = Conv2d(2, 5, rng=rng, **options).to(xp)
+@pytest.mark.parametrize("kernel_size, options, size", [
+    (3, {"padding": 1}, (7, 6)), (3, {"padding": 1, "stride": 2}, (4, 3)), (3, {}, (5, 4)), (1, {}, (7, 6)),
+    (5, {"padding": 2, "stride": 2}, (4, 3))])
+def test_conv2d_pads_by_what_it_is_given(xp, rng, kernel_size, options, size):
+    layer = Conv2d(2, 5, kernel_size, rng=rng, **options).to(xp)
     y = layer(Tensor(to_device(normal(rng, 7, 6, 3, 2), xp)))
     assert y.shape == (*size, 3, 5) and y.dtype == "float32"
 
 
 def test_conv2d_adds_its_bias(rng):
-    layer, x = Conv2d(2, 3, rng=rng, bias=True), Tensor(normal(rng, 4, 4, 1, 2))
+    layer, x = Conv2d(2, 3, 3, rng=rng), Tensor(normal(rng, 4, 4, 1, 2))
     before = values(layer(x))
     layer.bias.data += np.float32([1, 2, 3])
     np.testing.assert_allclose(values(layer(x)) - before, np.broadcast_to([1, 2, 3], before.shape), rtol=1e-5)
+
+
+def test_layers_have_the_attributes_and_defaults_of_pytorch(rng):
+    linear, conv, embedding, gru = Linear(3, 4, rng=rng), Conv2d(3, 4, 5, rng=rng), Embedding(7, 2, rng=rng), GRU(3, 4, rng=rng)
+    assert (linear.in_features, linear.out_features) == (3, 4)
+    assert (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding) == (3, 4, 5, 1, 0)
+    assert conv.bias.shape == (4,) and Conv2d(3, 4, 5, rng=rng, bias=False).bias is None
+    assert (embedding.num_embeddings, embedding.embedding_dim) == (7, 2)
+    assert (gru.input_size, gru.hidden_size) == (3, 4)
+    assert BatchNorm(5).num_features == 5 and LayerNorm(6).normalized_shape == 6
+
+
+def test_children_are_the_modules_directly_below(rng):
+    inner, last = Sequential(Linear(3, 3, rng=rng), Linear(3, 3, rng=rng)), Linear(3, 2, rng=rng)
+    model = Sequential(inner, last)
+    assert model.named_children() == [("steps.0", inner), ("steps.1", last)] and model.children() == [inner, last]
+    assert [name for name, _ in model.named_modules()] == ["", "steps.0", "steps.0.steps.0", "steps.0.steps.1", "steps.1"]
+    assert last.children() == []
+
+
+def test_requires_grad_switches_gradients_and_nothing_else(rng):
+    model = Sequential(Linear(3, 3, rng=rng), BatchNorm(3))
+    assert model.requires_grad_(False) is model and not any(p.requires_grad for p in model.parameters())
+    assert model.training and model[1].training
+    assert all(p.requires_grad for p in model.requires_grad_().parameters())
 
 
 def test_sizes_below_one_are_refused(rng):

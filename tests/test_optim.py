@@ -14,7 +14,7 @@ STEPS = 6
 
 # ---------------------------------------------------------------- the formulas, slowly
 
-def slow_sgd(w, gradients, lr, decay, momentum=0.9, nesterov=False):
+def slow_sgd(w, gradients, lr, decay, momentum=0.0, nesterov=False):
     u = np.zeros_like(w)
     for g in gradients:
         g = g + decay * w
@@ -62,7 +62,7 @@ FORMULAS = [
     (LARS, slow_lars, {"momentum": 0.5, "eta": 0.02}),
 ]
 NAMES = [f"{optimizer.__name__} {', '.join(map(str, options))}".strip() for optimizer, _, options in FORMULAS]
-EACH = [lambda p: SGD(p, 0.1), lambda p: Adam(p, 0.1), lambda p: AdamW(p, 0.1), lambda p: LARS(p, 0.1)]
+EACH = [lambda p: SGD(p, 0.1, momentum=0.9), lambda p: Adam(p, 0.1), lambda p: AdamW(p, 0.1), lambda p: LARS(p, 0.1)]
 each_optimizer = pytest.mark.parametrize("make", EACH, ids=["SGD", "Adam", "AdamW", "LARS"])
 
 
@@ -144,7 +144,7 @@ def test_a_learning_rate_from_numpy_is_a_number(make, xp):
 
 def test_gradients_add_up_until_they_are_cleared(xp):
     p = Parameter(xp.ones(3, dtype="float32"))
-    optimizer = SGD([("p", p)], 0.1)
+    optimizer = SGD([("p", p)], 0.1, momentum=0.9)
     for _ in range(2):
         (p * 2.0).sum().backward()
     assert to_host(p.grad).tolist() == [4, 4, 4]
@@ -230,14 +230,14 @@ def test_parameters_stay_views_of_one_buffer(xp, rng, make):
 def test_taking_hold_of_parameters_keeps_their_values(xp):
     start = initial("float32")
     parameters = parameters_from(start, xp)
-    SGD(parameters, 0.1)
+    SGD(parameters, 0.1, momentum=0.9)
     for name, p in parameters:
         np.testing.assert_array_equal(to_host(p.data), start[name])
 
 
 def test_a_loaded_model_state_reaches_the_optimizer(xp, rng):
     model, other = Linear(3, 4, rng=rng).to(xp), Linear(3, 4, rng=rng)
-    optimizer = SGD(model, 0.1)
+    optimizer = SGD(model, 0.1, momentum=0.9)
     model.load_state_dict(other.state_dict())
     np.testing.assert_array_equal(to_host(optimizer.values[:12]), other.weight.data.reshape(-1))
     optimizer.step()

@@ -2,15 +2,19 @@
 
 import functools
 import math
+import re
 
 import numpy as np
 import pytest
 
-from minicl import Tensor, contrastive, nn, op
+from minicl import Tensor, contrastive, gradcheck, nn, op, optim
+from minicl.evaluate import knn_accuracy, linear_probe, nearest_neighbours
 from minicl.methods import CLIP, MoCo
 
 RNG = np.random.default_rng(0)
 Z = RNG.standard_normal((4, 4), dtype="float32")
+IDS = np.array([0, 1, 0, 1])
+LAYER = nn.Linear(4, 4, rng=np.random.default_rng(0))
 
 
 def moco(**temperature):
@@ -31,6 +35,10 @@ CALLS = {
     "info_nce_from_scores": lambda **t: contrastive.info_nce_from_scores(Tensor(Z), np.arange(4), **t).item(),
     "MoCo.loss": moco,
     "CLIP": clip,
+    **{f"composed.{name}": functools.partial(lambda loss, arguments, **t: loss(*map(Tensor, arguments), **t).item(),
+                                             getattr(contrastive.composed, name), arguments)
+       for name, arguments in {"nt_xent": (Z, Z[::-1].copy()), "dcl": (Z, Z[::-1].copy()),
+                               "info_nce": (Z, Z[::-1].copy(), Z + 1)}.items()},
 }
 
 
@@ -39,8 +47,52 @@ def test_either_name_of_the_temperature_but_not_both(name):
     call = CALLS[name]
     assert call(tau=0.5) == call(temperature=0.5) != call(temperature=0.2)
     for tau in (0.5, 0.2):
-        with pytest.raises(TypeError, match=f"{name}: tau"):
+        with pytest.raises(TypeError, match=f"{'composed' if 'composed' in name else name}: tau"):
             call(tau=tau, temperature=0.5)
+
+
+@pytest.mark.parametrize("call, hint", [
+    (lambda: knn_accuracy(Z, IDS, Z, IDS, n_neighbors=1), "knn_accuracy: unknown argument 'n_neighbors'; did you mean 'k'?"),
+    (lambda: nearest_neighbours(Z, Z, n_neighbors=1), "'n_neighbors'; did you mean 'k'?"),
+    (lambda: linear_probe(Z, IDS, Z, IDS, max_iter=9), "linear_probe: unknown argument 'max_iter'; did you mean 'steps'?"),
+    (lambda: MoCo(LAYER, LAYER, dim=4, queue_size=8), "MoCo: unknown argument 'queue_size'; did you mean 'queue'?"),
+    (lambda: MoCo(LAYER, LAYER, dim=4, K=8), "did you mean 'queue'?"),
+    (lambda: MoCo(LAYER, LAYER, dim=4, momentum=0.9), "MoCo: unknown argument 'momentum'; did you mean 'm'?"),
+    (lambda: nn.Linear(3, 4, biases=True, rng=RNG), "Linear: unknown argument 'biases'; did you mean 'bias'?"),
+    (lambda: nn.Linear(3, 4, device="cpu", rng=RNG), "Linear: unknown argument 'device'"),
+    (lambda: optim.LARS(LAYER, 0.1, trust_coefficient=1.0), "LARS: unknown argument 'trust_coefficient'; did you mean 'eta'?"),
+    (lambda: optim.SGD(LAYER, 0.1, nestrov=True), "SGD: unknown argument 'nestrov'; did you mean 'nesterov'?"),
+    (lambda: optim.warmup_cosine(0, total_steps=9, peak=1.0), "'total_steps'; did you mean 'total'?"),
+    (lambda: contrastive.composed.nt_xent(Tensor(Z), Tensor(Z), taux=1.0), "composed: unknown argument 'taux'; did you mean 'tau'?"),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_an_unknown_argument_is_named_with_the_nearest_one(call, hint):
+    with pytest.raises(TypeError, match=re.escape(hint)):
+        call()
+
+
+@pytest.mark.parametrize("thing, name, hint", [
+    (Tensor(Z), "view", "reshape"), (Tensor(Z), "permute", "transpose"), (Tensor(Z), "requires_gard", "requires_grad"),
+    (LAYER, "in_feature", "in_features"), (LAYER, "cuda", "to")])
+def test_an_unknown_attribute_is_named_with_the_nearest_one(thing, name, hint):
+    with pytest.raises(AttributeError, match=f"has no attribute '{name}'; did you mean '{hint}'?"):
+        getattr(thing, name)
+
+
+def test_tensors_have_numpy_std_and_requires_grad():
+    x = Tensor(Z)
+    assert x.numpy() is Z and x.requires_grad_() is x and x.requires_grad
+    with pytest.raises(RuntimeError, match=r"write x.detach\(\).numpy\(\)"):
+        x.numpy()
+    assert not x.requires_grad_(False).requires_grad
+    np.testing.assert_allclose(x.std(axis=0).numpy(), Z.std(axis=0), rtol=1e-5)
+    assert gradcheck(lambda z: z.std(axis=1, correction=1), [Z.astype("float64")])
+
+
+def test_a_module_with_any_options_takes_them():
+    class Free(nn.Module):
+        def __init__(self, **options):
+            self.options = options
+    assert Free(temperature=1.0).options == {"temperature": 1.0}
 
 
 @pytest.mark.parametrize("loss, more", [(contrastive.clip_loss, ()), (contrastive.siglip, (0.0,))])

@@ -126,7 +126,7 @@ def cpc(xp):
 
 STEPS = {
     "SimCLR": simclr,
-    "SimCLR in colour, SGD": lambda xp: simclr(xp, colour=True, optimizer=lambda model: SGD(model, 0.1)),
+    "SimCLR in colour, SGD": lambda xp: simclr(xp, colour=True, optimizer=lambda model: SGD(model, 0.1, momentum=0.9)),
     "SimCLR, LARS": lambda xp: simclr(xp, optimizer=lambda model: LARS(model, 0.1)),
     "MoCo": moco, "CLIP": clip, "CPC": cpc, "BYOL": byol, "SimSiam": simsiam,
 }

@@ -34,7 +34,7 @@ def main(steps=50):
     def run(backward):
         rng, batches = np.random.default_rng(0), Batches(1500, BATCH)
         model = small_model(rng)
-        optimizer, losses, norms = SGD(model, lr=0.3), [], []
+        optimizer, losses, norms = SGD(model, lr=0.3, momentum=0.9), [], []
         for step in range(steps):
             views = np.concatenate(fresh_views(batches[step], rng))
             optimizer.zero_grad()

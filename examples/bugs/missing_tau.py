@@ -50,7 +50,7 @@ def main(steps=120):
         def loss(z1, z2):
             return -log_softmax(cosine_similarity(z1, z2))[own].mean()
 
-        losses = train(loss, steps, make_optimizer=lambda model: SGD(model, lr=0.03))[1]
+        losses = train(loss, steps, make_optimizer=lambda model: SGD(model, lr=0.03, momentum=0.9))[1]
         return {"loss": losses, "gradcheck: analytic / numeric": ratio(log_softmax)}
 
     return compare("missing_tau", correct=run(correct), wrong=run(wrong), curve="loss")

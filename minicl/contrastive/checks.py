@@ -29,13 +29,6 @@ def require_temperature(name, tau):
                    else "usual temperatures are 0.05 to 1")
 
 
-def one_temperature(name, tau, temperature, default=None):
-    """tau, which may be given as temperature instead, or the default. Raises TypeError if both are given."""
-    if tau is not None and temperature is not None:
-        raise TypeError(f"{name}: tau and temperature are two names of one argument; give one of them")
-    return next((value for value in (tau, temperature) if value is not None), default)
-
-
 def require_logit_scale(name, logit_scale):
     """Raise ValueError unless logit_scale is a number <= log 100."""
     require_scalar(name, "logit_scale", logit_scale, "(-inf, 4.60518]",

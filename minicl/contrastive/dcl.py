@@ -20,7 +20,7 @@ from ..backend import array_module, require_finite, to_device
 from ..checks import require_within
 from ..distributed import ALONE, World
 from ..ops import concat, logsumexp, where
-from ..signature import Scalar, is_plain_array
+from ..signature import Scalar, accepts_other_names, is_plain_array
 from ..typing import Array, HostArray
 from .checks import require_ids, require_pairs, require_temperature
 from .cosine import cosine_similarity, l2_normalize
@@ -28,6 +28,7 @@ from .pairs import SymmetricPairs
 from .softmax import EXCLUDED, softmax
 
 
+@accepts_other_names
 def composed(z1: Tensor, z2: Tensor, tau, *, weights: Array | None = None, ids: HostArray | None = None) -> Tensor:
     """dcl from small ops: cosines, log-sum-exp over the negatives, less the positive's score."""
     xp, N = array_module(z1.data), len(z1)

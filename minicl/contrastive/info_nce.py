@@ -22,7 +22,7 @@ from ..autograd import Tensor, op
 from ..backend import array_module, require_finite, to_device
 from ..distributed import ALONE, World
 from ..ops import concat, where
-from ..signature import Scalar
+from ..signature import Scalar, accepts_other_names
 from ..typing import Array, HostArray
 from .checks import require_pairs, require_query_ids, require_temperature
 from .cosine import cosine_similarity, l2_normalize
@@ -30,6 +30,7 @@ from .pairs import QueryPairs
 from .softmax import EXCLUDED, log_softmax, softplus
 
 
+@accepts_other_names
 def composed(query: Tensor, positive: Tensor, negatives: Tensor, tau, *, ids: HostArray | None = None,
              negative_ids: HostArray | None = None) -> Tensor:
     """info_nce from small ops: cosines, log-softmax, pick column 0. It holds all N (1 + M) scores."""

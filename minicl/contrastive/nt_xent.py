@@ -26,7 +26,7 @@ from ..autograd import Tensor, op
 from ..backend import array_module, require_finite, to_device
 from ..distributed import ALONE, World
 from ..ops import concat, getitem, where
-from ..signature import Scalar
+from ..signature import Scalar, accepts_other_names
 from ..typing import Array, HostArray
 from .checks import require_ids, require_pairs, require_temperature
 from .cosine import cosine_similarity, l2_normalize
@@ -34,6 +34,7 @@ from .pairs import SymmetricPairs
 from .softmax import EXCLUDED, log_softmax, softplus
 
 
+@accepts_other_names
 def composed(z1: Tensor, z2: Tensor, tau, *, ids: HostArray | None = None) -> Tensor:
     """nt_xent from small ops: cosines, log-softmax, pick the other view. It holds all (2N)^2 scores."""
     require_pairs("nt_xent", z1, z2)

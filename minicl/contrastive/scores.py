@@ -7,18 +7,18 @@ from ..autograd import Tensor
 from ..backend import array_module, is_gpu, require_finite
 from ..distributed import ALONE, World, mean_of
 from ..ops import getitem
-from ..signature import is_plain_array
+from ..signature import accepts_other_names, is_plain_array
 from ..typing import Array
-from .checks import one_temperature
 from .softmax import log_softmax
 
 
-def info_nce_from_scores(scores: Tensor, positive_ids: Array, tau: Tensor | float | None = None, *,
-                         temperature: Tensor | float | None = None, world: World = ALONE) -> Tensor:
+@accepts_other_names
+def info_nce_from_scores(scores: Tensor, positive_ids: Array, tau: Tensor | float = 1.0, *,
+                         world: World = ALONE) -> Tensor:
     """L = -(1/N) sum_i log softmax(s_i / tau)_positive_ids[i]: a Tensor ().
 
     Three small ops: log-softmax, pick the positive, mean (van den Oord et al. 2018, eq. 4). With K candidates chance
-    is log K. tau is 1 by default; temperature is another name for it. world: the rows are this process's part.
+    is log K. world: the rows are this process's part.
 
     >>> import numpy as np
     >>> scores = Tensor(np.array([[2.0, 0.0], [0.0, 2.0]]))
@@ -26,7 +26,6 @@ def info_nce_from_scores(scores: Tensor, positive_ids: Array, tau: Tensor | floa
     0.1269
     """
     _require_scores("info_nce_from_scores", scores, positive_ids)
-    tau = one_temperature("info_nce_from_scores", tau, temperature, 1.0)
     rows = array_module(positive_ids).arange(len(positive_ids))
     loss = -getitem(log_softmax(scores, tau), key=(rows, positive_ids)).mean()
     loss = loss if world.size == 1 else mean_of(loss, world=world)

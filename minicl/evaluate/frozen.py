@@ -5,6 +5,7 @@ from typing import Any
 from ..checks import require_integers
 from ..distributed import ALONE, World
 from ..nn import Module
+from ..signature import accepts_other_names
 from ..typing import Array, ArrayModule
 from .features import encode, state_hash, to_float
 from .geometry import effective_rank
@@ -14,6 +15,7 @@ from .probe import linear_probe
 PROBE_C = 0.1     # SimCLR on MNIST, 10,000 held-out training images: 0.01 to 0.1 differ by noise, 1 is 0.1 points lower
 
 
+@accepts_other_names
 def frozen_accuracies(model: Module, data: Any, xp: ArrayModule, *, k: int = 20,
                       probe: bool = True, world: World = ALONE) -> tuple[dict[str, float], Array, Array]:
     """Test accuracies of a model images -> (h, z), trained without labels, on the classes of an ImageData.
@@ -57,6 +59,7 @@ def training_metrics(model: Module, data: Any, xp: ArrayModule, *, k: int = 20, 
     return {**metrics, "rank_h": effective_rank(h), "rank_z": effective_rank(z)}
 
 
+@accepts_other_names
 def pixel_accuracy(data: Any, xp: ArrayModule, *, k: int = 20, world: World = ALONE) -> float:
     """Test accuracy of the k nearest neighbours by raw pixels about the mean image: what learning must improve on.
 

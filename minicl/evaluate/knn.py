@@ -5,11 +5,13 @@ import numpy as np
 from ..backend import array_module, parallel_for, scatter_add, to_device, to_host
 from ..checks import require_integers, require_within
 from ..distributed import ALONE, World
+from ..signature import accepts_other_names
 from ..typing import Array, HostArray
 from .checks import class_ids, require_features
 from .scores import ROUNDING_UNIT, chosen, normalized, rounded_cosines
 
 
+@accepts_other_names
 def knn_accuracy(train_features: Array, train_labels: HostArray, test_features: Array, test_labels: HostArray, *,
                  k: int = 20, tau: float = 0.1, world: World = ALONE) -> float:
     """Fraction of the test items (M, d) whose class the k most similar training items (N, d) vote for.
@@ -69,6 +71,7 @@ def _weight(similarity, top, tau):
     return xp.exp(xp.maximum((similarity - top) * ROUNDING_UNIT, -700 * tau) / tau)
 
 
+@accepts_other_names
 def nearest_neighbours(bank: Array, queries: Array, *, k: int) -> HostArray:
     """Ids (M, k) into bank (N, d) of the k most similar items of each query (M, d), nearest first; a host array.
 

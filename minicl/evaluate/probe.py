@@ -17,6 +17,7 @@ import numpy as np
 from ..backend import array_module, parallel_sum, to_device
 from ..checks import require_integers, require_within
 from ..distributed import ALONE, World
+from ..signature import accepts_other_names
 from ..typing import Array, HostArray
 from .checks import class_ids, require_features
 from .scores import chosen
@@ -25,6 +26,7 @@ TOLERANCE = 3e-4           # of the largest entry of the gradient: with less, ac
 ROUNDING = 16              # a column whose deviation is within so many roundings of its largest entry is constant
 
 
+@accepts_other_names
 def linear_probe(train_features: Array, train_labels: HostArray, test_features: Array, test_labels: HostArray, *,
                  C: float = 1.0, steps: int = 1000, world: World = ALONE) -> float:
     """Test accuracy, a fraction, of a linear classifier trained by cross-entropy on fixed features (N, d) and (M, d).

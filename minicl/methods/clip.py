@@ -15,7 +15,6 @@ import numpy as np
 from ..autograd import Tensor
 from ..backend import array_module
 from ..checks import require_within
-from ..contrastive.checks import one_temperature
 from ..nn import Linear, Module, Parameter, Sequential
 from ..tensor import mark_changed
 from ..typing import Array, Rng
@@ -32,9 +31,7 @@ class CLIP(Module):
     tau          the temperature at the start (or temperature), at least 1/100, where the clamp holds it
     """
 
-    def __init__(self, image_encoder: Module, text_encoder: Module, dim: int = 64, *, tau: float | None = None, rng: Rng,
-                 temperature: float | None = None):
-        tau = one_temperature("CLIP", tau, temperature, TAU)
+    def __init__(self, image_encoder: Module, text_encoder: Module, dim: int = 64, *, tau: float = TAU, rng: Rng):
         require_within("CLIP", f"[{1 / MAX_SCALE}, inf)", tau=tau)           # below it would start above its own cap
         self.image, self.text = (Sequential(encoder, Linear(encoder.features, dim, bias=False, rng=rng))
                                  for encoder in (image_encoder, text_encoder))

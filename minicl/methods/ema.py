@@ -15,8 +15,7 @@ import copy
 from ..autograd import Tensor
 from ..backend import array_module, follow, fused, weights
 from ..checks import require_within
-from ..nn import BatchNorm, Buffer, HostBuffer, Module
-from ..nn.module import Parameter
+from ..nn import BatchNorm, Buffer, HostBuffer, Module, Parameter
 from ..nn.structure import Structure
 from ..tensor import mark_changed, watch
 from ..typing import Array

@@ -21,10 +21,10 @@ from ..autograd import Tensor
 from ..backend import array_module, is_array, to_device
 from ..checks import require_integers, require_rng, require_within
 from ..contrastive import info_nce
-from ..contrastive.checks import one_temperature, require_temperature
+from ..contrastive.checks import require_temperature
 from ..nn import BatchNorm, Module
 from ..no_grad import no_grad
-from ..signature import describe
+from ..signature import accepts_other_names, describe
 from ..tensor import alike
 from ..typing import Array, Rng
 from .ema import EMA, frozen_copy
@@ -82,13 +82,13 @@ class MoCo(Module):
         """This process's part of the whole batch's rows in another order."""
         return self.world.all_gather(rows, self.views)[to_device(self.world.rows(order, self.views), array_module(rows))]
 
-    def loss(self, queries: Tensor, keys: Array, tau: float | None = None, *, temperature: float | None = None) -> Tensor:
+    @accepts_other_names
+    def loss(self, queries: Tensor, keys: Array, tau: float) -> Tensor:
         """InfoNCE: queries (N, dim), a Tensor; their positives, keys (N, dim), an array; the queue's negatives.
 
-        temperature is another name for tau. Over an empty queue the positive is the only candidate: the loss is 0, and
-        so is its gradient. In training the keys are remembered, for update() to enqueue them.
+        Over an empty queue the positive is the only candidate: the loss is 0, and so is its gradient. In training the
+        keys are remembered, for update() to enqueue them.
         """
-        tau = one_temperature("MoCo.loss", tau, temperature)
         require_temperature("MoCo.loss", tau)
         if not (isinstance(queries, Tensor) and is_array(keys) and alike(keys, queries.data)
                 and keys.shape[1:] == self.queue.keys.data.shape[1:]):

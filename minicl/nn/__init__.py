@@ -3,7 +3,8 @@
 from .encoders import MLP, ConvNet, Encoder, as_images
 from .heads import HEADS, projection_head
 from .layers import BatchNorm, Conv2d, Dropout, Embedding, LayerNorm, Linear, Sequential
-from .module import Buffer, Counter, HostBuffer, Module, Parameter, Stream
+from .module import Module
+from .parts import Buffer, Counter, HostBuffer, Parameter, Stream
 from .recurrent import GRU
 from .resnet import ResNet9, ResNet18
 from .text import BagOfTokens, Transformer

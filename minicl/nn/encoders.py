@@ -95,7 +95,7 @@ class ConvNet(Encoder):
         require_integers("ConvNet", 1, grid=grid)
         H, W, C = self.image_shape = image_shape_of("ConvNet", image_shape)
         sizes = [C, *channels]
-        self.blocks = [Sequential(Conv2d(n, m, rng=rng, stride=s), BatchNorm(m, relu=True))
+        self.blocks = [Sequential(Conv2d(n, m, 3, rng=rng, stride=s, padding=1, bias=False), BatchNorm(m, relu=True))
                        for n, m, s in zip(sizes, sizes[1:], strides)]
         for s in strides:
             H, W = -(-H // s), -(-W // s)

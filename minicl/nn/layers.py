@@ -12,7 +12,8 @@ from ..backend import array_module, follow, fused, weights
 from ..checks import require_integers, require_rng, require_within
 from ..distributed import ALONE
 from ..typing import Array, Rng
-from .module import Buffer, Module, Parameter, Stream
+from .module import Module
+from .parts import Buffer, Parameter, Stream
 
 RELU_GAIN = math.sqrt(2)      # keeps the variance through a relu, which halves it (He et al. 2015, eq. 10)
 
@@ -43,6 +44,7 @@ class Linear(Module):
 
     def __init__(self, in_features: int, out_features: int, *, rng: Rng, bias: bool = True, gain: float = 1.0):
         require_integers("Linear", 1, in_features=in_features, out_features=out_features)
+        self.in_features, self.out_features = in_features, out_features
         self.weight = initial(rng, (in_features, out_features), fan_in=in_features, gain=gain)
         self.bias = Parameter(filled(out_features, 0)) if bias else None
 
@@ -53,11 +55,10 @@ class Linear(Module):
 class Conv2d(Module):
     """Convolution of pixel-major activations: (H, W, B, in_channels) -> (H', W', B, out_channels).
 
-    kernel_size, stride and padding are integers; the default padding, kernel_size // 2, keeps the image's size at
-    stride 1. No bias by default: a batch norm that follows has one. The weight is
-    (kernel_size, kernel_size, in_channels, out_channels).
+    kernel_size, stride and padding are integers; padding=kernel_size // 2 keeps the image's size at stride 1. Before a
+    batch norm, which has a bias, write bias=False. The weight is (kernel_size, kernel_size, in_channels, out_channels).
 
-    >>> layer = Conv2d(3, 8, kernel_size=3, stride=2, rng=np.random.default_rng(0))
+    >>> layer = Conv2d(3, 8, kernel_size=3, stride=2, padding=1, rng=np.random.default_rng(0))
     >>> layer(Tensor(np.ones((32, 32, 4, 3), "float32"))).shape
     (16, 16, 4, 8)
     """
@@ -65,16 +66,16 @@ class Conv2d(Module):
     weight: Parameter
     bias: Parameter | None
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, *, rng: Rng, stride: int = 1,
-                 padding: int | None = None, bias: bool = False, gain: float = RELU_GAIN):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, rng: Rng, stride: int = 1,
+                 padding: int = 0, bias: bool = True, gain: float = RELU_GAIN):
         require_integers("Conv2d", 1, in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size,
                          stride=stride)
-        padding = kernel_size // 2 if padding is None else padding
         require_integers("Conv2d", 0, padding=padding)
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
         self.weight = initial(rng, (kernel_size, kernel_size, in_channels, out_channels),
                               fan_in=kernel_size * kernel_size * in_channels, gain=gain)
         self.bias = Parameter(filled(out_channels, 0)) if bias else None
-        self.stride, self.padding = stride, padding
 
     def forward(self, x: Tensor | Array) -> Tensor:
         y = ops.conv2d(x, self.weight, stride=self.stride, padding=self.padding)
@@ -108,7 +109,8 @@ class BatchNorm(Module):
         require_within("BatchNorm", "(0, inf)", eps=eps)
         self.weight, self.bias = Parameter(filled(num_features, 1)), Parameter(filled(num_features, 0))
         self.running_mean, self.running_var = Buffer(filled(num_features, 0)), Buffer(filled(num_features, 1))
-        self.momentum, self.eps, self.relu, self.splits = momentum, eps, relu, splits
+        self.num_features, self.momentum, self.eps = num_features, momentum, eps
+        self.relu, self.splits = relu, splits
 
     def forward(self, x: Tensor | Array) -> Tensor:
         x = as_tensor(x)
@@ -161,7 +163,7 @@ class LayerNorm(Module):
         require_integers("LayerNorm", 1, normalized_shape=normalized_shape)
         require_within("LayerNorm", "(0, inf)", eps=eps)
         self.weight, self.bias = Parameter(filled(normalized_shape, 1)), Parameter(filled(normalized_shape, 0))
-        self.eps = eps
+        self.normalized_shape, self.eps = normalized_shape, eps
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.layer_norm(x, self.weight, self.bias, eps=self.eps)
@@ -202,6 +204,7 @@ class Embedding(Module):
 
     def __init__(self, num_embeddings: int, embedding_dim: int, *, rng: Rng):
         require_integers("Embedding", 1, num_embeddings=num_embeddings, embedding_dim=embedding_dim)
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.weight = initial(rng, (num_embeddings, embedding_dim), fan_in=embedding_dim)
 
     def forward(self, ids: Array) -> Tensor:

@@ -8,129 +8,39 @@ A part that the walk does not find (a layer in a set, in a closure, in an object
 trained nor saved: making such a Module, or an optimizer for it, raises an error.
 """
 
-import difflib
 import gc
-import threading
 import types
-import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from ..autograd import Tensor
-from ..backend import array_module, get_backend, is_array, to_device, to_host
-from ..checks import require_integers, require_rng
+from ..backend import array_module, get_backend, to_device, to_host
+from ..checks import did_you_mean
 from ..distributed import ALONE, World
-from ..tensor import Change, clock, mark_changed
-from ..typing import Array, ArrayModule, DType, HostArray, Rng
+from ..signature import by_known_names
+from ..tensor import mark_changed
+from ..typing import Array, ArrayModule, DType, HostArray
+from .parts import Buffer, Parameter, making, record
 from .spec import note
 from .state import IncompatibleKeys, parts_to_load
-
-_making = threading.local()                # .parts: weak references to what the __init__ that runs has made, or None
-
-
-def _record(part):
-    if getattr(_making, "parts", None) is not None:
-        _making.parts.append(weakref.ref(part))
-    return part
-
-
-class Parameter(Tensor):
-    """A Tensor that is learned. Optimizers decay it only if it has two axes or more (so no bias, no norm weight)."""
-
-    __slots__ = ("made",)
-
-    def __new__(cls, *args, **options):
-        parameter = super().__new__(cls)
-        parameter.made = next(clock)
-        return _record(parameter)
-
-    def __init__(self, data: Array):
-        super().__init__(data, requires_grad=True)
-
-
-class Buffer:
-    """An array that belongs to a Module's state but gets no gradient."""
-
-    data: Array
-    changed: Change | None = None              # the last write that was noted
-
-    def __new__(cls, *args, **options):
-        return _record(super().__new__(cls))
-
-    def __init__(self, data: Array):
-        if not is_array(data):
-            raise TypeError(f"Buffer: expected an array, got {type(data).__name__}")
-        self.data = data
-
-
-class HostBuffer(Buffer):
-    """Integers that are saved with the model and stay on the host wherever it goes: reading them never waits."""
-
-    def __init__(self, value: int | Array):
-        self._value = np.array(value, dtype="int64")
-
-    data = property(lambda self: self._value, lambda self, moved: None)      # type: ignore[assignment]
-
-
-class Counter(HostBuffer):
-    """An integer that only grows."""
-
-    def __init__(self):
-        super().__init__(0)
-
-    def __int__(self) -> int:
-        return int(self._value)
-
-    def add(self, n: int) -> None:
-        require_integers("Counter.add", 0, n=n)
-        self._value[...] += n
-
-
-class Stream(HostBuffer):
-    """Random generators one after another, a new one for every forward; for layers that draw, such as Dropout.
-
-    data is (seed, generators so far): saved with the model, so a resumed run draws what an uninterrupted one would. A
-    deep copy of a model draws other numbers than the original, since both may run side by side: a momentum encoder with
-    its original's dropout masks would give the positives away.
-
-    >>> stream = Stream(np.random.default_rng(0))
-    >>> stream.next().random() == stream.next().random()
-    False
-    """
-
-    def __init__(self, rng: Rng):
-        require_rng(self, rng)
-        super().__init__([rng.integers(2**32), 0])
-        self.key: tuple[int, ...] = ()                                       # (2,) of an original's second copy
-        self.copies = 0
-
-    def next(self) -> Rng:
-        """The next generator of the stream."""
-        self._value[1] += 1
-        return np.random.default_rng(np.random.SeedSequence(self._value.tolist(), spawn_key=self.key))
-
-    def __deepcopy__(self, memo):
-        copy = type(self).__new__(type(self))
-        self.copies += 1
-        copy._value, copy.key, copy.copies = self._value.copy(), (*self.key, self.copies), 0
-        return copy
 
 
 class _Sealed(type):
     """After __init__ a Module takes no new attributes, so that a misspelt one is an error; and no part is hidden."""
 
     def __call__(cls, *args, **options):
-        outermost = getattr(_making, "parts", None) is None
+        options = by_known_names(cls.__name__, cls.__init__, (cls, *args), options)
+        outermost = getattr(making, "parts", None) is None
         if outermost:
-            _making.parts = []
+            making.parts = []
         try:
             module = super().__call__(*args, **options)
         finally:
-            made = _making.parts
+            made = making.parts
             if outermost:
-                _making.parts = None
+                making.parts = None
         object.__setattr__(module, "_made", note(cls, args, options))
         object.__setattr__(module, "_sealed", True)
         if outermost:
@@ -167,7 +77,7 @@ class Module(metaclass=_Sealed):
     views = 1
 
     def __new__(cls, *args, **options):
-        return _record(super().__new__(cls))
+        return record(super().__new__(cls))
 
     def __call__(self, *inputs, **options):
         return self.forward(*inputs, **options)
@@ -184,8 +94,8 @@ class Module(metaclass=_Sealed):
         raise AttributeError(self._unknown(name))
 
     def _unknown(self, name):
-        near = difflib.get_close_matches(name, [*vars(self), *dir(type(self))], 1, cutoff=0.75)
-        return f"{type(self).__name__} has no attribute {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+        hint = did_you_mean(name, [*vars(self), *dir(type(self))], cutoff=0.75)
+        return f"{type(self).__name__} has no attribute {name!r}{hint}"
 
     # ------------------------------------------------------------ the tree
 
@@ -218,9 +128,20 @@ class Module(metaclass=_Sealed):
     def parameters(self) -> list[Parameter]:
         return [parameter for _, parameter in self.named_parameters()]
 
+    def named_modules(self) -> "list[tuple[str, Module]]":
+        """[(name, Module), ...] of this module and every module below it."""
+        return [(name, part) for name, part in self.named_parts() if isinstance(part, Module)]
+
     def modules(self) -> "list[Module]":
-        """This module and every module below it."""
-        return [part for _, part in self.named_parts() if isinstance(part, Module)]
+        return [module for _, module in self.named_modules()]
+
+    def named_children(self) -> "list[tuple[str, Module]]":
+        """[(name, Module), ...] of the modules directly below this one."""
+        _, *below = self.named_modules()
+        return [(name, part) for name, part in below if not any(name.startswith(f"{other}.") for other, _ in below)]
+
+    def children(self) -> "list[Module]":
+        return [module for _, module in self.named_children()]
 
     # ------------------------------------------------------------ switches
 
@@ -245,9 +166,14 @@ class Module(metaclass=_Sealed):
         """Undo freeze(): gradients and training mode for this module and all below it. Returns the module."""
         return self._freeze(False)
 
-    def _freeze(self, frozen):
+    def requires_grad_(self, requires_grad: bool = True):
+        """Switch the gradients of all parameters, and nothing else: freeze() is mostly what is meant. Returns the module."""
         for parameter in self.parameters():
-            parameter.requires_grad = not frozen
+            parameter.requires_grad = requires_grad
+        return self
+
+    def _freeze(self, frozen):
+        self.requires_grad_(not frozen)
         for module in self.modules():
             object.__setattr__(module, "_frozen", frozen)
         return self.train(not frozen)

@@ -5,7 +5,8 @@ from ..autograd import Tensor
 from ..checks import require_integers
 from ..typing import Array, Rng
 from .layers import as_tensor, filled, initial
-from .module import Module, Parameter
+from .module import Module
+from .parts import Parameter
 
 
 class GRU(Module):
@@ -21,6 +22,7 @@ class GRU(Module):
 
     def __init__(self, input_size: int, hidden_size: int, *, rng: Rng):
         require_integers("GRU", 1, input_size=input_size, hidden_size=hidden_size)
+        self.input_size, self.hidden_size = input_size, hidden_size
         self.features = hidden_size
         self.weight_ih = initial(rng, (input_size, 3 * hidden_size), fan_in=input_size)
         self.weight_hh = initial(rng, (hidden_size, 3 * hidden_size), fan_in=hidden_size)

@@ -15,8 +15,8 @@ from .module import Module
 
 def conv_norm(in_channels, out_channels, *, rng, stride=1, kernel_size=3, relu=True):
     """Convolution, batch norm and, if `relu`, max(y, 0) in the same pass as the norm."""
-    return Sequential(Conv2d(in_channels, out_channels, kernel_size, rng=rng, stride=stride),
-                      BatchNorm(out_channels, relu=relu))
+    return Sequential(Conv2d(in_channels, out_channels, kernel_size, rng=rng, stride=stride, padding=kernel_size // 2,
+                             bias=False), BatchNorm(out_channels, relu=relu))
 
 
 class BasicBlock(Module):

@@ -5,7 +5,8 @@ import warnings
 from typing import Any
 
 from ..tensor import clock, first_gradients
-from .module import Buffer, HostBuffer, Module, Parameter
+from .module import Module
+from .parts import Buffer, HostBuffer, Parameter
 
 MANY = 100                              # a longer list without a part is data, which is not looked through again
 

@@ -1,0 +1,102 @@
+"""What a Module is made of: Parameters, learned by gradient, and Buffers, other state that is saved with the model."""
+
+import threading
+import weakref
+
+import numpy as np
+
+from ..autograd import Tensor
+from ..backend import is_array
+from ..checks import require_integers, require_rng
+from ..tensor import Change, clock
+from ..typing import Array, Rng
+
+making = threading.local()                # .parts: weak references to what the __init__ that runs has made, or None
+
+
+def record(part):
+    if getattr(making, "parts", None) is not None:
+        making.parts.append(weakref.ref(part))
+    return part
+
+
+class Parameter(Tensor):
+    """A Tensor that is learned. Optimizers decay it only if it has two axes or more (so no bias, no norm weight)."""
+
+    __slots__ = ("made",)
+
+    def __new__(cls, *args, **options):
+        parameter = super().__new__(cls)
+        parameter.made = next(clock)
+        return record(parameter)
+
+    def __init__(self, data: Array):
+        super().__init__(data, requires_grad=True)
+
+
+class Buffer:
+    """An array that belongs to a Module's state but gets no gradient."""
+
+    data: Array
+    changed: Change | None = None              # the last write that was noted
+
+    def __new__(cls, *args, **options):
+        return record(super().__new__(cls))
+
+    def __init__(self, data: Array):
+        if not is_array(data):
+            raise TypeError(f"Buffer: expected an array, got {type(data).__name__}")
+        self.data = data
+
+
+class HostBuffer(Buffer):
+    """Integers that are saved with the model and stay on the host wherever it goes: reading them never waits."""
+
+    def __init__(self, value: int | Array):
+        self._value = np.array(value, dtype="int64")
+
+    data = property(lambda self: self._value, lambda self, moved: None)      # type: ignore[assignment]
+
+
+class Counter(HostBuffer):
+    """An integer that only grows."""
+
+    def __init__(self):
+        super().__init__(0)
+
+    def __int__(self) -> int:
+        return int(self._value)
+
+    def add(self, n: int) -> None:
+        require_integers("Counter.add", 0, n=n)
+        self._value[...] += n
+
+
+class Stream(HostBuffer):
+    """Random generators one after another, a new one for every forward; for layers that draw, such as Dropout.
+
+    data is (seed, generators so far): saved with the model, so a resumed run draws what an uninterrupted one would. A
+    deep copy of a model draws other numbers than the original, since both may run side by side: a momentum encoder with
+    its original's dropout masks would give the positives away.
+
+    >>> stream = Stream(np.random.default_rng(0))
+    >>> stream.next().random() == stream.next().random()
+    False
+    """
+
+    def __init__(self, rng: Rng):
+        require_rng(self, rng)
+        super().__init__([rng.integers(2**32), 0])
+        self.key: tuple[int, ...] = ()                                       # (2,) of an original's second copy
+        self.copies = 0
+
+    def next(self) -> Rng:
+        """The next generator of the stream."""
+        self._value[1] += 1
+        return np.random.default_rng(np.random.SeedSequence(self._value.tolist(), spawn_key=self.key))
+
+    def __deepcopy__(self, memo):
+        copy = type(self).__new__(type(self))
+        self.copies += 1
+        copy._value, copy.key, copy.copies = self._value.copy(), (*self.key, self.copies), 0
+        return copy
