@@ -315,24 +315,34 @@ def get_world(backend: str = "numpy", engine: str | None = None) -> World:
 def all_gather(x: Array, *, world: World = ALONE, views: int = 1):
     """The rows of all processes, in the batch's order: x (n, ...) -> y (size n, ...).
 
-        dx = the sum over all processes of their g, this process's rows of it
+        y_i = row i div size of process i mod size                               (1)
+        dx_j = sum over the processes of their g_i, i = j size + rank            (2)
 
-    What is computed from y on each process must be its share of one loss, put together by mean_of.
-    Derivation: docs/gradients/all_gather.md
+    What each process computes from y must be its share of one loss, put together by mean_of. views: x is so many views
+    of a part, [view1; view2], and y as many of the batch.    Derivation: docs/gradients/all_gather.md
 
     >>> all_gather(np.ones((2, 3))).shape                                    # one process: the rows themselves
     (2, 3)
     """
-    return world.all_gather(x, views), lambda g: (world.reduce_scatter(g, views),)
+    y = world.all_gather(x, views)                                           # (1)
+
+    def backward(g):
+        return (world.reduce_scatter(g, views),)                             # (2)
+
+    return y, backward
 
 
 @op
 def mean_of(x: Array, *, world: World = ALONE):
-    """The mean of all processes' x: of the means of a loss over as many rows each, the loss of all rows.
+    """The mean over the processes of their x: if x is the mean of a loss over as many rows each, the loss of all rows.
 
-        dx = g / size
+        y = (1/size) sum over the processes of their x                           (3)
+        dx = g / size                                                            (4)
 
     >>> mean_of(np.ones(())).item()
     1.0
     """
-    return world.mean(x), lambda g: (g / world.size,)
+    def backward(g):
+        return (g / world.size,)                                             # (4)
+
+    return world.mean(x), backward                                           # (3)

@@ -42,9 +42,12 @@ SYMPTOMS = {
     "missing_tau": (dict(steps=20), lambda c, w: w[RATIO] == pytest.approx(0.1, rel=1e-4) and last(w) > last(c)),
     "lars": (dict(steps=40), lambda c, w: last(w) == pytest.approx(math.log(10)) and last(c) < 1),
     "no_positive": (dict(draws=3), lambda c, w: c["loss"][-1] > 5 and w["loss"][-1] < 2),
+    "gathered": (dict(steps=12), lambda c, w: w["loss"][0] == pytest.approx(c["loss"][0], rel=1e-6) and max(w[EXACT]) < 0.97
+                 and min(c[EXACT]) > 0.9999),
     "zero_shot": (dict(images=1000), lambda c, w: w[CLASSES][-1] < c[CLASSES][-1] - 0.2),
 }
 COSINE, NORM, PROBE = "target's cosine with online", "gradient of the first step", "linear probe"
+EXACT = "cosine with the exact gradient"
 RATIO, CLASSES = "gradcheck: analytic / numeric", "accuracy, scattered classes"
 
 

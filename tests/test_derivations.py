@@ -12,6 +12,7 @@ from cases import above_zero, apart, normal
 
 import minicl
 from minicl import contrastive, nn, ops
+from minicl.distributed import World, all_gather, mean_of
 from minicl.explain import arrays_held_by
 from minicl.methods import grad_cache
 
@@ -68,7 +69,7 @@ CASES = [
     ("pool", ops.avg_pool2d, (normal(5, 4, 2, 3),), {"size": 3, "stride": 1}, {}),
 ]
 
-FUNCTIONS = {"grad_cache": {"grad_cache"}}        # pages on what is no op, with a test of their own below
+FUNCTIONS = {"all_gather": {"all_gather", "mean_of"}, "grad_cache": {"grad_cache"}}        # pages on what is no op, with a test of their own below
 
 each_page = pytest.mark.parametrize("page", PAGES)
 each_case = pytest.mark.parametrize("page, op, inputs, options, sizes", CASES,
@@ -167,6 +168,40 @@ def test_naive_grad_cache_is_grad_cache(chunk):
     dW = minicl.Tensor(W, requires_grad=True)
     function(dW).backward()
     np.testing.assert_allclose(encoder.weight.grad, dW.grad, rtol=0, atol=1e-12)
+
+
+class Played(World):
+    """Process `rank` of several: what the others would send is given."""
+
+    def __init__(self, rank, sent):
+        self.rank, self.size, self.sent = rank, len(sent), sent
+
+    def all_gather(self, x, views=1):
+        assert x is self.sent[self.rank]
+        return np.stack(self.sent, axis=1).reshape(-1, *x.shape[1:])
+
+    def reduce_scatter(self, x, views=1):
+        assert x is self.sent[self.rank]
+        return sum(self.sent)[self.part]
+
+    def mean(self, x):
+        return sum(self.sent) / self.size
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_naive_all_gather_and_mean_of_are_the_ops(size, rng):
+    xs, gs = list(rng.standard_normal((size, 4, 3))), list(rng.standard_normal((size, 4 * size, 3)))
+    naive_y, naive_dxs = namespace("all_gather")["naive_all_gather"](xs, gs)
+    naive_mean, naive_shares = namespace("all_gather")["naive_mean_of"](xs, gs[0][:4])
+    for rank in range(size):
+        world = Played(rank, xs)
+        y, backward = all_gather.forward(xs[rank], world=world)
+        mean, mean_backward = mean_of.forward(xs[rank], world=world)
+        world.sent = gs
+        np.testing.assert_allclose(y, naive_y, rtol=1e-14)
+        np.testing.assert_allclose(backward(gs[rank])[0], naive_dxs[rank], rtol=1e-14)
+        np.testing.assert_allclose(mean, naive_mean, rtol=1e-14)
+        np.testing.assert_allclose(mean_backward(gs[0][:4])[0], naive_shares[rank], rtol=1e-14)
 
 
 # ---------------------------------------------------------------- the labels

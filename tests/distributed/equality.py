@@ -5,18 +5,20 @@ Prints {name: the largest difference, relative to the largest entry}.
 
 import json
 import math
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 
 from minicl import Tensor, get_backend
 from minicl.backend import to_device, to_host
-from minicl.contrastive import (alignment_loss, barlow_twins, clip_loss, dcl, info_nce, info_nce_from_scores,
-                                mises_fisher_weights, negative_cosine, nt_xent, semi_hard_negatives, siglip, sup_con,
-                                triplet, uniformity_loss, vicreg)
-from minicl.contrastive import pairs
-from minicl.distributed import ALONE, all_gather, get_world
+from minicl.contrastive import (alignment_loss, barlow_twins, clip_loss, dcl, info_nce, info_nce_from_scores, l2_normalize,
+                                log_softmax, mises_fisher_weights, negative_cosine, nt_xent, pairs, semi_hard_negatives,
+                                siglip, sup_con, triplet, uniformity_loss, vicreg)
+from minicl.distributed import ALONE, all_gather, get_world, mean_of
 from minicl.nn import BatchNorm, Dropout
+from minicl.ops import concat, where
 
 world = get_world(sys.argv[1] if len(sys.argv) > 1 else "numpy")
 xp = get_backend(sys.argv[1] if len(sys.argv) > 1 else "numpy")
@@ -95,6 +97,14 @@ for pairs.CACHE_BYTES in (2**24, 0):
     losses(20 * size, 8, rng)
 for loss, scalars in ((nt_xent, (0.2,)), (clip_loss, (2.0,)), (dcl, (0.2,)), (siglip, (2.0, -1.0)), (vicreg, ()), (barlow_twins, ())):
     note_loss("a row each", loss, rng.standard_normal((2, size, 3)), scalars)
+if xp is np:
+    page = (Path(__file__).parents[2] / "docs/gradients/all_gather.md").read_text()
+    names = {"np": np, **{f.__name__: f for f in (all_gather, mean_of, concat, where, l2_normalize, log_softmax)}}
+    exec(re.search(r"^```py\n(.*?)^```$", page, re.M | re.S)[1], names)
+    for n in (1, 5):
+        z = rng.standard_normal((2, n * size, 3))
+        note_loss("the page's nt_xent", names["nt_xent_of_all"], z, (0.3,))
+        note("the page's nt_xent", names["nt_xent_of_all"](*(Tensor(x) for x in z), 0.3, ALONE).item(), nt_xent(*z, 0.3).item())
 exact, errors = errors, {}
 losses(16 * size, 8, rng, "float32")
 single, errors = errors, exact

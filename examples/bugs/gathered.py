@@ -1,0 +1,63 @@
+"""Embeddings gathered from other processes without their gradient: a direction that is nearly right, and a loss that is.
+
+    python examples/bugs/gathered.py                     # about 10 s
+
+Eight processes have 16 images each, and gather all embeddings as negatives. Most libraries' all_gather returns arrays
+without a gradient, so each process puts its own rows back, and takes the mean of its anchors' losses. The value of the
+loss is right to the last digit. What is missing is how each embedding, as a candidate, pushes the anchors of the other
+seven processes and is pushed by them. Here one process plays all eight.
+"""
+
+import numpy as np
+from compare import BATCH, TAU, compare, finds_other_view, fresh_views, small_model
+
+from minicl.contrastive import cosine_similarity, log_softmax, nt_xent
+from minicl.ops import where
+from minicl.optim import AdamW
+
+PROCESSES = 8
+
+
+def correct(z):
+    return nt_xent(z[:BATCH], z[BATCH:], TAU)
+
+
+def wrong(z):
+    """The mean over processes of their anchors' losses, with the rows of others as constants."""
+    everyone, losses = np.arange(2 * BATCH), []
+    for process in range(PROCESSES):
+        mine = everyone % PROCESSES == process
+        rows = np.flatnonzero(mine)
+        gathered = where(mine[:, None], z, z.detach())   # their own rows have a gradient, the others have none
+        scores = where(rows[:, None] == everyone, -1e30, cosine_similarity(z[rows], gathered))
+        losses.append(-log_softmax(scores, TAU)[np.arange(len(rows)), (rows + BATCH) % (2 * BATCH)].mean())
+    return sum(losses) / PROCESSES
+
+
+def gradient(model, optimizer, views, loss):
+    optimizer.zero_grad()
+    value = loss(model(views)[1])
+    value.backward()
+    return value.item(), optimizer.grads.copy()
+
+
+def main(steps=100):
+    def run(loss):
+        rng, data = np.random.default_rng(0), np.random.default_rng(1)
+        model = small_model(rng)
+        optimizer, losses, cosines = AdamW(model, lr=3e-3), [], []
+        for _ in range(steps):
+            views = np.concatenate(fresh_views(data.choice(1500, BATCH, replace=False), rng))
+            _, exact = gradient(model, optimizer, views, correct)
+            value, used = gradient(model, optimizer, views, loss)
+            losses.append(value)
+            cosines.append(float(used @ exact / np.sqrt((used @ used) * (exact @ exact))))
+            optimizer.step()
+        return {"loss": losses, "cosine with the exact gradient": cosines, "finds the other view": finds_other_view(model)}
+
+    return compare("gathered", correct=run(correct), wrong=run(wrong), curve="loss",
+                   lines={f"chance, log {2 * BATCH - 1}": float(np.log(2 * BATCH - 1))})
+
+
+if __name__ == "__main__":
+    main()
