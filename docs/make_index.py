@@ -69,6 +69,7 @@ SECTIONS = [
     ("Optimizers and schedules", "optim", "An optimizer updates all parameters in one flat buffer."),
     ("Methods", "methods", "What each training script trains."),
     ("Data", "data", "Data sets by name, batches, and random views."),
+    ("Several processes", "distributed", "Rows of a batch are shared out, the loss is that of all."),
     ("Metrics", "evaluate", "What a representation knows, as numbers."),
 ]
 COLUMNS = ("name", "file", "derivation", "test", "paper", "exercise", "claims")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from minicl import contrastive, ops
+from minicl import contrastive, distributed, ops
 
 SEED = int(os.environ.get("MINICL_CASE_SEED", 0))
 _SEEDS = [SEED] if SEED else []
@@ -137,6 +137,8 @@ CASES = [
     Case(contrastive.dcl, (normal(4, 3), normal(4, 3) + 0.5, TAU)),
     Case(contrastive.siglip, (normal(4, 3), normal(4, 3) + 0.5, np.array(1.5), np.array(-2.0))),
     Case(contrastive.triplet, (normal(5, 3), normal(5, 3) + 0.5, normal(5, 3)[::-1].copy()), {"margin": 0.5}),
+    Case(distributed.all_gather, (normal(4, 3),)),
+    Case(distributed.mean_of, (normal(2),)),
     Case(contrastive.vicreg, (normal(6, 3), 0.3 * normal(6, 3) + 0.5 * apart(6, 3))),
     Case(contrastive.barlow_twins, (normal(6, 3), 2 * normal(6, 3) + apart(6, 3)), {"off_diagonal": 0.1}),
 ]
