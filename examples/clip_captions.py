@@ -23,7 +23,7 @@ from minicl.data import Batches, load_images, same_caption_ids
 from minicl.distributed import ALONE, get_world
 from minicl.evaluate import (alignment, class_embeddings, encode, final_loss, retrieval_recall, to_float, uniformity,
                              zero_shot_accuracy)
-from minicl.methods import CLIP
+from minicl.methods import CLIP, grad_cache
 from minicl.nn import BagOfTokens, ConvNet, Transformer
 from minicl.optim import AdamW, warmup_cosine
 from minicl.options import at_least, options, within
@@ -45,6 +45,8 @@ def main():
     parser.add_argument("--text", default="transformer", choices=("transformer", "bag"), help="what reads captions")
     parser.add_argument("--dim", type=at_least(2, 2**14), default=64, help="dimension of the space where both meet")
     parser.add_argument("--weight-decay", type=within("[0, inf)"), default=0.05, help="AdamW's, on matrices")
+    parser.add_argument("--chunk", type=at_least(2), help="pairs encoded at a time, to save memory; default: all at once")
+    parser.add_argument("--clip-grad", type=within("(0, inf)"), help="most that the gradients' norm may be; default: any")
     args = parser.parse_args()
     if args.tau < 0.01:
         parser.error(f"--tau: expected 0.01 or more, because CLIP holds 1/tau at 100 or below, got {args.tau}")
@@ -74,13 +76,20 @@ def main():
         for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, model=model, optimizer=optimizer,
                               tokenizer=dataset.tokenize):
             chosen = batches[step]
-            loss, image, text = caption_loss(model, dataset, data.train_images[chosen], data.train_labels[chosen],
-                                             rng, xp, world)
+            images, ids, same = caption_batch(dataset, data.train_images[chosen], data.train_labels[chosen], rng, xp, world)
+
+            def loss_of(image, text):                                                # (N, dim) both
+                return clip_loss(image, text, model.logit_scale, caption_ids=same, world=world)
 
             optimizer.zero_grad()
-            loss.backward()
+            if args.chunk:                                                           # the same gradient in less memory
+                loss, (image, text) = grad_cache(model, loss_of, images, ids, chunk=args.chunk)
+            else:
+                image, text = model(images, ids)
+                loss = loss_of(image, text)
+                loss.backward()
             lr = warmup_cosine(step, total=total, peak=args.lr, warmup=total // 10)
-            optimizer.step(lr)
+            optimizer.step(lr, clip_grad_norm=args.clip_grad)
             model.clamp_logit_scale()
 
             if run.logs(step):
@@ -133,15 +142,14 @@ def draw_curves(path, log, chance):
                 "title": "scale of the logits, learned", "xlabel": "step", "ylim": (0, None)})
 
 
-def caption_loss(model, dataset, digits, labels, rng, xp, world=ALONE):
-    """CLIP's loss of digits (N, 28, 28, 1), each in a new picture with a new caption; and both embeddings (N, dim).
+def caption_batch(dataset, digits, labels, rng, xp, world=ALONE):
+    """Each of the digits (N, 28, 28, 1) in a new picture (N, 32, 32, 3), its caption's token ids, and caption_ids (N,).
 
-    All processes draw the whole batch, and encode their part of it."""
+    All processes draw the whole batch, and get their part of it."""
     images, attributes = dataset.render(digits, labels, rng)
     ids = dataset.tokenize(dataset.caption(attributes, rng))
     same = to_device(same_caption_ids(ids)[world.part], xp)                          # captions repeat: no negatives
-    image, text = model(to_float(images[world.part], xp), to_device(ids[world.part], xp))
-    return clip_loss(image, text, model.logit_scale, caption_ids=same, world=world), image, text
+    return to_float(images[world.part], xp), to_device(ids[world.part], xp), same
 
 
 def embed_captions(model, dataset, captions, xp, world=ALONE):

@@ -19,8 +19,8 @@ from minicl import get_backend
 from minicl.backend import threads
 from minicl.data import Batches, load_images, mnist_views, two_views
 from minicl.distributed import get_world
-from minicl.evaluate import alignment, report, to_float, uniformity
-from minicl.methods import MoCo
+from minicl.evaluate import alignment, report, to_float, training_metrics, uniformity
+from minicl.methods import MoCo, grad_cache
 from minicl.nn import ConvNet, projection_head
 from minicl.optim import AdamW, warmup_cosine
 from minicl.options import at_least, options, within
@@ -35,6 +35,9 @@ def main():
     parser.add_argument("--symmetric", action="store_true", help="each view once the query and once the key")
     parser.add_argument("--dim", type=at_least(2, 2**14), default=128, help="dimension of z")
     parser.add_argument("--weight-decay", type=within("[0, inf)"), default=1e-4, help="AdamW's, on weights")
+    parser.add_argument("--chunk", type=at_least(2), help="images encoded at a time, to save memory; default: all at once")
+    parser.add_argument("--clip-grad", type=within("(0, inf)"), help="most that the gradients' norm may be; default: any")
+    parser.add_argument("--evaluate-every", type=at_least(1), help="epochs between evaluations by kNN; default: none")
     parser.set_defaults(log_every=20)                        # fine enough to see the queue fill
     args = parser.parse_args()
     if args.batch % args.splits or args.batch < 2 * args.splits:
@@ -42,6 +45,10 @@ def main():
     if args.batch * (1 + args.symmetric) > args.queue:
         parser.error(f"--queue {args.queue} is too small for the keys of one batch; it needs "
                      f"{args.batch * (1 + args.symmetric)}")
+
+    if args.chunk and (args.batch % args.chunk or args.chunk % args.splits or args.chunk < 2 * args.splits):
+        parser.error(f"--chunk {args.chunk} must divide --batch {args.batch} and be a multiple of --splits {args.splits}, "
+                     "twice that or more")
 
     world = get_world(args.backend)
     xp = get_backend(args.backend, args.precision)
@@ -51,6 +58,9 @@ def main():
     # Data: uint8 images on the host; labels are used for evaluation only.
     data = run.once(load_images, args.data, args.data_dir, seed=args.seed, log=run.print)
     run.print(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images")
+    if args.queue > len(data.train_images):
+        run.print(f"warning: the queue of {args.queue} keys outgrows the {len(data.train_images)} training images: it holds "
+                  "keys of a query's own image, which count as its negatives; a smaller --queue has none")
     batches = Batches(len(data.train_images), args.batch, seed=args.seed)
     augment = mnist_views()
 
@@ -69,21 +79,29 @@ def main():
             view1, view2 = two_views(augment, images, rng, world)
             if args.symmetric:
                 view1, view2 = xp.concatenate([view1, view2]), xp.concatenate([view2, view1])
-            h, q = model(view1)                                                      # (N, features), (N, d)
-            k = model.encode_keys(view2, rng)                                        # (N, d), a constant
+            chunk = args.chunk or len(view2)
+            k = xp.concatenate([model.encode_keys(view2[lo:lo + chunk], rng) for lo in range(0, len(view2), chunk)])
             chance = math.log(1 + len(model.queue))
-            loss = model.loss(q, k, args.tau)
+
+            def loss_of(h, q):                                                       # (N, features), (N, d)
+                return model.loss(q, k, args.tau)                                    # the keys (N, d) are constants
 
             optimizer.zero_grad()
-            loss.backward()
+            if args.chunk:                                                           # the same gradient in less memory
+                loss, (h, q) = grad_cache(model.query, loss_of, view1, chunk=chunk)
+            else:
+                h, q = model(view1)
+                loss = loss_of(h, q)
+                loss.backward()
             lr = warmup_cosine(step, total=total, peak=args.lr, warmup=total // 10)
-            optimizer.step(lr)
+            optimizer.step(lr, clip_grad_norm=args.clip_grad)
             model.update()                                                           # keys follow; k enters the queue
 
             if run.logs(step):
                 q, k = world.all_gather(q.data), world.all_gather(k)                 # of the whole batch
+                metrics = training_metrics(model, data, xp, world=world) if run.evaluates(step) else {}
                 run.log(step, epoch=step // batches.per_epoch + 1, loss=loss.item(), chance=chance,
-                        lr=lr, alignment=alignment(q, k), uniformity=uniformity(q))
+                        lr=lr, alignment=alignment(q, k), uniformity=uniformity(q), **metrics)
 
         # Evaluation of the query encoder's frozen features: h, the representation, and z, which is dropped.
         report(run, model, data, augment, rng, xp, candidates=1 + len(model.queue), queue=len(model.queue))

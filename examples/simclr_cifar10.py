@@ -9,11 +9,11 @@ The published recipes, for a GPU:
 
     python examples/simclr_cifar10.py --backend cupy --data cifar10 --method moco --encoder resnet18 --width 64 \
         --head linear --optimizer sgd --lr 0.06 --warmup 0 --weight-decay 5e-4 --batch 512 --tau 0.1 --dim 128 \
-        --queue 4096 --momentum 0.99 --splits 8 --epochs 200 --knn-every 5 --knn-k 200
+        --queue 4096 --momentum 0.99 --splits 8 --epochs 200 --evaluate-every 5 --knn-k 200
 
     python examples/simclr_cifar10.py --backend cupy --data cifar10 --method simclr --encoder resnet18 --width 64 \
         --head mlp --hidden 1024 --optimizer sgd --lr 0.06 --warmup 0 --weight-decay 5e-4 --batch 512 --tau 0.5 \
-        --dim 128 --epochs 100 --knn-every 5
+        --dim 128 --epochs 100 --evaluate-every 5
 
 The first is that of MoCo's own CIFAR-10 notebook, whose kNN accuracy of z at epoch 1/5/10/20/50/100/200 is
 32.0/38.0/48.0/61.4/73.3/78.1/82.6 %. The second reaches about 83 % (kNN of h) elsewhere, with milder views than here.
@@ -30,8 +30,8 @@ from minicl.backend import threads
 from minicl.contrastive import nt_xent
 from minicl.data import Batches, load_colour_images, simclr_views, two_views
 from minicl.distributed import get_world
-from minicl.evaluate import alignment, frozen_accuracies, pixel_accuracy, report, to_float, uniformity
-from minicl.methods import MoCo, SimCLR
+from minicl.evaluate import alignment, pixel_accuracy, report, to_float, training_metrics, uniformity
+from minicl.methods import MoCo, SimCLR, grad_cache
 from minicl.nn import HEADS, ConvNet, ResNet9, ResNet18, projection_head
 from minicl.optim import SGD, AdamW, warmup_cosine
 from minicl.options import at_least, options, within
@@ -61,12 +61,19 @@ def main():
     parser.add_argument("--momentum", type=within("[0, 1)"), default=0.99, help="moco: m of key <- m key + (1 - m) query")
     parser.add_argument("--splits", type=at_least(1), default=8, help="moco: groups that batch norm sees a batch in")
     parser.add_argument("--limit", type=at_least(20), help="use only this many training images, and test images")
-    parser.add_argument("--knn-every", type=at_least(1), help="epochs between evaluations by kNN; default: none")
+    parser.add_argument("--chunk", type=at_least(2), help="views encoded at a time, to save memory; default: all at once")
+    parser.add_argument("--clip-grad", type=within("(0, inf)"), help="most that the gradients' norm may be; default: any")
+    parser.add_argument("--evaluate-every", type=at_least(1), help="epochs between evaluations by kNN; default: none")
     parser.add_argument("--knn-k", type=at_least(1), default=20, help="neighbours that vote, at most all")
     args = parser.parse_args()
     if args.method == "moco" and (args.batch % args.splits or not 2 * args.splits <= args.batch <= args.queue):
         parser.error("moco: --batch must be a multiple of --splits, twice that or more, and at most --queue: got "
                      f"{args.batch} for {args.splits} splits and a queue of {args.queue}")
+
+    if args.chunk and args.method == "moco" and (args.batch % args.chunk or args.chunk % args.splits
+                                                 or args.chunk < 2 * args.splits):
+        parser.error(f"moco: --chunk {args.chunk} must divide --batch {args.batch} and be a multiple of --splits "
+                     f"{args.splits}, twice that or more")
 
     world = get_world(args.backend)
     xp = get_backend(args.backend, args.precision)
@@ -76,6 +83,9 @@ def main():
     # Data: uint8 images on the host; labels are used for evaluation only.
     data = run.once(load_colour_images, args.data, args.data_dir, seed=args.seed, log=run.print).first(args.limit)
     run.print(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images")
+    if args.method == "moco" and args.queue > len(data.train_images):
+        run.print(f"warning: the queue of {args.queue} keys outgrows the {len(data.train_images)} training images: it holds "
+                  "keys of a query's own image, which count as its negatives; a smaller --queue has none")
     batches = Batches(len(data.train_images), args.batch, seed=args.seed)
     augment = simclr_views()
     k = min(args.knn_k, len(data.train_images))
@@ -97,33 +107,41 @@ def main():
         for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, model=model, optimizer=optimizer):
             images = to_float(data.train_images[batches[step][world.part]], xp)      # (N, 32, 32, 3)
             view1, view2 = two_views(augment, images, rng, world)
+            N, chunk = len(images), args.chunk or 2 * len(images)
             if args.method == "moco":
-                h, z1 = model(view1)                                                 # queries (N, d), on the tape
-                z2 = model.encode_keys(view2, rng)                                   # keys (N, d), a constant
+                trained, views = model.query, view1
+                keys = xp.concatenate([model.encode_keys(view2[lo:lo + chunk], rng) for lo in range(0, N, chunk)])
                 candidates = 1 + len(model.queue)                                    # fewer until it is full
-                loss = model.loss(z1, z2, args.tau)
+
+                def loss_of(h, z):                                                   # queries (N, d); keys are constants
+                    return model.loss(z, keys, args.tau)
             else:
-                h, z = model(xp.concatenate([view1, view2]))                         # (2N, features), (2N, d)
-                z1, z2 = z[:len(images)], z[len(images):]
+                trained, views = model, xp.concatenate([view1, view2])
                 candidates = 2 * args.batch - 1
-                loss = nt_xent(z1, z2, args.tau, world=world)
-                z2 = z2.data
+
+                def loss_of(h, z):                                                   # (2N, features), (2N, d)
+                    return nt_xent(z[:N], z[N:], args.tau, world=world)
 
             optimizer.zero_grad()
-            loss.backward()
+            if args.chunk:                                                           # the same gradient in less memory
+                loss, (h, z) = grad_cache(trained, loss_of, views, chunk=chunk)
+            else:
+                h, z = trained(views)
+                loss = loss_of(h, z)
+                loss.backward()
             lr = warmup_cosine(step, total=total, peak=args.lr, warmup=int(args.warmup * total))
-            optimizer.step(lr)
+            optimizer.step(lr, clip_grad_norm=args.clip_grad)
             if args.method == "moco":
                 model.update()                                                       # keys follow; z2 joins the queue
 
             epoch = step // batches.per_epoch + 1
-            looks = args.knn_every and (step + 1) % (args.knn_every * batches.per_epoch) == 0
-            if run.logs(step) or looks:
-                metrics = frozen_accuracies(model, data, xp, k=k, probe=False, world=world)[0] if looks else {}
-                z1, z2 = world.all_gather(z1.data), world.all_gather(z2)             # of the whole batch
+            if run.logs(step):
+                metrics = training_metrics(model, data, xp, k=k, world=world) if run.evaluates(step) else {}
+                z1, z2 = (z.data, keys) if args.method == "moco" else (z.data[:N], z.data[N:])
+                z1, z2 = world.all_gather(z1), world.all_gather(z2)                  # of the whole batch
                 run.log(step, epoch=epoch, loss=loss.item(), chance=math.log(candidates), lr=lr,
                         alignment=alignment(z1, z2), uniformity=uniformity(z1), **metrics)
-            if looks:
+            if run.evaluates(step):
                 run.print(f"epoch {epoch}: kNN of h {metrics['knn_h']:.4f}, of z {metrics['knn_z']:.4f}")
 
         pixels = pixel_accuracy(data, xp, k=k, world=world)

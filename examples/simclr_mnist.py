@@ -1,6 +1,7 @@
 """SimCLR on MNIST: learn digits without labels, then evaluate the representation.
 
     python examples/simclr_mnist.py                      # CPU; MNIST if available, else generated digits
+    python examples/simclr_mnist.py --batch 4096 --chunk 512       # a batch larger than memory
     python examples/simclr_mnist.py --backend cupy       # the same code on a GPU
     mpirun -n 4 python examples/simclr_mnist.py          # on four processes, each with a quarter of every batch
 
@@ -15,8 +16,8 @@ from minicl.backend import threads
 from minicl.contrastive import nt_xent
 from minicl.data import Batches, load_images, mnist_views, two_views
 from minicl.distributed import get_world
-from minicl.evaluate import alignment, report, to_float, uniformity
-from minicl.methods import SimCLR
+from minicl.evaluate import alignment, report, to_float, training_metrics, uniformity
+from minicl.methods import SimCLR, grad_cache
 from minicl.nn import HEADS, MLP, ConvNet, projection_head
 from minicl.optim import AdamW, warmup_cosine
 from minicl.options import at_least, options, within
@@ -29,6 +30,9 @@ def main():
     parser.add_argument("--head", default="mlp", choices=HEADS, help="what maps h to z, the space of the loss")
     parser.add_argument("--dim", type=at_least(2, 2**14), default=128, help="dimension of z, unless --head none")
     parser.add_argument("--weight-decay", type=within("[0, inf)"), default=1e-4, help="AdamW's, on matrices")
+    parser.add_argument("--chunk", type=at_least(2), help="views encoded at a time, to save memory; default: all at once")
+    parser.add_argument("--clip-grad", type=within("(0, inf)"), help="most that the gradients' norm may be; default: any")
+    parser.add_argument("--evaluate-every", type=at_least(1), help="epochs between evaluations by kNN; default: none")
     args = parser.parse_args()
 
     world = get_world(args.backend)
@@ -54,19 +58,26 @@ def main():
     with threads(args.threads, keep_memory=args.keep_memory):
         for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, model=model, optimizer=optimizer):
             images = to_float(data.train_images[batches[step][world.part]], xp)      # (N, 28, 28, 1)
-            view1, view2 = two_views(augment, images, rng, world)
-            h, z = model(xp.concatenate([view1, view2]))                             # (2N, features), (2N, d)
-            loss = nt_xent(z[:len(images)], z[len(images):], args.tau, world=world)
+            views, N = xp.concatenate(two_views(augment, images, rng, world)), len(images)       # (2N, 28, 28, 1)
+
+            def loss_of(h, z):                                                       # (2N, features), (2N, d)
+                return nt_xent(z[:N], z[N:], args.tau, world=world)
 
             optimizer.zero_grad()
-            loss.backward()
+            if args.chunk:                                                           # the same gradient in less memory
+                loss, (h, z) = grad_cache(model, loss_of, views, chunk=args.chunk)
+            else:
+                h, z = model(views)
+                loss = loss_of(h, z)
+                loss.backward()
             lr = warmup_cosine(step, total=total, peak=args.lr, warmup=total // 10)
-            optimizer.step(lr)
+            optimizer.step(lr, clip_grad_norm=args.clip_grad)
 
             if run.logs(step):
                 z = world.all_gather(z.data, views=2)                                # of the whole batch
+                metrics = training_metrics(model, data, xp, world=world) if run.evaluates(step) else {}
                 run.log(step, epoch=step // batches.per_epoch + 1, loss=loss.item(), lr=lr,
-                        alignment=alignment(z[:args.batch], z[args.batch:]), uniformity=uniformity(z))
+                        alignment=alignment(z[:args.batch], z[args.batch:]), uniformity=uniformity(z), **metrics)
 
         # Evaluation of the frozen features: h, the representation, and z, which is dropped after training.
         report(run, model, data, augment, rng, xp, candidates=2 * args.batch - 1)

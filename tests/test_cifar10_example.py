@@ -20,7 +20,7 @@ TRAIN, TEST, BATCH, QUEUE = 72, 24, 24, 60                   # 3 steps an epoch;
 SMALL = ("--data", "shapes", "--batch", BATCH, "--queue", QUEUE, "--splits", "2", "--width", "2", "--dim", "8",
          "--log-every", "1", "--epochs", "2")
 KEYS = ["data", "backend", "seed", "loss", "bound_nats", "cap_nats", "knn_pixels", "knn_h", "knn_z", "probe_h",
-        "probe_z", "seconds", "seconds_per_epoch", "peak_mib"]
+        "probe_z", "rank_h", "rank_z", "seconds", "seconds_per_epoch", "peak_mib"]
 METHODS = pytest.mark.parametrize("method", ["simclr", "moco"])
 
 
@@ -75,7 +75,7 @@ def test_learning_beats_chance(example, monkeypatch, method):
 
 
 def test_knn_is_looked_at_after_every_so_many_epochs_and_last_as_in_the_result(example, capsys):
-    result, log = read_run(example("--epochs", 4, "--knn-every", 2, "--log-every", 100)[1])
+    result, log = read_run(example("--epochs", 4, "--evaluate-every", 2, "--log-every", 100)[1])
     looks = [line for line in log if "knn_h" in line]
     assert [(line["step"], line["epoch"]) for line in looks] == [(5, 2), (11, 4)]
     assert (looks[-1]["knn_h"], looks[-1]["knn_z"]) == (result["knn_h"], result["knn_z"])
@@ -85,7 +85,7 @@ def test_knn_is_looked_at_after_every_so_many_epochs_and_last_as_in_the_result(e
 @METHODS
 def test_looking_does_not_change_the_run(example, method):
     losses = [[line["loss"] for line in read_run(example("--method", method, *options, out=str(len(options)))[1])[1]]
-              for options in ((), ("--knn-every", 1))]
+              for options in ((), ("--evaluate-every", 1))]
     assert losses[0] == losses[1]
 
 

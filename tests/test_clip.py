@@ -407,6 +407,17 @@ def test_a_seed_repeats_its_run_and_pictures_are_drawn(example):
     assert sorted(path.name for path in first.glob("*.png")) == ["captions.png", "curves.png"]
 
 
+def test_chunks_of_a_batch_train_nearly_as_the_whole(example, monkeypatch):
+    """Batch norm sees each chunk by itself, so the losses differ a little."""
+    monkeypatch.setattr(viz, "Figure", None)
+    losses = []
+    for more in ((), ("--chunk", "10", "--clip-grad", "10")):
+        code, folder = example("--text", "bag", *more, out=f"out{len(more)}")
+        losses.append([json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()])
+        assert code == 0
+    np.testing.assert_allclose(*losses, rtol=0.2)
+
+
 @pytest.mark.parametrize("ks", [(1, 2), [2, 1], range(1, 3)])
 def test_every_k_that_is_asked_for_has_its_recalls(ks):
     z = np.eye(4)

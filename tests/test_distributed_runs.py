@@ -164,7 +164,7 @@ def children(pid):
 
 CALLS = ["simclr_mnist", "moco_mnist", "moco_mnist --symmetric", "clip_captions", "clip_captions --text transformer",
          "circle", "collapse", "cpc_sequences", "cpc_sequences --data digit-rows", "simclr_cifar10",
-         "simclr_cifar10 --method simclr --knn-every 1", "mutual_information"]
+         "simclr_cifar10 --method simclr --evaluate-every 1", "mutual_information"]
 
 
 @pytest.fixture(scope="module")

@@ -97,7 +97,7 @@ MORE = {
                       "--data=mnist-rows --data-dir=nowhere"],
     "mutual_information": ["--pairs=1", "--dim=1"],
     "simclr_cifar10": ["--limit=19", "--limit=20 --batch=2", "--limit=21 --batch=21", "--hidden=1 --warmup=0.9999",
-                       "--limit=20 --knn-k=16777216 --knn-every=16777216", "--encoder=resnet18 --width=16384",
+                       "--limit=20 --knn-k=16777216 --evaluate-every=16777216", "--encoder=resnet18 --width=16384",
                        "--method=moco --queue=20 --splits=2",
                        "--limit=20 --batch=20 --method=moco --splits=1 --queue=20"],
 }

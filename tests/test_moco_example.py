@@ -71,7 +71,23 @@ def test_a_run_stopped_and_resumed_is_the_uninterrupted_one(example, monkeypatch
     assert (whole / "log.jsonl").read_bytes() == (stopped / "log.jsonl").read_bytes()
 
 
+def test_chunks_of_a_batch_give_the_queue_the_keys_of_the_whole(example):
+    """Batch norm sees each chunk by itself, so the losses differ a little; gradients flow, and nothing is served twice."""
+    (_, whole), (_, chunks) = (read_run(example(*chunk, out=f"out{len(chunk)}")[1]) for chunk in ((), ("--chunk", 20,
+                                                                                                       "--splits", 4)))
+    assert [line["chance"] for line in chunks] == [line["chance"] for line in whole]
+    np.testing.assert_allclose([line["loss"] for line in chunks], [line["loss"] for line in whole], rtol=0.2)
+
+
+@pytest.mark.parametrize("queue, is_warned", [(200, False), (201, True)])
+def test_a_queue_that_outgrows_the_data_is_a_warning(example, capsys, queue, is_warned):
+    example("--queue", queue, "--epochs", 1)
+    assert ("warning: the queue of 201 keys outgrows the 200 training images" in capsys.readouterr().out) is is_warned
+
+
 @pytest.mark.parametrize("options, message", [
+    (("--chunk", "24"), "--chunk 24 must divide --batch 40 and be a multiple of --splits 8, twice that or more"),
+    (("--chunk", "8"), "--chunk 8 must divide --batch 40"),
     (("--batch", "44"), "--batch 44 cannot be cut into --splits 8 groups of one size, 2 or more"),
     (("--queue", "39"), "--queue 39 is too small for the keys of one batch; it needs 40"),
     (("--queue", "79", "--symmetric"), "it needs 80"),

@@ -22,8 +22,8 @@ from minicl.data import digits, mnist
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples" / "simclr_mnist.py"
 KEYS = ["data", "backend", "seed", "loss", "bound_nats", "cap_nats", "knn_h", "knn_z", "probe_h", "probe_z",
-        "seconds", "seconds_per_epoch", "peak_mib"]
-REPEATED = KEYS[2:10]                                        # what a seed decides
+        "rank_h", "rank_z", "seconds", "seconds_per_epoch", "peak_mib"]
+REPEATED = KEYS[2:12]                                        # what a seed decides
 TRAIN, TEST, BATCH = 200, 60, 20
 SMALL = ("--data", "digits", "--batch", str(BATCH), "--log-every", "1")
 TWO_EPOCHS = (*SMALL, "--epochs", "2", "--encoder", "mlp")
@@ -142,6 +142,32 @@ def test_the_other_heads_run_too(example, head):
     result = result_of(folder)
     assert code == 0
     assert (result["knn_h"] == result["knn_z"]) is (head == "none")
+
+
+@pytest.mark.parametrize("more", [("--clip-grad", "0.5"), ()], ids=["clipped", "not clipped"])
+def test_chunks_of_a_batch_train_as_the_whole(example, more):
+    options = (*TWO_EPOCHS, "--head", "linear", *more)       # no batch norm
+    whole, chunks = (losses_of(example(*options, *chunk, out=f"out{len(chunk)}")[1]) for chunk in ((), ("--chunk", "12")))
+    np.testing.assert_allclose(whole, chunks, rtol=2e-4)
+    if more:
+        free = losses_of(example(*TWO_EPOCHS, "--head", "linear", out="free")[1])
+        assert free[0] == whole[0] and free[1:] != whole[1:]
+
+
+def test_a_look_every_epoch_is_in_the_log_and_changes_nothing(example):
+    folders = [example(*TWO_EPOCHS, *more, out=f"out{len(more)}")[1] for more in ((), ("--evaluate-every", "1"))]
+    assert losses_of(folders[0]) == losses_of(folders[1])
+    looks = [line for line in map(json.loads, (folders[1] / "log.jsonl").read_text().splitlines()) if "knn_h" in line]
+    result = result_of(folders[1])
+    assert [line["step"] for line in looks] == [STEPS // 2 - 1, STEPS - 1]
+    assert all(looks[-1][name] == result[name] for name in ("knn_h", "knn_z", "rank_h", "rank_z"))
+
+
+def test_a_finished_run_goes_on_for_more_epochs(example, capsys):
+    _, folder = example(*SMALL, "--epochs", "1", "--encoder", "mlp")
+    code, _ = example(*TWO_EPOCHS, "--resume")
+    assert code == 0 and "--epochs was 1, now 2: the learning rate of what is left" in capsys.readouterr().out
+    assert len(losses_of(folder)) == STEPS and result_of(folder)["loss"] == pytest.approx(np.mean(losses_of(folder)[-2:]))
 
 
 def test_few_steps_still_have_a_loss(example):

@@ -5,7 +5,8 @@ import math
 import numpy as np
 
 from captioned_digits import LENGTH, NAMES, OPENERS, CaptionedDigits
-from clip_captions import caption_loss, caption_number, embed_captions, zero_shot
+from clip_captions import caption_batch, caption_number, embed_captions, zero_shot
+from minicl.contrastive import clip_loss
 from minicl.evaluate import encode, retrieval_recall
 from minicl.methods import CLIP
 from minicl.nn import ConvNet, Transformer
@@ -77,7 +78,9 @@ def learn(dataset, data, setting):
 
     def objective(chosen):
         scales.append(math.exp(model.logit_scale.item()))
-        return caption_loss(model, dataset, data.train_images[chosen], data.train_labels[chosen], rng, setting.xp)[:2]
+        pictures, ids, same = caption_batch(dataset, data.train_images[chosen], data.train_labels[chosen], rng, setting.xp)
+        image, text = model(pictures, ids)
+        return clip_loss(image, text, model.logit_scale, caption_ids=same), image
 
     for _ in descend(model, objective, len(data.train_images), setting, steps=steps, batch=setting.pick(128, 256, 256),
                      lr=3e-3, weight_decay=0.05):
