@@ -93,6 +93,9 @@ class World:
         """Whether these arrays or numbers are the same on all processes, bit for bit."""
         return True
 
+    def require_rows(self, name: str, count: int) -> None:
+        """Raise ValueError on all processes unless they have as many rows each. Asked of the host: no GPU waits."""
+
     def wait(self) -> None:
         """Return when all processes are here. Sleeps, where MPI's own barrier would keep a core busy."""
 
@@ -184,6 +187,13 @@ class MPI(World):
         for array in arrays:
             mine = zlib.crc32(np.ascontiguousarray(to_host(array)).tobytes(), mine)
         return len(set(self.comm.allgather(mine))) == 1
+
+    def require_rows(self, name: str, count: int) -> None:
+        bounds = np.array([count, -count])
+        self.comm.Allreduce(self.engine.IN_PLACE, bounds, self.engine.MAX)
+        if bounds.sum():
+            raise ValueError(f"{name}: expected as many rows on each of {self.size} processes, got {-bounds[1]} to "
+                             f"{bounds[0]}; use a batch that is a multiple of {self.size}")
 
     def wait(self) -> None:
         request = self.comm.Ibarrier()
@@ -324,6 +334,7 @@ def all_gather(x: Array, *, world: World = ALONE, views: int = 1):
     >>> all_gather(np.ones((2, 3))).shape                                    # one process: the rows themselves
     (2, 3)
     """
+    world.require_rows("all_gather", len(x))
     y = world.all_gather(x, views)                                           # (1)
 
     def backward(g):

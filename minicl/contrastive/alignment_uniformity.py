@@ -56,7 +56,7 @@ def alignment_loss(z1: Array, z2: Array, *, alpha: float = 2, world: World = ALO
     >>> alignment_loss(np.array([[3.0, 0]]), np.array([[0, 1.0]])).item()
     2.0
     """
-    require_pairs("alignment_loss", z1, z2)
+    require_pairs("alignment_loss", z1, z2, world=world)
     require_within("alignment_loss", "(0, inf)", alpha=alpha)
     xp, N = array_module(z1), len(z1) * world.size
     u, to_z1 = l2_normalize.forward(z1)
@@ -88,7 +88,7 @@ def uniformity_loss(z: Array, *, t: float = 2, world: World = ALONE, needs_grad=
     >>> round(uniformity_loss(np.array([[1.0, 0], [0, 2.0]])).item(), 4)     # squared distance 2
     -4.0
     """
-    require_batch("uniformity_loss", z, at_least=2 if world.size == 1 else 1)
+    require_batch("uniformity_loss", z, at_least=2, world=world)
     require_within("uniformity_loss", "(0, inf)", t=t)
     xp, N = array_module(z), len(z) * world.size
     mine, to_z = l2_normalize.forward(z)

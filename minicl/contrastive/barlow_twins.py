@@ -40,7 +40,7 @@ def barlow_twins(z1: Array, z2: Array, *, off_diagonal: float = 5e-3, eps: float
     >>> barlow_twins(np.ones((4, 3)), np.ones((4, 3))).item()                # collapse: no column varies
     3.0
     """
-    require_pairs("barlow_twins", z1, z2, at_least=2 if world.size == 1 else 1, because="one item has no variance")
+    require_pairs("barlow_twins", z1, z2, at_least=2, because="one item has no variance", world=world)
     require_within("barlow_twins", "[0, inf)", off_diagonal=off_diagonal)
     require_within("barlow_twins", "(0, inf)", eps=eps)
     xp, N, d = array_module(z1), len(z1) * world.size, z1.shape[1]

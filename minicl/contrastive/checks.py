@@ -7,6 +7,7 @@ import numpy as np
 from ..autograd import Tensor
 from ..backend import array_module, is_array, is_gpu
 from ..checks import require_within
+from ..distributed import ALONE
 from ..signature import is_plain_array
 
 
@@ -36,19 +37,20 @@ def require_logit_scale(name, logit_scale):
                    "where it is learned, CLIP.clamp_logit_scale() after each step holds it there")
 
 
-def require_pairs(name, first, second, at_least=1, because="the negatives are the other items of the batch"):
+def require_pairs(name, first, second, at_least=1, because="the negatives are the other items of the batch", world=ALONE):
     """Raise ValueError unless the two views are (N, d) arrays of one shape, with N >= at_least."""
     if len(first.shape) != 2 or first.shape != second.shape:
         raise ValueError(f"{name}: expected two views (N, d) of the same N items, got {first.shape} and {second.shape};"
                          " row i of one must belong to row i of the other")
-    require_batch(name, first, at_least, because)
+    require_batch(name, first, at_least, because, world)
 
 
-def require_batch(name, z, at_least, because=""):
-    """Raise ValueError unless z is an (N, d) array with N >= at_least and d >= 1."""
-    if len(z.shape) != 2 or len(z) < at_least or z.shape[1] < 1:
+def require_batch(name, z, at_least, because="", world=ALONE):
+    """Raise ValueError unless z is an (N, d) array with N >= at_least and d >= 1, or each process's part of one."""
+    if len(z.shape) != 2 or len(z) * world.size < at_least or z.shape[1] < 1:
         raise ValueError(f"{name}: expected (N, d) with N >= {at_least} and d >= 1, got {z.shape}"
                          f"{because and ': '}{because}")
+    world.require_rows(name, len(z))
 
 
 def require_ids(name, ids, count, argument="ids", *, differ=False):

@@ -62,7 +62,7 @@ def clip_loss(image: Array, text: Array, logit_scale: Scalar, *, caption_ids: Ar
     >>> round(clip_loss(z, z, math.log(2)).item(), 4)            # scores 2 for the pairs, 0 for all others
     0.3408
     """
-    require_pairs("clip_loss", image, text)
+    require_pairs("clip_loss", image, text, world=world)
     require_logit_scale("clip_loss", logit_scale)
     require_caption_ids("clip_loss", caption_ids, len(image))
     xp, N = array_module(image), len(image) * world.size

@@ -58,7 +58,7 @@ def dcl(z1: Array, z2: Array, tau: Scalar, *, weights: Array | None = None, ids:
     -1.3069
     """
     require_temperature("dcl", tau)
-    require_pairs("dcl", z1, z2, at_least=2 if world.size == 1 else 1)
+    require_pairs("dcl", z1, z2, at_least=2, world=world)
     xp, n, N = array_module(z1), len(z1), len(z1) * world.size
     if weights is not None and not (is_plain_array(weights) and weights.shape == (n,) and weights.dtype == z1.dtype):
         raise ValueError(f"dcl: weights must be an array ({n},) of {z1.dtype}, one an item; make them with "
@@ -93,7 +93,7 @@ def mises_fisher_weights(z1: Array, z2: Array, *, sigma: float = 0.5, world: Wor
     The less alike its views, the more an item counts. The authors' code lets a gradient flow through the weights; here
     they are constants, as in lightly.
     """
-    require_pairs("mises_fisher_weights", z1, z2)
+    require_pairs("mises_fisher_weights", z1, z2, world=world)
     require_within("mises_fisher_weights", "(0, inf)", sigma=sigma)
     s = world.all_gather((l2_normalize.forward(z1)[0] * l2_normalize.forward(z2)[0]).sum(axis=1))
     return world.rows(2 - len(s) * softmax.forward(s, sigma)[0])

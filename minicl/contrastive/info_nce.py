@@ -61,7 +61,7 @@ def info_nce(query: Array, positive: Array, negatives: Array, tau: Scalar, *, id
     0.2395
     """
     require_temperature("info_nce", tau)
-    require_pairs("info_nce", query, positive)
+    require_pairs("info_nce", query, positive, world=world)
     if negatives.ndim != 2 or negatives.shape[1] != query.shape[1] or len(negatives) < 1:
         raise ValueError(f"info_nce: expected negatives (M, d) with M >= 1 and d = {query.shape[1]}, "
                          f"got {negatives.shape}")

@@ -21,7 +21,7 @@ def negative_cosine(prediction: Tensor, target: Tensor, *, world: World = ALONE)
     >>> round(negative_cosine(Tensor(np.array([[3.0, 4.0]])), Tensor(np.array([[1.0, 0.0]]))).item(), 4)
     -0.6
     """
-    require_pairs("negative_cosine", prediction, target)
+    require_pairs("negative_cosine", prediction, target, world=world)
     loss = -(l2_normalize(prediction) * l2_normalize(target.detach())).sum(axis=1).mean()
     loss = loss if world.size == 1 else mean_of(loss, world=world)
     require_finite(loss.data, "negative_cosine: the loss")

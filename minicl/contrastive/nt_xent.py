@@ -69,7 +69,7 @@ def nt_xent(z1: Array, z2: Array, tau: Scalar, *, ids: HostArray | None = None, 
     0.4327
     """
     require_temperature("nt_xent", tau)
-    require_pairs("nt_xent", z1, z2)
+    require_pairs("nt_xent", z1, z2, world=world)
     xp, n, N = array_module(z1), len(z1), len(z1) * world.size
     if ids is not None:
         require_ids("nt_xent", ids, n)

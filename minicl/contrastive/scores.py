@@ -26,6 +26,7 @@ def info_nce_from_scores(scores: Tensor, positive_ids: Array, tau: Tensor | floa
     0.1269
     """
     _require_scores("info_nce_from_scores", scores, positive_ids)
+    world.require_rows("info_nce_from_scores", len(scores))
     rows = array_module(positive_ids).arange(len(positive_ids))
     loss = -getitem(log_softmax(scores, tau), key=(rows, positive_ids)).mean()
     loss = loss if world.size == 1 else mean_of(loss, world=world)

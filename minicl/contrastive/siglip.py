@@ -53,7 +53,7 @@ def siglip(x: Array, y: Array, logit_scale: Scalar, bias: Scalar, *, caption_ids
     >>> round(siglip(z, z, SIGLIP_LOGIT_SCALE, SIGLIP_BIAS).item(), 4)       # each positive costs log 2
     0.6933
     """
-    require_pairs("siglip", x, y)
+    require_pairs("siglip", x, y, world=world)
     require_logit_scale("siglip", logit_scale)
     require_scalar("siglip", "bias", bias)
     require_caption_ids("siglip", caption_ids, len(x))

@@ -57,7 +57,7 @@ def sup_con(z: Array, tau: Scalar, *, labels: HostArray, base_temperature: float
     0.2395
     """
     require_temperature("sup_con", tau)
-    require_batch("sup_con", z, at_least=2 if world.size == 1 else 1)
+    require_batch("sup_con", z, at_least=2, world=world)
     if base_temperature is not None:
         require_within("sup_con", "(0, inf)", base_temperature=base_temperature)
     _require_labels(labels, len(z), world)

@@ -42,7 +42,7 @@ def triplet(anchor: Array, positive: Array, negative: Array, *, margin: float = 
     >>> round(triplet(right, right, up, margin=2.5).item(), 4)   # squared distances 0 and 2
     0.5
     """
-    require_pairs("triplet", anchor, positive)
+    require_pairs("triplet", anchor, positive, world=world)
     require_pairs("triplet", anchor, negative)
     require_within("triplet", "(0, inf)", margin=margin)
     N = len(anchor) * world.size
@@ -70,7 +70,7 @@ def semi_hard_negatives(anchor: Array, positive: Array, *, ids: HostArray | None
     ids (N,) integers on the host, such as labels, not all equal: a negative is a row of another id.
     world: all of these are this process's part of the batch, and the result names rows of all_gather(positive).
     """
-    require_pairs("semi_hard_negatives", anchor, positive, at_least=2 if world.size == 1 else 1)
+    require_pairs("semi_hard_negatives", anchor, positive, at_least=2, world=world)
     xp, n, N = array_module(anchor), len(anchor), len(anchor) * world.size
     ids = np.arange(N)[world.part] if ids is None else ids
     require_ids("semi_hard_negatives", ids, n)

@@ -47,7 +47,7 @@ def vicreg(z1: Array, z2: Array, *, invariance: float = 25.0, variance: float = 
     >>> round(vicreg(np.ones((4, 3)), np.ones((4, 3))).item(), 4)            # collapse: 2 * 25 * (1 - sqrt(eps))
     49.5
     """
-    require_pairs("vicreg", z1, z2, at_least=2 if world.size == 1 else 1, because="one item has no variance")
+    require_pairs("vicreg", z1, z2, at_least=2, because="one item has no variance", world=world)
     require_within("vicreg", "[0, inf)", invariance=invariance, variance=variance, covariance=covariance)
     require_within("vicreg", "(0, inf)", eps=eps)
     apart = z1 - z2

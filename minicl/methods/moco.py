@@ -74,6 +74,7 @@ class MoCo(Module):
             if not self.training:
                 return self.key(images)[1].data
             require_rng("MoCo.encode_keys", rng)
+            self.world.require_rows("MoCo.encode_keys", len(images))
             order = rng.permutation(len(images) * self.world.size)
             z = self.key(self._shuffled(images, order))[1].data
             return self._shuffled(z, np.argsort(order))

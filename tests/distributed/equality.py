@@ -109,6 +109,23 @@ exact, errors = errors, {}
 losses(16 * size, 8, rng, "float32")
 single, errors = errors, exact
 
+# ---------------------------------------------------------------- a batch that is no multiple of the processes
+rows = xp.asarray(np.random.default_rng(world.rank).standard_normal((4 + (world.rank == 0), 3)))
+labels = np.arange(len(rows)) % 2
+for loss, arguments, options in (
+        (nt_xent, (rows, rows, 0.2), {}), (dcl, (rows, rows, 0.2), {}), (uniformity_loss, (rows,), {}),
+        (alignment_loss, (rows, rows), {}), (clip_loss, (rows, rows, 1.0), {}), (siglip, (rows, rows, 1.0, -1.0), {}),
+        (sup_con, (rows, 0.2), {"labels": labels}), (info_nce, (rows, rows, rows, 0.2), {}), (barlow_twins, (rows, rows), {}),
+        (info_nce_from_scores, (Tensor(rows), labels), {}), (vicreg, (rows, rows), {}), (triplet, (rows, rows, rows), {}),
+        (negative_cosine, (Tensor(rows), Tensor(rows)), {}), (semi_hard_negatives, (rows, rows), {}),
+        (mises_fisher_weights, (rows, rows), {}), (all_gather, (rows,), {})):
+    try:
+        loss(*arguments, **options, world=world)
+    except ValueError as error:
+        assert "expected as many rows on each of" in str(error) and "got 4 to 5; use a batch that is a multiple" in str(error)
+    else:
+        raise AssertionError(f"{loss.__name__} took 5 rows of one process and 4 of another")
+
 # ---------------------------------------------------------------- mining and weights, without a gradient
 z = rng.standard_normal((2, 10 * size, 4))
 ids = rng.integers(0, 4, 10 * size)
