@@ -88,13 +88,15 @@ def main():
 def nearest(bank, queries, k, chunk=None):
     """(cosines (M, k), ids (M, k)) of the k rows of bank (N, d) most similar to each query (M, d), on the host, best
     first; of equal ones the earlier first. Exact, in float64: features of an encoder may lie in a narrow cone. The bank is
-    compared a chunk of rows at a time, of which one and its cosines take at most 64 MB."""
+    compared a chunk of rows at a time, which with its cosines fits into the cache."""
     xp, M = array_module(bank), len(queries)
-    chunk = chunk or max(1, 2**23 // max(M, bank.shape[1]))
+    chunk = chunk or max(1, 2**19 // max(M, bank.shape[1]))
     u = l2_normalize.forward(queries.astype("float64"))[0]
     scores, ids = xp.full((M, 0), 0.0), xp.zeros((M, 0), dtype="int64")
     for lo in range(0, len(bank), chunk):
-        s = u @ l2_normalize.forward(bank[lo:lo + chunk].astype("float64"))[0].T                     # (M, chunk)
+        rows = bank[lo:lo + chunk].astype("float64")
+        norms = xp.sqrt((rows * rows).sum(axis=1))
+        s = u @ rows.T / xp.where(norms > 0, norms, 1)                                               # (M, chunk)
         scores = xp.concatenate([scores, s], axis=1)
         ids = xp.concatenate([ids, xp.broadcast_to(xp.arange(lo, lo + s.shape[1]), s.shape)], axis=1)
         best = xp.argsort(-scores, axis=1, kind="stable")[:, :k]                                     # ids rise: ties too

@@ -21,7 +21,6 @@ import numpy as np
 from .. import ops
 
 RNG = {"class": "numpy.random.Generator"}                    # build() draws initial weights, which loading replaces
-SWITCHES = ("training", "_frozen", "_sealed", "world")       # attributes that are not part of the architecture
 
 
 def note(cls: type, args: tuple, options: dict[str, Any]) -> str:
@@ -105,10 +104,11 @@ def spec_of(module: Any) -> dict[str, Any]:
 def _outline(module):
     """{name: class, and settings or shape} of every part, and which names share a parameter."""
     outline = {}
+    switches = next(vars(cls) for cls in type(module).__mro__ if "_made" in vars(cls))   # of Module: training, world, ...
     for name, part in module.named_parts():
         is_array = not hasattr(part, "named_parts")
         outline[name] = type(part), part.data.shape if is_array else {
-            key: _encoded(value) for key, value in vars(part).items() if key not in SWITCHES}
+            key: _encoded(value) for key, value in vars(part).items() if key not in switches}
     return {**outline, "its shared parameters": [name for name, _ in module.named_state()]}
 
 
