@@ -279,7 +279,7 @@ def test_a_module_of_ones_own_is_found_where_it_was_imported(rng):
     (lambda rng: type("Inner", (Mine,), {"__qualname__": "f.<locals>.Inner"})(2, rng=rng), "defined inside a function"),
     (lambda rng: type("Gone", (Mine,), {})(2, rng=rng), "the class test_trained.Gone is not known here"),
     (lambda rng: changed(nn.Sequential(ops.relu), lambda m: m.__setitem__(0, ops.tanh)), "was changed after the constructor"),
-    (lambda rng: changed(nn.Conv2d(1, 1, rng=rng), lambda m: setattr(m, "stride", 2)), "was changed after the constructor"),
+    (lambda rng: changed(nn.Conv2d(1, 1, 3, rng=rng), lambda m: setattr(m, "stride", 2)), "was changed after the constructor"),
     (lambda rng: changed(nn.MLP((2, 2, 1), (3, 4), rng=rng), lambda m: m.layers.pop()), "was changed after the constructor"),
     (lambda rng: changed(SimCLR(*[nn.Linear(2, 2, rng=rng) for _ in "12"]), lambda m: setattr(m.head, "weight", m.encoder.weight)),
      "was changed after the constructor"),
