@@ -181,7 +181,8 @@ def formulas(op: Op) -> tuple[list[str], list[str]]:
     """
     summary, _, rest = EXAMPLE.sub("", inspect.getdoc(op.forward) or "(no docstring)").partition("\n")
     summary, *tails = re.split(r" {4,}", LABELLED.sub(r"\1", summary))
-    value, gradient = [summary.removesuffix(".")], []
+    value = [summary.removesuffix(".")]
+    gradient = []
     labels = _labels_in_code(op.forward)
     labels -= {int(match[2]) for line in rest.splitlines() if (match := LABELLED.match(line))}
     for line in _labelled_in_module(op.forward, labels) + rest.splitlines():
@@ -215,7 +216,8 @@ def _labelled_in_module(function, labels):
 def source_line(op: Op) -> str:
     """file:line of the op's def; the file from the folder that holds its package."""
     code = op.forward.__code__
-    path, line = Path(code.co_filename), code.co_firstlineno
+    path = Path(code.co_filename)
+    line = code.co_firstlineno
     try:
         text = inspect.getsourcelines(op.forward)[0]                             # begins with the decorator
         above = next(k for k, part in enumerate(text) if "def " in part or "lambda" in part)

@@ -86,7 +86,8 @@ class Pairs:
 
     def table(self, rows: int = 8) -> str:
         """The `rows` most similar negatives one by one, the others together; a column a temperature."""
-        K, width = len(self.similarities), max(24, *(len(name) for name in self.negative_names[:rows]))
+        K = len(self.similarities)
+        width = max(24, *(len(name) for name in self.negative_names[:rows]))
 
         def line(name, cosine, numbers, digits=4):
             cosine = f"{cosine:8.3f}" if cosine is not None else " " * 8
@@ -114,7 +115,9 @@ class Pairs:
             raise ImportError(f"explain_pairs(...).draw: {viz.MISSING}; print(explain_pairs(...)) needs nothing")
         figure = viz.Figure(figsize=(10, 3.8), dpi=110)
         left, right = figure.subplots(1, 2)
-        K, order, share = len(self.similarities), np.argsort(self.taus), self._share(np.array(self.taus))
+        K = len(self.similarities)
+        order = np.argsort(self.taus)
+        share = self._share(np.array(self.taus))
         for rank, k in enumerate(order):
             colour = _between(viz.RED, viz.BLUE, rank / max(1, len(order) - 1))
             left.plot(self.similarities, share[k], ".-", color=colour, linewidth=1, markersize=5,

@@ -31,13 +31,15 @@ class OwnFolder:
     """
 
     def __init__(self, out: str | None, name: str):
-        self.path, is_new = Path(out) if out else Path("runs") / name, False
+        self.path = Path(out) if out else Path("runs") / name
+        is_new = False
         try:
             if out:
                 is_new = not self.path.exists()
                 self.path.mkdir(parents=True, exist_ok=True)
             else:
-                self.path, is_new = _new_folder(self.path), True
+                self.path = _new_folder(self.path)
+                is_new = True
             lock = FolderLock(self.path)
         except OSError as error:
             if is_new:
@@ -47,7 +49,8 @@ class OwnFolder:
             else:
                 reason = f"cannot write there ({error.strerror}); choose another folder"
             raise RunError(f"--out {self.path}: {reason}") from error
-        self.is_held, self._lock = lock.is_held, lock
+        self.is_held = lock.is_held
+        self._lock = lock
         self.close = weakref.finalize(self, _leave, self.path, lock, is_new)
 
     def require_owned(self) -> None:
@@ -60,7 +63,8 @@ class OwnFolder:
 def _new_folder(first):
     """Make `first`, or first-2, first-3, ...: mkdir fails on an existing folder, so no two runs get the same."""
     first.parent.mkdir(parents=True, exist_ok=True)
-    path, count = first, 1
+    path = first
+    count = 1
     while True:
         try:
             path.mkdir()

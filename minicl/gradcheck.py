@@ -106,7 +106,8 @@ def _slopes(function, inputs, position, entries, value, cotangent, step):
 
     Values are subtracted before they are summed: outputs that do not change cancel exactly, however large they are.
     """
-    xp, host = array_module(inputs[position]), to_host(inputs[position])
+    xp = array_module(inputs[position])
+    host = to_host(inputs[position])
 
     def slope(index, h):
         moved = host.copy()

@@ -71,7 +71,8 @@ class Optimizer:
         xp = self.xp = array_module(self.parameters[0].data)
         self.values = xp.concatenate([p.data.reshape(-1) for p in self.parameters])
         self.grads = xp.zeros(self.values.size, dtype=self.values.dtype)
-        self.views, start = [], 0
+        self.views = []
+        start = 0
         for p in self.parameters:
             part = slice(start, start + p.size)
             p.data, p.grad = self.values[part].reshape(p.shape), self.grads[part].reshape(p.shape)
@@ -130,7 +131,8 @@ class Optimizer:
         def kind(k):
             return trained[k], self.parameters[k].ndim >= 2, int(self.missed[k])
 
-        self.trained, self.runs = trained, []                    # runs: [(slice, whether decayed, steps missed), ...]
+        self.trained = trained
+        self.runs = []                                           # runs: [(slice, whether decayed, steps missed), ...]
         self.frozen = [k for k, is_trained in enumerate(trained) if not is_trained]
         for (is_trained, decays, missed), run in itertools.groupby(range(len(trained)), kind):
             parts = [self.views[k][0] for k in run]

@@ -130,8 +130,10 @@ class Run:
         self._table: Table | None = None
         self._saved: tuple[dict, dict] | None = None
         self._code = code()
-        self._started, self._earlier = time.perf_counter(), 0.0
-        self.folder, self.close = Path(), _nothing
+        self._started = time.perf_counter()
+        self._earlier = 0.0
+        self.folder = Path()
+        self.close = _nothing
         if self.is_first:
             self._open(args)
         self.folder, self._saved, self._log = world.share((self.folder, self._saved, self._log))
@@ -146,7 +148,8 @@ class Run:
         if args.resume and not Path(args.out).exists():
             load_checkpoint(Path(args.out) / "checkpoint.npz")                           # raises
         own = OwnFolder(args.out, self.name)
-        self.folder, self.close = own.path, own.close
+        self.folder = own.path
+        self.close = own.close
         _closing.append(own.close)
         self.checkpoint = self.folder / "checkpoint.npz"
         self._own = own                                      # a run that is dropped leaves its folder
@@ -239,7 +242,8 @@ class Run:
             self._restore(total, fingerprints, rng, parts)
             self._begin()
         started = time.perf_counter()
-        before, self.total = self.seconds, total
+        before = self.seconds
+        self.total = total
 
         def save():
             self._require_alike(parts, rng)

@@ -72,7 +72,8 @@ def available_memory_only() -> Iterator[None]:
     try:
         import resource
 
-        free, used = _bytes("/proc/meminfo"), _bytes("/proc/self/status")["VmData"]
+        free = _bytes("/proc/meminfo")
+        used = _bytes("/proc/self/status")["VmData"]
         limit = int(used + min(free["MemAvailable"] + free["SwapFree"], _free_in_container()))
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     except (ImportError, OSError, KeyError):

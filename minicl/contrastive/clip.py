@@ -78,7 +78,8 @@ def clip_loss(image: Array, text: Array, logit_scale: Scalar, *, caption_ids: Ar
 
     def backward(g):
         sum_t, sum_u = pairs.weighted_sums(one_minus_p, world.all_gather(one_minus_q))
-        weight, c = (one_minus_p + one_minus_q)[:, None], g * scale / (2 * N)
+        weight = (one_minus_p + one_minus_q)[:, None]
+        c = g * scale / (2 * N)
         du = (sum_t - weight * t) * c                                        # (2)
         dt = (world.reduce_scatter(sum_u) - weight * u) * c                                        # (3)
         return to_image(du)[0], to_text(dt)[0], (u * du).sum()               # (4)

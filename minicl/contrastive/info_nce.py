@@ -65,7 +65,8 @@ def info_nce(query: Array, positive: Array, negatives: Array, tau: Scalar, *, id
     if negatives.ndim != 2 or negatives.shape[1] != query.shape[1] or len(negatives) < 1:
         raise ValueError(f"info_nce: expected negatives (M, d) with M >= 1 and d = {query.shape[1]}, "
                          f"got {negatives.shape}")
-    N, both_ids = len(query) * world.size, require_query_ids("info_nce", ids, negative_ids, len(query), len(negatives))
+    N = len(query) * world.size
+    both_ids = require_query_ids("info_nce", ids, negative_ids, len(query), len(negatives))
     q, to_query = l2_normalize.forward(query)
     k, to_positive = l2_normalize.forward(positive)
     pairs = QueryPairs(q, negatives, tau, both_ids)

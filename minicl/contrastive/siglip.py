@@ -62,7 +62,8 @@ def siglip(x: Array, y: Array, logit_scale: Scalar, bias: Scalar, *, caption_ids
     v, to_y = l2_normalize.forward(y)
     v = world.all_gather(v)                                                  # (N, d)
     t = xp.exp(xp.asarray(logit_scale, dtype=x.dtype))
-    s, c = u @ v.T, _signs(xp, len(x), x.dtype, caption_ids, world)
+    s = u @ v.T
+    c = _signs(xp, len(x), x.dtype, caption_ids, world)
     losses, sigmoid = softplus(c * (-t * s - bias))
     if caption_ids is not None:
         losses *= xp.abs(c)

@@ -61,7 +61,8 @@ def sup_con(z: Array, tau: Scalar, *, labels: HostArray, base_temperature: float
     if base_temperature is not None:
         require_within("sup_con", "(0, inf)", base_temperature=base_temperature)
     _require_labels(labels, len(z), world)
-    xp, b = array_module(z), base_temperature
+    xp = array_module(z)
+    b = base_temperature
     w, itself = _weights(xp, labels, z.dtype, world)                         # (1)
     w_i = w.sum(axis=1, keepdims=True)
     u, to_z = l2_normalize.forward(z)

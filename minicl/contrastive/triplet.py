@@ -74,7 +74,8 @@ def semi_hard_negatives(anchor: Array, positive: Array, *, ids: HostArray | None
     xp, n, N = array_module(anchor), len(anchor), len(anchor) * world.size
     ids = np.arange(N)[world.part] if ids is None else ids
     require_ids("semi_hard_negatives", ids, n)
-    ids, rows = world.all_gather(ids), xp.arange(N)
+    ids = world.all_gather(ids)
+    rows = xp.arange(N)
     require_ids("semi_hard_negatives", ids, N, differ=True)
     ids = to_device(ids, xp)
     s = cosine_similarity.forward(anchor, world.all_gather(positive))[0]     # (n, N)

@@ -122,7 +122,8 @@ class Source:
         download  whether the network may be used
         log       gets a line of text if the cache cannot be written
         """
-        decoded, unwritten = [], None
+        decoded = []
+        unwritten = None
         for file, path in wanted.items():
             inside = self._cached(file, path)
             if inside is None and not download:

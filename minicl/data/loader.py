@@ -35,7 +35,8 @@ class Batches:
         """Item ids (batch_size,) of training step `step`, counted from 0 through all epochs."""
         epoch, position = divmod(whole(self, "step", step, 0), self.per_epoch)
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, np.random.default_rng([self.seed, epoch, 1]).permutation(self.n)
+            self._epoch = epoch
+            self._order = np.random.default_rng([self.seed, epoch, 1]).permutation(self.n)
         return self._order[position * self.batch_size:(position + 1) * self.batch_size].copy()
 
 

@@ -81,7 +81,8 @@ def nearest_neighbours(bank: Array, queries: Array, *, k: int) -> HostArray:
     """
     require_features("nearest_neighbours", bank=bank, queries=queries)
     require_integers("nearest_neighbours", 1, len(bank), "the bank holds so many items", k=k)
-    xp, s = array_module(bank), normalized(queries) @ normalized(bank).T
+    xp = array_module(bank)
+    s = normalized(queries) @ normalized(bank).T
     near = _nearest(s, k)
     order = to_host((-xp.take_along_axis(s, near, axis=1)).argsort(axis=1))
     return np.take_along_axis(to_host(near), order, axis=1)

@@ -99,7 +99,8 @@ class _Loss:
         W, b = self.split(w)
 
         def add(lo, hi, dw, loss):
-            x, right = self.x[lo:hi], (self.ids[lo:hi], xp.arange(hi - lo))
+            x = self.x[lo:hi]
+            right = (self.ids[lo:hi], xp.arange(hi - lo))
             y = xp.ascontiguousarray((x @ W.T + b).T)                        # (classes, rows): sums over classes are fast
             y -= y.max(axis=0)
             loss -= y[right].sum(dtype="float64")
@@ -135,7 +136,8 @@ def lbfgs(function: Callable, w: Array, steps: int, memory: int = 10) -> tuple[A
         q *= 1 / (past[-1][2] * float(past[-1][1] @ past[-1][1])) if past else 1 / float(abs(g).sum())
         for (s, y, rho), alpha in zip(past, reversed(alphas)):
             q += (alpha - rho * float(y @ q)) * s
-        slope, step = -float(g @ q), 1.0
+        slope = -float(g @ q)
+        step = 1.0
         for _ in range(30):                                                  # until the value falls enough
             new = w - step * q
             new_value, new_g = function(new)

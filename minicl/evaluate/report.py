@@ -43,7 +43,8 @@ def report(run: Any, model: Any, data: Any, augment: Any, rng: Rng, xp: ArrayMod
     """
     run.print("evaluating h and z: nearest neighbours and linear probe")
     accuracies, test_h, test_z = frozen_accuracies(model, data, xp, k=k, world=run.world)
-    log, config = run.read_log(), run.config
+    log = run.read_log()
+    config = run.config
     loss = final_loss(log, run.total)
     bound = None if loss is None else infonce_bound(loss, candidates)
     if run.world.rank == 0:

@@ -27,7 +27,8 @@ def tsne(features: Array, *, perplexity: float = 30, steps: int = 300, seed: int
     require_within("tsne", "(1, inf)", perplexity=perplexity)
     features = _scaled(to_host(features))
     p = _neighbour_probabilities(features, perplexity)
-    n, rng = len(p), np.random.default_rng(seed)
+    n = len(p)
+    rng = np.random.default_rng(seed)
     y = features @ np.linalg.svd(features, full_matrices=False)[2][:2].T     # start from the principal axes
     y = np.pad(y, ((0, 0), (0, 2 - y.shape[1])))                             # of which one feature has one
     y = (y / (y.std(axis=0) + 1e-12) * 1e-2 + 1e-4 * rng.standard_normal((n, 2))).astype(np.float32)

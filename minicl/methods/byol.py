@@ -38,9 +38,11 @@ class BYOL(Module):
 
     def __init__(self, encoder: Module, head: Module, predictor: Module, *, m: float = 0.99):
         require_within("BYOL", "[0, 1)", m=m)                                # at 1 the target would never learn
-        self.online, self.predictor = SimCLR(encoder, head), predictor
+        self.online = SimCLR(encoder, head)
+        self.predictor = predictor
         self.target = frozen_copy(self.online)
-        self.m, self.ema = m, EMA(self.online, self.target)
+        self.m = m
+        self.ema = EMA(self.online, self.target)
 
     encoder = property(lambda self: self.online.encoder)
 

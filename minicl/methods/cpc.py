@@ -38,7 +38,8 @@ class WindowEncoder(Module):
         self.out = Linear(hidden, features, rng=rng)
 
     def forward(self, x: Tensor | Array) -> Tensor:
-        x, width = as_tensor(x), self.window
+        x = as_tensor(x)
+        width = self.window
         if x.ndim != 3 or x.shape[2] != self.channels or len(x) < width:
             raise ValueError(f"WindowEncoder: expected sequences (T, B, {self.channels}) of T >= {width} steps, got "
                              f"{x.shape}")
@@ -75,7 +76,9 @@ class CPC(Module):
         if len(z) <= k or z.shape[:2] != c.shape[:2] or z.shape[1] * self.world.size < 2:
             raise ValueError(f"CPC.scores: expected z (T, B, d) and c (T, B, H) with T > {k} and B >= 2, got "
                              f"{z.shape} and {c.shape}; longer sequences or smaller windows give more steps")
-        xp, B, world = array_module(z.data), z.shape[1], self.world
+        xp = array_module(z.data)
+        B = z.shape[1]
+        world = self.world
         predicted = self.predictors[k - 1](c[:-k])                           # (T'-k, B, d)
         positive_ids = xp.arange((len(z) - k) * B) % B
         if world.size == 1:

@@ -46,7 +46,8 @@ def grad_cache(model: Module, loss: Callable[..., Tensor], *inputs: Array, chunk
     ((12, 3), (5, 3))
     """
     require_integers("grad_cache", 1, chunk=chunk)
-    xp, starts = array_module(inputs[0]), range(0, len(inputs[0]), chunk)
+    xp = array_module(inputs[0])
+    starts = range(0, len(inputs[0]), chunk)
     chunks = [tuple(x[lo:lo + chunk] for x in inputs) for lo in starts]
     before = [(buffer, buffer.data.copy()) for _, buffer in model.named_buffers()]
     with no_grad():

@@ -55,7 +55,8 @@ class MoCo(Module):
                 layer.splits = splits
         self.key = frozen_copy(self.query)
         self.queue = Queue(queue, dim)
-        self.m, self.ema = m, EMA(self.query, self.key)
+        self.m = m
+        self.ema = EMA(self.query, self.key)
         self.served: list[Array] = []                                        # keys given to loss(), for update()
 
     encoder = property(lambda self: self.query.encoder)

@@ -46,14 +46,16 @@ class Queue(Module):
         if not self.training:
             raise RuntimeError("Queue: enqueue() in evaluation mode; keys of images that are not trained on must not "
                                "become negatives, call model.train() first")
-        ring, capacity = self.keys.data, self.capacity
+        ring = self.keys.data
+        capacity = self.capacity
         if not is_array(keys) or keys.ndim != 2 or keys.shape[1] != ring.shape[1] or keys.dtype != ring.dtype:
             raise ValueError(f"Queue: expected keys to be a {ring.dtype} array (B, {ring.shape[1]}), got "
                              f"{describe(keys)}")
         if len(keys) > capacity:
             raise ValueError(f"Queue: {len(keys)} keys at once do not fit a queue of {capacity}; some would be "
                              "dropped before they served: use a larger queue or a smaller batch")
-        keys, start = l2_normalize.forward(keys)[0], self.enqueued % capacity
+        keys = l2_normalize.forward(keys)[0]
+        start = self.enqueued % capacity
         before_end = min(len(keys), capacity - start)
         mark_changed([("the queue's keys", self.keys)], "Queue.enqueue()")
         ring[start:start + before_end] = keys[:before_end]

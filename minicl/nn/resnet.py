@@ -53,7 +53,8 @@ class ResNet18(Encoder):
         self.image_shape = image_shape_of("ResNet18", image_shape)
         self.features = 8 * width
         self.stem = conv_norm(image_shape[2], width, rng=rng)
-        self.blocks, inputs = [], width
+        self.blocks = []
+        inputs = width
         for stage in range(4):
             outputs = width << stage
             self.blocks += [BasicBlock(inputs, outputs, rng=rng, stride=1 if stage == 0 else 2),

@@ -76,7 +76,8 @@ def _walk(value, places, found):
     is_module = isinstance(value, Module)
     if not is_module and not isinstance(value, (list, tuple, dict)):
         return False
-    inside, mark = vars(value) if is_module else value, len(places)
+    inside = vars(value) if is_module else value
+    mark = len(places)
     inside = inside.values() if isinstance(inside, dict) else inside
     places.append((inside, list(inside)))
     holds = [_walk(item, places, found) for item in inside]

@@ -49,7 +49,8 @@ class Transformer(Module):
         self.norm = LayerNorm(width)
 
     def forward(self, ids: Array) -> Tensor:
-        mask, T = real_tokens("Transformer", ids), ids.shape[1]
+        mask = real_tokens("Transformer", ids)
+        T = ids.shape[1]
         if T > self.length:
             raise ValueError(f"Transformer: expected captions of at most {self.length} tokens, got {T}; it has no "
                              "position for more: build it with a greater length")

@@ -108,7 +108,8 @@ class _Shifts:
 
     def _span(self, axis, tap, outputs=None, inputs=None):
         """The outputs lo:hi along an axis whose input, stride h + tap - padding, exists; and those inputs."""
-        s, offset = self.stride, tap - self.padding
+        s = self.stride
+        offset = tap - self.padding
         first_out, end_out = outputs[:2] if outputs else (0, self.out[axis])
         first_in, end_in = inputs[:2] if inputs else (0, self.size[axis])
         lo = max(first_out, _ceil_div(first_in - offset, s))

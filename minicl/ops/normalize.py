@@ -54,7 +54,8 @@ def batch_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5, relu:
     y_saved = y if relu else None                                            # only its sign is needed
 
     def backward(g):
-        G, dx = pixels.rows(g), xp.empty_like(X)
+        G = pixels.rows(g)
+        dx = xp.empty_like(X)
         wide_m = pixels.repeat(m)
 
         def products(s):                                                     # g past the relu, left in dx; g (x - m)

@@ -84,7 +84,8 @@ def concat(*xs: Array, axis: int = 0):
     axis = axis_of("concat", xs[0], axis)
 
     def backward(g):
-        parts, start = [], 0
+        parts = []
+        start = 0
         for x in xs:
             part = [slice(None)] * g.ndim
             part[axis] = slice(start, start + x.shape[axis])

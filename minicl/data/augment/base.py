@@ -44,7 +44,8 @@ class Transform:
         return self.transform(images, rng, world)
 
     def transform(self, images: Array, rng: Rng, world: World = ALONE) -> Array:
-        xp, whole = array_module(images), (len(images) * world.size, *images.shape[1:])
+        xp = array_module(images)
+        whole = (len(images) * world.size, *images.shape[1:])
         parameters = [to_device(rows[world.part].astype(images.dtype, copy=False), xp) for rows in self.draw(whole, rng)]
         out = xp.empty(self.output_shape(images.shape), dtype=images.dtype)
 
