@@ -121,7 +121,7 @@ class BaseTensor:
         return _leaf_of, (type(self), self._data, self._requires_grad)
 
     def __getattr__(self, name: str) -> Any:             # called only when the attribute is not there
-        hint = "" if name[0] == "_" else did_you_mean(name, dir(type(self)))
+        hint = "" if name[0] == "_" or name in BaseTensor.__slots__ else did_you_mean(name, dir(type(self)))
         raise AttributeError(f"a Tensor has no attribute {name!r}{hint}")
 
     def requires_grad_(self, requires_grad: bool = True) -> "BaseTensor":

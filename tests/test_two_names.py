@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from minicl import Tensor, contrastive, gradcheck, nn, op, optim
+from minicl import Tensor, contrastive, gradcheck, nn, op, ops, optim, tensor
 from minicl.evaluate import knn_accuracy, linear_probe, nearest_neighbours
 from minicl.methods import CLIP, MoCo
 
@@ -86,6 +86,14 @@ def test_tensors_have_numpy_std_and_requires_grad():
     assert not x.requires_grad_(False).requires_grad
     np.testing.assert_allclose(x.std(axis=0).numpy(), Z.std(axis=0), rtol=1e-5)
     assert gradcheck(lambda z: z.std(axis=1, correction=1), [Z.astype("float64")])
+
+
+def test_an_attribute_that_is_only_unset_costs_no_search(monkeypatch):
+    """`switched` of what an op returns is unset, and backward() asks for it."""
+    monkeypatch.setattr(tensor, "did_you_mean", lambda *_: pytest.fail("searched"))
+    assert getattr(ops.relu(Z), "switched", None) is None
+    with pytest.raises(pytest.fail.Exception):
+        Tensor(Z).swiched
 
 
 def test_a_module_with_any_options_takes_them():
