@@ -56,11 +56,23 @@ that the host waits for an answer. A launch takes 10 to 20 microseconds of the h
 network is no quicker than its launches. Counted on the stand-in, a lower bound of what CuPy launches; the loss is not
 read, which would be one wait.
 """
+COMMUNICATION = """\
+## Several processes
+
+What two processes send each other in a training step of each example, and in NT-Xent's forward and backward pass, counted by
+
+    python tests/benchmarks/communication.py
+
+The counts are exact: they follow from shapes. KiB are those of the whole array that is summed, put together or dealt out.
+`--processes 8` counts those of eight: calls stay the same, and so do KiB, but for batch norm's statistics. Once a step the
+processes also agree, in 4 bytes, whether to stop. Times of one and of two processes are measured by
+`python tests/benchmarks/processes.py`; see [distributed](distributed.md).
+"""
 
 
-def document(cpu, gpu=None, launches=None):
-    """The page, from a record of a run with --backend numpy and, if there is one, of a run with --backend cupy, and from
-    launches_per_step()."""
+def document(cpu, gpu=None, launches=None, communication=None):
+    """The page, from a record of a run with --backend numpy and, if there is one, of a run with --backend cupy, from
+    launches_per_step(), and from communication.table()."""
     rates = [result["rates"] for result in cpu["cases"].values()]
     typical = {kind: statistics.median(rate[kind] for rate in rates) / 1e9 for kind in rates[0]}
     compiled = any("torch, compiled, kept" in result["rounds"] for result in cpu["cases"].values())
@@ -76,6 +88,8 @@ def document(cpu, gpu=None, launches=None):
     if launches:
         parts += [LAUNCHES, "| training step | launches | waits |\n|---|--:|--:|\n"
                   + "".join(f"| {method} | {count} | {waits} |\n" for method, (count, waits) in launches.items())]
+    if communication:
+        parts += [COMMUNICATION, "".join(line + "\n" for line in communication)]
     return "\n".join(filter(None, parts))
 
 

@@ -23,6 +23,7 @@ if __name__ == "__main__":                      # tests/ for benchmarks, the che
 
 from benchmarks.candidates import CANDIDATES, KEPT, ON_GPU  # noqa: E402
 from benchmarks.cases import CASES  # noqa: E402
+from benchmarks.communication import table  # noqa: E402
 from benchmarks.harness import Worker, measure  # noqa: E402
 from benchmarks.launches import launches_per_step  # noqa: E402
 from benchmarks.machine import describe  # noqa: E402
@@ -48,7 +49,7 @@ def main(argv=None):
     record = records[0]
     if args.table:
         by_backend = {record["backend"]: record for record in records}
-        args.table.write_text(document(by_backend["numpy"], by_backend.get("cupy"), launches_per_step()))
+        args.table.write_text(document(by_backend["numpy"], by_backend.get("cupy"), launches_per_step(), table()))
     print(summary(record), end="")
     found = {case.name: metrics(case, record["cases"][case.name]) for case in cases}
     code = check(found, baseline) if args.check else 0

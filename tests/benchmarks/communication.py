@@ -1,0 +1,138 @@
+"""What several processes send each other in a training step, counted in the examples themselves; needs no MPI.
+
+    python tests/benchmarks/communication.py                   # every example, at its own batch
+    python tests/benchmarks/communication.py simclr_mnist --processes 8
+
+A World of which only one process exists answers each collective as if all others had the same rows, and counts it. The
+counts are exact: they follow from shapes alone. Bytes are those of the whole array that is summed, put together or dealt
+out; what crosses a wire depends on the MPI's or NCCL's algorithm (a ring sends them (k - 1) / k times, for a sum twice).
+"""
+
+import argparse
+import contextlib
+import functools
+import runpy
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+if __name__ == "__main__":                                   # tests/ for benchmarks, the checkout for minicl
+    sys.path[:1] = map(str, Path(__file__).resolve().parents[1:3])
+
+import numpy as np  # noqa: E402
+
+from minicl import Tensor, distributed, viz  # noqa: E402
+from minicl.backend import array_module  # noqa: E402
+from minicl.contrastive import nt_xent  # noqa: E402
+from minicl.data import digits, shapes  # noqa: E402
+from minicl.options import at_least  # noqa: E402
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+CALLS = {"simclr_mnist": "--data digits", "simclr_cifar10": "--data shapes", "moco_mnist": "--data digits",
+         "clip_captions": "--data digits", "cpc_sequences": "--threads 1", "collapse": "--data digits",
+         "circle": "--data digits", "mutual_information": "--pairs 600"}
+KINDS = ("all_reduce", "all_gather", "reduce_scatter")
+
+
+class Counted(distributed.World):
+    """The first of `size` processes, the others having the same rows; `steps` are the counts of each step of a run."""
+
+    def __init__(self, size):
+        self.size = size
+        self.calls: Counter = Counter()
+        self.bytes: Counter = Counter()
+        self.steps: list[tuple[Counter, Counter]] = []
+
+    def note(self, kind, x):
+        self.calls[kind] += 1
+        self.bytes[kind] += x.nbytes
+        return x
+
+    def all_reduce(self, x):
+        return self.note("all_reduce", x)
+
+    def all_gather(self, x, views=1):
+        return self.note("all_gather", x.reshape(views, -1, *x.shape[1:]).repeat(self.size, axis=1).reshape(-1, *x.shape[1:]))
+
+    def reduce_scatter(self, x, views=1):
+        return self.rows(self.note("reduce_scatter", x), views)
+
+    def rows(self, x, views=1):
+        return x.reshape(views, -1, self.size, *x.shape[1:])[:, :, self.rank].reshape(-1, *x.shape[1:])
+
+    def sum(self, x):
+        return self.all_reduce(array_module(x).array(x))
+
+    def mean(self, x):
+        return self.sum(x) / self.size
+
+    def any(self, flag):                                     # a run asks once a step whether to stop
+        self.steps.append((self.calls, self.bytes))
+        self.calls, self.bytes = Counter(), Counter()
+        return bool(flag)
+
+
+def few_data():
+    """Data sets of four batches, and no pictures: in this process."""
+    if str(EXAMPLES) not in sys.path:
+        sys.path.append(str(EXAMPLES))
+    import sequences
+
+    for module, name in ((digits, "generate_digits"), (shapes, "generate_shapes")):
+        setattr(module, name, functools.partial(getattr(module, name), 1024, 20))
+    sequences.generate_rotations = functools.partial(sequences.generate_rotations, n_train=256, n_test=64)
+    viz.Figure = None
+
+
+def count(example, size):
+    """(calls, bytes) by kind of a step that is neither logged nor saved."""
+    world = Counted(size)
+    before, argv = distributed.get_world, sys.argv
+    distributed.get_world = lambda backend: world
+    try:
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+            sys.argv = [str(EXAMPLES / f"{example}.py"), *CALLS[example].split(), "--epochs", "1", "--log-every", "1000",
+                        "--out", folder]
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise
+    finally:
+        distributed.get_world, sys.argv = before, argv
+    return world.steps[1]
+
+
+def count_loss(size, views=16384, d=128):
+    """The same of NT-Xent's forward and backward pass."""
+    world = Counted(size)
+    z1, z2 = np.random.default_rng(0).standard_normal((2, views // 2 // size, d), dtype="float32")
+    nt_xent(Tensor(z1, requires_grad=True), Tensor(z2, requires_grad=True), 0.2, world=world).backward()
+    return world.calls, world.bytes
+
+
+def row(name, calls, sizes):
+    return f"| {name} | " + " | ".join(f"{calls[kind]} | {sizes[kind] / 1024:.1f}" for kind in KINDS) + " |"
+
+
+def table(examples=tuple(CALLS), size=2):
+    """The lines of a Markdown table. Data sets are small from then on in this process."""
+    few_data()
+    yield "| a step of | " + " | ".join(f"{kind}, calls | KiB" for kind in KINDS) + " |"
+    yield "|---|" + 2 * len(KINDS) * "--:|"
+    for example in examples:
+        yield row(f"`{example}.py`", *count(example, size))
+    yield row("NT-Xent, 2N = 16384, d = 128", *count_loss(size))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("examples", nargs="*", choices=[[], *CALLS], help="default: all")
+    parser.add_argument("--processes", type=at_least(1), default=2, help="default: %(default)s")
+    args = parser.parse_args()
+    for line in table(args.examples or CALLS, args.processes):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

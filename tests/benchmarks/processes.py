@@ -1,0 +1,115 @@
+"""Two processes of one thread beside one process of two: the time of NT-Xent, and of the MNIST example's step.
+
+    python tests/benchmarks/processes.py                       # both cores to itself, if you can; needs the extra mpi
+    python tests/benchmarks/processes.py --rounds 9 --processes 4
+
+Rounds alternate between the two, each time in new processes; a time is the median of a round's steps. The ratio is the
+median over the rounds, with the smallest and the largest in brackets.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+if __name__ == "__main__":                                   # the checkout for minicl
+    sys.path[:1] = [str(Path(__file__).resolve().parents[2])]
+
+import numpy as np  # noqa: E402
+
+from minicl import Tensor  # noqa: E402
+from minicl.backend import threads  # noqa: E402
+from minicl.contrastive import nt_xent  # noqa: E402
+from minicl.data import mnist_views, two_views  # noqa: E402
+from minicl.distributed import get_world  # noqa: E402
+from minicl.evaluate import to_float  # noqa: E402
+from minicl.methods import SimCLR  # noqa: E402
+from minicl.nn import ConvNet, projection_head  # noqa: E402
+from minicl.optim import AdamW  # noqa: E402
+from minicl.options import at_least  # noqa: E402
+from minicl.run import RunError, command  # noqa: E402
+
+VIEWS, DIM, BATCH = 16384, 128, 256
+
+
+def loss(world):
+    """A function: NT-Xent of this process's part of VIEWS views, forward and backward."""
+    z1, z2 = np.random.default_rng(0).standard_normal((2, VIEWS // 2, DIM), dtype="float32")[:, world.part]
+    return lambda: nt_xent(Tensor(z1, requires_grad=True), Tensor(z2, requires_grad=True), 0.2, world=world).backward()
+
+
+def step(world):
+    """A function: a training step as in examples/simclr_mnist.py, on noise."""
+    rng, augment = np.random.default_rng(0), mnist_views()
+    encoder = ConvNet((28, 28, 1), rng=rng)
+    model = SimCLR(encoder, projection_head("mlp", encoder.features, hidden=256, dim=128, rng=rng)).across(world, views=2)
+    optimizer = AdamW(model, 5e-3, weight_decay=1e-4)
+    data = rng.integers(0, 256, (BATCH, 28, 28, 1), dtype=np.uint8)
+
+    def train():
+        images = to_float(data[world.part], np)
+        _, z = model(np.concatenate(two_views(augment, images, rng, world)))
+        loss = nt_xent(z[:len(images)], z[len(images):], 0.2, world=world)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        world.any(False)                                     # as a run does: whether to stop
+
+    return train
+
+
+WORK = {f"NT-Xent, 2N = {VIEWS}, d = {DIM}": (loss, 2, 3), f"SimCLR step, MNIST's ConvNet, batch {BATCH}": (step, 5, 25)}
+
+
+def worker(name, count):
+    """Print the median seconds of a piece of work in this process, or in all that mpirun has started."""
+    world, (make, warm, repeats), seconds = get_world(), WORK[name], []
+    with threads(count):
+        function = make(world)
+        for k in range(warm + repeats):
+            world.wait()
+            started = time.perf_counter()
+            function()
+            seconds.append(time.perf_counter() - started)
+    if world.rank == 0:
+        print(json.dumps(statistics.median(seconds[warm:])))
+
+
+def measure(name, processes, count):
+    mpirun = shutil.which("mpirun", path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))
+    if processes > 1 and mpirun is None:
+        raise RunError("there is no mpirun; pip install 'minicl[mpi]', or load your cluster's MPI module")
+    done = subprocess.run([*([mpirun, "-n", str(processes)] if processes > 1 else []), sys.executable, __file__, "--worker", name,
+                           "--threads", str(count)], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    if done.returncode:
+        raise RunError(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--processes", type=at_least(2), default=2, help="default: %(default)s")
+    parser.add_argument("--rounds", type=at_least(1), default=5, help="default: %(default)s")
+    parser.add_argument("--worker", choices=WORK, help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=at_least(1), default=1, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        return worker(args.worker, args.threads)
+    k = args.processes
+    print(f"| | 1 process, {k} threads, ms | {k} processes, 1 thread, ms | ratio |\n|---|--:|--:|--:|")
+    for name in WORK:
+        rounds = [(measure(name, 1, k), measure(name, k, 1)) for _ in range(args.rounds)]
+        one, several = (f"{1e3 * statistics.median(column):.0f}" for column in zip(*rounds))
+        ratios = [b / a for a, b in rounds]
+        print(f"| {name} | {one} | {several} | {statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f}) |", flush=True)
+    return None
+
+
+if __name__ == "__main__":
+    command(main)
