@@ -3,11 +3,13 @@
 import json
 import operator
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks import harness, run
+from benchmarks import harness, report, run
 from benchmarks.candidates import Candidate
 from benchmarks.case import Peer
 from benchmarks.cases import CASES
@@ -19,6 +21,7 @@ from benchmarks.report import document, lines, summary
 from minicl.backend import to_host
 from minicl.run import RunError, command
 
+ROOT = Path(__file__).resolve().parents[1]
 NAME = operator.attrgetter("name")
 TINY = {tiny.name: tiny for tiny in (case.tiny() for case in CASES.values())}
 
@@ -242,3 +245,12 @@ def test_the_page_shows_ratios_targets_and_that_no_gpu_has_been_measured():
     assert "processor: abacus" in page and "| MoCo | 325 | 0 |" in page and "2 of 2 targets are met" in page
     assert "No time has been measured" in page
     assert "No time has been measured" not in document(record, gpu=record)
+
+
+def test_the_page_has_the_communication_that_is_counted():
+    script = ROOT / "tests/benchmarks/communication.py"
+    done = subprocess.run([sys.executable, str(script), "simclr_mnist"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    page = (ROOT / "docs/benchmarks.md").read_text()
+    assert report.COMMUNICATION in page and all(line in page for line in done.stdout.splitlines())
+    assert len(done.stdout.splitlines()) == 4

@@ -72,7 +72,7 @@ def worker(name, count):
     world, (make, warm, repeats), seconds = get_world(), WORK[name], []
     with threads(count):
         function = make(world)
-        for k in range(warm + repeats):
+        for _ in range(warm + repeats):
             world.wait()
             started = time.perf_counter()
             function()
