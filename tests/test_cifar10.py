@@ -244,9 +244,13 @@ def test_a_pickle_that_is_no_batch_is_refused(content):
         parse_pickle(content, "here")
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4])
-def test_batches_pickled_anew_can_be_read(protocol):
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("order", "CF")
+@pytest.mark.parametrize("writeable", [True, False])
+def test_batches_pickled_anew_can_be_read(protocol, order, writeable):
     rows, labels = batches()[0]
+    rows = np.array(rows, order=order)
+    rows.flags.writeable = writeable
     anew = pickle.dumps({b"data": rows, b"labels": labels.tolist()}, protocol)
     images, read = parse_pickle(anew, "here")
     np.testing.assert_array_equal(images, parse_binary(binary(rows, labels), "there")[0])

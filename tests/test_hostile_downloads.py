@@ -5,8 +5,11 @@ import gzip
 import hashlib
 import os
 import re
+import shutil
 import socket
+import ssl
 import struct
+import subprocess
 import threading
 import time
 import tracemalloc
@@ -41,19 +44,20 @@ def small_mnist(monkeypatch, tmp_path):
 
 @pytest.fixture
 def serve(monkeypatch):
-    """serve(answer): a server on the loopback whose every connection is answer(send, path, root), for at most 200 of
+    """serve(answer, tls=None): a server on the loopback whose every connection is answer(send, path, root), for at most 200 of
     them and ten seconds; it returns the list of the paths that were asked for."""
     stack = contextlib.ExitStack()
 
-    def start(answer):
+    def start(answer, tls=None):
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         listener.settimeout(10)
-        root, asked = f"http://127.0.0.1:{listener.getsockname()[1]}", []
+        root, asked = f"http{'s' if tls else ''}://127.0.0.1:{listener.getsockname()[1]}", []
         monkeypatch.setattr(mnist, "MIRRORS", (f"{root}/mnist/",))
 
         def handle(connection):
             until = time.monotonic() + 10
-            with connection, contextlib.suppress(OSError):
+            with contextlib.suppress(OSError), tls.wrap_socket(connection, server_side=True) if tls else connection \
+                    as connection:
                 connection.settimeout(10)
                 request = connection.recv(1 << 16)
                 asked.append(request.split()[1].decode())
@@ -179,6 +183,49 @@ def test_a_hostile_answer_ends_in_one_line_in_time_and_auto_goes_on(serve, tmp_p
     assert line.isprintable() and len(line) < 600 and re.search(f"MNIST could not be downloaded .*{words}", line)
     assert "continuing with generated digits" in line
     assert not list(tmp_path.rglob("*")), "nothing of it is kept"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """The context of an HTTPS server on the loopback, and the file of its certificate."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl, which makes the certificate, is not installed")
+    folder = tmp_path_factory.mktemp("tls")
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+                    "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "certificate.pem"],
+                   cwd=folder, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
+    return context, folder / "certificate.pem"
+
+
+SLOW_OR_ENDLESS = [name for name in HOSTILE if "endless" in name or "dripping" in name or name == "silence"]
+
+
+@pytest.mark.parametrize("name", SLOW_OR_ENDLESS)
+def test_a_slow_or_endless_answer_over_https_ends_as_over_http(serve, certificate, monkeypatch, name):
+    tls, file = certificate
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    answer, words = HOSTILE[name]
+    before = set(threading.enumerate())
+    serve(answer, tls)
+    started = time.monotonic()
+    with pytest.raises(Unavailable, match=f"MNIST could not be downloaded .*({words}|too slow)"):
+        load_mnist()
+    assert time.monotonic() - started < PATIENCE + 1.5
+    for thread in set(threading.enumerate()) - before:
+        if isinstance(thread, download._Transfer):
+            thread.join(2)
+            assert not thread.is_alive()
+
+
+def test_mnist_comes_over_https_and_an_unknown_certificate_is_refused(serve, certificate, monkeypatch):
+    tls, file = certificate
+    serve(lambda send, path, root: send(whole(packed(path))), tls)
+    with pytest.raises(Unavailable, match="certificate verify failed"):
+        load_mnist()
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    assert len(load_mnist().train_images) == 6
 
 
 @pytest.mark.parametrize("start, more", [

@@ -37,6 +37,36 @@ def test_a_target_that_loads_its_originals_state_still_draws_its_own_masks():
     assert (masks(layer) != masks(target)).any()
 
 
+def loaded(layer):
+    twin = Sequential(Dropout(0.5, rng=rng(9)))
+    twin.load_state_dict(layer.state_dict())
+    return twin
+
+
+TWINS = {"load_state_dict": loaded, "pickle": lambda layer: pickle.loads(pickle.dumps(layer)),
+         "one seed": lambda layer: Sequential(Dropout(0.5, rng=rng()))}
+
+
+@pytest.mark.parametrize("twin", TWINS)
+@pytest.mark.parametrize("order", [(0, 1, 0, 1), (0, 1, 1, 0), (1, 0, 1, 0)])
+def test_twins_that_draw_side_by_side_are_warned_of(twin, order):
+    layer = Sequential(Dropout(0.5, rng=rng()))
+    layers = layer, TWINS[twin](layer)
+    with pytest.warns(UserWarning, match="two models draw the same dropout masks, .* side by side"):
+        for k in order + order:
+            masks(layers[k], 1)
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_a_twin_that_takes_over_from_its_original_is_not_warned_of(twin):
+    """As a resumed run does, or a second run of one seed; nor is a single comparison."""
+    layer = Sequential(Dropout(0.5, rng=rng()))
+    other = TWINS[twin](layer)
+    first, second = masks(layer, 5), masks(other, 7)
+    assert (first == second[:5]).all()
+    masks(layer, 2)
+
+
 @pytest.mark.parametrize("make", ["BYOL", "MoCo"])
 def test_streams_resume_bit_for_bit_in_methods(make):
     """Of the online network and of its target, into a model that was made with other seeds."""

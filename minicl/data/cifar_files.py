@@ -12,6 +12,7 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 PIXELS = 3 * 32 * 32
 OPCODES = set("PROTO FRAME MARK STOP NONE NEWTRUE NEWFALSE EMPTY_DICT EMPTY_LIST EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 "
               "APPEND APPENDS SETITEM SETITEMS BININT BININT1 BININT2 BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES "
+              "BYTEARRAY8 "
               "BINUNICODE SHORT_BINUNICODE BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE "
               "BUILD".split())                           # of a pickled batch
 MOST_OPCODES = 1_000_000                                 # a batch has about 30 000
@@ -70,9 +71,17 @@ class _Stated:
         self.state = state
 
 
+def _from_buffer(pixels, dtype, shape, order):
+    """What protocol 5 calls for an array."""
+    array = _Stated()
+    array.state = 1, shape, dtype, order == "F", pixels
+    return array
+
+
 class _Unpickler(pickle.Unpickler):
-    NAMES = {(f"numpy{core}.multiarray", "_reconstruct") for core in (".core", "._core")} | {
-        ("numpy", "ndarray"), ("numpy", "dtype")}
+    NAMES = {("numpy", "ndarray"): _Stated, ("numpy", "dtype"): _Stated} | {
+        (f"numpy.{core}.{module}", name): made for core in ("core", "_core") for module, name, made in (
+            ("multiarray", "_reconstruct", _Stated), ("numeric", "_frombuffer", _from_buffer))}
 
     def __init__(self, content):
         super().__init__(io.BytesIO(content), encoding="bytes")              # Python 2 wrote its str as bytes
@@ -90,7 +99,7 @@ class _Unpickler(pickle.Unpickler):
             return self.encode
         if (module, name) not in self.NAMES:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR-10 file does: not loaded")
-        return _Stated
+        return self.NAMES[module, name]
 
 
 def to_images(rows):

@@ -174,7 +174,7 @@ class Dropout(Module):
 
     The masks come from a Stream seeded by rng, which is saved with the model: a resumed run draws the masks that an
     uninterrupted one would, and a deep copy or a momentum encoder draws its own. load_state_dict and pickle copy the
-    Stream too: for a twin that runs beside the original use frozen_copy, or the positives share their masks.
+    Stream too; if such a twin then runs beside the original, so that positives share their masks, a warning says so.
     batch_axis: of x, needed where several processes share a batch and x has more than two axes.
     """
 
