@@ -118,12 +118,14 @@ def training_curves(path, log: Sequence[dict], *, candidates: int, floor: float)
 
 @needs_matplotlib
 def embedding_map(path, positions: HostArray, labels: HostArray, class_names: Sequence[str], *, title: str) -> None:
-    """Points at positions (N, 2), coloured by class; labels (N,) are indices into class_names."""
+    """Points at positions (N, 2), coloured by class; labels (N,) are indices into class_names. A legend names 2 to 30."""
     figure = Figure(figsize=(5.2, 4.6), dpi=150)
     plot = figure.subplots()
     for label, name in enumerate(class_names):
-        plot.scatter(*positions[labels == label].T, label=name, color=f"C{label % 10}", s=5, linewidths=0)
-    plot.legend(fontsize=8, markerscale=3, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        plot.scatter(*positions[labels == label].T, label=name.replace("$", r"\$"), color=f"C{label % 10}", s=5,
+                     linewidths=0)
+    if 1 < len(class_names) <= 30:
+        plot.legend(fontsize=8, markerscale=3, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     plot.set(xticks=[], yticks=[], title=title)
     save_figure(figure, path)
 

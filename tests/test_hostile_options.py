@@ -8,13 +8,14 @@ import runpy
 
 import pytest
 from example_runs import EXAMPLES, run_example
+from picture_files import numbered, write_pictures
 
 import sequences
 from minicl import viz
 from minicl.data import digits, shapes
 
 NAMES = ["simclr_mnist", "moco_mnist", "clip_captions", "circle", "collapse", "cpc_sequences", "simclr_cifar10",
-         "mutual_information"]
+         "mutual_information", "simclr_images"]
 HOSTILE = ["", " ", "nan", "NaN", "inf", "-inf", "-1", "-0.5", "0", "-0", "1", "1.5", "1e400", "1e-400", "1e-320",
            "1e308", "0x10", "1_000", "\u0663", "\u221e", "None", "True", "9" * 30, "9" * 5000, "-" + "9" * 30, "1e", "1,5",
            "10 20", "\udcff", "%s", "{}", "$HOME", "~nobody", "../..", "a" * 5000, "2147483648", "16777217", "65537", "1025",
@@ -83,6 +84,7 @@ SMALL = {
     "cpc_sequences": ("--hidden", "4", "--dim", "4"),
     "simclr_cifar10": ("--data", "shapes", "--width", "2", "--dim", "4"),
     "mutual_information": ("--pairs", "600", "--log-every", "50"),
+    "simclr_images": ("--data-dir", "photos", "--size", "32", "--width", "2", "--dim", "4"),
 }
 EVERYWHERE = ["--tau=1e-300", "--tau=1e300", "--lr=1e-300", "--lr=1e300", "--batch=65536", "--batch=41",
               "--log-every=16777216", "--seed=9223372036854775807"]
@@ -96,6 +98,8 @@ MORE = {
     "cpc_sequences": ["--window=16777216", "--ahead=16777216", "--batch=41", "--tau=1e-300", "--window=1 --ahead=63",
                       "--data=mnist-rows --data-dir=nowhere"],
     "mutual_information": ["--pairs=1", "--dim=1"],
+    "simclr_images": ["--limit=20 --batch=2", "--limit=20 --batch=21", "--data-dir=~nobody", "--data-dir=photos/0.png",
+                      "--no-labels --knn-every=1", "--method=moco --queue=20 --splits=2"],
     "simclr_cifar10": ["--limit=19", "--limit=20 --batch=2", "--limit=21 --batch=21", "--hidden=1 --warmup=0.9999",
                        "--limit=20 --knn-k=16777216 --evaluate-every=16777216", "--encoder=resnet18 --width=16384",
                        "--method=moco --queue=20 --splits=2",
@@ -118,6 +122,8 @@ def few_data(monkeypatch, tmp_path):
     monkeypatch.setattr(sequences, "generate_rotations",
                         functools.partial(sequences.generate_rotations, n_train=40, n_test=40))
     monkeypatch.setattr(viz, "Figure", None)
+    monkeypatch.setenv("MINICL_CACHE", "cache")
+    write_pictures(tmp_path / "photos", numbered("", 40))
     yield
     resource.setrlimit(resource.RLIMIT_DATA, before)
 

@@ -10,9 +10,9 @@ from .images import ImageData
 from .load import load_colour_images, load_images
 from .loader import Batches, Prefetch, same_caption_ids
 from .mnist import load_mnist
-from .pictures import open_image
+from .pictures import RESIZE, open_image
 from .shapes import generate_shapes
 
-__all__ = ["Batches", "CorruptFile", "DataError", "ImageData", "Prefetch", "Unavailable", "augment", "draw_digits",
+__all__ = ["Batches", "CorruptFile", "DataError", "ImageData", "Prefetch", "RESIZE", "Unavailable", "augment", "draw_digits",
            "generate_digits", "generate_shapes", "load_cifar10", "load_colour_images", "load_images", "load_mnist",
            "many_views", "mnist_views", "open_image", "same_caption_ids", "simclr_views", "two_views"]

@@ -44,7 +44,7 @@ class Prefetch:
     """images[batches[step]] of each step, read by a thread while the step before is computed.
 
     images    (N, ...), such as ImageData's, which may be mapped from a disk; batches: see Batches
-    waited    seconds spent in waiting for images here: what the disk costs
+    waiting   share of the time since the first image that was spent in waiting for images: what the disk costs
 
     >>> images = Prefetch(np.arange(10), Batches(10, 5))
     >>> images[0].shape, bool((images[1] == Batches(10, 5)[1]).all())
@@ -52,7 +52,7 @@ class Prefetch:
     """
 
     def __init__(self, images: HostArray, batches: Batches):
-        self.waited = 0.0
+        self._waited, self._since = 0.0, 0.0
         self._images, self._batches = images, batches
         self._thread = ThreadPoolExecutor(1)
         self._ahead: dict[int, Future] = {}
@@ -61,10 +61,15 @@ class Prefetch:
 
     def __getitem__(self, step: int) -> HostArray:
         started = time.perf_counter()
+        self._since = self._since or started
         images = (self._ahead.pop(step, None) or self._read(step)).result()
-        self.waited += time.perf_counter() - started
+        self._waited += time.perf_counter() - started
         self._ahead = {step + 1: self._read(step + 1)}
         return images
+
+    @property
+    def waiting(self) -> float:
+        return self._waited / (time.perf_counter() - self._since) if self._since else 0.0
 
     def _read(self, step):
         return self._thread.submit(self._images.__getitem__, self._batches[step])

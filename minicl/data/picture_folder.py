@@ -89,18 +89,21 @@ def _split(items: Items, test_share: float, rng: np.random.Generator) -> tuple[H
 def find_pictures(root: Path, log: Callable[[str], None]) -> list[tuple[str, os.stat_result | None]]:
     """(path below root with /, its stat, None of a link to nowhere) of each picture file, sorted.
 
-    Links are followed, but not in a circle. Raises DataError naming folders that cannot be read.
+    Links are followed. Each folder is read once, however many links lead to it, and its own place comes first. Raises
+    DataError naming folders that cannot be read.
     """
-    found, unreadable = [], []
-    todo: list[tuple[Path, str, tuple]] = [(root, "", ())]
-    while todo:
-        folder, prefix, above = todo.pop()
+    found, unreadable, again, seen = [], [], [], set()
+    folders: list[tuple[Path, str]] = [(root, "")]
+    links: list[tuple[Path, str]] = []
+    while folders or links:
+        folder, prefix = folders.pop() if folders else links.pop()
         try:
             here = os.stat(folder)
-            if (here.st_dev, here.st_ino) in above:
-                log(f"skipped: {folder} leads back to a folder that holds it")
+            if (here.st_dev, here.st_ino) in seen:
+                again.append(folder)
                 continue
-            entries = list(os.scandir(folder))
+            seen.add((here.st_dev, here.st_ino))
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name, reverse=True)
         except OSError as error:
             unreadable.append(f"{folder}: {error.strerror}")
             continue
@@ -112,9 +115,11 @@ def find_pictures(root: Path, log: Callable[[str], None]) -> list[tuple[str, os.
             except OSError:                              # a link to nowhere, or to itself
                 status = None
             if status and stat.S_ISDIR(status.st_mode):
-                todo.append((Path(entry.path), f"{prefix}{entry.name}/", (*above, (here.st_dev, here.st_ino))))
+                (links if entry.is_symlink() else folders).append((Path(entry.path), f"{prefix}{entry.name}/"))
             elif Path(entry.name).suffix.lower() in SUFFIXES and (status is None or stat.S_ISREG(status.st_mode)):
                 found.append((prefix + entry.name, status))
+    if again:
+        log(f"skipped: {again[0]}" + f" and {len(again) - 1} more" * (len(again) > 1) + ": links to folders that were read already")
     if unreadable:
         raise DataError(f"cannot read {'; '.join(unreadable[:3])}"
                         + (f" and {len(unreadable) - 3} more" if len(unreadable) > 3 else "")

@@ -9,7 +9,7 @@ from ..backend import peak_memory_mib, to_host
 from ..contrastive import l2_normalize
 from ..data import two_views
 from ..typing import Array, ArrayModule, HostArray, Rng
-from .features import to_float
+from .features import encode, to_float
 from .frozen import frozen_accuracies
 from .geometry import effective_rank, uniformity_floor
 from .information import infonce_bound
@@ -36,13 +36,19 @@ def report(run: Any, model: Any, data: Any, augment: Any, rng: Rng, xp: ArrayMod
            **metrics: float | None) -> None:
     """Evaluate `model`, images -> (h, z), on an ImageData, draw the run's pictures, and finish it with the metrics.
 
+    Without labels there are no accuracies.
     candidates  K of the loss, 1 positive and K - 1 negatives; chance is log K
     k           nearest neighbours that vote
     metrics     more entries of result.json: a number each, or None
     rng         draws the views in the picture
     """
-    run.print("evaluating h and z: nearest neighbours and linear probe")
-    accuracies, test_h, test_z = frozen_accuracies(model, data, xp, k=k, world=run.world)
+    if data.is_labelled:
+        run.print("evaluating h and z: nearest neighbours and linear probe")
+        accuracies, test_h, test_z = frozen_accuracies(model, data, xp, k=k, world=run.world)
+    else:
+        run.print("evaluating h without labels: pictures, and no accuracies")
+        accuracies = {}
+        test_h, test_z = encode(model, data.test_images, xp, world=run.world)
     log = run.read_log()
     config = run.config
     loss = final_loss(log, run.total)
@@ -68,14 +74,19 @@ def draw_pictures(run: Any, log: Sequence[dict], data: Any, views: Sequence[Arra
     if viz.Figure is None:
         run.print(viz.MISSING)
         return
-    images = data.test_images / np.float32(255)
-    viz.image_grid(run.folder / "views.png", [images[:len(views[0])], *views], row_labels=("image", "view 1", "view 2"))
+
+    def images(ids):
+        return to_float(data.test_images[ids], np)
+
+    viz.image_grid(run.folder / "views.png", [images(slice(len(views[0]))), *views],
+                   row_labels=("image", "view 1", "view 2"))
     if log:
         viz.training_curves(run.folder / "curves.png", log, candidates=candidates, floor=uniformity_floor(dim))
     directions = l2_normalize.forward(h[:1200])[0]
     if len(directions) > 4:                                  # t-SNE needs a few neighbours
         viz.embedding_map(run.folder / "map.png", tsne(directions, perplexity=min(30, len(directions) / 4)),
-                          data.test_labels[:1200], data.class_names, title="h of test images (t-SNE), coloured by class")
+                          data.test_labels[:1200], data.class_names,
+                          title="h of test images (t-SNE)" + ", coloured by class" * data.is_labelled)
     near = nearest_neighbours(h, h[:10], k=min(9, len(h)))   # the first of them is the image itself
-    viz.image_grid(run.folder / "neighbours.png", [images[ids] for ids in near],
+    viz.image_grid(run.folder / "neighbours.png", [images(ids) for ids in near],
                    title="test images (left) and their nearest neighbours in h")

@@ -1,0 +1,114 @@
+"""examples/simclr_images.py from end to end on folders of pictures: with and without labels, both methods, --resume."""
+
+import json
+import math
+import shlex
+
+import numpy as np
+import pytest
+from example_runs import EXAMPLES, read_run, run_example
+from picture_files import Image, numbered, write_pictures
+
+from minicl import viz
+from minicl.data import RESIZE
+from minicl.data.shapes import SHAPES, draw_shapes
+
+SMALL = ("--size", 32, "--width", 2, "--dim", 8, "--batch", 20, "--queue", 40, "--splits", 2, "--epochs", 1,
+         "--log-every", 1)
+ACCURACIES = ["knn_h", "knn_z", "probe_h", "probe_z"]
+
+
+@pytest.fixture
+def example(monkeypatch, tmp_path):
+    """example(*options, out=name): run the script without pictures; its exit code and the folder."""
+    monkeypatch.setattr(viz, "Figure", None)
+    monkeypatch.setenv("MINICL_CACHE", str(tmp_path / "cache"))
+
+    def run(*options, out="out"):
+        return run_example("simclr_images", *SMALL, *options, "--out", tmp_path / out), tmp_path / out
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path):
+    write_pictures(tmp_path / "my phötos", [*numbered("cat", 30, ".jpg"), *numbered("dog", 36)])
+    return tmp_path / "my phötos"
+
+
+@pytest.mark.parametrize("method", ["simclr", "moco"])
+def test_a_labelled_folder_is_learned_and_evaluated(example, photos, method):
+    code, folder = example("--data-dir", photos, "--method", method, "--knn-every", 1)
+    result, log = read_run(folder)
+    assert code == 0 and result["data"] == "my phötos" and len(log) == 2             # 59 of 66 are 2 batches
+    assert all(0 <= result[key] <= 1 for key in [*ACCURACIES, "waiting"]) and "knn_h" in log[-1]
+
+
+@pytest.mark.parametrize("options", [(), ("--no-labels",)])
+def test_without_labels_what_needs_them_is_left_out_and_said(example, photos, tmp_path, capsys, options):
+    if not options:
+        write_pictures(tmp_path / "flat", numbered("", 60))
+    code, folder = example("--data-dir", photos if options else tmp_path / "flat", "--knn-every", 1, *options)
+    result, log = read_run(folder)
+    said = capsys.readouterr().out
+    assert code == 0 and not {*ACCURACIES} & result.keys() and math.isfinite(result["loss"]) and "knn_h" not in log[-1]
+    assert "evaluating h without labels" in said and ("no labels: there is no folder" in said) == (not options)
+
+
+def test_the_config_says_how_a_picture_is_prepared(example, photos):
+    config = json.loads((example("--data-dir", photos)[1] / "config.json").read_text())
+    assert (config["size"], config["channels"], config["resize"], config["encoder"]) == (32, 3, RESIZE, "convnet")
+
+
+def test_a_run_may_be_resumed_and_its_pictures_must_be_the_same(example, photos, capsys):
+    first = read_run(example("--data-dir", photos)[1])
+    code, folder = example("--data-dir", photos, "--resume")
+    assert code == 0 and read_run(folder)[1] == first[1]
+    write_pictures(photos, ["dog/3.png"], seed=1)
+    code, _ = example("--data-dir", photos, "--resume")
+    assert code == 2 and "of a run on other data" in capsys.readouterr().err
+
+
+def test_the_folder_is_needed(example, capsys):
+    assert example()[0] == 2 and "error: --data-dir: name a folder of pictures" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options, message", [
+    (("--size", 40), "argument --size: invalid choice: 40"), (("--method", "moco", "--queue", 10), "moco: --batch must be"),
+    (("--batch", 100), "expected a batch between 1 and the 59 items"), (("--data-dir", "nowhere"), "there is no such folder")])
+def test_what_will_not_do_is_one_line_and_leaves_no_run(example, photos, capsys, options, message):
+    code, folder = example("--data-dir", photos, *options)
+    error = capsys.readouterr().err
+    assert code == 2 and message in error.splitlines()[-1] and not folder.exists()
+
+
+def test_pictures_are_drawn_also_of_classes_without_latin_names(example, tmp_path, monkeypatch):
+    monkeypatch.setattr(viz, "Figure", pytest.importorskip("matplotlib.figure").Figure)
+    write_pictures(tmp_path / "photos", [*numbered("5$ & 3$ _", 30), *numbered("Hündchen", 30)])
+    code, folder = example("--data-dir", tmp_path / "photos")
+    assert code == 0 and {path.stem for path in folder.glob("*.png")} == {"views", "curves", "map", "neighbours"}
+
+
+def test_2000_mixed_files_beat_chance_in_three_epochs(example, tmp_path):
+    """JPEG and PNG files of any size and aspect; ten classes of shapes."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(2000) % 10
+    for k, (pixels, label) in enumerate(zip(draw_shapes(labels, rng), labels)):
+        path = tmp_path / "shapes" / list(SHAPES)[label] / f"{k}.{('jpg', 'png')[k % 2]}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        width, height = rng.integers(32, 64, 2)
+        side = max(width, height)
+        picture = Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR)
+        picture.crop((0, 0, width, height)).save(path, **{"compress_level": 1} if k % 2 else {})
+    code, folder = example("--data-dir", tmp_path / "shapes", "--batch", 100, "--width", 4, "--dim", 32, "--epochs", 3)
+    result, log = read_run(folder)
+    assert code == 0 and len(log) == 54 and result["bound_nats"] > 0.5 and result["data"] == "shapes"
+
+
+def test_the_commands_in_the_docstring_run(example, photos, capsys):
+    text = (EXAMPLES / "simclr_images.py").read_text().split('"""')[1]
+    commands = [shlex.split(line.split("#")[0]) for line in text.splitlines() if line.strip().startswith("python")]
+    assert len(commands) == 3
+    for k, (_, script, *options) in enumerate(commands):
+        assert script == "examples/simclr_images.py"
+        small = ("--data-dir", photos, "--backend", "numpy", *SMALL)
+        assert example(*options, *small, out=f"command {k}")[0] == 0, capsys.readouterr().err
