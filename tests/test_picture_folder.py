@@ -129,7 +129,7 @@ def test_links_are_followed_but_each_folder_is_read_once(photos, tmp_path):
             (photos / f"web/{k}/{other}").symlink_to(photos / f"web/{other}" if other else photos)
     data, log = load(photos)
     assert len(images_of(data)) == 20 and data.class_names == ("cat", "dog")
-    assert log.has("skipped: .* and .* more: links to folders that were read already")
+    assert log.has("skipped: .* and .* more: links to folders read before")
 
 
 def test_a_broken_file_is_named_and_skipped_every_time(photos):

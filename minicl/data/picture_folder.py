@@ -119,7 +119,7 @@ def find_pictures(root: Path, log: Callable[[str], None]) -> list[tuple[str, os.
             elif Path(entry.name).suffix.lower() in SUFFIXES and (status is None or stat.S_ISREG(status.st_mode)):
                 found.append((prefix + entry.name, status))
     if again:
-        log(f"skipped: {again[0]}" + f" and {len(again) - 1} more" * (len(again) > 1) + ": links to folders that were read already")
+        log(f"skipped: {again[0]}{f' and {len(again) - 1} more' * (len(again) > 1)}: links to folders read before")
     if unreadable:
         raise DataError(f"cannot read {'; '.join(unreadable[:3])}"
                         + (f" and {len(unreadable) - 3} more" if len(unreadable) > 3 else "")
