@@ -1,4 +1,4 @@
-"""examples/simclr_images.py from end to end on folders of pictures: with and without labels, both methods, --resume."""
+"""examples/simclr_images.py and moco_images.py from end to end on folders of pictures: with and without labels, --resume."""
 
 import json
 import math
@@ -13,19 +13,21 @@ from minicl import viz
 from minicl.data import RESIZE
 from minicl.data.shapes import SHAPES, draw_shapes
 
-SMALL = ("--size", 32, "--width", 2, "--dim", 8, "--batch", 20, "--queue", 40, "--splits", 2, "--epochs", 1,
-         "--log-every", 1)
+SMALL = ("--size", 32, "--width", 2, "--dim", 8, "--batch", 20, "--epochs", 1, "--log-every", 1)
+MOCO = ("--queue", 40, "--splits", 2)
+SCRIPTS = pytest.mark.parametrize("script", ["simclr_images", "moco_images"])
 ACCURACIES = ["knn_h", "knn_z", "probe_h", "probe_z"]
 
 
 @pytest.fixture
 def example(monkeypatch, tmp_path):
-    """example(*options, out=name): run the script without pictures; its exit code and the folder."""
+    """example(*options, out=name, script=name): run it without pictures; its exit code and the folder."""
     monkeypatch.setattr(viz, "Figure", None)
     monkeypatch.setenv("MINICL_CACHE", str(tmp_path / "cache"))
 
-    def run(*options, out="out"):
-        return run_example("simclr_images", *SMALL, *options, "--out", tmp_path / out), tmp_path / out
+    def run(*options, out="out", script="simclr_images"):
+        small = (*SMALL, *(MOCO if script == "moco_images" else ()))
+        return run_example(script, *small, *options, "--out", tmp_path / out), tmp_path / out
     return run
 
 
@@ -35,9 +37,9 @@ def photos(tmp_path):
     return tmp_path / "my phötos"
 
 
-@pytest.mark.parametrize("method", ["simclr", "moco"])
-def test_a_labelled_folder_is_learned_and_evaluated(example, photos, method):
-    code, folder = example("--data-dir", photos, "--method", method, "--knn-every", 1)
+@SCRIPTS
+def test_a_labelled_folder_is_learned_and_evaluated(example, photos, script):
+    code, folder = example("--data-dir", photos, "--evaluate-every", 1, script=script)
     result, log = read_run(folder)
     assert code == 0 and result["data"] == "my phötos" and len(log) == 2             # 59 of 66 are 2 batches
     assert all(0 <= result[key] <= 1 for key in [*ACCURACIES, "waiting"]) and "knn_h" in log[-1]
@@ -47,16 +49,23 @@ def test_a_labelled_folder_is_learned_and_evaluated(example, photos, method):
 def test_without_labels_what_needs_them_is_left_out_and_said(example, photos, tmp_path, capsys, options):
     if not options:
         write_pictures(tmp_path / "flat", numbered("", 60))
-    code, folder = example("--data-dir", photos if options else tmp_path / "flat", "--knn-every", 1, *options)
+    code, folder = example("--data-dir", photos if options else tmp_path / "flat", "--evaluate-every", 1, *options)
     result, log = read_run(folder)
     said = capsys.readouterr().out
-    assert code == 0 and not {*ACCURACIES} & result.keys() and math.isfinite(result["loss"]) and "knn_h" not in log[-1]
+    assert code == 0 and not {*ACCURACIES} & result.keys() and math.isfinite(result["loss"]) and "knn_h" not in log[-1] and log[-1]["rank_h"] > 1
     assert "evaluating h without labels" in said and ("no labels: there is no folder" in said) == (not options)
 
 
 def test_the_config_says_how_a_picture_is_prepared(example, photos):
     config = json.loads((example("--data-dir", photos)[1] / "config.json").read_text())
     assert (config["size"], config["channels"], config["resize"], config["encoder"]) == (32, 3, RESIZE, "convnet")
+
+
+def test_a_queue_that_outgrows_the_pictures_is_a_warning_and_one_below_the_batch_an_error(example, photos, capsys):
+    assert example("--data-dir", photos, "--queue", 60, script="moco_images")[0] == 0
+    assert "warning: the queue of 60 keys outgrows the 59 training images" in capsys.readouterr().out
+    assert example("--data-dir", photos, "--queue", 10, script="moco_images")[0] == 2
+    assert "--batch must be a multiple of --splits" in capsys.readouterr().err
 
 
 def test_a_run_may_be_resumed_and_its_pictures_must_be_the_same(example, photos, capsys):
@@ -73,7 +82,7 @@ def test_the_folder_is_needed(example, capsys):
 
 
 @pytest.mark.parametrize("options, message", [
-    (("--size", 40), "argument --size: invalid choice: 40"), (("--method", "moco", "--queue", 10), "moco: --batch must be"),
+    (("--size", 40), "argument --size: invalid choice: 40"),
     (("--batch", 100), "expected a batch between 1 and the 59 items"), (("--data-dir", "nowhere"), "there is no such folder")])
 def test_what_will_not_do_is_one_line_and_leaves_no_run(example, photos, capsys, options, message):
     code, folder = example("--data-dir", photos, *options)
@@ -104,11 +113,12 @@ def test_2000_mixed_files_beat_chance_in_three_epochs(example, tmp_path):
     assert code == 0 and len(log) == 54 and result["bound_nats"] > 0.5 and result["data"] == "shapes"
 
 
-def test_the_commands_in_the_docstring_run(example, photos, capsys):
-    text = (EXAMPLES / "simclr_images.py").read_text().split('"""')[1]
+@SCRIPTS
+def test_the_commands_in_the_docstring_run(example, photos, capsys, script):
+    text = (EXAMPLES / f"{script}.py").read_text().split('"""')[1]
     commands = [shlex.split(line.split("#")[0]) for line in text.splitlines() if line.strip().startswith("python")]
-    assert len(commands) == 3
-    for k, (_, script, *options) in enumerate(commands):
-        assert script == "examples/simclr_images.py"
-        small = ("--data-dir", photos, "--backend", "numpy", *SMALL)
-        assert example(*options, *small, out=f"command {k}")[0] == 0, capsys.readouterr().err
+    assert len(commands) >= 2
+    for k, (_, path, *options) in enumerate(commands):
+        assert path == f"examples/{script}.py"
+        small = ("--data-dir", photos, "--backend", "numpy", *SMALL, *(MOCO if script == "moco_images" else ()))
+        assert example(*options, *small, out=f"command {k}", script=script)[0] == 0, capsys.readouterr().err

@@ -41,9 +41,10 @@ class Batches:
 
 
 class Prefetch:
-    """images[batches[step]] of each step, read by a thread while the step before is computed.
+    """images[batches[step][part]] of each step, read by a thread while the step before is computed.
 
     images    (N, ...), such as ImageData's, which may be mapped from a disk; batches: see Batches
+    part      the rows of each batch that are this process's: world.part
     waiting   share of the time since the first image that was spent in waiting for images: what the disk costs
 
     >>> images = Prefetch(np.arange(10), Batches(10, 5))
@@ -51,9 +52,9 @@ class Prefetch:
     ((5,), True)
     """
 
-    def __init__(self, images: HostArray, batches: Batches):
+    def __init__(self, images: HostArray, batches: Batches, part: slice = slice(None)):
         self._waited, self._since = 0.0, 0.0
-        self._images, self._batches = images, batches
+        self._images, self._batches, self._part = images, batches, part
         self._thread = ThreadPoolExecutor(1)
         self._ahead: dict[int, Future] = {}
 
@@ -72,7 +73,7 @@ class Prefetch:
         return self._waited / (time.perf_counter() - self._since) if self._since else 0.0
 
     def _read(self, step):
-        return self._thread.submit(self._images.__getitem__, self._batches[step])
+        return self._thread.submit(self._images.__getitem__, self._batches[step][self._part])
 
 
 def same_caption_ids(ids: HostArray) -> HostArray:

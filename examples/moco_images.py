@@ -1,0 +1,94 @@
+"""MoCo on a folder of your own pictures: negatives from a queue of keys, so that the batch may be small.
+
+    python examples/moco_images.py --data-dir photos                         # CPU: a small ConvNet at 64 x 64 pixels
+    python examples/moco_images.py --data-dir photos --backend cupy --encoder resnet18 --width 64 --queue 65536
+
+What differs from simclr_images.py: the queue and the momentum encoder; see moco_mnist.py for both.
+"""
+
+import math
+
+import numpy as np
+
+from minicl import get_backend
+from minicl.backend import threads
+from minicl.data import Batches, ImageData, Prefetch, simclr_views, two_views
+from minicl.distributed import get_world
+from minicl.evaluate import alignment, report, to_float, training_metrics, uniformity
+from minicl.methods import MoCo
+from minicl.nn import projection_head
+from minicl.optim import AdamW, warmup_cosine
+from minicl.options import at_least, options, within
+from minicl.run import Run, command
+from simclr_cifar10 import ENCODERS
+from simclr_images import picture_options
+
+
+def main():
+    parser = options(__doc__, epochs=20, batch=128, lr=3e-3, tau=0.2, data=None)
+    picture_options(parser)
+    parser.add_argument("--queue", type=at_least(1), default=4096, help="keys that the queue holds: the negatives")
+    parser.add_argument("--momentum", type=within("[0, 1)"), default=0.99, help="m in key <- m key + (1 - m) query")
+    parser.add_argument("--splits", type=at_least(1), default=8, help="groups that batch norm sees a batch in")
+    parser.add_argument("--hidden", type=at_least(1, 2**14), help="hidden units of the head; default: those of h")
+    parser.add_argument("--dim", type=at_least(2, 2**14), default=128, help="dimension of z")
+    parser.add_argument("--weight-decay", type=within("[0, inf)"), default=1e-4, help="AdamW's, on matrices")
+    parser.add_argument("--clip-grad", type=within("(0, inf)"), help="most that the gradients' norm may be; default: any")
+    parser.add_argument("--evaluate-every", type=at_least(1), help="epochs between evaluations by kNN; default: none")
+    args = parser.parse_args()
+    if not args.data_dir:
+        parser.error("--data-dir: name a folder of pictures")
+    if args.batch % args.splits or not 2 * args.splits <= args.batch <= args.queue:
+        parser.error("--batch must be a multiple of --splits, twice that or more, and at most --queue: got "
+                     f"{args.batch} for {args.splits} splits and a queue of {args.queue}")
+
+    world = get_world(args.backend)
+    xp = get_backend(args.backend, args.precision)
+    run = Run(args, "moco_images", world)
+    rng = np.random.default_rng(args.seed)
+
+    # Data: uint8 images in a file that is mapped into memory; the split does not depend on --seed.
+    data = ImageData.from_folder(args.data_dir, args.size, labels=args.labels, log=run.print).first(args.limit)
+    run.print(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images")
+    if args.queue > len(data.train_images):
+        run.print(f"warning: the queue of {args.queue} keys outgrows the {len(data.train_images)} training images: it holds "
+                  "keys of a query's own image, which count as its negatives; a smaller --queue has none")
+    batches = Batches(len(data.train_images), args.batch, seed=args.seed)
+    pictures = Prefetch(data.train_images, batches, world.part)
+    augment = simclr_views(args.size)
+
+    # Query encoder h = f(x), z = g(h); a key encoder that begins as its copy; an empty queue.
+    encoder = ENCODERS[args.encoder](data.train_images.shape[1:], args.width, rng)
+    head = projection_head("mlp", encoder.features, hidden=args.hidden, dim=args.dim, rng=rng)
+    model = MoCo(encoder, head, dim=args.dim, queue=args.queue, m=args.momentum, splits=args.splits).to(xp).across(world)
+    optimizer = AdamW(model, args.lr, weight_decay=args.weight_decay)                          # the query encoder's
+
+    # Training.
+    total = args.epochs * batches.per_epoch
+    with threads(args.threads, keep_memory=args.keep_memory):
+        for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, model=model, optimizer=optimizer):
+            images = to_float(pictures[step], xp)                                    # (N, size, size, 3)
+            view1, view2 = two_views(augment, images, rng, world)
+            h, q = model(view1)                                                      # (N, features), (N, d)
+            k = model.encode_keys(view2, rng)                                        # (N, d), a constant
+            chance = math.log(1 + len(model.queue))
+            loss = model.loss(q, k, args.tau)
+
+            optimizer.zero_grad()
+            loss.backward()
+            lr = warmup_cosine(step, total=total, peak=args.lr, warmup=total // 10)
+            optimizer.step(lr, clip_grad_norm=args.clip_grad)
+            model.update()                                                           # keys follow; k enters the queue
+
+            if run.logs(step):
+                q, k = world.all_gather(q.data), world.all_gather(k)                 # of the whole batch
+                metrics = training_metrics(model, data, xp, world=world) if run.evaluates(step) else {}
+                run.log(step, epoch=step // batches.per_epoch + 1, loss=loss.item(), chance=chance, lr=lr,
+                        alignment=alignment(q, k), uniformity=uniformity(q), **metrics)
+
+        # Evaluation of h and z, by labels where there are any; `waiting` is the share of time spent waiting for the disk.
+        report(run, model, data, augment, rng, xp, candidates=1 + len(model.queue), waiting=pictures.waiting)
+
+
+if __name__ == "__main__":
+    command(main)
