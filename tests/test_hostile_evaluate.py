@@ -36,7 +36,7 @@ MODEL = SimCLR(ENCODER, projection_head("mlp", 5, dim=3, rng=RNG))
 
 CALLS = {
     knn_accuracy: dict(train_features=X, train_labels=LABELS, test_features=X, test_labels=LABELS, k=3, tau=0.1),
-    linear_probe: dict(train_features=X, train_labels=LABELS, test_features=X, test_labels=LABELS, C=1.0, steps=5),
+    linear_probe: dict(train_features=X, train_labels=LABELS, test_features=X, test_labels=LABELS, C=1.0, steps=200),
     nearest_neighbours: dict(bank=X, queries=X, k=3),
     zero_shot_accuracy: dict(images=X, classes=X[:3], labels=LABELS),
     retrieval_recall: dict(images=X, captions=X[:3], caption_ids=LABELS, ks=(1, 2)),
@@ -416,11 +416,19 @@ def test_the_standard_error_is_that_of_a_mean_of_independent_batches():
     assert error == pytest.approx(np.std(bounds, ddof=1) / math.sqrt(12), rel=1e-4)
 
 
+@pytest.mark.parametrize("call", [lambda: knn_accuracy(X, LABELS, X, LABELS + 1, k=1),
+                                  lambda: linear_probe(X, LABELS, X, LABELS, C=1e6, steps=1)])
+def test_a_warning_points_at_the_line_that_called(call):
+    with pytest.warns(UserWarning) as caught:
+        call()
+    assert {warning.filename for warning in caught} == {__file__}
+
+
 def test_no_default_changes_unnoticed():
     defaults = {(function, name): p.default for function in CALLS
                 for name, p in inspect.signature(function).parameters.items() if p.default not in (p.empty, ALONE)}
     assert defaults == {
-        (knn_accuracy, "k"): 20, (knn_accuracy, "tau"): 0.1, (linear_probe, "C"): 1.0, (linear_probe, "steps"): 200,
+        (knn_accuracy, "k"): 20, (knn_accuracy, "tau"): 0.1, (linear_probe, "C"): 1.0, (linear_probe, "steps"): 1000,
         (retrieval_recall, "ks"): (1, 5, 10), (alignment, "alpha"): 2, (uniformity, "t"): 2, (uniformity_floor, "t"): 2,
         (optimal_bound, "pairs"): 200_000, (tsne, "perplexity"): 30, (tsne, "steps"): 300, (tsne, "seed"): 0,
         (encode, "batch"): 500, (encode, "prepare"): None, (frozen_accuracies, "k"): 20, (frozen_accuracies, "probe"): True,

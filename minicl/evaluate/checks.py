@@ -70,5 +70,5 @@ def class_ids(name: str, train_labels: HostArray, test_labels: HostArray, n: int
     if not known.all():
         unknown = np.unique(test_labels[~known])
         warnings.warn(f"{name}: {(~known).sum()} of {len(test_labels)} items in test_labels count as errors: their classes, "
-                      f"such as {unknown[0]}, do not occur in train_labels", stacklevel=3)
+                      f"such as {unknown[0]}, do not occur in train_labels", stacklevel=4)
     return train_ids, np.where(known, test_ids, len(classes)), len(classes)

@@ -55,7 +55,7 @@ def linear_probe(train_features: Array, train_labels: HostArray, test_features: 
     if not slope <= TOLERANCE:
         warnings.warn(f"linear_probe: not converged: the gradient's largest entry is {slope:.2g}, not {TOLERANCE:g}, "
                       f"so the accuracy may be too low; raise steps ({steps}), lower C ({C:g}), or give float64 features",
-                      stacklevel=2)
+                      stacklevel=3)
     W, b = loss.split(w)
     with np.errstate(over="ignore", invalid="ignore"):       # what they hide is looked for
         scores = x_test @ W.T + b
