@@ -20,7 +20,6 @@ import numpy as np
 from .autograd import Tensor
 from .backend import array_module, follow, fused, parallel_for, sum_of_squares, to_device, to_host, weights
 from .checks import require_within
-from .distributed import ALONE, World
 from .nn import Module, Parameter
 from .nn.module import require_reachable
 from .nn.state import require_state
@@ -55,6 +54,7 @@ class Optimizer:
 
     state_names: tuple[str, ...] = ()
     decay_in_gradient = False                                    # whether _update adds decay w to the gradient
+    world = property(lambda self: self.model.world, lambda self, world: setattr(self.model, "world", world))
 
     def __new__(cls, *args, **options):
         by_known_names(cls.__name__, cls.__init__, args, options)            # raises, with the nearest argument
@@ -67,7 +67,7 @@ class Optimizer:
         self.names, self.parameters = zip(*parameters)           # the sort is stable: decayed ones first
         self.structure = Structure(type(self).__name__, model, parameters, Parameter)
         self.lr, self.weight_decay, self.steps = lr, weight_decay, 0
-        self.world: World = getattr(model, "world", ALONE)
+        self.model = model if isinstance(model, Module) else Module()    # whose processes add up their gradients
         xp = self.xp = array_module(self.parameters[0].data)
         self.values = xp.concatenate([p.data.reshape(-1) for p in self.parameters])
         self.grads = xp.zeros(self.values.size, dtype=self.values.dtype)

@@ -12,6 +12,8 @@ from mpi import CHECKS, ROOT, check, needs_mpi
 
 from minicl import BackendError, Tensor, distributed
 from minicl.distributed import ALONE, World, all_gather, get_world, mean_of
+from minicl.nn import Linear
+from minicl.optim import SGD
 
 SIZES = pytest.mark.parametrize("size", [2, 3])
 
@@ -101,8 +103,33 @@ def test_a_process_that_cannot_see_the_others_is_an_error(environment, hidden):
             "started 4 processes but mpi4py sees 1" in last and "another MPI" in last)
 
 
-def test_world_must_be_one():
-    z = Tensor(np.eye(3))
-    with pytest.raises(TypeError, match="world must be what minicl.distributed.get_world"):
-        all_gather(z, world=4)
-    assert isinstance(ALONE, World)
+def test_world_must_be_one(rng):
+    with pytest.raises(TypeError, match="all_gather: world must be what minicl.distributed.get_world.. returns, got 4"):
+        all_gather(Tensor(np.eye(3)), world=4)
+    with pytest.raises(TypeError, match="Linear.across: world must be what minicl.distributed.get_world.. returns, got 4"):
+        Linear(2, 3, rng=rng).across(4)
+
+
+class Recorder(World):
+    """A process of two whose other sends the same."""
+
+    size = 2
+
+    def all_reduce(self, x):
+        x *= 2
+        return x
+
+
+def test_an_optimizer_adds_up_gradients_whenever_its_model_was_shared(rng):
+    model = Linear(2, 3, rng=rng)
+    copies = [copy.deepcopy(model) for _ in range(3)]
+    before, after, pairs = (SGD(each if k < 2 else each.named_parameters(), lr=0.5) for k, each in enumerate(copies))
+    copies[1].across(Recorder())
+    pairs.world = Recorder()
+    for optimizer, each in zip((before, after, pairs), copies):
+        optimizer.zero_grad()
+        each(np.ones((4, 2), "float32")).sum().backward()
+        optimizer.step()
+    assert before.world is ALONE and np.array_equal(after.grads, 2 * before.grads)
+    assert np.array_equal(pairs.grads, after.grads) and np.array_equal(pairs.values, after.values)
+    assert copy.deepcopy(copies[1]).world is copies[1].world                 # copies are trained by the same processes

@@ -182,6 +182,9 @@ class Module(metaclass=_Sealed):
         """Have the processes of `world` train this module and all below it, each on its rows of a batch: batch norm sees
         the rows of all, dropout draws for all, and an optimizer adds up their gradients. views: 2 if it is given
         [view1; view2] in one batch. Returns the module."""
+        if not isinstance(world, World):
+            raise TypeError(f"{type(self).__name__}.across: world must be what minicl.distributed.get_world() returns, got "
+                            f"{world!r}")
         for module in self.modules():
             object.__setattr__(module, "world", world)
             object.__setattr__(module, "views", views)
