@@ -6,6 +6,7 @@
 A checkpoint says how its models were made (nn/spec.py) beside their weights; load() makes them again and fills them.
 """
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ TOKENIZER = "tokenizer"                # the name under which a script gives its
 def load(folder: str | os.PathLike, backend: str | ArrayModule = "numpy", *, model: str | None = None) -> "Trained":
     """What the run in `folder` has trained, as of its last checkpoint, on a backend: a Trained.
 
+    folder may also be a .safetensors file that examples/export.py has written.
+
     model  which one, if the run trained several: "BYOL" of those of collapse.py
 
     Architecture and weights come from checkpoint.npz alone. The run may have been on another backend, and may still go
@@ -38,13 +41,14 @@ def load(folder: str | os.PathLike, backend: str | ArrayModule = "numpy", *, mod
     """
     xp = get_backend(backend) if isinstance(backend, str) else backend
     folder = Path(folder)
-    path = folder / "checkpoint.npz"
+    is_exported = folder.suffix == ".safetensors" and folder.is_file()
+    path = folder if is_exported else folder / "checkpoint.npz"
     if not path.is_file():
         what = "is not the folder of a run" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
         raise CheckpointError(f"load: {folder} {what}; give a folder with the checkpoint.npz that a run writes after its "
                               "first epoch")
-    arrays, meta = load_checkpoint(path)
-    specs = meta.get("models")
+    arrays, meta = _load_safetensors(path) if is_exported else load_checkpoint(path)
+    specs = meta.get("models") if isinstance(meta, dict) else None
     if not isinstance(specs, dict) or not specs:
         raise CheckpointError(f"load: {path} does not say how its model was made, as checkpoints of this version do; make "
                               "the model and give it the arrays of minicl.checkpoint.load_checkpoint(path)")
@@ -56,6 +60,20 @@ def load(folder: str | os.PathLike, backend: str | ArrayModule = "numpy", *, mod
                               f"{model!r}")
     tokenizer = _rebuilt(TOKENIZER, specs, arrays, path) if TOKENIZER in specs else None
     return Trained(folder, _rebuilt(names[model], specs, arrays, path).to(xp), meta, tokenizer, xp)
+
+
+def _load_safetensors(path):
+    """As load_checkpoint, of a file that examples/export.py has written."""
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise CheckpointError(f"load: safetensors is not installed ({error}): pip install 'minicl[safetensors]'") from error
+    try:
+        with safe_open(path, "np") as file:
+            meta = json.loads((file.metadata() or {}).get("minicl", "{}"))
+            return {f"encoder.{name}": file.get_tensor(name) for name in file.keys()}, meta
+    except (OSError, ValueError, TypeError, AttributeError, SafetensorError) as error:
+        raise CheckpointError(f"load: {path} is not a readable safetensors file ({' '.join(str(error).split())})") from error
 
 
 def _rebuilt(name, specs, arrays, path):

@@ -1,0 +1,214 @@
+"""Hand an encoder on: as safetensors, with what minicl needs to build it again, or as ONNX, for programs without minicl.
+
+    python examples/export.py runs/simclr_images encoder.safetensors     # pip install 'minicl[safetensors]'
+    python examples/export.py runs/simclr_images encoder.onnx            # pip install 'minicl[onnx]'
+
+minicl.load("encoder.safetensors") reads the first, as it reads the folder of a run.
+
+The ONNX graph takes images (N, H, W, C), float32 in [0, 1], and gives features (N, d), for any N. It is read from the
+tape: each op that the encoder records for two batches becomes a node or a few, and all that does not depend on the
+images becomes a constant. Before it is written it is run on other images, and must give the encoder's own features.
+"""
+
+import argparse
+import copy
+import importlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+import minicl
+from minicl.autograd import Tensor, ancestors
+from minicl.backend import to_host
+from minicl.data import DataError
+from minicl.evaluate import encode, to_float
+from minicl.files import write_atomically
+from minicl.nn import BatchNorm
+from minicl.nn.spec import spec_of
+from minicl.options import folder
+from minicl.run import RunError, command
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("run", type=folder, help="folder of the run whose encoder is exported")
+    parser.add_argument("file", type=folder, help="what to write: a name ending in .safetensors or .onnx")
+    parser.add_argument("--model", help="which model, if the run trained several")
+    args = parser.parse_args()
+    writers = {".safetensors": save_safetensors, ".onnx": save_onnx}
+    if Path(args.file).suffix not in writers:
+        parser.error(f"file: expected a name ending in {' or '.join(writers)}, got {args.file}")
+
+    trained = minicl.load(args.run, model=args.model)
+    meta = {key: getattr(trained, key) for key in ("name", "config", "data", "step", "total")}
+    writers[Path(args.file).suffix](args.file, plain(trained.encoder), meta)
+    print(f"wrote {args.file}: {os.path.getsize(args.file) / 1e6:.1f} MB, {type(trained.encoder).__name__} of "
+          f"{trained.image_shape or 'sequences'}")
+
+
+def plain(encoder):
+    """A copy of an encoder as its constructor makes it: MoCo has given its batch norms groups, which only training uses."""
+    encoder = copy.deepcopy(encoder).to("numpy")
+    for layer in encoder.modules():
+        if isinstance(layer, BatchNorm):
+            layer.splits = 1
+    return encoder.eval()
+
+
+def library(name, extra):
+    """An optional library. Raises RunError that names the extra."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise RunError(f"{name.partition('.')[0]} is not installed ({error}): pip install 'minicl[{extra}]'") from error
+
+
+# ---------------------------------------------------------------- safetensors
+
+def save_safetensors(path, module, meta):
+    """Write a Module's state as safetensors, with what minicl.load needs as metadata: how it is made, and `meta`.
+
+    safetensors 0.8 writes the memory of an array whose axes were swapped, not its values, and raises no error:
+    state_dict gives arrays in C order.
+    """
+    safetensors = library("safetensors.numpy", "safetensors")
+    try:
+        meta = {**meta, "models": {"encoder": spec_of(module)}}
+    except ValueError as error:
+        raise RunError(f"cannot export: {error}") from error
+    data = safetensors.save(module.state_dict(), {"minicl": json.dumps(meta)})
+    write_atomically(path, lambda file: file.write(data))
+
+
+# ---------------------------------------------------------------- ONNX
+
+SAME = {"abs": "Abs", "add": "Add", "div": "Div", "exp": "Exp", "log": "Log", "matmul": "MatMul", "maximum": "Max",
+        "minimum": "Min", "mul": "Mul", "neg": "Neg", "pow": "Pow", "relu": "Relu", "sigmoid": "Sigmoid", "sqrt": "Sqrt",
+        "sub": "Sub", "tanh": "Tanh"}
+REDUCE = {"max": "ReduceMax", "mean": "ReduceMean"}
+OPSET = 17
+TOLERANCE = 1e-4                                             # of the largest feature, in the test before writing
+
+
+def save_onnx(path, encoder, meta):
+    """Write an encoder of images as an ONNX graph: images (N, H, W, C) float32 in [0, 1] -> features (N, d).
+
+    Raises DataError for an encoder of something else, or of ops without a translation.
+    """
+    onnx = library("onnx", "onnx")
+    shapes = [module.image_shape for module in encoder.modules() if "image_shape" in vars(module)]
+    if not shapes:
+        raise DataError(f"ONNX: expected an encoder of images, got {type(encoder).__name__}; save it as .safetensors")
+    images = np.random.default_rng(0).integers(0, 256, (5, *shapes[0]), dtype=np.uint8)
+    model = to_onnx(onnx, encoder, to_float(images, np), meta)
+    onnx.checker.check_model(model)
+    others = images[::-1, ::-1].copy()
+    expected = encode(encoder, others, np)
+    got, = library("onnx.reference", "onnx").ReferenceEvaluator(model).run(None, {"images": to_float(others, np)})
+    error = np.abs(got - expected).max() / np.abs(expected).max()
+    if not error < TOLERANCE:
+        raise DataError(f"ONNX: the graph of {type(encoder).__name__} gives other features on other images, by {error:.1g} "
+                        "of the largest: something in it depends on the images in ways that the tape does not record")
+    write_atomically(path, lambda file: file.write(model.SerializeToString()))
+
+
+def to_onnx(onnx, encoder, images, meta):
+    """The graph of what the encoder computes for images (5, H, W, C), with N in place of 5."""
+    small, large = (record(encoder, batch) for batch in (images[:3], images))
+    graph = Graph(onnx)
+    names = {id(small[0]): "images"}                         # of the Tensors that depend on the images
+    if len(small) != len(large):
+        raise DataError("ONNX: the encoder computes something else for another batch size")
+    for tensor, other in zip(small[1:], large[1:]):
+        inputs = []
+        for x, y in zip(tensor.node.inputs, other.node.inputs):
+            data, same = (np.asarray(z.data if isinstance(z, Tensor) else z, tensor.dtype) if z is not None else None for z in (x, y))
+            if x is not None and id(x) not in names and not np.array_equal(data, same):
+                raise DataError(f"ONNX: {tensor.node.op.__name__} is given an array that depends on the batch size")
+            inputs.append(None if x is None else names.get(id(x)) or graph.constant(data))
+        shape = [n if n == m else -1 for n, m in zip(tensor.shape, other.shape)]
+        names[id(tensor)] = graph.translate(tensor.node, inputs, shape, tensor.node.inputs[0].shape)
+    helper, FLOAT = onnx.helper, onnx.TensorProto.FLOAT
+    graph.nodes[-1].output[0] = "features"
+    made = helper.make_graph(
+        graph.nodes, type(encoder).__name__, [helper.make_tensor_value_info("images", FLOAT, ["N", *images.shape[1:]])],
+        [helper.make_tensor_value_info("features", FLOAT, ["N", *small[-1].shape[1:]])], graph.constants)
+    model = helper.make_model(made, producer_name="minicl", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+    helper.set_model_props(model, {"minicl": json.dumps(meta)})
+    return model
+
+
+def record(encoder, images):
+    """[images, ...]: all Tensors that the encoder computes from them, in their order, the features last."""
+    leaf = Tensor(images, requires_grad=True)                # so that what is computed from it alone is recorded as well
+    h = encoder(leaf)
+    of = {h.node: h}
+    nodes = ancestors(h.node)[::-1]
+    for node in nodes:
+        of.update((x.node, x) for x in node.inputs if isinstance(x, Tensor) and x.node)
+    found = [leaf]
+    for node in nodes:
+        if any(x is y for x in node.inputs for y in found):
+            found.append(of[node])
+    return found
+
+
+class Graph:
+    """Nodes and constants of an ONNX graph. Activations stay pixel-major (H, W, B, C), as they are in minicl; ONNX
+    convolves (B, C, H, W), so each convolution and pooling stands between two transpositions, which runtimes merge."""
+
+    def __init__(self, onnx):
+        self.onnx, self.nodes, self.constants, self.known = onnx, [], [], {}
+
+    def constant(self, array):
+        array = np.array(to_host(array), order="C")
+        key = array.dtype.str, array.shape, array.tobytes()
+        if key not in self.known:
+            self.known[key] = f"constant_{len(self.constants)}"
+            self.constants.append(self.onnx.numpy_helper.from_array(array, self.known[key]))
+        return self.known[key]
+
+    def add(self, kind, *inputs, **attributes):
+        output = f"{kind}_{len(self.nodes)}"
+        self.nodes.append(self.onnx.helper.make_node(kind, inputs, [output], output, **attributes))
+        return output
+
+    def images(self, kind, x, *more, **attributes):
+        """A node of (B, C, H, W) on x (H, W, B, C)."""
+        y = self.add(kind, self.add("Transpose", x, perm=(2, 3, 0, 1)), *more, **attributes)
+        return self.add("Transpose", y, perm=(2, 3, 0, 1))
+
+    def translate(self, node, inputs, shape, before):
+        """The name of an op's value, of this shape with -1 for the batch, as a node of those before it."""
+        name, options, x = node.op.__name__, node.options, inputs[0]
+        if name in SAME:
+            return self.add(SAME[name], *inputs)
+        if name in REDUCE:
+            axes = options.get("axis")
+            axes = range(len(before)) if axes is None else axes if isinstance(axes, tuple) else (axes,)
+            return self.add(REDUCE[name], x, axes=list(axes), keepdims=int(options.get("keepdims", False)))
+        if name == "reshape" and shape.count(-1) < 2:
+            return self.add("Reshape", x, self.constant(np.array(shape, dtype="int64")))
+        if name == "transpose":
+            return self.add("Transpose", x, perm=options.get("axes") or range(len(before))[::-1])
+        if name == "to_pixel_major":
+            return self.add("Transpose", x, perm=(1, 2, 0, 3))
+        if name == "linear":
+            y = self.add("MatMul", x, inputs[1])
+            return y if len(inputs) < 3 or inputs[2] is None else self.add("Add", y, inputs[2])
+        if name == "conv2d":
+            stride, padding = options.get("stride", 1), options.get("padding", 0)
+            weight = self.add("Transpose", inputs[1], perm=(3, 2, 0, 1))
+            return self.images("Conv", x, weight, strides=[stride] * 2, pads=[padding] * 4)
+        if name in ("max_pool2d", "avg_pool2d"):
+            size = options.get("size", 2)
+            kind = "MaxPool" if name == "max_pool2d" else "AveragePool"
+            return self.images(kind, x, kernel_shape=[size] * 2, strides=[options.get("stride") or size] * 2)
+        raise DataError(f"ONNX: the op {name!r} has no translation yet; save the encoder as .safetensors, or add it to "
+                        "Graph.translate")
+
+
+if __name__ == "__main__":
+    command(main)

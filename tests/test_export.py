@@ -1,0 +1,183 @@
+"""examples/export.py: encoders as safetensors and ONNX give the same features; what cannot be exported is one line."""
+
+import json
+import re
+
+import export
+import numpy as np
+import pytest
+from example_runs import run_example
+
+import minicl
+from minicl import nn, ops
+from minicl.checkpoint import CheckpointError, save_checkpoint
+from minicl.data import DataError
+from minicl.evaluate import encode, to_float
+from minicl.methods import CLIP, CPC, MoCo, SimCLR, WindowEncoder
+from minicl.nn.spec import spec_of
+
+
+def seen(encoder, rng):
+    """The encoder after batches that moved its running averages, and weights of batch norm that are not 1 and 0."""
+    for part in encoder.modules():
+        if isinstance(part, nn.BatchNorm):
+            part.weight.data[...] = rng.uniform(0.5, 1.5, len(part.weight))
+            part.bias.data[...] = rng.normal(0, 0.3, len(part.bias))
+    for _ in range(3):
+        encoder(rng.random((8, *shape_of(encoder)), dtype="float32"))
+    return encoder.eval()
+
+
+def shape_of(encoder):
+    return next(module.image_shape for module in encoder.modules() if "image_shape" in vars(module))
+
+
+class Own(nn.Encoder):
+    """An encoder of one's own, of ops that the others do not use."""
+
+    def __init__(self, image_shape, *, rng):
+        self.image_shape, self.features = image_shape, 6
+        self.conv = nn.Conv2d(image_shape[2], 6, 3, stride=1, padding=0, bias=True, rng=rng)
+
+    def forward(self, images):
+        x = ops.tanh(self.conv(ops.to_pixel_major(nn.as_images(self, images))))
+        x = ops.avg_pool2d(x, size=3, stride=2)
+        return (x.max(axis=(0, 1)) - 0.5) * ops.sigmoid(x.mean(axis=0).mean(axis=0)) / 2.0
+
+
+ENCODERS = {
+    "MLP": lambda rng: nn.MLP((6, 5, 1), (8, 7), rng=rng),
+    "ConvNet": lambda rng: nn.ConvNet((12, 8, 3), (4, 8), strides=(2, 1), rng=rng),
+    "ConvNet grid 1": lambda rng: nn.ConvNet((9, 7, 1), (4, 8), grid=1, rng=rng),
+    "ResNet9": lambda rng: nn.ResNet9((16, 16, 3), 4, rng=rng),
+    "ResNet18": lambda rng: nn.ResNet18((16, 16, 1), 4, rng=rng),
+    "CLIP": lambda rng: CLIP(nn.ConvNet((8, 8, 3), (4, 8), rng=rng), nn.BagOfTokens(4, rng=rng), 5, rng=rng).image,
+    "own": lambda rng: Own((9, 9, 3), rng=rng),
+}
+each_encoder = pytest.mark.parametrize("make", ENCODERS.values(), ids=ENCODERS)
+
+
+# ---------------------------------------------------------------- ONNX
+
+@each_encoder
+def test_onnx_gives_the_encoders_features_for_any_batch(make, rng, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'minicl[test]' onnx onnxruntime")
+    pytest.importorskip("onnx")
+    encoder = seen(make(rng), rng)
+    export.save_onnx(tmp_path / "e.onnx", encoder, {"name": "a test"})
+    session = onnxruntime.InferenceSession(tmp_path / "e.onnx")
+    assert session.get_modelmeta().custom_metadata_map == {"minicl": '{"name": "a test"}'}
+    assert [x.name for x in session.get_inputs()] == ["images"] and [y.name for y in session.get_outputs()] == ["features"]
+    for n in (1, 3, 10):
+        images = rng.integers(0, 256, (n, *shape_of(encoder)), dtype=np.uint8)
+        features, = session.run(None, {"images": to_float(images, np)})
+        expected = encode(encoder, images, np)
+        assert features.shape == expected.shape
+        np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+class OffTheTape(Own):
+    def forward(self, images):
+        return super().forward(images) * float(getattr(images, "data", images)[0, 0, 0, 0])
+
+
+class Sized(Own):
+    def forward(self, images):
+        return super().forward(images) * np.arange(len(images), dtype="float32")[:, None]
+
+
+class Sliced(Own):
+    def forward(self, images):
+        return super().forward(images)[:, 1:]
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda rng: nn.BagOfTokens(4, rng=rng), "expected an encoder of images, got BagOfTokens; save it as .safetensors"),
+    (lambda rng: Sliced((9, 9, 3), rng=rng), "the op 'getitem' has no translation yet"),
+    (lambda rng: Sized((9, 9, 3), rng=rng), "mul is given an array that depends on the batch size"),
+])
+def test_what_onnx_cannot_have_is_one_line_and_no_file(make, message, rng, tmp_path):
+    pytest.importorskip("onnx")
+    with pytest.raises(DataError, match=re.escape(message)):
+        export.save_onnx(tmp_path / "e.onnx", make(rng), {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_the_tape_does_not_record_is_found_by_running_the_graph(rng, tmp_path):
+    pytest.importorskip("onnx")
+    with pytest.raises(DataError, match="gives other features on other images"):
+        export.save_onnx(tmp_path / "e.onnx", OffTheTape((9, 9, 3), rng=rng), {})
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- safetensors
+
+@each_encoder
+def test_safetensors_are_loaded_again_with_the_same_features(make, rng, tmp_path, xp):
+    safetensors = pytest.importorskip("safetensors.numpy", reason="needs safetensors: pip install 'minicl[safetensors]'")
+    encoder = seen(make(rng), rng)
+    for _, part in encoder.named_state():
+        if part.data.ndim == 2:
+            part.data = np.asfortranarray(part.data)                                     # axes swapped in memory
+    export.save_safetensors(tmp_path / "e.safetensors", encoder, {"name": "a test", "data": {"name": "MNIST"}})
+    arrays = safetensors.load_file(tmp_path / "e.safetensors")
+    state = encoder.state_dict()
+    assert arrays.keys() == state.keys() and all(np.array_equal(arrays[name], state[name]) for name in state)
+    trained = minicl.load(tmp_path / "e.safetensors", xp)
+    images = rng.integers(0, 256, (4, *shape_of(encoder)), dtype=np.uint8)
+    np.testing.assert_allclose(minicl.backend.to_host(trained.encode(images)), encode(encoder, images, np), rtol=1e-5, atol=1e-5)
+    assert trained.name == "a test" and trained.data["name"] == "MNIST"
+
+
+@pytest.mark.parametrize("content, message", [
+    (lambda save, spec: b"", "is not a readable safetensors file"),
+    (lambda save, spec: b"\x08\0\0\0\0\0\0\0not json", "is not a readable safetensors file"),
+    (lambda save, spec: save({"w": np.ones(2)}), "does not say how its model was made"),
+    (lambda save, spec: save({"w": np.ones(2)}, {"minicl": "[1]"}), "does not say how its model was made"),
+    (lambda save, spec: save({"w": np.ones(2)}, {"minicl": "{"}), "is not a readable safetensors file"),
+    (lambda save, spec: save({"w": np.ones(2)}, {"minicl": spec}), "encoder cannot be made again"),
+], ids=["empty", "no json", "of another program", "a list", "broken json", "other weights"])
+def test_a_damaged_file_is_one_line(content, message, rng, tmp_path):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    spec = json.dumps({"models": {"encoder": spec_of(nn.MLP((2, 2, 1), rng=rng))}})
+    (tmp_path / "e.safetensors").write_bytes(content(safetensors.save, spec))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        minicl.load(tmp_path / "e.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------- the script
+
+def run_of(folder, model):
+    folder.mkdir()
+    save_checkpoint(folder / "checkpoint.npz", {"model": model}, {"models": {"model": spec_of(model)}, "name": "a test"})
+    return folder
+
+
+def test_the_encoder_of_a_moco_is_exported_without_its_groups(rng, tmp_path, capsys):
+    pytest.importorskip("safetensors")
+    encoder = nn.ConvNet((8, 8, 1), (4, 8), rng=rng)
+    run = run_of(tmp_path / "run", MoCo(encoder, nn.Linear(32, 4, rng=rng), dim=4, queue=8, splits=2))
+    assert run_example("export", run, tmp_path / "e.safetensors") == 0
+    assert "wrote" in capsys.readouterr().out
+    images = rng.integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
+    loaded = minicl.load(tmp_path / "e.safetensors")
+    np.testing.assert_array_equal(loaded.encode(images), minicl.load(run).encode(images))
+    assert {layer.splits for layer in loaded.encoder.modules() if isinstance(layer, nn.BatchNorm)} == {1}
+
+
+@pytest.mark.parametrize("make, file, message", [
+    (lambda rng: SimCLR(nn.MLP((2, 2, 1), rng=rng), nn.Sequential()), "e.pkl", "expected a name ending in .safetensors or .onnx"),
+    (lambda rng: CPC(WindowEncoder(3, 2, rng=rng), None, 1, rng=rng), "e.onnx", "expected an encoder of images, got LastContext"),
+    (None, "e.onnx", "is not the folder of a run"),
+])
+def test_what_cannot_be_exported_is_one_line_and_no_file(make, file, message, rng, tmp_path, capsys):
+    pytest.importorskip("onnx")
+    run = run_of(tmp_path / "run", make(rng)) if make else tmp_path
+    assert run_example("export", run, tmp_path / file) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / file).exists()
+
+
+def test_a_missing_library_is_named_with_its_extra():
+    with pytest.raises(minicl.run.RunError, match=r"no_such_library is not installed .*pip install 'minicl\[onnx\]'"):
+        export.library("no_such_library", "onnx")
