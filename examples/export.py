@@ -124,10 +124,13 @@ def to_onnx(onnx, encoder, images, meta):
     for tensor, other in zip(small[1:], large[1:]):
         inputs = []
         for x, y in zip(tensor.node.inputs, other.node.inputs):
-            data, same = (np.asarray(z.data if isinstance(z, Tensor) else z, tensor.dtype) if z is not None else None for z in (x, y))
-            if x is not None and id(x) not in names and not np.array_equal(data, same):
+            if x is None or id(x) in names:
+                inputs.append(names.get(id(x)))
+                continue
+            data, same = (np.asarray(z.data if isinstance(z, Tensor) else z, tensor.dtype) for z in (x, y))
+            if not np.array_equal(data, same):
                 raise DataError(f"ONNX: {tensor.node.op.__name__} is given an array that depends on the batch size")
-            inputs.append(None if x is None else names.get(id(x)) or graph.constant(data))
+            inputs.append(graph.constant(data))
         shape = [n if n == m else -1 for n, m in zip(tensor.shape, other.shape)]
         names[id(tensor)] = graph.translate(tensor.node, inputs, shape, tensor.node.inputs[0].shape)
     helper, FLOAT = onnx.helper, onnx.TensorProto.FLOAT

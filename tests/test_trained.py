@@ -24,6 +24,7 @@ from minicl.run import Run
 
 DIGITS = ("--data", "digits", "--batch", 16, "--epochs", 1)
 SHAPES = ("--data", "shapes", "--batch", 16, "--epochs", 1, "--width", 2, "--queue", 32, "--splits", 2)
+PICTURES = ("--data-dir", "photos", "--size", 32, "--batch", 16, "--epochs", 1, "--width", 2)
 SCRIPTS = {                                                  # id: (script, options, which model)
     "simclr_mnist": ("simclr_mnist", DIGITS, None),
     "simclr_mnist mlp": ("simclr_mnist", (*DIGITS, "--encoder", "mlp", "--head", "none"), None),
@@ -31,6 +32,8 @@ SCRIPTS = {                                                  # id: (script, opti
     "simclr_cifar10": ("simclr_cifar10", SHAPES, None),
     "resnet9": ("simclr_cifar10", (*SHAPES, "--encoder", "resnet9", "--method", "moco"), None),
     "resnet18": ("simclr_cifar10", (*SHAPES, "--encoder", "resnet18"), None),
+    "simclr_images": ("simclr_images", PICTURES, None),
+    "moco_images": ("moco_images", (*PICTURES, "--queue", 32, "--splits", 2), None),
     "collapse": ("collapse", DIGITS, "BYOL"),
     "collapse SimSiam": ("collapse", DIGITS, "SimSiam"),
     "circle": ("circle", DIGITS, "uniformity only"),
@@ -47,6 +50,11 @@ def trained_by(monkeypatch, tmp_path):
     monkeypatch.setattr(digits, "generate_digits", functools.partial(digits.generate_digits, 48, 24))
     monkeypatch.setattr(shapes, "generate_shapes", functools.partial(shapes.generate_shapes, 48, 24))
     monkeypatch.setattr(sequences, "generate_rotations", functools.partial(sequences.generate_rotations, n_train=48, n_test=24))
+    monkeypatch.setenv("MINICL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for k in range(24):
+        Image.fromarray(np.random.default_rng(k).integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(f"photos/{k}.png")
     steps, models = Run.steps, {}
 
     def only_training(run, total, rng, **options):
