@@ -89,7 +89,7 @@ class EMA:
         step = self.step
         array_module(step).concatenate([part.data.reshape(-1) for part, _ in self.pairs], out=step)
         mark_changed(zip(self.names, (part for _, part in self.pairs)), "EMA.update()", watched=True)
-        _update(self.values, step, *weights(m))                              # (1)
+        _follow(self.values, step, *weights(m))                              # (1)
 
     def __getstate__(self) -> dict:
         return {**vars(self), "views": []}                                   # a copy has an array of its own
@@ -113,6 +113,6 @@ class EMA:
 
 
 @fused
-def _update(xp, target, online, new, old):
+def _follow(xp, target, online, new, old):
     """target = m target + (1 - m) online, in place; online may be used up."""
     follow(xp, target, online, new, old, out=online)
