@@ -1,27 +1,44 @@
-"""Every test that takes `xp` runs on NumPy and on the GPU's dialect: on a strict stand-in for CuPy, or with
-`--backend cupy` on CuPy itself."""
+"""Every test that takes `xp` runs on NumPy and on the GPU's dialect: on a strict stand-in for CuPy, with
+`--backend cupy-host` on CuPy itself over a GPU that is emulated, or with `--backend cupy` on a GPU."""
 
 import signal
+import time
 
 import numpy as np
 import pytest
 from cupy_dialect import strict
+from host_cuda import boot
 from hypothesis import settings
 
 from minicl import get_backend
+
+STARTED = time.monotonic()
 
 settings.register_profile("minicl", deadline=None, derandomize=True)      # the same examples every time, however slow
 settings.load_profile("minicl")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--backend", default="stand-in", choices=("stand-in", "cupy", "numpy"),
-                     help="what runs beside NumPy: the stand-in for CuPy (needs no GPU), CuPy itself, or nothing")
+    parser.addoption("--backend", default="stand-in", choices=("stand-in", "cupy-host", "cupy", "numpy"),
+                     help="what runs beside NumPy: the stand-in for CuPy, CuPy itself on an emulated GPU (fetched and built "
+                          "when first used), CuPy on a GPU, or nothing")
+    parser.addoption("--minutes", type=float, default=float("inf"),
+                     help="skip what would begin later than this many minutes after the start")
+
+
+def pytest_runtest_setup(item):
+    if time.monotonic() - STARTED > 60 * item.config.getoption("--minutes"):
+        pytest.skip("--minutes are over")
 
 
 def pytest_configure(config):
     """Put into place what `import cupy` will find: the stand-in even where CuPy is installed, or CuPy itself."""
-    if config.getoption("--backend") == "cupy":
+    if config.getoption("--backend") == "cupy-host":
+        try:
+            boot.load()
+        except boot.Unavailable as reason:
+            pytest.exit(f"skipped, nothing was run on CuPy itself: {reason}", returncode=0)
+    if config.getoption("--backend") in ("cupy", "cupy-host"):
         get_backend("cupy")
     else:
         strict.install()
@@ -30,7 +47,8 @@ def pytest_configure(config):
 def pytest_generate_tests(metafunc):
     if "xp" in metafunc.fixturenames:
         other = metafunc.config.getoption("--backend")
-        metafunc.parametrize("xp", ["numpy"] if other == "numpy" else ["numpy", other], indirect=True)
+        both = {"numpy": ["numpy"], "cupy-host": ["cupy-host"]}          # NumPy has been tested beside the stand-in
+        metafunc.parametrize("xp", both.get(other, ["numpy", other]), indirect=True)
 
 
 @pytest.fixture

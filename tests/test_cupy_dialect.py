@@ -5,18 +5,18 @@ Tests that take `strict_xp` are about the stand-in alone, which is stricter than
 """
 
 import copy
-import importlib.machinery
 import json
 import operator
 import pickle
-import subprocess
 import sys
 import types
+import warnings
 from unittest import mock
 
 import numpy as np
 import pytest
 from cupy_dialect import make_listing, strict
+from host_cuda import device
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -270,7 +270,8 @@ def test_scatter_add(cp):
     assert target.get()[0].tolist() == [2, 2]
 
 
-def test_scatter_knows_the_dtypes_of_cudas_atomics(cp):
+def test_scatter_knows_the_dtypes_of_cudas_atomics(strict_xp):
+    cp = strict_xp                                          # CuPy 14 lets some of these pass
     for dtype in ("int64", "int16", "bool"):
         with pytest.raises(TypeError):
             cp.add.at(cp.zeros(3, dtype=dtype), cp.asarray([0, 0]), 1)
@@ -318,8 +319,8 @@ def test_other_indices_fail_as_in_cupy(cp, host):
     assert x[..., None].shape == (2, 3, 1) and x[::-1].get().tolist() == host[::-1].tolist()
 
 
-def test_repeats_must_be_known_on_the_host(cp, host):
-    x = cp.asarray(host)
+def test_repeats_must_be_known_on_the_host(strict_xp, host):
+    cp, x = strict_xp, strict_xp.asarray(host)              # CuPy 14 takes them from the device, and waits
     assert cp.repeat(x, 2, axis=0).shape == x.repeat([2, 2], axis=0).shape == (4, 3)
     with pytest.raises(ValueError):
         cp.repeat(x, cp.asarray([1, 2]), axis=0)
@@ -371,6 +372,8 @@ def test_device_and_random(cp):
     end.synchronize()
     assert cp.cuda.get_elapsed_time(start, end) >= 0 and cp.get_default_memory_pool().used_bytes() >= 0
     cp.get_default_memory_pool().free_all_blocks()
+    if cp is REAL and device.is_there():
+        return                                              # no cuRAND there
     generator = cp.random.default_rng(3)
     out = cp.empty(4, dtype="float32")
     assert generator.standard_normal(4, np.float32, out) is out
@@ -476,12 +479,11 @@ def test_the_stand_in_has_nothing_that_cupy_lacks(strict_xp):
 
 
 def test_the_listing_is_that_of_the_cupy_installed_here():
-    if importlib.machinery.PathFinder.find_spec("cupy") is None:
-        pytest.skip("CuPy is not installed: make_listing.py cannot be run")
-    show = "import json, make_listing; print(json.dumps(make_listing.listing()))"
-    command = [sys.executable, "-W", "ignore", "-c", show]
-    shown = subprocess.run(command, cwd=make_listing.LISTING.parent, capture_output=True, check=True).stdout
-    found = json.loads(shown)
+    if not HAS_GPU:
+        pytest.skip("needs CuPy itself: --backend cupy-host or cupy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = json.loads(json.dumps(make_listing.listing()))
     if found["version"] != strict.LISTING["version"]:
         pytest.skip(f"CuPy {found['version']} is installed, the listing is of {strict.LISTING['version']}")
     assert found == strict.LISTING

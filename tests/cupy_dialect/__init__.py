@@ -6,6 +6,5 @@
     strict.launches()            how many kernels, products and copies it has handed to the device
 
 strict.py holds the module, device_array.py its array, stream.py the counts, fusion.py cupy.fuse, cupy_listing.json
-CuPy's public names and parameters as make_listing.py found them. host_kernels.py compiles for the CPU what CuPy
-itself makes of fused functions.
+CuPy's public names and parameters as make_listing.py found them.
 """

@@ -1,0 +1,29 @@
+"""How often an action launches something or waits: on the stand-in for CuPy, or on CuPy over the emulated GPU.
+
+    @counted                              a test that counts; skipped where nothing does
+    launches(action), waits(action)
+"""
+
+import pytest
+from cupy_dialect import strict
+from host_cuda import device
+
+counted = pytest.mark.skipif("config.getoption('--backend') not in ('stand-in', 'cupy-host')",
+                             reason="only the stand-in for CuPy and the emulated GPU count launches and synchronisations")
+
+
+def launches(action):
+    """The kernels, products and copies that action() hands to the device."""
+    return _difference(action, strict.launches, device.submissions)
+
+
+def waits(action):
+    """How often action() waits for the device."""
+    return _difference(action, strict.synchronisations, device.synchronisations)
+
+
+def _difference(action, *counters):
+    count = counters[device.is_there()]
+    before = count()
+    action()
+    return count() - before

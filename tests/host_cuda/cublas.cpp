@@ -1,0 +1,101 @@
+// cuBLAS: the products that CuPy asks for. Matrices lie by columns; leading dimensions are checked as cuBLAS does.
+#include "device.h"
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+static const int SINGLE = 0, DOUBLE = 1, INVALID = 7, NOT_SUPPORTED = 15;       // cudaDataType, cublasStatus
+struct Handle { Pointer stream; int pointer_mode, math_mode; };
+
+struct Shape { int ta, tb, m, n, k, lda, ldb, ldc; };
+static bool fits(const Shape& s) {
+  return s.m >= 0 && s.n >= 0 && s.k >= 0 && s.lda >= (s.ta ? s.k : s.m) && s.ldb >= (s.tb ? s.n : s.k) && s.ldc >= s.m &&
+         s.lda > 0 && s.ldb > 0 && s.ldc > 0;
+}
+
+template <class T> static void product(Shape s, T alpha, const T* A, const T* B, T beta, T* C) {
+  long m = s.m, n = s.n, k = s.k, lda = s.lda, ldb = s.ldb, ldc = s.ldc;
+  std::vector<T> turned, column(m);
+  if (s.ta) {                                                           // so that the inner loop runs along memory
+    turned.resize((size_t)m * k);
+    for (long i = 0; i < m; i++) for (long l = 0; l < k; l++) turned[l * m + i] = A[i * lda + l];
+    A = turned.data();
+    lda = m;
+  }
+  for (long j = 0; j < n; j++) {
+    T* __restrict sum = column.data();
+    for (long i = 0; i < m; i++) sum[i] = 0;
+    for (long l = 0; l < k; l++) {
+      T b = s.tb ? B[l * ldb + j] : B[j * ldb + l];
+      const T* a = A + l * lda;
+      for (long i = 0; i < m; i++) sum[i] += b * a[i];
+    }
+    T* c = C + j * ldc;
+    for (long i = 0; i < m; i++) c[i] = alpha * sum[i] + (beta == 0 ? 0 : beta * c[i]);
+  }
+}
+
+// One product or many; at(k) gives the k-th A, B and C. The scalars are read now if they are the host's.
+template <class T> struct Operands { const T* a; const T* b; T* c; };
+template <class T, class At> static int submit_products(Handle* h, Shape s, const T* alpha, const T* beta, int count, At at) {
+  counts.products++;
+  if (!fits(s)) return INVALID;
+  bool on_host = h->pointer_mode == 0;
+  T alpha_now = on_host ? *alpha : 0, beta_now = on_host ? *beta : 0;
+  auto what = [=] { return "product " + std::to_string(s.m) + " " + std::to_string(s.n) + " " + std::to_string(s.k) + " " +
+                           std::to_string(count); };
+  int error = submit(h->stream, what, [=] {
+    for (int k = 0; k < count; k++) {
+      Operands<T> x = at(k);
+      product<T>(s, on_host ? alpha_now : *alpha, x.a, x.b, on_host ? beta_now : *beta, x.c);
+    }
+    return (int)SUCCESS; });
+  return error ? 14 : 0;                                                // CUBLAS_STATUS_INTERNAL_ERROR
+}
+
+template <class T> static int strided(Handle* h, Shape s, const void* alpha, const void* A, long long sa, const void* B,
+                                      long long sb, const void* beta, void* C, long long sc, int count) {
+  return submit_products<T>(h, s, (const T*)alpha, (const T*)beta, count, [=](int k) {
+    return Operands<T>{(const T*)A + sa * k, (const T*)B + sb * k, (T*)C + sc * k}; });
+}
+
+#define SHAPE Shape{ta, tb, m, n, k, lda, ldb, ldc}
+#define STRIDED(alpha, sa, sb, beta, sc, count) (at != bt || at != ct ? NOT_SUPPORTED : \
+  at == SINGLE ? strided<float>(h, SHAPE, alpha, A, sa, B, sb, beta, C, sc, count) : \
+  at == DOUBLE ? strided<double>(h, SHAPE, alpha, A, sa, B, sb, beta, C, sc, count) : NOT_SUPPORTED)
+#define GEMM(letter, T) \
+int cublas##letter##gemm_v2(Handle* h, int ta, int tb, int m, int n, int k, const T* alpha, const T* A, int lda, const T* B, \
+                            int ldb, const T* beta, T* C, int ldc) { \
+  return strided<T>(h, SHAPE, alpha, A, 0, B, 0, beta, C, 0, 1); } \
+int cublas##letter##gemmBatched(Handle* h, int ta, int tb, int m, int n, int k, const T* alpha, const T** A, int lda, \
+                                const T** B, int ldb, const T* beta, T** C, int ldc, int count) { \
+  return submit_products<T>(h, SHAPE, alpha, beta, count, [=](int i) { return Operands<T>{A[i], B[i], C[i]}; }); }
+
+extern "C" {
+
+GEMM(S, float)
+GEMM(D, double)
+
+int cublasGemmEx(Handle* h, int ta, int tb, int m, int n, int k, const void* alpha, const void* A, int at, int lda,
+                 const void* B, int bt, int ldb, const void* beta, void* C, int ct, int ldc, int, int) {
+  return STRIDED(alpha, 0, 0, beta, 0, 1);
+}
+
+int cublasGemmStridedBatchedEx(Handle* h, int ta, int tb, int m, int n, int k, const void* alpha, const void* A, int at,
+                               int lda, long long sa, const void* B, int bt, int ldb, long long sb, const void* beta, void* C,
+                               int ct, int ldc, long long sc, int count, int, int) {
+  return STRIDED(alpha, sa, sb, beta, sc, count);
+}
+
+int cublasCreate_v2(Handle** h) { *h = new Handle{}; return 0; }
+int cublasDestroy_v2(Handle* h) { delete h; return 0; }
+int cublasGetVersion_v2(Handle*, int* v) { *v = 130200; return 0; }
+int cublasSetStream_v2(Handle* h, Pointer stream) { h->stream = stream; return 0; }
+int cublasGetStream_v2(Handle* h, Pointer* stream) { *stream = h->stream; return 0; }
+int cublasSetPointerMode_v2(Handle* h, int mode) { h->pointer_mode = mode; return 0; }
+int cublasGetPointerMode_v2(Handle* h, int* mode) { *mode = h->pointer_mode; return 0; }
+int cublasSetMathMode(Handle* h, int mode) { h->math_mode = mode; return 0; }
+int cublasGetMathMode(Handle* h, int* mode) { *mode = h->math_mode; return 0; }
+int cublasSetWorkspace_v2(Handle*, void*, size_t) { return 0; }
+
+}

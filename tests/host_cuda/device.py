@@ -1,0 +1,74 @@
+"""What the emulated GPU has done: counts, and a line for each operation.
+
+    before = counts(); step(); after = counts()
+    with recorded() as operations: step()               [("kernel", "add", blocks, threads), ("product", m, n, k, count), ...]
+    with not_computing(): step()                        only the host's work is done, for its time
+"""
+
+import contextlib
+import ctypes
+
+
+class _Counts(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_long) for name in ("launches", "products", "device_copies", "to_host", "to_device",
+                                                   "synchronisations", "allocations", "graph_launches")]
+
+
+def _library():
+    return ctypes.CDLL(None)                            # boot.load() has opened it for all
+
+
+def is_there():
+    """Whether boot.load() has put the emulated GPU into this process."""
+    return hasattr(_library(), "host_counts")
+
+
+def counts():
+    """{what: how often so far}; device_copies are copies and fills within the device's memory."""
+    found = _Counts()
+    _library().host_counts(ctypes.byref(found))
+    return {name: getattr(found, name) for name, _ in _Counts._fields_}
+
+
+def counted(action):
+    """{what: how often} of action()."""
+    before = counts()
+    action()
+    return {name: after - before[name] for name, after in counts().items()}
+
+
+def submissions():
+    """How many operations the device has been handed: kernels, products, copies, graphs. Each costs the host its time."""
+    found = counts()
+    return sum(found[name] for name in ("launches", "products", "device_copies", "to_host", "to_device", "graph_launches"))
+
+
+def synchronisations():
+    """How often the host has waited for the device."""
+    return counts()["synchronisations"]
+
+
+@contextlib.contextmanager
+def recorded():
+    """A list, to which the block's operations are added when it ends."""
+    library, operations = _library(), []
+    library.host_recorded.restype = ctypes.c_void_p
+    library.host_record()
+    try:
+        yield operations
+    finally:
+        text = library.host_recorded()
+        for line in ctypes.string_at(text).decode().splitlines():
+            kind, *rest = line.split()
+            operations.append((kind, *(int(part) if part.isdigit() else part for part in rest)))
+        library.free(ctypes.c_void_p(text))
+
+
+@contextlib.contextmanager
+def not_computing():
+    """Within this block the device counts its operations but does none: arrays hold anything."""
+    _library().host_compute(0)
+    try:
+        yield
+    finally:
+        _library().host_compute(1)

@@ -1,0 +1,166 @@
+"""The emulated GPU: it computes, counts, and reports what a real one would not."""
+
+import shutil
+
+import numpy as np
+import pytest
+from device_counts import launches, waits
+from host_cuda import build, device, kernels
+
+from minicl import get_backend
+
+emulated = pytest.mark.skipif("config.getoption('--backend') != 'cupy-host'", reason="needs --backend cupy-host")
+
+
+@pytest.fixture
+def cp():
+    return get_backend("cupy")
+
+
+# ---------------------------------------------------------------- where it cannot be had, and what it makes of a kernel
+
+def test_without_a_compiler_the_reason_is_given(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(build.Unavailable, match=r"no g\+\+"):
+        build.build()
+
+
+def test_a_folder_that_could_not_be_made_whole_is_not_left_behind(tmp_path):
+    def make(folder):
+        folder.mkdir()
+        (folder / "half").touch()
+        raise build.Unavailable("no network")
+    with pytest.raises(build.Unavailable):
+        build._once(tmp_path / "wheels", make)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_command_that_fails_says_what_was_attempted():
+    with pytest.raises(build.Unavailable, match="(?s)pip could not fetch CuPy.*no-such-option"):
+        build._pip("install", "--no-such-option")
+
+
+@pytest.mark.parametrize("body, mode", [("CUPY_FOR(i, n) x[i] = 1;", kernels.ONE_THREAD), ("x[threadIdx.x] = 1;", kernels.EACH_THREAD),
+                                        ("__syncthreads(); x[threadIdx.x] = 1;", kernels.FIBERS)])
+def test_a_kernel_runs_thread_by_thread_where_it_must(body, mode):
+    text = kernels.translate(f'extern "C" __global__ void __launch_bounds__(32) fill(float* x, int n) {{ {body} }}')
+    assert f"host_mode = {mode};" in text and "HOST_KERNEL(fill, fill)" in text
+
+
+# ---------------------------------------------------------------- computing
+
+@emulated
+def test_blocks_of_threads_that_wait_for_each_other(cp, rng):
+    x = rng.standard_normal((700, 33), dtype="float32")
+    there = cp.asarray(x)
+    np.testing.assert_allclose(there.sum(axis=0).get(), x.sum(axis=0, dtype="float64"), rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(there.max(axis=1).get(), x.max(axis=1))
+    np.testing.assert_array_equal(cp.argsort(there, axis=1).get(), x.argsort(axis=1))
+
+
+@emulated
+@pytest.mark.parametrize("n", [1, 31, 33, 90, 512, 513, 2000])
+def test_warps_that_wait_for_each_other(n, cp, rng):
+    x = rng.random(n) < 0.3
+    np.testing.assert_array_equal(cp.asarray(x).nonzero()[0].get(), x.nonzero()[0])
+    np.testing.assert_array_equal(cp.asarray(x).cumsum().get(), x.cumsum())
+    y = rng.random((3, n))
+    near = cp.asarray(y).argpartition(n // 2, axis=1).get()
+    np.testing.assert_array_equal(np.take_along_axis(y, near, axis=1)[:, n // 2], np.sort(y, axis=1)[:, n // 2])
+
+
+@emulated
+def test_threads_that_wait_for_ever_are_an_error(cp):
+    kernel = cp.RawKernel("""extern "C" __global__ void wait() {
+        if (threadIdx.x % 2) __syncthreads(); else __syncwarp(); }""", "wait")
+    with pytest.raises(Exception, match="CUDA_ERROR"):
+        kernel((1,), (64,), ())
+
+
+@emulated
+@pytest.mark.parametrize("a, b", [((3, 4), (4, 5)), ((4, 3), (5, 4)), ((7, 3, 4), (7, 4, 2)), ((3, 4), (6, 4, 5))])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_products(a, b, dtype, cp, rng):
+    x, y = rng.standard_normal(a).astype(dtype), rng.standard_normal(b).astype(dtype)
+    if x.shape[-1] != y.shape[-2]:
+        x, y = x.T, y.T
+    np.testing.assert_allclose((cp.asarray(x) @ cp.asarray(y)).get(), x @ y, rtol=1e-5, atol=1e-6)
+
+
+# ---------------------------------------------------------------- what a real GPU does not report
+
+@emulated
+def test_what_nobody_has_written_is_nan(cp):
+    assert np.isnan(cp.empty(1000, dtype="float32").get()).all() and (cp.empty(3, dtype="int64").get() == -1).all()
+
+
+@emulated
+@pytest.mark.parametrize("size", [1, 5, 1000, 1024, 5000])
+@pytest.mark.parametrize("write", [True, False])
+def test_an_access_behind_an_array_is_an_error(size, write, cp):
+    body = "x[n] = 1;" if write else "x[0] = x[n];"
+    kernel = cp.RawKernel(f'extern "C" __global__ void reach(float* x, int n) {{ {body} }}', "reach")
+    x = cp.zeros(size, dtype="float32")
+    with pytest.raises(Exception, match="outside an array"):
+        kernel((1,), (1,), (x, size))
+    kernel((1,), (1,), (x, size - 1))                       # and the device goes on working
+    assert x.sum().item() in (0, 1)
+
+
+@emulated
+def test_a_freed_array_is_gone(cp):
+    kernel = cp.RawKernel('extern "C" __global__ void write(float* x) { x[0] = 1; }', "write")
+    x = cp.zeros(4, dtype="float32")
+    address = x.data.ptr
+    del x
+    with pytest.raises(Exception, match="outside an array"):
+        kernel((1,), (1,), (np.uint64(address),))
+
+
+# ---------------------------------------------------------------- counting
+
+@emulated
+def test_launches_and_waits_are_counted(cp):
+    x = cp.ones((4, 3), dtype="float32")
+    assert launches(lambda: x + 1) == launches(lambda: x @ x.T) == launches(lambda: x.sum(axis=0)) == 1
+    assert waits(lambda: x + 1) == 0 and waits(lambda: x.sum().item()) == 1
+    with device.recorded() as operations:
+        cp.exp(x.T @ x)
+    assert operations[0] == ("product", 3, 3, 4, 1) and operations[1][:2] == ("kernel", "cupy_exp__float32_float32")
+
+
+@emulated
+def test_a_device_that_does_not_compute_still_counts(cp):
+    x = cp.zeros(3, dtype="float32")
+    with device.not_computing():
+        assert launches(lambda: x.fill(1)) == 1
+    assert x.get().tolist() == [0, 0, 0]
+
+
+# ---------------------------------------------------------------- graphs
+
+@emulated
+def test_a_graph_runs_what_was_captured(cp):
+    x, out = cp.arange(4, dtype="float32"), cp.zeros(4, dtype="float32")
+    kernel = cp.ElementwiseKernel("T x", "T y", "y = 2 * x", "twice")
+    stream = cp.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        kernel(x, out)
+        graph = stream.end_capture()
+    assert out.get().tolist() == [0, 0, 0, 0]
+    x += 1
+    graph.launch(stream)
+    assert out.get().tolist() == [2, 4, 6, 8] and launches(lambda: graph.launch(stream)) == 1
+
+
+@emulated
+@pytest.mark.parametrize("forbidden", [lambda cp, x, stream: stream.synchronize(), lambda cp, x, stream: cp.empty(10_000)])
+def test_a_capture_refuses_to_wait_and_to_allocate(forbidden, cp):
+    x, stream = cp.zeros(4, dtype="float32"), cp.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        with pytest.raises(Exception, match="cudaErrorStreamCapture"):
+            forbidden(cp, x, stream)
+        with pytest.raises(Exception, match="Invalidated"):
+            stream.end_capture()
