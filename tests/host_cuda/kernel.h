@@ -40,15 +40,17 @@ extern "C" void host_barrier(int of_block);
 #define __syncwarp(...) host_barrier(0)
 static inline void __threadfence() {}
 
-template <class T> static inline T host_shuffle(T x, int from) {       // each lane shows its x, and takes another's
+// Each lane of the warp shows its x; read(all) is what it makes of those of all 32, and is called before the next one.
+template <class T, class Read> static inline auto host_exchange(T x, Read read) {
   static T shown[1024];
   int at = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
   shown[at] = x;
   host_barrier(0);
-  T taken = shown[at / 32 * 32 + from];
+  auto result = read(shown + at / 32 * 32);
   host_barrier(0);
-  return taken;
+  return result;
 }
+template <class T> static inline T host_shuffle(T x, int from) { return host_exchange(x, [=](T* all) { return all[from]; }); }
 #define HOST_LANE ((int)((threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)) % 32))
 template <class T> static inline T __shfl_sync(unsigned, T x, int from, int = 32) { return host_shuffle(x, from & 31); }
 template <class T> static inline T __shfl_xor_sync(unsigned, T x, int bits, int = 32) { return host_shuffle(x, HOST_LANE ^ bits); }
@@ -93,9 +95,7 @@ template <class T, class U, class V> static inline T atomicCAS(T* p, U compare, 
 }
 
 static inline int host_votes(bool yes) {                                // how many lanes say yes
-  int votes = 0;
-  for (int lane = 0; lane < 32; lane++) votes += host_shuffle((int)yes, lane);
-  return votes;
+  return host_exchange((int)yes, [](int* all) { int n = 0; for (int k = 0; k < 32; k++) n += all[k]; return n; });
 }
 static inline int __any_sync(unsigned, int yes) { return host_votes(yes) > 0; }
 static inline int __all_sync(unsigned, int yes) { return host_votes(yes) == 32; }

@@ -15,7 +15,7 @@ KERNEL = r"__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\("
 def translate(source, names=None):
     """C++ of a kernel's CUDA source: kernel.h gives its keywords a meaning, and each kernel a function to call it by.
 
-    names: template instances to call by number, else all extern "C" kernels are called by name.
+    names: template instances to call by number, else all kernels, which are extern "C", are called by name.
     """
     if "partition_kernel" in source:                     # it relies on a warp's threads to keep step, which fibers do not
         source = re.sub(r"((?:bitonic_sort_step|merge)< \w+ >\([^;{]*;)", r"__syncwarp(); \1 __syncwarp();", source)
@@ -26,7 +26,7 @@ def translate(source, names=None):
     text = re.sub(r"extern\s+__shared__\s+(?:__align__\(\d+\)\s*)?([\w ]+?)\s+(\w+)\s*\[\s*\]\s*;",
                   r"static \1 \2[65536];", source)
     calls = [f"HOST_KERNEL(number_{k}, ({name}))" for k, name in enumerate(names or ())] or \
-        [f"HOST_KERNEL({name}, {name})" for name in re.findall(r'extern\s+"C"\s+' + KERNEL, source)]
+        [f"HOST_KERNEL({name}, {name})" for name in re.findall(KERNEL, source)]
     return "\n".join(['#include "kernel.h"', text, f'extern "C" int host_mode = {mode};', *calls, ""])
 
 
