@@ -1,0 +1,78 @@
+"""The road of README and docs/pictures.md, by their own commands: train on a folder of mixed pictures, search it, use it, export it."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from example_runs import run_example
+from PIL import Image
+
+from minicl import viz
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+PAGE = (ROOT / "docs/pictures.md").read_text()
+
+
+def section(text, title):
+    return re.search(rf"^##+ {re.escape(title)}$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)[1]
+
+
+def commands(text):
+    """[(script, arguments), ...] of the examples that a text runs."""
+    code = "\n".join(re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    return [(script, shlex.split(arguments, comments=True)) for script, arguments in
+            re.findall(r"^python examples/(\w+)\.py (.*)$", code, re.MULTILINE)]
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """A folder with photos/ of many kinds and a run that README's commands have trained."""
+    here = tmp_path_factory.mktemp("road of a new user")
+    photos = here / "photos"
+    photos.mkdir()
+    for k in range(60):
+        rng = np.random.default_rng(k)
+        ramp = np.linspace(0, 255, 48 + k)[:, None, None] * rng.random(3) + rng.normal(0, 20, (48 + k, 70 - k // 2, 3))
+        image = Image.fromarray(ramp.clip(0, 255).astype("uint8"))
+        mode, suffix = [("RGB", "jpg"), ("RGB", "png"), ("L", "jpg"), ("P", "png"), ("CMYK", "jpg"), ("RGBA", "png"), ("P", "gif"),
+                        ("RGB", "webp"), ("I;16", "png")][k % 9]
+        image = Image.fromarray(np.asarray(image.convert("L")).astype("uint16") * 257) if mode == "I;16" else image.convert(mode)
+        image.save(photos / f"{['beach', 'forest', f'bild {k} ü'][min(k, 2)]}.{suffix}")
+    Image.open(photos / "forest.png").save(photos / "forest.jpg")
+    (photos / "broken.jpg").write_bytes((photos / "beach.jpg").read_bytes()[:200])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        patch.setenv("MINICL_CACHE", str(here / "cache"))
+        patch.setattr(viz, "Figure", None)
+        (train, options), (search, query) = commands(section(README, "Your own pictures"))
+        assert (train, search) == ("simclr_images", "search")
+        assert run_example(train, *options, "--size", 32, "--epochs", 1, "--batch", 16, "--width", 4) == 0
+        assert run_example(search, *query) == 0
+    return here
+
+
+def test_the_commands_of_readme_lead_to_a_search(here):
+    assert json.loads((here / "runs/simclr_images/result.json").read_text())["data"] == "photos"
+    page = (here / "runs/simclr_images/search.html").read_text(encoding="utf-8")
+    assert page.count("<figure>") == 13 and "beach.jpg" in page
+
+
+def test_the_page_loads_what_was_trained(here, monkeypatch):
+    monkeypatch.chdir(here)
+    names = {}
+    exec(re.search(r"^```python\n(.*?)^```", section(PAGE, "3. Load and use"), re.MULTILINE | re.DOTALL)[1], names)
+    assert names["h"].shape == (2, names["trained"].model.encoder.features) and np.isfinite(names["h"]).all()
+    assert re.search(r'minicl\.load\("runs/simclr_images"\)\.encode\(\["photos/beach\.jpg"\]\)', README)
+    assert np.allclose(names["trained"].encode(["photos/beach.jpg"]), names["h"][:1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("script, arguments", commands(section(PAGE, "3. Load and use")), ids=lambda x: str(x))
+def test_the_page_hands_it_on(here, monkeypatch, script, arguments):
+    for library in {"export": ["safetensors", "onnx"], "to_pytorch": ["torch"]}[script]:
+        pytest.importorskip(library)
+    monkeypatch.chdir(here)
+    assert run_example(script, *arguments) == 0 and Path(arguments[-1]).stat().st_size > 1000
