@@ -111,7 +111,7 @@ def training_curves(path, log: Sequence[dict], *, candidates: int, floor: float)
         for name, colour in zip(names, (BLUE, RED)):
             plot.plot(*zip(*[(line["step"], line[name]) for line in log if name in line]), "o-", color=colour, markersize=3,
                       label=f"of {name[-1]}")
-        plot.set(xlabel="step", title=title)
+        plot.set(xlabel="step", title=title, xlim=left.get_xlim())
         plot.legend(fontsize=8, frameon=False)
     save_figure(figure, path)
 

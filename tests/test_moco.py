@@ -8,10 +8,10 @@ import minicl
 from minicl import Tensor, no_grad
 from minicl.backend import to_device, to_host
 from minicl.checkpoint import load_checkpoint, restore, save_checkpoint
-from minicl.contrastive import composed, l2_normalize
+from minicl.contrastive import composed, info_nce, l2_normalize
 from minicl.evaluate import encode, state_hash
 from minicl.methods import MoCo
-from minicl.nn import MLP, BatchNorm, Buffer, projection_head
+from minicl.nn import MLP, BatchNorm, Buffer, Linear, projection_head
 from minicl.optim import SGD, AdamW
 
 TAU = 0.2
@@ -295,3 +295,41 @@ def test_learning_beats_chance_which_rises_while_the_queue_fills():
     losses = train(model, AdamW(model, 0.01), 120, rng, batch=8)
     assert losses[0] == 0 < losses[1] < losses[7]            # log(1), log(9), ..., log(57)
     assert np.mean(losses[-20:]) < np.log(65) - 0.5
+
+
+# ---------------------------------------------------------------- false negatives by id
+
+def test_keys_of_a_querys_own_id_are_no_negatives(xp, rng):
+    """The queue keeps ids beside its keys through its ring's end, and keys without ids are negatives of all."""
+    model = MoCo(Linear(5, 6, rng=rng), Linear(6, 4, rng=rng), dim=4, queue=7, splits=1).to(xp)
+    batches = [rng.standard_normal((3, 5), dtype="float32") for _ in range(5)]
+    ids = [np.array([0, 1, 2]), None, np.array([2, 0, 5]), np.array([1, 1, 0]), np.array([0, 9, 1])]
+    kept, kept_ids = [], []
+    for x, own in zip(batches, ids):
+        queries, keys = model(to_device(x, xp))[1], model.encode_keys(to_device(x, xp), rng)
+        loss = model.loss(queries, keys, 0.3, ids=own)
+        if kept and own is not None:
+            negatives, known = np.concatenate(kept)[-7:], np.concatenate(kept_ids)[-7:]
+            rows = [info_nce(to_host(queries.data)[i:i + 1], to_host(keys)[i:i + 1], negatives[known != own[i]], 0.3).item()
+                    for i in range(3)]
+            assert loss.item() == pytest.approx(np.mean(rows), rel=1e-5)
+        kept.append(to_host(keys))
+        kept_ids.append(np.full(3, -1) if own is None else own)
+        loss.backward()
+        model.update()
+    state = model.state_dict()
+    assert sorted(state["queue.ids"].tolist()) == sorted((np.concatenate(kept_ids)[-7:] + 1).tolist())
+    assert state["queue.ids"].dtype == "int64"
+
+
+@pytest.mark.parametrize("ids, message", [
+    (np.array([0, 1]), "ids must be a host .numpy. array of 3 integers"), (np.array([0, -1, 2]), "MoCo.loss: ids must be 0 or more, got -1"),
+])
+def test_ids_of_keys_are_checked(ids, message, rng):
+    model = MoCo(Linear(5, 6, rng=rng), Linear(6, 4, rng=rng), dim=4, queue=7, splits=1)
+    x = rng.standard_normal((3, 5), dtype="float32")
+    for _ in range(2):                                       # over an empty queue too
+        queries, keys = model(x)[1], model.encode_keys(x, rng)
+        with pytest.raises(ValueError, match=message):
+            model.loss(queries, keys, 0.3, ids=ids)
+        model.queue.enqueue(keys)

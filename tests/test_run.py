@@ -14,6 +14,7 @@ from small_runs import SAVE_EVERY, TOTAL, Crash, arguments, crash, no_room, pres
 from minicl.backend import BackendError, get_backend
 from minicl.checkpoint import CheckpointError, load_checkpoint
 from minicl.data import DataError
+from minicl.distributed import World
 from minicl.run import Run, RunError, command
 
 # ---------------------------------------------------------------- the folder
@@ -198,6 +199,17 @@ def test_progress_is_a_bar_on_a_terminal(out, monkeypatch, capsys):
     train(start(out))
     shown = capsys.readouterr()
     assert "12/12" in shown.err and "step 3/12" not in shown.out
+
+
+def test_several_processes_take_no_chunks(out):
+    class Pair(World):
+        size = 2
+
+    args = arguments(out)
+    args.chunk = 2
+    with pytest.raises(RunError, match="--chunk is for one process"):
+        Run(args, "test", Pair())
+    assert not out.exists()
 
 
 # ---------------------------------------------------------------- log.csv, and evaluation while it trains

@@ -26,9 +26,9 @@ from ..nn import BatchNorm, Module
 from ..no_grad import no_grad
 from ..signature import accepts_other_names, describe
 from ..tensor import alike
-from ..typing import Array, Rng
+from ..typing import Array, HostArray, Rng
 from .ema import EMA, frozen_copy
-from .queue import Queue
+from .queue import Queue, noted
 from .simclr import SimCLR
 
 
@@ -57,7 +57,7 @@ class MoCo(Module):
         self.queue = Queue(queue, dim)
         self.m = m
         self.ema = EMA(self.query, self.key)
-        self.served: list[Array] = []                                        # keys given to loss(), for update()
+        self.served: list[tuple[Array, HostArray | None]] = []               # keys and ids given to loss(), for update()
 
     encoder = property(lambda self: self.query.encoder)
 
@@ -85,11 +85,13 @@ class MoCo(Module):
         return self.world.all_gather(rows, self.views)[to_device(self.world.rows(order, self.views), array_module(rows))]
 
     @accepts_other_names
-    def loss(self, queries: Tensor, keys: Array, tau: float) -> Tensor:
+    def loss(self, queries: Tensor, keys: Array, tau: float, *, ids: HostArray | None = None) -> Tensor:
         """InfoNCE: queries (N, dim), a Tensor; their positives, keys (N, dim), an array; the queue's negatives.
 
         Over an empty queue the positive is the only candidate: the loss is 0, and so is its gradient. In training the
         keys are remembered, for update() to enqueue them.
+        ids (N,) integers >= 0 on the host: what the rows show, such as labels, or the images' ids in the data. Keys in the
+        queue of a query's own id are no negatives of it, where they were given ids too. Of one process only.
         """
         require_temperature("MoCo.loss", tau)
         if not (isinstance(queries, Tensor) and is_array(keys) and alike(keys, queries.data)
@@ -97,12 +99,16 @@ class MoCo(Module):
             raise ValueError(f"MoCo.loss: expected queries, a Tensor (N, {self.queue.keys.data.shape[1]}), and keys, an "
                              f"array of that shape and dtype as encode_keys() gives it, got {describe(queries)} and "
                              f"{describe(keys)}")
+        if ids is not None and self.world.size > 1:
+            raise ValueError(f"MoCo.loss: ids are for one process, got them on {self.world.size}; leave them out")
+        numbers = noted("MoCo.loss", ids, len(keys))
         if len(self.queue) == 0:
             loss = (queries * 0.0).sum()
         else:
-            loss = info_nce(queries, keys, self.queue.negatives(), tau, world=self.world)
+            both = {} if ids is None else {"ids": numbers, "negative_ids": self.queue.ids.data[:len(self.queue)]}
+            loss = info_nce(queries, keys, self.queue.negatives(), tau, world=self.world, **both)
         if self.training:
-            self.served.append(keys)
+            self.served.append((keys, ids))
         return loss
 
     def update(self) -> None:
@@ -117,6 +123,6 @@ class MoCo(Module):
             raise RuntimeError("MoCo: update() without keys to enqueue; they enter the queue after they have served "
                                "as positives in loss(), and once")
         served, self.served = self.served, []
-        for keys in served:
-            self.queue.enqueue(self.world.all_gather(keys, self.views))
+        for keys, ids in served:
+            self.queue.enqueue(self.world.all_gather(keys, self.views), ids)
         self.ema.update(self.m)

@@ -1,15 +1,18 @@
 """A first-in first-out queue of keys: the negatives of many batches, at the price of encoding one."""
 
+from typing import Any
+
 import numpy as np
 
 from ..autograd import Tensor
 from ..backend import is_array
 from ..checks import require_integers
 from ..contrastive import l2_normalize
-from ..nn import Buffer, Counter, Module
+from ..contrastive.checks import require_ids
+from ..nn import Buffer, Counter, HostBuffer, Module
 from ..signature import describe
 from ..tensor import mark_changed
-from ..typing import Array
+from ..typing import Array, HostArray
 
 
 class Queue(Module):
@@ -17,14 +20,16 @@ class Queue(Module):
 
     keys      Buffer (capacity, d): a ring. Key number t since the beginning, t = 0, 1, ..., is in row t mod capacity,
               until key t + capacity takes its place. The capacity need not be a multiple of the batch.
+    ids       HostBuffer (capacity,): 1 + the id of what each key shows, 0 where none was given
     enqueued  how many keys have ever entered; where the next one goes follows from it. An integer on the host.
 
-    Both are part of the state_dict. The queue begins empty: its length is the number of rows that have been filled.
+    All are part of the state_dict. The queue begins empty: its length is the number of rows that have been filled.
     """
 
     def __init__(self, capacity: int, dim: int):
         require_integers("Queue", 1, capacity=capacity, dim=dim)
         self.keys = Buffer(np.zeros((capacity, dim), dtype="float32"))
+        self.ids = HostBuffer(np.zeros(capacity, dtype="int64"))
         self.count = Counter()
 
     enqueued = property(lambda self: int(self.count))
@@ -41,8 +46,11 @@ class Queue(Module):
         """filled() for a loss, whose backward() raises if it comes after the next enqueue."""
         return Tensor(self.filled())
 
-    def enqueue(self, keys: Array) -> None:
-        """Add keys (B, d), normalised here, in their order. Raises RuntimeError in evaluation mode."""
+    def enqueue(self, keys: Array, ids: HostArray | None = None) -> None:
+        """Add keys (B, d), normalised here, in their order; ids (B,) >= 0: what they show, such as labels, on the host.
+
+        Raises RuntimeError in evaluation mode.
+        """
         if not self.training:
             raise RuntimeError("Queue: enqueue() in evaluation mode; keys of images that are not trained on must not "
                                "become negatives, call model.train() first")
@@ -54,10 +62,22 @@ class Queue(Module):
         if len(keys) > capacity:
             raise ValueError(f"Queue: {len(keys)} keys at once do not fit a queue of {capacity}; some would be "
                              "dropped before they served: use a larger queue or a smaller batch")
+        numbers = noted("Queue", ids, len(keys))
         keys = l2_normalize.forward(keys)[0]
         start = self.enqueued % capacity
         before_end = min(len(keys), capacity - start)
         mark_changed([("the queue's keys", self.keys)], "Queue.enqueue()")
         ring[start:start + before_end] = keys[:before_end]
         ring[:len(keys) - before_end] = keys[before_end:]                    # the rest, from the first row on
+        self.ids.data[(start + np.arange(len(keys))) % capacity] = numbers
         self.count.add(len(keys))
+
+
+def noted(name: str, ids: HostArray | None, count: int) -> Any:
+    """What a Queue stores for ids: 1 + them, or 0 for none. Raises ValueError unless they are integers (count,) >= 0."""
+    if ids is None:
+        return 0
+    require_ids(name, ids, count)
+    if ids.min(initial=0) < 0:
+        raise ValueError(f"{name}: ids must be 0 or more, got {ids.min()}")
+    return ids + 1

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
+from ..typing import Rng
 
 RNG = {"class": "numpy.random.Generator"}                    # build() draws initial weights, which loading replaces
 
@@ -57,27 +58,44 @@ def encode(value: Any) -> Any:
     raise ValueError(f"{what} is not a number, a text, a list, an op of minicl or a Module")
 
 
-def build(spec: Any) -> Any:
-    """What encode() has encoded. Raises ValueError if a class is not known, or its constructor refuses the arguments."""
+def build(spec: Any, rng: Rng | None = None) -> Any:
+    """What encode() has encoded, with initial weights drawn from rng. Raises ValueError if a class is not known, or its
+    constructor refuses the arguments."""
     if isinstance(spec, list):
-        return tuple(build(item) for item in spec)
+        return tuple(build(item, rng) for item in spec)
     if not isinstance(spec, dict):
         return spec
     if spec == RNG:
-        return np.random.default_rng(0)
+        return np.random.default_rng(0) if rng is None else rng
     if "dict" in spec:
-        return {key: build(item) for key, item in spec["dict"].items()}
+        return {key: build(item, rng) for key, item in spec["dict"].items()}
     if "op" in spec:
         return getattr(ops, spec["op"])
     try:
         cls = _find(spec["class"])
-        arguments = {key: build(item) for key, item in spec["arguments"].items()}
+        arguments = {key: build(item, rng) for key, item in spec["arguments"].items()}
         if unknown := arguments.keys() - _signature(cls).parameters:
             raise TypeError(f"it has no argument {', '.join(unknown)}")
         call = inspect.BoundArguments(_signature(cls), {"self": None, **arguments})      # type: ignore[arg-type]
         return cls(*call.args[1:], **call.kwargs)
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{spec.get('class')} cannot be made ({error})") from error
+
+
+def fresh(module: Any, *, rng: Rng) -> Any:
+    """Another Module of the same architecture, untrained: its initial weights are drawn from rng. On the host.
+
+    Raises ValueError if its constructor's arguments are not known, as of one that holds a function of your own.
+
+    >>> from minicl import nn
+    >>> layer = nn.Linear(3, 2, rng=np.random.default_rng(0))
+    >>> bool((fresh(layer, rng=np.random.default_rng(1)).weight.data == layer.weight.data).any())
+    False
+    """
+    spec = json.loads(module._made)
+    if "unknown" in spec:
+        raise ValueError(f"fresh: {spec['unknown']}")
+    return build(spec, rng)
 
 
 def spec_of(module: Any) -> dict[str, Any]:

@@ -1,0 +1,144 @@
+"""Few labels: what a trained encoder is worth where only a few images of each class have a label.
+
+    python examples/finetune.py runs/simclr_mnist                    # 1, 10 and 100 labels a class, three draws of each
+    python examples/finetune.py runs/simclr_images --labels 5 50 --seeds 5
+
+Three classifiers learn from the same labelled images, and are compared on all test images:
+
+    probe       a linear layer on the h of the trained encoder, which is frozen
+    fine-tuned  the probe, then all of it trained further; batch norm keeps the averages of the many unlabelled images
+    scratch     the same architecture from random weights
+
+It prints a table, mean and standard deviation over draws of the labelled images, and writes few_labels.png and
+few_labels.json into the run's folder. Fewer labels than asked for are used of classes that have fewer images.
+"""
+
+import argparse
+import copy
+
+import numpy as np
+
+import minicl
+from minicl import nn, viz
+from minicl.backend import threads, to_device, to_host
+from minicl.contrastive import log_softmax
+from minicl.data import DataError, ImageData, load_colour_images, load_images
+from minicl.evaluate import encode, to_float
+from minicl.files import write_json
+from minicl.optim import AdamW, warmup_cosine
+from minicl.options import at_least, folder, within
+from minicl.run import command
+
+WAYS = {"probe": viz.BLUE, "fine-tuned": viz.RED, "scratch": viz.GREY}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("run", type=folder, help="the folder of a run, e.g. runs/simclr_mnist")
+    parser.add_argument("--data-dir", type=folder, help="its data's folder, if it is not where the run found it")
+    parser.add_argument("--labels", type=at_least(1), nargs="+", default=[1, 10, 100], help="labelled images a class")
+    parser.add_argument("--seeds", type=at_least(1, 100), default=3, help="draws of the labelled images")
+    parser.add_argument("--steps", type=at_least(10), default=200, help="training steps of each classifier")
+    parser.add_argument("--batch", type=at_least(2), default=64, help="images a step")
+    parser.add_argument("--lr", type=within("(0, inf)"), default=1e-3,
+                        help="peak learning rate from scratch; tenfold for the probe, a third of it to fine-tune")
+    parser.add_argument("--backend", default="numpy", choices=("numpy", "cupy"), help="where arrays live: CPU or GPU")
+    parser.add_argument("--threads", type=at_least(1, 1024), help="CPU threads; default: all available cores")
+    args = parser.parse_args()
+
+    trained = minicl.load(args.run, args.backend)
+    data, xp = data_of(trained, args.data_dir), trained.xp
+    if not data.is_labelled:
+        raise DataError(f"{args.run}: its data has no labels to learn from; give a folder with a subfolder for each class")
+    print(f"{trained}; {data.name} has {len(data.class_names)} classes", flush=True)
+    accuracies = {way: np.zeros((len(args.labels), args.seeds)) for way in WAYS}
+    with threads(args.threads):
+        for row, count in enumerate(args.labels):
+            for seed in range(args.seeds):
+                for way, accuracy in three_ways(trained.encoder, data, count, seed, xp, args).items():
+                    accuracies[way][row, seed] = accuracy
+            means = [f"{way} {found[row].mean():6.1%} ± {found[row].std():.1%}" for way, found in accuracies.items()]
+            print("  ".join([f"{count:4d} labels a class", *means]), flush=True)
+    write_json(trained.folder / "few_labels.json",
+               {"labels": args.labels, **{way: found.tolist() for way, found in accuracies.items()}})
+    draw(trained.folder / "few_labels.png", args.labels, accuracies, f"{data.name}: what training without labels is worth")
+    print(f"few_labels.png and few_labels.json are in {trained.folder}")
+
+
+def data_of(trained, data_dir):
+    """The ImageData that a run was trained on."""
+    config, seed = trained.config, trained.config.get("seed", 0)
+    place = data_dir or config.get("data_dir")
+    if trained.name in ("simclr_mnist", "moco_mnist"):
+        return load_images(config["data"], place, seed=seed)
+    if trained.name == "simclr_cifar10":
+        return load_colour_images(config["data"], place, seed=seed)
+    if place and trained.image_shape:
+        size, _, channels = trained.image_shape
+        return ImageData.from_folder(place, size=size, channels=channels)
+    raise DataError(f"{trained.folder} is a run of {trained.name}; give --data-dir, a folder with a subfolder for each "
+                    "class")
+
+
+def three_ways(encoder, data, count, seed, xp, args):
+    """{way: test accuracy} from `count` labelled images a class, drawn by the seed."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(data.train_labels))
+    chosen = np.concatenate([order[data.train_labels[order] == label][:count] for label in np.unique(data.train_labels)])
+    images, labels, classes = data.train_images[chosen], data.train_labels[chosen], len(data.class_names)
+
+    def learn(classifier, lr):
+        fit(classifier, images, labels, xp, rng, lr=lr, steps=args.steps, batch=args.batch)
+        scores = to_host(encode(classifier, data.test_images, xp))
+        return float((scores.argmax(axis=1) == data.test_labels).mean())
+
+    encoder = copy.deepcopy(encoder)
+    features = encode(encoder, images[:1], xp).shape[1]
+    classifier = nn.Sequential(encoder, nn.Linear(features, classes, rng=rng).to(xp))
+    encoder.freeze()                                         # no gradient, no dropout, and batch norm as in evaluation
+    accuracies = {"probe": learn(classifier, 10 * args.lr)}
+
+    encoder.unfreeze()
+    for layer in encoder.modules():
+        if isinstance(layer, nn.BatchNorm):
+            layer.freeze()                                   # a few images have other statistics than many
+    accuracies["fine-tuned"] = learn(classifier, args.lr / 3)
+
+    fresh = nn.fresh(encoder, rng=rng).to(xp)
+    accuracies["scratch"] = learn(nn.Sequential(fresh, nn.Linear(features, classes, rng=rng).to(xp)), args.lr)
+    return accuracies
+
+
+def fit(classifier, images, labels, xp, rng, *, lr, steps, batch):
+    """Train by cross-entropy on batches drawn from the images; warmup, then a cosine down to 0."""
+    optimizer = AdamW(classifier, lr, weight_decay=1e-4)
+    for step in range(steps):
+        ids = rng.permutation(len(labels))[:batch]
+        log_p = log_softmax(classifier(to_float(images[ids], xp)))                   # (B, classes)
+        loss = -log_p[xp.arange(len(ids)), to_device(labels[ids], xp)].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step(warmup_cosine(step, total=steps, peak=lr, warmup=steps // 10))
+
+
+def draw(path, counts, accuracies, title):
+    """Accuracy against labels a class, on a logarithmic axis; bars are standard deviations over draws."""
+    if viz.Figure is None:
+        print(viz.MISSING)
+        return
+    figure = viz.Figure(figsize=(5.6, 4.0), dpi=150)
+    plot = figure.subplots()
+    for k, (way, found) in enumerate(accuracies.items()):                            # side by side, where they are equal
+        plot.errorbar(np.multiply(counts, 1.06**(k - 1)), 100 * found.mean(axis=1), 100 * found.std(axis=1), label=way,
+                      color=WAYS[way], marker="o", capsize=3)
+    plot.set(xscale="log", xlabel="labelled images a class", ylabel="test accuracy (%)", title=title)
+    plot.set_xticks(counts, [str(count) for count in counts])
+    plot.minorticks_off()
+    plot.grid(axis="y", linewidth=0.4)
+    plot.legend(frameon=False)
+    viz.save_figure(figure, path)
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,116 @@
+"""examples/finetune.py: three ways to learn from few labels; what is frozen stays, and the run is left as it was."""
+
+import functools
+import json
+import types
+
+import numpy as np
+import pytest
+from example_runs import run_example
+from finetune import WAYS, data_of, fit, three_ways
+
+import minicl
+from minicl import nn, viz
+from minicl.data import ImageData, digits, generate_digits
+from minicl.evaluate import state_hash
+
+SMALL = ("--labels", 1, 5, "--seeds", 2, "--steps", 20, "--batch", 20)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A SimCLR run of three epochs on a few digits."""
+    folder = tmp_path_factory.mktemp("runs") / "simclr_mnist"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(digits, "generate_digits", functools.partial(digits.generate_digits, 200, 60))
+        patch.setattr(viz, "Figure", None)
+        assert run_example("simclr_mnist", "--data", "digits", "--epochs", 3, "--batch", 40, "--out", folder) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def few_digits(monkeypatch):
+    monkeypatch.setattr(digits, "generate_digits", functools.partial(digits.generate_digits, 200, 60))
+
+
+def test_the_script_ends_with_a_table_and_leaves_the_run_as_it_was(run_folder, capsys):
+    before = {path.name: path.read_bytes() for path in run_folder.iterdir()}
+    assert run_example("finetune", run_folder, *SMALL) == 0
+    shown = capsys.readouterr().out
+    assert "   1 labels a class  probe" in shown and "   5 labels a class  probe" in shown
+    found = json.loads((run_folder / "few_labels.json").read_text())
+    assert found["labels"] == [1, 5] and all(np.shape(found[way]) == (2, 2) for way in WAYS)
+    assert all(0 <= accuracy <= 1 for way in WAYS for row in found[way] for accuracy in row)
+    after = {path.name: path.read_bytes() for path in run_folder.iterdir()}
+    assert {name: after[name] for name in before} == before
+    assert after.keys() - before.keys() == {"few_labels.json"} | ({"few_labels.png"} if viz.Figure else set())
+
+
+def test_more_labels_and_training_before_help(run_folder):
+    trained = minicl.load(run_folder)
+    args = types.SimpleNamespace(steps=30, batch=32, lr=1e-3)
+    before = state_hash(trained.encoder)
+    few, other, many = (three_ways(trained.encoder, data_of(trained, None), count, seed, np, args)
+                        for count, seed in ((1, 0), (1, 1), (15, 0)))
+    assert state_hash(trained.encoder) == before and not trained.encoder.training
+    assert few.keys() == many.keys() == WAYS.keys()
+    assert many["probe"] > few["probe"] and few["probe"] + other["probe"] > few["scratch"] + other["scratch"]
+
+
+def test_a_frozen_encoder_is_not_trained_and_a_frozen_batch_norm_keeps_its_averages():
+    rng, data = np.random.default_rng(0), generate_digits(40, 10)
+    encoder = nn.ConvNet((28, 28, 1), (4, 8), rng=rng, grid=1)
+    classifier = nn.Sequential(encoder, nn.Linear(encoder.features, 10, rng=rng))
+
+    def learn():
+        before = classifier.state_dict()
+        fit(classifier, data.train_images, data.train_labels, np, rng, lr=1e-2, steps=10, batch=16)
+        return {name for name, array in classifier.state_dict().items() if (array != before[name]).any()}
+
+    encoder.freeze()
+    assert learn() == {"steps.1.weight", "steps.1.bias"}
+    encoder.unfreeze()
+    norms = [layer for layer in encoder.modules() if isinstance(layer, nn.BatchNorm)]
+    for layer in norms:
+        layer.freeze()
+    changed = learn()
+    assert not [name for name in changed if ".steps.1." in name]         # weights and averages of both
+    assert {"steps.0.blocks.0.steps.0.weight", "steps.0.blocks.1.steps.0.weight", "steps.1.weight"} <= changed
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(name="cpc_sequences"), "is a run of cpc_sequences; give --data-dir, a folder with a subfolder for each class"),
+    (dict(name="simclr_images", config={}), "give --data-dir"),
+])
+def test_a_run_whose_data_is_not_known_needs_a_folder(run_folder, change, message):
+    trained = minicl.load(run_folder)
+    vars(trained).update(change)
+    with pytest.raises(minicl.data.DataError, match=message):
+        data_of(trained, None)
+
+
+def test_without_a_run_or_labels_one_line_says_so(run_folder, tmp_path, monkeypatch, capsys):
+    assert run_example("finetune", tmp_path / "nowhere") == 2
+    assert "does not exist" in capsys.readouterr().err
+    monkeypatch.setattr(ImageData, "is_labelled", False)
+    assert run_example("finetune", run_folder, *SMALL) == 2
+    assert "its data has no labels to learn from" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- nn.fresh
+
+def test_fresh_is_the_same_architecture_with_other_weights():
+    layer = nn.ConvNet((28, 28, 1), (4, 8), grid=1, rng=np.random.default_rng(0)).eval()
+    layer.blocks[0][1].running_mean.data[...] = 3
+    one, same, other = (nn.fresh(layer, rng=np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert one.training and not one.blocks[0][1].running_mean.data.any()
+    assert {name: array.shape for name, array in one.state_dict().items()} == \
+        {name: array.shape for name, array in layer.state_dict().items()}
+    assert state_hash(one) == state_hash(same) != state_hash(other)
+    weights = [model.blocks[1][0].weight.data for model in (layer, one, other)]
+    assert len({w.tobytes() for w in weights}) == 3
+
+
+def test_fresh_cannot_make_what_holds_a_function_of_ones_own():
+    with pytest.raises(ValueError, match="fresh: Sequential: the function"):
+        nn.fresh(nn.Sequential(lambda x: x), rng=np.random.default_rng(0))
