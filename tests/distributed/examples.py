@@ -1,4 +1,7 @@
-"""Run examples on few data, on the processes of mpirun or one: examples.py FOLDER NAME [option ...] , NAME ... """
+"""Run examples on few data, on the processes of mpirun or one: examples.py FOLDER NAME [option ...] , NAME ...
+
+Run k is in FOLDER/k.
+"""
 
 import runpy
 import sys
@@ -7,10 +10,10 @@ import kill_test
 
 kill_test.use_few_data()
 folder, *rest = sys.argv[1:]
-for call in " ".join(rest).split(" , "):
+for k, call in enumerate(" ".join(rest).split(" , ")):
     name, *options = call.split()
     script = str(kill_test.EXAMPLES / f"{name}.py")
-    sys.argv = [script, *kill_test.RUNS[name], *options, "--out", f"{folder}/{'_'.join([name, *options])}"]
+    sys.argv = [script, *kill_test.RUNS.get(name, kill_test.COMMON), *options, "--epochs", "1", "--out", f"{folder}/{k}"]
     try:
         runpy.run_path(script, run_name="__main__")
     except SystemExit as end:
