@@ -44,8 +44,8 @@ def launch(size, script, *arguments, timeout=120, **settings):
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def check(size, name, *arguments):
+def check(size, name, *arguments, **settings):
     """What tests/distributed/`name` prints on so many processes; its failure is the test's."""
-    done = launch(size, CHECKS / name, *arguments)
+    done = launch(size, CHECKS / name, *arguments, **settings)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.splitlines()[-1])

@@ -21,23 +21,27 @@ SIZES = pytest.mark.parametrize("size", [2, 3])
 EACH = pytest.mark.parametrize("size, engine", [(2, "MPI"), (3, "MPI"), (2, "NCCL")])
 
 
-def run(size, engine, script):
-    """What a check prints on this engine; GPUs are the stand-in's."""
-    if engine == "MPI":
-        return check(size, script)
-    return check(size, "on_gpus.py", CHECKS / script, "cupy", *(["mpi"] if engine != "NCCL" else []))
+@pytest.fixture
+def run(pytestconfig):
+    """run(size, engine, script): what a check prints. GPUs are the stand-in's, or CuPy's own emulated ones."""
+    def run(size, engine, script):
+        if engine == "MPI":
+            return check(size, script)
+        on_cupy = {"MINICL_CUPY": "host", "timeout": 900} if pytestconfig.getoption("--backend") == "cupy-host" else {}
+        return check(size, "on_gpus.py", CHECKS / script, "cupy", *(["mpi"] if engine != "NCCL" else []), **on_cupy)
+    return run
 
 
 @needs_mpi
 @pytest.mark.parametrize("size, engine", [(2, "MPI"), (3, "MPI"), (2, "NCCL"), (3, "NCCL"), (3, "MPI from GPUs")])
-def test_collectives_do_what_they_say(size, engine):
+def test_collectives_do_what_they_say(size, engine, run):
     result = run(size, engine, "collectives.py")
     assert result["size"] == size and engine.startswith(result["engine"]) and result["error"] < 1e-13
 
 
 @needs_mpi
 @EACH
-def test_losses_and_layers_equal_those_of_one_process(size, engine):
+def test_losses_and_layers_equal_those_of_one_process(size, engine, run):
     result = run(size, engine, "equality.py")
     assert len(result["exact"]) > 40 and max(result["exact"].values()) < 1e-12, result["exact"]
     assert len(result["single"]) > 40 and max(result["single"].values()) < 1e-5, result["single"]
@@ -45,7 +49,7 @@ def test_losses_and_layers_equal_those_of_one_process(size, engine):
 
 @needs_mpi
 @EACH
-def test_training_steps_equal_those_of_one_process(size, engine):
+def test_training_steps_equal_those_of_one_process(size, engine, run):
     result = run(size, engine, "steps.py")
     assert result["size"] == size and result["engine"] == engine and len(result["results"]) == 22
     for name, differences in result["results"].items():

@@ -1,6 +1,7 @@
 """Run a check on the stand-in for CuPy, each process with a GPU of its own, NCCL's calls carried by MPI.
 
     mpirun -n 2 python on_gpus.py script.py arguments...
+    MINICL_CUPY=host mpirun -n 2 python on_gpus.py ...       on CuPy itself over host_cuda's emulated GPU
 
 cupy.cuda.nccl is this file's: it takes what CuPy's takes, moves what lies at the addresses it is given, and refuses what
 NCCL would answer by hanging or by mixing up bytes: another count, type or order of calls on another process.
@@ -46,13 +47,10 @@ class NcclCommunicator:
                                        _at(recvbuf, recvcount, datatype))
 
     def _same(self, name, count, datatype, op, stream):
-        assert op == SUM and stream == STREAM and type(count) is int and count > 0 and datatype in TYPES
+        assert op == SUM and stream == sys.modules["cupy"].cuda.get_current_stream().ptr and type(count) is int and count > 0 and datatype in TYPES
         call = zlib.crc32(repr((self.calls, name, count, datatype)).encode())
         assert len(set(self.comm.allgather(call))) == 1, f"call {self.calls}, {name}, is another on another process"
         self.calls += 1
-
-
-STREAM = 4711                                                                # the address of the current stream
 
 
 def _at(pointer, count, datatype):
@@ -67,14 +65,17 @@ def install(fault=None):
     fault: what is wrong with the last process: no_nccl, no_cupy, no_gpu; or with all: one_gpu (they have the same one), used
     (an array was made before the GPU was chosen).
     """
-    sys.modules.pop("cupy", None)
-    cupy = strict.install()
+    if os.environ.get("MINICL_CUPY") == "host":
+        from host_cuda import boot
+
+        cupy = boot.load()
+    else:
+        sys.modules.pop("cupy", None)
+        cupy = strict.install()
+        cupy.cuda.get_current_stream().ptr = 4711
+        cupy.get_default_memory_pool().total_bytes = lambda: 512 * (fault == "used")
     world, runtime, chosen = MPI.COMM_WORLD, cupy.cuda.runtime, [0]
     last = world.rank == world.size - 1
-    stream = cupy.cuda.get_current_stream()
-    stream.ptr = STREAM
-    pool = cupy.get_default_memory_pool()
-    pool.total_bytes = lambda: 512 * (fault == "used")
     if fault == "no_gpu" and last:
         def missing():
             raise RuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected")
@@ -83,7 +84,7 @@ def install(fault=None):
         runtime.getDeviceCount = lambda: 1 if fault == "one_gpu" else world.size
     runtime.getDevice = lambda: chosen[0]
     runtime.deviceGetPCIBusId = lambda device: f"0000:{device:02x}:00.0"
-    cupy.cuda.Device.use = lambda self: chosen.__setitem__(0, self.id)
+    cupy.cuda.Device = lambda device=0: types.SimpleNamespace(use=lambda: chosen.__setitem__(0, device), id=device)
     nccl = types.ModuleType("cupy.cuda.nccl")
     nccl.available = not (fault == "no_nccl" and last)
     if nccl.available:
