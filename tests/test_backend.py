@@ -168,6 +168,17 @@ def test_sum_over_is_the_sum_over_any_axes(shape, xp, rng):
                     np.testing.assert_allclose(got, view.sum(axis=axes, keepdims=keepdims), atol=1e-12)
 
 
+@pytest.mark.parametrize("shape, axes", [((1031, 3), (0,)), ((2048, 5), (0,)), ((3, 5003, 2), (1,)), ((7, 11, 29, 4), (0, 1, 2)),
+                                         ((2, 60, 60, 3), (1, 2)), ((40, 60, 3, 2), (1, 0))])
+def test_sums_and_means_in_parts_are_sums_and_means(shape, axes, xp, rng):
+    x = rng.standard_normal(shape)
+    there = to_device(x, xp)
+    for view, views in ((x, there), (x[::-1], there[::-1]), (x[..., :1], there[..., :1])):
+        for keepdims in (False, True):
+            np.testing.assert_allclose(to_host(sum_over(views, axes, keepdims)), view.sum(axis=axes, keepdims=keepdims), atol=1e-11)
+            np.testing.assert_allclose(to_host(mean_over(views, axes, keepdims)), view.mean(axis=axes, keepdims=keepdims), atol=1e-12)
+
+
 @pytest.mark.parametrize("shape, axes", [((40, 30), (0,)), ((513, 30), (0,)), ((100_000, 3), (0,)), ((8, 8, 50, 30), (0, 1, 2)),
                                          ((20, 300, 30), (1,)), ((9, 300, 30), (0, 2)), ((30, 3000), (1,))])
 def test_the_error_of_a_sum_does_not_grow_with_its_terms(shape, axes, rng):

@@ -65,23 +65,32 @@ def follow(xp: ArrayModule, x: Array, y: Array, new: float | None, old: float | 
 
 # NumPy adds pairwise along the last axis but term by term along the others: slowly, and with an error that grows with
 # the number of terms. A product with ones for each BLOCK of terms, and then the sum of these partial sums, is 8 times
-# as fast and loses no more than a pairwise sum. CuPy adds in a tree; there TF32 would round the product.
+# as fast and loses no more than a pairwise sum. CuPy adds in a tree; there TF32 would round the product. But CuPy gives
+# each 32 columns one block of threads, however many rows they have, so that most of a GPU is idle. There the terms are
+# cut into parts, enough for GRID blocks, whose sums are added up.
 BLOCK = 256
 FEW, SMALL = 32, 4096     # terms, and entries, up to which NumPy's sum loses no more and takes less time
+GRID = 512                # some for each of a large GPU's multiprocessors
 
 
 def column_sums(x: Array) -> Array:
     """x.sum(axis=-2) of x (..., N, K)."""
-    if not isinstance(x, np.ndarray):
-        return x.sum(axis=-2)
-    n = x.shape[-2]
-    if n <= BLOCK:
-        return np.ones(n, dtype=x.dtype) @ x
-    count = -(-n // BLOCK)
+    n, on_host = x.shape[-2], isinstance(x, np.ndarray)
+    count = -(-n // BLOCK) if on_host else _parts(x.size // max(1, n), n)
+    if count <= 1:
+        return np.ones(n, dtype=x.dtype) @ x if on_host else x.sum(axis=-2)
     size = n // count
     blocks = x[..., :count * size, :].reshape(*x.shape[:-2], count, size, x.shape[-1])
-    total = column_sums(np.ones(size, dtype=x.dtype) @ blocks)
+    total = column_sums(np.ones(size, dtype=x.dtype) @ blocks if on_host else blocks.sum(axis=-2))
     return total if count * size == n else total + column_sums(x[..., count * size:, :])
+
+
+@functools.lru_cache(1024)
+def _parts(columns, n):
+    """How many parts CuPy's sums over n terms for each of so many columns are cut into: enough for GRID blocks, of 128 terms
+    or more, and a divisor of n if there is one near. Few terms are not worth the second launch."""
+    most = min(32 * GRID // max(32, columns), n // 128) if n >= 1024 else 1
+    return next((count for count in range(most, most // 2, -1) if n % count == 0), most)
 
 
 def row_sums(x: Array) -> Array:
@@ -90,9 +99,10 @@ def row_sums(x: Array) -> Array:
 
 
 def sum_over(x: Array, axes: Sequence[int], keepdims: bool = False) -> Array:
-    """x.sum(axis=axes, keepdims=keepdims) for a tuple of axes, with column_sums where NumPy would add term by term."""
+    """x.sum(axis=axes, keepdims=keepdims) for a tuple of axes, with column_sums where NumPy would add term by term, or
+    CuPy on few multiprocessors."""
     few = x.size <= SMALL and math.prod([x.shape[axis] for axis in axes]) <= FEW
-    if few or not x.size or not isinstance(x, np.ndarray):
+    if few or not x.size or not isinstance(x, np.ndarray) and not _in_parts(x, axes):
         return x.sum(axis=tuple(axes), keepdims=keepdims)
     axes = sorted(axis % x.ndim for axis in axes)
     if x.flags.fnc:                                                          # transposed: sums of x.T, transposed
@@ -112,9 +122,18 @@ def sum_over(x: Array, axes: Sequence[int], keepdims: bool = False) -> Array:
     return y if keepdims else y.reshape([n for axis, n in enumerate(x.shape) if axis not in axes])
 
 
+def _in_parts(x, axes):
+    """Whether CuPy's sum over the axes is better cut into parts: they are neighbours, not the last, and long."""
+    axes = sorted(axis % x.ndim for axis in axes)
+    if not axes or axes[-1] == x.ndim - 1 or axes[-1] - axes[0] >= len(axes) or not x.flags.c_contiguous:
+        return False
+    n = math.prod(x.shape[axes[0]:axes[-1] + 1])
+    return n > 0 and _parts(x.size // n, n) > 1
+
+
 def mean_over(x: Array, axes: Sequence[int], keepdims: bool = False) -> Array:
     """x.mean(axis=axes, keepdims=keepdims) for a tuple of axes, by sum_over."""
-    if not isinstance(x, np.ndarray):
+    if not isinstance(x, np.ndarray) and not _in_parts(x, axes):
         return x.mean(axis=tuple(axes), keepdims=keepdims)                   # one launch
     return sum_over(x, axes, keepdims) / math.prod(x.shape[axis] for axis in axes)
 

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-sys.path[:0] = map(str, [Path(__file__).parents[1], Path(__file__).parents[2]])
+sys.path[:0] = [str(Path(__file__).parents[2] / name) for name in ("tests", ".", "examples")]
 
 from host_cuda import boot, device  # noqa: E402
 
