@@ -51,7 +51,7 @@ def test_losses_and_layers_equal_those_of_one_process(size, engine, run):
 @EACH
 def test_training_steps_equal_those_of_one_process(size, engine, run):
     result = run(size, engine, "steps.py")
-    assert result["size"] == size and result["engine"] == engine and len(result["results"]) == 22
+    assert result["size"] == size and result["engine"] == engine and len(result["results"]) == 24
     for name, differences in result["results"].items():
         assert max(differences.values()) < (1e-12 if "float64" in name else 1e-5), (name, differences)
 

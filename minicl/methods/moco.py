@@ -91,7 +91,7 @@ class MoCo(Module):
         Over an empty queue the positive is the only candidate: the loss is 0, and so is its gradient. In training the
         keys are remembered, for update() to enqueue them.
         ids (N,) integers >= 0 on the host: what the rows show, such as labels, or the images' ids in the data. Keys in the
-        queue of a query's own id are no negatives of it, where they were given ids too. Of one process only.
+        queue of a query's own id are no negatives of it, where they were given ids too.
         """
         require_temperature("MoCo.loss", tau)
         if not (isinstance(queries, Tensor) and is_array(keys) and alike(keys, queries.data)
@@ -99,8 +99,6 @@ class MoCo(Module):
             raise ValueError(f"MoCo.loss: expected queries, a Tensor (N, {self.queue.keys.data.shape[1]}), and keys, an "
                              f"array of that shape and dtype as encode_keys() gives it, got {describe(queries)} and "
                              f"{describe(keys)}")
-        if ids is not None and self.world.size > 1:
-            raise ValueError(f"MoCo.loss: ids are for one process, got them on {self.world.size}; leave them out")
         numbers = noted("MoCo.loss", ids, len(keys))
         if len(self.queue) == 0:
             loss = (queries * 0.0).sum()
@@ -124,5 +122,6 @@ class MoCo(Module):
                                "as positives in loss(), and once")
         served, self.served = self.served, []
         for keys, ids in served:
+            ids = None if ids is None else self.world.all_gather(ids, self.views)
             self.queue.enqueue(self.world.all_gather(keys, self.views), ids)
         self.ema.update(self.m)

@@ -60,6 +60,11 @@ def moco(model, k, rng, w):
     return model.loss(model(view1)[1], model.encode_keys(view2, rng), 0.2)
 
 
+def moco_of_ids(model, k, rng, w):
+    view1, view2 = views_of(IMAGES[k], rng, w)
+    return model.loss(model(view1)[1], model.encode_keys(view2, rng), 0.2, ids=(np.arange(B) * (k + 3) % 7)[w.part])
+
+
 def clip(model, k, rng, w):
     images, texts = to_device(IMAGES[k][w.part].astype(dtype), xp), to_device(TEXTS[k][w.part], xp)
     return clip_loss(*model(images, texts), model.logit_scale, world=w)
@@ -94,6 +99,7 @@ METHODS = {                                                                  # n
     "SimCLR, dropout, LARS": (lambda rng: SimCLR(*network(rng, dropout=True)), NT_XENT, LARS),
     "MoCo": (lambda rng: MoCo(*network(rng), dim=8, queue=50, m=0.9, splits=2 * world.size), moco, SGD),
     "MoCo, one group": (lambda rng: MoCo(*network(rng), dim=8, queue=50, m=0.9, splits=1), moco, SGD),
+    "MoCo, ids": (lambda rng: MoCo(*network(rng), dim=8, queue=50, m=0.9, splits=world.size), moco_of_ids, SGD),
     "CLIP": (lambda rng: CLIP(ConvNet((8, 8, 1), (8, 16), rng=rng), BagOfTokens(20, 16, rng=rng), 8, rng=rng), clip, AdamW),
     "BYOL": (lambda rng: BYOL(*network(rng), predictor(rng)),
              two_in_a_batch(lambda model, views, z, w: model.loss(z, model.targets(views))), SGD),
