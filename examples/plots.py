@@ -35,7 +35,7 @@ def caption_grid(path, images: HostArray, captions: Sequence[str], right: HostAr
     for plot, image, caption, is_right in zip(axes, images, captions, right):
         plot.imshow(image, interpolation="nearest")
         plot.set_anchor("W")
-        plot.text(1.08, 0.5, textwrap.fill(caption, 28), transform=plot.transAxes, va="center", fontsize=8,
+        plot.text(1.08, 0.5, textwrap.fill(caption, 28), transform=plot.transAxes, va="center", fontsize=8, parse_math=False,
                   color="black" if is_right else viz.RED)
     figure.suptitle(title, fontsize=10)
     viz.save_figure(figure, path)

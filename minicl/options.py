@@ -81,10 +81,10 @@ def at_least(least: int, most: int = 2**24) -> Callable[[str], int]:
 
 
 def folder(text: str) -> str:
-    """The type of an option: the name of a folder; ~ and ~user become a home folder."""
+    """The type of an option: the name of a folder or file; ~ and ~user become a home folder."""
     path = os.path.expanduser(text)
     if not path.strip() or path.startswith("~"):
-        raise argparse.ArgumentTypeError(f"expected the name of a folder, got {text!r}"
+        raise argparse.ArgumentTypeError(f"expected the name of a folder or file, got {text!r}"
                                          + (", which has no home folder" if path.strip() else "; is a variable unset?"))
     return path
 

@@ -15,7 +15,7 @@ from minicl import viz
 from minicl.data import digits, shapes
 
 NAMES = ["simclr_mnist", "moco_mnist", "clip_captions", "circle", "collapse", "cpc_sequences", "simclr_cifar10",
-         "mutual_information", "simclr_images", "moco_images"]
+         "mutual_information", "simclr_images", "moco_images", "clip_images"]
 HOSTILE = ["", " ", "nan", "NaN", "inf", "-inf", "-1", "-0.5", "0", "-0", "1", "1.5", "1e400", "1e-400", "1e-320",
            "1e308", "0x10", "1_000", "\u0663", "\u221e", "None", "True", "9" * 30, "9" * 5000, "-" + "9" * 30, "1e", "1,5",
            "10 20", "\udcff", "%s", "{}", "$HOME", "~nobody", "../..", "a" * 5000, "2147483648", "16777217", "65537", "1025",
@@ -65,7 +65,7 @@ def test_a_hostile_value_is_refused_by_the_options_name_or_is_in_range(name, cap
             elif isinstance(found, int):
                 assert 0 <= found <= (2**63 - 1 if option == "--seed" else 2**24), (option, value)
             else:
-                assert option in ("--out", "--data-dir") and found.strip(), (option, value)
+                assert option == "--template" or option in ("--out", "--data-dir", "--captions") and found.strip(), (option, value)
     assert refused > used > 0
 
 
@@ -86,6 +86,7 @@ SMALL = {
     "mutual_information": ("--pairs", "600", "--log-every", "50"),
     "simclr_images": ("--data-dir", "photos", "--size", "32", "--width", "2", "--dim", "4"),
     "moco_images": ("--data-dir", "photos", "--size", "32", "--width", "2", "--dim", "4", "--splits", "2"),
+    "clip_images": ("--captions", "photos/captions.csv", "--size", "32", "--width", "2", "--dim", "4"),
 }
 EVERYWHERE = ["--tau=1e-300", "--tau=1e300", "--lr=1e-300", "--lr=1e300", "--batch=65536", "--batch=41",
               "--log-every=16777216", "--seed=9223372036854775807"]
@@ -101,6 +102,8 @@ MORE = {
     "mutual_information": ["--pairs=1", "--dim=1"],
     "simclr_images": ["--limit=20 --batch=2", "--limit=20 --batch=21", "--data-dir=~nobody", "--data-dir=photos/0.png",
                       "--no-labels --evaluate-every=1", "--chunk=2 --clip-grad=1e-300"],
+    "clip_images": ["--tau=1e300", "--length=1", "--min-count=16777216", "--captions=photos", "--chunk=2 --clip-grad=1e300",
+                    "--limit=20 --batch=2"],
     "moco_images": ["--limit=20 --batch=20 --queue=20", "--queue=16777216", "--momentum=0"],
     "simclr_cifar10": ["--limit=19", "--limit=20 --batch=2", "--limit=21 --batch=21", "--hidden=1 --warmup=0.9999",
                        "--limit=20 --knn-k=16777216 --evaluate-every=16777216", "--encoder=resnet18 --width=16384",
@@ -126,6 +129,8 @@ def few_data(monkeypatch, tmp_path):
     monkeypatch.setattr(viz, "Figure", None)
     monkeypatch.setenv("MINICL_CACHE", "cache")
     write_pictures(tmp_path / "photos", numbered("", 40))
+    lines = [f"{k}.png,a picture of {k % 10} things" for k in range(40)]
+    (tmp_path / "photos/captions.csv").write_text("\n".join(["file,caption", *lines]))
     yield
     resource.setrlimit(resource.RLIMIT_DATA, before)
 

@@ -1,0 +1,147 @@
+"""Pictures with captions, from a file that lists them.
+
+    image,caption                                       CSV or TSV with a header; | and ; also separate
+    beach.jpg,A dog runs along the beach.
+
+    beach.jpg#0<TAB>A dog runs along the beach.         Flickr8k's and Flickr30k's token files, without a header
+
+    {"images": [{"id": 1, "file_name": "beach.jpg"}],   COCO's captions_train2017.json
+     "annotations": [{"image_id": 1, "caption": "A dog runs along the beach."}]}
+
+A picture may have several captions, a line each.
+"""
+
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from minicl.data import DataError
+from minicl.data.decoded import decode_once
+from minicl.data.pictures import decode, pillow
+from minicl.nn.words import WORD
+from minicl.typing import HostArray
+
+FILE = ("file", "image", "filename", "file_name", "image_name", "filepath", "file_path", "path", "img", "picture")
+CAPTION = ("caption", "text", "title", "comment", "sentence", "description")
+
+
+@dataclass(frozen=True)
+class CaptionedPictures:
+    """train_images (N, size, size, 3) uint8; picture i has train_captions[train_starts[i]:train_starts[i + 1]], text (C,).
+    Likewise of the test pictures."""
+
+    name: str
+    train_images: HostArray
+    train_captions: HostArray
+    train_starts: HostArray
+    test_images: HostArray
+    test_captions: HostArray
+    test_starts: HostArray
+
+
+def load_captioned(file: str, folder: str | None, size: int, *, test_share: float = 0.1, seed: int = 0,
+                   log: Callable[[str], None] = print) -> CaptionedPictures:
+    """The pictures that a caption file lists, from a folder (default: the file's own), split by `seed` into train and test.
+
+    Decoded once, as ImageData.from_folder does. Missing and broken pictures are named and skipped; a tenth or more raise
+    DataError, as does a file of another form.
+    """
+    captions = read_captions(file, log)
+    root = Path(os.path.abspath(folder or Path(file).parent))
+    if not root.is_dir():
+        raise DataError(f"--data-dir {root} is not a folder")
+    pillow().init()                                          # before threads use it
+    names = [name for name, _ in captions]
+    order = np.random.default_rng(seed).permutation(len(names))
+    n_train = len(names) - max(1, round(test_share * len(names)))
+    if n_train < 1:
+        raise DataError(f"{file} has captions of {len(names)} picture; at least 2 are needed, to train on and to test on")
+    paths = [root / names[i] for i in order]
+    identity = [(s.st_size, s.st_mtime_ns) if (s := _stat(path)) else None for path in paths]
+    pixels, good = decode_once(identity, [str(path) for path in paths], lambda k: decode(paths[k], size, 3), (size, size, 3),
+                               log=log)
+    n = int(good[:n_train].sum())
+    if not 0 < n < len(pixels):
+        raise DataError(f"{file}: all pictures of one split are broken: {n_train} to train on, the rest to test")
+    texts = [captions[i][1] for i in order[good]]
+    return CaptionedPictures(Path(file).name, pixels[:n], *_flat(texts[:n]), pixels[n:], *_flat(texts[n:]))
+
+
+def vocabulary(captions: HostArray, *, least: int = 2, most: int = 10_000) -> list[str]:
+    """The words that occur at least so often in captions, at most so many, the most frequent first."""
+    counts = Counter(word for caption in captions.tolist() for word in WORD.findall(caption.lower()))
+    words = [word for word, count in counts.most_common(most) if count >= least]
+    if not words:
+        raise DataError(f"no word occurs {least} times in the training captions; give more captions, or --min-count 1")
+    return words
+
+
+def _stat(path):
+    try:
+        return os.stat(path)
+    except OSError:
+        return None
+
+
+def _flat(texts):
+    """All captions of a list of lists, (C,), and where each list starts, (N + 1,)."""
+    return np.array([text for some in texts for text in some]), np.cumsum([0, *map(len, texts)])
+
+
+# ---------------------------------------------------------------- the file
+
+def read_captions(file: str, log: Callable[[str], None] = print) -> list[tuple[str, list[str]]]:
+    """(picture's file, its captions) in the order of the file, without captions that have no word. Raises DataError."""
+    try:
+        text = Path(file).read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror}; expected a file of captions") from error
+    pairs = _of_json(file, text) if text.lstrip().startswith("{") else _of_table(file, text)
+    found: dict[str, list[str]] = {}
+    for name, caption in pairs:
+        if name and WORD.search(caption):
+            found.setdefault(name, []).append(" ".join(caption.split()))
+    left_out = len(pairs) - sum(map(len, found.values()))
+    if not found:
+        raise DataError(f"{file} has no captions; expected a picture's file and a caption on each line")
+    if left_out:
+        log(f"skipped: {left_out} of the {len(pairs)} lines of {file}, which lack a file or a caption")
+    return list(found.items())
+
+
+def _of_json(file, text):
+    try:
+        content = json.loads(text)
+        names = {image["id"]: str(image["file_name"]) for image in content["images"]}
+        return [(names.get(line["image_id"], ""), str(line["caption"])) for line in content["annotations"]]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{file} is not COCO's captions in JSON ({type(error).__name__}: {error}); expected "
+                        '{"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]}') from error
+
+
+def _of_table(file, text):
+    first = text.partition("\n")[0]
+    separator = next((mark for mark in "\t|;" if mark in first), ",")
+    quoted = csv.QUOTE_MINIMAL if separator in ",;" else csv.QUOTE_NONE
+    try:
+        rows = [row for row in csv.reader(text.splitlines(True), delimiter=separator, quoting=quoted) if row]
+    except csv.Error as error:
+        raise DataError(f"{file}: not a table ({error}); a quotation mark that is never closed?") from error
+    header = [cell.strip().lower() for cell in rows[0]] if rows else []
+    name, caption = (next((header.index(title) for title in titles if title in header), None) for titles in (FILE, CAPTION))
+    if name is None and caption is None and len(header) == 2 and "#" in header[0]:       # Flickr8k: beach.jpg#0
+        return [(row[0].rpartition("#")[0], row[1]) if len(row) == 2 else ("", "") for row in rows]
+    if name is None or caption is None:
+        raise DataError(f"{file}: expected a header with a column of files ({', '.join(FILE[:4])}) and one of captions "
+                        f"({', '.join(CAPTION[:4])}), got {', '.join(map(repr, rows[0][:6])) if rows else 'nothing'}")
+    if caption == len(header) - 1:                           # commas within an unquoted caption
+        rows = [[*row[:caption], separator.join(row[caption:])] for row in rows]
+    return [(row[name].strip(), row[caption]) if len(row) > max(name, caption) else ("", "") for row in rows[1:]]

@@ -1,0 +1,166 @@
+"""CLIP on your own pictures and captions: search by words, retrieval both ways, classes by prompts.
+
+    python examples/clip_images.py --captions captions.csv --data-dir photos         # columns image and caption
+    python examples/clip_images.py --captions captions.csv --data-dir photos --classes dog cat "traffic light"
+    python examples/clip_images.py --captions captions_train2017.json --data-dir train2017 --backend cupy --batch 1024
+
+caption_files.py reads CSV and TSV files and Flickr8k's and COCO's; docs/pictures.md describes them. The vocabulary is that
+of the training captions. Of a picture with several captions each step draws one. Without class labels zero-shot accuracy
+is measured on the test pictures whose captions name exactly one of --classes.
+"""
+
+import math
+import re
+
+import numpy as np
+
+from caption_files import load_captioned, vocabulary
+from clip_captions import draw_curves
+from minicl import get_backend
+from minicl.backend import peak_memory_mib, threads, to_device, to_host
+from minicl.contrastive import clip_loss, l2_normalize
+from minicl.data import Batches, DataError, Prefetch, same_caption_ids
+from minicl.data.augment import RandomResizedCrop
+from minicl.data.augment.base import shared_by
+from minicl.distributed import get_world
+from minicl.evaluate import (alignment, class_embeddings, encode, final_loss, retrieval_recall, to_float, uniformity,
+                             zero_shot_accuracy)
+from minicl.methods import CLIP, grad_cache
+from minicl.nn import BagOfTokens, Transformer, WordTokenizer
+from minicl.nn.words import WORD
+from minicl.optim import AdamW, warmup_cosine
+from minicl.options import at_least, folder, options, within
+from minicl.run import Run, command
+from plots import caption_grid
+from simclr_cifar10 import ENCODERS
+from simclr_images import picture_options
+
+
+def main():
+    parser = options(__doc__, epochs=20, batch=128, lr=1e-3, tau=0.07, data=None)
+    picture_options(parser)
+    parser.add_argument("--captions", type=folder, help="CSV, TSV or JSON file with the captions of the pictures in --data-dir; needed")
+    parser.add_argument("--classes", nargs="+", default=[], help="names of classes, to classify the test pictures by words")
+    parser.add_argument("--template", default="a photo of a {}", help="prompt of a class; {} is its name")
+    parser.add_argument("--min-count", type=at_least(1), default=2, help="times that a word must occur to be learned")
+    parser.add_argument("--length", type=at_least(1, 512), default=32, help="words of a caption that are read")
+    parser.add_argument("--text", default="transformer", choices=("transformer", "bag"), help="what reads captions")
+    parser.add_argument("--dim", type=at_least(2, 2**14), default=128, help="dimension of the space where both meet")
+    parser.add_argument("--weight-decay", type=within("[0, inf)"), default=0.05, help="AdamW's, on matrices")
+    parser.add_argument("--chunk", type=at_least(2), help="pairs encoded at a time, to save memory; default: all at once")
+    parser.add_argument("--clip-grad", type=within("(0, inf)"), help="most that the gradients' norm may be; default: any")
+    args = parser.parse_args()
+    if not args.captions:
+        parser.error("--captions: name a file with captions")
+    if args.tau < 0.01:
+        parser.error(f"--tau: expected 0.01 or more, because CLIP holds 1/tau at 100 or below, got {args.tau}")
+    if "{}" not in args.template or len(set(args.classes)) != len(args.classes) or len(args.classes) == 1:
+        parser.error("--classes: expected two or more different names, and {} in --template")
+
+    world = get_world(args.backend)
+    xp = get_backend(args.backend, args.precision)
+    run = Run(args, "clip_images", world)
+    rng = np.random.default_rng(args.seed)
+
+    # Data: uint8 images in a file that is mapped into memory, and the words of the training captions.
+    data = load_captioned(args.captions, args.data_dir, args.size, log=run.print)
+    tokenizer = WordTokenizer(vocabulary(data.train_captions, least=args.min_count), args.length, unknown=True)
+    if unknown := {word for name in args.classes for word in WORD.findall(name.lower())} - tokenizer.vocabulary.keys():
+        raise DataError(f"--classes: {', '.join(sorted(unknown))}: not among the {len(tokenizer.vocabulary)} words of the "
+                        "training captions that occur --min-count times")
+    tokens = tokenizer(data.train_captions.tolist())                                 # (captions, T)
+    run.print(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images, "
+              f"{len(tokens)} training captions of {len(tokenizer.vocabulary)} words")
+    batches = Batches(len(data.train_images), args.batch, seed=args.seed)
+    pictures = Prefetch(data.train_images, batches, world.part)
+    augment = RandomResizedCrop(args.size, scale=(0.5, 1.0))                         # captions name colours and sides
+
+    # Two encoders, two projections into one space, and a temperature that is learned.
+    text = Transformer(tokenizer.size, args.length, rng=rng) if args.text == "transformer" else \
+        BagOfTokens(tokenizer.size, rng=rng)
+    encoder = ENCODERS[args.encoder](data.train_images.shape[1:], args.width, rng)
+    model = CLIP(encoder, text, args.dim, tau=args.tau, rng=rng).to(xp).across(world)
+    optimizer = AdamW(model, args.lr, weight_decay=args.weight_decay)
+
+    # Training.
+    total = args.epochs * batches.per_epoch
+    with threads(args.threads, keep_memory=args.keep_memory):
+        for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, model=model, optimizer=optimizer,
+                              tokenizer=tokenizer):
+            first, end = data.train_starts[batches[step]], data.train_starts[batches[step] + 1]
+            ids = tokens[rng.integers(first, end)]                                   # one caption for each image
+            ids = ids[:, :np.count_nonzero(ids, axis=1).max()]                       # (N, T)
+            same = to_device(same_caption_ids(ids)[world.part], xp)                  # captions repeat: no negatives
+            ids = to_device(ids[world.part], xp)
+            images = augment(to_float(pictures[step], xp), rng, *shared_by(world))   # (N, size, size, 3)
+
+            def loss_of(image, text):                                                # (N, dim) both
+                return clip_loss(image, text, model.logit_scale, caption_ids=same, world=world)
+
+            optimizer.zero_grad()
+            if args.chunk:                                                           # the same gradient in less memory
+                loss, (image, text) = grad_cache(model, loss_of, images, ids, chunk=args.chunk)
+            else:
+                image, text = model(images, ids)
+                loss = loss_of(image, text)
+                loss.backward()
+            lr = warmup_cosine(step, total=total, peak=args.lr, warmup=total // 10)
+            optimizer.step(lr, clip_grad_norm=args.clip_grad)
+            model.clamp_logit_scale()
+
+            if run.logs(step):
+                image, text = world.all_gather(image.data), world.all_gather(text.data)      # of the whole batch
+                run.log(step, epoch=step // batches.per_epoch + 1, loss=loss.item(), lr=lr,
+                        scale=math.exp(model.logit_scale.item()), alignment=alignment(image, text),
+                        uniformity=uniformity(image))
+
+        def embed(captions):
+            return encode(model.text, tokenizer(captions), xp, prepare=to_device, world=world)
+
+        # Retrieval among at most 1000 test pictures and their first captions.
+        run.print("evaluating: retrieval, and classes by prompts")
+        shown = data.test_images[:1000]
+        image = encode(model.image, shown, xp, world=world)
+        captions, caption_ids = np.unique(data.test_captions[data.test_starts[:len(shown)]], return_inverse=True)
+        text = embed(captions.tolist())
+        metrics = retrieval_recall(image, text, caption_ids) if len(captions) > 1 else {}
+        metrics["candidates"] = len(captions)
+
+        # Zero-shot: a prompt for each class; the truth, where captions tell it, is the one class that they name.
+        if args.classes:
+            classes = class_embeddings(embed, args.classes, [args.template])
+            truth = np.array([named_class(data.test_captions[lo:hi], args.classes)
+                              for lo, hi in zip(data.test_starts, data.test_starts[1:len(shown) + 1])])
+            known = np.flatnonzero(truth >= 0)
+            metrics["zero_shot_pictures"] = len(known)
+            metrics["zero_shot"] = None
+            if len(known):
+                metrics["zero_shot"] = zero_shot_accuracy(image[to_device(known, xp)], classes, truth[known])
+
+    log = run.read_log()
+    if world.rank == 0:
+        draw_curves(run.folder / "curves.png", log, math.log(args.batch))
+        image = l2_normalize.forward(image[:18])[0]
+        best = to_host((image @ l2_normalize.forward(text)[0].T).argmax(axis=1))
+        caption_grid(run.folder / "captions.png", shown[:18], captions[best], best == caption_ids[:18],
+                     title=f"test pictures, and the best of {len(captions)} captions (red: another picture's)")
+        if args.classes:
+            best = to_host((image @ classes.T).argmax(axis=1))
+            caption_grid(run.folder / "classes.png", shown[:18], np.array(args.classes)[best],
+                         (best == truth[:18]) | (truth[:18] < 0),
+                         title=f"test pictures, and the best of {len(args.classes)} classes (red: captions name another)")
+    run.finish({"data": data.name, "backend": args.backend, "seed": args.seed, "loss": final_loss(log, total),
+                "scale": log[-1]["scale"], **metrics, "waiting": pictures.waiting,
+                "seconds": run.elapsed(), "seconds_per_epoch": run.seconds / args.epochs,
+                "peak_mib": peak_memory_mib(xp)})
+
+
+def named_class(captions, classes):
+    """The number of the one class that is named in captions; -1 if there are none or several."""
+    text = " | ".join(captions).lower()
+    named = [k for k, name in enumerate(classes) if re.search(rf"\b{re.escape(name.lower())}\b", text)]
+    return named[0] if len(named) == 1 else -1
+
+
+if __name__ == "__main__":
+    command(main)

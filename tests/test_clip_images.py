@@ -1,0 +1,179 @@
+"""examples/clip_images.py and caption_files.py: tables of files and captions, and CLIP from end to end on coloured pictures."""
+
+import json
+import math
+import shlex
+
+import numpy as np
+import pytest
+from caption_files import load_captioned, read_captions, vocabulary
+from clip_images import named_class
+from example_runs import EXAMPLES, read_run, run_example
+from picture_files import Image, numbered, write_pictures
+
+import minicl
+from minicl import viz
+from minicl.data import DataError
+
+EXPECTED = [("a b.jpg", ["A dog, running.", "Two dogs"]), ("ä/c.png", ["One cat"])]
+ROWS = [(name, caption) for name, captions in EXPECTED for caption in captions]
+COCO = {"images": [{"id": 7, "file_name": "a b.jpg"}, {"id": 3, "file_name": "ä/c.png"}, {"id": 5, "file_name": "x.jpg"}],
+        "annotations": [{"image_id": 7 if name == "a b.jpg" else 3, "caption": caption} for name, caption in ROWS]}
+FORMS = [
+    ("Flickr8k CSV", "image,caption\n" + "".join(f'{name},"{caption}"\n' for name, caption in ROWS)),
+    ("unquoted commas", "image,caption\n" + "".join(f"{name},{caption}\n" for name, caption in ROWS)),
+    ("other columns and order", "id;Caption;FileName\n" + "".join(f"{k};{c};{n}\n" for k, (n, c) in enumerate(ROWS))),
+    ("TSV with a BOM, CRLF", "\ufefffile\tcaption\r\n" + "".join(f"{name}\t{caption}\r\n" for name, caption in ROWS)),
+    ("Flickr30k", "image_name| comment_number| comment\n" + "".join(f"{n}| {k}| {c}\n" for k, (n, c) in enumerate(ROWS))),
+    ("Flickr8k tokens", "".join(f"{name}#{k}\t{caption}\n" for k, (name, caption) in enumerate(ROWS))),
+    ("COCO", json.dumps(COCO)),
+]
+
+
+@pytest.mark.parametrize("text", [text for _, text in FORMS], ids=[name for name, _ in FORMS])
+def test_every_form_gives_the_same_captions(tmp_path, text):
+    (tmp_path / "captions").write_bytes(text.encode())
+    assert read_captions(tmp_path / "captions", log=None) == EXPECTED
+
+
+def test_lines_without_a_file_or_a_caption_are_counted(tmp_path):
+    (tmp_path / "x.csv").write_text("file,caption\na.png,A dog\n,A cat\nb.png,\nc.png,?!\nonly one cell\n")
+    log = []
+    assert read_captions(tmp_path / "x.csv", log=log.append) == [("a.png", ["A dog"])]
+    assert "skipped: 4 of the 5 lines" in log[0]
+
+
+BAD = [
+    ("missing", None, "No such file or directory; expected a file of captions"),
+    ("empty", b"", "expected a header .* got nothing"),
+    ("no header", b"a.png,A dog\nb.png,A cat\n", "expected a header with a column of files .*got 'a.png', 'A dog'"),
+    ("no column of captions", b"file,width,height\na.png,3,4\n", "got 'file', 'width', 'height'"),
+    ("no lines", b"file,caption\n", "has no captions"),
+    ("not text", b"\xff\xfe\x00", "is not UTF-8 text"),
+    ("other JSON", b'{"a": 1}', "is not COCO's captions in JSON .KeyError"),
+    ("cut JSON", b'{"images": [', "is not COCO's captions in JSON"),
+    ("images without names", b'{"images": [{"id": 1}], "annotations": []}', "file_name"),
+    ("huge field", b"file,caption\na.png," + b"x" * 200_000, "not a table"),
+]
+
+
+@pytest.mark.parametrize("content, message", [row[1:] for row in BAD], ids=[row[0] for row in BAD])
+def test_other_files_are_one_line_that_names_the_file(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "captions.csv").write_bytes(content)
+    with pytest.raises(DataError, match=message) as error:
+        read_captions(tmp_path / "captions.csv")
+    assert "captions.csv" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_vocabulary_has_frequent_words_first():
+    captions = np.array(["A dog, a cat!", "a Dog runs", "don't run"])
+    assert vocabulary(captions, least=2) == ["a", "dog"]
+    assert vocabulary(captions, least=1, most=3)[:2] == ["a", "dog"] and "don't" in vocabulary(captions, least=1)
+    with pytest.raises(DataError, match="no word occurs 9 times .*--min-count 1"):
+        vocabulary(captions, least=9)
+
+
+@pytest.mark.parametrize("captions, expected", [(["A dog runs", "a big DOG"], 0), (["a dog and a cat"], -1), (["a hotdog"], -1),
+                                                (["the traffic light"], 2), ([""], -1)])
+def test_a_class_is_known_where_captions_name_exactly_one(captions, expected):
+    assert named_class(captions, ["dog", "cat", "traffic light"]) == expected
+
+
+# ---------------------------------------------------------------- whole runs
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (250, 250, 250)}
+SMALL = ("--size", 32, "--width", 2, "--dim", 8, "--batch", 20, "--epochs", 1, "--log-every", 1, "--text", "bag")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """80 pictures of four colours, and a file with two captions for each."""
+    rng, lines = np.random.default_rng(0), ["image\tcaption"]
+    (tmp_path / "my phötos").mkdir()
+    for k, (name, colour) in enumerate(list(COLOURS.items()) * 20):
+        pixels = np.clip(colour + rng.normal(0, 20, (40, 36, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"my phötos/{k}.png")
+        lines += [f"{k}.png\tA {name} picture, $5 & $^", f"{k}.png\tit is {name}."]
+    (tmp_path / "my phötos/captions.tsv").write_text("\n".join(lines))
+    return tmp_path / "my phötos"
+
+
+@pytest.fixture
+def example(monkeypatch, tmp_path, photos):
+    """example(*options): run the script on the photos without pictures; its exit code and the folder."""
+    monkeypatch.setattr(viz, "Figure", None)
+    monkeypatch.setenv("MINICL_CACHE", str(tmp_path / "cache"))
+
+    def run(*options, out="out"):
+        return run_example("clip_images", "--captions", photos / "captions.tsv", *SMALL, *options, "--out", tmp_path / out), \
+            tmp_path / out
+    return run
+
+
+def test_words_find_colours(example):
+    """Images of four colours against four words: chance is 1/4."""
+    code, folder = example("--epochs", 60, "--lr", 0.01, "--dim", 16, "--width", 4, "--classes", *COLOURS, "--template", "it is {}")
+    result, log = read_run(folder)
+    assert code == 0 and result["zero_shot_pictures"] == 8 and result["zero_shot"] == 1
+    assert result["candidates"] == 4 and result["text_r1"] == result["image_r1"] == 1
+    assert log[-1]["loss"] < 0.5 * log[0]["loss"]
+
+
+@pytest.mark.parametrize("options", [(), ("--text", "transformer", "--chunk", 10, "--classes", "red", "blue")])
+def test_a_run_may_be_loaded_and_resumed(example, options):
+    code, folder = example(*options)
+    first = read_run(folder)
+    assert code == 0 and math.isfinite(first[0]["loss"]) and example(*options, "--resume")[0] == 0
+    assert read_run(folder)[1] == first[1]
+    trained = minicl.load(folder)
+    words = trained.encode_text(["A red picture", "something else entirely"])
+    assert words.shape == trained.encode(np.zeros((2, 32, 32, 3), np.uint8)).shape == (2, 8)
+
+
+def test_pictures_are_drawn(example, monkeypatch):
+    monkeypatch.setattr(viz, "Figure", pytest.importorskip("matplotlib.figure").Figure)
+    code, folder = example("--classes", "red", "blue")
+    assert code == 0 and {path.stem for path in folder.glob("*.png")} == {"captions", "classes", "curves"}
+
+
+@pytest.mark.parametrize("options, message", [
+    (("--classes", "red", "beige"), "--classes: beige: not among the 9 words"), (("--classes", "red"), "two or more"),
+    (("--classes", "red", "red"), "two or more different"), (("--template", "no place"), "{} in --template"),
+    (("--captions", "nowhere.csv"), "nowhere.csv: No such file"), (("--data-dir", "nowhere"), "nowhere is not a folder"),
+    (("--captions", ""), "--captions: expected the name of"), (("--min-count", 1000), "no word occurs 1000 times"),
+    (("--tau", 0.001), "--tau: expected 0.01"), (("--batch", 100), "expected a batch between 1 and the 72 items")])
+def test_what_will_not_do_is_one_line_and_leaves_no_run(example, capsys, options, message):
+    code, folder = example(*options)
+    assert code == 2 and message in capsys.readouterr().err.splitlines()[-1] and not folder.exists()
+
+
+def test_missing_pictures_are_named_and_a_tenth_of_them_refused(photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINICL_CACHE", str(tmp_path / "cache"))
+    log = []
+    (photos / "3.png").unlink()
+    data = load_captioned(photos / "captions.tsv", None, 32, log=log.append)
+    assert any("skipped" in line and "3.png: No such file" in line for line in log)
+    assert len(data.train_images) + len(data.test_images) == 79 and len(data.train_starts) == len(data.train_images) + 1
+    for images, captions, starts in ((data.train_images, data.train_captions, data.train_starts),
+                                     (data.test_images, data.test_captions, data.test_starts)):
+        for image, lo, hi in zip(images, starts, starts[1:]):            # captions stay with their pictures
+            colour = min(COLOURS, key=lambda name: np.abs(image.mean(axis=(0, 1)) - COLOURS[name]).sum())
+            assert hi - lo == 2 and all(colour in caption for caption in captions[lo:hi])
+    for k in range(8):
+        (photos / f"{k}.png").unlink(missing_ok=True)
+    with pytest.raises(DataError, match="8 of the first .* of 80 are broken"):
+        load_captioned(photos / "captions.tsv", None, 32, log=log.append)
+
+
+def test_the_commands_in_the_docstring_run(example, photos, capsys):
+    write_pictures(photos, numbered("", 1))
+    text = (EXAMPLES / "clip_images.py").read_text().split('"""')[1]
+    commands = [shlex.split(line.split("#")[0]) for line in text.splitlines() if line.strip().startswith("python")]
+    assert len(commands) == 3
+    lines = (photos / "captions.tsv").read_text() + "\n1.png\ta dog, a cat\n2.png\tone traffic light, a cat and a dog"
+    (photos / "captions.tsv").write_text(lines + "\n3.png\ta traffic light")
+    for k, (_, script, *options) in enumerate(commands):
+        assert script == "examples/clip_images.py"
+        small = ("--captions", photos / "captions.tsv", "--data-dir", photos, "--backend", "numpy", "--min-count", 1, *SMALL)
+        assert example(*options, *small, out=f"command {k}")[0] == 0, capsys.readouterr().err
