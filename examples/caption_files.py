@@ -46,8 +46,9 @@ class CaptionedPictures:
 
 
 def load_captioned(file: str, folder: str | None, size: int, *, test_share: float = 0.1, seed: int = 0,
-                   log: Callable[[str], None] = print) -> CaptionedPictures:
-    """The pictures that a caption file lists, from a folder (default: the file's own), split by `seed` into train and test.
+                   limit: int | None = None, log: Callable[[str], None] = print) -> CaptionedPictures:
+    """The pictures that a caption file lists, from a folder (default: the file's own), split by `seed` into train and test,
+    of each at most `limit`.
 
     Decoded once, as ImageData.from_folder does. Missing and broken pictures are named and skipped; a tenth or more raise
     DataError, as does a file of another form.
@@ -62,6 +63,8 @@ def load_captioned(file: str, folder: str | None, size: int, *, test_share: floa
     n_train = len(names) - max(1, round(test_share * len(names)))
     if n_train < 1:
         raise DataError(f"{file} has captions of {len(names)} picture; at least 2 are needed, to train on and to test on")
+    order = np.concatenate([order[:n_train][:limit], order[n_train:][:limit]])
+    n_train = min(n_train, limit or n_train)
     paths = [root / names[i] for i in order]
     identity = [(s.st_size, s.st_mtime_ns) if (s := _stat(path)) else None for path in paths]
     pixels, good = decode_once(identity, [str(path) for path in paths], lambda k: decode(paths[k], size, 3), (size, size, 3),

@@ -10,6 +10,7 @@ is measured on the test pictures whose captions name exactly one of --classes.
 """
 
 import math
+import os
 import re
 
 import numpy as np
@@ -39,7 +40,8 @@ from simclr_images import picture_options
 def main():
     parser = options(__doc__, epochs=20, batch=128, lr=1e-3, tau=0.07, data=None)
     picture_options(parser)
-    parser.add_argument("--captions", type=folder, help="CSV, TSV or JSON file with the captions of the pictures in --data-dir; needed")
+    parser.add_argument("--captions", type=folder, help="CSV, TSV or JSON file of captions of the pictures in --data-dir; "
+                        "needed")
     parser.add_argument("--classes", nargs="+", default=[], help="names of classes, to classify the test pictures by words")
     parser.add_argument("--template", default="a photo of a {}", help="prompt of a class; {} is its name")
     parser.add_argument("--min-count", type=at_least(1), default=2, help="times that a word must occur to be learned")
@@ -57,13 +59,14 @@ def main():
     if "{}" not in args.template or len(set(args.classes)) != len(args.classes) or len(args.classes) == 1:
         parser.error("--classes: expected two or more different names, and {} in --template")
 
+    args.data_dir = args.data_dir or os.path.dirname(args.captions) or "."           # config.json says where they are
     world = get_world(args.backend)
     xp = get_backend(args.backend, args.precision)
     run = Run(args, "clip_images", world)
     rng = np.random.default_rng(args.seed)
 
     # Data: uint8 images in a file that is mapped into memory, and the words of the training captions.
-    data = load_captioned(args.captions, args.data_dir, args.size, log=run.print)
+    data = load_captioned(args.captions, args.data_dir, args.size, limit=args.limit, log=run.print)
     tokenizer = WordTokenizer(vocabulary(data.train_captions, least=args.min_count), args.length, unknown=True)
     if unknown := {word for name in args.classes for word in WORD.findall(name.lower())} - tokenizer.vocabulary.keys():
         raise DataError(f"--classes: {', '.join(sorted(unknown))}: not among the {len(tokenizer.vocabulary)} words of the "

@@ -6,6 +6,7 @@
 What differs from simclr_images.py: the queue and the momentum encoder; see moco_mnist.py for both.
 """
 
+import argparse
 import math
 
 import numpy as np
@@ -27,6 +28,7 @@ from simclr_images import picture_options
 def main():
     parser = options(__doc__, epochs=20, batch=128, lr=3e-3, tau=0.2, data=None)
     picture_options(parser)
+    parser.add_argument("--labels", action=argparse.BooleanOptionalAction, default=True, help="subfolders are classes")
     parser.add_argument("--queue", type=at_least(1), default=4096, help="keys that the queue holds: the negatives")
     parser.add_argument("--momentum", type=within("[0, 1)"), default=0.99, help="m in key <- m key + (1 - m) query")
     parser.add_argument("--splits", type=at_least(1), default=8, help="groups that batch norm sees a batch in")
@@ -48,7 +50,7 @@ def main():
     rng = np.random.default_rng(args.seed)
 
     # Data: uint8 images in a file that is mapped into memory; the split does not depend on --seed.
-    data = ImageData.from_folder(args.data_dir, args.size, labels=args.labels, log=run.print).first(args.limit)
+    data = ImageData.from_folder(args.data_dir, args.size, labels=args.labels, limit=args.limit, log=run.print)
     run.print(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images")
     if args.queue > len(data.train_images):
         run.print(f"warning: the queue of {args.queue} keys outgrows the {len(data.train_images)} training images: it holds "

@@ -33,8 +33,7 @@ def picture_options(parser):
     parser.add_argument("--data-dir", type=folder, help="folder of pictures, or an .npz or .npy file; needed")
     parser.add_argument("--size", type=int, default=64, choices=range(32, 513, 32), metavar="PIXELS",
                         help="pixels a side, a multiple of 32")
-    parser.add_argument("--labels", action=argparse.BooleanOptionalAction, default=True, help="subfolders are classes")
-    parser.add_argument("--limit", type=at_least(20), help="use only this many training images, and test images")
+    parser.add_argument("--limit", type=at_least(20), help="read only this many pictures to train on, and to test on")
     parser.add_argument("--encoder", default="convnet", choices=ENCODERS, help="what maps images to h")
     parser.add_argument("--width", type=at_least(1, 2**9), default=32, help="channels of the encoder's first layer")
     parser.set_defaults(channels=3, resize=RESIZE)           # for config.json: with --size, how a picture is prepared
@@ -43,6 +42,7 @@ def picture_options(parser):
 def main():
     parser = options(__doc__, epochs=20, batch=256, lr=3e-3, tau=0.2, data=None)
     picture_options(parser)
+    parser.add_argument("--labels", action=argparse.BooleanOptionalAction, default=True, help="subfolders are classes")
     parser.add_argument("--head", default="mlp", choices=HEADS, help="what maps h to z, the space of the loss")
     parser.add_argument("--hidden", type=at_least(1, 2**14), help="hidden units of the mlp head; default: those of h")
     parser.add_argument("--dim", type=at_least(2, 2**14), default=128, help="dimension of z, unless --head none")
@@ -60,7 +60,7 @@ def main():
     rng = np.random.default_rng(args.seed)
 
     # Data: uint8 images in a file that is mapped into memory; the split does not depend on --seed.
-    data = ImageData.from_folder(args.data_dir, args.size, labels=args.labels, log=run.print).first(args.limit)
+    data = ImageData.from_folder(args.data_dir, args.size, labels=args.labels, limit=args.limit, log=run.print)
     run.print(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images")
     batches = Batches(len(data.train_images), args.batch, seed=args.seed)
     pictures = Prefetch(data.train_images, batches, world.part)

@@ -160,6 +160,8 @@ def test_missing_pictures_are_named_and_a_tenth_of_them_refused(photos, tmp_path
         for image, lo, hi in zip(images, starts, starts[1:]):            # captions stay with their pictures
             colour = min(COLOURS, key=lambda name: np.abs(image.mean(axis=(0, 1)) - COLOURS[name]).sum())
             assert hi - lo == 2 and all(colour in caption for caption in captions[lo:hi])
+    few = load_captioned(photos / "captions.tsv", None, 32, limit=5, log=log.append)
+    assert len(few.train_images) == len(few.test_images) == 5 and (few.test_captions == data.test_captions[:10]).all()
     for k in range(8):
         (photos / f"{k}.png").unlink(missing_ok=True)
     with pytest.raises(DataError, match="8 of the first .* of 80 are broken"):

@@ -106,6 +106,14 @@ def test_two_pictures_are_one_to_train_on_and_one_to_test_on(photos):
     assert len(data.train_images) == len(data.test_images) == 1
 
 
+def test_a_limit_reads_the_first_of_each_split(photos):
+    write_pictures(photos, CAT_DOG)
+    (data, _), (part, log) = load(photos, test_share=0.3), load(photos, test_share=0.3, limit=4)
+    for split in ("train_images", "train_labels", "test_images", "test_labels"):
+        np.testing.assert_array_equal(getattr(data, split)[:4], getattr(part, split))
+    assert log.has("^decoding 8 pictures")
+
+
 def test_other_files_are_ignored(photos):
     write_pictures(photos, CAT_DOG)
     write_pictures(photos, [".hidden.png", "cat/._1.png", "__MACOSX/1.png", ".thumbnails/1.png"])

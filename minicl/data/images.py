@@ -48,12 +48,14 @@ class ImageData:
 
     @classmethod
     def from_folder(cls, path: str | os.PathLike, size: int = 64, *, channels: int = 3, labels: bool = True,
-                    test_share: float = 0.1, seed: int = 0, log: Callable[[str], None] = print) -> "ImageData":
+                    test_share: float = 0.1, seed: int = 0, limit: int | None = None,
+                    log: Callable[[str], None] = print) -> "ImageData":
         """The pictures in a folder, each as open_image reads it, (size, size, channels); or arrays, see data/arrays.py.
 
         path        with a subfolder for each class, or without: then there are no labels (see is_labelled). The folders
                     train/ and test/ (or val/) make a split; without them test_share of each class is drawn by `seed`
         labels      False: subfolders are not classes
+        limit       the most pictures to read of each split; default: all
         log         gets lines of text: what was skipped or left out, and why
 
         All are decoded once, by all cores, into a file in the user's cache ($MINICL_CACHE, else ~/.cache/minicl on Linux),
@@ -62,7 +64,7 @@ class ImageData:
 
         Raises DataError if there are not at least two pictures, or if a tenth of them or more are broken; fewer are skipped.
         """
-        return cls(*read_folder(path, size, channels, labels, test_share, seed, log))
+        return cls(*read_folder(path, size, channels, labels, test_share, seed, limit, log))
 
     @property
     def is_labelled(self) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..typing import HostArray
 from .arrays import Arrays, find_arrays
-from .checks import DataError, check_seed, number
+from .checks import DataError, check_seed, number, whole
 from .decoded import decode_once
 from .download import user_path
 from .pictures import FORMATS, SUFFIXES, decode, pillow, require_size
@@ -41,18 +41,21 @@ class Items:
 
 
 def read_folder(path: str | os.PathLike, size: int, channels: int, labels: bool, test_share: float, seed: int,
-                log: Callable[[str], None]) -> tuple:
+                limit: int | None, log: Callable[[str], None]) -> tuple:
     """name, train_images, train_labels, test_images, test_labels, class_names; see ImageData.from_folder."""
     where = "ImageData.from_folder"
     require_size(where, size, channels)
     number(where, "test_share", test_share, 0.001, 0.9)
     check_seed(where, seed)
+    if limit is not None:
+        whole(where, "limit", limit, 1)
     path = Path(os.path.abspath(user_path(path, "path")))
     if not os.path.exists(path):
         raise DataError(f"{path}: there is no such folder")
     arrays = find_arrays(path, labels, log)
     items = _of_arrays(arrays, size, channels) if arrays else _of_pictures(path, size, channels, labels, log)
     train, test = _split(items, test_share, np.random.default_rng(seed))
+    train, test = train[:limit], test[:limit]
     order = np.concatenate([train, test])
     names = [items.names[i] for i in order]
     identity = items.identity if arrays else [items.identity[i] for i in order]
