@@ -7,7 +7,7 @@
 
 Subfolders are classes, which are used for evaluation only; without them, or with --no-labels, only what needs no labels
 is measured. docs/pictures.md says what may be in the folder. Pictures are decoded once, into a file in the user's cache,
-and each batch is read from there by a thread while the step before is computed.
+and threads read the next batches from there while a step is computed.
 """
 
 import argparse

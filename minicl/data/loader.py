@@ -40,8 +40,11 @@ class Batches:
         return self._order[position * self.batch_size:(position + 1) * self.batch_size].copy()
 
 
+AHEAD = 4                                                # batches that Prefetch reads at the same time
+
+
 class Prefetch:
-    """images[batches[step][part]] of each step, read by a thread while the step before is computed.
+    """images[batches[step][part]] of each step, read by threads while the steps before are computed.
 
     images    (N, ...), such as ImageData's, which may be mapped from a disk; batches: see Batches
     part      the rows of each batch that are this process's: world.part
@@ -55,7 +58,7 @@ class Prefetch:
     def __init__(self, images: HostArray, batches: Batches, part: slice = slice(None)):
         self._waited, self._since = 0.0, 0.0
         self._images, self._batches, self._part = images, batches, part
-        self._thread = ThreadPoolExecutor(1)
+        self._threads = ThreadPoolExecutor(AHEAD)
         self._ahead: dict[int, Future] = {}
 
     __iter__ = None                                      # as in Batches: write images[step]
@@ -63,9 +66,9 @@ class Prefetch:
     def __getitem__(self, step: int) -> HostArray:
         started = time.perf_counter()
         self._since = self._since or started
-        images = (self._ahead.pop(step, None) or self._read(step)).result()
+        self._ahead = {k: self._ahead.get(k) or self._read(k) for k in range(step, step + AHEAD)}
+        images = self._ahead[step].result()
         self._waited += time.perf_counter() - started
-        self._ahead = {step + 1: self._read(step + 1)}
         return images
 
     @property
@@ -73,7 +76,7 @@ class Prefetch:
         return self._waited / (time.perf_counter() - self._since) if self._since else 0.0
 
     def _read(self, step):
-        return self._thread.submit(self._images.__getitem__, self._batches[step][self._part])
+        return self._threads.submit(self._images.__getitem__, self._batches[step][self._part])
 
 
 def same_caption_ids(ids: HostArray) -> HostArray:
