@@ -195,3 +195,13 @@ def test_the_first_losses_of_an_example_on_two_processes_are_those_on_one(exampl
     for name, value in log[0].items():
         assert other_log[0][name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
     assert other_log[-1]["loss"] == pytest.approx(log[-1]["loss"], rel=0.05)             # float32 runs part company
+
+
+def test_examples_on_gpus_that_talk_by_nccl_begin_as_on_one_cpu(examples, tmp_path):
+    """On the stand-in for CuPy, a GPU for each process, NCCL's calls carried by MPI."""
+    calls = ["simclr_mnist --evaluate-every 1", "moco_mnist", "clip_captions", "cpc_sequences"]
+    done = launch(2, CHECKS / "on_gpus.py", CHECKS / "examples.py", tmp_path, " , ".join(f"{call} --backend cupy" for call in calls))
+    assert done.returncode == 0, done.stdout + done.stderr
+    for k, call in enumerate(calls):
+        log = read_run(examples[1] / str(CALLS.index(call.split(" --")[0])))[1]
+        assert read_run(tmp_path / str(k))[1][0]["loss"] == pytest.approx(log[0]["loss"], rel=1e-5), call

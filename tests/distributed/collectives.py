@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 
 import numpy as np
 
@@ -46,7 +47,11 @@ for wrong in (xp.zeros((4, 4))[:, 0], xp.zeros(2, dtype=bool)):
         assert "contiguous" in str(error)
     else:
         raise AssertionError(f"all_reduce took {wrong.dtype} {wrong.flags}")
+started = time.process_time()
+if rank == 0:
+    time.sleep(0.6)                                          # such as an evaluation
 world.wait()
+assert time.process_time() - started < 0.2                  # the others slept
 
 z = np.random.default_rng(0).standard_normal((4 * size, 3))            # mean |sum of all rows * own row|: a loss of all rows
 weights = xp.asarray(np.random.default_rng(1).standard_normal(z.shape))
