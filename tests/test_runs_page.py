@@ -4,10 +4,12 @@ import functools
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import sequences
 from example_runs import read_run, run_example
 
-from minicl.data import digits
+from minicl.data import digits, shapes
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "docs/runs.md").read_text()
@@ -34,6 +36,58 @@ def test_every_file_and_number_of_a_run_is_explained(folder):
     numbers = result.keys() - {"data", "backend", "seed"} | log[0].keys()
     files = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     assert set(first_cells("The folder of a run")) == numbers | files
+
+
+def others():
+    """{script: the files and numbers that the page says it adds}."""
+    added, scripts = {}, []
+    body = TEXT.split("## What other scripts add")[1].split("\n## ")[0]
+    for line in body.splitlines():
+        if line.startswith("| ") and ".py" in line or line.startswith("| |"):
+            first, second = line.split(" | ")[:2] if not line.startswith("| |") else ("", line.split("|")[2])
+            scripts = re.findall(r"`(\w+)\.py`", first) or scripts
+            for script in scripts:
+                added.setdefault(script, set()).update(re.findall(r"`([^`]+)`", second))
+    return added
+
+
+DIGITS = ("--data", "digits", "--epochs", 1, "--batch", 20)
+PICTURES = ("--size", 32, "--width", 4, "--epochs", 1, "--batch", 20)
+OPTIONS = {
+    "moco_mnist": (*DIGITS, "--queue", 40, "--splits", 2), "clip_captions": (*DIGITS, "--text", "bag"),
+    "simclr_cifar10": ("--data", "shapes", "--width", 4, "--epochs", 1, "--batch", 20), "collapse": DIGITS, "circle": DIGITS,
+    "simclr_images": PICTURES, "moco_images": (*PICTURES, "--queue", 40, "--splits", 2), "cpc_sequences": ("--epochs", 1, "--batch", 16),
+    "mutual_information": ("--epochs", 1, "--batch", 16, "--dim", 3, "--pairs", 512),
+}
+METHODS = "|".join(["untrained", "random weights", "positives only", "BYOL", "SimSiam", "NT-Xent", "alignment only",
+                    "uniformity only", "both"])
+
+
+def test_the_page_has_every_script():
+    assert others().keys() == OPTIONS.keys()
+    scripts = {path.stem for path in (ROOT / "examples").glob("*.py") if "Run(args" in path.read_text()}
+    assert scripts == OPTIONS.keys() | {"simclr_mnist"}
+
+
+@pytest.mark.parametrize("script", OPTIONS)
+def test_what_other_scripts_add_is_explained(script, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINICL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(digits, "generate_digits", functools.partial(digits.generate_digits, 60, 100))
+    monkeypatch.setattr(shapes, "generate_shapes", functools.partial(shapes.generate_shapes, 60, 30))
+    monkeypatch.setattr(sequences, "generate_rotations", functools.partial(sequences.generate_rotations, n_train=48, n_test=32))
+    options = list(OPTIONS[script])
+    if script.endswith("_images"):
+        np.savez(tmp_path / "pictures.npz", images=np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), dtype="uint8"),
+                 labels=np.arange(60) % 3)
+        options += ["--data-dir", tmp_path / "pictures.npz"]
+    assert run_example(script, *options, "--out", tmp_path / "out") == 0
+    result, log = read_run(tmp_path / "out")
+    names = result.keys() | {name for line in log for name in line} | {path.name for path in (tmp_path / "out").iterdir()}
+    names = {name for name in names if not name.startswith(".")} - {"data", "backend", "seed"}
+    names -= set(first_cells("The folder of a run"))
+    plain = {re.sub(r"_\d+_\d+$", "_n_k", name) for name in names}
+    plain = {re.sub(rf"(?<![\w-])({METHODS})(?![\w-])", "METHOD", re.sub(r"(?<=[a-z])_\d+$", "_k", name)) for name in plain}
+    assert plain == others()[script]
 
 
 def test_the_code_loads_what_was_trained(folder, monkeypatch):
