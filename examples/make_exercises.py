@@ -1,4 +1,4 @@
-"""Exercises: minicl with holes to fill, and its own tests to say when they are filled.
+"""Exercises: minicl with holes to fill, and its own tests to check the answers.
 
     python examples/make_exercises.py OUT                    all exercises, each raising NotImplementedError
     python examples/make_exercises.py OUT --only mul relu    these alone; if OUT has exercises already, these too
@@ -38,9 +38,9 @@ class ExerciseError(Exception):
 
 
 class Exercise(NamedTuple):
-    """One function without its body, and the tests that want it back."""
+    """One function without its body, and the tests that fail without it."""
     name: str
-    floor: int           # needs exercises of lower floors only
+    level: int           # needs exercises of lower levels only
     file: str            # in minicl/
     function: str        # "outer.inner"; a `backward` may be a lambda
     page: str            # in docs/
@@ -58,21 +58,21 @@ ON_THE_SPHERE = ("info_nce or nt_xent or clip_loss or alignment or uniformity or
 EXERCISES = [
     Exercise("broadcast_sum", 1, "signature.py", "sum_to_shape", "reading-order.md", "test_ops.py",
              "(broadcast or rank or against) and differences and not mul", 20,
-             "an entry that served n times gets the sum of n gradients: first sum added axes, then those of length 1",
+             "an entry used n times gets the sum of n gradients: sum the added axes first, then those of length 1",
              falls="broadcast or rank or against"),
     Exercise("mul", 2, "ops/elementwise.py", "mul.backward", "reading-order.md", "test_ops.py",
              "mul and not matmul", 5, "hold one factor constant; broadcasting is undone for you", falls="promotes"),
     Exercise("relu", 3, "ops/elementwise.py", "relu.backward", "reading-order.md", "test_ops.py",
-             "relu and not leaky and not norm and not bad", 5, "y alone tells where x > 0"),
+             "relu and not leaky and not norm and not bad", 5, "y alone shows where x > 0"),
     Exercise("logsumexp", 3, "ops/reduce.py", "logsumexp.backward", "reading-order.md", "test_ops.py",
              "logsumexp and not overflow", 10, "exp(x - y) is a softmax; _restore_axes gives g its reduced axes back",
              parts="_times_softmax"),
     Exercise("matmul", 3, "ops/matmul.py", "matmul.backward", "gradients/matmul.md", "test_ops.py",
-             "matmul and not bad", 10, "there is one way to multiply the shapes"),
+             "matmul and not bad", 10, "the shapes can be multiplied in one way only"),
     Exercise("linear", 3, "ops/matmul.py", "linear.backward", "gradients/matmul.md", "test_ops.py",
              "linear and not bad", 20, "flatten leading axes to rows; the bias was added to every row"),
     Exercise("max_pool2d", 3, "ops/pool.py", "max_pool2d.backward", "reading-order.md", "test_ops.py",
-             "max_pool and not bad", 20, "walk the windows' taps again; only the first maximum of a window is paid"),
+             "max_pool and not bad", 20, "loop over the windows' taps again; only the first maximum of a window gets g"),
     Exercise("conv2d", 3, "ops/conv.py", "conv2d.backward", "gradients/conv.md", "test_ops.py",
              "conv2d and not (grey or colour or window or bad) or not_needed", 40,
              "the forward's taps, sent back: shift.taps() pairs outputs with inputs"),
@@ -81,7 +81,7 @@ EXERCISES = [
              parts="_products _project"),
     Exercise("batch_norm", 3, "ops/normalize.py", "batch_norm.backward", "gradients/normalize.md", "test_ops.py",
              "batch_norm and not (far or reports or bad)", 30,
-             "as layer_norm with the axes swapped; with relu, g counts where y > 0", falls="barlow",
+             "like layer_norm with the axes swapped; with relu, g counts only where y > 0", falls="barlow",
              parts="_past_relu _fold_back _line_back"),
     Exercise("log_softmax", 4, "contrastive/softmax.py", "log_softmax.backward", "gradients/softmax.md",
              "test_ops.py", "log_softmax and not bad", 15,
@@ -97,10 +97,10 @@ EXERCISES = [
     Exercise("info_nce", 6, "contrastive/info_nce.py", "info_nce.backward", "gradients/info_nce.md", "test_ops.py",
              "info_nce", 40, "the query moves from the negatives' mean to its positive"),
     Exercise("nt_xent", 6, "contrastive/nt_xent.py", "nt_xent.backward", "gradients/nt_xent.md", "test_ops.py",
-             "nt_xent", 40, "both views are anchors: every pair counts from either side"),
+             "nt_xent", 40, "both views are anchors: every pair counts twice, once from each side"),
     Exercise("alignment", 6, "contrastive/alignment_uniformity.py", "alignment_loss.backward",
              "gradients/alignment_uniformity.md", "test_ops.py", "alignment", 15,
-             "the pull is the way still to go; a distance of 0 has no direction"),
+             "the pull points along the difference; a distance of 0 has no direction"),
     Exercise("uniformity", 6, "contrastive/alignment_uniformity.py", "uniformity_loss.backward",
              "gradients/alignment_uniformity.md", "test_ops.py", "uniformity", 20,
              "NT-Xent's push with one softmax over all pairs; each pair counts twice"),
@@ -116,8 +116,8 @@ EXERCISES = [
              "adam and not named or changes_nothing", 20,
              "in place; both moments are corrected for starting at 0; l2 goes into g, decay_factor shrinks w, unless None"),
     Exercise("warmup_cosine", 7, "optim.py", "warmup_cosine", "reading-order.md", "test_optim.py",
-             "warmup_cosine or schedule", 10, "the first step already has a rate; after the last, stay at the floor",
-             keep=1),
+             "warmup_cosine or schedule", 10,
+             "the first step already has a rate; after the last step, stay at the final rate", keep=1),
     Exercise("logit_scale", 8, "methods/clip.py", "CLIP.clamp_logit_scale", "methods/clip.md", "test_clip.py",
              "clamping", 5, "the parameter is a logarithm; write into its array, which the optimizer shares"),
 ]

@@ -1,4 +1,4 @@
-"""The exercises: each, taken out alone, fails exactly its own tests, and needs nothing but the floors below it."""
+"""The exercises: each, taken out alone, fails exactly its own tests, and needs only the levels below it."""
 
 import importlib.util
 import json
@@ -44,8 +44,8 @@ def outcomes(tmp_path_factory):
     for exercise in make.EXERCISES:
         file = f"tests/{exercise.tests}"
         run_without([exercise], f"{exercise.name} alone", file, "-k", "not _run_")       # which would run an example
-        # The house is built up to the floor below, and this exercise is solved: nothing else is there yet.
-        above = [other for other in make.EXERCISES if other.floor >= exercise.floor and other != exercise]
+        # Only the levels below exist, and this exercise is solved.
+        above = [other for other in make.EXERCISES if other.level >= exercise.level and other != exercise]
         run_without(above, f"{exercise.name} above", file, "-k", exercise.k)
     make.write_tree(folder / "seed", [], seed=7)
     jobs["seed"] = str(folder / "seed"), ["tests/test_ops.py"]
@@ -107,7 +107,7 @@ def test_an_exercise_names_what_exists_and_its_hole_says_what_to_read(exercise):
 def test_the_page_lists_the_exercises():
     rows = re.findall(r"^\| (\d+) \| `(\w+)` \| \[.*?\]\((.*?)\) \| (\d+) \| (.*?) \| `(.*?)` \|$",
                       (ROOT / "docs/exercises.md").read_text(), re.M)
-    assert rows == [(str(e.floor), e.name, e.page, str(e.minutes), e.hint,
+    assert rows == [(str(e.level), e.name, e.page, str(e.minutes), e.hint,
                      make.command(e).removeprefix("pytest tests/")) for e in make.EXERCISES]
     assert len(rows) >= 14 and [row[0] for row in rows] == sorted(row[0] for row in rows)
 

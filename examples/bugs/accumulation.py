@@ -1,10 +1,10 @@
-"""Gradients added up over k parts and never divided by k: a step k times as long.
+"""Gradients summed over k parts and never divided by k: a step k times too long.
 
     python examples/bugs/accumulation.py                 # about 6 s
 
-Each part's loss is a mean, so the gradient of the whole batch is the mean of the parts' gradients, and backward()
-adds. With Adam, which divides by the gradient's size, nothing is seen; SGD takes steps of k times the learning rate.
-(The other trap: a contrastive loss of a part has fewer candidates. Here every part sees all keys.)
+The loss of each part is a mean, so the gradient of the whole batch is the mean of the parts' gradients; but backward()
+adds. Adam divides by the gradient's size and hides the mistake; SGD takes steps of k times the learning rate. (Another
+trap: a contrastive loss of one part has fewer candidates. Here every part sees all keys.)
 """
 
 import numpy as np

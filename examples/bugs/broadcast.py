@@ -1,9 +1,9 @@
-"""(N, 1) minus (N,) is (N, N): the loss stops at the variance of what it should learn.
+"""(N, 1) minus (N,) is (N, N): the loss stops at the variance of the target.
 
     python examples/bugs/broadcast.py                    # about 2 s
 
-A linear layer is asked for one number an image: how far its ink lies to the right. It gives a column; the targets are
-a row. Every prediction is compared with every target, and the best answer to that is the mean, for all images.
+A linear layer predicts one number for each image: how far its ink lies to the right. The predictions are a column, the
+targets a row. Every prediction is compared with every target, and the best answer to that is the mean, for all images.
 """
 
 import numpy as np
@@ -38,7 +38,7 @@ def main(steps=300):
             optimizer.step()
             losses.append(loss.item())
         predicted = layer(Tensor(x)).data[:, 0]
-        return {"loss": losses, "deviation of the predictions": float(predicted.std())}
+        return {"loss": losses, "std of the predictions": float(predicted.std())}
 
     return compare("broadcast", correct=run(correct), wrong=run(wrong), curve="loss",
                    lines={"variance of the target": float(target.var())})

@@ -1,10 +1,10 @@
-"""A momentum encoder whose BatchNorm averages were forgotten: training looks well, its evaluation does not.
+"""A momentum encoder without BatchNorm's running averages: training looks right, evaluation does not.
 
     python examples/bugs/buffers.py                      # about 6 s
 
-The target's weights follow the online model's. BatchNorm's running mean and variance are no weights, and an update
-that goes through the parameters passes them by: they stay 0 and 1, where they began. In training nobody notices, for
-BatchNorm then uses the batch's own. In evaluation the target is normalised for a network that never was.
+The target's weights follow the online model's. BatchNorm's running mean and variance are not weights, and an update that
+loops over the parameters omits them: they stay at their initial 0 and 1. Training does not show it, because BatchNorm
+then uses the statistics of the batch. In evaluation the target is normalised with statistics of no network.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
-"""What the scripts of this folder share: a small training run, and a table and a picture of two runs side by side.
+"""What the scripts in this folder share: a small training run, and a table and a picture of two runs side by side.
 
-Each script holds one mistake that readers of this field have made, next to what was meant. Neither is a switch in
-the library: the wrong lines stand in the script. The hunt, with hints, is docs/bugs.md.
+Each script holds one mistake that people in this field have made, beside the correct code. The library has no switch
+for either: the wrong lines are in the script. The list of bugs, with hints, is docs/bugs.md.
 """
 
 import functools

@@ -1,11 +1,11 @@
-"""Embeddings gathered from other processes without their gradient: a direction that is nearly right, and a loss that is.
+"""Embeddings gathered from other processes without their gradient: the loss is right, its direction only nearly.
 
     python examples/bugs/gathered.py                     # about 10 s
 
-Eight processes have 16 images each, and gather all embeddings as negatives. Most libraries' all_gather returns arrays
-without a gradient, so each process puts its own rows back, and takes the mean of its anchors' losses. The value of the
-loss is right to the last digit. What is missing is how each embedding, as a candidate, pushes the anchors of the other
-seven processes and is pushed by them. Here one process plays all eight.
+Eight processes have 16 images each and gather all embeddings as negatives. The all_gather of most libraries returns
+arrays without a gradient, so each process puts its own rows back and takes the mean of its anchors' losses. The value
+of the loss is right to the last digit. What is missing is the gradient of an embedding as a candidate for the anchors of
+the other seven processes. Here one process plays all eight.
 """
 
 import numpy as np

@@ -1,10 +1,10 @@
-"""LARS without its exception: what starts at zero never moves, and the loss is log 10 for ever.
+"""LARS without its exception: weights that start at zero never move, and the loss stays at log 10.
 
     python examples/bugs/lars.py                         # about 2 s
 
-The trust ratio eta |w| / |g| scales a layer's step by the size of its weights. A linear classifier is often started
-at zero, and its step is then zero. So is that of every bias. No error is raised, and in a deep model the other layers
-train on.
+The trust ratio eta |w| / |g| scales a layer's step by the norm of its weights. A linear classifier is often initialised
+to zero, and its step is then zero. So is that of every bias. No error is raised, and in a deep model the other layers
+still train.
 """
 
 import math

@@ -1,10 +1,10 @@
-"""A logit scale used as it is, without exp: the loss falls a little and then crawls.
+"""A logit scale used without exp: the loss falls a little and then crawls.
 
     python examples/bugs/logit_scale.py                  # about 6 s
 
-CLIP learns s = log(1/tau), from s = log(1/0.07) = 2.66 on, and scores pairs with exp(s) cos, at first 14.3 cos. Left
-out, the exponential makes that 2.66 cos: a temperature of 0.38 in place of 0.07, and an optimizer that moves s by
-steps of 0.003 takes thousands of them to get where it should have begun.
+CLIP learns s = log(1/tau), starting at s = log(1/0.07) = 2.66, and scores pairs with exp(s) cos, at first 14.3 cos.
+Without the exponential that is 2.66 cos, a temperature of 0.38 instead of 0.07. An optimizer that moves s by steps of
+0.003 needs thousands of them to reach the correct starting point.
 """
 
 import math

@@ -2,8 +2,8 @@
 
     python examples/bugs/mask.py                         # about 6 s
 
-An anchor's cosine with itself is 1, and no other candidate can have more. A positive that is perfect has 1 too: at
-best the anchor is torn between the two, p = 1/2, whatever the encoder does.
+An anchor's cosine with itself is 1, and no candidate can have more. A perfect positive has 1 too. At best the anchor
+cannot decide between the two, p = 1/2, whatever the encoder does.
 """
 
 import math

@@ -1,9 +1,9 @@
-"""A softmax whose backward forgot 1/tau: the loss falls, only slowly, and no error is raised.
+"""A softmax whose backward lacks 1/tau: the loss falls, only slowly, and no error is raised.
 
     python examples/bugs/missing_tau.py                  # about 6 s
 
-The gradient points the right way, too short by tau. Adam would hide even that. Finite differences do not: the ratio
-that gradcheck reports is tau itself.
+The gradient points the right way but is too short by a factor tau. Adam would hide even that. Finite differences do not:
+the ratio that gradcheck reports is tau itself.
 """
 
 import re

@@ -1,9 +1,9 @@
-"""Anchors without a positive that count as solved: a supervised loss that falls when labels grow rare.
+"""Anchors without a positive that count as solved: a supervised loss that falls as classes become rare.
 
     python examples/bugs/no_positive.py                  # about 1 s
 
-SupCon averages over an anchor's positives. Where a class occurs once in the batch there are none: 0/0, which code that
-guards against NaN turns into a loss of 0, the loss of a perfect anchor. The more classes, the better it looks.
+SupCon averages over an anchor's positives. A class that occurs once in the batch has none: 0/0, which code that guards
+against NaN turns into a loss of 0, the loss of a perfect anchor. The more classes, the better it looks.
 """
 
 import numpy as np

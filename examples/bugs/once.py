@@ -1,9 +1,9 @@
-"""Views drawn once and kept: the training loss falls further, and new views are found less often.
+"""Views drawn once and stored: the training loss falls further, and new views are found less often.
 
     python examples/bugs/once.py                         # about 6 s
 
-To save time the views were made before training, or the generator is seeded anew every epoch. Each image then has two
-views for ever, and an encoder can learn these pairs by heart.
+The views are made before training to save time, or the generator is re-seeded every epoch. Each image then has the same
+two views throughout, and an encoder can memorise these pairs.
 """
 
 import numpy as np

@@ -1,10 +1,9 @@
-"""Probing z in place of h: a representation that looks worse than it is.
+"""Probing z instead of h: a representation that looks worse than it is.
 
     python examples/bugs/probe.py                        # about 6 s
 
-The head maps h to z, where the loss compares. What the two views disagree on it throws away, and with few dimensions
-more than that: h still has it. After training the head is thrown away, and h is what is examined (Chen et al. 2020,
-section 4.2).
+The head maps h to z, where the loss compares. It discards what the two views disagree on, and with few dimensions more
+than that: h still has it. After training the head is discarded, and h is evaluated (Chen et al. 2020, section 4.2).
 """
 
 from compare import compare, digits, train, usual_loss

@@ -1,8 +1,8 @@
-"""Keys that enter the queue before they served: the loss stops at log 2.
+"""Keys that enter the queue before the loss is computed: the loss stops at log 2.
 
     python examples/bugs/queue_order.py                  # about 6 s
 
-The positive of a query is then also among its negatives: the same vector twice, and no encoder can tell one from the
+The positive of a query is then also among its negatives, as the same vector, and no encoder can tell one from the
 other.
 """
 

@@ -2,7 +2,7 @@
 
     python examples/bugs/views.py                        # about 6 s
 
-Two generators with one seed draw the same tilt, shift and shear. Both views are one picture: there is nothing to
+Two generators with one seed draw the same tilt, shift and shear. Both views are the same picture. There is nothing to
 learn to ignore, and a picture is found again by its pixels.
 """
 

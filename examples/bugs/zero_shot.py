@@ -2,9 +2,9 @@
 
     python examples/bugs/zero_shot.py                    # about a second
 
-The mean of unit vectors is shorter than 1, the shorter the more they differ. Scored by dot products, a class that is
-described in many ways starts behind one whose prompts all say the same. Here embeddings are made up: 20 classes, 10
-prompts each; in half of the classes the prompts scatter, by as much as the horizontal axis says.
+The mean of unit vectors is shorter than 1, and the more they differ the shorter it is. With dot products as scores, a
+class that is described in many ways starts behind one whose prompts all agree. The embeddings here are made up: 20
+classes with 10 prompts each. In half of the classes the prompts scatter by the amount on the horizontal axis.
 """
 
 import numpy as np

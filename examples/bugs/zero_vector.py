@@ -2,8 +2,8 @@
 
     python examples/bugs/zero_vector.py                  # about 2 s
 
-x / |x| is 0/0 for x = 0. It takes a single row: the NaN goes through the batch's softmax into the loss, from there
-into every gradient, and with one optimizer step into every weight. A padded row or an empty image is enough.
+x / |x| is 0/0 for x = 0. A single row is enough: the NaN goes through the batch's softmax into the loss, from there
+into every gradient, and with one optimizer step into every weight. A padded row or an empty image can cause it.
 """
 
 import numpy as np
