@@ -143,14 +143,15 @@ def main():
     log = run.read_log()
     if world.rank == 0:
         draw_curves(run.folder / "curves.png", log, math.log(args.batch))
-        image = l2_normalize.forward(image[:18])[0]
-        best = to_host((image @ l2_normalize.forward(text)[0].T).argmax(axis=1))
+        image = l2_normalize.forward(image)[0]
+        best = to_host((image[:18] @ l2_normalize.forward(text)[0].T).argmax(axis=1))
         caption_grid(run.folder / "captions.png", shown[:18], captions[best], best == caption_ids[:18],
                      title=f"test pictures, and the best of {len(captions)} captions (red: another picture's)")
         if args.classes:
             best = to_host((image @ classes.T).argmax(axis=1))
-            caption_grid(run.folder / "classes.png", shown[:18], np.array(args.classes)[best],
-                         (best == truth[:18]) | (truth[:18] < 0),
+            some = known[:18] if len(known) else np.arange(min(18, len(shown)))      # without captions that tell: all black
+            caption_grid(run.folder / "classes.png", shown[some], np.array(args.classes)[best[some]],
+                         (best == truth)[some] | (truth[some] < 0),
                          title=f"test pictures, and the best of {len(args.classes)} classes (red: captions name another)")
     run.finish({"data": data.name, "backend": args.backend, "seed": args.seed, "loss": final_loss(log, total),
                 "scale": log[-1]["scale"], **metrics, "waiting": pictures.waiting,

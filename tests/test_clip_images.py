@@ -121,7 +121,8 @@ def test_words_find_colours(example):
 
 
 @pytest.mark.parametrize("options", [(), ("--text", "transformer", "--chunk", 10, "--classes", "red", "blue")])
-def test_a_run_may_be_loaded_and_resumed(example, options):
+def test_a_run_may_be_loaded_and_resumed(example, options, xp):
+    options = (*options, "--backend", "numpy" if xp is np else "cupy")
     code, folder = example(*options)
     first = read_run(folder)
     assert code == 0 and math.isfinite(first[0]["loss"]) and example(*options, "--resume")[0] == 0

@@ -38,8 +38,9 @@ def photos(tmp_path):
 
 
 @SCRIPTS
-def test_a_labelled_folder_is_learned_and_evaluated(example, photos, script):
-    code, folder = example("--data-dir", photos, "--evaluate-every", 1, script=script)
+def test_a_labelled_folder_is_learned_and_evaluated(example, photos, script, xp):
+    backend = "numpy" if xp is np else "cupy"
+    code, folder = example("--data-dir", photos, "--evaluate-every", 1, "--backend", backend, script=script)
     result, log = read_run(folder)
     assert code == 0 and result["data"] == "my phötos" and len(log) == 2             # 59 of 66 are 2 batches
     assert all(0 <= result[key] <= 1 for key in [*ACCURACIES, "waiting"]) and "knn_h" in log[-1]
