@@ -76,3 +76,27 @@ def test_the_page_hands_it_on(here, monkeypatch, script, arguments):
         pytest.importorskip(library)
     monkeypatch.chdir(here)
     assert run_example(script, *arguments) == 0 and Path(arguments[-1]).stat().st_size > 1000
+
+
+def test_the_page_reads_a_folder_and_a_file(here, monkeypatch):
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("MINICL_CACHE", str(here / "cache"))
+    names = {}
+    for block in re.findall(r"^```python\n(.*?)^```", section(PAGE, "1. Your folder"), re.MULTILINE | re.DOTALL):
+        exec(block, names)
+    assert names["data"].train_images.shape == (55, 64, 64, 3) and names["image"].shape == (64, 64, 3)       # 61 and a broken one
+
+
+@pytest.mark.parametrize("title", ["2. Train", "7. Captions"])
+def test_the_commands_of_the_page_train(here, monkeypatch, tmp_path, title):
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("MINICL_CACHE", str(here / "cache"))
+    monkeypatch.setattr(viz, "Figure", None)
+    files = sorted(path.name for path in (here / "photos").iterdir() if path.suffix != ".csv")
+    captions = [f"{file},a {('dog', 'cat', 'traffic light')[k % 3]} in the {('park', 'street')[k % 2]}" for k, file in enumerate(files)]
+    (here / "photos/captions.csv").write_text("\n".join(["image,caption", *captions]), encoding="utf-8")
+    found = commands(section(PAGE, title))
+    assert len(found) == {"2. Train": 3, "7. Captions": 2}[title]
+    for k, (script, options) in enumerate(found):
+        small = ("--backend", "numpy", "--size", 32, "--epochs", 1, "--batch", 16, "--width", 2, "--dim", 8)
+        assert run_example(script, *options, *small, "--out", tmp_path / f"{k}") == 0
