@@ -83,7 +83,7 @@ def main():
 
             optimizer.zero_grad()
             if args.chunk:                                                           # the same gradient in less memory
-                loss, (image, text) = grad_cache(model, loss_of, images, ids, chunk=args.chunk)
+                loss, (image, text) = grad_cache(model, loss_of, images, ids, chunk=args.chunk // world.size)
             else:
                 image, text = model(images, ids)
                 loss = loss_of(image, text)

@@ -79,7 +79,7 @@ def main():
             view1, view2 = two_views(augment, images, rng, world)
             if args.symmetric:
                 view1, view2 = xp.concatenate([view1, view2]), xp.concatenate([view2, view1])
-            chunk = args.chunk or len(view2)
+            chunk = (args.chunk or len(view2) * world.size) // world.size            # of this process
             k = xp.concatenate([model.encode_keys(view2[lo:lo + chunk], rng) for lo in range(0, len(view2), chunk)])
             chance = math.log(1 + len(model.queue))
 

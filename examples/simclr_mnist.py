@@ -65,7 +65,7 @@ def main():
 
             optimizer.zero_grad()
             if args.chunk:                                                           # the same gradient in less memory
-                loss, (h, z) = grad_cache(model, loss_of, views, chunk=args.chunk)
+                loss, (h, z) = grad_cache(model, loss_of, views, chunk=args.chunk // world.size)
             else:
                 h, z = model(views)
                 loss = loss_of(h, z)

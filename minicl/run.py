@@ -115,12 +115,11 @@ class Run:
     """
 
     def __init__(self, args: argparse.Namespace, name: str, world: World = ALONE):
-        if world.size > 1 and args.batch % world.size:
-            less = args.batch - args.batch % world.size
-            raise RunError(f"--batch {args.batch} is the batch of all {world.size} processes, so it must be a multiple of "
-                           f"{world.size}; give {f'{less} or ' * (less > 0)}{less + world.size}")
-        if world.size > 1 and getattr(args, "chunk", None):
-            raise RunError("--chunk is for one process: of several, each already has a part of the batch; leave it out")
+        for option, n in (("batch", args.batch), ("chunk", getattr(args, "chunk", None) or 0)):
+            if n % world.size:
+                less = n - n % world.size
+                raise RunError(f"--{option} {n} is the {option} of all {world.size} processes, so it must be a multiple of "
+                               f"{world.size}; give {f'{less} or ' * (less > 0)}{less + world.size}")
         self.config = dict(vars(args))
         self.world, self.is_first = world, world.rank == 0
         self.name, self.log_every = name, args.log_every

@@ -201,13 +201,14 @@ def test_progress_is_a_bar_on_a_terminal(out, monkeypatch, capsys):
     assert "12/12" in shown.err and "step 3/12" not in shown.out
 
 
-def test_several_processes_take_no_chunks(out):
+@pytest.mark.parametrize("option, n, hint", [("batch", 3, "give 2 or 4"), ("chunk", 5, "give 4 or 6"), ("chunk", 1, "give 2")])
+def test_several_processes_share_a_batch_and_a_chunk_evenly(out, option, n, hint):
     class Pair(World):
         size = 2
 
     args = arguments(out)
-    args.chunk = 2
-    with pytest.raises(RunError, match="--chunk is for one process"):
+    setattr(args, option, n)
+    with pytest.raises(RunError, match=rf"--{option} {n} is the {option} of all 2 processes, so it must be a multiple of 2; {hint}$"):
         Run(args, "test", Pair())
     assert not out.exists()
 

@@ -4,10 +4,10 @@ import functools
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import sequences
 from example_runs import read_run, run_example
+from picture_files import numbered, write_pictures
 
 from minicl.data import digits, shapes
 
@@ -57,6 +57,7 @@ OPTIONS = {
     "moco_mnist": (*DIGITS, "--queue", 40, "--splits", 2), "clip_captions": (*DIGITS, "--text", "bag"),
     "simclr_cifar10": ("--data", "shapes", "--width", 4, "--epochs", 1, "--batch", 20), "collapse": DIGITS, "circle": DIGITS,
     "simclr_images": PICTURES, "moco_images": (*PICTURES, "--queue", 40, "--splits", 2), "cpc_sequences": ("--epochs", 1, "--batch", 16),
+    "clip_images": (*PICTURES, "--text", "bag", "--dim", 8, "--classes", "red", "blue"),
     "mutual_information": ("--epochs", 1, "--batch", 16, "--dim", 3, "--pairs", 512),
 }
 METHODS = "|".join(["untrained", "random weights", "positives only", "BYOL", "SimSiam", "NT-Xent", "alignment only",
@@ -77,9 +78,13 @@ def test_what_other_scripts_add_is_explained(script, tmp_path, monkeypatch):
     monkeypatch.setattr(sequences, "generate_rotations", functools.partial(sequences.generate_rotations, n_train=48, n_test=32))
     options = list(OPTIONS[script])
     if script.endswith("_images"):
-        np.savez(tmp_path / "pictures.npz", images=np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), dtype="uint8"),
-                 labels=np.arange(60) % 3)
-        options += ["--data-dir", tmp_path / "pictures.npz"]
+        names = [name for label in "abc" for name in numbered(label, 20)]
+        write_pictures(tmp_path / "photos", names)
+        options += ["--data-dir", tmp_path / "photos"]
+    if script == "clip_images":
+        lines = [f"{name},it is {('red', 'blue')[k % 2]} and number {k // 2}" for k, name in enumerate(names)]
+        (tmp_path / "captions.csv").write_text("\n".join(["image,caption", *lines]))
+        options += ["--captions", tmp_path / "captions.csv"]
     assert run_example(script, *options, "--out", tmp_path / "out") == 0
     result, log = read_run(tmp_path / "out")
     names = result.keys() | {name for line in log for name in line} | {path.name for path in (tmp_path / "out").iterdir()}
