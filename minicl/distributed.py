@@ -299,11 +299,18 @@ def get_world(backend: str = "numpy", engine: str | None = None) -> World:
     if launched == 1 or not any(name in os.environ for name in RANKS) and "mpi4py.MPI" not in sys.modules:
         return ALONE
     try:
+        import mpi4py
+
+        mpi4py.rc.initialize, mpi4py.rc.finalize = False, True               # MPICH would abort under Open MPI's launcher
         from mpi4py import MPI as library
     except (ImportError, RuntimeError) as error:
         raise BackendError(f"a launcher started {launched or 'several'} processes, but they cannot communicate: {error}; "
                            "run pip install 'minicl[mpi]', or on a cluster load its MPI and pip install mpi4py") from error
-    seen, version = library.COMM_WORLD.size, library.Get_library_version().splitlines()[0].strip()
+    version = library.Get_library_version().splitlines()[0].strip()
+    is_other = "OMPI_COMM_WORLD_SIZE" in os.environ and any(name in version for name in ("MPICH", "Intel"))
+    if not is_other and not library.Is_initialized():
+        library.Init_thread()
+    seen = 1 if is_other else library.COMM_WORLD.size
     if seen < (launched or 1):
         raise BackendError(f"the launcher started {launched} processes but mpi4py sees {seen}: mpirun belongs to another "
                            f"MPI than mpi4py's ({version}); use the mpirun of that one")
