@@ -6,12 +6,12 @@ bytes: X those of the pixels that a tap reads, Y those of the output. Here the t
 
     cols[m, n, b] = (x[s m + i - p, s n + j - p, b] for all taps (i, j))     (H' W' B, kh kw C)
 
-in one copy of a view that overlaps itself. What is left is y = cols @ w, with an inner size of 9 C: 4 launches with
-the two that surround x with zeros, and at most 30 X + Y bytes, of which the cache spares some. The gradients are
+in one kernel. What is left is y = cols @ w, with an inner size of 9 C: 2 launches, and at most 27 X + Y bytes, of which
+the cache spares some. The gradients are
 
     dw = cols^T @ g
     dx = the convolution of g with w turned around, where the stride is 1;
-         else g @ w^T added back tap by tap, so that no two threads add to the same entry
+         else g @ w^T, which one kernel adds back: each entry of dx collects its own, so that no two threads meet
 
 (two forms, because a stride spreads g out: at stride 2 three quarters of the convolution would be of zeros). Columns
 are gathered for as many output rows at a time as fit COLUMN_BYTES, and gathered again for dw: saved, they would be
@@ -23,7 +23,7 @@ On a CPU the same pays where C is at most 4. There the columns are small and sav
 import functools
 import operator
 
-from ..backend import array_module, parallel_for
+from ..backend import add_taps, array_module, gather_taps, parallel_for
 
 COLUMN_BYTES = 2**28
 
@@ -62,36 +62,31 @@ def _convolve(x, w, stride, padding, out):
 
 def _columns(x, kernel, stride, padding, out):
     """(rows, cols) for chunks of output rows: cols (n, kh kw C) and the slice of all H' W' B rows that they are."""
-    xp = array_module(x)
-    H, W, B, C = x.shape
-    kh, kw = kernel
-    p = padding
-    if p:
-        padded = xp.zeros((H + 2 * p, W + 2 * p, B, C), dtype=x.dtype)
-        padded[p:-p, p:-p] = x
-        x = padded
-    down, right, image, channel = x.strides
-    taps = xp.lib.stride_tricks.as_strided(x, (*out, B, kh, kw, C),
-                                           (stride * down, stride * right, image, down, right, channel))
-    count = max(1, COLUMN_BYTES // max(1, out[1] * B * kh * kw * C * x.itemsize))        # B may be 0
-    for lo in range(0, out[0], count):
-        hi = min(lo + count, out[0])
-        yield slice(lo * out[1] * B, hi * out[1] * B), taps[lo:hi].reshape(-1, kh * kw * C)
+    B, C = x.shape[2:]
+    if tuple(kernel) == (1, 1) and stride == 1 and not padding:
+        yield slice(None), x.reshape(-1, C)                                  # the pixels as they are
+        return
+    for lo, hi in _chunks(out, B * kernel[0] * kernel[1] * C * x.itemsize):
+        cols = array_module(x).empty((hi - lo, out[1], B, *kernel, C), dtype=x.dtype)
+        gather_taps(x, cols, stride, padding, lo)
+        yield slice(lo * out[1] * B, hi * out[1] * B), cols.reshape(-1, kernel[0] * kernel[1] * C)
 
 
 def _add_back(g, w, shift, x):
     """dx: to each pixel of x what comes back to it through every tap."""
-    _, width, B, K = g.shape
-    kh, kw, C, _ = w.shape
-    kernel = w.reshape(-1, K)
-    dx = array_module(x).zeros_like(x)
-    count = max(1, COLUMN_BYTES // max(1, width * B * kernel.shape[0] * x.itemsize))
-    for lo in range(0, len(g), count):
-        part = g[lo:lo + count]
-        dcols = (part.reshape(-1, K) @ kernel.T).reshape(len(part), width, B, kh, kw, C)
-        for i, j, (to_h, to_w, _), at in shift.taps(outputs=(lo, lo + len(part), slice(None))):
-            dx[at] += dcols[to_h.start - lo:to_h.stop - lo, to_w, :, i, j]
+    B, K = g.shape[2:]
+    kernel = w.reshape(-1, K)                                                # (kh kw C, K)
+    dx = array_module(x).empty_like(x)
+    for lo, hi in _chunks(g.shape[:2], B * len(kernel) * x.itemsize):
+        dcols = g[lo:hi].reshape(-1, K) @ kernel.T
+        add_taps(dcols.reshape(hi - lo, g.shape[1], B, *w.shape[:3]), dx, shift.stride, shift.padding, lo)
     return dx
+
+
+def _chunks(out, pixel_bytes):
+    """(lo, hi) of as many output rows at a time as fit COLUMN_BYTES."""
+    count = max(1, COLUMN_BYTES // max(1, out[1] * pixel_bytes))             # B may be 0
+    return [(lo, min(lo + count, out[0])) for lo in range(0, out[0], count)]
 
 
 def conv_of_few_channels(x, w, shift, needs_grad):

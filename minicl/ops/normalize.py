@@ -49,7 +49,7 @@ def batch_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5, relu:
         on_statistics(m, v, n)
     wide_a, wide_c = pixels.repeat(a), pixels.repeat(c)
     y = xp.empty_like(X)
-    least = xp.zeros_like(X[0]) if relu else None                            # twice as fast as the number 0
+    least = pixels.zeros() if relu else None
     pixels.each(lambda s: _line(X[s], wide_a, wide_c, least, y[s]))
     y_saved = y if relu else None                                            # only its sign is needed
 

@@ -29,6 +29,10 @@ class PixelRows:
     def repeat(self, v):
         return self.xp.tile(v, self.abreast) if self.abreast > 1 else v
 
+    def zeros(self):
+        """0, or on NumPy a row of zeros: a maximum with one takes half the time of a maximum with the number."""
+        return 0.0 if is_gpu(self.xp) else self.xp.zeros(self.shape[1], dtype=self.dtype)
+
     def sample_mean(self, x):
         """The mean over some 64 pixels."""
         return x.reshape(self.pixels, self.channels)[::-(-self.pixels // 64)].mean(axis=0)

@@ -5,6 +5,6 @@
     strict.synchronisations()    how often the host has waited for the device so far
     strict.launches()            how many kernels, products and copies it has handed to the device
 
-strict.py holds the module, device_array.py its array, stream.py the counts, fusion.py cupy.fuse, cupy_listing.json
+strict.py holds the module, device_array.py its array, stream.py the counts, fusion.py cupy.fuse, elementwise.py minicl's CUDA kernels in NumPy, cupy_listing.json
 CuPy's public names and parameters as make_listing.py found them.
 """

@@ -17,6 +17,7 @@ import types
 import numpy as np
 
 from .device_array import call, device, host, in_bounds, ndarray, operand, read_key, unsupported, wrap
+from .elementwise import ElementwiseKernel
 from .fusion import fuse
 from .listing import LISTING, listed, signature
 from .stream import launch, launch_for, launch_product, launches, synchronisations, synchronise, while_fusing, written
@@ -151,7 +152,7 @@ def get_array_module(*args):
 
 
 class _Kernel:
-    """ElementwiseKernel and its like: CUDA source, which only a GPU can run."""
+    """RawKernel and its like: CUDA source, which only a GPU can run."""
 
     def __init__(self, *args, **kwargs):
         raise NotImplementedError("the stand-in for CuPy cannot run CUDA source: keep the xp.* version beside the "
@@ -295,7 +296,7 @@ def _build():
                    **{name: _empty(name) for name in ("empty", "empty_like")},
                    **{name: _door(name) for name in ("array", "asarray", "asanyarray", "ascontiguousarray",
                                                      "asfortranarray")},
-                   **dict.fromkeys(("ElementwiseKernel", "ReductionKernel", "RawKernel", "RawModule"), _Kernel))
+                   ElementwiseKernel=ElementwiseKernel, **dict.fromkeys(("ReductionKernel", "RawKernel", "RawModule"), _Kernel))
     for name in by_hand:
         listed("functions", name)
     cupy = _module("cupy", {

@@ -3,6 +3,7 @@
 Coordinates are pixels in the order (row, column); pixel (0, 0) has its centre at (0, 0).
 """
 
+import functools
 import math
 
 import numpy as np
@@ -32,15 +33,9 @@ def warp(images: Array, coordinates: Array) -> Array:
     pixels = padded.reshape(-1, channels)
 
     row, whole = width + 3, (width + 3) * (height + 3)
-    first = xp.arange(0, n * whole, whole)[:, None, None]                # its pixels begin here; 64 bits: may be many
+    first = _numbers(xp, n, "int64", whole)[:, None, None]               # its pixels begin here; 64 bits: may be many
     v, u, index = _corner(coordinates[:, 0], coordinates[:, 1], first, row, height + 1.0, width + 1.0)
-    a = pixels.take(index, axis=0)
-    index += 1
-    b = pixels.take(index, axis=0)
-    index += row
-    d = pixels.take(index, axis=0)
-    index -= 1
-    c = pixels.take(index, axis=0)
+    a, b, c, d = (pixels[further:].take(index, axis=0) for further in (0, 1, row, row + 1))
 
     return _blend(a, b, c, d, v[:, :, :, None], u[:, :, :, None])
 
@@ -214,12 +209,22 @@ class PlaneMap(Transform):
 def plane_coordinates(matrix, height, width):
     """matrix (B, 2 or 3, 3) -> source coordinates (B, 2, height, width) of every output pixel."""
     xp = array_module(matrix)
-    by_row = matrix[:, :, 0, None] * xp.arange(height, dtype=matrix.dtype) + matrix[:, :, 2, None]
-    by_column = matrix[:, :, 1, None] * xp.arange(width, dtype=matrix.dtype)
-    coordinates = by_row[:, :, :, None] + by_column[:, :, None, :]
+    y, x = (_numbers(xp, n, matrix.dtype) for n in (height, width))
+    coordinates = _plane(*(matrix[:, :, k, None, None] for k in range(3)), y[:, None], x)
     if matrix.shape[1] == 3:
         coordinates = coordinates[:, :2] / coordinates[:, 2:]
     return coordinates
+
+
+@fused
+def _plane(xp, per_row, per_column, origin, y, x):
+    return (per_row * y + origin) + per_column * x
+
+
+@functools.lru_cache(64)
+def _numbers(xp, n, dtype, step=1):
+    """0, step, ..., (n - 1) step: kept, since on a GPU each would be a launch of every batch. Not to be written to."""
+    return xp.arange(0, n * step, step, dtype=dtype)
 
 
 class RandomAffine(PlaneMap):

@@ -1,0 +1,47 @@
+"""What the stand-in runs for the CUDA kernels of minicl: each by its name, in NumPy. CuPy's own runs are compared with
+NumPy's ops where there is a GPU, real or emulated."""
+
+import numpy as np
+
+from .device_array import ndarray
+from .stream import launch, while_fusing
+
+
+class ElementwiseKernel:
+    """cupy.ElementwiseKernel, whose CUDA source only a GPU can run."""
+
+    def __init__(self, in_params, out_params, operation, name="kernel"):
+        if name not in EQUIVALENTS:
+            raise NotImplementedError("the stand-in for CuPy cannot run CUDA source: write the kernel in NumPy too, in "
+                                      "elementwise.py, and test the kernel with --backend cupy-host")
+        self.run, self.count = EQUIVALENTS[name], len((in_params + "," + out_params).split(","))
+
+    def __call__(self, *args):
+        while_fusing("a kernel")
+        if len(args) != self.count:
+            raise TypeError(f"expected {self.count} arguments, got {len(args)}")
+        launch()
+        self.run(*(x._array if type(x) is ndarray else x for x in args))
+
+
+def gather_taps(x, H, W, B, C, kh, kw, s, p, width, first, cols):
+    padded = np.pad(x, ((p, p), (p, p), (0, 0), (0, 0)))
+    for i in range(kh):
+        for j in range(kw):
+            cols[:, :, :, i, j] = _tap(padded, i, j, s, len(cols), width, first)
+
+
+def add_taps(dcols, H, W, B, C, kh, kw, s, p, width, first, rows, more, dx):
+    padded = np.zeros((H + 2 * p, W + 2 * p, B, C), dx.dtype)
+    for i in range(kh):
+        for j in range(kw):
+            _tap(padded, i, j, s, rows, width, first)[...] += dcols[:, :, :, i, j]
+    dx[...] = padded[p:p + H, p:p + W] + (dx if more else 0)
+
+
+def _tap(padded, i, j, s, rows, width, first):
+    """The pixels under tap (i, j) of the output rows first ... first + rows - 1."""
+    return padded[s * first + i:s * (first + rows - 1) + i + 1:s, j:s * (width - 1) + j + 1:s]
+
+
+EQUIVALENTS = {"gather_taps": gather_taps, "add_taps": add_taps}
