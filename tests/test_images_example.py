@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import shlex
+import signal
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from picture_files import Image, numbered, write_pictures
 from minicl import viz
 from minicl.data import RESIZE
 from minicl.data.shapes import SHAPES, draw_shapes
+from minicl.run import Run
 
 SMALL = ("--size", 32, "--width", 2, "--dim", 8, "--batch", 20, "--epochs", 1, "--log-every", 1)
 MOCO = ("--queue", 40, "--splits", 2)
@@ -76,6 +79,25 @@ def test_a_run_may_be_resumed_and_its_pictures_must_be_the_same(example, photos,
     write_pictures(photos, ["dog/3.png"], seed=1)
     code, _ = example("--data-dir", photos, "--resume")
     assert code == 2 and "of a run on other data" in capsys.readouterr().err
+
+
+@SCRIPTS
+def test_a_run_stopped_and_resumed_is_the_uninterrupted_one(example, photos, script, monkeypatch):
+    options = ("--data-dir", photos, "--epochs", 2)
+    whole = read_run(example(*options, script=script, out="whole")[1])
+    log = Run.log
+
+    def log_and_press_ctrl_c(run, step, **metrics):
+        log(run, step, **metrics)
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Run, "log", log_and_press_ctrl_c)
+    assert example(*options, script=script)[0] == 130
+    monkeypatch.setattr(Run, "log", log)
+    code, folder = example(*options, "--resume", script=script)
+    result, lines = read_run(folder)
+    assert code == 0 and lines == whole[1] and [result[key] for key in ACCURACIES] == [whole[0][key] for key in ACCURACIES]
 
 
 def test_the_folder_is_needed(example, capsys):

@@ -21,7 +21,7 @@ from .arrays import Arrays, find_arrays
 from .checks import DataError, check_seed, number, whole
 from .decoded import decode_once
 from .download import user_path
-from .pictures import FORMATS, SUFFIXES, decode, pillow, require_size
+from .pictures import FORMATS, SUFFIXES, decode, pillow, require_size, shown
 
 TRAIN = ("train", "training")
 TEST = ("test", "testing", "val", "valid", "validation")
@@ -51,7 +51,7 @@ def read_folder(path: str | os.PathLike, size: int, channels: int, labels: bool,
         whole(where, "limit", limit, 1)
     path = Path(os.path.abspath(user_path(path, "path")))
     if not os.path.exists(path):
-        raise DataError(f"{path}: there is no such folder")
+        raise DataError(f"{shown(path)}: there is no such folder")
     arrays = find_arrays(path, labels, log)
     items = _of_arrays(arrays, size, channels) if arrays else _of_pictures(path, size, channels, labels, log)
     train, test = _split(items, test_share, np.random.default_rng(seed))
@@ -62,9 +62,9 @@ def read_folder(path: str | os.PathLike, size: int, channels: int, labels: bool,
     pixels, good = decode_once(identity, names, lambda k: items.read(order[k]), (size, size, channels), log=log)
     n = int(good[:len(train)].sum())
     if not 0 < n < len(pixels):
-        raise DataError(f"{path}: all pictures of one split are broken: {len(train)} to train on, {len(test)} to test")
+        raise DataError(f"{shown(path)}: every picture to {'test' if n else 'train'} on is broken")
     label = items.labels[order[good]]
-    return path.name, pixels[:n], label[:n], pixels[n:], label[n:], items.classes
+    return shown(path.name), pixels[:n], label[:n], pixels[n:], label[n:], items.classes
 
 
 # ---------------------------------------------------------------- the split
@@ -76,7 +76,7 @@ def _split(items: Items, test_share: float, rng: np.random.Generator) -> tuple[H
     if items.is_test is not None:
         return order[~items.is_test[order]], order[items.is_test[order]]
     if N < 2:
-        raise DataError(f"{items.names[0]} is the only picture; a data set needs 2 or more, to train on and to test on")
+        raise DataError(f"{shown(items.names[0])} is the only picture; 2 are needed, to train on and to test on")
     rank = np.empty(N, dtype=np.int64)                   # of each picture within its class, in the drawn order
     sizes = np.bincount(items.labels, minlength=len(items.classes))
     by_class = order[np.argsort(items.labels[order], kind="stable")]
@@ -108,7 +108,7 @@ def find_pictures(root: Path, log: Callable[[str], None]) -> list[tuple[str, os.
             seen.add((here.st_dev, here.st_ino))
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name, reverse=True)
         except OSError as error:
-            unreadable.append(f"{folder}: {error.strerror}")
+            unreadable.append(f"{shown(folder)}: {error.strerror}")
             continue
         for entry in entries:
             if entry.name.startswith(".") or entry.name == "__MACOSX":
@@ -122,7 +122,7 @@ def find_pictures(root: Path, log: Callable[[str], None]) -> list[tuple[str, os.
             elif Path(entry.name).suffix.lower() in SUFFIXES and (status is None or stat.S_ISREG(status.st_mode)):
                 found.append((prefix + entry.name, status))
     if again:
-        log(f"skipped: {again[0]}{f' and {len(again) - 1} more' * (len(again) > 1)}: links to folders read before")
+        log(f"skipped: {shown(again[0])}{f' and {len(again) - 1} more' * (len(again) > 1)}: links to folders read before")
     if unreadable:
         raise DataError(f"cannot read {'; '.join(unreadable[:3])}"
                         + (f" and {len(unreadable) - 3} more" if len(unreadable) > 3 else "")
@@ -132,12 +132,12 @@ def find_pictures(root: Path, log: Callable[[str], None]) -> list[tuple[str, os.
 
 def _of_pictures(root, size, channels, use_labels, log):
     if not os.path.isdir(root):
-        raise DataError(f"{root} is a file; expected a folder of pictures, or an .npz or .npy file")
+        raise DataError(f"{shown(root)} is a file; expected a folder of pictures, or an .npz or .npy file")
     pillow().init()                                      # before threads use it
     found = find_pictures(root, log)
     if not found:
-        raise DataError(f"{root} holds no pictures: no file of {', '.join(FORMATS[:-1])} or {FORMATS[-1]} by its ending, "
-                        "nor arrays (.npz, .npy, CIFAR's or STL-10's .bin files)")
+        raise DataError(f"{shown(root)} holds no pictures: no file of {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, "
+                        "by its ending, nor arrays (.npz, .npy, CIFAR's or STL-10's .bin files)")
     parts = [name.split("/") for name, _ in found]
     while all(len(part) > 1 and part[0] == parts[0][0] for part in parts):           # all in one folder: look inside
         parts = [part[1:] for part in parts]
@@ -174,10 +174,10 @@ def _classes(root, parts, is_test, train, test, log):
     if is_test is not None:
         known = {part[0] for part, test_ in zip(parts, is_test) if not test_}
         if unknown := sorted(set(classes) - known):
-            raise DataError(f"{root}: {test}/ has classes that {train}/ lacks: {', '.join(unknown[:5])}; give them the same "
-                            f"folders, or name {train}/ alone, of which a part is then drawn to test on")
+            raise DataError(f"{shown(root)}: {test}/ has classes that {train}/ lacks: {', '.join(map(shown, unknown[:5]))}; "
+                            f"give them the same folders, or name {train}/ alone, of which a part is then drawn to test on")
     index = {name: k for k, name in enumerate(classes)}
-    return classes, np.array([index[part[0]] for part in parts], dtype=np.int64)
+    return tuple(map(shown, classes)), np.array([index[part[0]] for part in parts], dtype=np.int64)
 
 
 # ---------------------------------------------------------------- arrays

@@ -67,7 +67,12 @@ def decode(path: str | os.PathLike | BinaryIO, size: int, channels: int) -> Host
     except MemoryError:
         raise
     except Exception as error:                           # a damaged file can raise anything
-        raise DataError(f"{path if isinstance(path, (str, os.PathLike)) else 'picture'}: {_reason(error)}") from error
+        raise DataError(f"{shown(path) if isinstance(path, (str, os.PathLike)) else 'picture'}: {_reason(error)}") from error
+
+
+def shown(path: str | os.PathLike) -> str:
+    """A path for a message: one line that every stream can print, with ? for newlines and for bytes that are not UTF-8."""
+    return "".join(c if c.isprintable() else "?" for c in str(path))
 
 
 def _reason(error: Exception) -> str:
