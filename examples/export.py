@@ -1,4 +1,4 @@
-"""Hand an encoder on: as safetensors, with what minicl needs to build it again, or as ONNX, for programs without minicl.
+"""Export an encoder: as safetensors, with what minicl needs to build it again, or as ONNX, for programs without minicl.
 
     python examples/export.py runs/simclr_images encoder.safetensors     # pip install 'minicl[safetensors]'
     python examples/export.py runs/simclr_images encoder.onnx            # pip install 'minicl[onnx]'
