@@ -34,6 +34,7 @@ QUESTIONS = [
     ("How do I add a method?", "[contributing.md, a method](contributing.md#a-method)"),
     ("Where are the files of my run explained?", "[runs.md, the folder of a run](runs.md#the-folder-of-a-run)"),
     ("How do I use what I trained?", "[runs.md, use what you trained](runs.md#use-what-you-trained)"),
+    ("How do I train on my own pictures, and search them?", "[pictures.md](pictures.md)"),
     ("Which loss is SigLIP?", "[siglip.py](../minicl/contrastive/siglip.py), `contrastive.siglip`"),
     ("What does this error mean?", "[runs.md, errors](runs.md#errors)"),
 ]

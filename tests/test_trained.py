@@ -37,6 +37,7 @@ SCRIPTS = {                                                  # id: (script, opti
     "collapse": ("collapse", DIGITS, "BYOL"),
     "collapse SimSiam": ("collapse", DIGITS, "SimSiam"),
     "circle": ("circle", DIGITS, "uniformity only"),
+    "clip_images": ("clip_images", (*PICTURES, "--captions", "captions.csv"), None),
     "clip_captions": ("clip_captions", DIGITS, None),
     "clip_captions bag": ("clip_captions", (*DIGITS, "--text", "bag"), None),
     "cpc_sequences": ("cpc_sequences", ("--batch", 16, "--epochs", 1), None),
@@ -55,6 +56,8 @@ def trained_by(monkeypatch, tmp_path):
     (tmp_path / "photos").mkdir()
     for k in range(24):
         Image.fromarray(np.random.default_rng(k).integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(f"photos/{k}.png")
+    captions = [f"{k}.png,a {'red' if k % 2 else 'blue'} {'seven' if k % 3 else 'three'}\n" for k in range(24)]
+    (tmp_path / "captions.csv").write_text("".join(["image,caption\n", *captions]))
     steps, models = Run.steps, {}
 
     def only_training(run, total, rng, **options):
@@ -88,13 +91,13 @@ def test_what_a_script_trained_is_loaded_without_it_on_either_backend(trained_by
         expected = model(np.ascontiguousarray(items.transpose(1, 0, 2)))[1].data[-1]
     else:
         items = rng.integers(0, 256, (5, *trained.image_shape), dtype=np.uint8)
-        expected = encode(model.image if script == "clip_captions" else model, items, np)
+        expected = encode(model.image if script.startswith("clip_") else model, items, np)
         expected = expected[0] if isinstance(expected, tuple) else expected
     h = trained.encode(items, batch=2)
     assert array_module(h) is xp and h.ndim == 2
     np.testing.assert_allclose(to_host(h), expected, rtol=1e-5, atol=1e-5)
     assert not any(module.training for module in trained.encoder.modules())
-    if script == "clip_captions":
+    if script.startswith("clip_"):
         captions = ["a red seven", "seven"]
         expected = encode(model.text, models["tokenizer"](captions), np, prepare=to_device)
         np.testing.assert_allclose(to_host(trained.encode_text(captions)), expected, rtol=1e-5, atol=1e-5)
