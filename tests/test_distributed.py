@@ -112,6 +112,8 @@ def test_world_must_be_one(rng):
         all_gather(Tensor(np.eye(3)), world=4)
     with pytest.raises(TypeError, match="Linear.across: world must be what minicl.distributed.get_world.. returns, got 4"):
         Linear(2, 3, rng=rng).across(4)
+    with pytest.raises(ValueError, match="Module.across: views must be"):
+        Linear(2, 3, rng=rng).across(ALONE, views=0)
 
 
 class Recorder(World):

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..autograd import Tensor
 from ..backend import array_module, get_backend, to_device, to_host
-from ..checks import did_you_mean
+from ..checks import did_you_mean, require_integers
 from ..distributed import ALONE, World
 from ..signature import by_known_names
 from ..tensor import mark_changed
@@ -185,6 +185,7 @@ class Module(metaclass=_Sealed):
         if not isinstance(world, World):
             raise TypeError(f"{type(self).__name__}.across: world must be what minicl.distributed.get_world() returns, got "
                             f"{world!r}")
+        require_integers("Module.across", 1, views=views)
         for module in self.modules():
             object.__setattr__(module, "world", world)
             object.__setattr__(module, "views", views)

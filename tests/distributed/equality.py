@@ -95,6 +95,13 @@ u = xp.asarray(rng.standard_normal((40, 2)))
 assert len(pairs.SymmetricPairs(u, 0.1, cache=True).blocks) == len(pairs.CrossPairs(u, u, 1.0, None, cache=True).blocks) == 6
 for pairs.CACHE_BYTES in (2**24, 0):
     losses(20 * size, 8, rng)
+for _ in range(8):                                                           # drawn: rows, tiles, what is cached
+    n, d, tile, pairs.CACHE_BYTES = int(rng.integers(2, 14)), int(rng.integers(2, 7)), int(rng.integers(1, 16)), 2**int(rng.integers(25))
+    pairs.tile_size = lambda xp, n, rows=None: tile
+    z, tau = rng.standard_normal((2, n * size, d)), float(10**rng.uniform(-2.5, 0))
+    for loss, scalars in ((nt_xent, (tau,)), (dcl, (tau,)), (clip_loss, (float(rng.uniform(0, 4.6)),))):
+        note_loss("drawn", loss, z, scalars)
+    note_loss("drawn", uniformity_loss, z[:1])
 for loss, scalars in ((nt_xent, (0.2,)), (clip_loss, (2.0,)), (dcl, (0.2,)), (siglip, (2.0, -1.0)), (vicreg, ()), (barlow_twins, ())):
     note_loss("a row each", loss, rng.standard_normal((2, size, 3)), scalars)
 if xp is np:

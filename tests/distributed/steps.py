@@ -97,9 +97,9 @@ OTHER = {name: two_in_a_batch(lambda model, views, z, w, loss=getattr(contrastiv
 METHODS = {                                                                  # name: (model of an rng, step, optimizer)
     "SimCLR": (lambda rng: SimCLR(*network(rng)), NT_XENT, AdamW),
     "SimCLR, dropout, LARS": (lambda rng: SimCLR(*network(rng, dropout=True)), NT_XENT, LARS),
-    "MoCo": (lambda rng: MoCo(*network(rng), dim=8, queue=50, m=0.9, splits=2 * world.size), moco, SGD),
-    "MoCo, one group": (lambda rng: MoCo(*network(rng), dim=8, queue=50, m=0.9, splits=1), moco, SGD),
-    "MoCo, ids": (lambda rng: MoCo(*network(rng), dim=8, queue=50, m=0.9, splits=world.size), moco_of_ids, SGD),
+    "MoCo": (lambda rng: MoCo(*network(rng), dim=8, queue=2 * B + 2, m=0.9, splits=2 * world.size), moco, SGD),
+    "MoCo, one group": (lambda rng: MoCo(*network(rng), dim=8, queue=2 * B + 2, m=0.9, splits=1), moco, SGD),
+    "MoCo, ids": (lambda rng: MoCo(*network(rng), dim=8, queue=2 * B + 2, m=0.9, splits=world.size), moco_of_ids, SGD),
     "CLIP": (lambda rng: CLIP(ConvNet((8, 8, 1), (8, 16), rng=rng), BagOfTokens(20, 16, rng=rng), 8, rng=rng), clip, AdamW),
     "BYOL": (lambda rng: BYOL(*network(rng), predictor(rng)),
              two_in_a_batch(lambda model, views, z, w: model.loss(z, model.targets(views))), SGD),
