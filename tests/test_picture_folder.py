@@ -118,12 +118,14 @@ def test_other_files_are_ignored(photos):
     write_pictures(photos, CAT_DOG)
     write_pictures(photos, [".hidden.png", "cat/._1.png", "__MACOSX/1.png", ".thumbnails/1.png"])
     (photos / "readme.txt").write_text("x")
+    (photos / "cat/a.HEIC").write_bytes(b"x")
     (photos / "cat/Thumbs.db").write_bytes(b"x")
     (photos / "an empty folder.png").mkdir()
     if hasattr(os, "mkfifo"):
         os.mkfifo(photos / "cat/fifo.png")
     data, log = load(photos)
     assert len(data.train_images) + len(data.test_images) == 20 and not log.has("skipped")
+    assert log.has(r"left out: 3 files of other kinds \(\..*\.heic")
 
 
 def test_names_that_are_not_text_are_used_and_shown_on_one_line(photos, capsys):

@@ -1,7 +1,9 @@
 """open_image: every kind of picture file gives the pixels that are seen, or one line that names the file."""
 
+import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -70,6 +72,21 @@ def test_grey_values_of_8_and_16_bits_agree(photo, tmp_path, name, values):
         image, expected = (open_image(tmp_path / file, 32, channels=channels) for file in (name, "grey.png"))
         assert image.shape == (32, 32, channels)
         assert np.abs(image.astype(int) - expected).max() <= (8 if "jpg" in name else 0)
+
+
+@pytest.mark.parametrize("kind, channels", [(2, 3), (6, 4), (0, 1), (4, 2)])
+def test_png_files_of_16_bits_in_colour_and_with_alpha(tmp_path, kind, channels):
+    """Pillow writes none of these in colour: the file is put together here."""
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    pixels = np.full((8, 8, channels), 0x4080, ">u2")
+    if channels in (2, 4):
+        pixels[..., -1] = 0xFFFF
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, kind, 0, 0, 0))
+                                     + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    assert set(np.unique(open_image(tmp_path / "x.png", 8))) == {0x40}
 
 
 @pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "tRNS"])

@@ -9,6 +9,7 @@ What read_folder returns are the fields of ImageData, which ImageData.from_folde
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,10 +93,11 @@ def _split(items: Items, test_share: float, rng: np.random.Generator) -> tuple[H
 def find_pictures(root: Path, log: Callable[[str], None]) -> list[tuple[str, os.stat_result | None]]:
     """(path below root with /, its stat, None of a link to nowhere) of each picture file, sorted.
 
-    Links are followed. Each folder is read once, however many links lead to it, and its own place comes first. Raises
-    DataError naming folders that cannot be read.
+    Links are followed. Each folder is read once, however many links lead to it, and its own place comes first. Files are
+    known by their endings; others are counted in the log. Raises DataError naming folders that cannot be read.
     """
     found, unreadable, again, seen = [], [], [], set()
+    others: Counter[str] = Counter()
     folders: list[tuple[Path, str]] = [(root, "")]
     links: list[tuple[Path, str]] = []
     while folders or links:
@@ -119,8 +121,15 @@ def find_pictures(root: Path, log: Callable[[str], None]) -> list[tuple[str, os.
                 status = None
             if status and stat.S_ISDIR(status.st_mode):
                 (links if entry.is_symlink() else folders).append((Path(entry.path), f"{prefix}{entry.name}/"))
-            elif Path(entry.name).suffix.lower() in SUFFIXES and (status is None or stat.S_ISREG(status.st_mode)):
-                found.append((prefix + entry.name, status))
+            elif status is None or stat.S_ISREG(status.st_mode):
+                suffix = os.path.splitext(entry.name)[1].lower()
+                if suffix in SUFFIXES:
+                    found.append((prefix + entry.name, status))
+                else:
+                    others[suffix or "no ending"] += 1
+    if others:
+        kinds = ", ".join(shown(suffix) for suffix, _ in others.most_common(5))
+        log(f"left out: {sum(others.values())} files of other kinds ({kinds})")
     if again:
         log(f"skipped: {shown(again[0])}{f' and {len(again) - 1} more' * (len(again) > 1)}: links to folders read before")
     if unreadable:
@@ -153,10 +162,10 @@ def _of_pictures(root, size, channels, use_labels, log):
         is_test = np.array([part[0] == test for part in parts])
         parts = [part[1:] for part in parts]
     classes, labels = _classes(root, parts, is_test, train, test, log) if use_labels else (NO_LABELS, None)
-    paths = [root / name for name, _ in found]
+    paths = [os.path.join(root, name) for name, _ in found]
     effective = os.access in os.supports_effective_ids
     readable = [os.access(path, os.R_OK, effective_ids=effective) for path in paths]
-    return Items(names=[os.fsdecode(path) for path in paths],
+    return Items(names=paths,
                  identity=[s and (s.st_size, s.st_mtime_ns, ok) for (_, s), ok in zip(found, readable)],
                  read=lambda i: decode(paths[i], size, channels),
                  labels=np.zeros(len(paths), np.int64) if labels is None else labels, classes=classes, is_test=is_test)
