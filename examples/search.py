@@ -34,6 +34,7 @@ from minicl.options import at_least, folder
 from minicl.run import RunError, command
 
 BLOCK = 512                                                  # pictures that are decoded and encoded at a time
+PORTION = 10_000                                             # pictures between two writes of the index, and a quarter
 THUMB = 192                                                  # pixels a side on the page
 
 
@@ -146,22 +147,29 @@ def read_index(path, trained, root):
         if os.path.lexists(path):
             raise RunError(f"{path} is not an index of this script; remove it, or name another file with --index "
                            f"({error})") from error
-    stay = [name for name, stamp in now.items() if name in known and known[name][1] == stamp]
-    new = [name for name in now if name not in set(stay)]
-    features = {name: old[known[name][0]] for name in stay}
-    if new:
-        features |= encode_files(trained, root, new)
-    files = [name for name in now if name in features]
-    if not files:
+    features = {name: old[known[name][0]] for name, stamp in now.items() if name in known and known[name][1] == stamp}
+    new = [name for name in now if name not in features]
+    is_stale = len(features) < len(known)
+    while new or is_stale:
+        portion = max(PORTION, len(features) // 4)
+        features |= encode_files(trained, root, new[:portion]) if new else {}
+        new, is_stale = new[portion:], False
+        files = [name for name in now if name in features]
+        if files:
+            meta = {"encoder": key, "root": os.path.realpath(root), "files": [[name, now[name]] for name in files]}
+            keep(path, np.stack([features[name] for name in files]), meta)
+    if not features:
         raise DataError(f"{root}: none of its {len(found)} pictures could be read")
-    table = np.stack([features[name] for name in files])
-    if len(files) > len(stay) or len(known) > len(stay):
-        meta = {"encoder": key, "root": os.path.realpath(root), "files": [[name, now[name]] for name in files]}
-        try:
-            save_checkpoint(path, {"index": Index(table)}, meta)
-        except (CheckpointError, UnicodeEncodeError) as error:
-            print(f"the index is not kept: {error}")
-    return files, to_device(table, trained.xp)
+    files = [name for name in now if name in features]
+    return files, to_device(np.stack([features[name] for name in files]), trained.xp)
+
+
+def keep(path, features, meta):
+    """Write the index, if that can be done. A search that is ended goes on from there."""
+    try:
+        save_checkpoint(path, {"index": Index(features)}, meta)
+    except (CheckpointError, UnicodeEncodeError) as error:
+        print(f"the index is not kept: {error}")
 
 
 def encode_files(trained, root, names):

@@ -154,6 +154,24 @@ def test_only_new_and_changed_pictures_are_encoded_again(run, photos, capsys, mo
     assert len(read()) == len(NAMES) - 1 == len(seen[0])
 
 
+def test_a_search_that_was_ended_goes_on_where_the_index_was_written(run, photos, monkeypatch):
+    seen, encode_files = [], search.encode_files
+
+    def ended(trained, root, names):
+        seen.append(names)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return encode_files(trained, root, names)
+    monkeypatch.setattr(search, "PORTION", 4)
+    monkeypatch.setattr(search, "encode_files", ended)
+    trained = minicl.load(run)
+    with pytest.raises(KeyboardInterrupt):
+        search.read_index(run / "index.npz", trained, photos)
+    files, features = search.read_index(run / "index.npz", trained, photos)
+    assert seen == [NAMES[:4], NAMES[4:], NAMES[4:]] and files == NAMES
+    np.testing.assert_allclose(features, trained.encode([photos / name for name in files]), rtol=1e-5, atol=1e-5)
+
+
 def test_broken_pictures_are_named_and_skipped(run, photos, capsys):
     (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
     (photos / "link.png").symlink_to(photos / "nowhere.png")
