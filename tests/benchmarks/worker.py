@@ -57,6 +57,7 @@ def serve(request, answer, library, backend, options):
                 return answer(**rates(device.xp, device.wait))
             device.enter(stack)
             case = CASES[request["case"]]
+            case = case.tiny() if request.get("tiny") else case
             compiled = bool(options.get("compiled"))
             if not compiled:                                                 # other shapes would be compiled apart
                 warm_up(device.set_up(case.tiny()))                          # loads what is loaded lazily
@@ -167,9 +168,8 @@ class Device:
                 lines = Path("/proc/self/status").read_text().splitlines()
                 return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith(field))
             return None
-        if self.library == "minicl":
-            return self.xp.get_default_memory_pool().total_bytes()
-        return self.xp.cuda.memory_reserved() if field == "VmRSS" else self.xp.cuda.max_memory_reserved()
+        free, total = self.xp.cuda.runtime.memGetInfo() if self.library == "minicl" else self.xp.cuda.mem_get_info()
+        return total - free                      # neither library's pool gives any back: the workspaces of products too
 
 
 if __name__ == "__main__":

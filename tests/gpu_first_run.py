@@ -1,0 +1,240 @@
+"""The first minutes on a GPU: what to learn from it, most telling first, within the time that there is.
+
+    python tests/gpu_first_run.py --minutes 9                    # everything goes to the folder gpu_first_run
+    python tests/gpu_first_run.py --minutes 9 --emulated         # the same at tiny sizes on a machine without a GPU
+
+In this order: versions and card; the tests on CuPy; one epoch of SimCLR on MNIST; launches and times of a training step of
+each method; losses and steps beside PyTorch (if it is installed), and as shares of what the card can do; ResNet-18 on
+CIFAR-10 for as many epochs as fit. Each part has a share of the minutes, and what it leaves over goes to the next ones. A
+part that fails or runs out of time is reported, and the next one begins. report.md is written anew after each part.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / name) for name in ("tests", ".", "examples")]
+
+from benchmarks.candidates import ON_GPU  # noqa: E402
+from benchmarks.cases import CASES  # noqa: E402
+from benchmarks.harness import Worker  # noqa: E402
+
+# Losses and steps to compare with PyTorch, most telling first.
+COMPARED = ["NT-Xent 2N=4096", "NT-Xent 2N=16384", "SimCLR step, convnet, batch 256", "MoCo's loss, batch 256, K=65536",
+            "SimCLR step, resnet18, batch 512", "NT-Xent 2N=65536", "SimCLR step, convnet, batch 1024"]
+# The first tests: ops and their gradients, losses, optimizers, whole steps.
+TESTS = ["test_ops.py", "test_contrastive.py", "test_optim.py", "test_ema.py", "test_nn.py", "test_moco.py", "test_clip.py"]
+ROUNDS = 5
+ON_STARTUP = "from host_cuda import boot\nboot.load()\n"              # sitecustomize.py of the emulation's processes
+
+
+class First:
+    """What a part may use: options, the folder, and the time that is left."""
+
+    def __init__(self, args):
+        self.args, self.out, self.start, self.lines = args, args.out, time.monotonic(), []
+        self.tiny = args.emulated
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[:3])}
+        if args.emulated:
+            (self.out / "emulated").mkdir(exist_ok=True)
+            (self.out / "emulated" / "sitecustomize.py").write_text(ON_STARTUP)
+            self.environment["PYTHONPATH"] = os.pathsep.join([str(self.out / "emulated"), *sys.path[:3]])
+
+    def left(self):
+        return 60 * self.args.minutes - (time.monotonic() - self.start)
+
+    def say(self, line=""):
+        print(line, flush=True)
+        self.lines.append(line)
+        (self.out / "report.md").write_text("\n".join(self.lines) + "\n")
+
+    def run(self, name, command, seconds):
+        """Run a Python script within the time, its output to NAME.log. -> (its output, whether it ended by itself)."""
+        log = self.out / f"{name}.log"
+        with log.open("w") as file:
+            process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=self.environment, stdout=file,
+                                       stderr=subprocess.STDOUT)
+            try:
+                process.wait(max(1.0, seconds))
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGINT)                       # scripts save and end
+                try:
+                    process.wait(10)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+        code = process.wait()
+        return log.read_text(errors="replace"), code == 0
+
+
+# ---------------------------------------------------------------- the parts
+
+def machine(first, seconds):
+    show = "from benchmarks.machine import describe; import json; print(json.dumps(describe('cupy', 1, 'float32')))"
+    text, good = first.run("machine", ["-c", show], seconds)
+    if not good:
+        raise RuntimeError(text.strip().splitlines()[-1] if text.strip() else "no output")
+    for name, value in json.loads(text.strip().splitlines()[-1]):
+        first.say(f"- {name}: {value}")
+    if shutil.which("nvidia-smi"):
+        first.say("```\n" + subprocess.run(["nvidia-smi"], capture_output=True, text=True).stdout.strip() + "\n```")
+
+
+def tests(first, seconds):
+    files = [f"tests/{name}" for name in (["test_ema.py"] if first.tiny else TESTS)]
+    text, good = first.run("tests", ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--backend", "cupy", "--minutes",
+                                     (seconds - 15) / 60, *files], seconds)
+    wrong = [line for line in text.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    first.say(f"{(text.strip().splitlines() or ['no output'])[-1]}{'' if good or wrong else ' (cut short)'}")
+    for line in wrong[:20]:
+        first.say(f"- {line}")
+
+
+def epoch(first, seconds):
+    out = first.out / "simclr_mnist"
+    shutil.rmtree(out, ignore_errors=True)
+    size = ["--encoder", "mlp", "--data", "digits", "--batch", 512] if first.tiny else []
+    text, good = first.run("simclr_mnist", ["examples/simclr_mnist.py", "--backend", "cupy", "--epochs", 1, "--seed", 0,
+                                            "--out", out, "--log-every", 5, *size], seconds)
+    log = out / "log.jsonl"
+    losses = [json.loads(line).get("loss") for line in log.read_text().splitlines()] if log.exists() else []
+    first.say(f"{'ended' if good else 'cut short'}; {len(losses)} lines of log, loss {losses[:1]} to {losses[-1:]}")
+    if (out / "result.json").exists():
+        first.say("```json\n" + (out / "result.json").read_text().strip() + "\n```")
+
+
+STEPS_SCRIPT = """
+import json, sys
+from cupyx.profiler import benchmark
+from minicl import get_backend
+from training_steps import STEPS
+xp = get_backend("cupy")
+for method in json.loads(sys.argv[1]) or STEPS:
+    step = STEPS[method](xp)
+    found = benchmark(step, n_repeat=int(sys.argv[2]), n_warmup=3)
+    print(json.dumps([method, 1e3 * float(sorted(found.cpu_times)[len(found.cpu_times) // 2]),
+                      1e3 * float(sorted(found.gpu_times[0])[len(found.cpu_times) // 2])]), flush=True)
+"""
+
+
+def steps(first, seconds):
+    """The host's and the card's time of a step of 16 images, which is nearly all launches."""
+    methods, repeats = (["SimCLR", "CPC"], 2) if first.tiny else ([], 20)
+    text, _ = first.run("steps", ["-c", STEPS_SCRIPT, json.dumps(methods), repeats], seconds)
+    first.say("| step of 16 images | host ms | until the card is done, ms |\n|---|--:|--:|")
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            method, host, card = json.loads(line)
+            first.say(f"| {method} | {host:.2f} | {card:.2f} |")
+
+
+def compared(first, seconds):
+    """Rounds of minicl and PyTorch in turn, each in a process of its own, medians; the card's rates once."""
+    has_torch = subprocess.run([sys.executable, "-c", "import torch; assert torch.cuda.is_available()"],
+                               capture_output=True).returncode == 0
+    end = time.monotonic() + seconds
+    candidates = [c for c in ON_GPU if c.library == "minicl" or has_torch and c.label == "torch"]
+    if not has_torch:
+        first.say("PyTorch with CUDA is not installed: minicl alone.\n")
+    os.environ.update(first.environment)                                 # what Worker gives its processes
+    workers = [Worker(c, "cupy", os.cpu_count() or 1, "float32") for c in candidates]
+    rates = None if first.tiny else workers[0].ask(rates=True)
+    if rates:
+        first.say(f"The card: {rates['flops'] / 1e12:.1f} TFLOP/s in float32 products, {rates['bytes'] / 1e9:.0f} GB/s.\n")
+    first.say("| case | minicl ms | torch ms | minicl / torch | MiB | torch MiB | share of the card's best |\n"
+              "|---|--:|--:|--:|--:|--:|--:|")
+    try:
+        for name in COMPARED[:2] if first.tiny else COMPARED:
+            if time.monotonic() < end:
+                first.say(_row(first, CASES[name], workers, rates, end))
+    finally:
+        for worker in workers:
+            worker.close()
+
+
+def _row(first, case, workers, rates, end):
+    medians, peaks = {}, {}
+    plans, errors = {}, []
+    for worker in workers:
+        answer = worker.ask(case=case.name, tiny=first.tiny)
+        if "error" in answer:
+            errors.append(f"{worker.label}: {answer['error']}")
+            continue
+        peaks[worker.label] = answer["peak"]
+        plans[worker.label] = max(1, math.ceil(0.1 / answer["seconds"]))
+    times = {label: [] for label in plans}
+    running = [worker for worker in workers if worker.label in plans]
+    for k in range(ROUNDS):
+        for worker in running[::1 if k % 2 == 0 else -1]:
+            if time.monotonic() < end or not times[worker.label]:
+                times[worker.label] += worker.ask(bursts=1, burst=plans[worker.label])["seconds"]
+    for worker in running:
+        worker.ask(end=True)
+    medians = {label: 1e3 * statistics.median(seconds) for label, seconds in times.items()}
+    mine, peer = medians.get("minicl"), medians.get("torch")
+    share = ""
+    if rates and mine and any(vars(case.work()).values()):
+        least, what = case.work().floor(rates)
+        share = f"{1e3 * least / mine:.0%} of {what}"
+    cells = [f"{x:.3f}" if x else "" for x in (mine, peer, mine / peer if mine and peer else None)]
+    memory = [f"{peaks[label]:.0f}" if peaks.get(label) is not None else "" for label in ("minicl", "torch")]
+    return "| " + " | ".join([case.name, *cells, *memory, share or "; ".join(errors)]) + " |"
+
+
+def training(first, seconds):
+    out = first.out / "simclr_cifar10"
+    shutil.rmtree(out, ignore_errors=True)
+    if first.tiny:
+        first.say("not at tiny sizes: it needs CIFAR-10")
+        return
+    first.run("simclr_cifar10", ["examples/simclr_cifar10.py", "--backend", "cupy", "--encoder", "resnet18", "--width", 64,
+                                 "--batch", 512, "--evaluate-every", 1, "--out", out], seconds)
+    log = out / "log.jsonl"
+    if not log.exists():
+        first.say((first.out / "simclr_cifar10.log").read_text().strip()[-500:] or "no log")
+        return
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    first.say(f"{len(lines)} lines of log; the last with kNN:")
+    for line in [line for line in lines if any("knn" in name for name in line)][-10:] or lines[-1:]:
+        first.say(f"- `{json.dumps(line)}`")
+
+
+PARTS = [("Machine", machine, 0.05), ("Tests on CuPy", tests, 0.2), ("SimCLR on MNIST, one epoch", epoch, 0.2),
+         ("Steps", steps, 0.15), ("Beside PyTorch", compared, 0.5), ("ResNet-18 on CIFAR-10", training, 1.0)]
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=9, help="time for all of it (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("gpu_first_run"), help="folder (default: %(default)s)")
+    parser.add_argument("--emulated", action="store_true", help="tiny sizes on the GPU that tests/host_cuda emulates")
+    args = parser.parse_args(argv)
+    args.out = args.out.resolve()
+    first = First(args)
+    first.say("# First run on a GPU" + " (emulated, tiny sizes: no time means anything)" * args.emulated)
+    for title, part, share in PARTS:
+        first.say(f"\n## {title}\n")
+        if first.left() < 5:
+            first.say("no time left")
+            continue
+        start = time.monotonic()
+        try:
+            part(first, share * first.left() if share < 1 else first.left() - 15)
+        except Exception as error:
+            first.say(f"failed: {type(error).__name__}: {error}")
+        first.say(f"\n({time.monotonic() - start:.0f} s)")
+    print(f"written to {args.out / 'report.md'}")
+
+
+if __name__ == "__main__":
+    main()
