@@ -21,6 +21,7 @@ to one process's up to rounding, and a checkpoint independent of their number:
 
 import importlib
 import os
+import signal
 import sys
 import time
 import zlib
@@ -298,6 +299,25 @@ def get_world(backend: str = "numpy", engine: str | None = None) -> World:
     launched = next((int(os.environ[name]) for name in SIZES if os.environ.get(name, "").isdecimal()), None)
     if launched == 1 or not any(name in os.environ for name in RANKS) and "mpi4py.MPI" not in sys.modules:
         return ALONE
+    before = hold_signals()
+    try:
+        _current = _start(backend, engine, launched)
+    finally:
+        hold_signals(before)
+    return _current
+
+
+def hold_signals(mask: Any = None) -> Any:
+    """Let signals that end a program wait until the earlier mask, which is returned, is given back. One that interrupts MPI
+    while it talks to its launcher, at the start and at the end, can leave it waiting for ever."""
+    if not hasattr(signal, "pthread_sigmask"):               # Windows has no such signals
+        return None
+    if mask is None:
+        return signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    return signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _start(backend, engine, launched):
     try:
         import mpi4py
 
@@ -322,7 +342,6 @@ def get_world(backend: str = "numpy", engine: str | None = None) -> World:
         world = MPI()
         if backend == "cupy":
             world.choose_gpu(shared=True)
-    _current = world
     return world
 
 

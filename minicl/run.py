@@ -34,7 +34,7 @@ from .checkpoint import (CheckpointError, HasState, changes, code, fingerprint, 
                          save_checkpoint)
 from .console import lasting_output
 from .data import DataError
-from .distributed import ALONE, World, current
+from .distributed import ALONE, World, current, hold_signals
 from .files import Table, finite, remove_parts, write_atomically, write_json
 from .folder import OwnFolder, RunError
 from .nn import Module
@@ -73,6 +73,8 @@ def command(main: Callable[[], int | None]) -> NoReturn:
                 raise
             if current().rank == 0:
                 print(message, file=sys.stderr)
+        if current().size > 1:
+            hold_signals()                                   # for good: MPI ends after this
         sys.exit(code)
 
 

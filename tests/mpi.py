@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,28 @@ def check(size, name, *arguments, **settings):
     done = launch(size, CHECKS / name, *arguments, **settings)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def children(pid):
+    """The ids of all Python processes below a process."""
+    found = []
+    for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+        name = Path(f"/proc/{child}/comm").read_text()
+        found += children(child) + [child] * name.startswith("python")
+    return found
+
+
+def left_behind(folder):
+    """The command lines of processes that still have to do with a folder; waits a moment for them to go."""
+    for _ in range(50):
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                line = path.read_bytes()
+            except OSError:                                  # it has gone
+                continue
+            found += [line] * (str(folder).encode() in line)
+        if not found:
+            break
+        time.sleep(0.1)
+    return found
