@@ -66,8 +66,8 @@ What two processes send each other in a training step of each example, and in NT
 
 The counts are exact: they follow from shapes. KiB are those of the whole array that is summed, put together or dealt out.
 `--processes 8` counts those of eight: calls stay the same, and so do KiB, but for batch norm's statistics. Once a step the
-processes also agree, in 4 bytes, whether to stop. Times of one and of two processes are measured by
-`python tests/benchmarks/processes.py`; see [distributed](distributed.md).
+processes also agree, in 4 bytes, whether to stop, and in each loss, in 16, that all have as many rows.
+Times of one and of two processes are measured by `python tests/benchmarks/processes.py`; see [distributed](distributed.md).
 """
 
 
