@@ -57,15 +57,16 @@ def main():
         parser.error(f"--out: expected the name of a page, ending in .html, got {args.out}")
 
     trained = minicl.load(args.run, get_backend(args.backend), model=args.model)
-    root = Path(args.folder or trained.config.get("data_dir") or "")
-    if not root.name or not root.is_dir():
-        raise RunError(f"{root if root.name else 'the run'}: " + ("there is no such folder" if root.name else
-                       "it was not trained on a folder of pictures") + "; name the folder to search with --in")
+    searched = args.folder or trained.config.get("data_dir")
+    if not searched or not os.path.isdir(searched):
+        raise RunError((f"{searched}: there is no such folder" if searched else
+                        f"{args.run} was not trained on a folder of pictures") + "; name the folder to search with --in")
+    root, home = Path(searched), Path(args.run) if os.path.isdir(args.run) else Path(args.run).parent
 
     with threads(args.threads):
         queries = [trained.encode(args.pictures)] if args.pictures else []           # first: they may be mistaken
         queries += [trained.encode_text(args.words)] if args.words else []
-        index = Path(args.index) if args.index else index_path(Path(args.run), root, args.model)
+        index = Path(args.index) if args.index else home / index_name(args.run, root, args.model)
         files, features = read_index(index, trained, root)
         own = [find(files, root, picture) for picture in args.pictures] + [None] * len(args.words)
         scores, ids = nearest(features, trained.xp.concatenate(queries), min(args.k + 1, len(files)))
@@ -77,7 +78,7 @@ def main():
         print(f"\n{printable(query)}")
         for rank, (score, name) in enumerate(found, start=1):
             print(f"  {rank:3}  {score:6.3f}  {printable(name)}")
-    page = Path(args.out) if args.out else Path(args.run) / "search.html"
+    page = Path(args.out) if args.out else home / "search.html"
     title = f"{len(files)} pictures of {printable(root)}, by {printable(args.run)}"
     text = draw(title, results, root, len(args.pictures))
     write_atomically(page, lambda file: file.write(text.encode()))
@@ -107,15 +108,16 @@ def nearest(bank, queries, k, chunk=None):
 
 def find(files, root, picture):
     """Which of the files a picture is itself, or None."""
-    path = os.path.realpath(picture)
-    return next((k for k, name in enumerate(files) if os.path.realpath(root / name) == path), None)
+    names = [Path(os.path.relpath(place(picture), place(root))).as_posix() for place in (os.path.abspath, os.path.realpath)]
+    return next((k for k, name in enumerate(files) if name in names), None)
 
 
 # ---------------------------------------------------------------- the index
 
-def index_path(run, root, model):
-    key = hashlib.sha256(os.fsencode(os.path.realpath(root)) + (model or "").encode()).hexdigest()[:12]
-    return run / f"index-{key}.npz"
+def index_name(run, root, model):
+    """A name for each folder and model, and for each exported file, of which one folder may have several."""
+    key = "\n".join(["" if os.path.isdir(run) else os.path.basename(run), os.path.realpath(root), model or ""])
+    return f"index-{hashlib.sha256(os.fsencode(key)).hexdigest()[:12]}.npz"
 
 
 class Index:

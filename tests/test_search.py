@@ -110,6 +110,15 @@ def test_the_folder_that_the_run_trained_on_is_searched_by_default(photos, tmp_p
     assert output(capsys, run, photos / "a.png")[0] == 0
 
 
+def test_the_current_folder_is_searched_by_a_file_that_was_exported(run, photos, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("safetensors")
+    assert run_example("export", run, tmp_path / "e.safetensors") == 0
+    monkeypatch.chdir(photos)
+    code, out, _ = output(capsys, "../e.safetensors", "a.png", "--in", ".")
+    assert code == 0 and listed(out)[0][0] == (1.0, "same as a.png") and (tmp_path / "search.html").exists()
+    assert len(list(tmp_path.glob("index-*.npz"))) == 1
+
+
 @pytest.fixture
 def clip(tmp_path, rng):
     tokenizer = nn.WordTokenizer(["red", "blue", "dog"], 4)
@@ -205,7 +214,7 @@ BAD = {
     "no such run": (lambda f: [f.tmp / "none", f.picture], "none does not exist"),
     "no run": (lambda f: [f.photos, f.picture], "is not the folder of a run"),
     "no such folder": (lambda f: [f.run, f.picture, "--in", f.tmp / "none"], "none: there is no such folder"),
-    "no folder": (lambda f: [f.run, f.picture], "the run: it was not trained on a folder of pictures; name the folder"),
+    "no folder": (lambda f: [f.run, f.picture], "run was not trained on a folder of pictures; name the folder"),
     "a file": (lambda f: [f.run, f.picture, "--in", f.picture], "there is no such folder"),
     "empty": (lambda f: [f.run, f.picture, "--in", f.empty], "empty holds no pictures"),
     "all broken": (lambda f: [f.run, f.picture, "--in", f.broken], "none of its 1 pictures could be read"),
