@@ -319,7 +319,7 @@ def test_scale_changes_no_metric(xp, rng, dtype, scale):
     assert linear_probe(large, labels, large, labels) == pytest.approx(linear_probe(small, labels, small, labels), abs=0.04)
     if scale > 1 or dtype == "float32":                      # a row shorter than 1e-12 has no direction
         return
-    assert uniformity(large) == 0
+    assert abs(uniformity(large)) <= (0 if xp is np else 1e-14)                      # CuPy adds up in another order
 
 
 def test_rounding_is_no_rank(rng):

@@ -25,8 +25,9 @@ def get_backend(name: str = "numpy", precision: str | None = None) -> ArrayModul
 
     precision  of products of float32 matrices on a GPU: "float32", or "tf32", which rounds their entries to 10 bits of
                mantissa (relative errors of 5e-4) for the tensor cores of Ampere and later; their sums, and all else,
-               stay in float32. CuPy settles it with its first product, for the whole process. None leaves it to CuPy:
-               float32, unless the environment has CUPY_TF32=1
+               stay in float32. It reaches products of two matrices, as in convolutions, linear layers and losses; CuPy
+               leaves batches of them, as in attention and in crops, to float32. CuPy settles it with its first
+               product, for the whole process. None leaves it to CuPy: float32, unless the environment has CUPY_TF32=1
 
     Raises BackendError, with a different message each, when the name is unknown, when CuPy is not installed, when it is
     installed but broken or older than 14, when it works but no GPU can be used, and when it cannot be had in that

@@ -55,7 +55,7 @@ LAUNCHES = """\
 What can be counted without a GPU is what a training step asks of it: kernels, products and copies launched, and times
 that the host waits for an answer. A launch takes 10 to 20 microseconds of the host's time whatever its size, so a small
 network is no faster than its launches. Counted on the stand-in for CuPy, which `python tests/host_cuda` does on CuPy itself:
-within 1 % of these, but for CPC (215) and CLIP (323). The loss is not read, which would be one wait.
+within 1 % of these, but for CPC (215). The loss is not read, which would be one wait.
 """
 COMMUNICATION = """\
 ## Several processes
