@@ -50,7 +50,7 @@ def main():
             FAULTS[fault]()
         if run.logs(step):
             run.log(step, loss=loss.item())
-    run.finish({"loss": loss.item()})
+    run.finish({"loss": run.read_log()[-1]["loss"]})
 
 
 @dataclasses.dataclass
