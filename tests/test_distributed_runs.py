@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from example_runs import EXAMPLES, read_run
 from mpi import CHECKS, check, children, launch, left_behind, needs_mpi, start
+from PIL import Image
 from small_runs import assert_same_end
 
 from minicl.checkpoint import load_checkpoint
@@ -166,7 +167,8 @@ CALLS = ["simclr_mnist", "simclr_mnist --clip-grad 0.1 --evaluate-every 1", "moc
          "simclr_mnist --chunk 16", "moco_mnist --chunk 10", "clip_captions --chunk 4",
          "clip_captions", "clip_captions --text transformer", "circle", "collapse", "cpc_sequences",
          "cpc_sequences --data digit-rows", "simclr_cifar10", "simclr_cifar10 --method simclr --evaluate-every 1",
-         "mutual_information", f"simclr_images {PICTURES}", f"moco_images {PICTURES} --queue 50 --splits 2"]
+         "mutual_information", f"simclr_images {PICTURES}", f"moco_images {PICTURES} --queue 50 --splits 2",
+         "clip_images --captions PHOTOS/captions.csv --size 32 --batch 20 --width 2 --dim 8 --text bag"]
 
 
 @pytest.fixture(scope="module")
@@ -174,9 +176,13 @@ def examples(tmp_path_factory):
     """{1, 2 processes: the folder with a run of each call}"""
     pictures = tmp_path_factory.mktemp("data") / "pictures.npz"
     np.savez(pictures, images=np.random.default_rng(0).integers(0, 256, (100, 32, 32, 3), np.uint8), labels=np.arange(100) % 5)
+    photos = tmp_path_factory.mktemp("photos")
+    for k, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (60, 40, 36, 3), np.uint8)):
+        Image.fromarray(pixels).save(photos / f"{k}.png")
+    (photos / "captions.csv").write_text("image,caption\n" + "".join(f"{k}.png,picture {k % 7} of {k % 5}\n" for k in range(60)))
     folders = {size: tmp_path_factory.mktemp("examples") for size in (1, 2)}
     for size, folder in folders.items():
-        done = launch(size, CHECKS / "examples.py", folder, " , ".join(CALLS).replace("PICTURES", str(pictures)),
+        done = launch(size, CHECKS / "examples.py", folder, " , ".join(CALLS).replace("PICTURES", str(pictures)).replace("PHOTOS", str(photos)),
                       MINICL_CACHE=str(pictures.parent))
         assert done.returncode == 0, done.stdout + done.stderr
     return folders
