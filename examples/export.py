@@ -32,7 +32,7 @@ from minicl.run import RunError, command
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("run", type=folder, help="folder of the run whose encoder is exported")
     parser.add_argument("file", type=folder, help="what to write: a name ending in .safetensors or .onnx")
     parser.add_argument("--model", help="which model, if the run trained several")

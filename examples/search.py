@@ -39,7 +39,7 @@ THUMB = 192                                                  # pixels a side on 
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("run", type=folder, help="folder of the run whose encoder is used")
     parser.add_argument("pictures", nargs="*", metavar="PICTURE", help="files to find similar pictures of")
     parser.add_argument("--in", dest="folder", type=folder, help="folder to search; default: what the run trained on")

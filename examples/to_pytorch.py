@@ -43,7 +43,7 @@ except ImportError as error:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("source", type=folder, help="folder of a run, or a .pt file to convert back")
     parser.add_argument("file", type=folder, help="what to write: encoder.pt, or back: encoder.safetensors")
     parser.add_argument("--model", help="which model, if the run trained several")

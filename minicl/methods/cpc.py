@@ -90,7 +90,13 @@ class CPC(Module):
 
 
 class LastContext(Module):
-    """sequences (B, T, C) -> c after the last window (B, H): what a trained CPC tells of each sequence as a whole."""
+    """sequences (B, T, C) -> c after the last window (B, H): what a trained CPC tells of each sequence as a whole.
+
+    >>> rng = np.random.default_rng(0)
+    >>> model = CPC(WindowEncoder(3, 4, features=6, rng=rng), None, 2, rng=rng)
+    >>> LastContext(model)(np.ones((5, 8, 3), "float32")).shape
+    (5, 6)
+    """
 
     def __init__(self, model: CPC):
         self.model = model
