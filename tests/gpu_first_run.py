@@ -4,8 +4,8 @@
     python tests/gpu_first_run.py --minutes 9 --emulated         # the same at tiny sizes on a machine without a GPU
 
 In this order: versions and card; the tests on CuPy; one epoch of SimCLR on MNIST; launches and times of a training step of
-each method; losses and steps beside PyTorch (if it is installed), and as shares of what the card can do; ResNet-18 on
-CIFAR-10 for as many epochs as fit. Each part has a share of the minutes, and what it leaves over goes to the next ones. A
+each method; losses and steps beside PyTorch (if it is installed), and as shares of what the card can do; MoCo on CIFAR-10,
+ResNet-18, for as many epochs as fit. Each part has a share of the minutes, and what it leaves over goes to the next ones. A
 part that fails or runs out of time is reported, and the next one begins. report.md is written anew after each part.
 """
 
@@ -25,6 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / name) for name in ("tests", ".", "examples")]
 
+import numpy as np  # noqa: E402
 from benchmarks.candidates import ON_GPU  # noqa: E402
 from benchmarks.cases import CASES  # noqa: E402
 from benchmarks.harness import Worker  # noqa: E402
@@ -191,26 +192,45 @@ def _row(first, case, workers, rates, end):
     return "| " + " | ".join([case.name, *cells, *memory, share or "; ".join(errors)]) + " |"
 
 
+CIFAR = """
+import sys
+import numpy as np
+from minicl.data import load_cifar10
+data = load_cifar10()
+np.savez(sys.argv[1], train_images=data.train_images, train_labels=data.train_labels, test_images=data.test_images,
+         test_labels=data.test_labels)
+"""
+
+
 def training(first, seconds):
-    out = first.out / "simclr_cifar10"
+    """MoCo as its authors' demo trains it on CIFAR-10, but for AdamW: kNN on h after each epoch."""
+    start, data, out = time.monotonic(), first.out / "cifar10.npz", first.out / "moco_cifar10"
     shutil.rmtree(out, ignore_errors=True)
+    size = ["--encoder", "resnet18", "--width", 64, "--queue", 4096, "--batch", 512, "--epochs", 200]
     if first.tiny:
-        first.say("not at tiny sizes: it needs CIFAR-10")
-        return
-    first.run("simclr_cifar10", ["examples/simclr_cifar10.py", "--backend", "cupy", "--encoder", "resnet18", "--width", 64,
-                                 "--batch", 512, "--evaluate-every", 1, "--out", out], seconds)
+        rng = np.random.default_rng(0)
+        arrays = {f"{part}_{what}": array for part, n in (("train", 64), ("test", 30)) for what, array in (
+            ("images", rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)), ("labels", np.arange(n) % 3))}
+        np.savez(data, **arrays)
+        size = ["--encoder", "convnet", "--width", 4, "--queue", 32, "--batch", 32, "--epochs", 1]
+    elif not data.exists():
+        text, good = first.run("cifar10", ["-c", CIFAR, data], seconds / 3)
+        if not good:
+            raise RuntimeError("CIFAR-10 could not be loaded: " + text.strip()[-300:])
+    first.run("moco_cifar10", ["examples/moco_images.py", "--backend", "cupy", "--data-dir", data, "--size", 32, "--momentum",
+                               0.99, "--tau", 0.1, "--evaluate-every", 1, "--out", out, *size],
+              seconds - (time.monotonic() - start))
     log = out / "log.jsonl"
     if not log.exists():
-        first.say((first.out / "simclr_cifar10.log").read_text().strip()[-500:] or "no log")
-        return
+        raise RuntimeError((first.out / "moco_cifar10.log").read_text().strip()[-500:] or "no log")
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    first.say(f"{len(lines)} lines of log; the last with kNN:")
-    for line in [line for line in lines if any("knn" in name for name in line)][-10:] or lines[-1:]:
+    first.say("The authors' demo has kNN 82.6 % after 200 epochs, 86.3 % after 400 (asymmetric loss, SGD). Here:\n")
+    for line in [line for line in lines if any("knn" in name for name in line)][-40:] or lines[-1:]:
         first.say(f"- `{json.dumps(line)}`")
 
 
 PARTS = [("Machine", machine, 0.05), ("Tests on CuPy", tests, 0.2), ("SimCLR on MNIST, one epoch", epoch, 0.2),
-         ("Steps", steps, 0.15), ("Beside PyTorch", compared, 0.5), ("ResNet-18 on CIFAR-10", training, 1.0)]
+         ("Steps", steps, 0.15), ("Beside PyTorch", compared, 0.5), ("MoCo on CIFAR-10", training, 1.0)]
 
 
 def main(argv=None):
