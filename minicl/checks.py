@@ -42,6 +42,13 @@ def require_integers(where: Any, at_least: int, at_most: int | None = None, hint
             _refuse(where, option, f"an integer {bounds}", n, hint, ValueError if integer else TypeError)
 
 
+def require_bool(where: Any, /, **options: Any) -> None:
+    """Raise TypeError unless every option is True or False: the text "no" would count as true."""
+    for option, value in options.items():
+        if not isinstance(value, (bool, np.bool_)):
+            _refuse(where, option, "True or False", value, "", TypeError)
+
+
 def require_rng(where: Any, rng: Any) -> None:
     """Raise TypeError unless rng is a NumPy generator: on the host, whichever the backend."""
     if not isinstance(rng, np.random.Generator):

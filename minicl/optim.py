@@ -13,17 +13,15 @@ Fine-tuning: a frozen parameter (requires_grad False) is neither decayed nor mov
 import itertools
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 
 from .autograd import Tensor
 from .backend import array_module, follow, fused, parallel_for, sum_of_squares, to_device, to_host, weights
-from .checks import require_within
+from .checks import require_bool, require_integers, require_within
 from .nn import Module, Parameter
-from .nn.module import require_reachable
 from .nn.state import require_state
-from .nn.structure import Structure
+from .nn.structure import Structure, named_parameters
 from .signature import accepts_other_names, by_known_names
 from .tensor import mark_changed, watch
 from .typing import Array, HostArray
@@ -54,7 +52,7 @@ class Optimizer:
 
     state_names: tuple[str, ...] = ()
     decay_in_gradient = False                                    # whether _update adds decay w to the gradient
-    world = property(lambda self: self.model.world, lambda self, world: setattr(self.model, "world", world))
+    world = property(lambda self: self.model.world, lambda self, world: self.model.across(world, self.model.views))
 
     def __new__(cls, *args, **options):
         by_known_names(cls.__name__, cls.__init__, args, options)            # raises, with the nearest argument
@@ -63,7 +61,7 @@ class Optimizer:
     def __init__(self, model: Module | Iterable[tuple[str, Tensor]], lr: float, *, weight_decay: float = 0.0):
         require_within(self, "(0, inf)", lr=lr)
         require_within(self, "[0, inf)", weight_decay=weight_decay)
-        parameters = sorted(_named_parameters(type(self).__name__, model), key=lambda item: item[1].ndim < 2)
+        parameters = sorted(named_parameters(type(self).__name__, model), key=lambda item: item[1].ndim < 2)
         self.names, self.parameters = zip(*parameters)           # the sort is stable: decayed ones first
         self.structure = Structure(type(self).__name__, model, parameters, Parameter)
         self.lr, self.weight_decay, self.steps = lr, weight_decay, 0
@@ -89,7 +87,7 @@ class Optimizer:
     def step(self, lr: float | None = None, *, clip_grad_norm: float | None = None) -> Array | None:
         """One update from the gradients that backward() has added up since zero_grad().
 
-        clip_grad_norm  first scale them by min(1, clip_grad_norm / |g|), |g| the norm of all of them together, of all
+        clip_grad_norm  first scale them by min(1, clip_grad_norm / |g|), |g| the norm of all that are trained, of all
                         processes; and return |g|, an array (). PyTorch's clip_grad_norm_() does the same
         """
         lr = self.lr if lr is None else lr
@@ -107,7 +105,8 @@ class Optimizer:
             self._plan(trained)
         if not self.runs:
             raise RuntimeError(f"{type(self).__name__}: all its parameters are frozen, so there is nothing to train")
-        self.world.all_reduce(self.grads)
+        for g in self._live_gradients():                         # the others wait unchanged, whatever they hold
+            self.world.all_reduce(g)
         if self.xp is np:
             self._require_finite_gradients()
         norm = None if clip_grad_norm is None else self._clip(clip_grad_norm)
@@ -121,10 +120,16 @@ class Optimizer:
 
     def _clip(self, most):
         require_within(self, "(0, inf)", clip_grad_norm=most)
-        norm = self.xp.sqrt(sum_of_squares(self.grads, SLICE))
+        live = self._live_gradients()
+        norm = self.xp.sqrt(sum(sum_of_squares(g, SLICE) for g in live))
         scale = most / self.xp.maximum(norm, most)               # 1 where the norm is at most that; not read
-        self.xp.multiply(self.grads, scale, out=self.grads, dtype=self.grads.dtype)
+        for g in live:
+            self.xp.multiply(g, scale, out=g, dtype=g.dtype)
         return norm
+
+    def _live_gradients(self):
+        """Views of the gradients of all that is trained."""
+        return [self.grads[part] for part, _, _ in self.runs] if self.frozen else [self.grads]
 
     def _plan(self, trained):
         """Group neighbours in the buffer that are trained, decayed alike and of one step count into runs."""
@@ -142,7 +147,7 @@ class Optimizer:
     def _require_finite_gradients(self):
         """Raise FloatingPointError unless the sum of squares of what is trained is finite."""
         total = 0.0
-        for g in [self.grads] if not self.frozen else [self.grads[part] for part, _, _ in self.runs]:
+        for g in self._live_gradients():
             total += _square(g)
             if not math.isfinite(total):
                 name = next((name for name, (at, _, _), live in zip(self.names, self.views, self.trained)
@@ -192,18 +197,19 @@ class Optimizer:
         """Take over a state_dict. Raises ValueError unless all of it fits; then nothing is changed."""
         parts = dict(self._parts())
         require_state(type(self).__name__, state, parts)
+        steps = int(state[f"{type(self).__name__}.steps"])
         counts = [int(state[f"steps.{name}"]) for name in self.names]
-        if not all(0 <= count <= int(state["steps"]) for count in counts):
-            raise ValueError(f"{type(self).__name__}: the state's step counts must lie in [0, {state['steps']}], its "
-                             f"steps, got {min(counts)} to {max(counts)}")
+        if not all(0 <= count <= steps for count in counts):
+            raise ValueError(f"{type(self).__name__}: the state's step counts must lie in [0, {steps}], its steps, got "
+                             f"{min(counts)} to {max(counts)}")
         if negative := [name for name in parts if name.startswith("v.") and (state[name] < 0).any()]:
             raise ValueError(f"{type(self).__name__}: the state's {negative[0]} holds numbers below 0, which no mean of "
                              "squares is")
         for name, part in parts.items():
-            if not name.startswith("steps"):
+            if part.dtype.kind == "f":
                 part[...] = to_device(state[name], self.xp)
-        self.steps = int(state["steps"])
-        self.missed[...] = [self.steps - count for count in counts]
+        self.steps = steps
+        self.missed[...] = [steps - count for count in counts]
         self._plan(self.trained)
 
     def _parts(self):
@@ -211,7 +217,7 @@ class Optimizer:
         moments = [(f"{moment}.{name}", array[part].reshape(data.shape)) for moment, array in self.state.items()
                    for name, (part, data, _) in zip(self.names, self.views)]
         counts = [(f"steps.{name}", count) for name, count in zip(self.names, self.steps - self.missed)]
-        return [*moments, *counts, ("steps", np.array(self.steps))]
+        return [*moments, *counts, (f"{type(self).__name__}.steps", np.array(self.steps))]   # so no other class loads it
 
     def __reduce_ex__(self, protocol):
         raise TypeError(f"{type(self).__name__} cannot be copied or pickled, a copy would not move the model; copy "
@@ -228,28 +234,6 @@ def _dot(x):
     return float(np.dot(x, x))
 
 
-def _named_parameters(name, model) -> list[tuple[str, Any]]:
-    """[(name, Parameter), ...] of a Module or of pairs, checked."""
-    if isinstance(model, Module):
-        require_reachable(model)
-    named = model.named_parameters() if isinstance(model, Module) else model
-    named = list(named) if isinstance(named, Iterable) else [named]
-    if not all(isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) and isinstance(item[1], Tensor)
-               for item in named):
-        raise TypeError(f"{name}: expected a Module or (name, Parameter) pairs; pass the model, {name}(model, lr=...)")
-    if not named:
-        raise ValueError(f"{name}: got no parameters; pass the model, {name}(model, lr=...)")
-    if len({id(p) for _, p in named}) < len(named) or len(dict(named)) < len(named):
-        raise ValueError(f"{name}: expected each name and each parameter once, got {', '.join(n for n, _ in named)}")
-    if any(p.node is not None for _, p in named):
-        raise ValueError(f"{name}: expected leaves, got the result of an op; pass Parameters")
-    kinds = sorted({f"{p.dtype} on {array_module(p.data).__name__}" for _, p in named})
-    if len(kinds) > 1:
-        raise ValueError(f"{name}: expected parameters of one dtype on one device, got {' and '.join(kinds)}; convert "
-                         "the model with model.astype() or model.to()")
-    return named
-
-
 class SGD(Optimizer):
     """Stochastic gradient descent, with momentum mu: u <- mu u + g + decay w,  w <- w - lr u.
 
@@ -261,6 +245,7 @@ class SGD(Optimizer):
 
     def __init__(self, model: Module | Iterable[tuple[str, Tensor]], lr: float, *, momentum: float = 0.0,
                  nesterov: bool = False, weight_decay: float = 0.0):
+        require_bool(self, nesterov=nesterov)
         require_within(self, "(0, 1)" if nesterov else "[0, 1)", "" if momentum else "usual is 0.9", momentum=momentum)
         super().__init__(model, lr, weight_decay=weight_decay)
         self.momentum, self.nesterov = momentum, nesterov
@@ -391,8 +376,11 @@ def warmup_cosine(step: int, *, total: int, peak: float, warmup: int = 0, floor:
     >>> [round(warmup_cosine(step, total=6, peak=1.0, warmup=2), 2) for step in range(6)]
     [0.5, 1.0, 1.0, 0.85, 0.5, 0.15]
     """
-    if not 0 <= warmup < total:
-        raise ValueError(f"warmup_cosine: expected 0 <= warmup < total, got warmup={warmup}, total={total}")
+    require_integers("warmup_cosine", 0, step=step, total=total, warmup=warmup)
+    require_within("warmup_cosine", "[0, inf)", peak=peak, floor=floor)
+    if warmup >= total or floor > peak:
+        raise ValueError(f"warmup_cosine: expected warmup < total and floor <= peak, got {warmup=}, {total=}, {floor=}, "
+                         f"{peak=}")
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = min(1.0, (step - warmup) / (total - warmup))

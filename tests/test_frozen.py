@@ -8,6 +8,7 @@ from small_nets import Net, each_optimizer, ones, rng, take_step
 
 from minicl import Tensor
 from minicl.backend import to_device, to_host
+from minicl.distributed import World
 from minicl.nn import Parameter
 from minicl.optim import LARS, SGD
 
@@ -76,6 +77,41 @@ def test_what_is_frozen_stays_in_evaluation_mode_until_it_is_unfrozen():
                                   model.state_dict()["encoder.steps.1.running_mean"])
     assert all(module.training for module in model.encoder.unfreeze().modules())
     assert all(p.requires_grad for p in model.parameters())
+
+
+@each_optimizer
+@pytest.mark.parametrize("left", [0.0, 1e6, 1e30, np.inf, np.nan])
+def test_a_gradient_left_in_what_is_frozen_changes_nothing_and_stays(xp, make, left):
+    """Also under clipping: the norm is that of what is trained."""
+    def step(value):
+        model = Net().to(xp)
+        optimizer = make(model)
+        model.encoder.freeze()
+        optimizer.grads[...] = 3
+        for p in model.encoder.parameters():
+            p.grad[...] = value
+        return optimizer.step(clip_grad_norm=1.0), to_host(optimizer.values), to_host(model.encoder[0].weight.grad)
+
+    norm, values, grad = step(left)
+    assert np.isclose(float(norm), np.sqrt(9 * 10)) and np.array_equal(values, step(0.0)[1])
+    assert np.array_equal(grad, np.full((3, 4), left, "float32"), equal_nan=True)
+
+
+def test_processes_add_up_the_gradients_of_what_is_trained_only():
+    """The gradient of what is frozen may wait for the step after unfreeze(), and must not be added up twice."""
+    class Twice(World):
+        size = 2
+
+        def all_reduce(self, x):
+            x *= 2
+            return x
+
+    model = Net().across(Twice())
+    optimizer = SGD(model, 0.01)
+    optimizer.grads[...] = 1
+    model.encoder.freeze()
+    optimizer.step()
+    assert model.head.weight.grad.min() == 2 and model.encoder[0].weight.grad.max() == 1
 
 
 @each_optimizer

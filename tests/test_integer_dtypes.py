@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 from captioned_digits import CaptionedDigits
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from minicl import Tensor, ops
 from minicl.contrastive import clip_loss, sup_con
@@ -10,6 +12,7 @@ from minicl.data import same_caption_ids
 from minicl.data.digits import draw_digits
 from minicl.data.shapes import draw_shapes
 from minicl.evaluate import knn_accuracy, linear_probe, retrieval_recall, zero_shot_accuracy
+from minicl.methods import Queue
 
 IDS = np.array([3, 1, 0, 3, 2, 1, 0, 2])
 X = np.random.default_rng(0).standard_normal((8, 4))
@@ -53,3 +56,20 @@ def test_every_integer_dtype_is_as_good(use, dtype):
     for x, y in zip(*((r if isinstance(r, tuple) else (r,)) for r in (found, right))):
         x, y = np.asarray(x), np.asarray(y)
         assert x.dtype == y.dtype and np.array_equal(x, y)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
+@given(st.integers(0, 3))
+@settings(max_examples=4, deadline=None)
+def test_a_queue_keeps_the_largest_ids_of_every_dtype_or_refuses_them(dtype, below):
+    top = np.iinfo(dtype).max
+    ids, queue = np.array([top - below, 0, 1, top], dtype), Queue(8, 2)
+    numbers = [int(i) for i in ids]
+    if top >= 2**63 - 1:
+        with pytest.raises(ValueError, match="Queue: ids must be from 0 to 2\\^63 - 2, got 0 to"):
+            queue.enqueue(np.ones((4, 2), "float32"), ids)
+        ids[ids >= 2**63 - 1] = 2**63 - 2
+        numbers = [min(i, 2**63 - 2) for i in numbers]
+    queue.enqueue(np.ones((4, 2), "float32"), ids)
+    assert queue.ids.data[:4].tolist() == [i + 1 for i in numbers]
+    Queue(8, 2).load_state_dict(queue.state_dict())

@@ -323,7 +323,7 @@ def test_keys_of_a_querys_own_id_are_no_negatives(xp, rng):
 
 
 @pytest.mark.parametrize("ids, message", [
-    (np.array([0, 1]), "ids must be a host .numpy. array of 3 integers"), (np.array([0, -1, 2]), "MoCo.loss: ids must be 0 or more, got -1"),
+    (np.array([0, 1]), "ids must be a host .numpy. array of 3 integers"), (np.array([0, -1, 2]), "MoCo.loss: ids must be from 0 to 2.63 - 2, got -1"),
 ])
 def test_ids_of_keys_are_checked(ids, message, rng):
     model = MoCo(Linear(5, 6, rng=rng), Linear(6, 4, rng=rng), dim=4, queue=7, splits=1)

@@ -35,6 +35,16 @@ def test_a_damaged_array_in_a_state(kind, damage):
             assert same(owner.state_dict(), before)
 
 
+@pytest.mark.parametrize("kind, other", [(kind, other) for kind in OPTIMIZERS for other in OPTIMIZERS if other != kind])
+def test_the_state_of_another_class(kind, other):
+    """SGD and LARS, Adam and AdamW have the same moments."""
+    (_, optimizer), (_, giver) = made(kind), made(other)
+    before = optimizer.state_dict()
+    with pytest.raises(ValueError, match=f"{other}.steps: unknown to this {kind}"):
+        optimizer.load_state_dict(giver.state_dict())
+    assert same(optimizer.state_dict(), before)
+
+
 @pytest.mark.parametrize("kind", ["Adam", "AdamW"])
 def test_a_mean_of_squares_is_not_negative(kind):
     _, optimizer = made(kind)

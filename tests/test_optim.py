@@ -294,7 +294,7 @@ def test_state_is_a_copy_on_the_host(xp, make):
     lambda: SGD(parameters_from(initial(), np), 0.1).state_dict(),
     lambda: Adam([("p", Parameter(np.zeros(3)))], 0.1).state_dict(),
     lambda: {name: array for name, array in Adam(parameters_from(initial(), np), 0.1).state_dict().items()
-             if name != "steps"},
+             if name != "Adam.steps"},
 ], ids=["another optimizer", "another model", "no step count"])
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(state):
     parameters = parameters_from(initial(), np)
@@ -372,8 +372,25 @@ def test_without_warmup_the_schedule_starts_at_its_peak():
 
 @pytest.mark.parametrize("warmup, total", [(10, 10), (11, 10), (-1, 10), (0, 0)])
 def test_a_warmup_that_does_not_fit_is_refused(warmup, total):
-    with pytest.raises(ValueError, match=f"expected 0 <= warmup < total, got warmup={warmup}, total={total}"):
+    with pytest.raises(ValueError, match="warmup_cosine: .*warmup"):
         warmup_cosine(0, total=total, peak=1.0, warmup=warmup)
+
+
+ODD = {"step": [-5, 2.5, True, None], "total": [0, -1, 10.5, True, "10"], "peak": [-1, "1", None], "warmup": [-1, 2.5, 10],
+       "floor": [-1, 5, None]}
+
+
+@pytest.mark.parametrize("option, value", [(option, value) for option, values in ODD.items() for value in [*values, np.nan, np.inf]])
+def test_the_schedule_names_what_is_not_a_rate_or_a_count(option, value):
+    fine = {"step": 0, "total": 10, "peak": 1.0, "warmup": 2, "floor": 0.1}
+    with pytest.raises((ValueError, TypeError), match=f"warmup_cosine: .*{option}"):
+        warmup_cosine(**{**fine, option: value})
+
+
+@pytest.mark.parametrize("value", ["no", 1, 0, None, 0.5])
+def test_nesterov_is_true_or_false(value):
+    with pytest.raises(TypeError, match="SGD: nesterov must be True or False"):
+        SGD([("w", Parameter(np.ones(2)))], 0.1, momentum=0.9, nesterov=value)
 
 
 def test_moments_find_their_parameters_by_name():

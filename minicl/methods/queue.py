@@ -74,10 +74,11 @@ class Queue(Module):
 
 
 def noted(name: str, ids: HostArray | None, count: int) -> Any:
-    """What a Queue stores for ids: 1 + them, or 0 for none. Raises ValueError unless they are integers (count,) >= 0."""
+    """What a Queue stores for ids: 1 + them, int64, or 0 for none. Raises ValueError unless they are integers (count,) from
+    0 to 2^63 - 2."""
     if ids is None:
         return 0
     require_ids(name, ids, count)
-    if ids.min(initial=0) < 0:
-        raise ValueError(f"{name}: ids must be 0 or more, got {ids.min()}")
-    return ids + 1
+    if ids.min(initial=0) < 0 or ids.max(initial=0) >= 2**63 - 1:
+        raise ValueError(f"{name}: ids must be from 0 to 2^63 - 2, got {ids.min()} to {ids.max()}")
+    return ids.astype("int64") + 1                                           # in uint8 255 would become 0, no id

@@ -2,10 +2,13 @@
 
 import operator
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
+from ..autograd import Tensor
+from ..backend import array_module
 from ..tensor import clock, first_gradients
-from .module import Module
+from .module import Module, require_reachable
 from .parts import Buffer, HostBuffer, Parameter
 
 MANY = 100                              # a longer list without a part is data, which is not looked through again
@@ -66,6 +69,28 @@ class Structure:
 
     def __getstate__(self) -> dict:
         return {**vars(self), "places": []}              # a copy belongs to a copied module
+
+
+def named_parameters(name, model) -> list[tuple[str, Any]]:
+    """[(name, Parameter), ...] of a Module or of pairs, checked."""
+    if isinstance(model, Module):
+        require_reachable(model)
+    named = model.named_parameters() if isinstance(model, Module) else model
+    named = list(named) if isinstance(named, Iterable) else [named]
+    if not all(isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) and isinstance(item[1], Tensor)
+               for item in named):
+        raise TypeError(f"{name}: expected a Module or (name, Parameter) pairs; pass the model, {name}(model, lr=...)")
+    if not named:
+        raise ValueError(f"{name}: got no parameters; pass the model, {name}(model, lr=...)")
+    if len({id(p) for _, p in named}) < len(named) or len(dict(named)) < len(named):
+        raise ValueError(f"{name}: expected each name and each parameter once, got {', '.join(n for n, _ in named)}")
+    if any(p.node is not None for _, p in named):
+        raise ValueError(f"{name}: expected leaves, got the result of an op; pass Parameters")
+    kinds = sorted({f"{p.dtype} on {array_module(p.data).__name__}" for _, p in named})
+    if len(kinds) > 1:
+        raise ValueError(f"{name}: expected parameters of one dtype on one device, got {' and '.join(kinds)}; convert "
+                         "the model with model.astype() or model.to()")
+    return named
 
 
 def _walk(value, places, found):
