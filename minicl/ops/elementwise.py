@@ -229,9 +229,10 @@ def dropout(x: Array, *, p: float, rng: Rng, world: World = ALONE, views: int = 
     require_within("dropout", "[0, 1)", p=p)
     require_rng("dropout", rng)
     shape = [length * (world.size if axis == batch_axis % x.ndim else 1) for axis, length in enumerate(x.shape)]
-    drawn = np.moveaxis(rng.random(shape, dtype="float32"), batch_axis, 0)
-    mask = np.moveaxis(world.rows(drawn, views), 0, batch_axis) >= p
-    scale = to_device(mask, array_module(x)).astype(x.dtype) * (1 / (1 - p))
+    drawn = rng.random(shape, dtype="float32")
+    if world.size > 1:
+        drawn = np.moveaxis(world.rows(np.moveaxis(drawn, batch_axis, 0), views), 0, batch_axis)
+    scale = to_device(drawn >= p, array_module(x)).astype(x.dtype) * (1 / (1 - p))
     return x * scale, lambda g: (g * scale,)
 
 
