@@ -115,7 +115,7 @@ def test_the_gradient_of_the_whole_network(xp, network):
         value = []
         for sign in (1, -1):
             p.data += sign * step
-            value.append(float((model(images) * direction).sum()))
+            value.append((model(images) * direction).sum().item())
             p.data -= sign * step
         expected = float((p.grad * step).sum())
         assert (value[0] - value[1]) / 2 == pytest.approx(expected, rel=2e-4, abs=1e-11), names[k]
