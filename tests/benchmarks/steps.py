@@ -34,8 +34,8 @@ def encoder_and_head(kind, side, dim, width=64):
     return encoder, projection_head("mlp", encoder.features, hidden=hidden, dim=dim, rng=rng)
 
 
-def gradients(model):
-    return [p.grad for p in model.parameters()]
+def gradients(parameters):
+    return [p.grad for p in parameters]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +72,7 @@ class SimCLRStep(Step):
     def minicl(self, xp):
         views, model = to_device(self.views(), xp), self.model().to(xp)
         optimizer = self.optimizer(model)
+        parameters = model.parameters()
 
         def step():
             h, z = model(views)
@@ -79,7 +80,7 @@ class SimCLRStep(Step):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            return loss.data, *gradients(model)
+            return loss.data, *gradients(parameters)
 
         return step
 
@@ -124,6 +125,7 @@ class MoCoStep(Step):
         model, rng = self.model().to(xp), np.random.default_rng(0)
         view1, view2 = (to_device(view, xp) for view in self.views())
         optimizer = self.optimizer(model)
+        parameters = model.parameters()
 
         def step():
             h, q = model(view1)
@@ -133,7 +135,7 @@ class MoCoStep(Step):
             loss.backward()
             optimizer.step()
             model.update()
-            return loss.data, *gradients(model)
+            return loss.data, *gradients(parameters)
 
         return step
 
@@ -188,6 +190,7 @@ class CLIPStep(Step):
         model = self.model().to(xp)
         pictures, ids, caption_ids = (to_device(array, xp) for array in self.pairs())
         optimizer = self.optimizer(model)
+        parameters = model.parameters()
 
         def step():
             image, text = model(pictures, ids)
@@ -196,7 +199,7 @@ class CLIPStep(Step):
             loss.backward()
             optimizer.step()
             model.clamp_logit_scale()
-            return loss.data, *gradients(model)
+            return loss.data, *gradients(parameters)
 
         return step
 
