@@ -1,10 +1,11 @@
 """Items decoded once, into a file in the user's cache, which is then mapped into memory.
 
     CACHE/pictures/KEY/pixels        the rows of all items that could be read, one after another, uint8
-    CACHE/pictures/KEY/state.json    how many items were read, and which of them are broken
+    CACHE/pictures/KEY/state.json    [end, checksum, {item: why it is broken}] of each block of items
 
-state.json is written after each block of items. Where a process was killed, the next one cuts `pixels` to what
-state.json counts and goes on. One process at a time writes; others wait for it.
+state.json is written after each block. Every time the rows are asked for, blocks are compared with their checksums, up to
+the first that is damaged or missing, as where a process was killed. `pixels` is cut there, and the items after it are
+decoded again. One process at a time writes; others wait for it.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import os
 import shutil
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
@@ -30,7 +32,7 @@ from ..typing import HostArray
 from .checks import DataError
 from .download import cache_dir
 
-VERSION = 1                                              # of what is in the files; another one is decoded again
+VERSION = 2                                              # of what is in the files; another one is decoded again
 BLOCK = 512                                              # items between two writes of state.json
 ELSEWHERE = "set MINICL_CACHE to a folder with more room"
 
@@ -48,14 +50,14 @@ def decode_once(identity: Any, names: Sequence[str], read: Callable[[int], HostA
     content = json.dumps([VERSION, shape, list(names), identity])
     folder = cache_dir() / "pictures" / hashlib.sha256(content.encode()).hexdigest()[:32]
     try:
-        state = _read_state(folder, shape)
-        if state["read"] < len(names):
+        blocks = _whole_blocks(folder, len(names), shape)
+        if _end(blocks) < len(names):
             folder.mkdir(parents=True, exist_ok=True)
             with _locked(folder, log):
-                state = _decode(folder, names, read, shape, _read_state(folder, shape), log)
+                blocks = _decode(folder, names, read, shape, _whole_blocks(folder, len(names), shape), log)
     except OSError as error:
         raise DataError(f"cannot keep the decoded pictures in {folder} ({error.strerror or error}); {ELSEWHERE}") from error
-    broken = {int(index): reason for index, reason in state["broken"].items()}
+    broken = {int(index): reason for _, _, some in blocks for index, reason in some.items()}
     for reason in list(broken.values())[:5]:
         log(f"skipped: {reason}")
     if len(broken) > 5:
@@ -65,13 +67,32 @@ def decode_once(identity: Any, names: Sequence[str], read: Callable[[int], HostA
     return np.memmap(folder / "pixels", np.uint8, "r", shape=(int(good.sum()), *shape)), good
 
 
-def _read_state(folder: Path, shape: tuple[int, ...]) -> dict[str, Any]:
-    """state.json, or that of nothing read yet if it is missing or more than `pixels` holds."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        state = json.loads((folder / "state.json").read_text())
-        if os.path.getsize(folder / "pixels") >= (state["read"] - len(state["broken"])) * prod(shape):
-            return state
-    return {"read": 0, "broken": {}}
+def _end(blocks: Sequence[Any]) -> int:
+    """How many items the blocks have."""
+    return blocks[-1][0] if blocks else 0
+
+
+def _whole_blocks(folder: Path, N: int, shape: tuple[int, ...]) -> list[Any]:
+    """The blocks in state.json, up to the first that is damaged there or in `pixels`."""
+    def is_whole(block, start, lo, hi):
+        end, checksum, broken = block
+        expected = _with_items(zlib.crc32(pixels[lo:hi]), start, end, broken)
+        return start < end <= N and hi <= len(pixels) and checksum == expected
+
+    with contextlib.suppress(Exception):                 # missing files, and whatever damaged ones raise
+        blocks = json.loads((folder / "state.json").read_text())
+        starts = [0, *(end for end, _, _ in blocks)]
+        rows = np.cumsum([0, *(end - start - len(some) for start, (end, _, some) in zip(starts, blocks))]) * prod(shape)
+        pixels = np.memmap(folder / "pixels", np.uint8, "r")
+        with ThreadPoolExecutor(available_cores()) as pool:
+            whole = [*pool.map(is_whole, blocks, starts, rows, rows[1:])]
+        return blocks[:[*whole, False].index(False)]
+    return []
+
+
+def _with_items(checksum: int, start: int, end: int, broken: dict[str, str]) -> int:
+    """The checksum of a block, from that of its rows: also of which items they are."""
+    return zlib.crc32(json.dumps([start, end, broken]).encode(), checksum)
 
 
 @contextlib.contextmanager
@@ -92,10 +113,11 @@ def _locked(folder: Path, log: Callable[[str], None]) -> Iterator[None]:
         lock.close()
 
 
-def _decode(folder, names, read, shape, state, log):
-    """Read the items that `state` lacks; the state of all."""
-    N, done, broken = len(names), state["read"], dict(state["broken"])
-    rows = done - len(broken)
+def _decode(folder, names, read, shape, blocks, log):
+    """Read the items after `blocks`; the blocks of all."""
+    N, done = len(names), _end(blocks)
+    reasons = [reason for _, _, broken in blocks for reason in broken.values()]
+    rows = done - len(reasons)
     needed = (N - done) * prod(shape)
     if shutil.disk_usage(folder).free < needed:
         raise OSError(0, f"there is no room for {needed / 1e6:.0f} MB")
@@ -117,22 +139,26 @@ def _decode(folder, names, read, shape, state, log):
         file.seek(0, os.SEEK_END)
         try:
             while done < N:
-                block = range(done, min(done + BLOCK, N))
-                for i, row in zip(block, pool.map(attempt, block)):
+                items = range(done, min(done + BLOCK, N))
+                broken: dict[str, str] = {}
+                checksum = 0                             # of the rows
+                for i, row in zip(items, pool.map(attempt, items)):
                     if isinstance(row, str):
                         broken[str(i)] = row
+                        reasons.append(row)
                     else:
                         file.write(row)
+                        checksum = zlib.crc32(row, checksum)
                     bar.update()
-                    if 10 * len(broken) >= N:
+                    if 10 * len(reasons) >= N:
                         shutil.rmtree(folder)
-                        raise DataError(f"{len(broken)} of the first {i + 1} pictures of {N} are broken, a tenth of all or "
-                                        f"more; remove or replace them: {'; '.join(list(broken.values())[:3])}")
-                done = block.stop
+                        raise DataError(f"{len(reasons)} of the first {i + 1} pictures of {N} are broken, a tenth of all or "
+                                        f"more; remove or replace them: {'; '.join(reasons[:3])}")
+                blocks = [*blocks, [items.stop, _with_items(checksum, done, items.stop, broken), broken]]
+                done = items.stop
                 file.flush()
                 os.fsync(file.fileno())
-                state = {"read": done, "broken": broken}
-                write_json(folder / "state.json", state)
+                write_json(folder / "state.json", blocks)
         finally:
             pool.shutdown(cancel_futures=True)
-    return state
+    return blocks
