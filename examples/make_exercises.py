@@ -119,7 +119,8 @@ EXERCISES = [
              "warmup_cosine or schedule", 10,
              "the first step already has a rate; after the last step, stay at the final rate", keep=1),
     Exercise("logit_scale", 8, "methods/clip.py", "CLIP.clamp_logit_scale", "methods/clip.md", "test_clip.py",
-             "clamping", 5, "the parameter is a logarithm; write into its array, which the optimizer shares"),
+             "clamping", 5, "the parameter is a logarithm; write into its array, which the optimizer shares",
+             falls="chunks_of_a_batch"),
 ]
 BY_NAME = {exercise.name: exercise for exercise in EXERCISES}
 
