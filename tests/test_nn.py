@@ -467,7 +467,7 @@ def test_the_gradients_of_a_convnet_with_its_head_are_right(xp, rng, training):
 
     def z_of(*tensors):
         for (module, name), tensor in zip(places, tensors):
-            setattr(module, name, tensor)
+            object.__setattr__(module, name, tensor)          # gradcheck gives constants too
         return model(images)[1]
 
     arrays = [to_device(rng.standard_normal(part.shape), xp) for part in model.parameters()]
@@ -482,3 +482,58 @@ def test_simclr_gives_the_representation_and_its_projection(rng):
         h, z = model(images)
     np.testing.assert_array_equal(values(h), values(encoder(images)))
     np.testing.assert_allclose(values(z), values(h) @ model.head.weight.data, rtol=1e-5, atol=1e-6)
+
+
+# ---------------------------------------------------------------- assignments that would do something else
+
+class Parts(Module):
+    def __init__(self):
+        self.weight, self.average = Parameter(np.ones((2, 2))), Buffer(np.ones(2))
+        self.layer, self.layers = Linear(2, 2, rng=np.random.default_rng(0)), [Parameter(np.ones(2)), None]
+        self.named, self.setting = {"a": BatchNorm(2)}, 1
+
+    def forward(self, x):
+        return x
+
+
+LOST = {"array": lambda x: np.ones((2, 2)), "Tensor": lambda x: Tensor(np.ones((2, 2))), "number": lambda x: 0.5, "text": lambda x: "no",
+        "function": lambda x: (lambda y: y), "op": lambda x: ops.relu, "list": lambda x: [np.ones(2)], "class": lambda x: Linear}
+PART_NAMES = ["weight", "average", "layer", "layers", "named"]
+
+
+@pytest.mark.parametrize("name", PART_NAMES)
+@pytest.mark.parametrize("kind", LOST)
+def test_a_part_does_not_become_something_that_is_neither_trained_nor_saved(name, kind):
+    model = Parts()
+    before, state = getattr(model, name), set(model.state_dict())
+    with pytest.raises(TypeError, match=f"Parts.{name}: a .* cannot become a .*write into its .data"):
+        setattr(model, name, LOST[kind](before))
+    assert getattr(model, name) is before and set(model.state_dict()) == state
+    for value in (None, Parameter(np.ones(2)), BatchNorm(3), [Buffer(np.ones(1))]):
+        setattr(model, name, value)
+    for value in (np.ones(2), lambda x: x, None):
+        model.setting = value
+
+
+@pytest.mark.parametrize("name, value, hint", [
+    ("training", False, "call train"), ("training", True, "call train"), ("world", None, "call across"), ("views", 2, "call across"),
+    ("train", False, "choose another name"), ("eval", True, "choose another name"), ("freeze", True, "choose another name"),
+    ("parameters", [], "choose another name"), ("state_dict", {}, "choose another name"),
+])
+def test_what_belongs_to_every_module_is_not_assigned(name, value, hint):
+    """model.training = False would leave the dropout below in training."""
+    class Net(Module):
+        def __init__(self):
+            setattr(self, name, value)
+
+    for assign in (lambda: setattr(Parts(), name, value), Net):
+        with pytest.raises(AttributeError, match=f"{name} cannot be set, which would reach no module below it; {hint}"):
+            assign()
+
+
+@pytest.mark.parametrize("step", [None, 1, "relu", np.ones(2), [Linear]])
+def test_a_step_of_a_sequential_is_callable_also_later(step):
+    model = Sequential(ops.relu, BatchNorm(2))
+    with pytest.raises(TypeError, match="Sequential: expected Modules and functions"):
+        model[0] = step
+    model[0] = BatchNorm(3)

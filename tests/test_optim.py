@@ -381,7 +381,7 @@ ODD = {"step": [-5, 2.5, True, None], "total": [0, -1, 10.5, True, "10"], "peak"
 
 
 @pytest.mark.parametrize("option, value", [(option, value) for option, values in ODD.items() for value in [*values, np.nan, np.inf]])
-def test_the_schedule_names_what_is_not_a_rate_or_a_count(option, value):
+def test_what_is_not_a_rate_or_a_count_is_named(option, value):
     fine = {"step": 0, "total": 10, "peak": 1.0, "warmup": 2, "floor": 0.1}
     with pytest.raises((ValueError, TypeError), match=f"warmup_cosine: .*{option}"):
         warmup_cosine(**{**fine, option: value})

@@ -33,7 +33,7 @@ def encode(model: Module, items: HostArray, xp: ArrayModule, batch: int = 500, *
             parts = [model((prepare or to_float)(items[lo:lo + batch], xp)) for lo in starts[world.part] or starts[:1]]
     finally:
         for module, training in modes:
-            module.training = training
+            object.__setattr__(module, "training", training)
     if isinstance(parts[0], tuple):
         return tuple(_join(column, len(items), batch, world) for column in zip(*parts))
     return _join(parts, len(items), batch, world)

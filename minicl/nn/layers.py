@@ -223,10 +223,7 @@ class Sequential(Module):
     steps: list[Callable]
 
     def __init__(self, *steps: Callable):
-        for step in steps:
-            if not callable(step):
-                raise TypeError(f"Sequential: expected Modules and functions, each its own argument, got {step!r}")
-        self.steps = list(steps)
+        self.steps = [_require_callable(step) for step in steps]
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -239,12 +236,18 @@ class Sequential(Module):
         return Sequential(*self.steps[index]) if isinstance(index, slice) else self.steps[index]
 
     def __setitem__(self, index: int, step: Callable):
-        self.steps[index] = step
+        self.steps[index] = _require_callable(step)
 
     def forward(self, x: Any) -> Any:
         for step in self.steps:
             x = step(x)
         return x
+
+
+def _require_callable(step):
+    if not callable(step):
+        raise TypeError(f"Sequential: expected Modules and functions, each its own argument, got {step!r}")
+    return step
 
 
 def as_tensor(x: Tensor | Array) -> Tensor:

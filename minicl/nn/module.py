@@ -88,6 +88,16 @@ class Module(metaclass=_Sealed):
     def __setattr__(self, name, value):
         if self._sealed and not hasattr(self, name):
             raise AttributeError(self._unknown(name) + "; set new attributes in __init__")
+        if name in vars(Module) and name != "forward":
+            hint = {"training": "call train() or eval()", "world": "call across()", "views": "call across()"}.get(name)
+            raise AttributeError(f"{type(self).__name__}.{name} cannot be set, which would reach no module below it; "
+                                 + (hint or "choose another name"))
+        before = vars(self).get(name)
+        if _holds_part(before) and not (value is None or isinstance(value, (list, tuple, dict)) and not value
+                                        or _holds_part(value)):
+            raise TypeError(f"{type(self).__name__}.{name}: a {type(before).__name__} cannot become a "
+                            f"{type(value).__name__}, which would be neither trained nor saved; to change its values "
+                            "write into its .data[...], or assign a Parameter, Buffer, Module or None")
         object.__setattr__(self, name, value)
 
     def __getattr__(self, name):                     # called only when the attribute is not there
@@ -233,7 +243,7 @@ class Module(metaclass=_Sealed):
     def __repr__(self):
         lines = [f"{type(self).__name__}("]
         for name, value in vars(self).items():
-            if any(True for _ in _parts(name, value)):
+            if _holds_part(value):
                 is_leaf = isinstance(value, (Parameter, Buffer))
                 what = f"{type(value).__name__} {value.data.shape}" if is_leaf else repr(value)
                 lines.append(f"  {name}: " + what.replace("\n", "\n  "))
@@ -254,6 +264,13 @@ def _parts(name, value):
     elif isinstance(value, dict):
         for key, item in value.items():
             yield from _parts(f"{name}.{key}", item)
+
+
+def _holds_part(value):
+    try:
+        return any(True for _ in _parts("", value))
+    except TypeError:                                        # a Tensor with a gradient, which every walk refuses
+        return True
 
 
 def require_reachable(module, made=()):
