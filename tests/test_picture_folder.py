@@ -125,7 +125,7 @@ def test_other_files_are_ignored(photos):
         os.mkfifo(photos / "cat/fifo.png")
     data, log = load(photos)
     assert len(data.train_images) + len(data.test_images) == 20 and not log.has("skipped")
-    assert log.has(r"left out: 3 files of other kinds \(\..*\.heic")
+    assert log.has(r"left out: 3 files of other kinds \(1 .*1 \.heic.*\)")
 
 
 def test_names_that_are_not_text_are_used_and_shown_on_one_line(photos, capsys):
@@ -223,7 +223,7 @@ BAD = [
     ("array of shape", lambda folder: np.save(folder / "images.npy", np.zeros((9, 8), np.uint8)), r"got shape \(9, 8\)"),
     ("empty array", lambda folder: np.save(folder / "images.npy", np.zeros((0, 8, 8), np.uint8)), "not empty"),
     ("fewer labels", lambda folder: (np.save(folder / "images.npy", np.zeros((9, 8, 8), np.uint8)),
-                                     np.save(folder / "labels.npy", np.arange(8))), "8 labels for 9 images"),
+                                     np.save(folder / "labels.npy", np.arange(8))), r"labels must be \(N,\), a label for each of the 9 images, got shape \(8,\)"),
     ("half a record", lambda folder: (folder / "train_X.bin").write_bytes(bytes(3 * 96 * 96 + 1)), "not a whole number of"),
     ("pickled object", lambda folder: np.save(folder / "images.npy", np.array([{}])), "not a readable array file"),
 ]
@@ -314,6 +314,113 @@ def test_arrays_of_other_shapes_in_a_folder(photos, shape):
         if image.shape[0] == 32:
             picture = picture.resize((16, 16), Image.Resampling.BILINEAR, box=(0, 4, 24, 28))
         assert found[np.asarray(picture.convert("RGB")).tobytes()][1] == ("red", "blue")[k % 2]
+
+
+def test_pictures_without_an_ending_are_counted(photos):
+    write_pictures(photos, CAT_DOG)
+    for k in range(3):
+        (photos / f"cat/{k}.png").rename(photos / f"cat/{k}")
+    _, log = load(photos)
+    assert log.has(r"left out: 3 files of other kinds \(3 no ending\)")
+
+
+MIXED = {
+    "arrays": (lambda folder: np.save(folder / "images.npy", arrays((16, 16))),
+               "my phötos holds images.npy and 20 pictures, such as cat/0.png; move one kind to a folder of its own"),
+    "records": (lambda folder: (folder / "data_batch_1.bin").write_bytes(bytes(3073)), "holds data_batch_1.bin and 20 pictures"),
+    "labels": (lambda folder: np.save(folder / "labels.npy", np.arange(20)), None),
+}
+
+
+@pytest.mark.parametrize("kind", MIXED)
+def test_pictures_beside_arrays_are_refused_and_other_arrays_are_counted(photos, kind):
+    write_pictures(photos, CAT_DOG)
+    add, message = MIXED[kind]
+    add(photos)
+    if message:
+        with pytest.raises(DataError, match=message):
+            load(photos)
+    else:
+        data, log = load(photos)
+        assert len(images_of(data)) == 20 and log.has(r"left out: 1 files of other kinds \(1 \.npy\)")
+
+
+def test_two_data_sets_in_a_folder_are_refused(photos):
+    np.save(photos / "images.npy", arrays((16, 16)))
+    (photos / "data_batch_1.bin").write_bytes(bytes(3073))
+    with pytest.raises(DataError, match="several data sets, with .*images.npy and .*data_batch_1.bin; give each a folder"):
+        load(photos)
+
+
+@pytest.mark.parametrize("numbers, lacks", [((1, 3), "2.bin, data_batch_4.bin, data_batch_5.bin, test_batch.bin"), ((2, 7), "1.bin"),
+                                            ((1, 2, 3, 4, 5), "test_batch.bin")])
+def test_batches_of_cifar_that_are_missing_are_named(photos, numbers, lacks):
+    for k in numbers:
+        np.random.default_rng(k).integers(0, 9, (3, 3073), dtype=np.uint8).tofile(photos / f"data_batch_{k}.bin")
+    data, log = load(photos)
+    assert log.has(f"lacks (data_batch_)?{lacks}.*: only the others are read") and len(images_of(data)) == 3 * len(numbers)
+
+
+def test_arrays_that_are_not_used_are_named(photos):
+    images = arrays((16, 16))
+    np.savez(photos / "x.npz", images=images, labels=np.arange(N + M) % 2, val_images=images)
+    assert load(photos / "x.npz")[1].has("left out of .*x.npz: val_images; read: images, labels$")
+    for name in ("images", "labels", "val_images"):
+        np.save(photos / f"{name}.npy", np.load(photos / "x.npz")[name])
+    (photos / "x.npz").unlink()
+    assert load(photos)[1].has("left out of .*: val_images; read: images, labels$")
+
+
+EVEN = np.arange(N + M) % 2
+LABELS = [                                                               # labels, class_names, message or classes
+    (EVEN.reshape(-1, 1), None, ("0", "1")), (EVEN.reshape(1, -1), None, ("0", "1")), (EVEN.astype("u8"), None, ("0", "1")),
+    (np.array([b"caf\xc3\xa9", b"tea"])[EVEN], None, ("café", "tea")), (EVEN.astype("S"), ["a", "b"], ("0", "1")),
+    (EVEN + 2, ["a", "b", "c", "d"], ("a", "b", "c", "d")),
+    (np.eye(2, dtype=int)[EVEN], None, r"must be \(N,\), .* got shape \(17, 2\); .* labels.argmax\(axis=1\)"),
+    (np.zeros((1, 17, 1), int), None, "must be"), (EVEN[:-1], None, r"17 images, got shape \(16,\)"),
+    (EVEN.astype(float), None, "must be integers or text, got float64"), (EVEN > 0, None, "got bool"),
+    (EVEN.astype("u8") + np.uint64(2**63), None, "must be less than 2.63, got 9223372036854775809"),
+    (EVEN + 1, ["a", "b"], r"labels must be indices into class_names, from 0; they are 1..2, and class_names has shape \(2,\)"),
+    (EVEN - 1, ["a", "b"], "they are -1..0"), (EVEN, [["a"], ["b"]], r"shape \(2, 1\)"),
+]
+
+
+@pytest.mark.parametrize("labels, names, expected", LABELS)
+def test_labels_are_one_for_each_image_or_refused(photos, labels, names, expected):
+    images = arrays((16, 16, 3))
+    np.savez(photos / "x.npz", images=images, labels=labels, **({} if names is None else {"class_names": names}))
+    if isinstance(expected, str):
+        with pytest.raises(DataError, match=expected):
+            load(photos / "x.npz")
+    else:
+        data, _ = load(photos / "x.npz")
+        used = sorted(set(np.append(data.train_labels, data.test_labels)))
+        known = dict(zip(used, sorted(set(EVEN))))
+        assert data.class_names == expected
+        for split in ("train", "test"):
+            for image, label in zip(getattr(data, f"{split}_images"), getattr(data, f"{split}_labels")):
+                assert EVEN[(images == image).all(axis=(1, 2, 3))] == known[label]
+
+
+@pytest.mark.parametrize("train, test, message", [
+    (EVEN[:N].astype("i8"), EVEN[N:].astype("u8"), None),
+    (EVEN[:N], EVEN[N:].astype("U"), "labels are text in one split and integers in the other"),
+    (EVEN[:N], EVEN[N:] + 1, "test labels that no training image has: 2$"),
+])
+def test_labels_of_both_splits_are_of_one_kind(photos, train, test, message):
+    images = arrays((16, 16))
+    np.savez(photos / "x.npz", train_images=images[:N], train_labels=train, test_images=images[N:], test_labels=test)
+    if message:
+        with pytest.raises(DataError, match=message):
+            load(photos / "x.npz")
+    else:
+        assert load(photos / "x.npz")[0].class_names == ("0", "1")
+
+
+def test_an_array_file_of_the_other_kind_is_read_by_its_content(photos):
+    np.save(photos / "x", arrays((16, 16)))
+    (photos / "x.npy").rename(photos / "x.npz")
+    assert len(images_of(load(photos / "x.npz")[0])) == N + M
 
 
 def test_a_single_array_has_no_labels(photos):

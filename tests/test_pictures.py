@@ -127,7 +127,7 @@ def truncated(path, photo):
 
 BAD = [
     ("missing.png", lambda path, photo: None, "No such file or directory"),
-    ("folder.png", lambda path, photo: path.mkdir(), "Is a directory"),
+    ("folder.png", lambda path, photo: path.mkdir(), "is a folder; give the files in it"),
     ("empty.jpg", lambda path, photo: path.touch(), "not a picture"),
     ("text.png", lambda path, photo: path.write_text("hello"), "not a picture"),
     ("figure.eps", lambda path, photo: photo.save(path), "not a picture, or not JPEG, PNG, GIF"),

@@ -220,7 +220,7 @@ BAD = {
     "all broken": (lambda f: [f.run, f.picture, "--in", f.broken], "none of its 1 pictures could be read"),
     "no such picture": (lambda f: [f.run, f.tmp / "none.png", "--in", f.photos], "none.png: No such file"),
     "no picture": (lambda f: [f.run, f.broken / "x.png", "--in", f.photos], "x.png: not a picture"),
-    "a folder as picture": (lambda f: [f.run, f.photos, "--in", f.photos], "Is a directory"),
+    "a folder as picture": (lambda f: [f.run, f.photos, "--in", f.photos], "is a folder; give the files in it"),
     "words without CLIP": (lambda f: [f.run, "--words", "red", "--in", f.photos], "has trained a SimCLR, which reads no text"),
     "k 0": (lambda f: [f.run, f.picture, "--in", f.photos, "--k", 0], "expected an integer >= 1"),
     "model": (lambda f: [f.run, f.picture, "--in", f.photos, "--model", "B"], "choose one by model="),

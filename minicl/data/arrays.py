@@ -58,16 +58,18 @@ def find_arrays(path: Path, use_labels: bool, log: Callable[[str], None]) -> Arr
         files = [path]
         with _damaged(path):
             found: Any = np.load(path, mmap_mode="r")
-            found = {"images": found} if path.suffix == ".npy" else {key: found[key] for key in found.files}
-    else:
-        for folder in (path / name for name in UNPACKED):
-            for read in (_npy, _cifar10, _cifar100, _stl10):
-                files = []
-                found = read(folder, files, use_labels, log)
-                if found:
-                    return _arrays(folder, files, found, use_labels, log)
-        return None
-    return _arrays(path, files, found, use_labels, log)
+            found = {"images": found} if isinstance(found, np.ndarray) else {key: found[key] for key in found.files}
+        return _arrays(path, files, found, use_labels, log)
+    layouts = []
+    for folder in (path / name for name in UNPACKED):
+        for read in (_npy, _cifar10, _cifar100, _stl10):
+            files = []
+            if found := read(folder, files, use_labels, log):
+                layouts.append((folder, files, found))
+    if len(layouts) > 1:
+        raise DataError(f"{path} holds several data sets, with {' and '.join(str(files[0]) for _, files, _ in layouts)}; "
+                        "give each a folder of its own")
+    return _arrays(*layouts[0], use_labels, log) if layouts else None
 
 
 def _arrays(where: Path, files: list[Path], found: Mapping[Any, Any], use_labels: bool,
@@ -82,11 +84,10 @@ def _arrays(where: Path, files: list[Path], found: Mapping[Any, Any], use_labels
     splits = [(train, keys["train_labels"]), *([(test, keys["test_labels"])] if len(test) else [])]
     labels = classes = None
     if use_labels and all(key for _, key in splits):
-        for images, key in splits:
-            if np.size(found[key]) != len(images):
-                raise DataError(f"{where}: {key} has {np.size(found[key])} labels for {len(images)} images")
-        labels, classes = _classes(where, np.concatenate([np.reshape(found[key], -1) for _, key in splits]),
-                                   found.get("class_names"))
+        values = [_labels(f"{where}: {key}", found[key], len(images)) for images, key in splits]
+        labels, classes = _classes(where, values, found.get("class_names"))
+    if left_out := [name for name in found if name not in keys.values() and name != "class_names"]:
+        log(f"left out of {where}: {', '.join(map(one_line, left_out))}; read: {', '.join(filter(None, keys.values()))}")
     if use_labels and labels is None:
         log(f"no labels: {where} has none, or all are alike; accuracies, which need them, are left out")
     identity = [(os.path.abspath(file), os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
@@ -107,27 +108,48 @@ def _images(where, array):
     return array
 
 
-def _classes(where, values, names):
-    """labels (N,) int64 and the names of their classes; (None, None) of a single class."""
-    if values.dtype.kind not in "iuUS":
-        raise DataError(f"{where}: labels must be integers or text, got {values.dtype}")
-    distinct, labels = np.unique(values, return_inverse=True)
+def _labels(where, array, N):
+    """Labels of N images, (N,), (N, 1) or (1, N), as int64 or text (N,)."""
+    if array.shape not in ((N,), (N, 1), (1, N)):
+        one_hot = "; of one row for each image give the column of its 1: labels.argmax(axis=1)" * (array.shape[:1] == (N,))
+        raise DataError(f"{where} must be (N,), a label for each of the {N} images, got shape {array.shape}{one_hot}")
+    array = array.reshape(N)
+    if array.dtype.kind == "S":
+        array = np.char.decode(array, "utf-8", "replace")
+    if array.dtype.kind not in "iuU":
+        raise DataError(f"{where} must be integers or text, got {array.dtype}")
+    if array.dtype.kind == "u" and array.max() > 2**63 - 1:
+        raise DataError(f"{where} must be less than 2^63, got {array.max()}")
+    return array if array.dtype.kind == "U" else array.astype(np.int64)
+
+
+def _classes(where, splits, names):
+    """labels (N,) int64 of all splits and the names of their classes; (None, None) of a single class."""
+    if len({values.dtype.kind for values in splits}) > 1:
+        raise DataError(f"{where}: labels are text in one split and integers in the other")
+    distinct, labels = np.unique(values := np.concatenate(splits), return_inverse=True)
     if len(distinct) < 2:
         return None, None
-    if names is not None and distinct.dtype.kind in "iu" and 0 <= distinct[0] and distinct[-1] < len(names):
-        return values.astype(np.int64), tuple(map(str, names))
-    return labels.reshape(-1).astype(np.int64), tuple(map(str, distinct))
+    if names is None or values.dtype.kind == "U":
+        if missing := sorted({*splits[-1].tolist()} - {*splits[0].tolist()}):
+            raise DataError(f"{where}: test labels that no training image has: {', '.join(map(one_line, missing[:5]))}")
+        return labels.reshape(-1).astype(np.int64), tuple(map(str, distinct))
+    if np.ndim(names) != 1 or not 0 <= distinct[0] <= distinct[-1] < len(names):
+        raise DataError(f"{where}: labels must be indices into class_names, from 0; they are {distinct[0]}..{distinct[-1]}, "
+                        f"and class_names has shape {np.shape(names)}")
+    return values, tuple(map(str, names))
 
 
 # ---------------------------------------------------------------- files in a folder: {name: array}, or None
 
 def _npy(folder, files, use_labels, log):
-    found = {}
-    for name in dict.fromkeys([*sum(KEYS.values(), ()), "class_names"]):
-        if (folder / f"{name}.npy").is_file():
-            files.append(folder / f"{name}.npy")
-            with _damaged(files[-1]):
-                found[name] = np.load(files[-1], mmap_mode="r")
+    found = dict.fromkeys(sorted(file.stem for file in folder.glob("[!.]*.npy") if file.is_file()))
+    if not found.keys() & set(KEYS["train"]):
+        return None
+    for name in sorted(found.keys() & {*sum(KEYS.values(), ()), "class_names"}):
+        files.append(folder / f"{name}.npy")
+        with _damaged(files[-1]):
+            found[name] = np.load(files[-1], mmap_mode="r")
     return found
 
 
@@ -137,6 +159,9 @@ def _cifar10(folder, files, use_labels, log):
         if batches:
             test = folder / f"test_batch{suffix}"
             files += [*batches, *([test] if test.is_file() else [])]
+            expected = [f"data_batch_{k}{suffix}" for k in range(1, max(5, int(batches[-1].stem[-1])) + 1)] + [test.name]
+            if missing := [name for name in expected if folder / name not in files]:
+                log(f"{folder} lacks {', '.join(missing)}: only the others are read")
             parts = [parse(file.read_bytes(), file) for file in files]
             images, labels = zip(*parts[:len(batches)])
             found = {"images": np.concatenate(images), "labels": np.concatenate(labels), "class_names": CLASSES}

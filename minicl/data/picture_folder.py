@@ -54,6 +54,9 @@ def read_folder(path: str | os.PathLike, size: int, channels: int, labels: bool,
     if not os.path.exists(path):
         raise DataError(f"{shown(path)}: there is no such folder")
     arrays = find_arrays(path, labels, log)
+    if arrays and path.is_dir() and (pictures := find_pictures(path, lambda line: None)):
+        raise DataError(f"{shown(path)} holds {os.path.basename(arrays.identity[0][0])} and {len(pictures)} pictures, such "
+                        f"as {shown(pictures[0][0])}; move one kind to a folder of its own")
     items = _of_arrays(arrays, size, channels) if arrays else _of_pictures(path, size, channels, labels, log)
     train, test = _split(items, test_share, np.random.default_rng(seed))
     train, test = train[:limit], test[:limit]
@@ -128,7 +131,7 @@ def find_pictures(root: Path, log: Callable[[str], None]) -> list[tuple[str, os.
                 else:
                     others[suffix or "no ending"] += 1
     if others:
-        kinds = ", ".join(shown(suffix) for suffix, _ in others.most_common(5))
+        kinds = ", ".join(f"{count} {shown(suffix)}" for suffix, count in others.most_common(5))
         log(f"left out: {sum(others.values())} files of other kinds ({kinds})")
     if again:
         log(f"skipped: {shown(again[0])}{f' and {len(again) - 1} more' * (len(again) > 1)}: links to folders read before")
@@ -146,7 +149,7 @@ def _of_pictures(root, size, channels, use_labels, log):
     found = find_pictures(root, log)
     if not found:
         raise DataError(f"{shown(root)} holds no pictures: no file of {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, "
-                        "by its ending, nor arrays (.npz, .npy, CIFAR's or STL-10's .bin files)")
+                        "by its ending, nor images.npy, nor CIFAR's or STL-10's files; of an .npz file give its own path")
     parts = [name.split("/") for name, _ in found]
     while all(len(part) > 1 and part[0] == parts[0][0] for part in parts):           # all in one folder: look inside
         parts = [part[1:] for part in parts]

@@ -79,6 +79,8 @@ def _reason(error: Exception) -> str:
     """One line on why a file was not read."""
     if type(error).__name__ == "UnidentifiedImageError":
         return f"not a picture, or not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+    if isinstance(error, IsADirectoryError):
+        return "is a folder; give the files in it"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     kind = "too large" if type(error).__name__ == "DecompressionBombError" else "damaged or unusual"
