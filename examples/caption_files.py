@@ -23,7 +23,7 @@ import numpy as np
 
 from minicl.data import DataError
 from minicl.data.decoded import decode_once
-from minicl.data.pictures import decode, pillow
+from minicl.data.pictures import SUFFIXES, decode, pillow, shown
 from minicl.nn.words import WORD
 from minicl.typing import HostArray
 
@@ -59,6 +59,8 @@ def load_captioned(file: str, folder: str | None, size: int, *, test_share: floa
         raise DataError(f"--data-dir {root} is not a folder")
     pillow().init()                                          # before threads use it
     names = [name for name, _ in captions]
+    if without := _without_caption(root, names):
+        log(f"left out: {len(without)} pictures without a caption, such as {shown(without[0])}")
     order = np.random.default_rng(seed).permutation(len(names))
     n_train = len(names) - max(1, round(test_share * len(names)))
     if n_train < 1:
@@ -83,6 +85,15 @@ def vocabulary(captions: HostArray, *, least: int = 2, most: int = 10_000) -> li
     if not words:
         raise DataError(f"no word occurs {least} times in the training captions; give more captions, or --min-count 1")
     return words
+
+
+def _without_caption(root, names):
+    """Paths of the pictures that are in the folders of `names` but not among them, sorted."""
+    listed = {os.path.normpath(root / name) for name in names}
+    found = {entry.path for folder in {os.path.dirname(path) for path in listed} if os.path.isdir(folder)
+             if os.access(folder, os.R_OK) for entry in os.scandir(folder)
+             if os.path.splitext(entry.name)[1].lower() in SUFFIXES and not entry.name.startswith(".")}
+    return sorted(found - listed)
 
 
 def _stat(path):
@@ -124,6 +135,8 @@ def _of_json(file, text):
     try:
         content = json.loads(text)
         names = {image["id"]: str(image["file_name"]) for image in content["images"]}
+        if len(names) < len({(image["id"], image["file_name"]) for image in content["images"]}):
+            raise ValueError("an id of several files")
         return [(names.get(line["image_id"], ""), str(line["caption"])) for line in content["annotations"]]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{file} is not COCO's captions in JSON ({type(error).__name__}: {error}); expected "
@@ -147,4 +160,5 @@ def _of_table(file, text):
                         f"({', '.join(CAPTION[:4])}), got {', '.join(map(repr, rows[0][:6])) if rows else 'nothing'}")
     if caption == len(header) - 1:                           # commas within an unquoted caption
         rows = [[*row[:caption], separator.join(row[caption:])] for row in rows]
-    return [(row[name].strip(), row[caption]) if len(row) > max(name, caption) else ("", "") for row in rows[1:]]
+    fits = range(max(name, caption) + 1, len(header) + 1)    # cells of a row; with more, commas have shifted the columns
+    return [(row[name].strip(), row[caption]) if len(row) in fits else ("", "") for row in rows[1:]]

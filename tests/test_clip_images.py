@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shlex
 
 import numpy as np
@@ -14,6 +15,7 @@ from picture_files import Image, numbered, write_pictures
 import minicl
 from minicl import viz
 from minicl.data import DataError
+from minicl.nn import WordTokenizer
 
 EXPECTED = [("a b.jpg", ["A dog, running.", "Two dogs"]), ("ä/c.png", ["One cat"])]
 ROWS = [(name, caption) for name, captions in EXPECTED for caption in captions]
@@ -43,7 +45,39 @@ def test_lines_without_a_file_or_a_caption_are_counted(tmp_path):
     assert "skipped: 4 of the 5 lines" in log[0]
 
 
+@pytest.mark.parametrize("header, line", [("caption,image", "A dog, running,b.png"), ("image,caption,id", "b.png,A dog, running,7")])
+def test_lines_with_more_cells_than_columns_are_counted_where_the_caption_is_not_last(tmp_path, header, line):
+    first = {"caption": "A cat", "image": "a.png", "id": "1"}
+    (tmp_path / "x.csv").write_text("\n".join([header, ",".join(first[name] for name in header.split(",")), line]))
+    log = []
+    assert read_captions(tmp_path / "x.csv", log=log.append) == [("a.png", ["A cat"])]
+    assert "skipped: 1 of the 2 lines" in log[0]
+
+
+def test_pictures_without_a_caption_are_counted(tmp_path, photos, monkeypatch):
+    monkeypatch.setenv("MINICL_CACHE", str(tmp_path / "cache"))
+    write_pictures(photos, [*numbered("", 90)[80:], ".hidden.png", "elsewhere/1.png"])
+    log = []
+    load_captioned(photos / "captions.tsv", None, 16, log=log.append)
+    assert [line for line in log if "left out: 10 pictures without a caption, such as" in line and "80.png" in line]
+
+
+@pytest.mark.parametrize("words, unknown, odd", [
+    (["red", "t-shirt"], True, "t-shirt"), (["hot dog"], True, "hot dog"), (["hot dog"], False, "hot dog"), (["a."], True, "a."),
+    ([""], True, ""), (["'tis"], True, "'tis"), (["i\u0307stanbul"], True, "i\u0307stanbul"), (["don't", "café", "7"], True, None),
+    (["t-shirt", "a."], False, None)])
+def test_words_that_no_caption_is_split_into_are_refused(words, unknown, odd):
+    if odd is None:
+        tokenizer = WordTokenizer(words, 4, unknown=unknown)
+        assert tokenizer([" ".join(words)]).tolist() == [list(range(1, 1 + len(words)))]
+    else:
+        with pytest.raises(ValueError, match=re.escape(f"words must be single words, got {odd!r}")):
+            WordTokenizer(words, 4, unknown=unknown)
+
+
 BAD = [
+    ("an id twice", json.dumps({"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}],
+                                "annotations": []}).encode(), "an id of several files"),
     ("missing", None, "No such file or directory; expected a file of captions"),
     ("empty", b"", "expected a header .* got nothing"),
     ("no header", b"a.png,A dog\nb.png,A cat\n", "expected a header with a column of files .*got 'a.png', 'A dog'"),

@@ -16,7 +16,7 @@ WORD = re.compile(r"\w+(?:['’]\w+)*")                        # "don't" is one 
 class WordTokenizer(Module):
     """Captions -> ids (N, T) int64, T the words of the longest: 0 is padding, words[k] is 1 + k, in lower case.
 
-    words    the vocabulary, each word once
+    words    the vocabulary, each word once, as captions are split into words
     length   the most words that a caption may have
     unknown  True: other words get the id 1 + len(words), punctuation is dropped and captions are cut at length, as for
              captions that people wrote. False: a word that is not in the vocabulary is an error
@@ -32,6 +32,8 @@ class WordTokenizer(Module):
         require_integers("WordTokenizer", 1, length=length)
         if isinstance(words, str) or not all(isinstance(word, str) and word == word.lower() for word in words):
             raise ValueError(f"WordTokenizer: words must be a list of words in lower case, got {words!r:.100}")
+        if odd := [word for word in words if (WORD.findall(word) if unknown else word.split()) != [word]]:
+            raise ValueError(f"WordTokenizer: words must be single words, got {odd[0]!r}, which is split in captions")
         self.vocabulary = {word: 1 + k for k, word in enumerate(words)}
         if len(self.vocabulary) < max(1, len(words)):
             raise ValueError(f"WordTokenizer: words must be different and at least one, got {words!r:.100}")
