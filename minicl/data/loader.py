@@ -25,7 +25,8 @@ class Batches:
         self.batch_size = whole(self, "batch_size", batch_size, 1)
         self.seed = check_seed(self, seed)
         if batch_size > n:
-            raise DataError(f"Batches: expected a batch between 1 and the {n} items there are, got {batch_size}")
+            raise DataError(f"Batches: expected a batch between 1 and the {n} items there are, got {batch_size}; "
+                            f"take a smaller one (--batch), such as {max(1, n // 2)}, or more data")
         self.per_epoch = n // batch_size
         self._epoch = -1
 
