@@ -27,6 +27,7 @@ import sys
 if importlib.util.find_spec("minicl") is None:               # install it from the checkout that holds this notebook
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "../..[viz]"], check=True)
     sys.path.insert(0, "../..")                              # this session started before it was installed
+sys.path.append("../../examples")                            # modules that the scripts share
 
 from minicl import BackendError, get_backend
 

@@ -46,6 +46,7 @@ def test_every_cell_runs(name, tmp_path, monkeypatch):
             cell.source = f"OPTIONS = '--data digits --epochs 1 --log-every 2 {OPTIONS[name]}'\n{SMALL}"
     folder = tmp_path / "docs/notebooks"
     folder.mkdir(parents=True)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     assert not any(output.output_type == "error" for output in outputs)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from cases import CASES, all_ops
 
-from minicl import contrastive, ops
+from minicl import contrastive, distributed, ops
 from minicl.explain import formulas
 
 WORDS_ONLY = {"attention", "batch_norm", "layer_norm", "gru"}      # shapes; their equations are on the derivation pages
@@ -216,6 +216,8 @@ VALUES = {
     contrastive.sup_con: ("L = sum_i w_i lse_i - sum_ij w_ij x_ij", sup_con),
     contrastive.triplet: ("L = (1/N) sum_i max(0, |a_i - p_i|^2 - |a_i - n_i|^2 + margin)", triplet),
     contrastive.uniformity_loss: ("L = log mean_{i != j} e_ij,   e_ij = exp(-t |u_i - u_j|^2)", uniformity_loss),
+    distributed.all_gather: ("y_i = row i div size of process i mod size", lambda x: x),        # of one process
+    distributed.mean_of: ("y = (1/size) sum over the processes of their x", lambda x: x),
     contrastive.vicreg: ("L = invariance mean_ia (z1_ia - z2_ia)^2 + R(z1) + R(z2)", vicreg),
 }
 
