@@ -117,7 +117,7 @@ EXERCISES = [
              "in place; both moments are corrected for starting at 0; l2 goes into g, decay_factor shrinks w, unless None"),
     Exercise("warmup_cosine", 7, "optim.py", "warmup_cosine", "reading-order.md", "test_optim.py",
              "warmup_cosine or schedule", 10,
-             "the first step already has a rate; after the last step, stay at the final rate", keep=1),
+             "the first step already has a rate; after the last step, stay at the final rate", keep=3),
     Exercise("logit_scale", 8, "methods/clip.py", "CLIP.clamp_logit_scale", "methods/clip.md", "test_clip.py",
              "clamping", 5, "the parameter is a logarithm; write into its array, which the optimizer shares",
              falls="chunks_of_a_batch"),
