@@ -10,7 +10,8 @@ Three classifiers learn from the same labelled images, and are compared on all t
     scratch     the same architecture from random weights
 
 It prints a table, mean and standard deviation over draws of the labelled images, and writes few_labels.png and
-few_labels.json into the run's folder. Fewer labels than asked for are used of classes that have fewer images.
+few_labels.json into the run's folder. Of classes that have fewer images than labels are asked for, all are used; the
+table has the numbers used. If the data are not those that the run trained on, a warning says so.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import numpy as np
 import minicl
 from minicl import nn, viz
 from minicl.backend import threads, to_device, to_host
+from minicl.checkpoint import fingerprint
 from minicl.contrastive import log_softmax
 from minicl.data import DataError, ImageData, load_colour_images, load_images
 from minicl.evaluate import encode, to_float
@@ -52,6 +54,11 @@ def main():
     if not data.is_labelled:
         raise DataError(f"{args.run}: its data has no labels to learn from; give a folder with a subfolder for each class")
     print(f"{trained}; {data.name} has {len(data.class_names)} classes", flush=True)
+    if changed := changed_fields(trained, data):
+        print(f"warning: {', '.join(changed)} are not those of the run's training; it may have seen test images", flush=True)
+    sizes = np.unique(data.train_labels, return_counts=True)[1]
+    used = [np.minimum(sizes, count) for count in args.labels]                       # (classes,) each
+    names = [f"{n.min()}" if n.min() == n.max() else f"{n.min()} to {n.max()}" for n in used]
     accuracies = {way: np.zeros((len(args.labels), args.seeds)) for way in WAYS}
     with threads(args.threads):
         for row, count in enumerate(args.labels):
@@ -59,10 +66,11 @@ def main():
                 for way, accuracy in three_ways(trained.encoder, data, count, seed, xp, args).items():
                     accuracies[way][row, seed] = accuracy
             means = [f"{way} {found[row].mean():6.1%} ± {found[row].std():.1%}" for way, found in accuracies.items()]
-            print("  ".join([f"{count:4d} labels a class", *means]), flush=True)
-    write_json(trained.folder / "few_labels.json",
-               {"labels": args.labels, **{way: found.tolist() for way, found in accuracies.items()}})
-    draw(trained.folder / "few_labels.png", args.labels, accuracies, f"{data.name}: what training without labels is worth")
+            print("  ".join([f"{names[row]:>4} labels a class", *means]), flush=True)
+    write_json(trained.folder / "few_labels.json", {"data": data.name, "changed": changed, "labels": names,
+                                                    **{way: found.tolist() for way, found in accuracies.items()}})
+    draw(trained.folder / "few_labels.png", [n.mean() for n in used], names, accuracies,
+         f"{data.name}: what training without labels is worth")
     print(f"few_labels.png and few_labels.json are in {trained.folder}")
 
 
@@ -73,12 +81,18 @@ def data_of(trained, data_dir):
     if trained.name in ("simclr_mnist", "moco_mnist"):
         return load_images(config["data"], place, seed=seed)
     if trained.name == "simclr_cifar10":
-        return load_colour_images(config["data"], place, seed=seed)
+        return load_colour_images(config["data"], place, seed=seed).first(config.get("limit"))
     if place and trained.image_shape:
         size, _, channels = trained.image_shape
-        return ImageData.from_folder(place, size=size, channels=channels)
+        return ImageData.from_folder(place, size=size, channels=channels, limit=None if data_dir else config.get("limit"))
     raise DataError(f"{trained.folder} is a run of {trained.name}; give --data-dir, a folder with a subfolder for each "
                     "class")
+
+
+def changed_fields(trained, data):
+    """Names of the fields of data that are not as when the run began. With --no-labels it had none to compare."""
+    ignored = () if trained.config.get("labels", True) else ("train_labels", "test_labels", "class_names")
+    return [field for field, text in fingerprint(data).items() if trained.data.get(field) != text and field not in ignored]
 
 
 def three_ways(encoder, data, count, seed, xp, args):
@@ -122,7 +136,7 @@ def fit(classifier, images, labels, xp, rng, *, lr, steps, batch):
         optimizer.step(warmup_cosine(step, total=steps, peak=lr, warmup=steps // 10))
 
 
-def draw(path, counts, accuracies, title):
+def draw(path, counts, names, accuracies, title):
     """Accuracy against labels a class, on a logarithmic axis; bars are standard deviations over draws."""
     if viz.Figure is None:
         print(viz.MISSING)
@@ -133,7 +147,7 @@ def draw(path, counts, accuracies, title):
         plot.errorbar(np.multiply(counts, 1.06**(k - 1)), 100 * found.mean(axis=1), 100 * found.std(axis=1), label=way,
                       color=WAYS[way], marker="o", capsize=3)
     plot.set(xscale="log", xlabel="labelled images a class", ylabel="test accuracy (%)", title=title)
-    plot.set_xticks(counts, [str(count) for count in counts])
+    plot.set_xticks(counts, names)
     plot.minorticks_off()
     plot.grid(axis="y", linewidth=0.4)
     plot.legend(frameon=False)

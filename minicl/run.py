@@ -122,7 +122,8 @@ class Run:
                 less = n - n % world.size
                 raise RunError(f"--{option} {n} is the {option} of all {world.size} processes, so it must be a multiple of "
                                f"{world.size}; give {f'{less} or ' * (less > 0)}{less + world.size}")
-        self.config = dict(vars(args))
+        places = {key: os.path.abspath(path) for key in ("data_dir", "captions") if (path := getattr(args, key, None))}
+        self.config = {**vars(args), **places}               # config.json is read in other current folders too
         self.world, self.is_first = world, world.rank == 0
         self.name, self.log_every = name, args.log_every
         self.step, self.seconds = 0, 0.0                     # steps done and time in training, earlier sessions included

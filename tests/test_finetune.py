@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 from example_runs import run_example
-from finetune import WAYS, data_of, fit, three_ways
+from finetune import WAYS, changed_fields, data_of, fit, three_ways
 
 import minicl
 from minicl import nn, viz
@@ -41,7 +41,7 @@ def test_the_script_ends_with_a_table_and_leaves_the_run_as_it_was_on_either_bac
     shown = capsys.readouterr().out
     assert "   1 labels a class  probe" in shown and "   5 labels a class  probe" in shown
     found = json.loads((run_folder / "few_labels.json").read_text())
-    assert found["labels"] == [1, 5] and all(np.shape(found[way]) == (2, 2) for way in WAYS)
+    assert found["labels"] == ["1", "5"] and found["changed"] == [] and "warning" not in shown and all(np.shape(found[way]) == (2, 2) for way in WAYS)
     assert all(0 <= accuracy <= 1 for way in WAYS for row in found[way] for accuracy in row)
     after = {path.name: path.read_bytes() for path in run_folder.iterdir()}
     assert {name: after[name] for name in before} == before
@@ -78,6 +78,33 @@ def test_a_frozen_encoder_is_not_trained_and_a_frozen_batch_norm_keeps_its_avera
     changed = learn()
     assert not [name for name in changed if ".steps.1." in name]         # weights and averages of both
     assert {"steps.0.blocks.0.steps.0.weight", "steps.0.blocks.1.steps.0.weight", "steps.1.weight"} <= changed
+
+
+def test_the_numbers_of_labels_are_those_that_were_used(run_folder, capsys, monkeypatch):
+    monkeypatch.setattr(viz, "Figure", None)
+    monkeypatch.setattr(digits, "generate_digits", lambda *_, seed=0: generate_digits(195, 60, seed))
+    assert run_example("finetune", run_folder, "--labels", 30, "--seeds", 1, "--steps", 10) == 0
+    assert "19 to 20 labels a class  probe" in capsys.readouterr().out
+    assert json.loads((run_folder / "few_labels.json").read_text())["labels"] == ["19 to 20"]
+
+
+@pytest.mark.parametrize("n_train, n_test, changed", [(200, 60, []), (199, 60, ["train_images", "train_labels"]),
+                                                      (200, 50, ["test_images", "test_labels"])])
+def test_other_data_than_the_run_trained_on_are_named(run_folder, capsys, monkeypatch, n_train, n_test, changed):
+    monkeypatch.setattr(viz, "Figure", None)
+    monkeypatch.setattr(digits, "generate_digits", lambda *_, seed=0: generate_digits(n_train, n_test, seed))
+    assert run_example("finetune", run_folder, "--labels", 1, "--seeds", 1, "--steps", 10) == 0
+    assert (f"warning: {', '.join(changed)} are not those" in capsys.readouterr().out) == bool(changed)
+    assert json.loads((run_folder / "few_labels.json").read_text())["changed"] == changed
+
+
+def test_labels_are_not_compared_with_those_of_a_run_without(run_folder):
+    trained = minicl.load(run_folder)
+    data = data_of(trained, None)
+    trained.data = {**trained.data, "train_labels": "", "test_labels": "", "class_names": ""}
+    assert changed_fields(trained, data) == ["train_labels", "test_labels", "class_names"]
+    trained.config = {**trained.config, "labels": False}
+    assert changed_fields(trained, data) == []
 
 
 @pytest.mark.parametrize("change, message", [

@@ -25,11 +25,16 @@ def test_a_run_records_all_its_options(out):
     assert config["seed"] == 7 and config["out"] == str(out) and config.keys() == vars(arguments(out)).keys()
 
 
+def test_where_the_data_are_does_not_depend_on_the_current_folder(out, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert start(out, "--data-dir", "photos").config["data_dir"] == str(tmp_path / "photos")
+
+
 def test_a_run_leaves_config_log_and_checkpoint(out, xp):
     train(start(out), xp)
     assert sorted(os.listdir(out)) == ["checkpoint.npz", "config.json", "log.jsonl"]
     arrays, meta = load_checkpoint(out / "checkpoint.npz")
-    assert meta["step"] == TOTAL and arrays["optimizer.steps"] == TOTAL
+    assert meta["step"] == TOTAL and arrays["optimizer.Adam.steps"] == TOTAL
 
 
 def test_without_out_each_run_gets_a_new_folder(tmp_path, monkeypatch):
