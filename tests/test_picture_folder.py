@@ -375,7 +375,7 @@ EVEN = np.arange(N + M) % 2
 LABELS = [                                                               # labels, class_names, message or classes
     (EVEN.reshape(-1, 1), None, ("0", "1")), (EVEN.reshape(1, -1), None, ("0", "1")), (EVEN.astype("u8"), None, ("0", "1")),
     (np.array([b"caf\xc3\xa9", b"tea"])[EVEN], None, ("café", "tea")), (EVEN.astype("S"), ["a", "b"], ("0", "1")),
-    (EVEN + 2, ["a", "b", "c", "d"], ("a", "b", "c", "d")),
+    (EVEN, [b"a", b"b"], ("a", "b")), (EVEN + 2, ["a", "b", "c", "d"], ("a", "b", "c", "d")),
     (np.eye(2, dtype=int)[EVEN], None, r"must be \(N,\), .* got shape \(17, 2\); .* labels.argmax\(axis=1\)"),
     (np.zeros((1, 17, 1), int), None, "must be"), (EVEN[:-1], None, r"17 images, got shape \(16,\)"),
     (EVEN.astype(float), None, "must be integers or text, got float64"), (EVEN > 0, None, "got bool"),
@@ -415,6 +415,17 @@ def test_labels_of_both_splits_are_of_one_kind(photos, train, test, message):
             load(photos / "x.npz")
     else:
         assert load(photos / "x.npz")[0].class_names == ("0", "1")
+
+
+@pytest.mark.parametrize("fields, reason", [
+    ({}, "has none of its training and test images"), ({"train_labels": EVEN[:N]}, "has none of its test images"),
+    ({"test_labels": EVEN[N:]}, "has none of its training images"),
+    ({"train_labels": EVEN[:N] * 0, "test_labels": EVEN[N:] * 0}, "has only one class")])
+def test_why_there_are_no_labels_is_said(photos, fields, reason):
+    images = arrays((16, 16))
+    np.savez(photos / "x.npz", train_images=images[:N], test_images=images[N:], **fields)
+    data, log = load(photos / "x.npz")
+    assert not data.is_labelled and log.has(f"no labels: .*x.npz {reason}; accuracies")
 
 
 def test_an_array_file_of_the_other_kind_is_read_by_its_content(photos):

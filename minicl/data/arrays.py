@@ -89,7 +89,9 @@ def _arrays(where: Path, files: list[Path], found: Mapping[Any, Any], use_labels
     if left_out := [name for name in found if name not in keys.values() and name != "class_names"]:
         log(f"left out of {where}: {', '.join(map(one_line, left_out))}; read: {', '.join(filter(None, keys.values()))}")
     if use_labels and labels is None:
-        log(f"no labels: {where} has none, or all are alike; accuracies, which need them, are left out")
+        without = [what for (_, key), what in zip(splits, ("training", "test")) if not key]
+        reason = f"has none of its {' and '.join(without)} images" if without else "has only one class"
+        log(f"no labels: {where} {reason}; accuracies, which need them, are left out")
     identity = [(os.path.abspath(file), os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
     return Arrays(str(where), identity, train, test, labels, classes)
 
@@ -110,17 +112,21 @@ def _images(where, array):
 
 def _labels(where, array, N):
     """Labels of N images, (N,), (N, 1) or (1, N), as int64 or text (N,)."""
+    array = np.asarray(array)
     if array.shape not in ((N,), (N, 1), (1, N)):
         one_hot = "; of one row for each image give the column of its 1: labels.argmax(axis=1)" * (array.shape[:1] == (N,))
         raise DataError(f"{where} must be (N,), a label for each of the {N} images, got shape {array.shape}{one_hot}")
-    array = array.reshape(N)
-    if array.dtype.kind == "S":
-        array = np.char.decode(array, "utf-8", "replace")
+    array = _text(array.reshape(N))
     if array.dtype.kind not in "iuU":
         raise DataError(f"{where} must be integers or text, got {array.dtype}")
     if array.dtype.kind == "u" and array.max() > 2**63 - 1:
         raise DataError(f"{where} must be less than 2^63, got {array.max()}")
     return array if array.dtype.kind == "U" else array.astype(np.int64)
+
+
+def _text(array):
+    """Bytes, as C has text, as text; another array as it is."""
+    return np.char.decode(array, "utf-8", "replace") if np.asarray(array).dtype.kind == "S" else array
 
 
 def _classes(where, splits, names):
@@ -137,7 +143,7 @@ def _classes(where, splits, names):
     if np.ndim(names) != 1 or not 0 <= distinct[0] <= distinct[-1] < len(names):
         raise DataError(f"{where}: labels must be indices into class_names, from 0; they are {distinct[0]}..{distinct[-1]}, "
                         f"and class_names has shape {np.shape(names)}")
-    return values, tuple(map(str, names))
+    return values, tuple(map(str, _text(names)))
 
 
 # ---------------------------------------------------------------- files in a folder: {name: array}, or None
