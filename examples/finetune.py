@@ -147,7 +147,7 @@ def draw(path, counts, names, accuracies, title):
         plot.errorbar(np.multiply(counts, 1.06**(k - 1)), 100 * found.mean(axis=1), 100 * found.std(axis=1), label=way,
                       color=WAYS[way], marker="o", capsize=3)
     plot.set(xscale="log", xlabel="labelled images a class", ylabel="test accuracy (%)", title=title)
-    plot.set_xticks(counts, [name.replace(" to ", "–") for name in names])
+    plot.set_xticks(counts, ["\n" * (" " in name) + name for name in names])
     plot.minorticks_off()
     plot.grid(axis="y", linewidth=0.4)
     plot.legend(frameon=False)

@@ -90,6 +90,7 @@ def test_labels_false_makes_no_classes(photos):
     write_pictures(photos, CAT_DOG)
     data, log = load(photos, labels=False)
     assert not data.is_labelled and set(data.train_labels) == {0} and not log.has("no labels")
+    np.testing.assert_array_equal(data.train_images, load(photos)[0].train_images)       # the split is the same
 
 
 def test_a_split_draws_a_share_of_each_class_by_the_seed(photos):

@@ -67,8 +67,8 @@ def read_folder(path: str | os.PathLike, size: int, channels: int, labels: bool,
     n = int(good[:len(train)].sum())
     if not 0 < n < len(pixels):
         raise DataError(f"{shown(path)}: every picture to {'test' if n else 'train'} on is broken")
-    label = items.labels[order[good]]
-    return shown(path.name), pixels[:n], label[:n], pixels[n:], label[n:], items.classes
+    label = items.labels[order[good]] * labels           # labels=False: all 0, and the split is the same
+    return shown(path.name), pixels[:n], label[:n], pixels[n:], label[n:], items.classes if labels else NO_LABELS
 
 
 # ---------------------------------------------------------------- the split
@@ -164,7 +164,10 @@ def _of_pictures(root, size, channels, use_labels, log):
         parts = [parts[k] for k in inside]
         is_test = np.array([part[0] == test for part in parts])
         parts = [part[1:] for part in parts]
-    classes, labels = _classes(root, parts, is_test, train, test, log) if use_labels else (NO_LABELS, None)
+    if use_labels:
+        classes, labels = _classes(root, parts, is_test, train, test, log)
+    else:                                                # for the split alone
+        classes, labels = _classes(root, parts, None, train, test, lambda line: None)
     paths = [os.path.join(root, name) for name, _ in found]
     effective = os.access in os.supports_effective_ids
     readable = [os.access(path, os.R_OK, effective_ids=effective) for path in paths]
