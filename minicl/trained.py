@@ -8,6 +8,7 @@ A checkpoint says how its models were made (nn/spec.py) beside their weights; lo
 
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from .backend import get_backend, is_array, to_device
-from .checkpoint import CheckpointError, load_checkpoint
+from .checkpoint import CheckpointError, code, load_checkpoint
 from .data import DataError, open_image
 from .evaluate import encode, to_float
 from .methods import CPC, LastContext
 from .nn import Module
-from .nn.spec import build
+from .nn.spec import build, class_texts
 from .typing import Array, ArrayModule
 
 TOKENIZER = "tokenizer"                # the name under which a script gives its tokenizer to Run.steps
@@ -35,6 +36,8 @@ def load(folder: str | os.PathLike, backend: str | ArrayModule = "numpy", *, mod
 
     Architecture and weights come from checkpoint.npz alone. The run may have been on another backend, and may still go
     on. Nothing is unpickled; classes of Modules that are not minicl's must be imported before.
+
+    Warns if minicl or the text of a class of yours is no longer what the run was trained with.
 
     Raises CheckpointError, in one line, if there is no checkpoint, if it is damaged, or if its model cannot be made
     again; and BackendError.
@@ -58,6 +61,9 @@ def load(folder: str | os.PathLike, backend: str | ArrayModule = "numpy", *, mod
     if model not in names:
         raise CheckpointError(f"load: {folder} has the models {', '.join(map(repr, names))}; choose one by model=, got "
                               f"{model!r}")
+    texts = meta.get("code")
+    if isinstance(texts, dict) and texts.get("minicl") != code()["minicl"]:
+        _warn("minicl changed")
     tokenizer = _rebuilt(TOKENIZER, specs, arrays, path) if TOKENIZER in specs else None
     return Trained(folder, _rebuilt(names[model], specs, arrays, path).to(xp), meta, tokenizer, xp)
 
@@ -76,6 +82,10 @@ def _load_safetensors(path):
         raise CheckpointError(f"load: {path} is not a readable safetensors file ({' '.join(str(error).split())})") from error
 
 
+def _warn(what):
+    warnings.warn(f"load: {what} since this checkpoint was saved; its weights are used by the new code", stacklevel=3)
+
+
 def _rebuilt(name, specs, arrays, path):
     """The model of this name, with its weights, in evaluation mode."""
     try:
@@ -86,6 +96,9 @@ def _rebuilt(name, specs, arrays, path):
         if any(array.dtype == "float64" for array in state.values()):
             module.astype("float64")
         module.load_state_dict(state)
+        before, now = specs[name].get("texts"), class_texts(module)
+        if edited := [cls for cls in now if not isinstance(before, dict) or before.get(cls) != now[cls]]:
+            _warn(f"{', '.join(edited)} changed")
     except ValueError as error:
         raise CheckpointError(f"load: {path}: {name} cannot be made again: " + " ".join(str(error).split())) from error
     return module.eval()

@@ -1,9 +1,14 @@
 """minicl.load: what every training script has trained, on either backend, and one line for what cannot be loaded."""
 
 import functools
+import importlib
 import json
+import linecache
 import re
 import shutil
+import sys
+import textwrap
+import warnings
 
 import numpy as np
 import pytest
@@ -13,7 +18,7 @@ from PIL import Image
 from small_runs import start, train
 
 import minicl
-from minicl import nn, ops
+from minicl import Tensor, nn, ops
 from minicl.backend import array_module, to_device, to_host
 from minicl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from minicl.data import DataError, digits, generate_digits, open_image, shapes
@@ -299,6 +304,72 @@ def test_a_module_of_ones_own_is_found_where_it_was_imported(rng):
 def test_a_module_that_json_does_not_describe_has_no_spec_and_a_reason(rng, make, reason):
     with pytest.raises(ValueError, match=re.escape(reason)):
         spec_of(make(rng))
+
+
+class Holding(nn.Module):
+    def __init__(self, held=None):
+        self.held = np.zeros(3) if held is None else held
+
+
+HELD = {
+    "array": np.ones(3), "one entry": np.array([0.0, 0, 1]), "dtype": np.zeros(3, "float32"), "shape": np.zeros((3, 1)), "minus": -np.zeros(3),
+    "Tensor": Tensor(np.ones(3)), "list": [np.ones(3)], "dict": {"a": np.ones(3)}, "nested": [{"a": (np.ones(3),)}], "NaN": float("nan"),
+    "set": {1, 2}, "complex": 1j, "function": np.tanh, "lambda": lambda x: x, "partial": functools.partial(max, 1), "bytes": b"a",
+}
+
+
+@pytest.mark.parametrize("held", HELD.values(), ids=HELD)
+def test_whatever_an_attribute_becomes_after_the_constructor_is_seen(held):
+    spec_of(Holding())
+    with pytest.raises(ValueError, match="was changed after the constructor"):
+        spec_of(changed(Holding(), lambda m: setattr(m, "held", held)))
+
+
+@pytest.mark.parametrize("edit", [
+    {"x * 1": "x * 2"}, {"scale=1.0": "scale=2.0"}, {"# a comment": "# another"}, {"pass": "extra = 1"}, {"y = 3": "y = 4"}, {},
+])
+def test_a_class_that_was_edited_since_is_warned_of_and_a_default_stays(tmp_path, monkeypatch, edit, rng):
+    text = """
+        from minicl import nn
+        y = 3
+        class Base(nn.Module):
+            pass
+        class Net(Base):
+            def __init__(self, *, scale=1.0, rng):
+                self.layer, self.scale = nn.Linear(2, 2, rng=rng), scale
+            def forward(self, x):
+                return self.layer(x * 1)                     # a comment
+    """
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "my_own_nets.py"
+
+    def imported():
+        sys.modules.pop("my_own_nets", None), linecache.clearcache(), importlib.invalidate_caches()
+        return importlib.import_module("my_own_nets").Net
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    file.write_text(textwrap.dedent(text))
+    run = Data(tmp_path / "run", imported()(rng=rng))
+    for before, after in edit.items():
+        assert before in text
+        text = text.replace(before, after)
+    file.write_text(textwrap.dedent(text))
+    imported()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = minicl.load(run.folder).model
+    edited = [] if "y = 3" in edit else ["Base" if "pass" in edit else "Net"] * len(edit)
+    assert [str(w.message) for w in caught] == [f"load: my_own_nets.{cls} changed since this checkpoint was saved; its weights are used "
+                                                "by the new code" for cls in edited]
+    assert model.scale == 1.0
+
+
+def test_minicl_that_has_changed_since_is_warned_of(grey, out):
+    train(start(out))
+    minicl.load(out)
+    damage(grey.folder, lambda meta, state: meta.update(code={"minicl": "0" * 32}))
+    with pytest.warns(UserWarning, match="load: minicl changed since this checkpoint was saved"):
+        minicl.load(grey.folder)
 
 
 def changed(module, change):

@@ -9,17 +9,22 @@ those that the program has imported.
 
 import contextlib
 import functools
+import hashlib
 import importlib
 import inspect
 import json
 import math
+import re
 import sys
 from typing import Any
 
 import numpy as np
 
 from .. import ops
+from ..autograd import Tensor
+from ..backend import is_array, to_host
 from ..typing import Rng
+from .parts import Buffer, Parameter
 
 RNG = {"class": "numpy.random.Generator"}                    # build() draws initial weights, which loading replaces
 
@@ -27,9 +32,13 @@ RNG = {"class": "numpy.random.Generator"}                    # build() draws ini
 def note(cls: type, args: tuple, options: dict[str, Any]) -> str:
     """The JSON of cls(*args, **options), or of {"unknown": why not}."""
     try:
-        arguments = _signature(cls).bind(None, *args, **options).arguments
-        name = _public_name(cls)
-        return json.dumps({"class": name, "arguments": {key: encode(value) for key, value in [*arguments.items()][1:]}})
+        given = _signature(cls).bind(None, *args, **options)
+        arguments = {key: encode(value) for key, value in [*given.arguments.items()][1:]}
+        given.apply_defaults()                               # as they are today
+        for key, value in [*given.arguments.items()][1:]:
+            with contextlib.suppress(ValueError):
+                arguments.setdefault(key, encode(value))
+        return json.dumps({"class": _public_name(cls), "arguments": arguments})
     except (TypeError, ValueError) as error:
         return json.dumps({"unknown": f"{cls.__name__}: {error}"})
 
@@ -116,7 +125,17 @@ def spec_of(module: Any) -> dict[str, Any]:
     if different := [name for name in {**here, **there} if here.get(name) != there.get(name)]:
         raise ValueError(f"{type(module).__name__}: {different[0] or 'it'} was changed after the constructor, whose "
                          "arguments no longer describe it")
-    return spec
+    return {**spec, "texts": found} if (found := class_texts(module)) else spec
+
+
+def class_texts(module: Any) -> dict[str, str]:
+    """{name: SHA-256 of its text} of the classes of a Module and of all below it that are not minicl's."""
+    texts = {}
+    for cls in {cls for part in module.modules() for cls in type(part).__mro__}:
+        if hasattr(cls, "_made") and cls.__module__.split(".")[0] != "minicl":
+            with contextlib.suppress(OSError, TypeError):    # no text: typed into a prompt
+                texts[f"{cls.__module__}.{cls.__name__}"] = hashlib.sha256(inspect.getsource(cls).encode()).hexdigest()[:32]
+    return dict(sorted(texts.items()))
 
 
 def _outline(module):
@@ -126,15 +145,25 @@ def _outline(module):
     for name, part in module.named_parts():
         is_array = not hasattr(part, "named_parts")
         outline[name] = type(part), part.data.shape if is_array else {
-            key: _encoded(value) for key, value in vars(part).items() if key not in switches}
+            key: _comparable(value) for key, value in vars(part).items() if key not in switches}
     return {**outline, "its shared parameters": [name for name, _ in module.named_state()]}
 
 
-def _encoded(value):
-    try:
+def _comparable(value):
+    """An attribute as what == compares: as JSON, an array with its content, all else as its text."""
+    with contextlib.suppress(ValueError):
         return encode(value)
-    except ValueError:
-        return None
+    if isinstance(value, dict):
+        return {key: _comparable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        items = [_comparable(item) for item in value]
+        return items if isinstance(value, (list, tuple)) else sorted(map(repr, items))
+    if isinstance(value, (Parameter, Buffer)):               # which have an entry of their own
+        return type(value)
+    value = value.data if isinstance(value, Tensor) else value
+    if is_array(value) and value.dtype.kind != "O":
+        return value.dtype.str, value.shape, to_host(value).tobytes()
+    return re.sub(" at 0x[0-9a-f]+", "", repr(value))
 
 
 @functools.cache
