@@ -198,12 +198,14 @@ def fingerprint(data: Any) -> dict[str, str]:
             return f"({', '.join(describe(name, item) for item in value)})"
         if isinstance(value, dict):
             return f"{{{', '.join(f'{key!r}: {describe(name, item)}' for key, item in value.items())}}}"
-        if value is None or isinstance(value, (str, bytes, int, float, np.generic)):
-            return str(value)
+        if value is None or isinstance(value, (str, bytes, int, float, np.generic)):         # 1 is not "1", "a, b" no pair
+            kind = "" if isinstance(value, str) else f"{type(value).__name__} "
+            return f"{kind}{value.item() if isinstance(value, np.generic) else value!r}"
         raise TypeError(f"Run.steps: the field {name} of data must be an array, text or a number, or a list, tuple or dict "
                         f"of these, got {type(value).__name__}, whose content --resume could not compare")
 
-    return {field.name: describe(field.name, getattr(data, field.name)) for field in dataclasses.fields(data)}
+    values = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
+    return {name: value if type(value) is str else describe(name, value) for name, value in values.items()}
 
 
 def changes(before: dict, now: dict) -> str:

@@ -59,6 +59,7 @@ def layers_with_state(splits=1):
     return nn.BatchNorm(8, splits=splits), nn.Dropout(0.4, rng=np.random.default_rng(3))
 
 
+@pytest.mark.filterwarnings("ignore:Stream. two models draw the same")       # as they are to do here
 @pytest.mark.parametrize("splits", [1, 2])
 def test_dropout_redraws_its_masks_and_batch_norm_averages_once(xp, splits):
     """The gradient is that of the chunks' embeddings on one tape, each chunk with its masks and statistics."""
@@ -154,6 +155,38 @@ def test_outputs_have_a_row_an_item():
         grad_cache(model, lambda z: z.sum(), items(np).astype("float32"), chunk=5)
     with pytest.raises(ValueError, match="grad_cache: chunk must be an integer >= 1, got 0"):
         grad_cache(model, lambda z: z.sum(), items(np), chunk=0)
+
+
+@pytest.mark.parametrize("sizes", [(6, 8), (8, 6), (6, 0), (1, 6)])
+def test_inputs_of_different_lengths_are_refused(xp, sizes):
+    """Rows would be dropped, or a chunk of one broadcast."""
+    model = Two().to(xp)
+    with pytest.raises(ValueError, match=rf"grad_cache: expected inputs .* of the same N items, got .*\({sizes[0]}, 5\).*\({sizes[1]}, 5\)"):
+        grad_cache(model, lambda a, b: a.sum() + b.sum(), *(items(xp, n) for n in sizes), chunk=3)
+
+
+class Two(nn.Module):
+    def __init__(self):
+        self.layer = nn.Linear(5, 4, rng=np.random.default_rng(0)).astype("float64")
+
+    def forward(self, a, b):
+        return self.layer(a), self.layer(b)
+
+
+@pytest.mark.parametrize("loss, inputs, freeze, error, message", [
+    (lambda h, z: 1.0, lambda xp: items(xp), False, TypeError, "loss must return a scalar Tensor, got .*float"),
+    (lambda h, z: z.data, lambda xp: items(xp), False, TypeError, "loss must return a scalar Tensor"),
+    (lambda h, z: z.sum(), lambda xp: Tensor(items(xp)), False, ValueError, "expected inputs to be arrays .* got Tensor"),
+    (lambda h, z: z.sum(), lambda xp: [1.0], False, ValueError, "expected inputs to be arrays"),
+    (lambda h, z: z.sum(), lambda xp: items(xp), True, ValueError, "nothing of the SimCLR is trained.*call loss"),
+])
+def test_mistakes_are_named_before_anything_is_added(xp, loss, inputs, freeze, error, message):
+    model, scale = simclr(xp), Tensor(xp.ones(()), requires_grad=True)
+    if freeze:
+        model.freeze()
+    with pytest.raises(error, match="grad_cache: " + message):
+        grad_cache(model, lambda h, z: loss(h, z) * scale if freeze else loss(h, z), inputs(xp), chunk=4)
+    assert scale.grad is None and not gradients(model)
 
 
 def test_a_loss_off_the_tape_is_an_error(xp):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minicl import ops
+from minicl import Tensor, ops
 from minicl.methods import EMA, frozen_copy
 from minicl.nn import Buffer, Dropout, Linear, Module, Parameter, Sequential
 from minicl.optim import SGD
@@ -232,3 +232,43 @@ def test_a_module_that_contains_itself_is_refused():
             self.layers.append(self)
     with pytest.raises(ValueError, match="Net: a part of it contains itself"):
         Net()
+
+
+# ---------------------------------------------------------------- arrays that are no parts
+
+class Centred(Module):
+    def __init__(self, held=None):
+        self.layer, self.held, self.fixed = linear(), held, np.arange(3)
+
+
+CHANGES = {                                                  # what it is at first, and how a training loop changes it
+    "replaced": (lambda: np.zeros(2), lambda net: setattr(net, "held", np.ones(2))),
+    "in place": (lambda: np.zeros(2), lambda net: net.held.__iadd__(1)),
+    "Tensor": (lambda: Tensor(np.zeros(2)), lambda net: setattr(net, "held", Tensor(np.ones(2)))),
+    "in a Tensor": (lambda: Tensor(np.zeros(2)), lambda net: net.held.data.__iadd__(1)),
+    "None at first": (lambda: None, lambda net: setattr(net, "held", np.zeros(2))),
+    "list": (lambda: [np.zeros(2)], lambda net: net.held[0].__iadd__(1)),
+    "appended": (list, lambda net: net.held.append(np.zeros(2))),
+    "dict": (lambda: {"a": (1, np.zeros(2))}, lambda net: net.held["a"][1].__iadd__(1)),
+    "dtype": (lambda: np.zeros(2), lambda net: setattr(net, "held", np.zeros(2, "float32"))),
+    "integers": (lambda: np.zeros(2, "int64"), lambda net: net.held.__iadd__(1)),
+}
+
+
+@pytest.mark.parametrize("make, change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("below", [False, True])
+def test_an_array_that_changes_and_is_not_saved_is_warned_of(make, change, below):
+    net = Centred(make())
+    whole = Sequential(net, ops.relu) if below else net
+    whole.state_dict(), frozen_copy(whole).state_dict()                      # a constant is none
+    change(net)
+    with pytest.warns(UserWarning, match=f"state_dict: {'steps.0.' * below}held changed since the Centred was made.*keep it in a Buffer"):
+        whole.state_dict()
+
+
+def test_what_is_a_part_or_no_array_may_change_unwarned():
+    net = Centred([Buffer(np.zeros(2)), Parameter(np.zeros(2)), 0.5])
+    net.held[0].data += 1
+    net.held[1].data += 1
+    net.held[2] = "text"
+    net.eval().train().freeze().state_dict()

@@ -196,6 +196,16 @@ def test_arrays_in_lists_and_dicts_are_hashed_whole(out, other):
     assert fingerprint(many()) == fingerprint(many()) != fingerprint(other)
 
 
+ALIKE = [None, "None", 1, "1", 1.0, True, b"1", np.int64(1), np.float32(1), ("a, b",), ("a", "b"), ("'a', 'b'",), ("a', 'b",), (),
+         ("1",), (1,), ((1,), 2), (1, (2,)), {"a": 1}, {"a": "1"}, {"a: 1": 1}, ("a: 1",), {1: 1}, {"1": 1}, np.ones(1), np.ones((1, 1))]
+
+
+def test_values_of_one_text_are_told_apart():
+    found = [fingerprint(Many(value, {}))["parts"] for value in ALIKE]
+    assert len(set(found)) == len(ALIKE) and all(isinstance(text, str) for text in found)
+    assert fingerprint(Many("MNIST", {}))["parts"] == "MNIST"
+
+
 @pytest.mark.parametrize("held", [np.array([None, 1]), np.ma.ones(3), [object()], {"a": {1, 2}}, Linear, Tensor(np.ones(3)), iter([1])])
 def test_data_that_cannot_be_compared_is_refused(held):
     with pytest.raises(TypeError, match="Run.steps: the field parts of data must be an array, text or a number"):

@@ -48,7 +48,7 @@ TWINS = {"load_state_dict": loaded, "pickle": lambda layer: pickle.loads(pickle.
 
 
 @pytest.mark.parametrize("twin", TWINS)
-@pytest.mark.parametrize("order", [(0, 1, 0, 1), (0, 1, 1, 0), (1, 0, 1, 0)])
+@pytest.mark.parametrize("order", [(0, 1, 0, 1), (0, 1, 1, 0), (1, 0, 1, 0), (0, 0, 1, 1) * 2, (0, 0, 0, 1, 1) * 2, (0, 0, 1) * 3])
 def test_twins_that_draw_side_by_side_are_warned_of(twin, order):
     layer = Sequential(Dropout(0.5, rng=rng()))
     layers = layer, TWINS[twin](layer)

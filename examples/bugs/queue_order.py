@@ -28,7 +28,7 @@ def correct(model, queries, keys, learn):
 def wrong(model, queries, keys, learn):
     model.queue.enqueue(keys)                            # the keys enter first
     loss = learn(model.loss(queries, keys, TAU))
-    model.served = []
+    model.served.clear()
     model.ema.update(model.m)
     return loss
 

@@ -77,6 +77,10 @@ def standardize(train: Array, *others: Array) -> list[Array]:
     mean = x.mean(axis=0, dtype="float64")
     std = xp.sqrt(((x - mean)**2).mean(axis=0))              # float64
     constant = std <= ROUNDING * xp.finfo(x.dtype).eps
+    if varying := int((constant & (x != x[:1]).any(axis=0)).sum()):
+        warnings.warn(f"linear_probe: {varying} of {x.shape[1]} columns of train_features vary by less than "
+                      f"{ROUNDING} roundings of their largest entry, and count as constant; if they tell classes apart, "
+                      "take off their mean in float64 first", stacklevel=3)
     scale = xp.where(constant, 0, 1 / xp.where(constant, 1, std)).astype(x.dtype)
     mean = mean.astype(x.dtype)
     with np.errstate(over="ignore", invalid="ignore"):       # another part may be larger than train by any factor

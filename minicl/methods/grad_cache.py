@@ -17,10 +17,11 @@ from collections.abc import Callable
 import numpy as np
 
 from ..autograd import Tensor
-from ..backend import array_module
+from ..backend import array_module, is_array
 from ..checks import require_integers
 from ..nn import Module
 from ..no_grad import no_grad
+from ..signature import describe
 from ..typing import Array
 
 
@@ -46,6 +47,12 @@ def grad_cache(model: Module, loss: Callable[..., Tensor], *inputs: Array, chunk
     ((12, 3), (5, 3))
     """
     require_integers("grad_cache", 1, chunk=chunk)
+    if not all(map(is_array, inputs)) or len({len(x) for x in inputs}) != 1:
+        raise ValueError("grad_cache: expected inputs to be arrays of the same N items, got "
+                         + ", ".join(map(describe, inputs)))
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError(f"grad_cache: nothing of the {type(model).__name__} is trained, so no memory is to be saved; call "
+                         "loss(*model(*inputs)).backward()")
     xp = array_module(inputs[0])
     starts = range(0, len(inputs[0]), chunk)
     chunks = [tuple(x[lo:lo + chunk] for x in inputs) for lo in starts]
@@ -56,6 +63,8 @@ def grad_cache(model: Module, loss: Callable[..., Tensor], *inputs: Array, chunk
         buffer.data[...] = data                                              # averages statistics once
     z = [Tensor(xp.concatenate([part.data for part in column]), requires_grad=True) for column in zip(*parts)]
     L = loss(*z)
+    if not isinstance(L, Tensor):
+        raise TypeError(f"grad_cache: loss must return a scalar Tensor, got {describe(L)}")
     L.backward()                                                             # (2)
     for lo, items, part in zip(starts, chunks, parts):
         again = _outputs(model, items)

@@ -15,6 +15,8 @@ that follows the query encoder slowly.
 docs/methods/moco.md explains why each part is there, and why the loss rises at first.
 """
 
+from collections import deque
+
 import numpy as np
 
 from ..autograd import Tensor
@@ -57,7 +59,7 @@ class MoCo(Module):
         self.queue = Queue(queue, dim)
         self.m = m
         self.ema = EMA(self.query, self.key)
-        self.served: list[tuple[Array, HostArray | None]] = []               # keys and ids given to loss(), for update()
+        self.served: deque[tuple[Array, HostArray | None]] = deque()         # keys and ids given to loss(), for update()
 
     encoder = property(lambda self: self.query.encoder)
 
@@ -120,7 +122,7 @@ class MoCo(Module):
         if not self.served:
             raise RuntimeError("MoCo: update() without keys to enqueue; they enter the queue after they have served "
                                "as positives in loss(), and once")
-        served, self.served = self.served, []
+        served, self.served = self.served, deque()
         for keys, ids in served:
             ids = None if ids is None else self.world.all_gather(ids, self.views)
             self.queue.enqueue(self.world.all_gather(keys, self.views), ids)

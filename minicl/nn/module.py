@@ -10,6 +10,7 @@ trained nor saved: making such a Module, or an optimizer for it, raises an error
 
 import gc
 import types
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,7 +25,7 @@ from ..tensor import mark_changed
 from ..typing import Array, ArrayModule, DType, HostArray
 from .parts import Buffer, Parameter, making, record
 from .spec import note
-from .state import IncompatibleKeys, parts_to_load
+from .state import IncompatibleKeys, parts_to_load, unsaved_arrays
 
 
 class _Sealed(type):
@@ -43,6 +44,8 @@ class _Sealed(type):
                 making.parts = None
         object.__setattr__(module, "_made", note(cls, args, options))
         object.__setattr__(module, "_sealed", True)
+        if unsaved := unsaved_arrays(module):
+            object.__setattr__(module, "_unsaved", unsaved)
         if outermost:
             require_reachable(module, made)
         return module
@@ -72,6 +75,7 @@ class Module(metaclass=_Sealed):
 
     _sealed = _frozen = False
     _made = ""                                       # JSON of the constructor's call, see spec.py
+    _unsaved: dict[str, str] = {}                    # arrays that are no parts, as they were made
     training = True
     world: World = ALONE
     views = 1
@@ -222,7 +226,13 @@ class Module(metaclass=_Sealed):
     # ------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, HostArray]:
-        """{name: host array, a copy} of all parameters and buffers."""
+        """{name: host array, a copy} of all parameters and buffers. Warns of other arrays that have changed since the
+        constructor, a running mean in a plain array: they are not in it."""
+        for name, module in self.named_modules():
+            if changed := [key for key, hashed in unsaved_arrays(module).items() if module._unsaved.get(key) != hashed]:
+                where = ", ".join(f"{name}.{key}".lstrip(".") for key in changed)
+                warnings.warn(f"{type(self).__name__}.state_dict: {where} changed since the {type(module).__name__} was "
+                              "made and is not saved, as it is no Parameter or Buffer; keep it in a Buffer", stacklevel=2)
         return {name: np.array(to_host(part.data), order="C") for name, part in self.named_state()}
 
     def load_state_dict(self, state: Mapping[str, Array], *, strict: bool = True) -> IncompatibleKeys:

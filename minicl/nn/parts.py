@@ -79,7 +79,7 @@ class Stream(HostBuffer):
     data is (seed, generators so far): saved with the model, so a resumed run draws what an uninterrupted one would. A
     deep copy of a model draws other numbers than the original, since both may run side by side: a momentum encoder with
     its original's dropout masks would give the positives away. load_state_dict and pickle make the same draws, as a
-    resumed run must; two such models that draw in turn are warned of.
+    resumed run must; two such models that draw in turn, each of them several times or once, are warned of.
 
     >>> stream = Stream(np.random.default_rng(0))
     >>> stream.next().random() == stream.next().random()
@@ -90,15 +90,16 @@ class Stream(HostBuffer):
         require_rng(self, rng)
         super().__init__([rng.integers(2**32), 0])
         self.key: tuple[int, ...] = ()                                       # (2,) of an original's second copy
-        self.copies = self.echoes = 0
+        self.copies = self.echoes = self.echoed = 0                          # echoed: the last draw that another had made
 
     def next(self) -> Rng:
         """The next generator of the stream."""
         self._value[1] += 1
         state = self._value.tolist()
         last = _last_to_draw.get((state[0], self.key), self)
-        if last is not self and last._value[1] == state[1]:                  # both have just drawn the same
-            self.echoes += 1
+        if last is not self and last._value[1] >= state[1]:                  # it has drawn the same before
+            self.echoes = 1 + self.echoes * (state[1] > self.echoed)
+            self.echoed = state[1]
             if self.echoes == 2:                                             # once may be a comparison of two runs
                 warnings.warn("Stream: two models draw the same dropout masks, or other random numbers, side by side: they "
                               "share a seed, or a state or pickle; use copy.deepcopy or frozen_copy", stacklevel=4)
@@ -108,7 +109,8 @@ class Stream(HostBuffer):
     def __deepcopy__(self, memo):
         copy = type(self).__new__(type(self))
         self.copies += 1
-        copy._value, copy.key, copy.copies, copy.echoes = self._value.copy(), (*self.key, self.copies), 0, 0
+        copy._value, copy.key = self._value.copy(), (*self.key, self.copies)
+        copy.copies = copy.echoes = copy.echoed = 0
         return copy
 
 

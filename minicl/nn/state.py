@@ -1,12 +1,15 @@
-"""What a state_dict must be to be loaded."""
+"""What a state_dict must be to be loaded, and what of a Module is in none."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..autograd import Tensor
 from ..backend import is_array, to_host
 from ..typing import Array
+from .parts import Buffer, Parameter
 
 
 class IncompatibleKeys(NamedTuple):
@@ -15,6 +18,23 @@ class IncompatibleKeys(NamedTuple):
 
     missing_keys: list[str]
     unexpected_keys: list[str]
+
+
+def unsaved_arrays(module: Any) -> dict[str, str]:
+    """{attribute: hash of the arrays in it}, of a Module's arrays and constant Tensors that are no Parameters or Buffers."""
+    found = {name: [str((x.dtype, x.shape)).encode() + to_host(x).tobytes() for x in _arrays(value)]
+             for name, value in vars(module).items()}
+    return {name: hashlib.sha256(b"".join(arrays)).hexdigest() for name, arrays in found.items() if arrays}
+
+
+def _arrays(value):
+    if isinstance(value, Tensor) and not isinstance(value, (Parameter, Buffer)):
+        value = value.data
+    if is_array(value) and value.dtype.kind != "O":
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _arrays(item)
 
 
 def parts_to_load(owner: str, state: Mapping[str, Array], parts: Mapping[str, Any],
