@@ -3,6 +3,7 @@
 import functools
 import threading
 import types
+import weakref
 from collections import deque
 
 import numpy as np
@@ -201,7 +202,7 @@ def test_a_module_whose_init_fails_leaves_nothing_behind():
 @pytest.mark.parametrize("value", [linear(), Parameter(ones(2)), [Buffer(ones(2))], {"a": (linear(),)}])
 def test_a_part_of_the_class_is_refused(value):
     Net = type("Net", (Module,), {"layer": value})
-    with pytest.raises(TypeError, match="Net.layer is a part that belongs to the class"):
+    with pytest.raises(TypeError, match="Net.layer is, holds or uses a part that belongs to the class"):
         Net()
 
 
@@ -272,3 +273,85 @@ def test_what_is_a_part_or_no_array_may_change_unwarned():
     net.held[1].data += 1
     net.held[2] = "text"
     net.eval().train().freeze().state_dict()
+
+
+# ---------------------------------------------------------------- parts of the class, of the file, behind a weak reference
+
+G = Linear(2, 2, rng=rng())
+
+
+class UsesGlobal(Module):
+    def forward(self, x):
+        return G(x)
+
+
+class UsesGlobalWithin(Module):
+    def forward(self, x):
+        return [f(x) for f in (lambda y: G(y),)][0]
+
+
+class UsesGlobalElsewhere(Module):
+    def forward(self, x):
+        return self.other(x)
+
+    @property
+    def parts(self):
+        return G
+
+    def other(self, x):
+        return self.parts(x)
+
+
+class CopiesGlobal(Module):
+    """Another attribute has the global's name, and __init__ may use the global itself."""
+
+    def __init__(self):
+        self.G, self.copy = linear(), frozen_copy(G)
+
+    def forward(self, x):
+        return self.G(x)
+
+
+class HasGlobal(Module):
+    def __init__(self):
+        self.layer = G
+
+    def forward(self, x):
+        return G(x)
+
+
+CLASS_ATTRIBUTES = {"set": lambda: {linear()}, "object": lambda: Holder(linear()), "namespace": lambda: types.SimpleNamespace(part=linear()),
+                    "list": lambda: [linear()], "deque": lambda: deque([linear()]), "lambda": lambda: closure(linear()),
+                    "static method": lambda: staticmethod(closure(linear())), "Parameter": lambda: Parameter(ones(2)),
+                    "tuple of objects": lambda: (Holder(linear()),)}
+
+
+@pytest.mark.parametrize("make", CLASS_ATTRIBUTES.values(), ids=CLASS_ATTRIBUTES)
+def test_a_part_of_the_class_is_an_error(make):
+    Net = type("Net", (Module,), {"extra": make()})
+    with pytest.raises(TypeError, match="Net: Net.extra .* untrained and unsaved: set it in __init__"):
+        Net()
+
+
+@pytest.mark.parametrize("cls", [UsesGlobal, UsesGlobalWithin, UsesGlobalElsewhere])
+def test_a_part_of_the_file_that_a_method_uses_is_an_error_unless_frozen(cls):
+    for make in (cls, lambda: Sequential(Linear(2, 2, rng=rng()), cls())):
+        with pytest.raises(TypeError, match=f"{cls.__name__}.* untrained and unsaved: set it in __init__, or freeze"):
+            make()
+    G.freeze()
+    try:
+        cls()
+    finally:
+        G.unfreeze()
+
+
+def test_a_global_that_is_also_an_attribute_and_an_attribute_of_its_name_are_no_errors():
+    assert len(HasGlobal().parameters()) == 2 == len(CopiesGlobal().parameters())
+
+
+def test_a_part_behind_a_weak_reference_is_an_error():
+    part = linear()
+    net = Centred()
+    net.held = weakref.ref(part)
+    with pytest.raises(TypeError, match="parts that would be neither trained nor saved.*Linear"):
+        SGD(net, 0.1)

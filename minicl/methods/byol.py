@@ -56,6 +56,8 @@ class BYOL(Module):
 
     def loss(self, z: Tensor, targets: Tensor) -> Tensor:
         """Eq. 2 for z and targets (2N, d) of [view1; view2], in [0, 4]: the mean of both directions (the paper sums)."""
+        if self.training:
+            self.ema.used()
         return 2 + 2 * negative_cosine(self.predictor(z), other_view(targets), world=self.world)
 
     def update(self) -> None:

@@ -11,13 +11,14 @@ training the target normalises by its batch, as every BatchNorm, but keeps no av
 """
 
 import copy
+import warnings
 
 from ..autograd import Tensor
 from ..backend import array_module, follow, fused, weights
 from ..checks import require_within
 from ..nn import BatchNorm, Buffer, HostBuffer, Module, Parameter
 from ..nn.structure import Structure
-from ..tensor import mark_changed, watch
+from ..tensor import Change, mark_changed, watch
 from ..typing import Array
 
 
@@ -72,6 +73,7 @@ class EMA:
         self.pairs = [(part, following[name]) for name, part in followed.items()]
         self.names = list(followed)
         self.views: list[Array] = []
+        self.seen: Change | None = None                                      # online's last move when target was used
 
     def update(self, m: float) -> None:
         """Apply (1) with 0 <= m <= 1.
@@ -84,12 +86,21 @@ class EMA:
                                "model.train() first")
         for structure in self.structures:
             structure.check()
+        self.seen = None
         if not self.views or any(part.data is not view for (_, part), view in zip(self.pairs, self.views)):
             self._flatten()                                                  # at first, and after .to() or .astype()
         step = self.step
         array_module(step).concatenate([part.data.reshape(-1) for part, _ in self.pairs], out=step)
         mark_changed(zip(self.names, (part for _, part in self.pairs)), "EMA.update()", watched=True)
         _follow(self.values, step, *weights(m))                              # (1)
+
+    def used(self) -> None:
+        """Warn if online has moved since target was last used, and no update() was in between."""
+        moved = max((part.changed for part, _ in self.pairs if part.changed), default=None)
+        if self.seen not in (None, moved):
+            warnings.warn("update() was forgotten: the online network has moved since the target was last used, and the "
+                          "target did not follow; call model.update() after each optimizer.step()", stacklevel=3)
+        self.seen = moved
 
     def __getstate__(self) -> dict:
         return {**vars(self), "views": []}                                   # a copy has an array of its own

@@ -108,6 +108,7 @@ class MoCo(Module):
             both = {} if ids is None else {"ids": numbers, "negative_ids": self.queue.ids.data[:len(self.queue)]}
             loss = info_nce(queries, keys, self.queue.negatives(), tau, world=self.world, **both)
         if self.training:
+            self.ema.used()
             self.served.append((keys, ids))
         return loss
 

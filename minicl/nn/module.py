@@ -8,9 +8,12 @@ A part that the walk does not find (a layer in a set, in a closure, in an object
 trained nor saved: making such a Module, or an optimizer for it, raises an error.
 """
 
+import dis
+import functools
 import gc
 import types
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -296,9 +299,12 @@ def require_reachable(module, made=()):
         raise ValueError(f"{name}: a part of it contains itself, so its parameters have no end of names") from None
     for cls in {cls for each in module.modules() for cls in type(each).__mro__} - {Module, object}:
         for attribute, value in vars(cls).items():
-            if any(_parts(attribute, value)):
-                raise TypeError(f"{name}: {cls.__name__}.{attribute} is a part that belongs to the class, all of whose "
-                                "objects would share it untrained and unsaved: set it in __init__")
+            own = cls.__module__.split(".")[0] != "minicl" and attribute not in NOT_USED
+            if any(_parts(attribute, value)) or own and any(id(part) not in reachable and _is_trained(part)
+                                                            for part in _held(value)):
+                raise TypeError(f"{name}: {cls.__name__}.{attribute} is, holds or uses a part that belongs to the class or "
+                                "to its file, all objects would share it untrained and unsaved: set it in __init__, or "
+                                "freeze() what a method uses and is not to be trained")
 
     for each in module.modules():
         for attribute, value in vars(each).items():
@@ -324,9 +330,22 @@ def require_reachable(module, made=()):
                         "dicts; in sets, closures, functions and other objects they are not found")
 
 
+NOT_USED = ("__init__", "__annotations__", "__dict__", "__weakref__", "__doc__")     # of a class, in forward()
 OBJECT = np.dtype(object)
 RANDOM = (np.random.Generator, np.random.RandomState)
 _PLAIN = (str, bytes, int, float, complex, type(None), type, types.ModuleType, np.generic, Tensor)
+
+
+def _is_trained(part):
+    leaves = part.parameters() if isinstance(part, Module) else [part]
+    return any(not isinstance(leaf, Tensor) or leaf.requires_grad for leaf in leaves)
+
+
+@functools.lru_cache(1000)
+def _globals_of(code):
+    """The global names that a function's code loads, also in functions within it; not those of attributes."""
+    names = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+    return names.union(*(_globals_of(inner) for inner in code.co_consts if isinstance(inner, types.CodeType)))
 
 
 def _held(value, depth=4):
@@ -335,9 +354,11 @@ def _held(value, depth=4):
         yield value
     elif depth and not isinstance(value, _PLAIN) and getattr(value, "dtype", OBJECT) == OBJECT:
         if isinstance(value, types.FunctionType):
-            named = [value.__globals__.get(name) for name in value.__code__.co_names]
+            named = [value.__globals__.get(name) for name in _globals_of(value.__code__)]
             inside = [*(value.__closure__ or ()), value.__defaults__, value.__kwdefaults__,
                       *(part for part in named if isinstance(part, (Module, Parameter)))]
+        elif isinstance(value, weakref.ref):
+            inside = [value()]
         else:
             inside = value.ravel().tolist() if isinstance(value, np.ndarray) else gc.get_referents(value)
         for item in inside:
