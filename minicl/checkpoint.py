@@ -7,6 +7,7 @@ the JSON, and "digest", the SHA-256 of all others. Whatever was changed after th
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -145,6 +146,29 @@ def _meta(arrays):
     if meta.pop("format", None) != FORMAT:
         raise ValueError(f"it is not of format {FORMAT}, which this version of minicl reads")
     return meta
+
+
+def is_of_a_run(meta: dict[str, Any]) -> bool:
+    """Whether meta has what a Run saves, of its types and in its ranges."""
+    try:
+        steps = [line["step"] for line in meta["log"]]
+        metrics = [value for line in meta["log"] for value in line.values()]
+        return (all(type(n) is int for n in (meta["step"], meta["total"], *steps)) and type(meta["log"]) is list
+                and 0 <= meta["step"] <= meta["total"] and type(meta["seconds"]) in (int, float)
+                and 0 <= meta["seconds"] < math.inf
+                and all(type(meta[key]) is dict for key in ("config", "rng", "data", "code")) and type(meta["name"]) is str
+                and all(type(value) in (int, float, str, bool, type(None)) for value in metrics)
+                and all(low < high for low, high in itertools.pairwise([-1, *steps, meta["step"]])))
+    except (TypeError, KeyError, AttributeError):
+        return False
+
+
+def require_rng_state(rng: np.random.Generator, state: dict[str, Any]) -> None:
+    """Raise TypeError, ValueError, KeyError or OverflowError unless rng could be in this state. It is not changed."""
+    other = type(rng.bit_generator)()
+    other.state = state                                      # which takes 3.5 for 3
+    if json.dumps(other.state, default=str) != json.dumps(state, default=str) or state.get("has_uint32", 0) not in (0, 1):
+        raise ValueError("a number in its state is not what a generator has")
 
 
 # ---------------------------------------------------------------- restore

@@ -30,8 +30,8 @@ import numpy as np
 from tqdm import tqdm
 
 from .backend import BackendError, available_memory_only
-from .checkpoint import (CheckpointError, HasState, changes, code, fingerprint, load_checkpoint, restore,
-                         save_checkpoint)
+from .checkpoint import (CheckpointError, HasState, changes, code, fingerprint, is_of_a_run, load_checkpoint,
+                         require_rng_state, restore, save_checkpoint)
 from .console import lasting_output
 from .data import DataError
 from .distributed import ALONE, World, current, hold_signals
@@ -174,15 +174,7 @@ class Run:
 
     def _compare(self, meta):
         """Raise unless the meta of a checkpoint is that of a run, and of this one."""
-        try:
-            is_valid = (0 <= meta["step"] <= meta["total"] and 0 <= meta["seconds"] < math.inf
-                        and type(meta["step"]) is type(meta["total"]) is int
-                        and all(isinstance(meta[key], dict) for key in ("config", "rng", "data", "code"))
-                        and isinstance(meta["name"], str) and isinstance(meta["log"], list)
-                        and all(0 <= line["step"] < meta["step"] for line in meta["log"]))
-        except (TypeError, KeyError):
-            is_valid = False
-        if not is_valid:
+        if not is_of_a_run(meta):
             raise CheckpointError(f"{self.checkpoint} is not the checkpoint of a run; choose another --out")
         if meta["name"] != self.name:
             raise RunError(f"--resume: the checkpoint in {self.folder} is of {meta['name']}, this is {self.name}; name "
@@ -214,7 +206,7 @@ class Run:
             raise RunError(f"--resume: the checkpoint in {self.folder} is of a run of {meta['total']} steps, this one has "
                            f"{total}; start anew with another --out")
         try:
-            type(rng.bit_generator)().state = meta["rng"]    # raises before anything is changed
+            require_rng_state(rng, meta["rng"])
         except (TypeError, ValueError, KeyError, OverflowError) as error:
             raise CheckpointError(f"{self.checkpoint} does not fit this run's rng: {error}") from error
         restore(arrays, parts, self.checkpoint)

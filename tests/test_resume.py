@@ -215,7 +215,10 @@ def test_data_that_cannot_be_compared_is_refused(held):
 @pytest.mark.parametrize("change", [
     {"step": -1}, {"code": None}, {"code": "text"}, {"step": 13}, {"step": 1.0}, {"step": None}, {"step": True}, {"total": "12"}, {"seconds": -1},
     {"seconds": None}, {"config": None}, {"config": []}, {"rng": 3}, {"data": None}, {"log": None}, {"log": [{}]},
-    {"log": [{"step": 99}]}, {"log": "log"},
+    {"log": [{"step": 99}]}, {"log": "log"}, {"log": {}}, {"log": [1]}, {"seconds": True}, {"seconds": "1"}, {"name": None},
+    {"total": True}, *({"log": log} for log in (
+        [{"step": 1.0}], [{"step": True}], [{"step": -1}], [{"step": "1"}], [{"step": 1}, {"step": 1}], [{"step": 2}, {"step": 1}],
+        [{"step": 1, "loss": [0.1]}], [{"step": 1, "loss": {}}])),
 ])
 def test_resume_refuses_a_meta_of_another_type_or_range(out, change):
     train(start(out))
@@ -226,7 +229,9 @@ def test_resume_refuses_a_meta_of_another_type_or_range(out, change):
 
 
 @pytest.mark.parametrize("rng", [{}, {"bit_generator": "MT19937"}, {"state": {"state": -1, "inc": 1}}, {"state": {}},
-                                 {"state": {"state": "1", "inc": 1}}, {"has_uint32": 2**70}, {"uinteger": "x"}])
+                                 {"state": {"state": "1", "inc": 1}}, {"has_uint32": 2**70}, {"uinteger": "x"},
+                                 {"has_uint32": 5}, {"has_uint32": -1}, {"has_uint32": True}, {"uinteger": 2**40}, {"uinteger": 1.5},
+                                 {"state": {"state": 1, "inc": 3.5}}, {"state": {"state": 2.5, "inc": 3}}, {"more": 1}])
 def test_resume_refuses_a_generator_of_another_kind_and_changes_nothing(out, rng):
     train(start(out))
     arrays, meta = load_checkpoint(out / "checkpoint.npz")
