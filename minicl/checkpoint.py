@@ -152,12 +152,11 @@ def is_of_a_run(meta: dict[str, Any]) -> bool:
     """Whether meta has what a Run saves, of its types and in its ranges."""
     try:
         steps = [line["step"] for line in meta["log"]]
-        metrics = [value for line in meta["log"] for value in line.values()]
         return (all(type(n) is int for n in (meta["step"], meta["total"], *steps)) and type(meta["log"]) is list
                 and 0 <= meta["step"] <= meta["total"] and type(meta["seconds"]) in (int, float)
                 and 0 <= meta["seconds"] < math.inf
                 and all(type(meta[key]) is dict for key in ("config", "rng", "data", "code")) and type(meta["name"]) is str
-                and all(type(value) in (int, float, str, bool, type(None)) for value in metrics)
+                and all(type(line) is dict and type(line.get("loss")) in (int, float, type(None)) for line in meta["log"])
                 and all(low < high for low, high in itertools.pairwise([-1, *steps, meta["step"]])))
     except (TypeError, KeyError, AttributeError):
         return False

@@ -7,7 +7,7 @@ from minicl import Tensor, nn
 from minicl.backend import to_device, to_host
 from minicl.contrastive import alignment_loss, l2_normalize, negative_cosine
 from minicl.evaluate import embedding_std
-from minicl.methods import BYOL, SimSiam
+from minicl.methods import BYOL, MoCo, SimSiam
 from minicl.methods.simsiam import other_view
 from minicl.optim import SGD, Adam
 
@@ -146,3 +146,41 @@ def test_without_the_stop_gradient_simsiam_collapses():
 def test_without_the_predictor_too_there_is_only_alignment_and_collapse():
     assert spread_after(lambda model, z: alignment_loss(z, other_view(z))) < 0.01
     assert spread_after(lambda model, z: negative_cosine(z, other_view(z))) < 0.1
+
+
+# ---------------------------------------------------------------- update() that was forgotten
+
+def byol_and_moco(rng):
+    encoder, head, predictor = parts(rng)
+    return {"BYOL": BYOL(encoder, head, predictor), "MoCo": MoCo(*parts(rng)[:2], dim=4, queue=24, splits=1)}
+
+
+@pytest.mark.parametrize("kind", ["BYOL", "MoCo"])
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("losses, updates, warned", [
+    (1, lambda step: True, False), (3, lambda step: True, False), (1, lambda step: False, True), (1, lambda step: step != 1, True),
+    (2, lambda step: step != 2, True),
+])
+def test_an_update_that_was_forgotten_is_warned_of(rng, kind, frozen, losses, updates, warned):
+    """Several losses before one optimizer step are none, nor are frozen layers."""
+    model = byol_and_moco(rng)[kind]
+    optimizer = SGD(model, 0.01)
+    if frozen:
+        model.encoder.freeze()
+
+    def train():
+        for step in range(4):
+            for _ in range(losses):
+                x = pair_of_views(rng, np, 2)
+                z = model(x)[1]
+                loss = model.loss(z, model.targets(x)) if kind == "BYOL" else model.loss(z, model.encode_keys(x, rng), 0.2)
+                loss.backward()
+            optimizer.step()
+            if updates(step):
+                model.update()
+
+    if warned:
+        with pytest.warns(UserWarning, match="update.. was forgotten: the online network has moved .* call model.update"):
+            train()
+    else:
+        train()

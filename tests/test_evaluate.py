@@ -346,3 +346,11 @@ def test_the_bound_of_chance_is_0_and_of_no_loss_the_cap():
 def test_the_bound_says_when_it_is_saturated(part_of_cap, saturated):
     cap = math.log(255)
     assert infonce_bound(cap * (1 - part_of_cap), 255).saturated is saturated
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n, d", [(2, 1), (200, 16), (1000, 3), (33, 7)])
+@pytest.mark.parametrize("row", [0.0, 1.0, 1e-30, 0.1])
+def test_a_collapsed_encoder_has_uniformity_0_and_none_has_more(n, d, dtype, row):
+    z = np.full((n, d), row, dtype)
+    assert -1e-12 < uniformity(z) <= 0

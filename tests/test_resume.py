@@ -218,7 +218,7 @@ def test_data_that_cannot_be_compared_is_refused(held):
     {"log": [{"step": 99}]}, {"log": "log"}, {"log": {}}, {"log": [1]}, {"seconds": True}, {"seconds": "1"}, {"name": None},
     {"total": True}, *({"log": log} for log in (
         [{"step": 1.0}], [{"step": True}], [{"step": -1}], [{"step": "1"}], [{"step": 1}, {"step": 1}], [{"step": 2}, {"step": 1}],
-        [{"step": 1, "loss": [0.1]}], [{"step": 1, "loss": {}}])),
+        [{"step": 1, "loss": [0.1]}], [{"step": 1, "loss": {}}], [{"step": 1, "loss": True}], [{"step": 1, "loss": "low"}])),
 ])
 def test_resume_refuses_a_meta_of_another_type_or_range(out, change):
     train(start(out))

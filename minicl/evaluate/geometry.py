@@ -44,7 +44,7 @@ def uniformity(z: Array, *, t: float = 2) -> float:
     if len(z) < 2:
         raise ValueError(f"uniformity: expected z (N, d) with N >= 2, got {z.shape}")
     require_within("uniformity", "(0, inf)", t=t)
-    return float(uniformity_loss.forward(z.astype("float64", copy=False), t=t, needs_grad=(False,))[0])
+    return min(float(uniformity_loss.forward(z.astype("float64", copy=False), t=t, needs_grad=(False,))[0]), 0.0)
 
 
 def uniformity_floor(d: int, t: float = 2) -> float:
