@@ -299,3 +299,10 @@ def test_nan_in_the_input_is_said():
                        "vicreg": lambda: vicreg(x, y), "barlow_twins": lambda: barlow_twins(x, y)}.items():
         with pytest.raises(FloatingPointError, match=f"({name}: the loss|l2_normalize: the length of a row) is not finite"):
             loss()
+
+
+@pytest.mark.parametrize("anchor, positive", [(Tensor, np.array), (np.array, Tensor), (Tensor, Tensor), (list, np.array)])
+def test_mining_takes_arrays_and_says_so(anchor, positive):
+    rows = np.eye(3)
+    with pytest.raises(TypeError, match="semi_hard_negatives: expected arrays, got .* of a Tensor pass its .data"):
+        semi_hard_negatives(anchor(rows), positive(rows))
