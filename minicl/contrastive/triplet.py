@@ -18,7 +18,6 @@ from ..backend import array_module, is_array, require_finite, to_device
 from ..checks import require_within
 from ..distributed import ALONE, World
 from ..ops import maximum
-from ..signature import describe
 from ..typing import Array, HostArray
 from .checks import require_ids, require_pairs
 from .cosine import cosine_similarity, l2_normalize
@@ -72,7 +71,8 @@ def semi_hard_negatives(anchor: Array, positive: Array, *, ids: HostArray | None
     world: all of these are this process's part of the batch, and the result names rows of all_gather(positive).
     """
     if not (is_array(anchor) and is_array(positive)):
-        raise TypeError(f"semi_hard_negatives: expected arrays, got {describe(anchor)} and {describe(positive)}; of a "
+        raise TypeError("semi_hard_negatives: expected arrays, got "
+                        f"{type(anchor).__name__} and {type(positive).__name__}; of a "
                         "Tensor pass its .data")
     require_pairs("semi_hard_negatives", anchor, positive, at_least=2, world=world)
     xp, n, N = array_module(anchor), len(anchor), len(anchor) * world.size
