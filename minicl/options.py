@@ -43,7 +43,8 @@ def options(description: str | None, *, epochs: int, batch: int, lr: float, tau:
     parser.add_argument("--threads", type=at_least(1, 1024), help="CPU threads; default: all available cores")
     parser.add_argument("--keep-memory", action=argparse.BooleanOptionalAction, default=True,
                         help="keep freed memory for the next step: faster on Linux, but the process stays large")
-    parser.add_argument("--log-every", type=at_least(1), default=50, help="steps between two lines of the log")
+    parser.add_argument("--log-every", type=at_least(1),
+                        help="steps between two lines of the log; default: a twentieth of the run, at most 50")
     parser.add_argument("--log", default="jsonl", choices=("jsonl", "csv"), help="csv: also log.csv, a table of the log")
     parser.add_argument("--out", type=folder, help="folder for config, log, checkpoint, pictures and result.json; "
                         "default: a new one under runs/")

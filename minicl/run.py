@@ -238,6 +238,7 @@ class Run:
         started = time.perf_counter()
         before = self.seconds
         self.total = total
+        self.log_every = self.log_every or max(1, min(50, total // 20))      # 20 lines of a short run
 
         def save():
             self._require_alike(parts, rng)

@@ -101,7 +101,7 @@ def test_the_code_loads_what_was_trained(folder, monkeypatch):
     names = {}
     exec(re.search(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)[1], names)
     assert names["h"].shape == (60, 512) and names["z"].shape == (60, 128)
-    assert names["h"].std(axis=0).max() > 0 and names["meta"]["step"] == 10
+    assert names["h"].std(axis=0).max() > 0 and names["trained"].step == 10
     exec(re.search(r"^### Fine-tune it\n.*?^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)[1], names)
     optimizer = names["optimizer"]
     steps = dict(zip(optimizer.names, optimizer.steps - optimizer.missed))

@@ -46,6 +46,11 @@ class ImageData:
             raise ValueError("ImageData: train_images and test_images must agree in (H, W, C), got "
                              f"{self.train_images.shape[1:]} and {self.test_images.shape[1:]}")
 
+    def __repr__(self):
+        classes = f"{len(self.class_names)} classes" if self.is_labelled else "no labels"
+        return (f"ImageData({self.name!r}: {len(self.train_images)} training and {len(self.test_images)} test images "
+                f"{self.train_images.shape[1:]}, {classes})")
+
     @classmethod
     def from_folder(cls, path: str | os.PathLike, size: int = 64, *, channels: int = 3, labels: bool = True,
                     test_share: float = 0.1, seed: int = 0, limit: int | None = None,
