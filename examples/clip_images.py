@@ -34,7 +34,7 @@ from minicl.options import at_least, folder, options, within
 from minicl.run import Run, command
 from plots import caption_grid
 from simclr_cifar10 import ENCODERS
-from simclr_images import picture_options
+from simclr_images import choose_batch, picture_options
 
 
 def main():
@@ -74,6 +74,7 @@ def main():
     tokens = tokenizer(data.train_captions.tolist())                                 # (captions, T)
     run.print(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images, "
               f"{len(tokens)} training captions of {len(tokenizer.vocabulary)} words")
+    choose_batch(args, run, len(data.train_images), 128)
     batches = Batches(len(data.train_images), args.batch, seed=args.seed)
     pictures = Prefetch(data.train_images, batches, world.part)
     augment = RandomResizedCrop(args.size, scale=(0.5, 1.0))                         # captions name colours and sides

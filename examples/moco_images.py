@@ -22,11 +22,13 @@ from minicl.optim import AdamW, warmup_cosine
 from minicl.options import at_least, options, within
 from minicl.run import Run, command
 from simclr_cifar10 import ENCODERS
-from simclr_images import picture_options
+from simclr_images import choose_batch, picture_options
+
+BATCH = 128                                                  # unless --batch is given, or the pictures are few
 
 
 def main():
-    parser = options(__doc__, epochs=20, batch=128, lr=3e-3, tau=0.2, data=None)
+    parser = options(__doc__, epochs=20, batch=BATCH, lr=3e-3, tau=0.2, data=None)
     picture_options(parser)
     parser.add_argument("--labels", action=argparse.BooleanOptionalAction, default=True, help="subfolders are classes")
     parser.add_argument("--queue", type=at_least(1), default=4096, help="keys that the queue holds: the negatives")
@@ -40,9 +42,10 @@ def main():
     args = parser.parse_args()
     if not args.data_dir:
         parser.error("--data-dir: name a folder of pictures")
-    if args.batch % args.splits or not 2 * args.splits <= args.batch <= args.queue:
+    batch = args.batch or BATCH
+    if batch % args.splits or not 2 * args.splits <= batch <= args.queue:
         parser.error("--batch must be a multiple of --splits, twice that or more, and at most --queue: got "
-                     f"{args.batch} for {args.splits} splits and a queue of {args.queue}")
+                     f"{batch} for {args.splits} splits and a queue of {args.queue}")
 
     world = get_world(args.backend)
     xp = get_backend(args.backend, args.precision)
@@ -55,6 +58,7 @@ def main():
     if args.queue > len(data.train_images):
         run.print(f"warning: the queue of {args.queue} keys outgrows the {len(data.train_images)} training images: it holds "
                   "keys of a query's own image, which count as its negatives; a smaller --queue has none")
+    choose_batch(args, run, len(data.train_images), BATCH, 2 * args.splits)
     batches = Batches(len(data.train_images), args.batch, seed=args.seed)
     pictures = Prefetch(data.train_images, batches, world.part)
     augment = simclr_views(args.size)

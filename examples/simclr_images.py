@@ -24,7 +24,7 @@ from minicl.methods import SimCLR, grad_cache
 from minicl.nn import HEADS, projection_head
 from minicl.optim import AdamW, warmup_cosine
 from minicl.options import at_least, folder, options, within
-from minicl.run import Run, command
+from minicl.run import Run, RunError, command
 from simclr_cifar10 import ENCODERS
 
 
@@ -33,10 +33,22 @@ def picture_options(parser):
     parser.add_argument("--data-dir", type=folder, help="folder of pictures, or an .npz or .npy file; needed")
     parser.add_argument("--size", type=int, default=64, choices=range(32, 513, 32), metavar="PIXELS",
                         help="pixels a side, a multiple of 32")
+    parser.set_defaults(batch=None)                          # see choose_batch
     parser.add_argument("--limit", type=at_least(20), help="read only this many pictures to train on, and to test on")
     parser.add_argument("--encoder", default="convnet", choices=ENCODERS, help="what maps images to h")
     parser.add_argument("--width", type=at_least(1, 2**9), default=32, help="channels of the encoder's first layer")
     parser.set_defaults(channels=3, resize=RESIZE)           # for config.json: with --size, how a picture is prepared
+
+
+def choose_batch(args, run, n, most, multiple=2):
+    """Set args.batch where --batch was not given: `most`, or half of the n training pictures if that is less."""
+    if args.batch is None:
+        unit = max(multiple, 8) if n >= 128 else multiple    # so that few processes can share it
+        args.batch = run.config["batch"] = min(most, max(multiple, n // 2 - n // 2 % unit))
+        if args.batch < most:
+            run.print(f"--batch {args.batch}, about half of the {n} training pictures; where there are more, {most}")
+    if args.batch % run.world.size:
+        raise RunError(f"--batch {args.batch} must be a multiple of the {run.world.size} processes")
 
 
 def main():
@@ -62,6 +74,7 @@ def main():
     # Data: uint8 images in a file that is mapped into memory; the split does not depend on --seed.
     data = ImageData.from_folder(args.data_dir, args.size, labels=args.labels, limit=args.limit, log=run.print)
     run.print(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images")
+    choose_batch(args, run, len(data.train_images), 256)
     batches = Batches(len(data.train_images), args.batch, seed=args.seed)
     pictures = Prefetch(data.train_images, batches, world.part)
     augment = simclr_views(args.size)

@@ -117,7 +117,7 @@ class Run:
     """
 
     def __init__(self, args: argparse.Namespace, name: str, world: World = ALONE):
-        for option, n in (("batch", args.batch), ("chunk", getattr(args, "chunk", None) or 0)):
+        for option, n in (("batch", args.batch or 0), ("chunk", getattr(args, "chunk", None) or 0)):
             if n % world.size:
                 less = n - n % world.size
                 raise RunError(f"--{option} {n} is the {option} of all {world.size} processes, so it must be a multiple of "
@@ -140,8 +140,11 @@ class Run:
             self._open(args)
         self.folder, self._saved, self._log = world.share((self.folder, self._saved, self._log))
         self.checkpoint = self.folder / "checkpoint.npz"
+        if args.batch is None and self._saved:               # the script chose it by its data
+            args.batch = self.config["batch"] = self._saved[1]["config"].get("batch")
         if world.size > 1:
-            self.print(f"{world.size} processes, each with {args.batch // world.size} of a batch's {args.batch} items")
+            part = f"{args.batch // world.size} of a batch's {args.batch} items" if args.batch else "a part of each batch"
+            self.print(f"{world.size} processes, each with {part}")
 
     def _open(self, args):
         """Take the folder, and read the checkpoint in it."""
@@ -181,6 +184,7 @@ class Run:
                            "another folder with --out")
         before, now = ({f"--{key.replace('_', '-')}": value for key, value in config.items() if key not in NOT_COMPARED}
                        for config in (meta["config"], self.config))
+        now["--batch"] = now["--batch"] or before.get("--batch")
         earlier, epochs = before.get("--epochs"), now.get("--epochs")
         if type(earlier) is int and earlier < epochs:
             self.print(f"--epochs was {earlier}, now {epochs}: the learning rate of what is left is that of a run of "
@@ -231,6 +235,10 @@ class Run:
         if not self.world.alike(_bytes([fingerprints, total, self.config])):
             raise RunError("the processes have other data or options: load the data by run.once(load_images, ...), and "
                            "start all processes with the same options")
+        n, batch = len(getattr(data, "train_images", ())), self.config.get("batch")
+        if batch and n % batch > n // 10:
+            self.print(f"{n % batch} of the {n} training images, others each time, are left out of an epoch: {n} is no "
+                       f"multiple of --batch {batch}")
         specs = {name: self._spec(name, part) for name, part in parts.items() if isinstance(part, Module)}
         if self._saved:
             self._restore(total, fingerprints, rng, parts)

@@ -22,6 +22,7 @@ from .evaluate import encode, to_float
 from .methods import CPC, LastContext
 from .nn import Module
 from .nn.spec import build, class_texts
+from .nn.words import WORD
 from .typing import Array, ArrayModule
 
 TOKENIZER = "tokenizer"                # the name under which a script gives its tokenizer to Run.steps
@@ -155,16 +156,31 @@ class Trained:
     def encode_text(self, captions: str | Sequence[str], *, batch: int = 500) -> Array:
         """Embeddings (N, d) of N captions, to compare by cosine with those of images.
 
-        Raises DataError for words that the model has not learned, and unless the run trained a CLIP.
+        Warns of words that the model has not learned. Raises DataError if a caption has no other words, if the tokenizer
+        refuses it, and unless the run trained a CLIP.
         """
         if self.tokenizer is None:
             raise DataError(f"encode_text: {self.folder} has trained a {type(self.model).__name__}, which reads no text; "
                             "give the folder of a CLIP")
+        captions = [captions] if isinstance(captions, str) else captions
         try:
-            ids = self.tokenizer([captions] if isinstance(captions, str) else captions)
+            ids = self.tokenizer(captions)
+            self._warn_of_unknown(captions)
         except ValueError as error:
             raise DataError(f"encode_text: {error}") from error
         return encode(self.model.text, ids, self.xp, batch, prepare=to_device)
+
+    def _warn_of_unknown(self, captions):
+        """Of each caption the tokenizer splits: a warning of words that it does not know, a ValueError if it knows none."""
+        known = getattr(self.tokenizer, "vocabulary", None)
+        if not known or not getattr(self.tokenizer, "unknown", False):
+            return
+        split = [WORD.findall(caption.lower())[:self.tokenizer.length] for caption in captions]
+        if strange := [caption for caption, words in zip(captions, split) if not known.keys() & words]:
+            raise ValueError(f"no word of {strange[0]!r} is among the {len(known)} words of the run's captions")
+        if words := sorted({word for words in split for word in words} - known.keys()):
+            warnings.warn(f"encode_text: {', '.join(words[:10])}: not among the {len(known)} words of the run's captions; "
+                          "all unknown words are read as the same one", stacklevel=3)
 
     def _checked(self, items):
         """items, or a DataError that says what is wrong with them."""

@@ -162,7 +162,11 @@ def test_a_run_may_be_loaded_and_resumed(example, options, xp):
     assert code == 0 and math.isfinite(first[0]["loss"]) and example(*options, "--resume")[0] == 0
     assert read_run(folder)[1] == first[1]
     trained = minicl.load(folder)
-    words = trained.encode_text(["A red picture", "something else entirely"])
+    with pytest.warns(UserWarning, match="encode_text: else, entirely: not among the 9 words of the run's captions"):
+        words = trained.encode_text(["A red picture", "it is else entirely"])
+    for captions in ("zzz", ["it is red", "two dogs"]):
+        with pytest.raises(DataError, match=r"encode_text: no word of '(zzz|two dogs)' is among the 9 words"):
+            trained.encode_text(captions)
     assert words.shape == trained.encode(np.zeros((2, 32, 32, 3), np.uint8)).shape == (2, 8)
 
 

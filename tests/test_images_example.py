@@ -72,6 +72,24 @@ def test_a_queue_that_outgrows_the_pictures_is_a_warning_and_one_below_the_batch
     assert "--batch must be a multiple of --splits" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("script, n, batch", [("simclr_images", 44, 20), ("moco_images", 44, 16), ("simclr_images", 21, 8)])
+def test_without_a_batch_few_pictures_get_half_of_them_and_a_resumed_run_the_same(tmp_path, monkeypatch, capsys, script, n, batch):
+    monkeypatch.setattr(viz, "Figure", None)
+    monkeypatch.setenv("MINICL_CACHE", str(tmp_path / "cache"))
+    write_pictures(tmp_path / "few", numbered("", n))
+    train = n - round(n / 10)
+    options = ("--size", 32, "--width", 2, "--dim", 8, "--epochs", 2, "--data-dir", tmp_path / "few", "--out", tmp_path / "out")
+    assert run_example(script, *options) == 0
+    said = capsys.readouterr().out
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert f"--batch {batch}, about half of the {train} training pictures" in said and config["batch"] == batch
+    assert (f"{train % batch} of the {train} training images" in said) == (train % batch > train // 10)
+    assert len(read_run(tmp_path / "out")[1]) == 2 * (train // batch)                # a line for each step of a short run
+    assert run_example(script, *options, "--resume") == 0
+    assert run_example(script, *options, "--resume", "--batch", 4 * batch, "--splits" if "moco" in script else "--hidden", 8) == 2
+    assert f"--batch was {batch}, now {4 * batch}" in capsys.readouterr().err
+
+
 def test_a_run_may_be_resumed_and_its_pictures_must_be_the_same(example, photos, capsys):
     first = read_run(example("--data-dir", photos)[1])
     code, folder = example("--data-dir", photos, "--resume")
