@@ -12,8 +12,10 @@ A picture may have several captions, a line each.
 """
 
 import csv
+import io
 import json
 import os
+import posixpath
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ from minicl.typing import HostArray
 
 FILE = ("file", "image", "filename", "file_name", "image_name", "filepath", "file_path", "path", "img", "picture")
 CAPTION = ("caption", "text", "title", "comment", "sentence", "description")
+LONGEST = 1000                                               # characters of a caption: one array holds them all
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def _without_caption(root, names):
 def _stat(path):
     try:
         return os.stat(path)
-    except OSError:
+    except (OSError, ValueError):                            # ValueError: a NUL in the name
         return None
 
 
@@ -120,37 +123,45 @@ def read_captions(file: str, log: Callable[[str], None] = print) -> list[tuple[s
         raise DataError(f"{file}: {error.strerror}; expected a file of captions") from error
     pairs = _of_json(file, text) if text.lstrip().startswith("{") else _of_table(file, text)
     found: dict[str, list[str]] = {}
+    long = 0
     for name, caption in pairs:
         if name and WORD.search(caption):
-            found.setdefault(name, []).append(" ".join(caption.split()))
+            caption = " ".join(caption.split())
+            long += len(caption) > LONGEST
+            found.setdefault(posixpath.normpath(name), []).append(caption[:LONGEST])     # ./a.png is a.png
     left_out = len(pairs) - sum(map(len, found.values()))
     if not found:
         raise DataError(f"{file} has no captions; expected a picture's file and a caption on each line")
     if left_out:
         log(f"skipped: {left_out} of the {len(pairs)} lines of {file}, which lack a file or a caption")
+    if long:
+        log(f"cut: {long} captions of {file} after {LONGEST} characters")
     return list(found.items())
 
 
 def _of_json(file, text):
     try:
         content = json.loads(text)
-        names = {image["id"]: str(image["file_name"]) for image in content["images"]}
-        if len(names) < len({(image["id"], image["file_name"]) for image in content["images"]}):
+        names = {image["id"]: _text(image["file_name"]) for image in content["images"]}
+        if len(names) < len({(image["id"], _text(image["file_name"])) for image in content["images"]}):
             raise ValueError("an id of several files")
-        return [(names.get(line["image_id"], ""), str(line["caption"])) for line in content["annotations"]]
+        return [(names.get(line["image_id"], ""), _text(line["caption"])) for line in content["annotations"]]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{file} is not COCO's captions in JSON ({type(error).__name__}: {error}); expected "
                         '{"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]}') from error
 
 
+def _text(value):
+    """A text of a JSON file; "" for null and for whatever else is no text."""
+    return value if isinstance(value, str) else ""
+
+
 def _of_table(file, text):
+    marked, _, rest = text.partition("\n")
+    text = rest if marked.lower().startswith("sep=") else text           # Excel's line; the header shows the separator too
     first = text.partition("\n")[0]
     separator = next((mark for mark in "\t|;" if mark in first), ",")
-    quoted = csv.QUOTE_MINIMAL if separator in ",;" else csv.QUOTE_NONE
-    try:
-        rows = [row for row in csv.reader(text.splitlines(True), delimiter=separator, quoting=quoted) if row]
-    except csv.Error as error:
-        raise DataError(f"{file}: not a table ({error}); a quotation mark that is never closed?") from error
+    rows = [row for row in _rows(file, text, separator, (marked != first) + 1) if row]
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
     name, caption = (next((header.index(title) for title in titles if title in header), None) for titles in (FILE, CAPTION))
     if name is None and caption is None and len(header) == 2 and "#" in header[0]:       # Flickr8k: beach.jpg#0
@@ -162,3 +173,20 @@ def _of_table(file, text):
         rows = [[*row[:caption], separator.join(row[caption:])] for row in rows]
     fits = range(max(name, caption) + 1, len(header) + 1)    # cells of a row; with more, commas have shifted the columns
     return [(row[name].strip(), row[caption]) if len(row) in fits else ("", "") for row in rows[1:]]
+
+
+def _rows(file, text, separator, number):
+    """Rows of a table whose first line has this number. Raises DataError, also for a quotation mark that swallows rows."""
+    quoted = csv.QUOTE_MINIMAL if separator in ",;" else csv.QUOTE_NONE
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoted, strict=True)
+    end = 0
+    try:
+        for row in reader:
+            swallowed = [part for cell in row for line in cell.split("\n")[1:] for part in line.split(separator)]
+            if any(os.path.splitext(part.strip())[1].lower() in SUFFIXES for part in swallowed):
+                raise csv.Error("a caption has lines that look like rows")
+            end = reader.line_num
+            yield row
+    except csv.Error as error:
+        raise DataError(f"{file}: not a table (line {number + end}: {error}); a quotation mark that is never closed, or a "
+                        'single one in a quoted cell, where "" stands for one?') from error

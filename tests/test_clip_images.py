@@ -29,6 +29,13 @@ FORMS = [
     ("Flickr30k", "image_name| comment_number| comment\n" + "".join(f"{n}| {k}| {c}\n" for k, (n, c) in enumerate(ROWS))),
     ("Flickr8k tokens", "".join(f"{name}#{k}\t{caption}\n" for k, (name, caption) in enumerate(ROWS))),
     ("COCO", json.dumps(COCO)),
+    ("Excel's sep=", "sep=;\nimage;caption\n" + "".join(f"{name};{caption}\n" for name, caption in ROWS)),
+    ("one picture in two spellings", "image,caption\n" + "".join(f"{k % 2 * './'}{name},{c}\n" for k, (name, c) in enumerate(ROWS))),
+    ("marks that only Python takes for ends of lines", "image,caption\n" + "".join(
+        f"{name},{caption.replace(' ', mark)}\n" for mark, (name, caption) in zip("\u2028\x85\x0b", ROWS))),
+    ("the same in TSV", "image\tcaption\n" + "".join(
+        f"{name}\t{caption.replace(' ', mark)}\n" for mark, (name, caption) in zip("\x0c\x1c\x1e", ROWS))),
+    ("a caption of two lines", "image,caption\n" + "".join(f'{name},"{caption.replace(" ", chr(10))}"\n' for name, caption in ROWS)),
 ]
 
 
@@ -43,6 +50,26 @@ def test_lines_without_a_file_or_a_caption_are_counted(tmp_path):
     log = []
     assert read_captions(tmp_path / "x.csv", log=log.append) == [("a.png", ["A dog"])]
     assert "skipped: 4 of the 5 lines" in log[0]
+
+
+@pytest.mark.parametrize("odd", [None, ["A dog"], 7, {"en": "A dog"}])
+@pytest.mark.parametrize("key", ["caption", "file_name"])
+def test_what_is_no_text_in_json_is_counted(tmp_path, key, odd):
+    content = json.loads(json.dumps(COCO))
+    content["images"][2 if key == "file_name" else 0]["file_name"] = "a b.jpg"
+    content["annotations"].append({"image_id": 5 if key == "file_name" else 7, "caption": "A dog"})
+    (content["images"][2] if key == "file_name" else content["annotations"][-1])[key] = odd
+    (tmp_path / "captions.json").write_text(json.dumps(content))
+    log = []
+    assert read_captions(tmp_path / "captions.json", log=log.append) == EXPECTED
+    assert "skipped: 1 of the 4 lines" in log[0]
+
+
+def test_long_captions_are_cut_and_counted(tmp_path):
+    (tmp_path / "x.csv").write_text("file,caption\na.png,A dog\nb.png," + "long " * 2000)
+    log = []
+    assert [len(caption) for _, [caption] in read_captions(tmp_path / "x.csv", log=log.append)] == [5, 1000]
+    assert "cut: 1 captions" in log[0]
 
 
 @pytest.mark.parametrize("header, line", [("caption,image", "A dog, running,b.png"), ("image,caption,id", "b.png,A dog, running,7")])
@@ -87,6 +114,10 @@ BAD = [
     ("other JSON", b'{"a": 1}', "is not COCO's captions in JSON .KeyError"),
     ("cut JSON", b'{"images": [', "is not COCO's captions in JSON"),
     ("images without names", b'{"images": [{"id": 1}], "annotations": []}', "file_name"),
+    ("a quotation mark that is never closed", b'file,caption\na.png,A dog\nb.png,"A cat\nc.png,A cow\n', "line 3: unexpected end"),
+    ("one that a later caption closes", b'file,caption\nb.png,"A cat\nc.png,A cow, 5"\n', "line 2: a caption has lines that look"),
+    ("one that a quoted caption closes", b'file,caption\nb.png,"A cat\nc.png,"A cow"\n', "line 2: ',' expected after"),
+    ("one in a quoted caption", b'file,caption\nb.png,"A "cat" runs"\n', "line 2: ',' expected after"),
     ("huge field", b"file,caption\na.png," + b"x" * 200_000, "not a table"),
 ]
 
@@ -205,6 +236,16 @@ def test_missing_pictures_are_named_and_a_tenth_of_them_refused(photos, tmp_path
         (photos / f"{k}.png").unlink(missing_ok=True)
     with pytest.raises(DataError, match="8 of the first .* of 80 are broken"):
         load_captioned(photos / "captions.tsv", None, 32, log=log.append)
+
+
+@pytest.mark.parametrize("name", ["a\0.png", "sub\0/a.png", "x" * 300 + ".png"])
+def test_a_name_that_no_file_can_have_is_one_broken_picture(photos, tmp_path, monkeypatch, name):
+    monkeypatch.setenv("MINICL_CACHE", str(tmp_path / "cache"))
+    with open(photos / "captions.tsv", "a") as file:
+        file.write(f"\n{name}\ta red picture")
+    log = []
+    data = load_captioned(photos / "captions.tsv", None, 16, log=log.append)
+    assert len(data.train_images) + len(data.test_images) == 80 and [line for line in log if line.startswith("skipped")]
 
 
 def test_the_commands_in_the_docstring_run(example, photos, capsys):
