@@ -45,7 +45,7 @@ def main():
     parser.add_argument("--text", default="transformer", choices=("transformer", "bag"), help="what reads captions")
     parser.add_argument("--dim", type=at_least(2, 2**14), default=64, help="dimension of the space where both meet")
     parser.add_argument("--weight-decay", type=within("[0, inf)"), default=0.05, help="AdamW's, on matrices")
-    parser.add_argument("--chunk", type=at_least(2), help="pairs encoded at a time, to save memory; default: all at once")
+    parser.add_argument("--chunk", type=at_least(3), help="pairs encoded at a time, to save memory; default: all at once")
     parser.add_argument("--clip-grad", type=within("(0, inf)"), help="most that the gradients' norm may be; default: any")
     args = parser.parse_args()
     if args.tau < 0.01:

@@ -74,6 +74,17 @@ def test_dropout_redraws_its_masks_and_batch_norm_averages_once(xp, splits):
             np.testing.assert_array_equal(cut.state_dict()[name], array, err_msg=name)
 
 
+@pytest.mark.parametrize("N", range(3, 30))
+@pytest.mark.parametrize("chunk", [3, 4, 7, 21])
+def test_chunks_are_of_equal_size_so_that_batch_norm_never_sees_one_item(N, chunk):
+    model, x = simclr(np, nn.BatchNorm(8)), items(np, 2 * N)
+    seen = []
+    grad_cache(nn.Sequential(lambda x: seen.append(len(x)) or x, model.encoder), lambda h: (h * h).sum(), x, chunk=chunk)
+    sizes = seen[:len(seen) // 2]
+    assert sum(sizes) == 2 * N and max(sizes) <= chunk and max(sizes) - min(sizes) <= 1 and min(sizes) >= 2
+    assert len(sizes) == -(-2 * N // chunk) and seen == 2 * sizes
+
+
 def test_clip_learns_its_logit_scale_once(xp):
     class Encoder(nn.Module):
         def __init__(self, rng):
@@ -151,8 +162,8 @@ def test_a_model_that_draws_elsewhere_is_an_error():
 
 def test_outputs_have_a_row_an_item():
     model = nn.Sequential(nn.Linear(5, 4, rng=np.random.default_rng(0)), lambda x: x.mean(axis=0))
-    with pytest.raises(ValueError, match=r"grad_cache: model must give Tensors with 5 rows, one for each item .* \(4,\)"):
-        grad_cache(model, lambda z: z.sum(), items(np).astype("float32"), chunk=5)
+    with pytest.raises(ValueError, match=r"grad_cache: model must give Tensors with 6 rows, one for each item .* \(4,\)"):
+        grad_cache(model, lambda z: z.sum(), items(np).astype("float32"), chunk=6)
     with pytest.raises(ValueError, match="grad_cache: chunk must be an integer >= 1, got 0"):
         grad_cache(model, lambda z: z.sum(), items(np), chunk=0)
 

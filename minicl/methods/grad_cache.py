@@ -31,7 +31,7 @@ def grad_cache(model: Module, loss: Callable[..., Tensor], *inputs: Array, chunk
     model   a Module: inputs -> one Tensor or several, with a row an item
     loss    takes the model's outputs for the whole batch; it may have parameters of its own, such as a logit scale
     inputs  arrays with a row an item
-    chunk   items that are encoded at a time; the last chunk may be smaller
+    chunk   most items that are encoded at a time; the chunks are of equal size, to one item
 
     Gradients are added to .grad as by backward(), equal to the whole batch's up to rounding where a row of the outputs
     depends on its own row of the inputs alone. Dropout draws a mask for each chunk, the same in both passes. BatchNorm
@@ -54,8 +54,10 @@ def grad_cache(model: Module, loss: Callable[..., Tensor], *inputs: Array, chunk
         raise ValueError(f"grad_cache: nothing of the {type(model).__name__} is trained, so no memory is to be saved; call "
                          "loss(*model(*inputs)).backward()")
     xp = array_module(inputs[0])
-    starts = range(0, len(inputs[0]), chunk)
-    chunks = [tuple(x[lo:lo + chunk] for x in inputs) for lo in starts]
+    N = len(inputs[0])
+    count = -(-N // chunk)
+    bounds = [(N * k // count, N * (k + 1) // count) for k in range(count)]
+    chunks = [tuple(x[lo:hi] for x in inputs) for lo, hi in bounds]
     before = [(buffer, buffer.data.copy()) for _, buffer in model.named_buffers()]
     with no_grad():
         parts = [_outputs(model, items) for items in chunks]                 # (1)
@@ -66,11 +68,11 @@ def grad_cache(model: Module, loss: Callable[..., Tensor], *inputs: Array, chunk
     if not isinstance(L, Tensor):
         raise TypeError(f"grad_cache: loss must return a scalar Tensor, got {describe(L)}")
     L.backward()                                                             # (2)
-    for lo, items, part in zip(starts, chunks, parts):
+    for (lo, hi), items, part in zip(bounds, chunks, parts):
         again = _outputs(model, items)
         if xp is np:
             _require_same(part, again)
-        sum((y * whole.grad[lo:lo + chunk]).sum() for y, whole in zip(again, z) if whole.grad is not None).backward()  # (3)
+        sum((y * whole.grad[lo:hi]).sum() for y, whole in zip(again, z) if whole.grad is not None).backward()  # (3)
     return L.detach(), [whole.detach() for whole in z]
 
 
