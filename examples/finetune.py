@@ -10,8 +10,9 @@ Three classifiers learn from the same labelled images, and are compared on all t
     scratch     the same architecture from random weights
 
 It prints a table, mean and standard deviation over draws of the labelled images, and writes few_labels.png and
-few_labels.json into the run's folder. Of classes that have fewer images than labels are asked for, all are used; the
-table has the numbers used. If the data are not those that the run trained on, a warning says so.
+few_labels.json into the run's folder, or beside a .safetensors file. Of classes that have fewer images than labels are
+asked for, all are used; the table has the numbers used. If the data are not those that the run trained on, a warning says
+so.
 """
 
 import argparse
@@ -67,11 +68,12 @@ def main():
                     accuracies[way][row, seed] = accuracy
             means = [f"{way} {found[row].mean():6.1%} ± {found[row].std():.1%}" for way, found in accuracies.items()]
             print("  ".join([f"{names[row]:>4} labels a class", *means]), flush=True)
-    write_json(trained.folder / "few_labels.json", {"data": data.name, "changed": changed, "labels": names,
+    home = trained.folder if trained.folder.is_dir() else trained.folder.parent
+    write_json(home / "few_labels.json", {"data": data.name, "changed": changed, "labels": names,
                                                     **{way: found.tolist() for way, found in accuracies.items()}})
-    draw(trained.folder / "few_labels.png", [n.mean() for n in used], names, accuracies,
+    draw(home / "few_labels.png", [n.mean() for n in used], names, accuracies,
          f"{data.name}: what training without labels is worth")
-    print(f"few_labels.png and few_labels.json are in {trained.folder}")
+    print(f"few_labels.png and few_labels.json are in {home}")
 
 
 def data_of(trained, data_dir):

@@ -86,6 +86,23 @@ def test_what_is_neither_in_train_nor_in_test_is_left_out_and_counted(photos):
     assert len(data.train_images) == len(data.test_images) == 20 and log.has("left out: 2 pictures that are neither in")
 
 
+@pytest.mark.parametrize("folders, message", [
+    (("train", "dev"), "train/ is taken for a class: there is no test/ or val/ beside it"), (("Test", "cat"), "Test/ is taken for a class: "
+     "there is no train/ beside"), (("cat", "dog"), None), (("train",), None), (("test", "train"), None)])
+def test_one_folder_of_a_split_beside_another_is_a_class_and_said_to_be(photos, folders, message):
+    write_pictures(photos, [name for folder in folders for sub in ("a", "b") for name in numbered(f"{folder}/{sub}", 6)])
+    data, log = load(photos)
+    assert bool(log.has("is taken for a class")) == bool(message) and (message is None or log.has(message))
+    assert not load(photos, labels=False)[1].has("is taken for a class")
+
+
+def test_a_class_whose_pictures_are_all_broken_is_named(photos):
+    write_pictures(photos, CAT_DOG)
+    (photos / "none").mkdir()
+    (photos / "none/1.png").write_text("no picture")
+    assert load(photos)[1].has("warning: all pictures of a class are broken: none")
+
+
 def test_labels_false_makes_no_classes(photos):
     write_pictures(photos, CAT_DOG)
     data, log = load(photos, labels=False)
@@ -383,6 +400,7 @@ LABELS = [                                                               # label
     (EVEN.astype("u8") + np.uint64(2**63), None, "must be less than 2.63, got 9223372036854775809"),
     (EVEN + 1, ["a", "b"], r"labels must be indices into class_names, from 0; they are 1..2, and class_names has shape \(2,\)"),
     (EVEN - 1, ["a", "b"], "they are -1..0"), (EVEN, [["a"], ["b"]], r"shape \(2, 1\)"),
+    (EVEN, "ab", r"class_names has shape \(\)"), (np.array(["x", "y"])[EVEN], "ab", ("x", "y")),
 ]
 
 
@@ -416,6 +434,13 @@ def test_labels_of_both_splits_are_of_one_kind(photos, train, test, message):
             load(photos / "x.npz")
     else:
         assert load(photos / "x.npz")[0].class_names == ("0", "1")
+
+
+def test_a_named_class_that_only_test_images_have_is_a_warning(photos):
+    images = arrays((16, 16))
+    np.savez(photos / "x.npz", train_images=images[:N], train_labels=EVEN[:N], test_images=images[N:], test_labels=EVEN[N:] + 1,
+             class_names=["a", "b", "c"])
+    assert load(photos / "x.npz")[1].has("warning: .*test labels that no training image has: 2$")
 
 
 @pytest.mark.parametrize("fields, reason", [

@@ -74,19 +74,35 @@ def test_grey_values_of_8_and_16_bits_agree(photo, tmp_path, name, values):
         assert np.abs(image.astype(int) - expected).max() <= (8 if "jpg" in name else 0)
 
 
-@pytest.mark.parametrize("kind, channels", [(2, 3), (6, 4), (0, 1), (4, 2)])
-def test_png_files_of_16_bits_in_colour_and_with_alpha(tmp_path, kind, channels):
-    """Pillow writes none of these in colour: the file is put together here."""
+def write_png_of_16_bits(path, pixels, *more):
+    """A PNG file of big-endian pixels (H, W, C), with further chunks (name, content). Pillow writes none in colour."""
     def chunk(name, content):
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
-    pixels = np.full((8, 8, channels), 0x4080, ">u2")
+    height, width, channels = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels.astype(">u2"))
+    chunks = [(b"IHDR", header), *more, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_png_files_of_16_bits_in_colour_and_with_alpha(tmp_path, channels):
+    pixels = np.full((8, 8, channels), 0x4080)
     if channels in (2, 4):
         pixels[..., -1] = 0xFFFF
-    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
-    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, kind, 0, 0, 0))
-                                     + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    write_png_of_16_bits(tmp_path / "x.png", pixels)
     assert set(np.unique(open_image(tmp_path / "x.png", 8))) == {0x40}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("transparent", [0, 0x1234, 0xFFFF])
+def test_a_transparent_colour_of_16_bits_shows_white(tmp_path, channels, transparent):
+    pixels = np.full((8, 8, channels), transparent)
+    pixels[:, 4:] = 0x8080
+    write_png_of_16_bits(tmp_path / "x.png", pixels, (b"tRNS", struct.pack(">H", transparent) * channels))
+    image = open_image(tmp_path / "x.png", 8)
+    assert (image[:, :4] == 255).all() and (image[:, 4:] == 128).all()
 
 
 @pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "tRNS"])

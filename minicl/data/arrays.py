@@ -85,7 +85,7 @@ def _arrays(where: Path, files: list[Path], found: Mapping[Any, Any], use_labels
     labels = classes = None
     if use_labels and all(key for _, key in splits):
         values = [_labels(f"{where}: {key}", found[key], len(images)) for images, key in splits]
-        labels, classes = _classes(where, values, found.get("class_names"))
+        labels, classes = _classes(where, values, found.get("class_names"), log)
     if left_out := [name for name in found if name not in keys.values() and name != "class_names"]:
         log(f"left out of {where}: {', '.join(map(one_line, left_out))}; read: {', '.join(filter(None, keys.values()))}")
     if use_labels and labels is None:
@@ -129,16 +129,22 @@ def _text(array):
     return np.char.decode(array, "utf-8", "replace") if np.asarray(array).dtype.kind == "S" else array
 
 
-def _classes(where, splits, names):
+def _classes(where, splits, names, log):
     """labels (N,) int64 of all splits and the names of their classes; (None, None) of a single class."""
     if len({values.dtype.kind for values in splits}) > 1:
         raise DataError(f"{where}: labels are text in one split and integers in the other")
     distinct, labels = np.unique(values := np.concatenate(splits), return_inverse=True)
     if len(distinct) < 2:
         return None, None
-    if names is None or values.dtype.kind == "U":
-        if missing := sorted({*splits[-1].tolist()} - {*splits[0].tolist()}):
-            raise DataError(f"{where}: test labels that no training image has: {', '.join(map(one_line, missing[:5]))}")
+    if names is not None and values.dtype.kind == "U":
+        log(f"left out of {where}: class_names, because the labels are text")
+        names = None
+    if missing := sorted({*splits[-1].tolist()} - {*splits[0].tolist()}):
+        message = f"{where}: test labels that no training image has: {', '.join(map(one_line, missing[:5]))}"
+        if names is None:
+            raise DataError(message)
+        log(f"warning: {message}")
+    if names is None:
         return labels.reshape(-1).astype(np.int64), tuple(map(str, distinct))
     if np.ndim(names) != 1 or not 0 <= distinct[0] <= distinct[-1] < len(names):
         raise DataError(f"{where}: labels must be indices into class_names, from 0; they are {distinct[0]}..{distinct[-1]}, "

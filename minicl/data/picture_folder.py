@@ -67,6 +67,8 @@ def read_folder(path: str | os.PathLike, size: int, channels: int, labels: bool,
     n = int(good[:len(train)].sum())
     if not 0 < n < len(pixels):
         raise DataError(f"{shown(path)}: every picture to {'test' if n else 'train'} on is broken")
+    if lost := sorted(set(items.labels[order]) - set(items.labels[order[good]])) if labels else []:
+        log(f"warning: all pictures of a class are broken: {', '.join(items.classes[k] for k in lost[:5])}")
     label = items.labels[order[good]] * labels           # labels=False: all 0, and the split is the same
     return shown(path.name), pixels[:n], label[:n], pixels[n:], label[n:], items.classes if labels else NO_LABELS
 
@@ -164,6 +166,8 @@ def _of_pictures(root, size, channels, use_labels, log):
         parts = [parts[k] for k in inside]
         is_test = np.array([part[0] == test for part in parts])
         parts = [part[1:] for part in parts]
+    elif use_labels and (split := train or test):
+        log(f"{split}/ is taken for a class: there is no {'test/ or val/' if train else 'train/'} beside it to make a split")
     if use_labels:
         classes, labels = _classes(root, parts, is_test, train, test, log)
     else:                                                # for the split alone

@@ -96,10 +96,14 @@ def upright(image: Any) -> Any:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("its values are not 8 or 16 bits")
+        values[values == image.info.get("transparency", -1)] = 65535
         return Image.fromarray(((values + 128) // 257).astype(np.uint8))
     if image.mode == "F":
         raise ValueError("its values are floating-point, which have no fixed range; save it with 8 or 16 bits")
     if image.has_transparency_data:
+        colour = image.info.get("transparency")
+        if isinstance(colour, tuple) and max(colour) > 255:                  # of 16 bits; Pillow's pixels have 8
+            image.info["transparency"] = tuple(value >> 8 for value in colour)
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image if image.mode in ("L", "RGB") else image.convert("RGB")
