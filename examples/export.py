@@ -22,6 +22,7 @@ import numpy as np
 import minicl
 from minicl.autograd import Tensor, ancestors
 from minicl.backend import to_host
+from minicl.checkpoint import digest
 from minicl.data import DataError
 from minicl.evaluate import encode, to_float
 from minicl.files import write_atomically
@@ -68,7 +69,8 @@ def library(name, extra):
 # ---------------------------------------------------------------- safetensors
 
 def save_safetensors(path, module, meta):
-    """Write a Module's state as safetensors, with what minicl.load needs as metadata: how it is made, and `meta`.
+    """Write a Module's state as safetensors, with what minicl.load needs as metadata: how it is made, `meta`, and a digest
+    of both by which damage is found.
 
     safetensors 0.8 writes the memory of an array whose axes were swapped, not its values, and raises no error:
     state_dict gives arrays in C order.
@@ -78,7 +80,9 @@ def save_safetensors(path, module, meta):
         meta = {**meta, "models": {"encoder": spec_of(module)}}
     except ValueError as error:
         raise RunError(f"cannot export: {error}") from error
-    data = safetensors.save(module.state_dict(), {"minicl": json.dumps(meta)})
+    text, state = json.dumps(meta), module.state_dict()
+    total = digest({**state, "": np.frombuffer(text.encode(), np.uint8)}).hex()
+    data = safetensors.save(state, {"minicl": text, "digest": total})
     write_atomically(path, lambda file: file.write(data))
 
 

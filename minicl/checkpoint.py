@@ -63,7 +63,7 @@ def save_checkpoint(path: Path, parts: Mapping[str, HasState], meta: dict[str, A
         raise CheckpointError("cannot save: meta must not have the key 'format', which is the checkpoint's own")
     text = json.dumps({"format": FORMAT, **meta}, allow_nan=False)
     arrays["meta"] = np.frombuffer(text.encode(), dtype=np.uint8)
-    arrays["digest"] = np.frombuffer(_digest(arrays), dtype=np.uint8)
+    arrays["digest"] = np.frombuffer(digest(arrays), dtype=np.uint8)
     try:
         write_atomically(path, lambda file: np.savez(file, **arrays))                    # type: ignore[arg-type]
     except OSError as error:
@@ -76,7 +76,7 @@ def _is_finite(array):
     return array.dtype.kind != "f" or bool(np.isfinite(array).all())
 
 
-def _digest(arrays):
+def digest(arrays: dict[str, HostArray]) -> bytes:
     """SHA-256 of the names, dtypes, shapes and bytes of arrays."""
     total = hashlib.sha256()
     for name, array in sorted(arrays.items()):
@@ -96,7 +96,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, HostArray], dict[str, Any]]:
         with open(path, "rb") as raw, zipfile.ZipFile(raw) as file:
             arrays = _members(file, os.fstat(raw.fileno()).st_size)
         meta = _meta(arrays)
-        if arrays.pop("digest").tobytes() != _digest(arrays):
+        if arrays.pop("digest").tobytes() != digest(arrays):
             raise ValueError("its content is not what was saved")
         del arrays["meta"]
         for name, array in arrays.items():

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .backend import get_backend, is_array, to_device
-from .checkpoint import CheckpointError, code, load_checkpoint
+from .checkpoint import CheckpointError, code, digest, load_checkpoint
 from .data import DataError, open_image
 from .evaluate import encode, to_float
 from .methods import CPC, LastContext
@@ -77,8 +77,12 @@ def _load_safetensors(path):
         raise CheckpointError(f"load: safetensors is not installed ({error}): pip install 'minicl[safetensors]'") from error
     try:
         with safe_open(path, "np") as file:
-            meta = json.loads((file.metadata() or {}).get("minicl", "{}"))
-            return {f"encoder.{name}": file.get_tensor(name) for name in file.keys()}, meta
+            about = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+        text = about.get("minicl", "{}")
+        if "minicl" in about and about.get("digest") != digest({**arrays, "": np.frombuffer(text.encode(), np.uint8)}).hex():
+            raise ValueError("its content is not what was written: damaged, or changed by another program")
+        return {f"encoder.{name}": array for name, array in arrays.items()}, json.loads(text)
     except (OSError, ValueError, TypeError, AttributeError, SafetensorError) as error:
         raise CheckpointError(f"load: {path} is not a readable safetensors file ({' '.join(str(error).split())})") from error
 
@@ -90,6 +94,8 @@ def _warn(what):
 def _rebuilt(name, specs, arrays, path):
     """The model of this name, with its weights, in evaluation mode."""
     try:
+        if not isinstance(specs[name], dict):
+            raise ValueError(f"expected a dict of its class and arguments, got {specs[name]!r:.40}")
         if "unknown" in specs[name]:
             raise ValueError(specs[name]["unknown"])
         module = build(specs[name])
@@ -100,7 +106,7 @@ def _rebuilt(name, specs, arrays, path):
         before, now = specs[name].get("texts"), class_texts(module)
         if edited := [cls for cls in now if not isinstance(before, dict) or before.get(cls) != now[cls]]:
             _warn(f"{', '.join(edited)} changed")
-    except ValueError as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"load: {path}: {name} cannot be made again: " + " ".join(str(error).split())) from error
     return module.eval()
 
@@ -124,7 +130,8 @@ class Trained:
         self.encoder = LastContext(model).eval() if isinstance(model, CPC) else getattr(model, "encoder", model)
         shapes = [module.image_shape for module in self.encoder.modules() if "image_shape" in vars(module)]
         self.image_shape = shapes[0] if shapes else None
-        self.name, self.config, self.data = meta.get("name"), meta.get("config", {}), meta.get("data", {})
+        self.config, self.data = (value if isinstance(value := meta.get(key), dict) else {} for key in ("config", "data"))
+        self.name = meta.get("name")
         self.step, self.total = meta.get("step"), meta.get("total")
 
     def __repr__(self):

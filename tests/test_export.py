@@ -10,7 +10,7 @@ from example_runs import run_example
 
 import minicl
 from minicl import nn, ops
-from minicl.checkpoint import CheckpointError, save_checkpoint
+from minicl.checkpoint import CheckpointError, digest, save_checkpoint
 from minicl.data import DataError
 from minicl.evaluate import encode, to_float
 from minicl.methods import CLIP, CPC, MoCo, SimCLR, WindowEncoder
@@ -129,21 +129,62 @@ def test_safetensors_are_loaded_again_with_the_same_features(make, rng, tmp_path
     assert trained.name == "a test" and trained.data["name"] == "MNIST"
 
 
-@pytest.mark.parametrize("content, message", [
-    (lambda save, spec: b"", "is not a readable safetensors file"),
-    (lambda save, spec: b"\x08\0\0\0\0\0\0\0not json", "is not a readable safetensors file"),
-    (lambda save, spec: save({"w": np.ones(2)}), "does not say how its model was made"),
-    (lambda save, spec: save({"w": np.ones(2)}, {"minicl": "[1]"}), "does not say how its model was made"),
-    (lambda save, spec: save({"w": np.ones(2)}, {"minicl": "{"}), "is not a readable safetensors file"),
-    (lambda save, spec: save({"w": np.ones(2)}, {"minicl": spec}), "encoder cannot be made again"),
-], ids=["empty", "no json", "of another program", "a list", "broken json", "other weights"])
+def written(save, arrays, text):
+    """A file with a digest that is right."""
+    return save(arrays, {"minicl": text, "digest": digest({**arrays, "": np.frombuffer(text.encode(), np.uint8)}).hex()})
+
+
+W = {"w": np.ones(2)}
+DAMAGED = {                                                  # id: (the file's bytes, from save and a model's text; message)
+    "empty": (lambda save, text: b"", "is not a readable safetensors file"),
+    "no json": (lambda save, text: b"\x08\0\0\0\0\0\0\0not json", "is not a readable safetensors file"),
+    "of another program": (lambda save, text: save(W), "does not say how its model was made"),
+    "without a digest": (lambda save, text: save(W, {"minicl": text}), "its content is not what was written"),
+    "another digest": (lambda save, text: save(W, {"minicl": text, "digest": "0" * 64}), "its content is not what was written"),
+    "a list": (lambda save, text: written(save, W, "[1]"), "does not say how its model was made"),
+    "broken json": (lambda save, text: written(save, W, "{"), "is not a readable safetensors file"),
+    "other weights": (lambda save, text: written(save, W, text), "encoder cannot be made again"),
+    "models are a number": (lambda save, text: written(save, W, '{"models": 3}'), "does not say how its model was made"),
+    **{f"a model is {odd}": (lambda save, text, odd=odd: written(save, W, f'{{"models": {{"encoder": {odd}}}}}'),
+                             "encoder cannot be made again") for odd in ("3", '"x"', "[]", "null", '{"op": 3}', '{"op": "no"}',
+                                                                        '{"dict": 1}', '{"class": 1}', '{"class": "os.system"}')},
+    "a tokenizer is 3": (lambda save, text: written(save, W, text.replace('{"encoder"', '{"tokenizer": 3, "encoder"')),
+                         "tokenizer cannot be made again: expected a dict"),
+}
+
+
+@pytest.mark.parametrize("content, message", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_file_is_one_line(content, message, rng, tmp_path):
     safetensors = pytest.importorskip("safetensors.numpy")
-    spec = json.dumps({"models": {"encoder": spec_of(nn.MLP((2, 2, 1), rng=rng))}})
-    (tmp_path / "e.safetensors").write_bytes(content(safetensors.save, spec))
+    text = json.dumps({"models": {"encoder": spec_of(nn.MLP((2, 2, 1), rng=rng))}})
+    (tmp_path / "e.safetensors").write_bytes(content(safetensors.save, text))
     with pytest.raises(CheckpointError, match=message) as caught:
         minicl.load(tmp_path / "e.safetensors")
     assert "\n" not in str(caught.value)
+
+
+def test_every_bit_of_a_safetensors_file_counts(rng, tmp_path):
+    pytest.importorskip("safetensors")
+    export.save_safetensors(tmp_path / "e.safetensors", nn.MLP((2, 2, 1), (3, 2), rng=rng), {"name": "a test"})
+    whole = (tmp_path / "e.safetensors").read_bytes()
+    expected = minicl.load(tmp_path / "e.safetensors").model.state_dict()
+    for bit in rng.choice(8 * len(whole), 400, replace=False).tolist():
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "e.safetensors").write_bytes(damaged)
+        with pytest.raises(CheckpointError):                 # or, of a blank of the header, the same model
+            found = minicl.load(tmp_path / "e.safetensors").model.state_dict()
+            assert all((found[name] == array).all() for name, array in expected.items())
+            raise CheckpointError
+
+
+@pytest.mark.parametrize("field", ["config", "data", "name", "step"])
+@pytest.mark.parametrize("odd", [3, "x", None, [1]])
+def test_odd_words_about_a_model_do_not_stand_in_its_way(field, odd, rng, tmp_path):
+    pytest.importorskip("safetensors")
+    export.save_safetensors(tmp_path / "e.safetensors", nn.MLP((2, 2, 1), rng=rng), {field: odd})
+    trained = minicl.load(tmp_path / "e.safetensors")
+    assert "MLP" in repr(trained) and trained.encode(np.zeros((1, 2, 2, 1), np.uint8)).shape[0] == 1
 
 
 # ---------------------------------------------------------------- the script
