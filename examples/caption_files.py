@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 
@@ -61,7 +62,7 @@ def load_captioned(file: str, folder: str | None, size: int, *, test_share: floa
     if not root.is_dir():
         raise DataError(f"--data-dir {root} is not a folder")
     pillow().init()                                          # before threads use it
-    names = [name for name, _ in captions]
+    names = [_on_disk(root, name) for name, _ in captions]
     if without := _without_caption(root, names):
         log(f"left out: {len(without)} pictures without a caption, such as {shown(without[0])}")
     order = np.random.default_rng(seed).permutation(len(names))
@@ -88,6 +89,12 @@ def vocabulary(captions: HostArray, *, least: int = 2, most: int = 10_000) -> li
     if not words:
         raise DataError(f"no word occurs {least} times in the training captions; give more captions, or --min-count 1")
     return words
+
+
+def _on_disk(root, name):
+    """name, or where there is no such file its other spelling in Unicode: ö is one character, or o and two dots."""
+    others = () if name.isascii() or (root / name).exists() else [normalize(form, name) for form in ("NFC", "NFD")]
+    return next((other for other in others if (root / other).exists()), name)
 
 
 def _without_caption(root, names):

@@ -1,7 +1,7 @@
 """Export an encoder: as safetensors, with what minicl needs to build it again, or as ONNX, for programs without minicl.
 
-    python examples/export.py runs/simclr_images encoder.safetensors     # pip install 'minicl[safetensors]'
-    python examples/export.py runs/simclr_images encoder.onnx            # pip install 'minicl[onnx]'
+    python examples/export.py runs/simclr_images encoder.safetensors
+    python examples/export.py runs/simclr_images encoder.onnx
 
 minicl.load("encoder.safetensors") reads the first, as it reads the folder of a run.
 

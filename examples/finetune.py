@@ -41,6 +41,7 @@ def main():
     parser.add_argument("run", type=folder, help="the folder of a run, e.g. runs/simclr_mnist")
     parser.add_argument("--data-dir", type=folder, help="its data's folder, if it is not where the run found it")
     parser.add_argument("--labels", type=at_least(1), nargs="+", default=[1, 10, 100], help="labelled images a class")
+    parser.add_argument("--probe", action="store_true", help="the probe alone, which takes seconds")
     parser.add_argument("--seeds", type=at_least(1, 100), default=3, help="draws of the labelled images")
     parser.add_argument("--steps", type=at_least(10), default=200, help="training steps of each classifier")
     parser.add_argument("--batch", type=at_least(2), default=64, help="images a step")
@@ -60,7 +61,8 @@ def main():
     sizes = np.unique(data.train_labels, return_counts=True)[1]
     used = [np.minimum(sizes, count) for count in args.labels]                       # (classes,) each
     names = [f"{n.min()}" if n.min() == n.max() else f"{n.min()} to {n.max()}" for n in used]
-    accuracies = {way: np.zeros((len(args.labels), args.seeds)) for way in WAYS}
+    accuracies = {way: np.zeros((len(args.labels), args.seeds)) for way in (["probe"] if args.probe else WAYS)}
+    home = trained.folder if trained.folder.is_dir() else trained.folder.parent      # of a .safetensors file
     with threads(args.threads):
         for row, count in enumerate(args.labels):
             for seed in range(args.seeds):
@@ -68,9 +70,8 @@ def main():
                     accuracies[way][row, seed] = accuracy
             means = [f"{way} {found[row].mean():6.1%} ± {found[row].std():.1%}" for way, found in accuracies.items()]
             print("  ".join([f"{names[row]:>4} labels a class", *means]), flush=True)
-    home = trained.folder if trained.folder.is_dir() else trained.folder.parent
-    write_json(home / "few_labels.json", {"data": data.name, "changed": changed, "labels": names,
-                                                    **{way: found.tolist() for way, found in accuracies.items()}})
+            done = {way: found[:row + 1].tolist() for way, found in accuracies.items()}
+            write_json(home / "few_labels.json", {"data": data.name, "changed": changed, "labels": names[:row + 1], **done})
     draw(home / "few_labels.png", [n.mean() for n in used], names, accuracies,
          f"{data.name}: what training without labels is worth")
     print(f"few_labels.png and few_labels.json are in {home}")
@@ -114,6 +115,8 @@ def three_ways(encoder, data, count, seed, xp, args):
     classifier = nn.Sequential(encoder, nn.Linear(features, classes, rng=rng).to(xp))
     encoder.freeze()                                         # no gradient, no dropout, and batch norm as in evaluation
     accuracies = {"probe": learn(classifier, 10 * args.lr)}
+    if args.probe:
+        return accuracies
 
     encoder.unfreeze()
     for layer in encoder.modules():

@@ -46,8 +46,9 @@ def main():
     parser.add_argument("--words", action="append", default=[], help="a caption to search by; only with a run of a CLIP")
     parser.add_argument("--k", type=at_least(1, 10_000), default=12, help="results for each query")
     parser.add_argument("--model", help="which model, if the run trained several")
-    parser.add_argument("--index", type=folder, help="file of the index; default: in the run's folder")
-    parser.add_argument("--out", type=folder, help="page of results; default: search.html in the run's folder")
+    parser.add_argument("--index", type=folder, help="file of the index; default: in the run's folder, or beside the "
+                        ".safetensors file")
+    parser.add_argument("--out", type=folder, help="page of results; default: search.html in the same folder")
     parser.add_argument("--backend", default="numpy", choices=("numpy", "cupy"), help="where arrays live: CPU or GPU")
     parser.add_argument("--threads", type=at_least(1, 1024), help="CPU threads; default: all available cores")
     args = parser.parse_args()

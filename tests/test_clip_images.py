@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shlex
+import unicodedata
 
 import numpy as np
 import pytest
@@ -129,6 +130,18 @@ def test_other_files_are_one_line_that_names_the_file(tmp_path, content, message
     with pytest.raises(DataError, match=message) as error:
         read_captions(tmp_path / "captions.csv")
     assert "captions.csv" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("listed, stored", [("NFD", "NFC"), ("NFC", "NFD")])
+def test_a_name_is_found_in_either_spelling_of_unicode(tmp_path, monkeypatch, listed, stored):
+    monkeypatch.setenv("MINICL_CACHE", str(tmp_path / "cache"))
+    names = [f"Größe {k} é.png" for k in range(4)]
+    write_pictures(tmp_path / "photos", [unicodedata.normalize(stored, name) for name in names])
+    lines = [f"{unicodedata.normalize(listed, name)},a picture" for name in names]
+    (tmp_path / "captions.csv").write_text("\n".join(["image,caption", *lines]), encoding="utf-8")
+    log = []
+    data = load_captioned(tmp_path / "captions.csv", tmp_path / "photos", 8, log=log.append)
+    assert len(data.train_images) + len(data.test_images) == 4 and not [line for line in log if "skipped" in line or "left out" in line]
 
 
 def test_the_vocabulary_has_frequent_words_first():

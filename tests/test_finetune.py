@@ -48,18 +48,21 @@ def test_the_script_ends_with_a_table_and_leaves_the_run_as_it_was_on_either_bac
     assert after.keys() - before.keys() == {"few_labels.json"} | ({"few_labels.png"} if viz.Figure else set())
 
 
-def test_an_exported_encoder_has_its_table_beside_it(run_folder, tmp_path, monkeypatch, capsys):
-    pytest.importorskip("safetensors")
+def test_the_probe_alone_of_an_exported_encoder_is_that_of_the_run_and_kept_beside_it(run_folder, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("safetensors", reason="needs safetensors")
     monkeypatch.setattr(viz, "Figure", None)
     assert run_example("export", run_folder, tmp_path / "encoder.safetensors") == 0
-    assert run_example("finetune", tmp_path / "encoder.safetensors", *SMALL) == 0
+    assert run_example("finetune", run_folder, *SMALL) == 0
+    assert run_example("finetune", tmp_path / "encoder.safetensors", *SMALL, "--probe") == 0
+    of_run, of_file = (json.loads((folder / "few_labels.json").read_text()) for folder in (run_folder, tmp_path))
+    assert of_file == {key: of_run[key] for key in ("data", "changed", "labels", "probe")}
     assert {path.name for path in tmp_path.iterdir()} == {"encoder.safetensors", "few_labels.json"}
     assert f"are in {tmp_path}" in capsys.readouterr().out
 
 
 def test_more_labels_and_training_before_help(run_folder):
     trained = minicl.load(run_folder)
-    args = types.SimpleNamespace(steps=30, batch=32, lr=1e-3)
+    args = types.SimpleNamespace(steps=30, batch=32, lr=1e-3, probe=False)
     before = state_hash(trained.encoder)
     few, other, many = (three_ways(trained.encoder, data_of(trained, None), count, seed, np, args)
                         for count, seed in ((1, 0), (1, 1), (15, 0)))

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +101,10 @@ def test_the_commands_of_the_page_train(here, monkeypatch, tmp_path, title):
     for k, (script, options) in enumerate(found):
         small = ("--backend", "numpy", "--size", 32, "--epochs", 1, "--batch", 16, "--width", 2, "--dim", 8)
         assert run_example(script, *options, *small, "--out", tmp_path / f"{k}") == 0
+    if title == "7. Captions":
+        shutil.copytree(tmp_path / "0", here / "runs/clip_images")
+        names = {}
+        with pytest.warns(UserWarning, match="beach, car, dogs, on, red, two: not among the 9 words"):
+            exec(re.search(r"^```python\n(.*?)^```", section(PAGE, title), re.MULTILINE | re.DOTALL)[1], names)
+        scores = names["text"] @ names["image"].T
+        assert scores.shape == (2, 1) and (abs(scores) <= 1.001).all()
