@@ -218,4 +218,4 @@ class Graph:
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, alone=True)

@@ -160,4 +160,4 @@ def draw(path, counts, names, accuracies, title):
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, alone=True)

@@ -49,7 +49,7 @@ def main():
 
     world = get_world(args.backend)
     xp = get_backend(args.backend, args.precision)
-    run = Run(args, "moco_images", world)
+    run = Run(args, "moco_images", world, divided=("batch", "chunk", "splits"))
     rng = np.random.default_rng(args.seed)
 
     # Data: uint8 images in a file that is mapped into memory; the split does not depend on --seed.

@@ -52,7 +52,7 @@ def main():
 
     world = get_world(args.backend)
     xp = get_backend(args.backend, args.precision)
-    run = Run(args, "moco_mnist", world)
+    run = Run(args, "moco_mnist", world, divided=("batch", "chunk", "splits"))
     rng = np.random.default_rng(args.seed)
 
     # Data: uint8 images on the host; labels are used for evaluation only.

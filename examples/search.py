@@ -267,4 +267,4 @@ def printable(text):
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, alone=True)

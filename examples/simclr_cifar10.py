@@ -77,7 +77,7 @@ def main():
 
     world = get_world(args.backend)
     xp = get_backend(args.backend, args.precision)
-    run = Run(args, "simclr_cifar10", world)
+    run = Run(args, "simclr_cifar10", world, divided=("batch", "chunk", *["splits"] * (args.method == "moco")))
     rng = np.random.default_rng(args.seed)
 
     # Data: uint8 images on the host; labels are used for evaluation only.

@@ -223,4 +223,4 @@ PEERS = {
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, alone=True)

@@ -134,16 +134,14 @@ class MPI(World):
         return self._all_reduce(x)
 
     def all_gather(self, x: Array, views: int = 1) -> Array:
-        parts = self._all_gather(x).reshape(self.size, views, -1, *x.shape[1:])              # (size, views, n, ...)
-        return parts.transpose(1, 2, 0, *range(3, parts.ndim)).reshape(-1, *x.shape[1:])
+        return self._all_gather(x).swapaxes(0, 1).reshape(-1, *x.shape[1:])                  # (n, size, ...)
 
     def reduce_scatter(self, x: Array, views: int = 1) -> Array:
-        parts = x.reshape(views, -1, self.size, *x.shape[1:])                                # (views, n, size, ...)
-        parts = array_module(x).ascontiguousarray(parts.transpose(2, 0, 1, *range(3, parts.ndim)))
-        return self._reduce_scatter(parts).reshape(-1, *x.shape[1:])
+        parts = x.reshape(-1, self.size, *x.shape[1:]).swapaxes(0, 1)                        # (size, n, ...)
+        return self._reduce_scatter(array_module(x).ascontiguousarray(parts))
 
     def rows(self, x: Array, views: int = 1) -> Array:
-        return x.reshape(views, -1, self.size, *x.shape[1:])[:, :, self.rank].reshape(-1, *x.shape[1:])
+        return x[self.part].copy()
 
     def sum(self, x: Any) -> Any:
         return self.all_reduce(array_module(x).array(x))
@@ -296,15 +294,22 @@ def get_world(backend: str = "numpy", engine: str | None = None) -> World:
     global _current
     if engine not in (None, "mpi", "nccl") or (engine == "nccl" and backend != "cupy"):
         raise BackendError(f"get_world: engine must be 'mpi' or, for backend 'cupy', 'nccl', got {engine!r}")
-    launched = next((int(os.environ[name]) for name in SIZES if os.environ.get(name, "").isdecimal()), None)
-    if launched == 1 or not any(name in os.environ for name in RANKS) and "mpi4py.MPI" not in sys.modules:
+    if launched() == 1 and "mpi4py.MPI" not in sys.modules:
         return ALONE
     before = hold_signals()
     try:
-        _current = _start(backend, engine, launched)
+        _current = _start(backend, engine, launched())
     finally:
         hold_signals(before)
     return _current
+
+
+def launched() -> int:
+    """How many processes the launcher says that it started; 1 without one, 0 if it only says that this is one of them."""
+    if not any(name in os.environ for name in RANKS):
+        return 1
+    told = [int(os.environ[name]) for name in SIZES if os.environ.get(name, "").isdecimal()]
+    return max(told[:-1] or told, default=0) if "SLURM_STEP_NUM_TASKS" in os.environ else max(told, default=0)
 
 
 def hold_signals(mask: Any = None) -> Any:
@@ -327,7 +332,7 @@ def _start(backend, engine, launched):
         raise BackendError(f"a launcher started {launched or 'several'} processes, but they cannot communicate: {error}; "
                            "run pip install 'minicl[mpi]', or on a cluster load its MPI and pip install mpi4py") from error
     version = library.Get_library_version().splitlines()[0].strip()
-    is_other = "OMPI_COMM_WORLD_SIZE" in os.environ and any(name in version for name in ("MPICH", "Intel"))
+    is_other = os.environ.get("OMPI_COMM_WORLD_SIZE", "1") != "1" and any(name in version for name in ("MPICH", "Intel"))
     if not is_other and not library.Is_initialized():
         library.Init_thread()
     seen = 1 if is_other else library.COMM_WORLD.size
@@ -354,7 +359,9 @@ def all_gather(x: Array, *, world: World = ALONE, views: int = 1):
         y_i = row i div size of process i mod size                               (1)
         dx_j = sum over the processes of their g_i, i = j size + rank            (2)
 
-    What each process computes from y must be its share of one loss, put together by mean_of. views: x is so many views
+    What each process computes from y must be its share of one loss, put together by mean_of, also where each computes the
+    same from the whole y: mean_of(loss(all_gather(z1, world=world), ...), world=world). Without mean_of the gradient is
+    size times too long, and no check notices. views: x is so many views
     of a part, [view1; view2], and y as many of the batch.    Derivation: docs/gradients/all_gather.md
 
     >>> all_gather(np.ones((2, 3))).shape                                    # one process: the rows themselves

@@ -21,7 +21,6 @@ import os
 import shlex
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -29,12 +28,12 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from .backend import BackendError, available_memory_only
+from .backend import available_memory_only
 from .checkpoint import (CheckpointError, HasState, changes, code, fingerprint, is_of_a_run, load_checkpoint,
                          require_rng_state, restore, save_checkpoint)
 from .console import lasting_output
-from .data import DataError
-from .distributed import ALONE, World, current, hold_signals
+from .distributed import ALONE, World, current, hold_signals, launched
+from .ending import as_python_says, closing, end_all, failure, leave
 from .files import Table, finite, remove_parts, write_atomically, write_json
 from .folder import OwnFolder, RunError
 from .nn import Module
@@ -48,13 +47,9 @@ Result = TypeVar("Result")
 NOT_COMPARED = ("out", "resume", "data_dir", "log_every", "log", "evaluate_every", "backend", "precision", "threads",
                 "keep_memory")
 
-OUT_OF_MEMORY = ("give a smaller --batch, which nearly all of it grows with, or a smaller encoder, and data in "
-                 "float32. Tiles of scores (minicl.backend.tile_size) and a GPU's convolutions "
-                 "(minicl.ops.columns.COLUMN_BYTES) take up to 256 MiB each; --precision tf32 saves time, not memory")
 
-
-def command(main: Callable[[], int | None]) -> NoReturn:
-    """Run main() as a program and exit with its code.
+def command(main: Callable[[], int | None], *, alone: bool = False) -> NoReturn:
+    """Run main() as a program and exit with its code. alone: it is work for one process, refused where there are several.
 
     An error that the user can correct becomes one line on stderr and exit code 2; SIGINT (Ctrl-C), SIGTERM and SIGHUP
     become exit code 128 + their number. Output that nobody can read does not end the program.
@@ -63,12 +58,15 @@ def command(main: Callable[[], int | None]) -> NoReturn:
     with lasting_output():
         try:
             with signals_stop() as received, available_memory_only():
+                if alone and launched() > 1:
+                    raise RunError(f"this is work for one process, and {launched()} were started, which would write the "
+                                   "same files; start it without mpirun or srun")
                 code: Any = main()
                 current().wait()                             # the first process may still evaluate, draw and write
         except BaseException as error:
-            message, code = _failure(error, received)
+            message, code = failure(error, received)
             if current().size > 1 and not (isinstance(error, Stopped) and error.by_all):
-                _end_all(message or traceback.format_exc(), code)
+                end_all(message or as_python_says(error), code)
             if message is None:
                 raise
             if current().rank == 0:
@@ -78,47 +76,25 @@ def command(main: Callable[[], int | None]) -> NoReturn:
         sys.exit(code)
 
 
-def _failure(error, received):
-    """What to print, None for what Python prints itself, and the exit code."""
-    if isinstance(error, SystemExit):
-        return None, error.code if type(error.code) is int else 1
-    if received or isinstance(error, KeyboardInterrupt):     # whatever a signal's exception has turned into
-        stopped = error if isinstance(error, Stopped) else Stopped(*received[:1])
-        return f"\n{stopped}", stopped.exit_code
-    if isinstance(error, MemoryError):                       # NumPy's own, and CuPy's OutOfMemoryError is one
-        return f"error: out of memory ({error}); {OUT_OF_MEMORY}", 2
-    if isinstance(error, (BackendError, CheckpointError, DataError, RunError, FloatingPointError, OSError)):
-        return f"error: {error}", 2
-    return None, 1
-
-
-def _end_all(message: str, code: int) -> NoReturn:
-    """End all processes: the others would wait for this one. An error that all have is printed by the first alone."""
-    world = current()
-    time.sleep(0.5 * (world.rank > 0))
-    print(f"process {world.rank} of {world.size}: {message.strip()}" if world.rank else message, file=sys.stderr)
-    for close in _closing:
-        close()
-    world.abort(code or 1)                                   # sys.exit(0) of one process is a failure too
-    os._exit(code or 1)                                      # some MPIs return, and kill a little later
-
-
-_closing: list[Callable[[], Any]] = []                       # what closes the folders of this process's runs
-
-
 class Run:
     """One training run and its folder, which no other run may use before this one has ended.
 
     args   the parsed options; all of them are recorded in config.json
     name   of the script; without --out the folder is runs/name, or runs/name-2, runs/name-3, ...
     world  the processes that train together, each on its part of every batch. All make the same calls
+    divided  options whose values are for all processes together, so must be multiples of their number
 
     A run that fails before its first step is done leaves no folder. Raises RunError or CheckpointError.
     """
 
-    def __init__(self, args: argparse.Namespace, name: str, world: World = ALONE):
-        for option, n in (("batch", args.batch or 0), ("chunk", getattr(args, "chunk", None) or 0)):
-            if n % world.size:
+    def __init__(self, args: argparse.Namespace, name: str, world: World = ALONE, *,
+                 divided: Sequence[str] = ("batch", "chunk")):
+        if world.size < current().size:
+            raise RunError(f"this is process {current().rank} of {current().size}, and each would make a run of its own; "
+                           f"give Run the world that get_world() returned: Run(args, {name!r}, world)")
+        for option in divided:
+            n = getattr(args, option, None) or 0
+            if n % world.size and (option, n) != ("splits", 1):
                 less = n - n % world.size
                 raise RunError(f"--{option} {n} is the {option} of all {world.size} processes, so it must be a multiple of "
                                f"{world.size}; give {f'{less} or ' * (less > 0)}{less + world.size}")
@@ -155,7 +131,7 @@ class Run:
         own = OwnFolder(args.out, self.name)
         self.folder = own.path
         self.close = own.close
-        _closing.append(own.close)
+        closing.append(own.close)
         self.checkpoint = self.folder / "checkpoint.npz"
         self._own = own                                      # a run that is dropped leaves its folder
         try:
@@ -244,7 +220,7 @@ class Run:
             self._restore(total, fingerprints, rng, parts)
             self._begin()
         started = time.perf_counter()
-        before = self.seconds
+        before, first = self.seconds, self.step
         self.total = total
         self.log_every = self.log_every or max(1, min(50, total // 20))      # 20 lines of a short run
 
@@ -262,7 +238,11 @@ class Run:
 
         with signals_noted() as signals, self._progress() as self._bar:
             while self.step < total:
-                yield self.step
+                try:
+                    yield self.step
+                except GeneratorExit:                        # break, return or an error in the loop
+                    leave(self.world, self.step, 5 + 3 * (time.perf_counter() - started) / (1 + self.step - first))
+                    raise
                 self.step += 1
                 self._bar.update()
                 stops = self.world.any(bool(signals))        # all stop after this step, or none

@@ -78,6 +78,7 @@ def test_what_all_refuse_is_said_once_before_anything_is_written(out, options, s
     ("across", "after step 5, model.steps.0.weight differs between processes"),
     ("seed", "after step 5, rng differs between processes"),
     ("data", "the processes have other data or options"),
+    ("run", "this is process 0 of 2, and each would make a run of its own; give Run the world"),
 ])
 def test_what_differs_between_processes_ends_the_run_before_it_is_saved(out, fault, said):
     done = run(2, out, FAULT=fault)
@@ -89,6 +90,8 @@ def test_what_differs_between_processes_ends_the_run_before_it_is_saved(out, fau
 
 @pytest.mark.parametrize("fault, code, said", [
     ("bug", 1, "process 1 of 2: Traceback"), ("exit 3", 3, "SystemExit: 3"), ("exit 0", 1, "SystemExit: 0"),
+    ("exit words", 1, "process 1 of 2: SystemExit: some words\n"),
+    ("leave", 2, "process 1 left the loop over run.steps() in step 7, and process 0 did not"),
     ("nan", 2, "process 1 of 2: error: made up\n"), ("kill", None, ""), ("segfault", None, ""),
 ])
 def test_the_failure_of_one_ends_all_and_leaves_the_last_checkpoint(whole, out, fault, code, said):
@@ -104,6 +107,25 @@ def test_the_failure_of_one_ends_all_and_leaves_the_last_checkpoint(whole, out, 
         assert run(3, out, "--resume").returncode == 0
         for name, array in load_checkpoint(whole[2] / "checkpoint.npz")[0].items():
             np.testing.assert_allclose(load_checkpoint(out / "checkpoint.npz")[0][name], array, rtol=1e-4, atol=1e-6)
+
+
+def test_all_may_leave_the_loop_in_one_step(out):
+    done = run(2, out, FAULT="all leave", SLOW="0.1")
+    assert done.returncode == 0 and "everything is in" in done.stdout and done.stderr == ""
+
+
+def test_what_one_process_does_is_refused_to_several(out):
+    done = launch(2, EXAMPLES / "export.py", out, "encoder.safetensors")
+    assert done.returncode == 2 and "error: this is work for one process, and 2 were started" in done.stderr, done.stderr
+    for path in EXAMPLES.glob("*.py"):
+        text = path.read_text()
+        assert "command(main" not in text or ("command(main, alone=True)" in text) != ("get_world(" in text), path
+
+
+def test_groups_of_batch_norm_that_processes_cannot_share_are_refused_at_the_start(out):
+    done = launch(3, EXAMPLES / "moco_mnist.py", "--data", "digits", "--batch", 24, "--splits", 8, "--out", out)
+    assert done.returncode == 2 and "--splits 8 is the splits of all 3 processes" in done.stderr and done.stdout == ""
+    assert "Traceback" not in done.stderr and not out.exists()
 
 
 def test_a_failure_before_training_leaves_no_folder(out):
@@ -164,7 +186,7 @@ def test_a_signal_while_mpi_starts_leaves_nobody_waiting(out, delay):
 
 PICTURES = "--data-dir PICTURES --size 32 --batch 20 --width 2 --dim 8"
 CALLS = ["simclr_mnist", "simclr_mnist --clip-grad 0.1 --evaluate-every 1", "moco_mnist", "moco_mnist --symmetric",
-         "simclr_mnist --chunk 16", "moco_mnist --chunk 10", "clip_captions --chunk 4",
+         "simclr_mnist --chunk 16", "moco_mnist --chunk 10", "moco_mnist --symmetric --splits 2 --chunk 10", "clip_captions --chunk 4",
          "clip_captions", "clip_captions --text transformer", "circle", "collapse", "cpc_sequences",
          "cpc_sequences --data digit-rows", "simclr_cifar10", "simclr_cifar10 --method simclr --evaluate-every 1",
          "mutual_information", f"simclr_images {PICTURES}", f"moco_images {PICTURES} --queue 50 --splits 2",

@@ -21,6 +21,7 @@ FAULTS = {
     "exit 3": lambda: sys.exit(3),
     "exit 0": lambda: sys.exit(0),
     "nan": lambda: (_ for _ in ()).throw(FloatingPointError("made up")),
+    "exit words": lambda: sys.exit("some words"),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "segfault": lambda: os.kill(os.getpid(), signal.SIGSEGV),
 }
@@ -30,7 +31,7 @@ fault = os.environ.get("FAULT")
 def main():
     args = options(__doc__, epochs=1, batch=12, lr=0.1, tau=1, data=None).parse_args()
     world = get_world(args.backend)
-    run = Run(args, "small", world)
+    run = Run(args, "small", *[world] * (fault != "run"))
     rng = np.random.default_rng(3 + (fault == "seed") * world.rank)
     if fault == "before":
         raise OSError("nothing to train on")
@@ -48,6 +49,8 @@ def main():
         time.sleep(float(os.environ.get("SLOW", "0")))
         if step == 7 and world.rank == world.size - 1 and fault in FAULTS:
             FAULTS[fault]()
+        if step == 7 and (fault == "all leave" or world.rank == world.size - 1 and fault == "leave"):
+            break
         if run.logs(step):
             run.log(step, loss=loss.item())
     run.finish({"loss": run.read_log()[-1]["loss"]})
