@@ -111,10 +111,11 @@ def save_onnx(path, encoder, meta):
     others = images[::-1, ::-1].copy()
     expected = encode(encoder, others, np)
     got, = library("onnx.reference", "onnx").ReferenceEvaluator(model).run(None, {"images": to_float(others, np)})
-    error = np.abs(got - expected).max() / np.abs(expected).max()
-    if not error < TOLERANCE:
-        raise DataError(f"ONNX: the graph of {type(encoder).__name__} gives other features on other images, by {error:.1g} "
-                        "of the largest: something in it depends on the images in ways that the tape does not record")
+    error, largest = np.abs(got - expected).max(), np.abs(expected).max()
+    if not error <= TOLERANCE * largest:
+        raise DataError(f"ONNX: the graph of {type(encoder).__name__} gives other features on other images, by {error:.1g}, "
+                        f"where the largest is {largest:.1g}: something in it depends on the images in ways that the "
+                        "tape does not record")
     write_atomically(path, lambda file: file.write(model.SerializeToString()))
 
 
@@ -136,7 +137,7 @@ def to_onnx(onnx, encoder, images, meta):
                 raise DataError(f"ONNX: {tensor.node.op.__name__} is given an array that depends on the batch size")
             inputs.append(graph.constant(data))
         shape = [n if n == m else -1 for n, m in zip(tensor.shape, other.shape)]
-        names[id(tensor)] = graph.translate(tensor.node, inputs, shape, tensor.node.inputs[0].shape)
+        names[id(tensor)] = graph.translate(tensor.node, inputs, shape, np.shape(tensor.node.inputs[0]))
     helper, FLOAT = onnx.helper, onnx.TensorProto.FLOAT
     graph.nodes[-1].output[0] = "features"
     made = helper.make_graph(
@@ -151,6 +152,9 @@ def record(encoder, images):
     """[images, ...]: all Tensors that the encoder computes from them, in their order, the features last."""
     leaf = Tensor(images, requires_grad=True)                # so that what is computed from it alone is recorded as well
     h = encoder(leaf)
+    if not isinstance(h, Tensor) or h.node is None:
+        raise DataError(f"ONNX: expected an encoder that computes features from images, got {type(h).__name__} of shape "
+                        f"{np.shape(h)}: the images themselves, or what does not depend on them")
     of = {h.node: h}
     nodes = ancestors(h.node)[::-1]
     for node in nodes:
@@ -159,6 +163,8 @@ def record(encoder, images):
     for node in nodes:
         if any(x is y for x in node.inputs for y in found):
             found.append(of[node])
+    if found[-1] is not h:
+        raise DataError(f"ONNX: the features of {type(encoder).__name__} do not depend on its images")
     return found
 
 

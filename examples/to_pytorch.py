@@ -79,7 +79,14 @@ def to_state_dict(module):
 
 
 def from_state_dict(module, state):
-    """Load a PyTorch state dict into a minicl Module. Raises ValueError naming what does not fit; then nothing is loaded."""
+    """Load a PyTorch state dict into a minicl Module: half precision becomes float32, and the prefixes are left out that
+    DataParallel and compile put before all names. Raises ValueError naming what does not fit; then nothing is loaded."""
+    while state and (prefix := next((p for p in ("module.", "_orig_mod.") if all(n.startswith(p) for n in state)), None)):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    state = {name: value.float() if value.is_floating_point() and value.dtype != torch.float64 else value
+             for name, value in state.items()}
+    if any(value.dtype == torch.float64 for value in state.values()):
+        module.astype("float64")
     axes = {f"{name}.weight": AXES[type(layer)] for name, layer in module.named_parts() if type(layer) in AXES}
     names = {in_pytorch(name): name for name in module.state_dict()}
     arrays = {names.get(name, name): np.asarray(value) for name, value in state.items()

@@ -130,6 +130,25 @@ def test_which_items_are_broken_is_part_of_the_checksum(tmp_path):
     assert_whole(Reader().run())
 
 
+def test_each_of_several_processes_says_that_the_pictures_are_broken():
+    def attempt():
+        def read(i):
+            time.sleep(0.05)
+            raise DataError(f"item {i} is broken")
+        try:
+            decoded.decode_once("identity", [f"item {i}" for i in range(N)], read, SHAPE, log=lambda line: None)
+        except DataError as error:
+            said.append(str(error))
+
+    said: list[str] = []
+    threads = [threading.Thread(target=attempt) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(said) == 3 and all("of 60 are broken, a tenth of all or more" in line for line in said), said
+
+
 def test_a_second_process_waits_for_the_first(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         Reader(25, interrupt).run()

@@ -91,6 +91,42 @@ class Sliced(Own):
         return super().forward(images)[:, 1:]
 
 
+class Of(nn.Encoder):
+    """Images (N, 2, 2, 1) -> what a function makes of a linear layer's values, (N, 4), of its weight and of the images."""
+
+    def __init__(self, name, *, rng):
+        self.image_shape, self.name, self.features = (2, 2, 1), name, 4
+        self.layer = nn.Linear(4, 4, rng=rng)
+
+    def forward(self, images):
+        x = images.reshape(-1, 4)
+        return FUNCTIONS[self.name](self.layer(x), self.layer.weight, images)
+
+
+FUNCTIONS = {
+    "1 - y": lambda y, w, x: 1 - y, "2 / exp(y)": lambda y, w, x: 2 / ops.exp(y), "1 + y": lambda y, w, x: 1 + y,
+    "y / 2 - 1": lambda y, w, x: 0.5 * y - 1.0, "sum after a number": lambda y, w, x: 1.0 - y.max(axis=1, keepdims=True),
+    "zeros": lambda y, w, x: 0.0 * y,
+    "the images": lambda y, w, x: x, "a constant": lambda y, w, x: w * 1.0, "an array": lambda y, w, x: np.zeros((3, 4), "float32"),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_numbers_may_stand_anywhere_and_what_is_no_function_of_the_images_is_one_line(name, rng, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    encoder = Of(name, rng=rng).eval()
+    if name in ("the images", "a constant", "an array"):
+        with pytest.raises(DataError, match="ONNX: .*(depend on|themselves)"):
+            export.save_onnx(tmp_path / "e.onnx", encoder, {})
+        assert not list(tmp_path.iterdir())
+        return
+    export.save_onnx(tmp_path / "e.onnx", encoder, {})
+    images = rng.integers(0, 256, (5, 2, 2, 1), dtype=np.uint8)
+    from onnx.reference import ReferenceEvaluator
+    got, = ReferenceEvaluator(onnx.load(tmp_path / "e.onnx")).run(None, {"images": to_float(images, np)})
+    np.testing.assert_allclose(got, encode(encoder, images, np), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("make, message", [
     (lambda rng: nn.BagOfTokens(4, rng=rng), "expected an encoder of images, got BagOfTokens; save it as .safetensors"),
     (lambda rng: Sliced((9, 9, 3), rng=rng), "the op 'getitem' has no translation yet"),

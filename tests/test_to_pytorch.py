@@ -41,6 +41,20 @@ def test_features_are_the_same_and_weights_trained_there_come_back(make, rng, tm
     agree(back)
 
 
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 2e-3), (torch.bfloat16, 2e-2), (torch.float64, 1e-6)], ids=str)
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
+def test_weights_of_another_precision_or_of_a_wrapped_model_come_back(dtype, tolerance, prefix, rng, tmp_path):
+    encoder = nn.MLP((2, 2, 1), (3, 4), rng=rng).eval()
+    to_pytorch.save(tmp_path / "e.pt", encoder, {})
+    file = torch.load(tmp_path / "e.pt", weights_only=True)
+    file["state_dict"] = {prefix + name: value.to(dtype) for name, value in file["state_dict"].items()}
+    torch.save(file, tmp_path / "e.pt")
+    back, _ = to_pytorch.read_minicl(tmp_path / "e.pt")
+    assert {p.data.dtype.name for p in back.parameters()} == {"float64" if dtype == torch.float64 else "float32"}
+    for name, array in encoder.state_dict().items():
+        np.testing.assert_allclose(back.state_dict()[name], array, atol=tolerance)
+
+
 def test_the_script_converts_a_run_and_back(rng, tmp_path):
     pytest.importorskip("safetensors")
     run = run_of(tmp_path / "run", SimCLR(seen(nn.ConvNet((8, 8, 1), (4, 8), rng=rng), rng), nn.Sequential()))

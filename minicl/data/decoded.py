@@ -34,7 +34,7 @@ from .download import cache_dir
 
 VERSION = 2                                              # of what is in the files; another one is decoded again
 BLOCK = 512                                              # items between two writes of state.json
-ELSEWHERE = "set MINICL_CACHE to a folder with more room"
+ELSEWHERE = "set MINICL_CACHE to another folder, with room"
 
 
 def decode_once(identity: Any, names: Sequence[str], read: Callable[[int], HostArray], shape: tuple[int, ...], *,
@@ -107,6 +107,8 @@ def _locked(folder: Path, log: Callable[[str], None]) -> Iterator[None]:
                 log(f"waiting for another process, which decodes these pictures into {folder}")
             is_said = True
             time.sleep(0.2)
+        except FileNotFoundError:                        # the other one gave up, and removed the folder
+            folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
@@ -151,7 +153,7 @@ def _decode(folder, names, read, shape, blocks, log):
                         checksum = zlib.crc32(row, checksum)
                     bar.update()
                     if 10 * len(reasons) >= N:
-                        shutil.rmtree(folder)
+                        shutil.rmtree(folder, ignore_errors=True)        # others may wait for its lock
                         raise DataError(f"{len(reasons)} of the first {i + 1} pictures of {N} are broken, a tenth of all or "
                                         f"more; remove or replace them: {'; '.join(reasons[:3])}")
                 blocks = [*blocks, [items.stop, _with_items(checksum, done, items.stop, broken), broken]]
