@@ -15,6 +15,7 @@ import hashlib
 import html
 import io
 import os
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from minicl.backend import array_module, get_backend, threads, to_device, to_hos
 from minicl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from minicl.contrastive import l2_normalize
 from minicl.data import DataError, open_image
+from minicl.data.decoded import skipped
 from minicl.data.picture_folder import find_pictures
 from minicl.data.pictures import pillow
 from minicl.evaluate import state_hash
@@ -66,7 +68,11 @@ def main():
 
     with threads(args.threads):
         queries = [trained.encode(args.pictures)] if args.pictures else []           # first: they may be mistaken
-        queries += [trained.encode_text(args.words)] if args.words else []
+        with warnings.catch_warnings(record=True) as noted:                          # of unknown words
+            warnings.simplefilter("always")
+            queries += [trained.encode_text(args.words)] if args.words else []
+        for note in noted:
+            print(f"warning: {printable(note.message)}")
         index = Path(args.index) if args.index else home / index_name(args.run, root, args.model)
         files, features = read_index(index, trained, root)
         own = [find(files, root, picture) for picture in args.pictures] + [None] * len(args.words)
@@ -196,10 +202,8 @@ def encode_files(trained, root, names):
             if good:
                 features |= zip(good, to_host(trained.encode(np.stack([*good.values()]))))
             bar.update(len(rows))
-    for reason in broken[:5]:
-        print(f"skipped: {printable(reason)}")
-    if len(broken) > 5:
-        print(f"skipped: {len(broken) - 5} more, {len(broken)} of {len(names)} in all")
+    if broken:
+        print(printable(skipped(broken, len(names))))
     return features
 
 

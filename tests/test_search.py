@@ -135,6 +135,16 @@ def test_a_clip_is_searched_by_words_and_by_pictures_at_once(clip, photos, capsy
     assert [name for _, name in listed(out)[1]] == [NAMES[k] for k in np.argsort(-s[0].round(5), kind="stable")]
 
 
+def test_words_that_were_not_learned_are_named_and_nothing_else_is_an_error(photos, tmp_path, rng, capsys):
+    tokenizer = nn.WordTokenizer(["red", "a", "dog"], 6, unknown=True)
+    model = CLIP(nn.ConvNet((16, 16, 3), (8, 16), rng=rng), nn.BagOfTokens(tokenizer.size, rng=rng), 8, rng=rng)
+    other = saved(tmp_path / "clip", model, tokenizer=tokenizer)
+    code, out, _ = output(capsys, other, "--words", "two dogs on a beach", "--in", photos)
+    assert code == 0 and out.startswith("warning: encode_text: beach, dogs, on, two: not among the 3 words")
+    code, _, err = output(capsys, other, "--words", "zzz", "--in", photos)
+    assert code == 2 and "no word of 'zzz' is among the 3 words" in err
+
+
 # ---------------------------------------------------------------- the index
 
 def test_only_new_and_changed_pictures_are_encoded_again(run, photos, capsys, monkeypatch):

@@ -58,13 +58,17 @@ def decode_once(identity: Any, names: Sequence[str], read: Callable[[int], HostA
     except OSError as error:
         raise DataError(f"cannot keep the decoded pictures in {folder} ({error.strerror or error}); {ELSEWHERE}") from error
     broken = {int(index): reason for _, _, some in blocks for index, reason in some.items()}
-    for reason in list(broken.values())[:5]:
-        log(f"skipped: {reason}")
-    if len(broken) > 5:
-        log(f"skipped: {len(broken) - 5} more, {len(broken)} of {len(names)} in all; {folder / 'state.json'} names them")
+    if broken:
+        log(skipped([*broken.values()], len(names)) + f"; {folder / 'state.json'} names them" * (len(broken) > 3))
     good = np.ones(len(names), dtype=bool)
     good[list(broken)] = False
     return np.memmap(folder / "pixels", np.uint8, "r", shape=(int(good.sum()), *shape)), good
+
+
+def skipped(reasons: Sequence[str], N: int) -> str:
+    """A line about broken items, of N."""
+    more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+    return f"skipped: {len(reasons)} of {N} pictures: {'; '.join(reasons[:3])}{more}"
 
 
 def _end(blocks: Sequence[Any]) -> int:
