@@ -160,7 +160,8 @@ class Run:
                            "another folder with --out")
         before, now = ({f"--{key.replace('_', '-')}": value for key, value in config.items() if key not in NOT_COMPARED}
                        for config in (meta["config"], self.config))
-        now["--batch"] = now["--batch"] or before.get("--batch")
+        if now["--batch"] is None and type(before.get("--batch")) is int:
+            now["--batch"] = before["--batch"]
         earlier, epochs = before.get("--epochs"), now.get("--epochs")
         if type(earlier) is int and earlier < epochs:
             self.print(f"--epochs was {earlier}, now {epochs}: the learning rate of what is left is that of a run of "

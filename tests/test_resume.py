@@ -45,6 +45,22 @@ def test_options_that_do_not_change_the_run_may_change_on_resume(out, option):
     start(out, "--resume", *option)
 
 
+@pytest.mark.parametrize("saved", [4, None, "4", 4.0])
+def test_without_a_batch_a_resumed_run_has_that_of_the_checkpoint_if_it_is_a_number(out, saved):
+    train(start(out))
+    _, meta = load_checkpoint(out / "checkpoint.npz")
+    save_checkpoint(out / "checkpoint.npz", {}, {**meta, "config": {**meta["config"], "batch": saved}})
+    args = arguments(out, "--resume")
+    args.batch = None                                        # as in scripts that choose it by the number of pictures
+    if type(saved) in (str, float):
+        with pytest.raises(RunError, match="--batch was .*4.*, now None"):
+            Run(args, "test")
+    else:
+        run = Run(args, "test")
+        assert run.config["batch"] == args.batch == saved
+        run.close()
+
+
 def test_resume_refuses_another_model(out):
     train(start(out))
     run, rng = start(out, "--resume"), np.random.default_rng(0)
