@@ -97,6 +97,9 @@ class World:
     def require_rows(self, name: str, count: int) -> None:
         """Raise ValueError on all processes unless they have as many rows each. Asked of the host: no GPU waits."""
 
+    def require_part(self, name: str, rows: Array) -> None:
+        """Raise ValueError on all processes if all have the same rows. Asked the first time only: a GPU waits."""
+
     def wait(self) -> None:
         """Return when all processes are here. Sleeps, where MPI's own barrier would keep a core busy."""
 
@@ -123,6 +126,7 @@ class MPI(World):
         self.comm: Any = engine.COMM_WORLD
         self.here: Any = self.comm.Split_type(engine.COMM_TYPE_SHARED)       # the processes of this machine
         self.rank, self.size = self.comm.rank, self.comm.size
+        self.asked: set[str] = set()                         # by require_part
         self.local_rank, self.local_size = self.here.rank, self.here.size
         mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         share_cores(self.here.allgather(mine).count(mine))                   # a launcher may have bound each to its own
@@ -153,8 +157,7 @@ class MPI(World):
 
     def _all_reduce(self, x: Array) -> Array:
         """The sum of the x (...), in place."""
-        host = to_host(x)
-        self.comm.Allreduce(self.engine.IN_PLACE, host)
+        self.comm.Allreduce(self.engine.IN_PLACE, host := to_host(x))
         if host is not x:
             x.set(host)
         return x
@@ -182,10 +185,8 @@ class MPI(World):
         return bool(both)
 
     def alike(self, *arrays: Any) -> bool:
-        mine = 0
-        for array in arrays:
-            mine = zlib.crc32(np.ascontiguousarray(to_host(array)).tobytes(), mine)
-        return len(set(self.comm.allgather(mine))) == 1
+        sums = [zlib.crc32(np.ascontiguousarray(to_host(array)).tobytes()) for array in arrays]
+        return all(other == sums for other in self.comm.allgather(sums))
 
     def require_rows(self, name: str, count: int) -> None:
         bounds = np.array([count, -count])
@@ -193,6 +194,13 @@ class MPI(World):
         if bounds.sum():
             raise ValueError(f"{name}: expected as many rows on each of {self.size} processes, got {-bounds[1]} to "
                              f"{bounds[0]}; use a batch that is a multiple of {self.size}")
+
+    def require_part(self, name: str, rows: Array) -> None:
+        if name not in self.asked:
+            self.asked.add(name)
+            if self.alike(rows) and bool((rows != rows[:1]).any()):
+                raise ValueError(f"{name}: all {self.size} processes have the same rows of the batch, so each counts "
+                                 f"{self.size} times; let each take its own, batch[world.part]")
 
     def wait(self) -> None:
         request = self.comm.Ibarrier()
@@ -341,12 +349,11 @@ def _start(backend, engine, launched):
                            f"MPI than mpi4py's ({version}); use the mpirun of that one")
     if seen == 1:
         return ALONE
-    if (engine or ("nccl" if backend == "cupy" else "mpi")) == "nccl":
-        world: MPI = NCCL()
-    else:
-        world = MPI()
-        if backend == "cupy":
-            world.choose_gpu(shared=True)
+    if backend == "cupy" and engine != "mpi":
+        return NCCL()
+    world = MPI()
+    if backend == "cupy":
+        world.choose_gpu(shared=True)
     return world
 
 

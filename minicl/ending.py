@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from .backend import BackendError
 from .checkpoint import CheckpointError
 from .data import DataError
-from .distributed import current
+from .distributed import MPI, current
 from .folder import RunError
 from .signals import Stopped
 
@@ -80,5 +80,5 @@ def leave(world: Any, step: int, seconds: float) -> None:
         for request in sent:
             request.wait()
 
-    if world.size > 1 and world.engine.Query_thread() == world.engine.THREAD_MULTIPLE:
+    if isinstance(world, MPI) and world.engine.Query_thread() == world.engine.THREAD_MULTIPLE:
         threading.Thread(target=watch, daemon=True).start()

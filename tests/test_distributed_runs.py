@@ -86,6 +86,15 @@ def test_what_differs_between_processes_ends_the_run_before_it_is_saved(out, fau
     assert not (out / "checkpoint.npz").exists() and left_behind(out) == []
 
 
+def test_a_whole_batch_on_each_process_is_refused(out):
+    done = run(2, out, FAULT="part")
+    said = "ValueError: RandomHorizontalFlip: images: all 2 processes have the same rows of the batch, so each counts 2 times"
+    assert done.returncode == 1 and said in done.stderr and not out.exists()
+    code = "import numpy as np; from minicl.contrastive import clip_loss; from minicl.distributed import get_world; " \
+           "clip_loss(np.eye(4), np.eye(4), 1.0, world=get_world())"
+    assert "ValueError: clip_loss: all 2 processes have the same rows" in launch(2, ["-m", "mpi4py", "-c", code]).stderr
+
+
 # ---------------------------------------------------------------- one fails
 
 @pytest.mark.parametrize("fault, code, said", [

@@ -51,6 +51,7 @@ def require_batch(name, z, at_least, because="", world=ALONE):
         raise ValueError(f"{name}: expected (N, d) with N >= {at_least} and d >= 1, got {z.shape}"
                          f"{because and ': '}{because}")
     world.require_rows(name, len(z))
+    world.require_part(name, z.data if isinstance(z, Tensor) else z)
 
 
 def require_ids(name, ids, count, argument="ids", *, differ=False):

@@ -35,6 +35,8 @@ for dtype in ("float32", "float64", "int32", "int64"):
         y = x * (rank + 1)
         assert world.sum(y) is not y and same(world.sum(y), x * total)
         assert world.all_reduce(y) is y and same(y, x * total)
+odd = xp.arange(3 * size)                                   # a chunk that does not hold whole views
+assert same(world.rows(odd, 2), odd[part]) and same(world.all_gather(odd[part], 2), odd)
 assert world.sum(np.float32(2)) == 2 * size and world.sum(np.float32(2)).dtype == np.float32
 assert world.any(rank == size - 1) and not world.any(False)
 assert world.mean(np.float64(rank)) == (size - 1) / 2

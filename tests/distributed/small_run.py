@@ -9,6 +9,8 @@ import time
 import numpy as np
 
 from minicl import Tensor
+from minicl.data import two_views
+from minicl.data.augment import RandomHorizontalFlip
 from minicl.distributed import ALONE, get_world, mean_of
 from minicl.nn import Linear, Sequential
 from minicl.ops import relu
@@ -41,7 +43,9 @@ def main():
     model.across(ALONE if fault == "across" else world)
     optimizer = Adam(model, args.lr)
     for step in run.steps(12, rng, save_every=5, data=data, model=model, optimizer=optimizer):
-        x = rng.standard_normal((args.batch, 3), dtype="float32")[world.part]
+        x = rng.standard_normal((args.batch, 3), dtype="float32")[slice(None) if fault == "part" else world.part]
+        if fault == "part":
+            two_views(RandomHorizontalFlip(), np.abs(x[:, :, None, None]).clip(0, 1), rng, world)
         loss = mean_of(((model(Tensor(x)) - x @ target)**2).mean(), world=ALONE if fault == "loss" else world)
         optimizer.zero_grad()
         loss.backward()

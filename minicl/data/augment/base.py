@@ -41,6 +41,7 @@ class Transform:
         """
         check_images(self, images)
         require_rng(self, rng)
+        world.require_part(f"{type(self).__name__}: images", images)
         return self.transform(images, rng, world)
 
     def transform(self, images: Array, rng: Rng, world: World = ALONE) -> Array:
