@@ -15,6 +15,7 @@ import hashlib
 import html
 import io
 import os
+import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -53,7 +54,7 @@ def main():
     parser.add_argument("--out", type=folder, help="page of results; default: search.html in the same folder")
     parser.add_argument("--backend", default="numpy", choices=("numpy", "cupy"), help="where arrays live: CPU or GPU")
     parser.add_argument("--threads", type=at_least(1, 1024), help="CPU threads; default: all available cores")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()                    # pictures may follow --words
     if not args.pictures and not args.words:
         parser.error("nothing to search for: give pictures, or --words with a run of a CLIP")
     if args.out and not args.out.endswith(".html"):
@@ -75,12 +76,13 @@ def main():
             print(f"warning: {printable(note.message)}")
         index = Path(args.index) if args.index else home / index_name(args.run, root, args.model)
         files, features = read_index(index, trained, root)
-        own = [find(files, root, picture) for picture in args.pictures] + [None] * len(args.words)
-        scores, ids = nearest(features, trained.xp.concatenate(queries), min(args.k + 1, len(files)))
+        own = themselves(files, root, args.pictures) + [set()] * len(args.words)
+        k = min(args.k + max(map(len, own)), len(files))
+        scores, ids = nearest(features, trained.xp.concatenate(queries), k)
 
     results = []
     for query, mine, s, near in zip(args.pictures + args.words, own, scores, ids):
-        found = [(float(a), files[i]) for a, i in zip(s, near) if i != mine][:args.k]
+        found = [(float(a), files[i]) for a, i in zip(s, near) if int(i) not in mine][:args.k]
         results.append((query, found))
         print(f"\n{printable(query)}")
         for rank, (score, name) in enumerate(found, start=1):
@@ -113,10 +115,17 @@ def nearest(bank, queries, k, chunk=None):
     return to_host(scores), to_host(ids)
 
 
-def find(files, root, picture):
-    """Which of the files a picture is itself, or None."""
-    names = [Path(os.path.relpath(place(picture), place(root))).as_posix() for place in (os.path.abspath, os.path.realpath)]
-    return next((k for k, name in enumerate(files) if name in names), None)
+def themselves(files, root, pictures):
+    """[{ids}, ...]: which of the files each picture is itself, by whatever links."""
+    def identity(path):
+        try:
+            status = os.stat(path)
+            return status.st_dev, status.st_ino
+        except OSError:                                      # removed meanwhile
+            return path
+
+    places = [identity(root / name) for name in files] if pictures else []
+    return [{k for k, place in enumerate(places) if place == mine} for mine in map(identity, pictures)]
 
 
 # ---------------------------------------------------------------- the index
@@ -266,8 +275,8 @@ def escape(text):
 
 
 def printable(text):
-    """Text that any output can encode: names of files may hold bytes that are not UTF-8."""
-    return str(text).encode(errors="replace").decode()
+    """Text on one line that any output can encode: names of files may hold newlines, and bytes that are not UTF-8."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", "?", str(text)).encode(errors="replace").decode()
 
 
 if __name__ == "__main__":

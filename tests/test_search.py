@@ -145,6 +145,38 @@ def test_words_that_were_not_learned_are_named_and_nothing_else_is_an_error(phot
     assert code == 2 and "no word of 'zzz' is among the 3 words" in err
 
 
+@pytest.mark.parametrize("order", [("PICTURE", "--words", "red"), ("--words", "red", "PICTURE"), ("--k", 3, "PICTURE", "--words", "red")])
+def test_pictures_and_options_stand_in_any_order(clip, photos, capsys, order):
+    options = [photos / "a.png" if option == "PICTURE" else option for option in order]
+    code, out, _ = output(capsys, clip, "--in", photos, *options)
+    assert code == 0 and len(listed(out)) == 2
+
+
+@pytest.mark.parametrize("link", ["picture", "folder", "inside", "hard"])
+def test_a_picture_is_not_its_own_result_by_a_link_either(run, photos, tmp_path, capsys, link):
+    query = photos / "deep/er/c.bmp"
+    if link == "picture":
+        query = tmp_path / "link.bmp"
+        query.symlink_to(photos / "deep/er/c.bmp")
+    elif link == "folder":
+        (tmp_path / "link").symlink_to(photos / "deep")
+        query = tmp_path / "link/er/c.bmp"
+    elif link == "inside":
+        (photos / "again.bmp").symlink_to(query)
+    else:
+        os.link(query, photos / "again.bmp")
+    code, out, _ = output(capsys, run, query, "--in", photos, "--k", 5)
+    names = [name for _, name in listed(out)[0]]
+    assert code == 0 and len(names) == 5 and not {"deep/er/c.bmp", "again.bmp"} & {*names}
+
+
+def test_a_name_with_a_newline_is_one_line(run, photos, capsys):
+    (photos / "a.png").rename(photos / "a\n  1   1.000  x\x1b.png")
+    code, out, _ = output(capsys, run, photos / "e.PNG", "--in", photos)
+    assert code == 0 and "a?  1   1.000  x?.png" in out and len(listed(out)[0]) == 5
+    assert "a?  1" in (run / "search.html").read_text()
+
+
 # ---------------------------------------------------------------- the index
 
 def test_only_new_and_changed_pictures_are_encoded_again(run, photos, capsys, monkeypatch):
