@@ -57,7 +57,7 @@ def main():
     run.print(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images")
     if args.queue > len(data.train_images):
         run.print(f"warning: the queue of {args.queue} keys outgrows the {len(data.train_images)} training images: it holds "
-                  "keys of a query's own image, which count as its negatives; a smaller --queue has none")
+                  "several keys of an image; those of a query's own are left out of its negatives")
     choose_batch(args, run, len(data.train_images), BATCH, 2 * args.splits)
     batches = Batches(len(data.train_images), args.batch, seed=args.seed)
     pictures = Prefetch(data.train_images, batches, world.part)
@@ -78,7 +78,7 @@ def main():
             h, q = model(view1)                                                      # (N, features), (N, d)
             k = model.encode_keys(view2, rng)                                        # (N, d), a constant
             chance = math.log(1 + len(model.queue))
-            loss = model.loss(q, k, args.tau)
+            loss = model.loss(q, k, args.tau, ids=batches[step][world.part])         # own keys are no negatives
 
             optimizer.zero_grad()
             loss.backward()

@@ -14,6 +14,7 @@ from picture_files import Image, numbered, write_pictures
 from minicl import viz
 from minicl.data import RESIZE
 from minicl.data.shapes import SHAPES, draw_shapes
+from minicl.methods import MoCo
 from minicl.run import Run
 
 SMALL = ("--size", 32, "--width", 2, "--dim", 8, "--batch", 20, "--epochs", 1, "--log-every", 1)
@@ -70,6 +71,16 @@ def test_a_queue_that_outgrows_the_pictures_is_a_warning_and_one_below_the_batch
     assert "warning: the queue of 60 keys outgrows the 59 training images" in capsys.readouterr().out
     assert example("--data-dir", photos, "--queue", 10, script="moco_images")[0] == 2
     assert "--batch must be a multiple of --splits" in capsys.readouterr().err
+
+
+def test_keys_of_a_querys_own_picture_are_no_negatives(example, photos, monkeypatch):
+    """The queue holds ids beside its keys, 0 for none: from the second epoch on some are those of the batch."""
+    given, loss = [], MoCo.loss
+    monkeypatch.setattr(MoCo, "loss", lambda model, q, k, tau, ids: given.append((ids, model.queue.ids.data[:len(model.queue)].copy()))
+                        or loss(model, q, k, tau, ids=ids))
+    assert example("--data-dir", photos, "--queue", 48, "--epochs", 3, script="moco_images")[0] == 0
+    assert len(given) == 6 and all((known > 0).all() for _, known in given)
+    assert [np.isin(known - 1, ids).any() for ids, known in given] == [False, False, True, True, True, True]
 
 
 @pytest.mark.parametrize("script, n, batch", [("simclr_images", 44, 20), ("moco_images", 44, 16), ("simclr_images", 21, 8)])
