@@ -92,9 +92,11 @@ def vocabulary(captions: HostArray, *, least: int = 2, most: int = 10_000) -> li
 
 
 def _on_disk(root, name):
-    """name, or where there is no such file its other spelling in Unicode: ö is one character, or o and two dots."""
-    others = () if name.isascii() or (root / name).exists() else [normalize(form, name) for form in ("NFC", "NFD")]
-    return next((other for other in others if (root / other).exists()), name)
+    r"""name, or where there is no such file another spelling: ö is one character, or o and two dots; / is \ on Windows."""
+    if name.isascii() and "\\" not in name or os.path.exists(root / name):
+        return name
+    others = (normalize(form, other) for other in (name, name.replace("\\", "/")) for form in ("NFC", "NFD"))
+    return next((other for other in others if os.path.exists(root / other)), name)
 
 
 def _without_caption(root, names):

@@ -251,7 +251,17 @@ def test_missing_pictures_are_named_and_a_tenth_of_them_refused(photos, tmp_path
         load_captioned(photos / "captions.tsv", None, 32, log=log.append)
 
 
-@pytest.mark.parametrize("name", ["a\0.png", "sub\0/a.png", "x" * 300 + ".png"])
+def test_a_list_made_on_windows_finds_its_pictures_and_a_backslash_in_a_name_stays(photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINICL_CACHE", str(tmp_path / "cache"))
+    write_pictures(photos, ["sub/er/1.png", "back\\slash.png"])
+    with open(photos / "captions.tsv", "a") as file:
+        file.write("\nsub\\er\\1.png\ta red picture\nback\\slash.png\ta red picture")
+    log = []
+    data = load_captioned(photos / "captions.tsv", None, 16, log=log.append)
+    assert len(data.train_images) + len(data.test_images) == 82 and not [line for line in log if "skipped" in line or "left out" in line]
+
+
+@pytest.mark.parametrize("name", ["a\0.png", "sub\0/a.png", "x" * 300 + ".png", "ö" * 300 + ".png", "ö\\\0.png"])
 def test_a_name_that_no_file_can_have_is_one_broken_picture(photos, tmp_path, monkeypatch, name):
     monkeypatch.setenv("MINICL_CACHE", str(tmp_path / "cache"))
     with open(photos / "captions.tsv", "a") as file:

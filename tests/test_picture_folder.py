@@ -455,6 +455,13 @@ def test_why_there_are_no_labels_is_said(photos, fields, reason):
     assert not data.is_labelled and log.has(f"no labels: .*x.npz {reason}; accuracies")
 
 
+@pytest.mark.parametrize("name", ["X.NPZ", "X.Npy"])
+def test_endings_of_array_files_in_capitals(photos, name):
+    with open(photos / name, "wb") as file:
+        np.savez(file, images=arrays((16, 16))) if name == "X.NPZ" else np.save(file, arrays((16, 16)))
+    assert len(images_of(load(photos / name)[0])) == N + M
+
+
 def test_an_array_file_of_the_other_kind_is_read_by_its_content(photos):
     np.save(photos / "x", arrays((16, 16)))
     (photos / "x.npy").rename(photos / "x.npz")

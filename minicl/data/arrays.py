@@ -54,7 +54,7 @@ class Arrays:
 
 def find_arrays(path: Path, use_labels: bool, log: Callable[[str], None]) -> Arrays | None:
     """The arrays in a file, or in a folder that holds files of the names above; None if there are none."""
-    if path.suffix in (".npz", ".npy") and path.is_file():
+    if path.suffix.lower() in (".npz", ".npy") and path.is_file():
         files = [path]
         with _damaged(path):
             found: Any = np.load(path, mmap_mode="r")
