@@ -107,6 +107,18 @@ def test_a_process_that_cannot_see_the_others_is_an_error(environment, hidden):
             "started 4 processes but mpi4py sees 1" in last and "another MPI" in last)
 
 
+@pytest.mark.parametrize("environment, count", [
+    ({}, 1), ({"SLURM_STEP_NUM_TASKS": "4"}, 1), ({"PMI_RANK": "0", "PMI_SIZE": "4"}, 4), ({"PMIX_RANK": "0"}, 0),
+    ({"PMIX_RANK": "0", "SLURM_STEP_NUM_TASKS": "4"}, 4), ({"PMI_RANK": "0", "PMI_SIZE": "1", "SLURM_STEP_NUM_TASKS": "4"}, 1),
+    ({"OMPI_COMM_WORLD_SIZE": "1", "PMI_RANK": "0", "PMI_SIZE": "2"}, 2)], ids=str)  # the first of these is another job's
+def test_how_many_the_launcher_started(monkeypatch, environment, count):
+    for name in (*distributed.SIZES, *distributed.RANKS):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert distributed.launched() == count
+
+
 def test_world_must_be_one(rng):
     with pytest.raises(TypeError, match="all_gather: world must be what minicl.distributed.get_world.. returns, got 4"):
         all_gather(Tensor(np.eye(3)), world=4)
