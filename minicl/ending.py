@@ -57,6 +57,8 @@ def end_all(message: str, code: int) -> NoReturn:
     print(f"process {world.rank} of {world.size}: {message.strip()}" if world.rank else message, file=sys.stderr)
     for close in closing:
         close()
+    sys.stderr.flush()
+    time.sleep(0.1)                                          # an aborted launcher may drop what it has not read yet
     world.abort(code or 1)                                   # sys.exit(0) of one process is a failure too
     os._exit(code or 1)                                      # some MPIs return, and kill a little later
 
