@@ -195,7 +195,7 @@ def test_a_signal_while_mpi_starts_leaves_nobody_waiting(out, delay):
 
 PICTURES = "--data-dir PICTURES --size 32 --batch 20 --width 2 --dim 8"
 CALLS = ["simclr_mnist", "simclr_mnist --clip-grad 0.1 --evaluate-every 1", "moco_mnist", "moco_mnist --symmetric",
-         "simclr_mnist --chunk 16", "moco_mnist --chunk 10", "moco_mnist --symmetric --splits 2 --chunk 10", "clip_captions --chunk 4",
+         "simclr_mnist --chunk 20", "moco_mnist --chunk 10", "moco_mnist --symmetric --splits 2 --chunk 10", "clip_captions --chunk 4",
          "clip_captions", "clip_captions --text transformer", "circle", "collapse", "cpc_sequences",
          "cpc_sequences --data digit-rows", "simclr_cifar10", "simclr_cifar10 --method simclr --evaluate-every 1",
          "mutual_information", f"simclr_images {PICTURES}", f"moco_images {PICTURES} --queue 50 --splits 2",
