@@ -54,7 +54,7 @@ def main():
     augment = mnist_views()
 
     # One encoder into two dimensions for each loss, all from the same weights, and one that is not trained.
-    models = {name: encoder(train.shape[1:], args.seed).to(xp).across(world, views=2)
+    models = {name: encoder(train.shape[1:], args.seed).to(xp).across(world)
               for name in ["random weights", *LOSSES]}
     optimizers = {name: AdamW(models[name], args.lr) for name in LOSSES}
     parts = {f"{kind} {name}": part for kind, group in (("model", models), ("optimizer", optimizers))

@@ -59,7 +59,7 @@ def main():
               "BYOL": lambda model, views, z: model.loss(z, model.targets(views)),
               "SimSiam": lambda model, views, z: model.loss(z),
               "NT-Xent": lambda model, views, z: nt_xent(z[:n], z[n:], args.tau, world=world)}
-    models = {name: model.to(xp).across(world, views=2) for name, model in models.items()}
+    models = {name: model.to(xp).across(world) for name, model in models.items()}
     optimizers = {name: AdamW(model, args.lr) for name, model in models.items()}
     parts = {f"{kind} {name}": part for kind, group in (("model", models), ("optimizer", optimizers))
              for name, part in group.items()}
@@ -81,7 +81,7 @@ def main():
                     model.update()
                 if run.logs(step):
                     metrics["loss"] += loss.item()
-                    z = world.all_gather(z.data, views=2)                            # of the whole batch
+                    z = world.all_gather(z.data)                            # of the whole batch
                     metrics |= {f"{name}: std": embedding_std(z), f"{name}: rank": effective_rank(z)}
             if run.logs(step):
                 run.log(step, epoch=step // batches.per_epoch + 1, **metrics)

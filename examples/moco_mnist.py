@@ -68,7 +68,7 @@ def main():
     encoder = ConvNet(data.train_images.shape[1:], rng=rng)
     head = projection_head("mlp", encoder.features, hidden=256, dim=args.dim, rng=rng)
     model = MoCo(encoder, head, dim=args.dim, queue=args.queue, m=args.momentum, splits=args.splits).to(xp)
-    model.across(world, views=2 if args.symmetric else 1)
+    model.across(world)
     optimizer = AdamW(model, args.lr, weight_decay=args.weight_decay)                          # the query encoder's
 
     # Training. All of the model is in the checkpoint: queue, its pointer, and both encoders.

@@ -98,7 +98,7 @@ def main():
         model = MoCo(encoder, head, dim=dim, queue=args.queue, m=args.momentum, splits=args.splits).to(xp)
     else:
         model = SimCLR(encoder, head).to(xp)
-    model.across(world, views=2 if args.method == "simclr" else 1)
+    model.across(world)
     optimizer = OPTIMIZERS[args.optimizer](model, args.lr, weight_decay=args.weight_decay)
 
     # Training.

@@ -82,7 +82,7 @@ def main():
     # Encoder f and head g: h = f(x), z = g(h).
     encoder = ENCODERS[args.encoder](data.train_images.shape[1:], args.width, rng)
     head = projection_head(args.head, encoder.features, hidden=args.hidden, dim=args.dim, rng=rng)
-    model = SimCLR(encoder, head).to(xp).across(world, views=2)
+    model = SimCLR(encoder, head).to(xp).across(world)
     optimizer = AdamW(model, args.lr, weight_decay=args.weight_decay)
 
     # Training.
@@ -106,7 +106,7 @@ def main():
             optimizer.step(lr, clip_grad_norm=args.clip_grad)
 
             if run.logs(step):
-                z = world.all_gather(z.data, views=2)                                # of the whole batch
+                z = world.all_gather(z.data)                                # of the whole batch
                 metrics = training_metrics(model, data, xp, world=world) if run.evaluates(step) else {}
                 run.log(step, epoch=step // batches.per_epoch + 1, loss=loss.item(), lr=lr,
                         alignment=alignment(z[:args.batch], z[args.batch:]), uniformity=uniformity(z), **metrics)

@@ -50,7 +50,7 @@ def main():
     shape = data.train_images.shape[1:]
     encoder = ConvNet(shape, rng=rng) if args.encoder == "convnet" else MLP(shape, rng=rng)
     model = SimCLR(encoder, projection_head(args.head, encoder.features, hidden=256, dim=args.dim, rng=rng)).to(xp)
-    model.across(world, views=2)
+    model.across(world)
     optimizer = AdamW(model, args.lr, weight_decay=args.weight_decay)
 
     # Training.
@@ -74,7 +74,7 @@ def main():
             optimizer.step(lr, clip_grad_norm=args.clip_grad)
 
             if run.logs(step):
-                z = world.all_gather(z.data, views=2)                                # of the whole batch
+                z = world.all_gather(z.data)                                # of the whole batch
                 metrics = training_metrics(model, data, xp, world=world) if run.evaluates(step) else {}
                 run.log(step, epoch=step // batches.per_epoch + 1, loss=loss.item(), lr=lr,
                         alignment=alignment(z[:args.batch], z[args.batch:]), uniformity=uniformity(z), **metrics)

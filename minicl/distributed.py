@@ -59,19 +59,19 @@ class World:
         """The sum of x over all processes, written into x."""
         return x
 
-    def all_gather(self, x: Array, views: int = 1) -> Array:
+    def all_gather(self, x: Array) -> Array:
         """The rows of all processes in the batch's order: x (n, ...) -> (size n, ...), so all_gather(x)[part] is x.
 
-        views: x is that many views of a part, [view1; view2], and the result as many of the batch.
+        Of stacked views of a part, [view1; view2], it makes the stacked views of the batch.
         """
         return x
 
-    def reduce_scatter(self, x: Array, views: int = 1) -> Array:
+    def reduce_scatter(self, x: Array) -> Array:
         """The sum of x over all processes, of which each gets its part: x (size n, ...) -> (n, ...)."""
         return x
 
-    def rows(self, x: Array, views: int = 1) -> Array:
-        """This process's part of the rows x (size n, ...): x[part], of each view."""
+    def rows(self, x: Array) -> Array:
+        """This process's part of the rows x (size n, ...): x[part]."""
         return x
 
     def sum(self, x: Any) -> Any:
@@ -137,14 +137,14 @@ class MPI(World):
                              f"{x.dtype} of shape {x.shape}")
         return self._all_reduce(x)
 
-    def all_gather(self, x: Array, views: int = 1) -> Array:
+    def all_gather(self, x: Array) -> Array:
         return self._all_gather(x).swapaxes(0, 1).reshape(-1, *x.shape[1:])                  # (n, size, ...)
 
-    def reduce_scatter(self, x: Array, views: int = 1) -> Array:
+    def reduce_scatter(self, x: Array) -> Array:
         parts = x.reshape(-1, self.size, *x.shape[1:]).swapaxes(0, 1)                        # (size, n, ...)
         return self._reduce_scatter(array_module(x).ascontiguousarray(parts))
 
-    def rows(self, x: Array, views: int = 1) -> Array:
+    def rows(self, x: Array) -> Array:
         return x[self.part].copy()
 
     def sum(self, x: Any) -> Any:
@@ -360,7 +360,7 @@ def _start(backend, engine, launched):
 # ---------------------------------------------------------------- ops
 
 @op
-def all_gather(x: Array, *, world: World = ALONE, views: int = 1):
+def all_gather(x: Array, *, world: World = ALONE):
     """The rows of all processes, in the batch's order: x (n, ...) -> y (size n, ...).
 
         y_i = row i div size of process i mod size                               (1)
@@ -368,17 +368,17 @@ def all_gather(x: Array, *, world: World = ALONE, views: int = 1):
 
     What each process computes from y must be its share of one loss, put together by mean_of, also where each computes the
     same from the whole y: mean_of(loss(all_gather(z1, world=world), ...), world=world). Without mean_of the gradient is
-    size times too long, and no check notices. views: x is so many views
-    of a part, [view1; view2], and y as many of the batch.    Derivation: docs/gradients/all_gather.md
+    size times too long, and no check notices. Stacked views of a
+    part, [view1; view2], become the stacked views of the batch.    Derivation: docs/gradients/all_gather.md
 
     >>> all_gather(np.ones((2, 3))).shape                                    # one process: the rows themselves
     (2, 3)
     """
     world.require_rows("all_gather", len(x))
-    y = world.all_gather(x, views)                                           # (1)
+    y = world.all_gather(x)                                                  # (1)
 
     def backward(g):
-        return (world.reduce_scatter(g, views),)                             # (2)
+        return (world.reduce_scatter(g),)                                    # (2)
 
     return y, backward
 

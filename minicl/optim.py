@@ -52,7 +52,7 @@ class Optimizer:
 
     state_names: tuple[str, ...] = ()
     decay_in_gradient = False                                    # whether _update adds decay w to the gradient
-    world = property(lambda self: self.model.world, lambda self, world: self.model.across(world, self.model.views))
+    world = property(lambda self: self.model.world, lambda self, world: self.model.across(world))
 
     def __new__(cls, *args, **options):
         by_known_names(cls.__name__, cls.__init__, args, options)            # raises, with the nearest argument

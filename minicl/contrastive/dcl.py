@@ -71,12 +71,12 @@ def dcl(z1: Array, z2: Array, tau: Scalar, *, weights: Array | None = None, ids:
     w = xp.ones(2 * n, dtype=z1.dtype) if weights is None else xp.concatenate([weights, weights])
     u, to_z = l2_normalize.forward(xp.concatenate([z1, z2]))                 # (2n, d)
     u_other = xp.concatenate([u[n:], u[:n]])                                 # u_p(i)
-    pairs = SymmetricPairs(world.all_gather(u, views=2), tau, cache=any(needs_grad), left_out=(0, N), ids=ids, world=world)
-    loss = pairs.logsumexp(world.all_gather(w * (u * u_other).sum(axis=1), views=2)).mean()          # (1)
+    pairs = SymmetricPairs(world.all_gather(u), tau, cache=any(needs_grad), left_out=(0, N), ids=ids, world=world)
+    loss = pairs.logsumexp(world.all_gather(w * (u * u_other).sum(axis=1))).mean()          # (1)
     require_finite(loss, "dcl: the loss")
 
     def backward(g):
-        du = world.reduce_scatter(pairs.weighted_sum(xp.ones_like(pairs.total)), views=2) - 2 * w[:, None] * u_other
+        du = world.reduce_scatter(pairs.weighted_sum(xp.ones_like(pairs.total))) - 2 * w[:, None] * u_other
         du *= g / (2 * N * tau)                                              # (2)
         dz = to_z(du)[0]
         dtau = -(u * du).sum() / (2 * tau) if needs_grad[2] else None        # (3)

@@ -79,15 +79,15 @@ def nt_xent(z1: Array, z2: Array, tau: Scalar, *, ids: HostArray | None = None, 
         return xp.concatenate([v[len(v) // 2:], v[:len(v) // 2]])            # v_p(i)
 
     mine, to_z = l2_normalize.forward(xp.concatenate([z1, z2]))              # (2n, d)
-    u = world.all_gather(mine, views=2)                                      # (2N, d)
+    u = world.all_gather(mine)                                      # (2N, d)
     pairs = SymmetricPairs(u, tau, cache=any(needs_grad), left_out=(0, N), ids=ids, world=world)
     loss_i, one_minus_p = softplus(pairs.logsumexp((u * other(u)).sum(axis=1)))          # of lse_i - x_i+
     loss = loss_i.mean()                                                     # (1)
     require_finite(loss, "nt_xent: the loss")
 
     def backward(g):
-        weight = world.rows(one_minus_p + other(one_minus_p), views=2)[:, None]
-        du = world.reduce_scatter(pairs.weighted_sum(one_minus_p), views=2) - weight * other(mine)
+        weight = world.rows(one_minus_p + other(one_minus_p))[:, None]
+        du = world.reduce_scatter(pairs.weighted_sum(one_minus_p)) - weight * other(mine)
         du *= g / (2 * N * tau)                                              # (2)
         dz = to_z(du)[0]
         dtau = -(mine * du).sum() / (2 * tau) if needs_grad[2] else None        # (3)

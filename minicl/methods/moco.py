@@ -84,7 +84,7 @@ class MoCo(Module):
 
     def _shuffled(self, rows, order):
         """This process's part of the whole batch's rows in another order."""
-        return self.world.all_gather(rows, self.views)[to_device(self.world.rows(order, self.views), array_module(rows))]
+        return self.world.all_gather(rows)[to_device(self.world.rows(order), array_module(rows))]
 
     @accepts_other_names
     def loss(self, queries: Tensor, keys: Array, tau: float, *, ids: HostArray | None = None) -> Tensor:
@@ -125,6 +125,6 @@ class MoCo(Module):
                                "as positives in loss(), and once")
         served, self.served = self.served, deque()
         for keys, ids in served:
-            ids = None if ids is None else self.world.all_gather(ids, self.views)
-            self.queue.enqueue(self.world.all_gather(keys, self.views), ids)
+            ids = None if ids is None else self.world.all_gather(ids)
+            self.queue.enqueue(self.world.all_gather(keys), ids)
         self.ema.update(self.m)

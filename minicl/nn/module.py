@@ -21,7 +21,7 @@ import numpy as np
 
 from ..autograd import Tensor
 from ..backend import array_module, get_backend, to_device, to_host
-from ..checks import did_you_mean, require_integers
+from ..checks import did_you_mean
 from ..distributed import ALONE, World
 from ..signature import by_known_names
 from ..tensor import mark_changed
@@ -62,8 +62,7 @@ class Module(metaclass=_Sealed):
     gradient reaches it.
 
     training  True at first; .eval() and .train() switch it for the module and everything below it
-    world     the processes that train it, ALONE at first, and
-    views     how many views of its images a batch has, 1 at first: .across(world, views) sets both likewise
+    world     the processes that train it, ALONE at first; .across(world) sets it likewise
 
     >>> from minicl import nn, ops
     >>> class Net(nn.Module):
@@ -81,7 +80,6 @@ class Module(metaclass=_Sealed):
     _unsaved: dict[str, str] = {}                    # arrays that are no parts, as they were made
     training = True
     world: World = ALONE
-    views = 1
 
     def __new__(cls, *args, **options):
         return record(super().__new__(cls))
@@ -96,7 +94,7 @@ class Module(metaclass=_Sealed):
         if self._sealed and not hasattr(self, name):
             raise AttributeError(self._unknown(name) + "; set new attributes in __init__")
         if name in vars(Module) and name != "forward":
-            hint = {"training": "call train() or eval()", "world": "call across()", "views": "call across()"}.get(name)
+            hint = {"training": "call train() or eval()", "world": "call across()"}.get(name)
             raise AttributeError(f"{type(self).__name__}.{name} cannot be set, which would reach no module below it; "
                                  + (hint or "choose another name"))
         before = vars(self).get(name)
@@ -195,17 +193,14 @@ class Module(metaclass=_Sealed):
             object.__setattr__(module, "_frozen", frozen)
         return self.train(not frozen)
 
-    def across(self, world: World, views: int = 1):
+    def across(self, world: World):
         """Have the processes of `world` train this module and all below it, each on its rows of a batch: batch norm sees
-        the rows of all, dropout draws for all, and an optimizer adds up their gradients. views: 2 if it is given
-        [view1; view2] in one batch. Returns the module."""
+        the rows of all, dropout draws for all, and an optimizer adds up their gradients. Returns the module."""
         if not isinstance(world, World):
             raise TypeError(f"{type(self).__name__}.across: world must be what minicl.distributed.get_world() returns, got "
                             f"{world!r}")
-        require_integers("Module.across", 1, views=views)
         for module in self.modules():
             object.__setattr__(module, "world", world)
-            object.__setattr__(module, "views", views)
         return self
 
     def to(self, xp: ArrayModule | str):

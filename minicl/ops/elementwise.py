@@ -216,12 +216,12 @@ def clip(x: Array, *, low: float | None = None, high: float | None = None):
 
 
 @op
-def dropout(x: Array, *, p: float, rng: Rng, world: World = ALONE, views: int = 1, batch_axis: int = 0):
+def dropout(x: Array, *, p: float, rng: Rng, world: World = ALONE, batch_axis: int = 0):
     """y = x m / (1 - p), where each entry of m is 0 with probability p, else 1.    dx = g m / (1 - p)
 
     The expectation of y is x (Srivastava et al. 2014, inverted form). rng: numpy Generator on the host,
-    on both backends, so that a seed gives the same mask on both. world: x is this process's part of a batch, of so many
-    views, along batch_axis; the mask is drawn for the whole batch.
+    on both backends, so that a seed gives the same mask on both. world: x is this process's part of a batch
+    along batch_axis; the mask is drawn for the whole batch.
 
     >>> minicl.ops.dropout(np.ones(6), p=0.5, rng=np.random.default_rng(0)).data
     array([2., 2., 2., 0., 0., 0.])
@@ -231,7 +231,7 @@ def dropout(x: Array, *, p: float, rng: Rng, world: World = ALONE, views: int = 
     shape = [length * (world.size if axis == batch_axis % x.ndim else 1) for axis, length in enumerate(x.shape)]
     drawn = rng.random(shape, dtype="float32")
     if world.size > 1:
-        drawn = np.moveaxis(world.rows(np.moveaxis(drawn, batch_axis, 0), views), 0, batch_axis)
+        drawn = np.moveaxis(world.rows(np.moveaxis(drawn, batch_axis, 0)), 0, batch_axis)
     scale = to_device(drawn >= p, array_module(x)).astype(x.dtype) * (1 / (1 - p))
     return x * scale, lambda g: (g * scale,)
 

@@ -52,14 +52,14 @@ class Counted(distributed.World):
     def all_reduce(self, x):
         return self.note("all_reduce", x)
 
-    def all_gather(self, x, views=1):
-        return self.note("all_gather", x.reshape(views, -1, *x.shape[1:]).repeat(self.size, axis=1).reshape(-1, *x.shape[1:]))
+    def all_gather(self, x):
+        return self.note("all_gather", x.repeat(self.size, axis=0))
 
-    def reduce_scatter(self, x, views=1):
-        return self.rows(self.note("reduce_scatter", x), views)
+    def reduce_scatter(self, x):
+        return self.rows(self.note("reduce_scatter", x))
 
-    def rows(self, x, views=1):
-        return x.reshape(views, -1, self.size, *x.shape[1:])[:, :, self.rank].reshape(-1, *x.shape[1:])
+    def rows(self, x):
+        return x[self.part]
 
     def sum(self, x):
         return self.all_reduce(array_module(x).array(x))

@@ -48,7 +48,7 @@ def step(world):
     """A function: a training step as in examples/simclr_mnist.py, on noise."""
     rng, augment = np.random.default_rng(0), mnist_views()
     encoder = ConvNet((28, 28, 1), rng=rng)
-    model = SimCLR(encoder, projection_head("mlp", encoder.features, hidden=256, dim=128, rng=rng)).across(world, views=2)
+    model = SimCLR(encoder, projection_head("mlp", encoder.features, hidden=256, dim=128, rng=rng)).across(world)
     optimizer = AdamW(model, 5e-3, weight_decay=1e-4)
     data = rng.integers(0, 256, (BATCH, 28, 28, 1), dtype=np.uint8)
 

@@ -167,7 +167,7 @@ for shape in ((6 * size, 5), (7, 7, 6 * size, 16), (3, 3, 4 * size, 40)):
 for shape, axis, views in (((8 * size, 5), None, 1), ((8 * size, 5), None, 2), ((3, 4, 8 * size, 2), 2, 2)):
     masks = []
     for w in (ALONE, world):
-        layer = Dropout(0.4, rng=np.random.default_rng(0), batch_axis=axis).across(w, views)
+        layer = Dropout(0.4, rng=np.random.default_rng(0), batch_axis=axis).across(w)
         rows = [length // (w.size if k == (axis or 0) else 1) for k, length in enumerate(shape)]
         masks.append(np.moveaxis(to_host(layer(Tensor(xp.ones(rows))).data), axis or 0, 0))
     whole = masks[0].reshape(views, -1, *masks[0].shape[1:])[:, part]

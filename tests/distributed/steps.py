@@ -115,7 +115,7 @@ METHODS = {                                                                  # n
 def train(name, w, steps):
     """(losses, gradients of each step, the state after the last) of a method, and whether replicas were alike."""
     make, step, optimizer = METHODS[name]
-    model = make(np.random.default_rng(0)).to(xp).astype(dtype).across(w, 2 if step is NT_XENT else 1)
+    model = make(np.random.default_rng(0)).to(xp).astype(dtype).across(w)
     optimizer, rng, losses, gradients = optimizer(model, 1e-3), np.random.default_rng(2), [], []
     for k in range(steps):
         optimizer.zero_grad()
