@@ -130,7 +130,7 @@ class CaptionedDigits:
 # ---------------------------------------------------------------- from digits to places
 
 def _place(digits, size, place, rng):
-    """Ink (N, 32, 32) in [0, 1]: digits shrunk to their size and put at their place, give or take a pixel."""
+    """Ink (N, 32, 32) in [0, 1]: digits shrunk to their size and moved to their place, to about a pixel."""
     ink = np.zeros((len(digits), SIDE, SIDE), dtype=np.float32)
     for value, side in enumerate(SIZES):
         ids = np.flatnonzero(size == value)

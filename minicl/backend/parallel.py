@@ -191,8 +191,8 @@ def parallel_sum(xp: ArrayModule, n: int, add: Callable[..., None], *like: Array
     """Zero arrays like the given ones, to which add(lo, hi, *arrays) has added the share of every slice of range(n).
 
     Slices of `size` are dealt to the threads, each of which adds to arrays of its own, and these are added up in order: no
-    two threads write to the same memory, which does not grow with n, and the result depends on how many threads there are
-    only by rounding, on which of them was quicker not at all.
+    two threads write to the same memory, which does not grow with n, and the result depends on the number
+    of threads only by rounding, and not on which of them is faster.
     """
     slices = [(lo, min(lo + size, n)) for lo in range(0, n, size)] if xp is np else [(0, n)]
     count = workers(xp, len(slices))

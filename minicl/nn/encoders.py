@@ -1,4 +1,4 @@
-"""Encoders: images (B, H, W, C) -> representations h (B, features). What is kept and evaluated after training.
+"""Encoders: images (B, H, W, C) -> representations h (B, features). The representation is used after training.
 
 What an encoder must offer, whatever it reads:
 
