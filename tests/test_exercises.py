@@ -19,6 +19,8 @@ spec.loader.exec_module(make)
 each_exercise = pytest.mark.parametrize("exercise", make.EXERCISES, ids=make.BY_NAME)
 ENVIRONMENT = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
 ENVIRONMENT.pop("PYTHONDONTWRITEBYTECODE", None)             # trees are copied with their compiled modules
+for name in ("CI", "BUILD_NUMBER"):                          # with these, pytest repeats every message in its summary
+    ENVIRONMENT.pop(name, None)
 
 
 def selects(k, test):

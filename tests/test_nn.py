@@ -516,7 +516,7 @@ def test_a_part_does_not_become_something_that_is_neither_trained_nor_saved(name
 
 
 @pytest.mark.parametrize("name, value, hint", [
-    ("training", False, "call train"), ("training", True, "call train"), ("world", None, "call across"), ("views", 2, "call across"),
+    ("training", False, "call train"), ("training", True, "call train"), ("world", None, "call across"),
     ("train", False, "choose another name"), ("eval", True, "choose another name"), ("freeze", True, "choose another name"),
     ("parameters", [], "choose another name"), ("state_dict", {}, "choose another name"),
 ])
