@@ -117,7 +117,9 @@ class CaptionedDigits:
         adjectives = [word for word in (said["size"], said["colour"]) if word]
         if rng.random() < 0.5:
             adjectives.reverse()
-        opener, place, order = choose(OPENERS), said["place"], rng.integers(3)
+        opener = choose(OPENERS)
+        place = said["place"]
+        order = rng.integers(3)
         if order == 0 and adjectives:                        # the seven in the top left corner is small and red
             words = ["the", noun, place, "is", " and ".join(adjectives)]
         else:

@@ -50,7 +50,8 @@ def main():
     augment = mnist_views()
 
     # The same encoder and head four times, from the same weights; a predictor for those that need one.
-    shape, n = data.train_images.shape[1:], args.batch // world.size
+    shape = data.train_images.shape[1:]
+    n = args.batch // world.size
     models = {"positives only": SimCLR(*encoder_and_head(shape, args)),
               "BYOL": BYOL(*encoder_and_head(shape, args), predictor(args), m=args.momentum),
               "SimSiam": SimSiam(*encoder_and_head(shape, args), predictor(args)),

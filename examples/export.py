@@ -80,7 +80,8 @@ def save_safetensors(path, module, meta):
         meta = {**meta, "models": {"encoder": spec_of(module)}}
     except ValueError as error:
         raise RunError(f"cannot export: {error}") from error
-    text, state = json.dumps(meta), module.state_dict()
+    text = json.dumps(meta)
+    state = module.state_dict()
     total = digest({**state, "": np.frombuffer(text.encode(), np.uint8)}).hex()
     data = safetensors.save(state, {"minicl": text, "digest": total})
     write_atomically(path, lambda file: file.write(data))
@@ -173,7 +174,8 @@ class Graph:
     convolves (B, C, H, W), so each convolution and pooling stands between two transpositions, which runtimes merge."""
 
     def __init__(self, onnx):
-        self.onnx, self.nodes, self.constants, self.known = onnx, [], [], {}
+        self.onnx = onnx
+        self.nodes, self.constants, self.known = [], [], {}
 
     def constant(self, array):
         array = np.array(to_host(array), order="C")
@@ -195,7 +197,9 @@ class Graph:
 
     def translate(self, node, inputs, shape, before):
         """The name of an op's value, of this shape with -1 for the batch, as a node of those before it."""
-        name, options, x = node.op.__name__, node.options, inputs[0]
+        name = node.op.__name__
+        options = node.options
+        x = inputs[0]
         if name in SAME:
             return self.add(SAME[name], *inputs)
         if name in REDUCE:

@@ -52,7 +52,8 @@ def main():
     args = parser.parse_args()
 
     trained = minicl.load(args.run, args.backend)
-    data, xp = data_of(trained, args.data_dir), trained.xp
+    data = data_of(trained, args.data_dir)
+    xp = trained.xp
     if not data.is_labelled:
         raise DataError(f"{args.run}: its data has no labels to learn from; give a folder with a subfolder for each class")
     print(f"{trained}; {data.name} has {len(data.class_names)} classes", flush=True)
@@ -79,7 +80,8 @@ def main():
 
 def data_of(trained, data_dir):
     """The ImageData that a run was trained on."""
-    config, seed = trained.config, trained.config.get("seed", 0)
+    config = trained.config
+    seed = trained.config.get("seed", 0)
     place = data_dir or config.get("data_dir")
     if trained.name in ("simclr_mnist", "moco_mnist"):
         return load_images(config["data"], place, seed=seed)
@@ -103,7 +105,9 @@ def three_ways(encoder, data, count, seed, xp, args):
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(data.train_labels))
     chosen = np.concatenate([order[data.train_labels[order] == label][:count] for label in np.unique(data.train_labels)])
-    images, labels, classes = data.train_images[chosen], data.train_labels[chosen], len(data.class_names)
+    images = data.train_images[chosen]
+    labels = data.train_labels[chosen]
+    classes = len(data.class_names)
 
     def learn(classifier, lr):
         fit(classifier, images, labels, xp, rng, lr=lr, steps=args.steps, batch=args.batch)

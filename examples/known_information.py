@@ -100,7 +100,8 @@ def optimal_bound(nats: float, d: int, candidates: int, *, pairs: int = 200_000,
     require_integers("optimal_bound", 1, 2**31, d=d)
     require_integers("optimal_bound", 2, 2**31, candidates=candidates)
     require_integers("optimal_bound", 2 * candidates, pairs=pairs)
-    rho, batches = gaussian_correlation(nats, d), pairs // candidates
+    rho = gaussian_correlation(nats, d)
+    batches = pairs // candidates
     dtype = "float32" if _resolves("float32", rho) else "float64"
     bounds = [pairs_bound(log_density_ratio(*draw_gaussians(rng, candidates, d, rho, dtype), rho))
               for _ in range(batches)]

@@ -129,7 +129,8 @@ BY_NAME = {exercise.name: exercise for exercise in EXERCISES}
 
 def find(tree, function):
     """(the def, or the lambda that stands for its `backward`, the block of statements it is in)."""
-    node, names = tree, function.split(".")
+    node = tree
+    names = function.split(".")
     for name in names:
         inner = [child for child in node.body if getattr(child, "name", None) == name]
         if not inner and name == names[-1] == "backward":
@@ -144,7 +145,8 @@ def find(tree, function):
 
 def without(source, function):
     """The source without a function of the module, its decorator, and the blank lines above."""
-    node, lines = find(ast.parse(source), function)[0], source.split("\n")
+    node = find(ast.parse(source), function)[0]
+    lines = source.split("\n")
     start = min([node, *node.decorator_list], key=lambda part: part.lineno).lineno - 1
     while not lines[start - 1]:
         start -= 1
@@ -255,7 +257,8 @@ def grade(out, students, seed):
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ExerciseError(f"--grade: two trees are called {', '.join(twice)}; rename one, the name is the student's")
-    marks, width = {}, max(map(len, ["minutes done", *BY_NAME])) + 2
+    marks = {}
+    width = max(map(len, ["minutes done", *BY_NAME])) + 2
     for name, student in zip(names, students):
         given = read_record(student)["exercises"]
         write_tree(out / name, [], seed=seed, minicl=student / "minicl")

@@ -35,7 +35,8 @@ def reference(angles, tau, loss, anchor):
 
     angles (2N,) radians; loss "nt_xent", or "info_nce" for the point `anchor` as the only query.
     """
-    z, n = on_circle(np.asarray(angles, dtype=np.float64)), len(angles)
+    z = on_circle(np.asarray(angles, dtype=np.float64))
+    n = len(angles)
     N = n // 2
     temperature = Tensor(np.array(float(tau)), requires_grad=True)
     if loss == "nt_xent":

@@ -100,7 +100,8 @@ def nearest(bank, queries, k, chunk=None):
     """(cosines (M, k), ids (M, k)) of the k rows of bank (N, d) most similar to each query (M, d), on the host, best
     first; of equal ones the earlier first. Exact, in float64: features of an encoder may lie in a narrow cone. The bank is
     compared a chunk of rows at a time, which with its cosines fits into the cache."""
-    xp, M = array_module(bank), len(queries)
+    xp = array_module(bank)
+    M = len(queries)
     chunk = chunk or max(1, 2**19 // max(M, bank.shape[1]))
     u = l2_normalize.forward(queries.astype("float64"))[0]
     scores, ids = xp.full((M, 0), 0.0), xp.zeros((M, 0), dtype="int64")
@@ -154,7 +155,8 @@ def read_index(path, trained, root):
     if not found:
         raise DataError(f"{root} holds no pictures; name the folder to search with --in")
     now = {name: [status.st_size, status.st_mtime_ns] if status else None for name, status in found}
-    known, old = {}, None
+    known = {}
+    old = None
     try:
         arrays, meta = load_checkpoint(path)
         if "encoder" not in meta:
@@ -171,7 +173,8 @@ def read_index(path, trained, root):
     while new or is_stale:
         portion = max(PORTION, len(features) // 4)
         features |= encode_files(trained, root, new[:portion]) if new else {}
-        new, is_stale = new[portion:], False
+        new = new[portion:]
+        is_stale = False
         files = [name for name in now if name in features]
         if files:
             meta = {"encoder": key, "root": os.path.realpath(root), "files": [[name, now[name]] for name in files]}

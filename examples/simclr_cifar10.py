@@ -107,7 +107,8 @@ def main():
         for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, model=model, optimizer=optimizer):
             images = to_float(data.train_images[batches[step][world.part]], xp)      # (N, 32, 32, 3)
             view1, view2 = two_views(augment, images, rng, world)
-            N, chunk = len(images), (args.chunk or 2 * args.batch) // world.size     # of this process
+            N = len(images)
+            chunk = (args.chunk or 2 * args.batch) // world.size     # of this process
             if args.method == "moco":
                 trained, views = model.query, view1
                 keys = xp.concatenate([model.encode_keys(view2[lo:lo + chunk], rng) for lo in range(0, N, chunk)])

@@ -58,7 +58,8 @@ def main():
     with threads(args.threads, keep_memory=args.keep_memory):
         for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, model=model, optimizer=optimizer):
             images = to_float(data.train_images[batches[step][world.part]], xp)      # (N, 28, 28, 1)
-            views, N = xp.concatenate(two_views(augment, images, rng, world)), len(images)       # (2N, 28, 28, 1)
+            N = len(images)
+            views = xp.concatenate(two_views(augment, images, rng, world))       # (2N, 28, 28, 1)
 
             def loss_of(h, z):                                                       # (2N, features), (2N, d)
                 return nt_xent(z[:N], z[N:], args.tau, world=world)

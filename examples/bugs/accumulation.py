@@ -32,9 +32,12 @@ def wrong(loss):
 
 def main(steps=50):
     def run(backward):
-        rng, batches = np.random.default_rng(0), Batches(1500, BATCH)
+        rng = np.random.default_rng(0)
+        batches = Batches(1500, BATCH)
         model = small_model(rng)
-        optimizer, losses, norms = SGD(model, lr=0.3, momentum=0.9), [], []
+        optimizer = SGD(model, lr=0.3, momentum=0.9)
+        losses = []
+        norms = []
         for step in range(steps):
             views = np.concatenate(fresh_views(batches[step], rng))
             optimizer.zero_grad()

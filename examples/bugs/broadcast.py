@@ -30,7 +30,8 @@ def main(steps=300):
 
     def run(loss_of):
         layer = Linear(x.shape[1], 1, rng=np.random.default_rng(0))
-        optimizer, losses = Adam(layer, lr=3e-3), []
+        optimizer = Adam(layer, lr=3e-3)
+        losses = []
         for _ in range(steps):
             loss = loss_of(layer(Tensor(x)), target)
             optimizer.zero_grad()

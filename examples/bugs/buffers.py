@@ -39,10 +39,12 @@ def main(steps=150, every=25):
     images, labels, test_images, test_labels = digits()
 
     def run(update):
-        rng, batches = np.random.default_rng(0), Batches(1500, BATCH)
+        rng = np.random.default_rng(0)
+        batches = Batches(1500, BATCH)
         online = small_model(rng)
         target = frozen_copy(online)
-        ema, optimizer = EMA(online, target), AdamW(online, lr=3e-3)
+        ema = EMA(online, target)
+        optimizer = AdamW(online, lr=3e-3)
         losses, at, cosines = [], [], []
         for step in range(1, steps + 1):
             z = online(np.concatenate(fresh_views(batches[step], rng)))[1]

@@ -46,7 +46,8 @@ def train(loss_of, steps, *, views=None, images=1500, make_optimizer=None, dim=6
     model = small_model(rng, dim)
     optimizer = (make_optimizer or functools.partial(AdamW, lr=3e-3))(model)
     views = views or fresh_views
-    batches, losses = Batches(images, BATCH, seed=seed), []
+    batches = Batches(images, BATCH, seed=seed)
+    losses = []
     for step in range(steps):
         z = model(np.concatenate(views(batches[step], rng)))[1]                  # (2N, d)
         loss = loss_of(z[:BATCH], z[BATCH:])

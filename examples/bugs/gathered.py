@@ -24,7 +24,8 @@ def correct(z):
 
 def wrong(z):
     """The mean over processes of their anchors' losses, with the rows of others as constants."""
-    everyone, losses = np.arange(2 * BATCH), []
+    everyone = np.arange(2 * BATCH)
+    losses = []
     for process in range(PROCESSES):
         mine = everyone % PROCESSES == process
         rows = np.flatnonzero(mine)
@@ -45,7 +46,9 @@ def main(steps=100):
     def run(loss):
         rng, data = np.random.default_rng(0), np.random.default_rng(1)
         model = small_model(rng)
-        optimizer, losses, cosines = AdamW(model, lr=3e-3), [], []
+        optimizer = AdamW(model, lr=3e-3)
+        losses = []
+        cosines = []
         for _ in range(steps):
             views = np.concatenate(fresh_views(data.choice(1500, BATCH, replace=False), rng))
             _, exact = gradient(model, optimizer, views, correct)

@@ -33,9 +33,11 @@ def main(steps=150):
     x = images.reshape(len(images), -1)
 
     def run(optimizer_class):
-        classifier, batches = Linear(784, 10, rng=np.random.default_rng(0)), Batches(len(x), BATCH)
+        classifier = Linear(784, 10, rng=np.random.default_rng(0))
+        batches = Batches(len(x), BATCH)
         classifier.weight.data[...] = 0                  # all classes alike at first
-        optimizer, losses = optimizer_class(classifier, lr=0.3, eta=0.02), []
+        optimizer = optimizer_class(classifier, lr=0.3, eta=0.02)
+        losses = []
         for step in range(steps):
             ids = batches[step]
             loss = -log_softmax(classifier(Tensor(x[ids])))[np.arange(BATCH), labels[ids]].mean()

@@ -18,14 +18,16 @@ from minicl.ops import concat, where
 
 
 def correct(z1, z2):
-    N, z = len(z1), concat(z1, z2)
+    N = len(z1)
+    z = concat(z1, z2)
     scores = where(np.eye(2 * N, dtype=bool), -1e30, cosine_similarity(z, z))            # (2N, 2N)
     rows = np.arange(2 * N)
     return -log_softmax(scores, TAU)[rows, (rows + N) % (2 * N)].mean()
 
 
 def wrong(z1, z2):
-    N, z = len(z1), concat(z1, z2)
+    N = len(z1)
+    z = concat(z1, z2)
     scores = cosine_similarity(z, z)                     # the diagonal, each anchor with itself, is left in
     rows = np.arange(2 * N)
     return -log_softmax(scores, TAU)[rows, (rows + N) % (2 * N)].mean()

@@ -36,9 +36,11 @@ def wrong(model, queries, keys, learn):
 def main(steps=400):
     def run(step_of):
         rng = np.random.default_rng(0)
-        simclr, batches = small_model(rng), Batches(1500, BATCH)
+        simclr = small_model(rng)
+        batches = Batches(1500, BATCH)
         model = MoCo(simclr.encoder, simclr.head, dim=64, queue=2 * BATCH, m=0.5, splits=1)
-        optimizer, losses = AdamW(model, lr=3e-3), []
+        optimizer = AdamW(model, lr=3e-3)
+        losses = []
 
         def learn(loss):
             optimizer.zero_grad()

@@ -105,9 +105,11 @@ def measure(setting):
 
 def mlp_probe(train, train_ids, test, test_ids, *, hidden=128, epochs=15, batch=500, lr=1e-2):
     """Test accuracy of an MLP on fixed features, as in the paper: what can be read off at all."""
-    xp, rng = array_module(train), np.random.default_rng(0)
+    xp = array_module(train)
+    rng = np.random.default_rng(0)
     x, x_test = standardize(train, test)
-    labels, batch = to_device(train_ids, xp), min(batch, len(x))
+    labels = to_device(train_ids, xp)
+    batch = min(batch, len(x))
     mlp = Sequential(Linear(x.shape[1], hidden, rng=rng, gain=RELU_GAIN), relu,
                      Linear(hidden, int(train_ids.max()) + 1, rng=rng)).to(xp).astype(x.dtype)
     optimizer = AdamW(mlp, lr, weight_decay=0.3)

@@ -75,7 +75,8 @@ GRID = 512                # some for each of a large GPU's multiprocessors
 
 def column_sums(x: Array) -> Array:
     """x.sum(axis=-2) of x (..., N, K)."""
-    n, on_host = x.shape[-2], isinstance(x, np.ndarray)
+    n = x.shape[-2]
+    on_host = isinstance(x, np.ndarray)
     count = -(-n // BLOCK) if on_host else _parts(x.size // max(1, n), n)
     if count <= 1:
         return np.ones(n, dtype=x.dtype) @ x if on_host else x.sum(axis=-2)
@@ -112,7 +113,8 @@ def sum_over(x: Array, axes: Sequence[int], keepdims: bool = False) -> Array:
     first = last = axes[-1]
     while first - 1 in axes:
         first -= 1                                                           # the run first ... last of axes: N terms
-    n, after = math.prod(x.shape[first:last + 1]), x.shape[last + 1:]
+    n = math.prod(x.shape[first:last + 1])
+    after = x.shape[last + 1:]
     y = x.reshape(-1, n, math.prod(after))
     y = column_sums(y) if n > 16 else y.sum(axis=1)
     y = y.reshape(x.shape[:first] + (1,) * (last + 1 - first) + after)

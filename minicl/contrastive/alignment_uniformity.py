@@ -37,7 +37,8 @@ def composed_alignment(z1: Tensor, z2: Tensor, *, alpha: float = 2) -> Tensor:
 
 def composed_uniformity(z: Tensor, *, t: float = 2) -> Tensor:
     """uniformity_loss from small ops: all squared distances, and one log-sum-exp."""
-    xp, N = array_module(z.data), len(z)
+    xp = array_module(z.data)
+    N = len(z)
     u = l2_normalize(z)
     length = (u * u).sum(axis=1, keepdims=True)                              # 1, or 0 for a row of zeros
     squared = length + length.T - 2 * (u @ u.T)                              # (N, N)
@@ -58,7 +59,8 @@ def alignment_loss(z1: Array, z2: Array, *, alpha: float = 2, world: World = ALO
     """
     require_pairs("alignment_loss", z1, z2, world=world)
     require_within("alignment_loss", "(0, inf)", alpha=alpha)
-    xp, N = array_module(z1), len(z1) * world.size
+    xp = array_module(z1)
+    N = len(z1) * world.size
     u, to_z1 = l2_normalize.forward(z1)
     v, to_z2 = l2_normalize.forward(z2)
     apart = u - v                                                            # (N, d)
@@ -90,7 +92,8 @@ def uniformity_loss(z: Array, *, t: float = 2, world: World = ALONE, needs_grad=
     """
     require_batch("uniformity_loss", z, at_least=2, world=world)
     require_within("uniformity_loss", "(0, inf)", t=t)
-    xp, N = array_module(z), len(z) * world.size
+    xp = array_module(z)
+    N = len(z) * world.size
     mine, to_z = l2_normalize.forward(z)
     u = world.all_gather(mine)                                               # (N, d)
     pairs = SymmetricPairs(u, tau=1 / (2 * t), cache=needs_grad[0], world=world)

@@ -22,7 +22,8 @@ from .checks import require_pairs
 
 def composed(z1: Tensor, z2: Tensor, *, off_diagonal: float = 5e-3, eps: float = 1e-5) -> Tensor:
     """barlow_twins from small ops: standardise the columns, correlate, compare with the identity."""
-    xp, (N, d) = array_module(z1.data), z1.shape
+    xp = array_module(z1.data)
+    N, d = z1.shape
     x, y = ((z - z.mean(axis=0)) / sqrt(z.var(axis=0) + eps) for z in (z1, z2))
     eye = xp.eye(d, dtype=z1.dtype)
     missing = x.T @ y / N - eye                                              # (d, d)
@@ -43,7 +44,9 @@ def barlow_twins(z1: Array, z2: Array, *, off_diagonal: float = 5e-3, eps: float
     require_pairs("barlow_twins", z1, z2, at_least=2, because="one item has no variance", world=world)
     require_within("barlow_twins", "[0, inf)", off_diagonal=off_diagonal)
     require_within("barlow_twins", "(0, inf)", eps=eps)
-    xp, N, d = array_module(z1), len(z1) * world.size, z1.shape[1]
+    xp = array_module(z1)
+    N = len(z1) * world.size
+    d = z1.shape[1]
     one, zero = xp.ones(d, dtype=z1.dtype), xp.zeros(d, dtype=z1.dtype)
     centre1, centre2 = world.mean(z1.mean(axis=0)), world.mean(z2.mean(axis=0))          # without: less is rounded off
     x, to_z1 = batch_norm.forward(z1 - centre1, one, zero, eps=eps, world=world)

@@ -35,7 +35,8 @@ from .softmax import EXCLUDED, log_softmax, softplus
 def composed(image: Tensor, text: Tensor, logit_scale, caption_ids: Array | None = None) -> Tensor:
     """clip_loss from small ops: cosines, log-softmax of rows and of columns, pick the diagonal. It holds N^2 scores."""
     require_pairs("clip_loss", image, text)
-    xp, N = array_module(image.data), len(image)
+    xp = array_module(image.data)
+    N = len(image)
     scale = math.exp(logit_scale) if isinstance(logit_scale, (int, float)) else exp(logit_scale)
     scores = cosine_similarity(image, text) * scale                          # (N, N)
     if caption_ids is not None:
@@ -65,12 +66,14 @@ def clip_loss(image: Array, text: Array, logit_scale: Scalar, *, caption_ids: Ar
     require_pairs("clip_loss", image, text, world=world)
     require_logit_scale("clip_loss", logit_scale)
     require_caption_ids("clip_loss", caption_ids, len(image))
-    xp, N = array_module(image), len(image) * world.size
+    xp = array_module(image)
+    N = len(image) * world.size
     scale = math.exp(logit_scale) if isinstance(logit_scale, (int, float)) else xp.exp(logit_scale)
     u, to_image = l2_normalize.forward(image)
     t, to_text = l2_normalize.forward(text)
     pairs = CrossPairs(u, t, scale, caption_ids, cache=any(needs_grad), world=world)
-    x_pos, (row, col) = scale * (u * t).sum(axis=1), pairs.logsumexps()
+    x_pos = scale * (u * t).sum(axis=1)
+    row, col = pairs.logsumexps()
     loss_row, one_minus_p = softplus(row - x_pos)
     loss_col, one_minus_q = softplus(world.rows(col) - x_pos)
     loss = world.mean((loss_row + loss_col).mean() / 2)                      # (1)

@@ -31,7 +31,8 @@ from .softmax import EXCLUDED, softmax
 @accepts_other_names
 def composed(z1: Tensor, z2: Tensor, tau, *, weights: Array | None = None, ids: HostArray | None = None) -> Tensor:
     """dcl from small ops: cosines, log-sum-exp over the negatives, less the positive's score."""
-    xp, N = array_module(z1.data), len(z1)
+    xp = array_module(z1.data)
+    N = len(z1)
     z = concat(z1, z2)
     ids = to_device(np.arange(N) if ids is None else ids, xp)
     ids = xp.concatenate([ids, ids])
@@ -59,7 +60,9 @@ def dcl(z1: Array, z2: Array, tau: Scalar, *, weights: Array | None = None, ids:
     """
     require_temperature("dcl", tau)
     require_pairs("dcl", z1, z2, at_least=2, world=world)
-    xp, n, N = array_module(z1), len(z1), len(z1) * world.size
+    xp = array_module(z1)
+    n = len(z1)
+    N = len(z1) * world.size
     if weights is not None and not (is_plain_array(weights) and weights.shape == (n,) and weights.dtype == z1.dtype):
         raise ValueError(f"dcl: weights must be an array ({n},) of {z1.dtype}, one an item; make them with "
                          "mises_fisher_weights(z1.data, z2.data)")

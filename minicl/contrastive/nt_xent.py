@@ -38,7 +38,8 @@ from .softmax import EXCLUDED, log_softmax, softplus
 def composed(z1: Tensor, z2: Tensor, tau, *, ids: HostArray | None = None) -> Tensor:
     """nt_xent from small ops: cosines, log-softmax, pick the other view. It holds all (2N)^2 scores."""
     require_pairs("nt_xent", z1, z2)
-    xp, N = array_module(z1.data), len(z1)
+    xp = array_module(z1.data)
+    N = len(z1)
     z = concat(z1, z2)                                                       # (2N, d)
     scores = cosine_similarity(z, z)                                         # (2N, 2N)
     scores = where(xp.eye(2 * N, dtype=bool), EXCLUDED, scores)              # no anchor is its own candidate
@@ -70,7 +71,9 @@ def nt_xent(z1: Array, z2: Array, tau: Scalar, *, ids: HostArray | None = None, 
     """
     require_temperature("nt_xent", tau)
     require_pairs("nt_xent", z1, z2, world=world)
-    xp, n, N = array_module(z1), len(z1), len(z1) * world.size
+    xp = array_module(z1)
+    n = len(z1)
+    N = len(z1) * world.size
     if ids is not None:
         require_ids("nt_xent", ids, n)
         ids = np.concatenate(2 * [world.all_gather(ids)])

@@ -43,7 +43,9 @@ class SymmetricPairs:
     """
 
     def __init__(self, u, tau, *, cache, left_out=(0,), ids=None, world=ALONE):
-        self.xp, self.u, self.tau, V, self.world = array_module(u), u, tau, len(u), world
+        self.xp = array_module(u)
+        self.u, self.tau, self.world = u, tau, world
+        V = len(u)
         self.blocks = slices(V, min(tile_size(self.xp, V), -(-V // world.size)))
         self.tiles = [(a, b) for k, a in enumerate(self.blocks) for b in self.blocks[k:]][world.part]
         self.left_out = {sign * k for k in left_out for sign in (1, -1)}
@@ -107,7 +109,9 @@ class SymmetricPairs:
         """sum_j (w_i r_ij + w_j r_ji) v_j for weights w (V,) and vectors v, default u: (V, d). After logsumexp().
 
         Of several processes each gets the share of its tiles, which reduce_scatter adds up."""
-        v, shift, w = self.u if v is None else v, self.shift, _divide(w, self.total)
+        v = self.u if v is None else v
+        shift = self.shift
+        w = _divide(w, self.total)
 
         def add(a, b, total):
             if self.safe:
@@ -137,10 +141,13 @@ class QueryPairs:
     """
 
     def __init__(self, q, negatives, tau, ids=None):
-        self.xp, self.q, self.tau, self.negatives, M = array_module(q), q, tau, negatives, len(negatives)
+        self.xp = array_module(q)
+        self.q, self.tau, self.negatives = q, tau, negatives
+        M = len(negatives)
         self.ids = None if ids is None else [to_device(each, self.xp) for each in ids]
         self.tiles = slices(M, tile_size(self.xp, M, rows=len(q)))
-        self.shift, self.anchors = None, q / tau                             # or the largest cosine of each row, and q
+        self.shift = None
+        self.anchors = q / tau                             # or the largest cosine of each row, and q
         if not exp_is_safe(self.xp, tau, q.dtype, M):
             self.anchors = q
             tops = parallel_map(self.xp, self.tiles, lambda tile: self.scores(self.unit(tile)[0], tile).max(axis=1))
@@ -199,7 +206,11 @@ class CrossPairs:
     """
 
     def __init__(self, u, t, scale, caption_ids, *, cache, world=ALONE):
-        self.xp, self.u, self.t, self.u_half, self.world = array_module(u), u, world.all_gather(t), u * (scale / 2), world
+        self.xp = array_module(u)
+        self.u = u
+        self.t = world.all_gather(t)
+        self.u_half = u * (scale / 2)
+        self.world = world
         n, N = len(u), len(self.t)
         self.ids = None if caption_ids is None else (caption_ids, world.all_gather(caption_ids))     # of rows, of columns
         self.blocks, self.column_blocks = (slices(count, tile_size(self.xp, N)) for count in (n, N))

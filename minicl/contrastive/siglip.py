@@ -57,7 +57,8 @@ def siglip(x: Array, y: Array, logit_scale: Scalar, bias: Scalar, *, caption_ids
     require_logit_scale("siglip", logit_scale)
     require_scalar("siglip", "bias", bias)
     require_caption_ids("siglip", caption_ids, len(x))
-    xp, N = array_module(x), len(x) * world.size
+    xp = array_module(x)
+    N = len(x) * world.size
     u, to_x = l2_normalize.forward(x)
     v, to_y = l2_normalize.forward(y)
     v = world.all_gather(v)                                                  # (N, d)

@@ -90,7 +90,8 @@ def sup_con(z: Array, tau: Scalar, *, labels: HostArray, base_temperature: float
 def _weights(xp, labels, dtype, world=ALONE):
     """w of (1), and which entries are a row with itself: of several processes the rows of this one."""
     all_labels = world.all_gather(labels)
-    ids, itself = to_device(all_labels, xp), world.rows(xp.eye(len(all_labels), dtype=bool))
+    ids = to_device(all_labels, xp)
+    itself = world.rows(xp.eye(len(all_labels), dtype=bool))
     positive = ((world.rows(ids)[:, None] == ids) & ~itself).astype(dtype)
     count = np.unique(all_labels, return_counts=True)[1]
     A = int(count[count > 1].sum())

@@ -75,7 +75,9 @@ def semi_hard_negatives(anchor: Array, positive: Array, *, ids: HostArray | None
                         f"{type(anchor).__name__} and {type(positive).__name__}; of a "
                         "Tensor pass its .data")
     require_pairs("semi_hard_negatives", anchor, positive, at_least=2, world=world)
-    xp, n, N = array_module(anchor), len(anchor), len(anchor) * world.size
+    xp = array_module(anchor)
+    n = len(anchor)
+    N = len(anchor) * world.size
     ids = np.arange(N)[world.part] if ids is None else ids
     require_ids("semi_hard_negatives", ids, n)
     ids = world.all_gather(ids)

@@ -24,7 +24,8 @@ from .checks import require_pairs
 def composed(z1: Tensor, z2: Tensor, *, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0,
              eps: float = 1e-4) -> Tensor:
     """vicreg from small ops: distances, standard deviations and covariances."""
-    xp, (N, d) = array_module(z1.data), z1.shape
+    xp = array_module(z1.data)
+    N, d = z1.shape
     eye = xp.eye(d, dtype=z1.dtype)
     loss = invariance * ((z1 - z2)**2).mean()
     for z in (z1, z2):
@@ -65,7 +66,9 @@ def vicreg(z1: Array, z2: Array, *, invariance: float = 25.0, variance: float = 
 
 def _regularise(z, variance, covariance, eps, world):
     """R of (2) and its backward."""
-    xp, N, d = array_module(z), len(z) * world.size, z.shape[1]
+    xp = array_module(z)
+    N = len(z) * world.size
+    d = z.shape[1]
     m = z - world.mean(z.mean(axis=0))
     m -= world.mean(m.mean(axis=0))                                          # what the first mean was off by rounding
     C = world.sum(m.T @ m) / (N - 1)                                         # (d, d)

@@ -102,7 +102,8 @@ def _with_items(checksum: int, start: int, end: int, broken: dict[str, str]) -> 
 @contextlib.contextmanager
 def _locked(folder: Path, log: Callable[[str], None]) -> Iterator[None]:
     """Hold the folder's lock, after waiting for another process that does."""
-    lock, is_said = None, False
+    lock = None
+    is_said = False
     while lock is None:
         try:
             lock = FolderLock(folder)
@@ -121,7 +122,8 @@ def _locked(folder: Path, log: Callable[[str], None]) -> Iterator[None]:
 
 def _decode(folder, names, read, shape, blocks, log):
     """Read the items after `blocks`; the blocks of all."""
-    N, done = len(names), _end(blocks)
+    N = len(names)
+    done = _end(blocks)
     reasons = [reason for _, _, broken in blocks for reason in broken.values()]
     rows = done - len(reasons)
     needed = (N - done) * prod(shape)

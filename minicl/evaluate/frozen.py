@@ -55,7 +55,8 @@ def training_metrics(model: Module, data: Any, xp: ArrayModule, *, k: int = 20, 
     if data.is_labelled:
         metrics, h, z = frozen_accuracies(model, data, xp, k=k, probe=False, world=world)
     else:
-        metrics, (h, z) = {}, encode(model, data.test_images, xp, world=world)
+        metrics = {}
+        h, z = encode(model, data.test_images, xp, world=world)
     return {**metrics, "rank_h": effective_rank(h), "rank_z": effective_rank(z)}
 
 

@@ -49,7 +49,8 @@ def knn_accuracy(train_features: Array, train_labels: HostArray, test_features: 
 
 def _votes(s, ids, C, k, tau):
     """Votes (rows, C) of the k most similar by s (rows, N), rounded cosines: exp((s - s_max) / tau) each."""
-    xp, rows = array_module(s), len(s)
+    xp = array_module(s)
+    rows = len(s)
     near = _nearest(s, min(k + 1, s.shape[1]))                               # (rows, k + 1): does the next one tie?
     similarity = xp.take_along_axis(s, near, axis=1)
     kth, top = xp.sort(similarity, axis=1)[:, -k:][:, :1], similarity.max(axis=1, keepdims=True)

@@ -91,7 +91,10 @@ class _Loss:
     """w -> L and its gradient, for W (classes, d) and b (classes,) in one vector w."""
 
     def __init__(self, x, ids, classes, decay, world=ALONE):
-        self.N, self.classes, self.decay, self.world = len(x), classes, decay, world
+        self.N = len(x)
+        self.classes = classes
+        self.decay = decay
+        self.world = world
         lo, hi = (len(x) * k // world.size for k in (world.rank, world.rank + 1))
         self.x, self.ids = x[lo:hi], ids[lo:hi]                              # this process's rows
 
@@ -133,7 +136,8 @@ def lbfgs(function: Callable, w: Array, steps: int, memory: int = 10) -> tuple[A
     for _ in range(steps):
         if float(abs(g).max()) <= TOLERANCE:
             break
-        q, alphas = g.copy(), []
+        q = g.copy()
+        alphas = []
         for s, y, rho in reversed(past):
             alphas.append(rho * float(s @ q))
             q -= alphas[-1] * y

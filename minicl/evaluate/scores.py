@@ -28,7 +28,8 @@ def rounded_cosines(u: Array, v: Array) -> Array:
 def chosen(scores: Array, ids: Array) -> Array:
     """For each row of scores (N, C) the chance () that its own id (N,) is chosen: 1/n if it shares the highest score with
     n - 1 others, 0 if it is lower, or if the id is C: none of the candidates."""
-    xp, C = array_module(scores), scores.shape[1]
+    xp = array_module(scores)
+    C = scores.shape[1]
     best = scores >= scores.max(axis=1, keepdims=True)
     mine = best[xp.arange(len(ids)), xp.minimum(ids, C - 1)] & (ids < C)
     return mine / best.sum(axis=1)

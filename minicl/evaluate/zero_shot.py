@@ -74,7 +74,8 @@ def retrieval_recall(images: Array, captions: Array, caption_ids: HostArray, *,
     {'text_r3': 1.0, 'image_r3': 1.0}
     """
     require_features("retrieval_recall", images=images, captions=captions)
-    xp, M = array_module(images), len(captions)
+    xp = array_module(images)
+    M = len(captions)
     caption_ids = require_labels("retrieval_recall", "caption_ids", caption_ids, len(images), below=M)
     if M < 2 or len(np.unique(caption_ids)) < M:
         raise ValueError(f"retrieval_recall: expected caption_ids to name each of at least 2 captions, got "

@@ -114,7 +114,9 @@ class EMA:
         parts = [part for _, part in self.pairs]
         xp = array_module(parts[0].data)
         self.values = xp.concatenate([part.data.reshape(-1) for part in parts])
-        self.step, self.views, start = xp.empty_like(self.values), [], 0
+        self.step = xp.empty_like(self.values)
+        self.views = []
+        start = 0
         for part in parts:
             stop = start + part.data.size
             part.data = self.values[start:stop].reshape(part.data.shape)

@@ -103,12 +103,14 @@ class ConvNet(Encoder):
             raise ValueError(f"ConvNet: {image_shape[0]} x {image_shape[1]} images are {H} x {W} pixels after strides "
                              f"{tuple(strides)}, which a grid of {grid} x {grid} does not divide; use other strides, "
                              "other images, or grid=1")
-        self.grid, self.features = grid, grid * grid * channels[-1]
+        self.grid = grid
+        self.features = grid * grid * channels[-1]
 
     def forward(self, images: Tensor | Array) -> Tensor:
         x = ops.to_pixel_major(as_images(self, images))                      # (H, W, B, C)
         for block in self.blocks:
             x = block(x)
-        (H, W, B, C), g = x.shape, self.grid
+        H, W, B, C = x.shape
+        g = self.grid
         cells = x.reshape(g, H // g, g, W // g, B, C).mean(axis=(1, 3))      # (grid, grid, B, C)
         return cells.transpose(2, 0, 1, 3).reshape(B, self.features)         # (B, grid grid C)

@@ -42,7 +42,8 @@ class Transformer(Module):
 
     def __init__(self, vocabulary: int, length: int, width: int = 64, *, depth: int = 2, heads: int = 4, rng: Rng):
         require_integers("Transformer", 0, depth=depth)
-        self.features, self.length = width, length
+        self.features = width
+        self.length = length
         self.tokens = Embedding(vocabulary, width, rng=rng)
         self.positions = Embedding(length, width, rng=rng)
         self.blocks = [Block(width, heads, rng=rng) for _ in range(depth)]

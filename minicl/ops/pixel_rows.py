@@ -16,7 +16,8 @@ class PixelRows:
     """The wide rows of arrays like x (..., C): `rows(x)`, `repeat(v)` for v (C,), and loops over slices of rows."""
 
     def __init__(self, x):
-        self.xp, self.dtype = array_module(x), x.dtype
+        self.xp = array_module(x)
+        self.dtype = x.dtype
         self.channels = x.shape[-1]
         self.pixels = x.size // self.channels
         self.abreast = 1 if is_gpu(self.xp) else math.gcd(self.pixels, max(1, WIDTH // self.channels))
