@@ -102,6 +102,8 @@ OPS = [
     Case("conv2d, grey images", ops.conv2d, (normal(28, 28, 64, 1), normal(3, 3, 1, 32)), **conv(1, 1)),
     Case("max_pool2d", ops.max_pool2d, (normal(14, 14, 16, 8),), max_pool),
     Case("batch_norm", ops.batch_norm, (normal(14, 14, 32, 32), *C), batch_norm, most=20),
+    Case("batch_norm, 40,009 rows", ops.batch_norm, (normal(40_009, 8), np.ones(8), np.zeros(8)),
+         lambda torch, x, w, b: torch.nn.functional.batch_norm(x, None, None, w, b, training=True), most=150),
     Case("batch_norm, mean 3", ops.batch_norm, (normal(14, 14, 32, 32, mean=3), *C), batch_norm, most=20),
     Case("batch_norm, mean 100", ops.batch_norm, (normal(14, 14, 32, 32, mean=100), *C), batch_norm, most=60),
     Case("layer_norm", ops.layer_norm, (normal(2000, 32), *C), layer_norm),

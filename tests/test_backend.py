@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from minicl import BackendError, backend, get_backend
 from minicl.backend import device, memory, parallel
-from minicl.backend import (array_module, column_sums, require_finite, row_sums, parallel_for,
+from minicl.backend import (array_module, column_sums, fused, product, require_finite, row_sums, parallel_for,
                             scatter_add, sum_over, mean_over, threads, to_device, to_host)
 
 # ---------------------------------------------------------------- which library
@@ -194,6 +194,25 @@ def test_row_and_column_sums(xp, rng):
     for there, here in ((row_sums(to_device(x, xp)), x.sum(axis=1)), (column_sums(to_device(x, xp)), x.sum(axis=0))):
         assert there.dtype == np.float32
         np.testing.assert_allclose(to_host(there), here, rtol=1e-5, atol=1e-6)
+
+
+@fused
+def _with_square(xp, x, y):
+    return x, product(xp, x - y, x - y)
+
+
+@pytest.mark.parametrize("n", [1, 255, 256, 1000])                           # blocks have 256 rows
+def test_column_sums_of_a_product(n, xp, rng):
+    x, y = rng.standard_normal((n, 3), dtype="float32"), rng.standard_normal(3, dtype="float32")
+    first, second = _with_square(to_device(x, xp), to_device(y, xp))
+    np.testing.assert_allclose(to_host(column_sums(first)), x.sum(axis=0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(to_host(column_sums(second)), ((x - y)**2).sum(axis=0), rtol=1e-5)
+
+
+def test_column_sums_of_a_product_add_few_terms_one_by_one(rng):
+    x = 1 + rng.standard_normal((100_003, 8), dtype="float32")
+    exact = (x.astype("float64")**2).sum(axis=0)
+    assert np.abs(column_sums(product(np, x, x)) / exact - 1).max() < 10 * 2**-24
 
 
 # ---------------------------------------------------------------- slices and threads

@@ -144,7 +144,7 @@ def test_as_much_is_saved_as_the_page_says(page, op, inputs, options, sizes):
                                                f"inputs; its backward holds arrays {[x.shape for x in held]}")
 
 
-@pytest.mark.parametrize("n", [5, 62])                                       # of 62 rows 31 are laid abreast
+@pytest.mark.parametrize("n", [5, 62])                                       # of 62 rows 2 are laid abreast
 def test_batch_norm_with_relu_saves_its_output_too(n):
     x, weight, bias = normal(n, 3), normal(3), above_zero(3)
     held = [a for a in arrays_held_by(ops.batch_norm.forward(x, weight, bias, relu=True)[1])

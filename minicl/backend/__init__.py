@@ -14,7 +14,7 @@ Importing minicl never imports cupy.
 
 from .device import (BackendError, array_module, get_backend, is_array, is_gpu, require_finite,
                      to_device, to_host)
-from .kernels import column_sums, follow, fused, mean_over, row_sums, scatter_add, sum_over, tile_size, weights
+from .kernels import column_sums, follow, fused, mean_over, product, row_sums, scatter_add, sum_over, tile_size, weights
 from .memory import available_memory_only, peak_memory_mib
 from .parallel import (available_cores, parallel_for, parallel_map, parallel_sum, share_cores, sum_of_squares, threads,
                        workers)
@@ -22,6 +22,6 @@ from .taps import add_taps, gather_taps
 
 __all__ = ["BackendError", "add_taps", "array_module", "available_cores", "available_memory_only", "column_sums",
            "follow", "fused", "gather_taps", "get_backend", "is_array", "is_gpu", "mean_over", "parallel_for",
-           "parallel_map", "parallel_sum", "peak_memory_mib", "require_finite", "row_sums", "scatter_add",
+           "parallel_map", "parallel_sum", "peak_memory_mib", "product", "require_finite", "row_sums", "scatter_add",
            "share_cores", "sum_of_squares", "sum_over", "threads", "tile_size", "to_device", "to_host", "weights",
            "workers"]

@@ -73,8 +73,15 @@ FEW, SMALL = 32, 4096     # terms, and entries, up to which NumPy's sum loses no
 GRID = 512                # some for each of a large GPU's multiprocessors
 
 
-def column_sums(x: Array) -> Array:
-    """x.sum(axis=-2) of x (..., N, K)."""
+def product(xp: ArrayModule, x: Array, y: Array) -> Any:
+    """x y for column_sums, in a fused formula: on NumPy the pair (x, y), whose product is summed but never written."""
+    return (x, y) if xp is np else x * y
+
+
+def column_sums(x: Any) -> Array:
+    """x.sum(axis=-2) of x (..., N, K), or of a product() of two arrays (N, K)."""
+    if isinstance(x, tuple):
+        return _column_dots(*x)
     n = x.shape[-2]
     on_host = isinstance(x, np.ndarray)
     count = -(-n // BLOCK) if on_host else _parts(x.size // max(1, n), n)
@@ -84,6 +91,16 @@ def column_sums(x: Array) -> Array:
     blocks = x[..., :count * size, :].reshape(*x.shape[:-2], count, size, x.shape[-1])
     total = column_sums(np.ones(size, dtype=x.dtype) @ blocks if on_host else blocks.sum(axis=-2))
     return total if count * size == n else total + column_sums(x[..., count * size:, :])
+
+
+def _column_dots(x, y):
+    """(x y).sum(axis=0) of x and y (N, K) on NumPy."""
+    whole = len(x) // BLOCK * BLOCK                                          # einsum adds term by term
+    total = np.einsum("nk,nk->k", x[whole:], y[whole:])
+    if not whole:
+        return total
+    blocks = (a[:whole].reshape(-1, BLOCK, a.shape[1]) for a in (x, y))
+    return total + column_sums(np.einsum("bnk,bnk->bk", *blocks))
 
 
 @functools.lru_cache(1024)

@@ -14,7 +14,7 @@ does stretching them (r follows). The means are over the same n entries. Derivat
 from collections.abc import Callable
 
 from ..autograd import op
-from ..backend import array_module, fused, sum_over
+from ..backend import array_module, fused, product, sum_over
 from ..checks import require_within
 from ..distributed import ALONE, World
 from ..typing import Array
@@ -41,7 +41,7 @@ def batch_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5, relu:
     X = pixels.rows(x)
     origin = pixels.sample_mean(x)                                           # sums of squares about nearly the mean
     wide_origin = pixels.repeat(origin)
-    first, second = pixels.sums(lambda s: _moments(X[s], wide_origin))
+    first, second = pixels.sums(lambda s: _deviations(X[s], wide_origin))
     if world.size > 1:
         first, second, origin = _sums_of_all(world, first, second, origin, float(pixels.pixels))
     m, rest, v, r, a, c = _fold(first, second, origin, weight, bias, float(n), eps)
@@ -87,9 +87,9 @@ def _sums_of_all(world, first, second, origin, n):
 
 
 @fused
-def _moments(xp, x, origin):
+def _deviations(xp, x, origin):
     d = x - origin
-    return d, d * d
+    return d, product(xp, d, d)
 
 
 @fused
@@ -123,10 +123,9 @@ def _past_relu(xp, g, y, x, m, out):
     if y is None:
         out[...] = g
     else:
-        xp.multiply(g, y > 0, out=out)
-    d = x - m
-    d *= out
-    return d
+        out[...] = y > 0                                                     # NumPy is slow to multiply by bools
+        out *= g
+    return product(xp, out, x - m)
 
 
 @fused
@@ -152,7 +151,7 @@ def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5):
     _require_shapes("layer_norm", x, weight, bias, eps)
     rows = tuple(range(x.ndim - 1))
     d = x - x.mean(axis=-1, keepdims=True)
-    d, squares = _moments(d, d.mean(axis=-1, keepdims=True))                 # the first mean was rounded
+    d, squares = _centred(d, d.mean(axis=-1, keepdims=True))                 # the first mean was rounded
     r = _inverse_root(squares.mean(axis=-1, keepdims=True), eps)
     y, x_hat = _standardised(d, r, weight, bias)
 
@@ -163,6 +162,12 @@ def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5):
         return dx, dw, db
 
     return y, backward
+
+
+@fused
+def _centred(xp, x, m):
+    d = x - m
+    return d, d * d
 
 
 @fused

@@ -1,14 +1,16 @@
 """How batch norm runs over its input: x (..., C) as wide rows, in slices for the threads.
 
-NumPy loops along a row, and rows of few channels cost it twice. So several pixels are laid side by side in one row of
-about WIDTH entries, and the (C,) vectors that meet them are repeated as often. On a GPU a row is one pixel.
+NumPy loops along a row, and rows of few channels cost it twice. So as many pixels as divide their number, and fit WIDTH
+entries, are laid side by side in one row, and the (C,) vectors that meet them are repeated as often. A sum over rows then
+has few terms, FEW_ROWS or more, and ends with one over the pixels of a row. On a GPU a row is one pixel.
 """
 
-import math
+import functools
 
 from ..backend import array_module, column_sums, is_gpu, parallel_for, parallel_sum
 
-WIDTH = 1024
+WIDTH = 8192
+FEW_ROWS = 16
 SLICE = 2**18         # entries of a slice: calls long enough for threads
 
 
@@ -20,7 +22,7 @@ class PixelRows:
         self.dtype = x.dtype
         self.channels = x.shape[-1]
         self.pixels = x.size // self.channels
-        self.abreast = 1 if is_gpu(self.xp) else math.gcd(self.pixels, max(1, WIDTH // self.channels))
+        self.abreast = 1 if is_gpu(self.xp) else _abreast(self.pixels, WIDTH // self.channels)
         self.shape = self.pixels // self.abreast, self.abreast * self.channels
         self.size = max(1, SLICE // self.shape[1])
 
@@ -57,3 +59,9 @@ class PixelRows:
             return wide
         by_channel = (total.reshape(self.abreast, self.channels).T for total in wide)
         return [self.xp.ascontiguousarray(totals).sum(axis=1) for totals in by_channel]      # pairwise along the last axis
+
+
+@functools.lru_cache(1024)
+def _abreast(pixels, most):
+    """How many pixels a row has: their number's largest divisor up to `most` that leaves FEW_ROWS rows, or 1."""
+    return next((count for count in range(min(most, pixels // FEW_ROWS), 1, -1) if pixels % count == 0), 1)
