@@ -2,6 +2,7 @@
 
     python examples/moco_images.py --data-dir photos                         # CPU: a small ConvNet at 64 x 64 pixels
     python examples/moco_images.py --data-dir photos --backend cupy --encoder resnet18 --width 64 --queue 65536
+    python examples/moco_images.py --data-dir photos --batch 512 --chunk 128 # a batch larger than memory
 
 What differs from simclr_images.py: the queue and the momentum encoder; see moco_mnist.py for both.
 """
@@ -16,11 +17,11 @@ from minicl.backend import threads
 from minicl.data import Batches, ImageData, Prefetch, simclr_views, two_views
 from minicl.distributed import get_world
 from minicl.evaluate import alignment, report, to_float, training_metrics, uniformity
-from minicl.methods import MoCo
+from minicl.methods import MoCo, grad_cache
 from minicl.nn import projection_head
 from minicl.optim import AdamW, warmup_cosine
 from minicl.options import at_least, options, within
-from minicl.run import Run, command
+from minicl.run import Run, RunError, command
 from simclr_cifar10 import ENCODERS
 from simclr_images import choose_batch, picture_options
 
@@ -37,6 +38,7 @@ def main():
     parser.add_argument("--hidden", type=at_least(1, 2**14), help="hidden units of the head; default: those of h")
     parser.add_argument("--dim", type=at_least(2, 2**14), default=128, help="dimension of z")
     parser.add_argument("--weight-decay", type=within("[0, inf)"), default=1e-4, help="AdamW's, on matrices")
+    parser.add_argument("--chunk", type=at_least(2), help="images encoded at a time, to save memory; default: all at once")
     parser.add_argument("--clip-grad", type=within("(0, inf)"), help="most that the gradients' norm may be; default: any")
     parser.add_argument("--evaluate-every", type=at_least(1), help="epochs between evaluations by kNN; default: none")
     args = parser.parse_args()
@@ -59,6 +61,9 @@ def main():
         run.print(f"warning: the queue of {args.queue} keys outgrows the {len(data.train_images)} training images: it holds "
                   "several keys of an image; those of a query's own are left out of its negatives")
     choose_batch(args, run, len(data.train_images), BATCH, 2 * args.splits)
+    if args.chunk and (args.batch % args.chunk or args.chunk % args.splits or args.chunk < 2 * args.splits):
+        raise RunError(f"--chunk {args.chunk} must divide --batch {args.batch} and be a multiple of --splits {args.splits}, "
+                       "twice that or more")
     batches = Batches(len(data.train_images), args.batch, seed=args.seed)
     pictures = Prefetch(data.train_images, batches, world.part)
     augment = simclr_views(args.size)
@@ -75,13 +80,20 @@ def main():
         for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, model=model, optimizer=optimizer):
             images = to_float(pictures[step], xp)                                    # (N, size, size, 3)
             view1, view2 = two_views(augment, images, rng, world)
-            h, q = model(view1)                                                      # (N, features), (N, d)
-            k = model.encode_keys(view2, rng)                                        # (N, d), a constant
+            chunk = args.chunk and args.chunk // world.size                          # of this process, or None
+            k = model.encode_keys(view2, rng, chunk=chunk)                           # (N, d), constants
             chance = math.log(1 + len(model.queue))
-            loss = model.loss(q, k, args.tau, ids=batches[step][world.part])         # own keys are no negatives
+
+            def loss_of(h, q):                                                       # (N, features), (N, d)
+                return model.loss(q, k, args.tau, ids=batches[step][world.part])     # own keys are no negatives
 
             optimizer.zero_grad()
-            loss.backward()
+            if args.chunk:                                                           # the same gradient in less memory
+                loss, (h, q) = grad_cache(model.query, loss_of, view1, chunk=chunk)
+            else:
+                h, q = model(view1)
+                loss = loss_of(h, q)
+                loss.backward()
             lr = warmup_cosine(step, total=total, peak=args.lr, warmup=total // 10)
             optimizer.step(lr, clip_grad_norm=args.clip_grad)
             model.update()                                                           # keys follow; k enters the queue

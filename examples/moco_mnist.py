@@ -79,12 +79,12 @@ def main():
             view1, view2 = two_views(augment, images, rng, world)
             if args.symmetric:
                 view1, view2 = xp.concatenate([view1, view2]), xp.concatenate([view2, view1])
-            chunk = (args.chunk or len(view2) * world.size) // world.size            # of this process
-            k = xp.concatenate([model.encode_keys(view2[lo:lo + chunk], rng) for lo in range(0, len(view2), chunk)])
+            chunk = args.chunk and args.chunk // world.size                          # of this process, or None
+            k = model.encode_keys(view2, rng, chunk=chunk)                           # (N, d), constants
             chance = math.log(1 + len(model.queue))
 
             def loss_of(h, q):                                                       # (N, features), (N, d)
-                return model.loss(q, k, args.tau)                                    # the keys (N, d) are constants
+                return model.loss(q, k, args.tau)
 
             optimizer.zero_grad()
             if args.chunk:                                                           # the same gradient in less memory

@@ -108,13 +108,13 @@ def main():
             images = to_float(data.train_images[batches[step][world.part]], xp)      # (N, 32, 32, 3)
             view1, view2 = two_views(augment, images, rng, world)
             N = len(images)
-            chunk = (args.chunk or 2 * args.batch) // world.size     # of this process
+            chunk = args.chunk and args.chunk // world.size                          # of this process, or None
             if args.method == "moco":
                 trained, views = model.query, view1
-                keys = xp.concatenate([model.encode_keys(view2[lo:lo + chunk], rng) for lo in range(0, N, chunk)])
+                keys = model.encode_keys(view2, rng, chunk=chunk)                    # (N, d), constants
                 candidates = 1 + len(model.queue)                                    # fewer until it is full
 
-                def loss_of(h, z):                                                   # queries (N, d); keys are constants
+                def loss_of(h, z):                                                   # (N, features), (N, d)
                     return model.loss(z, keys, args.tau)
             else:
                 trained, views = model, xp.concatenate([view1, view2])

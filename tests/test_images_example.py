@@ -8,10 +8,11 @@ import signal
 
 import numpy as np
 import pytest
+import simclr_cifar10
 from example_runs import EXAMPLES, read_run, run_example
 from picture_files import Image, numbered, write_pictures
 
-from minicl import viz
+from minicl import nn, viz
 from minicl.data import RESIZE
 from minicl.data.shapes import SHAPES, draw_shapes
 from minicl.methods import MoCo
@@ -81,6 +82,25 @@ def test_keys_of_a_querys_own_picture_are_no_negatives(example, photos, monkeypa
     assert example("--data-dir", photos, "--queue", 48, "--epochs", 3, script="moco_images")[0] == 0
     assert len(given) == 6 and all((known > 0).all() for _, known in given)
     assert [np.isin(known - 1, ids).any() for ids, known in given] == [False, False, True, True, True, True]
+
+
+def test_chunks_of_a_batch_train_moco_as_the_whole(example, photos, monkeypatch):
+    """Without batch norm: the same keys in the queue, the same losses up to rounding."""
+    heads: list[nn.Module] = []
+    monkeypatch.setitem(simclr_cifar10.ENCODERS, "convnet", lambda shape, width, rng: nn.MLP(shape, (8,), rng=rng))
+    monkeypatch.setattr(nn, "projection_head", lambda _, features, hidden, dim, rng:
+                        heads.append(nn.Linear(features, dim, rng=rng)) or heads[-1])
+    whole, chunks = (read_run(example("--data-dir", photos, "--epochs", 3, *chunk, out=f"out{len(chunk)}", script="moco_images")[1])[1]
+                     for chunk in ((), ("--chunk", 4)))
+    assert len(heads) == 2 and len(whole) == len(chunks) == 6 and whole[-1]["loss"] > 0.1
+    for key in ("loss", "chance", "alignment", "uniformity"):
+        np.testing.assert_allclose([line[key] for line in chunks], [line[key] for line in whole], rtol=2e-4, atol=1e-6)
+
+
+def test_a_chunk_that_cuts_moco_s_groups_is_refused(example, photos, capsys):
+    for chunk in (6, 3, 2):
+        assert example("--data-dir", photos, "--chunk", chunk, script="moco_images")[0] == 2
+        assert f"--chunk {chunk} must divide --batch 20 and be a multiple of --splits 2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("script, n, batch", [("simclr_images", 44, 20), ("moco_images", 44, 16), ("simclr_images", 21, 8)])
@@ -172,5 +192,6 @@ def test_the_commands_in_the_docstring_run(example, photos, capsys, script):
     assert len(commands) >= 2
     for k, (_, path, *options) in enumerate(commands):
         assert path == f"examples/{script}.py"
-        small = ("--data-dir", photos, "--backend", "numpy", *SMALL, *(MOCO if script == "moco_images" else ()))
+        small = ("--data-dir", photos, "--backend", "numpy", *SMALL, *(MOCO if script == "moco_images" else ()),
+                 *(("--chunk", 10) if "--chunk" in options else ()))
         assert example(*options, *small, out=f"command {k}", script=script)[0] == 0, capsys.readouterr().err

@@ -125,6 +125,21 @@ def test_shuffled_keys_come_back_in_order(xp):
     np.testing.assert_allclose(to_host(shuffled), to_host(straight), atol=1e-5)
 
 
+@pytest.mark.parametrize("chunk", [1, 3, 4, 8, 50])
+def test_keys_in_chunks_are_those_of_the_whole_in_their_order(xp, chunk):
+    """Without batch norm, and with the same numbers drawn."""
+    rng = np.random.default_rng(0)
+    model = MoCo(MLP((2, 2, 1), (5,), rng=rng), Linear(5, 3, rng=rng), dim=3, queue=8).to(xp)
+    images, draws = to_device(normal(8, 2, 2, 1), xp), [np.random.default_rng(3) for _ in range(2)]
+    for prepare in (model.train, model.eval):
+        prepare()
+        whole, chunks = model.encode_keys(images, draws[0]), model.encode_keys(images, draws[1], chunk=chunk)
+        np.testing.assert_allclose(to_host(chunks), to_host(whole), atol=1e-6)
+        assert draws[0].random() == draws[1].random()
+    with pytest.raises(ValueError, match="MoCo.encode_keys: chunk must be an integer >= 1, got 0"):
+        model.encode_keys(images, draws[0], chunk=0)
+
+
 def test_query_i_and_key_i_are_normalised_among_different_images():
     """Which images change key i through batch norm is drawn anew each step: statistics cannot name the positive."""
     model, images, B = moco(splits=4), normal(16, 2, 2, 1), 16

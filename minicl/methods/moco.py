@@ -66,21 +66,28 @@ class MoCo(Module):
     def forward(self, images: Array) -> tuple[Tensor, Tensor]:
         return self.query(images)                                            # (B, features), (B, dim)
 
-    def encode_keys(self, images: Array, rng: Rng) -> Array:
-        """z of the key encoder: images (B, H, W, C) -> array (B, dim), on no tape.
+    def encode_keys(self, images: Array, rng: Rng, *, chunk: int | None = None) -> Array:
+        """z of the key encoder: images (B, H, W, C) -> array (B, dim), on no tape; at most `chunk` at a time, if given.
 
         The batch is shuffled on its way in and put back in order on its way out, by a permutation drawn from the host
         generator rng: group statistics then do not tell that query i and key i belong together (He et al. 2020,
-        section 3.3). In evaluation there is nothing to hide.
+        section 3.3). In evaluation there is nothing to hide. BatchNorm sees each chunk by itself.
         """
+        if chunk is not None:
+            require_integers("MoCo.encode_keys", 1, chunk=chunk)
         with no_grad():
             if not self.training:
-                return self.key(images)[1].data
+                return self._keys(images, chunk)
             require_rng("MoCo.encode_keys", rng)
             self.world.require_rows("MoCo.encode_keys", len(images))
             order = rng.permutation(len(images) * self.world.size)
-            z = self.key(self._shuffled(images, order))[1].data
-            return self._shuffled(z, np.argsort(order))
+            return self._shuffled(self._keys(self._shuffled(images, order), chunk), np.argsort(order))
+
+    def _keys(self, images, chunk):
+        if not chunk:
+            return self.key(images)[1].data
+        parts = [self.key(images[lo:lo + chunk])[1].data for lo in range(0, len(images), chunk)]
+        return array_module(images).concatenate(parts)
 
     def _shuffled(self, rows, order):
         """This process's part of the whole batch's rows in another order."""
