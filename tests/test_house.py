@@ -17,7 +17,7 @@ PACKAGE = {path.relative_to(ROOT / "minicl"): ast.parse(path.read_text()) for pa
 LAYERS = [
     ("typing", "checks", "no_grad"), ("backend",), ("signature",), ("tensor",), ("autograd",), ("check_inputs", "distributed"), ("ops",), ("contrastive",), ("gradcheck", "files", "folder"),
     ("nn",), ("optim", "viz"), ("methods", "explain", "explain_pairs"), ("data",), ("evaluate",), ("checkpoint", "options"),
-    ("console", "signals"), ("ending",), ("run", "trained"),
+    ("console", "signals"), ("ending",), ("run", "trained", "__main__"),
 ]
 LAYER = {name: k for k, names in enumerate(LAYERS) for name in names}
 

@@ -1,0 +1,54 @@
+"""The example scripts by name, from a clone or an installed minicl, in any folder:
+
+    python -m minicl                                 list them
+    python -m minicl simclr_mnist --epochs 1         run one, as python examples/simclr_mnist.py --epochs 1 would
+"""
+
+import ast
+import difflib
+import runpy
+import sys
+from pathlib import Path
+
+from .console import lasting_output
+
+INSTALLED, CLONED = Path(__file__).with_name("examples"), Path(__file__).parents[1] / "examples"
+EXAMPLES = INSTALLED if INSTALLED.exists() else CLONED
+
+
+def jobs() -> dict[str, str]:
+    """{name: what it does} of the scripts in examples/, and of examples/claims; make_*.py need a clone and are left out.
+
+    >>> jobs()["simclr_mnist"]
+    'SimCLR on MNIST: learn digits without labels, then evaluate the representation.'
+    """
+    paths = {path.stem: path for path in EXAMPLES.glob("*.py") if "__main__" in path.read_text(encoding="utf-8")}
+    paths |= {path.parent.name: path for path in EXAMPLES.glob("*/__main__.py")}
+    docs = {name: ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) for name, path in sorted(paths.items())}
+    return {name: (doc or "").partition("\n")[0] for name, doc in docs.items() if not name.startswith("make_")}
+
+
+def main(arguments: list[str]) -> None:
+    """Run the job that the first argument names with the others as its options, or list the jobs."""
+    name, *options = arguments or ["--help"]
+    known = jobs()
+    if name in ("-h", "--help"):
+        with lasting_output():
+            print("usage: python -m minicl JOB [options]; JOB --help lists a job's options\n")
+            print("\n".join(f"  {job:<{max(map(len, known))}}  {does}" for job, does in known.items()), flush=True)
+        return
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        print(f"error: there is no job {name!r}" + f"; did you mean {near[0]}?" * bool(near)
+              + " `python -m minicl` lists them" * (not near), file=sys.stderr)
+        sys.exit(2)
+    path = EXAMPLES / name
+    if not path.is_dir():
+        path = path.with_suffix(".py")
+        sys.path[0] = str(EXAMPLES)                          # modules beside the script
+    sys.argv = [str(path), *options]
+    runpy.run_path(str(path), run_name="__main__")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
