@@ -1,5 +1,6 @@
 """Pictures are decoded once: a killed process is continued, two share the work of one, and a full disk is one line."""
 
+import mmap
 import subprocess
 import sys
 import threading
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from small_runs import no_room
 
-from minicl.data import Batches, DataError, Prefetch, decoded
+from minicl.data import Batches, DataError, Prefetch, decoded, loader
 from minicl.folder import FolderLock
 
 N, SHAPE = 60, (2, 2, 3)
@@ -196,6 +197,29 @@ def test_training_does_not_wait_for_images_that_can_be_read_in_the_time_of_a_ste
         assert (images[step] == batches[step]).all()
         time.sleep(0.03)                                     # the step
     assert 0.02 / 0.7 < images.waiting < 0.2                 # it waits for the first
+
+
+@pytest.mark.parametrize("offset, start, row", [(0, 0, 3), (5, 0, 4096), (4099, 2, 5000), (8192, 7, 12288)])
+def test_rows_of_a_mapped_file_are_asked_for_and_right(tmp_path, offset, start, row):
+    """The ranges begin at a page, and hold the bytes of their rows and less than a page more."""
+    content = np.random.default_rng(0).integers(0, 256, offset + 40 * row, dtype=np.uint8)
+    content.tofile(tmp_path / "pixels")
+    images = np.memmap(tmp_path / "pixels", np.uint8, "r", offset, (40, row))[start:]
+    batches = Batches(len(images), 8)
+    mapping = np.frombuffer(images._mmap, np.uint8)
+    for ids, rows in ((batches[0], images[batches[0]]), (np.array([], np.int64), [])):
+        ranges = list(loader.mapped_ranges(images, ids))
+        assert len(ranges) == len(ids)
+        for (lo, length), pixels in zip(ranges, rows):
+            assert lo % mmap.PAGESIZE == 0 and row <= length < row + mmap.PAGESIZE
+            np.testing.assert_array_equal(mapping[lo:lo + length][-row:], pixels)
+    prefetch = Prefetch(images, batches)
+    for step in range(8):
+        np.testing.assert_array_equal(prefetch[step], content[offset:].reshape(40, row)[start:][batches[step]])
+    for other in (np.array(images), images[:, ::2], images[::2], images[:0], images + 1):
+        assert not list(loader.mapped_ranges(other, np.arange(3)))
+    with pytest.raises(IndexError):
+        Prefetch(images, Batches(100, 50))[0]
 
 
 def test_prefetched_images_are_right_in_any_order_and_errors_arrive():

@@ -1,6 +1,9 @@
 """Which items a training step sees, and which of their captions are the same."""
 
+import contextlib
+import mmap
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -47,7 +50,9 @@ AHEAD = 4                                                # batches that Prefetch
 class Prefetch:
     """images[batches[step][part]] of each step, read by threads while the steps before are computed.
 
-    images    (N, ...), such as ImageData's, which may be mapped from a disk; batches: see Batches
+    images    (N, ...), such as ImageData's; of those mapped from a disk, all rows of a batch are asked for at once, since
+              pages are otherwise read one by one, as they are touched
+    batches   see Batches
     part      the rows of each batch that are this process's: world.part
     waiting   share of the time since the first image that was spent in waiting for images: what the disk costs
 
@@ -77,7 +82,23 @@ class Prefetch:
         return self._waited / (time.perf_counter() - self._since) if self._since else 0.0
 
     def _read(self, step):
-        return self._threads.submit(self._images.__getitem__, self._batches[step][self._part])
+        return self._threads.submit(self._rows, self._batches[step][self._part])
+
+    def _rows(self, ids):
+        with contextlib.suppress(OSError, ValueError, AttributeError):       # advice; Windows has none
+            for lo, length in mapped_ranges(self._images, ids):
+                self._images._mmap.madvise(mmap.MADV_WILLNEED, lo, length)
+        return self._images[ids]
+
+
+def mapped_ranges(images: HostArray, ids: HostArray) -> Iterator[tuple[int, int]]:
+    """(start, length) of each of these rows in a memmap's mapping, from the start of a page; none of another array."""
+    mapping = getattr(images, "_mmap", None)
+    if mapping is not None and images.flags.c_contiguous and images.size:
+        first = images.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
+        for start in (first + images.strides[0] * ids).tolist():
+            lo = start // mmap.PAGESIZE * mmap.PAGESIZE
+            yield lo, start + images.strides[0] - lo
 
 
 def same_caption_ids(ids: HostArray) -> HostArray:
