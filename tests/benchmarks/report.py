@@ -8,66 +8,66 @@ from .metrics import fastest, metrics
 INTRO = """\
 # Benchmarks
 
-How fast minicl is, beside PyTorch on the same machine and beside what the machine allows, as measured by
+Times and memory of minicl, compared with PyTorch on the same machine and with the machine's own limits, as measured by
 
     {command}
 
-`--table` printed this page from that; nothing on it is written by hand. `--only PATTERN` measures a part, `--check`
-compares with the ratios in [tests/benchmarks/baseline.json](../tests/benchmarks/baseline.json) and says what became
-slower by more than the noise. It is a command for people: nothing here runs in the tests, except that
-[tests/test_benchmarks.py](../tests/test_benchmarks.py) holds both sides of a case to the same losses and gradients.
+`--table` generates this whole page. `--only PATTERN` measures a part. `--check` compares with the ratios in
+[tests/benchmarks/baseline.json](../tests/benchmarks/baseline.json) and reports what became slower by more than the noise.
+The test suite measures nothing here; [tests/test_benchmarks.py](../tests/test_benchmarks.py) tests that both sides of a
+case have the same losses and gradients.
 
 ## How to read it
 
 - Times are milliseconds a step: the median over {rounds}, and in brackets the smallest and the largest.
-  Rounds alternate between all candidates, each in a process of its own, with {threads} each. A shared machine
-  is slower on one day than on another, so compare ratios, not times, with those of another run.
-- **of PyTorch** is minicl's time over PyTorch's, both as they run of their own accord: minicl within `threads()`, which
-  keeps freed memory for the next step, PyTorch eager, with images stored channels first, and freed memory handed back to
-  the system. Below 1 minicl is faster. ± is half the width of what the middle four fifths of the rounds span.
-- **not kept** is minicl within `threads(keep_memory=False)`: every step's pages are mapped and cleared anew.
-- **of its best** is the faster of minicl's two candidates over PyTorch's fastest. "Kept" is PyTorch with an environment
-  that has glibc keep freed memory, `{kept}`.
+  Rounds alternate between all candidates, each in a process of its own with {threads} each. The speed of a
+  shared machine varies from day to day, so compare ratios, not times, between runs.
+- **of PyTorch** is minicl's time over PyTorch's, both with their defaults: minicl within `threads()`, which keeps freed
+  memory for the next step; PyTorch eager, with images stored channels first, and freed memory returned to the system.
+  Below 1 minicl is faster. ± is half the width of the range of the middle four fifths of the rounds.
+- **not kept** is minicl within `threads(keep_memory=False)`: every step maps and clears its pages again.
+- **of its best** is the faster of minicl's two candidates over PyTorch's fastest. "Kept" is PyTorch with glibc set to keep
+  freed memory, `{kept}`.
   PyTorch's other candidates store images channels last, have a fused optimizer, or are compiled by
   torch.compile{compiled}.
-- **memory** is what a step adds at its peak to the process, in MiB: minicl over PyTorch, both of their own accord.
-- **floor** is minicl's time over the least that the machine's own rates allow, measured beside each case: here
-  products at {flops:.0f} GFLOP/s, copies at {bytes:.0f} GB/s, {exps:.1f} exponentials a nanosecond. The letter says
-  which of them bounds the case: p, c or e.
-- **launches**, on a GPU, are the kernels that a step starts: minicl / PyTorch.
-- † others used the machine during more than a fifth of the case's measurements: read it with care. (PyTorch's threads
-  wait for each other and suffer more than minicl's.)
-- A target that the project has set itself follows as ≤, with ✓ where it is met and ✗ where it is missed.
+- **memory** is the peak that a step adds to the process, in MiB: minicl over PyTorch, both with their defaults.
+- **floor** is minicl's time over the minimum that the machine's own rates allow, measured beside each case: here
+  products at {flops:.0f} GFLOP/s, copies at {bytes:.0f} GB/s, {exps:.1f} exponentials a nanosecond. The letter names
+  the rate that bounds the case: p, c or e.
+- **launches**, on a GPU, is the number of kernels that a step starts: minicl / PyTorch.
+- † other processes used the machine during more than a fifth of the case's measurements: read it with care. (PyTorch's
+  threads wait for each other and suffer more than minicl's.)
+- The project's own target follows as ≤, with ✓ if met and ✗ if missed.
 """
 
 DISTURBED = 0.2          # share of the blocks
 NO_GPU = """\
-No time has been measured on a GPU yet, nor has the test suite run on one. It runs on CuPy itself, whose kernels NVIDIA's
-compiler accepts for an H100 and which then run on the CPU: tests/host_cuda is a CUDA driver for machines without a GPU. All
-of the cases above run on a GPU too, and some more that only a GPU is fit for (ResNet-18 at batch 512, NT-Xent at
-2N = 65,536). On a GPU one command does it all within the minutes that it is given, and two do each part in full:
+No time has been measured on a GPU yet, nor has the test suite run on one. It runs on CuPy itself without a GPU: NVIDIA's
+compiler accepts its kernels for an H100, and they then run on the CPU (tests/host_cuda is a CUDA driver for machines without
+a GPU). All cases above run on a GPU too, with some more that only suit a GPU (ResNet-18 at batch 512, NT-Xent at 2N = 65,536).
+On a GPU the first command does everything within the given minutes; the other two do each part in full:
 
     python tests/gpu_first_run.py --minutes 9
     python -m pytest --backend cupy
     python tests/benchmarks/run.py --backend cupy --peer torch --json gpu.json
 """
 LAUNCHES = """\
-What can be counted without a GPU is what a training step asks of it: kernels, products and copies launched, and times
-that the host waits for an answer. A launch takes 10 to 20 microseconds of the host's time whatever its size, so a small
-network is no faster than its launches. Counted on the stand-in for CuPy, which `python tests/host_cuda` does on CuPy itself:
-within 1 % of these, but for CPC (215). The loss is not read, which would be one wait.
+The work that a training step launches can be counted without a GPU: kernels, products and copies, and waits of the host for
+a result. A launch takes 10 to 20 microseconds of the host's time whatever its size, so launches limit a small network. These
+counts are from the stand-in for CuPy. `python tests/host_cuda` counts on CuPy itself: within 1 % of these, except CPC (215).
+The loss is not read, which would be one wait.
 """
 COMMUNICATION = """\
 ## Several processes
 
-What two processes send each other in a training step of each example, and in NT-Xent's forward and backward pass, counted by
+The data that two processes exchange in a training step of each example, and in NT-Xent's forward and backward pass, counted by
 
     python tests/benchmarks/communication.py
 
-The counts are exact: they follow from shapes. KiB are those of the whole array that is summed, put together or dealt out.
-`--processes 8` counts those of eight: calls stay the same, and so do KiB, but for batch norm's statistics. Once a step the
-processes also agree, in 4 bytes, whether to stop, and in each loss, in 16, that all have as many rows.
-Times of one and of two processes are measured by `python tests/benchmarks/processes.py`; see [distributed](distributed.md).
+The counts are exact: they follow from shapes. KiB refer to the whole array that is summed, gathered or scattered.
+`--processes 8` counts for eight: the calls are the same, and so are the KiB, except for batch norm's statistics. In addition
+the processes agree once a step, in 4 bytes, whether to stop, and in each loss, in 16 bytes, that all have as many rows.
+`python tests/benchmarks/processes.py` times one and two processes; see [distributed](distributed.md).
 """
 
 
