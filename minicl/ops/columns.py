@@ -23,9 +23,12 @@ On a CPU the same pays where C is at most 4. There the columns are small and sav
 import functools
 import operator
 
-from ..backend import add_taps, array_module, gather_taps, parallel_for
+from ..backend import add_taps, array_module, column_sums, gather_taps, parallel_for, parallel_sum
 
 COLUMN_BYTES = 2**28
+SMALL_PRODUCT = 10**6     # multiplications: OpenBLAS does so many without copying its operands first, in half the time
+CACHE = 2**17             # entries of columns that are gathered and then multiplied while a CPU's cache has them
+PIXELS = 256              # in a product that sums over pixels: few terms, so that rounding does not pile up
 
 
 def conv_by_columns(x, w, shift, needs_grad):
@@ -94,30 +97,46 @@ def conv_of_few_channels(x, w, shift, needs_grad):
     xp = array_module(x)
     B = x.shape[2]
     kh, kw, C, K = w.shape
-    cols = xp.zeros((kh, kw, C, *shift.out, B), dtype=x.dtype)
+    cols = xp.empty((kh, kw, C, *shift.out, B), dtype=x.dtype)
     planes = x.transpose(3, 0, 1, 2)                                         # (C, H, W, B)
-
-    def gather(lo, hi):
-        for i, j, to, at in shift.taps(outputs=(lo, hi, slice(None))):
-            cols[(i, j, slice(None)) + to] = planes[(slice(None),) + at]      # in runs of B numbers, not of C
-
-    parallel_for(xp, shift.out[0], gather)
-    rows = cols.reshape(kh * kw * C, shift.out[0] * shift.out[1] * B).T      # (H' W' B, kh kw C)
+    pixels = shift.out[1] * B                                                # in an output row
+    rows = cols.reshape(kh * kw * C, shift.out[0] * pixels).T                # (H' W' B, kh kw C)
     kernel = w.reshape(kh * kw * C, K)
     y = xp.empty((len(rows), K), dtype=x.dtype)
-    parallel_for(xp, len(rows), lambda lo, hi: xp.matmul(rows[lo:hi], kernel, out=y[lo:hi]))
+    size = max(PIXELS, SMALL_PRODUCT // kernel.size)
+
+    def forward(row, end):                                                   # some rows, while they are in the cache
+        cols[:, :, :, row:end] = 0
+        for i, j, to, at, _ in shift.taps(outputs=(row, end, slice(None))):
+            cols[(i, j, slice(None)) + to] = planes[(slice(None),) + at]      # in runs of B numbers, not of C
+        for lo in range(row * pixels, end * pixels, size):
+            hi = min(lo + size, end * pixels)
+            xp.matmul(rows[lo:hi], kernel, out=y[lo:hi])
+
+    parallel_for(xp, shift.out[0], forward, max(1, CACHE // max(1, pixels * len(kernel))))
 
     def backward(g):
         g = g.reshape(len(rows), K)                                          # not y.shape: the closure would hold y
         dw = dx = None
         if needs_grad[1]:
-            parts = parallel_for(xp, len(rows), lambda lo, hi: rows[lo:hi].T @ g[lo:hi])
-            dw = sum(parts[1:], parts[0]).reshape(w.shape)
+            dw, = parallel_sum(xp, len(rows), lambda lo, hi, dw: _add_products(dw, rows[lo:hi], g[lo:hi]), kernel,
+                               size=64 * PIXELS)
+            dw = dw.reshape(w.shape)
         if needs_grad[0]:
             dx = xp.zeros_like(x)
             dcols = (kernel @ g.T).reshape(cols.shape)
-            for i, j, to, at in shift.taps():
+            for i, j, to, at, _ in shift.taps():
                 dx[at] += dcols[(i, j, slice(None)) + to].transpose(1, 2, 3, 0)
         return dx, dw
 
     return y.reshape(*shift.out, B, K), backward
+
+
+def _add_products(dw, rows, g):
+    """dw (T, K) += rows^T @ g for rows (N, T) and g (N, K), as the sum of small products."""
+    T, K = dw.shape
+    whole = len(g) // PIXELS * PIXELS
+    blocks = rows[:whole].T.reshape(T, -1, PIXELS).swapaxes(0, 1)            # (whole / PIXELS, T, PIXELS), a view
+    parts = blocks @ g[:whole].reshape(-1, PIXELS, K)
+    dw += column_sums(parts.reshape(-1, T * K)).reshape(T, K)
+    dw += rows[whole:].T @ g[whole:]

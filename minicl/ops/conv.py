@@ -48,34 +48,42 @@ def conv2d(x: Array, w: Array, *, stride: int = 1, padding: int = 0, needs_grad=
     if w.shape[0] * w.shape[1] > 1 and x.shape[3] <= FEW_CHANNELS:
         return conv_of_few_channels(x, w, shift, needs_grad)
     B, K = x.shape[2], w.shape[3]
-    y = xp.zeros((*shift.out, B, K), dtype=x.dtype)
+    y = (xp.empty if shift.first_outputs else xp.zeros)((*shift.out, B, K), dtype=x.dtype)
     output_parts = _parts(shift.out[0], B)
 
     def forward(part):
-        for i, j, to, at in shift.taps(outputs=part):
-            y[to] += x[at] @ w[i, j]                                         # (1)
+        for i, j, to, at, first in shift.taps(outputs=part):
+            _add_product(y, to, x[at], w[i, j], first)                       # (1)
 
     parallel_map(xp, output_parts, forward)
 
     def backward(g):
         def kernel_gradient(k, _, dw):
-            for i, j, to, at in shift.taps(outputs=output_parts[k]):
+            for i, j, to, at, _ in shift.taps(outputs=output_parts[k]):
                 dw[i, j] += (x[at].swapaxes(2, 3) @ g[to]).sum(axis=(0, 1))  # (2)
 
         def input_gradient(part):
-            for i, j, to, at in shift.taps(inputs=part):
-                dx[at] += g[to] @ w_t[i, j]                                  # (3)
+            for i, j, to, at, first in shift.taps(inputs=part):
+                _add_product(dx, at, g[to], w_t[i, j], first)                # (3)
 
         dx = dw = None
         if needs_grad[1]:
             dw, = parallel_sum(xp, len(output_parts), kernel_gradient, w, size=1)
         if needs_grad[0]:
-            dx = xp.zeros_like(x)
+            dx = (xp.empty_like if shift.first_inputs else xp.zeros_like)(x)
             w_t = xp.ascontiguousarray(w.swapaxes(2, 3))
             parallel_map(xp, _parts(x.shape[0], B), input_gradient)
         return dx, dw
 
     return y, backward
+
+
+def _add_product(y, to, a, b, first):
+    """y[to] += a @ b, or = if it is the first of the sum: then y is neither cleared nor read."""
+    if first:
+        array_module(y).matmul(a, b, out=y[to])
+    else:
+        y[to] += a @ b
 
 
 # ---------------------------------------------------------------- which pixels meet, and who computes them
@@ -95,26 +103,46 @@ class _Shifts:
         if min(self.out) < 1:
             raise ValueError(f"conv2d: a {kernel[0]} x {kernel[1]} kernel does not fit images of {size[0]} x {size[1]} "
                              f"with padding {padding}; pad more or use a smaller kernel")
+        columns = [(j, *span) for j in range(kernel[1]) if (span := self._span(1, j))]
+        self.columns = sorted(columns, key=lambda column: column[1].start - column[1].stop)      # the widest first
+        self.first_outputs, self.first_inputs = self._first(0), self._first(1)
 
     def taps(self, outputs=None, inputs=None):
-        """(i, j, to, at) for each tap: y[to] += x[at] @ w[i, j]; `outputs` or `inputs` limits the pixels to a part."""
+        """(i, j, to, at, first) for each tap: y[to] += x[at] @ w[i, j]; `outputs` or `inputs` limits the pixels to a part,
+        and first says that no tap before this one has reached any of its pixels in this part."""
         images = (outputs or inputs or (0, 0, slice(None)))[2]
+        first = self.first_inputs if inputs else self.first_outputs
         for i in range(self.kernel[0]):
-            to_h, at_h = self._span(0, i, outputs, inputs)
-            for j in range(self.kernel[1]):
-                to_w, at_w = self._span(1, j)
-                if to_h and to_w:
-                    yield i, j, (slice(*to_h), slice(*to_w), images), (slice(*at_h), slice(*at_w), images)
+            if rows := self._span(0, i, outputs, inputs):
+                for j, *columns in self.columns:
+                    yield i, j, *((row, column, images) for row, column in zip(rows, columns)), j in first
+                first = ()
+
+    def _first(self, side):
+        """The columns j of the kernel that are the first to reach their outputs (side 0) or inputs (side 1), if every row is
+        reached, and in it every pixel; else none."""
+        length = (self.out, self.size)[side]
+        rows = [self._span(0, i) for i in range(self.kernel[0])]
+        if len({h for row in rows if row for h in range(length[0])[row[side]]}) < length[0]:
+            return set()
+        left = set(range(length[1]))
+        first = set()
+        for j, *columns in self.columns:
+            reached = range(length[1])[columns[side]]
+            if left.issuperset(reached):
+                first.add(j)
+                left.difference_update(reached)
+        return set() if left else first
 
     def _span(self, axis, tap, outputs=None, inputs=None):
-        """The outputs lo:hi along an axis whose input, stride h + tap - padding, exists; and those inputs."""
+        """The outputs lo:hi along an axis whose input, stride h + tap - padding, exists; and those inputs; None without."""
         s = self.stride
         offset = tap - self.padding
         first_out, end_out = outputs[:2] if outputs else (0, self.out[axis])
         first_in, end_in = inputs[:2] if inputs else (0, self.size[axis])
         lo = max(first_out, _ceil_div(first_in - offset, s))
         hi = min(end_out, _ceil_div(end_in - offset, s))
-        return ((lo, hi), (s * lo + offset, s * (hi - 1) + offset + 1, s)) if lo < hi else (None, None)
+        return (slice(lo, hi), slice(s * lo + offset, s * (hi - 1) + offset + 1, s)) if lo < hi else None
 
 
 def _ceil_div(a, b):
