@@ -6,8 +6,8 @@
     evaluate     kNN, linear probe, geometry, the information bound
     gradcheck    finite differences      explain      the tape op by op; push and pull of a contrastive loss
     methods      SimCLR, MoCo, CLIP...   run          what the training scripts share
-    load         what a run has trained, from its folder
-    check_inputs a mode that finds writes into arrays between forward and backward
+    load         a trained model, from a run's folder
+    check_inputs finds writes into arrays between forward and backward
 
 `import minicl` is enough: minicl.nn, minicl.data and the other packages are imported when first used.
 """

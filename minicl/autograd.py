@@ -1,7 +1,7 @@
-"""Reverse-mode differentiation: a Tensor, the @op decorator, and the walk back over the tape.
+"""Reverse-mode differentiation: Tensor, the @op decorator, and the backward pass over the tape.
 
-An op is a plain function of arrays. It returns its value and a function `backward`, which turns g, the
-gradient of the loss with respect to that value, into one gradient for each input:
+An op is a plain function of arrays. It returns its value and a function `backward`, which maps g, the
+gradient of the loss with respect to that value, to one gradient for each input:
 
     @op
     def mul(x, y):
@@ -9,11 +9,11 @@ gradient of the loss with respect to that value, into one gradient for each inpu
             return g * y, g * x
         return x * y, backward
 
-What `backward` closes over is what is saved for it. `mul(a, b)` takes and returns Tensors and is recorded on the
-tape; `mul.forward(x, y)` is the function above, for arrays, off the tape.
+`backward` closes over the arrays that it needs, which saves them. `mul(a, b)` takes and returns Tensors and is recorded
+on the tape; `mul.forward(x, y)` is the function above, on arrays, not recorded.
 
-The chain rule is then a walk over the recorded ops, newest first. Each op was made after its inputs,
-so that order is topological: when a node's turn comes, all the gradients that flow into it have arrived.
+The chain rule is then a walk over the recorded ops, newest first. Each op was recorded after those that made its
+inputs, so this order is topological: when a node is visited, all gradients of its output have arrived.
 
 First order only: gradients are arrays, not Tensors, and cannot be differentiated again.
 """
@@ -35,19 +35,18 @@ from .typing import Array
 
 
 class Tensor(BaseTensor):
-    """An array that remembers how it was computed.
+    """An array that records how it was computed.
 
     data           array of float32 or float64, not copied (integers and bools are passed to ops as plain arrays)
-    requires_grad  whether a gradient flows to it: True for a leaf that was made so, and for what is computed from one
-    grad           array of data's shape, or None: d loss / d data, summed over the backward() calls so far;
-                   only leaves have one
+    requires_grad  whether a gradient flows to it: set for a leaf, inherited by results computed from one
+    grad           array of data's shape, or None: d loss / d data, summed over all backward() calls; leaves only
 
-    Ops save the arrays that they were given, not copies. Do not write into one between the forward and the backward
-    pass: the gradient would belong to neither value. The library's own writes (optimizers, load_state_dict) are
-    detected by backward(), also through views; to find those of your code, run it within minicl.check_inputs().
+    Ops save references to their arrays, not copies. Do not write into one between the forward and the backward pass:
+    the gradient would belong to neither value. backward() detects the library's own writes (optimizers,
+    load_state_dict), also through views; run your code within minicl.check_inputs() to find others.
 
-    Nothing leaves the tape unasked: NumPy's functions, float(x) and so math.exp(x) raise TypeError if x requires a
-    gradient. Take the value with x.item() or x.data; under no_grad() float(x) is x.item().
+    Values do not leave the tape silently: NumPy's functions, float(x) and math.exp(x) raise TypeError if x requires a
+    gradient. Use x.item() or x.data for the value; under no_grad() float(x) is x.item().
     """
 
     __slots__ = ()
@@ -70,9 +69,9 @@ class Tensor(BaseTensor):
     def backward(self, g: Array | None = None) -> None:
         """Add d self / d leaf to the .grad of every leaf that requires one.
 
-        g: array of self's shape, the gradient to start from; may be left out if self is a scalar (then 1).
-        Raises RuntimeError if self is on no tape, if g is needed and missing, if the tape was walked before, or if the
-        library has changed a parameter since an op used it.
+        g: array of self's shape, the initial gradient; default 1 if self is a scalar.
+        Raises RuntimeError if self is not on a tape, if g is needed and missing, if the tape was already walked, or if
+        the library has changed a parameter since an op used it.
         """
         if g is None:
             if self.size != 1:
@@ -94,7 +93,7 @@ class Tensor(BaseTensor):
 # ---------------------------------------------------------------- the tape
 
 class Node:
-    """One recorded call of an op: its inputs, its options (for minicl.explain), and how to send a gradient back."""
+    """One recorded call of an op: its inputs, its options (for minicl.explain), and its backward."""
 
     __slots__ = ("op", "inputs", "options", "backward", "index")
 
@@ -104,16 +103,16 @@ class Node:
         self.index = next(clock)          # creation order is a topological order
 
 
-hold_inputs: ContextVar[Callable | None] = ContextVar("what check_inputs() makes of a backward", default=None)
+hold_inputs: ContextVar[Callable | None] = ContextVar("the backward as check_inputs() wraps it", default=None)
 
 
 def _walk(root: Node, g: Array) -> None:
-    """Send g back from the node `root` to the leaves, dropping each gradient and closure once used."""
+    """Propagate g from the node `root` back to the leaves, freeing each gradient and closure once used."""
     arriving = {root: g}                                     # node -> gradient of its output
     for node in ancestors(root):
         inputs, backward = node.inputs, node.backward
         node.inputs, node.options, node.backward = (), {}, None
-        if node not in arriving:                             # all its users sent back None
+        if node not in arriving:                             # all its users returned None
             continue
         if backward is None:
             raise RuntimeError(f"the tape behind {node.op.__name__!r} is being walked by another thread too; add losses "
@@ -136,9 +135,9 @@ def _walk(root: Node, g: Array) -> None:
 
 
 def ancestors(root: Node) -> list[Node]:
-    """Every node that `root` depends on, itself included, newest first. Raises RuntimeError for a stale tape."""
+    """All nodes that `root` depends on, itself included, newest first. Raises RuntimeError for a stale tape."""
     seen, nodes = {root}, [root]
-    for node in nodes:                                       # which grows as we go
+    for node in nodes:                                       # grows in the loop
         if node.backward is None:
             raise RuntimeError(f"the tape behind {node.op.__name__!r} was already walked and freed; add losses that share "
                                "a graph before one backward(), or run the forward again")
@@ -165,8 +164,8 @@ def _stale(node: Node, x: Tensor | Array, change: Change) -> str:
 
 
 def _accumulate(leaf: Tensor, g: Array) -> None:
-    """leaf.grad += g, copying the first one: ops may hand the same array to several inputs."""
-    _adding.acquire()                                        # other threads may send gradients to the same leaf;
+    """leaf.grad += g, copying the first g: an op may return the same array for several inputs."""
+    _adding.acquire()                                        # other threads may add to the same leaf;
     try:                                                     # `with` takes three times as long
         if leaf._grad is None:
             leaf._grad = g.copy()
@@ -183,7 +182,7 @@ _adding = threading.Lock()
 # ---------------------------------------------------------------- ops
 
 class Op(Protocol):
-    """A function that @op has lifted to Tensors; .forward is the function itself, for arrays."""
+    """A function of Tensors made by @op; .forward is the original function, of arrays."""
     __name__: str
     forward: Callable[..., Any]
     checks: Signature
@@ -197,16 +196,15 @@ def op(function: Callable[..., Any]) -> Op: ...
 @overload
 def op(*, broadcasts: bool) -> Callable[[Callable[..., Any]], Op]: ...
 def op(function=None, *, broadcasts=False):
-    """Lift a function of arrays, returning (value, backward), to Tensors. See the module's docstring.
+    """Make an op of Tensors from a function of arrays that returns (value, backward). See the module's docstring.
 
-    Positional parameters are the differentiable inputs, Tensors or arrays (or Python numbers, where they
-    broadcast or are annotated Scalar), or constant arrays if annotated Index or Mask; keyword-only parameters
-    are options. An op with the option `needs_grad` gets a tuple of bools, which of its inputs need a gradient, so that
-    it can skip an expensive one; its callers don't pass it. Neither the function nor its backward may write into what
-    it is given: others hold the same arrays.
+    Positional parameters are differentiable inputs: Tensors or arrays (or Python numbers, if the op broadcasts or they
+    are annotated Scalar), or constant arrays if annotated Index or Mask. Keyword-only parameters are options. @op passes
+    the option `needs_grad`, if the function has it: a tuple of bools, one for each input, so that it can skip expensive
+    gradients. Neither the function nor its backward may write into its arguments: others share these arrays.
 
-    broadcasts: inputs broadcast against each other, so gradients come in the output's shape and are
-    summed back to each input's shape here, for all ops in one place.
+    broadcasts: inputs broadcast against each other; gradients come in the output's shape and are summed to each input's
+    shape here, for all ops.
     """
     if function is None:
         return functools.partial(op, broadcasts=broadcasts)
@@ -222,8 +220,8 @@ def op(function=None, *, broadcasts=False):
         recording = not (no_grad_blocks.get() and in_no_grad())
         arrays, needs_grad = [], []                          # of each input
         kind, dtype = None, None                             # of all of them
-        for x in inputs:                                     # nearly always Tensors that agree; a few lines here, since
-            if not isinstance(x, Tensor):                    # in a small network the tape costs more than the arithmetic
+        for x in inputs:                                     # nearly always Tensors that agree: checked inline, since in
+            if not isinstance(x, Tensor):                    # a small network the tape costs more than the arithmetic
                 break
             data = x._data
             if data.dtype is not dtype or type(data) is not kind:

@@ -11,14 +11,14 @@ no_grad_blocks: ContextVar[tuple["no_grad", ...]] = ContextVar("no_grad blocks t
 
 
 class no_grad(contextlib.ContextDecorator):
-    """Within this block ops compute values only; nothing is recorded. Other threads go on recording.
+    """A block in which ops compute values only and record nothing. Other threads continue to record.
 
-    @no_grad() decorates a function. A block that a suspended generator is in lasts until that goes on or is closed, in
-    whichever thread that happens.
+    @no_grad() decorates a function. A block inside a suspended generator lasts until the generator continues or is
+    closed, in whichever thread that happens.
     """
 
     def __init__(self) -> None:
-        self.entered = 0                                     # minus how often left
+        self.entered = 0                                     # entries minus exits
 
     def __enter__(self) -> None:
         self.entered += 1
@@ -38,7 +38,7 @@ class no_grad(contextlib.ContextDecorator):
         return super().__call__(function)
 
     def _recreate_cm(self) -> "no_grad":
-        return no_grad()                                     # each call of a decorated function has a block of its own
+        return no_grad()                                     # a new block for each call of a decorated function
 
 
 def in_no_grad() -> bool:

@@ -1,6 +1,6 @@
-"""What an op requires of its arguments and of its gradients, read once from its Python signature.
+"""Checks of an op's arguments and gradients, derived once from its Python signature.
 
-@op calls these checks for the calls that are not plain: numbers, keywords, mistakes. Plain calls skip them.
+Calls with Tensors that agree skip these checks; @op runs them for numbers, keywords and mistakes.
 """
 
 import functools
@@ -15,21 +15,21 @@ from .backend import array_module, is_array, sum_over
 from .checks import did_you_mean
 from .typing import Array
 
-if TYPE_CHECKING:                     # an op is called with Tensors and its body sees arrays: anything, to a type checker
+if TYPE_CHECKING:                     # callers pass Tensors and the body gets arrays: Any, to a type checker
     Index: TypeAlias = Any
     Mask: TypeAlias = Any
     Scalar: TypeAlias = Any
 else:
     class Index:
-        """Annotation of an op's argument that is an array of integers (ids): constant, no gradient."""
+        """Annotates an op's argument as an array of integers (ids): constant, without a gradient."""
         kinds, meaning = "iu", "integer"
 
     class Mask:
-        """Annotation of an op's argument that is an array of bools: constant, no gradient."""
+        """Annotates an op's argument as an array of bools: constant, without a gradient."""
         kinds, meaning = "b", "bool"
 
     class Scalar:
-        """Annotation of an op's input that is one number, such as a temperature: a 0-d Tensor or a Python number."""
+        """Annotates an op's input as one number, such as a temperature: a 0-d Tensor or a Python number."""
 
 MARKS = {"Index": Index, "Mask": Mask, "Scalar": Scalar}
 OTHER_NAMES = {"temperature": "tau"}                          # callers may write either
@@ -37,13 +37,13 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Signature:
-    """The names and kinds of an op's arguments, and the checks that follow from them.
+    """The names and kinds of an op's arguments, and their checks.
 
-    names      of the differentiable inputs and the constants (Index, Mask), in order
+    names      names of the differentiable inputs and the constants (Index, Mask), in order
     options    names of the keyword-only arguments
     variadic   whether the inputs are *xs
-    count      how many inputs a plain call has; None if no call is plain
-    public     the signature that help() shows: without needs_grad, which @op passes, and without the type Any
+    count      the number of inputs if calls may skip the checks, else None
+    public     the signature for help(): without needs_grad, which @op passes, and without the type Any
     """
 
     def __init__(self, function: Callable[..., Any], broadcasts: bool = False) -> None:
@@ -71,7 +71,7 @@ class Signature:
     # ------------------------------------------------------------ arguments
 
     def in_order(self, inputs: tuple, options: dict[str, Any]) -> tuple:
-        """All inputs in their order: those given by keyword are taken out of options, others have their default."""
+        """All inputs in order; those given by keyword are removed from options, missing ones get their default."""
         if self.variadic or len(inputs) == len(self.names):
             return inputs
         if len(inputs) > len(self.names):
@@ -89,7 +89,7 @@ class Signature:
         return (*inputs, *(by_name.get(name, self.defaults.get(name)) for name in missing))
 
     def check_options(self, options: dict[str, Any]) -> None:
-        """Refuse unknown options and Tensors, and make Python numbers of NumPy's, which would promote float32."""
+        """Refuse unknown options and Tensors; convert NumPy numbers, which would promote float32, to Python's."""
         for name, value in options.items():
             if name not in self.options:
                 raise TypeError(f"{self.name}: {self._what_is_wrong_with(name)}")
@@ -114,7 +114,7 @@ class Signature:
         return f"unknown argument {name!r}" + (did_you_mean(name, known) or f"; expected {', '.join(known)}")
 
     def arrays(self, values: Sequence[Any]) -> list[Any]:
-        """The inputs without their Tensors, after checking that they can be computed with together."""
+        """The input arrays, checked for matching dtype and backend."""
         checked = []
         first = None                                         # the first differentiable input: (name, array)
         for position, x in enumerate(values):
@@ -139,7 +139,7 @@ class Signature:
         return checked
 
     def _may_be_number(self, name: str, x: Any) -> bool:
-        """Numbers stand for arrays where they broadcast, and for arguments that are one number, such as a temperature."""
+        """Whether the input may be a number: if the op broadcasts, or the input is a Scalar."""
         if x is None:
             return name in self.defaults
         return not isinstance(x, bool) and name not in self.constants and (self.broadcasts or name in self.scalars)
@@ -153,11 +153,11 @@ class Signature:
                             f"on {array_module(x).__name__}; move one with minicl.backend.to_device")
 
     def input_name(self, position: int) -> str:
-        """The name of the argument at this position: of *xs xs[0], xs[1], ..."""
+        """The name of the argument at this position; xs[0], xs[1], ... for *xs."""
         return f"{self.names[-1]}[{position + 1 - len(self.names)}]" if self.variadic else self.names[position]
 
     def name_error(self, error: Exception, arrays: Sequence[Any]) -> None:
-        """Put the op and its inputs into the message of an error that names no op, such as NumPy's of shapes."""
+        """Add the op and its inputs to the message of an error that does not name the op, such as NumPy's about shapes."""
         if type(error) in (IndexError, OverflowError, TypeError, ValueError) and not re.match(r"\w+: ", str(error)):
             got = ", ".join(f"{self.input_name(position)} {describe(x)}" for position, x in enumerate(arrays))
             error.args = (f"{self.name}: {error}; got {got}",)
@@ -165,7 +165,7 @@ class Signature:
     # ------------------------------------------------------------ values and gradients
 
     def fit_value(self, value: Any, kind: Any, dtype: np.dtype) -> Array:
-        """The value that the op has computed, checked: an array of the inputs' kind and dtype."""
+        """The op's value, checked: an array of the inputs' backend and dtype."""
         if not is_array(value) and not hasattr(value, "requires_grad"):
             value = np.asarray(value)                        # NumPy's reductions return scalars
         require_float_array(f"{self.name}: its value", value)
@@ -175,7 +175,7 @@ class Signature:
         return value
 
     def fit_gradient(self, dx: Any, x: Array, position: int) -> Array:
-        """The gradient dx of the array x that was input `position`, summed back to its shape, checked."""
+        """The gradient dx of x, the input at `position`, summed to x's shape and checked."""
         if self.broadcasts and is_array(dx) and dx.shape != x.shape:
             dx = sum_to_shape(dx, x.shape)
         if not is_array(dx) and not hasattr(dx, "requires_grad"):      # NumPy's sums over all axes are scalars
@@ -187,7 +187,7 @@ class Signature:
 
 
 def by_known_names(name: str, function: Callable[..., Any], inputs: tuple, options: dict[str, Any]) -> dict[str, Any]:
-    """options under the names of the function's arguments. Raises TypeError, with the nearest one, for a name of none."""
+    """options with the function's own argument names. Raises TypeError, with the nearest name, for an unknown one."""
     parameters = inspect.signature(function).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return options
@@ -203,7 +203,7 @@ def by_known_names(name: str, function: Callable[..., Any], inputs: tuple, optio
 
 
 def accepts_other_names(function: Function) -> Function:
-    """Decorator of a function that is no op: temperature may be given for tau, and an unknown argument gets a hint."""
+    """Decorator for functions that are not ops: accepts temperature for tau, and adds a hint to an unknown argument."""
     names = inspect.signature(function).parameters.keys()
 
     @functools.wraps(function)
@@ -221,17 +221,17 @@ def _holds_tensor(value: Any) -> bool:
 
 
 def _mark(annotation: Any, function: Callable[..., Any]) -> Any:
-    """Index, Mask or Scalar if a parameter is annotated so, else None."""
+    """Index, Mask or Scalar if the annotation is one of them, else None."""
     if isinstance(annotation, str):                          # under `from __future__ import annotations`
         try:
             annotation = eval(annotation, {**MARKS, **function.__globals__})
-        except Exception:                                    # a name of the function around it
+        except Exception:                                    # a name local to an enclosing function
             annotation = MARKS.get(annotation.rpartition(".")[2])
     return next((mark for mark in MARKS.values() if mark is annotation or mark in get_args(annotation)), None)
 
 
 def require_float_array(what: str, x: Any) -> None:
-    """Raise TypeError unless x is a plain array of float32 or float64, saying how to convert it."""
+    """Raise TypeError, with a hint how to convert x, unless x is a plain array of float32 or float64."""
     if is_plain_array(x) and x.dtype in (np.float32, np.float64):
         return
     hint = ""
@@ -256,12 +256,12 @@ def sum_to_shape(g: Array, shape: Iterable[int]) -> Array:
 
 
 def is_plain_array(x: Any) -> bool:
-    """Whether x is an array of either backend and not of a subclass: a matrix, a masked array, a memmap."""
+    """Whether x is an array of either backend, but not of a subclass such as a matrix, masked array or memmap."""
     return type(x) is np.ndarray or is_array(x) and not isinstance(x, np.ndarray)
 
 
 def describe(x: Any) -> str:
-    """x in an error message: of an array its kind, dtype and shape."""
+    """x for an error message; for an array its dtype, kind and shape."""
     if not is_array(x):
         return f"{type(x).__name__} {x!r}"
     kind = "array" if is_plain_array(x) else type(x).__name__

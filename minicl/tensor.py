@@ -1,4 +1,4 @@
-"""The data of a Tensor: what it may hold, what may be set, and what Python may not do to it. autograd.py has the rest."""
+"""The base of Tensor: its data, its attributes, and the conversions that it refuses. autograd.py has the rest."""
 
 import itertools
 import weakref
@@ -16,14 +16,14 @@ from .typing import Array, HostArray
 
 clock = itertools.count()             # orders the recorded ops and the library's writes
 Change: TypeAlias = tuple[int, str, str]              # time, name of what was changed, by what
-first_gradients: deque[weakref.ref] = deque(maxlen=1000)     # the latest leaves whose .grad no optimizer had made
+first_gradients: deque[weakref.ref] = deque(maxlen=1000)     # the latest leaves whose .grad was not an optimizer's
 
 
 class BaseTensor:
-    """An array with a gradient beside it. Its attributes are described in Tensor."""
+    """An array with a gradient. Tensor describes the attributes."""
 
     __slots__ = ("_data", "_grad", "_requires_grad", "changed", "switched", "node", "__weakref__")
-    __array_ufunc__ = None                # array + Tensor: NumPy and CuPy step back, Tensor.__radd__ is called
+    __array_ufunc__ = None                # array + Tensor: NumPy and CuPy defer to Tensor.__radd__
     __array_priority__ = 1000
 
     _data: Array
@@ -120,7 +120,7 @@ class BaseTensor:
                             "copy would send its gradient to copies of the leaves; .detach() it first")
         return _leaf_of, (type(self), self._data, self._requires_grad)
 
-    def __getattr__(self, name: str) -> Any:             # called only when the attribute is not there
+    def __getattr__(self, name: str) -> Any:             # called only for a missing attribute
         hint = "" if name[0] == "_" or name in BaseTensor.__slots__ else did_you_mean(name, dir(type(self)))
         raise AttributeError(f"a Tensor has no attribute {name!r}{hint}")
 
@@ -130,13 +130,13 @@ class BaseTensor:
         return self
 
     def numpy(self) -> HostArray:
-        """The values as a NumPy array: on the CPU data itself, not a copy. As in PyTorch, of a detach()ed Tensor only."""
+        """The values as a NumPy array (on the CPU, data itself). As in PyTorch, the Tensor must be detached."""
         if self.requires_grad:
             raise RuntimeError("numpy(): a gradient flows to this Tensor, and would be lost; write x.detach().numpy()")
         return to_host(self._data)
 
     def item(self) -> float:
-        """The value of a one-element Tensor as a Python float, off the tape. On a GPU this waits for the device."""
+        """The value of a one-element Tensor as a Python float. On a GPU this waits for the device."""
         if self.size != 1:
             raise ValueError(f"item(): expected a Tensor of one element, got shape {self.shape}")
         return float(self._data.reshape(()))
@@ -149,7 +149,7 @@ class BaseTensor:
 
 
 def _array_of(data: Any) -> Array:
-    """Numbers and lists as an array, whose Python floats become float32; NumPy's float64 keep their digits."""
+    """Numbers and lists as an array: Python floats become float32, NumPy's float64 stay float64."""
     x = np.asarray(data)
     if x.dtype != np.float64 or _holds_float64(data):
         return x
@@ -183,15 +183,15 @@ def alike(x: Array, y: Array) -> bool:
     return type(x) is type(y) and x.shape == y.shape and x.dtype == y.dtype
 
 
-# ---------------------------------------------------------------- what the library has written to
+# ---------------------------------------------------------------- writes of the library
 
-_parts: dict[int, tuple[weakref.ref, dict[int, weakref.ref]]] = {}    # id of an array -> it, and the parts that are views
+_parts: dict[int, tuple[weakref.ref, dict[int, weakref.ref]]] = {}    # id of an array -> it, and the parts that view it
 
 
 def mark_changed(named: Iterable[tuple[str, Any]], by: str, *, watched: bool = False) -> None:
-    """Note that these Tensors and Buffers were written to: a walk back to an op that used the old values then raises.
+    """Record that these Tensors and Buffers were written to; backward() of an op that used the old values then raises.
 
-    watched: whether watch() knows them already, so that this takes no time in a training step.
+    watched: watch() has been called for them, which saves time in a training step.
     """
     now = next(clock)
     for name, x in named:
@@ -201,8 +201,8 @@ def mark_changed(named: Iterable[tuple[str, Any]], by: str, *, watched: bool = F
 
 
 def watch(parts: Iterable[Any]) -> None:
-    """Note in which memory these Tensors and Buffers lie, so that a write to one is seen by views of it: what .detach()
-    returns, what ops have returned under no_grad(), Tensor(x.data)."""
+    """Register the memory of these Tensors and Buffers, so that a write to one is detected through its views: .detach(),
+    results of ops under no_grad(), Tensor(x.data)."""
     for part in parts:
         owner = owner_of(part.data)
         if id(owner) not in _parts:
@@ -214,7 +214,7 @@ def watch(parts: Iterable[Any]) -> None:
 
 
 def last_write(x: Any) -> Change | None:
-    """The last write to a part that a Tensor, which is none itself, or an array shares memory with."""
+    """The last write to a part that x, an array or a Tensor that is not a part itself, shares memory with."""
     data = x._data if isinstance(x, BaseTensor) else x
     _, parts = _parts.get(id(owner_of(data)), (None, {}))
     if id(x) in parts and parts[id(x)]() is x:

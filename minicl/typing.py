@@ -1,4 +1,4 @@
-"""Types of the public surface. An array is NumPy's or CuPy's; CuPy need not be installed, so its type has no name here."""
+"""Types for annotations. An array is NumPy's or CuPy's; CuPy may be missing, so its type is not named here."""
 
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -13,4 +13,4 @@ DType: TypeAlias = npt.DTypeLike
 if TYPE_CHECKING:
     Rng: TypeAlias = np.random.Generator
 else:
-    Rng = Any                         # naming it would import numpy.random, a third of minicl's own time to import
+    Rng = Any                         # avoids importing numpy.random, a third of minicl's import time
