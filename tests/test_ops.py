@@ -154,6 +154,7 @@ def test_conv2d_is_the_sum_over_its_window(stride, padding, channels, rng, xp):
 
 @pytest.mark.parametrize("module, size, op, shapes, options", [
     ("conv", "ITEMS", "conv2d", [(4, 5, 5, 6), (3, 3, 6, 2)], {"stride": 2, "padding": 1}),
+    ("conv", "PIECE", "conv2d", [(4, 5, 6, 6), (3, 3, 6, 2)], {"padding": 1}),
     ("columns", "CACHE", "conv2d", [(4, 5, 5, 1), (3, 3, 1, 2)], {"padding": 1}),
     ("columns", "PIXELS", "conv2d", [(5, 5, 5, 2), (3, 3, 2, 2)], {"stride": 2, "padding": 1}),
     ("columns", "SMALL_PRODUCT", "conv2d", [(4, 5, 120, 1), (3, 3, 1, 2)], {}),

@@ -19,10 +19,11 @@ from ..autograd import op
 from ..backend import array_module, is_gpu, parallel_map, parallel_sum
 from ..checks import require_integers
 from ..typing import Array
-from .columns import conv_by_columns, conv_of_few_channels
+from .columns import SMALL_PRODUCT, conv_by_columns, conv_of_few_channels
 
 FEW_CHANNELS = 4
-ITEMS = 256           # images multiplied at a time: enough parts for all threads to finish together
+ITEMS = 256           # images of a part: enough parts for all threads to finish together
+PIECE = 64            # images multiplied at a time, or nearly so many, where that makes a SMALL_PRODUCT
 
 
 @op
@@ -42,14 +43,22 @@ def conv2d(x: Array, w: Array, *, stride: int = 1, padding: int = 0, needs_grad=
     require_integers("conv2d", 1, stride=stride)
     require_integers("conv2d", 0, padding=padding)
     shift = _Shifts(x.shape[:2], w.shape[:2], stride, padding)
-    xp = array_module(x)
-    if is_gpu(xp):
+    if is_gpu(array_module(x)):
         return conv_by_columns(x, w, shift, needs_grad)
     if w.shape[0] * w.shape[1] > 1 and x.shape[3] <= FEW_CHANNELS:
         return conv_of_few_channels(x, w, shift, needs_grad)
-    B, K = x.shape[2], w.shape[3]
-    y = (xp.empty if shift.first_outputs else xp.zeros)((*shift.out, B, K), dtype=x.dtype)
-    output_parts = _parts(shift.out[0], B)
+    return _conv_by_taps(x, w, shift, needs_grad)
+
+
+def _conv_by_taps(x, w, shift, needs_grad):
+    """conv2d on a CPU, a product a tap: y (H', W', B, K), backward."""
+    xp = array_module(x)
+    shape = x.shape
+    K = w.shape[3]
+    pieces = _pieces(shape[2], w[0, 0].size)                                 # of the batch: (count, images)
+    x = x.reshape(*shape[:2], *pieces, shape[3])
+    y = (xp.empty if shift.first_outputs else xp.zeros)((*shift.out, *pieces, K), dtype=x.dtype)
+    output_parts = _parts(shift.out[0], pieces)
 
     def forward(part):
         for i, j, to, at, first in shift.taps(outputs=part):
@@ -58,9 +67,11 @@ def conv2d(x: Array, w: Array, *, stride: int = 1, padding: int = 0, needs_grad=
     parallel_map(xp, output_parts, forward)
 
     def backward(g):
+        g = g.reshape(*shift.out, *pieces, K)
+
         def kernel_gradient(k, _, dw):
             for i, j, to, at, _ in shift.taps(outputs=output_parts[k]):
-                dw[i, j] += (x[at].swapaxes(2, 3) @ g[to]).sum(axis=(0, 1))  # (2)
+                dw[i, j] += (x[at].swapaxes(3, 4) @ g[to]).sum(axis=(0, 1, 2))    # (2)
 
         def input_gradient(part):
             for i, j, to, at, first in shift.taps(inputs=part):
@@ -72,10 +83,11 @@ def conv2d(x: Array, w: Array, *, stride: int = 1, padding: int = 0, needs_grad=
         if needs_grad[0]:
             dx = (xp.empty_like if shift.first_inputs else xp.zeros_like)(x)
             w_t = xp.ascontiguousarray(w.swapaxes(2, 3))
-            parallel_map(xp, _parts(x.shape[0], B), input_gradient)
+            parallel_map(xp, _parts(x.shape[0], pieces), input_gradient)
+            dx = dx.reshape(shape)
         return dx, dw
 
-    return y, backward
+    return y.reshape(*shift.out, shape[2], K), backward
 
 
 def _add_product(y, to, a, b, first):
@@ -88,10 +100,17 @@ def _add_product(y, to, a, b, first):
 
 # ---------------------------------------------------------------- which pixels meet, and who computes them
 
-def _parts(rows, batch):
-    """The work as parts for threads: one row of pixels, lo:hi, and some of the batch's images each."""
-    images = [slice(lo, lo + ITEMS) for lo in range(0, max(1, batch), ITEMS)]
-    return [(row, row + 1, some) for row in range(rows) for some in images]
+def _pieces(batch, size):
+    """The batch as (count, images): so many images of a pixel are multiplied by a matrix of this size at a time."""
+    most = PIECE if PIECE * size <= SMALL_PRODUCT else ITEMS
+    images = next((images for images in range(most, most // 2, -1) if batch % images == 0), batch)
+    return batch // images, images
+
+
+def _parts(rows, pieces):
+    """The work as parts for threads: one row of pixels, lo:hi, and some of the batch's pieces each."""
+    count = max(1, ITEMS // pieces[1])
+    return [(row, row + 1, slice(lo, lo + count)) for row in range(rows) for lo in range(0, pieces[0], count)]
 
 
 class _Shifts:
