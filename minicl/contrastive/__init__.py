@@ -1,4 +1,4 @@
-"""The losses of contrastive learning, a file each, and what they are made of: cosines and the temperature softmax."""
+"""The losses of contrastive learning, a file each, and their parts: cosines and the temperature softmax."""
 
 from . import composed
 from .alignment_uniformity import alignment_loss, uniformity_loss

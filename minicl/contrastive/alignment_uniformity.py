@@ -1,8 +1,8 @@
 """Alignment and uniformity: the two aims of a contrastive loss, as two losses (Wang & Isola 2020).
 
-Views of one image should meet (alignment), and all images should keep their distance (uniformity). Alignment alone is
-best served by one point for everything: collapse. Uniformity alone spreads the images without regard to what is alike.
-With many negatives InfoNCE tends to a sum of two such terms (theorem 1). With unit rows u = z1^, v = z2^ of N items,
+Alignment brings views of one image together; alone it is minimal when all embeddings collapse to one point. Uniformity
+spreads the embeddings over the sphere; alone it ignores which images are similar. With many negatives InfoNCE tends to a
+sum of two such terms (theorem 1). With unit rows u = z1^, v = z2^ of N items,
 
     L = (1/N) sum_i |u_i - v_i|^alpha                                        (1)
     du_i = -dv_i = (alpha/N) |u_i - v_i|^(alpha - 2) (u_i - v_i)             (2)
@@ -42,7 +42,7 @@ def composed_uniformity(z: Tensor, *, t: float = 2) -> Tensor:
     u = l2_normalize(z)
     length = (u * u).sum(axis=1, keepdims=True)                              # 1, or 0 for a row of zeros
     squared = length + length.T - 2 * (u @ u.T)                              # (N, N)
-    potentials = where(xp.eye(N, dtype=bool), EXCLUDED, -t * squared)        # no point keeps its distance to itself
+    potentials = where(xp.eye(N, dtype=bool), EXCLUDED, -t * squared)        # without pairs of a point with itself
     return logsumexp(potentials.reshape(N * N), axis=0) - math.log(N * (N - 1))
 
 
@@ -50,8 +50,8 @@ def composed_uniformity(z: Tensor, *, t: float = 2) -> Tensor:
 def alignment_loss(z1: Array, z2: Array, *, alpha: float = 2, world: World = ALONE):
     """Mean distance between the two views of an item, to the power alpha > 0: z1, z2 (N, d) -> L () >= 0.
 
-    With alpha = 2, L = 2 - 2 cos: the pull is the distance still to go. Views that coincide get no gradient, also
-    for alpha < 2, where (2) has no limit of its own. world: as in nt_xent.    Source: Wang & Isola 2020, section 4.1.1
+    With alpha = 2, L = 2 - 2 cos, and the pull is proportional to the distance. Views that coincide get zero gradient,
+    also for alpha < 2, where (2) has no limit. world: as in nt_xent.    Source: Wang & Isola 2020, section 4.1.1
 
     >>> import numpy as np
     >>> alignment_loss(np.array([[3.0, 0]]), np.array([[0, 1.0]])).item()
@@ -80,10 +80,10 @@ def alignment_loss(z1: Array, z2: Array, *, alpha: float = 2, world: World = ALO
 def uniformity_loss(z: Array, *, t: float = 2, world: World = ALONE, needs_grad=(True,)):
     """Log of the mean Gaussian potential between different items: z (N, d), N >= 2, t > 0 -> L () <= 0.
 
-    A collapse has 0. e_ij = exp((s_ij - 1) / tau) with tau = 1/(2t), as |u_i - u_j|^2 = 2 - 2 s_ij: the exponentials
-    are NT-Xent's, and so are the tiles. A row of zeros stays at the origin, at distance 1 from the sphere and 0 from
-    another such row. As N grows L cannot fall below evaluate.uniformity_floor(d, t), the value of points spread evenly;
-    a few points can. world: as in nt_xent.
+    It is 0 for a collapse. e_ij = exp((s_ij - 1) / tau) with tau = 1/(2t), as |u_i - u_j|^2 = 2 - 2 s_ij, so the tiles
+    are NT-Xent's. A row of zeros stays at the origin, at distance 1 from the sphere and 0 from another such row. For
+    large N, L is at least evaluate.uniformity_floor(d, t), the value of evenly spread points; a few points can be lower.
+    world: as in nt_xent.
     Source: Wang & Isola 2020, section 4.1.2
 
     >>> import numpy as np
@@ -105,7 +105,7 @@ def uniformity_loss(z: Array, *, t: float = 2, world: World = ALONE, needs_grad=
     require_finite(loss, "uniformity_loss: the loss")
 
     def backward(g):
-        v = u - u.mean(axis=0)                                               # nearby points differ by little: keep it
+        v = u - u.mean(axis=0)                                               # keeps the small differences of nearby points
         ones = xp.ones_like(v[:, :1])
         sums = pairs.weighted_sum(xp.exp(lse - top) / total, xp.concatenate([v, ones], axis=1))
         sums = world.reduce_scatter(sums)
@@ -116,8 +116,8 @@ def uniformity_loss(z: Array, *, t: float = 2, world: World = ALONE, needs_grad=
 
 
 def _nearer(xp, u, t):
-    """The logarithms (2,) of what exp(2t (s_ij - 1)) falls short of e_ij where rows are zeros: there s_ij = 0, while
-    the squared distance is 1 to unit rows, and 0 between rows of zeros."""
+    """The logarithms (2,) of the corrections for rows of zeros: there exp(2t (s_ij - 1)) is below e_ij, since s_ij = 0
+    while the squared distance is 1 to unit rows and 0 between rows of zeros."""
     zeros = (row_sums(xp.abs(u)) == 0).astype(u.dtype).sum()
     missing = xp.stack([2 * zeros * (len(u) - zeros) * -math.expm1(-t), zeros * (zeros - 1) * -math.expm1(-2 * t)])
     return log_ahead(missing, None, xp.asarray([t, 0], dtype=u.dtype), 1.0)

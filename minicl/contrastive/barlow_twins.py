@@ -1,13 +1,13 @@
 """Barlow Twins (Zbontar et al. 2021, eq. 1): the correlations of the two views should be the identity. No negatives.
 
-x, y = z1, z2 (N, d) with each column at mean 0 and variance 1 over the batch (batch_norm's formula, which carries the
-gradients on), and C = x^T y / N (d, d):
+x, y = z1, z2 (N, d), each column standardised to mean 0 and variance 1 over the batch (by batch_norm's formula, which
+also propagates the gradients), and C = x^T y / N (d, d):
 
     L = sum_a (1 - C_aa)^2 + off_diagonal sum_{a != b} C_ab^2                (1)
     D_ab = dL/dC_ab = 2 (C_aa - 1) for a = b, else 2 off_diagonal C_ab       (2)
     dx_ia = (1/N) sum_b D_ab y_ib,   dy_ib = (1/N) sum_a D_ab x_ia           (3)
 
-The matrix is d x d, not N x N: batches may be small and d large.    Derivation: docs/gradients/barlow_twins.md
+The matrix is d x d, not N x N, so batches may be small and d large.    Derivation: docs/gradients/barlow_twins.md
 """
 
 from ..autograd import Tensor, op
@@ -34,8 +34,8 @@ def composed(z1: Tensor, z2: Tensor, *, off_diagonal: float = 5e-3, eps: float =
 def barlow_twins(z1: Array, z2: Array, *, off_diagonal: float = 5e-3, eps: float = 1e-5, world: World = ALONE):
     """Barlow Twins: two views z1, z2 (N, d) of N >= 2 items, off_diagonal >= 0, eps > 0 -> L () >= 0.
 
-    Use it for the plainest loss without negatives. eps is added to the variances, as the authors' batch norm does.
-    world: z1 and z2 are this process's part of the batch, C is that of all.
+    The simplest loss without negatives. eps is added to the variances, as the authors' batch norm does.
+    world: z1 and z2 are this process's part of the batch; C is that of the whole batch.
 
     >>> import numpy as np
     >>> barlow_twins(np.ones((4, 3)), np.ones((4, 3))).item()                # collapse: no column varies
@@ -48,7 +48,7 @@ def barlow_twins(z1: Array, z2: Array, *, off_diagonal: float = 5e-3, eps: float
     N = len(z1) * world.size
     d = z1.shape[1]
     one, zero = xp.ones(d, dtype=z1.dtype), xp.zeros(d, dtype=z1.dtype)
-    centre1, centre2 = world.mean(z1.mean(axis=0)), world.mean(z2.mean(axis=0))          # without: less is rounded off
+    centre1, centre2 = world.mean(z1.mean(axis=0)), world.mean(z2.mean(axis=0))          # subtracted: less rounding
     x, to_z1 = batch_norm.forward(z1 - centre1, one, zero, eps=eps, world=world)
     y, to_z2 = batch_norm.forward(z2 - centre2, one, zero, eps=eps, world=world)
     eye = xp.eye(d, dtype=z1.dtype)

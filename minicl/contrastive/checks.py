@@ -1,4 +1,4 @@
-"""What every contrastive loss requires of its arguments, said once. A value on a GPU is not read: that would wait."""
+"""Checks of the arguments that contrastive losses share. Values on a GPU are not read, which would wait for it."""
 
 import numbers
 
@@ -34,7 +34,7 @@ def require_logit_scale(name, logit_scale):
     """Raise ValueError unless logit_scale is a number <= log 100."""
     require_scalar(name, "logit_scale", logit_scale, "(-inf, 4.60518]",
                    "it is the logarithm of 1/tau, math.log(1 / 0.07) for a temperature of 0.07, and at most log 100; "
-                   "where it is learned, CLIP.clamp_logit_scale() after each step holds it there")
+                   "if it is learned, call CLIP.clamp_logit_scale() after each step")
 
 
 def require_pairs(name, first, second, at_least=1, because="the negatives are the other items of the batch", world=ALONE):
@@ -55,11 +55,11 @@ def require_batch(name, z, at_least, because="", world=ALONE):
 
 
 def require_ids(name, ids, count, argument="ids", *, differ=False):
-    """Raise ValueError unless ids is a host array of `count` integers, and not all of them equal if they must differ."""
+    """Raise ValueError unless ids is a host array of `count` integers, and with `differ` not all equal."""
     if not (isinstance(ids, np.ndarray) and is_plain_array(ids) and ids.shape == (count,) and ids.dtype.kind in "iu"):
         got = f"{type(ids).__module__} {type(ids).__name__} of shape {getattr(ids, 'shape', 'unknown')}"
         raise ValueError(f"{name}: {argument} must be a host (numpy) array of {count} integers, one an item, equal where "
-                         f"items are no negatives of each other, got {got}; class labels of the items will do")
+                         f"items are not negatives of each other, got {got}; class labels of the items will do")
     if differ and (ids == ids[0]).all():
         raise ValueError(f"{name}: all {count} {argument} are equal, so no item has a negative; use batches of several "
                          "classes")

@@ -1,7 +1,7 @@
 """CLIP's loss (Radford et al. 2021, figure 3): images pick their captions, captions pick their images.
 
 Unit rows u (images) and t (texts) of N pairs, x_ij = exp(logit_scale) u_i . t_j, and two softmaxes of these scores:
-p_ij, with which image i picks text j, and q_ij, with which text j picks image i. Over the negatives,
+p_ij, the probability that image i picks text j, and q_ij, that text j picks image i. Over the negatives,
 
     row_i = log sum_{j != i} exp(x_ij),   col_j = log sum_{i != j} exp(x_ij)
 
@@ -13,9 +13,8 @@ the mean of -log p_ii and -log q_ii. With p_ij = (1 - p_ii) exp(x_ij - row_i), q
     dt_j = exp(logit_scale) (sum_{i != j} (p_ij + q_ij) u_i - (2 - p_jj - q_jj) u_j) / 2N    (3)
     dlogit_scale = sum_i u_i . du_i                                                          (4)
 
-Captions repeat. If rows i and j have the same caption, text j is as right for image i as its own: it is no negative,
-and neither is image j for text i. Such pairs are left out of both sums. Each image is drawn to the caption by its own
-pair; none is pushed from it by another's. The tiles are in pairs.py.    Derivation: docs/gradients/clip.md
+Captions repeat. If rows i and j have the same caption, text j is correct for image i, and image j for text i. Such pairs
+are not negatives and are left out of both sums. The tiles are in pairs.py.    Derivation: docs/gradients/clip.md
 """
 
 import math
@@ -51,12 +50,12 @@ def clip_loss(image: Array, text: Array, logit_scale: Scalar, *, caption_ids: Ar
               world: World = ALONE, needs_grad=(True, True, True)):
     """CLIP's loss: image, text (N, d), logit_scale () -> L ().
 
-    Row i of image belongs to row i of text; rows need not be normalised. logit_scale is the logarithm of 1/tau: a
-    Parameter that starts at log(1/0.07) and that CLIP.clamp_logit_scale() holds below log 100 after each step.
-    caption_ids (N,) integers, equal where captions are, as data.same_caption_ids gives them; default: all captions
-    count as different. Chance is log N. A batch of one has no negatives: its loss and gradients are 0.
+    Row i of image belongs to row i of text; rows need not be normalised. logit_scale is log(1/tau): a Parameter that starts
+    at log(1/0.07), limited to log 100 by CLIP.clamp_logit_scale() after each step.
+    caption_ids (N,) integers, equal for equal captions, from data.same_caption_ids; default: all captions differ.
+    Chance is log N. A batch of one has no negatives: its loss and gradients are 0.
     world: the rows are this process's part of the batch. It gathers the texts, scores its own images, adds up the columns
-    with the other processes, and hands the sums of (3) to those whose texts they are of.
+    with the other processes, and scatters the sums of (3) to the processes of the texts.
 
     >>> import math, numpy as np
     >>> z = np.eye(4)

@@ -1,7 +1,7 @@
-"""The losses to read: each from small ops, with the gradients of the tape, by the name of the loss.
+"""The losses in readable form, by name: small ops, differentiated by the tape.
 
-Their code is at the top of each loss's file. Tests compare them with the fused losses: loss and
-gradients agree to 1e-12. Read these, and train with the fused ones.
+The code is at the top of each loss's file. Tests compare these with the fused losses: loss and gradients agree to
+1e-12. Read these, and train with the fused ones.
 """
 
 from .alignment_uniformity import composed_alignment as alignment_loss

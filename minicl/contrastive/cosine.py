@@ -1,7 +1,7 @@
 """Cosine similarity: compare directions, not lengths.
 
-For x^ = x / |x| the Jacobian is (I - x^ x^T) / |x|: a change of x along itself only changes its length, so that
-component of the gradient is taken out, and what is left counts less the longer x is.
+For x^ = x / |x| the Jacobian is (I - x^ x^T) / |x|: it removes the component of the gradient along x, which would only
+change its length, and divides the rest by the length.
 """
 
 import math
@@ -20,10 +20,9 @@ def l2_normalize(x: Array, *, eps: float = TINY):
 
         dx = (g - x^ (x^ . g)) / |x|                                         (1)
 
-    A row shorter than eps has no direction to speak of: it gives zeros and receives a zero gradient, never NaN and
-    never g / eps, which would throw the encoder far away. Its cosine with every row is 0, its distance to a unit row
-    1, and each loss is its formula at such rows. A row whose length is not finite (in float32 from 1.8e19) raises
-    FloatingPointError; on a GPU it gives NaN. Derivation: docs/gradients/cosine.md
+    A row shorter than eps gives zeros and gets a zero gradient, never NaN and never a huge g / eps. Its cosine with every
+    row is 0, its distance to a unit row 1, and each loss follows its formula at such rows. A row whose length is not
+    finite (in float32 from 1.8e19) raises FloatingPointError; on a GPU it gives NaN. Derivation: docs/gradients/cosine.md
 
     >>> import numpy as np
     >>> l2_normalize(np.array([[3.0, 4.0], [0.0, 0.0]])).data.tolist()
@@ -63,7 +62,7 @@ def cosine_similarity(x: Array, y: Array, *, needs_grad=(True, True)):
         dx_i = (sum_j g_ij y^_j - x^_i sum_j g_ij s_ij) / |x_i|              (2)
         dy_j = (sum_i g_ij x^_i - y^_j sum_i g_ij s_ij) / |y_j|              (3)
 
-    (2) is (1) with the gradient of x^_i, sum_j g_ij y^_j, put in.    Derivation: docs/gradients/cosine.md
+    (2) is (1) for the gradient of x^_i, sum_j g_ij y^_j.    Derivation: docs/gradients/cosine.md
     """
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise ValueError(f"cosine_similarity: expected x (N, d) and y (M, d), got {x.shape} and {y.shape}")

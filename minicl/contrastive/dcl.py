@@ -8,9 +8,9 @@ r_ij = exp(x_ij - lse_i):
     du_i = (sum_j (r_ij + r_ji) u_j - 2 w_i u_p(i)) / (2N tau)               (2)
     dtau = -(1/2tau) sum_i u_i . du_i                                        (3)
 
-w_i = 1, or for DCL-W the weight of i's item. In NT-Xent both push and pull of an anchor carry 1 - p_i+, little once the
-few negatives of a small batch are easily told apart. Here they keep their strength. L may fall below 0. Items of one id
-are left out of each other's negatives. The tiles are in pairs.py.    Derivation: docs/gradients/dcl.md
+w_i = 1, or for DCL-W the weight of i's item. In NT-Xent both push and pull of an anchor have the factor 1 - p_i+, which
+is small once the few negatives of a small batch are easy. Here they have full strength. L may be below 0. Items of one
+id are left out of each other's negatives. The tiles are in pairs.py.    Derivation: docs/gradients/dcl.md
 """
 
 import numpy as np
@@ -30,7 +30,7 @@ from .softmax import EXCLUDED, softmax
 
 @accepts_other_names
 def composed(z1: Tensor, z2: Tensor, tau, *, weights: Array | None = None, ids: HostArray | None = None) -> Tensor:
-    """dcl from small ops: cosines, log-sum-exp over the negatives, less the positive's score."""
+    """dcl from small ops: cosines, log-sum-exp over the negatives, minus the positive's score."""
     xp = array_module(z1.data)
     N = len(z1)
     z = concat(z1, z2)
@@ -49,9 +49,9 @@ def dcl(z1: Array, z2: Array, tau: Scalar, *, weights: Array | None = None, ids:
         world: World = ALONE, needs_grad=(True, True, True)):
     """Decoupled contrastive loss: two views z1, z2 (N, d) of N >= 2 items, tau () > 0 -> L ().
 
-    Use it with small batches. weights (N,), constants: what each item's positive counts, as mises_fisher_weights
-    gives them for DCL-W; default 1. ids (N,) integers on the host, such as labels, not all equal: items of equal ids are
-    no negatives of each other. world: all of these are this process's part of the batch, as in nt_xent.
+    For small batches. weights (N,): constant weights of the items' positives, for DCL-W from mises_fisher_weights;
+    default 1. ids (N,) integers on the host, such as labels, not all equal: items with equal ids are not negatives of
+    each other. world: all of these are this process's part of the batch, as in nt_xent.
 
     >>> import numpy as np
     >>> z = np.eye(2)
@@ -93,8 +93,8 @@ def mises_fisher_weights(z1: Array, z2: Array, *, sigma: float = 0.5, world: Wor
 
         w_i = 2 - exp(s_i / sigma) / mean_k exp(s_k / sigma),   s_i the cosine of item i's views
 
-    The less alike its views, the more an item counts. The authors' code lets a gradient flow through the weights; here
-    they are constants, as in lightly.
+    Items with less similar views count more. In the authors' code a gradient flows through the weights; here they are
+    constants, as in lightly.
     """
     require_pairs("mises_fisher_weights", z1, z2, world=world)
     require_within("mises_fisher_weights", "(0, inf)", sigma=sigma)

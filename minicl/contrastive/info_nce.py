@@ -1,6 +1,7 @@
 """InfoNCE with explicit negatives (van den Oord et al. 2018, eq. 4; MoCo's eq. 1).
 
-Each query picks its positive from among it and M negatives. With unit rows q (queries), k (positives), n (negatives):
+Each query picks its positive out of 1 + M candidates, the positive and M negatives. With unit rows q (queries),
+k (positives), n (negatives):
 
     x_i+ = q_i . k_i / tau,   x_ij = q_i . n_j / tau,   lse_i = log sum_j exp(x_ij)
 
@@ -14,8 +15,8 @@ with m_i, the mean of the negatives weighted by their own softmax r_ij = exp(x_i
     dn_j = sum_i r_ij (1 - p_i+) q_i / (N tau)                               (4)
     dtau = -(1/tau) sum_i q_i . dq_i                                         (5)
 
-l2_normalize carries them on to the rows as given. 1 - p_i+ = sigmoid(lse_i - x_i+) keeps its digits where p_i+ is
-nearly 1. The tiles are in pairs.py.    Derivation: docs/gradients/info_nce.md
+l2_normalize propagates them to the rows as given. 1 - p_i+ = sigmoid(lse_i - x_i+) is accurate also where p_i+ is near 1.
+The tiles are in pairs.py.    Derivation: docs/gradients/info_nce.md
 """
 
 from ..autograd import Tensor, op
@@ -51,8 +52,8 @@ def info_nce(query: Array, positive: Array, negatives: Array, tau: Scalar, *, id
 
     Row i of positive belongs to row i of query; the negatives are shared by all queries. Rows need not be normalised:
     similarities are cosines. Chance is log(1 + M).
-    ids (N,) of the items and negative_ids (M,), integers on the host, both or neither: a negative of a query's own id is
-    left out for that query. A query that is left without negatives has loss and gradients 0.
+    ids (N,) of the items and negative_ids (M,), integers on the host, both or neither: negatives with a query's id are
+    left out for that query. A query without negatives has loss and gradients 0.
     world: queries, positives and ids are this process's part of the batch; all processes have the same negatives.
 
     >>> import numpy as np

@@ -1,4 +1,4 @@
-"""Negative cosine: the loss of SimSiam and, but for 2 - 2 cos, of BYOL. It has no negatives, and nothing to fuse.
+"""Negative cosine: the loss of SimSiam and, as 2 - 2 cos, of BYOL. It has no negatives, and nothing to fuse.
 
     L = -(1/N) sum_i p^_i . t^_i
 """
@@ -13,8 +13,8 @@ from .cosine import l2_normalize
 def negative_cosine(prediction: Tensor, target: Tensor, *, world: World = ALONE) -> Tensor:
     """Mean negative cosine of prediction and target (N, d): a Tensor () in [-1, 1].
 
-    The target is a constant, whatever it was computed from: this detach is the stop-gradient, without which both
-    methods collapse (Chen & He 2021, section 4.1). world: the rows are this process's part of the batch.
+    The target is detached. This is the stop-gradient, without which both methods collapse (Chen & He 2021, section 4.1).
+    world: the rows are this process's part of the batch.
 
     >>> import numpy as np
     >>> from minicl import Tensor

@@ -1,23 +1,23 @@
 """NT-Xent, SimCLR's loss (Chen et al. 2020, eq. 1).
 
 Two views of N items give 2N unit rows u = [z1^; z2^], all of them anchors: view i picks its other view
-p(i) = i + N mod 2N from among the 2N - 1 that are not itself. With x_ij = u_i . u_j / tau, x_i+ = x_ip(i), and j over
-the negatives of i, all but i and p(i):
+p(i) = i + N mod 2N among the 2N - 1 other rows. With x_ij = u_i . u_j / tau, x_i+ = x_ip(i), and j over the negatives
+of i, all rows except i and p(i):
 
     lse_i = log sum_j exp(x_ij)
 
     L = (1/2N) sum_i log(1 + exp(lse_i - x_i+))                              (1)
 
 which is the mean of -log p_i+, p_i+ = exp(x_i+) / (exp(x_i+) + sum_j exp(x_ij)). Negatives push with their probability
-p_ij = (1 - p_i+) exp(x_ij - lse_i), together as hard as the positive pulls. Each pair is scored from either side:
+p_ij = (1 - p_i+) exp(x_ij - lse_i), in sum as strongly as the positive pulls. Each pair is scored from both sides:
 
     du_i = (sum_j (p_ij + p_ji) u_j - (2 - p_i+ - p_p(i)+) u_p(i)) / (2N tau)    (2)
     dtau = -(1/2tau) sum_i u_i . du_i                                        (3)
 
-Items of one id (label, caption) are left out of each other's negatives: they would be false ones.
+Items with equal ids (label, caption) are left out of each other's negatives: they would be false negatives.
 
-l2_normalize carries du on to z. 1 - p_i+ = sigmoid(lse_i - x_i+) keeps its digits where p_i+ is nearly 1. The tiles are
-in pairs.py.    Derivation: docs/gradients/nt_xent.md
+l2_normalize propagates du to z. 1 - p_i+ = sigmoid(lse_i - x_i+) is accurate also where p_i+ is near 1. The tiles are in
+pairs.py.    Derivation: docs/gradients/nt_xent.md
 """
 
 import numpy as np
@@ -42,9 +42,9 @@ def composed(z1: Tensor, z2: Tensor, tau, *, ids: HostArray | None = None) -> Te
     N = len(z1)
     z = concat(z1, z2)                                                       # (2N, d)
     scores = cosine_similarity(z, z)                                         # (2N, 2N)
-    scores = where(xp.eye(2 * N, dtype=bool), EXCLUDED, scores)              # no anchor is its own candidate
+    scores = where(xp.eye(2 * N, dtype=bool), EXCLUDED, scores)              # not the anchor itself
     positive_ids = (xp.arange(2 * N) + N) % (2 * N)
-    if ids is not None:                                                      # nor is what shares its id, but its positive
+    if ids is not None:                                                      # nor items with its id, except its positive
         both = to_device(np.concatenate([ids, ids]), xp)
         false = (both[:, None] == both) & (xp.arange(2 * N) != positive_ids[:, None])
         scores = where(false, EXCLUDED, scores)
@@ -58,9 +58,9 @@ def nt_xent(z1: Array, z2: Array, tau: Scalar, *, ids: HostArray | None = None, 
 
     Row i of z1 belongs to row i of z2. Rows need not be normalised: similarities are cosines. Chance is log(2N - 1).
     A batch of one has no negatives: its loss and gradients are 0.
-    ids (N,) integers on the host, such as labels: items of equal ids are no negatives of each other. Default: all differ.
-    world: z1, z2 and ids are this process's part of the batch, the loss is that of all. Rows are gathered, tiles of pairs
-    shared out, and the sums of (2) added up.
+    ids (N,) integers on the host, such as labels: items with equal ids are not negatives of each other. Default: all differ.
+    world: z1, z2 and ids are this process's part of the batch; the loss is that of the whole batch. Processes gather the
+    rows, divide the tiles of pairs, and add up the sums of (2).
 
     >>> import numpy as np
     >>> z = np.eye(4)

@@ -1,19 +1,19 @@
 """Softmaxes over all pairs of unit vectors, a tile at a time: the only file with tiles.
 
-A score is x_ij = s_ij / tau, s_ij = u_i . v_j. The matrix of all scores is never held: a tile of it is computed, its
-exponentials are summed, and it is forgotten. The losses get what they need of it, with r_ij = exp(x_ij - lse_i):
+A score is x_ij = s_ij / tau, s_ij = u_i . v_j. The matrix of all scores is never stored: a tile of it is computed, its
+exponentials are summed, and it is discarded. The losses need only, with r_ij = exp(x_ij - lse_i):
 
     lse_i = log sum_j exp(x_ij)                                              over the negatives j of i
     sum_j r_ij v_j                                                           means of the negatives under their softmax
 
-    SymmetricPairs   one set of vectors against itself (nt_xent, uniformity_loss): a tile above the diagonal serves its
-                     rows, and transposed its columns
-    QueryPairs       queries against many negatives (info_nce): these are normalised a tile at a time
-    CrossPairs       rows against columns and columns against rows (clip_loss): one exponential serves both softmaxes
+    SymmetricPairs   one set of vectors against itself (nt_xent, uniformity_loss): a tile above the diagonal is used for
+                     its rows and, transposed, for its columns
+    QueryPairs       queries against many negatives (info_nce), which are normalised a tile at a time
+    CrossPairs       rows against columns and columns against rows (clip_loss): both softmaxes share one exponential
 
-Each of them keeps the numbers by which its exponentials were divided, and divides by the same numbers again in the
-backward: r_ij then sums to 1 as computed, and no exponent is above 0 by rounding. Where exp(x_ij) could overflow, the
-largest cosine of each row is subtracted before the division by a small tau, which would magnify its rounding.
+Each saves the numbers by which its exponentials were divided, and divides by the same numbers again in the backward:
+r_ij then sums to 1 as computed, and rounding makes no exponent positive. Where exp(x_ij) could overflow, the largest
+cosine of each row is subtracted before the division by a small tau, which would magnify its rounding.
 """
 
 import functools
@@ -24,7 +24,7 @@ from ..backend import (array_module, column_sums, fused, is_gpu, parallel_for, p
 from ..distributed import ALONE
 from .cosine import l2_normalize
 
-CACHE_BYTES = 16 * 2**20       # a matrix of exponentials up to this size is held from the forward to the backward
+CACHE_BYTES = 16 * 2**20       # a matrix of exponentials up to this size is saved from the forward for the backward
 TINY = 1e-30
 
 
@@ -35,11 +35,11 @@ def slices(n, size):
 class SymmetricPairs:
     """All pairs of unit vectors u (V, d) at temperature tau.
 
-    cache      whether to hold the exponentials for a backward, if they are few
-    left_out   offsets k of the pairs (i, i + k) and (i + k, i) that are no negatives: 0, each with itself; for two
-               views of N images stacked, N as well, the positives
-    ids        None, or integers (V,) on the host: vectors of equal ids are no negatives of each other
-    world      the processes that share out the tiles: each has all of u and adds up its exponentials with the others'
+    cache      whether to save the exponentials for a backward, if they are few
+    left_out   offsets k of the pairs (i, i + k) and (i + k, i) that are not negatives: 0, each with itself; for two
+               stacked views of N images also N, the positives
+    ids        None, or integers (V,) on the host: vectors with equal ids are not negatives of each other
+    world      the processes that divide the tiles: each has all of u and adds its exponentials to those of the others
     """
 
     def __init__(self, u, tau, *, cache, left_out=(0,), ids=None, world=ALONE):
@@ -55,7 +55,7 @@ class SymmetricPairs:
         self.cache = {} if cache and self.safe and V * V * u.itemsize // world.size <= CACHE_BYTES else None
 
     def scores(self, a, b):
-        """x_ij, or s_ij if not safe, for the rows a and the columns b, with -inf for what is left out."""
+        """x_ij, or s_ij if not safe, for the rows a and the columns b, with -inf for pairs left out."""
         x = self.anchors[a] @ self.u[b].T
         for offset in self.left_out:
             lo, hi = max(a.start, b.start - offset), min(a.stop, b.stop - offset)      # rows i with i + offset in b
@@ -74,7 +74,7 @@ class SymmetricPairs:
         return e
 
     def logsumexp(self, s):
-        """lse_i - s_i / tau (V,): how far the negatives together are ahead of a cosine s; -1e30 if there are none."""
+        """lse_i - s_i / tau (V,) for a cosine s; -1e30 without negatives."""
         self.shift = None                                                    # or the largest cosine of each row
         if self.safe:
             self.total = self.world.all_reduce(self._over_tiles(self._add_sums, self.u[:, 0]))
@@ -108,7 +108,7 @@ class SymmetricPairs:
     def weighted_sum(self, w, v=None):
         """sum_j (w_i r_ij + w_j r_ji) v_j for weights w (V,) and vectors v, default u: (V, d). After logsumexp().
 
-        Of several processes each gets the share of its tiles, which reduce_scatter adds up."""
+        With several processes each gets the share of its tiles, which reduce_scatter adds up."""
         v = self.u if v is None else v
         shift = self.shift
         w = _divide(w, self.total)
@@ -125,7 +125,7 @@ class SymmetricPairs:
         return self._over_tiles(add, v)
 
     def _over_tiles(self, add_tile, like):
-        """The sum of what add_tile(a, b, total) adds to zeros like an array, over all tiles."""
+        """The sum over all tiles: add_tile(a, b, total) adds a tile's part to total, zeros like `like` at first."""
         def add(lo, hi, total):
             for a, b in self.tiles[lo:hi]:
                 add_tile(a, b, total)
@@ -136,8 +136,8 @@ class SymmetricPairs:
 class QueryPairs:
     """Unit queries q (N, d) against negatives (M, d) of any length, at temperature tau.
 
-    Negatives are normalised a tile at a time, here and again in the backward: a queue is never copied as a whole.
-    ids: None, or integers (N,) and (M,) on the host; a negative of a query's id is left out for that query.
+    Negatives are normalised a tile at a time, here and again in the backward, so a queue is never copied as a whole.
+    ids: None, or integers (N,) and (M,) on the host; a negative with a query's id is left out for that query.
     """
 
     def __init__(self, q, negatives, tau, ids=None):
@@ -157,7 +157,7 @@ class QueryPairs:
         return l2_normalize.forward(self.negatives[tile])
 
     def scores(self, n, tile):
-        """x_ij, or s_ij if shifted, of the unit negatives n of a tile, with -inf for what is left out: (N, tile)."""
+        """x_ij, or s_ij if shifted, of the unit negatives n of a tile, with -inf for pairs left out: (N, tile)."""
         x = self.anchors @ n.T
         return x if self.ids is None else _without(x, self.ids[0], self.ids[1][tile])
 
@@ -166,8 +166,7 @@ class QueryPairs:
         return self.xp.exp(e, out=e) if self.shift is None else _exp_of(e, self.shift[:, None], self.tau)
 
     def softmax(self, s, *, need_mean):
-        """lse_i - s_i / tau (N,), how far the negatives together are ahead of a cosine s; and m_i = sum_j r_ij n_j
-        (N, d) if needed, else None."""
+        """lse_i - s_i / tau (N,) for a cosine s; and m_i = sum_j r_ij n_j (N, d) if needed, else None."""
         def add(lo, hi, total, weighted):
             for tile in self.tiles[lo:hi]:
                 n, _ = self.unit(tile)
@@ -181,7 +180,7 @@ class QueryPairs:
         return ahead, _divide(weighted, self.total[:, None]) if need_mean else None
 
     def to_negatives(self, weighted):
-        """sum_i r_ij weighted_i for weighted (N, d), through the normalisation of the negatives: (M, d)."""
+        """sum_i r_ij weighted_i for weighted (N, d), propagated through the normalisation of the negatives: (M, d)."""
         weighted = _divide(weighted, self.total[:, None])
 
         def gradient(tile):
@@ -193,16 +192,16 @@ class QueryPairs:
 
 class CrossPairs:
     """Unit rows u (N, d) and t (N, d) at scores x_ij = scale u_i . t_j, scale <= 100; rows i and j with the same
-    caption id are no negatives of each other.
+    caption id are not negatives of each other.
 
-    exp(100) overflows float32, and subtracting the maxima of rows and columns, which differ, would take two
+    exp(100) overflows float32, and subtracting the maxima of rows and columns, which differ, would need two
     exponentials a pair. One is enough: f_ij = exp(x_ij / 2) stays within exp(+-50), and with a_i of its row's size
 
         lse_i = 2 log a_i + log S_i,   S_i = sum_j (f_ij / a_i)^2
 
     does not overflow, and rows and columns share f. A row's a_i is the largest of its tiles' sums.
 
-    Of several processes each has its n rows u against the t of all, N = n size columns: each f_ij is made once.
+    With several processes each has its n rows u against the t of all, N = n size columns: each f_ij is computed once.
     """
 
     def __init__(self, u, t, scale, caption_ids, *, cache, world=ALONE):
@@ -217,7 +216,7 @@ class CrossPairs:
         self.cache = {} if cache and n * N * u.itemsize <= CACHE_BYTES else None
 
     def tile(self, a, b):
-        """f_ij for the rows a and the columns b, 0 for what is left out."""
+        """f_ij for the rows a and the columns b, 0 for pairs left out."""
         if self.cache and (a.start, b.start) in self.cache:
             return self.cache[a.start, b.start]
         f = self.u_half[a] @ self.t[b].T
@@ -226,7 +225,7 @@ class CrossPairs:
         lo, hi = (max(a.start, min(a.stop, -(-(edge - rank) // size))) for edge in (b.start, b.stop))
         if self.ids is not None:
             f *= self.ids[0][a][:, None] != self.ids[1][b]
-        elif lo < hi:                                                        # of these rows the own pair is in b
+        elif lo < hi:                                                        # rows whose own pair is in b
             first, step = (lo - a.start) * f.shape[1] + lo * size + rank - b.start, f.shape[1] + size
             f.reshape(-1)[first:first + (hi - lo - 1) * step + 1:step] = 0
         if self.cache is not None:
@@ -234,7 +233,7 @@ class CrossPairs:
         return f
 
     def logsumexps(self):
-        """lse of the rows (n,), and of the columns (N,); far below all scores where there is no negative."""
+        """lse of the rows (n,), and of the columns (N,); far below all scores without a negative."""
         def share(a, b):
             f = self.tile(a, b)
             return _sums_of_squares(self.xp, f), _sums_of_squares(self.xp, f.T)
@@ -262,10 +261,10 @@ class CrossPairs:
         return for_u, for_t
 
     def _over_tiles(self, share, join):
-        """For rows, and for columns, a tuple of arrays: what share(a, b) gives for the rows a and the columns b of each
-        tile, two tuples, joined over the tiles of the same rows or columns by join(*one, *other).
+        """A tuple of arrays for rows, and one for columns. share(a, b) returns both tuples for the tile of rows a and
+        columns b; join(*one, *other) combines tiles of the same rows or columns.
 
-        The rows of tiles are dealt to threads: each has `columns` of its own.
+        Rows of tiles are divided among threads, each with its own `columns`.
         """
         rows, count = {}, workers(self.xp, len(self.blocks))
 
@@ -294,9 +293,9 @@ def _without(x, row_ids, column_ids):
 
 
 def exp_is_safe(xp, tau, dtype, count):
-    """Whether sums of `count` terms exp(s / tau), |s| <= 1, neither overflow nor vanish. The 2 leaves room for cosines
-    rounded above 1, and because the smallest normal number is nearer to 1 than the largest. A tau that is an array on a
-    GPU is not read, which would mean waiting for it: there each row's largest score is subtracted."""
+    """Whether sums of `count` terms exp(s / tau), |s| <= 1, neither overflow nor vanish. The 2 allows for cosines rounded
+    above 1, and for the smallest normal number, which is nearer to 1 than the largest. A tau on a GPU is not read, which
+    would wait for it; then each row's largest score is subtracted."""
     known = isinstance(tau, (int, float)) or not is_gpu(xp)
     return known and 1 / float(tau) + math.log(count) < math.log(float(xp.finfo(dtype).max)) - 2
 
@@ -327,7 +326,7 @@ def _both_ways(xp, e, w_row, w_column):
 
 @fused
 def _shifted_both_ways(xp, s, shift_row, shift_column, w_row, w_column, tau):
-    """s_ij and s_ji may be rounded differently: the second exponent is held at 0."""
+    """s_ij and s_ji may be rounded differently, so the second exponent is limited to 0."""
     of_column = xp.minimum(s - shift_column, 0)
     of_column /= tau
     xp.exp(of_column, out=of_column)
@@ -355,7 +354,7 @@ def _join(a, S, other_a, other_S):
 
 @fused
 def _log_of_squares(xp, a, S):
-    """2 log a + log S. Without negatives 3 log TINY = -207: nothing beside a score, which is >= -100."""
+    """2 log a + log S. Without negatives 3 log TINY = -207: negligible beside a score, which is >= -100."""
     return 2 * xp.log(a) + xp.log(xp.maximum(S, TINY))
 
 

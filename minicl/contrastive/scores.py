@@ -1,6 +1,6 @@
-"""InfoNCE from scores, for critics that are no cosine: a bilinear form, a dot product of two networks.
+"""InfoNCE from scores, for critics other than the cosine: a bilinear form, a dot product of two networks.
 
-Scores s (N, K) say how well candidate j fits anchor i; positive_ids (N,) names the column of each anchor's positive.
+The score s_ij (N, K) rates candidate j for anchor i; positive_ids (N,) is the column of each anchor's positive.
 """
 
 from ..autograd import Tensor
@@ -37,8 +37,8 @@ def info_nce_from_scores(scores: Tensor, positive_ids: Array, tau: Tensor | floa
 def choice_accuracy(scores: Array, positive_ids: Array) -> Array:
     """Fraction of the rows of an array (N, K) whose positive has the highest score: a 0-d array, not read.
 
-    Chance is 1/K. A tie of n candidates counts 1/n, what choosing among them by lot would give, so that equal scores
-    everywhere are chance and not success.
+    Chance is 1/K. A tie of n candidates counts 1/n, the expectation of a random choice among them, so equal scores count
+    as chance.
 
     >>> import numpy as np
     >>> float(choice_accuracy(np.array([[2.0, 0.0], [1.0, 1.0]]), np.array([0, 1])))

@@ -1,4 +1,4 @@
-"""SigLIP's loss (Zhai et al. 2023, algorithm 1): each pair of image and text by itself, do they belong together?
+"""SigLIP's loss (Zhai et al. 2023, algorithm 1): a binary classification of each pair of image and text.
 
 Unit rows u (images) and v (texts) of N pairs, scores s_ij = u_i . v_j, l_ij = t s_ij + bias with t = exp(logit_scale),
 and c_ij = 1 where i = j, else -1:
@@ -8,9 +8,9 @@ and c_ij = 1 where i = j, else -1:
     du_i = t sum_j G_ij v_j,   dv_j = t sum_i G_ij u_i                       (3)
     dlogit_scale = t sum_ij G_ij s_ij,   dbias = sum_ij G_ij                 (4)
 
-Both scalars are learned, from SIGLIP_LOGIT_SCALE and SIGLIP_BIAS: of N^2 pairs N are positive, and the bias says so
-from the start. Different rows with the same caption are left out of the sums, as in clip_loss: they are no negatives.
-It holds the matrix of all pairs: good for batches of some thousands.    Derivation: docs/gradients/siglip.md
+Both scalars are learned, starting at SIGLIP_LOGIT_SCALE and SIGLIP_BIAS, a bias that fits N positives among N^2 pairs.
+Different rows with the same caption are left out of the sums, as in clip_loss: they are not negatives. The matrix of all
+pairs is stored, so use it for batches up to some thousands.    Derivation: docs/gradients/siglip.md
 """
 
 import math
@@ -26,7 +26,7 @@ from .checks import require_caption_ids, require_logit_scale, require_pairs, req
 from .cosine import cosine_similarity, l2_normalize
 from .softmax import softplus
 
-SIGLIP_LOGIT_SCALE, SIGLIP_BIAS = math.log(10), -10.0      # where they start: all pairs are taken for negatives
+SIGLIP_LOGIT_SCALE, SIGLIP_BIAS = math.log(10), -10.0      # initial values: all pairs are classified as negatives
 
 
 def composed(x: Tensor, y: Tensor, logit_scale, bias, caption_ids: Array | None = None) -> Tensor:
@@ -44,9 +44,9 @@ def siglip(x: Array, y: Array, logit_scale: Scalar, bias: Scalar, *, caption_ids
            world: World = ALONE):
     """Sigmoid loss of all pairs: x, y (N, d), logit_scale (), bias () -> L ().
 
-    Use it for images and texts when batches are spread over machines: no pair needs another pair's score. Row i of x
-    belongs to row i of y; rows need not be normalised. caption_ids as in clip_loss. world: the rows are this process's
-    part of the batch; it scores its x against the y of all.
+    It suits batches spread over machines, since no pair needs another pair's score. Row i of x belongs to row i of y; rows
+    need not be normalised. caption_ids as in clip_loss. world: the rows are this process's part of the batch; it scores
+    its x against the y of all.
 
     >>> import numpy as np
     >>> z = np.eye(4)

@@ -4,8 +4,8 @@ With z = x / tau, p = softmax(z) and y = log p:  d y_j / d z_k = [j = k] - p_k. 
 log-probability and, through the shared normaliser, lowers all others in proportion to p. Small tau sharpens
 the choice and, since dx carries 1/tau, strengthens the gradient.
 
-A row needs one finite score, and none may be NaN or infinity: FloatingPointError. A score of -infinity is no candidate,
-with p = 0.    Derivation: docs/gradients/softmax.md
+A row needs at least one finite score, and none may be NaN or infinity (FloatingPointError). A score of -infinity excludes
+a candidate: p = 0.    Derivation: docs/gradients/softmax.md
 """
 
 from ..autograd import op
@@ -14,7 +14,7 @@ from ..signature import Scalar
 from ..typing import Array
 from .checks import require_temperature
 
-EXCLUDED = -1e30      # the score of what is no candidate: exp gives 0, yet 0 * EXCLUDED is 0 where 0 * inf is NaN
+EXCLUDED = -1e30      # the score of an excluded candidate: exp gives 0, and 0 * EXCLUDED is 0, while 0 * inf is NaN
 
 
 @op
@@ -25,8 +25,8 @@ def log_softmax(x: Array, tau: Scalar = 1.0, *, needs_grad=(True, True)):
         dx   = (g - p sum_k g_k) / tau                                       (1)
         dtau = -sum x dx / tau                                               (2)
 
-    The largest score is subtracted first: a shift leaves y unchanged, and exp cannot overflow. In (2)
-    the shifted x may stand for x, since dx sums to zero.
+    The largest score is subtracted first: a shift leaves y unchanged, and exp cannot overflow. (2) uses the shifted x
+    instead of x, since dx sums to zero.
 
     >>> import numpy as np
     >>> log_softmax(np.array([2.0, 0.0])).data.round(4).tolist()
@@ -69,7 +69,7 @@ def softmax(x: Array, tau: Scalar = 1.0, *, needs_grad=(True, True)):
 
 
 def _shifted(name, x, tau):
-    """(x - top) / tau, top each row's largest score; and a function of the backward: x - top, EXCLUDED for -inf."""
+    """(x - top) / tau, with top each row's largest score; and a function for the backward: x - top, EXCLUDED for -inf."""
     require_temperature(name, tau)
     top = x.max(axis=-1, keepdims=True)
     require_finite(top, f"{name}: the largest score of a row")

@@ -9,9 +9,9 @@ s_ij = u_i . u_j, x_ij = s_ij / tau, lse_i = log sum_{j != i} exp(x_ij), p_ij = 
     du_i = sum_j (G_ij + G_ji) u_j                                           (4)
     dtau = -(1/tau) sum_ij s_ij G_ij                                         (5)
 
-With base_temperature b the loss is (tau/b) L, as in the authors' code. With a label of its own for each image it is
-nt_xent, for any number of views: z = [view1; view2; view3], labels the image ids, tiled. It holds the matrix of all
-pairs: good for batches of some thousands.    Derivation: docs/gradients/sup_con.md
+With base_temperature b the loss is (tau/b) L, as in the authors' code. With a different label for each image it is nt_xent
+for any number of views: z = [view1; view2; view3], labels the image ids, tiled. The matrix of all pairs is stored, so use
+it for batches up to some thousands.    Derivation: docs/gradients/sup_con.md
 """
 
 import math
@@ -45,10 +45,10 @@ def sup_con(z: Array, tau: Scalar, *, labels: HostArray, base_temperature: float
             world: World = ALONE):
     """Supervised contrastive loss: z (V, d), tau () > 0, labels (V,) -> L ().
 
-    Use it when classes are known. labels: host array of integers, one a row of z (both views of an image have its
-    label). The mean is over the anchors that have a positive; the others serve as negatives only. Raises ValueError if
-    none has: labels are on the host so that this can be seen without waiting for a GPU.
-    base_temperature > 0: multiply the loss by tau / base_temperature; None: leave it as it is.
+    For data with labels: a host array of integers, one a row of z (both views of an image have its label). The mean is
+    over the anchors with a positive; the others are negatives only. Raises ValueError if no anchor has one; labels are on
+    the host so that this check does not wait for a GPU.
+    base_temperature > 0: multiply the loss by tau / base_temperature; None: do not.
     world: z and labels are this process's part of the batch; its rows are the anchors that it scores against all.
 
     >>> import numpy as np
@@ -88,7 +88,7 @@ def sup_con(z: Array, tau: Scalar, *, labels: HostArray, base_temperature: float
 
 
 def _weights(xp, labels, dtype, world=ALONE):
-    """w of (1), and which entries are a row with itself: of several processes the rows of this one."""
+    """w of (1), and a mask of the pairs of a row with itself; for this process's rows."""
     all_labels = world.all_gather(labels)
     ids = to_device(all_labels, xp)
     itself = world.rows(xp.eye(len(all_labels), dtype=bool))

@@ -1,11 +1,11 @@
-"""Triplet loss (Schroff et al. 2015, FaceNet, eq. 3), and its negatives: one negative, and a margin.
+"""Triplet loss (Schroff et al. 2015, FaceNet, eq. 3) with one negative and a margin, and mining of negatives.
 
 Unit rows a (anchors), p (positives) and n (negatives), N of each:
 
     L = (1/N) sum_i max(0, |a_i - p_i|^2 - |a_i - n_i|^2 + margin)           (1)
     da_i = 2 (n_i - p_i)/N,   dp_i = 2 (p_i - a_i)/N,   dn_i = 2 (a_i - n_i)/N   (2)
 
-(2) where the maximum is not 0: a triplet that is right by the margin teaches nothing, and most soon are. Hence mining.
+(2) applies where the maximum is not 0. A triplet that satisfies the margin has no gradient, and most soon do: hence mining.
 Derivation: docs/gradients/triplet.md
 """
 
@@ -24,7 +24,7 @@ from .cosine import cosine_similarity, l2_normalize
 
 
 def composed(anchor: Tensor, positive: Tensor, negative: Tensor, *, margin: float = 0.2) -> Tensor:
-    """triplet from small ops: normalise, compare squared distances, cut at 0."""
+    """triplet from small ops: normalise, compare squared distances, clip at 0."""
     a, p, n = l2_normalize(anchor), l2_normalize(positive), l2_normalize(negative)
     short = ((a - p)**2).sum(axis=1) - ((a - n)**2).sum(axis=1) + margin     # (N,)
     return maximum(short, 0.0).mean()
@@ -34,7 +34,7 @@ def composed(anchor: Tensor, positive: Tensor, negative: Tensor, *, margin: floa
 def triplet(anchor: Array, positive: Array, negative: Array, *, margin: float = 0.2, world: World = ALONE):
     """Triplet loss of unit vectors: anchor, positive, negative (N, d), margin > 0 -> L () >= 0.
 
-    Use it when similarity comes as comparisons, "i is more like p than like n", or to see what InfoNCE improved on.
+    For data of comparisons, "i is more like p than like n", or as a baseline for InfoNCE.
     Mined negatives: negative = positive[semi_hard_negatives(anchor.data, positive.data)].
 
     >>> import numpy as np
@@ -49,7 +49,7 @@ def triplet(anchor: Array, positive: Array, negative: Array, *, margin: float = 
     a, to_anchor = l2_normalize.forward(anchor)
     p, to_positive = l2_normalize.forward(positive)
     n, to_negative = l2_normalize.forward(negative)
-    short = ((a - p)**2 - (a - n)**2).sum(axis=1, keepdims=True) + margin    # (N, 1): by how much it is not yet right
+    short = ((a - p)**2 - (a - n)**2).sum(axis=1, keepdims=True) + margin    # (N, 1): by how much the margin is missed
     wrong = short > 0
     loss = world.mean((short * wrong).mean())                                            # (1)
     require_finite(loss, "triplet: the loss")
@@ -63,11 +63,11 @@ def triplet(anchor: Array, positive: Array, negative: Array, *, margin: float = 
 
 def semi_hard_negatives(anchor: Array, positive: Array, *, ids: HostArray | None = None,
                         world: World = ALONE) -> Array:
-    """For each row of the array anchor (N, d), the id (N,) of another row of positive to serve as its negative.
+    """For each row of the array anchor (N, d), the id (N,) of another row of positive to use as its negative.
 
-    Semi-hard: the most similar of those that are less similar than the anchor's own positive; where there is none,
-    the least similar. The very hardest collapse the embedding (Schroff et al. 2015, section 3.2).
-    ids (N,) integers on the host, such as labels, not all equal: a negative is a row of another id.
+    Semi-hard: the most similar row that is less similar than the anchor's own positive, or if there is none, the least
+    similar. The very hardest collapse the embedding (Schroff et al. 2015, section 3.2).
+    ids (N,) integers on the host, such as labels, not all equal: a negative is a row with another id.
     world: all of these are this process's part of the batch, and the result names rows of all_gather(positive).
     """
     if not (is_array(anchor) and is_array(positive)):
@@ -86,5 +86,5 @@ def semi_hard_negatives(anchor: Array, positive: Array, *, ids: HostArray | None
     ids = to_device(ids, xp)
     s = cosine_similarity.forward(anchor, world.all_gather(positive))[0]     # (n, N)
     s_own = s[rows[:n], world.rows(rows)][:, None]
-    rank = xp.where(s < s_own, s, -4 - s)                                    # cosines first, then upside down
+    rank = xp.where(s < s_own, s, -4 - s)                                    # semi-hard by cosine, then the rest reversed
     return xp.where(world.rows(ids)[:, None] == ids, -math.inf, rank).argmax(axis=1)

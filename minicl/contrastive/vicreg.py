@@ -1,15 +1,15 @@
 """VICReg (Bardes et al. 2022, algorithm 1): each dimension varies, and no two of them together. It has no negatives.
 
-InfoNCE compares rows of Z (N, d), images; this compares its columns, features. If each column varies and no two say
-the same, the embeddings cannot all be one point. Rows are not normalised; z may have any length.
+InfoNCE compares the rows of Z (N, d), images; VICReg its columns, features. If every column varies and no two are
+correlated, the embeddings cannot collapse. Rows are not normalised.
 
     L = invariance mean_ia (z1_ia - z2_ia)^2 + R(z1) + R(z2)                 (1)
     R(z) = (variance/d) sum_a max(0, 1 - std_a) + (covariance/d) sum_{a != b} C_ab^2     (2)
     dR/dz_ia = (4 covariance sum_{b != a} C_ab m_ib - variance [std_a < 1] m_ia / std_a) / (d (N - 1))     (3)
 
-m = z less its column means, C = m^T m / (N - 1), std_a = sqrt(C_aa + eps). The first term averages over d too, as the
-paper's algorithm does: the weights 25, 25, 1 belong to that form (its equation 5 sums). The authors' published code
-also halves the variance term: variance=12.5 gives its loss.    Derivation: docs/gradients/vicreg.md
+m = z minus its column means, C = m^T m / (N - 1), std_a = sqrt(C_aa + eps). The first term averages over d too, as in the
+paper's algorithm, for which the weights 25, 25, 1 are meant (its equation 5 sums). The authors' published code also
+halves the variance term: variance=12.5 gives its loss.    Derivation: docs/gradients/vicreg.md
 """
 
 from ..autograd import Tensor, op
@@ -41,8 +41,8 @@ def vicreg(z1: Array, z2: Array, *, invariance: float = 25.0, variance: float = 
            eps: float = 1e-4, world: World = ALONE):
     """VICReg: two views z1, z2 (N, d) of N >= 2 items, the weights of the three terms >= 0, eps > 0 -> L () >= 0.
 
-    Use it where the two branches differ in kind or size: each is kept from collapse on its own. world: z1 and z2 are
-    this process's part of the batch, C is that of all.
+    It suits branches of different kind or size, since each is regularised separately. world: z1 and z2 are this process's
+    part of the batch; C is that of the whole batch.
 
     >>> import numpy as np
     >>> round(vicreg(np.ones((4, 3)), np.ones((4, 3))).item(), 4)            # collapse: 2 * 25 * (1 - sqrt(eps))
@@ -70,7 +70,7 @@ def _regularise(z, variance, covariance, eps, world):
     N = len(z) * world.size
     d = z.shape[1]
     m = z - world.mean(z.mean(axis=0))
-    m -= world.mean(m.mean(axis=0))                                          # what the first mean was off by rounding
+    m -= world.mean(m.mean(axis=0))                                          # the rounding error of the first mean
     C = world.sum(m.T @ m) / (N - 1)                                         # (d, d)
     std = xp.sqrt(C.diagonal() + eps)
     C = C * (1 - xp.eye(d, dtype=z.dtype))                                   # off the diagonal

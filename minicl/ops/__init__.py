@@ -1,7 +1,7 @@
-"""The ops: every differentiable function of minicl that is not about contrast, one family a file.
+"""The ops: minicl's differentiable functions, except the contrastive losses, one family a file.
 
 Importing this package also gives Tensors their operators and methods: `x * y` is `mul(x, y)`, and
-`x.mean(axis=0)` is `mean(x, axis=0)`. The table at the end is all there is to it.
+`x.mean(axis=0)` is `mean(x, axis=0)`, by the table at the end.
 """
 
 from ..autograd import Tensor

@@ -1,6 +1,6 @@
-"""Scaled dot-product attention (Vaswani et al. 2017, eq. 1): each query takes a weighted mean of the values.
+"""Scaled dot-product attention (Vaswani et al. 2017, eq. 1): each query gets a weighted mean of the values.
 
-With s_ij = q_i . k_j / sqrt(d), the weights are a softmax over the keys, and the output is linear in the values:
+The weights are a softmax of s_ij = q_i . k_j / sqrt(d) over the keys:
 
     p_ij = exp(s_ij) / sum_l exp(s_il),   y_i = sum_j p_ij v_j
 
@@ -19,7 +19,7 @@ from ..backend import array_module
 from ..signature import describe, is_plain_array
 from ..typing import Array
 
-EXCLUDED = -1e30      # the score of a masked key: finite, so that a row of nothing else has no inf - inf
+EXCLUDED = -1e30      # the score of a masked key: finite, to avoid inf - inf in a fully masked row
 TINY = 1e-30
 
 
@@ -27,8 +27,8 @@ TINY = 1e-30
 def attention(q: Array, k: Array, v: Array, *, mask: Array | None = None):
     """q (..., T, d), k (..., S, d), v (..., S, e) -> y (..., T, e); leading axes (heads, batch) are equal.
 
-    mask: bools that broadcast to (..., T, S), True where query i may look at key j; default: everywhere. A query that
-    may look nowhere gives zeros, and sends back zeros. For the padding of a batch, (B, S): mask[:, None, :].
+    mask: bools that broadcast to (..., T, S), True where query i attends to key j; default: everywhere. A query that
+    attends to no key gets zeros as output and gradient. For a padding mask (B, S) pass mask[:, None, :].
 
     >>> q, k, v = np.zeros((1, 2)), np.zeros((3, 2)), np.array([[1.0], [2.0], [30.0]])
     >>> minicl.ops.attention(q, k, v, mask=np.array([[True, True, False]])).data
@@ -48,7 +48,7 @@ def attention(q: Array, k: Array, v: Array, *, mask: Array | None = None):
         s = xp.where(mask, s, EXCLUDED)
     p = xp.exp(s - s.max(axis=-1, keepdims=True))
     if mask is not None:
-        p = p * mask                                                         # for a row that has no key at all
+        p = p * mask                                                         # for rows without a key
     p = p / xp.maximum(p.sum(axis=-1, keepdims=True), TINY)
     y = p @ v                                                                # (..., T, e)
 
@@ -63,7 +63,7 @@ def attention(q: Array, k: Array, v: Array, *, mask: Array | None = None):
 
 def _require_mask(mask, shape):
     if not is_plain_array(mask) or mask.dtype.kind != "b":
-        raise TypeError("attention: mask must be an array of bools, True where a query may look, got "
+        raise TypeError("attention: mask must be an array of bools, True where a query may attend, got "
                         f"{describe(mask)}; for token ids it is ids != 0")
     if mask.ndim > len(shape) or any(m not in (1, n) for m, n in zip(mask.shape[::-1], shape[::-1])):
         raise ValueError(f"attention: mask must broadcast to (..., T, S) = {shape}, got shape {mask.shape}; for the "

@@ -1,4 +1,4 @@
-"""Which axes an op's `axis` names."""
+"""Checks of the argument `axis`."""
 
 import operator
 from typing import TypeAlias

@@ -1,7 +1,7 @@
 """Elementwise ops: each output entry depends on one entry of each input (after broadcasting).
 
-For y = f(x) the gradient is dx = g f'(x); every op writes f' beside f. Where f has a kink (relu, maximum,
-clip, abs) the derivative used there is the one of a side, said in the docstring.
+For y = f(x) the gradient is dx = g f'(x); every op has f' beside f. At a kink (relu, maximum, clip, abs) the
+docstring states which one-sided derivative is used.
 """
 
 import math
@@ -88,7 +88,7 @@ def abs(x: Array):
 
 @op
 def tanh(x: Array):
-    """y = tanh x.    dx = g (1 - y^2), computed as 4 e / (1 + e)^2 with e = exp(-2|x|): 1 - y^2 loses its tails."""
+    """y = tanh x.    dx = g (1 - y^2), computed as 4 e / (1 + e)^2 with e = exp(-2|x|), accurate in the tails."""
     return array_module(x).tanh(x), lambda g: (_tanh_back(g, x),)
 
 
@@ -103,8 +103,8 @@ def _tanh_back(xp, g, x):
 def sigmoid(x: Array):
     """y = 1 / (1 + e^-x).    dx = g y (1 - y)
 
-    Both come from e = exp(-|x|), which cannot overflow, and neither tail is left to a difference: y is 1 / (1 + e)
-    or, below 0, e / (1 + e), and y (1 - y) is e / (1 + e)^2.
+    Computed from e = exp(-|x|), which cannot overflow, without a difference of numbers near 1: y = 1 / (1 + e), or
+    e / (1 + e) for x < 0, and y (1 - y) = e / (1 + e)^2.
 
     >>> minicl.ops.sigmoid(np.array([0.0, -40.0])).data
     array([5.00000000e-01, 4.24835426e-18])
@@ -127,13 +127,13 @@ def _sigmoid_back(xp, g, e):
 @op
 def relu(x: Array):
     """y = max(x, 0).    dx = g [x > 0], so 0 at 0.  Only y is saved: y > 0 where x > 0."""
-    y = array_module(x).clip(x, 0, math.inf)             # NumPy's maximum(x, 0) takes three times as long
+    y = array_module(x).clip(x, 0, math.inf)             # three times as fast as NumPy's maximum(x, 0)
     return y, lambda g: (g * (y > 0),)
 
 
 @op
 def leaky_relu(x: Array, *, slope: float = 0.01):
-    """x where x > 0, else slope x.    dx = g or slope g; slope in [0, 1), at 0 the slope's side."""
+    """x where x > 0, else slope x.    dx = g where x > 0, else slope g; slope in [0, 1)"""
     require_within("leaky_relu", "[0, 1)", slope=slope)
     y = array_module(x).maximum(x, slope * x)
 
@@ -150,8 +150,8 @@ def gelu(x: Array):
 
     dx = g (s + x s (1 - s) 2u'),  u' = c (1 + 3 a x^2)
 
-    The tanh form of x Phi(x), within 5e-4 of it (Hendrycks & Gimpel 2016, section 2). Computed from e = exp(-2u), so
-    that the tail below 0, and 1 - s = e s, are no differences of numbers near 1.
+    The tanh form of x Phi(x), within 5e-4 of it (Hendrycks & Gimpel 2016, section 2). Computed from e = exp(-2u) and
+    1 - s = e s, without differences of numbers near 1.
     """
     far = 10.0 if x.dtype.itemsize == 4 else 21.0        # beyond, y is x or below 1e-36 (float32): e does not overflow
     y, e = _gelu(x, -far, far)
@@ -205,7 +205,7 @@ def where(condition: Mask, x: Array, y: Array):
 
 @op
 def clip(x: Array, *, low: float | None = None, high: float | None = None):
-    """x limited to [low, high], either None for no limit.    dx = g [low <= x <= high]"""
+    """x limited to [low, high]; None for no limit.    dx = g [low <= x <= high]"""
     for name, limit in (("low", low), ("high", high)):
         if limit is not None:
             require_within("clip", "(-inf, inf)", **{name: limit})
@@ -219,9 +219,9 @@ def clip(x: Array, *, low: float | None = None, high: float | None = None):
 def dropout(x: Array, *, p: float, rng: Rng, world: World = ALONE, batch_axis: int = 0):
     """y = x m / (1 - p), where each entry of m is 0 with probability p, else 1.    dx = g m / (1 - p)
 
-    The expectation of y is x (Srivastava et al. 2014, inverted form). rng: numpy Generator on the host,
-    on both backends, so that a seed gives the same mask on both. world: x is this process's part of a batch
-    along batch_axis; the mask is drawn for the whole batch.
+    The expectation of y is x (Srivastava et al. 2014, inverted form). rng: numpy Generator, also for CuPy arrays, so a
+    seed gives the same mask on both backends. world: x is this process's part of a batch along batch_axis; the mask is
+    drawn for the whole batch.
 
     >>> minicl.ops.dropout(np.ones(6), p=0.5, rng=np.random.default_rng(0)).data
     array([2., 2., 2., 0., 0., 0.])

@@ -1,4 +1,4 @@
-"""Embedding: a table of vectors, looked up by id."""
+"""Embedding: lookup of vectors in a table by id."""
 
 from ..autograd import op
 from ..backend import array_module, is_gpu, scatter_add
@@ -10,9 +10,8 @@ from ..typing import Array
 def embedding(ids: Index, table: Array):
     """y[...] = table[ids[...]]: ids (...) integers in [0, V), table (V, C) -> (..., C).
 
-    dtable[v] = sum of g over all places whose id is v: a product with the one-hot matrix of the ids, of which only
-    the ones are touched. -1 is the last row. Other ids outside raise IndexError on NumPy; on CuPy, where a look would
-    wait for the device, they wrap around.
+    dtable[v] = sum of g over all positions with id v. The id -1 is the last row. Other ids out of range raise IndexError on
+    NumPy; on CuPy, where a check would wait for the device, they wrap around.
 
     >>> minicl.ops.embedding(np.array([2, 0]), np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])).data
     array([[4., 5.],

@@ -1,12 +1,11 @@
 """Matrix products.
 
-For Y = X W, y_nk = sum_c x_nc w_ck. The loss sees w_ck through every row n, and x_nc through every column k:
+For Y = X W, y_nk = sum_c x_nc w_ck. The loss depends on w_ck through every row n, and on x_nc through every column k:
 
     dX = G W^T        dx_nc = sum_k g_nk w_ck          (1)
     dW = X^T G        dw_ck = sum_n x_nc g_nk          (2)
 
-A check without thinking: there is only one way to multiply the shapes (N, K), (C, K) into (N, C).
-Derivation: docs/gradients/matmul.md
+The shapes confirm it: (N, K) and (C, K) multiply to (N, C) in only one way.    Derivation: docs/gradients/matmul.md
 """
 
 import math
@@ -63,7 +62,7 @@ def linear(x: Array, w: Array, b: Array | None = None, *, needs_grad=(True, True
 
 
 def _times(rows, w, b=None):
-    """rows w + b, some rows for each thread."""
+    """rows w + b, with rows divided among threads."""
     xp = array_module(rows)
     y = xp.empty((len(rows), w.shape[1]), dtype=rows.dtype)
 
@@ -77,6 +76,6 @@ def _times(rows, w, b=None):
 
 
 def _transposed_times(rows, g):
-    """rows^T g: each thread sums over some of the rows."""
+    """rows^T g, with the sum over rows divided among threads."""
     parts = parallel_for(array_module(g), len(g), lambda lo, hi: rows[lo:hi].T @ g[lo:hi])
     return sum(parts[1:], parts[0])

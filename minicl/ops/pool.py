@@ -1,4 +1,4 @@
-"""Pooling on pixel-major activations (H, W, B, C), windows side by side or overlapping, no padding.
+"""Pooling on pixel-major activations (H, W, B, C), with adjacent or overlapping windows, without padding.
 
 With windows x[s h + i, s w + j] over taps (i, j) in K x K, K = size, s = stride:
 
@@ -7,8 +7,8 @@ With windows x[s h + i, s w + j] over taps (i, j) in K x K, K = size, s = stride
     mean:  y[h, w] = (1/K^2) sum_ij x[s h + i, s w + j]
            dx[s h + i, s w + j] += g[h, w] / K^2 at every tap                        (2)
 
-A tap over the whole image is a strided view of x, so pooling is a running maximum or sum of such views; rows and
-columns that fill no whole window are left out, as is usual.    Derivation: docs/gradients/pool.md
+A tap over the whole image is a strided view of x, so pooling is a running maximum or sum of such views. Rows and columns
+that do not fill a window are dropped, as in PyTorch.    Derivation: docs/gradients/pool.md
 """
 
 from ..autograd import op
@@ -66,7 +66,7 @@ def avg_pool2d(x: Array, *, size: int = 2, stride: int | None = None):
 
 
 def _windows(x, size, stride, name):
-    """A function giving the size^2 strided views, one a tap, of an array like x."""
+    """A function that returns the size^2 strided views, one a tap, of an array like x."""
     stride = size if stride is None else stride
     require_integers(name, 1, size=size, stride=stride)
     if x.ndim != 4 or min(x.shape[:2]) < size:

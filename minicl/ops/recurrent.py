@@ -1,15 +1,15 @@
 """A gated recurrent unit over a whole sequence, and its gradient: backpropagation through time.
 
-Each step mixes the last state with new content. Per unit, with the gates sigma(v) = 1 / (1 + e^-v) between 0 and 1:
+Each step mixes the last state with new content. Per unit, with gates sigma(v) = 1 / (1 + e^-v) between 0 and 1:
 
-    r = sigma(x_t W_r + b_r + h_{t-1} V_r)              reset: how much of the past the new content sees
+    r = sigma(x_t W_r + b_r + h_{t-1} V_r)              reset: how much of the past enters the new content
     u = sigma(x_t W_u + b_u + h_{t-1} V_u)              update: how much of the past stays
     n = tanh(x_t W_n + b_n + r q),   q = h_{t-1} V_n    new content
     h_t = u h_{t-1} + (1 - u) n
 
-(Cho et al. 2014; with r behind the product, as cuDNN has it, so that one product serves all three.) The gradient
-runs the same steps from the last to the first. A state reaches the loss through its own output, g_t, and through
-the next step, so with da and dp the gradients of what x_t and h_{t-1} add before the nonlinearities:
+(Cho et al. 2014; with r after the product, as in cuDNN, so that one product gives all three.) The gradient runs
+through the steps in reverse. A state affects the loss through its own output, g_t, and through the next step, so with
+da and dp the gradients of the terms that x_t and h_{t-1} add before the nonlinearities:
 
     dh_t = g_t + u_{t+1} dh_{t+1} + dp_{t+1} V^T                             (1)
     da_n = dh_t (1 - u) (1 - n^2)                                            (2)
@@ -17,12 +17,12 @@ the next step, so with da and dp the gradients of what x_t and h_{t-1} add befor
     da_r = da_n q r (1 - r)                                                  (4)
     dp   = (da_r, da_u, r da_n)                                              (5)
 
-Each weight serves all steps, so its gradient is a sum over them, which is one product over all rows:
+All steps share the weights, so their gradients are sums over steps, each one product over all rows:
 
     dx = da W^T,   dW = sum_t x_t^T da_t,   db = sum_t da_t                  (6)
     dV = sum_t h_{t-1}^T dp_t                                                (7)
 
-Where u is near 1, dh passes (1) undamped: so a gated unit carries information over many steps.
+Where u is near 1, dh passes (1) undamped, so a gated unit carries information over many steps.
 Derivation: docs/gradients/gru.md
 """
 
@@ -35,7 +35,7 @@ from ..typing import Array
 def gru(x: Array, w: Array, v: Array, b: Array, h0: Array | None = None, *, needs_grad=(True,) * 5):
     """x (T, B, C) -> h (T, B, H), the states after each of T steps of B sequences.
 
-    w (C, 3H), b (3H,)  of the input, v (H, 3H)  of the state; columns in the order reset, update, new
+    w (C, 3H), b (3H,)  weights of the input, v (H, 3H)  of the state; columns in the order reset, update, new
     h0 (B, H)           the state before the first step; None for zeros
     """
     _require_shapes(x, w, v, b, h0)
@@ -43,7 +43,7 @@ def gru(x: Array, w: Array, v: Array, b: Array, h0: Array | None = None, *, need
     T, B, C = x.shape
     H = v.shape[0]
     rows = x.reshape(-1, C)                              # (T B, C)
-    gates = (rows @ w + b).reshape(T, B, 3 * H)          # what x adds; each step turns its part into (r, u, n)
+    gates = (rows @ w + b).reshape(T, B, 3 * H)          # the input's part; each step turns its slice into (r, u, n)
     q = xp.empty((T, B, H), dtype=x.dtype)
     h = xp.empty((T + 1, B, H), dtype=x.dtype)           # h[t] is the state before step t
     h[0] = 0 if h0 is None else h0
@@ -59,7 +59,7 @@ def gru(x: Array, w: Array, v: Array, b: Array, h0: Array | None = None, *, need
 
     def backward(g):
         da, dp = xp.empty_like(gates), xp.empty_like(gates)
-        dh = xp.zeros_like(h[0])                                             # what comes back from later steps
+        dh = xp.zeros_like(h[0])                                             # the gradient from later steps
         for t in reversed(range(T)):
             _step_back(dh, g[t], *split(gates[t]), q[t], h[t], *split(da[t]), *split(dp[t]))
             dh += dp[t] @ v.T                                                # (1)
@@ -85,7 +85,7 @@ def _open_gates(xp, ru, p):
 
 @fused
 def _new_state(xp, n, r, u, p, h, q, after):
-    """q, n and h_t (after), in place; p: what h_{t-1} V adds to the new content."""
+    """q, n and h_t (after), in place; p: the part of h_{t-1} V in the new content."""
     # n = tanh(x W + b + r q),  h_t = u h_{t-1} + (1 - u) n
     q[...] = p
     n += r * q
@@ -95,7 +95,7 @@ def _new_state(xp, n, r, u, p, h, q, after):
 
 @fused
 def _step_back(xp, dh, g, r, u, n, q, h, da_r, da_u, da_n, dp_r, dp_u, dp_n):
-    """The step's da and dp, in place, and in dh what u lets through to the step before."""
+    """The step's da and dp, in place, and in dh the part that u passes to the previous step."""
     dh += g                                                                  # (1)
     d = dh * (1 - u) * (1 - n * n)                                           # (2)
     da_n[...] = d

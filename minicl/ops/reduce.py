@@ -1,8 +1,8 @@
-"""Reductions: one number from the many along some axes.
+"""Reductions along axes.
 
 axis: an int, a tuple of ints, or None for all axes; with keepdims the reduced axes stay, with length 1.
-The gradient of a reduction comes back smaller than its input: `_restore_axes` gives it length-1 axes, and
-broadcasting repeats it along what was reduced. Of no values the sum is 0; the others refuse.
+The gradient of the output is smaller than the input: `_restore_axes` gives it length-1 axes, and broadcasting repeats
+it along the reduced ones. The sum of no values is 0; the other reductions raise ValueError.
 """
 
 from ..autograd import op
@@ -35,7 +35,7 @@ def mean(x: Array, *, axis: Axis = None, keepdims: bool = False):
 
 @op
 def max(x: Array, *, axis: Axis = None, keepdims: bool = False):
-    """y = max_i x_i.    dx_i = g / (how many are tied) where x_i = y, else 0"""
+    """y = max_i x_i.    dx_i = g / (number of ties) where x_i = y, else 0"""
     axes = axes_of("max", x, axis)
     _count("max", x, axes)
     y = x.max(axis=axes, keepdims=True)
@@ -52,7 +52,7 @@ def max(x: Array, *, axis: Axis = None, keepdims: bool = False):
 def logsumexp(x: Array, *, axis: Axis = None, keepdims: bool = False):
     """y = log sum_i exp(x_i), computed as m + log sum_i exp(x_i - m) with m = max_i x_i.    dx_i = g exp(x_i - y)
 
-    Where all x_i are -inf, y is -inf and dx 0. Where one is inf, so is y, and dx is NaN: inf - inf has no value.
+    If all x_i are -inf, y is -inf and dx is 0. If one is inf, y is inf and dx is NaN.
 
     >>> minicl.ops.logsumexp(np.array([1000.0, 1000.0])).item()
     1000.6931471805599
@@ -77,7 +77,7 @@ def _exp_below(xp, x, m, low, high):
 
 @fused
 def _add_log(xp, m, total):
-    return m + xp.log(xp.maximum(total, 1))                  # m + log(total): one term is 1, but in a row of -inf
+    return m + xp.log(xp.maximum(total, 1))                  # m + log(total); total < 1 only in a row of -inf
 
 
 @fused
@@ -90,7 +90,7 @@ def var(x: Array, *, axis: Axis = None, keepdims: bool = False, correction: floa
     """y = sum_i (x_i - mean)^2 / (n - correction).    dx_i = 2 g (x_i - mean) / (n - correction)
 
     correction: 0 divides by n (as batch norm does), 1 gives the unbiased estimate.
-    The mean's own dependence on x_i adds nothing: the deviations from it sum to zero.
+    The mean's dependence on x_i adds nothing to the gradient, since the deviations sum to zero.
     """
     axes = axes_of("var", x, axis)
     require_within("var", "(-inf, inf)", correction=correction)
@@ -98,14 +98,14 @@ def var(x: Array, *, axis: Axis = None, keepdims: bool = False, correction: floa
     if n <= 0:
         raise ValueError(f"var: needs more than correction={correction} values along axis {axis}, got shape {x.shape}")
     deviation = x
-    for _ in range(2):               # the mean is rounded to its own size; the mean of what is left, to a deviation's
+    for _ in range(2):               # the first mean is rounded to its own size, the second to that of the deviations
         deviation = deviation - mean_over(deviation, axes, keepdims=True)
     y = sum_over(deviation * deviation, axes, keepdims=True) / n
     return _drop_axes(y, axes, keepdims), lambda g: (_restore_axes(g, x, axes) * (2 / n) * deviation,)
 
 
 def _count(name, x, axes):
-    """How many values are reduced to one; at least 1."""
+    """The number of values that are reduced to one, at least 1."""
     n = 1
     for axis in axes:
         n *= x.shape[axis]

@@ -1,4 +1,4 @@
-"""Shape ops: they move numbers and compute none, so their gradients move them back."""
+"""Shape ops: they only move entries, so their gradients move them back."""
 
 import builtins
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def transpose(x: Array, *, axes: tuple[int, ...] | None = None):
 
 @op
 def to_pixel_major(x: Array):
-    """Images (B, H, W, C) -> pixels (H, W, B, C), contiguous, as conv2d takes them.    dx: g turned back"""
+    """Images (B, H, W, C) -> pixels (H, W, B, C), contiguous, as conv2d takes them.    dx: g transposed back"""
     return array_module(x).ascontiguousarray(x.transpose(1, 2, 0, 3)), lambda g: (g.transpose(2, 0, 1, 3),)
 
 
@@ -49,8 +49,8 @@ def broadcast_to(x: Array, *, shape: int | tuple[int, ...]):
 def getitem(x: Array, *, key: Any):
     """x[key]: ints, slices, None, ... and integer arrays.    dx: zeros, with g added at [key]
 
-    An integer array may pick a row many times; its gradients add up. Out-of-bounds ids raise on NumPy
-    and wrap silently on CuPy. Raises TypeError for a key of another kind: a list, a tuple within the key, a bool.
+    The gradients of an entry picked several times add up. Ids out of bounds raise IndexError on NumPy and wrap silently on
+    CuPy. Raises TypeError for other kinds of keys: a list, a tuple within the key, a bool.
     """
     has_arrays = _require_key(key)
 
@@ -66,7 +66,7 @@ def getitem(x: Array, *, key: Any):
 
 
 def _require_key(key):
-    """Whether there are arrays in a key. Raises TypeError unless all of its parts are of the kinds that getitem takes."""
+    """Whether a key contains arrays. Raises TypeError for a part of a kind that getitem does not take."""
     has_arrays = False
     for part in key if isinstance(key, tuple) else (key,):
         if is_plain_array(part) and part.dtype.kind in "iu":
@@ -80,7 +80,7 @@ def _require_key(key):
 
 @op
 def concat(*xs: Array, axis: int = 0):
-    """concat(x, y, ..., axis=0): the arrays one after the other along an existing axis.    d(part): that part of g"""
+    """concat(x, y, ..., axis=0): join arrays along an existing axis.    d(part): that part of g"""
     axis = axis_of("concat", xs[0], axis)
 
     def backward(g):
@@ -98,7 +98,7 @@ def concat(*xs: Array, axis: int = 0):
 
 @op
 def stack(*xs: Array, axis: int = 0):
-    """stack(x, y, ..., axis=0): arrays of one shape side by side along a new axis.    d(k-th): the k-th slice of g"""
+    """stack(x, y, ..., axis=0): join arrays of one shape along a new axis.    d(k-th): the k-th slice of g"""
     xp = array_module(xs[0])
     axis = axis_of("stack", xs[0][None], axis)
     return xp.stack(xs, axis=axis), lambda g: tuple(xp.moveaxis(g, axis, 0)[k] for k in range(len(xs)))
