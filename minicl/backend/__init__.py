@@ -4,7 +4,7 @@ Everything above asks the data where it lives, `xp = array_module(x)`, and then 
 What the two libraries do differently is a function here, with one name:
 
     device    get_backend("cupy"), array_module, is_gpu; to_device and to_host, the only doors between the two memories
-    kernels   fused: a formula as one kernel; sum_over, mean_over, row_sums, column_sums, scatter_add; tile_size
+    kernels   fused: a formula as one kernel; sums (sum_over, column_sums, deviation_sums, ...); scatter_add; tile_size
     taps      gather_taps, add_taps: the copies of a convolution on a GPU
     parallel  threads() and the loops that share work among them: parallel_for, parallel_map, parallel_sum, sum_of_squares
     memory    peak_memory_mib, available_memory_only, and the reuse of freed memory
@@ -14,14 +14,15 @@ Importing minicl never imports cupy.
 
 from .device import (BackendError, array_module, get_backend, is_array, is_gpu, require_finite,
                      to_device, to_host)
-from .kernels import column_sums, follow, fused, mean_over, product, row_sums, scatter_add, sum_over, tile_size, weights
+from .kernels import (column_sums, deviation_sums, follow, fused, mean_over, product_sums, row_sums, scatter_add, sum_over,
+                      tile_size, weights)
 from .memory import available_memory_only, peak_memory_mib
 from .parallel import (available_cores, parallel_for, parallel_map, parallel_sum, share_cores, sum_of_squares, threads,
                        workers)
 from .taps import add_taps, gather_taps
 
 __all__ = ["BackendError", "add_taps", "array_module", "available_cores", "available_memory_only", "column_sums",
-           "follow", "fused", "gather_taps", "get_backend", "is_array", "is_gpu", "mean_over", "parallel_for",
-           "parallel_map", "parallel_sum", "peak_memory_mib", "product", "require_finite", "row_sums", "scatter_add",
-           "share_cores", "sum_of_squares", "sum_over", "threads", "tile_size", "to_device", "to_host", "weights",
-           "workers"]
+           "deviation_sums", "follow", "fused", "gather_taps", "get_backend", "is_array", "is_gpu", "mean_over",
+           "parallel_for", "parallel_map", "parallel_sum", "peak_memory_mib", "product_sums", "require_finite",
+           "row_sums", "scatter_add", "share_cores", "sum_of_squares", "sum_over", "threads", "tile_size",
+           "to_device", "to_host", "weights", "workers"]

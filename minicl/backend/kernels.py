@@ -73,15 +73,8 @@ FEW, SMALL = 32, 4096     # terms, and entries, up to which NumPy's sum loses no
 GRID = 512                # some for each of a large GPU's multiprocessors
 
 
-def product(xp: ArrayModule, x: Array, y: Array) -> Any:
-    """x y for column_sums, in a fused formula: on NumPy the pair (x, y), whose product is summed but never written."""
-    return (x, y) if xp is np else x * y
-
-
-def column_sums(x: Any) -> Array:
-    """x.sum(axis=-2) of x (..., N, K), or of a product() of two arrays (N, K)."""
-    if isinstance(x, tuple):
-        return _column_dots(*x)
+def column_sums(x: Array) -> Array:
+    """x.sum(axis=-2) of x (..., N, K)."""
     n = x.shape[-2]
     on_host = isinstance(x, np.ndarray)
     count = -(-n // BLOCK) if on_host else _parts(x.size // max(1, n), n)
@@ -101,6 +94,41 @@ def _column_dots(x, y):
         return total
     blocks = (a[:whole].reshape(-1, BLOCK, a.shape[1]) for a in (x, y))
     return total + column_sums(np.einsum("bnk,bnk->bk", *blocks))
+
+
+def deviation_sums(x: Array, origin: Array) -> tuple[Array, Array]:
+    """The column sums of d and of d^2 for d = x - origin: x (N, K), origin (K,) -> (K,), (K,)."""
+    if isinstance(x, np.ndarray):
+        d = x - origin
+        return column_sums(d), _column_dots(d, d)
+    return _two_sums("deviation_sums", "T(x - o), T((x - o) * (x - o))", "T x, T o", (x,), origin)
+
+
+def product_sums(g: Array, x: Array, origin: Array) -> tuple[Array, Array]:
+    """The column sums of g and of g (x - origin): g and x (N, K), origin (K,) -> (K,), (K,)."""
+    if isinstance(x, np.ndarray):
+        return column_sums(g), _column_dots(g, x - origin)
+    return _two_sums("product_sums", "T(g), T(g * (x - o))", "T g, T x, T o", (g, x), origin)
+
+
+def _two_sums(name, pair, inputs, arrays, origin):
+    """Both sums of a pair of terms at once on a GPU, as one sum of complex numbers: the terms are never written."""
+    x = arrays[0]
+    kernel = _complex_sum(array_module(x), name, pair, inputs, x.dtype.char)
+    n, K = x.shape
+    count = max(1, _parts(K, n))
+    whole = n // count * count
+    sums = kernel(*(a[:whole].reshape(count, -1, K) for a in arrays), origin, axis=1).view(x.dtype)      # (count, 2 K)
+    total = sums.sum(axis=0) if count > 1 else sums[0]
+    if whole < n:
+        total = total + kernel(*(a[whole:] for a in arrays), origin, axis=0).view(x.dtype)
+    return total[0::2], total[1::2]
+
+
+@functools.lru_cache
+def _complex_sum(xp, name, pair, inputs, dtype):
+    result = {"f": "complex64 y", "d": "complex128 y"}[dtype]
+    return xp.ReductionKernel(inputs, result, f"complex<T>({pair})", "a + b", "y = a", "0", name)
 
 
 @functools.lru_cache(1024)

@@ -14,7 +14,7 @@ does stretching them (r follows). The means are over the same n entries. Derivat
 from collections.abc import Callable
 
 from ..autograd import op
-from ..backend import array_module, fused, product, sum_over
+from ..backend import array_module, deviation_sums, fused, product_sums, sum_over
 from ..checks import require_within
 from ..distributed import ALONE, World
 from ..typing import Array
@@ -41,7 +41,7 @@ def batch_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5, relu:
     X = pixels.rows(x)
     origin = pixels.sample_mean(x)                                           # sums of squares about nearly the mean
     wide_origin = pixels.repeat(origin)
-    first, second = pixels.sums(lambda s: _deviations(X[s], wide_origin))
+    first, second = pixels.sums(lambda s: deviation_sums(X[s], wide_origin))
     if world.size > 1:
         first, second, origin = _sums_of_all(world, first, second, origin, float(pixels.pixels))
     m, rest, v, r, a, c = _fold(first, second, origin, weight, bias, float(n), eps)
@@ -58,16 +58,20 @@ def batch_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5, relu:
         dx = xp.empty_like(X)
         wide_m = pixels.repeat(m)
 
-        def products(s):                                                     # g past the relu, left in dx; g (x - m)
-            return dx[s], _past_relu(G[s], None if y_saved is None else y_saved[s], X[s], wide_m, dx[s])
+        past = G if y_saved is None else dx                                  # g past the relu
 
-        db, dr = pixels.sums(products)                                       # (1)
+        def sums(s):
+            if y_saved is not None:
+                _past_relu(G[s], y_saved[s], dx[s])
+            return product_sums(past[s], X[s], wide_m)
+
+        db, dr = pixels.sums(sums)                                           # (1)
         total = (dr, db) if world.size == 1 else world.sum(xp.stack([dr, db]))
         dw, k, l = _fold_back(*total, m, rest, r, a, float(n))               # (2)
         if world.size > 1:
             dw = (dr - rest * db) * r                                        # the share of this process, like db
         wide_a, wide_k, wide_l = map(pixels.repeat, (a, k, l))
-        pixels.each(lambda s: _line_back(dx[s], X[s], wide_a, wide_k, wide_l))       # (3)
+        pixels.each(lambda s: _line_back(past[s], X[s], wide_a, wide_k, wide_l, dx[s]))          # (3)
         return dx.reshape(x.shape), dw, db
 
     return y.reshape(x.shape), backward
@@ -84,12 +88,6 @@ def _sums_of_all(world, first, second, origin, n):
     origin = origins.mean(axis=0)
     d = origins - origin + shifts
     return n * d.sum(axis=0), n * (variances + d * d).sum(axis=0), origin
-
-
-@fused
-def _deviations(xp, x, origin):
-    d = x - origin
-    return d, product(xp, d, d)
 
 
 @fused
@@ -118,14 +116,10 @@ def _line(xp, x, a, c, least, out):
 
 
 @fused
-def _past_relu(xp, g, y, x, m, out):
-    """out = g where y > 0 (everywhere if it is None), else 0; returns out (x - m)."""
-    if y is None:
-        out[...] = g
-    else:
-        out[...] = y > 0                                                     # NumPy is slow to multiply by bools
-        out *= g
-    return product(xp, out, x - m)
+def _past_relu(xp, g, y, out):
+    """out = g where y > 0, else 0."""
+    out[...] = y > 0                                                         # NumPy is slow to multiply by bools
+    out *= g
 
 
 @fused
@@ -138,9 +132,9 @@ def _fold_back(xp, dr, db, m, rest, r, a, n):
 
 
 @fused
-def _line_back(xp, dx, x, a, k, l):
-    """dx = a g + k x + l in place, dx being g."""
-    dx *= a
+def _line_back(xp, g, x, a, k, l, dx):
+    """dx = a g + k x + l; g may be dx."""
+    xp.multiply(g, a, out=dx)
     dx += k * x
     dx += l
 

@@ -7,7 +7,7 @@ has few terms, FEW_ROWS or more, and ends with one over the pixels of a row. On 
 
 import functools
 
-from ..backend import array_module, column_sums, is_gpu, parallel_for, parallel_sum
+from ..backend import array_module, is_gpu, parallel_for, parallel_sum
 
 WIDTH = 8192
 FEW_ROWS = 16
@@ -45,13 +45,13 @@ class PixelRows:
         parallel_for(self.xp, self.shape[0], lambda lo, hi: function(slice(lo, hi)), self.size)
 
     def sums(self, pair):
-        """The sums a channel, (C,), of the two arrays of rows that pair(s) gives for each slice s."""
+        """Two sums a channel, (C,), from the two column sums that pair(s) gives for each slice s of the rows."""
         if is_gpu(self.xp):
-            return [column_sums(part) for part in pair(slice(None))]
+            return pair(slice(None))
 
         def add(lo, hi, *totals):
             for total, part in zip(totals, pair(slice(lo, hi))):
-                total += column_sums(part)
+                total += part
 
         like = self.xp.empty(self.shape[1], dtype=self.dtype)
         wide = parallel_sum(self.xp, self.shape[0], add, like, like, size=self.size)

@@ -3,7 +3,7 @@ NumPy's ops where there is a GPU, real or emulated."""
 
 import numpy as np
 
-from .device_array import ndarray
+from .device_array import ndarray, wrap
 from .stream import launch, while_fusing
 
 
@@ -22,6 +22,18 @@ class ElementwiseKernel:
             raise TypeError(f"expected {self.count} arguments, got {len(args)}")
         launch()
         self.run(*(x._array if type(x) is ndarray else x for x in args))
+
+
+class ReductionKernel(ElementwiseKernel):
+    """cupy.ReductionKernel: the sum of what is computed for each entry."""
+
+    def __init__(self, in_params, out_params, map_expr, reduce_expr, post_map_expr, identity, name="reduction"):
+        super().__init__(in_params, "", map_expr, name)
+
+    def __call__(self, *args, axis):
+        while_fusing("a kernel")
+        launch()
+        return wrap(self.run(*(x._array for x in args)).sum(axis))
 
 
 def gather_taps(x, H, W, B, C, kh, kw, s, p, width, first, cols):
@@ -44,4 +56,12 @@ def _tap(padded, i, j, s, rows, width, first):
     return padded[s * first + i:s * (first + rows - 1) + i + 1:s, j:s * (width - 1) + j + 1:s]
 
 
-EQUIVALENTS = {"gather_taps": gather_taps, "add_taps": add_taps}
+def deviation_sums(x, o):
+    return (x - o) + 1j * (x - o)**2
+
+
+def product_sums(g, x, o):
+    return g + 1j * g * (x - o)
+
+
+EQUIVALENTS = {run.__name__: run for run in (gather_taps, add_taps, deviation_sums, product_sums)}

@@ -17,7 +17,7 @@ import types
 import numpy as np
 
 from .device_array import call, device, host, in_bounds, ndarray, operand, read_key, unsupported, wrap
-from .elementwise import ElementwiseKernel
+from .elementwise import ElementwiseKernel, ReductionKernel
 from .fusion import fuse
 from .listing import LISTING, listed, signature
 from .stream import launch, launch_for, launch_product, launches, synchronisations, synchronise, while_fusing, written
@@ -296,7 +296,8 @@ def _build():
                    **{name: _empty(name) for name in ("empty", "empty_like")},
                    **{name: _door(name) for name in ("array", "asarray", "asanyarray", "ascontiguousarray",
                                                      "asfortranarray")},
-                   ElementwiseKernel=ElementwiseKernel, **dict.fromkeys(("ReductionKernel", "RawKernel", "RawModule"), _Kernel))
+                   ElementwiseKernel=ElementwiseKernel, ReductionKernel=ReductionKernel,
+                   **dict.fromkeys(("RawKernel", "RawModule"), _Kernel))
     for name in by_hand:
         listed("functions", name)
     cupy = _module("cupy", {
