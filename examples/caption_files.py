@@ -25,6 +25,7 @@ from unicodedata import normalize
 import numpy as np
 
 from minicl.data import DataError
+from minicl.data.contents import contents_of
 from minicl.data.decoded import decode_once
 from minicl.data.pictures import SUFFIXES, decode, pillow, shown
 from minicl.nn.words import WORD
@@ -72,8 +73,8 @@ def load_captioned(file: str, folder: str | None, size: int, *, test_share: floa
     order = np.concatenate([order[:n_train][:limit], order[n_train:][:limit]])
     n_train = min(n_train, limit or n_train)
     paths = [root / names[i] for i in order]
-    identity = [(s.st_size, s.st_mtime_ns) if (s := _stat(path)) else None for path in paths]
-    pixels, good = decode_once(identity, [str(path) for path in paths], lambda k: decode(paths[k], size, 3), (size, size, 3),
+    names = [str(path) for path in paths]
+    pixels, good = decode_once(contents_of(root, names), names, lambda k: decode(paths[k], size, 3), (size, size, 3),
                                log=log)
     n = int(good[:n_train].sum())
     if not 0 < n < len(pixels):
@@ -106,13 +107,6 @@ def _without_caption(root, names):
              if os.access(folder, os.R_OK) for entry in os.scandir(folder)
              if os.path.splitext(entry.name)[1].lower() in SUFFIXES and not entry.name.startswith(".")}
     return sorted(found - listed)
-
-
-def _stat(path):
-    try:
-        return os.stat(path)
-    except (OSError, ValueError):                            # ValueError: a NUL in the name
-        return None
 
 
 def _flat(texts):

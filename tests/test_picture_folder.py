@@ -2,8 +2,10 @@
 
 import os
 import re
+import shutil
 import stat
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -126,10 +128,11 @@ def test_two_pictures_are_one_to_train_on_and_one_to_test_on(photos):
 
 def test_a_limit_reads_the_first_of_each_split(photos):
     write_pictures(photos, CAT_DOG)
-    (data, _), (part, log) = load(photos, test_share=0.3), load(photos, test_share=0.3, limit=4)
+    part, log = load(photos, test_share=0.3, limit=4)
+    data, later = load(photos, test_share=0.3)
     for split in ("train_images", "train_labels", "test_images", "test_labels"):
         np.testing.assert_array_equal(getattr(data, split)[:4], getattr(part, split))
-    assert log.has("^decoding 8 pictures")
+    assert log.has("^decoding 8 pictures") and later.has("^decoding 12 pictures .*; 8 are there already")
 
 
 def test_other_files_are_ignored(photos):
@@ -196,8 +199,11 @@ def test_many_broken_files_are_counted_and_kept_in_a_list(photos):
     assert "6.png" in Path(re.search(r"; ([^;]*state\.json)", line)[1]).read_text()
 
 
-@pytest.mark.parametrize("change", ["pixels", "size", "channels", "seed", "share", "new file"])
-def test_whatever_changes_the_pixels_or_their_order_decodes_again(photos, cache, change):
+NEW = {"pixels": 1, "size": 20, "channels": 20, "seed": 0, "share": 0, "new file": 1}            # pictures that are decoded
+
+
+@pytest.mark.parametrize("change", NEW)
+def test_whatever_changes_the_pixels_or_their_order_makes_another_file(photos, cache, change):
     write_pictures(photos, CAT_DOG)
     load(photos)
     load(photos)
@@ -208,9 +214,57 @@ def test_whatever_changes_the_pixels_or_their_order_decodes_again(photos, cache,
     else:
         options = {"size": {"size": 8}, "channels": {"channels": 1}, "seed": {"seed": 1}, "share": {"test_share": 0.2}}[change]
         data, log = load(photos, **options)
-    assert log.has("^decoding") and len(list(cache.glob("pictures/*"))) == 2
+    assert log.has(f"^decoding {NEW[change]} pictures") and len(list(cache.glob("pictures/*"))) == 2
     if change == "pixels":
         assert open_image(photos / "cat/1.png", 16).tobytes() in images_of(data)
+
+
+COPIES = {
+    "touched": lambda photos, other: [os.utime(file) for file in photos.rglob("*.png")] and photos,
+    "copied": lambda photos, other: shutil.copytree(photos, other, copy_function=shutil.copy),
+    "moved": lambda photos, other: photos.rename(other),
+    "linked": lambda photos, other: other.symlink_to(photos) or other,
+    "deeper": lambda photos, other: (other.mkdir(), photos.rename(other / "a"))[1].parent,
+    "renamed in their order": lambda photos, other: [file.rename(file.with_stem("9" + file.stem)) for file in photos.rglob("*.*")] and photos,
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_the_same_pictures_elsewhere_are_not_decoded_again(photos, tmp_path, cache, how):
+    write_pictures(photos, [*CAT_DOG[:12], *numbered("dog", 18)])
+    (photos / "dog/17.png").write_text("not a picture")
+    first, _ = load(photos)
+    place = COPIES[how](photos, tmp_path / "other")
+    again, log = load(place)
+    assert not log.has("^decoding") and len(list(cache.glob("pictures/*"))) == 1
+    np.testing.assert_array_equal(again.train_images, first.train_images)
+    np.testing.assert_array_equal(again.test_labels, first.test_labels)
+    name = ("9" * how.startswith("renamed")) + "17.png"
+    assert log.has(f"^skipped: 1 of 30 pictures: {place}.*dog/{name}: not a picture")
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".npy"])
+def test_other_pixels_in_a_file_of_the_same_size_and_time_are_decoded(photos, suffix):
+    images = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
+
+    def write():
+        if suffix == ".npy":
+            np.save(photos / "images.npy", images)
+        else:
+            for k, image in enumerate(images):
+                Image.fromarray(image).save(photos / f"{k}.bmp")
+
+    write()
+    load(photos)
+    before = {file: os.stat(file) for file in photos.iterdir()}
+    time.sleep(0.02)                                                     # a clock tick of the file system
+    images[3] = 255 - images[3]
+    write()
+    for file, status in before.items():
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert (os.stat(file).st_size, os.stat(file).st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    data, log = load(photos)
+    assert images[3].tobytes() in images_of(data) and log.has(f"^decoding {1 if suffix == '.bmp' else 20} pictures")
 
 
 # ---------------------------------------------------------------- what will not do

@@ -37,7 +37,7 @@ class Arrays:
     """train (N, H, W, C) and test (M, H, W, C) uint8, M may be 0; labels (N + M,) index classes, or are None."""
 
     where: str
-    identity: Any
+    files: list[str]
     train: HostArray
     test: HostArray
     labels: HostArray | None
@@ -92,8 +92,7 @@ def _arrays(where: Path, files: list[Path], found: Mapping[Any, Any], use_labels
         without = [what for (_, key), what in zip(splits, ("training", "test")) if not key]
         reason = f"has none of its {' and '.join(without)} images" if without else "has only one class"
         log(f"no labels: {where} {reason}; accuracies, which need them, are left out")
-    identity = [(os.path.abspath(file), os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
-    return Arrays(str(where), identity, train, test, labels, classes)
+    return Arrays(str(where), [os.path.abspath(file) for file in files], train, test, labels, classes)
 
 
 def _images(where, array):

@@ -1,7 +1,10 @@
 """Items decoded once, into a file in the user's cache, which is then mapped into memory.
 
     CACHE/pictures/KEY/pixels        the rows of all items that could be read, one after another, uint8
-    CACHE/pictures/KEY/state.json    [end, checksum, {item: why it is broken}] of each block of items
+    CACHE/pictures/KEY/items.json    hashes of the items' contents, in order; KEY is a hash of this list and the shape
+    CACHE/pictures/KEY/state.json    [end, checksum, {item: [its name, why it is broken]}] of each block of items
+
+Contents decide: files may be copied, moved, renamed and touched, and rows that another KEY has are copied from there.
 
 state.json is written after each block. Every time the rows are asked for, blocks are compared with their checksums, up to
 the first that is damaged or missing, as where a process was killed. `pixels` is cut there, and the items after it are
@@ -9,7 +12,6 @@ decoded again. One process at a time writes; others wait for it.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -30,34 +32,36 @@ from ..files import write_json
 from ..folder import FolderLock, Locked
 from ..typing import HostArray
 from .checks import DataError
+from .contents import BLOCK, Content, hash_of, in_blocks, stamp
 from .download import cache_dir
+from .pictures import shown
 
-VERSION = 2                                              # of what is in the files; another one is decoded again
-BLOCK = 512                                              # items between two writes of state.json
+VERSION = 3                                              # of what is in the files; another one is decoded again
+BLOCK_BYTES = 2**27                                      # of rows, or BLOCK of them, between two writes of state.json
 ELSEWHERE = "set MINICL_CACHE to another folder, with room"
 
 
-def decode_once(identity: Any, names: Sequence[str], read: Callable[[int], HostArray], shape: tuple[int, ...], *,
-                log: Callable[[str], None] = print) -> tuple[HostArray, HostArray]:
+def decode_once(contents: Sequence[Content], names: Sequence[str], read: Callable[[int], HostArray],
+                shape: tuple[int, ...], *, log: Callable[[str], None] = print) -> tuple[HostArray, HostArray]:
     """Rows (n, *shape) uint8 of the items that could be read, mapped from a file, and which they are, (N,) bool.
 
-    identity  what else the rows depend on, for JSON: sizes and times of the files, options
-    names     of the N items
-    read      read(i): the row of item i, or DataError if it is broken; called by several threads
+    contents  of the N items
+    names     of the items; of files their paths
+    read      read(i): the row of item i, which its content decides, or DataError if it is broken; called by several threads
 
-    Raises DataError if a tenth of the items or more are broken, or if the cache cannot be written.
+    Raises DataError if a tenth of the items or more are broken, if a file changes meanwhile, or if the cache cannot be
+    written.
     """
-    content = json.dumps([VERSION, shape, list(names), identity])
-    folder = cache_dir() / "pictures" / hashlib.sha256(content.encode()).hexdigest()[:32]
+    folder = cache_dir() / "pictures" / _key(shape, [content.hash for content in contents])
     try:
         blocks = _whole_blocks(folder, len(names), shape)
         if _end(blocks) < len(names):
             folder.mkdir(parents=True, exist_ok=True)
             with _locked(folder, log):
-                blocks = _decode(folder, names, read, shape, _whole_blocks(folder, len(names), shape), log)
+                blocks = _decode(folder, contents, names, read, shape, _whole_blocks(folder, len(names), shape), log)
     except OSError as error:
         raise DataError(f"cannot keep the decoded pictures in {folder} ({error.strerror or error}); {ELSEWHERE}") from error
-    broken = {int(index): reason for _, _, some in blocks for index, reason in some.items()}
+    broken = {int(index): f"{shown(names[int(index)])}: {why}" for _, _, some in blocks for index, (_, why) in some.items()}
     if broken:
         log(skipped([*broken.values()], len(names)) + f"; {folder / 'state.json'} names them" * (len(broken) > 3))
     good = np.ones(len(names), dtype=bool)
@@ -69,6 +73,10 @@ def skipped(reasons: Sequence[str], N: int) -> str:
     """A line about broken items, of N."""
     more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
     return f"skipped: {len(reasons)} of {N} pictures: {'; '.join(reasons[:3])}{more}"
+
+
+def _key(shape, hashes):
+    return hash_of(json.dumps([VERSION, shape, hashes]).encode())
 
 
 def _end(blocks: Sequence[Any]) -> int:
@@ -94,7 +102,7 @@ def _whole_blocks(folder: Path, N: int, shape: tuple[int, ...]) -> list[Any]:
     return []
 
 
-def _with_items(checksum: int, start: int, end: int, broken: dict[str, str]) -> int:
+def _with_items(checksum: int, start: int, end: int, broken: dict[str, Any]) -> int:
     """The checksum of a block, from that of its rows: also of which items they are."""
     return zlib.crc32(json.dumps([start, end, broken]).encode(), checksum)
 
@@ -120,53 +128,74 @@ def _locked(folder: Path, log: Callable[[str], None]) -> Iterator[None]:
         lock.close()
 
 
-def _decode(folder, names, read, shape, blocks, log):
+def _decoded_before(folder, wanted, shape):
+    """{hash: row} of the wanted hashes, and others, that are whole in another folder of the cache."""
+    rows: dict[str, HostArray] = {}
+    for other in folder.parent.iterdir():
+        with contextlib.suppress(Exception):             # it is damaged, or of another version, or being removed
+            hashes = json.loads((other / "items.json").read_text())
+            if other != folder and other.name == _key(shape, hashes) and not wanted.isdisjoint({*hashes} - rows.keys()):
+                blocks = _whole_blocks(other, len(hashes), shape)
+                broken = {index for _, _, some in blocks for index in some}
+                good = [hash for i, hash in enumerate(hashes[:_end(blocks)]) if str(i) not in broken]
+                rows.update(zip(good, np.asarray(np.memmap(other / "pixels", np.uint8, "r", shape=(len(good), *shape)))))
+    return rows
+
+
+def _decode(folder, contents, names, read, shape, blocks, log):
     """Read the items after `blocks`; the blocks of all."""
     N = len(names)
     done = _end(blocks)
-    reasons = [reason for _, _, broken in blocks for reason in broken.values()]
+    reasons = [f"{name}: {why}" for _, _, broken in blocks for name, why in broken.values()]
     rows = done - len(reasons)
     needed = (N - done) * prod(shape)
     if shutil.disk_usage(folder).free < needed:
         raise OSError(0, f"there is no room for {needed / 1e6:.0f} MB")
 
-    def attempt(i):
-        try:
-            return read(i)
-        except DataError as error:
-            return str(error)
+    write_json(folder / "items.json", [content.hash for content in contents])
+    before = _decoded_before(folder, {content.hash for content in contents[done:]}, shape)
 
+    def attempt(i):
+        hash, known = contents[i]
+        if hash in before:
+            return before[hash]
+        try:
+            row = read(i)
+        except DataError as error:
+            if hash and getattr(error.__cause__, "errno", None):         # of the disk, not of what is in the file
+                raise
+            row = str(error).removeprefix(f"{shown(names[i])}: ")
+        if known not in (None, stamp(names[i])) or not hash and not isinstance(row, str):
+            raise DataError(f"{shown(names[i])} changed while the pictures were read; run this again")
+        return row
+
+    there = done + sum(content.hash in before for content in contents[done:])
     if done < N:
-        log(f"decoding {N - done} pictures once, into {folder} ({needed / 1e6:.0f} MB)"
-            + (f"; {done} are there already" if done else ""))
-    pool = ThreadPoolExecutor(min(32, available_cores()))
+        log(f"decoding {N - there} pictures once, into {folder} ({needed / 1e6:.0f} MB)"
+            + (f"; {there} are there already" if there else ""))
+    size = max(1, min(BLOCK, BLOCK_BYTES // prod(shape)))
     with (warnings.catch_warnings(), open(folder / "pixels", "r+b" if rows else "wb") as file,
           tqdm(total=N, initial=done, desc="decoding", unit="picture", leave=False, disable=None) as bar):
         warnings.simplefilter("ignore")                  # Pillow's: see open_image
         file.truncate(rows * prod(shape))
         file.seek(0, os.SEEK_END)
-        try:
-            while done < N:
-                items = range(done, min(done + BLOCK, N))
-                broken: dict[str, str] = {}
-                checksum = 0                             # of the rows
-                for i, row in zip(items, pool.map(attempt, items)):
-                    if isinstance(row, str):
-                        broken[str(i)] = row
-                        reasons.append(row)
-                    else:
-                        file.write(row)
-                        checksum = zlib.crc32(row, checksum)
-                    bar.update()
-                    if 10 * len(reasons) >= N:
-                        shutil.rmtree(folder, ignore_errors=True)        # others may wait for its lock
-                        raise DataError(f"{len(reasons)} of the first {i + 1} pictures of {N} are broken, a tenth of all or "
-                                        f"more; remove or replace them: {'; '.join(reasons[:3])}")
-                blocks = [*blocks, [items.stop, _with_items(checksum, done, items.stop, broken), broken]]
-                done = items.stop
-                file.flush()
-                os.fsync(file.fileno())
-                write_json(folder / "state.json", blocks)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for items, results in in_blocks(attempt, range(done, N), size):
+            broken: dict[str, Any] = {}
+            checksum = 0                                 # of the rows
+            for i, row in zip(items, results):
+                if isinstance(row, str):
+                    broken[str(i)] = [shown(names[i]), row]
+                    reasons.append(f"{shown(names[i])}: {row}")
+                else:
+                    file.write(row)
+                    checksum = zlib.crc32(row, checksum)
+                bar.update()
+                if 10 * len(reasons) >= N:
+                    shutil.rmtree(folder, ignore_errors=True)            # others may wait for its lock
+                    raise DataError(f"{len(reasons)} of the first {i + 1} pictures of {N} are broken, a tenth of all or "
+                                    f"more; remove or replace them: {'; '.join(reasons[:3])}")
+            blocks = [*blocks, [items.stop, _with_items(checksum, items.start, items.stop, broken), broken]]
+            file.flush()
+            os.fsync(file.fileno())
+            write_json(folder / "state.json", blocks)
     return blocks

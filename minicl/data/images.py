@@ -65,7 +65,7 @@ class ImageData:
 
         All are decoded once, by all cores, into a file in the user's cache ($MINICL_CACHE, else ~/.cache/minicl on Linux),
         which is mapped into memory, so that there may be more than fits there. A process that was killed is continued by the
-        next. Pictures are known by path, size and time of modification: where one of them changes, all are decoded again.
+        next. Pictures are known by their content, wherever they are: only what is new or has changed is decoded.
 
         Raises DataError if there are not at least two pictures, or if a tenth of them or more are broken; fewer are skipped.
         """

@@ -13,13 +13,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..typing import HostArray
 from .arrays import Arrays, find_arrays
 from .checks import DataError, check_seed, number, whole
+from .contents import Content, contents_of, hash_of
 from .decoded import decode_once
 from .download import user_path
 from .pictures import FORMATS, SUFFIXES, decode, pillow, require_size, shown
@@ -34,7 +34,7 @@ class Items:
     """What a folder holds, before it is decoded. labels (N,) index classes; is_test (N,) bool, or None if not split."""
 
     names: list[str]
-    identity: Any
+    contents: Callable[[HostArray], list[Content]]       # of the items in an order
     read: Callable[[int], HostArray]
     labels: HostArray
     classes: tuple[str, ...]
@@ -55,15 +55,14 @@ def read_folder(path: str | os.PathLike, size: int, channels: int, labels: bool,
         raise DataError(f"{shown(path)}: there is no such folder")
     arrays = find_arrays(path, labels, log)
     if arrays and path.is_dir() and (pictures := find_pictures(path, lambda line: None)):
-        raise DataError(f"{shown(path)} holds {os.path.basename(arrays.identity[0][0])} and {len(pictures)} pictures, such "
+        raise DataError(f"{shown(path)} holds {os.path.basename(arrays.files[0])} and {len(pictures)} pictures, such "
                         f"as {shown(pictures[0][0])}; move one kind to a folder of its own")
     items = _of_arrays(arrays, size, channels) if arrays else _of_pictures(path, size, channels, labels, log)
     train, test = _split(items, test_share, np.random.default_rng(seed))
     train, test = train[:limit], test[:limit]
     order = np.concatenate([train, test])
     names = [items.names[i] for i in order]
-    identity = items.identity if arrays else [items.identity[i] for i in order]
-    pixels, good = decode_once(identity, names, lambda k: items.read(order[k]), (size, size, channels), log=log)
+    pixels, good = decode_once(items.contents(order), names, lambda k: items.read(order[k]), (size, size, channels), log=log)
     n = int(good[:len(train)].sum())
     if not 0 < n < len(pixels):
         raise DataError(f"{shown(path)}: every picture to {'test' if n else 'train'} on is broken")
@@ -173,10 +172,7 @@ def _of_pictures(root, size, channels, use_labels, log):
     else:                                                # for the split alone
         classes, labels = _classes(root, parts, None, train, test, lambda line: None)
     paths = [os.path.join(root, name) for name, _ in found]
-    effective = os.access in os.supports_effective_ids
-    readable = [os.access(path, os.R_OK, effective_ids=effective) for path in paths]
-    return Items(names=paths,
-                 identity=[s and (s.st_size, s.st_mtime_ns, ok) for (_, s), ok in zip(found, readable)],
+    return Items(names=paths, contents=lambda order: contents_of(root, [paths[i] for i in order]),
                  read=lambda i: decode(paths[i], size, channels),
                  labels=np.zeros(len(paths), np.int64) if labels is None else labels, classes=classes, is_test=is_test)
 
@@ -204,6 +200,12 @@ def _classes(root, parts, is_test, train, test, log):
 def _of_arrays(arrays: Arrays, size: int, channels: int) -> Items:
     n_train, n_test = len(arrays.train), len(arrays.test)
     names = [f"{arrays.where}[{k}]" for k in range(n_train + n_test)]
-    return Items(names, arrays.identity, lambda i: arrays.read(i, size, channels),
+
+    def contents(order):
+        files = zip(arrays.files, contents_of(arrays.where, arrays.files))
+        whole = hash_of(*(f"{os.path.basename(file)}/{content.hash}/".encode() for file, content in files))
+        return [Content(f"{whole}/{i}") for i in order]
+
+    return Items(names, contents, lambda i: arrays.read(i, size, channels),
                  np.zeros(len(names), np.int64) if arrays.labels is None else arrays.labels,
                  arrays.classes or NO_LABELS, np.arange(len(names)) >= n_train if n_test else None)

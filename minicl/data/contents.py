@@ -1,0 +1,91 @@
+"""What is in files, as hashes, so that a copy is known to be one wherever it is. Hashes are remembered:
+
+    CACHE/hashes/FOLDER.json         {file: [hash of its content, the size, times and inode that it had]}
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from ..backend.parallel import available_cores
+from ..files import write_json
+from .download import cache_dir
+
+BLOCK = 512                                              # items that threads are given at a time
+
+
+class Content(NamedTuple):
+    """A hash of an item's content, "" if it cannot be read; and of a file its stamp, from before it was read."""
+
+    hash: str
+    stamp: str | None = None
+
+
+def hash_of(*parts: bytes) -> str:
+    """32 hexadecimal digits of the parts, one after another."""
+    whole = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        whole.update(part)
+    return whole.hexdigest()
+
+
+def stamp(file: str) -> str:
+    """Size, times (also ctime, which no program can set) and inode of a file, "" if there is none."""
+    try:
+        s = os.stat(file)
+    except (OSError, ValueError):                        # ValueError: a NUL in the name
+        return ""
+    return f"{s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}"
+
+
+def contents_of(folder: str | os.PathLike, files: Sequence[str]) -> list[Content]:
+    """Contents of files in a folder. A file is read if it is new there, or its stamp has changed."""
+    memory = cache_dir() / "hashes" / f"{hash_of(os.fsencode(folder))}.json"
+    known: dict[str, list[str]] = {}
+    with contextlib.suppress(Exception):                 # a missing file, and whatever a damaged one raises
+        known = dict(json.loads(memory.read_text()))
+
+    def content(file):
+        now = stamp(file)
+        before = known.get(file)
+        if isinstance(before, list) and before[1:] == [now]:
+            return before
+        try:
+            with open(file, "rb") as opened:
+                return [hash_of(*iter(lambda: opened.read(2**20), b"")), now]
+        except (OSError, ValueError):
+            return ["", now]
+
+    found: list[list[str]] = []
+    try:
+        with tqdm(total=len(files), desc="reading", unit="file", leave=False, disable=None) as bar:
+            for block, contents in in_blocks(content, files, BLOCK):
+                found += contents
+                bar.update(len(block))
+    finally:
+        now = known | {file: content for file, content in zip(files, found) if content[0]}
+        if now != known:
+            with contextlib.suppress(OSError):           # all are then read again the next time
+                write_json(memory, now)
+    return [Content(*content) for content in found]
+
+
+def in_blocks(function: Callable[..., Any], items: Sequence[Any], size: int) -> Iterator[tuple[Any, Iterator[Any]]]:
+    """(block, function of each of its items) for blocks of `size` items, by threads, which are a block ahead."""
+    pool = ThreadPoolExecutor(min(32, available_cores()))
+    started: list[Any] = []
+    try:
+        for lo in range(0, len(items), size):
+            block = items[lo:lo + size]
+            started.append((block, pool.map(function, block)))
+            if lo:
+                yield started.pop(0)
+        yield from started
+    finally:
+        pool.shutdown(cancel_futures=True)
