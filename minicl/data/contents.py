@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
@@ -17,7 +18,8 @@ from ..backend.parallel import available_cores
 from ..files import write_json
 from .download import cache_dir
 
-BLOCK = 512                                              # items that threads are given at a time
+BLOCK = 512                                              # items that threads are given at a time,
+GROUP = 8                                                # and one thread of them
 
 
 class Content(NamedTuple):
@@ -83,7 +85,8 @@ def in_blocks(function: Callable[..., Any], items: Sequence[Any], size: int) -> 
     try:
         for lo in range(0, len(items), size):
             block = items[lo:lo + size]
-            started.append((block, pool.map(function, block)))
+            groups = [block[k:k + GROUP] for k in range(0, len(block), GROUP)]
+            started.append((block, chain.from_iterable(pool.map(lambda group: [function(item) for item in group], groups))))
             if lo:
                 yield started.pop(0)
         yield from started

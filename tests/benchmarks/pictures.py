@@ -2,7 +2,7 @@
 
     python tests/benchmarks/pictures.py            # a minute, 700 MB in the folder for temporary files; Linux
 
-Decoding is of 200 JPEG files of 500 x 400 pixels to 64 x 64, by one core and by all in turns. The step reads 256 pictures of
+Decoding is of 600 JPEG files of 500 x 400 pixels to 64 x 64, by one core and by all in turns. The step reads 256 pictures of
 64 x 64 and then sleeps 20 ms, as a CPU does while a GPU computes; before each run the file leaves the page cache.
 """
 
@@ -22,23 +22,24 @@ from minicl.backend import available_cores  # noqa: E402
 from minicl.data import Batches, ImageData, Prefetch, loader  # noqa: E402
 from minicl.data.pictures import pillow  # noqa: E402
 
-SIZE, STEP, BATCH, STEPS = 64, 0.02, 256, 100
+COUNT, SIZE, STEP, BATCH, STEPS = 600, 64, 0.02, 256, 100
 
 
-def write_jpegs(folder, count):
+def write_jpegs(folder):
     """Smooth colours and noise: files of about 100 kB, as cameras' of this size."""
     Image = pillow()
     rng = np.random.default_rng(0)
-    for k in range(count):
+    for k in range(COUNT):
         colours = Image.fromarray(rng.integers(0, 256, (20, 25, 3), dtype=np.uint8)).resize((500, 400), Image.Resampling.BICUBIC)
         pixels = np.asarray(colours) + rng.normal(0, 12, (400, 500, 1))
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{k}.jpg", quality=90)
 
 
-def decoding(folder, count=200, repeats=5):
-    """{cores: [(seconds, seconds of CPU time) of each repeat]} of decoding `count` files."""
-    write_jpegs(folder, count)
-    mine, times = os.sched_getaffinity(0), {1: [], available_cores(): []}
+def decoding(folder, repeats=5):
+    """{cores: [(seconds, seconds of CPU time) of each repeat]} of decoding the files."""
+    write_jpegs(folder)
+    mine = os.sched_getaffinity(0)
+    times = {1: [], available_cores(): []}
     for repeat in range(repeats):
         for cores in times:
             os.environ["MINICL_CACHE"] = str(folder / f"cache {repeat} {cores}")
@@ -68,12 +69,13 @@ def waiting(file, asks, n=50_000):
 
 def main():
     with tempfile.TemporaryDirectory() as name:
-        folder, median = Path(name), statistics.median
+        folder = Path(name)
+        median = statistics.median
         (folder / "jpeg").mkdir()
         times = decoding(folder / "jpeg")
         for cores, pairs in times.items():
             seconds, cpu = map(median, zip(*pairs))
-            print(f"decoding on {cores} cores: {200 / seconds:.0f} pictures a second, {1000 * cpu / 200:.1f} ms of CPU time each")
+            print(f"decoding on {cores} cores: {COUNT / seconds:.0f} pictures a second, {1000 * cpu / COUNT:.1f} ms of CPU time each")
         one, more = ([seconds for seconds, _ in pairs] for pairs in times.values())
         print(f"speed-up: {median(a / b for a, b in zip(one, more)):.2f}")
         for asks in (False, True):
