@@ -45,7 +45,8 @@ UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
 LANGUAGES = {".py": "python", ".cfg": "ini", ".toml": "toml", ".json": "json", "": "text"}
 NAVIGATION = {
     "Start": ["README.md", "docs/runs.md", "docs/pictures.md", "docs/distributed.md", "docs/notebooks/README.md"],
-    "Learn": ["docs/reading-order.md", "docs/course.md", "docs/exercises.md", "docs/bugs.md", "docs/explain.md",
+    "Learn": ["docs/reading-order.md", "docs/course.md", "docs/exercises.md", "docs/bugs.md", "docs/theory.md",
+              "docs/derivations.md", "docs/explain.md",
               "docs/claims.md"],
     "Methods": ["docs/methods"],
     "Gradients": ["docs/gradients"],

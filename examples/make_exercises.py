@@ -40,10 +40,12 @@ class ExerciseError(Exception):
 class Exercise(NamedTuple):
     """One function without its body, and the tests that fail without it."""
     name: str
-    level: int           # needs exercises of lower levels only
+    level: int           # above those of the exercises that it needs
+    difficulty: int      # 1: the formula, typed; 2: a step of your own; 3: several steps, or an idea
+    needs: str           # exercises that its tests need, and with them what those need
     file: str            # in minicl/
     function: str        # "outer.inner"; a `backward` may be a lambda
-    page: str            # in docs/
+    page: str            # in docs/: the derivation
     tests: str           # file in tests/
     k: str               # pytest -k: exactly the tests of that file that its own absence fails
     minutes: int
@@ -56,73 +58,109 @@ class Exercise(NamedTuple):
 ON_THE_SPHERE = ("info_nce or nt_xent or clip_loss or alignment or uniformity or sup_con or dcl or siglip or triplet "
                  "or cosine_similarity and not bad")
 EXERCISES = [
-    Exercise("broadcast_sum", 1, "signature.py", "sum_to_shape", "reading-order.md", "test_ops.py",
+    Exercise("tape", 1, 3, "", "autograd.py", "_walk", "derivations.md", "test_walk.py", "a_walk", 40,
+             "arriving: node -> gradient of its output; for each of ancestors(root), newest first: call its backward, add "
+             "each result to the input's node, or to the leaf; forget what was used"),
+    Exercise("broadcast_sum", 2, 2, "tape", "signature.py", "sum_to_shape", "derivations.md", "test_ops.py",
              "(broadcast or rank or against) and differences and not mul", 20,
              "an entry used n times gets the sum of n gradients: sum the added axes first, then those of length 1",
              falls="broadcast or rank or against"),
-    Exercise("mul", 2, "ops/elementwise.py", "mul.backward", "reading-order.md", "test_ops.py",
+    Exercise("mul", 3, 1, "broadcast_sum", "ops/elementwise.py", "mul.backward", "derivations.md", "test_ops.py",
              "mul and not matmul", 5, "hold one factor constant; broadcasting is undone for you", falls="promotes"),
-    Exercise("relu", 3, "ops/elementwise.py", "relu.backward", "reading-order.md", "test_ops.py",
+    Exercise("relu", 4, 1, "mul", "ops/elementwise.py", "relu.backward", "derivations.md", "test_ops.py",
              "relu and not leaky and not norm and not bad", 5, "y alone shows where x > 0"),
-    Exercise("logsumexp", 3, "ops/reduce.py", "logsumexp.backward", "reading-order.md", "test_ops.py",
+    Exercise("logsumexp", 4, 1, "mul", "ops/reduce.py", "logsumexp.backward", "derivations.md", "test_ops.py",
              "logsumexp and not overflow", 10, "exp(x - y) is a softmax; _restore_axes gives g its reduced axes back",
              parts="_times_softmax"),
-    Exercise("matmul", 3, "ops/matmul.py", "matmul.backward", "gradients/matmul.md", "test_ops.py",
+    Exercise("matmul", 4, 1, "mul", "ops/matmul.py", "matmul.backward", "gradients/matmul.md", "test_ops.py",
              "matmul and not bad", 10, "the shapes can be multiplied in one way only"),
-    Exercise("linear", 3, "ops/matmul.py", "linear.backward", "gradients/matmul.md", "test_ops.py",
+    Exercise("linear", 4, 2, "mul", "ops/matmul.py", "linear.backward", "gradients/matmul.md", "test_ops.py",
              "linear and not bad", 20, "flatten leading axes to rows; the bias was added to every row"),
-    Exercise("max_pool2d", 3, "ops/pool.py", "max_pool2d.backward", "reading-order.md", "test_ops.py",
+    Exercise("max_pool2d", 4, 2, "mul", "ops/pool.py", "max_pool2d.backward", "gradients/pool.md", "test_ops.py",
              "max_pool and not bad", 20, "loop over the windows' taps again; only the first maximum of a window gets g"),
-    Exercise("conv2d", 3, "ops/conv.py", "conv2d.backward", "gradients/conv.md", "test_ops.py",
+    Exercise("conv2d", 4, 3, "mul", "ops/conv.py", "conv2d.backward", "gradients/conv.md", "test_ops.py",
              "conv2d and not (grey or colour or window or bad) or not_needed", 40,
              "the forward's taps, sent back: shift.taps() pairs outputs with inputs"),
-    Exercise("layer_norm", 3, "ops/normalize.py", "layer_norm.backward", "gradients/normalize.md", "test_ops.py",
+    Exercise("layer_norm", 4, 2, "mul", "ops/normalize.py", "layer_norm.backward", "gradients/normalize.md",
+             "test_ops.py",
              "layer_norm and not bad", 20, "take two directions out of g w: the mean, and x^",
              parts="_products _project"),
-    Exercise("batch_norm", 3, "ops/normalize.py", "batch_norm.backward", "gradients/normalize.md", "test_ops.py",
+    Exercise("batch_norm", 4, 3, "mul", "ops/normalize.py", "batch_norm.backward", "gradients/normalize.md",
+             "test_ops.py",
              "batch_norm and not (far or reports or bad)", 30,
              "like layer_norm with the axes swapped; with relu, g counts only where y > 0", falls="barlow",
              parts="_past_relu _fold_back _line_back"),
-    Exercise("log_softmax", 4, "contrastive/softmax.py", "log_softmax.backward", "gradients/softmax.md",
+    Exercise("attention", 4, 2, "mul", "ops/attention.py", "attention.backward", "gradients/attention.md", "test_ops.py",
+             "attention and not bad", 20, "three products; between them, the softmax's Jacobian of each row"),
+    Exercise("log_softmax", 5, 2, "mul", "contrastive/softmax.py", "log_softmax.backward", "gradients/softmax.md",
              "test_ops.py", "log_softmax and not bad", 15,
              "dx sums to zero over a row, whatever g; do not forget 1/tau"),
-    Exercise("softmax", 4, "contrastive/softmax.py", "softmax.backward", "gradients/softmax.md", "test_ops.py",
+    Exercise("softmax", 5, 2, "mul", "contrastive/softmax.py", "softmax.backward", "gradients/softmax.md", "test_ops.py",
              "softmax and not log_softmax and not bad", 15, "the Jacobian is (diag(p) - p p^T) / tau"),
-    Exercise("l2_normalize", 4, "contrastive/cosine.py", "l2_normalize.backward", "gradients/cosine.md",
+    Exercise("l2_normalize", 5, 2, "mul", "contrastive/cosine.py", "l2_normalize.backward", "gradients/cosine.md",
              "test_ops.py", "l2_normalize", 15,
              "a change along x^ changes only the length: project it out; then its length",
              falls=ON_THE_SPHERE, parts="_across"),
-    Exercise("cosine_similarity", 5, "contrastive/cosine.py", "cosine_similarity.backward", "gradients/cosine.md",
+    Exercise("cosine_similarity", 6, 1, "l2_normalize", "contrastive/cosine.py", "cosine_similarity.backward",
+             "gradients/cosine.md",
              "test_ops.py", "cosine_similarity and not bad", 10, "the gradient of x^ first, then l2_normalize's"),
-    Exercise("info_nce", 6, "contrastive/info_nce.py", "info_nce.backward", "gradients/info_nce.md", "test_ops.py",
+    Exercise("info_nce", 7, 3, "l2_normalize", "contrastive/info_nce.py", "info_nce.backward",
+             "gradients/info_nce.md", "test_ops.py",
              "info_nce", 40, "the query moves from the negatives' mean to its positive"),
-    Exercise("nt_xent", 6, "contrastive/nt_xent.py", "nt_xent.backward", "gradients/nt_xent.md", "test_ops.py",
+    Exercise("nt_xent", 7, 3, "l2_normalize", "contrastive/nt_xent.py", "nt_xent.backward", "gradients/nt_xent.md",
+             "test_ops.py",
              "nt_xent", 40, "both views are anchors: every pair counts twice, once from each side"),
-    Exercise("alignment", 6, "contrastive/alignment_uniformity.py", "alignment_loss.backward",
+    Exercise("alignment", 7, 2, "l2_normalize", "contrastive/alignment_uniformity.py", "alignment_loss.backward",
              "gradients/alignment_uniformity.md", "test_ops.py", "alignment", 15,
              "the pull points along the difference; a distance of 0 has no direction"),
-    Exercise("uniformity", 6, "contrastive/alignment_uniformity.py", "uniformity_loss.backward",
+    Exercise("uniformity", 7, 2, "l2_normalize", "contrastive/alignment_uniformity.py", "uniformity_loss.backward",
              "gradients/alignment_uniformity.md", "test_ops.py", "uniformity", 20,
              "NT-Xent's push with one softmax over all pairs; each pair counts twice"),
-    Exercise("clip_loss", 6, "contrastive/clip.py", "clip_loss.backward", "gradients/clip.md", "test_ops.py",
+    Exercise("clip_loss", 7, 3, "l2_normalize", "contrastive/clip.py", "clip_loss.backward", "gradients/clip.md",
+             "test_ops.py",
              "clip_loss", 40, "two softmaxes share the scores; the logit scale multiplies them all"),
-    Exercise("momentum_update", 7, "methods/ema.py", "EMA.update", "methods/moco.md", "test_ema.py",
+    Exercise("siglip", 7, 2, "l2_normalize", "contrastive/siglip.py", "siglip.backward", "gradients/siglip.md",
+             "test_ops.py", "siglip and not bad", 20,
+             "G of each pair by itself; then three products with t, and two sums for the scalars"),
+    Exercise("momentum_update", 8, 1, "", "methods/ema.py", "EMA.update", "methods/moco.md", "test_ema.py",
              "follow or launches or wrong_uses", 10,
              "self.pairs are (online, target); self.values is all of the target at once", keep=2, parts="_follow"),
-    Exercise("enqueue", 7, "methods/queue.py", "Queue.enqueue", "methods/moco.md", "test_queue.py",
+    Exercise("enqueue", 8, 2, "", "methods/queue.py", "Queue.enqueue", "methods/moco.md", "test_queue.py",
              "queue and not evaluation", 15,
              "normalise; key t goes to row t mod capacity; a batch may wrap; count what has entered", keep=4),
-    Exercise("adam", 7, "optim.py", "_adam", "reading-order.md", "test_optim.py",
+    Exercise("adam", 8, 2, "linear", "optim.py", "_adam", "derivations.md", "test_optim.py",
              "adam and not named or changes_nothing", 20,
              "in place; both moments are corrected for starting at 0; l2 goes into g, decay_factor shrinks w, unless None"),
-    Exercise("warmup_cosine", 7, "optim.py", "warmup_cosine", "reading-order.md", "test_optim.py",
+    Exercise("warmup_cosine", 8, 1, "", "optim.py", "warmup_cosine", "derivations.md", "test_optim.py",
              "warmup_cosine or schedule", 10,
              "the first step already has a rate; after the last step, stay at the final rate", keep=3),
-    Exercise("logit_scale", 8, "methods/clip.py", "CLIP.clamp_logit_scale", "methods/clip.md", "test_clip.py",
+    Exercise("effective_rank", 8, 2, "", "evaluate/geometry.py", "effective_rank", "derivations.md", "test_evaluate.py",
+             "effective_rank", 15, "centre; the singular values are the roots of the eigenvalues of x^T x; their entropy",
+             keep=1, falls="training_metrics or report"),
+    Exercise("retrieval", 8, 2, "", "evaluate/zero_shot.py", "retrieval_recall", "derivations.md", "test_clip.py",
+             "retrieval_of or recall_counts or repeated_caption_is or retrieves_nothing or every_k", 20,
+             "count the wrong candidates that score at least as much as the best right one: fewer than k is a hit",
+             keep=7, falls="chunks_of_a_batch"),
+    Exercise("logit_scale", 9, 1, "clip_loss adam", "methods/clip.py", "CLIP.clamp_logit_scale", "methods/clip.md",
+             "test_clip.py",
              "clamping", 5, "the parameter is a logarithm; write into its array, which the optimizer shares",
              falls="chunks_of_a_batch"),
+    Exercise("grad_cache", 9, 3,
+             "linear layer_norm batch_norm info_nce nt_xent clip_loss momentum_update enqueue adam", "methods/grad_cache.py",
+             "grad_cache", "gradients/grad_cache.md", "test_grad_cache.py",
+             "gradient_of or redraws or equal_size or logit_scale or moco or add_up or memory or elsewhere or a_row or "
+             "scalar or off_the_tape", 30,
+             "encode without a tape; backward of the loss alone; then encode each chunk again, and send dz back through it",
+             keep=9),
 ]
 BY_NAME = {exercise.name: exercise for exercise in EXERCISES}
+DIFFICULTY = {1: "easy", 2: "medium", 3: "hard"}
+
+
+def needed(exercise):
+    """The names of all exercises that this one needs, directly or through others."""
+    direct = exercise.needs.split()
+    return set(direct).union(*(needed(BY_NAME[name]) for name in direct))
 
 
 # ---------------------------------------------------------------- taking a body out

@@ -160,6 +160,7 @@ def drawn(seed):
         Case(ops.max_pool2d, (apart(N + 1, M + 1, B, C),), at=at),
         Case(ops.batch_norm, (normal(N, B, C), normal(C), normal(C) + 1), at=at),
         Case(ops.layer_norm, (normal(N, B, C), normal(C), normal(C) + 1), at=at),
+        Case(ops.attention, (normal(B, N, C), normal(B, M, C) + 0.1, normal(B, M, K)), at=at),
         Case(contrastive.l2_normalize, (normal(N, C),), at=at),
         Case(contrastive.cosine_similarity, (normal(N, C), normal(M, C)), at=at),
         Case(contrastive.log_softmax, (normal(N, K), tau), at=at),
@@ -167,6 +168,7 @@ def drawn(seed):
         Case(contrastive.info_nce, (*views, normal(M, C), tau), at=at),
         Case(contrastive.nt_xent, (*views, tau), at=at),
         Case(contrastive.clip_loss, (*views, np.array(rng.uniform(0, 3))), at=at),
+        Case(contrastive.siglip, (*views, np.array(rng.uniform(0, 2)), np.array(rng.uniform(-3, 0))), at=at),
         Case(contrastive.alignment_loss, views, {"alpha": 3}, at=at),
         Case(contrastive.uniformity_loss, (normal(N, C),), {"t": 1.5}, at=at),
     ]

@@ -1,4 +1,4 @@
-"""The exercises: each, taken out alone, fails exactly its own tests, and needs only the levels below it."""
+"""The exercises: each, taken out alone, fails exactly its own tests, and needs only those that it names."""
 
 import importlib.util
 import json
@@ -46,9 +46,9 @@ def outcomes(tmp_path_factory):
     for exercise in make.EXERCISES:
         file = f"tests/{exercise.tests}"
         run_without([exercise], f"{exercise.name} alone", file, "-k", "not _run_")       # which would run an example
-        # Only the levels below exist, and this exercise is solved.
-        above = [other for other in make.EXERCISES if other.level >= exercise.level and other != exercise]
-        run_without(above, f"{exercise.name} above", file, "-k", exercise.k)
+        # Only what it needs exists, and this exercise is solved.
+        rest = [other for other in make.EXERCISES if other.name not in {exercise.name, *make.needed(exercise)}]
+        run_without(rest, f"{exercise.name} among holes", file, "-k", exercise.k)
     make.write_tree(folder / "seed", [], seed=7)
     jobs["seed"] = str(folder / "seed"), ["tests/test_ops.py"]
     done = subprocess.run([sys.executable, ROOT / "tests/exercise_runs.py"], input=json.dumps(jobs), text=True,
@@ -69,9 +69,10 @@ def test_without_it_exactly_its_tests_fail(exercise, outcomes):
 
 
 @each_exercise
-def test_restored_it_passes_though_nothing_above_it_is_there(exercise, outcomes):
+def test_restored_it_passes_where_only_what_it_needs_is_there(exercise, outcomes):
     own = {test for test in outcomes[f"{exercise.name} alone"] if selects(exercise.k, test)}
-    assert outcomes[f"{exercise.name} above"] == dict.fromkeys(own, "passed")
+    assert outcomes[f"{exercise.name} among holes"] == dict.fromkeys(own, "passed")
+    assert all(make.BY_NAME[name].level < exercise.level for name in make.needed(exercise))
 
 
 def test_a_seed_gives_other_values_and_more_shapes_that_pass(outcomes):
@@ -107,11 +108,15 @@ def test_an_exercise_names_what_exists_and_its_hole_says_what_to_read(exercise):
 
 
 def test_the_page_lists_the_exercises():
-    rows = re.findall(r"^\| (\d+) \| `(\w+)` \| \[.*?\]\((.*?)\) \| (\d+) \| (.*?) \| `(.*?)` \|$",
-                      (ROOT / "docs/exercises.md").read_text(), re.M)
-    assert rows == [(str(e.level), e.name, e.page, str(e.minutes), e.hint,
+    text = (ROOT / "docs/exercises.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \| \[.*?\]\((.*?)\) \| (.*?) \| (\w+) \| (\d+) \| (.*?) \| "
+                      r"\[.*?\]\(\.\./minicl/(.*?)\) \| `(.*?)` \|$", text, re.M)
+    assert rows == [(str(e.level), e.name, e.page, ", ".join(f"`{name}`" for name in e.needs.split()),
+                     make.DIFFICULTY[e.difficulty], str(e.minutes), e.hint, e.file,
                      make.command(e).removeprefix("pytest tests/")) for e in make.EXERCISES]
-    assert len(rows) >= 14 and [row[0] for row in rows] == sorted(row[0] for row in rows)
+    assert [row[0] for row in rows] == sorted(row[0] for row in rows)
+    hours = sum(exercise.minutes for exercise in make.EXERCISES) / 60
+    assert text.startswith(f"# Exercises\n\n{len(rows)} functions") and f"\nTogether {round(2 * hours) / 2:g} hours." in text
 
 
 # ---------------------------------------------------------------- the script
@@ -152,7 +157,7 @@ def test_exercises_are_added_to_a_tree_that_has_some(tmp_path, capsys):
     out, solved = tmp_path / "mine", "return g * b, g * a    # solved"
     make.main([str(out), "--only", "mul"])
     path = out / "minicl/ops/elementwise.py"
-    hole = 'raise NotImplementedError("exercise mul: read docs/reading-order.md")'
+    hole = 'raise NotImplementedError("exercise mul: read docs/derivations.md")'
     path.write_text(path.read_text().replace(hole, solved))
     make.main([str(out), "--only", "relu", "matmul"])
     assert solved in path.read_text() and "exercise relu" in path.read_text()

@@ -1,0 +1,108 @@
+"""The walk over the tape, with ops of its own: it needs nothing of minicl.ops (an exercise takes the walk out)."""
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+
+from minicl import Tensor, op
+from minicl.autograd import ancestors
+
+
+@op(broadcasts=True)
+def times(x, y):
+    return x * y, lambda g: (g * y, g * x)
+
+
+@op(broadcasts=True)
+def plus(x, y):
+    return x + y, lambda g: (g, g)
+
+
+def leaf(value, requires_grad=True):
+    return Tensor(np.array(value, dtype="float64"), requires_grad=requires_grad)
+
+
+def test_a_walk_of_one_op_gives_each_input_its_gradient():
+    x, y = leaf(3.0), leaf(5.0)
+    times(x, y).backward()
+    assert (x.grad, y.grad) == (5, 3)
+
+
+def test_a_walk_multiplies_along_a_chain():
+    x = y = leaf(2.0)
+    for _ in range(10):
+        y = times(y, 3.0)
+    y.backward()
+    assert x.grad == 3.0**10
+
+
+def test_a_walk_adds_what_arrives_by_different_ways():
+    x = leaf(3.0)
+    plus(times(x, x), x).backward()                          # x^2 + x
+    assert x.grad == 7
+
+
+def test_a_walk_goes_through_each_node_once():
+    """By every path it would take 2^60 steps; 60 calls of backward are enough."""
+    calls = []
+
+    @op
+    def twice(x, y):
+        return x + y, lambda g: calls.append(1) or (g, g)
+
+    x = y = leaf(1.0)
+    for _ in range(60):
+        y = twice(y, y)
+    y.backward()
+    assert x.grad == 2.0**60 and len(calls) == 60
+
+
+def test_a_walk_waits_for_the_last_user_of_a_node():
+    x = leaf(2.0)
+    a = times(x, x)                                          # used now and at the end
+    b = times(times(a, 3.0), 5.0)
+    plus(a, b).backward()                                    # 16 x^2
+    assert x.grad == 64
+
+
+def test_a_walk_adds_to_gradients_that_are_there_and_shares_no_array():
+    x, y = leaf(1.0), leaf(2.0)
+    plus(x, y).backward()                                    # hands the same array to both
+    times(x, 3.0).backward()
+    assert (x.grad, y.grad) == (4, 1)
+
+
+def test_a_walk_ends_at_none_and_at_constants():
+    @op
+    def stop(x):
+        return x * 1, lambda g: (None,)
+
+    x, constant = leaf(3.0), leaf(4.0, requires_grad=False)
+    times(times(x, stop(times(x, 2.0))), constant).backward()
+    assert x.grad == 24 and constant.grad is None
+
+
+def test_a_walk_frees_what_was_saved_and_is_made_once():
+    saved = []
+
+    @op
+    def saves(x):
+        array = x.copy()
+        saved.append(weakref.ref(array))
+        return x * 1, lambda g: (g * array,)
+
+    y = saves(leaf(1.0))
+    y.backward()
+    gc.collect()
+    assert saved[0]() is None
+    with pytest.raises(RuntimeError, match="was already walked"):
+        y.backward()
+
+
+def test_the_order_is_newest_first():
+    x = leaf(2.0)
+    a = times(x, x)
+    b = plus(a, times(a, 3.0))
+    assert [node.op.__name__ for node in ancestors(b.node)] == ["plus", "times", "times"]
