@@ -165,7 +165,7 @@ def index():
         yield ", ".join(link(Path("docs") / page, Path(page).stem) for page in sorted(set(found_in_docstrings(PAGE, thing))))
         yield test_of(name, thing, tests)
         yield next(iter(found_in_docstrings(PAPER, thing)), "")
-        yield ", ".join(f"`{hole}`" for file, function, hole in holes if file == path and function == name)
+        yield ", ".join(f"`{hole}`" for file, function, hole in holes if file == path and name in (function, hole))
         yield ", ".join(str(number) for number in sorted(claims) if claims[number][name])
 
     lines = ["# Index", "", INTRODUCTION, "", "## Questions of a newcomer", "", "| question | answer |", "|---|---|"]

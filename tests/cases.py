@@ -156,7 +156,7 @@ def drawn(seed):
         Case(ops.logsumexp, (normal(N, C, K),), {"axis": (0, 2)}, at=at),
         Case(ops.matmul, (normal(N, C), normal(C, K)), at=at),
         Case(ops.linear, (normal(M, N, C), normal(C, K), normal(K)), at=at),
-        Case(ops.conv2d, (normal(N + 2, M + 2, B, C), normal(3, 2, C, K)), {"stride": 2, "padding": 1}, at=at),
+        Case(ops.conv2d, (normal(N + 2, M + 2, B, C + 4), normal(3, 2, C + 4, K)), {"stride": 2, "padding": 1}, at=at),
         Case(ops.max_pool2d, (apart(N + 1, M + 1, B, C),), at=at),
         Case(ops.batch_norm, (normal(N, B, C), normal(C), normal(C) + 1), at=at),
         Case(ops.layer_norm, (normal(N, B, C), normal(C), normal(C) + 1), at=at),
