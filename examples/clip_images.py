@@ -102,7 +102,7 @@ def main():
                 return clip_loss(image, text, model.logit_scale, caption_ids=same, world=world)
 
             optimizer.zero_grad()
-            if args.chunk:                                                           # the same gradient in less memory
+            if args.chunk:                                                           # in less memory
                 loss, (image, text) = grad_cache(model, loss_of, images, ids, chunk=args.chunk // world.size)
             else:
                 image, text = model(images, ids)

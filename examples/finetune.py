@@ -126,6 +126,7 @@ def three_ways(encoder, data, count, seed, xp, args):
     for layer in encoder.modules():
         if isinstance(layer, nn.BatchNorm):
             layer.freeze()                                   # a few images have other statistics than many
+            layer.splits = 1                                 # MoCo's groups, which its constructor has set
     accuracies["fine-tuned"] = learn(classifier, args.lr / 3)
 
     fresh = nn.fresh(encoder, rng=rng).to(xp)

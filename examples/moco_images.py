@@ -88,7 +88,7 @@ def main():
                 return model.loss(q, k, args.tau, ids=batches[step][world.part])     # own keys are no negatives
 
             optimizer.zero_grad()
-            if args.chunk:                                                           # the same gradient in less memory
+            if args.chunk:                                                           # in less memory
                 loss, (h, q) = grad_cache(model.query, loss_of, view1, chunk=chunk)
             else:
                 h, q = model(view1)

@@ -65,7 +65,7 @@ def main():
                 return nt_xent(z[:N], z[N:], args.tau, world=world)
 
             optimizer.zero_grad()
-            if args.chunk:                                                           # the same gradient in less memory
+            if args.chunk:                                                           # in less memory
                 loss, (h, z) = grad_cache(model, loss_of, views, chunk=args.chunk // world.size)
             else:
                 h, z = model(views)

@@ -1,5 +1,6 @@
 """grad_cache: chunks of a batch have its gradient, with its temperature, masks and statistics."""
 
+import contextlib
 import math
 import tracemalloc
 
@@ -72,6 +73,15 @@ def test_dropout_redraws_its_masks_and_batch_norm_averages_once(xp, splits):
         assert_alike(gradients(cut), gradients(whole))
         for name, array in whole.state_dict().items():
             np.testing.assert_array_equal(cut.state_dict()[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize("layer, chunk, is_warned", [(nn.BatchNorm(8), 3, True), (nn.BatchNorm(8), 12, False),
+                                                     (nn.BatchNorm(8).eval(), 3, False), (nn.LayerNorm(8), 3, False)])
+def test_batch_norm_that_sees_chunks_is_warned_of(layer, chunk, is_warned):
+    model = simclr(np, layer)
+    layer.train(layer.training)
+    with pytest.warns(UserWarning, match="each chunk by itself") if is_warned else contextlib.nullcontext():
+        grad_cache(model, LOSSES["nt_xent"], items(np), chunk=chunk)
 
 
 @pytest.mark.parametrize("N", range(3, 30))

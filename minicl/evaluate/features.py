@@ -4,11 +4,13 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
+from ..autograd import Tensor
 from ..backend import array_module, is_array, to_device
 from ..checks import require_integers
 from ..distributed import ALONE, World
 from ..nn import Module
 from ..no_grad import no_grad
+from ..signature import describe
 from ..typing import Array, ArrayModule, HostArray
 
 
@@ -30,13 +32,23 @@ def encode(model: Module, items: HostArray, xp: ArrayModule, batch: int = 500, *
     try:
         with no_grad():
             starts = range(0, len(items), batch)
-            parts = [model((prepare or to_float)(items[lo:lo + batch], xp)) for lo in starts[world.part] or starts[:1]]
+            parts = [_rows(model, items[lo:lo + batch], prepare or to_float, xp) for lo in starts[world.part] or starts[:1]]
     finally:
         for module, training in modes:
             object.__setattr__(module, "training", training)
     if isinstance(parts[0], tuple):
         return tuple(_join(column, len(items), batch, world) for column in zip(*parts))
     return _join(parts, len(items), batch, world)
+
+
+def _rows(model, items, prepare, xp):
+    """The model's output for a batch. Raises ValueError unless it has a row for each item, so that rows stay with labels."""
+    y = model(prepare(items, xp))
+    for part in y if isinstance(y, tuple) else (y,):
+        if not isinstance(part, Tensor) or part.shape[:1] != (len(items),):
+            raise ValueError(f"encode: {type(model).__name__} must give a Tensor, or a tuple of them, with a row for each "
+                             f"of the {len(items)} items, got {describe(getattr(part, 'data', part)):.200}")
+    return y
 
 
 def _join(parts, n, batch, world):

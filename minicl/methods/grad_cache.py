@@ -12,6 +12,7 @@ a sum over items. With J_i the derivative of z_i by w:
 alone. The price is a second forward pass.    Derivation: docs/gradients/grad_cache.md
 """
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -19,7 +20,7 @@ import numpy as np
 from ..autograd import Tensor
 from ..backend import array_module, is_array
 from ..checks import require_integers
-from ..nn import Module
+from ..nn import BatchNorm, Module
 from ..no_grad import no_grad
 from ..signature import describe
 from ..typing import Array
@@ -36,7 +37,7 @@ def grad_cache(model: Module, loss: Callable[..., Tensor], *inputs: Array, chunk
     Gradients are added to .grad as by backward(), equal to the whole batch's up to rounding where a row of the outputs
     depends on its own row of the inputs alone. Dropout draws a mask for each chunk, the same in both passes. BatchNorm
     normalises each chunk by its own statistics, and averages them once for each chunk: a model with it computes something
-    else than with the whole batch, as it does on several GPUs.
+    else than with the whole batch, as it does on several GPUs; a warning says so.
     Raises RuntimeError if a model gives other outputs the second time; a GPU, which that would keep waiting, is not asked.
 
     >>> from minicl import nn, contrastive
@@ -58,6 +59,9 @@ def grad_cache(model: Module, loss: Callable[..., Tensor], *inputs: Array, chunk
     count = -(-N // chunk)
     bounds = [(N * k // count, N * (k + 1) // count) for k in range(count)]
     chunks = [tuple(x[lo:hi] for x in inputs) for lo, hi in bounds]
+    if count > 1 and any(isinstance(layer, BatchNorm) and layer.training for layer in model.modules()):
+        warnings.warn("grad_cache: batch norm normalises each chunk by itself, so the loss and its gradient are not those "
+                      f"of the whole batch ({N} items in {count} chunks)", stacklevel=2)
     before = [(buffer, buffer.data.copy()) for _, buffer in model.named_buffers()]
     with no_grad():
         parts = [_outputs(model, items) for items in chunks]                 # (1)

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..autograd import Tensor
 from ..backend import array_module, get_backend, to_device, to_host
-from ..checks import did_you_mean
+from ..checks import did_you_mean, require_bool
 from ..distributed import ALONE, World
 from ..signature import by_known_names
 from ..tensor import mark_changed
@@ -241,6 +241,7 @@ class Module(metaclass=_Sealed):
         Raises ValueError listing the names that are missing, unexpected, of another shape or dtype, or not finite; then
         nothing is copied.
         """
+        require_bool(self, strict=strict)
         parts = dict(self.named_state())
         loaded, keys = parts_to_load(type(self).__name__, state, parts, strict)
         mark_changed(loaded.items(), "load_state_dict()")

@@ -94,17 +94,18 @@ def build(spec: Any, rng: Rng | None = None) -> Any:
 def fresh(module: Any, *, rng: Rng) -> Any:
     """Another Module of the same architecture, untrained: its initial weights are drawn from rng. On the host.
 
-    Raises ValueError if its constructor's arguments are not known, as of one that holds a function of your own.
+    Raises ValueError if its constructor's arguments are not known, as of one that holds a function of your own, or if a
+    setting or part was changed since.
 
     >>> from minicl import nn
     >>> layer = nn.Linear(3, 2, rng=np.random.default_rng(0))
     >>> bool((fresh(layer, rng=np.random.default_rng(1)).weight.data == layer.weight.data).any())
     False
     """
-    spec = json.loads(module._made)
-    if "unknown" in spec:
-        raise ValueError(f"fresh: {spec['unknown']}")
-    return build(spec, rng)
+    try:
+        return build(spec_of(module), rng)
+    except ValueError as error:
+        raise ValueError(f"fresh: {error}") from error
 
 
 def spec_of(module: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ A batch is (B, H, W, C), C = 1 or 3, float32 (float64 stays float64), values in 
 comes from a host numpy.random.Generator, so one seed gives the same views on NumPy and on CuPy.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -49,13 +50,20 @@ class Transform:
         whole = (len(images) * world.size, *images.shape[1:])
         parameters = [to_device(rows[world.part].astype(images.dtype, copy=False), xp) for rows in self.draw(whole, rng)]
         out = xp.empty(self.output_shape(images.shape), dtype=images.dtype)
+        own = not type(self).__module__.startswith(__package__)
+        if own:
+            out[...] = math.nan                              # what a class of the user's does not fill is then seen
 
         def work(lo, hi):
-            self.apply(images[lo:hi], out[lo:hi], *(rows[lo:hi] for rows in parameters))
+            if self.apply(images[lo:hi], out[lo:hi], *(rows[lo:hi] for rows in parameters)) is not None:
+                raise TypeError(f"{type(self).__name__}.apply: expected None, since the result belongs in out: write "
+                                "out[...] = images")
 
         if images.size:
             pixels = max(images.shape[1] * images.shape[2], out.shape[1] * out.shape[2])
             parallel_for(xp, len(images), work, max(1, SLICE_PIXELS // pixels))
+        if own and xp is np and np.isnan(out).any():
+            raise ValueError(f"{type(self).__name__}.apply: it has not filled all of out, or with NaN; write out[...] = ...")
         return out
 
     def draw(self, shape: tuple[int, ...], rng: Rng) -> Sequence[HostArray]:

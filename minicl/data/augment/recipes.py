@@ -4,11 +4,16 @@ What the two views disagree on, an encoder learns to ignore (Chen et al. 2020, s
 shifted and sheared but never mirrored, and photographs lose their colours but keep their shapes.
 """
 
+import contextlib
 import pickle
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
+from ...backend import is_array
 from ...checks import require_rng
 from ...distributed import ALONE, World
+from ...signature import describe
 from ...typing import Array, Rng
 from .base import Compose, shared_by
 from .geometric import RandomAffine, RandomHorizontalFlip, RandomResizedCrop
@@ -22,7 +27,8 @@ def two_views(augment: Callable[..., Array], images: Array, rng: Rng, world: Wor
     the same seed repeats its views.
     world: the processes that share the batch; images are this one's part, and so are the views.
 
-    Raises ValueError if augment draws nothing from rng, because then both views would be the same.
+    Raises ValueError if augment draws nothing from rng, because then both views would be the same, if it writes into
+    images, or if it does not give a view of each.
 
     >>> images = np.random.default_rng(0).random((8, 28, 28, 1), dtype="float32")
     >>> view1, view2 = two_views(mnist_views(), images, np.random.default_rng(1))
@@ -50,7 +56,11 @@ def _views(name, augments, images, rng, world):
     views: list[Array] = []
     for augment in augments:
         before = None if views else pickle.dumps(rng.bit_generator.state)
-        views.append(augment(images, rng, *shared_by(world)))
+        with _read_only(images):
+            views.append(augment(images, rng, *shared_by(world)))
+        if not is_array(views[-1]) or len(views[-1]) != len(images):
+            raise ValueError(f"{name}: augment must give an array with a view of each of the {len(images)} images, in their "
+                             f"order, got {describe(views[-1]):.200}")
         if before == pickle.dumps(rng.bit_generator.state):
             if len(images) == 0:
                 raise ValueError(f"{name}: images must hold at least one image, got shape {images.shape}; is the batch "
@@ -58,6 +68,19 @@ def _views(name, augments, images, rng, world):
             raise ValueError(f"{name}: augment drew nothing from rng, so that all views are drawn alike; let it take its "
                              "random numbers from the rng it is given")
     return views
+
+
+@contextlib.contextmanager
+def _read_only(images):
+    """Within this block a NumPy array cannot be written into: an augment that does would change the data and both views."""
+    is_writeable = isinstance(images, np.ndarray) and images.flags.writeable
+    if is_writeable:
+        images.flags.writeable = False
+    try:
+        yield
+    finally:
+        if is_writeable:
+            images.flags.writeable = True
 
 
 def mnist_views() -> Compose:

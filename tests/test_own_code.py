@@ -1,0 +1,99 @@
+"""Mistakes in a user's own classes and functions, which would otherwise give wrong numbers without a word."""
+
+import numpy as np
+import pytest
+
+from minicl import nn, ops
+from minicl.data import two_views
+from minicl.data.augment import RandomHorizontalFlip, Transform, many_views
+from minicl.evaluate import encode
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.random((6, 8, 8, 3), dtype="float32")
+
+
+# ---------------------------------------------------------------- augmentations
+
+def transform(apply):
+    return type("Own", (Transform,), {"draw": lambda self, shape, rng: [rng.random(shape[0])], "apply": apply})()
+
+
+def fill(self, images, out, k):
+    out[...] = images * k[:, None, None, None]
+
+
+@pytest.mark.parametrize("apply, message", {
+    "returned": (lambda self, images, out, k: images * k[:, None, None, None], "the result belongs in out"),
+    "not filled": (lambda self, images, out, k: None, "has not filled all of out"),
+    "partly filled": (lambda self, images, out, k: out[:, 1:].fill(0.5), "has not filled all of out"),
+    "NaN": (lambda self, images, out, k: out.fill(np.nan), "has not filled all of out, or with NaN"),
+}.values(), ids=str)
+def test_an_own_transform_must_fill_out(apply, message):
+    with pytest.raises((TypeError, ValueError), match=f"Own.apply: .*{message}"):
+        transform(apply)(IMAGES, np.random.default_rng(0))
+    assert np.isfinite(transform(fill)(IMAGES, np.random.default_rng(0))).all()
+
+
+def scale(images, rng):
+    images *= rng.random((len(images), 1, 1, 1), dtype="float32")
+    return images
+
+
+@pytest.mark.parametrize("views", [two_views, lambda augment, *args: many_views([RandomHorizontalFlip(), augment], *args)])
+@pytest.mark.parametrize("augment, message", [
+    (scale, "read-only"),
+    (lambda x, rng: RandomHorizontalFlip()(x, rng)[:4], "a view of each of the 6 images"),
+    (lambda x, rng: np.concatenate([x, RandomHorizontalFlip()(x, rng)]), "a view of each of the 6 images"),
+    (lambda x, rng: ops.relu(RandomHorizontalFlip()(x, rng)), "must give an array"),
+    (lambda x, rng: list(RandomHorizontalFlip()(x, rng)), "must give an array"),
+], ids=["writes", "drops rows", "adds rows", "Tensor", "list"])
+def test_an_own_augment_gives_an_array_with_a_view_of_each_image(views, augment, message):
+    images = IMAGES.copy()
+    with pytest.raises(ValueError, match=message):
+        views(augment, images, np.random.default_rng(0))
+    np.testing.assert_array_equal(images, IMAGES)
+    assert images.flags.writeable
+
+
+def test_views_may_be_views_of_the_images():
+    images = IMAGES.copy()
+    views = two_views(lambda x, rng: x[:, :, ::-1] if rng.random() < 0.5 else x, images, np.random.default_rng(0))
+    assert [view.shape for view in views] == [IMAGES.shape] * 2 and images.flags.writeable
+
+
+# ---------------------------------------------------------------- models
+
+class Model(nn.Module):
+    def __init__(self, change):
+        self.layer, self.change = nn.Linear(192, 4, rng=RNG), change
+
+    def forward(self, x):
+        return self.change(self.layer(x.reshape(len(x), -1)))
+
+
+@pytest.mark.parametrize("change", {
+    "a mean": lambda y: y.mean(axis=0), "fewer rows": lambda y: y[1:], "more rows": lambda y: ops.concat(y, y),
+    "one of two": lambda y: (y, y[:1]), "a list": lambda y: [y, y], "an array": lambda y: y.data, "a scalar": lambda y: y.sum(),
+}.values())
+def test_encode_wants_a_row_for_each_item(change):
+    images = RNG.integers(0, 256, (10, 8, 8, 3)).astype("uint8")
+    with pytest.raises(ValueError, match="encode: Model must give a Tensor, or a tuple of them, with a row for each of the"):
+        encode(Model(change), images, np, batch=4)
+    assert encode(Model(lambda y: (y, y * 2.0)), images, np, batch=4)[1].shape == (10, 4)
+
+
+@pytest.mark.parametrize("change", [lambda m: setattr(m[1], "eps", 0.1), lambda m: setattr(m[0], "bias", None),
+                                    lambda m: m.steps.pop(), lambda m: setattr(m[1], "splits", 2)])
+def test_fresh_refuses_what_its_constructor_no_longer_describes(change):
+    model = nn.Sequential(nn.Linear(3, 4, rng=RNG), nn.BatchNorm(4))
+    nn.fresh(model, rng=RNG)
+    change(model)
+    with pytest.raises(ValueError, match="fresh: .*changed after the constructor"):
+        nn.fresh(model, rng=RNG)
+
+
+@pytest.mark.parametrize("strict", ["no", 0, None])
+def test_strict_is_true_or_false(strict):
+    model = nn.Linear(3, 2, rng=RNG)
+    with pytest.raises(TypeError, match="strict must be True or False"):
+        model.load_state_dict(model.state_dict(), strict=strict)
