@@ -1,6 +1,8 @@
 """The claims: a fast form of each, the records and the page that are committed, and the laboratory that runs them."""
 
+import contextlib
 import functools
+import io
 import json
 import math
 import os
@@ -8,6 +10,7 @@ import re
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -158,7 +161,7 @@ def test_a_run_prints_the_table_and_leaves_a_record_and_a_page(quick, tmp_path, 
     printed = capsys.readouterr().out
     assert "published or exact" in printed and "0.6962" in printed
     assert "reproduced (fast size: docs/claims.md has the verdicts): the closed form" in printed
-    assert max(map(len, printed.replace(str(tmp_path), "").splitlines())) <= 100
+    assert max(map(len, printed.replace(str(tmp_path), "").splitlines())) <= 80
     assert "03-counting.json" in printed and ("03-counting.png" in printed) == (viz.Figure is not None)
     assert quick == [("tightness", 0), ("tightness", 5), ("counting", 0), ("counting", 5)]
     record = json.loads((tmp_path / "02-tightness.json").read_text())
@@ -173,23 +176,60 @@ def test_a_run_prints_the_table_and_leaves_a_record_and_a_page(quick, tmp_path, 
     assert "not yet run" in text and "how many negatives" in text
 
 
-def test_a_long_measurement_prints_its_progress():
-    printed = []
-    setting = Setting(print=printed.append, status="step 1 of 9")
-    with laboratory.heartbeat(setting, seconds=0.01):
-        while len(printed) < 2:
+def test_a_long_measurement_logs_its_progress_where_there_is_no_terminal():
+    logged = []
+    with laboratory.heartbeat(lambda: "seed 0 (1 of 3): 45 s", logged.append, seconds=0.01):
+        while len(logged) < 2:
             time.sleep(0.01)
-    assert printed[0] == "    0 s  step 1 of 9"
-    length = len(printed)
+    assert logged[0] == "    seed 0 (1 of 3): 45 s"
+    length = len(logged)
     time.sleep(0.05)
-    assert len(printed) == length
+    assert len(logged) == length
 
 
+def test_in_a_terminal_the_progress_is_a_line_below_the_output(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with laboratory.heartbeat(lambda: "seed 0 (1 of 3): 45 s", pytest.fail):
+        while "45 s" not in terminal.getvalue():
+            time.sleep(0.01)
+        __main__.log("  seed 0: 50 s")
+    written = re.split("[\r\n]", terminal.getvalue())
+    assert "  seed 0: 50 s" in written and written.count("") > 1                      # on a line of its own
+    assert not written[-1].strip()                                                    # and nothing is left of the progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_names_the_seed_and_the_time_that_is_left(monkeypatch):
+    texts = []
+
+    @contextlib.contextmanager
+    def once(progress, log):
+        yield
+        texts.append(progress())
+
+    monkeypatch.setattr(laboratory, "heartbeat", once)
+    monkeypatch.setattr(laboratory, "published_seconds", {"tightness": 40}.get)
+    module = types.SimpleNamespace(CLAIM=tightness.CLAIM, measure=lambda setting: {"a": 1.0})
+    monkeypatch.setattr(laboratory, "load_claim", lambda name: types.SimpleNamespace(verdict=lambda metrics: (VERDICTS[0], "")))
+    experiment(module, [3, 5, 6], log=silent)
+    assert texts[0] == "seed 3 (1 of 3): 0 s, preparing; about 120 s left"
+    assert texts[1] == "seed 5 (2 of 3): 0 s, preparing; about 0 s left"              # as fast as seed 3
+    experiment(module, [0], size="fast", log=silent)
+    assert texts[3] == "seed 0 (1 of 1): 0 s, preparing"
+
+
+@pytest.mark.parametrize("columns, most", [("60", 60), ("80", 80), ("200", 100)])
 @each_record
-def test_what_a_run_prints_is_at_most_100_columns_wide(record, capsys):
+def test_what_a_run_prints_is_no_wider_than_the_terminal(record, columns, most, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", columns)
     __main__.show(record, "runs/claims")
     lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= 100 and not any(line.endswith(" ") for line in lines)
+    assert max(map(len, lines)) <= most and not any(line.endswith(" ") for line in lines)
 
 
 def test_a_claim_that_fails_does_not_cost_the_others(quick, tmp_path, monkeypatch, capsys):

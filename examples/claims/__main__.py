@@ -10,24 +10,25 @@
 
 import argparse
 import itertools
+import shutil
 import sys
 import textwrap
 import traceback
 from pathlib import Path
 
+from tqdm import tqdm
+
 if not __package__:                                          # python examples/claims: the package is named claims
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from claims.answers import count
-from claims.laboratory import SIZES, all_claims, experiment, load_claim, read_records, record_path
+from claims.laboratory import DOCS, SIZES, all_claims, experiment, load_claim, read_records, record_path
 from claims.report import page
 from minicl import get_backend, viz
 from minicl.data import load_mnist
 from minicl.files import write_atomically
 from minicl.options import at_least
 from minicl.run import RunError, command
-
-DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def main(argv=None):
@@ -96,13 +97,13 @@ def run(args):
     for module in modules:
         claim = module.CLAIM
         before = done.get(claim.name)
-        print(f"\n{claim.number}. {claim.title}", flush=True)
+        print(f"\n{wrapped(f'{claim.number}. {claim.title}')}", flush=True)
         if before and (before.seeds, before.size, before.backend) == (args.seeds, args.size, args.backend):
             print(f"  {before.verdict}, from {record_path(args.out, claim.name)}")
             continue
         try:
             record = experiment(module, args.seeds, size=args.size, backend=args.backend, xp=xp,
-                                data_dir=args.data_dir, log=lambda text: print(wrapped(text), flush=True),
+                                data_dir=args.data_dir, log=log,
                                 cpu_threads=args.threads)
             record.save(args.out)
             show(record, args.out)
@@ -124,33 +125,44 @@ def run(args):
     return 1 if failed else 0
 
 
+def log(text):
+    """Print a paragraph without tearing the line of progress."""
+    with tqdm.external_write_mode(file=sys.stdout):
+        print(wrapped(text), flush=True)
+
+
 def show(record, folder):
     """Print a record's table, verdict, time and files."""
     print(*text_table([("", "published or exact", "measured"), *record.rows()]), sep="\n")
     print(wrapped(f"  {record.verdict}{record.caution}: {record.reason}"))
     path = record_path(folder, record.name)
-    files = f"{path}, {path.with_suffix('.png')}" if viz.Figure is not None else path
-    print(f"  {sum(record.seconds):.0f} s, data: {record.data}\n  {files}", flush=True)
+    files = [path, path.with_suffix(".png")] if viz.Figure is not None else [path]
+    print(f"  {sum(record.seconds):.0f} s, data: {record.data}", *(f"  {file}" for file in files), sep="\n", flush=True)
 
 
-def text_table(rows, widths=(36, 24, 34)):
-    """Lines of rows of three texts, each wrapped into a column of at most the width given."""
-    widths = [min(width, max(len(row[k]) for row in rows)) for k, width in enumerate(widths)]
-    return [("  " + "  ".join(f"{line:<{width}}" for line, width in zip(lines, widths))).rstrip()
+def width():
+    """Columns to print: those of the terminal, or 80 where there is none, but at most 100."""
+    return min(shutil.get_terminal_size((80, 24)).columns, 100)
+
+
+def text_table(rows, shares=(0.36, 0.26, 0.38)):
+    """Lines of rows of three texts, each wrapped into a column of at most its share of the width."""
+    widths = [min(int(share * (width() - 6)), max(len(row[k]) for row in rows)) for k, share in enumerate(shares)]
+    return [("  " + "  ".join(f"{line:<{column}}" for line, column in zip(lines, widths))).rstrip()
             for row in rows
-            for lines in itertools.zip_longest(*(wrap(cell, width) for cell, width in zip(row, widths)), fillvalue="")]
+            for lines in itertools.zip_longest(*(wrap(cell, column) for cell, column in zip(row, widths)), fillvalue="")]
 
 
-def wrap(text, width):
-    """The lines of a text, broken neither at hyphens nor around the sign of a deviation."""
+def wrap(text, columns):
+    """The lines of a text, broken neither at hyphens nor around the sign of a standard deviation."""
     held = text.replace(" ± ", "\0±\0")
-    return [line.replace("\0", " ") for line in textwrap.wrap(held, width, break_on_hyphens=False)]
+    return [line.replace("\0", " ") for line in textwrap.wrap(held, columns, break_on_hyphens=False)]
 
 
 def wrapped(text):
-    """A paragraph in lines of at most 100 columns, indented like its first line."""
+    """A paragraph in lines no wider than width(), indented like its first line."""
     indent = " " * (len(text) - len(text.lstrip()))
-    return "\n".join(indent + line for line in wrap(text.strip(), 100 - len(indent)))
+    return "\n".join(indent + line for line in wrap(text.strip(), width() - len(indent)))
 
 
 def report(args):

@@ -18,6 +18,7 @@ import contextlib
 import importlib
 import json
 import re
+import sys
 import textwrap
 import threading
 import time
@@ -25,6 +26,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from minicl import viz
 from minicl.backend import threads
@@ -33,8 +35,9 @@ from minicl.files import write_atomically
 from minicl.run import RunError
 from . import NAMES
 
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 SIZES = ("fast", "default", "full")           # for tests, seconds; for two CPU cores, minutes; for a GPU
-REPRODUCED, QUALITATIVE, NOT_REPRODUCED = VERDICTS = ("reproduced", "reproduced qualitatively", "not reproduced")
+REPRODUCED, QUALITATIVE, NOT_REPRODUCED = VERDICTS = ("reproduced", "qualitatively reproduced", "not reproduced")
 
 
 @dataclass(frozen=True)
@@ -215,15 +218,26 @@ def experiment(module, seeds=(0, 1, 2), *, size="default", backend="numpy", xp=n
     """Measure a claim with each seed and compute its verdict -> Record, not yet saved."""
     claim = module.CLAIM
     seconds, measured = [], []
-    for seed in seeds:
+    expected = published_seconds(claim.name) if (size, backend) == ("default", "numpy") else None
+    for done, seed in enumerate(seeds):
         setting = Setting(seed, size, xp, data_dir, log)
         started = time.perf_counter()
-        with threads(cpu_threads), heartbeat(setting):
+
+        def progress():
+            elapsed = time.perf_counter() - started
+            text = f"seed {seed} ({done + 1} of {len(seeds)}): {elapsed:.0f} s, {setting.status}"
+            if expected is not None:
+                left = max(expected - elapsed, 0) + expected * (len(seeds) - done - 1)
+                text += f"; about {left:.0f} s left"
+            return text
+
+        with threads(cpu_threads), heartbeat(progress, log):
             metrics = module.measure(setting)
         measured.append({name: _plain(value, f"claim {claim.number}, seed {seed}: {name}")
                          for name, value in metrics.items()})
         seconds.append(round(time.perf_counter() - started, 1))
         log(f"  seed {seed}: {seconds[-1]:.0f} s")
+        expected = sum(seconds) / len(seconds)
     metrics = {name: [one[name] for one in measured] for name in measured[0]}
     command = f"python examples/claims run {claim.number}"
     if tuple(seeds) != (0, 1, 2):
@@ -236,15 +250,25 @@ def experiment(module, seeds=(0, 1, 2), *, size="default", backend="numpy", xp=n
                   metrics).with_verdict()
 
 
+def published_seconds(name):
+    """Seconds a seed of the record in docs/claims, or None without one: the first guess of how long a run takes."""
+    record = read_records(DOCS / "claims").get(name)
+    return record and sum(record.seconds) / len(record.seconds)
+
+
 @contextlib.contextmanager
-def heartbeat(setting, seconds=10):
-    """Print a line every `seconds` while the block runs: the time it has taken and setting.status."""
-    started = time.perf_counter()
+def heartbeat(progress, log, *, seconds=10):
+    """While the block runs, show progress(), a text: in a terminal as a line below the output, renewed every second;
+    elsewhere log it every `seconds`."""
+    bar = tqdm(bar_format="  {desc}", leave=False, file=sys.stdout, disable=not is_terminal(), dynamic_ncols=True)
     done = threading.Event()
 
     def beat():
-        while not done.wait(seconds):
-            setting.print(f"    {time.perf_counter() - started:.0f} s  {setting.status}".rstrip())
+        while not done.wait(seconds if bar.disable else 1):
+            if bar.disable:
+                log(f"    {progress()}")
+            else:
+                bar.set_description_str(progress())
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -253,6 +277,11 @@ def heartbeat(setting, seconds=10):
     finally:
         done.set()
         thread.join()
+        bar.close()
+
+
+def is_terminal():
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def _plain(value, what):

@@ -16,8 +16,8 @@ deviation over the seeds. Each section ends with its command, which names size a
 default: three seeds, minutes on two CPU cores. `--full` is for a GPU and has not been run yet.
 
 - *reproduced*: exact values agree to the digits given, or published values lie within the standard deviation;
-- *reproduced qualitatively*: the effect shows for all seeds, at this small scale, with other numbers;
-- *not reproduced*: the effect does not show here; the section describes what was found instead.
+- *qualitatively reproduced*: the effect appears for every seed, with different numbers at this scale;
+- *not reproduced*: the effect does not appear here; the section describes what was found instead.
 
 The records were measured before the linear probe became a logistic regression fitted by L-BFGS, which reads more from z
 than the earlier probe. Claims 5 and 7 to 14 use a probe or an accuracy of frozen features; running them again changes
