@@ -20,7 +20,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from .files import write_atomically
+from .nn import Module
 from .nn.state import require_state
+from .optim import Optimizer
 from .typing import HostArray
 
 FORMAT = 1                             # raised when the content of the file changes its meaning
@@ -83,6 +85,23 @@ def digest(arrays: dict[str, HostArray]) -> bytes:
         total.update(json.dumps([name, array.dtype.str, array.shape]).encode())
         total.update(array.reshape(-1).view(np.uint8))                                   # type: ignore[arg-type]
     return total.digest()
+
+
+def require_complete(parts: Mapping[str, Any], begun: int) -> None:
+    """Raise CheckpointError unless an optimizer among the parts has its model among them, and what was moved since `begun`
+    has its optimizer there."""
+    if not all(isinstance(part, (Module, Optimizer)) for part in parts.values()):
+        return                                               # another object may hold the rest
+    models = [(f"{name}.{key}", p) for name, part in parts.items() if isinstance(part, Module)
+              for key, p in part.named_parameters()]
+    moving = [p for part in parts.values() if isinstance(part, Optimizer) for p in part.parameters]
+    lost = [name for name, p in models if p.changed and p.changed[0] > begun and p.changed[2].endswith(".step()")
+            and all(p is not other for other in moving)]
+    missing = "optimizer" if lost else "model" if not {id(p) for p in moving} <= {id(p) for _, p in models} else ""
+    if missing:
+        moved = f", but {lost[0]} was moved by one" if lost else ""
+        raise CheckpointError(f"Run.steps: the {missing} is not among its parts{moved}: it would not be saved, and --resume "
+                              f"would go on with a new one; give {missing}={missing}")
 
 
 # ---------------------------------------------------------------- read

@@ -77,8 +77,8 @@ def finite(value: Any) -> Any:
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
-    if hasattr(value, "item"):                               # NumPy's and CuPy's scalars
-        value = value.item()
+    if hasattr(value, "tolist"):                             # NumPy's and CuPy's scalars and arrays
+        return finite(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -30,7 +30,8 @@ from tqdm import tqdm
 
 from .backend import available_memory_only
 from .checkpoint import (CheckpointError, HasState, changes, code, fingerprint, is_of_a_run, load_checkpoint,
-                         require_rng_state, restore, save_checkpoint)
+                         require_complete, require_rng_state, restore, save_checkpoint)
+from .checks import require_integers, require_rng
 from .console import lasting_output
 from .distributed import ALONE, World, current, hold_signals, launched
 from .ending import as_python_says, closing, end_all, failure, leave
@@ -39,6 +40,7 @@ from .folder import OwnFolder, RunError
 from .nn import Module
 from .nn.spec import spec_of
 from .signals import Stopped, signals_noted, signals_stop
+from .tensor import clock
 from .typing import Rng
 
 Result = TypeVar("Result")
@@ -206,8 +208,12 @@ class Run:
         parts       all else that the loop changes: objects with state_dict() and load_state_dict()
 
         A checkpoint is taken between two steps, so a resumed run computes the same numbers as an uninterrupted one. It
-        does not depend on how many processes there are. Raises RunError if they differ in their state when one is taken.
+        does not depend on how many processes there are. Raises RunError if they differ in their state when one is taken,
+        and CheckpointError after the first step if an optimizer has moved a part and is none itself, or its model is
+        none.
         """
+        require_integers("Run.steps", 1, total=total, save_every=save_every)
+        require_rng("Run.steps", rng)
         fingerprints = fingerprint(data)
         if not self.world.alike(_bytes([fingerprints, total, self.config])):
             raise RunError("the processes have other data or options: load the data by run.once(load_images, ...), and "
@@ -222,6 +228,7 @@ class Run:
             self._begin()
         started = time.perf_counter()
         before, first = self.seconds, self.step
+        begun = next(clock)
         self.total = total
         self.log_every = self.log_every or max(1, min(50, total // 20))      # 20 lines of a short run
 
@@ -246,6 +253,8 @@ class Run:
                     raise
                 self.step += 1
                 self._bar.update()
+                if self.step == first + 1:
+                    require_complete(parts, begun)
                 stops = self.world.any(bool(signals))        # all stop after this step, or none
                 if stops or self.step % save_every == 0 or self.step == total:
                     save()
@@ -304,8 +313,12 @@ class Run:
     def log(self, step: int, **metrics: Any) -> None:
         """Append one line to log.jsonl and show it.
 
-        Raises FloatingPointError if metrics["loss"] is not finite, and RunError if it is not the same on all processes.
+        Raises FloatingPointError if metrics["loss"] is not finite, RunError if it is not the same on all processes, and
+        ValueError unless the step is the one that is computed, and it has no line yet.
         """
+        if step != self.step or self._log and self._log[-1]["step"] >= step:
+            raise ValueError(f"Run.log: expected the step that is computed now, {self.step}, and one line for it, got step "
+                             f"{step}" + " again; give all metrics in one call" * (step == self.step))
         line = finite({"step": step, **metrics})
         if not self.world.alike(_bytes(line.get("loss"))):
             raise RunError(f"the loss of step {step} differs between processes: it must be that of the whole batch; give "
@@ -363,7 +376,7 @@ class Run:
         self._own.require_owned()
         result = finite(result)
         write_json(self.folder / "result.json", result)
-        width = max(map(len, result))
+        width = max(map(len, result), default=0)
         table = [f"  {key:<{width}}  " + (f"{value:.4f}" if isinstance(value, float) else str(value))
                  for key, value in result.items()]
         self.print("\n".join(["", *table, *notes, f"everything is in {self.folder}"]))

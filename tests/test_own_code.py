@@ -1,12 +1,18 @@
 """Mistakes in a user's own classes and functions, which would otherwise give wrong numbers without a word."""
 
+import json
+
 import numpy as np
 import pytest
 
-from minicl import nn, ops
+import minicl
+from minicl import nn, ops, optim
+from minicl.checkpoint import CheckpointError
 from minicl.data import two_views
 from minicl.data.augment import RandomHorizontalFlip, Transform, many_views
 from minicl.evaluate import encode
+from minicl.options import options
+from minicl.run import Run
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((6, 8, 8, 3), dtype="float32")
@@ -97,3 +103,62 @@ def test_strict_is_true_or_false(strict):
     model = nn.Linear(3, 2, rng=RNG)
     with pytest.raises(TypeError, match="strict must be True or False"):
         model.load_state_dict(model.state_dict(), strict=strict)
+
+
+# ---------------------------------------------------------------- runs
+
+@pytest.fixture
+def run(tmp_path):
+    args = options("", epochs=1, batch=4, lr=0.1, tau=1.0, data=None).parse_args(["--out", str(tmp_path / "run")])
+    run = Run(args, "own")
+    yield run
+    run.close()
+
+
+def train(run, *, given=("model", "optimizer"), log=lambda run, step: run.log(step, loss=1.0), **arguments):
+    rng = np.random.default_rng(0)
+    model = nn.Linear(3, 2, rng=rng)
+    optimizer = optim.AdamW(model, lr=0.1)
+    available = {"model": model, "optimizer": optimizer, "other": nn.Linear(2, 2, rng=rng)}
+    for step in run.steps(**{"total": 3, "rng": rng, "save_every": 2} | arguments, **{name: available[name] for name in given}):
+        optimizer.zero_grad()
+        model(np.ones((4, 3), "float32")).sum().backward()
+        optimizer.step()
+        log(run, step)
+
+
+@pytest.mark.parametrize("given, missing", [(("model",), "optimizer"), (("optimizer",), "model"),
+                                            (("model", "other"), "optimizer"), (("optimizer", "other"), "model")])
+def test_a_run_saves_a_model_and_its_optimizer_together(run, given, missing):
+    with pytest.raises(CheckpointError, match=f"the {missing} is not among its parts.*give {missing}={missing}"):
+        train(run, given=given)
+
+
+@pytest.mark.parametrize("given", [("model", "optimizer"), ("model", "optimizer", "other"), ("other",), ()])
+def test_a_run_saves_what_it_is_given(run, given):
+    train(run, given=given)
+    assert minicl.checkpoint.load_checkpoint(run.checkpoint)[1]["step"] == 3
+
+
+@pytest.mark.parametrize("log", [
+    lambda run, step: (run.log(step, loss=1.0), run.log(step, accuracy=0.5)), lambda run, step: run.log(step + 1, loss=1.0),
+    lambda run, step: run.log(0, loss=1.0), lambda run, step: run.log(1, loss=1.0), lambda run, step: run.log(-1, loss=1.0),
+    lambda run, step: run.log(float(step) + 0.5, loss=1.0)])
+def test_a_step_has_one_line_in_the_log(run, log):
+    with pytest.raises(ValueError, match="Run.log: expected the step that is computed now, .*, and one line for it"):
+        train(run, log=log)
+
+
+@pytest.mark.parametrize("argument, value", [("total", 2.5), ("total", 0), ("save_every", 0), ("save_every", -1),
+                                             ("rng", np.random.RandomState(0)), ("rng", 0)])
+def test_arguments_of_steps(run, argument, value):
+    with pytest.raises((TypeError, ValueError), match=f"Run.steps: {argument} must be"):
+        train(run, **{argument: value})
+
+
+@pytest.mark.parametrize("result, written", [({}, {}), ({"a": np.arange(2.0), "b": np.float32(2), "c": float("nan")},
+                                                        {"a": [0.0, 1.0], "b": 2.0, "c": None})])
+def test_a_result_may_be_empty_and_hold_arrays(run, result, written):
+    train(run)
+    run.finish(result)
+    assert json.loads((run.folder / "result.json").read_text()) == written
