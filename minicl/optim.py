@@ -1,13 +1,13 @@
 """Optimizers over one flat buffer, and learning-rate schedules.
 
-An optimizer moves all parameters into one array and all gradients into another, and leaves each parameter a view of its
-part: an update is the formula, once, over everything. Weight decay applies to matrices and kernels, not to biases and
-norm parameters (one axis), which come last in the buffer, so that what is decayed is one slice.
+An optimizer moves all parameters into one array and all gradients into another; each parameter becomes a view. An update
+then applies the formula once, to everything. Weight decay applies to matrices and kernels, not to biases and norm
+parameters (one axis), which come last in the buffer, so the decayed parameters are one slice.
 
 Fine-tuning: a frozen parameter (requires_grad False) is neither decayed nor moved, whenever it was frozen.
 
-    model.encoder.freeze()                               # weights, running averages, dropout off
-    optimizer = AdamW(model, lr=1e-3)                    # trains what is left; after unfreeze() that too
+    model.encoder.freeze()                               # fixes weights and running averages, turns dropout off
+    optimizer = AdamW(model, lr=1e-3)                    # trains the rest; after unfreeze() everything
 """
 
 import itertools
@@ -26,20 +26,20 @@ from .signature import accepts_other_names, by_known_names
 from .tensor import mark_changed, watch
 from .typing import Array, HostArray
 
-SLICE = 2**17      # entries updated at a time on a CPU: few enough for the cache, enough to be worth a thread's while
+SLICE = 2**17      # entries updated at a time on a CPU: few enough for the cache, enough for a thread
 
 
 class Optimizer:
-    """What all optimizers share. Subclasses name their state buffers and define _update(part, lr, decay, t).
+    """Base class. Subclasses name their state buffers and define _update(part, lr, decay, t).
 
     model  a Module, or (name, Parameter) pairs, for part of a model or several
-    lr     default learning rate; step(lr) overrides it, which is how schedules are used
-    steps  how many steps it has taken. Each parameter's own are counted too: a frozen one takes none
+    lr     default learning rate; step(lr) overrides it, for schedules
+    steps  the number of steps taken. Steps are also counted for each parameter: a frozen one takes none
     world  the processes whose gradients step() adds up: the model's (see Module.across); for pairs set it afterwards
 
-    On the CPU a gradient, with the decay that is part of it (SGD, Adam), that is not finite, or so long that its square is
-    not (1.8e19 in float32), raises FloatingPointError, and nothing is changed. A GPU is not waited for: there the weights
-    become NaN, and so does the next loss. If the Module gains, loses or replaces a parameter, step() raises RuntimeError.
+    On the CPU step() raises FloatingPointError and changes nothing if the gradient, including its decay (SGD, Adam), is
+    not finite or its square overflows (1.8e19 in float32). On a GPU, which it does not wait for, the weights and the next
+    loss become NaN. If the Module gains, loses or replaces a parameter, step() raises RuntimeError.
 
     >>> from minicl import nn
     >>> model = nn.Linear(3, 2, rng=np.random.default_rng(0))
@@ -87,8 +87,8 @@ class Optimizer:
     def step(self, lr: float | None = None, *, clip_grad_norm: float | None = None) -> Array | None:
         """One update from the gradients that backward() has added up since zero_grad().
 
-        clip_grad_norm  first scale them by min(1, clip_grad_norm / |g|), |g| the norm of all that are trained, of all
-                        processes; and return |g|, an array (). PyTorch's clip_grad_norm_() does the same
+        clip_grad_norm  first scale the gradients by min(1, clip_grad_norm / |g|), |g| the norm over all trained parameters
+                        and processes; and return |g|, an array (), like PyTorch's clip_grad_norm_()
         """
         lr = self.lr if lr is None else lr
         require_within(self, "[0, inf)", lr=lr)
@@ -105,7 +105,7 @@ class Optimizer:
             self._plan(trained)
         if not self.runs:
             raise RuntimeError(f"{type(self).__name__}: all its parameters are frozen, so there is nothing to train")
-        for g in self._live_gradients():                         # the others wait unchanged, whatever they hold
+        for g in self._live_gradients():                         # gradients of frozen parameters are not touched
             self.world.all_reduce(g)
         if self.xp is np:
             self._require_finite_gradients()
@@ -128,11 +128,11 @@ class Optimizer:
         return norm
 
     def _live_gradients(self):
-        """Views of the gradients of all that is trained."""
+        """Views of the gradients of all trained parameters."""
         return [self.grads[part] for part, _, _ in self.runs] if self.frozen else [self.grads]
 
     def _plan(self, trained):
-        """Group neighbours in the buffer that are trained, decayed alike and of one step count into runs."""
+        """Group neighbouring trained parameters with equal decay and step count into runs."""
         def kind(k):
             return trained[k], self.parameters[k].ndim >= 2, int(self.missed[k])
 
@@ -145,7 +145,7 @@ class Optimizer:
                 self.runs.append((slice(parts[0].start, parts[-1].stop), decays, missed))
 
     def _require_finite_gradients(self):
-        """Raise FloatingPointError unless the sum of squares of what is trained is finite."""
+        """Raise FloatingPointError unless the sum of squares of the trained gradients is finite."""
         total = 0.0
         for g in self._live_gradients():
             total += _square(g)
@@ -189,12 +189,12 @@ class Optimizer:
         raise NotImplementedError(f"{type(self).__name__} defines no _update()")
 
     def state_dict(self) -> dict[str, HostArray]:
-        """{name: host array}: for each moment and each parameter its part, and the step counts."""
+        """{name: host array}: each parameter's part of each moment, and the step counts."""
         self.structure.check()
         return {name: np.array(to_host(part)) for name, part in self._parts()}
 
     def load_state_dict(self, state: dict[str, HostArray]) -> None:
-        """Take over a state_dict. Raises ValueError unless all of it fits; then nothing is changed."""
+        """Load a state_dict. Raises ValueError, and changes nothing, unless all of it fits."""
         parts = dict(self._parts())
         require_state(type(self).__name__, state, parts)
         steps = int(state[f"{type(self).__name__}.steps"])
@@ -237,7 +237,7 @@ def _dot(x):
 class SGD(Optimizer):
     """Stochastic gradient descent, with momentum mu: u <- mu u + g + decay w,  w <- w - lr u.
 
-    nesterov: w <- w - lr (g + decay w + mu u), a look ahead along the new u (Sutskever et al. 2013); it needs a momentum.
+    nesterov: w <- w - lr (g + decay w + mu u), a step ahead along the new u (Sutskever et al. 2013); it needs a momentum.
     """
 
     state_names = ("momentum",)
@@ -307,7 +307,7 @@ def _adam(xp, w, m, v, g, rate, new1, old1, new2, old2, correct, eps, decay_fact
     if l2 is not None:
         g = g + l2 * w
     t = follow(xp, m, g, new1, old1)                                         # m = b1 m + (1 - b1) g
-    xp.multiply(g, g, out=t)                                                 # t again: fresh memory costs a CPU more
+    xp.multiply(g, g, out=t)                                                 # reuses t: new memory is slower on a CPU
     follow(xp, v, t, new2, old2, out=t)                                      # v = b2 v + (1 - b2) g^2
     # w -= lr m^ / (sqrt(v^) + eps)
     xp.sqrt(v, out=t)
@@ -329,8 +329,8 @@ class LARS(SGD):
 
         trust = eta |w| / |g + decay w|,    and 1 where either norm is zero,
 
-    so that a layer of zeros can still leave zero. Biases and norm parameters take plain SGD steps. A step scales the
-    gradients in place: call zero_grad() before the next backward().
+    so that a layer of zeros can change. Biases and norm parameters take plain SGD steps. A step scales the gradients in
+    place: call zero_grad() before the next backward().
 
     Source: SimCLR's own code (lars_optimizer.py). You et al. 2017, who proposed it, divide by |g| + decay |w|.
     """

@@ -1,15 +1,15 @@
-"""Methods: what each system of contrastive learning trains. The losses are in contrastive/, the loops in examples/.
+"""Methods: the models of contrastive learning systems. The losses are in contrastive/, the training loops in examples/.
 
-What a method must offer, so that encode(), the probes and a training loop can use it:
+A method offers the following to encode(), the probes and a training loop:
 
-    forward(images)   -> (h, z), Tensors: h (B, features) is evaluated, z (B, d) is what the loss compares. Methods of
-                      two inputs (CLIP, CPC) give one embedding of each instead
-    encoder           the Module that gives h, which minicl.load hands out
-    loss(z, ...)      -> a scalar Tensor, where a predictor, a target or a queue takes part in it
-    update()          after optimizer.step(), where something follows without a gradient: a target, a queue, a clamp.
-                      It raises in evaluation mode
+    forward(images)   -> (h, z), Tensors: h (B, features) is evaluated, z (B, d) is compared by the loss. Methods of two
+                      inputs (CLIP, CPC) return one embedding of each instead
+    encoder           the Module that computes h, for minicl.load
+    loss(z, ...)      -> a scalar Tensor, if a predictor, a target or a queue takes part in the loss
+    update()          called after optimizer.step(), if a target, a queue or a clamp changes without a gradient. It
+                      raises in evaluation mode
 
-Its parameters() are what an optimizer trains: a target's weights are Frozen, saved but not among them.
+Its parameters() are those that an optimizer trains. A target's weights are Frozen: saved, but not parameters.
 """
 
 from .byol import BYOL

@@ -1,9 +1,9 @@
-"""BYOL (Grill et al. 2020): a network predicts what a slow copy of itself says of the other view.
+"""BYOL (Grill et al. 2020): a network predicts the embedding of the other view by a slow copy of itself.
 
     for x in batches:
         views = [augment(x); augment(x)]
         p = predictor(online(views))                      # (2N, d)
-        t = target(views)                                 # (2N, d), on no tape
+        t = target(views)                                 # (2N, d), not recorded
         L = mean 2 - 2 cos(p, t of the other view)
         optimizer.step()                                  # online network and predictor
         target = m target + (1 - m) online
@@ -23,8 +23,9 @@ from .simsiam import other_view
 
 
 class BYOL(Module):
-    """Online encoder and head, predictor, and a target that follows. As a model, images -> (h, z), it is the online
-    network, which is evaluated. m: momentum of the target, 0.996 in the paper's long runs, 0.99 and less in short ones.
+    """Online encoder and head, predictor, and target. Its forward, images -> (h, z), is the online network.
+
+    m: momentum of the target, 0.996 in the paper's long runs, 0.99 and less in short ones.
 
     One step, with both views in one batch:
 
@@ -50,7 +51,7 @@ class BYOL(Module):
         return self.online(images)                                           # (B, features), (B, d)
 
     def targets(self, images: Array) -> Tensor:
-        """z of the target network, on no tape: (B, d), a constant Tensor."""
+        """z of the target network, not recorded: (B, d), a constant Tensor."""
         with no_grad():
             return self.target(images)[1]
 
@@ -61,5 +62,5 @@ class BYOL(Module):
         return 2 + 2 * negative_cosine(self.predictor(z), other_view(targets), world=self.world)
 
     def update(self) -> None:
-        """After the optimizer's step: the target follows. Raises RuntimeError in evaluation mode."""
+        """Update the target, after the optimizer's step. Raises RuntimeError in evaluation mode."""
         self.ema.update(self.m)

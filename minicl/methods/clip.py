@@ -1,4 +1,4 @@
-"""CLIP (Radford et al. 2021): an image encoder and a text encoder that meet in one space.
+"""CLIP (Radford et al. 2021): an image encoder and a text encoder with a common embedding space.
 
     for images, texts in batches:                         # N pairs
         u = W_i image_encoder(images)                     # (N, dim)
@@ -19,20 +19,20 @@ from ..nn import Linear, Module, Parameter, Sequential
 from ..tensor import mark_changed
 from ..typing import Array, Rng
 
-TAU = 0.07                    # CLIP's temperature at the start
+TAU = 0.07                    # CLIP's initial temperature
 MAX_SCALE = 100               # of exp(logit_scale)
 
 
 class CLIP(Module):
-    """images (B, H, W, C) and token ids (B, T) -> their embeddings (B, dim), not yet normalised: the loss does that.
+    """images (B, H, W, C) and token ids (B, T) -> embeddings (B, dim) of each, not normalised; the loss normalises them.
 
-    image, text  an encoder each, and a linear projection without bias (section 2.3)
-    logit_scale  Parameter (), the logarithm of 1/tau; log(1/0.07) at first. Call clamp_logit_scale() after each step
-    tau          the temperature at the start (or temperature), at least 1/100, where the clamp holds it
+    image, text  encoders, each with a linear projection without bias (section 2.3)
+    logit_scale  Parameter (), log(1/tau), initially log(1/0.07). Call clamp_logit_scale() after each step
+    tau          initial temperature (or temperature=), at least 1/100, the clamp's limit
     """
 
     def __init__(self, image_encoder: Module, text_encoder: Module, dim: int = 64, *, tau: float = TAU, rng: Rng):
-        require_within("CLIP", f"[{1 / MAX_SCALE}, inf)", tau=tau)           # below it would start above its own cap
+        require_within("CLIP", f"[{1 / MAX_SCALE}, inf)", tau=tau)           # below, the scale starts above its cap
         self.image, self.text = (Sequential(encoder, Linear(encoder.features, dim, bias=False, rng=rng))
                                  for encoder in (image_encoder, text_encoder))
         self.logit_scale = Parameter(np.asarray(math.log(1 / tau), dtype="float32"))
@@ -43,7 +43,7 @@ class CLIP(Module):
         return self.image(images), self.text(ids)
 
     def clamp_logit_scale(self) -> None:
-        """Hold exp(logit_scale) at 100 or below (section 2.5: without that, training was unstable)."""
+        """Limit exp(logit_scale) to 100 (section 2.5: without this, training was unstable)."""
         data = self.logit_scale.data
         array_module(data).minimum(data, math.log(MAX_SCALE), out=data)
         mark_changed([("logit_scale", self.logit_scale)], "clamp_logit_scale()")

@@ -1,17 +1,17 @@
 """CPC, contrastive predictive coding (van den Oord et al. 2018): predict the future, but in latent space.
 
     for x in batches:                                     # (T, B, C): B sequences
-        z = encoder(x)                                    # (T', B, d): z_t is a window of the sequence, encoded
-        c = context(z)                                    # (T', B, H): c_t sums up z_1 ... z_t, a GRU
+        z = encoder(x)                                    # (T', B, d): z_t encodes a window of the sequence
+        c = context(z)                                    # (T', B, H): c_t summarises z_1 ... z_t, by a GRU
         for k in 1 ... ahead:                             # W_k c_t predicts z_{t+k}, one W_k for each k
             scores = z_{t+k} . W_k c_t                    # (B, B) at each t: all sequences' futures for all pasts
             L += info_nce_from_scores(scores, positive: the same sequence) / ahead
         optimizer.step()
 
-The score of a candidate is the dot product z . W_k c_t (eq. 3). The true z_{t+k} should be picked from among those of
-the other sequences at the same time t + k, drawn independently of c_t, as InfoNCE's bound on I(c_t; z_{t+k}) requires.
-Windows of the same sequence at other times are not; and candidates from other times would let a critic that knows only
-what time it is beat chance.
+The score of a candidate is the dot product z . W_k c_t (eq. 3). The candidates are the true z_{t+k} and those of the
+other sequences at the same time t + k, drawn independently of c_t, as InfoNCE's bound on I(c_t; z_{t+k}) requires.
+Windows of the same sequence at other times are not independent, and with candidates from other times a critic that knows
+only the time would beat chance.
 """
 
 from .. import ops
@@ -27,7 +27,7 @@ from ..typing import Array, Rng
 class WindowEncoder(Module):
     """x (T, B, C) -> z (T / window, B, features): a strided convolution, then relu and a linear layer.
 
-    Its stride is its width: no two windows share a sample, which would give the future away. T mod window samples are
+    The stride equals the width, so windows do not share samples, which would reveal the future. T mod window samples are
     left out.
     """
 
@@ -51,7 +51,7 @@ class WindowEncoder(Module):
 class CPC(Module):
     """sequences (T, B, C) -> (z (T', B, d), c (T', B, H)), and scores of predictions 1 to `ahead` windows ahead.
 
-    context  a Module (T', B, d) -> (T', B, context.features), such as nn.GRU; None for c = z, the last window alone
+    context  a Module (T', B, d) -> (T', B, context.features), such as nn.GRU; None for c = z, only the last window
     """
 
     def __init__(self, encoder: Module, context: Module | None, ahead: int, *, rng: Rng):
@@ -65,9 +65,9 @@ class CPC(Module):
         return z, z if self.context is None else self.context(z)
 
     def scores(self, z: Tensor, c: Tensor, k: int) -> tuple[Tensor, Array]:
-        """How well z_{t+k} of sequence j fits what sequence i has shown until t: z . W_k c.
+        """Scores z_{t+k} . W_k c_t between the future of sequence j and the context of sequence i.
 
-        -> scores ((T'-k) B, B), row t B + i and column j, and positive_ids ((T'-k) B,), which name j = i. Of several
+        -> scores ((T'-k) B, B), row t B + i and column j, and positive_ids ((T'-k) B,), the columns j = i. With several
         processes each has the rows of its B sequences, and the columns of all.
         """
         require_integers("CPC.scores", 1, k=k)
@@ -90,7 +90,7 @@ class CPC(Module):
 
 
 class LastContext(Module):
-    """sequences (B, T, C) -> c after the last window (B, H): what a trained CPC tells of each sequence as a whole.
+    """sequences (B, T, C) -> c after the last window (B, H): a trained CPC's representation of whole sequences.
 
     >>> rng = np.random.default_rng(0)
     >>> model = CPC(WindowEncoder(3, 4, features=6, rng=rng), None, 2, rng=rng)

@@ -1,13 +1,13 @@
-"""The momentum encoder: a copy of a model that no gradient reaches, and that follows it slowly.
+"""The momentum encoder: a copy of a model that gets no gradient and follows the model slowly.
 
     target <- m target + (1 - m) online                                      (1)
 
-after every step, for parameters and buffers alike. The weights of `t` steps ago count (1 - m) m^t: an exponential
-moving average, EMA, over about 1 / (1 - m) steps. MoCo's keys come from such a model, so that keys of neighbouring
-steps can be compared (He et al. 2020, eq. 2); BYOL's targets too.
+after every step, for parameters and buffers. The weights of `t` steps ago have the factor (1 - m) m^t: an exponential
+moving average, EMA, over about 1 / (1 - m) steps. It computes MoCo's keys, so that keys of neighbouring steps are
+comparable (He et al. 2020, eq. 2), and BYOL's targets.
 
-BatchNorm's running averages belong to the weights that they were measured with, so they follow by (1) as well. In
-training the target normalises by its batch, as every BatchNorm, but keeps no averages of its own.
+BatchNorm's running averages must match the weights, so they follow by (1) as well. In training the target normalises by
+its batch, like every BatchNorm, but does not update averages of its own.
 """
 
 import copy
@@ -23,17 +23,17 @@ from ..typing import Array
 
 
 class Frozen(Tensor, Buffer):
-    """A weight of a target: a Tensor to the ops, a Buffer to the Module, so it is moved and saved with the model but
-    is not among the parameters that an optimizer is given (whose weight decay alone would change it)."""
+    """A weight of a target: a Tensor for ops and a Buffer for the Module. It is moved and saved with the model, but
+    optimizers, whose weight decay would change it, do not get it."""
 
 
 def frozen_copy(module: Module) -> Module:
-    """A copy of a Module that shares no array with it, whose parameters are Frozen."""
+    """A copy of a Module with Frozen parameters, which shares no array with it."""
     _require_module("frozen_copy", module)
     copies: dict[int, Buffer] = {id(part): (Frozen if isinstance(part, Tensor) else Buffer)(part.data.copy())
                                  for _, part in module.named_state()
                                  if not isinstance(part, HostBuffer)}        # deepcopy copies those; streams get a key
-    target = copy.deepcopy(module, copies)                                   # which uses these, by the original's id
+    target = copy.deepcopy(module, copies)                                   # uses `copies`, by the original's id
     for layer in target.modules():
         if isinstance(layer, BatchNorm):
             layer.momentum = 0.0                                             # running averages follow by (1) alone
@@ -53,8 +53,8 @@ class EMA:
         ...
         ema.update(0.99)                                                     # after each optimizer.step()
 
-    The target's state is one array, so an update is a gathering copy and three passes, on a GPU a copy and one kernel. It
-    has no state beyond that of the two modules: save those. Raises ValueError if target is not a frozen copy of online.
+    The target's state is one array, so an update is a gathering copy and three passes, on a GPU a copy and one kernel. All
+    state is in the two modules: save those. Raises ValueError if target is not a frozen copy of online.
     """
 
     def __init__(self, online: Module, target: Module):
@@ -73,7 +73,7 @@ class EMA:
         self.pairs = [(part, following[name]) for name, part in followed.items()]
         self.names = list(followed)
         self.views: list[Array] = []
-        self.seen: Change | None = None                                      # online's last move when target was used
+        self.seen: Change | None = None                                      # online's last change when target was used
 
     def update(self, m: float) -> None:
         """Apply (1) with 0 <= m <= 1.
@@ -95,7 +95,7 @@ class EMA:
         _follow(self.values, step, *weights(m))                              # (1)
 
     def used(self) -> None:
-        """Warn if online has moved since target was last used, and no update() was in between."""
+        """Warn if online has changed since target was last used, without an update() in between."""
         moved = max((part.changed for part, _ in self.pairs if part.changed), default=None)
         if self.seen not in (None, moved):
             warnings.warn("update() was forgotten: the online network has moved since the target was last used, and the "
@@ -103,7 +103,7 @@ class EMA:
         self.seen = moved
 
     def __getstate__(self) -> dict:
-        return {**vars(self), "views": []}                                   # a copy has an array of its own
+        return {**vars(self), "views": []}                                   # a copy has its own array
 
     def _flatten(self):
         """Move the target's arrays into self.values and leave each part a view of its slice."""

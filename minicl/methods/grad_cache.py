@@ -1,15 +1,15 @@
 """Gradient caching (Gao et al. 2021, GradCache): the exact gradient of a batch whose activations do not fit into memory.
 
-A contrastive loss L(z_1, ..., z_N) compares all embeddings of a batch, so the batch cannot be cut into smaller ones: each
-item would lose its negatives. But an encoder sees one item at a time, z_i = f(x_i; w), so the gradient of its weights is
-a sum over items. With J_i the derivative of z_i by w:
+A contrastive loss L(z_1, ..., z_N) compares all embeddings of a batch, so splitting the batch would lose negatives. But
+the encoder treats each item separately, z_i = f(x_i; w), so the gradient of its weights is a sum over items. With J_i the
+derivative of z_i by w:
 
     z_i = f(x_i; w)                                                          (1)
     dz_i = dL/dz_i                                                           (2)
     dw = sum_i J_i^T dz_i                                                    (3)
 
-(1) needs no tape; (2) needs the embeddings alone; (3) is computed a chunk of items at a time, with a tape of that chunk
-alone. The price is a second forward pass.    Derivation: docs/gradients/grad_cache.md
+(1) needs no tape; (2) needs only the embeddings; (3) is computed a chunk of items at a time, with a tape of only that
+chunk. The price is a second forward pass.    Derivation: docs/gradients/grad_cache.md
 """
 
 import warnings
@@ -27,18 +27,18 @@ from ..typing import Array
 
 
 def grad_cache(model: Module, loss: Callable[..., Tensor], *inputs: Array, chunk: int) -> tuple[Tensor, list[Tensor]]:
-    """loss(*model(*inputs)).backward() with the memory of a chunk: (the loss, the model's outputs), both off the tape.
+    """loss(*model(*inputs)).backward() with the memory of a chunk: returns the loss and the model's outputs, detached.
 
-    model   a Module: inputs -> one Tensor or several, with a row an item
-    loss    takes the model's outputs for the whole batch; it may have parameters of its own, such as a logit scale
-    inputs  arrays with a row an item
-    chunk   most items that are encoded at a time; the chunks are of equal size, to one item
+    model   a Module: inputs -> one Tensor or several, with a row for each item
+    loss    a function of the model's outputs for the whole batch; it may have parameters, such as a logit scale
+    inputs  arrays with a row for each item
+    chunk   the largest number of items encoded at a time; chunk sizes differ by at most one item
 
-    Gradients are added to .grad as by backward(), equal to the whole batch's up to rounding where a row of the outputs
-    depends on its own row of the inputs alone. Dropout draws a mask for each chunk, the same in both passes. BatchNorm
-    normalises each chunk by its own statistics, and averages them once for each chunk: a model with it computes something
-    else than with the whole batch, as it does on several GPUs; a warning says so.
-    Raises RuntimeError if a model gives other outputs the second time; a GPU, which that would keep waiting, is not asked.
+    Gradients are added to .grad as by backward(). They equal those of the whole batch up to rounding if each row of the
+    outputs depends only on its row of the inputs. Dropout draws a mask for each chunk, the same in both passes. BatchNorm
+    normalises each chunk by its own statistics and averages them once for each chunk, so its results differ from those of
+    the whole batch, as on several GPUs, which a warning reports.
+    Raises RuntimeError if the model's outputs differ in the second pass; on a GPU this is not checked, to avoid waiting.
 
     >>> from minicl import nn, contrastive
     >>> views, encoder = np.random.default_rng(0).standard_normal((2, 6, 5)), nn.Linear(5, 3, rng=np.random.default_rng(1))

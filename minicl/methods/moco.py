@@ -1,18 +1,18 @@
 """MoCo (He et al. 2020; Chen et al. 2020b for the MLP head, "v2"): a queue of keys from a momentum encoder.
 
-SimCLR's negatives are the batch, so many negatives need a large batch. MoCo keeps the keys of earlier batches in a
-queue: 65,536 negatives at a batch of 256. So that their keys are worth comparing with today's, keys come from a copy
-that follows the query encoder slowly.
+SimCLR's negatives come from the batch, so many negatives need a large batch. MoCo stores the keys of earlier batches in a
+queue: 65,536 negatives at a batch of 256. A copy that follows the query encoder slowly computes the keys, so that old and
+new keys are comparable.
 
     for x in batches:
         q = query(augment(x))                             # (N, dim)
-        k = key(augment(x))                               # (N, dim), on no tape
+        k = key(augment(x))                               # (N, dim), not recorded
         L = info_nce(q, positives k, negatives queue)     # the batch's own keys are not in the queue yet
         optimizer.step()                                  # the query encoder
         key = m key + (1 - m) query                       # weights and batch norm's running averages
         queue: k in, the oldest out                       # after the loss has used k, never before
 
-docs/methods/moco.md explains why each part is there, and why the loss rises at first.
+docs/methods/moco.md explains each part, and why the loss rises at first.
 """
 
 from collections import deque
@@ -35,16 +35,15 @@ from .simclr import SimCLR
 
 
 class MoCo(Module):
-    """Query encoder, key encoder and queue. As a model, images -> (h, z), it is the query encoder: that is evaluated.
+    """Query encoder, key encoder and queue. Its forward, images -> (h, z), is the query encoder.
 
     encoder, head  images -> h -> z (B, dim)
     dim            of z
-    queue          keys that it holds
+    queue          capacity of the queue, in keys
     m              momentum of the key encoder, eq. (2) of He et al.
-    splits         groups in which BatchNorm sees a batch, as if each were on a GPU of its own; 1 is the whole batch
+    splits         groups of a batch that BatchNorm normalises separately, as on as many GPUs; 1 is the whole batch
 
-    Several processes (Module.across) share out the groups, shuffle among all their images, and have one queue each, all
-    alike.
+    Several processes (Module.across) divide the groups, shuffle among all their images, and have equal queues.
     """
 
     def __init__(self, encoder: Module, head: Module, *, dim: int, queue: int = 65536, m: float = 0.999,
@@ -59,7 +58,7 @@ class MoCo(Module):
         self.queue = Queue(queue, dim)
         self.m = m
         self.ema = EMA(self.query, self.key)
-        self.served: deque[tuple[Array, HostArray | None]] = deque()         # keys and ids given to loss(), for update()
+        self.served: deque[tuple[Array, HostArray | None]] = deque()         # keys and ids of loss(), for update()
 
     encoder = property(lambda self: self.query.encoder)
 
@@ -67,11 +66,11 @@ class MoCo(Module):
         return self.query(images)                                            # (B, features), (B, dim)
 
     def encode_keys(self, images: Array, rng: Rng, *, chunk: int | None = None) -> Array:
-        """z of the key encoder: images (B, H, W, C) -> array (B, dim), on no tape; at most `chunk` at a time, if given.
+        """z of the key encoder: images (B, H, W, C) -> array (B, dim), not recorded; at most `chunk` at a time, if given.
 
-        The batch is shuffled on its way in and put back in order on its way out, by a permutation drawn from the host
-        generator rng: group statistics then do not tell that query i and key i belong together (He et al. 2020,
-        section 3.3). In evaluation there is nothing to hide. BatchNorm sees each chunk by itself.
+        The batch is shuffled by a permutation drawn from rng, and the keys are put back in order: group statistics then do
+        not reveal that query i and key i belong together (He et al. 2020, section 3.3). Evaluation does not shuffle.
+        BatchNorm normalises each chunk separately.
         """
         if chunk is not None:
             require_integers("MoCo.encode_keys", 1, chunk=chunk)
@@ -90,17 +89,17 @@ class MoCo(Module):
         return array_module(images).concatenate(parts)
 
     def _shuffled(self, rows, order):
-        """This process's part of the whole batch's rows in another order."""
+        """This process's part of the whole batch's rows in the given order."""
         return self.world.all_gather(rows)[to_device(self.world.rows(order), array_module(rows))]
 
     @accepts_other_names
     def loss(self, queries: Tensor, keys: Array, tau: float, *, ids: HostArray | None = None) -> Tensor:
-        """InfoNCE: queries (N, dim), a Tensor; their positives, keys (N, dim), an array; the queue's negatives.
+        """InfoNCE of queries (N, dim), a Tensor, their positives keys (N, dim), an array, and the queue's negatives.
 
-        Over an empty queue the positive is the only candidate: the loss is 0, and so is its gradient. In training the
-        keys are remembered, for update() to enqueue them.
-        ids (N,) integers >= 0 on the host: what the rows show, such as labels, or the images' ids in the data. Keys in the
-        queue of a query's own id are no negatives of it, where they were given ids too.
+        With an empty queue the positive is the only candidate: loss and gradient are 0. In training the keys are stored
+        for update() to enqueue.
+        ids (N,) integers >= 0 on the host: labels, or the images' ids in the data. Keys in the queue with the id of a query
+        are not negatives of it.
         """
         require_temperature("MoCo.loss", tau)
         if not (isinstance(queries, Tensor) and is_array(keys) and alike(keys, queries.data)
@@ -120,9 +119,9 @@ class MoCo(Module):
         return loss
 
     def update(self) -> None:
-        """After the optimizer's step: the key encoder follows, and the keys given to loss() enter the queue, once.
+        """Update the key encoder and enqueue the keys of loss(), after the optimizer's step.
 
-        Raises RuntimeError in evaluation mode, or if loss() was given no keys since the last update.
+        Raises RuntimeError in evaluation mode, or if loss() was not called since the last update.
         """
         if not self.training:
             raise RuntimeError("MoCo: update() in evaluation mode; the queue and the key encoder change in training "

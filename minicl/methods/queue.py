@@ -1,4 +1,4 @@
-"""A first-in first-out queue of keys: the negatives of many batches, at the price of encoding one."""
+"""A first-in first-out queue of keys: the negatives of many batches, at the cost of encoding one."""
 
 from typing import Any
 
@@ -16,14 +16,14 @@ from ..typing import Array, HostArray
 
 
 class Queue(Module):
-    """The last `capacity` keys, normalised, on the model's device; a key that enters pushes the oldest out.
+    """The last `capacity` keys, normalised, on the model's device; a new key replaces the oldest.
 
-    keys      Buffer (capacity, d): a ring. Key number t since the beginning, t = 0, 1, ..., is in row t mod capacity,
-              until key t + capacity takes its place. The capacity need not be a multiple of the batch.
-    ids       HostBuffer (capacity,): 1 + the id of what each key shows, 0 where none was given
-    enqueued  how many keys have ever entered; where the next one goes follows from it. An integer on the host.
+    keys      Buffer (capacity, d), a ring: key number t = 0, 1, ... is in row t mod capacity, until key t + capacity
+              replaces it. The capacity need not be a multiple of the batch.
+    ids       HostBuffer (capacity,): 1 + the id of each key, 0 without an id
+    enqueued  the number of keys enqueued so far, an integer on the host; it determines the next row
 
-    All are part of the state_dict. The queue begins empty: its length is the number of rows that have been filled.
+    All are part of the state_dict. The queue is empty at first; its length is the number of filled rows.
     """
 
     def __init__(self, capacity: int, dim: int):
@@ -39,15 +39,15 @@ class Queue(Module):
         return min(self.enqueued, self.capacity)
 
     def filled(self) -> Array:
-        """The keys that are there, (len(self), d), as a view: take what you need of it before the next enqueue."""
+        """The keys (len(self), d), as a view: use it before the next enqueue."""
         return self.keys.data[:len(self)]
 
     def negatives(self) -> Tensor:
-        """filled() for a loss, whose backward() raises if it comes after the next enqueue."""
+        """filled() as a Tensor for a loss, whose backward() raises if it comes after the next enqueue."""
         return Tensor(self.filled())
 
     def enqueue(self, keys: Array, ids: HostArray | None = None) -> None:
-        """Add keys (B, d), normalised here, in their order; ids (B,) >= 0: what they show, such as labels, on the host.
+        """Add keys (B, d), normalised here, in order; ids (B,) >= 0 on the host, such as labels.
 
         Raises RuntimeError in evaluation mode.
         """
@@ -68,17 +68,17 @@ class Queue(Module):
         before_end = min(len(keys), capacity - start)
         mark_changed([("the queue's keys", self.keys)], "Queue.enqueue()")
         ring[start:start + before_end] = keys[:before_end]
-        ring[:len(keys) - before_end] = keys[before_end:]                    # the rest, from the first row on
+        ring[:len(keys) - before_end] = keys[before_end:]                    # the rest wraps around
         self.ids.data[(start + np.arange(len(keys))) % capacity] = numbers
         self.count.add(len(keys))
 
 
 def noted(name: str, ids: HostArray | None, count: int) -> Any:
-    """What a Queue stores for ids: 1 + them, int64, or 0 for none. Raises ValueError unless they are integers (count,) from
-    0 to 2^63 - 2."""
+    """ids as a Queue stores them: 1 + ids, int64, or 0 for None. Raises ValueError unless they are integers (count,) from 0
+    to 2^63 - 2."""
     if ids is None:
         return 0
     require_ids(name, ids, count)
     if ids.min(initial=0) < 0 or ids.max(initial=0) >= 2**63 - 1:
         raise ValueError(f"{name}: ids must be from 0 to 2^63 - 2, got {ids.min()} to {ids.max()}")
-    return ids.astype("int64") + 1                                           # in uint8 255 would become 0, no id
+    return ids.astype("int64") + 1                                           # in uint8, 255 + 1 would be 0, no id

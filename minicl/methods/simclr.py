@@ -12,9 +12,9 @@ from ..typing import Array
 
 
 class SimCLR(Module):
-    """images -> (h, z): h = encoder(images) is the representation that is kept, z = head(h) what the loss compares.
+    """images -> (h, z): h = encoder(images) is the representation, z = head(h) the embedding for the loss.
 
-    Give it both views in one batch, [view1; view2]: batch norm then sees the statistics of both together.
+    Pass both views in one batch, [view1; view2], so that batch norm uses the statistics of both.
 
     >>> from minicl import nn
     >>> rng = np.random.default_rng(0)

@@ -6,8 +6,8 @@
         L = -mean cos(p, stop_gradient(z of the other view))
         optimizer.step()
 
-Maximising similarity alone has one best answer, the same z for every image. SimSiam does not collapse only because of
-the detach in contrastive.negative_cosine and the predictor. See docs/methods/without-negatives.md
+Similarity alone is maximal when z is the same for every image. Only the detach in contrastive.negative_cosine and the
+predictor prevent this collapse. See docs/methods/without-negatives.md
 """
 
 from ..autograd import Tensor
@@ -18,7 +18,7 @@ from ..typing import Array
 
 
 class SimSiam(Module):
-    """images -> (h, z): h = encoder(images), kept after training; z = head(h). predictor(z) (B, d) -> p (B, d).
+    """images -> (h, z): h = encoder(images), the representation; z = head(h). predictor(z) (B, d) -> p (B, d).
 
     One step, with both views in one batch:
 
@@ -39,7 +39,7 @@ class SimSiam(Module):
 
 
 def other_view(z: Tensor) -> Tensor:
-    """[z2; z1] of a Tensor [z1; z2] (2N, d): at each row the other view of the same image."""
+    """[z2; z1] for a Tensor [z1; z2] (2N, d): each row is the other view of its image."""
     if len(z) % 2:
         raise ValueError(f"expected two views of each image, [view1; view2] in one batch, got {len(z)} rows")
     N = len(z) // 2

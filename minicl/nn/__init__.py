@@ -1,4 +1,4 @@
-"""Models: Module and its parts, layers, encoders that give h, projection heads that give z."""
+"""Models: Module and its parts, layers, encoders (images -> h) and projection heads (h -> z)."""
 
 from .encoders import MLP, ConvNet, Encoder, as_images
 from .heads import HEADS, projection_head

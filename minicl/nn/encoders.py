@@ -1,12 +1,12 @@
 """Encoders: images (B, H, W, C) -> representations h (B, features). The representation is used after training.
 
-What an encoder must offer, whatever it reads:
+An encoder is a Module with
 
-    features        int: the width of h, which the head, the probe and CLIP's projection are built from
+    features        int: the width of h, from which the head, the probe and CLIP's projection are built
     forward(x)      a batch of inputs -> h (B, features), a Tensor
 
-An encoder of images also has image_shape (H, W, C) and refuses other images (as_images does that). One of your own
-is a Module with these two; every method in minicl.methods takes it:
+An encoder of images also has image_shape (H, W, C), which as_images checks. Every method in minicl.methods takes an
+encoder of your own:
 
     class Flat(nn.Encoder):
         def __init__(self, image_shape, *, rng):
@@ -30,7 +30,7 @@ from .module import Module
 
 
 class Encoder(Module):
-    """A Module that gives h (B, features). See this file's docstring."""
+    """A Module that returns h (B, features). See this file's docstring."""
 
     image_shape: tuple[int, ...]
     features: int
@@ -57,7 +57,7 @@ def image_shape_of(name, shape):
 
 
 class MLP(Encoder):
-    """Images flattened, then Linear + relu layers of the given widths; h is the last of them.
+    """Flattened images through Linear + relu layers of the given widths; h is the last layer's output.
 
     >>> encoder = MLP((28, 28, 1), (512, 256), rng=np.random.default_rng(0))
     >>> encoder(np.ones((4, 28, 28, 1), "float32")).shape, encoder.features
@@ -79,12 +79,12 @@ class MLP(Encoder):
 
 
 class ConvNet(Encoder):
-    """3x3 convolutions, each followed by batch norm and relu, then the mean over each cell of a grid of pixels.
+    """3x3 convolutions, each followed by batch norm and relu, then the mean over each cell of a grid.
 
-    channels  width of each convolution
+    channels  output channels of each convolution
     strides   one per convolution; default 2 everywhere, which halves the image each time
     grid      cells a side; h holds the last convolution's channels for each cell. 1 averages over the whole image and
-              forgets where things are; 2 keeps left from right and top from bottom
+              discards positions; 2 distinguishes left from right and top from bottom
     """
 
     def __init__(self, image_shape: tuple[int, int, int], channels: Sequence[int] = (32, 64, 128), *, rng: Rng,

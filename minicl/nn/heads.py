@@ -1,4 +1,4 @@
-"""Projection heads: h (B, features) -> z (B, d), the space the loss sees. Thrown away after training."""
+"""Projection heads: h (B, features) -> z (B, d), the input of the loss. Discarded after training."""
 
 from ..typing import Rng
 from .layers import RELU_GAIN, BatchNorm, Linear, Sequential
@@ -8,7 +8,7 @@ HEADS = ("none", "linear", "mlp")
 
 
 def projection_head(kind: str, features: int, *, hidden: int | None = None, dim: int = 128, rng: Rng) -> Module:
-    """The three heads of SimCLR's section 4.2, a Module each.
+    """One of the three heads of SimCLR's section 4.2, a Module.
 
     "none"    z = h
     "linear"  z = W h

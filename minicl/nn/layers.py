@@ -1,4 +1,4 @@
-"""Layers: an op together with its parameters. `rng` is a host numpy Generator that draws the initial weights."""
+"""Layers: ops with parameters. `rng` is a numpy Generator that draws the initial weights."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from ..typing import Array, Rng
 from .module import Module
 from .parts import Buffer, Parameter, Stream
 
-RELU_GAIN = math.sqrt(2)      # keeps the variance through a relu, which halves it (He et al. 2015, eq. 10)
+RELU_GAIN = math.sqrt(2)      # compensates the relu, which halves the variance (He et al. 2015, eq. 10)
 
 
 def initial(rng, shape, *, fan_in, gain=1.0):
@@ -25,14 +25,14 @@ def initial(rng, shape, *, fan_in, gain=1.0):
 
 
 def filled(shape, value):
-    return np.full(shape, value, dtype="float32")    # parameters begin on the host; Module.to moves them
+    return np.full(shape, value, dtype="float32")    # on the host; Module.to moves parameters
 
 
 class Linear(Module):
     """y = x W + b: (..., in_features) -> (..., out_features).
 
     W is (in_features, out_features), the transpose of PyTorch's; its initial standard deviation is
-    gain / sqrt(in_features). b begins at 0.
+    gain / sqrt(in_features). b is initialised to 0.
 
     >>> layer = Linear(3, 5, rng=np.random.default_rng(0))
     >>> layer(Tensor(np.ones((2, 3), "float32"))).shape
@@ -55,8 +55,8 @@ class Linear(Module):
 class Conv2d(Module):
     """Convolution of pixel-major activations: (H, W, B, in_channels) -> (H', W', B, out_channels).
 
-    kernel_size, stride and padding are integers; padding=kernel_size // 2 keeps the image's size at stride 1. Before a
-    batch norm, which has a bias, write bias=False. The weight is (kernel_size, kernel_size, in_channels, out_channels).
+    kernel_size, stride and padding are integers; padding=kernel_size // 2 preserves the image size at stride 1. Use
+    bias=False before a batch norm, which has a bias. The weight is (kernel_size, kernel_size, in_channels, out_channels).
 
     >>> layer = Conv2d(3, 8, kernel_size=3, stride=2, padding=1, rng=np.random.default_rng(0))
     >>> layer(Tensor(np.ones((32, 32, 4, 3), "float32"))).shape
@@ -87,14 +87,14 @@ class BatchNorm(Module):
 
         y = weight (x - mean) / sqrt(var + eps) + bias
 
-    In training mean and var are the batch's own, which needs at least two values a channel. They are averaged with
-    weight `momentum` into running_mean and running_var (unbiased), which evaluation uses. Before the first training
-    step those are 0 and 1, so evaluation leaves x nearly as it is.
+    In training, mean and var are the batch's, which needs at least two values a channel. They are averaged with weight
+    `momentum` into running_mean and running_var (unbiased), which evaluation uses. Before the first training step these
+    are 0 and 1, so evaluation changes x little.
 
-    splits  groups of the batch, each normalised by its own statistics, as if each were on another GPU; item i is in
-            group i mod splits. The running averages take the mean over the groups.
+    splits  groups of the batch, each normalised by its own statistics, as if each were on its own GPU; item i is in
+            group i mod splits. The running averages use the mean over the groups.
 
-    Several processes (Module.across) normalise by the batch of all of them, or share out the groups.
+    Several processes (Module.across) normalise by the whole batch, or divide the groups.
     """
 
     weight: Parameter
@@ -119,14 +119,14 @@ class BatchNorm(Module):
         if self.training:
             return self._by_group(x) if self.splits > 1 else self._by_batch(x, self.weight, self.bias, self.world)
         a = self.weight * (1 / array_module(x.data).sqrt(self.running_var.data + self.eps))
-        y = x * a + (self.bias - self.running_mean.data.copy() * a)          # a step before the backward changes it
+        y = x * a + (self.bias - self.running_mean.data.copy() * a)          # a copy: a later step may change it
         return ops.relu(y) if self.relu else y
 
     def _by_batch(self, x, weight, bias, world=ALONE):
         return ops.batch_norm(x, weight, bias, eps=self.eps, relu=self.relu, on_statistics=self._average, world=world)
 
     def _by_group(self, x):
-        """Items i, i + 1, ..., i + splits - 1 side by side are splits * C channels: batch norm as it is, no copy."""
+        """Batch norm of x viewed with splits * C channels, `splits` items side by side; no copy."""
         size, (*pixels, B, C) = self.world.size, x.shape
         n = self.splits // size                                              # this process's groups: rank, rank + size, ...
         if self.splits % size:
@@ -154,7 +154,7 @@ def _average(xp, running_mean, running_var, mean, var, new, old, unbiased):
 
 
 class LayerNorm(Module):
-    """Layer norm over the last axis, normalized_shape long: (..., C) -> (..., C)."""
+    """Layer norm over the last axis, of length normalized_shape: (..., C) -> (..., C)."""
 
     weight: Parameter
     bias: Parameter
@@ -170,12 +170,12 @@ class LayerNorm(Module):
 
 
 class Dropout(Module):
-    """Zero entries with probability p in training, nothing in evaluation.
+    """Zero entries with probability p in training; the identity in evaluation.
 
-    The masks come from a Stream seeded by rng, which is saved with the model: a resumed run draws the masks that an
-    uninterrupted one would, and a deep copy or a momentum encoder draws its own. load_state_dict and pickle copy the
-    Stream too; if such a twin then runs beside the original, so that positives share their masks, a warning says so.
-    batch_axis: of x, needed where several processes share a batch and x has more than two axes.
+    The masks come from a Stream seeded by rng and saved with the model: a resumed run draws the same masks as an
+    uninterrupted one, and a deep copy or a momentum encoder draws its own. load_state_dict and pickle copy the Stream too;
+    if such a twin runs beside the original, so that positives share their masks, a warning is raised.
+    batch_axis: of x, required if several processes share a batch and x has more than two axes.
     """
 
     def __init__(self, p: float = 0.5, *, rng: Rng, batch_axis: int | None = None):
@@ -212,7 +212,7 @@ class Embedding(Module):
 
 
 class Sequential(Module):
-    """Steps one after the other: Modules, or plain functions such as ops.relu. It is indexed and iterated as a list.
+    """A chain of Modules or plain functions such as ops.relu. It can be indexed and iterated like a list.
 
     >>> rng = np.random.default_rng(0)
     >>> model = Sequential(Linear(3, 8, rng=rng), ops.relu, Linear(8, 2, rng=rng))
@@ -232,7 +232,7 @@ class Sequential(Module):
         return iter(self.steps)
 
     def __getitem__(self, index):
-        """The step at an integer; at a slice a Sequential of those steps, which shares their parameters."""
+        """The step at an integer; for a slice, a Sequential of those steps, which shares their parameters."""
         return Sequential(*self.steps[index]) if isinstance(index, slice) else self.steps[index]
 
     def __setitem__(self, index: int, step: Callable):

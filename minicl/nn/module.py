@@ -1,11 +1,11 @@
 """Module: a tree of parameters and buffers with names.
 
-A Module is an object whose attributes are its parts. `Parameter`s are learned by gradient, `Buffer`s are
-state that is not (running averages); other Modules, and lists, tuples and dicts of any of these, are walked.
-Nothing is registered by hand: the names are the attributes', `encoder.convs.0.weight`.
+The attributes of a Module are its parts. `Parameter`s are learned by gradient, `Buffer`s are other state (running
+averages). The walk over the parts descends into Modules, lists, tuples and dicts. Parts need no registration; their
+names follow from the attributes, `encoder.convs.0.weight`.
 
-A part that the walk does not find (a layer in a set, in a closure, in an object of another kind) would be neither
-trained nor saved: making such a Module, or an optimizer for it, raises an error.
+A part that the walk does not find (a layer in a set, a closure or another kind of object) would be neither trained nor
+saved, so making such a Module, or an optimizer for it, raises an error.
 """
 
 import dis
@@ -32,7 +32,7 @@ from .state import IncompatibleKeys, parts_to_load, unsaved_arrays
 
 
 class _Sealed(type):
-    """After __init__ a Module takes no new attributes, so that a misspelt one is an error; and no part is hidden."""
+    """After __init__, a Module accepts no new attributes, so a misspelt one is an error, and its parts are reachable."""
 
     def __call__(cls, *args, **options):
         options = by_known_names(cls.__name__, cls.__init__, (cls, *args), options)
@@ -57,12 +57,11 @@ class _Sealed(type):
 class Module(metaclass=_Sealed):
     """Subclasses set their parts in __init__ and define forward(); calling the module calls forward.
 
-    A part that only a module-level list or object leads to, as in `self.f = lambda x: LAYERS[0](x)`, is not found unless
-    this module's __init__ has made it: keep it in an attribute. Optimizers warn of one that is made later, when a
-    gradient reaches it.
+    A part reached only through a global list or object, as in `self.f = lambda x: LAYERS[0](x)`, is not found unless
+    this module's __init__ makes it: keep it in an attribute. Optimizers warn when a gradient reaches a part made later.
 
     training  True at first; .eval() and .train() switch it for the module and everything below it
-    world     the processes that train it, ALONE at first; .across(world) sets it likewise
+    world     the processes that train it, at first ALONE; .across(world) sets it for the module and everything below it
 
     >>> from minicl import nn, ops
     >>> class Net(nn.Module):
@@ -77,7 +76,7 @@ class Module(metaclass=_Sealed):
 
     _sealed = _frozen = False
     _made = ""                                       # JSON of the constructor's call, see spec.py
-    _unsaved: dict[str, str] = {}                    # arrays that are no parts, as they were made
+    _unsaved: dict[str, str] = {}                    # hashes of arrays that are not parts, after __init__
     training = True
     world: World = ALONE
 
@@ -105,7 +104,7 @@ class Module(metaclass=_Sealed):
                             "write into its .data[...], or assign a Parameter, Buffer, Module or None")
         object.__setattr__(self, name, value)
 
-    def __getattr__(self, name):                     # called only when the attribute is not there
+    def __getattr__(self, name):                     # called only for a missing attribute
         raise AttributeError(self._unknown(name))
 
     def _unknown(self, name):
@@ -121,7 +120,7 @@ class Module(metaclass=_Sealed):
             yield from _parts(prefix + name, value)
 
     def named_state(self) -> list[tuple[str, Any]]:
-        """[(name, Parameter or Buffer), ...], one used in two places only once. Raises ValueError if names collide."""
+        """[(name, Parameter or Buffer), ...], shared ones once. Raises ValueError if names collide."""
         found: dict[int, tuple[str, Any]] = {}
         names: dict[str, Any] = {}
         for name, part in self.named_parts():
@@ -133,7 +132,7 @@ class Module(metaclass=_Sealed):
         return list(found.values())
 
     def named_parameters(self) -> list[tuple[str, Parameter]]:
-        """[(name, Parameter), ...], a parameter used in two places only once."""
+        """[(name, Parameter), ...], shared parameters once."""
         return [(name, part) for name, part in self.named_state() if isinstance(part, Parameter)]
 
     def named_buffers(self) -> list[tuple[str, Buffer]]:
@@ -161,7 +160,7 @@ class Module(metaclass=_Sealed):
     # ------------------------------------------------------------ switches
 
     def train(self, mode: bool = True):
-        """Training mode for this module and all below it, but for what is frozen. Returns the module."""
+        """Set training mode for this module and all below it, except frozen ones. Returns the module."""
         for module in self.modules():
             object.__setattr__(module, "training", mode and not module._frozen)
         return self
@@ -170,10 +169,10 @@ class Module(metaclass=_Sealed):
         return self.train(False)
 
     def freeze(self):
-        """Stop training this module and all below it: no gradients, and evaluation mode, in which train() leaves it.
+        """Stop training this module and all below it: no gradients, and evaluation mode, which train() does not change.
 
-        Optimizers neither decay nor move what is frozen, batch norm keeps its running averages, dropout does nothing.
-        Gradients still flow through it to what comes before. Returns the module.
+        Optimizers neither decay nor move frozen parameters, batch norm keeps its running averages, dropout is off.
+        Gradients still flow through to earlier layers. Returns the module.
         """
         return self._freeze(True)
 
@@ -182,7 +181,7 @@ class Module(metaclass=_Sealed):
         return self._freeze(False)
 
     def requires_grad_(self, requires_grad: bool = True):
-        """Switch the gradients of all parameters, and nothing else: freeze() is mostly what is meant. Returns the module."""
+        """Switch only the gradients of all parameters; usually freeze() is what you want. Returns the module."""
         for parameter in self.parameters():
             parameter.requires_grad = requires_grad
         return self
@@ -194,8 +193,8 @@ class Module(metaclass=_Sealed):
         return self.train(not frozen)
 
     def across(self, world: World):
-        """Have the processes of `world` train this module and all below it, each on its rows of a batch: batch norm sees
-        the rows of all, dropout draws for all, and an optimizer adds up their gradients. Returns the module."""
+        """Train this module and all below it on the processes of `world`, each with its rows of a batch: batch norm uses
+        all rows, dropout draws for all rows, and optimizers add up the gradients. Returns the module."""
         if not isinstance(world, World):
             raise TypeError(f"{type(self).__name__}.across: world must be what minicl.distributed.get_world() returns, got "
                             f"{world!r}")
@@ -204,7 +203,7 @@ class Module(metaclass=_Sealed):
         return self
 
     def to(self, xp: ArrayModule | str):
-        """Move parameters and buffers to xp, an array module or the name of a backend (before making an optimizer)."""
+        """Move parameters and buffers to xp, an array module or a backend's name, before making an optimizer."""
         xp = get_backend(xp) if isinstance(xp, str) else xp
         return self._each_array(lambda data: to_device(data, xp))
 
@@ -224,8 +223,8 @@ class Module(metaclass=_Sealed):
     # ------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, HostArray]:
-        """{name: host array, a copy} of all parameters and buffers. Warns of other arrays that have changed since the
-        constructor, a running mean in a plain array: they are not in it."""
+        """{name: host array, a copy} of all parameters and buffers. Warns of plain arrays that have changed since the
+        constructor, such as a running mean: they are not saved."""
         for name, module in self.named_modules():
             if changed := [key for key, hashed in unsaved_arrays(module).items() if module._unsaved.get(key) != hashed]:
                 where = ", ".join(f"{name}.{key}".lstrip(".") for key in changed)
@@ -236,9 +235,9 @@ class Module(metaclass=_Sealed):
     def load_state_dict(self, state: Mapping[str, Array], *, strict: bool = True) -> IncompatibleKeys:
         """Copy the arrays of a state_dict into this module. Returns (missing_keys, unexpected_keys): names.
 
-        strict  False copies the names that both have, at least one, and leaves the others as they are: a trained encoder
-                for a model with another head
-        Raises ValueError listing the names that are missing, unexpected, of another shape or dtype, or not finite; then
+        strict  False copies the names that both have, at least one, and leaves the others unchanged: for a trained
+                encoder in a model with another head
+        Raises ValueError listing names that are missing, unexpected, of another shape or dtype, or not finite; then
         nothing is copied.
         """
         require_bool(self, strict=strict)
@@ -278,14 +277,14 @@ def _parts(name, value):
 def _holds_part(value):
     try:
         return any(True for _ in _parts("", value))
-    except TypeError:                                        # a Tensor with a gradient, which every walk refuses
+    except TypeError:                                        # a Tensor that requires a gradient
         return True
 
 
 def require_reachable(module, made=()):
-    """Raise unless the walk finds, under names of their own, all parts that the module holds in any way.
+    """Raise unless the walk finds all parts that the module holds in any way, under unique names.
 
-    made: weak references to what its __init__ has made; what of that still exists must be found too.
+    made: weak references to the parts that its __init__ made; those that still exist must be found too.
     """
     name = type(module).__name__
     try:
@@ -317,7 +316,7 @@ def require_reachable(module, made=()):
         return list({id(part): part for part in held + alive if id(part) not in reachable}.values())
 
     if lost():
-        gc.collect()                                                         # some may only have waited for it
+        gc.collect()                                                         # some may only await collection
     if left := lost():
         what = ", ".join(f"{type(part).__name__} {getattr(getattr(part, 'data', None), 'shape', '')}".strip()
                          for part in left[:4])
@@ -345,7 +344,7 @@ def _globals_of(code):
 
 
 def _held(value, depth=4):
-    """Parts and random generators that a value holds also where the walk does not look: in closures, sets, objects."""
+    """Parts and random generators that a value holds where the walk does not look: in closures, sets, objects."""
     if isinstance(value, (Module, Parameter, Buffer, *RANDOM)):
         yield value
     elif depth and not isinstance(value, _PLAIN) and getattr(value, "dtype", OBJECT) == OBJECT:

@@ -1,4 +1,4 @@
-"""What a Module is made of: Parameters, learned by gradient, and Buffers, other state that is saved with the model."""
+"""The parts of a Module: Parameters, learned by gradient, and Buffers, other state that is saved with the model."""
 
 import threading
 import warnings
@@ -12,7 +12,7 @@ from ..checks import require_integers, require_rng
 from ..tensor import Change, clock
 from ..typing import Array, Rng
 
-making = threading.local()                # .parts: weak references to what the __init__ that runs has made, or None
+making = threading.local()                # .parts: weak references to parts made by the running __init__, or None
 
 
 def record(part):
@@ -22,7 +22,7 @@ def record(part):
 
 
 class Parameter(Tensor):
-    """A Tensor that is learned. Optimizers decay it only if it has two axes or more (so no bias, no norm weight)."""
+    """A learned Tensor. Optimizers decay it only if it has two or more axes (not biases and norm weights)."""
 
     __slots__ = ("made",)
 
@@ -51,7 +51,7 @@ class Buffer:
 
 
 class HostBuffer(Buffer):
-    """Integers that are saved with the model and stay on the host wherever it goes: reading them never waits."""
+    """Integers saved with the model that stay on the host, so reading them never waits for a GPU."""
 
     def __init__(self, value: int | Array):
         self._value = np.array(value, dtype="int64")
@@ -74,12 +74,12 @@ class Counter(HostBuffer):
 
 
 class Stream(HostBuffer):
-    """Random generators one after another, a new one for every forward; for layers that draw, such as Dropout.
+    """A sequence of random generators, a new one for every forward of a layer such as Dropout.
 
-    data is (seed, generators so far): saved with the model, so a resumed run draws what an uninterrupted one would. A
-    deep copy of a model draws other numbers than the original, since both may run side by side: a momentum encoder with
-    its original's dropout masks would give the positives away. load_state_dict and pickle make the same draws, as a
-    resumed run must; two such models that draw in turn, each of them several times or once, are warned of.
+    data is (seed, number of generators so far), saved with the model, so a resumed run draws the same numbers as an
+    uninterrupted one. A deep copy draws other numbers than the original: a momentum encoder with its original's dropout
+    masks would reveal the positives. load_state_dict and pickle reproduce the draws, as resuming requires; if two such
+    models draw in turn, a warning is raised.
 
     >>> stream = Stream(np.random.default_rng(0))
     >>> stream.next().random() == stream.next().random()
@@ -90,14 +90,14 @@ class Stream(HostBuffer):
         require_rng(self, rng)
         super().__init__([rng.integers(2**32), 0])
         self.key: tuple[int, ...] = ()                                       # (2,) of an original's second copy
-        self.copies = self.echoes = self.echoed = 0                          # echoed: the last draw that another had made
+        self.copies = self.echoes = self.echoed = 0                          # echoed: the last draw of another repeated
 
     def next(self) -> Rng:
         """The next generator of the stream."""
         self._value[1] += 1
         state = self._value.tolist()
         last = _last_to_draw.get((state[0], self.key), self)
-        if last is not self and last._value[1] >= state[1]:                  # it has drawn the same before
+        if last is not self and last._value[1] >= state[1]:                  # it drew the same before
             self.echoes = 1 + self.echoes * (state[1] > self.echoed)
             self.echoed = state[1]
             if self.echoes == 2:                                             # once may be a comparison of two runs

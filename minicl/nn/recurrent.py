@@ -1,4 +1,4 @@
-"""Layers with a memory: sequences (T, B, C), time first, so that a step's batch is one contiguous matrix."""
+"""Recurrent layers: sequences (T, B, C), time first, so that a step's batch is one contiguous matrix."""
 
 from .. import ops
 from ..autograd import Tensor
@@ -10,10 +10,10 @@ from .parts import Parameter
 
 
 class GRU(Module):
-    """A gated recurrent unit: x (T, B, input_size) -> its states (T, B, hidden_size), the first computed from zeros.
+    """A gated recurrent unit: x (T, B, input_size) -> states (T, B, hidden_size), starting from zeros.
 
-    The update gate's bias begins at 1, so that at first a state is kept for a few steps, and gradients with it
-    (Jozefowicz et al. 2015, section 3.2, of the LSTM's forget gate).
+    The update gate's bias is initialised to 1, so that states and gradients initially persist for a few steps (as
+    Jozefowicz et al. 2015, section 3.2, for the LSTM's forget gate).
     """
 
     weight_ih: Parameter          # (input_size, 3 hidden_size): reset, update, new

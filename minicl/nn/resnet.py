@@ -1,7 +1,7 @@
 """Residual networks for 32 x 32 images: ResNet-18 as contrastive papers use it on CIFAR-10, and a smaller ResNet-9.
 
-A residual block computes what is to be added to its input, x + f(x), so that a gradient has a way past its layers
-unchanged (He et al. 2016). Activations are pixel-major, (H, W, B, C).
+A residual block adds its output to its input, x + f(x), so a gradient can bypass its layers unchanged (He et al. 2016).
+Activations are pixel-major, (H, W, B, C).
 """
 
 from .. import ops
@@ -42,8 +42,8 @@ class BasicBlock(Module):
 class ResNet18(Encoder):
     """Images (B, H, W, C) -> h (B, 8 width): ResNet-18 with a 3x3 stem of stride 1 and no max-pool.
 
-    Four stages of two blocks, width, 2 width, 4 width and 8 width channels, each but the first halving the image;
-    then the mean over all pixels. With width=64 and RGB images 11,168,832 parameters.
+    Four stages of two blocks, with width, 2 width, 4 width and 8 width channels; all but the first halve the image.
+    Then the mean over all pixels. With width=64 and RGB images 11,168,832 parameters.
 
     Source: He et al. 2016, table 1; Chen et al. 2020, appendix B.9, for the stem.
     """
@@ -71,8 +71,8 @@ class ResNet18(Encoder):
 class ResNet9(Encoder):
     """Images (B, H, W, C) -> h (B, 8 width): eight convolutions, three max-pools that halve the image, two residues.
 
-    About a third of ResNet-18's time: most of its layers work at a quarter of the pixels. The ninth layer is a
-    classifier, which representation learning has no use for. With width=64 and RGB images 6,568,000 parameters.
+    It takes about a third of ResNet-18's time: most layers work at a quarter of the pixels. The original's ninth layer, a
+    classifier, is left out. With width=64 and RGB images 6,568,000 parameters.
 
     Source: Page 2018, How to train your ResNet, part 5 (DAWNBench); the last pooling here is a mean, as in ResNet-18.
     """

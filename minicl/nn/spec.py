@@ -1,10 +1,10 @@
-"""How a Module was made, as JSON: its class and its constructor's arguments.
+"""The spec of a Module, as JSON: its class and its constructor's arguments.
 
     {"class": "minicl.nn.ConvNet", "arguments": {"image_shape": [28, 28, 1], "rng": {"class": "numpy.random.Generator"}}}
 
-Every Module notes this of itself. A checkpoint stores it beside the weights, so that minicl.load builds the same model
-without the script that trained it. Nothing is unpickled: build() calls classes of Modules only, those of minicl and
-those that the program has imported.
+Every Module records its spec. A checkpoint stores it beside the weights, so minicl.load can rebuild the model without
+the script that trained it. Nothing is unpickled: build() calls only Module classes of minicl and of files that the
+program has imported.
 """
 
 import contextlib
@@ -30,11 +30,11 @@ RNG = {"class": "numpy.random.Generator"}                    # build() draws ini
 
 
 def note(cls: type, args: tuple, options: dict[str, Any]) -> str:
-    """The JSON of cls(*args, **options), or of {"unknown": why not}."""
+    """The JSON of cls(*args, **options), or of {"unknown": reason}."""
     try:
         given = _signature(cls).bind(None, *args, **options)
         arguments = {key: encode(value) for key, value in [*given.arguments.items()][1:]}
-        given.apply_defaults()                               # as they are today
+        given.apply_defaults()                               # the defaults may change later
         for key, value in [*given.arguments.items()][1:]:
             with contextlib.suppress(ValueError):
                 arguments.setdefault(key, encode(value))
@@ -44,7 +44,7 @@ def note(cls: type, args: tuple, options: dict[str, Any]) -> str:
 
 
 def encode(value: Any) -> Any:
-    """A constructor's argument for JSON. Raises ValueError for what build() could not restore."""
+    """A constructor's argument for JSON. Raises ValueError if build() could not restore it."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, (bool, int, str)) or isinstance(value, float) and math.isfinite(value):
@@ -68,7 +68,7 @@ def encode(value: Any) -> Any:
 
 
 def build(spec: Any, rng: Rng | None = None) -> Any:
-    """What encode() has encoded, with initial weights drawn from rng. Raises ValueError if a class is not known, or its
+    """The inverse of encode(), with initial weights drawn from rng. Raises ValueError if a class is not known, or its
     constructor refuses the arguments."""
     if isinstance(spec, list):
         return tuple(build(item, rng) for item in spec)
@@ -92,10 +92,10 @@ def build(spec: Any, rng: Rng | None = None) -> Any:
 
 
 def fresh(module: Any, *, rng: Rng) -> Any:
-    """Another Module of the same architecture, untrained: its initial weights are drawn from rng. On the host.
+    """A new, untrained Module of the same architecture, on the host: initial weights are drawn from rng.
 
-    Raises ValueError if its constructor's arguments are not known, as of one that holds a function of your own, or if a
-    setting or part was changed since.
+    Raises ValueError if its constructor's arguments are not known, as with a function of your own, or if a setting or part
+    was changed since.
 
     >>> from minicl import nn
     >>> layer = nn.Linear(3, 2, rng=np.random.default_rng(0))
@@ -111,8 +111,8 @@ def fresh(module: Any, *, rng: Rng) -> Any:
 def spec_of(module: Any) -> dict[str, Any]:
     """The spec of a Module, tested: build(spec) has the same parts and settings.
 
-    Raises ValueError saying why it has none: an argument that JSON cannot hold, a class inside a function, or a change
-    of the module after it was made.
+    Raises ValueError, with the reason, if there is none: an argument that JSON cannot hold, a class inside a function,
+    or a change of the module after it was made.
 
     >>> from minicl import nn
     >>> spec = spec_of(nn.Sequential(nn.BatchNorm(4), ops.relu))
@@ -151,7 +151,7 @@ def _outline(module):
 
 
 def _comparable(value):
-    """An attribute as what == compares: as JSON, an array with its content, all else as its text."""
+    """An attribute in a form that == compares: JSON, an array with its content, otherwise its text."""
     with contextlib.suppress(ValueError):
         return encode(value)
     if isinstance(value, dict):
@@ -159,7 +159,7 @@ def _comparable(value):
     if isinstance(value, (list, tuple, set, frozenset)):
         items = [_comparable(item) for item in value]
         return items if isinstance(value, (list, tuple)) else sorted(map(repr, items))
-    if isinstance(value, (Parameter, Buffer)):               # which have an entry of their own
+    if isinstance(value, (Parameter, Buffer)):               # they have their own entries
         return type(value)
     value = value.data if isinstance(value, Tensor) else value
     if is_array(value) and value.dtype.kind != "O":

@@ -1,4 +1,4 @@
-"""What a state_dict must be to be loaded, and what of a Module is in none."""
+"""Checks of a state_dict, and arrays of a Module that are not in it."""
 
 import hashlib
 from collections.abc import Mapping
@@ -13,15 +13,14 @@ from .parts import Buffer, Parameter
 
 
 class IncompatibleKeys(NamedTuple):
-    """What load_state_dict() did not load, as PyTorch returns it: names of the model that the state lacks, and names of the
-    state that the model lacks."""
+    """What load_state_dict() did not load, as in PyTorch: names missing in the state, and names unknown to the model."""
 
     missing_keys: list[str]
     unexpected_keys: list[str]
 
 
 def unsaved_arrays(module: Any) -> dict[str, str]:
-    """{attribute: hash of the arrays in it}, of a Module's arrays and constant Tensors that are no Parameters or Buffers."""
+    """{attribute: hash of its arrays} of a Module's arrays and constant Tensors other than Parameters and Buffers."""
     found = {name: [str((x.dtype, x.shape)).encode() + to_host(x).tobytes() for x in _arrays(value)]
              for name, value in vars(module).items()}
     return {name: hashlib.sha256(b"".join(arrays)).hexdigest() for name, arrays in found.items() if arrays}
@@ -39,7 +38,7 @@ def _arrays(value):
 
 def parts_to_load(owner: str, state: Mapping[str, Array], parts: Mapping[str, Any],
                   strict: bool) -> tuple[dict[str, Any], IncompatibleKeys]:
-    """Which of the parts {name: Parameter or Buffer} a state is for, all of them if strict, and the names left out."""
+    """The parts {name: Parameter or Buffer} to load from a state, all of them if strict, and the names left out."""
     names = state if isinstance(state, Mapping) else ()
     missing, unexpected = [name for name in parts if name not in names], [name for name in names if name not in parts]
     if not strict and len(missing) < len(parts):             # else nothing fits, which is an error

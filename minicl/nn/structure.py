@@ -1,4 +1,4 @@
-"""Structure: notices that a Module has gained, lost or replaced a part since an optimizer or an EMA was made for it."""
+"""Structure: detects that a Module has gained, lost or replaced a part since an optimizer or an EMA was made for it."""
 
 import operator
 import warnings
@@ -11,24 +11,25 @@ from ..tensor import clock, first_gradients
 from .module import Module, require_reachable
 from .parts import Buffer, HostBuffer, Parameter
 
-MANY = 100                              # a longer list without a part is data, which is not looked through again
+MANY = 100                              # a longer list without a part is data and not searched again
 
 
 class Structure:
-    """The named parts of a Module that `owner` works on, of one kind: Parameter, or (Parameter, Buffer).
+    """The named parts of a Module that `owner` uses, of one kind: Parameter, or (Parameter, Buffer).
 
-    check() compares every attribute and list of the tree with what it was, by identity. Only if one differs is the tree
-    walked again. parts: (name, part) pairs. Of a list of pairs, which stands for a part of a model, nothing is known.
+    check() compares every attribute and list of the tree with its earlier value, by identity, and walks the tree again
+    only if one differs. parts: (name, part) pairs. If the owner got a list of pairs instead of a Module, nothing is
+    checked.
     """
 
     def __init__(self, owner: str, module: Any, parts: Any, kind: Any):
         self.owner, self.module, self.parts, self.kind = owner, module, dict(parts), kind
         self.made = next(clock)
-        self.places: list[tuple[Any, list]] = []         # (a list, or the values of a dict, as they are; as they were)
+        self.places: list[tuple[Any, list]] = []         # (a list, or the values of a dict; a copy of it then)
         self.check()
 
     def check(self) -> None:
-        """Raise RuntimeError if the module's parts are no longer those that were given."""
+        """Raise RuntimeError if the module's parts have changed."""
         if first_gradients and self.kind is Parameter:
             self._warn_of_late_parameters()
         if not isinstance(self.module, Module):
@@ -56,7 +57,7 @@ class Structure:
         self.places = places
 
     def _warn_of_late_parameters(self):
-        """Wherever it is hidden, in a lambda, a deque or a list of thousands: a part that is used gets a gradient."""
+        """Warn of parts that got a gradient, wherever they are hidden: in a lambda, a deque or a long list."""
         leaves = [reference() for reference in first_gradients]
         first_gradients.clear()
         late = [p for p in leaves if isinstance(p, Parameter) and p.made > self.made and p.grad is not None
@@ -94,7 +95,7 @@ def named_parameters(name, model) -> list[tuple[str, Any]]:
 
 
 def _walk(value, places, found):
-    """Collect the dicts and lists below value in places and its parts, by id, in found. Returns if it holds a part."""
+    """Collect the dicts and lists below value in places, and its parts by id in found. Returns whether it has a part."""
     if isinstance(value, (Parameter, Buffer)):
         found[id(value)] = value
         return True

@@ -1,10 +1,10 @@
 """Text encoders: token ids (B, T) -> representations h (B, features).
 
-ids are integers in [0, vocabulary); 0 is padding, which fills short captions up to T and changes nothing.
+ids are integers in [0, vocabulary); 0 is padding, which fills short captions up to T and has no effect.
 
-Both pool by the mean over a caption's tokens. CLIP takes the last token's state instead, since its attention is
-causal and only the last token has seen the whole caption. Here every token sees all others and none is special: the
-mean needs no end marker, gives each token a gradient, and makes a bag of tokens the Transformer of depth 0.
+Both encoders take the mean over a caption's tokens. CLIP takes the last token's state instead, since its attention is
+causal and only the last token attends to the whole caption. Here attention is bidirectional: the mean needs no end
+marker, gives each token a gradient, and makes a bag of tokens the Transformer of depth 0.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ PADDING = 0
 
 
 class BagOfTokens(Module):
-    """The mean of the tokens' vectors: what a caption says, with no regard to the order. The simple option."""
+    """The mean of the tokens' vectors, independent of their order."""
 
     def __init__(self, vocabulary: int, width: int = 64, *, rng: Rng):
         self.features = width
@@ -36,8 +36,8 @@ class BagOfTokens(Module):
 class Transformer(Module):
     """Pre-norm Transformer encoder (Vaswani et al. 2017; norm before each part: Xiong et al. 2020).
 
-    length  the longest caption; one learned vector for each position is added to the tokens'
-    width   of the tokens' vectors, a multiple of heads; depth: blocks of attention and MLP
+    length  the longest caption; a learned vector for each position is added to the tokens'
+    width   of the tokens' vectors, a multiple of heads; depth: the number of blocks of attention and MLP
     """
 
     def __init__(self, vocabulary: int, length: int, width: int = 64, *, depth: int = 2, heads: int = 4, rng: Rng):
@@ -76,7 +76,7 @@ class Block(Module):
 
 
 class SelfAttention(Module):
-    """Multi-head self-attention: every token of x (B, T, width) looks at the tokens that mask (B, T) leaves."""
+    """Multi-head self-attention: every token of x (B, T, width) attends to the tokens where mask (B, T) is True."""
 
     def __init__(self, embed_dim: int, num_heads: int, *, rng: Rng):
         require_integers("SelfAttention", 1, embed_dim=embed_dim, num_heads=num_heads)
@@ -85,7 +85,7 @@ class SelfAttention(Module):
                              f"{embed_dim} and {num_heads}")
         self.num_heads = num_heads
         self.query, self.value, self.out = (Linear(embed_dim, embed_dim, rng=rng) for _ in range(3))
-        self.key = Linear(embed_dim, embed_dim, bias=False, rng=rng)         # a bias would raise all scores alike
+        self.key = Linear(embed_dim, embed_dim, bias=False, rng=rng)         # a bias would shift all scores equally
 
     def forward(self, x: Tensor, mask: Array) -> Tensor:
         B, T, width = x.shape
@@ -98,17 +98,17 @@ class SelfAttention(Module):
 
 
 def real_tokens(name, ids):
-    """Bools (B, T), True where ids is no padding; raises unless ids is an integer array of two axes."""
+    """Bools (B, T), True where ids is not padding. Raises ValueError unless ids is an integer array of two axes."""
     if not is_array(ids) or ids.ndim != 2 or ids.dtype.kind not in "iu":
         raise ValueError(f"{name}: expected token ids (B, T) of an integer type, got {describe(ids)}; a tokenizer "
                          "makes them from captions")
-    if isinstance(ids, np.ndarray) and ids.min(initial=0) < 0:               # on a GPU a look would wait for it
+    if isinstance(ids, np.ndarray) and ids.min(initial=0) < 0:               # on a GPU this would wait
         raise ValueError(f"{name}: expected token ids >= 0, got {ids.min()}")
     return ids != PADDING
 
 
 def masked_mean(x, mask):
-    """The mean of x (B, T, C) over the tokens that mask (B, T) leaves; zeros where it leaves none: (B, C)."""
+    """The mean of x (B, T, C) over the tokens where mask (B, T) is True; zeros without any: (B, C)."""
     xp = array_module(mask)
     kept = mask.astype(x.dtype)
     return (x * (kept / xp.maximum(kept.sum(axis=1, keepdims=True), 1))[:, :, None]).sum(axis=1)

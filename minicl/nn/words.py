@@ -1,4 +1,4 @@
-"""A word-level tokenizer: captions -> token ids. It is a Module, so a checkpoint says how it was made."""
+"""A word-level tokenizer: captions -> token ids. It is a Module, so checkpoints include it."""
 
 import difflib
 import re
@@ -10,18 +10,18 @@ from ..checks import require_integers
 from ..typing import HostArray
 from .module import Module
 
-WORD = re.compile(r"\w+(?:['’]\w+)*")                        # "don't" is one word; punctuation is none
+WORD = re.compile(r"\w+(?:['’]\w+)*")                        # "don't" is one word; punctuation is not a word
 
 
 class WordTokenizer(Module):
-    """Captions -> ids (N, T) int64, T the words of the longest: 0 is padding, words[k] is 1 + k, in lower case.
+    """Captions -> ids (N, T) int64, T the length of the longest: 0 is padding, words[k] has the id 1 + k.
 
-    words    the vocabulary, each word once, as captions are split into words
-    length   the most words that a caption may have
-    unknown  True: other words get the id 1 + len(words), punctuation is dropped and captions are cut at length, as for
-             captions that people wrote. False: a word that is not in the vocabulary is an error
+    words    the vocabulary: each word once, in lower case
+    length   the maximal number of words in a caption
+    unknown  True, for captions that people wrote: other words get the id 1 + len(words), punctuation is dropped and
+             captions are cut at length. False: a word outside the vocabulary is an error
 
-    size     how many ids there are, with padding: what a text encoder's vocabulary must be
+    size     the number of ids, including padding: a text encoder's `vocabulary`
 
     >>> tokenizer = WordTokenizer(["red", "seven"], length=4)
     >>> tokenizer(["Red seven", "seven"]).tolist(), tokenizer.size
