@@ -65,7 +65,7 @@ class Optimizer:
         self.names, self.parameters = zip(*parameters)           # the sort is stable: decayed ones first
         self.structure = Structure(type(self).__name__, model, parameters, Parameter)
         self.lr, self.weight_decay, self.steps = lr, weight_decay, 0
-        self.model = model if isinstance(model, Module) else Module()    # whose processes add up their gradients
+        self.model = model if isinstance(model, Module) else Module()    # its processes add up their gradients
         xp = self.xp = array_module(self.parameters[0].data)
         self.values = xp.concatenate([p.data.reshape(-1) for p in self.parameters])
         self.grads = xp.zeros(self.values.size, dtype=self.values.dtype)

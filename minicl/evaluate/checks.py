@@ -1,4 +1,4 @@
-"""What the evaluation functions require of features and labels."""
+"""Checks of features and labels for evaluation."""
 
 import warnings
 
@@ -10,7 +10,7 @@ from ..typing import Array, HostArray
 
 
 def require_features(name: str, **features: Array) -> None:
-    """Each must be an array (N, d) of finite float32 or float64, N and d >= 1; all of one d, dtype and backend."""
+    """Raise unless all are finite arrays (N, d) of float32 or float64, N and d >= 1, with equal d, dtype and backend."""
     first = None
     for argument, x in features.items():
         if not is_array(x) or isinstance(x, (np.matrix, np.ma.MaskedArray)):
@@ -38,7 +38,7 @@ def _require_alike(name, argument, x, other, y):
 
 
 def require_labels(name: str, argument: str, labels: HostArray, n: int, *, below: int | None = None) -> HostArray:
-    """labels as int64 if they are an integer array (n,) on the host with 0 <= entries (< below); else an error."""
+    """labels as int64. Raises unless they are an integer array (n,) on the host with 0 <= entries (< below)."""
     if not isinstance(labels, np.ndarray) or isinstance(labels, np.ma.MaskedArray):
         on_gpu = is_array(labels) and not isinstance(labels, np.ndarray)
         hint = "; minicl.backend.to_host moves it" if on_gpu else "; np.asarray makes one"
@@ -58,7 +58,7 @@ def require_labels(name: str, argument: str, labels: HostArray, n: int, *, below
 
 def class_ids(name: str, train_labels: HostArray, test_labels: HostArray, n: int,
               m: int) -> tuple[HostArray, HostArray, int]:
-    """Labels (n,) and (m,), checked, as ids 0 ... C - 1 of the C classes in training, and C, also the id of all others."""
+    """Labels (n,) and (m,), checked, as ids: 0 ... C - 1 for the C training classes, C for others; and C."""
     train_labels = require_labels(name, "train_labels", train_labels, n)
     test_labels = require_labels(name, "test_labels", test_labels, m)
     classes, train_ids = np.unique(train_labels, return_inverse=True)

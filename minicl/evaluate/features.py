@@ -16,12 +16,12 @@ from ..typing import Array, ArrayModule, HostArray
 
 def encode(model: Module, items: HostArray, xp: ArrayModule, batch: int = 500, *,
            prepare: Callable[[Any, ArrayModule], Any] | None = None, world: World = ALONE) -> Any:
-    """model's output for uint8 images (N, H, W, C): an array of module xp, or a tuple of them if model gives several.
+    """model's output for uint8 images (N, H, W, C): an array of module xp, or a tuple if model returns several.
 
-    batch    items at a time; the result does not depend on it but for rounding
-    prepare  what makes model's input of a batch and xp: to_float, or to_device for token ids (N, T)
-    world    processes that share the batches out, the same batches that one would take; each gets the whole result
-    Runs in evaluation mode without a tape (BatchNorm's running averages are used, not changed), then restores each
+    batch    items at a time; the result does not depend on it, up to rounding
+    prepare  makes model's input from a batch and xp: to_float, or to_device for token ids (N, T)
+    world    processes that divide the batches, the same batches as with one process; each gets the whole result
+    Runs in evaluation mode without recording (BatchNorm's running averages are used, not changed), then restores each
     module's mode, also after an exception.
     """
     require_integers("encode", 1, batch=batch)
@@ -52,19 +52,19 @@ def _rows(model, items, prepare, xp):
 
 
 def _join(parts, n, batch, world):
-    """The rows (n, ...) of the batches that all processes have encoded in turn; `parts` are this one's."""
+    """The rows (n, ...) of the batches of all processes, in order; `parts` are this process's."""
     xp = array_module(parts[0].data)
     y = xp.concatenate([part.data for part in parts])
     if world.size == 1:
         return y
-    each = -(-n // (batch * world.size)) * batch                             # rows of a process, more than it has at the end
+    each = -(-n // (batch * world.size)) * batch                             # rows of a process, padded at the end
     rows = xp.zeros((each, *y.shape[1:]), dtype=y.dtype)
     rows[:len(y)] = y
     return world.all_gather(rows.reshape(-1, batch, *y.shape[1:])).reshape(-1, *y.shape[1:])[:n]
 
 
 def to_float(images: HostArray, xp: ArrayModule) -> Array:
-    """uint8 images as float32 in [0, 1] on xp: they travel as bytes and are converted there.
+    """uint8 images as float32 in [0, 1] on xp; they are transferred as bytes and converted there.
 
     >>> import numpy as np
     >>> to_float(np.array([0, 255], dtype=np.uint8), np)
@@ -76,7 +76,7 @@ def to_float(images: HostArray, xp: ArrayModule) -> Array:
 
 
 def state_hash(module: Module) -> str:
-    """SHA-256 of all parameters and buffers: equal before and after a probe, or the probe was not frozen."""
+    """SHA-256 of all parameters and buffers, to verify that an evaluation did not change the model."""
     digest = hashlib.sha256()
     for name, array in module.state_dict().items():
         digest.update(f"{name} {array.dtype} {array.shape} ".encode() + array.tobytes())

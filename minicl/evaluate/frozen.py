@@ -20,9 +20,9 @@ def frozen_accuracies(model: Module, data: Any, xp: ArrayModule, *, k: int = 20,
                       probe: bool = True, world: World = ALONE) -> tuple[dict[str, float], Array, Array]:
     """Test accuracies of a model images -> (h, z), trained without labels, on the classes of an ImageData.
 
-    Returns ({"knn_h", "knn_z", "probe_h", "probe_z": fractions}, test_h, test_z). h is the representation, z what the
-    loss saw. k: neighbours that vote, or all training images if there are fewer; probe=False leaves the probes out, for
-    use during training. world: processes that share the work out; each gets all results.
+    Returns ({"knn_h", "knn_z", "probe_h", "probe_z": fractions}, test_h, test_z). h is the representation, z the input of
+    the loss. k: number of neighbours, at most the number of training images; probe=False skips the probes, for use during
+    training. world: processes that divide the work; each gets all results.
 
     Raises RuntimeError if the evaluation has changed the model.
     """
@@ -45,11 +45,10 @@ def frozen_accuracies(model: Module, data: Any, xp: ArrayModule, *, k: int = 20,
 
 
 def training_metrics(model: Module, data: Any, xp: ArrayModule, *, k: int = 20, world: World = ALONE) -> dict[str, float]:
-    """What to look at while a model images -> (h, z) trains: {"knn_h", "knn_z", "rank_h", "rank_z"}.
+    """Metrics to follow while a model images -> (h, z) trains: {"knn_h", "knn_z", "rank_h", "rank_z"}.
 
-    rank: the effective rank of the test images' h and z, which falls when they collapse. kNN as in frozen_accuracies, only
-    where the data has labels. Nothing is drawn from a generator, and nothing of the model changes: a run with evaluations
-    takes the steps of one without.
+    rank: the effective rank of the test images' h and z, which falls when they collapse. kNN as in frozen_accuracies, if
+    the data has labels. No random numbers are drawn and the model does not change, so evaluations do not affect training.
     """
     require_integers("training_metrics", 1, k=k)
     if data.is_labelled:
@@ -62,9 +61,9 @@ def training_metrics(model: Module, data: Any, xp: ArrayModule, *, k: int = 20, 
 
 @accepts_other_names
 def pixel_accuracy(data: Any, xp: ArrayModule, *, k: int = 20, world: World = ALONE) -> float:
-    """Test accuracy of the k nearest neighbours by raw pixels about the mean image: what learning must improve on.
+    """Test accuracy of the k nearest neighbours by raw pixels minus the mean image, a baseline.
 
-    k: neighbours that vote, or all training images if there are fewer; world: processes that share the work out.
+    k: number of neighbours, at most the number of training images; world: processes that divide the work.
     """
     require_integers("pixel_accuracy", 1, k=k)
     train, test = (to_float(x, xp).reshape(len(x), -1) for x in (data.train_images, data.test_images))

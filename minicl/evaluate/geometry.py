@@ -1,8 +1,8 @@
 """The geometry of embeddings on the unit sphere: alignment, uniformity, standard deviation, effective rank.
 
 Embeddings are arrays (N, d) of either backend, normalised here; results are Python floats (so they synchronise). A row of
-zeros has no direction and stays at the origin: at distance 0 from another such row and 1 from the sphere. An encoder that
-gives only zeros is therefore collapsed by every measure: uniformity 0, standard deviation 0, effective rank 1.
+zeros stays at the origin, at distance 0 from another such row and 1 from the sphere. An encoder that returns only zeros
+is therefore collapsed by every measure: uniformity 0, standard deviation 0, effective rank 1.
 """
 
 import math
@@ -48,11 +48,11 @@ def uniformity(z: Array, *, t: float = 2) -> float:
 
 
 def uniformity_floor(d: int, t: float = 2) -> float:
-    """The lowest uniformity that many points can have, reached by the uniform distribution on the sphere in R^d:
+    """The lowest uniformity of many points, that of the uniform distribution on the sphere in R^d:
 
         log E exp(-t |x - y|^2) = log 0F1(; d/2; t^2) - 2t
 
-    Few points can lie below it: two opposite ones have -4t.
+    A few points can be lower: two opposite ones have -4t.
 
     >>> round(uniformity_floor(2), 3), round(uniformity_floor(128), 3)
     (-1.575, -3.938)
@@ -67,8 +67,8 @@ def uniformity_floor(d: int, t: float = 2) -> float:
 
 
 def embedding_std(z: Array) -> float:
-    """Mean over the d dimensions of the standard deviation of z^, times sqrt(d): 0 when collapsed, near 1 when z^
-    points in all directions alike, and never above (Chen & He 2021, section 4.1, without the factor).
+    """Mean over the d dimensions of the standard deviation of z^, times sqrt(d): 0 when collapsed, near 1 when z^ is
+    spread over all directions, at most 1 (Chen & He 2021, section 4.1, without the factor).
 
     >>> import numpy as np
     >>> round(embedding_std(np.array([[1.0, 0], [-2, 0], [0, 1], [0, -2]])), 6)
@@ -80,10 +80,10 @@ def embedding_std(z: Array) -> float:
 
 
 def effective_rank(z: Array) -> float:
-    """exp of the entropy of the normalised singular values: how many directions are in use, from 1 to d
+    """exp of the entropy of the normalised singular values: the number of directions in use, from 1 to d
     (Roy & Vetterli 2007). z (N, d) is centred, not normalised.
 
-    Singular values that are mere rounding of z count as 0; if all are, z is collapsed and the rank 1.
+    Singular values within z's rounding count as 0; if all do, z is collapsed and the rank is 1.
 
     >>> import numpy as np
     >>> round(effective_rank(np.array([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]])), 6)

@@ -1,14 +1,14 @@
-"""What an InfoNCE loss says about information, and where it stops saying anything.
+"""The bound of an InfoNCE loss on mutual information, and its limits.
 
-For an anchor x that picks its positive y from among K candidates, the other K - 1 drawn independently,
+For an anchor x that picks its positive y among K candidates, the other K - 1 drawn independently,
 
     I(x; y) >= log K - L                                     (van den Oord et al. 2018, eq. 5)
 
-for every critic, that is, every way to score a pair. L >= 0, so the bound never exceeds log K: near that cap it
-says nothing about what lies above. Even the best critic, the log density ratio, leaves a gap.
+for every critic, that is, every way to score a pair. L >= 0, so the bound never exceeds log K and is uninformative near
+that cap. Even the best critic, the log density ratio, leaves a gap.
 
 NT-Xent's log(2N-1) - L is not such a bound: its candidates include both views of every other image, which are not
-independent, and it can exceed I. It measures how far the loss lies below chance, in nats; its cap is log(2N-1).
+independent, and it can exceed I. It measures how far the loss is below chance, in nats; its cap is log(2N-1).
 Derivation and tables: docs/methods/information.md. Examples with known information: examples/known_information.py
 """
 

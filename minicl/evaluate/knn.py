@@ -1,4 +1,4 @@
-"""k nearest neighbours: what a representation's geometry knows about the classes, with nothing trained."""
+"""k nearest neighbours: how well a representation's geometry separates the classes, without training."""
 
 import numpy as np
 
@@ -14,13 +14,13 @@ from .scores import ROUNDING_UNIT, chosen, normalized, rounded_cosines
 @accepts_other_names
 def knn_accuracy(train_features: Array, train_labels: HostArray, test_features: Array, test_labels: HostArray, *,
                  k: int = 20, tau: float = 0.1, world: World = ALONE) -> float:
-    """Fraction of the test items (M, d) whose class the k most similar training items (N, d) vote for.
+    """Fraction of the test items (M, d) classified correctly by a vote of the k most similar training items (N, d).
 
-    Similarity s is the cosine; a neighbour's vote counts exp(s / tau) (Wu et al. 2018, section 3.4). Labels are integers
-    (N,) and (M,) on the host; any will do. Ties count as chance: training items as similar as the k-th share what is left
-    of the k votes, and n classes with the most votes, equal but for rounding, count 1/n each. So features that are all
-    alike, zeros as well, score as the most frequent class does. Test items whose class no training item has count as
-    errors, with a warning. The processes of `world`, which all hold all features, share out the test items.
+    Similarity s is the cosine; a neighbour's vote has weight exp(s / tau) (Wu et al. 2018, section 3.4). Labels are any
+    integers (N,) and (M,) on the host. Ties count as chance: training items as similar as the k-th share the remaining
+    votes, and n classes with equally many votes, up to rounding, count 1/n each. So equal features, also zeros, score like
+    the most frequent class. Test items whose class does not occur in training count as errors, with a warning. The
+    processes of `world`, which all have all features, divide the test items.
 
     >>> import numpy as np
     >>> bank, labels = np.eye(2), np.array([4, 7])
@@ -60,21 +60,21 @@ def _votes(s, ids, C, k, tau):
     votes = xp.zeros(rows * C)
     scatter_add(votes, (xp.arange(rows)[:, None] * C + ids[near]).reshape(-1), weight.reshape(-1))
     votes = votes.reshape(rows, C)
-    for i in to_host(xp.nonzero(tied)[0]).tolist():          # more are as similar as the k-th than there are votes left
+    for i in to_host(xp.nonzero(tied)[0]).tolist():          # more items as similar as the k-th than votes left
         counts = xp.bincount(ids[xp.nonzero(s[i] == kth[i])[0]], minlength=C)
         votes[i] += _weight(kth[i], top[i], tau) * (k - (similarity[i] > kth[i]).sum()) * counts / counts.sum()
     return votes
 
 
 def _weight(similarity, top, tau):
-    """exp((s - top) / tau), which is 1 for the most similar, so that not all can underflow."""
+    """exp((s - top) / tau): 1 for the most similar, so not all underflow."""
     xp = array_module(similarity)
     return xp.exp(xp.maximum((similarity - top) * ROUNDING_UNIT, -700 * tau) / tau)
 
 
 @accepts_other_names
 def nearest_neighbours(bank: Array, queries: Array, *, k: int) -> HostArray:
-    """Ids (M, k) into bank (N, d) of the k most similar items of each query (M, d), nearest first; a host array.
+    """Ids (M, k) of the k items of bank (N, d) most similar to each query (M, d), nearest first; a host array.
 
     >>> import numpy as np
     >>> nearest_neighbours(np.array([[1.0, 0], [0, 1], [1, 1]]), np.array([[3.0, 1]]), k=2)

@@ -1,11 +1,11 @@
-"""The linear probe: how much of the classes a linear classifier can read off frozen features.
+"""The linear probe: how well a linear classifier separates the classes by frozen features.
 
 Multinomial logistic regression on standardised features x (N, d), with an intercept, by L-BFGS:
 
     L  = (1/N) sum_i -log softmax(W x_i + b)_label_i + |W|^2 / (2 C N),   p_i = softmax(W x_i + b)
     dW = (1/N) sum_i (p_i - one_hot_i) x_i^T + W / (C N),   db = (1/N) sum_i (p_i - one_hot_i)
 
-L is convex, so there is one solution: no learning rate, no seed, no batch.
+L is convex with one minimum, so there is no learning rate, seed or batch.
 """
 
 import warnings
@@ -22,8 +22,8 @@ from ..typing import Array, HostArray
 from .checks import class_ids, require_features
 from .scores import chosen
 
-TOLERANCE = 3e-4           # of the largest entry of the gradient: with less, accuracies move by noise only
-ROUNDING = 16              # a column whose deviation is within so many roundings of its largest entry is constant
+TOLERANCE = 3e-4           # of the largest entry of the gradient: with less, accuracies change only by noise
+ROUNDING = 16              # a column whose deviation is within this many roundings of its largest entry is constant
 
 
 @accepts_other_names
@@ -31,12 +31,12 @@ def linear_probe(train_features: Array, train_labels: HostArray, test_features: 
                  C: float = 1.0, steps: int = 1000, world: World = ALONE) -> float:
     """Test accuracy, a fraction, of a linear classifier trained by cross-entropy on fixed features (N, d) and (M, d).
 
-    Features are arrays, off any tape: nothing flows back into the encoder. Labels are integers (N,) and (M,) on the host;
-    any will do. Equal scores count as chance, and test items whose class no training item has as errors, with a warning.
+    Features are arrays, so no gradient reaches the encoder. Labels are any integers (N,) and (M,) on the host. Equal scores
+    count as chance, and test items whose class does not occur in training as errors, with a warning.
 
     C      inverse strength of the L2 penalty, as in scikit-learn's LogisticRegression, at least 1e-6; b has no penalty
-    steps  of L-BFGS, at most: it ends where no entry of the gradient is above 3e-4, and warns if it has not come so far
-    world  processes that share out the sums over training items; all of them hold all features
+    steps  maximum for L-BFGS, which stops when no entry of the gradient is above 3e-4, and warns if that is not reached
+    world  processes that divide the sums over training items; all have all features
 
     >>> import numpy as np
     >>> x, labels = np.array([[0.0], [1.0], [3.0], [4.0]]), np.array([0, 0, 1, 1])
@@ -57,7 +57,7 @@ def linear_probe(train_features: Array, train_labels: HostArray, test_features: 
                       f"so the accuracy may be too low; raise steps ({steps}), lower C ({C:g}), or give float64 features",
                       stacklevel=3)
     W, b = loss.split(w)
-    with np.errstate(over="ignore", invalid="ignore"):       # what they hide is looked for
+    with np.errstate(over="ignore", invalid="ignore"):       # checked below
         scores = x_test @ W.T + b
     if not bool(xp.isfinite(scores).all()):
         raise FloatingPointError("linear_probe: test_features are so much larger than train_features that their scores "
@@ -66,9 +66,9 @@ def linear_probe(train_features: Array, train_labels: HostArray, test_features: 
 
 
 def standardize(train: Array, *others: Array) -> list[Array]:
-    """(train, *others) with the mean of train's columns taken off, divided by their standard deviation.
+    """(train, *others) minus the means of train's columns, divided by their standard deviations.
 
-    A column that is constant in train, but for rounding, becomes zeros everywhere.
+    A column that is constant in train, up to rounding, becomes zeros everywhere.
     """
     xp = array_module(train)
     peak = abs(train).max(axis=0)
@@ -79,11 +79,11 @@ def standardize(train: Array, *others: Array) -> list[Array]:
     constant = std <= ROUNDING * xp.finfo(x.dtype).eps
     if varying := int((constant & (x != x[:1]).any(axis=0)).sum()):
         warnings.warn(f"linear_probe: {varying} of {x.shape[1]} columns of train_features vary by less than "
-                      f"{ROUNDING} roundings of their largest entry, and count as constant; if they tell classes apart, "
-                      "take off their mean in float64 first", stacklevel=3)
+                      f"{ROUNDING} roundings of their largest entry, and count as constant; if they separate classes, "
+                      "subtract their mean in float64 first", stacklevel=3)
     scale = xp.where(constant, 0, 1 / xp.where(constant, 1, std)).astype(x.dtype)
     mean = mean.astype(x.dtype)
-    with np.errstate(over="ignore", invalid="ignore"):       # another part may be larger than train by any factor
+    with np.errstate(over="ignore", invalid="ignore"):       # others may be much larger than train
         return [xp.where(constant, x.dtype.type(0), (part / peak - mean) * scale) for part in (train, *others)]
 
 

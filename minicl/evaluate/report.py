@@ -1,4 +1,4 @@
-"""How a training run on images ends: metrics of the frozen model, pictures of its embeddings, and the run's result."""
+"""The end of a training run on images: metrics of the frozen model, pictures of its embeddings, and the result."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,13 +17,13 @@ from .knn import nearest_neighbours
 from .tsne import tsne
 
 LEGEND = """\
-  loss is the mean of those logged in the last tenth of training; bound = cap - loss, cap = log of the candidates;
-  knn and probe are fractions of the test images, from h, the representation, and z, which the loss saw; rank is their
-  effective rank, how many directions are in use""".splitlines()
+  loss: mean of those logged in the last tenth of training; bound = cap - loss, cap = log of the number of candidates;
+  knn and probe: test accuracies from h, the representation, and z, the input of the loss; rank: their effective rank,
+  the number of directions in use""".splitlines()
 
 
 def final_loss(log: Sequence[dict], total: int) -> float | None:
-    """Mean of the losses that a run's log has of the last tenth of its `total` steps; None if it has none.
+    """Mean of the losses in a run's log from the last tenth of its `total` steps; None if there are none.
 
     >>> final_loss([{"step": 0, "loss": 3.0}, {"step": 9, "loss": 1.5}], total=10)
     1.5
@@ -39,7 +39,7 @@ def report(run: Any, model: Any, data: Any, augment: Any, rng: Rng, xp: ArrayMod
     Without labels there are no accuracies.
     candidates  K of the loss, 1 positive and K - 1 negatives; chance is log K
     k           nearest neighbours that vote
-    metrics     more entries of result.json: a number each, or None
+    metrics     more entries of result.json: numbers or None
     rng         draws the views in the picture
     """
     if data.is_labelled:
@@ -87,6 +87,6 @@ def draw_pictures(run: Any, log: Sequence[dict], data: Any, views: Sequence[Arra
         viz.embedding_map(run.folder / "map.png", tsne(directions, perplexity=min(30, len(directions) / 4)),
                           data.test_labels[:1200], data.class_names,
                           title="h of test images (t-SNE)" + ", coloured by class" * data.is_labelled)
-    near = nearest_neighbours(h, h[:10], k=min(9, len(h)))   # the first of them is the image itself
+    near = nearest_neighbours(h, h[:10], k=min(9, len(h)))   # the first is the image itself
     viz.image_grid(run.folder / "neighbours.png", [images(ids) for ids in near],
                    title="test images (left) and their nearest neighbours in h")

@@ -1,4 +1,4 @@
-"""Scores of candidates, and how often the right one is chosen, where ties count as what chance would give."""
+"""Scores of candidates, and how often the correct one is chosen; ties count as chance."""
 
 from ..backend import array_module
 from ..contrastive import l2_normalize
@@ -17,17 +17,16 @@ def rounded_cosines(u: Array, v: Array) -> Array:
     """Cosines (N, M) of unit vectors u (N, d) and v (M, d), as whole multiples of ROUNDING_UNIT.
 
     They are computed in float64: in a narrow cone, as early in training, cosines differ by the square of a small angle,
-    which float32 loses. What is equal but for rounding becomes equal, so that collapsed embeddings
-    give ties and not an order that the rounding errors of a matrix product chose. A row of zeros has cosine 0 with
-    every other.
+    which float32 loses. Cosines that differ only by rounding become equal, so collapsed embeddings give ties and not an
+    order from rounding errors of a matrix product. A row of zeros has cosine 0 with every other.
     """
     s = (u * (1 / ROUNDING_UNIT)) @ v.T
     return array_module(s).rint(s, out=s)
 
 
 def chosen(scores: Array, ids: Array) -> Array:
-    """For each row of scores (N, C) the chance () that its own id (N,) is chosen: 1/n if it shares the highest score with
-    n - 1 others, 0 if it is lower, or if the id is C: none of the candidates."""
+    """For each row of scores (N, C) the probability () that its own id (N,) is chosen: 1/n if it shares the highest score
+    with n - 1 others; 0 if it is lower, or if the id is C, not a candidate."""
     xp = array_module(scores)
     C = scores.shape[1]
     best = scores >= scores.max(axis=1, keepdims=True)

@@ -1,7 +1,7 @@
 """t-SNE (van der Maaten & Hinton 2008): a map in the plane on which neighbours stay neighbours.
 
-It is contrast once more: p_ij says how likely i would pick j as its neighbour in the features, q_ij on the map, and the
-gradient of KL(P | Q) pulls with p_ij and pushes with q_ij:
+It is a contrastive method too: p_ij is the probability that i picks j as its neighbour in the features, q_ij on the map,
+and the gradient of KL(P | Q) pulls with p_ij and pushes with q_ij:
 
     q_ij = w_ij / sum_kl w_kl,   w_ij = 1 / (1 + |y_i - y_j|^2)
     dL/dy_i = 4 sum_j (p_ij - q_ij) w_ij (y_i - y_j)                         (their eq. 5)
@@ -16,10 +16,10 @@ from .checks import require_features
 
 
 def tsne(features: Array, *, perplexity: float = 30, steps: int = 300, seed: int = 0) -> HostArray:
-    """Positions (N, 2), float32 on the host, for features (N, d); all pairs are held, so N of a few thousand at most.
+    """Positions (N, 2), float32 on the host, for features (N, d); all pairs are stored, so N is a few thousand at most.
 
-    perplexity: how many neighbours each point has, about; above 1, below N - 1. Distances and clusters' sizes on the map
-    mean little; which points are neighbours means something. Points that are all alike land anywhere near 0.
+    perplexity: about the number of neighbours of a point; above 1, below N - 1. Only neighbourhoods on the map are
+    meaningful, not distances or cluster sizes. Equal points are placed anywhere near 0.
     """
     require_features("tsne", features=features)
     require_integers("tsne", 1, steps=steps)

@@ -1,4 +1,4 @@
-"""What a CLIP can do with no further training: classify by prompts, and find images by text and text by images.
+"""CLIP without further training: zero-shot classification by prompts, and retrieval between images and text.
 
 Embeddings are arrays (N, d) of either backend and need not be normalised; results are Python floats. An embedding of
 zeros has cosine 0 with every other.
@@ -17,13 +17,13 @@ from .scores import chosen, normalized, rounded_cosines
 
 
 def class_embeddings(embed: Callable[[list[str]], Array], names: Sequence[str], templates: Sequence[str]) -> Array:
-    """One unit vector a class, (classes, d): a classifier made of text (Radford et al. 2021, section 3.1.4).
+    """A unit vector for each class, (classes, d): a classifier made of text (Radford et al. 2021, section 3.1.4).
 
     embed      function: list of captions -> embeddings (captions, d)
     names      of the classes, each different; templates: captions with {} for the name, e.g. "a photo of a {}"
 
-    Each prompt's embedding is normalised, so that all templates count alike; their mean is shorter than 1, by more
-    where the templates disagree, so it is normalised again: otherwise classes would be compared by length as well.
+    Each prompt's embedding is normalised, so that all templates count equally. Their mean is normalised again: it is shorter
+    where the templates disagree, and classes should not be compared by length.
     """
     wrong = [] if isinstance(templates, str) else [one for one in templates if not isinstance(one, str) or "{}" not in one]
     if wrong or isinstance(templates, str) or not len(templates):
@@ -41,10 +41,10 @@ def class_embeddings(embed: Callable[[list[str]], Array], names: Sequence[str], 
 
 
 def zero_shot_accuracy(images: Array, classes: Array, labels: HostArray) -> float:
-    """Fraction of image embeddings (N, d) that are most similar to their own of the class embeddings (C, d), C >= 2.
+    """Fraction of image embeddings (N, d) that are most similar to their own class's embedding of (C, d), C >= 2.
 
-    labels: integers (N,) from 0 to C - 1 on the host. An image most similar to n classes alike counts 1/n if its own is
-    among them, so that embeddings that are all alike score 1/C, which is chance.
+    labels: integers (N,) from 0 to C - 1 on the host. A tie of n classes counts 1/n if the image's own is among them, so
+    equal embeddings score 1/C, which is chance.
 
     >>> import numpy as np
     >>> zero_shot_accuracy(np.array([[2.0, 0.1], [0.3, 1], [1, 1]]), np.eye(2), np.array([0, 0, 1]))
@@ -60,14 +60,14 @@ def zero_shot_accuracy(images: Array, classes: Array, labels: HostArray) -> floa
 
 def retrieval_recall(images: Array, captions: Array, caption_ids: HostArray, *,
                      ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-    """R@k both ways: {"text_r1": ..., "image_r1": ..., ...}, fractions; text_: a caption is sought for each image.
+    """Recall at k in both directions: {"text_r1": ..., "image_r1": ..., ...}; text_: retrieve a caption for each image.
 
-    images (N, d); captions (M, d), M >= 2, each different caption once; caption_ids (N,) on the host: which is image i's.
+    images (N, d); captions (M, d), M >= 2, each different caption once; caption_ids (N,) on the host: image i's caption.
 
-    A caption that several images share is one candidate, not several, and any of its images is right for it: so
-    repeated captions are neither mistakes nor extra chances. A query is a hit at k if fewer than k wrong candidates
-    score at least as much as its best right one: a model that gives everything the same embedding scores 0 wherever
-    there are k wrong candidates. With fewer than k of them R@k is 1 for any model.
+    A caption shared by several images is one candidate, and any of these images is correct for it, so repeated captions are
+    neither errors nor extra chances. A query is a hit at k if fewer than k wrong candidates score at least as high as its
+    best correct one: a model with equal embeddings scores 0 if there are k wrong candidates. With fewer than k wrong
+    candidates R@k is 1 for any model.
 
     >>> import numpy as np
     >>> retrieval_recall(np.eye(3), np.eye(3)[[0, 2, 1]], np.array([0, 1, 2]), ks=[3])
