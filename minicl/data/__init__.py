@@ -1,4 +1,4 @@
-"""Data: MNIST, CIFAR-10, generated digits and shapes, the order of batches, and augmentations that make two views."""
+"""Data: MNIST, CIFAR-10, generated digits and shapes, batches, and augmentations for two views."""
 
 from . import augment
 from .augment import many_views, mnist_views, simclr_views, two_views

@@ -2,7 +2,7 @@
 
     digits.npz                                    train_images, train_labels, test_images, test_labels, class_names
     folder/train_images.npy, train_labels.npy, test_images.npy, test_labels.npy
-    folder/images.npy, labels.npy                 not split; the same names in an .npz file. images.npy alone will do
+    folder/images.npy, labels.npy                 not split; the same names in an .npz file. labels.npy is optional
     folder/data_batch_1.bin, ..., test_batch.bin  CIFAR-10; without .bin the pickled files
     folder/train.bin, test.bin                    CIFAR-100, its 100 fine classes
     folder/train_X.bin, train_y.bin, test_X.bin, test_y.bin, unlabeled_X.bin       STL-10
@@ -53,7 +53,7 @@ class Arrays:
 
 
 def find_arrays(path: Path, use_labels: bool, log: Callable[[str], None]) -> Arrays | None:
-    """The arrays in a file, or in a folder that holds files of the names above; None if there are none."""
+    """The arrays in a file, or in a folder with files of the names above; None if there are none."""
     if path.suffix.lower() in (".npz", ".npy") and path.is_file():
         files = [path]
         with _damaged(path):
@@ -110,7 +110,7 @@ def _images(where, array):
 
 
 def _labels(where, array, N):
-    """Labels of N images, (N,), (N, 1) or (1, N), as int64 or text (N,)."""
+    """Labels of N images, of shape (N,), (N, 1) or (1, N), as int64 or text (N,)."""
     array = np.asarray(array)
     if array.shape not in ((N,), (N, 1), (1, N)):
         one_hot = "; of one row for each image give the column of its 1: labels.argmax(axis=1)" * (array.shape[:1] == (N,))
@@ -124,12 +124,12 @@ def _labels(where, array, N):
 
 
 def _text(array):
-    """Bytes, as C has text, as text; another array as it is."""
+    """Byte strings as text; other arrays unchanged."""
     return np.char.decode(array, "utf-8", "replace") if np.asarray(array).dtype.kind == "S" else array
 
 
 def _classes(where, splits, names, log):
-    """labels (N,) int64 of all splits and the names of their classes; (None, None) of a single class."""
+    """labels (N,) int64 of all splits and their class names; (None, None) for a single class."""
     if len({values.dtype.kind for values in splits}) > 1:
         raise DataError(f"{where}: labels are text in one split and integers in the other")
     distinct, labels = np.unique(values := np.concatenate(splits), return_inverse=True)
@@ -227,7 +227,7 @@ def _lines(file):
 
 
 class _damaged:
-    """Within this block, whatever a damaged array file raises becomes a DataError that names it."""
+    """A block in which any exception of a damaged array file becomes a DataError that names the file."""
 
     def __init__(self, file):
         self.file = file

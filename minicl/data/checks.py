@@ -1,4 +1,4 @@
-"""What data functions accept: each check returns the value or names the caller, the argument and what was expected."""
+"""Checks of arguments: each returns the value or raises an error with the caller, the argument and what was expected."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,11 +9,11 @@ from ..checks import is_number, name_of, require_integers, require_within, short
 from ..signature import describe
 from ..typing import HostArray
 
-MOST = 1e4                                  # of every number without a natural limit: nothing in float32 overflows
+MOST = 1e4                                  # limit of numbers without a natural one: nothing in float32 overflows
 
 
 class DataError(ValueError):
-    """The data asked for cannot be used; the message says why and what to do."""
+    """The requested data cannot be used; the message gives the reason and the fix."""
 
 
 def number(where: Any, option: str, value: float, low: float, high: float = MOST, unit: str = "") -> float:
@@ -25,7 +25,7 @@ def number(where: Any, option: str, value: float, low: float, high: float = MOST
 def interval(where: Any, option: str, value: float | Sequence[float], low: float, high: float = MOST,
              around: float | None = None, unit: str = "") -> tuple[float, float]:
     """A pair (a, b) with low <= a <= b <= high, from a pair, or from a number v: (v, v), or with `around`
-    (around - v, around + v), cut off at low."""
+    (around - v, around + v), limited below by low."""
     pair: Any = value
     if is_number(value):
         pair = (value, value) if around is None else (max(low, around - value), around + value)     # type: ignore
@@ -48,7 +48,7 @@ def check_seed(where: Any, seed: int) -> int:
 
 
 def host_array(where: Any, argument: str, x: Any, shape: tuple[int | str, ...], kinds: str) -> HostArray:
-    """x as a plain NumPy array of this shape, in which a letter stands for any size, and of the dtypes named in kinds."""
+    """x as a plain NumPy array of this shape, where a letter stands for any size, and of the dtypes in `kinds`."""
     dtypes = {"integers": "iu", "floats": "f"}
     fits = type(x) in (np.ndarray, np.memmap) and x.dtype.isnative and x.ndim == len(shape) and (
         x.dtype.kind in dtypes[kinds] if kinds in dtypes else x.dtype.name in kinds.split(" or "))
@@ -59,7 +59,7 @@ def host_array(where: Any, argument: str, x: Any, shape: tuple[int | str, ...], 
 
 
 def indices(where: Any, argument: str, values: Any, count: int, ndim: int = 1) -> HostArray:
-    """values as an int64 array of integers in 0..count-1 with so many axes."""
+    """values as an int64 array of integers in 0..count-1 with ndim axes."""
     array = np.asarray(values)
     if array.size == 0 and array.ndim == ndim:
         return array.astype(np.int64)

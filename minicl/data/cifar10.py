@@ -1,12 +1,12 @@
 """CIFAR-10 (Krizhevsky 2009): read from a folder, from the user's cache, or downloaded once.
 
-It is published as two archives of the same 60000 images, five files to train on and one to test on:
+It is published as two archives of the same 60000 images, in five training files and one test file:
 
     cifar-10-binary.tar.gz    records of 3073 bytes: the label, then 32 x 32 reds, greens, blues, row by row
     cifar-10-python.tar.gz    pickled dicts of "data" (10000, 3072) and "labels"
 
-An archive is known by its SHA-256. Files that were unpacked from one have no published SHA-256: they are known by
-what must hold of them, 10000 images each, labels 0 to 9, and 5000 (to test, 1000) images of every class.
+An archive is verified by its SHA-256. Unpacked files have no published SHA-256 and are verified by their content: 10000
+images each, labels 0 to 9, and 5000 (test: 1000) images of every class.
 """
 
 import hashlib
@@ -38,14 +38,14 @@ def load_cifar10(data_dir: str | os.PathLike | None = None, *, download: bool = 
                  log: Callable[[str], None] = print) -> ImageData:
     """CIFAR-10 as ImageData: 50000 train and 10000 test images (32, 32, 3) uint8, ten classes.
 
-    data_dir   a folder with either archive or with the six files of one (or its cifar10/, cifar-10-batches-bin/ or
-               cifar-10-batches-py/); without one the user's cache is read, or the binary archive (170 MB) downloaded
+    data_dir   a folder with either archive or its six files (or its cifar10/, cifar-10-batches-bin/ or
+               cifar-10-batches-py/); default: the user's cache, else the binary archive (170 MB) is downloaded
     download   whether the network may be used
-    check      False accepts other data of the same form from data_dir: any number of images, unevenly classed
+    check      False accepts other data of the same form from data_dir: any number of images, any class sizes
     log        gets a line of text if the cache cannot be written
 
     Raises FileNotFoundError if data_dir lacks a file, CorruptFile if a file is damaged or is not CIFAR-10's,
-    Unavailable if there is no data_dir and CIFAR-10 cannot be had.
+    Unavailable if there is no data_dir and CIFAR-10 cannot be downloaded.
     """
     if data_dir is None:
         archive = next(iter(SHA256))
@@ -90,7 +90,7 @@ def _unpack(packed, source, archive, check=True):
     folder, files = list(UNPACKED.items())[list(SHA256).index(archive)]
     contents = {}
     try:
-        # Read as a stream, from front to back, and nothing is extracted. A sparse member may claim any size.
+        # Read as a stream, without extracting. A sparse member may claim any size.
         unpacked = Gunzip(packed, 2 * LIMIT)
         with tarfile.open(fileobj=unpacked, mode="r|") as tar:
             for member in tar:

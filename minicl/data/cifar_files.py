@@ -29,8 +29,8 @@ def parse_binary(content, source):
 def parse_pickle(content, source):
     """images (N, 32, 32, 3) uint8 and labels (N,) int64 of a pickled batch's bytes. Raises CorruptFile.
 
-    A pickle can name any function and have it called, and can ask for any amount of memory. So its opcodes are read
-    first, and only numpy's names for an array pass, for each of which stands a class that runs nothing.
+    A pickle can call any function and request any amount of memory. So its opcodes are checked first, and only numpy's
+    names for an array are accepted, each replaced by a class that runs nothing.
     """
     try:
         _check_opcodes(content)
@@ -50,9 +50,9 @@ def parse_pickle(content, source):
 
 
 def _check_opcodes(content):
-    """Raise ValueError for a pickle with other opcodes than a batch has, or too many, or numbers beyond what is there.
+    """Raise ValueError for opcodes that a batch does not have, too many of them, or lengths beyond the file's.
 
-    Nine bytes are enough to ask for 4 GB: a long string's length, or the place of a value to be remembered.
+    Nine bytes can request 4 GB: the length of a string, or a memo index.
     """
     for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):      # it compares lengths with the bytes
         if opcode.name not in OPCODES:
@@ -62,7 +62,7 @@ def _check_opcodes(content):
 
 
 class _Stated:
-    """Stands for numpy's array, dtype and array builder in a pickle: keeps what they would be made of."""
+    """Replaces numpy's array, dtype and array builder in a pickle, and stores their arguments."""
 
     def __init__(self, *made_of):
         self.made_of = made_of
@@ -72,7 +72,7 @@ class _Stated:
 
 
 def _from_buffer(pixels, dtype, shape, order):
-    """What protocol 5 calls for an array."""
+    """The function that protocol 5 calls for an array."""
     array = _Stated()
     array.state = 1, shape, dtype, order == "F", pixels
     return array
@@ -85,10 +85,10 @@ class _Unpickler(pickle.Unpickler):
 
     def __init__(self, content):
         super().__init__(io.BytesIO(content), encoding="bytes")              # Python 2 wrote its str as bytes
-        self.left = len(content)                         # bytes to be made of text: one text could be asked for often
+        self.left = len(content)                         # limit of text to encode: one text may be used many times
 
     def encode(self, text, encoding):
-        """The bytes of a text: protocol 2 has none of its own, so Python 3 asks for _codecs.encode(text, 'latin1')."""
+        """The bytes of a text: protocol 2 has no bytes, so Python 3 stores _codecs.encode(text, 'latin1')."""
         self.left -= len(text) if type(text) is str and encoding == "latin1" else self.left + 1
         if self.left < 0:
             raise pickle.UnpicklingError("it makes bytes of text as no CIFAR-10 file does: not loaded")

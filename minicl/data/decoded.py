@@ -6,9 +6,9 @@
 
 Contents decide: files may be copied, moved, renamed and touched, and rows that another KEY has are copied from there.
 
-state.json is written after each block. Every time the rows are asked for, blocks are compared with their checksums, up to
-the first that is damaged or missing, as where a process was killed. `pixels` is cut there, and the items after it are
-decoded again. One process at a time writes; others wait for it.
+state.json is written after each block. Every use verifies the blocks' checksums, up to the first block that is damaged or
+missing, as after a killed process. `pixels` is truncated there, and the later items are decoded again. One process at a
+time writes; others wait.
 """
 
 import contextlib
@@ -103,13 +103,13 @@ def _whole_blocks(folder: Path, N: int, shape: tuple[int, ...]) -> list[Any]:
 
 
 def _with_items(checksum: int, start: int, end: int, broken: dict[str, Any]) -> int:
-    """The checksum of a block, from that of its rows: also of which items they are."""
+    """The checksum of a block, from that of its rows; it includes which items they are."""
     return zlib.crc32(json.dumps([start, end, broken]).encode(), checksum)
 
 
 @contextlib.contextmanager
 def _locked(folder: Path, log: Callable[[str], None]) -> Iterator[None]:
-    """Hold the folder's lock, after waiting for another process that does."""
+    """Acquire the folder's lock, waiting for another process if needed."""
     lock = None
     is_said = False
     while lock is None:
@@ -120,7 +120,7 @@ def _locked(folder: Path, log: Callable[[str], None]) -> Iterator[None]:
                 log(f"waiting for another process, which decodes these pictures into {folder}")
             is_said = True
             time.sleep(0.2)
-        except FileNotFoundError:                        # the other one gave up, and removed the folder
+        except FileNotFoundError:                        # the other process gave up and removed the folder
             folder.mkdir(parents=True, exist_ok=True)
     try:
         yield

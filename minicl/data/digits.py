@@ -1,8 +1,8 @@
-"""Generated digits: 28x28 handwriting-like images, drawn from a seed on a machine with no network.
+"""Generated digits: 28x28 handwriting-like images, drawn from a seed, without a network.
 
-A digit is a template, a few strokes through control points. Each image jitters the points, runs a
-smooth curve through them, bends and slants the result, and inks it by each pixel's distance to the
-curve. Size and position follow MNIST: fitted into 20x20 pixels, centred by the centre of mass.
+A digit is a template of a few strokes through control points. For each image the points are jittered and joined by a
+smooth curve, which is bent, slanted and inked by each pixel's distance to it. Size and position follow MNIST: fitted
+into 20x20 pixels, centred by the centre of mass.
 """
 
 import numpy as np
@@ -59,7 +59,7 @@ TEMPLATES = {
 
 
 def generate_digits(n_train: int = 10000, n_test: int = 2000, seed: int = 0) -> ImageData:
-    """ImageData "digits": n_train and n_test generated digits, from streams of their own.
+    """ImageData "digits": n_train and n_test generated digits, from separate random streams.
 
     Classes are balanced (to within one) and shuffled; the same seed and sizes give the same images.
     Raises ValueError for a size below 1 or a negative seed.
@@ -100,8 +100,8 @@ def _spline(n, t):
 
 
 def _compile(path):
-    """A template's control points (P, 2), and the weights (2, SEGMENTS, P) that turn them into the
-    starts and ends of its segments, shared out over the strokes by their lengths."""
+    """A template's control points (P, 2), and the weights (2, SEGMENTS, P) that turn them into the starts and ends of its
+    segments, divided among the strokes by length."""
     points, pieces = [], []                              # a piece runs between corners and pen lifts
     for stroke in path.split("|"):
         piece = []
@@ -148,9 +148,8 @@ def _bend(curves, rng):
     batch = curves.shape[1]
 
     def draw(spread, *shape):
-        return spread * rng.triangular(-2, 0, 2, (batch, 1, *shape))   # bounded, so that all can be read
-
-    for _ in range(2):                                   # slow waves: the sheet is bent, strokes stay joined
+        return spread * rng.triangular(-2, 0, 2, (batch, 1, *shape))   # bounded, so that all stay legible
+    for _ in range(2):                                   # slow waves bend the sheet; strokes stay joined
         wave = (curves * draw(2.8, 2)).sum(axis=-1, keepdims=True)
         curves = curves + draw(0.08, 2) * np.sin(wave + draw(3.0, 1))
 

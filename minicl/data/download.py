@@ -1,7 +1,7 @@
-"""Files that come from the network once: fetched whole, checked, kept in the user's cache, never half written.
+"""Downloads: fetched once, verified, and stored in the user's cache, never partially.
 
-An answer from the network is not trusted. Its size is limited, before and after it is unpacked; it must arrive at a
-fair pace; redirections are few and never leave HTTP; and what it holds is known by its SHA-256.
+A response is not trusted. Its size is limited, before and after unpacking; it must arrive at a minimal pace; redirections
+are few and stay within HTTP; and its content is verified by SHA-256.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ from tqdm import tqdm
 from ..files import remove_parts, write_atomically
 from .checks import DataError
 
-TIMEOUT = 15                                             # seconds without a byte before the next address is tried
-PATIENCE, PACE = 30, 20_000                              # a download may take 30 s, and 1 s more for every 20 kB it got
+TIMEOUT = 15                                             # seconds without a byte before trying the next address
+PATIENCE, PACE = 30, 20_000                              # a download may take 30 s, plus 1 s for every 20 kB received
 REDIRECTIONS = 5
 AGAIN = "copy or download it again"
 
 
 class Unavailable(OSError):
-    """A data set is not on this machine and cannot be downloaded; `reason` says why, in one line."""
+    """A data set is not on this machine and cannot be downloaded; `reason` is one line."""
 
     def __init__(self, reason: str, instead: str):
         super().__init__(f"{reason}; {instead}")
@@ -39,15 +39,15 @@ class Unavailable(OSError):
 
 
 class CorruptFile(DataError):
-    """A file is damaged, or is not what its name says; it was not used."""
+    """A file is damaged or does not match its name; it was not used."""
 
 
 # ---------------------------------------------------------------- the cache
 
 def cache_dir() -> Path:
-    """The folder for downloads: $MINICL_CACHE, else minicl/ where this system keeps its caches.
+    """The folder for downloads: $MINICL_CACHE, else minicl/ in the system's cache folder.
 
-    Raises DataError if that would be in the home folder and there is none.
+    Raises DataError if that needs a home folder and there is none.
     """
     chosen = os.environ.get("MINICL_CACHE")
     xdg = os.environ.get("XDG_CACHE_HOME", "")
@@ -78,9 +78,7 @@ def read_file(path: Path, limit: int) -> bytes:
 
 
 class Gunzip(gzip.GzipFile):
-    """The content of gzipped bytes, as a file; more than `limit` bytes of it raise CorruptFile.
-
-    A gzip file of 1 MB can unpack to 1 GB.
+    """The content of gzipped bytes, as a file. Raises CorruptFile beyond `limit` bytes: 1 MB can unpack to 1 GB.
     """
 
     def __init__(self, packed: bytes, limit: int):
@@ -97,13 +95,13 @@ class Gunzip(gzip.GzipFile):
 
 
 class Source:
-    """A data set's files in the cache and, where the cache lacks them, on the network.
+    """A data set's files in the cache or, if missing there, on the network.
 
     name     of the data set, for messages: "MNIST"
     folder   of its files, in the cache
-    limits   {file: its size in bytes at most}
-    decode   decode(content, where, file): what is in a file's bytes; raises CorruptFile if they are not the file's
-    instead  what a user without it can do, for messages
+    limits   {file: maximal size in bytes}
+    decode   decode(content, where, file) returns a file's content; raises CorruptFile if the bytes are not the file's
+    instead  alternatives for users without it, for messages
     """
 
     def __init__(self, name: str, folder: str, limits: Mapping[str, int], decode: Callable[[bytes, Any, str], Any],
@@ -116,7 +114,7 @@ class Source:
 
     def read(self, wanted: Mapping[str, Path], urls: Callable[[str], Sequence[str]], *, download: bool = True,
              log: Callable[[str], None] = print) -> list:
-        """[what is in each file of `wanted`], a dict {file: its path in the cache, there or to be}.
+        """The decoded content of each file of `wanted`, a dict {file: its path in the cache}.
 
         urls      urls(file): the addresses to try, in order
         download  whether the network may be used
@@ -133,7 +131,7 @@ class Source:
                 try:
                     write_atomically(path, lambda target: target.write(content))
                     remove_parts(path.parent, seconds=3600)
-                except OSError as error:                 # a full disk, no permission: what came is good all the same
+                except OSError as error:                 # a full disk, no permission: the content is still valid
                     unwritten = error
             decoded.append(inside)
         if unwritten:
@@ -142,8 +140,8 @@ class Source:
         return decoded
 
     def _cached(self, file, path):
-        """What is in the file at `path`, or None if it cannot be read."""
-        if not os.path.isfile(path):                     # of a link, what it leads to
+        """The content of the file at `path`, or None if it cannot be read."""
+        if not os.path.isfile(path):                     # follows links
             return None
         try:
             return self.decode(read_file(path, self.limits[file]), path, file)
@@ -153,7 +151,7 @@ class Source:
             raise CorruptFile(f"{error}; this file is in minicl's cache: delete it and it is downloaded again") from error
 
     def _download(self, file, urls):
-        """The bytes of `file`, and what is in them, from the first address that has it whole."""
+        """The bytes of `file` and its content, from the first address that has it complete."""
         reasons = []
         for url in urls:
             try:
@@ -169,7 +167,7 @@ class Source:
 
 
 def one_line(error):
-    """What an error says, or its type; others may have written part of it, so it is cut to one printable line."""
+    """An error's text, or its type, as one printable line, since a remote host may have written part of it."""
     text = " ".join(str(error).split()) or type(error).__name__
     return "".join(c if c.isprintable() else "?" for c in text[:300])
 
@@ -179,8 +177,8 @@ def one_line(error):
 def fetch(url: str, title: str, limit: int) -> bytes:
     """The bytes at `url`, with a progress bar on a terminal.
 
-    Raises OSError: for any fault, for more than `limit` bytes, for an answer that ends early, and for one that is not
-    there after PATIENCE + bytes / PACE seconds, from the search for the host's address to the last byte.
+    Raises OSError for any fault, more than `limit` bytes, a response that ends early, or one that is not complete after
+    PATIENCE + bytes / PACE seconds, including the lookup of the host's address.
     """
     transfer = _Transfer(url, title, limit)
     transfer.start()
@@ -194,13 +192,13 @@ def fetch(url: str, title: str, limit: int) -> bytes:
     finally:
         transfer.stop()
     error = transfer.error
-    if error is not None:                                # a hostile answer can raise anything, OverflowError among it
+    if error is not None:                                # a hostile response can raise anything, even OverflowError
         raise error if isinstance(error, OSError) else OSError(one_line(error)) from error
     return b"".join(transfer.chunks)
 
 
 class _Transfer(threading.Thread):
-    """A download in a thread of its own, which can be left where a server, or a name server, keeps it waiting."""
+    """A download in its own thread, which can be abandoned if a server or name server keeps it waiting."""
 
     def __init__(self, url, title, limit):
         super().__init__(daemon=True)
@@ -219,7 +217,7 @@ class _Transfer(threading.Thread):
             self.error = error
 
     def stop(self):
-        """Shut the sockets down: http.client reads headers without end inside one call, which nothing else ends."""
+        """Shut the sockets down: nothing else ends http.client's call while it reads endless headers."""
         self.stopped = True
         for sock in self._sockets:
             with contextlib.suppress(OSError):           # it is closed already
@@ -249,7 +247,7 @@ class _Transfer(threading.Thread):
 
 
 class _NoRedirections(urllib.request.HTTPRedirectHandler):
-    """urllib's own would read a redirection's whole body, however long, and follow it to FTP."""
+    """urllib's handler would read a redirection's whole body, however long, and follow it to FTP."""
 
     def http_error_302(self, *args):
         return None
@@ -258,7 +256,7 @@ class _NoRedirections(urllib.request.HTTPRedirectHandler):
 
 
 class _Noting(urllib.request.AbstractHTTPHandler):
-    """With urllib's handler of HTTP or HTTPS: note(socket) is called with every socket that a connection opens."""
+    """For urllib's handler of HTTP or HTTPS: calls note(socket) with every socket that a connection opens."""
 
     def __init__(self, note):
         super().__init__()

@@ -18,7 +18,7 @@ class ImageData:
     train_images (N, H, W, C), test_images (M, H, W, C)  uint8
     train_labels (N,), test_labels (M,)                  int64, indices into class_names
 
-    Raises TypeError or ValueError naming the field that has another type, dtype, shape or range.
+    Raises TypeError or ValueError, naming the field, for another type, dtype, shape or range.
     """
 
     name: str
@@ -73,11 +73,11 @@ class ImageData:
 
     @property
     def is_labelled(self) -> bool:
-        """Whether there are classes to evaluate by: two or more."""
+        """Whether there are labels of two or more classes."""
         return len(self.class_names) > 1
 
     def first(self, n: int | None) -> "ImageData":
-        """The first n >= 1 training and the first n test images, or all where there are no more, or if n is None."""
+        """The first n >= 1 training and the first n test images, or all if there are fewer, or if n is None."""
         if n is not None:
             n = whole("ImageData.first", "n", n, 1)
         return replace(self, train_images=self.train_images[:n], train_labels=self.train_labels[:n],
@@ -96,7 +96,7 @@ class ImageData:
 
 def generate_splits(function: str, name: str, draw: Callable[[HostArray, Rng], HostArray], class_names: tuple[str, ...],
                     n_train: int, n_test: int, seed: int) -> ImageData:
-    """ImageData of draw(labels, rng) for both splits, each from its own stream; `function` is named in errors."""
+    """ImageData of draw(labels, rng) for both splits, each from its own random stream; `function` is for errors."""
     whole(function, "n_train", n_train, 1)
     whole(function, "n_test", n_test, 1)
     check_seed(function, seed)

@@ -1,4 +1,4 @@
-"""Data sets by name, as --data gives it: load_images, load_colour_images.
+"""Data sets by the names of --data: load_images, load_colour_images.
 
 "auto" is the published data set if available, else a generated one, which needs no network.
 """
@@ -18,11 +18,11 @@ def load_images(name: str = "auto", data_dir: str | PathLike | None = None, *, s
 
     name       "mnist", "digits" (generated from `seed`), or "auto": MNIST from data_dir, else from the
                user's cache, else downloaded, else, on a machine without network, generated digits
-    data_dir   the folder that holds MNIST's files; if given, they must be there
-    log        gets the line of text that tells of a fallback
+    data_dir   the folder with MNIST's files; if given, they must be there
+    log        gets a line of text that reports a fallback
 
-    Raises DataError (a ValueError) for an unknown name or a data_dir that would not be read, and what load_mnist
-    raises: a damaged file in data_dir or in the cache (CorruptFile) is never replaced by generated digits.
+    Raises DataError (a ValueError) for an unknown name or a data_dir that would not be read, and the errors of load_mnist:
+    a damaged file in data_dir or in the cache (CorruptFile) is never replaced by generated digits.
     """
     return _load("load_images", name, data_dir, seed, log, published=("mnist", mnist.load_mnist),
                  generated=("digits", digits.generate_digits))
@@ -30,7 +30,7 @@ def load_images(name: str = "auto", data_dir: str | PathLike | None = None, *, s
 
 def load_colour_images(name: str = "auto", data_dir: str | PathLike | None = None, *, seed: int = 0,
                        log: Callable[[str], None] = print) -> ImageData:
-    """Colour images (32, 32, 3), found as load_images finds digits: "cifar10", "shapes" (generated), or "auto"."""
+    """Colour images (32, 32, 3), as load_images for digits: "cifar10", "shapes" (generated), or "auto"."""
     return _load("load_colour_images", name, data_dir, seed, log, published=("cifar10", cifar10.load_cifar10),
                  generated=("shapes", shapes.generate_shapes))
 

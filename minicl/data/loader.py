@@ -1,4 +1,4 @@
-"""Which items a training step sees, and which of their captions are the same."""
+"""The items of each training step, and equal captions among them."""
 
 import contextlib
 import mmap
@@ -13,10 +13,10 @@ from .checks import DataError, check_seed, host_array, whole
 
 
 class Batches:
-    """Ids of the items of each step: every epoch a new permutation of range(n), cut into batches.
+    """Ids of the items of each step: every epoch is a new permutation of range(n), cut into batches.
 
-    The order of an epoch follows from (seed, epoch) alone, so a resumed run needs only its step to find its place.
-    The last n mod batch_size items of a permutation are left out of that epoch: all batches have one size.
+    The order of an epoch depends only on (seed, epoch), so a resumed run needs only its step. All batches have the same
+    size: the last n mod batch_size items of a permutation are left out of that epoch.
 
     >>> batches = Batches(10, 5)
     >>> batches.per_epoch, sorted(np.concatenate([batches[0], batches[1]]).tolist())
@@ -33,10 +33,10 @@ class Batches:
         self.per_epoch = n // batch_size
         self._epoch = -1
 
-    __iter__ = None                                      # a loop over it would have no end: write batches[step]
+    __iter__ = None                                      # iteration would not end: write batches[step]
 
     def __getitem__(self, step: int) -> HostArray:
-        """Item ids (batch_size,) of training step `step`, counted from 0 through all epochs."""
+        """Item ids (batch_size,) of training step `step`, counted from 0 over all epochs."""
         epoch, position = divmod(whole(self, "step", step, 0), self.per_epoch)
         if epoch != self._epoch:
             self._epoch = epoch
@@ -48,13 +48,13 @@ AHEAD = 4                                                # batches that Prefetch
 
 
 class Prefetch:
-    """images[batches[step][part]] of each step, read by threads while the steps before are computed.
+    """images[batches[step][part]] of each step, read by threads while earlier steps are computed.
 
-    images    (N, ...), such as ImageData's; of those mapped from a disk, all rows of a batch are asked for at once, since
-              pages are otherwise read one by one, as they are touched
+    images    (N, ...), such as ImageData's; if they are memory-mapped, all rows of a batch are requested at once, since
+              pages are otherwise read one by one on access
     batches   see Batches
-    part      the rows of each batch that are this process's: world.part
-    waiting   share of the time since the first image that was spent in waiting for images: what the disk costs
+    part      this process's rows of each batch: world.part
+    waiting   share of the time since the first image that was spent waiting for images
 
     >>> images = Prefetch(np.arange(10), Batches(10, 5))
     >>> images[0].shape, bool((images[1] == Batches(10, 5)[1]).all())
@@ -92,7 +92,7 @@ class Prefetch:
 
 
 def mapped_ranges(images: HostArray, ids: HostArray) -> Iterator[tuple[int, int]]:
-    """(start, length) of each of these rows in a memmap's mapping, from the start of a page; none of another array."""
+    """(start, length) of each of these rows in a memmap's mapping, from the start of a page; nothing for other arrays."""
     mapping = getattr(images, "_mmap", None)
     if mapping is not None and images.flags.c_contiguous and images.size:
         first = images.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
@@ -102,7 +102,7 @@ def mapped_ranges(images: HostArray, ids: HostArray) -> Iterator[tuple[int, int]
 
 
 def same_caption_ids(ids: HostArray) -> HostArray:
-    """The first row that equals row i, for each row of token ids (N, T): the caption_ids (N,) of clip_loss.
+    """For each row of token ids (N, T) the first row equal to it: the caption_ids (N,) of clip_loss.
 
     >>> same_caption_ids(np.array([[5, 1], [4, 2], [5, 1]])).tolist()
     [0, 1, 0]

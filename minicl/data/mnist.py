@@ -1,7 +1,7 @@
 """MNIST (LeCun, Cortes, Burges 1998): read from a folder, from the user's cache, or downloaded once.
 
-Four files in IDX form, gzipped or plain: a big-endian header (magic, sizes), then unsigned bytes.
-Whatever their packing, their content is known by its SHA-256, and nothing else passes as MNIST.
+Four files in IDX format, gzipped or plain: a big-endian header (magic, sizes), then unsigned bytes. The decompressed
+content is verified by SHA-256.
 """
 
 import gzip
@@ -25,8 +25,8 @@ SHA256 = {                                               # of the decompressed f
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
-LIMITS = dict(zip(SHA256, (47_100_000, 61_000, 7_900_000, 11_000)))      # bytes, packed or not: a little more than they are
-LIMIT = 2**30                                            # of other data of the same form
+LIMITS = dict(zip(SHA256, (47_100_000, 61_000, 7_900_000, 11_000)))      # bytes, packed or not: just above their sizes
+LIMIT = 2**30                                            # for other data of the same form
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
 INSTEAD = "give a folder that holds its four files (--data-dir) or use generated digits (--data digits)"
 
@@ -35,14 +35,14 @@ def load_mnist(data_dir: str | os.PathLike | None = None, *, download: bool = Tr
                log: Callable[[str], None] = print) -> ImageData:
     """MNIST as ImageData: 60000 train and 10000 test images (28, 28, 1) uint8, white on black.
 
-    data_dir   a folder with the four files (or its mnist/ or MNIST/raw/); without one the user's cache
-               is read, and what it lacks is downloaded from public mirrors
+    data_dir   a folder with the four files (or its mnist/ or MNIST/raw/); default: the user's cache, to which missing
+               files are downloaded from public mirrors
     download   whether the network may be used
     check      False accepts other data of the same form from data_dir, such as Fashion-MNIST
     log        gets a line of text if the cache cannot be written
 
-    Raises FileNotFoundError if data_dir lacks a file, CorruptFile if a file is damaged or is not
-    MNIST's, Unavailable if there is no data_dir and MNIST cannot be had.
+    Raises FileNotFoundError if data_dir lacks a file, CorruptFile if a file is damaged or is not MNIST's, Unavailable if
+    there is no data_dir and MNIST cannot be downloaded.
     """
     if data_dir is None:
         source = Source("MNIST", "mnist", LIMITS, _decode, INSTEAD)
@@ -113,7 +113,7 @@ def _decode(packed, source, stem, check=True):
 
 
 def _find(folder, stem):
-    """The path of file `stem` in folder, under any of its usual spellings, or None."""
+    """The path of file `stem` in folder, in any of its usual spellings, or None."""
     for name in (stem, stem.replace("-idx", ".idx")):
         for path in (folder / name, folder / f"{name}.gz"):
             if os.path.isfile(path):
@@ -122,7 +122,7 @@ def _find(folder, stem):
 
 
 def _find_all(data_dir):
-    """The paths of the four files, by stem, from whichever of the usual folders has most of them."""
+    """The paths of the four files, by stem, from the usual folder that has most of them."""
     folders = (data_dir, data_dir / "mnist", data_dir / "MNIST" / "raw")
     found = max(({stem: path for stem in SHA256 if (path := _find(folder, stem))} for folder in folders), key=len)
     if len(found) < len(SHA256):

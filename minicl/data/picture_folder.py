@@ -1,10 +1,10 @@
-"""A folder of pictures or arrays as a data set: what is in it, its classes, and its split into train and test.
+"""A folder of pictures or arrays as a data set: its contents, its classes, and its split into train and test.
 
     photos/a.jpg, b.png, ...                     no labels
     photos/cats/a.jpg, photos/dogs/b.png, ...    a class for each subfolder; deeper folders belong to it
     photos/train/..., photos/test/...            either of these within the two folders of a split (test or val)
 
-What read_folder returns are the fields of ImageData, which ImageData.from_folder makes of them.
+read_folder returns the fields of ImageData.from_folder.
 """
 
 import os
@@ -75,7 +75,7 @@ def read_folder(path: str | os.PathLike, size: int, channels: int, labels: bool,
 # ---------------------------------------------------------------- the split
 
 def _split(items: Items, test_share: float, rng: np.random.Generator) -> tuple[HostArray, HostArray]:
-    """Ids to train on and to test on, shuffled: as the folder has them, else test_share of each class, drawn."""
+    """Shuffled ids of the training and test items: by the folder's split, else a random test_share of each class."""
     N = len(items.names)
     order = rng.permutation(N)
     if items.is_test is not None:
@@ -95,10 +95,10 @@ def _split(items: Items, test_share: float, rng: np.random.Generator) -> tuple[H
 # ---------------------------------------------------------------- pictures
 
 def find_pictures(root: Path, log: Callable[[str], None]) -> list[tuple[str, os.stat_result | None]]:
-    """(path below root with /, its stat, None of a link to nowhere) of each picture file, sorted.
+    """(path below root with /, its stat or None for a broken link) of each picture file, sorted.
 
-    Links are followed. Each folder is read once, however many links lead to it, and its own place comes first. Files are
-    known by their endings; others are counted in the log. Raises DataError naming folders that cannot be read.
+    Links are followed. Each folder is read once, however many links lead to it, under its real path if possible. Files are
+    recognised by their endings; others are counted in the log. Raises DataError for folders that cannot be read.
     """
     found, unreadable, again, seen = [], [], [], set()
     others: Counter[str] = Counter()
@@ -121,7 +121,7 @@ def find_pictures(root: Path, log: Callable[[str], None]) -> list[tuple[str, os.
                 continue
             try:
                 status = entry.stat()
-            except OSError:                              # a link to nowhere, or to itself
+            except OSError:                              # a broken link, or one to itself
                 status = None
             if status and stat.S_ISDIR(status.st_mode):
                 (links if entry.is_symlink() else folders).append((Path(entry.path), f"{prefix}{entry.name}/"))

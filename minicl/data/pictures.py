@@ -1,4 +1,4 @@
-"""One picture file -> pixels. Pillow decodes it, and is imported here only when a file is read."""
+"""One picture file -> pixels. Pillow decodes it, and is imported only when a file is read."""
 
 import os
 import warnings
@@ -17,16 +17,16 @@ LARGEST = 4096                                           # pixels a side of what
 
 
 def open_image(path: str | os.PathLike | BinaryIO, size: int, *, channels: int = 3) -> HostArray:
-    """The picture in a file, as it is seen, (size, size, channels) uint8.
+    """The picture in a file, as viewers show it, (size, size, channels) uint8.
 
-    size       pixels a side. The largest centred square is resized, bilinear and with antialiasing: torchvision's
-               Resize(size) followed by CenterCrop(size), but for shifts of less than a pixel
+    size       pixels a side. The largest centred square is resized, bilinearly with antialiasing: torchvision's
+               Resize(size) followed by CenterCrop(size), up to shifts of less than a pixel
     channels   3 for RGB, 1 for grey
 
-    The EXIF orientation is applied. Transparent pixels show white. Of an animation the first frame is read. 16 bits a
-    value become 8; CMYK and palettes become RGB. Pillow's limit of pixels holds: larger pictures are refused.
+    The EXIF orientation is applied, transparent pixels become white, and animations give their first frame. 16-bit values
+    are scaled to 8 bits; CMYK and palettes become RGB. Pictures above Pillow's limit of pixels are refused.
 
-    Raises DataError naming the file if it cannot be read, is not JPEG, PNG, GIF, BMP, WebP, TIFF or PPM, is damaged or
+    Raises DataError, naming the file, if it cannot be read, is not JPEG, PNG, GIF, BMP, WebP, TIFF or PPM, is damaged or
     too large; and if Pillow, the extra `images`, is not installed.
 
     >>> import io
@@ -55,7 +55,7 @@ def pillow() -> ModuleType:
 
 
 def decode(path: str | os.PathLike | BinaryIO, size: int, channels: int) -> HostArray:
-    """open_image without its checks of arguments, and with Pillow's warnings: what threads call."""
+    """open_image for threads: without checks of arguments, and with Pillow's warnings."""
     Image = pillow()
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -71,12 +71,12 @@ def decode(path: str | os.PathLike | BinaryIO, size: int, channels: int) -> Host
 
 
 def shown(path: str | os.PathLike) -> str:
-    """A path for a message: one line that every stream can print, with ? for newlines and for bytes that are not UTF-8."""
+    """A path for a message: one printable line, with ? for newlines and bytes that are not UTF-8."""
     return "".join(c if c.isprintable() else "?" for c in str(path))
 
 
 def _reason(error: Exception) -> str:
-    """One line on why a file was not read."""
+    """The reason why a file was not read, in one line."""
     if type(error).__name__ == "UnidentifiedImageError":
         return f"not a picture, or not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
     if isinstance(error, IsADirectoryError):
@@ -88,7 +88,7 @@ def _reason(error: Exception) -> str:
 
 
 def upright(image: Any) -> Any:
-    """A Pillow image as RGB or grey (L), turned as EXIF says, over white where it is transparent."""
+    """A Pillow image as RGB or grey (L), rotated by its EXIF entry, over white where it is transparent."""
     from PIL import Image, ImageOps
 
     ImageOps.exif_transpose(image, in_place=True)

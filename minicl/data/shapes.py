@@ -1,7 +1,7 @@
-"""Generated shapes: 32x32 colour images of ten shapes, drawn from a seed on a machine with no network.
+"""Generated shapes: 32x32 colour images of ten shapes, drawn from a seed, without a network.
 
-A stand-in for photographs: the class is the shape alone. Where it lies, how large and how turned, and the colours
-and textures of shape and ground are drawn anew for each image, so that neither pixels nor colours give it away.
+A stand-in for photographs: only the shape determines the class. Its position, size and rotation, and the colours and
+textures of shape and ground are drawn for each image, so neither pixels nor colours reveal the class.
 """
 
 import numpy as np
@@ -16,11 +16,11 @@ CHUNK = 500                                              # images drawn at once
 
 
 def box(x, y, half_width, half_height):
-    """How deep (x, y) lies inside a rectangle about the origin."""
+    """The depth of (x, y) inside a rectangle about the origin."""
     return np.minimum(half_width - abs(x), half_height - abs(y))
 
 
-# How deep a point lies inside each shape, in units of the shape's radius: x right, y down, 0 on the outline.
+# The depth of a point inside each shape, in units of the shape's radius: x right, y down, 0 on the outline.
 SHAPES = {
     "disc": lambda x, y: 0.85 - np.hypot(x, y),
     "ring": lambda x, y: 0.24 - abs(np.hypot(x, y) - 0.72),
@@ -36,7 +36,7 @@ SHAPES = {
 
 
 def generate_shapes(n_train: int = 10000, n_test: int = 2000, seed: int = 0) -> ImageData:
-    """ImageData "shapes": n_train and n_test generated shapes, from streams of their own.
+    """ImageData "shapes": n_train and n_test generated shapes, from separate random streams.
 
     Classes are balanced (to within one) and shuffled; the same seed and sizes give the same images.
     Raises ValueError for a size below 1 or a negative seed.

@@ -1,7 +1,7 @@
-"""What every augmentation is: parameters drawn on the host, one set an image, then arithmetic on the device.
+"""The base of augmentations: parameters drawn on the host for each image, then arithmetic on the device.
 
-A batch is (B, H, W, C), C = 1 or 3, float32 (float64 stays float64), values in [0, 1]. Whatever is random
-comes from a host numpy.random.Generator, so one seed gives the same views on NumPy and on CuPy.
+A batch is (B, H, W, C), C = 1 or 3, float32 (float64 stays float64), values in [0, 1]. All random numbers come from a
+numpy.random.Generator on the host, so a seed gives the same views on NumPy and on CuPy.
 """
 
 import math
@@ -21,21 +21,21 @@ SLICE_PIXELS = 2**16    # in a slice on NumPy: its temporaries stay in cache and
 
 
 class Transform:
-    """An augmentation `transform(images, rng) -> images`; the output is a fresh array of the input's dtype.
+    """An augmentation `transform(images, rng) -> images`; the output is a new array of the input's dtype.
 
-    A subclass keeps its options, and nothing else, as attributes, and defines two methods:
+    A subclass has only its options as attributes, and defines two methods:
 
-        draw(shape, rng)            host arrays of parameters, one row an image, for a batch of this shape
-        apply(images, out, *rows)   fill out from a slice of images and of those arrays, now on the device and of its dtype
+        draw(shape, rng)            host arrays of parameters, a row for each image, for a batch of this shape
+        apply(images, out, *rows)   fill out from a slice of images and of those arrays, on the device and of its dtype
 
-    An image to be left alone gets the parameters of the identity, so that no image needs a branch.
+    Images that should not change get the parameters of the identity, so there are no branches.
     """
 
     def __call__(self, images: Array, rng: Rng, world: World = ALONE) -> Array:
         """images (B, H, W, C) -> (B, H', W', C); rng a host numpy.random.Generator, which is advanced.
 
-        world: images are this process's part of a batch. The parameters of the whole batch are drawn, as one process
-        would draw them, so that its views are the same and rng stays the same on all processes.
+        world: images are this process's part of a batch. The parameters of the whole batch are drawn, so views equal those
+        of one process and rng stays the same on all processes.
 
         Raises TypeError if images is not a float array or rng not a Generator, ValueError for a wrong shape and, on
         NumPy (where the test is cheap), for values outside [0, 1].
@@ -52,7 +52,7 @@ class Transform:
         out = xp.empty(self.output_shape(images.shape), dtype=images.dtype)
         own = not type(self).__module__.startswith(__package__)
         if own:
-            out[...] = math.nan                              # what a class of the user's does not fill is then seen
+            out[...] = math.nan                              # reveals entries that a user's class does not fill
 
         def work(lo, hi):
             if self.apply(images[lo:hi], out[lo:hi], *(rows[lo:hi] for rows in parameters)) is not None:
@@ -76,15 +76,15 @@ class Transform:
         return shape
 
     def __repr__(self) -> str:
-        """The call that builds this transform: what a run's config records."""
+        """The call that builds this transform, for a run's config."""
         options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
         return f"{type(self).__name__}({options})"
 
 
 class Compose(Transform):
-    """Transforms (or any functions of images and rng) one after another, all drawing from the one rng.
+    """A chain of transforms (or any functions of images and rng) that draw from one rng.
 
-    Where several processes share a batch, a function is given world too, as a Transform is.
+    If several processes share a batch, functions also get world, as a Transform does.
 
     >>> from minicl.data.augment import RandomGrayscale, RandomHorizontalFlip
     >>> augment = Compose([RandomHorizontalFlip(), RandomGrayscale(p=0.2)])
@@ -110,17 +110,17 @@ class Compose(Transform):
 
 
 def shared_by(world: World) -> tuple[World, ...]:
-    """The third argument of an augmentation, which it must take where several processes share a batch."""
+    """The third argument of an augmentation, which it must accept if several processes share a batch."""
     return (world,) if world.size > 1 else ()
 
 
 # ---------------------------------------------------------------- what more than one transform draws
 
 def draw_boxes(shape, scale, ratio, rng, tries=10):
-    """One random box an image, (top, left, height, width) as whole pixels: an array (4, B).
+    """A random box for each image, (top, left, height, width) in whole pixels: an array (4, B).
 
-    The area is uniform in `scale` (fractions of the image), width / height log-uniform in `ratio`. Of `tries`
-    such boxes the first that fits is placed uniformly; where none fits, height = width = 0.
+    The area is uniform in `scale` (fractions of the image), width / height log-uniform in `ratio`. The first of `tries`
+    boxes that fits is placed uniformly; if none fits, height = width = 0.
     """
     n, full_height, full_width, _ = shape
     area = rng.uniform(*scale, (tries, n)) * (full_height * full_width)

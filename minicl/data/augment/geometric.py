@@ -17,11 +17,11 @@ from .base import Range, Transform, draw_boxes
 # ---------------------------------------------------------------- the two functions
 
 def warp(images: Array, coordinates: Array) -> Array:
-    """Bilinear samples of images at coordinates, which may lie anywhere: outside the image all is 0.
+    """Bilinear samples of images at any coordinates; outside the image all values are 0.
 
     images (B, H, W, C); coordinates (B, 2, S, T), source rows and columns in pixels -> (B, S, T, C)
 
-    With a the pixel above and left of the point, b right of a, c and d below them, and (v, u) the way from a:
+    With a the pixel above and left of the point, b right of a, c and d below them, and (v, u) the offset from a:
 
         top = a + u (b - a),   bottom = c + u (d - c),   out = top + v (bottom - top)
     """
@@ -33,7 +33,7 @@ def warp(images: Array, coordinates: Array) -> Array:
     pixels = padded.reshape(-1, channels)
 
     row, whole = width + 3, (width + 3) * (height + 3)
-    first = _numbers(xp, n, "int64", whole)[:, None, None]               # its pixels begin here; 64 bits: may be many
+    first = _numbers(xp, n, "int64", whole)[:, None, None]               # index of each image's first pixel
     v, u, index = _corner(coordinates[:, 0], coordinates[:, 1], first, row, height + 1.0, width + 1.0)
     a, b, c, d = (pixels[further:].take(index, axis=0) for further in (0, 1, row, row + 1))
 
@@ -85,11 +85,11 @@ def resample(images: Array, rows: Array, columns: Array, out: Array) -> None:
 # ---------------------------------------------------------------- crop
 
 class RandomResizedCrop(Transform):
-    """Cut a random box out of each image and resize it to `size`, bilinearly.
+    """Crop a random box of each image and resize it to `size`, bilinearly.
 
     size: pixels, one number or (height, width); scale: the box's area as a fraction of the image's; ratio: its width /
     height, drawn log-uniformly by torchvision's rule: whole pixels, ten tries for a box that fits, else the largest
-    central one. antialias: where the box is larger than `size`, average over all of its pixels, as Pillow does.
+    central one. antialias: if the box is larger than `size`, average over all of its pixels, as Pillow does.
 
     Source: Szegedy et al. 2015, Going deeper with convolutions, section 6; SimCLR's first augmentation. The default
     scale is MoCo's; SimCLR's, and torchvision's default, is (0.08, 1).
@@ -141,13 +141,13 @@ def central_box(shape, ratio):
 
 
 def hat_centres(start, length, size):
-    """c_i (B, size): where output pixel i has its centre, in source pixels, kept inside the box."""
+    """c_i (B, size): the centre of output pixel i in source pixels, limited to the box."""
     centres = start[:, None] + (np.arange(size) + 0.5) * (length / size)[:, None] - 0.5
     return np.clip(centres, start[:, None], (start + length - 1)[:, None])
 
 
 def wide_hats(start, length, size, full):
-    """For antialiasing: how far each hat reaches, r (B, 1) in pixels, and which pixels are in the box, (B, full)."""
+    """For antialiasing: the half-width of each hat, r (B, 1) in pixels, and a mask of the pixels in the box, (B, full)."""
     k = np.arange(full)
     inside = (k >= start[:, None]) & (k < (start + length)[:, None])
     return np.maximum(1, length / size)[:, None], inside
@@ -197,9 +197,9 @@ class RandomHorizontalFlip(Transform):
 # ---------------------------------------------------------------- straight lines stay straight
 
 class PlaneMap(Transform):
-    """A warp by one matrix an image, which takes an output pixel (row, column, 1) to its source.
+    """A warp by one matrix for each image, which maps an output pixel (row, column, 1) to its source.
 
-    A (2, 3) matrix is an affine map; a (3, 3) matrix a perspective, whose third coordinate divides the others.
+    A (2, 3) matrix is an affine map, a (3, 3) matrix a perspective, whose third coordinate divides the others.
     """
 
     def apply(self, images, out, matrix):
@@ -223,23 +223,23 @@ def _plane(xp, per_row, per_column, origin, y, x):
 
 @functools.lru_cache(64)
 def _numbers(xp, n, dtype, step=1):
-    """0, step, ..., (n - 1) step: kept, since on a GPU each would be a launch of every batch. Not to be written to."""
+    """0, step, ..., (n - 1) step, cached to save a launch in every batch on a GPU. Do not write to it."""
     return xp.arange(0, n * step, step, dtype=dtype)
 
 
 class RandomAffine(PlaneMap):
-    """Rotate, shift, scale and shear each image about its centre; what comes in from outside is 0.
+    """Rotate, shift, scale and shear each image about its centre; outside the image values are 0.
 
     degrees: rotation, counter-clockwise (torchvision's is clockwise); translate: the largest shift as a fraction of
-    (width, height), or of both; scale: magnifications, 1 leaves the size; shear: degrees by which verticals lean right.
-    Of degrees v means -v to v.
+    (width, height), or of both; scale: magnification, 1 for the same size; shear: degrees by which verticals lean right.
+    A number v for degrees or shear means -v to v.
 
     With y down and x right from the centre, t the shift, s the scale, theta the rotation and phi the shear,
 
         [y']       [cos theta  -sin theta] [    1     0] [y]
         [x'] = s * [sin theta   cos theta] [-tan phi  1] [x] + t
 
-    takes source to output; the matrix drawn is its inverse.
+    maps source to output; the matrix drawn is its inverse.
     """
 
     def __init__(self, degrees: Range = 15, translate: float | tuple[float, float] = 0.1, scale: Range = (0.8, 1.2),
@@ -273,10 +273,10 @@ def affine_matrix(theta, t, s, phi, height, width):
 
 
 class RandomPerspective(PlaneMap):
-    """View each image at a slant: its corners move inwards by up to distortion_scale/2 of its height and width.
+    """View each image at an angle: its corners move inwards by up to distortion_scale/2 of its height and width.
 
-    distortion_scale is below 2/3, so that the corners bound a convex shape. Every image is changed: torchvision's has a
-    probability p, 0.5 by default, and a distortion_scale of 0.5.
+    distortion_scale is below 2/3, so that the corners bound a convex shape. Every image is changed; torchvision's has a
+    probability p, by default 0.5, and a distortion_scale of 0.5.
     """
 
     def __init__(self, distortion_scale: float = 0.3):
@@ -294,7 +294,7 @@ CORNERS = np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]])                   # of th
 
 
 def square_to_quad(corners):
-    """The perspective (B, 3, 3) that takes CORNERS to corners (B, 4, 2), taken in the same order.
+    """The perspective (B, 3, 3) that maps CORNERS to corners (B, 4, 2), in the same order.
 
     Source: Heckbert 1989, Fundamentals of texture mapping and image warping, section 2.2.3.
     """
@@ -312,7 +312,7 @@ def square_to_quad(corners):
 # ---------------------------------------------------------------- straight lines bend
 
 class ElasticTransform(Transform):
-    """Displace every pixel by a smooth random field, like a trembling hand; what comes in from outside is 0.
+    """Displace every pixel by a smooth random field; outside the image values are 0.
 
     alpha: root mean square displacement along each axis, sigma: the field's smoothness, both in pixels.
 

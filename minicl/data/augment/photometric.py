@@ -1,4 +1,4 @@
-"""Augmentations that change values where they stand: noise, blur, erasing, colour. Results are cut off at 0 and 1."""
+"""Augmentations that change values: noise, blur, erasing, colour. Results are clipped to [0, 1]."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from ..checks import interval, number
 from .base import Range, Transform, draw_boxes
 from .geometric import resample
 
-LUMA = np.array([0.299, 0.587, 0.114])      # how bright red, green and blue look: Y = LUMA . rgb (ITU-R BT.601)
+LUMA = np.array([0.299, 0.587, 0.114])      # perceived brightness Y = LUMA . rgb (ITU-R BT.601)
 YIQ = np.array([LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])    # rgb to luma and two chroma axes
 
 
@@ -16,8 +16,8 @@ YIQ = np.array([LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])   
 class RandomErasing(Transform):
     """Overwrite a random box of each image with `value`, with probability p.
 
-    scale: the box's area as a fraction of the image's; ratio: its width / height, drawn log-uniformly; of ten tries the
-    first that fits is taken.    Source: Zhong et al. 2017, Random erasing data augmentation.
+    scale: the box's area as a fraction of the image's; ratio: its width / height, drawn log-uniformly; the first of ten
+    tries that fits is used.    Source: Zhong et al. 2017, Random erasing data augmentation.
     """
 
     def __init__(self, p: float = 0.5, scale: Range = (0.02, 0.33), ratio: Range = (0.3, 3.3), value: float = 0.0):
@@ -47,7 +47,7 @@ def _erase(xp, images, rows, columns, value, out):
 
 
 class GaussianNoise(Transform):
-    """Add normal noise to every value. sigma: its standard deviation, or a range from which each image draws its own."""
+    """Add normal noise to every value. sigma: its standard deviation, or a range from which it is drawn for each image."""
 
     def __init__(self, sigma: Range = 0.05):
         self.sigma = interval(self, "sigma", sigma, 0)
@@ -110,7 +110,7 @@ def gaussian_weights(precision, length):
 # ---------------------------------------------------------------- colour
 
 class Recolour(Transform):
-    """A linear map of colours, one matrix an image: out = x M + m N with the pixels as rows, x (H W, C), m their mean.
+    """A linear map of colours for each image: out = x M + m N with the pixels as rows, x (H W, C), m their mean.
 
     draw gives M (B, C, C), and N (B, C, C) if it is not 0.
     """
@@ -130,7 +130,7 @@ class Recolour(Transform):
 
 @fused
 def _shift_within(xp, y, shift, out):
-    """out = y + shift, cut off at 0 and 1; y is used up."""
+    """out = y + shift, clipped to [0, 1]; y is overwritten."""
     y += shift
     xp.clip(y, 0, 1, out=out)
 
@@ -145,11 +145,11 @@ class ColorJitter(Recolour):
         saturation  x -> s x + (1 - s) (w.x) 1       contrast    x -> c x + (1 - c) (w.m) 1
         hue         x -> H x                         brightness  x -> b x
 
-    In YIQ, unlike HSV, a turn of hue is linear and keeps luma and greys. So all four commute and make one map:
+    In YIQ, unlike HSV, a rotation of the hue is linear and preserves luma and greys. So all four commute and form one map:
 
         out = b c H S x + b (1 - c) (w.m) 1,    S = s I + (1 - s) 1 w^T
 
-    cut off at 0 and 1 at the end. Grey images have no hue and no saturation: out = b c x + b (1 - c) m.
+    clipped to [0, 1] at the end. Grey images have no hue and no saturation: out = b c x + b (1 - c) m.
 
     Source: Chen et al. 2020 (SimCLR), appendix A.
     """
@@ -177,7 +177,7 @@ class ColorJitter(Recolour):
 
 
 class RandomGrayscale(Recolour):
-    """Replace each image by its luma, in all three channels, with probability p. Grey images stay as they are."""
+    """Replace each image by its luma, in all three channels, with probability p. Grey images do not change."""
 
     def __init__(self, p: float = 0.2):
         self.p = number(self, "p", p, 0, 1)
@@ -188,7 +188,7 @@ class RandomGrayscale(Recolour):
 
 
 def hue_rotation(angle):
-    """H (B, 3, 3): turn RGB colours by angle (B,), radians, about the axis of greys: H = YIQ^-1 R YIQ."""
+    """H (B, 3, 3): rotate RGB colours by angle (B,), in radians, about the axis of greys: H = YIQ^-1 R YIQ."""
     zero, one, cos, sin = np.zeros_like(angle), np.ones_like(angle), np.cos(angle), np.sin(angle)
     R = np.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], axis=1).reshape(-1, 3, 3)
     return np.linalg.inv(YIQ) @ R @ YIQ

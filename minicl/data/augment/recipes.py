@@ -1,7 +1,7 @@
-"""Recipes: which augmentations make two views of an image alike, and how a pair of views is drawn.
+"""Recipes: the augmentations for views of digits and photographs, and how views are drawn.
 
-What the two views disagree on, an encoder learns to ignore (Chen et al. 2020, section 3). So digits are tilted,
-shifted and sheared but never mirrored, and photographs lose their colours but keep their shapes.
+An encoder learns to ignore what differs between two views (Chen et al. 2020, section 3). So digits are tilted, shifted
+and sheared but never mirrored, and photographs lose their colours but keep their shapes.
 """
 
 import contextlib
@@ -40,9 +40,9 @@ def two_views(augment: Callable[..., Array], images: Array, rng: Rng, world: Wor
 
 
 def many_views(augments: Sequence[Callable[..., Array]], images: Array, rng: Rng, world: World = ALONE) -> list[Array]:
-    """A view of each image by each of the augments, for sup_con with the images' ids as labels. Otherwise as two_views.
+    """A view of each image by each augment, for sup_con with the images' ids as labels; otherwise as two_views.
 
-    Multi-crop: two augments that show most of an image, and several that show little of it. All give images of one size.
+    Multi-crop: two augments that show most of an image, and several that show little of it, all of one output size.
 
     >>> images = np.random.default_rng(0).random((8, 28, 28, 1), dtype="float32")
     >>> [view.shape for view in many_views([mnist_views()] * 3, images, np.random.default_rng(1))]
@@ -84,7 +84,7 @@ def _read_only(images):
 
 
 def mnist_views() -> Compose:
-    """Views of handwritten digits (B, H, W, 1), the same size: another hand, or a poor scan."""
+    """Views of handwritten digits (B, H, W, 1), of the same size: as by another hand, or a poor scan."""
     return Compose([
         RandomAffine(degrees=20, translate=0.1, scale=(0.75, 1.25), shear=15),
         RandomErasing(p=0.5, scale=(0.02, 0.15)),
