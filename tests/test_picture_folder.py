@@ -335,6 +335,10 @@ def test_permissions_are_named(somebody, monkeypatch):
     assert log.has("skipped: .*cat/0.png: Permission denied") and len(images_of(data)) == 19
     file.chmod(0o600)
     assert len(images_of(load(somebody / "photos")[0])) == 20            # the same size and time, but readable now
+    for part in ("hashes", "pictures"):                                  # a whole cache is used though nothing can be written
+        (somebody / "cache" / part).chmod(0o500)
+    shutil.rmtree(somebody / "cache/hashes", ignore_errors=True)
+    assert len(images_of(load(somebody / "photos")[0])) == 20
     folder.chmod(0)
     with pytest.raises(DataError, match="cannot read .*ein Hund: Permission denied; change its permissions"):
         load(somebody / "photos")

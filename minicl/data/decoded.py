@@ -163,7 +163,7 @@ def _decode(folder, contents, names, read, shape, blocks, log):
             row = read(i)
         except DataError as error:
             if hash and getattr(error.__cause__, "errno", None):         # of the disk, not of what is in the file
-                raise
+                raise DataError(f"{error}; it could be read a moment ago, so run this again") from error
             row = str(error).removeprefix(f"{shown(names[i])}: ")
         if known not in (None, stamp(names[i])) or not hash and not isinstance(row, str):
             raise DataError(f"{shown(names[i])} changed while the pictures were read; run this again")
