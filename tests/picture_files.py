@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 Image = pytest.importorskip("PIL.Image")
+Image.init()                                             # its plugins, while they may be read: a test changes its user
 
 
 def write_pictures(folder, names, seed=0, sides=(20, 60)):
