@@ -1,4 +1,4 @@
-"""A debugging mode that finds code which writes into arrays between the forward and the backward pass."""
+"""A debugging mode that finds writes into arrays between the forward and the backward pass."""
 
 import contextlib
 import threading
@@ -13,13 +13,12 @@ from .typing import Array
 
 @contextlib.contextmanager
 def check_inputs() -> Iterator[None]:
-    """Within this block the inputs, options and outputs of recorded ops are read-only until the backward pass has used
-    them.
+    """A block in which inputs, options and outputs of recorded ops are read-only until the backward pass has used them.
 
-    The line that writes into one raises NumPy's "ValueError: assignment destination is read-only" (or "output array"),
-    where without the block backward() would silently return a gradient of neither value. Arrays become writeable again
-    when backward() has passed their op, or when the loss is deleted. An array that a Tensor's is a view of is read-only
-    too; a write through another view of it is not found. NumPy only: CuPy's arrays have no such flag.
+    A line that writes into one raises NumPy's "ValueError: assignment destination is read-only" (or "output array").
+    Without the block, backward() would silently return a gradient of neither value. Arrays become writeable again after
+    backward() has passed their op, or when the loss is deleted. The base array of a Tensor's view is read-only too; a
+    write through another view of it is not found. NumPy only: CuPy's arrays have no such flag.
 
     >>> x = np.ones(3)
     >>> with check_inputs():
@@ -61,9 +60,9 @@ class _ReadOnly:
                     del _holders[id(x)], _waiting[id(x)]
 
 
-_holders: dict[int, int] = {}         # id of an array -> how many recorded ops use it
-_waiting: dict[int, Array] = {}       # arrays that may become writeable, but for a view whose owner is still used
-_lock = threading.RLock()             # an array can be garbage-collected in any thread, and at any time
+_holders: dict[int, int] = {}         # id of an array -> number of recorded ops that use it
+_waiting: dict[int, Array] = {}       # views that become writeable once their owner is no longer used
+_lock = threading.RLock()             # an array can be garbage-collected in any thread, at any time
 
 
 def _arrays_in(x: Any) -> Iterator[Array]:
@@ -76,7 +75,7 @@ def _arrays_in(x: Any) -> Iterator[Array]:
 
 
 def _with_owners(x: Any) -> Iterator[Array]:
-    """A NumPy array that was writeable, or is read-only by us, and the arrays that it is a view of."""
+    """A NumPy array that was writeable, or was made read-only here, and the arrays that it is a view of."""
     while isinstance(x, np.ndarray):
         if x.flags.writeable or id(x) in _holders:
             yield x

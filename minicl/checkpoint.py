@@ -1,7 +1,7 @@
-"""Checkpoints: named arrays and JSON in one npz file, written whole or not at all, read without pickle.
+"""Checkpoints: named arrays and JSON in one npz file, written atomically and read without pickle.
 
 The file is a zip of uncompressed .npy members, so numpy.load can read it too: one member for each array, "meta" with
-the JSON, and "digest", the SHA-256 of all others. Whatever was changed after the save, in a name or in a value, is an error.
+the JSON, and "digest", the SHA-256 of all others. Any change of a name or value after the save is an error.
 """
 
 import dataclasses
@@ -25,16 +25,16 @@ from .nn.state import require_state
 from .optim import Optimizer
 from .typing import HostArray
 
-FORMAT = 1                             # raised when the content of the file changes its meaning
+FORMAT = 1                             # increased when the meaning of the content changes
 DTYPES = ("float32", "float64", "int64", "bool", "uint8")
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be written, or the file to read is damaged, is not a checkpoint, or belongs to another run."""
+    """A checkpoint cannot be written, or a file is damaged, not a checkpoint, or of another run."""
 
 
 class HasState(Protocol):
-    """What a checkpoint can hold: a model, an optimizer."""
+    """An object that a checkpoint can store: a model, an optimizer."""
 
     def state_dict(self) -> dict[str, HostArray]: ...
     def load_state_dict(self, state: dict[str, HostArray]) -> None: ...
@@ -45,8 +45,8 @@ class HasState(Protocol):
 def save_checkpoint(path: Path, parts: Mapping[str, HasState], meta: dict[str, Any]) -> None:
     """Write the state of `parts`, {name: object with state_dict()}, and `meta`, a dict for JSON, to `path`.
 
-    Raises CheckpointError if the file cannot be written, and FloatingPointError if an array is not finite. An earlier
-    checkpoint at `path` is then intact.
+    Raises CheckpointError if the file cannot be written, and FloatingPointError if an array is not finite; an earlier
+    checkpoint at `path` then stays intact.
     """
     named = [(f"{part}.{name}", np.asarray(value, order="C")) for part, thing in parts.items()
              for name, value in thing.state_dict().items()]
@@ -123,7 +123,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, HostArray], dict[str, Any]]:
                 raise ValueError(f"{name} is not finite")
     except FileNotFoundError as error:
         raise CheckpointError(f"no checkpoint at {path}; start a run without --resume first") from error
-    except Exception as error:                               # what zipfile, NumPy and json raise is not all documented
+    except Exception as error:                               # zipfile, NumPy and json raise undocumented errors too
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(f"{path} is not a readable minicl checkpoint ({reason}); it may be damaged, of another "
                               "version, or another kind of file") from error
@@ -168,7 +168,7 @@ def _meta(arrays):
 
 
 def is_of_a_run(meta: dict[str, Any]) -> bool:
-    """Whether meta has what a Run saves, of its types and in its ranges."""
+    """Whether meta has the entries of a Run, with valid types and ranges."""
     try:
         steps = [line["step"] for line in meta["log"]]
         return (all(type(n) is int for n in (meta["step"], meta["total"], *steps)) and type(meta["log"]) is list
@@ -184,7 +184,7 @@ def is_of_a_run(meta: dict[str, Any]) -> bool:
 def require_rng_state(rng: np.random.Generator, state: dict[str, Any]) -> None:
     """Raise TypeError, ValueError, KeyError or OverflowError unless rng could be in this state. It is not changed."""
     other = type(rng.bit_generator)()
-    other.state = state                                      # which takes 3.5 for 3
+    other.state = state                                      # accepts 3.5 for 3
     if json.dumps(other.state, default=str) != json.dumps(state, default=str) or state.get("has_uint32", 0) not in (0, 1):
         raise ValueError("a number in its state is not what a generator has")
 
@@ -194,7 +194,7 @@ def require_rng_state(rng: np.random.Generator, state: dict[str, Any]) -> None:
 def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path: Path) -> None:
     """Load the arrays of a checkpoint into `parts`, {name: object with load_state_dict()}.
 
-    Raises CheckpointError, and leaves every part as it was, unless all names, dtypes and shapes fit.
+    Raises CheckpointError, and changes no part, unless all names, dtypes and shapes fit.
     """
     before = {part: thing.state_dict() for part, thing in parts.items()}
     expected = {f"{part}.{name}": np.asarray(array) for part, state in before.items() for name, array in state.items()}
@@ -212,10 +212,10 @@ def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path
         raise CheckpointError(f"{path} does not fit this run's {part}: {error}") from error
 
 
-# ---------------------------------------------------------------- whose checkpoint it is
+# ---------------------------------------------------------------- code and data of a checkpoint
 
 def code() -> dict[str, str]:
-    """{"the script": SHA-256 of its text and of the modules beside it that it has imported, "minicl": of its files}."""
+    """{"the script": SHA-256 of its text and of imported modules beside it, "minicl": SHA-256 of its files}."""
     loaded = {Path(file).absolute() for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
     script = getattr(sys.modules["__main__"], "__file__", None)          # a notebook has none
     beside = [path for path in loaded if script and path.parent == Path(script).absolute().parent]
@@ -225,9 +225,9 @@ def code() -> dict[str, str]:
 
 
 def fingerprint(data: Any) -> dict[str, str]:
-    """{field: its dtype, shape and SHA-256, or its text} of a dataclass of arrays; {} of None.
+    """{field: its dtype, shape and SHA-256, or its text} of a dataclass of arrays; {} for None.
 
-    Fields may hold text, numbers, arrays, and lists, tuples and dicts of these; anything else raises TypeError.
+    Fields may be text, numbers, arrays, and lists, tuples and dicts of these; others raise TypeError.
     """
     if data is None:
         return {}
@@ -251,6 +251,6 @@ def fingerprint(data: Any) -> dict[str, str]:
 
 
 def changes(before: dict, now: dict) -> str:
-    """What differs in two dicts, as text, "" if nothing does."""
+    """The differences of two dicts, as text; "" if there are none."""
     return "; ".join(f"{key} was {before.get(key)}, now {now.get(key)}" for key in {**before, **now}
                      if key not in before or key not in now or before[key] != now[key])

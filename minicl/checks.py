@@ -1,7 +1,7 @@
-"""What the arguments of ops, layers, losses, optimizers and data must be: numbers, integers, generators.
+"""Checks of arguments of ops, layers, losses, optimizers and data: numbers, integers, generators.
 
 Messages have the form "NAME: ARGUMENT must be WHAT, got VALUE; HINT". A wrong type raises TypeError, a wrong value
-ValueError. `where` is the NAME: a function's, or the object whose class is named.
+ValueError. `where` is the NAME, or an object whose class is the NAME.
 """
 
 import difflib
@@ -50,7 +50,7 @@ def require_bool(where: Any, /, **options: Any) -> None:
 
 
 def require_rng(where: Any, rng: Any) -> None:
-    """Raise TypeError unless rng is a NumPy generator: on the host, whichever the backend."""
+    """Raise TypeError unless rng is a NumPy generator, for either backend."""
     if not isinstance(rng, np.random.Generator):
         _refuse(where, "rng", "a numpy.random.Generator", rng, "write numpy.random.default_rng(seed)", TypeError)
 
@@ -71,7 +71,7 @@ GUESSES = {
 
 
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """"; did you mean 'x'?" for the known name x that another name stands for, or resembles; "" if there is none."""
+    """"; did you mean 'x'?" for the known name x that the name translates to or resembles; "" if there is none."""
     known = list(known)
     near = [GUESSES[name]] if GUESSES.get(name) in known else difflib.get_close_matches(name, known, 1, cutoff)
     return f"; did you mean {near[0]!r}?" if near else ""

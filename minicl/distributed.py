@@ -1,12 +1,12 @@
-"""Several processes that train one model, each on its part of every batch: together they compute what one would.
+"""Training one model on several processes, each with its part of every batch; the result is that of one process.
 
     mpirun -n 4 python examples/simclr_mnist.py
 
     world = get_world("numpy")             the processes that mpirun started; without a launcher ALONE, which does nothing.
                                            Call it before get_backend: it also chooses each process's GPU
-    world.rank, world.size                 which of them this one is, and how many there are
+    world.rank, world.size                 this process's number, and the number of processes
     images[world.part]                     this process's part of a batch: every size-th row, from its rank on
-    model.across(world)                    batch norm, dropout and the methods see the batch of all processes,
+    model.across(world)                    batch norm, dropout and the methods use the batch of all processes,
                                            and the model's optimizer adds up the gradients
     nt_xent(z1, z2, tau, world=world)      the loss of the whole batch, from this process's rows
 
@@ -14,9 +14,9 @@ MPI (through mpi4py) carries arrays between CPUs, and NCCL (through CuPy) betwee
 to one process's up to rounding, and a checkpoint independent of their number:
 
     1. There is one loss, that of the whole batch, and every process has its value. Every gradient is that loss's.
-    2. Rows are a part of the batch, and so are their gradients. Parameters are the same everywhere; the gradient that a
-       process has of them is the share of its rows. The optimizer adds up the shares. Nothing is averaged.
-    3. All processes draw the same random numbers, those of the whole batch, and use their part of them.
+    2. Rows and their gradients are a part of the batch. All processes have the same parameters; each computes the gradient
+       share of its rows, and the optimizer adds up the shares. Nothing is averaged.
+    3. All processes draw the random numbers of the whole batch, and use their part of them.
 """
 
 import importlib
@@ -40,9 +40,9 @@ RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MPI_LOCALRANKID", "PA
 
 
 class World:
-    """One process alone: each method returns what it was given. MPI and NCCL do the same for several.
+    """A single process: each method returns its argument. MPI and NCCL are the same for several processes.
 
-    Array methods are calls that all processes make, in one order, with arrays of one shape and dtype.
+    All processes call the array methods in the same order, with arrays of equal shape and dtype.
 
     >>> ALONE.part, ALONE.all_reduce(np.ones(2)).tolist()
     (slice(0, None, 1), [1.0, 1.0])
@@ -52,7 +52,7 @@ class World:
 
     @property
     def part(self) -> slice:
-        """The rows of a batch that are this process's."""
+        """This process's rows of a batch."""
         return slice(self.rank, None, self.size)
 
     def all_reduce(self, x: Array) -> Array:
@@ -62,7 +62,7 @@ class World:
     def all_gather(self, x: Array) -> Array:
         """The rows of all processes in the batch's order: x (n, ...) -> (size n, ...), so all_gather(x)[part] is x.
 
-        Of stacked views of a part, [view1; view2], it makes the stacked views of the batch.
+        Stacked views of a part, [view1; view2], become the stacked views of the batch.
         """
         return x
 
@@ -75,7 +75,7 @@ class World:
         return x
 
     def sum(self, x: Any) -> Any:
-        """The sum of x over all processes, an array of its own; x may be a NumPy number."""
+        """The sum of x over all processes, a new array; x may be a NumPy number."""
         return x
 
     def mean(self, x: Any) -> Any:
@@ -87,21 +87,21 @@ class World:
         return value
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is true on any process. Asked between hosts: no GPU waits."""
+        """Whether the flag is true on any process, exchanged between hosts without waiting for a GPU."""
         return bool(flag)
 
     def alike(self, *arrays: Any) -> bool:
-        """Whether these arrays or numbers are the same on all processes, bit for bit."""
+        """Whether these arrays or numbers are equal on all processes, bit for bit."""
         return True
 
     def require_rows(self, name: str, count: int) -> None:
-        """Raise ValueError on all processes unless they have as many rows each. Asked of the host: no GPU waits."""
+        """Raise ValueError on all processes unless all have equally many rows. No GPU waits."""
 
     def require_part(self, name: str, rows: Array) -> None:
-        """Raise ValueError on all processes if all have the same rows. Asked the first time only: a GPU waits."""
+        """Raise ValueError on all processes if all have the same rows. Checked only once, since a GPU waits."""
 
     def wait(self) -> None:
-        """Return when all processes are here. Sleeps, where MPI's own barrier would keep a core busy."""
+        """A barrier. It sleeps, while MPI's own would keep a core busy."""
 
     def abort(self, code: int) -> None:
         """End all processes now, with this exit code."""
@@ -110,14 +110,14 @@ class World:
         return f"{type(self).__name__}(rank={self.rank}, size={self.size})"
 
     def __deepcopy__(self, memo: dict) -> "World":
-        return self                                          # a copy of a model is trained by the same processes
+        return self                                          # the same processes train a copy of a model
 
     def __reduce__(self) -> tuple:
         return current, ()
 
 
 class MPI(World):
-    """Several processes over MPI. CuPy arrays go by way of the host: slow, but two processes may share one GPU."""
+    """Several processes over MPI. CuPy arrays pass through the host: slow, but two processes may share one GPU."""
 
     def __init__(self) -> None:
         from mpi4py import MPI as engine
@@ -129,7 +129,7 @@ class MPI(World):
         self.asked: set[str] = set()                         # by require_part
         self.local_rank, self.local_size = self.here.rank, self.here.size
         mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        share_cores(self.here.allgather(mine).count(mine))                   # a launcher may have bound each to its own
+        share_cores(self.here.allgather(mine).count(mine))                   # a launcher may have bound each to a core
 
     def all_reduce(self, x: Array) -> Array:
         if x.dtype.kind not in "fi" or not x.flags.c_contiguous:
@@ -213,15 +213,14 @@ class MPI(World):
         self.comm.Abort(code)
 
     def require(self, problem: str | None) -> None:
-        """Raise BackendError on all processes if one of them has a problem: one that raised alone would leave the rest
-        waiting for it."""
+        """Raise BackendError on all processes if one has a problem; if it raised alone, the others would wait for it."""
         problems = self.comm.allgather(problem)
         if any(problems):
             rank = next(rank for rank, problem in enumerate(problems) if problem)
             raise BackendError(f"process {rank} of {self.size}: {problems[rank]}")
 
     def choose_gpu(self, shared: bool) -> Any:
-        """Make this process's GPU the current one, before anything is on any; returns cupy."""
+        """Select this process's GPU, before any array is on one; returns cupy."""
         problem, gpu = None, None
         try:
             cupy = importlib.import_module("cupy")
@@ -244,13 +243,13 @@ class MPI(World):
 class NCCL(MPI):
     """Several processes with a GPU each, over NCCL: in the order of CuPy's current stream, so the host does not wait.
 
-    MPI starts it, since it hands out NCCL's id, and carries what is on the host.
+    MPI distributes NCCL's id and exchanges host data.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.cupy = self.choose_gpu(shared=os.environ.get("NCCL_MULTI_RANK_GPU_ENABLE") == "1")
-        from cupy.cuda import nccl                           # without libnccl this warns and has nothing in it
+        from cupy.cuda import nccl                           # without libnccl this warns and is empty
 
         self.require(None if nccl.available else "NCCL is missing: pip install nvidia-nccl-cu12 (for CUDA 13: "
                                                  "nvidia-nccl-cu13), or use get_world('cupy', 'mpi')")
@@ -297,7 +296,7 @@ def get_world(backend: str = "numpy", engine: str | None = None) -> World:
     engine  "mpi" or "nccl"; None: NCCL for CuPy, MPI for NumPy
 
     Raises BackendError, on every process, if there are several and mpi4py is missing or belongs to another MPI than the
-    launcher (each process would take itself for the only one), and if CuPy, NCCL or a GPU for each process is missing.
+    launcher (each process would run as if alone), or if CuPy, NCCL or a GPU for each process is missing.
     """
     global _current
     if engine not in (None, "mpi", "nccl") or (engine == "nccl" and backend != "cupy"):
@@ -313,7 +312,7 @@ def get_world(backend: str = "numpy", engine: str | None = None) -> World:
 
 
 def launched() -> int:
-    """How many processes the launcher says that it started; 1 without one, 0 if it only says that this is one of them."""
+    """The number of processes that the launcher reports; 1 without a launcher, 0 if it reports no number."""
     if not any(name in os.environ for name in RANKS):
         return 1
     told = [int(os.environ[name]) for name in SIZES if os.environ.get(name, "").isdecimal()]
@@ -321,8 +320,8 @@ def launched() -> int:
 
 
 def hold_signals(mask: Any = None) -> Any:
-    """Let signals that end a program wait until the earlier mask, which is returned, is given back. One that interrupts MPI
-    while it talks to its launcher, at the start and at the end, can leave it waiting for ever."""
+    """Block the signals that end a program, until called with the returned earlier mask. A signal that interrupts MPI while
+    it communicates with its launcher, at the start and at the end, can leave it waiting permanently."""
     if not hasattr(signal, "pthread_sigmask"):               # Windows has no such signals
         return None
     if mask is None:
@@ -366,10 +365,10 @@ def all_gather(x: Array, *, world: World = ALONE):
         y_i = row i div size of process i mod size                               (1)
         dx_j = sum over the processes of their g_i, i = j size + rank            (2)
 
-    What each process computes from y must be its share of one loss, put together by mean_of, also where each computes the
-    same from the whole y: mean_of(loss(all_gather(z1, world=world), ...), world=world). Without mean_of the gradient is
-    size times too long, and no check notices. Stacked views of a
-    part, [view1; view2], become the stacked views of the batch.    Derivation: docs/gradients/all_gather.md
+    A loss computed from y must end in mean_of, even if each process computes the same loss from the whole y:
+    mean_of(loss(all_gather(z1, world=world), ...), world=world). Without mean_of the gradient is size times too long, and
+    no check notices. Stacked views of a part, [view1; view2], become the stacked views of the batch.
+    Derivation: docs/gradients/all_gather.md
 
     >>> all_gather(np.ones((2, 3))).shape                                    # one process: the rows themselves
     (2, 3)
@@ -385,7 +384,7 @@ def all_gather(x: Array, *, world: World = ALONE):
 
 @op
 def mean_of(x: Array, *, world: World = ALONE):
-    """The mean over the processes of their x: if x is the mean of a loss over as many rows each, the loss of all rows.
+    """The mean of x over the processes: the loss of all rows, if x is the mean of a loss over equally many rows.
 
         y = (1/size) sum over the processes of their x                           (3)
         dx = g / size                                                            (4)

@@ -1,11 +1,11 @@
-"""What the tape of a loss holds: each recorded op with its formula, its gradient, and what it saves for the backward.
+"""The tape of a loss: each recorded op with its formula, its gradient, and its saved arrays.
 
     print(minicl.explain(loss, model))            before loss.backward(), which frees the tape
     print(minicl.explain(loss, check=True))       and each gradient against finite differences, at the values it had
     minicl.explain(loss).mermaid()                the same graph as text that GitHub and mermaid.live draw
 
-Formulas are the lines of the op's own docstring, and those of its module's docstring whose labels, (1), (2), ..., stand
-in the op's code.
+Formulas are lines of the op's docstring, and those of its module's docstring whose labels, (1), (2), ..., occur in the
+op's code.
 """
 
 import copy
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 
 def explain(loss: Tensor, model: "Module | None" = None, *, check: bool | int = False) -> "Explanation":
-    """The tape behind `loss`, an Explanation: print it, or take its .mermaid() graph.
+    """The tape behind `loss`, an Explanation: print it, or use its .mermaid() graph.
 
     loss    a Tensor whose backward() has not been called
-    model   a Module: leaves are called by its parameters' names
-    check   True, or how many entries of each input (True: 8): run each op again in float64 and compare its gradient with
-            finite differences for a random cotangent. Dropout is drawn again, and running averages are not moved.
+    model   a Module: leaves get its parameters' names
+    check   True, or a number of entries of each input (True: 8): run each op again in float64 and compare its gradient with
+            finite differences for a random cotangent. Dropout is drawn again, and running averages do not change.
 
     Raises TypeError unless loss is a Tensor, ValueError if no op is recorded behind it, RuntimeError for a stale tape.
 
@@ -62,7 +62,7 @@ def explain(loss: Tensor, model: "Module | None" = None, *, check: bool | int = 
     return Explanation(rows, _bytes_held(nodes))
 
 
-# ---------------------------------------------------------------- what is shown
+# ---------------------------------------------------------------- the explanation
 
 @dataclass
 class Input:
@@ -166,7 +166,7 @@ def _escape(text):
     return text.replace('"', "#quot;")
 
 
-# ---------------------------------------------------------------- where the formulas are read
+# ---------------------------------------------------------------- formulas
 
 EXAMPLE = re.compile(r"^ *>>> .*(\n.*\S.*)*", re.MULTILINE)                  # to the next empty line
 LABELLED = re.compile(r"^(.*\S) {2,}\((\d+)\)$")
@@ -176,8 +176,8 @@ GRADIENT = re.compile(r"d(\(.*?\)|[A-Za-z]\w*(/d\w+)?)(\[.*?\])? *(=|\+=|:|,)|\S
 def formulas(op: Op) -> tuple[list[str], list[str]]:
     """(value, gradient): two lists of lines, from the op's docstring and, by label, from its module's.
 
-    Of a docstring, examples aside, count its first line, split where four spaces stand before the gradient, the
-    indented lines, and lines that begin as a gradient does, `dx = `.
+    From a docstring, without examples, it takes the first line, split at four spaces before the gradient, the indented
+    lines, and lines that start like a gradient, `dx = `.
     """
     summary, _, rest = EXAMPLE.sub("", inspect.getdoc(op.forward) or "(no docstring)").partition("\n")
     summary, *tails = re.split(r" {4,}", LABELLED.sub(r"\1", summary))
@@ -214,7 +214,7 @@ def _labelled_in_module(function, labels):
 
 
 def source_line(op: Op) -> str:
-    """file:line of the op's def; the file from the folder that holds its package."""
+    """file:line of the op's def; the file relative to its package's folder."""
     code = op.forward.__code__
     path = Path(code.co_filename)
     line = code.co_firstlineno
@@ -227,7 +227,7 @@ def source_line(op: Op) -> str:
     return f"{'/'.join(path.parts[-depth:])}:{line + above}"
 
 
-# ---------------------------------------------------------------- what is saved
+# ---------------------------------------------------------------- saved arrays
 
 def arrays_held_by(function: Any) -> list[Array]:
     """The arrays that a closure holds: its own, and those of the functions and objects it holds, each once."""
@@ -254,13 +254,13 @@ def arrays_held_by(function: Any) -> list[Array]:
 
 
 def saved_by(node: Node) -> list[Array]:
-    """The arrays that the backward of a recorded op saves: held by its closure, and none of its inputs."""
+    """The arrays that the backward of a recorded op saves: those of its closure, without its inputs."""
     given = {_address(x) for x in node.inputs if isinstance(x, Tensor) or is_array(x)}
     return [x for x in arrays_held_by(node.backward) if _address(x) not in given]
 
 
 def _bytes_held(nodes):
-    """Bytes of all arrays that the tape holds, values between ops included, leaves and constants not."""
+    """Bytes of all arrays that the tape holds, including values between ops, without leaves and constants."""
     held: dict[int, int] = {}
     leaves = set()
     for node in nodes:
@@ -274,14 +274,13 @@ def _bytes_held(nodes):
 
 
 def _address(x):
-    """Where the memory of an array or a Tensor begins, the same for all views of it."""
+    """The start of an array's or Tensor's memory, the same for all views of it."""
     owner = owner_of(x.data if isinstance(x, Tensor) else x)
     return owner.ctypes.data if isinstance(owner, np.ndarray) else owner.data.ptr
 
 
-# ---------------------------------------------------------------- finite differences at the values it had
-
-TOO_LARGE = 1e9       # outputs above, such as masked scores, are left out: float64 hides how little they change
+# ---------------------------------------------------------------- finite differences
+TOO_LARGE = 1e9       # larger outputs, such as masked scores, are left out: float64 cannot resolve their changes
 
 
 def _check(node, sample):
@@ -302,7 +301,7 @@ def _check(node, sample):
     again.__name__ = node.op.__name__
     names = [node.op.checks.input_name(k) for k in positions]
     moving = [inputs[k] for k in positions]
-    for step in (1e-5, 1e-6):                          # the second for ground too curved for the first
+    for step in (1e-5, 1e-6):                          # the second for strongly curved functions
         try:
             gradcheck(again, moving, step=step, rtol=1e-4, atol=1e-6, names=names, sample=sample, kinks=True)
         except GradcheckError as error:

@@ -4,8 +4,8 @@ The gradient of an anchor's NT-Xent loss with respect to its cosines s_ij is
 
     dl_i/ds_ij = p_ij / tau  for a negative,   dl_i/ds_i+ = -(1 - p_i+) / tau  for the positive
 
-with p the softmax of s_i / tau over all candidates: negatives push with p_ij, together as hard as the positive pulls.
-A low temperature leaves the push to the few most similar negatives.
+with p the softmax of s_i / tau over all candidates: negatives push with p_ij, in sum as strongly as the positive pulls.
+At a low temperature only the few most similar negatives push.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing of files."""
 
 import contextlib
 import csv
@@ -19,10 +19,10 @@ PART = re.compile(r"\..*\.[0-9a-f]{16}\.part")              # the name of a file
 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
-    """Call write(file) on a new file beside `path`, force it to disk, and then put it in the place of `path`.
+    """Call write(file) on a new file beside `path`, flush it to disk, and rename it to `path`.
 
-    Missing folders are made. An existing file keeps its permissions, and a symbolic link stays one. If anything fails,
-    what stood at `path` still stands, and nothing is left beside it. Raises OSError, also if `path` is not a regular file.
+    Missing folders are created. An existing file keeps its permissions, and a symbolic link stays one. If anything fails,
+    the file at `path` is unchanged and no partial file is left. Raises OSError, also if `path` is not a regular file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) 
     mode = _mode(path)
     part = target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.part")
     try:
-        # O_EXCL: whatever already has this name, a link that leads elsewhere too, makes the call fail.
+        # O_EXCL: fails if the name exists, also as a link to another place.
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         with open(os.open(part, flags, 0o666 if mode is None else mode), "wb") as file:
             if mode is not None:
@@ -59,9 +59,9 @@ def _mode(path):
 
 
 def remove_parts(folder: str | os.PathLike, *, seconds: float = 0) -> None:
-    """Remove what killed processes left half written in `folder`, if it is at least so many seconds old.
+    """Remove partial files of killed processes in `folder` that are at least `seconds` old.
 
-    With seconds=0 the caller must know, as by a lock, that nobody else writes there.
+    With seconds=0 the caller must ensure, as by a lock, that nobody else writes there.
     """
     with contextlib.suppress(OSError):                       # no folder, no permission: nothing to remove
         for part in Path(folder).iterdir():
@@ -72,7 +72,7 @@ def remove_parts(folder: str | os.PathLike, *, seconds: float = 0) -> None:
 
 
 def finite(value: Any) -> Any:
-    """A value for JSON, which has no NaN and no infinity: None stands for them."""
+    """A value for JSON: None replaces NaN and infinity, which JSON lacks."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

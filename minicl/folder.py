@@ -1,4 +1,4 @@
-"""A run's folder: a new one or the one asked for, locked, so that one process at a time writes there."""
+"""A run's folder: a new one or the given one, locked, so that only one process at a time writes there."""
 
 import contextlib
 import errno
@@ -17,12 +17,12 @@ BUSY = {errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK}
 
 
 class RunError(RuntimeError):
-    """The run cannot start or go on; the message says why and what to do."""
+    """The run cannot start or continue; the message gives the reason and the fix."""
 
 
 class OwnFolder:
-    """The folder `out`, or without it a new one: runs/name, or runs/name-2, runs/name-3, ... It is locked until close() or
-    the end of the process. close() removes a folder that was made here and is still empty.
+    """The folder `out`, or by default a new one: runs/name, runs/name-2, runs/name-3, ... It is locked until close() or the
+    end of the process. close() removes a folder that was made here and is still empty.
 
     path     the folder
     is_held  False on a file system without locks
@@ -54,7 +54,7 @@ class OwnFolder:
         self.close = weakref.finalize(self, _leave, self.path, lock, is_new)
 
     def require_owned(self) -> None:
-        """Raise RunError if the folder was removed or replaced since: what is there now belongs to somebody else."""
+        """Raise RunError if the folder was removed or replaced in the meantime."""
         if self.is_held and not self._lock.is_there():
             raise RunError(f"--out {self.path} was removed or replaced while this run used it; nothing more is written "
                            "there. Start the run again")
@@ -86,13 +86,13 @@ def _remove_empty(path):
 
 
 class Locked(OSError):
-    """The folder is locked already; the message has the id of the process, where it is known."""
+    """The folder is locked already; the message has the process id, if known."""
 
 
 class FolderLock:
-    """A lock on an existing folder, held until close() or the end of the process, by a kill too.
+    """A lock on an existing folder until close() or the end of the process, also by a kill.
 
-    It is the operating system's lock on a file .lock in the folder, which holds the process id; close() removes the file.
+    It is the operating system's lock on the file .lock in the folder, which contains the process id; close() removes it.
     `is_held` is False on a file system without locks. Raises Locked, or OSError if the file cannot be written.
     """
 
@@ -104,7 +104,7 @@ class FolderLock:
             self._file = self._open()
 
     def _open(self):
-        """The locked file's descriptor, or -1 if its former owner removed it between our open and our lock."""
+        """The locked file's descriptor, or -1 if its former owner removed it between opening and locking."""
         file = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         if os.fstat(file).st_nlink > 1:                      # writing there would overwrite what it links to
             os.close(file)
@@ -131,7 +131,7 @@ class FolderLock:
         return "unknown"
 
     def is_there(self, file: int | None = None) -> bool:
-        """Whether the path still leads to the locked file."""
+        """Whether the path still refers to the locked file."""
         try:
             return os.path.samestat(os.fstat(self._file if file is None else file), os.stat(self.path))
         except OSError:

@@ -1,11 +1,11 @@
-"""Check a backward against finite differences, with a failure a student can act on.
+"""Check a backward against finite differences, with a message that names the likely mistake.
 
 A backward computes, for a cotangent g, the vector-Jacobian product g^T J. Finite differences give the same number
 for one input entry at a time, from two forward evaluations:
 
     d/dx_k sum(g y)  ~  (sum(g y(x + h e_k)) - sum(g y(x - h e_k))) / 2h
 
-g is random: with g = 1 the gradient of a softmax is zero, and a forgotten 1/tau would go unnoticed.
+g is random: with g = 1 the gradient of a softmax is zero, which would hide a forgotten 1/tau.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,16 +28,16 @@ def gradcheck(function: Callable[..., Tensor], inputs: Sequence[Array], *, step:
               kinks: bool = False) -> bool:
     """Compare the gradients of `function` with central differences, at every entry of every input.
 
-    function  maps Tensors to one Tensor: an op, or any composition of them; it must give the same value each call
-    inputs    float64 arrays, on either backend (small: two evaluations an entry); keep them away from kinks
-    step      h above, times |x_k| where that is over 1
+    function  maps Tensors to one Tensor: an op or any composition of ops; it must be deterministic
+    inputs    float64 arrays, on either backend (small: two evaluations an entry), away from kinks
+    step      h above, times |x_k| if that is above 1
     rtol, atol  allowed difference: atol + rtol |numeric|
     names     names of the inputs for the message; default: the op's own
-    sample    how many entries of each input to check, drawn at random; default: all of them
-    kinks     accept at a kink (0 of a relu, a tie of a max) any slope between those of its two sides
+    sample    number of random entries of each input to check; default: all
+    kinks     at a kink (0 of a relu, a tie of a max) accept any slope between those of its two sides
 
-    Returns True. Raises GradcheckError naming op, argument, index, both values, their ratio and the usual mistake behind
-    such a ratio; TypeError for inputs that are not float64; ValueError if there is nothing to check.
+    Returns True. Raises GradcheckError with op, argument, index, both values, their ratio and the likely mistake;
+    TypeError for inputs that are not float64; ValueError if there is nothing to check.
 
     >>> from minicl import op
     >>> @op
@@ -46,7 +46,7 @@ def gradcheck(function: Callable[..., Tensor], inputs: Sequence[Array], *, step:
     >>> gradcheck(cube, [np.array([1.0, 2.0])])
     True
     """
-    __tracebackhide__ = True                                 # pytest then shows the test and the message only
+    __tracebackhide__ = True                                 # pytest then shows only the test and the message
     op_name = getattr(function, "__name__", type(function).__name__)
     names = list(names if names is not None else getattr(function, "names", ()))
     names += [f"input {k}" for k in range(len(names), len(inputs))]
@@ -104,7 +104,7 @@ def _entries(shape: tuple[int, ...], sample: int | None, rng: Rng) -> list[tuple
 def _slopes(function, inputs, position, entries, value, cotangent, step):
     """d sum(cotangent * function(inputs)) / d inputs[position] at these entries, from below and from above.
 
-    Values are subtracted before they are summed: outputs that do not change cancel exactly, however large they are.
+    Values are subtracted before they are summed, so outputs that do not change cancel exactly.
     """
     xp = array_module(inputs[position])
     host = to_host(inputs[position])

@@ -1,4 +1,4 @@
-"""The command-line options that all training scripts share, and types for those of their own."""
+"""The command-line options that all training scripts share, and types for further options."""
 
 import argparse
 import os
@@ -13,7 +13,7 @@ IMAGES = {"auto": "MNIST if available, else generated digits", "mnist": "insists
 
 def options(description: str | None, *, epochs: int, batch: int, lr: float, tau: float,
             data: Mapping[str, str] | None = IMAGES) -> argparse.ArgumentParser:
-    """An argument parser with the options of every training script; epochs, batch, lr and tau are this one's defaults.
+    """An argument parser with the options of every training script; epochs, batch, lr and tau are defaults.
 
     description  the script's docstring; --help shows its first paragraph
     data         {choice of --data: its meaning}, the first is the default; None for a script that draws its own
@@ -48,13 +48,13 @@ def options(description: str | None, *, epochs: int, batch: int, lr: float, tau:
     parser.add_argument("--log", default="jsonl", choices=("jsonl", "csv"), help="csv: also log.csv, a table of the log")
     parser.add_argument("--out", type=folder, help="folder for config, log, checkpoint, pictures and result.json; "
                         "default: a new one under runs/")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, given the same options, "
-                        "or with more --epochs")
+    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out, with the same options "
+                        "or more --epochs")
     return parser
 
 
 class _Parser(argparse.ArgumentParser):
-    """Refuses --seed=--, of which Python 3.11 makes an empty list whatever the option's type."""
+    """Refuses --seed=--, which Python 3.11 turns into an empty list whatever the option's type."""
 
     def parse_known_args(self, args=None, namespace=None):
         for arg in sys.argv[1:] if args is None else args:

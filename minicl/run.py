@@ -1,4 +1,4 @@
-"""What every training script shares around its method.
+"""The parts that all training scripts share.
 
     args = options(__doc__, epochs=6, ...).parse_args()      minicl.options: the options of every script
     world = get_world(args.backend)                  minicl.distributed: the processes of mpirun, or this one alone
@@ -10,8 +10,8 @@
     run.finish(result)
     command(main)                                    errors as one line, signals as exit codes
 
-Of several processes the first reads, writes and prints. What happens to one happens to all: a signal stops all after the
-same step, and the first that fails ends the others, which would wait for it.
+With several processes the first one reads, writes and prints. A signal to one stops all after the same step, and if one
+fails, all end, since the others would wait for it.
 """
 
 import argparse
@@ -51,10 +51,10 @@ NOT_COMPARED = ("out", "resume", "data_dir", "log_every", "log", "evaluate_every
 
 
 def command(main: Callable[[], int | None], *, alone: bool = False) -> NoReturn:
-    """Run main() as a program and exit with its code. alone: it is work for one process, refused where there are several.
+    """Run main() as a program and exit with its code. alone: refuse several processes.
 
     An error that the user can correct becomes one line on stderr and exit code 2; SIGINT (Ctrl-C), SIGTERM and SIGHUP
-    become exit code 128 + their number. Output that nobody can read does not end the program.
+    become exit code 128 + their number. A closed or full stdout does not end the program.
     """
     received: list[int] = []
     with lasting_output():
@@ -79,12 +79,12 @@ def command(main: Callable[[], int | None], *, alone: bool = False) -> NoReturn:
 
 
 class Run:
-    """One training run and its folder, which no other run may use before this one has ended.
+    """One training run and its folder, which no other run may use at the same time.
 
     args   the parsed options; all of them are recorded in config.json
     name   of the script; without --out the folder is runs/name, or runs/name-2, runs/name-3, ...
     world  the processes that train together, each on its part of every batch. All make the same calls
-    divided  options whose values are for all processes together, so must be multiples of their number
+    divided  options whose values are totals over the processes, and so must be multiples of their number
 
     A run that fails before its first step is done leaves no folder. Raises RunError or CheckpointError.
     """
@@ -125,7 +125,7 @@ class Run:
             self.print(f"{world.size} processes, each with {part}")
 
     def _open(self, args):
-        """Take the folder, and read the checkpoint in it."""
+        """Lock the folder, and read the checkpoint in it."""
         if args.resume and not args.out:
             raise RunError("--resume goes on from the checkpoint in a folder: name it with --out")
         if args.resume and not Path(args.out).exists():
@@ -154,7 +154,7 @@ class Run:
     # ---------------------------------------------------------------- resume
 
     def _compare(self, meta):
-        """Raise unless the meta of a checkpoint is that of a run, and of this one."""
+        """Raise unless the meta of a checkpoint is that of this run."""
         if not is_of_a_run(meta):
             raise CheckpointError(f"{self.checkpoint} is not the checkpoint of a run; choose another --out")
         if meta["name"] != self.name:
@@ -179,7 +179,7 @@ class Run:
                        "what is left is computed by the new code")
 
     def _restore(self, total, data, rng, parts):
-        """Take up the saved state: everything, or nothing if something does not fit."""
+        """Load the saved state: everything, or nothing if something does not fit."""
         arrays, meta = self._saved
         changed = changes(meta["data"], data)
         if changed:
@@ -200,12 +200,12 @@ class Run:
     # ---------------------------------------------------------------- the loop
 
     def steps(self, total: int, rng: Rng, *, save_every: int, data: Any = None, **parts: HasState) -> Iterator[int]:
-        """Yield the steps still to do, of `total`. Around them: progress, checkpoints, signals.
+        """Yield the remaining steps of `total`, with progress, checkpoints and signals in between.
 
         rng         the numpy Generator that the loop draws from; its state is part of the checkpoint
-        save_every  steps between checkpoints; one is also written at the end, and when a signal asks the run to end
-        data        what it trains on, a dataclass of arrays such as ImageData; --resume refuses other data
-        parts       all else that the loop changes: objects with state_dict() and load_state_dict()
+        save_every  steps between checkpoints; one is also written at the end, and on a signal
+        data        the training data, a dataclass of arrays such as ImageData; --resume refuses other data
+        parts       everything else that the loop changes: objects with state_dict() and load_state_dict()
 
         A checkpoint is taken between two steps, so a resumed run computes the same numbers as an uninterrupted one. It
         does not depend on how many processes there are. Raises RunError if they differ in their state when one is taken,
@@ -302,11 +302,11 @@ class Run:
     # ---------------------------------------------------------------- the log and the result
 
     def logs(self, step: int) -> bool:
-        """Whether this step's metrics are logged. Not every step's are, because reading them makes a GPU wait."""
+        """Whether this step's metrics are logged. Most are not, because reading them makes a GPU wait."""
         return step % self.log_every == 0 or step == self.total - 1 or self.evaluates(step)
 
     def evaluates(self, step: int) -> bool:
-        """Whether the model is evaluated after this step: after every --evaluate-every epochs."""
+        """Whether the model is evaluated after this step, every --evaluate-every epochs."""
         every = self.config.get("evaluate_every")
         return bool(every) and (step + 1) % (every * (self.total // self.config["epochs"])) == 0
 
@@ -356,7 +356,7 @@ class Run:
         return self.world.share(value)
 
     def elapsed(self) -> float:
-        """Seconds since the run began; of sessions before --resume only their training."""
+        """Seconds since the run began; for sessions before --resume only their training time."""
         return self._earlier + time.perf_counter() - self._started
 
     def read_log(self) -> list[dict[str, Any]]:
@@ -364,7 +364,7 @@ class Run:
         return [dict(line) for line in self._log]
 
     def print(self, text: str) -> None:
-        """Print a line that does not tear the progress bar."""
+        """Print a line without disturbing the progress bar."""
         if self.is_first and sys.stdout is not None:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()

@@ -1,8 +1,8 @@
-"""Signals that ask a process to end. SIGINT (Ctrl-C), SIGTERM and SIGHUP raise Stopped; during a training step they are
-only noted, so that the step can be finished and saved. A signal that the parent process ignores, as under nohup, stays
-ignored. Only the main thread of a process can set this up; elsewhere both blocks do nothing.
+"""Signals that end a process. SIGINT (Ctrl-C), SIGTERM and SIGHUP raise Stopped; during a training step they are only
+noted, so that the step can be finished and saved. A signal that the parent process ignores, as under nohup, stays
+ignored. This works only in the main thread of a process; elsewhere both blocks do nothing.
 
-Both blocks yield the list of the signals received. An exception can get lost in code that it interrupts, the list can't.
+Both blocks yield the list of received signals, which is reliable, while an exception can get lost in interrupted code.
 """
 
 import contextlib

@@ -1,9 +1,9 @@
-"""What a run has trained, ready to use, without the script that trained it.
+"""Trained models, loaded without the script that trained them.
 
     trained = minicl.load("runs/simclr_mnist")
     h = trained.encode(images)                               # (N, features)
 
-A checkpoint says how its models were made (nn/spec.py) beside their weights; load() makes them again and fills them.
+A checkpoint has the specs of its models (nn/spec.py) beside their weights, from which load() rebuilds them.
 """
 
 import json
@@ -29,19 +29,19 @@ TOKENIZER = "tokenizer"                # the name under which a script gives its
 
 
 def load(folder: str | os.PathLike, backend: str | ArrayModule = "numpy", *, model: str | None = None) -> "Trained":
-    """What the run in `folder` has trained, as of its last checkpoint, on a backend: a Trained.
+    """The model trained by the run in `folder`, from its last checkpoint, on a backend: a Trained.
 
     folder may also be a .safetensors file that examples/export.py has written.
 
-    model  which one, if the run trained several: "BYOL" of those of collapse.py
+    model  a name, if the run trained several models: "BYOL" for collapse.py
 
-    Architecture and weights come from checkpoint.npz alone. The run may have been on another backend, and may still go
-    on. Nothing is unpickled; classes of Modules that are not minicl's must be imported before.
+    Architecture and weights come only from checkpoint.npz. The run may have used another backend, and may still be running.
+    Nothing is unpickled; import your own Module classes first.
 
-    Warns if minicl or the text of a class of yours is no longer what the run was trained with.
+    Warns if minicl or the text of a class of yours has changed since the training.
 
-    Raises CheckpointError, in one line, if there is no checkpoint, if it is damaged, or if its model cannot be made
-    again; and BackendError.
+    Raises CheckpointError, in one line, if there is no checkpoint, if it is damaged, or if its model cannot be rebuilt;
+    and BackendError.
     """
     xp = get_backend(backend) if isinstance(backend, str) else backend
     folder = Path(folder)
@@ -70,7 +70,7 @@ def load(folder: str | os.PathLike, backend: str | ArrayModule = "numpy", *, mod
 
 
 def _load_safetensors(path):
-    """As load_checkpoint, of a file that examples/export.py has written."""
+    """load_checkpoint for a file that examples/export.py has written."""
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
@@ -112,15 +112,14 @@ def _rebuilt(name, specs, arrays, path):
 
 
 class Trained:
-    """A trained model and what it needs to be used. minicl.load makes it.
+    """A trained model with its preprocessing, returned by minicl.load.
 
-    model        the Module that the run trained, e.g. a SimCLR or CLIP, in evaluation mode, on xp
-    encoder      the part of it that is used afterwards, which gives h (B, features); of CPC the context after the last
-                 window
-    tokenizer    of a model that reads text: list of captions -> ids (N, T); else None
+    model        the trained Module, e.g. a SimCLR or CLIP, in evaluation mode, on xp
+    encoder      its part for later use, which returns h (B, features); for CPC the context after the last window
+    tokenizer    list of captions -> ids (N, T), for a model that reads text; else None
     image_shape  (H, W, C), or None if it does not read images
-    name         of the script; config: its options; step of total: how far the training has come
-    data         what it was trained on, {field: its text, or dtype, shape and hash}, such as {"name": "MNIST", ...}
+    name         of the script; config: its options; step, total: the step reached and the number of steps
+    data         the training data, {field: its text, or dtype, shape and hash}, such as {"name": "MNIST", ...}
     """
 
     image_shape: tuple[int, int, int] | None
@@ -142,13 +141,13 @@ class Trained:
     def encode(self, items: Any, *, batch: int = 500) -> Array:
         """Features (N, d) of N items, an array of xp.
 
-        items  images (N, H, W, C), uint8, or floating-point in [0, 1]; of grey ones also (N, H, W). Or a path or a list
-               of paths of picture files, which are opened a batch at a time, cut and resized by data.open_image. Of CPC
+        items  images (N, H, W, C), uint8, or floating-point in [0, 1]; grey images also (N, H, W). Or a path or a list of
+               paths of picture files, which are opened a batch at a time, cropped and resized by data.open_image. For CPC
                sequences (N, T, C), uint8 or floating-point
-        batch  items at a time; the result does not depend on it but for rounding
+        batch  items at a time; the result does not depend on it, up to rounding
 
-        In evaluation mode and without a tape. Raises DataError for arrays of another shape, dtype or range, and for a
-        file that is not a picture.
+        In evaluation mode, not recorded. Raises DataError for arrays of another shape, dtype or range, and for a file that
+        is not a picture.
         """
         if is_array(items):
             return encode(self.encoder, self._checked(items), self.xp, batch, prepare=self._floats)
@@ -178,7 +177,7 @@ class Trained:
         return encode(self.model.text, ids, self.xp, batch, prepare=to_device)
 
     def _warn_of_unknown(self, captions):
-        """Of each caption the tokenizer splits: a warning of words that it does not know, a ValueError if it knows none."""
+        """Warn of words that the tokenizer does not know. Raises ValueError for a caption without known words."""
         known = getattr(self.tokenizer, "vocabulary", None)
         if not known or not getattr(self.tokenizer, "unknown", False):
             return
@@ -190,7 +189,7 @@ class Trained:
                           "all unknown words are read as the same one", stacklevel=3)
 
     def _checked(self, items):
-        """items, or a DataError that says what is wrong with them."""
+        """items, checked; raises DataError."""
         if items.dtype.name not in ("uint8", "float16", "float32", "float64"):
             raise DataError(f"encode: expected uint8 or floating-point arrays, got {items.dtype}")
         if not self.image_shape:

@@ -1,12 +1,12 @@
-"""NumPy on the CPU, CuPy on the GPU: the only package that knows there are two.
+"""NumPy on the CPU, CuPy on the GPU: the only package that distinguishes them.
 
-Everything above asks the data where it lives, `xp = array_module(x)`, and then writes `xp.exp(x)`.
-What the two libraries do differently is a function here, with one name:
+All other code takes `xp = array_module(x)` from the data and then writes `xp.exp(x)`. Where the two libraries differ, a
+function here has one name for both:
 
-    device    get_backend("cupy"), array_module, is_gpu; to_device and to_host, the only doors between the two memories
+    device    get_backend("cupy"), array_module, is_gpu; to_device and to_host, the only transfers between the memories
     kernels   fused: a formula as one kernel; sums (sum_over, column_sums, deviation_sums, ...); scatter_add; tile_size
     taps      gather_taps, add_taps: the copies of a convolution on a GPU
-    parallel  threads() and the loops that share work among them: parallel_for, parallel_map, parallel_sum, sum_of_squares
+    parallel  threads() and loops divided among them: parallel_for, parallel_map, parallel_sum, sum_of_squares
     memory    peak_memory_mib, available_memory_only, and the reuse of freed memory
 
 Importing minicl never imports cupy.

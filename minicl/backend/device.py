@@ -1,7 +1,4 @@
-"""Which library arrays live in, and how they move: the only file that imports CuPy.
-
-Code above asks the data where it lives, `xp = array_module(x)`, and then writes `xp.exp(x)`.
-"""
+"""Array libraries and transfers between them: the only file that imports CuPy."""
 
 import os
 import sys
@@ -17,7 +14,7 @@ OLDEST_CUPY = 14          # 13 reads numbers in fused functions by NumPy 1's rul
 
 
 class BackendError(RuntimeError):
-    """The array backend asked for cannot be used; the message says why and what to do."""
+    """The requested array backend cannot be used; the message gives the reason and the fix."""
 
 
 def get_backend(name: str = "numpy", precision: str | None = None) -> ArrayModule:
@@ -105,7 +102,7 @@ def array_module(x: Any) -> ArrayModule:
 
 
 def is_gpu(xp: ArrayModule) -> bool:
-    """Whether a few large calls are worth a copy of their operands: on a GPU."""
+    """Whether xp runs on a GPU, where a few large calls are worth a copy of their operands."""
     return xp is not np
 
 
@@ -117,13 +114,13 @@ def to_host(x: Any) -> HostArray:
 
 
 def to_device(x: Any, xp: ArrayModule) -> Array:
-    """The host or device array x as an array of module xp, with no copy if it is one already."""
+    """The host or device array x as an array of module xp, without a copy if it is one already."""
     return to_host(x) if xp is np else xp.asarray(x)
 
 
 def require_finite(x: Array, what: str) -> None:
-    """Raise FloatingPointError if the array x holds NaN or infinity. Only on NumPy: on a GPU reading
-    the answer would make every step wait, so there the training loop looks at the losses it logs."""
+    """Raise FloatingPointError if the array x holds NaN or infinity. Only on NumPy: on a GPU this would make every step
+    wait, so the training loop checks the losses that it logs instead."""
     if isinstance(x, (np.ndarray, np.generic)) and not np.isfinite(x).all():
         raise FloatingPointError(f"{what} is not finite (NaN or infinity): look for NaN in the input, a learning "
                                  "rate that diverged, or a temperature that fell to 0")

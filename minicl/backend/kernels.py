@@ -1,4 +1,4 @@
-"""Fused formulas, sums and scatter-add: one name for what NumPy and CuPy each do fastest in their own way."""
+"""Fused formulas, sums and scatter-add, each in the fastest form for NumPy and for CuPy."""
 
 import functools
 import math
@@ -12,19 +12,19 @@ from .device import array_module
 
 
 def scatter_add(target: Array, ids: Any, values: Array) -> None:
-    """target[ids] += values in place, where an index that occurs twice adds twice. target: float32 or float64."""
+    """target[ids] += values in place; repeated indices add repeatedly. target: float32 or float64."""
     array_module(target).add.at(target, ids, values)
 
 
 def fused(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator of a formula, entry by entry, function(xp, *arguments): a kernel on CuPy, on NumPy what is written.
+    """Decorator of an elementwise formula, function(xp, *arguments): one kernel on CuPy, plain code on NumPy.
 
-    A launch costs the host 10 to 20 us whatever its size, so a GPU waits for a small network's launches. cupy.fuse
-    reads the function once for each combination of dtypes and axes. So it may hold only operators, ufuncs with out=,
-    astype, x[...] = y, xp.where and xp.clip: no shapes, no sums, no branches but on None. Arguments are arrays
-    (always the first), Python numbers and None. Numbers are computed with outside, since CuPy makes float64 of two of
-    them, and a count that meets floats is passed as a float. Arrays that are written to or returned have the shape that
-    all arguments broadcast to: there is a thread for each entry.
+    A launch costs the host 10 to 20 us whatever its size, so a GPU waits for a small network's launches. cupy.fuse traces
+    the function once for each combination of dtypes and axes. So it may contain only operators, ufuncs with out=, astype,
+    x[...] = y, xp.where and xp.clip: no shapes, no sums, no branches except on None. Arguments are arrays (always the
+    first), Python numbers and None. Combine numbers outside, since CuPy computes two of them in float64, and pass counts
+    used with floats as floats. Arrays that are written to or returned have the shape to which all arguments broadcast,
+    with a thread for each entry.
     """
     kernels: dict[ArrayModule, Callable[..., Any]] = {}
 
@@ -42,15 +42,15 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def weights(old: float) -> tuple[float | None, float | None]:
-    """What follow() takes for x = old x + (1 - old) y: (1 - old, None), or (None, old) for less than a half."""
+    """Arguments of follow() for x = old x + (1 - old) y: (1 - old, None), or (None, old) for old below a half."""
     return (1 - old, None) if old >= 0.5 else (None, old)
 
 
 def follow(xp: ArrayModule, x: Array, y: Array, new: float | None, old: float | None, out: Array | None = None) -> Array:
-    """x = old x + (1 - old) y in place, in a fused formula; returns memory that the formula may use, `out` if given.
+    """x = old x + (1 - old) y in place, in a fused formula; returns scratch memory, `out` if given.
 
-    A difference keeps the average exact where y is x, however small its weight 1 - old. But x + 1 (y - x) loses a y that
-    is small beside x, so the difference is taken from the one that weighs more.
+    Written as a difference, the average is exact if y equals x, however small its weight 1 - old. But x + 1 (y - x) loses
+    a y that is small beside x, so the difference is added to the one with more weight.
     """
     if old is None:                                                          # x += new (y - x)
         t = xp.subtract(y, x, out=out)
@@ -64,10 +64,10 @@ def follow(xp: ArrayModule, x: Array, y: Array, new: float | None, old: float | 
 
 
 # NumPy adds pairwise along the last axis but term by term along the others: slowly, and with an error that grows with
-# the number of terms. A product with ones for each BLOCK of terms, and then the sum of these partial sums, is 8 times
-# as fast and loses no more than a pairwise sum. CuPy adds in a tree; there TF32 would round the product. But CuPy gives
-# each 32 columns one block of threads, however many rows they have, so that most of a GPU is idle. There the terms are
-# cut into parts, enough for GRID blocks, whose sums are added up.
+# the number of terms. A product with ones for each BLOCK of terms, followed by the sum of these partial sums, is 8 times
+# as fast and as accurate as a pairwise sum. CuPy adds in a tree, and TF32 would round the product. But CuPy uses one block
+# of threads for each 32 columns, however many rows they have, so most of a GPU is idle. There the terms are divided into
+# parts, enough for GRID blocks, whose sums are added up.
 BLOCK = 256
 FEW, SMALL = 32, 4096     # terms, and entries, up to which NumPy's sum loses no more and takes less time
 GRID = 512                # some for each of a large GPU's multiprocessors
@@ -133,8 +133,8 @@ def _complex_sum(xp, name, pair, inputs, dtype):
 
 @functools.lru_cache(1024)
 def _parts(columns, n):
-    """How many parts CuPy's sums over n terms for each of so many columns are cut into: enough for GRID blocks, of 128 terms
-    or more, and a divisor of n if there is one near. Few terms are not worth the second launch."""
+    """The number of parts for CuPy's sums over n terms for each of `columns` columns: enough for GRID blocks, of 128 terms
+    or more, and a divisor of n if there is one near. Few terms are not worth a second launch."""
     most = min(32 * GRID // max(32, columns), n // 128) if n >= 1024 else 1
     return next((count for count in range(most, most // 2, -1) if n % count == 0), most)
 
@@ -186,9 +186,8 @@ def mean_over(x: Array, axes: Sequence[int], keepdims: bool = False) -> Array:
 
 
 def tile_size(xp: ArrayModule, n: int, rows: int | None = None) -> int:
-    """Side of the tiles in which an n x n matrix is computed and dropped: small enough for a CPU's cache,
-    large enough to be worth a launch on a GPU (256 MiB of float32). Of a rows x n matrix: the width of tiles with
-    all of the rows."""
+    """Side of the tiles in which an n x n matrix is computed and discarded: small enough for a CPU's cache, large enough
+    for a launch on a GPU (256 MiB of float32). For a rows x n matrix: the width of tiles with all of the rows."""
     if xp is not np:
         return 8192 if rows is None else max(1, 8192**2 // rows)
     return 256 if n <= 2048 else 512

@@ -1,4 +1,4 @@
-"""Memory: the most that was used, and how to reuse what is freed."""
+"""Memory: peak use, reuse of freed memory, and limits."""
 
 import contextlib
 import ctypes
@@ -16,8 +16,8 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3                  # <malloc.h>
 
 
 def peak_memory_mib(xp: ArrayModule) -> float | None:
-    """The most memory used so far, in MiB: of the GPU by CuPy's pool, which never gives any back; else of the
-    process, resident (None if the system does not say)."""
+    """Peak memory so far, in MiB: of CuPy's pool on a GPU, which never shrinks; else the process's resident memory (None if
+    the system does not report it)."""
     if xp is not np:
         return xp.get_default_memory_pool().total_bytes() / 2**20
     try:
@@ -34,11 +34,11 @@ _counting = threading.Lock()
 
 @contextlib.contextmanager
 def keep_freed_memory() -> Iterator[None]:
-    """Within this block the process keeps the memory it frees, instead of handing it back to the system.
+    """A block in which the process keeps freed memory for reuse instead of returning it to the system.
 
-    A training step makes and drops the same large arrays again and again, and the system clears every page that it
-    hands out, which costs more than the arithmetic on it. The process stays as large as it once was, until the last
-    of several blocks ends. (Linux with glibc; elsewhere the block does nothing.)
+    A training step allocates and frees the same large arrays again and again, and the system clears every page that it
+    provides, which costs more than the arithmetic on it. The process does not shrink until the last of several blocks
+    ends. (Linux with glibc; elsewhere the block does nothing.)
     """
     global _blocks
     try:
@@ -65,9 +65,9 @@ def keep_freed_memory() -> Iterator[None]:
 
 @contextlib.contextmanager
 def available_memory_only() -> Iterator[None]:
-    """Within this block NumPy raises MemoryError for an array that does not fit into the memory that is free as the block
-    begins. Otherwise the system hands it out, and kills the process when it is used. get_backend("cupy") lifts the limit,
-    because CUDA reserves far more than it uses. (Linux; elsewhere the block does nothing.)
+    """A block in which NumPy raises MemoryError for an array that does not fit into the memory free at its start. Otherwise
+    the system would provide it, and kill the process when it is used. get_backend("cupy") lifts the limit, because CUDA
+    reserves far more than it uses. (Linux; elsewhere the block does nothing.)
     """
     try:
         import resource

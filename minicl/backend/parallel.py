@@ -1,4 +1,4 @@
-"""Python threads that share out a loop: threads(), and the parallel loops that use them."""
+"""Python threads: threads(), and the parallel loops that use them."""
 
 import contextlib
 import math
@@ -22,13 +22,13 @@ _sharing = 1                                             # processes that train 
 
 
 def share_cores(processes: int) -> None:
-    """So many processes use the cores that this one may use: each takes its share of them by default."""
+    """Divide the cores that this process may use among so many processes, by default."""
     global _sharing
     _sharing = processes
 
 
 def available_cores() -> int:
-    """Cores this process may use: its CPU affinity, cut down to a container's CPU quota, and its share of both."""
+    """Cores this process may use: its share of the CPU affinity, limited by a container's CPU quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         with open("/sys/fs/cgroup/cpu.max") as file:     # "max 100000", or "quota period" in microseconds
@@ -41,10 +41,10 @@ def available_cores() -> int:
 
 
 class _ThreadPool:
-    """`size` threads (the caller is one of them) that share out the items of a list.
+    """`size` threads (the caller is one of them) that process the items of a list.
 
-    A caller waits for its items, not for the other threads: if none of them is free, it does all items itself. So calls
-    may be nested, come from several threads, or be cut short by Ctrl-C, and none gets another's results.
+    A caller waits for its items, not for the other threads: if none is free, it processes all items itself. So calls may be
+    nested, come from several threads, or be interrupted by Ctrl-C, and none gets another's results.
     """
 
     def __init__(self, size: int) -> None:
@@ -62,7 +62,7 @@ class _ThreadPool:
     def _serve(self):
         while (work := self.inbox.get()) is not None:
             work()
-            del work                                     # else an idle thread would hold on to the caller's arrays
+            del work                                     # else an idle thread would keep the caller's arrays
 
     def map(self, function: Callable, items: Sequence[tuple]) -> list:
         results: list[Any] = [None] * len(items)
@@ -101,7 +101,7 @@ _entering = threading.Lock()
 
 
 def _after_fork():
-    """A forked child has the pools but not their threads: there, a pool's caller does all the work."""
+    """A forked child has the pools but not their threads, so a pool's caller does all the work."""
     global _entering
     _entering = threading.Lock()
     for pool in _pools:
@@ -114,16 +114,15 @@ if hasattr(os, "register_at_fork"):
 
 @contextlib.contextmanager
 def threads(count: int | None = None, *, keep_memory: bool = True) -> Iterator[None]:
-    """Within this block parallel_for uses `count` Python threads, and BLAS one thread in each of them.
+    """A block in which parallel_for uses `count` Python threads, and BLAS one thread in each of them.
 
-    count        default MINICL_THREADS, else all available cores. The two kinds of threads must not alternate within a
-                 training step (the idle BLAS threads spin and cost more than they give), so wrap the whole loop
-    keep_memory  keep freed memory for the next step until the last such block ends: much faster (on Linux), and
-                 the process stays as large as it once was; False leaves it to the system
+    count        default MINICL_THREADS, else all available cores. Wrap the whole training loop: alternating between Python
+                 and BLAS threads within a step is slow, since idle BLAS threads spin
+    keep_memory  keep freed memory for the next step until the last such block ends: much faster (on Linux), but the
+                 process does not shrink; False returns it to the system
 
-    The block may be nested, and several threads may be in one each: all loops use the newest, and BLAS gets its threads
-    back when the last one ends. Raises BackendError for a count that is not a whole number from 1 to 1024, or that the
-    system does not grant.
+    Blocks may be nested and used in several threads: all loops use the newest, and BLAS gets its threads back when the last
+    one ends. Raises BackendError for a count that is not an integer from 1 to 1024, or that the system does not provide.
     """
     from threadpoolctl import threadpool_limits
 
@@ -161,10 +160,9 @@ def _pool() -> _ThreadPool | None:
 def parallel_for(xp: ArrayModule, n: int, function: Callable[[int, int], Result], size: int | None = None) -> list[Result]:
     """[function(lo, hi), ...] over slices of range(n), in order.
 
-    On NumPy slices of at most `size`, which keeps what a slice touches in cache, shared out over the
-    threads of `threads()` if any; on CuPy one slice, because there a launch costs more than a cache miss.
-    Slices of a given size do not depend on how many threads there are, so neither do their results.
-    With size None there is one slice a thread, for work that gains nothing from being cut finer.
+    On NumPy slices of at most `size`, so that a slice's data fits into the cache, divided among the threads of
+    `threads()`, if any; on CuPy one slice, because a launch costs more than a cache miss. Slices of a given size, and so
+    their results, do not depend on the number of threads. With size None there is one slice for each thread.
     """
     pool = _pool()
     if size is None:
@@ -176,13 +174,13 @@ def parallel_for(xp: ArrayModule, n: int, function: Callable[[int, int], Result]
 
 
 def parallel_map(xp: ArrayModule, items: Iterable, function: Callable[..., Result]) -> list[Result]:
-    """[function(item), ...] for the items of a list, in order, shared out over the threads of `threads()` if any."""
+    """[function(item), ...] for the items of a list, in order, divided among the threads of `threads()`, if any."""
     pool = _pool() if xp is np else None
     return pool.map(function, [(item,) for item in items]) if pool else [function(item) for item in items]
 
 
 def workers(xp: ArrayModule, n: int) -> int:
-    """How many threads share out n slices: those of threads(), if there are so many slices; on CuPy 1."""
+    """The number of threads for n slices: that of threads(), at most n; on CuPy 1."""
     pool = _pool() if xp is np else None
     return max(1, min(n, pool.size)) if pool else 1
 
@@ -190,9 +188,9 @@ def workers(xp: ArrayModule, n: int) -> int:
 def parallel_sum(xp: ArrayModule, n: int, add: Callable[..., None], *like: Array, size: int) -> list[Array]:
     """Zero arrays like the given ones, to which add(lo, hi, *arrays) has added the share of every slice of range(n).
 
-    Slices of `size` are dealt to the threads, each of which adds to arrays of its own, and these are added up in order: no
-    two threads write to the same memory, which does not grow with n, and the result depends on the number
-    of threads only by rounding, and not on which of them is faster.
+    Slices of `size` are divided among the threads. Each adds to its own arrays, which are then added up in order, so no two
+    threads write to the same memory, memory does not grow with n, and the result depends on the number of threads only by
+    rounding, and not on their speed.
     """
     slices = [(lo, min(lo + size, n)) for lo in range(0, n, size)] if xp is np else [(0, n)]
     count = workers(xp, len(slices))
