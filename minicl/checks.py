@@ -56,7 +56,7 @@ def require_rng(where: Any, rng: Any) -> None:
 
 
 def is_number(x: Any) -> bool:
-    """Whether x is a real number of Python or NumPy, and no bool."""
+    """Whether x is a real number of Python or NumPy, and not a bool."""
     return isinstance(x, (int, float, np.integer, np.floating)) and not isinstance(x, bool)
 
 

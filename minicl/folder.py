@@ -124,10 +124,10 @@ class FolderLock:
         return file
 
     def _owner(self, file):
-        for _ in range(50 if fcntl else 0):                  # Windows lets nobody read what is locked
+        for _ in range(50 if fcntl else 0):                  # Windows does not allow reading a locked file
             if pid := os.read(file, 20):
                 return pid.decode(errors="replace")
-            time.sleep(0.01)                                 # it was locked just now, and its owner not yet written
+            time.sleep(0.01)                                 # just locked, and the owner not yet written
         return "unknown"
 
     def is_there(self, file: int | None = None) -> bool:
