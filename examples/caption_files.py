@@ -1,4 +1,4 @@
-"""Pictures with captions, from a file that lists them.
+"""Pictures with captions, listed in a file.
 
     image,caption                                       CSV or TSV with a header; | and ; also separate
     beach.jpg,A dog runs along the beach.
@@ -8,7 +8,7 @@
     {"images": [{"id": 1, "file_name": "beach.jpg"}],   COCO's captions_train2017.json
      "annotations": [{"image_id": 1, "caption": "A dog runs along the beach."}]}
 
-A picture may have several captions, a line each.
+A picture may have several captions, one a line.
 """
 
 import csv
@@ -39,7 +39,7 @@ LONGEST = 1000                                               # characters of a c
 @dataclass(frozen=True)
 class CaptionedPictures:
     """train_images (N, size, size, 3) uint8; picture i has train_captions[train_starts[i]:train_starts[i + 1]], text (C,).
-    Likewise of the test pictures."""
+    The same for the test pictures."""
 
     name: str
     train_images: HostArray
@@ -52,8 +52,8 @@ class CaptionedPictures:
 
 def load_captioned(file: str, folder: str | None, size: int, *, test_share: float = 0.1, seed: int = 0,
                    limit: int | None = None, log: Callable[[str], None] = print) -> CaptionedPictures:
-    """The pictures that a caption file lists, from a folder (default: the file's own), split by `seed` into train and test,
-    of each at most `limit`.
+    """The pictures listed in a caption file, from a folder (default: the file's), split by `seed` into train and test, at
+    most `limit` each.
 
     Decoded once, as ImageData.from_folder does. Missing and broken pictures are named and skipped; a tenth or more raise
     DataError, as does a file of another form.
@@ -84,7 +84,7 @@ def load_captioned(file: str, folder: str | None, size: int, *, test_share: floa
 
 
 def vocabulary(captions: HostArray, *, least: int = 2, most: int = 10_000) -> list[str]:
-    """The words that occur at least so often in captions, at most so many, the most frequent first."""
+    """The words that occur at least `least` times in captions, at most `most` of them, the most frequent first."""
     counts = Counter(word for caption in captions.tolist() for word in WORD.findall(caption.lower()))
     words = [word for word, count in counts.most_common(most) if count >= least]
     if not words:
@@ -93,7 +93,7 @@ def vocabulary(captions: HostArray, *, least: int = 2, most: int = 10_000) -> li
 
 
 def _on_disk(root, name):
-    r"""name, or where there is no such file another spelling: ö is one character, or o and two dots; / is \ on Windows."""
+    r"""name, or another spelling of an existing file: ö as one character, or as o and two dots; / is \ on Windows."""
     if name.isascii() and "\\" not in name or os.path.exists(root / name):
         return name
     others = (normalize(form, other) for other in (name, name.replace("\\", "/")) for form in ("NFC", "NFD"))
@@ -155,7 +155,7 @@ def _of_json(file, text):
 
 
 def _text(value):
-    """A text of a JSON file; "" for null and for whatever else is no text."""
+    """A text of a JSON file; "" for null and other values."""
     return value if isinstance(value, str) else ""
 
 
@@ -179,7 +179,7 @@ def _of_table(file, text):
 
 
 def _rows(file, text, separator, number):
-    """Rows of a table whose first line has this number. Raises DataError, also for a quotation mark that swallows rows."""
+    """Rows of a table whose first line has this number. Raises DataError, also for an unclosed quotation mark."""
     quoted = csv.QUOTE_MINIMAL if separator in ",;" else csv.QUOTE_NONE
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoted, strict=True)
     end = 0

@@ -5,9 +5,9 @@
     captions = dataset.caption(attributes, rng)                  # "in the centre there is a small red seven", ...
     ids = dataset.tokenize(captions)                             # (N, T) int64, 0 is padding
 
-Each image has four attributes: which digit, its colour, its size, its place. A caption names some of them, in any of
-several words and in varied order, and is always true. A fifth of the combinations of digit, colour and place never
-occurs in training (HELD_OUT), so a model that recognises one has put it together from others.
+Each image has four attributes: digit, colour, size and place. A caption names some of them, with varied words and order,
+and is always true. A fifth of the combinations of digit, colour and place never occurs in training (HELD_OUT); a model
+that recognises one has composed it from others.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ SIDE = 32                                                    # of the images, in
 SIZES = (16, 24)                                             # side of a small and of a large digit's 28 x 28 pixels
 LENGTH = 16                                                  # tokens; longer than any caption of the grammar
 
-# What each attribute's values are called; the first word is the value's name.
+# The words for each attribute's values; the first is the value's name.
 WORDS: dict[str, list[tuple[str, ...]]] = {
     "digit": [("zero", "0", "nought"), ("one", "1"), ("two", "2"), ("three", "3"), ("four", "4"), ("five", "5"),
               ("six", "6"), ("seven", "7"), ("eight", "8"), ("nine", "9")],
@@ -40,7 +40,7 @@ NAMES = {attribute: tuple(words[0] for words in values) for attribute, values in
 COUNTS = tuple(len(values) for values in WORDS.values())     # (10, 8, 2, 5)
 
 # HELD_OUT[digit, colour, place]: never together in training, though any two of them are; one place for each digit and
-# colour. (Were a colour withheld from all sevens, "a seven" would rightly come to mean: not of that colour.)
+# colour. (If a colour were withheld from all sevens, "a seven" would correctly come to mean: not of that colour.)
 HELD_OUT = np.add.outer(np.add.outer(np.arange(10), np.arange(8)), np.arange(5)) % 5 == 0
 
 NAMED = {"digit": 0.9, "colour": 0.6, "size": 0.3, "place": 0.4}         # how often a caption names each attribute

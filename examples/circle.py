@@ -1,13 +1,12 @@
-"""Alignment and uniformity on a circle: what each half of a contrastive loss does, where it can be seen.
+"""Alignment and uniformity on a circle: the effect of each half of a contrastive loss, in a picture.
 
     python examples/circle.py                            # CPU, about a minute and a half
     python examples/circle.py --backend cupy
     mpirun -n 4 python examples/circle.py                # four processes share every batch
 
-Embeddings in two dimensions, normalised, are points on a circle. Four encoders start from the same weights and see
-the same views; one learns by alignment alone, one by uniformity alone, one by their sum, one by NT-Xent. The picture
-shows where each puts views of test images, and how far that is from the floor of uniformity (Wang & Isola 2020,
-figure 3).
+Normalised embeddings in two dimensions are points on a circle. Four encoders start from the same weights and get the same
+views; they learn by alignment alone, uniformity alone, their sum, and NT-Xent. The picture shows where each maps views of
+test images, and how far that is from the floor of uniformity (Wang & Isola 2020, figure 3).
 """
 
 import numpy as np
@@ -79,7 +78,7 @@ def main():
             if run.logs(step):
                 run.log(step, epoch=step // batches.per_epoch + 1, loss=sum(metrics.values()), **metrics)
 
-        # Where views of test images go. (Unchanged images lie to one side: no encoder was asked to spread those.)
+        # Views of test images. (Unchanged images lie to one side: the encoders were not trained to spread those.)
         labels = data.test_labels[:2000]
         view1, view2 = two_views(augment, to_float(data.test_images[:2000], xp), rng)
         metrics = {}
@@ -117,7 +116,7 @@ def circle_panels(path, circles, labels, class_names, floor):
     """Embeddings on the unit circle, one panel each; the last panel is uniformity against alignment.
 
     circles  (name, unit vectors (N, 2), {"alignment", "uniformity", "knn"}), ...
-    floor    the lowest uniformity that many points can have
+    floor    the lowest uniformity of many points
     """
     figure = viz.Figure(figsize=(11, 7.4), dpi=150)
     *panels, plane = figure.subplots(2, -(-(len(circles) + 1) // 2)).reshape(-1)

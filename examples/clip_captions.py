@@ -7,8 +7,8 @@
     mpirun -n 4 python examples/clip_captions.py          # four processes share every batch
 
 Images show digits of several colours, sizes and places, and a grammar describes them. The model learns to match images
-with their captions. A fifth of all combinations of digit, colour and place never occurs in training. On those it is
-evaluated by zero-shot classification with prompts, and by the choice of a caption among all. Then retrieval both ways.
+with their captions. A fifth of all combinations of digit, colour and place never occurs in training. On these it is
+evaluated by zero-shot classification with prompts, and by choosing a caption among all. Then retrieval in both directions.
 """
 
 import math
@@ -43,20 +43,20 @@ PROMPTS = {
 def main():
     parser = options(__doc__, epochs=6, batch=256, lr=3e-3, tau=0.07)
     parser.add_argument("--text", default="transformer", choices=("transformer", "bag"), help="what reads captions")
-    parser.add_argument("--dim", type=at_least(2, 2**14), default=64, help="dimension of the space where both meet")
+    parser.add_argument("--dim", type=at_least(2, 2**14), default=64, help="dimension of the common embedding space")
     parser.add_argument("--weight-decay", type=within("[0, inf)"), default=0.05, help="AdamW's, on matrices")
     parser.add_argument("--chunk", type=at_least(3), help="pairs encoded at a time, to save memory; default: all at once")
-    parser.add_argument("--clip-grad", type=within("(0, inf)"), help="most that the gradients' norm may be; default: any")
+    parser.add_argument("--clip-grad", type=within("(0, inf)"), help="largest norm of the gradients; default: no limit")
     args = parser.parse_args()
     if args.tau < 0.01:
-        parser.error(f"--tau: expected 0.01 or more, because CLIP holds 1/tau at 100 or below, got {args.tau}")
+        parser.error(f"--tau: expected 0.01 or more, because CLIP limits 1/tau to 100, got {args.tau}")
 
     world = get_world(args.backend)
     xp = get_backend(args.backend, args.precision)
     run = Run(args, "clip_captions", world)
     rng = np.random.default_rng(args.seed)
 
-    # Data: digits. Colour, size, place and caption are drawn anew for every batch.
+    # Data: digits. Colour, size, place and caption are drawn for every batch.
     data = run.once(load_images, args.data, args.data_dir, seed=args.seed, log=run.print)
     dataset = CaptionedDigits()
     batches = Batches(len(data.train_images), args.batch, seed=args.seed)
@@ -106,7 +106,7 @@ def main():
         metrics = {f"{attribute}_{kind}": accuracy for (attribute, kind), accuracy in
                    zero_shot(model, dataset, unseen, attributes, PROMPTS, xp, world).items()}
 
-        # The best of the captions of all combinations, each named in full.
+        # The best caption among those of all combinations, each named in full.
         combinations = np.indices(COUNTS).reshape(4, -1).T                           # (800, 4)
         captions = dataset.caption(combinations, rng, named=dict.fromkeys(NAMES, 1.0))
         text = embed_captions(model, dataset, captions, xp, world)
@@ -143,9 +143,9 @@ def draw_curves(path, log, chance):
 
 
 def caption_batch(dataset, digits, labels, rng, xp, world=ALONE):
-    """Each of the digits (N, 28, 28, 1) in a new picture (N, 32, 32, 3), its caption's token ids, and caption_ids (N,).
+    """Digits (N, 28, 28, 1) in new pictures (N, 32, 32, 3), their captions' token ids, and caption_ids (N,).
 
-    All processes draw the whole batch, and get their part of it."""
+    All processes draw the whole batch and get their part of it."""
     images, attributes = dataset.render(digits, labels, rng)
     ids = dataset.tokenize(dataset.caption(attributes, rng))
     same = to_device(same_caption_ids(ids)[world.part], xp)                          # captions repeat: no negatives
@@ -171,7 +171,7 @@ def zero_shot(model, dataset, images, attributes, prompts, xp, world=ALONE):
 
 
 def caption_number(attributes):
-    """Which of all combinations, numbered in the order of np.indices, each row of attributes (N, 4) is."""
+    """The number of each row of attributes (N, 4) among all combinations, in the order of np.indices."""
     return np.ravel_multi_index(attributes.T, COUNTS)
 
 

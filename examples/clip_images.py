@@ -4,9 +4,9 @@
     python examples/clip_images.py --captions captions.csv --data-dir photos --classes dog cat "traffic light"
     python examples/clip_images.py --captions captions_train2017.json --data-dir train2017 --backend cupy --batch 1024
 
-caption_files.py reads CSV and TSV files and Flickr8k's and COCO's; docs/pictures.md describes them. The vocabulary is that
-of the training captions. Of a picture with several captions each step draws one. Without class labels zero-shot accuracy
-is measured on the test pictures whose captions name exactly one of --classes.
+caption_files.py reads CSV, TSV, Flickr8k's and COCO's files; docs/pictures.md describes them. The vocabulary is that of the
+training captions. If a picture has several captions, each step draws one. Without class labels, zero-shot accuracy is
+measured on the test pictures whose captions name exactly one of --classes.
 """
 
 import math
@@ -47,15 +47,15 @@ def main():
     parser.add_argument("--min-count", type=at_least(1), default=2, help="times that a word must occur to be learned")
     parser.add_argument("--length", type=at_least(1, 512), default=32, help="words of a caption that are read")
     parser.add_argument("--text", default="transformer", choices=("transformer", "bag"), help="what reads captions")
-    parser.add_argument("--dim", type=at_least(2, 2**14), default=128, help="dimension of the space where both meet")
+    parser.add_argument("--dim", type=at_least(2, 2**14), default=128, help="dimension of the common embedding space")
     parser.add_argument("--weight-decay", type=within("[0, inf)"), default=0.05, help="AdamW's, on matrices")
     parser.add_argument("--chunk", type=at_least(3), help="pairs encoded at a time, to save memory; default: all at once")
-    parser.add_argument("--clip-grad", type=within("(0, inf)"), help="most that the gradients' norm may be; default: any")
+    parser.add_argument("--clip-grad", type=within("(0, inf)"), help="largest norm of the gradients; default: no limit")
     args = parser.parse_args()
     if not args.captions:
         parser.error("--captions: name a file with captions")
     if args.tau < 0.01:
-        parser.error(f"--tau: expected 0.01 or more, because CLIP holds 1/tau at 100 or below, got {args.tau}")
+        parser.error(f"--tau: expected 0.01 or more, because CLIP limits 1/tau to 100, got {args.tau}")
     if "{}" not in args.template or len(set(args.classes)) != len(args.classes) or len(args.classes) == 1:
         parser.error("--classes: expected two or more different names, and {} in --template")
 
@@ -130,7 +130,7 @@ def main():
         metrics = retrieval_recall(image, text, caption_ids) if len(captions) > 1 else {}
         metrics["candidates"] = len(captions)
 
-        # Zero-shot: a prompt for each class; the truth, where captions tell it, is the one class that they name.
+        # Zero-shot: a prompt for each class; the label is the class that the captions name, if they name exactly one.
         if args.classes:
             classes = class_embeddings(embed, args.classes, [args.template])
             truth = np.array([named_class(data.test_captions[lo:hi], args.classes)
@@ -161,7 +161,7 @@ def main():
 
 
 def named_class(captions, classes):
-    """The number of the one class that is named in captions; -1 if there are none or several."""
+    """The index of the only class named in captions; -1 if none or several are."""
     text = " | ".join(captions).lower()
     named = [k for k, name in enumerate(classes) if re.search(rf"\b{re.escape(name.lower())}\b", text)]
     return named[0] if len(named) == 1 else -1

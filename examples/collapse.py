@@ -4,10 +4,10 @@
     python examples/collapse.py --backend cupy
     mpirun -n 4 python examples/collapse.py              # four processes share every batch
 
-A loss that only asks two views of an image to agree is least when all images have the same z. The negatives of NT-Xent
-rule that out. BYOL and SimSiam have no negatives: a predictor and a target without gradient are enough (Grill et al.
-2020; Chen & He 2021, figure 2). The standard deviation and the effective rank of z are logged during training, and the
-frozen features are evaluated by a linear probe.
+A loss of only the agreement of two views is minimal when all images have the same z. The negatives of NT-Xent rule that
+out. BYOL and SimSiam have no negatives: a predictor and a target without gradient are enough (Grill et al. 2020; Chen & He
+2021, figure 2). The script logs the standard deviation and the effective rank of z during training, and evaluates the
+frozen features by a linear probe.
 """
 
 import dataclasses

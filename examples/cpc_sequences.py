@@ -1,4 +1,4 @@
-"""CPC on sequences: learn what the past tells about the future, by choosing the true future among others.
+"""CPC on sequences: learn to predict the future from the past, by choosing the true future among others.
 
     python examples/cpc_sequences.py                     # CPU: a hidden rotation seen through noise
     python examples/cpc_sequences.py --data mnist-rows   # MNIST images as sequences of their rows
@@ -69,7 +69,7 @@ def main():
         raise RunError(f"--batch {args.batch}: there are {test} test sequences to choose among; give a smaller batch")
     batches = Batches(N, args.batch, seed=args.seed)
 
-    # Encoder, context, and a linear prediction for each step ahead.
+    # Encoder, context, and a linear prediction for each window ahead.
     model = build(C, window, args.ahead, dim=args.dim, context=args.context, hidden=args.hidden, rng=rng).to(xp)
     model.across(world)
     optimizer = AdamW(model, args.lr)
@@ -110,20 +110,20 @@ def main():
 
 
 def build(channels, window, ahead, *, dim=32, context="gru", hidden=128, rng):
-    """CPC whose context is a GRU with `hidden` units, or, for "none", the last window alone."""
+    """CPC with a GRU of `hidden` units as context, or, for "none", only the last window."""
     encoder = WindowEncoder(channels, window, features=dim, rng=rng)
     context = GRU(dim, hidden, rng=rng) if context == "gru" else None
     return CPC(encoder, context, ahead, rng=rng)
 
 
 def choices(model, sequences, xp):
-    """At each k = 1, 2, ... for sequences (B, T, C): the scores of the B candidates, and which one is the true one."""
+    """For each k = 1, 2, ... and sequences (B, T, C): the scores of the B candidates, and the ids of the true ones."""
     z, c = model(time_first(sequences, xp))                                          # (T', B, d), (T', B, H)
     return [model.scores(z, c, k) for k in range(1, len(model.predictors) + 1)]
 
 
 def prediction_losses(model, sequences, xp, tau=1.0, world=ALONE):
-    """InfoNCE of the prediction at each k = 1, 2, ..."""
+    """InfoNCE of the predictions for each k = 1, 2, ..."""
     return [info_nce_from_scores(scores, ids, tau, world=world) for scores, ids in choices(model, sequences, xp)]
 
 
@@ -141,8 +141,8 @@ def predict(model, sequences, batch, xp, tau=1.0, world=ALONE):
 
 def predict_from_states(rotation, states, window, ahead, batch):
     """{"oracle", "information": values at k = 1, 2, ...}: the optimal critic's accuracy between the last hidden state
-    of window t and the first of window t + k, and the nats that they share. States are a Markov chain: no past tells
-    more of that future."""
+    of window t and the first of window t + k, and the nats that they share. States are a Markov chain, so earlier states
+    add no information."""
     accuracy = []
     information = []
     last = range(window - 1, rotation.length, window)

@@ -1,13 +1,13 @@
-"""Export an encoder: as safetensors, with what minicl needs to build it again, or as ONNX, for programs without minicl.
+"""Export an encoder: as safetensors, from which minicl can rebuild it, or as ONNX, for programs without minicl.
 
     python examples/export.py runs/simclr_images encoder.safetensors
     python examples/export.py runs/simclr_images encoder.onnx
 
-minicl.load("encoder.safetensors") reads the first, as it reads the folder of a run.
+minicl.load("encoder.safetensors") reads the first, like the folder of a run.
 
-The ONNX graph takes images (N, H, W, C), float32 in [0, 1], and gives features (N, d), for any N. It is read from the
-tape: each op that the encoder records for two batches becomes a node or a few, and all that does not depend on the
-images becomes a constant. Before it is written it is run on other images, and must give the encoder's own features.
+The ONNX graph maps images (N, H, W, C), float32 in [0, 1], to features (N, d), for any N. It is read from the tape: each op
+that the encoder records for two batches becomes one or a few nodes, and everything that does not depend on the images
+becomes a constant. Before it is written, it is run on other images and must return the encoder's features.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main():
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("run", type=folder, help="folder of the run whose encoder is exported")
     parser.add_argument("file", type=folder, help="what to write: a name ending in .safetensors or .onnx")
-    parser.add_argument("--model", help="which model, if the run trained several")
+    parser.add_argument("--model", help="name of the model, if the run trained several")
     args = parser.parse_args()
     writers = {".safetensors": save_safetensors, ".onnx": save_onnx}
     if Path(args.file).suffix not in writers:
@@ -50,7 +50,7 @@ def main():
 
 
 def plain(encoder):
-    """A copy of an encoder as its constructor makes it: MoCo has given its batch norms groups, which only training uses."""
+    """A copy of an encoder with its constructor's settings: MoCo gives its batch norms groups, which only training uses."""
     encoder = copy.deepcopy(encoder).to("numpy")
     for layer in encoder.modules():
         if isinstance(layer, BatchNorm):
@@ -69,8 +69,8 @@ def library(name, extra):
 # ---------------------------------------------------------------- safetensors
 
 def save_safetensors(path, module, meta):
-    """Write a Module's state as safetensors, with what minicl.load needs as metadata: how it is made, `meta`, and a digest
-    of both by which damage is found.
+    """Write a Module's state as safetensors, with metadata for minicl.load: its spec, `meta`, and a digest that detects
+    damage.
 
     safetensors 0.8 writes the memory of an array whose axes were swapped, not its values, and raises no error:
     state_dict gives arrays in C order.
@@ -121,7 +121,7 @@ def save_onnx(path, encoder, meta):
 
 
 def to_onnx(onnx, encoder, images, meta):
-    """The graph of what the encoder computes for images (5, H, W, C), with N in place of 5."""
+    """The graph of the encoder's computation for images (5, H, W, C), with N instead of 5."""
     small, large = (record(encoder, batch) for batch in (images[:3], images))
     graph = Graph(onnx)
     names = {id(small[0]): "images"}                         # of the Tensors that depend on the images
@@ -170,8 +170,8 @@ def record(encoder, images):
 
 
 class Graph:
-    """Nodes and constants of an ONNX graph. Activations stay pixel-major (H, W, B, C), as they are in minicl; ONNX
-    convolves (B, C, H, W), so each convolution and pooling stands between two transpositions, which runtimes merge."""
+    """Nodes and constants of an ONNX graph. Activations stay pixel-major (H, W, B, C), as in minicl; ONNX convolves
+    (B, C, H, W), so each convolution and pooling is between two transpositions, which runtimes merge."""
 
     def __init__(self, onnx):
         self.onnx = onnx
@@ -196,7 +196,7 @@ class Graph:
         return self.add("Transpose", y, perm=(2, 3, 0, 1))
 
     def translate(self, node, inputs, shape, before):
-        """The name of an op's value, of this shape with -1 for the batch, as a node of those before it."""
+        """The name of the node for an op's value, of this shape with -1 for the batch, from earlier nodes."""
         name = node.op.__name__
         options = node.options
         x = inputs[0]

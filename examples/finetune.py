@@ -1,18 +1,17 @@
-"""Few labels: what a trained encoder is worth where only a few images of each class have a label.
+"""Few labels: the accuracy of a trained encoder when only a few images of each class have a label.
 
     python examples/finetune.py runs/simclr_mnist                    # 1, 10 and 100 labels a class, three draws of each
     python examples/finetune.py runs/simclr_images --labels 5 50 --seeds 5
 
 Three classifiers learn from the same labelled images, and are compared on all test images:
 
-    probe       a linear layer on the h of the trained encoder, which is frozen
-    fine-tuned  the probe, then all of it trained further; batch norm keeps the averages of the many unlabelled images
+    probe       a linear layer on the h of the frozen encoder
+    fine-tuned  the probe, then everything trained further; batch norm keeps the averages of the many unlabelled images
     scratch     the same architecture from random weights
 
 It prints a table, mean and standard deviation over draws of the labelled images, and writes few_labels.png and
-few_labels.json into the run's folder, or beside a .safetensors file. Of classes that have fewer images than labels are
-asked for, all are used; the table has the numbers used. If the data are not those that the run trained on, a warning says
-so.
+few_labels.json into the run's folder, or beside a .safetensors file. If a class has fewer images than --labels, all are
+used; the table has the numbers used. It warns if the data are not those that the run trained on.
 """
 
 import argparse
@@ -47,7 +46,7 @@ def main():
     parser.add_argument("--batch", type=at_least(2), default=64, help="images a step")
     parser.add_argument("--lr", type=within("(0, inf)"), default=1e-3,
                         help="peak learning rate from scratch; tenfold for the probe, a third of it to fine-tune")
-    parser.add_argument("--backend", default="numpy", choices=("numpy", "cupy"), help="where arrays live: CPU or GPU")
+    parser.add_argument("--backend", default="numpy", choices=("numpy", "cupy"), help="CPU or GPU")
     parser.add_argument("--threads", type=at_least(1, 1024), help="CPU threads; default: all available cores")
     args = parser.parse_args()
 
@@ -95,7 +94,7 @@ def data_of(trained, data_dir):
 
 
 def changed_fields(trained, data):
-    """Names of the fields of data that are not as when the run began. With --no-labels it had none to compare."""
+    """Names of the fields of data that differ from the run's. With --no-labels it had no labels to compare."""
     ignored = () if trained.config.get("labels", True) else ("train_labels", "test_labels", "class_names")
     return [field for field, text in fingerprint(data).items() if trained.data.get(field) != text and field not in ignored]
 
@@ -125,7 +124,7 @@ def three_ways(encoder, data, count, seed, xp, args):
     encoder.unfreeze()
     for layer in encoder.modules():
         if isinstance(layer, nn.BatchNorm):
-            layer.freeze()                                   # a few images have other statistics than many
+            layer.freeze()                                   # keeps the statistics of many images
             layer.splits = 1                                 # MoCo's groups, which its constructor has set
     accuracies["fine-tuned"] = learn(classifier, args.lr / 3)
 

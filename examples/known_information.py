@@ -1,6 +1,6 @@
-"""Pairs whose information is known: correlated Gaussians, and a symbol seen identically in both views.
+"""Pairs with known information: correlated Gaussians, and a symbol that is the same in both views.
 
-What the best critic reaches on them, and what InfoNCE and NT-Xent say of it: docs/methods/information.md
+The best critic's bound on them, and the estimates of InfoNCE and NT-Xent: docs/methods/information.md
 """
 
 import math
@@ -33,7 +33,7 @@ def gaussian_information(rho: float, d: int) -> float:
 
 
 def gaussian_correlation(nats: float, d: int) -> float:
-    """rho = sqrt(1 - exp(-2I/d)) >= 0, with which Gaussians in R^d share I nats: gaussian_information's inverse."""
+    """The inverse of gaussian_information: rho = sqrt(1 - exp(-2I/d)) >= 0 for Gaussians in R^d that share I nats."""
     require_within("gaussian_correlation", "[0, inf)", nats=nats)
     require_integers("gaussian_correlation", 1, MOST, d=d)
     rho = math.sqrt(-math.expm1(-2 * nats / d))
@@ -59,8 +59,8 @@ def log_density_ratio(x: Array, y: Array, rho: float) -> Array:
 
         s_ij = log p(y_j | x_i) / p(y_j) = (2 rho x_i . y_j - rho^2 (|x_i|^2 + |y_j|^2)) / (2 (1 - rho^2)) + I
 
-    Rounding is divided by 1 - rho^2 too: less than 1000 roundings of the dtype, beyond 4.5 nats a dimension in float32
-    and 14.5 in float64, raise ValueError.
+    Raises ValueError if 1 - rho^2, by which rounding errors are divided too, is below 1000 roundings of the dtype: beyond
+    4.5 nats a dimension in float32 and 14.5 in float64.
     """
     require_features("log_density_ratio", x=x, y=y)
     require_within("log_density_ratio", "(-1, 1)", rho=rho)
@@ -90,7 +90,7 @@ def pairs_bound(scores: Array) -> float:
 
 
 def optimal_bound(nats: float, d: int, candidates: int, *, pairs: int = 200_000, rng: Rng) -> tuple[float, float]:
-    """The InfoNCE bound that the optimal critic reaches on Gaussians which share `nats`, and its standard error.
+    """The optimal critic's InfoNCE bound on Gaussians that share `nats`, and its standard error.
 
     A mean over pairs // candidates fresh batches of `candidates` pairs each; the error is the batches' standard deviation
     over the square root of their number. The mean is below the true information for every number of candidates, and
@@ -120,7 +120,7 @@ class SymbolEstimates(NamedTuple):
 
 
 def symbol_estimates(symbols: int, batch: int) -> SymbolEstimates:
-    """What InfoNCE and NT-Xent say of N images that each show one of m symbols, the same in both views; exact sums.
+    """The estimates of InfoNCE and NT-Xent for N images that each show one of m symbols, the same in both views; exact.
 
     With the critic that scores an equal symbol infinitely above another, an anchor chooses evenly among the
     candidates with its symbol. B of the N - 1 other images have it, binomial with p = 1/m:

@@ -1,10 +1,10 @@
-"""Write docs/play.html, a page to play with: points on a circle, the loss, and the force on every point, live.
+"""Write docs/play.html, an interactive page: points on a circle, the loss, and the force on every point.
 
     python examples/make_play.py
 
-One file without network or framework, made from examples/play/. It computes in the browser what minicl computes here;
-the formulas come from docs/gradients, and a few cases computed by minicl are put into the page, which compares its
-own numbers with them whenever it is opened.
+One file without network or framework, made from examples/play/. The browser computes the same as minicl; the formulas
+come from docs/gradients. The page contains a few cases computed by minicl and compares its own numbers with them whenever
+it is opened.
 """
 
 import json
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PARTS, PAGE = ROOT / "examples/play", ROOT / "docs/play.html"
 
 IMAGES = 6
-DIGITS = 10           # decimals of what minicl computed: more would differ from one processor to another
+DIGITS = 10           # decimals of minicl's numbers: more would differ between processors
 
 
 def on_circle(angles):
@@ -114,7 +114,7 @@ def cases(rng):
 
 
 def formulas(page):
-    """The labelled formulas on top of docs/gradients/PAGE.md, which a test holds to the code's docstrings."""
+    """The labelled formulas on top of docs/gradients/PAGE.md, which a test compares with the code's docstrings."""
     text = (ROOT / f"docs/gradients/{page}.md").read_text(encoding="utf-8")
     return re.search(r"^```text\n(.*?)^```$", text, re.M | re.S)[1].rstrip()
 

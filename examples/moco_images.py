@@ -1,10 +1,10 @@
-"""MoCo on a folder of your own pictures: negatives from a queue of keys, so that the batch may be small.
+"""MoCo on a folder of your own pictures: negatives from a queue of keys, so the batch may be small.
 
     python examples/moco_images.py --data-dir photos                         # CPU: a small ConvNet at 64 x 64 pixels
     python examples/moco_images.py --data-dir photos --backend cupy --encoder resnet18 --width 64 --queue 65536
     python examples/moco_images.py --data-dir photos --batch 512 --chunk 128 # a batch larger than memory
 
-What differs from simclr_images.py: the queue and the momentum encoder; see moco_mnist.py for both.
+It differs from simclr_images.py in the queue and the momentum encoder; moco_mnist.py explains both.
 """
 
 import argparse
@@ -32,14 +32,14 @@ def main():
     parser = options(__doc__, epochs=20, batch=BATCH, lr=3e-3, tau=0.2, data=None)
     picture_options(parser)
     parser.add_argument("--labels", action=argparse.BooleanOptionalAction, default=True, help="subfolders are classes")
-    parser.add_argument("--queue", type=at_least(1), default=4096, help="keys that the queue holds: the negatives")
+    parser.add_argument("--queue", type=at_least(1), default=4096, help="keys in the queue: the negatives")
     parser.add_argument("--momentum", type=within("[0, 1)"), default=0.99, help="m in key <- m key + (1 - m) query")
-    parser.add_argument("--splits", type=at_least(1), default=8, help="groups that batch norm sees a batch in")
+    parser.add_argument("--splits", type=at_least(1), default=8, help="groups of a batch normalised separately")
     parser.add_argument("--hidden", type=at_least(1, 2**14), help="hidden units of the head; default: those of h")
     parser.add_argument("--dim", type=at_least(2, 2**14), default=128, help="dimension of z")
     parser.add_argument("--weight-decay", type=within("[0, inf)"), default=1e-4, help="AdamW's, on matrices")
     parser.add_argument("--chunk", type=at_least(2), help="images encoded at a time, to save memory; default: all at once")
-    parser.add_argument("--clip-grad", type=within("(0, inf)"), help="most that the gradients' norm may be; default: any")
+    parser.add_argument("--clip-grad", type=within("(0, inf)"), help="largest norm of the gradients; default: no limit")
     parser.add_argument("--evaluate-every", type=at_least(1), help="epochs between evaluations by kNN; default: none")
     args = parser.parse_args()
     if not args.data_dir:

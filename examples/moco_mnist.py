@@ -5,10 +5,10 @@
     python examples/moco_mnist.py --backend cupy         # the same code on a GPU
     mpirun -n 4 python examples/moco_mnist.py            # four processes share every batch, and the groups of batch norm
 
-A query, one view of an image, should find the key of its other view among the keys of thousands of earlier images.
-Only the query encoder learns by gradient; the key encoder follows it, and the queue follows the key encoder. The loss
-rises at first: the queue begins empty, and with each batch of keys there is more to choose from. Compare it with
-chance, log(K + 1), which is logged beside it.
+A query, one view of an image, should find the key of its other view among the keys of thousands of earlier images. Only
+the query encoder learns by gradient; the key encoder follows it and fills the queue. The loss rises at first: the queue
+is empty at the start, and each batch of keys adds candidates. Compare it with chance, log(K + 1), which is logged beside
+it.
 """
 
 import math
@@ -29,14 +29,14 @@ from minicl.run import Run, command
 
 def main():
     parser = options(__doc__, epochs=6, batch=256, lr=5e-3, tau=0.2)
-    parser.add_argument("--queue", type=at_least(1), default=65536, help="keys that the queue holds: the negatives")
+    parser.add_argument("--queue", type=at_least(1), default=65536, help="keys in the queue: the negatives")
     parser.add_argument("--momentum", type=within("[0, 1)"), default=0.99, help="m in key <- m key + (1 - m) query")
-    parser.add_argument("--splits", type=at_least(1), default=8, help="groups that batch norm sees a batch in")
+    parser.add_argument("--splits", type=at_least(1), default=8, help="groups of a batch normalised separately")
     parser.add_argument("--symmetric", action="store_true", help="each view once the query and once the key")
     parser.add_argument("--dim", type=at_least(2, 2**14), default=128, help="dimension of z")
     parser.add_argument("--weight-decay", type=within("[0, inf)"), default=1e-4, help="AdamW's, on weights")
     parser.add_argument("--chunk", type=at_least(2), help="images encoded at a time, to save memory; default: all at once")
-    parser.add_argument("--clip-grad", type=within("(0, inf)"), help="most that the gradients' norm may be; default: any")
+    parser.add_argument("--clip-grad", type=within("(0, inf)"), help="largest norm of the gradients; default: no limit")
     parser.add_argument("--evaluate-every", type=at_least(1), help="epochs between evaluations by kNN; default: none")
     parser.set_defaults(log_every=20)                        # fine enough to see the queue fill
     args = parser.parse_args()

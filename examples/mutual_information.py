@@ -5,8 +5,8 @@
     mpirun -n 4 python examples/mutual_information.py    # four processes share every batch
 
 x and y are correlated Gaussians in 20 dimensions, whose information I(x; y) is known and is raised in steps: 2, 4, 6,
-8, 10 nats (Poole et al. 2019, figure 2). A critic learns to pick each x's y from among the 64 of its batch. What it
-bounds, log 64 - loss, is drawn beside the truth, the cap log 64, and what the best of all critics would reach.
+8, 10 nats (Poole et al. 2019, figure 2). A critic learns to pick each x's y among the 64 of its batch. Its bound, log 64 -
+loss, is drawn beside the truth, the cap log 64, and the best critic's bound.
 """
 
 import math
@@ -29,7 +29,7 @@ from plots import line_plots
 
 NATS = (2, 4, 6, 8, 10)            # the true information, each for a fifth of the steps
 CANDIDATES = (16, 64, 256)         # for which the optimal critic's bound is computed
-STEPS_PER_EPOCH = 100              # every step has pairs of its own: there is no data set to pass over
+STEPS_PER_EPOCH = 100              # every step draws new pairs; there is no data set
 
 
 def main():
@@ -72,7 +72,7 @@ def main():
         optimal = {K: [optimal_bound(nats, args.dim, K, pairs=args.pairs, rng=rng)[0] for nats in NATS]
                    for K in CANDIDATES}
 
-    # What the critic reached: the mean over the second half of each stair, of pairs never seen before.
+    # The critic's bound: the mean over the second half of each stair, on pairs never seen before.
     log = run.read_log()
     late = [line for line in log if line["step"] % stair >= stair // 2]
     learned = [float(np.mean([line["bound"] for line in late if line["nats"] == nats])) for nats in NATS]
@@ -92,9 +92,9 @@ def main():
 
 
 class Critic(Module):
-    """x, y (N, d) -> the scores (N, N) of all pairs: the dot products of what two networks make of x and of y.
+    """x, y (N, d) -> the scores (N, N) of all pairs: dot products of two networks' outputs for x and y.
 
-    Several processes have a part of the pairs each, and score their x with the y of all."""
+    With several processes each has a part of the pairs, and scores its x with the y of all."""
 
     def __init__(self, d, rng):
         self.x_network = network(d, rng)

@@ -1,4 +1,4 @@
-"""Pictures that several examples draw, in the way of minicl.viz: a path and arrays in, one PNG file out."""
+"""Pictures that several examples draw, like minicl.viz: from a path and arrays to one PNG file."""
 
 import textwrap
 from collections.abc import Sequence

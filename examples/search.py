@@ -1,12 +1,12 @@
-"""Search a folder for the pictures nearest to yours, by what a run has trained.
+"""Search a folder for the pictures nearest to yours, by the encoder of a run.
 
-    python examples/search.py runs/simclr_images photos/beach.jpg            # among the pictures that the run trained on
+    python examples/search.py runs/simclr_images photos/beach.jpg            # among the run's training pictures
     python examples/search.py runs/simclr_images a.jpg b.png --in holidays   # in another folder
     python examples/search.py runs/clip_images --words "two dogs on a beach" # with a run of a CLIP, by words
 
-Every picture of the folder is encoded once; the index is kept beside the run, and pictures that are new or changed are
-encoded the next time. Search is exact: the cosine of the query with every picture. The results are printed, and drawn
-on a page that any browser opens, without a network.
+Every picture of the folder is encoded once and stored in an index beside the run; later searches encode only new or changed
+pictures. The search is exact: it computes the cosine of the query with every picture. The results are printed, and drawn on
+a page that opens in any browser without a network.
 """
 
 import argparse
@@ -48,11 +48,11 @@ def main():
     parser.add_argument("--in", dest="folder", type=folder, help="folder to search; default: what the run trained on")
     parser.add_argument("--words", action="append", default=[], help="a caption to search by; only with a run of a CLIP")
     parser.add_argument("--k", type=at_least(1, 10_000), default=12, help="results for each query")
-    parser.add_argument("--model", help="which model, if the run trained several")
+    parser.add_argument("--model", help="name of the model, if the run trained several")
     parser.add_argument("--index", type=folder, help="file of the index; default: in the run's folder, or beside the "
                         ".safetensors file")
     parser.add_argument("--out", type=folder, help="page of results; default: search.html in the same folder")
-    parser.add_argument("--backend", default="numpy", choices=("numpy", "cupy"), help="where arrays live: CPU or GPU")
+    parser.add_argument("--backend", default="numpy", choices=("numpy", "cupy"), help="CPU or GPU")
     parser.add_argument("--threads", type=at_least(1, 1024), help="CPU threads; default: all available cores")
     args = parser.parse_intermixed_args()                    # pictures may follow --words
     if not args.pictures and not args.words:
@@ -97,9 +97,9 @@ def main():
 # ---------------------------------------------------------------- search
 
 def nearest(bank, queries, k, chunk=None):
-    """(cosines (M, k), ids (M, k)) of the k rows of bank (N, d) most similar to each query (M, d), on the host, best
-    first; of equal ones the earlier first. Exact, in float64: features of an encoder may lie in a narrow cone. The bank is
-    compared a chunk of rows at a time, which with its cosines fits into the cache."""
+    """(cosines (M, k), ids (M, k)) of the k rows of bank (N, d) most similar to each query (M, d), on the host, best first,
+    equal ones in order. Computed in float64, since an encoder's features may lie in a narrow cone, and in chunks of rows
+    that fit into the cache with their cosines."""
     xp = array_module(bank)
     M = len(queries)
     chunk = chunk or max(1, 2**19 // max(M, bank.shape[1]))
@@ -117,7 +117,7 @@ def nearest(bank, queries, k, chunk=None):
 
 
 def themselves(files, root, pictures):
-    """[{ids}, ...]: which of the files each picture is itself, by whatever links."""
+    """[{ids}, ...]: the files that are the picture itself, also through links."""
     def identity(path):
         try:
             status = os.stat(path)
@@ -132,7 +132,7 @@ def themselves(files, root, pictures):
 # ---------------------------------------------------------------- the index
 
 def index_name(run, root, model):
-    """A name for each folder and model, and for each exported file, of which one folder may have several."""
+    """The index's name for a folder and model, or for an exported file; a folder may have several of these."""
     key = "\n".join(["" if os.path.isdir(run) else os.path.basename(run), os.path.realpath(root), model or ""])
     return f"index-{hashlib.sha256(os.fsencode(key)).hexdigest()[:12]}.npz"
 
@@ -148,8 +148,8 @@ class Index:
 
 
 def read_index(path, trained, root):
-    """(files below root, their features (N, d) on trained.xp): from the file at `path`, as far as it is of this encoder and
-    the pictures did not change; the rest is encoded now, and the file is written again."""
+    """(files below root, their features (N, d) on trained.xp): from the index at `path`, for pictures that did not change
+    since this encoder read them; others are encoded now, and the index is written again."""
     key = state_hash(trained.encoder)
     found = find_pictures(root, print)
     if not found:
@@ -186,7 +186,7 @@ def read_index(path, trained, root):
 
 
 def keep(path, features, meta):
-    """Write the index, if that can be done. A search that is ended goes on from there."""
+    """Write the index if possible; a search that was interrupted continues from it."""
     try:
         save_checkpoint(path, {"index": Index(features)}, meta)
     except (CheckpointError, UnicodeEncodeError) as error:
@@ -194,7 +194,7 @@ def keep(path, features, meta):
 
 
 def encode_files(trained, root, names):
-    """{name: feature (d,)} of the pictures that can be read; the others are named."""
+    """{name: feature (d,)} of the readable pictures; others are reported."""
     size, _, channels = trained.image_shape
     features, broken = {}, []
 
@@ -242,7 +242,7 @@ figcaption b { color: CanvasText; font-variant-numeric: tabular-nums; }
 
 
 def draw(title, results, root, pictures):
-    """The page: each query, a picture or words, beside what it found, [(cosine, name), ...]."""
+    """The page: each query, a picture or words, beside its results, [(cosine, name), ...]."""
     parts = []
     for k, (query, found) in enumerate(results):
         shown = figure(Path(query), Path(query).name) if k < pictures else f"<blockquote>{escape(query)}</blockquote>"
@@ -256,7 +256,7 @@ def draw(title, results, root, pictures):
 <title>{escape(title)}</title>
 <style>{STYLE}</style>
 <header><h1>{escape(title)}</h1>
-<p>Framed: what was looked for. Beside it: the nearest pictures and their cosine similarity, best first.</p></header>
+<p>Framed: the query. Beside it: the nearest pictures and their cosine similarity, best first.</p></header>
 {chr(10).join(parts)}
 </html>
 """

@@ -1,4 +1,4 @@
-"""Sequences whose future can be predicted: a hidden rotation seen through noise, and images row by row."""
+"""Sequences with a predictable future: a hidden rotation observed through noise, and images row by row."""
 
 import math
 from collections.abc import Callable
@@ -51,15 +51,14 @@ class SequenceData:
 
 @dataclass(frozen=True)
 class Rotation:
-    """`planes` planes, in each a point that turns by its own fixed angle a step and forgets:
+    """`planes` planes, each with a point that turns by a fixed angle in each step and decays:
 
         s_t = decay R s_{t-1} + sqrt(1 - decay^2) e_t,   s_0, e_t ~ N(0, I)       in R^S, S = 2 planes
         x_t = M s_t's first coordinates + noise n_t,   n_t ~ N(0, I)              in R^C
 
-    It is stationary with s_t ~ N(0, I), and each coordinate of s_{t+g} correlates by decay^g with the same one of
-    R^g s_t: what the present tells of the future is the information of correlated Gaussians, -planes log(1 - decay^2g)
-    nats. An observation shows where a point is along one axis only; where it is heading takes several, so a context
-    must remember.
+    It is stationary with s_t ~ N(0, I), and each coordinate of s_{t+g} correlates by decay^g with the same one of R^g s_t:
+    present and future share the information of correlated Gaussians, -planes log(1 - decay^2g) nats. An observation shows a
+    point's position along one axis; its direction takes several, so a context needs memory.
     """
 
     planes: int = 4
@@ -76,11 +75,11 @@ class Rotation:
 
     @property
     def angles(self) -> HostArray:
-        """The angle that each plane's point turns by in a step, in radians: evenly from 0.1 to 0.8."""
+        """The angle of each plane's point per step, in radians, evenly from 0.1 to 0.8."""
         return np.linspace(0.1, 0.8, self.planes)
 
     def turned(self, states: HostArray, steps: int) -> HostArray:
-        """R^steps states: (..., S) -> (..., S), the most likely states so many steps later, but for the decay."""
+        """R^steps states: (..., S) -> (..., S), the most likely states `steps` steps later, without the decay."""
         s = _complex(states) * np.exp(1j * steps * self.angles)
         return np.concatenate([s.real, s.imag], axis=-1).astype(states.dtype)
 
@@ -99,7 +98,7 @@ class Rotation:
 
 
 def _complex(states):
-    """(..., 2 planes) -> (..., planes): a plane's coordinates as a complex number, so that turning is a product."""
+    """(..., 2 planes) -> (..., planes): a plane's coordinates as a complex number, so a rotation is a product."""
     planes = states.shape[-1] // 2
     return states[..., :planes] + 1j * states[..., planes:]
 

@@ -37,7 +37,7 @@ from minicl.optim import SGD, AdamW, warmup_cosine
 from minicl.options import at_least, options, within
 from minicl.run import Run, command
 
-DATA = {"auto": "CIFAR-10 if available, else generated shapes", "cifar10": "insists on CIFAR-10",
+DATA = {"auto": "CIFAR-10 if available, else generated shapes", "cifar10": "CIFAR-10, else an error",
         "shapes": "generated coloured shapes"}
 ENCODERS = {"convnet": lambda shape, width, rng: ConvNet(shape, [width, 2 * width, 4 * width, 8 * width], rng=rng),
             "resnet9": lambda shape, width, rng: ResNet9(shape, width, rng=rng),
@@ -49,9 +49,9 @@ OPTIMIZERS = {"sgd": functools.partial(SGD, momentum=0.9), "adamw": AdamW}
 def main():
     parser = options(__doc__, epochs=10, batch=256, lr=3e-3, tau=0.2, data=DATA)
     parser.add_argument("--method", default="simclr", choices=METHODS, help="negatives from the batch, or a queue")
-    parser.add_argument("--encoder", default="convnet", choices=ENCODERS, help="what maps images to h")
+    parser.add_argument("--encoder", default="convnet", choices=ENCODERS, help="the encoder, images -> h")
     parser.add_argument("--width", type=at_least(1, 2**9), default=32, help="channels of the encoder's first layer")
-    parser.add_argument("--head", default="mlp", choices=HEADS, help="what maps h to z, the space of the loss")
+    parser.add_argument("--head", default="mlp", choices=HEADS, help="projection head, h -> z")
     parser.add_argument("--hidden", type=at_least(1, 2**14), help="hidden units of the mlp head; default: those of h")
     parser.add_argument("--dim", type=at_least(2, 2**14), default=128, help="dimension of z, unless --head none")
     parser.add_argument("--optimizer", default="adamw", choices=OPTIMIZERS, help="sgd has momentum 0.9")
@@ -59,12 +59,12 @@ def main():
     parser.add_argument("--warmup", type=within("[0, 1)"), default=0.1, help="share of steps in which the rate rises")
     parser.add_argument("--queue", type=at_least(1), default=4096, help="moco: keys in the queue")
     parser.add_argument("--momentum", type=within("[0, 1)"), default=0.99, help="moco: m of key <- m key + (1 - m) query")
-    parser.add_argument("--splits", type=at_least(1), default=8, help="moco: groups that batch norm sees a batch in")
+    parser.add_argument("--splits", type=at_least(1), default=8, help="moco: groups of a batch normalised separately")
     parser.add_argument("--limit", type=at_least(20), help="use only this many training images, and test images")
     parser.add_argument("--chunk", type=at_least(2), help="views encoded at a time, to save memory; default: all at once")
-    parser.add_argument("--clip-grad", type=within("(0, inf)"), help="most that the gradients' norm may be; default: any")
+    parser.add_argument("--clip-grad", type=within("(0, inf)"), help="largest norm of the gradients; default: no limit")
     parser.add_argument("--evaluate-every", type=at_least(1), help="epochs between evaluations by kNN; default: none")
-    parser.add_argument("--knn-k", type=at_least(1), default=20, help="neighbours that vote, at most all")
+    parser.add_argument("--knn-k", type=at_least(1), default=20, help="number of nearest neighbours")
     args = parser.parse_args()
     if args.method == "moco" and (args.batch % args.splits or not 2 * args.splits <= args.batch <= args.queue):
         parser.error("moco: --batch must be a multiple of --splits, twice that or more, and at most --queue: got "

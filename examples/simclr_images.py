@@ -5,9 +5,9 @@
     python examples/simclr_images.py --data-dir photos --backend cupy --encoder resnet18 --width 64 --size 96
     mpirun -n 4 python examples/simclr_images.py --data-dir photos           # four processes share every batch
 
-Subfolders are classes, which are used for evaluation only; without them, or with --no-labels, only what needs no labels
-is measured. docs/pictures.md says what may be in the folder. Pictures are decoded once, into a file in the user's cache,
-and threads read the next batches from there while a step is computed.
+Subfolders are classes, which are used only for evaluation; without them, or with --no-labels, accuracies are left out.
+docs/pictures.md describes the folder. Pictures are decoded once, into a file in the user's cache, and threads read the
+next batches from it while a step is computed.
 """
 
 import argparse
@@ -35,13 +35,13 @@ def picture_options(parser):
                         help="pixels a side, a multiple of 32")
     parser.set_defaults(batch=None)                          # see choose_batch
     parser.add_argument("--limit", type=at_least(20), help="read only this many pictures to train on, and to test on")
-    parser.add_argument("--encoder", default="convnet", choices=ENCODERS, help="what maps images to h")
+    parser.add_argument("--encoder", default="convnet", choices=ENCODERS, help="the encoder, images -> h")
     parser.add_argument("--width", type=at_least(1, 2**9), default=32, help="channels of the encoder's first layer")
     parser.set_defaults(channels=3, resize=RESIZE)           # for config.json: with --size, how a picture is prepared
 
 
 def choose_batch(args, run, n, most, multiple=2):
-    """Set args.batch where --batch was not given: `most`, or half of the n training pictures if that is less."""
+    """Set args.batch if --batch was not given: `most`, or half of the n training pictures if that is less."""
     if args.batch is None:
         unit = max(multiple, 8) if n >= 128 else multiple    # so that few processes can share it
         args.batch = run.config["batch"] = min(most, max(multiple, n // 2 - n // 2 % unit))
@@ -55,12 +55,12 @@ def main():
     parser = options(__doc__, epochs=20, batch=256, lr=3e-3, tau=0.2, data=None)
     picture_options(parser)
     parser.add_argument("--labels", action=argparse.BooleanOptionalAction, default=True, help="subfolders are classes")
-    parser.add_argument("--head", default="mlp", choices=HEADS, help="what maps h to z, the space of the loss")
+    parser.add_argument("--head", default="mlp", choices=HEADS, help="projection head, h -> z")
     parser.add_argument("--hidden", type=at_least(1, 2**14), help="hidden units of the mlp head; default: those of h")
     parser.add_argument("--dim", type=at_least(2, 2**14), default=128, help="dimension of z, unless --head none")
     parser.add_argument("--weight-decay", type=within("[0, inf)"), default=1e-4, help="AdamW's, on matrices")
     parser.add_argument("--chunk", type=at_least(2), help="views encoded at a time, to save memory; default: all at once")
-    parser.add_argument("--clip-grad", type=within("(0, inf)"), help="most that the gradients' norm may be; default: any")
+    parser.add_argument("--clip-grad", type=within("(0, inf)"), help="largest norm of the gradients; default: no limit")
     parser.add_argument("--evaluate-every", type=at_least(1), help="epochs between evaluations by kNN; default: none")
     args = parser.parse_args()
     if not args.data_dir:

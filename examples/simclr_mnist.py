@@ -5,8 +5,8 @@
     python examples/simclr_mnist.py --backend cupy       # the same code on a GPU
     mpirun -n 4 python examples/simclr_mnist.py          # on four processes, each with a quarter of every batch
 
-Two random views of each image should find each other among the views of all other images in the batch. Read
-top to bottom: data, two views, encoder, head, loss, backward, step; then the evaluation.
+Two random views of each image should find each other among the views of all other images in the batch. Read from top to
+bottom: data, two views, encoder, head, loss, backward, step; then the evaluation.
 """
 
 import numpy as np
@@ -26,12 +26,12 @@ from minicl.run import Run, command
 
 def main():
     parser = options(__doc__, epochs=8, batch=256, lr=5e-3, tau=0.2)
-    parser.add_argument("--encoder", default="convnet", choices=("convnet", "mlp"), help="what maps images to h")
-    parser.add_argument("--head", default="mlp", choices=HEADS, help="what maps h to z, the space of the loss")
+    parser.add_argument("--encoder", default="convnet", choices=("convnet", "mlp"), help="the encoder, images -> h")
+    parser.add_argument("--head", default="mlp", choices=HEADS, help="projection head, h -> z")
     parser.add_argument("--dim", type=at_least(2, 2**14), default=128, help="dimension of z, unless --head none")
     parser.add_argument("--weight-decay", type=within("[0, inf)"), default=1e-4, help="AdamW's, on matrices")
     parser.add_argument("--chunk", type=at_least(2), help="views encoded at a time, to save memory; default: all at once")
-    parser.add_argument("--clip-grad", type=within("(0, inf)"), help="most that the gradients' norm may be; default: any")
+    parser.add_argument("--clip-grad", type=within("(0, inf)"), help="largest norm of the gradients; default: no limit")
     parser.add_argument("--evaluate-every", type=at_least(1), help="epochs between evaluations by kNN; default: none")
     args = parser.parse_args()
 

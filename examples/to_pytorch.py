@@ -6,7 +6,7 @@
     from to_pytorch import read
     model = read("encoder.pt")                               # a torch.nn.Module: (N, C, H, W) in [0, 1] -> (N, d)
 
-The names of the weights are minicl's without "steps". What differs is their layout:
+The weights have minicl's names without "steps". Their layout differs:
 
     layer     minicl                    PyTorch
     Conv2d    (kh, kw, C, K)            (K, C, kh, kw)
@@ -46,7 +46,7 @@ def main():
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("source", type=folder, help="folder of a run, or a .pt file to convert back")
     parser.add_argument("file", type=folder, help="what to write: encoder.pt, or back: encoder.safetensors")
-    parser.add_argument("--model", help="which model, if the run trained several")
+    parser.add_argument("--model", help="name of the model, if the run trained several")
     args = parser.parse_args()
     kinds = Path(args.source).suffix, Path(args.file).suffix
     if kinds == (".pt", ".safetensors"):
@@ -79,8 +79,8 @@ def to_state_dict(module):
 
 
 def from_state_dict(module, state):
-    """Load a PyTorch state dict into a minicl Module: half precision becomes float32, and the prefixes are left out that
-    DataParallel and compile put before all names. Raises ValueError naming what does not fit; then nothing is loaded."""
+    """Load a PyTorch state dict into a minicl Module: half precision becomes float32, and the prefixes of DataParallel and
+    compile are dropped. Raises ValueError, and loads nothing, if something does not fit."""
     while state and (prefix := next((p for p in ("module.", "_orig_mod.") if all(n.startswith(p) for n in state)), None)):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
     state = {name: value.float() if value.is_floating_point() and value.dtype != torch.float64 else value
@@ -100,7 +100,7 @@ def from_state_dict(module, state):
 # ---------------------------------------------------------------- files
 
 def save(path, encoder, meta):
-    """Write {"state_dict", "minicl"} after a test that the PyTorch model gives the encoder's features."""
+    """Write {"state_dict", "minicl"} after testing that the PyTorch model returns the encoder's features."""
     try:
         spec = spec_of(encoder)
         model = torch_model(encoder).eval()
@@ -144,7 +144,7 @@ def read(path):
 # ---------------------------------------------------------------- models
 
 def torch_model(m):
-    """The PyTorch module of the same structure as a minicl Module, with other weights. KeyError: none is known."""
+    """The PyTorch module with the structure of a minicl Module, and other weights. Raises KeyError if none is known."""
     return torch.nn.ReLU() if m is ops.relu else PEERS[type(m)](m)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from .checks import ends
 
-IMAGES = {"auto": "MNIST if available, else generated digits", "mnist": "insists on MNIST",
+IMAGES = {"auto": "MNIST if available, else generated digits", "mnist": "MNIST, else an error",
           "digits": "generated digits"}
 
 
@@ -26,7 +26,7 @@ def options(description: str | None, *, epochs: int, batch: int, lr: float, tau:
     """
     parser = _Parser(description=(description or "").split("\n\n")[0],     # python -OO has none
                      formatter_class=_DefaultsHelp)
-    parser.add_argument("--backend", default="numpy", choices=("numpy", "cupy"), help="where arrays live: CPU or GPU")
+    parser.add_argument("--backend", default="numpy", choices=("numpy", "cupy"), help="CPU or GPU")
     parser.add_argument("--precision", default="float32", choices=("float32", "tf32"),
                         help="of matrix products on a GPU; tf32 uses its tensor cores, with errors of 5e-4")
     if data:

@@ -127,7 +127,7 @@ class Run:
     def _open(self, args):
         """Lock the folder, and read the checkpoint in it."""
         if args.resume and not args.out:
-            raise RunError("--resume goes on from the checkpoint in a folder: name it with --out")
+            raise RunError("--resume continues from the checkpoint in a folder: name it with --out")
         if args.resume and not Path(args.out).exists():
             load_checkpoint(Path(args.out) / "checkpoint.npz")                           # raises
         own = OwnFolder(args.out, self.name)
@@ -145,7 +145,7 @@ class Run:
                 self._compare(self._saved[1])
                 self._log = self._saved[1]["log"]
             elif self.checkpoint.exists() or (self.folder / "result.json").exists():
-                raise RunError(f"--out {self.folder} already holds a run; go on with it by --resume, or choose another "
+                raise RunError(f"--out {self.folder} already holds a run; continue it with --resume, or choose another "
                                "folder")
         except BaseException:
             self.close()
@@ -172,7 +172,7 @@ class Run:
         changed = changes(before, now)
         if changed:
             raise RunError(f"--resume: the checkpoint in {self.folder} is of a run with other options: {changed}. Give the "
-                           "same options, or start anew with another --out")
+                           "same options, or start again with another --out")
         edited = [part for part in self._code if meta["code"].get(part) != self._code[part]]
         if edited:                                           # perhaps a print, or a bug that ended the run: not refused
             self.print(f"warning: {' and '.join(edited)} changed since the checkpoint in {self.folder} was saved; "
@@ -184,10 +184,10 @@ class Run:
         changed = changes(meta["data"], data)
         if changed:
             raise RunError(f"--resume: the checkpoint in {self.folder} is of a run on other data: {changed}. Name the same "
-                           "data with --data and --data-dir, or start anew with another --out")
+                           "data with --data and --data-dir, or start again with another --out")
         if meta["total"] * self.config.get("epochs", 1) != total * meta["config"].get("epochs", 1):
             raise RunError(f"--resume: the checkpoint in {self.folder} is of a run of {meta['total']} steps, this one has "
-                           f"{total}; start anew with another --out")
+                           f"{total}; start again with another --out")
         try:
             require_rng_state(rng, meta["rng"])
         except (TypeError, ValueError, KeyError, OverflowError) as error:
@@ -260,7 +260,7 @@ class Run:
                     save()
                     stops = self.world.any(bool(signals))    # perhaps only while saving
                 if stops:
-                    self.print(f"interrupted after step {self.step} of {total}; go on with --resume --out "
+                    self.print(f"interrupted after step {self.step} of {total}; continue with --resume --out "
                                + shlex.quote(str(self.folder)))
                     self.close()
                     number = self.world.all_gather(np.array([*signals[:1], 0][:1])).max()
@@ -347,7 +347,7 @@ class Run:
                 self._table.write([*self._log, line])
         except OSError as error:
             raise RunError(f"cannot write {error.filename or self.folder / 'log.jsonl'}: {error.strerror}; free some space, "
-                           "and go on with --resume") from error
+                           "and continue with --resume") from error
 
     def once(self, function: Callable[..., Result], *args: Any, **options: Any) -> Result:
         """function(*args, **options), computed by the first process; the others sleep, and get the same value."""

@@ -63,7 +63,7 @@ def test_an_out_on_a_full_disk_is_refused_before_training(out):
 def test_an_out_that_holds_a_run_is_refused(out):
     train(start(out))
     before = (out / "checkpoint.npz").read_bytes()
-    with pytest.raises(RunError, match="already holds a run; go on with it by --resume, or choose another folder"):
+    with pytest.raises(RunError, match="already holds a run; continue it with --resume, or choose another folder"):
         start(out, "--seed", "1")
     assert (out / "checkpoint.npz").read_bytes() == before
     assert json.loads((out / "config.json").read_text())["seed"] == 0

@@ -99,7 +99,7 @@ def test_a_run_finishes_its_step_saves_says_how_to_go_on_and_exits_with_128_and_
     process.send_signal(getattr(signal, name))
     out, err = process.communicate(timeout=30)
     assert process.returncode == ENDING[name] and err == f"\ninterrupted by {name}\n"
-    assert out.splitlines()[-2] == "end" and "go on with --resume --out " in out.splitlines()[-1]
+    assert out.splitlines()[-2] == "end" and "continue with --resume --out " in out.splitlines()[-1]
     assert sorted(os.listdir(tmp_path / "out")) == ["checkpoint.npz", "config.json", "log.jsonl"]
 
 
