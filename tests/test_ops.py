@@ -158,6 +158,8 @@ def test_conv2d_is_the_sum_over_its_window(stride, padding, channels, rng, xp):
     ("columns", "CACHE", "conv2d", [(4, 5, 5, 1), (3, 3, 1, 2)], {"padding": 1}),
     ("columns", "PIXELS", "conv2d", [(5, 5, 5, 2), (3, 3, 2, 2)], {"stride": 2, "padding": 1}),
     ("columns", "SMALL_PRODUCT", "conv2d", [(4, 5, 120, 1), (3, 3, 1, 2)], {}),
+    ("elementwise", "SLICE", "relu", [(5, 7)], {}),
+    ("pool", "SLICE", "max_pool2d", [(7, 5, 3, 2)], {}),
     ("pixel_rows", "WIDTH", "batch_norm", [(4, 3, 5, 2), (2,), (2,)], {"relu": True}),
 ])
 @pytest.mark.parametrize("count", [1, 3])
@@ -193,6 +195,22 @@ def test_max_pool_sends_the_gradient_of_a_tie_to_one_entry():
     x = Tensor(np.zeros((2, 2, 1, 1)), requires_grad=True)
     ops.max_pool2d(x).sum().backward()
     np.testing.assert_array_equal(x.grad.reshape(-1), [1, 0, 0, 0])
+
+
+@pytest.mark.parametrize("size, stride", [(1, 1), (2, 2), (3, 3), (2, 3), (3, 2)])
+@pytest.mark.parametrize("entries", [1, 2**16])
+def test_max_pool_sends_g_to_the_first_maximum_of_each_window(size, stride, entries, rng, xp, monkeypatch):
+    monkeypatch.setattr(importlib.import_module("minicl.ops.pool"), "SLICE", entries)
+    x = rng.integers(0, 3, (8, 7, 2, 3)).astype("float64")                   # ties in nearly every window
+    y, backward = ops.max_pool2d.forward(to_device(x, xp), size=size, stride=stride)
+    g = rng.standard_normal(y.shape)
+    dx = np.zeros_like(x)
+    for h, w, b, c in np.ndindex(y.shape):
+        window = x[stride * h:stride * h + size, stride * w:stride * w + size, b, c]
+        i, j = np.unravel_index(window.argmax(), window.shape)
+        assert to_host(y)[h, w, b, c] == window[i, j]
+        dx[stride * h + i, stride * w + j, b, c] += g[h, w, b, c]
+    np.testing.assert_array_equal(to_host(backward(to_device(g, xp))[0]), dx)
 
 
 def test_max_shares_the_gradient_of_a_tie():

@@ -12,9 +12,11 @@ that do not fill a window are dropped, as in PyTorch.    Derivation: docs/gradie
 """
 
 from ..autograd import op
-from ..backend import array_module
+from ..backend import array_module, fused, parallel_for
 from ..checks import require_integers
 from ..typing import Array
+
+SLICE = 2**16         # entries of the output that a thread computes at a time
 
 
 @op
@@ -30,20 +32,53 @@ def max_pool2d(x: Array, *, size: int = 2, stride: int | None = None):
     """
     xp = array_module(x)
     views = _windows(x, size, stride, "max_pool2d")
-    y = views(x)[0].copy()
-    for view in views(x)[1:]:
-        xp.maximum(y, view, out=y)
+    y = xp.empty(views(x)[0].shape, dtype=x.dtype)
+    rows = max(1, SLICE // max(1, y[0].size))
+
+    def forward(lo, hi):
+        first, *others = (view[lo:hi] for view in views(x))
+        for view in others or [first]:
+            xp.maximum(first, view, out=y[lo:hi])
+            first = y[lo:hi]
+
+    parallel_for(xp, len(y), forward, rows)
 
     def backward(g):
-        dx = xp.zeros_like(x)
-        taken = xp.zeros(y.shape, dtype=bool)
-        for view, dview in zip(views(x), views(dx)):
-            here = (view == y) & ~taken
-            taken |= here
-            dview += g * here                                                # (1)
+        if stride is not None and stride < size:
+            return (_to_overlapping(views, x, y, g),)
+        dx = xp.empty_like(x) if y.size * size**2 == x.size else xp.zeros_like(x)
+
+        def part(lo, hi):
+            left = g[lo:hi].copy()                                           # of windows whose maximum is still to come
+            *taps, (_, last) = zip(views(x), views(dx))
+            for view, dview in taps:
+                _take(left, view[lo:hi], y[lo:hi], dview[lo:hi])             # (1)
+            last[lo:hi] = left
+
+        parallel_for(xp, len(y), part, rows)
         return (dx,)
 
     return y, backward
+
+
+@fused
+def _take(xp, left, x, y, dx):
+    """dx = left where x = y, else 0; what is taken is no longer left."""
+    dx[...] = x == y
+    dx *= left
+    left -= dx
+
+
+def _to_overlapping(views, x, y, g):
+    """dx where windows overlap, so that an entry may be the maximum of several."""
+    xp = array_module(x)
+    dx = xp.zeros_like(x)
+    taken = xp.zeros(y.shape, dtype=bool)
+    for view, dview in zip(views(x), views(dx)):
+        here = (view == y) & ~taken
+        taken |= here
+        dview += g * here                                                    # (1)
+    return dx
 
 
 @op
