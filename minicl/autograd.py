@@ -169,7 +169,9 @@ def _accumulate(leaf: Tensor, g: Array) -> None:
     try:                                                     # `with` takes three times as long
         if leaf._grad is None:
             leaf._grad = g.copy()
-            first_gradients.append(weakref.ref(leaf))
+            made = getattr(type(leaf), "made", None)         # of a Parameter
+            if made is not None:
+                first_gradients.append((weakref.ref(leaf), made.__get__(leaf), leaf.shape))
         else:
             leaf._grad += g
     finally:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from .autograd import Tensor, hold_inputs
+from .no_grad import require_plain_function
 from .typing import Array
 
 
-@contextlib.contextmanager
-def check_inputs() -> Iterator[None]:
+class check_inputs(contextlib.ContextDecorator):
     """A block in which inputs, options and outputs of recorded ops are read-only until the backward pass has used them.
 
     A line that writes into one raises NumPy's "ValueError: assignment destination is read-only" (or "output array").
@@ -27,12 +27,23 @@ def check_inputs() -> Iterator[None]:
     Traceback (most recent call last):
     ValueError: assignment destination is read-only
     """
-    outer = hold_inputs.get()
-    hold_inputs.set(_ReadOnly)
-    try:
-        yield
-    finally:
-        hold_inputs.set(outer)
+
+    def __init__(self) -> None:
+        self.outer: list[Callable | None] = []
+
+    def __enter__(self) -> None:
+        self.outer.append(hold_inputs.get())
+        hold_inputs.set(_ReadOnly)
+
+    def __exit__(self, *error: Any) -> None:
+        hold_inputs.set(self.outer.pop())
+
+    def __call__(self, function: Callable) -> Any:
+        require_plain_function("check_inputs", function)
+        return super().__call__(function)
+
+    def _recreate_cm(self) -> "check_inputs":
+        return check_inputs()                                # each call of a decorated function has a block of its own
 
 
 class _ReadOnly:

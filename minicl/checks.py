@@ -6,12 +6,40 @@ ValueError. `where` is the NAME, or an object whose class is the NAME.
 
 import difflib
 import functools
+import inspect
 import math
 import numbers
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+
+
+class _AfterInit(type):
+    @property
+    def __signature__(cls):                                  # for help(), that of __init__
+        signature = inspect.signature(cls.__init__)
+        return signature.replace(parameters=[*signature.parameters.values()][1:])
+
+    def __call__(cls, *args, **options):
+        made = super().__call__(*args, **options)
+        object.__setattr__(made, "_is_sealed", True)
+        return made
+
+
+class Sealed(metaclass=_AfterInit):
+    """Takes no new attributes after __init__, so that a misspelt one is an error, and of `ranges` only numbers within."""
+
+    _is_sealed = False
+    ranges: dict[str, str] = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._is_sealed:
+            if not hasattr(self, name):
+                raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{did_you_mean(name, vars(self))}")
+            if name in self.ranges:
+                require_within(self, self.ranges[name], **{name: value})
+        object.__setattr__(self, name, value)
 
 
 def require_within(where: Any, interval: str, hint: str = "", /, **options: Any) -> None:

@@ -32,13 +32,18 @@ class no_grad(contextlib.ContextDecorator):
             no_grad_blocks.set(tuple(blocks))
 
     def __call__(self, function: Callable) -> Any:
-        if not inspect.isfunction(function) or any(is_later(function) for is_later in LATER):
-            raise TypeError(f"no_grad: expected a function to decorate, got {function!r}; within a generator or an async "
-                            "def, whose code runs after the call, write `with no_grad():`")
+        require_plain_function("no_grad", function)
         return super().__call__(function)
 
     def _recreate_cm(self) -> "no_grad":
         return no_grad()                                     # a new block for each call of a decorated function
+
+
+def require_plain_function(name: str, function: Any) -> None:
+    """Raise TypeError unless a block `name` can decorate function: the code within it must run during the call."""
+    if not inspect.isfunction(function) or any(is_later(function) for is_later in LATER):
+        raise TypeError(f"{name}: expected a function to decorate, got {function!r}; within a generator or an async "
+                        f"def, whose code runs after the call, write `with {name}():`")
 
 
 def in_no_grad() -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 
 from .autograd import Tensor
 from .backend import array_module, follow, fused, parallel_for, sum_of_squares, to_device, to_host, weights
-from .checks import require_bool, require_integers, require_within
+from .checks import Sealed, require_bool, require_integers, require_within
 from .nn import Module, Parameter
 from .nn.state import require_state
 from .nn.structure import Structure, named_parameters
@@ -29,7 +29,7 @@ from .typing import Array, HostArray
 SLICE = 2**17      # entries updated at a time on a CPU: few enough for the cache, enough for a thread
 
 
-class Optimizer:
+class Optimizer(Sealed):
     """Base class. Subclasses name their state buffers and define _update(part, lr, decay, t).
 
     model  a Module, or (name, Parameter) pairs, for part of a model or several
@@ -50,7 +50,9 @@ class Optimizer:
     >>> optimizer.step()
     """
 
+    ranges = {"lr": "[0, inf)", "weight_decay": "[0, inf)", "momentum": "[0, 1)", "eps": "(0, inf)", "eta": "(0, inf)"}
     state_names: tuple[str, ...] = ()
+    scales_gradients = False                                     # whether _step changes the gradients
     decay_in_gradient = False                                    # whether _update adds decay w to the gradient
     world = property(lambda self: self.model.world, lambda self, world: self.model.across(world))
 
@@ -65,6 +67,7 @@ class Optimizer:
         self.names, self.parameters = zip(*parameters)           # the sort is stable: decayed ones first
         self.structure = Structure(type(self).__name__, model, parameters, Parameter)
         self.lr, self.weight_decay, self.steps = lr, weight_decay, 0
+        self.spent = False                                       # whether a step has changed the gradients for good
         self.model = model if isinstance(model, Module) else Module()    # its processes add up their gradients
         xp = self.xp = array_module(self.parameters[0].data)
         self.values = xp.concatenate([p.data.reshape(-1) for p in self.parameters])
@@ -83,6 +86,7 @@ class Optimizer:
 
     def zero_grad(self) -> None:
         self.grads[...] = 0
+        self.spent = False
 
     def step(self, lr: float | None = None, *, clip_grad_norm: float | None = None) -> Array | None:
         """One update from the gradients that backward() has added up since zero_grad().
@@ -105,12 +109,16 @@ class Optimizer:
             self._plan(trained)
         if not self.runs:
             raise RuntimeError(f"{type(self).__name__}: all its parameters are frozen, so there is nothing to train")
+        if self.spent:
+            raise RuntimeError(f"{type(self).__name__}: the last step has scaled the gradients, or added them up over the "
+                               "processes, so that they serve once; call zero_grad() before the next backward()")
         for g in self._live_gradients():                         # gradients of frozen parameters are not touched
             self.world.all_reduce(g)
         if self.xp is np:
             self._require_finite_gradients()
         norm = None if clip_grad_norm is None else self._clip(clip_grad_norm)
         self.steps += 1
+        self.spent = self.scales_gradients or self.world.size > 1
         if self.frozen:
             self.missed[self.frozen] += 1
         mark_changed(itertools.compress(zip(self.names, self.parameters), trained), f"{type(self).__name__}.step()",
@@ -194,7 +202,8 @@ class Optimizer:
         return {name: np.array(to_host(part)) for name, part in self._parts()}
 
     def load_state_dict(self, state: dict[str, HostArray]) -> None:
-        """Load a state_dict. Raises ValueError, and changes nothing, unless all of it fits."""
+        """Load a state_dict: moments and step counts, not lr and the other options. Raises ValueError, and changes nothing,
+        unless all of it fits."""
         parts = dict(self._parts())
         require_state(type(self).__name__, state, parts)
         steps = int(state[f"{type(self).__name__}.steps"])
@@ -335,6 +344,7 @@ class LARS(SGD):
     Source: SimCLR's own code (lars_optimizer.py). You et al. 2017, who proposed it, divide by |g| + decay |w|.
     """
 
+    scales_gradients = True
     decay_in_gradient = False                                    # _step has added it, and squares in float64
 
     def __init__(self, model: Module | Iterable[tuple[str, Tensor]], lr: float, *, momentum: float = 0.9,

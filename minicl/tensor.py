@@ -16,7 +16,8 @@ from .typing import Array, HostArray
 
 clock = itertools.count()             # orders the recorded ops and the library's writes
 Change: TypeAlias = tuple[int, str, str]              # time, name of what was changed, by what
-first_gradients: deque[weakref.ref] = deque(maxlen=1000)     # the latest leaves whose .grad was not an optimizer's
+# The latest Parameters whose .grad was not an optimizer's, with when they were made and their shape.
+first_gradients: deque[tuple[weakref.ref, int, tuple]] = deque(maxlen=1000)
 
 
 class BaseTensor:

@@ -53,6 +53,7 @@ def test_each_parameter_moves_as_if_its_own_optimizer_had_taken_the_steps_in_whi
         optimizer.zero_grad()
         for name, p in together.items():
             p.requires_grad = name not in frozen
+            optimizers[name].zero_grad()
             g = data.standard_normal(p.shape)
             p.grad[...] = alone[name].grad[...] = g
         if len(frozen) == 3:
@@ -165,6 +166,7 @@ def test_on_a_gpu_which_is_not_waited_for_it_reaches_the_weights_and_with_them_t
     p = Parameter(xp.ones((3, 4), dtype="float32"))
     optimizer = make([("p", p)])
     for _ in "12":
+        optimizer.zero_grad()
         p.grad[...] = value
         optimizer.step()
     assert not np.isfinite(to_host(p.data)).any() or value == 2e19 and isinstance(optimizer, SGD)

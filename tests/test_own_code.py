@@ -1,5 +1,6 @@
 """Mistakes in a user's own classes and functions, which would otherwise give wrong numbers without a word."""
 
+import inspect
 import json
 
 import numpy as np
@@ -103,6 +104,124 @@ def test_strict_is_true_or_false(strict):
     model = nn.Linear(3, 2, rng=RNG)
     with pytest.raises(TypeError, match="strict must be True or False"):
         model.load_state_dict(model.state_dict(), strict=strict)
+
+
+class Tied(nn.Module):
+    def __init__(self, tie):
+        self.layer = nn.Linear(3, 3, rng=RNG)
+        self.other = tie(self.layer.weight)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("tie", {
+    "Parameter": lambda w: nn.Parameter(w.data), "a row": lambda w: nn.Parameter(w.data[1]),
+    "transposed": lambda w: nn.Parameter(w.data.T), "Buffer": lambda w: nn.Buffer(w.data), "array": lambda w: w.data,
+    "Tensor": lambda w: w.detach(), "in a list": lambda w: [1, {"a": w.data[:2]}]}.values())
+def test_memory_that_an_optimizer_would_part_is_refused(tie):
+    model = Tied(tie)
+    with pytest.raises(ValueError, match="SGD: layer.weight and other.* share memory"):
+        optim.SGD(model, lr=0.1)
+    with pytest.raises(ValueError, match="p and q share memory"):
+        rows = np.zeros((4, 2))
+        optim.SGD([("p", nn.Parameter(rows[:3])), ("q", nn.Parameter(rows[2:]))], lr=0.1)
+
+
+@pytest.mark.parametrize("tie", [lambda w: w, lambda w: w.data.copy(), lambda w: nn.Buffer(w.data.copy()), lambda w: None])
+def test_memory_of_its_own_is_not(tie):
+    model = Tied(tie)
+    optim.SGD(model, lr=0.1)
+    optim.AdamW(model, lr=0.1)                               # views of one buffer, side by side
+
+
+@pytest.mark.parametrize("members, message", [
+    ({"__slots__": ("layer",)}, "parts in __slots__"), ({"train": lambda self, mode=True: self}, "Net.train would replace"),
+    ({"parameters": lambda self: []}, "Net.parameters"), ({"to": lambda self, xp: self}, "Net.to "),
+    ({"state_dict": lambda self: {}}, "Net.state_dict"), ({"training": False}, "Net.training"),
+    ({"named_state": lambda self: []}, "Net.named_state"), ({"world": None}, "Net.world")])
+def test_what_a_module_cannot_define(members, message):
+    with pytest.raises(TypeError, match=message):
+        type("Net", (nn.Module,), members)
+
+
+@pytest.mark.parametrize("steps", [lambda: map(str, "ab"), lambda: (k for k in "ab"), lambda: zip("a", "b"),
+                                   lambda: filter(None, "ab")])
+def test_a_module_keeps_no_iterator(steps):
+    class Net(nn.Module):
+        def __init__(self):
+            self.steps = steps()
+
+    with pytest.raises(TypeError, match="Net: steps is a .*, which the first forward.. would use up; keep a list"):
+        Net()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_layer_that_forward_makes_is_warned_of(kept):
+    made = []
+
+    class Net(nn.Module):
+        def __init__(self):
+            self.first = nn.Linear(3, 3, rng=RNG)
+
+        def forward(self, x):
+            layer = nn.Linear(3, 2, rng=RNG)
+            if kept:
+                made.append(layer)
+            return layer(self.first(x))
+
+    net = Net()
+    optimizer = optim.SGD(net, lr=0.1)
+    net(np.ones((4, 3), "float32")).sum().backward()
+    with pytest.warns(UserWarning, match=r"parameters of shape \(2,\), \(3, 2\)|parameters of shape \(3, 2\), \(2,\)"):
+        optimizer.step()
+
+
+# ---------------------------------------------------------------- optimizers, blocks
+
+@pytest.mark.parametrize("make", [lambda m: optim.SGD(m, lr=0.1, momentum=0.9), lambda m: optim.AdamW(m, lr=0.1),
+                                  lambda m: optim.LARS(m, lr=0.1)])
+@pytest.mark.parametrize("name, value, error", [
+    ("learning_rate", 0.1, AttributeError), ("weightdecay", 0.1, AttributeError), ("param_groups", [], AttributeError),
+    ("lr", -1.0, ValueError), ("lr", "0.1", TypeError), ("weight_decay", -1.0, ValueError), ("weight_decay", float("nan"), ValueError)])
+def test_settings_of_an_optimizer(make, name, value, error):
+    optimizer = make(nn.Linear(3, 2, rng=RNG))
+    optimizer.lr, optimizer.weight_decay = 0.5, 0.0
+    with pytest.raises(error, match=f"{type(optimizer).__name__}.*{name}"):
+        setattr(optimizer, name, value)
+    assert "lr" in inspect.signature(type(optimizer)).parameters
+
+
+def test_momentum_stays_below_1():
+    with pytest.raises(ValueError, match="SGD: momentum must be"):
+        optim.SGD(nn.Linear(3, 2, rng=RNG), lr=0.1).momentum = 3.0
+
+
+def test_gradients_that_a_step_has_scaled_serve_once():
+    model = nn.Linear(3, 2, rng=RNG)
+    optimizer = optim.LARS(model, lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(np.ones((4, 3), "float32")).sum().backward()
+        optimizer.step()
+    with pytest.raises(RuntimeError, match="LARS: .* serve once; call zero_grad"):
+        optimizer.step()
+
+
+async def later():
+    pass
+
+
+def generator():
+    yield
+
+
+@pytest.mark.parametrize("block", [minicl.no_grad, minicl.check_inputs])
+@pytest.mark.parametrize("wrong", [later, generator, dict, 3, type("Own", (), {})])
+def test_blocks_decorate_functions_alone(block, wrong):
+    with pytest.raises(TypeError, match=f"{block.__name__}: expected a function to decorate"):
+        block()(wrong)
+    assert block()(lambda: 5)() == 5
 
 
 # ---------------------------------------------------------------- runs

@@ -80,6 +80,16 @@ class Module(metaclass=_Sealed):
     training = True
     world: World = ALONE
 
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        if vars(cls).get("__slots__"):
+            raise TypeError(f"{cls.__name__}: parts in __slots__ would be neither trained nor saved; leave __slots__ out")
+        replaced = [name for name in vars(cls) if name in vars(Module) and name != "forward" and not name.endswith("__")]
+        if replaced:
+            hint = "; to leave layers in evaluation mode, freeze() them" * (replaced[0] in ("train", "eval", "training"))
+            raise TypeError(f"{cls.__name__}.{replaced[0]} would replace that of Module, which is asked of the outermost "
+                            f"module alone and would be ignored for a part; choose another name{hint}")
+
     def __new__(cls, *args, **options):
         return record(super().__new__(cls))
 
@@ -303,6 +313,9 @@ def require_reachable(module, made=()):
 
     for each in module.modules():
         for attribute, value in vars(each).items():
+            if isinstance(value, (types.GeneratorType, map, filter, zip)):
+                raise TypeError(f"{type(each).__name__}: {attribute} is a {type(value).__name__}, which the first forward() "
+                                "would use up; keep a list")
             for item in _held(value):
                 if isinstance(item, RANDOM):
                     raise TypeError(f"{type(each).__name__}: {attribute} {'is' if item is value else 'holds'} a numpy "

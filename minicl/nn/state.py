@@ -1,7 +1,7 @@
 """Checks of a state_dict, and arrays of a Module that are not in it."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,19 +21,20 @@ class IncompatibleKeys(NamedTuple):
 
 def unsaved_arrays(module: Any) -> dict[str, str]:
     """{attribute: hash of its arrays} of a Module's arrays and constant Tensors other than Parameters and Buffers."""
-    found = {name: [str((x.dtype, x.shape)).encode() + to_host(x).tobytes() for x in _arrays(value)]
+    found = {name: [str((x.dtype, x.shape)).encode() + to_host(x).tobytes() for x in arrays_in(value)]
              for name, value in vars(module).items()}
     return {name: hashlib.sha256(b"".join(arrays)).hexdigest() for name, arrays in found.items() if arrays}
 
 
-def _arrays(value):
+def arrays_in(value: Any) -> Iterator[Array]:
+    """The arrays in an attribute of a Module that are no Parameters or Buffers."""
     if isinstance(value, Tensor) and not isinstance(value, (Parameter, Buffer)):
         value = value.data
     if is_array(value) and value.dtype.kind != "O":
         yield value
     elif isinstance(value, (list, tuple, dict)):
         for item in value.values() if isinstance(value, dict) else value:
-            yield from _arrays(item)
+            yield from arrays_in(item)
 
 
 def parts_to_load(owner: str, state: Mapping[str, Array], parts: Mapping[str, Any],

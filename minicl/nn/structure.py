@@ -1,5 +1,6 @@
 """Structure: detects that a Module has gained, lost or replaced a part since an optimizer or an EMA was made for it."""
 
+import itertools
 import operator
 import warnings
 from collections.abc import Iterable
@@ -7,9 +8,10 @@ from typing import Any
 
 from ..autograd import Tensor
 from ..backend import array_module
-from ..tensor import clock, first_gradients
+from ..tensor import clock, first_gradients, owner_of
 from .module import Module, require_reachable
 from .parts import Buffer, HostBuffer, Parameter
+from .state import arrays_in
 
 MANY = 100                              # a longer list without a part is data and not searched again
 
@@ -58,12 +60,11 @@ class Structure:
 
     def _warn_of_late_parameters(self):
         """Warn of parts that got a gradient, wherever they are hidden: in a lambda, a deque or a long list."""
-        leaves = [reference() for reference in first_gradients]
+        late = [shape for reference, made, shape in first_gradients if made > self.made and (
+            (p := reference()) is None or p.grad is not None and p.grad.base is None)]   # else a view of another optimizer's
         first_gradients.clear()
-        late = [p for p in leaves if isinstance(p, Parameter) and p.made > self.made and p.grad is not None
-                and p.grad.base is None]                                 # else a view of another optimizer's
         if late:
-            warnings.warn(f"{self.owner}: parameters of shape {', '.join(str(p.shape) for p in late[:4])}"
+            warnings.warn(f"{self.owner}: parameters of shape {', '.join(map(str, late[:4]))}"
                           f"{', ...' * (len(late) > 4)}, made after this {self.owner}, received gradients, but no optimizer "
                           "moves them. Keep them in attributes of the model, and make the optimizer afterwards; if they "
                           "are not to be trained, freeze them", stacklevel=4)
@@ -87,11 +88,30 @@ def named_parameters(name, model) -> list[tuple[str, Any]]:
         raise ValueError(f"{name}: expected each name and each parameter once, got {', '.join(n for n, _ in named)}")
     if any(p.node is not None for _, p in named):
         raise ValueError(f"{name}: expected leaves, got the result of an op; pass Parameters")
+    _require_own_memory(name, named, model)
     kinds = sorted({f"{p.dtype} on {array_module(p.data).__name__}" for _, p in named})
     if len(kinds) > 1:
         raise ValueError(f"{name}: expected parameters of one dtype on one device, got {' and '.join(kinds)}; convert "
                          "the model with model.astype() or model.to()")
     return named
+
+
+def _require_own_memory(name, named, model):
+    """Raise ValueError if a parameter shares memory with another part or array of the model, which would not follow it."""
+    arrays = [(other, p.data) for other, p in named]
+    if isinstance(model, Module):
+        arrays += [(other, buffer.data) for other, buffer in model.named_buffers()]
+        arrays += [(f"{other}.{key}".lstrip("."), x) for other, part in model.named_modules()
+                   for key, value in vars(part).items() for x in arrays_in(value)]
+    same: dict[int, list] = {}
+    for other, x in arrays:
+        same.setdefault(id(owner_of(x)), []).append((other, x))
+    moved = {other for other, _ in named}
+    for group in same.values():
+        for (one, x), (other, y) in itertools.combinations(group, 2):
+            if one in moved and array_module(x).may_share_memory(x, y):
+                raise ValueError(f"{name}: {one} and {other} share memory; the optimizer moves each parameter into an array "
+                                 "of its own, so they would part. Use one Parameter in both places, or copy the array")
 
 
 def _walk(value, places, found):
