@@ -1,23 +1,23 @@
 """Convolution as one product: the taps are gathered first, then multiplied all at once.
 
-On a GPU conv.py's product for each tap would be three launches: a copy of the shifted pixels (cuBLAS reads no strided
-view), the product, with an inner size of only C, and the sum. For a 3x3 kernel these are 27, and they move 27 X + 36 Y
-bytes: X those of the pixels that a tap reads, Y those of the output. Here the taps are first laid side by side,
+On a GPU conv.py's product for each tap would take three launches: a copy of the shifted pixels (cuBLAS does not read strided
+views), the product, with an inner size of only C, and the sum. For a 3x3 kernel these are 27 launches that move 27 X + 36 Y
+bytes, with X the pixels that a tap reads and Y the output. Here the taps are first gathered,
 
     cols[m, n, b] = (x[s m + i - p, s n + j - p, b] for all taps (i, j))     (H' W' B, kh kw C)
 
-in one kernel. What is left is y = cols @ w, with an inner size of 9 C: 2 launches, and at most 27 X + Y bytes, of which
-the cache spares some. The gradients are
+in one kernel. Then y = cols @ w has an inner size of 9 C: 2 launches, and at most 27 X + Y bytes, less by the cache. The
+gradients are
 
     dw = cols^T @ g
-    dx = the convolution of g with w turned around, where the stride is 1;
-         else g @ w^T, which one kernel adds back: each entry of dx collects its own, so that no two threads meet
+    dx = the convolution of g with the rotated w, at stride 1;
+         else g @ w^T, added back by one kernel: each entry of dx collects its own terms, so threads do not collide
 
-(two forms, because a stride spreads g out: at stride 2 three quarters of the convolution would be of zeros). Columns
-are gathered for as many output rows at a time as fit COLUMN_BYTES, and gathered again for dw: saved, they would be
-nine times the activations. A 1x1 convolution of stride 1 is a product as it stands, for reshape then copies nothing.
+(two forms, because a stride spreads g out: at stride 2 three quarters of the convolution would be zeros). Columns are
+gathered for as many output rows at a time as fit COLUMN_BYTES, and gathered again for dw: saved, they would be nine times
+the activations. A 1x1 convolution of stride 1 is a plain product, since reshape then copies nothing.
 
-On a CPU the same pays where C is at most 4. There the columns are small and saved for the backward.
+On a CPU the same is faster for C of at most 4. There the columns are small and saved for the backward.
 """
 
 import functools
@@ -32,7 +32,7 @@ PIXELS = 256              # in a product that sums over pixels: few terms, so th
 
 
 def conv_by_columns(x, w, shift, needs_grad):
-    """conv2d of x (H, W, B, C) and w (kh, kw, C, K), shift saying which pixels meet: y (H', W', B, K), backward."""
+    """conv2d of x (H, W, B, C) and w (kh, kw, C, K), with the pairs of pixels in `shift`: y (H', W', B, K), backward."""
     def backward(g):
         dx = dw = None
         if needs_grad[1]:
@@ -64,7 +64,7 @@ def _convolve(x, w, stride, padding, out):
 
 
 def _columns(x, kernel, stride, padding, out):
-    """(rows, cols) for chunks of output rows: cols (n, kh kw C) and the slice of all H' W' B rows that they are."""
+    """(rows, cols) for chunks of output rows: cols (n, kh kw C), and their slice of all H' W' B rows."""
     B, C = x.shape[2:]
     if tuple(kernel) == (1, 1) and stride == 1 and not padding:
         yield slice(None), x.reshape(-1, C)                                  # the pixels as they are
@@ -76,7 +76,7 @@ def _columns(x, kernel, stride, padding, out):
 
 
 def _add_back(g, w, shift, x):
-    """dx: to each pixel of x what comes back to it through every tap."""
+    """dx: for each pixel of x the sum of its gradients through all taps."""
     B, K = g.shape[2:]
     kernel = w.reshape(-1, K)                                                # (kh kw C, K)
     dx = array_module(x).empty_like(x)

@@ -5,13 +5,13 @@ applied to the whole image, is then one matrix product of shifted pixels:
 
     y[m, n] = sum_ij x[s m + i - p, s n + j - p] @ w[i, j]                   (1)
 
-The gradients are the same products, sent back along the same shifts:
+The gradients are products with the same shifts:
 
     dw[i, j] = sum_mn x[s m + i - p, s n + j - p]^T @ g[m, n]                (2)
     dx[s m + i - p, s n + j - p] += g[m, n] @ w[i, j]^T                      (3)
 
-This needs no column matrix and no padded copy: a tap that falls outside the image is left out. Two cases gather the
-taps first, in columns.py: a GPU, and C so small that x @ w[i, j] is too small a product (a first layer on grey or RGB
+This needs neither a column matrix nor a padded copy: taps outside the image are left out. In two cases columns.py gathers
+the taps first: on a GPU, and for C so small that x @ w[i, j] is too small a product (a first layer on grey or RGB
 images).    Derivation: docs/gradients/conv.md
 """
 

@@ -1,14 +1,14 @@
-"""Batch norm and layer norm: shift and scale to mean 0 and variance 1, then let the network choose both again.
+"""Batch norm and layer norm: shift and scale to mean 0 and variance 1, then to a learned mean and scale.
 
-Both compute x^ = (x - m) r with r = 1 / sqrt(v + eps), and y = w x^ + b; they differ in the set of n entries
-that m and v are taken over. With gy = g w, the gradient has to pass through m and v as well:
+Both compute x^ = (x - m) r with r = 1 / sqrt(v + eps), and y = w x^ + b; they differ in the set of n entries over which m
+and v are computed. With gy = g w, the gradient also passes through m and v:
 
     db = sum g                                                               (1)
     dw = sum g x^                                                            (2)
     dx = r (gy - mean(gy) - x^ mean(gy x^))                                  (3)
 
-(3) is gy with two directions taken out: moving all n entries together changes nothing (m follows), and neither
-does stretching them (r follows). The means are over the same n entries. Derivation: docs/gradients/normalize.md
+(3) is gy with two directions removed: y does not change if all n entries are shifted (m follows) or scaled (r follows).
+The means are over the same n entries. Derivation: docs/gradients/normalize.md
 """
 
 from collections.abc import Callable
@@ -26,12 +26,12 @@ def batch_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5, relu:
                on_statistics: Callable[[Array, Array, int], None] | None = None, world: World = ALONE):
     """Normalise each channel over all other axes (Ioffe & Szegedy 2015); relu=True adds max(y, 0) in the same pass.
 
-    x (..., C), weight and bias (C,) -> (..., C). on_statistics(mean (C,), var (C,), n): called with the batch's
-    own, biased, variance, for a layer's running averages. world: x is this process's part of the batch; mean, variance
-    and the means of (3) are those of all processes.
+    x (..., C), weight and bias (C,) -> (..., C). on_statistics(mean (C,), var (C,), n): called with the batch's biased
+    variance, for a layer's running averages. world: x is this process's part of the batch; mean, variance and the means
+    of (3) are those of the whole batch.
 
-    Per channel everything folds into a line: y = a x + c forward, dx = a g + k x + l backward, so each
-    direction is one pass for the two sums and one for the line. With a = w r:
+    Per channel everything is linear: y = a x + c forward, dx = a g + k x + l backward, so each direction is one pass for
+    the two sums and one for the line. With a = w r:
 
         c = b - a m,    k = -a r dw / n,    l = -a db / n - k m
     """
@@ -94,7 +94,7 @@ def _sums_of_all(world, first, second, origin, n):
 def _fold(xp, first, second, origin, weight, bias, n, eps):
     """m, v, r, and the line's a and c, from the sums of x - origin and of its square over n values; all are (C,).
 
-    rest: what rounding took from m, so that the mean is m + rest.
+    rest: the rounding error of m; the mean is m + rest.
     """
     # m = mean x,  v = mean (x - m)^2,  r = 1 / sqrt(v + eps), NaN for v = inf;  y = w (x - m) r + b = a x + c
     shift = first / n

@@ -1,8 +1,8 @@
-"""How batch norm runs over its input: x (..., C) as wide rows, in slices for the threads.
+"""Batch norm's view of its input: x (..., C) as wide rows, in slices for the threads.
 
-NumPy loops along a row, and rows of few channels cost it twice. So as many pixels as divide their number, and fit WIDTH
-entries, are laid side by side in one row, and the (C,) vectors that meet them are repeated as often. A sum over rows then
-has few terms, FEW_ROWS or more, and ends with one over the pixels of a row. On a GPU a row is one pixel.
+NumPy loops along a row, and rows of few channels take twice the time. So a row holds several pixels, a divisor of their
+number that fits WIDTH entries, and (C,) vectors are repeated accordingly. A sum over rows then has few terms, FEW_ROWS or
+more, and ends with a sum over the pixels of a row. On a GPU a row is one pixel.
 """
 
 import functools
@@ -33,15 +33,15 @@ class PixelRows:
         return self.xp.tile(v, self.abreast) if self.abreast > 1 else v
 
     def zeros(self):
-        """0, or on NumPy a row of zeros: a maximum with one takes half the time of a maximum with the number."""
+        """0, or on NumPy a row of zeros: a maximum with a row is twice as fast as with the number."""
         return 0.0 if is_gpu(self.xp) else self.xp.zeros(self.shape[1], dtype=self.dtype)
 
     def sample_mean(self, x):
-        """The mean over some 64 pixels."""
+        """The mean over about 64 pixels."""
         return x.reshape(self.pixels, self.channels)[::-(-self.pixels // 64)].mean(axis=0)
 
     def each(self, function):
-        """function(s) for slices s of the rows, shared out over the threads."""
+        """function(s) for slices s of the rows, divided among the threads."""
         parallel_for(self.xp, self.shape[0], lambda lo, hi: function(slice(lo, hi)), self.size)
 
     def sums(self, pair):
@@ -63,5 +63,5 @@ class PixelRows:
 
 @functools.lru_cache(1024)
 def _abreast(pixels, most):
-    """How many pixels a row has: their number's largest divisor up to `most` that leaves FEW_ROWS rows, or 1."""
+    """The pixels of a row: the largest divisor of their number up to `most` that leaves FEW_ROWS rows, or 1."""
     return next((count for count in range(min(most, pixels // FEW_ROWS), 1, -1) if pixels % count == 0), 1)
