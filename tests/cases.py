@@ -99,6 +99,7 @@ CASES = [
     Case(ops.linear, (normal(4, 3), normal(3, 2), normal(2))),
     Case(ops.linear, (normal(2, 4, 3), normal(3, 2), normal(2)), at="leading axes"),
     Case(ops.conv2d, (normal(4, 5, 2, 5), normal(3, 3, 5, 2)), {"padding": 1}),
+    Case(ops.conv2d, (normal(4, 5, 2, 5), normal(3, 3, 5, 2)), at="unpadded"),
     Case(ops.conv2d, (normal(5, 6, 2, 5), normal(3, 2, 5, 2)), {"stride": 2, "padding": 1}, at="stride 2"),
     Case(ops.conv2d, (normal(7, 5, 2, 5), normal(2, 3, 5, 2)), {"stride": 3, "padding": 2}, at="stride 3"),
     Case(ops.conv2d, (normal(3, 3, 2, 5), normal(1, 1, 5, 4)), at="1x1"),

@@ -45,7 +45,7 @@ def conv2d(x: Array, w: Array, *, stride: int = 1, padding: int = 0, needs_grad=
     shift = _Shifts(x.shape[:2], w.shape[:2], stride, padding)
     if is_gpu(array_module(x)):
         return conv_by_columns(x, w, shift, needs_grad)
-    if w.shape[0] * w.shape[1] > 1 and x.shape[3] <= FEW_CHANNELS:
+    if w.shape[0] * w.shape[1] > 1 and x.shape[3] <= FEW_CHANNELS and w.size:
         return conv_of_few_channels(x, w, shift, needs_grad)
     return _conv_by_taps(x, w, shift, needs_grad)
 
@@ -151,6 +151,8 @@ class _Shifts:
             if left.issuperset(reached):
                 first.add(j)
                 left.difference_update(reached)
+            elif not left.isdisjoint(reached):                               # a sum would begin in unwritten memory
+                return set()
         return set() if left else first
 
     def _span(self, axis, tap, outputs=None, inputs=None):
