@@ -1,4 +1,4 @@
-"""Standard output and error that cannot end a run."""
+"""Standard output and error whose failures do not end a run."""
 
 import contextlib
 import os
@@ -8,10 +8,10 @@ from typing import Any, TextIO
 
 
 class _Stream:
-    """A text stream that shows what it can.
+    """A text stream that ignores failures.
 
-    Characters that its encoding lacks are escaped. Once a write fails, because the reader went away or the disk is full,
-    or if there is no stream at all, the text is dropped; `lost`, if given, is then told why.
+    Characters that its encoding lacks are escaped. If a write fails, because the reader is gone or the disk is full, or if
+    there is no stream at all, the text is dropped, and `lost`, if given, is called with the error.
     """
 
     def __init__(self, stream: TextIO | None, lost: Any = None):
@@ -47,8 +47,8 @@ class _Stream:
 
 @contextlib.contextmanager
 def lasting_output() -> Iterator[None]:
-    """Within this block, printing to a closed, full or ASCII-only stdout or stderr raises no error."""
-    for number in range(3):                                  # else the next file that is opened would become stdout
+    """A block in which printing to a closed, full or ASCII-only stdout or stderr does not raise an error."""
+    for number in range(3):                                  # else the next opened file would become stdout
         try:
             os.fstat(number)
         except OSError:
@@ -56,7 +56,7 @@ def lasting_output() -> Iterator[None]:
     error_stream = _Stream(sys.stderr)
 
     def lost(error):
-        print(f"standard output is lost ({error}); going on without it", file=error_stream)
+        print(f"standard output is lost ({error}); continuing without it", file=error_stream)
 
     with contextlib.redirect_stdout(_Stream(sys.stdout, lost)), contextlib.redirect_stderr(error_stream):    # type: ignore[type-var]
         yield

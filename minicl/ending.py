@@ -1,10 +1,10 @@
-"""How programs end: what is printed of an error; and of several processes none goes on waiting for one that has gone.
+"""The end of programs: how errors are printed, and how several processes end together.
 
     failure(error, signals)       one line for an error that the user can correct, and the exit code
     end_all(message, code)        an error on one of them
     leave(world, step, seconds)   one has left the training loop: the others must do so after the same step
 
-After end_all the program does not go on; leave returns at once.
+end_all does not return; leave returns at once.
 """
 
 import os
@@ -45,26 +45,26 @@ def failure(error: BaseException, received: list[int]) -> tuple[str | None, int]
 
 
 def as_python_says(error: BaseException) -> str:
-    """The text that Python prints of an error that nothing catches."""
-    only = isinstance(error, SystemExit)                     # its traceback leads nowhere
+    """The text that Python prints for an uncaught error."""
+    only = isinstance(error, SystemExit)                     # without its traceback
     return "".join(traceback.format_exception_only(error) if only else traceback.format_exception(error))
 
 
 def end_all(message: str, code: int) -> NoReturn:
-    """End all processes: the others would wait for this one. An error that all have is printed by the first alone."""
+    """End all processes, since the others would wait for this one. The first prints an error that all have."""
     world = current()
     time.sleep(0.5 * (world.rank > 0))
     print(f"process {world.rank} of {world.size}: {message.strip()}" if world.rank else message, file=sys.stderr)
     for close in closing:
         close()
     sys.stderr.flush()
-    time.sleep(0.1)                                          # an aborted launcher may drop what it has not read yet
+    time.sleep(0.1)                                          # an aborted launcher may drop unread output
     world.abort(code or 1)                                   # sys.exit(0) of one process is a failure too
     os._exit(code or 1)                                      # some MPIs return, and kill a little later
 
 
 def leave(world: Any, step: int, seconds: float) -> None:
-    """This process leaves the training loop in `step`, before its end: within so many seconds the others must, or all end.
+    """This process leaves the training loop early, in `step`; unless the others do so within `seconds`, all end.
 
     A thread waits for them, because this process may already wait in a call that the others do not make.
     """

@@ -1,6 +1,6 @@
-"""Pictures from arrays: each function takes a path and what to draw, and writes one PNG file.
+"""Pictures from arrays: each function takes a path and arrays, and writes one PNG file.
 
-Pictures need matplotlib, the `viz` extra. Without it each function prints MISSING and draws nothing, so a run goes on.
+Pictures need matplotlib, the `viz` extra. Without it each function prints MISSING and draws nothing, so a run continues.
 """
 
 import contextlib
@@ -19,10 +19,10 @@ ABSENT = "no pictures: they need matplotlib, pip install 'minicl[viz]'"
 
 
 def _import_figure() -> tuple[Any, str]:
-    """matplotlib's Figure, or None, and why there are no pictures. A Figure needs no pyplot: no window, no global state.
+    """matplotlib's Figure, or None, and the reason why there are no pictures. A Figure works without pyplot's global state.
 
-    matplotlib refuses to be imported where MPLBACKEND names a backend that it can't load, as in a Jupyter terminal. A
-    Figure needs none, so the variable is hidden during the import and then applied as matplotlib would, if it can be.
+    matplotlib cannot be imported if MPLBACKEND names a backend that it can't load, as in a Jupyter terminal. A Figure needs
+    none, so the variable is hidden during the import and then applied as matplotlib would, if possible.
     """
     first = "matplotlib" not in sys.modules
     backend = os.environ.pop("MPLBACKEND", None) if first else None
@@ -88,7 +88,7 @@ def training_curves(path, log: Sequence[dict], *, candidates: int, floor: float)
     """Loss against chance, the alignment and uniformity of z, and kNN and effective rank where the log has them, by step.
 
     log    lines with step, loss, alignment and uniformity; chance is each line's "chance", else log(candidates)
-    floor  the lowest uniformity that many points can have
+    floor  the lowest uniformity of many points
     """
     steps = [line["step"] for line in log]
     losses = [line["loss"] for line in log]
@@ -131,6 +131,6 @@ def embedding_map(path, positions: HostArray, labels: HostArray, class_names: Se
 
 
 def save_figure(figure: Any, path, *, rect: tuple | None = None) -> None:
-    """Write a Figure; rect: the part of it that the axes may fill."""
+    """Write a Figure; rect: the part of it for the axes."""
     figure.tight_layout(rect=rect)
     figure.savefig(path)

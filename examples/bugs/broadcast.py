@@ -19,7 +19,7 @@ def correct(predicted, target):
 
 
 def wrong(predicted, target):
-    return ((predicted - target) ** 2).mean()            # (N, 1) and (N,): broadcast to (N, N), with no complaint
+    return ((predicted - target) ** 2).mean()            # (N, 1) and (N,): broadcast to (N, N), without an error
 
 
 def main(steps=300):

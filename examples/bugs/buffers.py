@@ -24,7 +24,7 @@ def correct(online, target, ema):
 
 def wrong(online, target, ema):
     following = dict(target.named_buffers())
-    for name, p in online.named_parameters():            # running averages are no parameters
+    for name, p in online.named_parameters():            # running averages are not parameters
         following[name].data += (1 - M) * (p.data - following[name].data)
 
 

@@ -1,7 +1,7 @@
-"""What the scripts in this folder share: a small training run, and a table and a picture of two runs side by side.
+"""Shared by the scripts in this folder: a small training run, and a table and a picture of two runs side by side.
 
-Each script holds one mistake that people in this field have made, beside the correct code. The library has no switch
-for either: the wrong lines are in the script. The list of bugs, with hints, is docs/bugs.md.
+Each script has one mistake that was really made in this field, beside the correct code. The wrong lines are in the script,
+not in the library. docs/bugs.md lists the bugs, with hints.
 """
 
 import functools
@@ -67,7 +67,7 @@ def usual_loss(z1, z2):
 
 
 def finds_other_view(model):
-    """Of 500 test images, the share whose other view is the nearest of 500 in z: what the loss asks for, unseen."""
+    """The share of 500 test images whose other view is the nearest of 500 in z: the loss's task, on unseen images."""
     view1, view2 = two_views(mnist_views(), digits()[2], np.random.default_rng(1))
     model.eval()
     with no_grad():
@@ -78,9 +78,9 @@ def finds_other_view(model):
 
 
 def compare(name, *, correct, wrong, curve, x="step", lines=None, log=False):
-    """Print a table of two runs, draw their curves where matplotlib is, and return {"correct": ..., "wrong": ...}.
+    """Print a table of two runs, draw their curves if matplotlib is installed, and return {"correct": ..., "wrong": ...}.
 
-    correct, wrong  {what: number or list of numbers}; of a list the table shows the first and the last
+    correct, wrong  {name: number or list of numbers}; the table shows a list's first and last number
     curve           which list to draw; x: its horizontal axis, the name of another list or of what is counted
     lines           {label: height} of dashed lines, such as chance
     """

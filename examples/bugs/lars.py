@@ -23,7 +23,7 @@ correct = LARS
 
 class wrong(LARS):
     def _step(self, lr):
-        for _, w, g in self.views:                       # all layers alike, zero or not
+        for _, w, g in self.views:                       # all layers, zero or not
             g *= self.eta * np.sqrt((w * w).sum()) / max(np.sqrt((g * g).sum()), 1e-12)
         self._update(slice(None), lr, 0.0, self.steps)
 

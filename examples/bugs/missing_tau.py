@@ -34,7 +34,7 @@ def wrong(x):
 
 
 def ratio(log_softmax):
-    """Analytic over numeric gradient, as gradcheck says it: 1 where it has nothing to say."""
+    """Analytic over numeric gradient, as gradcheck reports it; 1 if it reports nothing."""
     try:
         gradcheck(log_softmax, [np.random.default_rng(0).standard_normal((3, 4))])
     except AssertionError as error:

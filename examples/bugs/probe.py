@@ -2,8 +2,8 @@
 
     python examples/bugs/probe.py                        # about 6 s
 
-The head maps h to z, where the loss compares. It discards what the two views disagree on, and with few dimensions more
-than that: h still has it. After training the head is discarded, and h is evaluated (Chen et al. 2020, section 4.2).
+The head maps h to z, which the loss compares. It discards what differs between the two views, and with few dimensions more
+than that; h still has it. After training the head is discarded, and h is evaluated (Chen et al. 2020, section 4.2).
 """
 
 from compare import compare, digits, train, usual_loss

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md, written wholly from records of measurements, and the lines that a run prints."""
+"""docs/benchmarks.md, generated from records of measurements, and the lines that a run prints."""
 
 import statistics
 

@@ -1,11 +1,11 @@
-"""Time minicl beside PyTorch, and beside what the machine allows. Both cores to itself, if you can.
+"""Time minicl beside PyTorch and beside the machine's own limits, if possible on an otherwise idle machine.
 
     python tests/benchmarks/run.py --peer torch                          # everything; about ten minutes
     python tests/benchmarks/run.py --peer torch --only NT-Xent "conv*"   # parts of names, or patterns
     python tests/benchmarks/run.py --peer torch --check                  # exit code 1 if something became slower
     python tests/benchmarks/run.py --backend cupy --peer torch           # on a GPU
 
-Without --peer minicl is compared with the machine's own rates only. Needs Linux or macOS (processes are forked).
+Without --peer minicl is compared only with the machine's own rates. Needs Linux or macOS (processes are forked).
 """
 
 import argparse
@@ -60,18 +60,18 @@ def main(argv=None):
 
 
 def parse(argv=None):
-    """The options; and args.command, the command line as far as it says what is measured."""
+    """The options; args.command is the command line without options for output."""
     outcome = argparse.ArgumentParser(add_help=False)
-    add = outcome.add_argument_group("what becomes of the measurements").add_argument
+    add = outcome.add_argument_group("output").add_argument
     add("--json", type=Path, metavar="FILE", help="add all measurements to those in FILE")
-    add("--read", type=Path, nargs="+", default=[], metavar="FILE", help="measure nothing: show what FILEs hold")
+    add("--read", type=Path, nargs="+", default=[], metavar="FILE", help="show the measurements in FILEs instead of measuring")
     add("--table", type=Path, metavar="FILE", help="write the page docs/benchmarks.md")
     add("--check", action="store_true", help="compare with the baseline")
     add("--save-baseline", action="store_true", help="make this run the baseline of its cases")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      parents=[outcome])
-    add = parser.add_argument_group("what is measured").add_argument
-    add("--peer", choices=("none", "torch"), default="none", help="what minicl is compared with")
+    add = parser.add_argument_group("measurements").add_argument
+    add("--peer", choices=("none", "torch"), default="none", help="the library to compare with")
     add("--backend", choices=("numpy", "cupy"), default="numpy", help="CPU or GPU")
     add("--only", nargs="+", default=["*"], metavar="PATTERN", help="parts of names, or globs")
     add("--rounds", type=at_least(1), help="times that each candidate is measured; default: 7, with --quick 3")
@@ -87,7 +87,7 @@ def parse(argv=None):
 
 
 def load(option, path):
-    """The record that --json has written to a file."""
+    """The record in a file written by --json."""
     try:
         record = json.loads(path.read_text())
         if not {"backend", "command", "cases"} <= set(record):
@@ -99,7 +99,7 @@ def load(option, path):
 
 
 def chosen(args):
-    """The cases that --only asks for."""
+    """The cases selected by --only."""
     cases = [case for case in CASES.values() if args.backend in case.backends
              and any(p.lower() in case.name.lower() or fnmatch.fnmatch(case.name, p) for p in args.only)]
     if not cases:
@@ -108,7 +108,7 @@ def chosen(args):
 
 
 def refuse_what_fails_later(args, cases, backends, baseline):
-    """Raise what would otherwise be known only after minutes of measuring."""
+    """Raise errors that would otherwise come only after minutes of measuring."""
     for option, path in ("--json", args.json), ("--table", args.table):
         if path and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
             raise RunError(f"{option} {path}: expected a file that can be written, in a folder that exists")
@@ -123,7 +123,7 @@ def refuse_what_fails_later(args, cases, backends, baseline):
 
 
 def run(args, cases):
-    """Measure; -> a record that json can hold."""
+    """Measure, and return a record for JSON."""
     before = load("--json", args.json) if args.json and args.json.exists() else {"command": "", "cases": {}}
     if before.get("backend", args.backend) != args.backend:
         raise RunError(f"--json {args.json}: it holds a run on {before['backend']}; give this one another file")
@@ -141,7 +141,7 @@ def run(args, cases):
             result = measure(case, [workers[c.label] for c in able], rounds=args.rounds,
                              block=0.05 if args.quick else 0.2, gpu=args.backend == "cupy")
             record["cases"][case.name] = result
-            if args.json:                                                    # now: a run that is cut short keeps it
+            if args.json:                                                    # at once, in case the run is interrupted
                 write_json(args.json, {**record, "command": both, "cases": {**before["cases"], **record["cases"]}})
             print("\n".join(lines(case, result)), flush=True)
     finally:
@@ -151,7 +151,7 @@ def run(args, cases):
 
 
 def check(found, baseline):
-    """Print what regressed; -> the exit code."""
+    """Print regressions, and return the exit code."""
     slower = {name: regressions(found[name], baseline[name]) for name in found if name in baseline}
     for name, messages in slower.items():
         for message in messages:
