@@ -1,10 +1,10 @@
-"""Items decoded once, into a file in the user's cache, which is then mapped into memory.
+"""Items decoded once into a file in the user's cache, which is then memory-mapped.
 
     CACHE/pictures/KEY/pixels        the rows of all items that could be read, one after another, uint8
     CACHE/pictures/KEY/items.json    hashes of the items' contents, in order; KEY is a hash of this list and the shape
     CACHE/pictures/KEY/state.json    [end, checksum, {item: [its name, why it is broken]}] of each block of items
 
-Contents decide: files may be copied, moved, renamed and touched, and rows that another KEY has are copied from there.
+Items are identified by content: files may be copied, moved, renamed and touched. Rows of another KEY are copied.
 
 state.json is written after each block. Every use verifies the blocks' checksums, up to the first block that is damaged or
 missing, as after a killed process. `pixels` is truncated there, and the later items are decoded again. One process at a
@@ -43,11 +43,11 @@ ELSEWHERE = "set MINICL_CACHE to another folder, with room"
 
 def decode_once(contents: Sequence[Content], names: Sequence[str], read: Callable[[int], HostArray],
                 shape: tuple[int, ...], *, log: Callable[[str], None] = print) -> tuple[HostArray, HostArray]:
-    """Rows (n, *shape) uint8 of the items that could be read, mapped from a file, and which they are, (N,) bool.
+    """Rows (n, *shape) uint8 of the readable items, mapped from a file, and a mask (N,) of these items.
 
     contents  of the N items
-    names     of the items; of files their paths
-    read      read(i): the row of item i, which its content decides, or DataError if it is broken; called by several threads
+    names     of the items; for files their paths
+    read      read(i) returns the row of item i, a function of its content, or raises DataError; called by several threads
 
     Raises DataError if a tenth of the items or more are broken, if a file changes meanwhile, or if the cache cannot be
     written.

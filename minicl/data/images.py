@@ -57,17 +57,17 @@ class ImageData:
                     log: Callable[[str], None] = print) -> "ImageData":
         """The pictures in a folder, each as open_image reads it, (size, size, channels); or arrays, see data/arrays.py.
 
-        path        with a subfolder for each class, or without: then there are no labels (see is_labelled). The folders
-                    train/ and test/ (or val/) make a split; without them test_share of each class is drawn by `seed`
+        path        a folder, with a subfolder for each class or without labels (see is_labelled). The folders train/ and
+                    test/ (or val/) make a split; without them test_share of each class is drawn by `seed`
         labels      False: subfolders are not classes
-        limit       the most pictures to read of each split; default: all
+        limit       maximal number of pictures of each split; default: all
         log         gets lines of text: what was skipped or left out, and why
 
-        All are decoded once, by all cores, into a file in the user's cache ($MINICL_CACHE, else ~/.cache/minicl on Linux),
-        which is mapped into memory, so that there may be more than fits there. A process that was killed is continued by the
-        next. Pictures are known by their content, wherever they are: only what is new or has changed is decoded.
+        All are decoded once, on all cores, into a file in the user's cache ($MINICL_CACHE, else ~/.cache/minicl on Linux),
+        which is memory-mapped and may be larger than memory. If a process is killed, the next one continues. Pictures are
+        identified by their content, wherever they are: only new or changed ones are decoded.
 
-        Raises DataError if there are not at least two pictures, or if a tenth of them or more are broken; fewer are skipped.
+        Raises DataError for fewer than two pictures, or if a tenth of them or more are broken; fewer are skipped.
         """
         return cls(*read_folder(path, size, channels, labels, test_share, seed, limit, log))
 

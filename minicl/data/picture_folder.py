@@ -31,7 +31,7 @@ NO_LABELS = ("unlabelled",)                              # class_names of data w
 
 @dataclass
 class Items:
-    """What a folder holds, before it is decoded. labels (N,) index classes; is_test (N,) bool, or None if not split."""
+    """A folder's items before decoding. labels (N,) index classes; is_test (N,) bool, or None if not split."""
 
     names: list[str]
     contents: Callable[[HostArray], list[Content]]       # of the items in an order

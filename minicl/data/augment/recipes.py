@@ -21,14 +21,14 @@ from .photometric import ColorJitter, RandomErasing, RandomGrayscale
 
 
 def two_views(augment: Callable[..., Array], images: Array, rng: Rng, world: World = ALONE) -> tuple[Array, Array]:
-    """The two views of each image, (view1, view2): the same transform drawn twice, independently.
+    """Two views of each image, (view1, view2): the same transform drawn twice, independently.
 
-    view1[i] and view2[i] are a positive pair. Call it on every step with the run's one generator: one made again from
-    the same seed repeats its views.
-    world: the processes that share the batch; images are this one's part, and so are the views.
+    view1[i] and view2[i] are a positive pair. Pass the run's one generator in every step: a new one from the same seed
+    would repeat its views.
+    world: the processes that share the batch; images and views are this process's part.
 
-    Raises ValueError if augment draws nothing from rng, because then both views would be the same, if it writes into
-    images, or if it does not give a view of each.
+    Raises ValueError if augment draws nothing from rng, since both views would be equal, if it writes into images, or if
+    it does not return a view of each.
 
     >>> images = np.random.default_rng(0).random((8, 28, 28, 1), dtype="float32")
     >>> view1, view2 = two_views(mnist_views(), images, np.random.default_rng(1))
