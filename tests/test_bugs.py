@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import page_commands
 import pytest
 
 import minicl
@@ -66,6 +67,9 @@ def test_a_bug_shows_its_symptom(script, main, monkeypatch, capsys):
     runs = main(script)(**options)
     assert holds(runs["correct"], runs["wrong"])
     assert "correct" in capsys.readouterr().out
+    said = page_commands.table(script).get("loss, first")    # as the page promises, the same on every machine
+    if said:
+        assert [f"{run['loss'][0]:.3g}" for run in runs.values()] == [f"{value:.3g}" for value in said]
 
 
 def test_the_page_has_the_figures_that_its_quickest_script_prints(main, monkeypatch):

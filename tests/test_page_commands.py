@@ -1,0 +1,50 @@
+"""The commands of the course, exercises, bugs and reading-order pages are found, timed on the page, and some of them run.
+
+All of them run in `python tests/page_commands.py`, which .ci/run calls. tests/test_readme.py parses every option.
+"""
+
+import re
+
+import page_commands
+import pytest
+
+ALL = {page: list(page_commands.commands(page)) for page in page_commands.PAGES}
+LINES = [line for page in ALL.values() for command in page for line in command.splitlines()]
+
+
+def test_the_commands_are_found():
+    assert len(ALL["bugs"]) >= 32 and len(ALL["course"]) >= 20 and len(ALL["exercises"]) == 3
+    assert ALL["exercises"][0].splitlines()[1] == "cd ../mine"
+    assert "python examples/claims run 3" in ALL["reading-order"]
+
+
+def test_every_command_names_a_file_that_there_is():
+    for line in LINES:
+        for path in re.findall(r"\b(?:examples|tests)/[\w/.]+", line):
+            assert (page_commands.ROOT / path.rstrip(".")).exists(), line
+
+
+def test_the_course_has_the_time_of_every_script():
+    scripts = {line for line in LINES if re.match("python examples/(?!bugs|make_exercises)", line)}
+    assert scripts == set(page_commands.stated())
+
+
+def test_a_tree_of_exercises_is_made_and_tested_as_the_page_says(tmp_path):
+    project = page_commands.fresh(tmp_path)
+    code, output, _, _ = page_commands.run(ALL["exercises"][0].replace("../mine ", "../mine --only softmax "), project)
+    assert code and re.search(r"NotImplementedError.*exercise softmax: read docs/gradients/softmax.md", output)
+    assert (tmp_path / "mine/minicl/autograd.py").exists()
+
+
+def test_numbers_that_differ_from_the_page_are_found():
+    printed = "loss, first                    {}       6.024\nloss, last     {}      0.9682\n"
+    assert not page_commands.other_numbers("mask", printed.format(5.241, 0.13))
+    for numbers in ((5.25, 0.13), (5.241, 0.2)):
+        assert len(page_commands.other_numbers("mask", printed.format(*numbers))) == 1
+
+
+@pytest.mark.parametrize("script", ["zero_shot"])
+def test_a_bugs_script_prints_its_table(script, tmp_path):
+    project = page_commands.fresh(tmp_path)
+    code, output, wall, busy = page_commands.run(f"python examples/bugs/{script}.py", project)
+    assert not code and not page_commands.other_numbers(script, output) and wall > 0 < busy
