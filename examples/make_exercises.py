@@ -92,6 +92,10 @@ EXERCISES = [
              parts="_past_relu _fold_back _line_back"),
     Exercise("attention", 4, 2, "mul", "ops/attention.py", "attention.backward", "gradients/attention.md", "test_ops.py",
              "attention and not bad", 20, "three products; between them, the softmax's Jacobian of each row"),
+    Exercise("winograd", 5, 3, "conv2d", "ops/winograd.py", "_kernel_gradient", "gradients/winograd.md",
+             "test_winograd.py", "kernel_gradient", 40,
+             "for each strip: A g A^T, and B^T d B from _input_transform; 16 products over tiles add up; then G^T on both "
+             "sides"),
     Exercise("log_softmax", 5, 2, "mul", "contrastive/softmax.py", "log_softmax.backward", "gradients/softmax.md",
              "test_ops.py", "log_softmax and not bad", 15,
              "dx sums to zero over a row, whatever g; do not forget 1/tau"),

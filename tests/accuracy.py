@@ -98,6 +98,7 @@ OPS = [
     Case("linear, 5,000 rows", ops.linear, (normal(5000, 64, mean=1), normal(64, 32), normal(32)),
          lambda torch, x, w, b: x @ w + b),
     Case("conv2d 3x3", ops.conv2d, (normal(14, 14, 64, 16), normal(3, 3, 16, 32)), **conv(1, 1)),
+    Case("conv2d 3x3, 128 channels", ops.conv2d, (normal(8, 8, 8, 128), normal(3, 3, 128, 128)), **conv(1, 1)),
     Case("conv2d 3x3, stride 2", ops.conv2d, (normal(15, 15, 64, 16), normal(3, 3, 16, 32)), **conv(2, 1)),
     Case("conv2d, grey images", ops.conv2d, (normal(28, 28, 64, 1), normal(3, 3, 1, 32)), **conv(1, 1)),
     Case("max_pool2d", ops.max_pool2d, (normal(14, 14, 16, 8),), max_pool),

@@ -15,6 +15,7 @@ from minicl import contrastive, nn, ops
 from minicl.distributed import World, all_gather, mean_of
 from minicl.explain import arrays_held_by
 from minicl.methods import grad_cache
+from minicl.ops.winograd import conv_by_winograd
 
 ROOT = Path(minicl.__file__).parents[1]
 PAGES = {path.stem: path for path in sorted((ROOT / "docs/gradients").glob("*.md"))}
@@ -69,7 +70,7 @@ CASES = [
     ("pool", ops.avg_pool2d, (normal(5, 4, 2, 3),), {"size": 3, "stride": 1}, {}),
 ]
 
-FUNCTIONS = {"all_gather": {"all_gather", "mean_of"}, "grad_cache": {"grad_cache"}}        # pages on what is no op, with a test of their own below
+FUNCTIONS = {"all_gather": {"all_gather", "mean_of"}, "grad_cache": {"grad_cache"}, "winograd": {"winograd"}}        # pages on what is no op, with a test of their own below
 
 each_page = pytest.mark.parametrize("page", PAGES)
 each_case = pytest.mark.parametrize("page, op, inputs, options, sizes", CASES,
@@ -168,6 +169,17 @@ def test_naive_grad_cache_is_grad_cache(chunk):
     dW = minicl.Tensor(W, requires_grad=True)
     function(dW).backward()
     np.testing.assert_allclose(encoder.weight.grad, dW.grad, rtol=0, atol=1e-12)
+
+
+def test_naive_winograd_is_winograd():
+    x, w, g = normal(4, 6, 2, 3), normal(3, 3, 3, 5), normal(4, 6, 2, 5)
+    y, backward = conv_by_winograd(x, w, (True, True))
+    naive_y, naive_gradients = namespace("winograd")["naive_winograd"](x, w, g)
+    conv_y, conv_gradients = namespace("winograd")["naive_conv2d"](x, w, g, padding=1)
+    assert arrays_held_by(backward) and all(any(held is given for given in (x, w)) for held in arrays_held_by(backward))
+    for a, b, c in zip((y, *backward(g)), (naive_y, *naive_gradients), (conv_y, *conv_gradients)):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-11)
+        np.testing.assert_allclose(a, c, rtol=0, atol=1e-11)
 
 
 class Played(World):

@@ -12,7 +12,7 @@ The gradients are products with the same shifts:
 
 This needs neither a column matrix nor a padded copy: taps outside the image are left out. In two cases columns.py gathers
 the taps first: on a GPU, and for C so small that x @ w[i, j] is too small a product (a first layer on grey or RGB
-images).    Derivation: docs/gradients/conv.md
+images). Kernels of 3x3 with many channels take fewer products, in winograd.py.    Derivation: docs/gradients/conv.md
 """
 
 from ..autograd import op
@@ -20,6 +20,7 @@ from ..backend import array_module, is_gpu, parallel_map, parallel_sum
 from ..checks import require_integers
 from ..typing import Array
 from .columns import SMALL_PRODUCT, conv_by_columns, conv_of_few_channels
+from .winograd import conv_by_winograd, winograd_pays
 
 FEW_CHANNELS = 4
 ITEMS = 256           # images of a part: enough parts for all threads to finish together
@@ -47,6 +48,8 @@ def conv2d(x: Array, w: Array, *, stride: int = 1, padding: int = 0, needs_grad=
         return conv_by_columns(x, w, shift, needs_grad)
     if w.shape[0] * w.shape[1] > 1 and x.shape[3] <= FEW_CHANNELS and w.size:
         return conv_of_few_channels(x, w, shift, needs_grad)
+    if winograd_pays(x, w, stride, padding):
+        return conv_by_winograd(x, w, needs_grad)
     return _conv_by_taps(x, w, shift, needs_grad)
 
 
