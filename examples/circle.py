@@ -137,11 +137,14 @@ def circle_panels(path, circles, labels, class_names, floor):
     for name, _, metrics in circles:
         at = metrics["alignment"], metrics["uniformity"]
         plane.plot(*at, "o", color=viz.BLUE)
-        right = at[0] > 1                                                    # its name stands above it
-        plane.annotate(name, at, xytext=(0, 14) if right else (0, -14) if at[1] < floor + 0.08 else (7, 0),
-                       textcoords="offset points", ha="center" if right else "left", va="center", fontsize=9)
+        near_floor = at[1] < floor + 0.1                                     # the dashed line must not cross its name
+        if near_floor and at[0] <= 1:
+            plane.text(at[0], floor - 0.09, name, va="center", fontsize=9)
+        else:
+            plane.annotate(name, at, xytext=(0, 14) if near_floor else (7, 0), textcoords="offset points",
+                           ha="center" if near_floor else "left", va="center", fontsize=9)
     plane.axhline(floor, color=viz.RED, linestyle="--", linewidth=1)
-    plane.text(2, floor - 0.02, f"floor of uniformity, {floor:.3f}", ha="right", va="top", fontsize=9, color=viz.RED)
+    plane.text(2, floor - 0.05, f"floor of uniformity, {floor:.3f}", ha="right", va="top", fontsize=9, color=viz.RED)
     plane.set(xlabel="alignment (0: views coincide)", ylabel="uniformity (0: collapsed)", xlim=(-0.1, 2.05),
               ylim=(floor - 0.2, 0.1))
     figure.legend(drawn.legend_elements(num=range(len(class_names)))[0], class_names, loc="lower center",

@@ -38,7 +38,6 @@ def main():
     parser.add_argument("--chunk", type=at_least(2), help="images encoded at a time, to save memory; default: all at once")
     parser.add_argument("--clip-grad", type=within("(0, inf)"), help="largest norm of the gradients; default: no limit")
     parser.add_argument("--evaluate-every", type=at_least(1), help="epochs between evaluations by kNN; default: none")
-    parser.set_defaults(log_every=20)                        # fine enough to see the queue fill
     args = parser.parse_args()
     if args.batch % args.splits or args.batch < 2 * args.splits:
         parser.error(f"--batch {args.batch} cannot be cut into --splits {args.splits} groups of one size, 2 or more")
@@ -73,6 +72,7 @@ def main():
 
     # Training. All of the model is in the checkpoint: queue, its pointer, and both encoders.
     total = args.epochs * batches.per_epoch
+    run.log_every = args.log_every or max(1, min(20, total // 20))                   # fine enough to see the queue fill
     with threads(args.threads, keep_memory=args.keep_memory):
         for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, model=model, optimizer=optimizer):
             images = to_float(data.train_images[batches[step][world.part]], xp)      # (N, 28, 28, 1)

@@ -7,6 +7,30 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 
+BAR_COLUMNS = 58                                             # of a progress bar with its counts and times
+
+
+def terminal_columns(stream: TextIO | None) -> int:
+    """The width of the terminal that a stream writes to; 0 if it is none, or one whose size is unknown."""
+    try:
+        size = os.get_terminal_size(stream.fileno()) if stream is not None and stream.isatty() else (0, 0)
+    except (OSError, ValueError):
+        size = (0, 0)
+    return size[0] if min(size) > 0 else 0
+
+
+def fitting(parts: list[str], width: int) -> str:
+    """The first of the parts, joined, that fit into so many columns.
+
+    >>> fitting(["epoch 1", "loss 4.661", "lr 0.001066"], 22)
+    'epoch 1  loss 4.661'
+    """
+    count = len(parts)
+    while count and len("  ".join(parts[:count])) > width:
+        count -= 1
+    return "  ".join(parts[:count])
+
+
 class _Stream:
     """A text stream that ignores failures.
 

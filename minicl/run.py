@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+from weakref import WeakSet
 
 import numpy as np
 from tqdm import tqdm
@@ -32,7 +33,7 @@ from .backend import available_memory_only
 from .checkpoint import (CheckpointError, HasState, changes, code, fingerprint, is_of_a_run, load_checkpoint,
                          require_complete, require_rng_state, restore, save_checkpoint)
 from .checks import require_integers, require_rng
-from .console import lasting_output
+from .console import BAR_COLUMNS, fitting, lasting_output, terminal_columns
 from .distributed import ALONE, World, current, hold_signals, launched
 from .ending import as_python_says, closing, end_all, failure, leave
 from .files import Table, finite, remove_parts, write_atomically, write_json
@@ -44,6 +45,7 @@ from .tensor import clock
 from .typing import Rng
 
 Result = TypeVar("Result")
+_trained: WeakSet["Run"] = WeakSet()                         # runs that have no result yet
 
 # Options that a resumed run may change.
 NOT_COMPARED = ("out", "resume", "data_dir", "log_every", "log", "evaluate_every", "backend", "precision", "threads",
@@ -72,7 +74,7 @@ def command(main: Callable[[], int | None], *, alone: bool = False) -> NoReturn:
             if message is None:
                 raise
             if current().rank == 0:
-                print(message, file=sys.stderr)
+                print("\n".join([message, *(run._keeps() for run in _trained)]), file=sys.stderr)
         if current().size > 1:
             hold_signals()                                   # for good: MPI ends after this
         sys.exit(code)
@@ -266,6 +268,12 @@ class Run:
                     number = self.world.all_gather(np.array([*signals[:1], 0][:1])).max()
                     raise Stopped(int(number), by_all=True)
 
+        _trained.add(self)                                   # until finish()
+
+    def _keeps(self):
+        return (f"training is complete: {self.folder} keeps its checkpoint, its log and the pictures drawn so far; go on "
+                f"with --resume --out {shlex.quote(str(self.folder))}")
+
     def _require_alike(self, parts, rng):
         """Raise RunError unless the state is the same on all processes, bit for bit."""
         if self.world.size == 1:
@@ -296,8 +304,8 @@ class Run:
             self._has_begun = True
 
     def _progress(self):
-        is_terminal = self.is_first and sys.stderr is not None and sys.stderr.isatty()
-        return tqdm(total=self.total, initial=self.step, unit="step", disable=not is_terminal, smoothing=0.05)
+        return tqdm(total=self.total, initial=self.step, unit="step", smoothing=0.05,
+                    disable=not (self.is_first and terminal_columns(sys.stderr)))
 
     # ---------------------------------------------------------------- the log and the result
 
@@ -326,12 +334,11 @@ class Run:
         if self.is_first:
             self._write(line)
         self._log.append(line)
-        shown = "  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
-                          for key, value in metrics.items())
+        shown = [f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in metrics.items()]
         if self._bar.disable:
-            self.print(f"step {step + 1}/{self.total}  {shown}")
+            self.print("  ".join([f"step {step + 1}/{self.total}", *shown]))
         else:
-            self._bar.set_postfix_str(shown)
+            self._bar.set_postfix_str(fitting(shown, terminal_columns(sys.stderr) - BAR_COLUMNS))
         loss = metrics.get("loss", 0.0)
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} at step {step}; lower --lr, raise --tau, or look for NaN in the "
@@ -371,6 +378,7 @@ class Run:
 
     def finish(self, result: dict[str, Any], notes: Sequence[str] = ()) -> None:
         """Write result.json, {name: number, or None where unknown}, print it as a table, and end the run."""
+        _trained.discard(self)
         if not self.is_first:
             return
         self._own.require_owned()

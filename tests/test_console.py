@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from minicl.console import lasting_output
+from minicl.console import BAR_COLUMNS, fitting, lasting_output, terminal_columns
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
@@ -70,3 +70,43 @@ def test_a_closed_stream_is_said_once(monkeypatch, capsys):
         print("lost")
         print("lost")
     assert capsys.readouterr().err.count("standard output is lost") == 1
+
+
+# ---------------------------------------------------------------- the terminal
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a Unix terminal")
+@pytest.mark.parametrize("size, columns", [((24, 80), 80), ((0, 80), 0), ((24, 0), 0), ((0, 0), 0)])
+def test_a_terminal_without_a_size_is_treated_as_a_file(size, columns):
+    """Its progress bar would be invisible, and the log with it."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+    main, other = pty.openpty()
+    try:
+        fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+        with open(other, "w", closefd=False) as stream:
+            assert terminal_columns(stream) == columns
+    finally:
+        os.close(main)
+        os.close(other)
+    assert terminal_columns(None) == terminal_columns(io.StringIO()) == 0
+
+
+def test_metrics_beside_the_bar_leave_it_room():
+    shown = ["epoch 1", "loss 4.661", "lr 0.001066", "alignment 0.41"]
+    assert fitting(shown, 80 - BAR_COLUMNS) == "epoch 1  loss 4.661" and fitting(shown, 200) == "  ".join(shown)
+    assert fitting(shown, 0) == fitting(shown, -50) == ""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a Unix shell")
+def test_an_interrupted_evaluation_says_what_is_there_and_goes_on(tmp_path):
+    """Ctrl-C between the last step and the result, as while pictures are drawn."""
+    program = PROGRAM.replace("    run.finish", "    if '--resume' not in sys.argv: import os; os.kill(os.getpid(), 2)\n    run.finish")
+    command = [sys.executable, "-c", program, "--out", "out"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environment)
+    assert ended.returncode == 130 and "training is complete: out keeps its checkpoint" in ended.stderr
+    assert "--resume --out out" in ended.stderr and "everything is in" not in ended.stdout
+    again = subprocess.run([*command, "--resume"], cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environment)
+    assert again.returncode == 0 and "everything is in out" in again.stdout and "complete" not in again.stderr

@@ -43,6 +43,9 @@ def report(run: Any, model: Any, data: Any, augment: Any, rng: Rng, xp: ArrayMod
     rng         draws the views in the picture
     """
     if data.is_labelled:
+        if absent := sorted({*data.test_labels.tolist()} - {*data.train_labels.tolist()}):
+            run.print("warning: no training image is of class " + ", ".join(data.class_names[label] for label in absent)
+                      + "; test images of that class count as errors")
         run.print("evaluating h and z: nearest neighbours and linear probe")
         accuracies, test_h, test_z = frozen_accuracies(model, data, xp, k=k, world=run.world)
     else:
