@@ -4,13 +4,13 @@ import csv
 import errno
 import json
 import os
-import sys
 import time
 
 import numpy as np
 import pytest
 from small_runs import SAVE_EVERY, TOTAL, Crash, arguments, crash, no_room, press_ctrl_c, start, train
 
+from minicl import run
 from minicl.backend import BackendError, get_backend
 from minicl.checkpoint import CheckpointError, load_checkpoint
 from minicl.data import DataError
@@ -200,10 +200,11 @@ def test_help_shows_the_first_paragraph_and_the_defaults(capsys):
 
 
 def test_progress_is_a_bar_on_a_terminal(out, monkeypatch, capsys):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    widths = []
+    monkeypatch.setattr(run, "terminal_columns", lambda stream: widths.append(120) or 120)
     train(start(out))
     shown = capsys.readouterr()
-    assert "12/12" in shown.err and "step 3/12" not in shown.out
+    assert widths and "12/12" in shown.err and "loss" in shown.err and "step 3/12" not in shown.out
 
 
 @pytest.mark.parametrize("option, n, hint", [("batch", 3, "give 2 or 4"), ("chunk", 5, "give 4 or 6"), ("chunk", 1, "give 2")])
