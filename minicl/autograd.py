@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
-from .backend import array_module, is_array
+from .backend import Additions, array_module, is_array
 from .no_grad import in_no_grad, no_grad_blocks
 from .signature import Signature, describe
 from .tensor import BaseTensor, Change, alike, clock, first_gradients, last_write
@@ -84,7 +84,7 @@ class Tensor(BaseTensor):
         if self.node is not None:
             _walk(self.node, g)
         elif self._requires_grad:
-            _accumulate(self, g)
+            _accumulate(self, g, operator.iadd)
         else:
             raise RuntimeError("backward() on a Tensor that no recorded op has produced; was it made under "
                                "no_grad(), detached, or computed from inputs without requires_grad?")
@@ -109,6 +109,7 @@ hold_inputs: ContextVar[Callable | None] = ContextVar("the backward as check_inp
 def _walk(root: Node, g: Array) -> None:
     """Propagate g from the node `root` back to the leaves, freeing each gradient and closure once used."""
     arriving = {root: g}                                     # node -> gradient of its output
+    additions = Additions()                                  # to leaves
     for node in ancestors(root):
         inputs, backward = node.inputs, node.backward
         node.inputs, node.options, node.backward = (), {}, None
@@ -121,17 +122,17 @@ def _walk(root: Node, g: Array) -> None:
         if type(gradients) is not tuple or len(gradients) != len(inputs):
             raise RuntimeError(f"backward of {node.op.__name__}: expected a tuple of {len(inputs)} gradients, "
                                f"got {describe(gradients)}")
-        for position, dx in enumerate(gradients):
-            x = inputs[position]
+        for position, (x, dx) in enumerate(zip(inputs, gradients)):
             if dx is None or not isinstance(x, Tensor) or x.node is None and not x._requires_grad:
                 continue
             data, source = x._data, x.node
             if type(dx) is not type(data) or dx.shape != data.shape or dx.dtype is not data.dtype:
                 dx = node.op.checks.fit_gradient(dx, data, position)
             if source is None:
-                _accumulate(x, dx)
+                _accumulate(x, dx, additions.add)
             else:
                 arriving[source] = arriving[source] + dx if source in arriving else dx
+    additions.flush()
 
 
 def ancestors(root: Node) -> list[Node]:
@@ -163,17 +164,16 @@ def _stale(node: Node, x: Tensor | Array, change: Change) -> str:
             f"call backward() before that, or run the forward again")
 
 
-def _accumulate(leaf: Tensor, g: Array) -> None:
+def _accumulate(leaf: Tensor, g: Array, add: Callable) -> None:
     """leaf.grad += g, copying the first g: an op may return the same array for several inputs."""
     _adding.acquire()                                        # other threads may add to the same leaf;
     try:                                                     # `with` takes three times as long
         if leaf._grad is None:
             leaf._grad = g.copy()
-            made = getattr(type(leaf), "made", None)         # of a Parameter
-            if made is not None:
+            if (made := getattr(type(leaf), "made", None)) is not None:      # of a Parameter
                 first_gradients.append((weakref.ref(leaf), made.__get__(leaf), leaf.shape))
         else:
-            leaf._grad += g
+            add(leaf._grad, g)
     finally:
         _adding.release()
 

@@ -31,7 +31,8 @@ def test_warp_is_bilinear_and_zero_outside(xp, rng, channels):
     coordinates = rng.uniform(-4, 15, (3, 2, 7, 5))
     coordinates[0, :, 0] = [[-1, 0, 9, 10, 11]] * 2                      # on pixels, edges and beyond
     coordinates[1, :, 0] = [[-1e9, 1e9, np.inf, -np.inf, 3.5]] * 2
-    out = warp(images, to_device(coordinates, xp))
+    out = xp.empty((*coordinates.shape[:1], *coordinates.shape[2:], images.shape[3]), dtype=images.dtype)
+    warp(images, to_device(coordinates, xp), out)
     assert out.shape == (3, 7, 5, channels)
     for b, i, j in np.ndindex(3, 7, 5):
         row, column = np.clip(coordinates[b, :, i, j], -99, 99)

@@ -7,7 +7,7 @@ change its length, and divides the rest by the length.
 import math
 
 from ..autograd import op
-from ..backend import array_module, fused, require_finite
+from ..backend import array_module, fused, require_finite, row_dots
 from ..checks import require_within
 from ..typing import Array
 
@@ -31,27 +31,30 @@ def l2_normalize(x: Array, *, eps: float = TINY):
     if eps is not TINY:
         least = math.sqrt(float(array_module(x).finfo(x.dtype).tiny) / float(array_module(x).finfo(x.dtype).eps))
         require_within("l2_normalize", f"[{least}, inf)", f"squares of less lose digits in {x.dtype}", eps=eps)
-    xp = array_module(x)
-    length = xp.sqrt((x * x).sum(axis=-1, keepdims=True))                    # (..., 1)
-    require_finite(length, "l2_normalize: the length of a row")
-    scale = _inverse(length, eps)                                            # 1 / |x|, 0, or NaN for infinity
-    x_hat = x * scale
+    squares = row_dots(x, x)                                                 # |x|^2 (..., 1)
+    require_finite(squares, "l2_normalize: the length of a row")
+    x_hat = _unit(x, squares, eps)
 
     def backward(g):
-        along = (x_hat * g).sum(axis=-1, keepdims=True)
-        return (_across(g, x_hat, along, scale),)                            # (1)
+        return (_across(g, x_hat, row_dots(x_hat, g), squares, eps),)        # (1)
 
     return x_hat, backward
 
 
-@fused
-def _inverse(xp, length, eps):
+def _inverse(xp, squares, eps):
+    """1 / |x|, 0, or NaN for infinity."""
+    length = xp.sqrt(squares)
     return (length >= eps) / xp.maximum(length, eps) + (length - length)     # infinity - infinity is NaN
 
 
 @fused
-def _across(xp, g, x_hat, along, scale):
-    return (g - x_hat * along) * scale
+def _unit(xp, x, squares, eps):
+    return x * _inverse(xp, squares, eps)
+
+
+@fused
+def _across(xp, g, x_hat, along, squares, eps):
+    return (g - x_hat * along) * _inverse(xp, squares, eps)
 
 
 @op

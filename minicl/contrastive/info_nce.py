@@ -20,7 +20,7 @@ The tiles are in pairs.py.    Derivation: docs/gradients/info_nce.md
 """
 
 from ..autograd import Tensor, op
-from ..backend import array_module, require_finite, to_device
+from ..backend import array_module, require_finite, row_dots, to_device
 from ..distributed import ALONE, World
 from ..ops import concat, where
 from ..signature import Scalar, accepts_other_names
@@ -71,7 +71,7 @@ def info_nce(query: Array, positive: Array, negatives: Array, tau: Scalar, *, id
     q, to_query = l2_normalize.forward(query)
     k, to_positive = l2_normalize.forward(positive)
     pairs = QueryPairs(q, negatives, tau, both_ids)
-    ahead, m = pairs.softmax((q * k).sum(axis=1), need_mean=needs_grad[0] or needs_grad[3])      # lse_i - x_i+
+    ahead, m = pairs.softmax(row_dots(q, k)[:, 0], need_mean=needs_grad[0] or needs_grad[3])      # lse_i - x_i+
     loss_i, one_minus_p = softplus(ahead)
     loss = world.mean(loss_i.mean())                                                     # (1)
     require_finite(loss, "info_nce: the loss")

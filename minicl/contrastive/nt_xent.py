@@ -23,7 +23,7 @@ pairs.py.    Derivation: docs/gradients/nt_xent.md
 import numpy as np
 
 from ..autograd import Tensor, op
-from ..backend import array_module, require_finite, to_device
+from ..backend import array_module, fused, require_finite, row_dots, to_device
 from ..distributed import ALONE, World
 from ..ops import concat, getitem, where
 from ..signature import Scalar, accepts_other_names
@@ -78,22 +78,30 @@ def nt_xent(z1: Array, z2: Array, tau: Scalar, *, ids: HostArray | None = None, 
         require_ids("nt_xent", ids, n)
         ids = np.concatenate(2 * [world.all_gather(ids)])
 
-    def other(v):
-        return xp.concatenate([v[len(v) // 2:], v[:len(v) // 2]])            # v_p(i)
+    def views(v):
+        return v.reshape(2, len(v) // 2, *v.shape[1:])                       # [::-1] of them is v_p(i)
 
     mine, to_z = l2_normalize.forward(xp.concatenate([z1, z2]))              # (2n, d)
     u = world.all_gather(mine)                                      # (2N, d)
     pairs = SymmetricPairs(u, tau, cache=any(needs_grad), left_out=(0, N), ids=ids, world=world)
-    loss_i, one_minus_p = softplus(pairs.logsumexp((u * other(u)).sum(axis=1)))          # of lse_i - x_i+
+    positive = row_dots(views(u), views(u)[::-1]).reshape(-1)                # (2N,)
+    loss_i, one_minus_p = softplus(pairs.logsumexp(positive))                # of lse_i - x_i+
     loss = loss_i.mean()                                                     # (1)
     require_finite(loss, "nt_xent: the loss")
 
     def backward(g):
-        weight = world.rows(one_minus_p + other(one_minus_p))[:, None]
-        du = world.reduce_scatter(pairs.weighted_sum(one_minus_p)) - weight * other(mine)
-        du *= g / (2 * N * tau)                                              # (2)
+        weight = world.rows((views(one_minus_p) + views(one_minus_p)[::-1]).reshape(-1))
+        du = world.reduce_scatter(pairs.weighted_sum(one_minus_p))
+        _pull(views(du), views(weight[:, None]), views(mine)[::-1], g, 2.0 * N, tau)             # (2)
         dz = to_z(du)[0]
         dtau = -(mine * du).sum() / (2 * tau) if needs_grad[2] else None        # (3)
         return dz[:n], dz[n:], dtau
 
     return loss, backward
+
+
+@fused
+def _pull(xp, du, weight, other, g, count, tau):
+    """du = (du - weight other) g / (count tau) in place."""
+    du -= weight * other
+    du *= g / count / tau

@@ -19,8 +19,8 @@ cosine of each row is subtracted before the division by a small tau, which would
 import functools
 import math
 
-from ..backend import (array_module, column_sums, fused, is_gpu, parallel_for, parallel_map, parallel_sum, row_sums,
-                       tile_size, to_device, workers)
+from ..backend import (array_module, column_sums, fill_diagonals, fused, is_gpu, parallel_for, parallel_map, parallel_sum,
+                       row_sums, tile_size, to_device, workers)
 from ..distributed import ALONE
 from .cosine import l2_normalize
 
@@ -57,11 +57,7 @@ class SymmetricPairs:
     def scores(self, a, b):
         """x_ij, or s_ij if not safe, for the rows a and the columns b, with -inf for pairs left out."""
         x = self.anchors[a] @ self.u[b].T
-        for offset in self.left_out:
-            lo, hi = max(a.start, b.start - offset), min(a.stop, b.stop - offset)      # rows i with i + offset in b
-            if lo < hi:
-                first, step = (lo - a.start) * x.shape[1] + lo + offset - b.start, x.shape[1] + 1
-                x.reshape(-1)[first:first + (hi - lo - 1) * step + 1:step] = -math.inf   # a diagonal of the tile
+        fill_diagonals(x, [offset + a.start - b.start for offset in self.left_out], -math.inf)
         return x if self.ids is None else _without(x, self.ids[a], self.ids[b])
 
     def exp_tile(self, a, b):
@@ -77,7 +73,7 @@ class SymmetricPairs:
         """lse_i - s_i / tau (V,) for a cosine s; -1e30 without negatives."""
         self.shift = None                                                    # or the largest cosine of each row
         if self.safe:
-            self.total = self.world.all_reduce(self._over_tiles(self._add_sums, self.u[:, 0]))
+            self.total = self.world.all_reduce(self._over_tiles(self._sums, self.u[:, 0]))
         elif self.world.size == 1:
             parts = [self._shifted_sums(a) for a in self.blocks]
             self.shift, self.total = (self.xp.concatenate(part) for part in zip(*parts))
@@ -88,11 +84,11 @@ class SymmetricPairs:
             self.shift, self.total = self.world.all_reduce(both)
         return log_ahead(self.total, self.shift, s, self.tau)
 
-    def _add_sums(self, a, b, total):
+    def _sums(self, a, b):
         e = self.exp_tile(a, b)
-        total[a] += row_sums(e)
+        yield a, row_sums(e)
         if a != b:
-            total[b] += column_sums(e)
+            yield b, column_sums(e)
 
     def _shifted_sums(self, a):
         """The largest cosine of each of the rows a, and the sum of the exponentials with it subtracted."""
@@ -113,22 +109,27 @@ class SymmetricPairs:
         shift = self.shift
         w = _divide(w, self.total)
 
-        def add(a, b, total):
+        def shares(a, b):
             if self.safe:
                 p = _both_ways(self.exp_tile(a, b), w[a][:, None], w[b])
             else:
                 p = _shifted_both_ways(self.scores(a, b), shift[a][:, None], shift[b], w[a][:, None], w[b], self.tau)
-            total[a] += p @ v[b]
+            yield a, p @ v[b]
             if a != b:
-                total[b] += p.T @ v[a]
+                yield b, p.T @ v[a]
 
-        return self._over_tiles(add, v)
+        return self._over_tiles(shares, v)
 
-    def _over_tiles(self, add_tile, like):
-        """The sum over all tiles: add_tile(a, b, total) adds a tile's part to total, zeros like `like` at first."""
+    def _over_tiles(self, shares, like):
+        """The sum over all tiles, in an array like `like`: shares(a, b) gives pairs (rows, what is added to them)."""
+        if len(self.blocks) == len(self.tiles) == 1:
+            [(_, total)] = shares(*self.tiles[0])
+            return total
+
         def add(lo, hi, total):
             for a, b in self.tiles[lo:hi]:
-                add_tile(a, b, total)
+                for rows, share in shares(a, b):
+                    total[rows] += share
 
         return parallel_sum(self.xp, len(self.tiles), add, like, size=1)[0]
 
@@ -167,15 +168,20 @@ class QueryPairs:
 
     def softmax(self, s, *, need_mean):
         """lse_i - s_i / tau (N,) for a cosine s; and m_i = sum_j r_ij n_j (N, d) if needed, else None."""
+        def share(tile):
+            n, _ = self.unit(tile)
+            e = self.exp_tile(n, tile)
+            return row_sums(e), e @ n if need_mean else None
+
         def add(lo, hi, total, weighted):
             for tile in self.tiles[lo:hi]:
-                n, _ = self.unit(tile)
-                e = self.exp_tile(n, tile)
-                total += row_sums(e)
+                sums, means = share(tile)
+                total += sums
                 if need_mean:
-                    weighted += e @ n
+                    weighted += means
 
-        self.total, weighted = parallel_sum(self.xp, len(self.tiles), add, self.q[:, 0], self.q, size=1)
+        self.total, weighted = share(self.tiles[0]) if len(self.tiles) == 1 else parallel_sum(
+            self.xp, len(self.tiles), add, self.q[:, 0], self.q, size=1)
         ahead = log_ahead(self.total, self.shift, s, self.tau)
         return ahead, _divide(weighted, self.total[:, None]) if need_mean else None
 

@@ -16,7 +16,7 @@ class ElementwiseKernel:
                                       "elementwise.py, and test the kernel with --backend cupy-host")
         self.run, self.count = EQUIVALENTS[name], len((in_params + "," + out_params).split(","))
 
-    def __call__(self, *args):
+    def __call__(self, *args, size=None):
         while_fusing("a kernel")
         if len(args) != self.count:
             raise TypeError(f"expected {self.count} arguments, got {len(args)}")
@@ -30,10 +30,10 @@ class ReductionKernel(ElementwiseKernel):
     def __init__(self, in_params, out_params, map_expr, reduce_expr, post_map_expr, identity, name="reduction"):
         super().__init__(in_params, "", map_expr, name)
 
-    def __call__(self, *args, axis):
+    def __call__(self, *args, axis, keepdims=False):
         while_fusing("a kernel")
         launch()
-        return wrap(self.run(*(x._array for x in args)).sum(axis))
+        return wrap(self.run(*(x._array for x in args)).sum(axis, keepdims=keepdims))
 
 
 def gather_taps(x, H, W, B, C, kh, kw, s, p, width, first, cols):
@@ -64,4 +64,33 @@ def product_sums(g, x, o):
     return g + 1j * g * (x - o)
 
 
-EQUIVALENTS = {run.__name__: run for run in (gather_taps, add_taps, deviation_sums, product_sums)}
+def row_dots(x, y):
+    return x * y
+
+
+def fill_diagonals(k0, k1, k2, width, value, x):
+    for k in (k0, k1, k2):
+        rows = np.arange(max(0, -k), min(len(x), width - k))
+        x[rows, rows + k] = value
+
+
+def add_each(*arrays):
+    half = len(arrays) // 2
+    for y, x in zip(arrays[:half], arrays[half:]):
+        x += y
+
+
+def bilinear(images, at, height, width, channels, points, out):
+    (v, u), shape = at.swapaxes(0, 1) + at.dtype.type(1), out.shape
+    v, u = np.clip(v, 0, height + 1)[..., None], np.clip(u, 0, width + 1)[..., None]
+    i, j = v.astype(int), u.astype(int)
+    padded = np.pad(images, ((0, 0), (1, 2), (1, 2), (0, 0)))
+    n = np.arange(len(images))[:, None, None]
+    a, b, c, d = (padded[n, i[..., 0] + k, j[..., 0] + l].reshape(shape) for k in (0, 1) for l in (0, 1))
+    v, u = v - i.astype(v.dtype), u - j.astype(u.dtype)
+    top, bottom = a + u * (b - a), c + u * (d - c)
+    out[...] = top + v * (bottom - top)
+
+
+EQUIVALENTS = {run.__name__: run for run in (gather_taps, add_taps, deviation_sums, product_sums, row_dots, fill_diagonals,
+                                             add_each, bilinear)}

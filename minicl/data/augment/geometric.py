@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from ...backend import array_module, fused, to_device
+from ...backend import array_module, bilinear, fused, is_gpu, to_device
 from ...distributed import ALONE
 from ...typing import Array, HostArray
 from ..checks import interval, number, whole
@@ -16,16 +16,19 @@ from .base import Range, Transform, draw_boxes
 
 # ---------------------------------------------------------------- the two functions
 
-def warp(images: Array, coordinates: Array) -> Array:
+def warp(images: Array, coordinates: Array, out: Array) -> None:
     """Bilinear samples of images at any coordinates; outside the image all values are 0.
 
-    images (B, H, W, C); coordinates (B, 2, S, T), source rows and columns in pixels -> (B, S, T, C)
+    images (B, H, W, C); coordinates (B, 2, S, T), source rows and columns in pixels; out (B, S, T, C)
 
     With a the pixel above and left of the point, b right of a, c and d below them, and (v, u) the offset from a:
 
         top = a + u (b - a),   bottom = c + u (d - c),   out = top + v (bottom - top)
     """
     xp = array_module(images)
+    if is_gpu(xp):
+        bilinear(images, coordinates, out)
+        return
     n, height, width, channels = images.shape
     # A border of zeros, one pixel before and two after, so that each clipped point has its four neighbours.
     padded = xp.zeros((n, height + 3, width + 3, channels), dtype=images.dtype)
@@ -34,13 +37,12 @@ def warp(images: Array, coordinates: Array) -> Array:
 
     row, whole = width + 3, (width + 3) * (height + 3)
     first = _numbers(xp, n, "int64", whole)[:, None, None]               # index of each image's first pixel
-    v, u, index = _corner(coordinates[:, 0], coordinates[:, 1], first, row, height + 1.0, width + 1.0)
+    v, u, index = _corner(xp, coordinates[:, 0], coordinates[:, 1], first, row, height + 1.0, width + 1.0)
     a, b, c, d = (pixels[further:].take(index, axis=0) for further in (0, 1, row, row + 1))
 
-    return _blend(a, b, c, d, v[:, :, :, None], u[:, :, :, None])
+    _blend(a, b, c, d, v[:, :, :, None], u[:, :, :, None], out)
 
 
-@fused
 def _corner(xp, y, x, first, row, bottom, right):
     """v, u, and where a is among the padded pixels, for points (y, x) of images whose pixels begin at `first`."""
     v, u = y + 1, x + 1
@@ -54,9 +56,8 @@ def _corner(xp, y, x, first, row, bottom, right):
     return v, u, i + first
 
 
-@fused
-def _blend(xp, a, b, c, d, v, u):
-    """out, in d; b becomes top."""
+def _blend(a, b, c, d, v, u, out):
+    """b becomes top, d bottom."""
     b -= a
     b *= u
     b += a                                                               # top
@@ -65,8 +66,7 @@ def _blend(xp, a, b, c, d, v, u):
     d += c                                                               # bottom
     d -= b
     d *= v
-    d += b
-    return d
+    np.add(d, b, out=out)
 
 
 def resample(images: Array, rows: Array, columns: Array, out: Array) -> None:
@@ -203,7 +203,7 @@ class PlaneMap(Transform):
     """
 
     def apply(self, images, out, matrix):
-        out[...] = warp(images, plane_coordinates(matrix, *images.shape[1:3]))
+        warp(images, plane_coordinates(matrix, *images.shape[1:3]), out)
 
 
 def plane_coordinates(matrix, height, width):
@@ -339,7 +339,7 @@ class ElasticTransform(Transform):
         coordinates = rows @ z @ columns.T                               # (B, 2, H, W)
         coordinates[:, 0] += xp.arange(height, dtype=images.dtype)[:, None]
         coordinates[:, 1] += xp.arange(width, dtype=images.dtype)
-        out[...] = warp(images, coordinates)
+        warp(images, coordinates, out)
 
     def knots(self, side: int) -> HostArray:
         """Knots sigma apart over `side` pixels and two beyond each end, in pixels."""
