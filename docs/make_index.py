@@ -122,7 +122,8 @@ def claim_uses(path):
         if isinstance(node, ast.ImportFrom) and not node.level and script.exists():
             tree = ast.parse(script.read_text())
             definitions = {name: node for node in tree.body for name in (
-                [node.name] if hasattr(node, "name") else [target.id for target in getattr(node, "targets", ())])}
+                [node.name] if hasattr(node, "name") else [node.target.id] if isinstance(node, ast.AnnAssign) else
+                [target.id for target in getattr(node, "targets", ())])}
             todo, seen = [alias.name for alias in node.names], set()
             while todo:
                 name = todo.pop()
