@@ -109,6 +109,11 @@ def test_the_page_opens_with_the_points_of_its_address_and_shows_their_figures(v
     assert page["floor"] == "\u22121.575" and page["images"] == "3"
 
 
+def test_the_legend_is_on_the_first_screen_of_768_pixels(visit):
+    place = "document.querySelector('.legend').getBoundingClientRect().bottom"
+    assert 0 < float(visit(script=f"byId('numbers').textContent = {place};")["numbers"]) < 768 - 140   # the browser's own bars
+
+
 def test_the_self_check_passes_and_notices_a_forgotten_temperature(visit):
     text = PAGE.read_text(encoding="utf-8")
     assert visit()["check"].startswith("\u2713 same numbers as minicl: 5 cases")
