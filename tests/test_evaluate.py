@@ -237,11 +237,11 @@ def test_a_report_without_a_log_has_its_loss_unknown_and_its_accuracies(model, d
 
 
 @pytest.mark.filterwarnings("ignore:.*count as errors")
-def test_a_report_names_classes_that_training_lacks(model, data, tmp_path, rng, monkeypatch):
+def test_a_report_names_classes_that_training_lacks(model, data, xp, tmp_path, rng, monkeypatch):
     other = dataclasses.replace(data, test_labels=np.full(20, 2), class_names=("dark", "bright", "striped"))
     run, printed = NoRun(tmp_path), []
     monkeypatch.setattr(run, "print", printed.append)
-    report(run, model, other, lambda images, rng: images + rng.random(dtype="float32"), rng, np, candidates=8)
+    report(run, model, other, lambda images, rng: images + rng.random(dtype="float32"), rng, xp, candidates=8)
     assert run.result["knn_h"] == 0 and any("no training image is of class striped" in line for line in printed)
 
 
