@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from minicl import BackendError, backend, get_backend
 from minicl.backend import device, memory, parallel
-from minicl.backend import (array_module, column_sums, fused, product, require_finite, row_sums, parallel_for,
-                            scatter_add, sum_over, mean_over, threads, to_device, to_host)
+from minicl.backend import (array_module, column_sums, deviation_sums, fill_diagonals, product_sums, require_finite,
+                            row_sums, parallel_for, scatter_add, sum_over, mean_over, threads, to_device, to_host)
 
 # ---------------------------------------------------------------- which library
 
@@ -196,23 +196,47 @@ def test_row_and_column_sums(xp, rng):
         np.testing.assert_allclose(to_host(there), here, rtol=1e-5, atol=1e-6)
 
 
-@fused
-def _with_square(xp, x, y):
-    return x, product(xp, x - y, x - y)
+@pytest.mark.parametrize("n", [1, 255, 256, 1000, 2048, 2500])               # blocks have 256 rows; on a GPU parts 128
+def test_two_column_sums_at_once(n, xp, rng):
+    g, x, o = (rng.standard_normal(shape, dtype="float32") for shape in ((n, 3), (n, 3), 3))
+    there = [to_device(each, xp) for each in (g, x, o)]
+    for sums, terms in ((deviation_sums(*there[1:]), (x - o, (x - o)**2)), (product_sums(*there), (g, g * (x - o)))):
+        for result, term in zip(sums, terms):
+            assert result.dtype == np.float32 and result.shape == (3,)
+            np.testing.assert_allclose(to_host(result), term.sum(axis=0, dtype="float64"), rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("n", [1, 255, 256, 1000])                           # blocks have 256 rows
-def test_column_sums_of_a_product(n, xp, rng):
-    x, y = rng.standard_normal((n, 3), dtype="float32"), rng.standard_normal(3, dtype="float32")
-    first, second = _with_square(to_device(x, xp), to_device(y, xp))
-    np.testing.assert_allclose(to_host(column_sums(first)), x.sum(axis=0), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(to_host(column_sums(second)), ((x - y)**2).sum(axis=0), rtol=1e-5)
-
-
-def test_column_sums_of_a_product_add_few_terms_one_by_one(rng):
+def test_column_sums_of_products_add_few_terms_one_by_one(rng):
     x = 1 + rng.standard_normal((100_003, 8), dtype="float32")
     exact = (x.astype("float64")**2).sum(axis=0)
-    assert np.abs(column_sums(product(np, x, x)) / exact - 1).max() < 10 * 2**-24
+    for _, squares in (deviation_sums(x, np.zeros(8, "float32")), product_sums(x, x, np.zeros(8, "float32"))):
+        assert np.abs(squares / exact - 1).max() < 10 * 2**-24
+
+
+# ---------------------------------------------------------------- kernels in CUDA source
+
+@pytest.mark.parametrize("shape", [(5, 5), (4, 7), (7, 4), (1, 1)])
+@pytest.mark.parametrize("offsets", [(0,), (0, 2, -2), (3, -3), (9,), (6, -6, 0)])
+def test_diagonals_are_filled(shape, offsets, xp, rng):
+    x = rng.standard_normal(shape, dtype="float32")
+    there = xp.asarray(x.copy())
+    fill_diagonals(there, offsets, -np.inf)
+    rows, columns = np.indices(shape)
+    np.testing.assert_array_equal(to_host(there), np.where(np.isin(columns - rows, offsets), -np.inf, x))
+
+
+def test_additions_of_many_arrays_of_strided_ones_and_of_one_array_twice(xp, rng):
+    shapes = [(3, 4), (5,), (), (2, 1, 3)] * 9                               # more than a kernel takes
+    x = [rng.standard_normal(shape, dtype="float32") for shape in shapes]
+    y = [rng.standard_normal((*shape, 2), dtype="float32")[..., 0] for shape in shapes]
+    there = [xp.asarray(each.copy()) for each in x]
+    additions = backend.Additions()
+    for k in [*range(len(x)), 0, 0]:
+        additions.add(there[k], xp.asarray(np.stack([y[k]] * 2, axis=-1))[..., 0])
+    additions.flush()
+    additions.flush()                                                        # nothing is left
+    for k, result in enumerate(there):
+        np.testing.assert_allclose(to_host(result), x[k] + y[k] * (3 if k == 0 else 1), rtol=1e-5, atol=1e-6)
 
 
 # ---------------------------------------------------------------- slices and threads

@@ -92,12 +92,18 @@ def is_array(x: Any) -> bool:
     return isinstance(x, np.ndarray) or ("cupy" in sys.modules and isinstance(x, sys.modules["cupy"].ndarray))
 
 
+_module_of: dict[type, ArrayModule] = {np.ndarray: np}
+
+
 def array_module(x: Any) -> ArrayModule:
     """The module that x belongs to: numpy or cupy."""
+    known = _module_of.get(type(x))                          # a step asks 100 times
+    if known is not None:
+        return known
     if isinstance(x, (np.ndarray, np.generic)):
         return np
     if is_array(x):
-        return sys.modules["cupy"]
+        return _module_of.setdefault(type(x), sys.modules["cupy"])
     raise TypeError(f"expected a numpy or cupy array, got {type(x).__name__}")
 
 

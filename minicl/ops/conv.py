@@ -15,6 +15,8 @@ the taps first: on a GPU, and for C so small that x @ w[i, j] is too small a pro
 images). Kernels of 3x3 with many channels take fewer products, in winograd.py.    Derivation: docs/gradients/conv.md
 """
 
+import functools
+
 from ..autograd import op
 from ..backend import array_module, is_gpu, parallel_map, parallel_sum
 from ..checks import require_integers
@@ -43,7 +45,7 @@ def conv2d(x: Array, w: Array, *, stride: int = 1, padding: int = 0, needs_grad=
                          "convert images (B, H, W, C) with ops.to_pixel_major")
     require_integers("conv2d", 1, stride=stride)
     require_integers("conv2d", 0, padding=padding)
-    shift = _Shifts(x.shape[:2], w.shape[:2], stride, padding)
+    shift = _shifts(x.shape[:2], w.shape[:2], stride, padding)
     if is_gpu(array_module(x)):
         return conv_by_columns(x, w, shift, needs_grad)
     if w.shape[0] * w.shape[1] > 1 and x.shape[3] <= FEW_CHANNELS and w.size:
@@ -114,6 +116,11 @@ def _parts(rows, pieces):
     """The work as parts for threads: one row of pixels, lo:hi, and some of the batch's pieces each."""
     count = max(1, ITEMS // pieces[1])
     return [(row, row + 1, slice(lo, lo + count)) for row in range(rows) for lo in range(0, pieces[0], count)]
+
+
+@functools.lru_cache(256)
+def _shifts(*sizes):
+    return _Shifts(*sizes)
 
 
 class _Shifts:
