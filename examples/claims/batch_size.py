@@ -180,7 +180,7 @@ def draw(metrics, path):
     left.text(0.97, 0.05, "higher: more even", transform=left.transAxes, ha="right", fontsize=15, color=BLUE)
     line(middle, N, knn, ORANGE)
     heading(middle, "kNN on z (%)")
-    for name, colour, words, above in (("loss, ms", BLUE, "the loss", 0.4), ("step, ms", GREEN, "a step", 1.9)):
+    for name, colour, words, above in (("loss, ms", BLUE, "the loss", 0.4), ("step, ms", GREEN, "a step", 4)):
         least = metrics[name].min(axis=0)
         right.plot(batch, least, color=colour, linewidth=3.5, marker="o", markersize=10)
         note(right, batch[0], least[0] * above, words, colour)

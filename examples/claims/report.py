@@ -19,9 +19,9 @@ default: three seeds, minutes on two CPU cores. `--full` is for a GPU and has no
 - *qualitatively reproduced*: the effect appears for every seed, with different numbers at this scale;
 - *not reproduced*: the effect does not appear here; the section describes what was found instead.
 
-The settings of claims 5, 6, 8, 9, 13 and 15 were chosen by runs with seeds 0 and 1. Their records use other seeds, chosen
+The settings of claims 5 to 9, 13 and 15 were chosen by runs with seeds 0 to 2. Their records use other seeds, chosen
 beforehand. Seconds are wall-clock times. Claims 5 to 15 ran with one thread beside other programs; on two idle cores they
-take about a third of these times. The record of claim 11 is older than the linear probe by L-BFGS.
+take a third to a sixth of these times.
 """
 
 
