@@ -177,7 +177,7 @@ def test_cupy_makes_one_kernel_of_each_fused_function(cupy):
             step = STEPS[method](cupy)
             step(), step()
         rng, images = np.random.default_rng(0), cupy.full((4, 8, 8, 3), 0.5, dtype="float32")
-        for op in (ops.sigmoid, ops.tanh, ops.logsumexp):
+        for op in (ops.sigmoid, ops.tanh, ops.logsumexp, ops.max_pool2d):
             value, backward = op.forward(images)
             backward(value)
         for transform in (GaussianNoise(), RandomErasing(p=1.0, value=0.5), ColorJitter(), RandomAffine(),
