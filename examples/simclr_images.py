@@ -43,6 +43,9 @@ def picture_options(parser):
 def choose_batch(args, run, n, most, multiple=2):
     """Set args.batch if --batch was not given: `most`, or half of the n training pictures if that is less."""
     if args.batch is None:
+        if n < multiple:
+            raise RunError(f"a batch needs {multiple} training pictures or more, got {n}; take more pictures"
+                           + ", or a smaller --splits" * (multiple > 2))
         unit = max(multiple, 8) if n >= 128 else multiple    # so that few processes can share it
         args.batch = run.config["batch"] = min(most, max(multiple, n // 2 - n // 2 % unit))
         if args.batch < most:

@@ -245,6 +245,21 @@ def test_a_report_names_classes_that_training_lacks(model, data, xp, tmp_path, r
     assert run.result["knn_h"] == 0 and any("no training image is of class striped" in line for line in printed)
 
 
+def test_the_cap_is_of_the_steps_that_the_loss_is_of(model, data, xp, tmp_path, rng):
+    run = NoRun(tmp_path)                                    # MoCo's queue fills to the end; its first step has no negatives
+    log = [{"step": step, "loss": 0.5 * chance, "chance": chance, "alignment": 1.0, "uniformity": -1.0}
+           for step, chance in enumerate(np.log(1 + 8 * np.arange(20)).tolist())]
+
+    def ended(steps):
+        run.total, run.read_log = steps, lambda: log[:steps]
+        report(run, model, data, lambda images, rng: images + rng.random(dtype="float32"), rng, xp, candidates=1 + 8 * steps)
+        return run.result["cap_nats"], run.result["bound_nats"]
+
+    assert ended(1) == (0, 0)                                # the loss is 0, and has shown nothing
+    cap = np.mean([line["chance"] for line in log[18:]])
+    assert ended(20) == (pytest.approx(cap), pytest.approx(cap / 2))
+
+
 class Drifting(Module):
     """A model that changes a little each time it is used."""
 

@@ -121,6 +121,14 @@ def test_without_a_batch_few_pictures_get_half_of_them_and_a_resumed_run_the_sam
     assert f"--batch was {batch}, now {4 * batch}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("script, n, needed", [("simclr_images", 2, 2), ("moco_images", 10, 16), ("moco_images", 3, 16)])
+def test_too_few_pictures_for_a_batch_are_told_how_many_it_needs(tmp_path, monkeypatch, capsys, script, n, needed):
+    monkeypatch.setenv("MINICL_CACHE", str(tmp_path / "cache"))
+    write_pictures(tmp_path / "few", numbered("", n))
+    assert run_example(script, "--size", 32, "--data-dir", tmp_path / "few", "--out", tmp_path / "out") == 2
+    assert f"a batch needs {needed} training pictures or more, got {n - 1}" in capsys.readouterr().err
+
+
 def test_a_run_may_be_resumed_and_its_pictures_must_be_the_same(example, photos, capsys):
     first = read_run(example("--data-dir", photos)[1])
     code, folder = example("--data-dir", photos, "--resume")

@@ -1,5 +1,6 @@
 """The end of a training run on images: metrics of the frozen model, pictures of its embeddings, and the result."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,12 +13,11 @@ from ..typing import Array, ArrayModule, HostArray, Rng
 from .features import encode, to_float
 from .frozen import frozen_accuracies
 from .geometry import effective_rank, uniformity_floor
-from .information import infonce_bound
 from .knn import nearest_neighbours
 from .tsne import tsne
 
 LEGEND = """\
-  loss: mean of those logged in the last tenth of training; bound = cap - loss, cap = log of the number of candidates;
+  loss: mean of those logged in the last tenth of training; bound = cap - loss, cap = mean log of the candidates;
   knn and probe: test accuracies from h, the representation, and z, the input of the loss; rank: their effective rank,
   the number of directions in use""".splitlines()
 
@@ -28,8 +28,12 @@ def final_loss(log: Sequence[dict], total: int) -> float | None:
     >>> final_loss([{"step": 0, "loss": 3.0}, {"step": 9, "loss": 1.5}], total=10)
     1.5
     """
-    losses = [line["loss"] for line in log if line["step"] >= 0.9 * (total - 1)]
+    losses = [line["loss"] for line in _last_tenth(log, total)]
     return float(np.mean(losses)) if losses else None
+
+
+def _last_tenth(log, total):
+    return [line for line in log if line["step"] >= 0.9 * (total - 1)]
 
 
 def report(run: Any, model: Any, data: Any, augment: Any, rng: Rng, xp: ArrayModule, *, candidates: int, k: int = 20,
@@ -37,7 +41,8 @@ def report(run: Any, model: Any, data: Any, augment: Any, rng: Rng, xp: ArrayMod
     """Evaluate `model`, images -> (h, z), on an ImageData, draw the run's pictures, and finish it with the metrics.
 
     Without labels there are no accuracies.
-    candidates  K of the loss, 1 positive and K - 1 negatives; chance is log K
+    candidates  K of the loss, 1 positive and K - 1 negatives; chance is log K. Where K varies, as it does until MoCo's
+                queue is full, the log's lines have "chance", whose mean over the lines of the loss is the cap
     k           nearest neighbours that vote
     metrics     more entries of result.json: numbers or None
     rng         draws the views in the picture
@@ -55,12 +60,15 @@ def report(run: Any, model: Any, data: Any, augment: Any, rng: Rng, xp: ArrayMod
     log = run.read_log()
     config = run.config
     loss = final_loss(log, run.total)
-    bound = None if loss is None else infonce_bound(loss, candidates)
+    cap = bound = None
+    if loss is not None:
+        cap = float(np.mean([line.get("chance", math.log(candidates)) for line in _last_tenth(log, run.total)]))
+        bound = cap - loss
     if run.world.rank == 0:
         views = two_views(augment, to_float(data.test_images[:12], np), rng)
         draw_pictures(run, log, data, views, to_host(test_h), test_z.shape[1], candidates)
     run.finish({"data": data.name, "backend": config["backend"], "seed": config["seed"], "loss": loss,
-                "bound_nats": bound and bound.nats, "cap_nats": bound and bound.cap, **metrics, **accuracies,
+                "bound_nats": bound, "cap_nats": cap, **metrics, **accuracies,
                 "rank_h": effective_rank(test_h), "rank_z": effective_rank(test_z),
                 "seconds": run.elapsed(), "seconds_per_epoch": run.seconds / config["epochs"],
                 "peak_mib": peak_memory_mib(xp)}, notes=LEGEND)
