@@ -28,6 +28,7 @@ from minicl.backend import array_module, get_backend, threads, to_device, to_hos
 from minicl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from minicl.contrastive import l2_normalize
 from minicl.data import DataError, open_image
+from minicl.data.contents import stamp
 from minicl.data.decoded import skipped
 from minicl.data.picture_folder import find_pictures
 from minicl.data.pictures import pillow
@@ -154,7 +155,7 @@ def read_index(path, trained, root):
     found = find_pictures(root, print)
     if not found:
         raise DataError(f"{root} holds no pictures; name the folder to search with --in")
-    now = {name: [status.st_size, status.st_mtime_ns] if status else None for name, status in found}
+    now = {name: stamp(os.path.join(root, name)) for name, _ in found}
     known = {}
     old = None
     try:
@@ -162,12 +163,12 @@ def read_index(path, trained, root):
         if "encoder" not in meta:
             raise CheckpointError(f"{path} is a checkpoint")
         if (meta["encoder"], meta["root"]) == (key, os.path.realpath(root)):
-            old, known = arrays["index.features"], {name: (k, stamp) for k, (name, stamp) in enumerate(meta["files"])}
+            old, known = arrays["index.features"], {name: (k, then) for k, (name, then) in enumerate(meta["files"])}
     except CheckpointError as error:
         if os.path.lexists(path):
             raise RunError(f"{path} is not an index of this script; remove it, or name another file with --index "
                            f"({error})") from error
-    features = {name: old[known[name][0]] for name, stamp in now.items() if name in known and known[name][1] == stamp}
+    features = {name: old[known[name][0]] for name, at in now.items() if name in known and known[name][1] == at}
     new = [name for name in now if name not in features]
     is_stale = len(features) < len(known)
     while new or is_stale:

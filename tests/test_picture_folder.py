@@ -126,6 +126,17 @@ def test_two_pictures_are_one_to_train_on_and_one_to_test_on(photos):
     assert len(data.train_images) == len(data.test_images) == 1
 
 
+@pytest.mark.parametrize("labels", [True, False])
+def test_test_pictures_that_are_copies_of_training_pictures_are_counted(photos, labels):
+    write_pictures(photos, [f"{split}/{name}" for split in ("train", "test") for name in CAT_DOG])
+    assert not load(photos, labels=labels)[1].has("copies")
+    shutil.copy(photos / "train" / CAT_DOG[0], photos / "test" / CAT_DOG[1])             # also of another class
+    shutil.copy(photos / "train" / CAT_DOG[-1], photos / "test" / CAT_DOG[0])
+    shutil.copy(photos / "train" / CAT_DOG[0], photos / "train" / CAT_DOG[1])            # within a split: no matter
+    log = load(photos, labels=labels)[1]
+    assert log.has(f"^warning: 2 of the {len(CAT_DOG)} test pictures are copies of training pictures")
+
+
 def test_a_limit_reads_the_first_of_each_split(photos):
     write_pictures(photos, CAT_DOG)
     part, log = load(photos, test_share=0.3, limit=4)

@@ -201,6 +201,17 @@ def test_only_new_and_changed_pictures_are_encoded_again(run, photos, capsys, mo
     assert read() == expected and seen == [["a.png", "f.png"]]
     (photos / "f.png").unlink()
     assert "f.png" not in read() and seen == []
+    Image.fromarray(np.full((20, 20, 3), 255, "uint8")).save(photos / "b.bmp")
+    Image.fromarray(np.full((20, 20, 3), 9, "uint8")).save(photos / "c.bmp")
+    for name in ("b.bmp", "c.bmp"):
+        os.utime(photos / name, ns=(10**18, 10**18))
+    read()
+    for old, new in (("b.bmp", "x"), ("c.bmp", "b.bmp"), ("x", "c.bmp")):                # same sizes and times
+        (photos / old).rename(photos / new)
+    read()
+    assert seen == [["b.bmp", "c.bmp"]]
+    for name in ("b.bmp", "c.bmp"):
+        (photos / name).unlink()
     next(iter(trained.encoder.parameters())).data[...] *= 1.5                            # another encoder
     assert len(read()) == len(NAMES) - 1 == len(seen[0])
 

@@ -62,10 +62,15 @@ def read_folder(path: str | os.PathLike, size: int, channels: int, labels: bool,
     train, test = train[:limit], test[:limit]
     order = np.concatenate([train, test])
     names = [items.names[i] for i in order]
-    pixels, good = decode_once(items.contents(order), names, lambda k: items.read(order[k]), (size, size, channels), log=log)
+    contents = items.contents(order)
+    pixels, good = decode_once(contents, names, lambda k: items.read(order[k]), (size, size, channels), log=log)
     n = int(good[:len(train)].sum())
     if not 0 < n < len(pixels):
         raise DataError(f"{shown(path)}: every picture to {'test' if n else 'train'} on is broken")
+    known = {content.hash for content in contents[:len(train)]}
+    if copies := sum(content.hash in known for content, ok in zip(contents[len(train):], good[len(train):]) if ok):
+        log(f"warning: {copies} of the {len(pixels) - n} test pictures are copies of training pictures, so results on them "
+            "are too good; remove one of each")
     if lost := sorted(set(items.labels[order]) - set(items.labels[order[good]])) if labels else []:
         log(f"warning: all pictures of a class are broken: {', '.join(items.classes[k] for k in lost[:5])}")
     label = items.labels[order[good]] * labels           # labels=False: all 0, and the split is the same
