@@ -351,7 +351,7 @@ def test_training_does_not_wait_for_images_that_can_be_read_in_the_time_of_a_ste
 
     batches = Batches(100, 10)
     images = Prefetch(Slow(), batches)
-    assert images.waiting == 0.0
+    assert images.waiting is None
     for step in range(20):
         assert (images[step] == batches[step]).all()
         time.sleep(0.03)                                     # the step

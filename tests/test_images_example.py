@@ -133,6 +133,7 @@ def test_a_run_may_be_resumed_and_its_pictures_must_be_the_same(example, photos,
     first = read_run(example("--data-dir", photos)[1])
     code, folder = example("--data-dir", photos, "--resume")
     assert code == 0 and read_run(folder)[1] == first[1]
+    assert 0 <= first[0]["waiting"] <= 1 and read_run(folder)[0]["waiting"] is None      # nothing was left to train
     write_pictures(photos, ["dog/3.png"], seed=1)
     code, _ = example("--data-dir", photos, "--resume")
     assert code == 2 and "of a run on other data" in capsys.readouterr().err

@@ -54,7 +54,7 @@ class Prefetch:
               pages are otherwise read one by one on access
     batches   see Batches
     part      this process's rows of each batch: world.part
-    waiting   share of the time since the first image that was spent waiting for images
+    waiting   share of the time since the first image that was spent waiting for images; None before it
 
     >>> images = Prefetch(np.arange(10), Batches(10, 5))
     >>> images[0].shape, bool((images[1] == Batches(10, 5)[1]).all())
@@ -78,8 +78,8 @@ class Prefetch:
         return images
 
     @property
-    def waiting(self) -> float:
-        return self._waited / (time.perf_counter() - self._since) if self._since else 0.0
+    def waiting(self) -> float | None:
+        return self._waited / (time.perf_counter() - self._since) if self._since else None
 
     def _read(self, step):
         return self._threads.submit(self._rows, self._batches[step][self._part])
