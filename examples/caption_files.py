@@ -25,7 +25,7 @@ from unicodedata import normalize
 import numpy as np
 
 from minicl.data import DataError
-from minicl.data.contents import contents_of
+from minicl.data.contents import contents_of, warn_of_copies
 from minicl.data.decoded import decode_once
 from minicl.data.pictures import SUFFIXES, decode, pillow, shown
 from minicl.nn.words import WORD
@@ -74,11 +74,12 @@ def load_captioned(file: str, folder: str | None, size: int, *, test_share: floa
     n_train = min(n_train, limit or n_train)
     paths = [root / names[i] for i in order]
     names = [str(path) for path in paths]
-    pixels, good = decode_once(contents_of(root, names), names, lambda k: decode(paths[k], size, 3), (size, size, 3),
-                               log=log)
+    contents = contents_of(root, names)
+    pixels, good = decode_once(contents, names, lambda k: decode(paths[k], size, 3), (size, size, 3), log=log)
     n = int(good[:n_train].sum())
     if not 0 < n < len(pixels):
         raise DataError(f"{file}: all pictures of one split are broken: {n_train} to train on, the rest to test")
+    warn_of_copies(contents, good, n_train, log)
     texts = [captions[i][1] for i in order[good]]
     return CaptionedPictures(Path(file).name, pixels[:n], *_flat(texts[:n]), pixels[n:], *_flat(texts[n:]))
 

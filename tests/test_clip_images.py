@@ -144,6 +144,20 @@ def test_a_name_is_found_in_either_spelling_of_unicode(tmp_path, monkeypatch, li
     assert len(data.train_images) + len(data.test_images) == 4 and not [line for line in log if "skipped" in line or "left out" in line]
 
 
+def test_test_pictures_that_are_copies_of_training_pictures_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINICL_CACHE", str(tmp_path / "cache"))
+    names = [f"{k}.png" for k in range(10)]
+    write_pictures(tmp_path, names)
+    (tmp_path / "captions.csv").write_text("\n".join(["image,caption", *(f"{name},a picture" for name in names)]))
+    log = []
+    load_captioned(tmp_path / "captions.csv", None, 8, log=log.append)
+    assert not any("copies" in line for line in log)
+    for name in names[1:]:
+        (tmp_path / name).write_bytes((tmp_path / "0.png").read_bytes())
+    load_captioned(tmp_path / "captions.csv", None, 8, log=log.append)
+    assert any(line.startswith("warning: 1 of the 1 test pictures are copies of training pictures") for line in log)
+
+
 def test_the_vocabulary_has_frequent_words_first():
     captions = np.array(["A dog, a cat!", "a Dog runs", "don't run"])
     assert vocabulary(captions, least=2) == ["a", "dog"]

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ..backend.parallel import available_cores
 from ..files import write_json
+from ..typing import HostArray
 from .download import cache_dir
 
 BLOCK = 512                                              # items that threads are given at a time,
@@ -76,6 +77,14 @@ def contents_of(folder: str | os.PathLike, files: Sequence[str]) -> list[Content
             with contextlib.suppress(OSError):           # all are then read again the next time
                 write_json(memory, now)
     return [Content(*content) for content in found]
+
+
+def warn_of_copies(contents: Sequence[Content], good: HostArray, n_train: int, log: Callable[[str], None]) -> None:
+    """Log how many of the good items after the first n_train, those to test on, have the content of one to train on."""
+    known = {content.hash for content in contents[:n_train]}
+    if copies := sum(content.hash in known for content, ok in zip(contents[n_train:], good[n_train:]) if ok):
+        log(f"warning: {copies} of the {int(good[n_train:].sum())} test pictures are copies of training pictures, so "
+            "results on them are too good; remove one of each")
 
 
 def in_blocks(function: Callable[..., Any], items: Sequence[Any], size: int) -> Iterator[tuple[Any, Iterator[Any]]]:

@@ -19,7 +19,7 @@ import numpy as np
 from ..typing import HostArray
 from .arrays import Arrays, find_arrays
 from .checks import DataError, check_seed, number, whole
-from .contents import Content, contents_of, hash_of
+from .contents import Content, contents_of, hash_of, warn_of_copies
 from .decoded import decode_once
 from .download import user_path
 from .pictures import FORMATS, SUFFIXES, decode, pillow, require_size, shown
@@ -67,10 +67,7 @@ def read_folder(path: str | os.PathLike, size: int, channels: int, labels: bool,
     n = int(good[:len(train)].sum())
     if not 0 < n < len(pixels):
         raise DataError(f"{shown(path)}: every picture to {'test' if n else 'train'} on is broken")
-    known = {content.hash for content in contents[:len(train)]}
-    if copies := sum(content.hash in known for content, ok in zip(contents[len(train):], good[len(train):]) if ok):
-        log(f"warning: {copies} of the {len(pixels) - n} test pictures are copies of training pictures, so results on them "
-            "are too good; remove one of each")
+    warn_of_copies(contents, good, len(train), log)
     if lost := sorted(set(items.labels[order]) - set(items.labels[order[good]])) if labels else []:
         log(f"warning: all pictures of a class are broken: {', '.join(items.classes[k] for k in lost[:5])}")
     label = items.labels[order[good]] * labels           # labels=False: all 0, and the split is the same
