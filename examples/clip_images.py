@@ -51,6 +51,7 @@ def main():
     parser.add_argument("--weight-decay", type=within("[0, inf)"), default=0.05, help="AdamW's, on matrices")
     parser.add_argument("--chunk", type=at_least(3), help="pairs encoded at a time, to save memory; default: all at once")
     parser.add_argument("--clip-grad", type=within("(0, inf)"), help="largest norm of the gradients; default: no limit")
+    parser.only_with("--classes", "--template")
     args = parser.parse_args()
     if not args.captions:
         parser.error("--captions: name a file with captions")

@@ -46,6 +46,7 @@ def main():
     parser.add_argument("--dim", type=at_least(2, 2**14), default=32, help="dimension of z")
     parser.add_argument("--context", default="gru", choices=("gru", "none"), help="what sums up the past; none: c = z")
     parser.add_argument("--hidden", type=at_least(2, 2**14), default=128, help="dimension of the context c of a gru")
+    parser.only_with("--context gru", "--hidden")
     args = parser.parse_args()
     window = args.window or WINDOW[args.data]
 

@@ -65,6 +65,9 @@ def main():
     parser.add_argument("--clip-grad", type=within("(0, inf)"), help="largest norm of the gradients; default: no limit")
     parser.add_argument("--evaluate-every", type=at_least(1), help="epochs between evaluations by kNN; default: none")
     parser.add_argument("--knn-k", type=at_least(1), default=20, help="number of nearest neighbours")
+    parser.only_with("--method moco", "--queue", "--momentum", "--splits")
+    parser.only_with("--head mlp", "--hidden")
+    parser.only_with("--head mlp or linear", "--dim")
     args = parser.parse_args()
     if args.method == "moco" and (args.batch % args.splits or not 2 * args.splits <= args.batch <= args.queue):
         parser.error("moco: --batch must be a multiple of --splits, twice that or more, and at most --queue: got "

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from .checks import ends
 
@@ -12,19 +13,19 @@ IMAGES = {"auto": "MNIST if available, else generated digits", "mnist": "MNIST, 
 
 
 def options(description: str | None, *, epochs: int, batch: int, lr: float, tau: float,
-            data: Mapping[str, str] | None = IMAGES) -> argparse.ArgumentParser:
+            data: Mapping[str, str] | None = IMAGES) -> "Parser":
     """An argument parser with the options of every training script; epochs, batch, lr and tau are defaults.
 
     description  the script's docstring; --help shows its first paragraph
     data         {choice of --data: its meaning}, the first is the default; None for a script that draws its own
 
-    A script adds its own options to the parser.
+    A script adds its own options to the parser, and says which of them need others: parser.only_with(...).
 
     >>> parser = options("Learn.", epochs=6, batch=256, lr=1e-2, tau=0.2)
     >>> parser.parse_args(["--batch", "64"]).batch
     64
     """
-    parser = _Parser(description=(description or "").split("\n\n")[0],     # python -OO has none
+    parser = Parser(description=(description or "").split("\n\n")[0],     # python -OO has none
                      formatter_class=_DefaultsHelp)
     parser.add_argument("--backend", default="numpy", choices=("numpy", "cupy"), help="CPU or GPU")
     parser.add_argument("--precision", default="float32", choices=("float32", "tf32"),
@@ -53,14 +54,39 @@ def options(description: str | None, *, epochs: int, batch: int, lr: float, tau:
     return parser
 
 
-class _Parser(argparse.ArgumentParser):
-    """Refuses --seed=--, which Python 3.11 turns into an empty list whatever the option's type."""
+class Parser(argparse.ArgumentParser):
+    """An argument parser that warns of options without effect."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self._conditions: list[tuple[str, tuple[str, ...]]] = []
+
+    def only_with(self, condition: str, *names: str) -> None:
+        """Warn, in a line on stderr, of any of these options if it is not at its default and the condition does not hold.
+
+        condition  an option that must be given, "--classes", or its values: "--head mlp or linear"
+        """
+        self._conditions.append((condition, names))
 
     def parse_known_args(self, args=None, namespace=None):
+        """argparse's, but refuses --seed=--, which Python 3.11 turns into an empty list whatever the option's type."""
         for arg in sys.argv[1:] if args is None else args:
             if arg.startswith("-") and arg.endswith("=--"):
                 self.error(f"argument {arg[:-3]}: expected a value, got '--'")
-        return super().parse_known_args(args, namespace)
+        parsed, rest = super().parse_known_args(args, namespace)
+        for condition, names in self._conditions:
+            option, _, values = condition.partition(" ")
+            value = getattr(parsed, _attribute(option))
+            holds = value in values.split(" or ") if values else value
+            idle = [name for name in names if getattr(parsed, _attribute(name)) != self.get_default(_attribute(name))]
+            if idle and not holds:
+                self._print_message(f"warning: without {condition} there is no effect of {', '.join(idle)}\n", sys.stderr)
+        return parsed, rest
+
+
+def _attribute(option):
+    """The attribute of the parsed options for an option: "clip_grad" for "--clip-grad"."""
+    return option.removeprefix("--").replace("-", "_")
 
 
 class _DefaultsHelp(argparse.ArgumentDefaultsHelpFormatter):

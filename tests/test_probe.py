@@ -114,3 +114,19 @@ def test_test_features_whose_scores_overflow_are_refused(dtype, small, large):
     x = np.array([[0], [1], [3], [4]], dtype) * np.dtype(dtype).type(small)
     with pytest.raises(FloatingPointError, match="scaled alike"):
         linear_probe(x, np.array([0, 0, 1, 1]), np.array([[-large], [large]], dtype), np.array([0, 1]))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("C", [1e-3, 0.01, 0.1, 1.0])
+def test_the_penalty_is_scikit_learns_for_two_classes_too(classes, C):
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    preprocessing = pytest.importorskip("sklearn.preprocessing")
+    rng = np.random.default_rng(classes)
+    centres = 1.5 * rng.standard_normal((classes, 4))
+    share = rng.dirichlet(np.full(classes, 3.0))                             # classes of different sizes: the penalty matters
+    labels, test_labels = (rng.choice(classes, n, p=share) for n in (60, 2000))
+    x, x_test = (centres[y] + rng.standard_normal((len(y), 4)) for y in (labels, test_labels))
+    scaler = preprocessing.StandardScaler().fit(x)
+    peer = linear_model.LogisticRegression(C=C, max_iter=5000, tol=1e-8).fit(scaler.transform(x), labels)
+    expected = peer.score(scaler.transform(x_test), test_labels)
+    assert abs(linear_probe(x, labels, x_test, test_labels, C=C) - expected) <= 0.01

@@ -5,6 +5,7 @@ Multinomial logistic regression on standardised features x (N, d), with an inter
     L  = (1/N) sum_i -log softmax(W x_i + b)_label_i + |W|^2 / (2 C N),   p_i = softmax(W x_i + b)
     dW = (1/N) sum_i (p_i - one_hot_i) x_i^T + W / (C N),   db = (1/N) sum_i (p_i - one_hot_i)
 
+For two classes the penalty is twice that: W then has the rows v/2 and -v/2, so it is |v|^2 / (2 C N), as in scikit-learn.
 L is convex with one minimum, so there is no learning rate, seed or batch.
 """
 
@@ -31,8 +32,8 @@ def linear_probe(train_features: Array, train_labels: HostArray, test_features: 
                  C: float = 1.0, steps: int = 1000, world: World = ALONE) -> float:
     """Test accuracy, a fraction, of a linear classifier trained by cross-entropy on fixed features (N, d) and (M, d).
 
-    Features are arrays, so no gradient reaches the encoder. Labels are any integers (N,) and (M,) on the host. Equal scores
-    count as chance, and test items whose class does not occur in training as errors, with a warning.
+    Features are arrays, so no gradient reaches the encoder. Labels are integers >= 0, (N,) and (M,), on the host. Equal
+    scores count as chance, and test items whose class does not occur in training as errors, with a warning.
 
     C      inverse strength of the L2 penalty, as in scikit-learn's LogisticRegression, at least 1e-6; b has no penalty
     steps  maximum for L-BFGS, which stops when no entry of the gradient is above 3e-4, and warns if that is not reached
@@ -50,7 +51,7 @@ def linear_probe(train_features: Array, train_labels: HostArray, test_features: 
     require_integers("linear_probe", 1, steps=steps)
     xp = array_module(train_features)
     x, x_test = standardize(train_features, test_features)
-    loss = _Loss(x, to_device(train_ids, xp), classes, 1 / (C * len(x)), world)
+    loss = _Loss(x, to_device(train_ids, xp), classes, (2 if classes == 2 else 1) / (C * len(x)), world)
     w, slope = lbfgs(loss, xp.zeros((x.shape[1] + 1) * classes, dtype=x.dtype), steps)
     if not slope <= TOLERANCE:
         warnings.warn(f"linear_probe: not converged: the gradient's largest entry is {slope:.2g}, not {TOLERANCE:g}, "
