@@ -42,6 +42,10 @@ if (location.protocol === "file:") window.IFrameWorker = window.Worker = class e
   }
 };"""
 UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
+MATH_CSS = """\
+math { font-family: "STIX Two Math", "Cambria Math", "Latin Modern Math", "DejaVu Math TeX Gyre", math; }
+.math { margin: 1em 0; padding: 0.3em 0; overflow: auto hidden; }
+"""
 LANGUAGES = {".py": "python", ".cfg": "ini", ".toml": "toml", ".json": "json", "": "text"}
 NAVIGATION = {
     "Start": ["README.md", "docs/runs.md", "docs/pictures.md", "docs/distributed.md", "docs/notebooks/README.md"],
@@ -62,7 +66,7 @@ def make_site(out: Path) -> None:
         shutil.copy(ROOT / "README.md", pages / "README.md")
         play = pages / "docs/play.html"
         play.write_text(re.sub(r'(<a href="[^":]+)\.md', r"\1.html", play.read_text()))
-        (pages / "math.css").write_text(".math { margin: 1em 0; padding: 0.3em 0; overflow: auto hidden; }\n")
+        (pages / "math.css").write_text(MATH_CSS)
         for page in sorted(pages.rglob("*.md")):
             page.write_text(_with_pages_of_sources(page.read_text(), page.relative_to(pages).parent, pages))
         build(load_config(
@@ -143,8 +147,19 @@ def _with_pages_of_sources(text, folder, pages):
 
 # ---------------------------------------------------------------- formulas
 
+FUNCTION = r"(?<!<msub>)(?<!<msup>)<mi>(?:cos|exp|log|sin)</mi>"
+GAP = '<mspace width="0.17em"></mspace>'
+
+
+def _mathml(source, display="inline"):
+    """A formula as MathML, with the gaps around names of functions (log K) that latex2mathml leaves out."""
+    text = latex2mathml.converter.convert(source, display=display)
+    text = re.sub(rf"({FUNCTION})(?=<m(?!o))", rf"\1{GAP}", text)
+    return re.sub(rf"(</mi>|</mn>|</msub>|</msup>|</mfrac>)(?={FUNCTION})", rf"\1{GAP}", text)
+
+
 def _display(source, language, css_class, options, md, **kwargs):
-    return f'<div class="math">{latex2mathml.converter.convert(source, display="block")}</div>'
+    return f'<div class="math">{_mathml(source, "block")}</div>'
 
 
 def _plain(source, language, css_class, options, md, **kwargs):
@@ -160,7 +175,7 @@ class MathExtension(Extension):
 
 class _Inline(InlineProcessor):
     def handleMatch(self, m, data):
-        return self.md.htmlStash.store(latex2mathml.converter.convert(m[2])), m.start(0), m.end(0)
+        return self.md.htmlStash.store(_mathml(m[2])), m.start(0), m.end(0)
 
 
 if __name__ == "__main__":
