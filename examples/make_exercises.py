@@ -153,7 +153,7 @@ EXERCISES = [
              "linear layer_norm batch_norm info_nce nt_xent clip_loss momentum_update enqueue adam", "methods/grad_cache.py",
              "grad_cache", "gradients/grad_cache.md", "test_grad_cache.py",
              "gradient_of or redraws or equal_size or logit_scale or moco or add_up or memory or elsewhere or a_row or "
-             "scalar or off_the_tape", 30,
+             "scalar or off_the_tape or is_warned_of", 30,
              "encode without a tape; backward of the loss alone; then encode each chunk again, and send dz back through it",
              keep=9),
 ]
