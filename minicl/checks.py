@@ -28,18 +28,26 @@ class _AfterInit(type):
 
 
 class Sealed(metaclass=_AfterInit):
-    """Takes no new attributes after __init__, so that a misspelt one is an error, and of `ranges` only numbers within."""
+    """Takes no new attributes after __init__, so that a misspelt one is an error, and of `_ranges` only what is within."""
 
     _is_sealed = False
-    ranges: dict[str, str] = {}
+    _ranges: dict[str, str] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
         if self._is_sealed:
             if not hasattr(self, name):
                 raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{did_you_mean(name, vars(self))}")
-            if name in self.ranges:
-                require_within(self, self.ranges[name], **{name: value})
+            require_setting(self, name, value)
         object.__setattr__(self, name, value)
+
+
+def require_setting(where: Any, name: str, value: Any) -> None:
+    """Raise unless value is in _ranges[name] of where's class, an interval or "bool", if there is one."""
+    interval = getattr(type(where), "_ranges", {}).get(name)
+    if interval == "bool":
+        require_bool(where, **{name: value})
+    elif interval:
+        require_within(where, interval, **{name: value})
 
 
 def require_within(where: Any, interval: str, hint: str = "", /, **options: Any) -> None:

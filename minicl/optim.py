@@ -50,7 +50,8 @@ class Optimizer(Sealed):
     >>> optimizer.step()
     """
 
-    ranges = {"lr": "[0, inf)", "weight_decay": "[0, inf)", "momentum": "[0, 1)", "eps": "(0, inf)", "eta": "(0, inf)"}
+    _ranges = {"lr": "[0, inf)", "weight_decay": "[0, inf)", "momentum": "[0, 1)", "eps": "(0, inf)", "eta": "(0, inf)",
+               "nesterov": "bool"}
     state_names: tuple[str, ...] = ()
     scales_gradients = False                                     # whether _step changes the gradients
     decay_in_gradient = False                                    # whether _update adds decay w to the gradient

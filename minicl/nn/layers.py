@@ -97,6 +97,7 @@ class BatchNorm(Module):
     Several processes (Module.across) normalise by the whole batch, or divide the groups.
     """
 
+    _ranges = {"momentum": "[0, 1]", "eps": "(0, inf)", "splits": "[1, inf)", "relu": "bool"}
     weight: Parameter
     bias: Parameter
     running_mean: Buffer
@@ -156,6 +157,7 @@ def _average(xp, running_mean, running_var, mean, var, new, old, unbiased):
 class LayerNorm(Module):
     """Layer norm over the last axis, of length normalized_shape: (..., C) -> (..., C)."""
 
+    _ranges = {"eps": "(0, inf)"}
     weight: Parameter
     bias: Parameter
 
@@ -177,6 +179,8 @@ class Dropout(Module):
     if such a twin runs beside the original, so that positives share their masks, a warning is raised.
     batch_axis: of x, required if several processes share a batch and x has more than two axes.
     """
+
+    _ranges = {"p": "[0, 1)"}
 
     def __init__(self, p: float = 0.5, *, rng: Rng, batch_axis: int | None = None):
         require_within("Dropout", "[0, 1)", p=p)

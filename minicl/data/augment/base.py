@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ...backend import array_module, parallel_for, to_device
-from ...checks import require_rng
+from ...checks import Sealed, require_rng
 from ...distributed import ALONE, World
 from ...signature import is_plain_array
 from ...typing import Array, HostArray, Rng
@@ -20,7 +20,7 @@ Range = float | tuple[float, float]      # of an option: a pair (low, high), or 
 SLICE_PIXELS = 2**16    # in a slice on NumPy: its temporaries stay in cache and need no fresh pages (CuPy: no slices)
 
 
-class Transform:
+class Transform(Sealed):
     """An augmentation `transform(images, rng) -> images`; the output is a new array of the input's dtype.
 
     A subclass has only its options as attributes, and defines two methods:
@@ -29,7 +29,14 @@ class Transform:
         apply(images, out, *rows)   fill out from a slice of images and of those arrays, on the device and of its dtype
 
     Images that should not change get the parameters of the identity, so there are no branches.
+    The options of minicl's transforms are checked when one is made, and cannot be set later.
     """
+
+    def __setattr__(self, name, value):
+        if self._is_sealed and type(self).__module__.startswith(__package__):
+            raise AttributeError(f"{type(self).__name__}.{name} cannot be set, since options are checked when a transform "
+                                 f"is made; make a new {type(self).__name__}")
+        object.__setattr__(self, name, value)
 
     def __call__(self, images: Array, rng: Rng, world: World = ALONE) -> Array:
         """images (B, H, W, C) -> (B, H', W', C); rng a host numpy.random.Generator, which is advanced.
@@ -77,7 +84,7 @@ class Transform:
 
     def __repr__(self) -> str:
         """The call that builds this transform, for a run's config."""
-        options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if name != "_is_sealed")
         return f"{type(self).__name__}({options})"
 
 
