@@ -29,12 +29,12 @@ def fill(self, images, out, k):
     out[...] = images * k[:, None, None, None]
 
 
-@pytest.mark.parametrize("apply, message", {
-    "returned": (lambda self, images, out, k: images * k[:, None, None, None], "the result belongs in out"),
-    "not filled": (lambda self, images, out, k: None, "has not filled all of out"),
-    "partly filled": (lambda self, images, out, k: out[:, 1:].fill(0.5), "has not filled all of out"),
-    "NaN": (lambda self, images, out, k: out.fill(np.nan), "has not filled all of out, or with NaN"),
-}.values(), ids=str)
+@pytest.mark.parametrize("apply, message", [
+    (lambda self, images, out, k: images * k[:, None, None, None], "the result belongs in out"),
+    (lambda self, images, out, k: None, "has not filled all of out"),
+    (lambda self, images, out, k: out[:, 1:].fill(0.5), "has not filled all of out"),
+    (lambda self, images, out, k: out.fill(np.nan), "has not filled all of out, or with NaN"),
+], ids=["returned", "not filled", "partly filled", "NaN"])
 def test_an_own_transform_must_fill_out(apply, message):
     with pytest.raises((TypeError, ValueError), match=f"Own.apply: .*{message}"):
         transform(apply)(IMAGES, np.random.default_rng(0))
