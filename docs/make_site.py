@@ -42,9 +42,11 @@ if (location.protocol === "file:") window.IFrameWorker = window.Worker = class e
   }
 };"""
 UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
-MATH_CSS = """\
+CSS = """\
 math { font-family: "STIX Two Math", "Cambria Math", "Latin Modern Math", "DejaVu Math TeX Gyre", math; }
 .math { margin: 1em 0; padding: 0.3em 0; overflow: auto hidden; }
+.md-sidebar { width: 10.5rem; }
+.md-typeset pre > code { font-size: 0.72em; }
 """
 LANGUAGES = {".py": "python", ".cfg": "ini", ".toml": "toml", ".json": "json", "": "text"}
 NAVIGATION = {
@@ -66,7 +68,7 @@ def make_site(out: Path) -> None:
         shutil.copy(ROOT / "README.md", pages / "README.md")
         play = pages / "docs/play.html"
         play.write_text(re.sub(r'(<a href="[^":]+)\.md', r"\1.html", play.read_text()))
-        (pages / "math.css").write_text(MATH_CSS)
+        (pages / "pages.css").write_text(CSS)
         for page in sorted(pages.rglob("*.md")):
             page.write_text(_with_pages_of_sources(page.read_text(), page.relative_to(pages).parent, pages))
         build(load_config(
@@ -74,7 +76,7 @@ def make_site(out: Path) -> None:
             nav=_navigation(pages), not_in_nav="*", validation={"links": {"anchors": "warn"}}, strict=True,
             theme={"name": "material", "font": False,
                    "features": ["navigation.sections", "navigation.top", "search.highlight"]},
-            plugins=["search", "offline"], extra={"generator": False}, extra_css=["math.css"],
+            plugins=["search", "offline"], extra={"generator": False}, extra_css=["pages.css"],
             markdown_extensions=["tables", "pymdownx.highlight", f"{Path(__file__).stem}:MathExtension",
                                  {"toc": {"slugify": _slug}},
                                  {"pymdownx.superfences": {"custom_fences": [

@@ -387,7 +387,7 @@ class Run:
         width = max(map(len, result), default=0)
         table = [f"  {key:<{width}}  " + (f"{value:.4f}" if isinstance(value, float) else str(value))
                  for key, value in result.items()]
-        self.print("\n".join(["", *table, *notes, f"everything is in {self.folder}"]))
+        self.print("\n".join(["", *table, *notes, f"everything is in {self.folder}; docs/runs.md explains its files"]))
         self.close()
 
 

@@ -56,7 +56,7 @@ def test_only_the_first_process_prints_and_says_how_a_batch_is_divided(out):
     done = run(3, out, "--log-every", 5)
     assert [line.split("  ")[0] for line in done.stdout.splitlines()] == [
         "3 processes, each with 4 of a batch's 12 items", "step 1/12", "step 6/12", "step 11/12", "step 12/12", "", "",
-        f"everything is in {out}"] and done.stderr == ""
+        f"everything is in {out}; docs/runs.md explains its files"] and done.stderr == ""
     assert sorted(os.listdir(out)) == ["checkpoint.npz", "config.json", "log.jsonl", "result.json"]
 
 

@@ -84,7 +84,7 @@ def verdict(metrics):
               f"chance, the digit probe changes by {mean_std(100 * gain, '+.1f')} points")
     if rest.mean() > 1.5 / COLOURS:
         reason += (f"; colour is still read at {mean_std(rest, '.1f', ' %')}, above chance, {1 / COLOURS:.0%}: "
-                   "nothing rewards h for keeping it, nor punishes it either, as long as the head can drop it")
+                   "the loss neither rewards nor penalises h for containing it, as long as the head can remove it")
     return (QUALITATIVE if (gain > 0).all() and (fall > 0.5).all() else NOT_REPRODUCED), reason
 
 

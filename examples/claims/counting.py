@@ -38,10 +38,10 @@ tell them apart; then batches of N are drawn with replacement. Small batches rea
 (the exact optimum is claim 2's sum; it ends slightly above I, since NT-Xent's estimate is not a bound).""",
     source="Chen et al. 2020 (SimCLR), equation 1; closed form",
     next="CLIP's loss has N candidates, MoCo's 1 + queue: which N gives CLIP the 9 bits that SimCLR gets from 256 "
-         "images? And what changes in the picture with 64 images in place of 256?",
+         "images? And what changes in the picture with 64 images instead of 256?",
     published={"negatives, N = 256": "510", "cap, N = 256, nats": "6.24", "cap, N = 256, bits": "9.00",
                "negatives, N = 4096": "8190", "cap, N = 4096, nats": "9.01", "cap, N = 4096, bits": "13.00",
-               "collapsed loss - log(2N-1)": "0", "largest figure - cap": "never above 0"})
+               "collapsed loss - log(2N-1)": "0", "largest estimate - cap": "never above 0"})
 
 
 def exact(N):
@@ -61,7 +61,7 @@ def measure(setting):
         off.append(abs(loss - math.log(2 * N - 1)))
     reached = saturate(setting, steps=setting.pick(100, 400, 400), draws=setting.pick(40, 500, 5000))
     return {**metrics, "collapsed loss - log(2N-1)": max(off),
-            "largest figure - cap": max(nats - math.log(2 * N - 1) for nats, N in zip(reached, BATCHES)),
+            "largest estimate - cap": max(nats - math.log(2 * N - 1) for nats, N in zip(reached, BATCHES)),
             "reached": reached, "best": [symbol_estimates(IMAGES, N).nt_xent for N in BATCHES]}
 
 
@@ -87,17 +87,17 @@ def verdict(metrics):
              if np.abs(metrics[name] - value).max() > 0.005]
     if wrong:
         return NOT_REPRODUCED, f"{', '.join(wrong)}: not the closed form's"
-    if metrics["collapsed loss - log(2N-1)"].max() > 1e-9 or metrics["largest figure - cap"].max() > 0:
+    if metrics["collapsed loss - log(2N-1)"].max() > 1e-9 or metrics["largest estimate - cap"].max() > 0:
         return NOT_REPRODUCED, "a collapsed encoder does not lose log(2N-1), or some encoder gains more"
     short = np.abs(metrics["reached"] - metrics["best"]).max()
     if short > 0.1:
-        return NOT_REPRODUCED, f"the run that should saturate misses the best possible figure by {short:.2f} nats"
+        return NOT_REPRODUCED, f"the run that should saturate misses the best possible value by {short:.2f} nats"
     return REPRODUCED, (f"the closed form to the digits given; the run is within {short:.2f} nats of the best "
                         f"possible for every N from {BATCHES[0]} to {BATCHES[-1]}")
 
 
 def table(metrics):
-    forms = {"negatives": ".0f", "cap": ".2f", "collapsed loss": ".0e", "largest figure": ".4f"}
+    forms = {"negatives": ".0f", "cap": ".2f", "collapsed loss": ".0e", "largest estimate": ".4f"}
     rows = [(name, CLAIM.published[name], mean_std(values, next(form for start, form in forms.items()
                                                                    if name.startswith(start))))
             for name, values in metrics.items() if values.ndim == 1]

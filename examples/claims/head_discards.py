@@ -26,17 +26,17 @@ CLAIM = Claim(
     title="The head discards what the augmentation varies",
     statement="If views differ by a transformation, the loss asks for the same z for all versions, so the head "
               "discards the transformation; h, before the head, still contains it. This is why a head helps although "
-              "it is removed: it forgets in place of h.",
+              "it is removed: it forgets instead of h.",
     mathematics="""\
 A transformation t is drawn for each view; a small MLP is trained to tell t from the frozen features of one view:
 
 ```text
-the loss wants     z(t(x)) = z(t'(x))          for all t, t': z is to say nothing of t
+the loss wants     z(t(x)) = z(t'(x))          for all t, t': z should not depend on t
 and never sees h   h is what is good for z     t may stay in h, and I(h; t) >= I(g(h); t) always holds
 ```""",
     source="Chen et al. 2020 (SimCLR), section 4.2 and table 3 (ImageNet, an MLP on h and on g(h), both 2048 wide)",
-    next="h itself has kept little of colour: compare it with h before training. Why is colour so much easier to "
-         "forget than rotation? Then give the head one more layer. Does z lose more, and does h keep more?",
+    next="h itself contains little about colour: compare it with h before training. Why is colour so much easier to "
+         "forget than rotation? Then give the head one more layer. Does z lose more, and does h lose less?",
     published={"colour or grey": "99.3 / 97.4 %, chance 80 %", "rotation": "67.6 / 25.6 %, chance 25 %",
                "noise or none": "99.5 / 59.6 %, chance 50 %", "edges or image": "96.6 / 56.3 %, chance 50 %"})
 
@@ -169,7 +169,7 @@ def verdict(metrics):
     """In every seed g(h) must lose some of every transformation, and more than an untrained head loses."""
     kept = [task for task in tasks_of(metrics)
             if not (lost(metrics, task) > abs(lost(metrics, task, ", untrained"))).all()]
-    reason = "of what h tells above chance, g(h) has lost (before training): " + ", ".join(
+    reason = "of h's accuracy above chance, g(h) has lost (in parentheses: before training) " + ", ".join(
         f"{task} {lost(metrics, task).mean():.0%} ({lost(metrics, task, ', untrained').mean():.0%})"
         for task in tasks_of(metrics))
     here = sorted(tasks_of(metrics), key=lambda task: lost(metrics, task).mean())
@@ -178,7 +178,8 @@ def verdict(metrics):
             f"{task} {lost_in_paper(task):.0%}" for task in there)
     if f"{LONGER}, longer: h" in metrics:                                    # not in the fast form
         short, long = (lost(metrics, task) for task in (LONGER, f"{LONGER}, longer"))
-        reason += (f". {'It is the scale: after' if (long > short).all() else 'After'} 3 times as many steps g(h) has lost "
+        cause = "The scale is part of the cause: after" if (long > short).all() else "After"
+        reason += (f". {cause} 3 times as many steps g(h) has lost "
                    f"{long.mean():.0%} of {LONGER}, where it had lost {short.mean():.0%}")
     return (NOT_REPRODUCED, f"{reason}; not lost: {', '.join(kept)}") if kept else (QUALITATIVE, reason)
 

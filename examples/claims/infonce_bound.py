@@ -33,7 +33,7 @@ E log S   = integral over t of (exp(-t) - E exp(-t S)) / t,    S = sum_j r_j
 ```
 
 Given |x|, the r_j are independent and log r_j is linear in a noncentral chi-squared: E exp(-t S) is a product of
-one-dimensional integrals. That gives the exact figure, without a draw.""",
+one-dimensional integrals. That gives the exact bound, without sampling.""",
     source="van den Oord et al. 2018, eq. 5; the staircase: Poole et al. 2019, figure 2",
     next="How many candidates K would show 8 of 10 nats? Compute it, in the folder examples: `from "
          "claims.infonce_bound import exact_bound`, then `exact_bound(10, 20, K)`. What would a step cost?")

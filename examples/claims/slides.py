@@ -63,7 +63,7 @@ def chance(plot, y, text="chance", *, x=0.02, ha="left", va="top"):
 
 
 def note(plot, x, y, text, colour, **place):
-    """A label beside a line, in its colour, in place of a legend."""
+    """A label beside a line, in its colour, instead of a legend."""
     plot.text(x, y, text, color=colour, fontsize=17, fontweight="bold", **place)
 
 

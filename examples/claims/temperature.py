@@ -33,7 +33,7 @@ tau -> inf    1/M each, of M negatives: the gradient of -s_i+ + mean_j s_ij
 without l2    s = z . z': twice as long a z is a quarter of the temperature
 ```""",
     source="Chen et al. 2020 (SimCLR), table 5 (ImageNet, linear evaluation); Wang & Liu 2021",
-    next="Learn the temperature, as CLIP does: exp of a parameter in place of 1/tau. Where does it end, and is it "
+    next="Learn the temperature, as CLIP does: exp of a parameter instead of 1/tau. Where does it end, and is it "
          "the best of this table? (nt_xent takes a Tensor as tau.)",
     published={"cosines, tau 0.05": "59.7 %", "cosines, tau 0.1": "64.4 %", "cosines, tau 0.5": "60.7 %",
                "cosines, tau 1": "58.0 %", "dots, tau 10": "57.2 %", "dots, tau 100": "57.0 %"})
