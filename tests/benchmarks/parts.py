@@ -1,5 +1,6 @@
 """The rest of a run: augmentation, the optimizer's update, the tape itself, the linear probe, start-up."""
 
+import copy
 import dataclasses
 import subprocess
 import sys
@@ -39,7 +40,7 @@ class Resample(Case):
 
     def minicl(self, xp):
         x, drawn = self.arrays()
-        x, rng, transform = to_device(x, xp), np.random.default_rng(1), type(self.transform)(**vars(self.transform))
+        x, rng, transform = to_device(x, xp), np.random.default_rng(1), copy.copy(self.transform)
         transform.draw = lambda shape, rng: drawn
 
         return lambda: (transform(x, rng),)
