@@ -85,7 +85,9 @@ def test_an_editable_install_works_in_the_clones_parent_folder(clone, site):
     """An import hook would find minicl only after the current folder: there `import minicl` would be the clone itself."""
     with zipfile.ZipFile(build("editable", clone, site)) as wheel:
         wheel.extractall(site)
-    code = f"import site; site.addsitedir({str(site)!r}); import minicl; print(minicl.Tensor.__name__, minicl.__file__)"
+    code = (f"import site, sys; known = len(sys.path); site.addsitedir({str(site)!r}); "
+            "sys.path[1:1] = sys.path[known:]; "                    # before a minicl that is installed where the tests run
+            "import minicl; print(minicl.Tensor.__name__, minicl.__file__)")
     for folder in (clone.parent, clone, site):
         found = python(code, folder)
         assert found.stdout.split() == ["Tensor", str(clone / "minicl/__init__.py")], found.stderr
