@@ -62,9 +62,8 @@ def test_a_momentum_of_one_takes_the_batch(rng):
 def test_a_weight_set_out_of_range_after_construction_is_refused(value):
     x = np.random.default_rng(0).standard_normal((8, 3)).astype("float32")
     layer = nn.BatchNorm(3)
-    layer.momentum = value
-    with pytest.raises(ValueError, match="momentum"):
-        layer(x)
+    with pytest.raises(ValueError, match="BatchNorm: momentum must be a number in"):
+        layer.momentum = value
     for betas in ((value, 0.9), (0.9, value)):
         model = nn.Linear(3, 2, rng=np.random.default_rng(0))
         optimizer = Adam(model, 0.1)
