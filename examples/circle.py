@@ -94,7 +94,7 @@ def main():
     if world.rank == 0:
         circle_panels(run.folder / "circle.png", circles, labels, data.class_names, floor)
     run.finish({"data": data.name, "backend": args.backend, "seed": args.seed, "uniformity_floor": floor,
-                **{f"{figure}, {name}": value for name, row in metrics.items() for figure, value in row.items()},
+                **{f"{metric}, {name}": value for name, row in metrics.items() for metric, value in row.items()},
                 "seconds": run.elapsed()})
 
 
