@@ -28,10 +28,10 @@ class _AfterInit(type):
 
 
 class Sealed(metaclass=_AfterInit):
-    """Takes no new attributes after __init__, so that a misspelt one is an error, and of `_ranges` only what is within."""
+    """After __init__ takes no new attributes, so that a misspelt one is an error, and for settings only what is in range."""
 
     _is_sealed = False
-    _ranges: dict[str, str] = {}
+    _setting_ranges: dict[str, str] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
         if self._is_sealed:
@@ -42,12 +42,16 @@ class Sealed(metaclass=_AfterInit):
 
 
 def require_setting(where: Any, name: str, value: Any) -> None:
-    """Raise unless value is in _ranges[name] of where's class, an interval or "bool", if there is one."""
-    interval = getattr(type(where), "_ranges", {}).get(name)
-    if interval == "bool":
+    """Raise unless value fits where._setting_ranges[name], if there is one: an interval, "bool", or "two in [0, 1)"."""
+    kind = getattr(where, "_setting_ranges", {}).get(name, "")
+    if kind == "bool":
         require_bool(where, **{name: value})
-    elif interval:
-        require_within(where, interval, **{name: value})
+    elif kind.startswith("two in "):
+        if not isinstance(value, tuple) or len(value) != 2:
+            _refuse(where, name, "two numbers, in a tuple", value, "", ValueError)
+        require_within(where, kind.removeprefix("two in "), **{f"{name}[{k}]": x for k, x in enumerate(value)})
+    elif kind:
+        require_within(where, kind, **{name: value})
 
 
 def require_within(where: Any, interval: str, hint: str = "", /, **options: Any) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from .autograd import Tensor
 from .backend import array_module, follow, fused, parallel_for, sum_of_squares, to_device, to_host, weights
-from .checks import Sealed, require_bool, require_integers, require_within
+from .checks import Sealed, require_bool, require_integers, require_setting, require_within
 from .nn import Module, Parameter
 from .nn.state import require_state
 from .nn.structure import Structure, named_parameters
@@ -50,8 +50,8 @@ class Optimizer(Sealed):
     >>> optimizer.step()
     """
 
-    _ranges = {"lr": "[0, inf)", "weight_decay": "[0, inf)", "momentum": "[0, 1)", "eps": "(0, inf)", "eta": "(0, inf)",
-               "nesterov": "bool"}
+    _setting_ranges = {"lr": "[0, inf)", "weight_decay": "[0, inf)", "momentum": "[0, 1)", "nesterov": "bool",
+                       "betas": "two in [0, 1)", "eps": "(0, inf)", "eta": "(0, inf)"}
     state_names: tuple[str, ...] = ()
     scales_gradients = False                                     # whether _step changes the gradients
     decay_in_gradient = False                                    # whether _update adds decay w to the gradient
@@ -97,6 +97,8 @@ class Optimizer(Sealed):
         """
         lr = self.lr if lr is None else lr
         require_within(self, "[0, inf)", lr=lr)
+        if clip_grad_norm is not None:
+            require_within(self, "(0, inf)", clip_grad_norm=clip_grad_norm)
         lr = float(lr)                                           # a NumPy float64 would promote float32
         self.structure.check()
         trained = []
@@ -115,11 +117,12 @@ class Optimizer(Sealed):
                                "processes, so that they serve once; call zero_grad() before the next backward()")
         for g in self._live_gradients():                         # gradients of frozen parameters are not touched
             self.world.all_reduce(g)
+        self.spent = self.world.size > 1
         if self.xp is np:
             self._require_finite_gradients()
         norm = None if clip_grad_norm is None else self._clip(clip_grad_norm)
         self.steps += 1
-        self.spent = self.scales_gradients or self.world.size > 1
+        self.spent = self.spent or self.scales_gradients
         if self.frozen:
             self.missed[self.frozen] += 1
         mark_changed(itertools.compress(zip(self.names, self.parameters), trained), f"{type(self).__name__}.step()",
@@ -128,7 +131,6 @@ class Optimizer(Sealed):
         return norm
 
     def _clip(self, most):
-        require_within(self, "(0, inf)", clip_grad_norm=most)
         live = self._live_gradients()
         norm = self.xp.sqrt(sum(sum_of_squares(g, SLICE) for g in live))
         scale = most / self.xp.maximum(norm, most)               # 1 where the norm is at most that; not read
@@ -289,16 +291,14 @@ class Adam(Optimizer):
 
     def __init__(self, model: Module | Iterable[tuple[str, Tensor]], lr: float, *,
                  betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0):
-        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-            raise ValueError(f"{type(self).__name__}: betas must be two numbers, got {betas!r}")
-        b1, b2 = betas
-        require_within(self, "[0, 1)", **{"betas[0]": b1, "betas[1]": b2})
-        require_within(self, "(0, inf)", eps=eps)
+        betas = tuple(betas) if isinstance(betas, list) else betas
+        require_setting(self, "betas", betas)
+        require_setting(self, "eps", eps)
         super().__init__(model, lr, weight_decay=weight_decay)
-        if eps < np.finfo(self.values.dtype).tiny:
-            raise ValueError(f"{type(self).__name__}: eps must be at least {np.finfo(self.values.dtype).tiny}, got "
-                             f"{eps}: less vanishes in {self.values.dtype}")
-        self.betas, self.eps = (b1, b2), eps
+        least = float(np.finfo(self.values.dtype).tiny)              # less vanishes in this dtype
+        self._setting_ranges = {**self._setting_ranges, "eps": f"[{least}, inf)"}
+        require_setting(self, "eps", eps)
+        self.betas, self.eps = betas, eps
 
     def _update(self, part, lr, decay, t):
         b1, b2 = self.betas

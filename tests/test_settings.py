@@ -1,6 +1,7 @@
 """A setting that is changed after construction is checked as by the constructor, or refused."""
 
 import copy
+import inspect
 import pickle
 
 import numpy as np
@@ -36,6 +37,70 @@ def test_a_setting_out_of_range_is_refused(make, name, bad, good):
         assert getattr(thing, name) is before
     setattr(thing, name, good)
     assert getattr(thing, name) == good
+
+
+NAN = float("nan")
+WRONG = {  # of each option of the optimizers: values out of range
+    "lr": (-1.0, NAN, float("inf"), 10**400, "0.1", True),
+    "momentum": (-0.1, 1.0, NAN, "0.9", None, np.array(0.5)),
+    "nesterov": ("no", 1, None),
+    "betas": ((-0.5, 0.9), (0.9, 1.5), (0.9, NAN), (0.9, None), ("0.9", 0.99), (0.9,), [0.9, 0.999], 0.9, None, np.ones(2) / 2),
+    "eps": (0.0, -1e-8, NAN, float("inf"), 1e-50, "small"),          # 1e-50 vanishes in float32
+    "weight_decay": (-1e-4, NAN, float("inf"), "none", None),
+    "eta": (0.0, -1.0, NAN, "x"),
+}
+OPTIMIZERS = [(kind, name) for kind in (SGD, Adam, AdamW, LARS) for name in inspect.signature(kind).parameters if name != "model"]
+
+
+def everything(optimizer):
+    """Copies of all that a step changes, and of the settings."""
+    return copy.deepcopy([optimizer.state_dict(), optimizer.steps, optimizer.values, optimizer.grads, optimizer.spent,
+                          [getattr(optimizer, name) for name in inspect.signature(type(optimizer)).parameters
+                           if name != "model"], [p.changed for p in optimizer.parameters]])
+
+
+@pytest.mark.parametrize("kind, name", OPTIMIZERS, ids=lambda item: getattr(item, "__name__", item))
+def test_a_refused_setting_of_an_optimizer_changes_nothing(kind, name, rng):
+    """When it is set, when it is an argument of step(), and in the constructor. In place nothing can be changed."""
+    model = nn.Linear(3, 2, rng=rng)
+    optimizer = kind(model, 0.1)
+    for wrong in (None, *WRONG[name]):
+        optimizer.zero_grad()
+        model(np.ones((4, 3), "float32")).sum().backward()
+        before = everything(optimizer)
+        if wrong is not None:
+            with pytest.raises((TypeError, ValueError), match=name):
+                setattr(optimizer, name, wrong)
+            if name == "lr":
+                with pytest.raises((TypeError, ValueError), match="lr"):
+                    optimizer.step(wrong)
+            if not (name == "betas" and isinstance(wrong, list)):            # a constructor makes it a tuple
+                with pytest.raises((TypeError, ValueError), match=name):
+                    kind(nn.Linear(3, 2, rng=rng), **{"lr": 0.1, name: wrong})
+        for norm in (0, -1.0, NAN, "1", True):
+            with pytest.raises((TypeError, ValueError), match="clip_grad_norm"):
+                optimizer.step(clip_grad_norm=norm)
+        np.testing.assert_equal(everything(optimizer), before)
+        optimizer.step()                                                     # with the settings as they were
+        assert optimizer.steps == before[1] + 1 and not np.array_equal(optimizer.values, before[2])
+    assert isinstance(getattr(optimizer, name), (float, bool, tuple))        # immutable
+
+
+@pytest.mark.parametrize("kind", [SGD, Adam, AdamW, LARS])
+def test_a_refused_gradient_changes_nothing(kind, rng):
+    model = nn.Linear(3, 2, rng=rng)
+    optimizer = kind(model, 0.1, weight_decay=0.1)
+    for wrong in (NAN, float("inf"), -1e30):
+        optimizer.zero_grad()
+        model(np.ones((4, 3), "float32")).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        model.weight.grad[1, 1] = wrong
+        before = everything(optimizer)
+        for norm in (None, 1.0):
+            with pytest.raises(FloatingPointError, match="nothing was changed"):
+                optimizer.step(clip_grad_norm=norm)
+        np.testing.assert_equal(everything(optimizer), before)
 
 
 TRANSFORMS = [augment.RandomAffine(), augment.RandomResizedCrop(4), augment.ColorJitter(), augment.RandomHorizontalFlip(),

@@ -97,7 +97,7 @@ class BatchNorm(Module):
     Several processes (Module.across) normalise by the whole batch, or divide the groups.
     """
 
-    _ranges = {"momentum": "[0, 1]", "eps": "(0, inf)", "splits": "[1, inf)", "relu": "bool"}
+    _setting_ranges = {"momentum": "[0, 1]", "eps": "(0, inf)", "splits": "[1, inf)", "relu": "bool"}
     weight: Parameter
     bias: Parameter
     running_mean: Buffer
@@ -157,7 +157,7 @@ def _average(xp, running_mean, running_var, mean, var, new, old, unbiased):
 class LayerNorm(Module):
     """Layer norm over the last axis, of length normalized_shape: (..., C) -> (..., C)."""
 
-    _ranges = {"eps": "(0, inf)"}
+    _setting_ranges = {"eps": "(0, inf)"}
     weight: Parameter
     bias: Parameter
 
@@ -180,7 +180,7 @@ class Dropout(Module):
     batch_axis: of x, required if several processes share a batch and x has more than two axes.
     """
 
-    _ranges = {"p": "[0, 1)"}
+    _setting_ranges = {"p": "[0, 1)"}
 
     def __init__(self, p: float = 0.5, *, rng: Rng, batch_axis: int | None = None):
         require_within("Dropout", "[0, 1)", p=p)
