@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .checks import ends
+from .distributed import RANKS
 
 IMAGES = {"auto": "MNIST if available, else generated digits", "mnist": "MNIST, else an error",
           "digits": "generated digits"}
@@ -62,7 +63,7 @@ class Parser(argparse.ArgumentParser):
         self._conditions: list[tuple[str, tuple[str, ...]]] = []
 
     def only_with(self, condition: str, *names: str) -> None:
-        """Warn, in a line on stderr, of any of these options if it is not at its default and the condition does not hold.
+        """Warn, in a line on stderr, of any of these options that is given, also its default value, without the condition.
 
         condition  an option that must be given, "--classes", or its values: "--head mlp or linear"
         """
@@ -73,15 +74,27 @@ class Parser(argparse.ArgumentParser):
         for arg in sys.argv[1:] if args is None else args:
             if arg.startswith("-") and arg.endswith("=--"):
                 self.error(f"argument {arg[:-3]}: expected a value, got '--'")
+        namespace = argparse.Namespace() if namespace is None else namespace
+        named = [_attribute(name) for _, names in self._conditions for name in names]
+        for attribute in named:
+            vars(namespace).setdefault(attribute, None)                      # which stays if the option is not given
         parsed, rest = super().parse_known_args(args, namespace)
+        given = {attribute for attribute in named if getattr(parsed, attribute) is not None}
+        for attribute in set(named) - given:
+            setattr(parsed, attribute, self.get_default(attribute))
         for condition, names in self._conditions:
             option, _, values = condition.partition(" ")
             value = getattr(parsed, _attribute(option))
             holds = value in values.split(" or ") if values else value
-            idle = [name for name in names if getattr(parsed, _attribute(name)) != self.get_default(_attribute(name))]
-            if idle and not holds:
+            idle = [name for name in names if _attribute(name) in given]
+            if idle and not holds and _is_first():
                 self._print_message(f"warning: without {condition} there is no effect of {', '.join(idle)}\n", sys.stderr)
         return parsed, rest
+
+
+def _is_first():
+    """Whether this is the first of the processes that a launcher has started; get_world() comes after the options."""
+    return all(os.environ.get(name, "0") == "0" for name in RANKS)
 
 
 def _attribute(option):

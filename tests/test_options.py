@@ -1,24 +1,30 @@
 """minicl.options: options that need another say so."""
 
+import argparse
 import importlib
 import sys
 
 import pytest
 
+from minicl import distributed
 from minicl.options import at_least, options
 
 CASES = [  # script, arguments, the options without effect
     ("simclr_cifar10", "--queue 512", "--queue"),
+    ("simclr_cifar10", "--queue 4096", "--queue"),                           # the default value
     ("simclr_cifar10", "--momentum 0.5 --splits 4", "--momentum, --splits"),
     ("simclr_cifar10", "--method moco --queue 512 --splits 4", ""),
     ("simclr_cifar10", "--head linear --hidden 64", "--hidden"),
     ("simclr_cifar10", "--head linear --dim 64", ""),
     ("simclr_cifar10", "--head none --dim 64", "--dim"),
+    ("simclr_cifar10", "--head none --dim 128", "--dim"),
+    ("simclr_cifar10", "--head none", ""),
     ("simclr_mnist", "--head none --dim 64", "--dim"),
     ("simclr_images", "--data-dir x --head none --dim 64", "--dim"),
     ("simclr_images", "--data-dir x --head linear --hidden 64", "--hidden"),
     ("simclr_images", "--data-dir x --hidden 64 --dim 64", ""),
     ("clip_images", "--captions x.csv --template {}", "--template"),
+    ("clip_images", "--captions x.csv", ""),
     ("clip_images", "--captions x.csv --template {} --classes cat dog", ""),
     ("cpc_sequences", "--context none --hidden 64", "--hidden"),
     ("cpc_sequences", "--hidden 64", ""),
@@ -45,14 +51,51 @@ def test_an_option_without_effect_is_reported(script, arguments, idle, monkeypat
     assert len(found) == bool(idle) and all(line.endswith(f"there is no effect of {idle}") for line in found)
 
 
-def test_conditions_of_an_option_that_is_given_and_of_its_values(capsys):
+@pytest.fixture
+def parser():
     parser = options("Learn.", epochs=1, batch=2, lr=1.0, tau=1.0)
     parser.add_argument("--kind", default="a", choices="abc")
-    parser.add_argument("--two-words", type=at_least(1))
+    parser.add_argument("--two-words", type=at_least(1), default=7)
+    parser.add_argument("--words", nargs="+", default=["x"])
+    parser.add_argument("--switch", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--flag", action="store_true")
-    parser.only_with("--kind b or c", "--two-words")
-    parser.only_with("--two-words", "--flag")
-    for arguments, count in (("", 0), ("--two-words 2", 1), ("--two-words 2 --kind c", 0), ("--flag", 1),
-                             ("--flag --two-words 2", 1), ("--flag --two-words 2 --kind b", 0)):
-        parser.parse_args(arguments.split())
-        assert capsys.readouterr().err.count("warning: without ") == count, arguments
+    parser.add_argument("--other", type=at_least(1))
+    parser.only_with("--kind b or c", "--two-words", "--words", "--switch")
+    parser.only_with("--other", "--flag")
+    parser.only_with("--flag", "--two-words")
+    return parser
+
+
+GIVEN = [  # arguments, what is reported, what differs from the defaults
+    ("", [], {}),
+    ("--kind c", [], {"kind": "c"}),
+    ("--two-words 2", ["--two-words", "--two-words"], {"two_words": 2}),
+    ("--two-words 7", ["--two-words", "--two-words"], {}),
+    ("--two-words 2 --two-words 7 --kind b", ["--two-words"], {"kind": "b"}),
+    ("--two-w=7 --words x", ["--two-words, --words", "--two-words"], {}),
+    ("--switch", ["--switch"], {}),
+    ("--no-switch", ["--switch"], {"switch": False}),
+    ("--flag", ["--flag"], {"flag": True}),
+    ("--flag --two-words 2 --kind b", ["--flag"], {"flag": True, "two_words": 2, "kind": "b"}),
+    ("--flag --two-words 2 --kind b --other 1", [], {"flag": True, "two_words": 2, "kind": "b", "other": 1}),
+]
+
+
+@pytest.mark.parametrize("arguments, idle, changed", GIVEN, ids=[arguments for arguments, *_ in GIVEN])
+def test_an_option_is_given_also_with_its_default_value(parser, arguments, idle, changed, capsys):
+    defaults = {"kind": "a", "two_words": 7, "words": ["x"], "switch": True, "flag": False, "other": None}
+    for namespace in (None, argparse.Namespace()):
+        parsed = parser.parse_args(arguments.split(), namespace)
+        assert {name: getattr(parsed, name) for name in defaults} == {**defaults, **changed}
+        found = capsys.readouterr().err.splitlines()
+        assert [line.partition(" no effect of ")[2] for line in found] == idle
+
+
+@pytest.mark.parametrize("rank", distributed.RANKS)
+def test_only_the_first_of_several_processes_warns(rank, parser, monkeypatch, capsys):
+    for name in distributed.RANKS:
+        monkeypatch.delenv(name, raising=False)
+    for number, count in (("0", 1), ("1", 0), ("3", 0)):
+        monkeypatch.setenv(rank, number)
+        parser.parse_args(["--flag"])
+        assert capsys.readouterr().err.count("warning: without ") == count
