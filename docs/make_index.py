@@ -156,7 +156,8 @@ def index():
     """The text of docs/index.md."""
     tests = {path.relative_to(ROOT): uses(path) for path in sorted(ROOT.glob("tests/test_*.py"))}
     records = sorted(path.stem.split("-") for path in (ROOT / "docs/claims").glob("*.json"))          # 08-head.json
-    claims = {int(number): claim_uses(ROOT / f"examples/claims/{name}.py") for number, name in records}
+    claims = {f"[{int(number)}](claims/{number}-{name}.md)": claim_uses(ROOT / f"examples/claims/{name}.py")
+              for number, name in records}
     holes = [(Path("minicl") / hole.file, hole.function.partition(".")[0], hole.name) for hole in exercises()]
 
     def cells(name, thing):
@@ -167,7 +168,7 @@ def index():
         yield test_of(name, thing, tests)
         yield next(iter(found_in_docstrings(PAPER, thing)), "")
         yield ", ".join(f"`{hole}`" for file, function, hole in holes if file == path and name in (function, hole))
-        yield ", ".join(str(number) for number in sorted(claims) if claims[number][name])
+        yield ", ".join(page for page, used in claims.items() if used[name])
 
     lines = ["# Index", "", INTRODUCTION, "", "## Questions of a newcomer", "", "| question | answer |", "|---|---|"]
     lines += [f"| {question} | {answer} |" for question, answer in QUESTIONS]

@@ -52,8 +52,8 @@ LANGUAGES = {".py": "python", ".cfg": "ini", ".toml": "toml", ".json": "json", "
 NAVIGATION = {
     "Start": ["README.md", "docs/runs.md", "docs/pictures.md", "docs/distributed.md", "docs/notebooks/README.md"],
     "Learn": ["docs/reading-order.md", "docs/course.md", "docs/exercises.md", "docs/bugs.md", "docs/theory.md",
-              "docs/derivations.md", "docs/explain.md",
-              "docs/claims.md"],
+              "docs/derivations.md", "docs/explain.md"],
+    "Claims": ["docs/claims.md", "docs/claims"],
     "Methods": ["docs/methods"],
     "Gradients": ["docs/gradients"],
     "Reference": ["docs/index.md", "docs/benchmarks.md", "docs/reliability.md", "docs/contributing.md", "docs/changelog.md"],

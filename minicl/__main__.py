@@ -10,7 +10,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from .console import lasting_output
+from .console import lasting_output, listing
 
 INSTALLED, CLONED = Path(__file__).with_name("examples"), Path(__file__).parents[1] / "examples"
 EXAMPLES = INSTALLED if INSTALLED.exists() else CLONED
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
     if name in ("-h", "--help"):
         with lasting_output():
             print("usage: python -m minicl JOB [options]; JOB --help lists a job's options\n")
-            print("\n".join(f"  {job:<{max(map(len, known))}}  {does}" for job, does in known.items()), flush=True)
+            print(listing(list(known.items())), flush=True)
         return
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)

@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from typing import Any, TextIO
 
@@ -29,6 +31,19 @@ def fitting(parts: list[str], width: int) -> str:
     while count and len("  ".join(parts[:count])) > width:
         count -= 1
     return "  ".join(parts[:count])
+
+
+def listing(rows: list[tuple[str, str]]) -> str:
+    """Rows of a name and a text, in two columns: the text is wrapped at the width of the terminal, 80 where there is none.
+
+    >>> print(listing([("info_nce", "queries and keys"), ("clip", "both directions")]))
+      info_nce  queries and keys
+      clip      both directions
+    """
+    column = max(len(name) for name, _ in rows) + 4
+    width = max(shutil.get_terminal_size().columns, column + 20)
+    return "\n".join(textwrap.fill(text, width, initial_indent=f"  {name:<{column - 2}}", subsequent_indent=" " * column,
+                                   break_on_hyphens=False) for name, text in rows)
 
 
 class _Stream:

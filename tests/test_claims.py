@@ -21,7 +21,7 @@ from claims.answers import count
 from claims.infonce_bound import _exact_bound, exact_bound
 from claims.laboratory import (NOT_REPRODUCED, VERDICTS, Setting, all_claims, experiment, mean_std, read_records,
                                record_path)
-from claims.report import anchor, page
+from claims.report import pages
 
 import minicl
 from known_information import optimal_bound, symbol_estimates
@@ -95,17 +95,23 @@ def test_a_committed_record_has_the_verdict_of_the_claim_as_it_is(record):
     assert record_path(DOCS / "claims", record.name).with_suffix(".png").exists()
 
 
-def test_the_page_is_what_the_command_makes_of_the_records():
-    assert (DOCS / "claims.md").read_text() == page(RECORDS, DOCS / "claims", DOCS), \
-        "python examples/claims report --docs"
+def test_the_pages_are_what_the_command_makes_of_the_records():
+    made = pages(RECORDS, DOCS / "claims", DOCS / "claims.md")
+    assert set(made) == {DOCS / "claims.md", *(DOCS / "claims").glob("*.md")}
+    assert [path.name for path, text in made.items() if path.read_text() != text] == [], "python examples/claims report --docs"
 
 
-def test_the_links_of_the_summary_lead_to_the_sections():
+@pytest.mark.parametrize("name", ["claims.md", *(f"claims/{record_path('', name).stem}.md" for name in RECORDS)])
+def test_the_links_of_a_page_lead_to_files(name):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", (DOCS / name).read_text())
+    assert len(links) >= 3 and [link for link in links if not (DOCS / name).parent.joinpath(link).exists()] == []
+
+
+def test_the_overview_links_every_claim_with_its_page_and_picture():
     text = (DOCS / "claims.md").read_text()
-    headings = [line[3:] for line in text.splitlines() if line.startswith("## ")]
-    for module in all_claims():
-        if module.CLAIM.name in RECORDS:
-            assert f"(#{anchor(module.CLAIM)})" in text and f"{module.CLAIM.number}. {module.CLAIM.title}" in headings
+    for name in RECORDS:
+        claim, stem = laboratory.load_claim(name).CLAIM, f"claims/{record_path('', name).stem}"
+        assert f"| {claim.number} | [{claim.title}]({stem}.md) | {RECORDS[name].verdict} | [picture]({stem}.png)" in text
 
 
 # ---------------------------------------------------------------- exact values
@@ -191,10 +197,13 @@ def test_a_run_prints_the_table_and_leaves_a_record_and_a_page(quick, tmp_path, 
     assert record["metrics"]["NT-Xent, m = 2, N = 8"] == pytest.approx([0.6962, 0.6962], abs=5e-5)
     assert run("report", "--records", tmp_path) == 0
     text = (tmp_path / "claims.md").read_text()
+    assert "[The best critic" in text and ("](02-tightness.png)" in text) == (viz.Figure is not None)
+    assert "These 2 took 0 minutes" in text and "not yet run" in text and "How many negatives" in text
+    assert sorted(path.name for path in tmp_path.glob("*.md")) == ["02-tightness.md", "03-counting.md", "claims.md"]
+    text = (tmp_path / "02-tightness.md").read_text()
     assert ("![The best critic" in text and "](02-tightness.png)" in text) == (viz.Figure is not None)
     assert "**Reproduced (fast size: docs/claims.md has the verdicts):**" in text
-    assert "## 3." in text and "## 4." not in text and "These 2 took 0 minutes" in text
-    assert "not yet run" in text and "how many negatives" in text
+    assert "how many negatives" in (tmp_path / "03-counting.md").read_text()
 
 
 def test_a_long_measurement_logs_its_progress_where_there_is_no_terminal():
@@ -286,7 +295,7 @@ def test_redraw_computes_verdicts_and_pictures_again(quick, tmp_path, monkeypatc
     assert run("report", "--records", tmp_path) == 0
     assert read_records(tmp_path)["tightness"].verdict == "reproduced"
     assert run("report", "--records", tmp_path, "--redraw") == 0
-    assert read_records(tmp_path)["tightness"].reason == "of another mind" in (tmp_path / "claims.md").read_text()
+    assert read_records(tmp_path)["tightness"].reason == "of another mind" in (tmp_path / "02-tightness.md").read_text()
 
 
 def test_ctrl_c_keeps_the_records_that_are_there_and_resume_goes_on(quick, tmp_path, monkeypatch, capsys):
@@ -335,7 +344,8 @@ def test_without_matplotlib_there_is_a_record_and_a_line(quick, tmp_path, monkey
     assert run("run", 2, "--seeds", 0, "--out", tmp_path) == 0
     assert "no pictures: they need matplotlib" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["02-tightness.json"]
-    assert run("report", "--records", tmp_path) == 0 and ".png" not in (tmp_path / "claims.md").read_text()
+    assert run("report", "--records", tmp_path) == 0
+    assert not any(".png" in path.read_text() for path in tmp_path.glob("*.md"))
 
 
 def test_a_verdict_is_one_of_three(monkeypatch, quick):
@@ -355,6 +365,14 @@ def test_the_folder_runs_from_anywhere(tmp_path):
 def test_the_package_imports_no_claim():
     sources = Path(minicl.__file__).parent.rglob("*.py")
     assert not [path for path in sources if re.search(r"^\s*(from|import) \.*claims", path.read_text(), re.M)]
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_the_list_is_no_wider_than_the_terminal(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert run("list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns and (len(lines) == len(NAMES)) == (columns == 200)
 
 
 def test_list_and_count(capsys):

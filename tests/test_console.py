@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from minicl.console import BAR_COLUMNS, fitting, lasting_output, terminal_columns
+from minicl.console import BAR_COLUMNS, fitting, lasting_output, listing, terminal_columns
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
@@ -110,3 +110,13 @@ def test_an_interrupted_evaluation_says_what_is_there_and_goes_on(tmp_path):
     assert "--resume --out out" in ended.stderr and "everything is in" not in ended.stdout
     again = subprocess.run([*command, "--resume"], cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environment)
     assert again.returncode == 0 and "everything is in out" in again.stdout and "complete" not in again.stderr
+
+
+@pytest.mark.parametrize("columns", [10, 40, 80, 300])
+def test_a_listing_is_as_wide_as_the_terminal_and_keeps_its_words(columns, monkeypatch):
+    rows = [("nt_xent", "two views of each image, against all other images of the batch"), ("clip", "pairs")]
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = listing(rows).splitlines()
+    assert max(map(len, lines)) <= max(columns, 31)                       # 11 of the name, 20 of the text
+    assert " ".join(" ".join(lines).split()) == " ".join(f"{name} {text}" for name, text in rows)
+    assert all(line.startswith((" " * 11, "  nt_xent", "  clip   ")) for line in lines)

@@ -3,8 +3,8 @@
     python examples/claims list
     python examples/claims run 8 11                 # or: run all; each a few minutes on two CPU cores
     python examples/claims run 2 --seeds 0 --size fast
-    python examples/claims report                   # a page of the records in runs/claims
-    python examples/claims report --docs            # docs/claims.md, of the records in docs/claims
+    python examples/claims report                   # pages of the records in runs/claims
+    python examples/claims report --docs            # docs/claims.md and docs/claims/*.md, of the records in docs/claims
     python examples/claims count 256                # negatives and bits of a batch of 256 images
 """
 
@@ -23,8 +23,9 @@ if not __package__:                                          # python examples/c
 
 from claims.answers import count
 from claims.laboratory import DOCS, SIZES, all_claims, experiment, load_claim, read_records, record_path
-from claims.report import page
+from claims.report import pages
 from minicl import get_backend, viz
+from minicl.console import listing
 from minicl.data import load_mnist
 from minicl.files import write_atomically
 from minicl.options import at_least
@@ -57,11 +58,10 @@ def parse(argv):
     run.add_argument("--resume", action="store_true", help="skip claims whose record, of the same seeds, size and "
                      "backend, is already in --out")
 
-    report = commands.add_parser("report", help="write a page of all records, such as docs/claims.md")
+    report = commands.add_parser("report", help="write a page of all records, such as docs/claims.md, and one of each")
     report.add_argument("--records", default="runs/claims", help="folder with the records; default: runs/claims")
-    report.add_argument("--out", help="the page; default: claims.md in the folder of the records")
-    report.add_argument("--docs", action="store_true", help="the records and the page in docs/, whatever the working "
-                        "directory; the same as --records docs/claims --out docs/claims.md")
+    report.add_argument("--out", help="the page of all; default: claims.md in the folder of the records")
+    report.add_argument("--docs", action="store_true", help="use docs/claims and docs/claims.md, from any working directory")
     report.add_argument("--redraw", action="store_true", help="first compute the verdicts and draw the pictures again "
                         "from the recorded numbers: for when a claim's verdict() or draw() has changed")
 
@@ -78,8 +78,8 @@ def parse(argv):
 
 
 def list_claims(args):
-    for module in all_claims():
-        print(f"{module.CLAIM.number:>2}  {module.CLAIM.name:<21} {module.CLAIM.title}")
+    claims = [module.CLAIM for module in all_claims()]
+    print(listing([(f"{claim.number:>2}  {claim.name}", claim.title) for claim in claims]))
 
 
 def run(args):
@@ -177,9 +177,9 @@ def report(args):
         found = {name: record.with_verdict() for name, record in found.items()}
         for record in found.values():
             record.save(records)
-    text = page(found, records, out.parent)
-    write_atomically(out, lambda file: file.write(text.encode()))
-    print(f"{len(found)} claims: {out}")
+    for path, text in pages(found, records, out).items():
+        write_atomically(path, lambda file, text=text: file.write(text.encode()))
+    print(f"{len(found)} claims: {out}, and a page of each in {records}")
 
 
 def print_count(args):

@@ -123,4 +123,4 @@ explains is why h, under the same loss, still has something to lose.
 """)
 
 
-ANSWERS = (how_many_negatives, why_the_head_helps)
+ANSWERS = {"counting": how_many_negatives, "head_discards": why_the_head_helps}      # by the claim on whose page they stand

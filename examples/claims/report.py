@@ -1,83 +1,107 @@
-"""The page docs/claims.md, generated from the records and the claims."""
+"""The pages docs/claims.md and docs/claims/*.md, generated from the records and the claims."""
 
 import os
 from pathlib import Path
 
 from .answers import ANSWERS
-from .laboratory import VERDICTS, all_claims, filled, record_path
+from .laboratory import DOCS, VERDICTS, all_claims, filled, record_path
 
 HEAD = """\
 # The theory, claim by claim
 
 Each claim of the theory of contrastive learning is a short program that prints the published or exact value, the value
-measured here and a verdict, and draws a picture. `python examples/claims run 8` runs claim 8, `run all` all of them.
-This page is generated from their records by `python examples/claims report --docs`. Results are mean ± standard
-deviation over the seeds. Each section ends with its command, which names size and seeds where they differ from the
-default: three seeds, minutes on two CPU cores. `--full` is for a GPU and has not been run yet.
+measured here and a verdict, and draws a picture. `python examples/claims run 8` runs claim 8, `run all` all of them,
+and `list` lists them. Each has a page: statement, mathematics, picture, verdict, results and what to try next.
 
 - *reproduced*: exact values agree to the digits given, or published values lie within the standard deviation;
 - *qualitatively reproduced*: the effect appears for every seed, with different numbers at this scale;
-- *not reproduced*: the effect does not appear here; the section describes what was found instead.
+- *not reproduced*: the effect does not appear here; the page describes what was found instead.
 
-The settings of claims 5 to 9, 13 and 15 were chosen by runs with seeds 0 to 2. Their records use other seeds, chosen
-beforehand. Seconds are wall-clock times. Claims 5 to 15 ran with one thread beside other programs; on two idle cores they
-take a third to a sixth of these times.
+Results are mean ± standard deviation over the seeds, three by default. The settings of claims 5 to 9, 13 and 15 were
+chosen by runs with seeds 0 to 2; their records use other seeds, chosen beforehand. Seconds are wall-clock times of all
+seeds together on two CPU cores. `--full` is for a GPU and has not been run yet.
+"""
+FOOT = """\
+`python examples/claims report --docs` generates these pages from the records, the JSON files in `docs/claims`.
 """
 
 
-def page(records, folder, beside):
-    """Markdown of {name: Record}, whose pictures lie in `folder`, for a page in the folder `beside`."""
+def pages(records, folder, overview):
+    """{path: Markdown} for {name: Record}: the overview at the path of that name, and in `folder`, beside its record and
+    picture, a page of each claim."""
     claims = [module.CLAIM for module in all_claims()]
-    sections = [section(claim, records[claim.name], record_path(folder, claim.name), beside)
-                for claim in claims if claim.name in records]
-    answers = [answer(records) for answer in ANSWERS]
-    return "\n".join([HEAD, summary(claims, records), *sections, *filter(None, answers)])
+    answers = {name: answer(records) for name, answer in ANSWERS.items()}
+    made = {page_path(folder, claim): claim_page(claim, records, folder, overview, answers.get(claim.name, ""))
+            for claim in claims if claim.name in records}
+    worked = "".join(f"- [{title_of(answer)}]({link(page_path(folder, claim), overview)})\n"
+                     for claim in claims if (answer := answers.get(claim.name)))
+    exercises = f"Worked exercises, with the numbers of the records:\n\n{worked}\n" if worked else ""
+    return {Path(overview): f"{HEAD}\n{summary(claims, records, folder, overview)}\n{exercises}{FOOT}", **made}
 
 
-def summary(claims, records):
-    """One row a claim, linked to its section."""
-    lines = ["| | claim | verdict | data | seconds |", "|---|---|---|---|---|"]
+def summary(claims, records, folder, overview):
+    """One row a claim, linked to its page and picture."""
+    lines = ["| | claim | verdict | picture | data | seconds |", "|---|---|---|---|---|---|"]
     for claim in claims:
-        record = records.get(claim.name)
-        found = (f"[{claim.title}](#{anchor(claim)}) | {record.verdict} | {record.data} | {sum(record.seconds):.0f}"
-                 if record else f"{claim.title} | not yet run | | ")
-        lines.append(f"| {claim.number} | {found} |")
+        record, page = records.get(claim.name), page_path(folder, claim)
+        if record:
+            drawn = page.with_suffix(".png")             # there is none without matplotlib
+            lines.append(f"| {claim.number} | [{claim.title}]({link(page, overview)}) | {record.verdict} "
+                         f"| {f'[picture]({link(drawn, overview)})' if drawn.exists() else ''} "
+                         f"| {record.data} | {sum(record.seconds):.0f} |")
+        else:
+            lines.append(f"| {claim.number} | {claim.title} | not yet run | | | |")
     counts = [f"{sum(record.verdict == verdict for record in records.values())} {verdict}" for verdict in VERDICTS]
     minutes = sum(sum(record.seconds) for record in records.values()) / 60
     these = f"All {len(claims)}" if len(records) == len(claims) else f"These {len(records)}"
-    total = f"{', '.join(counts)}. {these} took {minutes:.0f} minutes; seconds: all seeds together."
-    return "\n".join([*lines, "", total, ""])
+    return "\n".join([*lines, "", f"{', '.join(counts)}. {these} took {minutes:.0f} minutes.", ""])
 
 
-def section(claim, record, path, beside):
-    """A claim and what was found; path: of its record, for a page in the folder `beside`."""
-    drawn = path.with_suffix(".png")                     # there is none without matplotlib
-    picture = f"![{claim.title}]({os.path.relpath(drawn, beside)})\n\n" if drawn.exists() else ""
-    path = os.path.relpath(path, beside)
-    experiment = os.path.relpath(Path(__file__).with_name(f"{claim.name}.py"), beside)
+def claim_page(claim, records, folder, overview, answer):
+    """A claim and what was found, with links to the pages before and after it."""
+    record, path = records[claim.name], page_path(folder, claim)
+    picture = f"![{claim.title}]({path.stem}.png)\n\n" if path.with_suffix(".png").exists() else ""
+    experiment = link(Path(__file__).with_name(f"{claim.name}.py"), path)
+    source = claim.source.replace("](", f"]({link(DOCS, path)}/")
     table = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in record.rows())
     seeds = f"{len(record.seeds)} seed{'s' * (len(record.seeds) > 1)}"
+    others = [f"{word}: [{other.number}. {other.title}]({page_path(folder, other).name})"
+              for word, step in (("Previous", -1), ("Next", 1)) for other in (module.CLAIM for module in all_claims())
+              if other.number == claim.number + step and other.name in records]
     return f"""\
-## {claim.number}. {claim.title}
+# {claim.number}. {claim.title}
 
 {filled(claim.statement)}
 
 {claim.mathematics.strip()}
 
-{picture}| | published or exact | measured, {seeds} |
+{picture}{filled(f"**{record.verdict[0].upper() + record.verdict[1:]}{record.caution}:** {record.reason.rstrip('.')}.")}
+
+| | published or exact | measured, {seeds} |
 |---|---|---|
 {table}
 
-{filled(f"**{record.verdict[0].upper() + record.verdict[1:]}{record.caution}:** {record.reason.rstrip('.')}.")}
-
 `{record.command}` · {record.data} · {sum(record.seconds):.0f} s for {seeds} ·
-[experiment]({experiment}) · [record]({path}) · {claim.source}
+[experiment]({experiment}) · [record]({path.stem}.json) · {source}
 
 {filled(f"*Try next:* {claim.next}")}
+
+{f"{answer}{chr(10)}" if answer else ""}{chr(10).join(f"- {other}" for other in others)}
+- [All claims]({link(overview, path)})
 """
 
 
-def anchor(claim):
-    """The link of a section's heading, as GitHub makes it: letters, digits and hyphens of the lower-case text."""
-    text = f"{claim.number}. {claim.title}".lower()
-    return "".join(c for c in text if c.isalpha() or c.isdecimal() or c in " -_").replace(" ", "-")
+def title_of(answer):
+    """The question of "## Exercise: question?"."""
+    question = answer.partition(": ")[2].partition("\n")[0]
+    return question[0].upper() + question[1:]
+
+
+def page_path(folder, claim):
+    """folder/NN-name.md"""
+    return record_path(folder, claim.name).with_suffix(".md")
+
+
+def link(target, page):
+    """The path of a file, relative to the folder of the page that links to it."""
+    return os.path.relpath(target, Path(page).parent)
