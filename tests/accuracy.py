@@ -5,8 +5,9 @@
     python tests/accuracy.py --check         exit code 1 if an error is more than twice PyTorch's
 
 An error is the largest |float32 - float64| of the value and of every gradient, each relative to the largest entry of the
-float64 one, in roundings of 2^-24. All start from the same float32 numbers. tests/test_accuracy.py holds each case to
-its own limit, without PyTorch.
+float64 one, in roundings of 2^-24. A case with "rms" in its name has one result, the value or a gradient, and compares the
+root mean squares, which vary less from draw to draw. All start from the same float32 numbers. tests/test_accuracy.py
+tests each case against a limit of its own, without PyTorch.
 """
 
 import argparse
@@ -34,6 +35,7 @@ class Case:
     peer: Callable | None = None
     options: dict = field(default_factory=dict)
     most: float = 12                               # the error that tests/test_accuracy.py allows
+    result: int | None = None                      # compare the rms of this one only: 0 the value, 1, ... the gradients
 
 
 def normal(*shape, mean=0.0, scale=1.0):
@@ -73,6 +75,13 @@ def gru(torch, x, w, v, b):
     return torch.func.functional_call(layer, arguments, (x,))[0]
 
 
+def winograd(channels):
+    """The convolution that minicl computes by Winograd's form: y, dx and dw separately."""
+    inputs = normal(8, 8, 256 // channels + 1, channels), normal(3, 3, channels, channels)
+    return [Case(f"conv2d 3x3, {channels} channels: rms of {name}", ops.conv2d, inputs, **conv(1, 1), most=most, result=k)
+            for k, (name, most) in enumerate((("y", 7.5), ("dx", 7.5), ("dw", 5)))]
+
+
 C = np.ones(32), np.zeros(32)
 OPS = [
     Case("exp", ops.exp, (normal(64, 64, scale=5),), lambda torch, x: torch.exp(x)),
@@ -99,6 +108,7 @@ OPS = [
          lambda torch, x, w, b: x @ w + b),
     Case("conv2d 3x3", ops.conv2d, (normal(14, 14, 64, 16), normal(3, 3, 16, 32)), **conv(1, 1)),
     Case("conv2d 3x3, 128 channels", ops.conv2d, (normal(8, 8, 8, 128), normal(3, 3, 128, 128)), **conv(1, 1)),
+    *winograd(128), *winograd(256), *winograd(512),
     Case("conv2d 3x3, stride 2", ops.conv2d, (normal(15, 15, 64, 16), normal(3, 3, 16, 32)), **conv(2, 1)),
     Case("conv2d, grey images", ops.conv2d, (normal(28, 28, 64, 1), normal(3, 3, 1, 32)), **conv(1, 1)),
     Case("max_pool2d", ops.max_pool2d, (normal(14, 14, 16, 8),), max_pool),
@@ -263,8 +273,11 @@ def _cotangent(shape):
     return np.asarray(1 + np.random.default_rng(5).standard_normal(shape), dtype="float32")
 
 
-def error(results, exact):
-    """The largest relative error of the value and the gradients, in roundings."""
+def error(case, results, exact):
+    """The largest relative error of the value and the gradients, or the rms of one of them, in roundings."""
+    if case.result is not None:
+        got, right = results[case.result], exact[case.result]
+        return float(np.linalg.norm(got - right) / np.linalg.norm(right)) / ROUNDING
     return max(float(np.abs(got - right).max() / np.abs(right).max()) for got, right in zip(results, exact)) / ROUNDING
 
 
@@ -283,9 +296,9 @@ def main(argv=None):
         if args.words and not any(word in case.name for word in args.words):
             continue
         exact = minicl_results(case, "float64")
-        ours, line = error(minicl_results(case, "float32"), exact), ""
+        ours, line = error(case, minicl_results(case, "float32"), exact), ""
         if torch is not None and case.peer is not None:
-            theirs = error(torch_results(case, torch), exact)
+            theirs = error(case, torch_results(case, torch), exact)
             line = f"{theirs:9.2f}{ours / theirs if theirs else float(ours > 0):7.2f}"
             worse += ours > 2 * max(theirs, 0.5)
         print(f"{case.name:46}{ours:9.2f}{line}")

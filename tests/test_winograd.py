@@ -7,7 +7,7 @@ from minicl import ops
 from minicl.backend import threads
 from minicl.ops import conv, winograd
 
-SHAPES = [(4, 6, 5, 64, 70), (2, 2, 70, 65, 64), (8, 2, 0, 64, 64), (6, 4, 129, 3, 2)]                 # H, W, B, C, K
+SHAPES = [(4, 6, 5, 64, 70), (2, 2, 70, 65, 64), (8, 2, 0, 64, 64), (6, 4, 129, 3, 2), (2, 4, 3, 257, 130)]      # H, W, B, C, K
 
 
 def direct(x, w, needs_grad=(True, True)):

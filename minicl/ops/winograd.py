@@ -22,6 +22,7 @@ Each of the 16 is a matrix product over the channels of many tiles:
 from ..backend import array_module, parallel_map, parallel_sum
 
 IMAGES = 32           # in a part of the work: what a part reads and writes stays in the cache
+CHANNELS = 128        # most that one product sums over: more would make the rounding errors too large
 OUTPUT = ((1, 1, 1, 0), (0, 1, -1, -1))                                      # A^T
 INPUT = (("subtract", 0, 2), ("add", 1, 2), ("subtract", 2, 1), ("subtract", 1, 3))                  # the rows of B^T
 MANY_CHANNELS, MANY_PIXELS = 128, 8
@@ -41,8 +42,8 @@ def winograd_pays(x, w, stride, padding):
 def conv_by_winograd(x, w, needs_grad):
     """conv2d of x (H, W, B, C), H and W even, and w (3, 3, C, K) with stride 1, padding 1: y (H, W, B, K), backward."""
     def backward(g):
+        dw = _kernel_gradient(x, g) if needs_grad[1] else None               # first: it needs more memory beside its result
         dx = _convolve(g, w[::-1, ::-1].swapaxes(2, 3)) if needs_grad[0] else None       # (3)
-        dw = _kernel_gradient(x, g) if needs_grad[1] else None
         return dx, dw
 
     return _convolve(x, w), backward
@@ -58,18 +59,32 @@ def _convolve(x, w):
 
     def part(strip):
         row, images = strip
-        for j, v in enumerate(_input_transform(x, row, images)):             # column j of B^T d B
-            p = xp.matmul(v.reshape(4, -1, C), U[:, j]).reshape(*v.shape[:3], K)
-            p[0] += p[1]                                                     # A^T p along rows, in p[0] and p[1]
+        p, more = xp.empty((2, 4, *y[0, ::2, images].shape), dtype=y.dtype)
+        for i, v in enumerate(_input_transform(x, row, images)):             # row i of B^T d B
+            _multiply(v.reshape(4, -1, C), U[i], p.reshape(4, -1, K), more.reshape(4, -1, K))
+            p[0] += p[1]                                                     # p A along columns, in p[0] and p[1]
             p[0] += p[2]
             p[1] -= p[2]
             p[1] -= p[3]
-            for side, signs in enumerate(OUTPUT):                            # (1), along columns
-                for i in (0, 1):
-                    _add(xp, y[row + i, side::2, images], p[i], signs[j], first=not any(signs[:j]))
+            for j in (0, 1):                                                 # (1), along rows
+                for side, signs in enumerate(OUTPUT):
+                    _add(xp, y[row + side, j::2, images], p[j], signs[i], first=not any(signs[:i]))
 
     parallel_map(xp, _strips(H, B), part)
     return y
+
+
+def _multiply(v, u, p, more):
+    """p = v @ u, as a sum of products over at most CHANNELS channels each; `more` is an array like p for the next one.
+
+    The rounding error of a sum of n terms that are added one by one grows like n^(1/2) beside the sum. The transform A
+    enlarges it, as it adds nine p with both signs, of which much cancels: shorter sums make up for that.
+    """
+    C = v.shape[2]
+    xp, size = array_module(v), -(-C // -(-C // CHANNELS))
+    xp.matmul(v[:, :, :size], u[:, :size], out=p)
+    for c in range(size, C, size):
+        p += xp.matmul(v[:, :, c:c + size], u[:, c:c + size], out=more)
 
 
 def _kernel_gradient(x, g):
@@ -78,14 +93,19 @@ def _kernel_gradient(x, g):
     H, W, B, C = x.shape
     K = g.shape[3]
     strips = _strips(H, B)
+    total = xp.empty((4, 4, C * K), dtype=x.dtype)
 
-    def add(k, _, total):
-        row, images = strips[k]
-        rows = xp.stack(list(_spread(g[row, :, images], g[row + 1, :, images])))         # A g
-        for j, (v, s) in enumerate(zip(_input_transform(x, row, images), _spread(rows[:, 0::2], rows[:, 1::2]))):
-            total[:, j] += v.reshape(4, -1, C).swapaxes(1, 2) @ s.reshape(4, -1, K)
+    for i in range(4):                                                       # a row of products at a time saves memory
+        def add(k, _, products):
+            row, images = strips[k]
+            v, = _input_transform(x, row, images, [i])                       # row i of B^T d B, (4, W / 2, images, C)
+            g_row = _spread(g[row, :, images], g[row + 1, :, images], i)     # row i of A g, (W, images, K)
+            for j in range(4):
+                s = _spread(g_row[0::2], g_row[1::2], j)                     # (i, j) of A g A^T, (W / 2, images, K)
+                products[j] += v[j].reshape(-1, C).T @ s.reshape(-1, K)
 
-    total, = parallel_sum(xp, len(strips), add, xp.empty((4, 4, C, K), dtype=x.dtype), size=1)
+        products, = parallel_sum(xp, len(strips), add, xp.empty((4, C, K), dtype=x.dtype), size=1)
+        total[i] = products.reshape(4, C * K)
     return (_both_sides(x).T @ total.reshape(16, C * K)).reshape(3, 3, C, K)             # (2)
 
 
@@ -97,12 +117,9 @@ def _add(xp, y, p, sign, first):
         (xp.add if sign > 0 else xp.subtract)(y, p, out=y)
 
 
-def _spread(a, b):
-    """A of the gradients a and b of two outputs: those of the four products, one at a time."""
-    yield a
-    yield a + b
-    yield a - b
-    yield -b
+def _spread(a, b, k):
+    """Entry k of A (a, b), the gradients of two outputs: that of one of the four products."""
+    return a if k == 0 else a + b if k == 1 else a - b if k == 2 else -b
 
 
 def _strips(H, B):
@@ -117,17 +134,19 @@ def _both_sides(like):
     return xp.kron(xp.array(G, dtype=like.dtype), xp.array(G, dtype=like.dtype))
 
 
-def _input_transform(x, row, images):
-    """The four columns of B^T d B, one at a time in one array (4, W / 2, images, C), for the tiles of two output rows."""
+def _input_transform(x, row, images, rows=range(4)):
+    """These rows of B^T d B, one at a time in one array (4, W / 2, images, C), for the tiles of two output rows."""
     xp = array_module(x)
     H, W = x.shape[:2]
-    zeros = xp.zeros_like(x[row, :, images])
-    d = [x[h, :, images] if 0 <= h < H else zeros for h in range(row - 1, row + 3)]
-    rows = xp.empty((4, W + 2, *zeros.shape[1:]), dtype=x.dtype)
-    rows[:, 0] = rows[:, -1] = 0                                             # the padding
-    for (combine, a, b), out in zip(INPUT, rows[:, 1:-1]):
-        getattr(xp, combine)(d[a], d[b], out=out)
-    d = [rows[:, k:W - 1 + k:2] for k in range(4)]                           # pixels k, k + 2, ... of the padded row
-    column = xp.empty(d[0].shape, dtype=x.dtype)
-    for combine, a, b in INPUT:
-        yield getattr(xp, combine)(d[a], d[b], out=column)
+    padding = xp.zeros((1, 1, 1), dtype=x.dtype)
+    d = [x[h, :, images] if 0 <= h < H else padding for h in range(row - 1, row + 3)]
+    padded = xp.empty((W + 2, *d[1].shape[1:]), dtype=x.dtype)               # row i of B^T d
+    padded[0] = padded[-1] = 0
+    pixels = [padded[k:W - 1 + k:2] for k in range(4)]                       # k, k + 2, ... of it
+    V = xp.empty((4, *pixels[0].shape), dtype=x.dtype)
+    for i in rows:
+        combine, a, b = INPUT[i]
+        getattr(xp, combine)(d[a], d[b], out=padded[1:-1])
+        for v, (combine, a, b) in zip(V, INPUT):
+            getattr(xp, combine)(pixels[a], pixels[b], out=v)
+        yield V
