@@ -11,6 +11,8 @@ from minicl.autograd import Tensor
 from minicl.backend import threads, to_device, to_host
 from minicl.data import ImageData
 from minicl.distributed import ALONE
+from minicl.evaluate.knn import _bounding_vectors, _found
+from minicl.evaluate.scores import ROUNDING_UNIT, normalized, rounded_cosines
 from minicl.evaluate import (alignment, effective_rank, encode, frozen_accuracies, infonce_bound, knn_accuracy,
                              linear_probe, nearest_neighbours, report, state_hash, to_float, training_metrics, uniformity,
                              uniformity_floor)
@@ -142,6 +144,40 @@ def test_nearest_neighbours_come_nearest_first(xp, rng):
     near = nearest_neighbours(to_device(bank, xp), to_device(queries, xp), k=5)
     assert type(near) is np.ndarray
     np.testing.assert_array_equal(near, np.argsort(-(unit(queries) @ unit(bank).T), axis=1)[:, :5])
+
+
+def low_rank(rng, n, d):
+    return rng.standard_normal((n, 3)) @ rng.standard_normal((3, d)) + 0.02 * rng.standard_normal((n, d))
+
+
+# What the items are like, and whether the search must find them without computing all cosines.
+BANKS = {"low rank": (low_rank, True),
+         "a cone": (lambda rng, n, d: 3 + 0.2 * low_rank(rng, n, d), True),
+         "a narrow cone": (lambda rng, n, d: 1 + 1e-5 * low_rank(rng, n, d), False),
+         "all directions": (lambda rng, n, d: rng.standard_normal((n, d)), False),
+         "with copies": (lambda rng, n, d: low_rank(rng, n // 3 + 1, d)[rng.integers(0, n // 3 + 1, n)], True),
+         "with zeros": (lambda rng, n, d: low_rank(rng, n, d) * (rng.random((n, 1)) < 0.9), False),
+         "few values": (lambda rng, n, d: rng.integers(-1, 2, (n, d)).astype(float), False),
+         "zeros": (lambda rng, n, d: np.zeros((n, d)), False)}
+
+
+@pytest.mark.parametrize("what", BANKS)
+@pytest.mark.parametrize("k, n, d", [(1, 64, 5), (1, 700, 3), (3, 640, 40), (20, 3001, 24)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_search_finds_all_items_as_similar_as_the_k_th(what, k, n, d, dtype, rng):
+    make, must = BANKS[what]
+    items = normalized(make(rng, n + 50, d).astype(dtype))
+    bank, queries = items[:n], items[n:]
+    p_bank, p_queries = _bounding_vectors(bank, queries)
+    s = rounded_cosines(queries, bank)
+    assert (p_queries.astype(float) @ p_bank.T >= s * ROUNDING_UNIT - 1e-5).all()
+    found = _found(queries, bank, p_queries, p_bank, k)
+    assert found or not must or n < 3000                     # where there are few items, no search may pay
+    for row, near, ids in zip(s, *found) if found else ():
+        near, ids = near[near > -np.inf], ids[near > -np.inf]
+        assert set(np.flatnonzero(row >= np.sort(row)[-k])) <= set(ids) and len(set(ids)) == len(ids)
+        np.testing.assert_allclose(near, row[ids], rtol=0, atol=1)           # the same but for rounding
+        assert len(set(near)) <= len(np.unique(bank[ids], axis=0))           # copies tie
 
 
 # ---------------------------------------------------------------- linear probe

@@ -1,8 +1,10 @@
 """k nearest neighbours: how well a representation's geometry separates the classes, without training."""
 
+import math
+
 import numpy as np
 
-from ..backend import array_module, parallel_for, scatter_add, to_device, to_host
+from ..backend import array_module, is_gpu, parallel_for, scatter_add, to_device, to_host
 from ..checks import require_integers, require_within
 from ..distributed import ALONE, World
 from ..signature import accepts_other_names
@@ -36,9 +38,13 @@ def knn_accuracy(train_features: Array, train_labels: HostArray, test_features: 
     ids, truth = to_device(train_ids, xp), to_device(test_ids, xp)
     bank, queries = normalized(train_features), normalized(test_features)
     rows = max(1, min(200, 2**23 // N))                                      # s is 64 MB at most
+    bounds = None if is_gpu(xp) or N < SEARCHED * k else _bounding_vectors(bank, queries)
 
     def right(lo, hi):
-        votes = _votes(rounded_cosines(queries[lo:hi], bank), ids, C, k, tau)
+        q = queries[lo:hi]
+        found = _found(q, bank, bounds[1][lo:hi], bounds[0], k) if bounds else None
+        s, near = found or (rounded_cosines(q, bank), xp.arange(N)[None])
+        votes = _votes(s, ids[near], C, k, tau)
         most = votes.max(axis=1, keepdims=True) * (1 - (k + 8) * 2.0**-52)   # sums of equal votes in any order tie
         return float(chosen(xp.minimum(votes, most), truth[lo:hi]).sum())
 
@@ -48,9 +54,11 @@ def knn_accuracy(train_features: Array, train_labels: HostArray, test_features: 
 
 
 def _votes(s, ids, C, k, tau):
-    """Votes (rows, C) of the k most similar by s (rows, N), rounded cosines: exp((s - s_max) / tau) each."""
+    """Votes (rows, C) of the k most similar by s (rows, W), rounded cosines, for the classes ids (rows or 1, W):
+    exp((s - s_max) / tau) each."""
     xp = array_module(s)
     rows = len(s)
+    ids = xp.broadcast_to(ids, s.shape)
     near = _nearest(s, min(k + 1, s.shape[1]))                               # (rows, k + 1): does the next one tie?
     similarity = xp.take_along_axis(s, near, axis=1)
     kth, top = xp.sort(similarity, axis=1)[:, -k:][:, :1], similarity.max(axis=1, keepdims=True)
@@ -58,10 +66,11 @@ def _votes(s, ids, C, k, tau):
     tied = (similarity >= kth).sum(axis=1) > k
     weight *= (similarity > kth) | (similarity == kth) & ~tied[:, None]
     votes = xp.zeros(rows * C)
-    scatter_add(votes, (xp.arange(rows)[:, None] * C + ids[near]).reshape(-1), weight.reshape(-1))
+    of = xp.arange(rows)[:, None] * C + xp.take_along_axis(ids, near, axis=1)
+    scatter_add(votes, of.reshape(-1), weight.reshape(-1))
     votes = votes.reshape(rows, C)
     for i in to_host(xp.nonzero(tied)[0]).tolist():          # more items as similar as the k-th than votes left
-        counts = xp.bincount(ids[xp.nonzero(s[i] == kth[i])[0]], minlength=C)
+        counts = xp.bincount(ids[i][xp.nonzero(s[i] == kth[i])[0]], minlength=C)
         votes[i] += _weight(kth[i], top[i], tau) * (k - (similarity[i] > kth[i]).sum()) * counts / counts.sum()
     return votes
 
@@ -70,6 +79,58 @@ def _weight(similarity, top, tau):
     """exp((s - top) / tau): 1 for the most similar, so not all underflow."""
     xp = array_module(similarity)
     return xp.exp(xp.maximum((similarity - top) * ROUNDING_UNIT, -700 * tau) / tau)
+
+
+# ---------------------------------------------------------------- the same neighbours without most of the cosines
+
+SEARCHED = 64              # training items for each neighbour from which on a search pays
+
+
+def _bounding_vectors(bank, queries):
+    """Vectors p (N, a + 1) and (M, a + 1), float32, whose products bound the cosines of unit vectors: u.v <= p_u . p_v.
+
+    p_u = (V^T u, |u - V V^T u|) for any orthonormal V (d, a), by Cauchy-Schwarz for what V leaves of u and of v. Principal
+    directions that leave 5 % of the bank's variance make a small and the bound tight.
+    """
+    xp = array_module(bank)
+    sample = bank[::max(1, len(bank) // 4096)]
+    squares, V = xp.linalg.eigh(sample.T @ sample)                           # ascending
+    left = int((xp.cumsum(squares) <= 0.05 * len(sample) * sample.var(axis=0).sum()).sum())
+
+    def bounding(u):
+        head = u @ V[:, left:]
+        rest = xp.sqrt(xp.maximum((u * u).sum(axis=1) - (head * head).sum(axis=1), 0))
+        return xp.concatenate([head, rest[:, None]], axis=1, dtype="float32")
+
+    return bounding(bank), bounding(queries)
+
+
+def _found(queries, bank, p_queries, p_bank, k):
+    """(rounded cosines, ids), both (rows, W), of all items at least as similar to a query as its k-th; None if many are.
+
+    The smallest cosine of any k items is at most the k-th, so an item with a smaller bound is not among the k nearest.
+    Rows with fewer than W such items are filled up with cosines of -inf.
+    """
+    N, rows = len(bank), len(queries)
+    bounds = p_queries @ p_bank.T                                            # (rows, N)
+    rounding = 2.0**-23 * (p_bank.shape[1] + 8)                              # of such a product, twice
+    size = N // SEARCHED // k                                                # k items: the best of the k best groups
+    groups = bounds[:, :N // size * size].reshape(rows, size, -1)
+    best = _nearest(groups.max(axis=1), k)                                   # (rows, k)
+    best += groups.shape[2] * groups[np.arange(rows)[:, None], :, best].argmax(axis=2)
+
+    def cosines(i, items):                                                   # rounded; copies get the same one
+        return np.rint(np.einsum("jd,d->j", bank[items], queries[i] / ROUNDING_UNIT))
+
+    lowest = [float(cosines(i, best[i]).min()) * ROUNDING_UNIT for i in range(rows)]
+    found = [np.flatnonzero(bound >= low - rounding) for bound, low in zip(bounds, lowest)]
+    if sum(map(len, found)) > bounds.size // 32:                             # all cosines at once are faster
+        return None
+    shape = rows, max(map(len, found))
+    s, ids = np.full(shape, -math.inf), np.zeros(shape, dtype=int)
+    for i, items in enumerate(found):
+        s[i, :len(items)], ids[i, :len(items)] = cosines(i, items), items
+    return s, ids
 
 
 @accepts_other_names
