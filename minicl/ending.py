@@ -25,7 +25,7 @@ from .signals import Stopped
 LEFT = 14                                                    # the tag of the messages that say so
 OUT_OF_MEMORY = ("give a smaller --batch, which nearly all of it grows with, or a smaller encoder, and data in "
                  "float32. Tiles of scores (minicl.backend.tile_size) and a GPU's convolutions "
-                 "(minicl.ops.columns.COLUMN_BYTES) take up to 256 MiB each; --precision tf32 saves time, not memory")
+                 "(minicl.ops.columns.COLUMN_BYTES) take up to 256 MiB each; --precision saves time, not memory")
 
 closing: list[Callable[[], Any]] = []                        # what closes the folders of this process's runs
 

@@ -33,6 +33,7 @@ from benchmarks.harness import Worker  # noqa: E402
 # Losses and steps to compare with PyTorch, most telling first.
 COMPARED = ["NT-Xent 2N=4096", "NT-Xent 2N=16384", "SimCLR step, convnet, batch 256", "MoCo's loss, batch 256, K=65536",
             "SimCLR step, resnet18, batch 512", "NT-Xent 2N=65536", "SimCLR step, convnet, batch 1024"]
+ROUNDED = ["SimCLR step, resnet18, batch 512"]                        # the same in tf32 and in bf16
 # The first tests: ops and their gradients, losses, optimizers, whole steps.
 TESTS = ["test_ops.py", "test_contrastive.py", "test_optim.py", "test_ema.py", "test_nn.py", "test_moco.py", "test_clip.py"]
 ROUNDS = 5
@@ -140,24 +141,32 @@ def steps(first, seconds):
 
 
 def compared(first, seconds):
-    """Rounds of minicl and PyTorch in turn, each in a process of its own, medians; the card's rates once."""
+    """Rounds of minicl and PyTorch in turn, each in a process of its own, medians; the card's rates in each precision once."""
     has_torch = subprocess.run([sys.executable, "-c", "import torch; assert torch.cuda.is_available()"],
                                capture_output=True).returncode == 0
-    end = time.monotonic() + seconds
+    start = time.monotonic()
     candidates = [c for c in ON_GPU if c.library == "minicl" or has_torch and c.label == "torch"]
     if not has_torch:
         first.say("PyTorch with CUDA is not installed: minicl alone.\n")
     os.environ.update(first.environment)                                 # what Worker gives its processes
-    workers = [Worker(c, "cupy", os.cpu_count() or 1, "float32") for c in candidates]
-    rates = None if first.tiny else workers[0].ask(rates=True)
-    if rates:
-        first.say(f"The card: {rates['flops'] / 1e12:.1f} TFLOP/s in float32 products, {rates['bytes'] / 1e9:.0f} GB/s.\n")
-    first.say("| case | minicl ms | torch ms | minicl / torch | MiB | torch MiB | share of the card's best |\n"
-              "|---|--:|--:|--:|--:|--:|--:|")
+    for precision, names, share in ("float32", COMPARED[:2] if first.tiny else COMPARED, 0.7), ("bf16", ROUNDED, 0.85), \
+            ("tf32", ROUNDED, 1):
+        _table(first, candidates, precision, names, start + share * seconds)
+
+
+def _table(first, candidates, precision, names, end):
+    workers = [Worker(c, "cupy", os.cpu_count() or 1, precision) for c in candidates]
     try:
-        for name in COMPARED[:2] if first.tiny else COMPARED:
+        rates = None if first.tiny else workers[0].ask(rates=True)
+        if rates:
+            first.say(f"The card: {rates['flops'] / 1e12:.1f} TFLOP/s in {precision} products, "
+                      f"{rates['bytes'] / 1e9:.0f} GB/s.\n")
+        first.say(f"| case, {precision} | minicl ms | torch ms | minicl / torch | MiB | torch MiB | share of the card's best |\n"
+                  "|---|--:|--:|--:|--:|--:|--:|")
+        for name in names:
             if time.monotonic() < end:
                 first.say(_row(first, CASES[name], workers, rates, end))
+        first.say()
     finally:
         for worker in workers:
             worker.close()

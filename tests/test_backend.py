@@ -75,7 +75,8 @@ def test_a_gpu_that_cannot_compute_says_why(monkeypatch):
         get_backend("cupy")
 
 
-def test_tf32_is_asked_for_before_the_first_product(monkeypatch):
+@pytest.mark.parametrize("precision, tf32", [("tf32", 1), ("bf16", 0)])
+def test_a_precision_is_settled_before_the_first_product(precision, tf32, monkeypatch):
     def product(*shape, **options):
         raise RuntimeError("CUPY_TF32=" + os.environ["CUPY_TF32"])
     monkeypatch.setenv("CUPY_TF32", "0")
@@ -83,30 +84,34 @@ def test_tf32_is_asked_for_before_the_first_product(monkeypatch):
     gpu = types.SimpleNamespace(compute_capability="80")
     monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(
         __version__="14.2.0", ones=product, cuda=types.SimpleNamespace(is_available=lambda: True, Device=lambda: gpu)))
-    with pytest.raises(BackendError, match="cannot run on it.*CUPY_TF32=1"):
-        get_backend("cupy", "tf32")
+    with pytest.raises(BackendError, match=f"cannot run on it.*CUPY_TF32={tf32}"):
+        get_backend("cupy", precision)
+    assert device.product_precision() == precision
 
 
 @pytest.mark.parametrize("name", ["cupy", "numpy"])
-def test_precisions(name, monkeypatch):
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_precisions(name, precision, monkeypatch):
     if name == "cupy" and "cupy" not in sys.modules:
         pytest.skip("no GPU and no stand-in")
     monkeypatch.setenv("CUPY_TF32", "0")
     monkeypatch.setattr(device, "_precision", None)
     assert get_backend(name) is get_backend(name, "float32")
-    with pytest.raises(BackendError, match="already computes in float32" if name == "cupy" else "NumPy has no TF32"):
-        get_backend(name, "tf32")
-    with pytest.raises(BackendError, match="expected 'float32' or 'tf32', got 'float16'"):
+    with pytest.raises(BackendError, match=f"precision '{precision}': " + ("this process already computes in float32" if
+                                                                           name == "cupy" else "NumPy does not have")):
+        get_backend(name, precision)
+    with pytest.raises(BackendError, match="expected one of float32, tf32, bf16, got 'float16'"):
         get_backend(name, "float16")
 
 
-def test_a_gpu_without_tf32_says_so(monkeypatch):
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_a_gpu_without_the_precision_says_so(precision, monkeypatch):
     gpu = types.SimpleNamespace(compute_capability="75")
     monkeypatch.setattr(device, "_precision", None)
     monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(
         __version__="14.2.0", cuda=types.SimpleNamespace(is_available=lambda: True, Device=lambda: gpu)))
-    with pytest.raises(BackendError, match="compute capability 8.0, Ampere.*it has 75; use --precision float32"):
-        get_backend("cupy", "tf32")
+    with pytest.raises(BackendError, match=f"'{precision}'.*compute capability 8.0, Ampere.*it has 75; use --precision float32"):
+        get_backend("cupy", precision)
 
 
 def failing_import(error):

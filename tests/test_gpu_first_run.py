@@ -34,5 +34,5 @@ def test_it_runs_whole_on_the_emulated_gpu(tmp_path):
     gpu_first_run.main(["--minutes", "4", "--emulated", "--out", str(tmp_path)])
     report = (tmp_path / "report.md").read_text()
     assert "device: emulated H100" in report and " passed in " in report and "failed:" not in report
-    for row in ("| SimCLR | ", "| CPC | ", "| NT-Xent 2N=4096 | ", "knn_h"):
+    for row in ("| SimCLR | ", "| CPC | ", "| NT-Xent 2N=4096 | ", "| case, bf16 | ", "knn_h"):
         assert report.count(row) == 1

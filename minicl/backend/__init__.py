@@ -6,6 +6,7 @@ function here has one name for both:
     device    get_backend("cupy"), array_module, is_gpu; to_device and to_host, the only transfers between the memories
     kernels   fused: a formula as one kernel; sums (sum_over, column_sums, deviation_sums, ...); scatter_add; tile_size
     sources   row_dots, fill_diagonals, Additions, bilinear: kernels in CUDA source, and the same on NumPy
+    products  operand, product: products of convolutions and linear layers, with bf16 of rounded operands
     taps      gather_taps, add_taps: the copies of a convolution on a GPU
     parallel  threads() and loops divided among them: parallel_for, parallel_map, parallel_sum, sum_of_squares
     memory    peak_memory_mib, available_memory_only, and the reuse of freed memory
@@ -13,18 +14,20 @@ function here has one name for both:
 Importing minicl never imports cupy.
 """
 
-from .device import (BackendError, array_module, get_backend, is_array, is_gpu, require_finite,
+from .device import (PRECISIONS, BackendError, array_module, get_backend, is_array, is_gpu, require_finite,
                      to_device, to_host)
 from .kernels import (column_sums, deviation_sums, follow, fused, mean_over, product_sums, row_sums, scatter_add, sum_over,
                       tile_size, weights)
 from .memory import available_memory_only, peak_memory_mib
 from .parallel import (available_cores, parallel_for, parallel_map, parallel_sum, share_cores, sum_of_squares, threads,
                        workers)
+from .products import operand, operand_dtype, product
 from .sources import Additions, bilinear, fill_diagonals, row_dots
 from .taps import add_taps, gather_taps
 
-__all__ = ["Additions", "BackendError", "add_taps", "array_module", "available_cores", "available_memory_only",
-           "bilinear", "column_sums", "deviation_sums", "fill_diagonals", "follow", "fused", "gather_taps",
-           "get_backend", "is_array", "is_gpu", "mean_over", "parallel_for", "parallel_map", "parallel_sum",
-           "peak_memory_mib", "product_sums", "require_finite", "row_dots", "row_sums", "scatter_add", "share_cores",
-           "sum_of_squares", "sum_over", "threads", "tile_size", "to_device", "to_host", "weights", "workers"]
+__all__ = ["PRECISIONS", "Additions", "BackendError", "add_taps", "array_module", "available_cores",
+           "available_memory_only", "bilinear", "column_sums", "deviation_sums", "fill_diagonals", "follow", "fused",
+           "gather_taps", "get_backend", "is_array", "is_gpu", "mean_over", "operand", "operand_dtype",
+           "parallel_for", "parallel_map", "parallel_sum", "peak_memory_mib", "product", "product_sums",
+           "require_finite", "row_dots", "row_sums", "scatter_add", "share_cores", "sum_of_squares", "sum_over",
+           "threads", "tile_size", "to_device", "to_host", "weights", "workers"]

@@ -11,6 +11,7 @@ from .memory import lift_memory_limit
 
 
 OLDEST_CUPY = 14          # 13 reads numbers in fused functions by NumPy 1's rules
+PRECISIONS = ("float32", "tf32", "bf16")
 
 
 class BackendError(RuntimeError):
@@ -20,21 +21,24 @@ class BackendError(RuntimeError):
 def get_backend(name: str = "numpy", precision: str | None = None) -> ArrayModule:
     """The array module called `name`: "numpy", or "cupy" once it has computed something on a GPU.
 
-    precision  of products of float32 matrices on a GPU: "float32", or "tf32", which rounds their entries to 10 bits of
-               mantissa (relative errors of 5e-4) for the tensor cores of Ampere and later; their sums, and all else,
-               stay in float32. It reaches products of two matrices, as in convolutions, linear layers and losses; CuPy
-               leaves batches of them, as in attention and in crops, to float32. CuPy settles it with its first
-               product, for the whole process. None leaves it to CuPy: float32, unless the environment has CUPY_TF32=1
+    precision  of products of float32 matrices on a GPU, one for the whole process; their sums, and all else, are float32:
+        "float32"  the default
+        "tf32"     entries are rounded to 10 bits of mantissa, with relative errors of 5e-4, for the tensor cores of Ampere
+                   and later. It reaches all products of two matrices: convolutions, linear layers, losses. CuPy leaves
+                   batches of them, as in attention and in crops, to float32
+        "bf16"     entries are rounded to 7 bits of mantissa, with relative errors of 2e-3, in half the memory. It reaches
+                   convolutions and linear layers, forward and backward, and nothing else: not losses or recurrent layers
+        None       as before; at first "float32", or "tf32" if the environment has CUPY_TF32=1
 
     Raises BackendError, with a different message each, when the name is unknown, when CuPy is not installed, when it is
     installed but broken or older than 14, when it works but no GPU can be used, and when it cannot be had in that
     precision.
     """
-    if precision not in (None, "float32", "tf32"):
-        raise BackendError(f"precision: expected 'float32' or 'tf32', got {precision!r}")
+    if precision not in (None, *PRECISIONS):
+        raise BackendError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
     if name == "numpy":
-        if precision == "tf32":
-            raise BackendError("precision 'tf32': NumPy has no TF32, which is a format of NVIDIA's tensor cores; "
+        if precision not in (None, "float32"):
+            raise BackendError(f"precision {precision!r}: NumPy does not have this format of NVIDIA's tensor cores; "
                                "leave it out, or use --backend cupy")
         return np
     if name != "cupy":
@@ -71,20 +75,26 @@ _precision: str | None = None                                  # of this process
 
 
 def _settle_precision(cupy, precision):
-    """Set what CuPy reads before its first product (docs.cupy.dev, environment variables), or raise BackendError."""
+    """Note the precision, and set what CuPy reads before its first product (docs.cupy.dev, environment variables); or raise
+    BackendError."""
     global _precision
     if precision is None:
         precision = _precision or ("tf32" if os.environ.get("CUPY_TF32", "0") not in ("", "0") else "float32")
     if precision == _precision:
         return
     if _precision is not None:
-        raise BackendError(f"precision {precision!r}: this process already computes in {_precision}, which CuPy "
-                           "settles with its first product; use another process")
-    if precision == "tf32" and int(cupy.cuda.Device().compute_capability) < 80:
-        raise BackendError("precision 'tf32': this GPU has no TF32 (it came with compute capability 8.0, Ampere), it "
-                           f"has {cupy.cuda.Device().compute_capability}; use --precision float32")
+        raise BackendError(f"precision {precision!r}: this process already computes in {_precision}, which the first "
+                           "product settles; use another process")
+    if precision != "float32" and int(cupy.cuda.Device().compute_capability) < 80:
+        raise BackendError(f"precision {precision!r}: this GPU does not have it (it came with compute capability 8.0, "
+                           f"Ampere), it has {cupy.cuda.Device().compute_capability}; use --precision float32")
     os.environ["CUPY_TF32"] = str(int(precision == "tf32"))
     _precision = precision
+
+
+def product_precision() -> str | None:
+    """The precision of this process's products on the GPU; None before get_backend("cupy")."""
+    return _precision
 
 
 def is_array(x: Any) -> bool:

@@ -23,7 +23,8 @@ On a CPU the same is faster for C of at most 4. There the columns are small and 
 import functools
 import operator
 
-from ..backend import add_taps, array_module, column_sums, gather_taps, parallel_for, parallel_sum
+from ..backend import (add_taps, array_module, column_sums, gather_taps, operand, operand_dtype, parallel_for, parallel_sum,
+                       product)
 
 COLUMN_BYTES = 2**28
 SMALL_PRODUCT = 10**6     # multiplications: OpenBLAS does so many without copying its operands first, in half the time
@@ -36,9 +37,9 @@ def conv_by_columns(x, w, shift, needs_grad):
     def backward(g):
         dx = dw = None
         if needs_grad[1]:
-            rows_of_g = g.reshape(-1, g.shape[-1])                           # (H' W' B, K)
-            parts = (cols.T @ rows_of_g[rows] for rows, cols in _columns(x, w.shape[:2], shift.stride, shift.padding,
-                                                                         shift.out))
+            rows_of_g = operand(g.reshape(-1, g.shape[-1]))                  # (H' W' B, K)
+            parts = (product(cols.T, rows_of_g[rows])
+                     for rows, cols in _columns(x, w.shape[:2], shift.stride, shift.padding, shift.out))
             dw = functools.reduce(operator.iadd, parts).reshape(w.shape)
         if needs_grad[0]:
             kh, kw = w.shape[:2]
@@ -57,9 +58,9 @@ def _convolve(x, w, stride, padding, out):
     xp = array_module(x)
     B, K = x.shape[2], w.shape[3]
     y = xp.empty((out[0] * out[1] * B, K), dtype=x.dtype)
-    kernel = w.reshape(-1, K)
+    kernel = operand(w).reshape(-1, K)
     for rows, cols in _columns(x, w.shape[:2], stride, padding, out):
-        xp.matmul(cols, kernel, out=y[rows])
+        product(cols, kernel, out=y[rows])
     return y.reshape(*out, B, K)
 
 
@@ -67,10 +68,11 @@ def _columns(x, kernel, stride, padding, out):
     """(rows, cols) for chunks of output rows: cols (n, kh kw C), and their slice of all H' W' B rows."""
     B, C = x.shape[2:]
     if tuple(kernel) == (1, 1) and stride == 1 and not padding:
-        yield slice(None), x.reshape(-1, C)                                  # the pixels as they are
+        yield slice(None), operand(x).reshape(-1, C)                         # the pixels as they are
         return
-    for lo, hi in _chunks(out, B * kernel[0] * kernel[1] * C * x.itemsize):
-        cols = array_module(x).empty((hi - lo, out[1], B, *kernel, C), dtype=x.dtype)
+    dtype = operand_dtype(x)
+    for lo, hi in _chunks(out, B * kernel[0] * kernel[1] * C * dtype.itemsize):
+        cols = array_module(x).empty((hi - lo, out[1], B, *kernel, C), dtype=dtype)
         gather_taps(x, cols, stride, padding, lo)
         yield slice(lo * out[1] * B, hi * out[1] * B), cols.reshape(-1, kernel[0] * kernel[1] * C)
 
@@ -78,10 +80,10 @@ def _columns(x, kernel, stride, padding, out):
 def _add_back(g, w, shift, x):
     """dx: for each pixel of x the sum of its gradients through all taps."""
     B, K = g.shape[2:]
-    kernel = w.reshape(-1, K)                                                # (kh kw C, K)
+    kernel = operand(w).reshape(-1, K)                                       # (kh kw C, K)
     dx = array_module(x).empty_like(x)
     for lo, hi in _chunks(g.shape[:2], B * len(kernel) * x.itemsize):
-        dcols = g[lo:hi].reshape(-1, K) @ kernel.T
+        dcols = product(operand(g[lo:hi]).reshape(-1, K), kernel.T)
         add_taps(dcols.reshape(hi - lo, g.shape[1], B, *w.shape[:3]), dx, shift.stride, shift.padding, lo)
     return dx
 

@@ -11,7 +11,7 @@ The shapes confirm it: (N, K) and (C, K) multiply to (N, C) in only one way.    
 import math
 
 from ..autograd import op
-from ..backend import array_module, column_sums, is_array, parallel_for
+from ..backend import array_module, column_sums, is_array, operand, parallel_for, product
 from ..signature import describe
 from ..typing import Array
 
@@ -65,17 +65,18 @@ def _times(rows, w, b=None):
     """rows w + b, with rows divided among threads."""
     xp = array_module(rows)
     y = xp.empty((len(rows), w.shape[1]), dtype=rows.dtype)
+    w = operand(w)
 
-    def product(lo, hi):
-        xp.matmul(rows[lo:hi], w, out=y[lo:hi])
+    def multiply(lo, hi):
+        product(operand(rows[lo:hi]), w, out=y[lo:hi])
         if b is not None:
             y[lo:hi] += b
 
-    parallel_for(xp, len(rows), product)
+    parallel_for(xp, len(rows), multiply)
     return y
 
 
 def _transposed_times(rows, g):
     """rows^T g, with the sum over rows divided among threads."""
-    parts = parallel_for(array_module(g), len(g), lambda lo, hi: rows[lo:hi].T @ g[lo:hi])
+    parts = parallel_for(array_module(g), len(g), lambda lo, hi: product(operand(rows[lo:hi]).T, operand(g[lo:hi])))
     return sum(parts[1:], parts[0])

@@ -46,7 +46,7 @@ class Candidate:
         pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MINICL_THREADS")
         kept = KEPT if self.kept and self.library == "torch" else {}
         return {**os.environ, **dict.fromkeys(pools, str(threads)), **kept,
-                "CUPY_TF32": str(int(precision == "tf32")), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+                "BENCHMARK_PRECISION": precision, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
 
 
 CANDIDATES = [

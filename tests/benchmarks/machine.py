@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from minicl.backend import parallel_for, threads
+from minicl.backend import operand, parallel_for, product, threads
 
 
 def rates(xp, wait):
     """Per second: flops of a large float32 product, bytes read and written by a copy, exponentials of float32.
 
-    The product has BLAS's own threads, copy and exp have minicl's. The best of a few: a floor is what can be reached.
+    The product is in the process's precision, see get_backend(). The product has BLAS's own threads, copy and exp have minicl's. The best of a few: a floor is what can be reached.
     """
     n, size = (2048, 2**24) if xp is np else (8192, 2**28)
-    a, x, y = xp.ones((n, n), dtype="float32"), xp.zeros(size, dtype="float32"), xp.zeros(size, dtype="float32")
-    b, part = xp.empty_like(a), 2**14 if xp is np else size                  # what of exp's operands stays in cache
+    a, x, y = operand(xp.ones((n, n), dtype="float32")), xp.zeros(size, dtype="float32"), xp.zeros(size, dtype="float32")
+    b, part = xp.empty((n, n), dtype="float32"), 2**14 if xp is np else size           # what of exp's operands stays in cache
 
     def copy(lo, hi):
         y[lo:hi] = x[lo:hi]
@@ -26,7 +26,7 @@ def rates(xp, wait):
         for _ in range(lo, hi, part):
             xp.exp(x[lo:lo + part], out=y[lo:lo + part])
 
-    found = {"flops": 2 * n**3 / _quickest(lambda: xp.matmul(a, a, out=b), wait)}
+    found = {"flops": 2 * n**3 / _quickest(lambda: product(a, a, out=b), wait)}
     with threads():
         found["bytes"] = 8 * size / _quickest(lambda: parallel_for(xp, size, copy), wait)
         found["exps"] = size / _quickest(lambda: parallel_for(xp, size, exp), wait)

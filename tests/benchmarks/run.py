@@ -29,7 +29,7 @@ from benchmarks.launches import launches_per_step  # noqa: E402
 from benchmarks.machine import describe  # noqa: E402
 from benchmarks.metrics import baseline_of, metrics, regressions  # noqa: E402
 from benchmarks.report import document, lines, summary  # noqa: E402
-from minicl.backend import available_cores, get_backend  # noqa: E402
+from minicl.backend import PRECISIONS, available_cores, get_backend  # noqa: E402
 from minicl.files import write_json  # noqa: E402
 from minicl.options import at_least  # noqa: E402
 from minicl.run import RunError, command  # noqa: E402
@@ -79,7 +79,7 @@ def parse(argv=None):
     add("--compile", action=argparse.BooleanOptionalAction, default=bool(shutil.which("g++")),
         help="torch.compile as well; default: if there is a C++ compiler")
     add("--threads", type=at_least(1), default=available_cores(), help="of each; default: all %(default)s cores")
-    add("--precision", choices=("float32", "tf32"), default="float32", help="of products on a GPU")
+    add("--precision", choices=PRECISIONS, default="float32", help="of products on a GPU")
     args = parser.parse_args(argv)
     args.rounds = args.rounds or (3 if args.quick else 7)
     args.command = shlex.join(["python", "tests/benchmarks/run.py", *outcome.parse_known_args(argv)[1]])

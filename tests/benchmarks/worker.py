@@ -110,8 +110,9 @@ class Device:
 
     def __init__(self, library, backend, options):
         self.library, self.gpu, self.options = library, backend == "cupy", options
+        self.precision = os.environ.get("BENCHMARK_PRECISION")
         if library == "minicl":
-            self.xp = xp = get_backend(backend)
+            self.xp = xp = get_backend(backend, self.precision)
             self.set_up = lambda case: case.minicl(xp)
             self.wait = xp.cuda.get_current_stream().synchronize if self.gpu else lambda: None
         else:
@@ -121,11 +122,13 @@ class Device:
             self.wait = torch.cuda.synchronize if self.gpu else lambda: None
 
     def enter(self, stack):
-        """The settings that a user would train with."""
+        """The settings that a user would train with. PyTorch's way to bf16 is autocast, which rounds activations too, and the
+        products of losses; without its cache of weights, which is for a block that holds one step."""
         if self.library == "torch":
             self.xp.set_num_threads(int(os.environ["MINICL_THREADS"]))
-            tf32 = os.environ["CUPY_TF32"] == "1"
-            self.xp.backends.cuda.matmul.allow_tf32 = self.xp.backends.cudnn.allow_tf32 = tf32
+            self.xp.backends.cuda.matmul.allow_tf32 = self.xp.backends.cudnn.allow_tf32 = self.precision == "tf32"
+            if self.precision == "bf16":
+                stack.enter_context(self.xp.autocast("cuda", self.xp.bfloat16, cache_enabled=False))
         else:
             stack.enter_context(threads(**self.options))
 

@@ -10,7 +10,7 @@ from .stream import launch, while_fusing
 class ElementwiseKernel:
     """cupy.ElementwiseKernel, whose CUDA source only a GPU can run."""
 
-    def __init__(self, in_params, out_params, operation, name="kernel"):
+    def __init__(self, in_params, out_params, operation, name="kernel", preamble=""):
         if name not in EQUIVALENTS:
             raise NotImplementedError("the stand-in for CuPy cannot run CUDA source: write the kernel in NumPy too, in "
                                       "elementwise.py, and test the kernel with --backend cupy-host")

@@ -1,10 +1,12 @@
 // cuBLAS: the products that CuPy asks for. Matrices lie by columns; leading dimensions are checked as cuBLAS does.
 #include "device.h"
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
 
-static const int SINGLE = 0, DOUBLE = 1, INVALID = 7, NOT_SUPPORTED = 15;       // cudaDataType, cublasStatus
+static const int SINGLE = 0, DOUBLE = 1, BFLOAT = 14, INVALID = 7, NOT_SUPPORTED = 15;      // cudaDataType, cublasStatus
+static const int IN_SINGLE = 68;                                                           // cublasComputeType_t
 struct Handle { Pointer stream; int pointer_mode, math_mode; };
 
 struct Shape { int ta, tb, m, n, k, lda, ldb, ldc; };
@@ -59,6 +61,28 @@ template <class T> static int strided(Handle* h, Shape s, const void* alpha, con
     return Operands<T>{(const T*)A + sa * k, (const T*)B + sb * k, (T*)C + sc * k}; });
 }
 
+// Of bfloat16, each the upper half of a float: their products and sums are float's.
+static std::vector<float> widened(const uint16_t* x, long rows, long columns, long leading) {
+  std::vector<float> y((size_t)leading * columns);
+  for (long j = 0; j < columns; j++) for (long i = 0; i < rows; i++) {
+    uint32_t bits = (uint32_t)x[j * leading + i] << 16;
+    memcpy(&y[j * leading + i], &bits, sizeof bits);
+  }
+  return y;
+}
+
+static int of_bfloats(Handle* h, Shape s, const float* alpha, const uint16_t* A, const uint16_t* B, const float* beta,
+                      float* C) {
+  counts.products++;
+  if (!fits(s) || h->pointer_mode != 0) return INVALID;
+  float alpha_now = *alpha, beta_now = *beta;
+  auto what = [=] { return "bf16_product " + std::to_string(s.m) + " " + std::to_string(s.n) + " " + std::to_string(s.k) + " 1"; };
+  return submit(h->stream, what, [=] {
+    auto a = widened(A, s.ta ? s.k : s.m, s.ta ? s.m : s.k, s.lda), b = widened(B, s.tb ? s.n : s.k, s.tb ? s.k : s.n, s.ldb);
+    product<float>(s, alpha_now, a.data(), b.data(), beta_now, C);
+    return (int)SUCCESS; }) ? 14 : 0;
+}
+
 #define SHAPE Shape{ta, tb, m, n, k, lda, ldb, ldc}
 #define STRIDED(alpha, sa, sb, beta, sc, count) (at != bt || at != ct ? NOT_SUPPORTED : \
   at == SINGLE ? strided<float>(h, SHAPE, alpha, A, sa, B, sb, beta, C, sc, count) : \
@@ -77,7 +101,9 @@ GEMM(S, float)
 GEMM(D, double)
 
 int cublasGemmEx(Handle* h, int ta, int tb, int m, int n, int k, const void* alpha, const void* A, int at, int lda,
-                 const void* B, int bt, int ldb, const void* beta, void* C, int ct, int ldc, int, int) {
+                 const void* B, int bt, int ldb, const void* beta, void* C, int ct, int ldc, int compute, int) {
+  if (at == BFLOAT && bt == BFLOAT && ct == SINGLE && compute == IN_SINGLE)
+    return of_bfloats(h, SHAPE, (const float*)alpha, (const uint16_t*)A, (const uint16_t*)B, (const float*)beta, (float*)C);
   return STRIDED(alpha, 0, 0, beta, 0, 1);
 }
 

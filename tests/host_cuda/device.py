@@ -1,7 +1,8 @@
 """What the emulated GPU has done: counts, and a line for each operation.
 
     before = counts(); step(); after = counts()
-    with recorded() as operations: step()               [("kernel", "add", blocks, threads), ("product", m, n, k, count), ...]
+    with recorded() as operations: step()               [("kernel", "add", blocks, threads), ("product", m, n, k, count), ...];
+                                                        "bf16_product" for operands of bfloat16
     with not_computing(): step()                        only the host's work is done, for its time
 """
 
