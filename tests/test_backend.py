@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from minicl import BackendError, backend, get_backend
 from minicl.backend import device, memory, parallel
-from minicl.backend import (array_module, column_sums, deviation_sums, fill_diagonals, product_sums, require_finite,
-                            row_sums, parallel_for, scatter_add, sum_over, mean_over, threads, to_device, to_host)
+from minicl.backend import (array_module, column_sums, deviation_sums, fill_diagonals, mean_over, parallel_for, product_sums,
+                            require_finite, row_max, row_means, row_sums, scatter_add, sum_over, threads, to_device, to_host)
 
 # ---------------------------------------------------------------- which library
 
@@ -199,6 +199,17 @@ def test_row_and_column_sums(xp, rng):
     for there, here in ((row_sums(to_device(x, xp)), x.sum(axis=1)), (column_sums(to_device(x, xp)), x.sum(axis=0))):
         assert there.dtype == np.float32
         np.testing.assert_allclose(to_host(there), here, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (5, 3), (2, 3, 16), (3, 32), (3, 33)])          # up to 32: column by column
+def test_maxima_and_means_of_rows(shape, xp, rng):
+    x = rng.standard_normal(shape, dtype="float32")
+    x[0, ..., -1] = np.nan
+    np.testing.assert_array_equal(to_host(row_max(to_device(x, xp))), x.max(axis=-1, keepdims=True))
+    if x.ndim == 2:
+        means = row_means(to_device(x, xp))
+        assert means.dtype == np.float32
+        np.testing.assert_allclose(to_host(means), x.mean(axis=1, keepdims=True), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("n", [1, 255, 256, 1000, 2048, 2500])               # blocks have 256 rows; on a GPU parts 128

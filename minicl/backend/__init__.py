@@ -16,8 +16,8 @@ Importing minicl never imports cupy.
 
 from .device import (PRECISIONS, BackendError, array_module, get_backend, is_array, is_gpu, require_finite,
                      to_device, to_host)
-from .kernels import (column_sums, deviation_sums, follow, fused, mean_over, product_sums, row_sums, scatter_add, sum_over,
-                      tile_size, weights)
+from .kernels import (column_sums, deviation_sums, follow, fused, mean_over, product_sums, row_max, row_means,
+                      row_sums, scatter_add, sum_over, tile_size, weights)
 from .memory import available_memory_only, peak_memory_mib
 from .parallel import (available_cores, parallel_for, parallel_map, parallel_sum, share_cores, sum_of_squares, threads,
                        workers)
@@ -26,8 +26,8 @@ from .sources import Additions, bilinear, fill_diagonals, row_dots
 from .taps import add_taps, gather_taps
 
 __all__ = ["PRECISIONS", "Additions", "BackendError", "add_taps", "array_module", "available_cores",
-           "available_memory_only", "bilinear", "column_sums", "deviation_sums", "fill_diagonals", "follow", "fused",
-           "gather_taps", "get_backend", "is_array", "is_gpu", "mean_over", "operand", "operand_dtype",
+           "available_memory_only", "bilinear", "column_sums", "deviation_sums", "fill_diagonals", "follow",
+           "fused", "gather_taps", "get_backend", "is_array", "is_gpu", "mean_over", "operand", "operand_dtype",
            "parallel_for", "parallel_map", "parallel_sum", "peak_memory_mib", "product", "product_sums",
-           "require_finite", "row_dots", "row_sums", "scatter_add", "share_cores", "sum_of_squares", "sum_over",
-           "threads", "tile_size", "to_device", "to_host", "weights", "workers"]
+           "require_finite", "row_dots", "row_max", "row_means", "row_sums", "scatter_add", "share_cores",
+           "sum_of_squares", "sum_over", "threads", "tile_size", "to_device", "to_host", "weights", "workers"]

@@ -72,7 +72,9 @@ def to_float(images: HostArray, xp: ArrayModule) -> Array:
     """
     if not is_array(images) or images.dtype != "uint8":
         raise TypeError(f"to_float: expected uint8 images, got {getattr(images, 'dtype', type(images).__name__)}")
-    return to_device(images, xp).astype("float32") * (1 / 255)
+    scaled = to_device(images, xp).astype("float32")
+    scaled *= 1 / 255                                                        # in place: a whole data set may be converted
+    return scaled
 
 
 def state_hash(module: Module) -> str:

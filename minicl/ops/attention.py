@@ -15,7 +15,7 @@ The weights are a softmax of s_ij = q_i . k_j / sqrt(d) over the keys:
 import math
 
 from ..autograd import op
-from ..backend import array_module
+from ..backend import array_module, row_max, row_sums
 from ..signature import describe, is_plain_array
 from ..typing import Array
 
@@ -46,16 +46,18 @@ def attention(q: Array, k: Array, v: Array, *, mask: Array | None = None):
     s = (q * scale) @ k.swapaxes(-1, -2)                                     # (..., T, S)
     if mask is not None:
         s = xp.where(mask, s, EXCLUDED)
-    p = xp.exp(s - s.max(axis=-1, keepdims=True))
+    s -= row_max(s)
+    p = xp.exp(s, out=s)
     if mask is not None:
-        p = p * mask                                                         # for rows without a key
-    p = p / xp.maximum(p.sum(axis=-1, keepdims=True), TINY)
+        p *= mask                                                            # for rows without a key
+    p /= xp.maximum(row_sums(p), TINY)[..., None]
     y = p @ v                                                                # (..., T, e)
 
     def backward(g):
         dv = p.swapaxes(-1, -2) @ g                                          # (1)
-        ds = p * (g @ v.swapaxes(-1, -2) - (g * y).sum(axis=-1, keepdims=True))    # (2)
-        ds = ds * scale
+        ds = g @ v.swapaxes(-1, -2) - row_sums(g * y)[..., None]
+        ds *= p                                                              # (2)
+        ds *= scale
         return ds @ k, ds.swapaxes(-1, -2) @ q, dv                           # (3), (4)
 
     return y, backward

@@ -173,8 +173,15 @@ def gelu(x: Array):
     1 - s = e s, without differences of numbers near 1.
     """
     far = 10.0 if x.dtype.itemsize == 4 else 21.0        # beyond, y is x or below 1e-36 (float32): e does not overflow
-    y, e = _gelu(x, -far, far)
-    return y, lambda g: (_gelu_back(g, x, e, -far, far),)
+    y, e = (array_module(x).empty(x.shape, dtype=x.dtype) for _ in range(2))
+    _in_slices(lambda x, y, e: _gelu(x, -far, far, y, e), x, y, e)
+
+    def backward(g):
+        dx = array_module(x).empty_like(y)
+        _in_slices(lambda g, x, e, dx: _gelu_back(g, x, e, -far, far, dx), g, x, e, dx)
+        return (dx,)
+
+    return y, backward
 
 
 GELU_2C = 2 * math.sqrt(2 / math.pi)
@@ -182,17 +189,17 @@ GELU_2CA = GELU_2C * 0.044715
 
 
 @fused
-def _gelu(xp, x, low, high):
+def _gelu(xp, x, low, high, y, e):
     z = xp.clip(x, low, high)
-    e = xp.exp(z * (-GELU_2C - GELU_2CA * (z * z)))          # exp(-2u)
-    return xp.maximum(x, z) / (1 + e), e                     # x s; not below -far s(-far), about -1e-37
+    xp.exp(z * (-GELU_2C - GELU_2CA * (z * z)), out=e)       # exp(-2u)
+    xp.divide(xp.maximum(x, z), 1 + e, out=y)                # x s; not below -far s(-far), about -1e-37
 
 
 @fused
-def _gelu_back(xp, g, x, e, low, high):
+def _gelu_back(xp, g, x, e, low, high, dx):
     z = xp.clip(x, low, high)
     s = 1 / (1 + e)
-    return g * (s + z * (GELU_2C + 3 * GELU_2CA * (z * z)) * (e * s * s))
+    xp.multiply(g, s + z * (GELU_2C + 3 * GELU_2CA * (z * z)) * (e * s * s), out=dx)
 
 
 @op(broadcasts=True)
@@ -257,6 +264,9 @@ def dropout(x: Array, *, p: float, rng: Rng, world: World = ALONE, batch_axis: i
 
 def _in_slices(formula, *arrays):
     """formula(*arrays) of arrays of one shape, in slices for the threads; those it writes to are contiguous."""
+    if arrays[0].size <= SLICE:
+        formula(*arrays)
+        return
     flat = [array.reshape(-1) for array in arrays]
     parallel_for(array_module(flat[0]), flat[0].size, lambda lo, hi: formula(*(array[lo:hi] for array in flat)), SLICE)
 

@@ -14,11 +14,13 @@ The means are over the same n entries. Derivation: docs/gradients/normalize.md
 from collections.abc import Callable
 
 from ..autograd import op
-from ..backend import array_module, deviation_sums, fused, product_sums, sum_over
+from ..backend import array_module, column_sums, deviation_sums, fused, parallel_for, product_sums, row_means
 from ..checks import require_within
 from ..distributed import ALONE, World
 from ..typing import Array
 from .pixel_rows import PixelRows
+
+ENTRIES = 2**16       # of layer norm's rows in a slice, whose temporaries stay in the cache
 
 
 @op
@@ -143,19 +145,35 @@ def _line_back(xp, g, x, a, k, l, dx):
 def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5):
     """Normalise each row over its last axis (Ba et al. 2016): x (..., C), weight and bias (C,) -> (..., C)."""
     _require_shapes("layer_norm", x, weight, bias, eps)
-    rows = tuple(range(x.ndim - 1))
-    d = x - x.mean(axis=-1, keepdims=True)
-    d, squares = _centred(d, d.mean(axis=-1, keepdims=True))                 # the first mean was rounded
-    r = _inverse_root(squares.mean(axis=-1, keepdims=True), eps)
-    y, x_hat = _standardised(d, r, weight, bias)
+    xp, C = array_module(x), x.shape[-1]
+    X = x.reshape(-1, C)
+    r = xp.empty((len(X), 1), dtype=x.dtype)
+    x_hat, y = xp.empty_like(X), xp.empty_like(X)
+    size = max(1, ENTRIES // C)                                              # rows of a slice
+
+    def standardise(lo, hi):
+        s = slice(lo, hi)
+        d = X[s] - row_means(X[s])
+        d, squares = _centred(d, row_means(d))                               # the first mean was rounded
+        _inverse_root(row_means(squares), eps, r[s])
+        _standardised(d, r[s], weight, bias, x_hat[s], y[s])
 
     def backward(g):
-        gy, gyx, gx = _products(g, weight, x_hat)
-        dx = _project(gy, gy.mean(axis=-1, keepdims=True), x_hat, gyx.mean(axis=-1, keepdims=True), r)     # (3)
-        dw, db = sum_over(gx, rows), sum_over(g, rows)                       # (2), (1)
-        return dx, dw, db
+        G = g.reshape(-1, C)
+        dx = xp.empty_like(x_hat)
 
-    return y, backward
+        def project(lo, hi):
+            s = slice(lo, hi)
+            gy, gyx, gx = _products(G[s], weight, x_hat[s])
+            _project(gy, row_means(gy), x_hat[s], row_means(gyx), r[s], dx[s])           # (3)
+            return column_sums(gx), column_sums(G[s])                        # (2), (1)
+
+        first, *rest = parallel_for(xp, len(G), project, size)
+        dw, db = (sum(parts[1:], parts[0]) for parts in zip(first, *rest))
+        return dx.reshape(g.shape), dw, db
+
+    parallel_for(xp, len(X), standardise, size)
+    return y.reshape(x.shape), backward
 
 
 @fused
@@ -165,14 +183,15 @@ def _centred(xp, x, m):
 
 
 @fused
-def _inverse_root(xp, v, eps):
-    return 1 / xp.sqrt(v + eps) + (v - v)                                    # NaN where v has overflowed
+def _inverse_root(xp, v, eps, r):
+    xp.add(1 / xp.sqrt(v + eps), v - v, out=r)                               # NaN where v has overflowed
 
 
 @fused
-def _standardised(xp, d, r, weight, bias):
-    x_hat = d * r
-    return x_hat * weight + bias, x_hat
+def _standardised(xp, d, r, weight, bias, x_hat, y):
+    xp.multiply(d, r, out=x_hat)
+    xp.multiply(x_hat, weight, out=y)
+    y += bias
 
 
 @fused
@@ -182,8 +201,8 @@ def _products(xp, g, weight, x_hat):
 
 
 @fused
-def _project(xp, gy, mean_gy, x_hat, mean_gyx, r):
-    return r * (gy - mean_gy - x_hat * mean_gyx)
+def _project(xp, gy, mean_gy, x_hat, mean_gyx, r, dx):
+    xp.multiply(r, gy - mean_gy - x_hat * mean_gyx, out=dx)
 
 
 def _require_shapes(name, x, weight, bias, eps, at_least=0):
