@@ -56,7 +56,8 @@ NAVIGATION = {
     "Claims": ["docs/claims.md", "docs/claims"],
     "Methods": ["docs/methods"],
     "Gradients": ["docs/gradients"],
-    "Reference": ["docs/index.md", "docs/benchmarks.md", "docs/reliability.md", "docs/contributing.md", "docs/changelog.md"],
+    "Reference": ["docs/index.md", "docs/benchmarks.md", "docs/scaling.md", "docs/reliability.md", "docs/contributing.md",
+                  "docs/changelog.md"],
 }
 
 

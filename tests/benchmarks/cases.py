@@ -1,5 +1,6 @@
-"""All cases, by name, in the order of the table."""
+"""All cases, by name: CASES in the order of the table, and those of curves.py beside them."""
 
-from . import layers, losses, parts, steps
+from . import curves, layers, losses, parts, steps
 
 CASES = {case.name: case for module in (losses, layers, steps, parts) for case in module.CASES}
+ALL = {case.name: case for curve in curves.CURVES for case in curve.cases.values()} | CASES

@@ -49,20 +49,33 @@ class Worker:
 
 
 def measure(case, workers, *, rounds, block, gpu=False):
-    """Time a case on all workers, the first of which also measures the machine.
+    """time_all() between two measurements of the machine by the first worker, whose better rates are added:
+    "rates": {"flops": per second, ...}."""
+    before = workers[0].ask(rates=True)
+    result = time_all(case, workers, rounds=rounds, block=block, gpu=gpu)
+    after = workers[0].ask(rates=True)
+    return {**result, "rates": {kind: max(before[kind], after[kind]) for kind in before}}
+
+
+def time_all(case, workers, *, rounds, block, gpu=False, slow=math.inf):
+    """Time a case on all workers.
 
     rounds  times that each is measured; block: seconds that a measurement takes, or one step
+    slow    seconds: a longer step is measured once, without a warm-up
     ->      {"rounds": {label: [seconds a step, one a round]}, "peak": {label: MiB}, "launches": {label: kernels a
-             step}, "errors": {label: message}, "rates": {"flops": per second, ...}, "disturbed": share of blocks}
+             step}, "errors": {label: message}, "disturbed": share of blocks}
     """
-    rates = [workers[0].ask(rates=True)]
-    peak, errors, plans = {}, {}, {}
+    peak, errors, plans, once = {}, {}, {}, {}
     for worker in workers:
-        answer = worker.ask(case=case.name)
+        answer = worker.ask(case=case.name, slow=min(slow, 1e9))
         if "error" in answer:
             errors[worker.label] = answer["error"]
             continue
         peak[worker.label] = answer["peak"]
+        if answer["seconds"] > slow:
+            once[worker.label] = [answer["seconds"]]
+            worker.ask(end=True)                                             # gives its memory back
+            continue
         burst = max(1, math.ceil((0.05 if gpu else 0.001) / answer["seconds"]))    # steps between looks at the clock
         plans[worker.label] = {"burst": burst, "bursts": max(1, round(block / (burst * answer["seconds"]))),
                                "wake": answer["seconds"] < LONG}
@@ -76,9 +89,7 @@ def measure(case, workers, *, rounds, block, gpu=False):
             seconds[worker.label].append(statistics.median(answer["seconds"]))
             disturbed += foreign > FOREIGN
     launches = {worker.label: worker.ask(end=True).get("launches") for worker in running}
-    rates.append(workers[0].ask(rates=True))
-    return {"rounds": seconds, "peak": peak, "launches": launches, "errors": errors,
-            "rates": {kind: max(rate[kind] for rate in rates) for kind in rates[0]},
+    return {"rounds": {**seconds, **once}, "peak": peak, "launches": launches, "errors": errors,
             "disturbed": disturbed / max(1, rounds * len(running))}
 
 
