@@ -173,14 +173,14 @@ def draw(metrics, path):
     knn = 100 * metrics["knn"]
     figure, (left, middle, right) = slide(f"More negatives spread z: kNN on z {knn[:, 0].mean():.1f} → "
                                           f"{knn[:, -1].mean():.1f} %.\n"
-                                          "Each doubling buys less; the time of the loss grows as N²",
+                                          "Each doubling gains less; the time of the loss grows as N²",
                                           panels=3, wspace=0.42, left=0.08, bottom=0.2)
     line(left, N, -metrics["uniformity"], BLUE)
     heading(left, "-uniformity of z")
     left.text(0.97, 0.05, "higher: more even", transform=left.transAxes, ha="right", fontsize=15, color=BLUE)
     line(middle, N, knn, ORANGE)
     heading(middle, "kNN on z (%)")
-    for name, colour, words, above in (("loss, ms", BLUE, "the loss", 0.4), ("step, ms", GREEN, "a step", 4)):
+    for name, colour, words, above in (("loss, ms", BLUE, "loss alone", 0.4), ("step, ms", GREEN, "whole step", 7)):
         least = metrics[name].min(axis=0)
         right.plot(batch, least, color=colour, linewidth=3.5, marker="o", markersize=10)
         note(right, batch[0], least[0] * above, words, colour)
@@ -188,8 +188,8 @@ def draw(metrics, path):
     at = metrics["loss, ms"].min(axis=0)[-1]
     right.plot(large, at * (large / large[-1])**2, color=GREY, linestyle="--", linewidth=1.5)
     right.text(large[-2] * 1.4, at * (large[-2] / large[-1])**2, "N²", fontsize=16, color=GREY, va="top")
-    heading(right, "milliseconds")
-    right.set(yscale="log", xlabel="N, batch", ylim=(metrics["loss, ms"].min() / 4, None))
+    heading(right, "time (ms)")
+    right.set(yscale="log", xlabel="N, batch size", ylim=(metrics["loss, ms"].min() / 4, None))
     for axes, ticks in ((left, N), (middle, N), (right, batch)):
         axes.set_xscale("log")
         axes.set_xticks(ticks, [f"{n:g}" for n in ticks])

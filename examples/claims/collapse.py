@@ -188,7 +188,7 @@ def draw(metrics, path):
             hides = name in ("both", "SimSiam")                              # what lies below it
             plot.plot(x, curves.mean(axis=0), "--" if hides else "-", color=colour, linewidth=3.5, label=name)
         plot.set(xlim=(0, 100), ylim=(0, 1.05), xlabel="% of training")
-        heading(plot, f"spread of z, {network}")
+        heading(plot, f"spread, {network}")
     for y, name in enumerate(reversed(COLOURS)):
         for shift, column, colour in ((0.2, "probe_h", BLUE), (-0.2, "noisy", ORANGE)):
             values = 100 * metrics[f"{name}, batch norm"][:, METRICS.index(column)]

@@ -113,8 +113,8 @@ def draw(metrics, path):
     known = math.log2(IMAGES)
     reached = metrics["reached"] * bits
     least, most = reached[:, [0, -1]].mean(axis=0)
-    figure, [plot] = slide(f"A small batch shows what its cap allows, {least:.2f} bits for N = {BATCHES[0]};\n"
-                           f"a large one what there is, {most:.2f} of {known:.0f} bits", bottom=0.15)
+    figure, [plot] = slide(f"A small batch shows what its cap allows, {least:.2f} bits at N = {BATCHES[0]};\n"
+                           f"a large one shows all there is, {most:.2f} of {known:.0f} bits", bottom=0.15)
     plot.set_xscale("log", base=2)
     plot.plot(BATCHES, [infonce_bound(0.0, 2 * N - 1).cap_bits for N in BATCHES], color=GREY, linestyle="--",
               linewidth=2)

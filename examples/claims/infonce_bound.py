@@ -146,7 +146,7 @@ def draw(metrics, path):
     learned = metrics["learned, K = 64"][:, -1].mean()
     exact = metrics["exact, K = 64"][0]
     figure, (left, right) = slide(f"InfoNCE saturates at log K: of {NATS[-1]} nats, 64 candidates\n"
-                                  f"show the best critic {exact[-1]:.2f}, and one that learns {learned:.2f}",
+                                  f"show {exact[-1]:.2f} to the best critic and {learned:.2f} to a learned one",
                                   panels=2, wspace=0.2, left=0.06, bottom=0.15)
     curves = metrics["staircase"]
     edges = np.arange(len(NATS) + 1)
@@ -160,9 +160,9 @@ def draw(metrics, path):
     note(left, 2.9, 6.3, "information I", INK, ha="right")
     note(left, 4.95, 2.2, "best critic, exact", ORANGE, ha="right")
     note(left, 4.95, 1.3, "learned critic, each seed", BLUE, ha="right")
-    left.set(xlabel="stair: the information rises by 2 nats", ylim=(0, 10.5), xlim=(0, len(NATS)))
+    left.set(xlabel="stages of training: I rises by 2 nats", ylim=(0, 10.5), xlim=(0, len(NATS)))
 
-    heading(right, "best critic: exact, drawn (dots), cap")
+    heading(right, "best critic (dots: drawn; dashed: cap)")
     right.plot(NATS, NATS, color=INK, linewidth=3)
     note(right, 6.8, 8, "information I", INK, ha="right")
     for K, colour in zip(CANDIDATES, (ORANGE, BLUE, GREEN)):
@@ -170,6 +170,6 @@ def draw(metrics, path):
         right.plot(NATS, bound, color=colour, linewidth=3)
         right.plot(NATS, metrics[f"drawn, K = {K}"].mean(axis=0), "o", color=colour, markersize=8)
         right.axhline(math.log(K), color=colour, linestyle="--", linewidth=1.5)
-        note(right, NATS[-1], bound[-1] - 0.35, f"K = {K}", colour, ha="right", va="top")
+        note(right, NATS[-1] + 0.35, bound[-1] - 0.35, f"K = {K}", colour, ha="right", va="top")
     right.set(xlabel="information I (nats)", ylim=(0, 10.5), xticks=NATS)
     figure.savefig(path)

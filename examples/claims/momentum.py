@@ -130,19 +130,19 @@ def table(metrics):
 def draw(metrics, path):
     queue, run = metrics["steps in the queue"][0], metrics["steps of the run"][0]
     x = np.array([2.0, *map(half_life, MOMENTA[1:])])                        # 0 has no place on a logarithmic axis
-    figure, (left, right) = slide("The momentum encoder must be slower than its queue,\nor new keys drown the old",
+    figure, (left, right) = slide("The momentum encoder must be slower than its queue,\nor new keys outweigh old ones",
                                   panels=2, widths=(3, 2), bottom=0.2, wspace=0.2)
-    heading(left, "right (%)")
+    heading(left, "accuracy (%)")
     line(left, x, 100 * metrics["probe_h"], BLUE)
     line(left, x, 100 * metrics["knn_z"], ORANGE)
     note(left, x[2], 100 * metrics["probe_h"][:, 2].max() + 1, "linear probe of h", BLUE, ha="center", va="bottom")
-    note(left, x[2], 100 * metrics["knn_z"][:, 2].min() - 3, "neighbours by z", ORANGE, va="top")
-    for at, words in ((queue, "a key's time\nin the queue"), (run, "the run")):
+    note(left, x[2], 100 * metrics["knn_z"][:, 2].min() - 3, "kNN on z", ORANGE, va="top")
+    for at, words in ((queue, "a key's time\nin the queue"), (run, "length\nof the run")):
         left.axvline(at, ymax=0.5, color=GREY, linestyle="--", linewidth=1.5)
         left.text(at * 1.1, 0.02, words, color=GREY, fontsize=14, va="bottom", transform=left.get_xaxis_transform())
     left.set(xscale="log", xlabel="half-life of the key encoder (steps), and m", ylim=(None, 102))
     left.set_xticks(x, [f"{steps:.0f}\n{m}" for steps, m in zip((0, *x[1:]), MOMENTA)])
-    heading(right, "weight, new key / old key")
+    heading(right, "weight of new / old keys")
     line(right, np.arange(len(MOMENTA)), metrics["stale"], BLUE)
     right.axhline(1, color=GREY, linestyle="--", linewidth=1.5)
     right.set(yscale="log", xlabel="m", yticks=(1, 3, 10, 30), yticklabels=(1, 3, 10, 30),

@@ -100,12 +100,12 @@ def draw(metrics, path):
     last = 100 * metrics["CPC"][:, -1].mean()
     figure, [plot] = slide("The future is predictable, less so further ahead: the true\n"
                            f"one is picked {first:.0f} % to {last:.0f} % of the time, by chance {100 * level:.1f} %")
-    heading(plot, f"true future picked, from among {1 / level:.0f}")
+    heading(plot, f"true future picked among {1 / level:.0f}")
     percent(plot)
     plot.set(xlim=(0.8, len(ks) + 0.2), ylim=(0, 104), xticks=ks, xlabel="windows ahead")
     for name, colour, words, k, above in (("hidden states", GREY, "the best critic, from the hidden states", 3, 4),
                                           ("CPC", BLUE, "CPC, with a memory", 2, 4),
-                                          ("without a memory, c = z", ORANGE, "CPC without one", 1, -20)):
+                                          ("without a memory, c = z", ORANGE, "CPC without a memory", 1, -20)):
         values = 100 * metrics[name]
         line(plot, ks, values, colour)
         note(plot, k, values[:, k - 1].mean() + above, words, colour)

@@ -183,7 +183,7 @@ def draw(metrics, path):
     figure, (left, right) = slide(f"More negatives help while their keys are young: kNN on z\n{knn[0]:.1f} → "
                                   f"{knn[last]:.1f} % with {K[last]:.0f}. A longer queue is also older",
                                   panels=2, widths=(3, 2), wspace=0.25, bottom=0.16)
-    heading(left, "right (%)")
+    heading(left, "accuracy (%)")
     for name, colour in (("probe_h", PURPLE), ("knn_h", BLUE), ("knn_z", ORANGE)):
         values = 100 * metrics[name]
         line(left, K, values, colour)
@@ -200,12 +200,12 @@ def draw(metrics, path):
     left.margins(y=0.15)
     left.set(xscale="log", xlabel="K, negatives (×: as old, but few)", xlim=(K[0] / 2, K[-1] * 2))
     left.set_xticks(K, [short(n) for n in K])
-    heading(right, "milliseconds a step")
+    heading(right, "time of a step (ms)")
     least = metrics["loss, ms"].min(axis=0)
     right.plot(length, least, color=BLUE, linewidth=3.5, marker="o", markersize=9)
     right.plot(length, least[-1] * length / length[-1], color=GREY, linestyle="--", linewidth=1.5)
     note(right, length[-1], least[0] * 1.2, "loss over\nthe queue", BLUE, ha="right", va="bottom")
-    right.text(length[-1], least[0], "dashed: in proportion", fontsize=14, color=GREY, ha="right", va="top")
+    right.text(length[-1], least[0], "dashed: proportional to K", fontsize=14, color=GREY, ha="right", va="top")
     right.axhline(metrics["encoders, ms"].min(), color=GREEN, linewidth=3.5)
     note(right, length[0], metrics["encoders, ms"].min() * 1.15, "both encoders", GREEN, va="bottom")
     right.set(xscale="log", yscale="log", xlabel="K, keys in the queue", ylim=(least[0] / 2, None))

@@ -153,7 +153,7 @@ def draw(metrics, path):
     probe = 100 * metrics["cosines: probe_h"]
     share = metrics["share of push"].mean(axis=0)
     best = taus[probe.mean(axis=0).argmax()]
-    figure, (left, right) = slide("A low temperature hears few negatives, a high one all alike;\n" + (
+    figure, (left, right) = slide("A low temperature weighs few negatives, a high one all alike;\n" + (
         f"the best lies between, here at τ = {best:g} in the mean" if verdict(metrics)[0] != NOT_REPRODUCED else
         "the best does not lie between for every seed here"), panels=2)
     styles = {taus[0]: (ORANGE, "bottom"), best: (GREEN, "bottom"), taus[-1]: (BLUE, "top")}
@@ -172,7 +172,7 @@ def draw(metrics, path):
         note(right, taus[-1] * 1.15, values[:, -1].mean(), words, colour, va="center")
     dots = 100 * metrics["dots: probe_h"]
     level, tau = max(zip(dots.mean(axis=0), metrics["tau of dots"][0]))
-    chance(right, level, f"h by dot products, best τ = {tau:g}", x=0.14, va="bottom")
+    chance(right, level, f"dot products, τ = {tau:g}", x=1, ha="right", va="bottom")
     heading(right, "linear probe (%)")
     right.set(xscale="log", xlabel="temperature τ")
     right.set_xticks(taus, [f"{tau:g}" for tau in taus])

@@ -84,7 +84,7 @@ def draw(metrics, path):
     figure, (left, right) = slide(f"NT-Xent's estimate exceeds the information, by {most:.4f} nats;\n"
                                   "InfoNCE's stays below it, even with the best critic",
                                   panels=2, left=0.11, wspace=0.35, bottom=0.15)
-    heading(left, "log 2 of information: excess (nats)")
+    heading(left, "excess over I = log 2 (nats)")
     left.axhline(0, color=INK, linewidth=1.5)
     for values, words, colour, y in ((above, "NT-Xent, log(2N-1) - L", ORANGE, 0.0025),
                                      (below, "InfoNCE, log N - L", BLUE, -0.026)):

@@ -226,9 +226,10 @@ def draw(metrics, path):
     for what, colour in zip(CLASSES, (ORANGE, PURPLE)):
         gain = 100 * (metrics[f"{what}, ensembles"] - metrics[f"{what}, ensembles"][:, :1])
         line(middle, metrics["templates"][0], gain, colour)
-        note(middle, 0.97, 0.12 if what == "digit" else 0.02, what, colour, ha="right", transform=middle.transAxes)
+        note(middle, 0.03, 0.93 if what == "digit" else 0.83, what, colour, transform=middle.transAxes)
     middle.set(xscale="log", xlabel="templates in the ensemble")
     middle.set_xticks(ENSEMBLES, [str(n) for n in ENSEMBLES])
+    middle.set_ylim(top=1.35 * middle.dataLim.ymax)
     middle.minorticks_off()
     heading(right, "exp(logit scale)")
     right.plot(np.linspace(0, 100, metrics["scale"].shape[1]), metrics["scale"].T, color=INK, linewidth=2)
