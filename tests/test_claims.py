@@ -26,6 +26,7 @@ from claims.report import pages
 import minicl
 from known_information import optimal_bound, symbol_estimates
 from minicl import viz
+from minicl.data import Unavailable
 from minicl.run import RunError, command
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -280,6 +281,21 @@ def test_a_claim_that_is_named_twice_is_measured_once(quick, tmp_path):
     assert run("run", 2, "tightness", 2, "--seeds", 0, "--out", tmp_path) == 0
     assert quick == [("tightness", 0)]
     assert read_records(tmp_path)["tightness"].caution == " (one seed: no standard deviation)"
+
+
+def test_generated_digits_do_not_replace_mnist(quick, tmp_path, monkeypatch, capsys):
+    def absent(data_dir=None, **options):
+        raise Unavailable("MNIST is not here", "")
+
+    monkeypatch.setattr(__main__, "load_mnist", absent)
+    assert run("run", 3, "--seeds", 0, "--out", tmp_path) == 0 and quick == [("counting", 0)]     # nothing to replace
+    path = tmp_path / "03-counting.json"
+    path.write_text(path.read_text().replace('"drawn by the experiment"', '"MNIST"'))
+    before = path.read_bytes()
+    assert run("run", 2, 3, "--seeds", 0, "--out", tmp_path) == 2 and quick == [("counting", 0)]
+    assert "its records are of MNIST, and MNIST is not here; name MNIST's folder with --data-dir" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert run("run", 2, "--seeds", 0, "--out", tmp_path) == 0
 
 
 def test_a_fast_run_does_not_replace_a_slow_one(quick, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@
 
 import argparse
 import itertools
+import json
 import shutil
 import sys
 import textwrap
@@ -26,7 +27,7 @@ from claims.laboratory import DOCS, SIZES, all_claims, experiment, load_claim, r
 from claims.report import pages
 from minicl import get_backend, viz
 from minicl.console import listing
-from minicl.data import load_mnist
+from minicl.data import Unavailable, load_mnist
 from minicl.files import write_atomically
 from minicl.options import at_least
 from minicl.run import RunError, command
@@ -86,12 +87,11 @@ def run(args):
     xp = get_backend(args.backend)
     modules = list(dict.fromkeys(module for which in args.claims                # each once
                                  for module in (all_claims() if which == "all" else [load_claim(which)])))
-    if args.data_dir and args.size != "fast":
-        load_mnist(args.data_dir)                            # raises now, not after an hour
     try:
         Path(args.out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"--out {args.out}: expected a folder to write to ({error.strerror}); give another") from error
+    require_mnist(args, [module.CLAIM.name for module in modules])
     done = read_records(args.out) if args.resume else {}
     failed = []
     for module in modules:
@@ -124,6 +124,25 @@ def run(args):
     if failed:
         print(f"\nfailed: {', '.join(map(str, failed))}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def require_mnist(args, names):
+    """Raise RunError, before an hour of measuring, if a record of MNIST would be replaced by one of generated digits, and
+    what load_mnist raises for a wrong --data-dir."""
+    if args.size != "fast" and (args.data_dir or any(is_of_mnist(record_path(args.out, name)) for name in names)):
+        try:
+            load_mnist(args.data_dir, log=log)
+        except Unavailable as error:
+            raise RunError(f"--out {args.out}: its records are of MNIST, and {error.reason}; name MNIST's folder with "
+                           "--data-dir, or another --out for generated digits") from error
+
+
+def is_of_mnist(path):
+    """Whether there is a record at this path, and it is of MNIST."""
+    try:
+        return json.loads(path.read_text())["data"] == "MNIST"
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
 
 
 def log(text):
