@@ -36,8 +36,9 @@ def conv_by_columns(x, w, shift, needs_grad):
     """conv2d of x (H, W, B, C) and w (kh, kw, C, K), with the pairs of pixels in `shift`: y (H', W', B, K), backward."""
     def backward(g):
         dx = dw = None
+        factor = operand(g)
         if needs_grad[1]:
-            rows_of_g = operand(g.reshape(-1, g.shape[-1]))                  # (H' W' B, K)
+            rows_of_g = factor.reshape(-1, g.shape[-1])                      # (H' W' B, K)
             parts = (product(cols.T, rows_of_g[rows])
                      for rows, cols in _columns(x, w.shape[:2], shift.stride, shift.padding, shift.out))
             dw = functools.reduce(operator.iadd, parts).reshape(w.shape)
@@ -47,7 +48,7 @@ def conv_by_columns(x, w, shift, needs_grad):
                 turned = w[::-1, ::-1].swapaxes(2, 3)                        # (kh, kw, K, C)
                 dx = _convolve(g, turned, 1, kh - 1 - shift.padding, x.shape[:2])
             else:
-                dx = _add_back(g, w, shift, x)
+                dx = _add_back(factor, w, shift, x)
         return dx, dw
 
     return _convolve(x, w, shift.stride, shift.padding, shift.out), backward
@@ -78,12 +79,12 @@ def _columns(x, kernel, stride, padding, out):
 
 
 def _add_back(g, w, shift, x):
-    """dx: for each pixel of x the sum of its gradients through all taps."""
+    """dx from the operand g: for each pixel of x the sum of its gradients through all taps."""
     B, K = g.shape[2:]
     kernel = operand(w).reshape(-1, K)                                       # (kh kw C, K)
     dx = array_module(x).empty_like(x)
     for lo, hi in _chunks(g.shape[:2], B * len(kernel) * x.itemsize):
-        dcols = product(operand(g[lo:hi]).reshape(-1, K), kernel.T)
+        dcols = product(g[lo:hi].reshape(-1, K), kernel.T)
         add_taps(dcols.reshape(hi - lo, g.shape[1], B, *w.shape[:3]), dx, shift.stride, shift.padding, lo)
     return dx
 

@@ -49,26 +49,26 @@ def linear(x: Array, w: Array, b: Array | None = None, *, needs_grad=(True, True
                          + ("" if b is None else f", b {b.shape}"))
     C, K = w.shape
     rows = x.reshape(math.prod(x.shape[:-1]), C)                             # (N, C)
-    y = _times(rows, w, b)
+    y = _times(operand(rows), operand(w), b, dtype=x.dtype)
 
     def backward(g):
         g = g.reshape(len(rows), K)
-        dx = _times(g, w.T).reshape(x.shape) if needs_grad[0] else None      # (1)
-        dw = _transposed_times(rows, g) if needs_grad[1] else None           # (2)
+        factor = operand(g)
+        dx = _times(factor, operand(w).T, dtype=x.dtype).reshape(x.shape) if needs_grad[0] else None         # (1)
+        dw = _transposed_times(operand(rows), factor) if needs_grad[1] else None                             # (2)
         db = column_sums(g) if needs_grad[2] else None                       # (3)
         return dx, dw, db
 
     return y.reshape(*x.shape[:-1], K), backward
 
 
-def _times(rows, w, b=None):
+def _times(rows, w, b=None, *, dtype):
     """rows w + b, with rows divided among threads."""
     xp = array_module(rows)
-    y = xp.empty((len(rows), w.shape[1]), dtype=rows.dtype)
-    w = operand(w)
+    y = xp.empty((len(rows), w.shape[1]), dtype=dtype)
 
     def multiply(lo, hi):
-        product(operand(rows[lo:hi]), w, out=y[lo:hi])
+        product(rows[lo:hi], w, out=y[lo:hi])
         if b is not None:
             y[lo:hi] += b
 
@@ -78,5 +78,5 @@ def _times(rows, w, b=None):
 
 def _transposed_times(rows, g):
     """rows^T g, with the sum over rows divided among threads."""
-    parts = parallel_for(array_module(g), len(g), lambda lo, hi: product(operand(rows[lo:hi]).T, operand(g[lo:hi])))
+    parts = parallel_for(array_module(g), len(g), lambda lo, hi: product(rows[lo:hi].T, g[lo:hi]))
     return sum(parts[1:], parts[0])

@@ -36,16 +36,16 @@ def seconds(layers, precision):
         M, taps = H * W * IMAGES, kernel * kernel
         flops, x, y, columns = 2 * M * taps * C * K, M * stride**2 * C, M * K, M * taps * C
         gather = (4 * x + size * columns) / BANDWIDTH if taps > 1 or stride > 1 else 0.0
-        round_g = (4 + size) * y / BANDWIDTH if size < 4 else 0.0
+        rounding = (4 + size) * y / BANDWIDTH if size < 4 else 0.0
         forward = max(flops / rate, (size * columns + 4 * y) / BANDWIDTH)
         dw = max(flops / rate, (size * columns + size * y) / BANDWIDTH)
-        products, gathers = products + forward + dw, gathers + 2 * gather + round_g
+        products, gathers = products + forward + dw, gathers + 2 * gather + rounding
         if number and stride == 1:                                                   # dx from columns of g
             products += max(flops / rate, (size * M * taps * K + 4 * x) / BANDWIDTH)
             gathers += (4 * y + size * M * taps * K) / BANDWIDTH
         elif number:                                                                 # columns of dx, added back
             products += max(flops / rate, (size * y + 4 * columns) / BANDWIDTH)
-            gathers += round_g + 4 * (columns + x) / BANDWIDTH
+            gathers += 4 * (columns + x) / BANDWIDTH
         rest += 11 * 4 * y / BANDWIDTH
     return products, gathers, rest
 

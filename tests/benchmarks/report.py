@@ -60,7 +60,7 @@ for SimCLR's step on a core that needs 4 microseconds for a ufunc. Without its v
 
 `--precision bf16` rounds the operands of convolutions and linear layers to 2 bytes ([precision](runs.md#precision-on-a-gpu)).
 `python tests/benchmarks/precision.py` computes what that could save at an H100's published rates: for a step of SimCLR's
-convnet at batch 512, 0.04 ms of the device's time compared with tf32, which is less than the host needs; for ResNet-18's
+convnet at batch 512, 0.05 ms of the device's time compared with tf32, which is less than the host needs; for ResNet-18's
 convolutions and norms, 30 ms instead of 44 with tf32 and 77 with float32. Nearly all of what it saves over tf32 is memory traffic.
 """
 COMMUNICATION = """\
