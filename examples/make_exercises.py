@@ -127,7 +127,7 @@ EXERCISES = [
              "test_ops.py", "siglip and not bad", 20,
              "G of each pair by itself; then three products with t, and two sums for the scalars"),
     Exercise("momentum_update", 8, 1, "", "methods/ema.py", "EMA.update", "methods/moco.md", "test_ema.py",
-             "follow or launches or wrong_uses", 10,
+             "follow or launches", 10,
              "self.pairs are (online, target); self.values is all of the target at once", keep=2, parts="_follow"),
     Exercise("enqueue", 8, 2, "", "methods/queue.py", "Queue.enqueue", "methods/moco.md", "test_queue.py",
              "queue and not evaluation", 15,

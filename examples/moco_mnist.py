@@ -15,7 +15,7 @@ import math
 
 import numpy as np
 
-from minicl import get_backend
+from minicl import capture, get_backend
 from minicl.backend import threads
 from minicl.data import Batches, load_images, mnist_views, two_views
 from minicl.distributed import get_world
@@ -38,6 +38,7 @@ def main():
     parser.add_argument("--chunk", type=at_least(2), help="images encoded at a time, to save memory; default: all at once")
     parser.add_argument("--clip-grad", type=within("(0, inf)"), help="largest norm of the gradients; default: no limit")
     parser.add_argument("--evaluate-every", type=at_least(1), help="epochs between evaluations by kNN; default: none")
+    parser.add_argument("--capture", action="store_true", help="on a GPU: take each training step as one CUDA graph")
     args = parser.parse_args()
     if args.batch % args.splits or args.batch < 2 * args.splits:
         parser.error(f"--batch {args.batch} cannot be cut into --splits {args.splits} groups of one size, 2 or more")
@@ -70,32 +71,38 @@ def main():
     model.across(world)
     optimizer = AdamW(model, args.lr, weight_decay=args.weight_decay)                          # the query encoder's
 
+    @capture(xp, world=world, log=run.print, enabled=args.capture)
+    def train(images, lr):
+        """One training step: images (N, 28, 28, 1) uint8."""
+        images = to_float(images, xp)                                                # (N, 28, 28, 1)
+        view1, view2 = two_views(augment, images, rng, world)
+        if args.symmetric:
+            view1, view2 = xp.concatenate([view1, view2]), xp.concatenate([view2, view1])
+        chunk = args.chunk and args.chunk // world.size                              # of this process, or None
+        k = model.encode_keys(view2, rng, chunk=chunk)                               # (N, d), constants
+
+        def loss_of(h, q):                                                           # (N, features), (N, d)
+            return model.loss(q, k, args.tau)
+
+        optimizer.zero_grad()
+        if args.chunk:                                                               # the same gradient in less memory
+            loss, (h, q) = grad_cache(model.query, loss_of, view1, chunk=chunk)
+        else:
+            h, q = model(view1)
+            loss = loss_of(h, q)
+            loss.backward()
+        optimizer.step(lr, clip_grad_norm=args.clip_grad)
+        model.update()                                                               # keys follow; k enters the queue
+        return loss, q, k
+
     # Training. All of the model is in the checkpoint: queue, its pointer, and both encoders.
     total = args.epochs * batches.per_epoch
     run.log_every = args.log_every or max(1, min(20, total // 20))                   # fine enough to see the queue fill
     with threads(args.threads, keep_memory=args.keep_memory):
         for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, model=model, optimizer=optimizer):
-            images = to_float(data.train_images[batches[step][world.part]], xp)      # (N, 28, 28, 1)
-            view1, view2 = two_views(augment, images, rng, world)
-            if args.symmetric:
-                view1, view2 = xp.concatenate([view1, view2]), xp.concatenate([view2, view1])
-            chunk = args.chunk and args.chunk // world.size                          # of this process, or None
-            k = model.encode_keys(view2, rng, chunk=chunk)                           # (N, d), constants
-            chance = math.log(1 + len(model.queue))
-
-            def loss_of(h, q):                                                       # (N, features), (N, d)
-                return model.loss(q, k, args.tau)
-
-            optimizer.zero_grad()
-            if args.chunk:                                                           # in less memory
-                loss, (h, q) = grad_cache(model.query, loss_of, view1, chunk=chunk)
-            else:
-                h, q = model(view1)
-                loss = loss_of(h, q)
-                loss.backward()
             lr = warmup_cosine(step, total=total, peak=args.lr, warmup=total // 10)
-            optimizer.step(lr, clip_grad_norm=args.clip_grad)
-            model.update()                                                           # keys follow; k enters the queue
+            chance = math.log(1 + len(model.queue))
+            loss, q, k = train(data.train_images[batches[step][world.part]], lr)
 
             if run.logs(step):
                 q, k = world.all_gather(q.data), world.all_gather(k)                 # of the whole batch

@@ -11,7 +11,7 @@ bottom: data, two views, encoder, head, loss, backward, step; then the evaluatio
 
 import numpy as np
 
-from minicl import get_backend
+from minicl import capture, get_backend
 from minicl.backend import threads
 from minicl.contrastive import nt_xent
 from minicl.data import Batches, load_images, mnist_views, two_views
@@ -33,6 +33,7 @@ def main():
     parser.add_argument("--chunk", type=at_least(2), help="views encoded at a time, to save memory; default: all at once")
     parser.add_argument("--clip-grad", type=within("(0, inf)"), help="largest norm of the gradients; default: no limit")
     parser.add_argument("--evaluate-every", type=at_least(1), help="epochs between evaluations by kNN; default: none")
+    parser.add_argument("--capture", action="store_true", help="on a GPU: take each training step as one CUDA graph")
     parser.only_with("--head mlp or linear", "--dim")
     args = parser.parse_args()
 
@@ -54,26 +55,32 @@ def main():
     model.across(world)
     optimizer = AdamW(model, args.lr, weight_decay=args.weight_decay)
 
+    @capture(xp, world=world, log=run.print, enabled=args.capture)
+    def train(images, lr):
+        """One training step: images (N, 28, 28, 1) uint8."""
+        images = to_float(images, xp)                                                # (N, 28, 28, 1)
+        N = len(images)
+        views = xp.concatenate(two_views(augment, images, rng, world))               # (2N, 28, 28, 1)
+
+        def loss_of(h, z):                                                           # (2N, features), (2N, d)
+            return nt_xent(z[:N], z[N:], args.tau, world=world)
+
+        optimizer.zero_grad()
+        if args.chunk:                                                               # the same gradient in less memory
+            loss, (h, z) = grad_cache(model, loss_of, views, chunk=args.chunk // world.size)
+        else:
+            h, z = model(views)
+            loss = loss_of(h, z)
+            loss.backward()
+        optimizer.step(lr, clip_grad_norm=args.clip_grad)
+        return loss, z
+
     # Training.
     total = args.epochs * batches.per_epoch
     with threads(args.threads, keep_memory=args.keep_memory):
         for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, model=model, optimizer=optimizer):
-            images = to_float(data.train_images[batches[step][world.part]], xp)      # (N, 28, 28, 1)
-            N = len(images)
-            views = xp.concatenate(two_views(augment, images, rng, world))       # (2N, 28, 28, 1)
-
-            def loss_of(h, z):                                                       # (2N, features), (2N, d)
-                return nt_xent(z[:N], z[N:], args.tau, world=world)
-
-            optimizer.zero_grad()
-            if args.chunk:                                                           # in less memory
-                loss, (h, z) = grad_cache(model, loss_of, views, chunk=args.chunk // world.size)
-            else:
-                h, z = model(views)
-                loss = loss_of(h, z)
-                loss.backward()
             lr = warmup_cosine(step, total=total, peak=args.lr, warmup=total // 10)
-            optimizer.step(lr, clip_grad_norm=args.clip_grad)
+            loss, z = train(data.train_images[batches[step][world.part]], lr)
 
             if run.logs(step):
                 z = world.all_gather(z.data)                                # of the whole batch

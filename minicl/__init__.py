@@ -7,6 +7,7 @@
     gradcheck    finite differences      explain      the tape op by op; push and pull of a contrastive loss
     methods      SimCLR, MoCo, CLIP...   run          what the training scripts share
     load         a trained model, from a run's folder
+    capture      a training step as one CUDA graph
     check_inputs finds writes into arrays between forward and backward
 
 `import minicl` is enough: minicl.nn, minicl.data and the other packages are imported when first used.
@@ -27,17 +28,18 @@ from .signature import Index, Mask, Scalar
 
 if TYPE_CHECKING:
     from . import contrastive, data, evaluate, methods, nn, optim
+    from .cuda_graph import capture
     from .trained import load
 
 __version__ = "0.1.0"
-__all__ = ["BackendError", "GradcheckError", "Index", "Mask", "Scalar", "Tensor", "check_inputs", "contrastive",
-           "data", "evaluate", "explain", "explain_pairs", "get_backend", "gradcheck", "load", "methods", "nn", "no_grad",
-           "op", "ops", "optim"]
+__all__ = ["BackendError", "GradcheckError", "Index", "Mask", "Scalar", "Tensor", "capture", "check_inputs",
+           "contrastive", "data", "evaluate", "explain", "explain_pairs", "get_backend", "gradcheck", "load", "methods",
+           "nn", "no_grad", "op", "ops", "optim"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "load":
-        return importlib.import_module(f"{__name__}.trained").load
+    if name in ("capture", "load"):
+        return getattr(importlib.import_module(f"{__name__}.{'trained' if name == 'load' else 'cuda_graph'}"), name)
     if name in __all__:                                      # a package that is not imported yet
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

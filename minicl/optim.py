@@ -17,11 +17,12 @@ from collections.abc import Iterable
 import numpy as np
 
 from .autograd import Tensor
-from .backend import array_module, follow, fused, parallel_for, sum_of_squares, to_device, to_host, weights
+from .backend import (Number, array_module, each_step, follow, fused, parallel_for, square, sum_of_squares, to_device,
+                      to_host, weights)
 from .checks import Sealed, require_bool, require_integers, require_setting, require_within
 from .nn import Module, Parameter
 from .nn.state import require_state
-from .nn.structure import Structure, named_parameters
+from .nn.structure import Structure, named_parameters, require_views
 from .signature import accepts_other_names, by_known_names
 from .tensor import mark_changed, watch
 from .typing import Array, HostArray
@@ -30,7 +31,7 @@ SLICE = 2**17      # entries updated at a time on a CPU: few enough for the cach
 
 
 class Optimizer(Sealed):
-    """Base class. Subclasses name their state buffers and define _update(part, lr, decay, t).
+    """Base class. Subclasses name their state buffers, and define _numbers(lr, decay, t) and _update(part, *numbers).
 
     model  a Module, or (name, Parameter) pairs, for part of a model or several
     lr     default learning rate; step(lr) overrides it, for schedules
@@ -87,7 +88,7 @@ class Optimizer(Sealed):
 
     def zero_grad(self) -> None:
         self.grads[...] = 0
-        self.spent = False
+        each_step(self.grads, lambda: setattr(self, "spent", False))
 
     def step(self, lr: float | None = None, *, clip_grad_norm: float | None = None) -> Array | None:
         """One update from the gradients that backward() has added up since zero_grad().
@@ -95,19 +96,25 @@ class Optimizer(Sealed):
         clip_grad_norm  first scale the gradients by min(1, clip_grad_norm / |g|), |g| the norm over all trained parameters
                         and processes; and return |g|, an array (), like PyTorch's clip_grad_norm_()
         """
-        lr = self.lr if lr is None else lr
-        require_within(self, "[0, inf)", lr=lr)
         if clip_grad_norm is not None:
             require_within(self, "(0, inf)", clip_grad_norm=clip_grad_norm)
-        lr = float(lr)                                           # a NumPy float64 would promote float32
+        each_step(self.values, lambda: self._begin(lr))
+        for g in self._live_gradients():                         # gradients of frozen parameters are not touched
+            self.world.all_reduce(g)
+        self.spent |= self.world.size > 1
+        if self.xp is np:
+            self._require_finite_gradients()
+        norm = None if clip_grad_norm is None else self._clip(clip_grad_norm)
+        each_step(self.values, self._count)
+        self._step(lr)
+        return norm
+
+    def _begin(self, lr):
+        """Check what may have changed since the last step, and plan again if something was frozen."""
+        self._rate(lr)
         self.structure.check()
-        trained = []
-        for name, p, (_, data, grad) in zip(self.names, self.parameters, self.views):
-            if p._data is not data or p._grad is not grad:
-                raise RuntimeError(f"{type(self).__name__}: {name} no longer views the optimizer's buffer; make the "
-                                   "optimizer after model.to() and model.astype(), only one a parameter, and clear "
-                                   "gradients with zero_grad()")
-            trained.append(p._requires_grad)
+        require_views(type(self).__name__, self.names, self.parameters, self.views)
+        trained = [p._requires_grad for p in self.parameters]
         if trained != self.trained:
             self._plan(trained)
         if not self.runs:
@@ -115,20 +122,20 @@ class Optimizer(Sealed):
         if self.spent:
             raise RuntimeError(f"{type(self).__name__}: the last step has scaled the gradients, or added them up over the "
                                "processes, so that they serve once; call zero_grad() before the next backward()")
-        for g in self._live_gradients():                         # gradients of frozen parameters are not touched
-            self.world.all_reduce(g)
-        self.spent = self.world.size > 1
-        if self.xp is np:
-            self._require_finite_gradients()
-        norm = None if clip_grad_norm is None else self._clip(clip_grad_norm)
+        return [tuple(self.runs)]
+
+    def _rate(self, lr):
+        lr = self.lr if lr is None else float(lr) if isinstance(lr, Number) else lr
+        require_within(self, "[0, inf)", lr=lr)
+        return float(lr)                                         # a NumPy float64 would promote float32
+
+    def _count(self):
         self.steps += 1
-        self.spent = self.spent or self.scales_gradients
+        self.spent |= self.scales_gradients
         if self.frozen:
             self.missed[self.frozen] += 1
-        mark_changed(itertools.compress(zip(self.names, self.parameters), trained), f"{type(self).__name__}.step()",
+        mark_changed(itertools.compress(zip(self.names, self.parameters), self.trained), f"{type(self).__name__}.step()",
                      watched=True)
-        self._step(lr)
-        return norm
 
     def _clip(self, most):
         live = self._live_gradients()
@@ -159,7 +166,7 @@ class Optimizer(Sealed):
         """Raise FloatingPointError unless the sum of squares of the trained gradients is finite."""
         total = 0.0
         for g in self._live_gradients():
-            total += _square(g)
+            total += square(g, SLICE)
             if not math.isfinite(total):
                 name = next((name for name, (at, _, _), live in zip(self.names, self.views, self.trained)
                              if live and not np.abs(self.grads[at]).max(initial=0) < 1e19), "all of them together")
@@ -172,7 +179,7 @@ class Optimizer(Sealed):
     def _require_finite_decay(self, total):
         """Raise FloatingPointError unless the squares of g + decay w are finite, total being the sum of g^2."""
         for part, decays, _ in self.runs:
-            total += self.weight_decay * self.weight_decay * _square(self.values[part]) if decays else 0.0
+            total += self.weight_decay * self.weight_decay * square(self.values[part], SLICE) if decays else 0.0
         if total < 1e37:                                         # (g + decay w)^2 <= 2 g^2 + 2 (decay w)^2 < 3e38
             return
         longest = math.sqrt(float(np.finfo(self.values.dtype).max))
@@ -188,15 +195,17 @@ class Optimizer(Sealed):
     def _step(self, lr):
         """Apply _update to slices of the runs."""
         for part, decays, missed in self.runs:
-            start, decay, t = part.start, self.weight_decay if decays else 0.0, self.steps - missed
+            numbers = each_step(self.values, lambda decays=decays, missed=missed: self._numbers(
+                self._rate(lr), self.weight_decay if decays else 0.0, self.steps - missed))
+            parallel_for(self.xp, part.stop - part.start, lambda lo, hi, start=part.start, numbers=numbers: self._update(
+                slice(start + lo, start + hi), *numbers), SLICE)
 
-            def update(lo, hi, start=start, decay=decay, t=t):
-                self._update(slice(start + lo, start + hi), lr, decay, t)
+    def _numbers(self, lr, decay, t):
+        """What the formula takes in step number t. Of a captured step only this is computed again."""
+        return [lr, decay, t]
 
-            parallel_for(self.xp, part.stop - start, update, SLICE)
-
-    def _update(self, part, lr, decay, t):
-        """Move the slice `part` of self.values by step number t."""
+    def _update(self, part, *numbers):
+        """Move the slice `part` of self.values."""
         raise NotImplementedError(f"{type(self).__name__} defines no _update()")
 
     def state_dict(self) -> dict[str, HostArray]:
@@ -236,16 +245,6 @@ class Optimizer(Sealed):
                         "the model, make an optimizer for the copy and load_state_dict() this one's state_dict()")
 
 
-def _square(x):
-    """The sum of squares of x (n,), a NumPy array."""
-    return _dot(x) if len(x) <= SLICE else sum(parallel_for(np, len(x), lambda lo, hi: _dot(x[lo:hi]), SLICE))
-
-
-@np.errstate(over="ignore", invalid="ignore")
-def _dot(x):
-    return float(np.dot(x, x))
-
-
 class SGD(Optimizer):
     """Stochastic gradient descent, with momentum mu: u <- mu u + g + decay w,  w <- w - lr u.
 
@@ -262,9 +261,11 @@ class SGD(Optimizer):
         super().__init__(model, lr, weight_decay=weight_decay)
         self.momentum, self.nesterov = momentum, nesterov
 
-    def _update(self, part, lr, decay, t):
-        _sgd(self.values[part], self.state["momentum"][part], self.grads[part], lr, decay, self.momentum,
-             self.momentum if self.nesterov else None)
+    def _numbers(self, lr, decay, t):
+        return [lr, decay if self.decay_in_gradient else 0.0, self.momentum, self.momentum if self.nesterov else None]
+
+    def _update(self, part, *numbers):
+        _sgd(self.values[part], self.state["momentum"][part], self.grads[part], *numbers)
 
 
 @fused
@@ -300,11 +301,13 @@ class Adam(Optimizer):
         require_setting(self, "eps", eps)
         self.betas, self.eps = betas, eps
 
-    def _update(self, part, lr, decay, t):
+    def _numbers(self, lr, decay, t):
         b1, b2 = self.betas
-        _adam(self.values[part], self.state["m"][part], self.state["v"][part], self.grads[part],
-              lr / (1 - b1**t), *weights(b1), *weights(b2), 1 / math.sqrt(1 - b2**t), self.eps,
-              1 - lr * decay if decay and self.decoupled else None, decay if decay and not self.decoupled else None)
+        return [lr / (1 - b1**t), *weights(b1), *weights(b2), 1 / math.sqrt(1 - b2**t), self.eps,
+                1 - lr * decay if decay and self.decoupled else None, decay if decay and not self.decoupled else None]
+
+    def _update(self, part, *numbers):
+        _adam(self.values[part], self.state["m"][part], self.state["v"][part], self.grads[part], *numbers)
 
 
 @fused
@@ -357,6 +360,7 @@ class LARS(SGD):
     def _step(self, lr):
         layers = [(w, g) for (_, w, g), trained in zip(self.views, self.trained) if trained and w.ndim >= 2]
         squares = []
+        each_step(self.values, lambda: [(self.weight_decay, self.eta)])
         for w, g in layers:
             # g = trust (g + decay w)
             g += self.weight_decay * w
@@ -366,9 +370,7 @@ class LARS(SGD):
             trust = _trust(*map(self.xp.stack, zip(*squares)), self.eta, largest)                # (layers,) float64
             for (_, g), scale in zip(layers, trust):
                 self.xp.multiply(g, scale, out=g, dtype=g.dtype)
-        for part, _, _ in self.runs:
-            parallel_for(self.xp, part.stop - part.start, lambda lo, hi, start=part.start: self._update(
-                slice(start + lo, start + hi), lr, 0.0, self.steps), SLICE)
+        super()._step(lr)
 
 
 @fused

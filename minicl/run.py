@@ -49,7 +49,7 @@ _trained: WeakSet["Run"] = WeakSet()                         # runs that have no
 
 # Options that a resumed run may change.
 NOT_COMPARED = ("out", "resume", "data_dir", "log_every", "log", "evaluate_every", "backend", "precision", "threads",
-                "keep_memory")
+                "keep_memory", "capture")
 
 
 def command(main: Callable[[], int | None], *, alone: bool = False) -> NoReturn:

@@ -1,5 +1,7 @@
 """The first run on a GPU plans itself into its time, reports what fails, and runs whole on the emulated GPU."""
 
+import re
+
 import gpu_first_run
 import pytest
 
@@ -31,8 +33,9 @@ def test_a_script_that_runs_out_of_time_is_interrupted(tmp_path):
 
 @pytest.mark.skipif("config.getoption('--backend') != 'cupy-host'", reason="needs --backend cupy-host")
 def test_it_runs_whole_on_the_emulated_gpu(tmp_path):
-    gpu_first_run.main(["--minutes", "4", "--emulated", "--out", str(tmp_path)])
+    gpu_first_run.main(["--minutes", "5", "--emulated", "--out", str(tmp_path)])
     report = (tmp_path / "report.md").read_text()
     assert "device: emulated H100" in report and " passed in " in report and "failed:" not in report
     for row in ("| SimCLR | ", "| CPC | ", "| NT-Xent 2N=4096 | ", "| case, bf16 | ", "knn_h"):
         assert report.count(row) == 1
+    assert len(re.findall(r"\| SimCLR (\| \d+\.\d\d ){4}\|", report)) == 1      # computed, and captured

@@ -155,12 +155,33 @@ def test_a_graph_runs_what_was_captured(cp):
 
 
 @emulated
-@pytest.mark.parametrize("forbidden", [lambda cp, x, stream: stream.synchronize(), lambda cp, x, stream: cp.empty(10_000)])
-def test_a_capture_refuses_to_wait_and_to_allocate(forbidden, cp):
+@pytest.mark.parametrize("forbidden, mode, code", [
+    (lambda cp, x, stream: stream.synchronize(), "Relaxed", "Unsupported"),
+    (lambda cp, x, stream: cp.cuda.Device().synchronize(), "Relaxed", "Unsupported"),
+    (lambda cp, x, stream: cp.empty(10_000), "Global", "Unsupported"),
+    (lambda cp, x, stream: x.fill(1), "Relaxed", None),
+    (lambda cp, x, stream: cp.empty(10_000), "Relaxed", None),
+])
+def test_what_a_capture_refuses(forbidden, mode, code, cp):
     x, stream = cp.zeros(4, dtype="float32"), cp.cuda.Stream(non_blocking=True)
     with stream:
-        stream.begin_capture()
-        with pytest.raises(Exception, match="cudaErrorStreamCapture"):
+        stream.begin_capture(getattr(cp.cuda.runtime, f"streamCaptureMode{mode}"))
+        if code is None:
             forbidden(cp, x, stream)
+            stream.end_capture()
+            return
+        with pytest.raises(Exception, match=f"cudaErrorStreamCapture{code}"):
+            forbidden(cp, x, stream)
+        with pytest.raises(Exception, match="Invalidated"):
+            stream.end_capture()
+
+
+@emulated
+def test_the_default_stream_refuses_work_beside_the_capture_of_a_blocking_one(cp):
+    x, stream = cp.zeros(4, dtype="float32"), cp.cuda.Stream()
+    with stream:
+        stream.begin_capture()
+        with cp.cuda.Stream.null, pytest.raises(Exception, match="on the emulated GPU"):
+            x.fill(1)
         with pytest.raises(Exception, match="Invalidated"):
             stream.end_capture()

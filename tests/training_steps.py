@@ -30,16 +30,19 @@ def predictor(rng):
 
 
 def training(model, optimizer, loss_of, augment, shape, rng, xp, after=lambda: None):
-    """A function that takes one step on new views of new images."""
-    def step():
-        images = to_float(rng.integers(0, 256, (N, *shape), dtype=np.uint8), xp)
-        loss = loss_of(model, *two_views(augment, images, rng))
+    """A function that takes one step on new views of new images; .on(images, lr) takes it on given ones."""
+    def on(images, lr=None):
+        loss = loss_of(model, *two_views(augment, to_float(images, xp), rng))
         optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
+        optimizer.step(lr)
         after()
         return loss
 
+    def step():
+        return on(rng.integers(0, 256, (N, *shape), dtype=np.uint8))
+
+    step.on, step.shape, step.model, step.optimizer, step.rng = on, shape, model, optimizer, rng
     return step
 
 
@@ -49,7 +52,7 @@ def simclr(xp, *, colour=False, optimizer=lambda model: AdamW(model, 1e-3, weigh
 
     def loss(model, view1, view2):
         _, z = model(xp.concatenate([view1, view2]))
-        return nt_xent(z[:N], z[N:], 0.2)
+        return nt_xent(z[:len(view1)], z[len(view1):], 0.2)
 
     augment = simclr_views() if colour else mnist_views()
     return training(model, optimizer(model), loss, augment, shape, rng, xp)

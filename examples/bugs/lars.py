@@ -25,7 +25,7 @@ class wrong(LARS):
     def _step(self, lr):
         for _, w, g in self.views:                       # all layers, zero or not
             g *= self.eta * np.sqrt((w * w).sum()) / max(np.sqrt((g * g).sum()), 1e-12)
-        self._update(slice(None), lr, 0.0, self.steps)
+        self._update(slice(None), *self._numbers(self._rate(lr), 0.0, self.steps))
 
 
 def main(steps=150):

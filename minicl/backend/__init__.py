@@ -9,25 +9,32 @@ function here has one name for both:
     products  operand, product: products of convolutions and linear layers, with bf16 of rounded operands
     taps      gather_taps, add_taps: the copies of a convolution on a GPU
     parallel  threads() and loops divided among them: parallel_for, parallel_map, parallel_sum, sum_of_squares
+    steps     each_step: what a step computes on the host, anew each time
+    capturable    makes CuPy's products and concatenations such that a CUDA graph can hold them
     memory    peak_memory_mib, available_memory_only, and the reuse of freed memory
 
 Importing minicl never imports cupy.
 """
 
+from .capturable import capturable
 from .device import (PRECISIONS, BackendError, array_module, get_backend, is_array, is_gpu, require_finite,
                      to_device, to_host)
 from .kernels import (column_sums, deviation_sums, follow, fused, mean_over, product_sums, row_max, row_means,
                       row_sums, scatter_add, sum_over, tile_size, weights)
 from .memory import available_memory_only, peak_memory_mib
-from .parallel import (available_cores, parallel_for, parallel_map, parallel_sum, share_cores, sum_of_squares, threads,
-                       workers)
+from .parallel import (available_cores, parallel_for, parallel_map, parallel_sum, share_cores, square, sum_of_squares,
+                       threads, workers)
 from .products import operand, operand_dtype, product
 from .sources import Additions, bilinear, fill_diagonals, row_dots
+from .steps import (Number, Step, each_step, is_captured, is_in_step, is_supplied, keep, kind_of, refuse_capture,
+                    undo_if_not_captured)
 from .taps import add_taps, gather_taps
 
-__all__ = ["PRECISIONS", "Additions", "BackendError", "add_taps", "array_module", "available_cores",
-           "available_memory_only", "bilinear", "column_sums", "deviation_sums", "fill_diagonals", "follow",
-           "fused", "gather_taps", "get_backend", "is_array", "is_gpu", "mean_over", "operand", "operand_dtype",
-           "parallel_for", "parallel_map", "parallel_sum", "peak_memory_mib", "product", "product_sums",
-           "require_finite", "row_dots", "row_max", "row_means", "row_sums", "scatter_add", "share_cores",
-           "sum_of_squares", "sum_over", "threads", "tile_size", "to_device", "to_host", "weights", "workers"]
+__all__ = ["PRECISIONS", "Additions", "BackendError", "Number", "Step", "add_taps", "array_module", "available_cores",
+           "available_memory_only", "bilinear", "capturable", "column_sums", "deviation_sums", "each_step",
+           "fill_diagonals", "follow", "fused", "gather_taps", "get_backend", "is_array", "is_captured", "is_gpu",
+           "is_in_step", "is_supplied", "keep", "kind_of", "mean_over", "operand", "operand_dtype", "parallel_for",
+           "parallel_map", "parallel_sum", "peak_memory_mib", "product", "product_sums", "refuse_capture",
+           "require_finite", "row_dots", "row_max", "row_means", "row_sums", "scatter_add", "share_cores", "square",
+           "sum_of_squares", "sum_over", "threads", "tile_size", "to_device", "to_host", "undo_if_not_captured",
+           "weights", "workers"]

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..typing import Array, ArrayModule
+from ..typing import Array, ArrayModule, HostArray
 from .device import BackendError, array_module
 from .memory import keep_freed_memory
 
@@ -216,3 +216,13 @@ def sum_of_squares(x: Array, size: int) -> Array:
 
     first, *rest = parallel_for(array_module(x), len(x), squares, size)                      # of `size` entries on a CPU
     return sum(rest, first)
+
+
+def square(x: HostArray, size: int) -> float:
+    """|x|^2 of a NumPy array x (n,) in its own dtype, infinite where it overflows."""
+    return _dot(x) if len(x) <= size else sum(parallel_for(np, len(x), lambda lo, hi: _dot(x[lo:hi]), size))
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _dot(x):
+    return float(np.dot(x, x))

@@ -12,6 +12,7 @@ No negatives. The target is a moving average of past weights and gets no gradien
 """
 
 from ..autograd import Tensor
+from ..backend import Number
 from ..checks import require_within
 from ..contrastive import negative_cosine
 from ..nn import Module
@@ -63,4 +64,4 @@ class BYOL(Module):
 
     def update(self) -> None:
         """Update the target, after the optimizer's step. Raises RuntimeError in evaluation mode."""
-        self.ema.update(self.m)
+        self.ema.update(Number(lambda: self.m))

@@ -14,7 +14,7 @@ import copy
 import warnings
 
 from ..autograd import Tensor
-from ..backend import array_module, follow, fused, weights
+from ..backend import Number, array_module, each_step, follow, fused, weights
 from ..checks import require_within
 from ..nn import BatchNorm, Buffer, HostBuffer, Module, Parameter
 from ..nn.structure import Structure
@@ -75,11 +75,20 @@ class EMA:
         self.views: list[Array] = []
         self.seen: Change | None = None                                      # online's last change when target was used
 
-    def update(self, m: float) -> None:
+    def update(self, m: float | Number) -> None:
         """Apply (1) with 0 <= m <= 1.
 
         Raises RuntimeError in evaluation mode, or if either Module has gained, lost or replaced a part since.
         """
+        new, old, is_flat = each_step(self.pairs[0][1].data, lambda: self._begin(m))
+        if not is_flat:
+            self._flatten()                                                  # at first, and after .to() or .astype()
+        step = self.step
+        array_module(step).concatenate([part.data.reshape(-1) for part, _ in self.pairs], out=step)
+        _follow(self.values, step, new, old)                                 # (1)
+
+    def _begin(self, m):
+        m = float(m) if isinstance(m, Number) else m
         require_within("EMA", "[0, 1]", m=m)
         if not (self.online.training and self.target.training):
             raise RuntimeError("EMA: update() in evaluation mode; the target follows in training only, call "
@@ -87,12 +96,8 @@ class EMA:
         for structure in self.structures:
             structure.check()
         self.seen = None
-        if not self.views or any(part.data is not view for (_, part), view in zip(self.pairs, self.views)):
-            self._flatten()                                                  # at first, and after .to() or .astype()
-        step = self.step
-        array_module(step).concatenate([part.data.reshape(-1) for part, _ in self.pairs], out=step)
         mark_changed(zip(self.names, (part for _, part in self.pairs)), "EMA.update()", watched=True)
-        _follow(self.values, step, *weights(m))                              # (1)
+        return [*weights(m), bool(self.views) and all(part.data is view for (_, part), view in zip(self.pairs, self.views))]
 
     def used(self) -> None:
         """Warn if online has changed since target was last used, without an update() in between."""

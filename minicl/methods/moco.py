@@ -20,7 +20,7 @@ from collections import deque
 import numpy as np
 
 from ..autograd import Tensor
-from ..backend import array_module, is_array, to_device
+from ..backend import Number, array_module, each_step, is_array, keep, refuse_capture, undo_if_not_captured
 from ..checks import require_integers, require_rng, require_within
 from ..contrastive import info_nce
 from ..contrastive.checks import require_temperature
@@ -79,18 +79,19 @@ class MoCo(Module):
                 return self._keys(images, chunk)
             require_rng("MoCo.encode_keys", rng)
             self.world.require_rows("MoCo.encode_keys", len(images))
-            order = rng.permutation(len(images) * self.world.size)
-            return self._shuffled(self._keys(self._shuffled(images, order), chunk), np.argsort(order))
+
+            def permutations():
+                order = rng.permutation(len(images) * self.world.size)
+                return [self.world.rows(order), self.world.rows(np.argsort(order))]
+
+            order, back = each_step(images, permutations)
+            return self.world.all_gather(self._keys(self.world.all_gather(images)[order], chunk))[back]
 
     def _keys(self, images, chunk):
         if not chunk:
             return self.key(images)[1].data
         parts = [self.key(images[lo:lo + chunk])[1].data for lo in range(0, len(images), chunk)]
         return array_module(images).concatenate(parts)
-
-    def _shuffled(self, rows, order):
-        """This process's part of the whole batch's rows in the given order."""
-        return self.world.all_gather(rows)[to_device(self.world.rows(order), array_module(rows))]
 
     @accepts_other_names
     def loss(self, queries: Tensor, keys: Array, tau: float, *, ids: HostArray | None = None) -> Tensor:
@@ -108,14 +109,19 @@ class MoCo(Module):
                              f"array of that shape and dtype as encode_keys() gives it, got {describe(queries)} and "
                              f"{describe(keys)}")
         numbers = noted("MoCo.loss", ids, len(keys))
-        if len(self.queue) == 0:
+        if ids is not None:
+            refuse_capture("MoCo.loss takes ids from the host")
+        keep(self)
+        filled, = each_step(keys, lambda: [len(self.queue)])
+        if filled == 0:
             loss = (queries * 0.0).sum()
         else:
-            both = {} if ids is None else {"ids": numbers, "negative_ids": self.queue.ids.data[:len(self.queue)]}
+            both = {} if ids is None else {"ids": numbers, "negative_ids": self.queue.ids.data[:filled]}
             loss = info_nce(queries, keys, self.queue.negatives(), tau, world=self.world, **both)
         if self.training:
             self.ema.used()
             self.served.append((keys, ids))
+            undo_if_not_captured(self.served.clear)
         return loss
 
     def update(self) -> None:
@@ -129,8 +135,7 @@ class MoCo(Module):
         if not self.served:
             raise RuntimeError("MoCo: update() without keys to enqueue; they enter the queue after they have served "
                                "as positives in loss(), and once")
-        served, self.served = self.served, deque()
-        for keys, ids in served:
-            ids = None if ids is None else self.world.all_gather(ids)
-            self.queue.enqueue(self.world.all_gather(keys), ids)
-        self.ema.update(self.m)
+        while self.served:
+            keys, ids = self.served.popleft()
+            self.queue.enqueue(self.world.all_gather(keys), None if ids is None else self.world.all_gather(ids))
+        self.ema.update(Number(lambda: self.m))

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import Tensor
-from ..backend import is_array
+from ..backend import each_step, is_array, refuse_capture
 from ..checks import require_integers
 from ..contrastive import l2_normalize
 from ..contrastive.checks import require_ids
@@ -63,14 +63,18 @@ class Queue(Module):
             raise ValueError(f"Queue: {len(keys)} keys at once do not fit a queue of {capacity}; some would be "
                              "dropped before they served: use a larger queue or a smaller batch")
         numbers = noted("Queue", ids, len(keys))
-        keys = l2_normalize.forward(keys)[0]
-        start = self.enqueued % capacity
-        before_end = min(len(keys), capacity - start)
-        mark_changed([("the queue's keys", self.keys)], "Queue.enqueue()")
-        ring[start:start + before_end] = keys[:before_end]
-        ring[:len(keys) - before_end] = keys[before_end:]                    # the rest wraps around
-        self.ids.data[(start + np.arange(len(keys))) % capacity] = numbers
-        self.count.add(len(keys))
+        if ids is not None:
+            refuse_capture("Queue.enqueue takes ids from the host")
+
+        def place():
+            rows = (self.enqueued + np.arange(len(keys))) % capacity         # behind the last row comes the first
+            mark_changed([("the queue's keys", self.keys)], "Queue.enqueue()")
+            self.ids.data[rows] = numbers
+            self.count.add(len(keys))
+            return [rows]
+
+        rows, = each_step(keys, place)
+        ring[rows] = l2_normalize.forward(keys)[0]
 
 
 def noted(name: str, ids: HostArray | None, count: int) -> Any:

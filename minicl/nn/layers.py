@@ -192,7 +192,7 @@ class Dropout(Module):
         if self.world.size > 1 and self.batch_axis is None and x.ndim != 2:
             raise ValueError(f"Dropout: which axis of x {x.shape} is the batch that {self.world.size} processes share? Give "
                              "it as Dropout(p, rng=rng, batch_axis=...)")
-        return ops.dropout(x, p=self.p, rng=self.stream.next(), world=self.world,
+        return ops.dropout(x, p=self.p, rng=self.stream.next, world=self.world,
                            batch_axis=self.batch_axis or 0)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import Tensor
-from ..backend import array_module, get_backend, to_device, to_host
+from ..backend import array_module, get_backend, keep, to_device, to_host
 from ..checks import did_you_mean, require_bool, require_setting
 from ..distributed import ALONE, World
 from ..signature import by_known_names
@@ -94,7 +94,7 @@ class Module(metaclass=_Sealed):
         return record(super().__new__(cls))
 
     def __call__(self, *inputs, **options):
-        return self.forward(*inputs, **options)
+        return keep(self).forward(*inputs, **options)
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} defines no forward()")
@@ -352,10 +352,10 @@ def _is_trained(part):
 
 
 @functools.lru_cache(1000)
-def _globals_of(code):
+def globals_of(code):
     """The global names that a function's code loads, also in functions within it; not those of attributes."""
     names = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
-    return names.union(*(_globals_of(inner) for inner in code.co_consts if isinstance(inner, types.CodeType)))
+    return names.union(*(globals_of(inner) for inner in code.co_consts if isinstance(inner, types.CodeType)))
 
 
 def _held(value, depth=4):
@@ -364,7 +364,7 @@ def _held(value, depth=4):
         yield value
     elif depth and not isinstance(value, _PLAIN) and getattr(value, "dtype", OBJECT) == OBJECT:
         if isinstance(value, types.FunctionType):
-            named = [value.__globals__.get(name) for name in _globals_of(value.__code__)]
+            named = [value.__globals__.get(name) for name in globals_of(value.__code__)]
             inside = [*(value.__closure__ or ()), value.__defaults__, value.__kwdefaults__,
                       *(part for part in named if isinstance(part, (Module, Parameter)))]
         elif isinstance(value, weakref.ref):

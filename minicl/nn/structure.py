@@ -73,6 +73,14 @@ class Structure:
         return {**vars(self), "places": []}              # a copy belongs to a copied module
 
 
+def require_views(owner: str, names: Any, parameters: Any, views: Any) -> None:
+    """Raise RuntimeError unless parameters have the data and gradients of views, [(slice, data, gradient), ...]."""
+    for name, p, (_, data, grad) in zip(names, parameters, views):
+        if p._data is not data or p._grad is not grad:
+            raise RuntimeError(f"{owner}: {name} no longer views the optimizer's buffer; make the optimizer after "
+                               "model.to() and model.astype(), only one a parameter, and clear gradients with zero_grad()")
+
+
 def named_parameters(name, model) -> list[tuple[str, Any]]:
     """[(name, Parameter), ...] of a Module or of pairs, checked."""
     if isinstance(model, Module):

@@ -5,11 +5,12 @@ docstring states which one-sided derivative is used.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from ..autograd import op
-from ..backend import array_module, fused, parallel_for, to_device
+from ..backend import array_module, each_step, fused, parallel_for
 from ..checks import require_rng, require_within
 from ..distributed import ALONE, World
 from ..signature import Mask
@@ -242,23 +243,29 @@ def clip(x: Array, *, low: float | None = None, high: float | None = None):
 
 
 @op
-def dropout(x: Array, *, p: float, rng: Rng, world: World = ALONE, batch_axis: int = 0):
+def dropout(x: Array, *, p: float, rng: Rng | Callable[[], Rng], world: World = ALONE, batch_axis: int = 0):
     """y = x m / (1 - p), where each entry of m is 0 with probability p, else 1.    dx = g m / (1 - p)
 
     The expectation of y is x (Srivastava et al. 2014, inverted form). rng: numpy Generator, also for CuPy arrays, so a
-    seed gives the same mask on both backends. world: x is this process's part of a batch along batch_axis; the mask is
-    drawn for the whole batch.
+    seed gives the same mask on both backends; or a function that gives one for each mask. world: x is this process's part
+    of a batch along batch_axis; the mask is drawn for the whole batch.
 
     >>> minicl.ops.dropout(np.ones(6), p=0.5, rng=np.random.default_rng(0)).data
     array([2., 2., 2., 0., 0., 0.])
     """
     require_within("dropout", "[0, 1)", p=p)
-    require_rng("dropout", rng)
     shape = [length * (world.size if axis == batch_axis % x.ndim else 1) for axis, length in enumerate(x.shape)]
-    drawn = rng.random(shape, dtype="float32")
-    if world.size > 1:
-        drawn = np.moveaxis(world.rows(np.moveaxis(drawn, batch_axis, 0)), 0, batch_axis)
-    scale = to_device(drawn >= p, array_module(x)).astype(x.dtype) * (1 / (1 - p))
+
+    def draw():
+        generator = rng() if callable(rng) else rng
+        require_rng("dropout", generator)
+        drawn = generator.random(shape, dtype="float32")
+        if world.size > 1:
+            drawn = np.moveaxis(world.rows(np.moveaxis(drawn, batch_axis, 0)), 0, batch_axis)
+        return [drawn >= p]
+
+    mask, = each_step(x, draw)
+    scale = mask.astype(x.dtype) * (1 / (1 - p))
     return x * scale, lambda g: (g * scale,)
 
 

@@ -1,7 +1,8 @@
 """Count what training steps ask of the GPU, on CuPy itself over the emulated one: python tests/host_cuda [METHOD ...]
 
 Prints for each method of training_steps.py the operations that a step hands to the device, how often it waits, and the
-time that the host takes for it while the device computes nothing. A method that is named is also listed kernel by kernel.
+time that the host takes for it while the device computes nothing; and where the step can be captured as a CUDA graph, the
+operations and the time that are left. A method that is named is also listed kernel by kernel.
 """
 
 import collections
@@ -12,9 +13,14 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[2] / name) for name in ("tests", ".", "examples")]
 
+import numpy as np  # noqa: E402
 from host_cuda import boot, device  # noqa: E402
+from training_steps import STEPS, N  # noqa: E402
 
-COLUMNS = "| training step | kernels | products | copies | all | waits | host ms |\n|---|--:|--:|--:|--:|--:|--:|"
+from minicl import capture  # noqa: E402
+
+COLUMNS = ("| training step | kernels | products | copies | all | waits | host ms | captured: all | host ms |\n"
+           "|---|--:|--:|--:|--:|--:|--:|--:|--:|")
 
 
 def host_ms(step, repeats=15):
@@ -28,11 +34,22 @@ def host_ms(step, repeats=15):
     return statistics.median(times)
 
 
+def captured(xp, step):
+    """How many operations a captured step hands to the device, and its host_ms(); empty if it cannot be captured."""
+    if not hasattr(step, "on"):
+        return "", ""
+    images = np.random.default_rng(0).integers(0, 256, (N, *step.shape), dtype=np.uint8)
+    on = capture(xp)(step.on)
+    for _ in range(4):
+        on(images, 1e-3)
+    with device.recorded() as operations:
+        on(images, 1e-3)
+    return ("", "") if on.graph is None else (len(operations), f"{host_ms(lambda: on(images, 1e-3)):.1f}")
+
+
 def main(named):
     xp = boot.load()
     xp.cuda.set_allocator(xp.get_default_memory_pool().malloc)
-    from training_steps import STEPS
-
     print(COLUMNS)
     for method, set_up in STEPS.items():
         if named and method not in named:
@@ -42,8 +59,9 @@ def main(named):
         with device.recorded() as operations:
             found = device.counted(step)
         copies = found["device_copies"] + found["to_device"]
+        graphs, graphs_ms = captured(xp, step)
         print(f"| {method} | {found['launches']} | {found['products']} | {copies} | {len(operations)} | "
-              f"{found['synchronisations']} | {host_ms(step):.1f} |", flush=True)
+              f"{found['synchronisations']} | {host_ms(step):.1f} | {graphs} | {graphs_ms} |", flush=True)
         if named:
             names = collections.Counter(" ".join(map(str, operation[:2])) for operation in operations)
             print(*(f"{count:6} {name}" for name, count in names.most_common()), sep="\n")

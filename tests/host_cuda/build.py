@@ -124,10 +124,11 @@ def _compile_device(paths, to):
     """libhostcuda.so, and empty libraries of the names that CuPy's modules ask for."""
     to.mkdir()
     sources = [HERE / name for name in DEVICE if name.endswith(".cpp")]
-    _run([*COMPILE, "-U_FORTIFY_SOURCE", *sources, *_includes(paths), "-ldl", "-o", to / "libhostcuda.so"],
+    _run([*COMPILE, "-U_FORTIFY_SOURCE", *sources, *_includes(paths), "-ldl", "-Wl,-soname,libhostcuda.so", "-o", to / "libhostcuda.so"],
          "g++ could not compile the emulated GPU")
-    for name in EMPTY:
-        _run([*COMPILE, "-x", "c++", "/dev/null", f"-Wl,-soname,{name}", "-o", to / name], f"g++ could not compile {name}")
+    for name in EMPTY:                                  # each leads on to libhostcuda.so, where ctypes finds its functions
+        _run([*COMPILE, "-Wl,--no-as-needed", "-x", "c++", "/dev/null", "-x", "none", to / "libhostcuda.so",
+              f"-Wl,-soname,{name}", "-o", to / name], f"g++ could not compile {name}")
 
 
 def _compile_header(paths, to):

@@ -15,7 +15,7 @@ extern bool computing;                   // false: operations are counted but no
 
 enum Mode { ONE_THREAD, EACH_THREAD, FIBERS };       // see kernels.py
 
-enum Error { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901,
+enum Error { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901, CAPTURE_IMPLICIT = 906,
              ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719 };
 
 // Do work on the device, or add it to the graph if the stream is being captured. what() describes it for a recording.

@@ -46,15 +46,31 @@ static int guarded(const std::function<int()>& work) {
 // ---------------------------------------------------------------- streams, and graphs of what they were given
 
 typedef std::vector<std::function<int()>> Operations;
-struct Stream { bool capturing; bool invalid; Operations* graph; };
+struct Stream { bool capturing, invalid; Operations* graph; bool blocking; int mode; };
 
 static std::vector<std::string>* recording = nullptr;
 static int captures = 0;                                                // streams being captured
 
+static std::vector<Stream*> streams;
+
 bool capturing(Pointer stream) { return stream && (size_t)stream > 2 && ((Stream*)stream)->capturing; }
+
+static int give_up_if(const std::function<bool(Stream*)>& forbids, int error) {       // CUDA gives up each such capture
+  bool any = false;
+  for (Stream* stream : streams) if (stream->capturing && forbids(stream)) stream->invalid = any = true;
+  return any ? error : SUCCESS;
+}
+
+// The default stream waits for the blocking streams, and they for it, which no capture can contain.
+static int refused_beside_capture(Pointer stream) {
+  if ((size_t)stream > 1) return SUCCESS;
+  return give_up_if([](Stream* other) { return other->blocking; }, CAPTURE_IMPLICIT);
+}
 
 int submit(Pointer stream, const std::function<std::string()>& what, const std::function<int()>& work) {
   std::lock_guard<std::recursive_mutex> hold(device_lock);
+  if (int error = refused_beside_capture(stream)) return error;
+  if (capturing(stream) && ((Stream*)stream)->invalid) return CAPTURE_INVALIDATED;
   if (recording) recording->push_back(what());
   if (capturing(stream)) {
     ((Stream*)stream)->graph->push_back(work);
@@ -71,12 +87,8 @@ static int refused_in_capture(Pointer stream) {                         // CUDA 
 
 int synchronise(Pointer stream) { counts.synchronisations++; return refused_in_capture(stream); }
 
-static std::vector<Stream*> streams;
-static int refused_in_any_capture() {
-  int error = SUCCESS;
-  for (Stream* stream : streams) if (stream->capturing) error = refused_in_capture(stream);
-  return error;
-}
+// cudaMalloc and the like, which may wait: allowed beside a relaxed capture alone.
+static int unsafe() { return give_up_if([](Stream* s) { return s->mode != cudaStreamCaptureModeRelaxed; }, CAPTURE_UNSUPPORTED); }
 
 // ---------------------------------------------------------------- memory: the last byte before a page of no access
 
@@ -90,7 +102,7 @@ static const size_t MEMORY = 80ul << 30;
 
 static int allocate(Pointer* at, size_t size) {
   std::lock_guard<std::recursive_mutex> hold(device_lock);
-  if (int error = refused_in_any_capture()) return error;
+  if (int error = unsafe()) return error;
   size_t pages = (size + PAGE - 1) / PAGE * PAGE, bytes = pages + PAGE;
   if (in_use + size > MEMORY) return OUT_OF_MEMORY;
   char* base = (char*)mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -149,6 +161,7 @@ static double now() {
 extern "C" const char* cudaGetErrorName(cudaError_t e) {
   return e == ILLEGAL_ADDRESS ? "cudaErrorIllegalAddress" : e == OUT_OF_MEMORY ? "cudaErrorMemoryAllocation" :
          e == CAPTURE_UNSUPPORTED ? "cudaErrorStreamCaptureUnsupported" :
+         e == CAPTURE_IMPLICIT ? "cudaErrorStreamCaptureImplicit" :
          e == CAPTURE_INVALIDATED ? "cudaErrorStreamCaptureInvalidated" : "cudaErrorInvalidValue"; }
 extern "C" const char* cudaGetErrorString(cudaError_t) { return "on the emulated GPU"; }
 CUDA(cudaGetLastError, ()) { DONE; }
@@ -192,7 +205,9 @@ CUDA(cudaFreeAsync, (Pointer p, cudaStream_t)) { ERROR(release(p)); }
 CUDA(cudaHostAlloc, (Pointer* p, size_t n, unsigned)) { *p = malloc(n ? n : 1); return *p ? cudaSuccess : cudaErrorMemoryAllocation; }
 CUDA(cudaFreeHost, (Pointer p)) { free(p); DONE; }
 CUDA(cudaMemGetInfo, (size_t* free, size_t* total)) { *free = MEMORY - in_use; *total = MEMORY; DONE; }
-CUDA(cudaMemcpy, (Pointer to, const void* from, size_t n, cudaMemcpyKind k)) { ERROR(copy(to, from, n, k, nullptr, true)); }
+CUDA(cudaMemcpy, (Pointer to, const void* from, size_t n, cudaMemcpyKind k)) {
+  if (int error = unsafe()) ERROR(error);
+  ERROR(copy(to, from, n, k, nullptr, true)); }
 CUDA(cudaMemcpyAsync, (Pointer to, const void* from, size_t n, cudaMemcpyKind k, cudaStream_t s)) {
   ERROR(copy(to, from, n, k, s, false)); }
 CUDA(cudaMemset, (Pointer p, int value, size_t n)) { ERROR(fill(p, value, n, nullptr)); }
@@ -202,14 +217,17 @@ CUDA(cudaPointerGetAttributes, (cudaPointerAttributes* a, const void* p)) {
 
 // ---------------------------------------------------------------- streams and events
 
-CUDA(cudaStreamCreate, (cudaStream_t* s)) {
+CUDA(cudaStreamCreateWithFlags, (cudaStream_t* s, unsigned flags)) {
   std::lock_guard<std::recursive_mutex> hold(device_lock);
-  streams.push_back(new Stream{}); *s = (cudaStream_t)streams.back(); DONE; }
-CUDA(cudaStreamCreateWithFlags, (cudaStream_t* s, unsigned)) { return cudaStreamCreate(s); }
-CUDA(cudaStreamCreateWithPriority, (cudaStream_t* s, unsigned, int)) { return cudaStreamCreate(s); }
+  streams.push_back(new Stream{false, false, nullptr, !(flags & cudaStreamNonBlocking), 0});
+  *s = (cudaStream_t)streams.back(); DONE; }
+CUDA(cudaStreamCreate, (cudaStream_t* s)) { return cudaStreamCreateWithFlags(s, cudaStreamDefault); }
+CUDA(cudaStreamCreateWithPriority, (cudaStream_t* s, unsigned flags, int)) { return cudaStreamCreateWithFlags(s, flags); }
 CUDA(cudaStreamDestroy, (cudaStream_t)) { DONE; }
 CUDA(cudaStreamSynchronize, (cudaStream_t s)) { ERROR(synchronise(s)); }
-CUDA(cudaDeviceSynchronize, ()) { counts.synchronisations++; ERROR(refused_in_any_capture()); }
+CUDA(cudaDeviceSynchronize, ()) {
+  counts.synchronisations++;
+  ERROR(give_up_if([](Stream*) { return true; }, CAPTURE_UNSUPPORTED)); }
 CUDA(cudaStreamQuery, (cudaStream_t s)) { ERROR(refused_in_capture(s)); }
 CUDA(cudaStreamWaitEvent, (cudaStream_t, cudaEvent_t, unsigned)) { DONE; }
 CUDA(cudaStreamGetFlags, (cudaStream_t, unsigned* flags)) { *flags = 0; DONE; }
@@ -224,14 +242,15 @@ CUDA(cudaEventElapsedTime, (float* ms, cudaEvent_t a, cudaEvent_t b)) { *ms = *(
 
 // ---------------------------------------------------------------- graphs
 
-CUDA(cudaStreamBeginCapture, (cudaStream_t s, cudaStreamCaptureMode)) {
+CUDA(cudaStreamBeginCapture, (cudaStream_t s, cudaStreamCaptureMode mode)) {
   if ((size_t)s <= 2) return cudaErrorStreamCaptureUnsupported;          // the default stream cannot be captured
-  *(Stream*)s = {true, false, new Operations}; DONE; }
+  *(Stream*)s = {true, false, new Operations, ((Stream*)s)->blocking, mode}; DONE; }
 CUDA(cudaStreamEndCapture, (cudaStream_t s, cudaGraph_t* graph)) {
   Stream& stream = *(Stream*)s;
   stream.capturing = false; *graph = (cudaGraph_t)stream.graph;
   return stream.invalid ? cudaErrorStreamCaptureInvalidated : cudaSuccess; }
 CUDA(cudaStreamIsCapturing, (cudaStream_t s, cudaStreamCaptureStatus* status)) {
+  if (int error = refused_beside_capture(s)) ERROR(error);
   *status = !capturing(s) ? cudaStreamCaptureStatusNone : ((Stream*)s)->invalid ? cudaStreamCaptureStatusInvalidated
             : cudaStreamCaptureStatusActive; DONE; }
 CUDA(cudaGraphInstantiate, (cudaGraphExec_t* run, cudaGraph_t graph, unsigned long long)) {

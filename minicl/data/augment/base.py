@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ...backend import array_module, parallel_for, to_device
+from ...backend import array_module, each_step, keep, parallel_for
 from ...checks import Sealed, require_rng
 from ...distributed import ALONE, World
 from ...signature import is_plain_array
@@ -50,12 +50,13 @@ class Transform(Sealed):
         check_images(self, images)
         require_rng(self, rng)
         world.require_part(f"{type(self).__name__}: images", images)
-        return self.transform(images, rng, world)
+        return keep(self).transform(images, rng, world)
 
     def transform(self, images: Array, rng: Rng, world: World = ALONE) -> Array:
         xp = array_module(images)
         whole = (len(images) * world.size, *images.shape[1:])
-        parameters = [to_device(rows[world.part].astype(images.dtype, copy=False), xp) for rows in self.draw(whole, rng)]
+        parameters = each_step(images, lambda: [rows[world.part].astype(images.dtype, copy=False)
+                                                for rows in self.draw(whole, rng)])
         out = xp.empty(self.output_shape(images.shape), dtype=images.dtype)
         own = not type(self).__module__.startswith(__package__)
         if own:

@@ -8,8 +8,7 @@ import math
 
 import numpy as np
 
-from ...backend import array_module, bilinear, fused, is_gpu, to_device
-from ...distributed import ALONE
+from ...backend import array_module, bilinear, each_step, fused, is_captured, is_gpu
 from ...typing import Array, HostArray
 from ..checks import interval, number, whole
 from .base import Range, Transform, draw_boxes
@@ -186,12 +185,22 @@ class RandomHorizontalFlip(Transform):
     def __init__(self, p: float = 0.5):
         self.p = number(self, "p", p, 0, 1)
 
-    def transform(self, images, rng, world=ALONE):
-        flips = rng.random(len(images) * world.size)[world.part] < self.p
-        chosen = to_device(np.flatnonzero(flips), array_module(images))
-        out = images.copy()
+    def draw(self, shape, rng):
+        return [rng.random(shape[0]) < self.p]
+
+    def apply(self, images, out, flips):
+        if is_gpu(array_module(images)):                                 # which is not to wait for how many they are
+            _choose(images, images[:, :, ::-1], flips[:, None, None, None], out)
+            return
+        chosen = np.flatnonzero(flips)
+        out[...] = images
         out[chosen] = images[chosen, :, ::-1]
-        return out
+
+
+@fused
+def _choose(xp, x, other, chosen, out):
+    """out = other where chosen is 1, x where it is 0."""
+    out[...] = xp.where(chosen > 0, other, x)
 
 
 # ---------------------------------------------------------------- straight lines stay straight
@@ -221,9 +230,13 @@ def _plane(xp, per_row, per_column, origin, y, x):
     return (per_row * y + origin) + per_column * x
 
 
-@functools.lru_cache(64)
 def _numbers(xp, n, dtype, step=1):
     """0, step, ..., (n - 1) step, cached to save a launch in every batch on a GPU. Do not write to it."""
+    return (_arange.__wrapped__ if is_captured() else _arange)(xp, n, dtype, step)
+
+
+@functools.lru_cache(64)
+def _arange(xp, n, dtype, step):
     return xp.arange(0, n * step, step, dtype=dtype)
 
 
@@ -335,7 +348,7 @@ class ElasticTransform(Transform):
     def apply(self, images, out, z):
         xp = array_module(images)
         height, width = images.shape[1:3]
-        rows, columns = (to_device(self.smoother(side).astype(images.dtype), xp) for side in (height, width))
+        rows, columns = each_step(images, lambda: [self.smoother(side).astype(images.dtype) for side in (height, width)])
         coordinates = rows @ z @ columns.T                               # (B, 2, H, W)
         coordinates[:, 0] += xp.arange(height, dtype=images.dtype)[:, None]
         coordinates[:, 1] += xp.arange(width, dtype=images.dtype)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ...backend import is_array
+from ...backend import is_array, is_supplied
 from ...checks import require_rng
 from ...distributed import ALONE, World
 from ...signature import describe
@@ -55,7 +55,7 @@ def _views(name, augments, images, rng, world):
     require_rng(name, rng)
     views: list[Array] = []
     for augment in augments:
-        before = None if views else pickle.dumps(rng.bit_generator.state)
+        before = None if views or is_supplied() else pickle.dumps(rng.bit_generator.state)
         with _read_only(images):
             views.append(augment(images, rng, *shared_by(world)))
         if not is_array(views[-1]) or len(views[-1]) != len(images):

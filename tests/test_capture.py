@@ -1,0 +1,648 @@
+"""A captured step computes what the step computes, bit for bit, or says why it is not captured."""
+
+import functools
+import types
+
+import numpy as np
+import pytest
+from device_counts import launches, waits
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from training_steps import N, STEPS
+
+from minicl import Tensor, capture, check_inputs, get_backend, nn, no_grad, ops
+from minicl.backend import Number, Step, capturable, device, each_step, operand_dtype, to_device
+from minicl.contrastive import nt_xent
+from minicl.data.augment import Compose, Transform, geometric
+from minicl.distributed import World
+from minicl.methods import grad_cache
+from minicl.optim import LARS, SGD, Adam, Optimizer, warmup_cosine
+
+emulated = pytest.mark.skipif("config.getoption('--backend') not in ('cupy-host', 'cupy')",
+                              reason="needs --backend cupy-host, or a GPU")
+
+
+@pytest.fixture
+def cp():
+    return get_backend("cupy")
+
+
+def rate(k):
+    return warmup_cosine(k, total=20, peak=1e-2, warmup=3)
+
+
+def state(step):
+    """All that a step has changed, on the host."""
+    return step.model.state_dict(), step.optimizer.state_dict(), step.optimizer.spent, step.rng.bit_generator.state
+
+
+# ---------------------------------------------------------------- the same numbers
+
+METHODS = [("SimCLR", "float32"), ("SimCLR", "bf16"), ("SimCLR in colour, SGD", "float32"), ("SimCLR, LARS", "float32"),
+           ("MoCo", "float32"), ("BYOL", "float32"), ("SimSiam", "float32")]
+
+
+@emulated
+@pytest.mark.parametrize("method, precision", METHODS)
+def test_a_captured_step_computes_the_same(method, precision, cp, monkeypatch):
+    monkeypatch.setattr(device, "_precision", precision)
+    plain, step = STEPS[method](cp), STEPS[method](cp)
+    on, rng = capture(cp)(step.on), np.random.default_rng(7)
+    for k in range(8 if method == "MoCo" else 5):                # MoCo's queue is full after 4, and begins again
+        images = rng.integers(0, 256, (N, *step.shape), dtype=np.uint8)
+        assert on(images, rate(k)).item() == plain.on(images, rate(k)).item()
+    np.testing.assert_equal(state(step), state(plain))
+    assert on.reason is None and on.graph is not None
+    assert (operand_dtype(cp.ones(1, "float32")) == "uint16") == (precision == "bf16")
+    assert launches(lambda: on(images, 0.1)) <= 4                # host's values to the device, there; the graph; the loss
+    assert waits(lambda: on(images, 0.1)) == 0
+
+
+def small_step(xp, *, dropout=False, optimizer=lambda model: Adam(model, 0.01, weight_decay=0.1)):
+    """A step of a small network on rows (n, 6), which are each other's views by twos."""
+    rng = np.random.default_rng(0)
+    layers = [nn.Linear(6, 8, rng=rng), *[nn.Dropout(0.3, rng=rng)] * dropout, nn.BatchNorm(8), nn.Linear(8, 4, rng=rng)]
+    model = nn.Sequential(*layers).to(xp).train()
+    optimizer = optimizer(model)
+
+    def step(x, lr=None):
+        x = to_device(x, xp)
+        optimizer.zero_grad()
+        z = model(x)
+        loss = nt_xent(z[::2], z[1::2], 0.5)
+        loss.backward()
+        optimizer.step(lr, clip_grad_norm=0.7)
+        return loss, (z, x * 2, None)
+
+    step.model, step.optimizer, step.rng = model, optimizer, rng
+    return step
+
+
+EVENTS = {
+    "evaluation": lambda step: step.model.eval(),
+    "freeze": lambda step: step.model[0].freeze(),
+    "unfreeze": lambda step: step.model[0].unfreeze(),
+    "weight decay": lambda step: setattr(step.optimizer, "weight_decay", 0.3),
+    "default rate": lambda step: setattr(step.optimizer, "lr", 0.02),
+    "load": lambda step: (step.model.load_state_dict(step.model.state_dict()),
+                          step.optimizer.load_state_dict(step.optimizer.state_dict())),
+}
+
+
+@emulated
+@pytest.mark.filterwarnings("ignore:Stream. two models draw the same")
+@settings(max_examples=15)
+@given(st.data())
+def test_whatever_happens_between_steps_the_numbers_are_those_of_the_step(data):
+    cp = get_backend("cupy")
+    make = data.draw(st.sampled_from([lambda m: Adam(m, 0.01, weight_decay=0.1), lambda m: SGD(m, 0.1, momentum=0.9)]))
+    plain, step = (small_step(cp, dropout=dropout, optimizer=make) for dropout in [data.draw(st.booleans())] * 2)
+    captured = capture(cp)(step)
+    events = st.sampled_from(["none"] * 6 + ["fewer rows", "on the device", *EVENTS])
+    rng, launched = np.random.default_rng(1), 0
+    for k, event in enumerate(["none"] * 3 + data.draw(st.lists(events, min_size=4, max_size=9))):
+        for each in (plain, step):
+            EVENTS.get(event, lambda step: None)(each)
+        x = rng.standard_normal((4 if event == "fewer rows" else 8, 6), dtype="float32")
+        inputs = (cp.asarray(x) if event == "on the device" else x, *[0.1 / (1 + k)] * (event != "default rate"))
+        (loss, (z, twice, nothing)), (expected, (z_expected, twice_expected, _)) = captured(*inputs), plain(*inputs)
+        assert loss.item() == expected.item() and nothing is None
+        np.testing.assert_array_equal(z.detach().numpy(), z_expected.detach().numpy())
+        np.testing.assert_array_equal(twice.get(), twice_expected.get())
+        for each in (plain, step):
+            each.model.train()
+        launched += captured.graph is not None
+    np.testing.assert_equal(state(step), state(plain))
+    assert captured.reason is None and launched
+
+
+@emulated
+def test_chunks_and_their_gradient_cache(cp):
+    def make():
+        step = small_step(cp)
+
+        def on(x):
+            x = to_device(x, cp)
+            step.optimizer.zero_grad()
+            loss, [z] = grad_cache(step.model, lambda z: nt_xent(z[::2], z[1::2], 0.5), x, chunk=4)
+            step.optimizer.step()
+            return loss, z
+
+        return step, on
+
+    (plain, plain_on), (step, on) = make(), make()
+    on = capture(cp)(on)
+    for x in np.random.default_rng(2).standard_normal((5, 8, 6)).astype("float32"):
+        assert on(x)[0].item() == plain_on(x)[0].item()
+    np.testing.assert_equal(state(step), state(plain))
+    assert on.graph is not None
+
+
+@emulated
+def test_what_a_step_returns_is_left_alone_by_the_next(cp):
+    step = capture(cp)(small_step(cp))
+    rows = np.random.default_rng(2).standard_normal((6, 8, 6)).astype("float32")
+    results = [step(x) for x in rows]
+    for x, (_, (_, twice, _)) in zip(rows, results):
+        np.testing.assert_array_equal(twice.get(), 2 * x)
+
+
+@emulated
+def test_nothing_else_is_put_where_a_graph_computes(cp):
+    """The emulated GPU closes the memory of each array that is freed, and fills new memory with NaN."""
+    plain, step = STEPS["SimCLR"](cp), STEPS["SimCLR"](cp)
+    on, rng = capture(cp)(step.on), np.random.default_rng(7)
+    for k in range(6):
+        images = rng.integers(0, 256, (N, *step.shape), dtype=np.uint8)
+        assert on(images, rate(k)).item() == plain.on(images, rate(k)).item()
+        geometric._arange.cache_clear()                          # arrays that the graph reads, and nobody else now
+        others = [cp.full(size, np.nan) for size in (16, 1000, 100_000) for _ in range(5)]
+        del others
+    assert on.graph is not None
+
+
+# ---------------------------------------------------------------- steps that are not captured
+
+@emulated
+@pytest.mark.parametrize("method", ["MoCo", "SimCLR, LARS"])
+def test_a_step_that_waits_is_computed_as_usual_and_the_line_is_named(method, cp, capsys):
+    plain, step = STEPS[method](cp), STEPS[method](cp)
+
+    def train(images, lr):
+        loss = step.on(images, lr)
+        assert loss.item() < 100
+        return loss
+
+    on, rng = capture(cp)(train), np.random.default_rng(7)
+    for k in range(8 if method == "MoCo" else 4):
+        images = rng.integers(0, 256, (N, *step.shape), dtype=np.uint8)
+        assert on(images, rate(k)).item() == plain.on(images, rate(k)).item()
+        np.testing.assert_equal(state(step), state(plain))
+    assert capsys.readouterr().out.count("not captured as a CUDA graph: train(), line ") == 1
+
+
+@emulated
+@pytest.mark.parametrize("make, reason", [
+    (lambda cp: lambda x: float(cp.asarray(x).sum()), "waits for the GPU"),
+    (lambda cp: lambda x: 1.5, "returns Tensors and arrays of the device, got float"),
+    (lambda cp: lambda x: cp.asarray(np.ones(3)), "takes an array from the host"),
+    (lambda cp: lambda x, lr=0.1: cp.asarray(x) * lr, None),
+])
+def test_the_reason_is_given(make, reason, cp):
+    said = []
+    step = capture(cp, log=said.append)(make(cp))
+    for k in range(5):
+        step(np.full(3, k, "float32"))
+    assert (reason is None) == (said == []) and all(reason in line for line in said) and len(said) <= 1
+
+
+# ---------------------------------------------------------------- what changes besides the arguments
+
+X = np.arange(4, dtype="float32").reshape(2, 2)
+
+
+def attribute_of_an_object(cp):
+    args = types.SimpleNamespace(tau=1.0, loss=types.SimpleNamespace(margin=0.0))
+
+    def call(step, k):
+        args.tau, args.loss.margin = 1.0 + (k > 5), float(k > 10)
+        return step(X)
+
+    return lambda x: cp.asarray(x) * args.tau + args.loss.margin, call
+
+
+def entry_of_a_dict(cp):
+    config, scales = {"tau": 1.0}, [1.0]
+
+    def call(step, k):
+        config["tau"], scales[0] = 1.0 + (k > 5), 1.0 + (k > 10)
+        return step(X)
+
+    return lambda x: cp.asarray(x) * config["tau"] * scales[0], call
+
+
+def small_array_on_the_host(cp):
+    scales = np.ones(3)
+
+    def call(step, k):
+        scales[1] = 1.0 + (k > 5)
+        return step(X)
+
+    return lambda x: cp.asarray(x) * float(scales[1]), call
+
+
+def variable_of_the_script(cp):
+    scale = 1
+
+    def call(step, k):
+        nonlocal scale
+        scale = 1 + (k > 5)
+        return step(X)
+
+    def inner(x):
+        return x * scale
+
+    return lambda x: inner(cp.asarray(x)), call
+
+
+def variable_that_changes_always(cp):
+    scale = 0
+
+    def call(step, k):
+        nonlocal scale
+        scale = k
+        return step(X)
+
+    return lambda x: cp.asarray(x) * scale, call
+
+
+class Trainer:
+    """A step that is a method, which calls another and reads what both have."""
+
+    def __init__(self, cp):
+        self.cp, self.scale, self.shift, self.count, self.losses = cp, 1.0, 0.0, 0, []
+
+    @property
+    def shifted(self):
+        return self.shift + 1
+
+    def step(self, x):
+        return self.scaled(self.cp.asarray(x)) + self.shifted
+
+    def scaled(self, x):
+        return x * self.scale
+
+    def counts(self, x):
+        self.count += 1
+        return self.cp.asarray(x) * self.count
+
+    def collects(self, x):
+        self.losses.append(self.cp.asarray(x) * (1 + len(self.losses)))
+        return self.losses[-1]
+
+
+def attributes_of_self(cp):
+    trainer = Trainer(cp)
+
+    def call(step, k):
+        trainer.scale, trainer.shift = 1.0 + (k > 5), float(k > 10)
+        return step(X)
+
+    return trainer.step, call
+
+
+def counter_of_its_own(cp):
+    return Trainer(cp).counts, lambda step, k: step(X)
+
+
+def list_of_its_own(cp):
+    return Trainer(cp).collects, lambda step, k: step(X)
+
+
+def own_draws(cp):
+    rng = np.random.default_rng(3)
+    return lambda x: cp.asarray(x) * rng.random(), lambda step, k: step(X)
+
+
+def decorated(cp):
+    scale = 1.0
+
+    @no_grad()
+    def on(x):
+        return cp.asarray(x) * scale
+
+    def call(step, k):
+        nonlocal scale
+        scale = 1.0 + (k > 5)
+        return step(X)
+
+    return on, call
+
+
+def captured_within(cp):
+    scale = 1.0
+    inner = capture(cp, log=lambda reason: None)(lambda x: cp.asarray(x) * scale)
+
+    def call(step, k):
+        nonlocal scale
+        scale = 1.0 + (k > 5)
+        return step(X)
+
+    return lambda x: inner(x) + 1, call
+
+
+def arguments_by_name(cp):
+    return lambda x, scale, flag=1: cp.asarray(x) * (2 if flag else 1), lambda step, k: step(x=X, scale=1.0 + k, flag=k > 5)
+
+
+def tensor_as_argument(cp):
+    return lambda x: x.data * 2, lambda step, k: step(Tensor(cp.asarray(X)))
+
+
+def pair_as_argument(cp):
+    return lambda pair: cp.asarray(pair[0]) + 1, lambda step, k: step((X + k, X))
+
+
+def integer_that_changes(cp):
+    return lambda x, k: cp.asarray(x) * k, lambda step, k: step(X, k)
+
+
+def shapes_that_take_turns(cp):
+    return lambda x: cp.asarray(x) + 1, lambda step, k: step(X[:1 + k % 2])
+
+
+def rate_computed_with(cp):
+    return lambda x, rate: cp.asarray(x) * rate, lambda step, k: step(X, 1.0 + k)
+
+
+def rate_as_a_condition(cp):
+    return lambda x, rate: cp.asarray(x) + (1 if rate else 2), lambda step, k: step(X, float(k > 5))
+
+
+def rate_compared(cp):
+    return lambda x, rate: cp.asarray(x) + (1 if rate == 1.0 else 2), lambda step, k: step(X, float(k > 5))
+
+
+def rate_as_text(cp):
+    return lambda x, rate: cp.asarray(x) + len(f"{rate}"), lambda step, k: step(X, 1 + 1 / (k + 1))
+
+
+class Scaled(nn.Module):
+    def __init__(self, *, scale=1.0):
+        self.scale, self.calls = scale, 0
+
+    def forward(self, x):
+        return x * self.scale
+
+
+class Counting(Scaled):
+    def forward(self, x):
+        self.calls += 1
+        return x * (1.0 + self.calls)
+
+
+def attribute_of_a_module(cp):
+    model = nn.Sequential(Scaled(), ops.relu)
+
+    def call(step, k):
+        model[0].scale = 1.0 + (k > 5)
+        if k > 10:
+            model.steps[1] = ops.exp
+        return step(X)
+
+    return lambda x: model(Tensor(cp.asarray(x))), call
+
+
+def counter_of_a_module(cp):
+    model = Counting()
+    return lambda x: model(Tensor(cp.asarray(x))), lambda step, k: step(X)
+
+
+def gradients_without_an_optimizer(cp, *, clear):
+    weight = nn.Parameter(cp.ones((2, 2), dtype="float32"))
+
+    def on(x):
+        (weight * to_device(x, cp)).sum().backward()
+
+    def call(step, k):
+        if clear(k):
+            weight.grad = None
+        if k == 9:
+            weight.data = weight.data * 2
+        step(X + k)
+        return weight.grad
+
+    return on, call
+
+
+class Brighter(Transform):
+    def __init__(self, *, most):
+        self.most = most
+
+    def draw(self, shape, rng):
+        return [rng.random(shape[0])]
+
+    def apply(self, images, out, brightness):
+        out[...] = images * (brightness[:, None, None, None] * self.most)
+
+
+def option_of_a_transform(cp):
+    augment, rng = Compose([Brighter(most=0.5)]), np.random.default_rng(3)
+
+    def call(step, k):
+        augment.transforms[0].most = 0.5 + 0.2 * (k > 5)
+        if k == 10:
+            augment.transforms.append(Brighter(most=0.1))
+        return step(X[..., None, None] / 4)
+
+    return lambda x: augment(cp.asarray(x), rng), call
+
+
+def loss_without_its_update(cp):
+    step = STEPS["MoCo"](cp)
+    rng = np.random.default_rng(7)
+
+    def on(q, k):
+        return step.model.loss(Tensor(q), k, 0.2)
+
+    def call(on, k):
+        q, keys = (cp.asarray(rng.standard_normal((N, 128), dtype="float32")) for _ in range(2))
+        loss = on(q, keys)
+        step.model.update()
+        return cp.concatenate([loss.data.reshape(1), step.model.queue.keys.data.reshape(-1)])
+
+    return on, call
+
+
+def two_steps_of_one_model(cp):
+    step = small_step(cp)
+    other = capture(cp)(lambda x: step.model(to_device(x, cp)))
+    rows = np.random.default_rng(2).standard_normal((20, 8, 6)).astype("float32")
+
+    def call(on, k):
+        loss, _ = on(rows[k], 0.1 / (1 + k))
+        return cp.concatenate([loss.data.reshape(1), other(rows[k]).data.reshape(-1)])
+
+    return step, call
+
+
+def options_of_an_optimizer(cp, make, options):
+    """Each of the options is set to another value before a step of its own."""
+    step = small_step(cp, optimizer=make)
+    rows = np.random.default_rng(2).standard_normal((20, 8, 6)).astype("float32")
+
+    def call(on, k):
+        if k >= 5 and k - 5 < len(options):
+            setattr(step.optimizer, *options[k - 5])
+        on(rows[k], 0.01)
+        return step.optimizer.values
+
+    return step, call
+
+
+class Slower(Optimizer):
+    """An optimizer of one's own, whose formula counts the steps."""
+
+    def _update(self, part, lr, decay, t):
+        self.values[part] -= lr / t * self.grads[part]
+
+
+def astype(cp):
+    step = small_step(cp)
+    rows = np.random.default_rng(2).standard_normal((20, 8, 6)).astype("float32")
+
+    def on(x):
+        return step.model(to_device(x, cp).astype(step.model[0].weight.dtype))
+
+    def call(on, k):
+        if k == 6:
+            step.model.astype("float64")
+        return on(rows[k])
+
+    return on, call
+
+
+def on_host(result):
+    return (result.data if isinstance(result, Tensor) else result).get()
+
+
+CHANGES = {
+    attribute_of_an_object: None, entry_of_a_dict: None, small_array_on_the_host: None, variable_of_the_script: None,
+    variable_that_changes_always: "scale changes from step to step", attributes_of_self: None,
+    counter_of_its_own: "self.count changes from step to step", list_of_its_own: "self.losses changes from step to step",
+    own_draws: "draws random numbers itself", decorated: None, captured_within: None, arguments_by_name: None,
+    tensor_as_argument: "got Tensor", pair_as_argument: "got tuple", integer_that_changes: "an integer argument",
+    shapes_that_take_turns: "an argument's shape", rate_computed_with: "computes with a float argument",
+    rate_as_a_condition: "with a float argument", rate_compared: "with a float argument",
+    rate_as_text: "with a float argument",
+    attribute_of_a_module: None, counter_of_a_module: "an attribute of the Counting changes", option_of_a_transform: None,
+    functools.partial(gradients_without_an_optimizer, clear=lambda k: False): None,
+    functools.partial(gradients_without_an_optimizer, clear=lambda k: k == 6): None,
+    functools.partial(gradients_without_an_optimizer, clear=lambda k: True): "gradient of weight",
+    loss_without_its_update: "changes from step to step", two_steps_of_one_model: None, astype: None,
+    functools.partial(options_of_an_optimizer, make=lambda model: Adam(model, 0.01), options=[
+        ("betas", (0.5, 0.9)), ("eps", 1e-3), ("weight_decay", 0.1), ("lr", 0.5)]): None,
+    functools.partial(options_of_an_optimizer, make=lambda model: SGD(model, 0.01, momentum=0.9), options=[
+        ("momentum", 0.5), ("nesterov", True), ("weight_decay", 0.1)]): None,
+    functools.partial(options_of_an_optimizer, make=lambda model: LARS(model, 0.01, momentum=0.9), options=[
+        ("eta", 0.5), ("weight_decay", 0.1)]): None,
+    functools.partial(options_of_an_optimizer, make=lambda model: Slower(model, 0.01), options=[]): "never",
+}
+
+
+@emulated
+@pytest.mark.parametrize("scene, reason", CHANGES.items(), ids=lambda x: getattr(getattr(x, "func", x), "__name__", " "))
+def test_a_change_outside_the_arguments_is_followed_or_refused(scene, reason, cp):
+    (plain, call), (step, call_captured), said = scene(cp), scene(cp), []
+    step = capture(cp, log=said.append)(step)
+    for k in range(16):
+        expected, result = call(plain, k), call_captured(step, k)
+        np.testing.assert_array_equal(on_host(result), on_host(expected))
+    if reason is None:
+        assert step.reason is None and step.graph is not None
+    else:
+        assert step.graph is None and [line for line in said if reason in line] == said
+
+
+@emulated
+@pytest.mark.filterwarnings("ignore:Stream. two models draw the same")
+@pytest.mark.parametrize("wrong", [(np.ones((8, 5), "float32"), 0.1), (np.ones((8, 6), "float32"), -0.1)], ids=["rows", "rate"])
+@pytest.mark.parametrize("when", [1, 2, 5])
+def test_a_step_that_raises_leaves_those_after_it_right(wrong, when, cp):
+    plain, step = small_step(cp, dropout=True), small_step(cp, dropout=True)
+    captured = capture(cp)(step)
+    rows = np.random.default_rng(2).standard_normal((9, 8, 6)).astype("float32")
+    for k, x in enumerate(rows):
+        if k == when:
+            for each in (plain, captured):
+                with pytest.raises(ValueError, match="linear|lr must be"):
+                    each(*wrong)
+        assert captured(x, 0.01)[0].item() == plain(x, 0.01)[0].item()
+    np.testing.assert_equal(state(step), state(plain))
+    assert captured.graph is not None
+
+
+@emulated
+def test_blocks_that_change_what_a_step_does_are_respected(cp):
+    plain, step = small_step(cp), small_step(cp)
+    captured, x = capture(cp)(step), np.ones((8, 6), "float32") * np.arange(8, dtype="float32")[:, None]
+    for _ in range(5):
+        captured(x), plain(x)
+    with no_grad(), pytest.raises(RuntimeError, match="no_grad"):
+        captured(x)
+    with no_grad(), pytest.raises(RuntimeError, match="no_grad"):
+        plain(x)
+    with check_inputs():
+        captured(x), plain(x)
+    assert captured(x)[0].item() == plain(x)[0].item()
+
+
+def test_a_step_is_a_function_whose_arguments_have_positions():
+    with pytest.raises(TypeError, match="capture: expected a function to decorate"):
+        capture(np)(functools.partial(np.add, 1))
+    with pytest.raises(TypeError, match="takes scale only as a keyword"):
+        capture(np)(lambda x, *, scale=1: x)
+
+
+def test_on_numpy_and_of_several_processes_a_step_stays_what_it_is(capsys):
+    class Two(World):
+        size = 2
+
+    step = capture(np)(small_step(np))
+    plain = small_step(np)
+    for x in np.random.default_rng(2).standard_normal((4, 8, 6)).astype("float32"):
+        assert step(x)[0].item() == plain(x)[0].item()
+    assert capsys.readouterr().out == "the training step is not captured as a CUDA graph: NumPy has no CUDA graphs\n"
+    assert "2 processes" in capture(get_backend("cupy"), world=Two(), log=lambda line: None)(small_step(np)).reason
+
+
+# ---------------------------------------------------------------- the parts
+
+def test_what_the_host_computes_comes_back_as_it_is_without_a_capture(xp):
+    x = xp.zeros(3, dtype="float32")
+    rows, rate, count, nothing = each_step(x, lambda: [np.arange(3), 0.5, 2, None])
+    assert type(rows) is type(x) and (rate, count, nothing) == (0.5, 2, None) and type(rate) is float
+
+
+def test_values_are_supplied_once_and_in_order():
+    drawn, x = [], np.zeros(1)
+    with Step([[1.0], [2.0]]) as step:
+        values = [each_step(x, lambda k=k: drawn.append(k) or [float(k)])[0] for k in range(4)]
+    assert values == [1.0, 2.0, 2.0, 3.0] and drawn == [2, 3] and not step.supplied
+    with Step(), pytest.raises(TypeError, match="read outside each_step"):
+        float(Number(lambda: 1.0))
+
+
+SHAPES = [((3, 4), (4, 5)), ((1, 4), (4, 5)), ((4, 1), (1, 5)), ((4, 7), (7, 1)), ((1, 4), (4, 1)), ((2, 3, 4), (2, 4, 5)),
+          ((3, 4), (2, 4, 5)), ((2, 3, 4), (4, 5)), ((2, 1, 3, 4), (3, 4, 5)), ((4,), (4,)), ((0, 4), (4, 3))]
+
+
+@emulated
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+def test_products_for_a_capture_are_cupys(shapes, dtype, cp, rng):
+    def layouts(shape):
+        x = cp.asarray(rng.standard_normal(shape).astype(dtype))
+        return [x, cp.ascontiguousarray(x.T).T, cp.repeat(x, 2, axis=-1)[..., ::2]]
+
+    for x in layouts(shapes[0]):
+        for y in layouts(shapes[1]):
+            expected = x @ y
+            with capturable(cp):
+                np.testing.assert_array_equal((x @ y).get(), expected.get())
+                if expected.ndim:
+                    out = cp.empty_like(expected)
+                    assert cp.matmul(x, y, out=out) is out
+                    np.testing.assert_array_equal(out.get(), expected.get())
+    assert "__matmul__" not in vars(cp.ndarray)
+
+
+@emulated
+def test_many_arrays_are_joined_for_a_capture(cp, rng):
+    arrays = [cp.asarray(rng.standard_normal(5)) for _ in range(70)]
+    expected, stacked = cp.concatenate(arrays).get(), cp.stack(arrays, axis=1).get()
+    with capturable(cp):
+        out = cp.empty(350)
+        cp.concatenate(arrays, out=out)
+        np.testing.assert_array_equal(out.get(), expected)
+        np.testing.assert_array_equal(cp.stack(arrays, axis=1).get(), stacked)
