@@ -180,6 +180,8 @@ def test_ctrl_c_is_one_line_and_what_has_been_measured_is_kept(monkeypatch, tmp_
     ("--check", "there is no baseline yet for these cases; --save-baseline makes one"),
     ("--only nosuch", "no such case; there are"),
     ("--table nowhere/page.md", "in a folder that exists"),
+    ("--only main_job --table page.md", "the page needs other cases too"),
+    ("--only main_job --backend cupy", "it is measured with --backend numpy"),
     ("--json nowhere/all.json", "in a folder that exists"),
     ("--json text", "text: not what --json writes"),
     ("--read nofile.json", "nofile.json: No such file"),

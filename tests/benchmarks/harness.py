@@ -26,9 +26,9 @@ LONG = 0.3            # seconds: a step that long needs no untimed one before it
 class Worker:
     """The process of one candidate; see worker.py."""
 
-    def __init__(self, candidate, backend, threads, precision):
+    def __init__(self, candidate, backend, threads, precision, script="worker.py"):
         self.label = candidate.label
-        command = [sys.executable, str(Path(__file__).with_name("worker.py")), candidate.library, backend,
+        command = [sys.executable, str(Path(__file__).with_name(script)), candidate.library, backend,
                    json.dumps(candidate.options)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                                         env=candidate.environment(threads, precision))

@@ -2,6 +2,7 @@
 
 import statistics
 
+from . import main_job
 from .cases import CASES
 from .metrics import fastest, metrics
 
@@ -40,6 +41,14 @@ case have the same losses and gradients.
 - The project's own target follows as ≤, with ✓ if met and ✗ if missed.
 """
 
+MAIN_JOB = """\
+## A whole training
+
+Seconds of `examples/simclr_mnist.py` on MNIST with its default options, seed 0, and of a PyTorch program with the same
+network, weights, batches, optimizer and schedule, and augmentations of the same kind. Both take turns epoch by epoch, and
+minicl evaluates the features of both: kNN, and a linear probe, of h and z. Start is imports, data and the model. "To {goal:.1%}"
+is start and training until an evaluation after an epoch finds the probe of h right on {goal:.1%} of the test images.
+"""
 DISTURBED = 0.2          # share of the blocks
 NO_GPU = """\
 No time has been measured on a GPU yet, nor has the test suite run on one. It runs on CuPy itself without a GPU: NVIDIA's
@@ -91,6 +100,8 @@ def document(cpu, gpu=None, launches=None, communication=None):
                           kept=" ".join(f"{name}={value}" for name, value in cpu["kept"].items()),
                           compiled="" if compiled else " (not in this run)")]
     parts += ["## On the CPU\n", machine(cpu), *tables(cpu), summary(cpu)]
+    if cpu.get("main_job"):
+        parts += [MAIN_JOB.format(goal=main_job.GOAL), "".join(main_job.table(cpu["main_job"]))]
     parts += ["## On a GPU\n", *([machine(gpu), *tables(gpu), summary(gpu)] if gpu else [NO_GPU])]
     if launches:
         parts += [LAUNCHES, "| training step | launches | waits |\n|---|--:|--:|\n"

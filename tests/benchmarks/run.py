@@ -2,6 +2,7 @@
 
     python tests/benchmarks/run.py --peer torch                          # everything; about ten minutes
     python tests/benchmarks/run.py --peer torch --only NT-Xent "conv*"   # parts of names, or patterns
+    python tests/benchmarks/run.py --peer torch --only main_job          # a whole training on MNIST; eight minutes
     python tests/benchmarks/run.py --peer torch --check                  # exit code 1 if something became slower
     python tests/benchmarks/run.py --backend cupy --peer torch           # on a GPU
 
@@ -21,6 +22,7 @@ from pathlib import Path
 if __name__ == "__main__":                      # tests/ for benchmarks, the checkout for minicl
     sys.path[:1] = map(str, Path(__file__).resolve().parents[1:3])
 
+from benchmarks import main_job  # noqa: E402
 from benchmarks.candidates import CANDIDATES, KEPT, ON_GPU  # noqa: E402
 from benchmarks.cases import CASES  # noqa: E402
 from benchmarks.communication import table  # noqa: E402
@@ -31,9 +33,10 @@ from benchmarks.metrics import baseline_of, metrics, regressions  # noqa: E402
 from benchmarks.report import document, lines, summary  # noqa: E402
 from minicl.backend import PRECISIONS, available_cores, get_backend  # noqa: E402
 from minicl.files import write_json  # noqa: E402
-from minicl.options import at_least  # noqa: E402
+from minicl.options import at_least, folder  # noqa: E402
 from minicl.run import RunError, command  # noqa: E402
 
+MAIN_JOB = "main_job"
 BASELINE = Path(__file__).with_name("baseline.json")
 
 
@@ -66,6 +69,7 @@ def parse(argv=None):
     add("--json", type=Path, metavar="FILE", help="add all measurements to those in FILE")
     add("--read", type=Path, nargs="+", default=[], metavar="FILE", help="show the measurements in FILEs instead of measuring")
     add("--table", type=Path, metavar="FILE", help="write the page docs/benchmarks.md")
+    add("--data-dir", type=folder, help="main_job: the folder with MNIST's files; default: the user's cache")
     add("--check", action="store_true", help="compare with the baseline")
     add("--save-baseline", action="store_true", help="make this run the baseline of its cases")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -73,7 +77,7 @@ def parse(argv=None):
     add = parser.add_argument_group("measurements").add_argument
     add("--peer", choices=("none", "torch"), default="none", help="the library to compare with")
     add("--backend", choices=("numpy", "cupy"), default="numpy", help="CPU or GPU")
-    add("--only", nargs="+", default=["*"], metavar="PATTERN", help="parts of names, or globs")
+    add("--only", nargs="+", default=["*"], metavar="PATTERN", help="parts of names, or globs; main_job for the main job")
     add("--rounds", type=at_least(1), help="times that each candidate is measured; default: 7, with --quick 3")
     add("--quick", action="store_true", help="short rounds, and fewer")
     add("--compile", action=argparse.BooleanOptionalAction, default=bool(shutil.which("g++")),
@@ -102,8 +106,8 @@ def chosen(args):
     """The cases selected by --only."""
     cases = [case for case in CASES.values() if args.backend in case.backends
              and any(p.lower() in case.name.lower() or fnmatch.fnmatch(case.name, p) for p in args.only)]
-    if not cases:
-        raise RunError(f"--only {' '.join(args.only)}: no such case; there are\n    " + "\n    ".join(CASES))
+    if not cases and MAIN_JOB not in args.only:
+        raise RunError(f"--only {' '.join(args.only)}: no such case; there are\n    " + "\n    ".join([*CASES, MAIN_JOB]))
     return cases
 
 
@@ -114,6 +118,10 @@ def refuse_what_fails_later(args, cases, backends, baseline):
             raise RunError(f"{option} {path}: expected a file that can be written, in a folder that exists")
     if args.table and "numpy" not in backends:
         raise RunError("--table: the page needs measurements with --backend numpy: --read them, and those of a GPU")
+    if args.table and not cases:
+        raise RunError("--table: the page needs other cases too: collect them with --json FILE, then --read FILE --table PAGE")
+    if MAIN_JOB in args.only and args.backend != "numpy":
+        raise RunError("--only main_job: it is measured with --backend numpy")
     if args.check and not any(case.name in baseline for case in cases):
         raise RunError("--check: there is no baseline yet for these cases; --save-baseline makes one")
     if not args.read:
@@ -131,7 +139,15 @@ def run(args, cases):
                   if (args.peer == "torch" or c.library == "minicl") and (args.compile or not c.compiled)]
     record = {"backend": args.backend, "machine": describe(args.backend, args.threads, args.precision), "kept": KEPT,
               "command": args.command, "rounds": args.rounds, "threads": args.threads, "cases": {}}
+    if MAIN_JOB in before:
+        record[MAIN_JOB] = before[MAIN_JOB]
     both = "\n".join(dict.fromkeys([*before["command"].splitlines(), args.command]))
+    if MAIN_JOB in args.only:
+        recipe = {**main_job.RECIPE, "data_dir": args.data_dir}
+        record[MAIN_JOB] = main_job.measure(args.peer, args.threads, recipe)
+        print("".join(main_job.table(record[MAIN_JOB])))
+        if args.json:
+            write_json(args.json, {**record, "command": both, "cases": before["cases"]})
     workers = {}
     try:
         for case in cases:

@@ -252,3 +252,26 @@ def clip_loss(image, text, logit_scale, caption_ids=None):
         same = (caption_ids[:, None] == caption_ids).fill_diagonal_(False)
         logits = logits.masked_fill(same, -math.inf)
     return (F.cross_entropy(logits, ids) + F.cross_entropy(logits.T, ids)) / 2
+
+
+def mnist_views(x):
+    """A view of each image (B, 1, H, W) as by minicl.data.mnist_views: an affine map, and in half of them an erased box."""
+    B, _, H, W = x.shape
+
+    def uniform(low, high, *shape):
+        return torch.empty(B, *shape, device=x.device).uniform_(low, high)
+
+    angle, lean, scale = uniform(-20, 20).deg2rad(), uniform(-15, 15).deg2rad().tan(), uniform(0.75, 1.25)
+    cos, sin = angle.cos(), angle.sin()
+    A = torch.stack([lean * sin + cos, lean * cos - sin, sin, cos], dim=1).view(B, 2, 2) / scale[:, None, None]   # x, y
+    shift = uniform(-0.1, 0.1, 2, 1) * 2                                     # the sides of images are 2
+    grid = F.affine_grid(torch.cat([A, -A @ shift], dim=2), x.shape, align_corners=False)
+    y = F.grid_sample(x, grid, align_corners=False)
+
+    area, ratio = uniform(0.02, 0.15) * H * W, uniform(math.log(0.3), math.log(3.3)).exp()
+    height, width = (area / ratio).sqrt().round(), (area * ratio).sqrt().round()
+    top, left = (uniform(0, 1) * (H - height + 1)).floor(), (uniform(0, 1) * (W - width + 1)).floor()
+    rows, columns = torch.arange(H, device=x.device), torch.arange(W, device=x.device)
+    rows = (rows >= top[:, None]) & (rows < (top + height)[:, None]) & (uniform(0, 1, 1) < 0.5)
+    columns = (columns >= left[:, None]) & (columns < (left + width)[:, None])
+    return y.masked_fill_((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)

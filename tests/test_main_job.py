@@ -1,0 +1,64 @@
+"""The benchmark of a whole training: both sides learn, views of both are alike, and the row says when the goal was reached."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+from benchmarks import main_job
+from benchmarks.report import MAIN_JOB, document
+from test_benchmarks import record_of, result
+
+from minicl.data import mnist_views, two_views
+from minicl.run import RunError
+
+DIGITS = {**main_job.RECIPE, "data": "digits", "items": 256, "epochs": 2, "batch": 64}
+RESULT = {"start": 1.0, "epochs": [10.0] * 8, "probe": {"5": 0.98, "6": 0.9889, "7": 0.989, "8": 0.9895}, "evaluation": 5.0,
+          "metrics": {"probe_h": 0.9895, "knn_h": 0.978, "probe_z": 0.97, "knn_z": 0.97}}
+
+
+def test_both_sides_train_and_are_evaluated_alike(capfd):
+    peer = "torch" if importlib.util.find_spec("torch") else "none"
+    found = main_job.measure(peer, cores=1, recipe=DIGITS, first=1)
+    assert list(found) == (list(main_job.NAMES) if peer == "torch" else ["minicl"])
+    for each in found.values():
+        assert len(each["epochs"]) == 2 and list(each["probe"]) == ["1", "2"]
+        assert set(each["metrics"]) == {"probe_h", "probe_z", "knn_h", "knn_z"}
+        assert min(each["metrics"].values()) > 0.3 and each["probe"]["2"] == each["metrics"]["probe_h"]
+    assert "epoch 2: " in capfd.readouterr().out
+
+
+def test_data_that_is_not_there_is_one_line(tmp_path, capfd):
+    with pytest.raises(RunError, match=r"main_job, minicl: .*no-such-folder"):
+        main_job.measure("none", 1, {**DIGITS, "data": "mnist", "data_dir": str(tmp_path / "no-such-folder")})
+
+
+def test_views_of_both_libraries_are_alike(rng):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed, with which minicl is compared")
+    from benchmarks import torch_models
+
+    torch.manual_seed(0)
+    image = np.zeros((28, 28, 1), dtype="float32")
+    image[6:20, 8:16] = 1
+    image[17:20, 8:22] = 0.5                                                 # no symmetry
+    images = np.tile(image, (4000, 1, 1, 1))
+    ours = two_views(mnist_views(), images, rng)[0][..., 0]
+    theirs = torch_models.mnist_views(torch.tensor(images.transpose(0, 3, 1, 2)))[:, 0].numpy()
+    for moment in (1, 2):
+        x, y = (views**moment for views in (ours, theirs))
+        assert np.abs(x.mean(axis=0) - y.mean(axis=0)).max() < 6 * 0.5 / np.sqrt(4000)
+    masses = [views.sum(axis=(1, 2)) for views in (ours, theirs)]
+    assert masses[0].mean() == pytest.approx(masses[1].mean(), rel=0.03)
+    assert masses[0].std() == pytest.approx(masses[1].std(), rel=0.06)
+
+
+def test_the_goal_is_reached_at_the_first_evaluation_that_finds_it():
+    assert main_job.seconds_to(RESULT) == 71.0
+    assert main_job.seconds_to(RESULT, goal=0.99) is None
+    assert list(main_job.table({"minicl": RESULT}))[-1] == (
+        "| minicl | 1.0 | 80.0 | 71.0 | 5.0 | 86.0 | 97.80% | 98.95% |\n")
+
+
+def test_the_page_has_the_row():
+    measured = {**result([0.01] * 5), "disturbed": 0.0}
+    page = document({**record_of(**{"import minicl": measured}), "main_job": {"minicl": RESULT}})
+    assert MAIN_JOB.format(goal=main_job.GOAL) in page and "| minicl | 1.0 |" in page and "to 98.9%" in page
