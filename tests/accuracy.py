@@ -76,10 +76,10 @@ def gru(torch, x, w, v, b):
 
 
 def winograd(channels):
-    """The convolution that minicl computes by Winograd's form: y, dx and dw separately."""
-    inputs = normal(8, 8, 256 // channels + 1, channels), normal(3, 3, channels, channels)
+    """The convolution that minicl computes by Winograd's form: y, dx and dw separately, sums over so many channels."""
+    down, up = [(normal(8, 8, 8, C), normal(3, 3, C, K)) for C, K in ((channels, 128), (128, channels))]
     return [Case(f"conv2d 3x3, {channels} channels: rms of {name}", ops.conv2d, inputs, **conv(1, 1), most=most, result=k)
-            for k, (name, most) in enumerate((("y", 7.5), ("dx", 7.5), ("dw", 5)))]
+            for k, (name, inputs, most) in enumerate((("y", down, 7.5), ("dx", up, 7.5), ("dw", down, 5)))]
 
 
 C = np.ones(32), np.zeros(32)

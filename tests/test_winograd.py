@@ -7,7 +7,8 @@ from minicl import ops
 from minicl.backend import threads
 from minicl.ops import conv, winograd
 
-SHAPES = [(4, 6, 5, 64, 70), (2, 2, 70, 65, 64), (8, 2, 0, 64, 64), (6, 4, 129, 3, 2), (2, 4, 3, 257, 130)]      # H, W, B, C, K
+SHAPES = [(4, 6, 5, 64, 70), (2, 2, 70, 65, 64), (8, 2, 0, 64, 64), (6, 4, 129, 3, 2), (4, 8, 140, 4, 3),
+          (2, 4, 3, 257, 130)]                                                                           # H, W, B, C, K
 
 
 def direct(x, w, needs_grad=(True, True)):
@@ -50,11 +51,12 @@ def test_the_kernel_gradient_is_the_same_in_every_run(rng):
         assert np.array_equal(dx, results[0][0]) and np.array_equal(dw, results[0][1])
 
 
-@pytest.mark.parametrize("side, channels, options, used", [
-    (8, 128, {"padding": 1}, True), (10, 130, {"padding": 1}, True), (9, 128, {"padding": 1}, False),
-    (8, 128, {}, False), (8, 128, {"padding": 1, "stride": 2}, False), (8, 64, {"padding": 1}, False),
-    (4, 128, {"padding": 1}, False)])
-def test_conv2d_uses_it_where_it_pays(side, channels, options, used, rng, monkeypatch):
+@pytest.mark.parametrize("side, batch, channels, options, used", [
+    (8, 8, 128, {"padding": 1}, True), (10, 8, 130, {"padding": 1}, True), (9, 8, 128, {"padding": 1}, False),
+    (8, 8, 128, {}, False), (8, 8, 128, {"padding": 1, "stride": 2}, False), (8, 8, 64, {"padding": 1}, False),
+    (4, 32, 128, {"padding": 1}, False), (4, 32, 256, {"padding": 1}, True), (4, 8, 256, {"padding": 1}, False),
+    (2, 128, 256, {"padding": 1}, False), (8, 7, 128, {"padding": 1}, False)])
+def test_conv2d_uses_it_where_it_pays(side, batch, channels, options, used, rng, monkeypatch):
     calls = []
 
     def watched(*arguments):
@@ -62,7 +64,7 @@ def test_conv2d_uses_it_where_it_pays(side, channels, options, used, rng, monkey
         return winograd.conv_by_winograd(*arguments)
 
     monkeypatch.setattr(conv, "conv_by_winograd", watched)
-    x, w = rng.standard_normal((side, side, 2, channels)), rng.standard_normal((3, 3, channels, channels))
+    x, w = rng.standard_normal((side, side, batch, channels)), rng.standard_normal((3, 3, channels, channels))
     y, _ = ops.conv2d.forward(x, w, **options)
     assert bool(calls) == used
     shift = conv._Shifts(x.shape[:2], (3, 3), options.get("stride", 1), options.get("padding", 0))

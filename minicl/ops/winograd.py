@@ -21,28 +21,30 @@ Each of the 16 is a matrix product over the channels of many tiles:
 
 from ..backend import array_module, parallel_map, parallel_sum
 
-IMAGES = 32           # in a part of the work: what a part reads and writes stays in the cache
+TILES = 256           # of a part of the work, so rows of a product: what a part reads and writes stays in the cache
 CHANNELS = 128        # most that one product sums over: more would make the rounding errors too large
 OUTPUT = ((1, 1, 1, 0), (0, 1, -1, -1))                                      # A^T
 INPUT = (("subtract", 0, 2), ("add", 1, 2), ("subtract", 2, 1), ("subtract", 1, 3))                  # the rows of B^T
-MANY_CHANNELS, MANY_PIXELS = 128, 8
+MANY_CHANNELS, MANY_PIXELS = 128, 512
 
 
 def winograd_pays(x, w, stride, padding):
     """Whether conv_by_winograd can compute this convolution, and in less time than a product a tap.
 
-    Time beside that of conv.py's products, forward and backward: 1.0 to 1.2 for 64 channels, 0.9 to 1.0 for 96, 0.6 to 0.8
-    for 128 and 256; 1.1 for 512 on images of 4 x 4, which have too few tiles.
+    Time beside that of conv.py's products, forward and backward: 1.0 to 1.2 for 64 channels, 0.9 to 1.0 for 96, 0.4 to
+    0.8 for 128 and more. On images of 4 x 4 it is 0.9 to 1.4 for 128 channels, and 0.8 to 0.9 for 256 and 512 if the batch
+    holds 32 or more, since smaller products are slower.
     """
-    H, W = x.shape[:2]
+    H, W, B, _ = x.shape
     possible = w.shape[:2] == (3, 3) and stride == padding == 1 and H % 2 == W % 2 == 0
-    return possible and min(H, W) >= MANY_PIXELS and min(w.shape[2:]) >= MANY_CHANNELS
+    channels, side = min(w.shape[2:]), min(H, W)
+    return possible and channels >= MANY_CHANNELS and side >= (8 if channels < 256 else 4) and H * W * B >= MANY_PIXELS
 
 
 def conv_by_winograd(x, w, needs_grad):
     """conv2d of x (H, W, B, C), H and W even, and w (3, 3, C, K) with stride 1, padding 1: y (H, W, B, K), backward."""
     def backward(g):
-        dw = _kernel_gradient(x, g) if needs_grad[1] else None               # first: it needs more memory beside its result
+        dw = _kernel_gradient(x, g) if needs_grad[1] else None               # first, as it needs more memory
         dx = _convolve(g, w[::-1, ::-1].swapaxes(2, 3)) if needs_grad[0] else None       # (3)
         return dx, dw
 
@@ -70,7 +72,7 @@ def _convolve(x, w):
                 for side, signs in enumerate(OUTPUT):
                     _add(xp, y[row + side, j::2, images], p[j], signs[i], first=not any(signs[:i]))
 
-    parallel_map(xp, _strips(H, B), part)
+    parallel_map(xp, _strips(H, W, B), part)
     return y
 
 
@@ -92,7 +94,7 @@ def _kernel_gradient(x, g):
     xp = array_module(x)
     H, W, B, C = x.shape
     K = g.shape[3]
-    strips = _strips(H, B)
+    strips = _strips(H, W, B)
     total = xp.empty((4, 4, C * K), dtype=x.dtype)
 
     for i in range(4):                                                       # a row of products at a time saves memory
@@ -122,9 +124,10 @@ def _spread(a, b, k):
     return a if k == 0 else a + b if k == 1 else a - b if k == 2 else -b
 
 
-def _strips(H, B):
+def _strips(H, W, B):
     """The work as parts for threads: two output rows, from an even one on, and some images."""
-    return [(row, slice(lo, lo + IMAGES)) for row in range(0, H, 2) for lo in range(0, B, IMAGES)]
+    images = max(1, 2 * TILES // W)
+    return [(row, slice(lo, lo + images)) for row in range(0, H, 2) for lo in range(0, B, images)]
 
 
 def _both_sides(like):
