@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 from .backend import Additions, array_module, is_array
 from .no_grad import in_no_grad, no_grad_blocks
 from .signature import Signature, describe
-from .tensor import BaseTensor, Change, alike, clock, first_gradients, last_write
+from .tensor import BaseTensor, Change, alike, clock, first_gradients, last_change, last_write
 from .typing import Array
 
 
@@ -132,6 +132,7 @@ def _walk(root: Node, g: Array) -> None:
                 _accumulate(x, dx, additions.add)
             else:
                 arriving[source] = arriving[source] + dx if source in arriving else dx
+        del gradients, dx                                    # their memory serves the next backward
     additions.flush()
 
 
@@ -144,12 +145,11 @@ def ancestors(root: Node) -> list[Node]:
                                "a graph before one backward(), or run the forward again")
         for x in node.inputs:
             source = x.node if isinstance(x, Tensor) else None
-            if source is None:
-                noted = getattr(x, "changed", None), getattr(x, "switched", None), last_write(x)
-                change = max(filter(None, noted), default=None)
-                if change is not None and change[0] > node.index:
-                    raise RuntimeError(_stale(node, x, change))
-            elif source not in seen:
+            if source is None and node.index < last_change[0]:
+                noted = (x.changed, x.switched, last_write(x)) if isinstance(x, Tensor) else (last_write(x),)
+                if newer := [change for change in noted if change is not None and change[0] > node.index]:
+                    raise RuntimeError(_stale(node, x, max(newer)))
+            elif source is not None and source not in seen:
                 seen.add(source)
                 nodes.append(source)
     return sorted(nodes, key=operator.attrgetter("index"), reverse=True)
@@ -255,7 +255,7 @@ def op(function=None, *, broadcasts=False):
             value = checks.fit_value(value, kind, dtype)
         y = object.__new__(Tensor)
         y._data = value
-        y._grad = y.changed = y.node = None
+        y._grad = y.changed = y.switched = y.node = None
         y._requires_grad = False
         if True in needs_grad:
             hold = hold_inputs.get()

@@ -32,6 +32,8 @@ else:
         """Annotates an op's input as one number, such as a temperature: a 0-d Tensor or a Python number."""
 
 MARKS = {"Index": Index, "Mask": Mask, "Scalar": Scalar}
+FLOATS = (np.dtype("float32"), np.dtype("float64"))          # native; `in` compares them by identity first
+PLAIN = {type(None), bool, int, float, str, slice}            # options that need no look, as most
 OTHER_NAMES = {"temperature": "tau"}                          # callers may write either
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -91,6 +93,8 @@ class Signature:
     def check_options(self, options: dict[str, Any]) -> None:
         """Refuse unknown options and Tensors; convert NumPy numbers, which would promote float32, to Python's."""
         for name, value in options.items():
+            if name in self.options and type(value) in PLAIN:
+                continue
             if name not in self.options:
                 raise TypeError(f"{self.name}: {self._what_is_wrong_with(name)}")
             if isinstance(value, np.generic):
@@ -129,7 +133,7 @@ class Signature:
                 kind = self.constants[name]
                 if not is_plain_array(x) or x.dtype.kind not in kind.kinds:
                     raise TypeError(f"{self.name}: {name} must be an array of {kind.meaning} type, got {describe(x)}")
-            else:
+            elif first is None or type(x) is not type(first[1]) or x.dtype is not first[1].dtype:
                 require_float_array(f"{self.name}: {name}", x)
                 first = first or (name, x)
                 self._require_like(*first, name, x)
@@ -232,7 +236,7 @@ def _mark(annotation: Any, function: Callable[..., Any]) -> Any:
 
 def require_float_array(what: str, x: Any) -> None:
     """Raise TypeError, with a hint how to convert x, unless x is a plain array of float32 or float64."""
-    if is_plain_array(x) and x.dtype in (np.float32, np.float64):
+    if is_plain_array(x) and x.dtype in FLOATS:
         return
     hint = ""
     if is_array(x) and not is_plain_array(x):

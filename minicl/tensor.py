@@ -31,7 +31,7 @@ class BaseTensor:
     _grad: Array | None
     _requires_grad: bool
     changed: Change | None                # the last write that was noted
-    switched: Change | None               # the last change of requires_grad; unset for what an op returns
+    switched: Change | None               # the last change of requires_grad
     node: Any                             # the recorded op whose output this is
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
@@ -86,7 +86,7 @@ class BaseTensor:
         self._require_leaf("requires_grad")
         _require_bool(value)
         if value is not self._requires_grad:
-            self.switched = next(clock), "", f"requires_grad = {value}"
+            self.switched = note_change("", f"requires_grad = {value}")
         self._requires_grad = value
 
     def _require_leaf(self, what: str) -> None:
@@ -186,7 +186,14 @@ def alike(x: Array, y: Array) -> bool:
 
 # ---------------------------------------------------------------- writes of the library
 
+last_change = [0]                     # its time: backward() needs to look for changes only in what an op used before
 _parts: dict[int, tuple[weakref.ref, dict[int, weakref.ref]]] = {}    # id of an array -> it, and the parts that view it
+
+
+def note_change(name: str, by: str) -> Change:
+    """The Change that happens now."""
+    last_change[0] = next(clock)
+    return last_change[0], name, by
 
 
 def mark_changed(named: Iterable[tuple[str, Any]], by: str, *, watched: bool = False) -> None:
@@ -194,9 +201,9 @@ def mark_changed(named: Iterable[tuple[str, Any]], by: str, *, watched: bool = F
 
     watched: watch() has been called for them, which saves time in a training step.
     """
-    now = next(clock)
+    change = note_change("", by)
     for name, x in named:
-        x.changed = now, name, by
+        x.changed = change[0], name, by
         if not watched:
             watch([x])
 

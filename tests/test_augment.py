@@ -271,11 +271,28 @@ def test_bad_images_are_refused_with_the_mend(xp, rng, transform):
             transform(images, wrong)
 
 
-def test_values_outside_0_1_are_refused_where_looking_is_cheap(rng):
-    images = images_of(np)
-    for wrong in (images * 255, images - 0.5, images * np.nan):
-        with pytest.raises(ValueError, match=r"expected values in \[0, 1\], got \[.*normalise after augmenting"):
-            RandomAffine()(wrong, rng)
+INSIDE = (0.0, -0.0, 1.0, 1e-45, -1e-45, 1.0005, -0.0005)                    # 1e-3 is left to rounding
+OUTSIDE = (255.0, 1.002, -0.002, -1e-2, np.nan, -np.nan, np.inf, -np.inf, 1e30)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("value", [*INSIDE, *OUTSIDE])
+def test_values_outside_0_1_are_refused_where_looking_is_cheap(value, dtype, rng):
+    """By a transform, and by a chain: of what comes in, and of what a user's function hands on to minicl's transforms."""
+    images = images_of(np).astype(dtype)
+    one = images.copy()
+    one[3, 4, 5, 0] = value
+    flip = RandomHorizontalFlip()
+    calls = [lambda x=x: transform(x, rng) for x in (one, one[::-2, :, ::-1], one.transpose(0, 2, 1, 3))
+             for transform in (flip, Compose([flip, flip]), Compose([Compose([flip])]), Compose([lambda images, rng: images]))]
+    chains = ([lambda images, rng: one, flip], [flip, lambda images, rng: one, flip], [Compose([lambda images, rng: one]), flip])
+    calls += [lambda chain=chain: Compose(chain)(images, rng) for chain in chains]
+    for call in calls:
+        if value in INSIDE:
+            assert call().shape[0] in (3, 6)
+        else:
+            with pytest.raises(ValueError, match=r"expected values in \[0, 1\], got \[.*normalise after augmenting"):
+                call()
 
 
 # ---------------------------------------------------------------- more than two views

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks import harness, report, run
+from benchmarks import checks, harness, report, run
 from benchmarks.candidates import Candidate
 from benchmarks.case import Peer
 from benchmarks.cases import CASES
@@ -256,3 +256,37 @@ def test_the_page_has_the_communication_that_is_counted():
     page = (ROOT / "docs/benchmarks.md").read_text()
     assert report.COMMUNICATION in page and all(line in page for line in done.stdout.splitlines())
     assert len(done.stdout.splitlines()) == 4
+
+
+@pytest.fixture(scope="module")
+def unchecked():
+    return checks.without_checks("minicl_unchecked")
+
+
+def test_the_copy_without_checks_accepts_what_minicl_refuses(unchecked):
+    assert len(checks.faults("minicl")) == 9
+    checks.require_patched(unchecked)
+    with pytest.raises(AssertionError, match="minicl does not refuse: fine"):
+        checks.require_patched(unchecked, lambda package: {"fine": lambda: None})
+    with pytest.raises(RuntimeError, match="was changed by load_state_dict"):            # the first fault, of a copy with checks
+        checks.require_patched(checks.copy_of_minicl("minicl_again"))
+
+
+def test_the_copy_without_checks_takes_the_same_steps(unchecked):
+    for encoder in checks.ENCODERS:
+        steps = {package: checks.step_of(package, encoder, 8) for package in ("minicl", unchecked)}
+        seconds = checks.measure(steps, 2)                                   # asserts that they compute the same
+        assert [len(times) for times in seconds.values()] == [2, 2]
+
+
+def test_the_share_of_the_checks_is_printed_and_limited(capsys):
+    arguments = ["--encoder", "mlp", "--batch", "8", "--rounds", "10", "--most"]
+    assert checks.main([*arguments, "100"]) == 0
+    assert capsys.readouterr().out.count("| mlp |") == 2
+    assert checks.main([*arguments, "0"]) == 1
+
+
+def test_a_share_is_the_median_of_what_the_rounds_differ_by():
+    share, error = checks.difference([2.0, 4.0, 2.0, 9.0, 2.0], [1.0, 2.0, 1.0, 1.0, 1.1])
+    assert share == 50.0 and error == 0.0
+    assert checks.difference([1.0, 1.0, 1.0], [0.99, 0.98, 0.97])[1] == pytest.approx(1.2533 * 1.4826 / 3**0.5)

@@ -106,3 +106,23 @@ def test_the_order_is_newest_first():
     a = times(x, x)
     b = plus(a, times(a, 3.0))
     assert [node.op.__name__ for node in ancestors(b.node)] == ["plus", "times", "times"]
+
+
+def test_gradients_of_one_node_are_freed_before_the_backward_of_the_next():
+    """Else two layers' gradients of weights take memory at a time."""
+    alive = []
+
+    @op
+    def layer(x, w):
+        def backward(g):
+            assert all(reference() is None for reference in alive)
+            dw = g * x
+            alive.append(weakref.ref(dw))
+            return g * w, dw
+        return x * w, backward
+
+    y, weights = leaf(2.0, False), [leaf(np.full(3, value)) for value in (2.0, 3.0, 4.0)]
+    for w in weights:
+        y = layer(Tensor(np.full(3, 2.0)) if y.ndim == 0 else y, w)
+    y.backward(np.ones(3))
+    assert len(alive) == 3 and weights[0].grad.tolist() == [24.0] * 3

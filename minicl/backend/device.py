@@ -1,5 +1,6 @@
 """Array libraries and transfers between them: the only file that imports CuPy."""
 
+import math
 import os
 import sys
 from typing import Any
@@ -137,6 +138,6 @@ def to_device(x: Any, xp: ArrayModule) -> Array:
 def require_finite(x: Array, what: str) -> None:
     """Raise FloatingPointError if the array x holds NaN or infinity. Only on NumPy: on a GPU this would make every step
     wait, so the training loop checks the losses that it logs instead."""
-    if isinstance(x, (np.ndarray, np.generic)) and not np.isfinite(x).all():
+    if isinstance(x, (np.ndarray, np.generic)) and not (np.isfinite(x).all() if x.ndim else math.isfinite(x)):
         raise FloatingPointError(f"{what} is not finite (NaN or infinity): look for NaN in the input, a learning "
                                  "rate that diverged, or a temperature that fell to 0")

@@ -1,12 +1,10 @@
 """Checks of the arguments that contrastive losses share. Values on a GPU are not read, which would wait for it."""
 
-import numbers
-
 import numpy as np
 
 from ..autograd import Tensor
 from ..backend import array_module, is_array, is_gpu
-from ..checks import require_within
+from ..checks import is_number, require_within
 from ..distributed import ALONE
 from ..signature import is_plain_array
 
@@ -25,7 +23,7 @@ def require_scalar(name, argument, value, interval="(-inf, inf)", hint=""):
 
 def require_temperature(name, tau):
     """Raise ValueError unless tau is a finite number > 0."""
-    learned = not isinstance(tau, numbers.Real)
+    learned = not is_number(tau)
     require_scalar(name, "tau", tau, "(0, inf)", "learn its logarithm and take exp, which stays above 0" if learned
                    else "usual temperatures are 0.05 to 1")
 

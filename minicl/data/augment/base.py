@@ -17,6 +17,8 @@ from ...typing import Array, HostArray, Rng
 
 Range = float | tuple[float, float]      # of an option: a pair (low, high), or a number, see checks.interval
 
+SLACK = 1e-3            # that values may lie outside [0, 1], by rounding
+MOST = {size: np.full((), 1 + SLACK, f"f{size}").view(f"u{size}") for size in (4, 8)}
 SLICE_PIXELS = 2**16    # in a slice on NumPy: its temporaries stay in cache and need no fresh pages (CuPy: no slices)
 
 
@@ -109,8 +111,11 @@ class Compose(Transform):
     def transform(self, images: Array, rng: Rng, world: World = ALONE) -> Array:
         if not self.transforms:
             return images.copy()
+        checked = True                                       # images need no second look after minicl's own transforms
         for transform in self.transforms:
-            images = transform(images, rng, *shared_by(world))
+            own = type(transform).__module__.startswith(__package__)
+            images = (transform.transform if own and checked else transform)(images, rng, *shared_by(world))
+            checked = own and not isinstance(transform, Compose)
         return images
 
     def __repr__(self) -> str:
@@ -159,8 +164,9 @@ def check_images(owner, images):
         raise ValueError(f"{name}: images: expected 1 or 3 channels in the last axis, got shape {images.shape}{hint}")
     if len(images) and not images.size:
         raise ValueError(f"{name}: images: expected at least 1 x 1 pixels, got shape {images.shape}")
-    if isinstance(images, np.ndarray) and images.size:
+    # In one pass: the bits of floats >= 0 are ordered as the floats are, and those of others and of NaN lie above.
+    if isinstance(images, np.ndarray) and images.size and images.view(f"u{images.itemsize}").max() > MOST[images.itemsize]:
         low, high = float(images.min()), float(images.max())
-        if not (low >= -1e-3 and high <= 1 + 1e-3):              # so written that NaN fails too
+        if not (low >= -SLACK and high <= 1 + SLACK):            # so written that NaN fails too
             raise ValueError(f"{name}: images: expected values in [0, 1], got [{low:.4g}, {high:.4g}]; divide bytes "
                              "by 255, and normalise after augmenting, not before")

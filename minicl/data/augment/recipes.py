@@ -61,7 +61,7 @@ def _views(name, augments, images, rng, world):
         if not is_array(views[-1]) or len(views[-1]) != len(images):
             raise ValueError(f"{name}: augment must give an array with a view of each of the {len(images)} images, in their "
                              f"order, got {describe(views[-1]):.200}")
-        if before == pickle.dumps(rng.bit_generator.state):
+        if before and before == pickle.dumps(rng.bit_generator.state):
             if len(images) == 0:
                 raise ValueError(f"{name}: images must hold at least one image, got shape {images.shape}; is the batch "
                                  "empty?")

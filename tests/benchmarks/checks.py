@@ -1,0 +1,327 @@
+"""What minicl's checks cost a training step of examples/simclr_mnist.py: minicl beside a copy of it without them.
+
+    python tests/benchmarks/checks.py                                    # about a minute; exit code 1 above --most
+    python tests/benchmarks/checks.py --batch 64 --encoder mlp           # a smaller step, of which they are a larger share
+
+The copy is a second import of the same files, under another name, in which all these do nothing:
+
+    require_...     of arguments, settings, shapes, parts and finiteness: every function that only checks
+    views           values of images outside [0, 1], an augment that draws nothing or writes into its images
+    @op             dtypes, backends, keywords and options of the inputs; the value; its gradients
+    the walk        inputs that were changed since an op used them, and the stamps by which that is seen
+    optimizers      changed parts, settings, finite gradients
+
+What a body compares itself (`if x.ndim != 4: raise ...`) stays. The copy must accept faults that minicl refuses, and must
+compute the same numbers. Steps alternate in one process, on one thread, in CPU seconds. A third copy keeps its checks: its
+difference, which should be 0, is what the method itself does not resolve.
+"""
+
+import argparse
+import ast
+import contextlib
+import functools
+import importlib
+import inspect
+import itertools
+import operator
+import statistics
+import sys
+import textwrap
+import time
+import types
+from pathlib import Path
+
+if __name__ == "__main__":                      # tests/ for benchmarks, the checkout for minicl
+    sys.path[:1] = map(str, Path(__file__).resolve().parents[1:3])
+
+import numpy as np  # noqa: E402
+
+import minicl  # noqa: E402
+from benchmarks.steps import LR, WEIGHT_DECAY  # noqa: E402
+from minicl.options import at_least, within  # noqa: E402
+from minicl.run import command  # noqa: E402
+
+ENCODERS = {"mlp": "MLP", "convnet": "ConvNet"}                              # as simclr_mnist.py has them
+PARTS = {"whole": "all of it", "rest": "without the two views: model, loss, backward and optimizer"}
+STUBBED = ("mark_changed", "check_options", "check_images")                  # beside require_... and _require_...
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--encoder", nargs="+", choices=ENCODERS, default=list(ENCODERS), help="default: both")
+    parser.add_argument("--batch", type=at_least(2), default=256, help="images a step; default: 256")
+    parser.add_argument("--rounds", type=at_least(10), default=60, help="steps of each copy; default: 60")
+    parser.add_argument("--most", type=within("[0, inf)"), default=2.0, help="percent of a step; default: 2")
+    args = parser.parse_args(argv)
+    packages = {"minicl": "minicl", "same": copy_of_minicl("minicl_again"), "bare": without_checks("minicl_unchecked")}
+    require_patched(packages["bare"])
+    with contextlib.ExitStack() as stack:
+        for package in packages.values():                                    # each has loops of its own
+            stack.enter_context(part_of(package, "backend").threads(1))      # BLAS too
+        return compare(packages, args)
+
+
+def compare(packages, args):
+    """Measure and print; the exit code."""
+    print(f"a step of simclr_mnist.py with {args.batch} images, one thread, CPU time, median of {args.rounds} rounds\n"
+          "| encoder | part | ms a step | checks | standard error | a copy with checks |\n|---|---|--:|--:|--:|--:|")
+    worst = 0.0
+    for encoder in args.encoder:
+        for part in PARTS:
+            steps = {name: step_of(package, encoder, args.batch, views=part == "whole") for name, package in packages.items()}
+            seconds = measure(steps, args.rounds)
+            share, error = difference(seconds["minicl"], seconds["bare"])
+            control, _ = difference(seconds["minicl"], seconds["same"])
+            print(f"| {encoder} | {PARTS[part]} | {1e3 * statistics.median(seconds['minicl']):.1f} | {share:.2f} % | {error:.2f} % "
+                  f"| {control:+.2f} % |", flush=True)
+            if part == "whole":
+                worst = max(worst, share)
+    print(f"the checks take {worst:.2f} % of a step or less; the limit is {args.most:g} %")
+    return int(worst > args.most)
+
+
+# ---------------------------------------------------------------- the copies
+
+def copy_of_minicl(name):
+    """A second import of minicl's files as the package `name`. Its classes and functions are not minicl's."""
+    if name not in sys.modules:
+        package = types.ModuleType(name)                                     # without __init__: nothing is imported yet
+        package.__path__ = list(minicl.__path__)
+        sys.modules[name] = package
+    return name
+
+
+def without_checks(name):
+    """copy_of_minicl whose checks do nothing."""
+    if name in sys.modules:
+        return name
+    copy_of_minicl(name)
+    part = functools.partial(part_of, name)
+    autograd = part("autograd")
+    autograd.op = bare_op(autograd)                                          # before any op is made
+    autograd._walk = bare_walk(autograd)
+    for module in ("ops", "nn", "contrastive", "methods", "optim", "data", "evaluate"):
+        part(module)
+    for module in [module for key, module in sys.modules.items() if key.startswith(name + ".")]:
+        for owner in (module, *filter(inspect.isclass, vars(module).values())):
+            if owner is module or owner.__module__.startswith(name + "."):
+                for key, value in list(vars(owner).items()):
+                    if only_checks(value):
+                        setattr(owner, key, nothing)
+    part("nn.structure").Structure.check = nothing
+    part("checks").Sealed.__setattr__ = object.__setattr__
+    part("data.augment.recipes")._views = lambda name, augments, images, rng, world: [a(images, rng) for a in augments]
+    return name
+
+
+def part_of(package, module):
+    return importlib.import_module(f"{package}.{module}")
+
+
+def nothing(*_, **__):
+    pass
+
+
+def only_checks(value):
+    """Whether value is a function that returns nothing and whose name is that of a check."""
+    if not inspect.isfunction(value) or not (value.__name__.lstrip("_").startswith("require_") or value.__name__ in STUBBED):
+        return False
+    tree = ast.parse(textwrap.dedent(inspect.getsource(value)))
+    return not any(isinstance(node, (ast.Return, ast.Yield)) and node.value is not None for node in ast.walk(tree))
+
+
+def bare_op(autograd):
+    """@op that passes arrays to the function, records, and looks at nothing."""
+    Tensor, Node, blocks, in_no_grad = autograd.Tensor, autograd.Node, autograd.no_grad_blocks, autograd.in_no_grad
+
+    def op(function=None, *, broadcasts=False):
+        if function is None:
+            return functools.partial(op, broadcasts=broadcasts)
+        checks = autograd.Signature(function, broadcasts)
+        count = 0 if checks.variadic else len(checks.names)
+        asks_needs_grad = checks.asks_needs_grad
+
+        @functools.wraps(function)
+        def call(*inputs, **options):
+            recording = not (blocks.get() and in_no_grad())
+            if len(inputs) < count:
+                inputs = checks.in_order(inputs, options)
+            arrays, needs_grad = [], []
+            for x in inputs:
+                is_tensor = isinstance(x, Tensor)
+                arrays.append(x._data if is_tensor else x)
+                needs_grad.append(recording and is_tensor and (x._requires_grad or x.node is not None))
+            if asks_needs_grad:
+                value, backward = function(*arrays, needs_grad=tuple(needs_grad), **options)
+            else:
+                value, backward = function(*arrays, **options)
+            y = object.__new__(Tensor)
+            y._data = np.asarray(value) if isinstance(value, np.generic) else value
+            y._grad = y.changed = y.switched = y.node = None
+            y._requires_grad = False
+            if True in needs_grad:
+                y.node = Node(call, inputs, options, backward)
+            return y
+
+        call.forward, call.checks, call.names, call.__signature__ = function, checks, checks.names, checks.public
+        return call
+
+    return op
+
+
+def bare_walk(autograd):
+    """The walk back that trusts every node and gradient; broadcast ones are summed."""
+    Tensor, Additions, accumulate = autograd.Tensor, autograd.Additions, autograd._accumulate
+    sum_to_shape = sys.modules[autograd.Signature.__module__].sum_to_shape
+
+    def walk(root, g):
+        arriving, additions = {root: g}, Additions()
+        for node in ancestors(root):
+            inputs, backward = node.inputs, node.backward
+            node.inputs, node.options, node.backward = (), {}, None
+            if node not in arriving:
+                continue
+            for x, dx in zip(inputs, backward(arriving.pop(node))):
+                if dx is None or not isinstance(x, Tensor) or x.node is None and not x._requires_grad:
+                    continue
+                source = x.node
+                if dx.shape != x._data.shape:
+                    dx = sum_to_shape(dx, x._data.shape)
+                if source is None:
+                    accumulate(x, dx, additions.add)
+                else:
+                    arriving[source] = arriving[source] + dx if source in arriving else dx
+        additions.flush()
+
+    def ancestors(root):
+        seen, nodes = {root}, [root]
+        for node in nodes:
+            for x in node.inputs:
+                source = x.node if isinstance(x, Tensor) else None
+                if source is not None and source not in seen:
+                    seen.add(source)
+                    nodes.append(source)
+        return sorted(nodes, key=operator.attrgetter("index"), reverse=True)
+
+    return walk
+
+
+# ---------------------------------------------------------------- what the checks refuse, and the copy must not
+
+def faults(package):
+    """{check: a function that makes a fault for it}, with the classes of the copy of minicl that is called `package`."""
+    part = functools.partial(part_of, package)
+    Tensor, nt_xent, SGD, nn = part("autograd").Tensor, part("contrastive").nt_xent, part("optim").SGD, part("nn")
+    x = np.ones((4, 3), "float32")
+
+    def model():
+        return nn.Linear(3, 3, rng=np.random.default_rng(0))
+
+    def stale():
+        layer, second = model(), model()
+        y = second(layer(Tensor(x))).sum()
+        second.load_state_dict(second.state_dict())
+        y.backward()
+
+    def other_dtype():
+        part("ops").add(Tensor(x), Tensor(x.astype("float64")))
+
+    def tau():
+        nt_xent(x, 2 * x, float("inf"))
+
+    def nan_rows():
+        nt_xent(x * np.float32("nan"), x, 0.5)
+
+    def nan_gradient():
+        layer = model()
+        optimizer = SGD(layer, 0.1)
+        layer.weight.grad[...] = np.nan
+        optimizer.step()
+
+    def rate():
+        SGD(model(), 0.1).step(-1.0)
+
+    def dark_images():
+        part("data").mnist_views()(np.full((2, 28, 28, 1), -1, "float32"), np.random.default_rng(0))
+
+    def equal_views():
+        part("data").two_views(lambda images, rng: images.copy(), np.zeros((2, 28, 28, 1), "float32"), np.random.default_rng(0))
+
+    def late_part():
+        layers = nn.Sequential(model())
+        optimizer = SGD(layers, 0.1)
+        layers.steps = [*layers.steps, model()]
+        optimizer.step()
+
+    return {f.__name__: f for f in (stale, other_dtype, tau, nan_rows, nan_gradient, rate, dark_images, equal_views, late_part)}
+
+
+def require_patched(package, faults_of=faults):
+    """Raise unless minicl refuses all faults, and this copy none: so every stub is where the code reads it."""
+    for name, make in faults_of("minicl").items():
+        try:
+            make()
+        except (ArithmeticError, RuntimeError, TypeError, ValueError):
+            continue
+        raise AssertionError(f"minicl does not refuse: {name}")
+    for make in faults_of(package).values():
+        make()
+
+
+# ---------------------------------------------------------------- measurement
+
+def step_of(package, encoder, batch, views=True):
+    """step() -> (loss, gradients): that of examples/simclr_mnist.py, of this copy of minicl; or with given views."""
+    part = functools.partial(part_of, package)
+    nn, nt_xent = part("nn"), part("contrastive").nt_xent
+    rng = np.random.default_rng(0)
+    encoder = getattr(nn, ENCODERS[encoder])((28, 28, 1), rng=rng)
+    model = part("methods").SimCLR(encoder, nn.projection_head("mlp", encoder.features, hidden=256, dim=128, rng=rng))
+    optimizer = part("optim").AdamW(model, LR, weight_decay=WEIGHT_DECAY)
+    data = np.random.default_rng(1).integers(0, 256, (10 * batch, 28, 28, 1), dtype=np.uint8)
+    batches, augment, order = part("data").Batches(len(data), batch), part("data").mnist_views(), itertools.count()
+
+    def two_views():
+        images = part("evaluate").to_float(data[batches[next(order)]], np)
+        return np.concatenate(part("data").two_views(augment, images, rng))
+
+    given = two_views()
+
+    def step():
+        _, z = model(two_views() if views else given)
+        loss = nt_xent(z[:batch], z[batch:], 0.2)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.data, optimizer.grads
+
+    return step
+
+
+def measure(steps, rounds):
+    """{name: CPU seconds of each round}. The copies take turns, in another order each round, and compute the same."""
+    seconds = {name: [] for name in steps}
+    names = list(steps)
+    for k in range(-2, rounds):                                              # two to warm up
+        results = []
+        for name in names[k % len(names):] + names[:k % len(names)]:
+            start = time.process_time()
+            loss, g = steps[name]()
+            if k >= 0:
+                seconds[name].append(time.process_time() - start)
+            results.append((loss.item(), g.copy()))
+        for loss, g in results[1:]:
+            assert loss == results[0][0] and np.array_equal(g, results[0][1]), "the copies compute other numbers"
+    return seconds
+
+
+def difference(ours, others):
+    """(median of the rounds' differences in percent of our step, its standard error)."""
+    percent = [100 * (a - b) / a for a, b in zip(ours, others)]
+    median = statistics.median(percent)
+    deviation = 1.4826 * statistics.median(abs(p - median) for p in percent)             # robust, normal otherwise
+    return median, 1.2533 * deviation / len(percent)**0.5
+
+
+if __name__ == "__main__":
+    command(main)
