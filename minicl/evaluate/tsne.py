@@ -9,10 +9,12 @@ and the gradient of KL(P | Q) pulls with p_ij and pushes with q_ij:
 
 import numpy as np
 
-from ..backend import to_host
+from ..backend import parallel_for, to_host
 from ..checks import require_integers, require_within
 from ..typing import Array, HostArray
 from .checks import require_features
+
+ROWS = 128             # of pairs in a slice, which stays in the cache
 
 
 def tsne(features: Array, *, perplexity: float = 30, steps: int = 300, seed: int = 0) -> HostArray:
@@ -32,16 +34,35 @@ def tsne(features: Array, *, perplexity: float = 30, steps: int = 300, seed: int
     y = features @ np.linalg.svd(features, full_matrices=False)[2][:2].T     # start from the principal axes
     y = np.pad(y, ((0, 0), (0, 2 - y.shape[1])))                             # of which one feature has one
     y = (y / (y.std(axis=0) + 1e-12) * 1e-2 + 1e-4 * rng.standard_normal((n, 2))).astype(np.float32)
-    velocity = np.zeros_like(y)
+    velocity, gradient, w = np.zeros_like(y), np.zeros_like(y), np.zeros_like(p)
     for step in range(steps):
         early = step < steps // 4                                            # at first pull harder, so clusters can form
-        w = 1 / (1 + _squared_distances(y))
-        np.fill_diagonal(w, 0)
-        force = (p * (12 if early else 1) - w / w.sum()) * w
-        gradient = 4 * (force.sum(axis=1, keepdims=True) * y - force @ y)
+        sums = parallel_for(np, n, lambda lo, hi: _weights(y, lo, hi, w[lo:hi]), ROWS)
+        pull, push = np.float32(12 if early else 1), np.float32(-1 / sum(sums))
+        parallel_for(np, n, lambda lo, hi: _forces(y, p[lo:hi], w[lo:hi], pull, push, lo, hi, gradient), ROWS)
         velocity = (0.5 if early else 0.8) * velocity - (n / 40) * gradient
         y += velocity
     return y - y.mean(axis=0)
+
+
+def _weights(y, lo, hi, w):
+    """Rows lo:hi of w_ij = 1 / (1 + |y_i - y_j|^2), into w, with w_ii = 0; their sum."""
+    square = (y * y).sum(axis=1, keepdims=True)
+    ones = np.ones_like(square)                              # (-2 y_i, 1 + y_i^2, 1) . (y_j, 1, y_j^2)
+    np.matmul(np.hstack([-2 * y, 1 + square, ones])[lo:hi], np.hstack([y, ones, square]).T, out=w)
+    np.maximum(w, 1, out=w)
+    np.reciprocal(w, out=w)
+    w[np.arange(hi - lo), np.arange(lo, hi)] = 0
+    return float(w.sum())
+
+
+def _forces(y, p, w, pull, push, lo, hi, gradient):
+    """Rows lo:hi of the gradient, from the same rows of p and w: p_ij pull + w_ij push for p_ij - q_ij."""
+    force = w * push
+    force += p if pull == 1 else p * pull
+    force *= w
+    sums = force @ np.hstack([y, np.ones_like(y[:, :1])])                    # sum_j of force_ij y_j, and of force_ij
+    gradient[lo:hi] = 4 * (sums[:, 2:] * y[lo:hi] - sums[:, :2])
 
 
 def _scaled(x):
@@ -59,15 +80,24 @@ def _neighbour_probabilities(features, perplexity):
     d = _squared_distances(features)                                         # float64: one far point leaves the rest 1e-6
     d /= max(d.mean(), 1e-12)                                                # collapsed features: all 0
     np.fill_diagonal(d, np.inf)
+    p = np.empty(d.shape, dtype=np.float32)
+    parallel_for(np, len(d), lambda lo, hi: _fit_widths(d[lo:hi], perplexity, p[lo:hi]), ROWS)
+    return (p + p.T) / (2 * len(p))
+
+
+def _fit_widths(d, perplexity, p):
+    """p_j = exp(x_j) / sum exp(x), x_j = (d_min - d_j) / width^2, into p; H = log sum exp(x) - sum_j p_j x_j."""
+    below = d.min(axis=1, keepdims=True) - d
     low, high = np.full((len(d), 1), 1e-3), np.full((len(d), 1), 1e15)
     for _ in range(40):                                                      # bisection for 1 / width^2, in its logarithm
         precision = np.sqrt(low * high)
-        p = np.exp(((d.min(axis=1, keepdims=True) - d) * precision).astype(np.float32))
-        p /= p.sum(axis=1, keepdims=True)
-        entropy = -(p * np.log(np.maximum(p, 1e-30))).sum(axis=1, keepdims=True)
+        x = np.maximum(below * precision, -200).astype(np.float32)           # exp(-200) is 0, and so is its share of H
+        np.exp(x, out=p)
+        total = p.sum(axis=1, keepdims=True)
+        entropy = np.log(total) - np.einsum("ij,ij->i", p, x)[:, None] / total
         too_wide = entropy > np.log(perplexity)
         low, high = np.where(too_wide, precision, low), np.where(too_wide, high, precision)
-    return (p + p.T) / (2 * len(p))
+    p /= total
 
 
 def _squared_distances(x):

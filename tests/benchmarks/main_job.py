@@ -33,7 +33,7 @@ from minicl.optim import AdamW, warmup_cosine  # noqa: E402
 from minicl.run import RunError  # noqa: E402
 
 RECIPE = {"data": "mnist", "data_dir": None, "items": None, "seed": 0, "epochs": 8, "batch": 256, "lr": 5e-3, "tau": 0.2,
-          "weight_decay": 1e-4}                 # the script's defaults; items: of the training images, None for all
+          "weight_decay": 1e-4}                 # the script's defaults; items: of either set, None for all
 GOAL, FIRST = 0.989, 5                          # the probe's accuracy, and the first epoch after which it is evaluated
 NAMES = {"minicl": "minicl", "torch": "PyTorch", "torch, channels last, kept": "PyTorch, channels last, kept"}
 
@@ -190,7 +190,8 @@ def serve(answer, ours, options):
     with threads(**options) if ours else contextlib.nullcontext():
         data = load_images(recipe["data"], recipe["data_dir"], seed=recipe["seed"], log=print)
         items = slice(recipe["items"])
-        data = dataclasses.replace(data, train_images=data.train_images[items], train_labels=data.train_labels[items])
+        data = dataclasses.replace(data, **{f"{split}_{part}": getattr(data, f"{split}_{part}")[items]
+                                            for split in ("train", "test") for part in ("images", "labels")})
         side = (Ours if ours else Theirs)(data, recipe, SimCLRStep(side=data.train_images.shape[1]).model(), options)
         answer(ready=True)
         each = side.batches.per_epoch
