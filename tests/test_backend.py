@@ -152,6 +152,17 @@ def test_scatter_add_adds_up_repeats(xp):
     np.testing.assert_array_equal(to_host(x), [1, 0, 110])
 
 
+@pytest.mark.parametrize("shape", [(2,), (3, 7), (30,), (4, 50)])            # above 20 ids for 5 rows: sorted
+@pytest.mark.parametrize("dtype", ["int64", "int8", "uint8", "uint64"])
+def test_scatter_add_of_rows(shape, dtype, xp, rng):
+    ids = rng.integers(0 if dtype[0] == "u" else -5, 5, shape).astype(dtype)
+    before, values = rng.standard_normal((5, 3)), rng.standard_normal((*shape, 3))
+    x = xp.asarray(before.copy())
+    scatter_add(x, xp.asarray(ids), xp.asarray(values))
+    chosen = (ids.astype(int) % 5)[..., None] == np.arange(5)                # (..., 5)
+    np.testing.assert_allclose(to_host(x), before + np.tensordot(chosen, values, (range(ids.ndim),) * 2), atol=1e-12)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_require_finite(bad):
     require_finite(np.ones(3), "x")
