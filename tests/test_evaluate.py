@@ -45,9 +45,13 @@ def model(xp, rng):
     return model
 
 
-def test_bytes_become_floats_from_0_to_1(xp):
-    x = to_float(np.uint8([[0, 51, 255]]), xp)
-    assert isinstance(x, xp.ndarray) and x.dtype == "float32"
+@pytest.mark.parametrize("mapped", [False, True])
+def test_bytes_become_floats_from_0_to_1(mapped, tmp_path, xp):
+    """Pictures of a folder are a memmap, which the losses and augmentations would refuse."""
+    images = np.uint8([[0, 51, 255]])
+    images.tofile(tmp_path / "pixels")
+    x = to_float(np.memmap(tmp_path / "pixels", np.uint8, "r", shape=(1, 3)) if mapped else images, xp)
+    assert type(x) is xp.ndarray and x.dtype == "float32"
     np.testing.assert_allclose(to_host(x), [[0, 0.2, 1]], rtol=1e-6)
 
 

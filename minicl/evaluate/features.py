@@ -72,7 +72,8 @@ def to_float(images: HostArray, xp: ArrayModule) -> Array:
     """
     if not is_array(images) or images.dtype != "uint8":
         raise TypeError(f"to_float: expected uint8 images, got {getattr(images, 'dtype', type(images).__name__)}")
-    scaled = to_device(images, xp).astype("float32")
+    scaled = xp.empty(images.shape, dtype="float32")                         # not of a subclass, as images may be: memmap
+    scaled[...] = to_device(images, xp)
     scaled *= 1 / 255                                                        # in place: a whole data set may be converted
     return scaled
 

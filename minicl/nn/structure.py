@@ -78,7 +78,8 @@ def require_views(owner: str, names: Any, parameters: Any, views: Any) -> None:
     for name, p, (_, data, grad) in zip(names, parameters, views):
         if p._data is not data or p._grad is not grad:
             raise RuntimeError(f"{owner}: {name} no longer views the optimizer's buffer; make the optimizer after "
-                               "model.to() and model.astype(), only one a parameter, and clear gradients with zero_grad()")
+                               "model.to() and model.astype(), give each parameter to one optimizer only, and clear "
+                               "gradients with zero_grad()")
 
 
 def named_parameters(name, model) -> list[tuple[str, Any]]:
