@@ -39,7 +39,7 @@ ALIGNMENT = 256                                              # bytes, as of cuda
 WHY = {"H2D": "it takes an array from the host, which must be an argument", "D2H": "it waits for the GPU",
        "synchronous": "it waits for the GPU", "StreamCapture": "it waits for the GPU",       # what CuPy's errors mean
        "'Number'": "it computes with a float argument, which may go to optimizer.step() or update() only"}
-NUMBER = "a number"                                          # the kind of an argument that may be another in each step
+NUMBER, ON_DEVICE = "a number", "on the device"              # in the kinds of arguments
 PATIENCE = 10                                                # steps in a row that are computed as something has changed
 
 
@@ -102,7 +102,7 @@ class Captured:
         if kinds is None:
             return self.step(*inputs)
         values: list[Sequence[Any]] = []
-        reason = None
+        reason, is_other = None, False
         if self.graph is not None and kinds == self.graph.kinds and not self.graph.around.changed():
             values, fit = self.graph.next_values(inputs)
             if fit:
@@ -114,11 +114,11 @@ class Captured:
                 self.graph = Graph(self.step, self.xp, self.last, inputs)
                 return self.graph.launch(inputs, self.graph.first)
             except CaptureError as error:
-                values = error.values
-                reason = None if isinstance(error.__cause__, KindError) else str(error)
+                values, reason = error.values, str(error)
+                is_other = isinstance(error.__cause__, KindError)
         result = self._compute(inputs, kinds, values, changed)
-        if reason is not None and self.reason is None:       # and nothing was wrong with the step itself
-            self._give_up(reason)
+        if reason is not None and self.reason is None and not (is_other and not self.repeats):
+            self._give_up(reason)                            # nothing is wrong with the step itself, which was computed
         return result
 
     def _in_order(self, inputs, named):
@@ -134,7 +134,7 @@ class Captured:
             if isinstance(x, (float, np.floating)):
                 kinds.append(NUMBER)
             elif isinstance(x, self.xp.ndarray):
-                kinds.append((x.shape, x.dtype, "on the device"))
+                kinds.append((x.shape, x.dtype, ON_DEVICE))
             elif x is None or isinstance(x, (int, str, np.integer, np.bool_)) or is_array(x) and x.dtype.kind in "fiub":
                 kinds.append(kind_of(x, None))
             else:
@@ -286,10 +286,10 @@ class Places:
     def put(self, value: Any, dtype: Any) -> Any:
         """The next value as it is for the capture: its place on the device, or itself if it may not change."""
         kind = kind_of(value, dtype)
-        while self.count < len(self.kinds) and self.kinds[self.count] == NUMBER:
+        while self.count < len(self.kinds) and (self.kinds[self.count] == NUMBER or ON_DEVICE in self.kinds[self.count]):
             self.count += 1
         if self.count == len(self.kinds) or self.kinds[self.count] != kind:
-            raise KindError("what the step computes on the host has changed its kind since the step before")
+            raise KindError("what it computes on the host is of another kind than without a capture")
         self.count += 1
         return self.device[self.count - 1] if _is_place(kind) else value
 

@@ -335,6 +335,19 @@ def arguments_by_name(cp):
     return lambda x, scale, flag=1: cp.asarray(x) * (2 if flag else 1), lambda step, k: step(x=X, scale=1.0 + k, flag=k > 5)
 
 
+def arguments_on_both_sides(cp):
+    weight = nn.Parameter(cp.ones((2, 2), dtype="float32"))
+    optimizer = SGD([("weight", weight)], 1.0)
+
+    def on(x, y, rate, z):
+        optimizer.zero_grad()
+        (weight * (x + to_device(y, cp) * to_device(z, cp).astype("float32"))).sum().backward()
+        optimizer.step(rate)
+        return weight
+
+    return on, lambda step, k: step(cp.asarray(X + k), X * k, 1.0 + k, np.int64([k, 1]))
+
+
 def tensor_as_argument(cp):
     return lambda x: x.data * 2, lambda step, k: step(Tensor(cp.asarray(X)))
 
@@ -511,6 +524,7 @@ CHANGES = {
     variable_that_changes_always: "scale changes from step to step", attributes_of_self: None,
     counter_of_its_own: "self.count changes from step to step", list_of_its_own: "self.losses changes from step to step",
     own_draws: "draws random numbers itself", decorated: None, captured_within: None, arguments_by_name: None,
+    arguments_on_both_sides: None,
     tensor_as_argument: "got Tensor", pair_as_argument: "got tuple", integer_that_changes: "an integer argument",
     shapes_that_take_turns: "an argument's shape", rate_computed_with: "computes with a float argument",
     rate_as_a_condition: "with a float argument", rate_compared: "with a float argument",
