@@ -137,7 +137,7 @@ def read_captions(file: str, log: Callable[[str], None] = print) -> list[tuple[s
     if not found:
         raise DataError(f"{file} has no captions; expected a picture's file and a caption on each line")
     if left_out:
-        log(f"skipped: {left_out} of the {len(pairs)} lines of {file}, which lack a file or a caption")
+        log(f"skipped: {left_out} of the {len(pairs)} lines of {file}, which have no file or no caption")
     if long:
         log(f"cut: {long} captions of {file} after {LONGEST} characters")
     return list(found.items())

@@ -38,7 +38,8 @@ LOSSES = {
 
 def main():
     parser = options(__doc__, epochs=12, batch=256, lr=1e-2, tau=0.25)
-    parser.add_argument("--images", type=at_least(20), default=10_000, help="training images, the first of the data")
+    parser.add_argument("--images", type=at_least(20), default=10_000,
+                        help="number of training images, the first of the data")
     args = parser.parse_args()
 
     world = get_world(args.backend)

@@ -42,9 +42,9 @@ PROMPTS = {
 
 def main():
     parser = options(__doc__, epochs=6, batch=256, lr=3e-3, tau=0.07)
-    parser.add_argument("--text", default="transformer", choices=("transformer", "bag"), help="what reads captions")
+    parser.add_argument("--text", default="transformer", choices=("transformer", "bag"), help="encoder of captions")
     parser.add_argument("--dim", type=at_least(2, 2**14), default=64, help="dimension of the common embedding space")
-    parser.add_argument("--weight-decay", type=within("[0, inf)"), default=0.05, help="AdamW's, on matrices")
+    parser.add_argument("--weight-decay", type=within("[0, inf)"), default=0.05, help="weight decay of AdamW, on matrices")
     parser.add_argument("--chunk", type=at_least(3), help="pairs encoded at a time, to save memory; default: all at once")
     parser.add_argument("--clip-grad", type=within("(0, inf)"), help="largest norm of the gradients; default: no limit")
     args = parser.parse_args()

@@ -40,15 +40,15 @@ from simclr_images import choose_batch, picture_options
 def main():
     parser = options(__doc__, epochs=20, batch=128, lr=1e-3, tau=0.07, data=None)
     picture_options(parser)
-    parser.add_argument("--captions", type=folder, help="CSV, TSV or JSON file of captions of the pictures in --data-dir; "
-                        "needed")
-    parser.add_argument("--classes", nargs="+", default=[], help="names of classes, to classify the test pictures by words")
-    parser.add_argument("--template", default="a photo of a {}", help="prompt of a class; {} is its name")
-    parser.add_argument("--min-count", type=at_least(1), default=2, help="times that a word must occur to be learned")
-    parser.add_argument("--length", type=at_least(1, 512), default=32, help="words of a caption that are read")
-    parser.add_argument("--text", default="transformer", choices=("transformer", "bag"), help="what reads captions")
+    parser.add_argument("--captions", type=folder, help="CSV, TSV or JSON file of captions of the pictures in --data-dir "
+                        "(required)")
+    parser.add_argument("--classes", nargs="+", default=[], help="class names, to classify the test pictures by words")
+    parser.add_argument("--template", default="a photo of a {}", help="prompt for a class; {} stands for its name")
+    parser.add_argument("--min-count", type=at_least(1), default=2, help="occurrences that a word needs to be learned")
+    parser.add_argument("--length", type=at_least(1, 512), default=32, help="words read of each caption")
+    parser.add_argument("--text", default="transformer", choices=("transformer", "bag"), help="encoder of captions")
     parser.add_argument("--dim", type=at_least(2, 2**14), default=128, help="dimension of the common embedding space")
-    parser.add_argument("--weight-decay", type=within("[0, inf)"), default=0.05, help="AdamW's, on matrices")
+    parser.add_argument("--weight-decay", type=within("[0, inf)"), default=0.05, help="weight decay of AdamW, on matrices")
     parser.add_argument("--chunk", type=at_least(3), help="pairs encoded at a time, to save memory; default: all at once")
     parser.add_argument("--clip-grad", type=within("(0, inf)"), help="largest norm of the gradients; default: no limit")
     parser.only_with("--classes", "--template")

@@ -32,9 +32,10 @@ COLOURS = {"positives only": "#cc3333", "BYOL": "#3465a4", "SimSiam": "#4e9a06",
 
 def main():
     parser = options(__doc__, epochs=8, batch=256, lr=5e-3, tau=0.2)
-    parser.add_argument("--images", type=at_least(20), default=10_000, help="training images, the first of the data")
+    parser.add_argument("--images", type=at_least(20), default=10_000,
+                        help="number of training images, the first of the data")
     parser.add_argument("--dim", type=at_least(2, 2**14), default=64, help="dimension of z")
-    parser.add_argument("--momentum", type=within("[0, 1)"), default=0.9, help="of BYOL's target")
+    parser.add_argument("--momentum", type=within("[0, 1)"), default=0.9, help="momentum of BYOL's target")
     args = parser.parse_args()
 
     world = get_world(args.backend)

@@ -41,10 +41,10 @@ NOTES = {
 
 def main():
     parser = options(__doc__, epochs=6, batch=64, lr=3e-3, tau=1.0, data=SEQUENCES)
-    parser.add_argument("--window", type=at_least(1), help="samples a window; default: 4, of image rows 2")
-    parser.add_argument("--ahead", type=at_least(1), default=6, help="windows ahead that are predicted, one by one")
+    parser.add_argument("--window", type=at_least(1), help="samples per window; default: 4, or 2 for image rows")
+    parser.add_argument("--ahead", type=at_least(1), default=6, help="number of windows ahead to predict")
     parser.add_argument("--dim", type=at_least(2, 2**14), default=32, help="dimension of z")
-    parser.add_argument("--context", default="gru", choices=("gru", "none"), help="what sums up the past; none: c = z")
+    parser.add_argument("--context", default="gru", choices=("gru", "none"), help="what summarises the past; none: c = z")
     parser.add_argument("--hidden", type=at_least(2, 2**14), default=128, help="dimension of the context c of a gru")
     parser.only_with("--context gru", "--hidden")
     args = parser.parse_args()
@@ -181,7 +181,7 @@ def draw(run, metrics, args):
         plot("accuracy", "oracle", 1 / args.batch, f"chance, 1/{args.batch}", ylabel="accuracy", ylim=(0, 1.05),
              title=f"the true future, picked from {args.batch}"),
         plot("bound", "information", math.log(args.batch), f"cap, log {args.batch}", ylabel="nats", ylim=(0, None),
-             title="what the past tells of the future"))
+             title="what the past predicts of the future"))
 
 
 if __name__ == "__main__":

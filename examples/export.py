@@ -35,7 +35,7 @@ from minicl.run import RunError, command
 def main():
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("run", type=folder, help="folder of the run whose encoder is exported")
-    parser.add_argument("file", type=folder, help="what to write: a name ending in .safetensors or .onnx")
+    parser.add_argument("file", type=folder, help="file to write, ending in .safetensors or .onnx")
     parser.add_argument("--model", help="name of the model, if the run trained several")
     args = parser.parse_args()
     writers = {".safetensors": save_safetensors, ".onnx": save_onnx}

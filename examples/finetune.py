@@ -28,7 +28,7 @@ from minicl.data import DataError, ImageData, load_colour_images, load_images
 from minicl.evaluate import encode, to_float
 from minicl.files import write_json
 from minicl.optim import AdamW, warmup_cosine
-from minicl.options import at_least, folder, within
+from minicl.options import DefaultsHelp, at_least, folder, within
 from minicl.run import command
 
 WAYS = {"probe": viz.BLUE, "fine-tuned": viz.RED, "scratch": viz.GREY}
@@ -36,17 +36,17 @@ WAYS = {"probe": viz.BLUE, "fine-tuned": viz.RED, "scratch": viz.GREY}
 
 def main():
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                                     formatter_class=DefaultsHelp)
     parser.add_argument("run", type=folder, help="the folder of a run, e.g. runs/simclr_mnist")
-    parser.add_argument("--data-dir", type=folder, help="its data's folder, if it is not where the run found it")
-    parser.add_argument("--labels", type=at_least(1), nargs="+", default=[1, 10, 100], help="labelled images a class")
-    parser.add_argument("--probe", action="store_true", help="the probe alone, which takes seconds")
-    parser.add_argument("--seeds", type=at_least(1, 100), default=3, help="draws of the labelled images")
+    parser.add_argument("--data-dir", type=folder, help="folder of the data, if it has moved since the run")
+    parser.add_argument("--labels", type=at_least(1), nargs="+", default=[1, 10, 100], help="labelled images per class")
+    parser.add_argument("--probe", action="store_true", help="only the linear probe, which takes seconds")
+    parser.add_argument("--seeds", type=at_least(1, 100), default=3, help="number of random draws of the labelled images")
     parser.add_argument("--steps", type=at_least(10), default=200, help="training steps of each classifier")
-    parser.add_argument("--batch", type=at_least(2), default=64, help="images a step")
+    parser.add_argument("--batch", type=at_least(2), default=64, help="images per step")
     parser.add_argument("--lr", type=within("(0, inf)"), default=1e-3,
-                        help="peak learning rate from scratch; tenfold for the probe, a third of it to fine-tune")
-    parser.add_argument("--backend", default="numpy", choices=("numpy", "cupy"), help="CPU or GPU")
+                        help="peak learning rate from scratch; the probe uses ten times it, fine-tuning a third")
+    parser.add_argument("--backend", default="numpy", choices=("numpy", "cupy"), help="numpy: CPU; cupy: GPU")
     parser.add_argument("--threads", type=at_least(1, 1024), help="CPU threads; default: all available cores")
     args = parser.parse_args()
 
@@ -57,7 +57,8 @@ def main():
         raise DataError(f"{args.run}: its data has no labels to learn from; give a folder with a subfolder for each class")
     print(f"{trained}; {data.name} has {len(data.class_names)} classes", flush=True)
     if changed := changed_fields(trained, data):
-        print(f"warning: {', '.join(changed)} are not those of the run's training; it may have seen test images", flush=True)
+        print(f"warning: {', '.join(changed)} differ from the run's training data; it may have seen test images",
+              flush=True)
     sizes = np.unique(data.train_labels, return_counts=True)[1]
     used = [np.minimum(sizes, count) for count in args.labels]                       # (classes,) each
     names = [f"{n.min()}" if n.min() == n.max() else f"{n.min()} to {n.max()}" for n in used]

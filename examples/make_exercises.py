@@ -330,11 +330,11 @@ def grade(out, students, seed):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="Write minicl with holes to fill; docs/exercises.md lists them.")
-    parser.add_argument("out", type=Path, help="the folder to write, new or empty; with --only also one that this wrote")
+    parser.add_argument("out", type=Path, help="folder to write, new or empty; with --only also one written by this script")
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=BY_NAME, help=", ".join(BY_NAME))
-    parser.add_argument("--seed", type=int, default=0, help="of the tests' values and shapes; default: as published")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the tests' values and shapes; default: as published")
     parser.add_argument("--grade", type=Path, nargs="+", metavar="STUDENT",
-                        help="trees whose minicl to test with fresh tests; marks.json and the trees go to `out`")
+                        help="trees to test with new tests; marks.json and the trees go to `out`")
     options = parser.parse_args(arguments)
     if options.seed < 0:
         parser.error(f"--seed must be at least 0, got {options.seed}")

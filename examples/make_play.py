@@ -31,7 +31,7 @@ def on_circle(angles):
 
 
 def reference(angles, tau, loss, anchor):
-    """What minicl says of these points: a dict of floats and arrays, in the page's words.
+    """What minicl computes for these points: a dict of floats and arrays, in the page's words.
 
     angles (2N,) radians; loss "nt_xent", or "info_nce" for the point `anchor` as the only query.
     """

@@ -29,19 +29,20 @@ from minicl.run import Run, command
 
 def main():
     parser = options(__doc__, epochs=6, batch=256, lr=5e-3, tau=0.2)
-    parser.add_argument("--queue", type=at_least(1), default=65536, help="keys in the queue: the negatives")
-    parser.add_argument("--momentum", type=within("[0, 1)"), default=0.99, help="m in key <- m key + (1 - m) query")
-    parser.add_argument("--splits", type=at_least(1), default=8, help="groups of a batch normalised separately")
-    parser.add_argument("--symmetric", action="store_true", help="each view once the query and once the key")
+    parser.add_argument("--queue", type=at_least(1), default=65536, help="number of keys in the queue, the negatives")
+    parser.add_argument("--momentum", type=within("[0, 1)"), default=0.99, help="m of key <- m key + (1 - m) query")
+    parser.add_argument("--splits", type=at_least(1), default=8,
+                        help="groups of the batch that batch norm normalises separately")
+    parser.add_argument("--symmetric", action="store_true", help="use each view as the query and as the key")
     parser.add_argument("--dim", type=at_least(2, 2**14), default=128, help="dimension of z")
-    parser.add_argument("--weight-decay", type=within("[0, inf)"), default=1e-4, help="AdamW's, on weights")
+    parser.add_argument("--weight-decay", type=within("[0, inf)"), default=1e-4, help="weight decay of AdamW, on matrices")
     parser.add_argument("--chunk", type=at_least(2), help="images encoded at a time, to save memory; default: all at once")
     parser.add_argument("--clip-grad", type=within("(0, inf)"), help="largest norm of the gradients; default: no limit")
     parser.add_argument("--evaluate-every", type=at_least(1), help="epochs between evaluations by kNN; default: none")
     parser.add_argument("--capture", action="store_true", help="on a GPU: take each training step as one CUDA graph")
     args = parser.parse_args()
     if args.batch % args.splits or args.batch < 2 * args.splits:
-        parser.error(f"--batch {args.batch} cannot be cut into --splits {args.splits} groups of one size, 2 or more")
+        parser.error(f"--batch {args.batch} cannot be divided into --splits {args.splits} groups of equal size, 2 or more")
     if args.batch * (1 + args.symmetric) > args.queue:
         parser.error(f"--queue {args.queue} is too small for the keys of one batch; it needs "
                      f"{args.batch * (1 + args.symmetric)}")

@@ -36,9 +36,9 @@ def main():
     parser = options(__doc__, epochs=200, batch=64, lr=5e-4, tau=1.0, data=None)
     parser.set_defaults(log_every=10)
     parser.add_argument("--dim", type=at_least(3, 2**14), default=20,
-                        help="dimensions of x and of y; fewer than 3 do not hold 10 nats in float32")
+                        help="dimensions of x and of y; fewer than 3 cannot hold 10 nats in float32")
     parser.add_argument("--pairs", type=at_least(2 * max(CANDIDATES)), default=200_000,
-                        help="drawn for each number of the optimal critic")
+                        help="number of pairs drawn for each value of the optimal critic")
     args = parser.parse_args()
 
     world = get_world(args.backend)

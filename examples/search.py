@@ -45,15 +45,15 @@ THUMB = 192                                                  # pixels a side on 
 def main():
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("run", type=folder, help="folder of the run whose encoder is used")
-    parser.add_argument("pictures", nargs="*", metavar="PICTURE", help="files to find similar pictures of")
+    parser.add_argument("pictures", nargs="*", metavar="PICTURE", help="pictures to search for")
     parser.add_argument("--in", dest="folder", type=folder, help="folder to search; default: what the run trained on")
-    parser.add_argument("--words", action="append", default=[], help="a caption to search by; only with a run of a CLIP")
+    parser.add_argument("--words", action="append", default=[], help="caption to search by; needs a run of a CLIP")
     parser.add_argument("--k", type=at_least(1, 10_000), default=12, help="results for each query")
     parser.add_argument("--model", help="name of the model, if the run trained several")
     parser.add_argument("--index", type=folder, help="file of the index; default: in the run's folder, or beside the "
                         ".safetensors file")
     parser.add_argument("--out", type=folder, help="page of results; default: search.html in the same folder")
-    parser.add_argument("--backend", default="numpy", choices=("numpy", "cupy"), help="CPU or GPU")
+    parser.add_argument("--backend", default="numpy", choices=("numpy", "cupy"), help="numpy: CPU; cupy: GPU")
     parser.add_argument("--threads", type=at_least(1, 1024), help="CPU threads; default: all available cores")
     args = parser.parse_intermixed_args()                    # pictures may follow --words
     if not args.pictures and not args.words:

@@ -48,19 +48,22 @@ OPTIMIZERS = {"sgd": functools.partial(SGD, momentum=0.9), "adamw": AdamW}
 
 def main():
     parser = options(__doc__, epochs=10, batch=256, lr=3e-3, tau=0.2, data=DATA)
-    parser.add_argument("--method", default="simclr", choices=METHODS, help="negatives from the batch, or a queue")
+    parser.add_argument("--method", default="simclr", choices=METHODS, help="negatives from the batch, or from a queue")
     parser.add_argument("--encoder", default="convnet", choices=ENCODERS, help="the encoder, images -> h")
     parser.add_argument("--width", type=at_least(1, 2**9), default=32, help="channels of the encoder's first layer")
     parser.add_argument("--head", default="mlp", choices=HEADS, help="projection head, h -> z")
     parser.add_argument("--hidden", type=at_least(1, 2**14), help="hidden units of the mlp head; default: those of h")
     parser.add_argument("--dim", type=at_least(2, 2**14), default=128, help="dimension of z, unless --head none")
-    parser.add_argument("--optimizer", default="adamw", choices=OPTIMIZERS, help="sgd has momentum 0.9")
-    parser.add_argument("--weight-decay", type=within("[0, inf)"), default=1e-4, help="on weights of two axes and more")
-    parser.add_argument("--warmup", type=within("[0, 1)"), default=0.1, help="share of steps in which the rate rises")
-    parser.add_argument("--queue", type=at_least(1), default=4096, help="moco: keys in the queue")
+    parser.add_argument("--optimizer", default="adamw", choices=OPTIMIZERS, help="sgd uses momentum 0.9")
+    parser.add_argument("--weight-decay", type=within("[0, inf)"), default=1e-4,
+                        help="weight decay, on weights of two axes or more")
+    parser.add_argument("--warmup", type=within("[0, 1)"), default=0.1,
+                        help="share of the steps in which the learning rate rises")
+    parser.add_argument("--queue", type=at_least(1), default=4096, help="moco: number of keys in the queue")
     parser.add_argument("--momentum", type=within("[0, 1)"), default=0.99, help="moco: m of key <- m key + (1 - m) query")
-    parser.add_argument("--splits", type=at_least(1), default=8, help="moco: groups of a batch normalised separately")
-    parser.add_argument("--limit", type=at_least(20), help="use only this many training images, and test images")
+    parser.add_argument("--splits", type=at_least(1), default=8,
+                        help="moco: groups of the batch that batch norm normalises separately")
+    parser.add_argument("--limit", type=at_least(20), help="use at most this many training images, and test images")
     parser.add_argument("--chunk", type=at_least(2), help="views encoded at a time, to save memory; default: all at once")
     parser.add_argument("--clip-grad", type=within("(0, inf)"), help="largest norm of the gradients; default: no limit")
     parser.add_argument("--evaluate-every", type=at_least(1), help="epochs between evaluations by kNN; default: none")

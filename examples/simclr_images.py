@@ -30,11 +30,11 @@ from simclr_cifar10 import ENCODERS
 
 def picture_options(parser):
     """The options of every script that trains on a folder of pictures."""
-    parser.add_argument("--data-dir", type=folder, help="folder of pictures, or an .npz or .npy file; needed")
+    parser.add_argument("--data-dir", type=folder, help="folder of pictures, or an .npz or .npy file (required)")
     parser.add_argument("--size", type=int, default=64, choices=range(32, 513, 32), metavar="PIXELS",
-                        help="pixels a side, a multiple of 32")
+                        help="pixels per side, a multiple of 32")
     parser.set_defaults(batch=None)                          # see choose_batch
-    parser.add_argument("--limit", type=at_least(20), help="read only this many pictures to train on, and to test on")
+    parser.add_argument("--limit", type=at_least(20), help="read at most this many pictures to train on, and to test on")
     parser.add_argument("--encoder", default="convnet", choices=ENCODERS, help="the encoder, images -> h")
     parser.add_argument("--width", type=at_least(1, 2**9), default=32, help="channels of the encoder's first layer")
     parser.set_defaults(channels=3, resize=RESIZE)           # for config.json: with --size, how a picture is prepared
@@ -61,7 +61,7 @@ def main():
     parser.add_argument("--head", default="mlp", choices=HEADS, help="projection head, h -> z")
     parser.add_argument("--hidden", type=at_least(1, 2**14), help="hidden units of the mlp head; default: those of h")
     parser.add_argument("--dim", type=at_least(2, 2**14), default=128, help="dimension of z, unless --head none")
-    parser.add_argument("--weight-decay", type=within("[0, inf)"), default=1e-4, help="AdamW's, on matrices")
+    parser.add_argument("--weight-decay", type=within("[0, inf)"), default=1e-4, help="weight decay of AdamW, on matrices")
     parser.add_argument("--chunk", type=at_least(2), help="views encoded at a time, to save memory; default: all at once")
     parser.add_argument("--clip-grad", type=within("(0, inf)"), help="largest norm of the gradients; default: no limit")
     parser.add_argument("--evaluate-every", type=at_least(1), help="epochs between evaluations by kNN; default: none")

@@ -45,7 +45,7 @@ except ImportError as error:
 def main():
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("source", type=folder, help="folder of a run, or a .pt file to convert back")
-    parser.add_argument("file", type=folder, help="what to write: encoder.pt, or back: encoder.safetensors")
+    parser.add_argument("file", type=folder, help="file to write: a .pt file, or a .safetensors file to convert back")
     parser.add_argument("--model", help="name of the model, if the run trained several")
     args = parser.parse_args()
     kinds = Path(args.source).suffix, Path(args.file).suffix
@@ -105,7 +105,7 @@ def save(path, encoder, meta):
         spec = spec_of(encoder)
         model = torch_model(encoder).eval()
     except (KeyError, ValueError) as error:
-        raise DataError(f"cannot export a {type(encoder).__name__} to PyTorch: it has no peer here for {error}") from error
+        raise DataError(f"cannot export a {type(encoder).__name__} to PyTorch: {error} has no equivalent here") from error
     state = {name: torch.tensor(array) for name, array in to_state_dict(encoder).items()}
     model.load_state_dict(state)
     shape = next(module.image_shape for module in encoder.modules() if "image_shape" in vars(module))

@@ -116,8 +116,8 @@ def _walk(root: Node, g: Array) -> None:
         if node not in arriving:                             # all its users returned None
             continue
         if backward is None:
-            raise RuntimeError(f"the tape behind {node.op.__name__!r} is being walked by another thread too; add losses "
-                               "that share a graph before one backward()")
+            raise RuntimeError(f"another thread is walking the tape behind {node.op.__name__!r} too; add up losses that "
+                               "share a graph, then call backward() once")
         gradients = backward(arriving.pop(node))
         if type(gradients) is not tuple or len(gradients) != len(inputs):
             raise RuntimeError(f"backward of {node.op.__name__}: expected a tuple of {len(inputs)} gradients, "
@@ -141,8 +141,8 @@ def ancestors(root: Node) -> list[Node]:
     seen, nodes = {root}, [root]
     for node in nodes:                                       # grows in the loop
         if node.backward is None:
-            raise RuntimeError(f"the tape behind {node.op.__name__!r} was already walked and freed; add losses that share "
-                               "a graph before one backward(), or run the forward again")
+            raise RuntimeError(f"the tape behind {node.op.__name__!r} was already walked and freed; add up losses that "
+                               "share a graph and call backward() once, or run the forward pass again")
         for x in node.inputs:
             source = x.node if isinstance(x, Tensor) else None
             if source is None and node.index < last_change[0]:

@@ -52,17 +52,17 @@ def save_checkpoint(path: Path, parts: Mapping[str, HasState], meta: dict[str, A
              for name, value in thing.state_dict().items()]
     arrays = dict(named)
     if len(arrays) < len(named):
-        raise CheckpointError(f"cannot save {path}: two arrays have one name; give the parts names without dots")
+        raise CheckpointError(f"cannot save {path}: two arrays have the same name; use names of parts without dots")
     for name, array in named:
         if not name.isprintable() or len(name) > 1000:                                   # zip files cut names at a NUL
             raise CheckpointError(f"cannot save {name[:100]!r}: expected a name of at most 1000 printable characters")
         if array.dtype.name not in DTYPES or not array.dtype.isnative:                   # what a load would refuse
             raise CheckpointError(f"cannot save {name}: expected an array of {', '.join(DTYPES)}, got {array.dtype}")
         if not _is_finite(array):
-            raise FloatingPointError(f"{name} is not finite (NaN or infinity): not saved, {path} is as it was; lower the "
-                                     "learning rate, raise the temperature, or look for NaN in the input")
+            raise FloatingPointError(f"{name} is not finite (NaN or infinity); nothing was saved, and {path} was not "
+                                     "changed. Lower the learning rate, raise the temperature, or look for NaN in the input")
     if "format" in meta:
-        raise CheckpointError("cannot save: meta must not have the key 'format', which is the checkpoint's own")
+        raise CheckpointError("cannot save: meta must not have the key 'format', which is reserved")
     text = json.dumps({"format": FORMAT, **meta}, allow_nan=False)
     arrays["meta"] = np.frombuffer(text.encode(), dtype=np.uint8)
     arrays["digest"] = np.frombuffer(digest(arrays), dtype=np.uint8)
@@ -99,9 +99,9 @@ def require_complete(parts: Mapping[str, Any], begun: int) -> None:
             and all(p is not other for other in moving)]
     missing = "optimizer" if lost else "model" if not {id(p) for p in moving} <= {id(p) for _, p in models} else ""
     if missing:
-        moved = f", but {lost[0]} was moved by one" if lost else ""
-        raise CheckpointError(f"Run.steps: the {missing} is not among its parts{moved}: it would not be saved, and --resume "
-                              f"would go on with a new one; give {missing}={missing}")
+        moved = f", but one has updated {lost[0]}" if lost else ""
+        raise CheckpointError(f"Run.steps: the {missing} is not among its parts{moved}. It would not be saved, and --resume "
+                              f"would continue with a new one; pass {missing}={missing}")
 
 
 # ---------------------------------------------------------------- read
@@ -138,7 +138,7 @@ def _members(file, size):
         raise ValueError("its members are not arrays with unique names")
     if any(member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size for member in members) \
             or sum(member.file_size for member in members) > size:
-        raise ValueError("its members are not as long as they claim")
+        raise ValueError("its members do not have the lengths that they declare")
     return {member.filename.removesuffix(".npy"): _array(file.read(member)) for member in members}    # checks the CRC
 
 
@@ -149,15 +149,15 @@ def _array(data):
         raise ValueError("a member is not an array of .npy version 1")
     shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
     if dtype.name not in DTYPES or not dtype.isnative or fortran_order:
-        raise ValueError(f"a member is an array of {dtype}, none of {', '.join(DTYPES)}")
+        raise ValueError(f"expected members of {', '.join(DTYPES)}, got {dtype}")
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data) - file.tell():
-        raise ValueError(f"a member of {len(data) - file.tell()} bytes claims to be {dtype} of shape {shape}")
+        raise ValueError(f"a member of {len(data) - file.tell()} bytes is declared as {dtype} of shape {shape}")
     return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape)
 
 
 def _meta(arrays):
     def refuse(constant):
-        raise ValueError(f"its meta holds {constant}")
+        raise ValueError(f"its meta contains {constant}")
 
     meta = json.loads(arrays["meta"].tobytes(), parse_constant=refuse)
     if not isinstance(meta, dict):
@@ -186,7 +186,7 @@ def require_rng_state(rng: np.random.Generator, state: dict[str, Any]) -> None:
     other = type(rng.bit_generator)()
     other.state = state                                      # accepts 3.5 for 3
     if json.dumps(other.state, default=str) != json.dumps(state, default=str) or state.get("has_uint32", 0) not in (0, 1):
-        raise ValueError("a number in its state is not what a generator has")
+        raise ValueError("its state has a number that no generator can have")
 
 
 # ---------------------------------------------------------------- restore
@@ -201,7 +201,7 @@ def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path
     try:
         require_state("run", arrays, expected)
     except ValueError as error:
-        raise CheckpointError(f"{path} does not fit this run, it is of another model or optimizer:"
+        raise CheckpointError(f"{path} does not fit this run: it was saved from another model or optimizer:"
                               + str(error).partition(":")[2]) from error
     try:
         for part, state in before.items():
@@ -244,7 +244,7 @@ def fingerprint(data: Any) -> dict[str, str]:
             kind = "" if isinstance(value, str) else f"{type(value).__name__} "
             return f"{kind}{value.item() if isinstance(value, np.generic) else value!r}"
         raise TypeError(f"Run.steps: the field {name} of data must be an array, text or a number, or a list, tuple or dict "
-                        f"of these, got {type(value).__name__}, whose content --resume could not compare")
+                        f"of these, got {type(value).__name__}, which --resume cannot compare")
 
     values = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
     return {name: value if type(value) is str else describe(name, value) for name, value in values.items()}

@@ -49,8 +49,8 @@ def listing(rows: list[tuple[str, str]]) -> str:
 class _Stream:
     """A text stream that ignores failures.
 
-    Characters that its encoding lacks are escaped. If a write fails, because the reader is gone or the disk is full, or if
-    there is no stream at all, the text is dropped, and `lost`, if given, is called with the error.
+    Characters that its encoding cannot represent are escaped. If a write fails, because the reader is gone or the disk is
+    full, or if there is no stream at all, the text is dropped, and `lost`, if given, is called with the error.
     """
 
     def __init__(self, stream: TextIO | None, lost: Any = None):

@@ -133,7 +133,7 @@ class MPI(World):
 
     def all_reduce(self, x: Array) -> Array:
         if x.dtype.kind not in "fi" or not x.flags.c_contiguous:
-            raise ValueError("all_reduce: x must be a contiguous array of floats or integers, which takes up the sum, got "
+            raise ValueError("all_reduce: x must be a contiguous array of floats or integers, to hold the sum, got "
                              f"{x.dtype} of shape {x.shape}")
         return self._all_reduce(x)
 
@@ -192,15 +192,15 @@ class MPI(World):
         bounds = np.array([count, -count])
         self.comm.Allreduce(self.engine.IN_PLACE, bounds, self.engine.MAX)
         if bounds.sum():
-            raise ValueError(f"{name}: expected as many rows on each of {self.size} processes, got {-bounds[1]} to "
-                             f"{bounds[0]}; use a batch that is a multiple of {self.size}")
+            raise ValueError(f"{name}: expected the same number of rows on each of {self.size} processes, got {-bounds[1]} "
+                             f"to {bounds[0]}; use a batch that is a multiple of {self.size}")
 
     def require_part(self, name: str, rows: Array) -> None:
         if name not in self.asked:
             self.asked.add(name)
             if self.alike(rows) and bool((rows != rows[:1]).any()):
-                raise ValueError(f"{name}: all {self.size} processes have the same rows of the batch, so each counts "
-                                 f"{self.size} times; let each take its own, batch[world.part]")
+                raise ValueError(f"{name}: all {self.size} processes have the same rows of the batch, so each row "
+                                 f"counts {self.size} times; give each process its own, batch[world.part]")
 
     def wait(self) -> None:
         request = self.comm.Ibarrier()
@@ -344,8 +344,8 @@ def _start(backend, engine, launched):
         library.Init_thread()
     seen = 1 if is_other else library.COMM_WORLD.size
     if seen < (launched or 1):
-        raise BackendError(f"the launcher started {launched} processes but mpi4py sees {seen}: mpirun belongs to another "
-                           f"MPI than mpi4py's ({version}); use the mpirun of that one")
+        raise BackendError(f"the launcher started {launched} processes but mpi4py sees {seen}: mpirun and mpi4py "
+                           f"belong to different MPIs; use the mpirun of mpi4py's, {version}")
     if seen == 1:
         return ALONE
     if backend == "cupy" and engine != "mpi":

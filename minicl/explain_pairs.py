@@ -41,7 +41,7 @@ def explain_pairs(z1: Tensor | Array, z2: Tensor | Array, tau: float | Sequence[
     require_integers("explain_pairs", 0, 2 * N - 1, "one of the 2N views", anchor=anchor)
     names = [f"item {k}" for k in range(N)] if names is None else list(map(str, names))
     if len(names) != N:
-        raise ValueError(f"explain_pairs: expected {N} names, one an item, got {len(names)}")
+        raise ValueError(f"explain_pairs: expected {N} names, one per item, got {len(names)}")
     u = l2_normalize.forward(array_module(z1).concatenate([z1, z2]).astype("float64"))[0]            # (2N, d)
     s = to_host(u @ u[anchor])                                               # (2N,) cosines
     views = [f"{name}, view {view}" for view in (1, 2) for name in names]
@@ -112,7 +112,7 @@ class Pairs:
         from . import viz  # here: matplotlib is slow to import
 
         if viz.Figure is None:
-            raise ImportError(f"explain_pairs(...).draw: {viz.MISSING}; print(explain_pairs(...)) needs nothing")
+            raise ImportError(f"explain_pairs(...).draw: {viz.MISSING}; print(explain_pairs(...)) works without it")
         figure = viz.Figure(figsize=(10, 3.8), dpi=110)
         left, right = figure.subplots(1, 2)
         K = len(self.similarities)

@@ -72,7 +72,7 @@ def remove_parts(folder: str | os.PathLike, *, seconds: float = 0) -> None:
 
 
 def finite(value: Any) -> Any:
-    """A value for JSON: None replaces NaN and infinity, which JSON lacks."""
+    """A value for JSON: None replaces NaN and infinity, which JSON cannot represent."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -83,7 +83,7 @@ def finite(value: Any) -> Any:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Write a value as JSON, indented, atomically. Raises ValueError for NaN and infinity, which JSON lacks."""
+    """Write a value as JSON, indented, atomically. Raises ValueError for NaN and infinity, which JSON cannot represent."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
 

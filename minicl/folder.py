@@ -149,7 +149,7 @@ class FolderLock:
                 msvcrt.locking(file, msvcrt.LK_NBLCK, 1)     # type: ignore[attr-defined]
         except OSError as error:
             if error.errno in BUSY:
-                raise Locked(error.errno, f"another run (pid {self._owner(file)}) writes there") from None
+                raise Locked(error.errno, f"another run (pid {self._owner(file)}) is writing there") from None
             self.is_held = False
 
     def close(self) -> None:

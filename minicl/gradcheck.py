@@ -68,17 +68,17 @@ def gradcheck(function: Callable[..., Tensor], inputs: Sequence[Array], *, step:
     g = to_device(cotangent.copy(), xp)
     y.backward(g)
     if (to_host(g) != cotangent).any():
-        raise GradcheckError(f"backward of {op_name} writes into g, which other inputs of the tape may share: make a "
-                             "new array, g * y for g *= y")
+        raise GradcheckError(f"backward of {op_name} writes into g, which other nodes of the tape may share; return a "
+                             "new array, g * y instead of g *= y")
 
     for name, x, tensor in zip(names, inputs, tensors):
         if (to_host(tensor.data) != to_host(x)).any():
-            raise GradcheckError(f"{op_name} writes into {name}, which belongs to its caller: make a new array")
+            raise GradcheckError(f"{op_name} writes into {name}, which belongs to its caller; return a new array")
     with no_grad():
         again = to_host(function(*(Tensor(x.copy()) for x in inputs)).data)       # of one layout: BLAS rounds by it
     if not np.array_equal(again, value):
-        raise GradcheckError(f"gradcheck of {op_name}: it gives another value each call, so differences say nothing; "
-                             "does it draw random numbers?")
+        raise GradcheckError(f"gradcheck of {op_name}: it returns a different value on each call, so finite "
+                             "differences are meaningless; does it draw random numbers?")
     for position, (name, x, tensor) in enumerate(zip(names, inputs, tensors)):
         entries = _entries(x.shape, sample, rng)
         analytic = np.zeros(x.shape) if tensor.grad is None else to_host(tensor.grad)

@@ -121,7 +121,7 @@ class Optimizer(Sealed):
             raise RuntimeError(f"{type(self).__name__}: all its parameters are frozen, so there is nothing to train")
         if self.spent:
             raise RuntimeError(f"{type(self).__name__}: the last step has scaled the gradients, or added them up over the "
-                               "processes, so that they serve once; call zero_grad() before the next backward()")
+                               "processes, so they cannot be used again; call zero_grad() before the next backward()")
         return [tuple(self.runs)]
 
     def _rate(self, lr):
@@ -170,7 +170,7 @@ class Optimizer(Sealed):
             if not math.isfinite(total):
                 name = next((name for name, (at, _, _), live in zip(self.names, self.views, self.trained)
                              if live and not np.abs(self.grads[at]).max(initial=0) < 1e19), "all of them together")
-                raise FloatingPointError(f"{type(self).__name__}: the gradient ({name}) is not finite, or too long to "
+                raise FloatingPointError(f"{type(self).__name__}: the gradient ({name}) is not finite, or too large to "
                                          "square; nothing was changed. Lower the learning rate, raise the temperature, "
                                          "or look for NaN or huge values in the input")
         if self.weight_decay and self.decay_in_gradient:
@@ -189,8 +189,8 @@ class Optimizer(Sealed):
                     most = float(np.abs(p._grad + self.weight_decay * p._data).max(initial=0))
                 if not most < longest:
                     raise FloatingPointError(f"{type(self).__name__}: the gradient ({name}) with its weight decay is "
-                                             "not finite, or too large to square; nothing was changed. Look for what "
-                                             f"has made a weight {float(np.abs(p._data).max()):.3g}")
+                                             "not finite, or too large to square; nothing was changed. Find out why "
+                                             f"a weight is as large as {float(np.abs(p._data).max()):.3g}")
 
     def _step(self, lr):
         """Apply _update to slices of the runs."""
@@ -221,11 +221,11 @@ class Optimizer(Sealed):
         steps = int(state[f"{type(self).__name__}.steps"])
         counts = [int(state[f"steps.{name}"]) for name in self.names]
         if not all(0 <= count <= steps for count in counts):
-            raise ValueError(f"{type(self).__name__}: the state's step counts must lie in [0, {steps}], its steps, got "
+            raise ValueError(f"{type(self).__name__}: the state's step counts must lie in [0, {steps}], got "
                              f"{min(counts)} to {max(counts)}")
         if negative := [name for name in parts if name.startswith("v.") and (state[name] < 0).any()]:
-            raise ValueError(f"{type(self).__name__}: the state's {negative[0]} holds numbers below 0, which no mean of "
-                             "squares is")
+            raise ValueError(f"{type(self).__name__}: the state's {negative[0]} has negative numbers, but a mean of "
+                             "squares is >= 0")
         for name, part in parts.items():
             if part.dtype.kind == "f":
                 part[...] = to_device(state[name], self.xp)
@@ -241,7 +241,7 @@ class Optimizer(Sealed):
         return [*moments, *counts, (f"{type(self).__name__}.steps", np.array(self.steps))]   # so no other class loads it
 
     def __reduce_ex__(self, protocol):
-        raise TypeError(f"{type(self).__name__} cannot be copied or pickled, a copy would not move the model; copy "
+        raise TypeError(f"{type(self).__name__} cannot be copied or pickled: a copy would not update the model. Copy "
                         "the model, make an optimizer for the copy and load_state_dict() this one's state_dict()")
 
 

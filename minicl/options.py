@@ -21,35 +21,36 @@ def options(description: str | None, *, epochs: int, batch: int, lr: float, tau:
     description  the script's docstring; --help shows its first paragraph
     data         {choice of --data: its meaning}, the first is the default; None for a script that draws its own
 
-    A script adds its own options to the parser, and says which of them need others: parser.only_with(...).
+    A script adds its own options to the parser, and declares which of them need others: parser.only_with(...).
 
     >>> parser = options("Learn.", epochs=6, batch=256, lr=1e-2, tau=0.2)
     >>> parser.parse_args(["--batch", "64"]).batch
     64
     """
     parser = Parser(description=(description or "").split("\n\n")[0],     # python -OO has none
-                     formatter_class=_DefaultsHelp)
-    parser.add_argument("--backend", default="numpy", choices=("numpy", "cupy"), help="CPU or GPU")
+                     formatter_class=DefaultsHelp)
+    parser.add_argument("--backend", default="numpy", choices=("numpy", "cupy"), help="numpy: CPU; cupy: GPU")
     parser.add_argument("--precision", default="float32", choices=PRECISIONS,
-                        help="of matrix products on a GPU; its tensor cores take tf32, with errors of 5e-4, and in "
-                        "convolutions and linear layers bf16, with errors of 2e-3")
+                        help="precision of matrix products on a GPU; tf32 has errors of 5e-4, and bf16, in convolutions "
+                        "and linear layers, of 2e-3")
     if data:
         parser.add_argument("--data", default=next(iter(data)), choices=data,
                             help="; ".join(f"{name}: {meaning}" for name, meaning in data.items()))
         parser.add_argument("--data-dir", type=folder,
                             help="folder with the data's files; default: the user's cache, else download")
     parser.add_argument("--epochs", type=at_least(1), default=epochs, help="passes over the training data")
-    parser.add_argument("--batch", type=at_least(2, 2**16), default=batch, help="items a step: images, pairs or sequences")
+    parser.add_argument("--batch", type=at_least(2, 2**16), default=batch,
+                        help="items per step: images, pairs or sequences")
     parser.add_argument("--lr", type=within("(0, inf)"), default=lr, help="peak learning rate, between warmup and decay")
     parser.add_argument("--tau", type=within("(0, inf)"), default=tau, help="temperature of the loss")
     parser.add_argument("--seed", type=at_least(0, 2**63 - 1), default=0,
-                        help="of weights, order, augmentations and generated data")
+                        help="seed of weights, order, augmentations and generated data")
     parser.add_argument("--threads", type=at_least(1, 1024), help="CPU threads; default: all available cores")
     parser.add_argument("--keep-memory", action=argparse.BooleanOptionalAction, default=True,
                         help="keep freed memory for the next step: faster on Linux, but the process stays large")
     parser.add_argument("--log-every", type=at_least(1),
-                        help="steps between two lines of the log; default: a twentieth of the run, at most 50")
-    parser.add_argument("--log", default="jsonl", choices=("jsonl", "csv"), help="csv: also log.csv, a table of the log")
+                        help="steps between lines of the log; default: a twentieth of the run, at most 50")
+    parser.add_argument("--log", default="jsonl", choices=("jsonl", "csv"), help="csv: also write log.csv, a table")
     parser.add_argument("--out", type=folder, help="folder for config, log, checkpoint, pictures and result.json; "
                         "default: a new one under runs/")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out, with the same options "
@@ -90,7 +91,7 @@ class Parser(argparse.ArgumentParser):
             holds = value in values.split(" or ") if values else value
             idle = [name for name in names if _attribute(name) in given]
             if idle and not holds and _is_first():
-                self._print_message(f"warning: without {condition} there is no effect of {', '.join(idle)}\n", sys.stderr)
+                self._print_message(f"warning: ignored without {condition}: {', '.join(idle)}\n", sys.stderr)
         return parsed, rest
 
 
@@ -104,11 +105,12 @@ def _attribute(option):
     return option.removeprefix("--").replace("-", "_")
 
 
-class _DefaultsHelp(argparse.ArgumentDefaultsHelpFormatter):
+class DefaultsHelp(argparse.ArgumentDefaultsHelpFormatter):
     """Adds "(default: ...)" to the help of options that have one."""
 
     def _get_help_string(self, action):
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        is_known = action.default is None or action.default is False or action.default == [] or "default:" in action.help
+        return action.help if is_known else super()._get_help_string(action)
 
 
 def at_least(least: int, most: int = 2**24) -> Callable[[str], int]:

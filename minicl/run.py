@@ -63,8 +63,8 @@ def command(main: Callable[[], int | None], *, alone: bool = False) -> NoReturn:
         try:
             with signals_stop() as received, available_memory_only():
                 if alone and launched() > 1:
-                    raise RunError(f"this is work for one process, and {launched()} were started, which would write the "
-                                   "same files; start it without mpirun or srun")
+                    raise RunError(f"this script runs in one process, but {launched()} were started, which would write "
+                                   "the same files; start it without mpirun or srun")
                 code: Any = main()
                 current().wait()                             # the first process may still evaluate, draw and write
         except BaseException as error:
@@ -94,8 +94,8 @@ class Run:
     def __init__(self, args: argparse.Namespace, name: str, world: World = ALONE, *,
                  divided: Sequence[str] = ("batch", "chunk")):
         if world.size < current().size:
-            raise RunError(f"this is process {current().rank} of {current().size}, and each would make a run of its own; "
-                           f"give Run the world that get_world() returned: Run(args, {name!r}, world)")
+            raise RunError(f"this is process {current().rank} of {current().size}, and each would make its own run; "
+                           f"pass the world that get_world() returned: Run(args, {name!r}, world)")
         for option in divided:
             n = getattr(args, option, None) or 0
             if n % world.size and (option, n) != ("splits", 1):
@@ -160,15 +160,15 @@ class Run:
         if not is_of_a_run(meta):
             raise CheckpointError(f"{self.checkpoint} is not the checkpoint of a run; choose another --out")
         if meta["name"] != self.name:
-            raise RunError(f"--resume: the checkpoint in {self.folder} is of {meta['name']}, this is {self.name}; name "
-                           "another folder with --out")
+            raise RunError(f"--resume: the checkpoint in {self.folder} was saved by {meta['name']}, but this is "
+                           f"{self.name}; name another folder with --out")
         before, now = ({f"--{key.replace('_', '-')}": value for key, value in config.items() if key not in NOT_COMPARED}
                        for config in (meta["config"], self.config))
         if now["--batch"] is None and type(before.get("--batch")) is int:
             now["--batch"] = before["--batch"]
         earlier, epochs = before.get("--epochs"), now.get("--epochs")
         if type(earlier) is int and earlier < epochs:
-            self.print(f"--epochs was {earlier}, now {epochs}: the learning rate of what is left is that of a run of "
+            self.print(f"--epochs was {earlier}, now {epochs}: the remaining learning rates are those of a run of "
                        f"{epochs} epochs, so it rises where the schedule of {earlier} had come down")
             before["--epochs"] = epochs
         changed = changes(before, now)
@@ -188,8 +188,8 @@ class Run:
             raise RunError(f"--resume: the checkpoint in {self.folder} is of a run on other data: {changed}. Name the same "
                            "data with --data and --data-dir, or start again with another --out")
         if meta["total"] * self.config.get("epochs", 1) != total * meta["config"].get("epochs", 1):
-            raise RunError(f"--resume: the checkpoint in {self.folder} is of a run of {meta['total']} steps, this one has "
-                           f"{total}; start again with another --out")
+            raise RunError(f"--resume: the checkpoint in {self.folder} is of a run of {meta['total']} steps, but this one "
+                           f"has {total}; start again with another --out")
         try:
             require_rng_state(rng, meta["rng"])
         except (TypeError, ValueError, KeyError, OverflowError) as error:
@@ -218,12 +218,12 @@ class Run:
         require_rng("Run.steps", rng)
         fingerprints = fingerprint(data)
         if not self.world.alike(_bytes([fingerprints, total, self.config])):
-            raise RunError("the processes have other data or options: load the data by run.once(load_images, ...), and "
+            raise RunError("the processes have different data or options; load the data by run.once(load_images, ...), and "
                            "start all processes with the same options")
         n, batch = len(getattr(data, "train_images", ())), self.config.get("batch")
         if batch and n % batch > n // 10:
-            self.print(f"{n % batch} of the {n} training images, others each time, are left out of an epoch: {n} is no "
-                       f"multiple of --batch {batch}")
+            self.print(f"each epoch leaves out {n % batch} of the {n} training images, other ones each time: {n} is "
+                       f"not a multiple of --batch {batch}")
         specs = {name: self._spec(name, part) for name, part in parts.items() if isinstance(part, Module)}
         if self._saved:
             self._restore(total, fingerprints, rng, parts)
@@ -325,12 +325,12 @@ class Run:
         ValueError unless the step is the one that is computed, and it has no line yet.
         """
         if step != self.step or self._log and self._log[-1]["step"] >= step:
-            raise ValueError(f"Run.log: expected the step that is computed now, {self.step}, and one line for it, got step "
+            raise ValueError(f"Run.log: expected one line for the current step, {self.step}, got step "
                              f"{step}" + " again; give all metrics in one call" * (step == self.step))
         line = finite({"step": step, **metrics})
         if not self.world.alike(_bytes(line.get("loss"))):
-            raise RunError(f"the loss of step {step} differs between processes: it must be that of the whole batch; give "
-                           "the loss world=world, or take minicl.distributed.mean_of(loss, world=world)")
+            raise RunError(f"the loss of step {step} differs between processes: it must be that of the whole batch; pass "
+                           "world=world to the loss, or use minicl.distributed.mean_of(loss, world=world)")
         if self.is_first:
             self._write(line)
         self._log.append(line)

@@ -109,7 +109,7 @@ class BaseTensor:
         raise TypeError("the truth value of a Tensor is not defined; compare its .data, or use ops.where")
 
     def _compare(self, other: Any) -> NoReturn:
-        raise TypeError("Tensors are not compared; compare their .data, or write `x is y` to ask for the same Tensor")
+        raise TypeError("Tensors cannot be compared; compare their .data, or write `x is y` to test for the same Tensor")
 
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _compare
     __hash__ = object.__hash__

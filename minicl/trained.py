@@ -54,13 +54,13 @@ def load(folder: str | os.PathLike, backend: str | ArrayModule = "numpy", *, mod
     arrays, meta = _load_safetensors(path) if is_exported else load_checkpoint(path)
     specs = meta.get("models") if isinstance(meta, dict) else None
     if not isinstance(specs, dict) or not specs:
-        raise CheckpointError(f"load: {path} does not say how its model was made, as checkpoints of this version do; make "
-                              "the model and give it the arrays of minicl.checkpoint.load_checkpoint(path)")
+        raise CheckpointError(f"load: {path} does not describe how to build its model, as checkpoints of this version do; "
+                              "build the model and load the arrays of minicl.checkpoint.load_checkpoint(path) into it")
     names = {name.removeprefix("model "): name for name in specs if name != TOKENIZER}
     if model is None and len(names) == 1:
         model = next(iter(names))
     if model not in names:
-        raise CheckpointError(f"load: {folder} has the models {', '.join(map(repr, names))}; choose one by model=, got "
+        raise CheckpointError(f"load: {folder} has the models {', '.join(map(repr, names))}; choose one with model=, got "
                               f"{model!r}")
     texts = meta.get("code")
     if isinstance(texts, dict) and texts.get("minicl") != code()["minicl"]:
@@ -107,7 +107,7 @@ def _rebuilt(name, specs, arrays, path):
         if edited := [cls for cls in now if not isinstance(before, dict) or before.get(cls) != now[cls]]:
             _warn(f"{', '.join(edited)} changed")
     except (ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"load: {path}: {name} cannot be made again: " + " ".join(str(error).split())) from error
+        raise CheckpointError(f"load: {path}: {name} cannot be built again: " + " ".join(str(error).split())) from error
     return module.eval()
 
 
@@ -166,7 +166,7 @@ class Trained:
         refuses it, and unless the run trained a CLIP.
         """
         if self.tokenizer is None:
-            raise DataError(f"encode_text: {self.folder} has trained a {type(self.model).__name__}, which reads no text; "
+            raise DataError(f"encode_text: {self.folder} has a {type(self.model).__name__}, which does not read text; "
                             "give the folder of a CLIP")
         captions = [captions] if isinstance(captions, str) else captions
         try:

@@ -70,7 +70,7 @@ def out(tmp_path):
 
 @pytest.fixture(autouse=True)
 def ctrl_c():
-    """Python's own handler, even if the tests were started in the background; it must stand again after each test."""
+    """Python's own handler, even if the tests were started in the background; it must be restored after each test."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -6,7 +6,7 @@
 In this order: versions and card; the tests on CuPy; one epoch of SimCLR on MNIST; launches and times of a training step of
 each method; losses and steps beside PyTorch (if it is installed), and as shares of what the card can do; MoCo on CIFAR-10,
 ResNet-18, for as many epochs as fit. Each part has a share of the minutes, and what it leaves over goes to the next ones. A
-part that fails or runs out of time is reported, and the next one begins. report.md is written anew after each part.
+part that fails or runs out of time is reported, and the next one begins. report.md is written again after each part.
 """
 
 import argparse

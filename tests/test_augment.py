@@ -298,12 +298,12 @@ def test_values_outside_0_1_are_refused_where_looking_is_cheap(value, dtype, rng
 # ---------------------------------------------------------------- more than two views
 
 def test_many_views_begin_with_the_two(xp):
-    """Each is drawn anew, from one generator; the recipes may differ, as in multi-crop."""
+    """Each is drawn again, from one generator; the recipes may differ, as in multi-crop."""
     images = images_of(xp, channels=3)
     wide, narrow = RandomResizedCrop(8, scale=(0.4, 1.0)), RandomResizedCrop(8, scale=(0.05, 0.3))
     views = many_views([wide, wide, narrow, narrow], images, np.random.default_rng(1))
     for view, first in zip(views, two_views(wide, images, np.random.default_rng(1))):
         np.testing.assert_array_equal(to_host(view), to_host(first))
     assert len({to_host(view).tobytes() for view in views}) == 4 and {view.shape for view in views} == {(len(images), 8, 8, 3)}
-    with pytest.raises(ValueError, match="many_views: augment drew nothing from rng, so that all views are drawn alike"):
+    with pytest.raises(ValueError, match="many_views: augment drew no random numbers from rng, so all views would be alike"):
         many_views([lambda images, rng: images] * 3, images, np.random.default_rng(1))

@@ -141,7 +141,7 @@ def test_backward_twice_says_so():
 def test_a_second_loss_on_a_freed_tape_says_so():
     shared = leaf(1.0) * 2
     shared.sum().backward()
-    with pytest.raises(RuntimeError, match="'mul' was already walked and freed; add losses"):
+    with pytest.raises(RuntimeError, match="'mul' was already walked and freed; add up losses"):
         (shared * 3).sum().backward()
 
 
@@ -441,7 +441,7 @@ def test_a_numpy_scalar_of_another_kind_is_refused_beside_a_tensor():
 def test_tensors_are_not_compared(compare, other):
     x = leaf(1.0)
     for pair in ((x, other), (other, x)):
-        with pytest.raises(TypeError, match="Tensors are not compared; compare their .data"):
+        with pytest.raises(TypeError, match="Tensors cannot be compared; compare their .data"):
             compare(*pair)
 
 

@@ -95,7 +95,7 @@ def test_a_regression_is_one_that_exceeds_the_noise_of_both_runs():
     assert regressions(metrics(case, result([0.01] * 5, steady)), before) == []
     assert len(regressions(metrics(case, result([0.011] * 5, steady)), before)) == 2         # default and best
     assert regressions(metrics(case, result([0.011] * 5, noisy)), before) == []
-    assert regressions(metrics(case, result([0.005] * 5, steady)), before) == []           # quicker is fine
+    assert regressions(metrics(case, result([0.005] * 5, steady)), before) == []           # faster is fine
 
 
 def test_without_a_peer_the_machine_is_what_a_regression_is_measured_by():
@@ -185,7 +185,7 @@ def test_ctrl_c_is_one_line_and_what_has_been_measured_is_kept(monkeypatch, tmp_
     ("--json nowhere/all.json", "in a folder that exists"),
     ("--json text", "text: not what --json writes"),
     ("--read nofile.json", "nofile.json: No such file"),
-    ("--read list.json", "it lacks its backend"),
+    ("--read list.json", "it has no backend"),
     ("--table page.md --backend cupy", "needs measurements with --backend numpy"),
 ])
 def test_what_cannot_work_is_told_before_anything_is_measured(options, message, monkeypatch, tmp_path):

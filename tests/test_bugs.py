@@ -72,7 +72,7 @@ def test_a_bug_shows_its_symptom(script, main, monkeypatch, capsys):
         assert [f"{run['loss'][0]:.3g}" for run in runs.values()] == [f"{value:.3g}" for value in said]
 
 
-def test_the_page_has_the_figures_that_its_quickest_script_prints(main, monkeypatch):
+def test_the_page_has_the_numbers_that_its_fastest_script_prints(main, monkeypatch):
     monkeypatch.setattr(viz, "Figure", None)
     runs = main("zero_shot")()
     for what in ("zero-shot accuracy", CLASSES):

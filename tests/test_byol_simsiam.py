@@ -180,7 +180,7 @@ def test_an_update_that_was_forgotten_is_warned_of(rng, kind, frozen, losses, up
                 model.update()
 
     if warned:
-        with pytest.warns(UserWarning, match="update.. was forgotten: the online network has moved .* call model.update"):
+        with pytest.warns(UserWarning, match="update.. was not called: the online network has changed .* call model.update"):
             train()
     else:
         train()

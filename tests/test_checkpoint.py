@@ -242,7 +242,7 @@ def test_two_arrays_of_one_name_are_not_saved(path):
         def state_dict(self):
             return {self.name: np.zeros(1)}
 
-    with pytest.raises(CheckpointError, match="two arrays have one name; give the parts names without dots"):
+    with pytest.raises(CheckpointError, match="two arrays have the same name; use names of parts without dots"):
         save_checkpoint(path, {"a": State("b.c"), "a.b": State("c")}, {})
     assert not path.exists()
 

@@ -140,11 +140,11 @@ def test_the_hashes_are_of_the_two_official_archives():
 def test_a_folder_without_the_files_is_an_error_that_names_them(tmp_path, load):
     with pytest.raises(FileNotFoundError, match="has none of CIFAR-10's files; expected cifar-10-binary.tar.gz or"):
         load(tmp_path)
-    with pytest.raises(FileNotFoundError, match="is no folder"):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
         load(tmp_path / "nowhere")
     files = files_of(BINARY, batches())
     del files["data_batch_3.bin"], files["test_batch.bin"]
-    with pytest.raises(FileNotFoundError, match="lacks data_batch_3.bin, test_batch.bin; unpack the archive again"):
+    with pytest.raises(FileNotFoundError, match="has no data_batch_3.bin, test_batch.bin; unpack the archive again"):
         load(write(tmp_path, files))
 
 
@@ -157,7 +157,7 @@ def test_a_folder_without_the_files_is_an_error_that_names_them(tmp_path, load):
 def test_a_damaged_archive_is_named_and_never_passed_over(tmp_path, name, kind, damage):
     write(tmp_path, {kind: damage(TINY[kind])})
     path = re.escape(str(tmp_path / kind))
-    with pytest.raises(CorruptFile, match=f"^{path}: not CIFAR-10's {kind}: .*SHA-256 begins"):
+    with pytest.raises(CorruptFile, match=f"^{path}: not CIFAR-10's {kind}: .*SHA-256 that begins"):
         load_colour_images(name, tmp_path, log=no_shapes)
 
 
@@ -166,9 +166,9 @@ def test_a_damaged_archive_is_named_and_never_passed_over(tmp_path, name, kind, 
     (b"<!DOCTYPE html>", "damaged archive .*Not a gzipped file"),
     (b"", "damaged archive"),
     (TINY[BINARY][:-8] + bytes(4) + TINY[BINARY][-4:], "damaged archive .*CRC"),
-    (TINY[PYTHON], "the archive lacks cifar-10-batches-bin/data_batch_1.bin"),
+    (TINY[PYTHON], "the archive has no cifar-10-batches-bin/data_batch_1.bin"),
     (archive_of(BINARY, {**files_of(BINARY, batches()), "test_batch.bin": bytes(3072)}),
-     "test_batch.bin: 3072 bytes are no whole number of 3073-byte records"),
+     "test_batch.bin: expected a whole number of 3073-byte records, got 3072 bytes"),
 ])
 def test_unchecked_archives_are_still_read_with_care(tmp_path, packed, complaint):
     write(tmp_path, {BINARY: packed})
@@ -178,7 +178,7 @@ def test_unchecked_archives_are_still_read_with_care(tmp_path, packed, complaint
 
 def test_unpacked_files_must_hold_10000_images_each(tmp_path):
     write(tmp_path, files_of(BINARY, batches()))
-    with pytest.raises(CorruptFile, match="data_batch_1.bin: 2 images where CIFAR-10 has 10000; .*check=False"):
+    with pytest.raises(CorruptFile, match="data_batch_1.bin: expected 10000 images, got 2; .*check=False"):
         load_colour_images("auto", tmp_path, log=no_shapes)
 
 
@@ -191,7 +191,7 @@ def test_unpacked_files_must_hold_as_many_of_every_class(tmp_path, monkeypatch):
     write(tmp_path, dict.fromkeys(names, even))
     assert len(load_cifar10(tmp_path).train_images) == 50000
     write(tmp_path, {names[-1]: odd})
-    with pytest.raises(CorruptFile, match=r"its test images are \[1000, .* 2000, 0\] of the ten classes"):
+    with pytest.raises(CorruptFile, match=r"expected 1000 test images of each of the ten classes, got \[1000, .* 2000, 0\]"):
         load_cifar10(tmp_path)
 
 
@@ -199,7 +199,7 @@ def test_a_label_beyond_nine_is_refused(tmp_path):
     parts = batches()
     parts[2][1][1] = 10
     write(tmp_path, files_of(BINARY, parts))
-    with pytest.raises(CorruptFile, match="data_batch_3.bin: label 10 where 0 to 9 are expected"):
+    with pytest.raises(CorruptFile, match="data_batch_3.bin: expected labels 0 to 9, got 10"):
         load_cifar10(tmp_path, check=False)
 
 
@@ -240,7 +240,7 @@ def test_only_the_names_of_an_array_pass(name):
     pickled(batches()[0][0], np.array([0.5, 1.0])),
 ])
 def test_a_pickle_that_is_no_batch_is_refused(content):
-    with pytest.raises(CorruptFile, match="^here: no pickled batch of CIFAR-10"):
+    with pytest.raises(CorruptFile, match="^here: not a pickled batch of CIFAR-10"):
         parse_pickle(content, "here")
 
 
@@ -251,8 +251,8 @@ def test_batches_pickled_anew_can_be_read(protocol, order, writeable):
     rows, labels = batches()[0]
     rows = np.array(rows, order=order)
     rows.flags.writeable = writeable
-    anew = pickle.dumps({b"data": rows, b"labels": labels.tolist()}, protocol)
-    images, read = parse_pickle(anew, "here")
+    again = pickle.dumps({b"data": rows, b"labels": labels.tolist()}, protocol)
+    images, read = parse_pickle(again, "here")
     np.testing.assert_array_equal(images, parse_binary(binary(rows, labels), "there")[0])
     assert read.tolist() == labels.tolist() and read.dtype == np.int64
 

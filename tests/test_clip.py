@@ -409,7 +409,7 @@ def test_a_seed_repeats_its_run_and_pictures_are_drawn(example):
 
 
 def test_chunks_of_a_batch_train_nearly_as_the_whole(example, monkeypatch):
-    """Batch norm sees each chunk by itself, so the losses differ a little."""
+    """Batch norm sees each chunk separately, so the losses differ a little."""
     monkeypatch.setattr(viz, "Figure", None)
     losses = []
     for more in ((), ("--chunk", "10", "--clip-grad", "10")):

@@ -239,7 +239,7 @@ def test_pictures_are_drawn(example, monkeypatch):
     (("--classes", "red", "red"), "two or more different"), (("--template", "no place"), "{} in --template"),
     (("--captions", "nowhere.csv"), "nowhere.csv: No such file"), (("--data-dir", "nowhere"), "nowhere is not a folder"),
     (("--captions", ""), "--captions: expected the name of"), (("--min-count", 1000), "no word occurs 1000 times"),
-    (("--tau", 0.001), "--tau: expected 0.01"), (("--batch", 100), "expected a batch between 1 and the 72 items")])
+    (("--tau", 0.001), "--tau: expected 0.01"), (("--batch", 100), "expected a batch of 1 to 72, the number of items")])
 def test_what_will_not_do_is_one_line_and_leaves_no_run(example, capsys, options, message):
     code, folder = example(*options)
     assert code == 2 and message in capsys.readouterr().err.splitlines()[-1] and not folder.exists()

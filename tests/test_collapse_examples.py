@@ -77,4 +77,4 @@ def test_a_resumed_run_is_the_uninterrupted_one(name, tmp_path, monkeypatch):
 @each_example
 def test_a_batch_of_more_images_than_are_used_is_said(name, tmp_path, capsys):
     code = run_example(name, *SMALL, "--images", 50, "--batch", 51, "--out", tmp_path / "out")
-    assert code == 2 and "expected a batch between 1 and the 50 items there are, got 51" in capsys.readouterr().err
+    assert code == 2 and "expected a batch of 1 to 50, the number of items, got 51" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The contrastive heart: fused = composed = a loop, at ordinary and tiny temperatures, and the mistakes of the field."""
+"""The contrastive losses: fused = composed = a loop, at ordinary and tiny temperatures, and the mistakes of the field."""
 
 import functools
 import math

@@ -1,6 +1,6 @@
 """The stand-in for CuPy refuses what CuPy refuses, computes what NumPy computes, and counts the waits.
 
-Tests that take `cp` state facts about CuPy: where there is a GPU they hold the real library to them too.
+Tests that take `cp` state facts about CuPy: where there is a GPU the real library is tested against them too.
 Tests that take `strict_xp` are about the stand-in alone, which is stricter than CuPy on purpose.
 """
 
@@ -47,7 +47,7 @@ def host():
 
 
 class Tensor:
-    """What minicl's Tensor tells NumPy and CuPy about itself."""
+    """What minicl's Tensor declares to NumPy and CuPy."""
 
     __array_ufunc__ = None
     __array_priority__ = 1000

@@ -77,8 +77,8 @@ def test_what_all_refuse_is_said_once_before_anything_is_written(out, options, s
     ("loss", "the loss of step 0 differs between processes"),
     ("across", "after step 5, model.steps.0.weight differs between processes"),
     ("seed", "after step 5, rng differs between processes"),
-    ("data", "the processes have other data or options"),
-    ("run", "this is process 0 of 2, and each would make a run of its own; give Run the world"),
+    ("data", "the processes have different data or options"),
+    ("run", "this is process 0 of 2, and each would make its own run; pass the world"),
 ])
 def test_what_differs_between_processes_ends_the_run_before_it_is_saved(out, fault, said):
     done = run(2, out, FAULT=fault)
@@ -88,7 +88,7 @@ def test_what_differs_between_processes_ends_the_run_before_it_is_saved(out, fau
 
 def test_a_whole_batch_on_each_process_is_refused(out):
     done = run(2, out, FAULT="part")
-    said = "ValueError: RandomHorizontalFlip: images: all 2 processes have the same rows of the batch, so each counts 2 times"
+    said = "ValueError: RandomHorizontalFlip: images: all 2 processes have the same rows of the batch, so each row counts 2 times"
     assert done.returncode == 1 and said in done.stderr and not out.exists()
     code = """if True:
         import numpy as np
@@ -134,7 +134,7 @@ def test_all_may_leave_the_loop_in_one_step(out):
 
 def test_what_one_process_does_is_refused_to_several(out):
     done = launch(2, EXAMPLES / "export.py", out, "encoder.safetensors")
-    assert done.returncode == 2 and "error: this is work for one process, and 2 were started" in done.stderr, done.stderr
+    assert done.returncode == 2 and "error: this script runs in one process, but 2 were started" in done.stderr, done.stderr
     for path in EXAMPLES.glob("*.py"):
         text = path.read_text()
         assert "command(main" not in text or ("command(main, alone=True)" in text) != ("get_world(" in text), path

@@ -270,7 +270,7 @@ def test_the_picture_is_drawn_or_matplotlib_is_asked_for(tmp_path, monkeypatch):
     ((normal(3, 2), normal(3, 2), 0.0), {}, "tau must be a number in .0, inf."),
     ((normal(3, 2), normal(3, 2), [0.1, -1]), {}, "tau must be a number in .0, inf."),
     ((normal(3, 2), normal(3, 2)), {"anchor": 6}, "anchor must be an integer from 0 to 5"),
-    ((normal(3, 2), normal(3, 2)), {"names": "ab"}, "expected 3 names, one an item, got 2"),
+    ((normal(3, 2), normal(3, 2)), {"names": "ab"}, "expected 3 names, one per item, got 2"),
 ])
 def test_what_fits_no_pair_is_refused(arguments, options, words):
     with pytest.raises(ValueError, match=words):

@@ -174,18 +174,18 @@ W = {"w": np.ones(2)}
 DAMAGED = {                                                  # id: (the file's bytes, from save and a model's text; message)
     "empty": (lambda save, text: b"", "is not a readable safetensors file"),
     "no json": (lambda save, text: b"\x08\0\0\0\0\0\0\0not json", "is not a readable safetensors file"),
-    "of another program": (lambda save, text: save(W), "does not say how its model was made"),
+    "of another program": (lambda save, text: save(W), "does not describe how to build its model"),
     "without a digest": (lambda save, text: save(W, {"minicl": text}), "its content is not what was written"),
     "another digest": (lambda save, text: save(W, {"minicl": text, "digest": "0" * 64}), "its content is not what was written"),
-    "a list": (lambda save, text: written(save, W, "[1]"), "does not say how its model was made"),
+    "a list": (lambda save, text: written(save, W, "[1]"), "does not describe how to build its model"),
     "broken json": (lambda save, text: written(save, W, "{"), "is not a readable safetensors file"),
-    "other weights": (lambda save, text: written(save, W, text), "encoder cannot be made again"),
-    "models are a number": (lambda save, text: written(save, W, '{"models": 3}'), "does not say how its model was made"),
+    "other weights": (lambda save, text: written(save, W, text), "encoder cannot be built again"),
+    "models are a number": (lambda save, text: written(save, W, '{"models": 3}'), "does not describe how to build its model"),
     **{f"a model is {odd}": (lambda save, text, odd=odd: written(save, W, f'{{"models": {{"encoder": {odd}}}}}'),
-                             "encoder cannot be made again") for odd in ("3", '"x"', "[]", "null", '{"op": 3}', '{"op": "no"}',
+                             "encoder cannot be built again") for odd in ("3", '"x"', "[]", "null", '{"op": 3}', '{"op": "no"}',
                                                                         '{"dict": 1}', '{"class": 1}', '{"class": "os.system"}')},
     "a tokenizer is 3": (lambda save, text: written(save, W, text.replace('{"encoder"', '{"tokenizer": 3, "encoder"')),
-                         "tokenizer cannot be made again: expected a dict"),
+                         "tokenizer cannot be built again: expected a dict"),
 }
 
 

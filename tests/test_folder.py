@@ -56,7 +56,7 @@ def test_of_runs_started_together_with_one_out_one_begins(tmp_path, exists):
         (tmp_path / "out").mkdir()
     found = together(6, "out")
     refused = [text for text in found if text != "out"]
-    assert len(refused) == 5 and all(re.match(r"--out out: another run \(pid \d+\) writes there", text) for text in refused)
+    assert len(refused) == 5 and all(re.match(r"--out out: another run \(pid \d+\) is writing there", text) for text in refused)
 
 
 def test_a_folder_is_named_after_the_run_and_numbered():
@@ -69,7 +69,7 @@ def test_a_folder_is_named_after_the_run_and_numbered():
 
 def test_the_owner_is_named_and_the_folder_free_when_it_ends(tmp_path):
     own = OwnFolder("out", "test")
-    with pytest.raises(RunError, match=rf"another run \(pid {os.getpid()}\) writes there; wait for it to end, or choose an"):
+    with pytest.raises(RunError, match=rf"another run \(pid {os.getpid()}\) is writing there; wait for it to end, or choose an"):
         OwnFolder("out", "test")
     (own.path / "result.json").write_text("")
     own.close()

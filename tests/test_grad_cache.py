@@ -80,7 +80,7 @@ def test_dropout_redraws_its_masks_and_batch_norm_averages_once(xp, splits):
 def test_batch_norm_that_sees_chunks_is_warned_of(layer, chunk, is_warned):
     model = simclr(np, layer)
     layer.train(layer.training)
-    with pytest.warns(UserWarning, match="each chunk by itself") if is_warned else contextlib.nullcontext():
+    with pytest.warns(UserWarning, match="each chunk separately") if is_warned else contextlib.nullcontext():
         grad_cache(model, LOSSES["nt_xent"], items(np), chunk=chunk)
 
 
@@ -166,7 +166,7 @@ GENERATOR = np.random.default_rng(0)
 
 def test_a_model_that_draws_elsewhere_is_an_error():
     model = nn.Sequential(nn.Linear(5, 4, rng=np.random.default_rng(0)), lambda x: ops.dropout(x, p=0.5, rng=GENERATOR))
-    with pytest.raises(RuntimeError, match="grad_cache: the model gave other outputs the second time"):
+    with pytest.raises(RuntimeError, match="grad_cache: the model returned other outputs the second time"):
         grad_cache(model, lambda z: nt_xent(z[:6], z[6:], 0.3), items(np).astype("float32"), chunk=4)
 
 
@@ -199,7 +199,7 @@ class Two(nn.Module):
     (lambda h, z: z.data, lambda xp: items(xp), False, TypeError, "loss must return a scalar Tensor"),
     (lambda h, z: z.sum(), lambda xp: Tensor(items(xp)), False, ValueError, "expected inputs to be arrays .* got Tensor"),
     (lambda h, z: z.sum(), lambda xp: [1.0], False, ValueError, "expected inputs to be arrays"),
-    (lambda h, z: z.sum(), lambda xp: items(xp), True, ValueError, "nothing of the SimCLR is trained.*call loss"),
+    (lambda h, z: z.sum(), lambda xp: items(xp), True, ValueError, "no parameter of the SimCLR is trained.*call loss"),
 ])
 def test_mistakes_are_named_before_anything_is_added(xp, loss, inputs, freeze, error, message):
     model, scale = simclr(xp), Tensor(xp.ones(()), requires_grad=True)

@@ -179,7 +179,7 @@ def test_two_views_are_never_the_same_draw(transform, seed, bits):
 ])
 @pytest.mark.parametrize("bits", ["PCG64", "MT19937", "Philox"])
 def test_an_augmentation_that_does_not_draw_from_the_generator_is_refused(augment, bits):
-    with pytest.raises(ValueError, match="two_views: augment drew nothing from rng"):
+    with pytest.raises(ValueError, match="two_views: augment drew no random numbers from rng"):
         two_views(augment, GOOD, np.random.Generator(getattr(np.random, bits)(0)))
 
 

@@ -167,10 +167,10 @@ def test_sets_that_do_not_fit_each_other_are_refused(function, change, message):
     (lambda: zero_shot_accuracy(X, X[:2], LABELS), "labels must be below 2, got 2"),
     (lambda: retrieval_recall(X, X[:2], LABELS), "caption_ids must be below 2"),
     (lambda: retrieval_recall(X, X[:4], LABELS), "3 different ids for 4 captions"),
-    (lambda: class_embeddings(lambda captions: X, ["a", "b"], ["{}"]), "embed must give one embedding a caption, 2"),
+    (lambda: class_embeddings(lambda captions: X, ["a", "b"], ["{}"]), "embed must return one embedding per caption, 2"),
     (lambda: class_embeddings(lambda captions: X[:2] * math.nan, ["a", "b"], ["{}"]), "prompts is not finite"),
     (lambda: encode(ENCODER, IMAGES[:0], np), "encode: expected at least one item"),
-    (lambda: frozen_accuracies(ENCODER, DATA, np), r"frozen_accuracies: model must give two outputs, \(h, z\), got ndarray"),
+    (lambda: frozen_accuracies(ENCODER, DATA, np), r"frozen_accuracies: model must return two outputs, \(h, z\), got ndarray"),
     (lambda: to_float(IMAGES.tolist(), np), "to_float: expected uint8 images, got list"),
     (lambda: to_float(IMAGES / 255, np), "to_float: expected uint8 images, got float64"),
 ], ids=lambda x: x if isinstance(x, str) else "call")

@@ -1,4 +1,4 @@
-"""Files that lie: IDX, pickles and archives are read whole and true, or refused in one line, with little memory and time."""
+"""Files that lie: IDX, pickles and archives are read completely and correctly, or refused in one line, with little memory and time."""
 
 import gzip
 import io
@@ -50,7 +50,7 @@ ALLOC = {                                                # few bytes that ask pi
 def test_a_few_bytes_of_pickle_take_no_memory(content):
     tracemalloc.start()
     started = time.monotonic()
-    with pytest.raises(CorruptFile, match="^here: no pickled batch") as caught:
+    with pytest.raises(CorruptFile, match="^here: not a pickled batch") as caught:
         parse_pickle(content, "here")
     assert time.monotonic() - started < 1 and str(caught.value).isprintable()
     assert tracemalloc.get_traced_memory()[1] < 1_000_000
@@ -72,7 +72,7 @@ def test_bytes_made_of_text_are_no_more_than_the_file_has(text, encoding, times)
                                     b"X" + len(encoding).to_bytes(4, "little") + encoding.encode() + b"\x86Ra"
                                     for k in range(times)) + b"."
     tracemalloc.start()
-    with pytest.raises(CorruptFile, match="it makes bytes of text as no CIFAR-10 file does"):
+    with pytest.raises(CorruptFile, match="it makes bytes from text, which no CIFAR-10 file does"):
         parse_pickle(content, "here")
     assert tracemalloc.get_traced_memory()[1] < 1_000_000
     tracemalloc.stop()
@@ -170,5 +170,5 @@ def test_a_file_that_is_too_long_is_not_read(tmp_path):
         for stem in stems:
             with open(tmp_path / stem, "wb") as file:
                 file.truncate(2**40)                     # a sparse file: 1 TB that takes no space
-        with pytest.raises(CorruptFile, match=f"{2**40} bytes where at most .* are expected"):
+        with pytest.raises(CorruptFile, match=f"expected at most .* bytes, got {2**40}"):
             load(tmp_path)

@@ -176,7 +176,7 @@ def test_legal_input_gives_what_a_loop_gives(name, data):
 
 @each_loss
 def test_a_dead_network_has_a_collapses_loss_and_no_gradient(name):
-    """All outputs 0: as bad as all outputs equal, for every loss that has an opinion about a collapse."""
+    """All outputs 0: as bad as all outputs equal, for every loss that a collapse affects."""
     count, _, _, fewest = LOSSES[name]
     dead, tensors = call(name, [np.zeros((5, 3)) for _ in range(count)])
     collapsed, _ = call(name, [np.ones((5, 3)) for _ in range(count)])

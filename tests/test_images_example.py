@@ -164,7 +164,7 @@ def test_the_folder_is_needed(example, capsys):
 
 @pytest.mark.parametrize("options, message", [
     (("--size", 40), "argument --size: invalid choice: 40"),
-    (("--batch", 100), "expected a batch between 1 and the 59 items"), (("--data-dir", "nowhere"), "there is no such folder")])
+    (("--batch", 100), "expected a batch of 1 to 59, the number of items"), (("--data-dir", "nowhere"), "there is no such folder")])
 def test_what_will_not_do_is_one_line_and_leaves_no_run(example, photos, capsys, options, message):
     code, folder = example("--data-dir", photos, *options)
     error = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`import minicl` is enough, and quick."""
+"""`import minicl` is enough, and fast."""
 
 import configparser
 import os

@@ -51,7 +51,7 @@ def test_a_choice_is_right_wrong_or_shared(xp):
     (np.ones(3), np.zeros(3, int), ValueError, r"expected scores \(N, K\)"),
     (np.ones((3, 2)), np.zeros(3), TypeError, "positive_ids must be an array of integers"),
     (np.ones((3, 2)), [0, 1, 0], TypeError, "positive_ids must be an array of integers.* got list"),
-    (np.ones((3, 2)), np.zeros(2, int), ValueError, r"expected one positive a row, positive_ids \(3,\), got \(2,\)"),
+    (np.ones((3, 2)), np.zeros(2, int), ValueError, r"expected one positive per row, positive_ids \(3,\), got \(2,\)"),
 ], ids=["one candidate", "no matrix", "floats", "list", "too few"])
 def test_scores_and_ids_that_do_not_fit_are_refused(function, scores, ids, error, message):
     with pytest.raises(error, match=f"{function.__name__}: {message}"):

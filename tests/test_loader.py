@@ -54,5 +54,5 @@ def test_a_batch_may_be_everything():
 
 @pytest.mark.parametrize("n, batch", [(10, 11), (0, 1)])
 def test_a_batch_that_the_data_cannot_fill_is_refused(n, batch):
-    with pytest.raises(DataError, match=f"expected a batch between 1 and the {n} items there are, got {batch}"):
+    with pytest.raises(DataError, match=f"expected a batch of 1 to {n}, the number of items, got {batch}"):
         Batches(n, batch)

@@ -329,14 +329,14 @@ CLASS_ATTRIBUTES = {"set": lambda: {linear()}, "object": lambda: Holder(linear()
 @pytest.mark.parametrize("make", CLASS_ATTRIBUTES.values(), ids=CLASS_ATTRIBUTES)
 def test_a_part_of_the_class_is_an_error(make):
     Net = type("Net", (Module,), {"extra": make()})
-    with pytest.raises(TypeError, match="Net: Net.extra .* untrained and unsaved: set it in __init__"):
+    with pytest.raises(TypeError, match="Net: Net.extra .* neither trained nor saved. Set it in __init__"):
         Net()
 
 
 @pytest.mark.parametrize("cls", [UsesGlobal, UsesGlobalWithin, UsesGlobalElsewhere])
 def test_a_part_of_the_file_that_a_method_uses_is_an_error_unless_frozen(cls):
     for make in (cls, lambda: Sequential(Linear(2, 2, rng=rng()), cls())):
-        with pytest.raises(TypeError, match=f"{cls.__name__}.* untrained and unsaved: set it in __init__, or freeze"):
+        with pytest.raises(TypeError, match=f"{cls.__name__}.* neither trained nor saved. Set it in __init__, or freeze"):
             make()
     G.freeze()
     try:

@@ -1,4 +1,4 @@
-"""Masked ids, and numbers whose squares overflow, give an error or NaN: never a number that looks well."""
+"""Masked ids, and numbers whose squares overflow, give an error or NaN: never a plausible wrong number."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""MNIST from a folder, the cache and the mirrors: read whole and true, or refused with the reason."""
+"""MNIST from a folder, the cache and the mirrors: read completely and correctly, or refused with the reason."""
 
 import gzip
 import hashlib
@@ -119,8 +119,8 @@ def test_a_folder_that_lacks_files_is_an_error_that_names_them(tmp_path, load, l
     with pytest.raises(FileNotFoundError) as error:
         load(tmp_path)
     assert all(stem in str(error.value) for stem in STEMS) and str(tmp_path) in str(error.value)
-    assert ("lacks t10k-labels-idx1-ubyte;" if left else "has none") in str(error.value)
-    with pytest.raises(FileNotFoundError, match="is no folder"):
+    assert ("has no t10k-labels-idx1-ubyte;" if left else "has none") in str(error.value)
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
         load(tmp_path / "nowhere")
 
 
@@ -128,7 +128,7 @@ def test_a_folder_that_lacks_files_is_an_error_that_names_them(tmp_path, load, l
     (lambda packed: packed[:-20], "damaged gzip data"),
     (lambda packed: packed[:-8] + bytes(4) + packed[-4:], "damaged gzip data .*CRC"),
     (lambda packed: packed + b"more", "damaged gzip data"),
-    (lambda packed: b"", "truncated, 0 bytes"),
+    (lambda packed: b"", "truncated: .*got 0"),
     (lambda packed: b"<!DOCTYPE html>", "no IDX file, it begins b'<!DO' .*magic 2051.* web page"),
     (lambda packed: gzip.compress(tiny()[STEMS[1]]),
      r"this is a label file \(magic 2049\) where an image file \(magic 2051\)"),
@@ -171,12 +171,12 @@ def test_parse_idx():
     (LABELS, "image", r"this is a label file \(magic 2049\) where an image file \(magic 2051\) is expected"),
     (IMAGES, "label", r"this is an image file \(magic 2051\) where a label file \(magic 2049\) is expected"),
     (b"\x00\x00\x0d\x03" + IMAGES[4:], "image", "no IDX file.*magic 3331"),
-    (b"\x00\x00", "label", "truncated, 2 bytes and its header alone takes 8"),
-    (IMAGES[:10], "image", "truncated, 10 bytes and its header alone takes 16"),
-    (IMAGES[:-1], "image", r"truncated, 39 bytes and images \(2, 3, 4\) take 40"),
-    (LABELS + b"ab", "label", r"2 trailing bytes, labels \(5,\) take 13"),
-    (struct.pack(">4I", 2051, 0, 28, 28), "image", r"its header says \(0, 28, 28\), no images"),
-    (struct.pack(">4I", 2051, *[2**32 - 1] * 3), "image", "truncated, 16 bytes"),
+    (b"\x00\x00", "label", "truncated: expected at least 8 bytes, the header, got 2"),
+    (IMAGES[:10], "image", "truncated: expected at least 16 bytes, the header, got 10"),
+    (IMAGES[:-1], "image", r"truncated: expected 40 bytes for images \(2, 3, 4\), got 39"),
+    (LABELS + b"ab", "label", r"expected 13 bytes for labels \(5,\), got 2 more"),
+    (struct.pack(">4I", 2051, 0, 28, 28), "image", r"its header gives the shape \(0, 28, 28\), which has no images"),
+    (struct.pack(">4I", 2051, *[2**32 - 1] * 3), "image", "truncated: .*got 16"),
 ])
 def test_parse_idx_says_what_is_wrong(content, kind, complaint):
     with pytest.raises(CorruptFile, match=f"^somewhere/file: .*{complaint}"):
@@ -241,7 +241,7 @@ def test_a_damaged_cache_is_named_with_the_mend(tmp_path):
 def test_no_network():
     with pytest.raises(Unavailable, match="no route to host.*--data-dir.*--data digits"):
         load_images("mnist", log=no_digits)
-    with pytest.raises(Unavailable, match="was not to be downloaded.*--data-dir"):
+    with pytest.raises(Unavailable, match="download is False.*--data-dir"):
         load_mnist(download=False)
 
 

@@ -206,7 +206,7 @@ def test_keys_enter_after_they_served_and_once(xp):
     assert len(model.queue) == 0                             # not among the negatives of their own batch
     model.update()
     np.testing.assert_allclose(to_host(model.queue.filled()), to_host(k), rtol=1e-6)
-    with pytest.raises(RuntimeError, match="without keys to enqueue.*after they have served"):
+    with pytest.raises(RuntimeError, match="without keys to enqueue.*has used them as positives"):
         model.update()
     assert len(model.queue) == 4
 

@@ -72,7 +72,7 @@ def test_a_run_stopped_and_resumed_is_the_uninterrupted_one(example, monkeypatch
 
 
 def test_chunks_of_a_batch_give_the_queue_the_keys_of_the_whole(example):
-    """Batch norm sees each chunk by itself, so the losses differ a little; gradients flow, and nothing is served twice."""
+    """Batch norm sees each chunk separately, so the losses differ a little; gradients flow, and nothing is served twice."""
     (_, whole), (_, chunks) = (read_run(example(*chunk, out=f"out{len(chunk)}")[1]) for chunk in ((), ("--chunk", 20,
                                                                                                        "--splits", 4)))
     assert [line["chance"] for line in chunks] == [line["chance"] for line in whole]
@@ -88,7 +88,7 @@ def test_a_queue_that_outgrows_the_data_is_a_warning(example, capsys, queue, is_
 @pytest.mark.parametrize("options, message", [
     (("--chunk", "24"), "--chunk 24 must divide --batch 40 and be a multiple of --splits 8, twice that or more"),
     (("--chunk", "8"), "--chunk 8 must divide --batch 40"),
-    (("--batch", "44"), "--batch 44 cannot be cut into --splits 8 groups of one size, 2 or more"),
+    (("--batch", "44"), "--batch 44 cannot be divided into --splits 8 groups of equal size, 2 or more"),
     (("--queue", "39"), "--queue 39 is too small for the keys of one batch; it needs 40"),
     (("--queue", "79", "--symmetric"), "it needs 80"),
     (("--momentum", "1"), "argument --momentum: expected a number in [0, 1), got 1"),

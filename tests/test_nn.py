@@ -527,7 +527,7 @@ def test_what_belongs_to_every_module_is_not_assigned(name, value, hint):
             setattr(self, name, value)
 
     for assign in (lambda: setattr(Parts(), name, value), Net):
-        with pytest.raises(AttributeError, match=f"{name} cannot be set, which would reach no module below it; {hint}"):
+        with pytest.raises(AttributeError, match=f"{name} cannot be set, since no submodule would change; {hint}"):
             assign()
 
 

@@ -1,4 +1,4 @@
-"""minicl.options: options that need another say so."""
+"""minicl.options: options that need another one are reported."""
 
 import argparse
 import importlib
@@ -47,8 +47,8 @@ def test_an_option_without_effect_is_reported(script, arguments, idle, monkeypat
     monkeypatch.setattr(sys, "argv", [script, *arguments.split()])
     with pytest.raises(Parsed):
         module.main()
-    found = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: without")]
-    assert len(found) == bool(idle) and all(line.endswith(f"there is no effect of {idle}") for line in found)
+    found = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ignored")]
+    assert len(found) == bool(idle) and all(line.endswith(f": {idle}") for line in found)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_an_option_is_given_also_with_its_default_value(parser, arguments, idle,
         parsed = parser.parse_args(arguments.split(), namespace)
         assert {name: getattr(parsed, name) for name in defaults} == {**defaults, **changed}
         found = capsys.readouterr().err.splitlines()
-        assert [line.partition(" no effect of ")[2] for line in found] == idle
+        assert [line.partition(": ignored without ")[2].partition(": ")[2] for line in found] == idle
 
 
 @pytest.mark.parametrize("rank", distributed.RANKS)

@@ -1,4 +1,4 @@
-"""Mistakes in a user's own classes and functions, which would otherwise give wrong numbers without a word."""
+"""Mistakes in a user's own classes and functions, which would otherwise silently give wrong numbers."""
 
 import inspect
 import json
@@ -30,10 +30,10 @@ def fill(self, images, out, k):
 
 
 @pytest.mark.parametrize("apply, message", [
-    (lambda self, images, out, k: images * k[:, None, None, None], "the result belongs in out"),
-    (lambda self, images, out, k: None, "has not filled all of out"),
-    (lambda self, images, out, k: out[:, 1:].fill(0.5), "has not filled all of out"),
-    (lambda self, images, out, k: out.fill(np.nan), "has not filled all of out, or with NaN"),
+    (lambda self, images, out, k: images * k[:, None, None, None], "write its result into out"),
+    (lambda self, images, out, k: None, "left part of out unset"),
+    (lambda self, images, out, k: out[:, 1:].fill(0.5), "left part of out unset"),
+    (lambda self, images, out, k: out.fill(np.nan), "left part of out unset, or wrote NaN"),
 ], ids=["returned", "not filled", "partly filled", "NaN"])
 def test_an_own_transform_must_fill_out(apply, message):
     with pytest.raises((TypeError, ValueError), match=f"Own.apply: .*{message}"):
@@ -51,8 +51,8 @@ def scale(images, rng):
     (scale, "read-only"),
     (lambda x, rng: RandomHorizontalFlip()(x, rng)[:4], "a view of each of the 6 images"),
     (lambda x, rng: np.concatenate([x, RandomHorizontalFlip()(x, rng)]), "a view of each of the 6 images"),
-    (lambda x, rng: ops.relu(RandomHorizontalFlip()(x, rng)), "must give an array"),
-    (lambda x, rng: list(RandomHorizontalFlip()(x, rng)), "must give an array"),
+    (lambda x, rng: ops.relu(RandomHorizontalFlip()(x, rng)), "must return an array"),
+    (lambda x, rng: list(RandomHorizontalFlip()(x, rng)), "must return an array"),
 ], ids=["writes", "drops rows", "adds rows", "Tensor", "list"])
 def test_an_own_augment_gives_an_array_with_a_view_of_each_image(views, augment, message):
     images = IMAGES.copy()
@@ -84,7 +84,7 @@ class Model(nn.Module):
 }.values())
 def test_encode_wants_a_row_for_each_item(change):
     images = RNG.integers(0, 256, (10, 8, 8, 3)).astype("uint8")
-    with pytest.raises(ValueError, match="encode: Model must give a Tensor, or a tuple of them, with a row for each of the"):
+    with pytest.raises(ValueError, match="encode: Model must return a Tensor, or a tuple of them, with a row for each of the"):
         encode(Model(change), images, np, batch=4)
     assert encode(Model(lambda y: (y, y * 2.0)), images, np, batch=4)[1].shape == (10, 4)
 
@@ -95,7 +95,7 @@ def test_fresh_refuses_what_its_constructor_no_longer_describes(change):
     model = nn.Sequential(nn.Linear(3, 4, rng=RNG), nn.BatchNorm(4))
     nn.fresh(model, rng=RNG)
     change(model)
-    with pytest.raises(ValueError, match="fresh: .*changed after the constructor"):
+    with pytest.raises(ValueError, match="fresh: .*changed after construction"):
         nn.fresh(model, rng=RNG)
 
 
@@ -152,7 +152,7 @@ def test_a_module_keeps_no_iterator(steps):
         def __init__(self):
             self.steps = steps()
 
-    with pytest.raises(TypeError, match="Net: steps is a .*, which the first forward.. would use up; keep a list"):
+    with pytest.raises(TypeError, match="Net: steps is a .*, which the first forward.. would exhaust; use a list"):
         Net()
 
 
@@ -204,7 +204,7 @@ def test_gradients_that_a_step_has_scaled_serve_once():
         optimizer.zero_grad()
         model(np.ones((4, 3), "float32")).sum().backward()
         optimizer.step()
-    with pytest.raises(RuntimeError, match="LARS: .* serve once; call zero_grad"):
+    with pytest.raises(RuntimeError, match="LARS: .* cannot be used again; call zero_grad"):
         optimizer.step()
 
 
@@ -264,7 +264,7 @@ def test_a_run_saves_what_it_is_given(run, given):
     lambda run, step: run.log(0, loss=1.0), lambda run, step: run.log(1, loss=1.0), lambda run, step: run.log(-1, loss=1.0),
     lambda run, step: run.log(float(step) + 0.5, loss=1.0)])
 def test_a_step_has_one_line_in_the_log(run, log):
-    with pytest.raises(ValueError, match="Run.log: expected the step that is computed now, .*, and one line for it"):
+    with pytest.raises(ValueError, match="Run.log: expected one line for the current step, "):
         train(run, log=log)
 
 

@@ -1,4 +1,4 @@
-"""ImageData.from_folder: layouts, labels and splits; arrays; and one line for every folder that will not do."""
+"""ImageData.from_folder: layouts, labels and splits; arrays; and a one-line error for every folder that cannot be used."""
 
 import os
 import re
@@ -89,13 +89,13 @@ def test_what_is_neither_in_train_nor_in_test_is_left_out_and_counted(photos):
 
 
 @pytest.mark.parametrize("folders, message", [
-    (("train", "dev"), "train/ is taken for a class: there is no test/ or val/ beside it"), (("Test", "cat"), "Test/ is taken for a class: "
+    (("train", "dev"), "train/ is read as a class: there is no test/ or val/ beside it"), (("Test", "cat"), "Test/ is read as a class: "
      "there is no train/ beside"), (("cat", "dog"), None), (("train",), None), (("test", "train"), None)])
 def test_one_folder_of_a_split_beside_another_is_a_class_and_said_to_be(photos, folders, message):
     write_pictures(photos, [name for folder in folders for sub in ("a", "b") for name in numbered(f"{folder}/{sub}", 6)])
     data, log = load(photos)
-    assert bool(log.has("is taken for a class")) == bool(message) and (message is None or log.has(message))
-    assert not load(photos, labels=False)[1].has("is taken for a class")
+    assert bool(log.has("is read as a class")) == bool(message) and (message is None or log.has(message))
+    assert not load(photos, labels=False)[1].has("is read as a class")
 
 
 def test_a_class_whose_pictures_are_all_broken_is_named(photos):
@@ -183,7 +183,7 @@ def test_links_are_followed_but_each_folder_is_read_once(photos, tmp_path):
             (photos / f"web/{k}/{other}").symlink_to(photos / f"web/{other}" if other else photos)
     data, log = load(photos)
     assert len(images_of(data)) == 20 and data.class_names == ("cat", "dog")
-    assert log.has("skipped: .* and .* more: links to folders read before")
+    assert log.has("skipped: .* and .* more: links to folders already read")
 
 
 def test_a_broken_file_is_named_and_skipped_every_time(photos):
@@ -301,7 +301,7 @@ BAD = [
     ("a file", lambda folder: (folder.rmdir(), folder.write_text("x")), "is a file; expected a folder of pictures"),
     ("a tenth broken", lambda folder: broken(folder, 2, 20), "2 of the first .* pictures of 20 are broken, .*0.png: not a pic"),
     ("all broken", lambda folder: broken(folder, 20, 20), "2 of the first 2 pictures of 20 are broken"),
-    ("a class only to test", unknown_class, "test/ has classes that train/ lacks: bird; give them the same"),
+    ("a class only to test", unknown_class, "test/ has classes that train/ does not have: bird; give both the same"),
     ("array of floats", lambda folder: np.save(folder / "images.npy", np.zeros((9, 8, 8))), r"uint8, got float64; .*255 \* x"),
     ("array of text", lambda folder: (folder / "images.npy").write_text("x"), "images.npy: not a readable array file"),
     ("array of shape", lambda folder: np.save(folder / "images.npy", np.zeros((9, 8), np.uint8)), r"got shape \(9, 8\)"),
@@ -414,7 +414,7 @@ def test_pictures_without_an_ending_are_counted(photos):
 
 MIXED = {
     "arrays": (lambda folder: np.save(folder / "images.npy", arrays((16, 16))),
-               "my phötos holds images.npy and 20 pictures, such as cat/0.png; move one kind to a folder of its own"),
+               "my phötos holds images.npy and 20 pictures, such as cat/0.png; move one of them to another folder"),
     "records": (lambda folder: (folder / "data_batch_1.bin").write_bytes(bytes(3073)), "holds data_batch_1.bin and 20 pictures"),
     "labels": (lambda folder: np.save(folder / "labels.npy", np.arange(20)), None),
 }
@@ -436,17 +436,17 @@ def test_pictures_beside_arrays_are_refused_and_other_arrays_are_counted(photos,
 def test_two_data_sets_in_a_folder_are_refused(photos):
     np.save(photos / "images.npy", arrays((16, 16)))
     (photos / "data_batch_1.bin").write_bytes(bytes(3073))
-    with pytest.raises(DataError, match="several data sets, with .*images.npy and .*data_batch_1.bin; give each a folder"):
+    with pytest.raises(DataError, match="several data sets, with .*images.npy and .*data_batch_1.bin; put each in its own folder"):
         load(photos)
 
 
-@pytest.mark.parametrize("numbers, lacks", [((1, 3), "2.bin, data_batch_4.bin, data_batch_5.bin, test_batch.bin"), ((2, 7), "1.bin"),
+@pytest.mark.parametrize("numbers, missing", [((1, 3), "2.bin, data_batch_4.bin, data_batch_5.bin, test_batch.bin"), ((2, 7), "1.bin"),
                                             ((1, 2, 3, 4, 5), "test_batch.bin")])
-def test_batches_of_cifar_that_are_missing_are_named(photos, numbers, lacks):
+def test_batches_of_cifar_that_are_missing_are_named(photos, numbers, missing):
     for k in numbers:
         np.random.default_rng(k).integers(0, 9, (3, 3073), dtype=np.uint8).tofile(photos / f"data_batch_{k}.bin")
     data, log = load(photos)
-    assert log.has(f"lacks (data_batch_)?{lacks}.*: only the others are read") and len(images_of(data)) == 3 * len(numbers)
+    assert log.has(f"has no (data_batch_)?{missing}.*: only the others are read") and len(images_of(data)) == 3 * len(numbers)
 
 
 def test_arrays_that_are_not_used_are_named(photos):
@@ -468,9 +468,9 @@ LABELS = [                                                               # label
     (np.zeros((1, 17, 1), int), None, "must be"), (EVEN[:-1], None, r"17 images, got shape \(16,\)"),
     (EVEN.astype(float), None, "must be integers or text, got float64"), (EVEN > 0, None, "got bool"),
     (EVEN.astype("u8") + np.uint64(2**63), None, "must be less than 2.63, got 9223372036854775809"),
-    (EVEN + 1, ["a", "b"], r"labels must be indices into class_names, from 0; they are 1..2, and class_names has shape \(2,\)"),
+    (EVEN + 1, ["a", "b"], r"labels must be indices into class_names, from 0; got 1..2 and class_names of shape \(2,\)"),
     (EVEN - 1, ["a", "b"], "they are -1..0"), (EVEN, [["a"], ["b"]], r"shape \(2, 1\)"),
-    (EVEN, "ab", r"class_names has shape \(\)"), (np.array(["x", "y"])[EVEN], "ab", ("x", "y")),
+    (EVEN, "ab", r"class_names of shape \(\)"), (np.array(["x", "y"])[EVEN], "ab", ("x", "y")),
 ]
 
 

@@ -48,7 +48,7 @@ def test_ten_gaussian_classes_and_500_labels(rng):
 
 
 def test_the_probe_is_the_minimum_of_its_loss(rng):
-    """Its L by a plain formula: no direction leads down by more than the tolerance says."""
+    """Its L by a plain formula: no direction leads down by more than the tolerance."""
     x, labels = rng.standard_normal((80, 4)), rng.integers(0, 3, 80)
     loss = _Loss(x, labels, 3, decay=1 / 80)
     w, slope = lbfgs(loss, np.zeros(15), 200)
@@ -87,7 +87,7 @@ def test_a_fit_that_has_not_converged_warns_and_any_other_is_right(decades, C, d
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_column_that_only_rounding_moves_in_training_has_no_say(rng, dtype):
-    """The classes of the test items would otherwise be told by how far it drifts, in units of a rounding."""
+    """The classes of the test items would otherwise be decided by how far it drifts, in units of a rounding."""
     labels = np.arange(60) % 3
     x = (np.eye(3)[labels] * 4 + rng.standard_normal((60, 3))).astype(dtype)
     still = np.full((60, 1), 7.3, dtype)

@@ -64,7 +64,7 @@ def test_without_a_batch_a_resumed_run_has_that_of_the_checkpoint_if_it_is_a_num
 def test_resume_refuses_another_model(out):
     train(start(out))
     run, rng = start(out, "--resume"), np.random.default_rng(0)
-    with pytest.raises(CheckpointError, match="does not fit this run, it is of another model or optimizer"):
+    with pytest.raises(CheckpointError, match="does not fit this run: it was saved from another model or optimizer"):
         next(run.steps(TOTAL, save_every=SAVE_EVERY, rng=rng, model=Linear(3, 4, rng=rng)))
 
 
@@ -138,7 +138,7 @@ def test_a_run_goes_on_for_more_epochs(tmp_path, capsys):
     """Bit for bit as a run of 3 epochs that was resumed in the same step; not fewer epochs, nor other steps an epoch."""
     train(start(tmp_path / "more"))
     train(start(tmp_path / "more", "--resume", "--epochs", "3"), total=TOTAL * 3 // 2)
-    assert "--epochs was 2, now 3: the learning rate of what is left is that of a run of 3" in capsys.readouterr().out
+    assert "--epochs was 2, now 3: the remaining learning rates are those of a run of 3" in capsys.readouterr().out
     assert json.loads((tmp_path / "more/config.json").read_text())["epochs"] == 3
     with pytest.raises(Crash):
         train(start(tmp_path / "whole", "--epochs", "3"), total=TOTAL * 3 // 2, at={TOTAL + 1: crash})
@@ -150,13 +150,13 @@ def test_a_run_goes_on_for_more_epochs(tmp_path, capsys):
         np.testing.assert_array_equal(array, others[name], err_msg=name)
     with pytest.raises(RunError, match="--epochs was 3, now 2"):
         start(tmp_path / "more", "--resume")
-    with pytest.raises(RunError, match="is of a run of 18 steps, this one has 20"):
+    with pytest.raises(RunError, match="is of a run of 18 steps, but this one has 20"):
         train(start(tmp_path / "more", "--resume", "--epochs", "4"), total=20)
 
 
 def test_resume_refuses_another_number_of_steps_and_another_script(out):
     train(start(out))
-    with pytest.raises(RunError, match="is of a run of 12 steps, this one has 13"):
+    with pytest.raises(RunError, match="is of a run of 12 steps, but this one has 13"):
         train(start(out, "--resume"), total=13)
     with pytest.raises(RunError, match="is of test, this is another; name another folder with --out"):
         Run(arguments(out, "--resume"), "another")
@@ -298,7 +298,7 @@ def test_a_run_that_is_alive_is_left_alone(out, more):
     steps = run.steps(TOTAL, np.random.default_rng(0), save_every=1)
     for _ in range(3):
         run.log(next(steps), loss=1.0)
-    with pytest.raises(RunError, match=rf"another run \(pid {os.getpid()}\) writes there"):
+    with pytest.raises(RunError, match=rf"another run \(pid {os.getpid()}\) is writing there"):
         start(out, *more)
     for step in steps:
         run.log(step, loss=1.0)

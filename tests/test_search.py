@@ -1,4 +1,4 @@
-"""examples/search.py: exact search, the index, the page in a real browser, and one line for what cannot be searched."""
+"""examples/search.py: exact search, the index, the page in a real browser, and a one-line error for what cannot be searched."""
 
 import os
 import re
@@ -274,9 +274,9 @@ BAD = {
     "no such picture": (lambda f: [f.run, f.tmp / "none.png", "--in", f.photos], "none.png: No such file"),
     "no picture": (lambda f: [f.run, f.broken / "x.png", "--in", f.photos], "x.png: not a picture"),
     "a folder as picture": (lambda f: [f.run, f.photos, "--in", f.photos], "is a folder; give the files in it"),
-    "words without CLIP": (lambda f: [f.run, "--words", "red", "--in", f.photos], "has trained a SimCLR, which reads no text"),
+    "words without CLIP": (lambda f: [f.run, "--words", "red", "--in", f.photos], "has a SimCLR, which does not read text"),
     "k 0": (lambda f: [f.run, f.picture, "--in", f.photos, "--k", 0], "expected an integer >= 1"),
-    "model": (lambda f: [f.run, f.picture, "--in", f.photos, "--model", "B"], "choose one by model="),
+    "model": (lambda f: [f.run, f.picture, "--in", f.photos, "--model", "B"], "choose one with model="),
     "the index is a checkpoint": (lambda f: [f.run, f.picture, "--in", f.photos, "--index", f.run / "checkpoint.npz"],
                                   "is not an index of this script; remove it, or name another file"),
     "the index is a picture": (lambda f: [f.run, f.picture, "--in", f.photos, "--index", f.picture], "is not an index"),

@@ -36,7 +36,7 @@ command(main)
 
 @pytest.fixture(autouse=True)
 def default_handlers():
-    """Python's own, whatever the tests were started by; they must stand again after each test."""
+    """Python's own, whatever the tests were started by; they must be restored after each test."""
     own = {number: signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL for number in SIGNALS}
     before = {number: signal.signal(number, handler) for number, handler in own.items()}
     yield

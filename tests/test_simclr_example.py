@@ -166,7 +166,7 @@ def test_a_look_every_epoch_is_in_the_log_and_changes_nothing(example):
 def test_a_finished_run_goes_on_for_more_epochs(example, capsys):
     _, folder = example(*SMALL, "--epochs", "1", "--encoder", "mlp")
     code, _ = example(*TWO_EPOCHS, "--resume")
-    assert code == 0 and "--epochs was 1, now 2: the learning rate of what is left" in capsys.readouterr().out
+    assert code == 0 and "--epochs was 1, now 2: the remaining learning rates are" in capsys.readouterr().out
     assert len(losses_of(folder)) == STEPS and result_of(folder)["loss"] == pytest.approx(np.mean(losses_of(folder)[-2:]))
 
 
@@ -219,7 +219,7 @@ def test_mnist_insisted_on_but_not_there_is_an_error(example, tmp_path, capsys):
     ("--lr", "nan", "argument --lr: expected a number in (0, inf), got nan"),
     ("--dim", "1", "argument --dim: expected an integer >= 2, got 1"),
     ("--head", "deep", "argument --head: invalid choice: 'deep'"),
-    ("--batch", "201", "error: Batches: expected a batch between 1 and the 200 items there are, got 201"),
+    ("--batch", "201", "error: Batches: expected a batch of 1 to 200, the number of items, got 201"),
     ("--weight-decay", "-1", "--weight-decay"),
 ])
 def test_a_bad_value_is_one_clear_line_and_exit_code_2(example, capsys, option, value, message):

@@ -162,7 +162,7 @@ def test_what_is_not_an_image_of_the_encoder_is_refused_in_one_line(grey, items,
 
 
 def test_text_needs_a_model_that_reads_it(grey, trained_by):
-    with pytest.raises(DataError, match="has trained a SimCLR, which reads no text; give the folder of a CLIP"):
+    with pytest.raises(DataError, match="has a SimCLR, which does not read text; give the folder of a CLIP"):
         minicl.load(grey.folder).encode_text("seven")
 
 
@@ -196,16 +196,16 @@ FOLDERS = {
     "empty": (lambda f: (f / "checkpoint.npz").write_bytes(b""), "is not a readable minicl checkpoint"),
     "cut": (lambda f: (f / "checkpoint.npz").write_bytes((f / "checkpoint.npz").read_bytes()[:-300]), "is not a readable"),
     "one byte": (lambda f: flip(f / "checkpoint.npz"), "is not a readable minicl checkpoint"),
-    "no models": (lambda f: damage(f, lambda m, s: m.pop("models")), "does not say how its model was made"),
-    "models is a list": (lambda f: damage(f, lambda m, s: m.update(models=[1])), "does not say how its model was made"),
+    "no models": (lambda f: damage(f, lambda m, s: m.pop("models")), "does not describe how to build its model"),
+    "models is a list": (lambda f: damage(f, lambda m, s: m.update(models=[1])), "does not describe how to build its model"),
     "unknown": (lambda f: damage(f, lambda m, s: m.update(models={"model": {"unknown": "f: a lambda"}})), "made again: f: a lambda"),
-    "no class": (lambda f: damage(f, lambda m, s: m["models"]["model"].pop("class")), "cannot be made"),
-    "other class": (lambda f: damage(f, lambda m, s: m["models"]["model"].update({"class": "minicl.nn.Linear"})), "cannot be made"),
+    "no class": (lambda f: damage(f, lambda m, s: m["models"]["model"].pop("class")), "cannot be built"),
+    "other class": (lambda f: damage(f, lambda m, s: m["models"]["model"].update({"class": "minicl.nn.Linear"})), "cannot be built"),
     "not a class": (lambda f: damage(f, lambda m, s: m["models"]["model"].update({"class": "os.system"})),
                     "the class os.system is not known here; import the file that defines it first"),
     "no module": (lambda f: damage(f, lambda m, s: m["models"]["model"].update({"class": "minicl.nowhere.X"})), "not known here"),
-    "argument missing": (lambda f: damage(f, lambda m, s: arguments(m).pop("image_shape")), "cannot be made"),
-    "argument unknown": (lambda f: damage(f, lambda m, s: arguments(m).update(colour=1)), "cannot be made|unexpected"),
+    "argument missing": (lambda f: damage(f, lambda m, s: arguments(m).pop("image_shape")), "cannot be built"),
+    "argument unknown": (lambda f: damage(f, lambda m, s: arguments(m).update(colour=1)), "cannot be built|unexpected"),
     "argument refused": (lambda f: damage(f, lambda m, s: arguments(m).update(grid=0)), "grid must be an integer >= 1"),
     "other sizes": (lambda f: damage(f, lambda m, s: arguments(m).update(channels=[4, 9])), "shape"),
     "a weight missing": (lambda f: damage(f, lambda m, s: s.pop("head.steps.0.weight")), "missing"),
@@ -232,7 +232,7 @@ def test_one_of_several_models_must_be_named(tmp_path, rng):
     models = {f"model {name}": nn.MLP((4, 4, 1), (3,), rng=rng) for name in ("A", "B")}
     save_checkpoint(tmp_path / "checkpoint.npz", models, {"models": {name: spec_of(model) for name, model in models.items()}})
     for which in (None, "C", ""):
-        with pytest.raises(CheckpointError, match=f"has the models 'A', 'B'; choose one by model=, got {which!r}"):
+        with pytest.raises(CheckpointError, match=f"has the models 'A', 'B'; choose one with model=, got {which!r}"):
             minicl.load(tmp_path, model=which)
     assert np.array_equal(minicl.load(tmp_path, model="B").model.layers[0].weight.data, models["model B"].layers[0].weight.data)
 
@@ -294,11 +294,11 @@ def test_a_module_of_ones_own_is_found_where_it_was_imported(rng):
     (lambda rng: Mine(2, float("nan"), rng=rng), "a float is not"),
     (lambda rng: type("Inner", (Mine,), {"__qualname__": "f.<locals>.Inner"})(2, rng=rng), "defined inside a function"),
     (lambda rng: type("Gone", (Mine,), {})(2, rng=rng), "the class test_trained.Gone is not known here"),
-    (lambda rng: changed(nn.Sequential(ops.relu), lambda m: m.__setitem__(0, ops.tanh)), "was changed after the constructor"),
-    (lambda rng: changed(nn.Conv2d(1, 1, 3, rng=rng), lambda m: setattr(m, "stride", 2)), "was changed after the constructor"),
-    (lambda rng: changed(nn.MLP((2, 2, 1), (3, 4), rng=rng), lambda m: m.layers.pop()), "was changed after the constructor"),
+    (lambda rng: changed(nn.Sequential(ops.relu), lambda m: m.__setitem__(0, ops.tanh)), "was changed after construction"),
+    (lambda rng: changed(nn.Conv2d(1, 1, 3, rng=rng), lambda m: setattr(m, "stride", 2)), "was changed after construction"),
+    (lambda rng: changed(nn.MLP((2, 2, 1), (3, 4), rng=rng), lambda m: m.layers.pop()), "was changed after construction"),
     (lambda rng: changed(SimCLR(*[nn.Linear(2, 2, rng=rng) for _ in "12"]), lambda m: setattr(m.head, "weight", m.encoder.weight)),
-     "was changed after the constructor"),
+     "was changed after construction"),
     (lambda rng: SimCLR(*[nn.Linear(2, 2, rng=rng)] * 2), "its shared parameters was changed"),
 ])
 def test_a_module_that_json_does_not_describe_has_no_spec_and_a_reason(rng, make, reason):
@@ -321,7 +321,7 @@ HELD = {
 @pytest.mark.parametrize("held", HELD.values(), ids=HELD)
 def test_whatever_an_attribute_becomes_after_the_constructor_is_seen(held):
     spec_of(Holding())
-    with pytest.raises(ValueError, match="was changed after the constructor"):
+    with pytest.raises(ValueError, match="was changed after construction"):
         spec_of(changed(Holding(), lambda m: setattr(m, "held", held)))
 
 
@@ -381,5 +381,5 @@ def test_a_run_of_a_model_that_cannot_be_described_trains_and_says_so(out, capsy
     monkeypatch.setattr("small_runs.Sequential", lambda *steps: nn.Sequential(*steps, lambda x: x))
     train(start(out))
     assert "model: its weights are saved, but minicl.load will not be able to build it: Sequential: the function" in capsys.readouterr().out
-    with pytest.raises(CheckpointError, match="model cannot be made again: Sequential: the function '<lambda>'"):
+    with pytest.raises(CheckpointError, match="model cannot be built again: Sequential: the function '<lambda>'"):
         minicl.load(out)

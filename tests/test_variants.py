@@ -304,5 +304,5 @@ def test_nan_in_the_input_is_said():
 @pytest.mark.parametrize("anchor, positive", [(Tensor, np.array), (np.array, Tensor), (Tensor, Tensor), (list, np.array)])
 def test_mining_takes_arrays_and_says_so(anchor, positive):
     rows = np.eye(3)
-    with pytest.raises(TypeError, match="semi_hard_negatives: expected arrays, got .* of a Tensor pass its .data"):
+    with pytest.raises(TypeError, match="semi_hard_negatives: expected arrays, got .* pass the .data of a Tensor"):
         semi_hard_negatives(anchor(rows), positive(rows))

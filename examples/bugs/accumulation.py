@@ -10,6 +10,7 @@ trap: a contrastive loss of one part has fewer candidates. Here every part sees 
 import numpy as np
 from compare import BATCH, TAU, compare, fresh_views, small_model
 
+from minicl.backend import threads
 from minicl.contrastive import cosine_similarity, log_softmax
 from minicl.data import Batches
 from minicl.optim import SGD
@@ -30,6 +31,7 @@ def wrong(loss):
     loss.backward()
 
 
+@threads(1)
 def main(steps=50):
     def run(backward):
         rng = np.random.default_rng(0)

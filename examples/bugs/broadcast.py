@@ -10,6 +10,7 @@ import numpy as np
 from compare import compare, digits
 
 from minicl import Tensor
+from minicl.backend import threads
 from minicl.nn import Linear
 from minicl.optim import Adam
 
@@ -22,6 +23,7 @@ def wrong(predicted, target):
     return ((predicted - target) ** 2).mean()            # (N, 1) and (N,): broadcast to (N, N), without an error
 
 
+@threads(1)
 def main(steps=300):
     images = digits()[0][:500]
     slant = (images[:, :14].sum(axis=1) - images[:, 14:].sum(axis=1))[:, :, 0] @ np.arange(28, dtype="float32")

@@ -10,6 +10,7 @@ then uses the statistics of the batch. In evaluation the target is normalised wi
 import numpy as np
 from compare import BATCH, compare, digits, fresh_views, small_model, usual_loss
 
+from minicl.backend import threads
 from minicl.data import Batches
 from minicl.evaluate import alignment, knn_accuracy
 from minicl.methods import EMA, frozen_copy
@@ -35,6 +36,7 @@ def evaluated(model, images):
     return z
 
 
+@threads(1)
 def main(steps=150, every=25):
     images, labels, test_images, test_labels = digits()
 

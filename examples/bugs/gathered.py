@@ -11,6 +11,7 @@ the other seven processes. Here one process plays all eight.
 import numpy as np
 from compare import BATCH, TAU, compare, finds_other_view, fresh_views, small_model
 
+from minicl.backend import threads
 from minicl.contrastive import cosine_similarity, log_softmax, nt_xent
 from minicl.ops import where
 from minicl.optim import AdamW
@@ -42,6 +43,7 @@ def gradient(model, optimizer, views, loss):
     return value.item(), optimizer.grads.copy()
 
 
+@threads(1)
 def main(steps=100):
     def run(loss):
         rng, data = np.random.default_rng(0), np.random.default_rng(1)

@@ -13,6 +13,7 @@ import numpy as np
 from compare import BATCH, compare, digits
 
 from minicl import Tensor
+from minicl.backend import threads
 from minicl.contrastive import log_softmax
 from minicl.data import Batches
 from minicl.nn import Linear
@@ -28,6 +29,7 @@ class wrong(LARS):
         self._update(slice(None), *self._numbers(self._rate(lr), 0.0, self.steps))
 
 
+@threads(1)
 def main(steps=150):
     images, labels, *_ = digits()
     x = images.reshape(len(images), -1)

@@ -12,6 +12,7 @@ import math
 import numpy as np
 from compare import BATCH, compare, train
 
+from minicl.backend import threads
 from minicl.contrastive import cosine_similarity, log_softmax
 from minicl.nn import Parameter
 from minicl.ops import exp
@@ -32,6 +33,7 @@ def wrong(z1, z2, s):
     return both_directions(s * cosine_similarity(z1, z2))
 
 
+@threads(1)
 def main(steps=200):
     def run(loss):
         s = Parameter(np.asarray(math.log(1 / 0.07), dtype="float32"))

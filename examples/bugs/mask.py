@@ -11,6 +11,7 @@ import math
 import numpy as np
 from compare import BATCH, TAU, compare, digits, train
 
+from minicl.backend import threads
 from minicl.contrastive import cosine_similarity, log_softmax
 from minicl.data import two_views
 from minicl.data.augment import RandomAffine
@@ -37,6 +38,7 @@ def easy_views(ids, rng):
     return two_views(RandomAffine(degrees=1), digits()[0][ids], rng)     # easy and few, so the loss nears its least
 
 
+@threads(1)
 def main(steps=300):
     def run(loss):
         losses = train(loss, steps, views=easy_views, images=BATCH)[1]

@@ -1,4 +1,4 @@
-"""A softmax whose backward lacks 1/tau: the loss falls, only slowly, and no error is raised.
+"""A softmax whose backward omits 1/tau: the loss falls, only slowly, and no error is raised.
 
     python examples/bugs/missing_tau.py                  # about 6 s
 
@@ -12,6 +12,7 @@ import numpy as np
 from compare import BATCH, TAU, compare, train
 
 from minicl import gradcheck, op
+from minicl.backend import threads
 from minicl.contrastive import cosine_similarity
 from minicl.optim import SGD
 
@@ -43,6 +44,7 @@ def ratio(log_softmax):
     return 1.0
 
 
+@threads(1)
 def main(steps=120):
     def run(log_softmax):
         own = np.arange(BATCH), np.arange(BATCH)

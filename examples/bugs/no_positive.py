@@ -10,6 +10,7 @@ import numpy as np
 from compare import TAU, compare
 
 from minicl import Tensor
+from minicl.backend import threads
 from minicl.contrastive import cosine_similarity, log_softmax, sup_con
 from minicl.ops import where
 
@@ -26,6 +27,7 @@ def wrong(z, labels):
     return -((log_p * positive).sum(axis=1) / count).mean()
 
 
+@threads(1)
 def main(batch=64, draws=20):
     classes = [2, 4, 8, 16, 32, 64, 128, 256]
 

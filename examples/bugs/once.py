@@ -9,7 +9,10 @@ two views throughout, and an encoder can memorise these pairs.
 import numpy as np
 from compare import BATCH, compare, finds_other_view, fresh_views, train, usual_loss
 
+from minicl.backend import threads
 
+
+@threads(1)
 def main(steps=300):
     images = 2 * BATCH                                   # few images, many epochs: what can be memorised, will be
     stored = fresh_views(np.arange(images), np.random.default_rng(0))

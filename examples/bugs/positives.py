@@ -11,6 +11,7 @@ import math
 import numpy as np
 from compare import BATCH, compare, finds_other_view, train, usual_loss
 
+from minicl.backend import threads
 from minicl.ops import concat
 
 
@@ -28,6 +29,7 @@ def pair_by_pair(z1, z2):
     return concat(z1, z2)[np.arange(2 * BATCH).reshape(2, BATCH).T.reshape(-1)]          # 0, N, 1, N + 1, ...
 
 
+@threads(1)
 def main(steps=200):
     def run(loss):
         model, losses = train(loss, steps)

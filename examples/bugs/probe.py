@@ -9,6 +9,7 @@ than that; h still has it. After training the head is discarded, and h is evalua
 from compare import compare, digits, train, usual_loss
 
 from minicl import no_grad
+from minicl.backend import threads
 from minicl.evaluate import linear_probe
 
 
@@ -22,6 +23,7 @@ def wrong(model, images):
     return z.data
 
 
+@threads(1)
 def main(steps=240, every=80):
     images, labels, test_images, test_labels = digits()
 

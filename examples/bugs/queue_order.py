@@ -11,6 +11,7 @@ import math
 import numpy as np
 from compare import BATCH, compare, digits, small_model
 
+from minicl.backend import threads
 from minicl.data import Batches, two_views
 from minicl.data.augment import RandomAffine
 from minicl.methods import MoCo
@@ -33,6 +34,7 @@ def wrong(model, queries, keys, learn):
     return loss
 
 
+@threads(1)
 def main(steps=400):
     def run(step_of):
         rng = np.random.default_rng(0)

@@ -10,6 +10,7 @@ import copy
 
 from compare import compare, digits, finds_other_view, train, usual_loss
 
+from minicl.backend import threads
 from minicl.data import mnist_views
 
 augment = mnist_views()
@@ -26,6 +27,7 @@ def wrong(ids, rng):
     return augment(images, rng), augment(images, again)
 
 
+@threads(1)
 def main(steps=200):
     def run(views):
         model, losses = train(usual_loss, steps, views=views)

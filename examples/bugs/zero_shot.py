@@ -10,6 +10,7 @@ classes with 10 prompts each. In half of the classes the prompts scatter by the 
 import numpy as np
 from compare import compare
 
+from minicl.backend import threads
 from minicl.contrastive import l2_normalize
 
 CLASSES, PROMPTS, DIM = 20, 10, 64
@@ -23,6 +24,7 @@ def wrong(prompts):
     return l2_normalize.forward(prompts)[0].mean(axis=1)     # (classes, d), each of its own length
 
 
+@threads(1)
 def main(images=4000):
     rng = np.random.default_rng(0)
     scattered = np.arange(CLASSES) % 2 == 1

@@ -9,6 +9,7 @@ into every gradient, and with one optimizer step into every weight. A padded row
 import numpy as np
 from compare import BATCH, TAU, compare, train
 
+from minicl.backend import threads
 from minicl.contrastive import l2_normalize
 from minicl.ops import logsumexp
 from minicl.optim import AdamW
@@ -27,6 +28,7 @@ def wrong(z):
     return z / (z * z).sum(axis=1, keepdims=True) ** 0.5
 
 
+@threads(1)
 def main(steps=60, empty_at=40):
     def run(normalize):
         step = iter(range(steps))

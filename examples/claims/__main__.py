@@ -42,16 +42,16 @@ def parse(argv):
     parser = argparse.ArgumentParser(prog="python examples/claims", description=__doc__.split("\n\n")[0],
                                      epilog="docs/claims.md shows the claims, their results and verdicts")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="list the claims, one a line")
+    commands.add_parser("list", help="list the claims")
 
     run = commands.add_parser("run", help="measure claims, print the results, and save a record and a picture of each")
     run.add_argument("claims", nargs="+", metavar="CLAIM", help="number or name; or: all")
     run.add_argument("--seeds", type=at_least(0), nargs="+",
-                     help="one measurement for each; default: those of docs/claims.md, 0 1 2 for most claims")
+                     help="one measurement for each; default: those of the published records, 0 1 2 for most")
     run.add_argument("--size", choices=SIZES, default="default",
                      help="fast: seconds, on generated digits; default: minutes on two CPU cores; full: for a GPU")
     run.add_argument("--full", dest="size", action="store_const", const="full", help="the same as --size full")
-    run.add_argument("--backend", default="numpy", choices=("numpy", "cupy"), help="where arrays live: CPU or GPU")
+    run.add_argument("--backend", default="numpy", choices=("numpy", "cupy"), help="numpy: CPU; cupy: GPU")
     run.add_argument("--data-dir", help="folder with MNIST's files; default: the user's cache, else download")
     run.add_argument("--threads", type=at_least(1), help="CPU threads; default: all available cores")
     run.add_argument("--out", help="folder for records and pictures; default: runs/claims, or runs/claims-fast for "
@@ -64,7 +64,7 @@ def parse(argv):
     report.add_argument("--out", help="the page of all; default: claims.md in the folder of the records")
     report.add_argument("--docs", action="store_true", help="use docs/claims and docs/claims.md, from any working directory")
     report.add_argument("--redraw", action="store_true", help="first compute the verdicts and draw the pictures again "
-                        "from the recorded numbers: for when a claim's verdict() or draw() has changed")
+                        "from the recorded numbers, after a change of verdict() or draw()")
 
     counts = commands.add_parser("count", help="the negatives that batches give, and the nats and bits they can show")
     counts.add_argument("N", type=at_least(2), nargs="+", help="images in a batch")

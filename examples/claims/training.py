@@ -103,7 +103,7 @@ def train(model, objective, images, setting, *, steps, batch=256, lr=5e-3, weigh
         if step in logged:
             metrics = {"step": step, "loss": loss.item(), **(watch(z) if watch else {})}
             if not np.isfinite(metrics["loss"]):
-                raise FloatingPointError(f"the loss is {metrics['loss']} at step {step}; a lower lr or a higher tau")
+                raise FloatingPointError(f"the loss is {metrics['loss']} at step {step}; lower lr or raise tau")
             for name, value in metrics.items():
                 curve.setdefault(name, []).append(value)
     return curve

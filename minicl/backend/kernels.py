@@ -52,8 +52,8 @@ def fused(function: Callable[..., Any]) -> Callable[..., Any]:
 def weights(old: float) -> tuple[float | None, float | None]:
     """Arguments of follow() for x = old x + (1 - old) y: (1 - old, None), or (None, old) for old below a half."""
     if not 0 <= old <= 1:
-        raise ValueError(f"a moving average weighs its old value by 0 to 1, got {old:g}; was a momentum or beta set out of "
-                         "range?")
+        raise ValueError(f"moving average: expected a weight of the old value in [0, 1], got {old:g}; was a momentum or "
+                         "beta set out of range?")
     return (1 - old, None) if old >= 0.5 else (None, old)
 
 

@@ -56,8 +56,8 @@ class _ThreadPool:
                 self.size += 1
         except RuntimeError as error:
             self.close()
-            raise BackendError(f"threads: this system started only {self.size} of {size} threads ({error}); "
-                               "ask for fewer") from error
+            raise BackendError(f"threads: the system could start only {self.size} of {size} threads ({error}); "
+                               "use fewer") from error
 
     def _serve(self):
         while (work := self.inbox.get()) is not None:

@@ -56,8 +56,8 @@ def require_ids(name, ids, count, argument="ids", *, differ=False):
     """Raise ValueError unless ids is a host array of `count` integers, and with `differ` not all equal."""
     if not (isinstance(ids, np.ndarray) and is_plain_array(ids) and ids.shape == (count,) and ids.dtype.kind in "iu"):
         got = f"{type(ids).__module__} {type(ids).__name__} of shape {getattr(ids, 'shape', 'unknown')}"
-        raise ValueError(f"{name}: {argument} must be a host (numpy) array of {count} integers, one an item, equal where "
-                         f"items are not negatives of each other, got {got}; class labels of the items will do")
+        raise ValueError(f"{name}: {argument} must be a host (numpy) array of {count} integers, one per item, equal for "
+                         f"items that are not negatives of each other, got {got}; class labels can be used")
     if differ and (ids == ids[0]).all():
         raise ValueError(f"{name}: all {count} {argument} are equal, so no item has a negative; use batches of several "
                          "classes")
@@ -77,5 +77,5 @@ def require_caption_ids(name, caption_ids, N):
     if caption_ids is not None and not (is_plain_array(caption_ids) and caption_ids.shape == (N,)
                                         and caption_ids.dtype.kind in "iu"):
         got = f"{caption_ids.dtype} of shape {caption_ids.shape}" if is_array(caption_ids) else repr(caption_ids)
-        raise ValueError(f"{name}: caption_ids must be {N} integers, one a pair, got {got}; make them with "
+        raise ValueError(f"{name}: caption_ids must be {N} integers, one per pair, got {got}; compute them with "
                          "data.same_caption_ids(token ids)")

@@ -64,7 +64,7 @@ def dcl(z1: Array, z2: Array, tau: Scalar, *, weights: Array | None = None, ids:
     n = len(z1)
     N = len(z1) * world.size
     if weights is not None and not (is_plain_array(weights) and weights.shape == (n,) and weights.dtype == z1.dtype):
-        raise ValueError(f"dcl: weights must be an array ({n},) of {z1.dtype}, one an item; make them with "
+        raise ValueError(f"dcl: weights must be an array ({n},) of {z1.dtype}, one per item; compute them with "
                          "mises_fisher_weights(z1.data, z2.data)")
     if ids is not None:
         require_ids("dcl", ids, n)

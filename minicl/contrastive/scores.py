@@ -59,7 +59,7 @@ def _require_scores(name, scores, positive_ids):
         raise TypeError(f"{name}: positive_ids must be an array of integers, the column of each row's positive, got "
                         f"{type(positive_ids).__name__}")
     if positive_ids.shape != scores.shape[:1]:
-        raise ValueError(f"{name}: expected one positive a row, positive_ids ({scores.shape[0]},), got "
+        raise ValueError(f"{name}: expected one positive per row, positive_ids ({scores.shape[0]},), got "
                          f"{positive_ids.shape}")
     if not is_gpu(array_module(positive_ids)) and not 0 <= positive_ids.min() <= positive_ids.max() < scores.shape[1]:
         raise ValueError(f"{name}: positive_ids must be columns from 0 to {scores.shape[1] - 1}, got "

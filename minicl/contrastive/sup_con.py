@@ -102,8 +102,8 @@ def _require_labels(labels, V, world):
     if not (isinstance(labels, np.ndarray) and is_plain_array(labels)
             and labels.dtype.kind in "iu" and labels.shape == (V,)):
         got = f"{type(labels).__module__} {type(labels).__name__} of shape {getattr(labels, 'shape', 'unknown')}"
-        raise ValueError(f"sup_con: expected labels, a host (numpy) array of {V} integers, one a row of z, got "
-                         f"{got}; two views of a batch have np.concatenate([labels, labels])")
+        raise ValueError(f"sup_con: expected labels, a host (numpy) array of {V} integers, one per row of z, got "
+                         f"{got}; for two views of a batch pass np.concatenate([labels, labels])")
     if len(np.unique(world.all_gather(labels))) == V * world.size:
         raise ValueError(f"sup_con: no anchor has a positive, all {V * world.size} labels differ; give two views of each "
                          "item, or batches in which classes repeat")

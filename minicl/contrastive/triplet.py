@@ -72,8 +72,8 @@ def semi_hard_negatives(anchor: Array, positive: Array, *, ids: HostArray | None
     """
     if not (is_array(anchor) and is_array(positive)):
         raise TypeError("semi_hard_negatives: expected arrays, got "
-                        f"{type(anchor).__name__} and {type(positive).__name__}; of a "
-                        "Tensor pass its .data")
+                        f"{type(anchor).__name__} and {type(positive).__name__}; "
+                        "pass the .data of a Tensor")
     require_pairs("semi_hard_negatives", anchor, positive, at_least=2, world=world)
     xp = array_module(anchor)
     n = len(anchor)

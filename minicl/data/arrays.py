@@ -68,7 +68,7 @@ def find_arrays(path: Path, use_labels: bool, log: Callable[[str], None]) -> Arr
                 layouts.append((folder, files, found))
     if len(layouts) > 1:
         raise DataError(f"{path} holds several data sets, with {' and '.join(str(files[0]) for _, files, _ in layouts)}; "
-                        "give each a folder of its own")
+                        "put each in its own folder")
     return _arrays(*layouts[0], use_labels, log) if layouts else None
 
 
@@ -77,7 +77,7 @@ def _arrays(where: Path, files: list[Path], found: Mapping[Any, Any], use_labels
     """Arrays of {name: array}, checked."""
     keys = {what: next((name for name in names if name in found), None) for what, names in KEYS.items()}
     if keys["train"] is None:
-        raise DataError(f"{where} holds {', '.join(map(repr, found))}; expected one array of images to be called "
+        raise DataError(f"{where} has {', '.join(map(repr, found))}; expected one array of images named "
                         f"{' or '.join(KEYS['train'][:5])}")
     train = _images(f"{where}: {keys['train']}", found[keys["train"]])
     test = _images(f"{where}: {keys['test']}", found[keys["test"]]) if keys["test"] else train[:0]
@@ -97,7 +97,7 @@ def _arrays(where: Path, files: list[Path], found: Mapping[Any, Any], use_labels
 
 def _images(where, array):
     if array.dtype != np.uint8:
-        raise DataError(f"{where} must be uint8, got {array.dtype}; values in [0, 1] become so by "
+        raise DataError(f"{where} must be uint8, got {array.dtype}; convert values in [0, 1] with "
                         "(255 * x).round().astype('uint8')")
     if array.ndim == 3:
         array = array[..., None]
@@ -146,8 +146,8 @@ def _classes(where, splits, names, log):
     if names is None:
         return labels.reshape(-1).astype(np.int64), tuple(map(str, distinct))
     if np.ndim(names) != 1 or not 0 <= distinct[0] <= distinct[-1] < len(names):
-        raise DataError(f"{where}: labels must be indices into class_names, from 0; they are {distinct[0]}..{distinct[-1]}, "
-                        f"and class_names has shape {np.shape(names)}")
+        raise DataError(f"{where}: labels must be indices into class_names, from 0, got {distinct[0]}..{distinct[-1]} "
+                        f"and class_names of shape {np.shape(names)}")
     return values, tuple(map(str, _text(names)))
 
 
@@ -172,7 +172,7 @@ def _cifar10(folder, files, use_labels, log):
             files += [*batches, *([test] if test.is_file() else [])]
             expected = [f"data_batch_{k}{suffix}" for k in range(1, max(5, int(batches[-1].stem[-1])) + 1)] + [test.name]
             if missing := [name for name in expected if folder / name not in files]:
-                log(f"{folder} lacks {', '.join(missing)}: only the others are read")
+                log(f"{folder} has no {', '.join(missing)}: only the others are read")
             parts = [parse(file.read_bytes(), file) for file in files]
             images, labels = zip(*parts[:len(batches)])
             found = {"images": np.concatenate(images), "labels": np.concatenate(labels), "class_names": CLASSES}
@@ -217,7 +217,7 @@ def _records(file, length):
     """A file's bytes as (N, length), mapped into memory."""
     size = os.stat(file).st_size
     if not size or size % length:
-        raise DataError(f"{file}: {size} bytes are not a whole number of {length}-byte records; copy it again")
+        raise DataError(f"{file}: expected a whole number of {length}-byte records, got {size} bytes; copy it again")
     return np.memmap(file, np.uint8, "r", shape=(size // length, length))
 
 

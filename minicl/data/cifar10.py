@@ -44,7 +44,7 @@ def load_cifar10(data_dir: str | os.PathLike | None = None, *, download: bool = 
     check      False accepts other data of the same form from data_dir: any number of images, any class sizes
     log        gets a line of text if the cache cannot be written
 
-    Raises FileNotFoundError if data_dir lacks a file, CorruptFile if a file is damaged or is not CIFAR-10's,
+    Raises FileNotFoundError if a file is missing in data_dir, CorruptFile if a file is damaged or is not CIFAR-10's,
     Unavailable if there is no data_dir and CIFAR-10 cannot be downloaded.
     """
     if data_dir is None:
@@ -67,7 +67,7 @@ def _find(data_dir):
                 return folder / archive
         if any(os.path.isfile(folder / file) for files in UNPACKED.values() for file in files):
             return folder
-    missing = "has none of CIFAR-10's files" if os.path.isdir(data_dir) else "is no folder"
+    missing = "has none of CIFAR-10's files" if os.path.isdir(data_dir) else "is not a folder"
     files = ", ".join(UNPACKED["cifar-10-batches-bin"])
     raise FileNotFoundError(f"data_dir {str(data_dir)!r} {missing}; expected {' or '.join(SHA256)}, or the files of "
                             f"one ({files}); leave data_dir out to download them")
@@ -77,7 +77,7 @@ def _read_folder(folder, check):
     """[(images, labels), ...] of the six unpacked files in `folder`."""
     files = max(UNPACKED.values(), key=lambda files: sum(os.path.isfile(folder / file) for file in files))
     if missing := [file for file in files if not os.path.isfile(folder / file)]:
-        raise FileNotFoundError(f"data_dir {str(folder)!r} lacks {', '.join(missing)}; unpack the archive again")
+        raise FileNotFoundError(f"data_dir {str(folder)!r} has no {', '.join(missing)}; unpack the archive again")
     return _parse_all({file: read_file(folder / file, LIMIT) for file in files}, folder, check)
 
 
@@ -85,8 +85,8 @@ def _unpack(packed, source, archive, check=True):
     """[(images, labels), ...] of the six files in an archive's bytes, refused if `check` and not CIFAR-10's."""
     digest = hashlib.sha256(packed).hexdigest()
     if check and digest != SHA256[archive]:
-        raise CorruptFile(f"{source}: not CIFAR-10's {archive}: {len(packed)} bytes whose SHA-256 begins "
-                          f"{digest[:12]} where {SHA256[archive][:12]} is expected; {AGAIN}, {OTHERWISE}")
+        raise CorruptFile(f"{source}: not CIFAR-10's {archive}: expected a SHA-256 that begins {SHA256[archive][:12]}, got "
+                          f"{digest[:12]} ({len(packed)} bytes); {AGAIN}, {OTHERWISE}")
     folder, files = list(UNPACKED.items())[list(SHA256).index(archive)]
     contents = {}
     try:
@@ -101,7 +101,7 @@ def _unpack(packed, source, archive, check=True):
     except Exception as error:                           # a damaged archive can raise anything
         raise CorruptFile(f"{source}: damaged archive ({one_line(error)}); {AGAIN}") from error
     if missing := [file for file in files if file not in contents]:
-        raise CorruptFile(f"{source}: the archive lacks {', '.join(f'{folder}/{file}' for file in missing)}; {AGAIN}")
+        raise CorruptFile(f"{source}: the archive has no {', '.join(f'{folder}/{file}' for file in missing)}; {AGAIN}")
     return _parse_all({file: contents[file] for file in files}, source, check)
 
 
@@ -114,13 +114,13 @@ def _parse_all(contents, source, check):
         where = f"{source}{os.sep}{file}"
         images, labels = (parse_binary if file.endswith(".bin") else parse_pickle)(content, where)
         if labels.max() > 9:
-            raise CorruptFile(f"{where}: label {labels.max()} where 0 to 9 are expected: no CIFAR-10 file; {AGAIN}")
+            raise CorruptFile(f"{where}: expected labels 0 to 9, got {labels.max()}: not a CIFAR-10 file; {AGAIN}")
         if check and len(images) != 10000:
-            raise CorruptFile(f"{where}: {len(images)} images where CIFAR-10 has 10000; {AGAIN}, {OTHERWISE}")
+            raise CorruptFile(f"{where}: expected 10000 images, got {len(images)}; {AGAIN}, {OTHERWISE}")
         parts.append((images, labels))
     for name, some in (("training", parts[:5]), ("test", parts[5:])):
         counts = np.bincount(np.concatenate([labels for _, labels in some]), minlength=10)
         if check and (counts != 1000 * len(some)).any():
-            raise CorruptFile(f"{source}: its {name} images are {counts.tolist()} of the ten classes where CIFAR-10 "
-                              f"has {1000 * len(some)} of each; is one file there twice?")
+            raise CorruptFile(f"{source}: expected {1000 * len(some)} {name} images of each of the ten classes, got "
+                              f"{counts.tolist()}; is one file there twice?")
     return parts

@@ -21,7 +21,8 @@ MOST_OPCODES = 1_000_000                                 # a batch has about 30 
 def parse_binary(content, source):
     """images (N, 32, 32, 3) uint8 and labels (N,) int64 of a binary batch's bytes. Raises CorruptFile."""
     if not content or len(content) % (1 + PIXELS):
-        raise CorruptFile(f"{source}: {len(content)} bytes are no whole number of {1 + PIXELS}-byte records; {AGAIN}")
+        raise CorruptFile(f"{source}: expected a whole number of {1 + PIXELS}-byte records, got {len(content)} bytes; "
+                          f"{AGAIN}")
     records = np.frombuffer(content, dtype=np.uint8).reshape(-1, 1 + PIXELS)
     return to_images(records[:, 1:]), records[:, 0].astype(np.int64)
 
@@ -45,7 +46,7 @@ def parse_pickle(content, source):
         rows = np.frombuffer(pixels, dtype=np.uint8).reshape(shape, order="F" if by_columns else "C")
     except Exception as error:                           # a damaged pickle can raise anything
         what = f"{type(error).__name__}: {one_line(error)}"
-        raise CorruptFile(f"{source}: no pickled batch of CIFAR-10 ({what}); {AGAIN}") from error
+        raise CorruptFile(f"{source}: not a pickled batch of CIFAR-10 ({what}); {AGAIN}") from error
     return to_images(rows), np.array(labels, dtype=np.int64)
 
 
@@ -91,7 +92,7 @@ class _Unpickler(pickle.Unpickler):
         """The bytes of a text: protocol 2 has no bytes, so Python 3 stores _codecs.encode(text, 'latin1')."""
         self.left -= len(text) if type(text) is str and encoding == "latin1" else self.left + 1
         if self.left < 0:
-            raise pickle.UnpicklingError("it makes bytes of text as no CIFAR-10 file does: not loaded")
+            raise pickle.UnpicklingError("it makes bytes from text, which no CIFAR-10 file does: not loaded")
         return text.encode("latin1")
 
     def find_class(self, module, name):

@@ -150,7 +150,7 @@ def _decode(folder, contents, names, read, shape, blocks, log):
     rows = done - len(reasons)
     needed = (N - done) * prod(shape)
     if shutil.disk_usage(folder).free < needed:
-        raise OSError(0, f"there is no room for {needed / 1e6:.0f} MB")
+        raise OSError(0, f"not enough space for {needed / 1e6:.0f} MB")
 
     write_json(folder / "items.json", [content.hash for content in contents])
     before = _decoded_before(folder, {content.hash for content in contents[done:]}, shape)

@@ -73,7 +73,7 @@ def read_file(path: Path, limit: int) -> bytes:
     """The bytes of the file at `path`. Raises CorruptFile if they are more than `limit`."""
     size = os.stat(path).st_size
     if size > limit:
-        raise CorruptFile(f"{path}: {size} bytes where at most {limit} are expected; {AGAIN}")
+        raise CorruptFile(f"{path}: expected at most {limit} bytes, got {size}; {AGAIN}")
     return path.read_bytes()
 
 
@@ -110,7 +110,7 @@ class Source:
         try:
             self.folder = cache_dir() / folder
         except DataError as error:
-            raise Unavailable(f"{name} has no place in the cache ({error})", instead) from error
+            raise Unavailable(f"{name} cannot be cached ({error})", instead) from error
 
     def read(self, wanted: Mapping[str, Path], urls: Callable[[str], Sequence[str]], *, download: bool = True,
              log: Callable[[str], None] = print) -> list:
@@ -125,7 +125,7 @@ class Source:
         for file, path in wanted.items():
             inside = self._cached(file, path)
             if inside is None and not download:
-                raise Unavailable(f"{self.name} is not in {self.folder} and was not to be downloaded", self.instead)
+                raise Unavailable(f"{self.name} is not in {self.folder}, and download is False", self.instead)
             if inside is None:
                 content, inside = self._download(file, urls(file))
                 try:
@@ -226,22 +226,22 @@ class _Transfer(threading.Thread):
     def _note(self, sock):
         self._sockets.append(sock)
         if self.stopped:
-            raise OSError("the download was given up")
+            raise OSError("the download was cancelled")
 
     def _receive(self, response):
         length = response.headers.get("Content-Length") or ""
         if len(length) > 18:
-            raise OSError(f"it announces a length of {len(length)} digits")
+            raise OSError(f"the server announces a length of {len(length)} digits")
         total = int(length) if length.isascii() and length.isdigit() else 0          # 0: not known
         if total > self.limit:
-            raise OSError(f"it announces {total} bytes where at most {self.limit} are expected")
+            raise OSError(f"the server announces {total} bytes, expected at most {self.limit}")
         with tqdm(total=total or None, desc=self.title, unit="B", unit_scale=True, leave=False, disable=None) as bar:
             while not self.stopped and (chunk := response.read1(1 << 16)):           # what is there: no wait for more
                 self.chunks.append(chunk)
                 self.received += len(chunk)
                 bar.update(len(chunk))
                 if self.received > self.limit:
-                    raise OSError(f"it sends more than the {self.limit} bytes expected")
+                    raise OSError(f"the server sends more than the {self.limit} bytes expected")
         if self.received < total:
             raise OSError(f"the connection closed after {self.received} of {total} bytes")
 
@@ -297,6 +297,6 @@ def open_url(url: str, note: Callable[[socket.socket], None]) -> Any:
             error.close()
             target = urljoin(url, error.headers["Location"])
             if urlsplit(target).scheme not in ("https", urlsplit(url).scheme):
-                raise OSError(f"it redirects to {target[:100]!r}, which is not HTTPS") from None
+                raise OSError(f"the server redirects to {target[:100]!r}, which is not HTTPS") from None
             url = target
-    raise OSError(f"it redirects more than {REDIRECTIONS} times")
+    raise OSError(f"the server redirects more than {REDIRECTIONS} times")

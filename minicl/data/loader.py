@@ -28,8 +28,8 @@ class Batches:
         self.batch_size = whole(self, "batch_size", batch_size, 1)
         self.seed = check_seed(self, seed)
         if batch_size > n:
-            raise DataError(f"Batches: expected a batch between 1 and the {n} items there are, got {batch_size}; "
-                            f"take a smaller one (--batch), such as {max(1, n // 2)}, or more data")
+            raise DataError(f"Batches: expected a batch of 1 to {n}, the number of items, got {batch_size}; "
+                            f"use a smaller one (--batch), such as {max(1, n // 2)}, or more data")
         self.per_epoch = n // batch_size
         self._epoch = -1
 

@@ -41,8 +41,8 @@ def load_mnist(data_dir: str | os.PathLike | None = None, *, download: bool = Tr
     check      False accepts other data of the same form from data_dir, such as Fashion-MNIST
     log        gets a line of text if the cache cannot be written
 
-    Raises FileNotFoundError if data_dir lacks a file, CorruptFile if a file is damaged or is not MNIST's, Unavailable if
-    there is no data_dir and MNIST cannot be downloaded.
+    Raises FileNotFoundError if a file is missing in data_dir, CorruptFile if one is damaged or is not MNIST's, Unavailable
+    if there is no data_dir and MNIST cannot be downloaded.
     """
     if data_dir is None:
         source = Source("MNIST", "mnist", LIMITS, _decode, INSTEAD)
@@ -79,19 +79,19 @@ def parse_idx(content: bytes, source: str | os.PathLike, kind: str) -> HostArray
     magic = int.from_bytes(content[:4], "big")
     if len(content) >= 4 and magic != expected:
         what = {2051: "an image file", 2049: "a label file"}
-        raise CorruptFile(f"{source}: this is {what.get(magic, f'no IDX file, it begins {content[:4]!r}')} (magic "
-                          f"{magic}) where {what[expected]} (magic {expected}) is expected; was it renamed, or saved "
-                          "from a web page?")
+        raise CorruptFile(f"{source}: expected {what[expected]} (magic {expected}), got "
+                          f"{what.get(magic, f'something that begins with {content[:4]!r}')} (magic {magic}); was it "
+                          "renamed, or saved from a web page?")
     if len(content) < start:
-        raise CorruptFile(f"{source}: truncated, {len(content)} bytes and its header alone takes {start}; {AGAIN}")
+        raise CorruptFile(f"{source}: truncated: expected at least {start} bytes, the header, got {len(content)}; {AGAIN}")
     shape = struct.unpack_from(f">{ndim}I", content, 4)
     size = start + math.prod(shape)
     if len(content) < size:
-        raise CorruptFile(f"{source}: truncated, {len(content)} bytes and {kind}s {shape} take {size}; {AGAIN}")
+        raise CorruptFile(f"{source}: truncated: expected {size} bytes for {kind}s {shape}, got {len(content)}; {AGAIN}")
     if len(content) > size:
-        raise CorruptFile(f"{source}: {len(content) - size} trailing bytes, {kind}s {shape} take {size}; {AGAIN}")
+        raise CorruptFile(f"{source}: expected {size} bytes for {kind}s {shape}, got {len(content) - size} more; {AGAIN}")
     if 0 in shape:
-        raise CorruptFile(f"{source}: its header says {shape}, no {kind}s; {AGAIN}")
+        raise CorruptFile(f"{source}: its header gives the shape {shape}, which has no {kind}s; {AGAIN}")
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
 
 
@@ -106,8 +106,8 @@ def _decode(packed, source, stem, check=True):
     array = parse_idx(content, source, "image" if "images" in stem else "label")
     digest = hashlib.sha256(content).hexdigest()
     if check and digest != SHA256[stem]:
-        raise CorruptFile(f"{source}: not MNIST's {stem}: its SHA-256 begins {digest[:12]} where "
-                          f"{SHA256[stem][:12]} is expected; replace it, or for other data of this form use "
+        raise CorruptFile(f"{source}: not MNIST's {stem}: expected a SHA-256 that begins {SHA256[stem][:12]}, got "
+                          f"{digest[:12]}; replace it, or for other data of this form use "
                           "load_mnist(data_dir, check=False)")
     return array
 
@@ -126,7 +126,7 @@ def _find_all(data_dir):
     folders = (data_dir, data_dir / "mnist", data_dir / "MNIST" / "raw")
     found = max(({stem: path for stem in SHA256 if (path := _find(folder, stem))} for folder in folders), key=len)
     if len(found) < len(SHA256):
-        missing = "lacks " + ", ".join(stem for stem in SHA256 if stem not in found)
+        missing = "has no " + ", ".join(stem for stem in SHA256 if stem not in found)
         if not found:
             missing = "has none of MNIST's files" if os.path.isdir(data_dir) else "is no folder"
         raise FileNotFoundError(f"data_dir {str(data_dir)!r} {missing}; expected {', '.join(SHA256)}, each plain or "

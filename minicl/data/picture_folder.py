@@ -56,7 +56,7 @@ def read_folder(path: str | os.PathLike, size: int, channels: int, labels: bool,
     arrays = find_arrays(path, labels, log)
     if arrays and path.is_dir() and (pictures := find_pictures(path, lambda line: None)):
         raise DataError(f"{shown(path)} holds {os.path.basename(arrays.files[0])} and {len(pictures)} pictures, such "
-                        f"as {shown(pictures[0][0])}; move one kind to a folder of its own")
+                        f"as {shown(pictures[0][0])}; move one of them to another folder")
     items = _of_arrays(arrays, size, channels) if arrays else _of_pictures(path, size, channels, labels, log)
     train, test = _split(items, test_share, np.random.default_rng(seed))
     train, test = train[:limit], test[:limit]
@@ -66,7 +66,7 @@ def read_folder(path: str | os.PathLike, size: int, channels: int, labels: bool,
     pixels, good = decode_once(contents, names, lambda k: items.read(order[k]), (size, size, channels), log=log)
     n = int(good[:len(train)].sum())
     if not 0 < n < len(pixels):
-        raise DataError(f"{shown(path)}: every picture to {'test' if n else 'train'} on is broken")
+        raise DataError(f"{shown(path)}: all pictures to {'test' if n else 'train'} on are broken")
     warn_of_copies(contents, good, len(train), log)
     if lost := sorted(set(items.labels[order]) - set(items.labels[order[good]])) if labels else []:
         log(f"warning: all pictures of a class are broken: {', '.join(items.classes[k] for k in lost[:5])}")
@@ -137,7 +137,7 @@ def find_pictures(root: Path, log: Callable[[str], None]) -> list[tuple[str, os.
         kinds = ", ".join(f"{count} {shown(suffix)}" for suffix, count in others.most_common(5))
         log(f"left out: {sum(others.values())} files of other kinds ({kinds})")
     if again:
-        log(f"skipped: {shown(again[0])}{f' and {len(again) - 1} more' * (len(again) > 1)}: links to folders read before")
+        log(f"skipped: {shown(again[0])}{f' and {len(again) - 1} more' * (len(again) > 1)}: links to folders already read")
     if unreadable:
         raise DataError(f"cannot read {'; '.join(unreadable[:3])}"
                         + (f" and {len(unreadable) - 3} more" if len(unreadable) > 3 else "")
@@ -151,8 +151,8 @@ def _of_pictures(root, size, channels, use_labels, log):
     pillow().init()                                      # before threads use it
     found = find_pictures(root, log)
     if not found:
-        raise DataError(f"{shown(root)} holds no pictures: no file of {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, "
-                        "by its ending, nor images.npy, nor CIFAR's or STL-10's files; of an .npz file give its own path")
+        raise DataError(f"{shown(root)} has no pictures: expected files ending in {', '.join(FORMATS[:-1])} or "
+                        f"{FORMATS[-1]}, images.npy, or CIFAR's or STL-10's files; for an .npz file give its own path")
     parts = [name.split("/") for name, _ in found]
     while all(len(part) > 1 and part[0] == parts[0][0] for part in parts):           # all in one folder: look inside
         parts = [part[1:] for part in parts]
@@ -168,7 +168,7 @@ def _of_pictures(root, size, channels, use_labels, log):
         is_test = np.array([part[0] == test for part in parts])
         parts = [part[1:] for part in parts]
     elif use_labels and (split := train or test):
-        log(f"{split}/ is taken for a class: there is no {'test/ or val/' if train else 'train/'} beside it to make a split")
+        log(f"{split}/ is read as a class: there is no {'test/ or val/' if train else 'train/'} beside it to make a split")
     if use_labels:
         classes, labels = _classes(root, parts, is_test, train, test, log)
     else:                                                # for the split alone
@@ -191,8 +191,9 @@ def _classes(root, parts, is_test, train, test, log):
     if is_test is not None:
         known = {part[0] for part, test_ in zip(parts, is_test) if not test_}
         if unknown := sorted(set(classes) - known):
-            raise DataError(f"{shown(root)}: {test}/ has classes that {train}/ lacks: {', '.join(map(shown, unknown[:5]))}; "
-                            f"give them the same folders, or name {train}/ alone, of which a part is then drawn to test on")
+            raise DataError(f"{shown(root)}: {test}/ has classes that {train}/ does not have: "
+                            f"{', '.join(map(shown, unknown[:5]))}; give both the same folders, or name only {train}/, "
+                            "a part of which is then used to test on")
     index = {name: k for k, name in enumerate(classes)}
     return tuple(map(shown, classes)), np.array([index[part[0]] for part in parts], dtype=np.int64)
 

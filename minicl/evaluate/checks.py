@@ -63,8 +63,8 @@ def class_ids(name: str, train_labels: HostArray, test_labels: HostArray, n: int
     test_labels = require_labels(name, "test_labels", test_labels, m)
     classes, train_ids = np.unique(train_labels, return_inverse=True)
     if len(classes) < 2 and (test_labels == classes[0]).all():
-        raise ValueError(f"{name}: train_labels and test_labels must hold at least 2 classes, got only class {classes[0]}; "
-                         "an accuracy would say nothing")
+        raise ValueError(f"{name}: train_labels and test_labels must hold at least 2 classes, got only class {classes[0]}, "
+                         "for which an accuracy is meaningless")
     test_ids = np.searchsorted(classes, test_labels)
     known = classes[np.minimum(test_ids, len(classes) - 1)] == test_labels
     if not known.all():

@@ -46,7 +46,7 @@ def _rows(model, items, prepare, xp):
     y = model(prepare(items, xp))
     for part in y if isinstance(y, tuple) else (y,):
         if not isinstance(part, Tensor) or part.shape[:1] != (len(items),):
-            raise ValueError(f"encode: {type(model).__name__} must give a Tensor, or a tuple of them, with a row for each "
+            raise ValueError(f"encode: {type(model).__name__} must return a Tensor, or a tuple of them, with a row for each "
                              f"of the {len(items)} items, got {describe(getattr(part, 'data', part)):.200}")
     return y
 

@@ -30,8 +30,8 @@ def frozen_accuracies(model: Module, data: Any, xp: ArrayModule, *, k: int = 20,
     before = state_hash(model)
     outputs = [encode(model, images, xp, world=world) for images in (data.train_images, data.test_images)]
     if not all(isinstance(output, tuple) and len(output) == 2 for output in outputs):
-        raise TypeError(f"frozen_accuracies: model must give two outputs, (h, z), got {type(outputs[0]).__name__}; wrap an "
-                        "encoder and a head in minicl.methods.SimCLR")
+        raise TypeError(f"frozen_accuracies: model must return two outputs, (h, z), got {type(outputs[0]).__name__}; wrap "
+                        "an encoder and a head in minicl.methods.SimCLR")
     train, test = (dict(zip("hz", output)) for output in outputs)
     k = min(k, len(data.train_images))
     metrics = {f"knn_{space}": knn_accuracy(train[space], data.train_labels, test[space], data.test_labels, k=k,
@@ -40,7 +40,7 @@ def frozen_accuracies(model: Module, data: Any, xp: ArrayModule, *, k: int = 20,
         metrics |= {f"probe_{space}": linear_probe(train[space], data.train_labels, test[space], data.test_labels,
                                                     C=PROBE_C, world=world) for space in "hz"}
     if state_hash(model) != before:
-        raise RuntimeError("the evaluation changed the model: its metrics are not those of frozen features")
+        raise RuntimeError("the evaluation changed the model, so its metrics are not those of frozen features")
     return metrics, test["h"], test["z"]
 
 

@@ -60,7 +60,7 @@ def uniformity_floor(d: int, t: float = 2) -> float:
     require_integers("uniformity_floor", 1, 2**53, d=d)
     require_within("uniformity_floor", "(0, inf)", t=t)
     if t > 1e5:
-        raise ValueError(f"uniformity_floor: t must be at most 1e5, where the series has terms enough, got {t!r}")
+        raise ValueError(f"uniformity_floor: t must be at most 1e5 for the series to converge, got {t!r}")
     k = np.arange(1, int(3 * t) + 100)
     terms = np.cumsum(2 * math.log(t) - np.log(k * (d / 2 + k - 1)))         # logs of t^2k / (k! b (b+1) ... (b+k-1))
     return float(np.logaddexp.reduce(terms, initial=0.0)) - 2 * t            # 0F1(; b; t^2) = 1 + their sum, b = d/2

@@ -54,8 +54,8 @@ def linear_probe(train_features: Array, train_labels: HostArray, test_features: 
     loss = _Loss(x, to_device(train_ids, xp), classes, (2 if classes == 2 else 1) / (C * len(x)), world)
     w, slope = lbfgs(loss, xp.zeros((x.shape[1] + 1) * classes, dtype=x.dtype), steps)
     if not slope <= TOLERANCE:
-        warnings.warn(f"linear_probe: not converged: the gradient's largest entry is {slope:.2g}, not {TOLERANCE:g}, "
-                      f"so the accuracy may be too low; raise steps ({steps}), lower C ({C:g}), or give float64 features",
+        warnings.warn(f"linear_probe: not converged: the gradient's largest entry is {slope:.2g}, above {TOLERANCE:g}, "
+                      f"so the accuracy may be too low; raise steps ({steps}), lower C ({C:g}), or pass float64 features",
                       stacklevel=3)
     W, b = loss.split(w)
     with np.errstate(over="ignore", invalid="ignore"):       # checked below
@@ -80,7 +80,7 @@ def standardize(train: Array, *others: Array) -> list[Array]:
     constant = std <= ROUNDING * xp.finfo(x.dtype).eps
     if varying := int((constant & (x != x[:1]).any(axis=0)).sum()):
         warnings.warn(f"linear_probe: {varying} of {x.shape[1]} columns of train_features vary by less than "
-                      f"{ROUNDING} roundings of their largest entry, and count as constant; if they separate classes, "
+                      f"{ROUNDING} roundings of their largest entry, and are treated as constant; if they separate classes, "
                       "subtract their mean in float64 first", stacklevel=3)
     scale = xp.where(constant, 0, 1 / xp.where(constant, 1, std)).astype(x.dtype)
     mean = mean.astype(x.dtype)

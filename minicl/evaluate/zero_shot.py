@@ -34,8 +34,8 @@ def class_embeddings(embed: Callable[[list[str]], Array], names: Sequence[str], 
     prompts = embed([template.replace("{}", str(name)) for name in names for template in templates])
     require_features("class_embeddings", prompts=prompts)
     if len(prompts) != len(names) * len(templates):
-        raise ValueError(f"class_embeddings: embed must give one embedding a caption, {len(names) * len(templates)}, got "
-                         f"{prompts.shape}")
+        raise ValueError(f"class_embeddings: embed must return one embedding per caption, {len(names) * len(templates)}, "
+                         f"got {prompts.shape}")
     classes = normalized(normalized(prompts).reshape(len(names), len(templates), -1).mean(axis=1))
     return classes.astype(prompts.dtype, copy=False)
 

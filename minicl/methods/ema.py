@@ -91,7 +91,7 @@ class EMA:
         m = float(m) if isinstance(m, Number) else m
         require_within("EMA", "[0, 1]", m=m)
         if not (self.online.training and self.target.training):
-            raise RuntimeError("EMA: update() in evaluation mode; the target follows in training only, call "
+            raise RuntimeError("EMA: update() was called in evaluation mode, but the target follows only in training; call "
                                "model.train() first")
         for structure in self.structures:
             structure.check()
@@ -103,7 +103,7 @@ class EMA:
         """Warn if online has changed since target was last used, without an update() in between."""
         moved = max((part.changed for part, _ in self.pairs if part.changed), default=None)
         if self.seen not in (None, moved):
-            warnings.warn("update() was forgotten: the online network has moved since the target was last used, and the "
+            warnings.warn("update() was not called: the online network has changed since the target was last used, and the "
                           "target did not follow; call model.update() after each optimizer.step()", stacklevel=3)
         self.seen = moved
 

@@ -52,15 +52,15 @@ def grad_cache(model: Module, loss: Callable[..., Tensor], *inputs: Array, chunk
         raise ValueError("grad_cache: expected inputs to be arrays of the same N items, got "
                          + ", ".join(map(describe, inputs)))
     if not any(p.requires_grad for p in model.parameters()):
-        raise ValueError(f"grad_cache: nothing of the {type(model).__name__} is trained, so no memory is to be saved; call "
-                         "loss(*model(*inputs)).backward()")
+        raise ValueError(f"grad_cache: no parameter of the {type(model).__name__} is trained, so there is no memory to "
+                         "save; call loss(*model(*inputs)).backward()")
     xp = array_module(inputs[0])
     N = len(inputs[0])
     count = -(-N // chunk)
     bounds = [(N * k // count, N * (k + 1) // count) for k in range(count)]
     chunks = [tuple(x[lo:hi] for x in inputs) for lo, hi in bounds]
     if count > 1 and any(isinstance(layer, BatchNorm) and layer.training for layer in model.modules()):
-        warnings.warn("grad_cache: batch norm normalises each chunk by itself, so the loss and its gradient are not those "
+        warnings.warn("grad_cache: batch norm normalises each chunk separately, so the loss and its gradient are not those "
                       f"of the whole batch ({N} items in {count} chunks)", stacklevel=2)
     before = [(buffer, buffer.data.copy()) for _, buffer in model.named_buffers()]
     with no_grad():
@@ -94,5 +94,5 @@ def _outputs(model, items):
 def _require_same(first, second):
     for x, y in zip(first, second):
         if not np.abs(x.data - y.data).max(initial=0) <= 1e-3 * np.abs(x.data).max(initial=0):
-            raise RuntimeError("grad_cache: the model gave other outputs the second time, so its gradient would belong to "
-                               "neither; let it draw its random numbers from a nn.Stream, as Dropout does")
+            raise RuntimeError("grad_cache: the model returned other outputs the second time, so the gradient would be "
+                               "wrong; let it draw its random numbers from an nn.Stream, as Dropout does")

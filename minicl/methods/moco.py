@@ -106,7 +106,7 @@ class MoCo(Module):
         if not (isinstance(queries, Tensor) and is_array(keys) and alike(keys, queries.data)
                 and keys.shape[1:] == self.queue.keys.data.shape[1:]):
             raise ValueError(f"MoCo.loss: expected queries, a Tensor (N, {self.queue.keys.data.shape[1]}), and keys, an "
-                             f"array of that shape and dtype as encode_keys() gives it, got {describe(queries)} and "
+                             f"array of that shape and dtype as encode_keys() returns it, got {describe(queries)} and "
                              f"{describe(keys)}")
         numbers = noted("MoCo.loss", ids, len(keys))
         if ids is not None:
@@ -130,11 +130,11 @@ class MoCo(Module):
         Raises RuntimeError in evaluation mode, or if loss() was not called since the last update.
         """
         if not self.training:
-            raise RuntimeError("MoCo: update() in evaluation mode; the queue and the key encoder change in training "
-                               "only, call model.train() first")
+            raise RuntimeError("MoCo: update() was called in evaluation mode, but the queue and the key encoder change only "
+                               "in training; call model.train() first")
         if not self.served:
-            raise RuntimeError("MoCo: update() without keys to enqueue; they enter the queue after they have served "
-                               "as positives in loss(), and once")
+            raise RuntimeError("MoCo: update() was called without keys to enqueue; keys enter the queue once, after "
+                               "loss() has used them as positives")
         while self.served:
             keys, ids = self.served.popleft()
             self.queue.enqueue(self.world.all_gather(keys), None if ids is None else self.world.all_gather(ids))

@@ -52,8 +52,8 @@ class Queue(Module):
         Raises RuntimeError in evaluation mode.
         """
         if not self.training:
-            raise RuntimeError("Queue: enqueue() in evaluation mode; keys of images that are not trained on must not "
-                               "become negatives, call model.train() first")
+            raise RuntimeError("Queue: enqueue() was called in evaluation mode, but keys of images that are not trained on "
+                               "must not become negatives; call model.train() first")
         ring = self.keys.data
         capacity = self.capacity
         if not is_array(keys) or keys.ndim != 2 or keys.shape[1] != ring.shape[1] or keys.dtype != ring.dtype:
@@ -61,7 +61,7 @@ class Queue(Module):
                              f"{describe(keys)}")
         if len(keys) > capacity:
             raise ValueError(f"Queue: {len(keys)} keys at once do not fit a queue of {capacity}; some would be "
-                             "dropped before they served: use a larger queue or a smaller batch")
+                             "dropped before they are used: use a larger queue or a smaller batch")
         numbers = noted("Queue", ids, len(keys))
         if ids is not None:
             refuse_capture("Queue.enqueue takes ids from the host")

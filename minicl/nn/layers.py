@@ -131,7 +131,7 @@ class BatchNorm(Module):
         size, (*pixels, B, C) = self.world.size, x.shape
         n = self.splits // size                                              # this process's groups: rank, rank + size, ...
         if self.splits % size:
-            raise ValueError(f"BatchNorm: splits={self.splits} groups cannot be shared out to {size} processes; use a "
+            raise ValueError(f"BatchNorm: splits={self.splits} groups cannot be divided among {size} processes; use a "
                              f"multiple of {size}")
         if B % n or B < 2 * n:
             raise ValueError(f"BatchNorm: splits={self.splits} needs a batch that is a multiple of {self.splits} and at "
@@ -190,8 +190,8 @@ class Dropout(Module):
         if not self.training or self.p == 0:
             return x
         if self.world.size > 1 and self.batch_axis is None and x.ndim != 2:
-            raise ValueError(f"Dropout: which axis of x {x.shape} is the batch that {self.world.size} processes share? Give "
-                             "it as Dropout(p, rng=rng, batch_axis=...)")
+            raise ValueError(f"Dropout: expected batch_axis, the axis of x {x.shape} that {self.world.size} processes "
+                             "share; pass Dropout(p, rng=rng, batch_axis=...)")
         return ops.dropout(x, p=self.p, rng=self.stream.next, world=self.world,
                            batch_axis=self.batch_axis or 0)
 

@@ -87,8 +87,8 @@ class Module(metaclass=_Sealed):
         replaced = [name for name in vars(cls) if name in vars(Module) and name != "forward" and not name.endswith("__")]
         if replaced:
             hint = "; to leave layers in evaluation mode, freeze() them" * (replaced[0] in ("train", "eval", "training"))
-            raise TypeError(f"{cls.__name__}.{replaced[0]} would replace that of Module, which is asked of the outermost "
-                            f"module alone and would be ignored for a part; choose another name{hint}")
+            raise TypeError(f"{cls.__name__}.{replaced[0]} would replace Module's, which is used only of the "
+                            f"outermost module, so a submodule's would be ignored; choose another name{hint}")
 
     def __new__(cls, *args, **options):
         return record(super().__new__(cls))
@@ -104,7 +104,7 @@ class Module(metaclass=_Sealed):
             raise AttributeError(self._unknown(name) + "; set new attributes in __init__")
         if name in vars(Module) and name != "forward":
             hint = {"training": "call train() or eval()", "world": "call across()"}.get(name)
-            raise AttributeError(f"{type(self).__name__}.{name} cannot be set, which would reach no module below it; "
+            raise AttributeError(f"{type(self).__name__}.{name} cannot be set, since no submodule would change; "
                                  + (hint or "choose another name"))
         if self._sealed:
             require_setting(self, name, value)
@@ -138,7 +138,7 @@ class Module(metaclass=_Sealed):
         for name, part in self.named_parts():
             if not isinstance(part, Module) and id(part) not in found:
                 if name in names:
-                    raise ValueError(f"{type(self).__name__}: two parts are named {name!r}, one would not be saved; "
+                    raise ValueError(f"{type(self).__name__}: two parts are named {name!r}, so one would not be saved; "
                                      "rename an attribute or a key of a dict")
                 names[name], found[id(part)] = part, (name, part)
         return list(found.values())
@@ -241,7 +241,7 @@ class Module(metaclass=_Sealed):
             if changed := [key for key, hashed in unsaved_arrays(module).items() if module._unsaved.get(key) != hashed]:
                 where = ", ".join(f"{name}.{key}".lstrip(".") for key in changed)
                 warnings.warn(f"{type(self).__name__}.state_dict: {where} changed since the {type(module).__name__} was "
-                              "made and is not saved, as it is no Parameter or Buffer; keep it in a Buffer", stacklevel=2)
+                              "made and is not saved, as it is not a Parameter or Buffer; keep it in a Buffer", stacklevel=2)
         return {name: np.array(to_host(part.data), order="C") for name, part in self.named_state()}
 
     def load_state_dict(self, state: Mapping[str, Array], *, strict: bool = True) -> IncompatibleKeys:
@@ -276,8 +276,8 @@ def _parts(name, value):
     elif isinstance(value, (Parameter, Buffer)):
         yield name, value
     elif isinstance(value, Tensor) and value.requires_grad:
-        raise TypeError(f"{name} is a Tensor that requires a gradient, which no optimizer would be given: wrap its "
-                        "data in Parameter")
+        raise TypeError(f"{name} is a Tensor that requires a gradient, but an optimizer updates only Parameters; wrap its "
+                        "data in a Parameter")
     elif isinstance(value, (list, tuple)):
         for k, item in enumerate(value):
             yield from _parts(f"{name}.{k}", item)
@@ -303,21 +303,21 @@ def require_reachable(module, made=()):
         module.named_state()
         reachable = {id(part) for _, part in module.named_parts()}
     except RecursionError:
-        raise ValueError(f"{name}: a part of it contains itself, so its parameters have no end of names") from None
+        raise ValueError(f"{name}: a part of it contains itself, so the names of its parameters would never end") from None
     for cls in {cls for each in module.modules() for cls in type(each).__mro__} - {Module, object}:
         for attribute, value in vars(cls).items():
             own = cls.__module__.split(".")[0] != "minicl" and attribute not in NOT_USED
             if any(_parts(attribute, value)) or own and any(id(part) not in reachable and _is_trained(part)
                                                             for part in _held(value)):
                 raise TypeError(f"{name}: {cls.__name__}.{attribute} is, holds or uses a part that belongs to the class or "
-                                "to its file, all objects would share it untrained and unsaved: set it in __init__, or "
-                                "freeze() what a method uses and is not to be trained")
+                                "its file: all objects would share it, neither trained nor saved. Set it in __init__, or "
+                                "freeze() what a method uses and should not be trained")
 
     for each in module.modules():
         for attribute, value in vars(each).items():
             if isinstance(value, (types.GeneratorType, map, filter, zip)):
                 raise TypeError(f"{type(each).__name__}: {attribute} is a {type(value).__name__}, which the first forward() "
-                                "would use up; keep a list")
+                                "would exhaust; use a list")
             for item in _held(value):
                 if isinstance(item, RANDOM):
                     raise TypeError(f"{type(each).__name__}: {attribute} {'is' if item is value else 'holds'} a numpy "

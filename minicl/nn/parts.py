@@ -101,8 +101,8 @@ class Stream(HostBuffer):
             self.echoes = 1 + self.echoes * (state[1] > self.echoed)
             self.echoed = state[1]
             if self.echoes == 2:                                             # once may be a comparison of two runs
-                warnings.warn("Stream: two models draw the same dropout masks, or other random numbers, side by side: they "
-                              "share a seed, or a state or pickle; use copy.deepcopy or frozen_copy", stacklevel=4)
+                warnings.warn("Stream: two models draw the same random numbers, such as dropout masks, because they share a "
+                              "seed, a state or a pickle; use copy.deepcopy or frozen_copy", stacklevel=4)
         _last_to_draw[state[0], self.key] = self
         return np.random.default_rng(np.random.SeedSequence(state, spawn_key=self.key))
 

@@ -88,7 +88,7 @@ def build(spec: Any, rng: Rng | None = None) -> Any:
         call = inspect.BoundArguments(_signature(cls), {"self": None, **arguments})      # type: ignore[arg-type]
         return cls(*call.args[1:], **call.kwargs)
     except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{spec.get('class')} cannot be made ({error})") from error
+        raise ValueError(f"{spec.get('class')} cannot be built ({error})") from error
 
 
 def fresh(module: Any, *, rng: Rng) -> Any:
@@ -124,8 +124,8 @@ def spec_of(module: Any) -> dict[str, Any]:
         raise ValueError(spec["unknown"])
     here, there = _outline(module), _outline(build(spec))
     if different := [name for name in {**here, **there} if here.get(name) != there.get(name)]:
-        raise ValueError(f"{type(module).__name__}: {different[0] or 'it'} was changed after the constructor, whose "
-                         "arguments no longer describe it")
+        raise ValueError(f"{type(module).__name__}: {different[0] or 'it'} was changed after construction, so its "
+                         "constructor's arguments no longer describe it")
     return {**spec, "texts": found} if (found := class_texts(module)) else spec
 
 

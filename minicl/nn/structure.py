@@ -52,10 +52,10 @@ class Structure:
             new = [name for name, part in self.module.named_state() if id(part) in found.keys() - known]
             gone = [name for name, part in self.parts.items() if id(part) not in found]
             what = [f"{', '.join(names[:4])}{', ...' * (len(names) > 4)} {verb}"
-                    for names, verb in ((new, "came into"), (gone, "left")) if names]
+                    for names, verb in ((new, "joined"), (gone, "left")) if names]
             raise RuntimeError(f"{self.owner}: {' and '.join(what)} the {type(self.module).__name__} after the "
-                               f"{self.owner} was made, which does not follow such changes; change a model's parts "
-                               f"first, then make the {self.owner}")
+                               f"{self.owner} was made, which does not follow such changes; change the parts of a "
+                               f"model first, then make the {self.owner}")
         self.places = places
 
     def _warn_of_late_parameters(self):
@@ -119,8 +119,8 @@ def _require_own_memory(name, named, model):
     for group in same.values():
         for (one, x), (other, y) in itertools.combinations(group, 2):
             if one in moved and array_module(x).may_share_memory(x, y):
-                raise ValueError(f"{name}: {one} and {other} share memory; the optimizer moves each parameter into an array "
-                                 "of its own, so they would part. Use one Parameter in both places, or copy the array")
+                raise ValueError(f"{name}: {one} and {other} share memory; the optimizer moves each parameter into its own "
+                                 "array, so they would diverge. Use one Parameter in both places, or copy the array")
 
 
 def _walk(value, places, found):

@@ -53,8 +53,8 @@ class Transformer(Module):
         mask = real_tokens("Transformer", ids)
         T = ids.shape[1]
         if T > self.length:
-            raise ValueError(f"Transformer: expected captions of at most {self.length} tokens, got {T}; it has no "
-                             "position for more: build it with a greater length")
+            raise ValueError(f"Transformer: expected captions of at most {self.length} tokens, got {T}; build "
+                             "it with a greater length, since it has no position for more")
         x = self.tokens(ids) + self.positions.weight[:T]                      # (B, T, width)
         for block in self.blocks:
             x = block(x, mask)

@@ -36,7 +36,7 @@ class WordTokenizer(Module):
             raise ValueError(f"WordTokenizer: words must be single words, got {odd[0]!r}, which is split in captions")
         self.vocabulary = {word: 1 + k for k, word in enumerate(words)}
         if len(self.vocabulary) < max(1, len(words)):
-            raise ValueError(f"WordTokenizer: words must be different and at least one, got {words!r:.100}")
+            raise ValueError(f"WordTokenizer: words must be distinct and not empty, got {words!r:.100}")
         self.length, self.unknown, self.size = length, unknown, 1 + len(words) + unknown
 
     def forward(self, captions: Sequence[str]) -> HostArray:

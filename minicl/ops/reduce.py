@@ -110,7 +110,7 @@ def _count(name, x, axes):
     for axis in axes:
         n *= x.shape[axis]
     if n == 0:
-        raise ValueError(f"{name}: axis {axes} of an input of shape {x.shape} holds no values, which have no {name}")
+        raise ValueError(f"{name}: axis {axes} of an input of shape {x.shape} has no values, whose {name} is undefined")
     return n
 
 

@@ -1,7 +1,7 @@
-"""What is compared: minicl and PyTorch, each as it runs of its own accord and in the ways that may make it faster.
+"""What is compared: minicl and PyTorch, each as it runs by default and in the ways that may make it faster.
 
 Two allocators. Left alone, glibc gives large freed arrays back to the system, and the next one's pages are mapped and
-cleared anew: often more work than the arithmetic. minicl's threads() keeps them while the loop lasts, unless told not
+cleared again: often more work than the arithmetic. minicl's threads() keeps them while the loop lasts, unless told not
 to; PyTorch leaves glibc alone, and "kept" is PyTorch with an environment that tells glibc to keep them.
 """
 
@@ -42,7 +42,7 @@ class Candidate:
         return {"channels_last": self.channels_last, "compiled": self.compiled, "fused": self.fused}
 
     def environment(self, threads, precision):
-        """The process's own, with every thread pool held to `threads`."""
+        """The process's own, with every thread pool limited to `threads`."""
         pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MINICL_THREADS")
         kept = KEPT if self.kept and self.library == "torch" else {}
         return {**os.environ, **dict.fromkeys(pools, str(threads)), **kept,

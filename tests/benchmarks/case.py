@@ -8,7 +8,7 @@
 
 A step does the work and returns what it computed, loss first, then gradients: a tuple of arrays in minicl's layout
 (views, so that turning them costs nothing). Both sides start from the same numbers, and tests/test_benchmarks.py
-holds their results equal: a benchmark compares nothing unless both compute the same function.
+tests that their results agree: a benchmark compares nothing unless both compute the same function.
 """
 
 import dataclasses

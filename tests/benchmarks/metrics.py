@@ -24,7 +24,7 @@ class Figure:
 def metrics(case, result):
     """{kind: Figure} of what could be measured, kinds as in case.Target:
 
-    default  minicl over PyTorch, both as they run of their own accord
+    default  minicl over PyTorch, both as they run by default
     best     the fastest of minicl's candidates over the fastest of PyTorch's
     memory   peaks, both as installed
     floor    minicl as installed over the case's floor

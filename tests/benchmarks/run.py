@@ -95,7 +95,7 @@ def load(option, path):
     try:
         record = json.loads(path.read_text())
         if not {"backend", "command", "cases"} <= set(record):
-            raise ValueError("it lacks its backend, command or cases")
+            raise ValueError("it has no backend, command or cases")
     except (OSError, ValueError, TypeError) as error:
         reason = getattr(error, "strerror", None) or f"not what --json writes: {error}"
         raise RunError(f"{option} {path}: {reason}") from error

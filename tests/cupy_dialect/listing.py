@@ -10,7 +10,7 @@ def listed(section, name):
     """What the listing says of a name that the stand-in needs: without it one of the two is stale."""
     if name not in LISTING[section]:
         raise RuntimeError(f"cupy_listing.json of CuPy {LISTING['version']} has no {name!r} under {section!r}: "
-                           "write it anew with make_listing.py, or take the name out of the stand-in")
+                           "write it again with make_listing.py, or take the name out of the stand-in")
     return LISTING[section][name] if isinstance(LISTING[section], dict) else name
 
 

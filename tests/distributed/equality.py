@@ -129,7 +129,7 @@ for loss, arguments, options in (
     try:
         loss(*arguments, **options, world=world)
     except ValueError as error:
-        assert "expected as many rows on each of" in str(error) and "got 4 to 5; use a batch that is a multiple" in str(error)
+        assert "expected the same number of rows on each of" in str(error) and "got 4 to 5; use a batch that is a multiple" in str(error)
     else:
         raise AssertionError(f"{loss.__name__} took 5 rows of one process and 4 of another")
 

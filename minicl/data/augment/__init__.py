@@ -6,7 +6,7 @@
     base           Transform, the class to write your own, and Compose
 
 They work on whole batches (B, H, W, C) and draw parameters for each image from the generator that they are given.
-Where torchvision's defaults or conventions differ, the class says so.
+Where torchvision's defaults or conventions differ, the docstring of the class names the difference.
 """
 
 from .base import Compose, Transform

@@ -59,14 +59,14 @@ def _views(name, augments, images, rng, world):
         with _read_only(images):
             views.append(augment(images, rng, *shared_by(world)))
         if not is_array(views[-1]) or len(views[-1]) != len(images):
-            raise ValueError(f"{name}: augment must give an array with a view of each of the {len(images)} images, in their "
+            raise ValueError(f"{name}: augment must return an array with one view of each of the {len(images)} images, in "
                              f"order, got {describe(views[-1]):.200}")
         if before and before == pickle.dumps(rng.bit_generator.state):
             if len(images) == 0:
                 raise ValueError(f"{name}: images must hold at least one image, got shape {images.shape}; is the batch "
                                  "empty?")
-            raise ValueError(f"{name}: augment drew nothing from rng, so that all views are drawn alike; let it take its "
-                             "random numbers from the rng it is given")
+            raise ValueError(f"{name}: augment drew no random numbers from rng, so all views would be alike; draw them from "
+                             "the rng that it is passed")
     return views
 
 
