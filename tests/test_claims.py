@@ -112,7 +112,7 @@ def test_the_overview_links_every_claim_with_its_page_and_picture():
     text = (DOCS / "claims.md").read_text()
     for name in RECORDS:
         claim, stem = laboratory.load_claim(name).CLAIM, f"claims/{record_path('', name).stem}"
-        assert f"| {claim.number} | [{claim.title}]({stem}.md) | {RECORDS[name].verdict} | [picture]({stem}.png)" in text
+        assert f"| {claim.number} | [{claim.title}]({stem}.md) ([picture]({stem}.png)) | {RECORDS[name].verdict} | " in text
 
 
 # ---------------------------------------------------------------- exact values
@@ -188,7 +188,7 @@ def test_a_run_prints_the_table_and_leaves_a_record_and_a_page(quick, tmp_path, 
     assert run("run", 2, "counting", "--seeds", 0, 5, "--size", "fast", "--out", tmp_path) == 0
     printed = capsys.readouterr().out
     assert "published or exact" in printed and "0.6962" in printed
-    assert "reproduced (fast size: docs/claims.md has the verdicts): the closed form" in printed
+    assert "reproduced (fast size: docs/claims.md has the verdicts): the run is within" in printed
     assert max(map(len, printed.replace(str(tmp_path), "").splitlines())) <= 80
     assert "03-counting.json" in printed and ("03-counting.png" in printed) == (viz.Figure is not None)
     assert quick == [("tightness", 0), ("tightness", 5), ("counting", 0), ("counting", 5)]

@@ -139,15 +139,15 @@ def verdict(metrics):
     first, last = ({name: mean_std(metrics[name][:, end], form, unit) for name, form, unit in
                     (("uniformity", ".2f", ""), ("knn", ".1f", " %"), ("rank", ".1f", ""))} for end in (0, -1))
     lost = metrics["rank"][:, -1] - metrics["rank"][:, 0]
-    found = ("few negatives " + ("collapse z in part" if (lost > 0.1 * metrics["rank"][:, -1]).all() else
-                                 "collapse no direction of z in so few steps")
-             + f": from {metrics['N'][0, 0]:.0f} to {metrics['N'][0, -1]:.0f} images its effective rank goes from "
-             f"{first['rank']} to {last['rank']}; its uniformity goes from {first['uniformity']} to "
-             f"{last['uniformity']}, kNN on z from {first['knn']} to {last['knn']}, most of it by the first steps; "
-             f"the loss's time at the largest batches grows as N^{power:.1f}. ")
+    found = (f"from {metrics['N'][0, 0]:.0f} to {metrics['N'][0, -1]:.0f} images the uniformity of z goes from "
+             f"{first['uniformity']} to {last['uniformity']} and kNN on z from {first['knn']} to {last['knn']}, most of it "
+             f"in the first steps of N; the time of the loss at the largest batches grows as N^{power:.1f}. Few negatives "
+             + ("collapse z in part" if (lost > 0.1 * metrics["rank"][:, -1]).all() else
+                "collapse no direction of z in so few steps")
+             + f": its effective rank goes from {first['rank']} to {last['rank']}. ")
     longer = metrics["longer: rank"]
     few, many = metrics["longer: N"][0]
-    found += ("That the rank does not fall is the scale: in" if (longer[:, 0] < longer[:, 1]).all() else "In") + (
+    found += ("That the rank does not fall is due to the scale: in" if (longer[:, 0] < longer[:, 1]).all() else "In") + (
         f" {metrics['longer: steps'][0]:.0f} steps of {many:.0f} images, which are longer runs of smaller batches, it is "
         f"{mean_std(longer[:, 0], '.1f')} in groups of {few:.0f} and {mean_std(longer[:, 1], '.1f')} in one of {many:.0f}")
     return (NOT_REPRODUCED, f"{'; '.join(missing)}; {found}") if missing else (QUALITATIVE, found)

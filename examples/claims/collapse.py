@@ -143,8 +143,8 @@ def verdict(metrics):
     falls = (of(no_head_longer, "noisy") < of(no_head, "noisy")).all()
     return QUALITATIVE, (
         "z collapses with positives alone and not with the others"
-        + (f", except that {' and '.join(bare)} collapse too where there is no batch norm at all" if bare else "")
-        + (f"; BYOL and SimSiam do not collapse with it, but in so few steps do not improve h "
+        + (f", except that {' and '.join(bare)} collapse too without any batch norm" if bare else "")
+        + (f". With it BYOL and SimSiam do not collapse, but in so few steps they do not improve h "
            f"({probe('BYOL, batch norm')}, {probe('SimSiam, batch norm')})" if unmoved else "")
         + f". But the probe of h is not at chance: {probe('positives only, batch norm')} with positives alone "
         f"({probe('positives only, no batch norm')} with no batch norm, so batch norm is not the cause) and "
@@ -152,7 +152,7 @@ def verdict(metrics):
         f"{probe('untrained')}: random features of digits are good, and the head absorbs the collapse. "
         f"After 4 times as many steps h is at {probe(longer)}, and z under noise at {probe(longer, 'noisy')}, from "
         f"{probe('positives only, batch norm', 'noisy')}. "
-        + ("So the claim holds; the scale and the head hide it: without" if falls else "Without")
+        + ("So the claim holds, but the scale and the head hide it: without" if falls else "Without")
         + f" a head, where h itself is compared, the probe of h under noise reads {probe(no_head, 'noisy')}, and after 4 "
         f"times as many steps {probe(no_head_longer, 'noisy')}; chance is {CHANCE:.0%}. Without noise it still reads "
         f"{probe(no_head_longer)}, because it standardises every feature and so reads differences of any size")

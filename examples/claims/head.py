@@ -103,10 +103,11 @@ def verdict(metrics):
     if OVER_LINEAR in gains:                                                 # not in the fast form
         more = (gains[TURNED + OVER_NONE] > gains[OVER_NONE]).all()
         better = [row for row in (OVER_LINEAR, TURNED + OVER_LINEAR) if (gains[row] > 0).all()]
-        reason += (f". On digits in colour, turned by quarters, it gains {points[TURNED + OVER_NONE]} over no head"
+        reason += (f". On coloured digits in quarter turns it gains {points[TURNED + OVER_NONE]} over no head"
                    + (": that it gains less than on ImageNet is the data, for plain digits are too easy" if more else "")
-                   + f". Over a linear head it gains {points[OVER_LINEAR]}, on the turned {points[TURNED + OVER_LINEAR]} "
-                   f"in {(gains[TURNED + OVER_LINEAR] > 0).sum()} of {len(gains[OVER_LINEAR])} seeds"
+                   + f". Over a linear head it gains {points[OVER_LINEAR]}, on the turned digits "
+                   f"{points[TURNED + OVER_LINEAR]} in {(gains[TURNED + OVER_LINEAR] > 0).sum()} of "
+                   f"{len(gains[OVER_LINEAR])} seeds"
                    + ("" if better else ": that an MLP is the better head does not show in every seed"))
     return (NOT_REPRODUCED, f"{reason}; not in every seed: {', '.join(missing)}") if missing else (QUALITATIVE, reason)
 

@@ -103,9 +103,9 @@ def verdict(metrics):
     loss, knn, probe = (mean_std(fall, ".2f") for fall in falls)
     passive = metrics["shuffled: loss, keys shuffled"] - metrics["shuffled: loss, keys in order"]
     return QUALITATIVE if holds else NOT_REPRODUCED, (
-        f"without the shuffle the loss falls by {loss} nats, kNN on h by {knn} points and its probe by {probe}. Also "
-        f"where training was shuffled, keys in order lower the loss, by {mean_std(passive, '.2f')}: the leak is "
-        "there even where training did not use it")
+        f"without the shuffle the loss falls by {loss} nats, kNN on h by {knn} points and its probe by {probe}. Even "
+        f"after training with the shuffle, keys in order lower the loss, by {mean_std(passive, '.2f')}: the leak is "
+        "there although training did not use it")
 
 
 def table(metrics):

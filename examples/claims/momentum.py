@@ -103,7 +103,7 @@ def verdict(metrics):
     knn = metrics["knn_h"]
     gains = knn[:, 2:].max(axis=1, keepdims=True) - knn[:, :2]                                       # (seeds, 2)
     zero, fast, best = (mean_std(values, ".1f", " %") for values in (knn[:, 0], knn[:, 1], knn.max(axis=1)))
-    found = (f"neighbours by h are right for {zero} with m = 0, {fast} with 0.9, at best {best}, with "
+    found = (f"kNN on h is {zero} with m = 0, {fast} with 0.9, and at best {best}, with "
              f"{MOMENTA[knn.mean(axis=0).argmax()]}")
     if not exceeds_std(gains).all():
         return NOT_REPRODUCED, found

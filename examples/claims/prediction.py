@@ -69,8 +69,8 @@ def verdict(metrics):
     memoryless = metrics["without a memory, c = z"]
     level = metrics["chance"][0]
     near, far = ([mean_std(values[:, k], ".1f", " %") for values in (cpc, memoryless)] for k in (0, -1))
-    reason = (f"the true future is picked {near[0]} of the time, from among {1 / level:.0f}, one window ahead and "
-              f"{far[0]} {cpc.shape[1]} ahead; without a memory {near[1]} and {far[1]}")
+    reason = (f"the true future is picked among {1 / level:.0f} in {near[0]} of the cases one window ahead, and in {far[0]} "
+              f"{cpc.shape[1]} windows ahead; without a memory in {near[1]} and {far[1]}")
     for wrong, what in (((cpc < 2 * level).any(), "it is not above chance at each k"),
                         ((np.diff(cpc, axis=1) >= 0).any(), "it does not fall with k"),
                         ((cpc > metrics["hidden states"]).any(), "it is above the best critic")):

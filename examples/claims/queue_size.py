@@ -138,8 +138,8 @@ def found(metrics):
         return mean_std(metrics[name][:, column], ".1f", " %")
 
     rises = ", ".join(f"{words} from {at(name, 0)} to {at(name, last)}" for name, words in ACCURACIES.items())
-    text = (f"from {K[0]:.0f} to {K[last]:.0f} negatives, whose keys span at most {age[last]:.1%} of the run, "
-            f"{rises}, most of it by {K[last // 2]:.0f} negatives, {K[last // 2] / 10:.0f} of each class")
+    text = (f"from {K[0]:.0f} to {K[last]:.0f} negatives, whose keys span at most {age[last]:.1%} of the run, the "
+            f"accuracies change: {rises}, most of it by {K[last // 2]:.0f} negatives, {K[last // 2] / 10:.0f} of each class")
     if last + 1 < len(K):
         few = metrics["knn_z, one batch of the longest"]
         longest, youngest = metrics["knn_z"][:, -1], metrics["knn_z"][:, last]

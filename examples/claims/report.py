@@ -1,6 +1,7 @@
 """The pages docs/claims.md and docs/claims/*.md, generated from the records and the claims."""
 
 import os
+import re
 from pathlib import Path
 
 from .answers import ANSWERS
@@ -40,14 +41,15 @@ def pages(records, folder, overview):
 
 
 def summary(claims, records, folder, overview):
-    """One row a claim, linked to its page and picture."""
-    lines = ["| | claim | verdict | picture | data | seconds |", "|---|---|---|---|---|---|"]
+    """One row a claim, linked to its page and picture; of the reason for its verdict, what stands before the first ; or ."""
+    lines = ["| | claim | verdict | what was found | data | seconds |", "|---|---|---|---|---|---|"]
     for claim in claims:
         record, page = records.get(claim.name), page_path(folder, claim)
         if record:
             drawn = page.with_suffix(".png")             # there is none without matplotlib
-            lines.append(f"| {claim.number} | [{claim.title}]({link(page, overview)}) | {record.verdict} "
-                         f"| {f'[picture]({link(drawn, overview)})' if drawn.exists() else ''} "
+            picture = f" ([picture]({link(drawn, overview)}))" if drawn.exists() else ""
+            found = re.split(r"; |\. (?=[A-Z])", record.reason)[0]
+            lines.append(f"| {claim.number} | [{claim.title}]({link(page, overview)}){picture} | {record.verdict} | {found} "
                          f"| {record.data} | {sum(record.seconds):.0f} |")
         else:
             lines.append(f"| {claim.number} | {claim.title} | not yet run | | | |")

@@ -67,8 +67,8 @@ def verdict(metrics):
     wrong = [name for name, value in exact.items() if abs(metrics[name] - value).max() > 5e-5]
     if wrong or metrics["largest excess of InfoNCE"].max() > 0:
         return NOT_REPRODUCED, f"{', '.join(wrong) or 'largest excess of InfoNCE'} differs from the exact value"
-    return REPRODUCED, ("NT-Xent's estimate exceeds the information; InfoNCE's never does, and stays below it even "
-                        "with the best critic; all to the digits given")
+    return REPRODUCED, ("NT-Xent's estimate exceeds the information, and InfoNCE's never does, even with the best "
+                        "critic; all values agree to the digits given")
 
 
 def table(metrics):

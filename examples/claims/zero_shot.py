@@ -181,7 +181,7 @@ def verdict(metrics):
     missing = [name for name, points in steps.items() if not (exceeds_std(points) and (points > 0).all())]
     template, ensemble = (mean_std(points, "+.1f") for points in steps.values())
     each = 100 * np.mean([metrics[f"{what}, each template"].std(axis=1) for what in CLASSES])
-    found = (f"over both sorts of classes, a template adds {template} points to the bare name, and the ensemble of "
+    found = (f"averaged over both kinds of classes, a template adds {template} points to the bare name, and the ensemble of "
              f"{TEMPLATES} adds {ensemble} to one template; the templates differ by {each:.1f} points among themselves "
              "(standard deviation)")
     if missing:
