@@ -180,10 +180,10 @@ def draw(metrics, path):
     left.text(0.97, 0.05, "higher: more even", transform=left.transAxes, ha="right", fontsize=15, color=BLUE)
     line(middle, N, knn, ORANGE)
     heading(middle, "kNN on z (%)")
-    for name, colour, words, above in (("loss, ms", BLUE, "loss alone", 0.4), ("step, ms", GREEN, "whole step", 7)):
+    for name, colour, words, above in (("loss, ms", BLUE, "loss alone", 0.05), ("step, ms", GREEN, "whole step", 0.7)):
         least = metrics[name].min(axis=0)
         right.plot(batch, least, color=colour, linewidth=3.5, marker="o", markersize=10)
-        note(right, batch[0], least[0] * above, words, colour)
+        note(right, 0.04, above, words, colour, transform=right.transAxes)
     large = batch[-3:]
     at = metrics["loss, ms"].min(axis=0)[-1]
     right.plot(large, at * (large / large[-1])**2, color=GREY, linestyle="--", linewidth=1.5)

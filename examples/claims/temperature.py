@@ -153,7 +153,7 @@ def draw(metrics, path):
     probe = 100 * metrics["cosines: probe_h"]
     share = metrics["share of push"].mean(axis=0)
     best = taus[probe.mean(axis=0).argmax()]
-    figure, (left, right) = slide("A low temperature weighs few negatives, a high one all alike;\n" + (
+    figure, (left, right) = slide("A low temperature weighs few negatives, a high one all;\n" + (
         f"the best lies between, here at τ = {best:g} in the mean" if verdict(metrics)[0] != NOT_REPRODUCED else
         "the best does not lie between for every seed here"), panels=2)
     styles = {taus[0]: (ORANGE, "bottom"), best: (GREEN, "bottom"), taus[-1]: (BLUE, "top")}
