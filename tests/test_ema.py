@@ -96,7 +96,7 @@ def test_wrong_uses_of_an_ema_are_told():
     before = target.state_dict()
     for module in (online, target):
         module.eval()
-        with pytest.raises(RuntimeError, match="update.. in evaluation mode"):
+        with pytest.raises(RuntimeError, match="update.. was called in evaluation mode"):
             ema.update(0.5)
         module.train()
     assert_same(before, target.state_dict())

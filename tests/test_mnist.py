@@ -129,9 +129,9 @@ def test_a_folder_that_lacks_files_is_an_error_that_names_them(tmp_path, load, l
     (lambda packed: packed[:-8] + bytes(4) + packed[-4:], "damaged gzip data .*CRC"),
     (lambda packed: packed + b"more", "damaged gzip data"),
     (lambda packed: b"", "truncated: .*got 0"),
-    (lambda packed: b"<!DOCTYPE html>", "no IDX file, it begins b'<!DO' .*magic 2051.* web page"),
+    (lambda packed: b"<!DOCTYPE html>", "magic 2051.*something that begins with b'<!DO' .*web page"),
     (lambda packed: gzip.compress(tiny()[STEMS[1]]),
-     r"this is a label file \(magic 2049\) where an image file \(magic 2051\)"),
+     r"expected an image file \(magic 2051\), got a label file \(magic 2049\)"),
     (lambda packed: gzip.compress(tiny(n_train=7)[STEMS[0]]), "not MNIST's train-images.*SHA-256 .*check=False"),
 ])
 @pytest.mark.parametrize("name", ["auto", "mnist"])
@@ -168,9 +168,9 @@ def test_parse_idx():
 
 
 @pytest.mark.parametrize("content, kind, complaint", [
-    (LABELS, "image", r"this is a label file \(magic 2049\) where an image file \(magic 2051\) is expected"),
-    (IMAGES, "label", r"this is an image file \(magic 2051\) where a label file \(magic 2049\) is expected"),
-    (b"\x00\x00\x0d\x03" + IMAGES[4:], "image", "no IDX file.*magic 3331"),
+    (LABELS, "image", r"expected an image file \(magic 2051\), got a label file \(magic 2049\)"),
+    (IMAGES, "label", r"expected a label file \(magic 2049\), got an image file \(magic 2051\)"),
+    (b"\x00\x00\x0d\x03" + IMAGES[4:], "image", "something that begins with .*magic 3331"),
     (b"\x00\x00", "label", "truncated: expected at least 8 bytes, the header, got 2"),
     (IMAGES[:10], "image", "truncated: expected at least 16 bytes, the header, got 10"),
     (IMAGES[:-1], "image", r"truncated: expected 40 bytes for images \(2, 3, 4\), got 39"),

@@ -226,7 +226,7 @@ def test_evaluation_changes_neither_queue_nor_key_encoder():
     encode(model, np.zeros((6, 2, 2, 1), dtype="uint8"), np)
     model.eval()
     model.loss(model(images)[1], model.encode_keys(images, None), TAU)
-    with pytest.raises(RuntimeError, match="update.. in evaluation mode"):
+    with pytest.raises(RuntimeError, match="update.. was called in evaluation mode"):
         model.update()
     model.train()
     with pytest.raises(RuntimeError, match="without keys"):  # those of the evaluation are not kept for later

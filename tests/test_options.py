@@ -98,4 +98,4 @@ def test_only_the_first_of_several_processes_warns(rank, parser, monkeypatch, ca
     for number, count in (("0", 1), ("1", 0), ("3", 0)):
         monkeypatch.setenv(rank, number)
         parser.parse_args(["--flag"])
-        assert capsys.readouterr().err.count("warning: without ") == count
+        assert capsys.readouterr().err.count("warning: ignored without ") == count

@@ -49,8 +49,8 @@ def scale(images, rng):
 @pytest.mark.parametrize("views", [two_views, lambda augment, *args: many_views([RandomHorizontalFlip(), augment], *args)])
 @pytest.mark.parametrize("augment, message", [
     (scale, "read-only"),
-    (lambda x, rng: RandomHorizontalFlip()(x, rng)[:4], "a view of each of the 6 images"),
-    (lambda x, rng: np.concatenate([x, RandomHorizontalFlip()(x, rng)]), "a view of each of the 6 images"),
+    (lambda x, rng: RandomHorizontalFlip()(x, rng)[:4], "one view of each of the 6 images"),
+    (lambda x, rng: np.concatenate([x, RandomHorizontalFlip()(x, rng)]), "one view of each of the 6 images"),
     (lambda x, rng: ops.relu(RandomHorizontalFlip()(x, rng)), "must return an array"),
     (lambda x, rng: list(RandomHorizontalFlip()(x, rng)), "must return an array"),
 ], ids=["writes", "drops rows", "adds rows", "Tensor", "list"])

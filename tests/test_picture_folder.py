@@ -294,9 +294,9 @@ def unknown_class(folder):
 
 BAD = [
     ("missing", lambda folder: folder.rmdir(), "there is no such folder"),
-    ("empty", lambda folder: None, "holds no pictures"),
-    ("only text", lambda folder: (folder / "a.txt").write_text("x"), "holds no pictures"),
-    ("empty subfolders", lambda folder: (folder / "cat").mkdir(), "holds no pictures"),
+    ("empty", lambda folder: None, "has no pictures"),
+    ("only text", lambda folder: (folder / "a.txt").write_text("x"), "has no pictures"),
+    ("empty subfolders", lambda folder: (folder / "cat").mkdir(), "has no pictures"),
     ("one picture", lambda folder: write_pictures(folder, ["x.png"]), "x.png is the only picture; 2 are needed"),
     ("a file", lambda folder: (folder.rmdir(), folder.write_text("x")), "is a file; expected a folder of pictures"),
     ("a tenth broken", lambda folder: broken(folder, 2, 20), "2 of the first .* pictures of 20 are broken, .*0.png: not a pic"),
@@ -308,7 +308,7 @@ BAD = [
     ("empty array", lambda folder: np.save(folder / "images.npy", np.zeros((0, 8, 8), np.uint8)), "not empty"),
     ("fewer labels", lambda folder: (np.save(folder / "images.npy", np.zeros((9, 8, 8), np.uint8)),
                                      np.save(folder / "labels.npy", np.arange(8))), r"labels must be \(N,\), a label for each of the 9 images, got shape \(8,\)"),
-    ("half a record", lambda folder: (folder / "train_X.bin").write_bytes(bytes(3 * 96 * 96 + 1)), "not a whole number of"),
+    ("half a record", lambda folder: (folder / "train_X.bin").write_bytes(bytes(3 * 96 * 96 + 1)), "expected a whole number of"),
     ("pickled object", lambda folder: np.save(folder / "images.npy", np.array([{}])), "not a readable array file"),
 ]
 
@@ -468,8 +468,8 @@ LABELS = [                                                               # label
     (np.zeros((1, 17, 1), int), None, "must be"), (EVEN[:-1], None, r"17 images, got shape \(16,\)"),
     (EVEN.astype(float), None, "must be integers or text, got float64"), (EVEN > 0, None, "got bool"),
     (EVEN.astype("u8") + np.uint64(2**63), None, "must be less than 2.63, got 9223372036854775809"),
-    (EVEN + 1, ["a", "b"], r"labels must be indices into class_names, from 0; got 1..2 and class_names of shape \(2,\)"),
-    (EVEN - 1, ["a", "b"], "they are -1..0"), (EVEN, [["a"], ["b"]], r"shape \(2, 1\)"),
+    (EVEN + 1, ["a", "b"], r"labels must be indices into class_names, from 0, got 1..2 and class_names of shape \(2,\)"),
+    (EVEN - 1, ["a", "b"], "got -1..0"), (EVEN, [["a"], ["b"]], r"shape \(2, 1\)"),
     (EVEN, "ab", r"class_names of shape \(\)"), (np.array(["x", "y"])[EVEN], "ab", ("x", "y")),
 ]
 

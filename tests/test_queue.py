@@ -67,7 +67,7 @@ def test_a_queue_refuses_what_it_cannot_keep():
 
 def test_no_key_enters_in_evaluation():
     queue = Queue(4, 3)
-    with pytest.raises(RuntimeError, match="enqueue.. in evaluation mode"):
+    with pytest.raises(RuntimeError, match="enqueue.. was called in evaluation mode"):
         queue.eval().enqueue(unit(2, 3))
     assert len(queue) == 0
 

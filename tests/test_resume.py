@@ -158,7 +158,7 @@ def test_resume_refuses_another_number_of_steps_and_another_script(out):
     train(start(out))
     with pytest.raises(RunError, match="is of a run of 12 steps, but this one has 13"):
         train(start(out, "--resume"), total=13)
-    with pytest.raises(RunError, match="is of test, this is another; name another folder with --out"):
+    with pytest.raises(RunError, match="was saved by test, but this is another; name another folder with --out"):
         Run(arguments(out, "--resume"), "another")
 
 

@@ -198,7 +198,7 @@ FOLDERS = {
     "one byte": (lambda f: flip(f / "checkpoint.npz"), "is not a readable minicl checkpoint"),
     "no models": (lambda f: damage(f, lambda m, s: m.pop("models")), "does not describe how to build its model"),
     "models is a list": (lambda f: damage(f, lambda m, s: m.update(models=[1])), "does not describe how to build its model"),
-    "unknown": (lambda f: damage(f, lambda m, s: m.update(models={"model": {"unknown": "f: a lambda"}})), "made again: f: a lambda"),
+    "unknown": (lambda f: damage(f, lambda m, s: m.update(models={"model": {"unknown": "f: a lambda"}})), "built again: f: a lambda"),
     "no class": (lambda f: damage(f, lambda m, s: m["models"]["model"].pop("class")), "cannot be built"),
     "other class": (lambda f: damage(f, lambda m, s: m["models"]["model"].update({"class": "minicl.nn.Linear"})), "cannot be built"),
     "not a class": (lambda f: damage(f, lambda m, s: m["models"]["model"].update({"class": "os.system"})),

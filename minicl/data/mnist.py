@@ -128,7 +128,7 @@ def _find_all(data_dir):
     if len(found) < len(SHA256):
         missing = "has no " + ", ".join(stem for stem in SHA256 if stem not in found)
         if not found:
-            missing = "has none of MNIST's files" if os.path.isdir(data_dir) else "is no folder"
+            missing = "has none of MNIST's files" if os.path.isdir(data_dir) else "is not a folder"
         raise FileNotFoundError(f"data_dir {str(data_dir)!r} {missing}; expected {', '.join(SHA256)}, each plain or "
                                 ".gz, there or in its mnist/ or MNIST/raw/; leave data_dir out to download them")
     return found

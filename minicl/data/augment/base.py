@@ -66,14 +66,14 @@ class Transform(Sealed):
 
         def work(lo, hi):
             if self.apply(images[lo:hi], out[lo:hi], *(rows[lo:hi] for rows in parameters)) is not None:
-                raise TypeError(f"{type(self).__name__}.apply must return None and write its result into out: "
+                raise TypeError(f"{type(self).__name__}.apply: it must return None and write its result into out: "
                                 "out[...] = images")
 
         if images.size:
             pixels = max(images.shape[1] * images.shape[2], out.shape[1] * out.shape[2])
             parallel_for(xp, len(images), work, max(1, SLICE_PIXELS // pixels))
         if own and xp is np and np.isnan(out).any():
-            raise ValueError(f"{type(self).__name__}.apply left part of out unset, or wrote NaN; write out[...] = ...")
+            raise ValueError(f"{type(self).__name__}.apply: it left part of out unset, or wrote NaN; write out[...] = ...")
         return out
 
     def draw(self, shape: tuple[int, ...], rng: Rng) -> Sequence[HostArray]:
