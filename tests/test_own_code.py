@@ -249,7 +249,7 @@ def train(run, *, given=("model", "optimizer"), log=lambda run, step: run.log(st
 @pytest.mark.parametrize("given, missing", [(("model",), "optimizer"), (("optimizer",), "model"),
                                             (("model", "other"), "optimizer"), (("optimizer", "other"), "model")])
 def test_a_run_saves_a_model_and_its_optimizer_together(run, given, missing):
-    with pytest.raises(CheckpointError, match=f"the {missing} is not among its parts.*give {missing}={missing}"):
+    with pytest.raises(CheckpointError, match=f"the {missing} is not among its parts.*pass {missing}={missing}"):
         train(run, given=given)
 
 
