@@ -363,7 +363,7 @@ def test_a_system_that_starts_no_more_threads_is_named(monkeypatch):
 
     before = threading.active_count()
     monkeypatch.setattr(parallel.threading, "Thread", Refused)
-    with pytest.raises(BackendError, match=r"started only 3 of 5 threads \(can't start new thread\); ask"), threads(5):
+    with pytest.raises(BackendError, match=r"could start only 3 of 5 threads \(can't start new thread\); use fewer"), threads(5):
         pass
     until = time.monotonic() + 5
     while threading.active_count() > before and time.monotonic() < until:

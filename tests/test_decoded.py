@@ -338,7 +338,7 @@ def test_a_full_disk_is_one_line_and_what_was_decoded_stays(tmp_path):
 
 def test_too_large_for_the_disk_is_said_before_anything_is_read(monkeypatch):
     reader = Reader()
-    with pytest.raises(DataError, match="there is no room for 1000000 MB.; set MINICL_CACHE"):
+    with pytest.raises(DataError, match="not enough space for 1000000 MB.; set MINICL_CACHE"):
         decoded.decode_once(CONTENTS[:1] * 100, ["a"] * 100, reader, (10**5, 10**5, 1))
     assert not reader.calls
 
