@@ -17,6 +17,7 @@ from ..signature import Mask
 from ..typing import Array, Rng
 
 SLICE = 2**18          # entries of a slice for the threads
+CACHED = 2**16         # the same for a formula with many temporaries, which stay in the cache
 
 
 @op(broadcasts=True)
@@ -175,11 +176,11 @@ def gelu(x: Array):
     """
     far = 10.0 if x.dtype.itemsize == 4 else 21.0        # beyond, y is x or below 1e-36 (float32): e does not overflow
     y, e = (array_module(x).empty(x.shape, dtype=x.dtype) for _ in range(2))
-    _in_slices(lambda x, y, e: _gelu(x, -far, far, y, e), x, y, e)
+    _in_slices(lambda x, y, e: _gelu(x, -far, far, y, e), x, y, e, size=CACHED)
 
     def backward(g):
         dx = array_module(x).empty_like(y)
-        _in_slices(lambda g, x, e, dx: _gelu_back(g, x, e, -far, far, dx), g, x, e, dx)
+        _in_slices(lambda g, x, e, dx: _gelu_back(g, x, e, -far, far, dx), g, x, e, dx, size=CACHED)
         return (dx,)
 
     return y, backward
@@ -269,13 +270,13 @@ def dropout(x: Array, *, p: float, rng: Rng | Callable[[], Rng], world: World = 
     return x * scale, lambda g: (g * scale,)
 
 
-def _in_slices(formula, *arrays):
+def _in_slices(formula, *arrays, size=SLICE):
     """formula(*arrays) of arrays of one shape, in slices for the threads; those it writes to are contiguous."""
-    if arrays[0].size <= SLICE:
+    if arrays[0].size <= size:
         formula(*arrays)
         return
     flat = [array.reshape(-1) for array in arrays]
-    parallel_for(array_module(flat[0]), flat[0].size, lambda lo, hi: formula(*(array[lo:hi] for array in flat)), SLICE)
+    parallel_for(array_module(flat[0]), flat[0].size, lambda lo, hi: formula(*(array[lo:hi] for array in flat)), size)
 
 
 def _module_of(*inputs):
