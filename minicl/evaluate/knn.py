@@ -97,10 +97,17 @@ def _bounding_vectors(bank, queries):
     squares, V = xp.linalg.eigh(sample.T @ sample)                           # ascending
     left = int((xp.cumsum(squares) <= 0.05 * len(sample) * sample.var(axis=0).sum()).sum())
 
+    V = V[:, left:]
+
     def bounding(u):
-        head = u @ V[:, left:]
-        rest = xp.sqrt(xp.maximum((u * u).sum(axis=1) - (head * head).sum(axis=1), 0))
-        return xp.concatenate([head, rest[:, None]], axis=1, dtype="float32")
+        p = xp.empty((len(u), V.shape[1] + 1), dtype="float32")
+
+        def work(lo, hi):
+            head, squares = u[lo:hi] @ V, (u[lo:hi]**2).sum(axis=1)
+            p[lo:hi, :-1], p[lo:hi, -1] = head, xp.sqrt(xp.maximum(squares - (head * head).sum(axis=1), 0))
+
+        parallel_for(xp, len(u), work, 1024)
+        return p
 
     return bounding(bank), bounding(queries)
 

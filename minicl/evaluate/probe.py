@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..backend import array_module, parallel_sum, to_device
+from ..backend import array_module, parallel_for, parallel_sum, to_device
 from ..checks import require_integers, require_within
 from ..distributed import ALONE, World
 from ..signature import accepts_other_names
@@ -71,21 +71,35 @@ def standardize(train: Array, *others: Array) -> list[Array]:
 
     A column that is constant in train, up to rounding, becomes zeros everywhere.
     """
-    xp = array_module(train)
-    peak = abs(train).max(axis=0)
+    xp, N = array_module(train), len(train)
+
+    def total(function):                                     # over the rows, in float64, a slice at a time
+        return parallel_sum(xp, N, lambda lo, hi, y: xp.add(y, function(train[lo:hi]), out=y), xp.zeros(train.shape[1]),
+                            size=1024)[0]
+
+    peak = xp.stack(parallel_for(xp, N, lambda lo, hi: abs(train[lo:hi]).max(axis=0), 1024)).max(axis=0)
     peak = xp.where(peak > 0, peak, xp.ones_like(peak))      # divided by first, so that no square overflows
-    x = train / peak
-    mean = x.mean(axis=0, dtype="float64")
-    std = xp.sqrt(((x - mean)**2).mean(axis=0))              # float64
-    constant = std <= ROUNDING * xp.finfo(x.dtype).eps
-    if varying := int((constant & (x != x[:1]).any(axis=0)).sum()):
-        warnings.warn(f"linear_probe: {varying} of {x.shape[1]} columns of train_features vary by less than "
+    mean = total(lambda x: (x / peak).sum(axis=0, dtype="float64")) / N
+    std = xp.sqrt(total(lambda x: ((x / peak - mean)**2).sum(axis=0)) / N)
+    constant = std <= ROUNDING * xp.finfo(train.dtype).eps
+    if bool(constant.any()) and (varying := int((train != train[:1]).any(axis=0)[constant].sum())):
+        warnings.warn(f"linear_probe: {varying} of {train.shape[1]} columns of train_features vary by less than "
                       f"{ROUNDING} roundings of their largest entry, and are treated as constant; if they separate classes, "
                       "subtract their mean in float64 first", stacklevel=3)
-    scale = xp.where(constant, 0, 1 / xp.where(constant, 1, std)).astype(x.dtype)
-    mean = mean.astype(x.dtype)
-    with np.errstate(over="ignore", invalid="ignore"):       # others may be much larger than train
-        return [xp.where(constant, x.dtype.type(0), (part / peak - mean) * scale) for part in (train, *others)]
+    scale = xp.where(constant, 0, 1 / xp.where(constant, 1, std)).astype(train.dtype)
+    mean = mean.astype(train.dtype)
+
+    def scaled(part):
+        y = xp.empty_like(part)
+
+        def work(lo, hi):
+            with np.errstate(over="ignore", invalid="ignore"):           # others may be much larger than train
+                y[lo:hi] = xp.where(constant, part.dtype.type(0), (part[lo:hi] / peak - mean) * scale)
+
+        parallel_for(xp, len(part), work, 1024)
+        return y
+
+    return [scaled(part) for part in (train, *others)]
 
 
 class _Loss:

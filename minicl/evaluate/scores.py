@@ -1,6 +1,6 @@
 """Scores of candidates, and how often the correct one is chosen; ties count as chance."""
 
-from ..backend import array_module
+from ..backend import array_module, parallel_for
 from ..contrastive import l2_normalize
 from ..typing import Array
 
@@ -10,7 +10,14 @@ ROUNDING_UNIT = 2.0**-46               # of rounded_cosines: 64 roundings of flo
 
 def normalized(x: Array) -> Array:
     """Rows of x (N, d) scaled to length 1, in float64; rows of zeros stay."""
-    return l2_normalize.forward(x.astype("float64", copy=False))[0]
+    xp = array_module(x)
+    u = xp.empty(x.shape, dtype="float64")
+
+    def work(lo, hi):
+        u[lo:hi] = l2_normalize.forward(x[lo:hi].astype("float64", copy=False))[0]
+
+    parallel_for(xp, len(x), work, 1024)
+    return u
 
 
 def rounded_cosines(u: Array, v: Array) -> Array:
