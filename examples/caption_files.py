@@ -25,7 +25,7 @@ from unicodedata import normalize
 import numpy as np
 
 from minicl.data import DataError
-from minicl.data.contents import contents_of, warn_of_copies
+from minicl.data.contents import contents_of, warn_of_copies, warn_of_few
 from minicl.data.decoded import decode_once
 from minicl.data.pictures import SUFFIXES, decode, pillow, shown
 from minicl.nn.words import WORD
@@ -80,6 +80,7 @@ def load_captioned(file: str, folder: str | None, size: int, *, test_share: floa
     if not 0 < n < len(pixels):
         raise DataError(f"{file}: all pictures of one split are broken: {n_train} to train on, the rest to test")
     warn_of_copies(contents, good, n_train, log)
+    warn_of_few(len(pixels) - n, log)
     texts = [captions[i][1] for i in order[good]]
     return CaptionedPictures(Path(file).name, pixels[:n], *_flat(texts[:n]), pixels[n:], *_flat(texts[n:]))
 

@@ -20,7 +20,7 @@ TRAIN, TEST, BATCH, QUEUE = 72, 24, 24, 60                   # 3 steps an epoch;
 SMALL = ("--data", "shapes", "--batch", BATCH, "--queue", QUEUE, "--splits", "2", "--width", "2", "--dim", "8",
          "--log-every", "1", "--epochs", "2")
 KEYS = ["data", "backend", "seed", "loss", "bound_nats", "cap_nats", "knn_pixels", "knn_h", "knn_z", "probe_h",
-        "probe_z", "rank_h", "rank_z", "seconds", "seconds_per_epoch", "peak_mib"]
+        "probe_z", "rank_h", "rank_z", "test_images", "seconds", "seconds_per_epoch", "peak_mib"]
 METHODS = pytest.mark.parametrize("method", ["simclr", "moco"])
 
 

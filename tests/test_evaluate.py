@@ -276,6 +276,13 @@ def test_a_report_without_a_log_has_its_loss_unknown_and_its_accuracies(model, d
     assert run.result["probe_h"] == frozen_accuracies(model, data, xp)[0]["probe_h"]
 
 
+def test_a_single_test_image_has_no_rank(model, data, xp, tmp_path, rng):
+    one, run = dataclasses.replace(data, test_images=data.test_images[:1], test_labels=data.test_labels[:1]), NoRun(tmp_path)
+    report(run, model, one, lambda images, rng: images + rng.random(dtype="float32"), rng, xp, candidates=8)
+    assert run.result["test_images"] == 1 and run.result["rank_h"] is run.result["rank_z"] is None
+    assert training_metrics(model, one, xp)["rank_h"] is None
+
+
 @pytest.mark.filterwarnings("ignore:.*count as errors")
 def test_a_report_names_classes_that_training_lacks(model, data, xp, tmp_path, rng, monkeypatch):
     other = dataclasses.replace(data, test_labels=np.full(20, 2), class_names=("dark", "bright", "striped"))

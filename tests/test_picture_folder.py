@@ -10,9 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from picture_files import Image, numbered, write_pictures
 
 from minicl.data import DataError, ImageData, open_image
+from minicl.data.picture_folder import Items, _split
 
 
 @pytest.fixture(autouse=True)
@@ -118,6 +121,54 @@ def test_a_split_draws_a_share_of_each_class_by_the_seed(photos):
     assert np.bincount(first.test_labels).tolist() == [6, 2] == np.bincount(other.test_labels).tolist()
     assert images_of(first) == images_of(again) != images_of(other)
     assert set(first.train_labels[:12]) == {0, 1}                        # shuffled, so that first() has all classes
+
+
+def split_of(sizes, share, seed):
+    """Test items of each class, for classes of these sizes."""
+    labels = np.random.default_rng(1).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    names = [str(k) for k in range(len(labels))]
+    train, test = _split(Items(names, None, None, labels, tuple(map(str, range(len(sizes)))), None), share, np.random.default_rng(seed))
+    assert sorted([*train, *test]) == list(range(len(labels))) and len(train) and len(test)
+    return np.bincount(labels[test], minlength=len(sizes))
+
+
+@given(st.lists(st.one_of(st.integers(1, 12), st.integers(1, 200)), min_size=1, max_size=30).filter(lambda sizes: sum(sizes) > 1),
+       st.one_of(st.just(0.1), st.floats(0.001, 0.9)), st.integers(0, 9))
+def test_a_share_of_all_is_drawn_and_of_each_class_its_share_rounded_down_or_up(sizes, share, seed):
+    tests, exact = split_of(sizes, share, seed), share * np.array(sizes)
+    assert tests.sum() <= max(1, round(share * sum(sizes)))
+    if max(sizes) > 1:
+        most = np.minimum(np.ceil(exact - 1e-5), np.array(sizes) - 1)                    # one is left to train on
+        assert (np.minimum(np.floor(exact), most) <= tests).all() and (tests <= most).all()
+        assert tests.sum() == min(max(1, round(share * sum(sizes))), most.sum())
+    rounded = np.rint(exact)                                 # where these sum to the share, they are the split
+    if rounded.sum() == round(share * sum(sizes)) > 0 and (rounded < sizes).all() and (abs(exact % 1 - 0.5) > 1e-5).all():
+        assert tests.tolist() == rounded.tolist()
+
+
+@pytest.mark.parametrize("sizes, tests, classes", [
+    ([4] * 100, 40, 40), ([5] * 100, 50, 50), ([6] * 100, 60, 60), ([15] * 20, 30, 20), ([30] * 10, 30, 10), ([200, *[4] * 30], 32, 13),
+    ([1] * 50, 1, 1), ([10] * 3 + [1] * 20, 3, 3), ([2, 2], 1, 1)])
+def test_small_classes_give_a_tenth_of_all_to_test_on(sizes, tests, classes):
+    drawn = [split_of(sizes, 0.1, seed) for seed in (0, 0, 1)]
+    assert [(found.sum(), np.count_nonzero(found)) for found in drawn] == [(tests, classes)] * 3
+    assert (drawn[0] == drawn[1]).all()
+
+
+@pytest.mark.parametrize("per_class, classes, message", [
+    (5, 2, "^warning: the test set has only 1 test picture of only 1 of the classes: "), (10, 2, "has only 2 test pictures: "),
+    (60, 1, "has only 6 test pictures: "), (100, 1, None), (50, 2, None)])
+def test_a_test_set_that_is_too_small_is_said(photos, per_class, classes, message):
+    images, labels = np.random.default_rng(0).integers(0, 256, (per_class * classes, 8, 8, 3), np.uint8), np.arange(per_class * classes)
+    np.savez(photos / "a.npz", images=images, labels=labels % classes)
+    _, log = load(photos / "a.npz", 8)
+    assert bool(log.has("^warning: the test set")) == bool(message) and (message is None or log.has(message))
+
+
+def test_a_test_set_of_one_class_is_said(photos):
+    images = np.zeros((20, 8, 8, 3), np.uint8)
+    np.savez(photos / "a.npz", train_images=images, train_labels=np.arange(20) % 2, test_images=images, test_labels=np.zeros(20, int))
+    assert load(photos / "a.npz", 8)[1].has("^warning: the test set has only 1 of the classes: ")
 
 
 def test_two_pictures_are_one_to_train_on_and_one_to_test_on(photos):

@@ -22,8 +22,8 @@ from minicl.data import digits, mnist
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples" / "simclr_mnist.py"
 KEYS = ["data", "backend", "seed", "loss", "bound_nats", "cap_nats", "knn_h", "knn_z", "probe_h", "probe_z",
-        "rank_h", "rank_z", "seconds", "seconds_per_epoch", "peak_mib"]
-REPEATED = KEYS[2:12]                                        # what a seed decides
+        "rank_h", "rank_z", "test_images", "seconds", "seconds_per_epoch", "peak_mib"]
+REPEATED = KEYS[2:13]                                        # what a seed decides
 TRAIN, TEST, BATCH = 200, 60, 20
 SMALL = ("--data", "digits", "--batch", str(BATCH), "--log-every", "1")
 TWO_EPOCHS = (*SMALL, "--epochs", "2", "--encoder", "mlp")

@@ -87,6 +87,14 @@ def warn_of_copies(contents: Sequence[Content], good: HostArray, n_train: int, l
             "results on them are too good; remove one of each")
 
 
+def warn_of_few(n_test: int, log: Callable[[str], None], classes: int | None = None) -> None:
+    """Log if there are fewer than 10 test pictures, or if they are of fewer than 2 classes; None: without labels."""
+    few = [f"only {n_test} test picture{'s' * (n_test > 1)}"] * (n_test < 10)
+    few += [f"only {classes} of the classes"] * (classes is not None and classes < 2)
+    if few:
+        log(f"warning: the test set has {' of '.join(few)}: results on it say little; take more pictures")
+
+
 def in_blocks(function: Callable[..., Any], items: Sequence[Any], size: int) -> Iterator[tuple[Any, Iterator[Any]]]:
     """(block, function of each of its items) for blocks of `size` items, by threads, which are a block ahead."""
     pool = ThreadPoolExecutor(min(32, available_cores()))

@@ -58,7 +58,8 @@ class ImageData:
         """The pictures in a folder, each as open_image reads it, (size, size, channels); or arrays, see data/arrays.py.
 
         path        a folder, with a subfolder for each class or without labels (see is_labelled). The folders train/ and
-                    test/ (or val/) make a split; without them test_share of each class is drawn by `seed`
+                    test/ (or val/) make a split; without them test_share of all is drawn by `seed`, of each
+                    class as near to its share as whole pictures allow, and at most all but one
         labels      False: subfolders are not classes
         limit       maximal number of pictures of each split; default: all
         log         gets lines of text: what was skipped or left out, and why

@@ -19,7 +19,7 @@ import numpy as np
 from ..typing import HostArray
 from .arrays import Arrays, find_arrays
 from .checks import DataError, check_seed, number, whole
-from .contents import Content, contents_of, hash_of, warn_of_copies
+from .contents import Content, contents_of, hash_of, warn_of_copies, warn_of_few
 from .decoded import decode_once
 from .download import user_path
 from .pictures import FORMATS, SUFFIXES, decode, pillow, require_size, shown
@@ -71,13 +71,14 @@ def read_folder(path: str | os.PathLike, size: int, channels: int, labels: bool,
     if lost := sorted(set(items.labels[order]) - set(items.labels[order[good]])) if labels else []:
         log(f"warning: all pictures of a class are broken: {', '.join(items.classes[k] for k in lost[:5])}")
     label = items.labels[order[good]] * labels           # labels=False: all 0, and the split is the same
+    warn_of_few(len(label) - n, log, len(set(label[n:])) if labels and len(items.classes) > 1 else None)
     return shown(path.name), pixels[:n], label[:n], pixels[n:], label[n:], items.classes if labels else NO_LABELS
 
 
 # ---------------------------------------------------------------- the split
 
 def _split(items: Items, test_share: float, rng: np.random.Generator) -> tuple[HostArray, HostArray]:
-    """Shuffled ids of the training and test items: by the folder's split, else a random test_share of each class."""
+    """Shuffled ids of the training and test items: by the folder's split, else a random share, spread over the classes."""
     N = len(items.names)
     order = rng.permutation(N)
     if items.is_test is not None:
@@ -88,10 +89,24 @@ def _split(items: Items, test_share: float, rng: np.random.Generator) -> tuple[H
     sizes = np.bincount(items.labels, minlength=len(items.classes))
     by_class = order[np.argsort(items.labels[order], kind="stable")]
     rank[by_class] = np.arange(N) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    is_test = rank < np.rint(test_share * sizes)[items.labels]
-    if not is_test.any() or is_test.all():               # few pictures: one of the split that would be empty
-        is_test[order[0]] = not is_test[order[0]]
+    is_test = rank < _counts(sizes, test_share, rng)[items.labels]
+    if not is_test.any():                                # a picture for each class
+        is_test[order[0]] = True
     return order[~is_test[order]], order[is_test[order]]
+
+
+def _counts(sizes: HostArray, share: float, rng: np.random.Generator) -> HostArray:
+    """Test items of each class, of its size: share * size, rounded down or up, so that their sum is share of all.
+
+    Those with the largest remainders are rounded up, equal ones by rng. A class of one or more keeps one to train on.
+    """
+    total = max(1, round(share * int(sizes.sum())))
+    exact = np.round(share * sizes, 6)                   # 0.1 * 30 is not 3
+    counts = np.minimum(exact.astype(np.int64), np.maximum(sizes - 1, 0))
+    rest = np.where(counts < sizes - 1, exact - counts, 0.0)
+    largest = np.lexsort((rng.permutation(len(sizes)), -np.round(rest, 6)))[:max(0, total - int(counts.sum()))]
+    counts[largest] += rest[largest] > 0
+    return counts
 
 
 # ---------------------------------------------------------------- pictures

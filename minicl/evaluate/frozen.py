@@ -44,7 +44,13 @@ def frozen_accuracies(model: Module, data: Any, xp: ArrayModule, *, k: int = 20,
     return metrics, test["h"], test["z"]
 
 
-def training_metrics(model: Module, data: Any, xp: ArrayModule, *, k: int = 20, world: World = ALONE) -> dict[str, float]:
+def ranks(h: Array, z: Array) -> dict[str, float | None]:
+    """{"rank_h", "rank_z"}: the effective ranks of h and z; None for a single row, whose directions can't be counted."""
+    return {"rank_h": effective_rank(h), "rank_z": effective_rank(z)} if len(h) > 1 else {"rank_h": None, "rank_z": None}
+
+
+def training_metrics(model: Module, data: Any, xp: ArrayModule, *, k: int = 20, world: World = ALONE
+                     ) -> dict[str, float | None]:
     """Metrics to follow while a model images -> (h, z) trains: {"knn_h", "knn_z", "rank_h", "rank_z"}.
 
     rank: the effective rank of the test images' h and z, which falls when they collapse. kNN as in frozen_accuracies, if
@@ -56,7 +62,7 @@ def training_metrics(model: Module, data: Any, xp: ArrayModule, *, k: int = 20, 
     else:
         metrics = {}
         h, z = encode(model, data.test_images, xp, world=world)
-    return {**metrics, "rank_h": effective_rank(h), "rank_z": effective_rank(z)}
+    return {**metrics, **ranks(h, z)}
 
 
 @accepts_other_names

@@ -11,8 +11,8 @@ from ..contrastive import l2_normalize
 from ..data import two_views
 from ..typing import Array, ArrayModule, HostArray, Rng
 from .features import encode, to_float
-from .frozen import frozen_accuracies
-from .geometry import effective_rank, uniformity_floor
+from .frozen import frozen_accuracies, ranks
+from .geometry import uniformity_floor
 from .knn import nearest_neighbours
 from .tsne import tsne
 
@@ -69,7 +69,7 @@ def report(run: Any, model: Any, data: Any, augment: Any, rng: Rng, xp: ArrayMod
         draw_pictures(run, log, data, views, to_host(test_h), test_z.shape[1], candidates)
     run.finish({"data": data.name, "backend": config["backend"], "seed": config["seed"], "loss": loss,
                 "bound_nats": bound, "cap_nats": cap, **metrics, **accuracies,
-                "rank_h": effective_rank(test_h), "rank_z": effective_rank(test_z),
+                **ranks(test_h, test_z), "test_images": len(data.test_images),
                 "seconds": run.elapsed(), "seconds_per_epoch": run.seconds / config["epochs"],
                 "peak_mib": peak_memory_mib(xp)}, notes=LEGEND)
 
