@@ -30,6 +30,7 @@ import numpy as np
 
 from .autograd import Tensor, hold_inputs
 from .backend import Number, Step, capturable, is_array, is_in_step, kind_of
+from .checks import require_bool
 from .distributed import ALONE, World
 from .no_grad import in_no_grad, require_plain_function
 from .surroundings import Surroundings
@@ -68,6 +69,8 @@ def capture(xp: ArrayModule, *, world: World = ALONE, log: Callable[[str], None]
     >>> step(3.0), step.reason
     (6.0, 'NumPy has no CUDA graphs')
     """
+    require_bool("capture", enabled=enabled)
+
     def decorate(step: Callable) -> Callable:
         require_plain_function("capture", getattr(step, "__func__", step))
         for name, argument in inspect.signature(step).parameters.items():

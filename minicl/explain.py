@@ -20,6 +20,7 @@ import numpy as np
 
 from .autograd import Node, Op, Tensor, ancestors
 from .backend import is_array
+from .checks import require_integers
 from .gradcheck import GradcheckError, gradcheck
 from .tensor import owner_of
 from .typing import Array
@@ -44,6 +45,8 @@ def explain(loss: Tensor, model: "Module | None" = None, *, check: bool | int = 
     """
     if not isinstance(loss, Tensor):
         raise TypeError(f"explain: loss must be a Tensor, got {type(loss).__name__}")
+    if not isinstance(check, bool):
+        require_integers("explain", 0, check=check)
     if loss.node is None:
         raise ValueError("explain: no recorded op has produced this Tensor; was it made under no_grad(), detached, "
                          "or computed from inputs without requires_grad? Give the loss itself, not its detach()")

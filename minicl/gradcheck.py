@@ -14,6 +14,7 @@ import numpy as np
 
 from .autograd import Tensor
 from .backend import array_module, is_array, to_device, to_host
+from .checks import require_bool
 from .no_grad import no_grad
 from .signature import describe
 from .typing import Array, Rng
@@ -54,6 +55,7 @@ def gradcheck(function: Callable[..., Tensor], inputs: Sequence[Array], *, step:
         if not is_array(x) or x.dtype != np.float64:
             raise TypeError(f"gradcheck of {op_name}: {name} must be a float64 array, got {describe(x)}; "
                             "finite differences need double precision")
+    require_bool("gradcheck", kinks=kinks)
     if not any(x.size for x in inputs) or sample is not None and sample < 1:
         raise ValueError(f"gradcheck of {op_name}: nothing to check; expected inputs with entries, and sample >= 1 or None, "
                          f"got {len(inputs)} inputs and sample={sample}")

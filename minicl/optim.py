@@ -296,8 +296,7 @@ class Adam(Optimizer):
         require_setting(self, "betas", betas)
         require_setting(self, "eps", eps)
         super().__init__(model, lr, weight_decay=weight_decay)
-        least = float(np.finfo(self.values.dtype).tiny)              # less vanishes in this dtype
-        self._setting_ranges = {**self._setting_ranges, "eps": f"[{least}, inf)"}
+        self._setting_ranges = {**self._setting_ranges, "eps": f"[{np.finfo(self.values.dtype).tiny}, inf)"}  # less vanishes
         require_setting(self, "eps", eps)
         self.betas, self.eps = betas, eps
 
@@ -345,7 +344,8 @@ class LARS(SGD):
     so that a layer of zeros can change. Biases and norm parameters take plain SGD steps. A step scales the gradients in
     place: call zero_grad() before the next backward().
 
-    Source: SimCLR's own code (lars_optimizer.py). You et al. 2017, who proposed it, divide by |g| + decay |w|.
+    Source: SimCLR's own code (lars_optimizer.py). You et al. 2017, who proposed it, divide by |g| + decay |w|. Both have lr
+    in u, as u <- mu u + lr trust (g + decay w); here it multiplies u, as in SGD, which differs while lr changes.
     """
 
     scales_gradients = True

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_args
 import numpy as np
 
 from .backend import array_module, is_array, sum_over
-from .checks import did_you_mean
+from .checks import did_you_mean, require_bool
 from .typing import Array
 
 if TYPE_CHECKING:                     # callers pass Tensors and the body gets arrays: Any, to a type checker
@@ -60,6 +60,7 @@ class Signature:
             raise TypeError(f"@op: {self.name} takes **{inputs[-1].name}; write its options out, as keyword-only arguments")
         self.names = [p.name for p in inputs]
         self.options = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+        self.bools = {p.name for p in parameters if p.annotation in (bool, "bool")}
         self.defaults = {p.name: p.default for p in inputs if p.default is not p.empty}
         self.asks_needs_grad = "needs_grad" in signature.parameters
         self.public = signature.replace(parameters=[p.replace(annotation=p.empty) if p.annotation is Any else p
@@ -93,6 +94,8 @@ class Signature:
     def check_options(self, options: dict[str, Any]) -> None:
         """Refuse unknown options and Tensors; convert NumPy numbers, which would promote float32, to Python's."""
         for name, value in options.items():
+            if name in self.bools:
+                require_bool(self.name, **{name: value})
             if name in self.options and type(value) in PLAIN:
                 continue
             if name not in self.options:

@@ -130,3 +130,9 @@ def test_infinities_have_their_limits(name, dtype):
               [0, 1]), "leaky_relu": ([-np.inf, np.inf], [0.01, 1]), "abs": ([np.inf, np.inf], [-1, 1])}
     for got, expected in zip((y, *backward(np.ones_like(x))), limits[name]):
         np.testing.assert_allclose(got, np.array(expected, dtype=dtype), rtol=1e-6, atol=1e-30)
+
+
+def test_leaky_relu_without_a_slope_is_relu():
+    x = np.array([-np.inf, -2, 0, 3, np.inf])
+    y, backward = ops.leaky_relu.forward(x, slope=0.0)
+    assert y.tolist() == [0, 0, 0, 3, np.inf] and backward(np.ones(5))[0].tolist() == [0, 0, 0, 1, 1]

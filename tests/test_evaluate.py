@@ -396,6 +396,29 @@ def test_the_effective_rank_is_the_entropy_of_the_singular_values(xp):
     assert effective_rank(to_device(100 * axes + 7, xp)) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("scale, offset", [(0, 1e6), (0, 1e7), (1, 1e5), (1, -1e6), (1e-6, 0), (1e-6, 1e7)])
+def test_a_column_of_another_scale_does_not_hide_the_other_directions(xp, scale, offset, dtype):
+    rng = np.random.default_rng(0)                           # an rng of its own: each case draws the same columns
+    z = np.concatenate([offset + scale * rng.standard_normal((500, 1)), rng.standard_normal((500, 8))], axis=1).astype(dtype)
+    s = np.linalg.svd((z - z.mean(axis=0, dtype="float64")).astype("float64"), compute_uv=False)
+    p = s / s.sum()
+    p = p[p > 1e-9]
+    expected = np.exp(-(p * np.log(p)).sum())
+    is_lost = 0 < scale < abs(offset) * np.finfo(dtype).eps                  # that column is rounded to a constant, or to steps
+    assert effective_rank(to_device(z, xp)) == pytest.approx(expected, rel=0.15 if is_lost else 1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_equal_rows_up_to_rounding_have_rank_1_whatever_the_columns_scales(xp, dtype):
+    rng = np.random.default_rng(0)
+    row = 10.0**rng.uniform(-6, 6, 12)
+    z = (row * (1 + np.finfo(dtype).eps * rng.uniform(-1, 1, (400, 12)))).astype(dtype)
+    assert effective_rank(to_device(z, xp)) == 1
+    line = rng.standard_normal((400, 1)) * row                               # rank 1, by columns of all scales
+    assert effective_rank(to_device(line.astype(dtype), xp)) == pytest.approx(1, abs=1e-6)
+
+
 def test_the_effective_rank_of_a_collapse_is_1(xp):
     assert effective_rank(xp.ones((5, 3))) == 1
 

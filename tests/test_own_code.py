@@ -281,3 +281,9 @@ def test_a_result_may_be_empty_and_hold_arrays(run, result, written):
     train(run)
     run.finish(result)
     assert json.loads((run.folder / "result.json").read_text()) == written
+
+
+def test_fresh_says_of_a_layer_in_two_places_that_it_is_shared():
+    layer = nn.Linear(3, 3, rng=RNG)
+    with pytest.raises(ValueError, match="its parts share parameters as its constructor's arguments do not say"):
+        nn.fresh(nn.Sequential(layer, layer), rng=RNG)

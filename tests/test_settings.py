@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from minicl import nn
-from minicl.data import augment
+from minicl.data import Batches, Prefetch, augment
 from minicl.optim import LARS, SGD, Adam, AdamW
 
 BAD_SHARE = (-0.1, 1.5, float("nan"), "0.5", None)
@@ -138,3 +138,14 @@ def test_a_transform_of_ones_own_may_keep_state():
     counting = Counting()
     counting(np.zeros((2, 4, 4, 1), "float32"), np.random.default_rng(0))
     assert counting.calls == 1
+
+
+@pytest.mark.parametrize("name", ["seed", "batch_size", "n", "per_epoch", "sed"])
+def test_batches_keep_what_they_were_made_with(name):
+    for batches in (Batches(10, 5), copy.deepcopy(Batches(10, 5)), pickle.loads(pickle.dumps(Batches(10, 5)))):
+        batches[0]
+        with pytest.raises(AttributeError, match=f"Batches.{name} cannot be set; make new"):
+            setattr(batches, name, 3)
+        assert np.array_equal(batches[3], Batches(10, 5)[3])
+    with pytest.raises(AttributeError, match="no attribute 'part'"):
+        Prefetch(np.arange(10), Batches(10, 5)).part = slice(2)

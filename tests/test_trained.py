@@ -298,8 +298,8 @@ def test_a_module_of_ones_own_is_found_where_it_was_imported(rng):
     (lambda rng: changed(nn.Conv2d(1, 1, 3, rng=rng), lambda m: setattr(m, "stride", 2)), "was changed after construction"),
     (lambda rng: changed(nn.MLP((2, 2, 1), (3, 4), rng=rng), lambda m: m.layers.pop()), "was changed after construction"),
     (lambda rng: changed(SimCLR(*[nn.Linear(2, 2, rng=rng) for _ in "12"]), lambda m: setattr(m.head, "weight", m.encoder.weight)),
-     "was changed after construction"),
-    (lambda rng: SimCLR(*[nn.Linear(2, 2, rng=rng)] * 2), "its shared parameters was changed"),
+     "its parts share parameters as its constructor"),
+    (lambda rng: SimCLR(*[nn.Linear(2, 2, rng=rng)] * 2), "its parts share parameters as its constructor"),
 ])
 def test_a_module_that_json_does_not_describe_has_no_spec_and_a_reason(rng, make, reason):
     with pytest.raises(ValueError, match=re.escape(reason)):

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ..checks import require_bool
 from ..typing import Array, ArrayModule, HostArray
 from .device import BackendError, array_module
 from .memory import keep_freed_memory
@@ -126,6 +127,7 @@ def threads(count: int | None = None, *, keep_memory: bool = True) -> Iterator[N
     """
     from threadpoolctl import threadpool_limits
 
+    require_bool("threads", keep_memory=keep_memory)
     pool = _ThreadPool(_thread_count(count))
     with _entering:
         if not _pools:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..checks import require_bool
 from .cifar_files import CLASSES, parse_binary, parse_pickle
 from .download import AGAIN, CorruptFile, Gunzip, Source, one_line, read_file, user_path
 from .images import ImageData
@@ -47,6 +48,7 @@ def load_cifar10(data_dir: str | os.PathLike | None = None, *, download: bool = 
     Raises FileNotFoundError if a file is missing in data_dir, CorruptFile if a file is damaged or is not CIFAR-10's,
     Unavailable if there is no data_dir and CIFAR-10 cannot be downloaded.
     """
+    require_bool("load_cifar10", download=download, check=check)
     if data_dir is None:
         archive = next(iter(SHA256))
         source = Source("CIFAR-10", "cifar10", {archive: LIMIT}, _unpack, INSTEAD)

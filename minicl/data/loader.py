@@ -8,11 +8,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
+from ..checks import Sealed
 from ..typing import HostArray
 from .checks import DataError, check_seed, host_array, whole
 
 
-class Batches:
+class Batches(Sealed):
     """Ids of the items of each step: every epoch is a new permutation of range(n), cut into batches.
 
     The order of an epoch depends only on (seed, epoch), so a resumed run needs only its step. All batches have the same
@@ -31,7 +32,12 @@ class Batches:
             raise DataError(f"Batches: expected a batch of 1 to {n}, the number of items, got {batch_size}; "
                             f"use a smaller one (--batch), such as {max(1, n // 2)}, or more data")
         self.per_epoch = n // batch_size
-        self._epoch = -1
+        self._epoch, self._order = -1, np.arange(0)
+
+    def __setattr__(self, name, value):
+        if self._is_sealed and not name.startswith("_"):
+            raise AttributeError(f"Batches.{name} cannot be set; make new Batches(n, batch_size, seed=...)")
+        super().__setattr__(name, value)
 
     __iter__ = None                                      # iteration would not end: write batches[step]
 
@@ -47,7 +53,7 @@ class Batches:
 AHEAD = 4                                                # batches that Prefetch reads at the same time
 
 
-class Prefetch:
+class Prefetch(Sealed):
     """images[batches[step][part]] of each step, read by threads while earlier steps are computed.
 
     images    (N, ...), such as ImageData's; if they are memory-mapped, all rows of a batch are requested at once, since

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..checks import require_bool
 from ..typing import HostArray
 from .download import AGAIN, CorruptFile, Gunzip, Source, read_file, user_path
 from .images import ImageData
@@ -44,6 +45,7 @@ def load_mnist(data_dir: str | os.PathLike | None = None, *, download: bool = Tr
     Raises FileNotFoundError if a file is missing in data_dir, CorruptFile if one is damaged or is not MNIST's, Unavailable
     if there is no data_dir and MNIST cannot be downloaded.
     """
+    require_bool("load_mnist", download=download, check=check)
     if data_dir is None:
         source = Source("MNIST", "mnist", LIMITS, _decode, INSTEAD)
         wanted = {stem: _find(source.folder, stem) or source.folder / f"{stem}.gz" for stem in SHA256}

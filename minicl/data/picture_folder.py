@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..checks import require_bool
 from ..typing import HostArray
 from .arrays import Arrays, find_arrays
 from .checks import DataError, check_seed, number, whole
@@ -46,6 +47,7 @@ def read_folder(path: str | os.PathLike, size: int, channels: int, labels: bool,
     """name, train_images, train_labels, test_images, test_labels, class_names; see ImageData.from_folder."""
     where = "ImageData.from_folder"
     require_size(where, size, channels)
+    require_bool(where, labels=labels)
     number(where, "test_share", test_share, 0.001, 0.9)
     check_seed(where, seed)
     if limit is not None:

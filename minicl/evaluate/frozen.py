@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..checks import require_integers
+from ..checks import require_bool, require_integers
 from ..distributed import ALONE, World
 from ..nn import Module
 from ..signature import accepts_other_names
@@ -27,6 +27,7 @@ def frozen_accuracies(model: Module, data: Any, xp: ArrayModule, *, k: int = 20,
     Raises RuntimeError if the evaluation has changed the model.
     """
     require_integers("frozen_accuracies", 1, k=k)
+    require_bool("frozen_accuracies", probe=probe)
     before = state_hash(model)
     outputs = [encode(model, images, xp, world=world) for images in (data.train_images, data.test_images)]
     if not all(isinstance(output, tuple) and len(output) == 2 for output in outputs):

@@ -83,18 +83,23 @@ def effective_rank(z: Array) -> float:
     """exp of the entropy of the normalised singular values: the number of directions in use, from 1 to d
     (Roy & Vetterli 2007). z (N, d) is centred, not normalised.
 
-    Singular values within z's rounding count as 0; if all do, z is collapsed and the rank is 1.
+    Singular values within z's rounding count as 0; if all do, z is collapsed and the rank is 1. The rounding is that of each
+    column, so a column with a large offset does not hide the others.
 
     >>> import numpy as np
     >>> round(effective_rank(np.array([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]])), 6)
     2.0
     """
     require_features("effective_rank", z=z)
-    peak = float(abs(z).max()) or 1.0
+    peaks = to_host(abs(z).max(axis=0)).astype("float64")                    # (d,)
+    peak = float(peaks.max()) or 1.0
     x = z.astype("float64") / peak                           # before the product, which squares the spectrum
     x = x - x.mean(axis=0)
-    s = np.sqrt(np.maximum(np.linalg.eigvalsh(to_host(x.T @ x)), 0))         # (d,): on the host, without cuSOLVER
-    s = np.where(s > 8 * float(np.finfo(z.dtype).eps) * math.sqrt(len(z)), s, 0)
+    squares, directions = np.linalg.eigh(to_host(x.T @ x))                   # (d,), (d, d): on the host, without cuSOLVER
+    s = np.sqrt(np.maximum(squares, 0))
+    of_z = 8 * float(np.finfo(z.dtype).eps) * np.sqrt(len(z) * directions.T**2 @ (peaks / peak)**2)      # in each direction
+    of_product = s[-1] * math.sqrt(len(s) * float(np.finfo("float64").eps))
+    s = np.where(s > np.maximum(of_z, of_product), s, 0)
     total = float(s.sum())
     if total == 0:
         return 1.0

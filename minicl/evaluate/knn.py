@@ -18,8 +18,8 @@ def knn_accuracy(train_features: Array, train_labels: HostArray, test_features: 
                  k: int = 20, tau: float = 0.1, world: World = ALONE) -> float:
     """Fraction of the test items (M, d) classified correctly by a vote of the k most similar training items (N, d).
 
-    Similarity s is the cosine; a neighbour's vote has weight exp(s / tau) (Wu et al. 2018, section 3.4). Labels are any
-    integers (N,) and (M,) on the host. Ties count as chance: training items as similar as the k-th share the remaining
+    Similarity s is the cosine; a neighbour's vote has weight exp(s / tau) (Wu et al. 2018, section 3.4). Labels are
+    integers >= 0 on the host, (N,) and (M,). Ties count as chance: training items as similar as the k-th share the remaining
     votes, and n classes with equally many votes, up to rounding, count 1/n each. So equal features, also zeros, score like
     the most frequent class. Test items whose class does not occur in training count as errors, with a warning. The
     processes of `world`, which all have all features, divide the test items.

@@ -9,7 +9,7 @@ import numpy as np
 from .. import ops
 from ..autograd import Tensor
 from ..backend import array_module, follow, fused, weights
-from ..checks import require_integers, require_rng, require_within
+from ..checks import require_bool, require_integers, require_rng, require_within
 from ..distributed import ALONE
 from ..typing import Array, Rng
 from .module import Module
@@ -43,6 +43,7 @@ class Linear(Module):
     bias: Parameter | None
 
     def __init__(self, in_features: int, out_features: int, *, rng: Rng, bias: bool = True, gain: float = 1.0):
+        require_bool("Linear", bias=bias)
         require_integers("Linear", 1, in_features=in_features, out_features=out_features)
         self.in_features, self.out_features = in_features, out_features
         self.weight = initial(rng, (in_features, out_features), fan_in=in_features, gain=gain)
@@ -68,6 +69,7 @@ class Conv2d(Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, rng: Rng, stride: int = 1,
                  padding: int = 0, bias: bool = True, gain: float = RELU_GAIN):
+        require_bool("Conv2d", bias=bias)
         require_integers("Conv2d", 1, in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size,
                          stride=stride)
         require_integers("Conv2d", 0, padding=padding)
@@ -105,6 +107,7 @@ class BatchNorm(Module):
 
     def __init__(self, num_features: int, *, momentum: float = 0.1, eps: float = 1e-5, relu: bool = False,
                  splits: int = 1):
+        require_bool("BatchNorm", relu=relu)
         require_integers("BatchNorm", 1, num_features=num_features, splits=splits)
         require_within("BatchNorm", "[0, 1]", momentum=momentum)
         require_within("BatchNorm", "(0, inf)", eps=eps)

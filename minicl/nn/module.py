@@ -173,6 +173,7 @@ class Module(metaclass=_Sealed):
 
     def train(self, mode: bool = True):
         """Set training mode for this module and all below it, except frozen ones. Returns the module."""
+        require_bool(f"{type(self).__name__}.train", mode=mode)
         for module in self.modules():
             object.__setattr__(module, "training", mode and not module._frozen)
         return self

@@ -26,6 +26,7 @@ from ..backend import is_array, to_host
 from ..typing import Rng
 from .parts import Buffer, Parameter
 
+SHARED = "its shared parameters"
 RNG = {"class": "numpy.random.Generator"}                    # build() draws initial weights, which loading replaces
 
 
@@ -124,8 +125,11 @@ def spec_of(module: Any) -> dict[str, Any]:
         raise ValueError(spec["unknown"])
     here, there = _outline(module), _outline(build(spec))
     if different := [name for name in {**here, **there} if here.get(name) != there.get(name)]:
+        if different == [SHARED]:
+            raise ValueError(f"{type(module).__name__}: its parts share parameters as its constructor's arguments do not "
+                             "say; make what is shared once, in the __init__ of a class of your own")
         raise ValueError(f"{type(module).__name__}: {different[0] or 'it'} was changed after construction, so its "
-                         "constructor's arguments no longer describe it")
+                         "constructor's arguments no longer describe it, or drawn in it: keep what is drawn in a Buffer")
     return {**spec, "texts": found} if (found := class_texts(module)) else spec
 
 
@@ -147,7 +151,7 @@ def _outline(module):
         is_array = not hasattr(part, "named_parts")
         outline[name] = type(part), part.data.shape if is_array else {
             key: _comparable(value) for key, value in vars(part).items() if key not in switches}
-    return {**outline, "its shared parameters": [name for name, _ in module.named_state()]}
+    return {**outline, SHARED: [name for name, _ in module.named_state()]}
 
 
 def _comparable(value):

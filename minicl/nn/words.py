@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..checks import require_integers
+from ..checks import require_bool, require_integers
 from ..typing import HostArray
 from .module import Module
 
@@ -30,6 +30,7 @@ class WordTokenizer(Module):
 
     def __init__(self, words: Sequence[str], length: int, *, unknown: bool = False):
         require_integers("WordTokenizer", 1, length=length)
+        require_bool("WordTokenizer", unknown=unknown)
         if isinstance(words, str) or not all(isinstance(word, str) and word == word.lower() for word in words):
             raise ValueError(f"WordTokenizer: words must be a list of words in lower case, got {words!r:.100}")
         if odd := [word for word in words if (WORD.findall(word) if unknown else word.split()) != [word]]:

@@ -156,7 +156,7 @@ def _relu_back(xp, g, y, dx):
 def leaky_relu(x: Array, *, slope: float = 0.01):
     """x where x > 0, else slope x.    dx = g where x > 0, else slope g; slope in [0, 1)"""
     require_within("leaky_relu", "[0, 1)", slope=slope)
-    y = array_module(x).maximum(x, slope * x)
+    y = array_module(x).maximum(x, slope * x if slope else 0)                # 0 x is NaN for infinity
 
     def backward(g):
         positive = x > 0
