@@ -1,12 +1,13 @@
 """The benchmark of a whole training: both sides learn, views of both are alike, and the row says when the goal was reached."""
 
 import importlib.util
+import json
 
 import numpy as np
 import pytest
-from benchmarks import main_job
+from benchmarks import main_job, run
 from benchmarks.report import MAIN_JOB, document
-from test_benchmarks import record_of, result
+from test_benchmarks import Measured, record_of, result
 
 from minicl.data import mnist_views, two_views
 from minicl.run import RunError
@@ -62,3 +63,20 @@ def test_the_page_has_the_row():
     measured = {**result([0.01] * 5), "disturbed": 0.0}
     page = document({**record_of(**{"import minicl": measured}), "main_job": {"minicl": RESULT}})
     assert MAIN_JOB.format(goal=main_job.GOAL) in page and "| minicl | 1.0 |" in page and "to 98.9%" in page
+
+
+def test_run_keeps_the_row_beside_the_cases(monkeypatch, tmp_path, capsys):
+    file, page = tmp_path / "all.json", tmp_path / "page.md"
+    monkeypatch.setattr(run.main_job, "measure", lambda peer, threads, recipe: {"minicl": RESULT})
+    assert run.main(["--only", "main_job", "--json", str(file)]) == 0
+    assert "| minicl | 1.0 |" in capsys.readouterr().out
+    assert json.loads(file.read_text())["main_job"] == {"minicl": RESULT}
+    monkeypatch.setattr(run, "Worker", Measured().worker)
+    monkeypatch.setattr(run, "measure", Measured())
+    assert run.main(["--only", "2N=512", "--json", str(file)]) == 0
+    record = json.loads(file.read_text())
+    assert record["main_job"] == {"minicl": RESULT} and list(record["cases"]) == ["NT-Xent 2N=512"]
+    monkeypatch.setattr(run, "launches_per_step", dict)
+    monkeypatch.setattr(run, "table", list)
+    assert run.main(["--read", str(file), "--table", str(page)]) == 0
+    assert "## A whole training" in page.read_text() and "| minicl | 1.0 |" in page.read_text()
