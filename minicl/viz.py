@@ -3,6 +3,7 @@
 Pictures need matplotlib, the `viz` extra. Without it each function prints MISSING and draws nothing, so a run continues.
 """
 
+import colorsys
 import contextlib
 import functools
 import os
@@ -124,9 +125,10 @@ def embedding_map(path, positions: HostArray, labels: HostArray, class_names: Se
     """Points at positions (N, 2), coloured by class; labels (N,) are indices into class_names. A legend names 2 to 30."""
     figure = Figure(figsize=(5.2, 4.6), dpi=150)
     plot = figure.subplots()
+    n = len(class_names)
     for label, name in enumerate(class_names):
-        plot.scatter(*positions[labels == label].T, label=name.replace("$", r"\$"), color=f"C{label % 10}", s=5,
-                     linewidths=0)
+        colour = f"C{label}" if n <= 10 else colorsys.hsv_to_rgb(label / n, 0.9, 0.6 + 0.35 * (label % 2))
+        plot.scatter(*positions[labels == label].T, label=name.replace("$", r"\$"), color=colour, s=5, linewidths=0)
     if 1 < len(class_names) <= 30:
         plot.legend(fontsize=8, markerscale=3, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     plot.set(xticks=[], yticks=[], title=title)

@@ -3,17 +3,20 @@
 import dataclasses
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from minicl import viz
 from minicl.autograd import Tensor
 from minicl.backend import threads, to_device, to_host
-from minicl.data import ImageData
+from minicl.data import ImageData, generate_digits
 from minicl.distributed import ALONE
+from minicl.evaluate.report import draw_pictures
 from minicl.evaluate.knn import _bounding_vectors, _found
 from minicl.evaluate.scores import ROUNDING_UNIT, normalized, rounded_cosines
-from minicl.evaluate import (alignment, effective_rank, encode, frozen_accuracies, infonce_bound, knn_accuracy,
+from minicl.evaluate import (alignment, effective_rank, embedding_std, encode, frozen_accuracies, infonce_bound, knn_accuracy,
                              linear_probe, nearest_neighbours, report, state_hash, to_float, training_metrics, uniformity,
                              uniformity_floor)
 from minicl.methods import SimCLR
@@ -448,3 +451,22 @@ def test_the_bound_says_when_it_is_saturated(part_of_cap, saturated):
 def test_a_collapsed_encoder_has_uniformity_0_and_none_has_more(n, d, dtype, row):
     z = np.full((n, d), row, dtype)
     assert -1e-12 < uniformity(z) <= 0
+
+
+def test_the_left_column_of_neighbours_is_the_query_also_where_all_features_are_equal(monkeypatch, tmp_path):
+    """Which of equally near images argpartition gives is arbitrary."""
+    drawn = {}
+    monkeypatch.setattr(viz, "image_grid", lambda path, rows, **_: drawn.update({path.name: rows}))      # read as viz.image_grid
+    data = generate_digits(20, 30, seed=0)
+    for h in (np.ones((30, 4)), np.zeros((30, 4)), np.random.default_rng(0).standard_normal((30, 4))):
+        draw_pictures(SimpleNamespace(folder=tmp_path), [], data, [to_float(data.test_images[:3], np)] * 2, h, 4, 9)
+        rows = drawn.pop("neighbours.png")
+        assert len(rows) == 10 and all(len(row) == 9 for row in rows)
+        assert all(np.array_equal(row[0], image) for row, image in zip(rows, to_float(data.test_images, np)))
+        assert all(len({image.tobytes() for image in row}) == 9 for row in rows)
+
+
+@pytest.mark.parametrize("measure", [effective_rank, embedding_std, uniformity])
+def test_one_row_is_not_collapsed_but_refused(measure):
+    with pytest.raises(ValueError, match=f"{measure.__name__}: expected z .* with N >= 2, got"):
+        measure(np.ones((1, 3)))

@@ -182,7 +182,7 @@ def test_outputs_have_a_row_an_item():
 def test_inputs_of_different_lengths_are_refused(xp, sizes):
     """Rows would be dropped, or a chunk of one broadcast."""
     model = Two().to(xp)
-    with pytest.raises(ValueError, match=rf"grad_cache: expected inputs .* of the same N items, got .*\({sizes[0]}, 5\).*\({sizes[1]}, 5\)"):
+    with pytest.raises(ValueError, match=rf"grad_cache: expected inputs .* of the same N >= 1 items, got .*\({sizes[0]}, 5\).*\({sizes[1]}, 5\)"):
         grad_cache(model, lambda a, b: a.sum() + b.sum(), *(items(xp, n) for n in sizes), chunk=3)
 
 
@@ -213,3 +213,13 @@ def test_mistakes_are_named_before_anything_is_added(xp, loss, inputs, freeze, e
 def test_a_loss_off_the_tape_is_an_error(xp):
     with pytest.raises(RuntimeError, match="no recorded op has produced"):
         grad_cache(simclr(xp), lambda h, z: Tensor(xp.ones(())), items(xp), chunk=4)
+
+
+def test_what_is_not_finite_and_what_has_no_items_is_named(rng):
+    model = nn.Linear(3, 2, rng=rng)
+    x = np.ones((4, 3), "float32")
+    x[1, 1] = np.nan
+    with pytest.raises(FloatingPointError, match="grad_cache: the model's output is not finite"):
+        grad_cache(model, lambda z: (z * z).sum(), x, chunk=2)
+    with pytest.raises(ValueError, match="grad_cache: expected inputs to be arrays of the same N >= 1 items"):
+        grad_cache(model, lambda z: (z * z).sum(), x[:0], chunk=2)

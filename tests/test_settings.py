@@ -9,6 +9,7 @@ import pytest
 
 from minicl import nn
 from minicl.data import Batches, Prefetch, augment
+from minicl.methods import BYOL, MoCo
 from minicl.optim import LARS, SGD, Adam, AdamW
 
 BAD_SHARE = (-0.1, 1.5, float("nan"), "0.5", None)
@@ -22,6 +23,8 @@ SETTINGS = [  # how it is made, attribute, values out of range, a value within
     (lambda rng: SGD(nn.Linear(2, 2, rng=rng), 0.1, momentum=0.9), "nesterov", ("no", 2, None), True),
     (lambda rng: SGD(nn.Linear(2, 2, rng=rng), 0.1), "momentum", (1, *BAD_SHARE), 0.5),
     (lambda rng: LARS(nn.Linear(2, 2, rng=rng), 0.1), "eta", (0, -1), 1e-2),
+    (lambda rng: BYOL(*(nn.Linear(2, 2, rng=rng) for _ in range(3))), "m", (1.0, *BAD_SHARE), 0.9),
+    (lambda rng: MoCo(*(nn.Linear(2, 2, rng=rng) for _ in range(2)), dim=2, queue=4), "m", (1.0, *BAD_SHARE), 0.9),
     *((lambda rng, kind=kind: kind(nn.Linear(2, 2, rng=rng), 0.1), "lr", (-1, float("nan"), "x"), 0.5)
       for kind in (SGD, Adam, AdamW, LARS)),
 ]

@@ -41,8 +41,7 @@ def uniformity(z: Array, *, t: float = 2) -> float:
     -4.0
     """
     require_features("uniformity", z=z)
-    if len(z) < 2:
-        raise ValueError(f"uniformity: expected z (N, d) with N >= 2, got {z.shape}")
+    _require_rows("uniformity", z)
     require_within("uniformity", "(0, inf)", t=t)
     return min(float(uniformity_loss.forward(z.astype("float64", copy=False), t=t, needs_grad=(False,))[0]), 0.0)
 
@@ -68,20 +67,21 @@ def uniformity_floor(d: int, t: float = 2) -> float:
 
 def embedding_std(z: Array) -> float:
     """Mean over the d dimensions of the standard deviation of z^, times sqrt(d): 0 when collapsed, near 1 when z^ is
-    spread over all directions, at most 1 (Chen & He 2021, section 4.1, without the factor).
+    spread over all directions, at most 1 (Chen & He 2021, section 4.1, without the factor). N >= 2.
 
     >>> import numpy as np
     >>> round(embedding_std(np.array([[1.0, 0], [-2, 0], [0, 1], [0, -2]])), 6)
     1.0
     """
     require_features("embedding_std", z=z)
+    _require_rows("embedding_std", z)
     u = l2_normalize.forward(z.astype("float64", copy=False))[0]
     return float(u.std(axis=0).mean()) * math.sqrt(z.shape[1])
 
 
 def effective_rank(z: Array) -> float:
     """exp of the entropy of the normalised singular values: the number of directions in use, from 1 to d
-    (Roy & Vetterli 2007). z (N, d) is centred, not normalised.
+    (Roy & Vetterli 2007). z (N, d), N >= 2, is centred, not normalised.
 
     Singular values within z's rounding count as 0; if all do, z is collapsed and the rank is 1. The rounding is that of each
     column, so a column with a large offset does not hide the others.
@@ -91,6 +91,7 @@ def effective_rank(z: Array) -> float:
     2.0
     """
     require_features("effective_rank", z=z)
+    _require_rows("effective_rank", z)
     peaks = to_host(abs(z).max(axis=0)).astype("float64")                    # (d,)
     peak = float(peaks.max()) or 1.0
     x = z.astype("float64") / peak                           # before the product, which squares the spectrum
@@ -105,3 +106,8 @@ def effective_rank(z: Array) -> float:
         return 1.0
     p = s / total
     return math.exp(-float((p * np.log(np.maximum(p, 1e-300))).sum()))
+
+
+def _require_rows(name, z):
+    if len(z) < 2:
+        raise ValueError(f"{name}: expected z (N, d) with N >= 2, got {z.shape}")

@@ -13,7 +13,7 @@ No negatives. The target is a moving average of past weights and gets no gradien
 
 from ..autograd import Tensor
 from ..backend import Number
-from ..checks import require_within
+from ..checks import require_setting
 from ..contrastive import negative_cosine
 from ..nn import Module
 from ..no_grad import no_grad
@@ -38,8 +38,10 @@ class BYOL(Module):
         model.update()
     """
 
+    _setting_ranges = {"m": "[0, 1)"}                                        # at 1 the target would never learn
+
     def __init__(self, encoder: Module, head: Module, predictor: Module, *, m: float = 0.99):
-        require_within("BYOL", "[0, 1)", m=m)                                # at 1 the target would never learn
+        require_setting(self, "m", m)
         self.online = SimCLR(encoder, head)
         self.predictor = predictor
         self.target = frozen_copy(self.online)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..autograd import Tensor
-from ..backend import array_module, is_array
+from ..backend import array_module, is_array, require_finite
 from ..checks import require_integers
 from ..nn import BatchNorm, Module
 from ..no_grad import no_grad
@@ -48,8 +48,8 @@ def grad_cache(model: Module, loss: Callable[..., Tensor], *inputs: Array, chunk
     ((12, 3), (5, 3))
     """
     require_integers("grad_cache", 1, chunk=chunk)
-    if not all(map(is_array, inputs)) or len({len(x) for x in inputs}) != 1:
-        raise ValueError("grad_cache: expected inputs to be arrays of the same N items, got "
+    if not all(map(is_array, inputs)) or len({len(x) for x in inputs}) != 1 or not len(inputs[0]):
+        raise ValueError("grad_cache: expected inputs to be arrays of the same N >= 1 items, got "
                          + ", ".join(map(describe, inputs)))
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError(f"grad_cache: no parameter of the {type(model).__name__} is trained, so there is no memory to "
@@ -93,6 +93,7 @@ def _outputs(model, items):
 
 def _require_same(first, second):
     for x, y in zip(first, second):
+        require_finite(x.data, "grad_cache: the model's output")
         if not np.abs(x.data - y.data).max(initial=0) <= 1e-3 * np.abs(x.data).max(initial=0):
             raise RuntimeError("grad_cache: the model returned other outputs the second time, so the gradient would be "
                                "wrong; let it draw its random numbers from an nn.Stream, as Dropout does")

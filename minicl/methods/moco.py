@@ -21,7 +21,7 @@ import numpy as np
 
 from ..autograd import Tensor
 from ..backend import Number, array_module, each_step, is_array, keep, refuse_capture, undo_if_not_captured
-from ..checks import require_integers, require_rng, require_within
+from ..checks import require_integers, require_rng, require_setting
 from ..contrastive import info_nce
 from ..contrastive.checks import require_temperature
 from ..nn import BatchNorm, Module
@@ -46,9 +46,11 @@ class MoCo(Module):
     Several processes (Module.across) divide the groups, shuffle among all their images, and have equal queues.
     """
 
+    _setting_ranges = {"m": "[0, 1)"}                                        # at 1 the keys would never learn
+
     def __init__(self, encoder: Module, head: Module, *, dim: int, queue: int = 65536, m: float = 0.999,
                  splits: int = 8):
-        require_within("MoCo", "[0, 1)", m=m)                                # at 1 the keys would never learn
+        require_setting(self, "m", m)
         require_integers("MoCo", 1, dim=dim, queue=queue, splits=splits)
         self.query = SimCLR(encoder, head)
         for layer in self.query.modules():
