@@ -11,7 +11,7 @@ test images, and how far that is from the floor of uniformity (Wang & Isola 2020
 
 import numpy as np
 
-from minicl import get_backend, no_grad, viz
+from minicl import capture, get_backend, no_grad, viz
 from minicl.backend import threads, to_host
 from minicl.contrastive import alignment_loss, l2_normalize, nt_xent, uniformity_loss
 from minicl.data import Batches, load_images, mnist_views, two_views
@@ -48,35 +48,40 @@ def main():
     rng = np.random.default_rng(args.seed)
 
     data = run.once(load_images, args.data, args.data_dir, seed=args.seed, log=run.print)
-    train = data.train_images[:args.images]
-    run.print(f"data: {data.name}, {len(train)} training and {len(data.test_images)} test images")
-    batches = Batches(len(train), args.batch, seed=args.seed)
+    train_images = data.train_images[:args.images]
+    run.print(f"data: {data.name}, {len(train_images)} training and {len(data.test_images)} test images")
+    batches = Batches(len(train_images), args.batch, seed=args.seed)
     augment = mnist_views()
 
     # One encoder into two dimensions for each loss, all from the same weights, and one that is not trained.
-    models = {name: encoder(train.shape[1:], args.seed).to(xp).across(world)
+    models = {name: encoder(train_images.shape[1:], args.seed).to(xp).across(world)
               for name in ["random weights", *LOSSES]}
     optimizers = {name: AdamW(models[name], args.lr) for name in LOSSES}
     parts = {f"{kind} {name}": part for kind, group in (("model", models), ("optimizer", optimizers))
              for name, part in group.items()}
 
+    @capture(xp, world=world, log=run.print, enabled=args.capture)
+    def train(images, lr):
+        """One training step of each model: images (N, 28, 28, 1) uint8 -> their losses."""
+        images = to_float(images, xp)
+        views = xp.concatenate(two_views(augment, images, rng, world))               # (2N, 28, 28, 1)
+        losses = []
+        for name, loss_of in LOSSES.items():
+            h, z = models[name](views)                                               # (2N, features), (2N, 2)
+            loss = loss_of(z[:len(images)], z[len(images):], args.tau, world=world)
+            optimizers[name].zero_grad()
+            loss.backward()
+            optimizers[name].step(lr)
+            losses.append(loss)
+        return tuple(losses)
+
     total = args.epochs * batches.per_epoch
     with threads(args.threads, keep_memory=args.keep_memory):
         for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, **parts):
-            images = to_float(train[batches[step][world.part]], xp)
-            view1, view2 = two_views(augment, images, rng, world)
-            views = xp.concatenate([view1, view2])                                   # (2N, 28, 28, 1)
-            metrics = {}
-            for name, loss_of in LOSSES.items():
-                h, z = models[name](views)                                           # (2N, features), (2N, 2)
-                loss = loss_of(z[:len(images)], z[len(images):], args.tau, world=world)
-
-                optimizers[name].zero_grad()
-                loss.backward()
-                optimizers[name].step(warmup_cosine(step, total=total, peak=args.lr, warmup=total // 10))
-                if run.logs(step):
-                    metrics[name] = loss.item()
+            losses = train(train_images[batches[step][world.part]],
+                           warmup_cosine(step, total=total, peak=args.lr, warmup=total // 10))
             if run.logs(step):
+                metrics = {name: loss.item() for name, loss in zip(LOSSES, losses)}
                 run.log(step, epoch=step // batches.per_epoch + 1, loss=sum(metrics.values()), **metrics)
 
         # Views of test images. (Unchanged images lie to one side: the encoders were not trained to spread those.)

@@ -16,7 +16,7 @@ import math
 import numpy as np
 
 from captioned_digits import COUNTS, LENGTH, NAMES, CaptionedDigits
-from minicl import get_backend, viz
+from minicl import capture, get_backend, viz
 from minicl.backend import peak_memory_mib, threads, to_device, to_host
 from minicl.contrastive import clip_loss, l2_normalize
 from minicl.data import Batches, load_images, same_caption_ids
@@ -70,6 +70,23 @@ def main():
     model = CLIP(encoder, text, args.dim, tau=args.tau, rng=rng).to(xp).across(world)
     optimizer = AdamW(model, args.lr, weight_decay=args.weight_decay)
 
+    @capture(xp, world=world, log=run.print, enabled=args.capture)
+    def train(images, ids, same, lr):
+        """One training step: images (N, 32, 32, 3), token ids (N, T), caption_ids (N,)."""
+        def loss_of(image, text):                                                    # (N, dim) both
+            return clip_loss(image, text, model.logit_scale, caption_ids=same, world=world)
+
+        optimizer.zero_grad()
+        if args.chunk:                                                               # the same gradient in less memory
+            loss, (image, text) = grad_cache(model, loss_of, images, ids, chunk=args.chunk // world.size)
+        else:
+            image, text = model(images, ids)
+            loss = loss_of(image, text)
+            loss.backward()
+        optimizer.step(lr, clip_grad_norm=args.clip_grad)
+        model.clamp_logit_scale()
+        return loss, image, text
+
     # Training.
     total = args.epochs * batches.per_epoch
     with threads(args.threads, keep_memory=args.keep_memory):
@@ -77,20 +94,8 @@ def main():
                               tokenizer=dataset.tokenize):
             chosen = batches[step]
             images, ids, same = caption_batch(dataset, data.train_images[chosen], data.train_labels[chosen], rng, xp, world)
-
-            def loss_of(image, text):                                                # (N, dim) both
-                return clip_loss(image, text, model.logit_scale, caption_ids=same, world=world)
-
-            optimizer.zero_grad()
-            if args.chunk:                                                           # in less memory
-                loss, (image, text) = grad_cache(model, loss_of, images, ids, chunk=args.chunk // world.size)
-            else:
-                image, text = model(images, ids)
-                loss = loss_of(image, text)
-                loss.backward()
             lr = warmup_cosine(step, total=total, peak=args.lr, warmup=total // 10)
-            optimizer.step(lr, clip_grad_norm=args.clip_grad)
-            model.clamp_logit_scale()
+            loss, image, text = train(images, ids, same, lr)
 
             if run.logs(step):
                 image, text = world.all_gather(image.data), world.all_gather(text.data)      # of the whole batch

@@ -17,7 +17,7 @@ import numpy as np
 
 from caption_files import load_captioned, vocabulary
 from clip_captions import draw_curves
-from minicl import get_backend
+from minicl import capture, get_backend
 from minicl.backend import peak_memory_mib, threads, to_device, to_host
 from minicl.contrastive import clip_loss, l2_normalize
 from minicl.data import Batches, DataError, Prefetch, same_caption_ids
@@ -87,6 +87,25 @@ def main():
     model = CLIP(encoder, text, args.dim, tau=args.tau, rng=rng).to(xp).across(world)
     optimizer = AdamW(model, args.lr, weight_decay=args.weight_decay)
 
+    @capture(xp, world=world, log=run.print, enabled=args.capture)
+    def train(images, ids, same, lr):
+        """One training step: images (N, size, size, 3) uint8, token ids (N, T), caption_ids (N,)."""
+        images = augment(to_float(images, xp), rng, *shared_by(world))               # (N, size, size, 3)
+
+        def loss_of(image, text):                                                    # (N, dim) both
+            return clip_loss(image, text, model.logit_scale, caption_ids=same, world=world)
+
+        optimizer.zero_grad()
+        if args.chunk:                                                               # the same gradient in less memory
+            loss, (image, text) = grad_cache(model, loss_of, images, ids, chunk=args.chunk // world.size)
+        else:
+            image, text = model(images, ids)
+            loss = loss_of(image, text)
+            loss.backward()
+        optimizer.step(lr, clip_grad_norm=args.clip_grad)
+        model.clamp_logit_scale()
+        return loss, image, text
+
     # Training.
     total = args.epochs * batches.per_epoch
     with threads(args.threads, keep_memory=args.keep_memory):
@@ -96,22 +115,8 @@ def main():
             ids = tokens[rng.integers(first, end)]                                   # one caption for each image
             ids = ids[:, :np.count_nonzero(ids, axis=1).max()]                       # (N, T)
             same = to_device(same_caption_ids(ids)[world.part], xp)                  # captions repeat: no negatives
-            ids = to_device(ids[world.part], xp)
-            images = augment(to_float(pictures[step], xp), rng, *shared_by(world))   # (N, size, size, 3)
-
-            def loss_of(image, text):                                                # (N, dim) both
-                return clip_loss(image, text, model.logit_scale, caption_ids=same, world=world)
-
-            optimizer.zero_grad()
-            if args.chunk:                                                           # in less memory
-                loss, (image, text) = grad_cache(model, loss_of, images, ids, chunk=args.chunk // world.size)
-            else:
-                image, text = model(images, ids)
-                loss = loss_of(image, text)
-                loss.backward()
             lr = warmup_cosine(step, total=total, peak=args.lr, warmup=total // 10)
-            optimizer.step(lr, clip_grad_norm=args.clip_grad)
-            model.clamp_logit_scale()
+            loss, image, text = train(pictures[step], to_device(ids[world.part], xp), same, lr)
 
             if run.logs(step):
                 image, text = world.all_gather(image.data), world.all_gather(text.data)      # of the whole batch

@@ -14,7 +14,7 @@ import dataclasses
 
 import numpy as np
 
-from minicl import get_backend
+from minicl import capture, get_backend
 from minicl.backend import threads
 from minicl.contrastive import alignment_loss, nt_xent
 from minicl.data import Batches, load_images, mnist_views, two_views
@@ -66,26 +66,32 @@ def main():
     parts = {f"{kind} {name}": part for kind, group in (("model", models), ("optimizer", optimizers))
              for name, part in group.items()}
 
+    @capture(xp, world=world, log=run.print, enabled=args.capture)
+    def train(images, lr):
+        """One training step of each model: images (N, 28, 28, 1) uint8 -> (loss, z) of each."""
+        views = xp.concatenate(two_views(augment, to_float(images, xp), rng, world))           # (2N, 28, 28, 1)
+        results = []
+        for name, model in models.items():
+            h, z = model(views)                                                      # (2N, features), (2N, d)
+            loss = losses[name](model, views, z)
+            optimizers[name].zero_grad()
+            loss.backward()
+            optimizers[name].step(lr)
+            if name == "BYOL":
+                model.update()
+            results.append((loss, z))
+        return tuple(results)
+
     total = args.epochs * batches.per_epoch
     with threads(args.threads, keep_memory=args.keep_memory):
         for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, **parts):
-            images = to_float(data.train_images[batches[step][world.part]], xp)
-            views = xp.concatenate(two_views(augment, images, rng, world))           # (2N, 28, 28, 1)
-            metrics = {"loss": 0.0}                                              # the sum: not finite if one is not
-            for name, model in models.items():
-                h, z = model(views)                                                  # (2N, features), (2N, d)
-                loss = losses[name](model, views, z)
-
-                optimizers[name].zero_grad()
-                loss.backward()
-                optimizers[name].step(warmup_cosine(step, total=total, peak=args.lr, warmup=total // 10))
-                if name == "BYOL":
-                    model.update()
-                if run.logs(step):
-                    metrics["loss"] += loss.item()
-                    z = world.all_gather(z.data)                            # of the whole batch
-                    metrics |= {f"{name}: std": embedding_std(z), f"{name}: rank": effective_rank(z)}
+            results = train(data.train_images[batches[step][world.part]],
+                            warmup_cosine(step, total=total, peak=args.lr, warmup=total // 10))
             if run.logs(step):
+                metrics = {"loss": sum(loss.item() for loss, _ in results)}          # not finite if one is not
+                for name, (_, z) in zip(models, results):
+                    z = world.all_gather(z.data)                                     # of the whole batch
+                    metrics |= {f"{name}: std": embedding_std(z), f"{name}: rank": effective_rank(z)}
                 run.log(step, epoch=step // batches.per_epoch + 1, **metrics)
 
         run.print("evaluating h and z: nearest neighbours and linear probe")

@@ -15,8 +15,7 @@ import math
 import numpy as np
 
 from known_information import gaussian_information, log_density_ratio
-from minicl import get_backend, viz
-from minicl import no_grad
+from minicl import capture, get_backend, no_grad, viz
 from minicl.backend import peak_memory_mib, threads
 from minicl.contrastive import choice_accuracy, info_nce_from_scores
 from minicl.data import Batches
@@ -75,21 +74,26 @@ def main():
     model.across(world)
     optimizer = AdamW(model, args.lr)
 
-    # Training: the mean InfoNCE of all predictions.
+    @capture(xp, world=world, log=run.print, enabled=args.capture)
+    def train(x, lr):
+        """One training step: x (T, N, C) -> the mean InfoNCE of all predictions, that of the first, that of the last."""
+        losses = prediction_losses(model, x, args.tau, world)
+        loss = sum(losses) * (1 / args.ahead)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step(lr)
+        return loss, losses[0], losses[-1]
+
+    # Training.
     total = args.epochs * batches.per_epoch
     with threads(args.threads or 1, keep_memory=args.keep_memory):             # these products are too small to share
         for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, model=model, optimizer=optimizer):
-            losses = prediction_losses(model, data.train[batches[step][world.part]], xp, args.tau, world)
-            loss = sum(losses) * (1 / args.ahead)
-
-            optimizer.zero_grad()
-            loss.backward()
             lr = warmup_cosine(step, total=total, peak=args.lr, warmup=total // 10)
-            optimizer.step(lr)
+            loss, first, last = train(time_first(data.train[batches[step][world.part]], xp), lr)
 
             if run.logs(step):
                 run.log(step, epoch=step // batches.per_epoch + 1, loss=loss.item(), lr=lr,
-                        first=losses[0].item(), last=losses[-1].item())
+                        first=first.item(), last=last.item())
 
         # Evaluation on test sequences: the choice at each k, and a probe of the last c for the class, if there is one.
         run.print("picking the future of test sequences")
@@ -117,15 +121,15 @@ def build(channels, window, ahead, *, dim=32, context="gru", hidden=128, rng):
     return CPC(encoder, context, ahead, rng=rng)
 
 
-def choices(model, sequences, xp):
-    """For each k = 1, 2, ... and sequences (B, T, C): the scores of the B candidates, and the ids of the true ones."""
-    z, c = model(time_first(sequences, xp))                                          # (T', B, d), (T', B, H)
+def choices(model, x):
+    """For each k = 1, 2, ... and sequences x (T, B, C): the scores of the B candidates, and the ids of the true ones."""
+    z, c = model(x)                                                                  # (T', B, d), (T', B, H)
     return [model.scores(z, c, k) for k in range(1, len(model.predictors) + 1)]
 
 
-def prediction_losses(model, sequences, xp, tau=1.0, world=ALONE):
-    """InfoNCE of the predictions for each k = 1, 2, ..."""
-    return [info_nce_from_scores(scores, ids, tau, world=world) for scores, ids in choices(model, sequences, xp)]
+def prediction_losses(model, x, tau=1.0, world=ALONE):
+    """InfoNCE of the predictions for each k = 1, 2, ... of sequences x (T, B, C)."""
+    return [info_nce_from_scores(scores, ids, tau, world=world) for scores, ids in choices(model, x)]
 
 
 def predict(model, sequences, batch, xp, tau=1.0, world=ALONE):
@@ -135,7 +139,7 @@ def predict(model, sequences, batch, xp, tau=1.0, world=ALONE):
         for lo in range(0, len(sequences) - batch + 1, batch):
             values.append([(float(world.mean(choice_accuracy(scores.data, ids))),
                             infonce_bound(info_nce_from_scores(scores, ids, tau, world=world).item(), batch).nats)
-                           for scores, ids in choices(model, sequences[lo:lo + batch][world.part], xp)])
+                           for scores, ids in choices(model, time_first(sequences[lo:lo + batch][world.part], xp))])
     accuracy, bound = np.mean(values, axis=0).T.tolist()
     return {"accuracy": accuracy, "bound": bound}
 

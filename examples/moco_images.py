@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from minicl import get_backend
+from minicl import capture, get_backend
 from minicl.backend import threads
 from minicl.data import Batches, ImageData, Prefetch, simclr_views, two_views
 from minicl.distributed import get_world
@@ -75,29 +75,35 @@ def main():
     model = MoCo(encoder, head, dim=args.dim, queue=args.queue, m=args.momentum, splits=args.splits).to(xp).across(world)
     optimizer = AdamW(model, args.lr, weight_decay=args.weight_decay)                          # the query encoder's
 
+    @capture(xp, world=world, log=run.print, enabled=args.capture)
+    def train(images, ids, lr):
+        """One training step: images (N, size, size, 3) uint8, and their numbers in the data (N,)."""
+        images = to_float(images, xp)                                                # (N, size, size, 3)
+        view1, view2 = two_views(augment, images, rng, world)
+        chunk = args.chunk and args.chunk // world.size                              # of this process, or None
+        k = model.encode_keys(view2, rng, chunk=chunk)                               # (N, d), constants
+
+        def loss_of(h, q):                                                           # (N, features), (N, d)
+            return model.loss(q, k, args.tau, ids=ids)                               # own keys are no negatives
+
+        optimizer.zero_grad()
+        if args.chunk:                                                               # the same gradient in less memory
+            loss, (h, q) = grad_cache(model.query, loss_of, view1, chunk=chunk)
+        else:
+            h, q = model(view1)
+            loss = loss_of(h, q)
+            loss.backward()
+        optimizer.step(lr, clip_grad_norm=args.clip_grad)
+        model.update()                                                               # keys follow; k enters the queue
+        return loss, q, k
+
     # Training.
     total = args.epochs * batches.per_epoch
     with threads(args.threads, keep_memory=args.keep_memory):
         for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, model=model, optimizer=optimizer):
-            images = to_float(pictures[step], xp)                                    # (N, size, size, 3)
-            view1, view2 = two_views(augment, images, rng, world)
-            chunk = args.chunk and args.chunk // world.size                          # of this process, or None
-            k = model.encode_keys(view2, rng, chunk=chunk)                           # (N, d), constants
-            chance = math.log(1 + len(model.queue))
-
-            def loss_of(h, q):                                                       # (N, features), (N, d)
-                return model.loss(q, k, args.tau, ids=batches[step][world.part])     # own keys are no negatives
-
-            optimizer.zero_grad()
-            if args.chunk:                                                           # in less memory
-                loss, (h, q) = grad_cache(model.query, loss_of, view1, chunk=chunk)
-            else:
-                h, q = model(view1)
-                loss = loss_of(h, q)
-                loss.backward()
             lr = warmup_cosine(step, total=total, peak=args.lr, warmup=total // 10)
-            optimizer.step(lr, clip_grad_norm=args.clip_grad)
-            model.update()                                                           # keys follow; k enters the queue
+            chance = math.log(1 + len(model.queue))
+            loss, q, k = train(pictures[step], batches[step][world.part], lr)
 
             if run.logs(step):
                 q, k = world.all_gather(q.data), world.all_gather(k)                 # of the whole batch

@@ -39,7 +39,6 @@ def main():
     parser.add_argument("--chunk", type=at_least(2), help="images encoded at a time, to save memory; default: all at once")
     parser.add_argument("--clip-grad", type=within("(0, inf)"), help="largest norm of the gradients; default: no limit")
     parser.add_argument("--evaluate-every", type=at_least(1), help="epochs between evaluations by kNN; default: none")
-    parser.add_argument("--capture", action="store_true", help="on a GPU: take each training step as one CUDA graph")
     args = parser.parse_args()
     if args.batch % args.splits or args.batch < 2 * args.splits:
         parser.error(f"--batch {args.batch} cannot be divided into --splits {args.splits} groups of equal size, 2 or more")

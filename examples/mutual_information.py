@@ -15,7 +15,7 @@ import numpy as np
 
 from known_information import (draw_gaussians, gaussian_correlation, log_density_ratio, optimal_bound, pairs_bound,
                                symbol_estimates)
-from minicl import get_backend, ops, viz
+from minicl import capture, get_backend, ops, viz
 from minicl.backend import peak_memory_mib, threads, to_device
 from minicl.contrastive import info_nce_from_scores
 from minicl.distributed import all_gather, get_world
@@ -50,6 +50,15 @@ def main():
     critic = Critic(args.dim, rng).to(xp).across(world)
     optimizer = Adam(critic, args.lr)
 
+    @capture(xp, world=world, log=run.print, enabled=args.capture)
+    def train(x, y):
+        """One training step on this process's x, y (N, d)."""
+        loss = info_nce_from_scores(critic(x, y), positive_ids, args.tau, world=world)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
     # Training: the critic follows as the information rises.
     total = args.epochs * STEPS_PER_EPOCH
     stair = total // len(NATS)
@@ -58,11 +67,7 @@ def main():
             nats = NATS[step // stair]
             rho = gaussian_correlation(nats, args.dim)
             x, y = (to_device(side, xp) for side in draw_gaussians(rng, args.batch, args.dim, rho))     # (N, d) both
-            loss = info_nce_from_scores(critic(x[world.part], y[world.part]), positive_ids, args.tau, world=world)
-
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            loss = train(x[world.part], y[world.part])
 
             if run.logs(step) or (step + 1) % stair == 0:
                 run.log(step, nats=nats, loss=loss.item(), bound=infonce_bound(loss.item(), args.batch).nats,

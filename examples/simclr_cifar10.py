@@ -25,7 +25,7 @@ import math
 
 import numpy as np
 
-from minicl import get_backend
+from minicl import capture, get_backend
 from minicl.backend import threads
 from minicl.contrastive import nt_xent
 from minicl.data import Batches, load_colour_images, simclr_views, two_views
@@ -107,44 +107,49 @@ def main():
     model.across(world)
     optimizer = OPTIMIZERS[args.optimizer](model, args.lr, weight_decay=args.weight_decay)
 
+    @capture(xp, world=world, log=run.print, enabled=args.capture)
+    def train(images, lr):
+        """One training step: images (N, 32, 32, 3) uint8. Returns the loss, and z of both views."""
+        images = to_float(images, xp)                                                # (N, 32, 32, 3)
+        view1, view2 = two_views(augment, images, rng, world)
+        N = len(images)
+        chunk = args.chunk and args.chunk // world.size                              # of this process, or None
+        if args.method == "moco":
+            trained, views = model.query, view1
+            keys = model.encode_keys(view2, rng, chunk=chunk)                        # (N, d), constants
+
+            def loss_of(h, z):                                                       # (N, features), (N, d)
+                return model.loss(z, keys, args.tau)
+        else:
+            trained, views = model, xp.concatenate([view1, view2])
+
+            def loss_of(h, z):                                                       # (2N, features), (2N, d)
+                return nt_xent(z[:N], z[N:], args.tau, world=world)
+
+        optimizer.zero_grad()
+        if args.chunk:                                                               # the same gradient in less memory
+            loss, (h, z) = grad_cache(trained, loss_of, views, chunk=chunk)
+        else:
+            h, z = trained(views)
+            loss = loss_of(h, z)
+            loss.backward()
+        optimizer.step(lr, clip_grad_norm=args.clip_grad)
+        if args.method == "moco":
+            model.update()                                                           # keys follow; z2 joins the queue
+            return loss, z.data, keys
+        return loss, z.data[:N], z.data[N:]
+
     # Training.
     total = args.epochs * batches.per_epoch
     with threads(args.threads, keep_memory=args.keep_memory):
         for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, model=model, optimizer=optimizer):
-            images = to_float(data.train_images[batches[step][world.part]], xp)      # (N, 32, 32, 3)
-            view1, view2 = two_views(augment, images, rng, world)
-            N = len(images)
-            chunk = args.chunk and args.chunk // world.size                          # of this process, or None
-            if args.method == "moco":
-                trained, views = model.query, view1
-                keys = model.encode_keys(view2, rng, chunk=chunk)                    # (N, d), constants
-                candidates = 1 + len(model.queue)                                    # fewer until it is full
-
-                def loss_of(h, z):                                                   # (N, features), (N, d)
-                    return model.loss(z, keys, args.tau)
-            else:
-                trained, views = model, xp.concatenate([view1, view2])
-                candidates = 2 * args.batch - 1
-
-                def loss_of(h, z):                                                   # (2N, features), (2N, d)
-                    return nt_xent(z[:N], z[N:], args.tau, world=world)
-
-            optimizer.zero_grad()
-            if args.chunk:                                                           # in less memory
-                loss, (h, z) = grad_cache(trained, loss_of, views, chunk=chunk)
-            else:
-                h, z = trained(views)
-                loss = loss_of(h, z)
-                loss.backward()
             lr = warmup_cosine(step, total=total, peak=args.lr, warmup=int(args.warmup * total))
-            optimizer.step(lr, clip_grad_norm=args.clip_grad)
-            if args.method == "moco":
-                model.update()                                                       # keys follow; z2 joins the queue
+            candidates = 1 + len(model.queue) if args.method == "moco" else 2 * args.batch - 1      # fewer until it is full
+            loss, z1, z2 = train(data.train_images[batches[step][world.part]], lr)
 
             epoch = step // batches.per_epoch + 1
             if run.logs(step):
                 metrics = training_metrics(model, data, xp, k=k, world=world) if run.evaluates(step) else {}
-                z1, z2 = (z.data, keys) if args.method == "moco" else (z.data[:N], z.data[N:])
                 z1, z2 = world.all_gather(z1), world.all_gather(z2)                  # of the whole batch
                 run.log(step, epoch=epoch, loss=loss.item(), chance=math.log(candidates), lr=lr,
                         alignment=alignment(z1, z2), uniformity=uniformity(z1), **metrics)

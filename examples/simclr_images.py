@@ -14,7 +14,7 @@ import argparse
 
 import numpy as np
 
-from minicl import get_backend
+from minicl import capture, get_backend
 from minicl.backend import threads
 from minicl.contrastive import nt_xent
 from minicl.data import RESIZE, Batches, ImageData, Prefetch, simclr_views, two_views
@@ -90,26 +90,32 @@ def main():
     model = SimCLR(encoder, head).to(xp).across(world)
     optimizer = AdamW(model, args.lr, weight_decay=args.weight_decay)
 
+    @capture(xp, world=world, log=run.print, enabled=args.capture)
+    def train(images, lr):
+        """One training step: images (N, size, size, 3) uint8."""
+        images = to_float(images, xp)                                                # (N, size, size, 3)
+        N = len(images)
+        views = xp.concatenate(two_views(augment, images, rng, world))               # (2N, size, size, 3)
+
+        def loss_of(h, z):                                                           # (2N, features), (2N, d)
+            return nt_xent(z[:N], z[N:], args.tau, world=world)
+
+        optimizer.zero_grad()
+        if args.chunk:                                                               # the same gradient in less memory
+            loss, (h, z) = grad_cache(model, loss_of, views, chunk=args.chunk // world.size)
+        else:
+            h, z = model(views)
+            loss = loss_of(h, z)
+            loss.backward()
+        optimizer.step(lr, clip_grad_norm=args.clip_grad)
+        return loss, z
+
     # Training.
     total = args.epochs * batches.per_epoch
     with threads(args.threads, keep_memory=args.keep_memory):
         for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, model=model, optimizer=optimizer):
-            images = to_float(pictures[step], xp)                                    # (N, size, size, 3)
-            N = len(images)
-            views = xp.concatenate(two_views(augment, images, rng, world))       # (2N, size, size, 3)
-
-            def loss_of(h, z):                                                       # (2N, features), (2N, d)
-                return nt_xent(z[:N], z[N:], args.tau, world=world)
-
-            optimizer.zero_grad()
-            if args.chunk:                                                           # in less memory
-                loss, (h, z) = grad_cache(model, loss_of, views, chunk=args.chunk // world.size)
-            else:
-                h, z = model(views)
-                loss = loss_of(h, z)
-                loss.backward()
             lr = warmup_cosine(step, total=total, peak=args.lr, warmup=total // 10)
-            optimizer.step(lr, clip_grad_norm=args.clip_grad)
+            loss, z = train(pictures[step], lr)
 
             if run.logs(step):
                 z = world.all_gather(z.data)                                # of the whole batch

@@ -33,7 +33,6 @@ def main():
     parser.add_argument("--chunk", type=at_least(2), help="views encoded at a time, to save memory; default: all at once")
     parser.add_argument("--clip-grad", type=within("(0, inf)"), help="largest norm of the gradients; default: no limit")
     parser.add_argument("--evaluate-every", type=at_least(1), help="epochs between evaluations by kNN; default: none")
-    parser.add_argument("--capture", action="store_true", help="on a GPU: take each training step as one CUDA graph")
     parser.only_with("--head mlp or linear", "--dim")
     args = parser.parse_args()
 

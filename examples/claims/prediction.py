@@ -4,7 +4,7 @@ import numpy as np
 
 from cpc_sequences import build, predict, predict_from_states, prediction_losses
 from minicl.backend import threads
-from sequences import Rotation, generate_rotations
+from sequences import Rotation, generate_rotations, time_first
 from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, mean_std, mean_stds
 from .slides import BLUE, GREY, ORANGE, chance, heading, line, note, percent, slide
 from .training import descend
@@ -56,7 +56,7 @@ def measure(setting):
 def learn(model, train, setting, *, steps, batch):
     """Train CPC on sequences (N, T, C) by the mean InfoNCE of its predictions."""
     def objective(chosen):
-        losses = prediction_losses(model, train[chosen], setting.xp)
+        losses = prediction_losses(model, time_first(train[chosen], setting.xp))
         return sum(losses) * (1 / len(losses)), None
 
     for _ in descend(model, objective, len(train), setting, steps=steps, batch=batch, lr=3e-3):

@@ -110,9 +110,9 @@ class MoCo(Module):
             raise ValueError(f"MoCo.loss: expected queries, a Tensor (N, {self.queue.keys.data.shape[1]}), and keys, an "
                              f"array of that shape and dtype as encode_keys() returns it, got {describe(queries)} and "
                              f"{describe(keys)}")
-        numbers = noted("MoCo.loss", ids, len(keys))
         if ids is not None:
             refuse_capture("MoCo.loss takes ids from the host")
+        numbers = noted("MoCo.loss", ids, len(keys))
         keep(self)
         filled, = each_step(keys, lambda: [len(self.queue)])
         if filled == 0:
