@@ -40,10 +40,11 @@ steps, as measured by
 
     {command}
 
-A loss of all pairs takes time that grows as N^2. NT-Xent, CLIP's loss, MoCo's, DCL and uniformity compute the matrix of all
-pairs a tile at a time, so their memory grows as N; SigLIP and SupCon store it, as PyTorch does. VICReg, Barlow Twins and the
-triplet loss compare no pairs. A training step does N times the encoder's work for one item, and the loss's N^2, which is
-little until N is in the thousands. `tests/benchmarks/processes.py` divides a loss and a step between processes.
+A loss of all pairs takes time that grows as N^2. NT-Xent, CLIP's loss, MoCo's, DCL and uniformity compute the matrix of
+similarities a tile at a time, so their memory grows as N; SigLIP and SupCon store it, as PyTorch does. MoCo's loss compares
+256 queries with N keys, and VICReg, Barlow Twins and the triplet loss compare no other pairs, so their time grows as N too. A
+training step takes N times the encoder's time for one item, and the loss's N^2, which is little until N is in the thousands.
+`tests/benchmarks/processes.py` divides a loss and a step between processes.
 
 - Times are milliseconds a step: medians of {rounds} rounds that alternate between all candidates, each in a process of its own.
   A step of more than {slow:g} s is measured once. PyTorch uses {threads} threads too, and both keep freed memory for the next step.
