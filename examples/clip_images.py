@@ -69,9 +69,7 @@ def main():
     # Data: uint8 images in a file that is mapped into memory, and the words of the training captions.
     data = load_captioned(args.captions, args.data_dir, args.size, limit=args.limit, log=run.print)
     tokenizer = WordTokenizer(vocabulary(data.train_captions, least=args.min_count), args.length, unknown=True)
-    if unknown := {word for name in args.classes for word in WORD.findall(name.lower())} - tokenizer.vocabulary.keys():
-        raise DataError(f"--classes: {', '.join(sorted(unknown))}: not among the {len(tokenizer.vocabulary)} words of the "
-                        "training captions that occur --min-count times")
+    require_prompts(args.classes, args.template, tokenizer)
     tokens = tokenizer(data.train_captions.tolist())                                 # (captions, T)
     run.print(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images, "
               f"{len(tokens)} training captions of {len(tokenizer.vocabulary)} words")
@@ -142,6 +140,8 @@ def main():
             truth = np.array([named_class(data.test_captions[lo:hi], args.classes)
                               for lo, hi in zip(data.test_starts, data.test_starts[1:len(shown) + 1])])
             known = np.flatnonzero(truth >= 0)
+            if not len(known):
+                run.print("zero_shot is unknown: no test picture has captions that name exactly one of --classes")
             metrics["zero_shot_pictures"] = len(known)
             metrics["zero_shot"] = None
             if len(known):
@@ -166,10 +166,38 @@ def main():
                 "peak_mib": peak_memory_mib(xp)})
 
 
+def require_prompts(classes, template, tokenizer):
+    """Raise DataError unless the tokenizer reads the whole prompt of each class, and reads different ones."""
+    if without := [name for name in classes if not words_of(name)]:
+        raise DataError(f"--classes: {without[0]!r} has no word")
+    if unknown := {word for name in classes for word in words_of(name)} - tokenizer.vocabulary.keys():
+        raise DataError(f"--classes: {', '.join(sorted(unknown))}: not among the {len(tokenizer.vocabulary)} words of the "
+                        "training captions that occur --min-count times")
+    prompts = {name: words_of(template.replace("{}", name)) for name in classes}
+    read = {}
+    for name, words in prompts.items():
+        if len(words) > tokenizer.length:
+            needed = max(map(len, prompts.values()))
+            raise DataError(f"--length {tokenizer.length}: the prompt {' '.join(words)!r} would be cut "
+                            f"to {' '.join(words[:tokenizer.length])!r}; give --length {needed} or more, or a shorter "
+                            "--template")
+        other = read.setdefault(tuple(words), name)
+        if other != name:
+            raise DataError(f"--classes: {other!r} and {name!r} have the same prompt, {' '.join(words)!r}; give "
+                            "classes that differ in a word")
+
+
+def words_of(text):
+    return WORD.findall(text.lower())
+
+
 def named_class(captions, classes):
-    """The index of the only class named in captions; -1 if none or several are."""
+    """The index of the only class named in captions; -1 if none or several are. "traffic light" does not name "light"."""
     text = " | ".join(captions).lower()
-    named = [k for k, name in enumerate(classes) if re.search(rf"\b{re.escape(name.lower())}\b", text)]
+    named = []
+    for k in sorted(range(len(classes)), key=lambda k: -len(classes[k])):                # the longest first
+        text, times = re.subn(rf"\b{re.escape(classes[k].lower())}\b", "|", text)
+        named += [k] * (times > 0)
     return named[0] if len(named) == 1 else -1
 
 

@@ -14,6 +14,7 @@ import base64
 import hashlib
 import html
 import io
+import math
 import os
 import re
 import warnings
@@ -34,6 +35,7 @@ from minicl.data.picture_folder import find_pictures
 from minicl.data.pictures import pillow
 from minicl.evaluate import state_hash
 from minicl.files import write_atomically
+from minicl.nn.words import WORD
 from minicl.options import at_least, folder
 from minicl.run import RunError, command
 
@@ -67,6 +69,11 @@ def main():
         raise RunError((f"{searched}: there is no such folder" if searched else
                         f"{args.run} was not trained on a folder of pictures") + "; name the folder to search with --in")
     root, home = Path(searched), Path(args.run) if os.path.isdir(args.run) else Path(args.run).parent
+
+    length = getattr(trained.tokenizer, "length", math.inf)
+    if long := [words for words in args.words if len(WORD.findall(words)) > length]:
+        raise RunError(f"--words {printable(long[0])!r}: this CLIP reads {length} words, and the rest would be cut off; "
+                       "give fewer words, or train with a larger --length")
 
     with threads(args.threads):
         queries = [trained.encode(args.pictures)] if args.pictures else []           # first: they may be mistaken

@@ -162,8 +162,9 @@ class Trained:
     def encode_text(self, captions: str | Sequence[str], *, batch: int = 500) -> Array:
         """Embeddings (N, d) of N captions, to compare by cosine with those of images.
 
-        Warns of words that the model has not learned. Raises DataError if a caption has no other words, if the tokenizer
-        refuses it, and unless the run trained a CLIP.
+        Warns of words that the model has not learned, and of captions that are cut because they have more words than it
+        reads. Raises DataError if a caption has no other words, if the tokenizer refuses it, and unless the run trained a
+        CLIP.
         """
         if self.tokenizer is None:
             raise DataError(f"encode_text: {self.folder} has a {type(self.model).__name__}, which does not read text; "
@@ -171,17 +172,21 @@ class Trained:
         captions = [captions] if isinstance(captions, str) else captions
         try:
             ids = self.tokenizer(captions)
-            self._warn_of_unknown(captions)
+            self._warn_of_words(captions)
         except ValueError as error:
             raise DataError(f"encode_text: {error}") from error
         return encode(self.model.text, ids, self.xp, batch, prepare=to_device)
 
-    def _warn_of_unknown(self, captions):
-        """Warn of words that the tokenizer does not know. Raises ValueError for a caption without known words."""
+    def _warn_of_words(self, captions):
+        """Warn of words that are unknown or cut off. Raises ValueError for a caption without known words."""
         known = getattr(self.tokenizer, "vocabulary", None)
         if not known or not getattr(self.tokenizer, "unknown", False):
             return
-        split = [WORD.findall(caption.lower())[:self.tokenizer.length] for caption in captions]
+        whole = [WORD.findall(caption.lower()) for caption in captions]
+        split = [words[:self.tokenizer.length] for words in whole]
+        if long := [caption for caption, words in zip(captions, whole) if len(words) > self.tokenizer.length]:
+            warnings.warn(f"encode_text: only the first {self.tokenizer.length} words are read of {len(long)} captions, "
+                          f"such as {long[0]!r:.200}", stacklevel=3)
         if strange := [caption for caption, words in zip(captions, split) if not known.keys() & words]:
             raise ValueError(f"no word of {strange[0]!r} is among the {len(known)} words of the run's captions")
         if words := sorted({word for words in split for word in words} - known.keys()):

@@ -9,7 +9,7 @@ import unicodedata
 import numpy as np
 import pytest
 from caption_files import load_captioned, read_captions, vocabulary
-from clip_images import named_class
+from clip_images import named_class, require_prompts
 from example_runs import EXAMPLES, read_run, run_example
 from picture_files import Image, numbered, write_pictures
 
@@ -167,9 +167,29 @@ def test_the_vocabulary_has_frequent_words_first():
 
 
 @pytest.mark.parametrize("captions, expected", [(["A dog runs", "a big DOG"], 0), (["a dog and a cat"], -1), (["a hotdog"], -1),
-                                                (["the traffic light"], 2), ([""], -1)])
+                                                (["the traffic light"], 2), ([""], -1), (["a light"], 3), (["hot dog"], 4),
+                                                (["a light and a traffic light"], -1), (["a dog", "a hot dog"], -1)])
 def test_a_class_is_known_where_captions_name_exactly_one(captions, expected):
-    assert named_class(captions, ["dog", "cat", "traffic light"]) == expected
+    assert named_class(captions, ["dog", "cat", "traffic light", "light", "hot dog"]) == expected
+
+
+@pytest.mark.parametrize("classes, template, length, message", [
+    (["cat", "dog"], "a photo of a {}", 5, None), (["cat", "hot dog"], "a photo of a {}", 6, None), (["cat", "dog"], "{} {}!", 2, None),
+    (["cat", "dog"], "a photo of a {}", 4, "--length 4: the prompt 'a photo of a cat' would be cut to 'a photo of a'; give --length 5 "),
+    (["cat", "hot dog"], "a photo of a {}", 5, "--length 5: the prompt 'a photo of a hot dog' would be cut .*; give --length 6 or more"),
+    (["cat", "dog"], "the {} and a photo", 4, "'the cat and a photo' would be cut to 'the cat and a'"),
+    (["cat", "CAT"], "{}", 5, "--classes: 'cat' and 'CAT' have the same prompt, 'cat'"),
+    (["dog", "hot dog", "Hot-Dog!"], "a {}", 5, "'hot dog' and 'Hot-Dog!' have the same prompt, 'a hot dog'"),
+    (["dog", "cat", "?"], "a {}", 5, "--classes: '[?]' has no word"),
+    (["dog", "cow"], "a {}", 5, "--classes: cow: not among the 7 words of the training captions")])
+def test_prompts_are_read_whole_and_differ(classes, template, length, message):
+    tokenizer = WordTokenizer(["a", "photo", "of", "cat", "dog", "hot", "and"], length, unknown=True)
+    if message is None:
+        require_prompts(classes, template, tokenizer)
+    else:
+        with pytest.raises(DataError, match=message) as caught:
+            require_prompts(classes, template, tokenizer)
+        assert "\n" not in str(caught.value)
 
 
 # ---------------------------------------------------------------- whole runs
@@ -236,7 +256,8 @@ def test_pictures_are_drawn(example, monkeypatch):
 
 @pytest.mark.parametrize("options, message", [
     (("--classes", "red", "beige"), "--classes: beige: not among the 9 words"), (("--classes", "red"), "two or more"),
-    (("--classes", "red", "red"), "two or more different"), (("--template", "no place"), "{} in --template"),
+    (("--classes", "red", "red"), "two or more different"), (("--classes", "red", "blue", "--length", 4), "would be cut to 'a photo of a'"),
+    (("--classes", "red", "Red"), "'red' and 'Red' have the same prompt"), (("--template", "no place"), "{} in --template"),
     (("--captions", "nowhere.csv"), "nowhere.csv: No such file"), (("--data-dir", "nowhere"), "nowhere is not a folder"),
     (("--captions", ""), "--captions: expected the name of"), (("--min-count", 1000), "no word occurs 1000 times"),
     (("--tau", 0.001), "--tau: expected 0.01"), (("--batch", 100), "expected a batch of 1 to 72, the number of items")])

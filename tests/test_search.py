@@ -145,6 +145,17 @@ def test_words_that_were_not_learned_are_named_and_nothing_else_is_an_error(phot
     assert code == 2 and "no word of 'zzz' is among the 3 words" in err
 
 
+def test_words_that_would_be_cut_off_are_refused_and_encode_text_warns(photos, tmp_path, rng, capsys):
+    tokenizer = nn.WordTokenizer(["red", "a", "dog", "cat"], 3, unknown=True)
+    model = CLIP(nn.ConvNet((16, 16, 3), (8, 16), rng=rng), nn.BagOfTokens(tokenizer.size, rng=rng), 8, rng=rng)
+    folder = saved(tmp_path / "clip", model, tokenizer=tokenizer)
+    assert output(capsys, folder, "--words", "a red dog", "--in", photos)[0] == 0
+    code, _, err = output(capsys, folder, "--words", "a red dog", "--words", "a red dog, a cat", "--in", photos)
+    assert code == 2 and "--words 'a red dog, a cat': this CLIP reads 3 words, and the rest would be cut off" in err
+    with pytest.warns(UserWarning, match="only the first 3 words are read of 1 captions, such as 'a red dog, a cat'"):
+        minicl.load(folder).encode_text(["red dog cat", "a red dog, a cat"])
+
+
 @pytest.mark.parametrize("order", [("PICTURE", "--words", "red"), ("--words", "red", "PICTURE"), ("--k", 3, "PICTURE", "--words", "red")])
 def test_pictures_and_options_stand_in_any_order(clip, photos, capsys, order):
     options = [photos / "a.png" if option == "PICTURE" else option for option in order]
