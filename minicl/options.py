@@ -111,8 +111,10 @@ class DefaultsHelp(argparse.ArgumentDefaultsHelpFormatter):
     """Adds "(default: ...)" to the help of options that have one."""
 
     def _get_help_string(self, action):
-        is_known = action.default is None or action.default is False or action.default == [] or "default:" in action.help
-        return action.help if is_known else super()._get_help_string(action)
+        if action.default is None or action.default is False or action.default == []:
+            return action.help
+        action.help = action.help.partition("; default:")[0]                 # a script has set another
+        return super()._get_help_string(action)
 
 
 def at_least(least: int, most: int = 2**24) -> Callable[[str], int]:

@@ -99,3 +99,10 @@ def test_only_the_first_of_several_processes_warns(rank, parser, monkeypatch, ca
         monkeypatch.setenv(rank, number)
         parser.parse_args(["--flag"])
         assert capsys.readouterr().err.count("warning: ignored without ") == count
+
+
+def test_help_has_the_default_that_a_script_has_set(parser):
+    parser.set_defaults(log_every=10, words=[])
+    text = " ".join(parser.format_help().split())
+    assert "steps between lines of the log (default: 10)" in text and "generated data (default: 0)" in text
+    assert "CPU threads; default: all available cores --" in text and "default: None" not in text and "[]" not in text

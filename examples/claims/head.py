@@ -29,7 +29,7 @@ linear   z = W h             h may keep what W maps to 0
 MLP      z = W2 relu(W1 h)   h may keep more, in forms that only g unlearns
 ```
 
-The harder data are the same digits in ten colours, turned by quarters; views turn the image and its hue at random.""",
+The harder data are the same digits in ten colours, rotated by quarter turns; views rotate the image and its hue at random.""",
     source="Chen et al. 2020 (SimCLR), section 4.2 and figure 8 (ImageNet, linear evaluation)",
     next="CIFAR-10 (minicl.data.load_cifar10) is harder again. Is an MLP the better head there after 300 steps, and after "
          "3000? Begin with encoder_and_head(channels=(32, 64, 128)).",
@@ -69,7 +69,7 @@ def measure(setting):
 
 
 def turned(data, rng):
-    """Digits in colours, turned by quarters, and views that turn their hue and the image at random."""
+    """Digits in colours, rotated by quarter turns, and views that rotate their hue and the image at random."""
     data, _ = coloured(data, rng)
     train_images, test_images = (transform(rotations, images, rng)[0] for images in (data.train_images, data.test_images))
     augment = hue_views(0.5)

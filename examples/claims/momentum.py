@@ -27,7 +27,7 @@ CLAIM = Claim(
               "query encoder quickly, old and new keys come from different encoders and can be told apart by age. If "
               "it follows slowly, they are comparable.",
     mathematics="""\
-Of what the key encoder is, the weights of t steps ago make up (1 - m) m^t; half of it is younger than the half-life:
+The weights of t steps ago make up (1 - m) m^t of the key encoder; half of it is younger than the half-life:
 
 ```text
 key <- m key + (1 - m) query        half-life = log(1/2) / log(m)
