@@ -29,7 +29,8 @@ linear   z = W h             h may keep what W maps to 0
 MLP      z = W2 relu(W1 h)   h may keep more, in forms that only g unlearns
 ```
 
-The harder data are the same digits in ten colours, rotated by quarter turns; views rotate the image and its hue at random.""",
+The harder data are the same digits in ten colours, rotated by quarter turns; views rotate the image and its hue at
+random.""",
     source="Chen et al. 2020 (SimCLR), section 4.2 and figure 8 (ImageNet, linear evaluation)",
     next="CIFAR-10 (minicl.data.load_cifar10) is harder again. Is an MLP the better head there after 300 steps, and after "
          "3000? Begin with encoder_and_head(channels=(32, 64, 128)).",

@@ -24,7 +24,7 @@ L_k = mean of -log softmax over the B sequences of the batch, at the same time t
 ```
 
 In each of 4 planes a hidden point turns by its own angle a step and forgets by a = 0.98; one coordinate of each is
-seen, mixed and under noise. Over g steps the states share -4 log(1 - a^(2g)) nats, g = 4 (k - 1) + 1 from the
+observed, mixed and with noise. Over g steps the states share -4 log(1 - a^(2g)) nats, g = 4 (k - 1) + 1 from the
 end of one window to the start of the other, and no critic picks more often than the one that sees them.""",
     source="van den Oord, Li, Vinyals 2018 (CPC), section 3.1 and figure 4; [docs/methods/cpc.md](methods/cpc.md)",
     published={"CPC": "above chance, falling with k", "without a memory, c = z": "below CPC"},
