@@ -2,7 +2,7 @@
 
     python tests/page_commands.py                    those of a minute or less: what .ci/run calls
     python tests/page_commands.py --all              all; half an hour on two cores, on MNIST if it is in the cache
-    python tests/page_commands.py bugs --times       of one page; how long each took, beside what docs/course.md says
+    python tests/page_commands.py bugs --times       of one page; how long each took, beside the times stated
 
 A command is a ```bash block, or inline code that begins with python or pytest. Each page begins in a new folder. A command in
 a tree of exercises may fail with the name of an exercise; nothing else may fail. What a bug's script prints is compared with
@@ -43,8 +43,10 @@ def commands(page):
 
 
 def stated():
-    """{command: seconds on two cores} in the table of docs/course.md."""
+    """{command: seconds on two cores} in the table of docs/course.md, and in the docstrings of the bugs' scripts."""
     rows = re.findall(r"^\| `([^`]+)` \| about (\d+) (s|min) \|$", (ROOT / "docs/course.md").read_text(), re.MULTILINE)
+    for script in sorted((ROOT / "examples/bugs").glob("*.py")):
+        rows += re.findall(r"^    (python \S+) +# about (\d+) (s)$", script.read_text(), re.MULTILINE)
     return {command: int(number) * SECONDS[unit] for command, number, unit in rows}
 
 
@@ -117,7 +119,7 @@ def main():
             wall, busy = done.get(command, (0, 0))
             if wall and not busy / 4 <= seconds <= 2 * wall:
                 failed.append(command)
-                print(f"{command}: docs/course.md says about {seconds} s, here {busy / 2:.0f} to {wall:.0f} s")
+                print(f"{command}: stated as about {seconds} s, here {busy / 2:.0f} to {wall:.0f} s")
     return int(bool(failed))
 
 

@@ -24,9 +24,16 @@ def test_every_command_names_a_file_that_there_is():
             assert (page_commands.ROOT / path.rstrip(".")).exists(), line
 
 
-def test_the_course_has_the_time_of_every_script():
-    scripts = {line for line in LINES if re.match("python examples/(?!bugs|make_exercises)", line)}
+def test_the_course_or_the_script_of_a_bug_states_the_time_of_every_script():
+    scripts = {line for line in LINES if re.match("python examples/(?!make_exercises)", line)}
     assert scripts == set(page_commands.stated())
+
+
+def test_the_pages_have_the_range_of_the_times_of_the_bugs():
+    seconds = [time for line, time in page_commands.stated().items() if "/bugs/" in line]
+    bugs, course = (" ".join((page_commands.ROOT / f"docs/{page}.md").read_text().split()) for page in ("bugs", "course"))
+    assert f"Each script takes {min(seconds)} to {max(seconds)} seconds" in bugs
+    assert f"A bug's script takes {min(seconds)} to {max(seconds)} s" in course
 
 
 def test_a_tree_of_exercises_is_made_and_tested_as_the_page_says(tmp_path):

@@ -1,6 +1,6 @@
 """Embeddings gathered from other processes without their gradient: the loss is right, its direction only nearly.
 
-    python examples/bugs/gathered.py                     # about 10 s
+    python examples/bugs/gathered.py                     # about 6 s
 
 Eight processes have 16 images each and gather all embeddings as negatives. The all_gather of most libraries returns
 arrays without a gradient, so each process puts its own rows back and takes the mean of its anchors' losses. The value

@@ -1,6 +1,6 @@
 """An anchor among its own candidates: the loss stops at log 2.
 
-    python examples/bugs/mask.py                         # about 6 s
+    python examples/bugs/mask.py                         # about 7 s
 
 An anchor's cosine with itself is 1, and no candidate can have more. A perfect positive has 1 too. At best the anchor
 cannot decide between the two, p = 1/2, whatever the encoder does.

@@ -1,6 +1,6 @@
 """A softmax whose backward omits 1/tau: the loss falls, only slowly, and no error is raised.
 
-    python examples/bugs/missing_tau.py                  # about 6 s
+    python examples/bugs/missing_tau.py                  # about 4 s
 
 The gradient points the right way but is too short by a factor tau. Adam would hide even that. Finite differences do not:
 the ratio that gradcheck reports is tau itself.

@@ -1,6 +1,6 @@
 """Views drawn once and stored: the training loss falls further, and new views are found less often.
 
-    python examples/bugs/once.py                         # about 6 s
+    python examples/bugs/once.py                         # about 7 s
 
 The views are made before training to save time, or the generator is re-seeded every epoch. Each image then has the same
 two views throughout, and an encoder can memorise these pairs.

@@ -1,6 +1,6 @@
 """Views in one order, positives in another: the loss stays at chance.
 
-    python examples/bugs/positives.py                    # about 6 s
+    python examples/bugs/positives.py                    # about 7 s
 
 A batch of views can be laid out as [view 1 of all; view 2 of all], or pair by pair, as a data loader or a gather over
 machines may return it. Both are fine. Here it comes pair by pair, and the loss looks N rows further on.

@@ -1,6 +1,6 @@
 """Probing z instead of h: a representation that looks worse than it is.
 
-    python examples/bugs/probe.py                        # about 6 s
+    python examples/bugs/probe.py                        # about 8 s
 
 The head maps h to z, which the loss compares. It discards what differs between the two views, and with few dimensions more
 than that; h still has it. After training the head is discarded, and h is evaluated (Chen et al. 2020, section 4.2).

@@ -1,6 +1,6 @@
 """Prompts averaged and not normalised again: classes lose because their prompts disagree.
 
-    python examples/bugs/zero_shot.py                    # about a second
+    python examples/bugs/zero_shot.py                    # about 1 s
 
 The mean of unit vectors is shorter than 1, and the more they differ the shorter it is. With dot products as scores, a
 class that is described in many ways starts behind one whose prompts all agree. The embeddings here are made up: 20
