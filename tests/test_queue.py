@@ -83,3 +83,18 @@ def test_a_loaded_queue_goes_on_where_the_saved_one_was(xp):
         np.testing.assert_array_equal(array, other.state_dict()[name], err_msg=name)
     with pytest.raises(ValueError, match="keys: shape"):
         Queue(6, 3).load_state_dict(queue.state_dict())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_keys_that_are_not_finite_change_nothing(value):
+    """Else the queue counts rows that it never got, as negatives of zeros."""
+    queue = Queue(6, 3)
+    queue.enqueue(np.eye(3, dtype="float32"), np.arange(3))
+    before = queue.state_dict()
+    keys = np.ones((2, 3), "float32")
+    keys[1, 1] = value
+    with pytest.raises(FloatingPointError, match="the length of a row is not finite"):
+        queue.enqueue(keys, np.array([7, 8]))
+    assert len(queue) == 3 and all(np.array_equal(queue.state_dict()[name], array) for name, array in before.items())
+    queue.enqueue(np.ones((2, 3), "float32"))
+    assert len(queue) == 5 and queue.ids.data.tolist() == [1, 2, 3, 0, 0, 0]

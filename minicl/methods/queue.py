@@ -63,6 +63,7 @@ class Queue(Module):
             raise ValueError(f"Queue: {len(keys)} keys at once do not fit a queue of {capacity}; some would be "
                              "dropped before they are used: use a larger queue or a smaller batch")
         numbers = noted("Queue", ids, len(keys))
+        unit_keys = l2_normalize.forward(keys)[0]                            # raises before anything has changed
         if ids is not None:
             refuse_capture("Queue.enqueue takes ids from the host")
 
@@ -74,7 +75,7 @@ class Queue(Module):
             return [rows]
 
         rows, = each_step(keys, place)
-        ring[rows] = l2_normalize.forward(keys)[0]
+        ring[rows] = unit_keys
 
 
 def noted(name: str, ids: HostArray | None, count: int) -> Any:
