@@ -153,6 +153,17 @@ def test_nearest_neighbours_come_nearest_first(xp, rng):
     np.testing.assert_array_equal(near, np.argsort(-(unit(queries) @ unit(bank).T), axis=1)[:, :5])
 
 
+@pytest.mark.parametrize("k", [1, 7, 20])
+@pytest.mark.parametrize("count", [1, 2])
+def test_knn_of_many_items_counts_the_votes_of_the_nearest(rng, k, count):
+    make, _ = BANKS["low rank"]
+    x, labels = make(rng, 3500, 12), rng.integers(0, 4, 3500)
+    labels[:2000] = x[:2000, 0] > 0
+    with threads(count):
+        accuracy = knn_accuracy(x[:3000], labels[:3000], x[3000:], labels[3000:], k=k)
+    assert accuracy == slow_knn(x[:3000], labels[:3000], x[3000:], labels[3000:], k, 0.1)
+
+
 def low_rank(rng, n, d):
     return rng.standard_normal((n, 3)) @ rng.standard_normal((3, d)) + 0.02 * rng.standard_normal((n, d))
 

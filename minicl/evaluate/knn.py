@@ -38,12 +38,16 @@ def knn_accuracy(train_features: Array, train_labels: HostArray, test_features: 
     ids, truth = to_device(train_ids, xp), to_device(test_ids, xp)
     bank, queries = normalized(train_features), normalized(test_features)
     rows = max(1, min(200, 2**23 // N))                                      # s is 64 MB at most
-    bounds = None if is_gpu(xp) or N < SEARCHED * k else _bounding_vectors(bank, queries)
+    searches = not is_gpu(xp) and N >= SEARCHED * k and len(queries) >= bank.shape[1]        # else it does not pay
+    p_bank, p_queries = _bounding_vectors(bank, queries) if searches else (None, None)
+
+    def found(lo, hi):
+        return _found(queries[lo:hi], bank, p_queries[lo:hi], p_bank, k)
+
+    searches = searches and found(0, rows) is not None       # where many remain, all cosines are faster
 
     def right(lo, hi):
-        q = queries[lo:hi]
-        found = _found(q, bank, bounds[1][lo:hi], bounds[0], k) if bounds else None
-        s, near = found or (rounded_cosines(q, bank), xp.arange(N)[None])
+        s, near = (searches and found(lo, hi)) or (rounded_cosines(queries[lo:hi], bank), xp.arange(N)[None])
         votes = _votes(s, ids[near], C, k, tau)
         most = votes.max(axis=1, keepdims=True) * (1 - (k + 8) * 2.0**-52)   # sums of equal votes in any order tie
         return float(chosen(xp.minimum(votes, most), truth[lo:hi]).sum())
@@ -131,7 +135,7 @@ def _found(queries, bank, p_queries, p_bank, k):
 
     lowest = [float(cosines(i, best[i]).min()) * ROUNDING_UNIT for i in range(rows)]
     found = [np.flatnonzero(bound >= low - rounding) for bound, low in zip(bounds, lowest)]
-    if sum(map(len, found)) > bounds.size // 32:                             # all cosines at once are faster
+    if sum(map(len, found)) > bounds.size // SEARCHED:
         return None
     shape = rows, max(map(len, found))
     s, ids = np.full(shape, -math.inf), np.zeros(shape, dtype=int)
