@@ -6,6 +6,7 @@ Calls with Tensors that agree skip these checks; @op runs them for numbers, keyw
 import functools
 import inspect
 import re
+import types
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_args
 
@@ -33,7 +34,7 @@ else:
 
 MARKS = {"Index": Index, "Mask": Mask, "Scalar": Scalar}
 FLOATS = (np.dtype("float32"), np.dtype("float64"))          # native; `in` compares them by identity first
-PLAIN = {type(None), bool, int, float, str, slice}            # options that need no look, as most
+PLAIN = {type(None), bool, int, float, str, slice, types.MethodType}     # of options that need no look, as most
 OTHER_NAMES = {"temperature": "tau"}                          # callers may write either
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -61,6 +62,7 @@ class Signature:
         self.names = [p.name for p in inputs]
         self.options = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
         self.bools = {p.name for p in parameters if p.annotation in (bool, "bool")}
+        self.plain = {name: {bool} if name in self.bools else PLAIN for name in self.options if name != "world"}
         self.defaults = {p.name: p.default for p in inputs if p.default is not p.empty}
         self.asks_needs_grad = "needs_grad" in signature.parameters
         self.public = signature.replace(parameters=[p.replace(annotation=p.empty) if p.annotation is Any else p
@@ -94,12 +96,12 @@ class Signature:
     def check_options(self, options: dict[str, Any]) -> None:
         """Refuse unknown options and Tensors; convert NumPy numbers, which would promote float32, to Python's."""
         for name, value in options.items():
-            if name in self.bools:
-                require_bool(self.name, **{name: value})
-            if name in self.options and type(value) in PLAIN:
+            if type(value) in self.plain.get(name, ()):
                 continue
             if name not in self.options:
                 raise TypeError(f"{self.name}: {self._what_is_wrong_with(name)}")
+            if name in self.bools:
+                require_bool(self.name, **{name: value})
             if isinstance(value, np.generic):
                 options[name] = value.item()
             elif name == "world" and not hasattr(value, "all_reduce"):

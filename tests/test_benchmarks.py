@@ -287,6 +287,7 @@ def test_the_share_of_the_checks_is_printed_and_limited(capsys):
 
 
 def test_a_share_is_the_median_of_what_the_rounds_differ_by():
+    assert checks.undisturbed([2.0] * 20 + [9.0] * 20, [1.5] * 20 + [1.0] * 20) == 50.0
     share, error = checks.difference([2.0, 4.0, 2.0, 9.0, 2.0], [1.0, 2.0, 1.0, 1.0, 1.1])
     assert share == 50.0 and error == 0.0
     assert checks.difference([1.0, 1.0, 1.0], [0.99, 0.98, 0.97])[1] == pytest.approx(1.2533 * 1.4826 / 3**0.5)

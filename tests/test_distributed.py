@@ -120,8 +120,9 @@ def test_how_many_the_launcher_started(monkeypatch, environment, count):
 
 
 def test_world_must_be_one(rng):
-    with pytest.raises(TypeError, match="all_gather: world must be what minicl.distributed.get_world.. returns, got 4"):
-        all_gather(Tensor(np.eye(3)), world=4)
+    for other in (4, None, "x", True):
+        with pytest.raises(TypeError, match=f"all_gather: world must be what minicl.distributed.get_world.. returns, got {other!r}"):
+            all_gather(Tensor(np.eye(3)), world=other)
     with pytest.raises(TypeError, match="Linear.across: world must be what minicl.distributed.get_world.. returns, got 4"):
         Linear(2, 3, rng=rng).across(4)
 
