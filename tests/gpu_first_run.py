@@ -120,7 +120,7 @@ import json, sys
 import numpy as np
 from cupyx.profiler import benchmark
 from minicl import capture, get_backend
-from training_steps import N, STEPS
+from training_steps import STEPS
 xp = get_backend("cupy")
 
 def medians(step):
@@ -130,11 +130,9 @@ def medians(step):
 for method in json.loads(sys.argv[1]) or STEPS:
     step = STEPS[method](xp)
     times = medians(step)
-    if hasattr(step, "on"):
-        images = np.random.default_rng(0).integers(0, 256, (N, *step.shape), dtype=np.uint8)
-        captured = capture(xp, log=lambda reason: None)(step.on)
-        found = medians(lambda: captured(images, 1e-3))
-        times += found if captured.reason is None else [captured.reason]
+    captured, inputs = capture(xp, log=lambda reason: None)(step.on), step.draw()
+    found = medians(lambda: captured(*inputs, 1e-3))
+    times += found if captured.reason is None else [captured.reason]
     print(json.dumps([method, *times]), flush=True)
 """
 

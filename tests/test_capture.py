@@ -39,7 +39,7 @@ def state(step):
 # ---------------------------------------------------------------- the same numbers
 
 METHODS = [("SimCLR", "float32"), ("SimCLR", "bf16"), ("SimCLR in colour, SGD", "float32"), ("SimCLR, LARS", "float32"),
-           ("MoCo", "float32"), ("BYOL", "float32"), ("SimSiam", "float32")]
+           ("MoCo", "float32"), ("CLIP", "float32"), ("CPC", "float32"), ("BYOL", "float32"), ("SimSiam", "float32")]
 
 
 @emulated
@@ -47,15 +47,16 @@ METHODS = [("SimCLR", "float32"), ("SimCLR", "bf16"), ("SimCLR in colour, SGD", 
 def test_a_captured_step_computes_the_same(method, precision, cp, monkeypatch):
     monkeypatch.setattr(device, "_precision", precision)
     plain, step = STEPS[method](cp), STEPS[method](cp)
-    on, rng = capture(cp)(step.on), np.random.default_rng(7)
+    on = capture(cp)(step.on)
     for k in range(8 if method == "MoCo" else 5):                # MoCo's queue is full after 4, and begins again
-        images = rng.integers(0, 256, (N, *step.shape), dtype=np.uint8)
-        assert on(images, rate(k)).item() == plain.on(images, rate(k)).item()
+        inputs = step.draw()
+        assert on(*inputs, rate(k)).item() == plain.on(*plain.draw(), rate(k)).item()
     np.testing.assert_equal(state(step), state(plain))
     assert on.reason is None and on.graph is not None
     assert (operand_dtype(cp.ones(1, "float32")) == "uint16") == (precision == "bf16")
-    assert launches(lambda: on(images, 0.1)) <= 4                # host's values to the device, there; the graph; the loss
-    assert waits(lambda: on(images, 0.1)) == 0
+    most = 4 + sum(not isinstance(x, np.ndarray) for x in inputs)            # host's values to the device, there; the graph;
+    assert launches(lambda: on(*inputs, 0.1)) <= most                        # the loss; inputs on the device
+    assert waits(lambda: on(*inputs, 0.1)) == 0
 
 
 def small_step(xp, *, dropout=False, optimizer=lambda model: Adam(model, 0.01, weight_decay=0.1)):
@@ -151,10 +152,9 @@ def test_what_a_step_returns_is_left_alone_by_the_next(cp):
 def test_nothing_else_is_put_where_a_graph_computes(cp):
     """The emulated GPU closes the memory of each array that is freed, and fills new memory with NaN."""
     plain, step = STEPS["SimCLR"](cp), STEPS["SimCLR"](cp)
-    on, rng = capture(cp)(step.on), np.random.default_rng(7)
+    on = capture(cp)(step.on)
     for k in range(6):
-        images = rng.integers(0, 256, (N, *step.shape), dtype=np.uint8)
-        assert on(images, rate(k)).item() == plain.on(images, rate(k)).item()
+        assert on(*step.draw(), rate(k)).item() == plain.on(*plain.draw(), rate(k)).item()
         geometric._arange.cache_clear()                          # arrays that the graph reads, and nobody else now
         others = [cp.full(size, np.nan) for size in (16, 1000, 100_000) for _ in range(5)]
         del others
@@ -173,10 +173,9 @@ def test_a_step_that_waits_is_computed_as_usual_and_the_line_is_named(method, cp
         assert loss.item() < 100
         return loss
 
-    on, rng = capture(cp)(train), np.random.default_rng(7)
+    on = capture(cp)(train)
     for k in range(8 if method == "MoCo" else 4):
-        images = rng.integers(0, 256, (N, *step.shape), dtype=np.uint8)
-        assert on(images, rate(k)).item() == plain.on(images, rate(k)).item()
+        assert on(*step.draw(), rate(k)).item() == plain.on(*plain.draw(), rate(k)).item()
         np.testing.assert_equal(state(step), state(plain))
     assert capsys.readouterr().out.count("not captured as a CUDA graph: train(), line ") == 1
 

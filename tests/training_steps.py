@@ -29,10 +29,11 @@ def predictor(rng):
     return nn.projection_head("mlp", 128, hidden=64, dim=128, rng=rng)
 
 
-def training(model, optimizer, loss_of, augment, shape, rng, xp, after=lambda: None):
-    """A function that takes one step on new views of new images; .on(images, lr) takes it on given ones."""
-    def on(images, lr=None):
-        loss = loss_of(model, *two_views(augment, to_float(images, xp), rng))
+def training(model, optimizer, draw, loss_of, rng, after=lambda: None):
+    """A function that takes one step on new inputs, which draw() gives; .on(*inputs, lr) takes it on given ones."""
+    def on(*inputs):
+        *inputs, lr = inputs
+        loss = loss_of(*inputs)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step(lr)
@@ -40,10 +41,19 @@ def training(model, optimizer, loss_of, augment, shape, rng, xp, after=lambda: N
         return loss
 
     def step():
-        return on(rng.integers(0, 256, (N, *shape), dtype=np.uint8))
+        return on(*draw(), None)
 
-    step.on, step.shape, step.model, step.optimizer, step.rng = on, shape, model, optimizer, rng
+    step.on, step.draw, step.model, step.optimizer, step.rng = on, draw, model, optimizer, rng
     return step
+
+
+def on_views(model, optimizer, loss_of, augment, shape, rng, xp, after=lambda: None):
+    """training() on two views of images of this shape."""
+    def draw():
+        return [rng.integers(0, 256, (N, *shape), dtype=np.uint8)]
+
+    return training(model, optimizer, draw, lambda images: loss_of(model, *two_views(augment, to_float(images, xp), rng)), rng,
+                    after)
 
 
 def simclr(xp, *, colour=False, optimizer=lambda model: AdamW(model, 1e-3, weight_decay=1e-4)):
@@ -55,7 +65,7 @@ def simclr(xp, *, colour=False, optimizer=lambda model: AdamW(model, 1e-3, weigh
         return nt_xent(z[:len(view1)], z[len(view1):], 0.2)
 
     augment = simclr_views() if colour else mnist_views()
-    return training(model, optimizer(model), loss, augment, shape, rng, xp)
+    return on_views(model, optimizer(model), loss, augment, shape, rng, xp)
 
 
 def moco(xp):
@@ -66,7 +76,7 @@ def moco(xp):
         _, queries = model(view1)
         return model.loss(queries, model.encode_keys(view2, rng), 0.2)
 
-    return training(model, AdamW(model, 1e-3), loss, mnist_views(), GREY, rng, xp, model.update)
+    return on_views(model, AdamW(model, 1e-3), loss, mnist_views(), GREY, rng, xp, model.update)
 
 
 def byol(xp):
@@ -77,7 +87,7 @@ def byol(xp):
         views = xp.concatenate([view1, view2])
         return model.loss(model(views)[1], model.targets(views))
 
-    return training(model, AdamW(model, 1e-3), loss, mnist_views(), GREY, rng, xp, model.update)
+    return on_views(model, AdamW(model, 1e-3), loss, mnist_views(), GREY, rng, xp, model.update)
 
 
 def simsiam(xp):
@@ -87,44 +97,39 @@ def simsiam(xp):
     def loss(model, view1, view2):
         return model.loss(model(xp.concatenate([view1, view2]))[1])
 
-    return training(model, AdamW(model, 1e-3), loss, mnist_views(), GREY, rng, xp)
+    return on_views(model, AdamW(model, 1e-3), loss, mnist_views(), GREY, rng, xp)
 
 
 def clip(xp):
     rng, dataset = np.random.default_rng(0), CaptionedDigits()
     text = nn.Transformer(dataset.tokenize.size, LENGTH, depth=1, rng=rng)
     model = CLIP(nn.ConvNet(COLOUR, (32, 64, 128, 128), strides=(2, 2, 2, 1), rng=rng), text, rng=rng).to(xp)
-    optimizer = AdamW(model, 1e-3, weight_decay=0.05)
 
-    def step():
+    def draw():
         digits, labels = rng.integers(0, 256, (N, *GREY), dtype=np.uint8), rng.integers(0, 10, N)
         images, attributes = dataset.render(digits, labels, rng)
         ids = dataset.tokenize(dataset.caption(attributes, rng))
-        image, text = model(to_float(images, xp), to_device(ids, xp))
-        loss = clip_loss(image, text, model.logit_scale, caption_ids=to_device(same_caption_ids(ids), xp))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        model.clamp_logit_scale()
-        return loss
+        return images, np.pad(ids, [(0, 0), (0, LENGTH - ids.shape[1])]), same_caption_ids(ids)      # of one shape
 
-    return step
+    def loss(images, ids, same):
+        image, text = model(to_float(images, xp), to_device(ids, xp))
+        return clip_loss(image, text, model.logit_scale, caption_ids=to_device(same, xp))
+
+    return training(model, AdamW(model, 1e-3, weight_decay=0.05), draw, loss, rng, model.clamp_logit_scale)
 
 
 def cpc(xp):
     rng, ahead = np.random.default_rng(0), 3
     model = CPC(WindowEncoder(4, 4, rng=rng), nn.GRU(32, 64, rng=rng), ahead, rng=rng).to(xp)
-    optimizer = AdamW(model, 1e-3)
 
-    def step():
-        z, c = model(time_first(rng.standard_normal((N, 32, 4), dtype="float32"), xp))
-        loss = sum(info_nce_from_scores(*model.scores(z, c, k), 1.0) for k in range(1, ahead + 1)) * (1 / ahead)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss
+    def draw():
+        return [time_first(rng.standard_normal((N, 32, 4), dtype="float32"), xp)]
 
-    return step
+    def loss(sequences):
+        z, c = model(sequences)
+        return sum(info_nce_from_scores(*model.scores(z, c, k), 1.0) for k in range(1, ahead + 1)) * (1 / ahead)
+
+    return training(model, AdamW(model, 1e-3), draw, loss, rng)
 
 
 STEPS = {
