@@ -1,6 +1,6 @@
 """Keys that enter the queue before the loss is computed: the loss stops at log 2.
 
-    python examples/bugs/queue_order.py                  # about 6 s
+    python examples/bugs/queue_order.py                  # about 8 s
 
 The positive of a query is then also among its negatives, as the same vector, and no encoder can tell one from the
 other.

@@ -1,6 +1,6 @@
 """One image that gives a vector of zeros: from that step on everything is NaN.
 
-    python examples/bugs/zero_vector.py                  # about 2 s
+    python examples/bugs/zero_vector.py                  # about 3 s
 
 x / |x| is 0/0 for x = 0. A single row is enough: the NaN goes through the batch's softmax into the loss, from there
 into every gradient, and with one optimizer step into every weight. A padded row or an empty image can cause it.

@@ -20,7 +20,8 @@ and `list` lists them. Each has a page: statement, mathematics, picture, verdict
 
 Results are mean ± standard deviation over the seeds, three by default. The settings of claims 5 to 9, 13 and 15 were
 chosen by runs with seeds 0 to 2; their records use other seeds, chosen beforehand. Seconds are wall-clock times of all
-seeds together on two CPU cores. `--full` is for a GPU and has not been run yet.
+seeds together. Claims 5 to 15 ran with one thread beside other programs; on two idle cores they take a third to a sixth
+of these times. `--full` is for a GPU and has not been run yet.
 """
 FOOT = """\
 `python examples/claims report --docs` generates these pages from the records, the JSON files in `docs/claims`.
