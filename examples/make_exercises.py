@@ -140,7 +140,7 @@ EXERCISES = [
              "the first step already has a rate; after the last step, stay at the final rate", keep=3),
     Exercise("effective_rank", 8, 2, "", "evaluate/geometry.py", "effective_rank", "derivations.md", "test_evaluate.py",
              "effective_rank", 15, "centre; the singular values are the roots of the eigenvalues of x^T x; their entropy",
-             keep=1, falls="training_metrics or report or the_cap_is_of"),
+             keep=2, falls="training_metrics or report or the_cap_is_of"),
     Exercise("retrieval", 8, 2, "", "evaluate/zero_shot.py", "retrieval_recall", "derivations.md", "test_clip.py",
              "retrieval_of or recall_counts or repeated_caption_is or retrieves_nothing or every_k", 20,
              "count the wrong candidates that score at least as much as the best right one: fewer than k is a hit",

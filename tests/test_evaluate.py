@@ -412,7 +412,7 @@ def test_the_effective_rank_is_the_entropy_of_the_singular_values(xp):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("scale, offset", [(0, 1e6), (0, 1e7), (1, 1e5), (1, -1e6), (1e-6, 0), (1e-6, 1e7)])
-def test_a_column_of_another_scale_does_not_hide_the_other_directions(xp, scale, offset, dtype):
+def test_the_effective_rank_counts_all_directions_whatever_one_columns_scale(xp, scale, offset, dtype):
     rng = np.random.default_rng(0)                           # an rng of its own: each case draws the same columns
     z = np.concatenate([offset + scale * rng.standard_normal((500, 1)), rng.standard_normal((500, 8))], axis=1).astype(dtype)
     s = np.linalg.svd((z - z.mean(axis=0, dtype="float64")).astype("float64"), compute_uv=False)
@@ -424,7 +424,7 @@ def test_a_column_of_another_scale_does_not_hide_the_other_directions(xp, scale,
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_equal_rows_up_to_rounding_have_rank_1_whatever_the_columns_scales(xp, dtype):
+def test_the_effective_rank_of_equal_rows_up_to_rounding_is_1_whatever_the_columns_scales(xp, dtype):
     rng = np.random.default_rng(0)
     row = 10.0**rng.uniform(-6, 6, 12)
     z = (row * (1 + np.finfo(dtype).eps * rng.uniform(-1, 1, (400, 12)))).astype(dtype)
@@ -477,7 +477,7 @@ def test_the_left_column_of_neighbours_is_the_query_also_where_all_features_are_
         assert all(len({image.tobytes() for image in row}) == 9 for row in rows)
 
 
-@pytest.mark.parametrize("measure", [effective_rank, embedding_std, uniformity])
+@pytest.mark.parametrize("measure", [effective_rank, embedding_std, uniformity], ids=["rank", "std", "uniformity"])
 def test_one_row_is_not_collapsed_but_refused(measure):
     with pytest.raises(ValueError, match=f"{measure.__name__}: expected z .* with N >= 2, got"):
         measure(np.ones((1, 3)))

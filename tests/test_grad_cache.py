@@ -215,7 +215,7 @@ def test_a_loss_off_the_tape_is_an_error(xp):
         grad_cache(simclr(xp), lambda h, z: Tensor(xp.ones(())), items(xp), chunk=4)
 
 
-def test_what_is_not_finite_and_what_has_no_items_is_named(rng):
+def test_a_row_that_is_not_finite_and_a_batch_of_none_are_named(rng):
     model = nn.Linear(3, 2, rng=rng)
     x = np.ones((4, 3), "float32")
     x[1, 1] = np.nan

@@ -108,7 +108,7 @@ def test_the_order_is_newest_first():
     assert [node.op.__name__ for node in ancestors(b.node)] == ["plus", "times", "times"]
 
 
-def test_gradients_of_one_node_are_freed_before_the_backward_of_the_next():
+def test_a_walk_frees_the_gradients_of_a_node_before_the_next_backward():
     """Else two layers' gradients of weights take memory at a time."""
     alive = []
 
