@@ -13,7 +13,7 @@ import math
 import os
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ import numpy as np
 
 from .files import write_atomically
 from .nn import Module
+from .nn.spec import encode, settings_of, spec_of
 from .nn.state import require_state
 from .optim import Optimizer
 from .typing import HostArray
@@ -174,7 +175,8 @@ def is_of_a_run(meta: dict[str, Any]) -> bool:
         return (all(type(n) is int for n in (meta["step"], meta["total"], *steps)) and type(meta["log"]) is list
                 and 0 <= meta["step"] <= meta["total"] and type(meta["seconds"]) in (int, float)
                 and 0 <= meta["seconds"] < math.inf
-                and all(type(meta[key]) is dict for key in ("config", "rng", "data", "code")) and type(meta["name"]) is str
+                and all(type(meta[key]) is dict for key in ("config", "rng", "data", "code", "settings"))
+                and type(meta["name"]) is str
                 and all(type(line) is dict and type(line.get("loss")) in (int, float, type(None)) for line in meta["log"])
                 and all(low < high for low, high in itertools.pairwise([-1, *steps, meta["step"]])))
     except (TypeError, KeyError, AttributeError):
@@ -191,23 +193,58 @@ def require_rng_state(rng: np.random.Generator, state: dict[str, Any]) -> None:
 
 # ---------------------------------------------------------------- restore
 
-def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path: Path) -> None:
+def specs_of(parts: Mapping[str, Any], log: Callable[[str], None]) -> dict[str, Any]:
+    """{name: how minicl.load makes it again, or {"unknown": why it cannot}} of the Modules among parts."""
+    specs = {}
+    for name, part in parts.items():
+        if isinstance(part, Module):
+            try:
+                specs[name] = spec_of(part)
+            except ValueError as error:
+                log(f"{name}: its weights are saved, but minicl.load will not be able to build it: {error}")
+                specs[name] = {"unknown": str(error)}
+    return specs
+
+
+def settings(parts: Mapping[str, Any]) -> dict[str, str]:
+    """{"model.steps.1.eps": "1e-05", "optimizer.lr": "0.1", ...} of the Modules and optimizers among parts, as text."""
+    found: dict[str, str] = {}
+    for name, part in parts.items():
+        if isinstance(part, Module):
+            found |= {f"{name}.{key}": text for key, text in settings_of(part).items()}
+        elif isinstance(part, Optimizer):
+            held = {key: encode(getattr(part, key)) for key in part._setting_ranges if hasattr(part, key)}
+            found |= {f"{name}.{key}": repr(value) for key, value in held.items()}
+    return found
+
+
+def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path: Path,
+            before: Mapping[str, str] | None = None) -> None:
     """Load the arrays of a checkpoint into `parts`, {name: object with load_state_dict()}.
 
-    Raises CheckpointError, and changes no part, unless all names, dtypes and shapes fit.
+    Raises CheckpointError, and changes no part, unless all names, dtypes and shapes fit, and the settings are those of
+    `before`; None: they are not compared.
     """
-    before = {part: thing.state_dict() for part, thing in parts.items()}
-    expected = {f"{part}.{name}": np.asarray(array) for part, state in before.items() for name, array in state.items()}
+    states = {part: thing.state_dict() for part, thing in parts.items()}
+    expected = {f"{part}.{name}": np.asarray(array) for part, state in states.items() for name, array in state.items()}
     try:
         require_state("run", arrays, expected)
     except ValueError as error:
         raise CheckpointError(f"{path} does not fit this run: it was saved from another model or optimizer:"
                               + str(error).partition(":")[2]) from error
+    now = settings(parts)
+    before = now if before is None else before
+    if different := [f"{key} was {before.get(key)}, now {now.get(key)}" for key in {**before, **now}
+                     if before.get(key) != now.get(key)]:
+        different.sort(key=len)                              # what can be read comes first
+        more = f"; and {len(different) - 3} more" * (len(different) > 3)
+        raise CheckpointError(f"{path} does not fit this run, it is of another model or optimizer: "
+                              f"{'; '.join(different[:3])}{more}. Make the same ones, or start again with another --out")
     try:
-        for part, state in before.items():
+        for part, state in states.items():
             parts[part].load_state_dict({name: arrays[f"{part}.{name}"] for name in state})
     except Exception as error:
-        for part, state in before.items():
+        for part, state in states.items():
             parts[part].load_state_dict(state)
         raise CheckpointError(f"{path} does not fit this run's {part}: {error}") from error
 

@@ -61,7 +61,7 @@ def options(description: str | None, *, epochs: int, batch: int, lr: float, tau:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that warns of options without effect."""
+    """An argument parser that warns of options without effect, such as an --evaluate-every larger than --epochs."""
 
     def __init__(self, **options: Any):
         super().__init__(**options)
@@ -94,6 +94,9 @@ class Parser(argparse.ArgumentParser):
             idle = [name for name in names if _attribute(name) in given]
             if idle and not holds and _is_first():
                 self._print_message(f"warning: ignored without {condition}: {', '.join(idle)}\n", sys.stderr)
+        every, epochs = (getattr(parsed, name, None) or 0 for name in ("evaluate_every", "epochs"))
+        if every > epochs and _is_first():
+            self._print_message(f"warning: ignored without --epochs {every} or more: --evaluate-every\n", sys.stderr)
         return parsed, rest
 
 

@@ -31,15 +31,13 @@ from tqdm import tqdm
 
 from .backend import available_memory_only
 from .checkpoint import (CheckpointError, HasState, changes, code, fingerprint, is_of_a_run, load_checkpoint,
-                         require_complete, require_rng_state, restore, save_checkpoint)
+                         require_complete, require_rng_state, restore, save_checkpoint, settings, specs_of)
 from .checks import require_integers, require_rng
 from .console import BAR_COLUMNS, fitting, lasting_output, terminal_columns
 from .distributed import ALONE, World, current, hold_signals, launched
 from .ending import as_python_says, closing, end_all, failure, leave
 from .files import Table, finite, remove_parts, write_atomically, write_json
 from .folder import OwnFolder, RunError
-from .nn import Module
-from .nn.spec import spec_of
 from .signals import Stopped, signals_noted, signals_stop
 from .tensor import clock
 from .typing import Rng
@@ -87,12 +85,13 @@ class Run:
     name   of the script; without --out the folder is runs/name, or runs/name-2, runs/name-3, ...
     world  the processes that train together, each on its part of every batch. All make the same calls
     divided  options whose values are totals over the processes, and so must be multiples of their number
+    grows  whether --resume may have more --epochs than before
 
     A run that fails before its first step is done leaves no folder. Raises RunError or CheckpointError.
     """
 
     def __init__(self, args: argparse.Namespace, name: str, world: World = ALONE, *,
-                 divided: Sequence[str] = ("batch", "chunk")):
+                 divided: Sequence[str] = ("batch", "chunk"), grows: bool = True):
         if world.size < current().size:
             raise RunError(f"this is process {current().rank} of {current().size}, and each would make its own run; "
                            f"pass the world that get_world() returned: Run(args, {name!r}, world)")
@@ -105,7 +104,7 @@ class Run:
         places = {key: os.path.abspath(path) for key in ("data_dir", "captions") if (path := getattr(args, key, None))}
         self.config = {**vars(args), **places}               # config.json is read in other current folders too
         self.world, self.is_first = world, world.rank == 0
-        self.name, self.log_every = name, args.log_every
+        self.name, self.log_every, self._grows = name, args.log_every, grows
         self.step, self.seconds = 0, 0.0                     # steps done and time in training, earlier sessions included
         self._log: list[dict] = []
         self._has_begun = False
@@ -167,7 +166,7 @@ class Run:
         if now["--batch"] is None and type(before.get("--batch")) is int:
             now["--batch"] = before["--batch"]
         earlier, epochs = before.get("--epochs"), now.get("--epochs")
-        if type(earlier) is int and earlier < epochs:
+        if self._grows and type(earlier) is int and earlier < epochs:
             self.print(f"--epochs was {earlier}, now {epochs}: the remaining learning rates are those of a run of "
                        f"{epochs} epochs, so it rises where the schedule of {earlier} had come down")
             before["--epochs"] = epochs
@@ -194,7 +193,7 @@ class Run:
             require_rng_state(rng, meta["rng"])
         except (TypeError, ValueError, KeyError, OverflowError) as error:
             raise CheckpointError(f"{self.checkpoint} does not fit this run's rng: {error}") from error
-        restore(arrays, parts, self.checkpoint)
+        restore(arrays, parts, self.checkpoint, meta["settings"])
         rng.bit_generator.state = meta["rng"]
         self.step, self.seconds, self._earlier = meta["step"], meta["seconds"], meta["seconds"]
         self._saved = None
@@ -224,7 +223,7 @@ class Run:
         if batch and n % batch > n // 10:
             self.print(f"each epoch leaves out {n % batch} of the {n} training images, other ones each time: {n} is "
                        f"not a multiple of --batch {batch}")
-        specs = {name: self._spec(name, part) for name, part in parts.items() if isinstance(part, Module)}
+        made, specs = settings(parts), specs_of(parts, self.print)
         if self._saved:
             self._restore(total, fingerprints, rng, parts)
             self._begin()
@@ -242,8 +241,8 @@ class Run:
                 self._begin()
                 save_checkpoint(self.checkpoint, parts, {
                     "name": self.name, "step": self.step, "total": total, "seconds": self.seconds, "config": self.config,
-                    "data": fingerprints, "code": self._code, "models": specs, "rng": rng.bit_generator.state,
-                    "log": self._log})
+                    "data": fingerprints, "code": self._code, "models": specs, "settings": made,
+                    "rng": rng.bit_generator.state, "log": self._log})
             self.world.wait()
 
         with signals_noted() as signals, self._progress() as self._bar:
@@ -285,14 +284,6 @@ class Run:
             raise RunError(f"after step {self.step}, {name} differs between processes: was model.across(world) called "
                            "before the optimizer was made, and do all processes draw the same random numbers?")
 
-    def _spec(self, name, model):
-        """How minicl.load makes the model again, or {"unknown": why it cannot}."""
-        try:
-            return spec_of(model)
-        except ValueError as error:
-            self.print(f"{name}: its weights are saved, but minicl.load will not be able to build it: {error}")
-            return {"unknown": str(error)}
-
     def _begin(self):
         """The first files in the folder, once a step was computed."""
         if self.is_first and not self._has_begun:
@@ -321,13 +312,17 @@ class Run:
     def log(self, step: int, **metrics: Any) -> None:
         """Append one line to log.jsonl and show it.
 
-        Raises FloatingPointError if metrics["loss"] is not finite, RunError if it is not the same on all processes, and
-        ValueError unless the step is the one that is computed, and it has no line yet.
+        Raises FloatingPointError if metrics["loss"] is not finite, TypeError if it is no number, RunError if it is not the
+        same on all processes, and ValueError unless the step is the one that is computed, and it has no line yet.
         """
         if step != self.step or self._log and self._log[-1]["step"] >= step:
             raise ValueError(f"Run.log: expected one line for the current step, {self.step}, got step "
                              f"{step}" + " again; give all metrics in one call" * (step == self.step))
-        line = finite({"step": step, **metrics})
+        loss = metrics.get("loss", 0.0)
+        loss = loss.tolist() if hasattr(loss, "tolist") else loss                        # of NumPy or CuPy
+        if type(loss) not in (int, float):
+            raise TypeError(f"Run.log: loss must be a number, got {loss!r:.100}; of a Tensor give loss.item()")
+        line = finite({"step": self.step, **metrics})
         if not self.world.alike(_bytes(line.get("loss"))):
             raise RunError(f"the loss of step {step} differs between processes: it must be that of the whole batch; pass "
                            "world=world to the loss, or use minicl.distributed.mean_of(loss, world=world)")
@@ -336,10 +331,9 @@ class Run:
         self._log.append(line)
         shown = [f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in metrics.items()]
         if self._bar.disable:
-            self.print("  ".join([f"step {step + 1}/{self.total}", *shown]))
+            self.print("  ".join([f"step {self.step + 1}/{self.total}", *shown]))
         else:
             self._bar.set_postfix_str(fitting(shown, terminal_columns(sys.stderr) - BAR_COLUMNS))
-        loss = metrics.get("loss", 0.0)
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} at step {step}; lower --lr, raise --tau, or look for NaN in the "
                                      f"input; {self.folder} keeps the log, and the last checkpoint if there is one")

@@ -332,6 +332,22 @@ def test_ctrl_c_keeps_the_records_that_are_there_and_resume_goes_on(quick, tmp_p
     assert quick[2:] == [("tightness", 1)] * 2
 
 
+def test_a_folder_of_mnist_is_used_or_said_not_to_be(quick, tmp_path, monkeypatch, capsys):
+    """--size fast ignores --data-dir, and --resume does not take records of generated digits for those of the folder."""
+    assert run("run", 2, "--seeds", 0, "--out", tmp_path / "fast", "--size", "fast", "--data-dir", "nowhere") == 0
+    assert capsys.readouterr().err.count("warning: ignored with --size fast, which generates its digits: --data-dir") == 1
+    loaded: list = []
+    monkeypatch.setattr(__main__, "load_mnist", lambda folder, log: loaded.append(folder))
+    assert run("run", 2, 3, "--seeds", 0, "--out", tmp_path) == 0 and "warning" not in capsys.readouterr().err
+    for name, data in (("tightness", "drawn by the experiment"), ("counting", "generated digits")):
+        path = record_path(tmp_path, name)
+        path.write_text(json.dumps({**json.loads(path.read_text()), "data": data}))
+    del quick[:]
+    assert run("run", 2, 3, "--seeds", 0, "--out", tmp_path, "--resume") == 0 and not quick
+    assert run("run", 2, 3, "--seeds", 0, "--out", tmp_path, "--resume", "--data-dir", tmp_path) == 0
+    assert quick == [("counting", 0)] and loaded == [str(tmp_path)]
+
+
 @pytest.mark.parametrize("options, message", [
     (("run", "17"), "there is no claim 17; python examples/claims list shows those there are"),
     (("run", "bigbang"), "there is no claim bigbang"),

@@ -198,6 +198,17 @@ def test_the_example_ends_with_a_result_on_either_backend(xp, tmp_path):
     assert result["symbol_infonce"] < result["symbol_information"] < result["symbol_nt_xent"]
 
 
+def test_a_resumed_run_keeps_its_stairs(tmp_path, capsys):
+    """More --epochs would mix two staircases."""
+    small = ("mutual_information", "--batch", 16, "--pairs", 512, "--out", tmp_path / "out")
+    assert run_example(*small, "--epochs", 1) == 0
+    result = read_run(tmp_path / "out")[0]
+    assert run_example(*small, "--epochs", 2, "--resume") == 2
+    assert "is of a run with other options: --epochs was 1, now 2" in capsys.readouterr().err
+    assert run_example(*small, "--epochs", 1, "--resume") == 0
+    assert {key for key, value in read_run(tmp_path / "out")[0].items() if value != result[key]} <= {"seconds", "peak_mib"}
+
+
 @pytest.mark.parametrize("d", [1, 3])
 @pytest.mark.parametrize("nats", [1.0, 4.4, 4.6, 8.0, 12.0, 14.0])           # a dimension: float32 ends at 4.5
 def test_the_optimal_bound_is_right_for_any_information_that_is_accepted(nats, d):

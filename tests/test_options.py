@@ -28,6 +28,11 @@ CASES = [  # script, arguments, the options without effect
     ("clip_images", "--captions x.csv --template {} --classes cat dog", ""),
     ("cpc_sequences", "--context none --hidden 64", "--hidden"),
     ("cpc_sequences", "--hidden 64", ""),
+    *[(script, f"--data-dir x --epochs {epochs} --evaluate-every {every}".removeprefix("--data-dir x " * ("images" not in script)),
+       "--evaluate-every" * (every > epochs))
+      for script in ("simclr_images", "moco_images", "simclr_mnist", "moco_mnist", "simclr_cifar10")
+      for epochs, every in ((3, 5), (3, 4), (3, 3), (3, 1))],
+    ("simclr_mnist", "--evaluate-every 99", "--evaluate-every"), ("simclr_mnist", "--epochs 1", ""),
 ]
 
 

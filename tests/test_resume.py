@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from small_runs import SAVE_EVERY, TOTAL, Crash, arguments, assert_same_end, crash, press_ctrl_c, start, train
 
-from minicl import Tensor
+from minicl import Tensor, ops
 from minicl.checkpoint import CheckpointError, fingerprint, load_checkpoint, save_checkpoint
 from minicl.data import generate_digits
-from minicl.nn import Linear
+from minicl.nn import BatchNorm, Dropout, Linear, Module, Sequential
+from minicl.optim import SGD, Adam, AdamW
 from minicl.run import Run, RunError
 
 # ---------------------------------------------------------------- going on
@@ -66,6 +67,71 @@ def test_resume_refuses_another_model(out):
     run, rng = start(out, "--resume"), np.random.default_rng(0)
     with pytest.raises(CheckpointError, match="does not fit this run: it was saved from another model or optimizer"):
         next(run.steps(TOTAL, save_every=SAVE_EVERY, rng=rng, model=Linear(3, 4, rng=rng)))
+
+
+def net(changes=None, relus=1, p=0.3, momentum=0.1, own=3):
+    """A model whose weights have the same names and shapes whatever the arguments."""
+    rng = np.random.default_rng(0)
+    model = Sequential(Linear(2, 2, rng=rng), BatchNorm(2, momentum=momentum), Dropout(p, rng=rng), Own(own), *[ops.relu] * relus)
+    for name, value in (changes or {}).items():
+        setattr(model.steps[int(name[0])], name[2:], value)
+    return model
+
+
+class Own(Module):
+    """A module of one's own, which has no spec for some settings."""
+
+    def __init__(self, setting):
+        self.setting = setting
+
+    def forward(self, x):
+        return x
+
+
+MODELS = [  # a model, another of equal arrays, what the message names; None: they are the same
+    ({}, {}, None), ({"own": np.ones(3)}, {"own": np.ones(3)}, None), ({"own": len}, {"own": len}, None), ({"own": np}, {"own": np}, None),
+    ({}, {"relus": 2}, "model.steps was .*, now"), ({}, {"p": 0.9}, "model.steps.2.p was 0.3, now 0.9"),
+    ({}, {"changes": {"1.eps": 0.5}}, "model.steps.1.eps was 1e-05, now 0.5"), ({}, {"changes": {"1.relu": True}}, "steps.1.relu was False, "),
+    ({"changes": {"1.eps": 0.5}}, {"changes": {"1.eps": 0.25}}, "model.steps.1.eps was 0.5, now 0.25"), ({}, {"own": 4}, "steps.3.setting"),
+    ({}, {"own": "3"}, "steps.3.setting"), ({"own": len}, {"own": max}, "steps.3.setting was '<built-in function len>', now "),
+    ({"own": np.ones(3)}, {"own": np.zeros(3)}, "steps.3.setting"), ({"own": {1, 2}}, {"own": {1, 3}}, "steps.3.setting")]
+OPTIMIZERS = [
+    (lambda m: AdamW(m, 0.1), lambda m: AdamW(m, 0.1), None), (lambda m: AdamW(m, 0.1), lambda m: AdamW(m, 0.2), "optimizer.lr was 0.1, now 0.2"),
+    (lambda m: AdamW(m, 0.1), lambda m: AdamW(m, 0.1, betas=(0.9, 0.99)), "optimizer.betas was .0.9, 0.999., now .0.9, 0.99."),
+    (lambda m: Adam(m, 0.1), lambda m: Adam(m, 0.1, weight_decay=0.1), "optimizer.weight_decay was 0.0, now 0.1"),
+    (lambda m: SGD(m, 0.1, momentum=0.9), lambda m: SGD(m, 0.1, momentum=0.9, nesterov=True), "optimizer.nesterov was False, now True")]
+
+
+def train_net(run, model, make=lambda model: AdamW(model, 0.1)):
+    optimizer = make(model)
+    for step in run.steps(TOTAL, np.random.default_rng(0), save_every=SAVE_EVERY, model=model, optimizer=optimizer):
+        optimizer.zero_grad()
+        (model(np.ones((3, 2), "float32")) * 1.0).sum().backward()
+        optimizer.step()
+        if step == 6:
+            run.close()
+            break
+
+
+@pytest.mark.parametrize("before, now, message", MODELS)
+def test_resume_refuses_another_model_of_equal_arrays(out, before, now, message):
+    train_net(start(out), net(**before))
+    model = net(**now)
+    state = model.state_dict()
+    if message is None:
+        return train_net(start(out, "--resume"), model)
+    with pytest.raises(CheckpointError, match=f"it is of another model or optimizer: .*{message}"):
+        train_net(start(out, "--resume"), model)
+    assert all((array == state[name]).all() for name, array in model.state_dict().items())
+
+
+@pytest.mark.parametrize("before, now, message", OPTIMIZERS)
+def test_resume_refuses_other_settings_of_an_optimizer(out, before, now, message):
+    train_net(start(out), net(), before)
+    if message is None:
+        return train_net(start(out, "--resume"), net(), now)
+    with pytest.raises(CheckpointError, match=f"it is of another model or optimizer: .*{message}"):
+        train_net(start(out, "--resume"), net(), now)
 
 
 def test_resume_refuses_a_checkpoint_without_a_run(out):
@@ -230,7 +296,7 @@ def test_data_that_cannot_be_compared_is_refused(held):
 
 @pytest.mark.parametrize("change", [
     {"step": -1}, {"code": None}, {"code": "text"}, {"step": 13}, {"step": 1.0}, {"step": None}, {"step": True}, {"total": "12"}, {"seconds": -1},
-    {"seconds": None}, {"config": None}, {"config": []}, {"rng": 3}, {"data": None}, {"log": None}, {"log": [{}]},
+    {"seconds": None}, {"config": None}, {"config": []}, {"settings": None}, {"settings": []}, {"rng": 3}, {"data": None}, {"log": None}, {"log": [{}]},
     {"log": [{"step": 99}]}, {"log": "log"}, {"log": {}}, {"log": [1]}, {"seconds": True}, {"seconds": "1"}, {"name": None},
     {"total": True}, *({"log": log} for log in (
         [{"step": 1.0}], [{"step": True}], [{"step": -1}], [{"step": "1"}], [{"step": 1}, {"step": 1}], [{"step": 2}, {"step": 1}],

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from small_runs import SAVE_EVERY, TOTAL, Crash, arguments, crash, no_room, press_ctrl_c, start, train
 
-from minicl import run
+from minicl import Tensor, run
 from minicl.backend import BackendError, get_backend
 from minicl.checkpoint import CheckpointError, load_checkpoint
 from minicl.data import DataError
@@ -103,6 +103,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_advice(out, value):
         for step in run.steps(TOTAL, save_every=SAVE_EVERY, rng=rng):
             run.log(step, loss=float(value) if step == 6 else 1.0)
     assert load_checkpoint(out / "checkpoint.npz")[1]["step"] == SAVE_EVERY
+
+
+@pytest.mark.parametrize("loss", [True, np.bool_(False), "1.0", None, [1.0], np.ones(1), Tensor(np.ones(())), 1j, {}], ids=str)
+def test_a_loss_that_is_no_number_is_refused_and_the_run_goes_on(out, loss):
+    """Every line that is accepted can be resumed from."""
+    it = start(out)
+    for step in it.steps(TOTAL, np.random.default_rng(0), save_every=SAVE_EVERY):
+        with pytest.raises(TypeError, match="Run.log: loss must be a number, got .*; of a Tensor give loss.item()"):
+            it.log(step, loss=loss)
+        it.log([step, float(step), np.int64(step), np.float32(step)][step % 4],
+                **[{"loss": 1}, {"loss": np.float32(0.5)}, {"loss": np.array(2.0)}, {"acc": True}][step % 4])
+    it.close()
+    assert len(start(out, "--resume").read_log()) == TOTAL
+    assert {type(json.loads(line)["step"]) for line in (out / "log.jsonl").read_text().splitlines()} == {int}
 
 
 def test_the_result_is_written_and_shown(out, capsys):

@@ -57,7 +57,7 @@ def parse(argv):
     run.add_argument("--out", help="folder for records and pictures; default: runs/claims, or runs/claims-fast for "
                      "--size fast")
     run.add_argument("--resume", action="store_true", help="skip claims whose record, of the same seeds, size and "
-                     "backend, is already in --out")
+                     "backend, is already in --out; with --data-dir those of generated digits are measured again")
 
     report = commands.add_parser("report", help="write a page of all records, such as docs/claims.md, and one of each")
     report.add_argument("--records", default="runs/claims", help="folder with the records; default: runs/claims")
@@ -73,6 +73,8 @@ def parse(argv):
         args.out = args.out or f"runs/claims{'-fast' * (args.size == 'fast')}"
         if args.seeds and len(set(args.seeds)) < len(args.seeds):
             parser.error(f"--seeds: expected each seed once, got {' '.join(map(str, args.seeds))}")
+        if args.data_dir and args.size == "fast":
+            print("warning: ignored with --size fast, which generates its digits: --data-dir", file=sys.stderr)
     if args.command == "report" and args.docs:
         args.records, args.out = DOCS / "claims", DOCS / "claims.md"
     return args
@@ -99,7 +101,8 @@ def run(args):
         seeds = args.seeds or list(claim.seeds)
         before = done.get(claim.name)
         print(f"\n{wrapped(f'{claim.number}. {claim.title}')}", flush=True)
-        if before and (before.seeds, before.size, before.backend) == (seeds, args.size, args.backend):
+        same = before and (before.seeds, before.size, before.backend) == (seeds, args.size, args.backend)
+        if same and not (args.data_dir and args.size != "fast" and before.data == "generated digits"):
             print(f"  {before.verdict}, from {record_path(args.out, claim.name)}")
             continue
         try:

@@ -133,6 +133,27 @@ def spec_of(module: Any) -> dict[str, Any]:
     return {**spec, "texts": found} if (found := class_texts(module)) else spec
 
 
+def settings_of(module: Any) -> dict[str, str]:
+    """{"steps.1.eps": "1e-05", ...}: the settings of a Module and of all below it, as text, also of one without a spec.
+
+    Long texts end in their SHA-256. Weights and buffers are not settings.
+
+    >>> from minicl import nn
+    >>> settings_of(nn.Sequential(nn.Dropout(0.5, rng=np.random.default_rng(0))))["steps.0.p"]
+    '0.5'
+    """
+    def text(value):
+        whole = repr(value)
+        return whole if len(whole) < 80 else f"{whole[:40]}... {hashlib.sha256(whole.encode()).hexdigest()[:16]}"
+
+    settings = {}
+    for name, (kind, held) in _outline(module).items():
+        if isinstance(held, dict):
+            settings[name or "class"] = f"{kind.__module__}.{kind.__qualname__}"
+            settings |= {f"{name}.{key}".lstrip("."): text(value) for key, value in held.items()}
+    return settings
+
+
 def class_texts(module: Any) -> dict[str, str]:
     """{name: SHA-256 of its text} of the classes of a Module and of all below it that are not minicl's."""
     texts = {}
@@ -151,7 +172,7 @@ def _outline(module):
         is_array = not hasattr(part, "named_parts")
         outline[name] = type(part), part.data.shape if is_array else {
             key: _comparable(value) for key, value in vars(part).items() if key not in switches}
-    return {**outline, SHARED: [name for name, _ in module.named_state()]}
+    return {**outline, SHARED: (list, [name for name, _ in module.named_state()])}
 
 
 def _comparable(value):
@@ -164,6 +185,8 @@ def _comparable(value):
         items = [_comparable(item) for item in value]
         return items if isinstance(value, (list, tuple)) else sorted(map(repr, items))
     if isinstance(value, (Parameter, Buffer)):               # they have their own entries
+        return type(value)
+    if inspect.ismodule(value):                              # numpy or cupy
         return type(value)
     value = value.data if isinstance(value, Tensor) else value
     if is_array(value) and value.dtype.kind != "O":
