@@ -7,7 +7,8 @@ minicl.load("encoder.safetensors") reads the first, like the folder of a run.
 
 The ONNX graph maps images (N, H, W, C), float32 in [0, 1], to features (N, d), for any N. It is read from the tape: each op
 that the encoder records for two batches becomes one or a few nodes, and everything that does not depend on the images
-becomes a constant. Before it is written, it is run on other images and must return the encoder's features.
+becomes a constant. Before it is written, its types and shapes are checked, and it is run on other images, of two batch
+sizes, and must return the encoder's features.
 """
 
 import argparse
@@ -90,7 +91,7 @@ def save_safetensors(path, module, meta):
 # ---------------------------------------------------------------- ONNX
 
 SAME = {"abs": "Abs", "add": "Add", "div": "Div", "exp": "Exp", "log": "Log", "matmul": "MatMul", "maximum": "Max",
-        "minimum": "Min", "mul": "Mul", "neg": "Neg", "pow": "Pow", "relu": "Relu", "sigmoid": "Sigmoid", "sqrt": "Sqrt",
+        "minimum": "Min", "mul": "Mul", "neg": "Neg", "relu": "Relu", "sigmoid": "Sigmoid", "sqrt": "Sqrt",
         "sub": "Sub", "tanh": "Tanh"}
 REDUCE = {"max": "ReduceMax", "mean": "ReduceMean"}
 OPSET = 17
@@ -100,7 +101,7 @@ TOLERANCE = 1e-4                                             # of the largest fe
 def save_onnx(path, encoder, meta):
     """Write an encoder of images as an ONNX graph: images (N, H, W, C) float32 in [0, 1] -> features (N, d).
 
-    Raises DataError for an encoder of something else, or of ops without a translation.
+    Raises DataError for an encoder of something else, of ops without a translation, or whose graph is not valid ONNX.
     """
     onnx = library("onnx", "onnx")
     shapes = [module.image_shape for module in encoder.modules() if "image_shape" in vars(module)]
@@ -108,16 +109,30 @@ def save_onnx(path, encoder, meta):
         raise DataError(f"ONNX: expected an encoder of images, got {type(encoder).__name__}; save it as .safetensors")
     images = np.random.default_rng(0).integers(0, 256, (5, *shapes[0]), dtype=np.uint8)
     model = to_onnx(onnx, encoder, to_float(images, np), meta)
-    onnx.checker.check_model(model)
-    others = images[::-1, ::-1].copy()
-    expected = encode(encoder, others, np)
-    got, = library("onnx.reference", "onnx").ReferenceEvaluator(model).run(None, {"images": to_float(others, np)})
-    error, largest = np.abs(got - expected).max(), np.abs(expected).max()
-    if not error <= TOLERANCE * largest:
-        raise DataError(f"ONNX: the graph of {type(encoder).__name__} gives other features on other images, by {error:.1g}, "
-                        f"where the largest is {largest:.1g}: something in it depends on the images in ways that the "
-                        "tape does not record")
+    for others in (images[::-1, ::-1].copy(), images[1:3]):
+        expected = encode(encoder, others, np)
+        got = evaluate(onnx, model, to_float(others, np))
+        if got.dtype != expected.dtype or got.shape != expected.shape:
+            raise DataError(f"ONNX: the graph of {type(encoder).__name__} gives {got.dtype} {got.shape} for {len(others)} "
+                            f"images, the encoder {expected.dtype} {expected.shape}")
+        error, largest = np.abs(got - expected).max(), np.abs(expected).max()
+        if not error <= TOLERANCE * largest:
+            raise DataError(f"ONNX: the graph of {type(encoder).__name__} gives other features on other images, by "
+                            f"{error:.1g}, where the largest is {largest:.1g}: something in it depends on the images in "
+                            "ways that the tape does not record")
     write_atomically(path, lambda file: file.write(model.SerializeToString()))
+
+
+def evaluate(onnx, model, images):
+    """The features that a graph gives for images. Raises DataError unless it is valid, with the types and shapes of all its
+    nodes inferred, as runtimes do when they load it."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+        features, = library("onnx.reference", "onnx").ReferenceEvaluator(model).run(None, {"images": images})
+    except Exception as error:                               # onnx raises errors of its own and of NumPy
+        raise DataError(f"ONNX: the graph is not valid: {' '.join(str(error).split())[:300]}; save the encoder as "
+                        ".safetensors, or correct Graph.translate") from error
+    return features
 
 
 def to_onnx(onnx, encoder, images, meta):
@@ -138,7 +153,11 @@ def to_onnx(onnx, encoder, images, meta):
                 raise DataError(f"ONNX: {tensor.node.op.__name__} is given an array that depends on the batch size")
             inputs.append(graph.constant(data))
         shape = [n if n == m else -1 for n, m in zip(tensor.shape, other.shape)]
-        names[id(tensor)] = graph.translate(tensor.node, inputs, shape, np.shape(tensor.node.inputs[0]))
+        before, op = np.shape(tensor.node.inputs[0]), tensor.node.op.__name__
+        try:
+            names[id(tensor)] = graph.translate(tensor.node, inputs, shape, before, tensor.dtype)
+        except (TypeError, KeyError, ValueError) as error:   # of an option that is no number, or from onnx
+            raise error if isinstance(error, DataError) else DataError(f"ONNX: {op} has no translation: {error}") from error
     helper, FLOAT = onnx.helper, onnx.TensorProto.FLOAT
     graph.nodes[-1].output[0] = "features"
     made = helper.make_graph(
@@ -187,6 +206,7 @@ class Graph:
 
     def add(self, kind, *inputs, **attributes):
         output = f"{kind}_{len(self.nodes)}"
+        attributes = {name: [*map(int, value)] if np.ndim(value) else int(value) for name, value in attributes.items()}
         self.nodes.append(self.onnx.helper.make_node(kind, inputs, [output], output, **attributes))
         return output
 
@@ -195,21 +215,30 @@ class Graph:
         y = self.add(kind, self.add("Transpose", x, perm=(2, 3, 0, 1)), *more, **attributes)
         return self.add("Transpose", y, perm=(2, 3, 0, 1))
 
-    def translate(self, node, inputs, shape, before):
-        """The name of the node for an op's value, of this shape with -1 for the batch, from earlier nodes."""
+    def translate(self, node, inputs, shape, before, dtype):
+        """The name of the node for an op's value, of this shape with -1 for the batch, from earlier nodes, the first of
+        which has the shape `before`."""
         name = node.op.__name__
         options = node.options
         x = inputs[0]
+
+        def axes(given, default):                            # ONNX counts them from 0
+            given = default if given is None else given if np.ndim(given) else [given]
+            return [axis % len(before) for axis in given]
+
+        if name == "pow":
+            return self.add("Pow", x, self.constant(np.asarray(options["exponent"], dtype)))
         if name in SAME:
             return self.add(SAME[name], *inputs)
         if name in REDUCE:
-            axes = options.get("axis")
-            axes = range(len(before)) if axes is None else axes if isinstance(axes, tuple) else (axes,)
-            return self.add(REDUCE[name], x, axes=list(axes), keepdims=int(options.get("keepdims", False)))
+            over = axes(options.get("axis"), range(len(before)))
+            if not over:                                     # for ONNX that would be all
+                return self.add("Identity", x)
+            return self.add(REDUCE[name], x, axes=over, keepdims=options.get("keepdims", False))
         if name == "reshape" and shape.count(-1) < 2:
             return self.add("Reshape", x, self.constant(np.array(shape, dtype="int64")))
         if name == "transpose":
-            return self.add("Transpose", x, perm=options.get("axes") or range(len(before))[::-1])
+            return self.add("Transpose", x, perm=axes(options.get("axes"), range(len(before))[::-1]))
         if name == "to_pixel_major":
             return self.add("Transpose", x, perm=(1, 2, 0, 3))
         if name == "linear":

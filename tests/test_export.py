@@ -127,6 +127,103 @@ def test_numbers_may_stand_anywhere_and_what_is_no_function_of_the_images_is_one
     np.testing.assert_allclose(got, encode(encoder, images, np), rtol=1e-5, atol=1e-6)
 
 
+CALLS = {                                                    # of x (4, 4, B, 6): what an encoder of one's own may compute
+    **{f"x**{p}": lambda x, p=p: (x * x + 0.5)**p for p in (0, 1, 2, -1, -0.5, 0.5, 3)}, "pow of an int": lambda x: ops.pow(x, exponent=2),
+    **{f"{name} over {axis}": lambda x, name=name, axis=axis: x * 0.5 + getattr(ops, name)(x, axis=axis, keepdims=True)
+       for name in ("mean", "max", "sum", "var") for axis in (None, 0, -1, [0, 1], (-1,), [-4, -3], np.int64(-1), (np.int32(0), 1), 2, ())},
+    **{f"transposed {axes}": lambda x, axes=axes: x.transpose(*axes)
+       for axes in ((1, 0, 2, 3), (-3, 0, -2, -1), (-3, -4, -2, -1), tuple(np.array([1, 0, -2, 3])))},
+    "transposed by a list": lambda x: ops.transpose(x, axes=[1, 0, 2, -1]), "transposed by an array": lambda x: ops.transpose(x, axes=np.array([-3, 0, 2, 3])),
+    "transposed twice": lambda x: x.T.transpose(3, 2, 1, 0), "reshaped": lambda x: x.reshape(16, -1, 6).reshape((4, 4, -1, 6)),
+    "reshaped by a list": lambda x: ops.reshape(x, shape=[4, 4, -1, 6]), "the batch folded": lambda x: x.reshape(-1, 6).reshape(4, 4, -1, 6),
+    **{f"{op} of {size}, {stride}": lambda x, op=op, size=size, stride=stride: getattr(ops, op)(x, size=size, stride=stride)
+       for op in ("max_pool2d", "avg_pool2d") for size, stride in ((2, None), (2, 1), (3, 2), (4, np.int64(1)))},
+    **{name: getattr(ops, name) for name in ("abs", "exp", "neg", "relu", "sigmoid", "tanh", "gelu", "leaky_relu")}, "log": lambda x: ops.log(x * x + 1),
+    "sqrt": lambda x: ops.sqrt(x * x + 1), "sum of two": lambda x: x + x.T.T, "where": lambda x: ops.where(x.data > 0, x, 0.0),
+    "clip": lambda x: ops.clip(x, low=0), "concat": lambda x: ops.concat(x, x, axis=0), "getitem": lambda x: x[1:], "minimum": lambda x: ops.minimum(0.1, x),
+    "as many as the batch": lambda x: x * float(x.shape[2]),
+}
+
+
+class Calls(Own):
+    """An encoder that calls one of CALLS between a convolution and a mean."""
+
+    def __init__(self, call, *, rng):
+        super().__init__((6, 6, 3), rng=rng)
+        self.call = call
+
+    def forward(self, images):
+        x = self.call(self.conv(ops.to_pixel_major(nn.as_images(self, images))))
+        return x.mean(axis=0).mean(axis=0)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_graph_is_what_runtimes_load_or_one_line(call, rng, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    encoder = Calls(call, rng=rng).eval()
+    try:
+        export.save_onnx(tmp_path / "e.onnx", encoder, {})
+    except DataError as error:
+        assert str(error).startswith("ONNX: ") and "\n" not in str(error) and not list(tmp_path.iterdir())
+        return
+    model = onnx.load(tmp_path / "e.onnx")
+    assert not any(n < 0 for node in model.graph.node for a in node.attribute if a.name in ("perm", "axes") for n in a.ints)
+    try:
+        from onnxruntime import InferenceSession as Session
+    except ImportError:
+        from onnx.reference import ReferenceEvaluator as Session
+    session = Session(model.SerializeToString())
+    for n in (1, 2, 4):
+        images = rng.integers(0, 256, (n, 6, 6, 3), dtype=np.uint8)
+        features, = session.run(None, {"images": to_float(images, np)})
+        expected = encode(encoder, images, np)
+        np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5 * max(1, np.abs(expected).max()))
+
+
+def test_most_of_these_calls_have_a_translation(rng, tmp_path):
+    pytest.importorskip("onnx")
+    without = ("sum over", "var", "gelu", "leaky", "where", "clip", "concat", "getitem", "as many")
+    for name in (name for name in CALLS if not any(op in name for op in without)):
+        export.save_onnx(tmp_path / "e.onnx", Calls(CALLS[name], rng=rng).eval(), {})
+
+
+def first(kind, name, ints):
+    """A change of the first node of a kind: one of its attributes."""
+    def change(graph):
+        node = next(node for node in graph.node if node.op_type == kind)
+        next(a for a in node.attribute if a.name == name).ints[:] = ints
+    return change
+
+
+def an_input(change):
+    return lambda graph: change(next(node for node in graph.node if node.op_type == "Conv").input)
+
+
+BROKEN = {                                                   # changes of a graph that no runtime loads, or that do not fit
+    "an axis below 0": first("Transpose", "perm", [1, -2, 0, 3]), "an axis twice": first("Transpose", "perm", [0, 0, 1, 2]),
+    "an axis too many": first("Transpose", "perm", [0, 1, 2, 4]), "three axes": first("Transpose", "perm", [0, 1, 2]),
+    "negative pads": first("Conv", "pads", [-1] * 4), "stride 0": first("Conv", "strides", [0, 1]), "one stride": first("Conv", "strides", [1]),
+    "an axis of none": first("ReduceMean", "axes", [7]), "no weight": an_input(lambda names: names.pop()),
+    "an unknown weight": an_input(lambda names: names.__setitem__(1, "nothing")), "backwards": lambda graph: graph.node.reverse(),
+    "an unknown op": lambda graph: setattr(graph.node[-1], "op_type", "Reluu"), "an unknown output": lambda graph: setattr(graph.output[0], "name", "x"),
+    "another shape": lambda graph: setattr(graph.output[0].type.tensor_type.shape.dim[1], "dim_value", 7),
+    "another dtype": lambda graph: setattr(graph.output[0].type.tensor_type, "elem_type", 11),
+    "one name twice": lambda graph: graph.node[2].output.__setitem__(0, graph.node[1].output[0]),
+}
+
+
+@pytest.mark.parametrize("change", BROKEN.values(), ids=BROKEN)
+def test_the_check_before_writing_is_as_strict_as_a_runtime(change, rng):
+    onnx = pytest.importorskip("onnx")
+    encoder, images = Calls(lambda x: x, rng=rng).eval(), rng.random((5, 6, 6, 3), dtype="float32")
+    model = export.to_onnx(onnx, encoder, images, {})
+    np.testing.assert_allclose(export.evaluate(onnx, model, images), encoder(images).data, rtol=1e-4, atol=1e-5)
+    change(model.graph)
+    with pytest.raises(DataError, match="ONNX: the graph is not valid: ") as caught:
+        export.evaluate(onnx, model, images)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("make, message", [
     (lambda rng: nn.BagOfTokens(4, rng=rng), "expected an encoder of images, got BagOfTokens; save it as .safetensors"),
     (lambda rng: Sliced((9, 9, 3), rng=rng), "the op 'getitem' has no translation yet"),
