@@ -12,12 +12,16 @@ lists them for a reader; tests/test_exercises.py strips each and sees exactly it
 import argparse
 import ast
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import NamedTuple
+
+from minicl.console import listing
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("minicl", "tests", "docs", "examples", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
@@ -80,7 +84,7 @@ EXERCISES = [
              "max_pool and not bad", 20, "loop over the windows' taps again; only the first maximum of a window gets g"),
     Exercise("conv2d", 4, 3, "mul", "ops/conv.py", "_conv_by_taps.backward", "gradients/conv.md", "test_ops.py",
              "conv2d and not (grey or colour or columns or window or bad) or not_needed", 40,
-             "the forward's taps, sent back: shift.taps() pairs outputs with inputs"),
+             "the taps of the forward pass, in reverse: shift.taps() pairs outputs with inputs"),
     Exercise("layer_norm", 4, 2, "mul", "ops/normalize.py", "layer_norm.backward", "gradients/normalize.md",
              "test_ops.py",
              "layer_norm and not bad", 20, "take two directions out of g w: the mean, and x^",
@@ -110,19 +114,22 @@ EXERCISES = [
              "test_ops.py", "cosine_similarity and not bad", 10, "the gradient of x^ first, then l2_normalize's"),
     Exercise("info_nce", 7, 3, "l2_normalize", "contrastive/info_nce.py", "info_nce.backward",
              "gradients/info_nce.md", "test_ops.py",
-             "info_nce", 40, "the query moves from the negatives' mean to its positive"),
+             "info_nce", 40, "the query moves from the negatives' mean to its positive; m and ahead are from "
+             "pairs.softmax, pairs.to_negatives gives (4)"),
     Exercise("nt_xent", 7, 3, "l2_normalize", "contrastive/nt_xent.py", "nt_xent.backward", "gradients/nt_xent.md",
              "test_ops.py",
-             "nt_xent", 40, "both views are anchors: every pair counts twice, once from each side"),
+             "nt_xent", 40, "both views are anchors: every pair counts twice, once from each side; "
+             "pairs.weighted_sum(one_minus_p) is the sum in (2)"),
     Exercise("alignment", 7, 2, "l2_normalize", "contrastive/alignment_uniformity.py", "alignment_loss.backward",
              "gradients/alignment_uniformity.md", "test_ops.py", "alignment", 15,
              "the pull points along the difference; a distance of 0 has no direction"),
     Exercise("uniformity", 7, 2, "l2_normalize", "contrastive/alignment_uniformity.py", "uniformity_loss.backward",
              "gradients/alignment_uniformity.md", "test_ops.py", "uniformity", 20,
-             "NT-Xent's push with one softmax over all pairs; each pair counts twice"),
+             "NT-Xent's push with one softmax over all pairs; each counts twice, as in pairs.weighted_sum"),
     Exercise("clip_loss", 7, 3, "l2_normalize", "contrastive/clip.py", "clip_loss.backward", "gradients/clip.md",
              "test_ops.py",
-             "clip_loss", 40, "two softmaxes share the scores; the logit scale multiplies them all"),
+             "clip_loss", 40, "two softmaxes share the scores, and pairs.weighted_sums has both sums; the logit scale "
+             "multiplies them all"),
     Exercise("siglip", 7, 2, "l2_normalize", "contrastive/siglip.py", "siglip.backward", "gradients/siglip.md",
              "test_ops.py", "siglip and not bad", 20,
              "G of each pair by itself; then three products with t, and two sums for the scalars"),
@@ -290,10 +297,47 @@ def command(exercise):
     return f'pytest tests/{exercise.tests} -k "{exercise.k}"'
 
 
+def replace_broken(minicl):
+    """Put the library's files in place of those that cannot be imported: {file: error}, with file "" if that fails."""
+    broken, library = {}, ROOT / "minicl"
+    modules = sorted({"minicl." + exercise.file.removesuffix(".py").replace("/", ".") for exercise in EXERCISES})
+    while True:
+        run = subprocess.run([sys.executable, "-c", "import " + ", ".join(modules)], cwd=minicl.parent,
+                             capture_output=True, text=True)
+        if run.returncode == 0:
+            return broken
+        error = run.stderr.strip().split("\n")[-1]
+        places = [(Path(file), line) for file, line in re.findall(r'File "(.*?)", line (\d+)', run.stderr)]
+        inside = [(file.relative_to(minicl.resolve()), line) for file, line in places if minicl.resolve() in file.parents]
+        file, line = inside[-1] if inside else ("", 0)
+        if not inside or file in broken or not (library / file).exists():
+            return {**broken, Path(): error}
+        broken[file] = f"{error} (line {line} of {file})"
+        shutil.copy(library / file, minicl / file)
+
+
+def mark(exercise, tree, broken):
+    """{"passed", "tests", "minutes", "done"} of one exercise, and "error" where its tests could not run."""
+    error = broken.get(Path(exercise.file), broken.get(Path()))
+    passed = failed = 0
+    if error is None:
+        run = subprocess.run([sys.executable, "-m", "pytest", "-q", "--tb=no", f"tests/{exercise.tests}", "-k", exercise.k],
+                             cwd=tree, capture_output=True, text=True, env={**os.environ, "COLUMNS": "300"})
+        passed, failed, errors = (sum(map(int, re.findall(rf"(\d+) {word}", run.stdout.strip().split("\n")[-1])))
+                                  for word in ("passed", "failed", "error"))
+        failed += errors
+        if passed + failed - errors == 0:
+            reasons = re.findall(r"\w*(?:Error|Exception)\b.*", run.stdout + run.stderr)
+            error = reasons[-1] if reasons else f"pytest ended with status {run.returncode}"
+    return {"passed": passed, "tests": passed + failed, "minutes": exercise.minutes, "done": passed > 0 == failed,
+            **({} if error is None else {"error": error})}
+
+
 def grade(out, students, seed):
     """Run the tests of each student's exercises in fresh trees out/NAME, print a table, and write out/marks.json.
 
-    Returns {student: {exercise: {"passed", "tests", "minutes", "done"}}}; minutes are the estimate for a whole exercise.
+    Returns {student: {exercise: its mark}}; minutes are the estimate for a whole exercise. The exercises of a file that
+    cannot be imported have an error; the others are graded with the library's file in its place.
     """
     names = [student.resolve().name for student in students]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -303,29 +347,38 @@ def grade(out, students, seed):
     width = max(map(len, ["minutes done", *BY_NAME])) + 2
     for name, student in zip(names, students):
         given = read_record(student)["exercises"]
+        print(f"{name}: {len(given)} exercise{'s' * (len(given) > 1)} ...", file=sys.stderr, flush=True)
         write_tree(out / name, [], seed=seed, minicl=student / "minicl")
+        broken = replace_broken(out / name / "minicl")
         marks[name] = {}
         for exercise in (exercise for exercise in EXERCISES if exercise.name in given):
-            said = subprocess.run([sys.executable, "-m", "pytest", "-q", "--tb=no", f"tests/{exercise.tests}",
-                                   "-k", exercise.k], cwd=out / name, capture_output=True, text=True).stdout
-            passed, failed, errors = (sum(map(int, re.findall(rf"(\d+) {word}", said.strip().split("\n")[-1])))
-                                      for word in ("passed", "failed", "error"))
-            marks[name][exercise.name] = {"passed": passed, "tests": passed + failed + errors,
-                                          "minutes": exercise.minutes, "done": passed > 0 == failed + errors}
-            print(f"{name}: {exercise.name} {passed} of {passed + failed + errors}", file=sys.stderr, flush=True)
+            marks[name][exercise.name] = mark(exercise, out / name, broken)
+            print(f"{name}: {exercise.name} {cell(marks[name][exercise.name])}", file=sys.stderr, flush=True)
 
     columns = [max(len(name), 7) + 2 for name in names]
     print(" " * width + "".join(f"{name:>{column}}" for name, column in zip(names, columns)))
     for exercise in EXERCISES:
-        cells = [marks[name].get(exercise.name) for name in names]
-        if any(cells):
-            shown = ["" if cell is None else "done" if cell["done"] else f"{cell['passed']}/{cell['tests']}"
-                     for cell in cells]
-            print(f"{exercise.name:<{width}}" + "".join(f"{cell:>{column}}" for cell, column in zip(shown, columns)))
+        shown = [cell(marks[name].get(exercise.name)) for name in names]
+        if any(shown):
+            print(f"{exercise.name:<{width}}" + "".join(f"{one:>{column}}" for one, column in zip(shown, columns)))
     minutes = [sum(mark["minutes"] for mark in marks[name].values() if mark["done"]) for name in names]
     print(f"{'minutes done':<{width}}" + "".join(f"{some:>{column}}" for some, column in zip(minutes, columns)))
+    errors = {}
+    for name in names:
+        for exercise, one in marks[name].items():
+            if "error" in one:
+                errors.setdefault((name, one["error"]), []).append(exercise)
+    if errors:
+        print("\nerrors\n" + listing([(name, f"{', '.join(those)}: {error}") for (name, error), those in errors.items()]))
     (out / "marks.json").write_text(json.dumps(marks, indent=1) + "\n")
     return marks
+
+
+def cell(mark):
+    """A mark in the table: done, error, the number of tests that pass, or nothing."""
+    if mark is None:
+        return ""
+    return "error" if "error" in mark else "done" if mark["done"] else f"{mark['passed']}/{mark['tests']}"
 
 
 def main(arguments=None):
@@ -353,7 +406,8 @@ def main(arguments=None):
         parser.error(str(error))
     print(f"{len(chosen)} of {len(EXERCISES)} exercises in {options.out}; there:")
     for exercise in chosen:
-        print(f"  {exercise.name:18}{exercise.minutes:3} min  {command(exercise)}")
+        lines = textwrap.wrap(command(exercise), 47, break_long_words=False, break_on_hyphens=False)
+        print(f"  {exercise.name:18}{exercise.minutes:3} min  " + (" \\\n" + " " * 29).join(lines))
     return 0
 
 

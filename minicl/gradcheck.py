@@ -8,6 +8,7 @@ for one input entry at a time, from two forward evaluations:
 g is random: with g = 1 the gradient of a softmax is zero, which would hide a forgotten 1/tau.
 """
 
+import textwrap
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -65,8 +66,8 @@ def gradcheck(function: Callable[..., Tensor], inputs: Sequence[Array], *, step:
     value = to_host(y.data)
     if not np.isfinite(value).all():
         raise GradcheckError(f"gradcheck of {op_name}: the output itself is not finite at these inputs")
-    rng = np.random.default_rng(seed)
-    cotangent = rng.standard_normal(value.shape)
+    rng = np.random.default_rng([seed, 7])                   # not default_rng(seed), which may have drawn x: with
+    cotangent = rng.standard_normal(value.shape)             # g = x the gradient of x / |x| is 0, however wrong
     g = to_device(cotangent.copy(), xp)
     y.backward(g)
     if (to_host(g) != cotangent).any():
@@ -126,14 +127,16 @@ def _explain(op_name, name, entries, analytic, numeric, wrong):
     worst, a, n = entries[k], analytic[k], numeric[k]
     ratios = (analytic[wrong] / np.where(numeric[wrong] == 0, np.nan, numeric[wrong]))
     where = f"{name}[{', '.join(map(str, worst))}]" if worst else name
-    return (f"gradient of {op_name} with respect to {where} is wrong (and {wrong.sum() - 1} more of {wrong.size} entries)\n"
+    hint = textwrap.fill(_hint(entries, analytic, ratios, wrong), 76, initial_indent="    hint     ",
+                         subsequent_indent=" " * 13)
+    return (f"gradient of {op_name} with respect to {where} is wrong ({wrong.sum()} of {wrong.size} entries)\n"
+            f"{hint}\n"
             f"    analytic {a:.9g}\n"
             f"    numeric  {n:.9g}\n"
-            f"    ratio    {a / n if n else float('nan'):.6g}\n"
-            f"    hint     {_hint(analytic, ratios, wrong)}")
+            f"    ratio    {a / n if n else float('nan'):.6g}")
 
 
-def _hint(analytic, ratios, wrong):
+def _hint(entries, analytic, ratios, wrong):
     """The usual mistake behind such a disagreement."""
     if not np.isfinite(analytic).all():
         return "NaN or infinity in the backward: a division by a zero norm, log of 0, or exp that overflowed?"
@@ -143,9 +146,15 @@ def _hint(analytic, ratios, wrong):
     common = float(np.median(ratios)) if difference < 1e-3 * abs(np.median(ratios)) else None
     if common is None or wrong.sum() == 1 < wrong.size:
         if wrong.all():
+            rows: dict[tuple[int, ...], list[float]] = {}
+            for index, ratio in zip(entries, ratios):
+                rows.setdefault(index[:-1], []).append(ratio)
+            if np.isfinite(ratios).all() and all(len(row) > 1 and np.ptp(row) < 1e-3 * abs(row[0]) for row in rows.values()):
+                return "each row is off by a factor of its own: a missing division by the row's length or sum?"
             return ("no common factor: is a term missing (the projection in a normalisation, the sum in a softmax), "
                     "or a product transposed?")
-        return "only some entries are wrong: an index, a mask, a kink (ties, 0 of a relu), or repeats that should add up?"
+        return ("only some entries are wrong: an index, a mask, a missing term that is tiny at the others, "
+                "a kink (ties, 0 of a relu), or repeats that should add up?")
     if abs(common + 1) < 1e-3:
         return "the sign is flipped"
     if abs(common - 0.5) < 1e-3 or abs(common - 2) < 1e-3:

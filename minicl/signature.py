@@ -185,6 +185,10 @@ class Signature:
 
     def fit_gradient(self, dx: Any, x: Array, position: int) -> Array:
         """The gradient dx of x, the input at `position`, summed to x's shape and checked."""
+        if isinstance(dx, (tuple, list)):
+            raise RuntimeError(f"backward of {self.name}: the gradient of {self.input_name(position)} must be "
+                               f"{describe(x)}, got a {type(dx).__name__}; another op's backward returns a tuple: take its "
+                               "entry, to_x(g)[0]")
         if self.broadcasts and is_array(dx) and dx.shape != x.shape:
             dx = sum_to_shape(dx, x.shape)
         if not is_array(dx) and not hasattr(dx, "requires_grad"):      # NumPy's sums over all axes are scalars

@@ -192,8 +192,9 @@ def test_item_needs_one_element():
     (lambda x, g: g[:1], r"the gradient of x must be float64 array of shape \(2,\), got .*\(1,\)"),
     (lambda x, g: g.astype("float32"), "the gradient of x must be .* got float32 array"),
     (lambda x, g: (g,) * 2, "expected a tuple of 1 gradients"),
+    (lambda x, g: ((g,),), r"the gradient of x must be float64 array .* got a tuple; .* take its entry"),
     (lambda x, g: 0, r"the gradient of x must be float64 array of shape \(2,\), got int64 array of shape \(\)"),
-], ids=["shape", "dtype", "count", "number"])
+], ids=["shape", "dtype", "count", "tuple", "number"])
 def test_a_backward_that_returns_the_wrong_thing_is_named(wrong, words):
     @op
     def broken(x):

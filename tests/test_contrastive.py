@@ -258,20 +258,6 @@ def test_an_anchor_is_not_its_own_negative():
     assert math.isclose(nt_xent(z, z, 0.5).item(), expected, rel_tol=1e-12)
 
 
-def test_a_zero_vector_gives_zeros_and_a_finite_gradient(xp):
-    x = Tensor(xp.zeros((2, 3)), requires_grad=True)
-    y = l2_normalize(x)
-    y.sum().backward()
-    assert not to_host(y.data).any() and np.isfinite(to_host(x.grad)).all()
-
-
-def test_a_dead_embedding_does_not_poison_the_loss(xp):
-    z1, z2 = views(4, 3)
-    z1[0] = 0
-    for value in gradients(nt_xent, (z1, z2), 0.1, xp, True):
-        assert np.isfinite(value).all()
-
-
 @pytest.mark.parametrize("tau", [1e-20, 1e-8, 1e-7, 1e-6, 1e-4, 0.003, 0.0124, 0.02])
 def test_tiny_temperatures_neither_overflow_nor_vanish_in_float32(tau, xp):
     """Scores near 1 / tau are rounded by eps / tau; the differences of cosines, which matter, are not."""

@@ -136,20 +136,58 @@ def test_a_wrong_answer_is_told_by_gradcheck(tmp_path):
 
 
 def test_grading_takes_each_students_minicl_and_fresh_tests(tmp_path, capsys):
-    ann, bob, out = tmp_path / "ann", tmp_path / "bob", tmp_path / "marks"
+    ann, bob, cem, out = tmp_path / "ann", tmp_path / "bob", tmp_path / "cem", tmp_path / "marks"
     make.main([str(ann), "--only", "relu"])
     make.main([str(bob), "--only", "mul"])
     (ann / "tests/cases.py").write_text("CASES = []")
     path = bob / "minicl/ops/elementwise.py"
     path.write_text((ROOT / "minicl/ops/elementwise.py").read_text())                    # bob has solved his
+    make.main([str(cem), "--only", "conv2d", "warmup_cosine"])
+    with open(cem / "minicl/ops/conv.py", "a") as file:
+        file.write("def (:\n")
     capsys.readouterr()
-    marks = make.main([str(out), "--grade", str(ann), str(bob), "--seed", "3"])
+    marks = make.main([str(out), "--grade", str(ann), str(bob), str(cem), "--seed", "3"])
     assert marks["ann"].keys() == {"relu"} and marks["bob"].keys() == {"mul"}
     assert marks["ann"]["relu"]["passed"] == 0 < marks["ann"]["relu"]["tests"] and not marks["ann"]["relu"]["done"]
     assert marks["bob"]["mul"]["passed"] == marks["bob"]["mul"]["tests"] > 8 and marks["bob"]["mul"]["done"]
     assert json.loads((out / "marks.json").read_text()) == marks
+    broken, schedule = marks["cem"]["conv2d"], marks["cem"]["warmup_cosine"]
+    assert re.fullmatch(r"SyntaxError: .*\(line \d+ of ops/conv.py\)", broken["error"]) and not broken["done"]
+    assert "error" not in schedule and schedule["passed"] == 0 < schedule["tests"]       # its file is whole
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
-        ["ann", "bob"], ["mul", "done"], ["relu", f"0/{marks['ann']['relu']['tests']}"], ["minutes", "done", "0", "5"]]
+        ["ann", "bob", "cem"], ["mul", "done"], ["relu", f"0/{marks['ann']['relu']['tests']}"], ["conv2d", "error"],
+        ["warmup_cosine", f"0/{schedule['tests']}"], ["minutes", "done", "0", "5", "0"], [], ["errors"],
+        ["cem", "conv2d:", *broken["error"].split()]]
+
+
+@pytest.mark.parametrize("file, broken, affected", [
+    ("contrastive/cosine.py", "from .checks import nothing\n", {"l2_normalize", "cosine_similarity"}),
+    ("ops/conv.py", "tile = undefined\n", {"conv2d"}),
+    ("ops/pool.py", "def (:\n", {"max_pool2d"}),
+])
+def test_a_file_that_cannot_be_imported_marks_its_own_exercises(file, broken, affected, tmp_path):
+    shutil.copytree(ROOT / "minicl", tmp_path / "minicl")
+    whole = (tmp_path / "minicl" / file).read_text()
+    (tmp_path / "minicl" / file).write_text(broken + whole)
+    errors = make.replace_broken(tmp_path / "minicl")
+    assert {exercise.name for exercise in make.EXERCISES if Path(exercise.file) in errors} == affected
+    assert Path() not in errors and (tmp_path / "minicl" / file).read_text() == whole
+
+
+@pytest.mark.parametrize("exercise, hole, wrong", [
+    ("l2_normalize", "return (_across(g, x_hat, row_dots(x_hat, g), squares, eps),)",
+     "return ((g - x_hat * row_dots(x_hat, g)) / squares**0.5,)"),
+    ("alignment", "nonzero**(alpha / 2 - 1)", "squared**(alpha / 2 - 1)"),
+])
+def test_the_formula_without_its_limit_does_not_pass(exercise, hole, wrong, tmp_path):
+    """Zero rows and views that coincide are part of the exercise, as they are of the docstring."""
+    exercise = make.BY_NAME[exercise]
+    make.write_tree(tmp_path / "mine", [])
+    path = tmp_path / "mine/minicl" / exercise.file
+    assert path.read_text().count(hole) == 1
+    path.write_text(path.read_text().replace(hole, wrong))
+    mark = make.mark(exercise, tmp_path / "mine", {})
+    assert 0 < mark["passed"] < mark["tests"] and not mark["done"]
 
 
 def test_exercises_are_added_to_a_tree_that_has_some(tmp_path, capsys):

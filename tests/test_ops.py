@@ -243,6 +243,35 @@ def test_a_gradient_that_is_not_needed_is_not_computed(rng):
     assert x.grad is None and w.grad is not None
 
 
+# ---------------------------------------------------------------- where a direction does not exist
+
+ON_THE_SPHERE = ["l2_normalize", "cosine_similarity", "info_nce", "nt_xent", "clip_loss", "siglip", "alignment_loss",
+                 "uniformity_loss", "sup_con", "dcl", "triplet"]
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.op.__name__ in ON_THE_SPHERE], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_row_of_zeros_or_shorter_than_eps_gets_a_zero_gradient(case, xp, dtype):
+    function, inputs = call(case, xp, dtype)
+    tensors = [Tensor(x, requires_grad=True) for x in inputs]
+    rows = [t for t in tensors if t.ndim == 2]
+    for t in rows:
+        t.data[0], t.data[-1] = 0, 1e-14
+    y = function(*tensors)
+    y.backward(to_device(np.cos(np.arange(y.size)).reshape(y.shape).astype(dtype), xp))
+    assert np.isfinite(to_host(y.data)).all() and all(np.isfinite(to_host(t.grad)).all() for t in tensors)
+    for t in rows:
+        np.testing.assert_array_equal(to_host(t.grad)[[0, -1]], 0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_alignment_of_views_that_coincide_has_a_zero_gradient_for_every_alpha(dtype, xp):
+    z = to_device(np.eye(3, dtype=dtype)[[0, 0, 1]], xp)
+    for alpha in (0.5, 1, 1.5, 2, 3):
+        for gradient in contrastive.alignment_loss.forward(z, z, alpha=alpha)[1](1.0):
+            np.testing.assert_array_equal(to_host(gradient), 0)
+
+
 # ---------------------------------------------------------------- bad input
 
 @pytest.mark.parametrize("call, words", [
