@@ -32,7 +32,7 @@ from tqdm import tqdm
 from .backend import available_memory_only
 from .checkpoint import (CheckpointError, HasState, changes, code, fingerprint, is_of_a_run, load_checkpoint,
                          require_complete, require_rng_state, restore, save_checkpoint, settings, specs_of)
-from .checks import require_integers, require_rng
+from .checks import require_bool, require_integers, require_rng
 from .console import BAR_COLUMNS, fitting, lasting_output, terminal_columns
 from .distributed import ALONE, World, current, hold_signals, launched
 from .ending import as_python_says, closing, end_all, failure, leave
@@ -92,6 +92,7 @@ class Run:
 
     def __init__(self, args: argparse.Namespace, name: str, world: World = ALONE, *,
                  divided: Sequence[str] = ("batch", "chunk"), grows: bool = True):
+        require_bool("Run", grows=grows)
         if world.size < current().size:
             raise RunError(f"this is process {current().rank} of {current().size}, and each would make its own run; "
                            f"pass the world that get_world() returned: Run(args, {name!r}, world)")

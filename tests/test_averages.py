@@ -60,16 +60,10 @@ def test_a_momentum_of_one_takes_the_batch(rng):
 
 @pytest.mark.parametrize("value", [-1.0, -1e-9, 1.5, 7.0, float("nan")])
 def test_a_weight_set_out_of_range_after_construction_is_refused(value):
-    x = np.random.default_rng(0).standard_normal((8, 3)).astype("float32")
     layer = nn.BatchNorm(3)
     with pytest.raises(ValueError, match="BatchNorm: momentum must be a number in"):
         layer.momentum = value
+    optimizer = Adam(nn.Linear(3, 2, rng=np.random.default_rng(0)), 0.1)
     for betas in ((value, 0.9), (0.9, value)):
-        model = nn.Linear(3, 2, rng=np.random.default_rng(0))
-        optimizer = Adam(model, 0.1)
-        optimizer.betas = betas
-        before = model.weight.data.copy()
-        (model(x) ** 2).sum().backward()
-        with pytest.raises(ValueError):
-            optimizer.step()
-        assert np.array_equal(model.weight.data, before)
+        with pytest.raises(ValueError, match=r"Adam: betas\[[01]\] must be a number in"):
+            optimizer.betas = betas

@@ -106,7 +106,7 @@ def test_other_data_than_the_run_trained_on_are_named(run_folder, capsys, monkey
     monkeypatch.setattr(viz, "Figure", None)
     monkeypatch.setattr(digits, "generate_digits", lambda *_, seed=0: generate_digits(n_train, n_test, seed))
     assert run_example("finetune", run_folder, "--labels", 1, "--seeds", 1, "--steps", 10) == 0
-    assert (f"warning: {', '.join(changed)} are not those" in capsys.readouterr().out) == bool(changed)
+    assert (f"warning: {', '.join(changed)} differ from the run's training data" in capsys.readouterr().out) == bool(changed)
     assert json.loads((run_folder / "few_labels.json").read_text())["changed"] == changed
 
 

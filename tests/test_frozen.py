@@ -148,7 +148,7 @@ def test_a_gradient_that_cannot_be_used_is_an_error_and_changes_nothing(make, va
     before = {**model.state_dict(), **optimizer.state_dict()}
     optimizer.zero_grad()
     model.encoder[0].weight.grad[1, 2] = value
-    with pytest.raises(FloatingPointError, match=r"the gradient \(encoder.steps.0.weight\) is not finite, or too long"):
+    with pytest.raises(FloatingPointError, match=r"the gradient \(encoder.steps.0.weight\) is not finite, or too large to square"):
         optimizer.step()
     for name, array in {**model.state_dict(), **optimizer.state_dict()}.items():
         np.testing.assert_array_equal(array, before[name], err_msg=name)

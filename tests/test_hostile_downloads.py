@@ -136,8 +136,8 @@ HOSTILE = {
     # headers that lie
     "a length of 10 PB": (say(ok(b"x", b"Content-Length: 10000000000000000")), "the server announces 10000000000000000 bytes"),
     "a length with 9999 digits": (say(ok(b"x", b"Content-Length: " + b"9" * 9999)), "the server announces a length of 9999 digits"),
-    "a negative length": (say(ok(b"nonsense", b"Content-Length: -5")), "no IDX file"),
-    "a length of words": (say(ok(b"nonsense", b"Content-Length: much")), "no IDX file"),
+    "a negative length": (say(ok(b"nonsense", b"Content-Length: -5")), "expected an image file"),
+    "a length of words": (say(ok(b"nonsense", b"Content-Length: much")), "expected an image file"),
     "a length too long": (say(ok(b"nonsense", b"Content-Length: 99")), "closed after 8 of 99 bytes"),
     "a length too short": (lambda send, path, root: send(ok(packed(path), b"Content-Length: 20")), "damaged gzip data"),
     "a negative chunk": (say(ok(b"-1\r\nx\r\n", b"Transfer-Encoding: chunked")), "."),
@@ -163,7 +163,7 @@ HOSTILE = {
     # content
     "nothing": (say(whole(b"")), "truncated: .*got 0"),
     "204": (say(b"HTTP/1.1 204 No Content\r\n\r\n"), "truncated: .*got 0"),
-    "a page": (say(whole(b"<!DOCTYPE html>")), "no IDX file"),
+    "a page": (say(whole(b"<!DOCTYPE html>")), "expected an image file"),
     "a bomb": (say(whole(BOMB[:LIMIT])), "more than the 20000 bytes expected"),
     "a bomb that is too long itself": (say(whole(BOMB)), "the server announces"),
     "half a gzip file": (lambda send, path, root: send(whole(packed(path)[:-9])), "damaged gzip data"),

@@ -1,5 +1,6 @@
 """Options that are True or False take nothing else: the text "no" would count as true."""
 
+import argparse
 import importlib
 import inspect
 import pkgutil
@@ -14,6 +15,7 @@ from minicl.cuda_graph import capture
 from minicl.data import ImageData, load_cifar10, load_mnist
 from minicl.data.augment import RandomResizedCrop
 from minicl.evaluate import frozen_accuracies
+from minicl.run import Run
 
 X = np.ones((4, 3), "float32")
 RNG = np.random.default_rng(0)
@@ -42,6 +44,7 @@ CALLS = {  # (function, option): a call with the option
     ("explain", "check"): lambda value: explain(loss(), check=value),
     ("threads", "keep_memory"): lambda value: threads(1, keep_memory=value).__enter__(),
     ("capture", "enabled"): lambda value: capture(np, enabled=value),
+    ("Run", "grows"): lambda value: Run(argparse.Namespace(), "name", grows=value),
     ("RandomResizedCrop", "antialias"): lambda value: RandomResizedCrop(8, antialias=value),
     ("ImageData.from_folder", "labels"): lambda value: ImageData.from_folder(".", labels=value),
     **{(load.__name__, option): lambda value, load=load, option=option: load(".", **{option: value})
