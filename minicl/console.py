@@ -33,6 +33,18 @@ def fitting(parts: list[str], width: int) -> str:
     return "  ".join(parts[:count])
 
 
+def wrapped(text: str, columns: int) -> str:
+    """A text with its longer lines broken between words, and what follows indented. Unchanged for columns = 0, no terminal.
+
+    >>> print(wrapped("warning: the test set has 5 pictures", 24))
+    warning: the test set
+      has 5 pictures
+    """
+    lines = text.split("\n") if columns else []
+    return "\n".join(textwrap.fill(line, columns, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
+                     if len(line) > columns else line for line in lines) or text
+
+
 def listing(rows: list[tuple[str, str]]) -> str:
     """Rows of a name and a text, in two columns: the text is wrapped at the width of the terminal, 80 where there is none.
 

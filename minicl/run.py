@@ -33,7 +33,7 @@ from .backend import available_memory_only
 from .checkpoint import (CheckpointError, HasState, changes, code, fingerprint, is_of_a_run, load_checkpoint,
                          require_complete, require_rng_state, restore, save_checkpoint, settings, specs_of)
 from .checks import require_bool, require_integers, require_rng
-from .console import BAR_COLUMNS, fitting, lasting_output, terminal_columns
+from .console import BAR_COLUMNS, fitting, lasting_output, terminal_columns, wrapped
 from .distributed import ALONE, World, current, hold_signals, launched
 from .ending import as_python_says, closing, end_all, failure, leave
 from .files import Table, finite, remove_parts, write_atomically, write_json
@@ -107,6 +107,7 @@ class Run:
         self.world, self.is_first = world, world.rank == 0
         self.name, self.log_every, self._grows = name, args.log_every, grows
         self.step, self.seconds = 0, 0.0                     # steps done and time in training, earlier sessions included
+        self._shown_from = 0                                 # the next step whose line of the log may be shown
         self._log: list[dict] = []
         self._has_begun = False
         self._table: Table | None = None
@@ -331,9 +332,10 @@ class Run:
             self._write(line)
         self._log.append(line)
         shown = [f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in metrics.items()]
-        if self._bar.disable:
+        if self._bar.disable and (step >= self._shown_from or step == self.total - 1 or self.evaluates(step)):
+            self._shown_from = step + self.total // 100      # of a long run about 100 lines are shown; all are logged
             self.print("  ".join([f"step {self.step + 1}/{self.total}", *shown]))
-        else:
+        elif not self._bar.disable:
             self._bar.set_postfix_str(fitting(shown, terminal_columns(sys.stderr) - BAR_COLUMNS))
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} at step {step}; lower --lr, raise --tau, or look for NaN in the "
@@ -366,9 +368,9 @@ class Run:
         return [dict(line) for line in self._log]
 
     def print(self, text: str) -> None:
-        """Print a line without disturbing the progress bar."""
+        """Print a line without disturbing the progress bar; it is wrapped in a terminal, and whole in a file."""
         if self.is_first and sys.stdout is not None:
-            tqdm.write(text, file=sys.stdout)
+            tqdm.write(wrapped(text, terminal_columns(sys.stdout)), file=sys.stdout)
             sys.stdout.flush()
 
     def finish(self, result: dict[str, Any], notes: Sequence[str] = ()) -> None:
@@ -382,6 +384,7 @@ class Run:
         width = max(map(len, result), default=0)
         table = [f"  {key:<{width}}  " + (f"{value:.4f}" if isinstance(value, float) else str(value))
                  for key, value in result.items()]
+        notes = [wrapped(note, terminal_columns(sys.stdout) or 80) for note in notes]
         self.print("\n".join(["", *table, *notes, f"everything is in {self.folder}; docs/runs.md explains its files"]))
         self.close()
 

@@ -67,7 +67,7 @@ def test_a_bug_shows_its_symptom(script, main, monkeypatch, capsys):
     runs = main(script)(**options)
     assert holds(runs["correct"], runs["wrong"])
     assert "correct" in capsys.readouterr().out
-    said = page_commands.table(script).get("loss, first")    # as the page promises, the same on every machine
+    said = page_commands.table(script).get("loss, first step")    # as the page promises, the same on every machine
     if said:
         assert [f"{run['loss'][0]:.3g}" for run in runs.values()] == [f"{value:.3g}" for value in said]
 

@@ -95,6 +95,14 @@ def test_log_lines_are_shown(out, capsys):
     assert "step 3/12  loss " in capsys.readouterr().out
 
 
+def test_about_100_lines_of_a_long_run_are_shown_and_all_are_logged(out, capsys):
+    run = Run(arguments(out, "--log-every", "1"), "test")
+    for step in run.steps(1000, np.random.default_rng(0), save_every=1000):
+        run.log(step, loss=0.5)
+    shown = [int(line.split("/")[0].removeprefix("step ")) for line in capsys.readouterr().out.splitlines() if "loss" in line]
+    assert shown == [*range(1, 1000, 10), 1000] and len(run.read_log()) == 1000
+
+
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_a_loss_that_is_not_finite_stops_the_run_with_advice(out, value):
     run = start(out)
@@ -121,10 +129,11 @@ def test_a_loss_that_is_no_number_is_refused_and_the_run_goes_on(out, loss):
 
 def test_the_result_is_written_and_shown(out, capsys):
     result = {"data": "digits", "loss": 0.123456, "peak_mib": None}
-    start(out).finish(result, notes=["a note"])
+    start(out).finish(result, notes=["a note", "one of many words " * 20])
     assert json.loads((out / "result.json").read_text()) == result
     shown = capsys.readouterr().out
     assert "loss      0.1235" in shown and "peak_mib  None" in shown and "a note" in shown and str(out) in shown
+    assert all(len(line) <= 80 for line in shown.splitlines() if "many words" in line)
 
 
 def test_seconds_of_training_go_on_counting(out):

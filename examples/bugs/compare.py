@@ -90,7 +90,7 @@ def compare(name, *, correct, wrong, curve, x="step", lines=None, log=False):
         if not isinstance(value, list):
             print(f"{what:34}{_figure(value):>12}{_figure(wrong[what]):>12}")
         elif what != x:
-            for when, k in (("first", 0), ("last", -1)):
+            for when, k in (("first step", 0), ("last", -1)):
                 print(f"{what + ', ' + when:34}{_figure(value[k]):>12}{_figure(wrong[what][k]):>12}")
     if viz.Figure is None:
         print(viz.MISSING, file=sys.stderr)
