@@ -225,8 +225,11 @@ def test_help_shows_the_first_paragraph_and_the_defaults(capsys):
 def test_progress_is_a_bar_on_a_terminal(out, monkeypatch, capsys):
     widths = []
     monkeypatch.setattr(run, "terminal_columns", lambda stream: widths.append(120) or 120)
-    train(start(out))
+    bar = start(out)
+    train(bar)
+    bar.print("wrapped " * 20)
     shown = capsys.readouterr()
+    assert max(len(line) for line in shown.out.splitlines() if "wrapped" in line) <= 120
     assert widths and "12/12" in shown.err and "loss" in shown.err and "step 3/12" not in shown.out
 
 

@@ -106,7 +106,7 @@ def test_the_code_loads_what_was_trained(folder, monkeypatch):
     optimizer = names["optimizer"]
     steps = dict(zip(optimizer.names, optimizer.steps - optimizer.missed))
     assert steps["steps.1.weight"] == 20 and steps["steps.0.blocks.0.steps.0.weight"] == 10
-    exec(re.search(r"^Where the labelled images are few.*?^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)[1], names)
+    exec(re.search(r"^With few labelled images.*?^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)[1], names)
     norms = [name for name, p in names["encoder"].named_parameters() if not p.requires_grad]
     assert len(norms) == 6 and all(".steps.1." in name for name in norms)
 
