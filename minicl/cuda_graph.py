@@ -22,6 +22,7 @@ on the host is compared with what it was when the step was captured (surrounding
 import contextlib
 import functools
 import inspect
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .autograd import Tensor, hold_inputs
-from .backend import Number, Step, capturable, is_array, is_in_step, kind_of
+from .backend import Number, Step, capturable, is_array, is_in_step, kind_of, to_host
 from .checks import require_bool
 from .distributed import ALONE, World
 from .no_grad import in_no_grad, require_plain_function
@@ -40,6 +41,7 @@ ALIGNMENT = 256                                              # bytes, as of cuda
 WHY = {"H2D": "it takes an array from the host, which must be an argument", "D2H": "it waits for the GPU",
        "synchronous": "it waits for the GPU", "StreamCapture": "it waits for the GPU",       # what CuPy's errors mean
        "'Number'": "it computes with a float argument, which may go to optimizer.step() or update() only"}
+_one_at_a_time = threading.RLock()                           # a capture replaces functions of CuPy
 NUMBER, ON_DEVICE = "a number", "on the device"              # in the kinds of arguments
 PATIENCE = 10                                                # steps in a row that are computed as something has changed
 
@@ -56,14 +58,18 @@ def capture(xp: ArrayModule, *, world: World = ALONE, log: Callable[[str], None]
 
     A launch runs no Python of the step except what minicl computes on the host. A step that is to be captured therefore
 
-    - takes what changes as arguments: arrays, on the host or the device, and floats for optimizer.step(lr)
+    - takes what changes as arguments: C-contiguous arrays, on the host or the device, which it does not write into, and
+      floats for optimizer.step(lr). Arithmetic with an array from the host is done on the device
     - draws random numbers only through minicl's augmentations and layers
-    - returns Tensors, arrays, None, or a tuple of them. They come off the tape, as copies that no later step overwrites
-    - changes nothing of its own on the host, such as a list of losses
+    - returns Tensors that are off the tape, arrays, None, or a tuple of them. A launch gives copies
+    - changes nothing of its own on the host, such as an attribute or a list of losses
 
-    If a variable that it reads has changed, or an attribute of an object or a Module, the step is computed as usual, and
-    captured again. If one changes in every step, or the step draws from a generator itself, that is the reason. This is not
-    detected in functions of other files that the step calls, apart from Modules and Transforms.
+    What else its code can read, in whatever file, is compared before each launch: variables, attributes and entries of
+    lists, dicts and small arrays; numbers by value, arrays of the device and objects by identity. Where one has changed the
+    step is computed as usual, and captured again; if one changes in every step, that is the reason. What cannot be
+    compared is a reason as well, such as an iterator, a clock, a large array on the host, getattr() or an attribute that
+    the step sets (surroundings.py). The code of minicl, NumPy and CuPy is not looked into: what its functions return, such
+    as len(queue), is read once, at the capture.
 
     >>> step = capture(np, log=lambda reason: None)(lambda x: 2 * x)
     >>> step(3.0), step.reason
@@ -101,9 +107,13 @@ class Captured:
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         if named:
             inputs = self._in_order(inputs, named)
-        kinds = None if self.reason is not None or is_in_step() or in_no_grad() or hold_inputs.get() else self._kinds(inputs)
-        if kinds is None:
+        if self.reason is not None or is_in_step() or in_no_grad() or hold_inputs.get():
             return self.step(*inputs)
+        with _one_at_a_time:
+            kinds = self._kinds(inputs)
+            return self.step(*inputs) if kinds is None else self._run(inputs, kinds)
+
+    def _run(self, inputs, kinds):
         values: list[Sequence[Any]] = []
         reason, is_other = None, False
         if self.graph is not None and kinds == self.graph.kinds and not self.graph.around.changed():
@@ -136,9 +146,16 @@ class Captured:
         for x in inputs:
             if isinstance(x, (float, np.floating)):
                 kinds.append(NUMBER)
-            elif isinstance(x, self.xp.ndarray):
-                kinds.append((x.shape, x.dtype, ON_DEVICE))
-            elif x is None or isinstance(x, (int, str, np.integer, np.bool_)) or is_array(x) and x.dtype.kind in "fiub":
+            elif is_array(x) and x.dtype.kind in "fiub" and x.dtype.itemsize <= 8 and x.dtype.isnative:
+                if not x.flags.c_contiguous:
+                    self._give_up(f"argument {len(kinds) + 1} is not C-contiguous; pass xp.ascontiguousarray(x)")
+                    return None
+                kinds.append((x.shape, x.dtype, ON_DEVICE) if isinstance(x, self.xp.ndarray) else kind_of(x, None))
+            elif is_array(x):
+                self._give_up(f"argument {len(kinds) + 1} is an array of dtype {x.dtype.str}, which the GPU does not have; "
+                              "convert it outside, with x.astype()")
+                return None
+            elif x is None or isinstance(x, (int, str, np.integer, np.bool_)):
                 kinds.append(kind_of(x, None))
             else:
                 self._give_up(f"its arguments must be arrays, numbers, text or None, got {type(x).__name__}")
@@ -147,7 +164,7 @@ class Captured:
 
     def _compute(self, inputs, kinds, values, changed):
         """The step as usual; values: what has been computed on the host for it already."""
-        before = self.last
+        before, contents = self.last, _contents(inputs)
         with Step(values, generators=before.around.generators if before else ()) as step:
             result = self.step(*inputs)
         if step.supplied:
@@ -157,7 +174,14 @@ class Captured:
             self._give_up("it draws random numbers itself; draw them outside, and pass them as arguments")
             return result
         changed = changed or before and before.around.changed()
-        self.last = Computed(kinds, [kinds for *_, kinds in step.functions], Surroundings(self.step, step.kept.values()))
+        around = before.around if before and not changed and step.kept.keys() <= before.around.called else \
+            Surroundings(self.step, step.kept.values())
+        written = [k for k, (x, y) in enumerate(zip(contents, _contents(inputs)), start=1) if x != y]
+        if reason := around.reason or written and f"it writes into argument {written[0]}; let it write into a copy" \
+                or _kept_on_tape(result):
+            self._give_up(reason)
+            return result
+        self.last = Computed(kinds, [kinds for *_, kinds in step.functions], around)
         self.repeats = bool(before) and not changed and (before.kinds, before.values) == (kinds, self.last.values)
         if self.repeats:
             self.graph = None                                # another kind of step has come to stay
@@ -217,11 +241,13 @@ class Graph:
                 self.graph, self.result = self._captured(step)
                 if changed := self.around.changed():
                     raise ValueError(f"it changes {changed}, which no later launch would do again")
-            except Exception as error:
+            except BaseException as error:
                 for undo in reversed(host.undo):
                     undo()
                 for tensor, grad in grads:
                     tensor._grad = grad
+                if not isinstance(error, Exception):         # Ctrl-C
+                    raise
                 raise CaptureError(_reason(error, step), host.values) from error
         self.first, self.functions = host.values, host.functions
 
@@ -289,7 +315,7 @@ class Places:
     def put(self, value: Any, dtype: Any) -> Any:
         """The next value as it is for the capture: its place on the device, or itself if it may not change."""
         kind = kind_of(value, dtype)
-        while self.count < len(self.kinds) and (self.kinds[self.count] == NUMBER or ON_DEVICE in self.kinds[self.count]):
+        while self.count < len(self.kinds) and (self.kinds[self.count] == NUMBER or ON_DEVICE in self.kinds[self.count][2:]):
             self.count += 1
         if self.count == len(self.kinds) or self.kinds[self.count] != kind:
             raise KindError("what it computes on the host is of another kind than without a capture")
@@ -307,12 +333,28 @@ def _is_place(kind):
     return type(kind) is tuple and len(kind) == 2
 
 
+def _contents(inputs):
+    """The bytes of each array among them, which a step must leave as they are: a launch works on copies."""
+    return [to_host(x).tobytes() if is_array(x) else b"" for x in inputs]
+
+
+def _kept_on_tape(result):
+    """Why a step's result cannot be had from a launch, whose results are constants: a gradient could flow to it."""
+    for x in result if isinstance(result, tuple) else [result]:
+        if isinstance(x, tuple) and (reason := _kept_on_tape(x)):
+            return reason
+        if isinstance(x, Tensor) and (x._requires_grad if x.node is None else x.node.backward is not None):
+            return "it returns a Tensor that is still on the tape; return x.detach(), or call backward() in the step"
+    return None
+
+
 def _each_array(result, function):
     """A step's result with function of each array in it. Raises TypeError where it is something else."""
-    if isinstance(result, tuple):
-        return tuple(_each_array(part, function) for part in result)
+    if isinstance(result, tuple) and (type(result) is tuple or hasattr(result, "_make")):
+        parts = [_each_array(part, function) for part in result]
+        return tuple(parts) if type(result) is tuple else type(result)(*parts)           # a namedtuple
     if isinstance(result, Tensor):
-        return Tensor(function(result.data))
+        return Tensor(_each_array(result.data, function))
     if result is None or is_array(result) and not isinstance(result, np.ndarray):
         return result if result is None else function(result)
     raise TypeError(f"a captured step returns Tensors and arrays of the device, got {type(result).__name__}, which no later "

@@ -37,7 +37,7 @@ def kind_of(value: Any, dtype: Any) -> Any:
     """What of a value must not change from one launch to the next: the shape and dtype of an array, all of an integer."""
     if isinstance(value, np.ndarray):
         return value.shape, value.dtype
-    return ((), np.dtype(dtype)) if isinstance(value, (float, np.floating)) else (value,)
+    return ((), np.dtype(dtype)) if isinstance(value, (float, np.floating)) else (type(value), value, "fixed")
 
 
 ONCE = ("the value of a 'Number', which changes from step to step, was read outside each_step(), which happens only "
@@ -94,6 +94,8 @@ class Step:
         self.draws_itself |= self.drawn != self._states()
 
     def values_of(self, like, function):
+        if self.places is not None and isinstance(like, np.ndarray):
+            raise NotImplementedError("it computes on NumPy")
         values = self.supplied.popleft() if self.supplied else self.compute(function)
         self.functions.append((function, like.dtype, [kind_of(value, like.dtype) for value in values]))
         self.values.append(values)
