@@ -107,7 +107,7 @@ EXERCISES = [
              "softmax and not log_softmax and not bad", 15, "the Jacobian is (diag(p) - p p^T) / tau"),
     Exercise("l2_normalize", 5, 2, "mul", "contrastive/cosine.py", "l2_normalize.backward", "gradients/cosine.md",
              "test_ops.py", "l2_normalize", 15,
-             "a change along x^ changes only the length: project it out; then its length",
+             "a change along x^ changes only the length: project it out; then its length; a row below eps gets 0",
              falls=ON_THE_SPHERE, parts="_across"),
     Exercise("cosine_similarity", 6, 1, "l2_normalize", "contrastive/cosine.py", "cosine_similarity.backward",
              "gradients/cosine.md",
