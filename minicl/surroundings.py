@@ -301,7 +301,7 @@ def _scan(code):
         elif step.opname in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
             names.add(name)
             after = steps[k + 1].opname if k + 1 < len(steps) else ""
-            if name in SEEDED or name == "random" and after in ("LOAD_ATTR", "LOAD_METHOD"):
+            if name in SEEDED or name == "random" and after.startswith(("LOAD_ATTR", "LOAD_METHOD", "STORE")):
                 problems.append((line, f"takes random numbers, or a generator, from .{name}; make the generator outside, or "
                                        "pass the numbers as arguments"))
             elif name.startswith("__") and name.endswith("__") and name not in DUNDERS:

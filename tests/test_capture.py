@@ -681,6 +681,7 @@ REFUSED = {
     "generator": (lambda it: lambda: next(it), (1.0 / k for k in itertools.count(1)), "builtins.generator"),
     "random": (lambda _: lambda: random.random(), None, "random.Random"),
     "numpy.random": (lambda _: lambda: np.random.rand(), None, "random numbers"),
+    "numpy.random by another name": (lambda xp: lambda: aliased(xp), np, "random numbers"),
     "RandomState": (lambda rng: lambda: rng.rand(), np.random.RandomState(0), "RandomState"),
     "spawn": (lambda rng: lambda: rng.spawn(1)[0].random(), np.random.default_rng(0), "from .spawn"),
     "generator made in the step": (lambda _: lambda: np.random.default_rng(7).random(), None, "random numbers"),
@@ -695,6 +696,11 @@ REFUSED = {
     "__dict__": (lambda args: lambda: args.__dict__["tau"], types.SimpleNamespace(tau=1.0), ".__dict__"),
     "print": (lambda _: lambda: print("") or 1.0, None, "calls print()"),
 }
+
+
+def aliased(xp):
+    draws = xp.random
+    return draws.rand()
 
 
 def set_and_read(args):
