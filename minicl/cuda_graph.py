@@ -68,8 +68,8 @@ def capture(xp: ArrayModule, *, world: World = ALONE, log: Callable[[str], None]
     lists, dicts and small arrays; numbers by value, arrays of the device and objects by identity. Where one has changed the
     step is computed as usual, and captured again; if one changes in every step, that is the reason. What cannot be
     compared is a reason as well, such as an iterator, a clock, a large array on the host, getattr() or an attribute that
-    the step sets (surroundings.py). The code of minicl, NumPy and CuPy is not looked into: what its functions return, such
-    as len(queue), is read once, at the capture.
+    the step sets (surroundings.py). An entry of a list or dict that the step sets and sets back is not noticed. The code of
+    minicl, NumPy and CuPy is not looked into: what its functions return, such as len(queue), is read once, at the capture.
 
     >>> step = capture(np, log=lambda reason: None)(lambda x: 2 * x)
     >>> step(3.0), step.reason
