@@ -87,6 +87,24 @@ def test_products(a, b, dtype, cp, rng):
     np.testing.assert_allclose((cp.asarray(x) @ cp.asarray(y)).get(), x @ y, rtol=1e-5, atol=1e-6)
 
 
+@emulated
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
+@pytest.mark.parametrize("shape", [(3, 5), (1, 4), (6, 1), (0, 3)])
+def test_a_matrix_in_fortrans_order(dtype, shape, cp):
+    x = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+    turned = cp.asfortranarray(cp.asarray(x))
+    assert turned.flags.f_contiguous
+    np.testing.assert_array_equal(turned.get(), x)
+
+
+@emulated
+@pytest.mark.parametrize("name, arguments", [("random", (3,)), ("standard_normal", (3,)), ("uniform", (-1, 1, 3)), ("integers", (0, 5, 3))])
+def test_random_numbers_of_the_device_are_refused(name, arguments, cp):
+    for generator in cp.random.default_rng(0), cp.random.Generator(cp.random.Philox4x3210(1)):
+        with pytest.raises(NotImplementedError, match=f"Generator.{name}: .*cuRAND"):
+            getattr(generator, name)(*arguments)
+
+
 # ---------------------------------------------------------------- what a real GPU does not report
 
 @emulated

@@ -18,6 +18,7 @@ reads or writes out of bounds raises an error, one that reads what nobody has wr
 freed is gone. A real GPU shows none of this.
 
 Not covered: the time that a GPU takes, asynchrony and races between threads, the order of atomic additions, cuBLAS's
-rounding, TF32, CUB, cuSOLVER, cuRAND. CUB, which CuPy uses for some sums on a GPU by default, is off here: cupy.cuda.cub is
-compiled into the wheel as machine code for GPUs, and the headers that CuPy's other kernels take from it contain PTX.
+rounding, TF32, CUB, cuSOLVER, and cuRAND, whose generators raise an error. CUB, which CuPy uses for some sums on a GPU by
+default, is off here: cupy.cuda.cub is compiled into the wheel as machine code for GPUs, and the headers that CuPy's other
+kernels take from it contain PTX.
 """

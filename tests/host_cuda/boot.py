@@ -1,6 +1,7 @@
 """Put CuPy on the emulated GPU where `import cupy` finds it."""
 
 import ctypes
+import functools
 import importlib.machinery
 import importlib.util
 import os
@@ -32,6 +33,7 @@ def load():
         sys.setdlopenflags(os.RTLD_LAZY)                    # functions that nobody calls need not be there
         try:
             import cupy
+            from cupy.random import _generator_api
             from cupy_backends.cuda.api import driver
             from cupy_backends.cuda.libs import cublas  # noqa: F401
 
@@ -39,8 +41,22 @@ def load():
         finally:
             sys.setdlopenflags(flags)
     kernels.install(paths)
+    for name, method in list(vars(_generator_api.Generator).items()):
+        if not name.startswith("_") and callable(method):
+            setattr(_generator_api.Generator, name, _refusing(method))
     cupy.cuda.set_allocator(None)                           # no pool: each array has memory of its own, see runtime.cpp
     return cupy
+
+
+def _refusing(method):
+    """A method of cupy.random.Generator, which CuPy checks the arguments of. Its kernel, which uses cuRAND, is machine code in
+    CuPy's wheel: it would write nothing, and report no error."""
+    @functools.wraps(method)
+    def draw(*args, **options):
+        method(*args, **options)
+        raise NotImplementedError(f"Generator.{method.__name__}: the emulated GPU does not run CuPy's kernels that use cuRAND; "
+                                  "draw with numpy.random.default_rng, then xp.asarray")
+    return draw
 
 
 def _open(path):

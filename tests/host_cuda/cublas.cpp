@@ -95,10 +95,26 @@ int cublas##letter##gemmBatched(Handle* h, int ta, int tb, int m, int n, int k, 
                                 const T** B, int ldb, const T* beta, T** C, int ldc, int count) { \
   return submit_products<T>(h, SHAPE, alpha, beta, count, [=](int i) { return Operands<T>{A[i], B[i], C[i]}; }); }
 
+// alpha op(A) + beta op(B), by which CuPy turns a matrix into Fortran's order. B is not read where beta is 0.
+template <class T> static int sum(Handle* h, int ta, int tb, long m, long n, T alpha, const T* A, long lda, T beta, const T* B,
+                                  long ldb, T* C, long ldc) {
+  if (m < 0 || n < 0 || lda < (ta ? n : m) || ldb < (tb ? n : m) || ldc < m || h->pointer_mode != 0) return INVALID;
+  return submit(h->stream, [] { return std::string("sum of matrices"); }, [=] {
+    for (long j = 0; j < n; j++) for (long i = 0; i < m; i++)
+      C[j * ldc + i] = alpha * A[ta ? i * lda + j : j * lda + i] + (beta == 0 ? 0 : beta * B[tb ? i * ldb + j : j * ldb + i]);
+    return (int)SUCCESS; }) ? 14 : 0;
+}
+#define GEAM(letter, T) \
+int cublas##letter##geam(Handle* h, int ta, int tb, int m, int n, const T* alpha, const T* A, int lda, const T* beta, \
+                         const T* B, int ldb, T* C, int ldc) { \
+  return sum<T>(h, ta, tb, m, n, *alpha, A, lda, *beta, B, ldb, C, ldc); }
+
 extern "C" {
 
 GEMM(S, float)
 GEMM(D, double)
+GEAM(S, float)
+GEAM(D, double)
 
 int cublasGemmEx(Handle* h, int ta, int tb, int m, int n, int k, const void* alpha, const void* A, int at, int lda,
                  const void* B, int bt, int ldb, const void* beta, void* C, int ct, int ldc, int compute, int) {
