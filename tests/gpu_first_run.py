@@ -3,10 +3,11 @@
     python tests/gpu_first_run.py --minutes 9                    # everything goes to the folder gpu_first_run
     python tests/gpu_first_run.py --minutes 9 --emulated         # the same at tiny sizes on a machine without a GPU
 
-In this order: versions and card; the tests on CuPy; one epoch of SimCLR on MNIST; launches and times of a training step of
-each method; losses and steps beside PyTorch (if it is installed), and as shares of what the card can do; MoCo on CIFAR-10,
-ResNet-18, for as many epochs as fit. Each part has a share of the minutes, and what it leaves over goes to the next ones. A
-part that fails or runs out of time is reported, and the next one begins. report.md is written again after each part.
+In this order: versions and card; the times of a training step of each method, launched one by one and as one CUDA graph;
+the tests on CuPy; one epoch of SimCLR on MNIST; losses and steps beside PyTorch (if it is installed), and as shares of what
+the card can do; MoCo on CIFAR-10, ResNet-18, for as many epochs as fit. Each part has a share of the minutes, and what it
+leaves over goes to the next ones. A part that fails or runs out of time is reported, and the next one begins. report.md is
+written again after each part. The exit status is 1 if a part failed, and 2 if an option is wrong.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / name) for name in ("tests", ".", "examples")]
@@ -29,6 +31,8 @@ import numpy as np  # noqa: E402
 from benchmarks.candidates import ON_GPU  # noqa: E402
 from benchmarks.cases import CASES  # noqa: E402
 from benchmarks.harness import Worker  # noqa: E402
+
+from minicl.options import within  # noqa: E402
 
 # Losses and steps to compare with PyTorch, most telling first.
 COMPARED = ["NT-Xent 2N=4096", "NT-Xent 2N=16384", "SimCLR step, convnet, batch 256", "MoCo's loss, batch 256, K=65536",
@@ -40,11 +44,27 @@ ROUNDS = 5
 ON_STARTUP = "from host_cuda import boot\nboot.load()\n"              # sitecustomize.py of the emulation's processes
 
 
+class Ended(NamedTuple):
+    """How a script ended."""
+
+    text: str
+    late: bool                                                           # it ran out of time
+    status: int
+
+    def check(self):
+        """Raise its error, as it printed it at last, if it ended by itself with an exit status other than 0."""
+        if self.status and not self.late:
+            lines = [f"exit status {self.status}", *filter(None, self.text.splitlines())]
+            start = max((k for k, line in enumerate(lines) if "rror: " in line), default=-1)
+            raise RuntimeError(" ".join(lines[start:][:5]))
+
+
 class First:
     """What a part may use: options, the folder, and the time that is left."""
 
     def __init__(self, args):
         self.args, self.out, self.start, self.lines = args, args.out, time.monotonic(), []
+        self.failed = []                                                 # parts, or rows of a part
         self.tiny = args.emulated
         self.out.mkdir(parents=True, exist_ok=True)
         self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[:3])}
@@ -62,31 +82,32 @@ class First:
         (self.out / "report.md").write_text("\n".join(self.lines) + "\n")
 
     def run(self, name, command, seconds):
-        """Run a Python script within the time, its output to NAME.log. -> (its output, whether it ended by itself)."""
-        log = self.out / f"{name}.log"
+        """Run a Python script within the time, its output to NAME.log, and tell how it Ended."""
+        log, late = self.out / f"{name}.log", False
         with log.open("w") as file:
             process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=self.environment, stdout=file,
                                        stderr=subprocess.STDOUT)
             try:
                 process.wait(max(1.0, seconds))
             except subprocess.TimeoutExpired:
+                late = True
                 process.send_signal(signal.SIGINT)                       # scripts save and end
                 try:
                     process.wait(10)
                 except subprocess.TimeoutExpired:
                     process.kill()
-        code = process.wait()
-        return log.read_text(errors="replace"), code == 0
+        return Ended(log.read_text(errors="replace"), late, process.wait())
 
 
 # ---------------------------------------------------------------- the parts
 
 def machine(first, seconds):
     show = "from benchmarks.machine import describe; import json; print(json.dumps(describe('cupy', 1, 'float32')))"
-    text, good = first.run("machine", ["-c", show], seconds)
-    if not good:
-        raise RuntimeError(text.strip().splitlines()[-1] if text.strip() else "no output")
-    for name, value in json.loads(text.strip().splitlines()[-1]):
+    ended = first.run("machine", ["-c", show], seconds)
+    ended.check()
+    if ended.late:
+        raise RuntimeError("no answer in time")
+    for name, value in json.loads(ended.text.strip().splitlines()[-1]):
         first.say(f"- {name}: {value}")
     if shutil.which("nvidia-smi"):
         first.say("```\n" + subprocess.run(["nvidia-smi"], capture_output=True, text=True).stdout.strip() + "\n```")
@@ -94,23 +115,24 @@ def machine(first, seconds):
 
 def tests(first, seconds):
     files = [f"tests/{name}" for name in (["test_ema.py"] if first.tiny else TESTS)]
-    text, good = first.run("tests", ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--backend", "cupy", "--minutes",
-                                     (seconds - 15) / 60, *files], seconds)
-    wrong = [line for line in text.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    first.say(f"{(text.strip().splitlines() or ['no output'])[-1]}{'' if good or wrong else ' (cut short)'}")
-    for line in wrong[:20]:
+    ended = first.run("tests", ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--backend", "cupy", "--minutes",
+                                max(1, seconds - 15) / 60, *files], seconds)
+    for line in [line for line in ended.text.splitlines() if line.startswith(("FAILED", "ERROR"))][:20]:
         first.say(f"- {line}")
+    ended.check()
+    first.say(f"{(ended.text.strip().splitlines() or ['no output'])[-1]}{' (cut short)' * ended.late}")
 
 
 def epoch(first, seconds):
     out = first.out / "simclr_mnist"
     shutil.rmtree(out, ignore_errors=True)
     size = ["--encoder", "mlp", "--data", "digits", "--batch", 512] if first.tiny else []
-    text, good = first.run("simclr_mnist", ["examples/simclr_mnist.py", "--backend", "cupy", "--epochs", 1, "--seed", 0,
-                                            "--out", out, "--log-every", 5, *size], seconds)
+    ended = first.run("simclr_mnist", ["examples/simclr_mnist.py", "--backend", "cupy", "--epochs", 1, "--seed", 0,
+                                       "--out", out, "--log-every", 5, *size], seconds)
     log = out / "log.jsonl"
     losses = [json.loads(line).get("loss") for line in log.read_text().splitlines()] if log.exists() else []
-    first.say(f"{'ended' if good else 'cut short'}; {len(losses)} lines of log, loss {losses[:1]} to {losses[-1:]}")
+    first.say(f"{'cut short; ' * ended.late}{len(losses)} lines of log, loss {losses[:1]} to {losses[-1:]}")
+    ended.check()
     if (out / "result.json").exists():
         first.say("```json\n" + (out / "result.json").read_text().strip() + "\n```")
 
@@ -140,13 +162,15 @@ for method in json.loads(sys.argv[1]) or STEPS:
 def steps(first, seconds):
     """The host's and the card's time of a step of 16 images, which is nearly all launches; and as one CUDA graph."""
     methods, repeats, warmup = (["SimCLR", "CPC"], 2, 3) if first.tiny else ([], 20, 10)       # MoCo's queue fills
-    text, _ = first.run("steps", ["-c", STEPS_SCRIPT, json.dumps(methods), repeats, warmup], seconds)
+    ended = first.run("steps", ["-c", STEPS_SCRIPT, json.dumps(methods), repeats, warmup], seconds)
     first.say("| step of 16 images | host ms | until the card is done, ms | captured: host ms | until done, ms |\n"
               "|---|--:|--:|--:|--:|")
-    for line in text.splitlines():
+    for line in ended.text.splitlines():
         with contextlib.suppress(ValueError):
             cells = [f"{x:.2f}" if isinstance(x, float) else x for x in json.loads(line)]
             first.say("| " + " | ".join([*cells, "", ""][:5]) + " |")
+    first.say("\ncut short" * ended.late)
+    ended.check()
 
 
 def compared(first, seconds):
@@ -166,7 +190,7 @@ def compared(first, seconds):
 def _table(first, candidates, precision, names, end):
     workers = [Worker(c, "cupy", os.cpu_count() or 1, precision) for c in candidates]
     try:
-        rates = None if first.tiny else workers[0].ask(rates=True)
+        rates = None if first.tiny else _answer(workers[0], rates=True)
         if rates:
             first.say(f"The card: {rates['flops'] / 1e12:.1f} TFLOP/s in {precision} products, "
                       f"{rates['bytes'] / 1e9:.0f} GB/s.\n")
@@ -181,13 +205,20 @@ def _table(first, candidates, precision, names, end):
             worker.close()
 
 
+def _answer(worker, **request):
+    answer = worker.ask(**request)
+    if "error" in answer:
+        raise RuntimeError(f"{worker.label}: {answer['error']}")
+    return answer
+
+
 def _row(first, case, workers, rates, end):
-    medians, peaks = {}, {}
-    plans, errors = {}, []
+    plans, peaks, errors = {}, {}, []
     for worker in workers:
         answer = worker.ask(case=case.name, tiny=first.tiny)
         if "error" in answer:
             errors.append(f"{worker.label}: {answer['error']}")
+            first.failed += [case.name] * (worker.label == "minicl")
             continue
         peaks[worker.label] = answer["peak"]
         plans[worker.label] = max(1, math.ceil(0.1 / answer["seconds"]))
@@ -196,7 +227,7 @@ def _row(first, case, workers, rates, end):
     for k in range(ROUNDS):
         for worker in running[::1 if k % 2 == 0 else -1]:
             if time.monotonic() < end or not times[worker.label]:
-                times[worker.label] += worker.ask(bursts=1, burst=plans[worker.label])["seconds"]
+                times[worker.label] += _answer(worker, bursts=1, burst=plans[worker.label])["seconds"]
     for worker in running:
         worker.ask(end=True)
     medians = {label: 1e3 * statistics.median(seconds) for label, seconds in times.items()}
@@ -232,34 +263,40 @@ def training(first, seconds):
         np.savez(data, **arrays)
         size = ["--encoder", "convnet", "--width", 4, "--queue", 32, "--batch", 32, "--epochs", 1]
     elif not data.exists():
-        text, good = first.run("cifar10", ["-c", CIFAR, data], seconds / 3)
-        if not good:
-            raise RuntimeError("CIFAR-10 could not be loaded: " + text.strip()[-300:])
-    first.run("moco_cifar10", ["examples/moco_images.py", "--backend", "cupy", "--data-dir", data, "--size", 32, "--momentum",
-                               0.99, "--tau", 0.1, "--evaluate-every", 1, "--out", out, *size],
-              seconds - (time.monotonic() - start))
+        ended = first.run("cifar10", ["-c", CIFAR, data], seconds / 3)
+        ended.check()
+        if ended.late:
+            raise RuntimeError("CIFAR-10 was not read in time")
+    ended = first.run("moco_cifar10", ["examples/moco_images.py", "--backend", "cupy", "--data-dir", data, "--size", 32,
+                                       "--momentum", 0.99, "--tau", 0.1, "--evaluate-every", 1, "--out", out, *size],
+                      seconds - (time.monotonic() - start))
     log = out / "log.jsonl"
-    if not log.exists():
-        raise RuntimeError((first.out / "moco_cifar10.log").read_text().strip()[-500:] or "no log")
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    if not lines:
+        ended.check()
+        raise RuntimeError("no step in the time that was left; see moco_cifar10.log")
     first.say("The authors' demo has kNN 82.6 % after 200 epochs, 86.3 % after 400 (asymmetric loss, SGD). Here:\n")
     for line in [line for line in lines if any("knn" in name for name in line)][-40:] or lines[-1:]:
         first.say(f"- `{json.dumps(line)}`")
+    ended.check()
 
 
-PARTS = [("Machine", machine, 0.05), ("Tests on CuPy", tests, 0.2), ("SimCLR on MNIST, one epoch", epoch, 0.2),
-         ("Steps", steps, 0.15), ("Beside PyTorch", compared, 0.5), ("MoCo on CIFAR-10", training, 1.0)]
+PARTS = [("Machine", machine, 0.05), ("Steps", steps, 0.15), ("Tests on CuPy", tests, 0.2),
+         ("SimCLR on MNIST, one epoch", epoch, 0.2), ("Beside PyTorch", compared, 0.5), ("MoCo on CIFAR-10", training, 1.0)]
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=9, help="time for all of it (default: %(default)s)")
+    parser.add_argument("--minutes", type=within("(0, inf)"), default=9, help="time for all of it (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("gpu_first_run"), help="folder (default: %(default)s)")
     parser.add_argument("--emulated", action="store_true", help="tiny sizes on the GPU that tests/host_cuda emulates")
     args = parser.parse_args(argv)
     args.out = args.out.resolve()
-    first = First(args)
-    first.say("# First run on a GPU" + " (emulated, tiny sizes: no time means anything)" * args.emulated)
+    try:
+        first = First(args)
+        first.say("# First run on a GPU" + " (emulated, tiny sizes: no time means anything)" * args.emulated)
+    except OSError as error:
+        parser.error(f"argument --out: expected a folder that can be written to, got {args.out}: {error.strerror}")
     for title, part, share in PARTS:
         first.say(f"\n## {title}\n")
         if first.left() < 5:
@@ -269,10 +306,12 @@ def main(argv=None):
         try:
             part(first, share * first.left() if share < 1 else first.left() - 15)
         except Exception as error:
+            first.failed.append(title)
             first.say(f"failed: {type(error).__name__}: {error}")
         first.say(f"\n({time.monotonic() - start:.0f} s)")
-    print(f"written to {args.out / 'report.md'}")
+    print(f"written to {args.out / 'report.md'}" + ("; failed: " + ", ".join(first.failed) if first.failed else ""))
+    return 1 if first.failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
