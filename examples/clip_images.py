@@ -181,10 +181,13 @@ def require_prompts(classes, template, tokenizer):
             raise DataError(f"--length {tokenizer.length}: the prompt {' '.join(words)!r} would be cut "
                             f"to {' '.join(words[:tokenizer.length])!r}; give --length {needed} or more, or a shorter "
                             "--template")
-        other = read.setdefault(tuple(words), name)
-        if other != name:
+        other = read.setdefault(tuple(word if word in tokenizer.vocabulary else None for word in words), name)
+        if other != name and prompts[other] == words:
             raise DataError(f"--classes: {other!r} and {name!r} have the same prompt, {' '.join(words)!r}; give "
                             "classes that differ in a word")
+        if other != name:
+            raise DataError(f"--template: the prompts {' '.join(prompts[other])!r} and {' '.join(words)!r} differ only in "
+                            "words that the training captions lack; write {} as a word of its own")
 
 
 def words_of(text):

@@ -50,6 +50,7 @@ class Signature:
     """
 
     def __init__(self, function: Callable[..., Any], broadcasts: bool = False) -> None:
+        require_bool("@op", broadcasts=broadcasts)
         self.name = function.__name__
         self.broadcasts = broadcasts
         signature = inspect.signature(function)

@@ -346,6 +346,9 @@ def test_a_folder_of_mnist_is_used_or_said_not_to_be(quick, tmp_path, monkeypatc
     assert run("run", 2, 3, "--seeds", 0, "--out", tmp_path, "--resume") == 0 and not quick
     assert run("run", 2, 3, "--seeds", 0, "--out", tmp_path, "--resume", "--data-dir", tmp_path) == 0
     assert quick == [("counting", 0)] and loaded == [str(tmp_path)]
+    path.write_text(json.dumps({**json.loads(path.read_text()), "data": "MNIST"}))
+    assert run("run", 3, "--seeds", 0, "--out", tmp_path, "--size", "fast") == 2 and json.loads(path.read_text())["data"] == "MNIST"
+    assert "its records are of MNIST, and --size fast is of generated digits" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options, message", [

@@ -178,6 +178,7 @@ def test_a_class_is_known_where_captions_name_exactly_one(captions, expected):
     (["cat", "dog"], "a photo of a {}", 4, "--length 4: the prompt 'a photo of a cat' would be cut to 'a photo of a'; give --length 5 "),
     (["cat", "hot dog"], "a photo of a {}", 5, "--length 5: the prompt 'a photo of a hot dog' would be cut .*; give --length 6 or more"),
     (["cat", "dog"], "the {} and a photo", 4, "'the cat and a photo' would be cut to 'the cat and a'"),
+    (["cat", "dog"], "a photo of a {}s", 5, "--template: the prompts 'a photo of a cats' and 'a photo of a dogs' differ only"),
     (["cat", "CAT"], "{}", 5, "--classes: 'cat' and 'CAT' have the same prompt, 'cat'"),
     (["dog", "hot dog", "Hot-Dog!"], "a {}", 5, "'hot dog' and 'Hot-Dog!' have the same prompt, 'a hot dog'"),
     (["dog", "cat", "?"], "a {}", 5, "--classes: '[?]' has no word"),

@@ -63,6 +63,11 @@ def test_only_bytes_are_converted(model, xp):
         encode(model, np.zeros((2, 8, 8, 1), "float32"), xp)
 
 
+def test_a_masked_array_is_not_taken_for_its_data():
+    with pytest.raises(TypeError, match="to_float: expected uint8 images, got a masked array; fill its masked entries"):
+        to_float(np.ma.array(np.zeros(3, "uint8"), mask=[1, 0, 0]), np)
+
+
 def test_encode_gives_what_the_model_gives_in_evaluation(model, images, xp):
     h, z = encode(model, images, xp)
     expected_h, expected_z = model.eval()(to_float(images, xp))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import minicl
-from minicl import Tensor, explain, gradcheck, nn, ops, optim
+from minicl import Tensor, explain, gradcheck, nn, op, ops, optim
 from minicl.backend import threads
 from minicl.cuda_graph import capture
 from minicl.data import ImageData, load_cifar10, load_mnist
@@ -88,3 +88,8 @@ def test_text_is_neither_true_nor_false(name, option):
     for value in ("no", "False", "", [], np.array([True]), 2.0):
         with pytest.raises((TypeError, ValueError), match=option):
             CALLS[name, option](value)
+
+
+def test_broadcasts_of_op_is_neither():
+    with pytest.raises(TypeError, match="@op: broadcasts must be True or False, got 'no'"):
+        op(broadcasts="no")(lambda x: (x, lambda g: (g,)))

@@ -132,7 +132,11 @@ def run(args):
 def require_mnist(args, names):
     """Raise RunError, before an hour of measuring, if a record of MNIST would be replaced by one of generated digits, and
     what load_mnist raises for a wrong --data-dir."""
-    if args.size != "fast" and (args.data_dir or any(is_of_mnist(record_path(args.out, name)) for name in names)):
+    of_mnist = any(is_of_mnist(record_path(args.out, name)) for name in names)
+    if args.size == "fast" and of_mnist:
+        raise RunError(f"--out {args.out}: its records are of MNIST, and --size fast is of generated digits; give "
+                       "another --out")
+    if args.size != "fast" and (args.data_dir or of_mnist):
         try:
             load_mnist(args.data_dir, log=log)
         except Unavailable as error:
