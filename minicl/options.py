@@ -51,7 +51,7 @@ def options(description: str | None, *, epochs: int, batch: int, lr: float, tau:
     parser.add_argument("--keep-memory", action=argparse.BooleanOptionalAction, default=True,
                         help="keep freed memory for the next step: faster on Linux, but the process stays large")
     parser.add_argument("--log-every", type=at_least(1),
-                        help="steps between lines of the log; if not set, a twentieth of the run, at most 50")
+                        help="steps between lines of the log; default: a twentieth of the run, at most 50")
     parser.add_argument("--log", default="jsonl", choices=("jsonl", "csv"), help="csv: also write log.csv, a table")
     parser.add_argument("--out", type=folder, help="folder for config, log, checkpoint, pictures and result.json; "
                         "default: a new one under runs/")
