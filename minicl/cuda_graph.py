@@ -70,6 +70,7 @@ def capture(xp: ArrayModule, *, world: World = ALONE, log: Callable[[str], None]
     compared is a reason as well, such as an iterator, a clock, a large array on the host, getattr() or an attribute that
     the step sets (surroundings.py). An entry of a list or dict that the step sets and sets back is not noticed. The code of
     minicl, NumPy and CuPy is not looked into: what its functions return, such as len(queue), is read once, at the capture.
+    The same holds for what dataclasses.asdict, operator.attrgetter, match on a class or a class's own __str__ read.
 
     >>> step = capture(np, log=lambda reason: None)(lambda x: 2 * x)
     >>> step(3.0), step.reason
