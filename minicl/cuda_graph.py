@@ -59,7 +59,8 @@ def capture(xp: ArrayModule, *, world: World = ALONE, log: Callable[[str], None]
     A launch runs no Python of the step except what minicl computes on the host. A step that is to be captured therefore
 
     - takes what changes as arguments: C-contiguous arrays, on the host or the device, which it does not write into, and
-      floats for optimizer.step(lr). Arithmetic with an array from the host is done on the device
+      floats for optimizer.step(lr). Arithmetic with an array from the host is done on the device,
+      and xp.asarray of one is the same array each time: do not write into it
     - draws random numbers only through minicl's augmentations and layers
     - returns Tensors that are off the tape, arrays, None, or a tuple of them. A launch gives copies
     - changes nothing of its own on the host, such as an attribute or a list of losses
