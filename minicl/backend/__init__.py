@@ -9,7 +9,7 @@ function here has one name for both:
     products  operand, product: products of convolutions and linear layers, with bf16 of rounded operands
     taps      gather_taps, add_taps: the copies of a convolution on a GPU
     parallel  threads() and loops divided among them: parallel_for, parallel_map, parallel_sum, sum_of_squares
-    steps     each_step: what a step computes on the host, anew each time
+    steps     each_step: what a step computes on the host each time
     capturable    makes CuPy's products and concatenations such that a CUDA graph can hold them
     memory    peak_memory_mib, available_memory_only, and the reuse of freed memory
 
