@@ -1,13 +1,13 @@
-"""How far float32 is from float64, op by op, beside PyTorch where it is installed.
+"""The rounding error of float32 against float64, op by op, beside PyTorch's where PyTorch is installed.
 
     python tests/accuracy.py                 every case
-    python tests/accuracy.py sum var         cases whose names hold one of these words
+    python tests/accuracy.py sum var         cases whose names contain one of these words
     python tests/accuracy.py --check         exit code 1 if an error is more than twice PyTorch's
 
-An error is the largest |float32 - float64| of the value and of every gradient, each relative to the largest entry of the
-float64 one, in roundings of 2^-24. A case with "rms" in its name has one result, the value or a gradient, and compares the
-root mean squares, which vary less from draw to draw. All start from the same float32 numbers. tests/test_accuracy.py
-tests each case against a limit of its own, without PyTorch.
+The error of a result is its largest |float32 - float64|, divided by the largest entry of the float64 result and given
+in roundings of 2^-24. The error of a case is the largest over its value and its gradients. A case with "rms" in its
+name compares the root mean square of one result instead, which varies less from draw to draw. Both precisions start
+from the same float32 inputs. tests/test_accuracy.py tests each case against its own limit, without PyTorch.
 """
 
 import argparse
@@ -28,14 +28,14 @@ ROUNDING = 2.0**-24
 
 @dataclass
 class Case:
-    """One row: op.forward(*inputs, **options), and the same by PyTorch as peer(torch, *tensors)."""
+    """One row of the table: op(*inputs, **options), and the same computation in PyTorch, peer(torch, *tensors)."""
     name: str
     op: Callable
     inputs: tuple                                  # arrays; floats are rounded to float32
     peer: Callable | None = None
     options: dict = field(default_factory=dict)
-    most: float = 12                               # the error that tests/test_accuracy.py allows
-    result: int | None = None                      # compare the rms of this one only: 0 the value, 1, ... the gradients
+    most: float = 12                               # the largest error that tests/test_accuracy.py allows
+    result: int | None = None  # compare only the rms of this result: 0 is the value, 1, ... the gradients
 
 
 def normal(*shape, mean=0.0, scale=1.0):
@@ -68,7 +68,7 @@ def max_pool(torch, x):
 
 
 def gru(torch, x, w, v, b):
-    """PyTorch's gates are in the same order, with a second bias; its weights are transposed."""
+    """nn.GRU's output. It has the same order of gates and a second bias; its weights are transposed."""
     layer = torch.nn.GRU(x.shape[2], v.shape[0]).to(x.dtype)
     arguments = dict(zip(("weight_ih_l0", "weight_hh_l0", "bias_ih_l0"), (w.T, v.T, b)))
     arguments["bias_hh_l0"] = torch.zeros_like(b)
@@ -76,7 +76,7 @@ def gru(torch, x, w, v, b):
 
 
 def winograd(channels):
-    """The convolution that minicl computes by Winograd's form: y, dx and dw separately, sums over so many channels."""
+    """Cases for the convolution computed by Winograd's algorithm: y, dx and dw separately, summing over `channels`."""
     down, up = [(normal(8, 8, 8, C), normal(3, 3, C, K)) for C, K in ((channels, 128), (128, channels))]
     return [Case(f"conv2d 3x3, {channels} channels: rms of {name}", ops.conv2d, inputs, **conv(1, 1), most=most, result=k)
             for k, (name, inputs, most) in enumerate((("y", down, 7.5), ("dx", up, 7.5), ("dw", down, 5)))]
@@ -129,7 +129,7 @@ OPS = [
 
 
 def cone(cosine, n=128, d=64, views=2):
-    """Views of n items whose mean cosine is about this, as early in training; views of one item are nearer."""
+    """`views` arrays (n, d) whose mean cosine is about `cosine`, as early in training; views of one item are closer."""
     rng = np.random.default_rng(int(1000 * cosine))
     centre = np.eye(d)[0] if cosine else np.zeros(d)
     spread = ((1 - cosine) / max(cosine, 0.5) / d)**0.5
@@ -202,7 +202,7 @@ def torch_barlow_twins(torch, z1, z2):
 
 
 def learned_alone(loss, views):
-    """loss as a function of its temperature or logit scale alone."""
+    """The loss as a function of its temperature or logit scale only."""
     return lambda number: loss(*(z.astype("float32").astype(number.dtype) for z in views), number)
 
 
@@ -211,7 +211,7 @@ def peer_alone(peer, views):
 
 
 def in_batches(loss, views):
-    """The sum of the losses of 8 batches, each with a temperature of its own: one alone may be lucky."""
+    """The summed losses of 8 batches, each with its own temperature: one batch may have a small error by luck."""
     batches = list(zip(*(np.split(z, 8) for z in views)))
     return lambda *numbers: sum((learned_alone(loss, batch)(number) for batch, number in zip(batches[1:], numbers[1:])),
                                 learned_alone(loss, batches[0])(numbers[0]))
@@ -253,7 +253,7 @@ CASES = OPS + LOSSES
 
 
 def minicl_results(case, dtype):
-    """The value and the gradients, in this dtype."""
+    """[value, gradients...], computed in this dtype."""
     inputs = [Tensor(x.astype("float32").astype(dtype), requires_grad=True) if x.dtype.kind == "f" else x
               for x in map(np.asarray, case.inputs)]
     value = case.op(*inputs, **case.options)
@@ -274,7 +274,7 @@ def _cotangent(shape):
 
 
 def error(case, results, exact):
-    """The largest relative error of the value and the gradients, or the rms of one of them, in roundings."""
+    """The largest relative error of the value and the gradients, or the relative rms of case.result, in roundings."""
     if case.result is not None:
         got, right = results[case.result], exact[case.result]
         return float(np.linalg.norm(got - right) / np.linalg.norm(right)) / ROUNDING

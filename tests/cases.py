@@ -1,10 +1,10 @@
-"""Every op of minicl, once or more, with small float64 inputs away from kinks. test_ops.py runs them all.
+"""At least one case for every op of minicl: small float64 inputs away from kinks. test_ops.py runs all of them.
 
-Case(op, inputs, options): inputs are host arrays (float64, or integers and bools for ids and masks);
-`at` names another point of interest when an op has several cases.
+Case(op, inputs, options): inputs are host arrays (float64, or integers and bools for ids and masks). `at` names the
+case where an op has several.
 
-With MINICL_CASE_SEED=7 in the environment all values are others, and cases of other shapes are added: for grading
-(docs/exercises.md). 0, the default, gives the cases as they stand here.
+MINICL_CASE_SEED=7 in the environment gives every case other values and adds cases of other shapes. Grading uses it
+(docs/exercises.md). The default, 0, gives the cases as written here.
 """
 
 import os
@@ -30,12 +30,12 @@ class Case:
 
 
 def normal(*shape):
-    """Standard normal numbers that depend on the shape alone, and on MINICL_CASE_SEED."""
+    """Standard normal numbers that depend only on the shape and on MINICL_CASE_SEED."""
     return np.random.default_rng(list(shape) + [1] + _SEEDS).standard_normal(shape)
 
 
 def apart(*shape):
-    """Distinct numbers at least 0.1 from each other and from 0: no ties, no kinks within a finite difference."""
+    """Distinct numbers, at least 0.1 from each other and from 0: no ties, and no kink within a finite difference."""
     size = int(np.prod(shape))
     values = 0.2 * (np.arange(size) - size // 2) + 0.1
     return np.random.default_rng([size] + _SEEDS).permutation(values).reshape(shape)
@@ -146,9 +146,9 @@ CASES = [
 
 
 def drawn(seed):
-    """Cases whose sizes and temperature the seed draws, for the ops of docs/exercises.md."""
+    """Cases for the ops of docs/exercises.md; the seed draws their sizes and temperature."""
     rng = np.random.default_rng(seed)
-    N, M, C, K, B = map(int, rng.permutation(range(2, 7)))           # all differ: nothing fits when transposed
+    N, M, C, K, B = map(int, rng.permutation(range(2, 7)))           # all differ, so that no transposed array fits
     views, tau, at = (normal(N, C), normal(N, C) + 0.5), np.array(rng.uniform(0.2, 1)), f"seed {seed}"
     return [
         Case(ops.add, (normal(M, N, C), normal(N, 1)), at=f"broadcast {at}"),
@@ -180,7 +180,7 @@ if SEED:
 
 
 def all_ops():
-    """Every op that minicl defines."""
+    """Every op that minicl defines, as a list."""
     return [thing for module in (ops, contrastive) for thing in vars(module).values() if hasattr(thing, "forward") and hasattr(thing, "checks")]
 
 

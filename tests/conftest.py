@@ -1,5 +1,5 @@
-"""Every test that takes `xp` runs on NumPy and on the GPU's dialect: on a strict stand-in for CuPy, with
-`--backend cupy-host` on CuPy itself over a GPU that is emulated, or with `--backend cupy` on a GPU."""
+"""Every test that takes `xp` runs on NumPy and on a second backend: by default a strict stand-in for CuPy, with
+`--backend cupy-host` CuPy itself on an emulated GPU, with `--backend cupy` a GPU."""
 
 import signal
 import time
@@ -14,7 +14,7 @@ from minicl import get_backend
 
 STARTED = time.monotonic()
 
-settings.register_profile("minicl", deadline=None, derandomize=True)      # the same examples every time, however slow
+settings.register_profile("minicl", deadline=None, derandomize=True)      # the same examples every time, no time limit
 settings.load_profile("minicl")
 
 

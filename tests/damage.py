@@ -1,6 +1,6 @@
-"""Damage to a checkpoint, at random or on purpose: whatever happens to the file, it loads right or is refused.
+"""Damage a checkpoint, at random or on purpose: a damaged file must be refused or load correctly.
 
-    python tests/damage.py --count 5000                  # prints how many were refused and how many still loaded right
+    python tests/damage.py --count 5000                  # prints how many were refused and how many loaded correctly
 """
 
 import argparse
@@ -27,7 +27,7 @@ META = {"step": 3, "seconds": 1.5, "config": {"lr": 0.1}, "log": [{"step": 0, "l
 
 
 class Optimizer:
-    """Something with two states of one shape, which are easily confused, and a count."""
+    """A stand-in for an optimizer: a count and two states of one shape, which are easily confused."""
 
     def __init__(self):
         self.state = {"m": np.zeros((3, 4), "float32"), "v": np.zeros((3, 4), "float32"), "steps": np.array(0)}
@@ -40,7 +40,7 @@ class Optimizer:
 
 
 def parts(seed=None):
-    """A model and an optimizer; with a seed their arrays are random."""
+    """A new model and optimizer; with a seed, their arrays are random."""
     found = {"model": Sequential(Linear(3, 4, rng=np.random.default_rng(0)), BatchNorm(4)), "optimizer": Optimizer()}
     if seed is not None:
         rng = np.random.default_rng(seed)
@@ -51,7 +51,7 @@ def parts(seed=None):
 
 
 def state_of(found):
-    """{name: (dtype, shape, bytes)}: compares bit for bit."""
+    """{name: (dtype, shape, bytes)}, for comparing bit for bit."""
     return {f"{name}.{key}": (array.dtype.str, array.shape, array.tobytes())
             for name, part in found.items() for key, array in part.state_dict().items()}
 
@@ -88,17 +88,17 @@ def append_itself(data, random):
     return data + data
 
 
-# ---------------------------------------------------------------- damage to its members, with checksums that are right
+# ---------------------------------------------------------------- damage to its members, with correct checksums
 
 def with_members(change):
-    """Damage of a file from change(members, random), which edits a list of [name, bytes]."""
+    """A damage function made from change(members, random), which edits a list of [name, bytes]."""
     def damage(data, random):
         with zipfile.ZipFile(io.BytesIO(data)) as file:
             members = [[name, file.read(name)] for name in file.namelist()]
         kind = change(members, random) or zipfile.ZIP_STORED
         out = io.BytesIO()
         with zipfile.ZipFile(out, "w", kind) as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")                  # zipfile's own, of names that occur twice
+            warnings.simplefilter("ignore")                  # zipfile warns of names that occur twice
             for name, content in members:
                 file.writestr(name, content)
         return out.getvalue()
@@ -177,7 +177,7 @@ def zip_bomb(members, random):
 
 
 def another_checkpoint(data, random):
-    """A valid checkpoint of another run takes the place of some bytes: a torn write."""
+    """A valid checkpoint of another run, cut off and completed with the end of this one: a torn write."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint.npz"
         save_checkpoint(path, parts(seed=random.randrange(2, 1000)), META)
@@ -192,7 +192,7 @@ DAMAGE = [flip_bits, truncate, lose_a_block, move_a_block, append, append_itself
     edit_a_header, edit_the_meta, deep_meta, compress, zip_bomb))]
 
 
-# ---------------------------------------------------------------- the judgement
+# ---------------------------------------------------------------- the check
 
 class Trial:
     """A checkpoint in `folder`, to be damaged."""
@@ -204,7 +204,7 @@ class Trial:
         self.whole, self.saved, self.untouched = self.path.read_bytes(), state_of(saved), state_of(parts())
 
     def outcome(self, damage, number):
-        """"refused" or "loaded right"; an AssertionError if the damaged file loads wrongly or changes something."""
+        """"refused" or "loaded right"; raises AssertionError if the damaged file loads wrongly or changes an object."""
         damaged = damage(self.whole, random.Random(f"{damage.__name__} {number}"))
         self.path.write_bytes(damaged)
         found = parts()

@@ -1,6 +1,6 @@
-"""How often an action launches something or waits: on the stand-in for CuPy, or on CuPy over the emulated GPU.
+"""Count kernel launches and synchronisations, on the stand-in for CuPy or on CuPy over the emulated GPU.
 
-    @counted                              a test that counts; skipped where nothing does
+    @counted                              marks a test that counts; skipped where no backend counts
     launches(action), waits(action)
 """
 
@@ -13,12 +13,12 @@ counted = pytest.mark.skipif("config.getoption('--backend') not in ('stand-in', 
 
 
 def launches(action):
-    """The kernels, products and copies that action() hands to the device."""
+    """The number of kernels, products and copies that action() hands to the device."""
     return _difference(action, strict.launches, device.submissions)
 
 
 def waits(action):
-    """How often action() waits for the device."""
+    """The number of times action() waits for the device."""
     return _difference(action, strict.synchronisations, device.synchronisations)
 
 

@@ -1,4 +1,4 @@
-"""Running an example script within a test, and reading what it left in its folder."""
+"""Run an example script within a test, and read the files it leaves in its folder."""
 
 import json
 import runpy
@@ -9,7 +9,7 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
 def run_example(name, *options):
-    """Run examples/NAME.py to its end as `python examples/NAME.py options...` would; its exit code."""
+    """Run examples/NAME.py as `python examples/NAME.py options...` would; returns its exit code."""
     script, before = str(EXAMPLES / f"{name}.py"), sys.argv
     sys.argv = [script, *map(str, options)]
     try:

@@ -1,4 +1,4 @@
-"""Run pytest in many trees, two at a time, in forks of one process that has imported what takes long:
+"""Run pytest in many trees, two at a time, in forks of a process that has already imported the slow modules:
 
     python exercise_runs.py < jobs.json        jobs {key: [tree, pytest arguments]}  ->  {key: {test: outcome}}, JSON
 """
@@ -14,7 +14,7 @@ import numpy.testing  # noqa: F401
 import pytest
 
 OPTIONS = ["-q", "--tb=no", "-p", "no:cacheprovider", "--backend", "numpy",
-           "-W", "ignore::pytest.PytestAssertRewriteWarning"]                # of what is imported above
+           "-W", "ignore::pytest.PytestAssertRewriteWarning"]                # for the modules imported above
 
 
 class Outcomes(dict):
@@ -28,7 +28,7 @@ class Outcomes(dict):
 def run(job):
     tree, arguments = job
     os.chdir(tree)
-    sys.dont_write_bytecode = True                                           # what was compiled came with the tree
+    sys.dont_write_bytecode = True                                           # the trees come with compiled files
     outcomes = Outcomes()
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         status = pytest.main([*OPTIONS, *arguments], [outcomes])

@@ -1,13 +1,13 @@
-"""The first minutes on a GPU: what to learn from it, most telling first, within the time that there is.
+"""The first minutes on a GPU: the most informative measurements first, within a time limit.
 
-    python tests/gpu_first_run.py --minutes 9                    # everything goes to the folder gpu_first_run
+    python tests/gpu_first_run.py --minutes 9                    # writes to the folder gpu_first_run
     python tests/gpu_first_run.py --minutes 9 --emulated         # the same at tiny sizes on a machine without a GPU
 
-In this order: versions and card; the times of a training step of each method, launched one by one and as one CUDA graph;
-the tests on CuPy; one epoch of SimCLR on MNIST; losses and steps beside PyTorch (if it is installed), and as shares of what
-the card can do; MoCo on CIFAR-10, ResNet-18, for as many epochs as fit. Each part has a share of the minutes, and what it
-leaves over goes to the next ones. A part that fails or runs out of time is reported, and the next one begins. report.md is
-written again after each part. The exit status is 1 if a part failed, and 2 if an option is wrong.
+The order: versions and card; the time of a training step of each method, launched kernel by kernel and as one CUDA
+graph; the tests on CuPy; one epoch of SimCLR on MNIST; losses and steps beside PyTorch (if it is installed), and as
+shares of the card's peak rates; MoCo on CIFAR-10, ResNet-18, for as many epochs as fit. Each part gets a share of the
+minutes; the next parts get what it leaves. A part that fails or runs out of time is reported, and the next one begins.
+report.md is rewritten after each part. The exit status is 1 if a part failed, and 2 if an option is invalid.
 """
 
 import argparse
@@ -34,25 +34,25 @@ from benchmarks.harness import Worker  # noqa: E402
 
 from minicl.options import within  # noqa: E402
 
-# Losses and steps to compare with PyTorch, most telling first.
+# Losses and steps to compare with PyTorch, the most informative first.
 COMPARED = ["NT-Xent 2N=4096", "NT-Xent 2N=16384", "SimCLR step, convnet, batch 256", "MoCo's loss, batch 256, K=65536",
             "SimCLR step, resnet18, batch 512", "NT-Xent 2N=65536", "SimCLR step, convnet, batch 1024"]
-ROUNDED = ["SimCLR step, resnet18, batch 512"]                        # the same in tf32 and in bf16
-# The first tests: ops and their gradients, losses, optimizers, whole steps.
+ROUNDED = ["SimCLR step, resnet18, batch 512"]                        # the same step in tf32 and in bf16
+# The tests to run first: ops and their gradients, losses, optimizers, whole steps.
 TESTS = ["test_ops.py", "test_contrastive.py", "test_optim.py", "test_ema.py", "test_nn.py", "test_moco.py", "test_clip.py"]
 ROUNDS = 5
-ON_STARTUP = "from host_cuda import boot\nboot.load()\n"              # sitecustomize.py of the emulation's processes
+ON_STARTUP = "from host_cuda import boot\nboot.load()\n"              # sitecustomize.py for the emulation's processes
 
 
 class Ended(NamedTuple):
-    """How a script ended."""
+    """A finished script: its output, whether it ran out of time, and its exit status."""
 
     text: str
     late: bool                                                           # it ran out of time
     status: int
 
     def check(self):
-        """Raise its error, as it printed it at last, if it ended by itself with an exit status other than 0."""
+        """Raise the script's last error if it ended before the time limit with an exit status other than 0."""
         if self.status and not self.late:
             lines = [f"exit status {self.status}", *filter(None, self.text.splitlines())]
             start = max((k for k, line in enumerate(lines) if "rror: " in line), default=-1)
@@ -60,11 +60,11 @@ class Ended(NamedTuple):
 
 
 class First:
-    """What a part may use: options, the folder, and the time that is left."""
+    """What the parts share: options, the output folder, the time left, the report and the failures."""
 
     def __init__(self, args):
         self.args, self.out, self.start, self.lines = args, args.out, time.monotonic(), []
-        self.failed = []                                                 # parts, or rows of a part
+        self.failed = []                                                 # names of parts, or of rows of a part
         self.tiny = args.emulated
         self.out.mkdir(parents=True, exist_ok=True)
         self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[:3])}
@@ -82,7 +82,7 @@ class First:
         (self.out / "report.md").write_text("\n".join(self.lines) + "\n")
 
     def run(self, name, command, seconds):
-        """Run a Python script within the time, its output to NAME.log, and tell how it Ended."""
+        """Run a Python script within `seconds`, with its output in NAME.log; returns an Ended."""
         log, late = self.out / f"{name}.log", False
         with log.open("w") as file:
             process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=self.environment, stdout=file,
@@ -91,7 +91,7 @@ class First:
                 process.wait(max(1.0, seconds))
             except subprocess.TimeoutExpired:
                 late = True
-                process.send_signal(signal.SIGINT)                       # scripts save and end
+                process.send_signal(signal.SIGINT)                       # the scripts save and end
                 try:
                     process.wait(10)
                 except subprocess.TimeoutExpired:
@@ -160,8 +160,8 @@ for method in json.loads(sys.argv[1]) or STEPS:
 
 
 def steps(first, seconds):
-    """The host's and the card's time of a step of 16 images, which is nearly all launches; and as one CUDA graph."""
-    methods, repeats, warmup = (["SimCLR", "CPC"], 2, 3) if first.tiny else ([], 20, 10)       # MoCo's queue fills
+    """Host time and card time of a step of 16 images, which is nearly all launches; then the same as one CUDA graph."""
+    methods, repeats, warmup = (["SimCLR", "CPC"], 2, 3) if first.tiny else ([], 20, 10)       # MoCo's queue needs 10
     ended = first.run("steps", ["-c", STEPS_SCRIPT, json.dumps(methods), repeats, warmup], seconds)
     first.say("| step of 16 images | host ms | until the card is done, ms | captured: host ms | until done, ms |\n"
               "|---|--:|--:|--:|--:|")
@@ -174,14 +174,14 @@ def steps(first, seconds):
 
 
 def compared(first, seconds):
-    """Rounds of minicl and PyTorch in turn, each in a process of its own, medians; the card's rates in each precision once."""
+    """Alternate rounds of minicl and PyTorch, a process each; report medians, and the card's rates per precision."""
     has_torch = subprocess.run([sys.executable, "-c", "import torch; assert torch.cuda.is_available()"],
                                capture_output=True).returncode == 0
     start = time.monotonic()
     candidates = [c for c in ON_GPU if c.library == "minicl" or has_torch and c.label == "torch"]
     if not has_torch:
         first.say("PyTorch with CUDA is not installed: minicl alone.\n")
-    os.environ.update(first.environment)                                 # what Worker gives its processes
+    os.environ.update(first.environment)                                 # Worker passes these to its processes
     for precision, names, share in ("float32", COMPARED[:2] if first.tiny else COMPARED, 0.7), ("bf16", ROUNDED, 0.85), \
             ("tf32", ROUNDED, 1):
         _table(first, candidates, precision, names, start + share * seconds)
@@ -252,7 +252,7 @@ np.savez(sys.argv[1], train_images=data.train_images, train_labels=data.train_la
 
 
 def training(first, seconds):
-    """MoCo as its authors' demo trains it on CIFAR-10, but for AdamW: kNN on h after each epoch."""
+    """MoCo on CIFAR-10 with the settings of its authors' demo, except for AdamW: kNN on h after each epoch."""
     start, data, out = time.monotonic(), first.out / "cifar10.npz", first.out / "moco_cifar10"
     shutil.rmtree(out, ignore_errors=True)
     size = ["--encoder", "resnet18", "--width", 64, "--queue", 4096, "--batch", 512, "--epochs", 200]

@@ -1,4 +1,4 @@
-"""Batches of random images, and a transform's output from a seed."""
+"""Batches of random images, and a transform's output for a given seed."""
 
 import numpy as np
 

@@ -1,11 +1,11 @@
-"""Kill training runs at random moments, resume them, and compare what they end with, bit for bit.
+"""Kill training runs at random moments, resume them, and compare their final state bit for bit.
 
-    python tests/kill_test.py --count 100                # every example in turn; prints the counts
+    python tests/kill_test.py --count 100                # cycles through the examples; prints the counts
 
-Each trial starts an example on few data, sends SIGKILL or SIGTERM at a random moment, once or more often, and resumes
-it each time (or starts it again, if there is no checkpoint yet). Its checkpoint, log and result must be those of the
-run that nobody interrupted, except for times and memory. The runs are forks of this process, so that a trial takes
-about as long as its training.
+Each trial starts an example on little data, sends SIGKILL or SIGTERM at a random moment, one to three times, and
+resumes the run after each signal (or restarts it if there is no checkpoint yet). Its checkpoint, log and result must
+equal those of an uninterrupted run, except for times and memory. The runs are forks of this process, so that a trial
+takes about as long as its training.
 """
 
 import argparse
@@ -53,7 +53,7 @@ UNREPEATABLE = ("seconds", "seconds_per_epoch", "peak_mib")
 
 
 def use_few_data():
-    """Generate small data sets, draw no pictures: in this process and its forks."""
+    """Generate small data sets and draw no pictures, in this process and its forks."""
     for module, name, sizes in ((digits, "generate_digits", (60, 40)), (shapes, "generate_shapes", (60, 40)),
                                 (sequences, "generate_rotations", None)):
         generate = getattr(module, name)
@@ -63,7 +63,7 @@ def use_few_data():
 
 
 def start(example, folder, *more):
-    """The process id of a fork that runs an example; its output goes to the file `output` beside the folder."""
+    """Fork a process that runs an example; returns its id. The output goes to the file `output` beside the folder."""
     script = str(EXAMPLES / f"{example}.py")
     pid = os.fork()
     if pid:
@@ -90,12 +90,12 @@ def start(example, folder, *more):
 
 
 def wait(pid):
-    """How a process ended: its exit code, or minus the signal that killed it."""
+    """The exit code of a process, or minus the signal that killed it."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def end_of(folder):
-    """All that must be repeated of a run: arrays, meta, log and result."""
+    """What a resumed run must reproduce: the arrays, meta, log and result in this folder."""
     arrays, meta = load_checkpoint(folder / "checkpoint.npz")
     result = json.loads((folder / "result.json").read_text())
     return {"arrays": {name: (array.dtype.str, array.shape, array.tobytes()) for name, array in arrays.items()},
@@ -109,7 +109,7 @@ class Failure(Exception):
 
 
 class Whole:
-    """The uninterrupted run of an example: how long it takes, and how it ends."""
+    """The uninterrupted run of an example: its duration and its final state."""
 
     def __init__(self, example, folder):
         started = time.perf_counter()
@@ -121,10 +121,10 @@ class Whole:
 
 
 def trial(example, whole, folder, random):
-    """Interrupt a run of an example at random and compare its end; what happened, counted."""
+    """Interrupt a run at random, resume it and compare its final state; returns a Counter of what happened."""
     counts, out = Counter(), folder / "out"
     expected = {signal.SIGKILL: [-signal.SIGKILL],
-                signal.SIGTERM: [128 + signal.SIGTERM, -signal.SIGTERM]}      # the latter before command() and after it
+                signal.SIGTERM: [128 + signal.SIGTERM, -signal.SIGTERM]}      # the second before command() or after it
     for number in random.choices(list(expected), k=random.choice((1, 1, 2, 3))):
         pid = start(example, out, *resume(out))
         time.sleep(random.uniform(0, 1.1) * whole.seconds)
@@ -135,7 +135,7 @@ def trial(example, whole, folder, random):
         counts[number.name if code else f"{number.name}, too late"] += 1
         counts["in a save"] += any(out.glob(".checkpoint*.part"))
         counts["before the first checkpoint"] += not (out / "checkpoint.npz").exists()
-        if (out / "checkpoint.npz").exists():                # whole, whenever the kill came
+        if (out / "checkpoint.npz").exists():                # the file is whole, whenever the kill came
             step, total = (load_checkpoint(out / "checkpoint.npz")[1][key] for key in ("step", "total"))
             counts["in training" if step < total else "after training" if code else "after the end"] += 1
         if not code:
@@ -158,7 +158,7 @@ def resume(out):
 
 
 def run(count, examples=tuple(RUNS), seed=0, seconds=float("inf")):
-    """Counts over that many trials, or as many as fit in the time. Raises Failure for a run that ends differently."""
+    """Run `count` trials, or as many as fit in `seconds`; print the counts. Raises Failure if a run ends differently."""
     use_few_data()
     started, totals, wholes = time.perf_counter(), Counter(), {}
     with tempfile.TemporaryDirectory() as parent:
@@ -179,7 +179,7 @@ def run(count, examples=tuple(RUNS), seed=0, seconds=float("inf")):
         print(f"{times:6}  {kind}")
 
 
-def test_runs_that_are_killed_and_resumed_are_the_uninterrupted_runs():
+def test_killed_and_resumed_runs_equal_uninterrupted_runs():
     if not hasattr(os, "fork"):
         pytest.skip("needs fork")
     ended = subprocess.run([sys.executable, __file__, "--count", str(len(RUNS))], capture_output=True, text=True,

@@ -1,6 +1,6 @@
-"""Run a check script on several processes: mpirun in a fresh subprocess, with a time limit. Skips where there is no MPI.
+"""Run a check script on several processes with mpirun, in a subprocess with a time limit. Skips where there is no MPI.
 
-A script prints one JSON object from rank 0; `python script.py` is one process.
+A script prints one JSON object from rank 0. `python script.py` runs it as one process.
 """
 
 import importlib.util
@@ -25,7 +25,7 @@ needs_mpi = pytest.mark.skipif(MPIRUN is None or importlib.util.find_spec("mpi4p
 
 
 def start(size, script, *arguments, cwd=ROOT, stdout=subprocess.PIPE, **environment):
-    """The process of `mpirun -n size python script arguments`, in a session of its own; the script may also be ["-c", code]."""
+    """Start `mpirun -n size python script arguments` in a new session; the script may also be ["-c", code]."""
     command = [sys.executable, *(script if isinstance(script, list) else [str(script)]), *map(str, arguments)]
     paths = [str(ROOT), str(ROOT / "examples"), str(ROOT / "tests"), str(CHECKS)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "MINICL_THREADS": "1",
@@ -35,7 +35,7 @@ def start(size, script, *arguments, cwd=ROOT, stdout=subprocess.PIPE, **environm
 
 
 def launch(size, script, *arguments, timeout=120, **settings):
-    """The same, when it has ended."""
+    """Run `start` to its end; returns a CompletedProcess."""
     process = start(size, script, *arguments, **settings)
     try:
         out, err = process.communicate(timeout=timeout)
@@ -46,14 +46,14 @@ def launch(size, script, *arguments, timeout=120, **settings):
 
 
 def check(size, name, *arguments, **settings):
-    """What tests/distributed/`name` prints on so many processes; its failure is the test's."""
+    """The JSON object that tests/distributed/`name` prints on `size` processes; the test fails if the script does."""
     done = launch(size, CHECKS / name, *arguments, **settings)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def children(pid):
-    """The ids of all Python processes below a process."""
+    """The ids of all Python processes that descend from a process."""
     found = []
     for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
         name = Path(f"/proc/{child}/comm").read_text()
@@ -62,13 +62,13 @@ def children(pid):
 
 
 def left_behind(folder):
-    """The command lines of processes that still have to do with a folder; waits a moment for them to go."""
+    """The command lines of running processes that name a folder, after up to 5 s of waiting for them to end."""
     for _ in range(50):
         found = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 line = path.read_bytes()
-            except OSError:                                  # it has gone
+            except OSError:                                  # the process has ended
                 continue
             found += [line] * (str(folder).encode() in line)
         if not found:

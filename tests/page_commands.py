@@ -1,12 +1,13 @@
-"""Every command of the course, exercises, bugs and reading-order pages, in order, in a fresh copy of the project.
+"""Run every command of the course, exercises, bugs and reading-order pages, in order, in a copy of the project.
 
-    python tests/page_commands.py                    those of a minute or less: what .ci/run calls
-    python tests/page_commands.py --all              all; half an hour on two cores, on MNIST if it is in the cache
-    python tests/page_commands.py bugs --times       of one page; how long each took, beside the times stated
+    python tests/page_commands.py                    commands of at most a minute, as in .ci/run
+    python tests/page_commands.py --all              all commands; half an hour on two cores, on MNIST if cached
+    python tests/page_commands.py bugs --times       one page; each command's time beside the stated one
 
-A command is a ```bash block, or inline code that begins with python or pytest. Each page begins in a new folder. A command in
-a tree of exercises may fail with the name of an exercise; nothing else may fail. What a bug's script prints is compared with
-its table in docs/bugs.md: the first step to the digits shown, later numbers to a quarter.
+A command is a ```bash block, or inline code that begins with python or pytest. Each page begins in a new folder. A
+command in a tree of exercises may fail with the name of an exercise; any other failure is an error. The output of a
+bug's script is compared with its table in docs/bugs.md: the first step to the digits shown, later numbers to within a
+quarter.
 """
 
 import argparse
@@ -31,19 +32,19 @@ SECONDS = {"s": 1, "min": 60}
 
 
 def commands(page):
-    """The page's commands in order; a block is one string, whose lines share a current folder."""
+    """The page's commands in order. A block is one string, whose lines share a current folder."""
     text = re.sub(r"^\| `.* \| about .*\|$", "", (ROOT / f"docs/{page}.md").read_text(), flags=re.MULTILINE)     # times
     for found in FOUND.finditer(text):
         if found["block"]:
             yield found["block"].strip()
         else:
             command = " ".join(found["inline"].split())
-            if command != "pytest tests/" and "--all --times" not in command:      # the beginning of one; this script
+            if command != "pytest tests/" and "--all --times" not in command:      # a fragment; this script
                 yield command
 
 
 def stated():
-    """{command: seconds on two cores} in the table of docs/course.md, and in the docstrings of the bugs' scripts."""
+    """{command: stated seconds on two cores}, from docs/course.md's table and the docstrings of the bugs' scripts."""
     rows = re.findall(r"^\| `([^`]+)` \| about (\d+) (s|min) \|$", (ROOT / "docs/course.md").read_text(), re.MULTILINE)
     for script in sorted((ROOT / "examples/bugs").glob("*.py")):
         rows += re.findall(r"^    (python \S+) +# about (\d+) (s)$", script.read_text(), re.MULTILINE)
@@ -51,7 +52,7 @@ def stated():
 
 
 def table(script):
-    """{what: (correct, wrong)} in the section of docs/bugs.md that names the script."""
+    """{quantity: (correct, wrong)} from the section of docs/bugs.md that names the script."""
     sections = re.split(r"^## ", (ROOT / "docs/bugs.md").read_text(), flags=re.MULTILINE)
     section = next(text for text in sections if f"examples/bugs/{script}.py" in text)
     return {what.strip(): (float(a), float(b))
@@ -59,7 +60,7 @@ def table(script):
 
 
 def other_numbers(script, printed):
-    """Lines for what the script printed that its table does not have."""
+    """A line for each printed number that differs from the script's table."""
     rows = {what: (float(a), float(b)) for what, a, b in re.findall(r"^(\S.*?)  +([-\d.e]+) +([-\d.e]+)$", printed, re.M)}
     differ = []
     for what, expected in table(script).items():
@@ -70,7 +71,7 @@ def other_numbers(script, printed):
 
 
 def fresh(folder):
-    """A copy of the project in folder/minicl; beside it, what commands write to ../"""
+    """Copy the project to folder/minicl, so that commands may write to ../ as well; returns the copy's path."""
     for name in COPIED:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / "minicl" / name, **({"ignore": shutil.ignore_patterns("__pycache__", "runs")}
@@ -79,7 +80,7 @@ def fresh(folder):
 
 
 def run(command, project):
-    """(exit code, output, wall seconds, processor's seconds) of a command in a project."""
+    """(exit code, output, wall seconds, CPU seconds) of a command run in a project."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(project)}
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
@@ -93,8 +94,8 @@ def run(command, project):
 def main():
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("pages", nargs="*", default=PAGES, metavar="PAGE", help=f"default: {' '.join(PAGES)}")
-    parser.add_argument("--all", action="store_true", help=f"also what takes more than {LONG} s")
-    parser.add_argument("--times", action="store_true", help="print a table of seconds; exit 1 if the page's differ twofold")
+    parser.add_argument("--all", action="store_true", help=f"also commands that take over {LONG} s")
+    parser.add_argument("--times", action="store_true", help="print a table of seconds; exit 1 if a stated one is off by 2x")
     options = parser.parse_args()
     said, done, failed = stated(), {}, []
     for page in options.pages:
@@ -112,9 +113,9 @@ def main():
                 differ = other_numbers(script[1], output) if (script := re.search(r"bugs/(\w+)\.py", command)) else []
                 failed += differ
                 print(*differ, sep="\n", end="\n" * bool(differ))
-                print(f"{wall:6.1f} s  {busy:6.1f} s of the processor  {command.splitlines()[0]}", flush=True)
+                print(f"{wall:6.1f} s  {busy:6.1f} s of CPU  {command.splitlines()[0]}", flush=True)
     if options.times:
-        print("\non two cores: from half of the processor's time to the wall's time")
+        print("\non two cores: from half of the CPU time to the wall time")
         for command, seconds in said.items():
             wall, busy = done.get(command, (0, 0))
             if wall and not busy / 4 <= seconds <= 2 * wall:

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 
 Image = pytest.importorskip("PIL.Image")
-Image.init()                                             # its plugins, while they may be read: a test changes its user
+Image.init()  # import the plugins while they can be read: a test changes its user
 
 
 def write_pictures(folder, names, seed=0, sides=(20, 60)):
-    """Write a random picture of a random size to each of the names, with the folders above; the pixels of PNG and BMP
-    files can be told apart."""
+    """Write a random picture of random size to each name, with its folders. PNG and BMP files differ in pixels."""
     rng = np.random.default_rng(seed)
     for name in names:
         path = folder / name
@@ -19,5 +18,5 @@ def write_pictures(folder, names, seed=0, sides=(20, 60)):
 
 
 def numbered(folder, count, suffix=".png"):
-    """count names folder/0.png, folder/1.png, ..."""
+    """The names folder/0.png, folder/1.png, ..., folder/{count - 1}.png."""
     return [f"{folder}/{k}{suffix}".lstrip("/") for k in range(count)]

@@ -1,4 +1,4 @@
-"""A small model with all that a step can move, its steps, and every optimizer, for tests."""
+"""For tests: a small model with every kind of state, its training step, and every optimizer."""
 
 import numpy as np
 import pytest

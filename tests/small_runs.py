@@ -1,4 +1,4 @@
-"""A small training run for tests of what surrounds it."""
+"""A small training run, for tests of minicl.run."""
 
 import contextlib
 import signal
@@ -27,7 +27,7 @@ def start(out, *more):
 
 
 def train(run, xp=np, total=TOTAL, at=None):
-    """A small training loop that draws its data; at = {step: function called at the end of that step}."""
+    """A small training loop that draws its data; returns the model. at = {step: function called at its end}."""
     rng = np.random.default_rng(3)
     model = Sequential(Linear(3, 4, rng=rng), BatchNorm(4)).to(xp)
     optimizer = Adam(model, 0.1)
@@ -46,7 +46,7 @@ def train(run, xp=np, total=TOTAL, at=None):
 
 @contextlib.contextmanager
 def no_room():
-    """Within this block every write to a file fails, as on a full disk."""
+    """Make every write to a file fail within this block, as on a full disk."""
     resource = pytest.importorskip("resource")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
@@ -69,7 +69,7 @@ def crash():
 
 
 def assert_same_end(first, second):
-    """Two folders hold the same checkpoint, but for the seconds, and the same log."""
+    """Assert that two folders hold the same log and the same checkpoint, except for the seconds."""
     (arrays, meta), (others, other_meta) = (load_checkpoint(folder / "checkpoint.npz") for folder in (first, second))
     assert arrays.keys() == others.keys()
     for name, array in arrays.items():

@@ -1,4 +1,4 @@
-"""Each case of tests/accuracy.py is within its limit; `python tests/accuracy.py` compares with PyTorch."""
+"""Each case of tests/accuracy.py is within its limit. `python tests/accuracy.py` compares with PyTorch."""
 
 import accuracy
 import pytest
@@ -10,7 +10,7 @@ def test_float32_is_within_its_limit_of_float64(case):
     assert accuracy.error(case, results, exact) <= case.most
 
 
-def test_the_command_prints_a_row_a_case(capsys):
+def test_the_command_prints_one_row_per_case(capsys):
     assert accuracy.main(["var of rows"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("case") and sum(line.startswith("var of rows") for line in lines) == 2

@@ -1,4 +1,4 @@
-"""Alignment and uniformity as losses: their definitions, their extremes, and the pull and push they make."""
+"""Alignment and uniformity as losses: their definitions, their extremes and their gradients."""
 
 import itertools
 import math
@@ -29,7 +29,7 @@ def circle(n):
 # ---------------------------------------------------------------- values
 
 @pytest.mark.parametrize("alpha", [1, 2, 3.5])
-def test_alignment_is_its_definition(xp, rng, alpha):
+def test_alignment_equals_its_definition(xp, rng, alpha):
     z1, z2 = rng.standard_normal((2, 5, 3))
     expected = sum(math.dist(a, b)**alpha for a, b in zip(unit(z1), unit(z2))) / 5
     loss = alignment_loss(to_device(z1, xp), to_device(z2, xp), alpha=alpha)
@@ -37,14 +37,14 @@ def test_alignment_is_its_definition(xp, rng, alpha):
 
 
 @pytest.mark.parametrize("t", [0.5, 2, 100])
-def test_uniformity_is_its_definition(xp, rng, t):
+def test_uniformity_equals_its_definition(xp, rng, t):
     z = rng.standard_normal((6, 3))
     pairs = [math.exp(-t * math.dist(a, b)**2) for a, b in itertools.combinations(unit(z), 2)]
     expected = math.log(sum(pairs) / len(pairs))
     assert uniformity_loss(to_device(z, xp), t=t).item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_losses_are_the_figures_of_evaluate(xp, rng):
+def test_the_losses_equal_the_metrics_of_evaluate(xp, rng):
     z1, z2 = (to_device(z, xp) for z in rng.standard_normal((2, 7, 4)))
     assert alignment_loss(z1, z2, alpha=1).item() == evaluate.alignment(z1, z2, alpha=1)
     assert uniformity_loss(z1, t=3).item() == evaluate.uniformity(z1, t=3)
@@ -56,14 +56,14 @@ def test_collapse_is_perfectly_aligned_and_not_at_all_uniform():
     assert uniformity_loss(point).item() == pytest.approx(0, abs=1e-12)
 
 
-def test_two_opposite_points_are_below_the_floor_that_many_points_tend_to():
+def test_two_opposite_points_lie_below_the_floor_for_many_points():
     assert uniformity_loss(np.array([[1.0, 0], [-1, 0]])).item() == pytest.approx(-8)
     assert uniformity_loss(circle(2000)).item() == pytest.approx(evaluate.uniformity_floor(2), abs=2e-3)
 
 
 @pytest.mark.parametrize("t", [0.5, 2, 60])
-@pytest.mark.parametrize("n", [2, 5, 600])                   # 600: several tiles, the last one ragged
-def test_uniformity_in_tiles_is_uniformity_composed(xp, rng, n, t):
+@pytest.mark.parametrize("n", [2, 5, 600])                   # 600 gives several tiles, the last one smaller
+def test_uniformity_in_tiles_equals_its_composed_form(xp, rng, n, t):
     z, losses = rng.standard_normal((n, 5)), (uniformity_loss, composed.uniformity_loss)
     fused, read = (loss(Tensor(to_device(z, xp)), t=t).item() for loss in losses)
     assert fused == pytest.approx(read, rel=1e-12)
@@ -73,11 +73,11 @@ def test_uniformity_in_tiles_is_uniformity_composed(xp, rng, n, t):
 
 # ---------------------------------------------------------------- gradients
 
-def test_points_spread_evenly_on_the_circle_are_at_rest(xp):
+def test_evenly_spaced_points_on_the_circle_have_zero_gradient(xp):
     np.testing.assert_allclose(gradient(uniformity_loss, circle(12), xp), 0, atol=1e-14)
 
 
-def test_a_collapse_is_at_rest_too_so_uniformity_needs_a_nudge():
+def test_collapsed_points_have_zero_gradient_too():
     assert not gradient(uniformity_loss, np.eye(3)[[0, 0, 0]]).any()
 
 
@@ -87,11 +87,11 @@ def test_uniformity_pushes_neighbours_apart():
     assert step[0, 1] > 0 > step[1, 1]
 
 
-def test_the_push_of_nt_xent_is_that_of_uniformity_where_all_anchors_are_alike():
-    """On a regular polygon every anchor has the same sum of exponentials, so one softmax over all pairs is as good as
-    one for each anchor: nt_xent with tau = 1/(2t) is alignment / (2 tau) + uniformity + a constant."""
+def test_nt_xent_is_alignment_plus_uniformity_where_all_anchors_are_alike():
+    """On a regular polygon every anchor has the same sum of exponentials, so one softmax over all pairs equals one
+    softmax per anchor: nt_xent with tau = 1/(2t) is alignment / (2 tau) + uniformity + a constant."""
     z = circle(10)
-    z1, z2, t = z[:5], z[5:], 2.0                            # positives are opposite: any pairing would do
+    z1, z2, t = z[:5], z[5:], 2.0                            # positives are opposite points; any pairing would do
     tau = 1 / (2 * t)
     parts = alignment_loss(z1, z2).item() / (2 * tau) + uniformity_loss(z, t=t).item() + math.log(9)
     assert nt_xent(z1, z2, tau).item() == pytest.approx(parts, rel=1e-12)
@@ -99,7 +99,7 @@ def test_the_push_of_nt_xent_is_that_of_uniformity_where_all_anchors_are_alike()
 
 def test_gradients_through_several_tiles(monkeypatch, rng):
     monkeypatch.setattr(pairs, "tile_size", lambda xp, n: 3)
-    assert len(pairs.SymmetricPairs(np.eye(7), 0.2, cache=False).tiles) == 6             # of 3 x 3, above the diagonal
+    assert len(pairs.SymmetricPairs(np.eye(7), 0.2, cache=False).tiles) == 6  # 3 x 3 each, on and above the diagonal
     assert gradcheck(uniformity_loss, [rng.standard_normal((7, 3))])
 
 
@@ -117,7 +117,7 @@ def test_negative_cosine_sends_no_gradient_into_its_target(rng):
     assert p.grad is not None and z.grad is None
 
 
-# ---------------------------------------------------------------- what is asked wrongly
+# ---------------------------------------------------------------- errors
 
 @pytest.mark.parametrize("call, message", [
     (lambda z: alignment_loss(z, z[:3]), r"alignment_loss: expected two views \(N, d\) of the same N items"),
@@ -126,12 +126,12 @@ def test_negative_cosine_sends_no_gradient_into_its_target(rng):
     (lambda z: uniformity_loss(z[0]), r"uniformity_loss: expected \(N, d\)"),
     (lambda z: uniformity_loss(z, t=-1), "uniformity_loss: t must be a number in .0, inf., got -1"),
 ])
-def test_what_is_asked_wrongly_is_said(rng, call, message):
+def test_invalid_arguments_raise(rng, call, message):
     with pytest.raises(ValueError, match=message):
         call(rng.standard_normal((4, 3)))
 
 
-def test_nan_in_the_input_is_said():
+def test_nan_in_the_input_raises():
     for loss in (uniformity_loss, lambda z: alignment_loss(z, z)):
         with pytest.raises(FloatingPointError, match="the length of a row is not finite"):
             loss(np.full((4, 3), np.nan))

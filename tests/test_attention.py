@@ -1,4 +1,4 @@
-"""Attention and the text encoders: known values, padding that changes nothing, order that matters or does not."""
+"""Attention and the text encoders: known values, masks and padding, and sensitivity to word order."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_scores_are_divided_by_the_root_of_the_width(xp):
     assert y.item() == pytest.approx(1 / (1 + np.exp(-4)), rel=1e-12)
 
 
-def test_it_is_softmax_and_two_products(xp):
+def test_attention_is_a_softmax_and_two_products(xp):
     tensors = [Tensor(x, requires_grad=True) for x in on(xp, *qkv(2, 3, 5, 4))]
     again = [Tensor(x.data, requires_grad=True) for x in tensors]
     q, k, v = again
@@ -58,7 +58,7 @@ def test_large_scores_do_not_overflow(xp):
     assert all(np.isfinite(to_host(x.grad)).all() for x in (q, k, v))
 
 
-def test_a_masked_key_has_no_say_and_gets_no_gradient(xp):
+def test_a_masked_key_has_no_effect_and_gets_no_gradient(xp):
     q, k, v = qkv(3, 4, 2)
     mask = to_device(np.array([True, True, False, True]), xp)
     k2, v2 = k.copy(), v.copy()
@@ -70,7 +70,7 @@ def test_a_masked_key_has_no_say_and_gets_no_gradient(xp):
     assert not to_host(tensors[1].grad)[:, 2].any() and not to_host(tensors[2].grad)[:, 2].any()
 
 
-def test_a_query_with_nothing_to_see_gives_zeros_not_nan(xp):
+def test_a_query_whose_keys_are_all_masked_gives_zeros_not_nan(xp):
     tensors = [Tensor(x, requires_grad=True) for x in on(xp, *qkv(2, 3, 4).astype("float32"))]
     y = ops.attention(*tensors, mask=to_device(np.array([[[False] * 3], [[True] * 3]]), xp))
     y.sum().backward()
@@ -154,11 +154,11 @@ def test_a_transformer_learns_which_token_comes_first(xp):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert loss.item() < 0.05                                # 1 for who reads no order
+    assert loss.item() < 0.05                                # an encoder that ignores order stays at 1
 
 
 @pytest.mark.parametrize("ids", [np.ones((2, 3)), np.ones(3, dtype=int)], ids=["floats", "one axis"])
-def test_ids_of_another_kind_are_refused(ids):
+def test_invalid_ids_are_refused(ids):
     for encoder in encoders(np):
         with pytest.raises(ValueError, match=r"expected token ids \(B, T\) of an integer type"):
             encoder(ids)
@@ -169,6 +169,6 @@ def test_a_caption_longer_than_the_positions_is_refused():
         transformer(np)(np.ones((2, 9), dtype=int))
 
 
-def test_a_width_that_heads_do_not_divide_is_refused():
+def test_a_width_that_is_not_a_multiple_of_the_heads_is_refused():
     with pytest.raises(ValueError, match="a multiple of num_heads, got 16 and 3"):
         transformer(np, heads=3)

@@ -1,4 +1,4 @@
-"""Augmentations: what holds for every one of them, the views of record, the recipes, and what is refused."""
+"""Augmentations: properties of all transforms, recorded views, the recipes, and refused arguments."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def name(value):
     return type(value).__name__ if hasattr(value, "transform") else None
 
 
-# ---------------------------------------------------------------- what holds for every transform
+# ---------------------------------------------------------------- properties of every transform
 
 @pytest.mark.parametrize("transform, channels", EVERY, ids=name)
 def test_keeps_dtype_and_range_and_leaves_its_input_alone(xp, transform, channels):
@@ -42,7 +42,7 @@ def test_keeps_dtype_and_range_and_leaves_its_input_alone(xp, transform, channel
         assert array_module(views) is xp
         assert -1e-6 <= to_host(views).min() and to_host(views).max() <= 1 + 1e-6
         np.testing.assert_array_equal(to_host(images), before)
-        views += 1                                       # a fresh array: the input must not feel this
+        views += 1                                       # a fresh array: the input must not change
         np.testing.assert_array_equal(to_host(images), before)
 
 
@@ -66,7 +66,7 @@ def test_each_image_and_each_call_draws_anew(transform, channels):
 
 
 class Part(World):
-    """One of several processes, as far as what it takes of a batch goes."""
+    """A stand-in for one of several processes: it has a rank and a size, but does not communicate."""
 
     def __init__(self, rank, size):
         self.rank, self.size = rank, size
@@ -99,7 +99,7 @@ def test_identity_options_give_the_image_back(xp, transform):
     images = images_of(xp, channels=3)
     same = transform(images, np.random.default_rng(0))
     np.testing.assert_allclose(to_host(same), to_host(images), rtol=0, atol=1e-6)
-    same += 1                                            # and a fresh one, even so
+    same += 1                                            # a fresh array here too
     assert to_host(images).max() <= 1
 
 
@@ -145,7 +145,7 @@ def test_repr_builds_the_transform_again(transform):
     np.testing.assert_array_equal(seeded(again, images), seeded(transform, images))
 
 
-def test_a_view_into_a_larger_array_is_as_good_as_a_copy(xp):
+def test_a_view_into_a_larger_array_gives_the_same_views_as_a_copy(xp):
     images = images_of(xp, channels=3)
     flipped = images[::2, ::-1, :, ::-1]
     for transform in GREY_OR_COLOUR + COLOUR:
@@ -159,7 +159,7 @@ def test_compose_runs_in_order_from_one_rng(xp):
     np.testing.assert_array_equal(seeded(Compose([RandomAffine(), RandomErasing(p=1)]), images), to_host(expected))
 
 
-# ---------------------------------------------------------------- the views of record
+# ---------------------------------------------------------------- recorded views
 
 @pytest.mark.parametrize("transform, channels, expected", [
     (RandomResizedCrop(9), 1, -30.651375),
@@ -190,8 +190,8 @@ def test_compose_runs_in_order_from_one_rng(xp):
     (RandomGrayscale(p=0.5), 3, -29.583515),
     (simclr_views(9), 3, -53.442377),
 ], ids=name)
-def test_one_seed_gives_the_views_of_record(transform, channels, expected):
-    """A projection of the second view: any change of a pixel or of the order of draws changes it."""
+def test_one_seed_gives_the_recorded_views(transform, channels, expected):
+    """Compares a random projection of the second view: any change of a pixel or of the order of draws changes it."""
     views = two_views(transform, images_of(np, channels=channels, dtype="float64"), np.random.default_rng(0))[1]
     assert (views * np.random.default_rng(7).standard_normal(views.shape)).sum() == pytest.approx(expected, abs=2e-6)
 
@@ -206,7 +206,7 @@ def test_recipes_give_two_different_views(xp, augment, channels, shape):
 
 
 def test_digits_stay_in_frame():
-    """MNIST centres a digit in 20 x 20 of 28 x 28 pixels; a disc of that size must keep nearly all its ink."""
+    """MNIST centres a digit in 20 x 20 of 28 x 28 pixels; a disc of that size must keep nearly all its ink in frame."""
     y, x = np.mgrid[:28, :28] - 13.5
     disc = ((y * y + x * x < 100) * 1.0).astype("float32")
     views = seeded(Compose(mnist_views().transforms[:1]), np.repeat(disc[None, :, :, None], 200, axis=0))
@@ -214,7 +214,7 @@ def test_digits_stay_in_frame():
     assert at_the_edge.mean() < 0.1
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- refused arguments
 
 @pytest.mark.parametrize("make, words", [
     (lambda: RandomResizedCrop(0), "size must be an integer from 1 to .*, got 0"),
@@ -246,7 +246,7 @@ def test_bad_options_are_refused_by_name(make, words):
         make()
 
 
-def test_compose_wants_a_list_of_functions():
+def test_compose_needs_a_list_of_functions():
     with pytest.raises(TypeError, match=r"Compose\(\[first, second\]\)"):
         Compose(RandomAffine())
     with pytest.raises(TypeError, match="transforms"):
@@ -254,7 +254,7 @@ def test_compose_wants_a_list_of_functions():
 
 
 @pytest.mark.parametrize("transform", [RandomAffine(), RandomHorizontalFlip(), mnist_views()], ids=name)
-def test_bad_images_are_refused_with_the_mend(xp, rng, transform):
+def test_bad_images_are_refused_with_a_hint(xp, rng, transform):
     images = images_of(xp)
     with pytest.raises(TypeError, match=r"images: .* got uint8; scale bytes first: .*/ 255"):
         transform((images * 255).astype("uint8"), rng)
@@ -271,14 +271,14 @@ def test_bad_images_are_refused_with_the_mend(xp, rng, transform):
             transform(images, wrong)
 
 
-INSIDE = (0.0, -0.0, 1.0, 1e-45, -1e-45, 1.0005, -0.0005)                    # 1e-3 is left to rounding
+INSIDE = (0.0, -0.0, 1.0, 1e-45, -1e-45, 1.0005, -0.0005)  # values off by about 1e-3 depend on rounding
 OUTSIDE = (255.0, 1.002, -0.002, -1e-2, np.nan, -np.nan, np.inf, -np.inf, 1e30)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("value", [*INSIDE, *OUTSIDE])
 def test_values_outside_0_1_are_refused_where_looking_is_cheap(value, dtype, rng):
-    """By a transform, and by a chain: of what comes in, and of what a user's function hands on to minicl's transforms."""
+    """A transform checks its input. A chain checks its input and the output of a user's function."""
     images = images_of(np).astype(dtype)
     one = images.copy()
     one[3, 4, 5, 0] = value
@@ -298,7 +298,7 @@ def test_values_outside_0_1_are_refused_where_looking_is_cheap(value, dtype, rng
 # ---------------------------------------------------------------- more than two views
 
 def test_many_views_begin_with_the_two(xp):
-    """Each is drawn again, from one generator; the recipes may differ, as in multi-crop."""
+    """many_views draws each view from one generator. The recipes may differ, as in multi-crop."""
     images = images_of(xp, channels=3)
     wide, narrow = RandomResizedCrop(8, scale=(0.4, 1.0)), RandomResizedCrop(8, scale=(0.05, 0.3))
     views = many_views([wide, wide, narrow, narrow], images, np.random.default_rng(1))

@@ -1,4 +1,4 @@
-"""The tape: what is recorded, the order of the walk, where gradients end up, and what is refused."""
+"""The tape: what is recorded, the order of the walk, where gradients accumulate, and what is refused."""
 
 import asyncio
 import gc
@@ -34,14 +34,14 @@ def test_a_chain_of_5000_ops(xp):
     np.testing.assert_allclose(to_host(x.grad), 1.0001**5000, rtol=1e-9)
 
 
-def test_a_diamond_adds_both_ways(xp):
+def test_a_diamond_adds_the_gradients_of_both_paths(xp):
     x = leaf(3.0, xp=xp)
     left, right = x * 2, x * x
     (left * right).sum().backward()                          # 2 x^3
     np.testing.assert_allclose(to_host(x.grad), 6 * 3.0**2)
 
 
-def test_a_ladder_of_diamonds_is_walked_once_a_node():
+def test_a_ladder_of_diamonds_visits_each_node_once():
     """Walking every path would take 2^60 steps."""
     x = leaf(1.0)
     y = x
@@ -63,9 +63,9 @@ def test_a_bias_broadcast_over_added_rank(xp):
     np.testing.assert_allclose(to_host(b.grad), [20.0, 20.0, 20.0])
 
 
-def test_gradients_add_up_over_backward_calls_and_are_the_leafs_own():
+def test_gradients_add_up_over_backward_calls_and_are_not_shared_between_leaves():
     x, y = leaf(1.0), leaf(2.0)
-    (x + y).sum().backward()                                 # add hands the same array to both
+    (x + y).sum().backward()                                 # add returns one array for both gradients
     (x * 3).sum().backward()
     assert x.grad[0] == 4 and y.grad[0] == 1
 
@@ -93,7 +93,7 @@ def test_closures_are_freed_as_the_tape_is_walked():
     assert saved[0]() is None
 
 
-def test_nothing_is_recorded_without_need():
+def test_ops_are_recorded_only_where_a_gradient_is_needed():
     x, c = leaf(1.0), Tensor(np.ones(1))
     with no_grad():
         assert (x * 2).node is None
@@ -113,7 +113,7 @@ def test_detach_stops_the_gradient():
     assert x.grad[0] == 3                                    # not 6
 
 
-def test_an_op_that_sends_no_gradient_back_stops_it():
+def test_an_op_whose_backward_returns_none_stops_the_gradient():
     @op
     def stop(x):
         return x * 1, lambda g: (None,)
@@ -131,14 +131,14 @@ def test_backward_from_a_given_gradient(xp):
 
 # ---------------------------------------------------------------- refusals
 
-def test_backward_twice_says_so():
+def test_backward_twice_raises():
     loss = (leaf(1.0) * 2).sum()
     loss.backward()
     with pytest.raises(RuntimeError, match="already walked"):
         loss.backward()
 
 
-def test_a_second_loss_on_a_freed_tape_says_so():
+def test_a_second_loss_on_a_freed_tape_raises():
     shared = leaf(1.0) * 2
     shared.sum().backward()
     with pytest.raises(RuntimeError, match="'mul' was already walked and freed; add up losses"):
@@ -156,7 +156,7 @@ def test_backward_checks_the_gradient_it_is_given():
         y.backward(np.ones(3))
 
 
-def test_backward_without_a_tape_says_so():
+def test_backward_without_a_tape_raises():
     with pytest.raises(RuntimeError, match="no recorded op"):
         Tensor(np.ones(1)).sum().backward()
 
@@ -255,7 +255,7 @@ def test_every_op_with_a_tau_takes_a_temperature(lifted):
     (lambda x: ops.relu(x, temperature=2.0), "relu: unknown argument 'temperature'; expected x"),
     (lambda x: ops.concat(x, x, axes=0), "concat: unknown argument 'axes'; did you mean 'axis'"),
 ], ids=lambda value: value if isinstance(value, str) else "")
-def test_a_mistaken_name_is_named_with_the_nearest(call, words):
+def test_a_misspelt_argument_is_named_with_the_closest_match(call, words):
     with pytest.raises(TypeError, match=words):
         call(leaf(1.0))
 
@@ -269,7 +269,7 @@ def test_needs_grad_is_neither_shown_nor_accepted(lifted):
         lifted(*case.inputs, **options, needs_grad=(True,) * len(case.inputs))
 
 
-def test_options_cannot_be_left_open():
+def test_an_op_cannot_take_arbitrary_options():
     with pytest.raises(TypeError, match=r"@op: anything takes \*\*options"):
         @op
         def anything(x, **options):
@@ -280,12 +280,12 @@ def test_options_cannot_be_left_open():
     lambda x, t: ops.leaky_relu(x, slope=t), lambda x, t: ops.clip(x, low=t), lambda x, t: ops.layer_norm(x, t, t, eps=t),
     lambda x, t: x.sum(axis=t), lambda x, t: scaled(x, shift=t), lambda x, t: x**t, lambda x, t: x[t],
 ], ids=["slope", "low", "eps", "axis", "shift", "exponent", "key"])
-def test_an_option_is_no_tensor(call):
+def test_an_option_cannot_be_a_tensor(call):
     with pytest.raises(TypeError, match="cannot be a Tensor, since no gradient would reach an option"):
         call(leaf(1.0, 2.0), leaf(0.5))
 
 
-def test_an_op_has_an_input():
+def test_an_op_needs_an_input():
     with pytest.raises(TypeError, match="@op: constant takes no input"):
         @op
         def constant(*, shape):
@@ -294,7 +294,7 @@ def test_an_op_has_an_input():
 
 @pytest.mark.parametrize("written", ["Scalar", "minicl.Scalar", "short.Scalar", "Scalar | None", "S"])
 def test_annotations_may_be_strings(written):
-    """As `from __future__ import annotations` makes all of them, in a function as well as in a file."""
+    """`from __future__ import annotations` turns all annotations into strings, in functions as well as in modules."""
     space = {"minicl": minicl, "op": op, "S": Scalar}
     exec(f"""from __future__ import annotations
 def inside():
@@ -317,7 +317,7 @@ def test_a_numpy_float64_scalar_does_not_promote():
     assert (np.float64(2) * x).dtype == "float32"
 
 
-def test_arrays_on_the_left_give_way_to_tensors(xp):
+def test_an_array_on_the_left_of_a_tensor_gives_a_tensor(xp):
     array, x = xp.ones(2), leaf(1.0, 2.0, xp=xp)
     for y, expected in [(array + x, [2, 3]), (array - x, [0, -1]), (array * x, [1, 2]), (array / x, [1, 0.5])]:
         assert isinstance(y, Tensor)
@@ -355,7 +355,7 @@ def test_gathering_gradients(x, ids):
     assert minicl.gradcheck(lambda t: t[np.array(ids)], [x])
 
 
-# ---------------------------------------------------------------- what a Tensor may hold
+# ---------------------------------------------------------------- data that a Tensor can hold
 
 FLOATS = np.array([1.0, 2.0])
 REFUSED = {
@@ -435,7 +435,7 @@ def test_a_numpy_scalar_of_another_kind_is_refused_beside_a_tensor():
             ops.add(leaf(1.0), scalar)
 
 
-# ---------------------------------------------------------------- what Python may not do to a Tensor
+# ---------------------------------------------------------------- what Python operators do with a Tensor
 
 @pytest.mark.parametrize("compare", [operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge])
 @pytest.mark.parametrize("other", [leaf(1.0), 1.0, np.ones(1), None, "x"], ids=["Tensor", "number", "array", "None", "word"])
@@ -459,11 +459,11 @@ def test_a_loop_goes_over_rows_and_not_over_a_scalar():
         list(leaf(1.0).sum())
 
 
-# ---------------------------------------------------------------- no_grad is the thread's own
+# ---------------------------------------------------------------- no_grad acts on one thread or task
 
 @given(st.lists(st.booleans(), min_size=2, max_size=12))
-def test_blocks_that_overlap_in_one_thread_end_all_the_same(order):
-    """Generators may hold no_grad() open and end in any order."""
+def test_no_grad_blocks_may_overlap_in_one_thread(order):
+    """Generators may hold no_grad() open and end in any order; recording resumes when the last block ends."""
     def block():
         with no_grad():
             yield
@@ -474,14 +474,14 @@ def test_blocks_that_overlap_in_one_thread_end_all_the_same(order):
             blocks.append(block())
             next(blocks[-1])
         else:
-            blocks.pop(0).close()                            # the oldest first, where nested blocks end with the newest
+            blocks.pop(0).close()                            # ends the oldest first, unlike nested blocks
         assert ((leaf(1.0) * 2).node is None) == bool(blocks)
     while blocks:
         blocks.pop(0).close()
     assert (leaf(1.0) * 2).node is not None
 
 
-def test_no_grad_in_one_thread_is_nothing_to_another():
+def test_no_grad_in_one_thread_does_not_affect_another():
     inside, leave, recorded = threading.Event(), threading.Event(), []
 
     def evaluate():
@@ -502,7 +502,7 @@ def test_no_grad_in_one_thread_is_nothing_to_another():
     assert recorded == [False, True] and (leaf(1.0) * 2).requires_grad
 
 
-def test_no_grad_is_a_tasks_own():
+def test_no_grad_does_not_affect_another_asyncio_task():
     async def task(results):
         with no_grad():
             await asyncio.sleep(0)

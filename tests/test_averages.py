@@ -1,4 +1,4 @@
-"""Moving averages, x = old x + (1 - old) y, are right at every weight: Adam's moments, EMA, batch norm's averages."""
+"""Moving averages, x = old x + (1 - old) y, at every weight: Adam's moments, EMA, batch norm's averages."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ Y = np.array([0, 2, 1, 1e-9, 1e12, 5e19, 7, 1e-8, 1e-3], "float32")
 
 @pytest.mark.parametrize("old", SHARES)
 @pytest.mark.parametrize("sign", [1, -1])
-def test_an_average_is_exact_but_for_rounding(xp, old, sign):
+def test_an_average_is_exact_up_to_rounding(xp, old, sign):
     right = old * X.astype("float64") + (1 - old) * sign * Y.astype("float64")
     size = old * X.astype("float64") + (1 - old) * Y.astype("float64")
     for out in (False, True):

@@ -1,4 +1,4 @@
-"""The one place that knows both libraries: choosing, moving, products, threads."""
+"""The backend module, the only one that knows both libraries: selection, transfers, sums, products, threads."""
 
 import builtins
 import itertools
@@ -22,7 +22,7 @@ from minicl.backend import device, memory, parallel
 from minicl.backend import (array_module, column_sums, deviation_sums, fill_diagonals, mean_over, parallel_for, product_sums,
                             require_finite, row_max, row_means, row_sums, scatter_add, sum_over, threads, to_device, to_host)
 
-# ---------------------------------------------------------------- which library
+# ---------------------------------------------------------------- selecting a library
 
 
 def test_numpy_is_the_default():
@@ -34,14 +34,14 @@ def test_an_unknown_backend_is_named():
         get_backend("torch")
 
 
-def test_cupy_not_installed_says_which_extra_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", None)           # what import does for a package that is not there
+def test_missing_cupy_raises_with_the_extra_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)           # as import does for a missing package
     monkeypatch.setattr(builtins, "__import__", failing_import(ModuleNotFoundError("No module named 'cupy'", name="cupy")))
     with pytest.raises(BackendError, match=r"not installed; .*\n.*pip install 'minicl\[cupy\]'"):
         get_backend("cupy")
 
 
-def test_cupy_that_does_not_load_says_why(monkeypatch):
+def test_cupy_that_does_not_import_raises_with_the_reason(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", failing_import(ImportError("libnvrtc.so.12: cannot open shared object")))
     with pytest.raises(BackendError, match="installed but does not import: libnvrtc"):
         get_backend("cupy")
@@ -56,7 +56,7 @@ def test_cupy_older_than_14_is_refused(version, fits, monkeypatch):
         get_backend("cupy")
 
 
-def test_cupy_without_a_gpu_says_why(monkeypatch):
+def test_cupy_without_a_gpu_raises_with_the_reason(monkeypatch):
     def no_driver():
         raise RuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient")
     runtime = types.SimpleNamespace(getDeviceCount=no_driver)
@@ -66,7 +66,7 @@ def test_cupy_without_a_gpu_says_why(monkeypatch):
         get_backend("cupy")
 
 
-def test_a_gpu_that_cannot_compute_says_why(monkeypatch):
+def test_a_gpu_that_cannot_compute_raises_with_the_reason(monkeypatch):
     def ones(*args, **options):
         raise RuntimeError("libcublas.so: not found")
     monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(
@@ -76,7 +76,7 @@ def test_a_gpu_that_cannot_compute_says_why(monkeypatch):
 
 
 @pytest.mark.parametrize("precision, tf32", [("tf32", 1), ("bf16", 0)])
-def test_a_precision_is_settled_before_the_first_product(precision, tf32, monkeypatch):
+def test_a_precision_is_set_before_the_first_product(precision, tf32, monkeypatch):
     def product(*shape, **options):
         raise RuntimeError("CUPY_TF32=" + os.environ["CUPY_TF32"])
     monkeypatch.setenv("CUPY_TF32", "0")
@@ -91,7 +91,7 @@ def test_a_precision_is_settled_before_the_first_product(precision, tf32, monkey
 
 @pytest.mark.parametrize("name", ["cupy", "numpy"])
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
-def test_precisions(name, precision, monkeypatch):
+def test_a_precision_that_cannot_be_had_raises(name, precision, monkeypatch):
     if name == "cupy" and "cupy" not in sys.modules:
         pytest.skip("no GPU and no stand-in")
     monkeypatch.setenv("CUPY_TF32", "0")
@@ -105,7 +105,7 @@ def test_precisions(name, precision, monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
-def test_a_gpu_without_the_precision_says_so(precision, monkeypatch):
+def test_a_gpu_without_the_precision_raises(precision, monkeypatch):
     gpu = types.SimpleNamespace(compute_capability="75")
     monkeypatch.setattr(device, "_precision", None)
     monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(
@@ -133,7 +133,7 @@ def test_importing_minicl_never_imports_cupy():
 
 # ---------------------------------------------------------------- moving arrays
 
-def test_there_and_back(xp):
+def test_an_array_survives_the_transfer_to_the_device_and_back(xp):
     x = np.arange(6.0).reshape(2, 3)
     there = to_device(x, xp)
     assert array_module(there) is xp
@@ -141,7 +141,7 @@ def test_there_and_back(xp):
     assert to_host(x) is x and to_device(x, np) is x
 
 
-def test_what_is_no_array_has_no_module():
+def test_only_an_array_has_an_array_module():
     with pytest.raises(TypeError, match="expected a numpy or cupy array, got list"):
         array_module([1.0])
 
@@ -152,7 +152,7 @@ def test_scatter_add_adds_up_repeats(xp):
     np.testing.assert_array_equal(to_host(x), [1, 0, 110])
 
 
-@pytest.mark.parametrize("shape", [(2,), (3, 7), (30,), (4, 50)])            # above 20 ids for 5 rows: sorted
+@pytest.mark.parametrize("shape", [(2,), (3, 7), (30,), (4, 50)])            # more than 20 ids for 5 rows are sorted
 @pytest.mark.parametrize("dtype", ["int64", "int8", "uint8", "uint64"])
 def test_scatter_add_of_rows(shape, dtype, xp, rng):
     ids = rng.integers(0 if dtype[0] == "u" else -5, 5, shape).astype(dtype)
@@ -164,7 +164,7 @@ def test_scatter_add_of_rows(shape, dtype, xp, rng):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_require_finite(bad):
+def test_require_finite_raises_for_nan_and_infinity(bad):
     require_finite(np.ones(3), "x")
     with pytest.raises(FloatingPointError, match="x is not finite"):
         require_finite(np.array([1.0, bad]), "x")
@@ -186,7 +186,7 @@ def test_sum_over_is_the_sum_over_any_axes(shape, xp, rng):
 
 @pytest.mark.parametrize("shape, axes", [((1031, 3), (0,)), ((2048, 5), (0,)), ((3, 5003, 2), (1,)), ((7, 11, 29, 4), (0, 1, 2)),
                                          ((2, 60, 60, 3), (1, 2)), ((40, 60, 3, 2), (1, 0))])
-def test_sums_and_means_in_parts_are_sums_and_means(shape, axes, xp, rng):
+def test_sums_and_means_computed_in_parts_are_exact(shape, axes, xp, rng):
     x = rng.standard_normal(shape)
     there = to_device(x, xp)
     for view, views in ((x, there), (x[::-1], there[::-1]), (x[..., :1], there[..., :1])):
@@ -202,7 +202,7 @@ def test_the_error_of_a_sum_does_not_grow_with_its_terms(shape, axes, rng):
     exact = x.sum(axis=axes, dtype="float64")
     transposed = sum_over(np.asfortranarray(x), axes)
     for result in (sum_over(x, axes), transposed, mean_over(x, axes) * (x.size // exact.size)):
-        assert np.abs(result / exact - 1).max() < 10 * 2**-24                 # added term by term: 200 * 2^-24
+        assert np.abs(result / exact - 1).max() < 10 * 2**-24                 # 200 * 2^-24 if added term by term
 
 
 def test_row_and_column_sums(xp, rng):
@@ -212,7 +212,8 @@ def test_row_and_column_sums(xp, rng):
         np.testing.assert_allclose(to_host(there), here, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(4, 1), (5, 3), (2, 3, 16), (3, 32), (3, 33)])          # up to 32: column by column
+# rows of up to 32 are reduced column by column
+@pytest.mark.parametrize("shape", [(4, 1), (5, 3), (2, 3, 16), (3, 32), (3, 33)])
 def test_maxima_and_means_of_rows(shape, xp, rng):
     x = rng.standard_normal(shape, dtype="float32")
     x[0, ..., -1] = np.nan
@@ -223,7 +224,7 @@ def test_maxima_and_means_of_rows(shape, xp, rng):
         np.testing.assert_allclose(to_host(means), x.mean(axis=1, keepdims=True), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("n", [1, 255, 256, 1000, 2048, 2500])               # blocks have 256 rows; on a GPU parts 128
+@pytest.mark.parametrize("n", [1, 255, 256, 1000, 2048, 2500])  # NumPy adds blocks of 256 rows, a GPU parts of 128
 def test_two_column_sums_at_once(n, xp, rng):
     g, x, o = (rng.standard_normal(shape, dtype="float32") for shape in ((n, 3), (n, 3), 3))
     there = [to_device(each, xp) for each in (g, x, o)]
@@ -233,14 +234,14 @@ def test_two_column_sums_at_once(n, xp, rng):
             np.testing.assert_allclose(to_host(result), term.sum(axis=0, dtype="float64"), rtol=1e-5, atol=1e-4)
 
 
-def test_column_sums_of_products_add_few_terms_one_by_one(rng):
+def test_the_error_of_column_sums_of_products_does_not_grow_with_the_rows(rng):
     x = 1 + rng.standard_normal((100_003, 8), dtype="float32")
     exact = (x.astype("float64")**2).sum(axis=0)
     for _, squares in (deviation_sums(x, np.zeros(8, "float32")), product_sums(x, x, np.zeros(8, "float32"))):
         assert np.abs(squares / exact - 1).max() < 10 * 2**-24
 
 
-# ---------------------------------------------------------------- kernels in CUDA source
+# ---------------------------------------------------------------- kernels written in CUDA
 
 @pytest.mark.parametrize("shape", [(5, 5), (4, 7), (7, 4), (1, 1)])
 @pytest.mark.parametrize("offsets", [(0,), (0, 2, -2), (3, -3), (9,), (6, -6, 0)])
@@ -252,8 +253,8 @@ def test_diagonals_are_filled(shape, offsets, xp, rng):
     np.testing.assert_array_equal(to_host(there), np.where(np.isin(columns - rows, offsets), -np.inf, x))
 
 
-def test_additions_of_many_arrays_of_strided_ones_and_of_one_array_twice(xp, rng):
-    shapes = [(3, 4), (5,), (), (2, 1, 3)] * 9                               # more than a kernel takes
+def test_additions_take_many_arrays_strided_arrays_and_one_array_twice(xp, rng):
+    shapes = [(3, 4), (5,), (), (2, 1, 3)] * 9                               # more arrays than one kernel takes
     x = [rng.standard_normal(shape, dtype="float32") for shape in shapes]
     y = [rng.standard_normal((*shape, 2), dtype="float32")[..., 0] for shape in shapes]
     there = [xp.asarray(each.copy()) for each in x]
@@ -261,7 +262,7 @@ def test_additions_of_many_arrays_of_strided_ones_and_of_one_array_twice(xp, rng
     for k in [*range(len(x)), 0, 0]:
         additions.add(there[k], xp.asarray(np.stack([y[k]] * 2, axis=-1))[..., 0])
     additions.flush()
-    additions.flush()                                                        # nothing is left
+    additions.flush()                                                        # a second flush has nothing to add
     for k, result in enumerate(there):
         np.testing.assert_allclose(to_host(result), x[k] + y[k] * (3 if k == 0 else 1), rtol=1e-5, atol=1e-6)
 
@@ -297,7 +298,7 @@ def test_an_error_in_a_thread_reaches_the_caller_and_the_pool_goes_on():
         assert parallel_for(np, 3, lambda lo, hi: lo, 1) == [0, 1, 2]
 
 
-def test_threads_are_given_back():
+def test_a_block_of_threads_restores_the_previous_pool():
     with threads(2):
         with threads(3):
             assert parallel._pool().size == 3
@@ -310,7 +311,7 @@ def test_memory_is_kept_until_the_outer_block_of_threads_ends(most, monkeypatch)
     settings = []
 
     def mallopt(parameter, value):
-        if parameter == -3 and value > most:                 # the mmap threshold
+        if parameter == -3 and value > most:                 # the parameter is the mmap threshold
             return 0
         settings.append((parameter, value))
         return 1
@@ -337,7 +338,7 @@ def test_a_thread_count_is_a_whole_number_that_a_machine_could_have(count, monke
 
 
 @pytest.mark.parametrize("unset", ["", "  "])
-def test_an_empty_environment_variable_is_none(unset, monkeypatch):
+def test_an_empty_environment_variable_counts_as_unset(unset, monkeypatch):
     monkeypatch.setenv("MINICL_THREADS", unset)
     with threads():
         assert parallel._pool().size == backend.available_cores()
@@ -351,7 +352,7 @@ def test_processes_that_train_together_share_the_cores(monkeypatch):
         assert backend.available_cores() == share
 
 
-def test_a_system_that_starts_no_more_threads_is_named(monkeypatch):
+def test_a_system_that_refuses_more_threads_raises_with_the_count(monkeypatch):
     class Refused(threading.Thread):
         started = 0
 
@@ -376,8 +377,8 @@ def blas_threads():
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 4)), min_size=1, max_size=12))
-def test_blocks_that_overlap_each_close_their_own_pool(order):
-    """As when several Python threads are in a block each: they begin and end in any order."""
+def test_overlapping_blocks_each_close_their_own_pool(order):
+    """Blocks of several Python threads may begin and end in any order."""
     before, blas, blocks = threading.active_count(), blas_threads(), {}
     for start, count in order:
         if start or not blocks:
@@ -400,7 +401,7 @@ def test_blocks_that_overlap_each_close_their_own_pool(order):
     assert threading.active_count() <= before and parallel._pools == [] and blas_threads() == blas and memory._blocks == 0
 
 
-def test_two_threads_in_a_block_each():
+def test_two_python_threads_may_each_be_in_a_block():
     entered, leave, results = threading.Barrier(2), threading.Event(), []
 
     def work():
@@ -425,10 +426,10 @@ def test_the_environment_sets_the_count(monkeypatch):
         assert parallel._pool().size == 3
 
 
-# ---------------------------------------------------------------- parallel_sum, and threads under stress
+# ---------------------------------------------------------------- parallel_sum, nested calls, and forks
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_accumulate_adds_every_slice_once_whatever_the_threads_and_rounds_alike_each_time(count):
+def test_parallel_sum_adds_every_slice_once_and_rounds_the_same_every_time(count):
     def add(lo, hi, total, squares):
         total += np.arange(lo, hi).sum()
         squares[:] += (np.arange(lo, hi)[:, None] * 0.1) .sum(axis=0)
@@ -444,9 +445,9 @@ def test_accumulate_adds_every_slice_once_whatever_the_threads_and_rounds_alike_
         assert backend.parallel_sum(np, 0, add, *like, size=4)[0] == 0
 
 
-def test_an_idle_thread_holds_nothing_of_the_last_call():
+def test_an_idle_thread_holds_no_reference_to_the_last_call():
     def work(lo, hi):
-        time.sleep(0.001)                                    # time for the other thread to help
+        time.sleep(0.001)                                    # gives the other thread time to take slices
     alive = weakref.ref(work)
     with threads(2):
         parallel_for(np, 8, work, 1)
@@ -457,7 +458,7 @@ def test_an_idle_thread_holds_nothing_of_the_last_call():
         assert alive() is None
 
 
-def test_slices_within_slices_do_not_deadlock():
+def test_nested_calls_of_parallel_for_do_not_deadlock():
     with threads(2):
         inner = parallel_for(np, 4, lambda a, b: sum(parallel_for(np, 50, lambda c, d: c, 1)), 1)
     assert inner == [sum(range(50))] * 4
@@ -485,7 +486,7 @@ print(os.waitpid(child, 0)[1])
     assert done.stdout == "0\n", done.stderr
 
 
-def test_a_negative_temperature_that_is_learned_is_refused():
+def test_a_learned_temperature_below_zero_is_refused():
     from minicl import Tensor
     from minicl.contrastive import nt_xent
     z = np.eye(3)
@@ -493,7 +494,7 @@ def test_a_negative_temperature_that_is_learned_is_refused():
         nt_xent(z, z, Tensor(np.array(-0.5)))
 
 
-def test_an_array_larger_than_the_free_memory_is_refused_and_a_gpu_lifts_the_limit():
+def test_arrays_larger_than_the_free_memory_are_refused_until_a_gpu_is_used():
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_DATA)
     if not Path("/proc/meminfo").exists():

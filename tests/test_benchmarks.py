@@ -1,4 +1,4 @@
-"""The benchmarks: each case runs on both backends, and both sides compute the same function."""
+"""The benchmarks: each case runs on both backends, and minicl and PyTorch compute the same function."""
 
 import json
 import operator
@@ -43,25 +43,25 @@ def test_every_case_runs(case, xp):
 
 @pytest.mark.parametrize("case", [case for case in TINY.values() if case.torch], ids=NAME)
 def test_pytorch_computes_the_same_loss_and_gradients(case):
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed, with which minicl is compared")
+    torch = pytest.importorskip("torch", reason="the comparison needs PyTorch")
     ours, theirs = case.minicl(np), case.torch(Peer(torch))
     first, same = host(ours()), host(theirs())
     assert len(first) == len(same)
     for x, y in zip(first, same):
         assert x.shape == y.shape and x.dtype == y.dtype == np.float32
         assert np.abs(x - y).max() <= case.tolerance * max(np.abs(y).max(), 1e-3)
-    if first:                                                                # the loss after an update of the weights
+    if first:  # compare the loss after an update of the weights
         np.testing.assert_allclose(host(ours())[0], host(theirs())[0], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("case", [case for case in TINY.values() if case.torch and case.layouts], ids=NAME)
-def test_pytorch_computes_the_same_channels_last(case):
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed, with which minicl is compared")
+def test_pytorch_computes_the_same_in_both_memory_layouts(case):
+    torch = pytest.importorskip("torch", reason="the comparison needs PyTorch")
     for x, y in zip(*(host(case.torch(Peer(torch, channels_last=last))()) for last in (False, True))):
         assert np.abs(x - y).max() <= case.tolerance * max(np.abs(y).max(), 1e-3)
 
 
-# ---------------------------------------------------------------- what the rounds say
+# ---------------------------------------------------------------- metrics of the rounds
 
 RATES = {"flops": 1e11, "bytes": 1e10, "exps": 1e9}
 
@@ -71,13 +71,13 @@ def result(ours, theirs=None):
     return {"rounds": rounds, "peak": dict.fromkeys(rounds, 8.0), "launches": {}, "errors": {}, "rates": RATES}
 
 
-def test_ratios_are_of_medians_and_their_noise_is_that_of_the_rounds():
+def test_a_ratio_compares_medians_and_its_noise_comes_from_the_rounds():
     assert ratio([1.0, 2.0, 9.0], [4.0, 4.0, 4.0])[0] == 0.5
-    assert ratio([1.0, 2.0, 3.0], [2.0, 4.0, 6.0]) == (0.5, 0.0)             # the machine slowed down: no noise
+    assert ratio([1.0, 2.0, 3.0], [2.0, 4.0, 6.0]) == (0.5, 0.0)  # the machine slowed down, which is not noise
     assert ratio([1.0, 2.0, 3.0], [2.0, 2.0, 2.0])[1] > 0.3
 
 
-def test_figures_compare_with_pytorch_as_installed_and_at_its_best():
+def test_metrics_compare_with_pytorch_as_installed_and_at_its_best():
     case = NTXent(512)
     found = metrics(case, result([0.01] * 3, [0.02] * 3))
     assert found["default"].value == 0.5 and found["best"].value == 1.0 and found["memory"].value == 1.0
@@ -89,23 +89,24 @@ def test_a_target_is_met_or_missed():
     assert Figure(0.5, 0.0, target=0.5).met and not Figure(0.51, 0.0, target=0.5).met and Figure(9.0).met is None
 
 
-def test_a_regression_is_one_that_exceeds_the_noise_of_both_runs():
+def test_a_regression_must_exceed_the_noise_of_both_runs():
     case, steady, noisy = NTXent(512), [0.02] * 5, [0.02, 0.024, 0.02, 0.016, 0.02]
     before = baseline_of(metrics(case, result([0.01] * 5, steady)))
     assert regressions(metrics(case, result([0.01] * 5, steady)), before) == []
-    assert len(regressions(metrics(case, result([0.011] * 5, steady)), before)) == 2         # default and best
+    # for the default and for the best PyTorch
+    assert len(regressions(metrics(case, result([0.011] * 5, steady)), before)) == 2
     assert regressions(metrics(case, result([0.011] * 5, noisy)), before) == []
-    assert regressions(metrics(case, result([0.005] * 5, steady)), before) == []           # faster is fine
+    assert regressions(metrics(case, result([0.005] * 5, steady)), before) == []  # a faster run is not a regression
 
 
-def test_without_a_peer_the_machine_is_what_a_regression_is_measured_by():
+def test_without_pytorch_a_regression_is_measured_against_the_machine():
     case = NTXent(512)
     before = baseline_of(metrics(case, result([0.01] * 5, [0.02] * 5)))
     message, = regressions(metrics(case, result([0.012] * 5)), before)
     assert message.startswith("floor")
 
 
-def test_check_names_what_became_slower_and_fails(capsys):
+def test_check_names_the_slower_cases_and_fails(capsys):
     case = NTXent(512)
     before = {case.name: baseline_of(metrics(case, result([0.01] * 5, [0.02] * 5)))}
     assert run.check({case.name: metrics(case, result([0.01] * 5, [0.02] * 5))}, before) == 0
@@ -114,10 +115,10 @@ def test_check_names_what_became_slower_and_fails(capsys):
     assert "slower: NT-Xent 2N=512, default: 1.50, was 0.50: +200%" in printed and "not in the baseline" in printed
 
 
-# ---------------------------------------------------------------- a run, and its page
+# ---------------------------------------------------------------- a run and its page
 
 def test_a_case_is_measured_in_a_process_of_its_own(monkeypatch):
-    monkeypatch.setattr(harness, "PATIENCE", 0.0)                            # other tests may run beside this one
+    monkeypatch.setattr(harness, "PATIENCE", 0.0)                            # other tests may run at the same time
     worker = Worker(Candidate("minicl"), "numpy", threads=1, precision="float32")
     measured = harness.measure(CASES["tape, 1000 tiny ops"], [worker], rounds=2, block=0.01)
     worker.close()
@@ -132,9 +133,9 @@ def test_a_case_that_fails_is_reported_and_the_process_goes_on():
     worker.close()
 
 
-def test_ctrl_c_ends_a_worker_without_a_word(capfd):
+def test_ctrl_c_ends_a_worker_without_output(capfd):
     worker = Worker(Candidate("minicl"), "numpy", threads=1, precision="float32")
-    worker.process.send_signal(signal.SIGINT)                                # as the terminal does, to all processes
+    worker.process.send_signal(signal.SIGINT)                                # a terminal sends it to all processes
     worker.close()
     assert worker.process.returncode == -signal.SIGINT and capfd.readouterr() == ("", "")
 
@@ -145,7 +146,7 @@ def record_of(**results):
 
 
 class Measured:
-    """Stands in for workers, and for measure() if called: the first case takes 10 ms, then someone presses Ctrl-C."""
+    """Replaces the workers and measure(): the first case takes 10 ms, then someone presses Ctrl-C."""
 
     def __init__(self, candidate=None, *_):
         self.label, self.calls, self.closed = candidate and candidate.label, 0, []
@@ -162,7 +163,7 @@ class Measured:
         return {**result([0.01] * 5), "disturbed": 0.0}
 
 
-def test_ctrl_c_is_one_line_and_what_has_been_measured_is_kept(monkeypatch, tmp_path, capsys):
+def test_ctrl_c_prints_one_line_and_keeps_the_measured_cases(monkeypatch, tmp_path, capsys):
     file, measured = tmp_path / "all.json", Measured()
     file.write_text(json.dumps(record_of(earlier={})))
     monkeypatch.setattr(run, "measure", measured)
@@ -188,8 +189,8 @@ def test_ctrl_c_is_one_line_and_what_has_been_measured_is_kept(monkeypatch, tmp_
     ("--read list.json", "it has no backend"),
     ("--table page.md --backend cupy", "needs measurements with --backend numpy"),
 ])
-def test_what_cannot_work_is_told_before_anything_is_measured(options, message, monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "torch", None)                          # as where it is not installed
+def test_invalid_options_are_reported_before_anything_is_measured(options, message, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "torch", None)                          # as on a machine without PyTorch
     monkeypatch.setattr(run, "BASELINE", tmp_path / "none.json")
     monkeypatch.setattr(run, "Worker", None)
     monkeypatch.chdir(tmp_path)
@@ -199,19 +200,20 @@ def test_what_cannot_work_is_told_before_anything_is_measured(options, message, 
         run.main(options.split())
 
 
-def test_a_baseline_is_made_from_a_record_and_compared_with(monkeypatch, tmp_path, capsys):
+def test_a_record_can_be_saved_as_a_baseline_and_compared_with_it(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(run, "BASELINE", tmp_path / "baseline.json")
     for name, seconds in ("quick", 0.01), ("slow", 0.03):
         measured = {**result([seconds] * 5, [0.02] * 5), "disturbed": 0.0}
         (tmp_path / name).write_text(json.dumps(record_of(**{"NT-Xent 2N=512": measured})))
     assert run.main(["--read", str(tmp_path / "quick"), "--save-baseline"]) == 0
     assert run.main(["--read", str(tmp_path / "quick"), "--check"]) == 0
-    assert run.main(["--read", str(tmp_path / "slow"), "--check", "--save-baseline"]) == 1   # with the former one
+    # compared with the former baseline
+    assert run.main(["--read", str(tmp_path / "slow"), "--check", "--save-baseline"]) == 1
     assert run.main(["--read", str(tmp_path / "slow"), "--check"]) == 0
     assert "1 of 1 cases became slower" in capsys.readouterr().out
 
 
-def test_options_are_whole_numbers_and_rounds_wins_over_quick(capsys):
+def test_options_are_whole_numbers_and_rounds_overrides_quick(capsys):
     for option in "--rounds", "--threads":
         with pytest.raises(SystemExit, match="2"):
             run.parse([option, "0"])
@@ -219,7 +221,7 @@ def test_options_are_whole_numbers_and_rounds_wins_over_quick(capsys):
     assert [run.parse(line.split()).rounds for line in ("", "--quick", "--quick --rounds 5")] == [7, 3, 5]
 
 
-def test_the_command_on_the_page_is_the_one_that_measured_without_the_files_it_wrote():
+def test_the_command_on_the_page_leaves_out_the_output_files():
     args = run.parse(["--only", "conv*", "tape", "--json", "x.json", "--quick", "--check", "--threads", "1"])
     assert args.command == "python tests/benchmarks/run.py --only 'conv*' tape --quick --threads 1"
     measured = {**result([0.01] * 5), "disturbed": 0.0}
@@ -227,19 +229,19 @@ def test_the_command_on_the_page_is_the_one_that_measured_without_the_files_it_w
     assert "\n    one\n    two\n" in page and "median over 1 round," in page and "with 1 thread each" in page
 
 
-def test_nothing_is_said_of_targets_and_ratios_that_are_not_there():
+def test_missing_targets_and_ratios_are_not_mentioned():
     measured = {**result([]), "rounds": {}, "disturbed": 0.0}
     assert summary(record_of(**{"NT-Xent 2N=512": measured})) == ""
     assert list(lines(CASES["NT-Xent 2N=512"], measured)) == ["NT-Xent 2N=512"]
 
 
-def test_a_target_missed_while_others_used_the_machine_says_so():
+def test_a_target_missed_on_a_busy_machine_is_marked():
     measured = {**result([0.03] * 5, [0.02] * 5), "disturbed": 0.5}
     missed = summary(record_of(**{"NT-Xent 2N=512": measured}))
     assert "- NT-Xent 2N=512 †: time over PyTorch's 1.50 ± 0.00 ✗" in missed
 
 
-def test_the_page_shows_ratios_targets_and_that_no_gpu_has_been_measured():
+def test_the_page_shows_ratios_targets_and_whether_a_gpu_was_measured():
     measured = {**result([0.01] * 5, [0.02] * 5), "disturbed": 0.5}
     record = record_of(**{"NT-Xent 2N=512": measured})
     page = document(record, launches={"MoCo": (325, 0)})
@@ -249,7 +251,7 @@ def test_the_page_shows_ratios_targets_and_that_no_gpu_has_been_measured():
     assert "No time has been measured" not in document(record, gpu=record)
 
 
-def test_the_page_has_the_communication_that_is_counted():
+def test_the_page_has_the_counted_communication():
     script = ROOT / "tests/benchmarks/communication.py"
     done = subprocess.run([sys.executable, str(script), "simclr_mnist"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -268,14 +270,15 @@ def test_the_copy_without_checks_accepts_what_minicl_refuses(unchecked):
     checks.require_patched(unchecked)
     with pytest.raises(AssertionError, match="minicl does not refuse: fine"):
         checks.require_patched(unchecked, lambda package: {"fine": lambda: None})
-    with pytest.raises(RuntimeError, match="was changed by load_state_dict"):            # the first fault, of a copy with checks
+    # a copy with checks fails at the first fault
+    with pytest.raises(RuntimeError, match="was changed by load_state_dict"):
         checks.require_patched(checks.copy_of_minicl("minicl_again"))
 
 
 def test_the_copy_without_checks_takes_the_same_steps(unchecked):
     for encoder in checks.ENCODERS:
         steps = {package: checks.step_of(package, encoder, 8) for package in ("minicl", unchecked)}
-        seconds = checks.measure(steps, 2)                                   # asserts that they compute the same
+        seconds = checks.measure(steps, 2)                                   # also asserts that both compute the same
         assert [len(times) for times in seconds.values()] == [2, 2]
 
 
@@ -286,7 +289,7 @@ def test_the_share_of_the_checks_is_printed_and_limited(capsys):
     assert checks.main([*arguments, "0"]) == 1
 
 
-def test_a_share_is_the_median_of_what_the_rounds_differ_by():
+def test_a_share_is_the_median_difference_of_the_rounds():
     assert checks.undisturbed([2.0] * 20 + [9.0] * 20, [1.5] * 20 + [1.0] * 20) == 50.0
     share, error = checks.difference([2.0, 4.0, 2.0, 9.0, 2.0], [1.0, 2.0, 1.0, 1.0, 1.1])
     assert share == 50.0 and error == 0.0

@@ -1,4 +1,4 @@
-"""examples/bugs: each script runs and shows its symptom; docs/bugs.md and docs/course.md name what exists."""
+"""examples/bugs: each script runs and shows its symptom. docs/bugs.md and docs/course.md name only what exists."""
 
 import ast
 import functools
@@ -27,7 +27,7 @@ def last(run, what="loss"):
     return np.mean(run[what][-5:])
 
 
-# script -> (options of main that make it short, what must then hold of the correct run c and of the wrong one w)
+# {script: (options of main for a short run, a condition on the correct run c and the wrong run w)}
 SYMPTOMS = {
     "mask": (dict(steps=60), lambda c, w: last(w) > last(c) + 0.6 and min(w["loss"]) > math.log(2)),
     "positives": (dict(steps=50), lambda c, w: last(c) < 5 and last(w) > 5.5),
@@ -54,7 +54,7 @@ RATIO, CLASSES = "gradcheck: analytic / numeric", "accuracy, scattered classes"
 
 @pytest.fixture
 def main(monkeypatch, tmp_path):
-    """main(script): its main(), to be called where its pictures do no harm."""
+    """main(script) returns the script's main(), in a folder where its pictures may be written."""
     monkeypatch.syspath_prepend(ROOT / "examples/bugs")
     monkeypatch.chdir(tmp_path)
     return lambda script: runpy.run_path(str(SCRIPTS[script]))["main"]
@@ -67,7 +67,8 @@ def test_a_bug_shows_its_symptom(script, main, monkeypatch, capsys):
     runs = main(script)(**options)
     assert holds(runs["correct"], runs["wrong"])
     assert "correct" in capsys.readouterr().out
-    said = page_commands.table(script).get("loss, first step")    # as the page promises, the same on every machine
+    # the page promises that this number is the same on every machine
+    said = page_commands.table(script).get("loss, first step")
     if said:
         assert [f"{run['loss'][0]:.3g}" for run in runs.values()] == [f"{value:.3g}" for value in said]
 
@@ -86,7 +87,7 @@ def test_a_script_draws_its_curves_where_matplotlib_is(main, tmp_path):
     assert (tmp_path / "runs/bugs/zero_shot.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_script_runs_as_the_page_says(tmp_path):
+def test_a_script_runs_as_on_the_page(tmp_path):
     script = subprocess.run([sys.executable, SCRIPTS["zero_shot"]], cwd=tmp_path, capture_output=True, text=True,
                             env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     assert script.returncode == 0, script.stderr
@@ -94,7 +95,7 @@ def test_a_script_runs_as_the_page_says(tmp_path):
 
 
 def test_the_mean_of_the_parts_gradients_is_the_gradient_of_the_whole(rng):
-    """What accumulation.py gets wrong: N anchors in k parts, all keys seen by each."""
+    """accumulation.py gets this wrong: N anchors in k parts, each part seeing all keys."""
     z1, z2 = rng.standard_normal((8, 5)), rng.standard_normal((8, 5))
 
     def gradient(k):
@@ -108,7 +109,7 @@ def test_the_mean_of_the_parts_gradients_is_the_gradient_of_the_whole(rng):
 
 # ---------------------------------------------------------------- the pages
 
-def test_every_script_has_its_place_on_the_page():
+def test_every_script_is_on_the_page():
     assert set(SYMPTOMS) == set(SCRIPTS)
     assert set(re.findall(r"python examples/bugs/(\w+)\.py", BUGS.read_text())) == set(SCRIPTS)
 
@@ -129,7 +130,7 @@ def test_the_tests_that_a_page_names_exist(page):
 
 
 @pytest.mark.parametrize("page", [BUGS, COURSE], ids=lambda page: page.stem)
-def test_the_links_and_pictures_of_a_page_lead_somewhere(page):
+def test_the_links_and_pictures_of_a_page_exist(page):
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
     assert links
     for link in links:
@@ -151,14 +152,14 @@ def test_the_commands_of_a_page_name_scripts_and_options_that_exist(page):
             assert known, f"{page.name}: {script} has no --{option}"
 
 
-def test_the_losses_at_chance_in_the_course_are_the_logarithms_that_they_claim_to_be():
+def test_the_losses_at_chance_in_the_course_are_correct_logarithms():
     claims = re.findall(r"log ([\d,]+) = (\d+\.\d+)", COURSE.read_text())
     assert len(claims) >= 4
     for K, value in claims:
         assert f"{math.log(int(K.replace(',', ''))):.{len(value.split('.')[1])}f}" == value
 
 
-def test_the_course_names_exercises_that_there_are_with_their_minutes():
+def test_the_course_names_existing_exercises_with_their_minutes():
     exercises = runpy.run_path(str(ROOT / "examples/make_exercises.py"))["EXERCISES"]
     minutes = {exercise.name: exercise.minutes for exercise in exercises}
     lectures = re.findall(r"\*\*Exercises?\*\* \(([\d +]+) min[^)]*\):(.*?)\*\*Bug", COURSE.read_text(), re.DOTALL)

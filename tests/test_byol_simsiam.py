@@ -1,4 +1,4 @@
-"""Without negatives: what BYOL and SimSiam compute, what their stop-gradients stop, and that it matters."""
+"""BYOL and SimSiam: their losses, their stop-gradients, and collapse without them."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_simsiams_loss_is_the_mean_of_both_directions(xp, rng):
     assert model.loss(z).item() == pytest.approx((first + second) / 2, abs=1e-6)
 
 
-def test_byols_loss_is_two_less_twice_the_cosine_with_the_target_of_the_other_view(xp, rng):
+def test_byols_loss_is_two_minus_twice_the_cosine_with_the_target_of_the_other_view(xp, rng):
     model, views = BYOL(*parts(rng)).to(xp), pair_of_views(rng, xp)
     z, target = model(views)[1], model.targets(views)
     p, t = unit(to_host(model.predictor(z).data)), unit(to_host(target.data))
@@ -46,8 +46,8 @@ def test_byols_loss_is_two_less_twice_the_cosine_with_the_target_of_the_other_vi
     assert model.loss(z, target).item() == pytest.approx(2 - 2 * cosines.mean(), abs=1e-6)
 
 
-def test_the_gradient_is_that_of_a_target_that_is_a_constant(rng):
-    """SimSiam's loss with the target's values put in by hand: the same gradient for every weight."""
+def test_the_target_is_a_constant_for_the_gradient(rng):
+    """The gradient of every weight equals that of SimSiam's loss with a copy of the target's values as target."""
     model, views = SimSiam(*parts(rng)), pair_of_views(rng, np)
     grads = []
     for target in (None, Tensor(other_view(model(views)[1]).data.copy())):
@@ -61,7 +61,7 @@ def test_the_gradient_is_that_of_a_target_that_is_a_constant(rng):
         np.testing.assert_allclose(stopped, constant, atol=1e-6)
 
 
-def test_other_view_wants_both_views():
+def test_other_view_needs_both_views():
     z = Tensor(np.arange(8.0).reshape(4, 2))
     np.testing.assert_array_equal(other_view(z).data, z.data[[2, 3, 0, 1]])
     with pytest.raises(ValueError, match=r"two views of each image, \[view1; view2\] in one batch, got 3 rows"):
@@ -70,7 +70,7 @@ def test_other_view_wants_both_views():
 
 # ---------------------------------------------------------------- BYOL's target
 
-def test_the_target_starts_as_the_online_network_and_is_no_parameter(rng):
+def test_the_target_starts_as_the_online_network_and_is_not_a_parameter(rng):
     model = BYOL(*parts(rng))
     online, target = model.online.state_dict(), model.target.state_dict()
     assert online.keys() == target.keys()
@@ -80,7 +80,7 @@ def test_the_target_starts_as_the_online_network_and_is_no_parameter(rng):
     assert any(name.startswith("predictor") for name in names)
 
 
-def test_the_target_gets_no_gradient_and_moves_by_its_momentum_alone(xp, rng):
+def test_the_target_gets_no_gradient_and_moves_only_by_its_momentum(xp, rng):
     model = BYOL(*parts(rng), m=0.9).to(xp)
     optimizer, views = SGD(model, 0.1, momentum=0.9), pair_of_views(rng, xp)
     before, start = model.target.state_dict(), model.online.state_dict()
@@ -95,7 +95,7 @@ def test_the_target_gets_no_gradient_and_moves_by_its_momentum_alone(xp, rng):
         np.testing.assert_allclose(after[name], 0.9 * before[name] + 0.1 * online[name], atol=1e-6, err_msg=name)
 
 
-def test_evaluation_changes_nothing(rng):
+def test_update_is_refused_in_evaluation_mode(rng):
     model = BYOL(*parts(rng))
     model.eval()
     with pytest.raises(RuntimeError, match="evaluation mode"):
@@ -109,7 +109,7 @@ def test_a_target_that_never_moves_is_refused(rng):
 
 # ---------------------------------------------------------------- collapse
 
-def test_spread_is_0_in_a_collapse_and_near_1_on_the_whole_sphere(xp, rng):
+def test_embedding_std_is_0_in_a_collapse_and_near_1_on_the_whole_sphere(xp, rng):
     z = to_device(rng.standard_normal((2000, 16)), xp)
     assert embedding_std(xp.ones((8, 16))) == pytest.approx(0, abs=1e-12)
     assert 0.98 < embedding_std(z) <= 1 and embedding_std(z * 7) == pytest.approx(embedding_std(z), rel=1e-12)
@@ -117,7 +117,7 @@ def test_spread_is_0_in_a_collapse_and_near_1_on_the_whole_sphere(xp, rng):
 
 
 def spread_after(loss_of, seed=0, steps=300):
-    """The spread of z after training a linear encoder and a predictor on noisy pairs of 64 points."""
+    """embedding_std(z) after training a linear encoder and a predictor on noisy pairs of 64 points."""
     rng = np.random.default_rng(seed)
     points = rng.standard_normal((64, 16)).astype("float32")
     model = SimSiam(nn.Linear(16, 16, rng=rng), nn.Sequential(),
@@ -143,12 +143,12 @@ def test_without_the_stop_gradient_simsiam_collapses():
     assert spread_after(lambda model, z: model.loss(z)) > 0.9
 
 
-def test_without_the_predictor_too_there_is_only_alignment_and_collapse():
+def test_without_the_predictor_too_only_alignment_is_left_and_it_collapses():
     assert spread_after(lambda model, z: alignment_loss(z, other_view(z))) < 0.01
     assert spread_after(lambda model, z: negative_cosine(z, other_view(z))) < 0.1
 
 
-# ---------------------------------------------------------------- update() that was forgotten
+# ---------------------------------------------------------------- a forgotten update()
 
 def byol_and_moco(rng):
     encoder, head, predictor = parts(rng)
@@ -161,8 +161,8 @@ def byol_and_moco(rng):
     (1, lambda step: True, False), (3, lambda step: True, False), (1, lambda step: False, True), (1, lambda step: step != 1, True),
     (2, lambda step: step != 2, True),
 ])
-def test_an_update_that_was_forgotten_is_warned_of(rng, kind, frozen, losses, updates, warned):
-    """Several losses before one optimizer step are none, nor are frozen layers."""
+def test_a_forgotten_update_gives_a_warning(rng, kind, frozen, losses, updates, warned):
+    """Neither several losses before one optimizer step nor frozen layers count as a forgotten update."""
     model = byol_and_moco(rng)[kind]
     optimizer = SGD(model, 0.01)
     if frozen:

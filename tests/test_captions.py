@@ -1,4 +1,4 @@
-"""Captioned digits: what is shown, what is said of it, what is held out, and words that are not known."""
+"""Captioned digits: the images, their captions, the held-out combinations, and unknown words."""
 
 import re
 
@@ -10,7 +10,7 @@ from minicl.data import generate_digits
 
 DATASET = CaptionedDigits()
 ALL = dict.fromkeys(WORDS, 1.0)
-EVERYTHING = np.indices(COUNTS).reshape(4, -1).T             # all 800 combinations
+EVERYTHING = np.indices(COUNTS).reshape(4, -1).T             # all 800 combinations of attributes
 
 
 @pytest.fixture(scope="module")
@@ -20,13 +20,13 @@ def shown():
 
 
 def said_of(caption):
-    """{attribute: value} that a caption names, found by its phrases alone."""
+    """{attribute: value} for the phrases that occur in a caption."""
     return {attribute: value for attribute, values in WORDS.items() for value, phrases in enumerate(values)
             if any(re.search(rf"\b{phrase}\b", caption) for phrase in phrases)}
 
 
 def ink(images):
-    """(N, 32, 32): how far each pixel is from the paper, which is the commonest value."""
+    """(N, 32, 32): how much brighter each pixel is than the paper, whose value is the median of its image."""
     x = images.astype(float).max(axis=3)
     return np.clip(x - np.median(x, axis=(1, 2), keepdims=True) - 25, 0, None)
 
@@ -41,7 +41,7 @@ def test_images_are_bytes_in_colour_with_four_attributes(shown):
     assert all(set(column) == set(range(count)) for column, count in zip(attributes.T, COUNTS))
 
 
-def test_a_digit_stands_at_its_place(shown):
+def test_a_digit_is_at_its_place(shown):
     (images, attributes), _ = shown
     x, grid = ink(images), np.arange(32) - 15.5
     down, right = ((x * grid[:, None]).sum(axis=(1, 2)), (x * grid).sum(axis=(1, 2))) / x.sum(axis=(1, 2))
@@ -67,7 +67,7 @@ def test_the_brightest_pixel_has_the_colour(shown):
 
 
 @pytest.mark.parametrize("held_out", [False, True, None])
-def test_held_out_combinations_are_never_seen_and_alone_examined(shown, held_out):
+def test_held_out_combinations_are_rendered_only_when_asked_for(shown, held_out):
     data = shown[1]
     seen = np.zeros_like(HELD_OUT)
     for seed in range(3):
@@ -84,7 +84,7 @@ def test_any_two_attributes_of_a_held_out_combination_are_seen_together():
     assert (HELD_OUT.sum(axis=2) == 1).all() and (HELD_OUT.sum(axis=0) == 2).all()
 
 
-def test_a_seed_shows_and_says_the_same_again(shown):
+def test_a_seed_gives_the_same_images_and_captions_again(shown):
     (images, attributes), data = shown
     again, _ = DATASET.render(data.train_images, data.train_labels, np.random.default_rng(0))
     np.testing.assert_array_equal(images, again)
@@ -95,21 +95,21 @@ def test_a_seed_shows_and_says_the_same_again(shown):
 @pytest.mark.parametrize("digits, labels", [(np.zeros((2, 28, 28, 1)), np.zeros(2, int)),
                                             (np.zeros((2, 32, 32, 3), np.uint8), np.zeros(2, int)),
                                             (np.zeros((2, 28, 28, 1), np.uint8), np.zeros(3, int))])
-def test_what_are_no_digits_is_refused(digits, labels):
+def test_arrays_that_are_not_digits_are_refused(digits, labels):
     with pytest.raises(ValueError, match=r"render: (digits must .* of uint8|labels must .* of integers)"):
         DATASET.render(digits, labels, np.random.default_rng(0))
 
 
 # ---------------------------------------------------------------- captions
 
-def test_a_caption_says_nothing_false():
+def test_a_caption_contains_nothing_false():
     captions = DATASET.caption(EVERYTHING, np.random.default_rng(0))
     for caption, row in zip(captions, EVERYTHING):
         truth = dict(zip(WORDS, row))
         assert all(truth[attribute] == value for attribute, value in said_of(caption).items()), (caption, row)
 
 
-def test_a_caption_that_names_everything_tells_combinations_apart():
+def test_a_caption_that_names_everything_identifies_its_combination():
     captions = DATASET.caption(EVERYTHING, np.random.default_rng(1), named=ALL)
     assert [tuple(said_of(caption)[attribute] for attribute in WORDS) for caption in captions] \
         == [tuple(row) for row in EVERYTHING]
@@ -122,7 +122,7 @@ def test_captions_name_each_attribute_about_as_often_as_asked():
         assert np.mean([attribute in one for one in said]) == pytest.approx(share, abs=0.05)
 
 
-def test_one_combination_is_said_in_many_ways():
+def test_one_combination_has_many_captions():
     row = np.array([[8, 1, 0, 0]])                           # a small orange eight in the top left corner
     captions = set(DATASET.caption(row.repeat(300, axis=0), np.random.default_rng(0), named=ALL))
     assert len(captions) > 100
@@ -133,7 +133,7 @@ def test_one_combination_is_said_in_many_ways():
                    for caption in captions)
 
 
-def test_all_that_the_grammar_says_can_be_tokenized():
+def test_every_caption_of_the_grammar_can_be_tokenized():
     captions = DATASET.caption(EVERYTHING.repeat(5, axis=0), np.random.default_rng(3), named=ALL)
     ids = DATASET.tokenize(captions)
     assert ids.dtype == np.int64 and ids.shape[1] <= LENGTH
@@ -141,7 +141,7 @@ def test_all_that_the_grammar_says_can_be_tokenized():
     assert [" ".join(words[k] for k in row if k) for row in ids] == captions
 
 
-def test_ids_count_from_one_and_zero_fills_up():
+def test_ids_start_at_one_and_zero_is_padding():
     ids = DATASET.tokenize(["a red seven", "seven"])
     assert ids.shape == (2, 3) and (ids[0] > 0).all() and list(ids[1, 1:]) == [0, 0] and ids[1, 0] == ids[0, 2]
     assert sorted(DATASET.tokenize.vocabulary.values()) == list(range(1, 1 + len(DATASET.tokenize.vocabulary)))
@@ -154,11 +154,11 @@ def test_ids_count_from_one_and_zero_fills_up():
     ("", "1 to 16 words, got 0"),
     (" ".join(["a"] * 17), "1 to 16 words, got 17"),
 ])
-def test_what_has_no_ids_is_refused_with_the_likely_mend(caption, message):
+def test_captions_without_ids_are_refused_with_a_hint(caption, message):
     with pytest.raises(ValueError, match=message):
         DATASET.tokenize(["a red seven", caption])
 
 
-def test_names_are_words_of_the_vocabulary():
+def test_class_names_are_in_the_vocabulary():
     for names in NAMES.values():
         DATASET.tokenize(names)

@@ -1,4 +1,4 @@
-"""Every example trains with --capture as without it, bit for bit, and says why where it cannot capture its step."""
+"""Every example trains bit for bit the same with --capture, or logs why it cannot capture its step."""
 
 import functools
 
@@ -29,14 +29,14 @@ SCRIPTS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")           # of small batches
+@pytest.mark.filterwarnings("ignore::UserWarning")           # the warnings are about small batches
 @pytest.mark.parametrize("script, options, reason", [(script, *case) for script, case in SCRIPTS.items()], ids=list(SCRIPTS))
-def test_the_run_is_the_same(script, options, reason, tmp_path, monkeypatch, capsys):
+def test_a_captured_run_ends_as_the_plain_run_does(script, options, reason, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MINICL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(digits, "generate_digits", functools.partial(digits.generate_digits, 60, 60))
     monkeypatch.setattr(shapes, "generate_shapes", functools.partial(shapes.generate_shapes, 60, 30))
     monkeypatch.setattr(sequences, "generate_rotations", functools.partial(sequences.generate_rotations, n_train=48, n_test=32))
-    if script == "clip_captions":                            # the longest of 10 captions differs from batch to batch
+    if script == "clip_captions":                            # otherwise the longest caption of a batch of 10 varies
         def padded(self, captions, tokenize=WordTokenizer.forward):
             ids = tokenize(self, captions)
             return np.pad(ids, ((0, 0), (0, self.length - ids.shape[1])))

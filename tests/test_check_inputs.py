@@ -1,4 +1,4 @@
-"""check_inputs(): arrays that a recorded op uses are read-only until its backward, for every op."""
+"""check_inputs(): for every op, the arrays that a recorded op uses are read-only until its backward."""
 
 import contextlib
 import copy
@@ -19,7 +19,7 @@ from minicl.optim import SGD
 
 
 def run(case):
-    """The inputs as leaves (integers and bools as they are), and the output."""
+    """(inputs, output) of a case; inputs are leaves, except integers and bools, which stay arrays."""
     options = {name: value() if callable(value) else copy.deepcopy(value) for name, value in case.options.items()}
     inputs = [Tensor(x.copy(), requires_grad=True) if x.dtype.kind == "f" else x.copy() for x in case.inputs]
     return inputs, case.op(*inputs, **options)
@@ -30,7 +30,7 @@ def arrays_of(inputs, output):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_the_arrays_of_every_op_are_read_only_until_its_backward_and_its_gradients_are_the_same(case):
+def test_the_arrays_of_every_op_are_read_only_until_its_backward_and_its_gradients_do_not_change(case):
     expected, y = run(case)
     y.backward(np.ones_like(y.data))
     with check_inputs():
@@ -60,7 +60,7 @@ def test_a_loss_that_is_deleted_frees_its_arrays():
         assert x.flags.writeable
 
 
-def test_an_array_that_was_read_only_stays_so():
+def test_an_array_that_was_read_only_before_stays_read_only():
     x = np.ones(3)
     x.flags.writeable = False
     with check_inputs():
@@ -68,14 +68,14 @@ def test_an_array_that_was_read_only_stays_so():
     assert not x.flags.writeable
 
 
-def test_what_is_not_recorded_is_not_watched():
+def test_arrays_that_are_not_recorded_are_not_watched():
     x = np.ones(3)
     with check_inputs():
         Tensor(x) * 2.0
         with minicl.no_grad():
             y = Tensor(x, requires_grad=True) * 2.0
         x[...] = y.data
-    y = Tensor(x, requires_grad=True) * 2.0                  # nor is what is recorded outside the block
+    y = Tensor(x, requires_grad=True) * 2.0                  # recorded outside the block: not watched either
     x[...] = y.data
 
 
@@ -89,7 +89,7 @@ def test_an_array_behind_a_view_is_watched():
     base += 1
 
 
-def test_a_step_before_the_backward_is_found_where_it_is_taken():
+def test_a_step_before_the_backward_raises_at_the_step():
     net = Sequential(Linear(3, 2, rng=np.random.default_rng(0)))
     optimizer = SGD(net.named_parameters(), lr=0.1)
     with check_inputs():
@@ -102,10 +102,10 @@ def test_a_step_before_the_backward_is_found_where_it_is_taken():
 
 
 @given(st.lists(st.tuples(st.sampled_from(["forward", "backward", "delete"]), st.integers(0, 3)), max_size=14))
-def test_whatever_the_order_an_array_is_read_only_just_while_a_tape_uses_it(order):
+def test_an_array_is_read_only_exactly_while_a_tape_uses_it(order):
     base = np.ones((2, 4))
     arrays = [base, base[0], base[:, 1:], np.ones(3)]
-    tapes = []                                               # (loss, position of its array)
+    tapes = []                                               # (loss, index of its array)
     with check_inputs():
         for what, k in order:
             if what == "forward":
@@ -124,8 +124,8 @@ def test_whatever_the_order_an_array_is_read_only_just_while_a_tape_uses_it(orde
 
 
 @pytest.mark.parametrize("method", STEPS)
-def test_no_method_writes_into_what_its_tape_uses(method):
-    """Two steps of each method with its arrays watched; what they learn is what they learn without."""
+def test_no_method_writes_into_arrays_that_its_tape_uses(method):
+    """Two steps of each method have the same losses with and without check_inputs()."""
     losses = []
     for watched in (False, True):
         step = STEPS[method](np)

@@ -1,4 +1,4 @@
-"""CIFAR-10 from archives, folders, the cache and the network, and the generated shapes that stand in for it."""
+"""CIFAR-10 from archives, folders, the cache and the network, and the generated shapes that replace it."""
 
 import hashlib
 import io
@@ -23,7 +23,7 @@ TRUE_HASHES = dict(cifar10.SHA256)
 
 
 class Python2Pickler(pickle._Pickler):
-    """Pickles bytes as Python 2 pickled its str, which is how the official files were written."""
+    """Pickles bytes as Python 2 pickled str, in which the official files were written."""
 
     dispatch = dict(pickle._Pickler.dispatch)
 
@@ -36,11 +36,11 @@ class Python2Pickler(pickle._Pickler):
 def python2_pickle(value):
     file = io.BytesIO()
     Python2Pickler(file, protocol=2).dump(value)
-    return file.getvalue().replace(b"numpy._core.", b"numpy.core.")          # where NumPy 1 had it
+    return file.getvalue().replace(b"numpy._core.", b"numpy.core.")          # the module's name in NumPy 1
 
 
 def batches(n=2, seed=0):
-    """Rows (n, 3072) and labels (n,) of six files."""
+    """Rows (n, 3072) and labels (n,) for each of six files."""
     rng = np.random.default_rng(seed)
     return [(rng.integers(0, 256, (n, 3072), dtype=np.uint8), rng.integers(0, 10, n)) for _ in range(6)]
 
@@ -55,7 +55,7 @@ def pickled(rows, labels):
 
 
 def files_of(kind, parts):
-    """{name: content} of the six unpacked files, as of the archive BINARY or PYTHON."""
+    """{name: content} of the six unpacked files of the archive `kind`, BINARY or PYTHON."""
     folder, write = ("cifar-10-batches-bin", binary) if kind == BINARY else ("cifar-10-batches-py", pickled)
     return {file: write(*part) for file, part in zip(UNPACKED[folder], parts)}
 
@@ -83,7 +83,7 @@ TINY = {kind: archive_of(kind, files_of(kind, batches())) for kind in (BINARY, P
 
 @pytest.fixture(autouse=True)
 def small_world(monkeypatch, tmp_path):
-    """CIFAR-10 is the tiny archives, of which only the hash is checked; the cache is empty and the network gone."""
+    """Replace CIFAR-10 by the tiny archives, of which only the hash is checked; empty the cache; remove the network."""
     def no_network(url, note):
         raise urllib.error.URLError(OSError("no route to host"))
 
@@ -108,7 +108,7 @@ def assert_is_tiny(data):
     np.testing.assert_array_equal(data.test_labels, parts[5][1])
     everything = np.concatenate([data.train_images, data.test_images])
     rows = np.concatenate([rows for rows, _ in parts])
-    for channel in range(3):                                                 # all reds come first, row by row
+    for channel in range(3):                                                 # the red values come first, row by row
         of_rows = rows[:, 1024 * channel:1024 * (channel + 1)]
         np.testing.assert_array_equal(everything[..., channel].reshape(12, -1), of_rows)
 
@@ -148,13 +148,13 @@ def test_a_folder_without_the_files_is_an_error_that_names_them(tmp_path, load):
         load(write(tmp_path, files))
 
 
-# ---------------------------------------------------------------- damaged, wrong, hostile
+# ---------------------------------------------------------------- damaged, wrong and hostile files
 
 @pytest.mark.parametrize("damage", [lambda packed: packed[:-20], lambda packed: packed[:100] + b"?" + packed[101:],
                                     lambda packed: b"", lambda packed: b"<!DOCTYPE html>"])
 @pytest.mark.parametrize("kind", [BINARY, PYTHON])
 @pytest.mark.parametrize("name", ["auto", "cifar10"])
-def test_a_damaged_archive_is_named_and_never_passed_over(tmp_path, name, kind, damage):
+def test_a_damaged_archive_is_named_and_never_skipped(tmp_path, name, kind, damage):
     write(tmp_path, {kind: damage(TINY[kind])})
     path = re.escape(str(tmp_path / kind))
     with pytest.raises(CorruptFile, match=f"^{path}: not CIFAR-10's {kind}: .*SHA-256 that begins"):
@@ -170,7 +170,7 @@ def test_a_damaged_archive_is_named_and_never_passed_over(tmp_path, name, kind, 
     (archive_of(BINARY, {**files_of(BINARY, batches()), "test_batch.bin": bytes(3072)}),
      "test_batch.bin: expected a whole number of 3073-byte records, got 3072 bytes"),
 ])
-def test_unchecked_archives_are_still_read_with_care(tmp_path, packed, complaint):
+def test_an_archive_whose_hash_is_not_checked_is_still_validated(tmp_path, packed, complaint):
     write(tmp_path, {BINARY: packed})
     with pytest.raises(CorruptFile, match=f"^{re.escape(str(tmp_path / BINARY))}.*{complaint}"):
         load_cifar10(tmp_path, check=False)
@@ -182,7 +182,7 @@ def test_unpacked_files_must_hold_10000_images_each(tmp_path):
         load_colour_images("auto", tmp_path, log=no_shapes)
 
 
-def test_unpacked_files_must_hold_as_many_of_every_class(tmp_path, monkeypatch):
+def test_unpacked_files_must_have_balanced_classes(tmp_path, monkeypatch):
     monkeypatch.setattr(cifar_files, "PIXELS", 3)
     monkeypatch.setattr(cifar_files, "to_images", lambda rows: rows.reshape(-1, 1, 1, 3))
     labels = np.arange(10000) % 10
@@ -204,7 +204,7 @@ def test_a_label_beyond_nine_is_refused(tmp_path):
 
 
 class Hostile:
-    """What, unpickled by pickle.loads, would create a file."""
+    """An object that creates a folder when pickle.loads unpickles it."""
 
     def __init__(self, path):
         self.path = path
@@ -213,18 +213,18 @@ class Hostile:
         return os.mkdir, (str(self.path),)
 
 
-def test_a_pickle_can_run_nothing(tmp_path):
+def test_a_pickle_cannot_run_code(tmp_path):
     victim = tmp_path / "made by the pickle"
     content = python2_pickle({b"data": Hostile(victim), b"labels": [1]})
     with pytest.raises(CorruptFile, match="^here: .*it asks for (posix|nt).mkdir, which no CIFAR-10 file does"):
         parse_pickle(content, "here")
     assert not victim.exists()
-    pickle.loads(content)                                                    # so hostile it is
+    pickle.loads(content)                                                    # shows that the pickle is hostile
     assert victim.exists()
 
 
 @pytest.mark.parametrize("name", ["builtins.eval", "builtins.getattr", "numpy.load", "numpy.core.multiarray.dot"])
-def test_only_the_names_of_an_array_pass(name):
+def test_only_the_functions_that_build_an_array_may_be_unpickled(name):
     module, _, function = name.rpartition(".")
     with pytest.raises(CorruptFile, match=f"it asks for {name}"):
         parse_pickle(f"c{module}\n{function}\n.".encode(), "here")
@@ -239,7 +239,7 @@ def test_only_the_names_of_an_array_pass(name):
     pickled(batches()[0][0], np.array([1, -1])),
     pickled(batches()[0][0], np.array([0.5, 1.0])),
 ])
-def test_a_pickle_that_is_no_batch_is_refused(content):
+def test_a_pickle_that_is_not_a_batch_is_refused(content):
     with pytest.raises(CorruptFile, match="^here: not a pickled batch of CIFAR-10"):
         parse_pickle(content, "here")
 
@@ -247,7 +247,7 @@ def test_a_pickle_that_is_no_batch_is_refused(content):
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("order", "CF")
 @pytest.mark.parametrize("writeable", [True, False])
-def test_batches_pickled_anew_can_be_read(protocol, order, writeable):
+def test_batches_pickled_again_can_be_read(protocol, order, writeable):
     rows, labels = batches()[0]
     rows = np.array(rows, order=order)
     rows.flags.writeable = writeable
@@ -260,7 +260,7 @@ def test_batches_pickled_anew_can_be_read(protocol, order, writeable):
 # ---------------------------------------------------------------- the cache and the network
 
 def serve(monkeypatch, content):
-    """The network gives this content to whatever is asked; returns the list of what was."""
+    """Make the network return this content for every URL; returns the list of requested URLs."""
     asked = []
 
     class Response(io.BytesIO):
@@ -283,26 +283,26 @@ def test_downloads_the_binary_archive_once(monkeypatch, tmp_path):
     assert len(asked) == 1
 
 
-def test_another_archive_from_the_network_is_said_and_not_kept(monkeypatch, tmp_path):
+def test_a_download_of_another_archive_is_reported_and_not_cached(monkeypatch, tmp_path):
     serve(monkeypatch, TINY[PYTHON])
     with pytest.raises(Unavailable, match="https://.*not CIFAR-10's.*--data shapes"):
         load_colour_images("cifar10", log=no_shapes)
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_damaged_cache_is_named_with_the_mend(tmp_path):
+def test_a_damaged_cache_is_named_with_the_fix(tmp_path):
     write(tmp_path / "cache/cifar10", {BINARY: TINY[BINARY][:-1]})
     with pytest.raises(CorruptFile, match="cifar-10-binary.*delete it and it is downloaded again"):
         load_colour_images("auto", log=no_shapes)
 
 
-def test_without_a_network_cifar10_insisted_on_is_an_error_with_advice():
+def test_without_a_network_asking_for_cifar10_raises_with_advice():
     expected = "CIFAR-10 could not be downloaded.*no route to host.*--data-dir.*--data shapes"
     with pytest.raises(Unavailable, match=expected):
         load_colour_images("cifar10", log=no_shapes)
 
 
-def test_auto_with_no_network_says_so_in_one_line_and_goes_on(monkeypatch):
+def test_without_a_network_auto_logs_one_line_and_uses_shapes(monkeypatch):
     monkeypatch.setattr(shapes, "generate_shapes", lambda seed: f"shapes from seed {seed}")
     said = []
     assert load_colour_images("auto", seed=3, log=said.append) == "shapes from seed 3"
@@ -310,7 +310,7 @@ def test_auto_with_no_network_says_so_in_one_line_and_goes_on(monkeypatch):
     assert "no route to host" in said[0] and "generated shapes" in said[0] and "reads the published files" in said[0]
 
 
-def test_load_colour_images_refuses_what_makes_no_sense(tmp_path):
+def test_load_colour_images_refuses_invalid_arguments(tmp_path):
     with pytest.raises(ValueError, match="name must be 'auto', 'cifar10' or 'shapes', got 'mnist'"):
         load_colour_images("mnist")
     with pytest.raises(ValueError, match="generated shapes read no files"):
@@ -331,7 +331,7 @@ def test_shapes_have_ten_balanced_classes(some_shapes):
     assert (np.diff(some_shapes.train_labels) < 0).mean() > 0.3              # shuffled
 
 
-def test_the_seed_decides_the_shapes():
+def test_the_seed_determines_the_shapes():
     one, same, other = (generate_shapes(60, 60, seed) for seed in (5, 5, 6))
     for field in ("train_images", "train_labels", "test_images", "test_labels"):
         np.testing.assert_array_equal(getattr(one, field), getattr(same, field))
@@ -345,18 +345,18 @@ def nearest_class(data, features):
     return (data.train_labels[nearest] == data.test_labels).mean()
 
 
-def test_neither_pixels_nor_colours_give_a_shape_away(some_shapes):
+def test_neither_pixels_nor_mean_colours_identify_a_shape(some_shapes):
     assert nearest_class(some_shapes, lambda images: images.reshape(len(images), -1) / np.float32(255)) < 0.3
     assert nearest_class(some_shapes, lambda images: images.mean(axis=(1, 2)) / 255) < 0.2
 
 
-def test_every_shape_covers_a_fair_part_of_its_image_and_no_two_are_alike():
+def test_every_shape_covers_10_to_60_percent_and_no_two_are_alike():
     y, x = np.mgrid[-1.2:1.2:97j, -1.2:1.2:97j]
     covers = [inside(x, y) > 0 for inside in shapes.SHAPES.values()]
     assert all(0.1 < cover.mean() < 0.6 for cover in covers)
     for k, one in enumerate(covers):
         for other in covers[:k]:
-            assert (one & other).sum() / (one | other).sum() < 0.9             # disc and square: 0.84
+            assert (one & other).sum() / (one | other).sum() < 0.9             # disc and square have 0.84
 
 
 def test_draw_shapes_takes_any_labels():

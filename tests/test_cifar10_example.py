@@ -1,4 +1,4 @@
-"""examples/simclr_cifar10.py from end to end on a few generated shapes: both methods, all encoders, kNN, --resume."""
+"""examples/simclr_cifar10.py from start to end on a few generated shapes: both methods, all encoders, kNN, --resume."""
 
 import functools
 import math
@@ -16,7 +16,7 @@ from minicl.data import ImageData, shapes
 from minicl.evaluate import pixel_accuracy
 from minicl.run import Run
 
-TRAIN, TEST, BATCH, QUEUE = 72, 24, 24, 60                   # 3 steps an epoch; the queue is full in the third
+TRAIN, TEST, BATCH, QUEUE = 72, 24, 24, 60                   # 3 steps per epoch; the queue is full in the third
 SMALL = ("--data", "shapes", "--batch", BATCH, "--queue", QUEUE, "--splits", "2", "--width", "2", "--dim", "8",
          "--log-every", "1", "--epochs", "2")
 KEYS = ["data", "backend", "seed", "loss", "bound_nats", "cap_nats", "knn_pixels", "knn_h", "knn_z", "probe_h",
@@ -26,7 +26,7 @@ METHODS = pytest.mark.parametrize("method", ["simclr", "moco"])
 
 @pytest.fixture
 def example(monkeypatch, tmp_path):
-    """example(*options, out=name): run the script on few shapes without pictures; its exit code and the folder."""
+    """example(*options, out=name): run the script on few shapes without pictures; returns (exit code, folder)."""
     monkeypatch.setattr(shapes, "generate_shapes", functools.partial(shapes.generate_shapes, TRAIN, TEST))
     monkeypatch.setattr(viz, "Figure", None)
     monkeypatch.setenv("MINICL_CACHE", str(tmp_path / "cache"))
@@ -50,7 +50,7 @@ def test_a_run_ends_with_a_result_on_either_backend(example, xp, method, encoder
 
 
 @METHODS
-def test_both_backends_see_the_same_first_losses(example, xp, method):
+def test_both_backends_have_the_same_first_losses(example, xp, method):
     losses = [[line["loss"] for line in read_run(example("--method", method, "--backend", backend, out=out)[1])[1]]
               for backend, out in (("numpy", "numpy"), ("numpy" if xp is np else "cupy", "this"))]
     np.testing.assert_allclose(losses[0][:3], losses[1][:3], rtol=1e-3)
@@ -60,7 +60,7 @@ def test_both_backends_see_the_same_first_losses(example, xp, method):
     ("simclr", [2 * BATCH - 1] * 6),
     ("moco", [1, 1 + BATCH, 1 + 2 * BATCH, 1 + QUEUE, 1 + QUEUE, 1 + QUEUE]),
 ])
-def test_chance_is_that_of_the_candidates(example, method, chances):
+def test_chance_is_the_log_of_the_number_of_candidates(example, method, chances):
     result, log = read_run(example("--method", method)[1])
     assert [line["chance"] for line in log] == pytest.approx(np.log(chances))
     assert result["cap_nats"] == pytest.approx(math.log(chances[-1]))
@@ -74,7 +74,7 @@ def test_learning_beats_chance(example, monkeypatch, method):
     assert result["bound_nats"] > 0.5 and log[-1]["loss"] < log[-1]["chance"] - 0.5
 
 
-def test_knn_is_looked_at_after_every_so_many_epochs_and_last_as_in_the_result(example, capsys):
+def test_knn_is_evaluated_every_so_many_epochs_and_ends_with_the_result(example, capsys):
     result, log = read_run(example("--epochs", 4, "--evaluate-every", 2, "--log-every", 100)[1])
     looks = [line for line in log if "knn_h" in line]
     assert [(line["step"], line["epoch"]) for line in looks] == [(5, 2), (11, 4)]
@@ -83,7 +83,7 @@ def test_knn_is_looked_at_after_every_so_many_epochs_and_last_as_in_the_result(e
 
 
 @METHODS
-def test_looking_does_not_change_the_run(example, method):
+def test_evaluating_does_not_change_the_run(example, method):
     losses = [[line["loss"] for line in read_run(example("--method", method, *options, out=str(len(options)))[1])[1]]
               for options in ((), ("--evaluate-every", 1))]
     assert losses[0] == losses[1]
@@ -95,7 +95,7 @@ def test_limit_takes_the_first_images(example, capsys):
 
 
 @METHODS
-def test_a_run_stopped_and_resumed_is_the_uninterrupted_one(example, monkeypatch, method):
+def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one(example, monkeypatch, method):
     options = ("--method", method, "--encoder", "resnet9")
     _, whole = example(*options, out="whole")
     log = Run.log
@@ -116,14 +116,14 @@ def test_a_run_stopped_and_resumed_is_the_uninterrupted_one(example, monkeypatch
 
 
 @METHODS
-def test_a_finished_run_resumed_is_only_examined_again(example, method):
+def test_resuming_a_finished_run_only_evaluates_again(example, method):
     first, second = (read_run(example("--method", method, *more)[1]) for more in ((), ("--resume",)))
     assert {key: first[0][key] for key in KEYS[:11]} == {key: second[0][key] for key in KEYS[:11]}
     assert first[1] == second[1]
 
 
 def test_the_recipes_in_the_docstring_are_commands_that_parse(example, capsys):
-    """All but their size: what comes after in a command line overrides what came before."""
+    """Runs each recipe, with options for a small size appended, which override the recipe's."""
     text = (EXAMPLES / "simclr_cifar10.py").read_text().split('"""')[1].replace("\\\n", " ")
     commands = [shlex.split(line.split("#")[0]) for line in text.splitlines() if line.strip().startswith("python")]
     assert len(commands) == 5
@@ -135,13 +135,13 @@ def test_the_recipes_in_the_docstring_are_commands_that_parse(example, capsys):
         assert code == 0, capsys.readouterr().err
 
 
-def test_cifar10_insisted_on_but_not_there_is_an_error(example, tmp_path, capsys):
+def test_asking_for_cifar10_where_it_is_missing_is_an_error(example, tmp_path, capsys):
     code, _ = example("--data", "cifar10", "--data-dir", tmp_path)
     assert code == 2 and "has none of CIFAR-10's files" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options", [("--queue", 20), ("--splits", 5), ("--splits", 24)])
-def test_a_batch_that_does_not_suit_the_queue_or_the_splits_is_one_clear_line(example, capsys, options):
+def test_a_batch_that_does_not_suit_the_queue_or_the_splits_gives_one_clear_line(example, capsys, options):
     code, _ = example("--method", "moco", *options)
     assert code == 2 and "error: moco: --batch must be a multiple of --splits" in capsys.readouterr().err
 
@@ -152,11 +152,11 @@ def test_pictures_are_drawn_in_colour(example, monkeypatch):
     monkeypatch.setattr(viz, "Figure", figure)
     code, folder = example("--epochs", 1)
     views = image.imread(folder / "views.png")[..., :3]
-    assert code == 0 and (np.ptp(views, axis=-1) > 0.3).mean() > 0.1         # coloured pixels
+    assert code == 0 and (np.ptp(views, axis=-1) > 0.3).mean() > 0.1         # share of coloured pixels
 
 
-def test_the_pixel_baseline_votes_by_what_differs_from_the_mean_image(xp):
-    """All images share a bright ground beside which the pixel that tells the classes apart is faint."""
+def test_the_pixel_baseline_votes_by_differences_from_the_mean_image(xp):
+    """All images share a bright background; the pixel that separates the classes is faint beside it."""
     images = np.full((40, 4, 4, 3), 200, np.uint8)
     labels = np.arange(40) % 2
     images[:, 0, 0, 0] = 190 + 20 * labels + np.arange(40) % 5

@@ -1,4 +1,4 @@
-"""The claims: a fast form of each, the records and the page that are committed, and the laboratory that runs them."""
+"""The claims: a fast form of each, the committed records and pages, and the command that runs them."""
 
 import contextlib
 import functools
@@ -41,11 +41,11 @@ def silent(text):
 
 # ---------------------------------------------------------------- every claim
 
-DIRECTIONS = {               # what the fast form shows of the claims whose verdict is in doubt
-    "queue_size": lambda metrics: 0.5 < metrics["exponent"] < 1.6,                   # the cost is linear in the queue
+DIRECTIONS = {               # for claims whose verdict is in doubt: what the fast form shows
+    "queue_size": lambda metrics: 0.5 < metrics["exponent"] < 1.6,  # the cost is linear in the length of the queue
     "leak": lambda metrics: leak.lost(metrics)[0] > 0,                                  # the loss falls
 }
-ATTEMPTS = {"batch_size": 3, "queue_size": 3}    # they measure times as well, which a busy machine may disturb
+ATTEMPTS = {"batch_size": 3, "queue_size": 3}    # they also measure times, which a busy machine may disturb
 
 
 def shows_it(record):
@@ -68,7 +68,7 @@ def test_the_fast_form_shows_what_the_claim_states(module, tmp_path):
 
 
 @each_claim
-def test_a_claim_has_all_that_its_section_needs(module):
+def test_a_claim_has_all_its_parts(module):
     claim = module.CLAIM
     assert NAMES[claim.number - 1] == claim.name == module.__name__.rpartition(".")[2]
     assert all((claim.title, claim.statement, claim.mathematics, claim.source, claim.next))
@@ -80,30 +80,30 @@ def test_the_same_seed_gives_the_same_metrics_on_either_backend(xp):
     assert first.metrics == again.metrics and first.verdict == again.verdict != NOT_REPRODUCED
 
 
-def test_what_learns_learns_on_either_backend(xp, rng):
+def test_learned_critics_run_on_either_backend(xp, rng):
     setting = Setting(0, "fast", xp, print=silent)
     assert len(counting.saturate(setting, steps=2, draws=1)) == len(counting.BATCHES)
     assert infonce_bound.learn(setting, rng, steps=2, lr=1e-3, K=8).shape == (2 * len(infonce_bound.NATS),)
 
 
-# ---------------------------------------------------------------- what is committed
+# ---------------------------------------------------------------- committed records and pages
 
 @each_record
-def test_a_committed_record_has_the_verdict_of_the_claim_as_it_is(record):
+def test_a_committed_record_has_the_verdict_that_the_claim_gives_now(record):
     module = laboratory.load_claim(record.name)
     assert module.verdict(record.arrays) == (record.verdict, record.reason)
     assert (record.claim, record.size, record.seeds) == (module.CLAIM.number, "default", list(module.CLAIM.seeds))
     assert record_path(DOCS / "claims", record.name).with_suffix(".png").exists()
 
 
-def test_the_pages_are_what_the_command_makes_of_the_records():
+def test_the_pages_equal_the_output_of_the_report_command():
     made = pages(RECORDS, DOCS / "claims", DOCS / "claims.md")
     assert set(made) == {DOCS / "claims.md", *(DOCS / "claims").glob("*.md")}
     assert [path.name for path, text in made.items() if path.read_text() != text] == [], "python examples/claims report --docs"
 
 
 @pytest.mark.parametrize("name", ["claims.md", *(f"claims/{record_path('', name).stem}.md" for name in RECORDS)])
-def test_the_links_of_a_page_lead_to_files(name):
+def test_the_links_of_a_page_exist(name):
     links = re.findall(r"\]\((?!https?:)([^)#]+)", (DOCS / name).read_text())
     assert len(links) >= 3 and [link for link in links if not (DOCS / name).parent.joinpath(link).exists()] == []
 
@@ -118,17 +118,17 @@ def test_the_overview_links_every_claim_with_its_page_and_picture():
 # ---------------------------------------------------------------- exact values
 
 @pytest.mark.parametrize("nats, K", [(2, 16), (6, 256), (10, 64)])
-def test_the_quadrature_has_converged(nats, K):
+def test_the_quadrature_does_not_change_with_its_step(nats, K):
     assert exact_bound(nats, 20, K) == pytest.approx(_exact_bound(nats, 20, K, step=0.5), abs=1e-6)
 
 
 @pytest.mark.parametrize("nats, d, K", [(1, 1, 2), (3, 5, 8), (6, 20, 256)])
-def test_the_quadrature_is_what_draws_tend_to(nats, d, K, rng):
+def test_the_quadrature_agrees_with_the_mean_of_many_draws(nats, d, K, rng):
     mean, error = optimal_bound(nats, d, K, pairs=40_000, rng=rng)
     assert exact_bound(nats, d, K) == pytest.approx(mean, abs=4 * error)
 
 
-def test_a_count_is_that_of_the_scores_in_a_row():
+def test_count_gives_the_number_of_negatives_of_a_view():
     for N in (2, 3, 8):
         views = [(image, view) for image in range(N) for view in range(2)]
         negatives = [other for other in views if other[0] != views[0][0]]
@@ -136,7 +136,7 @@ def test_a_count_is_that_of_the_scores_in_a_row():
         assert count(N) == pytest.approx(expected, rel=1e-12)
 
 
-def test_captions_name_a_second_number_and_templates_leave_room_for_the_class(rng):
+def test_captions_name_two_numbers_and_templates_one_beside_the_class(rng):
     grammar = zero_shot.Grammar(rng)
     numbers = {word for same in WORDS["digit"] for word in same[:2]}
     for _ in range(200):
@@ -147,7 +147,7 @@ def test_captions_name_a_second_number_and_templates_leave_room_for_the_class(rn
         assert template.count("{}") == 1 and sum(word in numbers for word in template.split()) == 1
 
 
-def test_combinations_that_are_held_out_are_shown_in_the_test_only(rng):
+def test_held_out_combinations_occur_only_in_the_test_images(rng):
     labels = np.repeat(np.arange(10), 50)
     ink = np.full((500, 2, 2, 1), 255, dtype=np.uint8)
     for held_out in (False, True):
@@ -156,10 +156,10 @@ def test_combinations_that_are_held_out_are_shown_in_the_test_only(rng):
         assert (zero_shot.HELD_OUT[labels, colours] == held_out).all()
 
 
-# ---------------------------------------------------------------- the laboratory
+# ---------------------------------------------------------------- the command
 
 def run(*options):
-    """Exit code of python examples/claims with these options."""
+    """Exit code of `python examples/claims` with these options."""
     with pytest.raises(SystemExit) as end:
         command(functools.partial(__main__.main, [str(option) for option in options]))
     return end.value.code or 0
@@ -167,7 +167,7 @@ def run(*options):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Claims 2 and 3 without their drawing and learning; the seeds that were measured, as a list."""
+    """Skip the draws and the training of claims 2 and 3; returns the list of (claim, seed) measured so far."""
     seeds = []
 
     def measured(measure):
@@ -218,7 +218,7 @@ def test_a_long_measurement_logs_its_progress_where_there_is_no_terminal():
     assert len(logged) == length
 
 
-def test_in_a_terminal_the_progress_is_a_line_below_the_output(monkeypatch):
+def test_in_a_terminal_the_progress_is_one_line_below_the_output(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     with laboratory.heartbeat(lambda: "seed 0 (1 of 3): 45 s", pytest.fail):
@@ -226,8 +226,8 @@ def test_in_a_terminal_the_progress_is_a_line_below_the_output(monkeypatch):
             time.sleep(0.01)
         __main__.log("  seed 0: 50 s")
     written = re.split("[\r\n]", terminal.getvalue())
-    assert "  seed 0: 50 s" in written and written.count("") > 1                      # on a line of its own
-    assert not written[-1].strip()                                                    # and nothing is left of the progress
+    assert "  seed 0: 50 s" in written and written.count("") > 1                      # on its own line
+    assert not written[-1].strip()  # the progress line has been erased
 
 
 class Terminal(io.StringIO):
@@ -235,7 +235,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_progress_names_the_seed_and_the_time_that_is_left(monkeypatch):
+def test_progress_names_the_seed_and_the_remaining_time(monkeypatch):
     texts = []
 
     @contextlib.contextmanager
@@ -249,35 +249,35 @@ def test_progress_names_the_seed_and_the_time_that_is_left(monkeypatch):
     monkeypatch.setattr(laboratory, "load_claim", lambda name: types.SimpleNamespace(verdict=lambda metrics: (VERDICTS[0], "")))
     experiment(module, [3, 5, 6], log=silent)
     assert texts[0] == "seed 3 (1 of 3): 0 s, preparing; about 120 s left"
-    assert texts[1] == "seed 5 (2 of 3): 0 s, preparing"                             # as fast as seed 3
+    assert texts[1] == "seed 5 (2 of 3): 0 s, preparing"                             # based on seed 3, which took 0 s
     experiment(module, [0], size="fast", log=silent)
     assert texts[3] == "seed 0 (1 of 1): 0 s, preparing"
 
 
 @pytest.mark.parametrize("columns, most", [("60", 60), ("80", 80), ("200", 100)])
 @each_record
-def test_what_a_run_prints_is_no_wider_than_the_terminal(record, columns, most, monkeypatch, capsys):
+def test_the_output_of_a_run_fits_the_terminal(record, columns, most, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", columns)
     __main__.show(record, "runs/claims")
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= most and not any(line.endswith(" ") for line in lines)
 
 
-def test_a_claim_that_fails_does_not_cost_the_others(quick, tmp_path, monkeypatch, capsys):
+def test_a_claim_that_fails_does_not_stop_the_others(quick, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tightness, "measure", lambda setting: {"never": math.nan})
     assert run("run", 2, 3, "--seeds", 0, "--out", tmp_path) == 1
     assert list(read_records(tmp_path)) == ["counting"]
     assert "claim 2, seed 0: never is not finite" in capsys.readouterr().err
 
 
-def test_nowhere_to_write_is_an_error_before_anything_is_measured(quick, tmp_path, capsys):
+def test_an_unwritable_folder_is_an_error_before_anything_is_measured(quick, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert run("run", 2, "--out", tmp_path / "file" / "records") == 2 and quick == []
     message = f"--out {tmp_path / 'file' / 'records'}: expected a folder to write to (Not a directory); give another"
     assert message in capsys.readouterr().err
 
 
-def test_a_claim_that_is_named_twice_is_measured_once(quick, tmp_path):
+def test_a_claim_named_twice_is_measured_once(quick, tmp_path):
     assert run("run", 2, "tightness", 2, "--seeds", 0, "--out", tmp_path) == 0
     assert quick == [("tightness", 0)]
     assert read_records(tmp_path)["tightness"].caution == " (one seed: no standard deviation)"
@@ -288,7 +288,7 @@ def test_generated_digits_do_not_replace_mnist(quick, tmp_path, monkeypatch, cap
         raise Unavailable("MNIST is not here", "")
 
     monkeypatch.setattr(__main__, "load_mnist", absent)
-    assert run("run", 3, "--seeds", 0, "--out", tmp_path) == 0 and quick == [("counting", 0)]     # nothing to replace
+    assert run("run", 3, "--seeds", 0, "--out", tmp_path) == 0 and quick == [("counting", 0)]     # no record to replace
     path = tmp_path / "03-counting.json"
     path.write_text(path.read_text().replace('"drawn by the experiment"', '"MNIST"'))
     before = path.read_bytes()
@@ -298,7 +298,7 @@ def test_generated_digits_do_not_replace_mnist(quick, tmp_path, monkeypatch, cap
     assert run("run", 2, "--seeds", 0, "--out", tmp_path) == 0
 
 
-def test_a_fast_run_does_not_replace_a_slow_one(quick, tmp_path, monkeypatch):
+def test_a_fast_run_does_not_replace_a_default_one(quick, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for size in ("default", "fast"):
         assert run("run", 2, "--seeds", 0, "--size", size) == 0
@@ -314,7 +314,7 @@ def test_redraw_computes_verdicts_and_pictures_again(quick, tmp_path, monkeypatc
     assert read_records(tmp_path)["tightness"].reason == "of another mind" in (tmp_path / "02-tightness.md").read_text()
 
 
-def test_ctrl_c_keeps_the_records_that_are_there_and_resume_goes_on(quick, tmp_path, monkeypatch, capsys):
+def test_ctrl_c_keeps_the_finished_records_and_resume_continues(quick, tmp_path, monkeypatch, capsys):
     measure = counting.measure
 
     def interrupted(setting):
@@ -327,13 +327,13 @@ def test_ctrl_c_keeps_the_records_that_are_there_and_resume_goes_on(quick, tmp_p
     monkeypatch.setattr(counting, "measure", measure)
     assert run("run", 2, 3, "--seeds", 0, "--out", tmp_path, "--resume") == 0
     assert list(read_records(tmp_path)) == ["tightness", "counting"] and quick == [("tightness", 0), ("counting", 0)]
-    assert run("run", 2, "--seeds", 1, "--out", tmp_path, "--resume") == 0            # other seeds: not what is there
-    assert run("run", 2, "--seeds", 1, "--out", tmp_path) == 0                        # not asked to resume
+    assert run("run", 2, "--seeds", 1, "--out", tmp_path, "--resume") == 0            # other seeds than the record's
+    assert run("run", 2, "--seeds", 1, "--out", tmp_path) == 0                        # without --resume
     assert quick[2:] == [("tightness", 1)] * 2
 
 
-def test_a_folder_of_mnist_is_used_or_said_not_to_be(quick, tmp_path, monkeypatch, capsys):
-    """--size fast ignores --data-dir, and --resume does not take records of generated digits for those of the folder."""
+def test_a_folder_of_mnist_is_used_or_a_warning_is_given(quick, tmp_path, monkeypatch, capsys):
+    """--size fast ignores --data-dir. --resume does not take records of generated digits for records of the folder."""
     assert run("run", 2, "--seeds", 0, "--out", tmp_path / "fast", "--size", "fast", "--data-dir", "nowhere") == 0
     assert capsys.readouterr().err.count("warning: ignored with --size fast, which generates its digits: --data-dir") == 1
     loaded: list = []
@@ -361,20 +361,20 @@ def test_a_folder_of_mnist_is_used_or_said_not_to_be(quick, tmp_path, monkeypatc
     (("report", "--records", "nowhere"), "--records nowhere: found no records of claims"),
     (("count", "1"), "expected an integer >= 2, got 1"),
 ], ids=["number", "name", "data", "seed", "seeds", "size", "no records", "one image"])
-def test_what_cannot_be_is_one_line(options, message, capsys):
+def test_invalid_options_give_one_line(options, message, capsys):
     assert run(*options) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert message in lines[-1]
 
 
-def test_a_file_that_is_no_record_is_named(tmp_path):
+def test_a_file_that_is_not_a_record_is_named(tmp_path):
     for text in ("{", '{"claim": 2}', "[]"):
         (tmp_path / "02-tightness.json").write_text(text)
         with pytest.raises(RunError, match="02-tightness.json is not a record of a claim .*; run .* without --resume"):
             read_records(tmp_path)
 
 
-def test_without_matplotlib_there_is_a_record_and_a_line(quick, tmp_path, monkeypatch, capsys):
+def test_without_matplotlib_a_record_is_written_and_a_line_printed(quick, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(viz, "Figure", None)
     assert run("run", 2, "--seeds", 0, "--out", tmp_path) == 0
     assert "no pictures: they need matplotlib" in capsys.readouterr().out
@@ -397,13 +397,13 @@ def test_the_folder_runs_from_anywhere(tmp_path):
     assert ran.stdout.startswith("N = 2: 2 negatives") and ran.stderr == ""
 
 
-def test_the_package_imports_no_claim():
+def test_the_package_does_not_import_claims():
     sources = Path(minicl.__file__).parent.rglob("*.py")
     assert not [path for path in sources if re.search(r"^\s*(from|import) \.*claims", path.read_text(), re.M)]
 
 
 @pytest.mark.parametrize("columns", [60, 80, 200])
-def test_the_list_is_no_wider_than_the_terminal(columns, monkeypatch, capsys):
+def test_the_list_fits_the_terminal(columns, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", str(columns))
     assert run("list") == 0
     lines = capsys.readouterr().out.splitlines()
@@ -430,17 +430,17 @@ def test_a_setting_picks_its_size_and_draws_its_data():
     ([97.90, 98.08, 97.88], "97.95 ± 0.11"), ([510, 510], "510"), ([0.5], "0.500"), ([-1.575], "-1.57"),
     ([-1e-9], "0.0000"),
 ])
-def test_mean_and_std_have_the_digits_they_deserve(values, expected):
+def test_mean_and_std_have_as_many_digits_as_the_std_supports(values, expected):
     assert mean_std(values) == expected
 
 
-def test_no_line_of_a_paragraph_looks_like_a_list():
+def test_no_line_of_a_paragraph_begins_like_a_list():
     for words in range(18, 26):
         lines = laboratory.filled("word " * words + "log K - L >= 0 for N = 2. Then more").splitlines()
         assert len(lines) <= 2 and lines[-1].split()[0] in ("word", "log", "K", "L", "0", "for", "N", "Then", "more")
 
 
-def test_a_hyphen_ends_no_line_of_a_paragraph():
+def test_no_line_of_a_paragraph_ends_with_a_hyphen():
     assert not any(line.endswith("-") for words in range(20, 26) for line in laboratory.filled(
         "word " * words + "NT-Xent's figure").splitlines())
 

@@ -1,4 +1,4 @@
-"""CLIP: fused = composed = a loop, repeated captions, the logit scale, zero-shot and retrieval, and the example."""
+"""CLIP: fused = composed = a loop, repeated captions, the logit scale, zero-shot, retrieval, and the example."""
 
 import functools
 import json
@@ -35,7 +35,7 @@ def pairs(n, d, seed=0):
 
 
 def gradients(loss, arrays, logit_scale, ids, xp, dtype="float64"):
-    """[value, dimage, dtext, dlogit_scale] on the host."""
+    """[value, dimage, dtext, dlogit_scale], as host arrays."""
     leaves = [Tensor(to_device(np.asarray(x, dtype=dtype), xp), requires_grad=True) for x in (*arrays, logit_scale)]
     value = loss(*leaves, caption_ids=None if ids is None else to_device(ids, xp))
     value.backward()
@@ -43,7 +43,7 @@ def gradients(loss, arrays, logit_scale, ids, xp, dtype="float64"):
 
 
 def repeated(n):
-    """Ids of n captions, of which every third is the same."""
+    """Ids (n,) of n captions, every third of which is the same."""
     return same_caption_ids(np.where(np.arange(n) % 3 == 0, 0, np.arange(n))[:, None])
 
 
@@ -56,7 +56,7 @@ def clip_model(xp=np, dtype="float32", **options):
 
 @pytest.mark.parametrize("logit_scale", SCALES)
 @pytest.mark.parametrize("again", [False, True], ids=["all differ", "repeated captions"])
-@pytest.mark.parametrize("n", [2, 7, 300])                   # 300: four tiles, the last ones ragged
+@pytest.mark.parametrize("n", [2, 7, 300])                   # 300 gives four tiles, the last ones smaller
 def test_fused_is_composed(n, again, logit_scale, xp):
     ids = repeated(n) if again else None
     for fused, read in zip(gradients(clip_loss, pairs(n, 6), logit_scale, ids, xp),
@@ -66,7 +66,7 @@ def test_fused_is_composed(n, again, logit_scale, xp):
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(2, 6), st.integers(1, 5), st.floats(-1, 3), st.integers(0, 2**32 - 1))
-def test_it_is_the_mean_of_two_cross_entropies(n, d, logit_scale, seed):
+def test_the_loss_is_the_mean_of_two_cross_entropies(n, d, logit_scale, seed):
     image, text = pairs(n, d, seed)
     u, t = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text))
     e = np.exp(math.exp(logit_scale) * u @ t.T)
@@ -75,7 +75,7 @@ def test_it_is_the_mean_of_two_cross_entropies(n, d, logit_scale, seed):
     assert math.isclose(clip_loss(image, text, logit_scale).item(), expected, rel_tol=1e-9, abs_tol=1e-10)
 
 
-def test_embeddings_that_all_coincide_give_the_log_of_the_batch(xp):
+def test_embeddings_that_all_coincide_give_the_log_of_the_batch_size(xp):
     z = xp.ones((8, 3))
     assert clip_loss(z, z, SCALES[1]).item() == pytest.approx(math.log(8))
 
@@ -105,11 +105,11 @@ OUTLIERS = {"all alike": lambda n: (np.ones((n, 4)), np.ones((n, 4))),
 @pytest.mark.parametrize("arrays", OUTLIERS.values(), ids=OUTLIERS)
 @pytest.mark.parametrize("n", [4, 300])
 def test_float32_neither_overflows_nor_vanishes_at_scale_100(n, arrays, xp):
-    """Rows whose best cosine is -1 or 1 in one batch: exp(100) is infinite, exp(-200) is 0."""
+    """One batch has rows whose best cosine is -1 and rows where it is 1: exp(100) is infinite, exp(-200) is 0."""
     for single, double in zip(gradients(clip_loss, arrays(n), math.log(100), None, xp, "float32"),
                               gradients(composed.clip_loss, arrays(n), math.log(100), None, xp, "float64")):
         assert single.dtype == "float32"
-        rounding = 1e-3 * max(1, np.abs(double).max())       # scores near 100 are off by 1e-5, gradients by 1e-3
+        rounding = 1e-3 * max(1, np.abs(double).max())  # float32 scores near 100 are off by 1e-5, gradients by 1e-3
         np.testing.assert_allclose(single, double, rtol=0, atol=rounding)
 
 
@@ -119,7 +119,7 @@ TWO_OF_ONE = np.array([[0.8, 0.6], [0.6, 0.8], [-1.0, 0.0]]), np.array([[1.0, 0.
 
 
 def test_no_image_is_pushed_from_its_caption_by_another_image_of_it(xp):
-    """Two images of one caption, the first more like it. As negatives of each other, the first is rejected."""
+    """Two images share a caption, and the first is more like it. As negatives of each other, the first is repelled."""
     image, text = TWO_OF_ONE
     _, as_negatives, *_ = gradients(clip_loss, (image, text), math.log(100), None, xp)
     assert -as_negatives[0] @ text[0] < 0                    # descent moves it away from its own caption
@@ -130,7 +130,7 @@ def test_no_image_is_pushed_from_its_caption_by_another_image_of_it(xp):
 
 
 def test_spreading_the_target_over_equal_captions_would_be_the_plain_loss():
-    """Which is why copies are left out instead: see docs/gradients/clip.md."""
+    """This is why copies are excluded instead: see docs/gradients/clip.md."""
     image, text = TWO_OF_ONE
     x, target = 5 * image @ text.T, np.array([[0.5, 0.5, 0], [0.5, 0.5, 0], [0, 0, 1]])
     cross_entropies = log_softmax.forward(x)[0] + log_softmax.forward(x.T)[0].T
@@ -143,8 +143,8 @@ def test_a_batch_of_one_caption_teaches_nothing(xp):
     assert loss == pytest.approx(0, abs=1e-12) and all(np.abs(slope).max() < 1e-12 for slope in slopes)
 
 
-def test_a_caption_that_fills_a_tile_leaves_nothing_of_it(xp):
-    """The second tile of row 0 holds no candidate at all: a sum of nothing, not 0/0."""
+def test_a_tile_may_consist_of_copies_of_one_caption(xp):
+    """The second tile of row 0 has no candidate: its sum must be 0, not 0/0."""
     ids = np.where(np.arange(300) < 256, np.arange(300), 0)
     for fused, read in zip(gradients(clip_loss, pairs(300, 6), math.log(100), ids, xp),
                            gradients(composed.clip_loss, pairs(300, 6), math.log(100), ids, xp)):
@@ -152,7 +152,7 @@ def test_a_caption_that_fills_a_tile_leaves_nothing_of_it(xp):
 
 
 def test_a_nearly_solved_batch_keeps_its_digits_in_float32(xp):
-    """1 - p is 2e-9 here, and gone if 1 is taken from p; the gradient of the scale is about that times 20."""
+    """1 - p is 2e-9 here, which float32 loses if p is subtracted from 1; the scale's gradient is 20 times as large."""
     eye = np.eye(4) + 0.01 * pairs(4, 4)[0]
     single, double = (gradients(clip_loss, (eye, np.eye(4)), math.log(21), None, xp, dtype)
                       for dtype in ("float32", "float64"))
@@ -161,7 +161,7 @@ def test_a_nearly_solved_batch_keeps_its_digits_in_float32(xp):
 
 
 def test_copies_are_left_out_in_every_tile_but_the_pairs_stay(xp):
-    """A caption of rows 3 and 290, which are in different tiles."""
+    """Rows 3 and 290, which are in different tiles, have the same caption."""
     image, text = pairs(300, 6)
     text[290] = text[3]
     ids = np.arange(300)
@@ -185,14 +185,14 @@ def test_same_caption_ids_are_the_first_of_equal_rows():
 
 
 @pytest.mark.parametrize("ids", [np.zeros(3, dtype=int), np.zeros(4), np.zeros((4, 1), dtype=int)])
-def test_caption_ids_of_another_kind_are_refused(ids):
+def test_invalid_caption_ids_are_refused(ids):
     with pytest.raises(ValueError, match="clip_loss: caption_ids must be 4 integers.*same_caption_ids"):
         clip_loss(*pairs(4, 3), 2.0, caption_ids=ids)
 
 
 # ---------------------------------------------------------------- tiles and threads
 
-def test_tiles_that_are_not_cached_are_made_again(monkeypatch, xp):
+def test_tiles_that_are_not_cached_are_computed_again(monkeypatch, xp):
     def tiles():
         crossed = CrossPairs(np.eye(300), np.eye(300), 7.0, None, cache=True)
         return len(crossed.blocks), crossed.cache
@@ -204,7 +204,7 @@ def test_tiles_that_are_not_cached_are_made_again(monkeypatch, xp):
         np.testing.assert_array_equal(one, other)
 
 
-def test_threads_change_nothing_but_rounding_and_the_same_threads_no_bit():
+def test_the_number_of_threads_changes_only_rounding_and_a_repetition_nothing():
     def with_threads(count):
         with threads(count):
             return gradients(clip_loss, pairs(900, 6), 2.0, None, np)
@@ -222,7 +222,7 @@ def test_the_scale_starts_at_one_over_tau_and_is_a_logarithm():
     assert math.exp(clip_model(tau=0.2).logit_scale.item()) == pytest.approx(5, rel=1e-6)
 
 
-def test_the_loss_exponentiates_it():
+def test_the_loss_exponentiates_the_logit_scale():
     image, text = pairs(4, 3)
 
     def picks(queries, keys):
@@ -233,7 +233,7 @@ def test_the_loss_exponentiates_it():
 
 
 @pytest.mark.parametrize("before, after", [(9.0, math.log(100)), (2.0, 2.0), (-3.0, -3.0)])
-def test_clamping_holds_the_scale_at_100_in_the_optimizers_own_buffer(before, after, xp):
+def test_clamping_limits_the_scale_to_100_in_the_optimizers_buffer(before, after, xp):
     model = clip_model(xp)
     optimizer = AdamW(model, 1e-3)
     model.logit_scale.data[...] = before
@@ -247,7 +247,7 @@ def test_the_scale_is_learned_but_never_decayed(xp):
     optimizer = AdamW(model, 0.01, weight_decay=10.0)
     before = model.logit_scale.item()
     optimizer.step()
-    assert model.logit_scale.item() == before                # no gradient yet: only decay could have moved it
+    assert model.logit_scale.item() == before                # without a gradient, only decay could have moved it
     image, text = model(xp.ones((3, 4, 4, 1), dtype="float32"), to_device(np.array([[1, 2], [3, 0], [4, 5]]), xp))
     clip_loss(image, text, model.logit_scale).backward()
     optimizer.step()
@@ -260,23 +260,23 @@ def test_a_scale_in_place_of_its_logarithm_is_refused(given):
         clip_loss(*pairs(4, 3), given)
 
 
-def test_a_learned_scale_beyond_the_cap_is_refused_with_the_remedy():
+def test_a_learned_scale_beyond_the_cap_is_refused_with_the_fix():
     with pytest.raises(ValueError, match=r"clip_loss: logit_scale must be .* got 14.3.*clamp_logit_scale\(\) after each step"):
         clip_loss(*(x.astype("float32") for x in pairs(4, 3)), np.asarray(14.3, dtype="float32"))
 
 
 @pytest.mark.parametrize("image, text", [((4, 3), (4, 2)), ((4, 3), (5, 3)), ((0, 3), (0, 3)), ((4,), (4,))])
-def test_batches_that_are_no_pairs_are_refused(image, text):
+def test_batches_that_are_not_pairs_are_refused(image, text):
     with pytest.raises(ValueError, match="clip_loss: expected"):
         clip_loss(np.ones(image), np.ones(text), 2.0)
 
 
-def test_a_batch_of_one_has_no_negatives_and_so_no_loss(xp):
+def test_a_batch_of_one_has_no_negatives_and_zero_loss(xp):
     for loss in (clip_loss, composed.clip_loss):
         assert all(np.abs(value).max() < 1e-80 for value in gradients(loss, pairs(1, 3), 2.0, None, xp))
 
 
-def test_one_scale_a_row_is_refused():
+def test_one_scale_per_row_is_refused():
     with pytest.raises(ValueError, match=r"logit_scale must be one number, got shape \(4,\)"):
         clip_loss(*pairs(4, 3), np.ones(4))
 
@@ -314,8 +314,8 @@ def test_class_embeddings_average_unit_prompts_and_are_unit_again(xp):
     np.testing.assert_allclose(classes, [[0.5**0.5, 0.5**0.5, 0], [0, 0, 1]], rtol=1e-12)
 
 
-def test_a_class_whose_prompts_disagree_is_not_at_a_disadvantage(xp):
-    """Not renormalised, the mean of the cat's prompts has length 0.71 and loses this image to the dog."""
+def test_a_class_whose_prompts_disagree_has_no_disadvantage(xp):
+    """Without renormalising, the mean of the cat's prompts has length 0.71, and the dog wins this image."""
     classes = class_embeddings(embed_on(xp), ["cat", "dog"], ["a {}", "the {}"])
     image = to_device(np.array([[0.5, 0.5, 0.6]]), xp)
     assert zero_shot_accuracy(image, classes, np.array([0])) == 1.0
@@ -341,22 +341,22 @@ def test_labels_beyond_the_classes_are_refused():
 
 # ---------------------------------------------------------------- retrieval
 
-def test_retrieval_of_what_coincides_is_perfect(xp):
+def test_retrieval_of_coinciding_pairs_is_perfect(xp):
     z = to_device(np.eye(12), xp)
     assert set(retrieval_recall(z, z, np.arange(12)).values()) == {1.0}
 
 
-def test_recall_counts_the_wrong_ones_before_the_right_one(xp):
+def test_recall_counts_the_wrong_candidates_before_the_right_one(xp):
     captions = np.eye(3)
-    images = np.array([[1.0, 0, 0], [0.8, 0.6, 0.0], [0.5, 0.4, 0.1]])       # of captions 0, 1, 2
+    images = np.array([[1.0, 0, 0], [0.8, 0.6, 0.0], [0.5, 0.4, 0.1]])       # images of captions 0, 1, 2
     found = retrieval_recall(*(to_device(x, xp) for x in (images, captions)), np.arange(3), ks=(1, 2, 3))
     assert [found[f"text_r{k}"] for k in (1, 2, 3)] == pytest.approx([1 / 3, 2 / 3, 1])
     assert [found[f"image_r{k}"] for k in (1, 2, 3)] == pytest.approx([2 / 3, 1, 1])
 
 
-def test_a_repeated_caption_is_one_candidate_and_all_its_images_are_right(xp):
+def test_a_repeated_caption_is_one_candidate_and_each_of_its_images_is_a_hit(xp):
     captions = np.array([[1.0, 0], [0, 1.0]])
-    images = np.array([[1.0, 0.1], [0.2, 1.0], [1.0, 0.0]])  # two of the first caption, one of the second between
+    images = np.array([[1.0, 0.1], [0.2, 1.0], [1.0, 0.0]])  # images of captions 0, 1, 0
     found = retrieval_recall(*(to_device(x, xp) for x in (images, captions)), np.array([0, 1, 0]), ks=(1,))
     assert found == {"text_r1": 1.0, "image_r1": 1.0}
 
@@ -368,7 +368,7 @@ def test_a_collapsed_model_retrieves_nothing(xp):
 
 @pytest.mark.parametrize("ids, message", [([0, 1, 1], "2 different ids for 3 captions"), ([0, 1, 3], "must be below 3")],
                          ids=["a caption of no image", "an image of no caption"])
-def test_captions_and_images_must_belong_together(ids, message):
+def test_ids_must_pair_every_caption_with_an_image(ids, message):
     with pytest.raises(ValueError, match=message):
         retrieval_recall(np.ones((3, 2)), np.ones((3, 2)), np.array(ids))
 
@@ -377,7 +377,7 @@ def test_captions_and_images_must_belong_together(ids, message):
 
 @pytest.fixture
 def example(monkeypatch, tmp_path):
-    """example(*options): run the script on few digits; its exit code and the folder."""
+    """example(*options): run the script on few digits; returns (exit code, folder)."""
     monkeypatch.setattr(digits, "generate_digits", functools.partial(digits.generate_digits, 120, 60))
 
     def run(*options, out="out"):
@@ -408,7 +408,7 @@ def test_a_seed_repeats_its_run_and_pictures_are_drawn(example):
     assert sorted(path.name for path in first.glob("*.png")) == ["captions.png", "curves.png"]
 
 
-def test_chunks_of_a_batch_train_nearly_as_the_whole(example, monkeypatch):
+def test_chunks_of_a_batch_train_almost_like_the_whole(example, monkeypatch):
     """Batch norm sees each chunk separately, so the losses differ a little."""
     monkeypatch.setattr(viz, "Figure", None)
     losses = []
@@ -420,12 +420,12 @@ def test_chunks_of_a_batch_train_nearly_as_the_whole(example, monkeypatch):
 
 
 @pytest.mark.parametrize("ks", [(1, 2), [2, 1], range(1, 3)])
-def test_every_k_that_is_asked_for_has_its_recalls(ks):
+def test_every_k_has_its_recalls(ks):
     z = np.eye(4)
     assert set(retrieval_recall(z, z, np.arange(4), ks=ks)) == {"text_r1", "text_r2", "image_r1", "image_r2"}
 
 
 @pytest.mark.parametrize("ks", [iter([1, 2]), map(int, "12"), (k for k in (1, 2)), 5, None, (), np.array([], int), {1, 2}])
-def test_ks_that_are_no_sequence_are_refused(ks):
+def test_ks_that_are_not_a_sequence_are_refused(ks):
     with pytest.raises(ValueError, match="ks must be a sequence"):
         retrieval_recall(np.eye(4), np.eye(4), np.arange(4), ks=ks)

@@ -1,4 +1,4 @@
-"""examples/clip_images.py and caption_files.py: tables of files and captions, and CLIP from end to end on coloured pictures."""
+"""examples/clip_images.py and caption_files.py: tables of captions, and CLIP from start to end on coloured pictures."""
 
 import json
 import math
@@ -32,7 +32,7 @@ FORMS = [
     ("COCO", json.dumps(COCO)),
     ("Excel's sep=", "sep=;\nimage;caption\n" + "".join(f"{name};{caption}\n" for name, caption in ROWS)),
     ("one picture in two spellings", "image,caption\n" + "".join(f"{k % 2 * './'}{name},{c}\n" for k, (name, c) in enumerate(ROWS))),
-    ("marks that only Python takes for ends of lines", "image,caption\n" + "".join(
+    ("characters that only Python treats as line ends", "image,caption\n" + "".join(
         f"{name},{caption.replace(' ', mark)}\n" for mark, (name, caption) in zip("\u2028\x85\x0b", ROWS))),
     ("the same in TSV", "image\tcaption\n" + "".join(
         f"{name}\t{caption.replace(' ', mark)}\n" for mark, (name, caption) in zip("\x0c\x1c\x1e", ROWS))),
@@ -41,7 +41,7 @@ FORMS = [
 
 
 @pytest.mark.parametrize("text", [text for _, text in FORMS], ids=[name for name, _ in FORMS])
-def test_every_form_gives_the_same_captions(tmp_path, text):
+def test_every_file_format_gives_the_same_captions(tmp_path, text):
     (tmp_path / "captions").write_bytes(text.encode())
     assert read_captions(tmp_path / "captions", log=None) == EXPECTED
 
@@ -55,7 +55,7 @@ def test_lines_without_a_file_or_a_caption_are_counted(tmp_path):
 
 @pytest.mark.parametrize("odd", [None, ["A dog"], 7, {"en": "A dog"}])
 @pytest.mark.parametrize("key", ["caption", "file_name"])
-def test_what_is_no_text_in_json_is_counted(tmp_path, key, odd):
+def test_json_values_that_are_not_text_are_counted(tmp_path, key, odd):
     content = json.loads(json.dumps(COCO))
     content["images"][2 if key == "file_name" else 0]["file_name"] = "a b.jpg"
     content["annotations"].append({"image_id": 5 if key == "file_name" else 7, "caption": "A dog"})
@@ -94,7 +94,7 @@ def test_pictures_without_a_caption_are_counted(tmp_path, photos, monkeypatch):
     (["red", "t-shirt"], True, "t-shirt"), (["hot dog"], True, "hot dog"), (["hot dog"], False, "hot dog"), (["a."], True, "a."),
     ([""], True, ""), (["'tis"], True, "'tis"), (["i\u0307stanbul"], True, "i\u0307stanbul"), (["don't", "café", "7"], True, None),
     (["t-shirt", "a."], False, None)])
-def test_words_that_no_caption_is_split_into_are_refused(words, unknown, odd):
+def test_words_that_no_caption_can_yield_are_refused(words, unknown, odd):
     if odd is None:
         tokenizer = WordTokenizer(words, 4, unknown=unknown)
         assert tokenizer([" ".join(words)]).tolist() == [list(range(1, 1 + len(words)))]
@@ -117,14 +117,14 @@ BAD = [
     ("images without names", b'{"images": [{"id": 1}], "annotations": []}', "file_name"),
     ("a quotation mark that is never closed", b'file,caption\na.png,A dog\nb.png,"A cat\nc.png,A cow\n', "line 3: unexpected end"),
     ("one that a later caption closes", b'file,caption\nb.png,"A cat\nc.png,A cow, 5"\n', "line 2: a caption has lines that look"),
-    ("one that a quoted caption closes", b'file,caption\nb.png,"A cat\nc.png,"A cow"\n', "line 2: ',' expected after"),
+    ("one closed by a quoted caption", b'file,caption\nb.png,"A cat\nc.png,"A cow"\n', "line 2: ',' expected after"),
     ("one in a quoted caption", b'file,caption\nb.png,"A "cat" runs"\n', "line 2: ',' expected after"),
     ("huge field", b"file,caption\na.png," + b"x" * 200_000, "not a table"),
 ]
 
 
 @pytest.mark.parametrize("content, message", [row[1:] for row in BAD], ids=[row[0] for row in BAD])
-def test_other_files_are_one_line_that_names_the_file(tmp_path, content, message):
+def test_invalid_files_give_one_line_that_names_the_file(tmp_path, content, message):
     if content is not None:
         (tmp_path / "captions.csv").write_bytes(content)
     with pytest.raises(DataError, match=message) as error:
@@ -169,7 +169,7 @@ def test_the_vocabulary_has_frequent_words_first():
 @pytest.mark.parametrize("captions, expected", [(["A dog runs", "a big DOG"], 0), (["a dog and a cat"], -1), (["a hotdog"], -1),
                                                 (["the traffic light"], 2), ([""], -1), (["a light"], 3), (["hot dog"], 4),
                                                 (["a light and a traffic light"], -1), (["a dog", "a hot dog"], -1)])
-def test_a_class_is_known_where_captions_name_exactly_one(captions, expected):
+def test_a_picture_has_a_class_where_its_captions_name_exactly_one(captions, expected):
     assert named_class(captions, ["dog", "cat", "traffic light", "light", "hot dog"]) == expected
 
 
@@ -183,7 +183,7 @@ def test_a_class_is_known_where_captions_name_exactly_one(captions, expected):
     (["dog", "hot dog", "Hot-Dog!"], "a {}", 5, "'hot dog' and 'Hot-Dog!' have the same prompt, 'a hot dog'"),
     (["dog", "cat", "?"], "a {}", 5, "--classes: '[?]' has no word"),
     (["dog", "cow"], "a {}", 5, "--classes: cow: not among the 7 words of the training captions")])
-def test_prompts_are_read_whole_and_differ(classes, template, length, message):
+def test_prompts_must_fit_the_length_and_differ(classes, template, length, message):
     tokenizer = WordTokenizer(["a", "photo", "of", "cat", "dog", "hot", "and"], length, unknown=True)
     if message is None:
         require_prompts(classes, template, tokenizer)
@@ -214,7 +214,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def example(monkeypatch, tmp_path, photos):
-    """example(*options): run the script on the photos without pictures; its exit code and the folder."""
+    """example(*options): run the script on the photos without pictures; returns (exit code, folder)."""
     monkeypatch.setattr(viz, "Figure", None)
     monkeypatch.setenv("MINICL_CACHE", str(tmp_path / "cache"))
 
@@ -225,7 +225,7 @@ def example(monkeypatch, tmp_path, photos):
 
 
 def test_words_find_colours(example):
-    """Images of four colours against four words: chance is 1/4."""
+    """Images of four colours are matched with four words: chance is 1/4."""
     code, folder = example("--epochs", 60, "--lr", 0.01, "--dim", 16, "--width", 4, "--classes", *COLOURS, "--template", "it is {}")
     result, log = read_run(folder)
     assert code == 0 and result["zero_shot_pictures"] == 8 and result["zero_shot"] == 1
@@ -234,7 +234,7 @@ def test_words_find_colours(example):
 
 
 @pytest.mark.parametrize("options", [(), ("--text", "transformer", "--chunk", 10, "--classes", "red", "blue")])
-def test_a_run_may_be_loaded_and_resumed(example, options, xp):
+def test_a_run_can_be_loaded_and_resumed(example, options, xp):
     options = (*options, "--backend", "numpy" if xp is np else "cupy")
     code, folder = example(*options)
     first = read_run(folder)
@@ -262,12 +262,12 @@ def test_pictures_are_drawn(example, monkeypatch):
     (("--captions", "nowhere.csv"), "nowhere.csv: No such file"), (("--data-dir", "nowhere"), "nowhere is not a folder"),
     (("--captions", ""), "--captions: expected the name of"), (("--min-count", 1000), "no word occurs 1000 times"),
     (("--tau", 0.001), "--tau: expected 0.01"), (("--batch", 100), "expected a batch of 1 to 72, the number of items")])
-def test_what_will_not_do_is_one_line_and_leaves_no_run(example, capsys, options, message):
+def test_invalid_options_give_one_line_and_leave_no_run(example, capsys, options, message):
     code, folder = example(*options)
     assert code == 2 and message in capsys.readouterr().err.splitlines()[-1] and not folder.exists()
 
 
-def test_missing_pictures_are_named_and_a_tenth_of_them_refused(photos, tmp_path, monkeypatch):
+def test_missing_pictures_are_named_and_refused_above_a_tenth(photos, tmp_path, monkeypatch):
     monkeypatch.setenv("MINICL_CACHE", str(tmp_path / "cache"))
     log = []
     (photos / "3.png").unlink()
@@ -276,7 +276,7 @@ def test_missing_pictures_are_named_and_a_tenth_of_them_refused(photos, tmp_path
     assert len(data.train_images) + len(data.test_images) == 79 and len(data.train_starts) == len(data.train_images) + 1
     for images, captions, starts in ((data.train_images, data.train_captions, data.train_starts),
                                      (data.test_images, data.test_captions, data.test_starts)):
-        for image, lo, hi in zip(images, starts, starts[1:]):            # captions stay with their pictures
+        for image, lo, hi in zip(images, starts, starts[1:]):            # each picture has kept its own captions
             colour = min(COLOURS, key=lambda name: np.abs(image.mean(axis=(0, 1)) - COLOURS[name]).sum())
             assert hi - lo == 2 and all(colour in caption for caption in captions[lo:hi])
     few = load_captioned(photos / "captions.tsv", None, 32, limit=5, log=log.append)
@@ -287,7 +287,7 @@ def test_missing_pictures_are_named_and_a_tenth_of_them_refused(photos, tmp_path
         load_captioned(photos / "captions.tsv", None, 32, log=log.append)
 
 
-def test_a_list_made_on_windows_finds_its_pictures_and_a_backslash_in_a_name_stays(photos, tmp_path, monkeypatch):
+def test_windows_paths_are_found_and_a_backslash_in_a_name_is_kept(photos, tmp_path, monkeypatch):
     monkeypatch.setenv("MINICL_CACHE", str(tmp_path / "cache"))
     write_pictures(photos, ["sub/er/1.png", "back\\slash.png"])
     with open(photos / "captions.tsv", "a") as file:
@@ -298,7 +298,7 @@ def test_a_list_made_on_windows_finds_its_pictures_and_a_backslash_in_a_name_sta
 
 
 @pytest.mark.parametrize("name", ["a\0.png", "sub\0/a.png", "x" * 300 + ".png", "ö" * 300 + ".png", "ö\\\0.png"])
-def test_a_name_that_no_file_can_have_is_one_broken_picture(photos, tmp_path, monkeypatch, name):
+def test_an_impossible_file_name_counts_as_a_broken_picture(photos, tmp_path, monkeypatch, name):
     monkeypatch.setenv("MINICL_CACHE", str(tmp_path / "cache"))
     with open(photos / "captions.tsv", "a") as file:
         file.write(f"\n{name}\ta red picture")

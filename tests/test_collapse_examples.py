@@ -1,4 +1,4 @@
-"""examples/circle.py and examples/collapse.py from end to end on a few generated digits, on both backends."""
+"""examples/circle.py and examples/collapse.py from start to end on a few generated digits, on both backends."""
 
 import functools
 import math
@@ -40,7 +40,7 @@ def test_a_run_ends_with_a_result_a_log_and_a_picture_on_either_backend(name, xp
         assert (tmp_path / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_circle_reports_the_floor_and_nothing_is_far_below_it(tmp_path):
+def test_the_circle_reports_the_floor_and_no_model_is_far_below_it(tmp_path):
     run_example("circle", *SMALL, "--out", tmp_path / "out")
     result, _ = read_run(tmp_path / "out")
     assert result["uniformity_floor"] == evaluate.uniformity_floor(2)
@@ -48,7 +48,7 @@ def test_the_circle_reports_the_floor_and_nothing_is_far_below_it(tmp_path):
         assert result["uniformity_floor"] - 0.1 < result[f"uniformity, {model}"] <= 0
 
 
-def test_all_encoders_of_the_collapse_start_from_the_same_weights(tmp_path):
+def test_all_encoders_of_the_collapse_example_start_from_the_same_weights(tmp_path):
     run_example("collapse", *SMALL, "--out", tmp_path / "out")
     _, log = read_run(tmp_path / "out")
     start = [log[0][f"{model}: std"] for model in EXPECTED["collapse"]]
@@ -56,12 +56,12 @@ def test_all_encoders_of_the_collapse_start_from_the_same_weights(tmp_path):
 
 
 @each_example
-def test_a_resumed_run_is_the_uninterrupted_one(name, tmp_path, monkeypatch):
+def test_a_resumed_run_equals_the_uninterrupted_one(name, tmp_path, monkeypatch):
     assert run_example(name, *SMALL, "--out", tmp_path / "whole") == 0
     log = Run.log
 
     def interrupted(run, step, **metrics):
-        if step == STEPS - 2:                                # in epoch 2; epoch 1 left a checkpoint
+        if step == STEPS - 2:                                # epoch 2; epoch 1 left a checkpoint
             raise KeyboardInterrupt
         log(run, step, **metrics)
 
@@ -75,6 +75,6 @@ def test_a_resumed_run_is_the_uninterrupted_one(name, tmp_path, monkeypatch):
 
 
 @each_example
-def test_a_batch_of_more_images_than_are_used_is_said(name, tmp_path, capsys):
+def test_a_batch_larger_than_the_number_of_images_is_refused(name, tmp_path, capsys):
     code = run_example(name, *SMALL, "--images", 50, "--batch", 51, "--out", tmp_path / "out")
     assert code == 2 and "expected a batch of 1 to 50, the number of items, got 51" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Output that nobody can read ends no program."""
+"""A program survives the loss of its output, and its lines fit the terminal."""
 
 import io
 import os
@@ -38,7 +38,7 @@ def run(redirection, folder, *flags, **environment):
 @pytest.mark.parametrize("redirection, told", [
     ("| head -1", "standard output is lost"), ("> /dev/full", "standard output is lost"), (">&- 2>&- <&-", ""),
 ])
-def test_the_run_goes_on_without_its_output(tmp_path, redirection, told):
+def test_a_run_continues_without_its_output(tmp_path, redirection, told):
     ended = run(redirection, tmp_path)
     assert (tmp_path / "code").read_text() == "exit 0\n", ended.stderr
     assert ended.stderr.count("\n") == bool(told) and told in ended.stderr
@@ -53,7 +53,7 @@ def test_characters_that_an_encoding_lacks_are_escaped_and_docstrings_are_not_ne
     assert "\\u221a" in ended.stdout and "\\udcff" in ended.stdout and "everything is in out" in ended.stdout
 
 
-def test_other_attributes_are_the_streams(monkeypatch):
+def test_other_attributes_come_from_the_stream(monkeypatch):
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stdout", stream)
     with lasting_output():
@@ -62,7 +62,7 @@ def test_other_attributes_are_the_streams(monkeypatch):
     assert sys.stdout is stream
 
 
-def test_a_closed_stream_is_said_once(monkeypatch, capsys):
+def test_a_closed_stream_is_reported_once(monkeypatch, capsys):
     stream = io.StringIO()
     stream.close()
     monkeypatch.setattr(sys, "stdout", stream)
@@ -77,7 +77,7 @@ def test_a_closed_stream_is_said_once(monkeypatch, capsys):
 @pytest.mark.skipif(os.name == "nt", reason="needs a Unix terminal")
 @pytest.mark.parametrize("size, columns", [((24, 80), 80), ((0, 80), 0), ((24, 0), 0), ((0, 0), 0)])
 def test_a_terminal_without_a_size_is_treated_as_a_file(size, columns):
-    """Its progress bar would be invisible, and the log with it."""
+    """A progress bar would be invisible there, and would hide the log as well."""
     import fcntl
     import pty
     import struct
@@ -93,15 +93,15 @@ def test_a_terminal_without_a_size_is_treated_as_a_file(size, columns):
     assert terminal_columns(None) == terminal_columns(io.StringIO()) == 0
 
 
-def test_metrics_beside_the_bar_leave_it_room():
+def test_metrics_beside_the_bar_fit_the_remaining_columns():
     shown = ["epoch 1", "loss 4.661", "lr 0.001066", "alignment 0.41"]
     assert fitting(shown, 80 - BAR_COLUMNS) == "epoch 1  loss 4.661" and fitting(shown, 200) == "  ".join(shown)
     assert fitting(shown, 0) == fitting(shown, -50) == ""
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a Unix shell")
-def test_an_interrupted_evaluation_says_what_is_there_and_goes_on(tmp_path):
-    """Ctrl-C between the last step and the result, as while pictures are drawn."""
+def test_an_interrupted_evaluation_reports_the_checkpoint_and_can_be_resumed(tmp_path):
+    """Ctrl-C may come between the last step and the result, such as while pictures are drawn."""
     program = PROGRAM.replace("    run.finish", "    if '--resume' not in sys.argv: import os; os.kill(os.getpid(), 2)\n    run.finish")
     command = [sys.executable, "-c", program, "--out", "out"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -113,10 +113,10 @@ def test_an_interrupted_evaluation_says_what_is_there_and_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize("columns", [10, 40, 80, 300])
-def test_a_listing_is_as_wide_as_the_terminal_and_keeps_its_words(columns, monkeypatch):
+def test_a_listing_fits_the_terminal_and_keeps_its_words(columns, monkeypatch):
     rows = [("nt_xent", "two views of each image, against all other images of the batch"), ("clip", "pairs")]
     monkeypatch.setenv("COLUMNS", str(columns))
     lines = listing(rows).splitlines()
-    assert max(map(len, lines)) <= max(columns, 31)                       # 11 of the name, 20 of the text
+    assert max(map(len, lines)) <= max(columns, 31)                       # 11 for the name, 20 for the text
     assert " ".join(" ".join(lines).split()) == " ".join(f"{name} {text}" for name, text in rows)
     assert all(line.startswith((" " * 11, "  nt_xent", "  clip   ")) for line in lines)

@@ -1,4 +1,4 @@
-"""The contrastive losses: fused = composed = a loop, at ordinary and tiny temperatures, and the mistakes of the field."""
+"""The contrastive losses: fused = composed = a loop, at ordinary and tiny temperatures, and the common mistakes."""
 
 import functools
 import math
@@ -17,7 +17,7 @@ TAUS = [0.005, 0.02, 0.07, 0.5, 2.0]
 
 
 def gradients(loss, arrays, tau, xp, learn_tau):
-    """[value, d/d array..., (d/d tau)] of loss(*arrays, tau), on the host."""
+    """[value, d/d array..., (d/d tau)] of loss(*arrays, tau), as host arrays."""
     leaves = [Tensor(to_device(x, xp), requires_grad=True) for x in arrays]
     t = Tensor(xp.asarray(tau, dtype=arrays[0].dtype), requires_grad=True) if learn_tau else tau
     value = loss(*leaves, t)
@@ -35,7 +35,7 @@ def views(n, d, seed=0, dtype="float64"):
 
 @pytest.mark.parametrize("tau", TAUS)
 @pytest.mark.parametrize("learn_tau", [False, True], ids=["fixed tau", "learned tau"])
-@pytest.mark.parametrize("n", [2, 3, 130])                   # 130: 260 views, several tiles, the last one ragged
+@pytest.mark.parametrize("n", [2, 3, 130])                   # 260 views give several tiles, the last one smaller
 def test_nt_xent_fused_is_composed(n, tau, learn_tau, xp):
     for fused, read in zip(gradients(nt_xent, views(n, 7), tau, xp, learn_tau),
                            gradients(composed.nt_xent, views(n, 7), tau, xp, learn_tau)):
@@ -44,7 +44,7 @@ def test_nt_xent_fused_is_composed(n, tau, learn_tau, xp):
 
 @pytest.mark.parametrize("tau", TAUS)
 @pytest.mark.parametrize("learn_tau", [False, True], ids=["fixed tau", "learned tau"])
-@pytest.mark.parametrize("m", [1, 5, 600])                   # 600: several tiles of negatives
+@pytest.mark.parametrize("m", [1, 5, 600])                   # 600 negatives give several tiles
 def test_info_nce_fused_is_composed(m, tau, learn_tau, xp):
     arrays = (*views(4, 7), np.random.default_rng(2).standard_normal((m, 7)))
     for fused, read in zip(gradients(info_nce, arrays, tau, xp, learn_tau),
@@ -53,7 +53,7 @@ def test_info_nce_fused_is_composed(m, tau, learn_tau, xp):
 
 
 LABELS, IDS, WEIGHTS = np.array([3, 1, 3, 0, 1, 3]), np.array([0, 1, 0, 2, 1, 3]), np.array([0.5, 1.25, 1.75, 0.5, 1, 1])
-# name: (how many embeddings, the numbers that are learned, options)
+# {name: (number of embeddings, the learned numbers, options)}
 LOSSES = {
     "info_nce": (3, [0.3], {}), "nt_xent": (2, [0.3], {}), "clip_loss": (2, [1.7], {}),
     "info_nce, ids": (3, [0.3], {"ids": IDS, "negative_ids": IDS[::-1].copy()}), "nt_xent, ids": (2, [0.3], {"ids": LABELS}),
@@ -70,7 +70,7 @@ LOSSES = {
 @pytest.mark.parametrize("dead", [[], [0], [0, 3], range(6)], ids=["alive", "one row dead", "two", "all"])
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss_fused_is_composed(name, dead, xp):
-    """Loss and all gradients, to embeddings, temperature, logit scale and bias, also where rows are zeros."""
+    """Compares the loss and the gradients of embeddings, temperature, logit scale and bias, also with rows of zeros."""
     count, numbers, options = LOSSES[name]
     arrays = [x.copy() for x in (*views(6, 4), views(6, 4, seed=1)[0])[:count]]
     for x in arrays:
@@ -88,7 +88,7 @@ def test_every_loss_fused_is_composed(name, dead, xp):
             np.testing.assert_allclose(fused, read, rtol=1e-12, atol=1e-12 * max(1, np.abs(read).max()))
 
 
-def test_every_loss_has_a_readable_form():
+def test_every_loss_has_a_composed_form():
     losses = {name.partition(",")[0] for name in LOSSES}
     assert losses == set(composed.__all__) - {"EXCLUDED"}
     assert losses == {name for name in contrastive.__all__ if name.endswith("loss") or callable(getattr(contrastive, name))
@@ -97,12 +97,12 @@ def test_every_loss_has_a_readable_form():
 
 
 @pytest.mark.parametrize("tau", TAUS)
-@pytest.mark.parametrize("n", [3, 130])                      # 130: several tiles
+@pytest.mark.parametrize("n", [3, 130])                      # 130 items give several tiles
 def test_false_negatives_are_left_out_at_any_temperature(n, tau, xp):
-    """Also where a query has no negative left: item 0 of info_nce, whose id all negatives share when n is 3."""
+    """Some queries have no negative left: for n = 3 all negatives of info_nce share the id of item 0."""
     rng = np.random.default_rng(n)
     ids = rng.integers(n // 2 + 1, size=n)
-    ids[:2] = 0, 1                                           # not all equal
+    ids[:2] = 0, 1                                           # so that not all ids are equal
     negative_ids = np.zeros(600, dtype=int) if n == 3 else rng.integers(n, size=600)
     arrays = *views(n, 7), rng.standard_normal((600, 7))
     for name, count, options in (("nt_xent", 2, {"ids": ids}), ("dcl", 2, {"ids": ids}),
@@ -113,7 +113,7 @@ def test_false_negatives_are_left_out_at_any_temperature(n, tau, xp):
             np.testing.assert_allclose(fused, read, rtol=1e-11, atol=1e-12 * max(1, np.abs(read).max()))
 
 
-def test_ids_that_all_differ_change_nothing_and_ids_that_agree_leave_no_negative(xp):
+def test_distinct_ids_change_nothing_and_equal_ids_leave_no_negative(xp):
     arrays, apart, alike = views(6, 4), np.arange(6), np.full(6, 3)
     for loss in (nt_xent, contrastive.dcl):
         for with_ids, without in zip(gradients(functools.partial(loss, ids=apart), arrays, 0.3, xp, True),
@@ -125,7 +125,7 @@ def test_ids_that_all_differ_change_nothing_and_ids_that_agree_leave_no_negative
 
 
 def test_a_false_negative_is_not_pushed_away():
-    """Two photos of one cat: without ids they repel each other, with ids they do not."""
+    """Two photos show one cat: without ids they repel each other, with ids they do not."""
     z = np.array([[1.0, 0, 0], [0.9, 0.1, 0], [0, 0, 1.0]])
     push = {name: gradients(functools.partial(nt_xent, **options), (z, z.copy()), 0.2, np, False)[1][0, 1]
             for name, options in (("as negatives", {}), ("left out", {"ids": np.array([0, 0, 1])}))}
@@ -134,7 +134,7 @@ def test_a_false_negative_is_not_pushed_away():
 
 @pytest.mark.parametrize("ids", [np.arange(5), np.zeros((6, 1), dtype=int), np.zeros(6), [0, 0, 1, 1, 2, 2], None],
                          ids=["too few", "a column", "floats", "a list", "none"])
-def test_ids_are_integers_one_an_item(ids):
+def test_ids_must_be_one_integer_per_item(ids):
     z1, z2 = views(6, 4)
     calls = {"nt_xent": lambda: nt_xent(z1, z2, 0.5, ids=ids), "dcl": lambda: contrastive.dcl(z1, z2, 0.5, ids=ids),
              "info_nce": lambda: info_nce(z1, z2, z2, 0.5, ids=np.arange(6), negative_ids=ids),
@@ -186,8 +186,8 @@ def test_gradients_of_drawn_shapes_and_temperatures(n, d, tau, seed):
     assert minicl.gradcheck(lambda a, b, t: info_nce(a, b, z1[::-1].copy(), t), [z1, z2, np.array(tau)], atol=1e-6)
 
 
-def test_tiles_are_the_whole(monkeypatch):
-    """The size of the tiles, whether they are cached, and the number of threads change nothing but rounding."""
+def test_results_do_not_depend_on_tiles(monkeypatch):
+    """The size of the tiles, the cache and the number of threads change only rounding."""
     arrays, u = views(40, 6), l2_normalize.forward(views(40, 6)[0])[0]
     whole = gradients(nt_xent, arrays, 0.2, np, True)
     monkeypatch.setattr(pairs, "tile_size", lambda xp, n: 7)
@@ -205,7 +205,7 @@ def test_tiles_are_the_whole(monkeypatch):
 
 
 def test_no_matrix_of_all_pairs_is_held():
-    """16 MiB of exponentials are the most that is cached; here they would take 256 MiB."""
+    """At most 16 MiB of exponentials are cached; here they would take 256 MiB."""
     import tracemalloc
     z1, z2 = views(4096, 16, dtype="float32")
     leaf = Tensor(z1, requires_grad=True)
@@ -235,7 +235,7 @@ def test_the_length_of_an_embedding_does_not_matter():
 
 
 def test_push_and_pull_of_an_anchor_balance():
-    """Equation (2): over the candidates of an anchor the weights sum to 0."""
+    """Equation (2): the weights of an anchor's candidates sum to 0."""
     scores = Tensor(np.random.default_rng(0).standard_normal((4, 6)), requires_grad=True)
     (-log_softmax(scores, 0.3)[:, 0].mean()).backward()
     np.testing.assert_allclose(scores.grad.sum(axis=1), 0, atol=1e-14)
@@ -249,10 +249,10 @@ def test_the_gradient_is_orthogonal_to_the_embedding():
     np.testing.assert_allclose((z2 * dz2).sum(axis=1), 0, atol=1e-14)
 
 
-# ---------------------------------------------------------------- what readers of this field have been bitten by
+# ---------------------------------------------------------------- common mistakes
 
 def test_an_anchor_is_not_its_own_negative():
-    """With orthogonal images and equal views each anchor has one perfect candidate and 2N - 2 at cosine 0."""
+    """With orthogonal images and equal views, each anchor has one candidate at cosine 1 and 2N - 2 at cosine 0."""
     z = np.eye(4)
     expected = -math.log(math.exp(1 / 0.5) / (math.exp(1 / 0.5) + 6))
     assert math.isclose(nt_xent(z, z, 0.5).item(), expected, rel_tol=1e-12)
@@ -260,11 +260,12 @@ def test_an_anchor_is_not_its_own_negative():
 
 @pytest.mark.parametrize("tau", [1e-20, 1e-8, 1e-7, 1e-6, 1e-4, 0.003, 0.0124, 0.02])
 def test_tiny_temperatures_neither_overflow_nor_vanish_in_float32(tau, xp):
-    """Scores near 1 / tau are rounded by eps / tau; the differences of cosines, which matter, are not."""
+    """Scores near 1 / tau have rounding errors of eps / tau; the differences of cosines, which matter, do not."""
     tau = float(np.float32(tau))
-    z1, z2, z3 = np.random.default_rng(0).standard_normal((3, 150, 8)).astype("float32")     # unrelated: a large loss
+    # unrelated views, for a large loss
+    z1, z2, z3 = np.random.default_rng(0).standard_normal((3, 150, 8)).astype("float32")
     for loss, arrays in ((nt_xent, (z1, z2)), (info_nce, (z1, z2, z3)), (contrastive.dcl, (z1, z2))):
-        learned = tau > 1e-8                                 # its gradient goes with 1 / tau^2
+        learned = tau > 1e-8                                 # the gradient of tau grows as 1 / tau^2
         single = gradients(loss, arrays, tau, xp, learned)
         double = gradients(loss, tuple(x.astype("float64") for x in arrays), tau, xp, learned)
         for a, b in zip(single, double):
@@ -275,7 +276,7 @@ def test_tiny_temperatures_neither_overflow_nor_vanish_in_float32(tau, xp):
 @pytest.mark.parametrize("tau", [0.01, 0.02, 0.05])          # losses of 3e-22 (with row maxima), 1e-11 and 4e-5
 @pytest.mark.parametrize("learn_tau", [False, True], ids=["fixed tau", "learned tau"])
 def test_a_nearly_solved_batch_keeps_its_gradient_in_float32(tau, learn_tau, xp):
-    """Only the scores are inexact, by a few eps / tau. What a softmax over all candidates gives, p - 1, would be noise."""
+    """Only the scores are inexact, by a few eps / tau. A softmax's p - 1 over all candidates would be noise here."""
     z1, noise, z3 = np.random.default_rng(0).standard_normal((3, 64, 32)).astype("float32")
     z2 = z1 + np.float32(0.05) * noise
     for loss, arrays in ((nt_xent, (z1, z2)), (info_nce, (z1, z2, z3))):
@@ -308,11 +309,11 @@ def test_a_temperature_must_be_a_number_above_zero(tau):
 
 @pytest.mark.parametrize("tau", [1e-6, 0.5])
 @pytest.mark.parametrize("loss", [nt_xent, composed.nt_xent])
-def test_a_batch_of_one_has_no_negatives_and_so_no_loss(loss, tau, xp):
+def test_a_batch_of_one_has_no_negatives_and_zero_loss(loss, tau, xp):
     assert not any(value.any() for value in gradients(loss, views(1, 3), tau, xp, True))
 
 
-def test_nan_in_the_input_is_said():
+def test_nan_in_the_input_raises():
     z1, z2 = views(4, 3)
     z1[2, 1] = np.nan
     for call in (lambda: nt_xent(z1, z2, 0.5), lambda: info_nce(z1, z2, z2, 0.5), lambda: clip_loss(z1, z2, 0.5)):
@@ -325,14 +326,14 @@ def test_integers_are_refused():
         nt_xent(np.ones((4, 3), dtype=np.int64), np.ones((4, 3)), 0.5)
 
 
-def test_no_negatives_are_refused():
+def test_an_empty_set_of_negatives_is_refused():
     z1, z2 = views(4, 3)
     with pytest.raises(ValueError, match=r"info_nce: expected negatives \(M, d\) with M >= 1 and d = 3"):
         info_nce(z1, z2, np.zeros((0, 3)), 0.5)
 
 
 def test_keys_off_the_tape_get_no_gradient():
-    """MoCo: the queue and the momentum encoder's keys are constants."""
+    """In MoCo, the queue and the momentum encoder's keys are constants."""
     q, k = views(4, 3)
     query, keys, queue = Tensor(q, requires_grad=True), Tensor(k), Tensor(k)
     info_nce(query, keys, queue, 0.2).backward()
@@ -340,7 +341,7 @@ def test_keys_off_the_tape_get_no_gradient():
 
 
 def test_composed_and_fused_agree_through_an_encoder():
-    """The two losses train the same: gradients of a linear encoder's weight through either."""
+    """The gradient of a linear encoder's weight is the same through either loss."""
     rng = np.random.default_rng(0)
     x1, x2, w0 = rng.standard_normal((6, 5)), rng.standard_normal((6, 5)), rng.standard_normal((5, 3))
     grads = []
@@ -351,7 +352,7 @@ def test_composed_and_fused_agree_through_an_encoder():
     np.testing.assert_allclose(*grads, rtol=1e-12, atol=1e-14)
 
 
-def test_the_public_names():
+def test_the_public_names_are_these():
     assert set(contrastive.__all__) == {
         "SIGLIP_BIAS", "SIGLIP_LOGIT_SCALE", "alignment_loss", "barlow_twins", "choice_accuracy", "clip_loss",
         "composed", "cosine_similarity", "dcl", "info_nce", "info_nce_from_scores", "l2_normalize",

@@ -1,4 +1,4 @@
-"""The recipes of docs/contributing.md, followed literally in a copy of the project: every step, then every command."""
+"""The recipes of docs/contributing.md work: a copy of the project follows every step, then runs every command."""
 
 import os
 import re
@@ -27,7 +27,7 @@ def steps(recipe):
 
 
 def follow(folder, text, code):
-    """Do what a step says: create a file, append to it, add lines below one that it quotes, or replace a text."""
+    """Carry out one step: create a file, append to it, add lines below a quoted one, or replace a text."""
     if match := re.match(r"Create `([^`]+)`", text):
         path = folder / match[1]
         assert not path.exists(), f"{path} is there already"

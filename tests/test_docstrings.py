@@ -1,4 +1,4 @@
-"""The examples in the docstrings of the package, and of the examples' data, run and print what they show."""
+"""The examples in the docstrings of the package and of the examples' data run and print the output shown."""
 
 import doctest
 import importlib
@@ -10,7 +10,7 @@ import pytest
 import minicl
 
 MODULES = sorted(module.name for module in pkgutil.walk_packages(minicl.__path__, "minicl."))
-MODULES += ["captioned_digits", "known_information", "sequences"]                # of the folder examples
+MODULES += ["captioned_digits", "known_information", "sequences"]                # modules of the folder examples
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -1,4 +1,4 @@
-"""Formulas in README and docs reach the reader as they were written: Markdown leaves them alone."""
+"""Markdown leaves the formulas of README and docs unchanged."""
 
 import re
 from pathlib import Path
@@ -13,12 +13,12 @@ TOKEN = re.compile(r"^ *(````?`?)\w*\n.*?^ *\1$|(?P<formula>\$(`?)[^$`\n]+(?:\n[
 
 
 def formulas(text):
-    """The formulas in the lines of a page's source: $...$, or $`...`$ where Markdown would change it otherwise."""
+    """The formulas in a page's source, as a list: $...$, or $`...`$ where Markdown would change $...$."""
     return [token["formula"] or token[0] for token in TOKEN.finditer(text) if token[0].startswith("$")]
 
 
 def rendered(text):
-    """The text that a CommonMark parser makes of a page, with code marked by ` and emphasis by its name."""
+    """The text of a page as a CommonMark parser outputs it, with code in ` and markup tokens as <name>."""
     marks = {"softbreak": "\n", "hardbreak": "\n"}
     return "\n".join("".join(f"`{part.content}`" if part.type == "code_inline" else
                              part.content if part.type == "text" else marks.get(part.type, f"<{part.type}>")
