@@ -1,4 +1,4 @@
-"""Data under attack: for every option and argument a table of what it must refuse, by name and in one line."""
+"""Invalid data and options: each argument refuses a table of bad values with an error of one line that names it."""
 
 import dataclasses
 
@@ -25,7 +25,7 @@ NAMED = dict.fromkeys(WORDS, 0.5)
 # ---------------------------------------------------------------- numbers
 
 ANYTHING_ELSE = [NAN, INF, -INF, None, "1", "", True, 1j, object(), 10**400, {}, [0.5], (0.1, 0.2, 0.3), np.array([1.0]), np.zeros((50, 50))]
-KINDS = {                                                # of an option: what it must refuse, what it must take
+KINDS = {                                                # kind of option: (values it refuses, values it accepts)
     "fraction": ([*ANYTHING_ELSE, -0.1, 1.1, -1e-9, (0.1, 0.2)], [0, 1, 0.5, np.float32(0.5)]),
     "size": ([*ANYTHING_ELSE, 0, -1, 2.0, 0.5, np.float64(3)], [1, 7, np.int64(3), np.uint8(3)]),
     "seed": ([*ANYTHING_ELSE, -1, 1.0, 0.5], [0, 7, 2**32, np.int64(3)]),
@@ -39,7 +39,7 @@ def generate(function, **options):
     return function(**{"n_train": 1, "n_test": 1, "seed": 0, **options})
 
 
-OPTIONS = [                                              # (what is called with the value, the option's name, its kind)
+OPTIONS = [                                              # (a function of the value, the option's name, its kind)
     (lambda v: RandomResizedCrop(v), "size", "size"), (lambda v: RandomResizedCrop((9, v)), "size", "size"),
     (lambda v: RandomResizedCrop(9, scale=v), "scale", "range"), (lambda v: RandomResizedCrop(9, ratio=v), "ratio", "range"),
     (lambda v: RandomHorizontalFlip(v), "p", "fraction"),
@@ -71,11 +71,11 @@ KINDS["name"] = ([None, 1, "", "MNIST", "digits ", "../mnist", b"mnist", ["mnist
 
 
 @pytest.mark.parametrize("call, option, kind", OPTIONS, ids=[f"{k}-{o}" for k, (_, o, _) in enumerate(OPTIONS)])
-def test_every_option_refuses_what_it_cannot_be(call, option, kind):
+def test_every_option_refuses_invalid_values(call, option, kind):
     refused, taken = KINDS[kind]
     for value in refused:
         if option in ("size", "translate") and isinstance(value, tuple) and len(value) == 2:
-            continue                                     # a pair is right there
+            continue                                     # these options accept a pair
         with pytest.raises((ValueError, TypeError)) as caught:
             call(value)
         assert option in str(caught.value) and "\n" not in str(caught.value), (value, str(caught.value))
@@ -135,7 +135,7 @@ def test_every_transform_refuses_hostile_images(images):
 
 @pytest.mark.parametrize("channels", (1, 3))
 @pytest.mark.parametrize("height, width", [(1, 1), (1, 7), (7, 1), (2, 3), (40, 1)])
-def test_every_transform_takes_the_smallest_images(height, width, channels):
+def test_every_transform_accepts_the_smallest_images(height, width, channels):
     images = np.random.default_rng(0).random((5, height, width, channels), dtype="float32")
     for transform in EVERY:
         views = transform(images, np.random.default_rng(0))
@@ -154,7 +154,7 @@ def test_no_layout_in_memory_changes_a_view(layout):
 
 
 @pytest.mark.parametrize("rng", [None, 0, np.random, np.random.RandomState(0), np.random.PCG64(0), "rng"])
-def test_everything_random_refuses_what_is_no_generator(rng):
+def test_every_random_function_refuses_what_is_not_a_generator(rng):
     calls = [lambda: two_views(mnist_views(), GOOD, rng), lambda: draw_digits([1], rng), lambda: draw_shapes([1], rng),
              lambda: CaptionedDigits().render(DIGITS, np.array([1, 2]), rng), lambda: CaptionedDigits().caption(ROW, rng),
              lambda: Rotation().draw(2, rng), *[lambda t=t: t(GOOD, rng) for t in EVERY]]
@@ -205,7 +205,7 @@ def test_an_empty_batch_has_no_views():
     ("train_images", NO_IMAGES), ("test_images", NO_IMAGES), ("train_labels", NO_LABELS), ("test_labels", NO_LABELS),
     ("class_names", [None, (), [], ["a", "b"], "ab", ("a",), (0, 1), ("a", None)]), ("name", [None, 1, b"x"]),
 ])
-def test_image_data_refuses_every_field_that_is_not_as_it_must_be(field, values):
+def test_image_data_refuses_every_invalid_field(field, values):
     ImageData(**FIELDS)
     for value in values:
         with pytest.raises((ValueError, TypeError), match="ImageData: ") as caught:
@@ -224,7 +224,7 @@ def test_a_subset_has_at_least_one_image():
 NO_CLASSES = [[10], [-1], [1.5], [1.0], ["1"], [True], [[1]], 1, [None], [NAN], [10**30], None]
 
 
-def test_drawn_images_are_of_classes_that_there_are():
+def test_drawing_an_unknown_class_is_refused():
     for draw in (draw_digits, draw_shapes):
         for labels in NO_CLASSES:
             with pytest.raises(ValueError, match=f"{draw.__name__}: labels must be"):
@@ -235,7 +235,7 @@ def test_drawn_images_are_of_classes_that_there_are():
 
 # ---------------------------------------------------------------- captions and sequences
 
-def test_captioned_digits_refuse_what_they_cannot_show():
+def test_captioned_digits_refuse_invalid_arguments():
     dataset, labels = CaptionedDigits(), np.array([1, 2])
     for digits in (None, DIGITS.tolist(), DIGITS / 255, DIGITS[..., 0], DIGITS[:, :27], DIGITS.repeat(3, axis=3)):
         with pytest.raises(ValueError, match="render: digits must be"):
@@ -249,7 +249,7 @@ def test_captioned_digits_refuse_what_they_cannot_show():
             dataset.render(DIGITS, labels, RNG, held_out=held_out)
 
 
-def test_a_caption_is_of_attributes_that_there_are():
+def test_a_caption_of_unknown_attributes_is_refused():
     caption = CaptionedDigits().caption
     for attributes in (None, [1, 2, 3, 4], [[1, 2, 3]], [[10, 0, 0, 0]], [[0, 8, 0, 0]], [[0, 0, 2, 0]], [[0, 0, 0, 5]],
                        [[-1, 0, 0, 0]], [[0.0, 0, 0, 0]], [["0", "0", "0", "0"]], [[[0, 0, 0, 0]]]):
@@ -261,7 +261,7 @@ def test_a_caption_is_of_attributes_that_there_are():
     assert caption(np.zeros((0, 4), int), RNG) == []
 
 
-def test_words_and_their_ids_are_of_the_right_kind():
+def test_captions_and_ids_of_the_wrong_kind_are_refused():
     dataset = CaptionedDigits()
     for captions in ("a red seven", [b"a"], [None], [1], ["a", 2], [""], [" "], ["a\0"], ["a red\u200bseven"], ["siete"]):
         with pytest.raises(ValueError, match="tokenize: "):
@@ -288,7 +288,7 @@ X = np.zeros((3, 4, 2), np.float32)
     dict(train_labels=[0, 1, 2]), dict(train_labels=np.array([0.0, 1, 2])), dict(train_labels=np.array([[0], [1], [2]])),
     dict(test_labels=np.array([0, 1, 2, 3])), dict(test_states=X[:2]), dict(test_states=X[:, 0]), dict(test_states=5),
 ], ids=str)
-def test_sequence_data_refuses_every_field_that_is_not_as_it_must_be(change):
+def test_sequence_data_refuses_every_invalid_field(change):
     good = SequenceData("x", X, X, np.array([0, 1, 2]), np.array([0, 1, 2]), X)
     with pytest.raises(ValueError, match=f"SequenceData: ({next(iter(change))}|test) must be") as caught:
         dataclasses.replace(good, **change)
@@ -296,12 +296,12 @@ def test_sequence_data_refuses_every_field_that_is_not_as_it_must_be(change):
 
 
 @pytest.mark.parametrize("batch", [None, X.tolist(), X.astype(float), X.astype(int), X[0], X > 0, X.astype("float16")])
-def test_time_first_never_guesses_what_numbers_mean(batch):
+def test_time_first_refuses_unsupported_batches(batch):
     with pytest.raises(ValueError, match="time_first: sequences must be a NumPy array"):
         time_first(batch, np)
 
 
 @pytest.mark.parametrize("name", KINDS["name"][0])
-def test_sequences_are_known_by_their_exact_name(name):
+def test_sequences_are_loaded_only_by_their_exact_name(name):
     with pytest.raises((ValueError, TypeError), match="name must be|unhashable"):
         load_sequences(name)

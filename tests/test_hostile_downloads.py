@@ -1,4 +1,4 @@
-"""A network that lies: every answer ends in one line within the time allowed, and "auto" goes on without it."""
+"""Faulty and hostile servers: a download fails with one line within the time limit, and "auto" falls back to digits."""
 
 import contextlib
 import gzip
@@ -20,7 +20,7 @@ import pytest
 from minicl.data import Unavailable, digits, download, load_cifar10, load_images, load_mnist, mnist
 
 STEMS = tuple(mnist.SHA256)
-LIMIT = 20_000                                           # bytes of a file of this small MNIST
+LIMIT = 20_000                                           # bytes: the largest accepted file of this small MNIST
 PATIENCE = 0.25                                          # seconds
 
 
@@ -44,8 +44,9 @@ def small_mnist(monkeypatch, tmp_path):
 
 @pytest.fixture
 def serve(monkeypatch):
-    """serve(answer, tls=None): a server on the loopback whose every connection is answer(send, path, root), for at most 200 of
-    them and ten seconds; it returns the list of the paths that were asked for."""
+    """serve(answer, tls=None): start a server on 127.0.0.1 and return the growing list of requested paths.
+
+    Each connection runs answer(send, path, root) for at most 10 s. The server accepts 200 connections."""
     stack = contextlib.ExitStack()
 
     def start(answer, tls=None):
@@ -124,7 +125,7 @@ HOSTILE = {
     "a dripping body of the right length": (drip(ok(b"", b"Content-Length: 9000")), "too slow"),
     "a dripping header": (drip(b"HTTP/1.1 200 OK\r\nX: "), "too slow: 0 bytes"),
     "a dripping chunk": (drip(ok(b"2000\r\n", b"Transfer-Encoding: chunked")), "too slow"),
-    "continue without end": (drip(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), "too slow: 0 bytes"),
+    "repeated 100 Continue": (drip(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), "too slow: 0 bytes"),
     # endless
     "an endless body": (endless(ok(b""), b"x"), "the server sends more than the 20000 bytes expected"),
     "endless chunks": (endless(ok(b"", b"Transfer-Encoding: chunked"), b"1\r\nx\r\n"), "the server sends more than the 20000 bytes"),
@@ -142,9 +143,9 @@ HOSTILE = {
     "a length too short": (lambda send, path, root: send(ok(packed(path), b"Content-Length: 20")), "damaged gzip data"),
     "a negative chunk": (say(ok(b"-1\r\nx\r\n", b"Transfer-Encoding: chunked")), "."),
     "a chunk of words": (say(ok(b"much\r\nx\r\n", b"Transfer-Encoding: chunked")), "."),
-    "a chunk that is not there": (say(ok(b"ffffffff\r\nx", b"Transfer-Encoding: chunked")), "IncompleteRead"),
+    "a missing chunk": (say(ok(b"ffffffff\r\nx", b"Transfer-Encoding: chunked")), "IncompleteRead"),
     "a status of words": (say(b"HELLO\r\n\r\n"), "HELLO"),
-    "bytes of no kind": (say(bytes(range(256)) * 10), "."),
+    "arbitrary bytes": (say(bytes(range(256)) * 10), "."),
     "no answer": (lambda send, path, root: None, "closed connection"),
     "terminal codes in the reason": (say(b"HTTP/1.1 500 \x1b[2J\x1b]0;owned\x07\r\n\r\n"), r"Error 500: \?\[2J"),
     # redirections
@@ -152,12 +153,12 @@ HOSTILE = {
     "to FTP": (redirect("ftp://127.0.0.1/x"), "the server redirects to 'ftp://127.0.0.1/x'"),
     "to data": (redirect("data:text/plain,hello"), "the server redirects to 'data:"),
     "to itself": (redirect(lambda path, root: path), "the server redirects more than 5 times"),
-    "to ever other pages": (redirect(lambda path, root: f"{root}{path}0"), "the server redirects more than 5 times"),
-    "to nowhere": (redirect(""), "HTTP Error 302"),
-    "to no address": (redirect("http://[::1"), "Invalid IPv6"),
-    "to a port that is none": (redirect("http://127.0.0.1:99999999/"), "."),
+    "to a new page each time": (redirect(lambda path, root: f"{root}{path}0"), "the server redirects more than 5 times"),
+    "to an empty location": (redirect(""), "HTTP Error 302"),
+    "to an invalid address": (redirect("http://[::1"), "Invalid IPv6"),
+    "to an invalid port": (redirect("http://127.0.0.1:99999999/"), "."),
     "to a port of words": (redirect("http://127.0.0.1:port/", 308), "nonnumeric port"),
-    "to a port beyond all": (redirect(f"http://[::1]:{10**30}/"), "too large"),
+    "to a port of 31 digits": (redirect(f"http://[::1]:{10**30}/"), "too large"),
     "to no host": (redirect("http:///x", 301), "the server redirects more than 5 times"),
     "to another line": (redirect("/x\rSet-Cookie: y", 303), "."),
     # content
@@ -165,7 +166,7 @@ HOSTILE = {
     "204": (say(b"HTTP/1.1 204 No Content\r\n\r\n"), "truncated: .*got 0"),
     "a page": (say(whole(b"<!DOCTYPE html>")), "expected an image file"),
     "a bomb": (say(whole(BOMB[:LIMIT])), "more than the 20000 bytes expected"),
-    "a bomb that is too long itself": (say(whole(BOMB)), "the server announces"),
+    "a bomb above the limit": (say(whole(BOMB)), "the server announces"),
     "half a gzip file": (lambda send, path, root: send(whole(packed(path)[:-9])), "damaged gzip data"),
     "a header of absurd sizes": (say(whole(gzip.compress(struct.pack(">4I", 2051, *[2**32 - 1] * 3)))), "truncated"),
     "a header of no images": (say(whole(gzip.compress(struct.pack(">4I", 2051, 0, 28, 28)))), "no images"),
@@ -174,7 +175,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("answer, words", HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_answer_ends_in_one_line_in_time_and_auto_goes_on(serve, tmp_path, answer, words):
+def test_a_hostile_answer_ends_in_one_line_in_time_and_auto_falls_back(serve, tmp_path, answer, words):
     serve(answer)
     started, said = time.monotonic(), []
     assert load_images("auto", log=said.append) == "generated digits"
@@ -182,14 +183,14 @@ def test_a_hostile_answer_ends_in_one_line_in_time_and_auto_goes_on(serve, tmp_p
     (line,) = said
     assert line.isprintable() and len(line) < 600 and re.search(f"MNIST could not be downloaded .*{words}", line)
     assert "continuing with generated digits" in line
-    assert not list(tmp_path.rglob("*")), "nothing of it is kept"
+    assert not list(tmp_path.rglob("*")), "a failed download must leave no file"
 
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    """The context of an HTTPS server on the loopback, and the file of its certificate."""
+    """The SSL context of an HTTPS server on 127.0.0.1 and the path of its certificate."""
     if not shutil.which("openssl"):
-        pytest.skip("openssl, which makes the certificate, is not installed")
+        pytest.skip("needs openssl to make a certificate")
     folder = tmp_path_factory.mktemp("tls")
     subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
                     "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "certificate.pem"],
@@ -219,7 +220,7 @@ def test_a_slow_or_endless_answer_over_https_ends_as_over_http(serve, certificat
             assert not thread.is_alive()
 
 
-def test_mnist_comes_over_https_and_an_unknown_certificate_is_refused(serve, certificate, monkeypatch):
+def test_mnist_is_downloaded_over_https_and_an_unknown_certificate_is_refused(serve, certificate, monkeypatch):
     tls, file = certificate
     serve(lambda send, path, root: send(whole(packed(path))), tls)
     with pytest.raises(Unavailable, match="certificate verify failed"):
@@ -232,7 +233,7 @@ def test_mnist_comes_over_https_and_an_unknown_certificate_is_refused(serve, cer
     (b"", b"HTTP/1.1 100 Continue\r\n\r\n"), (b"HTTP/1.1 100 Continue\r\n", b"X: y\r\n"),
     (ok(b"0\r\n", b"Transfer-Encoding: chunked"), b"X: y\r\n"),
 ], ids=["continue", "headers of continue", "trailers"])
-def test_a_download_that_is_given_up_leaves_no_thread_that_reads_on(serve, start, more):
+def test_an_abandoned_download_leaves_no_thread_running(serve, start, more):
     def answer(send, path, root):
         send(start)
         while True:
@@ -260,7 +261,7 @@ def test_a_hostile_server_costs_little_memory(serve):
 
 @pytest.mark.parametrize("answer", [
     lambda send, path, root: send(whole(packed(path))),
-    lambda send, path, root: send(ok(packed(path))),                                     # to the end of the connection
+    lambda send, path, root: send(ok(packed(path))),                                     # ends when the connection closes
     lambda send, path, root: send(ok(packed(path), b"Content-Length: unknown")),
     lambda send, path, root: send(ok(packed(path), b"Content-Length: -1")),
     lambda send, path, root: [send(ok(b"", b"Transfer-Encoding: chunked"))]
@@ -271,14 +272,14 @@ def test_a_hostile_server_costs_little_memory(serve):
                               if path.count("0") + path.count("1") < 99 and len(path) < 40 and "/mnist" == path[:6] else
                               lambda send, path, root: send(whole(packed(path))))(send, path, root),
 ])
-def test_an_honest_answer_is_read_however_it_comes(serve, answer):
+def test_a_valid_answer_is_read_however_it_is_sent(serve, answer):
     serve(answer)
     data = load_mnist()
     assert data.train_images.tobytes() == FILES[STEMS[0]][16:]
     assert data.test_labels.astype(np.uint8).tobytes() == FILES[STEMS[3]][8:]
 
 
-def test_two_who_download_at_once_both_have_it(serve, tmp_path):
+def test_simultaneous_downloads_all_succeed(serve, tmp_path):
     asked = serve(lambda send, path, root: (time.sleep(0.05), send(whole(packed(path)))))
     found = []
     readers = [threading.Thread(target=lambda: found.append(load_mnist())) for _ in range(4)]
@@ -291,21 +292,21 @@ def test_two_who_download_at_once_both_have_it(serve, tmp_path):
     load_mnist(download=False)
 
 
-def test_what_a_killed_download_left_is_removed_in_time(serve, tmp_path):
+def test_old_files_of_a_killed_download_are_removed(serve, tmp_path):
     serve(lambda send, path, root: send(whole(packed(path))))
     folder = tmp_path / "cache/mnist"
     folder.mkdir(parents=True)
     left = folder / f".{STEMS[0]}.gz.0123456789abcdef.part"
     left.write_bytes(b"half")
     load_mnist()
-    assert left.exists(), "it may be another's that is being written"
+    assert left.exists(), "a recent .part file may belong to a download in progress"
     (folder / f"{STEMS[0]}.gz").unlink()
     os.utime(left, (0, 0))
     load_mnist()
     assert not left.exists()
 
 
-# ---------------------------------------------------------------- the surroundings of the cache
+# ---------------------------------------------------------------- the cache folder
 
 @pytest.mark.parametrize("make", [
     lambda cache: cache.write_bytes(b"a file"),
@@ -314,7 +315,7 @@ def test_what_a_killed_download_left_is_removed_in_time(serve, tmp_path):
     lambda cache: cache.symlink_to(cache),
     lambda cache: cache.symlink_to("/dev/null"),
 ], ids=["a file", "a file below", "folders as files", "a loop", "a device"])
-def test_a_cache_that_cannot_be_written_is_one_line_and_the_data_is_used(serve, tmp_path, make):
+def test_an_unwritable_cache_gives_one_line_and_the_data_is_used(serve, tmp_path, make):
     make(tmp_path / "cache")
     serve(lambda send, path, root: send(whole(packed(path))))
     said = []
@@ -323,12 +324,12 @@ def test_a_cache_that_cannot_be_written_is_one_line_and_the_data_is_used(serve, 
 
 
 @pytest.mark.parametrize("cache", [None, "~nobody-of-that-name/x"], ids=["no home", "no such user"])
-def test_without_a_home_folder_auto_goes_on_and_says_what_to_set(monkeypatch, cache):
+def test_without_a_home_folder_auto_falls_back_and_names_what_to_set(monkeypatch, cache):
     for name in ("MINICL_CACHE", "XDG_CACHE_HOME", "HOME", "LOCALAPPDATA", "USERPROFILE"):
         monkeypatch.delenv(name, raising=False)
     if cache:
         monkeypatch.setenv("MINICL_CACHE", cache)
-    else:                                                # what pathlib does for a user id that has no entry
+    else:                                                # as pathlib does for an unknown user
         def no_home(path):
             raise RuntimeError("Could not determine home directory.")
         monkeypatch.setattr(download.Path, "expanduser", no_home)
@@ -341,7 +342,7 @@ def test_without_a_home_folder_auto_goes_on_and_says_what_to_set(monkeypatch, ca
 
 @pytest.mark.parametrize("load", [load_mnist, load_cifar10])
 @pytest.mark.parametrize("folder", ["~nobody-of-that-name", "", "\0", "/dev/null", "n" * 5000])
-def test_a_folder_that_cannot_be_is_one_line(load, folder):
+def test_an_impossible_folder_is_refused_in_one_line(load, folder):
     with pytest.raises((ValueError, FileNotFoundError), match="data_dir") as caught:
         load(folder)
     assert "\n" not in str(caught.value)

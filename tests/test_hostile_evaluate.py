@@ -1,5 +1,5 @@
-"""Hostile inputs to every evaluation function, option by option: each gives the right number, or an error that names the
-argument. The counts are printed by `python -m pytest tests/test_hostile_evaluate.py -q`."""
+"""Invalid and extreme inputs to every evaluation function: each gives the right number or an error that names the
+argument."""
 
 import inspect
 import math
@@ -32,7 +32,7 @@ ENCODER = MLP((4, 4, 1), (5,), rng=RNG)
 DATA = ImageData("noise", IMAGES, LABELS, IMAGES, LABELS, ("a", "b", "c"))
 MODEL = SimCLR(ENCODER, projection_head("mlp", 5, dim=3, rng=RNG))
 
-# ---------------------------------------------------------------- the table: a good call of each function
+# ---------------------------------------------------------------- a valid call of each function
 
 CALLS = {
     knn_accuracy: dict(train_features=X, train_labels=LABELS, test_features=X, test_labels=LABELS, k=3, tau=0.1),
@@ -88,7 +88,7 @@ POSITIVE = [0, -1, -0.5, math.nan, math.inf, -math.inf, "1", None, True, np.arra
 COUNT = [0, -1, 2.5, 3.0, math.nan, math.inf, "3", None, True, np.array([3]), [3]]
 INSIDE = [1, -1, 1.5, math.nan, math.inf, "0.5", None, True]
 
-OPTIONS = {                # the arguments that are not features or labels: their bad values
+OPTIONS = {                # invalid values of the arguments that are not features or labels
     (knn_accuracy, "k"): COUNT + [13], (knn_accuracy, "tau"): POSITIVE,
     (linear_probe, "C"): POSITIVE + [1e-7], (linear_probe, "steps"): COUNT,
     (nearest_neighbours, "k"): COUNT + [13],
@@ -122,7 +122,7 @@ REFUSED = ([(function, argument, value, what) for function, argument in FEATURE_
               for what, value in WRONG_LABELS.items()]
            + [(function, argument, value, repr(value)) for (function, argument), values in OPTIONS.items()
               for value in values])
-NOT_TRIED = {"embed", "xp", "rng", "model", "data", "items", "images", "prepare", "probe", "world"}      # not a number or an array
+NOT_TRIED = {"embed", "xp", "rng", "model", "data", "items", "images", "prepare", "probe", "world"}  # no numbers or arrays
 
 
 def test_every_function_and_every_argument_is_in_the_table():
@@ -135,13 +135,13 @@ def test_every_function_and_every_argument_is_in_the_table():
 
 
 @pytest.mark.parametrize("function", CALLS, ids=lambda f: f.__name__)
-def test_the_good_calls_are_good(function):
+def test_the_valid_calls_succeed(function):
     function(**CALLS[function])
 
 
 @pytest.mark.parametrize("function, argument, value, what", REFUSED,
                          ids=[f"{f.__name__}-{argument}-{what}" for f, argument, _, what in REFUSED])
-def test_each_is_refused_by_name(function, argument, value, what):
+def test_each_invalid_value_is_refused_by_name(function, argument, value, what):
     with pytest.raises((ValueError, TypeError, FloatingPointError)) as caught:
         function(**CALLS[function] | {argument: value})
     message = str(caught.value)
@@ -179,11 +179,11 @@ def test_arguments_that_do_not_fit_each_other_are_refused(call, message):
         call()
 
 
-# ---------------------------------------------------------------- labels, whatever their numbers
+# ---------------------------------------------------------------- labels of any value
 
 @pytest.mark.parametrize("function", [knn_accuracy, linear_probe])
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.uint64, ">i4"])
-def test_sparse_ids_cost_nothing_and_change_nothing(function, dtype):
+def test_large_sparse_labels_change_nothing(function, dtype):
     labels = np.array([3, 100, 11])[LABELS].astype(dtype)
     if np.dtype(dtype).itemsize == 8:
         labels = labels + dtype(2**62)
@@ -193,7 +193,7 @@ def test_sparse_ids_cost_nothing_and_change_nothing(function, dtype):
 
 
 @pytest.mark.parametrize("function", [knn_accuracy, linear_probe])
-def test_classes_that_training_lacks_are_errors_and_said(function):
+def test_classes_missing_in_training_count_as_errors_with_a_warning(function):
     known = LABELS < 2
 
     call = CALLS[function] | dict(train_features=X[known], train_labels=LABELS[known])
@@ -207,15 +207,15 @@ def test_classes_that_training_lacks_are_errors_and_said(function):
 
 
 @pytest.mark.parametrize("function", [knn_accuracy, linear_probe])
-def test_one_class_in_training_is_all_that_is_found(function):
+def test_with_one_class_in_training_only_that_class_is_predicted(function):
     with pytest.warns(UserWarning, match="8 of 12 items"):
         assert function(**CALLS[function] | dict(train_labels=LABELS * 0)) == pytest.approx(4 / 12)
 
 
-# ---------------------------------------------------------------- numbers: no underflow, no overflow, ties as chance
+# ---------------------------------------------------------------- no underflow or overflow; a tie counts as chance
 
 def slow_knn(bank, bank_labels, queries, labels, k, tau):
-    """The vote, query by query. Cosines are rounded as the function does; with a zero row they are 0."""
+    """The accuracy of the weighted vote. Cosines are rounded as in knn_accuracy; those of zero rows are 0."""
     length, total = np.sqrt((bank * bank).sum(axis=1)), 0.0
     for query, label in zip(queries, labels):
         lengths = length * math.sqrt((query * query).sum())
@@ -238,9 +238,11 @@ def test_knn_is_its_definition_with_ties_and_zero_rows(seed, k, tau):
 
 
 @pytest.mark.parametrize("tau, nearer", [(0.01, 0.3), (0.03, 0.8), (1e5, 0.3), (1e9, 0.9)])
-def test_knn_finds_a_vote_more_at_any_temperature(tau, nearer):
-    """Two training items of classes 0 and 1 at the query, and for class 1 one more, which counts exp(-nearer / tau); at a
-    high temperature two of each class, of which one of class 0 is farther."""
+def test_knn_counts_one_more_vote_at_any_temperature(tau, nearer):
+    """Class 1 wins the vote by a small margin.
+
+    At tau < 1 one item of each class lies at the query, and another of class 1 adds a vote of exp(-nearer / tau). At
+    tau > 1 each class has two items, and one of class 0 is farther from the query."""
     angle = math.acos(1 - nearer)
     same, far = [1.0, 0.0], [math.cos(angle), math.sin(angle)]
     bank, labels = ([same, same, far], [0, 1, 1]) if tau < 1 else ([same, same, same, far], [0, 1, 1, 0])
@@ -251,7 +253,7 @@ def test_knn_finds_a_vote_more_at_any_temperature(tau, nearer):
 
 @given(st.permutations(range(9)), st.floats(1e-3, 1e9))
 def test_equal_votes_tie_in_any_order(order, tau):
-    """Three classes at the same three angles: every accuracy is 1/3."""
+    """Three classes have items at the same three angles, so the vote ties and the accuracy is 1/3."""
     angles, labels = np.repeat([0.1, 0.5, 0.7], 3)[order], np.tile([0, 1, 2], 3)[order]
     bank = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     assert knn_accuracy(bank, labels, np.array([[1.0, 0.0]]), np.array([1]), k=9, tau=tau) == pytest.approx(1 / 3, abs=1e-12)
@@ -259,7 +261,7 @@ def test_equal_votes_tie_in_any_order(order, tau):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("tau", [5e-324, 1e-300, 1e-20, 1e-3, 1e10, 1e308])
-def test_knn_at_any_temperature(xp, rng, tau, dtype):
+def test_knn_separates_easy_classes_at_any_temperature(xp, rng, tau, dtype):
     labels = np.arange(40) % 2
     x = (np.eye(2)[labels] * 3 + rng.standard_normal((40, 2)) * 0.1 - [0, 1]).astype(dtype)
     x = to_device(x, xp)
@@ -269,7 +271,7 @@ def test_knn_at_any_temperature(xp, rng, tau, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("C", [1e-6, 1e-3, 1e3, 1e10, 1e300])
 @pytest.mark.parametrize("n", [8, 400])
-def test_the_probe_at_any_strength_of_penalty(rng, n, C, dtype):
+def test_the_probe_separates_easy_classes_at_any_penalty(rng, n, C, dtype):
     labels = np.arange(n) % 4
     x = (3 * np.eye(4)[labels] + 0.3 * rng.standard_normal((n, 4))).astype(dtype)
     assert linear_probe(x, labels, x, labels, C=C) == 1
@@ -282,13 +284,13 @@ DEAD = {"zeros": lambda n: np.zeros((n, 7)), "constant": lambda n: np.full((n, 7
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("what", DEAD)
-def test_a_dead_network_gets_no_good_marks(xp, what, dtype):
+def test_a_constant_network_scores_no_better_than_chance(xp, what, dtype):
     train, test = (to_device(DEAD[what](n).astype(dtype), xp) for n in (301, 101))
     train_labels, test_labels = np.arange(301) % 4, np.arange(101) % 4       # class 0 has 76 of 301, 26 of 101
     for k in (1, 20, 301):
         assert knn_accuracy(train, train_labels, test, test_labels, k=k) == pytest.approx(26 / 101)
     assert linear_probe(train, train_labels, test, test_labels) == pytest.approx(26 / 101)
-    assert knn_accuracy(train[1:], train_labels[1:], test, test_labels) == pytest.approx(1 / 4)      # all classes alike
+    assert knn_accuracy(train[1:], train_labels[1:], test, test_labels) == pytest.approx(1 / 4)      # classes of equal size
     assert linear_probe(train[1:], train_labels[1:], test, test_labels) == pytest.approx(1 / 4)
     assert zero_shot_accuracy(test, train[:4], test_labels) == pytest.approx(1 / 4)
     assert set(retrieval_recall(test, train[:4], test_labels, ks=(1, 2)).values()) == {0.0}
@@ -311,7 +313,7 @@ def test_geometry_is_its_definition_with_zero_rows(xp, rng):
 
 
 @pytest.mark.parametrize("dtype, scale", [("float32", 1e-15), ("float32", 1e15), ("float64", 1e-150), ("float64", 1e150)])
-def test_scale_changes_no_metric(xp, rng, dtype, scale):
+def test_scaling_the_features_changes_no_metric(xp, rng, dtype, scale):
     x, labels = rng.standard_normal((60, 5)) + 2 * np.eye(5)[np.arange(60) % 3], np.arange(60) % 3
     small, large = (to_device(one.astype(dtype), xp) for one in (x, scale * x))
     tolerance = dict(rel=1e-4 if dtype == "float32" else 1e-9)
@@ -319,18 +321,18 @@ def test_scale_changes_no_metric(xp, rng, dtype, scale):
     assert linear_probe(large, labels, large, labels) == pytest.approx(linear_probe(small, labels, small, labels), abs=0.04)
     if scale > 1 or dtype == "float32":                      # a row shorter than 1e-12 has no direction
         return
-    assert abs(uniformity(large)) <= (0 if xp is np else 1e-14)                      # CuPy adds up in another order
+    assert abs(uniformity(large)) <= (0 if xp is np else 1e-14)                      # CuPy sums in another order
 
 
-def test_rounding_is_no_rank(rng):
-    """Embeddings that are one point, but for the rounding of float32."""
+def test_rounding_errors_add_no_rank(rng):
+    """Embeddings at one or two points, up to float32 rounding, have an effective rank of 1."""
     z = (0.1 + 1e-9 * rng.standard_normal((500, 16))).astype("float32")
     assert effective_rank(z) == 1 and effective_rank(np.concatenate([z, z + np.float32(0.1)])) == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize("t", [1e-6, 0.01, 2.0, 100.0, 1e4, 1e5])
-def test_the_floor_for_any_t(t):
-    """On the sphere in R^3 it is log((1 - e^-4t) / 4t)."""
+def test_the_uniformity_floor_is_exact_for_any_t(t):
+    """On the sphere in R^3 the lowest uniformity is log((1 - e^-4t) / 4t)."""
     assert uniformity_floor(3, t) == pytest.approx(math.log(-math.expm1(-4 * t) / (4 * t)), rel=1e-6, abs=1e-9)
 
 
@@ -343,7 +345,7 @@ def test_a_collapsed_map_and_huge_features_stay_finite(rng):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("far", [0, 1e3, 1e6])
-def test_one_far_point_leaves_the_map_of_the_others_right(rng, far, dtype):
+def test_an_outlier_leaves_the_map_of_the_others_right(rng, far, dtype):
     labels = np.arange(100) % 4
     x = 5 * rng.standard_normal((4, 10))[labels] + rng.standard_normal((100, 10))
     x[0] += far
@@ -353,23 +355,23 @@ def test_one_far_point_leaves_the_map_of_the_others_right(rng, far, dtype):
 
 
 @pytest.mark.parametrize("labels", [np.ma.masked_array(LABELS, LABELS > 1), LABELS.tolist()], ids=["masked", "a list"])
-def test_what_makes_labels_of_host_data_is_asarray(labels):
+def test_masked_or_listed_labels_are_refused_with_the_fix(labels):
     with pytest.raises(TypeError, match="np.asarray makes one"):
         knn_accuracy(X, labels, X, LABELS, k=3)
 
 
-def test_symbols_by_the_thousand():
-    """binomials beyond float64: 1500 choose 750; with two symbols B is about half of the others."""
+def test_symbol_estimates_hold_for_large_batches():
+    """1500 choose 750 exceeds float64. With two symbols about half of the other images show the anchor's symbol."""
     estimates = symbol_estimates(2, 1501)
     assert estimates.infonce == pytest.approx(math.log(1501 / 751), abs=1e-3)
     assert symbol_estimates(1, 5000) == pytest.approx((0, 0, 0), abs=1e-12)
 
 
-def test_a_loss_that_rounding_took_below_0_gives_the_cap():
+def test_a_loss_rounded_below_0_gives_the_cap():
     assert infonce_bound(-1e-7, 8).nats == math.log(8)
 
 
-def test_evaluation_of_tiny_data_takes_what_neighbours_there_are():
+def test_evaluation_of_tiny_data_uses_all_available_neighbours():
     metrics, _, _ = frozen_accuracies(MODEL, DATA, np)       # 12 images, k = 20
     assert all(0 <= value <= 1 for value in metrics.values()) and 0 <= pixel_accuracy(DATA, np) <= 1
 
@@ -378,7 +380,7 @@ def test_an_unknown_loss_is_none_and_not_nan():
     assert final_loss([], 10) is None and final_loss([{"step": 0, "loss": 1.0}], 10) is None
 
 
-# ---------------------------------------------------------------- defaults, held by values computed without them
+# ---------------------------------------------------------------- defaults, compared with values computed independently
 
 def test_the_defaults_of_knn_are_20_neighbours_at_a_temperature_of_0_1(rng):
     bank, queries = rng.standard_normal((200, 3)), rng.standard_normal((1000, 3))
@@ -403,14 +405,14 @@ def test_the_default_of_recall_is_at_1_5_and_10():
     assert list(retrieval_recall(X, X, np.arange(12))) == [f"{side}_r{k}" for side in ("text", "image") for k in (1, 5, 10)]
 
 
-def test_the_standard_error_is_that_of_a_mean_of_independent_batches():
+def test_the_standard_error_is_that_of_the_mean_of_independent_batches():
     mean, error = optimal_bound(2.0, 3, 8, pairs=100, rng=np.random.default_rng(5))
     rng, rho, bounds = np.random.default_rng(5), math.sqrt(1 - math.exp(-4 / 3)), []
     for _ in range(12):                                      # 100 // 8 batches
         x, noise = rng.standard_normal((2, 8, 3), dtype="float32")
         y = rho * x + math.sqrt(1 - rho * rho) * noise
         s = np.array([[-((b - rho * a)**2).sum() / (2 * (1 - rho**2)) + (b * b).sum() / 2 for b in y.astype(float)]
-                      for a in x.astype(float)])             # log p(y|x) / p(y), but for a constant
+                      for a in x.astype(float)])             # log p(y|x) / p(y), up to a constant
         bounds.append(np.mean(np.diagonal(s) - np.log(np.exp(s).sum(axis=1))) + math.log(8))
     assert mean == pytest.approx(np.mean(bounds), rel=1e-4)
     assert error == pytest.approx(np.std(bounds, ddof=1) / math.sqrt(12), rel=1e-4)
@@ -418,7 +420,7 @@ def test_the_standard_error_is_that_of_a_mean_of_independent_batches():
 
 @pytest.mark.parametrize("call", [lambda: knn_accuracy(X, LABELS, X, LABELS + 1, k=1),
                                   lambda: linear_probe(X, LABELS, X, LABELS, C=1e6, steps=1)])
-def test_a_warning_points_at_the_line_that_called(call):
+def test_a_warning_points_at_the_calling_line(call):
     with pytest.warns(UserWarning) as caught:
         call()
     assert {warning.filename for warning in caught} == {__file__}

@@ -1,4 +1,5 @@
-"""Files that lie: IDX, pickles and archives are read completely and correctly, or refused in one line, with little memory and time."""
+"""Damaged and hostile files: IDX, pickle and tar files are read completely and correctly, or refused in one line with
+little memory and time."""
 
 import gzip
 import io
@@ -23,7 +24,7 @@ STEMS = tuple(mnist.SHA256)
                                           st.sampled_from([2051, 2049, 0, 3331]),
                                           st.tuples(*[st.sampled_from([0, 1, 2, 3, 28, 2**31, 2**32 - 1])] * 3),
                                           st.binary(max_size=20)))
-def test_any_bytes_are_an_idx_file_whole_and_true_or_refused(content):
+def test_any_bytes_are_read_completely_as_idx_or_refused(content):
     for kind, ndim in (("image", 3), ("label", 1)):
         try:
             array = parse_idx(content, "here", kind)
@@ -33,13 +34,13 @@ def test_any_bytes_are_an_idx_file_whole_and_true_or_refused(content):
             assert array.ndim == ndim and content[4 + 4 * ndim:] == array.tobytes()
 
 
-ALLOC = {                                                # few bytes that ask pickle for gigabytes
+ALLOC = {                                                # short pickles that request gigabytes
     "BINSTRING": b"\x80\x02T\xff\xff\xff\x7f.", "BINBYTES": b"\x80\x03B\xff\xff\xff\xff.",
     "BINUNICODE": b"X\xff\xff\xff\xff.",
     "BINBYTES8": b"\x80\x04\x8e" + b"\xff" * 7 + b"\x00.", "BYTEARRAY8": b"\x80\x05\x96" + b"\xff" * 7 + b"\x00.",
     "BINUNICODE8": b"\x80\x04\x8d" + b"\xff" * 7 + b"\x00.", "LONG4": b"\x80\x02\x8b\xff\xff\xff\x7f.",
     "LONG_BINPUT": b"\x80\x02Nr\xff\xff\xff\x7f.", "LONG_BINPUT of 64 MB": b"\x80\x02Nr\x00\x00\x40\x00.",
-    "a name of lines": b"cnumpy\n\x1b[2J\x85owned\n.", "BINPUT beyond": b"\x80\x02Nq\xff.", "PUT": b"Np4000000000\n.",
+    "a name with line breaks": b"cnumpy\n\x1b[2J\x85owned\n.", "BINPUT beyond": b"\x80\x02Nq\xff.", "PUT": b"Np4000000000\n.",
     "FRAME": b"\x80\x04\x95" + b"\xff" * 7 + b"\x00N.",
     "INT": b"I" + b"9" * 5000 + b"\n.", "LONG": b"L" + b"9" * 5000 + b"L\n.", "PERSID": b"Pid\n.", "EXT": b"\x82\x01.",
     "NEXT_BUFFER": b"\x80\x05\x97.", "INST": b"(ios\nsystem\n.", "OBJ": b"(cos\nsystem\no.",
@@ -65,8 +66,8 @@ def test_a_pickle_with_too_many_opcodes_is_refused(monkeypatch, content):
 
 
 @pytest.mark.parametrize("text, encoding, times", [("x" * 10_000, "latin1", 1000), ("x", "utf-8", 1), (3, "latin1", 1)])
-def test_bytes_made_of_text_are_no_more_than_the_file_has(text, encoding, times):
-    """Protocol 2 of Python 3 writes bytes as _codecs.encode(text, 'latin1'); one text can be encoded again and again."""
+def test_bytes_encoded_from_text_in_a_pickle_are_refused(text, encoding, times):
+    """In protocol 2 Python 3 writes bytes as _codecs.encode(text, 'latin1'), so a pickle can encode one text many times."""
     begin = pickle.dumps(text, 2)[:-1]
     content = b"\x80\2]" + b"".join(b"c_codecs\nencode\n" + (begin[2:] if k == 0 else b"h\0") +
                                     b"X" + len(encoding).to_bytes(4, "little") + encoding.encode() + b"\x86Ra"
@@ -78,8 +79,8 @@ def test_bytes_made_of_text_are_no_more_than_the_file_has(text, encoding, times)
     tracemalloc.stop()
 
 
-def test_nested_labels_do_not_unfold():
-    """Lists of twice the same list, forty deep: an array of them would have 2^40 elements."""
+def test_nested_labels_are_not_expanded():
+    """The labels are 40 nested lists, each holding the next one twice. An array of them would have 2^40 elements."""
     labels = [1, 2]
     for _ in range(40):
         labels = [labels, labels]
@@ -93,7 +94,7 @@ BATCH = pickle.dumps({b"data": ROWS, b"labels": [3, 7]}, 4)
 
 
 @given(st.lists(st.tuples(st.integers(0, len(BATCH) - 1), st.integers(0, 255)), min_size=1, max_size=4))
-def test_a_damaged_pickle_is_refused_or_has_the_shape_of_a_batch(flips):
+def test_a_damaged_pickle_is_refused_or_is_a_valid_batch(flips):
     content = bytearray(BATCH)
     for place, value in flips:
         content[place] = value
@@ -106,7 +107,7 @@ def test_a_damaged_pickle_is_refused_or_has_the_shape_of_a_batch(flips):
 
 
 def archive(*members):
-    """A gzipped tar of (TarInfo, content)."""
+    """The bytes of a tar archive of the given (TarInfo, content) members."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for member, content in members:
@@ -126,7 +127,7 @@ SIX = [(member(name, 3073), bytes(3073)) for name in cifar10.UNPACKED["cifar-10-
 
 
 def claims(tar, at, field):
-    """The tar with other bytes at a place in its first header, and that header's checksum made right."""
+    """The tar with `field` at byte `at` of its first header, and the checksum of that header corrected."""
     head = bytearray(tar[:512])
     head[at:at + len(field)] = field
     head[148:156] = b" " * 8
@@ -149,7 +150,7 @@ def begins_with(kind, size=512, **fields):
     begins_with(tarfile.CHRTYPE, 0), claims(begins_with(tarfile.GNUTYPE_SPARSE), 483, b"%011o\0" % (2**33 - 1)),
     claims_size(begins_with(tarfile.GNUTYPE_LONGNAME), 2**32), claims_size(begins_with(tarfile.XHDTYPE), 2**32),
 ], ids=range(13))
-def test_a_tar_that_lies_is_refused_in_time(tmp_path, tar):
+def test_an_inconsistent_tar_is_refused_in_time(tmp_path, tar):
     (tmp_path / "cifar-10-binary.tar.gz").write_bytes(gzip.compress(tar))
     started = time.monotonic()
     with pytest.raises(CorruptFile) as caught:

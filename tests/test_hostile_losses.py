@@ -1,4 +1,4 @@
-"""Hostile input, loss by loss: what is legal gives what a plain loop in float64 gives, the rest is refused, and named."""
+"""Extreme and invalid inputs to every loss: valid inputs agree with a loop in float64, and the rest are refused by name."""
 
 import math
 
@@ -16,7 +16,7 @@ from minicl.evaluate import alignment, uniformity
 
 
 def unit(row):
-    """A row of zeros, or shorter than 1e-12, has no direction: it stays at the origin."""
+    """The row divided by its length. A row shorter than 1e-12 has no direction and becomes zeros."""
     length = math.hypot(*row)
     return [v / length if length >= 1e-12 else 0.0 for v in row]
 
@@ -123,7 +123,7 @@ def labels(n):
     return np.arange(n) % 2 if n > 2 else np.zeros(n, dtype=int)
 
 
-# name: (how many embeddings, the numbers beside them, options of n items, fewest items)
+# name: (number of embedding arguments, further numeric arguments, options as a function of n, smallest n)
 LOSSES = {
     "info_nce": (3, [0.3], lambda n: {}, 1), "nt_xent": (2, [0.3], lambda n: {}, 1),
     "nt_xent, sharp": (2, [0.004], lambda n: {}, 1), "info_nce, sharp": (3, [0.004], lambda n: {}, 1),
@@ -152,14 +152,14 @@ def call(name, arrays, numbers=None, options=None):
 ROWS = {"zeros": lambda row: 0 * row, "tiny": lambda row: 1e-13 * row, "small": lambda row: 1e-11 * row,
         "huge": lambda row: 1e150 * row, "first axis": lambda row: np.eye(1, len(row))[0],
         "opposite": lambda row: -np.eye(1, len(row))[0], "negative zeros": lambda row: -0.0 * row, "as drawn": lambda row: row}
-MODEST = ("zeros", "tiny", "first axis", "opposite", "negative zeros", "as drawn")       # where rows are not normalised
+MODEST = ("zeros", "tiny", "first axis", "opposite", "negative zeros", "as drawn")       # without normalised rows
 
 
 @each_loss
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_legal_input_gives_what_a_loop_gives(name, data):
-    """Also where rows are zeros, all of them, opposite, equal, of any length; where d = 1; where the batch is least."""
+    """The cases include zero, equal and opposite rows, rows of any length, d = 1, and the smallest batch."""
     count, numbers, of_n, fewest = LOSSES[name]
     n, d = data.draw(st.integers(fewest, 5)), data.draw(st.integers(1, 4))
     kinds = MODEST if name in ("vicreg", "barlow_twins") else tuple(ROWS)
@@ -175,36 +175,36 @@ def test_legal_input_gives_what_a_loop_gives(name, data):
 
 
 @each_loss
-def test_a_dead_network_has_a_collapses_loss_and_no_gradient(name):
-    """All outputs 0: as bad as all outputs equal, for every loss that a collapse affects."""
+def test_a_dead_network_has_the_loss_of_a_collapse_and_no_gradient(name):
+    """Outputs of 0 give the same loss as equal outputs, for every loss that does not distinguish cosines of 0 and 1."""
     count, _, _, fewest = LOSSES[name]
     dead, tensors = call(name, [np.zeros((5, 3)) for _ in range(count)])
     collapsed, _ = call(name, [np.ones((5, 3)) for _ in range(count)])
-    if not name.startswith(("siglip", "dcl, w", "negative_cosine")):         # these tell a cosine of 0 from one of 1
+    if not name.startswith(("siglip", "dcl, w", "negative_cosine")):         # these distinguish cosines of 0 and 1
         assert dead.item() == pytest.approx(collapsed.item(), abs=1e-9)
     dead.backward()
     assert all(x.grad is None or not x.grad.any() for x in tensors)
 
 
-def test_a_dead_network_has_the_best_marks_of_no_loss_or_metric():
+def test_a_dead_network_has_the_best_value_of_no_loss_or_metric():
     dead = np.zeros((6, 4))
     assert negative_cosine(Tensor(dead), Tensor(dead)).item() == 0           # the best is -1
     assert contrastive.uniformity_loss(dead).item() == pytest.approx(0, abs=1e-12) == uniformity(dead)      # the worst
-    assert alignment(dead, dead) == 0                                        # as any collapse: it sees no more
+    assert alignment(dead, dead) == 0                                        # as for any collapse
     assert not cosine_similarity(dead, np.eye(4)).data.any()
 
 
-# ---------------------------------------------------------------- what is not finite
+# ---------------------------------------------------------------- values that are not finite
 
 @each_loss
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e200])
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_nan_infinity_and_overflow_are_said_at_once(name, bad):
+def test_nan_infinity_and_overflow_raise_at_once(name, bad):
     for position in range(LOSSES[name][0]):
         arrays = [np.random.default_rng(k).standard_normal((4, 3)) for k in range(LOSSES[name][0])]
         arrays[position][2, 1] = bad
         if name == "barlow_twins" and bad == 1e200:
-            continue                                         # standardised columns may have any length, within reason
+            continue                                         # its columns are standardised, so this is valid
         with pytest.raises(FloatingPointError, match="is not finite"):
             call(name, arrays)
 
@@ -218,7 +218,7 @@ def test_a_float32_row_too_long_is_refused_not_normalised_to_zeros():
 
 @pytest.mark.parametrize("function", [softmax, log_softmax])
 @pytest.mark.parametrize("row", [[math.nan, 1], [math.inf, 1], [-math.inf, -math.inf]])
-def test_scores_that_are_not_finite_do_not_pass(function, row):
+def test_scores_that_are_not_finite_are_refused(function, row):
     scores, ids = np.array([[0.5, 1.0], row]), np.array([0, 1])
     for call in (lambda: function(scores), lambda: info_nce_from_scores(Tensor(scores), ids),
                  lambda: choice_accuracy(scores, ids)):
@@ -226,7 +226,7 @@ def test_scores_that_are_not_finite_do_not_pass(function, row):
             call()
 
 
-def test_a_score_of_minus_infinity_is_no_candidate():
+def test_a_score_of_minus_infinity_excludes_a_candidate():
     without = np.array([[0.5, 1.0, 2.0]])
     scores = Tensor(np.append(without, [[-math.inf]], axis=1), requires_grad=True)
     for function in (softmax, log_softmax):
@@ -236,7 +236,7 @@ def test_a_score_of_minus_infinity_is_no_candidate():
         (y[:, :3] * y[:, :3]).sum().backward(), (expected * expected).sum().backward()
         np.testing.assert_allclose(tau.grad, alone.grad, rtol=1e-12)
     with pytest.raises(FloatingPointError, match="info_nce_from_scores: the loss is not finite"):
-        info_nce_from_scores(scores, np.array([3]))          # the right answer is excluded
+        info_nce_from_scores(scores, np.array([3]))          # the positive is excluded
 
 
 # ---------------------------------------------------------------- numbers
@@ -290,7 +290,7 @@ def test_temperature_is_another_name_for_tau(name):
         loss(*arrays, tau, temperature=tau, **of_n(4))
 
 
-def test_temperature_is_another_name_for_tau_where_scores_are_given():
+def test_temperature_is_another_name_for_tau_in_losses_of_scores():
     scores, ids = Tensor(np.eye(3)), np.arange(3)
     assert info_nce_from_scores(scores, ids, temperature=0.1).item() == info_nce_from_scores(scores, ids, 0.1).item()
     with pytest.raises(TypeError, match="two names of one argument"):
@@ -298,11 +298,11 @@ def test_temperature_is_another_name_for_tau_where_scores_are_given():
     assert softmax(np.eye(3), temperature=0.1).data.tolist() == softmax(np.eye(3), 0.1).data.tolist()
 
 
-# ---------------------------------------------------------------- shapes, kinds, ids
+# ---------------------------------------------------------------- shapes, dtypes, ids
 
 @each_loss
 @pytest.mark.parametrize("shape", [(), (4,), (4, 3, 1), (0, 3), (4, 0)], ids=str)
-def test_what_is_no_batch_of_rows_is_refused(name, shape):
+def test_inputs_that_are_not_batches_of_rows_are_refused(name, shape):
     count, numbers, of_n, _ = LOSSES[name]
     arrays = [np.ones(shape) for _ in range(count)]
     with pytest.raises(ValueError, match=name.partition(",")[0]):
@@ -310,7 +310,7 @@ def test_what_is_no_batch_of_rows_is_refused(name, shape):
 
 
 @each_loss
-def test_views_of_other_shapes_and_kinds_are_refused(name):
+def test_views_of_other_shapes_and_dtypes_are_refused(name):
     count, _, of_n, fewest = LOSSES[name]
     good = [np.random.default_rng(k).standard_normal((4, 3)) for k in range(count)]
     for position in range(1, count):
@@ -334,14 +334,14 @@ IDS = [np.zeros((4, 1), dtype=int), np.zeros((1, 4), dtype=int), np.zeros(3, dty
 
 @pytest.mark.parametrize("name, option", [("clip_loss", "caption_ids"), ("siglip", "caption_ids"), ("sup_con", "labels")])
 @pytest.mark.parametrize("ids", IDS, ids=lambda ids: f"{type(ids).__name__}{getattr(ids, 'shape', '')}{getattr(ids, 'dtype', '')}")
-def test_ids_that_are_not_one_integer_a_row_are_refused(name, option, ids):
+def test_ids_that_are_not_one_integer_per_row_are_refused(name, option, ids):
     arrays = [np.random.default_rng(k).standard_normal((4, 3)) for k in range(LOSSES[name][0])]
     with pytest.raises(ValueError, match=f"{name}: .*{option}"):
         call(name, arrays, options={option: ids})
 
 
 @pytest.mark.parametrize("ids", [*IDS, np.array([0, 1, 2, 3]), np.array([0, 1, -1, 0])], ids=str)
-def test_positive_ids_that_are_no_columns_are_refused(ids):
+def test_positive_ids_that_are_not_columns_are_refused(ids):
     scores = np.random.default_rng(0).standard_normal((4, 3))
     for call in (lambda: info_nce_from_scores(Tensor(scores), ids), lambda: choice_accuracy(scores, ids)):
         with pytest.raises((ValueError, TypeError), match="positive_ids"):
@@ -349,15 +349,15 @@ def test_positive_ids_that_are_no_columns_are_refused(ids):
 
 
 @pytest.mark.parametrize("weights", [np.ones((4, 1)), np.ones(3), np.ones(4, dtype="float32"), [1.0] * 4, 1.0, "w"], ids=str)
-def test_weights_that_are_not_one_an_item_are_refused(weights):
+def test_weights_that_are_not_one_per_item_are_refused(weights):
     z = np.random.default_rng(0).standard_normal((4, 3))
     with pytest.raises(ValueError, match="dcl: weights must be an array"):
         contrastive.dcl(z, z, 0.5, weights=weights)
 
 
-# ---------------------------------------------------------------- what beside the losses takes embeddings
+# ---------------------------------------------------------------- other functions of embeddings
 
-def test_the_weights_of_dcl_w_are_its_equation():
+def test_the_weights_of_dcl_w_follow_their_equation():
     rng = np.random.default_rng(0)
     z1, z2 = rng.standard_normal((2, 6, 3))
     z1[0] = 0

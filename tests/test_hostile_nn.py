@@ -1,4 +1,4 @@
-"""Hostile states, options and inputs of modules, optimizers and methods: each is right, or an error that says why."""
+"""Invalid states, options and inputs of modules, optimizers and methods are errors that state the reason."""
 
 import numpy as np
 import pytest
@@ -35,8 +35,8 @@ SPOILERS = {
 
 @pytest.mark.parametrize("spoil", SPOILERS, ids=SPOILERS)
 @pytest.mark.parametrize("owner", ["model", "optimizer", "queue"])
-def test_loading_changes_nothing_unless_all_of_it_fits(owner, spoil):
-    """Each entry of a state in turn is spoilt, the last ones too, when all others might have been written."""
+def test_a_state_that_does_not_fit_changes_nothing(owner, spoil):
+    """Each entry of a state is spoilt in turn, also the last, before which all others could have been loaded."""
     model = Net()
     thing = {"model": model, "optimizer": Adam(model, 0.1), "queue": Queue(3, 2)}[owner]
     for name, array in thing.state_dict().items():
@@ -80,7 +80,7 @@ def encoder():
 
 SIZES = [0, -1, 2.0, 1.5, "3", None, True, float("nan")]
 NUMBERS = [-0.1, float("nan"), float("inf"), "0.1", None, True, [0.1]]
-OPTIONS = {                                                  # name: (make(value), values that are refused)
+OPTIONS = {                                                  # name: (make(value), invalid values)
     "Linear.in_features": (lambda v: Linear(v, 3, rng=rng()), SIZES),
     "Linear.out_features": (lambda v: Linear(3, v, rng=rng()), SIZES),
     "Conv2d.in_channels": (lambda v: nn.Conv2d(v, 3, 3, rng=rng()), SIZES),
@@ -280,7 +280,7 @@ def test_a_refused_batch_does_not_enter_the_queue_later():
         model.update()
 
 
-def test_a_copy_of_a_frozen_copy_is_one_too():
+def test_a_copy_of_a_frozen_copy_is_frozen_too():
     target = frozen_copy(frozen_copy(HEAD))
     assert target.named_parameters() == [] and np.array_equal(target(tensor(3, 2)).data, HEAD(tensor(3, 2)).data)
 

@@ -1,6 +1,5 @@
-"""Odd input, op by op: legal input gives what NumPy gives in float64,
-and finite differences agree; the rest is refused
-with an error that names the op and the argument."""
+"""Unusual inputs to every op: valid inputs agree with NumPy in float64 and with finite differences; an error for an
+invalid input names the op and the argument."""
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ C1, C0 = np.ones(3), np.zeros(3)
 rng = np.random.default_rng(0)
 q = np.ones((2, 3, 4))
 
-# op, arguments, options, what the error must say
+# op, arguments, options, pattern of the error message
 REFUSED = [
     *[(op, (x, np.ones(4)), {}, rf"{op.__name__}: .*broadcast.*x float64 array of shape \(2, 3\), y ")
       for op in (ops.add, ops.sub, ops.mul, ops.div, ops.maximum, ops.minimum)],
@@ -95,11 +94,11 @@ def test_illegal_input_is_refused_by_name(op, inputs, options, words):
         op(*(Tensor(a) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in inputs), **options)
 
 
-# ---------------------------------------------------------------- legal, if odd: every layout, no entries, no axes
+# ---------------------------------------------------------------- unusual valid inputs: any layout, no entries, no axes
 
 def laid_out(draw, values, ties=True):
-    """The values as an array that is contiguous, transposed, reversed or a slice of a larger one; or some of them,
-    tied."""
+    """The values in a drawn memory layout: contiguous, transposed, reversed, a slice of a larger array, or (where ties are
+    allowed) the first row broadcast to all rows."""
     layout = draw(st.sampled_from(["contiguous", "transposed", "reversed", "every other", *["broadcast"] * ties]))
     if layout == "transposed" and values.ndim:
         return np.ascontiguousarray(values.T).T
@@ -113,7 +112,7 @@ def laid_out(draw, values, ties=True):
 
 
 def drawn(draw, shape, low=-3.0, ties=True):
-    """Values from low to 3, none near 0."""
+    """An array of this shape in a drawn layout, with values from low to 3, none near 0."""
     values = np.random.default_rng(draw(st.integers(0, 2**32 - 1))).uniform(low, 3, shape)
     return laid_out(draw, np.where(np.abs(values) < 0.05, 0.07, values), ties)
 
@@ -122,13 +121,14 @@ shapes = st.lists(st.integers(0, 4), max_size=4).map(tuple)
 
 
 def agree(op, expected, *inputs, **options):
-    """Value as NumPy's; gradients as finite differences; also in float32, of the right shape and dtype; inputs untouched."""
-    inputs = [np.asarray(a) for a in inputs]                 # 0-d arrays plus 1 are scalars
+    """Check the op's value against `expected`, its gradients against finite differences, its float32 results, and that the
+    inputs are unchanged."""
+    inputs = [np.asarray(a) for a in inputs]                 # NumPy gives scalars for sums of 0-d arrays
     before = [a.copy() for a in inputs]
     (y, *gradients), (_, *plain) = _run(op, inputs, options, broadcast=True), _run(op, before, options)
     assert y.shape == np.shape(expected)
     np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
-    for a, b in zip(gradients, plain):                       # whatever the layout of the inputs and of g
+    for a, b in zip(gradients, plain):                       # for any layout of the inputs and of g
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
     def function(*tensors):
@@ -145,7 +145,7 @@ def agree(op, expected, *inputs, **options):
 
 
 def _run(op, inputs, options, broadcast=False):
-    """The value and the gradients for g = 1, as one number that is broadcast or as an array full of it."""
+    """[value, *gradients] for g = 1, where g is a broadcast scalar or a full array."""
     tensors = [Tensor(a, requires_grad=True) for a in inputs]
     y = op(*tensors, **options)
     one = np.ones((), dtype=y.dtype)
@@ -163,14 +163,14 @@ UNARY = {
 
 @settings(max_examples=40)
 @given(st.data(), st.sampled_from(list(UNARY)), shapes)
-def test_one_input(data, op, shape):
+def test_elementwise_ops_of_one_input_agree_with_numpy(data, op, shape):
     x = drawn(data.draw, shape, 0.1 if op in (ops.log, ops.sqrt) else -3.0)
     agree(op, UNARY[op](x), x)
 
 
 @settings(max_examples=40)
 @given(st.data(), st.sampled_from(["add", "sub", "mul", "div", "maximum", "minimum"]), shapes)
-def test_two_inputs_that_broadcast(data, name, shape):
+def test_elementwise_ops_of_two_inputs_broadcast_as_numpy(data, name, shape):
     cut = data.draw(st.integers(0, len(shape)))
     ones = [data.draw(st.booleans()) for _ in shape[cut:]]
     x, y = drawn(data.draw, shape), drawn(data.draw, tuple(1 if one else n for one, n in zip(ones, shape[cut:])))
@@ -183,7 +183,7 @@ def test_two_inputs_that_broadcast(data, name, shape):
 
 @settings(max_examples=40)
 @given(st.data(), shapes, st.sampled_from([(-1.0, None), (None, 1), (-0.5, 0.5), (2, 2)]))
-def test_clip_where_and_dropout(data, shape, limits):
+def test_clip_where_and_dropout_agree_with_numpy(data, shape, limits):
     x, y = drawn(data.draw, shape), drawn(data.draw, shape)
     agree(ops.clip, np.clip(x, *limits), x, low=limits[0], high=limits[1])
     mask = np.asarray(np.random.default_rng(0).random(shape) < 0.5)
@@ -201,7 +201,7 @@ AXIS_FORMS = [lambda axes: axes, list, lambda axes: tuple(map(np.int64, axes)),
 @settings(max_examples=40)
 @given(st.data(), st.sampled_from(["sum", "mean", "max", "logsumexp", "var"]), shapes, st.booleans(),
        st.sampled_from(AXIS_FORMS))
-def test_reductions_along_any_axes(data, name, shape, keepdims, form):
+def test_reductions_along_any_axes_agree_with_numpy(data, name, shape, keepdims, form):
     if name != "sum":
         shape = tuple(max(n, 1) for n in shape)
     x = drawn(data.draw, shape)
@@ -215,7 +215,7 @@ def test_reductions_along_any_axes(data, name, shape, keepdims, form):
 
 @settings(max_examples=40)
 @given(st.data(), shapes)
-def test_shape_ops(data, shape):
+def test_shape_ops_agree_with_numpy(data, shape):
     x = drawn(data.draw, shape)
     order = data.draw(st.permutations(range(len(shape))))
     signed = tuple(a - len(shape) if data.draw(st.booleans()) else a for a in order)
@@ -233,7 +233,7 @@ def test_shape_ops(data, shape):
 
 @settings(max_examples=40)
 @given(st.data(), shapes, st.integers(0, 4), st.integers(0, 4))
-def test_products(data, shape, C, K):
+def test_products_agree_with_numpy(data, shape, C, K):
     x, w, b = drawn(data.draw, (*shape, C)), drawn(data.draw, (C, K)), drawn(data.draw, (K,))
     agree(ops.linear, x @ w + b, x, w, b)
     agree(ops.linear, x @ w, x, w)
@@ -245,7 +245,7 @@ def test_products(data, shape, C, K):
 @given(st.data(), st.tuples(*[st.integers(1, 5)] * 2), st.integers(0, 3), st.sampled_from([1, 4, 5]),
        st.integers(0, 3),
        st.tuples(*[st.integers(1, 3)] * 2), st.integers(1, 3), st.integers(0, 2))
-def test_convolution(data, size, B, C, K, kernel, stride, padding):
+def test_convolution_agrees_with_its_definition(data, size, B, C, K, kernel, stride, padding):
     x, w = drawn(data.draw, (*size, B, C)), drawn(data.draw, (*kernel, C, K))
     if any(n + 2 * padding < k for n, k in zip(size, kernel)):
         with pytest.raises(ValueError, match="conv2d: a .* kernel does not fit"):
@@ -259,10 +259,10 @@ def test_convolution(data, size, B, C, K, kernel, stride, padding):
 @settings(max_examples=40)
 @given(st.data(), st.tuples(*[st.integers(1, 5)] * 2), st.integers(0, 3), st.integers(0, 3), st.integers(1, 3),
        st.integers(1, 3))
-def test_pools(data, shape, B, C, size, stride):
+def test_pools_agree_with_their_definition(data, shape, B, C, size, stride):
     if min(shape) < size:
         return
-    x = drawn(data.draw, (*shape, B, C), ties=False)             # where windows tie, a step moves several of them
+    x = drawn(data.draw, (*shape, B, C), ties=False)             # at a tie a finite difference changes several windows
     windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(0, 1))[::stride, ::stride]
     agree(ops.max_pool2d, windows.max(axis=(-1, -2)), x, size=size, stride=stride)
     agree(ops.avg_pool2d, windows.mean(axis=(-1, -2)), x, size=size, stride=stride)
@@ -270,7 +270,7 @@ def test_pools(data, shape, B, C, size, stride):
 
 @settings(max_examples=40)
 @given(st.data(), shapes, st.integers(1, 5), st.booleans())
-def test_norms(data, shape, C, relu):
+def test_norms_agree_with_their_formulas(data, shape, C, relu):
     x = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1))).standard_normal((*shape, C))
     x, weight, bias = laid_out(data.draw, x), drawn(data.draw, (C,)), drawn(data.draw, (C,))
     mean, var = x.mean(axis=-1, keepdims=True), x.var(axis=-1, keepdims=True)
@@ -285,7 +285,7 @@ def test_norms(data, shape, C, relu):
 @given(st.data(), st.lists(st.integers(0, 3), max_size=2).map(tuple), st.integers(0, 3), st.integers(1, 3),
        st.integers(1, 3),
        st.integers(0, 3), st.booleans())
-def test_attention(data, lead, T, S, d, e, masked):
+def test_attention_agrees_with_its_formula(data, lead, T, S, d, e, masked):
     q, k, v = (drawn(data.draw, (*lead, n, m)) for n, m in ((T, d), (S, d), (S, e)))
     mask = np.random.default_rng(0).random((T, S)) < 0.6 if masked else np.ones((T, S), dtype=bool)
     p = np.exp(q @ k.swapaxes(-1, -2) / np.sqrt(d)) * mask
@@ -295,7 +295,7 @@ def test_attention(data, lead, T, S, d, e, masked):
 
 @settings(max_examples=40)
 @given(st.data(), shapes, st.integers(1, 4), st.integers(0, 3))
-def test_embedding(data, shape, V, C):
+def test_embedding_agrees_with_indexing(data, shape, V, C):
     ids = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1))).integers(-1, V, shape)
     ids = ids.astype(data.draw(st.sampled_from(["int8", "int32", "int64"])))
 

@@ -1,4 +1,4 @@
-"""Hostile values of every option of every example: refused in one line that names the option, or used."""
+"""Invalid and extreme values of every example's options are used, or refused in one line that names the option."""
 
 import argparse
 import functools
@@ -23,12 +23,12 @@ HOSTILE = ["", " ", "nan", "NaN", "inf", "-inf", "-1", "-0.5", "0", "-0", "1", "
 
 
 class Parser(BaseException):
-    """Not an error: carries a parser out of main()."""
+    """Carries a parser out of main(); not an error."""
 
 
 @functools.cache
 def parser_of(name):
-    """The parser of an example, which is run up to the moment when it parses its options."""
+    """The argument parser of an example, which is run until it parses its options."""
     def carry_out(parser, *arguments):
         raise Parser(parser)
 
@@ -46,7 +46,7 @@ def options_of(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_hostile_value_is_refused_by_the_options_name_or_is_in_range(name, capsys):
+def test_a_hostile_value_is_refused_by_its_options_name_or_in_range(name, capsys):
     refused = used = 0
     for action in options_of(name):
         option = action.option_strings[-1]
@@ -111,13 +111,13 @@ MORE = {
                        "--limit=20 --batch=20 --method=moco --splits=1 --queue=20"],
 }
 CASES = [(name, option) for name in ("simclr_mnist", "mutual_information") for option in EVERYWHERE
-         if (name, option) != ("mutual_information", "--batch=65536")]       # of pairs it draws as many as are asked for
+         if (name, option) != ("mutual_information", "--batch=65536")]       # it draws any number of pairs
 CASES += [(name, options) for name, cases in MORE.items() for options in cases]
 
 
 @pytest.fixture
 def few_data(monkeypatch, tmp_path):
-    """Small generated data, in an empty folder, and 2 GiB of memory."""
+    """Small generated data and pictures in an empty folder, and a memory limit of 2 GiB."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (2**31, before[1]))
@@ -135,11 +135,11 @@ def few_data(monkeypatch, tmp_path):
     resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
-@pytest.mark.filterwarnings("ignore:.*do not occur in train_labels")        # two images do not show ten classes
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")        # NumPy's, of the overflow that is asked for
+@pytest.mark.filterwarnings("ignore:.*do not occur in train_labels")        # few images do not show all ten classes
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")        # NumPy's, of overflow at extreme options
 @pytest.mark.filterwarnings("ignore:.*test_labels")
 @pytest.mark.parametrize("name, options", CASES)
-def test_a_run_with_hostile_options_ends_well_or_in_one_line(name, options, few_data, tmp_path, capsys):
+def test_a_run_with_hostile_options_succeeds_or_ends_in_one_line(name, options, few_data, tmp_path, capsys):
     code = run_example(name, "--epochs", "1", "--batch", "20", "--threads", "1", "--log-every", "1", *SMALL[name],
                        *options.split(), "--out", "out")
     shown = capsys.readouterr().err
@@ -147,7 +147,7 @@ def test_a_run_with_hostile_options_ends_well_or_in_one_line(name, options, few_
         assert code == 2 and "Traceback" not in shown
         assert len([line for line in shown.splitlines() if "error: " in line]) == 1, shown
         started = (tmp_path / "out" / "log.jsonl").exists()
-        assert started or not (tmp_path / "out").exists()    # not a folder that is half made
+        assert started or not (tmp_path / "out").exists()    # an incomplete folder must not remain
         assert not (tmp_path / "out" / "result.json").exists()
     else:
         result = json.loads((tmp_path / "out" / "result.json").read_text(), parse_constant=pytest.fail)

@@ -1,4 +1,4 @@
-"""The structure of the package: imports run downwards, files and functions stay short enough to be read whole."""
+"""The structure of the package: imports run downwards; files and functions are short; public functions have types."""
 
 import ast
 import inspect
@@ -13,7 +13,7 @@ import minicl
 ROOT = Path(minicl.__file__).parents[1]
 PACKAGE = {path.relative_to(ROOT / "minicl"): ast.parse(path.read_text()) for path in (ROOT / "minicl").rglob("*.py")}
 
-# A file imports only from its own layer and from those before it. Layers of one line do not import each other.
+# A file imports only from its own part and from the layers before it. Parts on one line do not import each other.
 LAYERS = [
     ("typing", "checks", "no_grad"), ("backend",), ("signature",), ("tensor",), ("autograd",), ("check_inputs", "distributed"), ("ops",), ("contrastive",), ("gradcheck", "files", "folder"),
     ("nn",), ("optim", "viz", "surroundings"), ("cuda_graph",), ("methods", "explain", "explain_pairs"), ("data",), ("evaluate",), ("checkpoint", "options"),
@@ -28,7 +28,7 @@ def room(path):
 
 
 def imports(path, tree):
-    """The files of the package that a file imports, wherever in the file."""
+    """The files of the package that a file imports, at its top or inside functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
             package = path.parent if node.level == 1 else path.parents[node.level - 1]
@@ -83,13 +83,13 @@ def test_nothing_in_the_package_imports_the_examples():
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE), ids=str)
-def test_a_file_can_be_read_at_one_sitting(path):
+def test_a_file_can_be_read_in_one_sitting(path):
     lines = len((ROOT / "minicl" / path).read_text().splitlines())
     assert lines <= (269 if path == Path("autograd.py") else 400)
 
 
 def ops_of(folder):
-    """(file:name, def) of each function under @op in a folder of the package."""
+    """Yield the syntax tree of each function decorated with @op in a folder of the package, as a test parameter."""
     for path, tree in sorted(PACKAGE.items()):
         for node in tree.body if room(path) == folder else []:
             if isinstance(node, ast.FunctionDef) and any("op" in ast.unparse(d).split("(") for d in node.decorator_list):
@@ -121,7 +121,7 @@ def test_importing_minicl_gives_its_parts_and_no_heavy_library():
 
 
 def public_functions():
-    """(name, function) of what a user calls: public functions, and the methods of public classes."""
+    """Yield (name, function) for all public functions and the public methods of public classes."""
     for package in (minicl, minicl.ops, minicl.contrastive, minicl.nn, minicl.optim, minicl.methods, minicl.data,
                     minicl.data.augment, minicl.evaluate):
         for name in getattr(package, "__all__", [name for name, thing in vars(package).items()
@@ -137,7 +137,7 @@ def public_functions():
 
 @pytest.mark.parametrize("function", [pytest.param(function, id=name) for name, function in
                                       dict(public_functions()).items()])
-def test_what_a_user_calls_has_types(function):
+def test_public_functions_have_type_annotations(function):
     function = getattr(function, "forward", function)                    # of an op
     parameters = [p for p in inspect.signature(function).parameters.values() if p.name not in ("self", "needs_grad")]
     assert not [p.name for p in parameters if p.annotation is p.empty]

@@ -1,4 +1,4 @@
-"""examples/simclr_images.py and moco_images.py from end to end on folders of pictures: with and without labels, --resume."""
+"""examples/simclr_images.py and moco_images.py run on folders of pictures, with and without labels, and resume."""
 
 import json
 import math
@@ -26,7 +26,7 @@ ACCURACIES = ["knn_h", "knn_z", "probe_h", "probe_z"]
 
 @pytest.fixture
 def example(monkeypatch, tmp_path):
-    """example(*options, out=name, script=name): run it without pictures; its exit code and the folder."""
+    """example(*options, out=name, script=name) runs a script without plots and returns (exit code, folder)."""
     monkeypatch.setattr(viz, "Figure", None)
     monkeypatch.setenv("MINICL_CACHE", str(tmp_path / "cache"))
 
@@ -47,12 +47,12 @@ def test_a_labelled_folder_is_learned_and_evaluated(example, photos, script, xp)
     backend = "numpy" if xp is np else "cupy"
     code, folder = example("--data-dir", photos, "--evaluate-every", 1, "--backend", backend, script=script)
     result, log = read_run(folder)
-    assert code == 0 and result["data"] == "my phötos" and len(log) == 2             # 59 of 66 are 2 batches
+    assert code == 0 and result["data"] == "my phötos" and len(log) == 2             # 59 of 66 train: 2 batches
     assert all(0 <= result[key] <= 1 for key in [*ACCURACIES, "waiting"]) and "knn_h" in log[-1]
 
 
 @pytest.mark.parametrize("options", [(), ("--no-labels",)])
-def test_without_labels_what_needs_them_is_left_out_and_said(example, photos, tmp_path, capsys, options):
+def test_without_labels_metrics_that_need_them_are_left_out_with_a_message(example, photos, tmp_path, capsys, options):
     if not options:
         write_pictures(tmp_path / "flat", numbered("", 60))
     code, folder = example("--data-dir", photos if options else tmp_path / "flat", "--evaluate-every", 1, *options)
@@ -62,20 +62,20 @@ def test_without_labels_what_needs_them_is_left_out_and_said(example, photos, tm
     assert "evaluating h without labels" in said and ("no labels: there is no folder" in said) == (not options)
 
 
-def test_the_config_says_how_a_picture_is_prepared(example, photos):
+def test_the_config_records_how_a_picture_is_prepared(example, photos):
     config = json.loads((example("--data-dir", photos)[1] / "config.json").read_text())
     assert (config["size"], config["channels"], config["resize"], config["encoder"]) == (32, 3, RESIZE, "convnet")
 
 
-def test_a_queue_that_outgrows_the_pictures_is_a_warning_and_one_below_the_batch_an_error(example, photos, capsys):
+def test_a_queue_larger_than_the_data_warns_and_one_below_the_batch_is_refused(example, photos, capsys):
     assert example("--data-dir", photos, "--queue", 60, script="moco_images")[0] == 0
     assert "warning: the queue of 60 keys outgrows the 59 training images" in capsys.readouterr().out
     assert example("--data-dir", photos, "--queue", 10, script="moco_images")[0] == 2
     assert "--batch must be a multiple of --splits" in capsys.readouterr().err
 
 
-def test_keys_of_a_querys_own_picture_are_no_negatives(example, photos, monkeypatch):
-    """The queue holds ids beside its keys, 0 for none: from the second epoch on some are those of the batch."""
+def test_keys_of_a_querys_own_picture_are_not_negatives(example, photos, monkeypatch):
+    """The queue stores an id with each key, 0 for none. From the second epoch on some ids are those of the batch."""
     given, loss = [], MoCo.loss
     monkeypatch.setattr(MoCo, "loss", lambda model, q, k, tau, ids: given.append((ids, model.queue.ids.data[:len(model.queue)].copy()))
                         or loss(model, q, k, tau, ids=ids))
@@ -85,7 +85,7 @@ def test_keys_of_a_querys_own_picture_are_no_negatives(example, photos, monkeypa
 
 
 def test_chunks_of_a_batch_train_moco_as_the_whole(example, photos, monkeypatch):
-    """Without batch norm: the same keys in the queue, the same losses up to rounding."""
+    """Without batch norm the logged losses are those of whole batches, up to rounding."""
     heads: list[nn.Module] = []
     monkeypatch.setitem(simclr_cifar10.ENCODERS, "convnet", lambda shape, width, rng: nn.MLP(shape, (8,), rng=rng))
     monkeypatch.setattr(nn, "projection_head", lambda _, features, hidden, dim, rng:
@@ -97,14 +97,14 @@ def test_chunks_of_a_batch_train_moco_as_the_whole(example, photos, monkeypatch)
         np.testing.assert_allclose([line[key] for line in chunks], [line[key] for line in whole], rtol=2e-4, atol=1e-6)
 
 
-def test_a_chunk_that_cuts_moco_s_groups_is_refused(example, photos, capsys):
+def test_a_chunk_that_splits_mocos_groups_is_refused(example, photos, capsys):
     for chunk in (6, 3, 2):
         assert example("--data-dir", photos, "--chunk", chunk, script="moco_images")[0] == 2
         assert f"--chunk {chunk} must divide --batch 20 and be a multiple of --splits 2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("script, n, batch", [("simclr_images", 44, 20), ("moco_images", 44, 16), ("simclr_images", 21, 8)])
-def test_without_a_batch_few_pictures_get_half_of_them_and_a_resumed_run_the_same(tmp_path, monkeypatch, capsys, script, n, batch):
+def test_the_default_batch_is_half_of_few_pictures_also_when_resumed(tmp_path, monkeypatch, capsys, script, n, batch):
     monkeypatch.setattr(viz, "Figure", None)
     monkeypatch.setenv("MINICL_CACHE", str(tmp_path / "cache"))
     write_pictures(tmp_path / "few", numbered("", n))
@@ -122,14 +122,14 @@ def test_without_a_batch_few_pictures_get_half_of_them_and_a_resumed_run_the_sam
 
 
 @pytest.mark.parametrize("script, n, needed", [("simclr_images", 2, 2), ("moco_images", 10, 16), ("moco_images", 3, 16)])
-def test_too_few_pictures_for_a_batch_are_told_how_many_it_needs(tmp_path, monkeypatch, capsys, script, n, needed):
+def test_too_few_pictures_are_an_error_with_the_number_needed(tmp_path, monkeypatch, capsys, script, n, needed):
     monkeypatch.setenv("MINICL_CACHE", str(tmp_path / "cache"))
     write_pictures(tmp_path / "few", numbered("", n))
     assert run_example(script, "--size", 32, "--data-dir", tmp_path / "few", "--out", tmp_path / "out") == 2
     assert f"a batch needs {needed} training pictures or more, got {n - 1}" in capsys.readouterr().err
 
 
-def test_a_run_may_be_resumed_and_its_pictures_must_be_the_same(example, photos, capsys):
+def test_a_run_is_resumed_only_with_the_same_pictures(example, photos, capsys):
     first = read_run(example("--data-dir", photos)[1])
     code, folder = example("--data-dir", photos, "--resume")
     assert code == 0 and read_run(folder)[1] == first[1]
@@ -158,20 +158,20 @@ def test_a_run_stopped_and_resumed_is_the_uninterrupted_one(example, photos, scr
     assert code == 0 and lines == whole[1] and [result[key] for key in ACCURACIES] == [whole[0][key] for key in ACCURACIES]
 
 
-def test_the_folder_is_needed(example, capsys):
+def test_a_missing_data_dir_is_refused(example, capsys):
     assert example()[0] == 2 and "error: --data-dir: name a folder of pictures" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options, message", [
     (("--size", 40), "argument --size: invalid choice: 40"),
     (("--batch", 100), "expected a batch of 1 to 59, the number of items"), (("--data-dir", "nowhere"), "there is no such folder")])
-def test_what_will_not_do_is_one_line_and_leaves_no_run(example, photos, capsys, options, message):
+def test_an_invalid_option_is_one_line_and_leaves_no_run(example, photos, capsys, options, message):
     code, folder = example("--data-dir", photos, *options)
     error = capsys.readouterr().err
     assert code == 2 and message in error.splitlines()[-1] and not folder.exists()
 
 
-def test_pictures_are_drawn_also_of_classes_without_latin_names(example, tmp_path, monkeypatch):
+def test_plots_are_drawn_for_class_names_with_special_characters(example, tmp_path, monkeypatch):
     monkeypatch.setattr(viz, "Figure", pytest.importorskip("matplotlib.figure").Figure)
     write_pictures(tmp_path / "photos", [*numbered("5$ & 3$ _", 30), *numbered("Hündchen", 30)])
     code, folder = example("--data-dir", tmp_path / "photos")
@@ -179,7 +179,7 @@ def test_pictures_are_drawn_also_of_classes_without_latin_names(example, tmp_pat
 
 
 def test_2000_mixed_files_beat_chance_in_three_epochs(example, tmp_path):
-    """JPEG and PNG files of any size and aspect; ten classes of shapes."""
+    """The files are JPEG and PNG pictures of ten shapes, in many sizes and aspect ratios."""
     rng = np.random.default_rng(0)
     labels = np.arange(2000) % 10
     for k, (pixels, label) in enumerate(zip(draw_shapes(labels, rng), labels)):

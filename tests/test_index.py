@@ -1,4 +1,4 @@
-"""docs/index.md is what docs/make_index.py writes, its links lead somewhere, and it names everything that is public."""
+"""docs/index.md is up to date, its links resolve, its code runs, and every loss has a derivation and a test."""
 
 import importlib.util
 import re
@@ -28,7 +28,7 @@ def test_the_page_is_up_to_date():
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)]+)\)", PAGE.read_text()))))
-def test_links_lead_somewhere(target):
+def test_links_resolve(target):
     file, _, anchor = target.partition("#")
     path = (PAGE.parent / file).resolve()
     assert path.exists()
@@ -37,7 +37,7 @@ def test_links_lead_somewhere(target):
 
 
 @pytest.mark.parametrize("code", [code for _, code, _ in make_index.FROM_PYTORCH])
-def test_what_takes_the_place_of_pytorchs_runs(code, rng):
+def test_the_equivalents_of_pytorch_code_run(code, rng):
     x, y = minicl.Tensor(np.ones((4, 3))), minicl.Tensor(np.zeros((4, 3)))
     eval(code, {**vars(minicl), **{name: getattr(minicl, name) for name in minicl.__all__}, "np": np, "rng": rng, "x": x,
                 "y": y, "model": minicl.nn.Linear(4, 3, rng=rng), "labels": np.array([0, 1, 2, 0])})

@@ -1,4 +1,4 @@
-"""Information and its bounds: exact values, the published saturation, what is no bound; the example on few steps."""
+"""Mutual information and its bounds: exact values, the published saturation, why NT-Xent is not a bound, the example."""
 
 import itertools
 import math
@@ -40,7 +40,7 @@ def test_equal_scores_cost_log_of_the_candidates_and_are_right_by_chance(xp):
     assert float(choice_accuracy(scores, ids)) == pytest.approx(1 / 6, rel=1e-12)
 
 
-def test_a_choice_is_right_wrong_or_shared(xp):
+def test_a_choice_counts_as_right_wrong_or_shared(xp):
     scores = xp.asarray([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [2.0, 2.0, 0.0]])
     assert float(choice_accuracy(scores, xp.asarray([0, 1, 1]))) == pytest.approx((1 + 0 + 0.5) / 3)
 
@@ -65,7 +65,7 @@ def test_correlation_and_information_are_inverse(d, nats):
     assert gaussian_information(gaussian_correlation(nats, d), d) == pytest.approx(nats, rel=1e-6)
 
 
-def test_a_known_information():
+def test_the_information_has_known_values():
     assert gaussian_information(0.0, 20) == 0
     assert gaussian_information(0.5, 20) == pytest.approx(10 * math.log(4 / 3))
     assert gaussian_information(-0.5, 20) == gaussian_information(0.5, 20)
@@ -87,20 +87,20 @@ def test_the_log_density_ratio_is_that_of_the_densities(xp, rng):
         assert scores[i, j] == pytest.approx(expected, rel=1e-9)
 
 
-def test_its_mean_over_pairs_is_the_information(rng):
+def test_the_mean_log_density_ratio_is_the_information(rng):
     rho = gaussian_correlation(3.0, 20)
     x, y = draw_gaussians(rng, 2000, 20, rho)
     assert np.diagonal(log_density_ratio(x, y, rho)).mean() == pytest.approx(3.0, abs=0.2)
 
 
-# CLAIMS row 1: computed independently of minicl, with an error of their own: up to 0.01, for 256 candidates 0.03.
+# CLAIMS row 1. The values were computed independently of minicl, with errors up to 0.01 (0.03 for 256 candidates).
 @pytest.mark.parametrize("candidates, expected, tolerance", [
     (16, (1.52, 2.30, 2.62, 2.73, 2.76), 0.02),
     (64, (1.82, 3.07, 3.74, 4.03, 4.12), 0.02),
     (256, (1.93, 3.53, 4.59, 5.18, 5.44), 0.04),
 ])
 def test_the_optimal_critic_saturates_as_published(candidates, expected, tolerance, rng):
-    with threads(1):                                         # BLAS too: its own threads would wait for each other
+    with threads(1):                                         # with more, BLAS's threads would wait for each other
         bounds = [optimal_bound(nats, 20, candidates, pairs=60_000, rng=rng) for nats in (2, 4, 6, 8, 10)]
     for nats, value, (mean, error) in zip((2, 4, 6, 8, 10), expected, bounds):
         assert mean == pytest.approx(value, abs=tolerance + 2 * error)
@@ -108,7 +108,7 @@ def test_the_optimal_critic_saturates_as_published(candidates, expected, toleran
 
 
 def test_the_optimal_critic_beats_others(rng):
-    """Any other scoring bounds lower: here the right one at another temperature, or for another correlation."""
+    """Other scores give a lower bound: here the optimal ones at another temperature, or for another correlation."""
     rho = gaussian_correlation(4.0, 20)
     best, other = 0, np.zeros(3)
     for _ in range(50):
@@ -134,27 +134,27 @@ def test_negatives_and_cap_of_nt_xent():
         assert bound.bits == pytest.approx(bound.cap_bits)
 
 
-# ---------------------------------------------------------------- NT-Xent is no bound
+# ---------------------------------------------------------------- NT-Xent is not a bound
 
 def enumerate_symbols(m, n):
-    """Both estimates by going through all m^n ways in which n images can show m symbols."""
+    """(InfoNCE, NT-Xent) estimates averaged over all m^n ways in which n images can show m symbols."""
     infonce = nt = 0.0
     for symbols in itertools.product(range(m), repeat=n):
-        same = symbols.count(symbols[0])                     # the anchor is image 0; its own view is among them
+        same = symbols.count(symbols[0])                     # the anchor is image 0, and its own view counts
         infonce += math.log(n) - math.log(same)
         nt += math.log(2 * n - 1) - math.log(2 * same - 1)
     return infonce / m**n, nt / m**n
 
 
 @pytest.mark.parametrize("m, n", [(2, 2), (2, 8), (3, 5)])
-def test_the_sums_are_those_of_every_case(m, n):
+def test_symbol_estimates_match_an_enumeration_of_all_cases(m, n):
     estimates = symbol_estimates(m, n)
     assert estimates.information == pytest.approx(math.log(m))
     assert (estimates.infonce, estimates.nt_xent) == pytest.approx(enumerate_symbols(m, n), rel=1e-12)
 
 
-def test_the_sums_are_those_of_the_loss(rng):
-    """NT-Xent itself, of one-hot views at a tiny temperature: as good as infinitely higher for an equal symbol."""
+def test_symbol_estimates_match_nt_xent_itself(rng):
+    """The views are one-hot and the temperature is tiny, so an equal symbol scores almost infinitely higher."""
     losses = []
     for _ in range(400):
         z = np.eye(2)[rng.integers(0, 2, 8)]
@@ -171,14 +171,14 @@ def test_nt_xent_exceeds_the_information_and_infonce_never():
     assert all(symbol_estimates(m, n).infonce < math.log(m) for m, n in excess)
 
 
-def test_a_correlation_that_float64_can_not_hold_is_refused():
+def test_a_correlation_beyond_float64_is_refused():
     with pytest.raises(ValueError, match="gaussian_correlation: .* no more than about 18 nats a dimension"):
         gaussian_correlation(100.0, 1)
 
 
 # ---------------------------------------------------------------- the page, the example
 
-def test_the_figures_of_the_page_are_what_its_code_computes():
+def test_the_code_of_the_page_computes_its_numbers():
     page = (ROOT / "docs/methods/information.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert len(blocks) == 2
@@ -198,8 +198,8 @@ def test_the_example_ends_with_a_result_on_either_backend(xp, tmp_path):
     assert result["symbol_infonce"] < result["symbol_information"] < result["symbol_nt_xent"]
 
 
-def test_a_resumed_run_keeps_its_stairs(tmp_path, capsys):
-    """More --epochs would mix two staircases."""
+def test_a_resumed_run_keeps_its_schedule(tmp_path, capsys):
+    """More --epochs are refused, because the log would mix two schedules of the information."""
     small = ("mutual_information", "--batch", 16, "--pairs", 512, "--out", tmp_path / "out")
     assert run_example(*small, "--epochs", 1) == 0
     result = read_run(tmp_path / "out")[0]
@@ -210,13 +210,13 @@ def test_a_resumed_run_keeps_its_stairs(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("d", [1, 3])
-@pytest.mark.parametrize("nats", [1.0, 4.4, 4.6, 8.0, 12.0, 14.0])           # a dimension: float32 ends at 4.5
-def test_the_optimal_bound_is_right_for_any_information_that_is_accepted(nats, d):
+@pytest.mark.parametrize("nats", [1.0, 4.4, 4.6, 8.0, 12.0, 14.0])           # per dimension: float32 ends at 4.5
+def test_the_optimal_bound_is_right_for_any_accepted_information(nats, d):
     K, batches = 64, 40
     rho, noise_var = gaussian_correlation(nats * d, d), math.exp(-2 * nats)
     rng = np.random.default_rng(5)
     bounds = []
-    for _ in range(batches):                                 # the same draws, and squares of what rho x leaves of y
+    for _ in range(batches):                                 # the same draws; the scores use the residuals y - rho x
         x, noise = rng.standard_normal((2, K, d), dtype="float32").astype("float64")
         y = rho * x + math.sqrt(noise_var) * noise
         s = (y * y).sum(axis=1) / 2 - ((y - rho * x[:, None])**2).sum(axis=2) / (2 * noise_var)
@@ -239,7 +239,7 @@ def test_information_beyond_the_rounding_of_a_dtype_is_refused(dtype, nats):
 
 
 @pytest.mark.parametrize("rng", [None, 0, np.random.RandomState(0), np.random])
-def test_what_is_no_generator_is_refused(rng):
+def test_an_rng_that_is_not_a_generator_is_refused(rng):
     for call in (lambda: draw_gaussians(rng, 3, 2, 0.5), lambda: optimal_bound(1, 2, 4, pairs=8, rng=rng)):
         with pytest.raises(TypeError, match="rng must be a numpy.random.Generator"):
             call()

@@ -1,6 +1,6 @@
-"""What setup.cfg, setup.py and MANIFEST.in build: an sdist that is the repository, a wheel with its jobs, an editable install.
+"""The sdist holds the files of the repository, the wheel runs the examples, and an editable install works in any folder.
 
-`bash .ci/run` installs all three into fresh environments as well, and runs the tests of the unpacked sdist.
+`bash .ci/run` also installs all three into new environments and runs the tests of the unpacked sdist.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BUILT_FROM = ("minicl", "examples", "setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in")
 BUILDS = importlib.util.find_spec("setuptools.command.bdist_wheel" if importlib.util.find_spec("setuptools") else "wheel")
 pytestmark = pytest.mark.skipif(not (BUILDS or importlib.util.find_spec("wheel")),
-                                reason="needs setuptools >= 70.1, the test extra, which builds packages")
+                                reason="needs setuptools >= 70.1 (extra: test) to build packages")
 
 
 def python(code, cwd, *arguments, **environment):
@@ -28,7 +28,7 @@ def python(code, cwd, *arguments, **environment):
 
 
 def build(kind, project, out):
-    """The file that pip's hook makes of the project: kind is sdist, wheel or editable."""
+    """Build the project as pip does and return the path of the file; kind is sdist, wheel or editable."""
     done = python(f"import sys; from setuptools import build_meta; build_meta.build_{kind}(sys.argv[1])", project, str(out))
     assert done.returncode == 0, done.stderr[-3000:]
     return next(path for path in out.iterdir() if path.suffix in (".gz", ".whl"))
@@ -36,7 +36,7 @@ def build(kind, project, out):
 
 @pytest.fixture
 def clone(tmp_path):
-    """A copy of what packages are built from, in a folder that is called minicl as a clone is."""
+    """A copy of the files that packages are built from, in a folder named minicl, as in a clone."""
     (tmp_path / "parent/minicl").mkdir(parents=True)
     for name in BUILT_FROM:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
@@ -46,7 +46,7 @@ def clone(tmp_path):
 
 @pytest.fixture
 def site(tmp_path):
-    """A new folder to build into and to install in, as site-packages is."""
+    """A new folder for built files and installed packages, like site-packages."""
     (tmp_path / "site").mkdir()
     return tmp_path / "site"
 
@@ -54,7 +54,7 @@ def site(tmp_path):
 def test_the_sdist_has_the_files_of_the_repository(tmp_path, site):
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True) if shutil.which("git") else None
     if listed is None or listed.returncode or not (ROOT / ".git").exists():
-        pytest.skip("not a git repository, whose files could be listed")
+        pytest.skip("needs a git repository to list its files")
     names = {name for name in listed.stdout.splitlines() if (ROOT / name).exists()}
     for name in names:
         (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -82,18 +82,18 @@ def test_an_installed_wheel_lists_and_runs_the_examples(clone, site, tmp_path):
 
 
 def test_an_editable_install_works_in_the_clones_parent_folder(clone, site):
-    """An import hook would find minicl only after the current folder: there `import minicl` would be the clone itself."""
+    """Python consults an import hook after the current folder, where `import minicl` would import the clone itself."""
     with zipfile.ZipFile(build("editable", clone, site)) as wheel:
         wheel.extractall(site)
     code = (f"import site, sys; known = len(sys.path); site.addsitedir({str(site)!r}); "
-            "sys.path[1:1] = sys.path[known:]; "                    # before a minicl that is installed where the tests run
+            "sys.path[1:1] = sys.path[known:]; "                    # ahead of a minicl installed elsewhere
             "import minicl; print(minicl.Tensor.__name__, minicl.__file__)")
     for folder in (clone.parent, clone, site):
         found = python(code, folder)
         assert found.stdout.split() == ["Tensor", str(clone / "minicl/__init__.py")], found.stderr
 
 
-def test_the_jobs_are_those_of_the_clone(tmp_path):
+def test_python_m_minicl_lists_the_scripts_of_the_clone(tmp_path):
     code = "from minicl.__main__ import jobs; print(*jobs())"
     named = python(code, tmp_path, PYTHONPATH=str(ROOT)).stdout.split()
     scripts = {path.stem for path in (ROOT / "examples").glob("*.py") if "\nif __name__" in path.read_text()}

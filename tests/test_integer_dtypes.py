@@ -1,4 +1,4 @@
-"""Labels and ids of every integer dtype give what int64 gives, to the bit and in the same dtype."""
+"""Labels and ids of every integer dtype give the results of int64, bit for bit and in the same dtype."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ USES = {
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "uint64"])
 @pytest.mark.parametrize("use", USES)
-def test_every_integer_dtype_is_as_good(use, dtype):
+def test_every_integer_dtype_gives_the_results_of_int64(use, dtype):
     found, right = USES[use](IDS.astype(dtype)), USES[use](IDS)
     for x, y in zip(*((r if isinstance(r, tuple) else (r,)) for r in (found, right))):
         x, y = np.asarray(x), np.asarray(y)
@@ -61,7 +61,7 @@ def test_every_integer_dtype_is_as_good(use, dtype):
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
 @given(st.integers(0, 3))
 @settings(max_examples=4, deadline=None)
-def test_a_queue_keeps_the_largest_ids_of_every_dtype_or_refuses_them(dtype, below):
+def test_a_queue_stores_the_largest_ids_of_every_dtype_or_refuses_them(dtype, below):
     top = np.iinfo(dtype).max
     ids, queue = np.array([top - below, 0, 1, top], dtype), Queue(8, 2)
     numbers = [int(i) for i in ids]

@@ -1,4 +1,4 @@
-"""What a Module gains, loses or replaces after its optimizer or EMA was made is never silently left behind."""
+"""A part that a Module gains, loses or replaces after its optimizer or EMA was made gives an error or a warning."""
 
 import collections
 import copy
@@ -75,7 +75,7 @@ LAYERS: list = []
 
 
 class Hiding(nn.Module):
-    """Uses what is put into places that its tree of parts does not lead to."""
+    """Also applies layers from places that are not searched for parts."""
 
     def __init__(self):
         self.first = linear()
@@ -114,7 +114,7 @@ def train(net, optimizer):
 
 @pytest.mark.parametrize("make", [optim.SGD, optim.Adam, optim.AdamW, optim.LARS])
 @pytest.mark.parametrize("place", HIDE)
-def test_a_late_part_wherever_it_is_hidden_is_warned_of_once_it_is_used(place, make, emptied):
+def test_a_late_hidden_part_gives_a_warning_once_it_is_used(place, make, emptied):
     net = Hiding()
     optimizer = make(net, lr=0.1)
     train(net, optimizer)
@@ -124,7 +124,7 @@ def test_a_late_part_wherever_it_is_hidden_is_warned_of_once_it_is_used(place, m
         train(net, optimizer)
 
 
-def test_late_parameters_that_are_frozen_or_have_an_optimizer_are_not_warned_of(emptied):
+def test_late_parameters_that_are_frozen_or_optimized_give_no_warning(emptied):
     net = Hiding()
     optimizer, late = optim.SGD(net, lr=0.1), linear()
     net.queue.append(late)
@@ -138,7 +138,7 @@ def test_late_parameters_that_are_frozen_or_have_an_optimizer_are_not_warned_of(
     optimizer.step()
 
 
-def test_other_changes_are_none():
+def test_other_changes_are_not_errors():
     net = Net()
     optimizer, ema = optim.SGD(net, lr=0.1), EMA(net, frozen_copy(net))
     for change in (lambda: net.eval(), lambda: net.train(), lambda: setattr(net, "last", net.first.weight * 1.0),
@@ -184,7 +184,7 @@ def test_a_decay_too_large_to_square_changes_nothing(make, size):
 
 @pytest.mark.parametrize("make, decay", [(optim.SGD, 1e-4), (optim.Adam, 1e-4), (optim.AdamW, 1e-4), (optim.LARS, 1e-4),
                                          (optim.Adam, 0.0)])
-def test_large_weights_whose_decay_has_a_square_are_trained(make, decay):
+def test_large_weights_are_trained_if_the_square_of_their_decay_is_finite(make, decay):
     model = linear()
     model.weight.data[0, 0] = 1e20
     optimizer = make(model, lr=0.1, weight_decay=decay)
@@ -197,6 +197,6 @@ def test_large_weights_whose_decay_has_a_square_are_trained(make, decay):
     (lambda x: ops.attention(x, x, x, mask=[[x]]), "attention: mask cannot hold a Tensor"),
     (lambda x: contrastive.nt_xent(x, x, True), "nt_xent: tau must be a number, a Tensor or an array, got True"),
 ])
-def test_options_that_hold_tensors_and_bools_for_numbers_are_named(call, message):
+def test_tensors_and_bools_as_options_are_refused_by_name(call, message):
     with pytest.raises(TypeError, match=message):
         call(Tensor(np.ones((3, 3), "float32")))

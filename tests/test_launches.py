@@ -1,5 +1,5 @@
-"""On a GPU a training step must neither wait for the device nor keep it waiting: counted on the stand-in for CuPy, and
-with --backend cupy-host on CuPy itself."""
+"""On a GPU a training step must not wait for the device and must launch few kernels. Both are counted on the stand-in
+for CuPy, and with --backend cupy-host on CuPy itself."""
 
 import importlib
 import pkgutil
@@ -28,8 +28,8 @@ def cupy():
 
 # ---------------------------------------------------------------- whole training steps
 
-# What a step takes at most: augmentation, networks, loss, optimizer, and where there is one the momentum encoder. A
-# launch takes some 10 us of the host's time. With no formula fused and a product for each tap of a convolution it was 636
+# The most launches of a step: augmentation, networks, loss, optimizer and momentum encoder, if any. A launch takes about
+# 10 us of the host's time. Without fused formulas, and with one product per tap of a convolution, the counts were 636
 # (SimCLR), 888 (MoCo), 886 (CLIP), 496 (CPC), 912 (BYOL).
 MOST_LAUNCHES = {"SimCLR": 114, "SimCLR in colour, SGD": 180, "SimCLR, LARS": 160, "MoCo": 189, "CLIP": 271,
                  "CPC": 205, "BYOL": 163, "SimSiam": 121}
@@ -37,13 +37,13 @@ MOST_LAUNCHES = {"SimCLR": 114, "SimCLR in colour, SGD": 180, "SimCLR, LARS": 16
 
 @counted
 @pytest.mark.parametrize("method", STEPS)
-def test_a_step_never_waits_and_launches_little(method, cupy):
+def test_a_step_never_waits_and_launches_few_kernels(method, cupy):
     step = STEPS[method](cupy)
     step()                                                   # MoCo's queue is empty at first
     assert launches(step) <= MOST_LAUNCHES[method]
     assert waits(step) == 0
     loss = step()
-    assert waits(lambda: np.isfinite(loss.item())) == 1      # where a loss is logged, it waits: once
+    assert waits(lambda: np.isfinite(loss.item())) == 1      # logging the loss waits once
 
 
 # ---------------------------------------------------------------- one kernel over all parameters
@@ -54,14 +54,14 @@ def test_a_step_never_waits_and_launches_little(method, cupy):
     lambda named: optim.SGD(named, 0.1, momentum=0.9),
     lambda named: optim.Adam(named, 0.1, weight_decay=0.1), lambda named: optim.AdamW(named, 0.1, weight_decay=0.1),
 ])
-def test_an_optimizer_step_is_a_kernel_for_what_is_decayed_and_one_for_the_rest(optimizer, cupy):
+def test_an_optimizer_step_is_one_kernel_with_decay_and_one_without(optimizer, cupy):
     shapes = [(3, 4), (5, 6), (7,), (8,), (2, 2), (9,)]
     named = [(str(k), Parameter(cupy.ones(shape, dtype="float32"))) for k, shape in enumerate(shapes)]
     assert launches(optimizer(named).step) == 2
 
 
 @counted
-def test_an_ema_update_gathers_and_is_one_kernel(cupy):
+def test_an_ema_update_gathers_and_launches_one_kernel(cupy):
     online = ConvNet((28, 28, 1), (4, 4, 4), rng=np.random.default_rng(0)).to(cupy)
     ema = EMA(online, frozen_copy(online))
     ema.update(0.9)                                     # the first moves the target into one array
@@ -74,7 +74,7 @@ def test_an_ema_update_gathers_and_is_one_kernel(cupy):
                                                      (2, 2, 0), (1, 1, 2), ((3, 2), 1, 1), ((2, 5), 2, 3)])
 @pytest.mark.parametrize("limit", [1, 20_000, columns.COLUMN_BYTES])
 def test_convolution_by_columns_is_convolution(kernel, stride, padding, limit, cupy, rng, monkeypatch):
-    monkeypatch.setattr(columns, "COLUMN_BYTES", limit)      # one output row at a time, a few, all
+    monkeypatch.setattr(columns, "COLUMN_BYTES", limit)      # one output row at a time, a few rows, all rows
     kh, kw = kernel if isinstance(kernel, tuple) else (kernel, kernel)
     x, w = rng.standard_normal((7, 8, 3, 6)), rng.standard_normal((kh, kw, 6, 5))
     y, backward = ops.conv2d.forward(x, w, stride=stride, padding=padding)
@@ -85,7 +85,7 @@ def test_convolution_by_columns_is_convolution(kernel, stride, padding, limit, c
 
 
 @counted
-def test_a_convolution_launches_little_and_its_columns_are_bounded(cupy, rng, monkeypatch):
+def test_a_convolution_launches_few_kernels_and_its_columns_are_bounded(cupy, rng, monkeypatch):
     x, w = cupy.zeros((8, 8, 4, 16), dtype="float32"), cupy.zeros((3, 3, 16, 32), dtype="float32")
     y, backward = ops.conv2d.forward(x, w, padding=1)
     assert launches(lambda: ops.conv2d.forward(x, w, padding=1)) == 2            # gather, multiply
@@ -97,7 +97,7 @@ def test_a_convolution_launches_little_and_its_columns_are_bounded(cupy, rng, mo
 
 
 @counted
-@pytest.mark.parametrize("tau", [0.5, 0.005])                # below 1/80 exp could overflow: another way
+@pytest.mark.parametrize("tau", [0.5, 0.005])                # below 1/80 exp could overflow: another code path
 @pytest.mark.parametrize("loss", ["nt_xent", "info_nce", "clip_loss"])
 def test_the_fused_losses_never_hold_all_pairs_on_a_gpu(loss, tau, cupy, rng, monkeypatch):
     monkeypatch.setattr(pairs, "tile_size", lambda xp, n, rows=None: 16 if rows is None else 256 // rows)
@@ -108,7 +108,7 @@ def test_the_fused_losses_never_hold_all_pairs_on_a_gpu(loss, tau, cupy, rng, mo
         largest[0] = max(largest[0], array.size)
         return real(array)
 
-    monkeypatch.setattr(device_array, "wrap", watched)       # through which every array of the stand-in is made
+    monkeypatch.setattr(device_array, "wrap", watched)       # it makes every array of the stand-in
     z = cupy.asarray(rng.standard_normal((128, 8), dtype="float32"))
     value, backward = {"nt_xent": lambda: nt_xent.forward(z[:64], z[64:], tau),
                        "info_nce": lambda: info_nce.forward(z[:32], z[32:64], z[64:], tau),
@@ -122,7 +122,7 @@ def test_the_fused_losses_never_hold_all_pairs_on_a_gpu(loss, tau, cupy, rng, mo
 SHAPES = [(100_352, 32), (25_088, 64), (8192, 128), (524_288, 64), (131_072, 128), (32_768, 256), (65_537, 10)]
 
 
-@pytest.mark.skipif("config.getoption('--backend') != 'cupy-host'", reason="only the emulated GPU knows a kernel's grid")
+@pytest.mark.skipif("config.getoption('--backend') != 'cupy-host'", reason="only the emulated GPU records the grids of kernels")
 @pytest.mark.parametrize("shape", SHAPES, ids=str)       # SimCLR's convnet on MNIST at 256, ResNet-18 on CIFAR-10 at 512
 def test_column_sums_keep_a_gpu_busy(shape, cupy):
     x = cupy.empty(shape, dtype="float32")
@@ -135,7 +135,7 @@ def test_column_sums_keep_a_gpu_busy(shape, cupy):
 
 
 @pytest.mark.parametrize("shape", [(2500, 32), (5003, 3)])
-def test_batch_norm_of_many_rows(shape, cupy, rng):
+def test_batch_norm_of_many_rows_agrees_with_numpy(shape, cupy, rng):
     x, w, b, g = (rng.standard_normal(size) for size in (shape, shape[1], shape[1], shape))
     y, backward = ops.batch_norm.forward(x, w, b)
     y_there, backward_there = ops.batch_norm.forward(*map(cupy.asarray, (x, w, b)))
@@ -161,7 +161,7 @@ def test_a_fused_formula_is_one_launch_and_the_same_formula(xp, rng):
 
 
 def fused_functions():
-    """(module, name) of every function of minicl that is fused."""
+    """Yield (module, name) for every fused function of minicl."""
     for module in pkgutil.walk_packages(minicl.__path__, "minicl."):
         if not module.name.endswith("__main__"):
             for name, value in vars(importlib.import_module(module.name)).items():
@@ -169,9 +169,9 @@ def fused_functions():
                     yield module.name, name
 
 
-@pytest.mark.skipif("config.getoption('--backend') != 'cupy-host'", reason="only the emulated GPU names what it runs")
+@pytest.mark.skipif("config.getoption('--backend') != 'cupy-host'", reason="only the emulated GPU records the names of kernels")
 def test_cupy_makes_one_kernel_of_each_fused_function(cupy):
-    """Each is launched under its own name; NVRTC has compiled it, and other tests compare what it computes with NumPy's."""
+    """NVRTC compiles each fused function, and it is launched under its own name. Other tests check its values."""
     with device.recorded() as operations:
         for method in ("SimCLR", "SimCLR in colour, SGD", "SimCLR, LARS", "MoCo", "CLIP", "CPC"):
             step = STEPS[method](cupy)
@@ -183,6 +183,6 @@ def test_cupy_makes_one_kernel_of_each_fused_function(cupy):
         for transform in (GaussianNoise(), RandomErasing(p=1.0, value=0.5), ColorJitter(), RandomAffine(),
                           RandomResizedCrop(4)):
             transform(images, rng)
-        nt_xent.forward(images[:, 0, :, 0], images[:, 1, :, 1], 0.005)[1](cupy.ones((), dtype="float32"))  # the guarded way
+        nt_xent.forward(images[:, 0, :, 0], images[:, 1, :, 1], 0.005)[1](cupy.ones((), dtype="float32"))  # small tau
     launched = {name for kind, name, *_ in operations if kind == "kernel"}
     assert {name for _, name in fused_functions()} <= launched

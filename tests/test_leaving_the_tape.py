@@ -1,4 +1,4 @@
-"""No conversion takes a Tensor that requires a gradient off the tape: it raises, and .item() and .data are the ways."""
+"""Converting a Tensor that requires a gradient raises an error, since it would leave the tape; .item() and .data work."""
 
 import math
 
@@ -33,13 +33,13 @@ def on_tape(shape):
 @pytest.mark.parametrize("make", [leaf, on_tape])
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
 def test_a_conversion_that_would_lose_the_gradient_is_an_error(conversion, make, shape):
-    with pytest.raises((TypeError, ValueError)) as raised:   # ValueError is what NumPy makes of it in an assignment
+    with pytest.raises((TypeError, ValueError)) as raised:   # in an assignment NumPy raises ValueError
         CONVERSIONS[conversion](make(shape))
-    cause = str(raised.value.__cause__ or "")                # NumPy's own message may stand before
+    cause = str(raised.value.__cause__ or "")                # NumPy may put its own message first
     assert conversion not in ("float", "exp") or ".item() for the value" in str(raised.value) + cause
 
 
-def test_what_needs_no_gradient_converts():
+def test_tensors_without_a_gradient_convert():
     x = Tensor(np.full((), 0.5, "float32"))
     assert float(x) == 0.5 and math.exp(x) == math.exp(0.5)
     with no_grad():

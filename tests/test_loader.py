@@ -1,4 +1,4 @@
-"""The order of batches: each item once an epoch, another order each epoch, and the same again after a resume."""
+"""Batches: each item occurs at most once an epoch, in a new order each epoch, and the order is the same after a resume."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def test_an_epoch_holds_every_item_once():
     np.testing.assert_array_equal(np.sort(epoch_of(Batches(12, 4), 0)), np.arange(12))
 
 
-def test_what_does_not_fill_a_batch_is_left_out_and_changes_from_epoch_to_epoch():
+def test_items_that_do_not_fill_a_batch_are_left_out_and_change_each_epoch():
     batches = Batches(11, 4)
     assert batches.per_epoch == 2 and all(len(batches[step]) == 4 for step in range(6))
     epochs = [epoch_of(batches, epoch) for epoch in range(6)]
@@ -28,12 +28,12 @@ def test_every_epoch_has_another_order():
     assert len(orders) == 5 and tuple(range(50)) not in orders
 
 
-def test_the_seed_decides():
+def test_the_seed_determines_the_order():
     assert (Batches(50, 10, seed=1)[7] == Batches(50, 10, seed=1)[7]).all()
     assert (Batches(50, 10, seed=1)[7] != Batches(50, 10, seed=2)[7]).any()
 
 
-def test_a_step_has_its_batch_in_whatever_order_steps_are_asked_for():
+def test_a_step_has_the_same_batch_in_any_order_of_access():
     in_order = Batches(11, 4)
     expected = {step: in_order[step] for step in range(8)}
     for step in (5, 0, 7, 6, 1, 5):
@@ -41,13 +41,13 @@ def test_a_step_has_its_batch_in_whatever_order_steps_are_asked_for():
         np.testing.assert_array_equal(in_order[step], expected[step])
 
 
-def test_a_loop_over_batches_without_end_is_refused():
+def test_iterating_over_batches_is_refused():
     with pytest.raises(TypeError, match="not iterable"):
         for _ in Batches(11, 4):
             pass
 
 
-def test_a_batch_may_be_everything():
+def test_a_batch_may_hold_all_items():
     batches = Batches(5, 5)
     assert batches.per_epoch == 1 and sorted(batches[3]) == [0, 1, 2, 3, 4]
 

@@ -1,4 +1,4 @@
-"""A part of a Module that would be neither trained nor saved is an error, whatever hides it; what is found is not."""
+"""A part of a Module that would be neither trained nor saved is an error, wherever it is hidden."""
 
 import functools
 import threading
@@ -82,7 +82,7 @@ def test_a_part_made_where_the_walk_does_not_find_it_is_an_error(place, kind):
         with pytest.raises(TypeError, match="Net: it has parts that would be neither trained nor saved.*: (Linear|Para"
                                             "meter|Buffer|Dropout|Frozen)"):
             Net()
-        Sequential(linear())                                 # and the next module is none the worse
+        Sequential(linear())                                 # the next module is not affected
     finally:
         ELSEWHERE.clear()
 
@@ -92,7 +92,7 @@ def test_a_part_made_where_the_walk_does_not_find_it_is_an_error(place, kind):
     st.tuples(st.sampled_from(["set", "closure", "object"]), st.lists(inner, min_size=1, max_size=1))), max_leaves=8))
 @settings(max_examples=30, deadline=None)
 def test_a_part_is_found_or_refused_however_containers_are_nested(shape):
-    """Found if all containers on its way are lists, tuples, dicts and Modules; otherwise making the module raises."""
+    """A part is found if all containers around it are lists, tuples, dicts or Modules; otherwise the Module raises."""
     def hides(shape):
         return shape != "part" and (shape[0] in ("set", "closure", "object") or any(map(hides, shape[1])))
 
@@ -124,7 +124,7 @@ ATTRIBUTES = {name: place for name, place in HIDING_PLACES.items() if name not i
 
 
 @pytest.mark.parametrize("place", ATTRIBUTES.values(), ids=ATTRIBUTES)
-def test_a_part_made_outside_is_refused_in_such_a_place_too_and_when_it_comes_there_later(place):
+def test_a_hidden_part_made_outside_is_refused_at_first_and_later(place):
     class Net(Module):
         def __init__(self, part):
             self.found, self.hidden = linear(), place(part)
@@ -143,11 +143,11 @@ HEAD = Linear(2, 2, rng=np.random.default_rng(0))
 def test_a_function_that_uses_a_layer_of_its_script_is_refused():
     with pytest.raises(TypeError, match="neither trained nor saved.*: Linear"):
         Sequential(linear(), lambda x: HEAD(x))
-    assert len(Sequential(HEAD, lambda x: HEAD(x)).parameters()) == 2        # found by its own place
+    assert len(Sequential(HEAD, lambda x: HEAD(x)).parameters()) == 2        # it is also a step
 
 
 class Discards(Module):
-    """Makes parts that it does not keep: replaced, in a failed attempt, in a cycle that only the collector frees."""
+    """Makes parts that it does not keep: one is replaced, one fails, one is in a cycle that only the collector frees."""
 
     def __init__(self):
         self.layer = linear()
@@ -163,7 +163,7 @@ class Discards(Module):
 
 
 class Follows(Module):
-    """Another object leads to parts that are found anyway."""
+    """Other objects also refer to parts that are found."""
 
     def __init__(self):
         self.online = Sequential(linear(), Dropout(rng=rng()))
@@ -172,11 +172,11 @@ class Follows(Module):
 
 
 @pytest.mark.parametrize("make", [Discards, Follows])
-def test_a_part_that_is_not_kept_or_is_found_otherwise_is_no_false_alarm(make):
+def test_a_part_that_is_discarded_or_found_elsewhere_is_not_an_error(make):
     assert len(make().parameters()) == 2
 
 
-def test_a_module_made_in_another_thread_meanwhile_is_not_ours():
+def test_a_module_made_in_another_thread_is_not_counted():
     made = []
 
     class Net(Module):
@@ -235,14 +235,14 @@ def test_a_module_that_contains_itself_is_refused():
         Net()
 
 
-# ---------------------------------------------------------------- arrays that are no parts
+# ---------------------------------------------------------------- arrays that are not parts
 
 class Centred(Module):
     def __init__(self, held=None):
         self.layer, self.held, self.fixed = linear(), held, np.arange(3)
 
 
-CHANGES = {                                                  # what it is at first, and how a training loop changes it
+CHANGES = {                                                  # (the first value, how a training loop changes it)
     "replaced": (lambda: np.zeros(2), lambda net: setattr(net, "held", np.ones(2))),
     "in place": (lambda: np.zeros(2), lambda net: net.held.__iadd__(1)),
     "Tensor": (lambda: Tensor(np.zeros(2)), lambda net: setattr(net, "held", Tensor(np.ones(2)))),
@@ -261,13 +261,13 @@ CHANGES = {                                                  # what it is at fir
 def test_an_array_that_changes_and_is_not_saved_is_warned_of(make, change, below):
     net = Centred(make())
     whole = Sequential(net, ops.relu) if below else net
-    whole.state_dict(), frozen_copy(whole).state_dict()                      # a constant is none
+    whole.state_dict(), frozen_copy(whole).state_dict()                      # a constant gives no warning
     change(net)
     with pytest.warns(UserWarning, match=f"state_dict: {'steps.0.' * below}held changed since the Centred was made.*keep it in a Buffer"):
         whole.state_dict()
 
 
-def test_what_is_a_part_or_no_array_may_change_unwarned():
+def test_parts_and_values_that_are_not_arrays_change_without_a_warning():
     net = Centred([Buffer(np.zeros(2)), Parameter(np.zeros(2)), 0.5])
     net.held[0].data += 1
     net.held[1].data += 1
@@ -275,7 +275,7 @@ def test_what_is_a_part_or_no_array_may_change_unwarned():
     net.eval().train().freeze().state_dict()
 
 
-# ---------------------------------------------------------------- parts of the class, of the file, behind a weak reference
+# ---------------------------------------------------------------- parts in the class, in the file, behind a weak reference
 
 G = Linear(2, 2, rng=rng())
 
@@ -303,7 +303,7 @@ class UsesGlobalElsewhere(Module):
 
 
 class CopiesGlobal(Module):
-    """Another attribute has the global's name, and __init__ may use the global itself."""
+    """An attribute has the name of the global, which __init__ uses."""
 
     def __init__(self):
         self.G, self.copy = linear(), frozen_copy(G)
@@ -345,7 +345,7 @@ def test_a_part_of_the_file_that_a_method_uses_is_an_error_unless_frozen(cls):
         G.unfreeze()
 
 
-def test_a_global_that_is_also_an_attribute_and_an_attribute_of_its_name_are_no_errors():
+def test_a_global_that_is_an_attribute_or_shares_its_name_is_not_an_error():
     assert len(HasGlobal().parameters()) == 2 == len(CopiesGlobal().parameters())
 
 

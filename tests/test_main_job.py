@@ -1,4 +1,5 @@
-"""The benchmark of a whole training: both sides learn, views of both are alike, and the row says when the goal was reached."""
+"""The benchmark of a whole training run: minicl and PyTorch learn from similar views, and a table shows when each reached
+the goal."""
 
 import importlib.util
 import json
@@ -17,7 +18,7 @@ RESULT = {"start": 1.0, "epochs": [10.0] * 8, "probe": {"5": 0.98, "6": 0.9889, 
           "metrics": {"probe_h": 0.9895, "knn_h": 0.978, "probe_z": 0.97, "knn_z": 0.97}}
 
 
-def test_both_sides_train_and_are_evaluated_alike(capfd):
+def test_both_libraries_train_and_are_evaluated_alike(capfd):
     peer = "torch" if importlib.util.find_spec("torch") else "none"
     found = main_job.measure(peer, cores=1, recipe=DIGITS, first=1)
     assert list(found) == (list(main_job.NAMES) if peer == "torch" else ["minicl"])
@@ -28,19 +29,19 @@ def test_both_sides_train_and_are_evaluated_alike(capfd):
     assert "epoch 2: " in capfd.readouterr().out
 
 
-def test_data_that_is_not_there_is_one_line(tmp_path, capfd):
+def test_missing_data_is_one_line_of_error(tmp_path, capfd):
     with pytest.raises(RunError, match=r"main_job, minicl: .*no-such-folder"):
         main_job.measure("none", 1, {**DIGITS, "data": "mnist", "data_dir": str(tmp_path / "no-such-folder")})
 
 
 def test_views_of_both_libraries_are_alike(rng):
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed, with which minicl is compared")
+    torch = pytest.importorskip("torch", reason="needs PyTorch, which minicl is compared with")
     from benchmarks import torch_models
 
     torch.manual_seed(0)
     image = np.zeros((28, 28, 1), dtype="float32")
     image[6:20, 8:16] = 1
-    image[17:20, 8:22] = 0.5                                                 # no symmetry
+    image[17:20, 8:22] = 0.5                                                 # an image without symmetry
     images = np.tile(image, (4000, 1, 1, 1))
     ours = two_views(mnist_views(), images, rng)[0][..., 0]
     theirs = torch_models.mnist_views(torch.tensor(images.transpose(0, 3, 1, 2)))[:, 0].numpy()
@@ -52,7 +53,7 @@ def test_views_of_both_libraries_are_alike(rng):
     assert masses[0].std() == pytest.approx(masses[1].std(), rel=0.06)
 
 
-def test_the_goal_is_reached_at_the_first_evaluation_that_finds_it():
+def test_the_goal_is_reached_at_the_first_evaluation_that_attains_it():
     assert main_job.seconds_to(RESULT) == 71.0
     assert main_job.seconds_to(RESULT, goal=0.99) is None
     assert list(main_job.table({"minicl": RESULT}))[-1] == (

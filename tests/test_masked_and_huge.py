@@ -1,4 +1,4 @@
-"""Masked ids, and numbers whose squares overflow, give an error or NaN: never a plausible wrong number."""
+"""Masked ids, and numbers whose squares overflow, give an error or NaN, never a plausible wrong number."""
 
 import numpy as np
 import pytest
@@ -42,14 +42,14 @@ def test_norms_of_values_whose_squares_overflow_are_nan(dtype, huge):
 
 
 @pytest.mark.parametrize("number", [1.0, 2, np.float32(3)])
-def test_a_product_with_a_number_is_no_matrix_product(number):
+def test_a_matrix_product_with_a_number_is_refused(number):
     for product in (lambda: Tensor(Z) @ number, lambda: number @ Tensor(Z)):
         with pytest.raises(TypeError, match="matmul: expected two arrays"):
             product()
 
 
 @pytest.mark.parametrize("call", [lambda x: x * 10**400, lambda x: 10**400 - x, lambda x: ops.maximum(x, -10**400)])
-def test_a_number_that_no_float_holds_is_refused_by_name(call):
+def test_a_number_beyond_every_float_is_refused_by_name(call):
     with pytest.raises(OverflowError, match=r"^\w+: int too large .* float32 array of shape \(6, 4\)"):
         call(Tensor(Z))
 
