@@ -1,4 +1,5 @@
-"""Extreme and invalid inputs to every loss: valid inputs agree with a loop in float64, and the rest are refused by name."""
+"""Extreme and invalid inputs to every loss: valid inputs agree with a loop in float64, and the rest are refused by
+name."""
 
 import math
 

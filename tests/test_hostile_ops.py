@@ -97,8 +97,8 @@ def test_illegal_input_is_refused_by_name(op, inputs, options, words):
 # ---------------------------------------------------------------- unusual valid inputs: any layout, no entries, no axes
 
 def laid_out(draw, values, ties=True):
-    """The values in a drawn memory layout: contiguous, transposed, reversed, a slice of a larger array, or (where ties are
-    allowed) the first row broadcast to all rows."""
+    """The values in a drawn memory layout: contiguous, transposed, reversed, a slice of a larger array, or (where ties
+    are allowed) the first row broadcast to all rows."""
     layout = draw(st.sampled_from(["contiguous", "transposed", "reversed", "every other", *["broadcast"] * ties]))
     if layout == "transposed" and values.ndim:
         return np.ascontiguousarray(values.T).T
@@ -121,8 +121,8 @@ shapes = st.lists(st.integers(0, 4), max_size=4).map(tuple)
 
 
 def agree(op, expected, *inputs, **options):
-    """Check the op's value against `expected`, its gradients against finite differences, its float32 results, and that the
-    inputs are unchanged."""
+    """Check the op's value against `expected`, its gradients against finite differences, its float32 results, and that
+    the inputs are unchanged."""
     inputs = [np.asarray(a) for a in inputs]                 # NumPy gives scalars for sums of 0-d arrays
     before = [a.copy() for a in inputs]
     (y, *gradients), (_, *plain) = _run(op, inputs, options, broadcast=True), _run(op, before, options)

@@ -69,7 +69,7 @@ def test_a_hostile_value_is_refused_by_its_options_name_or_in_range(name, capsys
     assert refused > used > 0
 
 
-def test_every_example_that_trains_a_run_is_in_the_table():
+def test_every_training_example_is_in_the_table():
     assert set(NAMES) == {path.stem for path in EXAMPLES.glob("*.py") if "minicl.run import Run," in path.read_text()}
 
 

@@ -1,4 +1,5 @@
-"""Mutual information and its bounds: exact values, the published saturation, why NT-Xent is not a bound, the example."""
+"""Mutual information and its bounds: exact values, the published saturation, why NT-Xent is not a bound, the
+example."""
 
 import itertools
 import math

@@ -1,4 +1,5 @@
-"""The sdist holds the files of the repository, the wheel runs the examples, and an editable install works in any folder.
+"""The sdist holds the files of the repository, the wheel runs the examples, and an editable install works in any
+folder.
 
 `bash .ci/run` also installs all three into new environments and runs the tests of the unpacked sdist.
 """

@@ -28,9 +28,9 @@ def cupy():
 
 # ---------------------------------------------------------------- whole training steps
 
-# The most launches of a step: augmentation, networks, loss, optimizer and momentum encoder, if any. A launch takes about
-# 10 us of the host's time. Without fused formulas, and with one product per tap of a convolution, the counts were 636
-# (SimCLR), 888 (MoCo), 886 (CLIP), 496 (CPC), 912 (BYOL).
+# The most launches of a step: augmentation, networks, loss, optimizer and momentum encoder, if any. A launch takes
+# about 10 us of the host's time. Without fused formulas, and with one product per tap of a convolution, the counts
+# were 636 (SimCLR), 888 (MoCo), 886 (CLIP), 496 (CPC), 912 (BYOL).
 MOST_LAUNCHES = {"SimCLR": 114, "SimCLR in colour, SGD": 180, "SimCLR, LARS": 160, "MoCo": 189, "CLIP": 271,
                  "CPC": 205, "BYOL": 163, "SimSiam": 121}
 

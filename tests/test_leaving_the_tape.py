@@ -1,4 +1,5 @@
-"""Converting a Tensor that requires a gradient raises an error, since it would leave the tape; .item() and .data work."""
+"""Converting a Tensor that requires a gradient raises an error, since it would leave the tape; .item() and .data
+work."""
 
 import math
 

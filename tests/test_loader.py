@@ -1,4 +1,5 @@
-"""Batches: each item occurs at most once an epoch, in a new order each epoch, and the order is the same after a resume."""
+"""Batches: each item occurs at most once an epoch, in a new order each epoch, and the order is the same after a
+resume."""
 
 import numpy as np
 import pytest

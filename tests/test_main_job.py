@@ -1,5 +1,5 @@
-"""The benchmark of a whole training run: minicl and PyTorch learn from similar views, and a table shows when each reached
-the goal."""
+"""The benchmark of a whole training run: minicl and PyTorch learn from similar views, and a table shows when each
+reached the goal."""
 
 import importlib.util
 import json

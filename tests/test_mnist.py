@@ -1,4 +1,4 @@
-"""MNIST from a folder, the cache and the mirrors: read completely and correctly, or refused with the reason."""
+"""MNIST from a folder, the cache or a mirror is read completely and correctly, or refused with the reason."""
 
 import gzip
 import hashlib
@@ -29,7 +29,7 @@ def idx(array):
 
 
 def tiny(n_train=6, n_test=4, n_labels=None):
-    """Four small files in IDX form, by stem."""
+    """{stem: content} of four small IDX files."""
     rng = np.random.default_rng(0)
     arrays = (rng.integers(0, 256, (n_train, 5, 4)), rng.integers(0, 10, n_labels or n_train),
               rng.integers(0, 256, (n_test, 5, 4)), rng.integers(0, 10, n_test))
@@ -45,7 +45,7 @@ def write(folder, files, name=lambda stem: f"{stem}.gz", pack=gzip.compress):
 
 @pytest.fixture(autouse=True)
 def small_world(monkeypatch, tmp_path):
-    """MNIST is the tiny files, the cache an empty folder, and the network is gone."""
+    """The expected hashes are those of the tiny files, the cache is an empty folder, and there is no network."""
     def no_network(url, note):
         raise urllib.error.URLError(OSError("no route to host"))
 
@@ -57,7 +57,7 @@ def small_world(monkeypatch, tmp_path):
 
 @pytest.fixture
 def server(monkeypatch):
-    """A loopback mirror: `pages` maps a path to its bytes, `asked` lists what was asked for."""
+    """A mirror on 127.0.0.1: `pages` maps paths to bytes, `asked` lists the requested paths."""
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             asked.append(self.path)
@@ -87,7 +87,7 @@ def serve(server, mirror, files):
 
 
 def no_digits(text):
-    pytest.fail(f"went on without MNIST: {text}")
+    pytest.fail(f"continued without MNIST: {text}")
 
 
 # ---------------------------------------------------------------- from a folder
@@ -135,7 +135,7 @@ def test_a_folder_that_lacks_files_is_an_error_that_names_them(tmp_path, load, l
     (lambda packed: gzip.compress(tiny(n_train=7)[STEMS[0]]), "not MNIST's train-images.*SHA-256 .*check=False"),
 ])
 @pytest.mark.parametrize("name", ["auto", "mnist"])
-def test_a_damaged_or_wrong_file_is_named_and_never_passed_over(tmp_path, name, damage, complaint):
+def test_a_damaged_or_wrong_file_is_named_and_never_ignored(tmp_path, name, damage, complaint):
     write(tmp_path, tiny())
     path = tmp_path / f"{STEMS[0]}.gz"
     path.write_bytes(damage(path.read_bytes()))
@@ -143,7 +143,7 @@ def test_a_damaged_or_wrong_file_is_named_and_never_passed_over(tmp_path, name, 
         load_images(name, tmp_path, log=no_digits)
 
 
-def test_other_data_of_the_same_form_on_request(tmp_path):
+def test_other_data_in_idx_format_is_read_without_the_check(tmp_path):
     write(tmp_path / "fashion", tiny(8, 5))
     with pytest.raises(CorruptFile, match="not MNIST's"):
         load_mnist(tmp_path / "fashion")
@@ -151,13 +151,13 @@ def test_other_data_of_the_same_form_on_request(tmp_path):
     assert data.name == "fashion" and len(data.train_images) == 8
 
 
-def test_images_and_labels_must_be_as_many(tmp_path):
+def test_the_numbers_of_images_and_labels_must_agree(tmp_path):
     write(tmp_path, tiny(n_labels=5))
     with pytest.raises(CorruptFile, match="6 images in train-images-idx3-ubyte but 5 labels in train-labels-idx1"):
         load_mnist(tmp_path, check=False)
 
 
-# ---------------------------------------------------------------- the IDX form
+# ---------------------------------------------------------------- the IDX format
 
 IMAGES, LABELS = idx(np.arange(24, dtype=np.uint8).reshape(2, 3, 4)), idx(np.arange(5, dtype=np.uint8))
 
@@ -178,14 +178,14 @@ def test_parse_idx():
     (struct.pack(">4I", 2051, 0, 28, 28), "image", r"its header gives the shape \(0, 28, 28\), which has no images"),
     (struct.pack(">4I", 2051, *[2**32 - 1] * 3), "image", "truncated: .*got 16"),
 ])
-def test_parse_idx_says_what_is_wrong(content, kind, complaint):
+def test_parse_idx_reports_what_is_wrong(content, kind, complaint):
     with pytest.raises(CorruptFile, match=f"^somewhere/file: .*{complaint}"):
         parse_idx(content, "somewhere/file", kind)
 
 
 # ---------------------------------------------------------------- the cache and the mirrors
 
-def test_downloads_once(server, tmp_path):
+def test_mnist_is_downloaded_once(server, tmp_path):
     serve(server, "first", tiny())
     data = load_mnist()
     assert len(server.asked) == 4
@@ -195,7 +195,7 @@ def test_downloads_once(server, tmp_path):
     np.testing.assert_array_equal(again.train_images, data.train_images)
 
 
-def test_downloads_only_what_the_cache_lacks(server, tmp_path):
+def test_only_files_missing_in_the_cache_are_downloaded(server, tmp_path):
     serve(server, "first", tiny())
     write(tmp_path / "cache/mnist", dict(list(tiny().items())[1:]))
     load_mnist()
@@ -203,7 +203,7 @@ def test_downloads_only_what_the_cache_lacks(server, tmp_path):
 
 
 @pytest.mark.parametrize("first", ["absent", "other data", "damaged"])
-def test_the_next_mirror_serves(server, first):
+def test_the_next_mirror_is_used_if_the_first_fails(server, first):
     serve(server, "second", tiny())
     if first == "other data":
         serve(server, "first", tiny(9))
@@ -212,7 +212,7 @@ def test_the_next_mirror_serves(server, first):
     assert load_mnist(log=no_digits).train_images.shape == (6, 5, 4, 1)
 
 
-def test_a_connection_that_closes_early_is_no_file(server, tmp_path):
+def test_a_connection_that_closes_early_leaves_no_file(server, tmp_path):
     serve(server, "first", tiny())
     server.promised_too_much = 10
     with pytest.raises(Unavailable, match="could not be downloaded"):
@@ -220,7 +220,7 @@ def test_a_connection_that_closes_early_is_no_file(server, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_wrong_bytes_from_every_mirror_are_said_and_not_kept(server, tmp_path, monkeypatch):
+def test_wrong_bytes_from_every_mirror_are_reported_and_not_stored(server, tmp_path, monkeypatch):
     serve(server, "first", tiny(9))
     with pytest.raises(Unavailable, match="first/train-images.* not MNIST's.*HTTP Error 404.*--data digits"):
         load_images("mnist", log=no_digits)
@@ -231,21 +231,21 @@ def test_wrong_bytes_from_every_mirror_are_said_and_not_kept(server, tmp_path, m
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_damaged_cache_is_named_with_the_mend(tmp_path):
+def test_a_damaged_cache_is_an_error_that_names_the_fix(tmp_path):
     folder = write(tmp_path / "cache/mnist", tiny())
     (folder / f"{STEMS[2]}.gz").write_bytes(b"\x1f\x8b nonsense")
     with pytest.raises(CorruptFile, match=f"{STEMS[2]}.*delete it and it is downloaded again"):
         load_images("auto", log=no_digits)
 
 
-def test_no_network():
+def test_without_a_network_the_error_names_the_options():
     with pytest.raises(Unavailable, match="no route to host.*--data-dir.*--data digits"):
         load_images("mnist", log=no_digits)
     with pytest.raises(Unavailable, match="download is False.*--data-dir"):
         load_mnist(download=False)
 
 
-def test_auto_with_no_network_says_so_in_one_line_and_goes_on(monkeypatch):
+def test_auto_without_a_network_falls_back_with_one_line(monkeypatch):
     monkeypatch.setattr(digits, "generate_digits", lambda seed: f"digits from seed {seed}")
     said = []
     assert load_images("auto", seed=3, log=said.append) == "digits from seed 3"
@@ -266,7 +266,7 @@ def test_a_full_disk_leaves_nothing_half_written(server, tmp_path, monkeypatch, 
     assert len(said) == 1 and "No space left" in said[0] and "MINICL_CACHE" in said[0]
 
 
-def test_a_cache_that_is_no_folder_is_said(server, tmp_path, monkeypatch):
+def test_a_cache_that_is_not_a_folder_is_reported(server, tmp_path, monkeypatch):
     serve(server, "first", tiny())
     (tmp_path / "cache").write_text("a file")
     said = []
@@ -274,7 +274,7 @@ def test_a_cache_that_is_no_folder_is_said(server, tmp_path, monkeypatch):
     assert len(said) == 1 and "cannot be kept in" in said[0]
 
 
-def test_cache_dir(monkeypatch):
+def test_cache_dir_follows_the_environment_and_the_platform(monkeypatch):
     assert download.cache_dir() == Path(os.environ["MINICL_CACHE"])
     monkeypatch.delenv("MINICL_CACHE")
     home = str(Path.home() / "elsewhere")
@@ -289,7 +289,7 @@ def test_cache_dir(monkeypatch):
 
 # ---------------------------------------------------------------- names, and the data itself
 
-def test_load_images_refuses_what_makes_no_sense(tmp_path):
+def test_load_images_refuses_unknown_names_and_a_folder_of_digits(tmp_path):
     with pytest.raises(ValueError, match="name must be 'auto', 'mnist' or 'digits', got 'cifar'"):
         load_images("cifar")
     with pytest.raises(ValueError, match="generated digits read no files"):
@@ -316,8 +316,8 @@ def test_image_data_checks_its_fields(change, error, complaint):
         ImageData(**{**good, **change})
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="no MNIST here: set MINICL_MNIST to the folder of its four files")
-def test_the_real_files(monkeypatch):
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs MNIST: set MINICL_MNIST to the folder of its four files")
+def test_the_real_files_are_read(monkeypatch):
     monkeypatch.undo()                                   # the true hashes again
     data = load_mnist(REAL)
     assert data.train_images.shape == (60000, 28, 28, 1) and data.test_images.shape == (10000, 28, 28, 1)

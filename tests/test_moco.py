@@ -1,4 +1,4 @@
-"""MoCo: split and shuffled batch norm, what the loss compares, the order of things within a step, resuming."""
+"""MoCo: split and shuffled batch norm, the loss and its negatives, the order within a step, resuming."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def moco(xp=np, *, queue=10, m=0.9, splits=2, seed=0):
 
 
 def train(model, optimizer, steps, rng, batch=4):
-    """Steps of MoCo on images drawn from rng; the losses."""
+    """Train MoCo on images drawn from rng and return the losses."""
     xp, losses = optimizer.xp, []
     for _ in range(steps):
         image = rng.standard_normal((batch, 2, 2, 1), dtype="float32")
@@ -83,7 +83,7 @@ def test_split_batch_norm_is_a_batch_norm_for_each_group(xp, shape, relu):
 def test_split_batch_norm_has_the_gradient_of_its_loss():
     def loss(x, weight, bias):
         layer = BatchNorm(2, splits=2).astype("float64")
-        vars(layer).update(weight=weight, bias=bias)                         # gradcheck gives constants too
+        vars(layer).update(weight=weight, bias=bias)                         # gradcheck also passes constants
         return layer(x)
     assert minicl.gradcheck(loss, [array.astype("float64") for array in (normal(6, 2), normal(2), normal(2, seed=1))])
 
@@ -94,12 +94,12 @@ def test_groups_need_a_batch_that_they_divide(xp):
             BatchNorm(2, splits=3).to(xp)(Tensor(to_device(normal(batch, 2), xp)))
 
 
-def test_in_evaluation_there_are_no_groups():
+def test_evaluation_uses_no_groups():
     split, whole, x = BatchNorm(2, splits=3).eval(), BatchNorm(2).eval(), Tensor(normal(5, 2))
     np.testing.assert_array_equal(split(x).data, whole(x).data)
 
 
-# ---------------------------------------------------------------- what is compared with what
+# ---------------------------------------------------------------- queries, keys and negatives
 
 def test_the_model_is_its_query_encoder_and_not_the_key_encoder(xp):
     model, images = moco(xp).eval(), to_device(normal(4, 2, 2, 1), xp)
@@ -126,8 +126,8 @@ def test_shuffled_keys_come_back_in_order(xp):
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 4, 8, 50])
-def test_keys_in_chunks_are_those_of_the_whole_in_their_order(xp, chunk):
-    """Without batch norm, and with the same numbers drawn."""
+def test_keys_in_chunks_are_those_of_the_whole_batch_in_order(xp, chunk):
+    """This holds without batch norm. The same random numbers are drawn with and without chunks."""
     rng = np.random.default_rng(0)
     model = MoCo(MLP((2, 2, 1), (5,), rng=rng), Linear(5, 3, rng=rng), dim=3, queue=8).to(xp)
     images, draws = to_device(normal(8, 2, 2, 1), xp), [np.random.default_rng(3) for _ in range(2)]
@@ -141,7 +141,8 @@ def test_keys_in_chunks_are_those_of_the_whole_in_their_order(xp, chunk):
 
 
 def test_query_i_and_key_i_are_normalised_among_different_images():
-    """Which images change key i through batch norm is drawn anew each step: statistics cannot name the positive."""
+    """The images that change key i through batch norm are drawn again each step, so batch norm cannot leak the
+    positive."""
     model, images, B = moco(splits=4), normal(16, 2, 2, 1), 16
 
     def changed_by(encode):
@@ -180,7 +181,7 @@ def test_the_gradient_reaches_the_query_encoder_only(xp):
     assert_same(before, {name: after[name] for name in before})
 
 
-def test_the_loss_is_infonce_over_the_filled_rows_and_its_gradient_has_the_keys_constant():
+def test_the_loss_is_infonce_over_the_filled_rows_with_constant_keys():
     model, q, k = moco(), normal(4, 3), normal(4, 3, seed=1)
     negatives = unit(6, 3, seed=2)
     model.queue.enqueue(negatives)
@@ -191,7 +192,7 @@ def test_the_loss_is_infonce_over_the_filled_rows_and_its_gradient_has_the_keys_
     np.testing.assert_allclose(leaf.grad, read.grad, atol=1e-5)
 
 
-def test_over_an_empty_queue_the_loss_is_nothing_and_so_is_its_gradient(xp):
+def test_the_loss_over_an_empty_queue_is_zero_and_so_is_its_gradient(xp):
     model, q = moco(xp), Tensor(to_device(normal(4, 3), xp), requires_grad=True)
     loss = model.loss(q, to_device(normal(4, 3), xp), TAU)
     loss.backward()
@@ -229,13 +230,13 @@ def test_evaluation_changes_neither_queue_nor_key_encoder():
     with pytest.raises(RuntimeError, match="update.. was called in evaluation mode"):
         model.update()
     model.train()
-    with pytest.raises(RuntimeError, match="without keys"):  # those of the evaluation are not kept for later
+    with pytest.raises(RuntimeError, match="without keys"):  # keys of the evaluation are discarded
         model.update()
     assert state_hash(model) == before
 
 
 def test_symmetric_is_the_mean_of_both_directions():
-    """Both views one after the other as queries, in the other order as keys: (L(q1, k2) + L(q2, k1)) / 2."""
+    """With queries [q1, q2] and keys [k2, k1] the loss is (L(q1, k2) + L(q2, k1)) / 2."""
     model = moco()
     model.queue.enqueue(unit(10, 3))
     q1, q2, k1, k2 = (normal(4, 3, seed=seed) for seed in range(4))
@@ -248,7 +249,7 @@ def test_symmetric_is_the_mean_of_both_directions():
     ({"m": 1.0}, r"MoCo: m must be a number in \[0, 1\), got 1.0"), ({"splits": 0}, "MoCo: splits must be an integer >= 1, got 0"),
     ({"queue": 0}, "MoCo: queue must be an integer >= 1, got 0"),
 ])
-def test_bad_options_are_told(wrong, message):
+def test_bad_options_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         moco(**wrong)
 
@@ -256,7 +257,7 @@ def test_bad_options_are_told(wrong, message):
 # ---------------------------------------------------------------- checkpoints and training
 
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
-    """With a queue of 10 and batches of 4 the pointer is in the middle, and the queue full, when it is saved."""
+    """With a queue of 10 and batches of 4, the queue is full and its pointer is in the middle at the checkpoint."""
     whole, rng = moco(), np.random.default_rng(1)
     optimizer = AdamW(whole, 0.01)
     losses = train(whole, optimizer, 4, rng)
@@ -275,7 +276,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
 
 
 def test_both_backends_train_alike(xp):
-    """With SGD: Adam takes whole steps along gradients that are nothing but rounding."""
+    """The optimizer is SGD, because Adam takes full steps along gradients that are only rounding errors."""
     model, reference = moco(xp), moco()
     losses = [train(m, SGD(m, 0.1, momentum=0.9), 5, np.random.default_rng(1)) for m in (model, reference)]
     np.testing.assert_allclose(*losses, rtol=1e-4, atol=1e-6)
@@ -299,7 +300,7 @@ def test_a_step_does_not_wait_for_the_device():
     assert [waits(step) for _ in range(3)] == [0, 0, 0]
 
 
-def test_no_buffer_of_the_model_is_forgotten_by_its_moves():
+def test_astype_converts_every_floating_point_buffer():
     model = moco().astype("float64")
     assert {str(buffer.data.dtype) for _, buffer in model.named_buffers()} == {"float64", "int64"}
     assert isinstance(model.queue.keys, Buffer) and model.queue.enqueued == 0
@@ -314,8 +315,8 @@ def test_learning_beats_chance_which_rises_while_the_queue_fills():
 
 # ---------------------------------------------------------------- false negatives by id
 
-def test_keys_of_a_querys_own_id_are_no_negatives(xp, rng):
-    """The queue keeps ids beside its keys through its ring's end, and keys without ids are negatives of all."""
+def test_keys_of_a_querys_own_id_are_not_negatives(xp, rng):
+    """The queue stores ids with its keys, also when it wraps around. Keys without ids are negatives of all queries."""
     model = MoCo(Linear(5, 6, rng=rng), Linear(6, 4, rng=rng), dim=4, queue=7, splits=1).to(xp)
     batches = [rng.standard_normal((3, 5), dtype="float32") for _ in range(5)]
     ids = [np.array([0, 1, 2]), None, np.array([2, 0, 5]), np.array([1, 1, 0]), np.array([0, 9, 1])]
@@ -343,7 +344,7 @@ def test_keys_of_a_querys_own_id_are_no_negatives(xp, rng):
 def test_ids_of_keys_are_checked(ids, message, rng):
     model = MoCo(Linear(5, 6, rng=rng), Linear(6, 4, rng=rng), dim=4, queue=7, splits=1)
     x = rng.standard_normal((3, 5), dtype="float32")
-    for _ in range(2):                                       # over an empty queue too
+    for _ in range(2):                                       # first over an empty queue
         queries, keys = model(x)[1], model.encode_keys(x, rng)
         with pytest.raises(ValueError, match=message):
             model.loss(queries, keys, 0.3, ids=ids)

@@ -1,4 +1,4 @@
-"""examples/moco_mnist.py from end to end on a few generated digits: results on both backends, the log, --resume."""
+"""examples/moco_mnist.py runs on a few generated digits: results on both backends, the log, --resume."""
 
 import functools
 import math
@@ -20,7 +20,7 @@ SMALL = ("--data", "digits", "--batch", str(BATCH), "--queue", str(QUEUE), "--lo
 
 @pytest.fixture
 def example(monkeypatch, tmp_path):
-    """example(*options, out=name): run the script to its end; its exit code and the folder."""
+    """example(*options, out=name) runs the script and returns (exit code, folder)."""
     monkeypatch.setattr(digits, "generate_digits", functools.partial(digits.generate_digits, TRAIN, TEST))
     monkeypatch.setattr(viz, "Figure", None)
 
@@ -55,7 +55,7 @@ def test_a_run_stopped_and_resumed_is_the_uninterrupted_one(example, monkeypatch
 
     def log_and_press_ctrl_c(run, step, **metrics):
         log(run, step, **metrics)
-        if step == 6:                                        # the queue is full, its next row 130
+        if step == 6:                                        # the queue is full, and its next row is 130
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(Run, "log", log_and_press_ctrl_c)
@@ -71,8 +71,8 @@ def test_a_run_stopped_and_resumed_is_the_uninterrupted_one(example, monkeypatch
     assert (whole / "log.jsonl").read_bytes() == (stopped / "log.jsonl").read_bytes()
 
 
-def test_chunks_of_a_batch_give_the_queue_the_keys_of_the_whole(example):
-    """Batch norm sees each chunk separately, so the losses differ a little; gradients flow, and nothing is served twice."""
+def test_chunks_of_a_batch_fill_the_queue_as_the_whole_batch(example):
+    """Batch norm normalises each chunk separately, so the losses differ slightly. The queue fills at the same rate."""
     (_, whole), (_, chunks) = (read_run(example(*chunk, out=f"out{len(chunk)}")[1]) for chunk in ((), ("--chunk", 20,
                                                                                                        "--splits", 4)))
     assert [line["chance"] for line in chunks] == [line["chance"] for line in whole]
@@ -80,7 +80,7 @@ def test_chunks_of_a_batch_give_the_queue_the_keys_of_the_whole(example):
 
 
 @pytest.mark.parametrize("queue, is_warned", [(200, False), (201, True)])
-def test_a_queue_that_outgrows_the_data_is_a_warning(example, capsys, queue, is_warned):
+def test_a_queue_that_outgrows_the_data_gives_a_warning(example, capsys, queue, is_warned):
     example("--queue", queue, "--epochs", 1)
     assert ("warning: the queue of 201 keys outgrows the 200 training images" in capsys.readouterr().out) is is_warned
 

@@ -1,23 +1,23 @@
-"""Embeddings in a narrow cone, float32: kNN, retrieval and zero-shot give what loops in extended precision give."""
+"""For float32 embeddings in a narrow cone, kNN, retrieval and zero-shot accuracies agree with extended precision."""
 
 import numpy as np
 import pytest
 
 from minicl.evaluate import alignment, embedding_std, knn_accuracy, nearest_neighbours, retrieval_recall, zero_shot_accuracy
 
-WIDTHS = [1.0, 1e-1, 1e-2, 1e-3, 1e-4]                         # the centre is 12 long
+WIDTHS = [1.0, 1e-1, 1e-2, 1e-3, 1e-4]                         # the centre has a length of about 12
 CLASSES = 4
 
 
 def in_a_cone(rng, width, n, d=16):
-    """Points of CLASSES overlapping classes about one direction, float32, and their labels."""
+    """n float32 points (n, d) of CLASSES overlapping classes around one direction, and their labels (n,)."""
     centre, labels = rng.standard_normal(d) * 3, rng.integers(0, CLASSES, n)
     means = np.eye(CLASSES, d)[labels]
     return (centre + width * (means + 0.7 * rng.standard_normal((n, d)))).astype("float32"), labels
 
 
 def cosines(x, y):
-    """In extended precision."""
+    """The cosines of all pairs of rows, (len(x), len(y)), in extended precision."""
     x, y = (z.astype(np.longdouble) / np.sqrt((z.astype(np.longdouble)**2).sum(axis=1, keepdims=True)) for z in (x, y))
     return (x[:, None] * y[None]).sum(axis=2)
 
@@ -28,7 +28,7 @@ def cone(request):
     return x[:100], labels[:100], x[100:], labels[100:]
 
 
-def test_knn_and_neighbours(cone):
+def test_knn_and_neighbours_are_exact(cone):
     bank, labels, queries, truth = cone
     s = cosines(queries, bank)
     order = np.argsort(-s, axis=1)
@@ -42,7 +42,7 @@ def test_knn_and_neighbours(cone):
     assert np.array_equal(nearest_neighbours(bank, queries, k=5), order[:, :5])
 
 
-def test_zero_shot(cone):
+def test_zero_shot_accuracy_is_exact(cone):
     images, labels, classes, _ = cone
     classes = np.stack([images[labels == c].mean(axis=0) for c in range(CLASSES)])
     right = (cosines(images, classes).argmax(axis=1) == labels).mean()
@@ -50,7 +50,7 @@ def test_zero_shot(cone):
     assert zero_shot_accuracy(images, classes, labels) == right
 
 
-def test_retrieval(cone):
+def test_retrieval_recall_is_exact(cone):
     images, _, captions, _ = cone
     images = images[:len(captions)]
     captions = (images + captions) / 2
@@ -62,7 +62,7 @@ def test_retrieval(cone):
         assert found[f"{name}_r1"] < 1
 
 
-def test_alignment_and_standard_deviation(cone):
+def test_alignment_and_standard_deviation_are_accurate(cone):
     x, _, y, _ = cone
     u, v = (z.astype(np.longdouble) / np.sqrt((z.astype(np.longdouble)**2).sum(axis=1, keepdims=True)) for z in (x[:60], y))
     assert alignment(x[:60], y) == pytest.approx(float(((u - v)**2).sum(axis=1).mean()), rel=1e-9)

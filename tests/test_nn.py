@@ -1,4 +1,4 @@
-"""Modules: what they find, what they refuse, what their layers compute, and the gradient of a whole small model."""
+"""Modules: the tree of parts, states, errors, the values of layers, and the gradient of a whole small model."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from minicl.nn import (GRU, HEADS, MLP, BatchNorm, Buffer, Conv2d, ConvNet, Drop
 
 
 class Nested(Module):
-    """Parts in every place where parts are looked for, and one of them in two places."""
+    """Has parts in every place that is searched for parts, and two parts in two places."""
 
     def __init__(self, rng):
         self.first = Linear(3, 4, rng=rng)
@@ -44,7 +44,7 @@ def test_parameters_are_found_wherever_they_are_and_shared_ones_once(rng):
     assert [id(p) for p in model.parameters()] == [id(p) for _, p in model.named_parameters()]
 
 
-def test_buffers_are_found_and_are_no_parameters(rng):
+def test_buffers_are_found_and_are_not_parameters(rng):
     assert {name: b.data.shape for name, b in Nested(rng).named_buffers()} == BUFFERS
 
 
@@ -70,7 +70,7 @@ def test_a_name_that_resembles_none_gets_no_suggestion(rng):
             getattr(Linear(2, 3, rng=rng), name)
 
 
-def test_a_new_attribute_is_set_in_init_or_not_at_all(rng):
+def test_a_new_attribute_outside_init_is_refused(rng):
     with pytest.raises(AttributeError, match="has no attribute 'zzz'; set new attributes in __init__"):
         Nested(rng).zzz = 1
 
@@ -82,7 +82,7 @@ def test_existing_attributes_can_be_replaced(rng):
     assert dict(model.named_parameters())["first.weight"].shape == (3, 7)
 
 
-def test_a_module_without_forward_says_so():
+def test_calling_a_module_without_forward_is_an_error():
     with pytest.raises(NotImplementedError, match="Module defines no forward"):
         Module()(1)
 
@@ -132,11 +132,11 @@ def test_a_state_dict_loaded_makes_models_equal(xp, rng):
         np.testing.assert_array_equal(other.state_dict()[name], array, err_msg=name)
 
 
-def test_loading_writes_into_the_arrays_that_are_there(xp, rng):
+def test_loading_writes_into_the_existing_arrays(xp, rng):
     model = Linear(2, 3, rng=rng).to(xp)
     array = model.weight.data
     model.load_state_dict(Linear(2, 3, rng=rng).state_dict())
-    assert model.weight.data is array                        # an optimizer's view stays one
+    assert model.weight.data is array                        # an optimizer's view stays valid
 
 
 @pytest.mark.parametrize("change, message", [
@@ -156,7 +156,7 @@ def test_a_state_that_does_not_fit_names_what_is_wrong_and_changes_nothing(rng, 
         np.testing.assert_array_equal(array, before[name], err_msg=name)
 
 
-def test_what_both_have_is_loaded_unless_strict(xp, rng):
+def test_a_state_loads_the_common_names_unless_strict(xp, rng):
     trained, model = Sequential(Linear(2, 3, rng=rng), BatchNorm(3)), Sequential(Linear(2, 3, rng=rng), Linear(3, 4, rng=rng))
     model.to(xp)
     before, state = model.state_dict(), trained.state_dict()
@@ -176,8 +176,8 @@ def test_what_both_have_is_loaded_unless_strict(xp, rng):
     ({"steps.0.weight": np.full((2, 3), np.nan, "float32")}, ValueError, "holds NaN or infinity"),
     ({"encoder.weight": np.zeros((2, 3), "float32")}, ValueError, "steps.0.weight: missing"), ({}, ValueError, "missing"),
     ([1, 2], TypeError, "expected a state_dict"),
-], ids=["mis-shaped", "nan", "of no name", "empty", "a list"])
-def test_what_is_not_strict_still_fits_or_is_an_error(rng, state, error, message):
+], ids=["mis-shaped", "nan", "unknown name", "empty", "a list"])
+def test_a_state_that_does_not_fit_is_refused_even_if_not_strict(rng, state, error, message):
     model = Sequential(Linear(2, 3, rng=rng))
     before = model.state_dict()
     for strict in (True, False):
@@ -186,7 +186,7 @@ def test_what_is_not_strict_still_fits_or_is_an_error(rng, state, error, message
     np.testing.assert_array_equal(model.state_dict()["steps.0.weight"], before["steps.0.weight"])
 
 
-def test_a_long_list_of_misfits_is_cut(rng):
+def test_a_long_list_of_mismatches_is_shortened(rng):
     with pytest.raises(ValueError, match="and 1 more"):
         Nested(rng).load_state_dict({})
 
@@ -199,7 +199,7 @@ def test_a_long_list_of_misfits_is_cut(rng):
     (lambda rng: Conv2d(40, 90, 3, rng=rng), 360, np.sqrt(2)),
     (lambda rng: Conv2d(400, 300, rng=rng, kernel_size=1, gain=1.0), 400, 1),
 ], ids=["linear", "linear with gain", "conv", "1x1 conv"])
-def test_initial_weights_have_deviation_gain_over_root_fan_in(rng, make, fan_in, gain):
+def test_initial_weights_have_standard_deviation_gain_over_root_fan_in(rng, make, fan_in, gain):
     weight = make(rng).weight.data
     assert weight.dtype == np.float32
     assert abs(weight.mean()) < 0.02 * gain / np.sqrt(fan_in)
@@ -218,7 +218,7 @@ def test_linear_is_xw_plus_b(xp, rng):
 @pytest.mark.parametrize("kernel_size, options, size", [
     (3, {"padding": 1}, (7, 6)), (3, {"padding": 1, "stride": 2}, (4, 3)), (3, {}, (5, 4)), (1, {}, (7, 6)),
     (5, {"padding": 2, "stride": 2}, (4, 3))])
-def test_conv2d_pads_by_what_it_is_given(xp, rng, kernel_size, options, size):
+def test_conv2d_pads_by_its_argument(xp, rng, kernel_size, options, size):
     layer = Conv2d(2, 5, kernel_size, rng=rng, **options).to(xp)
     y = layer(Tensor(to_device(normal(rng, 7, 6, 3, 2), xp)))
     assert y.shape == (*size, 3, 5) and y.dtype == "float32"
@@ -261,7 +261,7 @@ def test_sizes_below_one_are_refused(rng):
         Linear(0, 3, rng=rng)
 
 
-def test_batch_norm_averages_as_computed_by_hand(xp):
+def test_batch_norm_averages_match_a_computation_by_hand(xp):
     layer = BatchNorm(1).to(xp)
     layer(Tensor(to_device(np.float32([[1], [3]]), xp)))             # mean 2, unbiased variance 2
     assert values(layer.running_mean) == pytest.approx(0.9 * 0 + 0.1 * 2)
@@ -271,7 +271,7 @@ def test_batch_norm_averages_as_computed_by_hand(xp):
     assert values(layer.running_var) == pytest.approx(0.9 * 1.1)
 
 
-def test_batch_norm_averages_over_pixels_and_batch_alike(xp, rng):
+def test_batch_norm_averages_over_pixels_and_batch(xp, rng):
     x, layer = normal(rng, 3, 2, 4, 5) * 3 + 1, BatchNorm(5, momentum=1.0).to(xp)
     layer(Tensor(to_device(x, xp)))
     rows = x.reshape(-1, 5)
@@ -288,7 +288,7 @@ def test_batch_norm_in_training_uses_the_batch(xp, rng):
 
 
 @pytest.mark.parametrize("relu", [False, True])
-def test_batch_norm_in_evaluation_uses_the_averages_and_leaves_them(xp, rng, relu):
+def test_batch_norm_in_evaluation_uses_the_averages_without_changing_them(xp, rng, relu):
     layer, x = BatchNorm(3, relu=relu), normal(rng, 6, 3)
     mean, var, weight, bias = np.float32([1, -2, 0]), np.float32([4, 1, 0.25]), normal(rng, 3), normal(rng, 3)
     layer.load_state_dict({"weight": weight, "bias": bias, "running_mean": mean, "running_var": var})
@@ -299,7 +299,7 @@ def test_batch_norm_in_evaluation_uses_the_averages_and_leaves_them(xp, rng, rel
     np.testing.assert_array_equal(values(layer.running_var), var)
 
 
-def test_batch_norm_of_a_single_value_a_channel_says_what_it_needs(xp):
+def test_batch_norm_of_one_value_per_channel_is_refused_with_a_hint(xp):
     layer = BatchNorm(4).to(xp)
     with pytest.raises(ValueError, match="needs at least 2 values a channel.*larger batch"):
         layer(Tensor(xp.ones((1, 4), dtype="float32")))
@@ -330,7 +330,7 @@ def test_dropout_draws_the_same_mask_on_both_backends(xp):
     np.testing.assert_array_equal(values(here), values(host))
 
 
-def test_dropout_goes_on_from_its_state_dict():
+def test_dropout_continues_from_its_state_dict():
     def layer():
         return Dropout(0.5, rng=np.random.default_rng(3))
     x, first, resumed = Tensor(np.ones((6, 6))), layer(), layer()
@@ -343,7 +343,7 @@ def test_dropout_goes_on_from_its_state_dict():
 
 
 @pytest.mark.parametrize("p", [-0.1, 1, float("nan")])
-def test_dropout_refuses_a_p_that_is_no_fraction(p):
+def test_dropout_refuses_an_invalid_p(p):
     with pytest.raises(ValueError, match=r"Dropout: p must be a number in \[0, 1\)"):
         Dropout(p, rng=np.random.default_rng(0))
 
@@ -386,7 +386,7 @@ def test_sequential_refuses_what_cannot_be_called(steps):
     (lambda rng: ConvNet((16, 16, 3), rng=rng, grid=1), 128),
     (lambda rng: ConvNet((16, 16, 3), (4, 7), rng=rng, strides=(1, 2)), 2 * 2 * 7),
 ], ids=["mlp", "narrow mlp", "convnet", "grid of one", "narrow convnet"])
-def test_encoders_give_one_row_of_features_an_image(xp, rng, make, features):
+def test_encoders_give_one_row_of_features_per_image(xp, rng, make, features):
     encoder = make(rng).to(xp)
     h = encoder(to_device(rng.random((5, 16, 16, 3), dtype="float32"), xp))
     assert encoder.features == features and h.shape == (5, features) and h.dtype == "float32"
@@ -394,7 +394,7 @@ def test_encoders_give_one_row_of_features_an_image(xp, rng, make, features):
 
 
 @pytest.mark.parametrize("make", [MLP, ConvNet])
-def test_encoders_in_evaluation_see_each_image_alone(rng, make):
+def test_encoders_in_evaluation_treat_each_image_separately(rng, make):
     encoder, images = make((16, 16, 1), rng=rng).eval(), rng.random((4, 16, 16, 1), dtype="float32")
     np.testing.assert_allclose(values(encoder(images))[2:3], values(encoder(images[2:3])), rtol=1e-4, atol=1e-6)
 
@@ -420,12 +420,12 @@ def test_the_cells_of_a_convnet_average_to_the_mean_over_the_image(xp):
                                atol=1e-6)
 
 
-def test_a_convnet_says_when_its_grid_does_not_divide_the_image(rng):
+def test_a_convnet_refuses_a_grid_that_does_not_divide_the_image(rng):
     with pytest.raises(ValueError, match="8 x 8 images are 1 x 1 pixels after strides .*which a grid of 2 x 2 does not divide"):
         ConvNet((8, 8, 1), (4, 5, 6), rng=rng)
 
 
-def test_convnet_wants_one_stride_a_convolution(rng):
+def test_convnet_expects_one_stride_per_convolution(rng):
     with pytest.raises(ValueError, match="one stride a convolution, got 1 for 2"):
         ConvNet((8, 8, 1), (4, 8), rng=rng, strides=(2,))
 
@@ -442,7 +442,7 @@ def test_the_head_none_is_the_identity(rng):
     assert projection_head("none", 6, rng=rng)(h) is h
 
 
-def test_the_mlp_head_is_as_wide_as_asked(rng):
+def test_the_mlp_head_has_the_requested_width(rng):
     head = projection_head("mlp", 6, hidden=11, dim=3, rng=rng)
     assert [p.shape for p in head.parameters()] == [(6, 11), (11,), (11,), (11, 3)]
 
@@ -452,7 +452,7 @@ def test_an_unknown_head_lists_the_known_ones(rng):
         projection_head("bottleneck", 6, rng=rng)
 
 
-# ---------------------------------------------------------------- the whole
+# ---------------------------------------------------------------- a whole model
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 def test_the_gradients_of_a_convnet_with_its_head_are_right(xp, rng, training):
@@ -467,7 +467,7 @@ def test_the_gradients_of_a_convnet_with_its_head_are_right(xp, rng, training):
 
     def z_of(*tensors):
         for (module, name), tensor in zip(places, tensors):
-            object.__setattr__(module, name, tensor)          # gradcheck gives constants too
+            object.__setattr__(module, name, tensor)          # gradcheck also passes constants
         return model(images)[1]
 
     arrays = [to_device(rng.standard_normal(part.shape), xp) for part in model.parameters()]
@@ -484,7 +484,7 @@ def test_simclr_gives_the_representation_and_its_projection(rng):
     np.testing.assert_allclose(values(z), values(h) @ model.head.weight.data, rtol=1e-5, atol=1e-6)
 
 
-# ---------------------------------------------------------------- assignments that would do something else
+# ---------------------------------------------------------------- assignments with unintended effects
 
 class Parts(Module):
     def __init__(self):
@@ -503,7 +503,7 @@ PART_NAMES = ["weight", "average", "layer", "layers", "named"]
 
 @pytest.mark.parametrize("name", PART_NAMES)
 @pytest.mark.parametrize("kind", LOST)
-def test_a_part_does_not_become_something_that_is_neither_trained_nor_saved(name, kind):
+def test_a_part_cannot_be_replaced_by_a_value_that_is_not_a_part(name, kind):
     model = Parts()
     before, state = getattr(model, name), set(model.state_dict())
     with pytest.raises(TypeError, match=f"Parts.{name}: a .* cannot become a .*write into its .data"):
@@ -520,8 +520,8 @@ def test_a_part_does_not_become_something_that_is_neither_trained_nor_saved(name
     ("train", False, "choose another name"), ("eval", True, "choose another name"), ("freeze", True, "choose another name"),
     ("parameters", [], "choose another name"), ("state_dict", {}, "choose another name"),
 ])
-def test_what_belongs_to_every_module_is_not_assigned(name, value, hint):
-    """model.training = False would leave the dropout below in training."""
+def test_attributes_of_every_module_cannot_be_assigned(name, value, hint):
+    """For example, model.training = False would leave dropout layers below the model in training mode."""
     class Net(Module):
         def __init__(self):
             setattr(self, name, value)
@@ -532,7 +532,7 @@ def test_what_belongs_to_every_module_is_not_assigned(name, value, hint):
 
 
 @pytest.mark.parametrize("step", [None, 1, "relu", np.ones(2), [Linear]])
-def test_a_step_of_a_sequential_is_callable_also_later(step):
+def test_a_step_assigned_later_must_be_callable(step):
     model = Sequential(ops.relu, BatchNorm(2))
     with pytest.raises(TypeError, match="Sequential: expected Modules and functions"):
         model[0] = step

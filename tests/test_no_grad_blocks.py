@@ -1,4 +1,4 @@
-"""no_grad() ends where its block ends: in generators, threads and decorated functions, in any order."""
+"""no_grad() ends with its block, in generators, threads and decorated functions, in any order."""
 
 import contextlib
 import threading
@@ -27,8 +27,8 @@ def suspended():
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=12))
-def test_generators_opened_and_closed_in_any_order_and_thread(moves):
-    """Each move opens generator k here, or if it is open closes it, here or in another thread."""
+def test_gradients_are_recorded_while_no_generator_is_open(moves):
+    """Each move opens generator k, or closes it if it is open, in this or in another thread."""
     open_ones = {}
     for k, elsewhere in moves:
         if k not in open_ones:
@@ -43,7 +43,7 @@ def test_generators_opened_and_closed_in_any_order_and_thread(moves):
     assert records()
 
 
-def test_closing_another_threads_generator_does_not_end_ones_own_block():
+def test_closing_another_threads_generator_does_not_end_this_threads_block():
     found = []
 
     def work():
@@ -74,7 +74,7 @@ async def awaited_bit_by_bit():
     yield records()
 
 
-def test_it_decorates_functions_and_refuses_what_runs_later():
+def test_it_decorates_functions_but_not_generators_coroutines_or_classes():
     @no_grad()
     def inner(depth):
         return [records()] + (inner(depth - 1) if depth else [])

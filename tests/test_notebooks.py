@@ -1,4 +1,4 @@
-"""docs/notebooks: they are what the scripts and pages give, and every cell runs."""
+"""The notebooks in docs/notebooks are up to date with the scripts and pages, and every cell runs."""
 
 import importlib.util
 import os
@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed (extra: notebooks)")
-nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed (extra: notebooks)")
-pytest.importorskip("ipykernel", reason="ipykernel is not installed (extra: notebooks)")
-pytest.importorskip("matplotlib", reason="the notebooks draw with matplotlib (extra: viz)")
+nbformat = pytest.importorskip("nbformat", reason="needs nbformat (extra: notebooks)")
+nbclient = pytest.importorskip("nbclient", reason="needs nbclient (extra: notebooks)")
+pytest.importorskip("ipykernel", reason="needs ipykernel (extra: notebooks)")
+pytest.importorskip("matplotlib", reason="needs matplotlib (extra: viz)")
 
 ROOT = Path(__file__).resolve().parents[1]
 spec = importlib.util.spec_from_file_location("make_notebooks", ROOT / "docs/make_notebooks.py")
@@ -27,12 +27,12 @@ each_notebook = pytest.mark.parametrize("name", NOTEBOOKS)
 
 
 @each_notebook
-def test_it_is_what_its_source_gives(name):
+def test_a_notebook_is_up_to_date_with_its_source(name):
     written = nbformat.read(make.FOLDER / f"{name}.ipynb", as_version=4)
     assert written == NOTEBOOKS[name], "the sources have changed: python docs/make_notebooks.py"
 
 
-def test_no_other_notebook_lies_there():
+def test_the_folder_has_no_other_notebook():
     assert {path.stem for path in make.FOLDER.glob("*.ipynb")} == NOTEBOOKS.keys()
 
 
@@ -50,7 +50,7 @@ def test_every_cell_runs(name, tmp_path, monkeypatch):
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     assert not any(output.output_type == "error" for output in outputs)
-    if name in OPTIONS:                                      # its log and its pictures are shown
+    if name in OPTIONS:                                      # the log and the pictures are shown
         assert any("step 1/" in output.get("text", "") for output in outputs)
         pictures = [output for output in outputs if "image/png" in output.get("data", {})]
         assert len(pictures) == len(list((folder / f"runs/{name}").glob("*.png"))) > 0

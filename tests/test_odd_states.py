@@ -1,4 +1,4 @@
-"""States and learning rates that fit by name and shape alone are refused, and nothing is changed."""
+"""States that fit only by name and shape, and invalid learning rates, are refused without any change."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ DAMAGE = {"masked": lambda x: np.ma.masked_array(x, mask=np.ones_like(x)),
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_array_in_a_state(kind, damage):
+def test_a_damaged_array_in_a_state_is_refused(kind, damage):
     for owner in made(kind):
         before = owner.state_dict()
         for name in before:
@@ -36,8 +36,8 @@ def test_a_damaged_array_in_a_state(kind, damage):
 
 
 @pytest.mark.parametrize("kind, other", [(kind, other) for kind in OPTIMIZERS for other in OPTIMIZERS if other != kind])
-def test_the_state_of_another_class(kind, other):
-    """SGD and LARS, Adam and AdamW have the same moments."""
+def test_the_state_of_another_class_is_refused(kind, other):
+    """The moments of SGD and LARS have the same names, as have those of Adam and AdamW."""
     (_, optimizer), (_, giver) = made(kind), made(other)
     before = optimizer.state_dict()
     with pytest.raises(ValueError, match=f"{other}.steps: unknown to this {kind}"):
@@ -46,7 +46,7 @@ def test_the_state_of_another_class(kind, other):
 
 
 @pytest.mark.parametrize("kind", ["Adam", "AdamW"])
-def test_a_mean_of_squares_is_not_negative(kind):
+def test_a_negative_mean_of_squares_is_refused(kind):
     _, optimizer = made(kind)
     before = optimizer.state_dict()
     with pytest.raises(ValueError, match="v.bias has negative numbers"):
@@ -57,7 +57,7 @@ def test_a_mean_of_squares_is_not_negative(kind):
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 @pytest.mark.parametrize("lr", ["a", "0.1", True, [0.1], np.array([0.1]), np.ones(2), -0.1, np.nan, np.inf, 1j])
-def test_a_step_with_a_rate_that_is_none(kind, lr):
+def test_a_step_with_an_invalid_learning_rate_is_refused(kind, lr):
     model, optimizer = made(kind)
     before = model.state_dict(), optimizer.state_dict()
     with pytest.raises((TypeError, ValueError), match=rf"{kind}: lr must be a number in \[0, inf\)"):
@@ -66,7 +66,7 @@ def test_a_step_with_a_rate_that_is_none(kind, lr):
 
 
 @pytest.mark.parametrize("lr", [None, 0, 1, 0.5, np.float32(0.5), np.float64(0.5), np.int64(1)])
-def test_a_step_with_any_real_number(lr):
+def test_a_step_accepts_any_real_learning_rate(lr):
     model, optimizer = made("SGD")
     optimizer.step(lr)
     assert model.weight.data.dtype == "float32"

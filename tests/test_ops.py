@@ -14,7 +14,7 @@ each_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 
 def on(xp, x):
-    """x, if it is an array, on xp; tuples entry by entry."""
+    """x moved to xp if it is an array; the entries of a tuple are moved one by one."""
     if isinstance(x, tuple):
         return tuple(on(xp, part) for part in x)
     return to_device(x, xp) if is_array(x) else x
@@ -43,7 +43,7 @@ def test_gradient_agrees_with_finite_differences(case, xp):
 
 @each_case
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_no_op_promotes(case, xp, dtype):
+def test_ops_keep_the_dtype_of_their_inputs(case, xp, dtype):
     function, inputs = call(case, xp, dtype)
     tensors = [Tensor(x, requires_grad=True) for x in inputs]
     y = function(*tensors)
@@ -77,7 +77,7 @@ def test_float32_is_close_to_float64(case, xp):
 
 # ---------------------------------------------------------------- values, against NumPy or a loop
 
-def test_elementwise_values(rng):
+def test_elementwise_values_are_those_of_numpy(rng):
     x, y = rng.standard_normal((3, 4)), rng.standard_normal((3, 4))
     t, u = Tensor(x), Tensor(y)
     for op_value, expected in [
@@ -115,7 +115,7 @@ def test_logsumexp_of_infinities_is_their_limit(xp):
     assert np.isnan(ops.logsumexp(np.array([1.0, np.nan])).item())
 
 
-def test_nan_passes_reductions(xp):
+def test_nan_propagates_through_reductions(xp):
     x = to_device(np.array([[1.0, np.nan], [2.0, 3.0]]), xp)
     for op in (ops.sum, ops.mean, ops.max, ops.var, ops.logsumexp):
         np.testing.assert_array_equal(np.isnan(to_host(op(Tensor(x), axis=1).data)), [True, False])
@@ -132,7 +132,7 @@ def _with_gradient(op, x, **options):
     return y, *backward(np.ones_like(y))
 
 
-def test_dropout_keeps_the_expectation_and_p_of_the_entries(xp):
+def test_dropout_preserves_the_mean_and_zeroes_a_fraction_p(xp):
     x = xp.ones((200, 200), dtype="float32")
     y = to_host(ops.dropout(Tensor(x), p=0.25, rng=np.random.default_rng(0)).data)
     assert abs((y == 0).mean() - 0.25) < 0.01
@@ -163,7 +163,7 @@ def test_conv2d_is_the_sum_over_its_window(stride, padding, channels, rng, xp):
     ("pixel_rows", "WIDTH", "batch_norm", [(4, 3, 5, 2), (2,), (2,)], {"relu": True}),
 ])
 @pytest.mark.parametrize("count", [1, 3])
-def test_how_work_is_cut_changes_only_rounding(module, size, op, shapes, options, count, rng, monkeypatch):
+def test_the_division_of_work_changes_only_rounding(module, size, op, shapes, options, count, rng, monkeypatch):
     arrays, results = [rng.standard_normal(shape) for shape in shapes], []
     for value in (1, 2, 12, 10_000):                         # ITEMS of 5 images; WIDTH below, at and above 2 channels
         monkeypatch.setattr(importlib.import_module(f"minicl.ops.{module}"), size, value)
@@ -176,7 +176,7 @@ def test_how_work_is_cut_changes_only_rounding(module, size, op, shapes, options
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_conv2d_of_no_images_is_no_output_and_pulls_on_no_weight(stride, xp):
+def test_conv2d_of_no_images_has_no_output_and_a_zero_weight_gradient(stride, xp):
     x, w = xp.zeros((5, 6, 0, 6)), xp.ones((3, 3, 6, 4))
     y, backward = ops.conv2d.forward(x, w, stride=stride, padding=1)
     dx, dw = backward(y)
@@ -220,7 +220,8 @@ def test_max_shares_the_gradient_of_a_tie():
 
 
 def test_batch_norm_normalises_even_far_from_zero(rng):
-    """float32 sums of squares about 0 would lose all digits here: the mean is 1000 deviations from it."""
+    """The mean is 1000 standard deviations from 0, where a float32 variance from sums of squares would lose all
+    digits."""
     x = (1000 + rng.standard_normal((5000, 3))).astype("float32")
     y = ops.batch_norm(Tensor(x), np.ones(3, "float32"), np.zeros(3, "float32")).data
     np.testing.assert_allclose(y.mean(axis=0), 0, atol=1e-2)
@@ -243,7 +244,7 @@ def test_a_gradient_that_is_not_needed_is_not_computed(rng):
     assert x.grad is None and w.grad is not None
 
 
-# ---------------------------------------------------------------- where a direction does not exist
+# ---------------------------------------------------------------- rows without a direction
 
 ON_THE_SPHERE = ["l2_normalize", "cosine_similarity", "info_nce", "nt_xent", "clip_loss", "siglip", "alignment_loss",
                  "uniformity_loss", "sup_con", "dcl", "triplet"]
@@ -297,6 +298,6 @@ def test_alignment_of_views_that_coincide_has_a_zero_gradient_for_every_alpha(dt
     (lambda x: contrastive.softmax(x, -1.0), "softmax: tau must be"),
     (lambda x: contrastive.cosine_similarity(x, np.ones((2, 4))), "cosine_similarity: expected x"),
 ], ids=lambda value: value if isinstance(value, str) else "")
-def test_bad_input_is_named(call, words):
+def test_bad_input_is_refused_by_name(call, words):
     with pytest.raises((TypeError, ValueError), match=words):
         call(Tensor(np.ones((2, 3))))

@@ -1,4 +1,4 @@
-"""minicl.options: options that need another one are reported."""
+"""minicl.options reports options that have no effect without another one."""
 
 import argparse
 import importlib
@@ -37,7 +37,7 @@ CASES = [  # script, arguments, the options without effect
 
 
 class Parsed(Exception):
-    """Ends a script's main() once its options are read."""
+    """Ends a script's main() after its options are parsed."""
 
 
 @pytest.mark.parametrize("script, arguments, idle", CASES)
@@ -48,7 +48,7 @@ def test_an_option_without_effect_is_reported(script, arguments, idle, monkeypat
     def stop(*_):
         raise Parsed
 
-    monkeypatch.setattr(module, "get_world", stop)                           # the script's own name, which main() calls next
+    monkeypatch.setattr(module, "get_world", stop)                           # main() calls it next
     monkeypatch.setattr(sys, "argv", [script, *arguments.split()])
     with pytest.raises(Parsed):
         module.main()
@@ -87,7 +87,7 @@ GIVEN = [  # arguments, what is reported, what differs from the defaults
 
 
 @pytest.mark.parametrize("arguments, idle, changed", GIVEN, ids=[arguments for arguments, *_ in GIVEN])
-def test_an_option_is_given_also_with_its_default_value(parser, arguments, idle, changed, capsys):
+def test_an_option_counts_as_given_even_with_its_default_value(parser, arguments, idle, changed, capsys):
     defaults = {"kind": "a", "two_words": 7, "words": ["x"], "switch": True, "flag": False, "other": None}
     for namespace in (None, argparse.Namespace()):
         parsed = parser.parse_args(arguments.split(), namespace)
@@ -106,7 +106,7 @@ def test_only_the_first_of_several_processes_warns(rank, parser, monkeypatch, ca
         assert capsys.readouterr().err.count("warning: ignored without ") == count
 
 
-def test_help_has_the_default_that_a_script_has_set(parser):
+def test_help_shows_the_defaults_set_by_a_script(parser):
     parser.set_defaults(log_every=10, words=[])
     text = " ".join(parser.format_help().split())
     assert "steps between lines of the log (default: 10)" in text and "generated data (default: 0)" in text

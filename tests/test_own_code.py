@@ -1,4 +1,4 @@
-"""Mistakes in a user's own classes and functions, which would otherwise silently give wrong numbers."""
+"""Mistakes in user-defined classes and functions that would silently give wrong numbers are errors or warnings."""
 
 import inspect
 import json
@@ -35,7 +35,7 @@ def fill(self, images, out, k):
     (lambda self, images, out, k: out[:, 1:].fill(0.5), "left part of out unset"),
     (lambda self, images, out, k: out.fill(np.nan), "left part of out unset, or wrote NaN"),
 ], ids=["returned", "not filled", "partly filled", "NaN"])
-def test_an_own_transform_must_fill_out(apply, message):
+def test_a_user_defined_transform_must_fill_out(apply, message):
     with pytest.raises((TypeError, ValueError), match=f"Own.apply: .*{message}"):
         transform(apply)(IMAGES, np.random.default_rng(0))
     assert np.isfinite(transform(fill)(IMAGES, np.random.default_rng(0))).all()
@@ -54,7 +54,7 @@ def scale(images, rng):
     (lambda x, rng: ops.relu(RandomHorizontalFlip()(x, rng)), "must return an array"),
     (lambda x, rng: list(RandomHorizontalFlip()(x, rng)), "must return an array"),
 ], ids=["writes", "drops rows", "adds rows", "Tensor", "list"])
-def test_an_own_augment_gives_an_array_with_a_view_of_each_image(views, augment, message):
+def test_a_user_defined_augment_must_return_one_view_of_each_image(views, augment, message):
     images = IMAGES.copy()
     with pytest.raises(ValueError, match=message):
         views(augment, images, np.random.default_rng(0))
@@ -62,7 +62,7 @@ def test_an_own_augment_gives_an_array_with_a_view_of_each_image(views, augment,
     assert images.flags.writeable
 
 
-def test_views_may_be_views_of_the_images():
+def test_views_may_share_memory_with_the_images():
     images = IMAGES.copy()
     views = two_views(lambda x, rng: x[:, :, ::-1] if rng.random() < 0.5 else x, images, np.random.default_rng(0))
     assert [view.shape for view in views] == [IMAGES.shape] * 2 and images.flags.writeable
@@ -82,7 +82,7 @@ class Model(nn.Module):
     "a mean": lambda y: y.mean(axis=0), "fewer rows": lambda y: y[1:], "more rows": lambda y: ops.concat(y, y),
     "one of two": lambda y: (y, y[:1]), "a list": lambda y: [y, y], "an array": lambda y: y.data, "a scalar": lambda y: y.sum(),
 }.values())
-def test_encode_wants_a_row_for_each_item(change):
+def test_encode_expects_one_row_per_item(change):
     images = RNG.integers(0, 256, (10, 8, 8, 3)).astype("uint8")
     with pytest.raises(ValueError, match="encode: Model must return a Tensor, or a tuple of them, with a row for each of the"):
         encode(Model(change), images, np, batch=4)
@@ -91,7 +91,7 @@ def test_encode_wants_a_row_for_each_item(change):
 
 @pytest.mark.parametrize("change", [lambda m: setattr(m[1], "eps", 0.1), lambda m: setattr(m[0], "bias", None),
                                     lambda m: m.steps.pop(), lambda m: setattr(m[1], "splits", 2)])
-def test_fresh_refuses_what_its_constructor_no_longer_describes(change):
+def test_fresh_refuses_a_model_changed_after_construction(change):
     model = nn.Sequential(nn.Linear(3, 4, rng=RNG), nn.BatchNorm(4))
     nn.fresh(model, rng=RNG)
     change(model)
@@ -100,7 +100,7 @@ def test_fresh_refuses_what_its_constructor_no_longer_describes(change):
 
 
 @pytest.mark.parametrize("strict", ["no", 0, None])
-def test_strict_is_true_or_false(strict):
+def test_strict_must_be_true_or_false(strict):
     model = nn.Linear(3, 2, rng=RNG)
     with pytest.raises(TypeError, match="strict must be True or False"):
         model.load_state_dict(model.state_dict(), strict=strict)
@@ -119,7 +119,7 @@ class Tied(nn.Module):
     "Parameter": lambda w: nn.Parameter(w.data), "a row": lambda w: nn.Parameter(w.data[1]),
     "transposed": lambda w: nn.Parameter(w.data.T), "Buffer": lambda w: nn.Buffer(w.data), "array": lambda w: w.data,
     "Tensor": lambda w: w.detach(), "in a list": lambda w: [1, {"a": w.data[:2]}]}.values())
-def test_memory_that_an_optimizer_would_part_is_refused(tie):
+def test_parts_that_share_memory_are_refused(tie):
     model = Tied(tie)
     with pytest.raises(ValueError, match="SGD: layer.weight and other.* share memory"):
         optim.SGD(model, lr=0.1)
@@ -129,10 +129,10 @@ def test_memory_that_an_optimizer_would_part_is_refused(tie):
 
 
 @pytest.mark.parametrize("tie", [lambda w: w, lambda w: w.data.copy(), lambda w: nn.Buffer(w.data.copy()), lambda w: None])
-def test_memory_of_its_own_is_not(tie):
+def test_parts_with_their_own_memory_are_accepted(tie):
     model = Tied(tie)
     optim.SGD(model, lr=0.1)
-    optim.AdamW(model, lr=0.1)                               # views of one buffer, side by side
+    optim.AdamW(model, lr=0.1)                               # views of one buffer that do not overlap
 
 
 @pytest.mark.parametrize("members, message", [
@@ -140,14 +140,14 @@ def test_memory_of_its_own_is_not(tie):
     ({"parameters": lambda self: []}, "Net.parameters"), ({"to": lambda self, xp: self}, "Net.to "),
     ({"state_dict": lambda self: {}}, "Net.state_dict"), ({"training": False}, "Net.training"),
     ({"named_state": lambda self: []}, "Net.named_state"), ({"world": None}, "Net.world")])
-def test_what_a_module_cannot_define(members, message):
+def test_members_that_would_break_a_module_are_refused(members, message):
     with pytest.raises(TypeError, match=message):
         type("Net", (nn.Module,), members)
 
 
 @pytest.mark.parametrize("steps", [lambda: map(str, "ab"), lambda: (k for k in "ab"), lambda: zip("a", "b"),
                                    lambda: filter(None, "ab")])
-def test_a_module_keeps_no_iterator(steps):
+def test_an_iterator_in_a_module_is_refused(steps):
     class Net(nn.Module):
         def __init__(self):
             self.steps = steps()
@@ -157,7 +157,7 @@ def test_a_module_keeps_no_iterator(steps):
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_a_layer_that_forward_makes_is_warned_of(kept):
+def test_a_layer_made_in_forward_gives_a_warning(kept):
     made = []
 
     class Net(nn.Module):
@@ -184,7 +184,7 @@ def test_a_layer_that_forward_makes_is_warned_of(kept):
 @pytest.mark.parametrize("name, value, error", [
     ("learning_rate", 0.1, AttributeError), ("weightdecay", 0.1, AttributeError), ("param_groups", [], AttributeError),
     ("lr", -1.0, ValueError), ("lr", "0.1", TypeError), ("weight_decay", -1.0, ValueError), ("weight_decay", float("nan"), ValueError)])
-def test_settings_of_an_optimizer(make, name, value, error):
+def test_unknown_and_invalid_settings_of_an_optimizer_are_refused(make, name, value, error):
     optimizer = make(nn.Linear(3, 2, rng=RNG))
     optimizer.lr, optimizer.weight_decay = 0.5, 0.0
     with pytest.raises(error, match=f"{type(optimizer).__name__}.*{name}"):
@@ -192,12 +192,12 @@ def test_settings_of_an_optimizer(make, name, value, error):
     assert "lr" in inspect.signature(type(optimizer)).parameters
 
 
-def test_momentum_stays_below_1():
+def test_momentum_must_stay_below_1():
     with pytest.raises(ValueError, match="SGD: momentum must be"):
         optim.SGD(nn.Linear(3, 2, rng=RNG), lr=0.1).momentum = 3.0
 
 
-def test_gradients_that_a_step_has_scaled_serve_once():
+def test_gradients_scaled_by_a_step_cannot_be_used_again():
     model = nn.Linear(3, 2, rng=RNG)
     optimizer = optim.LARS(model, lr=0.1)
     for _ in range(2):
@@ -218,7 +218,7 @@ def generator():
 
 @pytest.mark.parametrize("block", [minicl.no_grad, minicl.check_inputs])
 @pytest.mark.parametrize("wrong", [later, generator, dict, 3, type("Own", (), {})])
-def test_blocks_decorate_functions_alone(block, wrong):
+def test_blocks_decorate_only_functions(block, wrong):
     with pytest.raises(TypeError, match=f"{block.__name__}: expected a function to decorate"):
         block()(wrong)
     assert block()(lambda: 5)() == 5
@@ -270,7 +270,7 @@ def test_a_step_has_one_line_in_the_log(run, log):
 
 @pytest.mark.parametrize("argument, value", [("total", 2.5), ("total", 0), ("save_every", 0), ("save_every", -1),
                                              ("rng", np.random.RandomState(0)), ("rng", 0)])
-def test_arguments_of_steps(run, argument, value):
+def test_arguments_of_steps_are_checked(run, argument, value):
     with pytest.raises((TypeError, ValueError), match=f"Run.steps: {argument} must be"):
         train(run, **{argument: value})
 
@@ -283,7 +283,7 @@ def test_a_result_may_be_empty_and_hold_arrays(run, result, written):
     assert json.loads((run.folder / "result.json").read_text()) == written
 
 
-def test_fresh_says_of_a_layer_in_two_places_that_it_is_shared():
+def test_fresh_refuses_a_layer_in_two_places():
     layer = nn.Linear(3, 3, rng=RNG)
     with pytest.raises(ValueError, match="its parts share parameters as its constructor's arguments do not say"):
         nn.fresh(nn.Sequential(layer, layer), rng=RNG)

@@ -1,6 +1,7 @@
-"""The commands of the course, exercises, bugs and reading-order pages are found, timed on the page, and some of them run.
+"""The commands of the course, exercises, bugs and reading-order pages are found, the pages state their times, and some
+run.
 
-All of them run in `python tests/page_commands.py`, which .ci/run calls. tests/test_readme.py parses every option.
+`python tests/page_commands.py`, which .ci/run calls, runs all of them. tests/test_readme.py parses every option.
 """
 
 import re
@@ -18,7 +19,7 @@ def test_the_commands_are_found():
     assert "python examples/claims run 3" in ALL["reading-order"]
 
 
-def test_every_command_names_a_file_that_there_is():
+def test_every_command_names_an_existing_file():
     for line in LINES:
         for path in re.findall(r"\b(?:examples|tests)/[\w/.]+", line):
             assert (page_commands.ROOT / path.rstrip(".")).exists(), line
@@ -29,7 +30,7 @@ def test_the_course_or_the_script_of_a_bug_states_the_time_of_every_script():
     assert scripts == set(page_commands.stated())
 
 
-def test_the_pages_have_the_range_of_the_times_of_the_bugs():
+def test_the_pages_state_the_range_of_the_times_of_the_bugs():
     seconds = [time for line, time in page_commands.stated().items() if "/bugs/" in line]
     bugs, course = (" ".join((page_commands.ROOT / f"docs/{page}.md").read_text().split()) for page in ("bugs", "course"))
     assert f"Each script takes {min(seconds)} to {max(seconds)} seconds" in bugs

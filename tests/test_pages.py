@@ -1,4 +1,4 @@
-"""README and docs can be read: at most 12 minutes a page, and a median sentence of at most 20 words."""
+"""README and docs are readable: a page takes at most 12 minutes and has a median sentence of at most 20 words."""
 
 import re
 import statistics
@@ -10,21 +10,22 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^ *(````?`?)\w*\n.*?^ *\1$", re.MULTILINE | re.DOTALL)
 WORDS_A_MINUTE = 225
-LOOKED_UP = ("docs/changelog.md",)                           # and not read from top to bottom
+LOOKED_UP = ("docs/changelog.md",)                           # not read from top to bottom
 
 
 def visible(text):
-    """A page without the targets of its links, its pictures and its HTML tags."""
+    """The text of a page without link targets, pictures and HTML tags."""
     return re.sub(r"!\[[^]]*\]\([^)]*\)|(?<=\])\([^)]*\)|<[^>]*>", "", text)
 
 
 def minutes(text):
-    """The time to read a page: words of prose, tables and code at the same speed."""
+    """The minutes to read a page, at the same speed for prose, tables and code."""
     return len(re.findall(r"[^\s|]*\w[^\s|]*", visible(text))) / WORDS_A_MINUTE
 
 
 def sentence_lengths(text):
-    """Words of each sentence of a page's paragraphs and lists; code, formulas, tables and headings are left out."""
+    """The number of words of each sentence in a page's paragraphs and lists, without code blocks, tables and
+    headings."""
     prose = re.sub(r"^ *(\||#).*$", "", FENCE.sub("\n\n", visible(text)), flags=re.MULTILINE)
     prose = re.sub(r"`[^`]*`|\$[^$]*\$", "code", prose)
     sentences = re.split(r"(?<=[.!?:])\**\s+|\n\s*\n|\n *(?:[-*]|\d+\.) ", prose)
@@ -38,5 +39,5 @@ def test_a_page_is_read_in_12_minutes_and_has_short_sentences(page):
     assert statistics.median(sentence_lengths(text) or [0]) <= 20
 
 
-def test_minutes_count_words_and_no_targets_of_links():
+def test_minutes_count_words_but_not_link_targets():
     assert minutes("one [two three](../a/b.md) | four | -- |\n![five](six.png)\n```bash\npython seven.py\n```") == 7 / WORDS_A_MINUTE

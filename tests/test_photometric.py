@@ -1,4 +1,4 @@
-"""Augmentations that change values: against loops and their formulas, and in what they draw."""
+"""Photometric augmentations agree with loops and their formulas, and draw their parameters from the given ranges."""
 
 import math
 
@@ -10,7 +10,7 @@ from minicl.backend import to_device, to_host
 from minicl.data.augment import ColorJitter, Compose, GaussianBlur, GaussianNoise, RandomErasing, RandomGrayscale
 from minicl.data.augment.photometric import LUMA, hue_rotation
 
-def test_erasing_erases_a_box_of_the_area_asked_for(xp):
+def test_erasing_erases_a_box_of_the_requested_area(xp):
     images = images_of(xp, n=300, height=20, width=24, channels=3) * 0.5 + 0.25         # no pixel is 0 or 1
     for value in (0.0, 1.0):
         out = seeded(RandomErasing(p=1, scale=(0.1, 0.3), value=value), images)
@@ -25,7 +25,7 @@ def test_erasing_erases_a_box_of_the_area_asked_for(xp):
     assert 0.2 < some.mean() < 0.4
 
 
-def test_noise_has_its_std(xp):
+def test_noise_has_the_requested_std(xp):
     grey = to_device(np.full((20, 20, 20, 1), 0.5, dtype="float32"), xp)
     noise = seeded(GaussianNoise(0.1), grey) - 0.5
     assert abs(noise.std() - 0.1) < 0.003 and abs(noise.mean()) < 0.003
@@ -33,7 +33,7 @@ def test_noise_has_its_std(xp):
     assert spread.min() < 0.04 and spread.max() > 0.07
 
 
-def test_blur_matches_a_loop_and_keeps_a_flat_image(xp):
+def test_blur_matches_a_loop_and_preserves_a_flat_image(xp):
     images = images_of(xp, n=2, height=7, width=9, channels=3, dtype="float64")
     out = seeded(GaussianBlur(sigma=1.3, p=1), images)
     for i, j in ((0, 0), (3, 4), (6, 8), (2, 0)):
@@ -60,7 +60,7 @@ def test_on_grey_images_brightness_scales_and_contrast_stretches_about_the_mean(
     ("saturation", lambda x, f: f * x + (1 - f) * (x @ LUMA)[..., None]),
 ])
 def test_each_colour_factor_follows_its_formula(xp, option, loop):
-    images = images_of(xp, channels=3, dtype="float64") * 0.4 + 0.2      # so that nothing is cut off
+    images = images_of(xp, channels=3, dtype="float64") * 0.4 + 0.2      # so that nothing is clipped
     none = dict(brightness=0, contrast=0, saturation=0, hue=0, p=1)
     out = seeded(ColorJitter(**{**none, option: (0.6, 0.6)}), images)
     for view, image in zip(out, to_host(images)):
@@ -76,7 +76,7 @@ def test_the_colour_operations_commute(xp):
         np.testing.assert_allclose(seeded(Compose(order), images), at_once, atol=1e-10)
 
 
-def test_hue_keeps_luma_and_grey_and_turns_the_colours(xp):
+def test_hue_preserves_luma_and_grey_and_rotates_the_colours(xp):
     images = images_of(xp, channels=3, dtype="float64") * 0.2 + 0.4
     turned = seeded(ColorJitter(0, 0, 0, (0.25, 0.25), p=1), images)
     np.testing.assert_allclose(turned @ LUMA, to_host(images) @ LUMA, atol=1e-12)
@@ -88,11 +88,11 @@ def test_hue_keeps_luma_and_grey_and_turns_the_colours(xp):
 
 
 @pytest.mark.parametrize("transform", [RandomGrayscale(p=1), ColorJitter(0, 0, (0.2, 0.3), 0.5, p=1)])
-def test_grey_images_have_no_colour_to_lose(xp, transform):
+def test_greyscale_saturation_and_hue_do_not_change_grey_images(xp, transform):
     np.testing.assert_array_equal(seeded(transform, images_of(xp)), to_host(images_of(xp)))
 
 
-def test_grey_images_are_jittered_as_their_colour_copies_are(xp):
+def test_grey_images_are_jittered_as_their_colour_copies(xp):
     grey = images_of(xp, dtype="float64")
     colour = seeded(ColorJitter(), xp.repeat(grey, 3, axis=3))
     np.testing.assert_allclose(seeded(ColorJitter(), grey), colour[..., :1], atol=1e-12)

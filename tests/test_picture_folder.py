@@ -1,4 +1,5 @@
-"""ImageData.from_folder: layouts, labels and splits; arrays; and a one-line error for every folder that cannot be used."""
+"""ImageData.from_folder: layouts, labels and splits; arrays; and a one-line error for every folder that cannot be
+used."""
 
 import os
 import re
@@ -46,7 +47,7 @@ def load(folder, size=16, **options):
 
 
 def images_of(data):
-    """{the bytes of an image: (its split, its class)} of a data set."""
+    """{bytes of an image: (split, class)} of a data set."""
     return {image.tobytes(): (split, data.class_names[label]) for split in ("train", "test")
             for image, label in zip(getattr(data, f"{split}_images"), getattr(data, f"{split}_labels"))}
 
@@ -85,7 +86,7 @@ def test_a_layout_gives_its_classes_and_its_split(photos, names, class_of, is_te
     assert message is None or log.has(message)
 
 
-def test_what_is_neither_in_train_nor_in_test_is_left_out_and_counted(photos):
+def test_pictures_outside_train_and_test_are_left_out_and_counted(photos):
     write_pictures(photos, [*(f"{split}/{name}" for split in ("train", "test") for name in CAT_DOG), "val/cat/1.png", "2.png"])
     data, log = load(photos)
     assert len(data.train_images) == len(data.test_images) == 20 and log.has("left out: 2 pictures that are neither in")
@@ -94,7 +95,7 @@ def test_what_is_neither_in_train_nor_in_test_is_left_out_and_counted(photos):
 @pytest.mark.parametrize("folders, message", [
     (("train", "dev"), "train/ is read as a class: there is no test/ or val/ beside it"), (("Test", "cat"), "Test/ is read as a class: "
      "there is no train/ beside"), (("cat", "dog"), None), (("train",), None), (("test", "train"), None)])
-def test_one_folder_of_a_split_beside_another_is_a_class_and_said_to_be(photos, folders, message):
+def test_half_a_split_beside_another_folder_is_a_class_with_a_message(photos, folders, message):
     write_pictures(photos, [name for folder in folders for sub in ("a", "b") for name in numbered(f"{folder}/{sub}", 6)])
     data, log = load(photos)
     assert bool(log.has("is read as a class")) == bool(message) and (message is None or log.has(message))
@@ -124,7 +125,7 @@ def test_a_split_draws_a_share_of_each_class_by_the_seed(photos):
 
 
 def split_of(sizes, share, seed):
-    """Test items of each class, for classes of these sizes."""
+    """The number of test items of each class, for classes of these sizes."""
     labels = np.random.default_rng(1).permutation(np.repeat(np.arange(len(sizes)), sizes))
     names = [str(k) for k in range(len(labels))]
     train, test = _split(Items(names, None, None, labels, tuple(map(str, range(len(sizes)))), None), share, np.random.default_rng(seed))
@@ -134,7 +135,7 @@ def split_of(sizes, share, seed):
 
 @given(st.lists(st.one_of(st.integers(1, 12), st.integers(1, 200)), min_size=1, max_size=30).filter(lambda sizes: sum(sizes) > 1),
        st.one_of(st.just(0.1), st.floats(0.001, 0.9)), st.integers(0, 9))
-def test_a_share_of_all_is_drawn_and_of_each_class_its_share_rounded_down_or_up(sizes, share, seed):
+def test_the_split_has_the_share_of_all_and_of_each_class_up_to_rounding(sizes, share, seed):
     tests, exact = split_of(sizes, share, seed), share * np.array(sizes)
     assert tests.sum() <= max(1, round(share * sum(sizes)))
     if max(sizes) > 1:
@@ -149,7 +150,7 @@ def test_a_share_of_all_is_drawn_and_of_each_class_its_share_rounded_down_or_up(
 @pytest.mark.parametrize("sizes, tests, classes", [
     ([4] * 100, 40, 40), ([5] * 100, 50, 50), ([6] * 100, 60, 60), ([15] * 20, 30, 20), ([30] * 10, 30, 10), ([200, *[4] * 30], 32, 13),
     ([1] * 50, 1, 1), ([10] * 3 + [1] * 20, 3, 3), ([2, 2], 1, 1)])
-def test_small_classes_give_a_tenth_of_all_to_test_on(sizes, tests, classes):
+def test_small_classes_give_a_tenth_of_all_to_the_test_set(sizes, tests, classes):
     drawn = [split_of(sizes, 0.1, seed) for seed in (0, 0, 1)]
     assert [(found.sum(), np.count_nonzero(found)) for found in drawn] == [(tests, classes)] * 3
     assert (drawn[0] == drawn[1]).all()
@@ -158,20 +159,20 @@ def test_small_classes_give_a_tenth_of_all_to_test_on(sizes, tests, classes):
 @pytest.mark.parametrize("per_class, classes, message", [
     (5, 2, "^warning: the test set has only 1 test picture of only 1 of the classes: "), (10, 2, "has only 2 test pictures: "),
     (60, 1, "has only 6 test pictures: "), (100, 1, None), (50, 2, None)])
-def test_a_test_set_that_is_too_small_is_said(photos, per_class, classes, message):
+def test_a_test_set_that_is_too_small_gives_a_warning(photos, per_class, classes, message):
     images, labels = np.random.default_rng(0).integers(0, 256, (per_class * classes, 8, 8, 3), np.uint8), np.arange(per_class * classes)
     np.savez(photos / "a.npz", images=images, labels=labels % classes)
     _, log = load(photos / "a.npz", 8)
     assert bool(log.has("^warning: the test set")) == bool(message) and (message is None or log.has(message))
 
 
-def test_a_test_set_of_one_class_is_said(photos):
+def test_a_test_set_of_one_class_gives_a_warning(photos):
     images = np.zeros((20, 8, 8, 3), np.uint8)
     np.savez(photos / "a.npz", train_images=images, train_labels=np.arange(20) % 2, test_images=images, test_labels=np.zeros(20, int))
     assert load(photos / "a.npz", 8)[1].has("^warning: the test set has only 1 of the classes: ")
 
 
-def test_two_pictures_are_one_to_train_on_and_one_to_test_on(photos):
+def test_two_pictures_are_split_into_one_and_one(photos):
     write_pictures(photos, numbered("", 2))
     data, _ = load(photos)
     assert len(data.train_images) == len(data.test_images) == 1
@@ -183,7 +184,7 @@ def test_test_pictures_that_are_copies_of_training_pictures_are_counted(photos, 
     assert not load(photos, labels=labels)[1].has("copies")
     shutil.copy(photos / "train" / CAT_DOG[0], photos / "test" / CAT_DOG[1])             # also of another class
     shutil.copy(photos / "train" / CAT_DOG[-1], photos / "test" / CAT_DOG[0])
-    shutil.copy(photos / "train" / CAT_DOG[0], photos / "train" / CAT_DOG[1])            # within a split: no matter
+    shutil.copy(photos / "train" / CAT_DOG[0], photos / "train" / CAT_DOG[1])            # within a split: not counted
     log = load(photos, labels=labels)[1]
     assert log.has(f"^warning: 2 of the {len(CAT_DOG)} test pictures are copies of training pictures")
 
@@ -227,8 +228,8 @@ def test_links_are_followed_but_each_folder_is_read_once(photos, tmp_path):
     write_pictures(tmp_path, numbered("elsewhere", 10), seed=1)
     write_pictures(photos, numbered("cat", 10))
     (photos / "dog").symlink_to(tmp_path / "elsewhere")
-    (photos / "a cat").symlink_to("cat")                                 # before it by name
-    for k in range(30):                                                  # a circle, and a web of 30! paths
+    (photos / "a cat").symlink_to("cat")                                 # sorts before cat
+    for k in range(30):                                                  # a cycle, and a web of 30! paths
         (photos / f"web/{k}").mkdir(parents=True)
         for other in range(30):
             (photos / f"web/{k}/{other}").symlink_to(photos / f"web/{other}" if other else photos)
@@ -252,7 +253,7 @@ def test_a_broken_file_is_named_and_skipped_every_time(photos):
     assert load(photos)[1].has("^skipped: 2 of 40 pictures: ")                   # it was replaced: no longer skipped
 
 
-def test_many_broken_files_are_counted_and_kept_in_a_list(photos):
+def test_many_broken_files_are_counted_and_listed_in_a_file(photos):
     write_pictures(photos, numbered("", 80))
     for k in range(7):
         (photos / f"{k}.png").write_text("")
@@ -261,11 +262,11 @@ def test_many_broken_files_are_counted_and_kept_in_a_list(photos):
     assert "6.png" in Path(re.search(r"; ([^;]*state\.json)", line)[1]).read_text()
 
 
-NEW = {"pixels": 1, "size": 20, "channels": 20, "seed": 0, "share": 0, "new file": 1}            # pictures that are decoded
+NEW = {"pixels": 1, "size": 20, "channels": 20, "seed": 0, "share": 0, "new file": 1}      # number of pictures decoded again
 
 
 @pytest.mark.parametrize("change", NEW)
-def test_whatever_changes_the_pixels_or_their_order_makes_another_file(photos, cache, change):
+def test_a_change_of_the_pixels_or_their_order_makes_a_new_file(photos, cache, change):
     write_pictures(photos, CAT_DOG)
     load(photos)
     load(photos)
@@ -329,7 +330,7 @@ def test_other_pixels_in_a_file_of_the_same_size_and_time_are_decoded(photos, su
     assert images[3].tobytes() in images_of(data) and log.has(f"^decoding {1 if suffix == '.bmp' else 20} pictures")
 
 
-# ---------------------------------------------------------------- what will not do
+# ---------------------------------------------------------------- folders that cannot be used
 
 
 
@@ -365,7 +366,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("make, message", [row[1:] for row in BAD], ids=[row[0] for row in BAD])
-def test_what_will_not_do_is_one_line_and_leaves_nothing(photos, cache, make, message):
+def test_an_unusable_folder_is_one_line_and_leaves_nothing(photos, cache, make, message):
     make(photos)
     with pytest.raises(DataError, match=message) as error:
         load(photos)
@@ -375,7 +376,7 @@ def test_what_will_not_do_is_one_line_and_leaves_nothing(photos, cache, make, me
 
 @pytest.fixture
 def somebody():
-    """Whoever runs the tests is not root, whom no permission stops; and a folder that belongs to them."""
+    """A folder of a user who is not root. Tests run by root switch to another user, since no permission stops root."""
     with tempfile.TemporaryDirectory() as name:
         folder, is_root = Path(name), getattr(os, "geteuid", lambda: 1)() == 0
         folder.chmod(0o777)
@@ -388,7 +389,7 @@ def somebody():
                 os.seteuid(0)
 
 
-def test_permissions_are_named(somebody, monkeypatch):
+def test_missing_permissions_are_named(somebody, monkeypatch):
     monkeypatch.setenv("MINICL_CACHE", str(somebody / "cache"))
     write_pictures(somebody / "photos", CAT_DOG)
     file, folder = somebody / "photos/cat/0.png", somebody / "photos/ein Hund"
@@ -397,7 +398,7 @@ def test_permissions_are_named(somebody, monkeypatch):
     assert log.has("skipped: .*cat/0.png: Permission denied") and len(images_of(data)) == 19
     file.chmod(0o600)
     assert len(images_of(load(somebody / "photos")[0])) == 20            # the same size and time, but readable now
-    for part in ("hashes", "pictures"):                                  # a whole cache is used though nothing can be written
+    for part in ("hashes", "pictures"):                          # a complete cache is used even if read-only
         (somebody / "cache" / part).chmod(0o500)
     shutil.rmtree(somebody / "cache/hashes", ignore_errors=True)
     assert len(images_of(load(somebody / "photos")[0])) == 20
@@ -413,7 +414,7 @@ def test_permissions_are_named(somebody, monkeypatch):
 
 @pytest.mark.parametrize("options, message", [({"size": 0}, "size"), ({"channels": 2}, "channels"), ({"seed": -1}, "seed"),
                                               ({"test_share": 1.5}, "test_share")])
-def test_other_options_are_named(photos, options, message):
+def test_invalid_options_are_named(photos, options, message):
     with pytest.raises((TypeError, ValueError), match=f"from_folder: .*{message}"):
         load(photos, **options)
 
@@ -427,7 +428,7 @@ def arrays(shape, dtype=np.uint8):
     return (np.random.default_rng(0).integers(0, 256, (N + M, *shape)).astype(dtype))
 
 
-def test_arrays_split_in_a_file(photos):
+def test_a_file_of_arrays_may_hold_a_split(photos):
     images, labels = arrays((16, 16, 3)), np.arange(N + M) % 3
     np.savez(photos / "x.npz", train_images=images[:N], train_labels=labels[:N, None], test_images=images[N:],
              test_labels=labels[N:, None], class_names=["a", "b", "c"])
@@ -439,7 +440,7 @@ def test_arrays_split_in_a_file(photos):
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (16, 16, 1), (1, 16, 16), (3, 16, 16), (32, 24, 3)])
-def test_arrays_of_other_shapes_in_a_folder(photos, shape):
+def test_arrays_of_other_shapes_are_read_from_a_folder(photos, shape):
     images = arrays(shape)
     np.save(photos / "images.npy", images)
     np.save(photos / "labels.npy", np.array(["red", "blue"])[np.arange(N + M) % 2])
@@ -493,14 +494,14 @@ def test_two_data_sets_in_a_folder_are_refused(photos):
 
 @pytest.mark.parametrize("numbers, missing", [((1, 3), "2.bin, data_batch_4.bin, data_batch_5.bin, test_batch.bin"), ((2, 7), "1.bin"),
                                             ((1, 2, 3, 4, 5), "test_batch.bin")])
-def test_batches_of_cifar_that_are_missing_are_named(photos, numbers, missing):
+def test_missing_batches_of_cifar_are_named(photos, numbers, missing):
     for k in numbers:
         np.random.default_rng(k).integers(0, 9, (3, 3073), dtype=np.uint8).tofile(photos / f"data_batch_{k}.bin")
     data, log = load(photos)
     assert log.has(f"has no (data_batch_)?{missing}.*: only the others are read") and len(images_of(data)) == 3 * len(numbers)
 
 
-def test_arrays_that_are_not_used_are_named(photos):
+def test_unused_arrays_are_named(photos):
     images = arrays((16, 16))
     np.savez(photos / "x.npz", images=images, labels=np.arange(N + M) % 2, val_images=images)
     assert load(photos / "x.npz")[1].has("left out of .*x.npz: val_images; read: images, labels$")
@@ -526,7 +527,7 @@ LABELS = [                                                               # label
 
 
 @pytest.mark.parametrize("labels, names, expected", LABELS)
-def test_labels_are_one_for_each_image_or_refused(photos, labels, names, expected):
+def test_labels_are_one_per_image_or_refused(photos, labels, names, expected):
     images = arrays((16, 16, 3))
     np.savez(photos / "x.npz", images=images, labels=labels, **({} if names is None else {"class_names": names}))
     if isinstance(expected, str):
@@ -547,7 +548,7 @@ def test_labels_are_one_for_each_image_or_refused(photos, labels, names, expecte
     (EVEN[:N], EVEN[N:].astype("U"), "labels are text in one split and integers in the other"),
     (EVEN[:N], EVEN[N:] + 1, "test labels that no training image has: 2$"),
 ])
-def test_labels_of_both_splits_are_of_one_kind(photos, train, test, message):
+def test_labels_of_both_splits_must_be_of_one_kind(photos, train, test, message):
     images = arrays((16, 16))
     np.savez(photos / "x.npz", train_images=images[:N], train_labels=train, test_images=images[N:], test_labels=test)
     if message:
@@ -557,7 +558,7 @@ def test_labels_of_both_splits_are_of_one_kind(photos, train, test, message):
         assert load(photos / "x.npz")[0].class_names == ("0", "1")
 
 
-def test_a_named_class_that_only_test_images_have_is_a_warning(photos):
+def test_a_named_class_of_only_test_images_gives_a_warning(photos):
     images = arrays((16, 16))
     np.savez(photos / "x.npz", train_images=images[:N], train_labels=EVEN[:N], test_images=images[N:], test_labels=EVEN[N:] + 1,
              class_names=["a", "b", "c"])
@@ -568,7 +569,7 @@ def test_a_named_class_that_only_test_images_have_is_a_warning(photos):
     ({}, "has none of its training and test images"), ({"train_labels": EVEN[:N]}, "has none of its test images"),
     ({"test_labels": EVEN[N:]}, "has none of its training images"),
     ({"train_labels": EVEN[:N] * 0, "test_labels": EVEN[N:] * 0}, "has only one class")])
-def test_why_there_are_no_labels_is_said(photos, fields, reason):
+def test_the_reason_for_missing_labels_is_logged(photos, fields, reason):
     images = arrays((16, 16))
     np.savez(photos / "x.npz", train_images=images[:N], test_images=images[N:], **fields)
     data, log = load(photos / "x.npz")
@@ -576,7 +577,7 @@ def test_why_there_are_no_labels_is_said(photos, fields, reason):
 
 
 @pytest.mark.parametrize("name", ["X.NPZ", "X.Npy"])
-def test_endings_of_array_files_in_capitals(photos, name):
+def test_array_files_with_endings_in_capitals_are_read(photos, name):
     with open(photos / name, "wb") as file:
         np.savez(file, images=arrays((16, 16))) if name == "X.NPZ" else np.save(file, arrays((16, 16)))
     assert len(images_of(load(photos / name)[0])) == N + M
@@ -595,7 +596,7 @@ def test_a_single_array_has_no_labels(photos):
 
 
 @pytest.mark.parametrize("kind", ["cifar-10-batches-bin", "cifar-100-binary", "stl10_binary"])
-def test_binary_files(photos, kind):
+def test_binary_files_of_cifar_and_stl10_are_read(photos, kind):
     side = 96 if kind == "stl10_binary" else 32
     images = arrays((side, side, 3))
     labels = np.arange(N + M, dtype=np.uint8) % 3
@@ -630,7 +631,7 @@ def test_binary_files(photos, kind):
         assert len(data.train_images) == 7 and not data.is_labelled
 
 
-def test_pickled_cifar(photos):
+def test_pickled_cifar_is_read(photos):
     from test_cifar10 import PYTHON, batches, files_of
     for name, content in files_of(PYTHON, batches()).items():
         (photos / Path(name).name).write_bytes(content)

@@ -1,4 +1,5 @@
-"""The road of README and docs/pictures.md, by their own commands: train on a folder of mixed pictures, search it, use it, export it."""
+"""The commands of README and docs/pictures.md run in order: train on a folder of mixed pictures, search it, load,
+export."""
 
 import json
 import re
@@ -23,7 +24,7 @@ def section(text, title):
 
 
 def commands(text):
-    """[(script, arguments), ...] of the examples that a text runs."""
+    """[(script, arguments), ...] of the commands in a text that run examples."""
     code = "\n".join(re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
     return [(script, shlex.split(arguments, comments=True)) for script, arguments in
             re.findall(r"^python examples/(\w+)\.py (.*)$", code, re.MULTILINE)]
@@ -31,7 +32,7 @@ def commands(text):
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    """A folder with photos/ of many kinds and a run that README's commands have trained."""
+    """A folder with pictures of many kinds in photos/, and a run trained by README's commands."""
     here = tmp_path_factory.mktemp("road of a new user")
     photos = here / "photos"
     photos.mkdir()
@@ -56,13 +57,13 @@ def here(tmp_path_factory):
     return here
 
 
-def test_the_commands_of_readme_lead_to_a_search(here):
+def test_the_commands_of_readme_end_in_a_search_page(here):
     assert json.loads((here / "runs/simclr_images/result.json").read_text())["data"] == "photos"
     page = (here / "runs/simclr_images/search.html").read_text(encoding="utf-8")
     assert page.count("<figure>") == 13 and "beach.jpg" in page
 
 
-def test_the_page_loads_what_was_trained(here, monkeypatch):
+def test_the_code_of_the_page_loads_the_trained_model(here, monkeypatch):
     monkeypatch.chdir(here)
     names = {}
     exec(re.search(r"^```python\n(.*?)^```", section(PAGE, "3. Load and use"), re.MULTILINE | re.DOTALL)[1], names)
@@ -72,20 +73,20 @@ def test_the_page_loads_what_was_trained(here, monkeypatch):
 
 
 @pytest.mark.parametrize("script, arguments", commands(section(PAGE, "3. Load and use")), ids=lambda x: str(x))
-def test_the_page_hands_it_on(here, monkeypatch, script, arguments):
+def test_the_export_commands_of_the_page_run(here, monkeypatch, script, arguments):
     for library in {"export": ["safetensors", "onnx"], "to_pytorch": ["torch"]}[script]:
         pytest.importorskip(library)
     monkeypatch.chdir(here)
     assert run_example(script, *arguments) == 0 and Path(arguments[-1]).stat().st_size > 1000
 
 
-def test_the_page_reads_a_folder_and_a_file(here, monkeypatch):
+def test_the_code_of_the_page_reads_a_folder_and_a_file(here, monkeypatch):
     monkeypatch.chdir(here)
     monkeypatch.setenv("MINICL_CACHE", str(here / "cache"))
     names = {}
     for block in re.findall(r"^```python\n(.*?)^```", section(PAGE, "1. Your folder"), re.MULTILINE | re.DOTALL):
         exec(block, names)
-    assert names["data"].train_images.shape == (55, 64, 64, 3) and names["image"].shape == (64, 64, 3)       # 61 and a broken one
+    assert names["data"].train_images.shape == (55, 64, 64, 3) and names["image"].shape == (64, 64, 3)  # of 61
 
 
 @pytest.mark.parametrize("title", ["2. Train", "7. Captions"])

@@ -1,4 +1,4 @@
-"""open_image: every kind of picture file gives the pixels that are seen, or one line that names the file."""
+"""open_image reads the visible pixels of every kind of picture file, or raises one line that names the file."""
 
 import struct
 import subprocess
@@ -27,7 +27,7 @@ def grey(photo):
 
 def rotated(photo, path):
     exif = Image.Exif()
-    exif[0x0112] = 6                                         # to be turned by 90 degrees clockwise
+    exif[0x0112] = 6                                         # viewers rotate it by 90 degrees clockwise
     photo.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif, quality=95)
 
 
@@ -75,7 +75,8 @@ def test_grey_values_of_8_and_16_bits_agree(photo, tmp_path, name, values):
 
 
 def write_png_of_16_bits(path, pixels, *more):
-    """A PNG file of big-endian pixels (H, W, C), with further chunks (name, content). Pillow writes none in colour."""
+    """Write a 16-bit PNG file of pixels (H, W, C), with further chunks (name, content). Pillow writes none in
+    colour."""
     def chunk(name, content):
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
@@ -87,7 +88,7 @@ def write_png_of_16_bits(path, pixels, *more):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_png_files_of_16_bits_in_colour_and_with_alpha(tmp_path, channels):
+def test_png_files_of_16_bits_are_read_in_colour_and_with_alpha(tmp_path, channels):
     pixels = np.full((8, 8, channels), 0x4080)
     if channels in (2, 4):
         pixels[..., -1] = 0xFFFF
@@ -97,7 +98,7 @@ def test_png_files_of_16_bits_in_colour_and_with_alpha(tmp_path, channels):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("transparent", [0, 0x1234, 0xFFFF])
-def test_a_transparent_colour_of_16_bits_shows_white(tmp_path, channels, transparent):
+def test_a_transparent_colour_of_16_bits_becomes_white(tmp_path, channels, transparent):
     pixels = np.full((8, 8, channels), transparent)
     pixels[:, 4:] = 0x8080
     write_png_of_16_bits(tmp_path / "x.png", pixels, (b"tRNS", struct.pack(">H", transparent) * channels))
@@ -106,7 +107,7 @@ def test_a_transparent_colour_of_16_bits_shows_white(tmp_path, channels, transpa
 
 
 @pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "tRNS"])
-def test_what_is_transparent_shows_white(tmp_path, kind):
+def test_transparent_pixels_become_white(tmp_path, kind):
     pixels = np.zeros((40, 40, 4), np.uint8)
     pixels[:, 20:] = [200, 200, 200, 255]
     if kind in ("P", "tRNS"):
@@ -118,8 +119,8 @@ def test_what_is_transparent_shows_white(tmp_path, kind):
 
 
 @pytest.mark.parametrize("width, height", [(480, 320), (333, 500), (64, 64), (40, 20), (3000, 2)])
-def test_the_resize_is_torchvisions_but_for_shifts_below_a_pixel(photo, tmp_path, width, height):
-    """Resize(size) and CenterCrop(size): the shorter side becomes `size`, then the centre is cut out."""
+def test_the_resize_is_that_of_torchvision_up_to_shifts_below_a_pixel(photo, tmp_path, width, height):
+    """Resize(size) scales the shorter side to `size`, and CenterCrop(size) cuts out the centre."""
     size = 64
     picture = photo.resize((width, height))
     picture.save(tmp_path / "x.png")
@@ -157,7 +158,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("name, make, message", BAD, ids=[name for name, *_ in BAD])
-def test_what_is_not_a_picture_is_one_line_that_names_the_file(photo, tmp_path, name, make, message):
+def test_a_file_that_is_not_a_picture_is_one_line_that_names_it(photo, tmp_path, name, make, message):
     make(tmp_path / name, photo)
     with pytest.raises(DataError, match=message) as error:
         open_image(tmp_path / name, 32)
@@ -166,7 +167,7 @@ def test_what_is_not_a_picture_is_one_line_that_names_the_file(photo, tmp_path, 
 
 @pytest.mark.parametrize("arguments, message", [
     ({"size": 0}, "size"), ({"size": 10**6}, "size"), ({"size": 32.0}, "size"), ({"size": 32, "channels": 4}, "channels")])
-def test_other_arguments_are_named(tmp_path, arguments, message):
+def test_invalid_arguments_are_named(tmp_path, arguments, message):
     with pytest.raises((TypeError, ValueError), match=f"open_image: .*{message}"):
         open_image(tmp_path, **arguments)
 

@@ -1,4 +1,4 @@
-"""docs/play.html in a real browser, Chromium without a window: its numbers are minicl's, and what hands do works."""
+"""docs/play.html in headless Chromium: its numbers agree with minicl, and dragging, keys and buttons work."""
 
 import functools
 import html
@@ -36,10 +36,10 @@ def find_browser():
 
 @pytest.fixture
 def visit(tmp_path):
-    """visit(query, script, text): what the page, with a script at its end, leaves when it has been opened."""
+    """visit(query, script, text) opens the page with the script appended and returns {id of an element: its text}."""
     program = find_browser()
     if program is None:
-        pytest.skip("no Chromium (chromium, chromium-browser or google-chrome) to open docs/play.html with")
+        pytest.skip("needs Chromium (chromium, chromium-browser or google-chrome)")
 
     def visit(query="", script="", text=None):
         page = tmp_path / "play.html"
@@ -55,7 +55,7 @@ def visit(tmp_path):
 
 
 def agrees_with_minicl(page):
-    """The page's JSON {angles, tau, loss, anchor, numbers} against minicl's numbers for the same points."""
+    """Check the page's JSON {angles, tau, loss, anchor, numbers} against minicl's numbers for the same points."""
     expected = generator().reference(page["angles"], page["tau"], page["loss"], page["anchor"])
     assert set(expected) <= set(page["numbers"])
     for name, value in expected.items():
@@ -97,7 +97,7 @@ def test_numbers_of_drawn_points_are_those_of_minicl(visit):
         agrees_with_minicl(numbers)
 
 
-def test_the_page_opens_with_the_points_of_its_address_and_shows_their_figures(visit):
+def test_the_page_opens_with_the_points_of_its_address_and_their_metrics(visit):
     page = visit("angles=0.1,2,4,0.3,1.5,5.5&tau=0.1&loss=info_nce&anchor=4")
     state = json.loads(page["numbers"])
     asked = {"angles": [0.1, 2, 4, 0.3, 1.5, 5.5], "tau": 0.1, "loss": "info_nce", "anchor": 4}
@@ -114,14 +114,14 @@ def test_the_legend_is_on_the_first_screen_of_768_pixels(visit):
     assert 0 < float(visit(script=f"byId('numbers').textContent = {place};")["numbers"]) < 768 - 140   # the browser's own bars
 
 
-def test_the_self_check_passes_and_notices_a_forgotten_temperature(visit):
+def test_the_self_check_passes_and_detects_a_missing_temperature(visit):
     text = PAGE.read_text(encoding="utf-8")
     assert visit()["check"].startswith("\u2713 same numbers as minicl: 5 cases")
     wrong = text.replace("/ (anchors.length * tau)", "/ anchors.length")
     assert wrong != text and visit(text=wrong)["check"].startswith("\u2717")
 
 
-# ---------------------------------------------------------------- the hand
+# ---------------------------------------------------------------- interaction
 
 HAND = """
     const seen = [], note = what => seen.push({ what, ...JSON.parse(byId("numbers").textContent) });
@@ -149,7 +149,7 @@ HAND = """
 """
 
 
-def test_a_hand_drags_points_turns_the_temperature_and_takes_the_steps_of_gradient_descent(visit):
+def test_dragging_keys_and_buttons_move_points_and_take_gradient_steps(visit):
     seen = {state["what"]: state for state in json.loads(visit(script=HAND)["numbers"])}
     for state in seen.values():
         agrees_with_minicl(state)
@@ -176,7 +176,7 @@ def test_a_hand_drags_points_turns_the_temperature_and_takes_the_steps_of_gradie
     assert seen["false negative"]["anchor"] == 0
 
 
-def test_a_run_leads_from_random_points_to_aligned_and_spread_ones(visit):
+def test_gradient_descent_aligns_and_spreads_random_points(visit):
     page = visit("tau=0.5", script="for (let k = 0; k < 3000; k++) state.angles = descend(state, 1); draw();")
     numbers = json.loads(page["numbers"])["numbers"]
     assert numbers["alignment"] < 1e-6 and numbers["uniformity"] < -1.575

@@ -1,4 +1,5 @@
-"""The linear probe: the minimum of its loss, and within a point of scikit-learn for few labels and many."""
+"""The linear probe finds the minimum of its loss and is within a percentage point of scikit-learn, for few labels and
+many. """
 
 import warnings
 
@@ -10,7 +11,7 @@ from minicl.evaluate.probe import _Loss, lbfgs
 
 
 def sklearn_accuracy(x, labels, test, test_labels, C=1.0):
-    linear = pytest.importorskip("sklearn.linear_model", reason="the peer is scikit-learn; it is not installed")
+    linear = pytest.importorskip("sklearn.linear_model", reason="needs scikit-learn to compare with")
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     return make_pipeline(StandardScaler(), linear.LogisticRegression(C=C, max_iter=20000)).fit(x, labels).score(test, test_labels)
@@ -28,7 +29,7 @@ SCALES = {"as they are": lambda x: x,
 
 
 @pytest.mark.parametrize("scale, dtype", [(scale, "float64") for scale in SCALES]
-                         + [(scale, "float32") for scale in SCALES if scale != "unscaled"])      # it can't hold 1e6 + 1e-6 x
+                         + [(scale, "float32") for scale in SCALES if scale != "unscaled"])      # too coarse for 1e6 + 1e-6 x
 @pytest.mark.parametrize("classes, n", [(10, 50), (10, 500), (10, 5000), (2, 50), (2, 500), (100, 500), (100, 5000)])
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_probe_is_within_a_point_of_scikit_learn(classes, n, scale, dtype, rng):
@@ -40,15 +41,16 @@ def test_the_probe_is_within_a_point_of_scikit_learn(classes, n, scale, dtype, r
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_ten_gaussian_classes_and_500_labels(rng):
+def test_the_probe_is_near_the_best_classifier_of_gaussian_classes(rng):
     centres = 0.5 * rng.standard_normal((10, 64))
     (x, labels), (test, test_labels) = gaussians(500, centres, rng), gaussians(4000, centres, rng)
-    nearest = ((test[:, None] - centres)**2).sum(axis=2).argmin(axis=1)                      # the best there is
+    nearest = ((test[:, None] - centres)**2).sum(axis=2).argmin(axis=1)                      # the best classifier
     assert linear_probe(x, labels, test, test_labels) > (nearest == test_labels).mean() - 0.04
 
 
 def test_the_probe_is_the_minimum_of_its_loss(rng):
-    """Its L by a plain formula: no direction leads down by more than the tolerance."""
+    """The loss and its gradient agree with a plain formula, and the gradient at the solution is within the
+    tolerance."""
     x, labels = rng.standard_normal((80, 4)), rng.integers(0, 3, 80)
     loss = _Loss(x, labels, 3, decay=1 / 80)
     w, slope = lbfgs(loss, np.zeros(15), 200)
@@ -86,8 +88,8 @@ def test_a_fit_that_has_not_converged_warns_and_any_other_is_right(decades, C, d
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_column_that_only_rounding_moves_in_training_has_no_say(rng, dtype):
-    """The classes of the test items would otherwise be decided by how far it drifts, in units of a rounding."""
+def test_a_column_that_varies_only_by_rounding_in_training_is_ignored(rng, dtype):
+    """Otherwise its drift in the test items, in units of a rounding error, would decide their classes."""
     labels = np.arange(60) % 3
     x = (np.eye(3)[labels] * 4 + rng.standard_normal((60, 3))).astype(dtype)
     still = np.full((60, 1), 7.3, dtype)
@@ -102,7 +104,7 @@ def test_a_column_that_only_rounding_moves_in_training_has_no_say(rng, dtype):
 @pytest.mark.parametrize("dtype, large", [("float32", 1e30), ("float64", 1e300)])
 @pytest.mark.parametrize("constant", [0.0, 1.0, 1e-30])
 @pytest.mark.filterwarnings("error")
-def test_columns_constant_in_training_say_nothing_however_large_in_the_test(dtype, large, constant):
+def test_columns_constant_in_training_are_ignored_however_large_in_the_test(dtype, large, constant):
     x = np.array([[0, 1], [1, 1], [3, 1], [4, 1]], dtype) * np.array([1, constant], dtype)
     x_test = np.array([[-1, large], [5, -large]], dtype)
     assert linear_probe(x, np.array([0, 0, 1, 1]), x_test, np.array([0, 1])) == 1
@@ -118,7 +120,7 @@ def test_test_features_whose_scores_overflow_are_refused(dtype, small, large):
 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("C", [1e-3, 0.01, 0.1, 1.0])
-def test_the_penalty_is_scikit_learns_for_two_classes_too(classes, C):
+def test_the_penalty_is_that_of_scikit_learn_also_for_two_classes(classes, C):
     linear_model = pytest.importorskip("sklearn.linear_model")
     preprocessing = pytest.importorskip("sklearn.preprocessing")
     rng = np.random.default_rng(classes)

@@ -1,4 +1,4 @@
-"""--precision bf16: operands of convolutions and linear layers rounded to bfloat16, and only theirs."""
+"""--precision bf16 rounds the operands of convolutions and linear layers to bfloat16, and no others."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ from minicl.ops import columns
 
 TESTS = Path(__file__).parent
 pytestmark = pytest.mark.skipif("config.getoption('--backend') not in ('cupy', 'cupy-host')", reason="needs CuPy itself")
-counted = pytest.mark.skipif("config.getoption('--backend') != 'cupy-host'", reason="only the emulated GPU counts")
+counted = pytest.mark.skipif("config.getoption('--backend') != 'cupy-host'", reason="only the emulated GPU counts products")
 
 
 @pytest.fixture
@@ -32,7 +32,8 @@ def cp(monkeypatch):
 
 
 def rounded(x):
-    """x to 8 significant bits, ties to even, in float64; to multiples of 2^-133 below the least normal number."""
+    """x rounded to 8 significant bits, ties to even, as float64; below the smallest normal number, to multiples of
+    2^-133."""
     exponent = np.maximum(np.frexp(x)[1], -125)
     y = np.ldexp(np.rint(np.ldexp(x.astype("float64"), 8 - exponent)), exponent - 8)
     return np.where(np.abs(y) >= 2.0**128, np.copysign(np.inf, x), y)
@@ -45,7 +46,7 @@ def float_of(bits):
 # ---------------------------------------------------------------- rounding
 
 @pytest.mark.parametrize("tail", [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff], ids=hex)
-def test_every_bfloat16_and_what_lies_after_it_is_rounded_to_the_nearest(tail, cp):
+def test_numbers_at_and_above_every_bfloat16_are_rounded_to_the_nearest(tail, cp):
     x = (np.arange(2**16, dtype="uint32") << 16 | tail).view("float32")
     y = float_of(operand(cp.asarray(x)))
     with np.errstate(all="ignore"):
@@ -53,7 +54,7 @@ def test_every_bfloat16_and_what_lies_after_it_is_rounded_to_the_nearest(tail, c
     assert (np.signbit(y) == np.signbit(x)).all()
 
 
-def test_strided_arrays_are_rounded_and_others_stay_as_they_are(cp, rng):
+def test_only_float32_arrays_on_the_gpu_are_rounded_also_strided_ones(cp, rng):
     x = rng.standard_normal((5, 6, 4), dtype="float32")
     there = cp.asarray(x)
     bits = operand(there[::-1, 1:, ::2].swapaxes(0, 1))
@@ -71,7 +72,7 @@ def test_strided_arrays_are_rounded_and_others_stay_as_they_are(cp, rng):
 @pytest.mark.parametrize("n, k, m", [(3, 4, 5), (1, 7, 1), (1, 1, 1), (8, 1, 2), (0, 3, 2), (3, 0, 2), (3, 2, 0), (33, 70, 9)])
 @pytest.mark.parametrize("turn_x", [False, True])
 @pytest.mark.parametrize("turn_y", [False, True])
-def test_a_product_of_rounded_operands(n, k, m, turn_x, turn_y, cp, rng):
+def test_a_product_is_that_of_rounded_operands(n, k, m, turn_x, turn_y, cp, rng):
     x = rng.standard_normal((k, n) if turn_x else (n, k), dtype="float32")
     y = rng.standard_normal((m, k) if turn_y else (k, m), dtype="float32")
     there = [operand(cp.asarray(a)) for a in (x, y)]
@@ -84,10 +85,10 @@ def test_a_product_of_rounded_operands(n, k, m, turn_x, turn_y, cp, rng):
     for found in (out, product(*there)):
         np.testing.assert_allclose(to_host(found), exact, rtol=1e-5, atol=1e-5)
     if exact.size and k > 4:
-        assert np.abs(to_host(out) - x @ y).max() > 1e-4                     # float32 would be nearer
+        assert np.abs(to_host(out) - x @ y).max() > 1e-4                     # float32 would be closer
 
 
-def test_operands_that_do_not_lie_together_are_copied(cp, rng):
+def test_operands_that_are_not_contiguous_are_copied(cp, rng):
     x, y = (rng.standard_normal(shape, dtype="float32") for shape in ((8, 6), (6, 8)))
     found = product(operand(cp.asarray(x))[::2, 1:], operand(cp.asarray(y))[1:, ::2])
     np.testing.assert_allclose(to_host(found), rounded(x)[::2, 1:] @ rounded(y)[1:, ::2], rtol=1e-5, atol=1e-5)
@@ -103,10 +104,12 @@ def test_nan_and_infinity_reach_the_product(value, cp):
     assert not np.isfinite(y[0]).any() and np.isfinite(y[1]).all()
 
 
-# ---------------------------------------------------------------- what it reaches
+# ---------------------------------------------------------------- the ops that round
 
 def assert_rounds_operands(op, x, w, cp, rng, *more, **options):
-    """The op on the GPU gives what it gives in float64 for rounded operands: both are linear in x, w and g."""
+    """Check that the op on the GPU agrees with float64 for rounded operands; return g and the GPU's gradients.
+
+    This holds because the value and the gradients are linear in x, w and g."""
     y, backward = op.forward(rounded(x), rounded(w), *(a.astype("float64") for a in more), **options)
     y_there, backward_there = op.forward(*map(cp.asarray, (x, w, *more)), **options)
     g = rng.standard_normal(y.shape, dtype="float32")
@@ -119,7 +122,7 @@ def assert_rounds_operands(op, x, w, cp, rng, *more, **options):
 
 @pytest.mark.parametrize("kernel, stride, padding", [(3, 1, 1), (3, 2, 1), (1, 1, 0), (1, 2, 0), (4, 1, 2), (5, 3, 4)])
 @pytest.mark.parametrize("limit", [1, 20_000, columns.COLUMN_BYTES])
-def test_convolutions(kernel, stride, padding, limit, cp, rng, monkeypatch):
+def test_convolutions_round_their_operands(kernel, stride, padding, limit, cp, rng, monkeypatch):
     monkeypatch.setattr(columns, "COLUMN_BYTES", limit)
     x = rng.standard_normal((7, 8, 3, 6), dtype="float32")
     w = rng.standard_normal((kernel, kernel, 6, 5), dtype="float32")
@@ -127,7 +130,7 @@ def test_convolutions(kernel, stride, padding, limit, cp, rng, monkeypatch):
 
 
 @pytest.mark.parametrize("shape", [(9, 6), (2, 3, 6), (0, 6)])
-def test_linear_layers_whose_bias_is_not_rounded(shape, cp, rng):
+def test_linear_layers_round_their_operands_but_not_the_bias(shape, cp, rng):
     x, w, b = (rng.standard_normal(size, dtype="float32") for size in (shape, (6, 5), (5,)))
     g, (_, _, db) = assert_rounds_operands(ops.linear, x, w, cp, rng, b)
     np.testing.assert_allclose(to_host(db), g.reshape(-1, 5).sum(axis=0, dtype="float64"), rtol=1e-6, atol=1e-6)
@@ -143,7 +146,7 @@ def products(action):
 
 @counted
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_it_reaches_convolutions_and_linear_layers_alone(case, cp):
+def test_only_convolutions_and_linear_layers_use_bf16(case, cp):
     function, inputs = call(case, cp, "float32")
     tensors = [Tensor(x, requires_grad=True) for x in inputs]
     kinds = products(lambda: function(*tensors).sum().backward())
@@ -152,14 +155,15 @@ def test_it_reaches_convolutions_and_linear_layers_alone(case, cp):
 
 @counted
 @pytest.mark.parametrize("method, layers, others", [("SimCLR", 5, 2), ("CLIP", 12, 9)])
-def test_a_training_step(method, layers, others, cp):
-    """Three products for each convolution and linear layer, but no dx of the first; the loss and attention have others."""
+def test_a_training_step_has_the_expected_products(method, layers, others, cp):
+    """Each convolution and linear layer has three products, except dx of the first. The loss and attention have
+    others."""
     step = STEPS[method](cp)
     assert products(step) == {"bf16_product": 3 * layers - 1, "product": others}
 
 
 @counted
-def test_a_process_that_asks_for_it_has_it():
+def test_a_process_that_requests_bf16_gets_it():
     code = ("from host_cuda import boot; boot.load(); from minicl import get_backend; from minicl.backend import operand; "
             "print(operand(get_backend('cupy', 'bf16').ones(3, dtype='float32')).get().tolist())")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
@@ -167,7 +171,7 @@ def test_a_process_that_asks_for_it_has_it():
     assert done.stdout == "[16256, 16256, 16256]\n", done.stderr            # 0x3f80, the upper half of 1.0
 
 
-def test_training_is_near_that_in_float32(cp):
+def test_training_in_bf16_is_close_to_float32(cp):
     losses = {}
     for precision in ("float32", "bf16"):
         settled._precision = precision

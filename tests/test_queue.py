@@ -1,4 +1,5 @@
-"""The queue of keys: first in, first out, whatever the batches; normalised, saved, closed in evaluation."""
+"""The queue of keys is first in, first out for any batches. Keys are normalised and saved, and none enter in
+evaluation."""
 
 import numpy as np
 import pytest
@@ -12,11 +13,11 @@ from minicl.methods import Queue
 
 
 def unit(*shape, seed=0):
-    """Rows of length 1."""
+    """Random rows of length 1, of this shape."""
     return l2_normalize.forward(np.random.default_rng(seed).standard_normal(shape, dtype="float32"))[0]
 
 
-def test_a_queue_begins_empty_and_holds_what_has_entered(xp):
+def test_a_queue_starts_empty_and_holds_the_keys_that_entered(xp):
     queue, keys = Queue(5, 3).to(xp), unit(2, 3)
     assert len(queue) == 0 and queue.filled().shape == (0, 3)
     queue.enqueue(to_device(keys, xp))
@@ -26,8 +27,8 @@ def test_a_queue_begins_empty_and_holds_what_has_entered(xp):
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 9), st.lists(st.integers(1, 9), max_size=12))
-def test_a_queue_holds_the_last_keys_whatever_the_batches(capacity, batches):
-    """Key t is in row t mod capacity; nothing is dropped before capacity newer keys have come."""
+def test_a_queue_holds_the_last_keys_for_any_batches(capacity, batches):
+    """Key t is in row t mod capacity and stays until `capacity` newer keys have entered."""
     queue, keys = Queue(capacity, 2), unit(sum(batches) + 1, 2)
     entered = 0
     for batch in (min(batch, capacity) for batch in batches):
@@ -52,7 +53,7 @@ def test_keys_are_normalised_as_they_enter(xp):
     np.testing.assert_allclose((to_host(queue.filled())**2).sum(axis=1), 1, rtol=1e-6)
 
 
-def test_a_queue_refuses_what_it_cannot_keep():
+def test_a_queue_refuses_keys_that_do_not_fit():
     queue = Queue(4, 3)
     queue.enqueue(unit(4, 3))                                # just fits
     with pytest.raises(ValueError, match="5 keys at once do not fit a queue of 4"):
@@ -72,7 +73,7 @@ def test_no_key_enters_in_evaluation():
     assert len(queue) == 0
 
 
-def test_a_loaded_queue_goes_on_where_the_saved_one_was(xp):
+def test_a_loaded_queue_continues_where_the_saved_one_stopped(xp):
     queue, other = Queue(5, 3).to(xp), Queue(5, 3).to(xp)
     queue.enqueue(to_device(unit(4, 3), xp))
     other.load_state_dict(queue.state_dict())
@@ -87,7 +88,7 @@ def test_a_loaded_queue_goes_on_where_the_saved_one_was(xp):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_keys_that_are_not_finite_change_nothing(value):
-    """Else the queue counts rows that it never got, as negatives of zeros."""
+    """Otherwise the queue would count rows that were never written, and use their zeros as negatives."""
     queue = Queue(6, 3)
     queue.enqueue(np.eye(3, dtype="float32"), np.arange(3))
     before = queue.state_dict()

@@ -1,4 +1,5 @@
-"""README.md: its programs run and print what it says, its commands are accepted, the code that it quotes is the code."""
+"""README.md: its programs print the output shown, its commands are accepted, and the code that it quotes is up to
+date."""
 
 import argparse
 import re
@@ -23,10 +24,10 @@ def test_the_first_program_prints_what_follows_it(capsys):
     assert re.sub(number, "", printed) == re.sub(number, "", said)
     (loss, chance, *accuracies), expected = (np.array(re.findall(number, text), float) for text in (printed, said))
     np.testing.assert_allclose([loss, chance, *accuracies], expected, rtol=0.03)     # rounding differs between machines
-    assert loss < chance - 1 and accuracies[1] > accuracies[3]      # 100 labels each: the representation, the pixels
+    assert loss < chance - 1 and accuracies[1] > accuracies[3]      # with 100 labels: the representation, the pixels
 
 
-def test_the_quoted_op_is_the_code():
+def test_the_quoted_op_is_that_of_the_package():
     source = (ROOT / "minicl/contrastive/softmax.py").read_text()
     for part in QUOTED.split("    ...\n"):
         assert part.strip("\n") in source
@@ -42,7 +43,7 @@ def test_the_wrong_op_gets_the_quoted_message():
 
 
 def commands():
-    """(page, script, options) of each command `python examples/SCRIPT.py options` in README and docs."""
+    """Yield (page, script, options) of each command `python examples/SCRIPT.py options` in README and docs."""
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         text = page.read_text()
         code = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL) + re.findall(r"`([^`\n]+)`", text)

@@ -1,4 +1,4 @@
-"""The GRU: its steps against a cell made of small ops, what its gates do, and that it learns what needs a memory."""
+"""The GRU: agreement with a cell made of small ops, the effect of its gates, and learning a task that needs memory."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def arrays(rng):
 
 
 def composed_gru(x, w, v, b, h0):
-    """The same in small ops, whose gradients the tape finds."""
+    """The states of the GRU in small ops, with gradients by autograd."""
     h, states = h0, []
     for t in range(len(x)):
         a, p = x[t] @ w + b, h @ v
@@ -37,19 +37,19 @@ def value_and_gradients(function, arrays, xp):
     return [to_host(h.data)] + [to_host(x.grad) for x in tensors]
 
 
-def test_the_op_is_the_cell_of_small_ops_step_by_step(arrays, xp):
+def test_the_op_agrees_with_a_cell_of_small_ops(arrays, xp):
     for one, many in zip(value_and_gradients(ops.gru, arrays, xp), value_and_gradients(composed_gru, arrays, xp)):
         np.testing.assert_allclose(one, many, rtol=1e-12, atol=1e-14)
 
 
-def test_no_given_state_is_a_state_of_zeros(arrays, xp):
+def test_the_default_state_is_zeros(arrays, xp):
     given = value_and_gradients(ops.gru, [*arrays[:4], np.zeros((B, H))], xp)
     for one, other in zip(value_and_gradients(ops.gru, arrays[:4], xp), given):
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_sequence_in_two_parts_is_the_whole(arrays):
-    """The first part's last state goes on in the second."""
+def test_a_sequence_in_two_parts_gives_the_states_of_the_whole(arrays):
+    """The last state of the first part is the initial state of the second part."""
     x, *weights = (Tensor(array) for array in arrays[:4])
     whole, first = ops.gru(x, *weights).data, ops.gru(x[:2], *weights)
     np.testing.assert_array_equal(np.concatenate([first.data, ops.gru(x[2:], *weights, first[-1]).data]), whole)
@@ -72,7 +72,7 @@ def test_sequences_of_a_batch_do_not_mix(arrays):
 
 def test_an_update_gate_at_1_keeps_the_state_and_one_at_0_replaces_it(arrays):
     x, w, v, _, h0 = arrays
-    gate = np.repeat([0.0, 1000.0, 0.0], H)                  # reset, update, new; so far that exp would overflow
+    gate = np.repeat([0.0, 1000.0, 0.0], H)                  # reset, update, new; exp would overflow
     np.testing.assert_allclose(ops.gru.forward(x, w, v, gate, h0)[0], np.broadcast_to(h0, (T, B, H)))
     new = np.tanh(x @ w[:, 2 * H:])
     np.testing.assert_allclose(ops.gru.forward(x, w, 0 * v, -gate, h0)[0], new, rtol=1e-12)
@@ -83,7 +83,7 @@ def test_states_stay_between_minus_1_and_1(rng):
     assert h.shape == (50, 2, 4) and h.dtype == "float32" and np.abs(h).max() <= 1
 
 
-def test_the_layer_has_three_parameters_and_keeps_its_state_at_first(rng):
+def test_the_layer_has_three_parameters_and_an_update_bias_of_1(rng):
     layer = GRU(3, 4, rng=rng)
     assert [(name, p.shape) for name, p in layer.named_parameters()] == [("weight_ih", (3, 12)), ("weight_hh", (4, 12)),
                                                                    ("bias", (12,))]
@@ -92,7 +92,7 @@ def test_the_layer_has_three_parameters_and_keeps_its_state_at_first(rng):
 
 
 def test_it_learns_to_recall_the_first_symbol_of_a_sequence(xp, rng):
-    """Only the first step of ten tells the class: without a path back through time chance is all there is."""
+    """Only the first of ten steps shows the class, so without gradients through time the loss would stay at chance."""
     layer, read = GRU(4, 16, rng=rng).to(xp), Linear(16, 4, rng=rng).to(xp)
     optimizer = Adam(Sequential(layer, read), 0.02)
     for _ in range(60):

@@ -1,4 +1,4 @@
-"""ResNet-18 and ResNet-9 for 32x32 images: their sizes as published, what a block adds, and their gradients."""
+"""ResNet-18 and ResNet-9 for 32x32 images: their published sizes, the formula of a block, and their gradients."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def parameters_of(model):
 # ---------------------------------------------------------------- sizes
 
 @pytest.mark.parametrize("network, parameters, with_classifier", [
-    (ResNet18, 11_168_832, 11_173_962),        # the count everybody's CIFAR ResNet-18 prints
+    (ResNet18, 11_168_832, 11_173_962),        # the usual count for CIFAR
     (ResNet9, 6_568_000, 6_573_130),
 ])
 def test_the_number_of_parameters_is_the_published_one(rng, network, parameters, with_classifier):
@@ -34,20 +34,20 @@ def test_the_number_of_parameters_is_the_published_one(rng, network, parameters,
 
 def test_resnet18_has_the_convolutions_of_table_1(rng):
     weights = [p.shape for name, p in ResNet18((32, 32, 3), rng=rng).named_parameters() if p.ndim == 4]
-    assert len(weights) == 1 + 16 + 3                                        # stem, two a block, a shortcut a stage
+    assert len(weights) == 1 + 16 + 3                                        # stem, two per block, a shortcut per stage
     assert weights[0] == (3, 3, 3, 64)
     assert [w for w in weights if w[0] == 1] == [(1, 1, 64, 128), (1, 1, 128, 256), (1, 1, 256, 512)]
 
 
 @BOTH
-def test_images_become_one_vector_each(xp, rng, network):
+def test_each_image_becomes_one_vector(xp, rng, network):
     model = network((32, 32, 3), width=2, rng=rng).to(xp)
     h = model(to_device(normal(rng, 3, 32, 32, 3), xp))
     assert h.shape == (3, 16) == (3, model.features) and h.dtype == "float32"
 
 
 @BOTH
-def test_other_images_than_those_it_was_made_for_are_refused(rng, network):
+def test_images_of_another_shape_are_refused(rng, network):
     expected = rf"{network.__name__}: expected images \(B, 32, 32, 3\), got \(2, 28, 28, 1\)"
     with pytest.raises(ValueError, match=expected):
         network((32, 32, 3), width=2, rng=rng)(normal(rng, 2, 28, 28, 1))
@@ -62,15 +62,15 @@ def test_a_shortcut_has_a_convolution_only_where_shapes_differ(rng, inputs, outp
     assert block(Tensor(normal(rng, 6, 6, 2, inputs))).shape == (6 // stride, 6 // stride, 2, outputs)
 
 
-def test_a_block_that_adds_nothing_passes_its_input_on(rng):
-    x = abs(normal(rng, 4, 4, 3, 5))                                         # past the relu unchanged
+def test_a_block_with_a_zero_residual_is_the_identity(rng):
+    x = abs(normal(rng, 4, 4, 3, 5))                                         # relu leaves it unchanged
     block, residue = BasicBlock(5, 5, rng=rng), Residue(5, rng=rng)
     for layer in (block, residue):
         layer.second.steps[1].weight.data[...] = 0
         np.testing.assert_array_equal(layer(Tensor(x)).data, x)
 
 
-def test_a_block_is_its_formula(rng):
+def test_a_block_agrees_with_its_formula(rng):
     x, block = normal(rng, 4, 4, 3, 2), BasicBlock(2, 4, rng=rng, stride=2)
 
     def convolved(x, w, stride, padding):
@@ -91,7 +91,7 @@ def test_a_block_is_its_formula(rng):
 @BOTH
 def test_evaluation_of_an_image_does_not_depend_on_its_batch(xp, rng, network):
     model, images = network((8, 8, 3), width=2, rng=rng).to(xp), to_device(normal(rng, 6, 8, 8, 3), xp)
-    model(images)                                                            # some running averages
+    model(images)                                                            # updates the running averages
     model.eval()
     with no_grad():
         whole, part = model(images).data, model(images[:2]).data
@@ -99,7 +99,7 @@ def test_evaluation_of_an_image_does_not_depend_on_its_batch(xp, rng, network):
 
 
 @BOTH
-def test_the_gradient_of_the_whole_network(xp, network):
+def test_the_gradient_of_the_whole_network_is_right(xp, network):
     rng = np.random.default_rng(3)
     model = network((8, 8, 2), width=1, rng=rng).to(xp).astype("float64")
     images = to_device(rng.standard_normal((3, 8, 8, 2)), xp)

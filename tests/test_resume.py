@@ -1,4 +1,4 @@
-"""Runs that are cut short and go on: with the same numbers, or refused."""
+"""An interrupted run resumes with the same numbers, or the resume is refused."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from minicl.nn import BatchNorm, Dropout, Linear, Module, Sequential
 from minicl.optim import SGD, Adam, AdamW
 from minicl.run import Run, RunError
 
-# ---------------------------------------------------------------- going on
+# ---------------------------------------------------------------- resuming
 
 def test_resume_needs_an_out():
     with pytest.raises(RunError, match="--resume continues from the checkpoint in a folder: name it with --out"):
@@ -47,7 +47,7 @@ def test_options_that_do_not_change_the_run_may_change_on_resume(out, option):
 
 
 @pytest.mark.parametrize("saved", [4, None, "4", 4.0])
-def test_without_a_batch_a_resumed_run_has_that_of_the_checkpoint_if_it_is_a_number(out, saved):
+def test_without_a_batch_option_a_resumed_run_uses_that_of_the_checkpoint(out, saved):
     train(start(out))
     _, meta = load_checkpoint(out / "checkpoint.npz")
     save_checkpoint(out / "checkpoint.npz", {}, {**meta, "config": {**meta["config"], "batch": saved}})
@@ -70,7 +70,7 @@ def test_resume_refuses_another_model(out):
 
 
 def net(changes=None, relus=1, p=0.3, momentum=0.1, own=3):
-    """A model whose weights have the same names and shapes whatever the arguments."""
+    """A model whose weights have the same names and shapes for all arguments."""
     rng = np.random.default_rng(0)
     model = Sequential(Linear(2, 2, rng=rng), BatchNorm(2, momentum=momentum), Dropout(p, rng=rng), Own(own), *[ops.relu] * relus)
     for name, value in (changes or {}).items():
@@ -79,7 +79,7 @@ def net(changes=None, relus=1, p=0.3, momentum=0.1, own=3):
 
 
 class Own(Module):
-    """A module of one's own, which has no spec for some settings."""
+    """A user-defined module, which has no spec for some settings."""
 
     def __init__(self, setting):
         self.setting = setting
@@ -88,7 +88,7 @@ class Own(Module):
         return x
 
 
-MODELS = [  # a model, another of equal arrays, what the message names; None: they are the same
+MODELS = [  # (a model, another of equal arrays, pattern of the error, or None if both are the same)
     ({}, {}, None), ({"own": np.ones(3)}, {"own": np.ones(3)}, None), ({"own": len}, {"own": len}, None), ({"own": np}, {"own": np}, None),
     ({}, {"relus": 2}, "model.steps was .*, now"), ({}, {"p": 0.9}, "model.steps.2.p was 0.3, now 0.9"),
     ({}, {"changes": {"1.eps": 0.5}}, "model.steps.1.eps was 1e-05, now 0.5"), ({}, {"changes": {"1.relu": True}}, "steps.1.relu was False, "),
@@ -141,7 +141,7 @@ def test_resume_refuses_a_checkpoint_without_a_run(out):
 
 
 @pytest.mark.parametrize("step", [5, 6, 8, 9, 11])
-def test_a_crashed_run_resumed_is_the_uninterrupted_run(tmp_path, xp, step):
+def test_a_crashed_run_resumed_equals_an_uninterrupted_run(tmp_path, xp, step):
     train(start(tmp_path / "whole"), xp)
     with pytest.raises(Crash):
         train(start(tmp_path / "crashed"), xp, at={step: crash})
@@ -150,7 +150,7 @@ def test_a_crashed_run_resumed_is_the_uninterrupted_run(tmp_path, xp, step):
     assert_same_end(tmp_path / "whole", tmp_path / "crashed")
 
 
-def test_a_finished_run_resumed_trains_no_further(out):
+def test_a_finished_run_that_is_resumed_trains_no_further(out):
     train(start(out))
     log = (out / "log.jsonl").read_bytes()
     train(start(out, "--resume"), at=dict.fromkeys(range(TOTAL), crash))
@@ -191,7 +191,7 @@ def changed(data, field):
       for field in ("train_images", "train_labels", "test_images", "test_labels")],
     (lambda: None, "data: name was digits, now None"),
 ])
-def test_resume_refuses_other_data_of_as_many_steps(out, other, message):
+def test_resume_refuses_other_data_with_the_same_number_of_steps(out, other, message):
     train_on(digits(), start(out))
     before = (out / "checkpoint.npz").read_bytes()
     with pytest.raises(RunError, match=message):
@@ -200,8 +200,9 @@ def test_resume_refuses_other_data_of_as_many_steps(out, other, message):
     train_on(digits(), start(out, "--resume"))
 
 
-def test_a_run_goes_on_for_more_epochs(tmp_path, capsys):
-    """Bit for bit as a run of 3 epochs that was resumed in the same step; not fewer epochs, nor other steps an epoch."""
+def test_a_run_continues_for_more_epochs(tmp_path, capsys):
+    """The end is bit for bit that of a run of 3 epochs resumed at the same step. Fewer epochs, and another number of
+    steps per epoch, are refused."""
     train(start(tmp_path / "more"))
     train(start(tmp_path / "more", "--resume", "--epochs", "3"), total=TOTAL * 3 // 2)
     assert "--epochs was 2, now 3: the remaining learning rates are those of a run of 3" in capsys.readouterr().out
@@ -231,10 +232,10 @@ def test_resume_refuses_another_number_of_steps_and_another_script(out):
 @pytest.mark.parametrize("edit, part", [
     (lambda text: text + "print('hello')\n", "the script changed"), (lambda text: "", "the script changed"),
     (lambda text: text, None)])
-def test_a_run_that_goes_on_with_an_edited_script_says_so(out, tmp_path, monkeypatch, capsys, edit, part):
+def test_a_run_that_resumes_with_an_edited_script_warns(out, tmp_path, monkeypatch, capsys, edit, part):
     script = tmp_path / "script.py"
     script.write_text("import minicl\n")
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script), raising=False)      # pytest-xdist's has none
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script), raising=False)      # under pytest-xdist it has none
     train(start(out))
     script.write_text(edit(script.read_text()))
     train(start(out, "--resume"))
@@ -244,7 +245,7 @@ def test_a_run_that_goes_on_with_an_edited_script_says_so(out, tmp_path, monkeyp
 
 @pytest.mark.parametrize("before, message", [
     ({}, "the script and minicl changed"), ({"minicl": "0" * 32}, "the script and minicl changed"), (None, "minicl changed")])
-def test_a_run_that_goes_on_with_an_edited_minicl_says_so(out, capsys, before, message):
+def test_a_run_that_resumes_with_an_edited_minicl_warns(out, capsys, before, message):
     train(start(out))
     arrays, meta = load_checkpoint(out / "checkpoint.npz")
     before = {**meta["code"], "minicl": "0" * 32} if before is None else before
@@ -255,7 +256,7 @@ def test_a_run_that_goes_on_with_an_edited_minicl_says_so(out, capsys, before, m
 
 @dataclasses.dataclass
 class Many:
-    """Data whose fields are more than single arrays."""
+    """Data whose fields are not only arrays."""
     parts: list
     named: dict
     words: tuple = ("a", "b")
@@ -282,7 +283,7 @@ ALIKE = [None, "None", 1, "1", 1.0, True, b"1", np.int64(1), np.float32(1), ("a,
          ("1",), (1,), ((1,), 2), (1, (2,)), {"a": 1}, {"a": "1"}, {"a: 1": 1}, ("a: 1",), {1: 1}, {"1": 1}, np.ones(1), np.ones((1, 1))]
 
 
-def test_values_of_one_text_are_told_apart():
+def test_values_with_the_same_text_have_different_fingerprints():
     found = [fingerprint(Many(value, {}))["parts"] for value in ALIKE]
     assert len(set(found)) == len(ALIKE) and all(isinstance(text, str) for text in found)
     assert fingerprint(Many("MNIST", {}))["parts"] == "MNIST"
@@ -302,7 +303,7 @@ def test_data_that_cannot_be_compared_is_refused(held):
         [{"step": 1.0}], [{"step": True}], [{"step": -1}], [{"step": "1"}], [{"step": 1}, {"step": 1}], [{"step": 2}, {"step": 1}],
         [{"step": 1, "loss": [0.1]}], [{"step": 1, "loss": {}}], [{"step": 1, "loss": True}], [{"step": 1, "loss": "low"}])),
 ])
-def test_resume_refuses_a_meta_of_another_type_or_range(out, change):
+def test_resume_refuses_metadata_of_another_type_or_range(out, change):
     train(start(out))
     arrays, meta = load_checkpoint(out / "checkpoint.npz")
     save_checkpoint(out / "checkpoint.npz", {}, {**meta, **change})
@@ -331,7 +332,7 @@ def test_resume_refuses_a_generator_of_another_kind_and_changes_nothing(out, rng
     lambda log: log.write_bytes(b"\xff" * 100),
 ], ids=["lost", "empty", "not JSON", "not text"])
 @pytest.mark.parametrize("crashed", [False, True])
-def test_the_checkpoint_knows_the_log(tmp_path, damage, crashed):
+def test_a_damaged_log_is_restored_from_the_checkpoint(tmp_path, damage, crashed):
     train(start(tmp_path / "whole"))
     if crashed:
         with pytest.raises(Crash):
@@ -345,7 +346,7 @@ def test_the_checkpoint_knows_the_log(tmp_path, damage, crashed):
     assert run.read_log() == [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
 
 
-def test_json_holds_no_nan(out):
+def test_json_files_hold_no_nan(out):
     run = start(out)
     with pytest.raises(FloatingPointError):
         for step in run.steps(TOTAL, np.random.default_rng(0), save_every=SAVE_EVERY):
@@ -356,10 +357,10 @@ def test_json_holds_no_nan(out):
     assert json.loads((out / "result.json").read_text()) == {"loss": None, "accuracy": 0.5}
 
 
-# ---------------------------------------------------------------- one owner
+# ---------------------------------------------------------------- one run per folder
 
 @pytest.mark.parametrize("more", [(), ("--resume",)])
-def test_a_run_that_is_alive_is_left_alone(out, more):
+def test_the_folder_of_a_running_run_is_refused(out, more):
     run = start(out)
     steps = run.steps(TOTAL, np.random.default_rng(0), save_every=1)
     for _ in range(3):
@@ -372,7 +373,7 @@ def test_a_run_that_is_alive_is_left_alone(out, more):
     assert len(start(out, "--resume").read_log()) == TOTAL
 
 
-def test_what_killed_runs_left_half_written_is_removed(out):
+def test_partial_files_of_killed_runs_are_removed(out):
     train(start(out))
     left = out / ".checkpoint.npz.0123456789abcdef.part"
     left.write_text("half")
@@ -423,7 +424,7 @@ def test_ctrl_c_during_a_save_stops_after_it(out, monkeypatch, step):
     assert load_checkpoint(out / "checkpoint.npz")[1]["step"] == step
 
 
-def test_a_run_in_another_thread_trains_too(out):
+def test_a_run_in_another_thread_trains(out):
     ended = []
     thread = threading.Thread(target=lambda: ended.append(train(start(out))))
     thread.start()

@@ -25,7 +25,7 @@ def test_a_run_records_all_its_options(out):
     assert config["seed"] == 7 and config["out"] == str(out) and config.keys() == vars(arguments(out)).keys()
 
 
-def test_where_the_data_are_does_not_depend_on_the_current_folder(out, tmp_path, monkeypatch):
+def test_the_data_folder_is_stored_as_an_absolute_path(out, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert start(out, "--data-dir", "photos").config["data_dir"] == str(tmp_path / "photos")
 
@@ -41,7 +41,7 @@ def test_without_out_each_run_gets_a_new_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folders = []
     for _ in range(3):
-        start(None)                                          # a start that comes to nothing leaves nothing behind
+        start(None)                                          # a run without a step leaves no folder
         run = start(None)
         train(run)
         folders.append(str(run.folder))
@@ -84,7 +84,7 @@ def test_a_run_that_failed_before_its_first_checkpoint_can_be_started_again(out)
 
 # ---------------------------------------------------------------- the log
 
-def test_figures_are_logged_every_so_often_and_at_the_last_step(out):
+def test_metrics_are_logged_at_intervals_and_at_the_last_step(out):
     run = start(out)
     train(run)
     assert [line["step"] for line in run.read_log()] == [0, 2, 4, 6, 8, 10, 11]
@@ -114,8 +114,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_advice(out, value):
 
 
 @pytest.mark.parametrize("loss", [True, np.bool_(False), "1.0", None, [1.0], np.ones(1), Tensor(np.ones(())), 1j, {}], ids=str)
-def test_a_loss_that_is_no_number_is_refused_and_the_run_goes_on(out, loss):
-    """Every line that is accepted can be resumed from."""
+def test_a_loss_that_is_not_a_number_is_refused_and_the_run_continues(out, loss):
+    """A run can be resumed from every accepted line."""
     it = start(out)
     for step in it.steps(TOTAL, np.random.default_rng(0), save_every=SAVE_EVERY):
         with pytest.raises(TypeError, match="Run.log: loss must be a number, got .*; of a Tensor give loss.item()"):
@@ -136,7 +136,7 @@ def test_the_result_is_written_and_shown(out, capsys):
     assert all(len(line) <= 80 for line in shown.splitlines() if "many words" in line)
 
 
-def test_seconds_of_training_go_on_counting(out):
+def test_seconds_of_training_accumulate_over_resumes(out):
     with pytest.raises(Crash):
         train(start(out), at={2: lambda: time.sleep(0.3), 6: crash})
     before = load_checkpoint(out / "checkpoint.npz")[1]["seconds"]
@@ -151,7 +151,7 @@ def test_seconds_of_training_go_on_counting(out):
     BackendError("no GPU"), CheckpointError("no file"), DataError("no data"), RunError("no run"),
     FloatingPointError("no number"), OSError(errno.ENOSPC, "no space"),
 ], ids=lambda error: type(error).__name__)
-def test_what_a_user_can_mend_is_one_line_and_exit_code_2(capsys, error):
+def test_an_error_that_a_user_can_fix_is_one_line_and_exit_code_2(capsys, error):
     def main():
         raise error
 
@@ -245,10 +245,10 @@ def test_several_processes_share_a_batch_and_a_chunk_evenly(out, option, n, hint
     assert not out.exists()
 
 
-# ---------------------------------------------------------------- log.csv, and evaluation while it trains
+# ---------------------------------------------------------------- log.csv, and evaluation during training
 
 def test_log_csv_is_the_log_as_a_table(out):
-    for more in ((), ("--resume",)):                         # cut short after step 6, and gone on with
+    for more in ((), ("--resume",)):                         # interrupted after step 6, and resumed
         run, rng = start(out, "--log", "csv", *more), np.random.default_rng(0)
         for step in run.steps(TOTAL, rng, save_every=SAVE_EVERY):
             if step == 8 and not more:
@@ -265,7 +265,7 @@ def test_log_csv_is_the_log_as_a_table(out):
 
 
 @pytest.mark.parametrize("every, expected", [(None, []), (1, [5, 11, 17]), (2, [11]), (3, [17]), (4, [])])
-def test_a_model_is_evaluated_every_so_many_epochs(out, every, expected):
+def test_a_model_is_evaluated_every_n_epochs(out, every, expected):
     args = arguments(out, "--epochs", "3")
     args.evaluate_every = every
     run = Run(args, "test")

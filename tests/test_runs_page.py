@@ -1,4 +1,4 @@
-"""docs/runs.md: the files and numbers that it lists are those of a run, its code runs, its messages exist."""
+"""docs/runs.md lists the files and numbers of a run, its code runs, and its error messages are those of the package."""
 
 import functools
 import re
@@ -39,7 +39,7 @@ def test_every_file_and_number_of_a_run_is_explained(folder):
 
 
 def others():
-    """{script: the files and numbers that the page says it adds}."""
+    """{script: the files and numbers that it adds according to the page}."""
     added, scripts = {}, []
     body = TEXT.split("## What other scripts add")[1].split("\n## ")[0]
     for line in body.splitlines():
@@ -64,14 +64,14 @@ METHODS = "|".join(["untrained", "random weights", "positives only", "BYOL", "Si
                     "uniformity only", "both"])
 
 
-def test_the_page_has_every_script():
+def test_the_page_lists_every_script():
     assert others().keys() == OPTIONS.keys()
     scripts = {path.stem for path in (ROOT / "examples").glob("*.py") if "Run(args" in path.read_text()}
     assert scripts == OPTIONS.keys() | {"simclr_mnist"}
 
 
 @pytest.mark.parametrize("script", OPTIONS)
-def test_what_other_scripts_add_is_explained(script, tmp_path, monkeypatch):
+def test_the_page_lists_what_other_scripts_add(script, tmp_path, monkeypatch):
     monkeypatch.setenv("MINICL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(digits, "generate_digits", functools.partial(digits.generate_digits, 60, 100))
     monkeypatch.setattr(shapes, "generate_shapes", functools.partial(shapes.generate_shapes, 60, 30))
@@ -95,7 +95,7 @@ def test_what_other_scripts_add_is_explained(script, tmp_path, monkeypatch):
     assert plain == others()[script]
 
 
-def test_the_code_loads_what_was_trained(folder, monkeypatch):
+def test_the_code_loads_the_trained_model(folder, monkeypatch):
     monkeypatch.chdir(folder.parents[1])
     monkeypatch.setattr(digits, "generate_digits", functools.partial(digits.generate_digits, 200, 60))
     names = {}

@@ -1,4 +1,5 @@
-"""The page about scaling: its curves run, its fits find exponents, and what would not fit is left out."""
+"""The scaling page: its curves run, its fits find the exponents, and sizes that take too much time or memory are left
+out."""
 
 from pathlib import Path
 
@@ -15,13 +16,14 @@ OTHERS = [curve.cases[256] for curve in LOSSES if isinstance(curve.cases[256], L
 
 
 def result(**times):
-    """Of a size: {label: (seconds, MiB)}."""
+    """The record of one size, made from label=(seconds, MiB)."""
     return {"rounds": {label: [seconds] for label, (seconds, _) in times.items()},
             "peak": {label: memory for label, (_, memory) in times.items()}, "disturbed": 0.0, "errors": {}}
 
 
 def squares(last=16384, peer=4096):
-    """Times that grow as N^2, one thread twice as slow; minicl's memory as N, PyTorch's as N^2 and only up to `peer`."""
+    """{size: record} with times that grow as N^2, twice as long with one thread. The memory of minicl grows as N, that
+    of PyTorch as N^2, and PyTorch is measured only up to `peer`."""
     return {str(N): result(**{ALL: (1e-9 * N**2, N / 256), ONE: (2e-9 * N**2, N / 256)},
                            **{PEER: (4e-9 * N**2, 1e-5 * N**2)} if N <= peer else {})
             for N in scaling.SIZES if N <= last}
@@ -43,11 +45,11 @@ def test_every_size_is_a_case_that_a_worker_finds():
     from benchmarks.cases import ALL as CASES
 
     for case in (case for curve in CURVES for case in curve.cases.values()):
-        found = CASES[case.name]                             # perhaps one of the benchmarks, which has a target
+        found = CASES[case.name]                             # may be a benchmark, which has a target
         assert type(found) is type(case) and found.tiny().name == case.tiny().name
 
 
-def test_exponents_and_the_end_of_memory_are_those_of_the_powers():
+def test_exponents_and_the_memory_limit_are_those_of_the_power_laws():
     sizes, times, memory = scaling.series(squares(), ALL)
     assert scaling.exponent(sizes, times) == pytest.approx(2) and scaling.exponent(sizes, memory) == pytest.approx(1)
     assert scaling.exponent(sizes[:1], times[:1]) is None
@@ -56,7 +58,7 @@ def test_exponents_and_the_end_of_memory_are_those_of_the_powers():
     assert scaling.ends(4096, 168, 0.1, 2**34) == "not in sight" and scaling.ends(1e6, 2, 1.0, 2**44) == "beyond 10^9"
 
 
-def test_what_would_take_too_long_or_too_much_memory_is_left_out(monkeypatch):
+def test_sizes_that_take_too_long_or_too_much_memory_are_left_out(monkeypatch):
     monkeypatch.setattr(scaling, "free_memory", lambda: 2**33)
     before = squares()
     assert scaling.may_run({}, ALL, 256, seconds=1, left=100)
@@ -78,9 +80,9 @@ def test_the_page_has_the_model_and_the_peer():
     assert "Others, on 2 threads" in page and "| 1,024 | 1.05, 4 MiB |" in page and "CLIP" not in page.split("## Exp")[1]
 
 
-def test_the_page_in_docs_is_of_this_generator():
+def test_the_page_in_docs_is_from_this_generator():
     if not PAGE.exists():
-        pytest.skip("docs/scaling.md has not been printed yet")
+        pytest.skip("docs/scaling.md does not exist")
     page, text = PAGE.read_text(), scaling.INTRO.splitlines()
     assert [line for line in text if "{" not in line and line not in page] == []
     assert [curve.title for curve in CURVES if curve.title not in page] == []

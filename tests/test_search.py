@@ -1,4 +1,4 @@
-"""examples/search.py: exact search, the index, the page in a real browser, and a one-line error for what cannot be searched."""
+"""examples/search.py: exact search, the index, the page in a real browser, and one-line errors for bad input."""
 
 import os
 import re
@@ -25,7 +25,7 @@ NAMES = ["a.png", "b ü.jpg", "deep/<b>&\"'.png", "deep/er/c.bmp", "e.PNG", "sam
 
 @pytest.fixture
 def run(tmp_path, rng):
-    """A folder with a checkpoint of a SimCLR that has seen nothing; random convolutions tell colours apart."""
+    """A folder with a checkpoint of an untrained SimCLR, whose random convolutions distinguish colours."""
     return saved(tmp_path / "run", SimCLR(nn.ConvNet((16, 16, 3), (8, 16), rng=rng), nn.Sequential()))
 
 
@@ -39,7 +39,7 @@ def saved(folder, model, config=None, **parts):
 
 @pytest.fixture
 def photos(tmp_path, rng):
-    """Pictures of one colour each, noise on it; the last is the first again."""
+    """A folder of pictures, each of one colour with noise. The last is a copy of the first."""
     root = tmp_path / "my photos"
     for k, name in enumerate(NAMES):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def output(capsys, *options):
 
 
 def listed(text):
-    """[[(cosine, name), ...] for each query] of what was printed."""
+    """[[(cosine, name), ...] for each query] in the printed text."""
     return [[(float(s), name) for s, name in re.findall(r"^ +\d+ +(-?\d\.\d+)  (.*)$", part, re.MULTILINE)]
             for part in re.split(r"\n\n", text)[:-1]]
 
@@ -65,7 +65,7 @@ def listed(text):
 # ---------------------------------------------------------------- search
 
 @pytest.mark.parametrize("N, d, M, k", [(1, 3, 1, 1), (50, 4, 3, 7), (50, 4, 3, 50), (301, 8, 40, 10)])
-def test_nearest_is_what_comparing_with_all_gives(xp, rng, N, d, M, k):
+def test_nearest_agrees_with_a_comparison_to_all(xp, rng, N, d, M, k):
     bank = rng.standard_normal((N, d), dtype="float32")
     bank[N // 2:] = bank[:N - N // 2]                                                    # ties: the earlier is first
     queries = rng.standard_normal((M, d), dtype="float32")
@@ -77,7 +77,7 @@ def test_nearest_is_what_comparing_with_all_gives(xp, rng, N, d, M, k):
     np.testing.assert_allclose(np.take_along_axis(s, ids, axis=1), scores, rtol=0, atol=1e-12)
 
 
-def test_a_narrow_cone_is_searched_as_well_as_a_wide_one(xp, rng):
+def test_a_narrow_cone_is_searched_exactly(xp, rng):
     directions = rng.standard_normal((200, 6))
     bank = (1000 + directions).astype("float32")
     _, ids = search.nearest(xp.asarray(bank), xp.asarray(bank[:50]), 1)
@@ -99,7 +99,7 @@ def test_the_nearest_pictures_are_printed_and_the_query_is_not_its_own_result(ru
         np.testing.assert_allclose([score for score, _ in found], [score for score, _ in expected], atol=6e-4)
 
 
-def test_a_picture_from_elsewhere_and_fewer_pictures_than_asked_for(run, photos, tmp_path, capsys):
+def test_a_picture_from_elsewhere_finds_all_pictures_if_k_is_larger(run, photos, tmp_path, capsys):
     shutil.copy(photos / "e.PNG", tmp_path / "mine.png")
     code, out, _ = output(capsys, run, tmp_path / "mine.png", "--in", photos, "--k", 100)
     assert code == 0 and len(listed(out)[0]) == len(NAMES) and listed(out)[0][0] == (1.0, "e.PNG")
@@ -110,7 +110,7 @@ def test_the_folder_that_the_run_trained_on_is_searched_by_default(photos, tmp_p
     assert output(capsys, run, photos / "a.png")[0] == 0
 
 
-def test_the_current_folder_is_searched_by_a_file_that_was_exported(run, photos, tmp_path, capsys, monkeypatch):
+def test_an_exported_file_searches_the_current_folder(run, photos, tmp_path, capsys, monkeypatch):
     pytest.importorskip("safetensors")
     assert run_example("export", run, tmp_path / "e.safetensors") == 0
     monkeypatch.chdir(photos)
@@ -135,7 +135,7 @@ def test_a_clip_is_searched_by_words_and_by_pictures_at_once(clip, photos, capsy
     assert [name for _, name in listed(out)[1]] == [NAMES[k] for k in np.argsort(-s[0].round(5), kind="stable")]
 
 
-def test_words_that_were_not_learned_are_named_and_nothing_else_is_an_error(photos, tmp_path, rng, capsys):
+def test_unknown_words_are_named_and_are_an_error_if_there_are_no_others(photos, tmp_path, rng, capsys):
     tokenizer = nn.WordTokenizer(["red", "a", "dog"], 6, unknown=True)
     model = CLIP(nn.ConvNet((16, 16, 3), (8, 16), rng=rng), nn.BagOfTokens(tokenizer.size, rng=rng), 8, rng=rng)
     other = saved(tmp_path / "clip", model, tokenizer=tokenizer)
@@ -157,14 +157,14 @@ def test_words_that_would_be_cut_off_are_refused_and_encode_text_warns(photos, t
 
 
 @pytest.mark.parametrize("order", [("PICTURE", "--words", "red"), ("--words", "red", "PICTURE"), ("--k", 3, "PICTURE", "--words", "red")])
-def test_pictures_and_options_stand_in_any_order(clip, photos, capsys, order):
+def test_pictures_and_options_may_come_in_any_order(clip, photos, capsys, order):
     options = [photos / "a.png" if option == "PICTURE" else option for option in order]
     code, out, _ = output(capsys, clip, "--in", photos, *options)
     assert code == 0 and len(listed(out)) == 2
 
 
 @pytest.mark.parametrize("link", ["picture", "folder", "inside", "hard"])
-def test_a_picture_is_not_its_own_result_by_a_link_either(run, photos, tmp_path, capsys, link):
+def test_a_picture_is_not_its_own_result_through_a_link(run, photos, tmp_path, capsys, link):
     query = photos / "deep/er/c.bmp"
     if link == "picture":
         query = tmp_path / "link.bmp"
@@ -227,7 +227,7 @@ def test_only_new_and_changed_pictures_are_encoded_again(run, photos, capsys, mo
     assert len(read()) == len(NAMES) - 1 == len(seen[0])
 
 
-def test_a_search_that_was_ended_goes_on_where_the_index_was_written(run, photos, monkeypatch):
+def test_an_interrupted_search_continues_from_its_index(run, photos, monkeypatch):
     seen, encode_files = [], search.encode_files
 
     def ended(trained, root, names):
@@ -250,12 +250,12 @@ def test_broken_pictures_are_named_and_skipped(run, photos, capsys):
     (photos / "link.png").symlink_to(photos / "nowhere.png")
     code, out, _ = output(capsys, run, photos / "a.png", "--in", photos)
     assert code == 0 and "broken.jpg" in re.findall("^skipped: .*", out, re.MULTILINE)[0] and "link.png" in out
-    assert len(listed(out)[1]) == len(NAMES) - 1                                         # after what was skipped
+    assert len(listed(out)[1]) == len(NAMES) - 1                                         # printed after the skipped files
 
 
-def test_a_run_that_nobody_may_write_to_is_searched_without_keeping_an_index(run, photos, tmp_path, capsys):
+def test_a_read_only_run_is_searched_without_storing_an_index(run, photos, tmp_path, capsys):
     if os.geteuid() == 0:
-        pytest.skip("root may write everywhere")
+        pytest.skip("root can write to any folder")
     run.chmod(0o500)
     code, out, _ = output(capsys, run, photos / "a.png", "--in", photos, "--out", tmp_path / "x.html")
     run.chmod(0o700)
@@ -264,11 +264,11 @@ def test_a_run_that_nobody_may_write_to_is_searched_without_keeping_an_index(run
 
 # ---------------------------------------------------------------- bad input
 
-def test_names_of_bytes_that_are_no_text_are_printed(run, photos, capsys):
+def test_names_that_are_not_utf_8_are_printed(run, photos, capsys):
     try:
         (photos / os.fsdecode(b"caf\xe9.png")).write_bytes((photos / "a.png").read_bytes())
     except OSError:
-        pytest.skip("this file system takes only UTF-8")
+        pytest.skip("this file system accepts only names in UTF-8")
     code, out, _ = output(capsys, run, photos / "a.png", "--in", photos)
     assert code == 0 and "caf?.png" in out and "caf?.png" in (run / "search.html").read_text()
 
@@ -276,14 +276,14 @@ def test_names_of_bytes_that_are_no_text_are_printed(run, photos, capsys):
 BAD = {
     "no query": (lambda f: [f.run, "--in", f.photos], "nothing to search for: give pictures, or --words"),
     "no such run": (lambda f: [f.tmp / "none", f.picture], "none does not exist"),
-    "no run": (lambda f: [f.photos, f.picture], "is not the folder of a run"),
+    "not a run": (lambda f: [f.photos, f.picture], "is not the folder of a run"),
     "no such folder": (lambda f: [f.run, f.picture, "--in", f.tmp / "none"], "none: there is no such folder"),
     "no folder": (lambda f: [f.run, f.picture], "run was not trained on a folder of pictures; name the folder"),
     "a file": (lambda f: [f.run, f.picture, "--in", f.picture], "there is no such folder"),
     "empty": (lambda f: [f.run, f.picture, "--in", f.empty], "empty holds no pictures"),
     "all broken": (lambda f: [f.run, f.picture, "--in", f.broken], "none of its 1 pictures could be read"),
     "no such picture": (lambda f: [f.run, f.tmp / "none.png", "--in", f.photos], "none.png: No such file"),
-    "no picture": (lambda f: [f.run, f.broken / "x.png", "--in", f.photos], "x.png: not a picture"),
+    "not a picture": (lambda f: [f.run, f.broken / "x.png", "--in", f.photos], "x.png: not a picture"),
     "a folder as picture": (lambda f: [f.run, f.photos, "--in", f.photos], "is a folder; give the files in it"),
     "words without CLIP": (lambda f: [f.run, "--words", "red", "--in", f.photos], "has a SimCLR, which does not read text"),
     "k 0": (lambda f: [f.run, f.picture, "--in", f.photos, "--k", 0], "expected an integer >= 1"),
@@ -297,7 +297,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("options, message", BAD.values(), ids=BAD)
-def test_what_cannot_be_searched_is_one_line_and_changes_nothing(run, photos, tmp_path, capsys, options, message):
+def test_bad_input_is_one_line_and_changes_nothing(run, photos, tmp_path, capsys, options, message):
     class Folders:
         empty, broken, page, picture, tmp = (tmp_path / "empty", tmp_path / "broken", tmp_path / "d.html", photos / "a.png", tmp_path)
     Folders.run, Folders.photos = run, photos
@@ -317,7 +317,7 @@ def test_what_cannot_be_searched_is_one_line_and_changes_nothing(run, photos, tm
 def visit(page, tmp_path, script):
     program = find_browser()
     if program is None:
-        pytest.skip("no Chromium (chromium, chromium-browser or google-chrome) to open the page with")
+        pytest.skip("needs Chromium (chromium, chromium-browser or google-chrome)")
     copy = tmp_path / "visited.html"
     policy = "style-src 'unsafe-inline'"
     text = page.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A setting that is changed after construction is checked as by the constructor, or refused."""
+"""A setting that is changed after construction is checked as in the constructor, or refused."""
 
 import copy
 import inspect
@@ -13,7 +13,7 @@ from minicl.methods import BYOL, MoCo
 from minicl.optim import LARS, SGD, Adam, AdamW
 
 BAD_SHARE = (-0.1, 1.5, float("nan"), "0.5", None)
-SETTINGS = [  # how it is made, attribute, values out of range, a value within
+SETTINGS = [  # (constructor, attribute, invalid values, a valid value)
     (lambda rng: nn.BatchNorm(3), "momentum", BAD_SHARE, 0.5),
     (lambda rng: nn.BatchNorm(3), "eps", (0, -0.1, float("inf"), "x"), 1e-3),
     (lambda rng: nn.BatchNorm(3), "splits", (0, -2), 2),
@@ -43,7 +43,7 @@ def test_a_setting_out_of_range_is_refused(make, name, bad, good):
 
 
 NAN = float("nan")
-WRONG = {  # of each option of the optimizers: values out of range
+WRONG = {  # invalid values of each option of the optimizers
     "lr": (-1.0, NAN, float("inf"), 10**400, "0.1", True),
     "momentum": (-0.1, 1.0, NAN, "0.9", None, np.array(0.5)),
     "nesterov": ("no", 1, None),
@@ -56,7 +56,7 @@ OPTIMIZERS = [(kind, name) for kind in (SGD, Adam, AdamW, LARS) for name in insp
 
 
 def everything(optimizer):
-    """Copies of all that a step changes, and of the settings."""
+    """Copies of the settings and of everything that a step changes."""
     return copy.deepcopy([optimizer.state_dict(), optimizer.steps, optimizer.values, optimizer.grads, optimizer.spent,
                           [getattr(optimizer, name) for name in inspect.signature(type(optimizer)).parameters
                            if name != "model"], [p.changed for p in optimizer.parameters]])
@@ -64,7 +64,7 @@ def everything(optimizer):
 
 @pytest.mark.parametrize("kind, name", OPTIMIZERS, ids=lambda item: getattr(item, "__name__", item))
 def test_a_refused_setting_of_an_optimizer_changes_nothing(kind, name, rng):
-    """When it is set, when it is an argument of step(), and in the constructor. In place nothing can be changed."""
+    """Invalid values are refused when set, by step() and by the constructor. No setting can be changed in place."""
     model = nn.Linear(3, 2, rng=rng)
     optimizer = kind(model, 0.1)
     for wrong in (None, *WRONG[name]):
@@ -84,7 +84,7 @@ def test_a_refused_setting_of_an_optimizer_changes_nothing(kind, name, rng):
             with pytest.raises((TypeError, ValueError), match="clip_grad_norm"):
                 optimizer.step(clip_grad_norm=norm)
         np.testing.assert_equal(everything(optimizer), before)
-        optimizer.step()                                                     # with the settings as they were
+        optimizer.step()                                                     # with the old settings
         assert optimizer.steps == before[1] + 1 and not np.array_equal(optimizer.values, before[2])
     assert isinstance(getattr(optimizer, name), (float, bool, tuple))        # immutable
 
@@ -112,9 +112,9 @@ TRANSFORMS = [augment.RandomAffine(), augment.RandomResizedCrop(4), augment.Colo
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS, ids=lambda transform: type(transform).__name__)
-def test_a_transform_keeps_the_options_it_was_made_with(transform):
+def test_the_options_of_a_transform_cannot_be_changed(transform):
     options = [name for name in vars(transform) if not name.startswith("_")]
-    for name in [*options, options[0] + "s", "probability"]:                 # those it has, and misspelt ones
+    for name in [*options, options[0] + "s", "probability"]:                 # existing and misspelt names
         with pytest.raises(AttributeError, match=f"{name} cannot be set.*make a new"):
             setattr(transform, name, 7)
     images = np.random.default_rng(0).random((3, 8, 8, 3), dtype="float32")
@@ -126,7 +126,7 @@ def test_a_transform_keeps_the_options_it_was_made_with(transform):
             setattr(other, options[0], 7)
 
 
-def test_a_transform_of_ones_own_may_keep_state():
+def test_a_user_defined_transform_may_keep_state():
     class Counting(augment.Transform):
         def __init__(self):
             self.calls = 0
@@ -144,7 +144,7 @@ def test_a_transform_of_ones_own_may_keep_state():
 
 
 @pytest.mark.parametrize("name", ["seed", "batch_size", "n", "per_epoch", "sed"])
-def test_batches_keep_what_they_were_made_with(name):
+def test_the_arguments_of_batches_cannot_be_changed(name):
     for batches in (Batches(10, 5), copy.deepcopy(Batches(10, 5)), pickle.loads(pickle.dumps(Batches(10, 5)))):
         batches[0]
         with pytest.raises(AttributeError, match=f"Batches.{name} cannot be set; make new"):

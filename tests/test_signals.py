@@ -1,4 +1,5 @@
-"""Signals that end a program: exit codes, a step that is finished, and signals that the parent process ignores."""
+"""Signals that end a program: its exit code, the step that it finishes first, and signals ignored by the parent
+process."""
 
 import os
 import shutil
@@ -13,7 +14,7 @@ import pytest
 from minicl.signals import SIGNALS, Stopped, signals_noted, signals_stop
 
 ROOT = Path(__file__).resolve().parents[1]
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows sends no such signals")
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 ENDING = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 
 TRAINING = """
@@ -36,7 +37,7 @@ command(main)
 
 @pytest.fixture(autouse=True)
 def default_handlers():
-    """Python's own, whatever the tests were started by; they must be restored after each test."""
+    """Set Python's default handlers for each test, and check that the test restores them."""
     own = {number: signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL for number in SIGNALS}
     before = {number: signal.signal(number, handler) for number, handler in own.items()}
     yield
@@ -65,7 +66,7 @@ def test_a_signal_stops_at_once_outside_of_training(name):
 
 
 @pytest.mark.parametrize("name", ENDING)
-def test_within_a_step_it_is_noted(name):
+def test_a_signal_within_a_step_is_noted(name):
     with signals_stop(), signals_noted() as noted:
         signal.raise_signal(getattr(signal, name))
     assert noted == [getattr(signal, name)]
@@ -93,7 +94,7 @@ def test_an_ignored_signal_stays_ignored(name):
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_a_run_finishes_its_step_saves_says_how_to_go_on_and_exits_with_128_and_the_number(tmp_path, name):
+def test_a_run_finishes_its_step_saves_and_exits_with_128_plus_the_signal(tmp_path, name):
     process = start(tmp_path / "out")
     wait_for_steps(process)
     process.send_signal(getattr(signal, name))
@@ -103,7 +104,7 @@ def test_a_run_finishes_its_step_saves_says_how_to_go_on_and_exits_with_128_and_
     assert sorted(os.listdir(tmp_path / "out")) == ["checkpoint.npz", "config.json", "log.jsonl"]
 
 
-def test_under_nohup_a_closed_terminal_ends_nothing_and_sigterm_still_does(tmp_path):
+def test_under_nohup_sighup_is_ignored_and_sigterm_ends_the_run(tmp_path):
     process = start(tmp_path / "out", "nohup")
     wait_for_steps(process)
     process.send_signal(signal.SIGHUP)
@@ -113,11 +114,11 @@ def test_under_nohup_a_closed_terminal_ends_nothing_and_sigterm_still_does(tmp_p
     assert process.returncode == 143
 
 
-def test_as_the_first_process_of_a_container_too(tmp_path):
-    """The kernel gives process 1 no default actions: what it does not handle is lost."""
+def test_sigterm_also_ends_the_first_process_of_a_container(tmp_path):
+    """The kernel has no default actions for process 1, so a signal without a handler is lost."""
     unshare = ["unshare", "--fork", "--pid", "--kill-child"]
     if not shutil.which("unshare") or subprocess.run([*unshare, "true"], capture_output=True).returncode:
-        pytest.skip("needs the right to make a PID namespace")
+        pytest.skip("needs permission to make a PID namespace")
     process = start(tmp_path / "out", *unshare, "--")
     wait_for_steps(process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()

@@ -1,4 +1,4 @@
-"""examples/simclr_mnist.py from end to end on a few generated digits: results, repeats, Ctrl-C and --resume."""
+"""examples/simclr_mnist.py runs on a few generated digits: results, repeatability, Ctrl-C and --resume."""
 
 import functools
 import json
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples" / "simclr_mnist.py"
 KEYS = ["data", "backend", "seed", "loss", "bound_nats", "cap_nats", "knn_h", "knn_z", "probe_h", "probe_z",
         "rank_h", "rank_z", "test_images", "seconds", "seconds_per_epoch", "peak_mib"]
-REPEATED = KEYS[2:13]                                        # what a seed decides
+REPEATED = KEYS[2:13]                                        # determined by the seed
 TRAIN, TEST, BATCH = 200, 60, 20
 SMALL = ("--data", "digits", "--batch", str(BATCH), "--log-every", "1")
 TWO_EPOCHS = (*SMALL, "--epochs", "2", "--encoder", "mlp")
@@ -55,7 +55,7 @@ runpy.run_path({str(EXAMPLE)!r}, run_name="__main__")
 
 @pytest.fixture(autouse=True)
 def small_world(monkeypatch, tmp_path):
-    """Few digits, no pictures, an empty cache."""
+    """Few digits, no plots, an empty cache."""
     monkeypatch.setattr(digits, "generate_digits", functools.partial(digits.generate_digits, TRAIN, TEST))
     monkeypatch.setattr(viz, "Figure", None)
     monkeypatch.setenv("MINICL_CACHE", str(tmp_path / "cache"))
@@ -63,7 +63,7 @@ def small_world(monkeypatch, tmp_path):
 
 @pytest.fixture
 def example(monkeypatch, tmp_path):
-    """example(*options, out=name): run the script to its end; its exit code and the folder."""
+    """example(*options, out=name) runs the script and returns (exit code, folder)."""
     def run(*options, out="out"):
         monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *options, "--out", str(tmp_path / out)])
         with pytest.raises(SystemExit) as end:
@@ -154,7 +154,7 @@ def test_chunks_of_a_batch_train_as_the_whole(example, more):
         assert free[0] == whole[0] and free[1:] != whole[1:]
 
 
-def test_a_look_every_epoch_is_in_the_log_and_changes_nothing(example):
+def test_evaluation_every_epoch_is_logged_and_changes_nothing(example):
     folders = [example(*TWO_EPOCHS, *more, out=f"out{len(more)}")[1] for more in ((), ("--evaluate-every", "1"))]
     assert losses_of(folders[0]) == losses_of(folders[1])
     looks = [line for line in map(json.loads, (folders[1] / "log.jsonl").read_text().splitlines()) if "knn_h" in line]
@@ -163,7 +163,7 @@ def test_a_look_every_epoch_is_in_the_log_and_changes_nothing(example):
     assert all(looks[-1][name] == result[name] for name in ("knn_h", "knn_z", "rank_h", "rank_z"))
 
 
-def test_a_finished_run_goes_on_for_more_epochs(example, capsys):
+def test_a_finished_run_continues_for_more_epochs(example, capsys):
     _, folder = example(*SMALL, "--epochs", "1", "--encoder", "mlp")
     code, _ = example(*TWO_EPOCHS, "--resume")
     assert code == 0 and "--epochs was 1, now 2: the remaining learning rates are" in capsys.readouterr().out
@@ -175,7 +175,7 @@ def test_few_steps_still_have_a_loss(example):
     assert code == 0 and math.isfinite(result_of(folder)["loss"])
 
 
-def test_pictures_are_drawn_where_matplotlib_is(example, xp, monkeypatch):
+def test_plots_are_drawn_if_matplotlib_is_installed(example, xp, monkeypatch):
     figure = pytest.importorskip("matplotlib.figure")
     monkeypatch.setattr(viz, "Figure", figure.Figure)
     code, folder = example(*TWO_EPOCHS, "--backend", backend_of(xp))
@@ -192,7 +192,7 @@ def test_without_matplotlib_a_line_says_how_to_get_pictures(example, capsys):
 
 # ---------------------------------------------------------------- data
 
-def test_without_a_network_generated_digits_are_used_and_a_line_says_so(example, monkeypatch, capsys):
+def test_without_a_network_generated_digits_are_used_with_one_line(example, monkeypatch, capsys):
     with socket.socket() as unused:                          # a loopback port where nobody listens
         unused.bind(("127.0.0.1", 0))
         monkeypatch.setattr(mnist, "MIRRORS", (f"http://127.0.0.1:{unused.getsockname()[1]}/",))
@@ -204,13 +204,13 @@ def test_without_a_network_generated_digits_are_used_and_a_line_says_so(example,
     assert len(told) == 1 and "MNIST could not be downloaded" in told[0] and "--data-dir" in told[0]
 
 
-def test_mnist_insisted_on_but_not_there_is_an_error(example, tmp_path, capsys):
+def test_requested_mnist_that_is_missing_is_an_error(example, tmp_path, capsys):
     code, _ = example("--data", "mnist", "--data-dir", str(tmp_path))
     assert code == 2
     assert "has none of MNIST's files" in capsys.readouterr().err
 
 
-# ---------------------------------------------------------------- what is asked wrongly
+# ---------------------------------------------------------------- invalid options
 
 @pytest.mark.parametrize("option, value, message", [
     ("--tau", "0", "argument --tau: expected a number in (0, inf), got 0"),
@@ -241,8 +241,8 @@ def test_an_out_that_cannot_be_written_is_an_error_before_training(example, tmp_
     assert code == 2 and "cannot write there" in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")        # NumPy's, of the overflow that is asked for
-def test_a_rate_that_diverges_is_an_error_with_advice_and_no_result(example, capsys):
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")        # NumPy's, of the expected overflow
+def test_a_learning_rate_that_diverges_is_an_error_with_advice(example, capsys):
     code, folder = example(*TWO_EPOCHS, "--lr", "1e30")
     assert code == 2 and re.search("not finite.*learning rate|the loss is nan.*--lr", capsys.readouterr().err)
     assert (folder / "log.jsonl").exists() and not (folder / "result.json").exists()
@@ -257,7 +257,7 @@ def start(folder, *options, wait_at=-1):
 
 
 def press_ctrl_c_at(step, folder, *options):
-    """Start the example, press Ctrl-C within a step; the ended process and what it wrote."""
+    """Start the example, press Ctrl-C within a step, and return (process, stdout, stderr)."""
     process = start(folder, *options, wait_at=step)
     for line in process.stdout:
         if line == "waiting\n":

@@ -1,4 +1,4 @@
-"""The docs as an offline site: every formula is rendered, every link leads somewhere, and the search works from a file."""
+"""The docs as an offline site: every formula is rendered, every link resolves, and the search works from a file."""
 
 import html
 import importlib.util
@@ -15,7 +15,7 @@ from test_play import FLAGS, find_browser
 ROOT = Path(__file__).resolve().parents[1]
 for needed in ("material", "latex2mathml"):
     if importlib.util.find_spec(needed) is None:
-        pytest.skip(f"{needed} is not installed (extra: docs)", allow_module_level=True)
+        pytest.skip(f"needs {needed} (extra: docs)", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_every_formula_is_rendered(pages, site):
         assert not re.search(r"\$|\\[a-z]+", shown), name
 
 
-def test_every_link_leads_somewhere(pages):
+def test_every_link_resolves(pages):
     anchors = {path: {html.unescape(a) for a in re.findall(r'\bid="?([^"\s>]+)', text)} for path, text in pages.items()}
     dead = []
     for path, text in pages.items():
@@ -61,7 +61,7 @@ def test_every_link_leads_somewhere(pages):
 def test_the_search_works_in_a_browser(site, tmp_path):
     program = find_browser()
     if program is None:
-        pytest.skip("no Chromium (chromium, chromium-browser or google-chrome) to open the site with")
+        pytest.skip("needs Chromium (chromium, chromium-browser or google-chrome)")
     run = subprocess.run([program, *FLAGS, f"--user-data-dir={tmp_path}", "--virtual-time-budget=10000", "--dump-dom",
                           f"{(site / 'index.html').as_uri()}?q=temperature"], capture_output=True, text=True, timeout=120)
     assert "CONSOLE" not in run.stderr, run.stderr

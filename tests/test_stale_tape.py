@@ -1,4 +1,5 @@
-"""What the library writes into between a forward and its backward makes backward() raise, not return a wrong gradient."""
+"""If minicl changes an array between a forward and its backward, backward() raises instead of giving a wrong
+gradient."""
 
 import copy
 import gc
@@ -60,7 +61,7 @@ def test_a_write_between_forward_and_backward_is_refused_and_changes_no_gradient
 
 
 @pytest.mark.parametrize("by", WRITES)
-def test_a_write_before_the_forward_or_after_the_backward_is_no_matter(by):
+def test_a_write_before_the_forward_or_after_the_backward_is_allowed(by):
     net = model()
     write = WRITES[by](net)
     loss_of(net).backward()
@@ -69,20 +70,20 @@ def test_a_write_before_the_forward_or_after_the_backward_is_no_matter(by):
         loss_of(net).backward()
 
 
-def test_what_is_frozen_in_an_optimizer_is_not_changed_by_its_step():
+def test_an_optimizer_step_does_not_change_frozen_parameters():
     net, x = model(), Tensor(X, requires_grad=True)
     for p in net[0].parameters():
         p.requires_grad = False
     optimizer = SGD(net, lr=0.1)
     loss_of(net).backward()
-    loss = net[0](x).sum()                                   # depends on what is frozen only
+    loss = net[0](x).sum()                                   # depends only on frozen parameters
     optimizer.step()
     loss.backward()
     assert x.grad is not None
 
 
-def test_frozen_weights_count_too():
-    """A gradient that passes through a target's weights is wrong as well once they have moved."""
+def test_a_change_of_frozen_weights_is_detected():
+    """A gradient that passes through the weights of a target is also wrong after they have changed."""
     online = model()
     target = frozen_copy(online)
     ema = EMA(online, target)
@@ -94,7 +95,7 @@ def test_frozen_weights_count_too():
         loss.backward()
 
 
-def test_the_clamp_of_the_logit_scale_counts():
+def test_the_clamp_of_the_logit_scale_is_detected():
     clip = CLIP(MLP((2, 2, 1), (4,), rng=np.random.default_rng(0)), MLP((2, 2, 1), (4,), rng=np.random.default_rng(0)), 2,
                 rng=np.random.default_rng(0))
     y = ops.exp(clip.logit_scale)
@@ -103,7 +104,7 @@ def test_the_clamp_of_the_logit_scale_counts():
         y.backward()
 
 
-def test_keys_that_enter_a_queue_count():
+def test_keys_that_enter_a_queue_are_detected():
     rng = np.random.default_rng(0)
     encoder = MLP((2, 2, 1), (4,), rng=rng)
     moco = MoCo(encoder, projection_head("linear", 4, hidden=4, dim=3, rng=rng), dim=3, queue=8, splits=1)
@@ -117,7 +118,7 @@ def test_keys_that_enter_a_queue_count():
         loss.backward()
 
 
-def test_a_model_that_nobody_holds_is_forgotten():
+def test_a_model_without_references_is_freed():
     gc.collect()
     before = set(tensor._parts)
     net = model()
@@ -129,7 +130,7 @@ def test_a_model_that_nobody_holds_is_forgotten():
     assert not set(tensor._parts) - before
 
 
-def test_running_averages_may_move_before_the_backward():
+def test_running_averages_may_change_before_the_backward():
     norm, x = BatchNorm(4), Tensor(X, requires_grad=True)
     norm(X)
     norm.eval()
@@ -146,7 +147,7 @@ def test_running_averages_may_move_before_the_backward():
 
 # ---------------------------------------------------------------- a leaf's own attributes
 
-def test_an_assignment_in_place_counts():
+def test_an_in_place_assignment_is_detected():
     w = Tensor(X, requires_grad=True)
     loss = (w * w).sum()
     w.data *= 2
@@ -155,7 +156,7 @@ def test_an_assignment_in_place_counts():
 
 
 @pytest.mark.parametrize("other", [X.astype("float64"), X[:1], X.T], ids=["dtype", "rows", "transposed"])
-def test_data_that_no_gradient_would_fit_count(other):
+def test_data_of_another_shape_or_dtype_are_detected(other):
     w = Tensor(X, requires_grad=True)
     loss = (w * w).sum()
     w.data = other
@@ -163,8 +164,8 @@ def test_data_that_no_gradient_would_fit_count(other):
         loss.backward()
 
 
-def test_other_data_leave_the_tape_as_it_was():
-    """The ops hold the array that they used, so the gradient belongs to it."""
+def test_new_data_do_not_change_the_tape():
+    """The ops hold the array that they used, so the gradient is that of the old data."""
     w = Tensor(X.copy(), requires_grad=True)
     loss = (w * w).sum()
     w.data = np.zeros_like(X)
@@ -173,7 +174,7 @@ def test_other_data_leave_the_tape_as_it_was():
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_requires_grad_is_settled_by_the_forward(first):
+def test_requires_grad_cannot_change_before_the_backward(first):
     w, x = Tensor(X, requires_grad=first), Tensor(X, requires_grad=True)
     loss = (w * x).sum()
     w.requires_grad = not first
@@ -181,7 +182,7 @@ def test_requires_grad_is_settled_by_the_forward(first):
         loss.backward()
 
 
-def test_a_gradient_that_no_longer_fits_goes():
+def test_a_gradient_that_no_longer_fits_is_dropped():
     w = Tensor(np.ones((2, 3)), requires_grad=True)
     w.grad = np.ones((2, 3))
     w.data = np.zeros((2, 3))
@@ -192,28 +193,28 @@ def test_a_gradient_that_no_longer_fits_goes():
 
 @pytest.mark.parametrize("grad", [np.ones(3), np.ones((2, 3), "float32"), np.ones((2, 1)), 1.0, [[1.0] * 3] * 2,
                                   Tensor(np.ones((2, 3)))], ids=str)
-def test_a_gradient_is_like_its_data(grad):
+def test_a_gradient_must_be_like_its_data(grad):
     with pytest.raises(ValueError, match=r"Tensor.grad: expected None or float64 array of shape \(2, 3\), like data, got"):
         Tensor(np.ones((2, 3)), requires_grad=True).grad = grad
 
 
 @pytest.mark.parametrize("name, value", [("data", np.ones(2)), ("grad", np.ones(2)), ("grad", None),
                                          ("requires_grad", False)])
-def test_what_an_op_has_produced_has_no_switches(name, value):
+def test_attributes_of_the_output_of_an_op_cannot_be_set(name, value):
     y = Tensor(np.ones(2), requires_grad=True) * 2.0
     with pytest.raises(RuntimeError, match=rf"Tensor.{name} cannot be set: this Tensor is the output of mul.*detach"):
         setattr(y, name, value)
 
 
 @pytest.mark.parametrize("value", ["no", 1, np.float32, None, np.True_])
-def test_requires_grad_is_a_bool(value):
+def test_requires_grad_must_be_a_bool(value):
     with pytest.raises(TypeError, match="requires_grad: expected True or False"):
         Tensor(np.ones(2), requires_grad=value)
     with pytest.raises(TypeError, match="requires_grad: expected True or False"):
         Tensor(np.ones(2)).requires_grad = value
 
 
-def test_requires_grad_tells_whether_a_gradient_flows():
+def test_requires_grad_shows_whether_a_gradient_flows():
     x = Tensor(np.ones(2), requires_grad=True)
     assert (x * 2.0).requires_grad and not (x * 2.0).detach().requires_grad and not Tensor(np.ones(2)).requires_grad
 
@@ -224,7 +225,7 @@ COPIES = {"copy": copy.copy, "deepcopy": copy.deepcopy, "pickle": lambda x: pick
 
 
 @pytest.mark.parametrize("how", COPIES)
-def test_a_copied_leaf_is_a_leaf_of_its_own(how):
+def test_a_copied_leaf_is_an_independent_leaf(how):
     x = Tensor(np.arange(3.0), requires_grad=True)
     (x * x).sum().backward()
     y = COPIES[how](x)
@@ -235,7 +236,7 @@ def test_a_copied_leaf_is_a_leaf_of_its_own(how):
 
 
 @pytest.mark.parametrize("how", COPIES)
-def test_the_output_of_an_op_is_not_copied(how):
+def test_the_output_of_an_op_cannot_be_copied(how):
     y = Tensor(np.ones(2), requires_grad=True) * 2.0
     with pytest.raises(TypeError, match=r"the output of mul\) cannot be copied"):
         COPIES[how](y)
@@ -243,7 +244,7 @@ def test_the_output_of_an_op_is_not_copied(how):
 
 
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
-def test_a_copied_model_trains_by_itself(how):
+def test_a_copied_model_trains_independently(how):
     net = model()
     SGD(net, lr=0.1)
     twin = COPIES[how](net)
@@ -254,7 +255,7 @@ def test_a_copied_model_trains_by_itself(how):
 
 
 @pytest.mark.parametrize("how", COPIES)
-def test_an_optimizer_is_not_copied(how):
+def test_an_optimizer_cannot_be_copied(how):
     with pytest.raises(TypeError, match="SGD cannot be copied or pickled.*load_state_dict"):
         COPIES[how](SGD(model().named_parameters(), lr=0.1))
 
@@ -275,7 +276,8 @@ def test_a_copied_average_follows_the_copied_model():
 
 @given(st.lists(st.sampled_from(["forward", "write", "backward"]), min_size=2, max_size=8))
 def test_any_order_of_writes_gives_the_gradient_of_the_forward_or_an_error(order):
-    """The parameter w_t at the time of its forward defines the gradient, 2 w_t; a write in between must be an error."""
+    """The parameter w_t of the forward defines the gradient, 2 w_t, and a write before the backward must be an
+    error."""
     w = Tensor(np.array([1.0, 2.0]), requires_grad=True)
     optimizer = SGD([("w", w)], lr=0.1, momentum=0.0)
     tapes, written = [], 0

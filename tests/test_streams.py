@@ -128,7 +128,7 @@ def test_a_module_with_a_generator_that_would_not_be_saved_is_refused():
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
 @each_optimizer
-def test_an_optimizer_is_not_copied(make, duplicate):
+def test_an_optimizer_cannot_be_copied(make, duplicate):
     model = Net()
     optimizer = make(model)
     for thing in (optimizer, (model, optimizer)):

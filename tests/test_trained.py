@@ -52,7 +52,8 @@ SCRIPTS = {                                                  # id: (script, opti
 
 @pytest.fixture
 def trained_by(monkeypatch, tmp_path):
-    """trained_by(script, options): its folder, and the model as the script has it after the last step; no evaluation."""
+    """trained_by(script, options): its folder, and the model as the script has it after the last step; no
+    evaluation."""
     monkeypatch.setattr(digits, "generate_digits", functools.partial(digits.generate_digits, 48, 24))
     monkeypatch.setattr(shapes, "generate_shapes", functools.partial(shapes.generate_shapes, 48, 24))
     monkeypatch.setattr(sequences, "generate_rotations", functools.partial(sequences.generate_rotations, n_train=48, n_test=24))
