@@ -115,7 +115,8 @@ def save_onnx(path, encoder, meta):
         if got.dtype != expected.dtype or got.shape != expected.shape:
             raise DataError(f"ONNX: the graph of {type(encoder).__name__} gives {got.dtype} {got.shape} for {len(others)} "
                             f"images, the encoder {expected.dtype} {expected.shape}")
-        error, largest = np.abs(got - expected).max(), np.abs(expected).max()
+        error = np.abs(got - expected).max()
+        largest = np.abs(expected).max()
         if not error <= TOLERANCE * largest:
             raise DataError(f"ONNX: the graph of {type(encoder).__name__} gives other features on other images, by "
                             f"{error:.1g}, where the largest is {largest:.1g}: something in it depends on the images in "
@@ -153,12 +154,14 @@ def to_onnx(onnx, encoder, images, meta):
                 raise DataError(f"ONNX: {tensor.node.op.__name__} is given an array that depends on the batch size")
             inputs.append(graph.constant(data))
         shape = [n if n == m else -1 for n, m in zip(tensor.shape, other.shape)]
-        before, op = np.shape(tensor.node.inputs[0]), tensor.node.op.__name__
+        before = np.shape(tensor.node.inputs[0])
+        op = tensor.node.op.__name__
         try:
             names[id(tensor)] = graph.translate(tensor.node, inputs, shape, before, tensor.dtype)
         except (TypeError, KeyError, ValueError) as error:   # of an option that is no number, or from onnx
             raise error if isinstance(error, DataError) else DataError(f"ONNX: {op} has no translation: {error}") from error
-    helper, FLOAT = onnx.helper, onnx.TensorProto.FLOAT
+    helper = onnx.helper
+    FLOAT = onnx.TensorProto.FLOAT
     graph.nodes[-1].output[0] = "features"
     made = helper.make_graph(
         graph.nodes, type(encoder).__name__, [helper.make_tensor_value_info("images", FLOAT, ["N", *images.shape[1:]])],
@@ -194,7 +197,9 @@ class Graph:
 
     def __init__(self, onnx):
         self.onnx = onnx
-        self.nodes, self.constants, self.known = [], [], {}
+        self.nodes = []
+        self.constants = []
+        self.known = {}                                      # (dtype, shape, bytes) -> the constant's name
 
     def constant(self, array):
         array = np.array(to_host(array), order="C")

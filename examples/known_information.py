@@ -130,7 +130,8 @@ def symbol_estimates(symbols: int, batch: int) -> SymbolEstimates:
     """
     require_integers("symbol_estimates", 1, MOST, symbols=symbols)
     require_integers("symbol_estimates", 2, 2**24, "it sums over the batch", batch=batch)
-    others, p = batch - 1, 1 / symbols
+    others = batch - 1
+    p = 1 / symbols
     if symbols == 1:
         chance = [0.0] * others + [1.0]                      # of B = b
     else:                                                    # in logarithms: the coefficients overflow

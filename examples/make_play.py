@@ -19,7 +19,8 @@ from minicl.evaluate import alignment, uniformity, uniformity_floor
 from minicl.ops import where
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS, PAGE = ROOT / "examples/play", ROOT / "docs/play.html"
+PARTS = ROOT / "examples/play"
+PAGE = ROOT / "docs/play.html"
 
 IMAGES = 6
 DIGITS = 10           # decimals of minicl's numbers: more would differ between processors

@@ -68,7 +68,8 @@ def main():
     if not searched or not os.path.isdir(searched):
         raise RunError((f"{searched}: there is no such folder" if searched else
                         f"{args.run} was not trained on a folder of pictures") + "; name the folder to search with --in")
-    root, home = Path(searched), Path(args.run) if os.path.isdir(args.run) else Path(args.run).parent
+    root = Path(searched)
+    home = Path(args.run) if os.path.isdir(args.run) else Path(args.run).parent
 
     length = getattr(trained.tokenizer, "length", math.inf)
     if long := [words for words in args.words if len(WORD.findall(words)) > length]:
@@ -170,7 +171,8 @@ def read_index(path, trained, root):
         if "encoder" not in meta:
             raise CheckpointError(f"{path} is a checkpoint")
         if (meta["encoder"], meta["root"]) == (key, os.path.realpath(root)):
-            old, known = arrays["index.features"], {name: (k, then) for k, (name, then) in enumerate(meta["files"])}
+            old = arrays["index.features"]
+            known = {name: (k, then) for k, (name, then) in enumerate(meta["files"])}
     except CheckpointError as error:
         if os.path.lexists(path):
             raise RunError(f"{path} is not an index of this script; remove it, or name another file with --index "
@@ -204,7 +206,8 @@ def keep(path, features, meta):
 def encode_files(trained, root, names):
     """{name: feature (d,)} of the readable pictures; others are reported."""
     size, _, channels = trained.image_shape
-    features, broken = {}, []
+    features = {}
+    broken = []
 
     def read(name):
         try:

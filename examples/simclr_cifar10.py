@@ -115,13 +115,15 @@ def main():
         N = len(images)
         chunk = args.chunk and args.chunk // world.size                              # of this process, or None
         if args.method == "moco":
-            trained, views = model.query, view1
+            trained = model.query
+            views = view1
             keys = model.encode_keys(view2, rng, chunk=chunk)                        # (N, d), constants
 
             def loss_of(h, z):                                                       # (N, features), (N, d)
                 return model.loss(z, keys, args.tau)
         else:
-            trained, views = model, xp.concatenate([view1, view2])
+            trained = model
+            views = xp.concatenate([view1, view2])
 
             def loss_of(h, z):                                                       # (2N, features), (2N, d)
                 return nt_xent(z[:N], z[N:], args.tau, world=world)

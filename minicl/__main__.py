@@ -12,7 +12,8 @@ from pathlib import Path
 
 from .console import lasting_output, listing
 
-INSTALLED, CLONED = Path(__file__).with_name("examples"), Path(__file__).parents[1] / "examples"
+INSTALLED = Path(__file__).with_name("examples")
+CLONED = Path(__file__).parents[1] / "examples"
 EXAMPLES = INSTALLED if INSTALLED.exists() else CLONED
 
 

@@ -221,7 +221,7 @@ def op(function=None, *, broadcasts=False):
     def call(*inputs, **options):
         recording = not (no_grad_blocks.get() and in_no_grad())
         arrays, needs_grad = [], []                          # of each input
-        kind, dtype = None, None                             # of all of them
+        kind = dtype = None                                  # of all of them
         for x in inputs:                                     # nearly always Tensors that agree: checked inline, since in
             if not isinstance(x, Tensor):                    # a small network the tape costs more than the arithmetic
                 break

@@ -66,7 +66,8 @@ class _Stream:
     """
 
     def __init__(self, stream: TextIO | None, lost: Any = None):
-        self._stream, self._lost = stream, lost
+        self._stream = stream
+        self._lost = lost
 
     def write(self, text: str) -> int:
         encoding = getattr(self._stream, "encoding", None) or "utf-8"

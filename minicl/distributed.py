@@ -48,7 +48,8 @@ class World:
     (slice(0, None, 1), [1.0, 1.0])
     """
 
-    rank, size, local_rank, local_size = 0, 1, 0, 1
+    rank = local_rank = 0
+    size = local_size = 1
 
     @property
     def part(self) -> slice:
@@ -221,7 +222,7 @@ class MPI(World):
 
     def choose_gpu(self, shared: bool) -> Any:
         """Select this process's GPU, before any array is on one; returns cupy."""
-        problem, gpu = None, None
+        problem = gpu = None
         try:
             cupy = importlib.import_module("cupy")
             count = cupy.cuda.runtime.getDeviceCount()       # 1 where Slurm shows each process its own
@@ -333,7 +334,8 @@ def _start(backend, engine, launched):
     try:
         import mpi4py
 
-        mpi4py.rc.initialize, mpi4py.rc.finalize = False, True               # MPICH would abort under Open MPI's launcher
+        mpi4py.rc.initialize = False                                         # MPICH would abort under Open MPI's launcher
+        mpi4py.rc.finalize = True
         from mpi4py import MPI as library
     except (ImportError, RuntimeError) as error:
         raise BackendError(f"a launcher started {launched or 'several'} processes, but they cannot communicate: {error}; "

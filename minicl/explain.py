@@ -98,7 +98,8 @@ class Explanation:
     """rows, oldest first; held: bytes that live until the backward, each array once, parameters and data apart."""
 
     def __init__(self, rows: list[Row], held: int) -> None:
-        self.rows, self.held = rows, held
+        self.rows = rows
+        self.held = held
 
     def __str__(self) -> str:
         n = len(self.rows)

@@ -124,7 +124,8 @@ def _slopes(function, inputs, position, entries, value, cotangent, step):
 
 def _explain(op_name, name, entries, analytic, numeric, wrong):
     k = np.argmax(np.where(wrong, np.nan_to_num(np.abs(analytic - numeric), nan=np.inf), -1))
-    worst, a, n = entries[k], analytic[k], numeric[k]
+    worst = entries[k]
+    a, n = analytic[k], numeric[k]
     ratios = (analytic[wrong] / np.where(numeric[wrong] == 0, np.nan, numeric[wrong]))
     where = f"{name}[{', '.join(map(str, worst))}]" if worst else name
     hint = textwrap.fill(_hint(entries, analytic, ratios, wrong), 76, initial_indent="    hint     ",

@@ -23,11 +23,13 @@ if TYPE_CHECKING:                     # callers pass Tensors and the body gets a
 else:
     class Index:
         """Annotates an op's argument as an array of integers (ids): constant, without a gradient."""
-        kinds, meaning = "iu", "integer"
+        kinds = "iu"
+        meaning = "integer"
 
     class Mask:
         """Annotates an op's argument as an array of bools: constant, without a gradient."""
-        kinds, meaning = "b", "bool"
+        kinds = "b"
+        meaning = "bool"
 
     class Scalar:
         """Annotates an op's input as one number, such as a temperature: a 0-d Tensor or a Python number."""

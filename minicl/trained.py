@@ -125,7 +125,10 @@ class Trained:
     image_shape: tuple[int, int, int] | None
 
     def __init__(self, folder: Path, model: Module, meta: dict[str, Any], tokenizer: Module | None, xp: ArrayModule):
-        self.folder, self.model, self.tokenizer, self.xp = folder, model, tokenizer, xp
+        self.folder = folder
+        self.model = model
+        self.tokenizer = tokenizer
+        self.xp = xp
         self.encoder = LastContext(model).eval() if isinstance(model, CPC) else getattr(model, "encoder", model)
         shapes = [module.image_shape for module in self.encoder.modules() if "image_shape" in vars(module)]
         self.image_shape = shapes[0] if shapes else None

@@ -47,7 +47,9 @@ def main(steps=150, every=25):
         target = frozen_copy(online)
         ema = EMA(online, target)
         optimizer = AdamW(online, lr=3e-3)
-        losses, at, cosines = [], [], []
+        losses = []
+        at = []
+        cosines = []
         for step in range(1, steps + 1):
             z = online(np.concatenate(fresh_views(batches[step], rng)))[1]
             loss = usual_loss(z[:BATCH], z[BATCH:])
@@ -59,8 +61,9 @@ def main(steps=150, every=25):
             if step % every == 0:                        # mean cosine of what both make of the same images
                 at.append(step)
                 cosines.append(1 - alignment(evaluated(online, test_images), evaluated(target, test_images)) / 2)
-        bank, shown = evaluated(target, images), (evaluated(online, test_images), evaluated(target, test_images))
-        online_knn, target_knn = (knn_accuracy(bank, labels, z, test_labels) for z in shown)
+        bank = evaluated(target, images)
+        online_knn, target_knn = (knn_accuracy(bank, labels, evaluated(model, test_images), test_labels)
+                                  for model in (online, target))
         return {"loss": losses, "step": at, "target's cosine with online": cosines,
                 "kNN, online's z among target's": online_knn, "kNN, target's z among target's": target_knn}
 

@@ -20,7 +20,8 @@ from minicl.methods import SimCLR
 from minicl.nn import MLP, projection_head
 from minicl.optim import AdamW
 
-TAU, BATCH = 0.1, 128
+TAU = 0.1
+BATCH = 128
 FOLDER = Path("runs/bugs")                              # where pictures go, below where the script is called
 
 

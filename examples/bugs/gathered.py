@@ -46,7 +46,8 @@ def gradient(model, optimizer, views, loss):
 @threads(1)
 def main(steps=100):
     def run(loss):
-        rng, data = np.random.default_rng(0), np.random.default_rng(1)
+        rng = np.random.default_rng(0)
+        data = np.random.default_rng(1)
         model = small_model(rng)
         optimizer = AdamW(model, lr=3e-3)
         losses = []

@@ -13,7 +13,9 @@ from compare import compare
 from minicl.backend import threads
 from minicl.contrastive import l2_normalize
 
-CLASSES, PROMPTS, DIM = 20, 10, 64
+CLASSES = 20
+PROMPTS = 10
+DIM = 64
 
 
 def correct(prompts):
@@ -35,7 +37,8 @@ def main(images=4000):
     scatter = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
 
     def run(average):
-        accuracy, seldom = [], []
+        accuracy = []
+        seldom = []
         for amount in scatter:
             classes = average(centre[:, None] + amount * noise)
             predicted = (x @ classes.T).argmax(axis=1)

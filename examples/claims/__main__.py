@@ -76,7 +76,8 @@ def parse(argv):
         if args.data_dir and args.size == "fast":
             print("warning: ignored with --size fast, which generates its digits: --data-dir", file=sys.stderr)
     if args.command == "report" and args.docs:
-        args.records, args.out = DOCS / "claims", DOCS / "claims.md"
+        args.records = DOCS / "claims"
+        args.out = DOCS / "claims.md"
     return args
 
 

@@ -169,7 +169,8 @@ def table(metrics):
 
 
 def draw(metrics, path):
-    N, batch = metrics["N"][0], metrics["batch"][0]
+    N = metrics["N"][0]
+    batch = metrics["batch"][0]
     knn = 100 * metrics["knn"]
     figure, (left, middle, right) = slide(f"More negatives spread z: kNN on z {knn[:, 0].mean():.1f} → "
                                           f"{knn[:, -1].mean():.1f} %.\n"

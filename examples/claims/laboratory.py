@@ -220,7 +220,8 @@ def experiment(module, seeds=None, *, size="default", backend="numpy", xp=np, da
     """Measure a claim with each seed, by default its own, and compute its verdict -> Record, not yet saved."""
     claim = module.CLAIM
     seeds = seeds or claim.seeds
-    seconds, measured = [], []
+    seconds = []
+    measured = []
     expected = published_seconds(claim.name) if (size, backend) == ("default", "numpy") else None
     for done, seed in enumerate(seeds):
         setting = Setting(seed, size, xp, data_dir, log)

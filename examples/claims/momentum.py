@@ -85,7 +85,8 @@ def ages(model, xp):
 
 def measure(setting):
     data = digits(setting, train=(1000, 20_000, 60_000), test=(1000, 5000, 10_000))
-    batch, steps = setting.pick(64, 256, 256), setting.pick(150, 400, 20_000)
+    batch = setting.pick(64, 256, 256)
+    steps = setting.pick(150, 400, 20_000)
     queue = setting.pick(32, 32, 256) * batch
     rows = []
     for m in MOMENTA:
@@ -128,7 +129,8 @@ def table(metrics):
 
 
 def draw(metrics, path):
-    queue, run = metrics["steps in the queue"][0], metrics["steps of the run"][0]
+    queue = metrics["steps in the queue"][0]
+    run = metrics["steps of the run"][0]
     x = np.array([2.0, *map(half_life, MOMENTA[1:])])                        # 0 has no place on a logarithmic axis
     figure, (left, right) = slide("The momentum encoder must be slower than its queue,\nor new keys outweigh old ones",
                                   panels=2, widths=(3, 2), bottom=0.2, wspace=0.2)

@@ -131,7 +131,8 @@ def verdict(metrics):
 
 
 def found(metrics):
-    K, age = metrics["K"][0], metrics["age"][0]
+    K = metrics["K"][0]
+    age = metrics["age"][0]
     last = young(metrics) - 1
 
     def at(name, column):
@@ -177,7 +178,8 @@ def short(n):
 
 
 def draw(metrics, path):
-    K, length = metrics["K"][0], metrics["length"][0]
+    K = metrics["K"][0]
+    length = metrics["length"][0]
     last = young(metrics) - 1
     knn = 100 * metrics["knn_z"].mean(axis=0)
     figure, (left, right) = slide(f"More negatives help while their keys are young: kNN on z\n{knn[0]:.1f} → "
@@ -187,7 +189,8 @@ def draw(metrics, path):
     for name, colour in (("probe_h", PURPLE), ("knn_h", BLUE), ("knn_z", ORANGE)):
         values = 100 * metrics[name]
         line(left, K, values, colour)
-        middle, below = len(K) // 2, name == "knn_z"
+        middle = len(K) // 2
+        below = name == "knn_z"
         y = values[:, middle - 1:middle + 2].min() - 0.1 if below else values[:, middle - 1:middle + 2].max() + 0.1
         note(left, K[middle], y, ACCURACIES[name].removeprefix("the "), colour, ha="center", va="top" if below else "bottom")
         aged = 100 * metrics[f"{name}, one batch of the longest"]

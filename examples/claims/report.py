@@ -45,7 +45,8 @@ def summary(claims, records, folder, overview):
     """One row a claim, linked to its page and picture; of the reason for its verdict, what stands before the first ; or ."""
     lines = ["| | claim | verdict | what was found | data | seconds |", "|---|---|---|---|---|---|"]
     for claim in claims:
-        record, page = records.get(claim.name), page_path(folder, claim)
+        record = records.get(claim.name)
+        page = page_path(folder, claim)
         if record:
             drawn = page.with_suffix(".png")             # there is none without matplotlib
             picture = f" ([picture]({link(drawn, overview)}))" if drawn.exists() else ""
@@ -62,7 +63,8 @@ def summary(claims, records, folder, overview):
 
 def claim_page(claim, records, folder, overview, answer):
     """A claim and what was found, with links to the pages before and after it."""
-    record, path = records[claim.name], page_path(folder, claim)
+    record = records[claim.name]
+    path = page_path(folder, claim)
     picture = f"![{claim.title}]({path.stem}.png)\n\n" if path.with_suffix(".png").exists() else ""
     experiment = link(Path(__file__).with_name(f"{claim.name}.py"), path)
     source = claim.source.replace("](", f"]({link(DOCS, path)}/")

@@ -39,7 +39,8 @@ def measure(setting):
     temperatures = setting.pick((0.1,), (0.05, 0.1, 0.5), (0.05, 0.1, 0.2, 0.5, 1.0))
     metrics = {"bits": list(counts), "tau": list(temperatures), "digit": [], "loss": []}       # [tau][bits]
     for tau in temperatures:
-        accuracies, losses = [], []
+        accuracies = []
+        losses = []
         for bits in counts:
             data = with_bits(grey, bits, np.random.default_rng([setting.seed, 2]))
             model = SimCLR(*encoder_and_head(data, setting)).to(setting.xp)
@@ -71,7 +72,8 @@ def views_of_digits(images, rng, augment=mnist_views()):
 
 
 def verdict(metrics):
-    digit, loss = metrics["digit"], metrics["loss"]                          # (seeds, tau, bits)
+    digit = metrics["digit"]                                                 # (seeds, tau, bits)
+    loss = metrics["loss"]
     lost = (digit[:, :, 0] - digit[:, :, -1]) / (digit[:, :, 0] - 0.1)       # share of what was above chance
     falls = loss[:, :, 0] - loss[:, :, -1]
     reason = (f"with {metrics['bits'][0, -1]:.0f} bits the digit probe goes at least {min(lost.min(), 1):.0%} of "

@@ -36,7 +36,8 @@ NT-Xent                2N - 1 candidates   log(2N-1)  - E log(1 + 2B)    can be 
                "largest excess of NT-Xent": "+0.0038", "at m": "2", "at N": "6",
                "largest excess of InfoNCE": "never above 0"})
 
-SYMBOLS, BATCHES = range(2, 12), range(2, 61)
+SYMBOLS = range(2, 12)
+BATCHES = range(2, 61)
 
 
 def measure(setting):

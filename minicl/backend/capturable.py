@@ -52,7 +52,8 @@ def capturable(xp: Any) -> Iterator[None]:
         return join(arrays, axis, out=out)
 
     ndarray.__matmul__ = xp.matmul = product
-    xp.concatenate, xp.cuda.cublas.gemmEx = concatenate, cublas.gemm_ex
+    xp.cuda.cublas.gemmEx = cublas.gemm_ex
+    xp.concatenate = concatenate
     xp.stack = lambda arrays, axis=0: concatenate([xp.expand_dims(x, axis) for x in arrays], axis)
     try:
         yield
@@ -110,7 +111,8 @@ class _Cublas:
         number, kind, compute = TYPES[x.dtype.char]
         x, y = (xp.broadcast_to(xp.ascontiguousarray(z), (*many, *z.shape[-2:])) for z in (x, y))
         out = xp.empty((*many, n, m), x.dtype) if out is None else out
-        one, zero, count = ctypes.byref(number(1)), ctypes.byref(number(0)), math.prod(many)
+        one, zero = ctypes.byref(number(1)), ctypes.byref(number(0))
+        count = math.prod(many)
         if shares:
             ys, xs, outs = map(xp._core._routines_linalg._mat_ptrs, (y, x, out))         # arrays of addresses
             self._call(self.batched[kind], 0, 0, m, n, k, one, _at(ys), m, _at(xs), k, zero, _at(outs), m, count)

@@ -80,7 +80,8 @@ def follow(xp: ArrayModule, x: Array, y: Array, new: float | None, old: float | 
 # of threads for each 32 columns, however many rows they have, so most of a GPU is idle. There the terms are divided into
 # parts, enough for GRID blocks, whose sums are added up.
 BLOCK = 256
-FEW, SMALL = 32, 4096     # terms, and entries, up to which NumPy's sum loses no more and takes less time
+FEW = 32                  # terms, and
+SMALL = 4096              # entries, up to which NumPy's sum loses no more and takes less time
 GRID = 512                # some for each of a large GPU's multiprocessors
 
 

@@ -146,8 +146,8 @@ def threads(count: int | None = None, *, keep_memory: bool = True) -> Iterator[N
 
 def _thread_count(count):
     source = "count"
-    if count is None and os.environ.get("MINICL_THREADS", "").strip():
-        source, count = "the environment variable MINICL_THREADS", os.environ["MINICL_THREADS"].strip()
+    if count is None and (count := os.environ.get("MINICL_THREADS", "").strip() or None):
+        source = "the environment variable MINICL_THREADS"
     if count is None:
         return available_cores()
     if isinstance(count, bool) or not re.fullmatch("[0-9]{1,9}", str(count)) or not 1 <= int(count) <= MOST_THREADS:

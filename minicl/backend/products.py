@@ -29,7 +29,10 @@ __device__ inline unsigned short bf16(float x) {
 BITS_OF_BF16 = np.dtype("uint16")
 
 # cuBLAS's numbers for what gemmEx() takes: types of matrices, of sums, and the choice of the algorithm, which is its own
-CUDA_R_16BF, CUDA_R_32F, COMPUTE_32F, DEFAULT = 14, 0, 68, -1
+CUDA_R_16BF = 14
+CUDA_R_32F = 0
+COMPUTE_32F = 68
+DEFAULT = -1
 ONE, ZERO = ctypes.c_float(1), ctypes.c_float(0)
 
 

@@ -44,7 +44,9 @@ class SymmetricPairs:
 
     def __init__(self, u, tau, *, cache, left_out=(0,), ids=None, world=ALONE):
         self.xp = array_module(u)
-        self.u, self.tau, self.world = u, tau, world
+        self.u = u
+        self.tau = tau
+        self.world = world
         V = len(u)
         self.blocks = slices(V, min(tile_size(self.xp, V), -(-V // world.size)))
         self.tiles = [(a, b) for k, a in enumerate(self.blocks) for b in self.blocks[k:]][world.part]
@@ -143,7 +145,9 @@ class QueryPairs:
 
     def __init__(self, q, negatives, tau, ids=None):
         self.xp = array_module(q)
-        self.q, self.tau, self.negatives = q, tau, negatives
+        self.q = q
+        self.tau = tau
+        self.negatives = negatives
         M = len(negatives)
         self.ids = None if ids is None else [to_device(each, self.xp) for each in ids]
         self.tiles = slices(M, tile_size(self.xp, M, rows=len(q)))
@@ -232,7 +236,8 @@ class CrossPairs:
         if self.ids is not None:
             f *= self.ids[0][a][:, None] != self.ids[1][b]
         elif lo < hi:                                                        # rows whose own pair is in b
-            first, step = (lo - a.start) * f.shape[1] + lo * size + rank - b.start, f.shape[1] + size
+            first = (lo - a.start) * f.shape[1] + lo * size + rank - b.start
+            step = f.shape[1] + size
             f.reshape(-1)[first:first + (hi - lo - 1) * step + 1:step] = 0
         if self.cache is not None:
             self.cache[a.start, b.start] = f
@@ -272,7 +277,8 @@ class CrossPairs:
 
         Rows of tiles are divided among threads, each with its own `columns`.
         """
-        rows, count = {}, workers(self.xp, len(self.blocks))
+        rows = {}
+        count = workers(self.xp, len(self.blocks))
 
         def worker(k, _):
             columns = {}

@@ -26,7 +26,8 @@ from .checks import require_caption_ids, require_logit_scale, require_pairs, req
 from .cosine import cosine_similarity, l2_normalize
 from .softmax import softplus
 
-SIGLIP_LOGIT_SCALE, SIGLIP_BIAS = math.log(10), -10.0      # initial values: all pairs are classified as negatives
+SIGLIP_LOGIT_SCALE = math.log(10)          # initial values: all pairs are classified as negatives
+SIGLIP_BIAS = -10.0
 
 
 def composed(x: Tensor, y: Tensor, logit_scale, bias, caption_ids: Array | None = None) -> Tensor:

@@ -12,7 +12,8 @@ from ..typing import HostArray, Rng
 from .checks import indices
 from .images import ImageData, generate_splits
 
-SIDE, BOX = 28, 20                                       # image and bounding box, in pixels
+SIDE = 28                                                # of an image, in pixels
+BOX = 20                                                 # of a digit in it
 SEGMENTS = 36                                            # straight pieces that approximate one digit
 CHUNK = 64                                               # images inked at once: their arrays stay in cache
 
@@ -102,7 +103,8 @@ def _spline(n, t):
 def _compile(path):
     """A template's control points (P, 2), and the weights (2, SEGMENTS, P) that turn them into the starts and ends of its
     segments, divided among the strokes by length."""
-    points, pieces = [], []                              # a piece runs between corners and pen lifts
+    points = []
+    pieces = []                                          # a piece runs between corners and pen lifts
     for stroke in path.split("|"):
         piece = []
         for word in stroke.split():
@@ -153,7 +155,9 @@ def _bend(curves, rng):
         wave = (curves * draw(2.8, 2)).sum(axis=-1, keepdims=True)
         curves = curves + draw(0.08, 2) * np.sin(wave + draw(3.0, 1))
 
-    slant, turn, aspect = 0.15 + draw(0.26), draw(0.15), np.exp(0.1 + draw(0.2))
+    slant = 0.15 + draw(0.26)
+    turn = draw(0.15)
+    aspect = np.exp(0.1 + draw(0.2))
     x, y = aspect * curves[..., 0], curves[..., 1]
     x = x - slant * y
     return np.stack([np.cos(turn) * x - np.sin(turn) * y, np.sin(turn) * x + np.cos(turn) * y], axis=-1)
@@ -166,7 +170,8 @@ def _fit(start, end, rng):
     """
     batch = len(start)
     pen = np.clip(np.exp(rng.normal(0.2, 0.25, (batch, 1))), 0.65, 1.8)
-    phase, pressure = rng.uniform(0, 2 * np.pi, (batch, 1)), rng.uniform(0, 0.22, (batch, 1))
+    phase = rng.uniform(0, 2 * np.pi, (batch, 1))
+    pressure = rng.uniform(0, 0.22, (batch, 1))
     radius = pen * (1 + pressure * np.sin(np.linspace(0, 5, SEGMENTS) + phase))
 
     both = np.concatenate([start, end], axis=1)

@@ -25,7 +25,8 @@ from ..files import remove_parts, write_atomically
 from .checks import DataError
 
 TIMEOUT = 15                                             # seconds without a byte before trying the next address
-PATIENCE, PACE = 30, 20_000                              # a download may take 30 s, plus 1 s for every 20 kB received
+PATIENCE = 30                                            # seconds that a download may take, and
+PACE = 20_000                                            # received bytes for each further second
 REDIRECTIONS = 5
 AGAIN = "copy or download it again"
 
@@ -106,7 +107,10 @@ class Source:
 
     def __init__(self, name: str, folder: str, limits: Mapping[str, int], decode: Callable[[bytes, Any, str], Any],
                  instead: str):
-        self.name, self.limits, self.decode, self.instead = name, limits, decode, instead
+        self.name = name
+        self.limits = limits
+        self.decode = decode
+        self.instead = instead
         try:
             self.folder = cache_dir() / folder
         except DataError as error:
@@ -202,7 +206,9 @@ class _Transfer(threading.Thread):
 
     def __init__(self, url, title, limit):
         super().__init__(daemon=True)
-        self.url, self.title, self.limit = url, title, limit
+        self.url = url
+        self.title = title
+        self.limit = limit
         self.chunks: list[bytes] = []
         self.received = 0
         self.error: Exception | None = None

@@ -32,7 +32,8 @@ class Batches(Sealed):
             raise DataError(f"Batches: expected a batch of 1 to {n}, the number of items, got {batch_size}; "
                             f"use a smaller one (--batch), such as {max(1, n // 2)}, or more data")
         self.per_epoch = n // batch_size
-        self._epoch, self._order = -1, np.arange(0)
+        self._epoch = -1
+        self._order = np.arange(0)
 
     def __setattr__(self, name, value):
         if self._is_sealed and not name.startswith("_"):
@@ -68,8 +69,11 @@ class Prefetch(Sealed):
     """
 
     def __init__(self, images: HostArray, batches: Batches, part: slice = slice(None)):
-        self._waited, self._since = 0.0, 0.0
-        self._images, self._batches, self._part = images, batches, part
+        self._waited = 0.0
+        self._since = 0.0
+        self._images = images
+        self._batches = batches
+        self._part = part
         self._threads = ThreadPoolExecutor(AHEAD)
         self._ahead: dict[int, Future] = {}
 

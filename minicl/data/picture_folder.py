@@ -119,7 +119,10 @@ def find_pictures(root: Path, log: Callable[[str], None]) -> list[tuple[str, os.
     Links are followed. Each folder is read once, however many links lead to it, under its real path if possible. Files are
     recognised by their endings; others are counted in the log. Raises DataError for folders that cannot be read.
     """
-    found, unreadable, again, seen = [], [], [], set()
+    found = []
+    unreadable = []
+    again = []
+    seen = set()
     others: Counter[str] = Counter()
     folders: list[tuple[Path, str]] = [(root, "")]
     links: list[tuple[Path, str]] = []

@@ -64,7 +64,8 @@ def _draw(labels, rng):
     def draw(low, high, *shape):
         return rng.uniform(low, high, (n, *(shape or (1, 1)))).astype(np.float32)
 
-    radius, turn, lean = draw(8, 13), draw(-0.6, 0.6), draw(-0.2, 0.2)
+    radius = draw(8, 13)
+    turn, lean = draw(-0.6, 0.6), draw(-0.2, 0.2)
     row, column = np.mgrid[:SIDE, :SIDE].astype(np.float32) - (SIDE - 1) / 2           # pixels from the middle
     u, v = column - draw(-4, 4), row - draw(-4, 4)                                     # (n, 32, 32)
     x = (np.cos(turn) * u + np.sin(turn) * v) / radius
@@ -78,7 +79,9 @@ def _draw(labels, rng):
 
     def surface(colour):
         """colour (n, 1, 1, 3), with waves of light and dark across it."""
-        k, angle, phase = draw(0.3, 1.6), draw(0, np.pi), draw(0, 2 * np.pi)
+        k = draw(0.3, 1.6)
+        angle = draw(0, np.pi)
+        phase = draw(0, 2 * np.pi)
         wave = np.sin(k * (np.cos(angle) * column + np.sin(angle) * row) + phase)
         return colour + (draw(0, 0.16) * wave)[..., None]
 

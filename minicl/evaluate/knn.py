@@ -65,7 +65,8 @@ def _votes(s, ids, C, k, tau):
     ids = xp.broadcast_to(ids, s.shape)
     near = _nearest(s, min(k + 1, s.shape[1]))                               # (rows, k + 1): does the next one tie?
     similarity = xp.take_along_axis(s, near, axis=1)
-    kth, top = xp.sort(similarity, axis=1)[:, -k:][:, :1], similarity.max(axis=1, keepdims=True)
+    kth = xp.sort(similarity, axis=1)[:, -k:][:, :1]
+    top = similarity.max(axis=1, keepdims=True)
     weight = _weight(similarity, top, tau)
     tied = (similarity >= kth).sum(axis=1) > k
     weight *= (similarity > kth) | (similarity == kth) & ~tied[:, None]
@@ -107,8 +108,10 @@ def _bounding_vectors(bank, queries):
         p = xp.empty((len(u), V.shape[1] + 1), dtype="float32")
 
         def work(lo, hi):
-            head, squares = u[lo:hi] @ V, (u[lo:hi]**2).sum(axis=1)
-            p[lo:hi, :-1], p[lo:hi, -1] = head, xp.sqrt(xp.maximum(squares - (head * head).sum(axis=1), 0))
+            head = u[lo:hi] @ V
+            squares = (u[lo:hi]**2).sum(axis=1)
+            p[lo:hi, :-1] = head
+            p[lo:hi, -1] = xp.sqrt(xp.maximum(squares - (head * head).sum(axis=1), 0))
 
         parallel_for(xp, len(u), work, 1024)
         return p
@@ -122,11 +125,11 @@ def _found(queries, bank, p_queries, p_bank, k):
     The smallest cosine of any k items is at most the k-th, so an item with a smaller bound is not among the k nearest.
     Rows with fewer than W such items are filled up with cosines of -inf.
     """
-    N, rows = len(bank), len(queries)
+    rows = len(queries)
     bounds = p_queries @ p_bank.T                                            # (rows, N)
     rounding = 2.0**-23 * (p_bank.shape[1] + 8)                              # of such a product, twice
-    size = N // SEARCHED // k                                                # k items: the best of the k best groups
-    groups = bounds[:, :N // size * size].reshape(rows, size, -1)
+    size = len(bank) // SEARCHED // k                                        # k items: the best of the k best groups
+    groups = bounds[:, :len(bank) // size * size].reshape(rows, size, -1)
     best = _nearest(groups.max(axis=1), k)                                   # (rows, k)
     best += groups.shape[2] * groups[np.arange(rows)[:, None], :, best].argmax(axis=2)
 

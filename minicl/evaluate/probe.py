@@ -71,7 +71,8 @@ def standardize(train: Array, *others: Array) -> list[Array]:
 
     A column that is constant in train, up to rounding, becomes zeros everywhere.
     """
-    xp, N = array_module(train), len(train)
+    xp = array_module(train)
+    N = len(train)
 
     def total(function):                                     # over the rows, in float64, a slice at a time
         return parallel_sum(xp, N, lambda lo, hi, y: xp.add(y, function(train[lo:hi]), out=y), xp.zeros(train.shape[1]),
@@ -117,7 +118,7 @@ class _Loss:
         return w[:-self.classes].reshape(self.classes, -1), w[-self.classes:]
 
     def __call__(self, w):
-        xp, N = array_module(w), self.N
+        xp = array_module(w)
         W, b = self.split(w)
 
         def add(lo, hi, dw, loss):
@@ -136,9 +137,9 @@ class _Loss:
             db += p.sum(axis=1)
 
         dw, loss = map(self.world.all_reduce, parallel_sum(xp, len(self.x), add, w, xp.zeros(1), size=1024))
-        dw /= N
+        dw /= self.N
         self.split(dw)[0][...] += self.decay * W
-        return float(loss[0]) / N + self.decay / 2 * float((W * W).sum()), dw
+        return float(loss[0]) / self.N + self.decay / 2 * float((W * W).sum()), dw
 
 
 def lbfgs(function: Callable, w: Array, steps: int, memory: int = 10) -> tuple[Array, float]:

@@ -34,7 +34,9 @@ def tsne(features: Array, *, perplexity: float = 30, steps: int = 300, seed: int
     y = features @ np.linalg.svd(features, full_matrices=False)[2][:2].T     # start from the principal axes
     y = np.pad(y, ((0, 0), (0, 2 - y.shape[1])))                             # of which one feature has one
     y = (y / (y.std(axis=0) + 1e-12) * 1e-2 + 1e-4 * rng.standard_normal((n, 2))).astype(np.float32)
-    velocity, gradient, w = np.zeros_like(y), np.zeros_like(y), np.zeros_like(p)
+    velocity = np.zeros_like(y)
+    gradient = np.zeros_like(y)
+    w = np.zeros_like(p)
     for step in range(steps):
         early = step < steps // 4                                            # at first pull harder, so clusters can form
         sums = parallel_for(np, n, lambda lo, hi: _weights(y, lo, hi, w[lo:hi]), ROWS)

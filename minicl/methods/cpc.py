@@ -33,7 +33,9 @@ class WindowEncoder(Module):
 
     def __init__(self, channels: int, window: int, *, hidden: int = 64, features: int = 32, rng: Rng):
         require_integers("WindowEncoder", 1, channels=channels, window=window, hidden=hidden, features=features)
-        self.channels, self.window, self.features = channels, window, features
+        self.channels = channels
+        self.window = window
+        self.features = features
         self.convolution = Linear(window * channels, hidden, rng=rng, gain=RELU_GAIN)
         self.out = Linear(hidden, features, rng=rng)
 
@@ -43,7 +45,8 @@ class WindowEncoder(Module):
         if x.ndim != 3 or x.shape[2] != self.channels or len(x) < width:
             raise ValueError(f"WindowEncoder: expected sequences (T, B, {self.channels}) of T >= {width} steps, got "
                              f"{x.shape}")
-        steps, B = len(x) // width, x.shape[1]
+        steps = len(x) // width
+        B = x.shape[1]
         windows = x[:steps * width].reshape(steps, width, B, -1).transpose(0, 2, 1, 3)       # (T', B, width, C)
         return self.out(ops.relu(self.convolution(windows.reshape(steps, B, -1))))
 
@@ -56,7 +59,8 @@ class CPC(Module):
 
     def __init__(self, encoder: Module, context: Module | None, ahead: int, *, rng: Rng):
         require_integers("CPC", 1, ahead=ahead)
-        self.encoder, self.context = encoder, context
+        self.encoder = encoder
+        self.context = context
         width = (encoder if context is None else context).features
         self.predictors = [Linear(width, encoder.features, rng=rng, bias=False) for _ in range(ahead)]
 

@@ -26,7 +26,8 @@ class SimCLR(Module):
     """
 
     def __init__(self, encoder: Module, head: Module):
-        self.encoder, self.head = encoder, head
+        self.encoder = encoder
+        self.head = head
 
     def forward(self, images: Array) -> tuple[Tensor, Tensor]:
         h = self.encoder(images)                                             # (B, features)

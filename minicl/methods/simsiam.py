@@ -27,7 +27,9 @@ class SimSiam(Module):
     """
 
     def __init__(self, encoder: Module, head: Module, predictor: Module):
-        self.encoder, self.head, self.predictor = encoder, head, predictor
+        self.encoder = encoder
+        self.head = head
+        self.predictor = predictor
 
     def forward(self, images: Array) -> tuple[Tensor, Tensor]:
         h = self.encoder(images)                                             # (B, features)

@@ -113,8 +113,11 @@ class BatchNorm(Module):
         require_within("BatchNorm", "(0, inf)", eps=eps)
         self.weight, self.bias = Parameter(filled(num_features, 1)), Parameter(filled(num_features, 0))
         self.running_mean, self.running_var = Buffer(filled(num_features, 0)), Buffer(filled(num_features, 1))
-        self.num_features, self.momentum, self.eps = num_features, momentum, eps
-        self.relu, self.splits = relu, splits
+        self.num_features = num_features
+        self.momentum = momentum
+        self.eps = eps
+        self.relu = relu
+        self.splits = splits
 
     def forward(self, x: Tensor | Array) -> Tensor:
         x = as_tensor(x)
@@ -131,7 +134,8 @@ class BatchNorm(Module):
 
     def _by_group(self, x):
         """Batch norm of x viewed with splits * C channels, `splits` items side by side; no copy."""
-        size, (*pixels, B, C) = self.world.size, x.shape
+        *pixels, B, C = x.shape
+        size = self.world.size
         n = self.splits // size                                              # this process's groups: rank, rank + size, ...
         if self.splits % size:
             raise ValueError(f"BatchNorm: splits={self.splits} groups cannot be divided among {size} processes; use a "
@@ -168,7 +172,8 @@ class LayerNorm(Module):
         require_integers("LayerNorm", 1, normalized_shape=normalized_shape)
         require_within("LayerNorm", "(0, inf)", eps=eps)
         self.weight, self.bias = Parameter(filled(normalized_shape, 1)), Parameter(filled(normalized_shape, 0))
-        self.normalized_shape, self.eps = normalized_shape, eps
+        self.normalized_shape = normalized_shape
+        self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.layer_norm(x, self.weight, self.bias, eps=self.eps)
@@ -187,7 +192,9 @@ class Dropout(Module):
 
     def __init__(self, p: float = 0.5, *, rng: Rng, batch_axis: int | None = None):
         require_within("Dropout", "[0, 1)", p=p)
-        self.p, self.stream, self.batch_axis = p, Stream(rng), batch_axis
+        self.p = p
+        self.stream = Stream(rng)
+        self.batch_axis = batch_axis
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:

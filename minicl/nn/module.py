@@ -140,7 +140,8 @@ class Module(metaclass=_Sealed):
                 if name in names:
                     raise ValueError(f"{type(self).__name__}: two parts are named {name!r}, so one would not be saved; "
                                      "rename an attribute or a key of a dict")
-                names[name], found[id(part)] = part, (name, part)
+                names[name] = part
+                found[id(part)] = (name, part)
         return list(found.values())
 
     def named_parameters(self) -> list[tuple[str, Parameter]]:

@@ -109,7 +109,8 @@ class Stream(HostBuffer):
     def __deepcopy__(self, memo):
         copy = type(self).__new__(type(self))
         self.copies += 1
-        copy._value, copy.key = self._value.copy(), (*self.key, self.copies)
+        copy._value = self._value.copy()
+        copy.key = (*self.key, self.copies)
         copy.copies = copy.echoes = copy.echoed = 0
         return copy
 

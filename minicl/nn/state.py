@@ -41,7 +41,8 @@ def parts_to_load(owner: str, state: Mapping[str, Array], parts: Mapping[str, An
                   strict: bool) -> tuple[dict[str, Any], IncompatibleKeys]:
     """The parts {name: Parameter or Buffer} to load from a state, all of them if strict, and the names left out."""
     names = state if isinstance(state, Mapping) else ()
-    missing, unexpected = [name for name in parts if name not in names], [name for name in names if name not in parts]
+    missing = [name for name in parts if name not in names]
+    unexpected = [name for name in names if name not in parts]
     if not strict and len(missing) < len(parts):             # else nothing fits, which is an error
         parts = {name: part for name, part in parts.items() if name in state}
         state = {name: state[name] for name in parts}

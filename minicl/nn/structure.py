@@ -25,7 +25,10 @@ class Structure:
     """
 
     def __init__(self, owner: str, module: Any, parts: Any, kind: Any):
-        self.owner, self.module, self.parts, self.kind = owner, module, dict(parts), kind
+        self.owner = owner
+        self.module = module
+        self.parts = dict(parts)
+        self.kind = kind
         self.made = next(clock)
         self.places: list[tuple[Any, list]] = []         # (a list, or the values of a dict; a copy of it then)
         self.check()

@@ -38,7 +38,9 @@ class WordTokenizer(Module):
         self.vocabulary = {word: 1 + k for k, word in enumerate(words)}
         if len(self.vocabulary) < max(1, len(words)):
             raise ValueError(f"WordTokenizer: words must be distinct and not empty, got {words!r:.100}")
-        self.length, self.unknown, self.size = length, unknown, 1 + len(words) + unknown
+        self.length = length
+        self.unknown = unknown
+        self.size = 1 + len(words) + unknown
 
     def forward(self, captions: Sequence[str]) -> HostArray:
         if isinstance(captions, str) or not all(isinstance(caption, str) for caption in captions):

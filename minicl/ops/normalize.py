@@ -39,7 +39,8 @@ def batch_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5, relu:
     """
     _require_shapes("batch_norm", x, weight, bias, eps, 2 / world.size)
     pixels = PixelRows(x)                                                    # pixels.each, pixels.sums: one pass each
-    xp, n = pixels.xp, pixels.pixels * world.size
+    xp = pixels.xp
+    n = pixels.pixels * world.size
     X = pixels.rows(x)
     origin = pixels.sample_mean(x)                                           # sums of squares about nearly the mean
     wide_origin = pixels.repeat(origin)
@@ -59,7 +60,6 @@ def batch_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5, relu:
         G = pixels.rows(g)
         dx = xp.empty_like(X)
         wide_m = pixels.repeat(m)
-
         past = G if y_saved is None else dx                                  # g past the relu
 
         def sums(s):
@@ -145,7 +145,8 @@ def _line_back(xp, g, x, a, k, l, dx):
 def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5):
     """Normalise each row over its last axis (Ba et al. 2016): x (..., C), weight and bias (C,) -> (..., C)."""
     _require_shapes("layer_norm", x, weight, bias, eps)
-    xp, C = array_module(x), x.shape[-1]
+    xp = array_module(x)
+    C = x.shape[-1]
     X = x.reshape(-1, C)
     r = xp.empty((len(X), 1), dtype=x.dtype)
     x_hat, y = xp.empty_like(X), xp.empty_like(X)

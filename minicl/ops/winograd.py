@@ -25,7 +25,8 @@ TILES = 256           # of a part of the work, so rows of a product: what a part
 CHANNELS = 128        # most that one product sums over: more would make the rounding errors too large
 OUTPUT = ((1, 1, 1, 0), (0, 1, -1, -1))                                      # A^T
 INPUT = (("subtract", 0, 2), ("add", 1, 2), ("subtract", 2, 1), ("subtract", 1, 3))                  # the rows of B^T
-MANY_CHANNELS, MANY_PIXELS = 128, 512
+MANY_CHANNELS = 128
+MANY_PIXELS = 512
 
 
 def winograd_pays(x, w, stride, padding):
@@ -37,7 +38,8 @@ def winograd_pays(x, w, stride, padding):
     """
     H, W, B, _ = x.shape
     possible = w.shape[:2] == (3, 3) and stride == padding == 1 and H % 2 == W % 2 == 0
-    channels, side = min(w.shape[2:]), min(H, W)
+    channels = min(w.shape[2:])
+    side = min(H, W)
     return possible and channels >= MANY_CHANNELS and side >= (8 if channels < 256 else 4) and H * W * B >= MANY_PIXELS
 
 
@@ -83,7 +85,8 @@ def _multiply(v, u, p, more):
     enlarges it, as it adds nine p with both signs, of which much cancels: shorter sums make up for that.
     """
     C = v.shape[2]
-    xp, size = array_module(v), -(-C // -(-C // CHANNELS))
+    xp = array_module(v)
+    size = -(-C // -(-C // CHANNELS))
     xp.matmul(v[:, :, :size], u[:, :size], out=p)
     for c in range(size, C, size):
         p += xp.matmul(v[:, :, c:c + size], u[:, c:c + size], out=more)

@@ -34,8 +34,8 @@ def warp(images: Array, coordinates: Array, out: Array) -> None:
     padded[:, 1:-2, 1:-2] = images
     pixels = padded.reshape(-1, channels)
 
-    row, whole = width + 3, (width + 3) * (height + 3)
-    first = _numbers(xp, n, "int64", whole)[:, None, None]               # index of each image's first pixel
+    row = width + 3
+    first = _numbers(xp, n, "int64", row * (height + 3))[:, None, None]      # index of each image's first pixel
     v, u, index = _corner(xp, coordinates[:, 0], coordinates[:, 1], first, row, height + 1.0, width + 1.0)
     a, b, c, d = (pixels[further:].take(index, axis=0) for further in (0, 1, row, row + 1))
 
@@ -278,7 +278,8 @@ def affine_matrix(theta, t, s, phi, height, width):
         A = 1/s [1        0] [ cos theta  sin theta]     source = A (output - centre - t) + centre
                 [tan phi  1] [-sin theta  cos theta]
     """
-    cos, sin, lean = np.cos(theta), np.sin(theta), np.tan(phi)
+    cos, sin = np.cos(theta), np.sin(theta)
+    lean = np.tan(phi)
     A = np.stack([cos, sin, lean * cos - sin, lean * sin + cos], axis=1).reshape(-1, 2, 2) / s[:, None, None]
     centre = np.array([(height - 1) / 2, (width - 1) / 2])
     shift = centre - (A @ (centre + t)[:, :, None])[:, :, 0]
@@ -312,7 +313,8 @@ def square_to_quad(corners):
     Source: Heckbert 1989, Fundamentals of texture mapping and image warping, section 2.2.3.
     """
     p0, p1, p2, p3 = corners.swapaxes(0, 1)
-    e1, e3, s = p1 - p2, p3 - p2, p0 - p1 + p2 - p3
+    e1, e3 = p1 - p2, p3 - p2
+    s = p0 - p1 + p2 - p3
 
     def cross(p, q):
         return p[:, :1] * q[:, 1:] - p[:, 1:] * q[:, :1]

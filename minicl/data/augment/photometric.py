@@ -189,6 +189,7 @@ class RandomGrayscale(Recolour):
 
 def hue_rotation(angle):
     """H (B, 3, 3): rotate RGB colours by angle (B,), in radians, about the axis of greys: H = YIQ^-1 R YIQ."""
-    zero, one, cos, sin = np.zeros_like(angle), np.ones_like(angle), np.cos(angle), np.sin(angle)
+    zero, one = np.zeros_like(angle), np.ones_like(angle)
+    cos, sin = np.cos(angle), np.sin(angle)
     R = np.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], axis=1).reshape(-1, 3, 3)
     return np.linalg.inv(YIQ) @ R @ YIQ
