@@ -50,10 +50,10 @@ class Exercise(NamedTuple):
     file: str            # in minicl/
     function: str        # "outer.inner"; a `backward` may be a lambda
     page: str            # in docs/: the derivation
-    tests: str           # file in tests/
-    k: str               # pytest -k: exactly the tests of that file that its own absence fails
+    k: str               # pytest -k: exactly those of its `tests` that its own absence fails
     minutes: int
     hint: str
+    tests: str = "test_ops.py"
     keep: int = 0        # statements after the docstring that stay: checks and unpacking
     falls: str = ""      # pytest -k: what else in that file is built on it
     parts: str = ""      # functions of the file that it is made of, which go with it
@@ -62,107 +62,96 @@ class Exercise(NamedTuple):
 ON_THE_SPHERE = ("info_nce or nt_xent or clip_loss or alignment or uniformity or sup_con or dcl or siglip or triplet "
                  "or cosine_similarity and not bad")
 EXERCISES = [
-    Exercise("tape", 1, 3, "", "autograd.py", "_walk", "derivations.md", "test_walk.py", "a_walk", 40,
-             "arriving: node -> gradient of its output; for each of ancestors(root), newest first: call its backward, add "
-             "each result to the input's node, or to the leaf; forget what was used"),
-    Exercise("broadcast_sum", 2, 2, "tape", "signature.py", "sum_to_shape", "derivations.md", "test_ops.py",
+    Exercise("tape", 1, 3, "", "autograd.py", "_walk", "derivations.md", "a_walk", 40,
+             "arriving: node -> gradient of its output; for each of ancestors(root), newest first: call its backward, "
+             "add each result to the input's node, or to the leaf; forget what was used", tests="test_walk.py"),
+    Exercise("broadcast_sum", 2, 2, "tape", "signature.py", "sum_to_shape", "derivations.md",
              "(broadcast or rank or against) and differences and not mul", 20,
              "an entry used n times gets the sum of n gradients: sum the added axes first, then those of length 1",
              falls="broadcast or rank or against"),
-    Exercise("mul", 3, 1, "broadcast_sum", "ops/elementwise.py", "mul.backward", "derivations.md", "test_ops.py",
+    Exercise("mul", 3, 1, "broadcast_sum", "ops/elementwise.py", "mul.backward", "derivations.md",
              "mul and not matmul", 5, "hold one factor constant; broadcasting is undone for you", falls="promotes"),
-    Exercise("relu", 4, 1, "mul", "ops/elementwise.py", "relu.backward", "derivations.md", "test_ops.py",
+    Exercise("relu", 4, 1, "mul", "ops/elementwise.py", "relu.backward", "derivations.md",
              "relu and not leaky and not norm and not bad", 5, "y alone shows where x > 0"),
-    Exercise("logsumexp", 4, 1, "mul", "ops/reduce.py", "logsumexp.backward", "derivations.md", "test_ops.py",
+    Exercise("logsumexp", 4, 1, "mul", "ops/reduce.py", "logsumexp.backward", "derivations.md",
              "logsumexp and not overflow", 10, "exp(x - y) is a softmax; _restore_axes gives g its reduced axes back",
              parts="_times_softmax"),
-    Exercise("matmul", 4, 1, "mul", "ops/matmul.py", "matmul.backward", "gradients/matmul.md", "test_ops.py",
-             "matmul and not bad", 10, "the shapes can be multiplied in one way only"),
-    Exercise("linear", 4, 2, "mul", "ops/matmul.py", "linear.backward", "gradients/matmul.md", "test_ops.py",
-             "linear and not bad", 20, "flatten leading axes to rows; the bias was added to every row"),
-    Exercise("max_pool2d", 4, 2, "mul", "ops/pool.py", "max_pool2d.backward", "gradients/pool.md", "test_ops.py",
-             "max_pool and not bad", 20, "loop over the windows' taps again; only the first maximum of a window gets g"),
-    Exercise("conv2d", 4, 3, "mul", "ops/conv.py", "_conv_by_taps.backward", "gradients/conv.md", "test_ops.py",
+    Exercise("matmul", 4, 1, "mul", "ops/matmul.py", "matmul.backward", "gradients/matmul.md", "matmul and not bad",
+             10, "the shapes can be multiplied in one way only"),
+    Exercise("linear", 4, 2, "mul", "ops/matmul.py", "linear.backward", "gradients/matmul.md", "linear and not bad",
+             20, "flatten leading axes to rows; the bias was added to every row"),
+    Exercise("max_pool2d", 4, 2, "mul", "ops/pool.py", "max_pool2d.backward", "gradients/pool.md",
+             "max_pool and not bad", 20,
+             "loop over the windows' taps again; only the first maximum of a window gets g"),
+    Exercise("conv2d", 4, 3, "mul", "ops/conv.py", "_conv_by_taps.backward", "gradients/conv.md",
              "conv2d and not (grey or colour or columns or window or bad) or not_needed", 40,
              "the taps of the forward pass, in reverse: shift.taps() pairs outputs with inputs"),
     Exercise("layer_norm", 4, 2, "mul", "ops/normalize.py", "layer_norm.backward", "gradients/normalize.md",
-             "test_ops.py",
              "layer_norm and not bad", 20, "take two directions out of g w: the mean, and x^",
              parts="_products _project"),
     Exercise("batch_norm", 4, 3, "mul", "ops/normalize.py", "batch_norm.backward", "gradients/normalize.md",
-             "test_ops.py",
-             "batch_norm and not (far or reports or bad)", 30,
-             "like layer_norm with the axes swapped; with relu, g counts only where y > 0", falls="barlow",
-             parts="_past_relu _fold_back _line_back"),
-    Exercise("attention", 4, 2, "mul", "ops/attention.py", "attention.backward", "gradients/attention.md", "test_ops.py",
+             "batch_norm and not (far or reports or bad)", 30, "like layer_norm with the axes swapped; with relu, g "
+             "counts only where y > 0", falls="barlow", parts="_past_relu _fold_back _line_back"),
+    Exercise("attention", 4, 2, "mul", "ops/attention.py", "attention.backward", "gradients/attention.md",
              "attention and not bad", 20, "three products; between them, the softmax's Jacobian of each row"),
     Exercise("winograd", 5, 3, "conv2d", "ops/winograd.py", "_kernel_gradient", "gradients/winograd.md",
-             "test_winograd.py", "kernel_gradient", 40,
-             "for each strip: A g A^T, and B^T d B from _input_transform; 16 products over tiles add up; then G^T on both "
-             "sides"),
+             "kernel_gradient", 40, "for each strip: A g A^T, and B^T d B from _input_transform; 16 products over "
+             "tiles add up; then G^T on both sides", tests="test_winograd.py"),
     Exercise("log_softmax", 5, 2, "mul", "contrastive/softmax.py", "log_softmax.backward", "gradients/softmax.md",
-             "test_ops.py", "log_softmax and not bad", 15,
-             "dx sums to zero over a row, whatever g; do not forget 1/tau"),
-    Exercise("softmax", 5, 2, "mul", "contrastive/softmax.py", "softmax.backward", "gradients/softmax.md", "test_ops.py",
+             "log_softmax and not bad", 15, "dx sums to zero over a row, whatever g; do not forget 1/tau"),
+    Exercise("softmax", 5, 2, "mul", "contrastive/softmax.py", "softmax.backward", "gradients/softmax.md",
              "softmax and not log_softmax and not bad", 15, "the Jacobian is (diag(p) - p p^T) / tau"),
     Exercise("l2_normalize", 5, 2, "mul", "contrastive/cosine.py", "l2_normalize.backward", "gradients/cosine.md",
-             "test_ops.py", "l2_normalize", 15,
-             "a change along x^ changes only the length: project it out; then its length; a row below eps gets 0",
-             falls=ON_THE_SPHERE, parts="_across"),
+             "l2_normalize", 15, "a change along x^ changes only the length: project it out; then its length; a row "
+             "below eps gets 0", falls=ON_THE_SPHERE, parts="_across"),
     Exercise("cosine_similarity", 6, 1, "l2_normalize", "contrastive/cosine.py", "cosine_similarity.backward",
-             "gradients/cosine.md",
-             "test_ops.py", "cosine_similarity and not bad", 10, "the gradient of x^ first, then l2_normalize's"),
-    Exercise("info_nce", 7, 3, "l2_normalize", "contrastive/info_nce.py", "info_nce.backward",
-             "gradients/info_nce.md", "test_ops.py",
+             "gradients/cosine.md", "cosine_similarity and not bad", 10,
+             "the gradient of x^ first, then l2_normalize's"),
+    Exercise("info_nce", 7, 3, "l2_normalize", "contrastive/info_nce.py", "info_nce.backward", "gradients/info_nce.md",
              "info_nce", 40, "the query moves from the negatives' mean to its positive; m and ahead are from "
              "pairs.softmax, pairs.to_negatives gives (4)"),
     Exercise("nt_xent", 7, 3, "l2_normalize", "contrastive/nt_xent.py", "nt_xent.backward", "gradients/nt_xent.md",
-             "test_ops.py",
              "nt_xent", 40, "both views are anchors: every pair counts twice, once from each side; "
              "pairs.weighted_sum(one_minus_p) is the sum in (2)"),
     Exercise("alignment", 7, 2, "l2_normalize", "contrastive/alignment_uniformity.py", "alignment_loss.backward",
-             "gradients/alignment_uniformity.md", "test_ops.py", "alignment", 15,
-             "the pull points along the difference; a distance of 0 has no direction"),
+             "gradients/alignment_uniformity.md", "alignment", 15, "the pull points along the difference; a distance "
+             "of 0 has no direction"),
     Exercise("uniformity", 7, 2, "l2_normalize", "contrastive/alignment_uniformity.py", "uniformity_loss.backward",
-             "gradients/alignment_uniformity.md", "test_ops.py", "uniformity", 20,
-             "NT-Xent's push with one softmax over all pairs; each counts twice, as in pairs.weighted_sum"),
+             "gradients/alignment_uniformity.md", "uniformity", 20, "NT-Xent's push with one softmax over all pairs; "
+             "each counts twice, as in pairs.weighted_sum"),
     Exercise("clip_loss", 7, 3, "l2_normalize", "contrastive/clip.py", "clip_loss.backward", "gradients/clip.md",
-             "test_ops.py",
              "clip_loss", 40, "two softmaxes share the scores, and pairs.weighted_sums has both sums; the logit scale "
              "multiplies them all"),
     Exercise("siglip", 7, 2, "l2_normalize", "contrastive/siglip.py", "siglip.backward", "gradients/siglip.md",
-             "test_ops.py", "siglip and not bad", 20,
+             "siglip and not bad", 20,
              "G of each pair by itself; then three products with t, and two sums for the scalars"),
-    Exercise("momentum_update", 8, 1, "", "methods/ema.py", "EMA.update", "methods/moco.md", "test_ema.py",
-             "follow or launches", 10,
-             "self.pairs are (online, target); self.values is all of the target at once", keep=2, parts="_follow"),
-    Exercise("enqueue", 8, 2, "", "methods/queue.py", "Queue.enqueue", "methods/moco.md", "test_queue.py",
-             "queue and not evaluation", 15,
-             "normalise; key t goes to row t mod capacity; a batch may wrap; count what has entered", keep=4),
-    Exercise("adam", 8, 2, "linear", "optim.py", "_adam", "derivations.md", "test_optim.py",
-             "adam and not named or changes_nothing", 20,
-             "in place; both moments are corrected for starting at 0; l2 goes into g, decay_factor shrinks w, unless None"),
-    Exercise("warmup_cosine", 8, 1, "", "optim.py", "warmup_cosine", "derivations.md", "test_optim.py",
-             "warmup_cosine or schedule", 10,
-             "the first step already has a rate; after the last step, stay at the final rate", keep=3),
-    Exercise("effective_rank", 8, 2, "", "evaluate/geometry.py", "effective_rank", "derivations.md", "test_evaluate.py",
-             "effective_rank", 15, "centre; the singular values are the roots of the eigenvalues of x^T x; their entropy",
-             keep=2, falls="training_metrics or report or the_cap_is_of"),
-    Exercise("retrieval", 8, 2, "", "evaluate/zero_shot.py", "retrieval_recall", "derivations.md", "test_clip.py",
+    Exercise("momentum_update", 8, 1, "", "methods/ema.py", "EMA.update", "methods/moco.md", "follow or launches", 10,
+             "self.pairs are (online, target); self.values is all of the target at once", tests="test_ema.py", keep=2,
+             parts="_follow"),
+    Exercise("enqueue", 8, 2, "", "methods/queue.py", "Queue.enqueue", "methods/moco.md", "queue and not evaluation",
+             15, "normalise; key t goes to row t mod capacity; a batch may wrap; count what has entered",
+             tests="test_queue.py", keep=4),
+    Exercise("adam", 8, 2, "linear", "optim.py", "_adam", "derivations.md", "adam and not named or changes_nothing",
+             20, "in place; both moments are corrected for starting at 0; l2 goes into g, decay_factor shrinks w, "
+             "unless None", tests="test_optim.py"),
+    Exercise("warmup_cosine", 8, 1, "", "optim.py", "warmup_cosine", "derivations.md", "warmup_cosine or schedule", 10,
+             "the first step already has a rate; after the last step, stay at the final rate", tests="test_optim.py",
+             keep=3),
+    Exercise("effective_rank", 8, 2, "", "evaluate/geometry.py", "effective_rank", "derivations.md", "effective_rank",
+             15, "centre; the singular values are the roots of the eigenvalues of x^T x; their entropy",
+             tests="test_evaluate.py", keep=2, falls="training_metrics or report or the_cap_is_of"),
+    Exercise("retrieval", 8, 2, "", "evaluate/zero_shot.py", "retrieval_recall", "derivations.md",
              "retrieval_of or recall_counts or repeated_caption_is or retrieves_nothing or every_k", 20,
              "count the wrong candidates that score at least as much as the best right one: fewer than k is a hit",
-             keep=7, falls="chunks_of_a_batch"),
+             tests="test_clip.py", keep=7, falls="chunks_of_a_batch"),
     Exercise("logit_scale", 9, 1, "clip_loss adam", "methods/clip.py", "CLIP.clamp_logit_scale", "methods/clip.md",
-             "test_clip.py",
              "clamping", 5, "the parameter is a logarithm; write into its array, which the optimizer shares",
-             falls="chunks_of_a_batch"),
-    Exercise("grad_cache", 9, 3,
-             "linear layer_norm batch_norm info_nce nt_xent clip_loss momentum_update enqueue adam", "methods/grad_cache.py",
-             "grad_cache", "gradients/grad_cache.md", "test_grad_cache.py",
-             "gradient_of or redraws or equal_size or logit_scale or moco or add_up or memory or elsewhere or a_row or "
-             "scalar or off_the_tape or is_warned_of", 30,
-             "encode without a tape; backward of the loss alone; then encode each chunk again, and send dz back through it",
-             keep=9),
+             tests="test_clip.py", falls="chunks_of_a_batch"),
+    Exercise("grad_cache", 9, 3, "linear layer_norm batch_norm info_nce nt_xent clip_loss momentum_update enqueue "
+             "adam", "methods/grad_cache.py", "grad_cache", "gradients/grad_cache.md",
+             "gradient_of or redraws or equal_size or logit_scale or moco or add_up or memory or elsewhere or a_row "
+             "or scalar or off_the_tape or is_warned_of", 30, "encode without a tape; backward of the loss alone; "
+             "then encode each chunk again, and send dz back through it", tests="test_grad_cache.py", keep=9),
 ]
 BY_NAME = {exercise.name: exercise for exercise in EXERCISES}
 DIFFICULTY = {1: "easy", 2: "medium", 3: "hard"}
@@ -216,8 +205,7 @@ def strip(source, exercise):
         stub = ["", f"{indent}def backward(g):", *_stub("", indent + "    ", exercise), ""]
         lines[returned.lineno - 1:returned.lineno - 1] = stub
         return "\n".join(lines)
-    documented = ast.get_docstring(node) is not None
-    gone = node.body[documented + exercise.keep:]
+    gone = node.body[(ast.get_docstring(node) is not None) + exercise.keep:]
     start, stop = gone[0].lineno - 1, gone[-1].end_lineno
     lines[start:stop] = _stub("\n".join(lines[start:stop]), " " * gone[0].col_offset, exercise)
     return "\n".join(lines)
@@ -247,9 +235,8 @@ def write_tree(out, exercises, *, seed=0, minicl=ROOT / "minicl"):
     take_out(exercises, out / "minicl")
     write_record(out, exercises, seed)
     (out / "conftest.py").write_text(CONFTEST)
-    if seed:
-        cases = out / "tests/cases.py"
-        cases.write_text(cases.read_text().replace(SEED_LINE.format(0), SEED_LINE.format(seed)))
+    cases = out / "tests/cases.py"
+    cases.write_text(cases.read_text().replace(SEED_LINE.format(0), SEED_LINE.format(seed)))
 
 
 def add_to_tree(out, exercises, seed):
@@ -260,15 +247,7 @@ def add_to_tree(out, exercises, seed):
         raise ExerciseError(f"{', '.join(again)}: already an exercise in {out}; name another, or a new folder")
     if seed not in (0, record["seed"]):
         raise ExerciseError(f"the tests in {out} have the seed {record['seed']}, not {seed}; leave --seed out")
-    stripped = {}
-    for exercise in exercises:                               # all of them, before any is written
-        path = out / "minicl" / exercise.file
-        try:
-            stripped[path] = strip(stripped.get(path) or path.read_text(), exercise)
-        except (LookupError, SyntaxError, OSError) as error:
-            raise ExerciseError(f"{exercise.name} cannot be taken out of {path}: {error}; name a new folder") from error
-    for path, source in stripped.items():
-        path.write_text(source)
+    take_out(exercises, out / "minicl")
     write_record(out, [*(BY_NAME[name] for name in record["exercises"]), *exercises], record["seed"])
 
 
@@ -286,10 +265,16 @@ def read_record(tree):
 
 
 def take_out(exercises, minicl):
-    """Strip these exercises in place, in a copy of minicl/."""
+    """Strip these exercises in place, in a copy of minicl/; if one cannot be stripped, none is."""
+    stripped = {}
     for exercise in exercises:
         path = minicl / exercise.file
-        path.write_text(strip(path.read_text(), exercise))
+        try:
+            stripped[path] = strip(stripped.get(path) or path.read_text(), exercise)
+        except (LookupError, SyntaxError, OSError) as error:
+            raise ExerciseError(f"{exercise.name} cannot be taken out of {path}: {error}; name a new folder") from error
+    for path, source in stripped.items():
+        path.write_text(source)
 
 
 def command(exercise):
@@ -299,7 +284,7 @@ def command(exercise):
 
 def replace_broken(minicl):
     """Put the library's files in place of those that cannot be imported: {file: error}, with file "" if that fails."""
-    broken, library = {}, ROOT / "minicl"
+    broken = {}
     modules = sorted({"minicl." + exercise.file.removesuffix(".py").replace("/", ".") for exercise in EXERCISES})
     while True:
         run = subprocess.run([sys.executable, "-c", "import " + ", ".join(modules)], cwd=minicl.parent,
@@ -307,29 +292,28 @@ def replace_broken(minicl):
         if run.returncode == 0:
             return broken
         error = run.stderr.strip().split("\n")[-1]
-        places = [(Path(file), line) for file, line in re.findall(r'File "(.*?)", line (\d+)', run.stderr)]
-        inside = [(file.relative_to(minicl.resolve()), line) for file, line in places if minicl.resolve() in file.parents]
+        inside = re.findall(rf'File "{re.escape(str(minicl.resolve()))}.(.*?)", line (\d+)', run.stderr)
         file, line = inside[-1] if inside else ("", 0)
-        if not inside or file in broken or not (library / file).exists():
+        if not inside or Path(file) in broken or not (ROOT / "minicl" / file).exists():
             return {**broken, Path(): error}
-        broken[file] = f"{error} (line {line} of {file})"
-        shutil.copy(library / file, minicl / file)
+        broken[Path(file)] = f"{error} (line {line} of {file})"
+        shutil.copy(ROOT / "minicl" / file, minicl / file)
 
 
 def mark(exercise, tree, broken):
     """{"passed", "tests", "minutes", "done"} of one exercise, and "error" where its tests could not run."""
     error = broken.get(Path(exercise.file), broken.get(Path()))
-    passed = failed = 0
+    passed = failed = errors = 0
     if error is None:
         run = subprocess.run([sys.executable, "-m", "pytest", "-q", "--tb=no", f"tests/{exercise.tests}", "-k", exercise.k],
                              cwd=tree, capture_output=True, text=True, env={**os.environ, "COLUMNS": "300"})
         passed, failed, errors = (sum(map(int, re.findall(rf"(\d+) {word}", run.stdout.strip().split("\n")[-1])))
                                   for word in ("passed", "failed", "error"))
-        failed += errors
-        if passed + failed - errors == 0:
+        if passed + failed == 0:
             reasons = re.findall(r"\w*(?:Error|Exception)\b.*", run.stdout + run.stderr)
             error = reasons[-1] if reasons else f"pytest ended with status {run.returncode}"
-    return {"passed": passed, "tests": passed + failed, "minutes": exercise.minutes, "done": passed > 0 == failed,
+    tests = passed + failed + errors
+    return {"passed": passed, "tests": tests, "minutes": exercise.minutes, "done": 0 < passed == tests,
             **({} if error is None else {"error": error})}
 
 
@@ -340,8 +324,7 @@ def grade(out, students, seed):
     cannot be imported have an error; the others are graded with the library's file in its place.
     """
     names = [student.resolve().name for student in students]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ExerciseError(f"--grade: two trees are called {', '.join(twice)}; rename one, the name is the student's")
     marks = {}
     width = max(map(len, ["minutes done", *BY_NAME])) + 2
@@ -355,14 +338,15 @@ def grade(out, students, seed):
             marks[name][exercise.name] = mark(exercise, out / name, broken)
             print(f"{name}: {exercise.name} {cell(marks[name][exercise.name])}", file=sys.stderr, flush=True)
 
-    columns = [max(len(name), 7) + 2 for name in names]
-    print(" " * width + "".join(f"{name:>{column}}" for name, column in zip(names, columns)))
+    def row(title, cells):
+        print(f"{title:<{width}}" + "".join(f"{shown:>{max(len(name), 7) + 2}}" for name, shown in zip(names, cells)))
+
+    row("", names)
     for exercise in EXERCISES:
-        shown = [cell(marks[name].get(exercise.name)) for name in names]
-        if any(shown):
-            print(f"{exercise.name:<{width}}" + "".join(f"{one:>{column}}" for one, column in zip(shown, columns)))
-    minutes = [sum(mark["minutes"] for mark in marks[name].values() if mark["done"]) for name in names]
-    print(f"{'minutes done':<{width}}" + "".join(f"{some:>{column}}" for some, column in zip(minutes, columns)))
+        cells = [cell(marks[name].get(exercise.name)) for name in names]
+        if any(cells):
+            row(exercise.name, cells)
+    row("minutes done", [sum(mark["minutes"] for mark in marks[name].values() if mark["done"]) for name in names])
     errors = {}
     for name in names:
         for exercise, one in marks[name].items():
