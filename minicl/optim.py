@@ -17,8 +17,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from .autograd import Tensor
-from .backend import (Number, array_module, each_step, follow, fused, parallel_for, square, sum_of_squares, to_device,
-                      to_host, weights)
+from .backend import (Number, array_module, each_step, follow, fused, on_host, parallel_for, square, sum_of_squares,
+                      to_device, to_host, weights)
 from .checks import Sealed, require_bool, require_integers, require_setting, require_within
 from .nn import Module, Parameter
 from .nn.state import require_state
@@ -102,7 +102,7 @@ class Optimizer(Sealed):
         for g in self._live_gradients():                         # gradients of frozen parameters are not touched
             self.world.all_reduce(g)
         self.spent |= self.world.size > 1
-        if self.xp is np:
+        if on_host(self.values):
             self._require_finite_gradients()
         norm = None if clip_grad_norm is None else self._clip(clip_grad_norm)
         each_step(self.values, self._count)

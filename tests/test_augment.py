@@ -111,7 +111,7 @@ def test_nothing_on_the_way_is_float64_when_the_images_are_float32(monkeypatch, 
             found.extend(a.dtype for a in arrays)
             return apply(self, *arrays)
         monkeypatch.setattr(kind, "apply", spy)
-    for machine in ("warp", "resample"):
+    for machine in ("bilinear", "resample"):
         def watched(*arrays, run=getattr(geometric, machine)):
             found.extend(a.dtype for a in arrays)
             return run(*arrays)

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from image_batches import images_of, seeded
 
-from minicl.backend import to_device, to_host
+from minicl.backend import bilinear, to_device, to_host
 from minicl.data.augment import (ElasticTransform, RandomAffine, RandomHorizontalFlip, RandomPerspective,
                                  RandomResizedCrop)
 from minicl.data.augment.base import draw_boxes
-from minicl.data.augment.geometric import CORNERS, affine_matrix, central_box, square_to_quad, warp
+from minicl.data.augment.geometric import CORNERS, affine_matrix, central_box, square_to_quad
 
-# ---------------------------------------------------------------- warp and its maps
+# ---------------------------------------------------------------- bilinear samples, and maps of the plane
 
-def bilinear(image, row, column):
+def blended(image, row, column):
     """Zero outside: the four neighbours weighed one by one."""
     height, width, channels = image.shape
     total = np.zeros(channels)
@@ -26,17 +26,17 @@ def bilinear(image, row, column):
 
 
 @pytest.mark.parametrize("channels", (1, 3))
-def test_warp_is_bilinear_and_zero_outside(xp, rng, channels):
+def test_samples_are_bilinear_and_zero_outside(xp, rng, channels):
     images = images_of(xp, n=3, channels=channels, dtype="float64")
     coordinates = rng.uniform(-4, 15, (3, 2, 7, 5))
     coordinates[0, :, 0] = [[-1, 0, 9, 10, 11]] * 2                      # on pixels, edges and beyond
     coordinates[1, :, 0] = [[-1e9, 1e9, np.inf, -np.inf, 3.5]] * 2
     out = xp.empty((*coordinates.shape[:1], *coordinates.shape[2:], images.shape[3]), dtype=images.dtype)
-    warp(images, to_device(coordinates, xp), out)
+    bilinear(images, to_device(coordinates, xp), out)
     assert out.shape == (3, 7, 5, channels)
     for b, i, j in np.ndindex(3, 7, 5):
         row, column = np.clip(coordinates[b, :, i, j], -99, 99)
-        np.testing.assert_allclose(to_host(out)[b, i, j], bilinear(to_host(images)[b], row, column), atol=1e-12)
+        np.testing.assert_allclose(to_host(out)[b, i, j], blended(to_host(images)[b], row, column), atol=1e-12)
 
 
 @pytest.mark.parametrize("channels", (1, 3))
@@ -54,7 +54,7 @@ def test_affine_matches_a_loop_that_moves_each_pixel_forward(xp, channels):
         K = np.array([[1, 0], [-np.tan(phi[b]), 1]])
         for i, j in np.ndindex(10, 12):
             source = np.linalg.solve(s[b] * R @ K, np.array([i, j]) - centre - t[b]) + centre
-            np.testing.assert_allclose(out[b, i, j], bilinear(to_host(images)[b], *source), atol=1e-9)
+            np.testing.assert_allclose(out[b, i, j], blended(to_host(images)[b], *source), atol=1e-9)
 
 
 @pytest.mark.parametrize("side", (8, 9))

@@ -59,7 +59,8 @@ def test_imports_run_downwards(path):
 
 
 def test_no_files_import_each_other_in_a_circle():
-    open_, done = [], set()
+    open_ = []
+    done = set()
 
     def visit(path):
         assert path not in open_, "circle: " + " -> ".join(map(str, [*open_[open_.index(path):], path]))
@@ -82,10 +83,29 @@ def test_nothing_in_the_package_imports_the_examples():
             assert not any(name.partition(".")[0] in ("examples", "claims", "tests") for name in names), path
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE), ids=str)
+def asks_which_device(node):
+    """Whether a node is the name is_gpu, or a comparison with NumPy's module: `xp is np`."""
+    return isinstance(node, (ast.Name, ast.alias)) and getattr(node, "id", getattr(node, "name", "")) == "is_gpu" or \
+        isinstance(node, ast.Compare) and any(isinstance(side, ast.Name) and side.id == "np" for side in node.comparators)
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_only_ops_and_the_backend_do_otherwise_on_a_gpu(path):
+    """Elsewhere a check that reads values asks on_host()."""
+    asked = [node.lineno for node in ast.walk(PACKAGE[path]) if asks_which_device(node)]
+    assert room(path) in ("backend", "ops", "cuda_graph") or not asked, f"{path} asks for the device on lines {asked}"
+
+
+def test_questions_for_the_device_are_found():
+    found = {str(path) for path, tree in PACKAGE.items() if any(map(asks_which_device, ast.walk(tree)))}
+    assert {"ops/conv.py", "backend/memory.py"} <= found
+
+
+@pytest.mark.parametrize("path", [*sorted(ROOT.glob("minicl/**/*.py")), *sorted(ROOT.glob("examples/**/*.py"))],
+                         ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_file_can_be_read_in_one_sitting(path):
-    lines = len((ROOT / "minicl" / path).read_text().splitlines())
-    assert lines <= (269 if path == Path("autograd.py") else 400)
+    lines = len(path.read_text().splitlines())
+    assert lines <= (269 if path == ROOT / "minicl/autograd.py" else 400)
 
 
 def ops_of(folder):

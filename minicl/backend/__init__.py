@@ -3,7 +3,7 @@
 All other code takes `xp = array_module(x)` from the data and then writes `xp.exp(x)`. Where the two libraries differ, a
 function here has one name for both:
 
-    device    get_backend("cupy"), array_module, is_gpu; to_device and to_host, the only transfers between the memories
+    device    get_backend("cupy"), array_module, is_gpu, on_host; to_device and to_host, the only transfers
     kernels   fused: a formula as one kernel; sums (sum_over, column_sums, deviation_sums, ...); scatter_add; tile_size
     sources   row_dots, fill_diagonals, Additions, bilinear: kernels in CUDA source, and the same on NumPy
     products  operand, product: products of convolutions and linear layers, with bf16 of rounded operands
@@ -17,8 +17,8 @@ Importing minicl never imports cupy.
 """
 
 from .capturable import capturable
-from .device import (PRECISIONS, BackendError, array_module, get_backend, is_array, is_gpu, require_finite,
-                     to_device, to_host)
+from .device import (PRECISIONS, BackendError, array_module, get_backend, is_array, is_gpu, on_host,
+                     require_finite, to_device, to_host)
 from .kernels import (column_sums, deviation_sums, follow, fused, mean_over, product_sums, row_max, row_means,
                       row_sums, scatter_add, sum_over, tile_size, weights)
 from .memory import available_memory_only, peak_memory_mib
@@ -33,8 +33,8 @@ from .taps import add_taps, gather_taps
 __all__ = ["PRECISIONS", "Additions", "BackendError", "Number", "Step", "add_taps", "array_module", "available_cores",
            "available_memory_only", "bilinear", "capturable", "column_sums", "deviation_sums", "each_step",
            "fill_diagonals", "follow", "fused", "gather_taps", "get_backend", "is_array", "is_captured", "is_gpu",
-           "is_in_step", "is_supplied", "keep", "kind_of", "mean_over", "operand", "operand_dtype", "parallel_for",
-           "parallel_map", "parallel_sum", "peak_memory_mib", "product", "product_sums", "refuse_capture",
-           "require_finite", "row_dots", "row_max", "row_means", "row_sums", "scatter_add", "share_cores", "square",
-           "sum_of_squares", "sum_over", "threads", "tile_size", "to_device", "to_host", "undo_if_not_captured",
-           "weights", "workers"]
+           "is_in_step", "is_supplied", "keep", "kind_of", "mean_over", "on_host", "operand", "operand_dtype",
+           "parallel_for", "parallel_map", "parallel_sum", "peak_memory_mib", "product", "product_sums",
+           "refuse_capture", "require_finite", "row_dots", "row_max", "row_means", "row_sums", "scatter_add",
+           "share_cores", "square", "sum_of_squares", "sum_over", "threads", "tile_size", "to_device", "to_host",
+           "undo_if_not_captured", "weights", "workers"]

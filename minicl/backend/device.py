@@ -123,6 +123,11 @@ def is_gpu(xp: ArrayModule) -> bool:
     return xp is not np
 
 
+def on_host(x: Any) -> bool:
+    """Whether x is a number or a NumPy array, whose values can be read at once. Reading an array on a GPU waits for it."""
+    return isinstance(x, (np.ndarray, np.generic, int, float))
+
+
 # ---------------------------------------------------------------- moving arrays
 
 def to_host(x: Any) -> HostArray:

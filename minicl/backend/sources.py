@@ -88,7 +88,55 @@ def _add_each(xp, count):
 
 # ---------------------------------------------------------------- pixels between pixels
 
-# entry i of out (B, S, T, C), at the point (y, x) of an image; a, b, c, d as in warp()
+def bilinear(images: Array, coordinates: Array, out: Array) -> None:
+    """Bilinear samples of images at any coordinates; outside the image all values are 0.
+
+    images (B, H, W, C); coordinates (B, 2, S, T), source rows and columns in pixels; out (B, S, T, C)
+
+    With a the pixel above and left of the point, b right of a, c and d below them, and (v, u) the offset from a:
+
+        top = a + u (b - a),   bottom = c + u (d - c),   out = top + v (bottom - top)
+    """
+    if isinstance(images, np.ndarray):
+        _sample(images, coordinates, out)
+    else:
+        _bilinear(array_module(out))(images, coordinates, *images.shape[1:], out.shape[1] * out.shape[2], out)
+
+
+def _sample(images, coordinates, out):
+    """bilinear() on NumPy."""
+    n, height, width, channels = images.shape
+    # A border of zeros, one pixel before and two after, so that each clipped point has its four neighbours.
+    padded = np.zeros((n, height + 3, width + 3, channels), dtype=images.dtype)
+    padded[:, 1:-2, 1:-2] = images
+    pixels = padded.reshape(-1, channels)
+    row = width + 3
+    first = np.arange(n)[:, None, None] * (row * (height + 3))           # index of each image's first pixel
+
+    v, u = coordinates[:, 0] + 1, coordinates[:, 1] + 1
+    np.clip(v, 0, height + 1, out=v)
+    np.clip(u, 0, width + 1, out=u)
+    i, j = v.astype("int32"), u.astype("int32")                          # the floor, since v, u >= 0
+    v -= i.astype(v.dtype)                                               # float32 - int32 would go by way of float64
+    u -= j.astype(u.dtype)
+    i *= row
+    i += j
+    index = i + first                                                    # of a
+    a, b, c, d = (pixels[further:].take(index, axis=0) for further in (0, 1, row, row + 1))
+
+    v, u = v[..., None], u[..., None]
+    b -= a
+    b *= u
+    b += a                                                               # top
+    d -= c
+    d *= u
+    d += c                                                               # bottom
+    d -= b
+    d *= v
+    np.add(d, b, out=out)
+
+
+# entry i of out (B, S, T, C), at the point (y, x) of an image
 BILINEAR = """
     const ptrdiff_t point = i / channels % points;
     const ptrdiff_t image = i / channels / points;
@@ -109,11 +157,6 @@ BILINEAR = """
     const T bottom = corners[2] + u * (corners[3] - corners[2]);
     out = top + v * (bottom - top);
 """
-
-
-def bilinear(images: Array, coordinates: Array, out: Array) -> None:
-    """On a GPU: out (B, S, T, C), samples of images (B, H, W, C) at coordinates (B, 2, S, T); outside all is 0."""
-    _bilinear(array_module(out))(images, coordinates, *images.shape[1:], out.shape[1] * out.shape[2], out)
 
 
 @functools.lru_cache

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..autograd import Tensor
-from ..backend import array_module, is_array, is_gpu
+from ..backend import is_array, on_host
 from ..checks import is_number, require_within
 from ..distributed import ALONE
 from ..signature import is_plain_array
@@ -15,7 +15,7 @@ def require_scalar(name, argument, value, interval="(-inf, inf)", hint=""):
     if is_array(value):
         if value.ndim != 0:
             raise ValueError(f"{name}: {argument} must be one number, got shape {value.shape}")
-        if is_gpu(array_module(value)):
+        if not on_host(value):
             return
         value = float(value)
     require_within(name, interval, hint, **{argument: value})

@@ -19,7 +19,7 @@ cosine of each row is subtracted before the division by a small tau, which would
 import functools
 import math
 
-from ..backend import (array_module, column_sums, fill_diagonals, fused, is_gpu, parallel_for, parallel_map, parallel_sum,
+from ..backend import (array_module, column_sums, fill_diagonals, fused, on_host, parallel_for, parallel_map, parallel_sum,
                        row_sums, tile_size, to_device, workers)
 from ..distributed import ALONE
 from .cosine import l2_normalize
@@ -308,8 +308,7 @@ def exp_is_safe(xp, tau, dtype, count):
     """Whether sums of `count` terms exp(s / tau), |s| <= 1, neither overflow nor vanish. The 2 allows for cosines rounded
     above 1, and for the smallest normal number, which is nearer to 1 than the largest. A tau on a GPU is not read, which
     would wait for it; then each row's largest score is subtracted."""
-    known = isinstance(tau, (int, float)) or not is_gpu(xp)
-    return known and 1 / float(tau) + math.log(count) < math.log(float(xp.finfo(dtype).max)) - 2
+    return on_host(tau) and 1 / float(tau) + math.log(count) < math.log(float(xp.finfo(dtype).max)) - 2
 
 
 @fused

@@ -4,7 +4,7 @@ The score s_ij (N, K) rates candidate j for anchor i; positive_ids (N,) is the c
 """
 
 from ..autograd import Tensor
-from ..backend import array_module, is_gpu, require_finite
+from ..backend import array_module, on_host, require_finite
 from ..distributed import ALONE, World, mean_of
 from ..ops import getitem
 from ..signature import accepts_other_names, is_plain_array
@@ -61,6 +61,6 @@ def _require_scores(name, scores, positive_ids):
     if positive_ids.shape != scores.shape[:1]:
         raise ValueError(f"{name}: expected one positive per row, positive_ids ({scores.shape[0]},), got "
                          f"{positive_ids.shape}")
-    if not is_gpu(array_module(positive_ids)) and not 0 <= positive_ids.min() <= positive_ids.max() < scores.shape[1]:
+    if on_host(positive_ids) and not 0 <= positive_ids.min() <= positive_ids.max() < scores.shape[1]:
         raise ValueError(f"{name}: positive_ids must be columns from 0 to {scores.shape[1] - 1}, got "
                          f"{positive_ids.min()} to {positive_ids.max()}")

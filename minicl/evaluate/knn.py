@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from ..backend import array_module, is_gpu, parallel_for, scatter_add, to_device, to_host
+from ..backend import array_module, on_host, parallel_for, scatter_add, to_device, to_host
 from ..checks import require_integers, require_within
 from ..distributed import ALONE, World
 from ..signature import accepts_other_names
@@ -38,7 +38,7 @@ def knn_accuracy(train_features: Array, train_labels: HostArray, test_features: 
     ids, truth = to_device(train_ids, xp), to_device(test_ids, xp)
     bank, queries = normalized(train_features), normalized(test_features)
     rows = max(1, min(200, 2**23 // N))                                      # s is 64 MB at most
-    searches = not is_gpu(xp) and N >= SEARCHED * k and len(queries) >= bank.shape[1]        # else it does not pay
+    searches = on_host(bank) and N >= SEARCHED * k and len(queries) >= bank.shape[1]         # it reads all it computes
     p_bank, p_queries = _bounding_vectors(bank, queries) if searches else (None, None)
 
     def found(lo, hi):

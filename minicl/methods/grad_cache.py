@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..autograd import Tensor
-from ..backend import array_module, each_step, is_array, require_finite
+from ..backend import array_module, each_step, is_array, on_host, require_finite
 from ..checks import require_integers
 from ..nn import BatchNorm, HostBuffer, Module
 from ..no_grad import no_grad
@@ -63,14 +63,14 @@ def grad_cache(model: Module, loss: Callable[..., Tensor], *inputs: Array, chunk
     if count > 1 and any(isinstance(layer, BatchNorm) and layer.training for layer in model.modules()):
         warnings.warn("grad_cache: batch norm normalises each chunk separately, so the loss and its gradient are not those "
                       f"of the whole batch ({N} items in {count} chunks)", stacklevel=2)
-    on_host, on_device = ([buffer for _, buffer in model.named_buffers() if isinstance(buffer, HostBuffer) == is_host]
-                          for is_host in (True, False))
-    before = [buffer.data.copy() for buffer in on_device]
-    each_step(inputs[0], lambda: _before.update({model: [buffer.data.copy() for buffer in on_host]}))
+    hosts, devices = ([buffer for _, buffer in model.named_buffers() if isinstance(buffer, HostBuffer) == is_host]
+                      for is_host in (True, False))
+    before = [buffer.data.copy() for buffer in devices]
+    each_step(inputs[0], lambda: _before.update({model: [buffer.data.copy() for buffer in hosts]}))
     with no_grad():
         parts = [_outputs(model, items) for items in chunks]                 # (1)
-    each_step(inputs[0], lambda: _restore(on_host, _before[model]))          # the second pass draws the same masks, and
-    _restore(on_device, before)                                              # averages statistics once
+    each_step(inputs[0], lambda: _restore(hosts, _before[model]))            # the second pass draws the same masks, and
+    _restore(devices, before)                                                # averages statistics once
     z = [Tensor(xp.concatenate([part.data for part in column]), requires_grad=True) for column in zip(*parts)]
     L = loss(*z)
     if not isinstance(L, Tensor):
@@ -78,7 +78,7 @@ def grad_cache(model: Module, loss: Callable[..., Tensor], *inputs: Array, chunk
     L.backward()                                                             # (2)
     for (lo, hi), items, part in zip(bounds, chunks, parts):
         again = _outputs(model, items)
-        if xp is np:
+        if on_host(inputs[0]):
             _require_same(part, again)
         sum((y * whole.grad[lo:hi]).sum() for y, whole in zip(again, z) if whole.grad is not None).backward()  # (3)
     return L.detach(), [whole.detach() for whole in z]

@@ -7,11 +7,9 @@ causal and only the last token attends to the whole caption. Here attention is b
 marker, gives each token a gradient, and makes a bag of tokens the Transformer of depth 0.
 """
 
-import numpy as np
-
 from .. import ops
 from ..autograd import Tensor
-from ..backend import array_module, is_array
+from ..backend import array_module, is_array, on_host
 from ..checks import require_integers
 from ..signature import describe
 from ..typing import Array, Rng
@@ -102,7 +100,7 @@ def real_tokens(name, ids):
     if not is_array(ids) or ids.ndim != 2 or ids.dtype.kind not in "iu":
         raise ValueError(f"{name}: expected token ids (B, T) of an integer type, got {describe(ids)}; a tokenizer "
                          "makes them from captions")
-    if isinstance(ids, np.ndarray) and ids.min(initial=0) < 0:               # on a GPU this would wait
+    if on_host(ids) and ids.min(initial=0) < 0:
         raise ValueError(f"{name}: expected token ids >= 0, got {ids.min()}")
     return ids != PADDING
 

@@ -1,7 +1,7 @@
 """Embedding: lookup of vectors in a table by id."""
 
 from ..autograd import op
-from ..backend import array_module, is_gpu, scatter_add
+from ..backend import array_module, on_host, scatter_add
 from ..signature import Index
 from ..typing import Array
 
@@ -19,7 +19,7 @@ def embedding(ids: Index, table: Array):
     """
     if table.ndim != 2:
         raise ValueError(f"embedding: expected a table (V, C), got shape {table.shape}")
-    if not is_gpu(array_module(ids)) and ids.size and not (-1 <= ids.min() and ids.max() < len(table)):
+    if on_host(ids) and ids.size and not (-1 <= ids.min() and ids.max() < len(table)):
         raise IndexError(f"embedding: ids must be from -1 (the last row) to {len(table) - 1}, for a table {table.shape}, "
                          f"got {ids.min()} to {ids.max()}")
 

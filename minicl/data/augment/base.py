@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ...backend import array_module, each_step, keep, parallel_for
+from ...backend import array_module, each_step, keep, on_host, parallel_for
 from ...checks import Sealed, require_rng
 from ...distributed import ALONE, World
 from ...signature import is_plain_array
@@ -72,7 +72,7 @@ class Transform(Sealed):
         if images.size:
             pixels = max(images.shape[1] * images.shape[2], out.shape[1] * out.shape[2])
             parallel_for(xp, len(images), work, max(1, SLICE_PIXELS // pixels))
-        if own and xp is np and np.isnan(out).any():
+        if own and on_host(out) and np.isnan(out).any():
             raise ValueError(f"{type(self).__name__}.apply: it left part of out unset, or wrote NaN; write out[...] = ...")
         return out
 

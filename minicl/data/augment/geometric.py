@@ -8,65 +8,12 @@ import math
 
 import numpy as np
 
-from ...backend import array_module, bilinear, each_step, fused, is_captured, is_gpu
+from ...backend import array_module, bilinear, each_step, fused, is_captured, on_host
 from ...typing import Array, HostArray
 from ..checks import interval, number, whole
 from .base import Range, Transform, draw_boxes
 
-# ---------------------------------------------------------------- the two functions
-
-def warp(images: Array, coordinates: Array, out: Array) -> None:
-    """Bilinear samples of images at any coordinates; outside the image all values are 0.
-
-    images (B, H, W, C); coordinates (B, 2, S, T), source rows and columns in pixels; out (B, S, T, C)
-
-    With a the pixel above and left of the point, b right of a, c and d below them, and (v, u) the offset from a:
-
-        top = a + u (b - a),   bottom = c + u (d - c),   out = top + v (bottom - top)
-    """
-    xp = array_module(images)
-    if is_gpu(xp):
-        bilinear(images, coordinates, out)
-        return
-    n, height, width, channels = images.shape
-    # A border of zeros, one pixel before and two after, so that each clipped point has its four neighbours.
-    padded = xp.zeros((n, height + 3, width + 3, channels), dtype=images.dtype)
-    padded[:, 1:-2, 1:-2] = images
-    pixels = padded.reshape(-1, channels)
-
-    row = width + 3
-    first = _numbers(xp, n, "int64", row * (height + 3))[:, None, None]      # index of each image's first pixel
-    v, u, index = _corner(xp, coordinates[:, 0], coordinates[:, 1], first, row, height + 1.0, width + 1.0)
-    a, b, c, d = (pixels[further:].take(index, axis=0) for further in (0, 1, row, row + 1))
-
-    _blend(a, b, c, d, v[:, :, :, None], u[:, :, :, None], out)
-
-
-def _corner(xp, y, x, first, row, bottom, right):
-    """v, u, and where a is among the padded pixels, for points (y, x) of images whose pixels begin at `first`."""
-    v, u = y + 1, x + 1
-    xp.clip(v, 0, bottom, out=v)
-    xp.clip(u, 0, right, out=u)
-    i, j = v.astype("int32"), u.astype("int32")                          # the floor, since v, u >= 0
-    v -= i.astype(v.dtype)                                               # float32 - int32 would go by way of float64
-    u -= j.astype(u.dtype)
-    i *= row
-    i += j
-    return v, u, i + first
-
-
-def _blend(a, b, c, d, v, u, out):
-    """b becomes top, d bottom."""
-    b -= a
-    b *= u
-    b += a                                                               # top
-    d -= c
-    d *= u
-    d += c                                                               # bottom
-    d -= b
-    d *= v
-    np.add(d, b, out=out)
-
+# ---------------------------------------------------------------- separable filters
 
 def resample(images: Array, rows: Array, columns: Array, out: Array) -> None:
     """out = rows @ images @ columns^T, for each image and channel: a separable linear filter.
@@ -189,12 +136,12 @@ class RandomHorizontalFlip(Transform):
         return [rng.random(shape[0]) < self.p]
 
     def apply(self, images, out, flips):
-        if is_gpu(array_module(images)):                                 # which is not to wait for how many they are
+        if on_host(flips):
+            chosen = np.flatnonzero(flips)
+            out[...] = images
+            out[chosen] = images[chosen, :, ::-1]
+        else:
             _choose(images, images[:, :, ::-1], flips[:, None, None, None], out)
-            return
-        chosen = np.flatnonzero(flips)
-        out[...] = images
-        out[chosen] = images[chosen, :, ::-1]
 
 
 @fused
@@ -212,7 +159,7 @@ class PlaneMap(Transform):
     """
 
     def apply(self, images, out, matrix):
-        warp(images, plane_coordinates(matrix, *images.shape[1:3]), out)
+        bilinear(images, plane_coordinates(matrix, *images.shape[1:3]), out)
 
 
 def plane_coordinates(matrix, height, width):
@@ -230,14 +177,14 @@ def _plane(xp, per_row, per_column, origin, y, x):
     return (per_row * y + origin) + per_column * x
 
 
-def _numbers(xp, n, dtype, step=1):
-    """0, step, ..., (n - 1) step, cached to save a launch in every batch on a GPU. Do not write to it."""
-    return (_arange.__wrapped__ if is_captured() else _arange)(xp, n, dtype, step)
+def _numbers(xp, n, dtype):
+    """0, 1, ..., n - 1, cached to save a launch in every batch on a GPU. Do not write to it."""
+    return (_arange.__wrapped__ if is_captured() else _arange)(xp, n, dtype)
 
 
 @functools.lru_cache(64)
-def _arange(xp, n, dtype, step):
-    return xp.arange(0, n * step, step, dtype=dtype)
+def _arange(xp, n, dtype):
+    return xp.arange(n, dtype=dtype)
 
 
 class RandomAffine(PlaneMap):
@@ -354,7 +301,7 @@ class ElasticTransform(Transform):
         coordinates = rows @ z @ columns.T                               # (B, 2, H, W)
         coordinates[:, 0] += xp.arange(height, dtype=images.dtype)[:, None]
         coordinates[:, 1] += xp.arange(width, dtype=images.dtype)
-        warp(images, coordinates, out)
+        bilinear(images, coordinates, out)
 
     def knots(self, side: int) -> HostArray:
         """Knots sigma apart over `side` pixels and two beyond each end, in pixels."""
