@@ -1,4 +1,4 @@
-"""CPC: the data's known structure, windows that do not overlap, the choice among sequences, and the example."""
+"""CPC: the known structure of the data, non-overlapping windows, the choice among sequences, and the example."""
 
 import functools
 import math
@@ -23,8 +23,8 @@ from minicl.run import Run
 
 # ---------------------------------------------------------------- the data
 
-def test_the_hidden_states_are_stationary_and_forget_as_they_say(rng):
-    """N(0, I) at every step; turned on by a gap they correlate with what came by decay^gap."""
+def test_the_hidden_states_are_stationary_and_decorrelate_with_the_gap(rng):
+    """States are N(0, I) at every step. A state rotated by a gap correlates with the later state by decay^gap."""
     rotation = Rotation(planes=2, decay=0.9, length=12)
     _, s = rotation.draw(20_000, rng)
     for t in (0, 11):
@@ -35,7 +35,7 @@ def test_the_hidden_states_are_stationary_and_forget_as_they_say(rng):
 
 def test_turning_is_a_rotation_of_each_plane_by_its_angle():
     rotation = Rotation(planes=2)
-    s = np.array([[1.0, 0.0, 0.0, 2.0]])                     # plane 0 at (1, 0), plane 1 at (0, 2)
+    s = np.array([[1.0, 0.0, 0.0, 2.0]])                     # plane 0 is at (1, 0), plane 1 at (0, 2)
     (a, b), turned = 3 * rotation.angles, rotation.turned(s, 3)
     np.testing.assert_allclose(turned, [[math.cos(a), -2 * math.sin(b), math.sin(a), 2 * math.cos(b)]])
     np.testing.assert_allclose(rotation.turned(turned, -3), s, atol=1e-12)
@@ -77,7 +77,7 @@ def test_a_batch_is_turned_time_first_and_bytes_become_0_to_1(xp):
     (lambda: load_sequences("rotation", "here"), DataError, "load_sequences: 'rotation' reads no files, got data_dir"),
     (lambda: SequenceData("x", np.zeros((2, 3, 4)), np.zeros((2, 3, 4))), ValueError, "SequenceData: train must be"),
 ], ids=["no forgetting", "unknown", "files", "float64"])
-def test_data_that_cannot_be_is_refused(call, error, message):
+def test_invalid_data_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
 
@@ -91,7 +91,7 @@ def model(rng):
 
 
 def test_a_window_sees_its_own_samples_and_no_other(model, rng):
-    x = rng.standard_normal((14, 2, 3), dtype="float32")     # 3 windows of 4; 2 samples are left over
+    x = rng.standard_normal((14, 2, 3), dtype="float32")     # 3 windows of 4, and 2 samples left over
     z = model.encoder(x).data
     assert z.shape == (3, 2, 5)
     for t in range(14):
@@ -103,7 +103,7 @@ def test_a_window_sees_its_own_samples_and_no_other(model, rng):
         np.testing.assert_array_equal(differs, expected)
 
 
-def test_the_context_knows_the_past_only(model, rng):
+def test_the_context_depends_only_on_the_past(model, rng):
     x = rng.standard_normal((12, 2, 3), dtype="float32")
     changed = x.copy()
     changed[4:] += 1
@@ -112,7 +112,7 @@ def test_the_context_knows_the_past_only(model, rng):
     assert (before[1:] != after[1:]).any(axis=2).all()
 
 
-def test_without_a_context_it_is_the_window_itself(rng):
+def test_without_a_context_network_the_context_is_the_window(rng):
     model = CPC(WindowEncoder(3, 4, features=5, rng=rng), None, 2, rng=rng)
     z, c = model(rng.standard_normal((8, 2, 3), dtype="float32"))
     assert c is z and [p.weight.shape for p in model.predictors] == [(5, 5)] * 2
@@ -127,7 +127,7 @@ def test_a_score_is_the_product_of_a_prediction_and_a_future(model, xp, rng):
         w, scores, ids = to_host(model.predictors[k - 1].weight.data), to_host(scores.data), to_host(ids)
         for t in range(4 - k):
             for i in range(3):
-                assert ids[t * 3 + i] == i                   # the positive: the same sequence, k windows on
+                assert ids[t * 3 + i] == i                   # the positive is the same sequence, k windows later
                 for j in range(3):
                     expected = z_host[t + k, j] @ (c_host[t, i] @ w)
                     assert scores[t * 3 + i, j] == pytest.approx(expected, rel=1e-4, abs=1e-5)
@@ -171,7 +171,7 @@ SMALL = ("--batch", 16, "--ahead", 3, "--hidden", 32, "--log-every", 1)
 
 @pytest.fixture
 def example(monkeypatch, tmp_path):
-    """example(*options, out=name): run the script on few sequences to its end; its exit code and folder."""
+    """example(*options, out=name): run the script on few sequences; returns (exit code, folder)."""
     monkeypatch.setattr(digits, "generate_digits", functools.partial(digits.generate_digits, 640, 160))
     monkeypatch.setattr(sequences, "generate_rotations", functools.partial(generate_rotations, n_train=400, n_test=160))
 
@@ -180,7 +180,7 @@ def example(monkeypatch, tmp_path):
     return run
 
 
-def test_the_future_is_picked_better_than_chance_and_the_nearer_the_better(example, xp):
+def test_the_future_is_picked_better_than_chance_and_better_when_nearer(example, xp):
     code, folder = example("--epochs", 6, "--backend", "numpy" if xp is np else "cupy")
     result, log = read_run(folder)
     accuracy = [result[f"accuracy_{k}"] for k in (1, 2, 3)]
@@ -194,7 +194,7 @@ def test_the_future_is_picked_better_than_chance_and_the_nearer_the_better(examp
         assert 0 < result[f"bound_{k}"] < min(information, math.log(16))
 
 
-def test_a_memory_picks_the_future_better_than_the_last_window_alone(example, monkeypatch):
+def test_a_memory_picks_the_future_better_than_the_last_window_does(example, monkeypatch):
     monkeypatch.setattr(sequences, "generate_rotations", functools.partial(generate_rotations, n_train=1600, n_test=320))
     accuracy = {}
     for context in ("gru", "none"):
@@ -203,7 +203,7 @@ def test_a_memory_picks_the_future_better_than_the_last_window_alone(example, mo
     assert accuracy["gru"] > accuracy["none"] + 0.02 > 0.5
 
 
-def test_rows_of_digits_run_and_their_class_is_read_off_the_context(example):
+def test_the_context_of_digit_rows_predicts_their_class(example):
     code, folder = example("--data", "digit-rows", "--epochs", 4)
     result, _ = read_run(folder)
     assert code == 0 and result["data"] == "digits rows"
@@ -211,7 +211,7 @@ def test_rows_of_digits_run_and_their_class_is_read_off_the_context(example):
     assert "oracle_1" not in result
 
 
-def test_a_picture_is_drawn_where_matplotlib_is(example):
+def test_a_picture_is_drawn_where_matplotlib_is_installed(example):
     pytest.importorskip("matplotlib")
     _, folder = example("--epochs", 1)
     assert (folder / "prediction.png").read_bytes().startswith(b"\x89PNG")
@@ -222,12 +222,12 @@ def test_a_picture_is_drawn_where_matplotlib_is(example):
     ("--batch", 161, "--batch 161: there are 160 test sequences to choose among"),
     ("--data-dir", "here", "load_sequences: 'rotation' reads no files"),
 ])
-def test_what_cannot_be_is_one_clear_line(example, capsys, option, value, message):
+def test_invalid_options_give_one_clear_line(example, capsys, option, value, message):
     code, _ = example(option, value)
     assert code == 2 and message in capsys.readouterr().err
 
 
-def test_a_run_stopped_and_resumed_is_the_uninterrupted_one(example, monkeypatch):
+def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one(example, monkeypatch):
     _, whole = example("--epochs", 2, out="whole")
     log = Run.log
 

@@ -1,7 +1,7 @@
-"""The stand-in for CuPy refuses what CuPy refuses, computes what NumPy computes, and counts the waits.
+"""The stand-in for CuPy refuses what CuPy refuses, computes what NumPy computes, and counts synchronisations.
 
-Tests that take `cp` state facts about CuPy: where there is a GPU the real library is tested against them too.
-Tests that take `strict_xp` are about the stand-in alone, which is stricter than CuPy on purpose.
+Tests that take `cp` state facts about CuPy and also run on the real library where there is a GPU. Tests that take
+`strict_xp` run only on the stand-in, which is stricter than CuPy on purpose.
 """
 
 import copy
@@ -20,7 +20,7 @@ from host_cuda import device
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-REAL = sys.modules.get("cupy")          # CuPy itself where conftest has found a GPU, else the stand-in or nothing
+REAL = sys.modules.get("cupy")          # CuPy itself where conftest has loaded it, else the stand-in or nothing
 HAS_GPU = REAL is not None and REAL is not strict.stand_in() and REAL.cuda.is_available()
 
 
@@ -47,7 +47,7 @@ def host():
 
 
 class Tensor:
-    """What minicl's Tensor declares to NumPy and CuPy."""
+    """The attributes by which minicl's Tensor takes precedence in NumPy and CuPy."""
 
     __array_ufunc__ = None
     __array_priority__ = 1000
@@ -68,7 +68,7 @@ def waits(action):
     return strict.synchronisations() - before
 
 
-# ---------------------------------------------------------------- the border
+# ---------------------------------------------------------------- host and device
 
 @pytest.mark.parametrize("touch", [np.asarray, np.array, np.exp, np.sum, np.concatenate, np.linalg.norm, np.float64])
 def test_numpy_cannot_touch_a_device_array(strict_xp, host, touch):
@@ -92,12 +92,12 @@ def test_host_and_device_do_not_mix(cp, host, mix):
     lambda cp, x, a: x[np.array([0, 1])], lambda cp, x, a: x[[0, 1]], lambda cp, x, a: x < np.array(1.0),
     lambda cp, x, a: operator.setitem(x, ..., a), lambda cp, x, a: pickle.dumps(x), lambda cp, x, a: np.shape(x),
 ])
-def test_what_cupy_lets_pass_the_stand_in_refuses(strict_xp, host, misuse):
+def test_the_stand_in_refuses_misuse_that_cupy_accepts(strict_xp, host, misuse):
     with pytest.raises(TypeError):
         misuse(strict_xp, strict_xp.asarray(host), host)
 
 
-def test_scalars_are_welcome_and_promote_as_in_numpy_2(cp, host):
+def test_scalars_are_accepted_and_promote_as_in_numpy_2(cp, host):
     x = cp.asarray(host)
     for scalar in (2, 2.0, True, np.float32(2), np.float64(2), np.int64(2)):
         for combine in (operator.add, operator.mul, operator.truediv, operator.pow, operator.lt):
@@ -108,7 +108,7 @@ def test_scalars_are_welcome_and_promote_as_in_numpy_2(cp, host):
                 np.testing.assert_allclose(found.get(), expected, rtol=1e-6)
 
 
-def test_the_doors_copy(cp, host):
+def test_transfers_copy(cp, host):
     x = cp.asarray(host)
     x += 1
     y = x.get()
@@ -152,7 +152,7 @@ def test_views_write_through(cp, host):
     np.testing.assert_array_equal(x.get(), [[11, 11, 26], [5, 7, 12]])
 
 
-def test_in_place_operators_cast_within_a_kind_only(cp):
+def test_in_place_operators_cast_only_within_a_kind(cp):
     x, ids = cp.zeros(2, dtype="float32"), cp.zeros(2, dtype="int32")
     x += cp.ones(2)
     assert x.dtype == np.float32
@@ -162,17 +162,17 @@ def test_in_place_operators_cast_within_a_kind_only(cp):
         x += cp.ones((2, 2))
 
 
-def test_defaults_are_float64(cp):
+def test_the_default_dtype_is_float64(cp):
     made = [cp.zeros(2), cp.ones(2), cp.empty(2), cp.eye(2), cp.linspace(0, 1, 3), cp.ndarray(2)]
     assert {x.dtype for x in made} == {np.dtype("float64")}
 
 
-def test_empty_holds_nothing_to_rely_on(strict_xp):
+def test_empty_is_filled_with_nan(strict_xp):
     assert np.isnan(strict_xp.empty((2, 2), dtype="float32").get()).all()
     assert np.isnan(strict_xp.empty_like(strict_xp.zeros(2)).get()).all()
 
 
-def test_attributes(cp, host):
+def test_arrays_have_cupys_attributes(cp, host):
     x = cp.asarray(host)
     assert (x.shape, x.ndim, x.size, x.nbytes, x.itemsize, x.strides) == ((2, 3), 2, 6, 24, 4, (12, 4))
     assert x.T.shape == (3, 2) and x.flags.c_contiguous and x.T.flags.f_contiguous and len(x) == 2
@@ -218,7 +218,7 @@ def test_unknown_arguments_are_refused(cp, host, unknown):
         unknown(cp, cp.asarray(host))
 
 
-def test_keywords_that_introspection_cannot_see_are_known(cp, host):
+def test_keywords_that_introspection_cannot_find_are_accepted(cp, host):
     x, out = cp.asarray(host), cp.empty((2, 3), dtype="float64")
     assert cp.einsum("ij->i", x, dtype="float64", optimize=True).dtype == np.float64
     assert cp.exp(x, out=out, dtype="float64", casting="same_kind") is out
@@ -227,19 +227,19 @@ def test_keywords_that_introspection_cannot_see_are_known(cp, host):
 
 
 @pytest.mark.parametrize("name", ["errstate", "insert", "geomspace", "block", "unstack", "True_", "float128"])
-def test_names_that_cupy_lacks(cp, name):
+def test_names_that_cupy_lacks_raise(cp, name):
     assert hasattr(np, name)
     with pytest.raises(AttributeError):
         getattr(cp, name)
 
 
 @pytest.mark.parametrize("name", ["normal", "permutation", "choice", "shuffle", "multivariate_normal"])
-def test_generator_methods_that_cupy_lacks(cp, name):
+def test_generator_methods_that_cupy_lacks_raise(cp, name):
     with pytest.raises(AttributeError):
         getattr(cp.random.default_rng(0), name)
 
 
-def test_a_matrix_product_in_place_rebinds(cp):
+def test_an_in_place_matrix_product_gives_a_new_array(cp):
     assert not hasattr(cp.ndarray, "__imatmul__")
     x = original = cp.eye(2)
     x @= cp.ones((2, 2))
@@ -257,7 +257,7 @@ def test_out_is_returned(cp, host):
 
 # ---------------------------------------------------------------- indexing and scatter
 
-def test_scatter_add(cp):
+def test_scatter_add_adds_up_repeated_ids(cp):
     target, ids = cp.zeros((3, 2), dtype="float32"), cp.asarray([2, 0, 2])
     cp.add.at(target, ids, cp.ones((3, 2), dtype="float32"))
     np.testing.assert_array_equal(target.get(), [[1, 1], [0, 0], [2, 2]])
@@ -265,8 +265,8 @@ def test_scatter_add(cp):
     assert target.get()[0].tolist() == [2, 2]
 
 
-def test_scatter_knows_the_dtypes_of_cudas_atomics(strict_xp):
-    cp = strict_xp                                          # CuPy 14 lets some of these pass
+def test_scatter_accepts_only_the_dtypes_of_cudas_atomics(strict_xp):
+    cp = strict_xp                                          # CuPy 14 accepts some of these
     for dtype in ("int64", "int16", "bool"):
         with pytest.raises(TypeError):
             cp.add.at(cp.zeros(3, dtype=dtype), cp.asarray([0, 0]), 1)
@@ -285,7 +285,7 @@ def test_undefined_assignments_are_caught(strict_xp):
         x[ids] = strict_xp.ones((2, 2))
     with pytest.raises(AssertionError, match="duplicate"):
         x[ids, ids] += strict_xp.ones(2)
-    x[ids] = 1.0                                            # every writer writes the same
+    x[ids] = 1.0                                            # all writers write the same value
     x[ids, strict_xp.asarray([0, 1])] = strict_xp.ones(2)
     with pytest.raises(AssertionError, match="overlapping"):
         x[1:] = x[:-1]
@@ -315,13 +315,13 @@ def test_other_indices_fail_as_in_cupy(cp, host):
 
 
 def test_repeats_must_be_known_on_the_host(strict_xp, host):
-    cp, x = strict_xp, strict_xp.asarray(host)              # CuPy 14 takes them from the device, and waits
+    cp, x = strict_xp, strict_xp.asarray(host)              # CuPy 14 takes them from the device, and synchronises
     assert cp.repeat(x, 2, axis=0).shape == x.repeat([2, 2], axis=0).shape == (4, 3)
     with pytest.raises(ValueError):
         cp.repeat(x, cp.asarray([1, 2]), axis=0)
 
 
-# ---------------------------------------------------------------- waiting for the device
+# ---------------------------------------------------------------- synchronisations
 
 def test_synchronisations_are_counted(strict_xp, host):
     x = strict_xp.asarray(host)
@@ -338,7 +338,7 @@ def test_synchronisations_are_counted(strict_xp, host):
 
 # ---------------------------------------------------------------- the module
 
-def test_install_gives_the_same_module_again(installed):
+def test_installing_twice_gives_the_same_module(installed):
     import cupy
     import cupy.cuda
     import cupy.lib.stride_tricks
@@ -349,7 +349,7 @@ def test_install_gives_the_same_module_again(installed):
         strict.install()
 
 
-def test_minicl_accepts_it_as_cupy(installed):
+def test_minicl_accepts_the_stand_in_as_cupy(installed):
     from minicl import backend
 
     x = installed.ones((2, 3))
@@ -359,7 +359,7 @@ def test_minicl_accepts_it_as_cupy(installed):
     assert backend.to_host(x)[:, 0].tolist() == [1, 3] and backend.peak_memory_mib(installed) == 0
 
 
-def test_device_and_random(cp):
+def test_devices_and_generators_work_as_in_cupy(cp):
     assert cp.cuda.is_available() and cp.cuda.runtime.getDeviceCount() >= 1
     start, end = cp.cuda.Event(), cp.cuda.Event()
     start.record()
@@ -368,7 +368,7 @@ def test_device_and_random(cp):
     assert cp.cuda.get_elapsed_time(start, end) >= 0 and cp.get_default_memory_pool().used_bytes() >= 0
     cp.get_default_memory_pool().free_all_blocks()
     if cp is REAL and device.is_there():
-        return                                              # no cuRAND there
+        return                                              # the emulated GPU has no cuRAND
     generator = cp.random.default_rng(3)
     out = cp.empty(4, dtype="float32")
     assert generator.standard_normal(4, np.float32, out) is out
@@ -382,7 +382,7 @@ def test_device_and_random(cp):
     assert cp.random.Generator(cp.random.XORWOW(1)).random(2).shape == (2,)
 
 
-def test_kernels_are_refused(strict_xp):
+def test_cuda_kernels_are_refused(strict_xp):
     with pytest.raises(NotImplementedError, match="CUDA source"):
         strict_xp.ElementwiseKernel("T x", "T y", "y = x", "copy")
 
@@ -401,7 +401,7 @@ def test_launches_are_counted(strict_xp, host):
            lambda: np.float32(2) * x, lambda: xp.asarray(host), lambda: xp.where(mask, x, 0)]
     assert [launches(action) for action in none] == [0] * len(none)
     assert [launches(action) for action in one] == [1] * len(one)
-    assert launches(lambda: x[:, :2] @ x[:, :2].T) == 1 + 2                  # neither lies as cuBLAS can read it
+    assert launches(lambda: x[:, :2] @ x[:, :2].T) == 1 + 2  # neither operand has a layout that cuBLAS reads
     assert launches(lambda: xp.concatenate([x] * 3)) == 3 and launches(lambda: xp.concatenate([x] * 20)) == 4
 
 
@@ -411,7 +411,7 @@ def launches(action):
     return strict.launches() - before
 
 
-def test_a_fused_function_computes_what_it_is_and_is_one_launch(cp, host):
+def test_a_fused_function_computes_the_same_in_one_launch(cp, host):
     @cp.fuse(kernel_name="update")
     def update(x, y, rate, shift):
         x -= rate * y
@@ -437,10 +437,10 @@ def test_a_fused_function_computes_what_it_is_and_is_one_launch(cp, host):
     lambda xp, x, n: operator.setitem(x, 0, 1.0), lambda xp, x, n: xp.add.at(x, 0, 1.0), lambda xp, x, n: x.fill(0.0),
     lambda xp, x, n: xp.concatenate([x, x]), lambda xp, x, n: x.take(0),
 ])
-def test_what_fuse_cannot_trace_is_refused(strict_xp, host, wrong):
+def test_functions_that_fuse_cannot_trace_are_refused(strict_xp, host, wrong):
     with pytest.raises(TypeError, match="fuse|unsupported operand"):
         strict_xp.fuse(lambda x, n: wrong(strict_xp, x, n))(strict_xp.asarray(host), 2.0)
-    strict_xp.asarray(host) @ strict_xp.asarray(host).T      # and none of it is left behind
+    strict_xp.asarray(host) @ strict_xp.asarray(host).T      # the failed trace leaves no state behind
 
 
 def test_a_fused_function_writes_and_returns_whole_shapes(strict_xp, host):
@@ -477,14 +477,14 @@ def test_the_stand_in_has_nothing_that_cupy_lacks(strict_xp):
     assert mine - {"__init__"} <= set(listing["operators"])
 
 
-def test_the_listing_is_that_of_the_cupy_installed_here():
+def test_the_listing_equals_that_of_the_installed_cupy():
     if not HAS_GPU:
         pytest.skip("needs CuPy itself: --backend cupy-host or cupy")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = json.loads(json.dumps(make_listing.listing()))
     if found["version"] != strict.LISTING["version"]:
-        pytest.skip(f"CuPy {found['version']} is installed, the listing is of {strict.LISTING['version']}")
+        pytest.skip(f"CuPy {found['version']} is installed, the listing is for {strict.LISTING['version']}")
     assert found == strict.LISTING
 
 

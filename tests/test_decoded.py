@@ -1,4 +1,4 @@
-"""Pictures are decoded once: a killed process is continued, two share the work of one, and a full disk is one line."""
+"""Pictures are decoded once: runs resume after a kill, processes share the work, and a full disk gives one line."""
 
 import json
 import mmap
@@ -31,7 +31,7 @@ def small(tmp_path, monkeypatch):
 
 
 class Reader:
-    """Rows of N items, some of them broken; `calls` are those asked for, `stop` the one at which something happens."""
+    """Reads rows of N items, some of them broken. `calls` lists the items read; then() is called at item `stop`."""
 
     def __init__(self, stop=None, then=None):
         self.calls, self.stop, self.then = [], stop, then
@@ -64,8 +64,8 @@ def test_each_item_is_read_once_and_never_again():
 
 
 
-def test_rows_that_another_file_of_the_cache_has_are_copied(tmp_path):
-    """Other orders, fewer and more items: only what is new is read, and what is broken."""
+def test_rows_are_copied_from_other_files_of_the_cache(tmp_path):
+    """For other orders and for fewer or more items, only new and broken items are read."""
     Reader().run()
     for order in (range(N)[::-1], [5, 7, *[3] * 10], [59, 2]):
         log, calls = [], []
@@ -110,7 +110,7 @@ def files(tmp_path):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """The names of the files that are read."""
+    """A list that collects the names of the files read."""
     names: list[str] = []
     monkeypatch.setattr(contents, "open", lambda file, mode: names.append(file) or open(file, mode), raising=False)
     return names
@@ -123,7 +123,7 @@ def test_a_file_is_read_once(files, reads):
 
 
 def in_place(path):
-    """Other bytes, as many, and the old times."""
+    """Overwrite a file with other bytes of the same length and restore its times."""
     times = os.stat(path).st_mtime_ns
     with open(path, "r+b") as file:
         file.write(b"abc")
@@ -140,7 +140,7 @@ def replaced(path):
 @pytest.mark.parametrize("change", [in_place, replaced, os.utime, lambda path: Path(path).write_bytes(b"longer")])
 def test_a_file_is_read_again_where_it_may_have_changed(files, reads, change):
     before = contents_of("here", files)
-    time.sleep(0.02)                                         # a clock tick of the file system
+    time.sleep(0.02)                                         # longer than a tick of the file system's clock
     change(files[4])
     reads.clear()
     after = contents_of("here", files)
@@ -164,7 +164,7 @@ def test_a_damaged_memory_of_hashes_is_written_again(tmp_path, files, memory):
     assert contents_of("here", files) == first and json.loads(path.read_text()) == whole
 
 
-def test_a_full_disk_is_no_reason_not_to_know_contents(files):
+def test_contents_are_known_even_on_a_full_disk(files):
     with no_room():
         found = contents_of("here", files)
     assert found == contents_of("here", files)
@@ -191,7 +191,7 @@ def test_hashes_are_remembered_when_reading_is_interrupted(files, monkeypatch):
 @pytest.mark.parametrize("then", [os.unlink, in_place, replaced])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_file_that_changes_while_it_is_decoded_stops_the_run(files, then, when):
-    """Rows must be of the contents that they are stored for."""
+    """A row must not be stored under the hash of other contents."""
     def read(i):
         row = np.zeros(SHAPE, np.uint8)
         if i == 3 and when == "before":
@@ -211,7 +211,7 @@ def test_a_file_that_changes_while_it_is_decoded_stops_the_run(files, then, when
     assert [i for i in range(25) if not good[i]] == ([3] if then is os.unlink else []) and not pixels.any()
 
 
-def test_what_could_not_be_read_and_now_can_is_not_stored_under_no_content(files):
+def test_an_item_that_had_no_hash_and_is_readable_now_is_not_stored(files):
     with pytest.raises(DataError, match="item 2 changed while"):
         decoded.decode_once([*CONTENTS[:2], Content("", None)], NAMES[:3], Reader(), SHAPE, log=lambda line: None)
 
@@ -221,7 +221,7 @@ def interrupt():
 
 
 @pytest.mark.parametrize("stop", [0, 9, 10, 25, 59])
-def test_what_was_interrupted_goes_on_after_the_last_whole_block(stop):
+def test_an_interrupted_decoding_resumes_after_the_last_whole_block(stop):
     with pytest.raises(KeyboardInterrupt):
         Reader(stop, interrupt).run()
     reader = Reader()
@@ -229,8 +229,8 @@ def test_what_was_interrupted_goes_on_after_the_last_whole_block(stop):
     assert sorted(reader.calls) == list(range(stop // 10 * 10, N))
 
 
-def test_what_was_killed_goes_on_too(tmp_path):
-    """Killed after rows were written that state.json does not count."""
+def test_a_killed_decoding_resumes_too(tmp_path):
+    """The process is killed after writing rows that state.json does not count yet."""
     code = ("import os, sys; sys.path.insert(0, 'tests'); import test_decoded as t; t.decoded.BLOCK = 10; "
             "t.Reader(37, lambda: os._exit(9)).run()")
     assert subprocess.run([sys.executable, "-c", code]).returncode == 9
@@ -239,7 +239,8 @@ def test_what_was_killed_goes_on_too(tmp_path):
         file.write(bytes(7))
     reader = Reader()
     assert_whole(reader.run())
-    assert sorted(reader.calls) == list(range(min(reader.calls), N)) and min(reader.calls) in (20, 30)     # a block is read ahead
+    # a block is read ahead
+    assert sorted(reader.calls) == list(range(min(reader.calls), N)) and min(reader.calls) in (20, 30)
 
 
 def cut(content, place):
@@ -256,7 +257,7 @@ def changed(content, place):
 
 @pytest.mark.parametrize("damage", [cut, zeros, changed, None])
 @pytest.mark.parametrize("file", ["pixels", "state.json"])
-def test_a_damaged_cache_is_decoded_again_from_the_damage_on(tmp_path, file, damage):
+def test_a_damaged_cache_is_decoded_again_from_the_damaged_block_on(tmp_path, file, damage):
     Reader().run()
     (path,) = (tmp_path / "cache/pictures").glob(f"*/{file}")
     content = path.read_bytes()
@@ -273,7 +274,7 @@ def test_a_damaged_cache_is_decoded_again_from_the_damage_on(tmp_path, file, dam
 
 @pytest.mark.parametrize("state", ["[]", "{}", "null", "[[60, 0, {}]]", "[[60]]", "[[-1, 0, {}]]", "[[1e400, 0, {}]]", "[" * 99_999,
                                    '[[60, 0, {"-1": "x"}]]', '[["60", 0, []]]', '{"read": 60, "broken": {}}'])
-def test_a_state_that_says_something_else_is_not_believed(tmp_path, state):
+def test_an_invalid_state_is_ignored(tmp_path, state):
     Reader().run()
     (path,) = (tmp_path / "cache/pictures").glob("*/state.json")
     path.write_text(state)
@@ -281,7 +282,7 @@ def test_a_state_that_says_something_else_is_not_believed(tmp_path, state):
 
 
 def test_which_items_are_broken_is_part_of_the_checksum(tmp_path):
-    """Item 8 for item 7: as many rows, but each would get its neighbour's label."""
+    """If item 8 were listed as broken instead of 7, there would be as many rows, but some with a neighbour's label."""
     Reader().run()
     (path,) = (tmp_path / "cache/pictures").glob("*/state.json")
     text = path.read_text()
@@ -290,7 +291,7 @@ def test_which_items_are_broken_is_part_of_the_checksum(tmp_path):
     assert_whole(Reader().run())
 
 
-def test_each_of_several_processes_says_that_the_pictures_are_broken():
+def test_each_of_several_threads_reports_the_broken_pictures():
     def attempt():
         def read(i):
             time.sleep(0.05)
@@ -326,7 +327,7 @@ def test_a_second_process_waits_for_the_first(tmp_path):
     assert_whole(results[0])
 
 
-def test_a_full_disk_is_one_line_and_what_was_decoded_stays(tmp_path):
+def test_a_full_disk_gives_one_line_and_keeps_the_decoded_rows(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         Reader(25, interrupt).run()
     with no_room(), pytest.raises(DataError, match="cannot keep the decoded pictures .*; set MINICL_CACHE"):
@@ -336,14 +337,14 @@ def test_a_full_disk_is_one_line_and_what_was_decoded_stays(tmp_path):
     assert min(reader.calls) == 20
 
 
-def test_too_large_for_the_disk_is_said_before_anything_is_read(monkeypatch):
+def test_too_little_disk_space_is_reported_before_anything_is_read(monkeypatch):
     reader = Reader()
     with pytest.raises(DataError, match="not enough space for 1000000 MB.; set MINICL_CACHE"):
         decoded.decode_once(CONTENTS[:1] * 100, ["a"] * 100, reader, (10**5, 10**5, 1))
     assert not reader.calls
 
 
-def test_training_does_not_wait_for_images_that_can_be_read_in_the_time_of_a_step():
+def test_training_does_not_wait_for_images_that_load_faster_than_a_step():
     class Slow:
         def __getitem__(self, ids):
             time.sleep(0.02)
@@ -354,13 +355,13 @@ def test_training_does_not_wait_for_images_that_can_be_read_in_the_time_of_a_ste
     assert images.waiting is None
     for step in range(20):
         assert (images[step] == batches[step]).all()
-        time.sleep(0.03)                                     # the step
-    assert 0.02 / 0.7 < images.waiting < 0.2                 # it waits for the first
+        time.sleep(0.03)                                     # the training step
+    assert 0.02 / 0.7 < images.waiting < 0.2                 # only the first batch is waited for
 
 
 @pytest.mark.parametrize("offset, start, row", [(0, 0, 3), (5, 0, 4096), (4099, 2, 5000), (8192, 7, 12288)])
-def test_rows_of_a_mapped_file_are_asked_for_and_right(tmp_path, offset, start, row):
-    """The ranges begin at a page, and hold the bytes of their rows and less than a page more."""
+def test_rows_of_a_mapped_file_are_prefetched_and_correct(tmp_path, offset, start, row):
+    """Each range begins at a page boundary and contains the bytes of its row and less than one page more."""
     content = np.random.default_rng(0).integers(0, 256, offset + 40 * row, dtype=np.uint8)
     content.tofile(tmp_path / "pixels")
     images = np.memmap(tmp_path / "pixels", np.uint8, "r", offset, (40, row))[start:]
@@ -381,7 +382,7 @@ def test_rows_of_a_mapped_file_are_asked_for_and_right(tmp_path, offset, start, 
         Prefetch(images, Batches(100, 50))[0]
 
 
-def test_prefetched_images_are_right_in_any_order_and_errors_arrive():
+def test_prefetched_images_are_correct_in_any_order_and_errors_are_raised():
     batches = Batches(100, 10)
     images = Prefetch(np.arange(100), batches)
     for step in (5, 6, 2, 2, 3, 9, 0):

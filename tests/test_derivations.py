@@ -1,4 +1,4 @@
-"""docs/gradients: each page's naive code = the op = finite differences; its labels are those of the code; it runs."""
+"""docs/gradients: each page runs; its naive code, the op and finite differences agree; its labels match the code's."""
 
 import ast
 import io
@@ -23,7 +23,7 @@ SOURCES = {path: path.read_text() for path in sorted((ROOT / "minicl").rglob("*.
 MENTION = re.compile(r"docs/gradients/(\w+)\.md")
 
 TAU = np.array(0.3)
-# (page, op, inputs, options, the sizes that the page's `saved` asks for)
+# (page, op, inputs, options, the arguments of the page's saved[op])
 CASES = [
     ("cosine", contrastive.l2_normalize, (normal(4, 3),), {}, dict(N=4, d=3)),
     ("cosine", contrastive.cosine_similarity, (normal(4, 3), normal(2, 3)), {}, dict(N=4, M=2, d=3)),
@@ -78,7 +78,7 @@ each_case = pytest.mark.parametrize("page, op, inputs, options, sizes", CASES,
 
 
 def blocks(path, language):
-    """(line number, text) of each fenced block of this language."""
+    """[(line number, text)] of the fenced blocks in this language."""
     text = path.read_text()
     return [(text.count("\n", 0, m.start(1)), m[1])
             for m in re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)]
@@ -88,9 +88,9 @@ _namespaces = {}
 
 
 def namespace(page):
-    """What a page's python blocks define, run in one namespace, asserts and all; errors point into the page.
+    """{name: value} defined by a page's python blocks, executed in one namespace, asserts included.
 
-    It begins with what the pages define that it asks to read first.
+    The namespace begins with the definitions of the pages to read first. Errors point into the page.
     """
     if page not in _namespaces:
         names = {}
@@ -103,10 +103,10 @@ def namespace(page):
     return _namespaces[page]
 
 
-# ---------------------------------------------------------------- the numbers
+# ---------------------------------------------------------------- values and gradients
 
 @each_page
-def test_a_page_runs_and_shares_no_code_with_the_ops(page):
+def test_a_page_runs_without_importing_the_ops(page):
     code = "".join(code for _, code in blocks(PAGES[page], "python"))
     imports = set(re.findall(r"^[ ]*(?:import|from) .*", code, re.MULTILINE))
     assert imports <= {"import math", "import numpy as np"}, f"{page}.md imports more than math and numpy: {imports}"
@@ -137,15 +137,15 @@ def test_finite_differences_agree(page, op, inputs, options, sizes):
 
 
 @each_case
-def test_as_much_is_saved_as_the_page_says(page, op, inputs, options, sizes):
+def test_the_backward_saves_as_much_as_the_page_states(page, op, inputs, options, sizes):
     _, backward = op.forward(*inputs, **options)
     held = [x for x in arrays_held_by(backward) if not any(np.may_share_memory(x, given) for given in inputs)]
     said = namespace(page)["saved"][op.__name__](**sizes)
-    assert sum(x.size for x in held) == said, (f"{page}.md says that {op.__name__} saves {said} entries beside its "
-                                               f"inputs; its backward holds arrays {[x.shape for x in held]}")
+    assert sum(x.size for x in held) == said, (f"{page}.md states that {op.__name__} saves {said} entries beside its "
+                                               f"inputs; its backward saves arrays of shapes {[x.shape for x in held]}")
 
 
-@pytest.mark.parametrize("n", [5, 62])                                       # of 62 rows 2 are laid abreast
+@pytest.mark.parametrize("n", [5, 62])                                       # PixelRows joins 62 rows in pairs
 def test_batch_norm_with_relu_saves_its_output_too(n):
     x, weight, bias = normal(n, 3), normal(3), above_zero(3)
     held = [a for a in arrays_held_by(ops.batch_norm.forward(x, weight, bias, relu=True)[1])
@@ -183,7 +183,7 @@ def test_naive_winograd_is_winograd():
 
 
 class Played(World):
-    """Process `rank` of several: what the others would send is given."""
+    """Process `rank` of several, which receives prepared arrays instead of communicating."""
 
     def __init__(self, rank, sent):
         self.rank, self.size, self.sent = rank, len(sent), sent
@@ -219,7 +219,7 @@ def test_naive_all_gather_and_mean_of_are_the_ops(size, rng):
 # ---------------------------------------------------------------- the labels
 
 def docstring_equations(source):
-    """{label: equation} of every docstring line `equation    (label)`."""
+    """{label: equation} of the docstring lines `equation    (label)` in a source."""
     equations = {}
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)):
@@ -233,7 +233,7 @@ def labelled_lines(text):
 
 
 def comment_labels(source):
-    """The labels of trailing comments `# (1)`, `# (1): why`, `# (2), (1)`."""
+    """The set of labels in trailing comments `# (1)`, `# (1): why`, `# (2), (1)`."""
     labels = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT and (start := re.match(r"#((?:,? \(\d+\))+)", token.string)):
@@ -242,15 +242,15 @@ def comment_labels(source):
 
 
 def code_of(page):
-    """The sources of the modules that name the page."""
+    """The sources of the modules that mention the page."""
     named = [source for source in SOURCES.values() if page in MENTION.findall(source)]
     assert named, f"no module of minicl mentions docs/gradients/{page}.md"
     return named
 
 
 @each_page
-def test_labels_stand_in_docstrings_comments_and_page(page):
-    """A label is an equation of a docstring, a trailing comment in code, and a step of the derivation, or none."""
+def test_labels_occur_in_docstrings_comments_and_page(page):
+    """A label is an equation of a docstring, a trailing comment in the code and a step of the page, or none of them."""
     derived = {int(label) for _, formula in blocks(PAGES[page], "math")
                for label in re.findall(r"\\qquad \((\d+)\)$", formula.strip())}
     stated = set().union(*(labelled_lines(block) for _, block in blocks(PAGES[page], "text")))
@@ -283,7 +283,7 @@ def test_every_derivation_that_code_mentions_exists():
 
 
 @pytest.mark.parametrize("path", [*PAGES.values(), ROOT / "docs/reading-order.md"], ids=lambda path: path.stem)
-def test_links_lead_somewhere_and_formulas_end(path):
+def test_links_exist_and_formulas_are_closed(path):
     prose = re.sub(r"^```.*?^```$", lambda block: "\n" * block[0].count("\n"), path.read_text(), flags=re.M | re.S)
     for number, line in enumerate(prose.split("\n"), start=1):
         assert line.count("$") % 2 == 0, f"{path.name}:{number}: an odd number of $: {line}"
@@ -293,13 +293,13 @@ def test_links_lead_somewhere_and_formulas_end(path):
 
 # ---------------------------------------------------------------- the reading order
 
-def test_what_the_reading_order_has_one_try_runs():
+def test_the_code_of_the_reading_order_runs():
     path, names = ROOT / "docs/reading-order.md", {}
     for line, code in blocks(path, "python"):
         exec(compile("\n" * line + code, str(path), "exec"), names)
 
 
-def test_the_proofs_that_the_reading_order_names_exist():
+def test_the_tests_that_the_reading_order_names_exist():
     text = (ROOT / "docs/reading-order.md").read_text()
     proofs = re.findall(r'`pytest tests/(\w+\.py)(?: -k (?:"([^"]+)"|(\w+)))?`', text)
     assert proofs

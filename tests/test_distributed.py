@@ -1,4 +1,4 @@
-"""Several processes: the engine, and that k processes compute what one does. The checks are in tests/distributed/."""
+"""Several processes: the engines, and equality with one process. The checks run scripts of tests/distributed/."""
 
 import copy
 import os
@@ -23,7 +23,7 @@ EACH = pytest.mark.parametrize("size, engine", [(2, "MPI"), (3, "MPI"), (2, "NCC
 
 @pytest.fixture
 def run(pytestconfig):
-    """run(size, engine, script): what a check prints. GPUs are the stand-in's, or CuPy's own emulated ones."""
+    """run(size, engine, script) returns a check's output. GPUs are the stand-in's, or CuPy's own emulated ones."""
     def run(size, engine, script):
         if engine == "MPI":
             return check(size, script)
@@ -34,7 +34,7 @@ def run(pytestconfig):
 
 @needs_mpi
 @pytest.mark.parametrize("size, engine", [(2, "MPI"), (3, "MPI"), (2, "NCCL"), (3, "NCCL"), (3, "MPI from GPUs")])
-def test_collectives_do_what_they_say(size, engine, run):
+def test_collectives_compute_what_they_document(size, engine, run):
     result = run(size, engine, "collectives.py")
     assert result["size"] == size and engine.startswith(result["engine"]) and result["error"] < 1e-13
 
@@ -57,7 +57,7 @@ def test_training_steps_equal_those_of_one_process(size, engine, run):
 
 
 @needs_mpi
-def test_what_is_wrong_with_one_gpu_is_an_error_on_all_processes():
+def test_a_fault_of_one_gpu_is_an_error_on_all_processes():
     messages = check(2, "faults.py")
     assert list(messages) == ["no_cupy", "no_gpu", "no_nccl", "one_gpu", "used"]
     for fault, words in {"no_cupy": "process 1 of 2: no GPU can be used", "no_gpu": "no CUDA-capable device",
@@ -67,7 +67,7 @@ def test_what_is_wrong_with_one_gpu_is_an_error_on_all_processes():
         assert words in messages[fault], messages[fault]
 
 
-def test_one_process_alone_gets_back_what_it_gave():
+def test_one_process_gets_its_own_arrays_back():
     x = np.ones((4, 2))
     for same in (ALONE.all_reduce(x), ALONE.all_gather(x), ALONE.reduce_scatter(x), ALONE.rows(x), ALONE.sum(x),
                  ALONE.share(x), all_gather(x, world=ALONE).data, mean_of(x, world=ALONE).data):
@@ -76,11 +76,11 @@ def test_one_process_alone_gets_back_what_it_gave():
     assert ALONE.alike(x) and ALONE.wait() is None and repr(ALONE) == "World(rank=0, size=1)"
 
 
-def test_a_copied_or_pickled_model_keeps_to_its_processes():
+def test_copying_and_pickling_keep_the_world():
     assert copy.deepcopy([ALONE])[0] is ALONE and pickle.loads(pickle.dumps(ALONE)) is ALONE
 
 
-def test_without_a_launcher_a_process_is_alone():
+def test_without_a_launcher_a_process_runs_alone():
     for name in (*distributed.SIZES, *distributed.RANKS):
         assert name not in os.environ, "this test is run by mpirun"
     assert get_world() is ALONE and get_world("cupy") is ALONE and distributed.current() is ALONE
@@ -94,7 +94,7 @@ def test_without_a_launcher_a_process_is_alone():
 @pytest.mark.parametrize("hidden", [False, True], ids=["another MPI", "no mpi4py"])
 def test_a_process_that_cannot_see_the_others_is_an_error(environment, hidden):
     if not hidden and "PMIX_RANK" in environment:
-        pytest.skip("without its server MPICH itself ends the process")
+        pytest.skip("without its server, MPICH ends the process")
     if not hidden:
         pytest.importorskip("mpi4py", reason="needs mpi4py: pip install 'minicl[mpi]'")
     code = "import sys; sys.modules.update({'mpi4py': None} if sys.argv[1] == 'True' else {}); " \
@@ -110,8 +110,9 @@ def test_a_process_that_cannot_see_the_others_is_an_error(environment, hidden):
 @pytest.mark.parametrize("environment, count", [
     ({}, 1), ({"SLURM_STEP_NUM_TASKS": "4"}, 1), ({"PMI_RANK": "0", "PMI_SIZE": "4"}, 4), ({"PMIX_RANK": "0"}, 0),
     ({"PMIX_RANK": "0", "SLURM_STEP_NUM_TASKS": "4"}, 4), ({"PMI_RANK": "0", "PMI_SIZE": "1", "SLURM_STEP_NUM_TASKS": "4"}, 1),
-    ({"OMPI_COMM_WORLD_SIZE": "1", "PMI_RANK": "0", "PMI_SIZE": "2"}, 2)], ids=str)  # the first of these is another job's
-def test_how_many_the_launcher_started(monkeypatch, environment, count):
+    # OMPI_COMM_WORLD_SIZE is left from another job
+    ({"OMPI_COMM_WORLD_SIZE": "1", "PMI_RANK": "0", "PMI_SIZE": "2"}, 2)], ids=str)
+def test_launched_counts_the_processes_that_the_launcher_started(monkeypatch, environment, count):
     for name in (*distributed.SIZES, *distributed.RANKS):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -119,7 +120,7 @@ def test_how_many_the_launcher_started(monkeypatch, environment, count):
     assert distributed.launched() == count
 
 
-def test_world_must_be_one(rng):
+def test_world_must_be_a_world(rng):
     for other in (4, None, "x", True):
         with pytest.raises(TypeError, match=f"all_gather: world must be what minicl.distributed.get_world.. returns, got {other!r}"):
             all_gather(Tensor(np.eye(3)), world=other)
@@ -128,7 +129,7 @@ def test_world_must_be_one(rng):
 
 
 class Recorder(World):
-    """A process of two whose other sends the same."""
+    """A stand-in for one of two processes, whose peer always sends the same arrays."""
 
     size = 2
 
@@ -137,7 +138,7 @@ class Recorder(World):
         return x
 
 
-def test_an_optimizer_adds_up_gradients_whenever_its_model_was_shared(rng):
+def test_an_optimizer_sums_gradients_whether_its_model_was_shared_before_or_after(rng):
     model = Linear(2, 3, rng=rng)
     copies = [copy.deepcopy(model) for _ in range(3)]
     before, after, pairs = (SGD(each if k < 2 else each.named_parameters(), lr=0.5) for k, each in enumerate(copies))
@@ -149,4 +150,4 @@ def test_an_optimizer_adds_up_gradients_whenever_its_model_was_shared(rng):
         optimizer.step()
     assert before.world is ALONE and np.array_equal(after.grads, 2 * before.grads)
     assert np.array_equal(pairs.grads, after.grads) and np.array_equal(pairs.values, after.values)
-    assert copy.deepcopy(copies[1]).world is copies[1].world                 # copies are trained by the same processes
+    assert copy.deepcopy(copies[1]).world is copies[1].world                 # a copy keeps the world

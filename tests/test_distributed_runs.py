@@ -1,4 +1,4 @@
-"""Runs of several processes: evaluation, checkpoints, the log, failures and signals. Needs MPI, else it skips."""
+"""Runs of several processes: evaluation, checkpoints, the log, failures and signals. Skips without MPI."""
 
 import os
 import signal
@@ -35,15 +35,15 @@ def whole(tmp_path_factory):
 
 
 @SIZES
-def test_evaluation_on_several_processes_is_that_on_one(size):
+def test_evaluation_on_several_processes_equals_that_on_one(size):
     errors = check(size, "evaluation.py")["errors"]
     assert max(errors.values()) < 1e-12
 
 
-# ---------------------------------------------------------------- the folder
+# ---------------------------------------------------------------- the run's folder
 
 @SIZES
-def test_a_run_of_several_is_that_of_one_to_rounding(whole, size):
+def test_a_run_of_several_processes_equals_that_of_one_up_to_rounding(whole, size):
     (arrays, meta), (mine, my_meta) = (load_checkpoint(whole[n] / "checkpoint.npz") for n in (1, size))
     for name, array in arrays.items():
         np.testing.assert_allclose(mine[name], array, rtol=1e-4, atol=1e-6, err_msg=name)
@@ -52,7 +52,7 @@ def test_a_run_of_several_is_that_of_one_to_rounding(whole, size):
     np.testing.assert_allclose(*([line["loss"] for line in log] for log in (meta["log"], my_meta["log"])), rtol=1e-4)
 
 
-def test_only_the_first_process_prints_and_says_how_a_batch_is_divided(out):
+def test_only_the_first_process_prints_and_reports_how_a_batch_is_divided(out):
     done = run(3, out, "--log-every", 5)
     assert [line.split("  ")[0] for line in done.stdout.splitlines()] == [
         "3 processes, each with 4 of a batch's 12 items", "step 1/12", "step 6/12", "step 11/12", "step 12/12", "", "",
@@ -64,14 +64,14 @@ def test_only_the_first_process_prints_and_says_how_a_batch_is_divided(out):
     (["--batch", "8"], "--batch 8 is the batch of all 3 processes, so it must be a multiple of 3; give 6 or 9"),
     (["--resume"], "no checkpoint at"),
 ])
-def test_what_all_refuse_is_said_once_before_anything_is_written(out, options, said):
+def test_an_error_of_all_processes_is_printed_once_before_anything_is_written(out, options, said):
     done = run(3, out, *options)
     errors = [line for line in done.stderr.splitlines() if "error" in line]
     assert done.returncode == 2 and len(errors) == 1 and errors[0].startswith("error: ") and said in errors[0]
     assert not out.exists() and done.stdout == ""
 
 
-# ---------------------------------------------------------------- something is forgotten
+# ---------------------------------------------------------------- differences between processes
 
 @pytest.mark.parametrize("fault, said", [
     ("loss", "the loss of step 0 differs between processes"),
@@ -80,7 +80,7 @@ def test_what_all_refuse_is_said_once_before_anything_is_written(out, options, s
     ("data", "the processes have different data or options"),
     ("run", "this is process 0 of 2, and each would make its own run; pass the world"),
 ])
-def test_what_differs_between_processes_ends_the_run_before_it_is_saved(out, fault, said):
+def test_a_difference_between_processes_ends_the_run_before_it_is_saved(out, fault, said):
     done = run(2, out, FAULT=fault)
     assert done.returncode == 2 and f"error: {said}" in done.stderr
     assert not (out / "checkpoint.npz").exists() and left_behind(out) == []
@@ -97,14 +97,14 @@ def test_a_whole_batch_on_each_process_is_refused(out):
         world = get_world()
         try:
             clip_loss(np.eye(4), np.eye(4), 1.0, world=world)
-        except ValueError as error:                          # on each process; were both to print, their lines could mix
+        except ValueError as error:  # both processes raise; if both printed, their lines could mix
             if world.rank == 0:
                 print(error)"""
     done = launch(2, ["-c", code])
     assert done.stdout.startswith("clip_loss: all 2 processes have the same rows"), done.stderr
 
 
-# ---------------------------------------------------------------- one fails
+# ---------------------------------------------------------------- the failure of one process
 
 @pytest.mark.parametrize("fault, code, said", [
     ("bug", 1, "process 1 of 2: Traceback"), ("exit 3", 3, "SystemExit: 3"), ("exit 0", 1, "SystemExit: 0"),
@@ -112,7 +112,7 @@ def test_a_whole_batch_on_each_process_is_refused(out):
     ("leave", 2, "process 1 left the loop over run.steps() in step 7, and process 0 did not"),
     ("nan", 2, "process 1 of 2: error: made up\n"), ("kill", None, ""), ("segfault", None, ""),
 ])
-def test_the_failure_of_one_ends_all_and_leaves_the_last_checkpoint(whole, out, fault, code, said):
+def test_the_failure_of_one_process_ends_all_and_leaves_the_last_checkpoint(whole, out, fault, code, said):
     started = time.monotonic()
     done = run(2, out, FAULT=fault)
     assert time.monotonic() - started < 20 and done.returncode == (code or done.returncode) != 0 and said in done.stderr
@@ -121,18 +121,18 @@ def test_the_failure_of_one_ends_all_and_leaves_the_last_checkpoint(whole, out, 
     if fault == "kill":
         assert run(2, out, "--resume").returncode == 0
         assert_same_end(out, whole[2])
-    elif fault == "segfault":                                # with another number of processes: to rounding
+    elif fault == "segfault":                                # another number of processes: equal up to rounding
         assert run(3, out, "--resume").returncode == 0
         for name, array in load_checkpoint(whole[2] / "checkpoint.npz")[0].items():
             np.testing.assert_allclose(load_checkpoint(out / "checkpoint.npz")[0][name], array, rtol=1e-4, atol=1e-6)
 
 
-def test_all_may_leave_the_loop_in_one_step(out):
+def test_all_processes_may_leave_the_loop_in_the_same_step(out):
     done = run(2, out, FAULT="all leave", SLOW="0.1")
     assert done.returncode == 0 and "everything is in" in done.stdout and done.stderr == ""
 
 
-def test_what_one_process_does_is_refused_to_several(out):
+def test_a_script_for_one_process_refuses_several(out):
     done = launch(2, EXAMPLES / "export.py", out, "encoder.safetensors")
     assert done.returncode == 2 and "error: this script runs in one process, but 2 were started" in done.stderr, done.stderr
     for path in EXAMPLES.glob("*.py"):
@@ -140,7 +140,7 @@ def test_what_one_process_does_is_refused_to_several(out):
         assert "command(main" not in text or ("command(main, alone=True)" in text) != ("get_world(" in text), path
 
 
-def test_groups_of_batch_norm_that_processes_cannot_share_are_refused_at_the_start(out):
+def test_batch_norm_groups_that_the_processes_cannot_share_are_refused_at_the_start(out):
     done = launch(3, EXAMPLES / "moco_mnist.py", "--data", "digits", "--batch", 24, "--splits", 8, "--out", out)
     assert done.returncode == 2 and "--splits 8 is the splits of all 3 processes" in done.stderr and done.stdout == ""
     assert "Traceback" not in done.stderr and not out.exists()
@@ -155,20 +155,20 @@ def test_a_failure_before_training_leaves_no_folder(out):
 
 @pytest.fixture(scope="module")
 def library():
-    """The name and version of the MPI."""
+    """The name and version of the MPI library."""
     return launch(1, ["-c", "from mpi4py import MPI; print(MPI.Get_library_version())"]).stdout
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
 @pytest.mark.parametrize("target", ["all", "mpirun", "one process"])
-def test_a_signal_stops_all_after_the_same_step_with_a_checkpoint(whole, out, number, code, target, library):
+def test_a_signal_stops_all_processes_after_the_same_step_with_a_checkpoint(whole, out, number, code, target, library):
     if target != "one process" and "MPICH Version" not in library:
         pytest.skip("only MPICH's mpirun waits for its processes to save (docs/distributed.md)")
     process = start(2, SMALL_RUN, "--out", out, "--log-every", 1, SLOW="0.1")
     try:
         while "step 3/" not in process.stdout.readline():
             assert process.poll() is None, process.stderr.read()
-        if target == "one process":                          # the last, which writes nothing
+        if target == "one process":                          # the last process, which writes no files
             os.kill(max(children(process.pid)), number)
         else:
             (os.killpg if target == "all" else os.kill)(process.pid, number)
@@ -185,8 +185,8 @@ def test_a_signal_stops_all_after_the_same_step_with_a_checkpoint(whole, out, nu
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.05, 0.1])
-def test_a_signal_while_mpi_starts_leaves_nobody_waiting(out, delay):
-    """It would interrupt the exchange with the launcher."""
+def test_a_signal_while_mpi_starts_leaves_no_process_waiting(out, delay):
+    """The signal may interrupt the exchange with the launcher."""
     process, ids = start(2, SMALL_RUN, "--out", out), []
     try:
         while len(ids) < 2 or "libmpi" not in Path(f"/proc/{ids[0]}/maps").read_text():
@@ -213,7 +213,7 @@ CALLS = ["simclr_mnist", "simclr_mnist --clip-grad 0.1 --evaluate-every 1", "moc
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory):
-    """{1, 2 processes: the folder with a run of each call}"""
+    """{number of processes, 1 or 2: the folder with one run per call}."""
     pictures = tmp_path_factory.mktemp("data") / "pictures.npz"
     np.savez(pictures, images=np.random.default_rng(0).integers(0, 256, (100, 32, 32, 3), np.uint8), labels=np.arange(100) % 5)
     photos = tmp_path_factory.mktemp("photos")
@@ -228,23 +228,23 @@ def examples(tmp_path_factory):
     return folders
 
 
-def test_every_example_is_tried():
+def test_every_training_example_is_in_the_calls():
     trained = {path.stem for path in EXAMPLES.glob("*.py") if "run.steps(" in path.read_text()}
     assert trained == {call.split()[0] for call in CALLS}
 
 
 @pytest.mark.parametrize("number", range(len(CALLS)), ids=CALLS)
-def test_the_first_losses_of_an_example_on_two_processes_are_those_on_one(examples, number):
-    """The first line of the log: had one line of the example forgotten world, it would be another."""
+def test_the_first_losses_of_an_example_on_two_processes_equal_those_on_one(examples, number):
+    """Compares the first line of the log, which differs if any part of the example ignores `world`."""
     (result, log), (other_result, other_log) = (read_run(folder / str(number)) for folder in examples.values())
     assert result.keys() == other_result.keys() and [line.keys() for line in log] == [line.keys() for line in other_log]
     for name, value in log[0].items():
         assert other_log[0][name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
-    assert other_log[-1]["loss"] == pytest.approx(log[-1]["loss"], rel=0.05)             # float32 runs part company
+    assert other_log[-1]["loss"] == pytest.approx(log[-1]["loss"], rel=0.05)             # float32 runs diverge slowly
 
 
-def test_examples_on_gpus_that_talk_by_nccl_begin_as_on_one_cpu(examples, tmp_path):
-    """On the stand-in for CuPy, a GPU for each process, NCCL's calls carried by MPI."""
+def test_examples_on_gpus_with_nccl_begin_as_on_one_cpu(examples, tmp_path):
+    """Runs on the stand-in for CuPy, with one GPU per process and NCCL's calls carried by MPI."""
     calls = ["simclr_mnist --evaluate-every 1", "moco_mnist", "clip_captions", "cpc_sequences"]
     done = launch(2, CHECKS / "on_gpus.py", CHECKS / "examples.py", tmp_path, " , ".join(f"{call} --backend cupy" for call in calls))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""Every elementwise op, value and gradient, by relative error over its whole range, against 50-digit decimals."""
+"""The relative error of every elementwise op, value and gradient, over its whole range, against 50-digit decimals."""
 
 import decimal
 from decimal import Decimal
@@ -15,7 +15,7 @@ A = Decimal("0.044715")
 
 
 def sigmoid(x):
-    return ONE / (ONE + min(max(-x, Decimal(-5000)), Decimal(5000)).exp())      # of a float64 both tails end at 750
+    return ONE / (ONE + min(max(-x, Decimal(-5000)), Decimal(5000)).exp())      # a float64 underflows beyond 750
 
 
 def tanh(x):
@@ -51,13 +51,13 @@ ONE_INPUT = {
     "pow-half": ({"exponent": 0.5}, Decimal.sqrt, lambda x: ONE / (2 * x.sqrt()), "positive"),
     "pow-1.5": ({"exponent": 1.5}, lambda x: x * x.sqrt(), lambda x: x.sqrt() * 3 / 2, "middle positive"),
 }
-# gelu's exponent 2u is itself rounded, which exp multiplies by |2u|; its slope has a zero, where sums cancel.
+# gelu's exponent 2u is itself rounded, and exp multiplies that error by |2u|. Its slope has a zero, where sums cancel.
 LOSSES = {"gelu": lambda x: 1 + abs(2 * C * (x + A * x**3)) + (20 if abs(x + Decimal("0.75")) < Decimal("0.3") else 0)}
-FLUSHED = {"gelu": {"float32": 1e-35, "float64": 1e-297}}                    # what gelu's limit of its exponent adds
+FLUSHED = {"gelu": {"float32": 1e-35, "float64": 1e-297}}  # the error from gelu's limit on its exponent
 
 
 def points(dtype, kind):
-    """Points of the whole range, both signs and 0, tails, and large and small numbers."""
+    """Points over the whole range of a dtype: both signs, 0, tails, and large and small numbers."""
     info = np.finfo(dtype)
     largest, smallest = float(info.max), float(info.tiny)
     middle = np.concatenate([np.geomspace(1e-6, 1, 25), np.linspace(0.1, 25, 120), np.geomspace(25, 1e4, 20)])
@@ -72,7 +72,7 @@ def points(dtype, kind):
 
 
 def worst_error(got, exact, dtype, losses, flushed=0.0):
-    """The largest |got - exact| beyond `flushed`, in roundings of the exact value (or of the smallest normal number)."""
+    """The largest |got - exact| minus `flushed`, in roundings of max(|exact|, the smallest normal number)."""
     tiny, rounding = Decimal(float(np.finfo(dtype).tiny)), Decimal(float(np.finfo(dtype).eps)) / 2
     worst = 0
     for value, reference, loss in zip(got, exact, losses):
@@ -99,7 +99,7 @@ def test_value_and_gradient_have_small_relative_errors(name, dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ["add", "sub", "mul", "div", "maximum", "minimum"])
-def test_two_inputs(name, dtype, rng):
+def test_ops_of_two_inputs_have_small_relative_errors(name, dtype, rng):
     x, y = (np.concatenate([s * 10.0 ** rng.uniform(-9, 9, 200) for s in (1, -1)]).astype(dtype) for _ in range(2))
     rng.shuffle(y)
     value, backward = getattr(ops, name).forward(x, y)
@@ -114,7 +114,7 @@ def test_two_inputs(name, dtype, rng):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_tails_that_losses_take_logarithms_of(dtype):
+def test_sigmoid_is_accurate_in_the_tails_whose_logarithm_losses_take(dtype):
     x = np.array([-17, -20, -60, -80], dtype=dtype)
     y, backward = ops.sigmoid.forward(x)
     np.testing.assert_allclose(-np.log(y), -x, rtol=1e-6)
@@ -123,7 +123,7 @@ def test_the_tails_that_losses_take_logarithms_of(dtype):
 
 @pytest.mark.parametrize("name", ["tanh", "sigmoid", "gelu", "relu", "leaky_relu", "abs"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_infinities_have_their_limits(name, dtype):
+def test_infinite_inputs_give_the_limits(name, dtype):
     x = np.array([-np.inf, np.inf], dtype=dtype)
     y, backward = getattr(ops, name).forward(x)
     limits = {"tanh": ([-1, 1], [0, 0]), "sigmoid": ([0, 1], [0, 0]), "gelu": ([0, np.inf], [0, 1]), "relu": ([0, np.inf],

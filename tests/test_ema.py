@@ -1,4 +1,4 @@
-"""The momentum encoder: a target that no gradient and no optimizer reaches, and that follows weights and averages."""
+"""The momentum encoder: no gradient and no optimizer changes the target, which follows weights and averages."""
 
 import copy
 
@@ -61,10 +61,10 @@ def test_weights_and_running_averages_follow_by_the_same_average(xp, m):
             np.testing.assert_allclose(after[name], m * before[name] + (1 - m) * leader[name], rtol=1e-5, atol=1e-6)
 
 
-def test_a_targets_running_averages_change_by_the_update_alone(xp):
+def test_a_targets_running_averages_change_only_by_the_update(xp):
     _, target = online_and_target(xp)
     before = target.state_dict()
-    target(Tensor(to_device(5 + normal(6, 3), xp)))          # in training mode, normalised by its batch
+    target(Tensor(to_device(5 + normal(6, 3), xp)))          # in training mode, so normalised by its batch
     assert_same(before, target.state_dict())
 
 
@@ -72,8 +72,8 @@ def test_a_target_follows_across_moves_optimizers_and_loading(xp):
     online, target = online_and_target()
     ema = EMA(online, target)
     ema.update(0.5)
-    online.to(xp), target.to(xp)                             # to other arrays
-    AdamW(online, 0.1)                                       # the online arrays become views
+    online.to(xp), target.to(xp)                             # gives the models new arrays
+    AdamW(online, 0.1)                                       # the online arrays become views of the optimizer's buffer
     online.load_state_dict({name: array + 2 for name, array in online.state_dict().items()})
     target.load_state_dict({name: array * 0 for name, array in target.state_dict().items()})
     ema.update(0.75)
@@ -81,14 +81,14 @@ def test_a_target_follows_across_moves_optimizers_and_loading(xp):
         np.testing.assert_allclose(array, 0.25 * online.state_dict()[name], rtol=1e-6, atol=1e-7)
 
 
-def test_an_update_is_as_many_launches_for_many_layers_as_for_few():
-    """All of a target is one array, of which its parts are views."""
+def test_the_launches_of_an_update_do_not_grow_with_the_layers():
+    """All parts of a target are views of one array."""
     online, target = online_and_target()
     EMA(online, target).update(0.9)
     assert len({id(buffer.data.base) for _, buffer in target.named_buffers()}) == 1
 
 
-def test_wrong_uses_of_an_ema_are_told():
+def test_wrong_uses_of_an_ema_raise():
     online, target = online_and_target()
     ema = EMA(online, target)
     with pytest.raises(ValueError, match=r"m must be a number in \[0, 1\], got 1.5"):

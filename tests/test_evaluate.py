@@ -1,4 +1,4 @@
-"""Evaluation: each metric against its definition, written slowly; the model is left as it was."""
+"""Evaluation: each metric equals a slow form of its definition, and the model is left unchanged."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ def unit(x):
 
 
 def clusters(rng, n, classes=3, d=5, spread=0.1):
-    """n points around one centre a class, far apart, and their classes."""
+    """(points (n, d), labels (n,)): one centre per class, far apart, with noise of standard deviation `spread`."""
     labels = rng.integers(0, classes, n)
     return 10 * np.eye(d)[labels] + spread * rng.standard_normal((n, d)), labels
 
@@ -44,13 +44,14 @@ def images(rng):
 def model(xp, rng):
     encoder = ConvNet((8, 8, 1), (4, 6), rng=rng)
     model = SimCLR(encoder, projection_head("mlp", encoder.features, dim=3, rng=rng)).to(xp)
-    model(to_float(rng.integers(0, 256, (20, 8, 8, 1), dtype=np.uint8), xp))         # averages that are none's
+    # so that batch norm's running averages are not 0 and 1
+    model(to_float(rng.integers(0, 256, (20, 8, 8, 1), dtype=np.uint8), xp))
     return model
 
 
 @pytest.mark.parametrize("mapped", [False, True])
 def test_bytes_become_floats_from_0_to_1(mapped, tmp_path, xp):
-    """Pictures of a folder are a memmap, which the losses and augmentations would refuse."""
+    """The pictures of a folder are a memmap, which losses and augmentations would refuse."""
     images = np.uint8([[0, 51, 255]])
     images.tofile(tmp_path / "pixels")
     x = to_float(np.memmap(tmp_path / "pixels", np.uint8, "r", shape=(1, 3)) if mapped else images, xp)
@@ -68,7 +69,7 @@ def test_a_masked_array_is_not_taken_for_its_data():
         to_float(np.ma.array(np.zeros(3, "uint8"), mask=[1, 0, 0]), np)
 
 
-def test_encode_gives_what_the_model_gives_in_evaluation(model, images, xp):
+def test_encode_equals_the_model_in_evaluation_mode(model, images, xp):
     h, z = encode(model, images, xp)
     expected_h, expected_z = model.eval()(to_float(images, xp))
     assert isinstance(h, xp.ndarray) and h.shape == (7, model.encoder.features) and z.shape == (7, 3)
@@ -76,7 +77,7 @@ def test_encode_gives_what_the_model_gives_in_evaluation(model, images, xp):
     np.testing.assert_array_equal(to_host(z), to_host(expected_z.data))
 
 
-def test_encode_does_not_depend_on_its_batch(model, images, xp):
+def test_encode_does_not_depend_on_the_batch_size(model, images, xp):
     for whole, parts in zip(encode(model, images, xp), encode(model, images, xp, batch=3)):
         np.testing.assert_allclose(to_host(whole), to_host(parts), rtol=1e-5, atol=1e-6)
 
@@ -95,7 +96,7 @@ def test_encode_leaves_the_model_as_it_was(model, images, xp):
 
 def test_encode_leaves_each_module_in_its_mode(model, images, xp):
     model.train()
-    model.head.eval()                                        # a part that is frozen stays so
+    model.head.eval()                                        # a frozen part stays in evaluation mode
     encode(model, images, xp)
     assert model.training and model.encoder.blocks[0].training and not model.head.training
 
@@ -106,7 +107,7 @@ def test_encode_restores_the_mode_even_when_it_fails(model, xp):
     assert all(module.training for module in model.modules())
 
 
-def test_state_hash_sees_every_parameter_and_buffer(model):
+def test_state_hash_depends_on_every_parameter_and_buffer(model):
     hashes = {state_hash(model)}
     parts = model.parameters() + [buffer for _, buffer in model.named_buffers()]
     for part in parts:
@@ -134,7 +135,7 @@ def test_knn_counts_the_votes_of_the_nearest(xp, rng, k, tau):
     bank_labels, labels = rng.integers(0, 4, 60), rng.integers(0, 4, 450)
     accuracy = knn_accuracy(to_device(bank, xp), bank_labels, to_device(queries, xp), labels, k=k, tau=tau)
     assert accuracy == slow_knn(bank, bank_labels, queries, labels, k, tau)
-    assert 0.1 < accuracy < 0.4                              # noise, so a shortcut to 0 or 1 is seen
+    assert 0.1 < accuracy < 0.4                              # noise, so that a shortcut to 0 or 1 is detected
 
 
 def test_knn_on_threads_gives_the_same(rng):
@@ -145,7 +146,7 @@ def test_knn_on_threads_gives_the_same(rng):
     assert accuracy == slow_knn(bank, bank_labels, queries, labels, 5, 0.1)
 
 
-def test_knn_knows_separate_clusters(xp, rng):
+def test_knn_classifies_separate_clusters(xp, rng):
     (bank, bank_labels), (queries, labels) = clusters(rng, 90), clusters(rng, 40)
     assert knn_accuracy(to_device(bank.astype("float32"), xp), bank_labels,
                         to_device(queries.astype("float32"), xp), labels) == 1
@@ -173,7 +174,7 @@ def low_rank(rng, n, d):
     return rng.standard_normal((n, 3)) @ rng.standard_normal((3, d)) + 0.02 * rng.standard_normal((n, d))
 
 
-# What the items are like, and whether the search must find them without computing all cosines.
+# {name: (a function that draws items, whether the search must succeed without computing all cosines)}
 BANKS = {"low rank": (low_rank, True),
          "a cone": (lambda rng, n, d: 3 + 0.2 * low_rank(rng, n, d), True),
          "a narrow cone": (lambda rng, n, d: 1 + 1e-5 * low_rank(rng, n, d), False),
@@ -195,17 +196,17 @@ def test_the_search_finds_all_items_as_similar_as_the_k_th(what, k, n, d, dtype,
     s = rounded_cosines(queries, bank)
     assert (p_queries.astype(float) @ p_bank.T >= s * ROUNDING_UNIT - 1e-5).all()
     found = _found(queries, bank, p_queries, p_bank, k)
-    assert found or not must or n < 3000                     # where there are few items, no search may pay
+    assert found or not must or n < 3000                     # with few items, a search may not pay
     for row, near, ids in zip(s, *found) if found else ():
         near, ids = near[near > -np.inf], ids[near > -np.inf]
         assert set(np.flatnonzero(row >= np.sort(row)[-k])) <= set(ids) and len(set(ids)) == len(ids)
-        np.testing.assert_allclose(near, row[ids], rtol=0, atol=1)           # the same but for rounding
+        np.testing.assert_allclose(near, row[ids], rtol=0, atol=1)           # equal up to rounding
         assert len(set(near)) <= len(np.unique(bank[ids], axis=0))           # copies tie
 
 
 # ---------------------------------------------------------------- linear probe
 
-def test_the_probe_reads_off_separable_classes(xp, rng):
+def test_the_probe_classifies_separable_classes(xp, rng):
     (train, train_labels), (test, labels) = clusters(rng, 300), clusters(rng, 100)
     accuracy = linear_probe(to_device(train.astype("float32"), xp), train_labels,
                             to_device(test.astype("float32"), xp), labels)
@@ -218,7 +219,7 @@ def test_the_probe_finds_nothing_in_random_labels(xp, rng):
     assert accuracy == pytest.approx(0.25, abs=0.05)
 
 
-def test_the_probe_does_not_mind_the_scale_of_features_or_a_constant_one(rng):
+def test_the_probe_does_not_depend_on_the_scale_of_features_or_on_a_constant(rng):
     train, train_labels = clusters(rng, 300)
     train = train * [1e4, 1e-3, 1, 1, 0] + [0, 100, 0, 0, 3]
     assert linear_probe(train, train_labels, train, train_labels) == 1
@@ -236,13 +237,13 @@ def test_the_probe_is_repeatable_and_leaves_the_features(rng):
 
 @pytest.fixture
 def data(rng):
-    """Images whose brightness is their class."""
+    """Images whose brightness gives their class."""
     labels = rng.integers(0, 2, 50)
     images = (100 * labels[:, None, None, None] + rng.integers(0, 100, (50, 8, 8, 1))).astype(np.uint8)
     return ImageData("brightness", images[:30], labels[:30], images[30:], labels[30:], ("dark", "bright"))
 
 
-def test_frozen_accuracies_are_those_of_h_and_z(model, data, xp):
+def test_frozen_accuracies_are_computed_of_h_and_z(model, data, xp):
     metrics, test_h, test_z = frozen_accuracies(model, data, xp)
     (train_h, train_z), (h, z) = encode(model, data.train_images, xp), encode(model, data.test_images, xp)
     np.testing.assert_array_equal(to_host(test_h), to_host(h))
@@ -254,7 +255,7 @@ def test_frozen_accuracies_are_those_of_h_and_z(model, data, xp):
         "probe_z": linear_probe(train_z, data.train_labels, z, data.test_labels, C=0.1)}
 
 
-def test_training_metrics_leave_the_run_as_it_is(model, data, xp):
+def test_training_metrics_leave_the_model_unchanged(model, data, xp):
     state, modes = model.state_dict(), [module.training for module in model.modules()]
     metrics = training_metrics(model, data, xp)
     accuracies, h, z = frozen_accuracies(model, data, xp, probe=False)
@@ -268,7 +269,7 @@ def test_training_metrics_leave_the_run_as_it_is(model, data, xp):
 
 
 class NoRun:
-    """A run whose log was lost: what report reads of a run, and what it writes."""
+    """A stand-in for a run whose log was lost, with the attributes that report() reads and writes."""
     total, seconds, config, world = 10, 1.0, {"backend": "numpy", "seed": 0, "epochs": 1}, ALONE
 
     def __init__(self, folder):
@@ -287,7 +288,7 @@ class NoRun:
         self.result = result
 
 
-def test_a_report_without_a_log_has_its_loss_unknown_and_its_accuracies(model, data, xp, tmp_path, rng):
+def test_a_report_without_a_log_has_accuracies_but_no_loss(model, data, xp, tmp_path, rng):
     run = NoRun(tmp_path)
     report(run, model, data, lambda images, rng: images + rng.random(dtype="float32"), rng, xp, candidates=8)
     json.dumps(run.result, allow_nan=False)
@@ -303,7 +304,7 @@ def test_a_single_test_image_has_no_rank(model, data, xp, tmp_path, rng):
 
 
 @pytest.mark.filterwarnings("ignore:.*count as errors")
-def test_a_report_names_classes_that_training_lacks(model, data, xp, tmp_path, rng, monkeypatch):
+def test_a_report_names_classes_without_training_images(model, data, xp, tmp_path, rng, monkeypatch):
     other = dataclasses.replace(data, test_labels=np.full(20, 2), class_names=("dark", "bright", "striped"))
     run, printed = NoRun(tmp_path), []
     monkeypatch.setattr(run, "print", printed.append)
@@ -311,8 +312,8 @@ def test_a_report_names_classes_that_training_lacks(model, data, xp, tmp_path, r
     assert run.result["knn_h"] == 0 and any("no training image is of class striped" in line for line in printed)
 
 
-def test_the_cap_is_of_the_steps_that_the_loss_is_of(model, data, xp, tmp_path, rng):
-    run = NoRun(tmp_path)                                    # MoCo's queue fills to the end; its first step has no negatives
+def test_the_cap_is_of_the_same_steps_as_the_loss(model, data, xp, tmp_path, rng):
+    run = NoRun(tmp_path)  # MoCo's queue fills up during the run, and is empty in the first step
     log = [{"step": step, "loss": 0.5 * chance, "chance": chance, "alignment": 1.0, "uniformity": -1.0}
            for step, chance in enumerate(np.log(1 + 8 * np.arange(20)).tolist())]
 
@@ -321,13 +322,13 @@ def test_the_cap_is_of_the_steps_that_the_loss_is_of(model, data, xp, tmp_path, 
         report(run, model, data, lambda images, rng: images + rng.random(dtype="float32"), rng, xp, candidates=1 + 8 * steps)
         return run.result["cap_nats"], run.result["bound_nats"]
 
-    assert ended(1) == (0, 0)                                # the loss is 0, and has shown nothing
+    assert ended(1) == (0, 0)                                # the loss is 0 and bounds nothing
     cap = np.mean([line["chance"] for line in log[18:]])
     assert ended(20) == (pytest.approx(cap), pytest.approx(cap / 2))
 
 
 class Drifting(Module):
-    """A model that changes a little each time it is used."""
+    """A model that changes a little with each use."""
 
     def __init__(self):
         self.count = Buffer(np.zeros(1, "float32"))
@@ -357,7 +358,7 @@ def test_alignment_of_views_that_coincide_is_0(xp, rng):
     assert alignment(z, 3 * z) == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize("n", [2, 13, 300])                  # 300: more than one tile
+@pytest.mark.parametrize("n", [2, 13, 300])                  # 300 gives more than one tile
 @pytest.mark.parametrize("t", [0.5, 2])
 def test_uniformity_is_the_log_mean_potential_of_pairs(xp, rng, n, t):
     z = rng.standard_normal((n, 3))
@@ -380,12 +381,12 @@ def test_uniformity_of_a_collapse_is_0(xp):
 
 
 @pytest.mark.parametrize("d, floor", [(2, "-1.575"), (3, "-2.080"), (128, "-3.9375")])
-def test_the_floor_of_uniformity_to_the_digit(d, floor):
+def test_the_floor_of_uniformity_has_the_published_digits(d, floor):
     assert f"{uniformity_floor(d):.{len(floor) - 3}f}" == floor
 
 
 @pytest.mark.parametrize("t", [0.5, 2, 5])
-def test_the_floor_of_uniformity_where_it_has_a_closed_form(t):
+def test_the_floor_of_uniformity_equals_its_closed_forms(t):
     assert uniformity_floor(1, t) == pytest.approx(math.log(math.cosh(2 * t)) - 2 * t, rel=1e-12)
     assert uniformity_floor(2, t) == pytest.approx(math.log(np.i0(2 * t)) - 2 * t, rel=1e-9)
     assert uniformity_floor(3, t) == pytest.approx(math.log(math.sinh(2 * t) / (2 * t)) - 2 * t, rel=1e-12)
@@ -403,13 +404,13 @@ def test_the_effective_rank_of_a_line_is_1(xp, rng, d, dtype):
     assert effective_rank(to_device(z, xp)) == pytest.approx(1, abs=1e-3)
 
 
-def test_the_effective_rank_of_all_directions_alike_is_d(xp):
+def test_the_effective_rank_of_equally_used_directions_is_d(xp):
     z = np.concatenate([np.eye(7), -np.eye(7)]).astype("float32")
     assert effective_rank(to_device(z, xp)) == pytest.approx(7, rel=1e-6)
 
 
 def test_the_effective_rank_is_the_entropy_of_the_singular_values(xp):
-    axes = np.concatenate([np.eye(3), -np.eye(3)]) * [5, 3, 2]               # centred, singular values as 5 : 3 : 2
+    axes = np.concatenate([np.eye(3), -np.eye(3)]) * [5, 3, 2]  # centred; the singular values have the ratio 5 : 3 : 2
     expected = math.exp(-sum(p * math.log(p) for p in (0.5, 0.3, 0.2)))
     assert effective_rank(to_device(axes, xp)) == pytest.approx(expected, rel=1e-9)
     assert effective_rank(to_device(100 * axes + 7, xp)) == pytest.approx(expected, rel=1e-9)
@@ -417,24 +418,24 @@ def test_the_effective_rank_is_the_entropy_of_the_singular_values(xp):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("scale, offset", [(0, 1e6), (0, 1e7), (1, 1e5), (1, -1e6), (1e-6, 0), (1e-6, 1e7)])
-def test_the_effective_rank_counts_all_directions_whatever_one_columns_scale(xp, scale, offset, dtype):
-    rng = np.random.default_rng(0)                           # an rng of its own: each case draws the same columns
+def test_the_effective_rank_counts_all_directions_whatever_the_scale_of_one_column(xp, scale, offset, dtype):
+    rng = np.random.default_rng(0)                           # not the fixture: each case draws the same columns
     z = np.concatenate([offset + scale * rng.standard_normal((500, 1)), rng.standard_normal((500, 8))], axis=1).astype(dtype)
     s = np.linalg.svd((z - z.mean(axis=0, dtype="float64")).astype("float64"), compute_uv=False)
     p = s / s.sum()
     p = p[p > 1e-9]
     expected = np.exp(-(p * np.log(p)).sum())
-    is_lost = 0 < scale < abs(offset) * np.finfo(dtype).eps                  # that column is rounded to a constant, or to steps
+    is_lost = 0 < scale < abs(offset) * np.finfo(dtype).eps  # rounding makes the column constant, or a few steps
     assert effective_rank(to_device(z, xp)) == pytest.approx(expected, rel=0.15 if is_lost else 1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_effective_rank_of_equal_rows_up_to_rounding_is_1_whatever_the_columns_scales(xp, dtype):
+def test_the_effective_rank_of_equal_rows_up_to_rounding_is_1_whatever_the_scales_of_the_columns(xp, dtype):
     rng = np.random.default_rng(0)
     row = 10.0**rng.uniform(-6, 6, 12)
     z = (row * (1 + np.finfo(dtype).eps * rng.uniform(-1, 1, (400, 12)))).astype(dtype)
     assert effective_rank(to_device(z, xp)) == 1
-    line = rng.standard_normal((400, 1)) * row                               # rank 1, by columns of all scales
+    line = rng.standard_normal((400, 1)) * row                               # rank 1, with columns of all scales
     assert effective_rank(to_device(line.astype(dtype), xp)) == pytest.approx(1, abs=1e-6)
 
 
@@ -450,13 +451,13 @@ def test_the_bound_is_log_k_minus_the_loss():
     assert bound.bits == pytest.approx(bound.nats / math.log(2))
 
 
-def test_the_bound_of_chance_is_0_and_of_no_loss_the_cap():
+def test_the_bound_is_0_at_chance_and_the_cap_at_zero_loss():
     assert infonce_bound(math.log(511), 511).nats == pytest.approx(0, abs=1e-12)
     assert infonce_bound(0.0, 511).nats == math.log(511)
 
 
 @pytest.mark.parametrize("part_of_cap, saturated", [(0.0, False), (0.94, False), (0.96, True), (1.0, True)])
-def test_the_bound_says_when_it_is_saturated(part_of_cap, saturated):
+def test_the_bound_is_saturated_near_its_cap(part_of_cap, saturated):
     cap = math.log(255)
     assert infonce_bound(cap * (1 - part_of_cap), 255).saturated is saturated
 
@@ -464,15 +465,16 @@ def test_the_bound_says_when_it_is_saturated(part_of_cap, saturated):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("n, d", [(2, 1), (200, 16), (1000, 3), (33, 7)])
 @pytest.mark.parametrize("row", [0.0, 1.0, 1e-30, 0.1])
-def test_a_collapsed_encoder_has_uniformity_0_and_none_has_more(n, d, dtype, row):
+def test_a_collapsed_encoder_has_uniformity_0_and_never_more(n, d, dtype, row):
     z = np.full((n, d), row, dtype)
     assert -1e-12 < uniformity(z) <= 0
 
 
-def test_the_left_column_of_neighbours_is_the_query_also_where_all_features_are_equal(monkeypatch, tmp_path):
-    """Which of equally near images argpartition gives is arbitrary."""
+def test_the_left_column_of_neighbours_is_the_query_even_if_all_features_are_equal(monkeypatch, tmp_path):
+    """argpartition picks arbitrarily among equally near images."""
     drawn = {}
-    monkeypatch.setattr(viz, "image_grid", lambda path, rows, **_: drawn.update({path.name: rows}))      # read as viz.image_grid
+    # patched where it is read
+    monkeypatch.setattr(viz, "image_grid", lambda path, rows, **_: drawn.update({path.name: rows}))
     data = generate_digits(20, 30, seed=0)
     for h in (np.ones((30, 4)), np.zeros((30, 4)), np.random.default_rng(0).standard_normal((30, 4))):
         draw_pictures(SimpleNamespace(folder=tmp_path), [], data, [to_float(data.test_images[:3], np)] * 2, h, 4, 9)
@@ -483,6 +485,6 @@ def test_the_left_column_of_neighbours_is_the_query_also_where_all_features_are_
 
 
 @pytest.mark.parametrize("measure", [effective_rank, embedding_std, uniformity], ids=["rank", "std", "uniformity"])
-def test_one_row_is_not_collapsed_but_refused(measure):
+def test_a_single_row_is_refused(measure):
     with pytest.raises(ValueError, match=f"{measure.__name__}: expected z .* with N >= 2, got"):
         measure(np.ones((1, 3)))

@@ -1,4 +1,4 @@
-"""The exercises: each, taken out alone, fails exactly its own tests, and needs only those that it names."""
+"""The exercises: removing one makes exactly its own tests fail, and solving it needs only the exercises it names."""
 
 import importlib.util
 import json
@@ -19,24 +19,24 @@ spec.loader.exec_module(make)
 each_exercise = pytest.mark.parametrize("exercise", make.EXERCISES, ids=make.BY_NAME)
 ENVIRONMENT = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
 ENVIRONMENT.pop("PYTHONDONTWRITEBYTECODE", None)             # trees are copied with their compiled modules
-for name in ("CI", "BUILD_NUMBER"):                          # with these, pytest repeats every message in its summary
+for name in ("CI", "BUILD_NUMBER"):  # with these set, pytest repeats every message in its summary
     ENVIRONMENT.pop(name, None)
 
 
 def selects(k, test):
-    """Whether `pytest -k` selects this test: each word of k stands for whether it occurs in the test's name."""
+    """Whether `pytest -k k` selects this test; each word of k must occur in the test's name."""
     return bool(k) and eval(re.sub(r"(?!(?:and|or|not)\b)\b\w+", lambda word: str(word[0] in test.lower()), k))
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    """{key: {test: outcome}} of all runs below, made together: two an exercise, and one with another seed."""
+    """{key: {test: outcome}} of all runs below, run together: two for each exercise, and one with another seed."""
     folder, jobs = tmp_path_factory.mktemp("exercises"), {}
     whole = folder / "whole"
     make.write_tree(whole, [])
     files = {f"tests/{exercise.tests}" for exercise in make.EXERCISES}
     subprocess.run([sys.executable, "-m", "pytest", "-q", "--collect-only", *files], cwd=whole, check=True,
-                   capture_output=True, env=ENVIRONMENT)        # compiles, once for all
+                   capture_output=True, env=ENVIRONMENT)        # compiles all modules once
 
     def run_without(exercises, key, *arguments):
         shutil.copytree(whole, folder / key, ignore=shutil.ignore_patterns("docs", "examples"))
@@ -45,8 +45,8 @@ def outcomes(tmp_path_factory):
 
     for exercise in make.EXERCISES:
         file = f"tests/{exercise.tests}"
-        run_without([exercise], f"{exercise.name} alone", file, "-k", "not _run_")       # which would run an example
-        # Only what it needs exists, and this exercise is solved.
+        run_without([exercise], f"{exercise.name} alone", file, "-k", "not _run_")  # the left-out tests run an example
+        # All other exercises are holes, except this one and those that it needs.
         rest = [other for other in make.EXERCISES if other.name not in {exercise.name, *make.needed(exercise)}]
         run_without(rest, f"{exercise.name} among holes", file, "-k", exercise.k)
     make.write_tree(folder / "seed", [], seed=7)
@@ -58,18 +58,18 @@ def outcomes(tmp_path_factory):
 
 
 @each_exercise
-def test_without_it_exactly_its_tests_fail(exercise, outcomes):
+def test_removing_an_exercise_makes_exactly_its_tests_fail(exercise, outcomes):
     ran = outcomes[f"{exercise.name} alone"]
     expected = {test for test in ran if selects(exercise.k, test) or selects(exercise.falls, test)}
     failed = {test for test, outcome in ran.items() if outcome == "failed"}
     assert expected and len(ran) > len(expected)
-    assert failed == expected, (f"EXERCISES, k and falls of {exercise.name}: fail and are not declared "
+    assert failed == expected, (f"EXERCISES, k and falls of {exercise.name}: these fail but are not declared: "
                                 f"{sorted(failed - expected)}; "
-                                f"are declared and don't fail {sorted(expected - failed)}")
+                                f"these are declared but pass: {sorted(expected - failed)}")
 
 
 @each_exercise
-def test_restored_it_passes_where_only_what_it_needs_is_there(exercise, outcomes):
+def test_an_exercise_passes_with_only_the_exercises_that_it_needs(exercise, outcomes):
     own = {test for test in outcomes[f"{exercise.name} alone"] if selects(exercise.k, test)}
     assert outcomes[f"{exercise.name} among holes"] == dict.fromkeys(own, "passed")
     assert all(make.BY_NAME[name].level < exercise.level for name in make.needed(exercise))
@@ -86,7 +86,7 @@ def test_a_seed_gives_other_values_and_more_shapes_that_pass(outcomes):
             assert any(selects(exercise.k, test) for test in more), f"no drawn case for {exercise.name}"
 
 
-def test_the_seed_is_the_cases_seed():
+def test_the_seed_is_read_from_the_environment():
     run = [sys.executable, "-c", "import cases; print(cases.SEED, cases.normal(1)[0], cases.apart(9)[:3])"]
     said = {subprocess.run(run, cwd=ROOT / "tests", text=True, check=True, stdout=subprocess.PIPE,
                            env={**ENVIRONMENT, "PYTHONPATH": str(ROOT), "MINICL_CASE_SEED": seed}).stdout
@@ -97,10 +97,10 @@ def test_the_seed_is_the_cases_seed():
 # ---------------------------------------------------------------- the table and the page
 
 @each_exercise
-def test_an_exercise_names_what_exists_and_its_hole_says_what_to_read(exercise):
+def test_an_exercise_names_existing_files_and_its_hole_names_the_page(exercise):
     source = (ROOT / "minicl" / exercise.file).read_text()
     stripped = make.strip(source, exercise)
-    make.find(compile(stripped, exercise.file, "exec", 0x400), exercise.function)        # 0x400: to a tree
+    make.find(compile(stripped, exercise.file, "exec", 0x400), exercise.function)        # 0x400 compiles to a tree
     hole = [line for line in stripped.split("\n") if line not in source.split("\n")]
     assert sum(f"exercise {exercise.name}: read docs/{exercise.page}" in line for line in hole) == 1
     assert max(map(len, hole)) <= 118
@@ -121,8 +121,8 @@ def test_the_page_lists_the_exercises():
 
 # ---------------------------------------------------------------- the script
 
-def test_a_wrong_answer_is_told_by_gradcheck(tmp_path):
-    """As a student sees it: first the hole, then a softmax that has forgotten its 1/tau."""
+def test_a_wrong_answer_is_explained_by_gradcheck(tmp_path):
+    """A student first sees the hole, then an error for a softmax that lacks its 1/tau."""
     make.main([str(tmp_path / "mine"), "--only", "softmax"])
     path = tmp_path / "mine/minicl/contrastive/softmax.py"
     hole = 'raise NotImplementedError("exercise softmax: read docs/gradients/softmax.md")'
@@ -131,17 +131,17 @@ def test_a_wrong_answer_is_told_by_gradcheck(tmp_path):
     run = [sys.executable, "-m", "pytest", "-q", "tests/test_ops.py", "-k", "differences and softmax"]
     said = subprocess.run(run, cwd=tmp_path / "mine", capture_output=True, text=True, env=ENVIRONMENT).stdout
     assert "gradient of softmax with respect to" in said and "a missing 1/tau" in said
-    assert re.search("2 failed, 2 passed", said)              # on both backends; log_softmax is whole
-    assert said.index("hint") < 1500 and len(said.splitlines()) < 30         # without the checker's own lines
+    assert re.search("2 failed, 2 passed", said)              # on both backends; log_softmax is complete
+    assert said.index("hint") < 1500 and len(said.splitlines()) < 30         # without the checker's own stack frames
 
 
-def test_grading_takes_each_students_minicl_and_fresh_tests(tmp_path, capsys):
+def test_grading_uses_each_students_minicl_and_fresh_tests(tmp_path, capsys):
     ann, bob, cem, out = tmp_path / "ann", tmp_path / "bob", tmp_path / "cem", tmp_path / "marks"
     make.main([str(ann), "--only", "relu"])
     make.main([str(bob), "--only", "mul"])
     (ann / "tests/cases.py").write_text("CASES = []")
     path = bob / "minicl/ops/elementwise.py"
-    path.write_text((ROOT / "minicl/ops/elementwise.py").read_text())                    # bob has solved his
+    path.write_text((ROOT / "minicl/ops/elementwise.py").read_text())                    # bob has solved his exercise
     make.main([str(cem), "--only", "conv2d", "warmup_cosine"])
     with open(cem / "minicl/ops/conv.py", "a") as file:
         file.write("def (:\n")
@@ -153,7 +153,7 @@ def test_grading_takes_each_students_minicl_and_fresh_tests(tmp_path, capsys):
     assert json.loads((out / "marks.json").read_text()) == marks
     broken, schedule = marks["cem"]["conv2d"], marks["cem"]["warmup_cosine"]
     assert re.fullmatch(r"SyntaxError: .*\(line \d+ of ops/conv.py\)", broken["error"]) and not broken["done"]
-    assert "error" not in schedule and schedule["passed"] == 0 < schedule["tests"]       # its file is whole
+    assert "error" not in schedule and schedule["passed"] == 0 < schedule["tests"]       # its file can be imported
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
         ["ann", "bob", "cem"], ["mul", "done"], ["relu", f"0/{marks['ann']['relu']['tests']}"], ["conv2d", "error"],
         ["warmup_cosine", f"0/{schedule['tests']}"], ["minutes", "done", "0", "5", "0"], [], ["errors"],
@@ -179,8 +179,8 @@ def test_a_file_that_cannot_be_imported_marks_its_own_exercises(file, broken, af
      "return ((g - x_hat * row_dots(x_hat, g)) / squares**0.5,)"),
     ("alignment", "nonzero**(alpha / 2 - 1)", "squared**(alpha / 2 - 1)"),
 ])
-def test_the_formula_without_its_limit_does_not_pass(exercise, hole, wrong, tmp_path):
-    """Zero rows and views that coincide are part of the exercise, as they are of the docstring."""
+def test_a_formula_without_its_limit_does_not_pass(exercise, hole, wrong, tmp_path):
+    """Zero rows and coinciding views are part of the exercise, as they are of the docstring."""
     exercise = make.BY_NAME[exercise]
     make.write_tree(tmp_path / "mine", [])
     path = tmp_path / "mine/minicl" / exercise.file
@@ -191,7 +191,7 @@ def test_the_formula_without_its_limit_does_not_pass(exercise, hole, wrong, tmp_
 
 
 def test_exercises_are_added_to_a_tree_that_has_some(tmp_path, capsys):
-    """As the course's homework says: first mul, then the others, in the same tree."""
+    """The course's homework adds exercises to one tree: first mul, then the others."""
     out, solved = tmp_path / "mine", "return g * b, g * a    # solved"
     make.main([str(out), "--only", "mul"])
     path = out / "minicl/ops/elementwise.py"
@@ -213,7 +213,7 @@ def test_exercises_are_added_to_a_tree_that_has_some(tmp_path, capsys):
     assert path.read_text() == before
 
 
-def test_the_courses_commands_in_their_order_make_one_tree(tmp_path):
+def test_the_commands_of_the_course_in_order_make_one_tree(tmp_path):
     text = (ROOT / "docs/course.md").read_text()
     homework = [names.split() for names in re.findall(r"make_exercises\.py\s\.\./mine\s--only\s([\w\s]+)`", text)]
     assert len(homework) == 8
@@ -221,7 +221,7 @@ def test_the_courses_commands_in_their_order_make_one_tree(tmp_path):
         make.main([str(tmp_path / "mine"), "--only", *names])
     assert make.read_record(tmp_path / "mine")["exercises"] == [
         exercise.name for names in homework for exercise in make.EXERCISES if exercise.name in names]
-    for exercise in make.EXERCISES:                          # the rest, one by one
+    for exercise in make.EXERCISES:                          # the remaining exercises, one by one
         if not any(exercise.name in names for names in homework):
             make.main([str(tmp_path / "mine"), "--only", exercise.name])
     for exercise in make.EXERCISES:
@@ -229,7 +229,7 @@ def test_the_courses_commands_in_their_order_make_one_tree(tmp_path):
         assert f"exercise {exercise.name}: read" in source and compile(source, exercise.file, "exec")
 
 
-def test_no_ones_work_is_overwritten(tmp_path, capsys):
+def test_existing_files_are_never_overwritten(tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
     for arguments, message in (([], "is not empty; name a new folder"), (["--only", "mul"], "is not empty")):
         with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""The tape explained: every op has formulas, bytes and leaves are right, a wrong backward is found at its op."""
+"""explain(): every op has formulas, bytes and leaves are correct, and a wrong backward is found at its op."""
 
 import contextlib
 import io
@@ -25,7 +25,7 @@ PAGE = ROOT / "docs/explain.md"
 
 
 def simclr(encoder, xp=np, loss=contrastive.nt_xent):
-    """A model and its loss on 8 images of which many pixels are exactly 0."""
+    """(model, loss) on 8 images of which many pixels are exactly 0."""
     rng = np.random.default_rng(0)
     encoder = encoder((8, 8, 1), rng=rng)
     model = SimCLR(encoder, projection_head("mlp", encoder.features, hidden=8, dim=4, rng=rng)).to(xp)
@@ -42,28 +42,28 @@ def convnet(shape, rng):
     return ConvNet(shape, (4, 8), rng=rng)
 
 
-# ---------------------------------------------------------------- formulas and where they stand
+# ---------------------------------------------------------------- formulas and their source lines
 
 @pytest.mark.parametrize("each", sorted({op.__name__: op for op in all_ops()}.items()), ids=lambda each: each[0])
-def test_every_op_has_a_value_and_a_gradient_to_show_and_its_line(each):
+def test_every_op_has_a_value_a_gradient_and_a_source_line(each):
     name, each = each
     value, gradient = formulas(each)
-    assert value[0] and gradient, f"{name}: the docstring holds no line that reads as a gradient, dx = ..."
+    assert value[0] and gradient, f"{name}: the docstring has no line that states a gradient, dx = ..."
     assert not set(value) & set(gradient)
     file, line = source_line(each).split(":")
     assert re.search(rf"def {name}\(", (ROOT / file).read_text().splitlines()[int(line) - 1])
 
 
-def test_formulas_of_the_module_count_where_their_label_stands_in_the_code():
+def test_formulas_of_the_module_belong_to_the_op_whose_code_has_their_label():
     value, gradient = formulas(contrastive.vicreg)
-    assert any("R(z) = " in line for line in value)                 # (2), of _regularise, which vicreg calls
+    assert any("R(z) = " in line for line in value)                 # (2) belongs to _regularise, which vicreg calls
     assert any(line.startswith("dR/dz_ia = ") for line in gradient)
     value, _ = formulas(contrastive.alignment_loss)
-    assert not any("log mean" in line for line in value)            # (3) is uniformity_loss's
+    assert not any("log mean" in line for line in value)            # (3) belongs to uniformity_loss
     assert [line[:2] for line in formulas(ops.linear)[1]] == ["dX", "dW", "dx"]
 
 
-def test_an_op_typed_in_without_a_docstring_is_explained_all_the_same():
+def test_an_op_without_source_or_docstring_is_explained_too():
     space = {"op": op}
     exec("@op\ndef double(x):\n    return 2 * x, lambda g: (2 * g,)", space)
     text = str(explain(space["double"](Tensor(np.ones(3), requires_grad=True)), check=True))
@@ -84,24 +84,24 @@ def test_rows_are_the_ops_in_order_with_their_inputs_and_shapes(xp):
     assert (first.shape, last.shape) == ((8, 16), ())
 
 
-def test_bytes_are_those_the_closure_adds_to_the_inputs(xp):
+def test_bytes_count_what_the_closure_holds_beyond_the_inputs(xp):
     x = Tensor(to_device(normal(4, 3), xp), requires_grad=True)
     row, = explain(ops.linear(x, to_device(normal(3, 2), xp))).rows
     assert row.saved == 0                                           # x and w are inputs
     row, = explain(ops.exp(x)).rows
-    assert row.saved == 4 * 3 * 8                                   # y
+    assert row.saved == 4 * 3 * 8                                   # saves y
     row, = explain(contrastive.l2_normalize(x)).rows
-    assert row.saved == (4 * 3 + 4) * 8                             # x^ and 1 / |x|
+    assert row.saved == (4 * 3 + 4) * 8                             # saves x^ and 1 / |x|
 
 
-def test_what_the_tape_holds_counts_each_array_once_and_no_leaf(xp):
+def test_the_memory_of_the_tape_counts_each_array_once_and_no_leaf(xp):
     x = Tensor(to_device(normal(4, 3), xp), requires_grad=True)
     assert explain(x * x).held == 0
-    assert explain(ops.exp(x) * x).held == 96                       # exp's output: saved by exp, and an input of mul
-    assert explain(ops.exp(x).reshape(3, 4)).held == 96             # a view is no new memory
+    assert explain(ops.exp(x) * x).held == 96  # exp saves its output, which is also an input of mul
+    assert explain(ops.exp(x).reshape(3, 4)).held == 96             # a view takes no memory of its own
 
 
-def test_views_are_held_with_the_memory_that_they_look_at():
+def test_a_view_counts_as_the_array_it_views():
     x = normal(10, 10)
     def hold(view):
         return lambda: view
@@ -109,7 +109,7 @@ def test_views_are_held_with_the_memory_that_they_look_at():
     assert held is x
 
 
-def test_the_same_loss_composed_and_fused_shows_what_fusing_saves():
+def test_a_fused_loss_has_fewer_rows_than_its_composed_form():
     fused, whole = (explain(simclr(mlp, loss=loss)[1]) for loss in (contrastive.nt_xent, composed.nt_xent))
     assert len(fused.rows) < len(whole.rows) and fused.rows[-1].op == "nt_xent"
 
@@ -152,7 +152,7 @@ def test_a_wrong_backward_is_found_at_its_node_and_nowhere_else():
     assert "off by a factor 2" in wrong[0].check and "analytic" in str(told)
 
 
-def test_a_kink_is_no_error_but_a_slope_beyond_its_sides_is():
+def test_a_kink_is_not_an_error_but_a_slope_outside_its_one_sided_slopes_is():
     x = Tensor(np.array([0.0, 0.0, -1.0, 2.0]), requires_grad=True)
     assert explain(ops.relu(x), check=True).rows[0].check.startswith("agrees")
 
@@ -164,7 +164,7 @@ def test_a_kink_is_no_error_but_a_slope_beyond_its_sides_is():
     assert re.search(r"with respect to x\[[01]\] is wrong", explain(steep_relu(x), check=True).rows[0].check)
 
 
-def test_random_masks_and_double_use_of_an_input_can_be_checked(xp):
+def test_ops_with_random_masks_or_a_repeated_input_can_be_checked(xp):
     x = Tensor(to_device(normal(4, 5), xp), requires_grad=True)
     dropped = ops.dropout(x, p=0.4, rng=np.random.default_rng(0))
     told = explain(contrastive.cosine_similarity(dropped, dropped).sum(), check=3)
@@ -188,7 +188,7 @@ def test_the_graph_has_a_box_for_each_op_and_an_arrow_for_each_array(xp):
 
 # ---------------------------------------------------------------- refusals
 
-def test_a_freed_tape_and_a_missing_one_are_said():
+def test_a_freed_or_missing_tape_raises():
     x = Tensor(normal(3), requires_grad=True)
     loss = (x * x).sum()
     loss.backward()
@@ -200,7 +200,7 @@ def test_a_freed_tape_and_a_missing_one_are_said():
         explain(0.5)
 
 
-# ---------------------------------------------------------------- push and pull
+# ---------------------------------------------------------------- explain_pairs
 
 def test_push_and_pull_are_the_gradient_of_the_anchors_scores(xp):
     z1, z2, tau = normal(5, 3), normal(5, 3) + 0.5, 0.3
@@ -216,7 +216,7 @@ def test_push_and_pull_are_the_gradient_of_the_anchors_scores(xp):
 
 
 def test_all_anchors_together_are_the_gradient_of_nt_xent():
-    """(2) of nt_xent.py from the rows of push and pull: G, then (G + G^T) u."""
+    """The rows of push and pull give G; nt_xent's gradient (2) is (G + G^T) u."""
     N, tau = 4, 0.25
     u = contrastive.l2_normalize.forward(np.concatenate([normal(N, 3), normal(N, 3) + 0.5]))[0]
     G = np.zeros((2 * N, 2 * N))
@@ -227,7 +227,7 @@ def test_all_anchors_together_are_the_gradient_of_nt_xent():
             G[i, item + N * (view - 1)] = push
         G[i, p] = -told.pull[0]
     du = (G + G.T) @ u / (2 * N * tau)
-    across = du - u * (du * u).sum(axis=1, keepdims=True)           # what l2_normalize lets through at length 1
+    across = du - u * (du * u).sum(axis=1, keepdims=True)           # l2_normalize's backward for rows of length 1
     dz1, dz2, _ = contrastive.nt_xent.forward(u[:N], u[N:], tau)[1](np.array(1.0))
     np.testing.assert_allclose(across, np.concatenate([dz1, dz2]), atol=1e-12)
 
@@ -240,11 +240,11 @@ def test_pushes_balance_the_pull_at_any_temperature(tau, anchor, sign):
     assert 1 - 1e-9 <= told.effective[0] <= 10 + 1e-9 and told.loss[0] >= 0
 
 
-def test_a_lower_temperature_is_felt_by_fewer_negatives():
+def test_a_lower_temperature_acts_on_fewer_negatives():
     told = explain_pairs(normal(8, 4), normal(8, 4) + 0.3, [0.05, 0.2, 1.0])
     hardest = told.push[:, 0] / told.pull
     assert (np.diff(told.effective) > 0).all() and (np.diff(hardest) < 0).all()
-    assert (np.diff(told.push, axis=1) <= 0).all()                  # the more similar, the harder pushed
+    assert (np.diff(told.push, axis=1) <= 0).all()                  # the more similar a negative, the larger its push
 
 
 def test_the_table_names_anchor_candidates_and_temperatures(xp):
@@ -254,7 +254,7 @@ def test_the_table_names_anchor_candidates_and_temperatures(xp):
     assert re.search(r"tau +cosine +0.1 +0.5", text)
 
 
-def test_the_picture_is_drawn_or_matplotlib_is_asked_for(tmp_path, monkeypatch):
+def test_the_picture_is_drawn_or_an_error_asks_for_matplotlib(tmp_path, monkeypatch):
     told = explain_pairs(normal(8, 4), normal(8, 4) + 0.3)
     if viz.Figure is not None:
         told.draw(tmp_path / "pairs.png")
@@ -272,15 +272,15 @@ def test_the_picture_is_drawn_or_matplotlib_is_asked_for(tmp_path, monkeypatch):
     ((normal(3, 2), normal(3, 2)), {"anchor": 6}, "anchor must be an integer from 0 to 5"),
     ((normal(3, 2), normal(3, 2)), {"names": "ab"}, "expected 3 names, one per item, got 2"),
 ])
-def test_what_fits_no_pair_is_refused(arguments, options, words):
+def test_invalid_pairs_are_refused(arguments, options, words):
     with pytest.raises(ValueError, match=words):
         explain_pairs(*arguments, **options)
 
 
 # ---------------------------------------------------------------- the page
 
-def test_the_page_shows_what_its_code_prints():
-    """Line numbers apart, which move with every edit of the file they point to."""
+def test_the_page_shows_the_output_of_its_code():
+    """Ignores line numbers, which change with every edit of a file."""
     blocks = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     names, printed = {}, ""
     for language, text in blocks:

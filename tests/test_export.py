@@ -1,4 +1,4 @@
-"""examples/export.py: encoders as safetensors and ONNX give the same features; what cannot be exported is one line."""
+"""examples/export.py: safetensors and ONNX files give the encoder's features; unsupported models give one line."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from minicl.nn.spec import spec_of
 
 
 def seen(encoder, rng):
-    """The encoder after batches that moved its running averages, and weights of batch norm that are not 1 and 0."""
+    """The encoder in evaluation mode, with running averages and batch norm parameters other than 0 and 1."""
     for part in encoder.modules():
         if isinstance(part, nn.BatchNorm):
             part.weight.data[...] = rng.uniform(0.5, 1.5, len(part.weight))
@@ -33,7 +33,7 @@ def shape_of(encoder):
 
 
 class Own(nn.Encoder):
-    """An encoder of one's own, of ops that the others do not use."""
+    """A user's encoder, made of ops that the other encoders do not use."""
 
     def __init__(self, image_shape, *, rng):
         self.image_shape, self.features = image_shape, 6
@@ -92,7 +92,7 @@ class Sliced(Own):
 
 
 class Of(nn.Encoder):
-    """Images (N, 2, 2, 1) -> what a function makes of a linear layer's values, (N, 4), of its weight and of the images."""
+    """Images (N, 2, 2, 1) -> FUNCTIONS[name](a linear layer's values (N, 4), its weight, the images)."""
 
     def __init__(self, name, *, rng):
         self.image_shape, self.name, self.features = (2, 2, 1), name, 4
@@ -112,7 +112,7 @@ FUNCTIONS = {
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_numbers_may_stand_anywhere_and_what_is_no_function_of_the_images_is_one_line(name, rng, tmp_path):
+def test_numbers_may_occur_anywhere_and_other_functions_than_of_the_images_give_one_line(name, rng, tmp_path):
     onnx = pytest.importorskip("onnx")
     encoder = Of(name, rng=rng).eval()
     if name in ("the images", "a constant", "an array"):
@@ -127,7 +127,7 @@ def test_numbers_may_stand_anywhere_and_what_is_no_function_of_the_images_is_one
     np.testing.assert_allclose(got, encode(encoder, images, np), rtol=1e-5, atol=1e-6)
 
 
-CALLS = {                                                    # of x (4, 4, B, 6): what an encoder of one's own may compute
+CALLS = {  # functions of x (4, 4, B, 6) that a user's encoder may call
     **{f"x**{p}": lambda x, p=p: (x * x + 0.5)**p for p in (0, 1, 2, -1, -0.5, 0.5, 3)}, "pow of an int": lambda x: ops.pow(x, exponent=2),
     **{f"{name} over {axis}": lambda x, name=name, axis=axis: x * 0.5 + getattr(ops, name)(x, axis=axis, keepdims=True)
        for name in ("mean", "max", "sum", "var") for axis in (None, 0, -1, [0, 1], (-1,), [-4, -3], np.int64(-1), (np.int32(0), 1), 2, ())},
@@ -146,7 +146,7 @@ CALLS = {                                                    # of x (4, 4, B, 6)
 
 
 class Calls(Own):
-    """An encoder that calls one of CALLS between a convolution and a mean."""
+    """An encoder that applies one of CALLS between a convolution and a mean."""
 
     def __init__(self, call, *, rng):
         super().__init__((6, 6, 3), rng=rng)
@@ -158,7 +158,7 @@ class Calls(Own):
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_a_graph_is_what_runtimes_load_or_one_line(call, rng, tmp_path):
+def test_a_graph_can_be_loaded_by_runtimes_or_gives_one_line(call, rng, tmp_path):
     onnx = pytest.importorskip("onnx")
     encoder = Calls(call, rng=rng).eval()
     try:
@@ -188,7 +188,7 @@ def test_most_of_these_calls_have_a_translation(rng, tmp_path):
 
 
 def first(kind, name, ints):
-    """A change of the first node of a kind: one of its attributes."""
+    """A change of a graph that sets an attribute of its first node of a kind."""
     def change(graph):
         node = next(node for node in graph.node if node.op_type == kind)
         next(a for a in node.attribute if a.name == name).ints[:] = ints
@@ -199,7 +199,7 @@ def an_input(change):
     return lambda graph: change(next(node for node in graph.node if node.op_type == "Conv").input)
 
 
-BROKEN = {                                                   # changes of a graph that no runtime loads, or that do not fit
+BROKEN = {  # changes after which no runtime loads the graph, or its output does not fit
     "an axis below 0": first("Transpose", "perm", [1, -2, 0, 3]), "an axis twice": first("Transpose", "perm", [0, 0, 1, 2]),
     "an axis too many": first("Transpose", "perm", [0, 1, 2, 4]), "three axes": first("Transpose", "perm", [0, 1, 2]),
     "negative pads": first("Conv", "pads", [-1] * 4), "stride 0": first("Conv", "strides", [0, 1]), "one stride": first("Conv", "strides", [1]),
@@ -213,7 +213,7 @@ BROKEN = {                                                   # changes of a grap
 
 
 @pytest.mark.parametrize("change", BROKEN.values(), ids=BROKEN)
-def test_the_check_before_writing_is_as_strict_as_a_runtime(change, rng):
+def test_the_check_before_writing_refuses_what_a_runtime_refuses(change, rng):
     onnx = pytest.importorskip("onnx")
     encoder, images = Calls(lambda x: x, rng=rng).eval(), rng.random((5, 6, 6, 3), dtype="float32")
     model = export.to_onnx(onnx, encoder, images, {})
@@ -229,14 +229,14 @@ def test_the_check_before_writing_is_as_strict_as_a_runtime(change, rng):
     (lambda rng: Sliced((9, 9, 3), rng=rng), "the op 'getitem' has no translation yet"),
     (lambda rng: Sized((9, 9, 3), rng=rng), "mul is given an array that depends on the batch size"),
 ])
-def test_what_onnx_cannot_have_is_one_line_and_no_file(make, message, rng, tmp_path):
+def test_models_without_a_translation_give_one_line_and_no_file(make, message, rng, tmp_path):
     pytest.importorskip("onnx")
     with pytest.raises(DataError, match=re.escape(message)):
         export.save_onnx(tmp_path / "e.onnx", make(rng), {})
     assert not list(tmp_path.iterdir())
 
 
-def test_what_the_tape_does_not_record_is_found_by_running_the_graph(rng, tmp_path):
+def test_computations_off_the_tape_are_found_by_running_the_graph(rng, tmp_path):
     pytest.importorskip("onnx")
     with pytest.raises(DataError, match="gives other features on other images"):
         export.save_onnx(tmp_path / "e.onnx", OffTheTape((9, 9, 3), rng=rng), {})
@@ -246,7 +246,7 @@ def test_what_the_tape_does_not_record_is_found_by_running_the_graph(rng, tmp_pa
 # ---------------------------------------------------------------- safetensors
 
 @each_encoder
-def test_safetensors_are_loaded_again_with_the_same_features(make, rng, tmp_path, xp):
+def test_a_safetensors_file_loads_with_the_same_features(make, rng, tmp_path, xp):
     safetensors = pytest.importorskip("safetensors.numpy", reason="needs safetensors: pip install 'minicl[safetensors]'")
     encoder = seen(make(rng), rng)
     for _, part in encoder.named_state():
@@ -263,12 +263,12 @@ def test_safetensors_are_loaded_again_with_the_same_features(make, rng, tmp_path
 
 
 def written(save, arrays, text):
-    """A file with a digest that is right."""
+    """The bytes of a file with a correct digest."""
     return save(arrays, {"minicl": text, "digest": digest({**arrays, "": np.frombuffer(text.encode(), np.uint8)}).hex()})
 
 
 W = {"w": np.ones(2)}
-DAMAGED = {                                                  # id: (the file's bytes, from save and a model's text; message)
+DAMAGED = {  # {id: (the file's bytes as a function of save and a model's text, message)}
     "empty": (lambda save, text: b"", "is not a readable safetensors file"),
     "no json": (lambda save, text: b"\x08\0\0\0\0\0\0\0not json", "is not a readable safetensors file"),
     "of another program": (lambda save, text: save(W), "does not describe how to build its model"),
@@ -287,7 +287,7 @@ DAMAGED = {                                                  # id: (the file's b
 
 
 @pytest.mark.parametrize("content, message", DAMAGED.values(), ids=DAMAGED)
-def test_a_damaged_file_is_one_line(content, message, rng, tmp_path):
+def test_a_damaged_file_gives_one_line(content, message, rng, tmp_path):
     safetensors = pytest.importorskip("safetensors.numpy")
     text = json.dumps({"models": {"encoder": spec_of(nn.MLP((2, 2, 1), rng=rng))}})
     (tmp_path / "e.safetensors").write_bytes(content(safetensors.save, text))
@@ -296,7 +296,7 @@ def test_a_damaged_file_is_one_line(content, message, rng, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_every_bit_of_a_safetensors_file_counts(rng, tmp_path):
+def test_a_flipped_bit_of_a_safetensors_file_never_changes_the_model(rng, tmp_path):
     pytest.importorskip("safetensors")
     export.save_safetensors(tmp_path / "e.safetensors", nn.MLP((2, 2, 1), (3, 2), rng=rng), {"name": "a test"})
     whole = (tmp_path / "e.safetensors").read_bytes()
@@ -305,7 +305,7 @@ def test_every_bit_of_a_safetensors_file_counts(rng, tmp_path):
         damaged = bytearray(whole)
         damaged[bit // 8] ^= 1 << bit % 8
         (tmp_path / "e.safetensors").write_bytes(damaged)
-        with pytest.raises(CheckpointError):                 # or, of a blank of the header, the same model
+        with pytest.raises(CheckpointError):                 # a flipped blank in the header loads the same model
             found = minicl.load(tmp_path / "e.safetensors").model.state_dict()
             assert all((found[name] == array).all() for name, array in expected.items())
             raise CheckpointError
@@ -313,7 +313,7 @@ def test_every_bit_of_a_safetensors_file_counts(rng, tmp_path):
 
 @pytest.mark.parametrize("field", ["config", "data", "name", "step"])
 @pytest.mark.parametrize("odd", [3, "x", None, [1]])
-def test_odd_words_about_a_model_do_not_stand_in_its_way(field, odd, rng, tmp_path):
+def test_invalid_metadata_does_not_prevent_loading(field, odd, rng, tmp_path):
     pytest.importorskip("safetensors")
     export.save_safetensors(tmp_path / "e.safetensors", nn.MLP((2, 2, 1), rng=rng), {field: odd})
     trained = minicl.load(tmp_path / "e.safetensors")
@@ -328,7 +328,7 @@ def run_of(folder, model):
     return folder
 
 
-def test_the_encoder_of_a_moco_is_exported_without_its_groups(rng, tmp_path, capsys):
+def test_the_encoder_of_a_moco_is_exported_without_its_batch_norm_groups(rng, tmp_path, capsys):
     pytest.importorskip("safetensors")
     encoder = nn.ConvNet((8, 8, 1), (4, 8), rng=rng)
     run = run_of(tmp_path / "run", MoCo(encoder, nn.Linear(32, 4, rng=rng), dim=4, queue=8, splits=2))
@@ -345,7 +345,7 @@ def test_the_encoder_of_a_moco_is_exported_without_its_groups(rng, tmp_path, cap
     (lambda rng: CPC(WindowEncoder(3, 2, rng=rng), None, 1, rng=rng), "e.onnx", "expected an encoder of images, got LastContext"),
     (None, "e.onnx", "is not the folder of a run"),
 ])
-def test_what_cannot_be_exported_is_one_line_and_no_file(make, file, message, rng, tmp_path, capsys):
+def test_a_failed_export_gives_one_line_and_no_file(make, file, message, rng, tmp_path, capsys):
     pytest.importorskip("onnx")
     run = run_of(tmp_path / "run", make(rng)) if make else tmp_path
     assert run_example("export", run, tmp_path / file) == 2

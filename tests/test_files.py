@@ -1,4 +1,4 @@
-"""Files written atomically: permissions, links, part files that were planted or left over."""
+"""Files written atomically: permissions, links, and part files that were planted or left over."""
 
 import os
 import stat
@@ -9,7 +9,7 @@ import pytest
 from minicl import files
 from minicl.files import remove_parts, write_atomically
 
-POSIX = pytest.mark.skipif(os.name != "posix", reason="permissions and links of POSIX")
+POSIX = pytest.mark.skipif(os.name != "posix", reason="needs the permissions and links of POSIX")
 
 
 def new(file):
@@ -52,7 +52,7 @@ def test_a_link_stays_a_link_and_its_target_is_written(tmp_path, chain):
 
 
 @POSIX
-def test_a_planted_link_in_place_of_the_part_file_is_never_followed(tmp_path, monkeypatch):
+def test_a_planted_link_instead_of_the_part_file_is_never_followed(tmp_path, monkeypatch):
     victim, path = tmp_path / "victim", tmp_path / "folder" / "file"
     victim.write_bytes(b"untouched")
     path.parent.mkdir()
@@ -70,7 +70,7 @@ def test_a_planted_link_in_place_of_the_part_file_is_never_followed(tmp_path, mo
     (lambda path: path.symlink_to(path), "symbolic links"),
     (lambda path: path.symlink_to("no/such/folder/file"), "No such file"),
 ])
-def test_what_is_no_file_is_refused_by_its_name(tmp_path, make, words):
+def test_a_path_that_is_not_a_file_is_refused_by_name(tmp_path, make, words):
     path = tmp_path / "it"
     make(path)
     with pytest.raises(OSError, match=f"{words}.*{path}"):
@@ -84,7 +84,7 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path):
         write_atomically(tmp_path / "file" / "below", new)
 
 
-def test_a_name_as_long_as_the_system_allows(tmp_path):
+def test_a_name_may_be_as_long_as_the_system_allows(tmp_path):
     write_atomically(tmp_path / ("n" * 255), new)
     assert (tmp_path / ("n" * 255)).read_bytes() == b"new"
 
@@ -100,7 +100,7 @@ def test_many_writers_at_once_leave_one_whole_file(tmp_path):
     assert path.read_bytes() in contents and os.listdir(tmp_path) == ["file"]
 
 
-def test_left_over_parts_are_removed_and_nothing_else(tmp_path):
+def test_only_left_over_parts_are_removed(tmp_path):
     others = ["file", ".hidden", "a.part", ".file.12.part", ".file.0123456789abcdef.party", "x.0123456789abcdef.part"]
     old, young = ".file.0123456789abcdef.part", ".file.fedcba9876543210.part"
     for name in (*others, old, young):
@@ -121,7 +121,7 @@ def test_a_link_among_the_parts_is_removed_and_its_target_kept(tmp_path):
     assert os.listdir(tmp_path) == ["victim"]
 
 
-def test_the_part_of_a_killed_write_is_one_that_is_removed(tmp_path):
+def test_the_part_file_of_a_write_has_a_name_that_is_removed(tmp_path):
     seen = []
     write_atomically(tmp_path / "file", lambda file: seen.extend(os.listdir(tmp_path)))
     assert len(seen) == 1 and files.PART.fullmatch(seen[0])

@@ -1,4 +1,4 @@
-"""examples/finetune.py: three ways to learn from few labels; what is frozen stays, and the run is left as it was."""
+"""examples/finetune.py: three ways to learn from few labels; frozen parts stay, and the run is left unchanged."""
 
 import functools
 import json
@@ -33,7 +33,7 @@ def few_digits(monkeypatch):
     monkeypatch.setattr(digits, "generate_digits", functools.partial(digits.generate_digits, 200, 60))
 
 
-def test_the_script_ends_with_a_table_and_leaves_the_run_as_it_was_on_either_backend(run_folder, capsys, xp):
+def test_the_script_ends_with_a_table_and_leaves_the_run_unchanged_on_either_backend(run_folder, capsys, xp):
     for path in run_folder.glob("few_labels.*"):
         path.unlink()
     before = {path.name: path.read_bytes() for path in run_folder.iterdir()}
@@ -48,7 +48,7 @@ def test_the_script_ends_with_a_table_and_leaves_the_run_as_it_was_on_either_bac
     assert after.keys() - before.keys() == {"few_labels.json"} | ({"few_labels.png"} if viz.Figure else set())
 
 
-def test_the_probe_alone_of_an_exported_encoder_is_that_of_the_run_and_kept_beside_it(run_folder, tmp_path, monkeypatch, capsys):
+def test_the_probe_of_an_exported_encoder_equals_that_of_the_run(run_folder, tmp_path, monkeypatch, capsys):
     pytest.importorskip("safetensors", reason="needs safetensors")
     monkeypatch.setattr(viz, "Figure", None)
     assert run_example("export", run_folder, tmp_path / "encoder.safetensors") == 0
@@ -60,7 +60,7 @@ def test_the_probe_alone_of_an_exported_encoder_is_that_of_the_run_and_kept_besi
     assert f"are in {tmp_path}" in capsys.readouterr().out
 
 
-def test_more_labels_and_training_before_help(run_folder):
+def test_more_labels_and_pretraining_help(run_folder):
     trained = minicl.load(run_folder)
     args = types.SimpleNamespace(steps=30, batch=32, lr=1e-3, probe=False)
     before = state_hash(trained.encoder)
@@ -88,11 +88,11 @@ def test_a_frozen_encoder_is_not_trained_and_a_frozen_batch_norm_keeps_its_avera
     for layer in norms:
         layer.freeze()
     changed = learn()
-    assert not [name for name in changed if ".steps.1." in name]         # weights and averages of both
+    assert not [name for name in changed if ".steps.1." in name]         # weights and averages of both layers
     assert {"steps.0.blocks.0.steps.0.weight", "steps.0.blocks.1.steps.0.weight", "steps.1.weight"} <= changed
 
 
-def test_the_numbers_of_labels_are_those_that_were_used(run_folder, capsys, monkeypatch):
+def test_the_reported_numbers_of_labels_were_used(run_folder, capsys, monkeypatch):
     monkeypatch.setattr(viz, "Figure", None)
     monkeypatch.setattr(digits, "generate_digits", lambda *_, seed=0: generate_digits(195, 60, seed))
     assert run_example("finetune", run_folder, "--labels", 30, "--seeds", 1, "--steps", 10) == 0
@@ -102,7 +102,7 @@ def test_the_numbers_of_labels_are_those_that_were_used(run_folder, capsys, monk
 
 @pytest.mark.parametrize("n_train, n_test, changed", [(200, 60, []), (199, 60, ["train_images", "train_labels"]),
                                                       (200, 50, ["test_images", "test_labels"])])
-def test_other_data_than_the_run_trained_on_are_named(run_folder, capsys, monkeypatch, n_train, n_test, changed):
+def test_data_other_than_the_runs_are_named(run_folder, capsys, monkeypatch, n_train, n_test, changed):
     monkeypatch.setattr(viz, "Figure", None)
     monkeypatch.setattr(digits, "generate_digits", lambda *_, seed=0: generate_digits(n_train, n_test, seed))
     assert run_example("finetune", run_folder, "--labels", 1, "--seeds", 1, "--steps", 10) == 0
@@ -110,7 +110,7 @@ def test_other_data_than_the_run_trained_on_are_named(run_folder, capsys, monkey
     assert json.loads((run_folder / "few_labels.json").read_text())["changed"] == changed
 
 
-def test_labels_are_not_compared_with_those_of_a_run_without(run_folder):
+def test_labels_are_not_compared_where_the_run_had_none(run_folder):
     trained = minicl.load(run_folder)
     data = data_of(trained, None)
     trained.data = {**trained.data, "train_labels": "", "test_labels": "", "class_names": ""}
@@ -123,14 +123,14 @@ def test_labels_are_not_compared_with_those_of_a_run_without(run_folder):
     (dict(name="cpc_sequences"), "is a run of cpc_sequences; give --data-dir, a folder with a subfolder for each class"),
     (dict(name="simclr_images", config={}), "give --data-dir"),
 ])
-def test_a_run_whose_data_is_not_known_needs_a_folder(run_folder, change, message):
+def test_a_run_with_unknown_data_needs_a_folder(run_folder, change, message):
     trained = minicl.load(run_folder)
     vars(trained).update(change)
     with pytest.raises(minicl.data.DataError, match=message):
         data_of(trained, None)
 
 
-def test_without_a_run_or_labels_one_line_says_so(run_folder, tmp_path, monkeypatch, capsys):
+def test_a_missing_run_or_missing_labels_give_one_line(run_folder, tmp_path, monkeypatch, capsys):
     assert run_example("finetune", tmp_path / "nowhere") == 2
     assert "does not exist" in capsys.readouterr().err
     monkeypatch.setattr(ImageData, "is_labelled", False)
@@ -152,6 +152,6 @@ def test_fresh_is_the_same_architecture_with_other_weights():
     assert len({w.tobytes() for w in weights}) == 3
 
 
-def test_fresh_cannot_make_what_holds_a_function_of_ones_own():
+def test_fresh_refuses_a_module_with_a_users_function():
     with pytest.raises(ValueError, match="fresh: Sequential: the function"):
         nn.fresh(nn.Sequential(lambda x: x), rng=np.random.default_rng(0))

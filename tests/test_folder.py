@@ -1,4 +1,4 @@
-"""A run's folder: a new one for each run, one owner at a time, nothing left behind by a run that never began."""
+"""A run's folder: a new one for each run, one owner at a time, and nothing left behind by a run that never began."""
 
 import multiprocessing
 import os
@@ -28,11 +28,11 @@ def own_a_new_folder(barrier, results, out=None):
         results.put(str(folder.path))
     except RunError as error:
         results.put(str(error))
-    barrier.wait()                                           # the folder is owned until all have tried
+    barrier.wait()                                           # keep the folder until all processes have tried
 
 
 def together(count, *arguments):
-    """What that many processes get that ask for a folder at the same time."""
+    """The folder or error of each of `count` processes that ask for a folder at the same time."""
     context = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
     barrier, results = context.Barrier(count), context.SimpleQueue()
     processes = [context.Process(target=own_a_new_folder, args=(barrier, results, *arguments)) for _ in range(count)]
@@ -45,13 +45,13 @@ def together(count, *arguments):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_runs_started_together_get_folders_of_their_own():
+def test_runs_started_together_get_different_folders():
     assert len(set(together(8))) == 8
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("exists", [False, True])
-def test_of_runs_started_together_with_one_out_one_begins(tmp_path, exists):
+def test_only_one_of_the_runs_started_together_with_the_same_out_begins(tmp_path, exists):
     if exists:
         (tmp_path / "out").mkdir()
     found = together(6, "out")
@@ -59,7 +59,7 @@ def test_of_runs_started_together_with_one_out_one_begins(tmp_path, exists):
     assert len(refused) == 5 and all(re.match(r"--out out: another run \(pid \d+\) is writing there", text) for text in refused)
 
 
-def test_a_folder_is_named_after_the_run_and_numbered():
+def test_folders_are_named_after_the_run_and_numbered():
     folders = []
     for _ in range(3):
         folders.append(OwnFolder(None, "test"))
@@ -67,7 +67,7 @@ def test_a_folder_is_named_after_the_run_and_numbered():
     assert [str(own.path) for own in folders] == [os.path.join("runs", name) for name in ("test", "test-2", "test-3")]
 
 
-def test_the_owner_is_named_and_the_folder_free_when_it_ends(tmp_path):
+def test_the_owner_is_named_and_the_folder_is_free_when_it_ends(tmp_path):
     own = OwnFolder("out", "test")
     with pytest.raises(RunError, match=rf"another run \(pid {os.getpid()}\) is writing there; wait for it to end, or choose an"):
         OwnFolder("out", "test")
@@ -77,12 +77,12 @@ def test_the_owner_is_named_and_the_folder_free_when_it_ends(tmp_path):
     OwnFolder("out", "test")
 
 
-def test_an_owner_that_is_dropped_frees_its_folder():
+def test_an_owner_that_is_deleted_frees_its_folder():
     OwnFolder("out", "test")
     assert not Path("out").exists()
 
 
-def test_a_new_folder_in_which_nothing_was_written_is_removed_and_an_old_one_kept():
+def test_an_empty_new_folder_is_removed_and_an_old_one_is_kept():
     Path("old").mkdir()
     for out in ("new/folder", "old"):
         OwnFolder(out, "test").close()
@@ -103,7 +103,7 @@ def test_a_kill_frees_the_folder():
     OwnFolder("out", "test")
 
 
-def test_a_lock_that_was_removed_while_another_waited_is_taken_anew(tmp_path):
+def test_a_lock_that_was_removed_while_another_waited_is_taken_again(tmp_path):
     first = FolderLock(tmp_path)
     class Late(FolderLock):
         def _lock(self, file):                               # opened before the owner leaves, locked afterwards
@@ -136,15 +136,15 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, out):
     assert sorted(os.listdir(tmp_path)) == ["dangling", "file"]
 
 
-def test_a_file_in_place_of_runs_is_refused(tmp_path):
+def test_a_file_named_runs_is_refused(tmp_path):
     (tmp_path / "runs").write_text("in the way")
     with pytest.raises(RunError, match="cannot write there"):
         OwnFolder(None, "test")
 
 
 @pytest.mark.parametrize("lost", ["removed", "replaced", "moved"])
-def test_a_folder_that_is_lost_belongs_to_its_next_owner_alone(lost, tmp_path):
-    """rm -rf of a live run's folder, and a new run there: the first stops writing, and leaves the second's lock alone."""
+def test_a_lost_folder_belongs_only_to_its_next_owner(lost, tmp_path):
+    """If a live run's folder is deleted and a new run uses it, the first run stops and leaves the second's lock."""
     path = tmp_path / "out"
     first = OwnFolder(str(path), "test")
     first.require_owned()

@@ -1,4 +1,4 @@
-"""What is frozen does not move, whenever it was frozen; gradients that are not usable are an error."""
+"""Frozen parameters never move, whenever they were frozen; unusable gradients are an error."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from minicl.optim import LARS, SGD
 def test_frozen_weights_do_not_move_whenever_they_were_frozen(xp, make):
     model, data = Net().to(xp), rng()
     optimizer = make(model)
-    for frozen in (False, True, True, False, True):          # after the optimizer was made, half-way, and once more
+    for frozen in (False, True, True, False, True):  # frozen after the optimizer was made, during training, and again
         model.encoder.unfreeze()
         if frozen:
             model.encoder.freeze()
@@ -39,8 +39,8 @@ def test_frozen_weights_do_not_move_whenever_they_were_frozen(xp, make):
 @each_optimizer
 @given(st.lists(st.sets(st.sampled_from("abc")), min_size=1, max_size=8))
 @settings(max_examples=15, deadline=None)
-def test_each_parameter_moves_as_if_its_own_optimizer_had_taken_the_steps_in_which_it_was_not_frozen(make, frozen_at):
-    """One optimizer over three parameters, frozen in any pattern, against one for each."""
+def test_each_parameter_moves_as_if_its_own_optimizer_had_taken_only_its_unfrozen_steps(make, frozen_at):
+    """Compares one optimizer over three parameters, frozen in any pattern, with one optimizer for each."""
     def parameters():
         data = rng(1)
         return {"a": Parameter(data.standard_normal((3, 2))), "b": Parameter(data.standard_normal((2, 2))),
@@ -67,7 +67,7 @@ def test_each_parameter_moves_as_if_its_own_optimizer_had_taken_the_steps_in_whi
         np.testing.assert_allclose(together[name].data, alone[name].data, rtol=1e-12)
 
 
-def test_what_is_frozen_stays_in_evaluation_mode_until_it_is_unfrozen():
+def test_frozen_modules_stay_in_evaluation_mode_until_they_are_unfrozen():
     model = Net()
     assert model.encoder.freeze() is model.encoder and model.train().training
     assert not any(module.training or module._frozen is False for module in model.encoder.modules())
@@ -82,8 +82,8 @@ def test_what_is_frozen_stays_in_evaluation_mode_until_it_is_unfrozen():
 
 @each_optimizer
 @pytest.mark.parametrize("left", [0.0, 1e6, 1e30, np.inf, np.nan])
-def test_a_gradient_left_in_what_is_frozen_changes_nothing_and_stays(xp, make, left):
-    """Also under clipping: the norm is that of what is trained."""
+def test_a_gradient_left_in_a_frozen_parameter_changes_nothing_and_stays(xp, make, left):
+    """Clipping ignores it as well: the norm is that of the trained parameters."""
     def step(value):
         model = Net().to(xp)
         optimizer = make(model)
@@ -98,8 +98,8 @@ def test_a_gradient_left_in_what_is_frozen_changes_nothing_and_stays(xp, make, l
     assert np.array_equal(grad, np.full((3, 4), left, "float32"), equal_nan=True)
 
 
-def test_processes_add_up_the_gradients_of_what_is_trained_only():
-    """The gradient of what is frozen may wait for the step after unfreeze(), and must not be added up twice."""
+def test_processes_sum_only_the_gradients_of_trained_parameters():
+    """A frozen parameter's gradient may wait for the step after unfreeze(), and must not be summed twice."""
     class Twice(World):
         size = 2
 
@@ -116,7 +116,7 @@ def test_processes_add_up_the_gradients_of_what_is_trained_only():
 
 
 @each_optimizer
-def test_a_checkpoint_made_while_frozen_goes_on_identically(make):
+def test_a_checkpoint_made_while_frozen_continues_identically(make):
     def run(save_at):
         model, data = Net(), rng()
         optimizer = make(model)
@@ -137,11 +137,11 @@ def test_a_checkpoint_made_while_frozen_goes_on_identically(make):
             np.testing.assert_array_equal(array, resumed[name], err_msg=name)
 
 
-# ---------------------------------------------------------------- gradients that are not numbers, or too large
+# ---------------------------------------------------------------- unusable gradients
 
 @each_optimizer
 @pytest.mark.parametrize("value", [2e19, -2e19, 3e38, np.inf, -np.inf, np.nan])
-def test_a_gradient_that_cannot_be_used_is_an_error_and_changes_nothing(make, value):
+def test_an_unusable_gradient_is_an_error_and_changes_nothing(make, value):
     model, x = Net(), rng().standard_normal((8, 3), dtype="float32")
     optimizer = make(model)
     take_step(model, optimizer, x)
@@ -152,17 +152,17 @@ def test_a_gradient_that_cannot_be_used_is_an_error_and_changes_nothing(make, va
         optimizer.step()
     for name, array in {**model.state_dict(), **optimizer.state_dict()}.items():
         np.testing.assert_array_equal(array, before[name], err_msg=name)
-    take_step(model, optimizer, x)                           # and training goes on
+    take_step(model, optimizer, x)                           # training continues after the error
     assert all(np.isfinite(array).all() for array in {**model.state_dict(), **optimizer.state_dict()}.values())
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @each_optimizer
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 2e19])
-def test_on_a_gpu_which_is_not_waited_for_it_reaches_the_weights_and_with_them_the_loss(xp, make, value):
-    """SGD and LARS take a step of 2e19 as it is; their momentum survives it."""
+def test_on_a_gpu_an_unusable_gradient_reaches_the_weights(xp, make, value):
+    """The step does not wait for the GPU, so the loss shows it. SGD and LARS take a step of 2e19 as it is."""
     if xp is np:
-        return                                               # there it is an error, tested above
+        return                                               # an error on NumPy, tested above
     p = Parameter(xp.ones((3, 4), dtype="float32"))
     optimizer = make([("p", p)])
     for _ in "12":
@@ -174,8 +174,8 @@ def test_on_a_gpu_which_is_not_waited_for_it_reaches_the_weights_and_with_them_t
 
 @each_optimizer
 @pytest.mark.parametrize("value", [1e18, 1e-30, 1e-45])
-def test_a_large_or_tiny_gradient_is_survived(xp, make, value):
-    """LARS's norms too: their squares would overflow or vanish in float32."""
+def test_large_and_tiny_gradients_leave_all_values_finite(xp, make, value):
+    """This includes LARS, whose squared norms would overflow or vanish in float32."""
     p = Parameter(to_device(ones(3, 4), xp))
     optimizer = make([("p", p)])
     for scale in (value, 1.0, 1.0):
@@ -187,7 +187,7 @@ def test_a_large_or_tiny_gradient_is_survived(xp, make, value):
 
 
 @pytest.mark.parametrize("scale", [1e-37, 1e-25, 1e-10, 1.0, 1e10, 1e17])
-def test_lars_step_is_that_of_its_formula_at_every_scale(xp, scale):
+def test_lars_takes_the_step_of_its_formula_at_every_scale(xp, scale):
     w = Parameter(to_device(ones(4, 4), xp))
     optimizer = LARS([("w", w)], 1.0, momentum=0.0, weight_decay=0.0, eta=0.1)
     w.grad[...] = scale

@@ -1,4 +1,4 @@
-"""x[key]: every kind of key is NumPy's, with every repeat in the gradient, or refused."""
+"""x[key]: every kind of key selects NumPy's entries and adds up repeats in the gradient, or is refused."""
 
 import collections
 
@@ -19,14 +19,14 @@ PART = st.one_of(st.integers(-3, 3), st.integers(-2, 1).map(np.int64), st.none()
 
 
 def naive_gradient(key, g):
-    """Entry by entry: each entry of x gets the g of all places that it went to."""
+    """The gradient (4, 3, 2): each entry of x gets the sum of g over all places that it was copied to."""
     came_from = np.arange(np.prod(SHAPE)).reshape(SHAPE)[key]
     return np.bincount(np.ravel(came_from), weights=np.ravel(g), minlength=np.prod(SHAPE)).reshape(SHAPE)
 
 
 @settings(max_examples=600)
 @given(st.one_of(PART, st.lists(PART, max_size=4).map(tuple)))
-def test_any_key_gives_numpys_entries_and_every_repeats_gradient_or_numpys_error(key):
+def test_any_key_gives_numpys_entries_and_their_gradient_or_numpys_error(key):
     data = np.arange(np.prod(SHAPE), dtype="float64").reshape(SHAPE)
     x = Tensor(data, requires_grad=True)
     try:
@@ -69,7 +69,7 @@ def test_other_kinds_of_key_are_refused(kind, key):
         Tensor(np.ones(SHAPE), requires_grad=True)[key]
 
 
-def test_the_refusals_name_what_to_write():
+def test_the_errors_name_the_fix():
     x = Tensor(np.ones((2, 3)))
     with pytest.raises(TypeError, match=r"got \[0, 0\]; convert ids with numpy.array\(ids\)"):
         x[[0, 0]]

@@ -1,4 +1,4 @@
-"""The first run on a GPU plans itself into its time, reports what fails, and runs whole on the emulated GPU."""
+"""The first run on a GPU keeps to its time, reports failures, and completes on the emulated GPU."""
 
 import os
 import re
@@ -7,7 +7,7 @@ import gpu_first_run
 import pytest
 
 
-def test_parts_share_the_minutes_and_one_that_fails_is_reported(tmp_path, monkeypatch, capsys):
+def test_parts_share_the_minutes_and_a_failed_part_is_reported(tmp_path, monkeypatch, capsys):
     given = {}
 
     def part(first, seconds):
@@ -40,7 +40,7 @@ def test_a_script_that_runs_out_of_time_is_interrupted(first):
 
 @pytest.mark.parametrize("script, error", [("raise KeyError('no card')", "KeyError: 'no card'"), ("raise SystemExit(3)", "exit status 3"),
                                            ("raise ValueError('no card;\\nsee there')", "no card; see there")])
-def test_a_script_that_ends_with_an_error_is_not_cut_short(script, error, first):
+def test_an_error_is_not_reported_as_running_out_of_time(script, error, first):
     ended = first.run("broken", ["-c", script], 20)
     assert not ended.late
     with pytest.raises(RuntimeError, match=error):
@@ -51,7 +51,7 @@ def test_a_script_that_ends_with_an_error_is_not_cut_short(script, error, first)
 def test_without_a_gpu_each_part_gives_the_reason(part, first, tmp_path, monkeypatch):
     (tmp_path / "cupy.py").write_text("raise ImportError('no card here')")
     first.environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{first.environment['PYTHONPATH']}"
-    (tmp_path / "cifar10.npz").touch()                                   # as if it had been loaded
+    (tmp_path / "cifar10.npz").touch()                                   # as if CIFAR-10 had been loaded
     monkeypatch.setattr(os, "environ", dict(os.environ))
     with pytest.raises(RuntimeError, match="(?i)cupy|no card"):
         getattr(gpu_first_run, part)(first, 60)
@@ -60,7 +60,7 @@ def test_without_a_gpu_each_part_gives_the_reason(part, first, tmp_path, monkeyp
 
 @pytest.mark.parametrize("options", [["--minutes", "nan"], ["--minutes", "0"], ["--minutes=-1"], ["--minutes", "inf"],
                                      ["--out", __file__], ["--out", f"{__file__}/x"]])
-def test_options_that_cannot_be_are_one_line(options, tmp_path, monkeypatch, capsys):
+def test_invalid_options_give_one_line(options, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu_first_run, "PARTS", [])
     with pytest.raises(SystemExit) as end:
         gpu_first_run.main(["--out", str(tmp_path), *options])
@@ -68,10 +68,10 @@ def test_options_that_cannot_be_are_one_line(options, tmp_path, monkeypatch, cap
 
 
 @pytest.mark.skipif("config.getoption('--backend') != 'cupy-host'", reason="needs --backend cupy-host")
-def test_it_runs_whole_on_the_emulated_gpu(tmp_path):
+def test_the_first_run_completes_on_the_emulated_gpu(tmp_path):
     assert gpu_first_run.main(["--minutes", "5", "--emulated", "--out", str(tmp_path)]) == 0
     report = (tmp_path / "report.md").read_text()
     assert "device: emulated H100" in report and " passed in " in report and "failed:" not in report
     for row in ("| SimCLR | ", "| CPC | ", "| NT-Xent 2N=4096 | ", "| case, bf16 | ", "knn_h"):
         assert report.count(row) == 1
-    assert len(re.findall(r"\| SimCLR (\| \d+\.\d\d ){4}\|", report)) == 1      # computed, and captured
+    assert len(re.findall(r"\| SimCLR (\| \d+\.\d\d ){4}\|", report)) == 1      # computed step by step, and captured

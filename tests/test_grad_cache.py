@@ -1,4 +1,4 @@
-"""grad_cache: chunks of a batch have its gradient, with its temperature, masks and statistics."""
+"""grad_cache: the gradient of a batch computed in chunks, with its temperature, masks and statistics."""
 
 import contextlib
 import math
@@ -60,12 +60,12 @@ def layers_with_state(splits=1):
     return nn.BatchNorm(8, splits=splits), nn.Dropout(0.4, rng=np.random.default_rng(3))
 
 
-@pytest.mark.filterwarnings("ignore:Stream. two models draw the same")       # as they are to do here
+@pytest.mark.filterwarnings("ignore:Stream. two models draw the same")       # this test wants equal draws
 @pytest.mark.parametrize("splits", [1, 2])
 def test_dropout_redraws_its_masks_and_batch_norm_averages_once(xp, splits):
-    """The gradient is that of the chunks' embeddings on one tape, each chunk with its masks and statistics."""
+    """The gradient equals that of the chunks' embeddings on one tape, each chunk with its own masks and statistics."""
     whole, cut, x = simclr(xp, *layers_with_state(splits)), simclr(xp, *layers_with_state(splits)), items(xp)
-    for _ in range(2):                                       # the second time from averages that have moved
+    for _ in range(2):                                       # the second time, the averages have moved
         z = ops.concat(*[whole(x[lo:lo + 4])[1] for lo in (0, 4, 8)])
         LOSSES["nt_xent"](None, z).backward()
         _, (_, cached) = grad_cache(cut, LOSSES["nt_xent"], x, chunk=4)
@@ -114,7 +114,7 @@ def test_clip_learns_its_logit_scale_once(xp):
     assert "logit_scale" in gradients(cut)
 
 
-def test_moco_gives_the_keys_to_its_queue_once(xp):
+def test_moco_enqueues_the_keys_once(xp):
     rng = np.random.default_rng(0)
     model = MoCo(nn.Sequential(nn.Linear(5, 6, rng=rng)), nn.Sequential(nn.Linear(6, 4, rng=rng)), dim=4, queue=16,
                  splits=1).to(xp)
@@ -127,7 +127,7 @@ def test_moco_gives_the_keys_to_its_queue_once(xp):
     assert loss.item() > 0 and all(np.isfinite(g).all() for g in gradients(model).values())
 
 
-def test_gradients_add_up_and_train(xp):
+def test_gradients_add_up_and_training_works(xp):
     model, x = simclr(xp), items(xp)
     optimizer = AdamW(model, lr=0.01)
     losses = []
@@ -143,7 +143,7 @@ def test_gradients_add_up_and_train(xp):
     assert_alike(gradients(model), {name: 2 * g for name, g in once.items()})
 
 
-def test_the_memory_is_that_of_a_chunk():
+def test_the_memory_depends_on_the_chunk():
     rng = np.random.default_rng(0)
     model = nn.Sequential(*(nn.Linear(256, 256, rng=rng) for _ in range(6)), nn.Linear(256, 8, rng=rng))
     x = rng.standard_normal((4096, 256), dtype="float32")            # 4 MiB, and as much for each layer's output
@@ -158,7 +158,7 @@ def test_the_memory_is_that_of_a_chunk():
         step()
         peaks[name] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    assert peaks["whole"] > 24 * 2**20 and peaks["chunks"] < 22 * 2**20      # the loss alone takes 16 MiB
+    assert peaks["whole"] > 24 * 2**20 and peaks["chunks"] < 22 * 2**20      # the loss itself takes 16 MiB
 
 
 GENERATOR = np.random.default_rng(0)
@@ -170,7 +170,7 @@ def test_a_model_that_draws_elsewhere_is_an_error():
         grad_cache(model, lambda z: nt_xent(z[:6], z[6:], 0.3), items(np).astype("float32"), chunk=4)
 
 
-def test_outputs_have_a_row_an_item():
+def test_outputs_must_have_a_row_per_item():
     model = nn.Sequential(nn.Linear(5, 4, rng=np.random.default_rng(0)), lambda x: x.mean(axis=0))
     with pytest.raises(ValueError, match=r"grad_cache: model must give Tensors with 6 rows, one for each item .* \(4,\)"):
         grad_cache(model, lambda z: z.sum(), items(np).astype("float32"), chunk=6)
@@ -180,7 +180,7 @@ def test_outputs_have_a_row_an_item():
 
 @pytest.mark.parametrize("sizes", [(6, 8), (8, 6), (6, 0), (1, 6)])
 def test_inputs_of_different_lengths_are_refused(xp, sizes):
-    """Rows would be dropped, or a chunk of one broadcast."""
+    """Otherwise rows would be dropped, or a chunk of one row broadcast."""
     model = Two().to(xp)
     with pytest.raises(ValueError, match=rf"grad_cache: expected inputs .* of the same N >= 1 items, got .*\({sizes[0]}, 5\).*\({sizes[1]}, 5\)"):
         grad_cache(model, lambda a, b: a.sum() + b.sum(), *(items(xp, n) for n in sizes), chunk=3)
@@ -201,7 +201,7 @@ class Two(nn.Module):
     (lambda h, z: z.sum(), lambda xp: [1.0], False, ValueError, "expected inputs to be arrays"),
     (lambda h, z: z.sum(), lambda xp: items(xp), True, ValueError, "no parameter of the SimCLR is trained.*call loss"),
 ])
-def test_mistakes_are_named_before_anything_is_added(xp, loss, inputs, freeze, error, message):
+def test_mistakes_raise_before_any_gradient_is_added(xp, loss, inputs, freeze, error, message):
     model, scale = simclr(xp), Tensor(xp.ones(()), requires_grad=True)
     if freeze:
         model.freeze()
@@ -215,7 +215,7 @@ def test_a_loss_off_the_tape_is_an_error(xp):
         grad_cache(simclr(xp), lambda h, z: Tensor(xp.ones(())), items(xp), chunk=4)
 
 
-def test_a_row_that_is_not_finite_and_a_batch_of_none_are_named(rng):
+def test_a_row_that_is_not_finite_and_an_empty_batch_raise(rng):
     model = nn.Linear(3, 2, rng=rng)
     x = np.ones((4, 3), "float32")
     x[1, 1] = np.nan

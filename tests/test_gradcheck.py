@@ -1,4 +1,4 @@
-"""The checker is checked: right backwards pass, and each mistake of a gallery of real ones is caught and named."""
+"""The gradient checker: correct backwards pass, and each one of a gallery of real mistakes is caught."""
 
 import re
 
@@ -47,7 +47,7 @@ def nt_xent_with_one_view_only(z1, z2):
 
 
 def nt_xent_with_one_side_of_each_pair(z1, z2):
-    """du_i = sum_j p_ij u_j - u_p(i): the pairs in which i is the candidate are forgotten."""
+    """du_i = sum_j p_ij u_j - u_p(i): this lacks the pairs in which i is the candidate."""
     loss, right = contrastive.nt_xent.forward(z1, z2, TAU)
     return loss, lambda g: tuple(0.5 * dz for dz in right(g)[:2])
 
@@ -68,7 +68,7 @@ QUEUE = normal(5, 4, seed=2)
 
 
 def gradient_into_the_queue(query, keys):
-    """MoCo's queue is a constant, whatever the keys are now; here they receive the queue's gradient."""
+    """MoCo's queue is constant, whatever the keys are now; here the keys receive the queue's gradient."""
     return query @ QUEUE.T, lambda g: (g @ QUEUE, g.T @ query)
 
 
@@ -78,7 +78,7 @@ def writes_into_its_input(x):
 
 
 def log_where_it_has_no_value(x):
-    """A step below 0 gives NaN: no agreement with it is one."""
+    """A finite difference below 0 gives NaN, which agrees with nothing."""
     with np.errstate(invalid="ignore"):
         return np.log(x), lambda g: (12345 * g,)
 
@@ -149,12 +149,12 @@ def test_a_wrong_backward_is_caught(wrong, inputs, words):
     (ops.matmul, [normal(3, 4), normal(4, 4)]),
     (ops.add, [normal(3, 4), normal(4)]),
 ], ids=["log_softmax", "l2_normalize", "nt_xent", "matmul", "add"])
-def test_the_right_ones_beside_them_pass(right, inputs):
+def test_the_correct_ops_pass(right, inputs):
     assert minicl.gradcheck(right, inputs)
 
 
 def test_a_cotangent_of_ones_would_miss_the_temperature():
-    """Why the cotangent is random: summed with weights 1, a softmax is constant and any multiple of its gradient is right."""
+    """The cotangent is random for this reason: summed with weights 1, a softmax is constant and has a gradient of 0."""
     x = Tensor(normal(3, 4), requires_grad=True)
     contrastive.softmax(x, TAU).sum().backward()
     assert np.abs(x.grad).max() < 1e-15
@@ -173,12 +173,12 @@ def test_inputs_must_be_double_precision():
         minicl.gradcheck(ops.relu, [np.ones(3, "float32")])
 
 
-def test_an_output_that_is_not_finite_is_said():
+def test_an_output_that_is_not_finite_raises():
     with np.errstate(divide="ignore"), pytest.raises(GradcheckError, match="output itself is not finite"):
         minicl.gradcheck(ops.log, [np.zeros(2)])
 
 
-def test_random_numbers_are_named():
+def test_a_random_op_raises():
     rng = np.random.default_rng(0)
     with pytest.raises(GradcheckError, match="a different value on each call.*random"):
         minicl.gradcheck(lambda x: ops.dropout(x, p=0.5, rng=rng), [normal(3, 4)])
@@ -193,12 +193,12 @@ def test_nothing_to_check_is_an_error(inputs, options):
 
 @pytest.mark.parametrize("wrong", [normal(3).astype(">f8"), [1.0, 2.0], 1.0, Tensor(normal(3)),
                                    np.ma.masked_array(normal(3))])
-def test_inputs_are_plain_arrays(wrong):
+def test_inputs_must_be_plain_arrays(wrong):
     with pytest.raises(TypeError, match="must be a"):
         minicl.gradcheck(ops.exp, [wrong])
 
 
-def test_the_same_array_twice_is_two_inputs():
+def test_the_same_array_twice_counts_as_two_inputs():
     x = normal(2, 2)
     assert minicl.gradcheck(ops.mul, [x, x])
 
@@ -209,8 +209,8 @@ def test_inputs_of_any_layout_are_checked(rng):
 
 
 @pytest.mark.parametrize("seed", [0, 1, 7])
-def test_g_is_not_what_the_same_seed_draws_as_the_input(seed):
-    """With g along x the gradient of x / |x| is 0, so a wrong factor would pass."""
+def test_g_differs_from_an_input_drawn_with_the_same_seed(seed):
+    """With g parallel to x the gradient of x / |x| is 0, so a wrong factor would pass."""
     wrong = op(cosine_without_its_length)
     with pytest.raises(GradcheckError, match="each row"):
         minicl.gradcheck(wrong, [normal(3, 4, seed=seed)], seed=seed)

@@ -1,4 +1,4 @@
-"""The emulated GPU: it computes, counts, and reports what a real one would not."""
+"""The emulated GPU computes, counts launches, and reports errors that a real GPU does not."""
 
 import shutil
 
@@ -17,7 +17,7 @@ def cp():
     return get_backend("cupy")
 
 
-# ---------------------------------------------------------------- where it cannot be had, and what it makes of a kernel
+# ---------------------------------------------------------------- availability, and the translation of kernels
 
 def test_without_a_compiler_the_reason_is_given(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
@@ -25,7 +25,7 @@ def test_without_a_compiler_the_reason_is_given(monkeypatch):
         build.build()
 
 
-def test_a_folder_that_could_not_be_made_whole_is_not_left_behind(tmp_path):
+def test_an_incomplete_folder_is_not_left_behind(tmp_path):
     def make(folder):
         folder.mkdir()
         (folder / "half").touch()
@@ -35,14 +35,14 @@ def test_a_folder_that_could_not_be_made_whole_is_not_left_behind(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_command_that_fails_says_what_was_attempted():
+def test_a_failed_command_raises_with_what_was_attempted():
     with pytest.raises(build.Unavailable, match="(?s)pip could not fetch CuPy.*no-such-option"):
         build._pip("install", "--no-such-option")
 
 
 @pytest.mark.parametrize("body, mode", [("CUPY_FOR(i, n) x[i] = 1;", kernels.ONE_THREAD), ("x[threadIdx.x] = 1;", kernels.EACH_THREAD),
                                         ("__syncthreads(); x[threadIdx.x] = 1;", kernels.FIBERS)])
-def test_a_kernel_runs_thread_by_thread_where_it_must(body, mode):
+def test_a_kernel_is_translated_to_the_mode_that_it_needs(body, mode):
     text = kernels.translate(f'extern "C" __global__ void __launch_bounds__(32) fill(float* x, int n) {{ {body} }}')
     assert f"host_mode = {mode};" in text and "HOST_KERNEL(fill, fill)" in text
 
@@ -50,7 +50,7 @@ def test_a_kernel_runs_thread_by_thread_where_it_must(body, mode):
 # ---------------------------------------------------------------- computing
 
 @emulated
-def test_blocks_of_threads_that_wait_for_each_other(cp, rng):
+def test_kernels_that_synchronise_blocks_are_correct(cp, rng):
     x = rng.standard_normal((700, 33), dtype="float32")
     there = cp.asarray(x)
     np.testing.assert_allclose(there.sum(axis=0).get(), x.sum(axis=0, dtype="float64"), rtol=1e-4, atol=1e-4)
@@ -60,7 +60,7 @@ def test_blocks_of_threads_that_wait_for_each_other(cp, rng):
 
 @emulated
 @pytest.mark.parametrize("n", [1, 31, 33, 90, 512, 513, 2000])
-def test_warps_that_wait_for_each_other(n, cp, rng):
+def test_kernels_that_synchronise_warps_are_correct(n, cp, rng):
     x = rng.random(n) < 0.3
     np.testing.assert_array_equal(cp.asarray(x).nonzero()[0].get(), x.nonzero()[0])
     np.testing.assert_array_equal(cp.asarray(x).cumsum().get(), x.cumsum())
@@ -70,7 +70,7 @@ def test_warps_that_wait_for_each_other(n, cp, rng):
 
 
 @emulated
-def test_threads_that_wait_for_ever_are_an_error(cp):
+def test_a_deadlock_of_threads_is_an_error(cp):
     kernel = cp.RawKernel("""extern "C" __global__ void wait() {
         if (threadIdx.x % 2) __syncthreads(); else __syncwarp(); }""", "wait")
     with pytest.raises(Exception, match="CUDA_ERROR"):
@@ -80,7 +80,7 @@ def test_threads_that_wait_for_ever_are_an_error(cp):
 @emulated
 @pytest.mark.parametrize("a, b", [((3, 4), (4, 5)), ((4, 3), (5, 4)), ((7, 3, 4), (7, 4, 2)), ((3, 4), (6, 4, 5))])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_products(a, b, dtype, cp, rng):
+def test_products_are_correct(a, b, dtype, cp, rng):
     x, y = rng.standard_normal(a).astype(dtype), rng.standard_normal(b).astype(dtype)
     if x.shape[-1] != y.shape[-2]:
         x, y = x.T, y.T
@@ -90,7 +90,7 @@ def test_products(a, b, dtype, cp, rng):
 @emulated
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
 @pytest.mark.parametrize("shape", [(3, 5), (1, 4), (6, 1), (0, 3)])
-def test_a_matrix_in_fortrans_order(dtype, shape, cp):
+def test_arrays_in_fortran_order_are_correct(dtype, shape, cp):
     x = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
     turned = cp.asfortranarray(cp.asarray(x))
     assert turned.flags.f_contiguous
@@ -105,28 +105,28 @@ def test_random_numbers_of_the_device_are_refused(name, arguments, cp):
             getattr(generator, name)(*arguments)
 
 
-# ---------------------------------------------------------------- what a real GPU does not report
+# ---------------------------------------------------------------- errors that a real GPU does not report
 
 @emulated
-def test_what_nobody_has_written_is_nan(cp):
+def test_uninitialised_memory_is_nan(cp):
     assert np.isnan(cp.empty(1000, dtype="float32").get()).all() and (cp.empty(3, dtype="int64").get() == -1).all()
 
 
 @emulated
 @pytest.mark.parametrize("size", [1, 5, 1000, 1024, 5000])
 @pytest.mark.parametrize("write", [True, False])
-def test_an_access_behind_an_array_is_an_error(size, write, cp):
+def test_an_access_beyond_an_array_is_an_error(size, write, cp):
     body = "x[n] = 1;" if write else "x[0] = x[n];"
     kernel = cp.RawKernel(f'extern "C" __global__ void reach(float* x, int n) {{ {body} }}', "reach")
     x = cp.zeros(size, dtype="float32")
     with pytest.raises(Exception, match="outside an array"):
         kernel((1,), (1,), (x, size))
-    kernel((1,), (1,), (x, size - 1))                       # and the device goes on working
+    kernel((1,), (1,), (x, size - 1))                       # the device still works
     assert x.sum().item() in (0, 1)
 
 
 @emulated
-def test_a_freed_array_is_gone(cp):
+def test_an_access_to_a_freed_array_is_an_error(cp):
     kernel = cp.RawKernel('extern "C" __global__ void write(float* x) { x[0] = 1; }', "write")
     x = cp.zeros(4, dtype="float32")
     address = x.data.ptr
@@ -180,7 +180,7 @@ def test_a_graph_runs_what_was_captured(cp):
     (lambda cp, x, stream: x.fill(1), "Relaxed", None),
     (lambda cp, x, stream: cp.empty(10_000), "Relaxed", None),
 ])
-def test_what_a_capture_refuses(forbidden, mode, code, cp):
+def test_a_capture_refuses_synchronisation_and_blocking_allocation(forbidden, mode, code, cp):
     x, stream = cp.zeros(4, dtype="float32"), cp.cuda.Stream(non_blocking=True)
     with stream:
         stream.begin_capture(getattr(cp.cuda.runtime, f"streamCaptureMode{mode}"))
