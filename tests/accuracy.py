@@ -142,13 +142,15 @@ def cosines(torch, x, y):
 
 
 def torch_nt_xent(torch, z1, z2, tau):
-    z, n = torch.cat([z1, z2]), len(z1)
+    z = torch.cat([z1, z2])
+    n = len(z1)
     scores = (cosines(torch, z, z) / tau).masked_fill(torch.eye(2 * n, dtype=bool), -torch.inf)
     return torch.nn.functional.cross_entropy(scores, (torch.arange(2 * n) + n) % (2 * n))
 
 
 def torch_clip(torch, image, text, logit_scale):
-    scores, own = cosines(torch, image, text) * logit_scale.exp(), torch.arange(len(image))
+    scores = cosines(torch, image, text) * logit_scale.exp()
+    own = torch.arange(len(image))
     return (torch.nn.functional.cross_entropy(scores, own) + torch.nn.functional.cross_entropy(scores.T, own)) / 2
 
 
@@ -171,7 +173,8 @@ def torch_sup_con(torch, z, tau):
 
 
 def torch_dcl(torch, z1, z2, tau):
-    z, n = torch.cat([z1, z2]), len(z1)
+    z = torch.cat([z1, z2])
+    n = len(z1)
     own = torch.eye(2 * n, dtype=bool)
     scores = cosines(torch, z, z) / tau
     negatives = scores.masked_fill(own | own.roll(n, 0), -torch.inf)
@@ -188,7 +191,8 @@ def torch_alignment(torch, z1, z2):
 
 
 def torch_vicreg(torch, z1, z2):
-    loss, d = 25 * torch.nn.functional.mse_loss(z1, z2), z1.shape[1]
+    loss = 25 * torch.nn.functional.mse_loss(z1, z2)
+    d = z1.shape[1]
     for z in (z1, z2):
         C = torch.cov(z.T)
         loss = loss + 25 * torch.relu(1 - (C.diagonal() + 1e-4).sqrt()).mean() + (C - C.diag().diag()).pow(2).sum() / d
@@ -296,7 +300,8 @@ def main(argv=None):
         if args.words and not any(word in case.name for word in args.words):
             continue
         exact = minicl_results(case, "float64")
-        ours, line = error(case, minicl_results(case, "float32"), exact), ""
+        ours = error(case, minicl_results(case, "float32"), exact)
+        line = ""
         if torch is not None and case.peer is not None:
             theirs = error(case, torch_results(case, torch), exact)
             line = f"{theirs:9.2f}{ours / theirs if theirs else float(ours > 0):7.2f}"

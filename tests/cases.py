@@ -149,7 +149,9 @@ def drawn(seed):
     """Cases for the ops of docs/exercises.md; the seed draws their sizes and temperature."""
     rng = np.random.default_rng(seed)
     N, M, C, K, B = map(int, rng.permutation(range(2, 7)))           # all differ, so that no transposed array fits
-    views, tau, at = (normal(N, C), normal(N, C) + 0.5), np.array(rng.uniform(0.2, 1)), f"seed {seed}"
+    views = (normal(N, C), normal(N, C) + 0.5)
+    tau = np.array(rng.uniform(0.2, 1))
+    at = f"seed {seed}"
     return [
         Case(ops.add, (normal(M, N, C), normal(N, 1)), at=f"broadcast {at}"),
         Case(ops.mul, (normal(N, 1), normal(M, 1, C)), at=f"broadcast {at}"),

@@ -201,7 +201,9 @@ class Trial:
         self.path = folder / "checkpoint.npz"
         saved = parts(seed=1)
         save_checkpoint(self.path, saved, META)
-        self.whole, self.saved, self.untouched = self.path.read_bytes(), state_of(saved), state_of(parts())
+        self.whole = self.path.read_bytes()
+        self.saved = state_of(saved)
+        self.untouched = state_of(parts())
 
     def outcome(self, damage, number):
         """"refused" or "loaded right"; raises AssertionError if the damaged file loads wrongly or changes an object."""
@@ -223,7 +225,8 @@ def main():
     parser.add_argument("--count", type=int, default=5000, help="damaged files, shared out over all kinds of damage")
     count = parser.parse_args().count
     with tempfile.TemporaryDirectory() as folder:
-        trial, totals = Trial(Path(folder)), Counter()
+        trial = Trial(Path(folder))
+        totals = Counter()
         for damage in DAMAGE:
             outcomes = Counter(trial.outcome(damage, number) for number in range(-(-count // len(DAMAGE))))
             totals += outcomes

@@ -10,7 +10,8 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 def run_example(name, *options):
     """Run examples/NAME.py as `python examples/NAME.py options...` would; returns its exit code."""
-    script, before = str(EXAMPLES / f"{name}.py"), sys.argv
+    script = str(EXAMPLES / f"{name}.py")
+    before = sys.argv
     sys.argv = [script, *map(str, options)]
     try:
         runpy.run_path(script, run_name="__main__")

@@ -36,6 +36,7 @@ def run(job):
 
 
 if __name__ == "__main__":
-    jobs, context = json.load(sys.stdin), multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
+    jobs = json.load(sys.stdin)
+    context = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
     with context.Pool(2, maxtasksperchild=1) as pool:
         json.dump(dict(zip(jobs, pool.map(run, jobs.values(), chunksize=1))), sys.stdout)

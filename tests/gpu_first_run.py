@@ -63,7 +63,10 @@ class First:
     """What the parts share: options, the output folder, the time left, the report and the failures."""
 
     def __init__(self, args):
-        self.args, self.out, self.start, self.lines = args, args.out, time.monotonic(), []
+        self.args = args
+        self.out = args.out
+        self.start = time.monotonic()
+        self.lines = []
         self.failed = []                                                 # names of parts, or of rows of a part
         self.tiny = args.emulated
         self.out.mkdir(parents=True, exist_ok=True)
@@ -83,7 +86,8 @@ class First:
 
     def run(self, name, command, seconds):
         """Run a Python script within `seconds`, with its output in NAME.log; returns an Ended."""
-        log, late = self.out / f"{name}.log", False
+        log = self.out / f"{name}.log"
+        late = False
         with log.open("w") as file:
             process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=self.environment, stdout=file,
                                        stderr=subprocess.STDOUT)
@@ -213,7 +217,9 @@ def _answer(worker, **request):
 
 
 def _row(first, case, workers, rates, end):
-    plans, peaks, errors = {}, {}, []
+    plans = {}
+    peaks = {}
+    errors = []
     for worker in workers:
         answer = worker.ask(case=case.name, tiny=first.tiny)
         if "error" in answer:
@@ -253,7 +259,9 @@ np.savez(sys.argv[1], train_images=data.train_images, train_labels=data.train_la
 
 def training(first, seconds):
     """MoCo on CIFAR-10 with the settings of its authors' demo, except for AdamW: kNN on h after each epoch."""
-    start, data, out = time.monotonic(), first.out / "cifar10.npz", first.out / "moco_cifar10"
+    start = time.monotonic()
+    data = first.out / "cifar10.npz"
+    out = first.out / "moco_cifar10"
     shutil.rmtree(out, ignore_errors=True)
     size = ["--encoder", "resnet18", "--width", 64, "--queue", 4096, "--batch", 512, "--epochs", 200]
     if first.tiny:

@@ -122,7 +122,8 @@ class Whole:
 
 def trial(example, whole, folder, random):
     """Interrupt a run at random, resume it and compare its final state; returns a Counter of what happened."""
-    counts, out = Counter(), folder / "out"
+    counts = Counter()
+    out = folder / "out"
     expected = {signal.SIGKILL: [-signal.SIGKILL],
                 signal.SIGTERM: [128 + signal.SIGTERM, -signal.SIGTERM]}      # the second before command() or after it
     for number in random.choices(list(expected), k=random.choice((1, 1, 2, 3))):
@@ -160,7 +161,9 @@ def resume(out):
 def run(count, examples=tuple(RUNS), seed=0, seconds=float("inf")):
     """Run `count` trials, or as many as fit in `seconds`; print the counts. Raises Failure if a run ends differently."""
     use_few_data()
-    started, totals, wholes = time.perf_counter(), Counter(), {}
+    started = time.perf_counter()
+    totals = Counter()
+    wholes = {}
     with tempfile.TemporaryDirectory() as parent:
         for number, example in zip(range(count), itertools.cycle(examples)):
             if time.perf_counter() - started > seconds:

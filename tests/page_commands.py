@@ -83,7 +83,8 @@ def run(command, project):
     """(exit code, output, wall seconds, CPU seconds) of a command run in a project."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(project)}
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    started = time.perf_counter()
     done = subprocess.run(["bash", "-c", command], cwd=project, env=environment, text=True, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -97,7 +98,9 @@ def main():
     parser.add_argument("--all", action="store_true", help=f"also commands that take over {LONG} s")
     parser.add_argument("--times", action="store_true", help="print a table of seconds; exit 1 if a stated one is off by 2x")
     options = parser.parse_args()
-    said, done, failed = stated(), {}, []
+    said = stated()
+    done = {}
+    failed = []
     for page in options.pages:
         with tempfile.TemporaryDirectory() as folder:
             project = fresh(Path(folder))

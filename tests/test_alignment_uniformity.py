@@ -64,7 +64,8 @@ def test_two_opposite_points_lie_below_the_floor_for_many_points():
 @pytest.mark.parametrize("t", [0.5, 2, 60])
 @pytest.mark.parametrize("n", [2, 5, 600])                   # 600 gives several tiles, the last one smaller
 def test_uniformity_in_tiles_equals_its_composed_form(xp, rng, n, t):
-    z, losses = rng.standard_normal((n, 5)), (uniformity_loss, composed.uniformity_loss)
+    z = rng.standard_normal((n, 5))
+    losses = (uniformity_loss, composed.uniformity_loss)
     fused, read = (loss(Tensor(to_device(z, xp)), t=t).item() for loss in losses)
     assert fused == pytest.approx(read, rel=1e-12)
     fused, read = (gradient(lambda leaf: loss(leaf, t=t), z, xp) for loss in losses)
@@ -91,7 +92,9 @@ def test_nt_xent_is_alignment_plus_uniformity_where_all_anchors_are_alike():
     """On a regular polygon every anchor has the same sum of exponentials, so one softmax over all pairs equals one
     softmax per anchor: nt_xent with tau = 1/(2t) is alignment / (2 tau) + uniformity + a constant."""
     z = circle(10)
-    z1, z2, t = z[:5], z[5:], 2.0                            # positives are opposite points; any pairing would do
+    z1 = z[:5]
+    z2 = z[5:]
+    t = 2.0                            # positives are opposite points; any pairing would do
     tau = 1 / (2 * t)
     parts = alignment_loss(z1, z2).item() / (2 * tau) + uniformity_loss(z, t=t).item() + math.log(9)
     assert nt_xent(z1, z2, tau).item() == pytest.approx(parts, rel=1e-12)

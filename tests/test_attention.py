@@ -33,7 +33,9 @@ def test_equal_scores_give_the_mean_of_the_values(xp):
 
 
 def test_scores_are_divided_by_the_root_of_the_width(xp):
-    q, k, v = np.full((1, 4), 2.0), np.array([[1.0] * 4, [0.0] * 4]), np.array([[1.0], [0.0]])
+    q = np.full((1, 4), 2.0)
+    k = np.array([[1.0] * 4, [0.0] * 4])
+    v = np.array([[1.0], [0.0]])
     y = ops.attention(*on(xp, q, k, v))                      # scores 8 / sqrt(4) and 0
     assert y.item() == pytest.approx(1 / (1 + np.exp(-4)), rel=1e-12)
 
@@ -145,7 +147,8 @@ def test_a_transformer_learns_which_token_comes_first(xp):
     rng = np.random.default_rng(0)
     ids = rng.integers(1, 3, (64, 5))
     truth = to_device((2.0 * (ids[:, 0] == 1) - 1).astype("float32"), xp)
-    encoder, ids = transformer(xp, "float32", depth=1, heads=2), to_device(ids, xp)
+    encoder = transformer(xp, "float32", depth=1, heads=2)
+    ids = to_device(ids, xp)
     readout = nn.Linear(16, 1, rng=rng).to(xp)
     optimizer = SGD(nn.Sequential(encoder, readout), 0.05, momentum=0.9)
     for _ in range(60):

@@ -75,10 +75,12 @@ class Part(World):
 @pytest.mark.parametrize("size", [2, 3, 6])
 @pytest.mark.parametrize("transform, channels", EVERY, ids=name)
 def test_several_processes_make_the_views_of_one_bit_for_bit(xp, transform, channels, size):
-    images, whole = images_of(xp, channels=channels), np.random.default_rng(0)
+    images = images_of(xp, channels=channels)
+    whole = np.random.default_rng(0)
     views = two_views(transform, images, whole)
     for rank in range(size):
-        world, rng = Part(rank, size), np.random.default_rng(0)
+        world = Part(rank, size)
+        rng = np.random.default_rng(0)
         for mine, all_ in zip(two_views(transform, images[world.part], rng, world), views):
             np.testing.assert_array_equal(to_host(mine), to_host(all_[world.part]))
         assert rng.bit_generator.state == whole.bit_generator.state

@@ -58,7 +58,8 @@ def test_a_parameter_used_twice(xp):
 
 
 def test_a_bias_broadcast_over_added_rank(xp):
-    x, b = Tensor(xp.ones((4, 5, 3))), leaf(1.0, 2.0, 3.0, xp=xp)
+    x = Tensor(xp.ones((4, 5, 3)))
+    b = leaf(1.0, 2.0, 3.0, xp=xp)
     (x + b).sum().backward()
     np.testing.assert_allclose(to_host(b.grad), [20.0, 20.0, 20.0])
 
@@ -94,7 +95,8 @@ def test_closures_are_freed_as_the_tape_is_walked():
 
 
 def test_ops_are_recorded_only_where_a_gradient_is_needed():
-    x, c = leaf(1.0), Tensor(np.ones(1))
+    x = leaf(1.0)
+    c = Tensor(np.ones(1))
     with no_grad():
         assert (x * 2).node is None
     assert (c * 2).node is None
@@ -318,7 +320,8 @@ def test_a_numpy_float64_scalar_does_not_promote():
 
 
 def test_an_array_on_the_left_of_a_tensor_gives_a_tensor(xp):
-    array, x = xp.ones(2), leaf(1.0, 2.0, xp=xp)
+    array = xp.ones(2)
+    x = leaf(1.0, 2.0, xp=xp)
     for y, expected in [(array + x, [2, 3]), (array - x, [0, -1]), (array * x, [1, 2]), (array / x, [1, 0.5])]:
         assert isinstance(y, Tensor)
         np.testing.assert_allclose(to_host(y.data), expected)
@@ -482,7 +485,9 @@ def test_no_grad_blocks_may_overlap_in_one_thread(order):
 
 
 def test_no_grad_in_one_thread_does_not_affect_another():
-    inside, leave, recorded = threading.Event(), threading.Event(), []
+    inside = threading.Event()
+    leave = threading.Event()
+    recorded = []
 
     def evaluate():
         with no_grad():

@@ -29,7 +29,9 @@ def test_an_average_is_exact_up_to_rounding(xp, old, sign):
 def test_adam_survives_a_gradient_that_falls_by_any_factor(make, betas):
     layer = nn.Linear(3, 3, bias=False, rng=np.random.default_rng(0))
     optimizer = make(layer, 1e-3, betas=betas)
-    w, m, v = layer.weight.data.astype("float64"), 0.0, 0.0
+    w = layer.weight.data.astype("float64")
+    m = 0.0
+    v = 0.0
     for t, g in enumerate([1e15, 1e-3, 1e-3, 1e8, 1e-6], start=1):
         layer.weight.grad[...] = g
         optimizer.step()
@@ -51,7 +53,8 @@ def test_m_of_zero_copies_and_m_of_one_keeps():
 
 
 def test_a_momentum_of_one_takes_the_batch(rng):
-    norm, x = nn.BatchNorm(4, momentum=1.0), rng.standard_normal((50, 4), dtype="float32")
+    norm = nn.BatchNorm(4, momentum=1.0)
+    x = rng.standard_normal((50, 4), dtype="float32")
     norm.running_var.data[...] = 1e12
     norm(x)
     np.testing.assert_allclose(norm.running_var.data, x.var(axis=0, ddof=1), rtol=1e-5)

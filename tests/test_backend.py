@@ -379,7 +379,9 @@ def blas_threads():
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 4)), min_size=1, max_size=12))
 def test_overlapping_blocks_each_close_their_own_pool(order):
     """Blocks of several Python threads may begin and end in any order."""
-    before, blas, blocks = threading.active_count(), blas_threads(), {}
+    before = threading.active_count()
+    blas = blas_threads()
+    blocks = {}
     for start, count in order:
         if start or not blocks:
             block = threads(count)
@@ -402,7 +404,9 @@ def test_overlapping_blocks_each_close_their_own_pool(order):
 
 
 def test_two_python_threads_may_each_be_in_a_block():
-    entered, leave, results = threading.Barrier(2), threading.Event(), []
+    entered = threading.Barrier(2)
+    leave = threading.Event()
+    results = []
 
     def work():
         with threads(2):

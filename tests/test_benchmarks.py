@@ -44,7 +44,8 @@ def test_every_case_runs(case, xp):
 @pytest.mark.parametrize("case", [case for case in TINY.values() if case.torch], ids=NAME)
 def test_pytorch_computes_the_same_loss_and_gradients(case):
     torch = pytest.importorskip("torch", reason="the comparison needs PyTorch")
-    ours, theirs = case.minicl(np), case.torch(Peer(torch))
+    ours = case.minicl(np)
+    theirs = case.torch(Peer(torch))
     first, same = host(ours()), host(theirs())
     assert len(first) == len(same)
     for x, y in zip(first, same):
@@ -90,7 +91,9 @@ def test_a_target_is_met_or_missed():
 
 
 def test_a_regression_must_exceed_the_noise_of_both_runs():
-    case, steady, noisy = NTXent(512), [0.02] * 5, [0.02, 0.024, 0.02, 0.016, 0.02]
+    case = NTXent(512)
+    steady = [0.02] * 5
+    noisy = [0.02, 0.024, 0.02, 0.016, 0.02]
     before = baseline_of(metrics(case, result([0.01] * 5, steady)))
     assert regressions(metrics(case, result([0.01] * 5, steady)), before) == []
     # for the default and for the best PyTorch
@@ -149,7 +152,9 @@ class Measured:
     """Replaces the workers and measure(): the first case takes 10 ms, then someone presses Ctrl-C."""
 
     def __init__(self, candidate=None, *_):
-        self.label, self.calls, self.closed = candidate and candidate.label, 0, []
+        self.label = candidate and candidate.label
+        self.calls = 0
+        self.closed = []
 
     def worker(self, *args):
         worker = Measured(*args)
@@ -164,7 +169,8 @@ class Measured:
 
 
 def test_ctrl_c_prints_one_line_and_keeps_the_measured_cases(monkeypatch, tmp_path, capsys):
-    file, measured = tmp_path / "all.json", Measured()
+    file = tmp_path / "all.json"
+    measured = Measured()
     file.write_text(json.dumps(record_of(earlier={})))
     monkeypatch.setattr(run, "measure", measured)
     monkeypatch.setattr(run, "Worker", measured.worker)

@@ -39,8 +39,10 @@ def test_simsiams_loss_is_the_mean_of_both_directions(xp, rng):
 
 
 def test_byols_loss_is_two_minus_twice_the_cosine_with_the_target_of_the_other_view(xp, rng):
-    model, views = BYOL(*parts(rng)).to(xp), pair_of_views(rng, xp)
-    z, target = model(views)[1], model.targets(views)
+    model = BYOL(*parts(rng)).to(xp)
+    views = pair_of_views(rng, xp)
+    z = model(views)[1]
+    target = model.targets(views)
     p, t = unit(to_host(model.predictor(z).data)), unit(to_host(target.data))
     cosines = (p * np.concatenate([t[6:], t[:6]])).sum(axis=1)
     assert model.loss(z, target).item() == pytest.approx(2 - 2 * cosines.mean(), abs=1e-6)
@@ -48,7 +50,8 @@ def test_byols_loss_is_two_minus_twice_the_cosine_with_the_target_of_the_other_v
 
 def test_the_target_is_a_constant_for_the_gradient(rng):
     """The gradient of every weight equals that of SimSiam's loss with a copy of the target's values as target."""
-    model, views = SimSiam(*parts(rng)), pair_of_views(rng, np)
+    model = SimSiam(*parts(rng))
+    views = pair_of_views(rng, np)
     grads = []
     for target in (None, Tensor(other_view(model(views)[1]).data.copy())):
         for parameter in model.parameters():
@@ -82,7 +85,8 @@ def test_the_target_starts_as_the_online_network_and_is_not_a_parameter(rng):
 
 def test_the_target_gets_no_gradient_and_moves_only_by_its_momentum(xp, rng):
     model = BYOL(*parts(rng), m=0.9).to(xp)
-    optimizer, views = SGD(model, 0.1, momentum=0.9), pair_of_views(rng, xp)
+    optimizer = SGD(model, 0.1, momentum=0.9)
+    views = pair_of_views(rng, xp)
     before, start = model.target.state_dict(), model.online.state_dict()
     optimizer.zero_grad()
     model.loss(model(views)[1], model.targets(views)).backward()

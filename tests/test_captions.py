@@ -43,7 +43,8 @@ def test_images_are_bytes_in_colour_with_four_attributes(shown):
 
 def test_a_digit_is_at_its_place(shown):
     (images, attributes), _ = shown
-    x, grid = ink(images), np.arange(32) - 15.5
+    x = ink(images)
+    grid = np.arange(32) - 15.5
     down, right = ((x * grid[:, None]).sum(axis=(1, 2)), (x * grid).sum(axis=(1, 2))) / x.sum(axis=(1, 2))
     for place, (vertical, horizontal) in enumerate([(-1, -1), (-1, 1), (1, -1), (1, 1), (0, 0)]):
         at = attributes[:, 3] == place

@@ -111,7 +111,8 @@ def test_the_links_of_a_page_exist(name):
 def test_the_overview_links_every_claim_with_its_page_and_picture():
     text = (DOCS / "claims.md").read_text()
     for name in RECORDS:
-        claim, stem = laboratory.load_claim(name).CLAIM, f"claims/{record_path('', name).stem}"
+        claim = laboratory.load_claim(name).CLAIM
+        stem = f"claims/{record_path('', name).stem}"
         assert f"| {claim.number} | [{claim.title}]({stem}.md) ([picture]({stem}.png)) | {RECORDS[name].verdict} | " in text
 
 

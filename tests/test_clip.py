@@ -132,7 +132,8 @@ def test_no_image_is_pushed_from_its_caption_by_another_image_of_it(xp):
 def test_spreading_the_target_over_equal_captions_would_be_the_plain_loss():
     """This is why copies are excluded instead: see docs/gradients/clip.md."""
     image, text = TWO_OF_ONE
-    x, target = 5 * image @ text.T, np.array([[0.5, 0.5, 0], [0.5, 0.5, 0], [0, 0, 1]])
+    x = 5 * image @ text.T
+    target = np.array([[0.5, 0.5, 0], [0.5, 0.5, 0], [0, 0, 1]])
     cross_entropies = log_softmax.forward(x)[0] + log_softmax.forward(x.T)[0].T
     plain = clip_loss(image, text, math.log(5)).item()
     assert -(target * cross_entropies).sum() / 6 == pytest.approx(plain, rel=1e-12)

@@ -202,7 +202,8 @@ SMALL = ("--size", 32, "--width", 2, "--dim", 8, "--batch", 20, "--epochs", 1, "
 @pytest.fixture
 def photos(tmp_path):
     """80 pictures of four colours, and a file with two captions for each."""
-    rng, lines = np.random.default_rng(0), ["image\tcaption"]
+    rng = np.random.default_rng(0)
+    lines = ["image\tcaption"]
     (tmp_path / "my phötos").mkdir()
     for k, (name, colour) in enumerate(list(COLOURS.items()) * 20):
         pixels = np.clip(colour + rng.normal(0, 20, (40, 36, 3)), 0, 255).astype(np.uint8)

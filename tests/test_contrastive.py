@@ -114,7 +114,9 @@ def test_false_negatives_are_left_out_at_any_temperature(n, tau, xp):
 
 
 def test_distinct_ids_change_nothing_and_equal_ids_leave_no_negative(xp):
-    arrays, apart, alike = views(6, 4), np.arange(6), np.full(6, 3)
+    arrays = views(6, 4)
+    apart = np.arange(6)
+    alike = np.full(6, 3)
     for loss in (nt_xent, contrastive.dcl):
         for with_ids, without in zip(gradients(functools.partial(loss, ids=apart), arrays, 0.3, xp, True),
                                      gradients(loss, arrays, 0.3, xp, True)):
@@ -146,7 +148,8 @@ def test_ids_must_be_one_integer_per_item(ids):
 
 def naive_nt_xent(z1, z2, tau):
     z = [row / np.linalg.norm(row) for row in np.concatenate([z1, z2])]
-    n, total = len(z1), 0.0
+    n = len(z1)
+    total = 0.0
     for i in range(2 * n):
         scores = {k: math.exp(z[i] @ z[k] / tau) for k in range(2 * n) if k != i}
         total -= math.log(scores[(i + n) % (2 * n)] / sum(scores.values()))
@@ -173,7 +176,8 @@ def test_nt_xent_is_its_definition(n, d, tau, seed):
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 5), st.floats(0.05, 3), st.integers(0, 2**32 - 1))
 def test_info_nce_is_its_definition(n, m, d, tau, seed):
-    (q, k), negatives = views(n, d, seed), np.random.default_rng(seed + 1).standard_normal((m, d))
+    (q, k) = views(n, d, seed)
+    negatives = np.random.default_rng(seed + 1).standard_normal((m, d))
     assert math.isclose(info_nce(q, k, negatives, tau).item(), naive_info_nce(q, k, negatives, tau),
                         rel_tol=1e-10, abs_tol=1e-10)
 
@@ -188,7 +192,8 @@ def test_gradients_of_drawn_shapes_and_temperatures(n, d, tau, seed):
 
 def test_results_do_not_depend_on_tiles(monkeypatch):
     """The size of the tiles, the cache and the number of threads change only rounding."""
-    arrays, u = views(40, 6), l2_normalize.forward(views(40, 6)[0])[0]
+    arrays = views(40, 6)
+    u = l2_normalize.forward(views(40, 6)[0])[0]
     whole = gradients(nt_xent, arrays, 0.2, np, True)
     monkeypatch.setattr(pairs, "tile_size", lambda xp, n: 7)
     assert len(pairs.SymmetricPairs(u, 0.2, cache=True).tiles) == 6 * 7 / 2

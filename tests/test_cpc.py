@@ -36,7 +36,8 @@ def test_the_hidden_states_are_stationary_and_decorrelate_with_the_gap(rng):
 def test_turning_is_a_rotation_of_each_plane_by_its_angle():
     rotation = Rotation(planes=2)
     s = np.array([[1.0, 0.0, 0.0, 2.0]])                     # plane 0 is at (1, 0), plane 1 at (0, 2)
-    (a, b), turned = 3 * rotation.angles, rotation.turned(s, 3)
+    (a, b) = 3 * rotation.angles
+    turned = rotation.turned(s, 3)
     np.testing.assert_allclose(turned, [[math.cos(a), -2 * math.sin(b), math.sin(a), 2 * math.cos(b)]])
     np.testing.assert_allclose(rotation.turned(turned, -3), s, atol=1e-12)
 
@@ -139,7 +140,9 @@ def test_the_gradient_passes_through_predictor_context_and_encoder(model, rng):
 
     def loss(x, *weights):
         for parameter, weight in zip(parameters, weights):
-            parameter.data, parameter.node, parameter.requires_grad = weight.data, weight.node, weight.requires_grad
+            parameter.data = weight.data
+            parameter.node = weight.node
+            parameter.requires_grad = weight.requires_grad
         z, c = model(x)
         return info_nce_from_scores(*model.scores(z, c, 1)) + info_nce_from_scores(*model.scores(z, c, 2))
 

@@ -123,7 +123,8 @@ def test_transfers_copy(cp, host):
 
 
 def test_binary_operators_defer_to_a_tensor(cp, host):
-    x, tensor = cp.asarray(host), Tensor()
+    x = cp.asarray(host)
+    tensor = Tensor()
     assert (x + tensor)[0] == "radd" and (x + tensor)[1] is x
     assert (x @ tensor)[0] == "rmatmul" and (x > tensor)[0] == "lt"
     with pytest.raises(TypeError):
@@ -219,7 +220,8 @@ def test_unknown_arguments_are_refused(cp, host, unknown):
 
 
 def test_keywords_that_introspection_cannot_find_are_accepted(cp, host):
-    x, out = cp.asarray(host), cp.empty((2, 3), dtype="float64")
+    x = cp.asarray(host)
+    out = cp.empty((2, 3), dtype="float64")
     assert cp.einsum("ij->i", x, dtype="float64", optimize=True).dtype == np.float64
     assert cp.exp(x, out=out, dtype="float64", casting="same_kind") is out
     assert cp.matmul(x, x.T, out=cp.empty((2, 2), dtype="float32")).shape == (2, 2)
@@ -258,7 +260,8 @@ def test_out_is_returned(cp, host):
 # ---------------------------------------------------------------- indexing and scatter
 
 def test_scatter_add_adds_up_repeated_ids(cp):
-    target, ids = cp.zeros((3, 2), dtype="float32"), cp.asarray([2, 0, 2])
+    target = cp.zeros((3, 2), dtype="float32")
+    ids = cp.asarray([2, 0, 2])
     cp.add.at(target, ids, cp.ones((3, 2), dtype="float32"))
     np.testing.assert_array_equal(target.get(), [[1, 1], [0, 0], [2, 2]])
     cp.add.at(target, slice(0, 1), 1)
@@ -315,7 +318,8 @@ def test_other_indices_fail_as_in_cupy(cp, host):
 
 
 def test_repeats_must_be_known_on_the_host(strict_xp, host):
-    cp, x = strict_xp, strict_xp.asarray(host)              # CuPy 14 takes them from the device, and synchronises
+    cp = strict_xp
+    x = strict_xp.asarray(host)              # CuPy 14 takes them from the device, and synchronises
     assert cp.repeat(x, 2, axis=0).shape == x.repeat([2, 2], axis=0).shape == (4, 3)
     with pytest.raises(ValueError):
         cp.repeat(x, cp.asarray([1, 2]), axis=0)
@@ -390,8 +394,10 @@ def test_cuda_kernels_are_refused(strict_xp):
 # ---------------------------------------------------------------- launches, and cupy.fuse
 
 def test_launches_are_counted(strict_xp, host):
-    xp, x = strict_xp, strict_xp.asarray(host)
-    ids, mask = xp.asarray([0]), x > 0
+    xp = strict_xp
+    x = strict_xp.asarray(host)
+    ids = xp.asarray([0])
+    mask = x > 0
     none = [lambda: x.T, lambda: x[0], lambda: x.reshape(-1), lambda: x[:, None], lambda: xp.empty(3),
             lambda: xp.broadcast_to(x, (4, 2, 3)), lambda: xp.ascontiguousarray(x), lambda: x.shape,
             lambda: x.astype("float32", copy=False), lambda: operator.setitem(x, 0, x[0])]
@@ -461,7 +467,8 @@ def test_a_count_enters_a_fused_formula_as_a_float(strict_xp, host):
 
 
 def test_the_stand_in_has_nothing_that_cupy_lacks(strict_xp):
-    listing, members = strict.LISTING, strict.LISTING["members"]
+    listing = strict.LISTING
+    members = strict.LISTING["members"]
     names = {"same as numpy", "ufuncs", "functions"}
     of_cupy = set().union(*(listing[section] for section in names)) | {"cuda", "random", "linalg", "lib", "ufunc"}
     array = {*listing["methods"], *listing["attributes"]}

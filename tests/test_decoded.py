@@ -17,7 +17,8 @@ from minicl.data import Batches, DataError, Prefetch, contents, decoded, loader
 from minicl.data.contents import Content, contents_of, hash_of
 from minicl.folder import FolderLock
 
-N, SHAPE = 60, (2, 2, 3)
+N = 60
+SHAPE = (2, 2, 3)
 BROKEN = {7, 31}
 NAMES = [f"item {i}" for i in range(N)]
 CONTENTS = [Content(hash_of(name.encode())) for name in NAMES]
@@ -34,7 +35,9 @@ class Reader:
     """Reads rows of N items, some of them broken. `calls` lists the items read; then() is called at item `stop`."""
 
     def __init__(self, stop=None, then=None):
-        self.calls, self.stop, self.then = [], stop, then
+        self.calls = []
+        self.stop = stop
+        self.then = then
 
     def __call__(self, i):
         self.calls.append(i)
@@ -80,7 +83,8 @@ def test_rows_are_copied_from_other_files_of_the_cache(tmp_path):
         np.testing.assert_array_equal(pixels[:, 0, 0, 0], whole)
         assert good.sum() == len(whole) and {*calls} == BROKEN & {*order}
         assert f"{len(whole)} are there already" in log[0]
-    log, reader = [], Reader()
+    log = []
+    reader = Reader()
     extended = [*CONTENTS[:50], *(Content(hash_of(bytes([i]))) for i in range(10))]
     assert_whole(reader.run(log.append, extended))
     assert sorted({*reader.calls} - BROKEN) == list(range(50, 60)) and "decoding 12 pictures once" in log[0]
@@ -314,7 +318,9 @@ def test_a_second_process_waits_for_the_first(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         Reader(25, interrupt).run()
     (folder,) = (tmp_path / "cache/pictures").iterdir()
-    lock, log, results = FolderLock(folder), [], []
+    lock = FolderLock(folder)
+    log = []
+    results = []
     if not lock.is_held:
         pytest.skip("no locks on this file system")
     thread = threading.Thread(target=lambda: results.append(Reader().run(log.append)))

@@ -147,7 +147,9 @@ def test_the_backward_saves_as_much_as_the_page_states(page, op, inputs, options
 
 @pytest.mark.parametrize("n", [5, 62])                                       # PixelRows joins 62 rows in pairs
 def test_batch_norm_with_relu_saves_its_output_too(n):
-    x, weight, bias = normal(n, 3), normal(3), above_zero(3)
+    x = normal(n, 3)
+    weight = normal(3)
+    bias = above_zero(3)
     held = [a for a in arrays_held_by(ops.batch_norm.forward(x, weight, bias, relu=True)[1])
             if not any(np.may_share_memory(a, given) for given in (x, weight))]
     assert sum(a.size for a in held) == namespace("normalize")["saved"]["batch_norm"](n=n, C=3, relu=True)
@@ -155,7 +157,9 @@ def test_batch_norm_with_relu_saves_its_output_too(n):
 
 @pytest.mark.parametrize("chunk", [1, 3, 8, 100])
 def test_naive_grad_cache_is_grad_cache(chunk):
-    x, W, g = normal(8, 5), normal(5, 3), 0.7
+    x = normal(8, 5)
+    W = normal(5, 3)
+    g = 0.7
     encoder = nn.Linear(5, 3, bias=False, rng=np.random.default_rng(0)).astype("float64")
     encoder.weight.data[...] = W
     L, _ = grad_cache(encoder, lambda z: g * contrastive.nt_xent(z[:4], z[4:], 0.3), x, chunk=chunk)
@@ -186,7 +190,9 @@ class Played(World):
     """Process `rank` of several, which receives prepared arrays instead of communicating."""
 
     def __init__(self, rank, sent):
-        self.rank, self.size, self.sent = rank, len(sent), sent
+        self.rank = rank
+        self.size = len(sent)
+        self.sent = sent
 
     def all_gather(self, x):
         assert x is self.sent[self.rank]
@@ -294,7 +300,8 @@ def test_links_exist_and_formulas_are_closed(path):
 # ---------------------------------------------------------------- the reading order
 
 def test_the_code_of_the_reading_order_runs():
-    path, names = ROOT / "docs/reading-order.md", {}
+    path = ROOT / "docs/reading-order.md"
+    names = {}
     for line, code in blocks(path, "python"):
         exec(compile("\n" * line + code, str(path), "exec"), names)
 

@@ -187,7 +187,8 @@ def test_a_signal_stops_all_processes_after_the_same_step_with_a_checkpoint(whol
 @pytest.mark.parametrize("delay", [0.0, 0.05, 0.1])
 def test_a_signal_while_mpi_starts_leaves_no_process_waiting(out, delay):
     """The signal may interrupt the exchange with the launcher."""
-    process, ids = start(2, SMALL_RUN, "--out", out), []
+    process = start(2, SMALL_RUN, "--out", out)
+    ids = []
     try:
         while len(ids) < 2 or "libmpi" not in Path(f"/proc/{ids[0]}/maps").read_text():
             ids = sorted(children(process.pid))

@@ -73,7 +73,8 @@ def points(dtype, kind):
 
 def worst_error(got, exact, dtype, losses, flushed=0.0):
     """The largest |got - exact| minus `flushed`, in roundings of max(|exact|, the smallest normal number)."""
-    tiny, rounding = Decimal(float(np.finfo(dtype).tiny)), Decimal(float(np.finfo(dtype).eps)) / 2
+    tiny = Decimal(float(np.finfo(dtype).tiny))
+    rounding = Decimal(float(np.finfo(dtype).eps)) / 2
     worst = 0
     for value, reference, loss in zip(got, exact, losses):
         assert np.isfinite(value), (value, reference)
@@ -86,7 +87,8 @@ def worst_error(got, exact, dtype, losses, flushed=0.0):
 @pytest.mark.parametrize("name", ONE_INPUT)
 def test_value_and_gradient_have_small_relative_errors(name, dtype):
     options, value, slope, kind = ONE_INPUT[name]
-    op, x = name.partition("-")[0], points(dtype, kind)
+    op = name.partition("-")[0]
+    x = points(dtype, kind)
     with np.errstate(under="ignore"):
         y, backward = getattr(ops, op).forward(x, **options)
         dx, = backward(np.ones_like(x))

@@ -163,7 +163,8 @@ def test_nearest_neighbours_come_nearest_first(xp, rng):
 @pytest.mark.parametrize("count", [1, 2])
 def test_knn_of_many_items_counts_the_votes_of_the_nearest(rng, k, count):
     make, _ = BANKS["low rank"]
-    x, labels = make(rng, 3500, 12), rng.integers(0, 4, 3500)
+    x = make(rng, 3500, 12)
+    labels = rng.integers(0, 4, 3500)
     labels[:2000] = x[:2000, 0] > 0
     with threads(count):
         accuracy = knn_accuracy(x[:3000], labels[:3000], x[3000:], labels[3000:], k=k)
@@ -226,7 +227,8 @@ def test_the_probe_does_not_depend_on_the_scale_of_features_or_on_a_constant(rng
 
 
 def test_the_probe_is_repeatable_and_leaves_the_features(rng):
-    train, train_labels = rng.standard_normal((100, 5)), rng.integers(0, 3, 100)
+    train = rng.standard_normal((100, 5))
+    train_labels = rng.integers(0, 3, 100)
     before = train.copy()
     results = {linear_probe(train, train_labels, train, train_labels) for _ in range(2)}
     assert len(results) == 1
@@ -256,7 +258,8 @@ def test_frozen_accuracies_are_computed_of_h_and_z(model, data, xp):
 
 
 def test_training_metrics_leave_the_model_unchanged(model, data, xp):
-    state, modes = model.state_dict(), [module.training for module in model.modules()]
+    state = model.state_dict()
+    modes = [module.training for module in model.modules()]
     metrics = training_metrics(model, data, xp)
     accuracies, h, z = frozen_accuracies(model, data, xp, probe=False)
     assert metrics == {**accuracies, "rank_h": effective_rank(h), "rank_z": effective_rank(z)}
@@ -270,7 +273,10 @@ def test_training_metrics_leave_the_model_unchanged(model, data, xp):
 
 class NoRun:
     """A stand-in for a run whose log was lost, with the attributes that report() reads and writes."""
-    total, seconds, config, world = 10, 1.0, {"backend": "numpy", "seed": 0, "epochs": 1}, ALONE
+    total = 10
+    seconds = 1.0
+    config = {"backend": "numpy", "seed": 0, "epochs": 1}
+    world = ALONE
 
     def __init__(self, folder):
         self.folder = folder
@@ -297,7 +303,8 @@ def test_a_report_without_a_log_has_accuracies_but_no_loss(model, data, xp, tmp_
 
 
 def test_a_single_test_image_has_no_rank(model, data, xp, tmp_path, rng):
-    one, run = dataclasses.replace(data, test_images=data.test_images[:1], test_labels=data.test_labels[:1]), NoRun(tmp_path)
+    one = dataclasses.replace(data, test_images=data.test_images[:1], test_labels=data.test_labels[:1])
+    run = NoRun(tmp_path)
     report(run, model, one, lambda images, rng: images + rng.random(dtype="float32"), rng, xp, candidates=8)
     assert run.result["test_images"] == 1 and run.result["rank_h"] is run.result["rank_z"] is None
     assert training_metrics(model, one, xp)["rank_h"] is None
@@ -306,7 +313,8 @@ def test_a_single_test_image_has_no_rank(model, data, xp, tmp_path, rng):
 @pytest.mark.filterwarnings("ignore:.*count as errors")
 def test_a_report_names_classes_without_training_images(model, data, xp, tmp_path, rng, monkeypatch):
     other = dataclasses.replace(data, test_labels=np.full(20, 2), class_names=("dark", "bright", "striped"))
-    run, printed = NoRun(tmp_path), []
+    run = NoRun(tmp_path)
+    printed = []
     monkeypatch.setattr(run, "print", printed.append)
     report(run, model, other, lambda images, rng: images + rng.random(dtype="float32"), rng, xp, candidates=8)
     assert run.result["knn_h"] == 0 and any("no training image is of class striped" in line for line in printed)
@@ -318,7 +326,8 @@ def test_the_cap_is_of_the_same_steps_as_the_loss(model, data, xp, tmp_path, rng
            for step, chance in enumerate(np.log(1 + 8 * np.arange(20)).tolist())]
 
     def ended(steps):
-        run.total, run.read_log = steps, lambda: log[:steps]
+        run.total = steps
+        run.read_log = lambda: log[:steps]
         report(run, model, data, lambda images, rng: images + rng.random(dtype="float32"), rng, xp, candidates=1 + 8 * steps)
         return run.result["cap_nats"], run.result["bound_nats"]
 
@@ -362,7 +371,8 @@ def test_alignment_of_views_that_coincide_is_0(xp, rng):
 @pytest.mark.parametrize("t", [0.5, 2])
 def test_uniformity_is_the_log_mean_potential_of_pairs(xp, rng, n, t):
     z = rng.standard_normal((n, 3))
-    u, total = unit(z), 0.0
+    u = unit(z)
+    total = 0.0
     for i in range(n):
         for j in range(n):
             if i != j:

@@ -31,7 +31,8 @@ def selects(k, test):
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     """{key: {test: outcome}} of all runs below, run together: two for each exercise, and one with another seed."""
-    folder, jobs = tmp_path_factory.mktemp("exercises"), {}
+    folder = tmp_path_factory.mktemp("exercises")
+    jobs = {}
     whole = folder / "whole"
     make.write_tree(whole, [])
     files = {f"tests/{exercise.tests}" for exercise in make.EXERCISES}
@@ -192,7 +193,8 @@ def test_a_formula_without_its_limit_does_not_pass(exercise, hole, wrong, tmp_pa
 
 def test_exercises_are_added_to_a_tree_that_has_some(tmp_path, capsys):
     """The course's homework adds exercises to one tree: first mul, then the others."""
-    out, solved = tmp_path / "mine", "return g * b, g * a    # solved"
+    out = tmp_path / "mine"
+    solved = "return g * b, g * a    # solved"
     make.main([str(out), "--only", "mul"])
     path = out / "minicl/ops/elementwise.py"
     hole = 'raise NotImplementedError("exercise mul: read docs/derivations.md")'

@@ -203,7 +203,9 @@ def test_a_freed_or_missing_tape_raises():
 # ---------------------------------------------------------------- explain_pairs
 
 def test_push_and_pull_are_the_gradient_of_the_anchors_scores(xp):
-    z1, z2, tau = normal(5, 3), normal(5, 3) + 0.5, 0.3
+    z1 = normal(5, 3)
+    z2 = normal(5, 3) + 0.5
+    tau = 0.3
     u = contrastive.l2_normalize.forward(np.concatenate([z1, z2]))[0]
     told = explain_pairs(to_device(z1, xp), to_device(z2, xp), tau, anchor=7)
     others = [j for j in range(10) if j != 7]
@@ -221,7 +223,8 @@ def test_all_anchors_together_are_the_gradient_of_nt_xent():
     u = contrastive.l2_normalize.forward(np.concatenate([normal(N, 3), normal(N, 3) + 0.5]))[0]
     G = np.zeros((2 * N, 2 * N))
     for i in range(2 * N):
-        told, p = explain_pairs(u[:N], u[N:], tau, anchor=i, names=range(N)), (i + N) % (2 * N)
+        told = explain_pairs(u[:N], u[N:], tau, anchor=i, names=range(N))
+        p = (i + N) % (2 * N)
         for name, push in zip(told.negative_names, told.push[0]):
             item, view = map(int, re.findall(r"\d+", name))
             G[i, item + N * (view - 1)] = push
@@ -282,7 +285,8 @@ def test_invalid_pairs_are_refused(arguments, options, words):
 def test_the_page_shows_the_output_of_its_code():
     """Ignores line numbers, which change with every edit of a file."""
     blocks = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    names, printed = {}, ""
+    names = {}
+    printed = ""
     for language, text in blocks:
         if language == "python":
             with contextlib.redirect_stdout(io.StringIO()) as out:

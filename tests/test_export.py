@@ -36,7 +36,8 @@ class Own(nn.Encoder):
     """A user's encoder, made of ops that the other encoders do not use."""
 
     def __init__(self, image_shape, *, rng):
-        self.image_shape, self.features = image_shape, 6
+        self.image_shape = image_shape
+        self.features = 6
         self.conv = nn.Conv2d(image_shape[2], 6, 3, stride=1, padding=0, bias=True, rng=rng)
 
     def forward(self, images):
@@ -95,7 +96,9 @@ class Of(nn.Encoder):
     """Images (N, 2, 2, 1) -> FUNCTIONS[name](a linear layer's values (N, 4), its weight, the images)."""
 
     def __init__(self, name, *, rng):
-        self.image_shape, self.name, self.features = (2, 2, 1), name, 4
+        self.image_shape = (2, 2, 1)
+        self.name = name
+        self.features = 4
         self.layer = nn.Linear(4, 4, rng=rng)
 
     def forward(self, images):
@@ -215,7 +218,8 @@ BROKEN = {  # changes after which no runtime loads the graph, or its output does
 @pytest.mark.parametrize("change", BROKEN.values(), ids=BROKEN)
 def test_the_check_before_writing_refuses_what_a_runtime_refuses(change, rng):
     onnx = pytest.importorskip("onnx")
-    encoder, images = Calls(lambda x: x, rng=rng).eval(), rng.random((5, 6, 6, 3), dtype="float32")
+    encoder = Calls(lambda x: x, rng=rng).eval()
+    images = rng.random((5, 6, 6, 3), dtype="float32")
     model = export.to_onnx(onnx, encoder, images, {})
     np.testing.assert_allclose(export.evaluate(onnx, model, images), encoder(images).data, rtol=1e-4, atol=1e-5)
     change(model.graph)

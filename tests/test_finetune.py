@@ -72,7 +72,8 @@ def test_more_labels_and_pretraining_help(run_folder):
 
 
 def test_a_frozen_encoder_is_not_trained_and_a_frozen_batch_norm_keeps_its_averages():
-    rng, data = np.random.default_rng(0), generate_digits(40, 10)
+    rng = np.random.default_rng(0)
+    data = generate_digits(40, 10)
     encoder = nn.ConvNet((28, 28, 1), (4, 8), rng=rng, grid=1)
     classifier = nn.Sequential(encoder, nn.Linear(encoder.features, 10, rng=rng))
 

@@ -34,7 +34,8 @@ def own_a_new_folder(barrier, results, out=None):
 def together(count, *arguments):
     """The folder or error of each of `count` processes that ask for a folder at the same time."""
     context = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
-    barrier, results = context.Barrier(count), context.SimpleQueue()
+    barrier = context.Barrier(count)
+    results = context.SimpleQueue()
     processes = [context.Process(target=own_a_new_folder, args=(barrier, results, *arguments)) for _ in range(count)]
     for process in processes:
         process.start()

@@ -17,7 +17,8 @@ from minicl.optim import LARS, SGD
 
 @each_optimizer
 def test_frozen_weights_do_not_move_whenever_they_were_frozen(xp, make):
-    model, data = Net().to(xp), rng()
+    model = Net().to(xp)
+    data = rng()
     optimizer = make(model)
     for frozen in (False, True, True, False, True):  # frozen after the optimizer was made, during training, and again
         model.encoder.unfreeze()
@@ -47,7 +48,8 @@ def test_each_parameter_moves_as_if_its_own_optimizer_had_taken_only_its_unfroze
                 "c": Parameter(data.standard_normal(3))}
 
     together, alone = parameters(), parameters()
-    optimizer, optimizers = make(list(together.items())), {name: make([(name, p)]) for name, p in alone.items()}
+    optimizer = make(list(together.items()))
+    optimizers = {name: make([(name, p)]) for name, p in alone.items()}
     data = rng(2)
     for frozen in frozen_at:
         optimizer.zero_grad()
@@ -71,7 +73,8 @@ def test_frozen_modules_stay_in_evaluation_mode_until_they_are_unfrozen():
     model = Net()
     assert model.encoder.freeze() is model.encoder and model.train().training
     assert not any(module.training or module._frozen is False for module in model.encoder.modules())
-    x, before = Tensor(rng().standard_normal((8, 3), dtype="float32"), requires_grad=True), model.state_dict()
+    x = Tensor(rng().standard_normal((8, 3), dtype="float32"), requires_grad=True)
+    before = model.state_dict()
     model(x).sum().backward()
     assert x.grad.any() and model.head.weight.grad.any() and model.encoder[0].weight.grad is None
     np.testing.assert_array_equal(before["encoder.steps.1.running_mean"],
@@ -118,12 +121,14 @@ def test_processes_sum_only_the_gradients_of_trained_parameters():
 @each_optimizer
 def test_a_checkpoint_made_while_frozen_continues_identically(make):
     def run(save_at):
-        model, data = Net(), rng()
+        model = Net()
+        data = rng()
         optimizer = make(model)
         for step in range(6):
             (model.encoder.freeze if 1 <= step < 4 else model.encoder.unfreeze)()
             if step == save_at:
-                state, other = (model.state_dict(), optimizer.state_dict()), Net(seed=5)
+                state = (model.state_dict(), optimizer.state_dict())
+                other = Net(seed=5)
                 other_optimizer = make(other)
                 other.load_state_dict(state[0]), other_optimizer.load_state_dict(state[1])
                 (other.encoder.freeze if 1 <= step < 4 else other.encoder.unfreeze)()
@@ -142,7 +147,8 @@ def test_a_checkpoint_made_while_frozen_continues_identically(make):
 @each_optimizer
 @pytest.mark.parametrize("value", [2e19, -2e19, 3e38, np.inf, -np.inf, np.nan])
 def test_an_unusable_gradient_is_an_error_and_changes_nothing(make, value):
-    model, x = Net(), rng().standard_normal((8, 3), dtype="float32")
+    model = Net()
+    x = rng().standard_normal((8, 3), dtype="float32")
     optimizer = make(model)
     take_step(model, optimizer, x)
     before = {**model.state_dict(), **optimizer.state_dict()}

@@ -47,7 +47,8 @@ def test_affine_matches_a_loop_that_moves_each_pixel_forward(xp, channels):
     out = seeded(transform, images)
     rng = np.random.default_rng(0)
     theta, phi = np.radians(rng.uniform(20, 60, 3)), np.radians(rng.uniform(5, 25, 3))
-    s, t = rng.uniform(0.7, 1.3, 3), rng.uniform(-1, 1, (3, 2)) * [0.1 * 10, 0.3 * 12]
+    s = rng.uniform(0.7, 1.3, 3)
+    t = rng.uniform(-1, 1, (3, 2)) * [0.1 * 10, 0.3 * 12]
     centre = np.array([4.5, 5.5])
     for b in range(3):
         R = np.array([[np.cos(theta[b]), -np.sin(theta[b])], [np.sin(theta[b]), np.cos(theta[b])]])
@@ -142,9 +143,11 @@ def triangle_resize(image, box, size):
     top, left, height, width = (int(v) for v in box)
     image = image[top:top + height, left:left + width]
     for axis in (0, 1):
-        length, rows = image.shape[axis], []
+        length = image.shape[axis]
+        rows = []
         for i in range(size[axis]):
-            centre, reach = (i + 0.5) * length / size[axis] - 0.5, max(1.0, length / size[axis])
+            centre = (i + 0.5) * length / size[axis] - 0.5
+            reach = max(1.0, length / size[axis])
             weights = np.array([max(0.0, reach - abs(k - centre)) for k in range(length)])
             rows.append(np.tensordot(weights / weights.sum(), image, (0, axis)))
         image = np.stack(rows, axis)

@@ -46,7 +46,9 @@ def assert_alike(found, expected, tolerance=1e-12):
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("chunk", [1, 5, 6, 12, 50])
 def test_chunks_have_the_gradient_of_the_whole_batch(xp, name, chunk):
-    whole, cut, x = simclr(xp), simclr(xp), items(xp)
+    whole = simclr(xp)
+    cut = simclr(xp)
+    x = items(xp)
     loss = LOSSES[name](*whole(x))
     loss.backward()
     cached, outputs = grad_cache(cut, LOSSES[name], x, chunk=chunk)
@@ -64,7 +66,9 @@ def layers_with_state(splits=1):
 @pytest.mark.parametrize("splits", [1, 2])
 def test_dropout_redraws_its_masks_and_batch_norm_averages_once(xp, splits):
     """The gradient equals that of the chunks' embeddings on one tape, each chunk with its own masks and statistics."""
-    whole, cut, x = simclr(xp, *layers_with_state(splits)), simclr(xp, *layers_with_state(splits)), items(xp)
+    whole = simclr(xp, *layers_with_state(splits))
+    cut = simclr(xp, *layers_with_state(splits))
+    x = items(xp)
     for _ in range(2):                                       # the second time, the averages have moved
         z = ops.concat(*[whole(x[lo:lo + 4])[1] for lo in (0, 4, 8)])
         LOSSES["nt_xent"](None, z).backward()
@@ -87,7 +91,8 @@ def test_batch_norm_that_sees_chunks_is_warned_of(layer, chunk, is_warned):
 @pytest.mark.parametrize("N", range(3, 30))
 @pytest.mark.parametrize("chunk", [3, 4, 7, 21])
 def test_chunks_are_of_equal_size_so_that_batch_norm_never_sees_one_item(N, chunk):
-    model, x = simclr(np, nn.BatchNorm(8)), items(np, 2 * N)
+    model = simclr(np, nn.BatchNorm(8))
+    x = items(np, 2 * N)
     seen = []
     grad_cache(nn.Sequential(lambda x: seen.append(len(x)) or x, model.encoder), lambda h: (h * h).sum(), x, chunk=chunk)
     sizes = seen[:len(seen) // 2]
@@ -98,7 +103,8 @@ def test_chunks_are_of_equal_size_so_that_batch_norm_never_sees_one_item(N, chun
 def test_clip_learns_its_logit_scale_once(xp):
     class Encoder(nn.Module):
         def __init__(self, rng):
-            self.features, self.layer = 6, nn.Linear(5, 6, rng=rng)
+            self.features = 6
+            self.layer = nn.Linear(5, 6, rng=rng)
 
         def forward(self, x):
             return ops.tanh(self.layer(x))
@@ -107,7 +113,10 @@ def test_clip_learns_its_logit_scale_once(xp):
         rng = np.random.default_rng(2)
         return CLIP(Encoder(rng), Encoder(rng), 4, rng=rng).astype("float64").to(xp)
 
-    whole, cut, images, texts = clip(), clip(), items(xp, 7), items(xp, 7, seed=2)
+    whole = clip()
+    cut = clip()
+    images = items(xp, 7)
+    texts = items(xp, 7, seed=2)
     clip_loss(*whole(images, texts), whole.logit_scale).backward()
     grad_cache(cut, lambda image, text: clip_loss(image, text, cut.logit_scale), images, texts, chunk=3)
     assert_alike(gradients(cut), gradients(whole))
@@ -128,7 +137,8 @@ def test_moco_enqueues_the_keys_once(xp):
 
 
 def test_gradients_add_up_and_training_works(xp):
-    model, x = simclr(xp), items(xp)
+    model = simclr(xp)
+    x = items(xp)
     optimizer = AdamW(model, lr=0.01)
     losses = []
     for _ in range(5):
@@ -202,7 +212,8 @@ class Two(nn.Module):
     (lambda h, z: z.sum(), lambda xp: items(xp), True, ValueError, "no parameter of the SimCLR is trained.*call loss"),
 ])
 def test_mistakes_raise_before_any_gradient_is_added(xp, loss, inputs, freeze, error, message):
-    model, scale = simclr(xp), Tensor(xp.ones(()), requires_grad=True)
+    model = simclr(xp)
+    scale = Tensor(xp.ones(()), requires_grad=True)
     if freeze:
         model.freeze()
     with pytest.raises(error, match="grad_cache: " + message):

@@ -159,7 +159,8 @@ def test_a_device_that_does_not_compute_still_counts(cp):
 
 @emulated
 def test_a_graph_runs_what_was_captured(cp):
-    x, out = cp.arange(4, dtype="float32"), cp.zeros(4, dtype="float32")
+    x = cp.arange(4, dtype="float32")
+    out = cp.zeros(4, dtype="float32")
     kernel = cp.ElementwiseKernel("T x", "T y", "y = 2 * x", "twice")
     stream = cp.cuda.Stream(non_blocking=True)
     with stream:
@@ -181,7 +182,8 @@ def test_a_graph_runs_what_was_captured(cp):
     (lambda cp, x, stream: cp.empty(10_000), "Relaxed", None),
 ])
 def test_a_capture_refuses_synchronisation_and_blocking_allocation(forbidden, mode, code, cp):
-    x, stream = cp.zeros(4, dtype="float32"), cp.cuda.Stream(non_blocking=True)
+    x = cp.zeros(4, dtype="float32")
+    stream = cp.cuda.Stream(non_blocking=True)
     with stream:
         stream.begin_capture(getattr(cp.cuda.runtime, f"streamCaptureMode{mode}"))
         if code is None:
@@ -196,7 +198,8 @@ def test_a_capture_refuses_synchronisation_and_blocking_allocation(forbidden, mo
 
 @emulated
 def test_the_default_stream_refuses_work_beside_the_capture_of_a_blocking_one(cp):
-    x, stream = cp.zeros(4, dtype="float32"), cp.cuda.Stream()
+    x = cp.zeros(4, dtype="float32")
+    stream = cp.cuda.Stream()
     with stream:
         stream.begin_capture()
         with cp.cuda.Stream.null, pytest.raises(Exception, match="on the emulated GPU"):

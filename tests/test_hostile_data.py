@@ -236,7 +236,8 @@ def test_drawing_an_unknown_class_is_refused():
 # ---------------------------------------------------------------- captions and sequences
 
 def test_captioned_digits_refuse_invalid_arguments():
-    dataset, labels = CaptionedDigits(), np.array([1, 2])
+    dataset = CaptionedDigits()
+    labels = np.array([1, 2])
     for digits in (None, DIGITS.tolist(), DIGITS / 255, DIGITS[..., 0], DIGITS[:, :27], DIGITS.repeat(3, axis=3)):
         with pytest.raises(ValueError, match="render: digits must be"):
             dataset.render(digits, labels, RNG)

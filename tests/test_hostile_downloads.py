@@ -52,7 +52,8 @@ def serve(monkeypatch):
     def start(answer, tls=None):
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         listener.settimeout(10)
-        root, asked = f"http{'s' if tls else ''}://127.0.0.1:{listener.getsockname()[1]}", []
+        root = f"http{'s' if tls else ''}://127.0.0.1:{listener.getsockname()[1]}"
+        asked = []
         monkeypatch.setattr(mnist, "MIRRORS", (f"{root}/mnist/",))
 
         def handle(connection):
@@ -177,7 +178,8 @@ HOSTILE = {
 @pytest.mark.parametrize("answer, words", HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_answer_ends_in_one_line_in_time_and_auto_falls_back(serve, tmp_path, answer, words):
     serve(answer)
-    started, said = time.monotonic(), []
+    started = time.monotonic()
+    said = []
     assert load_images("auto", log=said.append) == "generated digits"
     assert time.monotonic() - started < PATIENCE + 1.5
     (line,) = said

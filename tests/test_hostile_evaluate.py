@@ -216,7 +216,8 @@ def test_with_one_class_in_training_only_that_class_is_predicted(function):
 
 def slow_knn(bank, bank_labels, queries, labels, k, tau):
     """The accuracy of the weighted vote. Cosines are rounded as in knn_accuracy; those of zero rows are 0."""
-    length, total = np.sqrt((bank * bank).sum(axis=1)), 0.0
+    length = np.sqrt((bank * bank).sum(axis=1))
+    total = 0.0
     for query, label in zip(queries, labels):
         lengths = length * math.sqrt((query * query).sum())
         s = np.round((bank * query).sum(axis=1) / np.where(lengths > 0, lengths, 1) * 2**40) / 2**40
@@ -232,7 +233,8 @@ def slow_knn(bank, bank_labels, queries, labels, k, tau):
 def test_knn_is_its_definition_with_ties_and_zero_rows(seed, k, tau):
     rng = np.random.default_rng(seed)
     bank, queries = (rng.integers(-1, 2, (n, 2)).astype(float) for n in (9, 6))              # many ties, many zeros
-    bank_labels, labels = np.concatenate([[0, 1], rng.integers(0, 3, 7)]), rng.integers(0, 2, 6)
+    bank_labels = np.concatenate([[0, 1], rng.integers(0, 3, 7)])
+    labels = rng.integers(0, 2, 6)
     assert knn_accuracy(bank, bank_labels, queries, labels, k=k, tau=tau) == pytest.approx(
         slow_knn(bank, bank_labels, queries, labels, k, tau), abs=1e-9)
 
@@ -246,7 +248,8 @@ def test_knn_counts_one_more_vote_at_any_temperature(tau, nearer):
     angle = math.acos(1 - nearer)
     same, far = [1.0, 0.0], [math.cos(angle), math.sin(angle)]
     bank, labels = ([same, same, far], [0, 1, 1]) if tau < 1 else ([same, same, same, far], [0, 1, 1, 0])
-    query, k = np.array([same]), len(labels)
+    query = np.array([same])
+    k = len(labels)
     for truth in (0, 1):
         assert knn_accuracy(np.array(bank), np.array(labels), query, np.array([truth]), k=k, tau=tau) == truth
 
@@ -407,7 +410,9 @@ def test_the_default_of_recall_is_at_1_5_and_10():
 
 def test_the_standard_error_is_that_of_the_mean_of_independent_batches():
     mean, error = optimal_bound(2.0, 3, 8, pairs=100, rng=np.random.default_rng(5))
-    rng, rho, bounds = np.random.default_rng(5), math.sqrt(1 - math.exp(-4 / 3)), []
+    rng = np.random.default_rng(5)
+    rho = math.sqrt(1 - math.exp(-4 / 3))
+    bounds = []
     for _ in range(12):                                      # 100 // 8 batches
         x, noise = rng.standard_normal((2, 8, 3), dtype="float32")
         y = rho * x + math.sqrt(1 - rho * rho) * noise

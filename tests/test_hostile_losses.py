@@ -37,21 +37,27 @@ def loop_info_nce(query, positive, negatives, tau):
 
 
 def loop_nt_xent(z1, z2, tau):
-    u, n = [unit(row) for row in (*z1, *z2)], len(z1)
+    u = [unit(row) for row in (*z1, *z2)]
+    n = len(z1)
     return sum(log_sum([dot(u[i], u[j]) / tau for j in range(2 * n) if j != i]) - dot(u[i], u[(i + n) % (2 * n)]) / tau
                for i in range(2 * n)) / (2 * n)
 
 
 def loop_dcl(z1, z2, tau, weights=None):
-    u, n = [unit(row) for row in (*z1, *z2)], len(z1)
+    u = [unit(row) for row in (*z1, *z2)]
+    n = len(z1)
     w = [1] * n if weights is None else weights
     return sum(log_sum([dot(u[i], u[j]) / tau for j in range(2 * n) if j % n != i % n])
                - w[i % n] * dot(u[i], u[(i + n) % (2 * n)]) / tau for i in range(2 * n)) / (2 * n)
 
 
 def loop_clip_loss(image, text, logit_scale, caption_ids=None):
-    u, t, n = [unit(row) for row in image], [unit(row) for row in text], len(image)
-    ids, scale, total = range(n) if caption_ids is None else caption_ids, math.exp(logit_scale), 0.0
+    u = [unit(row) for row in image]
+    t = [unit(row) for row in text]
+    n = len(image)
+    ids = range(n) if caption_ids is None else caption_ids
+    scale = math.exp(logit_scale)
+    total = 0.0
     for i in range(n):
         candidates = [j for j in range(n) if j == i or ids[j] != ids[i]]
         own = scale * dot(u[i], t[i])
@@ -61,8 +67,11 @@ def loop_clip_loss(image, text, logit_scale, caption_ids=None):
 
 
 def loop_siglip(x, y, logit_scale, bias, caption_ids=None):
-    u, v, n = [unit(row) for row in x], [unit(row) for row in y], len(x)
-    ids, total = range(n) if caption_ids is None else caption_ids, 0.0
+    u = [unit(row) for row in x]
+    v = [unit(row) for row in y]
+    n = len(x)
+    ids = range(n) if caption_ids is None else caption_ids
+    total = 0.0
     for i in range(n):
         for j in range(n):
             if i == j or ids[i] != ids[j]:
@@ -72,7 +81,8 @@ def loop_siglip(x, y, logit_scale, bias, caption_ids=None):
 
 
 def loop_sup_con(z, tau, labels, base_temperature=None):
-    u, losses = [unit(row) for row in z], []
+    u = [unit(row) for row in z]
+    losses = []
     for i in range(len(u)):
         positives = [j for j in range(len(u)) if j != i and labels[j] == labels[i]]
         lse = log_sum([dot(u[i], u[j]) / tau for j in range(len(u)) if j != i])
@@ -91,7 +101,8 @@ def loop_alignment_loss(z1, z2, alpha=2):
 
 
 def loop_uniformity_loss(z, t=2):
-    u, n = [unit(row) for row in z], len(z)
+    u = [unit(row) for row in z]
+    n = len(z)
     return log_sum([-t * math.dist(u[i], u[j])**2 for i in range(n) for j in range(n) if i != j]) - math.log(n * (n - 1))
 
 
@@ -112,7 +123,8 @@ def loop_vicreg(z1, z2, invariance=25.0, variance=25.0, covariance=1.0, eps=1e-4
 
 
 def loop_barlow_twins(z1, z2, off_diagonal=5e-3, eps=1e-5):
-    (n, d), columns = z1.shape, []
+    (n, d) = z1.shape
+    columns = []
     for z in (z1, z2):
         m = [[v - math.fsum(z[:, a]) / n for v in z[:, a]] for a in range(d)]
         columns.append([[v / math.sqrt(math.fsum(w * w for w in column) / n + eps) for v in column] for column in m])
@@ -292,7 +304,8 @@ def test_temperature_is_another_name_for_tau(name):
 
 
 def test_temperature_is_another_name_for_tau_in_losses_of_scores():
-    scores, ids = Tensor(np.eye(3)), np.arange(3)
+    scores = Tensor(np.eye(3))
+    ids = np.arange(3)
     assert info_nce_from_scores(scores, ids, temperature=0.1).item() == info_nce_from_scores(scores, ids, 0.1).item()
     with pytest.raises(TypeError, match="two names of one argument"):
         info_nce_from_scores(scores, ids, 0.1, temperature=0.1)

@@ -286,7 +286,8 @@ def test_a_copy_of_a_frozen_copy_is_frozen_too():
 
 
 def test_temperature_is_another_name_for_tau():
-    queries, keys = tensor(4, 4), normal(4, 4)
+    queries = tensor(4, 4)
+    keys = normal(4, 4)
     assert moco().loss(queries, keys, temperature=0.3).item() == moco().loss(queries, keys, 0.3).item()
     assert CLIP(encoder(), encoder(), temperature=0.1, rng=rng()).logit_scale.item() == pytest.approx(np.log(10))
 

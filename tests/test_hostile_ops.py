@@ -11,7 +11,8 @@ from minicl import Tensor, ops
 
 x = np.arange(1.0, 7.0).reshape(2, 3)
 images, kernel = np.ones((4, 4, 2, 5)), np.ones((3, 3, 5, 2))
-C1, C0 = np.ones(3), np.zeros(3)
+C1 = np.ones(3)
+C0 = np.zeros(3)
 rng = np.random.default_rng(0)
 q = np.ones((2, 3, 4))
 
@@ -272,8 +273,11 @@ def test_pools_agree_with_their_definition(data, shape, B, C, size, stride):
 @given(st.data(), shapes, st.integers(1, 5), st.booleans())
 def test_norms_agree_with_their_formulas(data, shape, C, relu):
     x = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1))).standard_normal((*shape, C))
-    x, weight, bias = laid_out(data.draw, x), drawn(data.draw, (C,)), drawn(data.draw, (C,))
-    mean, var = x.mean(axis=-1, keepdims=True), x.var(axis=-1, keepdims=True)
+    x = laid_out(data.draw, x)
+    weight = drawn(data.draw, (C,))
+    bias = drawn(data.draw, (C,))
+    mean = x.mean(axis=-1, keepdims=True)
+    var = x.var(axis=-1, keepdims=True)
     agree(ops.layer_norm, (x - mean) / np.sqrt(var + 0.1) * weight + bias, x, weight, bias, eps=0.1)
     rows = x.reshape(x.size // C, C)
     if len(rows) > 1:

@@ -32,7 +32,8 @@ def parser_of(name):
     def carry_out(parser, *arguments):
         raise Parser(parser)
 
-    before, argparse.ArgumentParser.parse_args = argparse.ArgumentParser.parse_args, carry_out
+    before = argparse.ArgumentParser.parse_args
+    argparse.ArgumentParser.parse_args = carry_out
     try:
         runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     except Parser as found:

@@ -76,7 +76,8 @@ def test_a_queue_larger_than_the_data_warns_and_one_below_the_batch_is_refused(e
 
 def test_keys_of_a_querys_own_picture_are_not_negatives(example, photos, monkeypatch):
     """The queue stores an id with each key, 0 for none. From the second epoch on some ids are those of the batch."""
-    given, loss = [], MoCo.loss
+    given = []
+    loss = MoCo.loss
     monkeypatch.setattr(MoCo, "loss", lambda model, q, k, tau, ids: given.append((ids, model.queue.ids.data[:len(model.queue)].copy()))
                         or loss(model, q, k, tau, ids=ids))
     assert example("--data-dir", photos, "--queue", 48, "--epochs", 3, script="moco_images")[0] == 0

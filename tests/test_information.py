@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # ---------------------------------------------------------------- the loss and the choice, from scores
 
 def test_the_loss_from_scores_is_the_mean_of_minus_log_probability(xp, rng):
-    scores, ids = rng.standard_normal((5, 4)), np.array([0, 3, 1, 1, 2])
+    scores = rng.standard_normal((5, 4))
+    ids = np.array([0, 3, 1, 1, 2])
     p = np.exp(scores / 0.5) / np.exp(scores / 0.5).sum(axis=1, keepdims=True)
     loss = info_nce_from_scores(Tensor(to_device(scores, xp)), to_device(ids, xp), 0.5)
     assert loss.item() == pytest.approx(-np.log(p[np.arange(5), ids]).mean(), rel=1e-12)
@@ -36,7 +37,8 @@ def test_the_loss_from_scores_has_the_gradient_of_finite_differences(rng):
 
 
 def test_equal_scores_cost_log_of_the_candidates_and_are_right_by_chance(xp):
-    scores, ids = xp.zeros((6, 6)), xp.arange(6)
+    scores = xp.zeros((6, 6))
+    ids = xp.arange(6)
     assert info_nce_from_scores(Tensor(scores), ids).item() == pytest.approx(math.log(6), rel=1e-12)
     assert float(choice_accuracy(scores, ids)) == pytest.approx(1 / 6, rel=1e-12)
 
@@ -81,7 +83,9 @@ def test_the_draws_have_unit_variance_and_the_correlation(rng):
 def test_the_log_density_ratio_is_that_of_the_densities(xp, rng):
     def log_normal(v, mean, variance):
         return (-0.5 * (v - mean)**2 / variance - 0.5 * math.log(2 * math.pi * variance)).sum()
-    x, y, rho = rng.standard_normal((3, 5)), rng.standard_normal((4, 5)), 0.7
+    x = rng.standard_normal((3, 5))
+    y = rng.standard_normal((4, 5))
+    rho = 0.7
     scores = to_host(log_density_ratio(to_device(x, xp), to_device(y, xp), rho))
     for i, j in itertools.product(range(3), range(4)):
         expected = log_normal(y[j], rho * x[i], 1 - rho**2) - log_normal(y[j], 0, 1)
@@ -111,7 +115,8 @@ def test_the_optimal_critic_saturates_as_published(candidates, expected, toleran
 def test_the_optimal_critic_beats_others(rng):
     """Other scores give a lower bound: here the optimal ones at another temperature, or for another correlation."""
     rho = gaussian_correlation(4.0, 20)
-    best, other = 0, np.zeros(3)
+    best = 0
+    other = np.zeros(3)
     for _ in range(50):
         x, y = draw_gaussians(rng, 64, 20, rho)
         scores = log_density_ratio(x, y, rho)
@@ -214,7 +219,8 @@ def test_a_resumed_run_keeps_its_schedule(tmp_path, capsys):
 @pytest.mark.parametrize("nats", [1.0, 4.4, 4.6, 8.0, 12.0, 14.0])           # per dimension: float32 ends at 4.5
 def test_the_optimal_bound_is_right_for_any_accepted_information(nats, d):
     K, batches = 64, 40
-    rho, noise_var = gaussian_correlation(nats * d, d), math.exp(-2 * nats)
+    rho = gaussian_correlation(nats * d, d)
+    noise_var = math.exp(-2 * nats)
     rng = np.random.default_rng(5)
     bounds = []
     for _ in range(batches):                                 # the same draws; the scores use the residuals y - rho x

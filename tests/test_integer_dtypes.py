@@ -63,7 +63,8 @@ def test_every_integer_dtype_gives_the_results_of_int64(use, dtype):
 @settings(max_examples=4, deadline=None)
 def test_a_queue_stores_the_largest_ids_of_every_dtype_or_refuses_them(dtype, below):
     top = np.iinfo(dtype).max
-    ids, queue = np.array([top - below, 0, 1, top], dtype), Queue(8, 2)
+    ids = np.array([top - below, 0, 1, top], dtype)
+    queue = Queue(8, 2)
     numbers = [int(i) for i in ids]
     if top >= 2**63 - 1:
         with pytest.raises(ValueError, match="Queue: ids must be from 0 to 2\\^63 - 2, got 0 to"):

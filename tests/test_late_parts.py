@@ -18,8 +18,12 @@ def linear():
 
 class Net(nn.Module):
     def __init__(self):
-        self.first, self.spare, self.last = linear(), None, None
-        self.blocks, self.named, self.later = [nn.Sequential(linear()), linear()], {"a": linear()}, []
+        self.first = linear()
+        self.spare = None
+        self.last = None
+        self.blocks = [nn.Sequential(linear()), linear()]
+        self.named = {"a": linear()}
+        self.later = []
 
 
 def replace_weight(net):
@@ -49,9 +53,11 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_late_change_of_parts_is_an_error(change):
     alter, name = CHANGES[change]
-    net, target = Net(), None
+    net = Net()
+    target = None
     target = frozen_copy(net)
-    optimizer, ema = optim.SGD(net, lr=0.1), EMA(net, target)
+    optimizer = optim.SGD(net, lr=0.1)
+    ema = EMA(net, target)
     optimizer.step()
     ema.update(0.5)
     before = net.blocks[0].state_dict()
@@ -79,7 +85,9 @@ class Hiding(nn.Module):
 
     def __init__(self):
         self.first = linear()
-        self.queue, self.many, self.box = collections.deque(), [0] * 1000, types.SimpleNamespace(layer=None)
+        self.queue = collections.deque()
+        self.many = [0] * 1000
+        self.box = types.SimpleNamespace(layer=None)
         self.f = lambda x: LAYERS[0](x) if LAYERS else x
 
     def forward(self, x):
@@ -126,7 +134,8 @@ def test_a_late_hidden_part_gives_a_warning_once_it_is_used(place, make, emptied
 
 def test_late_parameters_that_are_frozen_or_optimized_give_no_warning(emptied):
     net = Hiding()
-    optimizer, late = optim.SGD(net, lr=0.1), linear()
+    optimizer = optim.SGD(net, lr=0.1)
+    late = linear()
     net.queue.append(late)
     net.many.append(linear().freeze())
     others = optim.SGD(late, lr=0.1)
@@ -140,7 +149,8 @@ def test_late_parameters_that_are_frozen_or_optimized_give_no_warning(emptied):
 
 def test_other_changes_are_not_errors():
     net = Net()
-    optimizer, ema = optim.SGD(net, lr=0.1), EMA(net, frozen_copy(net))
+    optimizer = optim.SGD(net, lr=0.1)
+    ema = EMA(net, frozen_copy(net))
     for change in (lambda: net.eval(), lambda: net.train(), lambda: setattr(net, "last", net.first.weight * 1.0),
                    lambda: setattr(net, "spare", net.first), lambda: setattr(net, "later", [1] * 1000),
                    lambda: net.first.freeze()):

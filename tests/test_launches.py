@@ -102,7 +102,8 @@ def test_a_convolution_launches_few_kernels_and_its_columns_are_bounded(cupy, rn
 def test_the_fused_losses_never_hold_all_pairs_on_a_gpu(loss, tau, cupy, rng, monkeypatch):
     monkeypatch.setattr(pairs, "tile_size", lambda xp, n, rows=None: 16 if rows is None else 256 // rows)
     monkeypatch.setattr(pairs, "CACHE_BYTES", 0)
-    largest, real = [0], device_array.wrap
+    largest = [0]
+    real = device_array.wrap
 
     def watched(array):
         largest[0] = max(largest[0], array.size)
@@ -176,7 +177,8 @@ def test_cupy_makes_one_kernel_of_each_fused_function(cupy):
         for method in ("SimCLR", "SimCLR in colour, SGD", "SimCLR, LARS", "MoCo", "CLIP", "CPC"):
             step = STEPS[method](cupy)
             step(), step()
-        rng, images = np.random.default_rng(0), cupy.full((4, 8, 8, 3), 0.5, dtype="float32")
+        rng = np.random.default_rng(0)
+        images = cupy.full((4, 8, 8, 3), 0.5, dtype="float32")
         for op in (ops.sigmoid, ops.tanh, ops.logsumexp, ops.max_pool2d):
             value, backward = op.forward(images)
             backward(value)

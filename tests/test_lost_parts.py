@@ -73,7 +73,8 @@ KINDS = {"Linear": linear, "Parameter": lambda: Parameter(ones(2, 2)), "Buffer":
 def test_a_part_made_where_the_walk_does_not_find_it_is_an_error(place, kind):
     class Net(Module):
         def __init__(self):
-            self.found, part = linear(), kind()
+            self.found = linear()
+            part = kind()
             try:
                 self.hidden = place(part)
             except (AttributeError, TypeError):              # a Parameter has no forward and is not in object arrays
@@ -127,7 +128,8 @@ ATTRIBUTES = {name: place for name, place in HIDING_PLACES.items() if name not i
 def test_a_hidden_part_made_outside_is_refused_at_first_and_later(place):
     class Net(Module):
         def __init__(self, part):
-            self.found, self.hidden = linear(), place(part)
+            self.found = linear()
+            self.hidden = place(part)
     part = linear()
     with pytest.raises(TypeError, match="Net: it has parts that would be neither trained nor saved.*: Linear"):
         Net(part)
@@ -169,7 +171,9 @@ class Follows(Module):
     def __init__(self):
         self.online = Sequential(linear(), Dropout(rng=rng()))
         self.target = frozen_copy(self.online)
-        self.ema, self.call, self.by_name = EMA(self.online, self.target), self.online.forward, {self.online}
+        self.ema = EMA(self.online, self.target)
+        self.call = self.online.forward
+        self.by_name = {self.online}
 
 
 @pytest.mark.parametrize("make", [Discards, Follows])
@@ -240,7 +244,9 @@ def test_a_module_that_contains_itself_is_refused():
 
 class Centred(Module):
     def __init__(self, held=None):
-        self.layer, self.held, self.fixed = linear(), held, np.arange(3)
+        self.layer = linear()
+        self.held = held
+        self.fixed = np.arange(3)
 
 
 CHANGES = {                                                  # (the first value, how a training loop changes it)
@@ -307,7 +313,8 @@ class CopiesGlobal(Module):
     """An attribute has the name of the global, which __init__ uses."""
 
     def __init__(self):
-        self.G, self.copy = linear(), frozen_copy(G)
+        self.G = linear()
+        self.copy = frozen_copy(G)
 
     def forward(self, x):
         return self.G(x)

@@ -34,7 +34,9 @@ def test_masked_arrays_are_refused(name):
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("dtype, huge", [("float32", 1e20), ("float32", 1e30), ("float64", 1e160)])
 def test_norms_of_values_whose_squares_overflow_are_nan(dtype, huge):
-    x, one, zero = Z.astype(dtype) * huge, np.ones(4, dtype), np.zeros(4, dtype)
+    x = Z.astype(dtype) * huge
+    one = np.ones(4, dtype)
+    zero = np.zeros(4, dtype)
     for norm in (ops.batch_norm, ops.layer_norm):
         assert np.isnan(norm(x, one, zero).data).all()
     with pytest.raises(FloatingPointError, match="barlow_twins"):

@@ -72,9 +72,12 @@ def server(monkeypatch):
 
     monkeypatch.setattr(download, "open_url", OPEN_URL)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    pages, asked = {}, []
+    pages = {}
+    asked = []
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.promised_too_much, server.pages, server.asked = 0, pages, asked
+        server.promised_too_much = 0
+        server.pages = pages
+        server.asked = asked
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         root = f"http://127.0.0.1:{server.server_port}"
         monkeypatch.setattr(mnist, "MIRRORS", (f"{root}/first/", f"{root}/second/"))

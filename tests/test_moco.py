@@ -34,7 +34,8 @@ def moco(xp=np, *, queue=10, m=0.9, splits=2, seed=0):
 
 def train(model, optimizer, steps, rng, batch=4):
     """Train MoCo on images drawn from rng and return the losses."""
-    xp, losses = optimizer.xp, []
+    xp = optimizer.xp
+    losses = []
     for _ in range(steps):
         image = rng.standard_normal((batch, 2, 2, 1), dtype="float32")
         view1, view2 = (to_device(image + 0.1 * rng.standard_normal(image.shape, dtype="float32"), xp) for _ in "12")
@@ -58,7 +59,9 @@ def assert_same(state, other):
 @pytest.mark.parametrize("shape", [(6, 2), (2, 3, 6, 2)], ids=["vectors", "pixels"])
 @pytest.mark.parametrize("relu", [False, True], ids=["", "relu"])
 def test_split_batch_norm_is_a_batch_norm_for_each_group(xp, shape, relu):
-    x, g, splits = to_device(normal(*shape), xp), to_device(normal(*shape, seed=1), xp), 3
+    x = to_device(normal(*shape), xp)
+    g = to_device(normal(*shape, seed=1), xp)
+    splits = 3
     split, alone = BatchNorm(2, relu=relu, splits=splits).to(xp), BatchNorm(2, relu=relu).to(xp)
     leaf = Tensor(x, requires_grad=True)
     y = split(leaf)
@@ -67,7 +70,8 @@ def test_split_batch_norm_is_a_batch_norm_for_each_group(xp, shape, relu):
     for group in range(splits):
         part = Tensor(xp.ascontiguousarray(x[..., group::splits, :]), requires_grad=True)
         own = BatchNorm(2).to(xp)
-        alone.running_mean, alone.running_var = own.running_mean, own.running_var
+        alone.running_mean = own.running_mean
+        alone.running_var = own.running_var
         y_part = alone(part)
         y_part.backward(xp.ascontiguousarray(g[..., group::splits, :]))
         np.testing.assert_allclose(to_host(y.data[..., group::splits, :]), to_host(y_part.data), atol=1e-5)
@@ -95,14 +99,17 @@ def test_groups_need_a_batch_that_they_divide(xp):
 
 
 def test_evaluation_uses_no_groups():
-    split, whole, x = BatchNorm(2, splits=3).eval(), BatchNorm(2).eval(), Tensor(normal(5, 2))
+    split = BatchNorm(2, splits=3).eval()
+    whole = BatchNorm(2).eval()
+    x = Tensor(normal(5, 2))
     np.testing.assert_array_equal(split(x).data, whole(x).data)
 
 
 # ---------------------------------------------------------------- queries, keys and negatives
 
 def test_the_model_is_its_query_encoder_and_not_the_key_encoder(xp):
-    model, images = moco(xp).eval(), to_device(normal(4, 2, 2, 1), xp)
+    model = moco(xp).eval()
+    images = to_device(normal(4, 2, 2, 1), xp)
     before = to_host(model(images)[0].data)
     for _, buffer in model.key.named_buffers():
         buffer.data += 1
@@ -118,7 +125,8 @@ def test_an_optimizer_is_given_the_query_encoder_only():
 
 
 def test_shuffled_keys_come_back_in_order(xp):
-    model, images = moco(xp, splits=1), to_device(normal(8, 2, 2, 1), xp)
+    model = moco(xp, splits=1)
+    images = to_device(normal(8, 2, 2, 1), xp)
     with no_grad():
         straight = model.key(images)[1].data
     shuffled = model.encode_keys(images, np.random.default_rng(3))
@@ -130,7 +138,8 @@ def test_keys_in_chunks_are_those_of_the_whole_batch_in_order(xp, chunk):
     """This holds without batch norm. The same random numbers are drawn with and without chunks."""
     rng = np.random.default_rng(0)
     model = MoCo(MLP((2, 2, 1), (5,), rng=rng), Linear(5, 3, rng=rng), dim=3, queue=8).to(xp)
-    images, draws = to_device(normal(8, 2, 2, 1), xp), [np.random.default_rng(3) for _ in range(2)]
+    images = to_device(normal(8, 2, 2, 1), xp)
+    draws = [np.random.default_rng(3) for _ in range(2)]
     for prepare in (model.train, model.eval):
         prepare()
         whole, chunks = model.encode_keys(images, draws[0]), model.encode_keys(images, draws[1], chunk=chunk)
@@ -143,7 +152,9 @@ def test_keys_in_chunks_are_those_of_the_whole_batch_in_order(xp, chunk):
 def test_query_i_and_key_i_are_normalised_among_different_images():
     """The images that change key i through batch norm are drawn again each step, so batch norm cannot leak the
     positive."""
-    model, images, B = moco(splits=4), normal(16, 2, 2, 1), 16
+    model = moco(splits=4)
+    images = normal(16, 2, 2, 1)
+    B = 16
 
     def changed_by(encode):
         base = encode(images)
@@ -163,13 +174,15 @@ def test_query_i_and_key_i_are_normalised_among_different_images():
 
 
 def test_in_evaluation_keys_are_not_shuffled_and_do_not_depend_on_their_batch():
-    model, images = moco().eval(), normal(8, 2, 2, 1)
+    model = moco().eval()
+    images = normal(8, 2, 2, 1)
     together = model.encode_keys(images, None)               # no permutation is drawn
     np.testing.assert_allclose(together[:3], model.encode_keys(images[:3], None), atol=1e-6)
 
 
 def test_the_gradient_reaches_the_query_encoder_only(xp):
-    model, images = moco(xp), to_device(normal(4, 2, 2, 1), xp)
+    model = moco(xp)
+    images = to_device(normal(4, 2, 2, 1), xp)
     model.queue.enqueue(to_device(unit(6, 3), xp))
     keys = model.encode_keys(images, np.random.default_rng(0))
     before = {name: array for name, array in model.state_dict().items() if not name.startswith("query")}
@@ -182,18 +195,22 @@ def test_the_gradient_reaches_the_query_encoder_only(xp):
 
 
 def test_the_loss_is_infonce_over_the_filled_rows_with_constant_keys():
-    model, q, k = moco(), normal(4, 3), normal(4, 3, seed=1)
+    model = moco()
+    q = normal(4, 3)
+    k = normal(4, 3, seed=1)
     negatives = unit(6, 3, seed=2)
     model.queue.enqueue(negatives)
     leaf, read = Tensor(q, requires_grad=True), Tensor(q, requires_grad=True)
-    loss, composed_loss = model.loss(leaf, k, TAU), composed.info_nce(read, Tensor(k), Tensor(negatives), TAU)
+    loss = model.loss(leaf, k, TAU)
+    composed_loss = composed.info_nce(read, Tensor(k), Tensor(negatives), TAU)
     assert loss.item() == pytest.approx(composed_loss.item(), rel=1e-5)
     loss.backward(), composed_loss.backward()
     np.testing.assert_allclose(leaf.grad, read.grad, atol=1e-5)
 
 
 def test_the_loss_over_an_empty_queue_is_zero_and_so_is_its_gradient(xp):
-    model, q = moco(xp), Tensor(to_device(normal(4, 3), xp), requires_grad=True)
+    model = moco(xp)
+    q = Tensor(to_device(normal(4, 3), xp), requires_grad=True)
     loss = model.loss(q, to_device(normal(4, 3), xp), TAU)
     loss.backward()
     assert loss.item() == 0 and not to_host(q.grad).any()
@@ -202,7 +219,8 @@ def test_the_loss_over_an_empty_queue_is_zero_and_so_is_its_gradient(xp):
 # ---------------------------------------------------------------- the order within a step, and evaluation
 
 def test_keys_enter_after_they_served_and_once(xp):
-    model, k = moco(xp), to_device(unit(4, 3), xp)
+    model = moco(xp)
+    k = to_device(unit(4, 3), xp)
     model.loss(Tensor(to_device(unit(4, 3, seed=1), xp)), k, TAU)
     assert len(model.queue) == 0                             # not among the negatives of their own batch
     model.update()
@@ -213,7 +231,9 @@ def test_keys_enter_after_they_served_and_once(xp):
 
 
 def test_accumulated_batches_all_enter():
-    model, first, second = moco(), unit(4, 3), unit(4, 3, seed=1)
+    model = moco()
+    first = unit(4, 3)
+    second = unit(4, 3, seed=1)
     for keys in (first, second):
         model.loss(Tensor(keys), keys, TAU)
     model.update()
@@ -223,7 +243,8 @@ def test_accumulated_batches_all_enter():
 def test_evaluation_changes_neither_queue_nor_key_encoder():
     model = moco()
     train(model, AdamW(model, 0.01), 3, np.random.default_rng(1))
-    before, images = state_hash(model), normal(4, 2, 2, 1)
+    before = state_hash(model)
+    images = normal(4, 2, 2, 1)
     encode(model, np.zeros((6, 2, 2, 1), dtype="uint8"), np)
     model.eval()
     model.loss(model(images)[1], model.encode_keys(images, None), TAU)
@@ -258,13 +279,15 @@ def test_bad_options_are_refused(wrong, message):
 
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
     """With a queue of 10 and batches of 4, the queue is full and its pointer is in the middle at the checkpoint."""
-    whole, rng = moco(), np.random.default_rng(1)
+    whole = moco()
+    rng = np.random.default_rng(1)
     optimizer = AdamW(whole, 0.01)
     losses = train(whole, optimizer, 4, rng)
     save_checkpoint(tmp_path / "c.npz", {"model": whole, "optimizer": optimizer}, {"rng": rng.bit_generator.state})
     losses = train(whole, optimizer, 5, rng)
 
-    resumed, rng = moco(seed=7), np.random.default_rng(8)
+    resumed = moco(seed=7)
+    rng = np.random.default_rng(8)
     other = AdamW(resumed, 0.01)
     arrays, meta = load_checkpoint(tmp_path / "c.npz")
     assert {"model.queue.keys", "model.queue.count", "model.key.head.steps.1.running_var"} <= arrays.keys()
@@ -286,8 +309,10 @@ def test_both_backends_train_alike(xp):
 
 @counted
 def test_a_step_does_not_wait_for_the_device():
-    xp, rng = minicl.get_backend("cupy"), np.random.default_rng(0)
-    model, images = moco(xp), to_device(normal(4, 2, 2, 1), minicl.get_backend("cupy"))
+    xp = minicl.get_backend("cupy")
+    rng = np.random.default_rng(0)
+    model = moco(xp)
+    images = to_device(normal(4, 2, 2, 1), minicl.get_backend("cupy"))
     optimizer = AdamW(model, 0.01)
     train(model, optimizer, 1, rng)
 
@@ -307,7 +332,8 @@ def test_astype_converts_every_floating_point_buffer():
 
 
 def test_learning_beats_chance_which_rises_while_the_queue_fills():
-    model, rng = moco(queue=64, splits=2), np.random.default_rng(0)
+    model = moco(queue=64, splits=2)
+    rng = np.random.default_rng(0)
     losses = train(model, AdamW(model, 0.01), 120, rng, batch=8)
     assert losses[0] == 0 < losses[1] < losses[7]            # log(1), log(9), ..., log(57)
     assert np.mean(losses[-20:]) < np.log(65) - 0.5
@@ -322,7 +348,8 @@ def test_keys_of_a_querys_own_id_are_not_negatives(xp, rng):
     ids = [np.array([0, 1, 2]), None, np.array([2, 0, 5]), np.array([1, 1, 0]), np.array([0, 9, 1])]
     kept, kept_ids = [], []
     for x, own in zip(batches, ids):
-        queries, keys = model(to_device(x, xp))[1], model.encode_keys(to_device(x, xp), rng)
+        queries = model(to_device(x, xp))[1]
+        keys = model.encode_keys(to_device(x, xp), rng)
         loss = model.loss(queries, keys, 0.3, ids=own)
         if kept and own is not None:
             negatives, known = np.concatenate(kept)[-7:], np.concatenate(kept_ids)[-7:]
@@ -345,7 +372,8 @@ def test_ids_of_keys_are_checked(ids, message, rng):
     model = MoCo(Linear(5, 6, rng=rng), Linear(6, 4, rng=rng), dim=4, queue=7, splits=1)
     x = rng.standard_normal((3, 5), dtype="float32")
     for _ in range(2):                                       # first over an empty queue
-        queries, keys = model(x)[1], model.encode_keys(x, rng)
+        queries = model(x)[1]
+        keys = model.encode_keys(x, rng)
         with pytest.raises(ValueError, match=message):
             model.loss(queries, keys, 0.3, ids=ids)
         model.queue.enqueue(keys)

@@ -11,7 +11,8 @@ CLASSES = 4
 
 def in_a_cone(rng, width, n, d=16):
     """n float32 points (n, d) of CLASSES overlapping classes around one direction, and their labels (n,)."""
-    centre, labels = rng.standard_normal(d) * 3, rng.integers(0, CLASSES, n)
+    centre = rng.standard_normal(d) * 3
+    labels = rng.integers(0, CLASSES, n)
     means = np.eye(CLASSES, d)[labels]
     return (centre + width * (means + 0.7 * rng.standard_normal((n, d)))).astype("float32"), labels
 
@@ -54,7 +55,8 @@ def test_retrieval_recall_is_exact(cone):
     images, _, captions, _ = cone
     images = images[:len(captions)]
     captions = (images + captions) / 2
-    s, n = cosines(images, captions), len(images)
+    s = cosines(images, captions)
+    n = len(images)
     rank = [(s > s.diagonal()[:, None]).sum(axis=1), (s > s.diagonal()).sum(axis=0)]
     found = retrieval_recall(images, captions, np.arange(n), ks=[1, 5])
     for name, before in zip(("text", "image"), rank):

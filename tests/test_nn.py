@@ -146,7 +146,8 @@ def test_loading_writes_into_the_existing_arrays(xp, rng):
      r"first.weight: shape \(4, 3\), expected \(3, 4\)"),
 ], ids=["missing", "unexpected", "mis-shaped"])
 def test_a_state_that_does_not_fit_names_what_is_wrong_and_changes_nothing(rng, change, message):
-    model, state = Nested(rng), Nested(rng).state_dict()
+    model = Nested(rng)
+    state = Nested(rng).state_dict()
     before = model.state_dict()
     change(state)
     with pytest.raises(ValueError, match=message) as error:
@@ -207,7 +208,8 @@ def test_initial_weights_have_standard_deviation_gain_over_root_fan_in(rng, make
 
 
 def test_linear_is_xw_plus_b(xp, rng):
-    layer, x = Linear(3, 4, rng=rng), normal(rng, 5, 2, 3)
+    layer = Linear(3, 4, rng=rng)
+    x = normal(rng, 5, 2, 3)
     layer.bias.data[...] = normal(rng, 4)
     expected = x @ layer.weight.data + layer.bias.data
     y = layer.to(xp)(Tensor(to_device(x, xp)))
@@ -225,14 +227,18 @@ def test_conv2d_pads_by_its_argument(xp, rng, kernel_size, options, size):
 
 
 def test_conv2d_adds_its_bias(rng):
-    layer, x = Conv2d(2, 3, 3, rng=rng), Tensor(normal(rng, 4, 4, 1, 2))
+    layer = Conv2d(2, 3, 3, rng=rng)
+    x = Tensor(normal(rng, 4, 4, 1, 2))
     before = values(layer(x))
     layer.bias.data += np.float32([1, 2, 3])
     np.testing.assert_allclose(values(layer(x)) - before, np.broadcast_to([1, 2, 3], before.shape), rtol=1e-5)
 
 
 def test_layers_have_the_attributes_and_defaults_of_pytorch(rng):
-    linear, conv, embedding, gru = Linear(3, 4, rng=rng), Conv2d(3, 4, 5, rng=rng), Embedding(7, 2, rng=rng), GRU(3, 4, rng=rng)
+    linear = Linear(3, 4, rng=rng)
+    conv = Conv2d(3, 4, 5, rng=rng)
+    embedding = Embedding(7, 2, rng=rng)
+    gru = GRU(3, 4, rng=rng)
     assert (linear.in_features, linear.out_features) == (3, 4)
     assert (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding) == (3, 4, 5, 1, 0)
     assert conv.bias.shape == (4,) and Conv2d(3, 4, 5, rng=rng, bias=False).bias is None
@@ -242,7 +248,8 @@ def test_layers_have_the_attributes_and_defaults_of_pytorch(rng):
 
 
 def test_children_are_the_modules_directly_below(rng):
-    inner, last = Sequential(Linear(3, 3, rng=rng), Linear(3, 3, rng=rng)), Linear(3, 2, rng=rng)
+    inner = Sequential(Linear(3, 3, rng=rng), Linear(3, 3, rng=rng))
+    last = Linear(3, 2, rng=rng)
     model = Sequential(inner, last)
     assert model.named_children() == [("steps.0", inner), ("steps.1", last)] and model.children() == [inner, last]
     assert [name for name, _ in model.named_modules()] == ["", "steps.0", "steps.0.steps.0", "steps.0.steps.1", "steps.1"]
@@ -272,7 +279,8 @@ def test_batch_norm_averages_match_a_computation_by_hand(xp):
 
 
 def test_batch_norm_averages_over_pixels_and_batch(xp, rng):
-    x, layer = normal(rng, 3, 2, 4, 5) * 3 + 1, BatchNorm(5, momentum=1.0).to(xp)
+    x = normal(rng, 3, 2, 4, 5) * 3 + 1
+    layer = BatchNorm(5, momentum=1.0).to(xp)
     layer(Tensor(to_device(x, xp)))
     rows = x.reshape(-1, 5)
     np.testing.assert_allclose(values(layer.running_mean), rows.mean(axis=0), rtol=1e-5, atol=1e-6)
@@ -289,8 +297,12 @@ def test_batch_norm_in_training_uses_the_batch(xp, rng):
 
 @pytest.mark.parametrize("relu", [False, True])
 def test_batch_norm_in_evaluation_uses_the_averages_without_changing_them(xp, rng, relu):
-    layer, x = BatchNorm(3, relu=relu), normal(rng, 6, 3)
-    mean, var, weight, bias = np.float32([1, -2, 0]), np.float32([4, 1, 0.25]), normal(rng, 3), normal(rng, 3)
+    layer = BatchNorm(3, relu=relu)
+    x = normal(rng, 6, 3)
+    mean = np.float32([1, -2, 0])
+    var = np.float32([4, 1, 0.25])
+    weight = normal(rng, 3)
+    bias = normal(rng, 3)
     layer.load_state_dict({"weight": weight, "bias": bias, "running_mean": mean, "running_var": var})
     y = values(layer.to(xp).eval()(Tensor(to_device(x, xp))))
     expected = weight * (x - mean) / np.sqrt(var + 1e-5) + bias
@@ -333,7 +345,9 @@ def test_dropout_draws_the_same_mask_on_both_backends(xp):
 def test_dropout_continues_from_its_state_dict():
     def layer():
         return Dropout(0.5, rng=np.random.default_rng(3))
-    x, first, resumed = Tensor(np.ones((6, 6))), layer(), layer()
+    x = Tensor(np.ones((6, 6)))
+    first = layer()
+    resumed = layer()
     masks = [first(x).data]
     after_one = first.state_dict()
     masks.append(first(x).data)
@@ -349,13 +363,15 @@ def test_dropout_refuses_an_invalid_p(p):
 
 
 def test_embedding_looks_up_rows(xp, rng):
-    layer, ids = Embedding(5, 3, rng=rng), np.array([[0, 4], [4, 1]])
+    layer = Embedding(5, 3, rng=rng)
+    ids = np.array([[0, 4], [4, 1]])
     expected = layer.weight.data[ids]
     np.testing.assert_array_equal(values(layer.to(xp)(to_device(ids, xp))), expected)
 
 
 def test_sequential_takes_modules_and_functions(rng):
-    model, x = Sequential(Linear(3, 4, rng=rng), ops.relu), normal(rng, 2, 3)
+    model = Sequential(Linear(3, 4, rng=rng), ops.relu)
+    x = normal(rng, 2, 3)
     np.testing.assert_allclose(values(model(Tensor(x))), np.maximum(x @ model.steps[0].weight.data, 0), rtol=1e-5,
                                atol=1e-6)
 
@@ -395,7 +411,8 @@ def test_encoders_give_one_row_of_features_per_image(xp, rng, make, features):
 
 @pytest.mark.parametrize("make", [MLP, ConvNet])
 def test_encoders_in_evaluation_treat_each_image_separately(rng, make):
-    encoder, images = make((16, 16, 1), rng=rng).eval(), rng.random((4, 16, 16, 1), dtype="float32")
+    encoder = make((16, 16, 1), rng=rng).eval()
+    images = rng.random((4, 16, 16, 1), dtype="float32")
     np.testing.assert_allclose(values(encoder(images))[2:3], values(encoder(images[2:3])), rtol=1e-4, atol=1e-6)
 
 
@@ -476,7 +493,8 @@ def test_the_gradients_of_a_convnet_with_its_head_are_right(xp, rng, training):
 
 
 def test_simclr_gives_the_representation_and_its_projection(rng):
-    encoder, images = MLP((4, 4, 1), (7,), rng=rng), rng.random((3, 4, 4, 1), dtype="float32")
+    encoder = MLP((4, 4, 1), (7,), rng=rng)
+    images = rng.random((3, 4, 4, 1), dtype="float32")
     model = SimCLR(encoder, projection_head("linear", 7, dim=2, rng=rng))
     with no_grad():
         h, z = model(images)
@@ -488,9 +506,12 @@ def test_simclr_gives_the_representation_and_its_projection(rng):
 
 class Parts(Module):
     def __init__(self):
-        self.weight, self.average = Parameter(np.ones((2, 2))), Buffer(np.ones(2))
-        self.layer, self.layers = Linear(2, 2, rng=np.random.default_rng(0)), [Parameter(np.ones(2)), None]
-        self.named, self.setting = {"a": BatchNorm(2)}, 1
+        self.weight = Parameter(np.ones((2, 2)))
+        self.average = Buffer(np.ones(2))
+        self.layer = Linear(2, 2, rng=np.random.default_rng(0))
+        self.layers = [Parameter(np.ones(2)), None]
+        self.named = {"a": BatchNorm(2)}
+        self.setting = 1
 
     def forward(self, x):
         return x
@@ -505,7 +526,8 @@ PART_NAMES = ["weight", "average", "layer", "layers", "named"]
 @pytest.mark.parametrize("kind", LOST)
 def test_a_part_cannot_be_replaced_by_a_value_that_is_not_a_part(name, kind):
     model = Parts()
-    before, state = getattr(model, name), set(model.state_dict())
+    before = getattr(model, name)
+    state = set(model.state_dict())
     with pytest.raises(TypeError, match=f"Parts.{name}: a .* cannot become a .*write into its .data"):
         setattr(model, name, LOST[kind](before))
     assert getattr(model, name) is before and set(model.state_dict()) == state

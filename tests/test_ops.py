@@ -164,7 +164,8 @@ def test_conv2d_is_the_sum_over_its_window(stride, padding, channels, rng, xp):
 ])
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_division_of_work_changes_only_rounding(module, size, op, shapes, options, count, rng, monkeypatch):
-    arrays, results = [rng.standard_normal(shape) for shape in shapes], []
+    arrays = [rng.standard_normal(shape) for shape in shapes]
+    results = []
     for value in (1, 2, 12, 10_000):                         # ITEMS of 5 images; WIDTH below, at and above 2 channels
         monkeypatch.setattr(importlib.import_module(f"minicl.ops.{module}"), size, value)
         with threads(count):
@@ -177,7 +178,8 @@ def test_the_division_of_work_changes_only_rounding(module, size, op, shapes, op
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_conv2d_of_no_images_has_no_output_and_a_zero_weight_gradient(stride, xp):
-    x, w = xp.zeros((5, 6, 0, 6)), xp.ones((3, 3, 6, 4))
+    x = xp.zeros((5, 6, 0, 6))
+    w = xp.ones((3, 3, 6, 4))
     y, backward = ops.conv2d.forward(x, w, stride=stride, padding=1)
     dx, dw = backward(y)
     assert y.shape[2:] == (0, 4) and dx.shape == x.shape
@@ -229,7 +231,8 @@ def test_batch_norm_normalises_even_far_from_zero(rng):
 
 
 def test_batch_norm_reports_its_statistics(rng):
-    x, seen = rng.standard_normal((50, 3)), []
+    x = rng.standard_normal((50, 3))
+    seen = []
     ops.batch_norm(Tensor(x), np.ones(3), np.zeros(3), on_statistics=lambda *s: seen.extend(s))
     np.testing.assert_allclose(seen[0], x.mean(axis=0))
     np.testing.assert_allclose(seen[1], x.var(axis=0))

@@ -24,7 +24,9 @@ def slow_sgd(w, gradients, lr, decay, momentum=0.0, nesterov=False):
 
 
 def slow_adam(w, gradients, lr, decay, betas=(0.9, 0.999), eps=1e-8, decoupled=False):
-    (b1, b2), m, v = betas, np.zeros_like(w), np.zeros_like(w)
+    (b1, b2) = betas
+    m = np.zeros_like(w)
+    v = np.zeros_like(w)
     for t, g in enumerate(gradients, start=1):
         if decoupled:
             w = w - lr * decay * w
@@ -41,7 +43,8 @@ def slow_adamw(w, gradients, lr, decay, **options):
 
 
 def slow_lars(w, gradients, lr, decay, momentum=0.9, eta=1e-3):
-    u, adapted = np.zeros_like(w), w.ndim >= 2
+    u = np.zeros_like(w)
+    adapted = w.ndim >= 2
     for g in gradients:
         g = g + decay * w
         trust = eta * np.linalg.norm(w) / np.linalg.norm(g) if adapted else 1
@@ -95,7 +98,8 @@ def take_steps(optimizer, parameters, gradients, xp):
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("make, slow, options", FORMULAS, ids=NAMES)
 def test_an_optimizer_takes_the_steps_of_its_formula(xp, make, slow, options, decay, dtype, rtol):
-    start, gradients = initial(dtype), gradients_of(dtype=dtype)
+    start = initial(dtype)
+    gradients = gradients_of(dtype=dtype)
     parameters = parameters_from(start, xp)
     optimizer = make(parameters, 0.05, weight_decay=decay, **options)
     take_steps(optimizer, parameters, gradients, xp)
@@ -237,7 +241,8 @@ def test_taking_hold_of_parameters_keeps_their_values(xp):
 
 
 def test_a_loaded_model_state_reaches_the_optimizer(xp, rng):
-    model, other = Linear(3, 4, rng=rng).to(xp), Linear(3, 4, rng=rng)
+    model = Linear(3, 4, rng=rng).to(xp)
+    other = Linear(3, 4, rng=rng)
     optimizer = SGD(model, 0.1, momentum=0.9)
     model.load_state_dict(other.state_dict())
     np.testing.assert_array_equal(to_host(optimizer.values[:12]), other.weight.data.reshape(-1))

@@ -72,7 +72,8 @@ def test_views_may_share_memory_with_the_images():
 
 class Model(nn.Module):
     def __init__(self, change):
-        self.layer, self.change = nn.Linear(192, 4, rng=RNG), change
+        self.layer = nn.Linear(192, 4, rng=RNG)
+        self.change = change
 
     def forward(self, x):
         return self.change(self.layer(x.reshape(len(x), -1)))

@@ -136,7 +136,8 @@ def split_of(sizes, share, seed):
 @given(st.lists(st.one_of(st.integers(1, 12), st.integers(1, 200)), min_size=1, max_size=30).filter(lambda sizes: sum(sizes) > 1),
        st.one_of(st.just(0.1), st.floats(0.001, 0.9)), st.integers(0, 9))
 def test_the_split_has_the_share_of_all_and_of_each_class_up_to_rounding(sizes, share, seed):
-    tests, exact = split_of(sizes, share, seed), share * np.array(sizes)
+    tests = split_of(sizes, share, seed)
+    exact = share * np.array(sizes)
     assert tests.sum() <= max(1, round(share * sum(sizes)))
     if max(sizes) > 1:
         most = np.minimum(np.ceil(exact - 1e-5), np.array(sizes) - 1)                    # one is left to train on
@@ -160,7 +161,8 @@ def test_small_classes_give_a_tenth_of_all_to_the_test_set(sizes, tests, classes
     (5, 2, "^warning: the test set has only 1 test picture of only 1 of the classes: "), (10, 2, "has only 2 test pictures: "),
     (60, 1, "has only 6 test pictures: "), (100, 1, None), (50, 2, None)])
 def test_a_test_set_that_is_too_small_gives_a_warning(photos, per_class, classes, message):
-    images, labels = np.random.default_rng(0).integers(0, 256, (per_class * classes, 8, 8, 3), np.uint8), np.arange(per_class * classes)
+    images = np.random.default_rng(0).integers(0, 256, (per_class * classes, 8, 8, 3), np.uint8)
+    labels = np.arange(per_class * classes)
     np.savez(photos / "a.npz", images=images, labels=labels % classes)
     _, log = load(photos / "a.npz", 8)
     assert bool(log.has("^warning: the test set")) == bool(message) and (message is None or log.has(message))
@@ -378,7 +380,8 @@ def test_an_unusable_folder_is_one_line_and_leaves_nothing(photos, cache, make, 
 def somebody():
     """A folder of a user who is not root. Tests run by root switch to another user, since no permission stops root."""
     with tempfile.TemporaryDirectory() as name:
-        folder, is_root = Path(name), getattr(os, "geteuid", lambda: 1)() == 0
+        folder = Path(name)
+        is_root = getattr(os, "geteuid", lambda: 1)() == 0
         folder.chmod(0o777)
         try:
             if is_root:
@@ -429,7 +432,8 @@ def arrays(shape, dtype=np.uint8):
 
 
 def test_a_file_of_arrays_may_hold_a_split(photos):
-    images, labels = arrays((16, 16, 3)), np.arange(N + M) % 3
+    images = arrays((16, 16, 3))
+    labels = np.arange(N + M) % 3
     np.savez(photos / "x.npz", train_images=images[:N], train_labels=labels[:N, None], test_images=images[N:],
              test_labels=labels[N:, None], class_names=["a", "b", "c"])
     data, _ = load(photos / "x.npz")

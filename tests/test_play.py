@@ -163,7 +163,8 @@ def test_dragging_keys_and_buttons_move_points_and_take_gradient_steps(visit):
     assert np.isclose(seen["tau"]["tau"], 0.2) and np.isclose(seen["step"]["lr"], 0.1)
 
     for before, after in (("tau", "step"), ("step", "step again"), ("loss", "step one")):
-        state, on_circle = seen[before], generator().on_circle
+        state = seen[before]
+        on_circle = generator().on_circle
         forces = generator().reference(*(state[key] for key in ("angles", "tau", "loss", "anchor")))["forces"]
         z = on_circle(angles[before]) + 0.1 * forces
         z /= np.linalg.norm(z, axis=1, keepdims=True)

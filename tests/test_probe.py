@@ -36,7 +36,8 @@ def test_the_probe_is_within_a_point_of_scikit_learn(classes, n, scale, dtype, r
     centres = (0.3 if classes == 2 else 0.6) * rng.standard_normal((classes, 64))
     (x, labels), (test, test_labels) = gaussians(n, centres, rng), gaussians(4000, centres, rng)
     x, test = (SCALES[scale](one).astype(dtype) for one in (x, test))
-    found, expected = linear_probe(x, labels, test, test_labels), sklearn_accuracy(x, labels, test, test_labels)
+    found = linear_probe(x, labels, test, test_labels)
+    expected = sklearn_accuracy(x, labels, test, test_labels)
     assert found == pytest.approx(expected, abs=0.01)
 
 
@@ -51,12 +52,14 @@ def test_the_probe_is_near_the_best_classifier_of_gaussian_classes(rng):
 def test_the_probe_is_the_minimum_of_its_loss(rng):
     """The loss and its gradient agree with a plain formula, and the gradient at the solution is within the
     tolerance."""
-    x, labels = rng.standard_normal((80, 4)), rng.integers(0, 3, 80)
+    x = rng.standard_normal((80, 4))
+    labels = rng.integers(0, 3, 80)
     loss = _Loss(x, labels, 3, decay=1 / 80)
     w, slope = lbfgs(loss, np.zeros(15), 200)
 
     def plain(w):
-        W, b = w[:12].reshape(3, 4), w[12:]
+        W = w[:12].reshape(3, 4)
+        b = w[12:]
         scores = x @ W.T + b
         return np.mean(np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(80), labels]) + (W * W).sum() / 160
     value, gradient = loss(w)

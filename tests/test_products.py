@@ -113,7 +113,8 @@ def assert_rounds_operands(op, x, w, cp, rng, *more, **options):
     y, backward = op.forward(rounded(x), rounded(w), *(a.astype("float64") for a in more), **options)
     y_there, backward_there = op.forward(*map(cp.asarray, (x, w, *more)), **options)
     g = rng.standard_normal(y.shape, dtype="float32")
-    gradients, gradients_there = backward(rounded(g))[:2], backward_there(cp.asarray(g))
+    gradients = backward(rounded(g))[:2]
+    gradients_there = backward_there(cp.asarray(g))
     for here, there in zip((y, *gradients), (y_there, *gradients_there)):
         assert there.dtype == "float32"
         np.testing.assert_allclose(to_host(there), here, rtol=1e-5, atol=2e-5)

@@ -18,7 +18,8 @@ def unit(*shape, seed=0):
 
 
 def test_a_queue_starts_empty_and_holds_the_keys_that_entered(xp):
-    queue, keys = Queue(5, 3).to(xp), unit(2, 3)
+    queue = Queue(5, 3).to(xp)
+    keys = unit(2, 3)
     assert len(queue) == 0 and queue.filled().shape == (0, 3)
     queue.enqueue(to_device(keys, xp))
     assert len(queue) == queue.enqueued == 2
@@ -29,7 +30,8 @@ def test_a_queue_starts_empty_and_holds_the_keys_that_entered(xp):
 @given(st.integers(1, 9), st.lists(st.integers(1, 9), max_size=12))
 def test_a_queue_holds_the_last_keys_for_any_batches(capacity, batches):
     """Key t is in row t mod capacity and stays until `capacity` newer keys have entered."""
-    queue, keys = Queue(capacity, 2), unit(sum(batches) + 1, 2)
+    queue = Queue(capacity, 2)
+    keys = unit(sum(batches) + 1, 2)
     entered = 0
     for batch in (min(batch, capacity) for batch in batches):
         queue.enqueue(keys[entered:entered + batch])
@@ -41,7 +43,8 @@ def test_a_queue_holds_the_last_keys_for_any_batches(capacity, batches):
 
 
 def test_a_batch_wraps_around_the_end_on_either_backend(xp):
-    queue, keys = Queue(5, 3).to(xp), unit(9, 3)
+    queue = Queue(5, 3).to(xp)
+    keys = unit(9, 3)
     for lo in (0, 3, 6):
         queue.enqueue(to_device(keys[lo:lo + 3], xp))
     np.testing.assert_allclose(to_host(queue.filled()), keys[[5, 6, 7, 8, 4]], rtol=1e-6)

@@ -19,7 +19,8 @@ PROGRAM, QUOTED, SQUARE = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILI
 
 def test_the_first_program_prints_what_follows_it(capsys):
     exec(PROGRAM, {})
-    printed, said = capsys.readouterr().out, TEXT.partition(PROGRAM)[2].split("```text\n")[1].split("```")[0]
+    printed = capsys.readouterr().out
+    said = TEXT.partition(PROGRAM)[2].split("```text\n")[1].split("```")[0]
     number = r"[\d.]+(?=[;\s%])"
     assert re.sub(number, "", printed) == re.sub(number, "", said)
     (loss, chance, *accuracies), expected = (np.array(re.findall(number, text), float) for text in (printed, said))

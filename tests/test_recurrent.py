@@ -20,7 +20,8 @@ def arrays(rng):
 
 def composed_gru(x, w, v, b, h0):
     """The states of the GRU in small ops, with gradients by autograd."""
-    h, states = h0, []
+    h = h0
+    states = []
     for t in range(len(x)):
         a, p = x[t] @ w + b, h @ v
         r, u = (ops.sigmoid(a[:, k * H:(k + 1) * H] + p[:, k * H:(k + 1) * H]) for k in range(2))
@@ -51,7 +52,8 @@ def test_the_default_state_is_zeros(arrays, xp):
 def test_a_sequence_in_two_parts_gives_the_states_of_the_whole(arrays):
     """The last state of the first part is the initial state of the second part."""
     x, *weights = (Tensor(array) for array in arrays[:4])
-    whole, first = ops.gru(x, *weights).data, ops.gru(x[:2], *weights)
+    whole = ops.gru(x, *weights).data
+    first = ops.gru(x[:2], *weights)
     np.testing.assert_array_equal(np.concatenate([first.data, ops.gru(x[2:], *weights, first[-1]).data]), whole)
 
 

@@ -64,18 +64,21 @@ def test_a_shortcut_has_a_convolution_only_where_shapes_differ(rng, inputs, outp
 
 def test_a_block_with_a_zero_residual_is_the_identity(rng):
     x = abs(normal(rng, 4, 4, 3, 5))                                         # relu leaves it unchanged
-    block, residue = BasicBlock(5, 5, rng=rng), Residue(5, rng=rng)
+    block = BasicBlock(5, 5, rng=rng)
+    residue = Residue(5, rng=rng)
     for layer in (block, residue):
         layer.second.steps[1].weight.data[...] = 0
         np.testing.assert_array_equal(layer(Tensor(x)).data, x)
 
 
 def test_a_block_agrees_with_its_formula(rng):
-    x, block = normal(rng, 4, 4, 3, 2), BasicBlock(2, 4, rng=rng, stride=2)
+    x = normal(rng, 4, 4, 3, 2)
+    block = BasicBlock(2, 4, rng=rng, stride=2)
 
     def convolved(x, w, stride, padding):
         padded = np.pad(x, [(padding, padding)] * 2 + [(0, 0)] * 2)
-        k, n = len(w), (x.shape[0] + 2 * padding - len(w)) // stride + 1
+        k = len(w)
+        n = (x.shape[0] + 2 * padding - len(w)) // stride + 1
         return np.array([[np.einsum("ijbc,ijck->bk", padded[stride * r:stride * r + k, stride * c:stride * c + k], w)
                           for c in range(n)] for r in range(n)])
 
@@ -90,7 +93,8 @@ def test_a_block_agrees_with_its_formula(rng):
 
 @BOTH
 def test_evaluation_of_an_image_does_not_depend_on_its_batch(xp, rng, network):
-    model, images = network((8, 8, 3), width=2, rng=rng).to(xp), to_device(normal(rng, 6, 8, 8, 3), xp)
+    model = network((8, 8, 3), width=2, rng=rng).to(xp)
+    images = to_device(normal(rng, 6, 8, 8, 3), xp)
     model(images)                                                            # updates the running averages
     model.eval()
     with no_grad():

@@ -64,7 +64,8 @@ def test_without_a_batch_option_a_resumed_run_uses_that_of_the_checkpoint(out, s
 
 def test_resume_refuses_another_model(out):
     train(start(out))
-    run, rng = start(out, "--resume"), np.random.default_rng(0)
+    run = start(out, "--resume")
+    rng = np.random.default_rng(0)
     with pytest.raises(CheckpointError, match="does not fit this run: it was saved from another model or optimizer"):
         next(run.steps(TOTAL, save_every=SAVE_EVERY, rng=rng, model=Linear(3, 4, rng=rng)))
 
@@ -318,9 +319,11 @@ def test_resume_refuses_metadata_of_another_type_or_range(out, change):
 def test_resume_refuses_a_generator_of_another_kind_and_changes_nothing(out, rng):
     train(start(out))
     arrays, meta = load_checkpoint(out / "checkpoint.npz")
-    generator, model = np.random.default_rng(3), Linear(1, 1, rng=np.random.default_rng(0))
+    generator = np.random.default_rng(3)
+    model = Linear(1, 1, rng=np.random.default_rng(0))
     save_checkpoint(out / "checkpoint.npz", {"model": model}, {**meta, "rng": {**meta["rng"], **rng} if rng else {}})
-    other, before = Linear(1, 1, rng=generator), generator.bit_generator.state
+    other = Linear(1, 1, rng=generator)
+    before = generator.bit_generator.state
     weight = other.weight.data.copy()
     with pytest.raises(CheckpointError, match="does not fit this run's rng"):
         next(start(out, "--resume").steps(TOTAL, generator, save_every=SAVE_EVERY, model=other))

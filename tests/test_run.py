@@ -249,7 +249,8 @@ def test_several_processes_share_a_batch_and_a_chunk_evenly(out, option, n, hint
 
 def test_log_csv_is_the_log_as_a_table(out):
     for more in ((), ("--resume",)):                         # interrupted after step 6, and resumed
-        run, rng = start(out, "--log", "csv", *more), np.random.default_rng(0)
+        run = start(out, "--log", "csv", *more)
+        rng = np.random.default_rng(0)
         for step in run.steps(TOTAL, rng, save_every=SAVE_EVERY):
             if step == 8 and not more:
                 run.close()

@@ -40,7 +40,8 @@ def test_every_file_and_number_of_a_run_is_explained(folder):
 
 def others():
     """{script: the files and numbers that it adds according to the page}."""
-    added, scripts = {}, []
+    added = {}
+    scripts = []
     body = TEXT.split("## What other scripts add")[1].split("\n## ")[0]
     for line in body.splitlines():
         if line.startswith("| ") and ".py" in line or line.startswith("| |"):

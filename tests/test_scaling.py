@@ -83,7 +83,8 @@ def test_the_page_has_the_model_and_the_peer():
 def test_the_page_in_docs_is_from_this_generator():
     if not PAGE.exists():
         pytest.skip("docs/scaling.md does not exist")
-    page, text = PAGE.read_text(), scaling.INTRO.splitlines()
+    page = PAGE.read_text()
+    text = scaling.INTRO.splitlines()
     assert [line for line in text if "{" not in line and line not in page] == []
     assert [curve.title for curve in CURVES if curve.title not in page] == []
 

@@ -191,9 +191,11 @@ def test_a_name_with_a_newline_is_one_line(run, photos, capsys):
 # ---------------------------------------------------------------- the index
 
 def test_only_new_and_changed_pictures_are_encoded_again(run, photos, capsys, monkeypatch):
-    seen, encode_files = [], search.encode_files
+    seen = []
+    encode_files = search.encode_files
     monkeypatch.setattr(search, "encode_files", lambda trained, root, names: seen.append(names) or encode_files(trained, root, names))
-    trained, path = minicl.load(run), run / "index.npz"
+    trained = minicl.load(run)
+    path = run / "index.npz"
 
     def read():
         seen.clear()
@@ -228,7 +230,8 @@ def test_only_new_and_changed_pictures_are_encoded_again(run, photos, capsys, mo
 
 
 def test_an_interrupted_search_continues_from_its_index(run, photos, monkeypatch):
-    seen, encode_files = [], search.encode_files
+    seen = []
+    encode_files = search.encode_files
 
     def ended(trained, root, names):
         seen.append(names)
@@ -299,7 +302,11 @@ BAD = {
 @pytest.mark.parametrize("options, message", BAD.values(), ids=BAD)
 def test_bad_input_is_one_line_and_changes_nothing(run, photos, tmp_path, capsys, options, message):
     class Folders:
-        empty, broken, page, picture, tmp = (tmp_path / "empty", tmp_path / "broken", tmp_path / "d.html", photos / "a.png", tmp_path)
+        empty = tmp_path / "empty"
+        broken = tmp_path / "broken"
+        page = tmp_path / "d.html"
+        picture = photos / "a.png"
+        tmp = tmp_path
     Folders.run, Folders.photos = run, photos
     for folder in (Folders.empty, Folders.broken, Folders.page):
         folder.mkdir()

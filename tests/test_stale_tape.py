@@ -71,7 +71,8 @@ def test_a_write_before_the_forward_or_after_the_backward_is_allowed(by):
 
 
 def test_an_optimizer_step_does_not_change_frozen_parameters():
-    net, x = model(), Tensor(X, requires_grad=True)
+    net = model()
+    x = Tensor(X, requires_grad=True)
     for p in net[0].parameters():
         p.requires_grad = False
     optimizer = SGD(net, lr=0.1)
@@ -131,7 +132,8 @@ def test_a_model_without_references_is_freed():
 
 
 def test_running_averages_may_change_before_the_backward():
-    norm, x = BatchNorm(4), Tensor(X, requires_grad=True)
+    norm = BatchNorm(4)
+    x = Tensor(X, requires_grad=True)
     norm(X)
     norm.eval()
     expected = []
@@ -280,7 +282,8 @@ def test_any_order_of_writes_gives_the_gradient_of_the_forward_or_an_error(order
     error."""
     w = Tensor(np.array([1.0, 2.0]), requires_grad=True)
     optimizer = SGD([("w", w)], lr=0.1, momentum=0.0)
-    tapes, written = [], 0
+    tapes = []
+    written = 0
     for what in order:
         if what == "forward":
             tapes.append((((w * w).sum()), 2 * w.data, written))

@@ -87,9 +87,12 @@ def test_streams_resume_bit_for_bit_in_methods(make):
         model.update()
         return loss.item()
 
-    whole, data = model(0), rng(3)
+    whole = model(0)
+    data = rng(3)
     losses = [step(whole, data) for _ in range(4)]
-    first, other, data = model(0), model(9), rng(3)
+    first = model(0)
+    other = model(9)
+    data = rng(3)
     assert [step(first, data) for _ in range(2)] == losses[:2]
     other.load_state_dict(first.state_dict())
     assert [step(other, data) for _ in range(2)] == losses[2:]
@@ -97,7 +100,8 @@ def test_streams_resume_bit_for_bit_in_methods(make):
 
 def test_dropout_does_not_give_the_positive_away_in_a_momentum_encoder():
     """With unrelated views nothing tells query i that key i is its positive, unless both drop the same features."""
-    data, d = rng(), 64
+    data = rng()
+    d = 64
     encoder = Sequential(Dropout(0.9, rng=rng(1)))
     target = frozen_copy(encoder)
     agree = []
@@ -139,7 +143,8 @@ def test_an_optimizer_cannot_be_copied(make, duplicate):
 
 @each_optimizer
 def test_a_copy_of_a_model_that_is_trained_shares_no_array_with_it(make):
-    model, x = Net(), rng().standard_normal((8, 3), dtype="float32")
+    model = Net()
+    x = rng().standard_normal((8, 3), dtype="float32")
     optimizer = make(model)
     take_step(model, optimizer, x)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
@@ -147,7 +152,8 @@ def test_a_copy_of_a_model_that_is_trained_shares_no_array_with_it(make):
         take_step(model, optimizer, x)
         for name, array in other.state_dict().items():
             np.testing.assert_array_equal(array, before[name], err_msg=name)
-        trained, start = make(other), model.state_dict()
+        trained = make(other)
+        start = model.state_dict()
         take_step(other, trained, x)
         assert (other.head.weight.data != before["head.weight"]).any()
         assert all(np.array_equal(array, start[name]) for name, array in model.state_dict().items())

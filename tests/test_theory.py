@@ -11,7 +11,8 @@ PROGRAM = re.compile(r"^```python\n(.*?)^```\n(?:\n^```text\n(.*?)^```\n)?", re.
 
 @pytest.mark.parametrize("page", ["theory", "derivations"])
 def test_the_programs_of_a_page_print_what_it_shows(page, capsys):
-    path, names = ROOT / f"docs/{page}.md", {}
+    path = ROOT / f"docs/{page}.md"
+    names = {}
     text = path.read_text()
     for program in PROGRAM.finditer(text):
         exec(compile("\n" * text.count("\n", 0, program.start(1)) + program[1], str(path), "exec"), names)

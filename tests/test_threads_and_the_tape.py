@@ -20,7 +20,8 @@ def threads_switch_often():
 
 def in_threads(work, count=4):
     """Run work(k) in `count` threads that start together; what each has raised."""
-    start, errors = threading.Barrier(count), [None] * count
+    start = threading.Barrier(count)
+    errors = [None] * count
 
     def run(k):
         start.wait()
@@ -40,7 +41,8 @@ def in_threads(work, count=4):
 @pytest.mark.parametrize("size", [3, 40_000])                # NumPy lets other threads run while it adds long arrays
 @pytest.mark.parametrize("begun", [False, True])
 def test_no_gradient_is_lost(size, begun):
-    steps, leaves = 40, [Tensor(np.ones(size), requires_grad=True) for _ in range(3)]
+    steps = 40
+    leaves = [Tensor(np.ones(size), requires_grad=True) for _ in range(3)]
 
     def work(k):
         for _ in range(steps):

@@ -64,7 +64,8 @@ def trained_by(monkeypatch, tmp_path):
         Image.fromarray(np.random.default_rng(k).integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(f"photos/{k}.png")
     captions = [f"{k}.png,a {'red' if k % 2 else 'blue'} {'seven' if k % 3 else 'three'}\n" for k in range(24)]
     (tmp_path / "captions.csv").write_text("".join(["image,caption\n", *captions]))
-    steps, models = Run.steps, {}
+    steps = Run.steps
+    models = {}
 
     def only_training(run, total, rng, **options):
         models.update(options)
@@ -273,8 +274,10 @@ def test_every_method_is_made_again_from_json_and_takes_its_weights(rng):
 
 class Mine(nn.Module):
     def __init__(self, size, table=None, *more, settings=None, rng):
-        self.layer, self.size = nn.Linear(size, size, rng=rng), size
-        self.settings, self.more = settings or {}, more
+        self.layer = nn.Linear(size, size, rng=rng)
+        self.size = size
+        self.settings = settings or {}
+        self.more = more
 
     def forward(self, x):
         return self.layer(x)

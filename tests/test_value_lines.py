@@ -42,20 +42,23 @@ def info_nce(query, positive, negatives, tau):
 
 
 def nt_xent(z1, z2, tau):
-    (u, p), N = two_views(z1, z2), len(z1)
+    (u, p) = two_views(z1, z2)
+    N = len(z1)
     lse = [log_sum(u[i] @ u[j] / tau for j in range(2 * N) if j not in (i, p[i])) for i in range(2 * N)]
     return sum(softplus(lse[i] - u[i] @ u[p[i]] / tau) for i in range(2 * N)) / (2 * N)
 
 
 def dcl(z1, z2, tau, weights=None):
-    (u, p), N = two_views(z1, z2), len(z1)
+    (u, p) = two_views(z1, z2)
+    N = len(z1)
     w = [1.0] * 2 * N if weights is None else [*weights, *weights]
     lse = [log_sum(u[i] @ u[j] / tau for j in range(2 * N) if j not in (i, p[i])) for i in range(2 * N)]
     return sum(lse[i] - w[i] * (u[i] @ u[p[i]] / tau) for i in range(2 * N)) / (2 * N)
 
 
 def clip_loss(image, text, logit_scale, caption_ids=None):
-    x, N = np.exp(logit_scale) * unit(image) @ unit(text).T, len(image)
+    x = np.exp(logit_scale) * unit(image) @ unit(text).T
+    N = len(image)
     ids = range(N) if caption_ids is None else caption_ids
     negatives = [[j for j in range(N) if ids[j] != ids[i]] for i in range(N)]
     row = [log_sum(x[i, j] for j in negatives[i]) for i in range(N)]
@@ -64,7 +67,8 @@ def clip_loss(image, text, logit_scale, caption_ids=None):
 
 
 def siglip(x, y, logit_scale, bias, caption_ids=None):
-    s, N = unit(x) @ unit(y).T, len(x)
+    s = unit(x) @ unit(y).T
+    N = len(x)
     ids = range(N) if caption_ids is None else caption_ids
     pairs = [(i, j) for i in range(N) for j in range(N) if i == j or ids[i] != ids[j]]
     m = [(1 if i == j else -1) * (math.exp(logit_scale) * s[i, j] + bias) for i, j in pairs]
@@ -72,7 +76,8 @@ def siglip(x, y, logit_scale, bias, caption_ids=None):
 
 
 def sup_con(z, tau, labels, base_temperature=None):
-    u, V = unit(z), len(z)
+    u = unit(z)
+    V = len(z)
     P = [[j for j in range(V) if j != i and labels[j] == labels[i]] for i in range(V)]
     A = sum(bool(P_i) for P_i in P)
     w = [[(j in P[i]) / (A * len(P[i])) if P[i] else 0 for j in range(V)] for i in range(V)]
@@ -106,7 +111,8 @@ def columns(z):
 
 def vicreg(z1, z2, invariance=25.0, variance=25.0, covariance=1.0, eps=1e-4):
     def R(z):
-        (N, d), m = z.shape, columns(z)
+        (N, d) = z.shape
+        m = columns(z)
         C = [[m[a] @ m[b] / (N - 1) for b in range(d)] for a in range(d)]
         std = [math.sqrt(C[a][a] + eps) for a in range(d)]
         return (variance / d * sum(max(0, 1 - std[a]) for a in range(d))
@@ -123,7 +129,10 @@ def barlow_twins(z1, z2, off_diagonal=0.005, eps=1e-5):
 
 
 def conv2d(x, w, stride=1, padding=0):
-    (H, W, B, _), (kh, kw, _, K), s, p = x.shape, w.shape, stride, padding
+    (H, W, B, _) = x.shape
+    (kh, kw, _, K) = w.shape
+    s = stride
+    p = padding
     y = np.zeros(((H + 2 * p - kh) // s + 1, (W + 2 * p - kw) // s + 1, B, K))
     for m, n, i, j in np.ndindex(*y.shape[:2], kh, kw):
         if 0 <= s * m + i - p < H and 0 <= s * n + j - p < W:        # x is 0 outside

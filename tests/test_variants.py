@@ -42,7 +42,9 @@ def naive_sup_con(z, tau, labels):
 
 
 def naive_dcl(z1, z2, tau):
-    z, n, total = [*z1, *z2], len(z1), 0.0
+    z = [*z1, *z2]
+    n = len(z1)
+    total = 0.0
     for i in range(2 * n):
         other = (i + n) % (2 * n)
         total -= cos(z[i], z[other]) / tau
@@ -77,7 +79,8 @@ def naive_vicreg(z1, z2):
 
 
 def naive_barlow_twins(z1, z2, off_diagonal):
-    (n, d), total = z1.shape, 0.0
+    (n, d) = z1.shape
+    total = 0.0
     for a in range(d):
         for b in range(d):
             x, y = z1[:, a] - sum(z1[:, a]) / n, z2[:, b] - sum(z2[:, b]) / n
@@ -120,7 +123,8 @@ def test_sup_con_with_a_class_for_each_image_is_nt_xent(xp, tau):
 def test_sup_con_of_image_ids_is_nt_xent_of_many_views(xp, count):
     """Each other view of an anchor's image is the positive in turn; all others are candidates."""
     rng = np.random.default_rng(count)
-    z, ids = rng.standard_normal((count * 4, 3)), np.array([7, 2, 9, 4])
+    z = rng.standard_normal((count * 4, 3))
+    ids = np.array([7, 2, 9, 4])
     total = 0.0
     for a in range(len(z)):
         candidates = [cos(z[a], z[j]) / 0.3 for j in range(len(z)) if j != a]
@@ -164,7 +168,8 @@ def test_sup_con_says_which_labels_it_wants(labels):
 def test_dcl_is_nt_xent_without_the_positive_in_the_denominator():
     """L_DCL = L + mean log(1 - p_i+): one anchor, cosine 1 to its positive and 0 to two negatives."""
     z = np.eye(2)
-    L, p = nt_xent(z, z, 0.5).item(), math.exp(2) / (math.exp(2) + 2)
+    L = nt_xent(z, z, 0.5).item()
+    p = math.exp(2) / (math.exp(2) + 2)
     assert dcl(z, z, 0.5).item() == pytest.approx(L + math.log(1 - p), rel=1e-12)
 
 

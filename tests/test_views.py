@@ -155,7 +155,10 @@ def test_writes_into_a_queue_are_seen(view):
             loss.backward()
 
 
-ids, rows, bools, ones = np.array([0, 1, 0, 1]), np.array([2, 0]), np.ones((4, 4), bool), np.ones(4, "float32")
+ids = np.array([0, 1, 0, 1])
+rows = np.array([2, 0])
+bools = np.ones((4, 4), bool)
+ones = np.ones(4, "float32")
 OPTIONS = {
     "key": (rows, lambda x, a: x[a]),
     "key in a tuple": (rows, lambda x, a: x[a, 1:]),
@@ -172,7 +175,8 @@ OPTIONS = {
 @pytest.mark.parametrize("option", OPTIONS)
 def test_check_inputs_holds_arrays_in_options_too(option):
     array, op = OPTIONS[option]
-    x, array = Tensor(np.random.default_rng(0).standard_normal((4, 3), dtype="float32"), requires_grad=True), array.copy()
+    x = Tensor(np.random.default_rng(0).standard_normal((4, 3), dtype="float32"), requires_grad=True)
+    array = array.copy()
     with check_inputs():
         loss = op(x, array).sum()
         with pytest.raises(ValueError, match="read-only"):
@@ -184,7 +188,8 @@ def test_check_inputs_holds_arrays_in_options_too(option):
 @pytest.mark.parametrize("switches", [(True,), (True, False)])
 def test_a_view_whose_requires_grad_was_switched_still_sees_writes(switches):
     layer = nn.Linear(3, 2, rng=np.random.default_rng(0))
-    optimizer, detached = optim.SGD(layer, lr=0.5), layer.weight.detach()
+    optimizer = optim.SGD(layer, lr=0.5)
+    detached = layer.weight.detach()
     for switch in switches:
         detached.requires_grad = switch
     other = Tensor(np.ones((3, 2), "float32"), requires_grad=True)
@@ -197,7 +202,8 @@ def test_a_view_whose_requires_grad_was_switched_still_sees_writes(switches):
 
 def test_freezing_does_not_hide_an_earlier_write():
     layer = nn.Linear(3, 2, rng=np.random.default_rng(0))
-    optimizer, view = optim.SGD(layer, lr=0.5), Tensor(layer.weight.data, requires_grad=True)
+    optimizer = optim.SGD(layer, lr=0.5)
+    view = Tensor(layer.weight.data, requires_grad=True)
     y = (view * view).sum()
     layer(np.ones((1, 3), "float32")).sum().backward()
     optimizer.step()

@@ -121,7 +121,8 @@ def test_a_walk_frees_the_gradients_of_a_node_before_the_next_backward():
             return g * w, dw
         return x * w, backward
 
-    y, weights = leaf(2.0, False), [leaf(np.full(3, value)) for value in (2.0, 3.0, 4.0)]
+    y = leaf(2.0, False)
+    weights = [leaf(np.full(3, value)) for value in (2.0, 3.0, 4.0)]
     for w in weights:
         y = layer(Tensor(np.full(3, 2.0)) if y.ndim == 0 else y, w)
     y.backward(np.ones(3))

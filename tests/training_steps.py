@@ -57,7 +57,8 @@ def on_views(model, optimizer, loss_of, augment, shape, rng, xp, after=lambda: N
 
 
 def simclr(xp, *, colour=False, optimizer=lambda model: AdamW(model, 1e-3, weight_decay=1e-4)):
-    rng, shape = np.random.default_rng(0), COLOUR if colour else GREY
+    rng = np.random.default_rng(0)
+    shape = COLOUR if colour else GREY
     model = SimCLR(*encoder_and_head(shape, rng)).to(xp)
 
     def loss(model, view1, view2):
@@ -101,7 +102,8 @@ def simsiam(xp):
 
 
 def clip(xp):
-    rng, dataset = np.random.default_rng(0), CaptionedDigits()
+    rng = np.random.default_rng(0)
+    dataset = CaptionedDigits()
     text = nn.Transformer(dataset.tokenize.size, LENGTH, depth=1, rng=rng)
     model = CLIP(nn.ConvNet(COLOUR, (32, 64, 128, 128), strides=(2, 2, 2, 1), rng=rng), text, rng=rng).to(xp)
 
@@ -119,7 +121,8 @@ def clip(xp):
 
 
 def cpc(xp):
-    rng, ahead = np.random.default_rng(0), 3
+    rng = np.random.default_rng(0)
+    ahead = 3
     model = CPC(WindowEncoder(4, 4, rng=rng), nn.GRU(32, 64, rng=rng), ahead, rng=rng).to(xp)
 
     def draw():

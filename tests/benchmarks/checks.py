@@ -134,7 +134,10 @@ def only_checks(value):
 
 def bare_op(autograd):
     """@op that passes arrays to the function, records, and looks at nothing."""
-    Tensor, Node, blocks, in_no_grad = autograd.Tensor, autograd.Node, autograd.no_grad_blocks, autograd.in_no_grad
+    Tensor = autograd.Tensor
+    Node = autograd.Node
+    blocks = autograd.no_grad_blocks
+    in_no_grad = autograd.in_no_grad
 
     def op(function=None, *, broadcasts=False):
         if function is None:
@@ -165,7 +168,10 @@ def bare_op(autograd):
                 y.node = Node(call, inputs, options, backward)
             return y
 
-        call.forward, call.checks, call.names, call.__signature__ = function, checks, checks.names, checks.public
+        call.forward = function
+        call.checks = checks
+        call.names = checks.names
+        call.__signature__ = checks.public
         return call
 
     return op
@@ -173,14 +179,20 @@ def bare_op(autograd):
 
 def bare_walk(autograd):
     """The walk back that trusts every node and gradient; broadcast ones are summed."""
-    Tensor, Additions, accumulate = autograd.Tensor, autograd.Additions, autograd._accumulate
+    Tensor = autograd.Tensor
+    Additions = autograd.Additions
+    accumulate = autograd._accumulate
     sum_to_shape = sys.modules[autograd.Signature.__module__].sum_to_shape
 
     def walk(root, g):
-        arriving, additions = {root: g}, Additions()
+        arriving = {root: g}
+        additions = Additions()
         for node in ancestors(root):
-            inputs, backward = node.inputs, node.backward
-            node.inputs, node.options, node.backward = (), {}, None
+            inputs = node.inputs
+            backward = node.backward
+            node.inputs = ()
+            node.options = {}
+            node.backward = None
             if node not in arriving:
                 continue
             for x, dx in zip(inputs, backward(arriving.pop(node))):
@@ -196,7 +208,8 @@ def bare_walk(autograd):
         additions.flush()
 
     def ancestors(root):
-        seen, nodes = {root}, [root]
+        seen = {root}
+        nodes = [root]
         for node in nodes:
             for x in node.inputs:
                 source = x.node if isinstance(x, Tensor) else None
@@ -213,7 +226,10 @@ def bare_walk(autograd):
 def faults(package):
     """{check: a function that makes a fault for it}, with the classes of the copy of minicl that is called `package`."""
     part = functools.partial(part_of, package)
-    Tensor, nt_xent, SGD, nn = part("autograd").Tensor, part("contrastive").nt_xent, part("optim").SGD, part("nn")
+    Tensor = part("autograd").Tensor
+    nt_xent = part("contrastive").nt_xent
+    SGD = part("optim").SGD
+    nn = part("nn")
     x = np.ones((4, 3), "float32")
 
     def model():
@@ -275,13 +291,16 @@ def require_patched(package, faults_of=faults):
 def step_of(package, encoder, batch, views=True):
     """step() -> (loss, gradients): that of examples/simclr_mnist.py, of this copy of minicl; or with given views."""
     part = functools.partial(part_of, package)
-    nn, nt_xent = part("nn"), part("contrastive").nt_xent
+    nn = part("nn")
+    nt_xent = part("contrastive").nt_xent
     rng = np.random.default_rng(0)
     encoder = getattr(nn, ENCODERS[encoder])((28, 28, 1), rng=rng)
     model = part("methods").SimCLR(encoder, nn.projection_head("mlp", encoder.features, hidden=256, dim=128, rng=rng))
     optimizer = part("optim").AdamW(model, LR, weight_decay=WEIGHT_DECAY)
     data = np.random.default_rng(1).integers(0, 256, (10 * batch, 28, 28, 1), dtype=np.uint8)
-    batches, augment, order = part("data").Batches(len(data), batch), part("data").mnist_views(), itertools.count()
+    batches = part("data").Batches(len(data), batch)
+    augment = part("data").mnist_views()
+    order = itertools.count()
 
     def two_views():
         images = part("evaluate").to_float(data[batches[next(order)]], np)

@@ -88,7 +88,8 @@ def few_data():
 def count(example, size):
     """(calls, bytes) by kind of a step that is neither logged nor saved."""
     world = Counted(size)
-    before, argv = distributed.get_world, sys.argv
+    before = distributed.get_world
+    argv = sys.argv
     distributed.get_world = lambda backend: world
     try:
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):

@@ -22,7 +22,9 @@ BATCHES = ((4096, 128), (32768, 512))                        # images, dimension
 
 def estimate(net, link, batch, d):
     """Milliseconds of a step's parts, and the share of communication."""
-    (flops, parameters, norms), (k, bandwidth, latency), V = NETS[net], LINKS[link], 2 * batch
+    (flops, parameters, norms) = NETS[net]
+    (k, bandwidth, latency) = LINKS[link]
+    V = 2 * batch
     encoder = V / k * flops / ENCODER
     loss = max(4 * V * V * d / k / LOSS + V * V / 2 * 32 / k / MEMORY, (k + 1) / 2 * 12 * LAUNCH)
     rows = (k - 1) / k * V * d * 4 / bandwidth + latency     # a gather, and as much for the scatter

@@ -80,7 +80,9 @@ def time_all(case, workers, *, rounds, block, gpu=False, slow=math.inf):
         plans[worker.label] = {"burst": burst, "bursts": max(1, round(block / (burst * answer["seconds"]))),
                                "wake": answer["seconds"] < LONG}
     running = [worker for worker in workers if worker.label in plans]
-    seconds, disturbed, quiet = {worker.label: [] for worker in running}, 0, Quiet()
+    seconds = {worker.label: [] for worker in running}
+    disturbed = 0
+    quiet = Quiet()
     for k in range(rounds):
         for worker in running[::1 if k % 2 == 0 else -1]:
             answer, foreign = quiet.ask(worker, plans[worker.label])
@@ -121,7 +123,8 @@ class Quiet:
 
 def _watched(action):
     """(what action() returns, the share of all processors used meanwhile beyond the seconds that it says it used)."""
-    start, before = time.perf_counter(), _busy_seconds()
+    start = time.perf_counter()
+    before = _busy_seconds()
     answer = action()
     if before is None:
         return answer, 0.0

@@ -13,7 +13,8 @@ def launches_per_step():
     from training_steps import STEPS
 
     strict.install()
-    xp, counts = get_backend("cupy"), {}
+    xp = get_backend("cupy")
+    counts = {}
     for method, set_up in STEPS.items():
         step = set_up(xp)
         step()                                                               # MoCo's queue is empty at first

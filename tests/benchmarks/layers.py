@@ -29,7 +29,8 @@ class Conv(Case):
     stride: int = 1
     target: Target = Target()
 
-    family, layouts = "layers", True
+    family = "layers"
+    layouts = True
     name = property(lambda self: f"conv {self.inputs}->{self.outputs}, {self.batch} of {self.side}x{self.side}, "
                                  f"stride {self.stride}")
     out = property(lambda self: -(-self.side // self.stride))
@@ -52,7 +53,9 @@ class Conv(Case):
 
     def torch(self, peer):
         x, w, g = self.arrays()
-        x, w, g = peer.activations(x, requires_grad=self.inputs > 1), peer.kernel(w), peer.activations(g)
+        x = peer.activations(x, requires_grad=self.inputs > 1)
+        w = peer.kernel(w)
+        g = peer.activations(g)
         leaves = (w, x) if self.inputs > 1 else (w,)
 
         def step():
@@ -80,12 +83,16 @@ class Pointwise(Case):
     side: int
     target: Target = Target()
 
-    family, layouts = "layers", True
-    title, shrinks, moved = "", 1, 5                # moved: arrays of x's size that have to be read or written
+    family = "layers"
+    layouts = True
+    title = ""
+    shrinks = 1
+    moved = 5                # moved: arrays of x's size that have to be read or written
     name = property(lambda self: f"{self.title}, {self.batch} of {self.side}x{self.side}x{self.channels}")
 
     def arrays(self):
-        out, each = self.side // self.shrinks, (self.batch, self.channels)
+        out = self.side // self.shrinks
+        each = (self.batch, self.channels)
         return normal(self.side, self.side, *each), normal(out, out, *each, seed=1)
 
     def minicl(self, xp):
@@ -119,7 +126,8 @@ class Pointwise(Case):
 
 @dataclasses.dataclass(frozen=True)
 class BatchNormReLU(Pointwise):
-    title, compiles = "batch norm + relu", True
+    title = "batch norm + relu"
+    compiles = True
 
     def layer(self, xp):
         norm = BatchNorm(self.channels, relu=True).to(xp)
@@ -127,7 +135,8 @@ class BatchNormReLU(Pointwise):
         return lambda x: ops.batch_norm.forward(x, norm.weight.data, norm.bias.data, **options)
 
     def torch_layer(self, peer):
-        norm, relu = peer.torch.nn.BatchNorm2d(self.channels).to(peer.device), peer.torch.nn.functional.relu
+        norm = peer.torch.nn.BatchNorm2d(self.channels).to(peer.device)
+        relu = peer.torch.nn.functional.relu
         return peer.compile(lambda x: relu(norm(x), inplace=True)), (norm.weight, norm.bias)
 
 
@@ -144,7 +153,9 @@ class ReLU(Pointwise):
 
 @dataclasses.dataclass(frozen=True)
 class MaxPool(Pointwise):
-    title, shrinks, moved = "max-pool 2x2", 2, 3.5
+    title = "max-pool 2x2"
+    shrinks = 2
+    moved = 3.5
 
     def layer(self, xp):
         return ops.max_pool2d.forward

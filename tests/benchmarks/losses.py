@@ -26,7 +26,8 @@ class NTXent(Case):
     target: Target = Target()
     backends: tuple = ("numpy", "cupy")
 
-    family, compiles = "losses", True
+    family = "losses"
+    compiles = True
     name = property(lambda self: f"NT-Xent 2N={self.views}")
 
     def embeddings(self):
@@ -47,7 +48,8 @@ class NTXent(Case):
     def torch(self, peer):
         from . import torch_models
 
-        n, z = self.views, peer.tensor(np.concatenate(self.embeddings()), requires_grad=True)
+        n = self.views
+        z = peer.tensor(np.concatenate(self.embeddings()), requires_grad=True)
         nt_xent = peer.compile(torch_models.nt_xent)
 
         def step():
@@ -77,7 +79,8 @@ class MoCoLoss(Case):
     tau: float = 0.07
     target: Target = Target()
 
-    family, compiles = "losses", True
+    family = "losses"
+    compiles = True
     name = property(lambda self: f"MoCo's loss, batch {self.batch}, K={self.queue}")
 
     def embeddings(self):
@@ -101,7 +104,8 @@ class MoCoLoss(Case):
         from . import torch_models
 
         query, keys, queue = (peer.tensor(z) for z in self.embeddings())
-        query, queue = query.requires_grad_(), queue.T.contiguous()                      # MoCo keeps (d, K)
+        query = query.requires_grad_()
+        queue = queue.T.contiguous()                      # MoCo keeps (d, K)
         moco_loss = peer.compile(torch_models.moco_loss)
 
         def step():
@@ -128,7 +132,8 @@ class CLIPLoss(Case):
     d: int = 128
     target: Target = Target()
 
-    family, compiles = "losses", True
+    family = "losses"
+    compiles = True
     name = property(lambda self: f"CLIP's loss, {self.pairs} pairs")
 
     def embeddings(self):

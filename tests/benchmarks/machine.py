@@ -16,8 +16,11 @@ def rates(xp, wait):
     The product is in the process's precision, see get_backend(). The product has BLAS's own threads, copy and exp have minicl's. The best of a few: a floor is what can be reached.
     """
     n, size = (2048, 2**24) if xp is np else (8192, 2**28)
-    a, x, y = operand(xp.ones((n, n), dtype="float32")), xp.zeros(size, dtype="float32"), xp.zeros(size, dtype="float32")
-    b, part = xp.empty((n, n), dtype="float32"), 2**14 if xp is np else size           # what of exp's operands stays in cache
+    a = operand(xp.ones((n, n), dtype="float32"))
+    x = xp.zeros(size, dtype="float32")
+    y = xp.zeros(size, dtype="float32")
+    b = xp.empty((n, n), dtype="float32")
+    part = 2**14 if xp is np else size           # what of exp's operands stays in cache
 
     def copy(lo, hi):
         y[lo:hi] = x[lo:hi]

@@ -42,7 +42,8 @@ def measure(peer, cores, recipe=RECIPE, first=FIRST):
     """{label: {"start": seconds, "epochs": [seconds], "probe": {epoch: accuracy of h}, "evaluation": seconds,
     "metrics": {name: accuracy}}} of minicl and, with peer "torch", of PyTorch as installed and tuned."""
     labels = list(NAMES) if peer == "torch" else ["minicl"]
-    jobs, found = [], {}
+    jobs = []
+    found = {}
     try:
         for label in labels:
             start = time.perf_counter()
@@ -52,7 +53,8 @@ def measure(peer, cores, recipe=RECIPE, first=FIRST):
             found[label] = {"start": time.perf_counter() - start, "epochs": [], "probe": {}}
         for epoch in range(1, recipe["epochs"] + 1):
             for job in jobs[::1 if epoch % 2 else -1]:
-                result, is_last = found[job.label], epoch == recipe["epochs"]
+                result = found[job.label]
+                is_last = epoch == recipe["epochs"]
                 result["epochs"].append(ask(job, epoch=epoch - 1)["seconds"])
                 if is_last or epoch >= first:
                     answer = ask(job, evaluate=True, only_probe=not is_last)
@@ -85,7 +87,9 @@ def table(found, goal=GOAL):
     yield f"| | start | training | to {goal:.1%} | evaluation | in all | kNN h | probe h |\n"
     yield "|---|--:|--:|--:|--:|--:|--:|--:|\n"
     for label, result in found.items():
-        start, training, evaluation = result["start"], sum(result["epochs"]), result["evaluation"]
+        start = result["start"]
+        training = sum(result["epochs"])
+        evaluation = result["evaluation"]
         until = seconds_to(result, goal)
         yield (f"| {NAMES[label]} | {start:.1f} | {training:.1f} | {f'{until:.1f}' if until else 'not reached'} | "
                f"{evaluation:.1f} | {start + training + evaluation:.1f} | {result['metrics']['knn_h']:.2%} | "
@@ -100,7 +104,8 @@ class Ours:
     def __init__(self, data, recipe, model, options):
         self.data, self.recipe, self.model = data, recipe, model
         self.batches = Batches(len(data.train_images), recipe["batch"], seed=recipe["seed"])
-        self.rng, self.augment = np.random.default_rng(recipe["seed"]), mnist_views()
+        self.rng = np.random.default_rng(recipe["seed"])
+        self.augment = mnist_views()
         self.optimizer = AdamW(model, recipe["lr"], weight_decay=recipe["weight_decay"])
 
     def step(self, step, lr):
@@ -123,7 +128,10 @@ class Theirs:
 
         from benchmarks import torch_models
 
-        self.torch, self.torch_models, self.recipe, self.peer = torch, torch_models, recipe, Peer(torch, **options)
+        self.torch = torch
+        self.torch_models = torch_models
+        self.recipe = recipe
+        self.peer = Peer(torch, **options)
         torch.set_num_threads(int(os.environ["MINICL_THREADS"]))
         torch.manual_seed(recipe["seed"])
         self.net = torch_models.like(model, self.peer)
@@ -197,7 +205,8 @@ def serve(answer, ours, options):
         each = side.batches.per_epoch
         total = recipe["epochs"] * each
         while line := sys.stdin.readline():
-            request, start = json.loads(line), time.perf_counter()
+            request = json.loads(line)
+            start = time.perf_counter()
             if "epoch" in request:
                 for step in range(request["epoch"] * each, (request["epoch"] + 1) * each):
                     side.step(step, warmup_cosine(step, total=total, peak=recipe["lr"], warmup=total // 10))

@@ -30,7 +30,9 @@ def metrics(case, result):
     floor    minicl as installed over the case's floor
     seconds  minicl as installed
     """
-    rounds, peak, found = result["rounds"], result["peak"], {}
+    rounds = result["rounds"]
+    peak = result["peak"]
+    found = {}
     ours, theirs = fastest(result, "minicl"), fastest(result, "torch")
     if "minicl" in rounds and "torch" in rounds:
         found["default"] = ratio(rounds["minicl"], rounds["torch"])
@@ -85,7 +87,8 @@ def regressions(found, baseline):
         common.remove("floor")
     messages = []
     for kind in common:
-        value, noise = found[kind].value, found[kind].noise
+        value = found[kind].value
+        noise = found[kind].noise
         before, noise_before = baseline[kind]
         if value > before * (1 + noise + noise_before):
             messages.append(f"{kind}: {value:.2f}, was {before:.2f}: {value / before - 1:+.0%}, where the noise is "

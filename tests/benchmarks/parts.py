@@ -31,7 +31,8 @@ class Resample(Case):
     side: int = 28
     target: Target = Target()
 
-    family, tolerance = "augmentation", 1e-3
+    family = "augmentation"
+    tolerance = 1e-3
     name = property(lambda self: f"{self.title}, {self.batch} of {self.side}x{self.side}")
 
     def arrays(self):
@@ -40,14 +41,17 @@ class Resample(Case):
 
     def minicl(self, xp):
         x, drawn = self.arrays()
-        x, rng, transform = to_device(x, xp), np.random.default_rng(1), copy.copy(self.transform)
+        x = to_device(x, xp)
+        rng = np.random.default_rng(1)
+        transform = copy.copy(self.transform)
         object.__setattr__(transform, "draw", lambda shape, rng: drawn)        # of the transform as it is, without checks
 
         return lambda: (transform(x, rng),)
 
     def torch(self, peer):
         x, drawn = self.arrays()
-        x, grid = peer.images(x), self.grid(peer, *drawn)
+        x = peer.images(x)
+        grid = self.grid(peer, *drawn)
 
         def step():
             y = peer.torch.nn.functional.grid_sample(x, grid(), align_corners=True)
@@ -107,7 +111,8 @@ class Views(Case):
     def minicl(self, xp):
         recipes = {"mnist_views": (mnist_views(), 28, 1), "simclr_views": (simclr_views(), 32, 3)}
         augment, *shape = recipes[self.recipe]
-        x, rng = to_device(images(self.batch, *shape), xp), np.random.default_rng(0)
+        x = to_device(images(self.batch, *shape), xp)
+        rng = np.random.default_rng(0)
         return lambda: two_views(augment, x, rng)
 
     def tiny(self):
@@ -169,7 +174,8 @@ class Tape(Case):
     ops: int = 1000
     target: Target = Target()
 
-    family, tolerance = "engine", 1e-3
+    family = "engine"
+    tolerance = 1e-3
     name = property(lambda self: f"tape, {self.ops} tiny ops")
 
     def minicl(self, xp):
@@ -213,7 +219,8 @@ class LinearProbe(Case):
     steps: int = 30
     target: Target = Target()
 
-    family, tolerance = "engine", 0.02
+    family = "engine"
+    tolerance = 0.02
     name = property(lambda self: f"linear probe, {self.rows} x {self.features}, {self.steps} steps")
 
     def data(self):
@@ -227,7 +234,8 @@ class LinearProbe(Case):
         return lambda: (np.float32(linear_probe(x, labels, x, labels, steps=self.steps)),)
 
     def torch(self, peer):
-        torch, F = peer.torch, peer.torch.nn.functional
+        torch = peer.torch
+        F = peer.torch.nn.functional
         x, labels = map(peer.tensor, self.data())
 
         def step():
@@ -260,7 +268,9 @@ class StartUp(Case):
 
     target: Target = Target()
 
-    family, name, backends = "engine", "import minicl", ("numpy",)
+    family = "engine"
+    name = "import minicl"
+    backends = ("numpy",)
 
     def minicl(self, xp):
         command = [sys.executable, "-c", "import minicl"]

@@ -58,7 +58,8 @@ def waiting(file, asks, n=50_000):
     with open(file, "rb") as opened:
         os.fsync(opened.fileno())
         os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    ranges, loader.mapped_ranges = loader.mapped_ranges, loader.mapped_ranges if asks else lambda images, ids: ()
+    ranges = loader.mapped_ranges
+    loader.mapped_ranges = loader.mapped_ranges if asks else lambda images, ids: ()
     images = Prefetch(np.memmap(file, np.uint8, "r", shape=(n, SIZE, SIZE, 3)), Batches(n, BATCH))
     for step in range(STEPS):
         images[step]

@@ -19,7 +19,8 @@ def convnet():
 
 
 def resnet18():
-    layers, C = [(32, 32, 3, 1, 3, 64)], 64
+    layers = [(32, 32, 3, 1, 3, 64)]
+    C = 64
     for stage in range(4):
         H, K = 32 >> stage, 64 << stage
         layers += [(H, H, 3, 1 + (stage > 0), C, K), *[(H, H, 3, 1, K, K)] * 3]

@@ -46,7 +46,8 @@ def loss(world):
 
 def step(world):
     """A function: a training step as in examples/simclr_mnist.py, on noise."""
-    rng, augment = np.random.default_rng(0), mnist_views()
+    rng = np.random.default_rng(0)
+    augment = mnist_views()
     encoder = ConvNet((28, 28, 1), rng=rng)
     model = SimCLR(encoder, projection_head("mlp", encoder.features, hidden=256, dim=128, rng=rng)).across(world)
     optimizer = AdamW(model, 5e-3, weight_decay=1e-4)
@@ -69,7 +70,9 @@ WORK = {f"NT-Xent, 2N = {VIEWS}, d = {DIM}": (loss, 2, 3), f"SimCLR step, MNIST'
 
 def worker(name, count):
     """Print the median seconds of a piece of work in this process, or in all that mpirun has started."""
-    world, (make, warm, repeats), seconds = get_world(), WORK[name], []
+    world = get_world()
+    (make, warm, repeats) = WORK[name]
+    seconds = []
     with threads(count):
         function = make(world)
         for _ in range(warm + repeats):

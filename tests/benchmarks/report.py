@@ -139,7 +139,9 @@ def in_order(record):
 
 def row(case, result):
     """{heading: cell} of a case."""
-    found, rounds, best = metrics(case, result), result["rounds"], fastest(result, "torch")
+    found = metrics(case, result)
+    rounds = result["rounds"]
+    best = fastest(result, "torch")
 
     def cell(label):
         return times(rounds.get(label)) or result["errors"].get(label, "").split(":")[0]

@@ -97,7 +97,8 @@ def parse(argv=None):
 
 def run(args):
     """Measure, smaller sizes of all curves first, and return a record for JSON."""
-    end, cores = time.perf_counter() + 60 * args.minutes, available_cores()
+    end = time.perf_counter() + 60 * args.minutes
+    cores = available_cores()
     candidates = [(Candidate(ALL, kept=True), cores)] + [(Candidate(ONE, kept=True), 1)] * (cores > 1) + (
         [(Candidate(PEER, kept=True, fused=True), cores)] if args.peer == "torch" else [])
     chosen = [curve for curve in CURVES if any(part.lower() in curve.title.lower() for part in args.only)]
@@ -140,7 +141,8 @@ def series(results, label):
 
 def exponent(sizes, values, last=3):
     """b of the fit a N^b to the last sizes; None with fewer than two."""
-    sizes, values = sizes[-last:], np.maximum(values[-last:], 1e-9)
+    sizes = sizes[-last:]
+    values = np.maximum(values[-last:], 1e-9)
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0]) if len(sizes) > 1 else None
 
 
@@ -192,7 +194,8 @@ def table(curve, record):
     cells = []
     for N, result in record["curves"][curve.title].items():
         at = points(result)
-        work, rates = curve.cases[int(N)].work(), record["rates"]
+        work = curve.cases[int(N)].work()
+        rates = record["rates"]
         model = sum(getattr(work, kind) / rate for kind, rate in rates.items())
         both = ALL in at and PEER in at
         cells.append({

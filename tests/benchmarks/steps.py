@@ -26,9 +26,11 @@ def images(n, side, channels, seed=0):
 
 def encoder_and_head(kind, side, dim, width=64):
     """As examples/simclr_mnist.py has them, or for "resnet18" (of this width) examples/simclr_cifar10.py."""
-    rng, hidden = np.random.default_rng(0), 256
+    rng = np.random.default_rng(0)
+    hidden = 256
     if kind == "resnet18":
-        encoder, hidden = ResNet18((side, side, 3), width, rng=rng), None
+        encoder = ResNet18((side, side, 3), width, rng=rng)
+        hidden = None
     else:
         encoder = {"convnet": ConvNet, "mlp": MLP}[kind]((side, side, 1), rng=rng)
     return encoder, projection_head("mlp", encoder.features, hidden=hidden, dim=dim, rng=rng)
@@ -46,7 +48,9 @@ class Step(Case):
     target: Target = Target()
     backends: tuple = ("numpy", "cupy")
 
-    family, compiles, layouts = "training steps", True, True
+    family = "training steps"
+    compiles = True
+    layouts = True
 
     def optimizer(self, model):
         return AdamW(model, LR, weight_decay=WEIGHT_DECAY)
@@ -70,7 +74,8 @@ class SimCLRStep(Step):
         return SimCLR(*encoder_and_head(self.encoder, self.side, self.dim, self.width))
 
     def minicl(self, xp):
-        views, model = to_device(self.views(), xp), self.model().to(xp)
+        views = to_device(self.views(), xp)
+        model = self.model().to(xp)
         optimizer = self.optimizer(model)
         parameters = model.parameters()
 
@@ -87,7 +92,8 @@ class SimCLRStep(Step):
     def torch(self, peer):
         from . import torch_models
 
-        views, net = peer.images(self.views()), torch_models.like(self.model(), peer)
+        views = peer.images(self.views())
+        net = torch_models.like(self.model(), peer)
         optimizer = torch_models.adamw(net, LR, WEIGHT_DECAY, peer)
         loss_of = peer.compile(lambda views: torch_models.nt_xent(net(views), self.tau))
 
@@ -122,7 +128,8 @@ class MoCoStep(Step):
         return images(self.batch, self.side, 1), images(self.batch, self.side, 1, seed=1)
 
     def minicl(self, xp):
-        model, rng = self.model().to(xp), np.random.default_rng(0)
+        model = self.model().to(xp)
+        rng = np.random.default_rng(0)
         view1, view2 = (to_device(view, xp) for view in self.views())
         optimizer = self.optimizer(model)
         parameters = model.parameters()
@@ -142,7 +149,8 @@ class MoCoStep(Step):
     def torch(self, peer):
         from . import torch_models
 
-        net, rng = torch_models.like(self.model(), peer), np.random.default_rng(0)
+        net = torch_models.like(self.model(), peer)
+        rng = np.random.default_rng(0)
         view1, view2 = map(peer.images, self.views())
         optimizer = torch_models.adamw(net.query, LR, WEIGHT_DECAY, peer)
         loss_of = peer.compile(lambda view, *keys: torch_models.moco_loss(net.query(view), *keys, self.tau))
@@ -208,7 +216,9 @@ class CLIPStep(Step):
 
         net = torch_models.like(self.model(), peer)
         pictures, ids, caption_ids = self.pairs()
-        pictures, ids, caption_ids = peer.images(pictures), peer.tensor(ids), peer.tensor(caption_ids)
+        pictures = peer.images(pictures)
+        ids = peer.tensor(ids)
+        caption_ids = peer.tensor(caption_ids)
         optimizer = torch_models.adamw(net, LR, WEIGHT_DECAY, peer)
         scale, = net.scale
         loss_of = peer.compile(lambda pictures, ids: torch_models.clip_loss(*net(pictures, ids), scale, caption_ids))

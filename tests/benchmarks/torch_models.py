@@ -58,7 +58,8 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def __init__(self, m):
         super().__init__(len(m.weight), eps=m.eps, momentum=m.momentum)
-        self.relu, self.splits = m.relu, m.splits
+        self.relu = m.relu
+        self.splits = m.splits
 
     def _check_input_dim(self, x):
         """Any number of axes."""
@@ -69,7 +70,8 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def by_group(self, x):
         """As MoCo does it on one GPU: groups of items become channels."""
-        n, (B, C, *pixels) = self.splits, x.shape
+        n = self.splits
+        (B, C, *pixels) = x.shape
         mean, var = self.running_mean.repeat(n), self.running_var.repeat(n)
         y = F.batch_norm(x.reshape(B // n, n * C, *pixels), mean, var, self.weight.repeat(n), self.bias.repeat(n),
                          True, self.momentum, self.eps)
@@ -83,7 +85,8 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 class ConvNet(nn.Module):
     def __init__(self, m):
         super().__init__()
-        self.blocks, self.grid = nn.Sequential(*map(build, m.blocks)), m.grid
+        self.blocks = nn.Sequential(*map(build, m.blocks))
+        self.grid = m.grid
 
     def forward(self, x):
         cells = F.adaptive_avg_pool2d(self.blocks(x), self.grid)             # (B, C, grid, grid)
@@ -115,7 +118,8 @@ class Transformer(nn.Module):
     def __init__(self, m):
         super().__init__()
         self.tokens, self.positions = build(m.tokens), build(m.positions)
-        self.blocks, self.norm = nn.ModuleList(map(build, m.blocks)), build(m.norm)
+        self.blocks = nn.ModuleList(map(build, m.blocks))
+        self.norm = build(m.norm)
 
     def forward(self, ids):
         real = ids != PADDING                                                # (B, T)
@@ -181,7 +185,8 @@ class MoCo(nn.Module):
             if isinstance(layer, BatchNorm):
                 layer.momentum = 0.0
         self.register_buffer("queue", torch.tensor(m.queue.keys.data.T.copy()))
-        self.m, self.next = m.m, 0
+        self.m = m.m
+        self.next = 0
 
     def encode_keys(self, images, order):
         with torch.no_grad():
@@ -232,7 +237,8 @@ def adamw(net, lr, weight_decay, peer):
 
 def nt_xent(z, tau):
     """Cross-entropy on z z^T / tau with a masked diagonal: z (2N, d)."""
-    u, n = F.normalize(z), len(z)
+    u = F.normalize(z)
+    n = len(z)
     scores = (u @ u.T / tau).fill_diagonal_(-math.inf)
     return F.cross_entropy(scores, (torch.arange(n, device=z.device) + n // 2) % n)
 
@@ -261,14 +267,18 @@ def mnist_views(x):
     def uniform(low, high, *shape):
         return torch.empty(B, *shape, device=x.device).uniform_(low, high)
 
-    angle, lean, scale = uniform(-20, 20).deg2rad(), uniform(-15, 15).deg2rad().tan(), uniform(0.75, 1.25)
-    cos, sin = angle.cos(), angle.sin()
+    angle = uniform(-20, 20).deg2rad()
+    lean = uniform(-15, 15).deg2rad().tan()
+    scale = uniform(0.75, 1.25)
+    cos = angle.cos()
+    sin = angle.sin()
     A = torch.stack([lean * sin + cos, lean * cos - sin, sin, cos], dim=1).view(B, 2, 2) / scale[:, None, None]   # x, y
     shift = uniform(-0.1, 0.1, 2, 1) * 2                                     # the sides of images are 2
     grid = F.affine_grid(torch.cat([A, -A @ shift], dim=2), x.shape, align_corners=False)
     y = F.grid_sample(x, grid, align_corners=False)
 
-    area, ratio = uniform(0.02, 0.15) * H * W, uniform(math.log(0.3), math.log(3.3)).exp()
+    area = uniform(0.02, 0.15) * H * W
+    ratio = uniform(math.log(0.3), math.log(3.3)).exp()
     height, width = (area / ratio).sqrt().round(), (area * ratio).sqrt().round()
     top, left = (uniform(0, 1) * (H - height + 1)).floor(), (uniform(0, 1) * (W - width + 1)).floor()
     rows, columns = torch.arange(H, device=x.device), torch.arange(W, device=x.device)

@@ -28,7 +28,9 @@ COMPILE_SECONDS = 180
 
 
 def main():
-    library, backend, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+    library = sys.argv[1]
+    backend = sys.argv[2]
+    options = json.loads(sys.argv[3])
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)                                                            # what libraries print is no answer
     if library == "torch":
@@ -95,7 +97,8 @@ def block(step, device, bursts, burst, wake=False):
 
     wake: whether to begin with an untimed step, for threads that sleep and caches that another process has filled.
     """
-    used, seconds = sum(os.times()[:4]), []
+    used = sum(os.times()[:4])
+    seconds = []
     if wake:
         step()
     device.wait()
@@ -112,7 +115,9 @@ class Device:
     """Where a library computes: how to set a case up there, wait for it, and measure its memory."""
 
     def __init__(self, library, backend, options):
-        self.library, self.gpu, self.options = library, backend == "cupy", options
+        self.library = library
+        self.gpu = backend == "cupy"
+        self.options = options
         self.precision = os.environ.get("BENCHMARK_PRECISION")
         if library == "minicl":
             self.xp = xp = get_backend(backend, self.precision)
@@ -120,7 +125,8 @@ class Device:
             self.wait = xp.cuda.get_current_stream().synchronize if self.gpu else lambda: None
         else:
             import torch
-            self.xp, peer = torch, Peer(torch, "cuda" if self.gpu else "cpu", **options)
+            self.xp = torch
+            peer = Peer(torch, "cuda" if self.gpu else "cpu", **options)
             self.set_up = lambda case: case.torch(peer)
             self.wait = torch.cuda.synchronize if self.gpu else lambda: None
 

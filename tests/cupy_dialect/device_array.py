@@ -88,7 +88,8 @@ def read_key(key):
     """An index with NumPy arrays inside, and the kinds of index arrays it holds ("b" masks, "i" ids)."""
     if type(key) in _BASIC_INDICES:
         return key, ""
-    parts, kinds = [], ""
+    parts = []
+    kinds = ""
     for part in key if type(key) is tuple else (key,):
         if type(part) is ndarray:
             if part.dtype.kind not in "biu":
@@ -142,7 +143,9 @@ class ndarray:
         self._around(np.empty(shape, dtype, order))
 
     def _around(self, array):
-        self._array, self._base, owner = array, None, array
+        self._array = array
+        self._base = None
+        owner = array
         while isinstance(owner.base, np.ndarray):
             owner = owner.base
         kept = self if owner is array or id(owner) in _OWNERS else wrap(owner)
@@ -344,7 +347,8 @@ def _reading(name):
 
 def _method(name):
     """A method that NumPy's array has under the same name."""
-    accepts, waits = signature("methods", name), name in LISTING["synchronises"]
+    accepts = signature("methods", name)
+    waits = name in LISTING["synchronises"]
 
     def method(self, *args, **kwargs):
         if name != "copy":

@@ -14,7 +14,8 @@ class ElementwiseKernel:
         if name not in EQUIVALENTS:
             raise NotImplementedError("the stand-in for CuPy cannot run CUDA source: write the kernel in NumPy too, in "
                                       "elementwise.py, and test the kernel with --backend cupy-host")
-        self.run, self.count = EQUIVALENTS[name], len((in_params + "," + out_params).split(","))
+        self.run = EQUIVALENTS[name]
+        self.count = len((in_params + "," + out_params).split(","))
 
     def __call__(self, *args, size=None):
         while_fusing("a kernel")
@@ -81,7 +82,8 @@ def add_each(*arrays):
 
 
 def bilinear(images, at, height, width, channels, points, out):
-    (v, u), shape = at.swapaxes(0, 1) + at.dtype.type(1), out.shape
+    (v, u) = at.swapaxes(0, 1) + at.dtype.type(1)
+    shape = out.shape
     v, u = np.clip(v, 0, height + 1)[..., None], np.clip(u, 0, width + 1)[..., None]
     i, j = v.astype(int), u.astype(int)
     padded = np.pad(images, ((0, 0), (1, 2), (1, 2), (0, 0)))

@@ -23,7 +23,8 @@ class Fused:
     """What cupy.fuse returns."""
 
     def __init__(self, function, kernel_name=None):
-        self.function, self.name = function, kernel_name or function.__name__
+        self.function = function
+        self.name = kernel_name or function.__name__
 
     def __call__(self, *args):
         arrays = [x for x in args if type(x) is ndarray]

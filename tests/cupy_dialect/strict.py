@@ -32,7 +32,9 @@ class _Ufunc:
 
     def __init__(self, name):
         nin, _, scatter = LISTING["ufuncs"][name].split()
-        self.__name__, self.nin, self.numpy = name, int(nin), getattr(np, name)
+        self.__name__ = name
+        self.nin = int(nin)
+        self.numpy = getattr(np, name)
         self.atomic = None if scatter == "-" else LISTING["atomic dtypes"][scatter].split()
 
     def __call__(self, *args, **options):
@@ -70,7 +72,8 @@ _AS_ARRAYS = ("allclose", "array_equal", "array_equiv", "count_nonzero")   # 0-d
 
 def _function(section, name, numpy_function):
     """A function that NumPy has under the same name."""
-    accepts, waits = signature(section, name), name in LISTING["synchronises"]
+    accepts = signature(section, name)
+    waits = name in LISTING["synchronises"]
     first, second = (listed(section, name).split(", ") + [""])[:2]
     arrays = 0 if first not in _ARRAY_FIRST else 2 if second == "b" and name not in ("allclose", "isclose") else 1
 
@@ -124,7 +127,8 @@ def _empty(name):
 
 def _door(name):
     """array, asarray, ...: the functions that also take what lives on the host, and always copy that."""
-    accepts, numpy_function = signature("functions", name), getattr(np, name)
+    accepts = signature("functions", name)
+    numpy_function = getattr(np, name)
 
     def door(obj, *args, blocking=False, **kwargs):
         accepts(obj, *args, **kwargs)
@@ -196,7 +200,8 @@ class _Device:
     """cupy.cuda.Device: the only one."""
 
     def __init__(self, device=None):
-        self.id, self.compute_capability = device or 0, "90"
+        self.id = device or 0
+        self.compute_capability = "90"
 
     def __enter__(self):
         return self
@@ -277,7 +282,8 @@ def _build():
     """All modules by the names they have in sys.modules."""
     for name in LISTING["generator"]:
         setattr(_Generator, name, _draw(name))
-    stream, pool = _Stream(), _MemoryPool()
+    stream = _Stream()
+    pool = _MemoryPool()
     _Stream.null = stream
     cuda = _module("cupy.cuda", dict(
         is_available=lambda: True, Device=_Device, Stream=_Stream, Event=_Event, MemoryPool=_MemoryPool,

@@ -14,7 +14,9 @@ cores = available_cores()
 world = get_world(*sys.argv[1:])
 xp = get_backend(*sys.argv[1:2])
 assert available_cores() == max(1, cores // world.size)     # all on this machine, bound to no cores
-size, rank, part = world.size, world.rank, world.part
+size = world.size
+rank = world.rank
+part = world.part
 
 
 def same(got, expected):

@@ -22,7 +22,8 @@ from minicl.ops import concat, where
 
 world = get_world(sys.argv[1] if len(sys.argv) > 1 else "numpy")
 xp = get_backend(sys.argv[1] if len(sys.argv) > 1 else "numpy")
-size, part = world.size, world.part
+size = world.size
+part = world.part
 errors: dict[str, float] = {}
 
 
@@ -54,7 +55,8 @@ def note_loss(name, loss, rows, scalars=(), constants=None, dtype="float64"):
 def losses(N, d, rng, dtype="float64"):
     z1, z2, z3 = rng.standard_normal((3, N, d))
     z2 += z1
-    ids, weights = rng.integers(0, max(2, N // 3), N), rng.random(N)
+    ids = rng.integers(0, max(2, N // 3), N)
+    weights = rng.random(N)
     on = lambda x: to_device(x, xp)                                          # constants that a loss wants on the device
     for tau in (0.5, 0.07) + (1e-3,) * (dtype == "float64"):
         note_loss("nt_xent", nt_xent, (z1, z2), (tau,), dtype=dtype)
@@ -96,9 +98,13 @@ assert len(pairs.SymmetricPairs(u, 0.1, cache=True).blocks) == len(pairs.CrossPa
 for pairs.CACHE_BYTES in (2**24, 0):
     losses(20 * size, 8, rng)
 for _ in range(8):                                                           # drawn: rows, tiles, what is cached
-    n, d, tile, pairs.CACHE_BYTES = int(rng.integers(2, 14)), int(rng.integers(2, 7)), int(rng.integers(1, 16)), 2**int(rng.integers(25))
+    n = int(rng.integers(2, 14))
+    d = int(rng.integers(2, 7))
+    tile = int(rng.integers(1, 16))
+    pairs.CACHE_BYTES = 2**int(rng.integers(25))
     pairs.tile_size = lambda xp, n, rows=None: tile
-    z, tau = rng.standard_normal((2, n * size, d)), float(10**rng.uniform(-2.5, 0))
+    z = rng.standard_normal((2, n * size, d))
+    tau = float(10**rng.uniform(-2.5, 0))
     for loss, scalars in ((nt_xent, (tau,)), (dcl, (tau,)), (clip_loss, (float(rng.uniform(0, 4.6)),))):
         note_loss("drawn", loss, z, scalars)
     note_loss("drawn", uniformity_loss, z[:1])
@@ -112,7 +118,8 @@ if xp is np:
         z = rng.standard_normal((2, n * size, 3))
         note_loss("the page's nt_xent", names["nt_xent_of_all"], z, (0.3,))
         note("the page's nt_xent", names["nt_xent_of_all"](*(Tensor(x) for x in z), 0.3, ALONE).item(), nt_xent(*z, 0.3).item())
-exact, errors = errors, {}
+exact = errors
+errors = {}
 losses(16 * size, 8, rng, "float32")
 single, errors = errors, exact
 
@@ -149,11 +156,13 @@ for shape in ((6 * size, 5), (7, 7, 6 * size, 16), (3, 3, 4 * size, 40)):
     for mean, splits in ((0.0, 1), (1e3, 1), (0.0, size), (0.0, 2 * size)):
         if shape[-2] % splits or shape[-2] < 2 * splits:
             continue
-        x, g = rng.standard_normal(shape) * 2 + mean, rng.standard_normal(shape)
+        x = rng.standard_normal(shape) * 2 + mean
+        g = rng.standard_normal(shape)
         results = []
         for w in (ALONE, world):
             layer = BatchNorm(shape[-1], relu=True, splits=splits).astype("float64").to(xp).across(w)
-            layer.weight.data[:], layer.bias.data[:] = xp.linspace(0.5, 2, shape[-1]), 0.1
+            layer.weight.data[:] = xp.linspace(0.5, 2, shape[-1])
+            layer.bias.data[:] = 0.1
             leaf = Tensor(to_device(np.ascontiguousarray(x[..., w.part, :]), xp), requires_grad=True)
             y = layer(leaf)
             y.backward(to_device(np.ascontiguousarray(g[..., w.part, :]), xp))

@@ -39,7 +39,8 @@ for n, m in ((2100, 701), (5, 1), (7, 4)):
     assert pixel_accuracy(data, np, k=3, world=world) == pixel_accuracy(data, np, k=3)
     assert world.alike(*mine.values())
 
-x, y = rng.standard_normal((300, 12)), rng.integers(0, 3, 300)
+x = rng.standard_normal((300, 12))
+y = rng.integers(0, 3, 300)
 x[:60] = x[0]                                               # ties, which count as chance
 errors["knn"] = abs(knn_accuracy(x, y, x[:201], y[:201], k=20, world=world) - knn_accuracy(x, y, x[:201], y[:201], k=20))
 errors["probe"] = abs(linear_probe(x, y, x, y, C=10, world=world) - linear_probe(x, y, x, y, C=10))

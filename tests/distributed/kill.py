@@ -71,7 +71,8 @@ def main():
     args = parser.parse_args()
     totals: Counter = Counter()
     with tempfile.TemporaryDirectory() as parent:
-        started, whole = time.monotonic(), Path(parent) / "whole"
+        started = time.monotonic()
+        whole = Path(parent) / "whole"
         assert run(whole).wait(60) == 0
         seconds = time.monotonic() - started
         for number in range(args.count):

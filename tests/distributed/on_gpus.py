@@ -27,7 +27,8 @@ class NcclCommunicator:
 
     def __init__(self, ndev, commId, rank, config=None):
         assert type(commId) is bytes and len(commId) == 128, commId
-        self.comm, self.calls = MPI.COMM_WORLD.Dup(), 0
+        self.comm = MPI.COMM_WORLD.Dup()
+        self.calls = 0
         assert (ndev, rank) == (self.comm.size, self.comm.rank)
         assert len(set(self.comm.allgather(commId))) == 1
 
@@ -74,7 +75,9 @@ def install(fault=None):
         cupy = strict.install()
         cupy.cuda.get_current_stream().ptr = 4711
         cupy.get_default_memory_pool().total_bytes = lambda: 512 * (fault == "used")
-    world, runtime, chosen = MPI.COMM_WORLD, cupy.cuda.runtime, [0]
+    world = MPI.COMM_WORLD
+    runtime = cupy.cuda.runtime
+    chosen = [0]
     last = world.rank == world.size - 1
     if fault == "no_gpu" and last:
         def missing():

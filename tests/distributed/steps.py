@@ -25,7 +25,9 @@ world = get_world(arguments.get(0, "numpy"), arguments.get(1))
 xp = get_backend(arguments.get(0, "numpy"))
 B = 12 * world.size                                                          # images of a batch, in all
 DATA = np.random.default_rng(1)
-IMAGES, TEXTS, SEQUENCES = DATA.random((5, B, 8, 8, 1)), DATA.integers(1, 20, (5, B, 4)), DATA.standard_normal((5, 12, B, 3))
+IMAGES = DATA.random((5, B, 8, 8, 1))
+TEXTS = DATA.integers(1, 20, (5, B, 4))
+SEQUENCES = DATA.standard_normal((5, 12, B, 3))
 AUGMENT = Compose([RandomResizedCrop(8), RandomAffine(), GaussianNoise()])
 
 
@@ -37,7 +39,8 @@ def network(rng, dropout=False):
 
 class WithDropout(Module):
     def __init__(self, head, rng):
-        self.head, self.dropout = head, Dropout(0.2, rng=rng)
+        self.head = head
+        self.dropout = Dropout(0.2, rng=rng)
 
     def forward(self, h):
         return self.head(self.dropout(h))
@@ -116,7 +119,10 @@ def train(name, w, steps):
     """(losses, gradients of each step, the state after the last) of a method, and whether replicas were alike."""
     make, step, optimizer = METHODS[name]
     model = make(np.random.default_rng(0)).to(xp).astype(dtype).across(w)
-    optimizer, rng, losses, gradients = optimizer(model, 1e-3), np.random.default_rng(2), [], []
+    optimizer = optimizer(model, 1e-3)
+    rng = np.random.default_rng(2)
+    losses = []
+    gradients = []
     for k in range(steps):
         optimizer.zero_grad()
         loss = step(model, k, rng, w)

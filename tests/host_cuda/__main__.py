@@ -35,7 +35,8 @@ def host_ms(step, repeats=15):
 
 def captured(xp, step):
     """How many operations a captured step hands to the device, and its host_ms(); empty if it cannot be captured."""
-    on, inputs = capture(xp)(step.on), step.draw()
+    on = capture(xp)(step.on)
+    inputs = step.draw()
     for _ in range(4):
         on(*inputs, 1e-3)
     with device.recorded() as operations:

@@ -52,7 +52,8 @@ def synchronisations():
 @contextlib.contextmanager
 def recorded():
     """A list, to which the block's operations are added when it ends."""
-    library, operations = _library(), []
+    library = _library()
+    operations = []
     library.host_recorded.restype = ctypes.c_void_p
     library.host_record()
     try:
