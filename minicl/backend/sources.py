@@ -106,25 +106,36 @@ def bilinear(images: Array, coordinates: Array, out: Array) -> None:
 def _sample(images, coordinates, out):
     """bilinear() on NumPy."""
     n, height, width, channels = images.shape
+    v, u, index = _corners(coordinates.reshape(n, 2, -1), height, width)                 # (B, S T) each
     # A border of zeros, one pixel before and two after, so that each clipped point has its four neighbours.
-    padded = np.zeros((n, height + 3, width + 3, channels), dtype=images.dtype)
-    padded[:, 1:-2, 1:-2] = images
-    pixels = padded.reshape(-1, channels)
-    row = width + 3
-    first = np.arange(n)[:, None, None] * (row * (height + 3))           # index of each image's first pixel
+    padded = np.zeros((n, height + 3, width + 3), dtype=images.dtype)
+    pixels, row = padded.reshape(-1), width + 3
+    a, b, c, d = neighbours = np.empty((4, *v.shape), dtype=images.dtype)
+    for channel in range(channels):
+        padded[:, 1:-2, 1:-2] = images[..., channel]
+        for further, values in zip((0, 1, row, row + 1), neighbours):
+            pixels[further:].take(index, out=values, mode="wrap")        # the fastest mode; none is outside
+        _blend(a, b, c, d, v, u)
+        out[..., channel] = d.reshape(out.shape[:3])
 
-    v, u = coordinates[:, 0] + 1, coordinates[:, 1] + 1
-    np.clip(v, 0, height + 1, out=v)
-    np.clip(u, 0, width + 1, out=u)
-    i, j = v.astype("int32"), u.astype("int32")                          # the floor, since v, u >= 0
-    v -= i.astype(v.dtype)                                               # float32 - int32 would go by way of float64
-    u -= j.astype(u.dtype)
-    i *= row
-    i += j
-    index = i + first                                                    # of a
-    a, b, c, d = (pixels[further:].take(index, axis=0) for further in (0, 1, row, row + 1))
 
-    v, u = v[..., None], u[..., None]
+def _corners(points, height, width):
+    """v, u, and where a is among the padded pixels of all images, for points (B, 2, P): (B, P) each."""
+    row, whole = width + 3, (width + 3) * (height + 3)
+    v, u = np.clip(points[:, 0], -1, height), np.clip(points[:, 1], -1, width)
+    top, left = np.floor(v), np.floor(u)
+    v -= top
+    u -= left
+    origin = np.arange(len(points), dtype="int32") * whole + row + 1     # of each image, past its border
+    index = top.astype("int32")
+    index *= row
+    index += left.astype("int32")
+    index += origin[:, None]
+    return v, u, index.astype("int64")                                   # once, since take would convert it each time
+
+
+def _blend(a, b, c, d, v, u):
+    """b becomes top, d bottom, then out."""
     b -= a
     b *= u
     b += a                                                               # top
@@ -133,7 +144,7 @@ def _sample(images, coordinates, out):
     d += c                                                               # bottom
     d -= b
     d *= v
-    np.add(d, b, out=out)
+    d += b
 
 
 # entry i of out (B, S, T, C), at the point (y, x) of an image

@@ -16,16 +16,15 @@ from .base import Range, Transform, draw_boxes
 # ---------------------------------------------------------------- separable filters
 
 def resample(images: Array, rows: Array, columns: Array, out: Array) -> None:
-    """out = rows @ images @ columns^T, for each image and channel: a separable linear filter.
+    """out = rows^T @ images @ columns, for each image and channel: a separable linear filter.
 
-    images (B, H, W, C), rows (B, S, H), columns (B, T, W), out (B, S, T, C)
+    images (B, H, W, C), rows (B, H, S), columns (B, W, T), out (B, S, T, C)
     """
     n, height, width, channels = images.shape
-    y = rows @ images.reshape(n, height, width * channels)               # (B, S, W C)
+    y = rows.swapaxes(1, 2) @ images.reshape(n, height, width * channels)        # (B, S, W C)
     y = y.reshape(n, -1, width, channels)
-    columns = columns.swapaxes(1, 2)
     for channel in range(channels):
-        out[..., channel] = y[..., channel] @ columns
+        array_module(out).matmul(y[..., channel], columns, out=out[..., channel])
 
 
 # ---------------------------------------------------------------- crop
@@ -93,24 +92,24 @@ def hat_centres(start, length, size):
 
 
 def wide_hats(start, length, size, full):
-    """For antialiasing: the half-width of each hat, r (B, 1) in pixels, and a mask of the pixels in the box, (B, full)."""
+    """For antialiasing: the half-width r of each hat, (B, size) in pixels, and a mask of the box's pixels, (B, full)."""
     k = np.arange(full)
     inside = (k >= start[:, None]) & (k < (start + length)[:, None])
-    return np.maximum(1, length / size)[:, None], inside
+    return np.maximum(1, length / size)[:, None].repeat(size, axis=1), inside
 
 
 def hat_weights(centres, length, reach=None, inside=None):
-    """The matrix that samples `length` pixels at centres (B, S), linearly -> (B, S, length)
+    """The weights with which points at centres (B, S) sample `length` pixels, linearly -> (B, length, S)
 
-        w_ik = max(0, 1 - |c_i - k|),   or with a reach   w_ik = max(0, r - |c_i - k|) / sum of the row
+        w_ki = max(0, 1 - |c_i - k|),   or with a reach   w_ki = max(0, r - |c_i - k|) / sum of the column
     """
     xp = array_module(centres)
-    k = xp.arange(length, dtype=centres.dtype)
+    k = xp.arange(length, dtype=centres.dtype)[:, None, None]            # first, so that NumPy's loops are B S long
     if reach is None:
-        return _hats(centres[:, :, None], k, 1.0, float(length), None)
-    w = _hats(centres[:, :, None], k, reach[:, :, None], float(length), inside[:, None, :])
-    w /= w.sum(axis=2, keepdims=True)
-    return w
+        return _hats(centres, k, 1.0, float(length), None).swapaxes(0, 1)
+    w = _hats(centres, k, reach, float(length), inside.T[:, :, None])
+    w /= w.sum(axis=0)
+    return w.swapaxes(0, 1)
 
 
 @fused
@@ -165,8 +164,11 @@ class PlaneMap(Transform):
 def plane_coordinates(matrix, height, width):
     """matrix (B, 2 or 3, 3) -> source coordinates (B, 2, height, width) of every output pixel."""
     xp = array_module(matrix)
-    y, x = (_numbers(xp, n, matrix.dtype) for n in (height, width))
-    coordinates = _plane(*(matrix[:, :, k, None, None] for k in range(3)), y[:, None], x)
+    if on_host(matrix):                                                  # where loops over short rows take longer
+        coordinates = (matrix @ _pixels(height, width, matrix.dtype)).reshape(*matrix.shape[:2], height, width)
+    else:
+        y, x = (_numbers(xp, n, matrix.dtype) for n in (height, width))
+        coordinates = _plane(*(matrix[:, :, k, None, None] for k in range(3)), y[:, None], x)
     if matrix.shape[1] == 3:
         coordinates = coordinates[:, :2] / coordinates[:, 2:]
     return coordinates
@@ -185,6 +187,12 @@ def _numbers(xp, n, dtype):
 @functools.lru_cache(64)
 def _arange(xp, n, dtype):
     return xp.arange(n, dtype=dtype)
+
+
+@functools.lru_cache(4)
+def _pixels(height, width, dtype):
+    """(row, column, 1) of every pixel on NumPy, as the columns of a matrix (3, H W). Do not write to it."""
+    return np.concatenate([np.indices((height, width)), np.ones((1, height, width))]).reshape(3, -1).astype(dtype)
 
 
 class RandomAffine(PlaneMap):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ...backend import array_module, fused
+from ...backend import array_module, column_sums, fused
 from ..checks import interval, number
 from .base import Range, Transform, draw_boxes
 from .geometric import resample
@@ -97,13 +97,13 @@ SHARP = 200.0                               # a precision 1 / (2 sigma^2) at whi
 
 
 def gaussian_weights(precision, length):
-    """G (B, length, length) from precision = 1 / (2 sigma^2), shape (B,)."""
+    """G^T (B, length, length) from precision = 1 / (2 sigma^2), shape (B,)."""
     xp = array_module(precision)
     k = xp.arange(length, dtype=precision.dtype)
     distance = k[:, None] - k
     G = -precision[:, None, None] * (distance * distance)
     xp.exp(G, out=G)
-    G /= G.sum(axis=2, keepdims=True)
+    G /= column_sums(G)[:, None, :]
     return G
 
 
