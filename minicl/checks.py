@@ -28,24 +28,43 @@ class _AfterInit(type):
 
 
 class Sealed(metaclass=_AfterInit):
-    """After __init__ takes no new attributes, so that a misspelt one is an error, and for settings only what is in range."""
+    """Settings are checked whenever they are set. After __init__ an object takes no new attributes, so that a misspelt one
+    is an error, and of minicl's own classes nothing but settings can be set."""
 
     _is_sealed = False
     _setting_ranges: dict[str, str] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if self._is_sealed:
-            if not hasattr(self, name):
-                raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{did_you_mean(name, vars(self))}")
-            require_setting(self, name, value)
+        if self._is_sealed and not hasattr(self, name):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{did_you_mean(name, vars(self))}")
+        if name in self._setting_ranges:
+            self._require(name, value)
+        elif self._is_sealed and not name.startswith("_"):
+            require_settable(self, name)
         object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{type(self).__name__}.{name} cannot be deleted")
+
+    def _require(self, name: str, value: Any) -> None:
+        require_setting(self, name, value)
+
+
+def require_settable(thing: Any, name: str) -> None:
+    """Raise AttributeError if thing is of a class of minicl, whose other attributes are made from `name`."""
+    kind = type(thing)
+    if kind.__module__.startswith("minicl.") and not getattr(getattr(kind, name, None), "fset", None):
+        raise AttributeError(f"{kind.__name__}.{name} cannot be set after construction; make a new {kind.__name__}")
 
 
 def require_setting(where: Any, name: str, value: Any) -> None:
-    """Raise unless value fits where._setting_ranges[name], if there is one: an interval, "bool", or "two in [0, 1)"."""
+    """Raise unless value fits where._setting_ranges[name], if there is one: an interval, "int >= 1", "bool", or "two in
+    [0, 1)"."""
     kind = getattr(where, "_setting_ranges", {}).get(name, "")
     if kind == "bool":
         require_bool(where, **{name: value})
+    elif kind.startswith("int >= "):
+        require_integers(where, int(kind.removeprefix("int >= ")), **{name: value})
     elif kind.startswith("two in "):
         if not isinstance(value, tuple) or len(value) != 2:
             _refuse(where, name, "two numbers, in a tuple", value, "", ValueError)

@@ -19,7 +19,7 @@ import numpy as np
 from .autograd import Tensor
 from .backend import (Number, array_module, each_step, follow, fused, on_host, parallel_for, square, sum_of_squares,
                       to_device, to_host, weights)
-from .checks import Sealed, require_bool, require_integers, require_setting, require_within
+from .checks import Sealed, require_integers, require_within
 from .nn import Module, Parameter
 from .nn.state import require_state
 from .nn.structure import Structure, named_parameters, require_views
@@ -35,7 +35,7 @@ class Optimizer(Sealed):
 
     model  a Module, or (name, Parameter) pairs, for part of a model or several
     lr     default learning rate; step(lr) overrides it, for schedules
-    steps  the number of steps taken. Steps are also counted for each parameter: a frozen one takes none
+    steps  the number of steps taken, read-only. Steps are also counted for each parameter: a frozen one takes none
     world  the processes whose gradients step() adds up: the model's (see Module.across); for pairs set it afterwards
 
     On the CPU step() raises FloatingPointError and changes nothing if the gradient, including its decay (SGD, Adam), is
@@ -56,6 +56,7 @@ class Optimizer(Sealed):
     state_names: tuple[str, ...] = ()
     scales_gradients = False                                     # whether _step changes the gradients
     decay_in_gradient = False                                    # whether _update adds decay w to the gradient
+    steps = property(lambda self: self._steps)
     world = property(lambda self: self.model.world, lambda self, world: self.model.across(world))
 
     def __new__(cls, *args, **options):
@@ -63,13 +64,12 @@ class Optimizer(Sealed):
         return super().__new__(cls)
 
     def __init__(self, model: Module | Iterable[tuple[str, Tensor]], lr: float, *, weight_decay: float = 0.0):
-        require_within(self, "(0, inf)", lr=lr)
-        require_within(self, "[0, inf)", weight_decay=weight_decay)
+        require_within(self, "(0, inf)", lr=lr)                  # later also 0, as at the end of a schedule
+        self.lr, self.weight_decay, self._steps = lr, weight_decay, 0
         parameters = sorted(named_parameters(type(self).__name__, model), key=lambda item: item[1].ndim < 2)
         self.names, self.parameters = zip(*parameters)           # the sort is stable: decayed ones first
         self.structure = Structure(type(self).__name__, model, parameters, Parameter)
-        self.lr, self.weight_decay, self.steps = lr, weight_decay, 0
-        self.spent = False                                       # whether a step has changed the gradients for good
+        self._spent = False                                      # whether a step has changed the gradients for good
         self.model = model if isinstance(model, Module) else Module()    # its processes add up their gradients
         xp = self.xp = array_module(self.parameters[0].data)
         self.values = xp.concatenate([p.data.reshape(-1) for p in self.parameters])
@@ -88,7 +88,7 @@ class Optimizer(Sealed):
 
     def zero_grad(self) -> None:
         self.grads[...] = 0
-        each_step(self.grads, lambda: setattr(self, "spent", False))
+        each_step(self.grads, lambda: setattr(self, "_spent", False))
 
     def step(self, lr: float | None = None, *, clip_grad_norm: float | None = None) -> Array | None:
         """One update from the gradients that backward() has added up since zero_grad().
@@ -101,7 +101,7 @@ class Optimizer(Sealed):
         each_step(self.values, lambda: self._begin(lr))
         for g in self._live_gradients():                         # gradients of frozen parameters are not touched
             self.world.all_reduce(g)
-        self.spent |= self.world.size > 1
+        self._spent |= self.world.size > 1
         if on_host(self.values):
             self._require_finite_gradients()
         norm = None if clip_grad_norm is None else self._clip(clip_grad_norm)
@@ -115,14 +115,14 @@ class Optimizer(Sealed):
         self.structure.check()
         require_views(type(self).__name__, self.names, self.parameters, self.views)
         trained = [p._requires_grad for p in self.parameters]
-        if trained != self.trained:
+        if trained != self._trained:
             self._plan(trained)
-        if not self.runs:
+        if not self._runs:
             raise RuntimeError(f"{type(self).__name__}: all its parameters are frozen, so there is nothing to train")
-        if self.spent:
+        if self._spent:
             raise RuntimeError(f"{type(self).__name__}: the last step has scaled the gradients, or added them up over the "
                                "processes, so they cannot be used again; call zero_grad() before the next backward()")
-        return [tuple(self.runs)]
+        return [tuple(self._runs)]
 
     def _rate(self, lr):
         lr = self.lr if lr is None else float(lr) if isinstance(lr, Number) else lr
@@ -130,11 +130,11 @@ class Optimizer(Sealed):
         return float(lr)                                         # a NumPy float64 would promote float32
 
     def _count(self):
-        self.steps += 1
-        self.spent |= self.scales_gradients
-        if self.frozen:
-            self.missed[self.frozen] += 1
-        mark_changed(itertools.compress(zip(self.names, self.parameters), self.trained), f"{type(self).__name__}.step()",
+        self._steps += 1
+        self._spent |= self.scales_gradients
+        if self._frozen:
+            self.missed[self._frozen] += 1
+        mark_changed(itertools.compress(zip(self.names, self.parameters), self._trained), f"{type(self).__name__}.step()",
                      watched=True)
 
     def _clip(self, most):
@@ -147,20 +147,20 @@ class Optimizer(Sealed):
 
     def _live_gradients(self):
         """Views of the gradients of all trained parameters."""
-        return [self.grads[part] for part, _, _ in self.runs] if self.frozen else [self.grads]
+        return [self.grads[part] for part, _, _ in self._runs] if self._frozen else [self.grads]
 
     def _plan(self, trained):
         """Group neighbouring trained parameters with equal decay and step count into runs."""
         def kind(k):
             return trained[k], self.parameters[k].ndim >= 2, int(self.missed[k])
 
-        self.trained = trained
-        self.runs = []                                           # runs: [(slice, whether decayed, steps missed), ...]
-        self.frozen = [k for k, is_trained in enumerate(trained) if not is_trained]
+        self._trained = trained
+        self._runs = []                                           # runs: [(slice, whether decayed, steps missed), ...]
+        self._frozen = [k for k, is_trained in enumerate(trained) if not is_trained]
         for (is_trained, decays, missed), run in itertools.groupby(range(len(trained)), kind):
             parts = [self.views[k][0] for k in run]
             if is_trained:
-                self.runs.append((slice(parts[0].start, parts[-1].stop), decays, missed))
+                self._runs.append((slice(parts[0].start, parts[-1].stop), decays, missed))
 
     def _require_finite_gradients(self):
         """Raise FloatingPointError unless the sum of squares of the trained gradients is finite."""
@@ -168,7 +168,7 @@ class Optimizer(Sealed):
         for g in self._live_gradients():
             total += square(g, SLICE)
             if not math.isfinite(total):
-                name = next((name for name, (at, _, _), live in zip(self.names, self.views, self.trained)
+                name = next((name for name, (at, _, _), live in zip(self.names, self.views, self._trained)
                              if live and not np.abs(self.grads[at]).max(initial=0) < 1e19), "all of them together")
                 raise FloatingPointError(f"{type(self).__name__}: the gradient ({name}) is not finite, or too large to "
                                          "square; nothing was changed. Lower the learning rate, raise the temperature, "
@@ -178,12 +178,12 @@ class Optimizer(Sealed):
 
     def _require_finite_decay(self, total):
         """Raise FloatingPointError unless the squares of g + decay w are finite, total being the sum of g^2."""
-        for part, decays, _ in self.runs:
+        for part, decays, _ in self._runs:
             total += self.weight_decay * self.weight_decay * square(self.values[part], SLICE) if decays else 0.0
         if total < 1e37:                                         # (g + decay w)^2 <= 2 g^2 + 2 (decay w)^2 < 3e38
             return
         longest = math.sqrt(float(np.finfo(self.values.dtype).max))
-        for name, p, live in zip(self.names, self.parameters, self.trained):
+        for name, p, live in zip(self.names, self.parameters, self._trained):
             if live and p.ndim >= 2:
                 with np.errstate(over="ignore", invalid="ignore"):
                     most = float(np.abs(p._grad + self.weight_decay * p._data).max(initial=0))
@@ -194,7 +194,7 @@ class Optimizer(Sealed):
 
     def _step(self, lr):
         """Apply _update to slices of the runs."""
-        for part, decays, missed in self.runs:
+        for part, decays, missed in self._runs:
             numbers = each_step(self.values, lambda decays=decays, missed=missed: self._numbers(
                 self._rate(lr), self.weight_decay if decays else 0.0, self.steps - missed))
             parallel_for(self.xp, part.stop - part.start, lambda lo, hi, start=part.start, numbers=numbers: self._update(
@@ -229,9 +229,9 @@ class Optimizer(Sealed):
         for name, part in parts.items():
             if part.dtype.kind == "f":
                 part[...] = to_device(state[name], self.xp)
-        self.steps = steps
+        self._steps = steps
         self.missed[...] = [steps - count for count in counts]
-        self._plan(self.trained)
+        self._plan(self._trained)
 
     def _parts(self):
         """("momentum.encoder.weight", view), ... of all state."""
@@ -256,10 +256,14 @@ class SGD(Optimizer):
 
     def __init__(self, model: Module | Iterable[tuple[str, Tensor]], lr: float, *, momentum: float = 0.0,
                  nesterov: bool = False, weight_decay: float = 0.0):
-        require_bool(self, nesterov=nesterov)
-        require_within(self, "(0, 1)" if nesterov else "[0, 1)", "" if momentum else "usual is 0.9", momentum=momentum)
-        super().__init__(model, lr, weight_decay=weight_decay)
         self.momentum, self.nesterov = momentum, nesterov
+        super().__init__(model, lr, weight_decay=weight_decay)
+
+    def _require(self, name, value):
+        super()._require(name, value)
+        settings = {**vars(self), name: value}
+        if settings.get("nesterov") and not settings["momentum"]:
+            raise ValueError("SGD: momentum must be in (0, 1) with nesterov, got 0; usual is 0.9")
 
     def _numbers(self, lr, decay, t):
         return [lr, decay if self.decay_in_gradient else 0.0, self.momentum, self.momentum if self.nesterov else None]
@@ -272,8 +276,7 @@ class SGD(Optimizer):
 def _sgd(xp, w, u, g, lr, decay, mu, ahead):
     """SGD's update of w and u in place; ahead: mu for Nesterov's look ahead, else None."""
     g = g + decay * w
-    # u = mu u + g
-    u *= mu
+    u *= mu                                                                  # u = mu u + g
     u += g
     w -= lr * (u if ahead is None else g + ahead * u)
 
@@ -292,13 +295,11 @@ class Adam(Optimizer):
 
     def __init__(self, model: Module | Iterable[tuple[str, Tensor]], lr: float, *,
                  betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0):
-        betas = tuple(betas) if isinstance(betas, list) else betas
-        require_setting(self, "betas", betas)
-        require_setting(self, "eps", eps)
+        self.betas = tuple(betas) if isinstance(betas, list) else betas
+        self.eps = eps
         super().__init__(model, lr, weight_decay=weight_decay)
         self._setting_ranges = {**self._setting_ranges, "eps": f"[{np.finfo(self.values.dtype).tiny}, inf)"}  # less vanishes
-        require_setting(self, "eps", eps)
-        self.betas, self.eps = betas, eps
+        self.eps = eps
 
     def _numbers(self, lr, decay, t):
         b1, b2 = self.betas
@@ -353,12 +354,11 @@ class LARS(SGD):
 
     def __init__(self, model: Module | Iterable[tuple[str, Tensor]], lr: float, *, momentum: float = 0.9,
                  weight_decay: float = 1e-6, eta: float = 1e-3):
-        require_within(self, "(0, inf)", eta=eta)
-        super().__init__(model, lr, momentum=momentum, weight_decay=weight_decay)
         self.eta = eta
+        super().__init__(model, lr, momentum=momentum, weight_decay=weight_decay)
 
     def _step(self, lr):
-        layers = [(w, g) for (_, w, g), trained in zip(self.views, self.trained) if trained and w.ndim >= 2]
+        layers = [(w, g) for (_, w, g), trained in zip(self.views, self._trained) if trained and w.ndim >= 2]
         squares = []
         each_step(self.values, lambda: [(self.weight_decay, self.eta)])
         for w, g in layers:

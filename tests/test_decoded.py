@@ -395,3 +395,18 @@ def test_prefetched_images_are_correct_in_any_order_and_errors_are_raised():
         np.testing.assert_array_equal(images[step], batches[step])
     with pytest.raises(IndexError):
         Prefetch(np.arange(50), batches)[0]
+
+
+@pytest.mark.parametrize("kind", [np.array, np.asfortranarray, lambda x: x[::-1]])
+def test_what_is_written_into_a_batch_changes_no_other(kind, rng):
+    """Ids and images of a step that is read again, whatever the caller did to them, are as at first."""
+    pixels = kind(np.arange(60).reshape(20, 3))
+    before, batches = pixels.copy(), Batches(20, 4)
+    images = Prefetch(pixels, batches)
+    for step in rng.integers(0, 8, 30):
+        ids, rows = batches[step], images[step]
+        np.testing.assert_array_equal(ids, Batches(20, 4)[step])
+        np.testing.assert_array_equal(rows, before[ids])
+        ids[...] = 0
+        rows[...] = -1
+    np.testing.assert_array_equal(pixels, before)

@@ -35,11 +35,6 @@ class Batches(Sealed):
         self._epoch = -1
         self._order = np.arange(0)
 
-    def __setattr__(self, name, value):
-        if self._is_sealed and not name.startswith("_"):
-            raise AttributeError(f"Batches.{name} cannot be set; make new Batches(n, batch_size, seed=...)")
-        super().__setattr__(name, value)
-
     __iter__ = None                                      # iteration would not end: write batches[step]
 
     def __getitem__(self, step: int) -> HostArray:
@@ -83,7 +78,7 @@ class Prefetch(Sealed):
         started = time.perf_counter()
         self._since = self._since or started
         self._ahead = {k: self._ahead.get(k) or self._read(k) for k in range(step, step + AHEAD)}
-        images = self._ahead[step].result()
+        images = self._ahead.pop(step).result()              # the caller's own, so the next call reads them again
         self._waited += time.perf_counter() - started
         return images
 

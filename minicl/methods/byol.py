@@ -13,7 +13,6 @@ No negatives. The target is a moving average of past weights and gets no gradien
 
 from ..autograd import Tensor
 from ..backend import Number
-from ..checks import require_setting
 from ..contrastive import negative_cosine
 from ..nn import Module
 from ..no_grad import no_grad
@@ -41,11 +40,10 @@ class BYOL(Module):
     _setting_ranges = {"m": "[0, 1)"}                                        # at 1 the target would never learn
 
     def __init__(self, encoder: Module, head: Module, predictor: Module, *, m: float = 0.99):
-        require_setting(self, "m", m)
+        self.m = m
         self.online = SimCLR(encoder, head)
         self.predictor = predictor
         self.target = frozen_copy(self.online)
-        self.m = m
         self.ema = EMA(self.online, self.target)
 
     encoder = property(lambda self: self.online.encoder)

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..autograd import Tensor
 from ..backend import Number, array_module, each_step, is_array, keep, refuse_capture, undo_if_not_captured
-from ..checks import require_integers, require_rng, require_setting
+from ..checks import require_integers, require_rng
 from ..contrastive import info_nce
 from ..contrastive.checks import require_temperature
 from ..nn import BatchNorm, Module
@@ -50,7 +50,7 @@ class MoCo(Module):
 
     def __init__(self, encoder: Module, head: Module, *, dim: int, queue: int = 65536, m: float = 0.999,
                  splits: int = 8):
-        require_setting(self, "m", m)
+        self.m = m
         require_integers("MoCo", 1, dim=dim, queue=queue, splits=splits)
         self.query = SimCLR(encoder, head)
         for layer in self.query.modules():
@@ -58,7 +58,6 @@ class MoCo(Module):
                 layer.splits = splits
         self.key = frozen_copy(self.query)
         self.queue = Queue(queue, dim)
-        self.m = m
         self.ema = EMA(self.query, self.key)
         self.served: deque[tuple[Array, HostArray | None]] = deque()         # keys and ids of loss(), for update()
 

@@ -9,7 +9,7 @@ import numpy as np
 from .. import ops
 from ..autograd import Tensor
 from ..backend import array_module, follow, fused, weights
-from ..checks import require_bool, require_integers, require_rng, require_within
+from ..checks import require_bool, require_integers, require_rng
 from ..distributed import ALONE
 from ..typing import Array, Rng
 from .module import Module
@@ -64,15 +64,14 @@ class Conv2d(Module):
     (16, 16, 4, 8)
     """
 
+    _setting_ranges = {"stride": "int >= 1", "padding": "int >= 0"}
     weight: Parameter
     bias: Parameter | None
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, rng: Rng, stride: int = 1,
                  padding: int = 0, bias: bool = True, gain: float = RELU_GAIN):
         require_bool("Conv2d", bias=bias)
-        require_integers("Conv2d", 1, in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size,
-                         stride=stride)
-        require_integers("Conv2d", 0, padding=padding)
+        require_integers("Conv2d", 1, in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size)
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
         self.weight = initial(rng, (kernel_size, kernel_size, in_channels, out_channels),
@@ -99,7 +98,7 @@ class BatchNorm(Module):
     Several processes (Module.across) normalise by the whole batch, or divide the groups.
     """
 
-    _setting_ranges = {"momentum": "[0, 1]", "eps": "(0, inf)", "splits": "[1, inf)", "relu": "bool"}
+    _setting_ranges = {"momentum": "[0, 1]", "eps": "(0, inf)", "splits": "int >= 1", "relu": "bool"}
     weight: Parameter
     bias: Parameter
     running_mean: Buffer
@@ -107,10 +106,7 @@ class BatchNorm(Module):
 
     def __init__(self, num_features: int, *, momentum: float = 0.1, eps: float = 1e-5, relu: bool = False,
                  splits: int = 1):
-        require_bool("BatchNorm", relu=relu)
-        require_integers("BatchNorm", 1, num_features=num_features, splits=splits)
-        require_within("BatchNorm", "[0, 1]", momentum=momentum)
-        require_within("BatchNorm", "(0, inf)", eps=eps)
+        require_integers("BatchNorm", 1, num_features=num_features)
         self.weight, self.bias = Parameter(filled(num_features, 1)), Parameter(filled(num_features, 0))
         self.running_mean, self.running_var = Buffer(filled(num_features, 0)), Buffer(filled(num_features, 1))
         self.num_features = num_features
@@ -170,7 +166,6 @@ class LayerNorm(Module):
 
     def __init__(self, normalized_shape: int, *, eps: float = 1e-5):
         require_integers("LayerNorm", 1, normalized_shape=normalized_shape)
-        require_within("LayerNorm", "(0, inf)", eps=eps)
         self.weight, self.bias = Parameter(filled(normalized_shape, 1)), Parameter(filled(normalized_shape, 0))
         self.normalized_shape = normalized_shape
         self.eps = eps
@@ -191,7 +186,6 @@ class Dropout(Module):
     _setting_ranges = {"p": "[0, 1)"}
 
     def __init__(self, p: float = 0.5, *, rng: Rng, batch_axis: int | None = None):
-        require_within("Dropout", "[0, 1)", p=p)
         self.p = p
         self.stream = Stream(rng)
         self.batch_axis = batch_axis

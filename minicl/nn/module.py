@@ -21,7 +21,7 @@ import numpy as np
 
 from ..autograd import Tensor
 from ..backend import array_module, get_backend, keep, to_device, to_host
-from ..checks import did_you_mean, require_bool, require_setting
+from ..checks import did_you_mean, require_bool, require_settable, require_setting
 from ..distributed import ALONE, World
 from ..signature import by_known_names
 from ..tensor import mark_changed
@@ -106,9 +106,10 @@ class Module(metaclass=_Sealed):
             hint = {"training": "call train() or eval()", "world": "call across()"}.get(name)
             raise AttributeError(f"{type(self).__name__}.{name} cannot be set, since no submodule would change; "
                                  + (hint or "choose another name"))
-        if self._sealed:
-            require_setting(self, name, value)
+        require_setting(self, name, value)
         before = vars(self).get(name)
+        if self._sealed and isinstance(before, (int, tuple)) and name not in getattr(self, "_setting_ranges", ()):
+            require_settable(self, name)                     # a size, by which the parts were made
         if _holds_part(before) and not (value is None or isinstance(value, (list, tuple, dict)) and not value
                                         or _holds_part(value)):
             raise TypeError(f"{type(self).__name__}.{name}: a {type(before).__name__} cannot become a "

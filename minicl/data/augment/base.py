@@ -34,12 +34,6 @@ class Transform(Sealed):
     The options of minicl's transforms are checked when one is made, and cannot be set later.
     """
 
-    def __setattr__(self, name, value):
-        if self._is_sealed and type(self).__module__.startswith(__package__):
-            raise AttributeError(f"{type(self).__name__}.{name} cannot be set, since options are checked when a transform "
-                                 f"is made; make a new {type(self).__name__}")
-        object.__setattr__(self, name, value)
-
     def __call__(self, images: Array, rng: Rng, world: World = ALONE) -> Array:
         """images (B, H, W, C) -> (B, H', W', C); rng a host numpy.random.Generator, which is advanced.
 
