@@ -15,7 +15,7 @@ import numpy as np
 
 from .autograd import Tensor
 from .backend import array_module, is_array, to_device, to_host
-from .checks import require_bool
+from .checks import require_bool, require_within
 from .no_grad import no_grad
 from .signature import describe
 from .typing import Array, Rng
@@ -33,7 +33,7 @@ def gradcheck(function: Callable[..., Tensor], inputs: Sequence[Array], *, step:
     function  maps Tensors to one Tensor: an op or any composition of ops; it must be deterministic
     inputs    float64 arrays, on either backend (small: two evaluations an entry), away from kinks
     step      h above, times |x_k| if that is above 1
-    rtol, atol  allowed difference: atol + rtol |numeric|
+    rtol, atol  allowed difference: atol + rtol |numeric|; rtol < 1, or a gradient of 0 would pass
     names     names of the inputs for the message; default: the op's own
     sample    number of random entries of each input to check; default: all
     kinks     at a kink (0 of a relu, a tie of a max) accept any slope between those of its two sides
@@ -57,6 +57,9 @@ def gradcheck(function: Callable[..., Tensor], inputs: Sequence[Array], *, step:
             raise TypeError(f"gradcheck of {op_name}: {name} must be a float64 array, got {describe(x)}; "
                             "finite differences need double precision")
     require_bool("gradcheck", kinks=kinks)
+    require_within("gradcheck", "(0, inf)", step=step)
+    require_within("gradcheck", "[0, 1)", rtol=rtol)
+    require_within("gradcheck", "[0, inf)", atol=atol)
     if not any(x.size for x in inputs) or sample is not None and sample < 1:
         raise ValueError(f"gradcheck of {op_name}: nothing to check; expected inputs with entries, and sample >= 1 or None, "
                          f"got {len(inputs)} inputs and sample={sample}")
@@ -64,6 +67,8 @@ def gradcheck(function: Callable[..., Tensor], inputs: Sequence[Array], *, step:
     y = function(*tensors)
     xp = array_module(y.data)
     value = to_host(y.data)
+    if not value.size:
+        raise ValueError(f"gradcheck of {op_name}: nothing to check; expected an output with entries, got {value.shape}")
     if not np.isfinite(value).all():
         raise GradcheckError(f"gradcheck of {op_name}: the output itself is not finite at these inputs")
     rng = np.random.default_rng([seed, 7])                   # not default_rng(seed), which may have drawn x: with

@@ -1,5 +1,6 @@
 """The gradient checker: correct backwards pass, and each one of a gallery of real mistakes is caught."""
 
+import math
 import re
 
 import numpy as np
@@ -189,6 +190,25 @@ def test_a_random_op_raises():
 def test_nothing_to_check_is_an_error(inputs, options):
     with pytest.raises(ValueError, match="nothing to check"):
         minicl.gradcheck(lambda *xs: ops.exp(xs[0]), inputs, **options)
+
+
+@pytest.mark.parametrize("empty", [lambda x: x[:0], lambda x: x[2:2], lambda x: x.reshape(3, 1)[:, :0], lambda x: ops.exp(x)[np.array([], int)]])
+def test_an_output_without_entries_is_an_error(empty):
+    with pytest.raises(ValueError, match="nothing to check; expected an output with entries, got .*0"):
+        minicl.gradcheck(empty, [np.ones(3)])
+
+
+@op
+def forgets(x):
+    return x**3, lambda g: (0 * g,)
+
+
+@pytest.mark.parametrize("option", ["step", "rtol", "atol"])
+@pytest.mark.parametrize("value", [math.inf, math.nan, -1e-5, "1e-5", None, True, -math.inf, 0, 0.5, 1, 2.0])
+def test_no_tolerance_lets_every_gradient_pass(option, value):
+    """A tolerance is refused, or finds that a gradient of 3 and more is 0."""
+    with pytest.raises((TypeError, ValueError, GradcheckError), match=f"gradcheck: {option} must be|gradient of forgets"):
+        minicl.gradcheck(forgets, [np.ones(3) + np.arange(3)], **{option: value})
 
 
 @pytest.mark.parametrize("wrong", [normal(3).astype(">f8"), [1.0, 2.0], 1.0, Tensor(normal(3)),
