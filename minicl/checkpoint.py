@@ -26,7 +26,7 @@ from .nn.state import require_state
 from .optim import Optimizer
 from .typing import HostArray
 
-FORMAT = 1                             # increased when the meaning of the content changes
+FORMAT = 2                             # increased when the meaning of the content changes, or the meta of a Run
 DTYPES = ("float32", "float64", "int64", "bool", "uint8")
 
 
@@ -115,19 +115,20 @@ def load_checkpoint(path: Path) -> tuple[dict[str, HostArray], dict[str, Any]]:
     try:
         with open(path, "rb") as raw, zipfile.ZipFile(raw) as file:
             arrays = _members(file, os.fstat(raw.fileno()).st_size)
-        meta = _meta(arrays)
         if arrays.pop("digest").tobytes() != digest(arrays):
             raise ValueError("its content is not what was saved")
-        del arrays["meta"]
+        meta = _meta(arrays.pop("meta"), path)
         for name, array in arrays.items():
             if not _is_finite(array):
                 raise ValueError(f"{name} is not finite")
     except FileNotFoundError as error:
         raise CheckpointError(f"no checkpoint at {path}; start a run without --resume first") from error
+    except CheckpointError:
+        raise
     except Exception as error:                               # zipfile, NumPy and json raise undocumented errors too
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise CheckpointError(f"{path} is not a readable minicl checkpoint ({reason}); it may be damaged, of another "
-                              "version, or another kind of file") from error
+        raise CheckpointError(f"{path} is not a readable minicl checkpoint ({reason}); it may be damaged, or another "
+                              "kind of file") from error
     return arrays, meta
 
 
@@ -156,15 +157,16 @@ def _array(data):
     return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape)
 
 
-def _meta(arrays):
+def _meta(array, path):
     def refuse(constant):
         raise ValueError(f"its meta contains {constant}")
 
-    meta = json.loads(arrays["meta"].tobytes(), parse_constant=refuse)
+    meta = json.loads(array.tobytes(), parse_constant=refuse)
     if not isinstance(meta, dict):
         raise ValueError("its meta is not a dict")
-    if meta.pop("format", None) != FORMAT:
-        raise ValueError(f"it is not of format {FORMAT}, which this version of minicl reads")
+    if (found := meta.pop("format", None)) != FORMAT:
+        raise CheckpointError(f"{path} is a checkpoint of format {found!r:.20}, but this version of minicl reads format "
+                              f"{FORMAT}: use the version that wrote it, or start again with another --out")
     return meta
 
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from damage import DAMAGE, Trial
 
 from minicl import files
 from minicl.backend import to_host
-from minicl.checkpoint import CheckpointError, load_checkpoint, restore, save_checkpoint
+from minicl.checkpoint import FORMAT, CheckpointError, load_checkpoint, restore, save_checkpoint
 from minicl.files import write_atomically, write_json
 from minicl.nn import BatchNorm, Linear, Sequential
 from minicl.optim import SGD, Adam
@@ -228,9 +229,14 @@ def test_a_state_that_a_part_refuses_leaves_every_part_as_it_was(path, rng):
         np.testing.assert_array_equal(array, before[name])
 
 
-def test_a_checkpoint_of_another_format_names_it(path, saved, monkeypatch):
-    monkeypatch.setattr("minicl.checkpoint.FORMAT", 2)
-    with pytest.raises(CheckpointError, match="it is not of format 2, which this version of minicl reads"):
+@pytest.mark.parametrize("other", [1, FORMAT + 1, None, "2", [2], 2.5])
+def test_a_checkpoint_of_another_format_names_it(path, rng, monkeypatch, other):
+    with monkeypatch.context() as patch:
+        patch.setattr("minicl.checkpoint.FORMAT", other)
+        save_checkpoint(path, {"model": model_of(rng)}, {})
+        load_checkpoint(path)                                # the patch took
+    with pytest.raises(CheckpointError, match=f"checkpoint.npz is a checkpoint of format {re.escape(repr(other))}, but this "
+                                              f"version of minicl reads format {FORMAT}: use the version that wrote it"):
         load_checkpoint(path)
 
 

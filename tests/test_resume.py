@@ -1,6 +1,7 @@
 """An interrupted run resumes with the same numbers, or the resume is refused."""
 
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -11,7 +12,7 @@ import pytest
 from small_runs import SAVE_EVERY, TOTAL, Crash, arguments, assert_same_end, crash, press_ctrl_c, start, train
 
 from minicl import Tensor, ops
-from minicl.checkpoint import CheckpointError, fingerprint, load_checkpoint, save_checkpoint
+from minicl.checkpoint import FORMAT, CheckpointError, fingerprint, load_checkpoint, save_checkpoint, settings
 from minicl.data import generate_digits
 from minicl.nn import BatchNorm, Dropout, Linear, Module, Sequential
 from minicl.optim import SGD, Adam, AdamW
@@ -96,6 +97,18 @@ MODELS = [  # (a model, another of equal arrays, pattern of the error, or None i
     ({"changes": {"1.eps": 0.5}}, {"changes": {"1.eps": 0.25}}, "model.steps.1.eps was 0.5, now 0.25"), ({}, {"own": 4}, "steps.3.setting"),
     ({}, {"own": "3"}, "steps.3.setting"), ({"own": len}, {"own": max}, "steps.3.setting was '<built-in function len>', now "),
     ({"own": np.ones(3)}, {"own": np.zeros(3)}, "steps.3.setting"), ({"own": {1, 2}}, {"own": {1, 3}}, "steps.3.setting")]
+
+
+def scaled(scale, shift=0.0):
+    return lambda x, shift=shift: x * scale + shift
+
+
+FUNCTIONS = [  # functions of one name: the same, and others by a constant, a name, a default, and what a closure or a partial holds
+    (lambda x: x * 2.0, lambda x: x * 2.0, True), (lambda x: x * 2.0, lambda x: x * 3.0, False), (lambda x: x.mean(), lambda x: x.sum(), False),
+    (scaled(2.0), scaled(2.0), True), (scaled(2.0), scaled(3.0), False), (scaled(2.0), scaled(2.0, 1.0), False), (scaled("a"), scaled(None), False),
+    (lambda x: x * TOTAL, lambda x: x * TOTAL, True), (lambda x: x * TOTAL, lambda x: x * SAVE_EVERY, False),
+    (functools.partial(scaled, 2.0), functools.partial(scaled, 2.0), True), (functools.partial(scaled, 2.0), functools.partial(scaled, 3.0), False),
+    (functools.partial(scaled(2.0)), functools.partial(scaled(3.0)), False)]
 OPTIMIZERS = [
     (lambda m: AdamW(m, 0.1), lambda m: AdamW(m, 0.1), None), (lambda m: AdamW(m, 0.1), lambda m: AdamW(m, 0.2), "optimizer.lr was 0.1, now 0.2"),
     (lambda m: AdamW(m, 0.1), lambda m: AdamW(m, 0.1, betas=(0.9, 0.99)), "optimizer.betas was .0.9, 0.999., now .0.9, 0.99."),
@@ -124,6 +137,29 @@ def test_resume_refuses_another_model_of_equal_arrays(out, before, now, message)
     with pytest.raises(CheckpointError, match=f"it is of another model or optimizer: .*{message}"):
         train_net(start(out, "--resume"), model)
     assert all((array == state[name]).all() for name, array in model.state_dict().items())
+
+
+@pytest.mark.parametrize("before, now, equal", FUNCTIONS)
+def test_functions_in_a_model_are_compared_by_what_they_compute_with(before, now, equal):
+    """Also in a list, a dict, or as a step of a Sequential."""
+    for inside in (lambda f: f, lambda f: [f], lambda f: {"f": f}):
+        here, there = (settings({"model": Sequential(Own(inside(f)))}) for f in (before, now))
+        assert (here == there) == equal
+    assert (settings({"model": Sequential(before)}) == settings({"model": Sequential(now)})) == equal
+
+
+def test_a_global_that_a_function_reads_is_compared(monkeypatch):
+    model = Sequential(lambda x: x * TOTAL)
+    before = settings({"model": model})
+    monkeypatch.setitem(globals(), "TOTAL", TOTAL + 1)
+    assert settings({"model": model}) != before
+
+
+def test_another_meta_has_another_format(out):
+    """Where this fails, the meta of a run has changed: increase FORMAT, so that an older checkpoint is named as one."""
+    train(start(out))
+    meta = load_checkpoint(out / "checkpoint.npz")[1]
+    assert (FORMAT, sorted(meta)) == (2, ["code", "config", "data", "log", "models", "name", "rng", "seconds", "settings", "step", "total"])
 
 
 @pytest.mark.parametrize("before, now, message", OPTIMIZERS)

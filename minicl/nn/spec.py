@@ -188,10 +188,26 @@ def _comparable(value):
         return type(value)
     if inspect.ismodule(value):                              # numpy or cupy
         return type(value)
+    if isinstance(value, functools.partial):
+        return [_comparable(part) for part in (value.func, value.args, value.keywords)]
+    if inspect.isfunction(value):
+        return [value.__qualname__, *map(_comparable, (value.__defaults__, value.__kwdefaults__)), *_read_by(value)]
     value = value.data if isinstance(value, Tensor) else value
     if is_array(value) and value.dtype.kind != "O":
         return value.dtype.str, value.shape, to_host(value).tobytes()
     return re.sub(" at 0x[0-9a-f]+", "", repr(value))
+
+
+def _read_by(function):
+    """The names and plain constants in a function's code, and plain values that it reads from around it."""
+    def plain(value):
+        return value is None or isinstance(value, (bool, int, float, str))
+
+    code = function.__code__
+    around = {key: function.__globals__[key] for key in code.co_names if key in function.__globals__}
+    with contextlib.suppress(ValueError):                    # a name that has no value yet
+        around |= inspect.getclosurevars(function).nonlocals
+    return (*code.co_names, *filter(plain, code.co_consts)), {key: value for key, value in around.items() if plain(value)}
 
 
 @functools.cache
