@@ -349,7 +349,12 @@ def test_broadcasting_gradients(shapes, binary, seed):
 @given(hnp.arrays("float64", hnp.array_shapes(max_dims=3, max_side=4), elements=st.floats(-2, 2)), st.data())
 def test_slicing_gradients(x, data):
     key = data.draw(hnp.basic_indices(x.shape, allow_newaxis=True))
-    assert minicl.gradcheck(lambda t: t[key] * 2.0, [x])
+    if x[key].size:
+        assert minicl.gradcheck(lambda t: t[key] * 2.0, [x])
+    else:
+        t = Tensor(x, requires_grad=True)
+        (t[key] * 2.0).sum().backward()
+        assert t.grad.shape == x.shape and not t.grad.any()
 
 
 @settings(max_examples=40, deadline=None)
