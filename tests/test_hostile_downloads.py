@@ -263,7 +263,7 @@ def test_a_hostile_server_costs_little_memory(serve):
 
 @pytest.mark.parametrize("answer", [
     lambda send, path, root: send(whole(packed(path))),
-    lambda send, path, root: send(ok(packed(path))),                                     # ends when the connection closes
+    lambda send, path, root: send(ok(packed(path))),  # ends when the connection closes
     lambda send, path, root: send(ok(packed(path), b"Content-Length: unknown")),
     lambda send, path, root: send(ok(packed(path), b"Content-Length: -1")),
     lambda send, path, root: [send(ok(b"", b"Transfer-Encoding: chunked"))]

@@ -293,7 +293,7 @@ def test_a_constant_network_scores_no_better_than_chance(xp, what, dtype):
     for k in (1, 20, 301):
         assert knn_accuracy(train, train_labels, test, test_labels, k=k) == pytest.approx(26 / 101)
     assert linear_probe(train, train_labels, test, test_labels) == pytest.approx(26 / 101)
-    assert knn_accuracy(train[1:], train_labels[1:], test, test_labels) == pytest.approx(1 / 4)      # classes of equal size
+    assert knn_accuracy(train[1:], train_labels[1:], test, test_labels) == pytest.approx(1 / 4)  # classes of equal size
     assert linear_probe(train[1:], train_labels[1:], test, test_labels) == pytest.approx(1 / 4)
     assert zero_shot_accuracy(test, train[:4], test_labels) == pytest.approx(1 / 4)
     assert set(retrieval_recall(test, train[:4], test_labels, ks=(1, 2)).values()) == {0.0}

@@ -67,8 +67,7 @@ def test_a_pickle_with_too_many_opcodes_is_refused(monkeypatch, content):
 
 @pytest.mark.parametrize("text, encoding, times", [("x" * 10_000, "latin1", 1000), ("x", "utf-8", 1), (3, "latin1", 1)])
 def test_bytes_encoded_from_text_in_a_pickle_are_refused(text, encoding, times):
-    """In protocol 2 Python 3 writes bytes as _codecs.encode(text, 'latin1'), so a pickle can encode one text many
-    times."""
+    """Python 3 writes bytes in protocol 2 as _codecs.encode(text, 'latin1'). One text can be encoded many times."""
     begin = pickle.dumps(text, 2)[:-1]
     content = b"\x80\2]" + b"".join(b"c_codecs\nencode\n" + (begin[2:] if k == 0 else b"h\0") +
                                     b"X" + len(encoding).to_bytes(4, "little") + encoding.encode() + b"\x86Ra"

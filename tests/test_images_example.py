@@ -116,7 +116,7 @@ def test_the_default_batch_is_half_of_few_pictures_also_when_resumed(tmp_path, m
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert f"--batch {batch}, about half of the {train} training pictures" in said and config["batch"] == batch
     assert (f"{train % batch} of the {train} training images" in said) == (train % batch > train // 10)
-    assert len(read_run(tmp_path / "out")[1]) == 2 * (train // batch)                # a line for each step of a short run
+    assert len(read_run(tmp_path / "out")[1]) == 2 * (train // batch)  # a line for each step of a short run
     assert run_example(script, *options, "--resume") == 0
     assert run_example(script, *options, "--resume", "--batch", 4 * batch, "--splits" if "moco" in script else "--hidden", 8) == 2
     assert f"--batch was {batch}, now {4 * batch}" in capsys.readouterr().err

@@ -149,8 +149,7 @@ def test_a_function_that_uses_a_layer_of_its_script_is_refused():
 
 
 class Discards(Module):
-    """Makes parts that it does not keep: one is replaced, one fails, one is in a cycle that only the collector
-    frees."""
+    """Makes parts that it does not keep: one is replaced, one fails, one is in a reference cycle."""
 
     def __init__(self):
         self.layer = linear()

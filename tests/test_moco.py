@@ -150,8 +150,7 @@ def test_keys_in_chunks_are_those_of_the_whole_batch_in_order(xp, chunk):
 
 
 def test_query_i_and_key_i_are_normalised_among_different_images():
-    """The images that change key i through batch norm are drawn again each step, so batch norm cannot leak the
-    positive."""
+    """The images that change key i through batch norm are drawn again each step, so it cannot leak the positive."""
     model = moco(splits=4)
     images = normal(16, 2, 2, 1)
     B = 16

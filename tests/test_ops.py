@@ -222,8 +222,7 @@ def test_max_shares_the_gradient_of_a_tie():
 
 
 def test_batch_norm_normalises_even_far_from_zero(rng):
-    """The mean is 1000 standard deviations from 0, where a float32 variance from sums of squares would lose all
-    digits."""
+    """The mean is 1000 standard deviations from 0, where float32 sums of squares about 0 would lose all digits."""
     x = (1000 + rng.standard_normal((5000, 3))).astype("float32")
     y = ops.batch_norm(Tensor(x), np.ones(3, "float32"), np.zeros(3, "float32")).data
     np.testing.assert_allclose(y.mean(axis=0), 0, atol=1e-2)

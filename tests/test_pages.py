@@ -24,8 +24,7 @@ def minutes(text):
 
 
 def sentence_lengths(text):
-    """The number of words of each sentence in a page's paragraphs and lists, without code blocks, tables and
-    headings."""
+    """The number of words of each sentence in paragraphs and lists, without code blocks, tables and headings."""
     prose = re.sub(r"^ *(\||#).*$", "", FENCE.sub("\n\n", visible(text)), flags=re.MULTILINE)
     prose = re.sub(r"`[^`]*`|\$[^$]*\$", "code", prose)
     sentences = re.split(r"(?<=[.!?:])\**\s+|\n\s*\n|\n *(?:[-*]|\d+\.) ", prose)

@@ -264,7 +264,7 @@ def test_many_broken_files_are_counted_and_listed_in_a_file(photos):
     assert "6.png" in Path(re.search(r"; ([^;]*state\.json)", line)[1]).read_text()
 
 
-NEW = {"pixels": 1, "size": 20, "channels": 20, "seed": 0, "share": 0, "new file": 1}      # number of pictures decoded again
+NEW = {"pixels": 1, "size": 20, "channels": 20, "seed": 0, "share": 0, "new file": 1}  # pictures decoded again
 
 
 @pytest.mark.parametrize("change", NEW)

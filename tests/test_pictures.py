@@ -75,8 +75,7 @@ def test_grey_values_of_8_and_16_bits_agree(photo, tmp_path, name, values):
 
 
 def write_png_of_16_bits(path, pixels, *more):
-    """Write a 16-bit PNG file of pixels (H, W, C), with further chunks (name, content). Pillow writes none in
-    colour."""
+    """Write a 16-bit PNG file of pixels (H, W, C) and chunks (name, content). Pillow writes none in colour."""
     def chunk(name, content):
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 

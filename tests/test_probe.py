@@ -1,5 +1,4 @@
-"""The linear probe finds the minimum of its loss and is within a percentage point of scikit-learn, for few labels and
-many. """
+"""The linear probe finds the minimum of its loss and is within a percentage point of scikit-learn."""
 
 import warnings
 
@@ -29,7 +28,7 @@ SCALES = {"as they are": lambda x: x,
 
 
 @pytest.mark.parametrize("scale, dtype", [(scale, "float64") for scale in SCALES]
-                         + [(scale, "float32") for scale in SCALES if scale != "unscaled"])      # too coarse for 1e6 + 1e-6 x
+                         + [(scale, "float32") for scale in SCALES if scale != "unscaled"])  # it cannot hold 1e6 + 1e-6 x
 @pytest.mark.parametrize("classes, n", [(10, 50), (10, 500), (10, 5000), (2, 50), (2, 500), (100, 500), (100, 5000)])
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_probe_is_within_a_point_of_scikit_learn(classes, n, scale, dtype, rng):
@@ -50,8 +49,7 @@ def test_the_probe_is_near_the_best_classifier_of_gaussian_classes(rng):
 
 
 def test_the_probe_is_the_minimum_of_its_loss(rng):
-    """The loss and its gradient agree with a plain formula, and the gradient at the solution is within the
-    tolerance."""
+    """The loss and its gradient agree with a plain formula, and the gradient at the solution is within tolerance."""
     x = rng.standard_normal((80, 4))
     labels = rng.integers(0, 3, 80)
     loss = _Loss(x, labels, 3, decay=1 / 80)
@@ -128,7 +126,7 @@ def test_the_penalty_is_that_of_scikit_learn_also_for_two_classes(classes, C):
     preprocessing = pytest.importorskip("sklearn.preprocessing")
     rng = np.random.default_rng(classes)
     centres = 1.5 * rng.standard_normal((classes, 4))
-    share = rng.dirichlet(np.full(classes, 3.0))                             # classes of different sizes: the penalty matters
+    share = rng.dirichlet(np.full(classes, 3.0))  # classes of different sizes: the penalty matters
     labels, test_labels = (rng.choice(classes, n, p=share) for n in (60, 2000))
     x, x_test = (centres[y] + rng.standard_normal((len(y), 4)) for y in (labels, test_labels))
     scaler = preprocessing.StandardScaler().fit(x)

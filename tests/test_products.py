@@ -157,8 +157,7 @@ def test_only_convolutions_and_linear_layers_use_bf16(case, cp):
 @counted
 @pytest.mark.parametrize("method, layers, others", [("SimCLR", 5, 2), ("CLIP", 12, 9)])
 def test_a_training_step_has_the_expected_products(method, layers, others, cp):
-    """Each convolution and linear layer has three products, except dx of the first. The loss and attention have
-    others."""
+    """Each convolution and linear layer has 3 products, except dx of the first. The loss and attention have others."""
     step = STEPS[method](cp)
     assert products(step) == {"bf16_product": 3 * layers - 1, "product": others}
 

@@ -248,7 +248,7 @@ def test_a_run_continues_for_more_epochs(tmp_path, capsys):
         train(start(tmp_path / "whole", "--epochs", "3"), total=TOTAL * 3 // 2, at={TOTAL + 1: crash})
     train(start(tmp_path / "whole", "--epochs", "3", "--resume"), total=TOTAL * 3 // 2)
     lines = [(folder / "log.jsonl").read_text().splitlines() for folder in (tmp_path / "more", tmp_path / "whole")]
-    assert [line for line in lines[0] if line not in lines[1]] == [lines[0][TOTAL // 2]]       # the last step of 2 epochs
+    assert [line for line in lines[0] if line not in lines[1]] == [lines[0][TOTAL // 2]]  # the last step of 2 epochs
     (arrays, _), (others, _) = (load_checkpoint(tmp_path / name / "checkpoint.npz") for name in ("more", "whole"))
     for name, array in arrays.items():
         np.testing.assert_array_equal(array, others[name], err_msg=name)
@@ -272,7 +272,7 @@ def test_resume_refuses_another_number_of_steps_and_another_script(out):
 def test_a_run_that_resumes_with_an_edited_script_warns(out, tmp_path, monkeypatch, capsys, edit, part):
     script = tmp_path / "script.py"
     script.write_text("import minicl\n")
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script), raising=False)      # under pytest-xdist it has none
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script), raising=False)  # none under xdist
     train(start(out))
     script.write_text(edit(script.read_text()))
     train(start(out, "--resume"))

@@ -74,7 +74,7 @@ def test_sizes_that_take_too_long_or_too_much_memory_are_left_out(monkeypatch):
 
 def test_the_page_has_the_model_and_the_peer():
     page = scaling.document(RECORD)
-    assert "| 4,096 | 33.6 | 16.8 | 103 | 0.16 | 67.1 | 0.25 | 16 | 168 |" in page           # 4 N^2 128 / 1e11 + N^2 / 1e9
+    assert "| 4,096 | 33.6 | 16.8 | 103 | 0.16 | 67.1 | 0.25 | 16 | 168 |" in page  # 4 N^2 128 / 1e11 + N^2 / 1e9
     assert "| 16,384 | 537 | 268 | 1643 | 0.16 |  |  | 64 |  |" in page
     assert "| NT-Xent | views | 2.00 | 1.00 | 4,200,000 | 2.00 | 2.00 | 40,000 |" in page
     assert "Others, on 2 threads" in page and "| 1,024 | 1.05, 4 MiB |" in page and "CLIP" not in page.split("## Exp")[1]

@@ -253,7 +253,7 @@ def test_broken_pictures_are_named_and_skipped(run, photos, capsys):
     (photos / "link.png").symlink_to(photos / "nowhere.png")
     code, out, _ = output(capsys, run, photos / "a.png", "--in", photos)
     assert code == 0 and "broken.jpg" in re.findall("^skipped: .*", out, re.MULTILINE)[0] and "link.png" in out
-    assert len(listed(out)[1]) == len(NAMES) - 1                                         # printed after the skipped files
+    assert len(listed(out)[1]) == len(NAMES) - 1  # printed after the skipped files
 
 
 def test_a_read_only_run_is_searched_without_storing_an_index(run, photos, tmp_path, capsys):

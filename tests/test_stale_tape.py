@@ -278,8 +278,7 @@ def test_a_copied_average_follows_the_copied_model():
 
 @given(st.lists(st.sampled_from(["forward", "write", "backward"]), min_size=2, max_size=8))
 def test_any_order_of_writes_gives_the_gradient_of_the_forward_or_an_error(order):
-    """The parameter w_t of the forward defines the gradient, 2 w_t, and a write before the backward must be an
-    error."""
+    """The parameter w_t of the forward defines the gradient 2 w_t. A write before the backward must be an error."""
     w = Tensor(np.array([1.0, 2.0]), requires_grad=True)
     optimizer = SGD([("w", w)], lr=0.1, momentum=0.0)
     tapes = []

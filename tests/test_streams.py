@@ -1,4 +1,4 @@
-"""Copies: each draws by itself, shares no array, and follows its own model."""
+"""A copy of a module draws its own random numbers, shares no array with the original, and follows its own model."""
 
 import copy
 import pickle
@@ -49,7 +49,7 @@ TWINS = {"load_state_dict": loaded, "pickle": lambda layer: pickle.loads(pickle.
 
 @pytest.mark.parametrize("twin", TWINS)
 @pytest.mark.parametrize("order", [(0, 1, 0, 1), (0, 1, 1, 0), (1, 0, 1, 0), (0, 0, 1, 1) * 2, (0, 0, 0, 1, 1) * 2, (0, 0, 1) * 3])
-def test_twins_that_draw_side_by_side_are_warned_of(twin, order):
+def test_twins_that_draw_in_turns_give_a_warning(twin, order):
     layer = Sequential(Dropout(0.5, rng=rng()))
     layers = layer, TWINS[twin](layer)
     with pytest.warns(UserWarning, match="two models draw the same random numbers, such as dropout masks"):
@@ -58,8 +58,8 @@ def test_twins_that_draw_side_by_side_are_warned_of(twin, order):
 
 
 @pytest.mark.parametrize("twin", TWINS)
-def test_a_twin_that_takes_over_from_its_original_is_not_warned_of(twin):
-    """As a resumed run does, or a second run of one seed; nor is a single comparison."""
+def test_a_twin_that_replaces_its_original_gives_no_warning(twin):
+    """Examples are a resumed run, a second run with the same seed, and a single comparison."""
     layer = Sequential(Dropout(0.5, rng=rng()))
     other = TWINS[twin](layer)
     first, second = masks(layer, 5), masks(other, 7)
@@ -69,7 +69,7 @@ def test_a_twin_that_takes_over_from_its_original_is_not_warned_of(twin):
 
 @pytest.mark.parametrize("make", ["BYOL", "MoCo"])
 def test_streams_resume_bit_for_bit_in_methods(make):
-    """Of the online network and of its target, into a model that was made with other seeds."""
+    """The streams of the online and target networks are restored in a model that was made with other seeds."""
     def model(seed):
         encoder = nn.MLP((2, 2, 1), (6,), rng=rng(seed))
         head = Sequential(Dropout(0.5, rng=rng(seed + 1)), Linear(6, 4, rng=rng(seed + 2)))
@@ -98,8 +98,8 @@ def test_streams_resume_bit_for_bit_in_methods(make):
     assert [step(other, data) for _ in range(2)] == losses[2:]
 
 
-def test_dropout_does_not_give_the_positive_away_in_a_momentum_encoder():
-    """With unrelated views nothing tells query i that key i is its positive, unless both drop the same features."""
+def test_dropout_does_not_leak_the_positive_in_a_momentum_encoder():
+    """With unrelated views, query i can recognise its positive only if both drop the same features."""
     data = rng()
     d = 64
     encoder = Sequential(Dropout(0.9, rng=rng(1)))
@@ -113,7 +113,7 @@ def test_dropout_does_not_give_the_positive_away_in_a_momentum_encoder():
 
 
 @pytest.mark.parametrize("bad", [0, None, np.random.RandomState(0), "seed"])
-def test_a_stream_wants_a_generator(bad):
+def test_a_stream_requires_a_generator(bad):
     for make in (Stream, lambda rng: Dropout(rng=rng), lambda rng: Linear(2, 2, rng=rng)):
         with pytest.raises(TypeError, match="rng must be a numpy.random.Generator"):
             make(bad)
@@ -164,7 +164,7 @@ def test_a_copy_of_a_model_that_is_trained_shares_no_array_with_it(make):
 def test_the_target_of_a_copied_method_follows_the_copied_model(duplicate):
     encoder = nn.MLP((2, 2, 1), (6,), rng=rng())
     model = BYOL(encoder, Linear(6, 4, rng=rng()), Linear(4, 4, rng=rng()), m=0.5)
-    model.update()                                           # the target is views of one array now
+    model.update()                                           # the target is now views of one array
     other = duplicate(model)
     for p in other.online.parameters():
         p.data += 1

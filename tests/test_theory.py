@@ -1,4 +1,4 @@
-"""docs/theory.md and docs/derivations.md: their programs run, and print what the pages show."""
+"""The programs in docs/theory.md and docs/derivations.md run and print the output shown."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Threads that send gradients to the same leaves: every one arrives; two that walk one tape get an error."""
+"""Threads that add gradients to the same leaves lose none of them. Two threads that walk one tape get an error."""
 
 import sys
 import threading
@@ -19,7 +19,7 @@ def threads_switch_often():
 
 
 def in_threads(work, count=4):
-    """Run work(k) in `count` threads that start together; what each has raised."""
+    """Run work(k) in `count` threads that start together; return the exception of each thread, or None."""
     start = threading.Barrier(count)
     errors = [None] * count
 
@@ -38,7 +38,7 @@ def in_threads(work, count=4):
     return errors
 
 
-@pytest.mark.parametrize("size", [3, 40_000])                # NumPy lets other threads run while it adds long arrays
+@pytest.mark.parametrize("size", [3, 40_000])                # NumPy releases the GIL while it adds long arrays
 @pytest.mark.parametrize("begun", [False, True])
 def test_no_gradient_is_lost(size, begun):
     steps = 40
@@ -55,8 +55,8 @@ def test_no_gradient_is_lost(size, begun):
 
 
 @pytest.mark.parametrize("n", [1, 2, 20])
-def test_a_tape_that_another_thread_walks_meanwhile_is_an_error(n):
-    """Whoever comes second would find a part of the tape gone, and lose what flows there."""
+def test_a_tape_that_another_thread_is_walking_is_an_error(n):
+    """The second walk would find a part of the tape freed and lose the gradients of that part."""
     other = []
 
     @op
@@ -72,4 +72,4 @@ def test_a_tape_that_another_thread_walks_meanwhile_is_an_error(n):
         trunk = trunk * 1.0
     with pytest.raises(RuntimeError, match="another thread is walking the tape"):
         crossed(trunk).sum().backward()
-    assert other == [None] and (leaf.grad == 2).all()        # the other walk has arrived whole
+    assert other == [None] and (leaf.grad == 2).all()        # the other walk is complete

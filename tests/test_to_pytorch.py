@@ -1,4 +1,4 @@
-"""examples/to_pytorch.py: the same features in PyTorch, and weights that were trained there come back."""
+"""examples/to_pytorch.py gives the same features in PyTorch, and weights trained there convert back."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ import to_pytorch  # noqa: E402
 
 
 @pytest.mark.parametrize("make", [make for name, make in ENCODERS.items() if name != "own"], ids=[n for n in ENCODERS if n != "own"])
-def test_features_are_the_same_and_weights_trained_there_come_back(make, rng, tmp_path):
+def test_features_are_the_same_and_weights_trained_there_convert_back(make, rng, tmp_path):
     encoder = seen(make(rng), rng)
     to_pytorch.save(tmp_path / "e.pt", encoder, {"name": "a test"})
     model = to_pytorch.read(tmp_path / "e.pt")
@@ -43,7 +43,7 @@ def test_features_are_the_same_and_weights_trained_there_come_back(make, rng, tm
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 2e-3), (torch.bfloat16, 2e-2), (torch.float64, 1e-6)], ids=str)
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
-def test_weights_of_another_precision_or_of_a_wrapped_model_come_back(dtype, tolerance, prefix, rng, tmp_path):
+def test_weights_of_another_precision_or_of_a_wrapped_model_convert_back(dtype, tolerance, prefix, rng, tmp_path):
     encoder = nn.MLP((2, 2, 1), (3, 4), rng=rng).eval()
     to_pytorch.save(tmp_path / "e.pt", encoder, {})
     file = torch.load(tmp_path / "e.pt", weights_only=True)
@@ -64,7 +64,7 @@ def test_the_script_converts_a_run_and_back(rng, tmp_path):
     np.testing.assert_array_equal(minicl.load(tmp_path / "e.safetensors").encode(images), minicl.load(run).encode(images))
 
 
-def test_what_has_no_peer_or_is_damaged_is_one_line(rng, tmp_path):
+def test_a_model_without_an_equivalent_and_a_damaged_file_are_one_line(rng, tmp_path):
     with pytest.raises(DataError, match=".* has no equivalent here"):
         to_pytorch.save(tmp_path / "e.pt", ENCODERS["own"](rng), {})
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,5 @@
-"""minicl.load: what every training script has trained, on either backend, and one line for what cannot be loaded."""
+"""minicl.load reads the model of every training script on either backend, and raises one line for a folder that it
+cannot load."""
 
 import functools
 import importlib
@@ -52,8 +53,7 @@ SCRIPTS = {                                                  # id: (script, opti
 
 @pytest.fixture
 def trained_by(monkeypatch, tmp_path):
-    """trained_by(script, options): its folder, and the model as the script has it after the last step; no
-    evaluation."""
+    """trained_by(script, options) trains without evaluation and returns (folder, the script's trained models)."""
     monkeypatch.setattr(digits, "generate_digits", functools.partial(digits.generate_digits, 48, 24))
     monkeypatch.setattr(shapes, "generate_shapes", functools.partial(shapes.generate_shapes, 48, 24))
     monkeypatch.setattr(sequences, "generate_rotations", functools.partial(sequences.generate_rotations, n_train=48, n_test=24))
@@ -85,7 +85,7 @@ def test_every_script_that_trains_a_model_is_listed():
 
 
 @pytest.mark.parametrize("script, options, which", SCRIPTS.values(), ids=SCRIPTS)
-def test_what_a_script_trained_is_loaded_without_it_on_either_backend(trained_by, script, options, which, xp, rng):
+def test_the_model_of_a_script_is_loaded_on_either_backend(trained_by, script, options, which, xp, rng):
     folder, models = trained_by(script, options)
     model = models["model" if which is None else f"model {which}"].eval()
     trained = minicl.load(folder, xp, model=which)
@@ -114,7 +114,7 @@ def test_what_a_script_trained_is_loaded_without_it_on_either_backend(trained_by
 # ---------------------------------------------------------------- images
 
 class Data:
-    """What trains in a moment: a folder with a SimCLR that has seen nothing."""
+    """A folder with the checkpoint of an untrained model."""
 
     def __init__(self, folder, model, **meta):
         folder.mkdir(exist_ok=True)
@@ -157,7 +157,7 @@ def test_bytes_floats_and_files_of_the_same_pictures_have_the_same_features(grey
     (lambda: "nowhere/no such.png", r"nowhere/no such.png: No such file"),
     (lambda: [__file__], "test_trained.py: not a picture"),
 ])
-def test_what_is_not_an_image_of_the_encoder_is_refused_in_one_line(grey, items, message):
+def test_items_that_do_not_fit_the_encoder_are_refused_in_one_line(grey, items, message):
     with pytest.raises(ValueError, match=message) as caught:
         minicl.load(grey.folder).encode(items())
     assert "\n" not in str(caught.value)
@@ -168,7 +168,7 @@ def test_text_needs_a_model_that_reads_it(grey, trained_by):
         minicl.load(grey.folder).encode_text("seven")
 
 
-def test_other_names_for_one_picture_file_are_not_sequences(tmp_path, rng):
+def test_picture_files_are_refused_by_a_model_of_sequences(tmp_path, rng):
     model = CPC(WindowEncoder(3, 4, rng=rng), nn.GRU(32, 8, rng=rng), 2, rng=rng)
     with pytest.raises(DataError, match="files are opened as square pictures, but this model reads sequences"):
         minicl.load(Data(tmp_path / "run", model).folder).encode("a.png")
@@ -177,7 +177,7 @@ def test_other_names_for_one_picture_file_are_not_sequences(tmp_path, rng):
 # ---------------------------------------------------------------- folders that cannot be loaded
 
 def damage(folder, change):
-    """The folder with a checkpoint whose meta and arrays were changed and signed again."""
+    """Change the metadata and the arrays of the folder's checkpoint, and save it again."""
     arrays, meta = load_checkpoint(folder / "checkpoint.npz")
     meta.pop("format", None)
     state = {name.partition(".")[2]: array for name, array in arrays.items()}
@@ -239,13 +239,13 @@ def test_one_of_several_models_must_be_named(tmp_path, rng):
     assert np.array_equal(minicl.load(tmp_path, model="B").model.layers[0].weight.data, models["model B"].layers[0].weight.data)
 
 
-def test_a_loaded_model_trains_on(grey, rng):
+def test_a_loaded_model_can_be_trained(grey, rng):
     encoder = minicl.load(grey.folder).encoder.train()
     encoder(rng.random((4, 28, 28, 1), dtype="float32")).sum().backward()
     assert all(parameter.grad is not None for parameter in encoder.parameters())
 
 
-# ---------------------------------------------------------------- how a Module was made
+# ---------------------------------------------------------------- the spec of a Module
 
 def every_method(rng):
     def pair():
@@ -265,7 +265,7 @@ def every_method(rng):
     yield nn.WordTokenizer(["a", "b"], 3, unknown=True)
 
 
-def test_every_method_is_made_again_from_json_and_takes_its_weights(rng):
+def test_every_method_is_built_again_from_json_and_loads_its_weights(rng):
     for module in every_method(rng):
         twin = build(json.loads(json.dumps(spec_of(module))))
         twin.load_state_dict(module.state_dict())
@@ -283,7 +283,7 @@ class Mine(nn.Module):
         return self.layer(x)
 
 
-def test_a_module_of_ones_own_is_found_where_it_was_imported(rng):
+def test_a_user_defined_module_is_found_where_it_was_imported(rng):
     spec = spec_of(Mine(3, None, 1, "b", settings={"class": 2, "dict": [None, True]}, rng=rng))
     assert spec["class"] == "test_trained.Mine"
     twin = build(spec)
@@ -305,7 +305,7 @@ def test_a_module_of_ones_own_is_found_where_it_was_imported(rng):
      "its parts share parameters as its constructor"),
     (lambda rng: SimCLR(*[nn.Linear(2, 2, rng=rng)] * 2), "its parts share parameters as its constructor"),
 ])
-def test_a_module_that_json_does_not_describe_has_no_spec_and_a_reason(rng, make, reason):
+def test_a_module_that_json_cannot_describe_is_refused_with_a_reason(rng, make, reason):
     with pytest.raises(ValueError, match=re.escape(reason)):
         spec_of(make(rng))
 
@@ -323,7 +323,7 @@ HELD = {
 
 
 @pytest.mark.parametrize("held", HELD.values(), ids=HELD)
-def test_whatever_an_attribute_becomes_after_the_constructor_is_seen(held):
+def test_any_change_of_an_attribute_after_the_constructor_is_detected(held):
     spec_of(Holding())
     with pytest.raises(ValueError, match="was changed after construction"):
         spec_of(changed(Holding(), lambda m: setattr(m, "held", held)))
@@ -332,7 +332,7 @@ def test_whatever_an_attribute_becomes_after_the_constructor_is_seen(held):
 @pytest.mark.parametrize("edit", [
     {"x * 1": "x * 2"}, {"scale=1.0": "scale=2.0"}, {"# a comment": "# another"}, {"pass": "extra = 1"}, {"y = 3": "y = 4"}, {},
 ])
-def test_a_class_that_was_edited_since_is_warned_of_and_a_default_stays(tmp_path, monkeypatch, edit, rng):
+def test_a_class_edited_since_gives_a_warning_and_its_defaults_stay(tmp_path, monkeypatch, edit, rng):
     text = """
         from minicl import nn
         y = 3
@@ -368,7 +368,7 @@ def test_a_class_that_was_edited_since_is_warned_of_and_a_default_stays(tmp_path
     assert model.scale == 1.0
 
 
-def test_minicl_that_has_changed_since_is_warned_of(grey, out):
+def test_a_minicl_changed_since_gives_a_warning(grey, out):
     train(start(out))
     minicl.load(out)
     damage(grey.folder, lambda meta, state: meta.update(code={"minicl": "0" * 32}))
@@ -381,7 +381,7 @@ def changed(module, change):
     return module
 
 
-def test_a_run_of_a_model_that_cannot_be_described_trains_and_says_so(out, capsys, monkeypatch):
+def test_a_run_of_a_model_that_cannot_be_described_trains_with_a_message(out, capsys, monkeypatch):
     monkeypatch.setattr("small_runs.Sequential", lambda *steps: nn.Sequential(*steps, lambda x: x))
     train(start(out))
     assert "model: its weights are saved, but minicl.load will not be able to build it: Sequential: the function" in capsys.readouterr().out

@@ -1,3 +1,5 @@
+"""t-SNE keeps clusters together, has the requested perplexity, and gives the same map for the same seed."""
+
 import numpy as np
 
 from minicl.evaluate import tsne
@@ -16,7 +18,7 @@ def test_clusters_stay_clusters(rng):
     assert (labels[nearest.argmin(axis=1)] == labels).all() and np.isfinite(y).all()
 
 
-def test_a_row_has_the_perplexity_asked_for(rng):
+def test_a_row_has_the_requested_perplexity(rng):
     p = _neighbour_probabilities(rng.standard_normal((200, 5)), 20)
     np.testing.assert_allclose(p, p.T)
     assert abs(p.sum() - 1) < 1e-4

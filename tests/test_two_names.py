@@ -1,4 +1,6 @@
-"""Arguments that would be dropped without a word: a temperature under both of its names, an eps that float32 loses."""
+"""Arguments that would be silently ignored are errors: both names of the temperature, unknown names, an eps that
+underflows.
+"""
 
 import functools
 import math
@@ -44,7 +46,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_either_name_of_the_temperature_but_not_both(name):
+def test_either_name_of_the_temperature_is_accepted_but_not_both(name):
     call = CALLS[name]
     assert call(tau=0.5) == call(temperature=0.5) != call(temperature=0.2)
     for tau in (0.5, 0.2):
@@ -117,7 +119,7 @@ def test_l2_normalize_gives_unit_rows_down_to_eps(dtype, eps):
 
 
 @pytest.mark.parametrize("dtype, eps", [("float32", 1e-17), ("float32", 1e-30), ("float64", 1e-150), ("float64", 1e-300)])
-def test_l2_normalize_refuses_an_eps_whose_square_is_lost(dtype, eps):
+def test_l2_normalize_refuses_an_eps_whose_square_underflows(dtype, eps):
     with pytest.raises(ValueError, match="l2_normalize: eps must be"):
         contrastive.l2_normalize(np.ones((2, 2), dtype), eps=eps)
 
@@ -129,6 +131,6 @@ class Called:
 
 @pytest.mark.parametrize("what", [True, "add", Called(), Called, len, functools.partial(lambda x: x), None.__class__],
                          ids=lambda what: type(what).__name__)
-def test_op_takes_functions(what):
+def test_op_accepts_only_functions(what):
     with pytest.raises(TypeError, match="@op: expected a function"):
         op(what)

@@ -1,4 +1,4 @@
-"""Options that are True or False take nothing else: the text "no" would count as true."""
+"""Options that are True or False refuse all other values, because the text "no" would count as true."""
 
 import argparse
 import importlib
@@ -51,17 +51,17 @@ CALLS = {  # (function, option): a call with the option
        for load in (load_mnist, load_cifar10) for option in ("download", "check")},
 }
 INSIDE = {"op", "Signature", "sum_over", "mean_over", "mark_changed", "Stopped", "read_folder", "find_arrays", "command",
-          "World.any", "MPI.any", "MPI.choose_gpu", "Source.read", "parts_to_load"}      # called by minicl, or with any value
+          "World.any", "MPI.any", "MPI.choose_gpu", "Source.read", "parts_to_load"}  # internal, or for any value
 
 
 def public():
-    """(name, option) of all options annotated bool of the public functions and classes of minicl's modules."""
+    """Yield (name, option) for each option annotated bool of the public functions, classes and methods of minicl."""
     for info in pkgutil.walk_packages(minicl.__path__, "minicl."):
         if info.name == "minicl.__main__" or "examples" in info.name:
             continue
         module = importlib.import_module(info.name)
         for name, value in vars(module).items():
-            if name[0] == "_" or getattr(value, "__module__", None) != module.__name__ or value is Tensor:   # whose methods are ops
+            if name[0] == "_" or getattr(value, "__module__", None) != module.__name__ or value is Tensor:  # ops
                 continue
             callables = {}
             if not inspect.isclass(value):
@@ -78,18 +78,18 @@ def public():
                 yield from ((called, option) for option, p in parameters.items() if p.annotation in (bool, bool | int))
 
 
-def test_the_table_has_all_options_that_are_true_or_false():
+def test_the_table_has_all_boolean_options():
     found = {(name, option) for name, option in public() if name not in INSIDE}
     assert found == CALLS.keys()
 
 
 @pytest.mark.parametrize("name, option", CALLS, ids=lambda name: name)
-def test_text_is_neither_true_nor_false(name, option):
+def test_other_values_of_a_boolean_option_are_refused(name, option):
     for value in ("no", "False", "", [], np.array([True]), 2.0):
         with pytest.raises((TypeError, ValueError), match=option):
             CALLS[name, option](value)
 
 
-def test_broadcasts_of_op_is_neither():
+def test_broadcasts_of_op_must_be_boolean():
     with pytest.raises(TypeError, match="@op: broadcasts must be True or False, got 'no'"):
         op(broadcasts="no")(lambda x: (x, lambda g: (g,)))

@@ -1,7 +1,7 @@
-"""The value that explain() shows for each op is the value that the op computes.
+"""The equation that explain() shows for each op gives the value that the op computes.
 
-VALUES reads each equation of a docstring as a program, in NumPy's words or in loops. It must stand in the docstring as
-it stands here, and give the op's value for every case of tests/cases.py.
+VALUES holds each equation with a program for it, in NumPy or in loops. The docstring must contain the equation, and the
+program must give the op's value for every case of tests/cases.py.
 """
 
 import copy
@@ -14,7 +14,7 @@ from cases import CASES, all_ops
 from minicl import contrastive, distributed, ops
 from minicl.explain import formulas
 
-WORDS_ONLY = {"attention", "batch_norm", "layer_norm", "gru"}      # shapes; their equations are on the derivation pages
+WORDS_ONLY = {"attention", "batch_norm", "layer_norm", "gru"}      # their lines give shapes; the equations are in docs
 
 
 def unit(z):
@@ -22,7 +22,7 @@ def unit(z):
 
 
 def two_views(z1, z2):
-    """u and p: 2N unit rows, and the position of each row's other view."""
+    """(u, p): 2N unit rows, and the index of each row's other view."""
     u = unit(np.concatenate([z1, z2]))
     return u, [(i + len(z1)) % len(u) for i in range(len(u))]
 
@@ -105,7 +105,7 @@ def uniformity_loss(z, t=2):
 
 
 def columns(z):
-    """Each column of z less its mean."""
+    """Each column of z minus its mean."""
     return [z[:, a] - sum(z[:, a]) / len(z) for a in range(z.shape[1])]
 
 
@@ -141,7 +141,7 @@ def conv2d(x, w, stride=1, padding=0):
 
 
 def windows(x, size=2, stride=None):
-    """size x size x of each window, on its last axes."""
+    """The windows of x, with the size x size entries of each window on the last axes."""
     view = np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(0, 1))
     return view[::stride or size, ::stride or size]
 
@@ -225,18 +225,18 @@ VALUES = {
     contrastive.sup_con: ("L = sum_i w_i lse_i - sum_ij w_ij x_ij", sup_con),
     contrastive.triplet: ("L = (1/N) sum_i max(0, |a_i - p_i|^2 - |a_i - n_i|^2 + margin)", triplet),
     contrastive.uniformity_loss: ("L = log mean_{i != j} e_ij,   e_ij = exp(-t |u_i - u_j|^2)", uniformity_loss),
-    distributed.all_gather: ("y_i = row i div size of process i mod size", lambda x: x),        # of one process
+    distributed.all_gather: ("y_i = row i div size of process i mod size", lambda x: x),        # on one process
     distributed.mean_of: ("y = (1/size) sum over the processes of their x", lambda x: x),
     contrastive.vicreg: ("L = invariance mean_ia (z1_ia - z2_ia)^2 + R(z1) + R(z2)", vicreg),
 }
 
 
 @pytest.mark.parametrize("op", all_ops(), ids=lambda op: op.__name__)
-def test_the_value_line_is_here_as_in_the_docstring(op):
+def test_the_value_line_is_that_of_the_docstring(op):
     if op.__name__ in WORDS_ONLY:
         assert op not in VALUES
         return
-    assert op in VALUES, f"{op.__name__}: write its docstring's equation, and a function that evaluates it, into VALUES"
+    assert op in VALUES, f"{op.__name__}: add its docstring's equation and a function that evaluates it to VALUES"
     equation, shown = VALUES[op][0], formulas(op)[0]
     spaced = [" ".join(line.split()) for line in shown]
     assert any(" ".join(equation.split()) in line for line in spaced), f"VALUES has {equation!r}, but explain shows {shown}"
@@ -250,13 +250,13 @@ def test_the_value_line_gives_the_ops_value(case):
     np.testing.assert_allclose(value, case.op.forward(*case.inputs, **options())[0], rtol=1e-9, atol=1e-12)
 
 
-def test_a_wrong_normaliser_would_be_seen():
-    """nt_xent once showed 1/N where it is 1/2N."""
+def test_a_wrong_normaliser_would_be_detected():
+    """nt_xent once showed 1/N instead of 1/2N."""
     case = next(case for case in CASES if case.op is contrastive.nt_xent)
     assert abs(2 * nt_xent(*case.inputs) - case.op(*case.inputs).item()) > 0.1
 
 
-def test_examples_in_a_docstring_are_no_equations():
+def test_examples_in_a_docstring_are_not_equations():
     for op in all_ops():
         value, gradient = formulas(op)
         assert not any(line.startswith((">>>", "...", "[", "array", "Tensor")) or line.endswith("]])")

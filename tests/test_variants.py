@@ -1,4 +1,5 @@
-"""SupCon, DCL, SigLIP, triplet, VICReg, Barlow Twins: each is its definition, and does what it is there for."""
+"""SupCon, DCL, SigLIP, triplet, VICReg and Barlow Twins agree with their definitions and have the properties
+claimed."""
 
 import math
 
@@ -19,7 +20,7 @@ def views(n=6, d=4, seed=0):
 
 
 def gradients(loss, *arrays, xp=np):
-    """The gradient of loss(*arrays) to each array, on the host."""
+    """The gradients of loss(*arrays) with respect to each array, on the host."""
     leaves = [Tensor(to_device(x, xp), requires_grad=True) for x in arrays]
     loss(*leaves).backward()
     return [to_host(x.grad) for x in leaves]
@@ -121,7 +122,7 @@ def test_sup_con_with_a_class_for_each_image_is_nt_xent(xp, tau):
 
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_sup_con_of_image_ids_is_nt_xent_of_many_views(xp, count):
-    """Each other view of an anchor's image is the positive in turn; all others are candidates."""
+    """Each other view of the anchor's image is the positive in turn, and all other rows are candidates."""
     rng = np.random.default_rng(count)
     z = rng.standard_normal((count * 4, 3))
     ids = np.array([7, 2, 9, 4])
@@ -137,7 +138,7 @@ def test_sup_con_of_image_ids_is_nt_xent_of_many_views(xp, count):
     assert same == pytest.approx(math.log(count * 4 - 1), rel=1e-12)
 
 
-def test_an_anchor_without_positives_is_left_out_of_the_mean_and_still_pushes():
+def test_an_anchor_without_positives_is_left_out_of_the_mean_but_is_a_negative():
     z = views()[0]
     alone = np.array([0, 0, 1, 1, 2, 3])                     # rows 4 and 5 have no positive
     assert sup_con(z, 0.2, labels=alone).item() == pytest.approx(naive_sup_con(z, 0.2, alone), rel=1e-12)
@@ -151,14 +152,14 @@ def test_sup_con_without_any_positive_is_an_error_not_nan_and_not_0(xp):
 
 
 def test_sup_con_is_least_when_the_positives_of_an_anchor_share_it_evenly():
-    """log |P(i)| and no less: two classes at opposite ends, three items each."""
+    """The minimum is log |P(i)|, reached here by two classes of three items each at opposite points."""
     z = np.array([[1.0, 0]] * 3 + [[-1.0, 0]] * 3)
     assert sup_con(z, 0.05, labels=np.array([0, 0, 0, 1, 1, 1])).item() == pytest.approx(math.log(2), abs=1e-12)
 
 
 @pytest.mark.parametrize("labels", [np.arange(5), np.zeros((6, 1), dtype=int), np.zeros(6), [0, 0, 1, 1, 2, 2]],
                          ids=["too few", "a column", "floats", "a list"])
-def test_sup_con_says_which_labels_it_wants(labels):
+def test_sup_con_names_the_labels_it_expects(labels):
     with pytest.raises(ValueError, match=r"sup_con: expected labels, a host \(numpy\) array of 6 integers"):
         sup_con(views()[0], 0.2, labels=labels)
 
@@ -166,14 +167,14 @@ def test_sup_con_says_which_labels_it_wants(labels):
 # ---------------------------------------------------------------- DCL
 
 def test_dcl_is_nt_xent_without_the_positive_in_the_denominator():
-    """L_DCL = L + mean log(1 - p_i+): one anchor, cosine 1 to its positive and 0 to two negatives."""
+    """L_DCL = L + mean log(1 - p_i+). Each anchor has a cosine of 1 with its positive and of 0 with two negatives."""
     z = np.eye(2)
     L = nt_xent(z, z, 0.5).item()
     p = math.exp(2) / (math.exp(2) + 2)
     assert dcl(z, z, 0.5).item() == pytest.approx(L + math.log(1 - p), rel=1e-12)
 
 
-def test_the_pull_of_dcl_does_not_fade_once_the_negatives_are_told_apart():
+def test_the_gradient_of_dcl_does_not_vanish_once_the_negatives_are_easy():
     easy = np.array([[1.0, 0.3], [-1.0, 0.3]]), np.array([[1.0, -0.3], [-1.0, -0.3]])
     faded = np.abs(gradients(lambda a, b: nt_xent(a, b, 0.1), *easy)[0]).max()
     steady = np.abs(gradients(lambda a, b: dcl(a, b, 0.1), *easy)[0]).max()
@@ -182,11 +183,11 @@ def test_the_pull_of_dcl_does_not_fade_once_the_negatives_are_told_apart():
 
 # ---------------------------------------------------------------- SigLIP
 
-def test_siglip_at_its_start_takes_all_pairs_for_negatives():
+def test_siglip_starts_by_classifying_all_pairs_as_negatives():
     x = np.eye(4)
     start = siglip(x, x, SIGLIP_LOGIT_SCALE, SIGLIP_BIAS).item()
-    assert start == pytest.approx(math.log(2), abs=2e-4)     # positives 10 - 10, negatives -10
-    assert siglip(x, x, SIGLIP_LOGIT_SCALE, 0.0).item() > 2.9 * start     # three negatives an image, at log 2 each
+    assert start == pytest.approx(math.log(2), abs=2e-4)     # logits: positives 10 - 10, negatives -10
+    assert siglip(x, x, SIGLIP_LOGIT_SCALE, 0.0).item() > 2.9 * start     # three negatives per image, log 2 each
 
 
 def test_siglip_stays_finite_at_extreme_scores_in_float32(xp):
@@ -197,7 +198,7 @@ def test_siglip_stays_finite_at_extreme_scores_in_float32(xp):
 
 
 def test_siglip_of_a_batch_is_the_sum_over_shards_of_its_texts():
-    """No pair needs another pair's score: each column of pairs can be computed on its own machine."""
+    """No pair depends on the score of another pair, so each column of pairs can be computed on its own machine."""
     x, y = views()
     cosines = np.array([[cos(a, b) for b in y] for a in x])
     margins = np.where(np.eye(6, dtype=bool), 1, -1) * (10 * cosines - 10)
@@ -215,16 +216,16 @@ def test_a_triplet_that_is_right_by_the_margin_gives_no_gradient():
 
 
 def test_semi_hard_negatives_are_the_nearest_beyond_the_positive(xp):
-    degrees = np.array([20.0, 10, 40, 90])                   # of the positives of four anchors at 0 degrees
+    degrees = np.array([20.0, 10, 40, 90])                   # angles of the positives; all anchors are at 0
     positive = np.stack([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))], axis=1)
     anchor = np.array([[1.0, 0]] * 4)
     ids = semi_hard_negatives(to_device(anchor, xp), to_device(positive, xp))
-    assert to_host(ids).tolist() == [2, 0, 3, 2]             # the last has none beyond it: the least similar other
+    assert to_host(ids).tolist() == [2, 0, 3, 2]             # the last has none beyond: the least similar row
     ids = semi_hard_negatives(to_device(anchor, xp), to_device(positive, xp), ids=np.array([0, 1, 0, 1]))
-    assert to_host(ids).tolist() == [3, 0, 3, 2]             # rows 0 and 2 are of one label, 1 and 3 of the other
+    assert to_host(ids).tolist() == [3, 0, 3, 2]             # rows 0 and 2 have one label, 1 and 3 the other
 
 
-def test_mined_negatives_are_rows_of_the_tape(xp):
+def test_gradients_reach_mined_negatives(xp):
     a, p = (Tensor(to_device(z, xp), requires_grad=True) for z in views())
     triplet(a, p, p[semi_hard_negatives(a.data, p.data)], margin=2.0).backward()
     assert np.isfinite(to_host(a.grad)).all() and np.abs(to_host(p.grad)).max() > 0
@@ -232,26 +233,26 @@ def test_mined_negatives_are_rows_of_the_tape(xp):
 
 # ---------------------------------------------------------------- VICReg and Barlow Twins
 
-def test_collapse_has_a_price_without_negatives():
+def test_collapse_is_penalised_without_negatives():
     point = np.ones((6, 3))
     assert vicreg(point, point).item() == pytest.approx(2 * 25 * 0.99)
     assert barlow_twins(point, point).item() == pytest.approx(3)
 
 
-def test_what_each_dimension_says_alone_costs_nothing():
-    """Columns that vary, uncorrelated, and views that agree: the minimum of both."""
+def test_uncorrelated_dimensions_cost_nothing():
+    """Uncorrelated columns that vary enough, in two equal views, give the minimum of both losses."""
     z = np.array([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
     assert vicreg(z, z).item() == 0
     assert barlow_twins(z, z).item() == pytest.approx(0, abs=1e-9)
 
 
-def test_a_dimension_that_repeats_another_costs():
+def test_a_dimension_that_repeats_another_is_penalised():
     z = np.array([[1.0, 1], [-1, -1], [1, 1], [-1, -1]])
     assert vicreg(z, z).item() == pytest.approx(2 * (4 / 3)**2)          # C_01 = 4/3, twice in each view, over d = 2
     assert barlow_twins(z, z, off_diagonal=0.1).item() == pytest.approx(0.2, abs=1e-4)
 
 
-def test_barlow_twins_does_not_see_the_scale_of_a_view():
+def test_barlow_twins_does_not_depend_on_the_scale_of_a_view():
     x, y = views()
     assert barlow_twins(x, y).item() == pytest.approx(barlow_twins(1000 * x, y).item(), rel=1e-4)
 
@@ -270,7 +271,7 @@ def test_no_loss_makes_a_training_step_wait_for_the_device(loss):
     assert waits(lambda: (loss(x) if loss is uniformity_loss else loss(x, y)).backward()) == 0
 
 
-# ---------------------------------------------------------------- what is asked wrongly
+# ---------------------------------------------------------------- invalid arguments
 
 @pytest.mark.parametrize("call, message", [
     (lambda x, y: dcl(x, y[:3], 0.2), r"dcl: expected two views \(N, d\)"),
@@ -291,12 +292,12 @@ def test_no_loss_makes_a_training_step_wait_for_the_device(loss):
     (lambda x, y: barlow_twins(x[:1], y[:1]), r"barlow_twins: expected \(N, d\) with N >= 2"),
     (lambda x, y: barlow_twins(x, y, off_diagonal=math.inf), "barlow_twins: off_diagonal must be a number in .0, inf."),
 ])
-def test_what_is_asked_wrongly_is_said(call, message):
+def test_invalid_arguments_are_refused(call, message):
     with pytest.raises((TypeError, ValueError), match=message):
         call(*views())
 
 
-def test_nan_in_the_input_is_said():
+def test_nan_in_the_input_raises():
     x, y = views()
     x[2, 1] = np.nan
     for name, loss in {"sup_con": lambda: sup_con(x, 0.2, labels=LABELS), "dcl": lambda: dcl(x, y, 0.2),
@@ -307,7 +308,7 @@ def test_nan_in_the_input_is_said():
 
 
 @pytest.mark.parametrize("anchor, positive", [(Tensor, np.array), (np.array, Tensor), (Tensor, Tensor), (list, np.array)])
-def test_mining_takes_arrays_and_says_so(anchor, positive):
+def test_mining_refuses_tensors_with_a_hint(anchor, positive):
     rows = np.eye(3)
     with pytest.raises(TypeError, match="semi_hard_negatives: expected arrays, got .* pass the .data of a Tensor"):
         semi_hard_negatives(anchor(rows), positive(rows))

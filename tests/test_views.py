@@ -1,4 +1,4 @@
-"""Writes of the library are seen by the views of what it wrote to, and by nothing else."""
+"""A write by minicl into an array is detected in the backward of views of the array, and does not affect copies."""
 
 import copy
 
@@ -91,20 +91,20 @@ def loss_of(view, q):
 
 @pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.parametrize("view", VIEWS)
-def test_a_write_between_forward_and_backward_is_seen_by_views(writer, view, xp):
+def test_a_write_between_forward_and_backward_is_detected_through_views(writer, view, xp):
     part, write = WRITERS[writer](Net(np.random.default_rng(0)).to(xp))
     q = Tensor(xp.ones(1, "float32"), requires_grad=True)
     loss = loss_of(VIEWS[view](part), q)
     write()
     with pytest.raises(RuntimeError, match="was changed by"):
         loss.backward()
-    loss = loss_of(VIEWS[view](part), q)                                     # from here on it is right again
+    loss = loss_of(VIEWS[view](part), q)                                     # a new forward is right again
     loss.backward()
 
 
 @pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.parametrize("other", COPIES)
-def test_a_write_is_no_concern_of_copies(writer, other, xp):
+def test_a_write_does_not_affect_copies(writer, other, xp):
     part, write = WRITERS[writer](Net(np.random.default_rng(0)).to(xp))
     q = Tensor(xp.ones(1, "float32"), requires_grad=True)
     loss = loss_of(COPIES[other](part if other != "rows" else Tensor(part.data.copy())), q)
@@ -131,7 +131,7 @@ def test_a_frozen_neighbour_in_the_optimizers_buffer_is_not_touched():
     loss.backward()
 
 
-def test_freezing_is_no_write():
+def test_freezing_is_not_a_write():
     model = Net(np.random.default_rng(0))
     optimizer = optim.SGD(model, lr=0.1)
     optimizer.step()
@@ -142,7 +142,7 @@ def test_freezing_is_no_write():
 
 
 @pytest.mark.parametrize("view", [Queue.negatives, Queue.filled, lambda queue: queue.keys.data])
-def test_writes_into_a_queue_are_seen(view):
+def test_writes_into_a_queue_are_detected(view):
     rng = np.random.default_rng(0)
     for write in (lambda queue: queue.enqueue(rng.standard_normal((2, 3), dtype="float32")),
                   lambda queue: queue.load_state_dict(queue.state_dict())):
@@ -173,7 +173,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_check_inputs_holds_arrays_in_options_too(option):
+def test_check_inputs_also_protects_arrays_in_options(option):
     array, op = OPTIONS[option]
     x = Tensor(np.random.default_rng(0).standard_normal((4, 3), dtype="float32"), requires_grad=True)
     array = array.copy()
@@ -186,7 +186,7 @@ def test_check_inputs_holds_arrays_in_options_too(option):
 
 
 @pytest.mark.parametrize("switches", [(True,), (True, False)])
-def test_a_view_whose_requires_grad_was_switched_still_sees_writes(switches):
+def test_writes_are_detected_after_a_view_switched_requires_grad(switches):
     layer = nn.Linear(3, 2, rng=np.random.default_rng(0))
     optimizer = optim.SGD(layer, lr=0.5)
     detached = layer.weight.detach()

@@ -1,4 +1,4 @@
-"""Pictures: arrays in, a PNG file out; what happens where matplotlib is missing, broken or told of an odd backend."""
+"""Plots are PNG files of arrays. A matplotlib that is missing, broken or set to an unknown backend is handled."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from circle import circle_panels
 from minicl import viz
 from plots import caption_grid, line_plots
 
-pictures = pytest.mark.skipif(viz.Figure is None, reason="pictures need matplotlib, the viz extra")
+pictures = pytest.mark.skipif(viz.Figure is None, reason="needs matplotlib (extra: viz)")
 LOG = [{"step": k, "loss": 2.0 - k, "alignment": 0.1, "uniformity": -1.0} for k in range(2)]
 ANGLES = np.linspace(0, 6, 12)
 CIRCLE = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1)
@@ -41,7 +41,7 @@ def test_arrays_become_a_picture(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", DRAW)
-def test_without_matplotlib_each_says_so_and_goes_on(name, tmp_path, monkeypatch, capsys):
+def test_without_matplotlib_each_plot_prints_one_line_and_returns(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(viz, "Figure", None)
     DRAW[name](tmp_path / "picture.png")
     assert capsys.readouterr().out == viz.MISSING + "\n" and not any(tmp_path.iterdir())
@@ -56,7 +56,7 @@ def run_python(code, **environment):
 
 @pictures
 @pytest.mark.parametrize("backend", ["module://no.such.backend_inline", "nonsense"])
-def test_any_backend_in_the_environment_will_do(backend, tmp_path):
+def test_any_backend_in_the_environment_is_accepted(backend, tmp_path):
     out = run_python(f"import numpy; from minicl import viz; viz.image_grid({str(tmp_path / 'a.png')!r}, "
                      "[numpy.zeros((1, 2, 2, 1))]); import os; print(os.environ['MPLBACKEND'])",
                      MPLBACKEND=backend)
@@ -64,7 +64,7 @@ def test_any_backend_in_the_environment_will_do(backend, tmp_path):
 
 
 @pictures
-def test_a_backend_that_matplotlib_can_load_stays_chosen():
+def test_a_backend_that_matplotlib_can_load_stays_selected():
     assert run_python("from minicl import viz; import matplotlib; print(matplotlib.rcParams['backend'])",
                       MPLBACKEND="svg").strip() == "svg"
 
@@ -78,7 +78,7 @@ def test_a_backend_that_matplotlib_can_load_stays_chosen():
     ("raise AttributeError('_ARRAY_API not found')", "matplotlib is installed but its import fails (_ARRAY_API not found)"),
     ("raise RuntimeError", "matplotlib is installed but its import fails (RuntimeError)"),
 ], ids=["missing", "import error", "attribute error", "no message"])
-def test_a_matplotlib_that_can_not_be_imported_is_explained(source, message, tmp_path, monkeypatch):
+def test_a_failed_import_of_matplotlib_is_explained(source, message, tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
     (tmp_path / "matplotlib.py").write_text(source)

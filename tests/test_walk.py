@@ -1,4 +1,5 @@
-"""The walk over the tape, with ops of its own: it needs nothing of minicl.ops (an exercise takes the walk out)."""
+"""The backward walk over the tape, which is an exercise. Its ops are defined here, so it needs nothing of
+minicl.ops."""
 
 import gc
 import weakref
@@ -38,14 +39,14 @@ def test_a_walk_multiplies_along_a_chain():
     assert x.grad == 3.0**10
 
 
-def test_a_walk_adds_what_arrives_by_different_ways():
+def test_a_walk_adds_the_gradients_of_different_paths():
     x = leaf(3.0)
     plus(times(x, x), x).backward()                          # x^2 + x
     assert x.grad == 7
 
 
 def test_a_walk_goes_through_each_node_once():
-    """By every path it would take 2^60 steps; 60 calls of backward are enough."""
+    """A walk along every path would take 2^60 steps. This walk makes 60 calls of backward."""
     calls = []
 
     @op
@@ -67,9 +68,9 @@ def test_a_walk_waits_for_the_last_user_of_a_node():
     assert x.grad == 64
 
 
-def test_a_walk_adds_to_gradients_that_are_there_and_shares_no_array():
+def test_a_walk_adds_to_existing_gradients_and_shares_no_array():
     x, y = leaf(1.0), leaf(2.0)
-    plus(x, y).backward()                                    # hands the same array to both
+    plus(x, y).backward()                                    # passes the same array to both
     times(x, 3.0).backward()
     assert (x.grad, y.grad) == (4, 1)
 
@@ -84,7 +85,7 @@ def test_a_walk_ends_at_none_and_at_constants():
     assert x.grad == 24 and constant.grad is None
 
 
-def test_a_walk_frees_what_was_saved_and_is_made_once():
+def test_a_walk_frees_the_saved_arrays_and_happens_once():
     saved = []
 
     @op
@@ -109,7 +110,7 @@ def test_the_order_is_newest_first():
 
 
 def test_a_walk_frees_the_gradients_of_a_node_before_the_next_backward():
-    """Else two layers' gradients of weights take memory at a time."""
+    """Otherwise the weight gradients of two layers would be in memory at the same time."""
     alive = []
 
     @op

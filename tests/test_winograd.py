@@ -1,4 +1,4 @@
-"""Winograd's F(2x2, 3x3) is the direct convolution: values, gradients, where it is used."""
+"""Winograd's F(2x2, 3x3) agrees with the direct convolution in values and gradients, and is used where it is faster."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_the_kernel_gradient_is_the_same_in_every_run(rng):
     (8, 8, 128, {}, False), (8, 8, 128, {"padding": 1, "stride": 2}, False), (8, 8, 64, {"padding": 1}, False),
     (4, 32, 128, {"padding": 1}, False), (4, 32, 256, {"padding": 1}, True), (4, 8, 256, {"padding": 1}, False),
     (2, 128, 256, {"padding": 1}, False), (8, 7, 128, {"padding": 1}, False)])
-def test_conv2d_uses_it_where_it_pays(side, batch, channels, options, used, rng, monkeypatch):
+def test_conv2d_uses_winograd_where_it_is_faster(side, batch, channels, options, used, rng, monkeypatch):
     calls = []
 
     def watched(*arguments):

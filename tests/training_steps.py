@@ -1,7 +1,7 @@
-"""One training step of each method as the examples take it: their encoders and augmentations, a small batch.
+"""One training step of each method, with the encoders and augmentations of the examples and a small batch.
 
     step = STEPS["SimCLR"](xp)
-    loss = step()                       a Tensor; nothing of it has been read
+    loss = step()                       a Tensor whose value has not been read
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ from minicl.methods import BYOL, CLIP, CPC, MoCo, SimCLR, SimSiam, WindowEncoder
 from minicl.optim import LARS, SGD, AdamW
 from sequences import time_first
 
-N = 16                                                       # images a batch
+N = 16                                                       # images per batch
 GREY, COLOUR = (28, 28, 1), (32, 32, 3)
 
 
@@ -30,7 +30,7 @@ def predictor(rng):
 
 
 def training(model, optimizer, draw, loss_of, rng, after=lambda: None):
-    """A function that takes one step on new inputs, which draw() gives; .on(*inputs, lr) takes it on given ones."""
+    """A function that takes one step on inputs from draw(). Its .on(*inputs, lr) takes a step on given inputs."""
     def on(*inputs):
         *inputs, lr = inputs
         loss = loss_of(*inputs)
@@ -111,7 +111,7 @@ def clip(xp):
         digits, labels = rng.integers(0, 256, (N, *GREY), dtype=np.uint8), rng.integers(0, 10, N)
         images, attributes = dataset.render(digits, labels, rng)
         ids = dataset.tokenize(dataset.caption(attributes, rng))
-        return images, np.pad(ids, [(0, 0), (0, LENGTH - ids.shape[1])]), same_caption_ids(ids)      # of one shape
+        return images, np.pad(ids, [(0, 0), (0, LENGTH - ids.shape[1])]), same_caption_ids(ids)      # to one shape
 
     def loss(images, ids, same):
         image, text = model(to_float(images, xp), to_device(ids, xp))

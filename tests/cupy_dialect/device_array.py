@@ -1,7 +1,7 @@
-"""The array of the stand-in for CuPy, and the border between host and device.
+"""The array of the stand-in for CuPy, and the boundary between host and device.
 
-A device array wraps a NumPy array that the host cannot reach. What goes in is checked (`operand`, `host`), what comes
-out is a device array again (`device`). stream.py counts each launch, and each time the host reads an array.
+A device array wraps a NumPy array that the host cannot access. `operand` and `host` check arguments, and `device` wraps
+results. stream.py counts the launches, and how often the host reads an array.
 """
 
 import operator
@@ -18,7 +18,7 @@ _SCALARS = frozenset({bool, int, float, complex} | {np.dtype(char).type for char
 _BASIC_INDICES = frozenset({int, slice, type(None), type(Ellipsis)})
 
 
-# ---------------------------------------------------------------- across the border
+# ---------------------------------------------------------------- between host and device
 
 def unsupported(x):
     return TypeError(f"Unsupported type {type(x)}: CuPy mixes device arrays with scalars only; "
@@ -26,7 +26,7 @@ def unsupported(x):
 
 
 def operand(x):
-    """The NumPy value behind an operand of an operator or ufunc: a device array or a scalar."""
+    """The NumPy value of an operand of an operator or ufunc, which must be a device array or a scalar."""
     if type(x) is ndarray:
         return x._array
     if type(x) in _SCALARS:
@@ -37,7 +37,7 @@ def operand(x):
 
 
 def host(x):
-    """What NumPy's function gets for an argument of CuPy's: no host array, but shapes, axes, dtypes, lists."""
+    """The argument of NumPy's function for an argument of CuPy's. Host arrays are refused; shapes and dtypes pass."""
     if type(x) is ndarray:
         return x._array
     if isinstance(x, np.ndarray):
@@ -50,7 +50,7 @@ def host(x):
 
 
 def wrap(array):
-    """A device array around a NumPy array (its memory is shared) or NumPy scalar."""
+    """A device array that shares the memory of a NumPy array, or holds a NumPy scalar."""
     array = np.asarray(array)
     if array.dtype.char not in _SUPPORTED:
         raise ValueError(f"Unsupported dtype {array.dtype}")
@@ -58,7 +58,7 @@ def wrap(array):
 
 
 def device(result):
-    """What CuPy returns where NumPy returned `result`: never a NumPy array or scalar."""
+    """NumPy's `result` as CuPy returns it, with device arrays instead of NumPy arrays and scalars."""
     if isinstance(result, (np.ndarray, np.generic)):
         return wrap(result)
     if isinstance(result, (list, tuple)):
@@ -67,13 +67,13 @@ def device(result):
 
 
 def call(function, args, kwargs):
-    """function(*args, **kwargs) on the arrays behind; `out` is returned as the very object it was given as."""
+    """function(*args, **kwargs) on the wrapped NumPy arrays. If `out` is given, the same object is returned."""
     result = function(*map(host, args), **{name: host(x) for name, x in kwargs.items()})
     return device(result) if kwargs.get("out") is None else kwargs["out"]
 
 
 def in_bounds(function, *args, **kwargs):
-    """function(...), where NumPy's complaint about an index out of bounds is one that CuPy never makes."""
+    """function(...), with an AssertionError for an index out of bounds, where CuPy raises no error."""
     try:
         return function(*args, **kwargs)
     except IndexError as error:
@@ -85,7 +85,7 @@ def in_bounds(function, *args, **kwargs):
 # ---------------------------------------------------------------- the array
 
 def read_key(key):
-    """An index with NumPy arrays inside, and the kinds of index arrays it holds ("b" masks, "i" ids)."""
+    """(the key with NumPy arrays, the kinds of its index arrays), where "b" is a mask and "i" are ids."""
     if type(key) in _BASIC_INDICES:
         return key, ""
     parts = []
@@ -101,12 +101,12 @@ def read_key(key):
             raise TypeError(f"Unsupported type {type(part)} in an index: CuPy would copy it to the device each time")
         parts.append(part)
     if "b" in kinds:
-        synchronise()                                      # for reads and writes alike, CuPy counts the True
+        synchronise()                                      # for reads and writes, CuPy counts the True
     return tuple(parts), kinds
 
 
 def _same_place(x, y):
-    """Whether both are views of the same memory; a single entry, which NumPy hands out as a number, never is."""
+    """Whether both are the same view of memory. This is False for a single entry, which NumPy returns as a number."""
     return isinstance(x, np.ndarray) and x.shape == y.shape and x.strides == y.strides and x.ctypes.data == y.ctypes.data
 
 
@@ -127,7 +127,7 @@ def _refuse_undefined(target, key, kinds, value):
                                  "memcpy, which is undefined; copy the right-hand side first")
 
 
-_OWNERS = weakref.WeakValueDictionary()                    # id of a NumPy array that owns its memory -> its device array
+_OWNERS = weakref.WeakValueDictionary()  # id of a NumPy array that owns its memory -> its device array
 
 
 class ndarray:
@@ -153,14 +153,14 @@ class ndarray:
         self._base = None if known is self else known      # one object for all views, as in CuPy
         return self
 
-    # NumPy may not touch it
+    # NumPy's functions are refused
 
     def __array__(self, dtype=None, copy=None):
         raise TypeError("Implicit conversion to a NumPy array is not allowed. "
                         "Please use `.get()` to construct a NumPy array explicitly.")
 
     def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
-        # CuPy allows `np.float32(2) * x`, which comes this way; in `np.float32(2) < x` NumPy makes it a 0-d array.
+        # CuPy allows `np.float32(2) * x`, which calls this. For `np.float32(2) < x` NumPy passes a 0-d array.
         left = inputs[0]
         if ufunc.__name__ in _COMPARISONS and isinstance(left, np.ndarray) and not left.ndim:
             left = left.item()
@@ -178,7 +178,7 @@ class ndarray:
     def __reduce__(self):
         raise TypeError("a device array was pickled: save x.get(), which any machine can load")
 
-    # out of the device, each time a synchronisation
+    # copies to the host; each is a synchronisation
 
     def get(self, stream=None, order="C", out=None, blocking=True):
         synchronise()
@@ -220,7 +220,7 @@ class ndarray:
         if "i" in kinds:
             return wrap(in_bounds(self._array.__getitem__, key))
         part = self._array[key]
-        if type(part) is not np.ndarray:                   # NumPy copies a scalar out, CuPy has a 0-d view
+        if type(part) is not np.ndarray:                   # NumPy returns a scalar, CuPy a 0-d view
             part = self._array[(*key, ...) if type(key) is tuple else (key, ...)]
         return wrap(part)
 
@@ -231,7 +231,7 @@ class ndarray:
         value = operand(value)
         written(self)
         if type(value) is np.ndarray:
-            if not kinds and _same_place(self._array[key], value):     # the end of x[part] += y, which has been done
+            if not kinds and _same_place(self._array[key], value):     # the last step of x[part] += y, already done
                 return
             _refuse_undefined(self._array, key, kinds, value)
         launch()
@@ -268,7 +268,7 @@ class ndarray:
         return in_bounds(call, self._array.take, (indices, axis), {"out": out})
 
     def repeat(self, repeats, axis=None):
-        if type(repeats) is ndarray:                       # the result's shape would have to wait for it
+        if type(repeats) is ndarray:                       # the result's shape would depend on it
             raise ValueError("cupy.ndarray object cannot be specified as `repeats`.")
         launch()
         return call(self._array.repeat, (repeats, axis), {})
@@ -303,7 +303,7 @@ class ndarray:
 
 
 def _defers(x):
-    """Whether a device array leaves `array + x` to x.__radd__, as NEP 13 has it and CuPy does it."""
+    """Whether a device array leaves `array + x` to x.__radd__, as NEP 13 defines and CuPy does."""
     if hasattr(x, "__array_ufunc__"):
         return x.__array_ufunc__ is None
     return getattr(x, "__array_priority__", 0) > ndarray.__array_priority__
@@ -377,13 +377,13 @@ _OPERATOR_UFUNCS = frozenset(getattr(np, name) for name in _UFUNC_OF.values())
 
 
 def _teach_ndarray():
-    """Give the class what the listing says CuPy's has and NumPy can compute."""
+    """Add the listed methods and attributes of CuPy's array that NumPy can compute to the class."""
     methods = {}
     for stem, ufunc in _UFUNC_OF.items():
         methods |= _operators(stem, getattr(np, ufunc))
     for name in ("__neg__", "__pos__", "__abs__", "__invert__"):
         methods[name] = lambda self, _name=name: launch() or device(getattr(self._array, _name)())
-    for name in LISTING["operators"]:                      # CuPy has no __imatmul__, so neither have we
+    for name in LISTING["operators"]:                      # without __imatmul__, which CuPy does not have
         if name in methods:
             setattr(ndarray, name, methods[name])
     for name in LISTING["methods"]:
@@ -393,7 +393,7 @@ def _teach_ndarray():
         setattr(ndarray, name, _reading(name))
     for name in ("dtype", "ndim"):
         setattr(ndarray, listed("attributes", name), property(operator.attrgetter(f"_array.{name}")))
-    for name in ("itemsize", "nbytes", "shape", "size", "strides"):       # which a fused function cannot ask for
+    for name in ("itemsize", "nbytes", "shape", "size", "strides"):       # not available in fused functions
         attribute = property(lambda self, _name=name: while_fusing(_name) or getattr(self._array, _name))
         setattr(ndarray, listed("attributes", name), attribute)
     for name in ("real", "imag", "mT"):

@@ -1,5 +1,5 @@
-"""What the stand-in runs for the CUDA kernels of minicl: each by its name, in NumPy. CuPy's own runs are compared with
-NumPy's ops where there is a GPU, real or emulated."""
+"""NumPy equivalents of minicl's CUDA kernels, by name, which the stand-in runs. On a real or emulated GPU the kernels
+themselves are compared with the ops in NumPy."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from .stream import launch, while_fusing
 
 
 class ElementwiseKernel:
-    """cupy.ElementwiseKernel, whose CUDA source only a GPU can run."""
+    """cupy.ElementwiseKernel, which runs the NumPy equivalent of its CUDA source."""
 
     def __init__(self, in_params, out_params, operation, name="kernel", preamble=""):
         if name not in EQUIVALENTS:
@@ -26,7 +26,7 @@ class ElementwiseKernel:
 
 
 class ReductionKernel(ElementwiseKernel):
-    """cupy.ReductionKernel: the sum of what is computed for each entry."""
+    """cupy.ReductionKernel: the sum of an expression over the entries."""
 
     def __init__(self, in_params, out_params, map_expr, reduce_expr, post_map_expr, identity, name="reduction"):
         super().__init__(in_params, "", map_expr, name)

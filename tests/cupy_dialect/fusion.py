@@ -1,9 +1,9 @@
-"""cupy.fuse as the stand-in has it: an elementwise function of arrays and numbers becomes one launch.
+"""cupy.fuse of the stand-in: an elementwise function of arrays and numbers becomes one launch.
 
-CuPy calls the function once with variables for its arguments, writes down each ufunc, and makes of them one kernel,
-with a thread for each entry of the shape that the arguments broadcast to. Here the function runs on the arrays
-themselves. What CuPy could not write down raises TypeError; what would be another result there raises AssertionError:
-an array of a smaller shape that is written to (by many threads at once) or returned (in the whole shape, there).
+CuPy calls the function once with variables for its arguments, records each ufunc, and compiles them to one kernel,
+with a thread for each entry of the broadcast shape. Here the function runs on the arrays themselves. What CuPy cannot
+record raises TypeError. What gives another result in CuPy raises AssertionError: an array smaller than the broadcast
+shape that is written to (by many threads at once) or returned (CuPy returns the broadcast shape).
 """
 
 import numpy as np
@@ -13,14 +13,14 @@ from .stream import FusedNumber, fusing
 
 
 def fuse(*args, **kwargs):
-    """Written @fuse or @fuse(kernel_name=...)."""
+    """The decorator @fuse or @fuse(kernel_name=...)."""
     if len(args) == 1 and not kwargs and callable(args[0]):
         return Fused(args[0])
     return lambda function: Fused(function, *args, **kwargs)
 
 
 class Fused:
-    """What cupy.fuse returns."""
+    """A function decorated with cupy.fuse."""
 
     def __init__(self, function, kernel_name=None):
         self.function = function
@@ -45,7 +45,7 @@ class Fused:
 
 
 def _traced(x):
-    """What the function gets for an argument."""
+    """The value that the function gets for an argument."""
     if type(x) is ndarray or x is None:
         return x
     if type(x) in (bool, int, float):

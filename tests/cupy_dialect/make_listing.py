@@ -3,8 +3,8 @@
     python tests/cupy_dialect/make_listing.py
 
 needs CuPy but no GPU. Only names and the order of parameters matter, so every default is written None.
-A signature is kept as Python writes it, "a, axis=None, out=None", so that the stand-in can let Python
-itself refuse what CuPy would refuse.
+A signature is stored as Python writes it, "a, axis=None, out=None", so that the stand-in can let Python
+itself refuse the calls that CuPy refuses.
 """
 
 import inspect
@@ -38,7 +38,7 @@ ATOMIC_DTYPES = {
 
 
 def parameters(thing):
-    """The parameters of a function or method as Python writes them, or None if CuPy does not tell."""
+    """The parameters of a function or method as Python writes them, or None if they are unknown."""
     try:
         signature = inspect.signature(thing)
     except (TypeError, ValueError):
@@ -49,7 +49,7 @@ def parameters(thing):
 
 
 def compiled_parameters(thing):
-    """The same, read from the first line of a docstring: `_ndarray_base.sort(self, int axis=-1, kind=None)`."""
+    """The parameters in the first line of a docstring, such as `_ndarray_base.sort(self, int axis=-1, kind=None)`."""
     declared = re.match(r"[\w.]+\((.*)\)", thing.__doc__ or "")
     if not declared:
         return None
@@ -61,12 +61,12 @@ def compiled_parameters(thing):
 
 
 def public(thing):
-    """(name, value) of everything that `thing` offers without a leading underscore."""
+    """[(name, value), ...] of the attributes of `thing` without a leading underscore."""
     return [(name, getattr(thing, name)) for name in sorted(dir(thing)) if not name.startswith("_")]
 
 
 def functions(module):
-    """{name: parameters} of what can be called in `module`, classes included."""
+    """{name: parameters} of the callables of `module`, including classes."""
     return {name: BY_HAND.get(name) or parameters(value) for name, value in public(module) if callable(value)}
 
 
@@ -75,7 +75,7 @@ def listing():
     import cupy
     import numpy
 
-    generator = cupy.random.Generator                      # loaded when first asked for; dir() knows it only then
+    generator = cupy.random.Generator                      # loaded on first access; dir() lists it from then on
     same = {name for name, value in public(cupy) if value is getattr(numpy, name, public)}
     ufuncs = {name: value for name, value in public(cupy) if isinstance(value, cupy.ufunc)}
     methods = {name: value for name, value in public(cupy.ndarray) if callable(value)}
@@ -104,13 +104,13 @@ def listing():
 
 
 def _nowhere(cupy):
-    """A pointer to no memory: an array can be made there without a GPU, to look at its attributes."""
+    """A pointer to no memory, for an array whose attributes can be read without a GPU."""
     return cupy.cuda.MemoryPointer(cupy.cuda.UnownedMemory(0, 8, None, device_id=0), 0)
 
 
 if __name__ == "__main__":
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")                    # CuPy's deprecated names warn when looked at
+        warnings.simplefilter("ignore")                    # access to CuPy's deprecated names gives warnings
         found = listing()
     LISTING.write_text(json.dumps(found, indent=0) + "\n")
     print(f"CuPy {found['version']}: {LISTING.name}, {LISTING.stat().st_size / 1000:.0f} kB")

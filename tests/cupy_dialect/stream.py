@@ -1,7 +1,7 @@
-"""What passes between host and device: launches, waits, and what cupy.fuse makes one launch of.
+"""Counts of launches and waits, and the blocks that cupy.fuse turns into one launch.
 
-CuPy hands kernels to the device without waiting. A training step is slow where the host waits (synchronisations), or
-where it launches so many small kernels that the device waits for the host; both are counted here.
+CuPy hands kernels to the device without waiting. A training step is slow if the host waits (synchronisations), or if it
+launches so many small kernels that the device waits for the host. Both are counted here.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ def synchronisations():
 
 
 def synchronise(*_):
-    """Count one wait; also stands where CuPy has a method whose only work is to wait."""
+    """Count one wait. This also serves as CuPy's methods that only wait."""
     global _waits
     _waits += 1
 
@@ -26,20 +26,21 @@ def synchronise(*_):
 def launches():
     """How many kernels, library calls and copies the host has handed to the device since the process started.
 
-    A view costs none; a ufunc, reduction, product, assignment or fresh copy one; a fused function one; a product one
-    more for each operand that cuBLAS cannot read where it lies. CuPy may need more (a scan, a sort): a lower bound.
+    A view counts 0. A ufunc, reduction, product, assignment, new copy or fused function counts 1. A product counts 1
+    more for each operand that cuBLAS cannot read in place. CuPy may need more (a scan, a sort), so this is a lower
+    bound.
     """
     return _launched
 
 
 def launch(count=1):
-    """Count launches. Within fusing() they are part of the one."""
+    """Count launches. Within fusing() they are part of one launch, which is counted at the end."""
     global _launched
     _launched += count if _fusing is None else 0
 
 
 def launch_for(result, inputs):
-    """Count one launch for each device array of `result` that is no view of one of the inputs."""
+    """Count one launch for each device array of `result` that is not a view of an input."""
     inputs = [x._array for x in inputs if hasattr(x, "_array")]
     for x in result if isinstance(result, (list, tuple)) else (result,):
         if hasattr(x, "_array") and not any(np.may_share_memory(x._array, y) for y in inputs):
@@ -47,8 +48,8 @@ def launch_for(result, inputs):
 
 
 def launch_product(a, b):
-    """Count a @ b of NumPy arrays: cuBLAS reads what is contiguous in C's or Fortran's order, a batch only in C's;
-    of batches that broadcast it is given pointers, three arrays of them."""
+    """Count a @ b of NumPy arrays. cuBLAS reads matrices that are contiguous in C or Fortran order, and batches only
+    in C order. For batches that broadcast it needs three arrays of pointers."""
     while_fusing("a matrix product")
     if max(a.ndim, b.ndim) <= 2:
         launch(1 + (not a.flags.forc) + (not b.flags.forc))
@@ -60,7 +61,7 @@ def launch_product(a, b):
 
 @contextlib.contextmanager
 def fusing():
-    """Within this block a function is fused: one launch. Gives the list of the arrays that the function writes to."""
+    """A block in which a function is fused, counted as one launch. Yields the list of arrays that are written to."""
     global _fusing
     _fusing = []
     try:
@@ -77,15 +78,15 @@ def written(x):
 
 
 def while_fusing(name):
-    """Raise TypeError within fusing(): `name` is nothing that cupy.fuse can put into an elementwise kernel."""
+    """Raise TypeError within fusing(), because cupy.fuse cannot put `name` into an elementwise kernel."""
     if _fusing is not None:
         raise TypeError(f"cupy.fuse cannot trace {name}: a fused function has operators, ufuncs, out=, x[...] = y, "
                         "xp.where, xp.clip and astype")
 
 
 class FusedNumber:
-    """A number given to a fused function. Arrays combine with it; alone it may be neither computed with nor asked:
-    CuPy would make a float64 variable of what comes of that, and takes no branch."""
+    """A number given to a fused function. It combines only with arrays: CuPy would turn an expression of numbers alone
+    into a float64 variable, and it cannot branch on a number."""
 
     __slots__ = ("value",)
 

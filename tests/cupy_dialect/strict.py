@@ -1,11 +1,11 @@
-"""A stand-in for CuPy that runs on NumPy and accepts nothing that CuPy would not.
+"""A stand-in for CuPy that runs on NumPy and refuses everything that CuPy refuses.
 
     cupy = strict.install()             sys.modules["cupy"], as if it had been imported
     cupy = strict.cupy_or_stand_in()    the same, except that on a GPU it is CuPy itself
     strict.synchronisations()           how often the host has waited for the device so far
     strict.launches()                   how many kernels, products and copies it has handed to the device
 
-What CuPy refuses raises TypeError or AttributeError here too, in CuPy's words where it has any. What CuPy
+What CuPy refuses raises TypeError or AttributeError here too, with CuPy's message if it has one. What CuPy
 computes silently and wrongly (ids out of bounds, duplicate ids in an assignment, overlapping copies)
 raises AssertionError. Names and parameters come from cupy_listing.json.
 """
@@ -28,7 +28,7 @@ __all__ = ["cupy_or_stand_in", "install", "launches", "stand_in", "synchronisati
 # ---------------------------------------------------------------- functions of the module
 
 class _Ufunc:
-    """A cupy.ufunc: it takes scalars and device arrays, and of the keywords only out, dtype and casting."""
+    """A cupy.ufunc of scalars and device arrays, with only the keywords out, dtype and casting."""
 
     def __init__(self, name):
         nin, _, scatter = LISTING["ufuncs"][name].split()
@@ -112,7 +112,7 @@ def _count(name, result, args, kwargs):
 
 
 def _empty(name):
-    """empty or empty_like, full of NaN: CuPy's pool hands out memory that was used before."""
+    """empty or empty_like, filled with NaN, because CuPy's pool reuses memory."""
     function = _function("functions", name, getattr(np, name))
 
     def empty(*args, **kwargs):
@@ -126,7 +126,7 @@ def _empty(name):
 
 
 def _door(name):
-    """array, asarray, ...: the functions that also take what lives on the host, and always copy that."""
+    """array, asarray, ...: the functions that also accept host data, which they always copy."""
     accepts = signature("functions", name)
     numpy_function = getattr(np, name)
 
@@ -156,7 +156,7 @@ def get_array_module(*args):
 
 
 class _Kernel:
-    """RawKernel and its like: CUDA source, which only a GPU can run."""
+    """RawKernel and RawModule, whose CUDA source only a GPU can run."""
 
     def __init__(self, *args, **kwargs):
         raise NotImplementedError("the stand-in for CuPy cannot run CUDA source: keep the xp.* version beside the "
@@ -166,7 +166,7 @@ class _Kernel:
 # ---------------------------------------------------------------- random numbers and the device
 
 class _Generator:
-    """cupy.random.Generator: its methods, NumPy's numbers."""
+    """cupy.random.Generator, with the numbers of NumPy's generator."""
 
     def __init__(self, bit_generator):
         self._generator = np.random.Generator(bit_generator)
@@ -177,7 +177,7 @@ def _draw(name):
 
     def draw(self, *args, **kwargs):
         given = {key: x for key, x in accepts(self, *args, **kwargs).items() if x is not None and x is not self}
-        dtype = given.pop("dtype", None) if name in ("beta", "uniform") else None      # NumPy's draw float64 only
+        dtype = given.pop("dtype", None) if name in ("beta", "uniform") else None  # NumPy draws these in float64 only
         while_fusing(name)
         launch()
         numbers = call(getattr(self._generator, name), (), given)
@@ -192,12 +192,12 @@ def _bit_generator(seed=None, *, size=-1):
 
 
 def default_rng(seed=None):
-    """A generator whose stream is none of CuPy's, but as random."""
+    """A generator whose stream differs from CuPy's."""
     return _Generator(_bit_generator(seed))
 
 
 class _Device:
-    """cupy.cuda.Device: the only one."""
+    """cupy.cuda.Device, of which there is one."""
 
     def __init__(self, device=None):
         self.id = device or 0
@@ -214,7 +214,7 @@ class _Device:
 
 
 class _Stream(_Device):
-    """cupy.cuda.Stream: everything on it is done when the call returns."""
+    """cupy.cuda.Stream, where each operation is complete when its call returns."""
 
     def __init__(self, null=False, non_blocking=False):
         self.done = True
@@ -226,7 +226,7 @@ class _Stream(_Device):
 
 
 class _Event:
-    """cupy.cuda.Event: a moment."""
+    """cupy.cuda.Event, a point in time."""
 
     def record(self, stream=None):
         self._time = time.perf_counter()
@@ -242,7 +242,7 @@ class OutOfMemoryError(MemoryError):
 
 
 class _MemoryPool:
-    """cupy.cuda.MemoryPool: always empty, for the arrays lie in host memory."""
+    """cupy.cuda.MemoryPool, always empty because the arrays are in host memory."""
 
     def used_bytes(self):
         return 0
@@ -279,7 +279,7 @@ def _functions(section, module):
 
 
 def _build():
-    """All modules by the names they have in sys.modules."""
+    """{name in sys.modules: module} of all modules."""
     for name in LISTING["generator"]:
         setattr(_Generator, name, _draw(name))
     stream = _Stream()
@@ -316,18 +316,18 @@ def _build():
 
 
 _modules = {}
-PACKAGES = ("cupy", "cupyx", "cupy_backends")              # what a real CuPy brings into sys.modules
+PACKAGES = ("cupy", "cupyx", "cupy_backends")              # a real CuPy's packages in sys.modules
 
 
 def stand_in():
-    """The stand-in, without putting it anywhere; minicl will not find it."""
+    """The stand-in, without installing it: minicl does not find it."""
     if not _modules:
         _modules.update(_build())
     return _modules["cupy"]
 
 
 def cupy_or_stand_in():
-    """CuPy itself where it can use a GPU, else the stand-in, installed."""
+    """CuPy itself if it can use a GPU, else the installed stand-in."""
     try:
         import cupy
     except ImportError:
@@ -340,7 +340,7 @@ def cupy_or_stand_in():
 
 
 def install():
-    """Put the stand-in into sys.modules as "cupy" and return it; again and again the same module."""
+    """Put the stand-in into sys.modules as "cupy" and return it. Repeated calls return the same module."""
     if "cupy" in sys.modules and sys.modules["cupy"] is not _modules.get("cupy"):
         raise RuntimeError("CuPy itself has been imported already: install the stand-in first, or do without it")
     cupy = stand_in()

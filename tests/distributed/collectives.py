@@ -1,4 +1,4 @@
-"""Every method of World on the processes of mpirun, by its definition."""
+"""Every method of World on the processes of mpirun agrees with its definition."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from minicl.distributed import ALONE, all_gather, get_world, mean_of
 cores = available_cores()
 world = get_world(*sys.argv[1:])
 xp = get_backend(*sys.argv[1:2])
-assert available_cores() == max(1, cores // world.size)     # all on this machine, bound to no cores
+assert available_cores() == max(1, cores // world.size)     # all on this machine, not bound to cores
 size = world.size
 rank = world.rank
 part = world.part
@@ -53,11 +53,11 @@ for wrong in (xp.zeros((4, 4))[:, 0], xp.zeros(2, dtype=bool)):
         raise AssertionError(f"all_reduce took {wrong.dtype} {wrong.flags}")
 started = time.process_time()
 if rank == 0:
-    time.sleep(0.6)                                          # such as an evaluation
+    time.sleep(0.6)                                          # as in an evaluation
 world.wait()
-assert time.process_time() - started < 0.2                  # the others slept
+assert time.process_time() - started < 0.2                  # waiting processes sleep
 
-z = np.random.default_rng(0).standard_normal((4 * size, 3))            # mean |sum of all rows * own row|: a loss of all rows
+z = np.random.default_rng(0).standard_normal((4 * size, 3))            # its loss couples all rows
 weights = xp.asarray(np.random.default_rng(1).standard_normal(z.shape))
 
 

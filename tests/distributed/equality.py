@@ -1,4 +1,5 @@
-"""Losses and layers on several processes = on one: values, gradients, running averages, float64 and one float32 pass.
+"""Losses and layers on several processes agree with one process: values, gradients and running averages, in float64 and
+float32.
 
 Prints {name: the largest difference, relative to the largest entry}.
 """
@@ -35,7 +36,7 @@ def note(name, got, expected, scale=1e-300):
 
 
 def note_loss(name, loss, rows, scalars=(), constants=None, dtype="float64"):
-    """Compare loss(*rows, *scalars, world=...) and its gradients; `constants` are options of a row each."""
+    """Compare loss(*rows, *scalars, world=...) and its gradients; `constants` are options with one entry per row."""
     results = []
     for w in (ALONE, world):
         leaves = [Tensor(to_device(x[w.part].astype(dtype), xp), requires_grad=True) for x in rows]
@@ -49,7 +50,7 @@ def note_loss(name, loss, rows, scalars=(), constants=None, dtype="float64"):
     for g, h in zip(mine, row_gradients):
         note(name + " gradient", g, to_host(h)[part])
     for x, g, h in zip(scalars, summed, scalar_gradients):
-        note(name + " scalar", g, h, scale=abs(results[0][0] / x))           # where its terms cancel: the loss's own scale
+        note(name + " scalar", g, h, scale=abs(results[0][0] / x))           # its terms may cancel: the loss's scale
 
 
 def losses(N, d, rng, dtype="float64"):
@@ -57,7 +58,7 @@ def losses(N, d, rng, dtype="float64"):
     z2 += z1
     ids = rng.integers(0, max(2, N // 3), N)
     weights = rng.random(N)
-    on = lambda x: to_device(x, xp)                                          # constants that a loss wants on the device
+    on = lambda x: to_device(x, xp)                                          # constants that a loss expects on the device
     for tau in (0.5, 0.07) + (1e-3,) * (dtype == "float64"):
         note_loss("nt_xent", nt_xent, (z1, z2), (tau,), dtype=dtype)
         note_loss("dcl", dcl, (z1, z2), (tau,), dtype=dtype)
@@ -92,12 +93,12 @@ def losses(N, d, rng, dtype="float64"):
 
 rng = np.random.default_rng(0)
 losses(6 * size, 3, rng)
-pairs.tile_size = lambda xp, n, rows=None: 7                                 # several tiles a process, of unlike shapes
+pairs.tile_size = lambda xp, n, rows=None: 7  # several tiles per process, of different shapes
 u = xp.asarray(rng.standard_normal((40, 2)))
 assert len(pairs.SymmetricPairs(u, 0.1, cache=True).blocks) == len(pairs.CrossPairs(u, u, 1.0, None, cache=True).blocks) == 6
 for pairs.CACHE_BYTES in (2**24, 0):
     losses(20 * size, 8, rng)
-for _ in range(8):                                                           # drawn: rows, tiles, what is cached
+for _ in range(8):                                                           # drawn: rows, tiles, cached bytes
     n = int(rng.integers(2, 14))
     d = int(rng.integers(2, 7))
     tile = int(rng.integers(1, 16))
@@ -123,7 +124,7 @@ errors = {}
 losses(16 * size, 8, rng, "float32")
 single, errors = errors, exact
 
-# ---------------------------------------------------------------- a batch that is no multiple of the processes
+# ---------------------------------------------------------------- a batch that is not a multiple of the processes
 rows = xp.asarray(np.random.default_rng(world.rank).standard_normal((4 + (world.rank == 0), 3)))
 labels = np.arange(len(rows)) % 2
 for loss, arguments, options in (

@@ -1,4 +1,4 @@
-"""Frozen features, kNN and the linear probe, shared out over the processes of mpirun, against one process."""
+"""Frozen features, kNN and the linear probe, divided among the processes of mpirun, agree with one process."""
 
 import json
 
@@ -24,7 +24,7 @@ def images(n):
 encoder = ConvNet((8, 8, 1), (8,), rng=rng)
 model = SimCLR(encoder, projection_head("mlp", encoder.features, hidden=16, dim=8, rng=rng))
 errors = {}
-for n in (1, 6, 7, 500, 1501):                              # fewer batches than processes, and a last one that is short
+for n in (1, 6, 7, 500, 1501):                              # also fewer batches than processes, and a short last batch
     items = images(n)[0]
     for batch in (1 if n < 8 else 100, 500):
         for mine, whole in zip(encode(model, items, np, batch, world=world), encode(model, items, np, batch)):

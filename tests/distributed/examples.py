@@ -1,6 +1,6 @@
-"""Run examples on few data, on the processes of mpirun or one: examples.py FOLDER NAME [option ...] , NAME ...
+"""Run examples on few data, on one process or on those of mpirun: examples.py FOLDER NAME [option ...] , NAME ...
 
-Run k is in FOLDER/k.
+Run k writes to FOLDER/k.
 """
 
 import runpy

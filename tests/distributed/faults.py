@@ -1,4 +1,4 @@
-"""What is wrong with the GPUs of one process is an error on all of them, and none waits for another."""
+"""A fault of the GPU of one process is an error on all processes, and no process waits for another."""
 
 import json
 
@@ -17,6 +17,6 @@ for fault in ("no_cupy", "no_gpu", "no_nccl", "one_gpu", "used"):
     assert current() is ALONE
 on_gpus.install("one_gpu")
 world = get_world("cupy", "mpi")                                             # two processes may share a GPU this way
-assert world.share(messages) == messages                                     # the same on all
+assert world.share(messages) == messages                                     # the same on all processes
 if world.rank == 0:
     print(json.dumps(messages))

@@ -1,10 +1,10 @@
-"""Kill runs of two processes at random moments, resume them, and compare how they end, bit for bit.
+"""Kill runs of two processes at random times, resume them, and compare their ends bit for bit.
 
     python tests/distributed/kill.py --count 40            # prints the counts; needs the extra mpi, and Linux
 
-Each trial sends SIGKILL, SIGSEGV or SIGTERM to one of the processes, or SIGKILL to mpirun, at a random moment of a small
-run, and again of those that resume it, until one ends. After each signal all processes must end within 20 seconds, with
-a code that is not 0, and the folder must hold a whole checkpoint or none.
+Each trial starts a small run and sends SIGKILL, SIGSEGV or SIGTERM to one of its processes, or SIGKILL to mpirun, at a
+random time. It resumes the run, with further signals, until the run ends. After each signal all processes must end
+within 20 seconds with a non-zero code, and the folder must hold a complete checkpoint or none.
 """
 
 import argparse
@@ -30,15 +30,15 @@ SIGNALS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM)
 
 
 def run(folder):
-    """The process of mpirun for a run in a folder, new or resumed."""
+    """Start mpirun for a new or resumed run in a folder, and return its process."""
     resume = ["--resume"] if (folder / "checkpoint.npz").exists() else []
     return start(2, CHECKS / "small_run.py", "--out", folder, "--log-every", 1, *resume, stdout=subprocess.DEVNULL, SLOW="0.02")
 
 
 def trial(folder, seconds, draw):
-    """Signals and ends of a run, counted, until it has reached its end."""
+    """Signal and resume a run until it ends; return the counts of the signals and of where they arrived."""
     counts = Counter()
-    for attempt in range(8):                                 # the later ones are left alone
+    for attempt in range(8):                                 # the later ones get no signal
         process = run(folder)
         if attempt < 3:
             time.sleep(draw.uniform(0.2, 1.1) * seconds)
@@ -51,7 +51,7 @@ def trial(folder, seconds, draw):
                 counts[f"{number.name} to {'mpirun' if victim == process.pid else 'a process'}"] += 1
         ended = time.monotonic()
         errors = process.communicate(timeout=20)[1]
-        assert time.monotonic() - ended < 20 and left_behind(folder) == [], "some are left"
+        assert time.monotonic() - ended < 20 and left_behind(folder) == [], "some processes are left"
         if (folder / "checkpoint.npz").exists():
             step = load_checkpoint(folder / "checkpoint.npz")[1]["step"]
             counts["in training" if step < 12 else "after training"] += process.returncode != 0
@@ -61,13 +61,13 @@ def trial(folder, seconds, draw):
         if process.returncode == 0:
             return counts
         assert attempt < 3, errors
-    raise AssertionError("it did not end")
+    raise AssertionError("the run did not end")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--count", type=int, default=40, help="trials; default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="of the signals and their moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the signals and their times")
     args = parser.parse_args()
     totals: Counter = Counter()
     with tempfile.TemporaryDirectory() as parent:

@@ -1,10 +1,10 @@
-"""Run a check on the stand-in for CuPy, each process with a GPU of its own, NCCL's calls carried by MPI.
+"""Run a check on the stand-in for CuPy, where each process has its own GPU and MPI carries NCCL's calls.
 
     mpirun -n 2 python on_gpus.py script.py arguments...
     MINICL_CUPY=host mpirun -n 2 python on_gpus.py ...       on CuPy itself over host_cuda's emulated GPU
 
-cupy.cuda.nccl is this file's: it takes what CuPy's takes, moves what lies at the addresses it is given, and refuses what
-NCCL would answer by hanging or by mixing up bytes: another count, type or order of calls on another process.
+This file provides cupy.cuda.nccl. It has the arguments of CuPy's and moves the data at the given addresses. It refuses
+calls whose count, type or order differs between processes, where NCCL would hang or mix up bytes.
 """
 
 import ctypes
@@ -50,7 +50,7 @@ class NcclCommunicator:
     def _same(self, name, count, datatype, op, stream):
         assert op == SUM and stream == sys.modules["cupy"].cuda.get_current_stream().ptr and type(count) is int and count > 0 and datatype in TYPES
         call = zlib.crc32(repr((self.calls, name, count, datatype)).encode())
-        assert len(set(self.comm.allgather(call))) == 1, f"call {self.calls}, {name}, is another on another process"
+        assert len(set(self.comm.allgather(call))) == 1, f"call {self.calls}, {name}, differs between processes"
         self.calls += 1
 
 
@@ -61,10 +61,10 @@ def _at(pointer, count, datatype):
 
 
 def install(fault=None):
-    """Make `import cupy` find the stand-in, one GPU a process; gives the list of which GPU has been chosen.
+    """Make `import cupy` find the stand-in, with one GPU per process; return a list of the index of the chosen GPU.
 
-    fault: what is wrong with the last process: no_nccl, no_cupy, no_gpu; or with all: one_gpu (they have the same one), used
-    (an array was made before the GPU was chosen).
+    fault: the fault of the last process (no_nccl, no_cupy or no_gpu), or of all: one_gpu (they share a GPU) or used (an
+    array was made before the GPU was chosen).
     """
     if os.environ.get("MINICL_CUPY") == "host":
         from host_cuda import boot
@@ -103,4 +103,4 @@ if __name__ == "__main__":
     gpu = install()
     del sys.argv[:1]
     runpy.run_path(sys.argv[0], run_name="__main__")
-    assert gpu[0] == MPI.COMM_WORLD.rank                                     # each has chosen its own
+    assert gpu[0] == MPI.COMM_WORLD.rank                                     # each has chosen its own GPU

@@ -1,4 +1,5 @@
-"""A small run on the processes of mpirun. FAULT in the environment names what goes wrong on the last of them at step 7."""
+"""A small run on the processes of mpirun. The environment variable FAULT names a fault of the last process at step
+7."""
 
 import dataclasses
 import os
@@ -66,7 +67,7 @@ class Data:
 
 
 def make_target(rank):
-    assert rank == 0, "made once, by the first process"
+    assert rank == 0, "only the first process makes it"
     return np.ones((3, 2), dtype="float32")
 
 

@@ -1,8 +1,9 @@
-"""Whole training steps of every method on several processes = on one; replicas are alike, bit for bit, after each step.
+"""Training steps of every method on several processes agree with one process. Replicas are equal bit for bit.
 
     python steps.py [backend] [engine]
 
-Prints {method: {what: the largest difference, relative to the largest entry}}: some steps in float64, one in float32.
+Prints {method: {name: the largest difference, relative to the largest entry}}, for some steps in float64 and one in
+float32.
 """
 
 import json
@@ -23,7 +24,7 @@ from minicl.optim import LARS, SGD, AdamW
 arguments = dict(enumerate(sys.argv[1:]))
 world = get_world(arguments.get(0, "numpy"), arguments.get(1))
 xp = get_backend(arguments.get(0, "numpy"))
-B = 12 * world.size                                                          # images of a batch, in all
+B = 12 * world.size                                                          # images of the whole batch
 DATA = np.random.default_rng(1)
 IMAGES = DATA.random((5, B, 8, 8, 1))
 TEXTS = DATA.integers(1, 20, (5, B, 4))
@@ -51,7 +52,7 @@ def views_of(images, rng, w):
 
 
 def two_in_a_batch(loss):
-    """The step of a method that gets [view1; view2]: loss(model, views, z)."""
+    """The step of a method whose batch is [view1; view2]: loss(model, views, z, world)."""
     def step(model, k, rng, w):
         views = xp.concatenate(views_of(IMAGES[k], rng, w))
         return loss(model, views, model(views)[1], w)
@@ -79,7 +80,7 @@ def cpc(model, k, rng, w):
 
 
 def cached(model, k, rng, w):
-    """Gradient caching: the loss is walked back inside, so what is returned has no gradient of its own."""
+    """Gradient caching: grad_cache has already added the gradients, so the returned loss adds zeros."""
     x = to_device(IMAGES[k][w.part].astype(dtype).reshape(-1, 64), xp)
     L, _ = grad_cache(model, lambda z: nt_xent(z, z * z, 0.2, world=w), x, chunk=5)
     return L + ops.mul(model.parameters()[0], 0.0).sum()
@@ -116,7 +117,7 @@ METHODS = {                                                                  # n
 
 
 def train(name, w, steps):
-    """(losses, gradients of each step, the state after the last) of a method, and whether replicas were alike."""
+    """Train a method and return (losses, gradients of each step, last state). Replicas must be equal at each step."""
     make, step, optimizer = METHODS[name]
     model = make(np.random.default_rng(0)).to(xp).astype(dtype).across(w)
     optimizer = optimizer(model, 1e-3)

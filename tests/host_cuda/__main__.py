@@ -1,8 +1,8 @@
-"""Count what training steps ask of the GPU, on CuPy itself over the emulated one: python tests/host_cuda [METHOD ...]
+"""Count the operations of training steps with CuPy on the emulated GPU: python tests/host_cuda [METHOD ...]
 
-Prints for each method of training_steps.py the operations that a step hands to the device, how often it waits, and the
-time that the host takes for it while the device computes nothing; and where the step can be captured as a CUDA graph, the
-operations and the time that are left. A method that is named is also listed kernel by kernel.
+For each method of training_steps.py it prints the operations that a step hands to the device, how often the host
+waits, and the time of the host while the device computes nothing. If the step can be captured as a CUDA graph, it also
+prints the operations and the time of the captured step. For each METHOD given it also lists the kernels.
 """
 
 import collections
@@ -23,7 +23,7 @@ COLUMNS = ("| training step | kernels | products | copies | all | waits | host m
 
 
 def host_ms(step, repeats=15):
-    """The median time of a step of which the device does nothing."""
+    """The median host time of a step in ms, while the device computes nothing."""
     times = []
     with device.not_computing():
         for _ in range(repeats):
@@ -34,7 +34,7 @@ def host_ms(step, repeats=15):
 
 
 def captured(xp, step):
-    """How many operations a captured step hands to the device, and its host_ms(); empty if it cannot be captured."""
+    """(number of operations, host_ms()) of a captured step, or empty texts if it cannot be captured."""
     on = capture(xp)(step.on)
     inputs = step.draw()
     for _ in range(4):

@@ -15,7 +15,7 @@ __all__ = ["Unavailable", "load"]
 
 
 def load():
-    """cupy, on the emulated GPU, in this process. Raises Unavailable if it cannot be had here."""
+    """Return cupy on the emulated GPU, for this process. Raises Unavailable if this machine cannot provide it."""
     if "cupy" in sys.modules:
         raise RuntimeError("host_cuda: cupy has been imported already; load() must come first")
     paths = build()
@@ -30,7 +30,7 @@ def load():
     with mock.patch.object(ctypes, "CDLL", lambda name, *args, **options:
                            library if name == "libcuda.so.1" else real(name, *args, **options)):
         flags = sys.getdlopenflags()
-        sys.setdlopenflags(os.RTLD_LAZY)                    # functions that nobody calls need not be there
+        sys.setdlopenflags(os.RTLD_LAZY)                    # functions that are never called may be missing
         try:
             import cupy
             from cupy.random import _generator_api
@@ -44,13 +44,13 @@ def load():
     for name, method in list(vars(_generator_api.Generator).items()):
         if not name.startswith("_") and callable(method):
             setattr(_generator_api.Generator, name, _refusing(method))
-    cupy.cuda.set_allocator(None)                           # no pool: each array has memory of its own, see runtime.cpp
+    cupy.cuda.set_allocator(None)                           # no pool: each array has its own memory, see runtime.cpp
     return cupy
 
 
 def _refusing(method):
-    """A method of cupy.random.Generator, which CuPy checks the arguments of. Its kernel, which uses cuRAND, is machine code in
-    CuPy's wheel: it would write nothing, and report no error."""
+    """A method of cupy.random.Generator that checks its arguments as CuPy does, and then raises. Its cuRAND kernel is
+    machine code in CuPy's wheel, which would write nothing and report no error."""
     @functools.wraps(method)
     def draw(*args, **options):
         method(*args, **options)
@@ -64,7 +64,7 @@ def _open(path):
 
 
 class _Replaced(importlib.machinery.PathFinder):
-    """Finds a few modules elsewhere than their packages."""
+    """Finds a few modules outside of their packages."""
 
     def __init__(self, paths):
         self.paths = paths

@@ -1,8 +1,8 @@
-"""Fetch CuPy, NVRTC and CUDA's headers with pip, and compile the emulated GPU: once, into a folder of the user's cache.
+"""Fetch CuPy, NVRTC and CUDA's headers with pip, and compile the emulated GPU, once, into the user's cache folder.
 
-    paths = build()        .site for sys.path; .runtime, .device and .kernels hold what was compiled; raises Unavailable
+    paths = build()        .site for sys.path; .runtime, .device and .kernels hold compiled files; raises Unavailable
 
-The folders of device and kernels are named after the sources they are made of, so that a change of these makes others.
+The folders of the device and the kernels are named by a hash of their sources, so that changed sources get new folders.
 """
 
 import contextlib
@@ -21,22 +21,22 @@ from types import SimpleNamespace
 HERE = Path(__file__).parent
 CUPY = "14.2.0"
 WHEELS = [f"cupy-cuda13x=={CUPY}", "cuda-pathfinder==1.*", "nvidia-cuda-nvrtc==13.*", "nvidia-cuda-runtime==13.*"]
-TOOLS = ["Cython==3.2.4", "nvidia-cuda-crt==13.*", "nvidia-cuda-profiler-api==13.*"]       # to build with; no user has them
-EMPTY = ["libcublas.so.13", "libcublasLt.so.13", "libcurand.so.10", "libcusparse.so.12", "libcufft.so.12"]     # CuPy asks for
+TOOLS = ["Cython==3.2.4", "nvidia-cuda-crt==13.*", "nvidia-cuda-profiler-api==13.*"]       # needed only to build
+EMPTY = ["libcublas.so.13", "libcublasLt.so.13", "libcurand.so.10", "libcusparse.so.12", "libcufft.so.12"]  # CuPy loads them
 DEVICE, KERNELS = ["runtime.cpp", "driver.cpp", "cublas.cpp", "device.h"], ["kernel.h", "complex.cuh", "kernels.py"]
 COMPILE = ["g++", "-std=c++17", "-O2", "-shared", "-fPIC", "-w"]
 
 
 class Unavailable(RuntimeError):
-    """The emulated GPU cannot be had here; the message says why."""
+    """This machine cannot provide the emulated GPU; the message gives the reason."""
 
 
 def build() -> SimpleNamespace:
-    """The folders, filled now unless that was done before."""
+    """The folders of the emulated GPU, which the first call fills."""
     if sys.platform != "linux" or os.uname().machine != "x86_64":
         raise Unavailable("the emulated GPU needs Linux on x86-64")
     if shutil.which("g++") is None:
-        raise Unavailable("there is no g++ to compile the emulated GPU with")
+        raise Unavailable("the emulated GPU needs g++ to be compiled")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minicl-host-cuda"
     wheels = cache / f"cupy-{CUPY}-{sysconfig.get_config_var('SOABI')}"
     paths = SimpleNamespace(**{name: wheels / name for name in ("site", "tools", "source", "runtime")},
@@ -44,7 +44,7 @@ def build() -> SimpleNamespace:
     try:
         wheels.mkdir(parents=True, exist_ok=True)
         with (wheels / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)                       # pytest-xdist's workers all come here
+            fcntl.flock(lock, fcntl.LOCK_EX)                       # all pytest-xdist workers call this
             _once(paths.site, lambda to: _pip("install", "--target", to, *WHEELS))
             _once(paths.tools, lambda to: _pip("install", "--target", to, *TOOLS))
             _once(paths.source, _unpack_source)
@@ -61,7 +61,7 @@ def _hash(names):
 
 
 def _once(folder, make):
-    """make(folder), unless the folder is there; whole or not at all."""
+    """make(folder) unless the folder exists. It appears only when it is complete."""
     if folder.exists():
         return
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
@@ -96,7 +96,7 @@ def _environment(**variables):
 
 
 def _compile_cupys_runtime(paths, to):
-    """CuPy's runtime.pyx again: in the wheel NVIDIA's runtime is linked in, here its symbols are left to ours."""
+    """Compile CuPy's runtime.pyx again, with the symbols of runtime.cpp instead of NVIDIA's runtime."""
     to.mkdir()
     source = paths.source / f"cupy-{CUPY}"
     translate = ("import sys; sys.path.insert(0, sys.argv[1]);"
@@ -121,18 +121,18 @@ def _includes(paths):
 
 
 def _compile_device(paths, to):
-    """libhostcuda.so, and empty libraries of the names that CuPy's modules ask for."""
+    """Compile libhostcuda.so, and empty libraries with the names that CuPy's modules load."""
     to.mkdir()
     sources = [HERE / name for name in DEVICE if name.endswith(".cpp")]
     _run([*COMPILE, "-U_FORTIFY_SOURCE", *sources, *_includes(paths), "-ldl", "-Wl,-soname,libhostcuda.so", "-o", to / "libhostcuda.so"],
          "g++ could not compile the emulated GPU")
-    for name in EMPTY:                                  # each leads on to libhostcuda.so, where ctypes finds its functions
+    for name in EMPTY:                                  # each depends on libhostcuda.so, which has the functions
         _run([*COMPILE, "-Wl,--no-as-needed", "-x", "c++", "/dev/null", "-x", "none", to / "libhostcuda.so",
               f"-Wl,-soname,{name}", "-o", to / name], f"g++ could not compile {name}")
 
 
 def _compile_header(paths, to):
-    """kernel.h, compiled ahead: it is nearly all of what a kernel takes to compile. CuPy keeps the kernels beside it."""
+    """Precompile kernel.h, which takes most of the time of compiling a kernel. CuPy's kernel cache is beside it."""
     (to / "include" / "cupy").mkdir(parents=True)
     shutil.copy(HERE / "kernel.h", to / "include")
     shutil.copy(HERE / "complex.cuh", to / "include" / "cupy")
@@ -142,7 +142,7 @@ def _compile_header(paths, to):
 
 
 def kernel_command(paths, kernels):
-    """The call of g++ that compiles a kernel; fp-contract: no a * b + c in one rounding, as in NumPy."""
+    """The g++ command that compiles a kernel. With -ffp-contract=off, a * b + c is rounded twice, as in NumPy."""
     return ["g++", "-std=c++17", "-O1", "-ffp-contract=off", "-fpermissive", "-fPIC", "-w", f"-I{kernels}/include",
             f"-I{paths.site}/cupy/_core/include", *_includes(paths)]
 

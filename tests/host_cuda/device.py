@@ -1,9 +1,8 @@
-"""What the emulated GPU has done: counts, and a line for each operation.
+"""Counts and records of the operations of the emulated GPU.
 
-    before = counts(); step(); after = counts()
-    with recorded() as operations: step()               [("kernel", "add", blocks, threads), ("product", m, n, k, count), ...];
-                                                        "bf16_product" for operands of bfloat16
-    with not_computing(): step()                        only the host's work is done, for its time
+before = counts(); step(); after = counts() with recorded() as operations: step() [("kernel", "add", blocks, threads),
+("product", m, n, k, count), ...]; "bf16_product" for operands of bfloat16 with not_computing(): step() the device does
+nothing, to time the host
 """
 
 import contextlib
@@ -16,7 +15,7 @@ class _Counts(ctypes.Structure):
 
 
 def _library():
-    return ctypes.CDLL(None)                            # boot.load() has opened it for all
+    return ctypes.CDLL(None)                            # boot.load() has opened it globally
 
 
 def is_there():
@@ -25,21 +24,21 @@ def is_there():
 
 
 def counts():
-    """{what: how often so far}; device_copies are copies and fills within the device's memory."""
+    """{operation: count so far}; device_copies are copies and fills within the device's memory."""
     found = _Counts()
     _library().host_counts(ctypes.byref(found))
     return {name: getattr(found, name) for name, _ in _Counts._fields_}
 
 
 def counted(action):
-    """{what: how often} of action()."""
+    """{operation: count} of action()."""
     before = counts()
     action()
     return {name: after - before[name] for name, after in counts().items()}
 
 
 def submissions():
-    """How many operations the device has been handed: kernels, products, copies, graphs. Each costs the host its time."""
+    """The number of operations handed to the device: kernels, products, copies and graphs. Each takes host time."""
     found = counts()
     return sum(found[name] for name in ("launches", "products", "device_copies", "to_host", "to_device", "graph_launches"))
 
@@ -68,7 +67,7 @@ def recorded():
 
 @contextlib.contextmanager
 def not_computing():
-    """Within this block the device counts its operations but does none: arrays hold anything."""
+    """Within this block the device counts operations but runs none, so arrays hold arbitrary values."""
     _library().host_compute(0)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Sorting, in place of cupy.cuda.thrust: device memory is the host's, so NumPy can do it."""
+"""Sorting instead of cupy.cuda.thrust: device memory is host memory, so NumPy sorts it."""
 
 import ctypes
 
