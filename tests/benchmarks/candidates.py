@@ -1,8 +1,9 @@
-"""What is compared: minicl and PyTorch, each as it runs by default and in the ways that may make it faster.
+"""The candidates to compare: minicl and PyTorch, each with its defaults and with settings that may make it faster.
 
-Two allocators. Left alone, glibc gives large freed arrays back to the system, and the next one's pages are mapped and
-cleared again: often more work than the arithmetic. minicl's threads() keeps them while the loop lasts, unless told not
-to; PyTorch leaves glibc alone, and "kept" is PyTorch with an environment that tells glibc to keep them.
+Two allocators are compared. By default glibc returns large freed arrays to the system, and the pages of the next array
+are mapped and cleared again, which often takes longer than the arithmetic. minicl's threads() keeps freed arrays until
+its block ends, unless keep_memory=False. PyTorch leaves glibc alone; "kept" is PyTorch with an environment in which
+glibc keeps them.
 """
 
 import dataclasses
@@ -13,21 +14,21 @@ KEPT = {"MALLOC_TRIM_THRESHOLD_": "1073741824", "MALLOC_MMAP_THRESHOLD_": "10737
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """One way to run a case: a library, its allocator, and what more PyTorch is asked for.
+    """One way to run a case: a library, its allocator, and PyTorch's options.
 
-    The label begins with the library's name; what follows says how it is run.
+    The label begins with the library's name; the rest describes the settings.
     """
 
     label: str
     kept: bool = False
     channels_last: bool = False
     compiled: bool = False
-    fused: bool = None                       # the optimizer; None is PyTorch's own choice
+    fused: bool = None                       # a fused optimizer; None is PyTorch's default
 
     library = property(lambda self: self.label.split(",")[0])
 
     def runs(self, case, backend):
-        """Whether there is such a candidate for this case."""
+        """Whether this candidate exists for a case on a backend."""
         if self.library == "minicl":
             return True
         if case.torch is None:
@@ -36,13 +37,13 @@ class Candidate:
 
     @property
     def options(self):
-        """Of threads(), or of case.Peer."""
+        """The options of threads() for minicl, of case.Peer for PyTorch."""
         if self.library == "minicl":
             return {"keep_memory": self.kept}
         return {"channels_last": self.channels_last, "compiled": self.compiled, "fused": self.fused}
 
     def environment(self, threads, precision):
-        """The process's own, with every thread pool limited to `threads`."""
+        """This process's environment, with every thread pool limited to `threads`."""
         pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MINICL_THREADS")
         kept = KEPT if self.kept and self.library == "torch" else {}
         return {**os.environ, **dict.fromkeys(pools, str(threads)), **kept,

@@ -1,14 +1,14 @@
-"""What a benchmark case is: the same computation set up twice, once with minicl and once with PyTorch.
+"""The base class of benchmark cases: the same computation set up twice, with minicl and with PyTorch.
 
     @dataclass(frozen=True)
     class Something(Case):
         size: int
         def minicl(self, xp): ...       set up on backend xp, return step()
-        def torch(self, peer): ...      set up with PyTorch as the Peer says, return step()
+        def torch(self, peer): ...      set up with PyTorch and the Peer's settings, return step()
 
-A step does the work and returns what it computed, loss first, then gradients: a tuple of arrays in minicl's layout
-(views, so that turning them costs nothing). Both sides start from the same numbers, and tests/test_benchmarks.py
-tests that their results agree: a benchmark compares nothing unless both compute the same function.
+step() does the work and returns its results, the loss first, then gradients: a tuple of arrays in minicl's layout
+(views, so that the conversion costs nothing). Both sides start from the same numbers. tests/test_benchmarks.py tests
+that their results agree, since a comparison means something only if both compute the same function.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """The most that a case aims at; None where there is no aim.
+    """The largest values that a case aims for; None for no aim.
 
-    default, best  time over PyTorch's, as installed, and at its fastest (see candidates.py)
-    memory         peak memory over that of PyTorch as installed
-    floor          time over the least that this machine's own rates allow
+    default, best  time over PyTorch's with its defaults, and over its fastest (see candidates.py)
+    memory         peak memory over that of PyTorch with its defaults
+    floor          time over the minimum that the machine's measured rates allow
     seconds        time
     """
     default: float = None
@@ -34,14 +34,14 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What any implementation has to do at the least: multiplications and additions of matrix products, bytes read
-    and written, exponentials."""
+    """The minimum that any implementation has to do: multiplications and additions of matrix products, bytes read and
+    written, exponentials."""
     flops: float = 0
     bytes: float = 0
     exps: float = 0
 
     def floor(self, rates):
-        """(seconds, what bounds it) at a machine's rates per second, {"flops": ..., "bytes": ..., "exps": ...}."""
+        """(seconds, the kind of work that bounds them), at rates per second {"flops", "bytes", "exps"}."""
         return max((getattr(self, kind) / rate, kind) for kind, rate in rates.items())
 
 
@@ -51,10 +51,10 @@ class Case:
 
     family = "other"
     target = Target()
-    layouts = False             # whether PyTorch has images in it, which it can store channels last
-    compiles = False            # whether torch.compile may gain something
+    layouts = False             # whether PyTorch could store images of this case channels last
+    compiles = False            # whether torch.compile may help
     backends = ("numpy", "cupy")
-    tolerance = 1e-4            # of results against PyTorch's in float32, relative to the largest entry of each
+    tolerance = 1e-4            # for results against PyTorch's in float32, relative to the largest entry of each
 
     @property
     def name(self):
@@ -63,30 +63,30 @@ class Case:
     def minicl(self, xp):
         raise NotImplementedError
 
-    torch = None                # or a method: cases without it have no peer
+    torch = None                # or a method; a case without it has no peer
 
     def work(self):
         return Work()
 
     def tiny(self):
-        """This case at a size that takes no time: for the test, and to load libraries before memory is looked at."""
+        """This case at a negligible size, for tests and for loading libraries before memory is measured."""
         raise NotImplementedError
 
 
 def normal(*shape, seed=0, scale=1.0):
-    """float32 numbers from N(0, scale^2): the same for both sides."""
+    """float32 numbers (*shape) from N(0, scale^2), the same for both sides."""
     return np.random.default_rng(seed).standard_normal(shape, dtype="float32") * np.float32(scale)
 
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
-    """How PyTorch is run, and how minicl's arrays become its tensors."""
+    """The settings that PyTorch runs with, and the conversion of minicl's arrays to its tensors."""
 
     torch: object
     device: str = "cpu"
     channels_last: bool = False
     compiled: bool = False
-    fused: bool = None          # whether the optimizer is; None: PyTorch's own choice
+    fused: bool = None          # a fused optimizer; None is PyTorch's default
 
     def tensor(self, x, requires_grad=False):
         return self.torch.tensor(x, device=self.device).requires_grad_(requires_grad)

@@ -1,4 +1,4 @@
-"""All cases, by name: CASES in the order of the table, and those of curves.py beside them."""
+"""All cases by name: CASES in the order of the table, and ALL, which adds those of curves.py."""
 
 from . import curves, layers, losses, parts, steps
 

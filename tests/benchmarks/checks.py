@@ -1,20 +1,20 @@
-"""What minicl's checks cost a training step of examples/simclr_mnist.py: minicl beside a copy of it without them.
+"""The cost of minicl's checks in a training step of examples/simclr_mnist.py: minicl beside a copy without them.
 
     python tests/benchmarks/checks.py                                    # about a minute; exit code 1 above --most
-    python tests/benchmarks/checks.py --batch 64 --encoder mlp           # a smaller step, of which they are a larger share
+    python tests/benchmarks/checks.py --batch 64 --encoder mlp  # a smaller step, in which the checks weigh more
 
-The copy is a second import of the same files, under another name, in which all these do nothing:
+The copy imports the same files again under another name and replaces these parts by ones that do nothing:
 
-    require_...     of arguments, settings, shapes, parts and finiteness: every function that only checks
-    views           values of images outside [0, 1], an augment that draws nothing or writes into its images
-    @op             dtypes, backends, keywords and options of the inputs; the value; its gradients
-    the walk        inputs that were changed since an op used them, and the stamps by which that is seen
+    require_...     checks of arguments, settings, shapes, parts and finiteness: every function that only checks
+    views           image values outside [0, 1], and an augment that draws nothing or writes into its images
+    @op             dtypes, backends, keywords and options of the inputs; the value; the gradients
+    the walk        inputs that have changed since an op used them, and the stamps that detect it
     optimizers      changed parts, settings, finite gradients
 
-What a body compares itself (`if x.ndim != 4: raise ...`) stays. The copy must accept faults that minicl refuses, and must
-compute the same numbers. Steps alternate in one process, on one thread, in CPU seconds. Other programs lengthen these too,
-since they share the caches, so the difference of the fastest tenth of the steps is shown beside the median. A third copy keeps
-its checks: its difference, which should be 0, is what the method itself does not resolve.
+Comparisons within a body (`if x.ndim != 4: raise ...`) remain. The copy must accept faults that minicl refuses, and
+must compute the same numbers. Steps of the copies alternate in one process, on one thread, measured in CPU seconds.
+Other programs lengthen these too, since they share the caches, so the table shows the difference of the fastest tenth
+of the steps beside the median. A third copy keeps its checks: its difference, ideally 0, is the method's resolution.
 """
 
 import argparse
@@ -32,7 +32,7 @@ import time
 import types
 from pathlib import Path
 
-if __name__ == "__main__":                      # tests/ for benchmarks, the checkout for minicl
+if __name__ == "__main__":                      # for the packages benchmarks and minicl
     sys.path[:1] = map(str, Path(__file__).resolve().parents[1:3])
 
 import numpy as np  # noqa: E402
@@ -42,9 +42,9 @@ from benchmarks.steps import LR, WEIGHT_DECAY  # noqa: E402
 from minicl.options import at_least, within  # noqa: E402
 from minicl.run import command  # noqa: E402
 
-ENCODERS = {"mlp": "MLP", "convnet": "ConvNet"}                              # as simclr_mnist.py has them
+ENCODERS = {"mlp": "MLP", "convnet": "ConvNet"}                              # the encoders of simclr_mnist.py
 PARTS = {"whole": "all of it", "rest": "without the two views: model, loss, backward and optimizer"}
-STUBBED = ("mark_changed", "check_options", "check_images")                  # beside require_... and _require_...
+STUBBED = ("mark_changed", "check_options", "check_images")  # in addition to require_... and _require_...
 
 
 def main(argv=None):
@@ -57,13 +57,13 @@ def main(argv=None):
     packages = {"minicl": "minicl", "same": copy_of_minicl("minicl_again"), "bare": without_checks("minicl_unchecked")}
     require_patched(packages["bare"])
     with contextlib.ExitStack() as stack:
-        for package in packages.values():                                    # each has loops of its own
-            stack.enter_context(part_of(package, "backend").threads(1))      # BLAS too
+        for package in packages.values():                                    # each copy has its own loops
+            stack.enter_context(part_of(package, "backend").threads(1))      # limits BLAS as well
         return compare(packages, args)
 
 
 def compare(packages, args):
-    """Measure and print; the exit code."""
+    """Measure, print the table and return the exit code."""
     print(f"a step of simclr_mnist.py with {args.batch} images, one thread, CPU time, median of {args.rounds} rounds\n"
           "| encoder | part | ms a step | checks | standard error | checks, fastest tenth | a copy with checks |\n"
           "|---|---|--:|--:|--:|--:|--:|")
@@ -85,22 +85,22 @@ def compare(packages, args):
 # ---------------------------------------------------------------- the copies
 
 def copy_of_minicl(name):
-    """A second import of minicl's files as the package `name`. Its classes and functions are not minicl's."""
+    """A second import of minicl's files as the package `name`, with its own classes and functions; returns `name`."""
     if name not in sys.modules:
-        package = types.ModuleType(name)                                     # without __init__: nothing is imported yet
+        package = types.ModuleType(name)  # skips __init__, which would import everything
         package.__path__ = list(minicl.__path__)
         sys.modules[name] = package
     return name
 
 
 def without_checks(name):
-    """copy_of_minicl whose checks do nothing."""
+    """A copy of minicl whose checks do nothing; returns `name`."""
     if name in sys.modules:
         return name
     copy_of_minicl(name)
     part = functools.partial(part_of, name)
     autograd = part("autograd")
-    autograd.op = bare_op(autograd)                                          # before any op is made
+    autograd.op = bare_op(autograd)                                          # must come before any op is made
     autograd._walk = bare_walk(autograd)
     for module in ("ops", "nn", "contrastive", "methods", "optim", "data", "evaluate"):
         part(module)
@@ -125,7 +125,7 @@ def nothing(*_, **__):
 
 
 def only_checks(value):
-    """Whether value is a function that returns nothing and whose name is that of a check."""
+    """Whether value is a function with the name of a check and without a return value."""
     if not inspect.isfunction(value) or not (value.__name__.lstrip("_").startswith("require_") or value.__name__ in STUBBED):
         return False
     tree = ast.parse(textwrap.dedent(inspect.getsource(value)))
@@ -133,7 +133,7 @@ def only_checks(value):
 
 
 def bare_op(autograd):
-    """@op that passes arrays to the function, records, and looks at nothing."""
+    """An @op that passes arrays to the function and records, without any check."""
     Tensor = autograd.Tensor
     Node = autograd.Node
     blocks = autograd.no_grad_blocks
@@ -178,7 +178,7 @@ def bare_op(autograd):
 
 
 def bare_walk(autograd):
-    """The walk back that trusts every node and gradient; broadcast ones are summed."""
+    """A backward walk that trusts every node and gradient; it still sums broadcast gradients."""
     Tensor = autograd.Tensor
     Additions = autograd.Additions
     accumulate = autograd._accumulate
@@ -221,10 +221,10 @@ def bare_walk(autograd):
     return walk
 
 
-# ---------------------------------------------------------------- what the checks refuse, and the copy must not
+# ---------------------------------------------------------------- faults that minicl refuses and the copy accepts
 
 def faults(package):
-    """{check: a function that makes a fault for it}, with the classes of the copy of minicl that is called `package`."""
+    """{check: a function that makes a fault for it}, using the classes of `package`, a copy of minicl."""
     part = functools.partial(part_of, package)
     Tensor = part("autograd").Tensor
     nt_xent = part("contrastive").nt_xent
@@ -275,7 +275,7 @@ def faults(package):
 
 
 def require_patched(package, faults_of=faults):
-    """Raise unless minicl refuses all faults, and this copy none: so every stub is where the code reads it."""
+    """Raise unless minicl refuses all faults and this copy none, so that every stub is where the code reads it."""
     for name, make in faults_of("minicl").items():
         try:
             make()
@@ -289,7 +289,7 @@ def require_patched(package, faults_of=faults):
 # ---------------------------------------------------------------- measurement
 
 def step_of(package, encoder, batch, views=True):
-    """step() -> (loss, gradients): that of examples/simclr_mnist.py, of this copy of minicl; or with given views."""
+    """step() -> (loss, gradients), a step of simclr_mnist.py with one copy of minicl, and with new or given views."""
     part = functools.partial(part_of, package)
     nn = part("nn")
     nt_xent = part("contrastive").nt_xent
@@ -320,10 +320,10 @@ def step_of(package, encoder, batch, views=True):
 
 
 def measure(steps, rounds):
-    """{name: CPU seconds of each round}. The copies take turns, in another order each round, and compute the same."""
+    """{name: CPU seconds of each round}. The copies take turns in changing order, and must compute the same numbers."""
     seconds = {name: [] for name in steps}
     names = list(steps)
-    for k in range(-2, rounds):                                              # two to warm up
+    for k in range(-2, rounds):                                              # two rounds warm up
         results = []
         for name in names[k % len(names):] + names[:k % len(names)]:
             start = time.process_time()
@@ -340,12 +340,12 @@ def difference(ours, others):
     """(median of the rounds' differences in percent of our step, its standard error)."""
     percent = [100 * (a - b) / a for a, b in zip(ours, others)]
     median = statistics.median(percent)
-    deviation = 1.4826 * statistics.median(abs(p - median) for p in percent)             # robust, normal otherwise
+    deviation = 1.4826 * statistics.median(abs(p - median) for p in percent)  # robust; equals the std of normal data
     return median, 1.2533 * deviation / len(percent)**0.5
 
 
 def undisturbed(ours, others):
-    """The difference in percent of the fastest tenths of both: of steps that other programs delayed least."""
+    """The difference of the fastest tenths of both in percent: of the steps that other programs delayed least."""
     fast, faster = (statistics.quantiles(seconds, n=10)[0] for seconds in (ours, others))
     return 100 * (fast - faster) / fast
 

@@ -1,11 +1,12 @@
-"""What several processes send each other in a training step, counted in the examples themselves; needs no MPI.
+"""Count the data that processes exchange in a training step of each example. Needs no MPI.
 
-    python tests/benchmarks/communication.py                   # every example, at its own batch
+    python tests/benchmarks/communication.py                   # every example, with its default batch
     python tests/benchmarks/communication.py simclr_mnist --processes 8
 
-A World of which only one process exists answers each collective as if all others had the same rows, and counts it. The
-counts are exact: they follow from shapes alone. Bytes are those of the whole array that is summed, put together or dealt
-out; what crosses a wire depends on the MPI's or NCCL's algorithm (a ring sends them (k - 1) / k times, for a sum twice).
+The examples run in a World of which only one process exists: it answers each collective as if all other processes had
+the same rows, and counts it. The counts are exact, since they follow from shapes alone. Bytes refer to the whole array
+that is summed, gathered or scattered; the traffic on the wire depends on the algorithm of MPI or NCCL (a ring
+sends (k - 1) / k of them, and twice that for a sum).
 """
 
 import argparse
@@ -17,7 +18,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-if __name__ == "__main__":                                   # tests/ for benchmarks, the checkout for minicl
+if __name__ == "__main__":                                   # for the packages benchmarks and minicl
     sys.path[:1] = map(str, Path(__file__).resolve().parents[1:3])
 
 import numpy as np  # noqa: E402
@@ -36,7 +37,7 @@ KINDS = ("all_reduce", "all_gather", "reduce_scatter")
 
 
 class Counted(distributed.World):
-    """The first of `size` processes, the others having the same rows; `steps` are the counts of each step of a run."""
+    """The first of `size` processes that all have the same rows. `steps` lists (calls, bytes) of each step of a run."""
 
     def __init__(self, size):
         self.size = size
@@ -67,14 +68,14 @@ class Counted(distributed.World):
     def mean(self, x):
         return self.sum(x) / self.size
 
-    def any(self, flag):                                     # a run asks once a step whether to stop
+    def any(self, flag):                                     # a run asks once per step whether to stop
         self.steps.append((self.calls, self.bytes))
         self.calls, self.bytes = Counter(), Counter()
         return bool(flag)
 
 
 def few_data():
-    """Data sets of four batches, and no pictures: in this process."""
+    """Reduce the data sets to a few batches and draw no pictures, in this process."""
     if str(EXAMPLES) not in sys.path:
         sys.path.append(str(EXAMPLES))
     import sequences
@@ -86,7 +87,7 @@ def few_data():
 
 
 def count(example, size):
-    """(calls, bytes) by kind of a step that is neither logged nor saved."""
+    """(calls, bytes), by kind, of a step that is neither logged nor saved."""
     world = Counted(size)
     before = distributed.get_world
     argv = sys.argv
@@ -105,7 +106,7 @@ def count(example, size):
 
 
 def count_loss(size, views=16384, d=128):
-    """The same of NT-Xent's forward and backward pass."""
+    """(calls, bytes), by kind, of NT-Xent's forward and backward pass."""
     world = Counted(size)
     z1, z2 = np.random.default_rng(0).standard_normal((2, views // 2 // size, d), dtype="float32")
     nt_xent(Tensor(z1, requires_grad=True), Tensor(z2, requires_grad=True), 0.2, world=world).backward()
@@ -117,7 +118,7 @@ def row(name, calls, sizes):
 
 
 def table(examples=tuple(CALLS), size=2):
-    """The lines of a Markdown table. Data sets are small from then on in this process."""
+    """Yield the lines of a Markdown table. The data sets of this process stay small afterwards."""
     few_data()
     yield "| a step of | " + " | ".join(f"{kind}, calls | KiB" for kind in KINDS) + " |"
     yield "|---|" + 2 * len(KINDS) * "--:|"

@@ -1,4 +1,4 @@
-"""What docs/scaling.md measures: losses and training steps, each at sizes that grow by a factor of four."""
+"""The cases of docs/scaling.md: losses and training steps at sizes that grow by a factor of four."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ SIZES = (256, 1024, 4096, 16384, 65536)
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """cases {N: Case}; unit: what N counts."""
+    """cases {N: Case}; `unit` names what N counts."""
 
     title: str
     unit: str
@@ -25,7 +25,7 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Loss(Case):
-    """A loss of N pairs of vectors, of which there is one case for each size and no peer."""
+    """A loss of N pairs of vectors, one case per size, without a peer."""
 
     title: str
     rows: int

@@ -1,18 +1,20 @@
-"""A SimCLR step on 8 and 64 GPUs by arithmetic; nothing here was measured.
+"""Estimate a SimCLR step on 8 and 64 GPUs by arithmetic; nothing here was measured.
 
     python tests/benchmarks/estimate.py
 
-Per process: V/k views through the encoder and its 1/k of the V^2/2 pairs through the loss, each of 4 d products forward and
-backward and 32 bytes of memory traffic. One gather of u (V d numbers) and one scatter of its gradient's sums, one sum of
-the gradients (a ring sends them twice), two short exchanges for each batch norm. Nothing overlaps.
+Each process takes V/k of the views through the encoder and 1/k of the V^2/2 pairs through the loss. A pair costs 4 d
+products forward and backward and 32 bytes of memory traffic. The step communicates one gather of u (V d numbers) and
+one scatter of its gradient's sums, one sum of the parameters' gradients (a ring sends them twice), and two short
+exchanges per batch norm. Nothing overlaps.
 """
 
-ENCODER, LOSS, MEMORY, LAUNCH = 60e12, 40e12, 2.5e12, 10e-6  # FLOP/s in effect, twice; bytes/s; seconds a launch
-NETS = {                                                     # FLOP of training a view; parameters; batch norms
+# effective FLOP/s of encoder and loss; bytes/s; seconds per launch
+ENCODER, LOSS, MEMORY, LAUNCH = 60e12, 40e12, 2.5e12, 10e-6
+NETS = {                                                     # FLOP to train on a view; parameters; batch norms
     "ResNet-18, 32 px": (3.3e9, 11.2e6, 22),
     "ResNet-50, 224 px": (24.6e9, 28e6, 55),
 }
-LINKS = {                                                    # GPUs; bytes/s; seconds that a short exchange takes
+LINKS = {                                                    # GPUs; bytes/s; seconds of a short exchange
     "8, NVLink": (8, 300e9, 20e-6),
     "64, 8 network cards a node": (64, 200e9, 50e-6),
     "64, 1 card of 25 GB/s a node": (64, 25e9, 60e-6),
@@ -21,13 +23,13 @@ BATCHES = ((4096, 128), (32768, 512))                        # images, dimension
 
 
 def estimate(net, link, batch, d):
-    """Milliseconds of a step's parts, and the share of communication."""
+    """(milliseconds of a step's parts, the share of communication)."""
     (flops, parameters, norms) = NETS[net]
     (k, bandwidth, latency) = LINKS[link]
     V = 2 * batch
     encoder = V / k * flops / ENCODER
     loss = max(4 * V * V * d / k / LOSS + V * V / 2 * 32 / k / MEMORY, (k + 1) / 2 * 12 * LAUNCH)
-    rows = (k - 1) / k * V * d * 4 / bandwidth + latency     # a gather, and as much for the scatter
+    rows = (k - 1) / k * V * d * 4 / bandwidth + latency     # a gather; the scatter takes as long
     gradients = 2 * (k - 1) / k * parameters * 4 / bandwidth + latency
     norm = 2 * norms * latency
     communication = 2 * rows + gradients + norm

@@ -1,8 +1,8 @@
-"""Candidates measured side by side: A B C, C B A, A B C ..., each in a process of its own while the others wait.
+"""Measure candidates side by side: A B C, C B A, A B C ..., each in its own process while the others wait.
 
-On a shared machine speed drifts by a third within minutes, so times of separate runs say little. Blocks of a few
-steps alternate, and two candidates are compared round by round. A block during which other processes used the machine
-is repeated, a few times at the most. The machine's own rates are measured before and after each case.
+The speed of a shared machine drifts by a third within minutes, so times of separate runs cannot be compared. Blocks of
+a few steps alternate, and two candidates are compared round by round. A block during which other processes used the
+machine is repeated, at most REPEATS times. The machine's own rates are measured before and after each case.
 """
 
 import json
@@ -16,15 +16,15 @@ from pathlib import Path
 
 from minicl.run import RunError
 
-RESTS = 0.05          # seconds between two candidates, again and again while threads still spin or others are busy
-PATIENCE = 10.0       # seconds of a case spent on waiting for others, and on blocks that they disturbed
+RESTS = 0.05          # seconds between two candidates, repeated while threads still spin or other processes are busy
+PATIENCE = 10.0       # seconds per case spent on waiting for other processes, and on disturbed blocks
 FOREIGN = 0.06        # share of the machine's time that others may use during a block
-REPEATS = 3           # times that a block is measured until one is undisturbed; the last one counts
-LONG = 0.3            # seconds: a step that long needs no untimed one before it
+REPEATS = 3           # measurements of a block until one is undisturbed; the last one counts
+LONG = 0.3            # seconds: a step this long needs no untimed step before it
 
 
 class Worker:
-    """The process of one candidate; see worker.py."""
+    """The process of one candidate, which runs worker.py."""
 
     def __init__(self, candidate, backend, threads, precision, script="worker.py"):
         self.label = candidate.label
@@ -45,12 +45,12 @@ class Worker:
         return json.loads(line) if line else {"error": "the process ended"}
 
     def close(self):
-        self.process.communicate()                                           # end of input: it ends
+        self.process.communicate()                                           # the process ends at the end of its input
 
 
 def measure(case, workers, *, rounds, block, gpu=False):
-    """time_all() between two measurements of the machine by the first worker, whose better rates are added:
-    "rates": {"flops": per second, ...}."""
+    """The result of time_all(), and "rates": {"flops": per second, ...}, the better ones of two measurements of the
+    machine by the first worker, before and after."""
     before = workers[0].ask(rates=True)
     result = time_all(case, workers, rounds=rounds, block=block, gpu=gpu)
     after = workers[0].ask(rates=True)
@@ -60,9 +60,9 @@ def measure(case, workers, *, rounds, block, gpu=False):
 def time_all(case, workers, *, rounds, block, gpu=False, slow=math.inf):
     """Time a case on all workers.
 
-    rounds  times that each is measured; block: seconds that a measurement takes, or one step
+    rounds  measurements of each worker; block: seconds that a measurement takes, at least one step
     slow    seconds: a longer step is measured once, without a warm-up
-    ->      {"rounds": {label: [seconds a step, one a round]}, "peak": {label: MiB}, "launches": {label: kernels a
+    ->      {"rounds": {label: [seconds per step, one per round]}, "peak": {label: MiB}, "launches": {label: kernels per
              step}, "errors": {label: message}, "disturbed": share of blocks}
     """
     peak, errors, plans, once = {}, {}, {}, {}
@@ -74,9 +74,9 @@ def time_all(case, workers, *, rounds, block, gpu=False, slow=math.inf):
         peak[worker.label] = answer["peak"]
         if answer["seconds"] > slow:
             once[worker.label] = [answer["seconds"]]
-            worker.ask(end=True)                                             # gives its memory back
+            worker.ask(end=True)                                             # frees its memory
             continue
-        burst = max(1, math.ceil((0.05 if gpu else 0.001) / answer["seconds"]))    # steps between looks at the clock
+        burst = max(1, math.ceil((0.05 if gpu else 0.001) / answer["seconds"]))    # steps between readings of the clock
         plans[worker.label] = {"burst": burst, "bursts": max(1, round(block / (burst * answer["seconds"]))),
                                "wake": answer["seconds"] < LONG}
     running = [worker for worker in workers if worker.label in plans]
@@ -96,7 +96,7 @@ def time_all(case, workers, *, rounds, block, gpu=False, slow=math.inf):
 
 
 class Quiet:
-    """Asks while nobody else uses the machine, as far as waiting for that is worth it."""
+    """Sends requests while no other process uses the machine, within PATIENCE seconds of waiting."""
 
     def __init__(self):
         self.patience = PATIENCE
@@ -122,19 +122,19 @@ class Quiet:
 
 
 def _watched(action):
-    """(what action() returns, the share of all processors used meanwhile beyond the seconds that it says it used)."""
+    """(action()'s result, the share of all processors used meanwhile beyond the seconds in its "used")."""
     start = time.perf_counter()
     before = _busy_seconds()
     answer = action()
     if before is None:
         return answer, 0.0
     used = answer.get("used", 0.0) if answer else 0.0
-    foreign = _busy_seconds() - before - used - 0.01                         # the clock has ticks of 10 ms
+    foreign = _busy_seconds() - before - used - 0.01                         # the clock ticks every 10 ms
     return answer, foreign / ((time.perf_counter() - start) * os.cpu_count())
 
 
 def _busy_seconds():
-    """Processor seconds used by anyone since the machine started (Linux), else None."""
+    """CPU seconds used by all processes since the machine started (Linux), else None."""
     try:
         cpu = Path("/proc/stat").read_text().splitlines()[0]
         user, nice, system, _, _, irq, softirq, steal = map(int, cpu.split()[1:9])

@@ -1,4 +1,4 @@
-"""What a training step asks of a GPU, counted where there is none: on the tests' strict stand-in for CuPy."""
+"""Count the work that a training step launches on a GPU, on the tests' strict stand-in for CuPy."""
 
 import sys
 from pathlib import Path
@@ -7,8 +7,8 @@ from minicl import get_backend
 
 
 def launches_per_step():
-    """{method: (kernels, products and copies launched, times the host waited)} of one training step of each method."""
-    sys.path.append(str(Path(__file__).resolve().parents[2] / "examples"))      # of their data
+    """{method: (kernels, products and copies launched, times that the host waited)} of one training step per method."""
+    sys.path.append(str(Path(__file__).resolve().parents[2] / "examples"))      # for the examples' data
     from cupy_dialect import strict
     from training_steps import STEPS
 
@@ -17,7 +17,7 @@ def launches_per_step():
     counts = {}
     for method, set_up in STEPS.items():
         step = set_up(xp)
-        step()                                                               # MoCo's queue is empty at first
+        step()  # fills MoCo's queue, which is empty at first
         before = strict.launches(), strict.synchronisations()
         step()
         counts[method] = strict.launches() - before[0], strict.synchronisations() - before[1]

@@ -1,7 +1,7 @@
-"""Layers, forward and backward: convolutions at the encoders' sizes, batch norm, relu, pooling.
+"""Cases of layers, forward and backward: convolutions at the encoders' sizes, batch norm, relu, pooling.
 
-The op itself is timed (`op.forward`, off the tape) on activations as minicl stores them, (H, W, B, C). A first
-convolution has no gradient to send to the images.
+They time the op itself (`op.forward`, off the tape) on activations as minicl stores them, (H, W, B, C). A first
+convolution computes no gradient for the images.
 """
 
 import dataclasses
@@ -76,7 +76,7 @@ class Conv(Case):
 
 @dataclasses.dataclass(frozen=True)
 class Pointwise(Case):
-    """A layer on activations (side, side, batch, channels); what a subclass adds is the op."""
+    """A layer on activations (side, side, batch, channels); a subclass adds the op."""
 
     batch: int
     channels: int
@@ -87,7 +87,7 @@ class Pointwise(Case):
     layouts = True
     title = ""
     shrinks = 1
-    moved = 5                # moved: arrays of x's size that have to be read or written
+    moved = 5                # moved: arrays of x's size that must be read or written
     name = property(lambda self: f"{self.title}, {self.batch} of {self.side}x{self.side}x{self.channels}")
 
     def arrays(self):

@@ -1,4 +1,4 @@
-"""Losses: the value and the gradient with respect to the embeddings, normalisation included."""
+"""Cases of losses: the value and the gradient with respect to the embeddings, including normalisation."""
 
 import dataclasses
 import math
@@ -18,7 +18,7 @@ def leaf(x, xp):
 
 @dataclasses.dataclass(frozen=True)
 class NTXent(Case):
-    """SimCLR's loss over 2N = `views` embeddings; PyTorch: cross-entropy on z z^T / tau with a masked diagonal."""
+    """SimCLR's loss over 2N = `views` embeddings. PyTorch: cross-entropy on z z^T / tau with a masked diagonal."""
 
     views: int
     d: int = 128
@@ -61,7 +61,7 @@ class NTXent(Case):
         return step
 
     def work(self):
-        """S and its exponentials are symmetric: n^2 d flops the upper half, made twice or kept; dS z is 2 n^2 d."""
+        """S and its exponentials are symmetric: half of S is n^2 d flops, twice if not cached; dS z is 2 n^2 d."""
         kept = 4 * self.views**2 <= CACHE_BYTES
         return Work(flops=(3 if kept else 4) * self.views**2 * self.d, exps=(0.5 if kept else 1) * self.views**2)
 
@@ -71,7 +71,7 @@ class NTXent(Case):
 
 @dataclasses.dataclass(frozen=True)
 class MoCoLoss(Case):
-    """InfoNCE of a batch of queries against a queue; PyTorch: as in MoCo's own code, one matrix of all logits."""
+    """InfoNCE of a batch of queries against a queue. PyTorch: one matrix of all logits, as in MoCo's own code."""
 
     queue: int
     batch: int = 256
@@ -105,7 +105,7 @@ class MoCoLoss(Case):
 
         query, keys, queue = (peer.tensor(z) for z in self.embeddings())
         query = query.requires_grad_()
-        queue = queue.T.contiguous()                      # MoCo keeps (d, K)
+        queue = queue.T.contiguous()                      # MoCo stores (d, K)
         moco_loss = peer.compile(torch_models.moco_loss)
 
         def step():
@@ -126,7 +126,7 @@ class MoCoLoss(Case):
 
 @dataclasses.dataclass(frozen=True)
 class CLIPLoss(Case):
-    """CLIP's symmetric loss of `pairs` images and texts, the logit scale learned; PyTorch: as in CLIP's figure 3."""
+    """CLIP's symmetric loss of `pairs` images and texts with a learned logit scale. PyTorch: as in CLIP's figure 3."""
 
     pairs: int
     d: int = 128

@@ -1,4 +1,4 @@
-"""What the machine can do at best: the rates behind every floor, and the names to print above a table."""
+"""The machine's best rates, from which every floor is computed, and the names printed above a table."""
 
 import os
 import platform
@@ -11,16 +11,17 @@ from minicl.backend import operand, parallel_for, product, threads
 
 
 def rates(xp, wait):
-    """Per second: flops of a large float32 product, bytes read and written by a copy, exponentials of float32.
+    """Rates per second: "flops" of a large float32 product, "bytes" read and written by a copy, "exps" in float32.
 
-    The product is in the process's precision, see get_backend(). The product has BLAS's own threads, copy and exp have minicl's. The best of a few: a floor is what can be reached.
+    The product has the process's precision (see get_backend()) and uses BLAS's threads; copy and exp use minicl's. Each
+    rate is the best of three, since a floor is a limit that can be reached.
     """
     n, size = (2048, 2**24) if xp is np else (8192, 2**28)
     a = operand(xp.ones((n, n), dtype="float32"))
     x = xp.zeros(size, dtype="float32")
     y = xp.zeros(size, dtype="float32")
     b = xp.empty((n, n), dtype="float32")
-    part = 2**14 if xp is np else size           # what of exp's operands stays in cache
+    part = 2**14 if xp is np else size           # exp's operands stay in cache
 
     def copy(lo, hi):
         y[lo:hi] = x[lo:hi]
@@ -47,7 +48,7 @@ def _quickest(work, wait, times=3):
 
 
 def describe(backend, threads, precision):
-    """[(name, value), ...]: processor, device and libraries, as far as they can be told."""
+    """[(name, value), ...]: processor, device and libraries, as far as they are known."""
     from importlib.metadata import PackageNotFoundError, version
 
     from threadpoolctl import threadpool_info

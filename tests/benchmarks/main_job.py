@@ -1,10 +1,10 @@
-"""The main job: examples/simclr_mnist.py until the linear probe of h is right on 98.9 % of the test images.
+"""Train examples/simclr_mnist.py until the linear probe of h is right on 98.9 % of the test images, and time it.
 
     python tests/benchmarks/run.py --peer torch --only main_job      # about eight minutes
 
-minicl and PyTorch train the same network from the same weights on the same batches, by the same recipe; the augmentations
-are of the same kind, each library's own. The features of both are evaluated by minicl. Processes take turns epoch by epoch.
-This file is also the process of one of them: `python main_job.py minicl numpy '{}'`, as in worker.py.
+minicl and PyTorch train the same network from the same weights on the same batches with the same recipe. Each library
+has its own augmentations, of the same kind. minicl evaluates the features of both. The processes take turns epoch by
+epoch. This file is also the program of each process: `python main_job.py minicl numpy '{}'`, as in worker.py.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-if __name__ == "__main__":                      # tests/ for benchmarks, the checkout for minicl
+if __name__ == "__main__":                      # for the packages benchmarks and minicl
     sys.path[:1] = map(str, Path(__file__).resolve().parents[1:3])
 
 import numpy as np  # noqa: E402
@@ -33,14 +33,14 @@ from minicl.optim import AdamW, warmup_cosine  # noqa: E402
 from minicl.run import RunError  # noqa: E402
 
 RECIPE = {"data": "mnist", "data_dir": None, "items": None, "seed": 0, "epochs": 8, "batch": 256, "lr": 5e-3, "tau": 0.2,
-          "weight_decay": 1e-4}                 # the script's defaults; items: of either set, None for all
-GOAL, FIRST = 0.989, 5                          # the probe's accuracy, and the first epoch after which it is evaluated
+          "weight_decay": 1e-4}                 # the script's defaults; items: of each split, None for all
+GOAL, FIRST = 0.989, 5                          # the probe's accuracy, and the first epoch that it is evaluated after
 NAMES = {"minicl": "minicl", "torch": "PyTorch", "torch, channels last, kept": "PyTorch, channels last, kept"}
 
 
 def measure(peer, cores, recipe=RECIPE, first=FIRST):
     """{label: {"start": seconds, "epochs": [seconds], "probe": {epoch: accuracy of h}, "evaluation": seconds,
-    "metrics": {name: accuracy}}} of minicl and, with peer "torch", of PyTorch as installed and tuned."""
+    "metrics": {name: accuracy}}} of minicl and, with peer "torch", of PyTorch with its defaults and tuned."""
     labels = list(NAMES) if peer == "torch" else ["minicl"]
     jobs = []
     found = {}
@@ -77,13 +77,13 @@ def ask(job, **request):
 
 
 def seconds_to(result, goal=GOAL):
-    """Seconds of start-up and training until the first evaluation at which the probe has reached the goal, or None."""
+    """Seconds of start-up and training until the first evaluation in which the probe reaches the goal, or None."""
     reached = [int(epoch) for epoch, accuracy in result["probe"].items() if accuracy >= goal]
     return result["start"] + sum(result["epochs"][:min(reached)]) if reached else None
 
 
 def table(found, goal=GOAL):
-    """Lines of a Markdown table."""
+    """Yield the lines of a Markdown table."""
     yield f"| | start | training | to {goal:.1%} | evaluation | in all | kNN h | probe h |\n"
     yield "|---|--:|--:|--:|--:|--:|--:|--:|\n"
     for label, result in found.items():
@@ -99,7 +99,7 @@ def table(found, goal=GOAL):
 # ---------------------------------------------------------------- the two sides
 
 class Ours:
-    """As examples/simclr_mnist.py trains."""
+    """Trains as examples/simclr_mnist.py does."""
 
     def __init__(self, data, recipe, model, options):
         self.data, self.recipe, self.model = data, recipe, model
@@ -121,7 +121,7 @@ class Ours:
 
 
 class Theirs:
-    """The same in PyTorch, as its users write it."""
+    """Trains the same in PyTorch, written as its users write it."""
 
     def __init__(self, data, recipe, model, options):
         import torch
@@ -164,7 +164,7 @@ class Theirs:
 
 
 def evaluate(side, data, only_probe):
-    """Accuracies by the same functions as minicl.evaluate.frozen_accuracies."""
+    """{name: accuracy}, by the functions of minicl.evaluate.frozen_accuracies."""
     labels = data.train_labels, data.test_labels
     train, test = (dict(zip("hz", side.features(images))) for images in (data.train_images, data.test_images))
 
@@ -180,7 +180,7 @@ def evaluate(side, data, only_probe):
 
 def main(library, options):
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)                                            # what libraries print is no answer
+    os.dup2(2, 1)                                            # keeps the libraries' output out of the answers
 
     def answer(**fields):
         print(json.dumps(fields), file=answers, flush=True)
@@ -193,7 +193,7 @@ def main(library, options):
 
 
 def serve(answer, ours, options):
-    """Answer the requests of measure(): a recipe, then epochs and evaluations."""
+    """Answer the requests of measure(): a recipe first, then epochs and evaluations."""
     recipe = json.loads(sys.stdin.readline())["recipe"]
     with threads(**options) if ours else contextlib.nullcontext():
         data = load_images(recipe["data"], recipe["data_dir"], seed=recipe["seed"], log=print)
@@ -211,7 +211,7 @@ def serve(answer, ours, options):
                 for step in range(request["epoch"] * each, (request["epoch"] + 1) * each):
                     side.step(step, warmup_cosine(step, total=total, peak=recipe["lr"], warmup=total // 10))
                 answer(seconds=time.perf_counter() - start)
-            else:                                            # PyTorch's allocator stays as it is during its epochs
+            else:                                            # keeps PyTorch's allocator as it is in its epochs
                 with contextlib.nullcontext() if ours else threads(keep_memory=False):
                     metrics = evaluate(side, data, request["only_probe"])
                 answer(seconds=time.perf_counter() - start, metrics=metrics)

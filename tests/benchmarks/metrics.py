@@ -1,4 +1,4 @@
-"""What measured rounds say: ratios with their noise, floors, and whether the targets are met."""
+"""Metrics of measured rounds: ratios with their noise, floors, and whether the targets are met."""
 
 import dataclasses
 import statistics
@@ -6,7 +6,7 @@ import statistics
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A measured quantity, its noise as a share of it (None for one measurement), and the most that is aimed at."""
+    """A measured quantity, its noise as a share of it (None for a single measurement), and its upper target."""
 
     value: float
     noise: float = None
@@ -22,13 +22,13 @@ class Figure:
 
 
 def metrics(case, result):
-    """{kind: Figure} of what could be measured, kinds as in case.Target:
+    """{kind: Figure} of what was measured; the kinds are those of case.Target:
 
-    default  minicl over PyTorch, both as they run by default
+    default  minicl over PyTorch, both with their defaults
     best     the fastest of minicl's candidates over the fastest of PyTorch's
-    memory   peaks, both as installed
-    floor    minicl as installed over the case's floor
-    seconds  minicl as installed
+    memory   minicl's peak over PyTorch's, both with their defaults
+    floor    minicl with its defaults over the case's floor
+    seconds  minicl with its defaults
     """
     rounds = result["rounds"]
     peak = result["peak"]
@@ -49,12 +49,12 @@ def metrics(case, result):
 
 
 def ratio(times, reference):
-    """(the ratio of the medians, the spread of the ratios round by round)."""
+    """(the ratio of the medians, the spread of the round-by-round ratios)."""
     return statistics.median(times) / statistics.median(reference), spread([a / b for a, b in zip(times, reference)])
 
 
 def spread(values):
-    """Half the width of the range that the middle four fifths of the values span, as a share of their median."""
+    """Half the width of the range of the middle four fifths of the values, as a share of their median."""
     if len(values) < 2:
         return 0.0
     tenths = statistics.quantiles(values, n=10, method="inclusive")
@@ -67,20 +67,20 @@ def fastest(result, library):
     return min(labels, key=lambda label: statistics.median(result["rounds"][label]), default=None)
 
 
-# ---------------------------------------------------------------- nothing gets slower unnoticed
+# ---------------------------------------------------------------- regressions
 
-KINDS = ("default", "best", "floor")             # what a baseline holds; floor, where there is no peer
+KINDS = ("default", "best", "floor")             # what a baseline stores; floor only counts without a peer
 
 
 def baseline_of(found):
-    """{kind: [value, noise]} of a case's figures, to be kept."""
+    """{kind: [value, noise]} of a case's metrics, for the baseline."""
     return {kind: [round(found[kind].value, 4), round(found[kind].noise, 4)] for kind in KINDS if kind in found}
 
 
 def regressions(found, baseline):
-    """[message, ...]: which of a case's figures are larger than in the baseline by more than the noise of both.
+    """[message, ...] for the metrics of a case that exceed the baseline by more than the noise of both runs.
 
-    Against a peer where both have one; else against the machine's floor.
+    The metrics relative to a peer count where both runs have one, else the one relative to the machine's floor.
     """
     common = [kind for kind in KINDS if kind in found and kind in baseline]
     if len(common) > 1 and "floor" in common:

@@ -1,4 +1,4 @@
-"""The rest of a run: augmentation, the optimizer's update, the tape itself, the linear probe, start-up."""
+"""Cases of the rest of a run: augmentation, the optimizer's update, the tape, the linear probe, start-up."""
 
 import copy
 import dataclasses
@@ -23,7 +23,7 @@ from .steps import CLIPStep, SimCLRStep, images
 
 @dataclasses.dataclass(frozen=True)
 class Resample(Case):
-    """A transform, its random parameters drawn beforehand; PyTorch: the same coordinates, through F.grid_sample."""
+    """A transform with its random parameters drawn beforehand. PyTorch: the same coordinates through F.grid_sample."""
 
     transform: object
     title: str
@@ -44,7 +44,7 @@ class Resample(Case):
         x = to_device(x, xp)
         rng = np.random.default_rng(1)
         transform = copy.copy(self.transform)
-        object.__setattr__(transform, "draw", lambda shape, rng: drawn)        # of the transform as it is, without checks
+        object.__setattr__(transform, "draw", lambda shape, rng: drawn)  # bypasses the transform's check of attributes
 
         return lambda: (transform(x, rng),)
 
@@ -72,7 +72,7 @@ class Affine(Resample):
     title: str = "affine warp"
 
     def grid(self, peer, matrix):
-        """affine_grid's own form: (x, y) in [-1, 1], where minicl's matrices take (row, column) in pixels."""
+        """affine_grid's form of the matrices: (x, y) in [-1, 1], where minicl's take (row, column) in pixels."""
         half = (self.side - 1) / 2
         theta = matrix.copy()
         theta[:, :, 2] = matrix[:, :, :2].sum(axis=2) + matrix[:, :, 2] / half - 1
@@ -99,7 +99,7 @@ class CropResize(Resample):
 
 @dataclasses.dataclass(frozen=True)
 class Views(Case):
-    """An example's whole augmentation, random draws included: two views of each of `batch` images. No peer."""
+    """An example's whole augmentation, including random draws: two views of each of `batch` images. No peer."""
 
     recipe: str
     batch: int = 256
@@ -123,7 +123,7 @@ class Views(Case):
 
 @dataclasses.dataclass(frozen=True)
 class AdamStep(Case):
-    """One update of all parameters of an example's model, from given gradients."""
+    """One update of all parameters of an example's model with given gradients."""
 
     step: Case
     target: Target = Target()
@@ -161,7 +161,7 @@ class AdamStep(Case):
         return step
 
     def work(self):
-        return Work(bytes=7 * 4 * sum(p.size for p in self.step.model().parameters()))    # read g m v w, write m v w
+        return Work(bytes=7 * 4 * sum(p.size for p in self.step.model().parameters()))    # reads g m v w, writes m v w
 
     def tiny(self):
         return dataclasses.replace(self, step=self.step.tiny())
@@ -169,7 +169,7 @@ class AdamStep(Case):
 
 @dataclasses.dataclass(frozen=True)
 class Tape(Case):
-    """`ops` multiplications and additions of 16 numbers, one after the other, and the walk back: what an op costs."""
+    """`ops` multiplications and additions of 16 numbers in sequence, and the backward walk: the overhead of an op."""
 
     ops: int = 1000
     target: Target = Target()

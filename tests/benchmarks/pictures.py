@@ -1,9 +1,10 @@
-"""Measure two claims of docs/pictures.md: pictures are decoded by all cores, and a training step does not wait for the disk.
+"""Measure two claims of docs/pictures.md: all cores decode pictures, and a training step does not wait for the disk.
 
-    python tests/benchmarks/pictures.py            # a minute, 700 MB in the folder for temporary files; Linux
+    python tests/benchmarks/pictures.py            # a minute, 700 MB of temporary files; Linux
 
-Decoding is of 600 JPEG files of 500 x 400 pixels to 64 x 64, by one core and by all in turns. The step reads 256 pictures of
-64 x 64 and then sleeps 20 ms, as a CPU does while a GPU computes; before each run the file leaves the page cache.
+The decoding test reads 600 JPEG files of 500 x 400 pixels as 64 x 64, alternately on one core and on all. The step
+reads 256 pictures of 64 x 64 and then sleeps 20 ms, as a CPU does while a GPU computes; the file leaves the page cache
+before each run.
 """
 
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-if __name__ == "__main__":                      # the checkout for minicl
+if __name__ == "__main__":                      # for the package minicl
     sys.path[:1] = map(str, Path(__file__).resolve().parents[1:3])
 
 from minicl.backend import available_cores  # noqa: E402
@@ -26,7 +27,7 @@ COUNT, SIZE, STEP, BATCH, STEPS = 600, 64, 0.02, 256, 100
 
 
 def write_jpegs(folder):
-    """Smooth colours and noise: files of about 100 kB, as cameras' of this size."""
+    """Write pictures of smooth colours and noise: files of about 100 kB, as a camera's of this size."""
     Image = pillow()
     rng = np.random.default_rng(0)
     for k in range(COUNT):
@@ -36,7 +37,7 @@ def write_jpegs(folder):
 
 
 def decoding(folder, repeats=5):
-    """{cores: [(seconds, seconds of CPU time) of each repeat]} of decoding the files."""
+    """{cores: [(wall seconds, CPU seconds) of each repeat]} of decoding the files."""
     write_jpegs(folder)
     mine = os.sched_getaffinity(0)
     times = {1: [], available_cores(): []}
@@ -52,7 +53,7 @@ def decoding(folder, repeats=5):
 
 
 def waiting(file, asks, n=50_000):
-    """Prefetch.waiting over the first steps with a cold file, which is written if it is not there."""
+    """Prefetch.waiting over the first steps with a cold file, which is written if it does not exist."""
     if not file.exists():
         np.random.default_rng(0).integers(0, 256, (n, SIZE, SIZE, 3), dtype=np.uint8).tofile(file)
     with open(file, "rb") as opened:

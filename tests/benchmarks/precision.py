@@ -1,15 +1,15 @@
-"""What tf32 and bf16 products would save in a training step on an H100, by arithmetic; nothing here was measured.
+"""Estimate what tf32 and bf16 products save in a training step on an H100, by arithmetic; nothing here was measured.
 
     python tests/benchmarks/precision.py
 
-For each convolution (H', W', kernel, stride, C, K): a gather of columns and a product forward, as much for dw, and for dx (of
-all layers but the first), and the 11 reads and writes of batch norm and relu. A kernel takes the longer of its arithmetic and
-its memory traffic, both at NVIDIA's published rates, so tensor cores are flattered. With bf16 the operands of products are in
-2 bytes: the columns, as they are gathered, and g, which is rounded by a kernel of its own; activations, their gradients and the
-results of products stay in float32. Weights and a projection head are left out.
+Each convolution (H', W', kernel, stride, C, K) takes a gather of columns and a product forward, the same for dw, the
+same for dx (except in the first layer), and the 11 reads and writes of batch norm and relu. A kernel takes the longer
+of its arithmetic and its memory traffic, both at NVIDIA's published rates, which flatters tensor cores. With bf16 the
+operands of products take 2 bytes: the columns, rounded as they are gathered, and g, rounded by a separate kernel.
+Activations, their gradients and the results of products stay in float32. Weights and the projection head are left out.
 """
 
-RATES = {"float32": (67e12, 4), "tf32": (495e12, 4), "bf16": (989e12, 2)}            # FLOP/s, bytes of an operand's entry
+RATES = {"float32": (67e12, 4), "tf32": (495e12, 4), "bf16": (989e12, 2)}  # FLOP/s, bytes per entry of an operand
 BANDWIDTH = 3.35e12                                                                  # bytes/s of HBM3
 IMAGES = 2 * 512                                                                     # two views
 
@@ -30,7 +30,7 @@ def resnet18():
 
 
 def seconds(layers, precision):
-    """(products, gathers and rounding, the rest) of a step."""
+    """Seconds of (products, gathers and rounding, the rest) in a step."""
     rate, size = RATES[precision]
     products = gathers = rest = 0.0
     for number, (H, W, kernel, stride, C, K) in enumerate(layers):
@@ -41,10 +41,10 @@ def seconds(layers, precision):
         forward = max(flops / rate, (size * columns + 4 * y) / BANDWIDTH)
         dw = max(flops / rate, (size * columns + size * y) / BANDWIDTH)
         products, gathers = products + forward + dw, gathers + 2 * gather + rounding
-        if number and stride == 1:                                                   # dx from columns of g
+        if number and stride == 1:                                                   # computes dx from columns of g
             products += max(flops / rate, (size * M * taps * K + 4 * x) / BANDWIDTH)
             gathers += (4 * y + size * M * taps * K) / BANDWIDTH
-        elif number:                                                                 # columns of dx, added back
+        elif number:  # computes columns of dx and adds them up
             products += max(flops / rate, (size * y + 4 * columns) / BANDWIDTH)
             gathers += 4 * (columns + x) / BANDWIDTH
         rest += 11 * 4 * y / BANDWIDTH

@@ -1,10 +1,10 @@
-"""Two processes of one thread beside one process of two: the time of NT-Xent, and of the MNIST example's step.
+"""Time two processes of one thread beside one process of two threads: NT-Xent, and the MNIST example's step.
 
-    python tests/benchmarks/processes.py                       # both cores to itself, if you can; needs the extra mpi
+    python tests/benchmarks/processes.py                       # on idle cores if possible; needs the extra mpi
     python tests/benchmarks/processes.py --rounds 9 --processes 4
 
-Rounds alternate between the two, each time in new processes; a time is the median of a round's steps. The ratio is the
-median over the rounds, with the smallest and the largest in brackets.
+Rounds alternate between the two, each in new processes. A time is the median over the steps of a round. The ratio is
+the median over the rounds, with the smallest and the largest in brackets.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import sysconfig
 import time
 from pathlib import Path
 
-if __name__ == "__main__":                                   # the checkout for minicl
+if __name__ == "__main__":                                   # for the package minicl
     sys.path[:1] = [str(Path(__file__).resolve().parents[2])]
 
 import numpy as np  # noqa: E402
@@ -39,13 +39,13 @@ VIEWS, DIM, BATCH = 16384, 128, 256
 
 
 def loss(world):
-    """A function: NT-Xent of this process's part of VIEWS views, forward and backward."""
+    """A function that computes NT-Xent of this process's part of VIEWS views, forward and backward."""
     z1, z2 = np.random.default_rng(0).standard_normal((2, VIEWS // 2, DIM), dtype="float32")[:, world.part]
     return lambda: nt_xent(Tensor(z1, requires_grad=True), Tensor(z2, requires_grad=True), 0.2, world=world).backward()
 
 
 def step(world):
-    """A function: a training step as in examples/simclr_mnist.py, on noise."""
+    """A function that takes a training step as in examples/simclr_mnist.py, on noise."""
     rng = np.random.default_rng(0)
     augment = mnist_views()
     encoder = ConvNet((28, 28, 1), rng=rng)
@@ -60,7 +60,7 @@ def step(world):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        world.any(False)                                     # as a run does: whether to stop
+        world.any(False)                                     # a run asks this once per step: whether to stop
 
     return train
 
@@ -69,7 +69,7 @@ WORK = {f"NT-Xent, 2N = {VIEWS}, d = {DIM}": (loss, 2, 3), f"SimCLR step, MNIST'
 
 
 def worker(name, count):
-    """Print the median seconds of a piece of work in this process, or in all that mpirun has started."""
+    """Print the median seconds per call of WORK[name], in this process or in all that mpirun has started."""
     world = get_world()
     (make, warm, repeats) = WORK[name]
     seconds = []

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md, generated from records of measurements, and the lines that a run prints."""
+"""Generate docs/benchmarks.md from records of measurements, and the lines that a run prints."""
 
 import statistics
 
@@ -49,7 +49,7 @@ network, weights, batches, optimizer and schedule, and augmentations of the same
 minicl evaluates the features of both: kNN, and a linear probe, of h and z. Start is imports, data and the model. "To {goal:.1%}"
 is start and training until an evaluation after an epoch finds the probe of h right on {goal:.1%} of the test images.
 """
-DISTURBED = 0.2          # share of the blocks
+DISTURBED = 0.2          # share of a case's blocks
 NO_GPU = """\
 No time has been measured on a GPU yet, nor has the test suite run on one. It runs on CuPy itself without a GPU: NVIDIA's
 compiler accepts its kernels for an H100, and they then run on the CPU (tests/host_cuda is a CUDA driver for machines without
@@ -87,8 +87,8 @@ the processes agree once a step, in 4 bytes, whether to stop, and in each loss, 
 
 
 def document(cpu, gpu=None, launches=None, communication=None):
-    """The page, from a record of a run with --backend numpy and, if there is one, of a run with --backend cupy, from
-    launches_per_step(), and from communication.table()."""
+    """The page, as a string, from a record of a run with --backend numpy, optionally one with --backend cupy, and the
+    results of launches_per_step() and communication.table()."""
     rates = [result["rates"] for result in cpu["cases"].values()]
     typical = {kind: statistics.median(rate[kind] for rate in rates) / 1e9 for kind in rates[0]}
     compiled = any("torch, compiled, kept" in result["rounds"] for result in cpu["cases"].values())
@@ -138,7 +138,7 @@ def in_order(record):
 
 
 def row(case, result):
-    """{heading: cell} of a case."""
+    """{heading: cell} for a case."""
     found = metrics(case, result)
     rounds = result["rounds"]
     best = fastest(result, "torch")
@@ -174,13 +174,13 @@ def times(rounds):
 
 
 def milliseconds(seconds):
-    """Three digits."""
+    """Milliseconds, with three digits."""
     ms = seconds * 1e3
     return f"{ms:.0f}" if ms >= 100 else f"{ms:.1f}" if ms >= 10 else f"{ms:.2f}"
 
 
 def summary(record):
-    """How many targets are met, and those that are missed; "" if there are none."""
+    """The number of targets met and the list of those missed; "" without targets."""
     aimed = [(name, kind, figure) for name in in_order(record)
              for kind, figure in metrics(CASES[name], record["cases"][name]).items() if figure.target is not None]
     missed = [f"- {marked(CASES[name], record['cases'][name])}: {WORDS[kind]} {figure}\n"
@@ -196,7 +196,7 @@ WORDS = {"default": "time over PyTorch's", "best": "time over PyTorch's best", "
 
 
 def lines(case, result):
-    """What a run prints of a case: one line a candidate, then the figures."""
+    """Yield what a run prints for a case: one line per candidate, then the metrics."""
     share = result["disturbed"]
     yield marked(case, result) + (f"   ({share:.0%} of its blocks were disturbed)" if share > DISTURBED else "")
     for label, rounds in result["rounds"].items():

@@ -1,7 +1,7 @@
 """Time minicl beside PyTorch and beside the machine's own limits, if possible on an otherwise idle machine.
 
     python tests/benchmarks/run.py --peer torch                          # everything; about ten minutes
-    python tests/benchmarks/run.py --peer torch --only NT-Xent "conv*"   # parts of names, or patterns
+    python tests/benchmarks/run.py --peer torch --only NT-Xent "conv*"   # parts of names, or globs
     python tests/benchmarks/run.py --peer torch --only main_job          # a whole training on MNIST; eight minutes
     python tests/benchmarks/run.py --peer torch --check                  # exit code 1 if something became slower
     python tests/benchmarks/run.py --backend cupy --peer torch           # on a GPU
@@ -19,7 +19,7 @@ import shutil
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":                      # tests/ for benchmarks, the checkout for minicl
+if __name__ == "__main__":                      # for the packages benchmarks and minicl
     sys.path[:1] = map(str, Path(__file__).resolve().parents[1:3])
 
 from benchmarks import main_job  # noqa: E402
@@ -63,7 +63,7 @@ def main(argv=None):
 
 
 def parse(argv=None):
-    """The options; args.command is the command line without options for output."""
+    """The parsed options; args.command is the command line without the options for output."""
     outcome = argparse.ArgumentParser(add_help=False)
     add = outcome.add_argument_group("output").add_argument
     add("--json", type=Path, metavar="FILE", help="add all measurements to those in FILE")
@@ -112,7 +112,7 @@ def chosen(args):
 
 
 def refuse_what_fails_later(args, cases, backends, baseline):
-    """Raise errors that would otherwise come only after minutes of measuring."""
+    """Raise the errors that would otherwise come only after minutes of measuring."""
     for option, path in ("--json", args.json), ("--table", args.table):
         if path and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
             raise RunError(f"{option} {path}: expected a file that can be written, in a folder that exists")
@@ -131,7 +131,7 @@ def refuse_what_fails_later(args, cases, backends, baseline):
 
 
 def run(args, cases):
-    """Measure, and return a record for JSON."""
+    """Measure the cases; returns a record for JSON."""
     before = load("--json", args.json) if args.json and args.json.exists() else {"command": "", "cases": {}}
     if before.get("backend", args.backend) != args.backend:
         raise RunError(f"--json {args.json}: it holds a run on {before['backend']}; give this one another file")
@@ -157,7 +157,7 @@ def run(args, cases):
             result = measure(case, [workers[c.label] for c in able], rounds=args.rounds,
                              block=0.05 if args.quick else 0.2, gpu=args.backend == "cupy")
             record["cases"][case.name] = result
-            if args.json:                                                    # at once, in case the run is interrupted
+            if args.json:  # written at once, in case the run is interrupted
                 write_json(args.json, {**record, "command": both, "cases": {**before["cases"], **record["cases"]}})
             print("\n".join(lines(case, result)), flush=True)
     finally:
@@ -167,7 +167,7 @@ def run(args, cases):
 
 
 def check(found, baseline):
-    """Print regressions, and return the exit code."""
+    """Print the regressions; returns the exit code."""
     slower = {name: regressions(found[name], baseline[name]) for name in found if name in baseline}
     for name, messages in slower.items():
         for message in messages:

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/scaling.py --peer torch --table docs/scaling.md      # about eight minutes
 
-N grows by a factor of four. A candidate leaves out a size if, by its last two, a step would take more than --seconds or
-half of the free memory, or the run more than --minutes. Needs Linux or macOS.
+N grows by a factor of four. A candidate leaves out a size if its last two sizes predict that a step would take more
+than --seconds or half of the free memory, or that the run would exceed --minutes. Needs Linux or macOS.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-if __name__ == "__main__":                      # tests/ for benchmarks, the checkout for minicl
+if __name__ == "__main__":                      # for the packages benchmarks and minicl
     sys.path[:1] = map(str, Path(__file__).resolve().parents[1:3])
 
 import numpy as np  # noqa: E402
@@ -57,7 +57,7 @@ training step takes N times the encoder's time for one item, and the loss's N^2,
 - A size is left out if a step would have taken more than {seconds:g} s or half of the free memory, or the run too long.
 """
 ALL, ONE, PEER = "minicl", "minicl, 1 thread", "torch, kept"
-ROUNDS, BLOCK, SLOW = 3, 0.1, 2.0                # of all sizes; seconds
+ROUNDS, BLOCK, SLOW = 3, 0.1, 2.0                # rounds for every size; seconds
 
 
 def main(argv=None):
@@ -96,7 +96,7 @@ def parse(argv=None):
 # ---------------------------------------------------------------- measuring
 
 def run(args):
-    """Measure, smaller sizes of all curves first, and return a record for JSON."""
+    """Measure the smaller sizes of all curves first; returns a record for JSON."""
     end = time.perf_counter() + 60 * args.minutes
     cores = available_cores()
     candidates = [(Candidate(ALL, kept=True), cores)] + [(Candidate(ONE, kept=True), 1)] * (cores > 1) + (
@@ -129,29 +129,29 @@ def run(args):
 
 
 def points(result):
-    """{label: (seconds, MiB)}"""
+    """{label: (seconds, MiB)} of a result of time_all()."""
     return {label: (statistics.median(rounds), result["peak"][label]) for label, rounds in result["rounds"].items()}
 
 
 def series(results, label):
-    """Sizes, seconds and MiB of a candidate, as arrays."""
+    """(sizes, seconds, MiB) of a candidate, as arrays."""
     rows = [(int(N), *points(result)[label]) for N, result in results.items() if label in points(result)]
     return np.array(rows, dtype=float).reshape(-1, 3).T
 
 
 def exponent(sizes, values, last=3):
-    """b of the fit a N^b to the last sizes; None with fewer than two."""
+    """b of the fit a N^b to the last sizes; None for fewer than two sizes."""
     sizes = sizes[-last:]
     values = np.maximum(values[-last:], 1e-9)
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0]) if len(sizes) > 1 else None
 
 
 def may_run(results, label, N, seconds, left):
-    """Whether a step of N is expected to stay within the limits of time and memory."""
+    """Whether a step of size N is expected to stay within the limits of time and memory."""
     sizes, times, memory = series(results, label)
     if not results:
         return True
-    if not len(sizes) or str(int(sizes[-1])) != list(results)[-1]:           # it was left out before
+    if not len(sizes) or str(int(sizes[-1])) != list(results)[-1]:           # an earlier size was left out
         return False
     time, need = (values[-1] * (N / sizes[-1])**max(1, min(2.2, exponent(sizes, values, 2) or 2))
                   for values in (times, memory))
@@ -190,7 +190,7 @@ def rows_of(cells):
 
 
 def table(curve, record):
-    """Times and memory of a curve at each of its sizes."""
+    """The Markdown table of a curve's times and memory at each size."""
     cells = []
     for N, result in record["curves"][curve.title].items():
         at = points(result)
@@ -211,7 +211,7 @@ def table(curve, record):
 
 
 def together(curves, record):
-    """Times and memory of curves without a peer."""
+    """The Markdown table of times and memory of the curves without a peer."""
     sizes = {N: None for curve in curves for N in record["curves"][curve.title]}
     cells = []
     for N in sizes:
@@ -226,7 +226,7 @@ def mebibytes(point):
 
 
 def summary(record):
-    """Exponents of each curve, and where memory ends."""
+    """The Markdown table of each curve's exponents, and of the N at which memory ends."""
     cells = []
     for curve in CURVES:
         results = record["curves"].get(curve.title)
@@ -243,7 +243,7 @@ def summary(record):
 
 
 def ends(size, mib, growth, ram):
-    """The N at which the peak would be the machine's memory, rounded to two digits."""
+    """The N at which the peak would fill the machine's memory, rounded to two digits."""
     if growth < 0.5 or mib < 1:
         return "not in sight"
     N = size * (ram / (mib * 2**20))**(1 / growth)

@@ -1,6 +1,6 @@
-"""Whole training steps, as the examples take them: model, loss, backward, optimizer, through the real engine.
+"""Cases of whole training steps, as in the examples: model, loss, backward, optimizer, through the real engine.
 
-The views are made beforehand (augmentation has cases of its own). Both models begin with the same weights.
+The views are drawn beforehand (augmentation has its own cases). Both models begin with the same weights.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ def images(n, side, channels, seed=0):
 
 
 def encoder_and_head(kind, side, dim, width=64):
-    """As examples/simclr_mnist.py has them, or for "resnet18" (of this width) examples/simclr_cifar10.py."""
+    """(encoder, head) as in examples/simclr_mnist.py, or for "resnet18" (of this width) simclr_cifar10.py."""
     rng = np.random.default_rng(0)
     hidden = 256
     if kind == "resnet18":
@@ -58,7 +58,7 @@ class Step(Case):
 
 @dataclasses.dataclass(frozen=True)
 class SimCLRStep(Step):
-    """2 x `batch` views, encoder, head, NT-Xent, AdamW."""
+    """A step on 2 x `batch` views: encoder, head, NT-Xent, AdamW."""
 
     encoder: str = "convnet"
     side: int = 28
@@ -112,7 +112,7 @@ class SimCLRStep(Step):
 
 @dataclasses.dataclass(frozen=True)
 class MoCoStep(Step):
-    """examples/moco_mnist.py with the queue full: queries, shuffled keys, InfoNCE, AdamW, momentum, queue."""
+    """A step of examples/moco_mnist.py with a full queue: queries, shuffled keys, InfoNCE, AdamW, momentum, queue."""
 
     queue: int = 65536
     side: int = 28
@@ -172,7 +172,7 @@ class MoCoStep(Step):
 
 @dataclasses.dataclass(frozen=True)
 class CLIPStep(Step):
-    """examples/clip_captions.py: colour images and captions of up to 16 tokens, AdamW, a learned temperature."""
+    """A step of examples/clip_captions.py: colour images, captions of up to 16 tokens, AdamW, a learned temperature."""
 
     dim: int = 64
     length: int = 16
@@ -186,7 +186,7 @@ class CLIPStep(Step):
         return CLIP(image, Transformer(self.words, self.length, depth=1, rng=rng), self.dim, rng=rng)
 
     def pairs(self):
-        """Images, token ids padded with zeros, and caption_ids: some captions occur twice."""
+        """(images, token ids padded with zeros, caption_ids); some captions occur twice."""
         rng = np.random.default_rng(1)
         ids = rng.integers(1, self.words, (self.batch, self.length))
         ids *= np.arange(self.length) < rng.integers(4, self.length, (self.batch, 1))

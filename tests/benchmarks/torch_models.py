@@ -1,6 +1,6 @@
-"""minicl's models in PyTorch, layer for layer, with the same weights, written as PyTorch's users write them.
+"""minicl's models in PyTorch, layer for layer with the same weights, written as PyTorch's users write them.
 
-Each class takes the minicl Module whose peer it is, and has its parts in the same order.
+Each class takes the minicl Module that it copies, and has its parts in the same order.
 """
 
 import copy
@@ -17,7 +17,7 @@ from minicl.nn.text import PADDING
 
 
 def like(model, peer):
-    """The peer of a minicl model, on the peer's device and in its layout."""
+    """The PyTorch copy of a minicl model, on the peer's device and in its layout."""
     net = build(model).to(peer.device)
     return net.to(memory_format=torch.channels_last) if peer.channels_last else net
 
@@ -54,7 +54,7 @@ def embedding(m):
 
 
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm of (B, C, H, W) or (B, C), then relu where the minicl layer has it."""
+    """Batch norm of (B, C, H, W) or (B, C), followed by relu where the minicl layer has it."""
 
     def __init__(self, m):
         super().__init__(len(m.weight), eps=m.eps, momentum=m.momentum)
@@ -62,14 +62,14 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         self.splits = m.splits
 
     def _check_input_dim(self, x):
-        """Any number of axes."""
+        """Accepts any number of axes."""
 
     def forward(self, x):
         y = super().forward(x) if self.splits == 1 else self.by_group(x)
         return F.relu(y, inplace=True) if self.relu else y
 
     def by_group(self, x):
-        """As MoCo does it on one GPU: groups of items become channels."""
+        """Turn groups of items into channels, as MoCo does on one GPU."""
         n = self.splits
         (B, C, *pixels) = x.shape
         mean, var = self.running_mean.repeat(n), self.running_var.repeat(n)
@@ -168,14 +168,14 @@ class CLIP(nn.Module):
     def __init__(self, m):
         super().__init__()
         self.image, self.text = build(m.image), build(m.text)
-        self.scale = nn.ParameterList([parameter(m.logit_scale.data)])       # a list: so it comes last
+        self.scale = nn.ParameterList([parameter(m.logit_scale.data)])       # a list, so that it comes last
 
     def forward(self, images, ids):
         return self.image(images), self.text(ids)
 
 
 class MoCo(nn.Module):
-    """Query encoder, key encoder, queue (d, K): as MoCo's own code, but one call moves all weights of the key."""
+    """Query encoder, key encoder, queue (d, K): MoCo's own code, except that one call moves all key weights."""
 
     def __init__(self, m):
         super().__init__()
@@ -213,10 +213,10 @@ PEERS = {
 }
 
 
-# ---------------------------------------------------------------- what a training step needs besides
+# ---------------------------------------------------------------- other parts of a training step
 
 def in_our_layout(net, read=lambda p: p.grad):
-    """Views of all gradients (or of what `read` gives of a parameter), turned as minicl has them."""
+    """Views of all gradients (or of read(parameter)), transposed to minicl's layout."""
     turned = []
     for module in net.modules():
         for p in module.parameters(recurse=False):
@@ -228,7 +228,7 @@ def in_our_layout(net, read=lambda p: p.grad):
 
 
 def adamw(net, lr, weight_decay, peer):
-    """AdamW that decays matrices and kernels only, as minicl's does."""
+    """AdamW that decays only matrices and kernels, as minicl's does."""
     learned = [p for p in net.parameters() if p.requires_grad]
     groups = [{"params": [p for p in learned if p.ndim >= 2], "weight_decay": weight_decay},
               {"params": [p for p in learned if p.ndim < 2], "weight_decay": 0.0}]
@@ -236,7 +236,7 @@ def adamw(net, lr, weight_decay, peer):
 
 
 def nt_xent(z, tau):
-    """Cross-entropy on z z^T / tau with a masked diagonal: z (2N, d)."""
+    """Cross-entropy on z z^T / tau with a masked diagonal, for z (2N, d)."""
     u = F.normalize(z)
     n = len(z)
     scores = (u @ u.T / tau).fill_diagonal_(-math.inf)
@@ -244,14 +244,14 @@ def nt_xent(z, tau):
 
 
 def moco_loss(query, keys, queue, tau):
-    """Cross-entropy on one matrix of logits, the positive first: query and unit keys (N, d), unit queue (d, K)."""
+    """Cross-entropy on one matrix of logits, the positive first, for query, unit keys (N, d) and unit queue (d, K)."""
     q = F.normalize(query)
     logits = torch.cat([(q * keys).sum(dim=1, keepdim=True), q @ queue], dim=1)
     return F.cross_entropy(logits / tau, torch.zeros(len(q), dtype=torch.long, device=q.device))
 
 
 def clip_loss(image, text, logit_scale, caption_ids=None):
-    """CLIP's figure 3. caption_ids (N,): pairs of one caption are no negatives of each other."""
+    """CLIP's figure 3. caption_ids (N,): pairs with the same caption are not negatives of each other."""
     logits = logit_scale.exp() * F.normalize(image) @ F.normalize(text).T
     ids = torch.arange(len(image), device=image.device)
     if caption_ids is not None:
@@ -261,7 +261,7 @@ def clip_loss(image, text, logit_scale, caption_ids=None):
 
 
 def mnist_views(x):
-    """A view of each image (B, 1, H, W) as by minicl.data.mnist_views: an affine map, and in half of them an erased box."""
+    """A view of each image (B, 1, H, W), as by minicl.data.mnist_views: an affine map; half get an erased box."""
     B, _, H, W = x.shape
 
     def uniform(low, high, *shape):
@@ -273,7 +273,7 @@ def mnist_views(x):
     cos = angle.cos()
     sin = angle.sin()
     A = torch.stack([lean * sin + cos, lean * cos - sin, sin, cos], dim=1).view(B, 2, 2) / scale[:, None, None]   # x, y
-    shift = uniform(-0.1, 0.1, 2, 1) * 2                                     # the sides of images are 2
+    shift = uniform(-0.1, 0.1, 2, 1) * 2                                     # the sides of an image have length 2
     grid = F.affine_grid(torch.cat([A, -A @ shift], dim=2), x.shape, align_corners=False)
     y = F.grid_sample(x, grid, align_corners=False)
 

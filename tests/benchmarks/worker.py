@@ -1,7 +1,7 @@
-"""A candidate's process: `python worker.py minicl numpy '{}'` imports its library, then forks a child for each case.
+"""The process of a candidate: `python worker.py minicl numpy '{}'` imports its library and forks a child for each case.
 
-So every case has a process of its own, with fresh memory and no threads of others, and no second import. Requests and
-answers are lines of JSON on stdin and stdout. harness.Worker is the other end.
+Thus every case runs in its own process, with fresh memory, without other threads and without a second import. Requests
+and answers are lines of JSON on stdin and stdout. harness.Worker is the other end.
 """
 
 import contextlib
@@ -15,8 +15,8 @@ import time
 import traceback
 from pathlib import Path
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)                                 # Ctrl-C reaches all: end without a word
-sys.path[:1] = map(str, Path(__file__).resolve().parents[1:3])               # for benchmarks and for minicl
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all processes: end silently
+sys.path[:1] = map(str, Path(__file__).resolve().parents[1:3])               # for the packages benchmarks and minicl
 
 from benchmarks.case import Peer  # noqa: E402
 from benchmarks.cases import ALL  # noqa: E402
@@ -32,7 +32,7 @@ def main():
     backend = sys.argv[2]
     options = json.loads(sys.argv[3])
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)                                                            # what libraries print is no answer
+    os.dup2(2, 1)  # keeps the libraries' output out of the answers
     if library == "torch":
         import torch  # noqa: F401  once, before any fork
 
@@ -40,7 +40,7 @@ def main():
         print(json.dumps(fields), file=answers, flush=True)
 
     answer(ready=True)
-    while line := sys.stdin.readline():                                      # one request, one answer
+    while line := sys.stdin.readline():                                      # one answer per request
         request = json.loads(line)
         child = os.fork()
         if child == 0:
@@ -52,7 +52,7 @@ def main():
 
 
 def serve(request, answer, library, backend, options):
-    """Set up one case, then time it as often as asked; or measure the machine."""
+    """Set up one case and time it as often as asked, or measure the machine."""
     try:
         with contextlib.ExitStack() as stack:
             device = Device(library, backend, options)
@@ -62,7 +62,7 @@ def serve(request, answer, library, backend, options):
             case = ALL[request["case"]]
             case = case.tiny() if request.get("tiny") else case
             compiled = bool(options.get("compiled"))
-            if not compiled:                                                 # other shapes would be compiled apart
+            if not compiled:  # another shape would be compiled separately
                 warm_up(device.set_up(case.tiny()))                          # loads what is loaded lazily
             step = device.set_up(case)
             device.clear_peak()
@@ -93,9 +93,9 @@ def _give_up(*_):
 
 
 def block(step, device, bursts, burst, wake=False):
-    """Seconds a step, measured `bursts` times over `burst` steps, and the processor time that all this took.
+    """{"seconds": [seconds per step, measured `bursts` times over `burst` steps], "used": CPU seconds of all of it}.
 
-    wake: whether to begin with an untimed step, for threads that sleep and caches that another process has filled.
+    wake: whether to begin with an untimed step, for sleeping threads and for caches that another process has filled.
     """
     used = sum(os.times()[:4])
     seconds = []
@@ -112,7 +112,7 @@ def block(step, device, bursts, burst, wake=False):
 
 
 class Device:
-    """Where a library computes: how to set a case up there, wait for it, and measure its memory."""
+    """The place where a library computes: sets up a case, waits for it, and measures its memory."""
 
     def __init__(self, library, backend, options):
         self.library = library
@@ -131,8 +131,8 @@ class Device:
             self.wait = torch.cuda.synchronize if self.gpu else lambda: None
 
     def enter(self, stack):
-        """The settings that a user would train with. PyTorch's way to bf16 is autocast, which rounds activations too, and the
-        products of losses; without its cache of weights, which is for a block that holds one step."""
+        """Apply the settings that a user would train with. PyTorch's way to bf16 is autocast, which also rounds
+        activations and the products of losses. Its cache of weights is for blocks of one step, so it is off."""
         if self.library == "torch":
             self.xp.set_num_threads(int(os.environ["MINICL_THREADS"]))
             self.xp.backends.cuda.matmul.allow_tf32 = self.xp.backends.cudnn.allow_tf32 = self.precision == "tf32"
@@ -142,7 +142,7 @@ class Device:
             stack.enter_context(threads(**self.options))
 
     def launches(self, step):
-        """Kernels a step launches on a GPU, CuPy's as well, by PyTorch's profiler; None where that is not there."""
+        """The kernels that a step launches on a GPU, by PyTorch's profiler (CuPy's too); None where it is missing."""
         if not self.gpu:
             return None
         try:
@@ -151,7 +151,7 @@ class Device:
             with profile(activities=[ProfilerActivity.CUDA]) as profiler:
                 step()
                 self.wait()
-        except Exception:                                                    # no PyTorch, none with CUDA, or no CUPTI
+        except Exception:                                                    # no PyTorch, no CUDA in it, or no CUPTI
             return None
         return sum(event.count for event in profiler.key_averages()
                    if event.device_type == DeviceType.CUDA and not event.key.startswith("Mem")) or None
@@ -159,8 +159,8 @@ class Device:
     def clear_peak(self):
         self.wait()
         if not self.gpu:
-            with contextlib.suppress(OSError, AttributeError):               # Linux and glibc
-                ctypes.CDLL(None).malloc_trim(0)                             # what setting up has freed is given back
+            with contextlib.suppress(OSError, AttributeError):               # needs Linux and glibc
+                ctypes.CDLL(None).malloc_trim(0)                             # gives back what the set-up has freed
                 Path("/proc/self/clear_refs").write_text("5")
         elif self.library == "minicl":
             self.xp.get_default_memory_pool().free_all_blocks()
@@ -170,7 +170,7 @@ class Device:
         self.before = self._bytes("VmRSS")
 
     def peak(self):
-        """MiB that were taken since clear_peak(), beyond what was held then; None where the system does not tell."""
+        """MiB taken since clear_peak() beyond what was held then; None where the system does not report it."""
         after = self._bytes("VmHWM")
         return None if after is None else max(0.0, (after - self.before) / 2**20)
 
@@ -181,7 +181,7 @@ class Device:
                 return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith(field))
             return None
         free, total = self.xp.cuda.runtime.memGetInfo() if self.library == "minicl" else self.xp.cuda.mem_get_info()
-        return total - free                      # neither library's pool gives any back: the workspaces of products too
+        return total - free  # neither library's pool gives memory back; includes the workspaces of products
 
 
 if __name__ == "__main__":
