@@ -94,12 +94,11 @@ class Row:
     check: str | None
 
 
+@dataclass(repr=False, eq=False)
 class Explanation:
     """rows, oldest first; held: bytes that live until the backward, each array once, parameters and data apart."""
-
-    def __init__(self, rows: list[Row], held: int) -> None:
-        self.rows = rows
-        self.held = held
+    rows: list[Row]
+    held: int
 
     def __str__(self) -> str:
         n = len(self.rows)

@@ -10,6 +10,7 @@
 Images are uint8 (N, H, W), (N, H, W, C) or (N, C, H, W), C = 1 or 3; labels are integers or text (N,).
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -226,15 +227,10 @@ def _lines(file):
     return file.read_text().split() if file.is_file() else None
 
 
-class _damaged:
+@contextlib.contextmanager
+def _damaged(file):
     """A block in which any exception of a damaged array file becomes a DataError that names the file."""
-
-    def __init__(self, file):
-        self.file = file
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if isinstance(error, Exception):
-            raise DataError(f"{self.file}: not a readable array file ({one_line(error)})") from error
+    try:
+        yield
+    except Exception as error:
+        raise DataError(f"{file}: not a readable array file ({one_line(error)})") from error

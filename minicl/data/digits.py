@@ -7,10 +7,8 @@ into 20x20 pixels, centred by the centre of mass.
 
 import numpy as np
 
-from ..checks import require_rng
 from ..typing import HostArray, Rng
-from .checks import indices
-from .images import ImageData, generate_splits
+from .images import ImageData, draw_chunks, generate_splits
 
 SIDE = 28                                                # of an image, in pixels
 BOX = 20                                                 # of a digit in it
@@ -74,15 +72,12 @@ def draw_digits(labels: HostArray, rng: Rng) -> HostArray:
     >>> draw_digits(np.array([3, 1, 4]), np.random.default_rng(0)).shape
     (3, 28, 28, 1)
     """
-    labels = indices("draw_digits", "labels", labels, 10)
-    require_rng("draw_digits", rng)
-    images = np.empty((len(labels), SIDE, SIDE, 1), dtype=np.uint8)
-    for lo in range(0, len(labels), CHUNK):
-        some = slice(lo, lo + CHUNK)
-        start, end = _bend(_write(labels[some], rng), rng)
-        start, end, radius = _fit(start, end, rng)
-        images[some, ..., 0] = _ink(start, end, radius)
-    return images
+    return draw_chunks("draw_digits", labels, rng, _draw, CHUNK, (SIDE, SIDE, 1))
+
+
+def _draw(labels, rng):
+    start, end = _bend(_write(labels, rng), rng)
+    return _ink(*_fit(start, end, rng))[..., None]
 
 
 # ---------------------------------------------------------------- from templates to curves

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..checks import require_rng
 from ..typing import HostArray, Rng
-from .checks import check_seed, whole
+from .checks import check_seed, indices, whole
 from .picture_folder import read_folder
 
 
@@ -93,6 +94,17 @@ class ImageData:
         if array.ndim != ndim or array.size == 0:
             raise ValueError(f"ImageData: {field} must be {shape} and not empty, got shape {array.shape}")
         return array
+
+
+def draw_chunks(function: str, labels: HostArray, rng: Rng, draw: Callable[[HostArray, Rng], HostArray], chunk: int,
+                shape: tuple[int, int, int]) -> HostArray:
+    """Images (N, *shape) uint8 of labels (N,) of 0..9, drawn `chunk` at a time."""
+    labels = indices(function, "labels", labels, 10)
+    require_rng(function, rng)
+    images = np.empty((len(labels), *shape), dtype=np.uint8)
+    for lo in range(0, len(labels), chunk):
+        images[lo:lo + chunk] = draw(labels[lo:lo + chunk], rng)
+    return images
 
 
 def generate_splits(function: str, name: str, draw: Callable[[HostArray, Rng], HostArray], class_names: tuple[str, ...],

@@ -6,10 +6,8 @@ textures of shape and ground are drawn for each image, so neither pixels nor col
 
 import numpy as np
 
-from ..checks import require_rng
 from ..typing import HostArray, Rng
-from .checks import indices
-from .images import ImageData, generate_splits
+from .images import ImageData, draw_chunks, generate_splits
 
 SIDE = 32
 CHUNK = 500                                              # images drawn at once
@@ -50,12 +48,7 @@ def draw_shapes(labels: HostArray, rng: Rng) -> HostArray:
     >>> draw_shapes(np.array([3, 1, 4]), np.random.default_rng(0)).shape
     (3, 32, 32, 3)
     """
-    labels = indices("draw_shapes", "labels", labels, 10)
-    require_rng("draw_shapes", rng)
-    images = np.empty((len(labels), SIDE, SIDE, 3), dtype=np.uint8)
-    for lo in range(0, len(labels), CHUNK):
-        images[lo:lo + CHUNK] = _draw(labels[lo:lo + CHUNK], rng)
-    return images
+    return draw_chunks("draw_shapes", labels, rng, _draw, CHUNK, (SIDE, SIDE, 3))
 
 
 def _draw(labels, rng):

@@ -14,11 +14,11 @@ from ..autograd import Tensor
 from ..contrastive import negative_cosine
 from ..nn import Module
 from ..ops import concat
-from ..typing import Array
+from .simclr import SimCLR
 
 
-class SimSiam(Module):
-    """images -> (h, z): h = encoder(images), the representation; z = head(h). predictor(z) (B, d) -> p (B, d).
+class SimSiam(SimCLR):
+    """SimCLR's images -> (h, z), and a predictor of the other view's z: predictor(z) (B, d) -> p (B, d).
 
     One step, with both views in one batch:
 
@@ -27,13 +27,8 @@ class SimSiam(Module):
     """
 
     def __init__(self, encoder: Module, head: Module, predictor: Module):
-        self.encoder = encoder
-        self.head = head
+        super().__init__(encoder, head)
         self.predictor = predictor
-
-    def forward(self, images: Array) -> tuple[Tensor, Tensor]:
-        h = self.encoder(images)                                             # (B, features)
-        return h, self.head(h)                                               # (B, d)
 
     def loss(self, z: Tensor) -> Tensor:
         """Algorithm 1 for z (2N, d) of [view1; view2]: each view predicts the other, the mean of both directions."""

@@ -39,12 +39,9 @@ class Structure:
             self._warn_of_late_parameters()
         if not isinstance(self.module, Module):
             return
-        for now, before in self.places:
-            if len(now) != len(before) or not all(map(operator.is_, now, before)):
-                break
-        else:
-            if self.places:
-                return
+        if self.places and all(len(now) == len(before) and all(map(operator.is_, now, before))
+                               for now, before in self.places):
+            return
         places: list[tuple[Any, list]] = []
         found: dict[int, Any] = {}
         _walk(self.module, places, found)

@@ -1,12 +1,11 @@
 """A word-level tokenizer: captions -> token ids. It is a Module, so checkpoints include it."""
 
-import difflib
 import re
 from collections.abc import Sequence
 
 import numpy as np
 
-from ..checks import require_bool, require_integers
+from ..checks import did_you_mean, require_bool, require_integers
 from ..typing import HostArray
 from .module import Module
 
@@ -58,10 +57,8 @@ class WordTokenizer(Module):
             words = caption.lower().split()
             for word in words:
                 if word not in self.vocabulary:
-                    near = difflib.get_close_matches(word, self.vocabulary, 1)
-                    raise ValueError(f"tokenize: unknown word {word!r} in {caption!r}"
-                                     + (f"; did you mean {near[0]!r}?" if near else "")
-                                     + f" The vocabulary has {len(self.vocabulary)} words")
+                    raise ValueError(f"tokenize: unknown word {word!r} in {caption!r}{did_you_mean(word, self.vocabulary)} "
+                                     f"The vocabulary has {len(self.vocabulary)} words")
         if not 1 <= len(words) <= self.length:
             raise ValueError(f"tokenize: expected captions of 1 to {self.length} words, got {len(words)}: {caption!r}")
         return words

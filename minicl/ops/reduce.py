@@ -5,6 +5,8 @@ The gradient of the output is smaller than the input: `_restore_axes` gives it l
 it along the reduced ones. The sum of no values is 0; the other reductions raise ValueError.
 """
 
+import math
+
 from ..autograd import op
 from ..backend import array_module, fused, mean_over, sum_over
 from ..checks import require_within
@@ -106,9 +108,7 @@ def var(x: Array, *, axis: Axis = None, keepdims: bool = False, correction: floa
 
 def _count(name, x, axes):
     """The number of values that are reduced to one, at least 1."""
-    n = 1
-    for axis in axes:
-        n *= x.shape[axis]
+    n = math.prod(x.shape[axis] for axis in axes)
     if n == 0:
         raise ValueError(f"{name}: axis {axes} of an input of shape {x.shape} has no values, whose {name} is undefined")
     return n

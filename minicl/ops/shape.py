@@ -1,6 +1,7 @@
 """Shape ops: they only move entries, so their gradients move them back."""
 
 import builtins
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,19 +82,10 @@ def _require_key(key):
 @op
 def concat(*xs: Array, axis: int = 0):
     """concat(x, y, ..., axis=0): join arrays along an existing axis.    d(part): that part of g"""
+    xp = array_module(xs[0])
     axis = axis_of("concat", xs[0], axis)
-
-    def backward(g):
-        parts = []
-        start = 0
-        for x in xs:
-            part = [slice(None)] * g.ndim
-            part[axis] = slice(start, start + x.shape[axis])
-            parts.append(g[tuple(part)])
-            start += x.shape[axis]
-        return tuple(parts)
-
-    return array_module(xs[0]).concatenate(xs, axis=axis), backward
+    starts = list(itertools.accumulate(x.shape[axis] for x in xs[:-1]))      # of all but the first
+    return xp.concatenate(xs, axis=axis), lambda g: tuple(xp.split(g, starts, axis=axis))
 
 
 @op
