@@ -291,7 +291,7 @@ class Adam(Optimizer):
     """
 
     state_names = ("m", "v")
-    decoupled, decay_in_gradient = False, True
+    decay_in_gradient = True
 
     def __init__(self, model: Module | Iterable[tuple[str, Tensor]], lr: float, *,
                  betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0):
@@ -304,7 +304,7 @@ class Adam(Optimizer):
     def _numbers(self, lr, decay, t):
         b1, b2 = self.betas
         return [lr / (1 - b1**t), *weights(b1), *weights(b2), 1 / math.sqrt(1 - b2**t), self.eps,
-                1 - lr * decay if decay and self.decoupled else None, decay if decay and not self.decoupled else None]
+                *((None, None) if not decay else (None, decay) if self.decay_in_gradient else (1 - lr * decay, None))]
 
     def _update(self, part, *numbers):
         _adam(self.values[part], self.state["m"][part], self.state["v"][part], self.grads[part], *numbers)
@@ -334,7 +334,7 @@ def _adam(xp, w, m, v, g, rate, new1, old1, new2, old2, correct, eps, decay_fact
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019): w <- (1 - lr decay) w before Adam's update."""
 
-    decoupled, decay_in_gradient = True, False
+    decay_in_gradient = False
 
 
 class LARS(SGD):

@@ -104,8 +104,11 @@ class Run:
                                f"{world.size}; give {f'{less} or ' * (less > 0)}{less + world.size}")
         places = {key: os.path.abspath(path) for key in ("data_dir", "captions") if (path := getattr(args, key, None))}
         self.config = {**vars(args), **places}               # config.json is read in other current folders too
-        self.world, self.is_first = world, world.rank == 0
-        self.name, self.log_every, self._grows = name, args.log_every, grows
+        self.world = world
+        self.is_first = world.rank == 0
+        self.name = name
+        self.log_every = args.log_every
+        self._grows = grows
         self.step, self.seconds = 0, 0.0                     # steps done and time in training, earlier sessions included
         self._shown_from = 0                                 # the next step whose line of the log may be shown
         self._log: list[dict] = []
@@ -172,8 +175,7 @@ class Run:
             self.print(f"--epochs was {earlier}, now {epochs}: the remaining learning rates are those of a run of "
                        f"{epochs} epochs, so it rises where the schedule of {earlier} had come down")
             before["--epochs"] = epochs
-        changed = changes(before, now)
-        if changed:
+        if changed := changes(before, now):
             raise RunError(f"--resume: the checkpoint in {self.folder} is of a run with other options: {changed}. Give the "
                            "same options, or start again with another --out")
         edited = [part for part in self._code if meta["code"].get(part) != self._code[part]]
@@ -184,8 +186,7 @@ class Run:
     def _restore(self, total, data, rng, parts):
         """Load the saved state: everything, or nothing if something does not fit."""
         arrays, meta = self._saved
-        changed = changes(meta["data"], data)
-        if changed:
+        if changed := changes(meta["data"], data):
             raise RunError(f"--resume: the checkpoint in {self.folder} is of a run on other data: {changed}. Name the same "
                            "data with --data and --data-dir, or start again with another --out")
         if meta["total"] * self.config.get("epochs", 1) != total * meta["config"].get("epochs", 1):
@@ -197,7 +198,8 @@ class Run:
             raise CheckpointError(f"{self.checkpoint} does not fit this run's rng: {error}") from error
         restore(arrays, parts, self.checkpoint, meta["settings"])
         rng.bit_generator.state = meta["rng"]
-        self.step, self.seconds, self._earlier = meta["step"], meta["seconds"], meta["seconds"]
+        self.step = meta["step"]
+        self.seconds = self._earlier = meta["seconds"]
         self._saved = None
 
     # ---------------------------------------------------------------- the loop
