@@ -36,7 +36,7 @@ SPOILERS = {
 @pytest.mark.parametrize("spoil", SPOILERS, ids=SPOILERS)
 @pytest.mark.parametrize("owner", ["model", "optimizer", "queue"])
 def test_a_state_that_does_not_fit_changes_nothing(owner, spoil):
-    """Each entry of a state is spoilt in turn, also the last, before which all others could have been loaded."""
+    """Each entry of a state is made invalid in turn, also the last one, when all others could have been loaded."""
     model = Net()
     thing = {"model": model, "optimizer": Adam(model, 0.1), "queue": Queue(3, 2)}[owner]
     for name, array in thing.state_dict().items():

@@ -90,13 +90,13 @@ def asks_which_device(node):
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
-def test_only_ops_and_the_backend_do_otherwise_on_a_gpu(path):
-    """Elsewhere a check that reads values asks on_host()."""
+def test_only_ops_and_the_backend_branch_on_the_device(path):
+    """In other files a check that reads values calls on_host() first."""
     asked = [node.lineno for node in ast.walk(PACKAGE[path]) if asks_which_device(node)]
     assert room(path) in ("backend", "ops", "cuda_graph") or not asked, f"{path} asks for the device on lines {asked}"
 
 
-def test_questions_for_the_device_are_found():
+def test_branches_on_the_device_are_found():
     found = {str(path) for path, tree in PACKAGE.items() if any(map(asks_which_device, ast.walk(tree)))}
     assert {"ops/conv.py", "backend/memory.py"} <= found
 
