@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .backend import to_host
 from .files import write_atomically
 from .nn import Module
 from .nn.spec import encode, settings_of, spec_of
@@ -49,8 +50,8 @@ def save_checkpoint(path: Path, parts: Mapping[str, HasState], meta: dict[str, A
     Raises CheckpointError if the file cannot be written, and FloatingPointError if an array is not finite; an earlier
     checkpoint at `path` then stays intact.
     """
-    named = [(f"{part}.{name}", np.asarray(value, order="C")) for part, thing in parts.items()
-             for name, value in thing.state_dict().items()]
+    named = [(f"{part}.{name}", np.asarray(to_host(value), order="C"))
+             for part, thing in parts.items() for name, value in thing.state_dict().items()]
     arrays = dict(named)
     if len(arrays) < len(named):
         raise CheckpointError(f"cannot save {path}: two arrays have the same name; use names of parts without dots")

@@ -114,6 +114,13 @@ def require_rng(where: Any, rng: Any) -> None:
         _refuse(where, "rng", "a numpy.random.Generator", rng, "write numpy.random.default_rng(seed)", TypeError)
 
 
+def require_unmasked(what: str, x: Any) -> None:
+    """Raise TypeError if x is a masked array: conversions would drop its mask."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{what}: expected an array without a mask, got a masked array; select its valid items, or fill the "
+                        "others, .filled(0)")
+
+
 def is_number(x: Any) -> bool:
     """Whether x is a real number of Python or NumPy, and not a bool."""
     return isinstance(x, (int, float, np.integer, np.floating)) and not isinstance(x, bool)

@@ -352,6 +352,16 @@ def test_a_folder_of_mnist_is_used_or_a_warning_is_given(quick, tmp_path, monkey
     assert "its records are of MNIST, and --size fast is of generated digits" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("data", ["MNIST", "generated digits", "drawn by the experiment"])
+@pytest.mark.parametrize("size", ["fast", "default", "full"])
+@pytest.mark.parametrize("seeds", [[0], [0, 1]])
+def test_a_record_of_generated_digits_is_not_shown_as_one_of_mnist(data, size, seeds):
+    """Beside published values its verdict says so, in the terminal and on the pages."""
+    record = laboratory.Record(1, "tightness", size, "numpy", data, seeds, "", [], "reproduced", "", {})
+    assert ("generated digits, not the data of the published values" in record.caution) == (data[0] == "g" and size != "fast")
+    assert (record.caution == "") == (len(seeds) > 1 and size != "fast" and data[0] != "g")
+
+
 @pytest.mark.parametrize("options, message", [
     (("run", "17"), "there is no claim 17; python examples/claims list shows those there are"),
     (("run", "bigbang"), "there is no claim bigbang"),

@@ -65,7 +65,7 @@ def test_only_bytes_are_converted(model, xp):
 
 
 def test_a_masked_array_is_not_taken_for_its_data():
-    with pytest.raises(TypeError, match="to_float: expected uint8 images, got a masked array; fill its masked entries"):
+    with pytest.raises(TypeError, match="to_float: images: expected an array without a mask, got a masked array; select"):
         to_float(np.ma.array(np.zeros(3, "uint8"), mask=[1, 0, 0]), np)
 
 

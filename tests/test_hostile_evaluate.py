@@ -357,9 +357,10 @@ def test_an_outlier_leaves_the_map_of_the_others_right(rng, far, dtype):
     assert (labels[1:][distances.argmin(axis=1)] == labels[1:]).mean() > 0.9
 
 
-@pytest.mark.parametrize("labels", [np.ma.masked_array(LABELS, LABELS > 1), LABELS.tolist()], ids=["masked", "a list"])
-def test_masked_or_listed_labels_are_refused_with_the_fix(labels):
-    with pytest.raises(TypeError, match="np.asarray makes one"):
+@pytest.mark.parametrize("labels, fix", [(np.ma.masked_array(LABELS, LABELS > 1), "select its valid items"),
+                                         (LABELS.tolist(), "np.asarray makes one")], ids=["masked", "a list"])
+def test_masked_or_listed_labels_are_refused_with_the_fix(labels, fix):
+    with pytest.raises(TypeError, match=fix):
         knn_accuracy(X, labels, X, LABELS, k=3)
 
 

@@ -1,9 +1,14 @@
 """Masked ids, and numbers whose squares overflow, give an error or NaN, never a plausible wrong number."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from minicl import Tensor, contrastive, op, ops
+from minicl import Tensor, contrastive, data, evaluate, gradcheck, methods, nn, op, ops
+from minicl.backend import to_device, to_host
+from minicl.checkpoint import save_checkpoint
 
 Z = np.random.default_rng(0).standard_normal((6, 4), dtype="float32")
 IDS = np.array([0, 0, 1, 1, 2, 2])
@@ -29,6 +34,67 @@ def test_masked_arrays_are_refused(name):
     TAKERS[name](IDS)
     with pytest.raises((TypeError, ValueError), match=f"^{name}: "):
         TAKERS[name](np.ma.masked_array(IDS, mask=[1, 0, 0, 0, 0, 0]))
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 1), dtype="uint8")
+TOKENS = np.array([[1, 2, 0], [3, 1, 1]])
+
+
+def text_encoder(kind):
+    return kind(*((5, 3, 8) if kind is nn.Transformer else (5, 8)), rng=np.random.default_rng(0))
+
+
+class Holder:
+    """An object with a state that a checkpoint stores."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def state_dict(self):
+        return {"array": self.array}
+
+
+CONVERTERS = {  # what converts an array: the call, and an array that it accepts
+    "to_float": (lambda x: evaluate.to_float(x, np), IMAGES),
+    "encode": (lambda x: evaluate.encode(nn.MLP((4, 4, 1), (2,), rng=np.random.default_rng(0)), x, np), IMAGES),
+    "encode of ids": (lambda x: evaluate.encode(text_encoder(nn.BagOfTokens), x, np, prepare=to_device), TOKENS),
+    "BagOfTokens": (lambda x: text_encoder(nn.BagOfTokens)(x), TOKENS),
+    "Transformer": (lambda x: text_encoder(nn.Transformer)(x), TOKENS),
+    "draw_digits": (lambda x: data.draw_digits(x, np.random.default_rng(0)), IDS),
+    "ImageData images": (lambda x: data.ImageData("", x, IDS, IMAGES, IDS, ("a", "b", "c")), IMAGES),
+    "ImageData labels": (lambda x: data.ImageData("", IMAGES, x, IMAGES, IDS, ("a", "b", "c")), IDS),
+    "images of Prefetch": (lambda x: evaluate.to_float(data.Prefetch(x, data.Batches(6, 2))[0], np), IMAGES),
+    "same_caption_ids": (data.same_caption_ids, TOKENS),
+    "two_views": (lambda x: data.two_views(data.augment.GaussianNoise(), x, np.random.default_rng(0)), np.float32(IMAGES / 255)),
+    "Buffer": (nn.Buffer, Z), "HostBuffer": (nn.HostBuffer, IDS), "Parameter": (nn.Parameter, Z),
+    "state_dict": (lambda x: [buffer := nn.Buffer(Z), setattr(buffer, "data", x), Own(buffer).state_dict()], Z),
+    "Queue": (lambda x: methods.Queue(8, 4).enqueue(x), Z),
+    "ids of Queue": (lambda x: methods.Queue(8, 4).enqueue(Z, ids=x), IDS),
+    "knn_accuracy": (lambda x: evaluate.knn_accuracy(x, IDS, Z, IDS, k=2), Z),
+    "labels of knn_accuracy": (lambda x: evaluate.knn_accuracy(Z, x, Z, IDS, k=2), IDS),
+    "labels of linear_probe": (lambda x: evaluate.linear_probe(Z, x, Z, IDS), IDS),
+    "retrieval_recall": (lambda x: evaluate.retrieval_recall(Z, Z, x), np.arange(6)),
+    "effective_rank": (evaluate.effective_rank, Z), "tsne": (lambda x: evaluate.tsne(x, perplexity=1.5, steps=2), Z),
+    "to_host": (to_host, Z), "to_device": (lambda x: to_device(x, np), Z),
+    "gradcheck": (lambda x: gradcheck(lambda z: z * 2.0, [x]), Z.astype("float64")),
+    "save_checkpoint": (lambda x: save_checkpoint(Path(os.devnull), {"own": Holder(x)}, {}), Z),
+}
+
+
+class Own(nn.Module):
+    def __init__(self, buffer):
+        self.buffer = buffer
+
+
+@pytest.mark.parametrize("name", CONVERTERS)
+def test_no_conversion_drops_a_mask(name):
+    """The array is accepted. With a mask, also one without a masked entry, it is refused."""
+    call, array = CONVERTERS[name]
+    if name != "save_checkpoint":                            # which would write
+        call(array)
+    for mask in (np.arange(array.size).reshape(array.shape) == 1, np.ma.nomask):
+        with pytest.raises((TypeError, ValueError), match="masked array|MaskedArray"):
+            call(np.ma.masked_array(array, mask=mask))
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

@@ -140,10 +140,12 @@ class Record:
 
     @property
     def caution(self):
-        """What limits the verdict; empty for several seeds at the default size."""
+        """What limits the verdict; empty for several seeds at the default size on the data of the published values."""
         cautions = ["one seed: no standard deviation"] if len(self.seeds) == 1 else []
         if self.size == "fast":
             cautions.append("fast size: docs/claims.md has the verdicts")
+        elif self.data == "generated digits":
+            cautions.append("generated digits, not the data of the published values")
         return f" ({'; '.join(cautions)})" if cautions else ""
 
     def save(self, folder):

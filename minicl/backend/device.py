@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import require_unmasked
 from ..typing import Array, ArrayModule, HostArray
 from .memory import lift_memory_limit
 
@@ -132,11 +133,13 @@ def on_host(x: Any) -> bool:
 
 def to_host(x: Any) -> HostArray:
     """x as a NumPy array. On CuPy this waits for the device (a synchronisation)."""
+    require_unmasked("to_host", x)
     return x if isinstance(x, np.ndarray) else np.asarray(x) if not is_array(x) else x.get()
 
 
 def to_device(x: Any, xp: ArrayModule) -> Array:
     """The host or device array x as an array of module xp, without a copy if it is one already."""
+    require_unmasked("to_device", x)
     return to_host(x) if xp is np else xp.asarray(x)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import is_number, name_of, require_integers, require_within, shortened
+from ..checks import is_number, name_of, require_integers, require_unmasked, require_within, shortened
 from ..signature import describe
 from ..typing import HostArray
 
@@ -60,6 +60,7 @@ def host_array(where: Any, argument: str, x: Any, shape: tuple[int | str, ...], 
 
 def indices(where: Any, argument: str, values: Any, count: int, ndim: int = 1) -> HostArray:
     """values as an int64 array of integers in 0..count-1 with ndim axes."""
+    require_unmasked(f"{name_of(where)}: {argument}", values)
     array = np.asarray(values)
     if array.size == 0 and array.ndim == ndim:
         return array.astype(np.int64)

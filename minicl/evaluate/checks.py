@@ -6,6 +6,7 @@ import numpy as np
 
 from ..autograd import Tensor
 from ..backend import array_module, is_array
+from ..checks import require_unmasked
 from ..typing import Array, HostArray
 
 
@@ -13,7 +14,8 @@ def require_features(name: str, **features: Array) -> None:
     """Raise unless all are finite arrays (N, d) of float32 or float64, N and d >= 1, with equal d, dtype and backend."""
     first = None
     for argument, x in features.items():
-        if not is_array(x) or isinstance(x, (np.matrix, np.ma.MaskedArray)):
+        require_unmasked(f"{name}: {argument}", x)
+        if not is_array(x) or isinstance(x, np.matrix):
             hint = "; take its .data" if isinstance(x, Tensor) else "; np.asarray makes one" if not is_array(x) else ""
             raise TypeError(f"{name}: {argument} must be a plain numpy or cupy array, got {type(x).__name__}{hint}")
         if x.ndim != 2 or 0 in x.shape:
@@ -39,7 +41,8 @@ def _require_alike(name, argument, x, other, y):
 
 def require_labels(name: str, argument: str, labels: HostArray, n: int, *, below: int | None = None) -> HostArray:
     """labels as int64. Raises unless they are an integer array (n,) on the host with 0 <= entries (< below)."""
-    if not isinstance(labels, np.ndarray) or isinstance(labels, np.ma.MaskedArray):
+    require_unmasked(f"{name}: {argument}", labels)
+    if not isinstance(labels, np.ndarray):
         on_gpu = is_array(labels) and not isinstance(labels, np.ndarray)
         hint = "; minicl.backend.to_host moves it" if on_gpu else "; np.asarray makes one"
         raise TypeError(f"{name}: {argument} must be a numpy array of integers, got {type(labels).__name__}{hint}")

@@ -4,11 +4,9 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from ..autograd import Tensor
 from ..backend import array_module, is_array, to_device
-from ..checks import require_integers
+from ..checks import require_integers, require_unmasked
 from ..distributed import ALONE, World
 from ..nn import Module
 from ..no_grad import no_grad
@@ -72,8 +70,7 @@ def to_float(images: HostArray, xp: ArrayModule) -> Array:
     >>> to_float(np.array([0, 255], dtype=np.uint8), np)
     array([0., 1.], dtype=float32)
     """
-    if isinstance(images, np.ma.MaskedArray):                                # its mask would be lost
-        raise TypeError("to_float: expected uint8 images, got a masked array; fill its masked entries, .filled(0)")
+    require_unmasked("to_float: images", images)
     if not is_array(images) or images.dtype != "uint8":
         raise TypeError(f"to_float: expected uint8 images, got {getattr(images, 'dtype', type(images).__name__)}")
     scaled = xp.empty(images.shape, dtype="float32")                         # not of a subclass, as images may be: memmap

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 
 from ..autograd import Tensor
-from ..backend import each_step, is_array, refuse_capture
+from ..backend import each_step, refuse_capture
 from ..checks import require_integers
 from ..contrastive import l2_normalize
 from ..contrastive.checks import require_ids
 from ..nn import Buffer, Counter, HostBuffer, Module
-from ..signature import describe
+from ..signature import describe, is_plain_array
 from ..tensor import mark_changed
 from ..typing import Array, HostArray
 
@@ -56,7 +56,7 @@ class Queue(Module):
                                "must not become negatives; call model.train() first")
         ring = self.keys.data
         capacity = self.capacity
-        if not is_array(keys) or keys.ndim != 2 or keys.shape[1] != ring.shape[1] or keys.dtype != ring.dtype:
+        if not is_plain_array(keys) or keys.ndim != 2 or keys.shape[1] != ring.shape[1] or keys.dtype != ring.dtype:
             raise ValueError(f"Queue: expected keys to be a {ring.dtype} array (B, {ring.shape[1]}), got "
                              f"{describe(keys)}")
         if len(keys) > capacity:

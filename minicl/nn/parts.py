@@ -8,7 +8,7 @@ import numpy as np
 
 from ..autograd import Tensor
 from ..backend import is_array
-from ..checks import require_integers, require_rng
+from ..checks import require_integers, require_rng, require_unmasked
 from ..tensor import Change, clock
 from ..typing import Array, Rng
 
@@ -47,6 +47,7 @@ class Buffer:
     def __init__(self, data: Array):
         if not is_array(data):
             raise TypeError(f"Buffer: expected an array, got {type(data).__name__}")
+        require_unmasked("Buffer", data)
         self.data = data
 
 
@@ -54,6 +55,7 @@ class HostBuffer(Buffer):
     """Integers saved with the model that stay on the host, so reading them never waits for a GPU."""
 
     def __init__(self, value: int | Array):
+        require_unmasked("HostBuffer", value)
         self._value = np.array(value, dtype="int64")
 
     data = property(lambda self: self._value, lambda self, moved: None)      # type: ignore[assignment]

@@ -10,7 +10,7 @@ marker, gives each token a gradient, and makes a bag of tokens the Transformer o
 from .. import ops
 from ..autograd import Tensor
 from ..backend import array_module, is_array, on_host
-from ..checks import require_integers
+from ..checks import require_integers, require_unmasked
 from ..signature import describe
 from ..typing import Array, Rng
 from .layers import Embedding, LayerNorm, Linear, Sequential
@@ -97,6 +97,7 @@ class SelfAttention(Module):
 
 def real_tokens(name, ids):
     """Bools (B, T), True where ids is not padding. Raises ValueError unless ids is an integer array of two axes."""
+    require_unmasked(f"{name}: ids", ids)
     if not is_array(ids) or ids.ndim != 2 or ids.dtype.kind not in "iu":
         raise ValueError(f"{name}: expected token ids (B, T) of an integer type, got {describe(ids)}; a tokenizer "
                          "makes them from captions")
