@@ -35,7 +35,7 @@ class Optimizer(Sealed):
 
     model  a Module, or (name, Parameter) pairs, for part of a model or several
     lr     default learning rate; step(lr) overrides it, for schedules
-    steps  the number of steps taken, read-only. Steps are also counted for each parameter: a frozen one takes none
+    steps  number of steps taken; only step() and load_state_dict() change it. A frozen parameter takes none: each is counted
     world  the processes whose gradients step() adds up: the model's (see Module.across); for pairs set it afterwards
 
     On the CPU step() raises FloatingPointError and changes nothing if the gradient, including its decay (SGD, Adam), is
