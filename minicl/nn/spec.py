@@ -128,8 +128,8 @@ def spec_of(module: Any) -> dict[str, Any]:
         if different == [SHARED]:
             raise ValueError(f"{type(module).__name__}: its parts share parameters as its constructor's arguments do not "
                              "say; make what is shared once, in the __init__ of a class of your own")
-        raise ValueError(f"{type(module).__name__}: {different[0] or 'it'} was changed after construction, or drawn at random "
-                         "in __init__, so the constructor's arguments do not describe it; keep what is drawn in a Buffer")
+        raise ValueError(f"{type(module).__name__}: {different[0] or 'it'} was changed after construction, or drawn at "
+                         "random in __init__, so its arguments do not describe it; keep what is drawn in a Buffer")
     return {**spec, "texts": found} if (found := class_texts(module)) else spec
 
 
