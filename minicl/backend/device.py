@@ -126,7 +126,7 @@ def is_gpu(xp: ArrayModule) -> bool:
 
 def on_host(x: Any) -> bool:
     """Whether x is a number or a NumPy array, whose values can be read at once. Reading an array on a GPU waits for it."""
-    return isinstance(x, (np.ndarray, np.generic, int, float))
+    return isinstance(x, (np.ndarray, float, int, np.generic))
 
 
 # ---------------------------------------------------------------- moving arrays

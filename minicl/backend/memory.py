@@ -43,7 +43,8 @@ def keep_freed_memory() -> Iterator[None]:
     global _blocks
     try:
         libc = ctypes.CDLL(None)
-        mallopt, trim = libc.mallopt, libc.malloc_trim
+        mallopt = libc.mallopt
+        trim = libc.malloc_trim
     except (AttributeError, OSError, TypeError):
         yield
         return

@@ -82,7 +82,7 @@ def nt_xent(z1: Array, z2: Array, tau: Scalar, *, ids: HostArray | None = None, 
         return v.reshape(2, len(v) // 2, *v.shape[1:])                       # [::-1] of them is v_p(i)
 
     mine, to_z = l2_normalize.forward(xp.concatenate([z1, z2]))              # (2n, d)
-    u = world.all_gather(mine)                                      # (2N, d)
+    u = world.all_gather(mine)                                               # (2N, d)
     pairs = SymmetricPairs(u, tau, cache=any(needs_grad), left_out=(0, N), ids=ids, world=world)
     positive = row_dots(views(u), views(u)[::-1]).reshape(-1)                # (2N,)
     loss_i, one_minus_p = softplus(pairs.logsumexp(positive))                # of lse_i - x_i+
@@ -94,7 +94,7 @@ def nt_xent(z1: Array, z2: Array, tau: Scalar, *, ids: HostArray | None = None, 
         du = world.reduce_scatter(pairs.weighted_sum(one_minus_p))
         _pull(views(du), views(weight[:, None]), views(mine)[::-1], g, 2.0 * N, tau)             # (2)
         dz = to_z(du)[0]
-        dtau = -(mine * du).sum() / (2 * tau) if needs_grad[2] else None        # (3)
+        dtau = -(mine * du).sum() / (2 * tau) if needs_grad[2] else None      # (3)
         return dz[:n], dz[n:], dtau
 
     return loss, backward

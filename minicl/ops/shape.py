@@ -84,8 +84,9 @@ def concat(*xs: Array, axis: int = 0):
     """concat(x, y, ..., axis=0): join arrays along an existing axis.    d(part): that part of g"""
     xp = array_module(xs[0])
     axis = axis_of("concat", xs[0], axis)
-    starts = list(itertools.accumulate(x.shape[axis] for x in xs[:-1]))      # of all but the first
-    return xp.concatenate(xs, axis=axis), lambda g: tuple(xp.split(g, starts, axis=axis))
+    bounds = itertools.pairwise([0, *itertools.accumulate(x.shape[axis] for x in xs)])
+    parts = [(slice(None),) * axis + (slice(lo, hi),) for lo, hi in bounds]
+    return xp.concatenate(xs, axis=axis), lambda g: tuple(g[part] for part in parts)
 
 
 @op
