@@ -188,7 +188,9 @@ def formulas(op: Op) -> tuple[list[str], list[str]]:
     gradient = []
     labels = _labels_in_code(op.forward)
     labels -= {int(match[2]) for line in rest.splitlines() if (match := LABELLED.match(line))}
-    for line in _labelled_in_module(op.forward, labels) + rest.splitlines():
+    module = (op.forward.__globals__.get("__doc__") or "").splitlines()
+    labelled = [line for line in module if (match := LABELLED.match(line)) and int(match[2]) in labels]
+    for line in labelled + rest.splitlines():
         equation = re.sub(" {3,}", "   ", line.strip())
         if GRADIENT.match(equation):
             gradient.append(equation if line[0] == " " else equation.partition(": ")[0])
@@ -209,11 +211,6 @@ def _labels_in_code(function):
         if name.startswith("_") and inspect.isfunction(module.get(name)) and module[name] is not function:
             found |= _labels_in_code(module[name])
     return found
-
-
-def _labelled_in_module(function, labels):
-    text = function.__globals__.get("__doc__") or ""
-    return [line for line in text.splitlines() if (match := LABELLED.match(line)) and int(match[2]) in labels]
 
 
 def source_line(op: Op) -> str:

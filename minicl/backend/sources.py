@@ -109,7 +109,8 @@ def _sample(images, coordinates, out):
     v, u, index = _corners(coordinates.reshape(n, 2, -1), height, width)                 # (B, S T) each
     # A border of zeros, one pixel before and two after, so that each clipped point has its four neighbours.
     padded = np.zeros((n, height + 3, width + 3), dtype=images.dtype)
-    pixels, row = padded.reshape(-1), width + 3
+    pixels = padded.reshape(-1)
+    row = width + 3
     a, b, c, d = neighbours = np.empty((4, *v.shape), dtype=images.dtype)
     for channel in range(channels):
         padded[:, 1:-2, 1:-2] = images[..., channel]
@@ -121,12 +122,12 @@ def _sample(images, coordinates, out):
 
 def _corners(points, height, width):
     """v, u, and where a is among the padded pixels of all images, for points (B, 2, P): (B, P) each."""
-    row, whole = width + 3, (width + 3) * (height + 3)
+    row = width + 3
     v, u = np.clip(points[:, 0], -1, height), np.clip(points[:, 1], -1, width)
     top, left = np.floor(v), np.floor(u)
     v -= top
     u -= left
-    origin = np.arange(len(points), dtype="int32") * whole + row + 1     # of each image, past its border
+    origin = np.arange(len(points), dtype="int32") * (row * (height + 3)) + row + 1     # of each image, past its border
     index = top.astype("int32")
     index *= row
     index += left.astype("int32")

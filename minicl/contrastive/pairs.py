@@ -292,11 +292,8 @@ class CrossPairs:
         parts = parallel_for(self.xp, count, worker, size=1)
         columns = {start: functools.reduce(lambda one, other: join(*one, *other), (part[start] for part in parts))
                    for start in parts[0]}
-        return [self._concatenate([joined[a.start] for a in blocks])
+        return [joined[0] if len(blocks) == 1 else tuple(map(self.xp.concatenate, zip(*(joined[a.start] for a in blocks))))
                 for joined, blocks in ((rows, self.blocks), (columns, self.column_blocks))]
-
-    def _concatenate(self, tuples):
-        return tuples[0] if len(tuples) == 1 else tuple(self.xp.concatenate(parts) for parts in zip(*tuples))
 
 
 def _without(x, row_ids, column_ids):

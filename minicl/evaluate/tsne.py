@@ -79,7 +79,8 @@ def _neighbour_probabilities(features, perplexity):
     """P (N, N), symmetric, summing to 1: each row a Gaussian whose width gives it the entropy log(perplexity)."""
     if perplexity >= len(features) - 1:
         raise ValueError(f"tsne: perplexity must be between 1 and N - 1 = {len(features) - 1}, got {perplexity}")
-    d = _squared_distances(features)                                         # float64: one far point leaves the rest 1e-6
+    square = (features * features).sum(axis=1)                               # float64: one far point leaves the rest 1e-6
+    d = np.maximum(square[:, None] + square - 2 * (features @ features.T), 0)
     d /= max(d.mean(), 1e-12)                                                # collapsed features: all 0
     np.fill_diagonal(d, np.inf)
     p = np.empty(d.shape, dtype=np.float32)
@@ -100,8 +101,3 @@ def _fit_widths(d, perplexity, p):
         too_wide = entropy > np.log(perplexity)
         low, high = np.where(too_wide, precision, low), np.where(too_wide, high, precision)
     p /= total
-
-
-def _squared_distances(x):
-    square = (x * x).sum(axis=1)
-    return np.maximum(square[:, None] + square - 2 * (x @ x.T), 0)
