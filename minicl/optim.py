@@ -27,7 +27,7 @@ from .signature import accepts_other_names, by_known_names
 from .tensor import mark_changed, watch
 from .typing import Array, HostArray
 
-SLICE = 2**17      # entries updated at a time on a CPU: few enough for the cache, enough for a thread
+SLICE = 2**16      # entries updated at a time on a CPU: few enough for the cache, enough for a thread
 
 
 class Optimizer(Sealed):
@@ -166,7 +166,7 @@ class Optimizer(Sealed):
         """Raise FloatingPointError unless the sum of squares of the trained gradients is finite."""
         total = 0.0
         for g in self._live_gradients():
-            total += square(g, SLICE)
+            total += square(g, 4 * SLICE)
             if not math.isfinite(total):
                 name = next((name for name, (at, _, _), live in zip(self.names, self.views, self._trained)
                              if live and not np.abs(self.grads[at]).max(initial=0) < 1e19), "all of them together")
@@ -179,7 +179,7 @@ class Optimizer(Sealed):
     def _require_finite_decay(self, total):
         """Raise FloatingPointError unless the squares of g + decay w are finite, total being the sum of g^2."""
         for part, decays, _ in self._runs:
-            total += self.weight_decay * self.weight_decay * square(self.values[part], SLICE) if decays else 0.0
+            total += self.weight_decay * self.weight_decay * square(self.values[part], 4 * SLICE) if decays else 0.0
         if total < 1e37:                                         # (g + decay w)^2 <= 2 g^2 + 2 (decay w)^2 < 3e38
             return
         longest = math.sqrt(float(np.finfo(self.values.dtype).max))
@@ -303,7 +303,8 @@ class Adam(Optimizer):
 
     def _numbers(self, lr, decay, t):
         b1, b2 = self.betas
-        return [lr / (1 - b1**t), *weights(b1), *weights(b2), 1 / math.sqrt(1 - b2**t), self.eps,
+        c = math.sqrt(1 - b2**t)
+        return [c * lr / (1 - b1**t), *weights(b1), *weights(b2), max(c * self.eps, float(np.finfo(self.values.dtype).tiny)),
                 *((None, None) if not decay else (None, decay) if self.decay_in_gradient else (1 - lr * decay, None))]
 
     def _update(self, part, *numbers):
@@ -311,8 +312,9 @@ class Adam(Optimizer):
 
 
 @fused
-def _adam(xp, w, m, v, g, rate, new1, old1, new2, old2, correct, eps, decay_factor, l2):
-    """Adam's update of w, m and v in place: rate = lr / (1 - b1^t), new and old = weights(b), correct = 1 / sqrt(1 - b2^t).
+def _adam(xp, w, m, v, g, rate, new1, old1, new2, old2, eps, decay_factor, l2):
+    """Adam's update of w, m and v in place, in the order at the end of the paper's section 2, with c = sqrt(1 - b2^t):
+    rate = c lr / (1 - b1^t); eps = c times Adam's, but not so small that it vanishes; new and old = weights(b).
 
     Weight decay: decay_factor = 1 - lr decay (decoupled), or l2 = decay (in the gradient), None where there is none."""
     if decay_factor is not None:
@@ -322,13 +324,11 @@ def _adam(xp, w, m, v, g, rate, new1, old1, new2, old2, correct, eps, decay_fact
     t = follow(xp, m, g, new1, old1)                                         # m = b1 m + (1 - b1) g
     xp.multiply(g, g, out=t)                                                 # reuses t: new memory is slower on a CPU
     follow(xp, v, t, new2, old2, out=t)                                      # v = b2 v + (1 - b2) g^2
-    # w -= lr m^ / (sqrt(v^) + eps)
     xp.sqrt(v, out=t)
-    t *= correct
     t += eps
-    step = rate * m
-    step /= t
-    w -= step
+    xp.divide(m, t, out=t)
+    t *= rate
+    w -= t
 
 
 class AdamW(Adam):
