@@ -8,7 +8,7 @@ from image_batches import images_of, seeded
 
 from minicl.backend import to_device, to_host
 from minicl.data.augment import ColorJitter, Compose, GaussianBlur, GaussianNoise, RandomErasing, RandomGrayscale
-from minicl.data.augment.photometric import LUMA, hue_rotation
+from minicl.data.augment.photometric import LUMA, SHARP, gaussian_weights, hue_rotation
 
 def test_erasing_erases_a_box_of_the_requested_area(xp):
     images = images_of(xp, n=300, height=20, width=24, channels=3) * 0.5 + 0.25         # no pixel is 0 or 1
@@ -42,6 +42,15 @@ def test_blur_matches_a_loop_and_preserves_a_flat_image(xp):
         np.testing.assert_allclose(out[:, i, j], expected, atol=1e-12)
     flat = to_device(np.full((2, 7, 9, 1), 0.7, dtype="float32"), xp)
     np.testing.assert_allclose(seeded(GaussianBlur(sigma=2.0, p=1), flat), 0.7, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ("float32", "float64"))
+def test_no_product_of_blur_weights_underflows_and_a_sharp_image_stays_as_it_is(xp, dtype):
+    precision = np.append(0.5 / np.geomspace(0.05, 40, 30)**2, SHARP).astype(dtype)
+    weights = to_host(gaussian_weights(to_device(precision, xp), 64))
+    assert weights[weights > 0].min()**2 > np.finfo("float32").tiny                     # the largest weight is 1/64 or more
+    np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(weights[-1], np.eye(64))
 
 
 def test_on_grey_images_brightness_scales_and_contrast_stretches_about_the_mean(xp):

@@ -136,9 +136,11 @@ class RandomHorizontalFlip(Transform):
 
     def apply(self, images, out, flips):
         if on_host(flips):
+            whole = f"V{images.itemsize * images.shape[3]}"              # NumPy copies one item faster than three numbers
+            source, target = (pixels.view(whole)[..., 0] for pixels in (np.ascontiguousarray(images), out))
             chosen = np.flatnonzero(flips)
-            out[...] = images
-            out[chosen] = images[chosen, :, ::-1]
+            target[...] = source
+            target[chosen] = source[chosen, :, ::-1]
         else:
             _choose(images, images[:, :, ::-1], flips[:, None, None, None], out)
 

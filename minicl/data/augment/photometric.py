@@ -93,18 +93,25 @@ class GaussianBlur(Transform):
         resample(images, rows, rows if width == height else gaussian_weights(precision, width), out)
 
 
-SHARP = 200.0                               # a precision 1 / (2 sigma^2) at which exp(-SHARP) is 0 in float32
+SHARP = 200.0                               # a precision 1 / (2 sigma^2) at which a pixel's neighbours have no weight
+LEAST = 1e-18                               # smaller weights are 0: a CPU takes 100 times as long where products underflow
 
 
 def gaussian_weights(precision, length):
     """G^T (B, length, length) from precision = 1 / (2 sigma^2), shape (B,)."""
-    xp = array_module(precision)
-    k = xp.arange(length, dtype=precision.dtype)
-    distance = k[:, None] - k
-    G = -precision[:, None, None] * (distance * distance)
-    xp.exp(G, out=G)
+    k = array_module(precision).arange(length, dtype=precision.dtype)
+    G = _bells(precision[:, None, None], k[:, None], k)
     G /= column_sums(G)[:, None, :]
     return G
+
+
+@fused
+def _bells(xp, precision, i, k):
+    distance = i - k
+    w = -precision * (distance * distance)
+    xp.exp(w, out=w)
+    w *= w > LEAST
+    return w
 
 
 # ---------------------------------------------------------------- colour
