@@ -11,7 +11,7 @@ from ..backend import array_module, is_gpu, parallel_for, parallel_sum
 
 WIDTH = 8192
 FEW_ROWS = 16
-SLICE = 2**18         # entries of a slice: calls long enough for threads
+SLICE = 2**17         # entries of a slice: calls long enough for threads, few enough for the cache
 
 
 class PixelRows:
