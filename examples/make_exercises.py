@@ -70,7 +70,7 @@ EXERCISES = [
              "an entry used n times gets the sum of n gradients: sum the added axes first, then those of length 1",
              falls="broadcast or rank or against"),
     Exercise("mul", 3, 1, "broadcast_sum", "ops/elementwise.py", "mul.backward", "derivations.md",
-             "mul and not matmul", 5, "hold one factor constant; broadcasting is undone for you", falls="promotes"),
+             "mul and not matmul", 5, "hold one factor constant; broadcasting is undone for you", falls="keep_the_dtype"),
     Exercise("relu", 4, 1, "mul", "ops/elementwise.py", "relu.backward", "derivations.md",
              "relu and not leaky and not norm and not bad", 5, "y alone shows where x > 0"),
     Exercise("logsumexp", 4, 1, "mul", "ops/reduce.py", "logsumexp.backward", "derivations.md",

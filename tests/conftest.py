@@ -20,19 +20,19 @@ settings.load_profile("minicl")
 
 def pytest_addoption(parser):
     parser.addoption("--backend", default="stand-in", choices=("stand-in", "cupy-host", "cupy", "numpy"),
-                     help="what runs beside NumPy: the stand-in for CuPy, CuPy itself on an emulated GPU (fetched and built "
+                     help="the second backend: the stand-in for CuPy, CuPy itself on an emulated GPU (fetched and built "
                           "when first used), CuPy on a GPU, or nothing")
     parser.addoption("--minutes", type=float, default=float("inf"),
-                     help="skip what would begin later than this many minutes after the start")
+                     help="skip tests that would begin later than this many minutes after the start")
 
 
 def pytest_runtest_setup(item):
     if time.monotonic() - STARTED > 60 * item.config.getoption("--minutes"):
-        pytest.skip("--minutes are over")
+        pytest.skip("the time of --minutes is over")
 
 
 def pytest_configure(config):
-    """Put into place what `import cupy` will find: the stand-in even where CuPy is installed, or CuPy itself."""
+    """Choose the module that `import cupy` finds: the stand-in, even where CuPy is installed, or CuPy itself."""
     if config.getoption("--backend") == "cupy-host":
         try:
             boot.load()
@@ -47,13 +47,13 @@ def pytest_configure(config):
 def pytest_generate_tests(metafunc):
     if "xp" in metafunc.fixturenames:
         other = metafunc.config.getoption("--backend")
-        both = {"numpy": ["numpy"], "cupy-host": ["cupy-host"]}          # NumPy has been tested beside the stand-in
+        both = {"numpy": ["numpy"], "cupy-host": ["cupy-host"]}          # NumPy is tested beside the stand-in
         metafunc.parametrize("xp", both.get(other, ["numpy", other]), indirect=True)
 
 
 @pytest.fixture
 def xp(request):
-    """The array module a test runs on."""
+    """The array module that a test runs on."""
     return np if request.param == "numpy" else get_backend("cupy")
 
 
@@ -64,7 +64,7 @@ def rng():
 
 @pytest.fixture
 def out(tmp_path):
-    """The folder of a run, not there yet."""
+    """The folder of a run, which does not exist yet."""
     return tmp_path / "out"
 
 

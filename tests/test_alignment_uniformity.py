@@ -100,7 +100,7 @@ def test_nt_xent_is_alignment_plus_uniformity_where_all_anchors_are_alike():
     assert nt_xent(z1, z2, tau).item() == pytest.approx(parts, rel=1e-12)
 
 
-def test_gradients_through_several_tiles(monkeypatch, rng):
+def test_gradients_are_correct_through_several_tiles(monkeypatch, rng):
     monkeypatch.setattr(pairs, "tile_size", lambda xp, n: 3)
     assert len(pairs.SymmetricPairs(np.eye(7), 0.2, cache=False).tiles) == 6  # 3 x 3 each, on and above the diagonal
     assert gradcheck(uniformity_loss, [rng.standard_normal((7, 3))])

@@ -128,7 +128,7 @@ def test_a_bag_is_the_mean_of_its_tokens_vectors():
     np.testing.assert_allclose(bag(IDS).data[0], bag.tokens.weight.data[[3, 1, 2]].mean(axis=0), rtol=1e-6)
 
 
-def test_a_caption_of_padding_alone_gives_finite_features(xp):
+def test_a_caption_of_only_padding_gives_finite_features(xp):
     for encoder in encoders(xp):
         h = encoder(*on(xp, np.zeros((2, 3), dtype=int)))
         h.sum().backward()

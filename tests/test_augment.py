@@ -33,7 +33,7 @@ def name(value):
 # ---------------------------------------------------------------- properties of every transform
 
 @pytest.mark.parametrize("transform, channels", EVERY, ids=name)
-def test_keeps_dtype_and_range_and_leaves_its_input_alone(xp, transform, channels):
+def test_a_transform_keeps_dtype_and_range_and_does_not_change_its_input(xp, transform, channels):
     for dtype in ("float32", "float64"):
         images = images_of(xp, channels=channels, dtype=dtype)
         before = to_host(images).copy()
@@ -74,7 +74,7 @@ class Part(World):
 
 @pytest.mark.parametrize("size", [2, 3, 6])
 @pytest.mark.parametrize("transform, channels", EVERY, ids=name)
-def test_several_processes_make_the_views_of_one_bit_for_bit(xp, transform, channels, size):
+def test_several_processes_draw_the_views_of_one_process_bit_for_bit(xp, transform, channels, size):
     images = images_of(xp, channels=channels)
     whole = np.random.default_rng(0)
     views = two_views(transform, images, whole)
@@ -86,7 +86,7 @@ def test_several_processes_make_the_views_of_one_bit_for_bit(xp, transform, chan
         assert rng.bit_generator.state == whole.bit_generator.state
 
 
-def test_a_function_that_takes_no_world_is_refused_where_several_share_a_batch():
+def test_a_function_without_a_world_argument_is_refused_where_processes_share_a_batch():
     for augment in (lambda images, rng: images + rng.random(), Compose([lambda images, rng: images])):
         with pytest.raises(TypeError, match="positional arguments"):
             two_views(augment, images_of(np), np.random.default_rng(0), Part(0, 2))
@@ -97,7 +97,7 @@ def two_outcomes(transform):
 
 
 @pytest.mark.parametrize("transform", IDENTITIES, ids=name)
-def test_identity_options_give_the_image_back(xp, transform):
+def test_identity_options_return_the_images_unchanged(xp, transform):
     images = images_of(xp, channels=3)
     same = transform(images, np.random.default_rng(0))
     np.testing.assert_allclose(to_host(same), to_host(images), rtol=0, atol=1e-6)
@@ -106,7 +106,7 @@ def test_identity_options_give_the_image_back(xp, transform):
 
 
 @pytest.mark.parametrize("transform, channels", EVERY, ids=name)
-def test_nothing_on_the_way_is_float64_when_the_images_are_float32(monkeypatch, transform, channels):
+def test_no_intermediate_array_is_float64_when_the_images_are_float32(monkeypatch, transform, channels):
     found = []
     for kind in {type(t) for t in getattr(transform, "transforms", [transform])} - {RandomHorizontalFlip}:
         def spy(self, *arrays, apply=kind.apply):
@@ -279,7 +279,7 @@ OUTSIDE = (255.0, 1.002, -0.002, -1e-2, np.nan, -np.nan, np.inf, -np.inf, 1e30)
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("value", [*INSIDE, *OUTSIDE])
-def test_values_outside_0_1_are_refused_where_looking_is_cheap(value, dtype, rng):
+def test_values_outside_0_to_1_are_refused(value, dtype, rng):
     """A transform checks its input. A chain checks its input and the output of a user's function."""
     images = images_of(np).astype(dtype)
     one = images.copy()
@@ -299,7 +299,7 @@ def test_values_outside_0_1_are_refused_where_looking_is_cheap(value, dtype, rng
 
 # ---------------------------------------------------------------- more than two views
 
-def test_many_views_begin_with_the_two(xp):
+def test_many_views_begin_with_those_of_two_views(xp):
     """many_views draws each view from one generator. The recipes may differ, as in multi-crop."""
     images = images_of(xp, channels=3)
     wide, narrow = RandomResizedCrop(8, scale=(0.4, 1.0)), RandomResizedCrop(8, scale=(0.05, 0.3))

@@ -25,7 +25,7 @@ def leaf(*values, xp=np, dtype="float64"):
 
 # ---------------------------------------------------------------- the walk
 
-def test_a_chain_of_5000_ops(xp):
+def test_a_chain_of_5000_ops_can_be_walked(xp):
     x = leaf(1.0, xp=xp)
     y = x
     for _ in range(5000):
@@ -51,13 +51,13 @@ def test_a_ladder_of_diamonds_visits_each_node_once():
     assert x.grad[0] == 2.0**60
 
 
-def test_a_parameter_used_twice(xp):
+def test_a_parameter_used_twice_gets_both_gradients(xp):
     w = leaf(2.0, 3.0, xp=xp)
     (w * w + w).sum().backward()
     np.testing.assert_allclose(to_host(w.grad), [5.0, 7.0])
 
 
-def test_a_bias_broadcast_over_added_rank(xp):
+def test_the_gradient_of_a_broadcast_bias_sums_over_the_added_axes(xp):
     x = Tensor(xp.ones((4, 5, 3)))
     b = leaf(1.0, 2.0, 3.0, xp=xp)
     (x + b).sum().backward()
@@ -125,7 +125,7 @@ def test_an_op_whose_backward_returns_none_stops_the_gradient():
     assert x.grad[0] == 6                                    # not 12
 
 
-def test_backward_from_a_given_gradient(xp):
+def test_backward_starts_from_a_given_gradient(xp):
     x = leaf(1.0, 2.0, xp=xp)
     (x * x).backward(xp.asarray([1.0, 10.0]))
     np.testing.assert_allclose(to_host(x.grad), [2.0, 40.0])
@@ -338,7 +338,7 @@ shapes = hnp.mutually_broadcastable_shapes(num_shapes=2, max_dims=3, max_side=3)
 
 @settings(max_examples=60, deadline=None)
 @given(shapes, st.sampled_from([ops.add, ops.sub, ops.mul, ops.div, ops.maximum]), st.integers(0, 2**32 - 1))
-def test_broadcasting_gradients(shapes, binary, seed):
+def test_gradients_of_broadcasting_ops_are_correct(shapes, binary, seed):
     rng = np.random.default_rng(seed)
     x, y = (np.asarray(rng.standard_normal(shape) + 3 * k) for k, shape in enumerate(shapes.input_shapes, 1))
     y = np.where(np.abs(y) < 0.5, 0.5, y)
@@ -347,7 +347,7 @@ def test_broadcasting_gradients(shapes, binary, seed):
 
 @settings(max_examples=60, deadline=None)
 @given(hnp.arrays("float64", hnp.array_shapes(max_dims=3, max_side=4), elements=st.floats(-2, 2)), st.data())
-def test_slicing_gradients(x, data):
+def test_gradients_of_slices_are_correct(x, data):
     key = data.draw(hnp.basic_indices(x.shape, allow_newaxis=True))
     if x[key].size:
         assert minicl.gradcheck(lambda t: t[key] * 2.0, [x])
@@ -359,7 +359,7 @@ def test_slicing_gradients(x, data):
 
 @settings(max_examples=40, deadline=None)
 @given(hnp.arrays("float64", (3, 4), elements=st.floats(-2, 2)), st.lists(st.integers(-3, 2), min_size=1, max_size=6))
-def test_gathering_gradients(x, ids):
+def test_gradients_of_gathered_rows_are_correct(x, ids):
     assert minicl.gradcheck(lambda t: t[np.array(ids)], [x])
 
 
@@ -384,7 +384,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_not_a_plain_float_array_is_refused_everywhere(kind):
+def test_only_plain_float_arrays_are_accepted(kind):
     data, words = REFUSED[kind]
     x = leaf(1.0, 2.0)
     for hold in (lambda: Tensor(data), lambda: setattr(x, "data", data), lambda: ops.exp(data), lambda: x + data):
@@ -454,7 +454,7 @@ def test_tensors_are_not_compared(compare, other):
             compare(*pair)
 
 
-def test_tensors_are_told_apart_by_identity_in_sets_and_dicts():
+def test_tensors_are_distinguished_by_identity_in_sets_and_dicts():
     x, y = leaf(1.0), leaf(1.0)
     assert len({x, y, x}) == 2 and {x: 1, y: 2}[y] == 2
 

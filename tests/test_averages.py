@@ -41,7 +41,7 @@ def test_adam_survives_a_gradient_that_falls_by_any_factor(make, betas):
         np.testing.assert_allclose(layer.weight.data, w, rtol=1e-5)
 
 
-def test_m_of_zero_copies_and_m_of_one_keeps():
+def test_m_of_0_copies_the_online_weights_and_m_of_1_keeps_the_target():
     online = nn.Linear(3, 3, rng=np.random.default_rng(0))
     target = frozen_copy(online)
     target.weight.data[...], online.weight.data[...] = 1e10, 0.1
@@ -52,7 +52,7 @@ def test_m_of_zero_copies_and_m_of_one_keeps():
     assert all((x == online.state_dict()[name]).all() for name, x in target.state_dict().items())
 
 
-def test_a_momentum_of_one_takes_the_batch(rng):
+def test_a_momentum_of_1_takes_the_statistics_of_the_batch(rng):
     norm = nn.BatchNorm(4, momentum=1.0)
     x = rng.standard_normal((50, 4), dtype="float32")
     norm.running_var.data[...] = 1e12

@@ -154,7 +154,7 @@ def test_scatter_add_adds_up_repeats(xp):
 
 @pytest.mark.parametrize("shape", [(2,), (3, 7), (30,), (4, 50)])            # more than 20 ids for 5 rows are sorted
 @pytest.mark.parametrize("dtype", ["int64", "int8", "uint8", "uint64"])
-def test_scatter_add_of_rows(shape, dtype, xp, rng):
+def test_scatter_add_adds_rows(shape, dtype, xp, rng):
     ids = rng.integers(0 if dtype[0] == "u" else -5, 5, shape).astype(dtype)
     before, values = rng.standard_normal((5, 3)), rng.standard_normal((*shape, 3))
     x = xp.asarray(before.copy())
@@ -186,7 +186,7 @@ def test_sum_over_is_the_sum_over_any_axes(shape, xp, rng):
 
 @pytest.mark.parametrize("shape, axes", [((1031, 3), (0,)), ((2048, 5), (0,)), ((3, 5003, 2), (1,)), ((7, 11, 29, 4), (0, 1, 2)),
                                          ((2, 60, 60, 3), (1, 2)), ((40, 60, 3, 2), (1, 0))])
-def test_sums_and_means_computed_in_parts_are_exact(shape, axes, xp, rng):
+def test_sums_and_means_computed_in_parts_equal_numpys(shape, axes, xp, rng):
     x = rng.standard_normal(shape)
     there = to_device(x, xp)
     for view, views in ((x, there), (x[::-1], there[::-1]), (x[..., :1], there[..., :1])):
@@ -205,7 +205,7 @@ def test_the_error_of_a_sum_does_not_grow_with_its_terms(shape, axes, rng):
         assert np.abs(result / exact - 1).max() < 10 * 2**-24                 # 200 * 2^-24 if added term by term
 
 
-def test_row_and_column_sums(xp, rng):
+def test_row_and_column_sums_equal_numpys(xp, rng):
     x = rng.standard_normal((4, 3), dtype="float32")
     for there, here in ((row_sums(to_device(x, xp)), x.sum(axis=1)), (column_sums(to_device(x, xp)), x.sum(axis=0))):
         assert there.dtype == np.float32
@@ -214,7 +214,7 @@ def test_row_and_column_sums(xp, rng):
 
 # rows of up to 32 are reduced column by column
 @pytest.mark.parametrize("shape", [(4, 1), (5, 3), (2, 3, 16), (3, 32), (3, 33)])
-def test_maxima_and_means_of_rows(shape, xp, rng):
+def test_maxima_and_means_of_rows_equal_numpys(shape, xp, rng):
     x = rng.standard_normal(shape, dtype="float32")
     x[0, ..., -1] = np.nan
     np.testing.assert_array_equal(to_host(row_max(to_device(x, xp))), x.max(axis=-1, keepdims=True))
@@ -225,7 +225,7 @@ def test_maxima_and_means_of_rows(shape, xp, rng):
 
 
 @pytest.mark.parametrize("n", [1, 255, 256, 1000, 2048, 2500])  # NumPy adds blocks of 256 rows, a GPU parts of 128
-def test_two_column_sums_at_once(n, xp, rng):
+def test_two_column_sums_in_one_pass_are_correct(n, xp, rng):
     g, x, o = (rng.standard_normal(shape, dtype="float32") for shape in ((n, 3), (n, 3), 3))
     there = [to_device(each, xp) for each in (g, x, o)]
     for sums, terms in ((deviation_sums(*there[1:]), (x - o, (x - o)**2)), (product_sums(*there), (g, g * (x - o)))):
@@ -253,7 +253,7 @@ def test_diagonals_are_filled(shape, offsets, xp, rng):
     np.testing.assert_array_equal(to_host(there), np.where(np.isin(columns - rows, offsets), -np.inf, x))
 
 
-def test_additions_take_many_arrays_strided_arrays_and_one_array_twice(xp, rng):
+def test_additions_work_for_many_arrays_strided_arrays_and_one_array_twice(xp, rng):
     shapes = [(3, 4), (5,), (), (2, 1, 3)] * 9                               # more arrays than one kernel takes
     x = [rng.standard_normal(shape, dtype="float32") for shape in shapes]
     y = [rng.standard_normal((*shape, 2), dtype="float32")[..., 0] for shape in shapes]
@@ -287,7 +287,7 @@ def test_a_gpu_gets_one_slice():
         assert parallel_for(get_backend("cupy"), 10, lambda lo, hi: (lo, hi), 3) == [(0, 10)]
 
 
-def test_an_error_in_a_thread_reaches_the_caller_and_the_pool_goes_on():
+def test_an_error_in_a_thread_reaches_the_caller_and_the_pool_keeps_working():
     def fail_late(lo, hi):
         if lo == 7:
             raise ValueError("slice 7")
@@ -328,7 +328,7 @@ def test_memory_is_kept_until_the_outer_block_of_threads_ends(most, monkeypatch)
 
 
 @pytest.mark.parametrize("count", [0, -1, "two", "1e3", "0x4", "3.5", "1 2", "٣", 1025, 10**12, "9" * 40, 2.0, True])
-def test_a_thread_count_is_a_whole_number_that_a_machine_could_have(count, monkeypatch):
+def test_a_thread_count_must_be_a_whole_number_from_1_to_1024(count, monkeypatch):
     with pytest.raises(BackendError, match="threads: count must be a whole number from 1 to 1024, got"), threads(count):
         pass
     monkeypatch.setenv("MINICL_THREADS", str(count))

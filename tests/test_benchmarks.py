@@ -120,7 +120,7 @@ def test_check_names_the_slower_cases_and_fails(capsys):
 
 # ---------------------------------------------------------------- a run and its page
 
-def test_a_case_is_measured_in_a_process_of_its_own(monkeypatch):
+def test_a_case_is_measured_in_its_own_process(monkeypatch):
     monkeypatch.setattr(harness, "PATIENCE", 0.0)                            # other tests may run at the same time
     worker = Worker(Candidate("minicl"), "numpy", threads=1, precision="float32")
     measured = harness.measure(CASES["tape, 1000 tiny ops"], [worker], rounds=2, block=0.01)
@@ -129,7 +129,7 @@ def test_a_case_is_measured_in_a_process_of_its_own(monkeypatch):
     assert measured["errors"] == {} and all(rate > 0 for rate in measured["rates"].values())
 
 
-def test_a_case_that_fails_is_reported_and_the_process_goes_on():
+def test_a_case_that_fails_is_reported_and_the_worker_continues():
     worker = Worker(Candidate("minicl"), "numpy", threads=1, precision="float32")
     answer = worker.ask(case="no such case")
     assert "error" in answer and worker.ask(case="no such case") == answer

@@ -81,7 +81,7 @@ def test_the_page_has_the_numbers_that_its_fastest_script_prints(main, monkeypat
         assert f"| {correct:.4g} | {wrong:.4g} |" in BUGS.read_text()
 
 
-def test_a_script_draws_its_curves_where_matplotlib_is(main, tmp_path):
+def test_a_script_draws_its_curves_where_matplotlib_is_installed(main, tmp_path):
     pytest.importorskip("matplotlib", reason="pictures need matplotlib, the viz extra")
     main("zero_shot")(images=100)
     assert (tmp_path / "runs/bugs/zero_shot.png").read_bytes().startswith(b"\x89PNG")

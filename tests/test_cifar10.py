@@ -117,14 +117,14 @@ def assert_is_tiny(data):
 
 @pytest.mark.parametrize("kind", [BINARY, PYTHON])
 @pytest.mark.parametrize("inside", ["", "cifar10"])
-def test_reads_an_archive(tmp_path, kind, inside):
+def test_load_cifar10_reads_an_archive(tmp_path, kind, inside):
     write(tmp_path / inside, {kind: TINY[kind]})
     assert_is_tiny(load_cifar10(tmp_path))
 
 
 @pytest.mark.parametrize("kind", [BINARY, PYTHON])
 @pytest.mark.parametrize("inside", ["", "cifar10", "its own"])
-def test_reads_unpacked_files(tmp_path, kind, inside):
+def test_load_cifar10_reads_unpacked_files(tmp_path, kind, inside):
     own = "cifar-10-batches-bin" if kind == BINARY else "cifar-10-batches-py"
     write(tmp_path / inside.replace("its own", own), files_of(kind, batches()))
     assert_is_tiny(load_cifar10(tmp_path, check=False))
@@ -274,7 +274,7 @@ def serve(monkeypatch, content):
     return asked
 
 
-def test_downloads_the_binary_archive_once(monkeypatch, tmp_path):
+def test_the_binary_archive_is_downloaded_once(monkeypatch, tmp_path):
     asked = serve(monkeypatch, TINY[BINARY])
     assert_is_tiny(load_colour_images("auto", log=no_shapes))
     assert asked == ["https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"]

@@ -421,7 +421,7 @@ def test_the_list_fits_the_terminal(columns, monkeypatch, capsys):
     assert max(map(len, lines)) <= columns and (len(lines) == len(NAMES)) == (columns == 200)
 
 
-def test_list_and_count(capsys):
+def test_list_and_count_print_the_claims_and_the_negatives(capsys):
     assert run("list") == 0 and run("count", 256, 4096) == 0
     printed = capsys.readouterr().out
     assert " 2  tightness " in printed

@@ -184,7 +184,7 @@ def test_info_nce_is_its_definition(n, m, d, tau, seed):
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(2, 4), st.integers(2, 4), st.floats(0.1, 2), st.integers(0, 2**32 - 1))
-def test_gradients_of_drawn_shapes_and_temperatures(n, d, tau, seed):
+def test_gradients_are_correct_for_drawn_shapes_and_temperatures(n, d, tau, seed):
     z1, z2 = views(n, d, seed)
     assert minicl.gradcheck(lambda a, b, t: nt_xent(a, b, t), [z1, z2, np.array(tau)], atol=1e-6)
     assert minicl.gradcheck(lambda a, b, t: info_nce(a, b, z1[::-1].copy(), t), [z1, z2, np.array(tau)], atol=1e-6)
@@ -209,7 +209,7 @@ def test_results_do_not_depend_on_tiles(monkeypatch):
             np.testing.assert_array_equal(c, d)
 
 
-def test_no_matrix_of_all_pairs_is_held():
+def test_no_matrix_of_all_pairs_is_stored():
     """At most 16 MiB of exponentials are cached; here they would take 256 MiB."""
     import tracemalloc
     z1, z2 = views(4096, 16, dtype="float32")
@@ -223,7 +223,7 @@ def test_no_matrix_of_all_pairs_is_held():
 
 # ---------------------------------------------------------------- known values
 
-def test_collapse_costs_exactly_log_of_the_candidates(xp):
+def test_a_collapse_costs_the_log_of_the_number_of_candidates(xp):
     same = xp.ones((8, 4))
     assert math.isclose(nt_xent(same, same, 0.2).item(), math.log(15), rel_tol=1e-12)
     assert math.isclose(info_nce(same, same, same, 0.2).item(), math.log(9), rel_tol=1e-12)

@@ -64,7 +64,7 @@ def test_rows_of_images_come_from_top_to_bottom_with_their_classes():
     assert rows.name == "digits rows"
 
 
-def test_a_batch_is_turned_time_first_and_bytes_become_0_to_1(xp):
+def test_time_first_swaps_the_axes_and_scales_bytes_to_0_to_1(xp):
     floats = np.arange(24, dtype="float32").reshape(2, 3, 4)
     x = time_first(floats, xp)
     assert isinstance(x, xp.ndarray) and x.shape == (3, 2, 4) and x.dtype == "float32"

@@ -398,7 +398,7 @@ def test_prefetched_images_are_correct_in_any_order_and_errors_are_raised():
 
 
 @pytest.mark.parametrize("kind", [np.array, np.asfortranarray, lambda x: x[::-1]])
-def test_what_is_written_into_a_batch_changes_no_other(kind, rng):
+def test_writing_into_a_batch_does_not_change_other_batches(kind, rng):
     """Ids and images of a step that is read again, whatever the caller did to them, are as at first."""
     pixels = kind(np.arange(60).reshape(20, 3))
     before, batches = pixels.copy(), Batches(20, 4)

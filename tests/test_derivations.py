@@ -70,7 +70,7 @@ CASES = [
     ("pool", ops.avg_pool2d, (normal(5, 4, 2, 3),), {"size": 3, "stride": 1}, {}),
 ]
 
-FUNCTIONS = {"all_gather": {"all_gather", "mean_of"}, "grad_cache": {"grad_cache"}, "winograd": {"winograd"}}        # pages on what is no op, with a test of their own below
+FUNCTIONS = {"all_gather": {"all_gather", "mean_of"}, "grad_cache": {"grad_cache"}, "winograd": {"winograd"}}        # pages on functions other than ops, tested separately below
 
 each_page = pytest.mark.parametrize("page", PAGES)
 each_case = pytest.mark.parametrize("page, op, inputs, options, sizes", CASES,

@@ -99,6 +99,6 @@ def test_invalid_sizes_are_refused(sizes, argument):
         generate_digits(*sizes)
 
 
-def test_load_images_by_name():
+def test_load_images_loads_digits_by_name():
     data = load_images("digits", seed=2)
     assert data.name == "digits" and len(data.train_images) == 10000 and len(data.test_images) == 2000

@@ -87,7 +87,7 @@ def test_encode_of_a_model_with_one_output_is_one_array(rng, images, xp):
     assert isinstance(h, xp.ndarray) and h.shape == (7, 5)
 
 
-def test_encode_leaves_the_model_as_it_was(model, images, xp):
+def test_encode_leaves_the_model_unchanged(model, images, xp):
     before = state_hash(model)
     encode(model, images, xp)
     assert state_hash(model) == before

@@ -114,7 +114,7 @@ def test_a_fused_loss_has_fewer_rows_than_its_composed_form():
     assert len(fused.rows) < len(whole.rows) and fused.rows[-1].op == "nt_xent"
 
 
-def test_explaining_changes_nothing_and_outlives_the_tape(xp):
+def test_explain_changes_nothing_and_its_result_outlives_the_tape(xp):
     model, loss = simclr(convnet, xp)
     before = model.state_dict()
     told = explain(loss, model, check=2)
