@@ -97,7 +97,7 @@ def small_world(monkeypatch, tmp_path):
 
 
 def no_shapes(text):
-    pytest.fail(f"went on without CIFAR-10: {text}")
+    pytest.fail(f"continued without CIFAR-10: {text}")
 
 
 def assert_is_tiny(data):
