@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from .autograd import op
-from .backend import BackendError, array_module, share_cores, to_device, to_host
+from .backend import BackendError, array_module, on_host, share_cores, to_device, to_host
 from .typing import Array
 
 # Launchers tell each process how many there are by one of these. srun sets the last, and PMI_RANK or PMIX_RANK if it
@@ -265,18 +265,18 @@ class NCCL(MPI):
         return target
 
     def _all_reduce(self, x: Array) -> Array:
-        if isinstance(x, np.ndarray):
+        if on_host(x):
             return super()._all_reduce(x)
         return self._call(self.link.allReduce, x, x, x.size, self.nccl.NCCL_SUM)
 
     def _all_gather(self, x: Array) -> Array:
-        if isinstance(x, np.ndarray):
+        if on_host(x):
             return super()._all_gather(x)
         out = self.cupy.empty((self.size, *x.shape), dtype=x.dtype)
         return self._call(self.link.allGather, self.cupy.ascontiguousarray(x), out, x.size)
 
     def _reduce_scatter(self, x: Array) -> Array:
-        if isinstance(x, np.ndarray):
+        if on_host(x):
             return super()._reduce_scatter(x)
         out = self.cupy.empty(x.shape[1:], dtype=x.dtype)
         return self._call(self.link.reduceScatter, x, out, out.size, self.nccl.NCCL_SUM)
