@@ -176,6 +176,18 @@ def test_the_division_of_work_changes_only_rounding(module, size, op, shapes, op
             np.testing.assert_allclose(a, b, atol=1e-12)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("n, C, K", [(0, 3, 2), (1, 5, 2), (3, 7, 4), (7, 7, 1), (8, 7, 1), (50, 4, 3)])
+def test_linear_divides_any_shape_among_threads(n, C, K, count, rng):
+    """With few rows, the rows of dw are divided among threads; with many, the sum over rows."""
+    x, w, g = (rng.standard_normal(shape) for shape in ((n, C), (C, K), (n, K)))
+    with threads(count):
+        y, backward = ops.linear.forward(x, w)
+        dx, dw, _ = backward(g)
+    for result, expected in ((y, x @ w), (dx, g @ w.T), (dw, x.T @ g)):
+        np.testing.assert_allclose(result, expected, atol=1e-12)
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_conv2d_of_no_images_has_no_output_and_a_zero_weight_gradient(stride, xp):
     x = xp.zeros((5, 6, 0, 6))

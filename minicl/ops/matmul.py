@@ -55,7 +55,7 @@ def linear(x: Array, w: Array, b: Array | None = None, *, needs_grad=(True, True
         g = g.reshape(len(rows), K)
         factor = operand(g)
         dx = _times(factor, operand(w).T, dtype=x.dtype).reshape(x.shape) if needs_grad[0] else None         # (1)
-        dw = _transposed_times(operand(rows), factor) if needs_grad[1] else None                             # (2)
+        dw = _transposed_times(operand(rows), factor, dtype=w.dtype) if needs_grad[1] else None              # (2)
         db = column_sums(g) if needs_grad[2] else None                       # (3)
         return dx, dw, db
 
@@ -76,7 +76,13 @@ def _times(rows, w, b=None, *, dtype):
     return y
 
 
-def _transposed_times(rows, g):
-    """rows^T g, with the sum over rows divided among threads."""
-    parts = parallel_for(array_module(g), len(g), lambda lo, hi: product(rows[lo:hi].T, g[lo:hi]))
-    return sum(parts[1:], parts[0])
+def _transposed_times(rows, g, *, dtype):
+    """rows^T g: the sum over rows is divided among threads, or if it is short, the rows of the result."""
+    xp = array_module(g)
+    (n, C), K = rows.shape, g.shape[1]
+    if C < n:
+        first, *rest = parallel_for(xp, n, lambda lo, hi: product(rows[lo:hi].T, g[lo:hi]))
+        return sum(rest, first)
+    dw = xp.empty((C, K), dtype=dtype)                                       # whose parts need not be added up
+    parallel_for(xp, C, lambda lo, hi: product(rows[:, lo:hi].T, g, out=dw[lo:hi]))
+    return dw
