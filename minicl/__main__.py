@@ -40,8 +40,8 @@ def main(arguments: list[str]) -> None:
         return
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
-        print(f"error: there is no job {name!r}" + f"; did you mean {near[0]}?" * bool(near)
-              + " `python -m minicl` lists them" * (not near), file=sys.stderr)
+        hint = f"did you mean {near[0]}?" if near else "`python -m minicl` lists them"
+        print(f"error: there is no job {name!r}; {hint}", file=sys.stderr)
         sys.exit(2)
     path = EXAMPLES / name
     if not path.is_dir():

@@ -99,5 +99,8 @@ def test_python_m_minicl_lists_the_scripts_of_the_clone(tmp_path):
     named = python(code, tmp_path, PYTHONPATH=str(ROOT)).stdout.split()
     scripts = {path.stem for path in (ROOT / "examples").glob("*.py") if "\nif __name__" in path.read_text()}
     assert set(named) == {name for name in scripts if not name.startswith("make_")} | {"claims"}
+    for name, hint in {"simclr_mnst": "did you mean simclr_mnist?", "bogus": "`python -m minicl` lists them"}.items():
+        unknown = python("", tmp_path, "-m", "minicl", name, PYTHONPATH=str(ROOT))
+        assert unknown.returncode == 2 and unknown.stderr == f"error: there is no job {name!r}; {hint}\n"
     ran = python("", tmp_path, "-m", "minicl", "mutual_information", "--epochs", "0", PYTHONPATH=str(ROOT))
     assert ran.returncode == 2 and "expected an integer >= 1" in ran.stderr

@@ -86,13 +86,13 @@ def compare(name, *, correct, wrong, curve, x="step", lines=None, log=False):
     curve           which list to draw; x: its horizontal axis, the name of another list or of what is counted
     lines           {label: height} of dashed lines, such as chance
     """
-    print(f"{name:34}{'correct':>12}{'wrong':>12}")
+    print(f"{name:42}{'correct':>12}{'wrong':>12}")
     for what, value in correct.items():
         if not isinstance(value, list):
-            print(f"{what:34}{_figure(value):>12}{_figure(wrong[what]):>12}")
+            print(f"{what:42}{_figure(value):>12}{_figure(wrong[what]):>12}")
         elif what != x:
             for when, k in (("first step", 0), ("last", -1)):
-                print(f"{what + ', ' + when:34}{_figure(value[k]):>12}{_figure(wrong[what][k]):>12}")
+                print(f"{what + ', ' + when:42}{_figure(value[k]):>12}{_figure(wrong[what][k]):>12}")
     if viz.Figure is None:
         print(viz.MISSING, file=sys.stderr)
     else:

@@ -16,10 +16,10 @@ from .geometry import uniformity_floor
 from .knn import nearest_neighbours
 from .tsne import tsne
 
-LEGEND = """\
-  loss: mean of those logged in the last tenth of training; bound = cap - loss, cap = mean log of the candidates;
-  knn and probe: test accuracies from h, the representation, and z, the input of the loss; rank: their effective rank,
-  the number of directions in use""".splitlines()
+LEGEND = [
+    "  loss: mean of those logged in the last tenth of training; bound = cap - loss, cap = mean log of the candidates",
+    "  knn and probe: test accuracies from h, the representation, and z, the input of the loss",
+    "  rank: effective rank of h and z, the number of directions in use"]
 
 
 def final_loss(log: Sequence[dict], total: int) -> float | None:
