@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -160,7 +161,8 @@ def test_held_out_combinations_occur_only_in_the_test_images(rng):
 # ---------------------------------------------------------------- the command
 
 def run(*options):
-    """Exit code of `python examples/claims` with these options."""
+    """Exit code of `python examples/claims` with these options; claims run in this process, one after the other."""
+    options += ("--jobs", 1) if options[0] == "run" else ()
     with pytest.raises(SystemExit) as end:
         command(functools.partial(__main__.main, [str(option) for option in options]))
     return end.value.code or 0
@@ -269,6 +271,33 @@ def test_a_claim_that_fails_does_not_stop_the_others(quick, tmp_path, monkeypatc
     assert run("run", 2, 3, "--seeds", 0, "--out", tmp_path) == 1
     assert list(read_records(tmp_path)) == ["counting"]
     assert "claim 2, seed 0: never is not finite" in capsys.readouterr().err
+
+
+def started(*options, **streams):
+    script = str(Path(__main__.__file__).parent)
+    return subprocess.Popen([sys.executable, script, "run", *map(str, options)], stdout=subprocess.PIPE, text=True,
+                            stderr=subprocess.PIPE, **streams)
+
+
+def test_claims_that_run_at_the_same_time_name_themselves_in_their_lines(tmp_path):
+    (tmp_path / "03-counting.json").mkdir()                      # so that its record cannot be written
+    process = started(2, 3, "--seeds", 0, "--size", "fast", "--out", tmp_path, "--jobs", 2)
+    output, errors = process.communicate()
+    assert {line[:4] for line in output.splitlines()} == {" 2  ", " 3  "}
+    assert max(len(line) for line in output.splitlines() if str(tmp_path) not in line) <= 80
+    assert process.returncode == 1 and "03-counting.json" in errors and errors.endswith("failed: 3\n")
+    (tmp_path / "03-counting.json").rmdir()
+    assert read_records(tmp_path)["tightness"].metrics == experiment(tightness, [0], size="fast", log=silent).metrics
+
+
+def test_ctrl_c_ends_all_claims_that_run_at_the_same_time(tmp_path):
+    process = started(5, 6, "--size", "fast", "--out", tmp_path, "--jobs", 2, start_new_session=True)
+    assert process.stdout.readline()[:4] in (" 5  ", " 6  ")     # of the first that has begun
+    process.send_signal(signal.SIGINT)                           # to the parent alone
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted; --resume skips the claims that are done" in errors
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)                                # none is left
 
 
 def test_an_unwritable_folder_is_an_error_before_anything_is_measured(quick, tmp_path, capsys):

@@ -1,7 +1,7 @@
 """The theory of contrastive learning as sixteen experiments.
 
     python examples/claims list
-    python examples/claims run 8 11                 # or: run all; each a few minutes on two CPU cores
+    python examples/claims run 8 11                 # or: run all; a few minutes each
     python examples/claims run 2 --seeds 0 --size fast
     python examples/claims report                   # pages of the records in runs/claims
     python examples/claims report --docs            # docs/claims.md and docs/claims/*.md, of the records in docs/claims
@@ -11,10 +11,13 @@
 import argparse
 import itertools
 import json
+import os
 import shutil
+import subprocess
 import sys
 import textwrap
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tqdm import tqdm
@@ -23,9 +26,10 @@ if not __package__:                                          # python examples/c
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from claims.answers import count
-from claims.laboratory import DOCS, SIZES, all_claims, experiment, load_claim, read_records, record_path
+from claims.laboratory import DOCS, SIZES, all_claims, experiment, is_terminal, load_claim, read_records, record_path
 from claims.report import pages
 from minicl import get_backend, viz
+from minicl.backend import available_cores
 from minicl.console import listing
 from minicl.data import Unavailable, load_mnist
 from minicl.files import write_atomically
@@ -53,7 +57,9 @@ def parse(argv):
     run.add_argument("--full", dest="size", action="store_const", const="full", help="the same as --size full")
     run.add_argument("--backend", default="numpy", choices=("numpy", "cupy"), help="numpy: CPU; cupy: GPU")
     run.add_argument("--data-dir", help="folder with MNIST's files; default: the user's cache, else download")
-    run.add_argument("--threads", type=at_least(1), help="CPU threads; default: all available cores")
+    run.add_argument("--threads", type=at_least(1), help="CPU threads of a claim; default: the cores divided by --jobs")
+    run.add_argument("--jobs", type=at_least(1), help="claims to measure at the same time, each in a process of its own; "
+                     "default: as many as there are cores; with cupy 1")
     run.add_argument("--out", help="folder for records and pictures; default: runs/claims, or runs/claims-fast for "
                      "--size fast")
     run.add_argument("--resume", action="store_true", help="skip claims whose record, of the same seeds, size and "
@@ -96,25 +102,44 @@ def run(args):
         raise RunError(f"--out {args.out}: expected a folder to write to ({error.strerror}); give another") from error
     require_mnist(args, [module.CLAIM.name for module in modules])
     done = read_records(args.out) if args.resume else {}
+    todo = []
+    for module in modules:
+        claim = module.CLAIM
+        before = done.get(claim.name)
+        same = before and (before.seeds, before.size, before.backend) == (seeds_of(args, claim), args.size, args.backend)
+        if same and not (args.data_dir and args.size != "fast" and before.data == "generated digits"):
+            print(f"\n{wrapped(f'{claim.number}. {claim.title}')}")
+            print(f"  {before.verdict}, from {record_path(args.out, claim.name)}", flush=True)
+        else:
+            todo.append(module)
+    jobs = min(args.jobs or (available_cores() if args.backend == "numpy" else 1), len(todo))
+    try:
+        failed = run_together(args, todo, jobs) if jobs > 1 else run_one_by_one(args, todo, xp)
+    except KeyboardInterrupt:
+        print("\ninterrupted; --resume skips the claims that are done", file=sys.stderr)
+        return 130
+    if viz.Figure is None:
+        print(viz.MISSING)
+    if failed:
+        print(f"\nfailed: {', '.join(map(str, failed))}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def seeds_of(args, claim):
+    return args.seeds or list(claim.seeds)
+
+
+def run_one_by_one(args, modules, xp):
+    """Measure and save each claim; the numbers of those that failed."""
     failed = []
     for module in modules:
         claim = module.CLAIM
-        seeds = args.seeds or list(claim.seeds)
-        before = done.get(claim.name)
         print(f"\n{wrapped(f'{claim.number}. {claim.title}')}", flush=True)
-        same = before and (before.seeds, before.size, before.backend) == (seeds, args.size, args.backend)
-        if same and not (args.data_dir and args.size != "fast" and before.data == "generated digits"):
-            print(f"  {before.verdict}, from {record_path(args.out, claim.name)}")
-            continue
         try:
-            record = experiment(module, seeds, size=args.size, backend=args.backend, xp=xp,
-                                data_dir=args.data_dir, log=log,
-                                cpu_threads=args.threads)
+            record = experiment(module, seeds_of(args, claim), size=args.size, backend=args.backend, xp=xp,
+                                data_dir=args.data_dir, log=log, cpu_threads=args.threads)
             record.save(args.out)
             show(record, args.out)
-        except KeyboardInterrupt:
-            print("\ninterrupted; --resume skips the claims that are done", file=sys.stderr)
-            return 130
         except OSError:                                      # no data or no disk space: the next would fail too
             raise
         except Exception as error:                           # go on with the other claims
@@ -123,11 +148,45 @@ def run(args):
             traceback.print_exc()
             print(f"  claim {claim.number} failed: {error}", flush=True)
             failed.append(claim.number)
-    if viz.Figure is None:
-        print(viz.MISSING)
-    if failed:
-        print(f"\nfailed: {', '.join(map(str, failed))}", file=sys.stderr)
-    return 1 if failed else 0
+    return failed
+
+
+def run_together(args, modules, jobs):
+    """As run_one_by_one(), `jobs` at a time: each claim is a process, whose lines are printed after the claim's number."""
+    options = ["--size", args.size, "--backend", args.backend, "--out", args.out,
+               "--threads", args.threads or max(1, available_cores() // jobs)]
+    options += ["--data-dir", args.data_dir] if args.data_dir else []
+    options += ["--seeds", *args.seeds] if args.seeds else []
+    processes, status = [], {}
+    bar = tqdm(bar_format="  {desc}", leave=False, file=sys.stdout, disable=not is_terminal(), dynamic_ncols=True)
+
+    def measure(module):
+        number = module.CLAIM.number
+        process = subprocess.Popen([sys.executable, str(Path(__file__).parent), "run", str(number), *map(str, options)],
+                                   stdout=subprocess.PIPE, text=True, encoding="utf-8",
+                                   env={**os.environ, "COLUMNS": str(width() - 4), "PYTHONIOENCODING": "utf-8"})
+        processes.append(process)
+        for line in process.stdout:
+            if line.startswith("    seed") and not bar.disable:          # its progress
+                status[number] = f"{number}: {line.strip()}"
+                bar.set_description_str("; ".join(status.values()))
+            elif line.strip():
+                with tqdm.external_write_mode(file=sys.stdout):
+                    print(f"{number:>2}  {line}", end="", flush=True)
+        status.pop(number, None)
+        return process.wait()
+
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            codes = [*pool.map(measure, modules)]
+        except BaseException:                                # such as Ctrl-C
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
+                process.terminate()
+            raise
+        finally:
+            bar.close()
+    return [module.CLAIM.number for module, code in zip(modules, codes) if code]
 
 
 def require_mnist(args, names):
