@@ -19,9 +19,9 @@ and `list` lists them. Each has a page: statement, mathematics, picture, verdict
 - *not reproduced*: the effect does not appear here; the page describes what was found instead.
 
 Results are mean ± standard deviation over the seeds, three by default. The settings of claims 5 to 9, 13 and 15 were
-chosen by runs with seeds 0 to 2; their records use other seeds, chosen beforehand. Seconds are wall-clock times of all
-seeds together. Claims 5 to 15 ran with one thread beside other programs; on two idle cores they take a third to a sixth
-of these times. `--full` is for a GPU and has not been run yet.
+chosen by runs with seeds 0 to 2; their records use other seeds, chosen beforehand. Seconds are wall-clock times of
+all seeds together, on two cores that other programs used as well. `run all` measures as many claims at the same time as
+there are cores. `--full` is for a GPU and has not been run yet.
 """
 FOOT = """\
 `python examples/claims report --docs` generates these pages from the records, the JSON files in `docs/claims`.
