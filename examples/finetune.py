@@ -16,6 +16,7 @@ used; the table has the numbers used. It warns if the data are not those that th
 
 import argparse
 import copy
+import sys
 
 import numpy as np
 
@@ -23,6 +24,7 @@ import minicl
 from minicl import nn, viz
 from minicl.backend import threads, to_device, to_host
 from minicl.checkpoint import fingerprint
+from minicl.console import terminal_columns, wrapped
 from minicl.contrastive import log_softmax
 from minicl.data import DataError, ImageData, load_colour_images, load_images
 from minicl.evaluate import encode, to_float
@@ -55,10 +57,9 @@ def main():
     xp = trained.xp
     if not data.is_labelled:
         raise DataError(f"{args.run}: its data has no labels to learn from; give a folder with a subfolder for each class")
-    print(f"{trained}; {data.name} has {len(data.class_names)} classes", flush=True)
+    show(f"{trained}; {data.name} has {len(data.class_names)} classes")
     if changed := changed_fields(trained, data):
-        print(f"warning: {', '.join(changed)} differ from the run's training data; it may have seen test images",
-              flush=True)
+        show(f"warning: {', '.join(changed)} differ from the run's training data; it may have seen test images")
     sizes = np.unique(data.train_labels, return_counts=True)[1]
     used = [np.minimum(sizes, count) for count in args.labels]                       # (classes,) each
     names = [f"{n.min()}" if n.min() == n.max() else f"{n.min()} to {n.max()}" for n in used]
@@ -70,12 +71,12 @@ def main():
                 for way, accuracy in three_ways(trained.encoder, data, count, seed, xp, args).items():
                     accuracies[way][row, seed] = accuracy
             means = [f"{way} {found[row].mean():6.1%} ± {found[row].std():.1%}" for way, found in accuracies.items()]
-            print("  ".join([f"{names[row]:>4} labels a class", *means]), flush=True)
+            show("  ".join([f"{names[row]:>4} labels a class", *means]))
             done = {way: found[:row + 1].tolist() for way, found in accuracies.items()}
             write_json(home / "few_labels.json", {"data": data.name, "changed": changed, "labels": names[:row + 1], **done})
     draw(home / "few_labels.png", [n.mean() for n in used], names, accuracies,
          f"{data.name}: what training without labels is worth")
-    print(f"few_labels.png and few_labels.json are in {home}")
+    show(f"few_labels.png and few_labels.json are in {home}")
 
 
 def data_of(trained, data_dir):
@@ -92,6 +93,10 @@ def data_of(trained, data_dir):
         return ImageData.from_folder(place, size=size, channels=channels, limit=None if data_dir else config.get("limit"))
     raise DataError(f"{trained.folder} is a run of {trained.name}; give --data-dir, a folder with a subfolder for each "
                     "class")
+
+
+def show(text):
+    print(wrapped(text, terminal_columns(sys.stdout)), flush=True)
 
 
 def changed_fields(trained, data):

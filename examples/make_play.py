@@ -93,7 +93,7 @@ def presets(rng):
          "then run."),
         ("aligned + uniform", np.concatenate([even, even]),
          f"Views meet, images keep apart: NT-Xent is {best['loss']:.3f} at \u03c4 = 0.2, and its forces "
-         "cancel. What is left of it comes from the neighbours, which a lower temperature hardly sees."),
+         "cancel. The remaining loss comes from the neighbours, which a lower temperature hardly sees."),
         ("uniform only", np.concatenate([even, even + 2 * np.pi / IMAGES]),
          "As spread out as before, but each view sits with another image: uniformity is the best there is, and "
          f"NT-Xent {apart['loss']:.3f} at \u03c4 = 0.2, above chance: uniformity cannot tell what belongs together."),

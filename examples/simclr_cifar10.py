@@ -91,7 +91,7 @@ def main():
     run.print(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images")
     if args.method == "moco" and args.queue > len(data.train_images):
         run.print(f"warning: the queue of {args.queue} keys outgrows the {len(data.train_images)} training images: it holds "
-                  "keys of a query's own image, which count as its negatives; the smaller the --queue, the fewer")
+                  "keys of a query's own image, which count as its negatives; a smaller --queue holds fewer of them")
     batches = Batches(len(data.train_images), args.batch, seed=args.seed)
     augment = simclr_views()
     k = min(args.knn_k, len(data.train_images))

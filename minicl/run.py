@@ -173,7 +173,7 @@ class Run:
         earlier, epochs = before.get("--epochs"), now.get("--epochs")
         if self._grows and type(earlier) is int and earlier < epochs:
             self.print(f"--epochs was {earlier}, now {epochs}: the remaining learning rates are those of a run of "
-                       f"{epochs} epochs, so it rises where the schedule of {earlier} had come down")
+                       f"{epochs} epochs, higher than those that a run of {earlier} would end with")
             before["--epochs"] = epochs
         if changed := changes(before, now):
             raise RunError(f"--resume: the checkpoint in {self.folder} is of a run with other options: {changed}. Give the "

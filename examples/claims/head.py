@@ -105,7 +105,7 @@ def verdict(metrics):
     if OVER_LINEAR in gains:                                                 # not in the fast form
         more = (gains[TURNED + OVER_NONE] > gains[OVER_NONE]).all()
         reason += (f". On coloured digits in quarter turns it gains {points[TURNED + OVER_NONE]} over no head"
-                   + (": that it gains less than on ImageNet is the data, for plain digits are too easy" if more else "")
+                   + (": it gains less than on ImageNet, because plain digits are easy" if more else "")
                    + f". Over a linear head it gains {points[OVER_LINEAR]}, on the turned digits "
                    f"{points[TURNED + OVER_LINEAR]}, above 0 in {(gains[TURNED + OVER_LINEAR] > 0).sum()} of "
                    f"{len(gains[OVER_LINEAR])} seeds: {significance(gains[TURNED + OVER_LINEAR])}")

@@ -169,7 +169,7 @@ def verdict(metrics):
     """In every seed g(h) must lose some of every transformation, and more than an untrained head loses."""
     kept = [task for task in tasks_of(metrics)
             if not (lost(metrics, task) > abs(lost(metrics, task, ", untrained"))).all()]
-    reason = "of h's accuracy above chance, g(h) has lost (in parentheses: before training) " + ", ".join(
+    reason = "g(h) loses this share of what h reads above chance (in parentheses: before training): " + ", ".join(
         f"{task} {lost(metrics, task).mean():.0%} ({lost(metrics, task, ', untrained').mean():.0%})"
         for task in tasks_of(metrics))
     here = sorted(tasks_of(metrics), key=lambda task: lost(metrics, task).mean())
@@ -179,8 +179,8 @@ def verdict(metrics):
     if f"{LONGER}, longer: h" in metrics:                                    # not in the fast form
         short, long = (lost(metrics, task) for task in (LONGER, f"{LONGER}, longer"))
         cause = "The scale is part of the cause: after" if (long > short).all() else "After"
-        reason += (f". {cause} 3 times as many steps g(h) has lost "
-                   f"{long.mean():.0%} of {LONGER}, where it had lost {short.mean():.0%}")
+        reason += (f". {cause} 3 times as many steps g(h) loses "
+                   f"{long.mean():.0%} of {LONGER}, where it lost {short.mean():.0%}")
     return (NOT_REPRODUCED, f"{reason}; not lost: {', '.join(kept)}") if kept else (QUALITATIVE, reason)
 
 

@@ -103,9 +103,9 @@ def verdict(metrics):
     """As in the paper's table, 0 and 0.9 are worse than the best m nearer to 1, by more than the standard deviation."""
     knn = metrics["knn_h"]
     gains = knn[:, 2:].max(axis=1, keepdims=True) - knn[:, :2]                                       # (seeds, 2)
-    zero, fast, best = (mean_std(values, ".1f", " %") for values in (knn[:, 0], knn[:, 1], knn.max(axis=1)))
-    found = (f"kNN on h is {zero} with m = 0, {fast} with 0.9, and at best {best}, with "
-             f"{MOMENTA[knn.mean(axis=0).argmax()]}")
+    best = knn.mean(axis=0).argmax()
+    at_zero, at_fast, at_best = (mean_std(knn[:, k], ".1f", " %") for k in (0, 1, best))
+    found = f"kNN on h is {at_zero} with m = 0, {at_fast} with 0.9, and at best {at_best}, with {MOMENTA[best]}"
     if not exceeds_std(gains).all():
         return NOT_REPRODUCED, found
     runs = half_life(0.9999) / metrics["steps of the run"][0]
