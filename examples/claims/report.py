@@ -58,8 +58,8 @@ def summary(claims, records, folder, overview):
     counts = [f"{sum(record.verdict == verdict for record in records.values())} {verdict}" for verdict in VERDICTS]
     minutes = sum(sum(record.seconds) for record in records.values()) / 60
     these = f"All {len(claims)}" if len(records) == len(claims) else f"These {len(records)}"
-    return "\n".join([*lines, "", f"{', '.join(counts)}. {these} took {minutes:.0f} minutes "
-                      "in all; measured at the same time on two cores they take about half.", ""])
+    return "\n".join([*lines, "", f"{', '.join(counts)}. {these} took {minutes:.0f} minutes, one "
+                      "after another; measured at the same time on two cores they take about half.", ""])
 
 
 def claim_page(claim, records, folder, overview, answer):
