@@ -15,7 +15,8 @@ import minicl
 from minicl import get_backend, ops, optim
 from minicl.backend import column_sums, fused, mean_over, sum_over, to_host
 from minicl.contrastive import clip_loss, info_nce, nt_xent, pairs
-from minicl.data.augment import ColorJitter, GaussianNoise, RandomAffine, RandomErasing, RandomResizedCrop
+from minicl.data.augment import (ColorJitter, GaussianBlur, GaussianNoise, RandomAffine, RandomErasing,
+                                 RandomResizedCrop)
 from minicl.methods import EMA, frozen_copy
 from minicl.nn import ConvNet, Parameter
 from minicl.ops import columns
@@ -182,7 +183,7 @@ def test_cupy_makes_one_kernel_of_each_fused_function(cupy):
         for op in (ops.sigmoid, ops.tanh, ops.logsumexp, ops.max_pool2d):
             value, backward = op.forward(images)
             backward(value)
-        for transform in (GaussianNoise(), RandomErasing(p=1.0, value=0.5), ColorJitter(), RandomAffine(),
+        for transform in (GaussianNoise(), GaussianBlur(), RandomErasing(p=1.0, value=0.5), ColorJitter(), RandomAffine(),
                           RandomResizedCrop(4)):
             transform(images, rng)
         nt_xent.forward(images[:, 0, :, 0], images[:, 1, :, 1], 0.005)[1](cupy.ones((), dtype="float32"))  # small tau
