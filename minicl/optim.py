@@ -33,7 +33,7 @@ SLICE = 2**16      # entries updated at a time on a CPU: few enough for the cach
 class Optimizer(Sealed):
     """Base class. Subclasses name their state buffers, and define _numbers(lr, decay, t) and _update(part, *numbers).
 
-    model  a Module, or (name, Parameter) pairs, for part of a model or several
+    model  a Module, or (name, Parameter) pairs, for part of a model or several; gradients they have count
     lr     default learning rate; step(lr) overrides it, for schedules
     steps  number of steps taken; only step() and load_state_dict() change it. A frozen parameter takes none: each is counted
     world  the processes whose gradients step() adds up: the model's (see Module.across); for pairs set it afterwards
@@ -73,7 +73,7 @@ class Optimizer(Sealed):
         self.model = model if isinstance(model, Module) else Module()    # its processes add up their gradients
         xp = self.xp = array_module(self.parameters[0].data)
         self.values = xp.concatenate([p.data.reshape(-1) for p in self.parameters])
-        self.grads = xp.zeros(self.values.size, dtype=self.values.dtype)
+        self.grads = xp.concatenate([(xp.zeros_like(p.data) if p.grad is None else p.grad).ravel() for _, p in parameters])
         self.views = []
         start = 0
         for p in self.parameters:

@@ -22,6 +22,7 @@ if __name__ == "__main__":
 import numpy as np  # noqa: E402
 
 from minicl import Tensor, contrastive, ops  # noqa: E402
+from minicl.nn import BatchNorm  # noqa: E402
 
 ROUNDING = 2.0**-24
 
@@ -57,6 +58,21 @@ def conv(stride, padding):
 def batch_norm(torch, x, weight, bias):
     y = torch.nn.functional.batch_norm(to_images(torch, x), None, None, weight, bias, training=True)
     return y.permute(2, 3, 0, 1)
+
+
+def evaluated_norm(x, weight, bias, *, mean):
+    """BatchNorm in evaluation, with running averages mean and 1."""
+    layer = BatchNorm(x.shape[-1]).astype(x.dtype).eval()
+    layer.running_mean.data[...] = mean
+    vars(layer).update(weight=weight, bias=bias)                             # the Tensors whose gradients are compared
+    return layer(x)
+
+
+def evaluated_batch_norm(mean):
+    def peer(torch, x, weight, bias):
+        averages = (torch.full((x.shape[-1],), value, dtype=x.dtype) for value in (mean, 1.0))
+        return torch.nn.functional.batch_norm(x, *averages, weight, bias, training=False)
+    return {"options": {"mean": mean}, "peer": peer}
 
 
 def layer_norm(torch, x, weight, bias):
@@ -117,6 +133,8 @@ OPS = [
          lambda torch, x, w, b: torch.nn.functional.batch_norm(x, None, None, w, b, training=True), most=150),
     Case("batch_norm, mean 3", ops.batch_norm, (normal(14, 14, 32, 32, mean=3), *C), batch_norm, most=20),
     Case("batch_norm, mean 100", ops.batch_norm, (normal(14, 14, 32, 32, mean=100), *C), batch_norm, most=60),
+    *(Case(f"BatchNorm in evaluation, mean {mean:,}", evaluated_norm, (normal(2000, 32, mean=mean), *C),
+           **evaluated_batch_norm(mean)) for mean in (3, 1_000, 10_000)),
     Case("layer_norm", ops.layer_norm, (normal(2000, 32), *C), layer_norm),
     Case("layer_norm, mean 100", ops.layer_norm, (normal(2000, 32, mean=100), *C), layer_norm),
     Case("layer_norm, mean 10,000", ops.layer_norm, (normal(2000, 32, mean=1e4), *C), layer_norm),

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from minicl.autograd import Tensor
 from minicl.backend import threads, to_device, to_host
@@ -238,6 +240,42 @@ def test_taking_hold_of_parameters_keeps_their_values(xp):
     SGD(parameters, 0.1, momentum=0.9)
     for name, p in parameters:
         np.testing.assert_array_equal(to_host(p.data), start[name])
+
+
+@pytest.mark.parametrize("make, options", [(make, options) for make, _, options in FORMULAS], ids=NAMES)
+@settings(max_examples=12, deadline=None)
+@given(st.data())
+def test_gradients_from_before_the_optimizer_count_like_those_after_it(make, options, data):
+    """Wherever the optimizer is made among the backward passes, its steps are the same, bit for bit, as in PyTorch."""
+    dtype = data.draw(st.sampled_from(["float32", "float64"]))
+    passes = data.draw(st.lists(st.sets(st.sampled_from([*SHAPES]), min_size=1), min_size=1, max_size=4))
+    made = data.draw(st.integers(0, len(passes)))
+    frozen = data.draw(st.sets(st.sampled_from([*SHAPES]), max_size=len(SHAPES) - 1))
+    ends = []
+    for when in (made, 0):
+        parameters = dict(parameters_from(initial(dtype), np))
+        for k, (names, arrays) in enumerate(zip(passes, gradients_of(len(passes), dtype))):
+            if k == when:
+                optimizer = make(parameters.items(), 0.05, weight_decay=0.1, **options)
+            sum((parameters[name] * Tensor(arrays[name])).sum() for name in sorted(names)).backward()
+        if when == len(passes):
+            optimizer = make(parameters.items(), 0.05, weight_decay=0.1, **options)
+        for name in frozen:
+            parameters[name].requires_grad = False
+        gradients = optimizer.grads.copy()
+        optimizer.step()
+        ends.append([gradients, *optimizer.state_dict().values(), *(p.data for p in parameters.values())])
+    for early, late in zip(*ends):
+        np.testing.assert_array_equal(early, late)
+
+
+def test_gradients_from_before_the_optimizer_can_be_cleared(xp):
+    p = Parameter(xp.ones(3, dtype="float32"))
+    (p * 2.0).sum().backward()
+    optimizer = SGD([("p", p)], 0.1)
+    assert to_host(p.grad).tolist() == [2, 2, 2]
+    optimizer.zero_grad()
+    assert to_host(p.grad).tolist() == [0, 0, 0]
 
 
 def test_a_loaded_model_state_reaches_the_optimizer(xp, rng):

@@ -122,7 +122,7 @@ class BatchNorm(Module):
         if self.training:
             return self._by_group(x) if self.splits > 1 else self._by_batch(x, self.weight, self.bias, self.world)
         a = self.weight * (1 / array_module(x.data).sqrt(self.running_var.data + self.eps))
-        y = x * a + (self.bias - self.running_mean.data.copy() * a)          # a copy: a later step may change it
+        y = (x - self.running_mean.data.copy()) * a + self.bias              # a copy: a later step may change it
         return ops.relu(y) if self.relu else y
 
     def _by_batch(self, x, weight, bias, world=ALONE):
