@@ -1,7 +1,11 @@
 """The GRU: agreement with a cell made of small ops, the effect of its gates, and learning a task that needs memory."""
 
+import decimal
+from decimal import Decimal
+
 import numpy as np
 import pytest
+from test_elementwise_accuracy import CONTEXT, sigmoid, tanh
 
 from minicl import Tensor, ops
 from minicl.backend import to_device, to_host
@@ -78,6 +82,42 @@ def test_an_update_gate_at_1_keeps_the_state_and_one_at_0_replaces_it(arrays):
     np.testing.assert_allclose(ops.gru.forward(x, w, v, gate, h0)[0], np.broadcast_to(h0, (T, B, H)))
     new = np.tanh(x @ w[:, 2 * H:])
     np.testing.assert_allclose(ops.gru.forward(x, w, 0 * v, -gate, h0)[0], new, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_tail_of_a_gate_or_of_the_tanh_is_lost(dtype, xp):
+    """A step of one unit, whose gates get -40 to 40: each result has a few roundings of its largest term, in 50 digits."""
+    rng = np.random.default_rng(0)
+    gates = np.stack(np.meshgrid(np.linspace(-40, 40, 21), np.linspace(-40, 40, 21)), axis=-1).reshape(-1, 2)
+    gates += rng.uniform(-2, 2, gates.shape)
+    new = rng.uniform(-12, 12, len(gates))
+    rows = np.column_stack([gates, new]).astype(dtype)
+    states = np.where(rng.integers(4, size=len(gates)), rng.uniform(-1, 1, len(gates)), 0).astype(dtype)
+    arrays = rows[None], np.eye(3, dtype=dtype), np.array([[0, 0, 0.5]], dtype), np.zeros(3, dtype), states[:, None]
+    x, w, v, b, h0 = (Tensor(to_device(array, xp), requires_grad=True) for array in arrays)
+    after = ops.gru(x, w, v, b, h0)
+    after.backward(xp.ones((1, len(rows), 1), dtype))
+    results = np.column_stack([to_host(each).reshape(len(rows), -1) for each in (after.data, x.grad, h0.grad)])
+    worst, smallest = 0, Decimal(float(np.finfo(dtype).tiny))
+    with decimal.localcontext(CONTEXT):
+        for row, h, got in zip(rows.tolist(), states.tolist(), results.tolist()):
+            terms = step_terms(*map(Decimal, row), Decimal(h), Decimal("0.5"))
+            for value, each in zip(got, terms):
+                size = max(sum(map(abs, each)), smallest)
+                error = abs(Decimal(value) - sum(each)) / size / (1 + abs(Decimal(row[2])))      # in e^a, a roundings of a
+                worst = max(worst, float(error))
+    assert worst < 6 * np.finfo(dtype).eps / 2
+
+
+def step_terms(a_r, a_u, a_n, h, v):
+    """The terms whose sums are h_1, da_r, da_u, da_n and dh_0 of a step with g = 1 and q = v h."""
+    q = v * h
+    r, rest_r, u, rest_u = (sigmoid(sign * a) for a in (a_r, a_u) for sign in (1, -1))
+    a = a_n + r * q
+    n = tanh(a)
+    da_n = rest_u * 4 * sigmoid(2 * a) * sigmoid(-2 * a)
+    slope = u * rest_u
+    return [u * h, rest_u * n], [da_n * q * r * rest_r], [h * slope, -n * slope], [da_n], [u, r * da_n * v]
 
 
 def test_states_stay_between_minus_1_and_1(rng):

@@ -27,8 +27,9 @@ Derivation: docs/gradients/gru.md
 """
 
 from ..autograd import op
-from ..backend import array_module, column_sums, fused
+from ..backend import array_module, column_sums, fused, parallel_for
 from ..typing import Array
+from .elementwise import CACHED
 
 
 @op
@@ -43,25 +44,27 @@ def gru(x: Array, w: Array, v: Array, b: Array, h0: Array | None = None, *, need
     T, B, C = x.shape
     H = v.shape[0]
     rows = x.reshape(-1, C)                              # (T B, C)
-    gates = (rows @ w + b).reshape(T, B, 3 * H)          # the input's part; each step turns its slice into (r, u, n)
+    a = (rows @ w + b).reshape(T, B, 3 * H)              # the input's part; each step adds the state's
     q = xp.empty((T, B, H), dtype=x.dtype)
     h = xp.empty((T + 1, B, H), dtype=x.dtype)           # h[t] is the state before step t
     h[0] = 0 if h0 is None else h0
 
-    def split(three):                                    # (B, 3H) -> the views (B, H) of r, u and n
-        return three[:, :H], three[:, H:2 * H], three[:, 2 * H:]
+    def split(three):                                    # (..., 3H) -> the views (..., H) for r, u and n
+        return three[..., :H], three[..., H:2 * H], three[..., 2 * H:]
 
     for t in range(T):
         p = h[t] @ v
-        _open_gates(gates[t, :, :2 * H], p[:, :2 * H])
-        r, u, n = split(gates[t])
-        _new_state(n, r, u, p[:, 2 * H:], h[t], q[t], h[t + 1])
+        _open_gates(a[t, :, :2 * H], p[:, :2 * H])
+        _new_state(*split(a[t]), p[:, 2 * H:], h[t], q[t], h[t + 1])
 
     def backward(g):
-        da, dp = xp.empty_like(gates), xp.empty_like(gates)
+        da, dp = xp.empty_like(a), xp.empty_like(a)
+        slopes = xp.empty((5, *q.shape), dtype=x.dtype)
+        parallel_for(xp, T, lambda lo, hi: _slopes(q[lo:hi], h[lo:hi], *split(a[lo:hi]), *slopes[:, lo:hi]),
+                     max(1, CACHED // (B * H)))
         dh = xp.zeros_like(h[0])                                             # the gradient from later steps
         for t in reversed(range(T)):
-            _step_back(dh, g[t], *split(gates[t]), q[t], h[t], *split(da[t]), *split(dp[t]))
+            _step_back(dh, g[t], *slopes[:, t], *split(da[t]), *split(dp[t]))
             dh += dp[t] @ v.T                                                # (1)
         da, dp = da.reshape(-1, 3 * H), dp.reshape(-1, 3 * H)                # (T B, 3H)
         dx = (da @ w.T).reshape(x.shape) if needs_grad[0] else None          # (6)
@@ -74,36 +77,60 @@ def gru(x: Array, w: Array, v: Array, b: Array, h0: Array | None = None, *, need
 
 
 @fused
-def _open_gates(xp, ru, p):
-    """ru <- sigma(ru + p), computed as (1 + tanh(x/2)) / 2, which cannot overflow."""
-    ru += p
-    ru *= 0.5
-    xp.tanh(ru, out=ru)
-    ru += 1
-    ru *= 0.5
+def _open_gates(xp, a, p):
+    """a <- e = exp(-(a + p)), at most exp(80). The gate is 1 / (1 + e), and 1 minus the gate e / (1 + e)."""
+    t = -a
+    t -= p
+    xp.exp(xp.minimum(t, 80), out=a)
 
 
 @fused
-def _new_state(xp, n, r, u, p, h, q, after):
-    """q, n and h_t (after), in place; p: the part of h_{t-1} V in the new content."""
-    # n = tanh(x W + b + r q),  h_t = u h_{t-1} + (1 - u) n
+def _new_state(xp, e_r, e_u, a_n, p, h, q, after):
+    """q, the input a_n of the tanh and h_t (after), in place; p: the part of h_{t-1} V in the new content."""
+    # n = tanh(x W + b + r q),  h_t = u h_{t-1} + (1 - u) n = (h_{t-1} + e_u n) / (1 + e_u)
     q[...] = p
-    n += r * q
-    xp.tanh(n, out=n)
-    after[...] = n + u * (h - n)
+    a_n += p / (1 + e_r)
+    t = xp.tanh(a_n)
+    t *= e_u
+    t += h
+    xp.divide(t, 1 + e_u, out=after)
 
 
 @fused
-def _step_back(xp, dh, g, r, u, n, q, h, da_r, da_u, da_n, dp_r, dp_u, dp_n):
+def _slopes(xp, q, h, e_r, e_u, a_n, r, u, to_r, to_u, to_n):
+    """r and u; and what (2) and (3) multiply dh_t by, and (4) da_n. No factor is a difference of numbers near 1."""
+    xp.divide(1, 1 + e_r, out=r)
+    xp.multiply(e_r, r, out=to_r)                                            # 1 - r
+    to_r *= r
+    to_r *= q                                                                # (4)
+    xp.divide(1, 1 + e_u, out=u)
+    rest = e_u * u                                                           # 1 - u
+    xp.subtract(h, xp.tanh(a_n), out=to_u)
+    to_u *= u
+    to_u *= rest                                                             # (3)
+    e = xp.abs(a_n)
+    e *= -2
+    xp.exp(e, out=e)                                                         # 1 - n^2 = 4 e / (1 + e)^2, as in ops.tanh
+    xp.multiply(rest, e, out=to_n)
+    to_n *= 4
+    e += 1
+    e *= e
+    to_n /= e                                                                # (2)
+
+
+@fused
+def _step_back(xp, dh, g, r, u, to_r, to_u, to_n, da_r, da_u, da_n, dp_r, dp_u, dp_n):
     """The step's da and dp, in place, and in dh the part that u passes to the previous step."""
     dh += g                                                                  # (1)
-    d = dh * (1 - u) * (1 - n * n)                                           # (2)
+    d = dh * to_n                                                            # (2)
     da_n[...] = d
-    da_u[...] = dh * (h - n) * u * (1 - u)                                   # (3)
-    da_r[...] = d * q * r * (1 - r)                                          # (4)
-    dp_r[...] = da_r                                                         # (5)
-    dp_u[...] = da_u
-    dp_n[...] = r * d
+    xp.multiply(d, r, out=dp_n)                                              # (5)
+    d *= to_r                                                                # (4)
+    da_r[...] = d
+    dp_r[...] = d                                                            # (5)
+    xp.multiply(dh, to_u, out=d)                                             # (3)
+    da_u[...] = d
+    dp_u[...] = d                                                            # (5)
     dh *= u
 
 
