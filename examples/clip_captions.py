@@ -72,8 +72,10 @@ def main():
 
     @capture(xp, world=world, log=run.print, enabled=args.capture)
     def train(images, ids, same, lr):
-        """One training step: images (N, 32, 32, 3), token ids (N, T), caption_ids (N,)."""
+        """One training step: images (N, 32, 32, 3), token ids (N, T), caption_ids (N,) or None."""
         def loss_of(image, text):                                                    # (N, dim) both
+            if same is None:                                                         # without negatives
+                return 0.0 * (image.sum() + text.sum())
             return clip_loss(image, text, model.logit_scale, caption_ids=same, world=world)
 
         optimizer.zero_grad()
@@ -148,12 +150,14 @@ def draw_curves(path, log, chance):
 
 
 def caption_batch(dataset, digits, labels, rng, xp, world=ALONE):
-    """Digits (N, 28, 28, 1) in new pictures (N, 32, 32, 3), their captions' token ids, and caption_ids (N,).
+    """Digits (N, 28, 28, 1) in new pictures (N, 32, 32, 3), their captions' token ids, and caption_ids (N,), None if all
+    captions are the same, which a small batch may have.
 
     All processes draw the whole batch and get their part of it."""
     images, attributes = dataset.render(digits, labels, rng)
     ids = dataset.tokenize(dataset.caption(attributes, rng))
-    same = to_device(same_caption_ids(ids)[world.part], xp)                          # captions repeat: no negatives
+    same = same_caption_ids(ids)                                                     # captions repeat: no negatives
+    same = to_device(same[world.part], xp) if same.any() else None
     return to_float(images[world.part], xp), to_device(ids[world.part], xp), same
 
 

@@ -71,6 +71,7 @@ def main():
     tokenizer = WordTokenizer(vocabulary(data.train_captions, least=args.min_count), args.length, unknown=True)
     require_prompts(args.classes, args.template, tokenizer)
     tokens = tokenizer(data.train_captions.tolist())                                 # (captions, T)
+    require_captions(data.train_captions.tolist(), tokens, tokenizer, run.print)
     run.print(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images, "
               f"{len(tokens)} training captions of {len(tokenizer.vocabulary)} words")
     choose_batch(args, run, len(data.train_images), 128)
@@ -87,10 +88,12 @@ def main():
 
     @capture(xp, world=world, log=run.print, enabled=args.capture)
     def train(images, ids, same, lr):
-        """One training step: images (N, size, size, 3) uint8, token ids (N, T), caption_ids (N,)."""
+        """One training step: images (N, size, size, 3) uint8, token ids (N, T), caption_ids (N,) or None."""
         images = augment(to_float(images, xp), rng, *shared_by(world))               # (N, size, size, 3)
 
         def loss_of(image, text):                                                    # (N, dim) both
+            if same is None:                                                         # without negatives
+                return 0.0 * (image.sum() + text.sum())
             return clip_loss(image, text, model.logit_scale, caption_ids=same, world=world)
 
         optimizer.zero_grad()
@@ -112,7 +115,8 @@ def main():
             first, end = data.train_starts[batches[step]], data.train_starts[batches[step] + 1]
             ids = tokens[rng.integers(first, end)]                                   # one caption for each image
             ids = ids[:, :np.count_nonzero(ids, axis=1).max()]                       # (N, T)
-            same = to_device(same_caption_ids(ids)[world.part], xp)                  # captions repeat: no negatives
+            same = same_caption_ids(ids)                                             # captions repeat: no negatives
+            same = to_device(same[world.part], xp) if same.any() else None           # None: all are the same
             lr = warmup_cosine(step, total=total, peak=args.lr, warmup=total // 10)
             loss, image, text = train(pictures[step], to_device(ids[world.part], xp), same, lr)
 
@@ -164,6 +168,17 @@ def main():
                 "scale": log[-1]["scale"], **metrics, "waiting": pictures.waiting,
                 "seconds": run.elapsed(), "seconds_per_epoch": run.seconds / args.epochs,
                 "peak_mib": peak_memory_mib(xp)})
+
+
+def require_captions(captions, tokens, tokenizer, log):
+    """Raise DataError if all captions are read as the same tokens (captions, T). Log how many are cut."""
+    cut = sum(len(words_of(caption)) > tokenizer.length for caption in captions)
+    if cut:
+        log(f"cut: {cut} of the {len(captions)} training captions have more than --length {tokenizer.length} words")
+    if not same_caption_ids(tokens).any():
+        raise DataError(f"--captions: all {len(captions)} training captions are read as the same words, so no picture has a "
+                        f"negative; give captions that differ within --length {tokenizer.length} words, in words that "
+                        "occur --min-count times")
 
 
 def require_prompts(classes, template, tokenizer):

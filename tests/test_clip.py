@@ -139,7 +139,11 @@ def test_spreading_the_target_over_equal_captions_would_be_the_plain_loss():
     assert -(target * cross_entropies).sum() / 6 == pytest.approx(plain, rel=1e-12)
 
 
-def test_a_batch_of_one_caption_teaches_nothing(xp):
+def test_a_batch_of_one_caption_teaches_nothing_and_is_refused_where_ids_can_be_read(xp):
+    if xp is np:
+        with pytest.raises(ValueError, match="clip_loss: all 4 caption_ids are equal, so no item has a negative"):
+            gradients(clip_loss, pairs(4, 3), 2.0, np.full(4, 7), xp)
+        return
     loss, *slopes = gradients(clip_loss, pairs(4, 3), 2.0, np.full(4, 7), xp)
     assert loss == pytest.approx(0, abs=1e-12) and all(np.abs(slope).max() < 1e-12 for slope in slopes)
 
@@ -400,6 +404,23 @@ def test_a_run_ends_with_a_result_on_either_backend(example, monkeypatch, text, 
     assert 0 < result["loss"] < 10 and 13 < result["scale"] < 16
     accuracies = [key for key in result if key.startswith(("digit_", "colour_", "text_", "image_"))]
     assert len(accuracies) == 12 and 0 <= result["caption"] <= 1 and all(0 <= result[key] <= 1 for key in accuracies)
+
+
+def test_a_small_batch_may_have_one_caption_only(rng, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLE.parent))
+    from captioned_digits import CaptionedDigits
+    from clip_captions import caption_batch
+
+    class Said(CaptionedDigits):
+        """Captions from a list, `captions`."""
+
+        def caption(self, attributes, rng):
+            return self.captions
+
+    said = Said()
+    for said.captions, expected in ((["a seven", "a seven"], None), (["a seven", "a two"], [0, 1])):
+        same = caption_batch(said, np.zeros((2, 28, 28, 1), np.uint8), np.zeros(2, int), rng, np)[2]
+        assert (same if expected is None else same.tolist()) == expected
 
 
 def test_a_seed_repeats_its_run_and_pictures_are_drawn(example):

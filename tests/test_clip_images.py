@@ -9,7 +9,7 @@ import unicodedata
 import numpy as np
 import pytest
 from caption_files import load_captioned, read_captions, vocabulary
-from clip_images import named_class, require_prompts
+from clip_images import named_class, require_captions, require_prompts
 from example_runs import EXAMPLES, read_run, run_example
 from picture_files import Image, numbered, write_pictures
 
@@ -193,6 +193,21 @@ def test_prompts_must_fit_the_length_and_differ(classes, template, length, messa
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("captions, length, cut, message", [
+    (["a dog", "a cat"], 2, 0, None), (["a dog", "a cat", "A dog!"], 2, 0, None), (["a dog", "a cow"], 2, 0, None),
+    (["a dog runs", "a cat"], 2, 1, None), (["a dog", "a cat"], 1, 2, "all 2 .* within --length 1 words"),
+    (["a cow", "a pig", "A hen."], 3, 0, "all 3 training captions are read as the same words.*--min-count"),
+    (["a dog"], 2, 0, "all 1 training captions"), (["dog", "dog dog"], 1, 1, "within --length 1 words")])
+def test_captions_that_are_all_read_as_the_same_are_refused_and_cut_ones_counted(captions, length, cut, message):
+    tokenizer, log = WordTokenizer(["a", "dog", "cat"], length, unknown=True), []
+    if message is None:
+        require_captions(captions, tokenizer(captions), tokenizer, log.append)
+    else:
+        with pytest.raises(DataError, match=message):
+            require_captions(captions, tokenizer(captions), tokenizer, log.append)
+    assert log == [f"cut: {cut} of the {len(captions)} training captions have more than --length {length} words"] * (cut > 0)
+
+
 # ---------------------------------------------------------------- whole runs
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (250, 250, 250)}
@@ -248,6 +263,22 @@ def test_a_run_can_be_loaded_and_resumed(example, options, xp):
         with pytest.raises(DataError, match=r"encode_text: no word of '(zzz|two dogs)' is among the 9 words"):
             trained.encode_text(captions)
     assert words.shape == trained.encode(np.zeros((2, 32, 32, 3), np.uint8)).shape == (2, 8)
+
+
+def test_a_batch_of_one_caption_has_the_loss_0(example):
+    """Of each picture's two captions a word is read, "a" or "it", so half of the batches of two have no negative."""
+    code, folder = example("--length", 1, "--batch", 2)
+    losses = [line["loss"] for line in read_run(folder)[1]]
+    assert code == 0 and len(losses) == 36 and 6 < sum(loss == 0 for loss in losses) < 30
+    assert all(math.isfinite(loss) for loss in losses)
+
+
+def test_captions_that_are_all_the_same_leave_no_run(example, photos, capsys):
+    lines = (photos / "captions.tsv").read_text().splitlines()
+    (photos / "captions.tsv").write_text("\n".join(line for line in lines if "it is" not in line))
+    code, folder = example("--length", 1)
+    message = "all 72 training captions are read as the same words"
+    assert code == 2 and message in capsys.readouterr().err.splitlines()[-1] and not folder.exists()
 
 
 def test_pictures_are_drawn(example, monkeypatch):

@@ -113,17 +113,40 @@ def test_false_negatives_are_left_out_at_any_temperature(n, tau, xp):
             np.testing.assert_allclose(fused, read, rtol=1e-11, atol=1e-12 * max(1, np.abs(read).max()))
 
 
-def test_distinct_ids_change_nothing_and_equal_ids_leave_no_negative(xp):
+def test_distinct_ids_change_nothing(xp):
     arrays = views(6, 4)
     apart = np.arange(6)
-    alike = np.full(6, 3)
     for loss in (nt_xent, contrastive.dcl):
         for with_ids, without in zip(gradients(functools.partial(loss, ids=apart), arrays, 0.3, xp, True),
                                      gradients(loss, arrays, 0.3, xp, True)):
             np.testing.assert_array_equal(with_ids, without)
-    assert not any(x.any() for x in gradients(functools.partial(nt_xent, ids=alike), arrays, 0.3, xp, True))
-    with pytest.raises(ValueError, match="dcl: all 6 ids are equal, so no item has a negative"):
-        contrastive.dcl(*map(xp.asarray, arrays), 0.3, ids=alike)
+
+
+WITH_IDS = {
+    "nt_xent": lambda z1, z2, ids: nt_xent(z1, z2, 0.3, ids=ids), "dcl": lambda z1, z2, ids: contrastive.dcl(z1, z2, 0.3, ids=ids),
+    "info_nce": lambda z1, z2, ids: info_nce(z1, z2, views(9, 4)[0], 0.3, ids=ids, negative_ids=np.full(9, ids[0])),
+    "clip_loss": lambda z1, z2, ids: contrastive.clip_loss(z1, z2, 1.5, caption_ids=ids),
+    "siglip": lambda z1, z2, ids: contrastive.siglip(z1, z2, 1.5, -2.0, caption_ids=ids),
+    "semi_hard_negatives": lambda z1, z2, ids: contrastive.semi_hard_negatives(z1, z2, ids=ids)}
+
+
+@pytest.mark.parametrize("name", WITH_IDS)
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(1, 7), same=st.integers(0, 2**31 - 2), differ=st.sampled_from([None, 0, -1]), dtype=st.sampled_from("lLi"))
+def test_several_items_without_any_negative_are_refused(name, n, same, differ, dtype):
+    """One of several items is enough to give the others a negative; a single item has none by the formula."""
+    ids = np.full(n, same, dtype)
+    if differ is not None:
+        ids[differ] += 1
+    if n == 1 and name in ("dcl", "semi_hard_negatives"):                    # which need two items
+        return
+    if n > 1 and differ is None:
+        with pytest.raises(ValueError, match=f"{name}: all {n} .*ids are equal, so no item has a negative"):
+            WITH_IDS[name](*views(n, 4), ids)
+        return
+    found = WITH_IDS[name](*views(n, 4), ids)
+    if n == 1 and name != "siglip":                                          # siglip's positive does not need a negative
+        assert found.item() == pytest.approx(0, abs=1e-12)
 
 
 def test_a_false_negative_is_not_pushed_away():

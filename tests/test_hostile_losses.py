@@ -140,8 +140,8 @@ def labels(n):
 LOSSES = {
     "info_nce": (3, [0.3], lambda n: {}, 1), "nt_xent": (2, [0.3], lambda n: {}, 1),
     "nt_xent, sharp": (2, [0.004], lambda n: {}, 1), "info_nce, sharp": (3, [0.004], lambda n: {}, 1),
-    "clip_loss": (2, [1.7], lambda n: {"caption_ids": np.arange(n) // 2}, 1), "clip_loss, cap": (2, [4.6], lambda n: {}, 1),
-    "siglip": (2, [1.5, -2.0], lambda n: {"caption_ids": np.arange(n) // 2}, 1), "dcl": (2, [0.3], lambda n: {}, 2),
+    "clip_loss": (2, [1.7], lambda n: {"caption_ids": (np.arange(n) + 1) // 2}, 1), "clip_loss, cap": (2, [4.6], lambda n: {}, 1),
+    "siglip": (2, [1.5, -2.0], lambda n: {"caption_ids": (np.arange(n) + 1) // 2}, 1), "dcl": (2, [0.3], lambda n: {}, 2),
     "dcl, weights": (2, [0.3], lambda n: {"weights": np.linspace(0.5, 1.5, n)}, 2),
     "sup_con": (1, [0.3], lambda n: {"labels": labels(n)}, 2),
     "sup_con, base": (1, [0.3], lambda n: {"labels": labels(n), "base_temperature": 0.07}, 2),

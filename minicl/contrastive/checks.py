@@ -52,30 +52,46 @@ def require_batch(name, z, at_least, because="", world=ALONE):
     world.require_part(name, z.data if isinstance(z, Tensor) else z)
 
 
-def require_ids(name, ids, count, argument="ids", *, differ=False):
-    """Raise ValueError unless ids is a host array of `count` integers, and with `differ` not all equal."""
+def require_ids(name, ids, count, argument="ids"):
+    """Raise ValueError unless ids is a host array of `count` integers."""
     if not (isinstance(ids, np.ndarray) and is_plain_array(ids) and ids.shape == (count,) and ids.dtype.kind in "iu"):
         got = f"{type(ids).__module__} {type(ids).__name__} of shape {getattr(ids, 'shape', 'unknown')}"
         raise ValueError(f"{name}: {argument} must be a host (numpy) array of {count} integers, one per item, equal for "
                          f"items that are not negatives of each other, got {got}; class labels can be used")
-    if differ and (ids == ids[0]).all():
-        raise ValueError(f"{name}: all {count} {argument} are equal, so no item has a negative; use batches of several "
-                         "classes")
 
 
-def require_query_ids(name, ids, negative_ids, N, M):
-    """None, or (ids, negative_ids) if either is given. Raise ValueError unless both are host arrays of N and M integers."""
+def require_negatives(name, argument, ids, *others):
+    """Raise ValueError if all of several ids (N,), and others, are equal. A single item may be without a negative."""
+    if len(ids) > 1 and all((each == ids[0]).all() for each in (ids, *others)):
+        raise ValueError(f"{name}: all {len(ids)} {argument} are equal, so no item has a negative; use batches of several "
+                         "classes or captions")
+
+
+def gather_ids(name, ids, count, world):
+    """The ids of all processes, after require_ids and require_negatives."""
+    require_ids(name, ids, count)
+    ids = world.all_gather(ids)
+    require_negatives(name, "ids", ids)
+    return ids
+
+
+def require_query_ids(name, ids, negative_ids, N, M, world):
+    """None, or (ids, negative_ids) if either is given. Raise ValueError unless both are host arrays of N and M integers,
+    and not all equal for N > 1."""
     if ids is None and negative_ids is None:
         return None
     require_ids(name, ids, N)
     require_ids(name, negative_ids, M, "negative_ids")
+    require_negatives(name, "ids and negative_ids", world.all_gather(ids), negative_ids)
     return ids, negative_ids
 
 
-def require_caption_ids(name, caption_ids, N):
-    """Raise ValueError unless caption_ids is None or N integers."""
+def require_caption_ids(name, caption_ids, N, world):
+    """Raise ValueError unless caption_ids is None or N integers, not all equal for N > 1."""
     if caption_ids is not None and not (is_plain_array(caption_ids) and caption_ids.shape == (N,)
                                         and caption_ids.dtype.kind in "iu"):
         got = f"{caption_ids.dtype} of shape {caption_ids.shape}" if is_array(caption_ids) else repr(caption_ids)
         raise ValueError(f"{name}: caption_ids must be {N} integers, one per pair, got {got}; compute them with "
                          "data.same_caption_ids(token ids)")
+    if caption_ids is not None and on_host(caption_ids):
+        require_negatives(name, "caption_ids", world.all_gather(caption_ids))

@@ -53,7 +53,8 @@ def clip_loss(image: Array, text: Array, logit_scale: Scalar, *, caption_ids: Ar
     Row i of image belongs to row i of text; rows need not be normalised. logit_scale is log(1/tau): a Parameter that starts
     at log(1/0.07), limited to log 100 by CLIP.clamp_logit_scale() after each step.
     caption_ids (N,) integers, equal for equal captions, from data.same_caption_ids; default: all captions differ.
-    Chance is log N. A batch of one has no negatives: its loss and gradients are 0.
+    Chance is log N. A batch of one has no negatives: its loss and gradients are 0. So are those of several pairs of one
+    caption, which raise an error where caption_ids are on the host.
     world: the rows are this process's part of the batch. It gathers the texts, scores its own images, adds up the columns
     with the other processes, and scatters the sums of (3) to the processes of the texts.
 
@@ -64,7 +65,7 @@ def clip_loss(image: Array, text: Array, logit_scale: Scalar, *, caption_ids: Ar
     """
     require_pairs("clip_loss", image, text, world=world)
     require_logit_scale("clip_loss", logit_scale)
-    require_caption_ids("clip_loss", caption_ids, len(image))
+    require_caption_ids("clip_loss", caption_ids, len(image), world)
     xp = array_module(image)
     N = len(image) * world.size
     scale = math.exp(logit_scale) if isinstance(logit_scale, (int, float)) else xp.exp(logit_scale)

@@ -22,7 +22,7 @@ from ..distributed import ALONE, World
 from ..ops import concat, logsumexp, where
 from ..signature import Scalar, accepts_other_names, is_plain_array
 from ..typing import Array, HostArray
-from .checks import require_ids, require_pairs, require_temperature
+from .checks import gather_ids, require_pairs, require_temperature
 from .cosine import cosine_similarity, l2_normalize
 from .pairs import SymmetricPairs
 from .softmax import EXCLUDED, softmax
@@ -67,10 +67,7 @@ def dcl(z1: Array, z2: Array, tau: Scalar, *, weights: Array | None = None, ids:
         raise ValueError(f"dcl: weights must be an array ({n},) of {z1.dtype}, one per item; compute them with "
                          "mises_fisher_weights(z1.data, z2.data)")
     if ids is not None:
-        require_ids("dcl", ids, n)
-        ids = world.all_gather(ids)
-        require_ids("dcl", ids, N, differ=True)                              # without a negative lse_i is log 0
-        ids = np.concatenate([ids, ids])
+        ids = np.concatenate(2 * [gather_ids("dcl", ids, n, world)])         # without a negative lse_i is log 0
     w = xp.ones(2 * n, dtype=z1.dtype) if weights is None else xp.concatenate([weights, weights])
     u, to_z = l2_normalize.forward(xp.concatenate([z1, z2]))                 # (2n, d)
     u_other = xp.concatenate([u[n:], u[:n]])                                 # u_p(i)

@@ -53,7 +53,7 @@ def info_nce(query: Array, positive: Array, negatives: Array, tau: Scalar, *, id
     Row i of positive belongs to row i of query; the negatives are shared by all queries. Rows need not be normalised:
     similarities are cosines. Chance is log(1 + M).
     ids (N,) of the items and negative_ids (M,), integers on the host, both or neither: negatives with a query's id are
-    left out for that query. A query without negatives has loss and gradients 0.
+    left out for that query. A query without negatives has loss and gradients 0; if all of several have none, this raises.
     world: queries, positives and ids are this process's part of the batch; all processes have the same negatives.
 
     >>> import numpy as np
@@ -67,7 +67,7 @@ def info_nce(query: Array, positive: Array, negatives: Array, tau: Scalar, *, id
         raise ValueError(f"info_nce: expected negatives (M, d) with M >= 1 and d = {query.shape[1]}, "
                          f"got {negatives.shape}")
     N = len(query) * world.size
-    both_ids = require_query_ids("info_nce", ids, negative_ids, len(query), len(negatives))
+    both_ids = require_query_ids("info_nce", ids, negative_ids, len(query), len(negatives), world)
     q, to_query = l2_normalize.forward(query)
     k, to_positive = l2_normalize.forward(positive)
     pairs = QueryPairs(q, negatives, tau, both_ids)

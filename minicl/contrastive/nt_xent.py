@@ -28,7 +28,7 @@ from ..distributed import ALONE, World
 from ..ops import concat, getitem, where
 from ..signature import Scalar, accepts_other_names
 from ..typing import Array, HostArray
-from .checks import require_ids, require_pairs, require_temperature
+from .checks import gather_ids, require_pairs, require_temperature
 from .cosine import cosine_similarity, l2_normalize
 from .pairs import SymmetricPairs
 from .softmax import EXCLUDED, log_softmax, softplus
@@ -58,7 +58,8 @@ def nt_xent(z1: Array, z2: Array, tau: Scalar, *, ids: HostArray | None = None, 
 
     Row i of z1 belongs to row i of z2. Rows need not be normalised: similarities are cosines. Chance is log(2N - 1).
     A batch of one has no negatives: its loss and gradients are 0.
-    ids (N,) integers on the host, such as labels: items with equal ids are not negatives of each other. Default: all differ.
+    ids (N,) integers on the host, such as labels, not all equal for N > 1: items with equal ids are not negatives of each
+    other. Default: all differ.
     world: z1, z2 and ids are this process's part of the batch; the loss is that of the whole batch. Processes gather the
     rows, divide the tiles of pairs, and add up the sums of (2).
 
@@ -75,8 +76,7 @@ def nt_xent(z1: Array, z2: Array, tau: Scalar, *, ids: HostArray | None = None, 
     n = len(z1)
     N = len(z1) * world.size
     if ids is not None:
-        require_ids("nt_xent", ids, n)
-        ids = np.concatenate(2 * [world.all_gather(ids)])
+        ids = np.concatenate(2 * [gather_ids("nt_xent", ids, n, world)])
 
     def views(v):
         return v.reshape(2, len(v) // 2, *v.shape[1:])                       # [::-1] of them is v_p(i)

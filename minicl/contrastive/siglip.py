@@ -57,7 +57,7 @@ def siglip(x: Array, y: Array, logit_scale: Scalar, bias: Scalar, *, caption_ids
     require_pairs("siglip", x, y, world=world)
     require_logit_scale("siglip", logit_scale)
     require_scalar("siglip", "bias", bias)
-    require_caption_ids("siglip", caption_ids, len(x))
+    require_caption_ids("siglip", caption_ids, len(x), world)
     xp = array_module(x)
     N = len(x) * world.size
     u, to_x = l2_normalize.forward(x)

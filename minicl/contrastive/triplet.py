@@ -19,7 +19,7 @@ from ..checks import require_within
 from ..distributed import ALONE, World
 from ..ops import maximum
 from ..typing import Array, HostArray
-from .checks import require_ids, require_pairs
+from .checks import gather_ids, require_pairs
 from .cosine import cosine_similarity, l2_normalize
 
 
@@ -79,11 +79,8 @@ def semi_hard_negatives(anchor: Array, positive: Array, *, ids: HostArray | None
     n = len(anchor)
     N = len(anchor) * world.size
     ids = np.arange(N)[world.part] if ids is None else ids
-    require_ids("semi_hard_negatives", ids, n)
-    ids = world.all_gather(ids)
     rows = xp.arange(N)
-    require_ids("semi_hard_negatives", ids, N, differ=True)
-    ids = to_device(ids, xp)
+    ids = to_device(gather_ids("semi_hard_negatives", ids, n, world), xp)
     s = cosine_similarity.forward(anchor, world.all_gather(positive))[0]     # (n, N)
     s_own = s[rows[:n], world.rows(rows)][:, None]
     rank = xp.where(s < s_own, s, -4 - s)                                    # semi-hard by cosine, then the rest reversed
