@@ -116,7 +116,8 @@ def run(args):
     try:
         failed = run_together(args, todo, jobs) if jobs > 1 else run_one_by_one(args, todo, xp)
     except KeyboardInterrupt:
-        print("\ninterrupted; --resume skips the claims that are done", file=sys.stderr)
+        if len(modules) > 1:
+            print("\ninterrupted; --resume skips the claims that are done", file=sys.stderr)
         return 130
     if viz.Figure is None:
         print(viz.MISSING)

@@ -118,8 +118,8 @@ gain is {gain('none head, h')} points over no head{others} (on ImageNet: {there}
 
 Verdicts: claim 8 *{records['head'].verdict}*, claim 9 *{records['head_discards'].verdict}*.
 
-That g(h) contains less than h is expected: no function of h can contain more about a view than h does. What the head
-explains is why h, under the same loss, still has something to lose.
+That g(h) contains less than h is expected: no function of h can contain more about a view than h does. The head
+explains why h, under the same loss, still contains it.
 """)
 
 

@@ -147,8 +147,8 @@ def verdict(metrics):
              + f": its effective rank goes from {first['rank']} to {last['rank']}. ")
     longer = metrics["longer: rank"]
     few, many = metrics["longer: N"][0]
-    found += ("That the rank does not fall is due to the scale: in" if (longer[:, 0] < longer[:, 1]).all() else "In") + (
-        f" {metrics['longer: steps'][0]:.0f} steps of {many:.0f} images, which are longer runs of smaller batches, it is "
+    found += ("In longer runs the rank does fall: in" if (longer[:, 0] < longer[:, 1]).all() else "In") + (
+        f" {metrics['longer: steps'][0]:.0f} steps of {many:.0f} images it is "
         f"{mean_std(longer[:, 0], '.1f')} in groups of {few:.0f} and {mean_std(longer[:, 1], '.1f')} in one of {many:.0f}")
     return (NOT_REPRODUCED, f"{'; '.join(missing)}; {found}") if missing else (QUALITATIVE, found)
 
@@ -172,9 +172,10 @@ def draw(metrics, path):
     N = metrics["N"][0]
     batch = metrics["batch"][0]
     knn = 100 * metrics["knn"]
+    power = metrics["exponent"].mean()
     figure, (left, middle, right) = slide(f"More negatives spread z: kNN on z {knn[:, 0].mean():.1f} → "
                                           f"{knn[:, -1].mean():.1f} %.\n"
-                                          "Each doubling gains less; the time of the loss grows as N²",
+                                          f"Each doubling gains less; the time of the loss grows as $N^{{{power:.1f}}}$",
                                           panels=3, wspace=0.42, left=0.08, bottom=0.2)
     line(left, N, -metrics["uniformity"], BLUE)
     heading(left, "-uniformity of z")

@@ -148,8 +148,8 @@ def found(metrics):
         text += (f". A longer queue is mostly an older one here: with {K[-1]:.0f} keys, {age[-1]:.0%} of the run, kNN on z "
                  f"is at {at('knn_z', -1)}")
         if exceeds_std(number) and exceeds_std(youngest - longest):
-            text += (f". Its age costs more than its number brings: at the same age, one batch of its keys gives "
-                     f"{mean_std(few, '.1f', ' %')}, so the number still brings {mean_std(number, '+.1f')} points")
+            text += (f". One batch of its keys, which are as old, gives {mean_std(few, '.1f', ' %')}: the number of "
+                     f"keys adds {mean_std(number, '+.1f')} points, and their age costs more than that")
     loss, encoders = (metrics[name].min(axis=0) for name in ("loss, ms", "encoders, ms"))
     return text + (f". A loss over {metrics['length'][0][-1]:.0f} keys adds {loss[-1]:.0f} ms to the {encoders:.0f} ms of "
                    "both encoders")

@@ -11,8 +11,9 @@ HEAD = """\
 # The theory, claim by claim
 
 Each claim of the theory of contrastive learning is a short program that prints the published or exact value, the value
-measured here and a verdict, and draws a picture. `python examples/claims run 8` runs claim 8, `run all` all of them,
-and `list` lists them. Each has a page: statement, mathematics, picture, verdict, results and what to try next.
+measured here and a verdict, and draws a picture. `python examples/claims run 3` runs claim 3, which takes half a minute,
+`run all` all of them, and `list` lists them; `--size fast` takes seconds, on generated digits. Records and pictures are in
+`runs/claims`. Each claim has a page: statement, mathematics, picture, verdict, results and what to try next.
 
 - *reproduced*: exact values agree to the digits given, or published values lie within the standard deviation;
 - *qualitatively reproduced*: the effect appears for every seed, with different numbers at this scale;

@@ -208,8 +208,9 @@ def table(metrics):
 def draw(metrics, path):
     points = gains(metrics)
     figure, (left, middle, right) = slide(
-        f"A sentence beats the bare name by {points['template over bare name'].mean():.1f} points,\n"
-        f"and {TEMPLATES} sentences beat one by {points['ensemble over template'].mean():.1f}"
+        "Over both kinds of classes a sentence beats the bare\n"
+        f"name by {points['template over bare name'].mean():.1f} points, and {TEMPLATES} sentences beat one by "
+        f"{points['ensemble over template'].mean():.1f}"
         if verdict(metrics)[0] == QUALITATIVE else
         f"{TEMPLATES} sentences against one: {mean_std(points['ensemble over template'], '+.1f')} points;\n"
         f"one against the bare name: {mean_std(points['template over bare name'], '+.1f')}",
