@@ -8,7 +8,6 @@ It differs from simclr_images.py in the queue and the momentum encoder; moco_mni
 """
 
 import argparse
-import math
 
 import numpy as np
 
@@ -102,7 +101,7 @@ def main():
     with threads(args.threads, keep_memory=args.keep_memory):
         for step in run.steps(total, rng, save_every=batches.per_epoch, data=data, model=model, optimizer=optimizer):
             lr = warmup_cosine(step, total=total, peak=args.lr, warmup=total // 10)
-            chance = math.log(1 + len(model.queue))
+            chance = log_candidates(model.queue, batches[step]) if run.logs(step) else None
             loss, q, k = train(pictures[step], batches[step][world.part], lr)
 
             if run.logs(step):
@@ -113,6 +112,12 @@ def main():
 
         # Evaluation of h and z, by labels where there are any; `waiting` is the share of time spent waiting for the disk.
         report(run, model, data, augment, rng, xp, candidates=1 + len(model.queue), waiting=pictures.waiting)
+
+
+def log_candidates(queue, ids):
+    """log K, in the mean over the images with these ids (N,): K counts the positive and the keys of other images."""
+    own = queue.ids.data[:len(queue)] == 1 + ids[:, None]                            # (N, keys)
+    return float(np.log(1 + len(queue) - own.sum(axis=1)).mean())
 
 
 if __name__ == "__main__":

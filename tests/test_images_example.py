@@ -80,9 +80,13 @@ def test_keys_of_a_querys_own_picture_are_not_negatives(example, photos, monkeyp
     loss = MoCo.loss
     monkeypatch.setattr(MoCo, "loss", lambda model, q, k, tau, ids: given.append((ids, model.queue.ids.data[:len(model.queue)].copy()))
                         or loss(model, q, k, tau, ids=ids))
-    assert example("--data-dir", photos, "--queue", 48, "--epochs", 3, script="moco_images")[0] == 0
-    assert len(given) == 6 and all((known > 0).all() for _, known in given)
+    code, folder = example("--data-dir", photos, "--queue", 48, "--epochs", 3, script="moco_images")
+    result, log = read_run(folder)
+    assert code == 0 and len(given) == 6 and all((known > 0).all() for _, known in given)
     assert [np.isin(known - 1, ids).any() for ids, known in given] == [False, False, True, True, True, True]
+    candidates = [[1 + sum(key != 1 + own for key in known.tolist()) for own in ids.tolist()] for ids, known in given]
+    assert [line["chance"] for line in log] == pytest.approx([np.log(of_queries).mean() for of_queries in candidates])
+    assert result["cap_nats"] == pytest.approx(log[-1]["chance"]) and 40 <= min(candidates[-1]) < max(candidates[-1]) <= 49
 
 
 def test_chunks_of_a_batch_train_moco_as_the_whole(example, photos, monkeypatch):
