@@ -59,8 +59,11 @@ def require_settable(thing: Any, name: str) -> None:
 
 def require_setting(where: Any, name: str, value: Any) -> None:
     """Raise unless value fits where._setting_ranges[name], if there is one: an interval, "int >= 1", "bool", or "two in
-    [0, 1)"."""
+    [0, 1)"; with " or None" also None."""
     kind = getattr(where, "_setting_ranges", {}).get(name, "")
+    if value is None and kind.endswith(" or None"):
+        return
+    kind = kind.removesuffix(" or None")
     if kind == "bool":
         require_bool(where, **{name: value})
     elif kind.startswith("int >= "):

@@ -94,6 +94,7 @@ OPTIONS = {                                                  # name: (make(value
     "LayerNorm.normalized_shape": (nn.LayerNorm, [*SIZES, (3,)]),
     "LayerNorm.eps": (lambda v: nn.LayerNorm(3, eps=v), [*NUMBERS, 0]),
     "Dropout.p": (lambda v: Dropout(v, rng=rng()), [*NUMBERS, 1, 1.5]),
+    "Dropout.batch_axis": (lambda v: Dropout(0.5, rng=rng(), batch_axis=v), ["no", "", True, 1.0, [], (0,), float("nan"), -99]),
     "Embedding.num_embeddings": (lambda v: nn.Embedding(v, 3, rng=rng()), SIZES),
     "Embedding.embedding_dim": (lambda v: nn.Embedding(3, v, rng=rng()), SIZES),
     "GRU.input_size": (lambda v: nn.GRU(v, 3, rng=rng()), SIZES),

@@ -180,10 +180,10 @@ class Dropout(Module):
     The masks come from a Stream seeded by rng and saved with the model: a resumed run draws the same masks as an
     uninterrupted one, and a deep copy or a momentum encoder draws its own. load_state_dict and pickle copy the Stream too;
     if such a twin runs beside the original, so that positives share their masks, a warning is raised.
-    batch_axis: of x, required if several processes share a batch and x has more than two axes.
+    batch_axis: an axis of x, required if several processes share a batch and x has more than two axes.
     """
 
-    _setting_ranges = {"p": "[0, 1)"}
+    _setting_ranges = {"p": "[0, 1)", "batch_axis": "int >= -32 or None"}
 
     def __init__(self, p: float = 0.5, *, rng: Rng, batch_axis: int | None = None):
         self.p = p

@@ -45,10 +45,14 @@ class Buffer:
         return record(super().__new__(cls))
 
     def __init__(self, data: Array):
-        if not is_array(data):
-            raise TypeError(f"Buffer: expected an array, got {type(data).__name__}")
-        require_unmasked("Buffer", data)
         self.data = data
+
+    def __setattr__(self, name, value):
+        if name == "data" and not is_array(value):
+            raise TypeError(f"Buffer: expected an array, got {type(value).__name__}")
+        if name == "data":
+            require_unmasked("Buffer", value)
+        object.__setattr__(self, name, value)
 
 
 class HostBuffer(Buffer):
