@@ -15,8 +15,8 @@ to step, copy that to the GPU in one piece, launch the graph.
         loss, z = train(train_images[batches[step]], warmup_cosine(step, ...))
 
 What changes is an argument, or is drawn, counted or scheduled by minicl itself (backend/steps.py). The arrays of a graph
-lie in a memory pool of its own, which lives as long as it does, so nothing else is ever put there. What else the step reads
-on the host is compared with what it was when the step was captured (surroundings.py).
+lie in a memory pool of its own, which lives as long as it does, so nothing else is ever put there. What else the step read
+on the host when it was captured is compared before each launch (guards.py, watch.py).
 """
 
 import contextlib
@@ -30,25 +30,27 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .autograd import Tensor, hold_inputs
-from .backend import Number, Step, capturable, is_array, is_in_step, kind_of, to_host
+from .backend import HostArgument, Number, Step, capturable, is_array, is_in_step, kind_of, to_host
 from .checks import require_bool
 from .distributed import ALONE, World
-from .no_grad import in_no_grad, require_plain_function
-from .surroundings import Surroundings
+from .no_grad import LATER, in_no_grad
 from .typing import ArrayModule
+from .watch import Watch
 
 ALIGNMENT = 256                                              # bytes, as of cudaMalloc
 WHY = {"H2D": "it takes an array from the host, which must be an argument", "D2H": "it waits for the GPU",
        "synchronous": "it waits for the GPU", "StreamCapture": "it waits for the GPU",       # what CuPy's errors mean
-       "'Number'": "it computes with a float argument, which may go to optimizer.step() or update() only"}
+       "Number": "it computes with a float argument, which may go to optimizer.step() or update() only",
+       "HostArgument": "it computes on the host with an array argument, which would happen once only; move it to the device "
+                       "first, with xp.asarray(x)"}
 _one_at_a_time = threading.RLock()                           # a capture replaces functions of CuPy
-NUMBER, ON_DEVICE = "a number", "on the device"              # in the kinds of arguments
+ELSEWHERE = "elsewhere"                                      # in the kinds of arguments: copied to the device, or not there
 PATIENCE = 10                                                # steps in a row that are computed as something has changed
 
 
 def capture(xp: ArrayModule, *, world: World = ALONE, log: Callable[[str], None] = print,
             enabled: bool = True) -> Callable[[Callable], Callable]:
-    """Decorator of a training step, a function of arrays and numbers. The script is the same on every backend.
+    """Decorator of a training step, a function or method of arrays and numbers. The script is the same on every backend.
 
     Two steps of one kind, with the same shapes, are computed as usual; the next is captured, and from then on the graph is
     launched, with the same results, bit for bit. A step of another kind, such as one of fewer images or after model.eval(),
@@ -56,22 +58,22 @@ def capture(xp: ArrayModule, *, world: World = ALONE, log: Callable[[str], None]
     because they wait for the GPU: log is given the reason, once, and .reason keeps it. enabled=False, as a script's option,
     leaves the step as it is.
 
-    A launch runs no Python of the step except what minicl computes on the host. A step that is to be captured therefore
+    What changes in each step must be an argument; all else that the step reads is compared before each launch. A launch runs
+    no Python of the step except what minicl computes on the host. A step that is to be captured therefore
 
-    - takes what changes as arguments: C-contiguous arrays, on the host or the device, which it does not write into, and
-      floats for optimizer.step(lr). Arithmetic with an array from the host is done on the device,
-      and xp.asarray of one is the same array each time: do not write into it
+    - takes arrays, C-contiguous, which it does not write into; floats, for optimizer.step(lr) and update(); and integers,
+      text or None, which are part of its kind. An array on the host is first moved to the device: xp.asarray(x),
+      to_float(x, xp), z[x]. Before that only its rows and shape, + - * / with numbers and astype("float32") can be had
     - draws random numbers only through minicl's augmentations and layers
     - returns Tensors that are off the tape, arrays, None, or a tuple of them. A launch gives copies
-    - changes nothing of its own on the host, such as an attribute or a list of losses
+    - sets nothing on the host that was there before, such as an attribute or a list of losses
 
-    What else its code can read, in whatever file, is compared before each launch: variables, attributes and entries of
-    lists, dicts and small arrays; numbers by value, arrays of the device and objects by identity. Where one has changed the
-    step is computed as usual, and captured again; if one changes in every step, that is the reason. What cannot be
-    compared is a reason as well, such as an iterator, a clock, a large array on the host, getattr() or an attribute that
-    the step sets (surroundings.py). An entry of a list or dict that the step sets and sets back is not noticed. The code of
-    minicl, NumPy and CuPy is not looked into: what its functions return, such as len(queue), is read once, at the capture.
-    The same holds for what dataclasses.asdict, operator.attrgetter, match on a class or a class's own __str__ read.
+    The step before the capture, and the capture, are watched (watch.py): which variables, attributes and lists are read, by
+    whatever code, and which functions are called. Numbers are compared by value, lists, dicts and small arrays by their
+    entries, objects and arrays of the device by identity. Where one has changed, the step is computed as usual, and captured
+    again; if one changes in every step, that is the reason. So is what cannot be compared, such as an iterator, a clock, a
+    large array on the host or print(). What the step does not read may change freely. A debugger does not see the steps
+    that are watched. If a step sets an entry of a list and sets it back, a transform's draw() may find the latter.
 
     >>> step = capture(np, log=lambda reason: None)(lambda x: 2 * x)
     >>> step(3.0), step.reason
@@ -80,10 +82,12 @@ def capture(xp: ArrayModule, *, world: World = ALONE, log: Callable[[str], None]
     require_bool("capture", enabled=enabled)
 
     def decorate(step: Callable) -> Callable:
-        require_plain_function("capture", getattr(step, "__func__", step))
+        if not callable(step) or isinstance(step, type) or any(is_later(step) for is_later in LATER):
+            raise TypeError(f"capture: expected a function to decorate, or an object that is called, got {step!r}; the code "
+                            "of a generator or an async def runs after the call")
         for name, argument in inspect.signature(step).parameters.items():
-            if argument.kind in (argument.KEYWORD_ONLY, argument.VAR_KEYWORD):
-                raise TypeError(f"capture: {step.__name__}() takes {name} only as a keyword; a captured step takes its "
+            if argument.kind is argument.KEYWORD_ONLY:
+                raise TypeError(f"capture: {_name(step)}() takes {name} only as a keyword; a captured step takes its "
                                 "arguments by position")
         return Captured(step, xp, world, log) if enabled else step
 
@@ -95,7 +99,7 @@ class Captured:
 
     def __init__(self, step: Callable, xp: ArrayModule, world: World, log: Callable[[str], None]):
         functools.update_wrapper(self, step)
-        self.step, self.xp, self.log = step, xp, log
+        self.step, self.xp, self.world, self.log = step, xp, world, log
         self.graph: Graph | None = None
         self.last: Computed | None = None                    # the last step that was computed
         self.repeats = False                                 # whether it was of the kind of the one before
@@ -115,18 +119,30 @@ class Captured:
             kinds = self._kinds(inputs)
             return self.step(*inputs) if kinds is None else self._run(inputs, kinds)
 
+    def __get__(self, owner: Any, kind: type | None = None) -> "Captured":
+        """The captured step of one object, for a step that is a method: each object has a graph of its own."""
+        if owner is None:
+            return self
+        name = f"captured {_name(self.step)} of {id(self)}"
+        bound = vars(owner).get(name)
+        if bound is None or bound.step.__self__ is not owner:                # that of the object that this is a copy of
+            log = self.log if self.reason is None else lambda reason: None
+            bound = vars(owner)[name] = Captured(self.step.__get__(owner), self.xp, self.world, log)
+        return bound
+
     def _run(self, inputs, kinds):
         values: list[Sequence[Any]] = []
         reason, is_other = None, False
-        if self.graph is not None and kinds == self.graph.kinds and not self.graph.around.changed():
+        if self.graph is not None and kinds == self.graph.kinds:
             values, fit = self.graph.next_values(inputs)
             if fit:
                 self.changes = 0
                 return self.graph.launch(inputs, values)
-        changed = self.last and self.last.around.changed()
-        if self.last and self.repeats and kinds == self.last.kinds and not changed and not values:
+        last = self.last
+        changed = last and last.guards and last.guards.changed()
+        if last and self.repeats and kinds == last.kinds and not changed and not values and not last.guards.reason:
             try:
-                self.graph = Graph(self.step, self.xp, self.last, inputs)
+                self.graph = Graph(self.step, self.xp, last, inputs)
                 return self.graph.launch(inputs, self.graph.first)
             except CaptureError as error:
                 values, reason = error.values, str(error)
@@ -139,6 +155,9 @@ class Captured:
     def _in_order(self, inputs, named):
         bound = inspect.signature(self.step).bind(*inputs, **named)
         bound.apply_defaults()
+        if bound.kwargs:
+            raise TypeError(f"capture: {_name(self.step)}() takes {', '.join(bound.kwargs)} only as a keyword; a captured "
+                            "step takes its arguments by position")
         return bound.args
 
     def _kinds(self, inputs):
@@ -147,12 +166,12 @@ class Captured:
         kinds: list[Any] = []
         for x in inputs:
             if isinstance(x, (float, np.floating)):
-                kinds.append(NUMBER)
+                kinds.append((type(x), "of any value", ELSEWHERE))
             elif is_array(x) and x.dtype.kind in "fiub" and x.dtype.itemsize <= 8 and x.dtype.isnative:
                 if not x.flags.c_contiguous:
                     self._give_up(f"argument {len(kinds) + 1} is not C-contiguous; pass xp.ascontiguousarray(x)")
                     return None
-                kinds.append((x.shape, x.dtype, ON_DEVICE) if isinstance(x, self.xp.ndarray) else kind_of(x, None))
+                kinds.append((x.shape, x.dtype, ELSEWHERE) if isinstance(x, self.xp.ndarray) else kind_of(x, None))
             elif is_array(x):
                 self._give_up(f"argument {len(kinds) + 1} is an array of dtype {x.dtype.str}, which the GPU does not have; "
                               "convert it outside, with x.astype()")
@@ -165,31 +184,30 @@ class Captured:
         return kinds
 
     def _compute(self, inputs, kinds, values, changed):
-        """The step as usual; values: what has been computed on the host for it already."""
+        """The step as usual, watched if it may be captured soon; values: what has been computed on the host for it."""
         before, contents = self.last, _contents(inputs)
-        with Step(values, generators=before.around.generators if before else ()) as step:
+        is_same = before is not None and before.kinds == kinds
+        with Step(values) as host, Watch(self.step, host) if is_same else contextlib.nullcontext() as guards:
             result = self.step(*inputs)
-        if step.supplied:
+        if host.supplied:
             raise RuntimeError("capture: the step drew less than when it was captured; what it does on the host must follow "
                                "from its arguments and from the script's variables")
-        if step.draws_itself:
-            self._give_up("it draws random numbers itself; draw them outside, and pass them as arguments")
-            return result
-        changed = changed or before and before.around.changed()
-        around = before.around if before and not changed and step.kept.keys() <= before.around.called else \
-            Surroundings(self.step, step.kept.values())
-        written = [k for k, (x, y) in enumerate(zip(contents, _contents(inputs)), start=1) if x != y]
-        if reason := around.reason or written and f"it writes into argument {written[0]}; let it write into a copy" \
-                or _kept_on_tape(result):
-            self._give_up(reason)
-            return result
-        self.last = Computed(kinds, [kinds for *_, kinds in step.functions], around)
-        self.repeats = bool(before) and not changed and (before.kinds, before.values) == (kinds, self.last.values)
+        self.last = Computed(kinds, [kinds for *_, kinds in host.functions], guards)
+        self.repeats = is_same and not changed and before.values == self.last.values
         if self.repeats:
             self.graph = None                                # another kind of step has come to stay
-        other = changed or before and before.kinds != kinds and "an argument's shape, or an integer argument"
+        other = changed or before and not is_same and "an argument's shape, or an integer argument"
         self.changes = self.changes + 1 if other else 0
-        if self.changes == PATIENCE:
+        written = [k for k, (x, y) in enumerate(zip(contents, _contents(inputs)), start=1) if x != y]
+        if host.draws_itself:
+            self._give_up("it draws random numbers itself; draw them outside, and pass them as arguments")
+        elif written:
+            self._give_up(f"it writes into argument {written[0]}; let it write into a copy")
+        elif reason := _kept_on_tape(result):
+            self._give_up(reason)
+        elif guards and guards.reason and before.guards and before.guards.reason:
+            self._give_up(guards.reason)                     # not only at first, as where a table is made when it is needed
+        elif self.changes == PATIENCE:
             self._give_up(f"{other} changes from step to step; only arrays and floats may, as arguments")
         return result
 
@@ -200,11 +218,11 @@ class Captured:
 
 class Computed(NamedTuple):
     """What of a step that was computed must not change: the kinds of its arguments and of the values that its functions
-    gave on the host, and what else it reads there."""
+    gave on the host, and what else it read there, if it was watched."""
 
     kinds: list[Any]
     values: list[list[Any]]
-    around: Surroundings
+    guards: Any                                              # a Watch, or None
 
 
 class CaptureError(RuntimeError):
@@ -217,10 +235,15 @@ class CaptureError(RuntimeError):
 
 def _reason(error, step):
     """What an error says, and at which line of the step."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.name == step.__name__]
+    name = _name(step)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.name == name]
     text = " ".join(str(error).split())
     why = next((why for part, why in WHY.items() if part in text), text)
-    return f"{step.__name__}(){f', line {lines[-1]}' if lines else ''}: {why}"
+    return f"{name}(){f', line {lines[-1]}' if lines else ''}: {why}"
+
+
+def _name(step):
+    return getattr(step, "__name__", type(step).__name__)
 
 
 class KindError(ValueError):
@@ -233,15 +256,22 @@ class Graph:
     """What a step launched, and whatever of the host it depends on. first: the host's values for the step captured."""
 
     def __init__(self, step: Callable, xp: ArrayModule, last: Computed, inputs: Sequence[Any]):
-        self.xp, self.kinds, self.around = xp, last.kinds, last.around
+        self.xp, self.kinds = xp, last.kinds
         self.places = Places(xp, [*last.kinds, *sum(last.values, [])])
         self.numbers: list[float] = list(inputs)
         self.inputs = [self._place(k, x) for k, x in enumerate(inputs)]
-        grads = [(tensor, tensor._grad) for tensor in self.around.tensors]
+        grads = [(tensor, tensor._grad) for tensor in last.guards.tensors]
         with Step(places=self.places) as host:
             try:
-                self.graph, self.result = self._captured(step)
-                if changed := self.around.changed():
+                with Watch(step, host) as self.guards:
+                    self.graph, self.result = self._captured(step)
+                _each_array(self.result, lambda x: x)
+                if problem := self.guards.reason:
+                    raise ValueError(problem)
+                if self.guards.path != last.guards.path:
+                    raise ValueError("it runs other code than without a capture, where an argument is another object: by "
+                                     "type(x), or x is y")
+                if changed := self.guards.changed():
                     raise ValueError(f"it changes {changed}, which no later launch would do again")
             except BaseException as error:
                 for undo in reversed(host.undo):
@@ -254,10 +284,13 @@ class Graph:
         self.first, self.functions = host.values, host.functions
 
     def _place(self, k, x):
-        """Input number k for the capture: memory on the device, or a Number, each of which every launch finds filled."""
-        if self.kinds[k] == NUMBER:
-            return Number(lambda: self.numbers[k])
-        return self.xp.empty_like(x) if isinstance(x, self.xp.ndarray) else self.places.put(x, None)
+        """Input number k for the capture: memory on the device, or what stands for a value of the host."""
+        if isinstance(x, (float, np.floating)):
+            return Number(lambda: self.numbers[k], type(x))
+        if isinstance(x, self.xp.ndarray):
+            return self.xp.empty_like(x)
+        place = self.places.put(x, None)
+        return HostArgument(place) if isinstance(x, np.ndarray) else place
 
     def _captured(self, step):
         self.pool, stream = self.xp.cuda.MemoryPool(), self.xp.cuda.Stream(non_blocking=True)
@@ -265,7 +298,6 @@ class Graph:
             stream.begin_capture()
             try:
                 result = step(*self.inputs)
-                _each_array(result, lambda x: x)
             except BaseException:
                 with contextlib.suppress(Exception):         # it says again what was wrong
                     stream.end_capture()
@@ -273,19 +305,22 @@ class Graph:
             return stream.end_capture(), result
 
     def next_values(self, inputs: Sequence[Any]) -> tuple[list[Sequence[Any]], bool]:
-        """What the host's functions give for the next step, and whether it is of the kinds that were captured. If not, the
-        functions after the first that differs have not been called; one that raises an error will again in its place."""
+        """What the host's functions give for the next step, and whether it can be launched: what they give is of the kinds
+        that were captured, and what the step read is the same. If not, the functions after the first that differs have not
+        been called; one that raises an error will again in its place."""
         self.numbers = list(inputs)
-        values = []
+        values: list[Sequence[Any]] = []
         with Step() as step:
             for function, dtype, kinds in self.functions:
+                if self.guards.changed(len(values)):
+                    return values, False
                 try:
                     values.append(step.compute(function))
                 except Exception:
                     return values, False
                 if [kind_of(value, dtype) for value in values[-1]] != kinds:
                     return values, False
-        return values, True
+        return values, not self.guards.changed(len(values))
 
     def launch(self, inputs: Sequence[Any], values: Sequence[Sequence[Any]]) -> Any:
         for place, x in zip(self.inputs, inputs):
@@ -293,7 +328,8 @@ class Graph:
                 place[...] = x
         self.places.fill([*inputs, *(value for entries in values for value in entries)])
         self.graph.launch()
-        return _each_array(self.result, lambda x: x.copy())
+        returned = {id(place): x for place, x in zip(self.inputs, inputs)}   # where the step returns an argument
+        return _each_array(self.result, lambda x: returned[id(x)] if id(x) in returned else x.copy())
 
 
 class Places:
@@ -317,7 +353,7 @@ class Places:
     def put(self, value: Any, dtype: Any) -> Any:
         """The next value as it is for the capture: its place on the device, or itself if it may not change."""
         kind = kind_of(value, dtype)
-        while self.count < len(self.kinds) and (self.kinds[self.count] == NUMBER or ON_DEVICE in self.kinds[self.count][2:]):
+        while self.count < len(self.kinds) and ELSEWHERE in self.kinds[self.count][2:]:
             self.count += 1
         if self.count == len(self.kinds) or self.kinds[self.count] != kind:
             raise KindError("what it computes on the host is of another kind than without a capture")

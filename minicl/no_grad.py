@@ -41,7 +41,8 @@ class no_grad(contextlib.ContextDecorator):
 
 def require_plain_function(name: str, function: Any) -> None:
     """Raise TypeError unless a block `name` can decorate function: the code within it must run during the call."""
-    if not inspect.isfunction(function) or any(is_later(function) for is_later in LATER):
+    function = function if inspect.isfunction(function) else inspect.unwrap(function)        # such as a captured step's
+    if not (inspect.isfunction(function) or inspect.ismethod(function)) or any(is_later(function) for is_later in LATER):
         raise TypeError(f"{name}: expected a function to decorate, got {function!r}; within a generator or an async "
                         f"def, whose code runs after the call, write `with {name}():`")
 

@@ -101,7 +101,6 @@ class Optimizer(Sealed):
         each_step(self.values, lambda: self._begin(lr))
         for g in self._live_gradients():                         # gradients of frozen parameters are not touched
             self.world.all_reduce(g)
-        self._spent |= self.world.size > 1
         if on_host(self.values):
             self._require_finite_gradients()
         norm = None if clip_grad_norm is None else self._clip(clip_grad_norm)
@@ -122,6 +121,7 @@ class Optimizer(Sealed):
         if self._spent:
             raise RuntimeError(f"{type(self).__name__}: the last step has scaled the gradients, or added them up over the "
                                "processes, so they cannot be used again; call zero_grad() before the next backward()")
+        self._spent |= self.world.size > 1                       # they are about to be added up
         return [tuple(self._runs)]
 
     def _rate(self, lr):

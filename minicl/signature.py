@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_args
 
 import numpy as np
 
-from .backend import array_module, is_array, sum_over
+from .backend import HostArgument, array_module, is_array, sum_over
 from .checks import did_you_mean, require_bool
 from .typing import Array
 
@@ -131,6 +131,8 @@ class Signature:
         first = None                                         # the first differentiable input: (name, array)
         for position, x in enumerate(values):
             name = self.input_name(position)
+            if type(x) is HostArgument:                      # such as labels, in a step that is captured
+                x = x.moved()
             if isinstance(x, np.generic):
                 x = x.item()                                 # a NumPy float64 would promote float32
             if x is None or isinstance(x, (int, float)):

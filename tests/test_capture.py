@@ -2,27 +2,24 @@
 
 import collections
 import copy
-import dataclasses
 import functools
-import itertools
-import math
-import random
-import time
 import types
 
 import numpy as np
 import pytest
+import host_reads
 from device_counts import launches, waits
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from host_reads import FOLLOWED, HARMLESS, REFUSED
 from training_steps import N, STEPS
 
 from minicl import Tensor, capture, check_inputs, get_backend, nn, no_grad, ops
 from minicl.backend import Number, Step, capturable, device, each_step, is_captured, operand_dtype, to_device
-from minicl.contrastive import nt_xent
+from minicl.contrastive import nt_xent, sup_con
 from minicl.data.augment import Compose, Transform, geometric
 from minicl.distributed import World
-from minicl.methods import grad_cache
+from minicl.methods import BYOL, grad_cache
 from minicl.optim import LARS, SGD, Adam, Optimizer, warmup_cosine
 
 emulated = pytest.mark.skipif("config.getoption('--backend') not in ('cupy-host', 'cupy')",
@@ -540,7 +537,7 @@ CHANGES = {
     functools.partial(gradients_without_an_optimizer, clear=lambda k: False): None,
     functools.partial(gradients_without_an_optimizer, clear=lambda k: k == 6): None,
     functools.partial(gradients_without_an_optimizer, clear=lambda k: True): "gradient of weight",
-    loss_without_its_update: "changes from step to step", two_steps_of_one_model: None, astype: None,
+    loss_without_its_update: "it changes step.model.served", two_steps_of_one_model: None, astype: None,
     functools.partial(options_of_an_optimizer, make=lambda model: Adam(model, 0.01), options=[
         ("betas", (0.5, 0.9)), ("eps", 1e-3), ("weight_decay", 0.1), ("lr", 0.5)]): None,
     functools.partial(options_of_an_optimizer, make=lambda model: SGD(model, 0.01, momentum=0.9), options=[
@@ -565,155 +562,12 @@ def test_a_change_outside_the_arguments_is_followed_or_refused(scene, reason, cp
         assert step.graph is None and [line for line in said if reason in line] == said
 
 
-# ---------------------------------------------------------------- what code can read, and what it does that happens once
-
-TAU = 1.0
-
-
-class Tau:
-    """Read in many ways."""
-
-    shared = 1.0
-
-    def __init__(self, tau=1.0):
-        self.tau = tau
-
-    def __call__(self):
-        return self.tau
-
-    def read(self):
-        return self.tau * TAU
-
-    @property
-    def double(self):
-        return self.tau * 2
-
-    def count(self):
-        type(self).shared += 1
-        return self.shared
-
-
-class Sub(Tau):
-    def read(self):
-        return super().read()
-
-
-@dataclasses.dataclass(slots=True)
-class Slots:
-    tau: float = 1.0
-
-
-class AttrDict(dict):
-    def __getattr__(self, key):
-        return self[key]
-
-
-class OfArgs(nn.Module):
-    """Reads what an object in an attribute has, as scripts' models do."""
-
-    shared = 1.0
-
-    def __init__(self, *, args):
-        self.args = args
-
-    def forward(self, x):
-        return x * self.args.tau * self.shared
-
-
-class SubOfArgs(OfArgs):
-    """Inherits forward()."""
-
-
-def of_args(args, scale=1.0):
-    return args.tau * scale
-
-
-def with_default(args=Slots(2.0)):
-    return args.tau
-
-
-def set_tau(value):
-    global TAU
-    TAU = value
-
-
-def attribute(owner, name="tau"):
-    return lambda value: setattr(owner, name, value)
-
-
-def entry(owner, key):
-    return lambda value: owner.__setitem__(key, value)
-
-
-def function_attribute():
-    def read():
-        return read.tau
-
-    read.tau = 1.0
-    return read, attribute(read)
-
-
-FOLLOWED = {
-    "parameter of a helper": lambda: (lambda args: (lambda: of_args(args), attribute(args)))(types.SimpleNamespace(tau=1.0)),
-    "callable object": lambda: (lambda tau: (tau, attribute(tau)))(Tau()),
-    "called attribute": lambda: (lambda tau: (lambda: tau(), attribute(tau)))(Tau()),
-    "property": lambda: (lambda tau: (lambda: tau.double, attribute(tau)))(Tau()),
-    "super": lambda: (lambda tau: (lambda: tau.read(), attribute(tau)))(Sub()),
-    "class attribute": lambda: (lambda: Tau.shared, attribute(Tau, "shared")),
-    "class attribute of an object": lambda: (lambda tau: (lambda: tau.shared, attribute(Tau, "shared")))(Sub()),
-    "object made in the step": lambda: (lambda: Tau(2.0).read(), set_tau),
-    "slots": lambda: (lambda tau: (lambda: tau.tau, attribute(tau)))(Slots()),
-    "dict with attributes": lambda: (lambda d: (lambda: d.tau, entry(d, "tau")))(AttrDict(tau=1.0)),
-    "ordered dict": lambda: (lambda d: (lambda: d["tau"], entry(d, "tau")))(collections.OrderedDict(tau=1.0)),
-    "keys of a dict": lambda: (lambda d: (lambda: sum(d), lambda value: d.update({value: 0})))({1.0: 0}),
-    "long list": lambda: (lambda d: (lambda: d[7], entry(d, 7)))([1.0] * 200),
-    "array": lambda: (lambda d: (lambda: d[7].item(), entry(d, 7)))(np.ones(200)),
-    "default argument": lambda: (with_default, attribute(with_default.__defaults__[0])),
-    "partial": lambda: (lambda args: (functools.partial(of_args, args), attribute(args)))(Slots()),
-    "function": function_attribute,
-    "sign of zero": lambda: (lambda d: (lambda: math.copysign(1.0, d[0]), lambda value: entry(d, 0)(-0.0)))([0.0]),
-    "module": lambda: (lambda args: (lambda model: (lambda: model(1.0), attribute(args)))(SubOfArgs(args=args)))(Slots()),
-    "class of a module": lambda: (lambda model: (lambda: model(1.0), attribute(OfArgs, "shared")))(SubOfArgs(args=Slots())),
-    "function in a dict": lambda: (lambda d: (lambda: d["f"](), entry(d, "f")))({"f": lambda: 1.0}),
-}
-REFUSED = {
-    "counter": (lambda it: lambda: next(it), itertools.count(1), "itertools.count"),
-    "generator": (lambda it: lambda: next(it), (1.0 / k for k in itertools.count(1)), "builtins.generator"),
-    "random": (lambda _: lambda: random.random(), None, "random.Random"),
-    "numpy.random": (lambda _: lambda: np.random.rand(), None, "random numbers"),
-    "numpy.random by another name": (lambda xp: lambda: aliased(xp), np, "random numbers"),
-    "RandomState": (lambda rng: lambda: rng.rand(), np.random.RandomState(0), "RandomState"),
-    "spawn": (lambda rng: lambda: rng.spawn(1)[0].random(), np.random.default_rng(0), "from .spawn"),
-    "generator made in the step": (lambda _: lambda: np.random.default_rng(7).random(), None, "random numbers"),
-    "copied generator": (lambda rng: lambda: copy.copy(rng).random(), np.random.default_rng(0), "copy.copy"),
-    "clock": (lambda _: lambda: time.time(), None, "of the module time"),
-    "class counter": (lambda tau: lambda: tau.count(), Tau(), "Tau.count(), line "),
-    "attribute set": (lambda args: lambda: set_and_read(args), Slots(), "sets args.tau"),
-    "long array": (lambda d: lambda: d[7].item(), np.ones(1000), "array on the host of 1000 entries"),
-    "longer list": (lambda d: lambda: d[7], [1.0] * 1000, "1000 entries"),
-    "getattr": (lambda args: lambda: getattr(args, "tau"), Slots(), "calls getattr()"),                      # noqa: B009
-    "vars": (lambda args: lambda: vars(args)["tau"], types.SimpleNamespace(tau=1.0), "calls vars()"),
-    "__dict__": (lambda args: lambda: args.__dict__["tau"], types.SimpleNamespace(tau=1.0), ".__dict__"),
-    "print": (lambda _: lambda: print("") or 1.0, None, "calls print()"),
-}
-
-
-def aliased(xp):
-    draws = xp.random
-    return draws.rand()
-
-
-def set_and_read(args):
-    args.tau = 2.0
-    return args.tau
-
+# ---------------------------------------------------------------- what the step reads, see host_reads.py
 
 @emulated
 @pytest.mark.parametrize("name", FOLLOWED)
-def test_what_code_can_read_is_compared(name, cp, monkeypatch):
-    monkeypatch.setattr(Tau, "shared", 1.0)
-    monkeypatch.setattr(OfArgs, "shared", 1.0)
-    monkeypatch.setitem(globals(), "TAU", 1.0)
+def test_what_the_step_reads_is_compared(name, cp, monkeypatch):
+    host_reads.reset(monkeypatch)
     read, change = FOLLOWED[name]()
     step = capture(cp)(lambda x: cp.asarray(x) * read())
     for k in range(9):
@@ -725,12 +579,25 @@ def test_what_code_can_read_is_compared(name, cp, monkeypatch):
 
 
 @emulated
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_the_step_does_not_read_may_change(name, cp, monkeypatch):
+    host_reads.reset(monkeypatch)
+    read, happen = HARMLESS[name]()
+    step = capture(cp)(lambda x: cp.asarray(x) * read())
+    for k in range(6):
+        np.testing.assert_array_equal(step(X).get(), X * np.float32(read()))
+        assert step.reason is None and (step.graph is not None) == (k > 1)
+        happen()
+
+
+@emulated
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_compared_is_a_reason(name, cp):
+def test_what_cannot_be_compared_is_a_reason(name, cp, monkeypatch):
+    host_reads.reset(monkeypatch)
     make, owner, reason = REFUSED[name]
     read, said = make(owner), []
     step = capture(cp, log=said.append)(lambda x: cp.asarray(x) * read())
-    for _ in range(4):
+    for _ in range(13):
         step(X)
     assert step.graph is None and len(said) == 1 and reason in said[0]
 
@@ -831,7 +698,8 @@ def test_an_option_that_the_step_sets_is_a_reason(toggle, option, cp):
         toggle(optimizer)
 
     step = capture(cp, log=lambda line: None)(on)
-    step(X)
+    for _ in range(3):
+        step(X)
     assert f"{toggle.__name__}(), line " in step.reason and f"sets optimizer.{option}" in step.reason
 
 
@@ -904,11 +772,178 @@ def test_blocks_that_change_what_a_step_does_are_respected(cp):
     assert captured(x)[0].item() == plain(x)[0].item()
 
 
-def test_a_step_is_a_function_whose_arguments_have_positions():
-    with pytest.raises(TypeError, match="capture: expected a function to decorate"):
-        capture(np)(functools.partial(np.add, 1))
+def test_a_step_is_called_with_arguments_that_have_positions():
+    def later(x):
+        yield x
+
+    for wrong in (later, functools.partial(later, 1), Trainer, 3):
+        with pytest.raises(TypeError, match="capture: expected a function to decorate"):
+            capture(np)(wrong)
     with pytest.raises(TypeError, match="takes scale only as a keyword"):
         capture(np)(lambda x, *, scale=1: x)
+    assert capture(np)(functools.partial(lambda x, y: x - y, 1))(y=2) == -1
+    with pytest.raises(TypeError, match="takes y only as a keyword"):
+        capture(np, log=lambda reason: None)(lambda x, **options: x)(1, y=2)
+
+
+class Method:
+    """A step that is decorated in the body of the class, called as __call__, or through a partial."""
+
+    def __init__(self, cp, scale):
+        self.cp, self.scale = cp, scale
+
+    def plain(self, x):
+        return self.cp.asarray(x) * self.scale
+
+    def __call__(self, x):
+        return self.plain(x)
+
+
+@emulated
+@pytest.mark.parametrize("make", [lambda cp, owner: functools.partial(Method.plain, owner), lambda cp, owner: owner,
+                                  lambda cp, owner: owner.plain, lambda cp, owner: capture(cp)(owner.plain)])
+def test_all_that_is_called_can_be_captured(make, cp):
+    owner = Method(cp, 1.0)
+    step = capture(cp)(make(cp, owner))
+    for k in range(9):
+        owner.scale = 1.0 + (k > 5)
+        np.testing.assert_array_equal(step(X).get(), X * owner.scale)
+    assert step.reason is None and step.graph is not None
+
+
+@emulated
+def test_a_module_can_be_captured(cp):
+    model = nn.Linear(2, 3, rng=np.random.default_rng(0)).to(cp).eval()
+    model.requires_grad_(False)
+    embed, without_gradient = capture(cp)(model), no_grad()(capture(cp)(lambda x: model(Tensor(cp.asarray(x)))))
+    for k in range(5):
+        expected = model(cp.asarray(X + k)).numpy()
+        np.testing.assert_array_equal(embed(cp.asarray(X + k)).numpy(), expected)
+        np.testing.assert_array_equal(without_gradient(X + k).numpy(), expected)
+    assert embed.graph is not None
+
+
+@emulated
+def test_a_method_has_a_graph_for_each_object(cp):
+    class Decorated(Method):
+        step = capture(cp)(Method.plain)
+
+    one, other = Decorated(cp, 1.0), Decorated(cp, 2.0)
+    for k in range(5):
+        copied = copy.copy(one)
+        copied.scale = 5.0
+        for owner, scale in ((one, 1.0), (other, 2.0), (copied, 5.0)):
+            np.testing.assert_array_equal(owner.step(X + k).get(), (X + k) * np.float32(scale))
+    assert one.step.graph is not None and other.step.graph is not None and one.step.graph is not other.step.graph
+
+
+# ---------------------------------------------------------------- arguments on the host
+
+def twice(x, cp):
+    """The first copy is written into; the second must be as x is."""
+    first = cp.asarray(x)
+    first -= first.mean(axis=0)
+    return first + 3 * cp.asarray(x)
+
+
+MOVED = {
+    "twice": twice, "rows": lambda x, cp: cp.asarray(x[:1]) + cp.asarray(x[1]), "reversed": lambda x, cp: cp.asarray(x[::-1]),
+    "reshaped": lambda x, cp: cp.asarray(x.reshape(-1)), "loop": lambda x, cp: sum(cp.asarray(row) for row in x),
+    "scaled": lambda x, cp: cp.asarray((x / 255 - 0.1) * 3), "of rows": lambda x, cp: cp.asarray(x[0] - x[1]),
+    "converted": lambda x, cp: cp.asarray(x.astype("float64")), "length": lambda x, cp: cp.asarray(x) / len(x) * x.shape[1],
+    "isinstance": lambda x, cp: cp.asarray(x) * (2 if isinstance(x, np.ndarray) else 3),
+    "new dtype": lambda x, cp: cp.asarray(x, dtype="float64"), "array": lambda x, cp: cp.array(x),
+}
+COMPUTED = {
+    "mean": lambda x, cp: cp.asarray(x - x.mean(axis=0)), "ufunc": lambda x, cp: cp.asarray(np.exp(x)),
+    "stack": lambda x, cp: cp.asarray(np.stack([x, x])), "item": lambda x, cp: cp.asarray(x) * x[0, 0].item(),
+    "float": lambda x, cp: cp.asarray(x) * float(x[0, 1]), "tolist": lambda x, cp: cp.asarray(x) * x.tolist()[0][1],
+    "if": lambda x, cp: cp.asarray(x) * (2 if x[0, 1] > 3 else 1), "text": lambda x, cp: cp.asarray(x) * len(f"{x}"),
+    "key": lambda x, cp: cp.asarray(X[x.astype("int64") % 2]), "asarray": lambda x, cp: cp.asarray(np.asarray(x)),
+    "fancy": lambda x, cp: cp.asarray(x[[1, 0]]), "type": lambda x, cp: cp.asarray(x) * (2 if type(x) is np.ndarray else 3),
+    "transposed": lambda x, cp: cp.asarray(x.T),
+}
+
+
+@emulated
+@pytest.mark.parametrize("name", [*MOVED, *COMPUTED])
+def test_an_argument_on_the_host_is_moved_as_usual_or_refused(name, cp):
+    compute = {**MOVED, **COMPUTED}[name]
+    step = capture(cp, log=lambda reason: None)(lambda x: compute(x, cp))
+    for k in range(6):
+        result, expected = step(X + k), compute(X + k, cp)
+        np.testing.assert_array_equal(result.get(), expected.get())
+        assert result.dtype == expected.dtype
+    if name in MOVED:
+        assert step.graph is not None
+    else:
+        assert step.graph is None and ("on the host" in step.reason or "other code" in step.reason)
+
+
+@emulated
+def test_a_float_argument_is_a_float(cp):
+    def on(x, rate):
+        return cp.asarray(x) * (2 if isinstance(rate, float) else 3)
+
+    step = capture(cp)(on)
+    for k in range(8):
+        rate = 0.1 * k if k < 5 else np.float32(k)
+        np.testing.assert_array_equal(step(X, rate).get(), on(X, rate).get())
+    assert step.reason is None and step.graph is not None
+
+
+@emulated
+def test_labels_that_are_an_argument_pick_rows(cp):
+    weight = nn.Parameter(cp.asarray(X))
+    step = capture(cp)(lambda ids: weight.detach()[ids])
+    for k in range(6):
+        np.testing.assert_array_equal(step(np.array([k % 2, 1])).numpy(), X[[k % 2, 1]])
+    assert step.graph is not None
+
+
+@emulated
+def test_labels_that_must_be_on_the_host_are_the_reason(cp):
+    weight = nn.Parameter(cp.asarray(np.arange(8, dtype="float32").reshape(4, 2)))
+    step = capture(cp, log=lambda reason: None)(lambda labels: sup_con(weight, 0.5, labels=labels).detach())
+    for _ in range(4):
+        step(np.array([0, 0, 1, 1]))
+    assert step.reason == "sup_con takes labels from the host"
+
+
+@emulated
+def test_an_argument_that_is_returned_is_that_argument(cp):
+    step = capture(cp)(lambda x: (x, x * 2))
+    for k in range(5):
+        x = cp.asarray(X + k)
+        assert step(x)[0] is x
+    assert step.graph is not None
+
+
+@emulated
+def test_a_momentum_may_be_set_before_each_step(cp):
+    def make():
+        rng = np.random.default_rng(0)
+        model = BYOL(nn.Linear(6, 8, rng=rng), nn.Linear(8, 4, rng=rng), nn.Linear(4, 4, rng=rng), m=0.9).to(cp)
+        optimizer = SGD(model, 0.05)
+
+        def on(x):
+            x = to_device(x, cp)
+            loss = model.loss(model(x)[1], model.targets(x))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            model.update()
+            return loss
+
+        return model, on
+
+    (plain, plain_on), (model, on) = make(), make()
+    on = capture(cp)(on)
+    for k, x in enumerate(np.random.default_rng(2).standard_normal((7, 8, 6)).astype("float32")):
+        plain.m = model.m = 1 - 0.1 / (k + 1)
+        assert on(x).item() == plain_on(x).item()
+    np.testing.assert_equal(model.state_dict(), plain.state_dict())
+    assert on.reason is None and on.graph is not None
 
 
 def test_on_numpy_and_of_several_processes_a_step_stays_what_it_is(capsys):

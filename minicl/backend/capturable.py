@@ -20,6 +20,8 @@ import numpy as np
 
 from ..typing import Array
 from .device import BackendError
+from .products import by_columns
+from .steps import HostArgument
 
 TYPES = {"f": (ctypes.c_float, 0, 68), "d": (ctypes.c_double, 1, 70)}      # C's, cudaDataType's, cublasComputeType_t's
 MOST_JOINED = 8
@@ -51,14 +53,20 @@ def capturable(xp: Any) -> Iterator[None]:
             arrays = [join(arrays[k:k + MOST_JOINED], axis) for k in range(0, len(arrays), MOST_JOINED)]
         return join(arrays, axis, out=out)
 
+    def moving(function):
+        return lambda x, *options, **named: function(x.moved() if type(x) is HostArgument else x, *options, **named)
+
     ndarray.__matmul__ = xp.matmul = product
     xp.cuda.cublas.gemmEx = cublas.gemm_ex
     xp.concatenate = concatenate
     xp.stack = lambda arrays, axis=0: concatenate([xp.expand_dims(x, axis) for x in arrays], axis)
+    movers = {name: getattr(xp, name) for name in ("array", "asarray", "asanyarray", "ascontiguousarray")}
+    vars(xp).update({name: moving(function) for name, function in movers.items()})
     try:
         yield
     finally:
         del ndarray.__matmul__
+        vars(xp).update(movers)
         xp.matmul, xp.concatenate, xp.stack, xp.cuda.cublas.gemmEx = matmul, join, stack, gemm_ex
 
 
@@ -94,8 +102,8 @@ class _Cublas:
         number, kind, compute = TYPES[x.dtype.char]
         if kind == 0 and int(os.environ.get("CUPY_TF32", "0")) > 0:
             compute = FAST_TF32
-        x, x_turned, ldx = _by_columns(x.T, 0)
-        y, y_turned, ldy = _by_columns(y, 1)
+        x, x_turned, ldx = by_columns(x.T, 0)
+        y, y_turned, ldy = by_columns(y, 1)
         out = self.xp.empty((n, m), x.dtype) if out is None else out
         algorithm = 99 if int(self.xp.cuda.Device().compute_capability) >= 80 else -1           # CUBLAS_GEMM_DEFAULT
         self._call(self.gemm, y_turned, x_turned, m, n, k, ctypes.byref(number(1)), _at(y), kind, ldy, _at(x), kind, ldx,
@@ -124,13 +132,3 @@ class _Cublas:
 
 def _at(x: Array):
     return ctypes.c_void_p(x.data.ptr)
-
-
-def _by_columns(x, turned):
-    """x (rows, columns), which must lie by columns or by rows: (x, or a copy; turned if by columns, else 1 - turned; its
-    leading dimension)."""
-    if x.flags.f_contiguous:
-        return x, turned, max(x.strides[1] // x.itemsize, x.shape[0])
-    if not x.flags.c_contiguous:
-        x = x.copy()
-    return x, 1 - turned, x.strides[0] // x.itemsize

@@ -68,16 +68,18 @@ def product(x: Array, y: Array, out: Array | None = None) -> Array:
     if not n * k * m:
         out.fill(0)
         return out
-    (x, turn_x, leading_x), (y, turn_y, leading_y) = _by_columns(x), _by_columns(y)
+    (x, turn_x, leading_x), (y, turn_y, leading_y) = by_columns(x.T, 0), by_columns(y, 1)
     xp.cuda.cublas.gemmEx(xp.cuda.device.get_cublas_handle(), turn_y, turn_x, m, n, k,                        # y^T x^T
                           ctypes.addressof(ONE), y.data.ptr, CUDA_R_16BF, leading_y, x.data.ptr, CUDA_R_16BF, leading_x,
                           ctypes.addressof(ZERO), out.data.ptr, CUDA_R_32F, m, COMPUTE_32F, DEFAULT)
     return out
 
 
-def _by_columns(x):
-    """x (rows, columns) for cuBLAS, whose matrices lie by columns: (x, or a copy; 0 if it then is x^T, 1 if it is x; the
-    length of what lies together)."""
-    if x.flags.f_contiguous and not x.flags.c_contiguous:
-        return x, 1, x.shape[0]
-    return array_module(x).ascontiguousarray(x), 0, x.shape[1]
+def by_columns(x: Array, turned: int) -> tuple[Array, int, int]:
+    """x (rows, columns) for cuBLAS, whose matrices lie by columns, as CuPy passes it: (x, or a copy; turned if x lies by
+    columns, else 1 - turned; the distance of what lies together)."""
+    if x.flags.f_contiguous:
+        return x, turned, max(x.strides[1] // x.itemsize, x.shape[0])
+    if not x.flags.c_contiguous:
+        x = x.copy()
+    return x, 1 - turned, x.strides[0] // x.itemsize

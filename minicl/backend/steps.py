@@ -9,7 +9,7 @@ the functions of a step again before each launch, in their order, so what they c
 import pickle
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -26,7 +26,7 @@ def each_step(like: Array, function: HostFunction) -> list[Any]:
     In a step that is captured floats, too, become arrays () on the device, of like's dtype; any other entry (an integer,
     None, a tuple) may have shaped what is launched, so that where it changes the step is not launched again.
     """
-    step = _here.step
+    step = _here.step if _here.step is not None and not _here.step.is_computing else None
     values = function() or () if step is None else step.values_of(like, function)
     if step is not None and step.places is not None:
         return [step.places.put(value, like.dtype) for value in values]
@@ -45,17 +45,18 @@ ONCE = ("the value of a 'Number', which changes from step to step, was read outs
 
 
 class Number:
-    """A number that may be another in the next step: read() gives this step's. float() of it works within each_step()."""
+    """A float that may be another in the next step: read() gives this step's. float() of it works within each_step()."""
 
     __array_ufunc__ = None                                   # array * Number is an error, as is all other arithmetic
+    __class__ = property(lambda self: self.kind)             # type: ignore[assignment]    # for isinstance(lr, float)
 
-    def __init__(self, read: Callable[[], float]):
-        self.read = read
+    def __init__(self, read: Callable[[], float], kind: type = float):
+        self.read, self.kind = read, kind
 
     def _refuse(self, *other: Any) -> NoReturn:
         raise TypeError(ONCE)
 
-    __bool__ = __eq__ = __ne__ = __str__ = __repr__ = _refuse
+    __bool__ = __eq__ = __ne__ = __str__ = __repr__ = __format__ = __round__ = __array__ = _refuse       # type: ignore
     __hash__ = None                                          # type: ignore[assignment]
 
     def __float__(self) -> float:
@@ -64,28 +65,85 @@ class Number:
         return float(self.read())
 
 
+class HostArgument:
+    """An array on the host that is an argument of a captured step, where each launch has another one.
+
+    It has a shape, a dtype and rows, and can be moved: xp.asarray(x) is a fresh copy on the device, as of any array on the
+    host. What rounds alike on both is done on the device: + - * / with a number, and conversion to floats. All else that an
+    array can do would be done on the host, where it happens once only, and is refused.
+    """
+
+    __class__ = property(lambda self: np.ndarray)            # type: ignore[assignment]    # for isinstance(x, np.ndarray)
+
+    def __init__(self, place: Array):
+        self.place = place                                   # on the device; each launch fills it before all else
+
+    shape = property(lambda self: self.place.shape)
+    dtype = property(lambda self: self.place.dtype)
+    ndim = property(lambda self: self.place.ndim)
+    size = property(lambda self: self.place.size)
+
+    def moved(self) -> Array:
+        return self.place.copy()
+
+    def __len__(self) -> int:
+        return len(self.place)
+
+    def __iter__(self) -> "Iterator[HostArgument]":
+        return (HostArgument(row) for row in self.place)
+
+    def __getitem__(self, key: Any) -> "HostArgument":
+        if not all(isinstance(part, (int, slice, type(...), type(None))) for part in (key if type(key) is tuple else [key])):
+            self._refuse()
+        return HostArgument(self.place[key])
+
+    def reshape(self, *shape: Any) -> "HostArgument":
+        return HostArgument(self.place.reshape(*shape))
+
+    def astype(self, dtype: Any) -> "HostArgument":
+        if np.dtype(dtype).kind != "f":                      # to floats both round alike
+            self._refuse()
+        return HostArgument(self.place.astype(dtype))
+
+    def _refuse(self, *arguments: Any, **options: Any) -> NoReturn:
+        raise TypeError("a HostArgument computes on the host")
+
+
+def _arithmetic(name):
+    def compute(self, other):
+        if type(other) not in (int, float, HostArgument):
+            self._refuse()
+        return HostArgument(getattr(self.place, name)(other.place if type(other) is HostArgument else other))
+    return compute
+
+
+for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv"):
+    setattr(HostArgument, f"__{_name}__", _arithmetic(f"__{_name}__"))
+for _name in vars(np.ndarray).keys() - vars(HostArgument).keys() - {"__new__", "__doc__"}:
+    _refused = HostArgument._refuse if callable(getattr(np.ndarray, _name)) else property(HostArgument._refuse)
+    setattr(HostArgument, _name, _refused)
+
+
 class Step:
-    """One run of a step, seen from the host: its functions, what they gave, and the modules that were called.
+    """One run of a step, seen from the host: its functions, and what they gave.
 
     supplied    what the first functions have given already: they are not called again
     places      where values go while the step is captured (it has put(value, dtype)); None: the step is computed
-    generators  .draws_itself says whether the step drew from one of them outside its functions
     """
 
-    def __init__(self, supplied: Iterable[Sequence[Any]] = (), places: Any = None,
-                 generators: Sequence[np.random.Generator] = ()):
+    def __init__(self, supplied: Iterable[Sequence[Any]] = (), places: Any = None):
         self.supplied = deque(supplied)
         self.places = places
-        self.generators = generators
-        self.draws_itself = False
+        self.generators: list[np.random.Generator] = []
+        self.drawn: list[bytes] = []                                         # their states
+        self.draws_itself = False                                            # from one of them, outside its functions
         self.functions: list[tuple[HostFunction, Any, list]] = []            # with floats' dtype, and its values' kinds
         self.values: list[Sequence[Any]] = []
-        self.kept: dict[int, Any] = {}
         self.undo: list[Callable[[], Any]] = []
         self.is_computing = False
+        self.refused: str | None = None                                      # why it cannot be captured
 
     def __enter__(self) -> "Step":
-        self.drawn = self._states()
         _here.step = self
         return self
 
@@ -109,6 +167,11 @@ class Step:
         finally:
             self.is_computing = False
             self.drawn = self._states()
+
+    def watch(self, rng: np.random.Generator) -> None:
+        """Note whether the step draws from rng itself, from now on."""
+        self.generators.append(rng)
+        self.drawn.append(pickle.dumps(rng.bit_generator.state))
 
     def _states(self):
         return [pickle.dumps(rng.bit_generator.state) for rng in self.generators]
@@ -136,13 +199,6 @@ def is_supplied() -> bool:
     return _here.step is not None and bool(_here.step.supplied)
 
 
-def keep(x: Any) -> Any:
-    """x, a Module or Transform that is called: where an attribute of it changes, a captured step is not launched again."""
-    if _here.step is not None:
-        _here.step.kept[id(x)] = x
-    return x
-
-
 def undo_if_not_captured(function: Callable[[], Any]) -> None:
     """Call function() if the capture of this step fails, before the step is computed as any other."""
     if _here.step is not None and is_captured():
@@ -150,6 +206,8 @@ def undo_if_not_captured(function: Callable[[], Any]) -> None:
 
 
 def refuse_capture(reason: str) -> None:
-    """Raise if this step is being captured: it is then computed as any other, and says why."""
+    """Raise if this step is being captured: it is then computed as any other, and says why. Else it will not be captured."""
     if is_captured():
         raise NotImplementedError(reason)
+    if _here.step is not None:
+        _here.step.refused = reason

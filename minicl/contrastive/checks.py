@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..autograd import Tensor
-from ..backend import is_array, on_host
+from ..backend import is_array, on_host, refuse_capture
 from ..checks import is_number, require_within
 from ..distributed import ALONE
 from ..signature import is_plain_array
@@ -54,6 +54,7 @@ def require_batch(name, z, at_least, because="", world=ALONE):
 
 def require_ids(name, ids, count, argument="ids"):
     """Raise ValueError unless ids is a host array of `count` integers."""
+    refuse_capture(f"{name} takes {argument} from the host")
     if not (isinstance(ids, np.ndarray) and is_plain_array(ids) and ids.shape == (count,) and ids.dtype.kind in "iu"):
         got = f"{type(ids).__module__} {type(ids).__name__} of shape {getattr(ids, 'shape', 'unknown')}"
         raise ValueError(f"{name}: {argument} must be a host (numpy) array of {count} integers, one per item, equal for "

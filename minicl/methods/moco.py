@@ -20,7 +20,7 @@ from collections import deque
 import numpy as np
 
 from ..autograd import Tensor
-from ..backend import Number, array_module, each_step, is_array, keep, refuse_capture, undo_if_not_captured
+from ..backend import Number, array_module, each_step, is_array, undo_if_not_captured
 from ..checks import require_integers, require_rng
 from ..contrastive import info_nce
 from ..contrastive.checks import require_temperature
@@ -109,16 +109,13 @@ class MoCo(Module):
             raise ValueError(f"MoCo.loss: expected queries, a Tensor (N, {self.queue.keys.data.shape[1]}), and keys, an "
                              f"array of that shape and dtype as encode_keys() returns it, got {describe(queries)} and "
                              f"{describe(keys)}")
-        if ids is not None:
-            refuse_capture("MoCo.loss takes ids from the host")
         numbers = noted("MoCo.loss", ids, len(keys))
-        keep(self)
         filled, = each_step(keys, lambda: [len(self.queue)])
         if filled == 0:
             loss = (queries * 0.0).sum()
         else:
             both = {} if ids is None else {"ids": numbers, "negative_ids": self.queue.ids.data[:filled]}
-            loss = info_nce(queries, keys, self.queue.negatives(), tau, world=self.world, **both)
+            loss = info_nce(queries, keys, Tensor(self.queue.keys.data[:filled]), tau, world=self.world, **both)
         if self.training:
             self.ema.used()
             self.served.append((keys, ids))

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import Tensor
-from ..backend import each_step, refuse_capture
+from ..backend import each_step
 from ..checks import require_integers
 from ..contrastive import l2_normalize
 from ..contrastive.checks import require_ids
@@ -36,7 +36,8 @@ class Queue(Module):
     capacity = property(lambda self: len(self.keys.data))
 
     def __len__(self) -> int:
-        return min(self.enqueued, self.capacity)
+        count, = each_step(self.keys.data, lambda: [min(self.enqueued, self.capacity)])      # for a captured step
+        return count
 
     def filled(self) -> Array:
         """The keys (len(self), d), as a view: use it before the next enqueue."""
@@ -64,8 +65,6 @@ class Queue(Module):
                              "dropped before they are used: use a larger queue or a smaller batch")
         numbers = noted("Queue", ids, len(keys))
         unit_keys = l2_normalize.forward(keys)[0]                            # raises before anything has changed
-        if ids is not None:
-            refuse_capture("Queue.enqueue takes ids from the host")
 
         def place():
             rows = (self.enqueued + np.arange(len(keys))) % capacity         # behind the last row comes the first

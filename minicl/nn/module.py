@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import Tensor
-from ..backend import array_module, get_backend, keep, to_device, to_host
+from ..backend import array_module, get_backend, to_device, to_host
 from ..checks import did_you_mean, require_bool, require_settable, require_setting
 from ..distributed import ALONE, World
 from ..signature import by_known_names
@@ -94,7 +94,7 @@ class Module(metaclass=_Sealed):
         return record(super().__new__(cls))
 
     def __call__(self, *inputs, **options):
-        return keep(self).forward(*inputs, **options)
+        return self.forward(*inputs, **options)
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} defines no forward()")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import op
-from ..backend import array_module, scatter_add
+from ..backend import HostArgument, array_module, scatter_add
 from ..checks import require_integers
 from ..signature import is_plain_array
 from ..typing import Array
@@ -53,6 +53,7 @@ def getitem(x: Array, *, key: Any):
     The gradients of an entry picked several times add up. Ids out of bounds raise IndexError on NumPy and wrap silently on
     CuPy. Raises TypeError for other kinds of keys: a list, a tuple within the key, a bool.
     """
+    key = key.moved() if type(key) is HostArgument else key                  # in a step that is captured
     has_arrays = _require_key(key)
 
     def backward(g):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ...backend import array_module, each_step, keep, on_host, parallel_for
+from ...backend import array_module, each_step, on_host, parallel_for
 from ...checks import Sealed, require_rng
 from ...distributed import ALONE, World
 from ...signature import is_plain_array
@@ -46,7 +46,7 @@ class Transform(Sealed):
         check_images(self, images)
         require_rng(self, rng)
         world.require_part(f"{type(self).__name__}: images", images)
-        return keep(self).transform(images, rng, world)
+        return self.transform(images, rng, world)
 
     def transform(self, images: Array, rng: Rng, world: World = ALONE) -> Array:
         xp = array_module(images)
