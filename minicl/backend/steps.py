@@ -210,4 +210,4 @@ def refuse_capture(reason: str) -> None:
     if is_captured():
         raise NotImplementedError(reason)
     if _here.step is not None:
-        _here.step.refused = reason
+        _here.step.refused = _here.step.refused or reason

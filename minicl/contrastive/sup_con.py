@@ -19,7 +19,7 @@ import math
 import numpy as np
 
 from ..autograd import Tensor, op
-from ..backend import array_module, require_finite, to_device
+from ..backend import array_module, require_finite, refuse_capture, to_device
 from ..checks import require_within
 from ..distributed import ALONE, World
 from ..ops import where
@@ -99,6 +99,7 @@ def _weights(xp, labels, dtype, world=ALONE):
 
 
 def _require_labels(labels, V, world):
+    refuse_capture("sup_con takes labels from the host")
     if not (isinstance(labels, np.ndarray) and is_plain_array(labels)
             and labels.dtype.kind in "iu" and labels.shape == (V,)):
         got = f"{type(labels).__module__} {type(labels).__name__} of shape {getattr(labels, 'shape', 'unknown')}"
