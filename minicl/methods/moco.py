@@ -115,7 +115,7 @@ class MoCo(Module):
             loss = (queries * 0.0).sum()
         else:
             both = {} if ids is None else {"ids": numbers, "negative_ids": self.queue.ids.data[:filled]}
-            loss = info_nce(queries, keys, Tensor(self.queue.keys.data[:filled]), tau, world=self.world, **both)
+            loss = info_nce(queries, keys, self.queue.negatives(), tau, world=self.world, **both)
         if self.training:
             self.ema.used()
             self.served.append((keys, ids))
