@@ -266,7 +266,8 @@ LOSSES = [
     Case("sup_con, mean cosine 0.9", contrastive.sup_con, (cone(0.9)[0], TAU), torch_sup_con, {"labels": CLASSES},
          most=1500),
     Case("dcl, mean cosine 0.99", contrastive.dcl, (*cone(0.99), TAU), torch_dcl, most=150),
-    Case("uniformity_loss, cosine 0.9", contrastive.uniformity_loss, (cone(0.9)[0],), torch_uniformity, most=150),
+    *(Case(f"uniformity_loss, mean cosine {c}", contrastive.uniformity_loss, (cone(c)[0],), torch_uniformity, most=most)
+      for c, most in ((0, 60), (0.9, 30), (0.99, 30), (0.999, 60), (0.99999, 1500))),
     Case("alignment_loss, cosine 0.99", contrastive.alignment_loss, cone(0.99), torch_alignment, most=100),
     Case("vicreg, mean cosine 0.99", contrastive.vicreg, cone(0.99), torch_vicreg, most=30),
     Case("barlow_twins, mean cosine 0.99", contrastive.barlow_twins, cone(0.99), torch_barlow_twins, most=150),

@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from minicl import Tensor, evaluate, gradcheck
 from minicl.backend import to_device, to_host
@@ -70,6 +72,26 @@ def test_uniformity_in_tiles_equals_its_composed_form(xp, rng, n, t):
     assert fused == pytest.approx(read, rel=1e-12)
     fused, read = (gradient(lambda leaf: loss(leaf, t=t), z, xp) for loss in losses)
     np.testing.assert_allclose(fused, read, rtol=1e-12, atol=1e-12 * max(1, np.abs(read).max()))
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**20), n=st.integers(2, 30), spread=st.floats(-3, 0.5), t=st.floats(0.5, 100),
+       kind=st.sampled_from(["one cone", "opposite cones", "with rows of zeros"]))
+def test_uniformity_in_float32_is_right_for_any_distances_and_t(seed, n, spread, t, kind):
+    """Its relative error is a few times 2^-24 / spread, which the rounding of unit rows causes, as long as e and the largest
+    exponent have digits for it. tests/accuracy.py compares larger batches with PyTorch."""
+    rng = np.random.default_rng(seed)
+    rows = np.eye(8)[0] + 10**spread * rng.standard_normal((n, 8)) / 8**0.5
+    if kind == "opposite cones":
+        rows[::2] *= -1
+    elif kind == "with rows of zeros":
+        rows[::2] = 0
+    rows = rows.astype("float32")
+    u = rows.astype("float64") / np.maximum(np.linalg.norm(rows.astype("float64"), axis=1, keepdims=True), 1e-300)
+    squares = ((u[:, None] - u[None])**2).sum(axis=2)[~np.eye(n, dtype=bool)]
+    exact = math.log(np.exp(-t * (squares - squares.min())).mean()) - t * squares.min()
+    most = 1e-6 / min(1, 10**spread) * abs(exact) + 3e-7 * t * squares.max() + 2e-7
+    assert abs(uniformity_loss(rows, t=t).item() - exact) <= most
 
 
 # ---------------------------------------------------------------- gradients

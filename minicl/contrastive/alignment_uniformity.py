@@ -17,7 +17,7 @@ Derivations: docs/gradients/alignment_uniformity.md
 import math
 
 from ..autograd import Tensor, op
-from ..backend import array_module, require_finite, row_sums
+from ..backend import array_module, require_finite, row_dots
 from ..checks import require_within
 from ..distributed import ALONE, World
 from ..ops import logsumexp, where
@@ -80,10 +80,10 @@ def alignment_loss(z1: Array, z2: Array, *, alpha: float = 2, world: World = ALO
 def uniformity_loss(z: Array, *, t: float = 2, world: World = ALONE, needs_grad=(True,)):
     """Log of the mean Gaussian potential between different items: z (N, d), N >= 2, t > 0 -> L () <= 0.
 
-    It is 0 for a collapse. e_ij = exp((s_ij - 1) / tau) with tau = 1/(2t), as |u_i - u_j|^2 = 2 - 2 s_ij, so the tiles
-    are NT-Xent's. A row of zeros stays at the origin, at distance 1 from the sphere and 0 from another such row. For
-    large N, L is at least evaluate.uniformity_floor(d, t), the value of evenly spread points; a few points can be lower.
-    world: as in nt_xent.
+    It is 0 for a collapse. The tiles are NT-Xent's, with tau = 1/(2t) and scores -|u_i - u_j|^2 / 2, which are products of
+    centred rows v = u - mean: v_i . v_j - |v_i|^2 / 2 - |v_j|^2 / 2 keeps the small distances of nearby points. A row of
+    zeros stays at the origin, at distance 1 from the sphere and 0 from another such row. For large N, L is at least
+    evaluate.uniformity_floor(d, t), the value of evenly spread points; a few points can be lower. world: as in nt_xent.
     Source: Wang & Isola 2020, section 4.1.2
 
     >>> import numpy as np
@@ -96,28 +96,25 @@ def uniformity_loss(z: Array, *, t: float = 2, world: World = ALONE, needs_grad=
     N = len(z) * world.size
     mine, to_z = l2_normalize.forward(z)
     u = world.all_gather(mine)                                               # (N, d)
-    pairs = SymmetricPairs(u, tau=1 / (2 * t), cache=needs_grad[0], world=world)
-    lse = pairs.logsumexp(xp.ones_like(u[:, 0]))                             # (N,): of (s_ij - 1) / tau over j
-    terms = xp.concatenate([lse, _nearer(xp, u, t)])
-    top = terms.max()
-    total = xp.exp(terms - top).sum()                                        # exp(top) times this: over all pairs
-    loss = top - math.log(N - 1) + xp.log(total / N)                         # (3)
+    v = u - u.mean(axis=0)
+    half = row_dots(v, v) / 2                                                # (N, 1)
+    ones = xp.ones_like(half)
+    zeros = xp.zeros_like(half[:, 0])
+    v = xp.concatenate([v, ones, half], axis=1)                              # (N, d + 2)
+    other = xp.concatenate([v[:, :-2], -half, -ones], axis=1)                # v_i . other_j = -|u_i - u_j|^2 / 2
+    tau = 1 / (2 * t)
+    pairs = SymmetricPairs(other, tau, cache=needs_grad[0], world=world, anchors=v)
+    pairs.logsumexp(zeros)
+    means = log_ahead(pairs.total / (N - 1), pairs.shift, zeros, tau)        # (N,): log of the mean over j
+    top = means.max()
+    excess = xp.expm1(means - top).mean()
+    loss = top + xp.log1p(excess)                                            # (3), without the rounding of numbers near 1
     require_finite(loss, "uniformity_loss: the loss")
 
     def backward(g):
-        v = u - u.mean(axis=0)                                               # keeps the small differences of nearby points
-        ones = xp.ones_like(v[:, :1])
-        sums = pairs.weighted_sum(xp.exp(lse - top) / total, xp.concatenate([v, ones], axis=1))
-        sums = world.reduce_scatter(sums)
-        du = 2 * t * g * (sums[:, :-1] - sums[:, -1:] * world.rows(v))       # (4)
+        shares = xp.exp(means - top) / (N * (1 + excess))                    # of the rows in the sum over all pairs
+        sums = world.reduce_scatter(pairs.weighted_sum(shares, v[:, :-1]))
+        du = 2 * t * g * (sums[:, :-1] - sums[:, -1:] * world.rows(v)[:, :-2])           # (4)
         return (to_z(du)[0],)
 
     return loss, backward
-
-
-def _nearer(xp, u, t):
-    """The logarithms (2,) of the corrections for rows of zeros: there exp(2t (s_ij - 1)) is below e_ij, since s_ij = 0
-    while the squared distance is 1 to unit rows and 0 between rows of zeros."""
-    zeros = (row_sums(xp.abs(u)) == 0).astype(u.dtype).sum()
-    missing = xp.stack([2 * zeros * (len(u) - zeros) * -math.expm1(-t), zeros * (zeros - 1) * -math.expm1(-2 * t)])
-    return log_ahead(missing, None, t * xp.arange(1, -1, -1, dtype=u.dtype), 1.0)        # t and 0, of no array on the host

@@ -40,9 +40,10 @@ class SymmetricPairs:
                stacked views of N images also N, the positives
     ids        None, or integers (V,) on the host: vectors with equal ids are not negatives of each other
     world      the processes that divide the tiles: each has all of u and adds its exponentials to those of the others
+    anchors    None, or other vectors (V, d) of the rows, whose products with u are symmetric and in [-2, 0]
     """
 
-    def __init__(self, u, tau, *, cache, left_out=(0,), ids=None, world=ALONE):
+    def __init__(self, u, tau, *, cache, left_out=(0,), ids=None, world=ALONE, anchors=None):
         self.xp = array_module(u)
         self.u = u
         self.tau = tau
@@ -52,8 +53,9 @@ class SymmetricPairs:
         self.tiles = [(a, b) for k, a in enumerate(self.blocks) for b in self.blocks[k:]][world.part]
         self.left_out = {sign * k for k in left_out for sign in (1, -1)}
         self.ids = None if ids is None else to_device(ids, self.xp)
-        self.safe = exp_is_safe(self.xp, tau, u.dtype, V)
-        self.anchors = u / tau if self.safe else u
+        self.safe = exp_is_safe(self.xp, tau if anchors is None else tau / 2, u.dtype, V)
+        anchors = u if anchors is None else anchors
+        self.anchors = anchors / tau if self.safe else anchors
         self.cache = {} if cache and self.safe and V * V * u.itemsize // world.size <= CACHE_BYTES else None
 
     def scores(self, a, b):
