@@ -263,8 +263,7 @@ class Graph:
         grads = [(tensor, tensor._grad) for tensor in last.guards.tensors]
         with Step(places=self.places) as host:
             try:
-                with Watch(step, host) as self.guards:
-                    self.graph, self.result = self._captured(step)
+                self.graph, self.result = self._captured(step, host)
                 _each_array(self.result, lambda x: x)
                 if problem := self.guards.reason:
                     raise ValueError(problem)
@@ -292,12 +291,13 @@ class Graph:
         place = self.places.put(x, None)
         return HostArgument(place) if isinstance(x, np.ndarray) else place
 
-    def _captured(self, step):
+    def _captured(self, step, host):
         self.pool, stream = self.xp.cuda.MemoryPool(), self.xp.cuda.Stream(non_blocking=True)
         with capturable(self.xp), self.xp.cuda.using_allocator(self.pool.malloc), stream:
             stream.begin_capture()
             try:
-                result = step(*self.inputs)
+                with Watch(step, host) as self.guards:
+                    result = step(*self.inputs)
             except BaseException:
                 with contextlib.suppress(Exception):         # it says again what was wrong
                     stream.end_capture()

@@ -338,7 +338,7 @@ def _draws(module):
     return ".random" in module and root(module) in TRUSTED
 
 
-def is_library(module: str) -> bool:
+def is_library(module: Any) -> bool:
     return root(module) in sys.stdlib_module_names and module != "__main__"
 
 

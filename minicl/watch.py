@@ -8,7 +8,7 @@ In this thread, and only while the step runs,
 
     instructions   sys.settrace shows each instruction of the step's code, in whatever file: the variables that it loads,
                    and what it sets. The code of minicl, NumPy and CuPy is not shown, nor what minicl computes on the host
-                   again for each launch. path is a hash of the instructions that were executed
+                   again for each launch. path is a hash of the instructions that were executed in the user's files
     attributes     the class of each object that the step reaches has a __getattribute__ that notes the names. So config.tau
                    is noted whoever reads it: the step, minicl, dataclasses.asdict, match, an f-string
 
@@ -52,9 +52,9 @@ class Watch(Guards):
 
     def __enter__(self) -> "Watch":
         self._thread, self._before, self._collects = get_ident(), sys.gettrace(), gc.isenabled()
-        gc.disable()                                         # it may call functions that are not the step's
         self.reach("self", getattr(self._step, "__self__", None))
         self.reach(getattr(self._step, "__name__", type(self._step).__name__), self._step)
+        gc.disable()                                         # it may call functions that are not the step's
         caller().f_trace_opcodes = True                      # Python 3.12 looks for this in settrace()
         sys.settrace(self._call)
         return self
@@ -97,7 +97,8 @@ class Watch(Guards):
         if event == "opcode" and not self._busy and not self.reason:
             self.refuse(self._sets)
             self._busy, self._sets = True, None
-            self.path = hash((self.path, id(frame.f_code), frame.f_lasti))
+            if not is_library(frame.f_globals.get("__name__")):              # which CuPy may call, too
+                self.path = hash((self.path, id(frame.f_code), frame.f_lasti))
             look, name = _instructions(frame.f_code).get(frame.f_lasti, (None, None))
             if look is not None:
                 look(self, frame, name)
