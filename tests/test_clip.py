@@ -406,7 +406,7 @@ def test_a_run_ends_with_a_result_on_either_backend(example, monkeypatch, text, 
     assert len(accuracies) == 12 and 0 <= result["caption"] <= 1 and all(0 <= result[key] <= 1 for key in accuracies)
 
 
-def test_a_small_batch_may_have_one_caption_only(rng, monkeypatch):
+def test_a_batch_of_a_run_may_have_one_caption_only(rng, monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLE.parent))
     from captioned_digits import CaptionedDigits
     from clip_captions import caption_batch
