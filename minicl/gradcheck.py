@@ -50,6 +50,9 @@ def gradcheck(function: Callable[..., Tensor], inputs: Sequence[Array], *, step:
     """
     __tracebackhide__ = True                                 # pytest then shows only the test and the message
     op_name = getattr(function, "__name__", type(function).__name__)
+    if not isinstance(inputs, (list, tuple)):
+        raise TypeError(f"gradcheck of {op_name}: inputs must be a list of arrays, one for each argument, got "
+                        f"{describe(inputs)}; write gradcheck({op_name}, [x])")
     names = list(names if names is not None else getattr(function, "names", ()))
     names += [f"input {k}" for k in range(len(names), len(inputs))]
     for name, x in zip(names, inputs):

@@ -235,3 +235,8 @@ def test_g_differs_from_an_input_drawn_with_the_same_seed(seed):
     wrong = op(cosine_without_its_length)
     with pytest.raises(GradcheckError, match="each row"):
         minicl.gradcheck(wrong, [normal(3, 4, seed=seed)], seed=seed)
+
+
+def test_an_array_instead_of_a_list_of_arrays_is_refused():
+    with pytest.raises(TypeError, match=r"inputs must be a list of arrays.*write gradcheck\(exp, \[x\]\)"):
+        minicl.gradcheck(ops.exp, np.ones(3))

@@ -250,6 +250,18 @@ def test_batch_norm_reports_its_statistics(rng):
     assert seen[2] == 50
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("axis, equal", [(None, np.s_[:]), (0, np.s_[:, 1]), (1, np.s_[2])])
+def test_the_gradient_of_std_is_0_where_all_values_are_equal(dtype, axis, equal, xp):
+    values = np.random.default_rng(0).standard_normal((4, 3)).astype(dtype)
+    values[equal] = 3
+    x = Tensor(to_device(values, xp), requires_grad=True)
+    y = x.std(axis=axis)
+    y.sum().backward()
+    np.testing.assert_allclose(to_host(y.data), values.std(axis=axis), rtol=1e-5)
+    assert np.isfinite(to_host(x.grad)).all() and not to_host(x.grad)[equal].any()
+
+
 def test_a_gradient_that_is_not_needed_is_not_computed(rng):
     x, w = Tensor(rng.standard_normal((4, 4, 2, 5))), Tensor(rng.standard_normal((3, 3, 5, 2)), requires_grad=True)
     y, backward = ops.conv2d.forward(x.data, w.data, needs_grad=(False, True))

@@ -5,6 +5,7 @@ Importing this package also gives Tensors their operators and methods: `x * y` i
 """
 
 from ..autograd import Tensor
+from ..backend import array_module
 from .attention import attention
 from .conv import conv2d
 from .elementwise import (abs, add, clip, div, dropout, exp, gelu, leaky_relu, log, maximum, minimum, mul, neg, pow,
@@ -29,6 +30,13 @@ def _shape(arguments):
     return arguments[0] if len(arguments) == 1 and not isinstance(arguments[0], int) else arguments
 
 
+def _std(x, **options):
+    """sqrt(var(x)), but of a gradient that is 0, not 0/0, where all values are equal."""
+    v = var(x, **options)
+    varies = array_module(v.data).asarray(v.data > 0)
+    return where(varies, sqrt(where(varies, v, 1.0)), v)
+
+
 for _name, _method in {
     "__add__": add,
     "__radd__": lambda x, y: add(y, x),
@@ -43,7 +51,7 @@ for _name, _method in {
     "__neg__": neg,
     "__pow__": lambda x, exponent: pow(x, exponent=exponent),
     "__getitem__": lambda x, key: getitem(x, key=key),
-    "sum": sum, "mean": mean, "max": max, "var": var, "std": lambda x, **options: sqrt(var(x, **options)),
+    "sum": sum, "mean": mean, "max": max, "var": var, "std": _std,
     "exp": exp, "log": log, "sqrt": sqrt, "tanh": tanh,
     "reshape": lambda x, *shape: reshape(x, shape=_shape(shape)),
     "transpose": lambda x, *axes: transpose(x, axes=_shape(axes) if axes else None),
