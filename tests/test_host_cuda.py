@@ -21,7 +21,7 @@ def cp():
 
 def test_without_a_compiler_the_reason_is_given(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(build.Unavailable, match=r"no g\+\+"):
+    with pytest.raises(build.Unavailable, match=r"needs g\+\+"):
         build.build()
 
 
