@@ -20,10 +20,10 @@ RESULT = {"start": 1.0, "epochs": [10.0] * 8, "probe": {"5": 0.98, "6": 0.9889, 
 
 def test_both_libraries_train_and_are_evaluated_alike(capfd):
     peer = "torch" if importlib.util.find_spec("torch") else "none"
-    found = main_job.measure(peer, cores=1, recipe=DIGITS, first=1)
+    found = main_job.measure(peer, cores=1, recipe=DIGITS, first=2)
     assert list(found) == (list(main_job.NAMES) if peer == "torch" else ["minicl"])
     for each in found.values():
-        assert len(each["epochs"]) == 2 and list(each["probe"]) == ["1", "2"]
+        assert len(each["epochs"]) == 2 and list(each["probe"]) == ["2"]
         assert set(each["metrics"]) == {"probe_h", "probe_z", "knn_h", "knn_z"}
         assert min(each["metrics"].values()) > 0.3 and each["probe"]["2"] == each["metrics"]["probe_h"]
     assert "epoch 2: " in capfd.readouterr().out

@@ -61,8 +61,8 @@ def measure(peer, cores, recipe=RECIPE, first=FIRST):
                     result["probe"][str(epoch)] = answer["metrics"]["probe_h"]
                     result |= {"evaluation": answer["seconds"], "metrics": answer["metrics"]} if is_last else {}
                     found[job.label] = result
-                print(f"{job.label:26s} epoch {epoch}: {result['epochs'][-1]:.1f} s"
-                      + f", probe {result['probe'][str(epoch)]:.2%}" * (str(epoch) in result["probe"]), flush=True)
+                probe = f", probe {result['probe'][str(epoch)]:.2%}" if str(epoch) in result["probe"] else ""
+                print(f"{job.label:26s} epoch {epoch}: {result['epochs'][-1]:.1f} s{probe}", flush=True)
     finally:
         for job in jobs:
             job.close()
