@@ -4,6 +4,8 @@ Importing this package also gives Tensors their operators and methods: `x * y` i
 `x.mean(axis=0)` is `mean(x, axis=0)`, by the table at the end.
 """
 
+from typing import Any
+
 from ..autograd import Tensor
 from ..backend import array_module
 from .attention import attention
@@ -30,7 +32,7 @@ def _shape(arguments):
     return arguments[0] if len(arguments) == 1 and not isinstance(arguments[0], int) else arguments
 
 
-def _std(x, **options):
+def _std(x: Tensor, **options: Any) -> Tensor:
     """sqrt(var(x)), but of a gradient that is 0, not 0/0, where all values are equal."""
     v = var(x, **options)
     varies = array_module(v.data).asarray(v.data > 0)
