@@ -60,10 +60,12 @@ def table(script):
 
 
 def other_numbers(script, printed):
-    """A line for each printed number that differs from the script's table."""
+    """A line for each number of the script's table that is not printed, or differs."""
     rows = {what: (float(a), float(b)) for what, a, b in re.findall(r"^(\S.*?)  +([-\d.e]+) +([-\d.e]+)$", printed, re.M)}
     differ = []
     for what, expected in table(script).items():
+        if what not in rows:
+            differ.append(f"{script}.py prints no {what!r}, which docs/bugs.md has")
         for here, there in zip(rows.get(what, expected), expected):
             if abs(here - there) > (1e-3 * abs(there) if what.endswith(", first step") else 0.03 + 0.25 * abs(there)):
                 differ.append(f"{script}.py prints {here:g} for {what}, docs/bugs.md has {there:g}")

@@ -47,7 +47,7 @@ SYMPTOMS = {
                  and min(c[EXACT]) > 0.9999),
     "zero_shot": (dict(images=1000), lambda c, w: w[CLASSES][-1] < c[CLASSES][-1] - 0.2),
 }
-COSINE, NORM, PROBE = "target's cosine with online", "gradient of the first step", "linear probe"
+COSINE, NORM, PROBE = "target's cosine with online", "norm of the gradient, first step", "linear probe"
 EXACT = "cosine with the exact gradient"
 RATIO, CLASSES = "gradcheck: analytic / numeric", "accuracy, scattered classes"
 

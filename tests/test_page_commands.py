@@ -44,11 +44,14 @@ def test_a_tree_of_exercises_is_made_and_tested_as_the_page_says(tmp_path):
     assert (tmp_path / "first/minicl/autograd.py").exists()
 
 
-def test_numbers_that_differ_from_the_page_are_found():
+def test_numbers_that_differ_from_the_page_or_are_missing_are_found():
     printed = "loss, first step               {}       6.024\nloss, last     {}      0.9682\n"
-    assert not page_commands.other_numbers("mask", printed.format(5.241, 0.13))
+    last = "p of the positive, exp(-loss)      0.8863      0.3797\n"
+    assert not page_commands.other_numbers("mask", printed.format(5.241, 0.13) + last)
     for numbers in ((5.25, 0.13), (5.241, 0.2)):
-        assert len(page_commands.other_numbers("mask", printed.format(*numbers))) == 1
+        assert len(page_commands.other_numbers("mask", printed.format(*numbers) + last)) == 1
+    missing = page_commands.other_numbers("mask", printed.format(5.241, 0.13))
+    assert missing == ["mask.py prints no 'p of the positive, exp(-loss)', which docs/bugs.md has"]
 
 
 @pytest.mark.parametrize("script", ["zero_shot"])

@@ -51,7 +51,7 @@ def main(steps=50):
                 losses[-1] += loss.item() / PARTS
             norms.append(float(np.sqrt((optimizer.grads**2).sum())))
             optimizer.step()
-        return {"loss": losses, "gradient of the first step": norms[0]}
+        return {"loss": losses, "norm of the gradient, first step": norms[0]}
 
     return compare("accumulation", correct=run(correct), wrong=run(wrong), curve="loss",
                    lines={f"chance, log {BATCH}": float(np.log(BATCH))})

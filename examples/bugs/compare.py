@@ -82,17 +82,21 @@ def finds_other_view(model):
 def compare(name, *, correct, wrong, curve, x="step", lines=None, log=False):
     """Print a table of two runs, draw their curves if matplotlib is installed, and return {"correct": ..., "wrong": ...}.
 
-    correct, wrong  {name: number or list of numbers}; the table shows a list's first and last number
+    correct, wrong  {name: number or list of numbers}; the table shows a list's first and last number, and where on x
     curve           which list to draw; x: its horizontal axis, the name of another list or of what is counted
     lines           {label: height} of dashed lines, such as chance
     """
-    print(f"{name:42}{'correct':>12}{'wrong':>12}")
+    rows = [(name, "correct", "wrong")]
+    at = correct.get(x, ())
     for what, value in correct.items():
         if not isinstance(value, list):
-            print(f"{what:42}{_figure(value):>12}{_figure(wrong[what]):>12}")
+            rows.append((what, _figure(value), _figure(wrong[what])))
         elif what != x:
-            for when, k in (("first step", 0), ("last", -1)):
-                print(f"{what + ', ' + when:42}{_figure(value[k]):>12}{_figure(wrong[what][k]):>12}")
+            ends = [f"{x} {at[k]:g}" for k in (0, -1)] if len(at) == len(value) else ["first step", "last"]
+            rows += [(f"{what}, {end}", _figure(value[k]), _figure(wrong[what][k])) for end, k in zip(ends, (0, -1))]
+    width = max(len(row[0]) for row in rows)
+    for what, here, there in rows:
+        print(f"{what:{width}}{here:>12}{there:>12}")
     if viz.Figure is None:
         print(viz.MISSING, file=sys.stderr)
     else:

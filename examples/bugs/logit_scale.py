@@ -40,7 +40,7 @@ def main(steps=200):
         losses = train(lambda z1, z2: loss(z1, z2, s), steps,
                        make_optimizer=lambda model: AdamW([*model.named_parameters(), ("logit_scale", s)], lr=3e-3))[1]
         scale = math.exp(s.item()) if loss is correct else s.item()
-        return {"loss": losses, "s": s.item(), "scale of the cosines": scale}
+        return {"loss": losses, "the learned s": s.item(), "scale of the cosines": scale}
 
     return compare("logit_scale", correct=run(correct), wrong=run(wrong), curve="loss",
                    lines={f"chance, log {BATCH}": math.log(BATCH)})
