@@ -388,7 +388,8 @@ def main(arguments=None):
             write_tree(options.out, chosen, seed=options.seed)
     except ExerciseError as error:
         parser.error(str(error))
-    print(f"{len(chosen)} of {len(EXERCISES)} exercises in {options.out}; there:")
+    count = len(read_record(options.out)["exercises"])
+    print(f"{count} of {len(EXERCISES)} exercises in {options.out}", f"{len(chosen)} of them new; there:", sep=", ")
     for exercise in chosen:
         lines = textwrap.wrap(command(exercise), 47, break_long_words=False, break_on_hyphens=False)
         print(f"  {exercise.name:18}{exercise.minutes:3} min  " + (" \\\n" + " " * 29).join(lines))

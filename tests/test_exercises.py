@@ -201,6 +201,7 @@ def test_exercises_are_added_to_a_tree_that_has_some(tmp_path, capsys):
     path.write_text(path.read_text().replace(hole, solved))
     make.main([str(out), "--only", "relu", "matmul"])
     assert solved in path.read_text() and "exercise relu" in path.read_text()
+    assert f"3 of {len(make.EXERCISES)} exercises in {out}, 2 of them new" in capsys.readouterr().out
     assert make.read_record(out) == {"exercises": ["mul", "relu", "matmul"], "seed": 0}
     before = path.read_text()
     for only, message in (["add_me"], "invalid choice"), (["linear", "relu"], "relu: already an exercise"):

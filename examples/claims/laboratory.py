@@ -79,6 +79,7 @@ class Setting:
     print     prints a line of text
     data      the record's name for the data; images() sets it
     status    what the measurement is doing, for the progress line; training.descend() sets it
+    trained   (steps, examples a step, examples to train on) of each training; so does this
     """
     seed: int = 0
     size: str = "default"
@@ -87,6 +88,7 @@ class Setting:
     print: object = print
     data: str = "drawn by the experiment"
     status: str = "preparing"
+    trained: set = field(default_factory=set)
 
     def pick(self, fast, default, full):
         """The one of three values that belongs to this size."""
@@ -113,6 +115,7 @@ class Record:
 
     seconds  for each seed
     metrics  {name: list of one value a seed, a number or nested lists of numbers}
+    trained  [[steps, examples a step, examples to train on], ...], the lengths of all trainings
     """
     claim: int
     name: str
@@ -125,6 +128,7 @@ class Record:
     verdict: str
     reason: str
     metrics: dict
+    trained: list = field(default_factory=list)
 
     @property
     def arrays(self):
@@ -251,7 +255,7 @@ def experiment(module, seeds=None, *, size="default", backend="numpy", xp=np, da
     if backend != "numpy":
         command += f" --backend {backend}"
     return Record(claim.number, claim.name, size, backend, setting.data, list(seeds), command, seconds, "", "",
-                  metrics).with_verdict()
+                  metrics, [list(lengths) for lengths in sorted(setting.trained)]).with_verdict()
 
 
 def published_seconds(name):

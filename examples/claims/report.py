@@ -88,7 +88,7 @@ def claim_page(claim, records, folder, overview, answer):
 |---|---|---|
 {table}
 
-`{record.command}` · {record.data} · {sum(record.seconds):.0f} s for {seeds} ·
+{trainings(record)}`{record.command}` · {record.data} · {sum(record.seconds):.0f} s for {seeds} ·
 [experiment]({experiment}) · [record]({path.stem}.json) · {source}
 
 {filled(f"*Try next:* {claim.next}")}
@@ -96,6 +96,12 @@ def claim_page(claim, records, folder, overview, answer):
 {f"{answer}{chr(10)}" if answer else ""}{chr(10).join(f"- {other}" for other in others)}
 - [All claims]({link(overview, path)})
 """
+
+
+def trainings(record):
+    """How long each seed's models were trained, as a paragraph; empty where none was."""
+    lengths = [f"{steps:,} steps of {batch:,} from {n:,} examples" for steps, batch, n in record.trained]
+    return filled(f"Each training: {' or '.join(lengths)}.") + "\n\n" if lengths else ""
 
 
 def title_of(answer):

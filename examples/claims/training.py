@@ -67,6 +67,7 @@ def descend(model, objective, n, setting, *, steps, batch, lr, weight_decay=0.0)
                        (batch,), of n
     A model with update() (MoCo, BYOL) has it called after each step. The order follows from setting.seed.
     """
+    setting.trained.add((steps, batch, n))
     batches = Batches(n, batch, seed=setting.seed)
     optimizer = AdamW(model, lr, weight_decay=weight_decay)
     for step in range(steps):

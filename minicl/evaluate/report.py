@@ -98,6 +98,8 @@ def draw_pictures(run: Any, log: Sequence[dict], data: Any, views: Sequence[Arra
         viz.embedding_map(run.folder / "map.png", tsne(directions, perplexity=min(30, len(directions) / 4)),
                           data.test_labels[:1200], data.class_names,
                           title="h of test images (t-SNE)" + ", coloured by class" * data.is_labelled)
+    else:
+        run.print(f"no map.png: {len(directions)} test images are too few for a map, which needs 5")
     near = nearest_neighbours(h, h[:10], k=min(9, len(h)))
     rows = [[query, *(other for other in ids if other != query)][:len(ids)] for query, ids in enumerate(near)]     # of ties
     viz.image_grid(run.folder / "neighbours.png", [images(ids) for ids in rows],
