@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,13 @@ def test_the_pages_equal_the_output_of_the_report_command():
     made = pages(RECORDS, DOCS / "claims", DOCS / "claims.md")
     assert set(made) == {DOCS / "claims.md", *(DOCS / "claims").glob("*.md")}
     assert [path.name for path, text in made.items() if path.read_text() != text] == [], "python examples/claims report --docs"
+
+
+def test_a_page_states_the_length_of_each_training():
+    record = replace(RECORDS["head"], trained=[[400, 256, 10_000], [1200, 256, 10_000]])
+    made = pages({record.name: record}, DOCS / "claims", DOCS / "claims.md")
+    text = " ".join(made[record_path(DOCS / "claims", record.name).with_suffix(".md")].split())
+    assert "Each training: 400 steps of 256 from 10,000 examples or 1,200 steps of 256 from 10,000 examples." in text
 
 
 @pytest.mark.parametrize("name", ["claims.md", *(f"claims/{record_path('', name).stem}.md" for name in RECORDS)])
