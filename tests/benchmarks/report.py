@@ -34,7 +34,8 @@ case have the same losses and gradients.
 - **memory** is the peak that a step adds to the process, in MiB: minicl over PyTorch, both with their defaults.
 - **floor** is minicl's time over the minimum that the machine's own rates allow, measured beside each case: here
   products at {flops:.0f} GFLOP/s, copies at {bytes:.0f} GB/s, {exps:.1f} exponentials a nanosecond. The letter names
-  the rate that bounds the case: p, c or e.
+  the rate that bounds the case: p, c or e. Below 1 the arrays stay in the processor's cache, which is faster than the memory
+  that copies are measured in.
 - **launches**, on a GPU, is the number of kernels that a step starts: minicl / PyTorch.
 - † other processes used the machine during more than a fifth of the case's measurements: read it with care. (PyTorch's
   threads wait for each other and suffer more than minicl's.)
