@@ -106,6 +106,18 @@ def require_complete(parts: Mapping[str, Any], begun: int) -> None:
                               f"would continue with a new one; pass {missing}={missing}")
 
 
+def pending(parts: Mapping[str, Any], is_late: bool) -> bool:
+    """Whether gradients wait for an optimizer's step(), or keys for MoCo's update(): a checkpoint has neither. Raises
+    CheckpointError if some do when it is late."""
+    waiting = [name for name, part in parts.items() for each in (part.modules() if isinstance(part, Module) else [part])
+               if getattr(each, "is_pending", False)]
+    if waiting and is_late:
+        raise CheckpointError(f"Run.steps: {waiting[0]} has gradients that wait for step(), or keys that wait for update(); "
+                              "a checkpoint has neither, and was put off for too many steps. Call both in the loop, at least "
+                              "every 100 steps")
+    return bool(waiting)
+
+
 # ---------------------------------------------------------------- read
 
 def load_checkpoint(path: Path) -> tuple[dict[str, HostArray], dict[str, Any]]:

@@ -57,6 +57,7 @@ class Optimizer(Sealed):
     scales_gradients = False                                     # whether _step changes the gradients
     decay_in_gradient = False                                    # whether _update adds decay w to the gradient
     steps = property(lambda self: self._steps)
+    is_pending = property(lambda self: not self._used and bool(self.grads.any()), doc="Whether gradients wait for step().")
     world = property(lambda self: self.model.world, lambda self, world: self.model.across(world))
 
     def __new__(cls, *args, **options):
@@ -69,7 +70,7 @@ class Optimizer(Sealed):
         parameters = sorted(named_parameters(type(self).__name__, model), key=lambda item: item[1].ndim < 2)
         self.names, self.parameters = zip(*parameters)           # the sort is stable: decayed ones first
         self.structure = Structure(type(self).__name__, model, parameters, Parameter)
-        self._spent = False                                      # whether a step has changed the gradients for good
+        self._used = False                                       # whether a step has used the gradients
         self.model = model if isinstance(model, Module) else Module()    # its processes add up their gradients
         xp = self.xp = array_module(self.parameters[0].data)
         self.values = xp.concatenate([p.data.reshape(-1) for p in self.parameters])
@@ -88,7 +89,7 @@ class Optimizer(Sealed):
 
     def zero_grad(self) -> None:
         self.grads[...] = 0
-        each_step(self.grads, lambda: setattr(self, "_spent", False))
+        each_step(self.grads, lambda: setattr(self, "_used", False))
 
     def step(self, lr: float | None = None, *, clip_grad_norm: float | None = None) -> Array | None:
         """One update from the gradients that backward() has added up since zero_grad().
@@ -118,10 +119,10 @@ class Optimizer(Sealed):
             self._plan(trained)
         if not self._runs:
             raise RuntimeError(f"{type(self).__name__}: all its parameters are frozen, so there is nothing to train")
-        if self._spent:
+        if self._used and (self.world.size > 1 or self.scales_gradients):
             raise RuntimeError(f"{type(self).__name__}: the last step has scaled the gradients, or added them up over the "
                                "processes, so they cannot be used again; call zero_grad() before the next backward()")
-        self._spent |= self.world.size > 1                       # they are about to be added up
+        self._used |= self.world.size > 1                        # they are about to be added up
         return [tuple(self._runs)]
 
     def _rate(self, lr):
@@ -131,7 +132,7 @@ class Optimizer(Sealed):
 
     def _count(self):
         self._steps += 1
-        self._spent |= self.scales_gradients
+        self._used = True
         if self._frozen:
             self.missed[self._frozen] += 1
         mark_changed(itertools.compress(zip(self.names, self.parameters), self._trained), f"{type(self).__name__}.step()",
@@ -151,13 +152,11 @@ class Optimizer(Sealed):
 
     def _plan(self, trained):
         """Group neighbouring trained parameters with equal decay and step count into runs."""
-        def kind(k):
-            return trained[k], self.parameters[k].ndim >= 2, int(self.missed[k])
-
         self._trained = trained
         self._runs = []                                           # runs: [(slice, whether decayed, steps missed), ...]
         self._frozen = [k for k, is_trained in enumerate(trained) if not is_trained]
-        for (is_trained, decays, missed), run in itertools.groupby(range(len(trained)), kind):
+        kinds = [(is_trained, p.ndim >= 2, int(n)) for is_trained, p, n in zip(trained, self.parameters, self.missed)]
+        for (is_trained, decays, missed), run in itertools.groupby(range(len(kinds)), kinds.__getitem__):
             parts = [self.views[k][0] for k in run]
             if is_trained:
                 self._runs.append((slice(parts[0].start, parts[-1].stop), decays, missed))

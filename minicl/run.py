@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from .backend import available_memory_only
 from .checkpoint import (CheckpointError, HasState, changes, code, fingerprint, is_of_a_run, load_checkpoint,
-                         require_complete, require_rng_state, restore, save_checkpoint, settings, specs_of)
+                         pending, require_complete, require_rng_state, restore, save_checkpoint, settings, specs_of)
 from .checks import require_bool, require_integers, require_rng
 from .console import BAR_COLUMNS, fitting, lasting_output, terminal_columns, wrapped
 from .distributed import ALONE, World, current, hold_signals, launched
@@ -119,7 +119,7 @@ class Run:
         self._started = time.perf_counter()
         self._earlier = 0.0
         self.folder = Path()
-        self.close = _nothing
+        self.close: Callable[[], None] = lambda: None
         if self.is_first:
             self._open(args)
         self.folder, self._saved, self._log = world.share((self.folder, self._saved, self._log))
@@ -212,10 +212,10 @@ class Run:
         data        the training data, a dataclass of arrays such as ImageData; --resume refuses other data
         parts       everything else that the loop changes: objects with state_dict() and load_state_dict()
 
-        A checkpoint is taken between two steps, so a resumed run computes the same numbers as an uninterrupted one. It
-        does not depend on how many processes there are. Raises RunError if they differ in their state when one is taken,
-        and CheckpointError after the first step if an optimizer has moved a part and is none itself, or its model is
-        none.
+        A checkpoint is taken between two steps, so a resumed run computes the same numbers as an uninterrupted one. While
+        gradients wait for an optimizer's step(), or keys for MoCo's update(), it is put off. It does not depend on how many
+        processes there are. Raises RunError if they differ in their state when one is taken; CheckpointError after the first
+        step if an optimizer has moved a part and is none itself, or its model is none.
         """
         require_integers("Run.steps", 1, total=total, save_every=save_every)
         require_rng("Run.steps", rng)
@@ -233,7 +233,7 @@ class Run:
             self._begin()
         started = time.perf_counter()
         before, first = self.seconds, self.step
-        begun = next(clock)
+        begun, due = next(clock), 0                          # due: the step after which a checkpoint was first wanted
         self.total = total
         self.log_every = self.log_every or max(1, min(50, total // 20))      # 20 lines of a short run
 
@@ -260,11 +260,14 @@ class Run:
                 self._bar.update()
                 if self.step == first + 1:
                     require_complete(parts, begun)
-                stops = self.world.any(bool(signals))        # all stop after this step, or none
-                if stops or self.step % save_every == 0 or self.step == total:
-                    save()
-                    stops = self.world.any(bool(signals))    # perhaps only while saving
-                if stops:
+                if self.world.any(bool(signals)) or self.step % save_every == 0:
+                    due = due or self.step
+                waits = due and pending(parts, self.step - due > max(100, save_every))
+                if self.step < total and (not due or self.world.any(waits)):
+                    continue
+                save()
+                due = 0
+                if self.world.any(bool(signals)):            # all stop after this step, or none
                     self.print(f"interrupted after step {self.step} of {total}; continue with --resume --out "
                                + shlex.quote(str(self.folder)))
                     self.close()
@@ -389,10 +392,6 @@ class Run:
         notes = [wrapped(note, terminal_columns(sys.stdout) or 80) for note in notes]
         self.print("\n".join(["", *table, *notes, f"everything is in {self.folder}; docs/runs.md explains its files"]))
         self.close()
-
-
-def _nothing() -> None:
-    pass
 
 
 def _bytes(value):

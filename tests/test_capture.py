@@ -37,7 +37,7 @@ def rate(k):
 
 def state(step):
     """All that a step has changed, on the host."""
-    return step.model.state_dict(), step.optimizer.state_dict(), step.optimizer._spent, step.rng.bit_generator.state
+    return step.model.state_dict(), step.optimizer.state_dict(), step.optimizer._used, step.rng.bit_generator.state
 
 
 # ---------------------------------------------------------------- the same numbers

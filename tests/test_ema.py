@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from minicl import Tensor
-from minicl.backend import to_device
-from minicl.methods import EMA, frozen_copy
+from minicl.backend import to_device, to_host
+from minicl.methods import BYOL, EMA, MoCo, frozen_copy
 from minicl.nn import BatchNorm, Linear, Sequential
 from minicl.optim import AdamW
 
@@ -106,3 +106,41 @@ def test_wrong_uses_of_an_ema_raise():
     online.steps[0].weight.data = online.steps[0].weight.data.astype("float64")
     with pytest.raises(ValueError, match="one dtype, got float32 and float64"):
         EMA(online, target).update(0.5)
+
+
+@pytest.mark.parametrize("kind", ["MoCo", "BYOL"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_layer_that_is_frozen_normalises_alike_in_both_networks(kind, when, xp, rng):
+    """Whether it is frozen before the target is made or after; and again once it is not."""
+    encoder = Sequential(Linear(3, 4, rng=rng), BatchNorm(4))
+    if when == "before":
+        encoder.freeze()
+    head = Linear(4, 2, rng=rng)
+    if kind == "MoCo":
+        model = MoCo(encoder, head, dim=2, queue=8, m=0.9, splits=1).to(xp)
+    else:
+        model = BYOL(encoder, head, Linear(2, 2, rng=rng), m=0.9).to(xp)
+    x = to_device(normal(6, 3), xp)
+
+    def is_alike():
+        z = model(x)[1].data
+        target = model.encode_keys(x, np.random.default_rng(0)) if kind == "MoCo" else model.targets(x).data
+        return np.allclose(to_host(z), to_host(target), rtol=1e-5, atol=1e-6)
+
+    for _ in range(2):
+        model.encoder.freeze()
+        model.train()
+        by_averages = to_host(model(x)[0].data)
+        assert is_alike()
+        model.encoder.unfreeze()
+        assert is_alike() and not np.allclose(to_host(model(x)[0].data), by_averages)
+        model.ema.update(0.0)                                # equal averages again
+
+
+def test_a_target_of_ones_own_follows_the_mode_at_each_update():
+    online, target = online_and_target()
+    online[1].freeze()
+    EMA(online, target).update(0.5)
+    assert not target[1].training and target[0].training
+    target.train()
+    assert not target[1].training

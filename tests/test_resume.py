@@ -14,7 +14,8 @@ from small_runs import SAVE_EVERY, TOTAL, Crash, arguments, assert_same_end, cra
 from minicl import Tensor, ops
 from minicl.checkpoint import FORMAT, CheckpointError, fingerprint, load_checkpoint, save_checkpoint, settings
 from minicl.data import generate_digits
-from minicl.nn import BatchNorm, Dropout, Linear, Module, Sequential
+from minicl.methods import MoCo
+from minicl.nn import MLP, BatchNorm, Dropout, Linear, Module, Sequential
 from minicl.optim import SGD, Adam, AdamW
 from minicl.run import Run, RunError
 
@@ -185,6 +186,43 @@ def test_a_crashed_run_resumed_equals_an_uninterrupted_run(tmp_path, xp, step):
     run = start(tmp_path / "crashed", "--resume")
     train(run, xp)
     assert_same_end(tmp_path / "whole", tmp_path / "crashed")
+
+
+@pytest.mark.parametrize("every, save_every", [(2, 1), (3, 2), (2, 5)])
+@pytest.mark.parametrize("step", range(1, 9))
+def test_no_checkpoint_is_taken_while_gradients_or_keys_wait(tmp_path, every, save_every, step):
+    """A loop that steps after several backward passes resumes where no gradient is lost."""
+    def learn(run, crash_after=None):
+        rng = np.random.default_rng(3)
+        model = MoCo(MLP((2, 2, 1), (4,), rng=rng), Linear(4, 3, rng=rng), dim=3, queue=20, m=0.9, splits=1)
+        optimizer = SGD(model, 0.1, momentum=0.9)
+        for step in run.steps(TOTAL, rng, save_every=save_every, model=model, optimizer=optimizer):
+            images = rng.standard_normal((4, 2, 2, 1), dtype="float32")
+            if step % every == 0:
+                optimizer.zero_grad()
+            model.loss(model(images)[1], model.encode_keys(images, rng), 0.2).backward()
+            if step % every == every - 1:
+                optimizer.step()
+                model.update()
+            if step == crash_after:
+                raise Crash
+        return model.state_dict()
+
+    whole = learn(start(tmp_path / "whole"))
+    with pytest.raises(Crash):
+        learn(start(tmp_path / "part"), step)
+    has_checkpoint = (tmp_path / "part/checkpoint.npz").exists()
+    if has_checkpoint:
+        assert load_checkpoint(tmp_path / "part/checkpoint.npz")[1]["step"] % every == 0
+    resumed = learn(start(tmp_path / "part", *["--resume"] * has_checkpoint))
+    assert all((whole[name] == resumed[name]).all() for name in whole)
+
+
+def test_a_run_whose_gradients_wait_for_ever_is_refused(out):
+    model = Linear(2, 2, rng=np.random.default_rng(0))
+    with pytest.raises(CheckpointError, match="optimizer has gradients that wait for step.*put off for too many steps"):
+        for _ in start(out).steps(200, np.random.default_rng(0), save_every=5, model=model, optimizer=SGD(model, 0.1)):
+            model(np.ones((1, 2), "float32")).sum().backward()
 
 
 def test_a_finished_run_that_is_resumed_trains_no_further(out):

@@ -133,7 +133,7 @@ OPTIMIZERS = [(kind, name) for kind in (SGD, Adam, AdamW, LARS) for name in insp
 
 def everything(optimizer):
     """Copies of the settings and of everything that a step changes."""
-    return copy.deepcopy([optimizer.state_dict(), optimizer.steps, optimizer.values, optimizer.grads, optimizer._spent,
+    return copy.deepcopy([optimizer.state_dict(), optimizer.steps, optimizer.values, optimizer.grads, optimizer._used,
                           [getattr(optimizer, name) for name in inspect.signature(type(optimizer)).parameters
                            if name != "model"], [p.changed for p in optimizer.parameters]])
 

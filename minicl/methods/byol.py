@@ -53,6 +53,7 @@ class BYOL(Module):
 
     def targets(self, images: Array) -> Tensor:
         """z of the target network, not recorded: (B, d), a constant Tensor."""
+        self.ema.match()
         with no_grad():
             return self.target(images)[1]
 

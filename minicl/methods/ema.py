@@ -68,6 +68,7 @@ class EMA:
                              f"with {len(target.named_parameters())} parameters and {len(following)} frozen arrays "
                              f"for the {len(followed)} arrays of online")
         self.online, self.target = online, target
+        self.layers = list(zip(online.modules(), target.modules()))
         self.structures = [Structure("EMA", model, parts.items(), (Parameter, Buffer))
                            for model, parts in ((online, followed), (target, following))]
         self.pairs = [(part, following[name]) for name, part in followed.items()]
@@ -95,9 +96,17 @@ class EMA:
                                "model.train() first")
         for structure in self.structures:
             structure.check()
+        self.match()
         self.seen = None
         mark_changed(zip(self.names, (part for _, part in self.pairs)), "EMA.update()", watched=True)
         return [*weights(m), bool(self.views) and all(part.data is view for (_, part), view in zip(self.pairs, self.views))]
+
+    def match(self) -> None:
+        """Give each layer of the target the mode of online's: a layer that freeze() put into evaluation mode is so in both."""
+        for layer, copied in self.layers:
+            if (copied.training, copied._frozen) != (layer.training, layer._frozen):
+                object.__setattr__(copied, "training", layer.training)
+                object.__setattr__(copied, "_frozen", layer._frozen)
 
     def used(self) -> None:
         """Warn if online has changed since target was last used, without an update() in between."""

@@ -62,6 +62,7 @@ class MoCo(Module):
         self.served: deque[tuple[Array, HostArray | None]] = deque()         # keys and ids of loss(), for update()
 
     encoder = property(lambda self: self.query.encoder)
+    is_pending = property(lambda self: bool(self.served), doc="Whether keys wait for update().")
 
     def forward(self, images: Array) -> tuple[Tensor, Tensor]:
         return self.query(images)                                            # (B, features), (B, dim)
@@ -75,6 +76,7 @@ class MoCo(Module):
         """
         if chunk is not None:
             require_integers("MoCo.encode_keys", 1, chunk=chunk)
+        self.ema.match()
         with no_grad():
             if not self.training:
                 return self._keys(images, chunk)
