@@ -525,7 +525,8 @@ LABELS = [                                                               # label
     (EVEN.astype(float), None, "must be integers or text, got float64"), (EVEN > 0, None, "got bool"),
     (EVEN.astype("u8") + np.uint64(2**63), None, "must be less than 2.63, got 9223372036854775809"),
     (EVEN + 1, ["a", "b"], r"labels must be indices into class_names, from 0, got 1..2 and class_names of shape \(2,\)"),
-    (EVEN - 1, ["a", "b"], "got -1..0"), (EVEN, [["a"], ["b"]], r"shape \(2, 1\)"),
+    (EVEN - 1, ["a", "b"], "got -1..0"), (EVEN - 1, None, "integers from 0, got '-1' for 9 images; leave these images out"),
+    (np.array(["", "cat"])[EVEN], None, "labels must be text, or integers from 0, got '' for 9 images"), (EVEN, [["a"], ["b"]], r"shape \(2, 1\)"),
     (EVEN, "ab", r"class_names of shape \(\)"), (np.array(["x", "y"])[EVEN], "ab", ("x", "y")),
 ]
 

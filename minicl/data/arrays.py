@@ -136,6 +136,9 @@ def _classes(where, splits, names, log):
     distinct, labels = np.unique(values := np.concatenate(splits), return_inverse=True)
     if len(distinct) < 2:
         return None, None
+    if names is None and (distinct[0] == "" if values.dtype.kind == "U" else distinct[0] < 0):
+        raise DataError(f"{where}: labels must be text, or integers from 0, got {str(distinct[0])!r} for "
+                        f"{(values == distinct[0]).sum()} images; leave these images out if they have no label")
     if names is not None and values.dtype.kind == "U":
         log(f"left out of {where}: class_names, because the labels are text")
         names = None
