@@ -39,7 +39,7 @@ except BackendError:
 print("backend:", backend)'''
 
 OPTIONS = '''\
-OPTIONS = ""             # such as "--epochs 1 --data digits"; `parser.print_help()` lists them, two cells below'''
+OPTIONS = ""             # such as "--epochs 1 --data digits"; `parser.print_help()` lists them'''
 
 PICTURES = '''\
 from IPython.display import Image, display

@@ -24,7 +24,7 @@ For unit vectors, x and y of one image, x and x' of two:
 ```text
 alignment    E |x - y|^2                     0 when the views coincide, 2 when they have nothing to do with each other
 uniformity   log E exp(-2 |x - x'|^2)        0 when collapsed; at least log 0F1(; d/2; 4) - 4, by points spread evenly
-NT-Xent      -> alignment / (2 tau) + log E exp(x . x' / tau) + constant       as N grows: its own two halves
+NT-Xent      -> alignment / (2 tau) + E_x log E_x' exp(x . x' / tau) + constant    as N grows: its own two halves
 ```
 
 In the picture's circles a colour is a digit, and the points are blurred so as to lie beside each other.""",

@@ -12,7 +12,7 @@ Winograd's form needs four, of transformed inputs and taps; the transforms B, G 
 In two dimensions, along rows and along columns, a tile d of 4x4 inputs and 2x2 outputs takes 16 products instead of 36.
 Each of the 16 is a matrix product over the channels of many tiles:
 
-    y = A^T [(G w G^T) * (B^T d B)] A                                        (1)
+    y = A^T [(B^T d B) * (G w G^T)] A                                        (1)
     dw = G^T [(B^T d B)^T * (A g A^T), summed over tiles] G                  (2)
     dx = (1) of g, with the kernel turned around and transposed              (3)
 
