@@ -64,7 +64,8 @@ ON_THE_SPHERE = ("info_nce or nt_xent or clip_loss or alignment or uniformity or
 EXERCISES = [
     Exercise("tape", 1, 3, "", "autograd.py", "_walk", "derivations.md", "a_walk", 40,
              "arriving: node -> gradient of its output; for each of ancestors(root), newest first: call its backward, "
-             "add each result to the input's node, or to the leaf; forget what was used", tests="test_walk.py"),
+             "let node.op.checks.fit_gradient(dx, x._data, position) fit each result to its input, add it to the "
+             "input's node, or to the leaf by _accumulate; forget what was used", tests="test_walk.py"),
     Exercise("broadcast_sum", 2, 2, "tape", "signature.py", "sum_to_shape", "derivations.md",
              "(broadcast or rank or against) and differences and not mul", 20,
              "an entry used n times gets the sum of n gradients: sum the added axes first, then those of length 1",
@@ -81,8 +82,8 @@ EXERCISES = [
     Exercise("linear", 4, 2, "mul", "ops/matmul.py", "linear.backward", "gradients/matmul.md", "linear and not bad",
              20, "flatten leading axes to rows; the bias was added to every row"),
     Exercise("max_pool2d", 4, 2, "mul", "ops/pool.py", "max_pool2d.backward", "gradients/pool.md",
-             "max_pool and not bad", 20,
-             "loop over the windows' taps again; only the first maximum of a window gets g"),
+             "max_pool and not bad", 20, "loop over the windows' taps again; only the first maximum of a window gets g",
+             parts="_take _to_overlapping"),
     Exercise("conv2d", 4, 3, "mul", "ops/conv.py", "_conv_by_taps.backward", "gradients/conv.md",
              "conv2d and not (grey or colour or columns or window or bad) or not_needed", 40,
              "the taps of the forward pass, in reverse: shift.taps() pairs outputs with inputs"),
@@ -123,8 +124,7 @@ EXERCISES = [
              "clip_loss", 40, "two softmaxes share the scores, and pairs.weighted_sums has both sums; the logit scale "
              "multiplies them all"),
     Exercise("siglip", 7, 2, "l2_normalize", "contrastive/siglip.py", "siglip.backward", "gradients/siglip.md",
-             "siglip and not bad", 20,
-             "G of each pair by itself; then three products with t, and two sums for the scalars"),
+             "siglip and not bad", 20, "G of each pair by itself; then three products with t, and two sums for the scalars"),
     Exercise("momentum_update", 8, 1, "", "methods/ema.py", "EMA.update", "methods/moco.md", "follow or launches", 10,
              "self.pairs are (online, target); self.values is all of the target at once", tests="test_ema.py", keep=2,
              parts="_follow"),
@@ -132,8 +132,8 @@ EXERCISES = [
              15, "normalise; key t goes to row t mod capacity; a batch may wrap; count what has entered",
              tests="test_queue.py", keep=4),
     Exercise("adam", 8, 2, "linear", "optim.py", "_adam", "derivations.md", "adam and not named or changes_nothing",
-             20, "in place; both moments are corrected for starting at 0; l2 goes into g, decay_factor shrinks w, "
-             "unless None", tests="test_optim.py"),
+             20, "in place; follow(xp, m, g, new1, old1) is m <- b1 m + (1 - b1) g; rate and eps contain the "
+             "corrections; l2 goes into g, decay_factor shrinks w, unless None", tests="test_optim.py"),
     Exercise("warmup_cosine", 8, 1, "", "optim.py", "warmup_cosine", "derivations.md", "warmup_cosine or schedule", 10,
              "the first step already has a rate; after the last step, stay at the final rate", tests="test_optim.py",
              keep=3),

@@ -45,6 +45,22 @@ def test_a_walk_adds_the_gradients_of_different_paths():
     assert x.grad == 7
 
 
+def test_a_walk_adds_the_gradients_of_both_inputs_of_one_op():
+    """g y is a NumPy number here, which += cannot change in place."""
+    x = leaf(3.0)
+    times(x, x).backward()
+    assert x.grad == 6
+
+
+def test_a_walk_refuses_a_gradient_that_does_not_fit():
+    @op
+    def wrong(x):
+        return x * 1, lambda g: (np.zeros(3),)
+
+    with pytest.raises(RuntimeError, match="backward of wrong: the gradient of x must be float64 array of shape .., got"):
+        wrong(leaf(3.0)).backward()
+
+
 def test_a_walk_goes_through_each_node_once():
     """A walk along every path would take 2^60 steps. This walk makes 60 calls of backward."""
     calls = []
