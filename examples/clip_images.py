@@ -133,7 +133,9 @@ def main():
         run.print("evaluating: retrieval, and classes by prompts")
         shown = data.test_images[:1000]
         image = encode(model.image, shown, xp, world=world)
-        captions, caption_ids = np.unique(data.test_captions[data.test_starts[:len(shown)]], return_inverse=True)
+        captions = data.test_captions[data.test_starts[:len(shown)]]
+        one_of, caption_ids = np.unique(same_caption_ids(tokenizer(captions.tolist())), return_inverse=True)
+        captions = captions[one_of]                                                  # those that are read differently
         text = embed(captions.tolist())
         metrics = retrieval_recall(image, text, caption_ids) if len(captions) > 1 else {}
         metrics["candidates"] = len(captions)

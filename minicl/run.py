@@ -228,13 +228,13 @@ class Run:
             self.print(f"each epoch leaves out {n % batch} of the {n} training images, other ones each time: {n} is "
                        f"not a multiple of --batch {batch}")
         made, specs = settings(parts), specs_of(parts, self.print)
+        self.total = total
         if self._saved:
             self._restore(total, fingerprints, rng, parts)
             self._begin()
         started = time.perf_counter()
         before, first = self.seconds, self.step
         begun, due = next(clock), 0                          # due: the step after which a checkpoint was first wanted
-        self.total = total
         self.log_every = self.log_every or max(1, min(50, total // 20))      # 20 lines of a short run
 
         def save():
@@ -260,8 +260,7 @@ class Run:
                 self._bar.update()
                 if self.step == first + 1:
                     require_complete(parts, begun)
-                if self.world.any(bool(signals)) or self.step % save_every == 0:
-                    due = due or self.step
+                due = due or self.step * (self.world.any(bool(signals)) or self.step % save_every == 0)
                 waits = due and pending(parts, self.step - due > max(100, save_every))
                 if self.step < total and (not due or self.world.any(waits)):
                     continue
@@ -295,6 +294,8 @@ class Run:
         """The first files in the folder, once a step was computed."""
         if self.is_first and not self._has_begun:
             write_json(self.folder / "config.json", self.config)
+            if self.step < self.total:                       # of fewer epochs, in a run that is resumed for more
+                (self.folder / "result.json").unlink(missing_ok=True)
             lines = "".join(json.dumps(line) + "\n" for line in self._log)
             write_atomically(self.folder / "log.jsonl", lambda file: file.write(lines.encode()))
             if self.config.get("log") == "csv":

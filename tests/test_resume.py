@@ -296,6 +296,17 @@ def test_a_run_continues_for_more_epochs(tmp_path, capsys):
         train(start(tmp_path / "more", "--resume", "--epochs", "4"), total=20)
 
 
+def test_a_result_of_fewer_epochs_is_removed_when_training_goes_on(out):
+    run = start(out)
+    train(run)
+    run.finish({"loss": 1.0})
+    train(start(out, "--resume"))                            # no step is left
+    assert (out / "result.json").exists()
+    with pytest.raises(Crash):
+        train(start(out, "--resume", "--epochs", "4"), total=2 * TOTAL, at={TOTAL: crash})
+    assert not (out / "result.json").exists() and json.loads((out / "config.json").read_text())["epochs"] == 4
+
+
 def test_resume_refuses_another_number_of_steps_and_another_script(out):
     train(start(out))
     with pytest.raises(RunError, match="is of a run of 12 steps, but this one has 13"):
