@@ -7,6 +7,7 @@ come from docs/gradients. The page contains a few cases computed by minicl and c
 it is opened.
 """
 
+import argparse
 import json
 import re
 from pathlib import Path
@@ -147,5 +148,6 @@ def _escape(text):
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0]).parse_args()
     PAGE.write_text(html(), encoding="utf-8")
     print(f"{PAGE.relative_to(ROOT)}: {PAGE.stat().st_size / 1000:.1f} kB")

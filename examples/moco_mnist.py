@@ -29,6 +29,7 @@ from minicl.run import Run, command
 
 def main():
     parser = options(__doc__, epochs=6, batch=256, lr=5e-3, tau=0.2)
+    parser.describe("--log-every", "steps between lines of the log; default: a twentieth of the run, at most 20")
     parser.add_argument("--queue", type=at_least(1), default=65536, help="number of keys in the queue, the negatives")
     parser.add_argument("--momentum", type=within("[0, 1)"), default=0.99, help="m of key <- m key + (1 - m) query")
     parser.add_argument("--splits", type=at_least(1), default=8,

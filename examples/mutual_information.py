@@ -34,6 +34,7 @@ STEPS_PER_EPOCH = 100              # every step draws new pairs; there is no dat
 
 def main():
     parser = options(__doc__, epochs=200, batch=64, lr=5e-4, tau=1.0, data=None)
+    parser.describe("--epochs", f"epochs of {STEPS_PER_EPOCH} steps, each of pairs that are drawn anew")
     parser.set_defaults(log_every=10)
     parser.add_argument("--dim", type=at_least(3, 2**14), default=20,
                         help="dimensions of x and of y; fewer than 3 cannot hold 10 nats in float32")

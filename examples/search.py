@@ -36,7 +36,7 @@ from minicl.data.pictures import pillow
 from minicl.evaluate import state_hash
 from minicl.files import write_atomically
 from minicl.nn.words import WORD
-from minicl.options import at_least, folder
+from minicl.options import DefaultsHelp, at_least, folder
 from minicl.run import RunError, command
 
 BLOCK = 512                                                  # pictures that are decoded and encoded at a time
@@ -45,7 +45,7 @@ THUMB = 192                                                  # pixels a side on 
 
 
 def main():
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0], formatter_class=DefaultsHelp)
     parser.add_argument("run", type=folder, help="folder of the run whose encoder is used")
     parser.add_argument("pictures", nargs="*", metavar="PICTURE", help="pictures to search for")
     parser.add_argument("--in", dest="folder", type=folder, help="folder to search; default: what the run trained on")

@@ -34,6 +34,7 @@ def picture_options(parser):
     parser.add_argument("--size", type=int, default=64, choices=range(32, 513, 32), metavar="PIXELS",
                         help="pixels per side, a multiple of 32")
     parser.set_defaults(batch=None)                          # see choose_batch
+    parser.describe("--batch", "pictures per step; default: by their number")
     parser.add_argument("--limit", type=at_least(20), help="read at most this many pictures to train on, and to test on")
     parser.add_argument("--encoder", default="convnet", choices=ENCODERS, help="the encoder, images -> h")
     parser.add_argument("--width", type=at_least(1, 2**9), default=32, help="channels of the encoder's first layer")

@@ -113,8 +113,8 @@ def pending(parts: Mapping[str, Any], is_late: bool) -> bool:
                if getattr(each, "is_pending", False)]
     if waiting and is_late:
         raise CheckpointError(f"Run.steps: {waiting[0]} has gradients that wait for step(), or keys that wait for update(); "
-                              "a checkpoint has neither, and was put off for too many steps. Call both in the loop, at least "
-                              "every 100 steps")
+                              "a checkpoint has neither, and was put off for too many steps. Call both in the loop, "
+                              "at least every 100 steps")
     return bool(waiting)
 
 

@@ -74,6 +74,10 @@ class Parser(argparse.ArgumentParser):
         """
         self._conditions.append((condition, names))
 
+    def describe(self, option: str, text: str) -> None:
+        """Replace the help of an option that has another meaning, or default, in this script."""
+        self._option_string_actions[option].help = text
+
     def parse_known_args(self, args=None, namespace=None):
         """argparse's, but refuses --seed=--, which Python 3.11 turns into an empty list whatever the option's type."""
         for arg in sys.argv[1:] if args is None else args:

@@ -261,7 +261,7 @@ class Run:
                 if self.step == first + 1:
                     require_complete(parts, begun)
                 due = due or self.step * (self.world.any(bool(signals)) or self.step % save_every == 0)
-                waits = due and pending(parts, self.step - due > max(100, save_every))
+                waits = bool(due) and pending(parts, self.step - due > max(100, save_every))
                 if self.step < total and (not due or self.world.any(waits)):
                     continue
                 save()

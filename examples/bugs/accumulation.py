@@ -8,7 +8,7 @@ trap: a contrastive loss of one part has fewer candidates. Here every part sees 
 """
 
 import numpy as np
-from compare import BATCH, TAU, compare, fresh_views, small_model
+from compare import BATCH, TAU, compare, fresh_views, small_model, start
 
 from minicl.backend import threads
 from minicl.contrastive import cosine_similarity, log_softmax
@@ -58,4 +58,4 @@ def main(steps=50):
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

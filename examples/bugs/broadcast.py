@@ -7,7 +7,7 @@ targets a row. Every prediction is compared with every target, and the best answ
 """
 
 import numpy as np
-from compare import compare, digits
+from compare import compare, digits, start
 
 from minicl import Tensor
 from minicl.backend import threads
@@ -48,4 +48,4 @@ def main(steps=300):
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -8,7 +8,7 @@ then uses the statistics of the batch. In evaluation the target is normalised wi
 """
 
 import numpy as np
-from compare import BATCH, compare, digits, fresh_views, small_model, usual_loss
+from compare import BATCH, compare, digits, fresh_views, small_model, start, usual_loss
 
 from minicl.backend import threads
 from minicl.data import Batches
@@ -71,4 +71,4 @@ def main(steps=150, every=25):
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -5,6 +5,7 @@ not in the library. docs/bugs.md lists the bugs, with hints. Their main() runs i
 this small, starting a second thread and waiting for it costs more than it saves.
 """
 
+import argparse
 import functools
 import math
 import sys
@@ -125,3 +126,9 @@ def _draw(path, runs, curve, x, lines, log):
     axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
+
+
+def start(main):
+    """Run a script of this folder, which has no option but --help."""
+    argparse.ArgumentParser(description=(sys.modules["__main__"].__doc__ or "").split("\n\n")[0]).parse_args()
+    main()

@@ -9,7 +9,7 @@ the other seven processes. Here one process plays all eight.
 """
 
 import numpy as np
-from compare import BATCH, TAU, compare, finds_other_view, fresh_views, small_model
+from compare import BATCH, TAU, compare, finds_other_view, fresh_views, small_model, start
 
 from minicl.backend import threads
 from minicl.contrastive import cosine_similarity, log_softmax, nt_xent
@@ -66,4 +66,4 @@ def main(steps=100):
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

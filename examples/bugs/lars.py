@@ -10,7 +10,7 @@ still train.
 import math
 
 import numpy as np
-from compare import BATCH, compare, digits
+from compare import BATCH, compare, digits, start
 
 from minicl import Tensor
 from minicl.backend import threads
@@ -54,4 +54,4 @@ def main(steps=150):
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

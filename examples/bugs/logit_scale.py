@@ -10,7 +10,7 @@ Without the exponential that is 2.66 cos, a temperature of 0.38 instead of 0.07.
 import math
 
 import numpy as np
-from compare import BATCH, compare, train
+from compare import BATCH, compare, start, train
 
 from minicl.backend import threads
 from minicl.contrastive import cosine_similarity, log_softmax
@@ -47,4 +47,4 @@ def main(steps=200):
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -9,7 +9,7 @@ cannot decide between the two, p = 1/2, whatever the encoder does.
 import math
 
 import numpy as np
-from compare import BATCH, TAU, compare, digits, train
+from compare import BATCH, TAU, compare, digits, start, train
 
 from minicl.backend import threads
 from minicl.contrastive import cosine_similarity, log_softmax
@@ -48,4 +48,4 @@ def main(steps=300):
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

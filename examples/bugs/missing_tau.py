@@ -9,7 +9,7 @@ the ratio that gradcheck reports is tau itself.
 import re
 
 import numpy as np
-from compare import BATCH, TAU, compare, train
+from compare import BATCH, TAU, compare, start, train
 
 from minicl import gradcheck, op
 from minicl.backend import threads
@@ -59,4 +59,4 @@ def main(steps=120):
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -7,7 +7,7 @@ against NaN turns into a loss of 0, the loss of a perfect anchor. The more class
 """
 
 import numpy as np
-from compare import TAU, compare
+from compare import TAU, compare, start
 
 from minicl import Tensor
 from minicl.backend import threads
@@ -41,4 +41,4 @@ def main(batch=64, draws=20):
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -7,7 +7,7 @@ two views throughout, and an encoder can memorise these pairs.
 """
 
 import numpy as np
-from compare import BATCH, compare, finds_other_view, fresh_views, train, usual_loss
+from compare import BATCH, compare, finds_other_view, fresh_views, start, train, usual_loss
 
 from minicl.backend import threads
 
@@ -31,4 +31,4 @@ def main(steps=300):
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -9,7 +9,7 @@ machines may return it. Both are fine. Here it comes pair by pair, and the loss 
 import math
 
 import numpy as np
-from compare import BATCH, compare, finds_other_view, train, usual_loss
+from compare import BATCH, compare, finds_other_view, start, train, usual_loss
 
 from minicl.backend import threads
 from minicl.ops import concat
@@ -40,4 +40,4 @@ def main(steps=200):
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -6,7 +6,7 @@ The head maps h to z, which the loss compares. It discards what differs between 
 than that; h still has it. After training the head is discarded, and h is evaluated (Chen et al. 2020, section 4.2).
 """
 
-from compare import compare, digits, train, usual_loss
+from compare import compare, digits, start, train, usual_loss
 
 from minicl import no_grad
 from minicl.backend import threads
@@ -43,4 +43,4 @@ def main(steps=240, every=80):
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -9,7 +9,7 @@ other.
 import math
 
 import numpy as np
-from compare import BATCH, compare, digits, small_model
+from compare import BATCH, compare, digits, small_model, start
 
 from minicl.backend import threads
 from minicl.data import Batches, two_views
@@ -60,4 +60,4 @@ def main(steps=400):
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -8,7 +8,7 @@ learn to ignore, and a picture is found again by its pixels.
 
 import copy
 
-from compare import compare, digits, finds_other_view, train, usual_loss
+from compare import compare, digits, finds_other_view, start, train, usual_loss
 
 from minicl.backend import threads
 from minicl.data import mnist_views
@@ -37,4 +37,4 @@ def main(steps=200):
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

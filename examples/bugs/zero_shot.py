@@ -8,7 +8,7 @@ classes with 10 prompts each. In half of the classes the prompts scatter by the 
 """
 
 import numpy as np
-from compare import compare
+from compare import compare, start
 
 from minicl.backend import threads
 from minicl.contrastive import l2_normalize
@@ -52,4 +52,4 @@ def main(images=4000):
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -7,7 +7,7 @@ into every gradient, and with one optimizer step into every weight. A padded row
 """
 
 import numpy as np
-from compare import BATCH, TAU, compare, train
+from compare import BATCH, TAU, compare, start, train
 
 from minicl.backend import threads
 from minicl.contrastive import l2_normalize
@@ -51,4 +51,4 @@ def main(steps=60, empty_at=40):
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

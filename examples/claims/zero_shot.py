@@ -36,9 +36,11 @@ logit scale    exp(s), s = log(1/0.07) = 2.659 at first, learned, never above 10
 
 The classes are digits, or digits in a colour. A fifth of the combinations never occurs in training, and all test images
 are of these. A digit's name is thus never seen with one or two of the eight colours, and comes to mean their absence too.
-That is why 80 digits in a colour are told apart better than 10 digits alone. Captions are like "a blurry photo of the red seven on page three": only from the context can the encoder
-tell which of two numbers is the digit. A bare name has no context. A template gives one, but its own words leave a trace
-that differs between classes: page three pulls every class towards three. So t(c, p) is a noisy estimate of the class,
+That is why 80 digits in a colour are told apart better than 10 digits alone.
+
+Captions are like "a blurry photo of the red seven on page three": only from the context can the encoder tell
+which of two numbers is the digit. A bare name has no context. A template gives one, but its own words leave a trace that
+differs between classes: page three pulls every class towards three. So t(c, p) is a noisy estimate of the class,
 and the mean over templates has less of the noise. One template: the mean accuracy of 48 templates, each used alone.""",
     source="Radford et al. 2021 (CLIP), sections 2.3, 2.5 and 3.1.4; [docs/methods/clip.md](methods/clip.md)",
     next="Use only the 48 templates without their remarks: how much of the ensemble's gain is left? Then weigh each "

@@ -102,7 +102,7 @@ class EMA:
         return [*weights(m), bool(self.views) and all(part.data is view for (_, part), view in zip(self.pairs, self.views))]
 
     def match(self) -> None:
-        """Give each layer of the target the mode of online's: a layer that freeze() put into evaluation mode is so in both."""
+        """Give each layer of the target the mode of online's, so that a layer that freeze() fixes is fixed in both."""
         for layer, copied in self.layers:
             if (copied.training, copied._frozen) != (layer.training, layer._frozen):
                 object.__setattr__(copied, "training", layer.training)
