@@ -1,6 +1,7 @@
 """The momentum encoder: no gradient and no optimizer changes the target, which follows weights and averages."""
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from minicl import Tensor
 from minicl.backend import to_device, to_host
 from minicl.methods import BYOL, EMA, MoCo, frozen_copy
-from minicl.nn import BatchNorm, Linear, Sequential
+from minicl.nn import BatchNorm, Linear, Module, Sequential
 from minicl.optim import AdamW
 
 
@@ -144,3 +145,56 @@ def test_a_target_of_ones_own_follows_the_mode_at_each_update():
     assert not target[1].training and target[0].training
     target.train()
     assert not target[1].training
+
+
+class Gated(Module):
+    """A layer whose gate is used through what hold(self) returns."""
+
+    def __init__(self, hold, rng):
+        self.layer, self.gate = Linear(3, 3, rng=rng), Linear(3, 3, rng=rng)
+        self.features = 3
+        self.held = hold(self)
+
+    def through_gate(self, x):
+        return self.gate(x)
+
+    def forward(self, x):
+        return self.layer(x) * self.held(x)
+
+
+def closure(module):
+    gate = module.gate
+
+    def through(x):
+        return gate(x)
+    return through
+
+
+SHARED = {"lambda": lambda module: lambda x: module.gate(x), "closure": closure,
+          "nested": lambda module: Sequential(Linear(3, 3, rng=np.random.default_rng(1)), lambda x: x + module.gate(x)),
+          "lru_cache": lambda module: functools.lru_cache(lambda x: module.gate(x)),
+          "default": lambda module: lambda x, gate=module.gate: gate(x)}
+COPIED = {"method": lambda module: module.through_gate, "partial": lambda module: functools.partial(module.gate.forward),
+          "layer": lambda module: module.gate}
+
+
+@pytest.mark.parametrize("copy_of", [copy.deepcopy, frozen_copy, lambda module: MoCo(
+    module, Linear(3, 2, rng=np.random.default_rng(0)), dim=2, queue=8, splits=1)], ids=["deepcopy", "frozen_copy", "MoCo"])
+@pytest.mark.parametrize("hold", SHARED)
+def test_a_copy_whose_functions_would_use_the_original_is_refused(hold, copy_of, rng):
+    with pytest.raises(TypeError, match="would go on using the original's part. Make it a method, or a Module"):
+        copy_of(Gated(SHARED[hold], rng))
+
+
+@pytest.mark.parametrize("hold", COPIED)
+def test_a_copy_computes_with_its_own_parts_alone(hold, rng):
+    module = Gated(COPIED[hold], rng)
+    copies = [copy.deepcopy(module), frozen_copy(module)]
+    x = normal(4, 3)
+    before = module(x).data
+    module.gate.weight.data += 1
+    assert all((each(x).data == before).all() for each in copies)
+    for each in copies:
+        each.gate.weight.data[...] = 0
+        each.gate.bias.data[...] = 0
+        assert not each(x).data.any()

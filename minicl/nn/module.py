@@ -8,6 +8,7 @@ A part that the walk does not find (a layer in a set, a closure or another kind 
 saved, so making such a Module, or an optimizer for it, raises an error.
 """
 
+import copy
 import dis
 import functools
 import gc
@@ -92,6 +93,19 @@ class Module(metaclass=_Sealed):
 
     def __new__(cls, *args, **options):
         return record(super().__new__(cls))
+
+    def __deepcopy__(self, memo):
+        """A copy with parts of its own. Raises TypeError if a function in it would go on using this module's."""
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        vars(copied).update(copy.deepcopy(vars(self), memo))
+        own, reached = ({id(part) for _, part in module.named_parts()} for module in (self, copied))
+        for each in copied.modules():
+            for attribute, value in vars(each).items():
+                if any(id(part) in own - reached for part in _held(value)):
+                    raise TypeError(f"{type(each).__name__}: {attribute} is or holds a function or reference to a part of "
+                                    "this module, such as a lambda that uses self; in a copy it would go on using the "
+                                    "original's part. Make it a method, or a Module")
+        return copied
 
     def __call__(self, *inputs, **options):
         return self.forward(*inputs, **options)
