@@ -11,7 +11,8 @@ s_ij = u_i . u_j, x_ij = s_ij / tau, lse_i = log sum_{j != i} exp(x_ij), p_ij = 
 
 With base_temperature b the loss is (tau/b) L, as in the authors' code. With a different label for each image it is nt_xent
 for any number of views: z = [view1; view2; view3], labels the image ids, tiled. In float32 a loss below 1e-5 has lost digits
-here that nt_xent keeps. The matrix of all pairs is stored, so use it for batches up to some thousands.    Derivation: docs/gradients/sup_con.md
+here that nt_xent keeps. The matrix of all pairs is stored, so use it for batches up to some thousands.
+Derivation: docs/gradients/sup_con.md
 """
 
 import math
