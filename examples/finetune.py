@@ -40,7 +40,8 @@ def main():
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0],
                                      formatter_class=DefaultsHelp)
     parser.add_argument("run", type=folder, help="the folder of a run, e.g. runs/simclr_mnist")
-    parser.add_argument("--data-dir", type=folder, help="folder of the data, if it has moved since the run")
+    parser.add_argument("--data-dir", type=folder, help="folder of the data, if it has moved, or "
+                        "of other labelled pictures; default: the run's")
     parser.add_argument("--labels", type=at_least(1), nargs="+", default=[1, 10, 100], help="labelled images per class")
     parser.add_argument("--probe", action="store_true", help="only the linear probe, which takes seconds")
     parser.add_argument("--seeds", type=at_least(1, 100), default=3, help="number of random draws of the labelled images")
