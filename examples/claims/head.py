@@ -119,7 +119,7 @@ def significance(gain):
         return "too few seeds for a test"
     t = gain.mean() / (gain.std(ddof=1) / n**0.5)
     need = T_AT_5_PERCENT[n]
-    return (f"that an MLP is the better head is {'significant' if t > need else 'not settled'} (t = {t:.1f}, and "
+    return (f"that an MLP is the better head there is {'significant' if t > need else 'not settled'} (t = {t:.1f}, and "
             f"{need:g} is significant at 5 %)")
 
 

@@ -35,8 +35,9 @@ m = 0.9, 0.99, 0.999, 0.9999: 6.6, 69, 693, 6931 steps
 K / N steps in the queue   <<   half-life   <<   steps of the run
 ```
 
-The first inequality is why m must be near 1, the second why not too near. MoCo has room between: K / N =
-16 steps (4096 keys in this comparison) and a million steps of training. A short run has little.""",
+The first inequality is why m must be near 1, the second why not too near. The paper's
+comparison has room between: K / N = 16 steps (4096 keys) and a million steps of training. The run here has little: 32
+steps (8192 keys) and 400.""",
     source="He et al. 2020 (MoCo), section 4.1, the table of m at K = 4096; linear classification on ImageNet",
     next="Halve the learning rate: the query encoder moves half as far. Which m is then enough? Then give m = 0.9 "
          "a queue of one batch: python examples/moco_mnist.py --momentum 0.9 --queue 256.",

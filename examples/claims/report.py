@@ -11,7 +11,7 @@ HEAD = """\
 # The theory, claim by claim
 
 Each claim of the theory of contrastive learning is a short program that prints the published or exact value, the value
-measured here and a verdict, and draws a picture. `python examples/claims run 3` runs claim 3, which takes half a minute,
+measured here and a verdict, and draws a picture. `python examples/claims run 3` runs claim 3, which takes less than a minute,
 `run all` all of them, and `list` lists them; `--size fast` takes seconds, on generated digits. Records and pictures are in
 `runs/claims`. Each claim has a page: statement, mathematics, picture, verdict, results and what to try next.
 
@@ -21,8 +21,8 @@ measured here and a verdict, and draws a picture. `python examples/claims run 3`
 
 Results are mean ± standard deviation over the seeds, three by default. The settings of claims 5 to 9, 13 and 15 were
 chosen by runs with seeds 0 to 2; their records use other seeds, chosen beforehand. Seconds are wall-clock times of
-all seeds together, on two cores that other programs used as well. `run all` measures as many claims at the same time as
-there are cores. `--full` is for a GPU and has not been run yet.
+all seeds together, on a core of its own for each of two claims at a time, less what other programs took. `run all` measures
+as many claims at the same time as there are cores. `--full` is for a GPU and has not been run yet.
 """
 FOOT = """\
 `python examples/claims report --docs` generates these pages from the records, the JSON files in `docs/claims`.
@@ -59,8 +59,8 @@ def summary(claims, records, folder, overview):
     counts = [f"{sum(record.verdict == verdict for record in records.values())} {verdict}" for verdict in VERDICTS]
     minutes = sum(sum(record.seconds) for record in records.values()) / 60
     these = f"All {len(claims)}" if len(records) == len(claims) else f"These {len(records)}"
-    return "\n".join([*lines, "", f"{', '.join(counts)}. {these} took {minutes:.0f} minutes, one "
-                      "after another; measured at the same time on two cores they take about half.", ""])
+    return "\n".join([*lines, "", f"{', '.join(counts)}. {these} took {minutes:.0f} minutes in "
+                      "all, and two at a time about half as long.", ""])
 
 
 def claim_page(claim, records, folder, overview, answer):
