@@ -198,7 +198,7 @@ def draw(metrics, path):
                   color=colour)
     if last + 1 < len(K):
         left.axvspan((K[last] * K[last + 1])**0.5, K[-1] * 2, color=GREY, alpha=0.15, linewidth=0)
-        left.text((K[last] * K[last + 1])**0.5 * 1.15, 0.02, f"older than\n{YOUNG:.0%} of the run", fontsize=14,
+        left.text((K[last] * K[last + 1])**0.5 * 1.15, 0.6, f"older than\n{YOUNG:.0%} of the run", fontsize=14,
                   color=GREY, transform=left.get_xaxis_transform())
     left.margins(y=0.15)
     left.set(xscale="log", xlabel="K, negatives (×: as old, but few)", xlim=(K[0] / 2, K[-1] * 2))
