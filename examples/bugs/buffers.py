@@ -65,7 +65,7 @@ def main(steps=150, every=25):
         online_knn, target_knn = (knn_accuracy(bank, labels, evaluated(model, test_images), test_labels)
                                   for model in (online, target))
         return {"loss": losses, "step": at, "target's cosine with online": cosines,
-                "kNN, online's z among target's": online_knn, "kNN, target's z among target's": target_knn}
+                "kNN of online's z, in target's": online_knn, "kNN of target's z, in target's": target_knn}
 
     return compare("buffers", correct=run(correct), wrong=run(wrong), curve="target's cosine with online")
 

@@ -45,7 +45,7 @@ def main(steps=60, empty_at=40):
             model, losses = train(loss, steps, make_optimizer=lambda model: TrustingAdamW(model, lr=3e-3))
         weights = np.concatenate([p.data.reshape(-1) for _, p in model.named_parameters()])
         return {"loss": losses, f"loss, step {empty_at - 1}": losses[empty_at - 1],
-                "weights that are NaN": float(np.isnan(weights).mean())}
+                "share of weights that are NaN": float(np.isnan(weights).mean())}
 
     return compare("zero_vector", correct=run(correct), wrong=run(wrong), curve="loss")
 
