@@ -141,13 +141,14 @@ def verdict(metrics):
     lost = metrics["rank"][:, -1] - metrics["rank"][:, 0]
     found = (f"from {metrics['N'][0, 0]:.0f} to {metrics['N'][0, -1]:.0f} images the uniformity of z goes from "
              f"{first['uniformity']} to {last['uniformity']} and kNN on z from {first['knn']} to {last['knn']}, most of it "
-             f"in the first doublings of N; the time of the loss at the largest batches grows as N^{power:.1f}. Few negatives "
-             + ("collapse z in part" if (lost > 0.1 * metrics["rank"][:, -1]).all() else
+             f"in the first doublings of N; the time of the loss at the largest batches grows as N^{power:.1f}. Few "
+             "negatives " + ("collapse z in part" if (lost > 0.1 * metrics["rank"][:, -1]).all() else
                 "collapse no direction of z in so few steps")
              + f": its effective rank goes from {first['rank']} to {last['rank']}. ")
     longer = metrics["longer: rank"]
     few, many = metrics["longer: N"][0]
-    found += ("Longer runs with few negatives do lower the rank: after" if (longer[:, 0] < longer[:, 1]).all() else "After") + (
+    lower = (longer[:, 0] < longer[:, 1]).all()
+    found += ("Longer runs with few negatives do lower the rank: after" if lower else "After") + (
         f" {metrics['longer: steps'][0]:.0f} steps of {many:.0f} images it is {mean_std(longer[:, 0], '.1f')} in groups of "
         f"{few:.0f} and {mean_std(longer[:, 1], '.1f')} in one group of {many:.0f}")
     return (NOT_REPRODUCED, f"{'; '.join(missing)}; {found}") if missing else (QUALITATIVE, found)

@@ -11,7 +11,7 @@ HEAD = """\
 # The theory, claim by claim
 
 Each claim of the theory of contrastive learning is a short program that prints the published or exact value, the value
-measured here and a verdict, and draws a picture. `python examples/claims run 3` runs claim 3, which takes less than a minute,
+measured here and a verdict, and draws a picture. `python examples/claims run 3` runs claim 3, in less than a minute,
 `run all` all of them, and `list` lists them; `--size fast` takes seconds, on generated digits. Records and pictures are in
 `runs/claims`. Each claim has a page: statement, mathematics, picture, verdict, results and what to try next.
 
