@@ -104,6 +104,7 @@ class Captured:
         self.last: Computed | None = None                    # the last step that was computed
         self.repeats = False                                 # whether it was of the kind of the one before
         self.changes = 0                                     # how many have followed that were not
+        self.of_slots: dict[str, Captured] = {}              # by the name of __get__, where an object has no __dict__
         self.reason: str | None = None
         if xp is np:
             self._give_up("NumPy has no CUDA graphs")
@@ -124,10 +125,10 @@ class Captured:
         if owner is None:
             return self
         name = f"captured {_name(self.step)} of {id(self)}"
-        bound = vars(owner).get(name)
+        bound = (kept := getattr(owner, "__dict__", self.of_slots)).get(name)
         if bound is None or bound.step.__self__ is not owner:                # that of the object that this is a copy of
             log = self.log if self.reason is None else lambda reason: None
-            bound = vars(owner)[name] = Captured(self.step.__get__(owner), self.xp, self.world, log)
+            bound = kept[name] = Captured(self.step.__get__(owner), self.xp, self.world, log)
         return bound
 
     def _run(self, inputs, kinds):
@@ -176,7 +177,7 @@ class Captured:
                 self._give_up(f"argument {len(kinds) + 1} is an array of dtype {x.dtype.str}, which the GPU does not have; "
                               "convert it outside, with x.astype()")
                 return None
-            elif x is None or isinstance(x, (int, str, np.integer, np.bool_)):
+            elif x is None or type(x) in (int, bool, str) or isinstance(x, (np.integer, np.bool_)):      # not a subclass
                 kinds.append(kind_of(x, None))
             else:
                 self._give_up(f"its arguments must be arrays, numbers, text or None, got {type(x).__name__}")
@@ -258,7 +259,7 @@ class Graph:
     def __init__(self, step: Callable, xp: ArrayModule, last: Computed, inputs: Sequence[Any]):
         self.xp, self.kinds = xp, last.kinds
         self.places = Places(xp, [*last.kinds, *sum(last.values, [])])
-        self.numbers: list[float] = list(inputs)
+        self.numbers: list[Any] = list(inputs)               # of the next launch
         self.inputs = [self._place(k, x) for k, x in enumerate(inputs)]
         grads = [(tensor, tensor._grad) for tensor in last.guards.tensors]
         with Step(places=self.places) as host:
@@ -289,7 +290,7 @@ class Graph:
         if isinstance(x, self.xp.ndarray):
             return self.xp.empty_like(x)
         place = self.places.put(x, None)
-        return HostArgument(place) if isinstance(x, np.ndarray) else place
+        return HostArgument(place, lambda: self.numbers[k]) if isinstance(x, np.ndarray) else place
 
     def _captured(self, step, host):
         self.pool, stream = self.xp.cuda.MemoryPool(), self.xp.cuda.Stream(non_blocking=True)

@@ -2,53 +2,33 @@
 
 A launch repeats the path that Python took through the step's code, with the numbers that it found on the way. Both follow
 from the arguments and from what the step read, so no more than that has to be compared before a launch. watch.py sees what
-it reads; this file says what of it is compared:
+it reads; this file keeps it. Each value is compared as its kind asks, see kinds.py. Besides, there are
 
-    numbers, text                          by value
-    objects, arrays of the device          by identity, and each attribute that was read
-    lists, dicts, sets, small arrays       entry by entry
-    Tensors                                by identity of the arrays of values and of gradients
+    variables            by their values
+    attributes           those that were read: of objects, of their classes, and of the classes that those are made of
+    functions of minicl  whose code is not watched: those that the step went through are still in their places
 
 What can be neither watched nor compared is a reason not to capture the step: an iterator, a clock, a large array.
 """
 
-import collections
 import functools
-import gc
 import itertools
 import operator
-import re
 import sys
 import types
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from .autograd import Tensor
 from .backend import Step
+from .kinds import (COMPARES, FORMATS, MANY, attributes_of, draws, equal, is_library, is_of_device, is_ours, is_plain,
+                    look_at, own_bases)
 from .nn import Buffer
 from .nn.parts import HostBuffer
+from .tensor import BaseTensor
 
-MANY, LARGEST = 256, 4096                                    # entries of a list, bytes of an array, that are compared
-TRUSTED = {__package__, "numpy", "cupy", "cupyx", "cupy_backends", "cuda", "fastrlock"}        # their code is not looked at
-SAFE = {"abc", "builtins", "cmath", "collections", "contextlib", "dataclasses", "enum", "functools", "itertools", "math",
-        "numbers", "operator", "re", "sre", "types", "typing", "weakref"}    # their compiled code only computes
-BUILTINS = set("""abs all any ascii bin callable chr dir divmod format getattr hasattr hash hex id isinstance issubclass iter
-    len max min next oct ord pow repr round sorted sum vars __build_class__""".split())
-FILES = {"load", "loadtxt", "genfromtxt", "fromfile", "memmap"}              # of NumPy
 WHOLE = {"__dict__", "__getstate__", "__reduce__", "__reduce_ex__"}          # attributes by which all others are read
 HOOKS = {"__getattribute__", "__setattr__", "__delattr__"}
-NUMBERS = (int, bool, str, bytes, range, np.dtype)
-PLAIN = (*NUMBERS, float, complex, slice, np.generic, np.ufunc, type(None), type(...), type(NotImplemented), types.CodeType,
-         types.MethodDescriptorType, types.WrapperDescriptorType, types.GetSetDescriptorType,
-         types.ClassMethodDescriptorType, types.MemberDescriptorType, types.DynamicClassAttribute, types.GenericAlias,
-         types.UnionType, operator.itemgetter, re.Pattern, type(np.concatenate),
-         type(vars(collections.namedtuple("_", "x"))["x"]))
-HOLDERS = (type, types.FunctionType, types.SimpleNamespace)  # have attributes, and cannot be watched
-NAMERS = (operator.attrgetter, operator.methodcaller)        # read attributes that no instruction names
-CONTAINERS = (list, tuple, set, frozenset, collections.deque)
 MISSING = object()
 Read = Callable[[], Sequence[Any]]
 
@@ -62,13 +42,17 @@ class Guards:
         self.path = 0
         self.tensors: list[Tensor] = []
         self.functions: dict[Any, list[types.FunctionType]] = {}             # by code
+        self.most = MANY                                                     # entries of a container that are compared
         self._places: list[tuple[int, Any, Read, Sequence[Any]]] = []        # when, name(s), how to read it, what it was
         self._reached: dict[int, tuple[Any, str]] = {}                       # by id: what was there before, and its name
+        self._variables: dict[tuple[int, int], tuple[dict, dict, dict[str, Any]]] = {}       # by when and the id of a file's
         self._attributes: dict[int, dict[str, tuple[int, Any]]] = {}         # by id: the attributes that were read, and when
         self._classes: dict[type, dict[str, tuple[int, list]]] = {}          # the same, in each base
+        self._objects: list[Any] = []                                        # whose class is compared
+        self._ours: dict[Any, tuple[Mapping, dict[str, None]]] = {}          # names in files and classes of minicl
         self._holders: list[tuple[Any, str]] = []                            # what has attributes that cannot be watched
+        self._held: list[dict[str, Any]] = []                                # their attributes
         self._open: tuple[type, ...] = ()                                    # kinds of holders all of which may be read
-        self._most = MANY
         self._by_time: dict[int, list] = {}
         self._computed: set[tuple[int, str]] = set()                         # attributes that functions of the host have set
 
@@ -81,12 +65,17 @@ class Guards:
                 return name if isinstance(name, str) else name[0]
             if not all(map(operator.is_, now, before)):
                 for k, (x, y) in enumerate(zip(now, before)):
-                    if not _equal(x, y):
+                    if not equal(x, y):
                         return name if isinstance(name, str) else name[k]
         return None
 
     def refuse(self, reason: str | None) -> None:
         self.reason = self.reason or reason
+
+    def refuse_object(self, name: str, value: Any) -> None:
+        kind = type(value)
+        self.refuse(f"it reads {name}, a {kind.__module__}.{kind.__qualname__}, whose state cannot be compared; use it "
+                    "outside, and make what it gives an argument")
 
     def read(self, name: Any, read: Read) -> Sequence[Any]:
         """What read() gives, to be compared with what it will give."""
@@ -98,92 +87,29 @@ class Guards:
         for value in self.read(name, read):
             self.reach(name, value)
 
+    def reach(self, name: str, value: Any) -> None:
+        """A value has come out of a variable, an attribute or a list; the value itself is compared there."""
+        kind = type(value)
+        if is_plain(kind) or not self.is_new(value) or self.reason:
+            return
+        self._reached[id(value)] = value, name
+        is_known = look_at(self, name, value)
+        if issubclass(kind, type):
+            self._classes.setdefault(value, {})
+        if issubclass(kind, (type, types.ModuleType)) or issubclass(kind, Tensor) and is_ours(kind):
+            return                                           # which have no attributes besides, or were hooked there
+        if not is_known and draws(kind.__module__):
+            self.refuse_object(name, value)
+        elif self.hook(kind):
+            self._objects.append(value)
+        elif is_known:
+            self.hold(name, value)
+        elif not is_of_device(kind.__module__):
+            self.refuse_object(name, value)
+
     def is_new(self, owner: Any) -> bool:
         """Whether the step has made the object."""
         return id(owner) not in self._reached
-
-    # ------------------------------------------------------------ attributes
-
-    def attribute(self, owner: Any, name: str) -> None:
-        """The attribute is about to be read: of the object, if it was there before the step, and of its class."""
-        if (id(owner), name) in self._computed or issubclass(type(owner), HostBuffer) and name == "_value":
-            label = self._reached.get(id(owner), (None, type(owner).__name__))[1]
-            self.refuse(f"it reads {label}.{name}, which changes on the host in each step")
-        if issubclass(type(owner), type) and name in WHOLE:
-            self._read_all(owner, "")
-        entry = self.class_entry(owner if issubclass(type(owner), type) else type(owner), name)
-        if issubclass(type(owner), type) or self.is_new(owner) or name in self._attributes.setdefault(id(owner), {}):
-            return
-        label, entries, read = self._reached[id(owner)][1], attributes_of(owner), self._attributes[id(owner)]
-        value = _slot(entry, owner) if isinstance(entry, types.MemberDescriptorType) else entries.get(name, MISSING)
-        if not (issubclass(type(owner), types.ModuleType) and root(owner.__name__) in TRUSTED):
-            read[name] = len(self.host.functions), value
-        if value is not MISSING:
-            is_ours = any(root(base.__module__) == __package__ for base in type(owner).__mro__)
-            self._most = sys.maxsize if is_ours else MANY
-            self.reach(f"{label}.{name}", value)
-            self._most = MANY
-        if name in WHOLE or self.reads_by_itself(type(owner)):
-            self.reach(f"{label}.__dict__", entries)
-
-    def class_entry(self, kind: type, name: str) -> Any:
-        """What a class has under this name, which is compared in those of its bases that are not a library's."""
-        names = self._classes.setdefault(kind, {})
-        if name not in names and name not in HOOKS:
-            names[name] = len(self.host.functions), [vars(base).get(name, MISSING) for base in _own_bases(kind)]
-            for value in names[name][1]:
-                self.reach(f"{kind.__name__}.{name}", value)
-        base = next((base for base in kind.__mro__ if name in vars(base)), None)
-        if base is not None and is_library(base.__module__) and isinstance(vars(base)[name], types.FunctionType):
-            self.reach(name, vars(base)[name])
-        return None if base is None else vars(base)[name]
-
-    def named(self, name: str) -> None:
-        """An instruction names an attribute, perhaps of one of the holders."""
-        for holder, _ in self._holders:
-            self.attribute(holder, name)
-
-    def open(self, *kinds: type, later: bool = True) -> None:
-        """Attributes of such holders may be read that no instruction names."""
-        self._open += kinds * later
-        for holder, label in list(self._holders):
-            if isinstance(holder, kinds):
-                self._read_all(holder, label)
-
-    def hold(self, name: str, holder: Any) -> None:
-        self._holders.append((holder, name))
-        if isinstance(holder, self._open):
-            self._read_all(holder, name)
-
-    def _read_all(self, holder, label):
-        if isinstance(holder, type):
-            for name in {name for base in _own_bases(holder) for name in vars(base) if not name.startswith("__")}:
-                self.class_entry(holder, name)
-        else:
-            self.reach(f"{label}.__dict__", vars(holder))
-
-    def settle(self) -> None:
-        """After the run: compare the attributes from now on."""
-        for key, found in self._attributes.items():
-            owner, label = self._reached[key]
-            slots = {name: slot for name in found for base in type(owner).__mro__
-                     if isinstance(slot := vars(base).get(name), types.MemberDescriptorType)}
-            for when in {when for when, _ in found.values()}:
-                names = [name for name in found if found[name][0] == when and name not in WHOLE]
-                of_dict, of_slots = [name for name in names if name not in slots], [name for name in names if name in slots]
-                self._places.append((when, [f"the class of {label}", *(f"{label}.{name}" for name in of_dict + of_slots)],
-                                     functools.partial(_values, owner, of_dict, [slots[name] for name in of_slots]),
-                                     [type(owner), *(found[name][1] for name in of_dict + of_slots)]))
-        for kind, entries in self._classes.items():
-            for when in {when for when, _ in entries.values()} if _own_bases(kind) else ():
-                names = [name for name in entries if entries[name][0] == when]
-                places = [(vars(base), name) for name in names for base in _own_bases(kind)]
-                self._places.append((when, [f"{kind.__name__}.{name}" for _, name in places],
-                                     functools.partial(_entries, places), [x for name in names for x in entries[name][1]]))
-        for place in self._places:
-            self._by_time.setdefault(place[0], []).append(place)
-        for no_longer_needed in (self._reached, self._attributes, self._classes, self._holders, self.functions):
-            no_longer_needed.clear()                         # they keep objects alive
 
     def hook(self, kind: type) -> bool:
         """Watch the attributes of a class's objects, if that is possible."""
@@ -196,167 +122,160 @@ class Guards:
         """Whether a class has a __getattribute__ of its own, which may read what it does not name."""
         raise NotImplementedError
 
-    # ------------------------------------------------------------ values
+    # ------------------------------------------------------------ what is read
 
-    def reach(self, name: str, value: Any) -> None:
-        """A value has come out of a variable, an attribute or a list; the value itself is compared there."""
-        kind = type(value)
-        if kind is object or issubclass(kind, PLAIN) and not _is_own(kind) or not self.is_new(value) or self.reason:
+    def variable(self, names: dict[str, Any], builtins: dict[str, Any], name: str) -> None:
+        """A file's variable of this name, or Python's own."""
+        found = self._variables.setdefault((len(self.host.functions), id(names)), (names, builtins, {}))[2]
+        found[name] = names[name] if name in names else builtins.get(name, MISSING)
+        self.reach(name, found[name])
+
+    def attribute(self, owner: Any, name: str) -> None:
+        """The attribute is about to be read: of the object, if it was there before the step, and of its class."""
+        kind = type(owner)
+        if name == "changed" and issubclass(kind, Buffer):   # the library's own note
             return
-        self._reached[id(value)] = value, name
-        look = next((look for kinds, look in LOOKS if issubclass(kind, kinds)), None)
-        if look is not None:
-            look(self, name, value)
-        elif root(kind.__module__) not in TRUSTED - {__package__, "numpy"} or _draws(kind.__module__):
-            self._object(name, value)
-
-    def _object(self, name, value):
-        kind = type(value)
-        if not self.hook(kind):
-            self.refuse(f"it reads {name}, a {kind.__module__}.{kind.__qualname__}, whose state cannot be compared; use it "
-                        "outside, and make what it gives an argument")
-
-    def _array(self, name, x):
-        if x.nbytes > LARGEST or x.dtype.hasobject:
-            self.refuse(f"it reads {name}, an array on the host of {x.size} entries, which are not compared; make it an "
-                        "argument")
-        self.read(name, lambda: [x.shape, x.dtype, x.tobytes()])
-        self.hook(type(x))
-
-    def _tensor(self, name, x):
-        self.tensors.append(x)
-        self.read(f"the array or gradient of {name}, or requires_grad,", lambda: [x._data, x._grad, x._requires_grad])
-        self._require_device(name, x._data)
-
-    def _buffer(self, name, buffer):
-        self.read(f"{name}.data", lambda: [buffer.data])
-        self._require_device(name, buffer.data)
-
-    def _require_device(self, name, x):
-        if isinstance(x, np.ndarray):
-            self.refuse(f"{name} is on the host; move it to the device")
-
-    def _container(self, name, entries):
-        if len(entries) > self._most:
-            self.refuse(f"it reads {name}, which has {len(entries)} entries; at most {MANY} are compared, so make what "
-                        "changes an argument")
+        if (id(owner), name) in self._computed or issubclass(kind, HostBuffer) and name == "_value":
+            label = self._reached.get(id(owner), (None, kind.__name__))[1]
+            self.refuse(f"it reads {label}.{name}, which changes on the host in each step")
+        if issubclass(kind, type) and name in WHOLE:
+            self._read_all(owner, "")
+        entry = self.class_entry(owner if issubclass(kind, type) else kind, name)
+        is_slot = isinstance(entry, types.MemberDescriptorType)
+        if issubclass(kind, type) or self.is_new(owner) or name in self._attributes.setdefault(id(owner), {}) \
+                or issubclass(kind, Tensor) and is_slot and is_ours(entry.__objclass__) \
+                or issubclass(kind, Buffer) and name == "data":              # which kinds.py compares
             return
-        kind = next(kind for kind in (dict, types.MappingProxyType, *CONTAINERS) if isinstance(entries, kind))
-        self.follow(name, (lambda: list(kind.__iter__(entries))) if kind in CONTAINERS else
-                    lambda: [*kind.keys(entries), *kind.values(entries)])
-        self.hook(type(entries))
+        label, entries, read = self._reached[id(owner)][1], attributes_of(owner), self._attributes[id(owner)]
+        value = _slot(entry, owner) if is_slot else entries.get(name, MISSING)
+        if not (issubclass(kind, types.ModuleType) and is_of_device(owner.__name__)):      # replaced during a capture
+            read[name] = len(self.host.functions), value
+        if value is not MISSING:
+            self.most = sys.maxsize if any(map(is_ours, kind.__mro__)) else MANY
+            self.reach(f"{label}.{name}", value)
+            self.most = MANY
+        if name in WHOLE or self.reads_by_itself(kind):
+            self.reach(f"{label}.__dict__", entries)
 
-    def _class(self, name, kind):
-        is_hooked = self.hook(kind)                          # for objects that the step makes
-        if not (is_hooked or kind.__module__ == "builtins" or issubclass(kind, BaseException)):
-            self._of_library(name, kind.__module__, kind.__name__)
-        if kind in NAMERS:
-            self.open(*HOLDERS)
-        elif kind is str:
+    def class_entry(self, kind: type, name: str) -> Any:
+        """What a class has under this name, which is compared in those of its bases that are not a library's."""
+        names = self._classes.setdefault(kind, {})
+        base = next((base for base in kind.__mro__ if name in vars(base)), None)
+        if name not in names and name not in HOOKS:
+            names[name] = len(self.host.functions), [vars(base).get(name, MISSING) for base in own_bases(kind)]
+            for value in names[name][1]:
+                self.reach(f"{kind.__name__}.{name}", value)
+            for each in kind.__mro__ if base is None else kind.__mro__[:kind.__mro__.index(base) + 1]:
+                if is_ours(each):
+                    self._compare_ours(each, vars(each), [name])
+        entry = None if base is None else vars(base)[name]
+        if isinstance(entry, types.FunctionType) and base is not None and (is_ours(base) or is_library(base.__module__)):
+            self.reach(name, entry)
+        return entry
+
+    def passes(self, code: types.CodeType, names: dict[str, Any], kind: type) -> None:
+        """The step goes through a function of minicl. kind: the class of its first argument, of which it may be a method."""
+        self._compare_ours(names["__name__"], names, code.co_names)
+        if any(map(is_ours, kind.__mro__)):
+            self.class_entry(kind, code.co_name)
+
+    def _compare_ours(self, owner, entries, names):
+        self._ours.setdefault(owner, (entries, {}))[1].update((name, None) for name in names if name in entries)
+
+    # ------------------------------------------------------------ attributes that cannot be watched
+
+    def hold(self, name: str, holder: Any) -> None:
+        """Its class cannot be changed to say which attributes are read, so that those are compared that are named."""
+        entries = attributes_of(holder)
+        if entries:
+            self._holders.append((holder, name))
+            if issubclass(type(holder), self._open):
+                self._read_all(holder, name)
+        if not issubclass(type(holder), type) and type(holder).__dictoffset__:
+            self._held.append(entries)
+
+    def named(self, name: str) -> None:
+        """An instruction names an attribute, perhaps of one of the holders."""
+        if name in COMPARES:
             self.open(types.SimpleNamespace)
-        self.hook(type(kind))
+        elif name in FORMATS:
+            self.open(object)
+        for holder, _ in self._holders:
+            if issubclass(type(holder), type) or name in WHOLE or name in attributes_of(holder):
+                self.attribute(holder, name)
 
-    def _function(self, name, function):
-        module = str(function.__globals__.get("__name__"))
-        if root(module) in TRUSTED:                          # its own code is not looked at, what it wraps is
-            self._of_library(name, module, function.__name__)
-            for value in (value for cell in function.__closure__ or () for value in contents(cell)):
-                if isinstance(value, (types.FunctionType, types.MethodType, functools.partial)):
-                    self.reach(name, value)
-            return
-        self.functions.setdefault(function.__code__, []).append(function)
-        self.follow(f"a default argument of {function.__name__}",
-                    lambda: [function.__code__, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()])
-        if vars(function):
-            self.hold(name, function)
+    def open(self, *kinds: type, later: bool = True) -> None:
+        """Attributes of such holders may be read that no instruction names."""
+        self._open += kinds * later
+        for holder, label in list(self._holders):
+            if issubclass(type(holder), kinds):
+                self._read_all(holder, label)
 
-    def _builtin(self, name, function):
-        owner = getattr(function, "__self__", None)
-        if owner is not None and not issubclass(type(owner), (types.ModuleType, type)):
-            self.reach(name, owner)                          # a method, as in add = losses.append
-            return
-        module = function.__module__ or (owner.__module__ if issubclass(type(owner), type) else "builtins")
-        if not (issubclass(type(owner), type) and module == "builtins"):           # such as dict.fromkeys
-            self._of_library(name, module, function.__name__)
-        if function in (getattr, hasattr, vars, dir):
-            self.open(*HOLDERS)
-        elif function in (repr, ascii, format):
-            self.open(types.SimpleNamespace)
-
-    def _of_library(self, name, module, what):
-        """Something of a module whose code is not looked at is called."""
-        if module == "builtins" and what not in BUILTINS or module == "_io" or root(module) == "numpy" and what in FILES:
-            self.refuse(f"it calls {what}(), whose effect or result is not seen, or happens once only")
-        elif _draws(module):
-            self.refuse(f"it takes random numbers, or a generator, from {module}; make the generator outside, or pass the "
-                        "numbers as arguments")
-        elif root(module).removeprefix("_") not in TRUSTED | SAFE:
-            self.refuse(f"it calls {name}, of the module {module}, which may give something else in each step")
-
-    def _method(self, name, method):
-        self.reach(name, method.__self__)
-        self.reach(name, method.__func__)
-
-    def _module(self, name, module):
-        if _draws(module.__name__):
-            self._of_library(name, module.__name__, "")
+    def _read_all(self, holder, label):
+        if issubclass(type(holder), type):
+            for name in {name for base in own_bases(holder) for name in vars(base) if not name.startswith("__")}:
+                self.class_entry(holder, name)
         else:
-            self.hook_module(module)
+            self.reach(f"{label}.__dict__", attributes_of(holder))
+
+    # ------------------------------------------------------------ after the run
+
+    def settle(self) -> None:
+        """Compare from now on what was read by name, all of one time at once."""
+        for kind in (Tensor, BaseTensor):
+            self._compare_ours(kind, vars(kind), vars(kind))
+        kinds = [kind for kind in self._classes if own_bases(kind)]
+        for when in range(len(self.host.functions) + 1):
+            for (then, _), (entries, builtins, found) in self._variables.items():
+                if then == when:
+                    pythons = [name for name in found if name not in entries]
+                    self._add(when, [*found, *pythons], functools.partial(_variables, entries, [*found], builtins, pythons),
+                              [*(MISSING if name in pythons else found[name] for name in found), *map(found.get, pythons)])
+            names, values, of_dict, of_slots = [], [], [], []
+            for key, read in self._attributes.items():
+                owner, label = self._reached[key]
+                found = {name: value for name, (then, value) in read.items() if then == when and name not in WHOLE}
+                slots = {name: slot for name in found for base in type(owner).__mro__
+                         if isinstance(slot := vars(base).get(name), types.MemberDescriptorType)}
+                of_dict.append((owner, [name for name in found if name not in slots]))
+                of_slots += [(slot, owner, f"{label}.{name}", found[name]) for name, slot in slots.items()]
+                names += [f"{label}.{name}" for name in of_dict[-1][1]]
+                values += [found[name] for name in of_dict[-1][1]]
+            self._add(when, names, functools.partial(_attributes, [each for each in of_dict if each[1]]), values)
+            self._add(when, [name for *_, name, _ in of_slots], functools.partial(_slots, [each[:2] for each in of_slots]),
+                      [value for *_, value in of_slots])
+            of_classes = [(vars(base), name, kind, value) for kind in kinds
+                          for name, (then, values) in self._classes[kind].items() if then == when
+                          for base, value in zip(own_bases(kind), values)]
+            self._add(when, [f"{kind.__name__}.{name}" for _, name, kind, _ in of_classes],
+                      functools.partial(_entries, [each[:2] for each in of_classes]), [value for *_, value in of_classes])
+        state = functools.partial(_state, self._objects, kinds, self._held + [
+            entries for kind, (entries, _) in self._ours.items() if isinstance(kind, type)])
+        ours = [(entries, get, get(entries)) for entries, names in self._ours.values() if names
+                for get in [operator.itemgetter("__doc__", *names)]]
+        self._add(0, "the class of an object, the bases of a class, or a function of minicl",
+                  functools.partial(_is_same, state, state(), ours), [True])
+        for place in self._places:
+            self._by_time.setdefault(place[0], []).append(place)
+        for no_longer_needed in (self._reached, self._variables, self._attributes, self._classes, self._holders,
+                                 self.functions):            # they keep objects alive
+            no_longer_needed.clear()
+
+    def _add(self, when, names, read, values):
+        if values:
+            self._places.append((when, names, read, values))
 
 
-def _through(*names):
-    """How to look at a value that is read through these of its attributes."""
-    return lambda self, name, value: self.follow(name, lambda: [getattr(value, attribute) for attribute in names])
+def _variables(names, found, builtins, pythons):
+    return [*map(names.get, found, itertools.repeat(MISSING)), *map(builtins.get, pythons, itertools.repeat(MISSING))]
 
 
-LOOKS: list[tuple[Any, Callable]] = [
-    (types.ModuleType, Guards._module), (type, Guards._class), (types.FunctionType, Guards._function),
-    (types.MethodType, Guards._method), ((staticmethod, classmethod), _through("__func__")),
-    (types.MethodWrapperType, _through("__self__")), (property, _through("fget", "fset", "fdel")),
-    (functools.partial, lambda self, name, part: self.follow(
-        name, lambda: [part.func, *part.args, *part.keywords, *part.keywords.values()])),
-    (type(functools.lru_cache(len)), lambda self, name, cache: self.follow(name, functools.partial(_cached, cache))),
-    (weakref.ReferenceType, lambda self, name, reference: self.follow(name, lambda: [reference()])),
-    ((types.BuiltinFunctionType, type(np.random.Generator.random)), Guards._builtin),
-    (NAMERS, lambda self, *_: self.open(*HOLDERS)),
-    (types.SimpleNamespace, Guards.hold), (Tensor, Guards._tensor), (HostBuffer, Guards._object), (Buffer, Guards._buffer),
-    (np.ndarray, Guards._array), (np.random.Generator, lambda self, name, rng: self.host.watch(rng)),
-    ((dict, types.MappingProxyType, *CONTAINERS), Guards._container)]
+def _attributes(owners):
+    return [value for owner, names in owners for value in map(attributes_of(owner).get, names, itertools.repeat(MISSING))]
 
 
-def _cached(cache):
-    """The keys and results of an lru_cache; one of no maximal size has them in a dict."""
-    has_links = cache.cache_parameters()["maxsize"] is not None
-    return sorted((x for x in gc.get_referents(cache) if not (has_links and type(x) is dict)), key=id)
-
-
-def root(module: Any) -> str:
-    return str(module).partition(".")[0]
-
-
-def _draws(module):
-    return ".random" in module and root(module) in TRUSTED
-
-
-def is_library(module: Any) -> bool:
-    return root(module) in sys.stdlib_module_names and module != "__main__"
-
-
-def _is_own(kind):
-    """Whether a class is neither of Python's library nor of those trusted."""
-    return not is_library(kind.__module__) and root(kind.__module__) not in TRUSTED
-
-
-@functools.lru_cache(1000)
-def _own_bases(kind):
-    return [base for base in kind.__mro__ if _is_own(base)]
-
-
-def attributes_of(owner: Any) -> dict[str, Any]:
-    try:
-        return object.__getattribute__(owner, "__dict__")
-    except AttributeError:
-        return {}
+def _slots(places):
+    return [_slot(slot, owner) for slot, owner in places]
 
 
 def _slot(slot, owner):
@@ -366,29 +285,17 @@ def _slot(slot, owner):
         return MISSING
 
 
-def _values(owner, names, slots):
-    return [type(owner), *map(attributes_of(owner).get, names, itertools.repeat(MISSING)),
-            *(_slot(slot, owner) for slot in slots)]
-
-
 def _entries(places):
-    return [names.get(name, MISSING) for names, name in places]
+    return [entries.get(name, MISSING) for entries, name in places]
 
 
-def contents(cell: Any) -> Sequence[Any]:
+def _state(objects, kinds, grown):
+    """The classes of objects, the bases and names of classes, the sizes of what may only grow."""
+    return [*map(type, objects), *(kind.__mro__ for kind in kinds), *(kind.__name__ for kind in kinds), *map(len, grown)]
+
+
+def _is_same(state, before, ours):
     try:
-        return [cell.cell_contents]
-    except ValueError:                                       # not assigned yet
-        return []
-
-
-def _equal(x, y):
-    """Whether two values are the same, or equal and of one type, bit for bit."""
-    if x is y:
-        return True
-    if type(x) is not type(y):
-        return False
-    if type(x) in (float, complex) or isinstance(x, np.generic):
-        return np.asarray(x).tobytes() == np.asarray(y).tobytes()
-    return (type(x) in NUMBERS or isinstance(x, np.dtype)) and x == y or type(x) is tuple and len(x) == len(y) \
-        and all(map(_equal, x, y))
+        return [state() == before and all(get(entries) == values for entries, get, values in ours)]
+    except Exception:                                        # deleted, or arrays that cannot be compared as a whole
+        return [False]

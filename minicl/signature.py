@@ -132,7 +132,7 @@ class Signature:
         for position, x in enumerate(values):
             name = self.input_name(position)
             if type(x) is HostArgument:                      # such as labels, in a step that is captured
-                x = x.moved()
+                x = x.moved(is_input=True)
             if isinstance(x, np.generic):
                 x = x.item()                                 # a NumPy float64 would promote float32
             if x is None or isinstance(x, (int, float)):

@@ -29,11 +29,13 @@ from typing import Any
 import numpy as np
 
 from .backend import Step
-from .guards import HOOKS, SAFE, TRUSTED, Guards, contents, is_library, root
+from .guards import HOOKS, Guards
+from .kinds import SAFE, TRUSTED, contents, is_library, is_of_python, root
 
 SEEDED = {"bit_generator", "spawn", "jumped"}                # attributes that make one random generator from another
 HIDDEN = {f"__{name}__" for name in "get subclasses globals closure builtins".split()}     # attributes of what has no hooks
-COMPARE = {"COMPARE_OP", "FORMAT_VALUE", "FORMAT_SIMPLE", "FORMAT_WITH_SPEC", "MATCH_CLASS", "BINARY_MODULO"}
+COMPARE = {"COMPARE_OP", "FORMAT_VALUE", "FORMAT_SIMPLE", "FORMAT_WITH_SPEC", "CONTAINS_OP", "MATCH_CLASS",
+           "BINARY_MODULO"}
 CONSTRUCTORS = {"__init__", "__new__", "__post_init__"}
 
 
@@ -76,10 +78,17 @@ class Watch(Guards):
     def _call(self, frame, event, arg):
         """Called with each function: which of its instructions are shown."""
         module, code = str(frame.f_globals.get("__name__", "")), frame.f_code
-        if self.reason or self.host.is_computing or root(module) in TRUSTED \
-                or is_library(module) and code not in self.functions and code not in self._made:       # called by a library
+        if self._busy or self.reason or self.host.is_computing:
             return None
         self._busy = True
+        if module == "importlib._bootstrap" and code.co_name == "_find_and_load":
+            frame.f_trace_lines = False
+            return self._import                              # by a library, such as NumPy's parts that it loads late
+        if root(module) == __package__ and module not in (__name__, Guards.__module__):
+            self._passes(frame)
+        if root(module) in TRUSTED or is_library(module) and code not in self.functions and code not in self._made:
+            self._busy = False
+            return None                                      # called by a library
         self._made.update(inner for inner in code.co_consts if isinstance(inner, types.CodeType))
         if code.co_name.startswith("__") and code.co_argcount:               # such as __call__, which nothing names
             self.class_entry(type(frame.f_locals.get(code.co_varnames[0])), code.co_name)
@@ -92,6 +101,20 @@ class Watch(Guards):
         self._busy = False
         frame.f_trace_lines, frame.f_trace_opcodes = False, True
         return self._instruction
+
+    def _import(self, frame, event, arg):
+        """What runs until a module is found is not the step's."""
+        self._busy = event != "return"
+        return self._import
+
+    def _passes(self, frame):
+        """A function of minicl is called."""
+        code = frame.f_code
+        first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+        kind = first if issubclass(type(first), type) else type(first)
+        if (code, kind) not in self._noted:
+            self._noted.add((code, kind))
+            self.passes(code, frame.f_globals, kind)
 
     def _instruction(self, frame, event, arg):
         if event == "opcode" and not self._busy and not self.reason:
@@ -109,8 +132,7 @@ class Watch(Guards):
         names = frame.f_globals
         if (id(names), name) not in self._noted and name not in frame.f_locals:        # those of a class that is being made
             self._noted.add((id(names), name))
-            values = self.read(name, lambda: [names[name]] if name in names else [])
-            self.reach(name, values[0] if values else frame.f_builtins.get(name))
+            self.variable(names, frame.f_builtins, name)
 
     def _free_variable(self, frame, name):
         for function in self.functions.get(frame.f_code, ()):
@@ -156,7 +178,7 @@ class Watch(Guards):
     # ------------------------------------------------------------ attributes
 
     def hook(self, kind: type) -> bool:
-        if kind in self._hooked or not _is_of_python(kind):
+        if kind in self._hooked or not is_of_python(kind):
             return kind in self._hooked
         own = [vars(base).get("__getattribute__") for base in kind.__mro__ if base not in self._hooked]
         self._hooked[kind] = any(self._hooked.get(base) for base in kind.__mro__) \
@@ -211,17 +233,6 @@ def _setting(watch, original):
         watch.on_set(self, name)
         original(self, name, *value)
     return set_or_delete
-
-
-@functools.lru_cache(1000)
-def _is_of_python(kind):
-    """Whether a class was made by a class statement, so that it can be changed, and its objects have no hidden state."""
-    heap, immutable = 1 << 9, 1 << 8
-    compiled = [base for base in kind.__mro__ if not base.__flags__ & heap or base.__flags__ & immutable
-                or base.__module__ in sys.builtin_module_names
-                or str(getattr(sys.modules.get(base.__module__), "__file__", "")).endswith((".so", ".pyd"))]
-    return kind not in compiled and all(base.__module__ in ("builtins", "collections", "types") or base is np.ndarray
-                                        for base in compiled)
 
 
 @functools.lru_cache(1000)

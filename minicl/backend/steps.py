@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ..typing import Array
+from ..typing import Array, HostArray
 from .device import array_module, to_device
 
 HostFunction = Callable[[], Sequence[Any] | None]
@@ -75,35 +75,43 @@ class HostArgument:
 
     __class__ = property(lambda self: np.ndarray)            # type: ignore[assignment]    # for isinstance(x, np.ndarray)
 
-    def __init__(self, place: Array):
+    def __init__(self, place: Array, read: Callable[[], HostArray]):
         self.place = place                                   # on the device; each launch fills it before all else
+        self.read = read                                     # gives this step's, within each_step()
 
     shape = property(lambda self: self.place.shape)
     dtype = property(lambda self: self.place.dtype)
     ndim = property(lambda self: self.place.ndim)
     size = property(lambda self: self.place.size)
 
-    def moved(self) -> Array:
-        return self.place.copy()
+    def moved(self, is_input: bool = False) -> Array:
+        """A copy on the device. is_input: of an op, which may ask for its values on the host, see read_on_host()."""
+        copy = self.place.copy()
+        if is_input and _here.step is not None:
+            _here.step.moved.append((copy, self))
+        return copy
+
+    def _with(self, function: Callable[[Array], Array]) -> "HostArgument":
+        return HostArgument(function(self.place), lambda: function(self.read()))
 
     def __len__(self) -> int:
         return len(self.place)
 
     def __iter__(self) -> "Iterator[HostArgument]":
-        return (HostArgument(row) for row in self.place)
+        return (self[k] for k in range(len(self)))
 
     def __getitem__(self, key: Any) -> "HostArgument":
         if not all(isinstance(part, (int, slice, type(...), type(None))) for part in (key if type(key) is tuple else [key])):
             self._refuse()
-        return HostArgument(self.place[key])
+        return self._with(lambda x: x[key])
 
     def reshape(self, *shape: Any) -> "HostArgument":
-        return HostArgument(self.place.reshape(*shape))
+        return self._with(lambda x: x.reshape(*shape))
 
     def astype(self, dtype: Any) -> "HostArgument":
         if np.dtype(dtype).kind != "f":                      # to floats both round alike
             self._refuse()
-        return HostArgument(self.place.astype(dtype))
+        return self._with(lambda x: x.astype(dtype))
 
     def _refuse(self, *arguments: Any, **options: Any) -> NoReturn:
         raise TypeError("a HostArgument computes on the host")
@@ -113,7 +121,9 @@ def _arithmetic(name):
     def compute(self, other):
         if type(other) not in (int, float, HostArgument):
             self._refuse()
-        return HostArgument(getattr(self.place, name)(other.place if type(other) is HostArgument else other))
+        if type(other) is HostArgument:
+            return HostArgument(getattr(self.place, name)(other.place), lambda: getattr(self.read(), name)(other.read()))
+        return self._with(lambda x: getattr(x, name)(other))
     return compute
 
 
@@ -139,6 +149,7 @@ class Step:
         self.draws_itself = False                                            # from one of them, outside its functions
         self.functions: list[tuple[HostFunction, Any, list]] = []            # with floats' dtype, and its values' kinds
         self.values: list[Sequence[Any]] = []
+        self.moved: list[tuple[Array, HostArgument]] = []                    # copies on the device, and of what
         self.undo: list[Callable[[], Any]] = []
         self.is_computing = False
         self.refused: str | None = None                                      # why it cannot be captured
@@ -197,6 +208,15 @@ def is_captured() -> bool:
 def is_supplied() -> bool:
     """Whether the next each_step() takes values that were drawn before, so that it draws nothing."""
     return _here.step is not None and bool(_here.step.supplied)
+
+
+def read_on_host(x: Array) -> Callable[[], HostArray] | None:
+    """What gives the values of x on the host, within each_step(); None if only the device has them. In a step that is
+    captured x may be a copy of an argument on the host."""
+    if isinstance(x, np.ndarray):
+        return lambda: x
+    step = _here.step if is_captured() else None
+    return next((argument.read for copy, argument in step.moved if copy is x), None) if step is not None else None
 
 
 def undo_if_not_captured(function: Callable[[], Any]) -> None:

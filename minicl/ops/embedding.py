@@ -1,7 +1,7 @@
 """Embedding: lookup of vectors in a table by id."""
 
 from ..autograd import op
-from ..backend import array_module, on_host, scatter_add
+from ..backend import array_module, each_step, read_on_host, scatter_add
 from ..signature import Index
 from ..typing import Array
 
@@ -19,9 +19,8 @@ def embedding(ids: Index, table: Array):
     """
     if table.ndim != 2:
         raise ValueError(f"embedding: expected a table (V, C), got shape {table.shape}")
-    if on_host(ids) and ids.size and not (-1 <= ids.min() and ids.max() < len(table)):
-        raise IndexError(f"embedding: ids must be from -1 (the last row) to {len(table) - 1}, for a table {table.shape}, "
-                         f"got {ids.min()} to {ids.max()}")
+    if (read := read_on_host(ids)) is not None:
+        each_step(table, lambda: _require_ids(read(), table.shape))
 
     def backward(g):
         dtable = array_module(table).zeros_like(table)
@@ -29,3 +28,9 @@ def embedding(ids: Index, table: Array):
         return None, dtable
 
     return table[ids], backward
+
+
+def _require_ids(ids, shape):
+    if ids.size and not (-1 <= ids.min() and ids.max() < shape[0]):
+        raise IndexError(f"embedding: ids must be from -1 (the last row) to {shape[0] - 1}, for a table {shape}, "
+                         f"got {ids.min()} to {ids.max()}")

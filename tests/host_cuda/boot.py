@@ -45,8 +45,8 @@ def load():
         if not name.startswith("_") and callable(method):
             setattr(_generator_api.Generator, name, _refusing(method))
     cupy.cuda.set_allocator(None)                           # no pool: each array has its own memory, see runtime.cpp
-    from minicl import guards
-    guards.TRUSTED.add("host_cuda")                         # as CuPy's own code, its compiler here is not a step's
+    from minicl.kinds import TRUSTED
+    TRUSTED.add("host_cuda")                                # as CuPy's own code, its compiler here is not a step's
     return cupy
 
 
