@@ -22,7 +22,7 @@ from typing import Any
 from .autograd import Tensor
 from .backend import Step
 from .kinds import (COMPARES, FORMATS, MANY, attributes_of, draws, equal, is_library, is_of_device, is_ours, is_plain,
-                    look_at, own_bases)
+                    look_at, own_bases, root)
 from .nn import Buffer
 from .nn.parts import HostBuffer
 from .tensor import BaseTensor
@@ -176,6 +176,9 @@ class Guards:
     def passes(self, code: types.CodeType, names: dict[str, Any], kind: type) -> None:
         """The step goes through a function of minicl. kind: the class of its first argument, of which it may be a method."""
         self._compare_ours(names["__name__"], names, code.co_names)
+        for part in map(names.get, code.co_names):           # such as ops, of ops.relu
+            if issubclass(type(part), types.ModuleType) and root(part.__name__) == __package__:
+                self._compare_ours(part.__name__, vars(part), code.co_names)
         if any(map(is_ours, kind.__mro__)):
             self.class_entry(kind, code.co_name)
 

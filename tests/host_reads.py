@@ -7,6 +7,7 @@
 
 import abc
 import argparse
+import builtins
 import collections
 import contextlib
 import copy
@@ -36,6 +37,7 @@ def reset(monkeypatch):
     for owner, name in [(Tau, "shared"), (OfArgs, "shared"), (Settings, "tau"), (Measured, "_tau")]:
         monkeypatch.setattr(owner, name, 1.0)
     monkeypatch.setitem(globals(), "TAU", 1.0)
+    monkeypatch.setattr(builtins, "minicl_tau", 1.0, raising=False)
     SCALE[0] = 1.0
 
 
@@ -495,6 +497,199 @@ FOLLOWED = {
         [Plain(), Plain(2.0)]),
     "getter of a partial method": lambda: (lambda owner: (functools.partial(Plain.get_tau, owner), attribute(owner)))(Plain()),
 }
+
+
+# ---------------------------------------------------------------- what changes beside a value
+
+class Text(str):
+    """As the classes below: Python makes them, on a class that it does not make."""
+
+
+class Part(functools.partial):
+    pass
+
+
+class Property(property):
+    pass
+
+
+class Reference(weakref.ref):
+    pass
+
+
+class Ordered(collections.OrderedDict):
+    pass
+
+
+class Defaults(collections.defaultdict):
+    pass
+
+
+class Drawing(np.random.Generator):
+    pass
+
+
+class Fault(Exception):
+    pass
+
+
+def instance(owner, read=lambda owner: owner.tau, name="tau"):
+    """An attribute of the object itself, of whatever kind."""
+    setattr(owner, name, 1.0)
+    return lambda: read(owner), attribute(owner, name)
+
+
+def added(owner):
+    """An attribute that the object does not have at first."""
+    return lambda: getattr(owner, "tau", 1.0), attribute(owner)
+
+
+def cached(x):
+    return x
+
+
+def ordered(read, make=collections.OrderedDict):
+    def scene():
+        owner = make(a=1.0, b=3.0)
+        return lambda: read(owner), lambda value: owner.move_to_end("a")
+    return scene
+
+
+def reinserted():
+    owner = collections.Counter(a=1, b=3)
+    return lambda: float(owner[next(iter(owner))]), lambda value: owner.update(a=owner.pop("a"))
+
+
+def records(make=lambda x: x):
+    rows = make(np.zeros(2, dtype=[("tau", "f8"), ("other", "i4")]))
+    rows["tau"] = 1.0
+    return rows[0]
+
+
+def class_of(read):
+    """Another class of the object, with the same attributes."""
+    def scene():
+        class First:
+            factor = 1.0
+
+            def __call__(self):
+                return 1.0
+
+        class Second(First):
+            def __call__(self):
+                return 3.0
+
+            def __len__(self):
+                return 3
+
+        First.__len__ = lambda self: 1
+        owner = First()
+        return lambda: float(read(owner, Second)), lambda value: setattr(owner, "__class__", Second)
+    return scene
+
+
+def bases_of(read):
+    def scene():
+        class First:
+            tau = 1.0
+
+        class Second:
+            tau = 3.0
+
+        class Derived(First):
+            pass
+
+        return lambda: read(Derived, Second), lambda value: setattr(Derived, "__bases__", (Second,))
+    return scene
+
+
+def name_of(owner):
+    before = owner.__name__
+    return lambda: 1.0 if owner.__name__ == before else 3.0, lambda value: setattr(owner, "__name__", "other")
+
+
+def among_namespaces(read):
+    """Two namespaces that are equal after the change, in code that Python does not show."""
+    def scene():
+        one, other = types.SimpleNamespace(tau=1.0), types.SimpleNamespace(tau=3.0)
+        return lambda: 3.0 if read(one, [other]) else 1.0, attribute(one)
+    return scene
+
+
+def counts_in_others():
+    one, other = types.SimpleNamespace(tau=1.0), types.SimpleNamespace(tau=3.0)
+    count, equals = [other].count, one.__eq__
+    return lambda: 1.0 + count(one) + equals(other), attribute(one)
+
+
+def default_factory(make=collections.defaultdict):
+    def scene():
+        owner = make(lambda: 1.0)
+        return lambda: owner.default_factory(), lambda value: setattr(owner, "default_factory", lambda: value)
+    return scene
+
+
+def maps_of_a_chain():
+    owner = collections.ChainMap({"tau": 1.0})
+    return lambda: owner["tau"], lambda value: owner.maps.insert(0, {"tau": value})
+
+
+def of_all_files():
+    return lambda: minicl_tau, attribute(builtins, "minicl_tau")                    # noqa: F821
+
+
+def argument_of_an_error():
+    owner = Fault(1.0)
+    return lambda: owner.args[0], lambda value: setattr(owner, "args", (value,))
+
+
+FOLLOWED |= {
+    "attribute of a partial": lambda: instance(functools.partial(of_args)),
+    "attribute of a partial by getattr": lambda: instance(functools.partial(of_args), lambda owner: getattr(owner, "tau", 2.0)),
+    "attribute of a subclass of partial": lambda: instance(Part(of_args)),
+    "attribute of an lru_cache": lambda: instance(functools.lru_cache(cached)),
+    "attribute of a staticmethod": lambda: instance(staticmethod(of_args)),
+    "attribute of a classmethod": lambda: instance(classmethod(of_args)),
+    "attribute of a subclass of property": lambda: instance(Property(of_args)),
+    "attribute of a subclass of ref": lambda: instance(Reference(HELD)),
+    "attribute of a subclass of Generator": lambda: instance(Drawing(np.random.PCG64(0))),
+    "attribute of a subclass of str": lambda: instance(Text("a")),
+    "attribute of an error": lambda: instance(Fault()), "argument of an error": argument_of_an_error,
+    "attribute that a function gets": lambda: added(lambda: 1.0),
+    "attribute that a partial gets": lambda: added(functools.partial(of_args)),
+    "attribute that a namespace gets": lambda: added(types.SimpleNamespace()),
+    "first of an OrderedDict": ordered(lambda owner: owner[next(iter(owner))]),
+    "last of an OrderedDict": ordered(lambda owner: 4 - owner[next(reversed(owner))]),
+    "items of an OrderedDict": ordered(lambda owner: [value for _, value in owner.items()][0]),
+    "list of a subclass of OrderedDict": ordered(lambda owner: owner[list(owner)[0]], Ordered),
+    "proxy of an OrderedDict": ordered(lambda owner: list(types.MappingProxyType(owner).values())[0]),
+    "order of a Counter": reinserted,
+    "record": lambda: (lambda owner: (lambda: float(owner["tau"]), entry(owner, "tau")))(records()),
+    "attribute of a record": lambda: (lambda owner: (lambda: float(owner.tau), attribute(owner)))(
+        records(lambda x: x.view(np.recarray))),
+    "isinstance": class_of(isinstance), "class": class_of(lambda owner, kind: type(owner) is kind),
+    "call": class_of(lambda owner, kind: owner()), "len": class_of(lambda owner, kind: len(owner)),
+    "attribute of a base": bases_of(lambda kind, other: kind.tau),
+    "attribute of an object's base": bases_of(lambda kind, other: kind().tau),
+    "issubclass": bases_of(lambda kind, other: 3.0 if issubclass(kind, other) else 1.0),
+    "name of a function": lambda: name_of(lambda: 1.0), "name of a class": lambda: name_of(type("Named", (), {})),
+    "namespace in a list": among_namespaces(lambda one, others: one in others),
+    "namespace counted": among_namespaces(lambda one, others: others.count(one)),
+    "namespace in a tuple": among_namespaces(lambda one, others: (*others, one).index(one) == 0),
+    "namespaces by operator": among_namespaces(lambda one, others: operator.eq(one, others[0])),
+    "namespace counted by operator": among_namespaces(lambda one, others: operator.countOf(others, one)),
+    "namespaces by __eq__": among_namespaces(lambda one, others: one.__eq__(others[0])),
+    "methods that compare": counts_in_others,
+    "namespace in a text": of_plain(lambda owner: float("{.tau}".format(owner)),                     # noqa: UP032
+                                    functools.partial(types.SimpleNamespace, tau=1.0)),
+    "namespace by format_map": of_plain(lambda owner: float("{x.tau}".format_map({"x": owner})),
+                                        functools.partial(types.SimpleNamespace, tau=1.0)),
+    "class in a text": lambda: (lambda: float("{.shared}".format(Tau)), attribute(Tau, "shared")),    # noqa: UP032
+    "default_factory": default_factory(), "default_factory of a subclass": default_factory(Defaults),
+    "maps of a ChainMap": maps_of_a_chain, "variable of all files": of_all_files,
+}
+
+
 def count_epochs(owner, name="epoch"):
     return lambda: setattr(owner, name, getattr(owner, name) + 1)
 
@@ -526,7 +721,22 @@ def local_class():
     return Pair(values[0], other=values).tau
 
 
+class Bytes(bytearray):
+    pass
+
+
+class Stop(StopIteration):
+    pass
+
+
+class Zip(zip):
+    tau = 1.0
+
+
 REFUSED = {
+    "subclass of bytearray": (lambda owner: lambda: float(owner[0]), Bytes(b"a"), "host_reads.Bytes"),
+    "subclass of zip": (lambda owner: lambda: owner.tau, Zip([1.0]), "host_reads.Zip"),
+    "value of a StopIteration": (lambda owner: lambda: owner.value, Stop(1.0), "host_reads.Stop"),
     "counter": (lambda it: lambda: next(it), itertools.count(1), "itertools.count"),
     "generator": (lambda it: lambda: next(it), (1.0 / k for k in itertools.count(1)), "builtins.generator"),
     "random": (lambda _: lambda: random.random(), None, "random.Random"),

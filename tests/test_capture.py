@@ -2,7 +2,9 @@
 
 import collections
 import copy
+import enum
 import functools
+import sys
 import types
 
 import numpy as np
@@ -602,12 +604,98 @@ def test_what_cannot_be_compared_is_a_reason(name, cp, monkeypatch):
     assert step.graph is None and len(said) == 1 and reason in said[0]
 
 
+# ---------------------------------------------------------------- what of minicl may change
+
+class Bank(nn.Buffer):
+    shared = 1.0
+
+
+class Weight(nn.Parameter):
+    shared = 1.0
+
+
+class Value(Tensor):
+    shared = 1.0
+
+
+def pointer_of_a_bank(cp):
+    bank = nn.Buffer(cp.asarray([1.0, 3.0], dtype="float32"))
+    bank.pointer = 0
+    return lambda: bank.data[bank.pointer], lambda value: setattr(bank, "pointer", 1)
+
+
+OWN_PARTS = {
+    "pointer of a bank": pointer_of_a_bank,
+    **{f"attribute of a {kind.__name__}": lambda cp, kind=kind: host_reads.instance(kind(cp.ones(2, "float32")))
+       for kind in (nn.Buffer, Bank, Weight, Value)},
+    **{f"attribute of the class {kind.__name__}": lambda cp, kind=kind: (
+        lambda owner: (lambda: owner.shared, host_reads.attribute(kind, "shared")))(kind(cp.ones(2, "float32")))
+       for kind in (Bank, Weight, Value)},
+    "class of a Buffer": lambda cp: (lambda owner: (lambda: 3.0 if isinstance(owner, Bank) else 1.0,
+                                                    lambda value: setattr(owner, "__class__", Bank)))(nn.Buffer(cp.ones(2))),
+}
+
+
+@emulated
+@pytest.mark.parametrize("name", OWN_PARTS)
+def test_an_attribute_of_a_part_of_ones_own_is_compared(name, cp, monkeypatch):
+    for kind in (Bank, Weight, Value):
+        monkeypatch.setattr(kind, "shared", 1.0)
+    read, change = OWN_PARTS[name](cp)
+    step = capture(cp)(lambda x: cp.asarray(x) * read())
+    for k in range(9):
+        if k == 5:
+            assert step.graph is not None
+            change(3.0)
+        np.testing.assert_array_equal(step(X).get(), X * np.float32(1.0 if k < 5 else 3.0))
+    assert step.reason is None and step.graph is not None
+
+
+def doubled(function):
+    return lambda *inputs, **options: function(*inputs, **options) * 2
+
+
+REPLACED = {
+    "function of a package": (ops, "relu"), "function that a layer calls": (ops, "linear"), "method": (nn.Linear, "forward"),
+    "inherited method": (nn.Sequential, "__call__"), "operator": (Tensor, "__getitem__"), "method of Tensors": (Tensor, "exp"),
+    "function of another file": (sys.modules["minicl.contrastive.nt_xent"], "row_dots"),
+}
+
+
+@emulated
+@pytest.mark.parametrize("owner, name", REPLACED.values(), ids=list(REPLACED))
+def test_a_function_of_minicl_that_is_replaced_is_noticed(owner, name, cp, monkeypatch):
+    def make():
+        step = small_step(cp)
+
+        def on(x):
+            step(x)
+            return (ops.relu(step.model(cp.asarray(x))) + step.model(cp.asarray(x)).exp()).detach()
+
+        return on
+
+    plain, step = make(), capture(cp)(make())
+    rows = np.random.default_rng(2).standard_normal((9, 8, 6)).astype("float32")
+    for k, x in enumerate(rows):
+        if k == 5:
+            assert step.graph is not None
+            monkeypatch.setattr(owner, name, doubled(getattr(owner, name)))
+        np.testing.assert_array_equal(step(x).numpy(), plain(x).numpy())
+    assert step.reason is None and step.graph is not None
+
+
 def writes(x):
     x -= 1
     return x
 
 
+class Level(enum.IntEnum):
+    ONE = 1
+
+
 ARGUMENTS = {
+    "member of an IntEnum": (lambda cp: lambda level: cp.ones(2) * int(level), Level.ONE, "got Level"),
+    "subclass of str": (lambda cp: lambda text: cp.ones(2) * len(text), host_reads.Text("a"), "got Text"),
     "big-endian": (lambda cp: lambda x: cp.asarray(x.astype("float32")), X.astype(">f4"), "dtype >f4"),
     "longdouble": (lambda cp: lambda x: cp.asarray(x.astype("float32")), X.astype(np.longdouble), "dtype <f16"),
     "by columns": (lambda cp: lambda x: cp.asarray(x).sum(axis=0), np.asfortranarray(X), "not C-contiguous"),
@@ -837,6 +925,24 @@ def test_a_method_has_a_graph_for_each_object(cp):
     assert one.step.graph is not None and other.step.graph is not None and one.step.graph is not other.step.graph
 
 
+@emulated
+def test_a_method_of_a_class_with_slots(cp):
+    class Slots:
+        __slots__ = ("scale",)
+
+        @capture(cp)
+        def step(self, x):
+            return cp.asarray(x) * self.scale
+
+    one, other = Slots(), Slots()
+    one.scale, other.scale = 1.0, 2.0
+    for k in range(6):
+        one.scale = 1.0 + (k > 3)
+        for owner in (one, other):
+            np.testing.assert_array_equal(owner.step(X + k).get(), (X + k) * np.float32(owner.scale))
+    assert one.step.graph is not None and other.step.graph is not one.step.graph
+
+
 # ---------------------------------------------------------------- arguments on the host
 
 def twice(x, cp):
@@ -899,6 +1005,39 @@ def test_labels_that_are_an_argument_pick_rows(cp):
     for k in range(6):
         np.testing.assert_array_equal(step(np.array([k % 2, 1])).numpy(), X[[k % 2, 1]])
     assert step.graph is not None
+
+
+@emulated
+def test_ids_are_checked_before_each_launch(cp):
+    """As in the step: an id of the wrong size raises, and whatever comes after is as if it had never come."""
+    def make():
+        model = nn.Embedding(5, 2, rng=np.random.default_rng(0)).to(cp)
+        optimizer = Adam(model, 0.01)
+
+        def on(ids):
+            optimizer.zero_grad()
+            loss = (model(ids[:, 1:]) * model(ids)[:, :1]).sum()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        return on
+
+    plain, step = make(), capture(cp)(make())
+    for k, wrong in enumerate([0, 0, 0, 0, 5, 0, -2, 0, 5, 0, 0]):
+        ids = np.array([[1, 2, 3], [k % 5, -1, wrong]])
+        if wrong:
+            for each in (plain, step):
+                with pytest.raises(IndexError, match="embedding: ids must be from -1"):
+                    each(ids)
+        else:
+            assert step(ids).item() == plain(ids).item()
+    assert step.graph is not None and step.reason is None
+    moved = capture(cp)(lambda ids: ops.embedding(cp.asarray(ids), weight))
+    weight = cp.ones((3, 2))
+    for _ in range(4):
+        moved(np.array([0, 2]))
+    assert moved.graph is not None
 
 
 @emulated

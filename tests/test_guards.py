@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import types
 
 import host_reads
 import numpy as np
@@ -73,6 +74,20 @@ def test_another_path_has_another_hash():
     guards, _ = watched(read)
     values[0] = -1.0
     assert watched(read)[0].path != guards.path and guards.changed() == "values"
+
+
+def test_what_a_library_imports_late_is_not_the_steps(tmp_path, monkeypatch):
+    (tmp_path / "late_part.py").write_text("import os\nTAU = sum(float(k) for k in [1, 2])\nos.fspath('.')\n")
+    library = types.ModuleType("numpy.late")
+    exec("def load():\n    import late_part\n    return late_part.TAU", vars(library))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "late_part", raising=False)
+    guards = []
+    for _ in range(2):
+        with Step() as host, Watch(lambda: library.load() + 1, host) as watch:
+            assert library.load() + 1 == 4.0
+        guards.append(watch)
+    assert [watch.reason for watch in guards] == [None, None] and guards[0].path == guards[1].path
 
 
 def test_no_hook_is_left_even_by_an_error():
