@@ -176,7 +176,7 @@ class Guards:
     def passes(self, code: types.CodeType, names: dict[str, Any], kind: type) -> None:
         """The step goes through a function of minicl. kind: the class of its first argument, of which it may be a method."""
         self._compare_ours(names["__name__"], names, code.co_names)
-        for part in map(names.get, code.co_names):           # such as ops, of ops.relu
+        for part in [names[name] for name in code.co_names if name in names]:            # such as ops, of ops.relu
             if issubclass(type(part), types.ModuleType) and root(part.__name__) == __package__:
                 self._compare_ours(part.__name__, vars(part), code.co_names)
         if any(map(is_ours, kind.__mro__)):
@@ -229,29 +229,13 @@ class Guards:
             self._compare_ours(kind, vars(kind), vars(kind))
         kinds = [kind for kind in self._classes if own_bases(kind)]
         for when in range(len(self.host.functions) + 1):
-            for (then, _), (entries, builtins, found) in self._variables.items():
-                if then == when:
-                    pythons = [name for name in found if name not in entries]
-                    self._add(when, [*found, *pythons], functools.partial(_variables, entries, [*found], builtins, pythons),
-                              [*(MISSING if name in pythons else found[name] for name in found), *map(found.get, pythons)])
-            names, values, of_dict, of_slots = [], [], [], []
-            for key, read in self._attributes.items():
-                owner, label = self._reached[key]
-                found = {name: value for name, (then, value) in read.items() if then == when and name not in WHOLE}
-                slots = {name: slot for name in found for base in type(owner).__mro__
-                         if isinstance(slot := vars(base).get(name), types.MemberDescriptorType)}
-                of_dict.append((owner, [name for name in found if name not in slots]))
-                of_slots += [(slot, owner, f"{label}.{name}", found[name]) for name, slot in slots.items()]
-                names += [f"{label}.{name}" for name in of_dict[-1][1]]
-                values += [found[name] for name in of_dict[-1][1]]
-            self._add(when, names, functools.partial(_attributes, [each for each in of_dict if each[1]]), values)
-            self._add(when, [name for *_, name, _ in of_slots], functools.partial(_slots, [each[:2] for each in of_slots]),
-                      [value for *_, value in of_slots])
-            of_classes = [(vars(base), name, kind, value) for kind in kinds
-                          for name, (then, values) in self._classes[kind].items() if then == when
-                          for base, value in zip(own_bases(kind), values)]
-            self._add(when, [f"{kind.__name__}.{name}" for _, name, kind, _ in of_classes],
-                      functools.partial(_entries, [each[:2] for each in of_classes]), [value for *_, value in of_classes])
+            self._compare_variables(when)
+            self._compare_attributes(when)
+            entries = [(vars(base), name, kind, value) for kind in kinds
+                       for name, (then, values) in self._classes[kind].items() if then == when
+                       for base, value in zip(own_bases(kind), values)]
+            self._add(when, [f"{kind.__name__}.{name}" for _, name, kind, _ in entries],
+                      functools.partial(_entries, [each[:2] for each in entries]), [value for *_, value in entries])
         state = functools.partial(_state, self._objects, kinds, self._held + [
             entries for kind, (entries, _) in self._ours.items() if isinstance(kind, type)])
         ours = [(entries, get, get(entries)) for entries, names in self._ours.values() if names
@@ -263,6 +247,28 @@ class Guards:
         for no_longer_needed in (self._reached, self._variables, self._attributes, self._classes, self._holders,
                                  self.functions):            # they keep objects alive
             no_longer_needed.clear()
+
+    def _compare_variables(self, when):
+        for (then, _), (names, builtins, found) in self._variables.items():
+            if then == when:
+                pythons = [name for name in found if name not in names]
+                self._add(when, [*found, *pythons], functools.partial(_variables, names, [*found], builtins, pythons),
+                          [*(MISSING if name in pythons else found[name] for name in found), *map(found.get, pythons)])
+
+    def _compare_attributes(self, when):
+        owners, of_dict, of_slots = [], [], []               # the latter are (where, owner, label, value)
+        for key, read in self._attributes.items():
+            owner, label = self._reached[key]
+            found = {name: value for name, (then, value) in read.items() if then == when and name not in WHOLE}
+            slots = {name: slot for name in found for base in type(owner).__mro__
+                     if isinstance(slot := vars(base).get(name), types.MemberDescriptorType)}
+            names = [name for name in found if name not in slots]
+            owners += [(owner, names)] * bool(names)
+            of_dict += [(name, owner, f"{label}.{name}", found[name]) for name in names]
+            of_slots += [(slot, owner, f"{label}.{name}", found[name]) for name, slot in slots.items()]
+        for places, read in ((of_dict, functools.partial(_attributes, owners)),
+                             (of_slots, functools.partial(_slots, [each[:2] for each in of_slots]))):
+            self._add(when, [label for *_, label, _ in places], read, [value for *_, value in places])
 
     def _add(self, when, names, read, values):
         if values:
