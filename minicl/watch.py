@@ -81,7 +81,7 @@ class Watch(Guards):
         if self._busy or self.reason or self.host.is_computing:
             return None
         self._busy = True
-        if module == "importlib._bootstrap" and code.co_name == "_find_and_load":
+        if module in ("importlib._bootstrap", "_frozen_importlib") and code.co_name == "_find_and_load":
             frame.f_trace_lines = False
             return self._import                              # by a library, such as NumPy's parts that it loads late
         if root(module) == __package__ and module not in (__name__, Guards.__module__):
