@@ -104,7 +104,7 @@ class Captured:
         self.last: Computed | None = None                    # the last step that was computed
         self.repeats = False                                 # whether it was of the kind of the one before
         self.changes = 0                                     # how many have followed that were not
-        self.of_slots: dict[str, Captured] = {}              # by the name of __get__, where an object has no __dict__
+        self.of_slots: dict[int, dict[str, Any]] = {}        # where an object has no __dict__; by its id: it stays alive
         self.reason: str | None = None
         if xp is np:
             self._give_up("NumPy has no CUDA graphs")
@@ -125,8 +125,8 @@ class Captured:
         if owner is None:
             return self
         name = f"captured {_name(self.step)} of {id(self)}"
-        bound = (kept := getattr(owner, "__dict__", self.of_slots)).get(name)
-        if bound is None or bound.step.__self__ is not owner:                # that of the object that this is a copy of
+        kept = vars(owner) if hasattr(owner, "__dict__") else self.of_slots.setdefault(id(owner), {})
+        if (bound := kept.get(name)) is None or bound.step.__self__ is not owner:      # that of what this is a copy of
             log = self.log if self.reason is None else lambda reason: None
             bound = kept[name] = Captured(self.step.__get__(owner), self.xp, self.world, log)
         return bound
