@@ -157,11 +157,10 @@ def ancestors(root: Node) -> list[Node]:
 
 def _stale(node: Node, x: Tensor | Array, change: Change) -> str:
     position = next(k for k, other in enumerate(node.inputs) if other is x)
-    _, name, by = change
     view = "" if change in (getattr(x, "changed", None), getattr(x, "switched", None)) else "a view of "
-    return (f"{node.op.__name__}: its input {node.op.checks.input_name(position)}, {view}{name or 'a Tensor'} of shape "
-            f"{x.shape}, was changed by {by} after this op had used it, so its gradient would belong to neither value; "
-            f"call backward() before that, or run the forward again")
+    return (f"{node.op.__name__}: its input {node.op.checks.input_name(position)}, {view}{change[1] or 'a Tensor'} of shape "
+            f"{x.shape}, was changed by {change[2]} after this op had used it, so its gradient would belong to neither "
+            f"value; call backward() before that, or run the forward again")
 
 
 def _accumulate(leaf: Tensor, g: Array, add: Callable) -> None:
@@ -174,6 +173,7 @@ def _accumulate(leaf: Tensor, g: Array, add: Callable) -> None:
                 first_gradients.append((weakref.ref(leaf), made.__get__(leaf), leaf.shape))
         else:
             add(leaf._grad, g)
+        leaf.reached = True
     finally:
         _adding.release()
 

@@ -87,9 +87,9 @@ class World:
         """Rank 0's value, any Python object, on every process."""
         return value
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is true on any process, exchanged between hosts without waiting for a GPU."""
-        return bool(flag)
+    def any(self, flag: Any) -> Any:
+        """Whether the flag, or each of a list of flags, is true on any process; exchanged without waiting for a GPU."""
+        return [bool(each) for each in flag] if isinstance(flag, list) else bool(flag)
 
     def alike(self, *arrays: Any) -> bool:
         """Whether these arrays or numbers are equal on all processes, bit for bit."""
@@ -180,10 +180,10 @@ class MPI(World):
     def share(self, value: Any = None) -> Any:
         return self.comm.bcast(value)
 
-    def any(self, flag: bool) -> bool:
-        both = np.array(bool(flag), dtype="int32")
+    def any(self, flag: Any) -> Any:
+        both = np.array(flag, dtype=bool).astype("int32")
         self.comm.Allreduce(self.engine.IN_PLACE, both, self.engine.MAX)
-        return bool(both)
+        return both.astype(bool).tolist()
 
     def alike(self, *arrays: Any) -> bool:
         sums = [zlib.crc32(np.ascontiguousarray(to_host(array)).tobytes()) for array in arrays]

@@ -4,7 +4,8 @@ An optimizer moves all parameters into one array and all gradients into another;
 then applies the formula once, to everything. Weight decay applies to matrices and kernels, not to biases and norm
 parameters (one axis), which come last in the buffer, so the decayed parameters are one slice.
 
-Fine-tuning: a frozen parameter (requires_grad False) is neither decayed nor moved, whenever it was frozen.
+A parameter without a gradient is neither decayed nor moved: one that no backward() has reached since zero_grad(), as in
+PyTorch, or one that is frozen (requires_grad False), whenever it was frozen. Fine-tuning:
 
     model.encoder.freeze()                               # fixes weights and running averages, turns dropout off
     optimizer = AdamW(model, lr=1e-3)                    # trains the rest; after unfreeze() everything
@@ -12,14 +13,16 @@ Fine-tuning: a frozen parameter (requires_grad False) is neither decayed nor mov
 
 import itertools
 import math
+import warnings
 from collections.abc import Iterable
 
 import numpy as np
 
 from .autograd import Tensor
-from .backend import (Number, array_module, each_step, follow, fused, on_host, parallel_for, square, sum_of_squares,
-                      to_device, to_host, weights)
+from .backend import (Number, array_module, each_step, follow, fused, on_host, parallel_for, refuse_capture,
+                      sum_of_squares, to_device, to_host, weights)
 from .checks import Sealed, require_integers, require_within
+from .finite_gradients import require_finite_gradients
 from .nn import Module, Parameter
 from .nn.state import require_state
 from .nn.structure import Structure, named_parameters, require_views
@@ -81,14 +84,17 @@ class Optimizer(Sealed):
             part = slice(start, start + p.size)
             p.data, p.grad = self.values[part].reshape(p.shape), self.grads[part].reshape(p.shape)
             self.views.append((part, p.data, p.grad))
+            p.reached = False                                    # _reached() looks at gradients from before
             start += p.size
         watch(self.parameters)
         self.state = {name: xp.zeros_like(self.values) for name in self.state_names}
-        self.missed = np.zeros(len(self.names), dtype="int64")           # steps that each parameter was frozen in
+        self.missed = np.zeros(len(self.names), dtype="int64")           # steps in which each parameter was not moved
         self._plan([p.requires_grad for p in self.parameters])
 
     def zero_grad(self) -> None:
         self.grads[...] = 0
+        for p in self.parameters:
+            p.reached = False
         each_step(self.grads, lambda: setattr(self, "_used", False))
 
     def step(self, lr: float | None = None, *, clip_grad_norm: float | None = None) -> Array | None:
@@ -99,7 +105,11 @@ class Optimizer(Sealed):
         """
         if clip_grad_norm is not None:
             require_within(self, "(0, inf)", clip_grad_norm=clip_grad_norm)
-        each_step(self.values, lambda: self._begin(lr))
+        reached = self._reached()
+        each_step(self.values, lambda: self._begin(lr, reached))
+        if not self._runs:
+            warnings.warn(f"{type(self).__name__}: step() moves nothing, as no backward() has reached its parameters since "
+                          "zero_grad(); call zero_grad(), backward() and step() in this order", stacklevel=2)
         for g in self._live_gradients():                         # gradients of frozen parameters are not touched
             self.world.all_reduce(g)
         if on_host(self.values):
@@ -109,16 +119,25 @@ class Optimizer(Sealed):
         self._step(lr)
         return norm
 
-    def _begin(self, lr):
+    def _reached(self):
+        """Whether each parameter has a gradient: backward() has reached it since zero_grad(), or the caller wrote one."""
+        reached = [p.reached for p in self.parameters]
+        for k in [] if all(reached) else [k for k, p in enumerate(self.parameters) if p._requires_grad and not p.reached]:
+            refuse_capture(f"no gradient has reached {self.names[k]}; freeze() it")
+            reached[k] = bool(self.grads[self.views[k][0]].any())
+        return reached
+
+    def _begin(self, lr, reached):
         """Check what may have changed since the last step, and plan again if something was frozen."""
         self._rate(lr)
         self.structure.check()
         require_views(type(self).__name__, self.names, self.parameters, self.views)
-        trained = [p._requires_grad for p in self.parameters]
+        if not any(p._requires_grad for p in self.parameters):
+            raise RuntimeError(f"{type(self).__name__}: all its parameters are frozen, so there is nothing to train")
+        reached = self.world.any(reached) if self.world.size > 1 else reached                # by one of the processes
+        trained = [p._requires_grad and has for p, has in zip(self.parameters, reached)]
         if trained != self._trained:
             self._plan(trained)
-        if not self._runs:
-            raise RuntimeError(f"{type(self).__name__}: all its parameters are frozen, so there is nothing to train")
         if self._used and (self.world.size > 1 or self.scales_gradients):
             raise RuntimeError(f"{type(self).__name__}: the last step has scaled the gradients, or added them up over the "
                                "processes, so they cannot be used again; call zero_grad() before the next backward()")
@@ -140,6 +159,8 @@ class Optimizer(Sealed):
 
     def _clip(self, most):
         live = self._live_gradients()
+        if not live:
+            return self.xp.zeros(())
         norm = self.xp.sqrt(sum(sum_of_squares(g, SLICE) for g in live))
         scale = most / self.xp.maximum(norm, most)               # 1 where the norm is at most that; not read
         for g in live:
@@ -162,34 +183,7 @@ class Optimizer(Sealed):
                 self._runs.append((slice(parts[0].start, parts[-1].stop), decays, missed))
 
     def _require_finite_gradients(self):
-        """Raise FloatingPointError unless the sum of squares of the trained gradients is finite."""
-        total = 0.0
-        for g in self._live_gradients():
-            total += square(g, 4 * SLICE)
-            if not math.isfinite(total):
-                name = next((name for name, (at, _, _), live in zip(self.names, self.views, self._trained)
-                             if live and not np.abs(self.grads[at]).max(initial=0) < 1e19), "all of them together")
-                raise FloatingPointError(f"{type(self).__name__}: the gradient ({name}) is not finite, or too large to "
-                                         "square; nothing was changed. Lower the learning rate, raise the temperature, "
-                                         "or look for NaN or huge values in the input")
-        if self.weight_decay and self.decay_in_gradient:
-            self._require_finite_decay(total)
-
-    def _require_finite_decay(self, total):
-        """Raise FloatingPointError unless the squares of g + decay w are finite, total being the sum of g^2."""
-        for part, decays, _ in self._runs:
-            total += self.weight_decay * self.weight_decay * square(self.values[part], 4 * SLICE) if decays else 0.0
-        if total < 1e37:                                         # (g + decay w)^2 <= 2 g^2 + 2 (decay w)^2 < 3e38
-            return
-        longest = math.sqrt(float(np.finfo(self.values.dtype).max))
-        for name, p, live in zip(self.names, self.parameters, self._trained):
-            if live and p.ndim >= 2:
-                with np.errstate(over="ignore", invalid="ignore"):
-                    most = float(np.abs(p._grad + self.weight_decay * p._data).max(initial=0))
-                if not most < longest:
-                    raise FloatingPointError(f"{type(self).__name__}: the gradient ({name}) with its weight decay is "
-                                             "not finite, or too large to square; nothing was changed. Find out why "
-                                             f"a weight is as large as {float(np.abs(p._data).max()):.3g}")
+        require_finite_gradients(self, 4 * SLICE)
 
     def _step(self, lr):
         """Apply _update to slices of the runs."""

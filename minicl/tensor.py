@@ -23,7 +23,7 @@ first_gradients: deque[tuple[weakref.ref, int, tuple]] = deque(maxlen=1000)
 class BaseTensor:
     """An array with a gradient. Tensor describes the attributes."""
 
-    __slots__ = ("_data", "_grad", "_requires_grad", "changed", "switched", "node", "__weakref__")
+    __slots__ = ("_data", "_grad", "_requires_grad", "changed", "switched", "node", "reached", "__weakref__")
     __array_ufunc__ = None                # array + Tensor: NumPy and CuPy defer to Tensor.__radd__
     __array_priority__ = 1000
 
@@ -33,6 +33,7 @@ class BaseTensor:
     changed: Change | None                # the last write that was noted
     switched: Change | None               # the last change of requires_grad
     node: Any                             # the recorded op whose output this is
+    reached: bool                         # whether backward() has added to _grad; an optimizer sets it back
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         if isinstance(data, BaseTensor):

@@ -94,6 +94,7 @@ def test_a_step_before_the_backward_raises_at_the_step():
     optimizer = SGD(net.named_parameters(), lr=0.1)
     with check_inputs():
         loss = net(np.ones((4, 3), "float32")).sum()
+        optimizer.grads[...] = 1
         with pytest.raises(ValueError, match="read-only"):
             optimizer.step()
         del loss

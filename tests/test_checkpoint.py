@@ -120,6 +120,7 @@ def test_the_file_is_on_disk_before_it_takes_its_place(path, monkeypatch):
 def test_a_checkpoint_holds_every_part_and_the_meta(path, xp, rng):
     model = model_of(rng).to(xp)
     optimizer = Adam(model, 0.1)
+    optimizer.grads[...] = 1
     optimizer.step()
     meta = {"step": 3, "rng": rng.bit_generator.state, "config": {"out": None, "lr": 0.1}}
     save_checkpoint(path, {"model": model, "optimizer": optimizer}, meta)

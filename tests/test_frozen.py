@@ -1,12 +1,14 @@
 """Frozen parameters never move, whenever they were frozen; unusable gradients are an error."""
 
+import contextlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_nets import Net, each_optimizer, ones, rng, take_step
 
-from minicl import Tensor
+from minicl import Tensor, no_grad
 from minicl.backend import to_device, to_host
 from minicl.distributed import World
 from minicl.nn import Parameter
@@ -67,6 +69,75 @@ def test_each_parameter_moves_as_if_its_own_optimizer_had_taken_only_its_unfroze
             optimizers[name].step()
     for name in "abc":
         np.testing.assert_allclose(together[name].data, alone[name].data, rtol=1e-12)
+
+
+@each_optimizer
+@given(st.lists(st.sets(st.sampled_from("abc")), min_size=1, max_size=8), st.booleans())
+@settings(max_examples=15, deadline=None)
+def test_a_parameter_moves_in_the_steps_whose_backward_reaches_it(make, reached_at, detaches):
+    """As in PyTorch: without a gradient it is not decayed, no momentum moves it, and its steps are not counted."""
+    together, alone = ({name: Parameter(rng(k).standard_normal((3, 2))) for k, name in enumerate("abc")}
+                       for _ in "12")
+    optimizer = make(list(together.items()))
+    optimizers = {name: make([(name, p)]) for name, p in alone.items()}
+    for k, reached in enumerate(reached_at):
+        for each in (optimizer, *optimizers.values()):
+            each.zero_grad()
+        for parameters in (together, alone):
+            used = {name: p.detach() if detaches and name not in reached else p for name, p in parameters.items()}
+            for name in sorted(used if detaches else reached):
+                if used[name].requires_grad:
+                    (used[name] * used[name] * float(k % 3)).sum().backward()            # by 0: reached as well
+        with contextlib.nullcontext() if reached else pytest.warns(match="moves nothing"):
+            optimizer.step()
+        for name in reached:
+            optimizers[name].step()
+    assert optimizer.steps == len(reached_at)
+    for name in "abc":
+        np.testing.assert_allclose(together[name].data, alone[name].data, rtol=1e-12)
+        assert optimizer.state_dict()[f"steps.{name}"] == optimizers[name].steps
+
+
+@each_optimizer
+@pytest.mark.parametrize("unused", ["detach", "no_grad"])
+def test_an_encoder_below_a_detached_output_keeps_its_weights(make, unused):
+    model = Net()
+    optimizer = make(model)
+    before = model.encoder[0].state_dict()
+    for x in rng().standard_normal((20, 8, 3), dtype="float32"):
+        optimizer.zero_grad()
+        with no_grad() if unused == "no_grad" else contextlib.nullcontext():
+            h = model.encoder(x).detach()
+        (model.head(h) * model.head(h)).sum().backward()
+        optimizer.step()
+    assert all(np.array_equal(before[name], x) for name, x in model.encoder[0].state_dict().items())
+
+
+def test_gradients_that_the_caller_writes_count():
+    p, q = Parameter(np.ones((2, 2))), Parameter(np.ones((2, 2)))
+    optimizer = SGD([("p", p), ("q", q)], 0.1, weight_decay=0.5)
+    for _ in "12":
+        optimizer.zero_grad()
+        (q * q).sum().backward()
+        p.grad[0, 1] = 1
+        optimizer.step()
+    assert (p.data < 1).all() and (q.data < 1).all()
+
+
+def test_a_parameter_that_another_process_has_reached_moves_here_too():
+    class Two(World):
+        size = 2
+
+        def any(self, flag):
+            return [True, False, *flag[2:]] if isinstance(flag, list) else flag
+
+    model = Net().across(Two())
+    optimizer = SGD(model, 0.1, weight_decay=0.1)
+    before = model.state_dict()
+    (model.head.weight * 1.0).sum().backward()
+    optimizer.step()
+    moved = {name for name, x in model.state_dict().items() if not np.array_equal(x, before[name])}
+    assert moved == set(optimizer.names[:1]), (moved, optimizer.names)
 
 
 def test_frozen_modules_stay_in_evaluation_mode_until_they_are_unfrozen():

@@ -39,8 +39,10 @@ def test_links_resolve(target):
 @pytest.mark.parametrize("code", [code for _, code, _ in make_index.FROM_PYTORCH])
 def test_the_equivalents_of_pytorch_code_run(code, rng):
     x, y = minicl.Tensor(np.ones((4, 3))), minicl.Tensor(np.zeros((4, 3)))
+    model = minicl.nn.Linear(4, 3, rng=rng)
+    model(np.ones((2, 4), "float32")).sum().backward()
     eval(code, {**vars(minicl), **{name: getattr(minicl, name) for name in minicl.__all__}, "np": np, "rng": rng, "x": x,
-                "y": y, "model": minicl.nn.Linear(4, 3, rng=rng), "labels": np.array([0, 1, 2, 0])})
+                "y": y, "model": model, "labels": np.array([0, 1, 2, 0])})
 
 
 def test_every_loss_has_a_derivation_and_a_test():

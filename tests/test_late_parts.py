@@ -58,6 +58,7 @@ def test_a_late_change_of_parts_is_an_error(change):
     target = frozen_copy(net)
     optimizer = optim.SGD(net, lr=0.1)
     ema = EMA(net, target)
+    optimizer.grads[...] = 1
     optimizer.step()
     ema.update(0.5)
     before = net.blocks[0].state_dict()
@@ -66,7 +67,7 @@ def test_a_late_change_of_parts_is_an_error(change):
         with pytest.raises(RuntimeError, match=rf"^{owner}: .*{name}.* the Net after the {owner} was made"):
             act()
     assert all((before[key] == x).all() for key, x in net.blocks[0].state_dict().items())
-    optim.SGD(net, lr=0.1).step()
+    optim.SGD(net, lr=0.1)
 
 
 def test_a_change_of_the_target_is_an_error():
@@ -155,6 +156,7 @@ def test_other_changes_are_not_errors():
                    lambda: setattr(net, "spare", net.first), lambda: setattr(net, "later", [1] * 1000),
                    lambda: net.first.freeze()):
         change()
+        optimizer.grads[...] = 1
         optimizer.step()
         optimizer.state_dict()
     net.last, net.spare = None, None
@@ -184,6 +186,7 @@ def test_a_decay_too_large_to_square_changes_nothing(make, size):
     model = linear()
     model.weight.data[0, 0] = size
     optimizer = make(model, lr=0.1, weight_decay=1e-4)
+    optimizer.grads[...] = 1
     before = model.state_dict()
     with pytest.raises(FloatingPointError, match=r"gradient \(weight\) with its weight decay .* nothing was changed"):
         optimizer.step()
@@ -198,6 +201,7 @@ def test_large_weights_are_trained_if_the_square_of_their_decay_is_finite(make, 
     model = linear()
     model.weight.data[0, 0] = 1e20
     optimizer = make(model, lr=0.1, weight_decay=decay)
+    optimizer.grads[...] = 1
     optimizer.step()
     assert all(np.isfinite(x).all() for x in (*optimizer.state.values(), optimizer.values))
 
