@@ -170,7 +170,7 @@ def _accumulate(leaf: Tensor, g: Array, add: Callable) -> None:
         if leaf._grad is None:
             leaf._grad = g.copy()
             if (made := getattr(type(leaf), "made", None)) is not None:      # of a Parameter
-                first_gradients.append((weakref.ref(leaf), made.__get__(leaf), leaf.shape))
+                first_gradients.append((weakref.ref(leaf), made.__get__(leaf), next(clock), leaf.shape))
         else:
             add(leaf._grad, g)
         leaf.reached = True

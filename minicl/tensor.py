@@ -16,8 +16,8 @@ from .typing import Array, HostArray
 
 clock = itertools.count()             # orders the recorded ops and the library's writes
 Change: TypeAlias = tuple[int, str, str]              # time, name of what was changed, by what
-# The latest Parameters whose .grad was not an optimizer's, with when they were made and their shape.
-first_gradients: deque[tuple[weakref.ref, int, tuple]] = deque(maxlen=1000)
+# The latest Parameters whose .grad was not an optimizer's, with when they were made and got a gradient, and their shape.
+first_gradients: deque[tuple[weakref.ref, int, int, tuple]] = deque(maxlen=1000)
 
 
 class BaseTensor:

@@ -1,6 +1,7 @@
 """A part that a Module gains, loses or replaces after its optimizer or EMA was made gives an error or a warning."""
 
 import collections
+import contextlib
 import copy
 import functools
 import types
@@ -129,8 +130,43 @@ def test_a_late_hidden_part_gives_a_warning_once_it_is_used(place, make, emptied
     train(net, optimizer)
     late = linear()
     HIDE[place](net, late)
-    with pytest.warns(UserWarning, match=r"parameters of shape \(3, 3\), \(3,\), .* but no optimizer moves them"):
+    with pytest.warns(UserWarning, match=r"parameters of shape \(3, 3\), \(3,\) received gradients, but no optimizer moves them"):
         train(net, optimizer)
+
+
+OUTSIDE = {
+    "before the optimizer": lambda make: (nn.Parameter(np.ones(7, "float32")), make())[::-1],
+    "after it": lambda make: (make(), nn.Parameter(np.ones(7, "float32"))),
+    "in a model of its own": lambda make: (nn.BatchNorm(7).bias, make())[::-1],
+}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("make", [optim.SGD, optim.Adam, optim.AdamW, optim.LARS])
+@pytest.mark.parametrize("when", OUTSIDE)
+def test_a_parameter_outside_the_model_that_gets_a_gradient_gives_a_warning_whenever_it_was_made(when, make, steps):
+    net = linear()
+    optimizer, outside = OUTSIDE[when](lambda: make(net, lr=0.1))
+    for step in range(steps):
+        optimizer.zero_grad()
+        loss = net(np.ones((2, 3), "float32")).sum()
+        (loss + outside.sum() if step == steps - 1 else loss).backward()
+        with pytest.warns(match=r"parameters of shape \(7,\) received gradients, but no optimizer moves them") \
+                if step == steps - 1 else contextlib.nullcontext():
+            optimizer.step()
+
+
+def test_parameters_of_other_models_that_got_gradients_before_or_have_an_optimizer_give_no_warning():
+    explored, other, net = linear(), linear(), linear()
+    explored(np.ones((2, 3), "float32")).sum().backward()
+    frozen = linear().freeze()
+    optimizer, others = optim.SGD(net, lr=0.1), optim.SGD(other, lr=0.1)
+    for _ in range(2):
+        for each in (optimizer, others):
+            each.zero_grad()
+        frozen(other(net(np.ones((2, 3), "float32")))).sum().backward()
+        for each in (optimizer, others):
+            each.step()
 
 
 def test_late_parameters_that_are_frozen_or_optimized_give_no_warning(emptied):

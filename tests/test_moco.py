@@ -255,6 +255,55 @@ def test_evaluation_changes_neither_queue_nor_key_encoder():
     assert state_hash(model) == before
 
 
+@pytest.mark.parametrize("places", ["before", "between", "after"])
+def test_keys_of_a_validation_loss_under_no_grad_do_not_enter(places, rng):
+    model = moco(queue=64)
+
+    def validate(place):
+        if place in places:
+            with no_grad():
+                model.loss(model(normal(4, 2, 2, 1))[1], model.encode_keys(normal(4, 2, 2, 1), rng), 0.2)
+
+    for step in range(3):
+        validate("before")
+        loss = model.loss(model(normal(4, 2, 2, 1, seed=step))[1], model.encode_keys(normal(4, 2, 2, 1), rng), 0.2)
+        validate("between")
+        loss.backward()
+        model.update()
+        validate("after")
+        assert model.queue.enqueued == 4 * (step + 1)
+    with pytest.raises(RuntimeError, match="and not under no_grad"):
+        model.update()
+
+
+LOADS = {"the encoder": lambda model: [model.encoder], "the query network": lambda model: [model.query],
+         "a layer": lambda model: [model.query.head], "all": lambda model: [model],
+         "both": lambda model: [model.query, model.key]}
+
+
+@pytest.mark.parametrize("what", LOADS)
+@pytest.mark.parametrize("updates", [0, 2])
+def test_weights_loaded_into_the_online_network_alone_give_a_warning_until_the_copy_follows(what, updates, rng):
+    model = moco(queue=64)
+
+    def step():
+        model.loss(model(normal(4, 2, 2, 1))[1], model.encode_keys(normal(4, 2, 2, 1), rng), 0.2).backward()
+        model.update()
+
+    for _ in range(updates):
+        step()
+    for part in LOADS[what](model):
+        part.load_state_dict(part.state_dict())
+    if what in ("all", "both"):
+        step()
+        return
+    with pytest.warns(match=r"weights were loaded into the online network .* call model.ema.update\(0\)"):
+        model.loss(model(normal(4, 2, 2, 1))[1], model.encode_keys(normal(4, 2, 2, 1), rng), 0.2)
+    model.ema.update(0)
+    assert all(np.array_equal(*pair) for pair in zip(model.query.state_dict().values(), model.key.state_dict().values()))
+    step()
+
+
 def test_symmetric_is_the_mean_of_both_directions():
     """With queries [q1, q2] and keys [k2, k1] the loss is (L(q1, k2) + L(q2, k1)) / 2."""
     model = moco()

@@ -2,9 +2,12 @@
 
 import copy
 import pickle
+import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from small_nets import Net, each_optimizer, ones, rng, take_step
 
 from minicl import Tensor, nn
@@ -28,6 +31,28 @@ def test_a_copy_draws_other_masks_than_its_original_and_than_other_copies(copied
     for i, first in enumerate(drawn):
         for second in drawn[:i]:
             assert 0.3 < (first != second).mean() < 0.7
+
+
+@pytest.mark.parametrize("copied", [frozen_copy, copy.deepcopy])
+@given(copies=st.lists(st.integers(0, 3), min_size=1, max_size=8), at=st.integers(0, 7))
+@settings(max_examples=20, deadline=None)
+def test_copies_made_in_a_resumed_run_draw_the_masks_of_an_uninterrupted_one(copied, copies, at):
+    """At each step some copies are made and draw, then the model does; the run is resumed before step `at`."""
+    def run(resumed_at):
+        layer = Sequential(Dropout(0.5, rng=rng()))
+        drawn = []
+        for step, count in enumerate(copies):
+            if step == resumed_at:
+                state, layer = layer.state_dict(), Sequential(Dropout(0.5, rng=rng()))
+                layer.load_state_dict(state)
+            drawn += [masks(each, 1) for each in [*(copied(layer) for _ in range(count)), layer]]
+        return np.array(drawn)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                                      # the original of the resumed one lives
+        whole, resumed = run(None), run(at)
+    np.testing.assert_array_equal(whole, resumed)
+    assert len({each.tobytes() for each in whole}) == len(whole)
 
 
 def test_a_target_that_loads_its_originals_state_still_draws_its_own_masks():

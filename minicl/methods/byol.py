@@ -15,7 +15,7 @@ from ..autograd import Tensor
 from ..backend import Number
 from ..contrastive import negative_cosine
 from ..nn import Module
-from ..no_grad import no_grad
+from ..no_grad import in_no_grad, no_grad
 from ..typing import Array
 from .ema import EMA, frozen_copy
 from .simclr import SimCLR
@@ -59,7 +59,7 @@ class BYOL(Module):
 
     def loss(self, z: Tensor, targets: Tensor) -> Tensor:
         """Eq. 2 for z and targets (2N, d) of [view1; view2], in [0, 4]: the mean of both directions (the paper sums)."""
-        if self.training:
+        if self.training and not in_no_grad():
             self.ema.used()
         return 2 + 2 * negative_cosine(self.predictor(z), other_view(targets), world=self.world)
 

@@ -109,8 +109,12 @@ class EMA:
                 object.__setattr__(copied, "_frozen", layer._frozen)
 
     def used(self) -> None:
-        """Warn if online has changed since target was last used, without an update() in between."""
+        """Warn if online has changed since target was last used, without an update() in between, or was loaded alone."""
         moved = max((part.changed for part, _ in self.pairs if part.changed), default=None)
+        if moved and moved[2] == "load_state_dict()" and all(
+                copied.changed is None or copied.changed[0] < moved[0] for _, copied in self.pairs):
+            warnings.warn("weights were loaded into the online network after its copy was made, which keeps the earlier "
+                          "ones: load them before, or call model.ema.update(0)", stacklevel=3)
         if self.seen not in (None, moved):
             warnings.warn("update() was not called: the online network has changed since the target was last used, and the "
                           "target did not follow; call model.update() after each optimizer.step()", stacklevel=3)

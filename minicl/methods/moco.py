@@ -25,7 +25,7 @@ from ..checks import require_integers, require_rng
 from ..contrastive import info_nce
 from ..contrastive.checks import require_temperature
 from ..nn import BatchNorm, Module
-from ..no_grad import no_grad
+from ..no_grad import in_no_grad, no_grad
 from ..signature import accepts_other_names, describe
 from ..tensor import alike
 from ..typing import Array, HostArray, Rng
@@ -101,7 +101,7 @@ class MoCo(Module):
         """InfoNCE of queries (N, dim), a Tensor, their positives keys (N, dim), an array, and the queue's negatives.
 
         With an empty queue the positive is the only candidate: loss and gradient are 0. In training the keys are stored
-        for update() to enqueue.
+        for update() to enqueue, but not under no_grad(), as for images that are not trained on.
         ids (N,) integers >= 0 on the host: labels, or the images' ids in the data. Keys in the queue with the id of a query
         are not negatives of it.
         """
@@ -118,7 +118,7 @@ class MoCo(Module):
         else:
             both = {} if ids is None else {"ids": numbers, "negative_ids": self.queue.ids.data[:filled]}
             loss = info_nce(queries, keys, self.queue.negatives(), tau, world=self.world, **both)
-        if self.training:
+        if self.training and not in_no_grad():
             self.ema.used()
             self.served.append((keys, ids))
             undo_if_not_captured(self.served.clear)
@@ -134,7 +134,7 @@ class MoCo(Module):
                                "in training; call model.train() first")
         if not self.served:
             raise RuntimeError("MoCo: update() was called without keys to enqueue; keys enter the queue once, after "
-                               "loss() has used them as positives")
+                               "loss() has used them as positives, and not under no_grad()")
         while self.served:
             keys, ids = self.served.popleft()
             self.queue.enqueue(self.world.all_gather(keys), None if ids is None else self.world.all_gather(ids))

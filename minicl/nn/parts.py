@@ -95,8 +95,9 @@ class Stream(HostBuffer):
     def __init__(self, rng: Rng):
         require_rng(self, rng)
         super().__init__([rng.integers(2**32), 0])
-        self.key: tuple[int, ...] = ()                                       # (2,) of an original's second copy
-        self.copies = self.echoes = self.echoed = 0                          # echoed: the last draw of another repeated
+        self.key: tuple[int, ...] = ()                                       # of a copy: where in its original it was made
+        self.copied = (0, 0)                                                 # the last: after which draw, and its number
+        self.echoes = self.echoed = 0                          # echoed: the last draw of another repeated
 
     def next(self) -> Rng:
         """The next generator of the stream."""
@@ -114,10 +115,12 @@ class Stream(HostBuffer):
 
     def __deepcopy__(self, memo):
         copy = type(self).__new__(type(self))
-        self.copies += 1
+        drawn = int(self._value[1])                                          # saved, so also right in a resumed run
+        self.copied = drawn, self.copied[1] * (self.copied[0] == drawn) + 1
         copy._value = self._value.copy()
-        copy.key = (*self.key, self.copies)
-        copy.copies = copy.echoes = copy.echoed = 0
+        copy.key = (*self.key, *self.copied)
+        copy.copied = (drawn, 0)
+        copy.echoes = copy.echoed = 0
         return copy
 
 

@@ -36,7 +36,7 @@ class Structure:
     def check(self) -> None:
         """Raise RuntimeError if the module's parts have changed."""
         if first_gradients and self.kind is Parameter:
-            self._warn_of_late_parameters()
+            self._warn_of_others()
         if not isinstance(self.module, Module):
             return
         if self.places and all(len(now) == len(before) and all(map(operator.is_, now, before))
@@ -58,16 +58,20 @@ class Structure:
                                f"model first, then make the {self.owner}")
         self.places = places
 
-    def _warn_of_late_parameters(self):
-        """Warn of parts that got a gradient, wherever they are hidden: in a lambda, a deque or a long list."""
-        late = [shape for reference, made, shape in first_gradients if made > self.made and (
-            (p := reference()) is None or p.grad is not None and p.grad.base is None)]   # else a view of another optimizer's
+    def _warn_of_others(self):
+        """Warn of Parameters that got a gradient since and have no optimizer: outside the model, or hidden in a lambda, a
+        deque or a long list. One that is gone, perhaps since the run before, counts if it was made since."""
+        others = []
+        for reference, made, received, shape in first_gradients:
+            p = reference()
+            if made > self.made if p is None else received > self.made and p.grad is not None and p.grad.base is None:
+                others.append(shape)                         # .base: a view of another optimizer's
         first_gradients.clear()
-        if late:
-            warnings.warn(f"{self.owner}: parameters of shape {', '.join(map(str, late[:4]))}"
-                          f"{', ...' * (len(late) > 4)}, made after this {self.owner}, received gradients, but no optimizer "
-                          "moves them. Keep them in attributes of the model, and make the optimizer afterwards; if they "
-                          "are not to be trained, freeze them", stacklevel=4)
+        if others:
+            warnings.warn(f"{self.owner}: parameters of shape {', '.join(map(str, others[:4]))}"
+                          f"{', ...' * (len(others) > 4)} received gradients, but no optimizer moves them. Keep them in "
+                          "attributes of the model, and make the optimizer afterwards; if they are not to be trained, "
+                          "freeze them", stacklevel=4)
 
     def __getstate__(self) -> dict:
         return {**vars(self), "places": []}              # a copy belongs to a copied module
