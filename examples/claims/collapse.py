@@ -190,7 +190,7 @@ def draw(metrics, path):
         plot.set(xlim=(0, 100), ylim=(0, 1.05), xlabel="% of training")
         heading(plot, f"spread, {network}")
     for y, name in enumerate(reversed(COLOURS)):
-        for shift, column, colour in ((0.2, "probe_h", BLUE), (-0.2, "noisy", ORANGE)):
+        for shift, column, colour in ((0.2, "probe_h", "0.35"), (-0.2, "noisy", "0.7")):
             values = 100 * metrics[f"{name}, batch norm"][:, METRICS.index(column)]
             probes.barh(y + shift, values.mean(), 0.36, color=colour)
             probes.plot(values, np.full(len(values), y + shift), "o", color=INK, markersize=4, alpha=0.7)
@@ -199,7 +199,7 @@ def draw(metrics, path):
     probes.set(xlim=(0, 100), ylim=(-0.5, len(COLOURS) - 0.5), yticks=())
     probes.set_xticks((100 * CHANCE, 50, 100), (f"{CHANCE:.0%}\nchance", "50%", "100%"))
     heading(probes, "linear probe, batch norm")
-    for y, words, colour in ((0.09, "h", BLUE), (0.03, "z under noise", ORANGE)):
+    for y, words, colour in ((0.09, "h", "0.35"), (0.03, "z under noise", "0.6")):
         note(probes, 0.7, y, words, colour, transform=figure.transFigure)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(0.06, 0.01), ncols=3,
                   fontsize=14, frameon=False)

@@ -19,6 +19,10 @@ measured here and a verdict, and draws a picture. `python examples/claims run 3`
 - *qualitatively reproduced*: the effect appears for every seed, with different numbers at this scale;
 - *not reproduced*: the effect does not appear here; the page describes what was found instead.
 
+h is the encoder's output, and z = g(h) the head's, which the loss compares. *Alignment* is the mean squared distance of the
+two views of an image in z; *uniformity* is lower the more evenly z is spread. The *probe* is a linear classifier fitted to
+frozen h or z, *kNN* a vote of the nearest training images, both by the share of test images that they get right.
+
 Results are mean ± standard deviation over the seeds, three by default. The settings of claims 5 to 9, 13 and 15 were
 chosen by runs with seeds 0 to 2; their records use other seeds, chosen beforehand. Seconds are wall-clock times of
 all seeds together, on a core of its own for each of two claims at a time, less what other programs took. `run all` measures
