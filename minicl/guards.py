@@ -148,8 +148,8 @@ class Guards:
             return
         label, entries, read = self._reached[id(owner)][1], attributes_of(owner), self._attributes[id(owner)]
         value = _slot(entry, owner) if is_slot else entries.get(name, MISSING)
-        if not (issubclass(kind, types.ModuleType) and is_of_device(owner.__name__)):      # replaced during a capture
-            read[name] = len(self.host.functions), value
+        if not (issubclass(kind, types.ModuleType) and is_of_device(owner.__name__) and callable(value)):
+            read[name] = len(self.host.functions), value     # else perhaps replaced during a capture
         if value is not MISSING:
             self.most = sys.maxsize if any(map(is_ours, kind.__mro__)) else MANY
             self.reach(f"{label}.{name}", value)

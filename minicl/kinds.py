@@ -35,7 +35,7 @@ BUILTINS = set("""abs all any ascii bin callable chr dir divmod format getattr h
     len max min next oct ord pow repr round sorted sum vars __build_class__""".split())
 FILES = {"load", "loadtxt", "genfromtxt", "fromfile", "memmap"}              # of NumPy
 NUMBERS = (int, bool, str, bytes, range, np.dtype)
-PLAIN = (*NUMBERS, float, complex, slice, np.generic, np.ufunc, type(None), type(...), type(NotImplemented), types.CodeType,
+PLAIN = (*NUMBERS, float, complex, np.generic, np.ufunc, type(None), type(...), type(NotImplemented), types.CodeType,
          types.MethodDescriptorType, types.WrapperDescriptorType, types.GetSetDescriptorType,
          types.ClassMethodDescriptorType, types.MemberDescriptorType, types.DynamicClassAttribute, types.GenericAlias,
          types.UnionType, operator.itemgetter, re.Pattern, type(np.concatenate),
@@ -103,7 +103,7 @@ def _through(*names):
 def _error(guards, name, error):
     if any(base.__basicsize__ > BaseException.__basicsize__ for base in type(error).__mro__ if is_library(base.__module__)):
         guards.refuse_object(name, error)                    # it has more than args, as StopIteration.value
-    guards.follow(name, lambda: [error.args])
+    guards.follow(name, lambda: [error.args, error.__cause__])
 
 
 def _cached(cache):
@@ -135,7 +135,8 @@ def _function(guards, name, function):
         return
     guards.functions.setdefault(function.__code__, []).append(function)
     guards.follow(f"the code, name or a default argument of {function.__name__}", lambda: [
-        function.__code__, function.__name__, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()])
+        function.__code__, function.__name__, *(function.__defaults__ or ()), *(function.__kwdefaults__ or ()),
+        *(function.__kwdefaults__ or {}).values()])
 
 
 def _builtin(guards, name, function):
@@ -183,7 +184,8 @@ LOOKS: list[tuple[Any, Any]] = [
     (type(functools.lru_cache(len)), lambda guards, name, cache: guards.follow(name, functools.partial(_cached, cache))),
     (weakref.ReferenceType, lambda guards, name, reference: guards.follow(name, lambda: [reference()])),
     ((types.BuiltinFunctionType, type(np.random.Generator.random)), _builtin),
-    (NAMERS, lambda guards, *_: guards.open(object)), (types.SimpleNamespace, lambda *_: None),
+    (slice, _through("start", "stop", "step")), (NAMERS, lambda guards, *_: guards.open(object)),
+    (types.SimpleNamespace, lambda *_: None),
     (Tensor, _tensor), (HostBuffer, lambda *_: None), (Buffer, _buffer), (BaseException, _error), (np.ndarray, _array),
     (np.void, lambda guards, name, x: guards.read(name, lambda: [x.dtype, x.tobytes()])),
     (np.random.Generator, lambda guards, name, rng: guards.host.watch(rng)), (tuple(ENTRIES), _container)]

@@ -643,6 +643,18 @@ def argument_of_an_error():
     return lambda: owner.args[0], lambda value: setattr(owner, "args", (value,))
 
 
+def cause_of_an_error():
+    owner = Fault()
+    owner.__cause__ = Fault(1.0)
+    return lambda: owner.__cause__.args[0], lambda value: setattr(owner, "__cause__", Fault(value))
+
+
+def order_of_defaults():
+    def of(*, one=1.0, other=3.0):
+        return one
+    return of, lambda value: setattr(of, "__kwdefaults__", {"other": 1.0, "one": 3.0})
+
+
 FOLLOWED |= {
     "attribute of a partial": lambda: instance(functools.partial(of_args)),
     "attribute of a partial by getattr": lambda: instance(functools.partial(of_args), lambda owner: getattr(owner, "tau", 2.0)),
@@ -654,6 +666,9 @@ FOLLOWED |= {
     "attribute of a subclass of ref": lambda: instance(Reference(HELD)),
     "attribute of a subclass of Generator": lambda: instance(Drawing(np.random.PCG64(0))),
     "attribute of a subclass of str": lambda: instance(Text("a")),
+    "cause of an error": cause_of_an_error, "entry of a slice": lambda: (
+        lambda owner: (lambda: owner.stop[0], lambda value: entry(owner.stop, 0)(value)))(slice(None, [1.0])),
+    "order of defaults": order_of_defaults,
     "attribute of an error": lambda: instance(Fault()), "argument of an error": argument_of_an_error,
     "attribute that a function gets": lambda: added(lambda: 1.0),
     "attribute that a partial gets": lambda: added(functools.partial(of_args)),
