@@ -21,12 +21,17 @@ import numpy as np
 
 from .backend import to_host
 from .files import write_atomically
+from .folder import RunError
 from .nn import Module
 from .nn.spec import encode, settings_of, spec_of
 from .nn.state import require_state
 from .optim import Optimizer
+from .tensor import changed_since
 from .typing import HostArray
 
+# Options that a resumed run may change.
+NOT_COMPARED = ("out", "resume", "data_dir", "log_every", "log", "evaluate_every", "backend", "precision", "threads",
+                "keep_memory", "capture")
 FORMAT = 2                             # increased when the meaning of the content changes, or the meta of a Run
 DTYPES = ("float32", "float64", "int64", "bool", "uint8")
 
@@ -90,8 +95,8 @@ def digest(arrays: dict[str, HostArray]) -> bytes:
 
 
 def require_complete(parts: Mapping[str, Any], begun: int) -> None:
-    """Raise CheckpointError unless an optimizer among the parts has its model among them, and what was moved since `begun`
-    has its optimizer there."""
+    """Raise CheckpointError unless an optimizer among the parts has its model among them, what was moved since `begun` has
+    its optimizer there, and EMA targets and Queues that were moved are there beside a Module."""
     if not all(isinstance(part, (Module, Optimizer)) for part in parts.values()):
         return                                               # another object may hold the rest
     models = [(f"{name}.{key}", p) for name, part in parts.items() if isinstance(part, Module)
@@ -104,6 +109,20 @@ def require_complete(parts: Mapping[str, Any], begun: int) -> None:
         moved = f", but one has updated {lost[0]}" if lost else ""
         raise CheckpointError(f"Run.steps: the {missing} is not among its parts{moved}. It would not be saved, and --resume "
                               f"would continue with a new one; pass {missing}={missing}")
+    held = {id(x) for part in parts.values() if isinstance(part, Module) for _, x in part.named_state()}
+    for x in changed_since(begun) if held else []:
+        kind = {"EMA.update()": "target", "Queue.enqueue()": "queue"}.get(x.changed[2])
+        if kind and id(x) not in held:
+            raise CheckpointError(f"Run.steps: {x.changed[2]} has changed a {kind}, {x.changed[1]} of shape {x.data.shape}, "
+                                  f"which is not among its parts. It would not be saved, and --resume would continue with "
+                                  f"a new one; pass {kind}={kind}")
+
+
+def changed_after(parts: Mapping[str, Any], time: int) -> str:
+    """What the library has written into Modules among the parts after `time`, as text; "" for nothing."""
+    late = [(f"{name}.{key}", x.changed[2]) for name, part in parts.items() if isinstance(part, Module)
+            for key, x in part.named_state() if x.changed and x.changed[0] > time and "Module.to()" not in x.changed[2]]
+    return f"{late[0][1]} has changed {late[0][0]}" + f" and {len(late) - 1} more" * (len(late) > 1) if late else ""
 
 
 def pending(parts: Mapping[str, Any], is_late: bool) -> bool:
@@ -198,6 +217,33 @@ def is_of_a_run(meta: dict[str, Any]) -> bool:
         return False
 
 
+def require_same_run(meta: dict[str, Any], now: dict[str, Any], folder: Path, *, grows: bool,
+                     log: Callable[[str], None]) -> None:
+    """Raise unless the meta of the checkpoint in a folder is that of the run `now`, {"name", "config", "code"}; grows:
+    whether it may have more epochs."""
+    if not is_of_a_run(meta):
+        raise CheckpointError(f"{folder / 'checkpoint.npz'} is not the checkpoint of a run; choose another --out")
+    if meta["name"] != now["name"]:
+        raise RunError(f"--resume: the checkpoint in {folder} was saved by {meta['name']}, but this is {now['name']}; name "
+                       "another folder with --out")
+    before, given = ({f"--{key.replace('_', '-')}": value for key, value in config.items() if key not in NOT_COMPARED}
+                     for config in (meta["config"], now["config"]))
+    if given["--batch"] is None and type(before.get("--batch")) is int:
+        given["--batch"] = before["--batch"]
+    earlier, epochs = before.get("--epochs"), given.get("--epochs", 0)
+    if grows and type(earlier) is int and earlier < epochs:
+        log(f"--epochs was {earlier}, now {epochs}: the remaining learning rates are those of a run of {epochs} epochs, "
+            f"higher than those that a run of {earlier} would end with")
+        before["--epochs"] = epochs
+    if changed := changes(before, given):
+        raise RunError(f"--resume: the checkpoint in {folder} is of a run with other options: {changed}. Give the same "
+                       "options, or start again with another --out")
+    edited = [part for part in now["code"] if meta["code"].get(part) != now["code"][part]]
+    if edited:                                               # perhaps a print, or a bug that ended the run: not refused
+        log(f"warning: {' and '.join(edited)} changed since the checkpoint in {folder} was saved; what is left is computed "
+            "by the new code")
+
+
 def require_rng_state(rng: np.random.Generator, state: dict[str, Any]) -> None:
     """Raise TypeError, ValueError, KeyError or OverflowError unless rng could be in this state. It is not changed."""
     other = type(rng.bit_generator)()
@@ -231,6 +277,13 @@ def settings(parts: Mapping[str, Any]) -> dict[str, str]:
             held = {key: encode(getattr(part, key)) for key in part._setting_ranges if hasattr(part, key)}
             found |= {f"{name}.{key}": repr(value) for key, value in held.items()}
     return found
+
+
+def changed_settings(parts: Mapping[str, Any], before: Mapping[str, str]) -> str:
+    """The differences of the Modules' settings() from those before, at most three, as text; "" if there are none."""
+    now = settings({name: part for name, part in parts.items() if isinstance(part, Module)})
+    different = [f"{key} was {before.get(key)}, now {text}" for key, text in now.items() if text != before.get(key)]
+    return "; ".join(sorted(different, key=len)[:3]) + f"; and {len(different) - 3} more" * (len(different) > 3)
 
 
 def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path: Path,

@@ -30,8 +30,9 @@ import numpy as np
 from tqdm import tqdm
 
 from .backend import available_memory_only
-from .checkpoint import (CheckpointError, HasState, changes, code, fingerprint, is_of_a_run, load_checkpoint,
-                         pending, require_complete, require_rng_state, restore, save_checkpoint, settings, specs_of)
+from .checkpoint import (CheckpointError, HasState, changed_after, changed_settings, changes, code, fingerprint,
+                         load_checkpoint, pending, require_complete, require_rng_state, require_same_run, restore,
+                         save_checkpoint, settings, specs_of)
 from .checks import require_bool, require_integers, require_rng
 from .console import BAR_COLUMNS, fitting, lasting_output, terminal_columns, wrapped
 from .distributed import ALONE, World, current, hold_signals, launched
@@ -44,10 +45,6 @@ from .typing import Rng
 
 Result = TypeVar("Result")
 _trained: WeakSet["Run"] = WeakSet()                         # runs that have no result yet
-
-# Options that a resumed run may change.
-NOT_COMPARED = ("out", "resume", "data_dir", "log_every", "log", "evaluate_every", "backend", "precision", "threads",
-                "keep_memory", "capture")
 
 
 def command(main: Callable[[], int | None], *, alone: bool = False) -> NoReturn:
@@ -108,11 +105,12 @@ class Run:
         self.is_first = world.rank == 0
         self.name = name
         self.log_every = args.log_every
-        self._grows = grows
         self.step, self.seconds = 0, 0.0                     # steps done and time in training, earlier sessions included
         self._shown_from = 0                                 # the next step whose line of the log may be shown
         self._log: list[dict] = []
         self._has_begun = False
+        self._loop = ""                                      # then "running", perhaps "stopping", and "over"
+        self._kept: tuple[int, Any, int] = (0, {}, 0)        # the last checkpoint: its step, its parts, when it was saved
         self._table: Table | None = None
         self._saved: tuple[dict, dict] | None = None
         self._code = code()
@@ -121,7 +119,7 @@ class Run:
         self.folder = Path()
         self.close: Callable[[], None] = lambda: None
         if self.is_first:
-            self._open(args)
+            self._open(args, grows)
         self.folder, self._saved, self._log = world.share((self.folder, self._saved, self._log))
         self.checkpoint = self.folder / "checkpoint.npz"
         if args.batch is None and self._saved:               # the script chose it by its data
@@ -130,7 +128,7 @@ class Run:
             part = f"{args.batch // world.size} of a batch's {args.batch} items" if args.batch else "a part of each batch"
             self.print(f"{world.size} processes, each with {part}")
 
-    def _open(self, args):
+    def _open(self, args, grows):
         """Lock the folder, and read the checkpoint in it."""
         if args.resume and not args.out:
             raise RunError("--resume continues from the checkpoint in a folder: name it with --out")
@@ -148,7 +146,8 @@ class Run:
             remove_parts(self.folder)
             if args.resume:
                 self._saved = load_checkpoint(self.checkpoint)
-                self._compare(self._saved[1])
+                require_same_run(self._saved[1], {"name": self.name, "config": self.config, "code": self._code}, self.folder,
+                                 grows=grows, log=self.print)
                 self._log = self._saved[1]["log"]
             elif self.checkpoint.exists() or (self.folder / "result.json").exists():
                 raise RunError(f"--out {self.folder} already holds a run; continue it with --resume, or choose another "
@@ -158,30 +157,6 @@ class Run:
             raise
 
     # ---------------------------------------------------------------- resume
-
-    def _compare(self, meta):
-        """Raise unless the meta of a checkpoint is that of this run."""
-        if not is_of_a_run(meta):
-            raise CheckpointError(f"{self.checkpoint} is not the checkpoint of a run; choose another --out")
-        if meta["name"] != self.name:
-            raise RunError(f"--resume: the checkpoint in {self.folder} was saved by {meta['name']}, but this is "
-                           f"{self.name}; name another folder with --out")
-        before, now = ({f"--{key.replace('_', '-')}": value for key, value in config.items() if key not in NOT_COMPARED}
-                       for config in (meta["config"], self.config))
-        if now["--batch"] is None and type(before.get("--batch")) is int:
-            now["--batch"] = before["--batch"]
-        earlier, epochs = before.get("--epochs"), now.get("--epochs")
-        if self._grows and type(earlier) is int and earlier < epochs:
-            self.print(f"--epochs was {earlier}, now {epochs}: the remaining learning rates are those of a run of "
-                       f"{epochs} epochs, higher than those that a run of {earlier} would end with")
-            before["--epochs"] = epochs
-        if changed := changes(before, now):
-            raise RunError(f"--resume: the checkpoint in {self.folder} is of a run with other options: {changed}. Give the "
-                           "same options, or start again with another --out")
-        edited = [part for part in self._code if meta["code"].get(part) != self._code[part]]
-        if edited:                                           # perhaps a print, or a bug that ended the run: not refused
-            self.print(f"warning: {' and '.join(edited)} changed since the checkpoint in {self.folder} was saved; "
-                       "what is left is computed by the new code")
 
     def _restore(self, total, data, rng, parts):
         """Load the saved state: everything, or nothing if something does not fit."""
@@ -215,8 +190,11 @@ class Run:
         A checkpoint is taken between two steps, so a resumed run computes the same numbers as an uninterrupted one. While
         gradients wait for an optimizer's step(), or keys for MoCo's update(), it is put off. It does not depend on how many
         processes there are. Raises RunError if they differ in their state when one is taken; CheckpointError after the first
-        step if an optimizer has moved a part and is none itself, or its model is none.
+        step if an optimizer has moved a part and is none itself, its model is none, or an EMA's target or a Queue is none.
         """
+        if self._loop:
+            raise RunError("Run.steps was called before: a Run has one loop, which --resume continues. Choose in its body, "
+                           "as by `if step < 100:`, or make a second Run with another --out")
         require_integers("Run.steps", 1, total=total, save_every=save_every)
         require_rng("Run.steps", rng)
         fingerprints = fingerprint(data)
@@ -232,12 +210,15 @@ class Run:
         if self._saved:
             self._restore(total, fingerprints, rng, parts)
             self._begin()
+        self._loop = "running"
         started = time.perf_counter()
         before, first = self.seconds, self.step
         begun, due = next(clock), 0                          # due: the step after which a checkpoint was first wanted
+        told: list[str] = []                                 # settings that were changed
         self.log_every = self.log_every or max(1, min(50, total // 20))      # 20 lines of a short run
 
         def save():
+            require_complete(parts, begun)
             self._require_alike(parts, rng)
             self.seconds = before + time.perf_counter() - started
             if self.is_first:
@@ -247,10 +228,14 @@ class Run:
                     "name": self.name, "step": self.step, "total": total, "seconds": self.seconds, "config": self.config,
                     "data": fingerprints, "code": self._code, "models": specs, "settings": made,
                     "rng": rng.bit_generator.state, "log": self._log})
+                if not told and (changed := changed_settings(parts, made)):
+                    told.append(changed)
+                    self.print(f"warning: settings changed in the loop: {changed}; minicl.load and --resume take the first")
+            self._kept = self.step, parts, next(clock)
             self.world.wait()
 
         with signals_noted() as signals, self._progress() as self._bar:
-            while self.step < total:
+            while self.step < total and self._loop != "over":
                 try:
                     yield self.step
                 except GeneratorExit:                        # break, return or an error in the loop
@@ -260,7 +245,8 @@ class Run:
                 self._bar.update()
                 if self.step == first + 1:
                     require_complete(parts, begun)
-                due = due or self.step * (self.world.any(bool(signals)) or self.step % save_every == 0)
+                ends = bool(signals) or self._loop == "stopping"
+                due = due or self.step * (self.world.any(ends) or self.step % save_every == 0)
                 waits = bool(due) and pending(parts, self.step - due > max(100, save_every))
                 if self.step < total and (not due or self.world.any(waits)):
                     continue
@@ -272,8 +258,16 @@ class Run:
                     self.close()
                     number = self.world.all_gather(np.array([*signals[:1], 0][:1])).max()
                     raise Stopped(int(number), by_all=True)
+                self._loop = "over" if self.world.any(self._loop == "stopping") else self._loop
 
+        self._loop = "over"
         _trained.add(self)                                   # until finish()
+
+    def stop(self) -> None:
+        """End the loop after this step, as for early stopping: with a checkpoint, unlike `break`. --resume would go on."""
+        if self._loop in ("", "over"):
+            raise RunError("Run.stop ends the loop over run.steps(): call it in its body")
+        self._loop = "stopping"
 
     def _keeps(self):
         return (f"training is complete: {self.folder} keeps its checkpoint, its log and the pictures drawn so far; go on "
@@ -298,7 +292,7 @@ class Run:
                 (self.folder / "result.json").unlink(missing_ok=True)
             lines = "".join(json.dumps(line) + "\n" for line in self._log)
             write_atomically(self.folder / "log.jsonl", lambda file: file.write(lines.encode()))
-            if self.config.get("log") == "csv":
+            if self.config.get("log") == "csv" or self.config.get("resume") and (self.folder / "log.csv").exists():
                 self._table = Table(self.folder / "log.csv")
             self._has_begun = True
 
@@ -382,6 +376,12 @@ class Run:
     def finish(self, result: dict[str, Any], notes: Sequence[str] = ()) -> None:
         """Write result.json, {name: number, or None where unknown}, print it as a table, and end the run."""
         _trained.discard(self)
+        if self._loop in ("running", "stopping"):
+            raise RunError(f"Run.finish: the loop over run.steps() was left in step {self.step} of {self.total}: the last "
+                           f"checkpoint is of step {self._kept[0]}, not of this result's model. End it by run.stop(), "
+                           "not break or return; in zip() the other iterator was too short. --resume goes on from there")
+        if changed := changed_after(*self._kept[1:]):
+            self.print(f"warning: {changed} after the last checkpoint was saved, so it has another model than this result")
         if not self.is_first:
             return
         self._own.require_owned()

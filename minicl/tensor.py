@@ -222,6 +222,12 @@ def watch(parts: Iterable[Any]) -> None:
         _parts[id(owner)][1][id(part)] = weakref.ref(part)
 
 
+def changed_since(time: int) -> list[Any]:
+    """The live parts that the library has written to after `time`, wherever they are."""
+    return [part for _, parts in list(_parts.values()) for reference in list(parts.values())
+            if (part := reference()) is not None and part.changed is not None and part.changed[0] > time]
+
+
 def last_write(x: Any) -> Change | None:
     """The last write to a part that x, an array or a Tensor that is not a part itself, shares memory with."""
     data = x._data if isinstance(x, BaseTensor) else x

@@ -441,6 +441,9 @@ def test_json_files_hold_no_nan(out):
             run.log(step, loss=np.float32("nan"), lr=np.float64("inf"), ids=[1.0, -np.inf], count=np.int64(3))
     line = {"step": 0, "loss": None, "lr": None, "ids": [1.0, None], "count": 3}
     assert json.loads((out / "log.jsonl").read_text()) == line
+    run.close()
+    run = start(out)
+    train(run)
     run.finish({"loss": float("nan"), "accuracy": np.float32(0.5)})
     assert json.loads((out / "result.json").read_text()) == {"loss": None, "accuracy": 0.5}
 

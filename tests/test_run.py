@@ -1,20 +1,25 @@
 """A run: its folder, its log, its result, and the command around it."""
 
+import contextlib
 import csv
 import errno
 import json
 import os
+import re
 import time
 
 import numpy as np
 import pytest
 from small_runs import SAVE_EVERY, TOTAL, Crash, arguments, crash, no_room, press_ctrl_c, start, train
 
-from minicl import Tensor, run
+from minicl import Tensor, ops, run
 from minicl.backend import BackendError, get_backend
 from minicl.checkpoint import CheckpointError, load_checkpoint
 from minicl.data import DataError
 from minicl.distributed import World
+from minicl.methods import EMA, Queue, frozen_copy
+from minicl.nn import BatchNorm, Linear, Sequential
+from minicl.optim import SGD
 from minicl.run import Run, RunError, command
 
 # ---------------------------------------------------------------- the folder
@@ -243,6 +248,163 @@ def test_several_processes_share_a_batch_and_a_chunk_evenly(out, option, n, hint
     with pytest.raises(RunError, match=rf"--{option} {n} is the {option} of all 2 processes, so it must be a multiple of 2; {hint}$"):
         Run(args, "test", Pair())
     assert not out.exists()
+
+
+# ---------------------------------------------------------------- the loop and its end
+
+def weights_in(folder):
+    return {name: array for name, array in load_checkpoint(folder / "checkpoint.npz")[0].items() if name.startswith("model.")}
+
+
+@pytest.mark.parametrize("at", [0, 1, 4, 5, 10, 11])
+@pytest.mark.parametrize("how", ["break", "zip", "return", "exception"])
+def test_a_result_of_a_loop_that_was_left_is_refused(out, how, at):
+    run = start(out)
+
+    def leave():
+        if how == "exception":
+            raise Crash
+        return True
+
+    def loop():
+        steps = run.steps(TOTAL, np.random.default_rng(0), save_every=SAVE_EVERY)
+        for step in (step for step, _ in zip(steps, range(at))) if how == "zip" else steps:
+            if step == at and leave():
+                if how == "return":
+                    return
+                break
+
+    with contextlib.suppress(Crash):
+        loop()
+    message = (rf"left in step {at} of 12: the last checkpoint is of step {at // SAVE_EVERY * SAVE_EVERY}, not of this "
+               r"result's model\. End it by run\.stop\(\), not break")
+    with pytest.raises(RunError, match=message):
+        run.finish({"loss": 1.0})
+    assert not (out / "result.json").exists()
+    run.close()
+
+
+@pytest.mark.parametrize("at", [0, 4, 5, 7, 11])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_run_that_was_stopped_keeps_the_model_of_its_result_and_can_go_on(out, at, times, tmp_path):
+    run = start(out)
+    model = train(run, at={at: lambda: [run.stop() for _ in range(times)]})
+    run.finish({"loss": 1.0})
+    assert load_checkpoint(out / "checkpoint.npz")[1]["step"] == at + 1 and (out / "result.json").exists()
+    for name, array in model.state_dict().items():
+        np.testing.assert_array_equal(array, weights_in(out)[f"model.{name}"])
+    train(start(out, "--resume"))
+    train(start(tmp_path / "whole"))
+    for name, array in weights_in(tmp_path / "whole").items():
+        np.testing.assert_array_equal(array, weights_in(out)[name])
+    assert (out / "log.jsonl").read_bytes() == (tmp_path / "whole" / "log.jsonl").read_bytes()
+
+
+def test_a_run_that_was_stopped_waits_for_gradients_that_are_due(out):
+    run = start(out)
+    model = Linear(3, 2, rng=np.random.default_rng(0))
+    optimizer = SGD(model, 0.1)
+    done = []
+    for step in run.steps(TOTAL, np.random.default_rng(0), save_every=SAVE_EVERY, model=model, optimizer=optimizer):
+        model(np.ones((4, 3), "float32")).sum().backward()
+        if step % 2:
+            optimizer.step()
+            optimizer.zero_grad()
+        if step == 6:
+            run.stop()
+        done.append(step)
+    run.finish({})
+    assert done == [*range(8)] and load_checkpoint(out / "checkpoint.npz")[1]["step"] == 8
+
+
+def test_stop_outside_the_loop_is_refused(out):
+    run = start(out)
+    for loop in (False, True):
+        if loop:
+            train(run)
+        with pytest.raises(RunError, match="call it in its body"):
+            run.stop()
+
+
+@pytest.mark.parametrize("first", [1, 6, 12])
+def test_a_second_loop_of_a_run_is_refused(out, first):
+    run = start(out)
+    train(run, total=first)
+    for total in (first, 4, 20):
+        with pytest.raises(RunError, match="Run.steps was called before: a Run has one loop"):
+            next(run.steps(total, np.random.default_rng(0), save_every=1))
+    run.close()
+
+
+CHANGES = {
+    "a step": lambda model, optimizer: (model.weight * 1.0).sum().backward() or optimizer.step(),
+    "a load": lambda model, optimizer: model.load_state_dict(model.state_dict()),
+    "an assignment": lambda model, optimizer: setattr(model.weight, "data", model.weight.data),
+    "an evaluation": lambda model, optimizer: [model.eval()(np.ones((1, 3), "float32")), model.train()],
+    "nothing": lambda model, optimizer: None,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_model_that_was_changed_after_its_last_checkpoint_is_told(out, change, capsys):
+    run = start(out)
+    model = Linear(3, 2, rng=np.random.default_rng(0))
+    optimizer = SGD(model, 0.1)
+    for _ in run.steps(TOTAL, np.random.default_rng(0), save_every=SAVE_EVERY, model=model, optimizer=optimizer):
+        CHANGES["a step"](model, optimizer)
+    CHANGES[change](model, optimizer)
+    run.finish({})
+    warned = "has changed model.weight" in capsys.readouterr().out
+    assert warned == (change in ("a step", "a load", "an assignment"))
+
+
+BESIDE = {"a target": lambda model: (target := frozen_copy(model), EMA(model, target).update),
+          "a queue": lambda model: (queue := Queue(8, 2), lambda m: queue.enqueue(np.ones((2, 2), "float32")))}
+
+
+@pytest.mark.parametrize("moved_at", [0, 3])
+@pytest.mark.parametrize("beside", BESIDE)
+@pytest.mark.parametrize("given", [False, True])
+def test_a_target_or_queue_that_would_not_be_saved_is_an_error(out, beside, moved_at, given):
+    run = start(out)
+    model = Linear(3, 2, rng=np.random.default_rng(0))
+    optimizer = SGD(model, 0.1)
+    part, move = BESIDE[beside](model)
+    parts = {"model": model, "optimizer": optimizer} | ({"part": part} if given else {})
+    with contextlib.nullcontext() if given else pytest.raises(
+            CheckpointError, match="which is not among its parts.*pass (target=target|queue=queue)"):
+        for step in run.steps(TOTAL, np.random.default_rng(0), save_every=SAVE_EVERY, **parts):
+            CHANGES["a step"](model, optimizer)
+            if step >= moved_at:
+                move(0.5)
+    run.close()
+
+
+@pytest.mark.parametrize("alter, name", [
+    (lambda model: setattr(model[1], "relu", True), r"model\..*relu was false, now true"),
+    (lambda model: setattr(model[1], "eps", 0.5), r"model\..*eps was 1e-05, now 0.5"),
+    (lambda model: model.steps.append(ops.tanh), r"model\.steps")])
+def test_settings_that_the_loop_changes_are_told_once(out, alter, name, capsys):
+    run = start(out)
+    rng = np.random.default_rng(0)
+    model = Sequential(Linear(3, 4, rng=rng), BatchNorm(4))
+    optimizer = SGD(model, 0.1)
+    for step in run.steps(TOTAL, rng, save_every=2, model=model, optimizer=optimizer):
+        optimizer.lr = 0.1 / (1 + step)                      # not a model's
+        if step == 5:
+            alter(model)
+    shown = capsys.readouterr().out
+    assert shown.count("warning: settings changed in the loop: ") == 1
+    assert re.search(name + ".*minicl.load and --resume take the first", shown.replace("\n", " ").replace("True", "true")
+                     .replace("False", "false"))
+    run.close()
+
+
+def test_a_table_is_written_on_where_the_resumed_run_does_not_ask_for_it(out):
+    with pytest.raises(Crash):
+        train(start(out, "--log", "csv"), at={7: crash})
+    train(start(out, "--resume"))
+    assert len((out / "log.csv").read_text().splitlines()) == 1 + len((out / "log.jsonl").read_text().splitlines())
 
 
 # ---------------------------------------------------------------- log.csv, and evaluation during training
