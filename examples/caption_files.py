@@ -33,6 +33,7 @@ from minicl.typing import HostArray
 
 FILE = ("file", "image", "filename", "file_name", "image_name", "filepath", "file_path", "path", "img", "picture")
 CAPTION = ("caption", "text", "title", "comment", "sentence", "description")
+SPLIT = {"split", "subset", "set", "fold", "partition"}      # columns that say which pictures are to test on
 LONGEST = 1000                                               # characters of a caption: one array holds them all
 
 
@@ -126,7 +127,9 @@ def read_captions(file: str, log: Callable[[str], None] = print) -> list[tuple[s
         raise DataError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
     except OSError as error:
         raise DataError(f"{file}: {error.strerror}; expected a file of captions") from error
-    pairs = _of_json(file, text) if text.lstrip().startswith("{") else _of_table(file, text)
+    pairs, titles = _of_json(file, text) if text.lstrip().startswith("{") else _of_table(file, text)
+    if splits := titles & SPLIT:
+        log(f"{file}: its {min(splits)!r} is not read; the pictures to test on are drawn by --seed")
     found: dict[str, list[str]] = {}
     long = 0
     for name, caption in pairs:
@@ -150,7 +153,8 @@ def _of_json(file, text):
         names = {image["id"]: _text(image["file_name"]) for image in content["images"]}
         if len(names) < len({(image["id"], _text(image["file_name"])) for image in content["images"]}):
             raise ValueError("an id of several files")
-        return [(names.get(line["image_id"], ""), _text(line["caption"])) for line in content["annotations"]]
+        pairs = [(names.get(line["image_id"], ""), _text(line["caption"])) for line in content["annotations"]]
+        return pairs, {key.lower() for entry in (*content["images"], *content["annotations"]) for key in entry}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{file} is not COCO's captions in JSON ({type(error).__name__}: {error}); expected "
                         '{"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]}') from error
@@ -170,14 +174,14 @@ def _of_table(file, text):
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
     name, caption = (next((header.index(title) for title in titles if title in header), None) for titles in (FILE, CAPTION))
     if name is None and caption is None and len(header) == 2 and "#" in header[0]:       # Flickr8k: beach.jpg#0
-        return [(row[0].rpartition("#")[0], row[1]) if len(row) == 2 else ("", "") for row in rows]
+        return [(row[0].rpartition("#")[0], row[1]) if len(row) == 2 else ("", "") for row in rows], set()
     if name is None or caption is None:
         raise DataError(f"{file}: expected a header with a column of files ({', '.join(FILE[:4])}) and one of captions "
                         f"({', '.join(CAPTION[:4])}), got {', '.join(map(repr, rows[0][:6])) if rows else 'nothing'}")
     if caption == len(header) - 1:                           # commas within an unquoted caption
         rows = [[*row[:caption], separator.join(row[caption:])] for row in rows]
     fits = range(max(name, caption) + 1, len(header) + 1)    # cells of a row; with more, commas have shifted the columns
-    return [(row[name].strip(), row[caption]) if len(row) in fits else ("", "") for row in rows[1:]]
+    return [(row[name].strip(), row[caption]) if len(row) in fits else ("", "") for row in rows[1:]], {*header}
 
 
 def _rows(file, text, separator, number):

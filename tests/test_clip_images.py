@@ -66,6 +66,21 @@ def test_json_values_that_are_not_text_are_counted(tmp_path, key, odd):
     assert "skipped: 1 of the 4 lines" in log[0]
 
 
+@pytest.mark.parametrize("title", ["split", "Subset", "fold", "id"])
+@pytest.mark.parametrize("form", ["csv", "tsv", "json", "json of annotations"])
+def test_a_split_in_the_file_that_is_not_read_is_told(tmp_path, form, title):
+    mark = "\t" if form == "tsv" else ","
+    table = "\n".join(mark.join(row) for row in [("image", title, "caption"), *((name, "test", caption) for name, caption in ROWS)])
+    images = [{**image, title: "test"} for image in COCO["images"]] if form == "json" and title != "id" else COCO["images"]
+    lines = [{**line, title: "test"} for line in COCO["annotations"]] if form == "json of annotations" else COCO["annotations"]
+    text = json.dumps({**COCO, "images": images, "annotations": lines}) if "json" in form else table
+    (tmp_path / "captions").write_text(text)
+    log = []
+    assert read_captions(tmp_path / "captions", log=log.append) == EXPECTED
+    told = f"its {title.lower()!r} is not read; the pictures to test on are drawn by --seed"
+    assert any(told in line for line in log) == (title != "id")
+
+
 def test_long_captions_are_cut_and_counted(tmp_path):
     (tmp_path / "x.csv").write_text("file,caption\na.png,A dog\nb.png," + "long " * 2000)
     log = []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from picture_files import Image, numbered, write_pictures
 
@@ -441,6 +441,32 @@ def test_a_file_of_arrays_may_hold_a_split(photos):
     assert data.class_names == ("a", "b", "c") and data.name == "x.npz"
     for k, image in enumerate(images):
         assert found[image.tobytes()] == ("test" if k >= N else "train", "abc"[k % 3])
+
+
+@given(counts=st.lists(st.integers(1, 40), min_size=1, max_size=6), share=st.sampled_from([0.1, 0.3, 0.5]),
+       seed=st.integers(0, 9), kind=st.sampled_from(["integers", "text", "names", "column", "-1", "short", "floats"]))
+@settings(max_examples=40, deadline=None)
+def test_arrays_are_split_alike_with_and_without_their_labels(counts, share, seed, kind):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    if len(labels) < 2:
+        return
+    images = np.zeros((len(labels), 4, 4), np.uint8)
+    images[:, 0, 0], images[:, 0, 1] = np.arange(len(labels)) % 256, np.arange(len(labels)) // 256
+    given_labels = {"text": labels.astype(str), "column": labels[:, None], "-1": labels - 1, "short": labels[1:],
+                    "floats": labels + 0.5}.get(kind, labels)
+    names = {"class_names": np.array(list("abcdef"))} if kind == "names" else {}
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(f"{folder}/x.npz", images=images, labels=given_labels, **names)
+        without, log = load(f"{folder}/x.npz", size=4, labels=False, test_share=share, seed=seed)
+        assert not without.is_labelled and not log.has("labels")
+        try:
+            data, _ = load(f"{folder}/x.npz", size=4, test_share=share, seed=seed)
+        except DataError:                                                    # labels that cannot be read
+            assert kind in ("-1", "short", "floats")
+            return
+    np.testing.assert_array_equal(data.train_images, without.train_images)
+    np.testing.assert_array_equal(data.test_images, without.test_images)
+    assert not without.test_labels.any() and not without.train_labels.any()
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (16, 16, 1), (1, 16, 16), (3, 16, 16), (32, 24, 3)])

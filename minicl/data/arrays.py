@@ -84,9 +84,10 @@ def _arrays(where: Path, files: list[Path], found: Mapping[Any, Any], use_labels
     test = _images(f"{where}: {keys['test']}", found[keys["test"]]) if keys["test"] else train[:0]
     splits = [(train, keys["train_labels"]), *([(test, keys["test_labels"])] if len(test) else [])]
     labels = classes = None
-    if use_labels and all(key for _, key in splits):
-        values = [_labels(f"{where}: {key}", found[key], len(images)) for images, key in splits]
-        labels, classes = _classes(where, values, found.get("class_names"), log)
+    if all(key for _, key in splits) and (use_labels or not len(test)):                  # without: for the split alone
+        with contextlib.nullcontext() if use_labels else contextlib.suppress(DataError):
+            values = [_labels(f"{where}: {key}", found[key], len(images)) for images, key in splits]
+            labels, classes = _classes(where, values, found.get("class_names"), log if use_labels else lambda line: None)
     if left_out := [name for name in found if name not in keys.values() and name != "class_names"]:
         log(f"left out of {where}: {', '.join(map(one_line, left_out))}; read: {', '.join(filter(None, keys.values()))}")
     if use_labels and labels is None:
