@@ -110,6 +110,7 @@ def test_a_whole_batch_on_each_process_is_refused(out):
     ("bug", 1, "process 1 of 2: Traceback"), ("exit 3", 3, "SystemExit: 3"), ("exit 0", 1, "SystemExit: 0"),
     ("exit words", 1, "process 1 of 2: SystemExit: some words\n"),
     ("leave", 2, "process 1 left the loop over run.steps() in step 7, and process 0 did not"),
+    ("finish", 2, "process 1 of 2: error: Run.finish: the loop over run.steps() was left in step 7 of 12"),
     ("nan", 2, "process 1 of 2: error: made up\n"), ("kill", None, ""), ("segfault", None, ""),
 ])
 def test_the_failure_of_one_process_ends_all_and_leaves_the_last_checkpoint(whole, out, fault, code, said):
@@ -129,7 +130,14 @@ def test_the_failure_of_one_process_ends_all_and_leaves_the_last_checkpoint(whol
 
 def test_all_processes_may_leave_the_loop_in_the_same_step(out):
     done = run(2, out, FAULT="all leave", SLOW="0.1")
+    assert done.returncode == 0 and done.stderr == "" and load_checkpoint(out / "checkpoint.npz")[1]["step"] == 5
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_one_process_stops_all_after_the_same_step_with_a_checkpoint(out, size):
+    done = run(size, out, FAULT="stop")
     assert done.returncode == 0 and "everything is in" in done.stdout and done.stderr == ""
+    assert load_checkpoint(out / "checkpoint.npz")[1]["step"] == 8
 
 
 def test_a_script_for_one_process_refuses_several(out):

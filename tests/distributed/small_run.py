@@ -54,10 +54,14 @@ def main():
         time.sleep(float(os.environ.get("SLOW", "0")))
         if step == 7 and world.rank == world.size - 1 and fault in FAULTS:
             FAULTS[fault]()
-        if step == 7 and (fault == "all leave" or world.rank == world.size - 1 and fault == "leave"):
+        if step == 7 and (fault == "all leave" or world.rank == world.size - 1 and fault in ("leave", "finish")):
             break
+        if step == 7 and world.rank == world.size - 1 and fault == "stop":
+            run.stop()
         if run.logs(step):
             run.log(step, loss=loss.item())
+    if fault in ("leave", "all leave"):
+        return
     run.finish({"loss": run.read_log()[-1]["loss"]})
 
 
