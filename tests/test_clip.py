@@ -244,6 +244,7 @@ def test_clamping_limits_the_scale_to_100_in_the_optimizers_buffer(before, after
     model.logit_scale.data[...] = before
     model.clamp_logit_scale()
     assert model.logit_scale.item() == pytest.approx(after, rel=1e-6)
+    (model.logit_scale * 0.0).backward()
     optimizer.step()                                         # raises if the parameter has left the buffer
 
 
@@ -251,8 +252,9 @@ def test_the_scale_is_learned_but_never_decayed(xp):
     model = clip_model(xp)
     optimizer = AdamW(model, 0.01, weight_decay=10.0)
     before = model.logit_scale.item()
+    (model.logit_scale * 0.0).backward()
     optimizer.step()
-    assert model.logit_scale.item() == before                # without a gradient, only decay could have moved it
+    assert model.logit_scale.item() == before                # with a gradient of 0, only decay could have moved it
     image, text = model(xp.ones((3, 4, 4, 1), dtype="float32"), to_device(np.array([[1, 2], [3, 0], [4, 5]]), xp))
     clip_loss(image, text, model.logit_scale).backward()
     optimizer.step()
