@@ -126,8 +126,8 @@ EXERCISES = [
     Exercise("siglip", 7, 2, "l2_normalize", "contrastive/siglip.py", "siglip.backward", "gradients/siglip.md",
              "siglip and not bad", 20, "G of each pair by itself; then three products with t, and two sums for the scalars"),
     Exercise("momentum_update", 8, 1, "", "methods/ema.py", "EMA.update", "methods/moco.md", "follow or launches", 10,
-             "self.pairs are (online, target); self.values is all of the target at once", tests="test_ema.py", keep=2,
-             falls="normalises_alike", parts="_follow"),
+             "self.pairs are (online, target), self.values is all of the target; follow(xp, x, y, new, old) is x <- m x + "
+             "(1 - m) y", tests="test_ema.py", keep=2, falls="normalises_alike", parts="_follow"),
     Exercise("enqueue", 8, 2, "", "methods/queue.py", "Queue.enqueue", "methods/moco.md", "queue and not evaluation",
              15, "normalise; key t goes to row t mod capacity; a batch may wrap; count what has entered",
              tests="test_queue.py", keep=4),

@@ -13,7 +13,8 @@ HEAD = """\
 Each claim of the theory of contrastive learning is a short program that prints the published or exact value, the value
 measured here and a verdict, and draws a picture. `python examples/claims run 3` runs claim 3, in less than a minute,
 `run all` all of them, and `list` lists them; `--size fast` takes seconds, on generated digits. Records and pictures are in
-`runs/claims`. Each claim has a page: statement, mathematics, picture, verdict, results and what to try next.
+`runs/claims`, those of the fast size in `runs/claims-fast`. Each claim has a page: statement, mathematics, picture, verdict,
+results and what to try next.
 
 - *reproduced*: exact values agree to the digits given, or published values lie within the standard deviation;
 - *qualitatively reproduced*: the effect appears for every seed, with different numbers at this scale;
