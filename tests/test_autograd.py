@@ -4,6 +4,7 @@ import asyncio
 import gc
 import inspect
 import operator
+import re
 import threading
 import weakref
 
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import minicl
-from minicl import Scalar, Tensor, no_grad, op, ops
+from minicl import Scalar, Tensor, nn, no_grad, op, ops
 from minicl.backend import to_host
+from minicl.methods import frozen_copy
 
 
 def leaf(*values, xp=np, dtype="float64"):
@@ -525,3 +527,36 @@ def test_no_grad_does_not_affect_another_asyncio_task():
         return results
 
     assert sorted(asyncio.run(both())) == [False, False, True, True]
+
+
+AUGMENTED = {"+=": operator.iadd, "-=": operator.isub, "*=": operator.imul, "/=": operator.itruediv, "@=": operator.imatmul,
+             "**=": operator.ipow}
+
+
+@pytest.mark.parametrize("symbol", AUGMENTED)
+def test_a_leaf_that_is_trained_or_part_of_a_model_is_not_changed_by_an_augmented_assignment(symbol):
+    """p -= lr * p.grad would give the name to a new Tensor, and train nothing."""
+    parts = [Tensor(np.eye(2), requires_grad=True), nn.Parameter(np.eye(2)), frozen_copy(nn.Linear(2, 2, rng=np.random.default_rng(
+        0))).weight, nn.Parameter(np.eye(2)).requires_grad_(False)]
+    for part in parts:
+        with no_grad(), pytest.raises(TypeError, match=rf"x {re.escape(symbol)} y would make a new .* write x.data"):
+            AUGMENTED[symbol](part, 2)
+
+
+@pytest.mark.parametrize("symbol", ["+=", "-=", "*=", "/="])
+def test_other_tensors_are_summed_up_by_augmented_assignments(symbol):
+    x = Tensor(np.array(3.0), requires_grad=True)
+    total = before = x * 2
+    total = AUGMENTED[symbol](total, x)
+    total.backward()
+    assert before.item() == 6 and total.item() == {"+=": 9, "-=": 3, "*=": 18, "/=": 2}[symbol]
+    assert x.grad == {"+=": 3, "-=": 1, "*=": 12, "/=": 0}[symbol]
+    constant = Tensor(np.ones(2))
+    assert AUGMENTED[symbol](constant, 1.0).data.tolist() == {"+=": [2, 2], "-=": [0, 0]}.get(symbol, [1, 1])
+
+
+def test_a_transpose_that_means_a_swap_is_refused():
+    x = Tensor(np.arange(6.0).reshape(2, 3))
+    with pytest.raises(ValueError, match="to swap them, as in PyTorch, write x.T"):
+        x.transpose(0, 1)
+    assert x.transpose(1, 0).shape == x.T.shape == (3, 2) and x.transpose((0, 1)).shape == (2, 3)

@@ -273,7 +273,7 @@ def test_training_metrics_leave_the_model_unchanged(model, data, xp):
 
 class NoRun:
     """A stand-in for a run whose log was lost, with the attributes that report() reads and writes."""
-    total = 10
+    step = total = 10
     seconds = 1.0
     config = {"backend": "numpy", "seed": 0, "epochs": 1}
     world = ALONE
@@ -325,15 +325,18 @@ def test_the_cap_is_of_the_same_steps_as_the_loss(model, data, xp, tmp_path, rng
     log = [{"step": step, "loss": 0.5 * chance, "chance": chance, "alignment": 1.0, "uniformity": -1.0}
            for step, chance in enumerate(np.log(1 + 8 * np.arange(20)).tolist())]
 
-    def ended(steps):
-        run.total = steps
+    def ended(steps, total=None):
+        run.step, run.total, run.seconds, run.config = steps, total or steps, 6.0, {**run.config, "epochs": 2}
         run.read_log = lambda: log[:steps]
         report(run, model, data, lambda images, rng: images + rng.random(dtype="float32"), rng, xp, candidates=1 + 8 * steps)
         return run.result["cap_nats"], run.result["bound_nats"]
 
     assert ended(1) == (0, 0)                                # the loss is 0 and bounds nothing
     cap = np.mean([line["chance"] for line in log[18:]])
-    assert ended(20) == (pytest.approx(cap), pytest.approx(cap / 2))
+    assert ended(20) == (pytest.approx(cap), pytest.approx(cap / 2)) and run.result["seconds_per_epoch"] == 3
+    assert ended(20, total=40) == ended(20)                  # by run.stop(), after the first of 2 epochs
+    ended(20, total=40)
+    assert run.result["seconds_per_epoch"] == 6
 
 
 class Drifting(Module):

@@ -59,10 +59,10 @@ def report(run: Any, model: Any, data: Any, augment: Any, rng: Rng, xp: ArrayMod
         test_h, test_z = encode(model, data.test_images, xp, world=run.world)
     log = run.read_log()
     config = run.config
-    loss = final_loss(log, run.total)
+    loss = final_loss(log, run.step)                         # fewer than run.total after run.stop()
     cap = bound = None
     if loss is not None:
-        cap = float(np.mean([line.get("chance", math.log(candidates)) for line in _last_tenth(log, run.total)]))
+        cap = float(np.mean([line.get("chance", math.log(candidates)) for line in _last_tenth(log, run.step)]))
         bound = cap - loss
     if run.world.rank == 0:
         views = two_views(augment, to_float(data.test_images[:12], np), rng)
@@ -70,7 +70,7 @@ def report(run: Any, model: Any, data: Any, augment: Any, rng: Rng, xp: ArrayMod
     run.finish({"data": data.name, "backend": config["backend"], "seed": config["seed"], "loss": loss,
                 "bound_nats": bound, "cap_nats": cap, **metrics, **accuracies,
                 **ranks(test_h, test_z), "test_images": len(data.test_images),
-                "seconds": run.elapsed(), "seconds_per_epoch": run.seconds / config["epochs"],
+                "seconds": run.elapsed(), "seconds_per_epoch": run.seconds * run.total / config["epochs"] / run.step,
                 "peak_mib": peak_memory_mib(xp)}, notes=LEGEND)
 
 

@@ -58,7 +58,8 @@ class BYOL(Module):
             return self.target(images)[1]
 
     def loss(self, z: Tensor, targets: Tensor) -> Tensor:
-        """Eq. 2 for z and targets (2N, d) of [view1; view2], in [0, 4]: the mean of both directions (the paper sums)."""
+        """Eq. 2 for z and targets (2N, d) of [view1; view2], in [0, 4]: the mean of both directions (the paper sums).
+        A call for each view alone would compare different images."""
         if self.training and not in_no_grad():
             self.ema.used()
         return 2 + 2 * negative_cosine(self.predictor(z), other_view(targets), world=self.world)

@@ -31,7 +31,8 @@ class SimSiam(SimCLR):
         self.predictor = predictor
 
     def loss(self, z: Tensor) -> Tensor:
-        """Algorithm 1 for z (2N, d) of [view1; view2]: each view predicts the other, the mean of both directions."""
+        """Algorithm 1 for z (2N, d) of [view1; view2]: each view predicts the other, the mean of both directions.
+        A call for each view alone would compare different images."""
         return negative_cosine(self.predictor(z), other_view(z), world=self.world)
 
 

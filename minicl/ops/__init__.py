@@ -32,6 +32,13 @@ def _shape(arguments):
     return arguments[0] if len(arguments) == 1 and not isinstance(arguments[0], int) else arguments
 
 
+def _transpose(x, *axes):
+    if x.ndim == 2 and axes == (0, 1):
+        raise ValueError("transpose(0, 1) of two axes changes nothing: it names the axes in their new order, as in NumPy; "
+                         "to swap them, as in PyTorch, write x.T")
+    return transpose(x, axes=_shape(axes) if axes else None)
+
+
 def _std(x: Tensor, **options: Any) -> Tensor:
     """sqrt(var(x)), but of a gradient that is 0, not 0/0, where all values are equal."""
     v = var(x, **options)
@@ -56,7 +63,7 @@ for _name, _method in {
     "sum": sum, "mean": mean, "max": max, "var": var, "std": _std,
     "exp": exp, "log": log, "sqrt": sqrt, "tanh": tanh,
     "reshape": lambda x, *shape: reshape(x, shape=_shape(shape)),
-    "transpose": lambda x, *axes: transpose(x, axes=_shape(axes) if axes else None),
+    "transpose": _transpose,
     "T": property(lambda x: transpose(x)),
 }.items():
     setattr(Tensor, _name, _method)
