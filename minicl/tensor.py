@@ -113,18 +113,6 @@ class BaseTensor:
         raise TypeError("Tensors cannot be compared; compare their .data, or write `x is y` to test for the same Tensor")
 
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _compare
-
-    def _augmented(symbol):
-        def assign(self, other):
-            if self.node is None and (self._requires_grad or BaseTensor not in type(self).__bases__):
-                raise TypeError(f"x {symbol}= y would make a new Tensor and leave this {type(self).__name__} of shape "
-                                f"{self.shape} as it is; write x.data {symbol}= y to change it, with y an array, or "
-                                f"x = x {symbol} y for a new Tensor")
-            return NotImplemented                            # x = x + y, as for numbers
-        return assign
-
-    __iadd__, __isub__, __imul__, __itruediv__, __imatmul__, __ipow__ = map(_augmented, ("+", "-", "*", "/", "@", "**"))
-    del _augmented
     __hash__ = object.__hash__
 
     def __reduce__(self) -> tuple:
@@ -160,6 +148,21 @@ class BaseTensor:
             raise TypeError("float() of a Tensor that requires a gradient, which math's functions and NumPy's assignments "
                             "call too, would lose the gradient: use ops.exp and the other ops, or .item() for the value")
         return self.item()
+
+
+def _augmented(symbol):
+    """x += y as x = x + y, unless x is trained or part of a model, which would stay as it is."""
+    def assign(x, y):
+        if x.node is None and (x._requires_grad or BaseTensor not in type(x).__bases__):
+            raise TypeError(f"x {symbol}= y would make a new Tensor and leave this {type(x).__name__} of shape {x.shape} "
+                            f"as it is; write x.data {symbol}= y to change it, with y an array, or x = x {symbol} y for a "
+                            "new Tensor")
+        return NotImplemented
+    return assign
+
+
+for _name, _symbol in {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "matmul": "@", "pow": "**"}.items():
+    setattr(BaseTensor, f"__i{_name}__", _augmented(_symbol))
 
 
 def _array_of(data: Any) -> Array:
