@@ -256,7 +256,7 @@ def op(function=None, *, broadcasts=False):
         y = object.__new__(Tensor)
         y._data = value
         y._grad = y.changed = y.switched = y.node = None
-        y._requires_grad = False
+        y._requires_grad = y.reached = False
         if True in needs_grad:
             hold = hold_inputs.get()
             y.node = Node(call, inputs, options, hold(backward, (arrays, options), y) if hold else backward)

@@ -46,6 +46,7 @@ class BaseTensor:
         self._grad = None
         self._requires_grad = requires_grad
         self.changed = self.switched = None
+        self.reached = False
         self.node = None
 
     shape = property(lambda self: self._data.shape)

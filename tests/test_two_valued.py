@@ -51,7 +51,8 @@ CALLS = {  # (function, option): a call with the option
        for load in (load_mnist, load_cifar10) for option in ("download", "check")},
 }
 INSIDE = {"op", "Signature", "sum_over", "mean_over", "mark_changed", "Stopped", "read_folder", "find_arrays", "command",
-          "World.any", "MPI.any", "MPI.choose_gpu", "Source.read", "parts_to_load", "Guards.open"}  # internal, or for any value
+          "World.any", "MPI.any", "MPI.choose_gpu", "Source.read", "parts_to_load", "Guards.open",
+          "pending", "require_same_run", "HostArgument.moved"}  # internal, or for any value
 
 
 def public():

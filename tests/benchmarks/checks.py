@@ -257,7 +257,9 @@ def faults(package):
         optimizer.step()
 
     def rate():
-        SGD(model(), 0.1).step(-1.0)
+        optimizer = SGD(model(), 0.1)
+        optimizer.grads[...] = 1
+        optimizer.step(-1.0)
 
     def dark_images():
         part("data").mnist_views()(np.full((2, 28, 28, 1), -1, "float32"), np.random.default_rng(0))
@@ -269,6 +271,7 @@ def faults(package):
         layers = nn.Sequential(model())
         optimizer = SGD(layers, 0.1)
         layers.steps = [*layers.steps, model()]
+        optimizer.grads[...] = 1
         optimizer.step()
 
     return {f.__name__: f for f in (stale, other_dtype, tau, nan_rows, nan_gradient, rate, dark_images, equal_views, late_part)}

@@ -68,7 +68,9 @@ class Counted(distributed.World):
     def mean(self, x):
         return self.sum(x) / self.size
 
-    def any(self, flag):                                     # a run asks once per step whether to stop
+    def any(self, flag):                                     # a run asks once per step whether to stop, and an optimizer
+        if isinstance(flag, list):                           # which parameters have a gradient
+            return flag
         self.steps.append((self.calls, self.bytes))
         self.calls, self.bytes = Counter(), Counter()
         return bool(flag)

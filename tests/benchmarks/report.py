@@ -82,7 +82,8 @@ The data that two processes exchange in a training step of each example, and in 
 
 The counts are exact: they follow from shapes. KiB refer to the whole array that is summed, gathered or scattered.
 `--processes 8` counts for eight: the calls are the same, and so are the KiB, except for batch norm's statistics. In addition
-the processes agree once a step, in 4 bytes, whether to stop, and in each loss, in 16 bytes, that all have as many rows.
+the processes agree once a step, in 4 bytes, whether to stop and, in 4 bytes a parameter, which have a gradient, and in each loss,
+in 16 bytes, that all have as many rows.
 `python tests/benchmarks/processes.py` times one and two processes; see [distributed](distributed.md).
 """
 
