@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 from .backend import Additions, array_module, is_array
 from .no_grad import in_no_grad, no_grad_blocks
 from .signature import Signature, describe
-from .tensor import BaseTensor, Change, alike, clock, first_gradients, last_change, last_write
+from .tensor import BaseTensor, Change, alike, clock, first_gradients, last_change, last_write, mark_reached
 from .typing import Array
 
 
@@ -79,12 +79,11 @@ class Tensor(BaseTensor):
                                    "reduce it with .mean() or .sum(), or pass backward(g) with g of that shape")
             g = array_module(self._data).ones_like(self._data)
         if not is_array(g) or not alike(g, self._data):
-            raise ValueError(f"backward(g): expected an array of shape {self.shape} and dtype {self.dtype}, "
-                             f"got {describe(g)}")
+            raise ValueError(f"backward(g): expected an array of shape {self.shape}, dtype {self.dtype}, got {describe(g)}")
         if self.node is not None:
             _walk(self.node, g)
         elif self._requires_grad:
-            _accumulate(self, g, operator.iadd)
+            mark_reached([_accumulate(self, g, operator.iadd)])
         else:
             raise RuntimeError("backward() on a Tensor that no recorded op has produced; was it made under "
                                "no_grad(), detached, or computed from inputs without requires_grad?")
@@ -109,7 +108,7 @@ hold_inputs: ContextVar[Callable | None] = ContextVar("the backward as check_inp
 def _walk(root: Node, g: Array) -> None:
     """Propagate g from the node `root` back to the leaves, freeing each gradient and closure once used."""
     arriving = {root: g}                                     # node -> gradient of its output
-    additions = Additions()                                  # to leaves
+    additions, leaves = Additions(), list[Tensor]()          # to leaves; which those are
     for node in ancestors(root):
         inputs, backward = node.inputs, node.backward
         node.inputs, node.options, node.backward = (), {}, None
@@ -129,11 +128,12 @@ def _walk(root: Node, g: Array) -> None:
             if type(dx) is not type(data) or dx.shape != data.shape or dx.dtype is not data.dtype:
                 dx = node.op.checks.fit_gradient(dx, data, position)
             if source is None:
-                _accumulate(x, dx, additions.add)
+                leaves.append(_accumulate(x, dx, additions.add))
             else:
                 arriving[source] = arriving[source] + dx if source in arriving else dx
         del gradients, dx                                    # their memory serves the next backward
     additions.flush()
+    mark_reached(leaves)
 
 
 def ancestors(root: Node) -> list[Node]:
@@ -163,7 +163,7 @@ def _stale(node: Node, x: Tensor | Array, change: Change) -> str:
             f"value; call backward() before that, or run the forward again")
 
 
-def _accumulate(leaf: Tensor, g: Array, add: Callable) -> None:
+def _accumulate(leaf: Tensor, g: Array, add: Callable) -> Tensor:
     """leaf.grad += g, copying the first g: an op may return the same array for several inputs."""
     _adding.acquire()                                        # other threads may add to the same leaf;
     try:                                                     # `with` takes three times as long
@@ -173,7 +173,7 @@ def _accumulate(leaf: Tensor, g: Array, add: Callable) -> None:
                 first_gradients.append((weakref.ref(leaf), made.__get__(leaf), next(clock), leaf.shape))
         else:
             add(leaf._grad, g)
-        leaf.reached = True
+        return leaf
     finally:
         _adding.release()
 

@@ -93,9 +93,12 @@ class Optimizer(Sealed):
 
     def zero_grad(self) -> None:
         self.grads[...] = 0
+        each_step(self.grads, self._forget)
+
+    def _forget(self):
         for p in self.parameters:
             p.reached = False
-        each_step(self.grads, lambda: setattr(self, "_used", False))
+        self._used = False
 
     def step(self, lr: float | None = None, *, clip_grad_norm: float | None = None) -> Array | None:
         """One update from the gradients that backward() has added up since zero_grad().
@@ -121,7 +124,7 @@ class Optimizer(Sealed):
 
     def _reached(self):
         """Whether each parameter has a gradient: backward() has reached it since zero_grad(), or the caller wrote one."""
-        reached = [p.reached for p in self.parameters]
+        reached = list(*each_step(self.values, lambda: [tuple(p.reached for p in self.parameters)]))
         for k in [] if all(reached) else [k for k, p in enumerate(self.parameters) if p._requires_grad and not p.reached]:
             refuse_capture(f"no gradient has reached {self.names[k]}; freeze() it")
             reached[k] = bool(self.grads[self.views[k][0]].any())

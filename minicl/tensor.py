@@ -3,12 +3,12 @@
 import itertools
 import weakref
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
-from .backend import array_module, is_array, to_host
+from .backend import array_module, each_step, is_array, to_host
 from .checks import did_you_mean
 from .no_grad import in_no_grad
 from .signature import describe, require_float_array
@@ -33,7 +33,7 @@ class BaseTensor:
     changed: Change | None                # the last write that was noted
     switched: Change | None               # the last change of requires_grad
     node: Any                             # the recorded op whose output this is
-    reached: bool                         # whether backward() has added to _grad; an optimizer sets it back
+    reached: bool                         # by backward() since zero_grad(); an optimizer's Tensors have it
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         if isinstance(data, BaseTensor):
@@ -194,6 +194,18 @@ def _leaf_of(kind: type[BaseTensor], data: Array, requires_grad: bool) -> BaseTe
 def _require_bool(requires_grad: Any) -> None:
     if not isinstance(requires_grad, bool):
         raise TypeError(f"requires_grad: expected True or False, got {requires_grad!r}")
+
+
+def mark_reached(leaves: Sequence[BaseTensor]) -> None:
+    """backward() has added to the gradients of these leaves. A launch of a captured step marks them again."""
+    leaves = [leaf for leaf in leaves if hasattr(leaf, "reached")]
+
+    def mark():
+        for leaf in leaves:
+            leaf.reached = True
+
+    if leaves:
+        each_step(leaves[0]._data, mark)
 
 
 def alike(x: Array, y: Array) -> bool:

@@ -156,7 +156,7 @@ def test_backward_needs_a_scalar_or_a_gradient():
 
 def test_backward_checks_the_gradient_it_is_given():
     y = leaf(1.0, 2.0) * 2
-    with pytest.raises(ValueError, match=r"backward\(g\): expected an array of shape \(2,\) and dtype float64"):
+    with pytest.raises(ValueError, match=r"backward\(g\): expected an array of shape \(2,\), dtype float64"):
         y.backward(np.ones(3))
 
 

@@ -521,6 +521,28 @@ def astype(cp):
     return on, call
 
 
+def piece_of_a_step(cp, *, piece):
+    """Only this piece is captured. One step reaches one weight only, one has no loss, and then a gradient becomes 0."""
+    weights, scale = [nn.Parameter(cp.ones((2, 2), dtype="float32")) for _ in range(2)], cp.ones(2, dtype="float32")
+    optimizer = SGD(zip("ab", weights), 0.1, momentum=0.5, weight_decay=0.1)
+
+    def backward(x, number=2):
+        sum((w * s).sum() for w, s in zip(weights[:number], [to_device(x, cp), scale])).backward()
+
+    pieces = {"zero_grad": lambda x: optimizer.zero_grad(), "backward": backward, "step": lambda x: optimizer.step()}
+
+    def call(step, k):
+        scale[...] = k < 11
+        for name, compute in pieces.items():
+            if name == piece:
+                step(X + k)
+            elif not (name == "backward" and k == 8):
+                compute(X + k, *[1] * (name == "backward" and k == 6))
+        return optimizer.values.copy()
+
+    return pieces[piece], call
+
+
 def on_host(result):
     return (result.data if isinstance(result, Tensor) else result).get()
 
@@ -539,6 +561,7 @@ CHANGES = {
     functools.partial(gradients_without_an_optimizer, clear=lambda k: False): None,
     functools.partial(gradients_without_an_optimizer, clear=lambda k: k == 6): None,
     functools.partial(gradients_without_an_optimizer, clear=lambda k: True): "gradient of weight",
+    **{functools.partial(piece_of_a_step, piece=piece): None for piece in ("zero_grad", "backward", "step")},
     loss_without_its_update: "it changes step.model.served", two_steps_of_one_model: None, astype: None,
     functools.partial(options_of_an_optimizer, make=lambda model: Adam(model, 0.01), options=[
         ("betas", (0.5, 0.9)), ("eps", 1e-3), ("weight_decay", 0.1), ("lr", 0.5)]): None,
@@ -551,6 +574,7 @@ CHANGES = {
 
 
 @emulated
+@pytest.mark.filterwarnings("ignore:SGD. step.. moves nothing")
 @pytest.mark.parametrize("scene, reason", CHANGES.items(), ids=lambda x: getattr(getattr(x, "func", x), "__name__", " "))
 def test_a_change_outside_the_arguments_is_followed_or_refused(scene, reason, cp):
     (plain, call), (step, call_captured), said = scene(cp), scene(cp), []

@@ -187,6 +187,7 @@ def bare_walk(autograd):
     def walk(root, g):
         arriving = {root: g}
         additions = Additions()
+        leaves = []
         for node in ancestors(root):
             inputs = node.inputs
             backward = node.backward
@@ -202,10 +203,11 @@ def bare_walk(autograd):
                 if dx.shape != x._data.shape:
                     dx = sum_to_shape(dx, x._data.shape)
                 if source is None:
-                    accumulate(x, dx, additions.add)
+                    leaves.append(accumulate(x, dx, additions.add))
                 else:
                     arriving[source] = arriving[source] + dx if source in arriving else dx
         additions.flush()
+        autograd.mark_reached(leaves)
 
     def ancestors(root):
         seen = {root}
