@@ -29,6 +29,7 @@ from .tensor import BaseTensor
 
 WHOLE = {"__dict__", "__getstate__", "__reduce__", "__reduce_ex__"}          # attributes by which all others are read
 HOOKS = {"__getattribute__", "__setattr__", "__delattr__"}
+LATE = {"__annotations__", "__annotations_cache__", "__slotnames__"}         # that Python itself adds to a class
 MISSING = object()
 Read = Callable[[], Sequence[Any]]
 
@@ -53,6 +54,7 @@ class Guards:
         self._holders: list[tuple[Any, str]] = []                            # what has attributes that cannot be watched
         self._held: list[dict[str, Any]] = []                                # their attributes
         self._open: tuple[type, ...] = ()                                    # kinds of holders all of which may be read
+        self._whole: dict[type, None] = {}                                   # classes all names of which are compared
         self._by_time: dict[int, list] = {}
         self._computed: set[tuple[int, str]] = set()                         # attributes that functions of the host have set
 
@@ -216,7 +218,9 @@ class Guards:
 
     def _read_all(self, holder, label):
         if issubclass(type(holder), type):
-            for name in {name for base in own_bases(holder) for name in vars(base) if not name.startswith("__")}:
+            self._whole |= dict.fromkeys(own_bases(holder))
+            for name in {name for base in own_bases(holder) for name, value in vars(base).items()
+                         if not name.startswith("__") or is_plain(type(value))}:
                 self.class_entry(holder, name)
         else:
             self.reach(f"{label}.__dict__", attributes_of(holder))
@@ -236,7 +240,7 @@ class Guards:
                        for base, value in zip(own_bases(kind), values)]
             self._add(when, [f"{kind.__name__}.{name}" for _, name, kind, _ in entries],
                       functools.partial(_entries, [each[:2] for each in entries]), [value for *_, value in entries])
-        state = functools.partial(_state, self._objects, kinds, self._held + [
+        state = functools.partial(_state, self._objects, kinds, self._whole, self._held, [
             entries for kind, (entries, _) in self._ours.items() if isinstance(kind, type)])
         ours = [(entries, get, get(entries)) for entries, names in self._ours.values() if names
                 for get in [operator.itemgetter("__doc__", *names)]]
@@ -298,9 +302,10 @@ def _entries(places):
     return [entries.get(name, MISSING) for entries, name in places]
 
 
-def _state(objects, kinds, grown):
-    """The classes of objects, the bases and names of classes, the sizes of what may only grow."""
-    return [*map(type, objects), *(kind.__mro__ for kind in kinds), *(kind.__name__ for kind in kinds), *map(len, grown)]
+def _state(objects, kinds, whole, held, ours):
+    """The classes of objects, the bases and names of classes, what has which attributes, the sizes of minicl's classes."""
+    return [*map(type, objects), *(kind.__mro__ for kind in kinds), *(kind.__name__ for kind in kinds),
+            *(vars(kind).keys() - LATE for kind in whole), *map(tuple, held), *map(len, ours)]
 
 
 def _is_same(state, before, ours):

@@ -608,6 +608,41 @@ def name_of(owner):
     return lambda: 1.0 if owner.__name__ == before else 3.0, lambda value: setattr(owner, "__name__", "other")
 
 
+def later_in_a_class(read, base=()):
+    """The class gets the name warm."""
+    def scene():
+        owner = type("Config", (type("Base", base, {"one": 1.0}),), {"__scale__": 0.0})
+        return lambda: read(owner), attribute(owner if "Base" not in read.__name__ else owner.__mro__[1], "warm")
+    return scene
+
+
+def getattr_of_Base(owner):
+    return getattr(owner, "warm", 1.0)
+
+
+def tried(owner):
+    try:
+        return owner.warm
+    except AttributeError:
+        return 1.0
+
+
+def renamed(owner):
+    """An attribute takes the place of another."""
+    owner.old = 1.0
+
+    def change(value):
+        del owner.old
+        owner.warm = value
+
+    return functools.partial(tried, owner), change
+
+
+def special_of_a_class(read):
+    owner = type("Config", (), {"__scale__": 1.0})
+    return lambda: read(owner), attribute(owner, "__scale__")
+
+
 def among_namespaces(read):
     """Two namespaces that are equal after the change, in code that Python does not show."""
     def scene():
@@ -701,6 +736,18 @@ FOLLOWED |= {
                                         functools.partial(types.SimpleNamespace, tau=1.0)),
     "class in a text": lambda: (lambda: float("{.shared}".format(Tau)), attribute(Tau, "shared")),    # noqa: UP032
     "default_factory": default_factory(), "default_factory of a subclass": default_factory(Defaults),
+    **{f"name that a class gets, {name}": later_in_a_class(read) for name, read in {
+        "getattr": lambda owner: getattr(owner, "warm", 1.0), "of its base": getattr_of_Base, "tried": tried,
+        "hasattr": lambda owner: 3.0 if hasattr(owner, "warm") else 1.0,
+        "vars": lambda owner: vars(owner).get("warm", 1.0), "in": lambda owner: 3.0 if "warm" in owner.__dict__ else 1.0,
+        "dir": lambda owner: sum(getattr(owner, name) for name in dir(owner) if not name.startswith("_")),
+        "dir of an object": lambda owner: float(len(dir(owner()))),
+        "partial": lambda owner: functools.partial(getattr, owner)("warm", 1.0)}.items()},
+    "name that an error gets": later_in_a_class(lambda owner: getattr(owner, "warm", 1.0), (ValueError,)),
+    "name that a namespace has instead": lambda: renamed(types.SimpleNamespace()),
+    "name that a function has instead": lambda: renamed(lambda: 1.0),
+    "special name by getattr": lambda: special_of_a_class(lambda owner: getattr(owner, "__scale__")),       # noqa: B009
+    "special name by vars": lambda: special_of_a_class(lambda owner: vars(owner)["__scale__"]),
     "maps of a ChainMap": maps_of_a_chain, "variable of all files": of_all_files,
 }
 
