@@ -178,7 +178,14 @@ class Parts(torch.nn.Module):
 
 
 class MLP(Parts):
+    def __init__(self, m):
+        super().__init__(m)
+        H, W, C = m.image_shape
+        self.shape = (C, H, W)
+
     def forward(self, x):
+        if x.shape[1:] != self.shape:
+            raise ValueError(f"expected images (N, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
         x = x.permute(0, 2, 3, 1).flatten(1)                                 # minicl's order of pixels
         for layer in self.layers:
             x = F.relu(layer(x))

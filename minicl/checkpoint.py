@@ -101,7 +101,8 @@ def require_complete(parts: Mapping[str, Any], begun: int) -> None:
         return                                               # another object may hold the rest
     models = [(f"{name}.{key}", p) for name, part in parts.items() if isinstance(part, Module)
               for key, p in part.named_parameters()]
-    moving = [p for part in parts.values() if isinstance(part, Optimizer) for p in part.parameters]
+    moving = [p for part in parts.values() if isinstance(part, Optimizer)
+              for p, (_, data, _) in zip(part.parameters, part.views) if p.data is data]     # else another's, made later
     lost = [name for name, p in models if p.changed and p.changed[0] > begun and p.changed[2].endswith(".step()")
             and all(p is not other for other in moving)]
     missing = "optimizer" if lost else "model" if not {id(p) for p in moving} <= {id(p) for _, p in models} else ""

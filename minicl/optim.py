@@ -92,6 +92,7 @@ class Optimizer(Sealed):
         self._plan([p.requires_grad for p in self.parameters])
 
     def zero_grad(self) -> None:
+        """Set all gradients to 0, in place: to keep a p.grad, copy it."""
         self.grads[...] = 0
         each_step(self.grads, self._forget)
 

@@ -254,6 +254,20 @@ def test_a_run_saves_a_model_and_its_optimizer_together(run, given, missing):
         train(run, given=given)
 
 
+def test_an_optimizer_that_another_one_has_replaced_is_not_saved(run):
+    rng = np.random.default_rng(0)
+    model = nn.Linear(3, 2, rng=rng)
+    optimizer = optim.Adam(model, lr=0.1)
+    with pytest.raises(CheckpointError, match="the optimizer is not among its parts, but one has updated model.weight"):
+        for step in run.steps(6, rng, save_every=2, model=model, optimizer=optimizer):
+            if step == 3:
+                optimizer = optim.SGD(model, lr=0.01)
+            optimizer.zero_grad()
+            model(np.ones((4, 3), "float32")).sum().backward()
+            optimizer.step()
+    assert minicl.checkpoint.load_checkpoint(run.checkpoint)[1]["step"] == 2
+
+
 @pytest.mark.parametrize("given", [("model", "optimizer"), ("model", "optimizer", "other"), ("other",), ()])
 def test_a_run_saves_what_it_is_given(run, given):
     train(run, given=given)
