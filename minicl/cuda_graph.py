@@ -24,27 +24,27 @@ import functools
 import inspect
 import threading
 import traceback
+import types
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .autograd import Tensor, hold_inputs
-from .backend import HostArgument, Number, Step, capturable, is_array, is_in_step, kind_of, to_host
+from .backend import (ELSEWHERE, HostArgument, KindError, Number, Places, Step, capturable, is_array, is_in_step, kind_of,
+                      to_host)
 from .checks import require_bool
 from .distributed import ALONE, World
 from .no_grad import LATER, in_no_grad
 from .typing import ArrayModule
 from .watch import Watch
 
-ALIGNMENT = 256                                              # bytes, as of cudaMalloc
 WHY = {"H2D": "it takes an array from the host, which must be an argument", "D2H": "it waits for the GPU",
        "synchronous": "it waits for the GPU", "StreamCapture": "it waits for the GPU",       # what CuPy's errors mean
        "Number": "it computes with a float argument, which may go to optimizer.step() or update() only",
        "HostArgument": "it computes on the host with an array argument, which would happen once only; move it to the device "
                        "first, with xp.asarray(x)"}
 _one_at_a_time = threading.RLock()                           # a capture replaces functions of CuPy
-ELSEWHERE = "elsewhere"                                      # in the kinds of arguments: copied to the device, or not there
 PATIENCE = 10                                                # steps in a row that are computed as something has changed
 
 
@@ -104,6 +104,7 @@ class Captured:
         self.last: Computed | None = None                    # the last step that was computed
         self.repeats = False                                 # whether it was of the kind of the one before
         self.changes = 0                                     # how many have followed that were not
+        self.arrays: dict[int, Any] = {}                     # those that the step itself has, by where their memory is
         self.of_slots: dict[int, dict[str, Any]] = {}        # where an object has no __dict__; by its id: it stays alive
         self.reason: str | None = None
         if xp is np:
@@ -131,6 +132,10 @@ class Captured:
             bound = kept[name] = Captured(self.step.__get__(owner), self.xp, self.world, log)
         return bound
 
+    def __reduce__(self) -> Any:
+        """A copy of an object makes graphs of its own, for its methods; a function is its own copy, as in Python."""
+        return (type(None), ()) if isinstance(self.step, types.MethodType) else vars(self)["__qualname__"]
+
     def _run(self, inputs, kinds):
         values: list[Sequence[Any]] = []
         reason, is_other = None, False
@@ -144,6 +149,7 @@ class Captured:
         if last and self.repeats and kinds == last.kinds and not changed and not values and not last.guards.reason:
             try:
                 self.graph = Graph(self.step, self.xp, last, inputs)
+                self.arrays = self.graph.guards.arrays()
                 return self.graph.launch(inputs, self.graph.first)
             except CaptureError as error:
                 values, reason = error.values, str(error)
@@ -172,7 +178,8 @@ class Captured:
                 if not x.flags.c_contiguous:
                     self._give_up(f"argument {len(kinds) + 1} is not C-contiguous; pass xp.ascontiguousarray(x)")
                     return None
-                kinds.append((x.shape, x.dtype, ELSEWHERE) if isinstance(x, self.xp.ndarray) else kind_of(x, None))
+                kinds.append((x.shape, x.dtype, ELSEWHERE, self._own(x)) if isinstance(x, self.xp.ndarray) else
+                             kind_of(x, None))
             elif is_array(x):
                 self._give_up(f"argument {len(kinds) + 1} is an array of dtype {x.dtype.str}, which the GPU does not have; "
                               "convert it outside, with x.astype()")
@@ -183,6 +190,10 @@ class Captured:
                 self._give_up(f"its arguments must be arrays, numbers, text or None, got {type(x).__name__}")
                 return None
         return kinds
+
+    def _own(self, x):
+        """Where x lies if it is, or views, an array that the step has: the step may write into it, but not a launch."""
+        return x.data.ptr if x.data.mem.ptr in self.arrays else None
 
     def _compute(self, inputs, kinds, values, changed):
         """The step as usual, watched if it may be captured soon; values: what has been computed on the host for it."""
@@ -213,7 +224,7 @@ class Captured:
         return result
 
     def _give_up(self, reason):
-        self.reason, self.graph, self.last = reason, None, None
+        self.reason, self.graph, self.last, self.arrays = reason, None, None, {}
         self.log(f"the training step is not captured as a CUDA graph: {reason}")
 
 
@@ -245,10 +256,6 @@ def _reason(error, step):
 
 def _name(step):
     return getattr(step, "__name__", type(step).__name__)
-
-
-class KindError(ValueError):
-    """This step is of another kind than the one before, which only its host functions could tell."""
 
 
 # ---------------------------------------------------------------- one graph
@@ -308,18 +315,15 @@ class Graph:
     def next_values(self, inputs: Sequence[Any]) -> tuple[list[Sequence[Any]], bool]:
         """What the host's functions give for the next step, and whether it can be launched: what they give is of the kinds
         that were captured, and what the step read is the same. If not, the functions after the first that differs have not
-        been called; one that raises an error will again in its place."""
+        been called; an error that one raises is raised in its place."""
         self.numbers = list(inputs)
         values: list[Sequence[Any]] = []
         with Step() as step:
             for function, dtype, kinds in self.functions:
                 if self.guards.changed(len(values)):
                     return values, False
-                try:
-                    values.append(step.compute(function))
-                except Exception:
-                    return values, False
-                if [kind_of(value, dtype) for value in values[-1]] != kinds:
+                values.append(step.outcome(function))
+                if isinstance(values[-1], Exception) or [kind_of(value, dtype) for value in values[-1]] != kinds:
                     return values, False
         return values, not self.guards.changed(len(values))
 
@@ -331,45 +335,6 @@ class Graph:
         self.graph.launch()
         returned = {id(place): x for place, x in zip(self.inputs, inputs)}   # where the step returns an argument
         return _each_array(self.result, lambda x: returned[id(x)] if id(x) in returned else x.copy())
-
-
-class Places:
-    """Memory on the device for values of the host, one behind the other, so that one copy fills them all.
-
-    kinds: of the values, as kind_of() gives them, in the order in which they will be put there
-    """
-
-    def __init__(self, xp: ArrayModule, kinds: Sequence[Any]):
-        self.xp, self.kinds = xp, kinds
-        sizes = [int(np.prod(kind[0])) * kind[1].itemsize if _is_place(kind) else 0 for kind in kinds]
-        ends = np.cumsum([-(-size // ALIGNMENT) * ALIGNMENT for size in sizes])
-        self.on_host = np.zeros(ends[-1] if len(ends) else 0, dtype="uint8")
-        self.on_device = xp.zeros(len(self.on_host), dtype="uint8")
-        starts = [0, *ends[:-1]]
-        self.host, self.device = ([memory[start:start + size].view(kind[1]).reshape(kind[0]) if _is_place(kind) else None
-                                   for kind, start, size in zip(kinds, starts, sizes)]
-                                  for memory in (self.on_host, self.on_device))
-        self.count = 0                                       # values that have been put so far
-
-    def put(self, value: Any, dtype: Any) -> Any:
-        """The next value as it is for the capture: its place on the device, or itself if it may not change."""
-        kind = kind_of(value, dtype)
-        while self.count < len(self.kinds) and ELSEWHERE in self.kinds[self.count][2:]:
-            self.count += 1
-        if self.count == len(self.kinds) or self.kinds[self.count] != kind:
-            raise KindError("what it computes on the host is of another kind than without a capture")
-        self.count += 1
-        return self.device[self.count - 1] if _is_place(kind) else value
-
-    def fill(self, values: Sequence[Any]) -> None:
-        for place, value in zip(self.host, values):
-            if place is not None:
-                place[...] = value
-        self.on_device[...] = self.xp.asarray(self.on_host)  # by way of pinned memory that CuPy leaves alone meanwhile
-
-
-def _is_place(kind):
-    return type(kind) is tuple and len(kind) == 2
 
 
 def _contents(inputs):

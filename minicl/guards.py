@@ -19,8 +19,10 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from .autograd import Tensor
-from .backend import Step
+from .backend import Step, is_array
 from .kinds import (COMPARES, FORMATS, MANY, attributes_of, draws, equal, is_library, is_of_device, is_ours, is_plain,
                     look_at, own_bases, root)
 from .nn import Buffer
@@ -70,6 +72,11 @@ class Guards:
                     if not equal(x, y):
                         return name if isinstance(name, str) else name[k]
         return None
+
+    def arrays(self) -> dict[int, Any]:
+        """The arrays of the device that the step has read, into which it may write, by where their memory is."""
+        return {value.data.mem.ptr: value for *_, values in self._places for value in values
+                if is_array(value) and not isinstance(value, np.ndarray)}
 
     def refuse(self, reason: str | None) -> None:
         self.reason = self.reason or reason
@@ -248,8 +255,9 @@ class Guards:
                   functools.partial(_is_same, state, state(), ours), [True])
         for place in self._places:
             self._by_time.setdefault(place[0], []).append(place)
+        compared: list[Any] = [self._places, self._by_time, self._objects, self.tensors] * bool(self.reason)        # no more
         for no_longer_needed in (self._reached, self._variables, self._attributes, self._classes, self._holders,
-                                 self.functions):            # they keep objects alive
+                                 self.functions, *compared):             # they keep objects alive
             no_longer_needed.clear()
 
     def _compare_variables(self, when):

@@ -100,6 +100,12 @@ def _through(*names):
     return lambda guards, name, value: guards.follow(name, lambda: [getattr(value, attribute) for attribute in names])
 
 
+def _weak(guards, name, reference):
+    guards.follow(name, lambda: [reference()])
+    if reference() is not None and not isinstance(reference(), (type, types.FunctionType, types.ModuleType)):
+        guards.refuse_object(name, reference)                # the guards would keep what it refers to alive
+
+
 def _error(guards, name, error):
     if any(base.__basicsize__ > BaseException.__basicsize__ for base in type(error).__mro__ if is_library(base.__module__)):
         guards.refuse_object(name, error)                    # it has more than args, as StopIteration.value
@@ -182,7 +188,7 @@ LOOKS: list[tuple[Any, Any]] = [
     (functools.partial, lambda guards, name, part: guards.follow(
         name, lambda: [part.func, *part.args, *part.keywords, *part.keywords.values()])),
     (type(functools.lru_cache(len)), lambda guards, name, cache: guards.follow(name, functools.partial(_cached, cache))),
-    (weakref.ReferenceType, lambda guards, name, reference: guards.follow(name, lambda: [reference()])),
+    (weakref.ReferenceType, _weak),
     ((types.BuiltinFunctionType, type(np.random.Generator.random)), _builtin),
     (slice, _through("start", "stop", "step")), (NAMERS, lambda guards, *_: guards.open(object)),
     (types.SimpleNamespace, lambda *_: None),

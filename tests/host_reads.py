@@ -487,7 +487,6 @@ FOLLOWED = {
     "frozen dataclass made in the step": of_plain(lambda owner: Frozen(owner.tau).tau),
     "NamedTuple made in the step": of_plain(lambda owner: Pair(owner.tau).tau),
     "lru_cache of an object": cached_object, "cache of a value": cached_value,
-    "weak reference": lambda: (lambda reference: (lambda: reference().tau, attribute(HELD)))(weakref.ref(HELD)),
     "enum": mode, "free in an inner function": free_in_an_inner_function, "method of a list": method_of_a_list,
     "replaced method": replaced_method, "config module": module, "decorated by no_grad": undecorated,
     "default dict": lambda: (lambda d: (lambda: d["tau"], entry(d, "tau")))(collections.defaultdict(float, tau=1.0)),
@@ -698,7 +697,7 @@ FOLLOWED |= {
     "attribute of a staticmethod": lambda: instance(staticmethod(of_args)),
     "attribute of a classmethod": lambda: instance(classmethod(of_args)),
     "attribute of a subclass of property": lambda: instance(Property(of_args)),
-    "attribute of a subclass of ref": lambda: instance(Reference(HELD)),
+    "attribute of a subclass of ref": lambda: instance(Reference(Plain)),
     "attribute of a subclass of Generator": lambda: instance(Drawing(np.random.PCG64(0))),
     "attribute of a subclass of str": lambda: instance(Text("a")),
     "cause of an error": cause_of_an_error, "entry of a slice": lambda: (
@@ -822,6 +821,8 @@ REFUSED = {
     "entry of a list that is set": (lambda d: lambda: counting(d), [0.0], "d changes"),
     "global variable that is set": (lambda _: lambda: set_tau(1.0) or TAU, None, "sets the variable TAU"),
     "counter of a model": (lambda stream: lambda: float(stream.data[1]), nn.Stream(np.random.default_rng(0)), "on the host in each step"),
+    "weak reference": (lambda reference: lambda: reference().tau, weakref.ref(HELD), "a weakref.ReferenceType"),
+    "set of weak references": (lambda live: lambda: float(len(live)), weakref.WeakSet([HELD]), "a weakref.ReferenceType"),
     "print": (lambda _: lambda: print("") or 1.0, None, "calls print()"),
 }
 

@@ -6,6 +6,7 @@ import enum
 import functools
 import sys
 import types
+import weakref
 
 import numpy as np
 import pytest
@@ -521,6 +522,45 @@ def astype(cp):
     return on, call
 
 
+class Filling(Transform):
+    """Each draw fills the same array. Some raise an error, once, and then the step may be left out."""
+
+    def __init__(self, *, fails):
+        self.buffer, self.draws, self.fails = np.zeros(2, "float32"), [], fails
+
+    def draw(self, shape, rng):
+        rng.random(dtype="float32", out=self.buffer)
+        if self.buffer[0] > self.fails:
+            raise ArithmeticError
+        return [self.buffer]
+
+    def apply(self, images, out, brightness):
+        out[...] = images * brightness[:, None, None, None]
+
+
+def array_that_each_draw_fills(cp, *, fails=2.0):
+    augment, rng = Filling(fails=fails), np.random.default_rng(3)
+
+    def call(step, k):
+        try:
+            return step(X[..., None, None] / 4)
+        except ArithmeticError:
+            return cp.ones(1)
+
+    return lambda x: cp.concatenate([augment(cp.asarray(x), rng), augment(cp.asarray(x), rng)]), call
+
+
+def view_of_a_bank(cp, *, rows):
+    """At first the argument is another array, or other rows of the bank."""
+    bank = cp.asarray(X)
+
+    def on(x, negatives):
+        bank[:1] = cp.asarray(x)
+        return negatives * 2
+
+    return on, lambda step, k: step(X[:1] + k, bank[:1] if k > 5 else rows(bank))
+
+
 def piece_of_a_step(cp, *, piece):
     """Only this piece is captured. One step reaches one weight only, one has no loss, and then a gradient becomes 0."""
     weights, scale = [nn.Parameter(cp.ones((2, 2), dtype="float32")) for _ in range(2)], cp.ones(2, dtype="float32")
@@ -561,6 +601,9 @@ CHANGES = {
     functools.partial(gradients_without_an_optimizer, clear=lambda k: False): None,
     functools.partial(gradients_without_an_optimizer, clear=lambda k: k == 6): None,
     functools.partial(gradients_without_an_optimizer, clear=lambda k: True): "gradient of weight",
+    array_that_each_draw_fills: None, functools.partial(array_that_each_draw_fills, fails=0.7): None,
+    **{functools.partial(view_of_a_bank, rows=rows): "writes into argument 2" for rows in (
+        lambda bank: bank[1:], lambda bank: bank[:1].copy())},
     **{functools.partial(piece_of_a_step, piece=piece): None for piece in ("zero_grad", "backward", "step")},
     loss_without_its_update: "it changes step.model.served", two_steps_of_one_model: None, astype: None,
     functools.partial(options_of_an_optimizer, make=lambda model: Adam(model, 0.01), options=[
@@ -947,6 +990,36 @@ def test_a_method_has_a_graph_for_each_object(cp):
         for owner, scale in ((one, 1.0), (other, 2.0), (copied, 5.0)):
             np.testing.assert_array_equal(owner.step(X + k).get(), (X + k) * np.float32(scale))
     assert one.step.graph is not None and other.step.graph is not None and one.step.graph is not other.step.graph
+
+
+@emulated
+def test_an_object_with_a_captured_method_can_be_copied(cp):
+    class Trained(nn.Module):
+        def __init__(self):
+            self.layer = nn.Linear(2, 3, rng=np.random.default_rng(0))
+
+        @capture(cp)
+        def embed(self, x):
+            return self.layer(cp.asarray(x)).detach()
+
+    one = Trained().to(cp)
+    for k in range(4):
+        one.embed(X + k)
+        other = copy.deepcopy(one)
+        other.layer.weight.data *= 2
+        np.testing.assert_array_equal(other.embed(X).numpy(), other.layer(cp.asarray(X)).detach().numpy())
+    assert one.embed.graph is not None and copy.deepcopy(test := capture(cp)(Trainer.step)) is test
+
+
+@emulated
+def test_what_a_step_reads_weakly_is_not_kept_alive(cp):
+    owner = host_reads.Plain()
+    reference = weakref.ref(owner)
+    step = capture(cp, log=lambda line: None)(lambda x: cp.asarray(x) * (1.0 if reference() is None else 3.0))
+    for _ in range(3):
+        step(X)
+    del owner
+    np.testing.assert_array_equal(step(X).get(), X)
 
 
 @emulated

@@ -14,9 +14,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ..typing import Array, HostArray
-from .device import array_module, to_device
+from ..typing import Array, ArrayModule, HostArray
+from .device import array_module, is_array, to_device
 
+ALIGNMENT = 256                                              # bytes, as of cudaMalloc
+ELSEWHERE = "elsewhere"                                      # in the kinds of arguments: copied to the device, or not there
 HostFunction = Callable[[], Sequence[Any] | None]
 
 
@@ -137,18 +139,18 @@ for _name in vars(np.ndarray).keys() - vars(HostArgument).keys() - {"__new__", "
 class Step:
     """One run of a step, seen from the host: its functions, and what they gave.
 
-    supplied    what the first functions have given already: they are not called again
+    supplied    what the first functions have given already, or their error: they are not called again
     places      where values go while the step is captured (it has put(value, dtype)); None: the step is computed
     """
 
-    def __init__(self, supplied: Iterable[Sequence[Any]] = (), places: Any = None):
+    def __init__(self, supplied: Iterable[Any] = (), places: Any = None):
         self.supplied = deque(supplied)
         self.places = places
         self.generators: list[np.random.Generator] = []
         self.drawn: list[bytes] = []                                         # their states
         self.draws_itself = False                                            # from one of them, outside its functions
         self.functions: list[tuple[HostFunction, Any, list]] = []            # with floats' dtype, and its values' kinds
-        self.values: list[Sequence[Any]] = []
+        self.values: list[Any] = []
         self.moved: list[tuple[Array, HostArgument]] = []                    # copies on the device, and of what
         self.undo: list[Callable[[], Any]] = []
         self.is_computing = False
@@ -165,16 +167,24 @@ class Step:
     def values_of(self, like, function):
         if self.places is not None and isinstance(like, np.ndarray):
             raise NotImplementedError("it computes on NumPy")
-        values = self.supplied.popleft() if self.supplied else self.compute(function)
+        values = self.supplied.popleft() if self.supplied else self.outcome(function)
+        if isinstance(values, Exception):
+            self.values.append(values)
+            raise values
+        if any(is_array(value) and not isinstance(value, np.ndarray) for value in values):
+            self.refused = "a draw() gives an array of the device; let it give one on the host, which is then moved"
         self.functions.append((function, like.dtype, [kind_of(value, like.dtype) for value in values]))
         self.values.append(values)
         return values
 
-    def compute(self, function: HostFunction) -> Sequence[Any]:
+    def outcome(self, function: HostFunction) -> Any:
+        """What function() gives, copied: a draw() may fill an array again. Or its error, as it must not be called twice."""
         self.draws_itself |= self.drawn != self._states()
         self.is_computing = True
         try:
-            return function() or ()
+            return [x.copy() if isinstance(x, np.ndarray) else x for x in function() or ()]
+        except Exception as error:
+            return error
         finally:
             self.is_computing = False
             self.drawn = self._states()
@@ -186,6 +196,49 @@ class Step:
 
     def _states(self):
         return [pickle.dumps(rng.bit_generator.state) for rng in self.generators]
+
+
+class KindError(ValueError):
+    """This step is of another kind than the one before, which only its host functions could tell."""
+
+
+class Places:
+    """Memory on the device for values of the host, one behind the other, so that one copy fills them all.
+
+    kinds: of the values, as kind_of() gives them, in the order in which they will be put there
+    """
+
+    def __init__(self, xp: ArrayModule, kinds: Sequence[Any]):
+        self.xp, self.kinds = xp, kinds
+        sizes = [int(np.prod(kind[0])) * kind[1].itemsize if _is_place(kind) else 0 for kind in kinds]
+        ends = np.cumsum([-(-size // ALIGNMENT) * ALIGNMENT for size in sizes])
+        self.on_host = np.zeros(ends[-1] if len(ends) else 0, dtype="uint8")
+        self.on_device = xp.zeros(len(self.on_host), dtype="uint8")
+        starts = [0, *ends[:-1]]
+        self.host, self.device = ([memory[start:start + size].view(kind[1]).reshape(kind[0]) if _is_place(kind) else None
+                                   for kind, start, size in zip(kinds, starts, sizes)]
+                                  for memory in (self.on_host, self.on_device))
+        self.count = 0                                       # values that have been put so far
+
+    def put(self, value: Any, dtype: Any) -> Any:
+        """The next value as it is for the capture: its place on the device, or itself if it may not change."""
+        kind = kind_of(value, dtype)
+        while self.count < len(self.kinds) and ELSEWHERE in self.kinds[self.count][2:]:
+            self.count += 1
+        if self.count == len(self.kinds) or self.kinds[self.count] != kind:
+            raise KindError("what it computes on the host is of another kind than without a capture")
+        self.count += 1
+        return self.device[self.count - 1] if _is_place(kind) else value
+
+    def fill(self, values: Sequence[Any]) -> None:
+        for place, value in zip(self.host, values):
+            if place is not None:
+                place[...] = value
+        self.on_device[...] = self.xp.asarray(self.on_host)  # by way of pinned memory that CuPy leaves alone meanwhile
+
+
+def _is_place(kind):
+    return type(kind) is tuple and len(kind) == 2
 
 
 class _Here(threading.local):
