@@ -65,7 +65,8 @@ FROM_PYTORCH = [            # (PyTorch, minicl, what differs); x and y are Tenso
      "without `correction=1` they divide by N, as NumPy's"),
     ("`torch.cat([x, y], dim=0)`", "ops.concat(x, y, axis=0)", "`ops.stack` likewise"),
     ("`F.softmax(x, dim=1)`", "contrastive.softmax(x)", "over the last axis; a second argument is the temperature"),
-    ("`F.cross_entropy(x, labels)`", "-contrastive.log_softmax(x)[np.arange(len(labels)), labels].mean()", "labels (N,), from 0"),
+    ("`F.cross_entropy(x, labels)`", "-contrastive.log_softmax(x)[np.arange(len(labels)), labels].mean()",
+     "labels (N,), from 0"),
     ("`DataLoader`, `transforms`", "data.Batches(1000, batch_size=100, seed=0)",
      "ids of each batch; views are in `data.augment`"),
 ]

@@ -27,6 +27,8 @@ uniformity   log E exp(-2 |x - x'|^2)        0 when collapsed; at least log 0F1(
 NT-Xent      -> alignment / (2 tau) + E_x log E_x' exp(x . x' / tau) + constant    as N grows: its own two halves
 ```
 
+0F1 is a hypergeometric function; 0F1(; 1; 4), for d = 2, is the Bessel function I_0(4).
+
 In the picture's circles a colour is a digit, and the points are blurred so as to lie beside each other.""",
     source="Wang & Isola 2020, sections 4.1 and 4.2, figure 3",
     next="Weigh the two: alignment + w uniformity, for w from 0.1 to 10. Where does NT-Xent lie on that curve, and "
@@ -101,7 +103,7 @@ def table(metrics):
 def draw(metrics, path):
     """Above, where each loss puts views of test digits on the circle; below, both halves in training."""
     apart, even = (metrics[f"{half}, NT-Xent"].mean() for half in ("alignment", "uniformity"))
-    figure, halves_drawn = slide("Alignment alone: one point. Uniformity alone: no order.\n"
+    figure, halves_drawn = slide("Alignment alone: one point. Uniformity alone: views apart.\n"
                                  f"NT-Xent trades: alignment {apart:.2f}, uniformity {even:.2f}",
                                  panels=2, top=0.41, bottom=0.2, left=0.06, right=0.965, wspace=0.17)
     labels = metrics["classes of the points"][0]
@@ -112,7 +114,7 @@ def draw(metrics, path):
         axes.plot(np.cos(angles), np.sin(angles), color=GREY, linewidth=0.8)
         axes.scatter(*(metrics[f"points, {name}"][0] * blur).T, c=labels, cmap="tab10", vmin=-0.5, vmax=9.5, s=7,
                      linewidths=0, zorder=3)
-        axes.text(0, 0, name.replace(" ", "\n"), ha="center", va="center", fontsize=13, fontweight="bold",
+        axes.text(0, 0, name.replace(" ", "\n"), ha="center", va="center", fontsize=10, fontweight="bold",
                   color=COLOURS[name])
         axes.set(aspect="equal", xlim=(-1.3, 1.3), ylim=(-1.3, 1.3))
         axes.axis("off")

@@ -30,7 +30,7 @@ hue turned by U(-a, a)    view 2's hue tells less      a = 0.5 turns: nothing; c
                           of view 1's as a grows       and an encoder gains nothing by keeping it
 ```
 
-The colours have one luma, which turning the hue leaves as it is, so that nothing else gives them away.""",
+All colours have the same brightness (luma), which turning the hue does not change, so it does not give them away.""",
     source="Chen et al. 2020 (SimCLR), section 3.1 and figure 5; Chen et al. 2021, section 4",
     next="Turn it round: give each class its own colour in training, and a random one in the test. What does jitter "
          "do for the digit probe then?",

@@ -174,8 +174,8 @@ def verdict(metrics):
         for task in tasks_of(metrics))
     here = sorted(tasks_of(metrics), key=lambda task: lost(metrics, task).mean())
     if here != (there := sorted(here, key=lost_in_paper)):
-        reason += "; in another order than in the paper, where g(h) lost of " + ", ".join(
-            f"{task} {lost_in_paper(task):.0%}" for task in there)
+        reason += "; in another order than in the paper, where g(h) lost " + ", ".join(
+            f"{lost_in_paper(task):.0%} of {task}" for task in there)
     if f"{LONGER}, longer: h" in metrics:                                    # not in the fast form
         short, long = (lost(metrics, task) for task in (LONGER, f"{LONGER}, longer"))
         cause = "The scale is part of the cause: after" if (long > short).all() else "After"

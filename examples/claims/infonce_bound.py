@@ -24,8 +24,9 @@ CLAIM = Claim(
     statement="Whatever scores the pairs, log K - L never exceeds the information I between the two views, nor log K. "
               "Above that cap, more information does not change the loss, even for the best critic.",
     mathematics="""\
-x and y are Gaussians in 20 dimensions whose entries correlate with rho, I = -10 log(1 - rho^2), raised in steps. An
-anchor x picks its y from among K. The best critic scores a pair with its density ratio r = p(y|x)/p(y), and then
+x and y are Gaussians in 20 dimensions whose entries correlate with rho; their information I = -10 log(1 - rho^2) is
+raised in steps. An anchor x picks its y from among K. The best critic scores a pair with its density ratio
+r = p(y|x)/p(y), and then
 
 ```text
 log K - L = I - E log (1/K) sum_j r_j        r_1 of the positive, about e^I: it outweighs the others once K << e^I

@@ -105,7 +105,7 @@ def draw(metrics, path):
     plot.set(xlim=(0.8, len(ks) + 0.2), ylim=(0, 104), xticks=ks, xlabel="windows ahead")
     for name, colour, words, k, above in (("hidden states", GREY, "the best critic, from the hidden states", 3, 4),
                                           ("CPC", BLUE, "CPC, with a memory", 2, 4),
-                                          ("without a memory, c = z", ORANGE, "CPC without a memory", 1, -20)):
+                                          ("without a memory, c = z", ORANGE, "CPC without a memory", 1, -24)):
         values = 100 * metrics[name]
         line(plot, ks, values, colour)
         note(plot, k, values[:, k - 1].mean() + above, words, colour)

@@ -26,8 +26,8 @@ frozen h or z, *kNN* a vote of the nearest training images, both by the share of
 
 Results are mean ± standard deviation over the seeds, three by default. The settings of claims 5 to 9, 13 and 15 were
 chosen by runs with seeds 0 to 2; their records use other seeds, chosen beforehand. Seconds are wall-clock times of
-all seeds together, on a core of its own for each of two claims at a time, less what other programs took. `run all` measures
-as many claims at the same time as there are cores. `--full` is for a GPU and has not been run yet.
+all seeds together. Two claims ran at a time, each on its own core, less what other programs took of it. `run all`
+measures as many claims at the same time as there are cores. `--full` is for a GPU and has not been run yet.
 """
 FOOT = """\
 `python examples/claims report --docs` generates these pages from the records, the JSON files in `docs/claims`.
