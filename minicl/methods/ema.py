@@ -28,8 +28,8 @@ class Frozen(Tensor, Buffer):
 
 
 def frozen_copy(module: Module) -> Module:
-    """A copy of a Module with Frozen parameters, which shares no array with it. A layer of your own that writes averages into
-    a Buffer in training writes into the copy's, too; BatchNorm does not."""
+    """A copy of a Module with Frozen parameters, which shares no array with it. A layer of your own that writes averages
+    into a Buffer in training writes into the copy's, too; BatchNorm does not."""
     _require_module("frozen_copy", module)
     copies: dict[int, Buffer] = {id(part): (Frozen if isinstance(part, Tensor) else Buffer)(part.data.copy())
                                  for _, part in module.named_state()
