@@ -248,7 +248,8 @@ class Guards:
             self._add(when, [f"{kind.__name__}.{name}" for _, name, kind, _ in entries],
                       functools.partial(_entries, [each[:2] for each in entries]), [value for *_, value in entries])
         state = functools.partial(_state, self._objects, kinds, self._whole, self._held, [
-            entries for kind, (entries, _) in self._ours.items() if isinstance(kind, type)])
+            *(entries for kind, (entries, _) in self._ours.items() if isinstance(kind, type)),
+            *map(vars, {base for kind in [*kinds, *map(type, self._objects)] for base in own_bases(kind)})])
         ours = [(entries, get, get(entries)) for entries, names in self._ours.values() if names
                 for get in [operator.itemgetter("__doc__", *names)]]
         self._add(0, "the class of an object, the bases of a class, or a function of minicl",
@@ -310,10 +311,11 @@ def _entries(places):
     return [entries.get(name, MISSING) for entries, name in places]
 
 
-def _state(objects, kinds, whole, held, ours):
-    """The classes of objects, the bases and names of classes, what has which attributes, the sizes of minicl's classes."""
+def _state(objects, kinds, whole, held, grown):
+    """The classes of objects, the bases and names of classes, what has which attributes, the sizes of all classes: one may
+    get a special method, which nothing names."""
     return [*map(type, objects), *(kind.__mro__ for kind in kinds), *(kind.__name__ for kind in kinds),
-            *(vars(kind).keys() - LATE for kind in whole), *map(tuple, held), *map(len, ours)]
+            *(vars(kind).keys() - LATE for kind in whole), *map(tuple, held), *map(len, grown)]
 
 
 def _is_same(state, before, ours):

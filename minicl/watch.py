@@ -30,7 +30,7 @@ import numpy as np
 
 from .backend import Step
 from .guards import HOOKS, Guards
-from .kinds import SAFE, TRUSTED, contents, is_library, is_of_python, root
+from .kinds import SAFE, TRUSTED, contents, is_library, is_of_python, own_bases, root
 
 SEEDED = {"bit_generator", "spawn", "jumped"}                # attributes that make one random generator from another
 HIDDEN = {f"__{name}__" for name in "get subclasses globals closure builtins".split()}     # attributes of what has no hooks
@@ -90,8 +90,11 @@ class Watch(Guards):
             self._busy = False
             return None                                      # called by a library
         self._made.update(inner for inner in code.co_consts if isinstance(inner, types.CodeType))
-        if code.co_name.startswith("__") and code.co_argcount:               # such as __call__, which nothing names
-            self.class_entry(type(frame.f_locals.get(code.co_varnames[0])), code.co_name)
+        if code.co_argcount:                                 # special methods, such as __call__, which nothing names
+            kind = type(frame.f_locals.get(code.co_varnames[0]))
+            for name in {name for base in own_bases(kind) for name, value in vars(base).items() if name.startswith("__")
+                         and (name == code.co_name or type(value) is types.FunctionType and value.__code__ is code)}:
+                self.class_entry(kind, name)
         if module == "copy" and any(isinstance(x, np.random.Generator) for x in frame.f_locals.values()):
             self.refuse(f"it copies a random generator with copy.{code.co_name}()")
         if code.co_freevars and code not in self.functions and code not in self._made:

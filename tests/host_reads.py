@@ -637,6 +637,15 @@ def renamed(owner):
     return functools.partial(tried, owner), change
 
 
+def special_method(read, *, gets, before=None):
+    """A class gets a special method, or another in the place of `before`, whose name is another."""
+    def scene():
+        kind = type("Special", (), {} if before is None else {gets: before})
+        owner = kind()
+        return lambda: read(owner), lambda value: setattr(kind, gets, lambda owner, *inputs: False if gets == "__bool__" else 0)
+    return scene
+
+
 def special_of_a_class(read):
     owner = type("Config", (), {"__scale__": 1.0})
     return lambda: read(owner), attribute(owner, "__scale__")
@@ -745,6 +754,11 @@ FOLLOWED |= {
     "name that an error gets": later_in_a_class(lambda owner: getattr(owner, "warm", 1.0), (ValueError,)),
     "name that a namespace has instead": lambda: renamed(types.SimpleNamespace()),
     "name that a function has instead": lambda: renamed(lambda: 1.0),
+    **{f"{gets} that a class gets": special_method(read, gets=gets) for gets, read in {
+        "__bool__": lambda owner: 1.0 if owner else 3.0, "__len__": lambda owner: 1.0 if owner else 3.0,
+        "__getattr__": lambda owner: getattr(owner, "warm", 1.0)}.items()},
+    "__call__ by another name": special_method(lambda owner: owner(), gets="__call__", before=lambda owner: 1.0),
+    "__len__ by another name": special_method(lambda owner: float(len(owner)), gets="__len__", before=lambda owner: 1),
     "special name by getattr": lambda: special_of_a_class(lambda owner: getattr(owner, "__scale__")),       # noqa: B009
     "special name by vars": lambda: special_of_a_class(lambda owner: vars(owner)["__scale__"]),
     "maps of a ChainMap": maps_of_a_chain, "variable of all files": of_all_files,
