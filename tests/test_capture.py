@@ -563,7 +563,7 @@ def view_of_a_bank(cp, *, rows):
 
 def piece_of_a_step(cp, *, piece):
     """Only this piece is captured. One step reaches one weight only, one has no loss, and then a gradient becomes 0."""
-    weights, scale = [nn.Parameter(cp.ones((2, 2), dtype="float32")) for _ in range(2)], cp.ones(2, dtype="float32")
+    weights, scale = [Weight(cp.ones((2, 2), dtype="float32")) for _ in range(2)], cp.ones(2, dtype="float32")
     optimizer = SGD(zip("ab", weights), 0.1, momentum=0.5, weight_decay=0.1)
 
     def backward(x, number=2):
