@@ -130,7 +130,7 @@ EXERCISES = [
              "(1 - m) y", tests="test_ema.py", keep=2, falls="normalises_alike", parts="_follow"),
     Exercise("enqueue", 8, 2, "", "methods/queue.py", "Queue.enqueue", "methods/moco.md", "queue and not evaluation",
              15, "normalise; key t goes to row t mod capacity; a batch may wrap; count what has entered",
-             tests="test_queue.py", keep=4),
+             tests="test_queue.py", keep=5),
     Exercise("adam", 8, 2, "linear", "optim.py", "_adam", "derivations.md", "adam and not named or changes_nothing",
              20, "in place; follow(xp, m, g, new1, old1) is m <- b1 m + (1 - b1) g; rate and eps contain the "
              "corrections; l2 goes into g, decay_factor shrinks w, unless None", tests="test_optim.py"),

@@ -176,7 +176,7 @@ def draw(metrics, path):
     power = metrics["exponent"].mean()
     figure, (left, middle, right) = slide(f"More negatives spread z: kNN on z {knn[:, 0].mean():.1f} → "
                                           f"{knn[:, -1].mean():.1f} %.\n"
-                                          f"Each doubling gains less; the time of the loss grows as $N^{{{power:.1f}}}$",
+                                          f"First doublings gain most; the loss takes time as $N^{{{power:.1f}}}$",
                                           panels=3, wspace=0.42, left=0.08, bottom=0.2)
     line(left, N, -metrics["uniformity"], BLUE)
     heading(left, "-uniformity of z")
