@@ -42,8 +42,8 @@ viz.Figure = None
 log, wait_at = Run.log, int(sys.argv.pop(1))
 signal.signal(signal.SIGINT, signal.default_int_handler)     # also where the tests run in the background
 
-def log_and_wait(run, step, **figures):
-    log(run, step, **figures)
+def log_and_wait(run, step, **metrics):
+    log(run, step, **metrics)
     if step == wait_at:
         print("waiting", flush=True)
         sys.stdin.readline()

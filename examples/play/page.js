@@ -18,7 +18,7 @@ const name = i => "ABCDEFGH"[i % images()] + (i < images() ? "" : "\u2032");
 const images = () => state.angles.length / 2;
 const colour = i => COLOURS[i % images()];
 const show = (x, digits = 3) => (Math.abs(x) < 0.5 * 10 ** -digits ? 0 : x).toFixed(digits).replace("-", "\u2212");
-const figures = (x, digits = 3) => Math.abs(x) < 5e-4 ? show(0) : x.toPrecision(digits).replace("-", "\u2212");
+const significant = (x, digits = 3) => Math.abs(x) < 5e-4 ? show(0) : x.toPrecision(digits).replace("-", "\u2212");
 
 /** An SVG or HTML element with attributes and children. */
 function make(tag, attributes = {}, ...children) {
@@ -123,9 +123,9 @@ function drawFigures({ loss, chance, dtau, alignment, uniformity }) {
   gauge("uniformity-gauge", 1 - uniformity / few, [1 - DATA.floor / few]);
   const texts = {
     "loss-name": state.loss === "nt_xent" ? "loss, NT-Xent" : `loss, InfoNCE of ${name(state.anchor)}`,
-    "loss-value": show(loss), "loss-again": show(loss), chance: show(chance), dtau: figures(dtau),
+    "loss-value": show(loss), "loss-again": show(loss), chance: show(chance), dtau: significant(dtau),
     alignment: show(alignment), uniformity: show(uniformity), floor: show(DATA.floor), "few-floor": show(few),
-    images: images(), "images-again": images(), "tau-value": figures(state.tau, 2), "lr-value": figures(state.lr, 2),
+    images: images(), "images-again": images(), "tau-value": significant(state.tau, 2), "lr-value": significant(state.lr, 2),
   };
   for (const [id, text] of Object.entries(texts)) byId(id).textContent = text;
   byId("tau").value = Math.log(state.tau / 0.02) / Math.log(100);          // 0.02 ... 2, in equal ratios
