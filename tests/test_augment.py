@@ -309,3 +309,36 @@ def test_many_views_begin_with_those_of_two_views(xp):
     assert len({to_host(view).tobytes() for view in views}) == 4 and {view.shape for view in views} == {(len(images), 8, 8, 3)}
     with pytest.raises(ValueError, match="many_views: augment drew no random numbers from rng, so all views would be alike"):
         many_views([lambda images, rng: images] * 3, images, np.random.default_rng(1))
+
+
+GREY = np.random.default_rng(0).random((4, 6, 5, 1), dtype="float32")
+BUFFER = np.empty((2, *GREY.shape), "float32")
+
+
+@pytest.mark.parametrize("part", [lambda b, k: b[0], lambda b, k: b[0][::-1], lambda b, k: b.reshape(-1, *GREY.shape[1:])[k:]])
+def test_an_augmentation_that_returns_the_same_memory_twice_is_refused(part):
+    """Both views would be the second one. Separate parts of one array, and the images themselves, are accepted."""
+    calls = []
+
+    def augment(images, rng):
+        calls.append(rng.random())
+        out = part(BUFFER, len(calls) % 2)[:len(images)]
+        out[...] = images * calls[-1]
+        return out
+
+    with pytest.raises(ValueError, match="two_views: augment returned an array that it has returned before"):
+        two_views(augment, GREY, np.random.default_rng(0))
+
+
+def test_an_augmentation_may_return_parts_of_one_array_or_the_images():
+    calls = []
+
+    def in_turn(images, rng):
+        calls.append(rng.random())
+        BUFFER[len(calls) % 2] = images * calls[-1]
+        return BUFFER[len(calls) % 2]
+
+    view1, view2 = two_views(in_turn, GREY, np.random.default_rng(0))
+    np.testing.assert_allclose([view1, view2], [GREY * calls[0], GREY * calls[1]], rtol=1e-6)
+    view1, view2 = two_views(lambda images, rng: images if rng.random() < 2 else None, GREY, np.random.default_rng(0))
+    assert view1 is view2 is GREY

@@ -1,6 +1,9 @@
 """Batches: each item occurs at most once an epoch, in a new order each epoch, and the order is the same after a
 resume."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -40,6 +43,19 @@ def test_a_step_has_the_same_batch_in_any_order_of_access():
     for step in (5, 0, 7, 6, 1, 5):
         np.testing.assert_array_equal(Batches(11, 4)[step], expected[step])
         np.testing.assert_array_equal(in_order[step], expected[step])
+
+
+def test_threads_that_share_batches_get_those_of_one_thread():
+    shared, steps = Batches(300, 10), [step * 7 % 210 for step in range(210)]            # of seven epochs, mixed
+    expected = [Batches(300, 10)[step] for step in steps]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda step: shared[step], steps * 10))
+    finally:
+        sys.setswitchinterval(interval)
+    assert all(map(np.array_equal, found, expected * 10))
 
 
 def test_iterating_over_batches_is_refused():

@@ -32,18 +32,18 @@ class Batches(Sealed):
             raise DataError(f"Batches: expected a batch of 1 to {n}, the number of items, got {batch_size}; "
                             f"use a smaller one (--batch), such as {max(1, n // 2)}, or more data")
         self.per_epoch = n // batch_size
-        self._epoch = -1
-        self._order = np.arange(0)
+        self._order = -1, np.arange(0)                   # an epoch and its permutation
 
     __iter__ = None                                      # iteration would not end: write batches[step]
 
     def __getitem__(self, step: int) -> HostArray:
         """Item ids (batch_size,) of training step `step`, counted from 0 over all epochs."""
         epoch, position = divmod(whole(self, "step", step, 0), self.per_epoch)
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = np.random.default_rng([self.seed, epoch, 1]).permutation(self.n)
-        return self._order[position * self.batch_size:(position + 1) * self.batch_size].copy()
+        last, order = self._order
+        if epoch != last:
+            order = np.random.default_rng([self.seed, epoch, 1]).permutation(self.n)
+            self._order = epoch, order                   # one assignment, since threads may share this object
+        return order[position * self.batch_size:(position + 1) * self.batch_size].copy()
 
 
 AHEAD = 4                                                # batches that Prefetch reads at the same time

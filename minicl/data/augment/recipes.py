@@ -27,8 +27,8 @@ def two_views(augment: Callable[..., Array], images: Array, rng: Rng, world: Wor
     would repeat its views.
     world: the processes that share the batch; images and views are this process's part.
 
-    Raises ValueError if augment draws nothing from rng, since both views would be equal, if it writes into images, or if
-    it does not return a view of each.
+    Raises ValueError if augment draws nothing from rng or returns the same array twice, since both views would be equal,
+    if it writes into images, or if it does not return a view of each.
 
     >>> images = np.random.default_rng(0).random((8, 28, 28, 1), dtype="float32")
     >>> view1, view2 = two_views(mnist_views(), images, np.random.default_rng(1))
@@ -61,6 +61,9 @@ def _views(name, augments, images, rng, world):
         if not is_array(views[-1]) or len(views[-1]) != len(images):
             raise ValueError(f"{name}: augment must return an array with one view of each of the {len(images)} images, in "
                              f"order, got {describe(views[-1]):.200}")
+        if any(_overlap(views[-1], view) for view in views[:-1]) and not _overlap(views[-1], images):
+            raise ValueError(f"{name}: augment returned an array that it has returned before, so the earlier view was "
+                             "overwritten; return a new array each time")
         if before and before == pickle.dumps(rng.bit_generator.state):
             if len(images) == 0:
                 raise ValueError(f"{name}: images must hold at least one image, got shape {images.shape}; is the batch "
@@ -68,6 +71,10 @@ def _views(name, augments, images, rng, world):
             raise ValueError(f"{name}: augment drew no random numbers from rng, so all views would be alike; draw them from "
                              "the rng that it is passed")
     return views
+
+
+def _overlap(x, y):
+    return isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and np.shares_memory(x, y)
 
 
 @contextlib.contextmanager
