@@ -28,7 +28,7 @@ from minicl.data import DataError
 from minicl.data.contents import contents_of, warn_of_copies, warn_of_few
 from minicl.data.decoded import decode_once
 from minicl.data.pictures import SUFFIXES, decode, pillow, shown
-from minicl.nn.words import WORD
+from minicl.nn.words import words_of
 from minicl.typing import HostArray
 
 FILE = ("file", "image", "filename", "file_name", "image_name", "filepath", "file_path", "path", "img", "picture")
@@ -88,7 +88,7 @@ def load_captioned(file: str, folder: str | None, size: int, *, test_share: floa
 
 def vocabulary(captions: HostArray, *, least: int = 2, most: int = 10_000) -> list[str]:
     """The words that occur at least `least` times in captions, at most `most` of them, the most frequent first."""
-    counts = Counter(word for caption in captions.tolist() for word in WORD.findall(caption.lower()))
+    counts = Counter(word for caption in captions.tolist() for word in words_of(caption))
     words = [word for word, count in counts.most_common(most) if count >= least]
     if not words:
         raise DataError(f"no word occurs {least} times in the training captions; give more captions, or --min-count 1")
@@ -133,7 +133,7 @@ def read_captions(file: str, log: Callable[[str], None] = print) -> list[tuple[s
     found: dict[str, list[str]] = {}
     long = 0
     for name, caption in pairs:
-        if name and WORD.search(caption):
+        if name and words_of(caption):
             caption = " ".join(caption.split())
             long += len(caption) > LONGEST
             found.setdefault(posixpath.normpath(name), []).append(caption[:LONGEST])     # ./a.png is a.png

@@ -28,7 +28,7 @@ from minicl.evaluate import (alignment, class_embeddings, encode, final_loss, re
                              zero_shot_accuracy)
 from minicl.methods import CLIP, grad_cache
 from minicl.nn import BagOfTokens, Transformer, WordTokenizer
-from minicl.nn.words import WORD
+from minicl.nn.words import LETTER, lowered, words_of
 from minicl.optim import AdamW, warmup_cosine
 from minicl.options import at_least, folder, options, within
 from minicl.run import Run, command
@@ -173,14 +173,18 @@ def main():
 
 
 def require_captions(captions, tokens, tokenizer, log):
-    """Raise DataError if all captions are read as the same tokens (captions, T). Log how many are cut."""
-    cut = sum(len(words_of(caption)) > tokenizer.length for caption in captions)
-    if cut:
+    """Raise DataError if all captions are read as the same tokens (captions, T). Log how many are cut, or read alike."""
+    words = [tuple(words_of(caption)) for caption in captions]
+    if cut := sum(len(each) > tokenizer.length for each in words):
         log(f"cut: {cut} of the {len(captions)} training captions have more than --length {tokenizer.length} words")
-    if not same_caption_ids(tokens).any():
+    ids = same_caption_ids(tokens)
+    if not ids.any():
         raise DataError(f"--captions: all {len(captions)} training captions are read as the same words, so no picture has a "
                         f"negative; give captions that differ within --length {tokenizer.length} words, in words that "
                         "occur --min-count times")
+    if (read := len(np.unique(ids))) < (different := len(set(words))):
+        log(f"read alike: the {different} different training captions are read as {read}, since some differ only after "
+            "--length words, or in words that occur fewer than --min-count times; those are no negatives of each other")
 
 
 def require_prompts(classes, template, tokenizer):
@@ -207,16 +211,12 @@ def require_prompts(classes, template, tokenizer):
                             "words that the training captions lack; write {} as a word of its own")
 
 
-def words_of(text):
-    return WORD.findall(text.lower())
-
-
 def named_class(captions, classes):
     """The index of the only class named in captions; -1 if none or several are. "traffic light" does not name "light"."""
-    text = " | ".join(captions).lower()
+    text = lowered(" | ".join(captions))
     named = []
     for k in sorted(range(len(classes)), key=lambda k: -len(classes[k])):                # the longest first
-        text, times = re.subn(rf"\b{re.escape(classes[k].lower())}\b", "|", text)
+        text, times = re.subn(rf"(?<!{LETTER}){re.escape(lowered(classes[k]))}(?!{LETTER})", "|", text)
         named += [k] * (times > 0)
     return named[0] if len(named) == 1 else -1
 

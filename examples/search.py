@@ -35,7 +35,7 @@ from minicl.data.picture_folder import find_pictures
 from minicl.data.pictures import pillow
 from minicl.evaluate import state_hash
 from minicl.files import write_atomically
-from minicl.nn.words import WORD
+from minicl.nn.words import words_of
 from minicl.options import DefaultsHelp, at_least, folder
 from minicl.run import RunError, command
 
@@ -72,7 +72,7 @@ def main():
     home = Path(args.run) if os.path.isdir(args.run) else Path(args.run).parent
 
     length = getattr(trained.tokenizer, "length", math.inf)
-    if long := [words for words in args.words if len(WORD.findall(words)) > length]:
+    if long := [words for words in args.words if len(words_of(words)) > length]:
         raise RunError(f"--words {printable(long[0])!r}: this CLIP reads {length} words, and the rest would be cut off; "
                        "give fewer words, or train with a larger --length")
 

@@ -22,7 +22,7 @@ from .evaluate import encode, to_float
 from .methods import CPC, LastContext
 from .nn import Module
 from .nn.spec import build, class_texts
-from .nn.words import WORD
+from .nn.words import words_of
 from .typing import Array, ArrayModule
 
 TOKENIZER = "tokenizer"                # the name under which a script gives its tokenizer to Run.steps
@@ -185,7 +185,7 @@ class Trained:
         known = getattr(self.tokenizer, "vocabulary", None)
         if not known or not getattr(self.tokenizer, "unknown", False):
             return
-        whole = [WORD.findall(caption.lower()) for caption in captions]
+        whole = [words_of(caption) for caption in captions]
         split = [words[:self.tokenizer.length] for words in whole]
         if long := [caption for caption, words in zip(captions, whole) if len(words) > self.tokenizer.length]:
             warnings.warn(f"encode_text: only the first {self.tokenizer.length} words are read of {len(long)} captions, "

@@ -11,12 +11,15 @@ import pytest
 from caption_files import load_captioned, read_captions, vocabulary
 from clip_images import named_class, require_captions, require_prompts
 from example_runs import EXAMPLES, read_run, run_example
+from hypothesis import given
+from hypothesis import strategies as st
 from picture_files import Image, numbered, write_pictures
 
 import minicl
 from minicl import viz
 from minicl.data import DataError
 from minicl.nn import WordTokenizer
+from minicl.nn.words import lowered, words_of
 
 EXPECTED = [("a b.jpg", ["A dog, running.", "Two dogs"]), ("ä/c.png", ["One cat"])]
 ROWS = [(name, caption) for name, captions in EXPECTED for caption in captions]
@@ -107,7 +110,7 @@ def test_pictures_without_a_caption_are_counted(tmp_path, photos, monkeypatch):
 
 @pytest.mark.parametrize("words, unknown, odd", [
     (["red", "t-shirt"], True, "t-shirt"), (["hot dog"], True, "hot dog"), (["hot dog"], False, "hot dog"), (["a."], True, "a."),
-    ([""], True, ""), (["'tis"], True, "'tis"), (["i\u0307stanbul"], True, "i\u0307stanbul"), (["don't", "café", "7"], True, None),
+    ([""], True, ""), (["'tis"], True, "'tis"), (["cafe\u0301"], True, "cafe\u0301"), (["don't", "café", "7"], True, None),
     (["t-shirt", "a."], False, None)])
 def test_words_that_no_caption_can_yield_are_refused(words, unknown, odd):
     if odd is None:
@@ -181,6 +184,35 @@ def test_the_vocabulary_has_frequent_words_first():
         vocabulary(captions, least=9)
 
 
+# "word" or a like one in several alphabets, some with vowel signs or accents that are characters of their own.
+WORDS = """word слово λέξη kelime'si İstanbul café naïve Việt šķirne don't शब्द हिन्दी कुत्ता শব্দ શબ્દ ਸ਼ਬਦ சொல் పదం ಪದ വാക്ക් වචනය คำ น้ำ
+ຄຳ ཚིག စကား ពាក្យ מִלָּה שָׁלוֹם كَلِمَة مُحَمَّد واژه 単語 がぎ 단어 ቃል ᠦᠭᠡ q̃ snake_case 7""".split()
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_word_of_any_alphabet_is_one_word_in_either_spelling_of_unicode(form):
+    assert words_of(unicodedata.normalize(form, ", ".join(WORDS))) == [lowered(word) for word in WORDS]
+    assert len({lowered(word) for word in WORDS}) == len(WORDS)
+    tokenizer = WordTokenizer(sorted(map(lowered, WORDS)), len(WORDS), unknown=True)
+    assert len(set(tokenizer([unicodedata.normalize(form, " ".join(WORDS))])[0].tolist())) == len(WORDS)
+
+
+@given(st.lists(st.text(st.sampled_from("aéक\u0903\u093e\u0940\u094dนำ\u0e49ש\u05b8\u0301"), min_size=1).filter(str.isidentifier), min_size=1))
+def test_different_words_are_read_as_different_words(words):
+    read = words_of(". ".join(words))
+    assert read == [lowered(word) for word in words] and len(set(read)) == len(set(map(lowered, words)))
+
+
+@pytest.mark.parametrize("text, words", [("❤️ 1️⃣!", ["1"]), ("👩‍👧 a_b", ["a_b"]), ("\u0301 \ufe0f", []), ("rock'n'roll’s", ["rock'n'roll’s"])])
+def test_signs_that_belong_to_no_letter_are_no_words(text, words):
+    assert words_of(text) == words
+
+
+@pytest.mark.parametrize("caption, expected", [("यह का है", 0), ("यह की है", 1), ("यह क है", -1), ("un cafe\u0301 noir", 2), ("cafeteria", -1), ("C++!", 3)])
+def test_a_class_is_named_by_its_whole_word_in_any_alphabet(caption, expected):
+    assert named_class([caption], ["का", "की", "Café", "c++"]) == expected
+
+
 @pytest.mark.parametrize("captions, expected", [(["A dog runs", "a big DOG"], 0), (["a dog and a cat"], -1), (["a hotdog"], -1),
                                                 (["the traffic light"], 2), ([""], -1), (["a light"], 3), (["hot dog"], 4),
                                                 (["a light and a traffic light"], -1), (["a dog", "a hot dog"], -1)])
@@ -220,7 +252,18 @@ def test_captions_that_are_all_read_as_the_same_are_refused_and_cut_ones_counted
     else:
         with pytest.raises(DataError, match=message):
             require_captions(captions, tokenizer(captions), tokenizer, log.append)
-    assert log == [f"cut: {cut} of the {len(captions)} training captions have more than --length {length} words"] * (cut > 0)
+    assert log[:cut > 0] == [f"cut: {cut} of the {len(captions)} training captions have more than --length {length} words"] * (cut > 0)
+    assert not any("read alike" in line for line in log)
+
+
+@pytest.mark.parametrize("captions, length, different, read", [
+    (["a cow", "a pig", "a dog"], 9, 3, 2), (["a dog", "A dog!", "a cat"], 9, 2, 2), (["a dog a", "a dog cat", "cat"], 2, 3, 2),
+    (["dog", "cow", "cow", "cat"], 9, 3, 3), (["cow", "pig", "hen", "dog"], 9, 4, 2), (["cow pig", "pig cow", "cow", "dog"], 9, 4, 3)])
+def test_captions_that_are_read_alike_are_counted(captions, length, different, read):
+    tokenizer, log = WordTokenizer(["a", "dog", "cat"], length, unknown=True), []
+    require_captions(captions, tokenizer(captions), tokenizer, log.append)
+    found = [line for line in log if line.startswith("read alike")]
+    assert [f"the {different} different training captions are read as {read}, " in line for line in found] == [True] * (read < different)
 
 
 # ---------------------------------------------------------------- whole runs

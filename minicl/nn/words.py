@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from unicodedata import category, normalize
 
 import numpy as np
 
@@ -9,7 +10,24 @@ from ..checks import did_you_mean, require_bool, require_integers
 from ..typing import HostArray
 from .module import Module
 
-WORD = re.compile(r"\w+(?:['’]\w+)*")                        # "don't" is one word; punctuation is not a word
+# Accents and vowel signs, of the alphabets before U+AC00: \w has none, and a word would be cut there.
+MARKS = "".join(filter(lambda c: category(c) in ("Mn", "Mc"), map(chr, (*range(0x300, 0x2000), *range(0x3000, 0xAC00)))))
+LETTER = rf"[\w{MARKS}]"
+WORD = re.compile(rf"\w{LETTER}*(?:['’]\w{LETTER}*)*")       # "don't" is one word; punctuation is not a word
+
+
+def lowered(text: str) -> str:
+    """text in lower case, with an accented letter as one character where Unicode has it: é is typed in two ways."""
+    return normalize("NFC", text.lower())
+
+
+def words_of(text: str) -> list[str]:
+    """The words in a text, lowered.
+
+    >>> words_of("Don't run, dog!"), len(words_of("का की"))
+    (["don't", 'run', 'dog'], 2)
+    """
+    return WORD.findall(lowered(text))
 
 
 class WordTokenizer(Module):
@@ -32,7 +50,7 @@ class WordTokenizer(Module):
         require_bool("WordTokenizer", unknown=unknown)
         if isinstance(words, str) or not all(isinstance(word, str) and word == word.lower() for word in words):
             raise ValueError(f"WordTokenizer: words must be a list of words in lower case, got {words!r:.100}")
-        if odd := [word for word in words if (WORD.findall(word) if unknown else word.split()) != [word]]:
+        if odd := [word for word in words if (words_of(word) if unknown else word.split()) != [word]]:
             raise ValueError(f"WordTokenizer: words must be single words, got {odd[0]!r}, which is split in captions")
         self.vocabulary = {word: 1 + k for k, word in enumerate(words)}
         if len(self.vocabulary) < max(1, len(words)):
@@ -52,7 +70,7 @@ class WordTokenizer(Module):
 
     def _words(self, caption):
         if self.unknown:
-            words = WORD.findall(caption.lower())[:self.length]
+            words = words_of(caption)[:self.length]
         else:
             words = caption.lower().split()
             for word in words:
