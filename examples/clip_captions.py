@@ -128,7 +128,7 @@ def main():
     log = run.read_log()
     if world.rank == 0:
         best = to_host((unseen[:18] @ l2_normalize.forward(text)[0].T).argmax(axis=1))
-        draw_curves(run.folder / "curves.png", log, math.log(args.batch))
+        draw_curves(run.folder / "curves.png", log, [math.log(args.batch)] * len(log))
         caption_grid(run.folder / "captions.png", images[:18], [captions[k] for k in best],
                      best == caption_number(attributes)[:18],
                      title=f"unseen combinations, and the best of {len(captions)} captions (red: wrong)")
@@ -139,11 +139,11 @@ def main():
 
 
 def draw_curves(path, log, chance):
-    """The loss against chance, and the scale of the logits, over the steps."""
+    """The loss against chance, a number for each line of the log, and the scale of the logits, over the steps."""
     steps = [line["step"] for line in log]
     line_plots(path,
                {"lines": [("loss", steps, [line["loss"] for line in log], {"color": viz.BLUE}),
-                          ("chance", steps, [chance] * len(steps), {"color": viz.GREY, "linestyle": "--"})],
+                          ("chance", steps, chance, {"color": viz.GREY, "linestyle": "--"})],
                 "title": "loss", "xlabel": "step", "ylabel": "nats", "ylim": (0, None)},
                {"lines": [("1/tau", steps, [line["scale"] for line in log], {"color": viz.RED})],
                 "title": "scale of the logits, learned", "xlabel": "step", "ylim": (0, None)})

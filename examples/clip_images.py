@@ -116,13 +116,14 @@ def main():
             ids = tokens[rng.integers(first, end)]                                   # one caption for each image
             ids = ids[:, :np.count_nonzero(ids, axis=1).max()]                       # (N, T)
             same = same_caption_ids(ids)                                             # captions repeat: no negatives
+            chance = log_candidates(same)
             same = to_device(same[world.part], xp) if same.any() else None           # None: all are the same
             lr = warmup_cosine(step, total=total, peak=args.lr, warmup=total // 10)
             loss, image, text = train(pictures[step], to_device(ids[world.part], xp), same, lr)
 
             if run.logs(step):
                 image, text = world.all_gather(image.data), world.all_gather(text.data)      # of the whole batch
-                run.log(step, epoch=step // batches.per_epoch + 1, loss=loss.item(), lr=lr,
+                run.log(step, epoch=step // batches.per_epoch + 1, loss=loss.item(), chance=chance, lr=lr,
                         scale=math.exp(model.logit_scale.item()), alignment=alignment(image, text),
                         uniformity=uniformity(image))
 
@@ -155,7 +156,7 @@ def main():
 
     log = run.read_log()
     if world.rank == 0:
-        draw_curves(run.folder / "curves.png", log, math.log(args.batch))
+        draw_curves(run.folder / "curves.png", log, [line.get("chance", math.log(args.batch)) for line in log])
         image = l2_normalize.forward(image)[0]
         best = to_host((image[:18] @ l2_normalize.forward(text)[0].T).argmax(axis=1))
         caption_grid(run.folder / "captions.png", shown[:18], captions[best], best == caption_ids[:18],
@@ -170,6 +171,12 @@ def main():
                 "scale": log[-1]["scale"], **metrics, "waiting": pictures.waiting,
                 "seconds": run.elapsed(), "seconds_per_epoch": run.seconds / args.epochs,
                 "peak_mib": peak_memory_mib(xp)})
+
+
+def log_candidates(ids):
+    """log K, in the mean over the pairs of caption_ids (N,): K counts a pair's own caption and the other pairs' different
+    ones. It is the loss of a guess."""
+    return float(np.log(len(ids) + 1 - np.bincount(ids)[ids]).mean())
 
 
 def require_captions(captions, tokens, tokenizer, log):

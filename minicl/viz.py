@@ -128,7 +128,8 @@ def embedding_map(path, positions: HostArray, labels: HostArray, class_names: Se
     n = len(class_names)
     for label, name in enumerate(class_names):
         colour = f"C{label}" if n <= 10 else colorsys.hsv_to_rgb(label / n, 0.9, 0.6 + 0.35 * (label % 2))
-        plot.scatter(*positions[labels == label].T, label=name.replace("$", r"\$"), color=colour, s=5, linewidths=0)
+        shown = " " * name.startswith("_") + name.replace("$", r"\$")        # a legend leaves labels with a first _ out
+        plot.scatter(*positions[labels == label].T, label=shown, color=colour, s=5, linewidths=0)
     if 1 < len(class_names) <= 30:
         plot.legend(fontsize=8, markerscale=3, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     plot.set(xticks=[], yticks=[], title=title)

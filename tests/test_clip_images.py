@@ -9,7 +9,7 @@ import unicodedata
 import numpy as np
 import pytest
 from caption_files import load_captioned, read_captions, vocabulary
-from clip_images import named_class, require_captions, require_prompts
+from clip_images import log_candidates, named_class, require_captions, require_prompts
 from example_runs import EXAMPLES, read_run, run_example
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +17,8 @@ from picture_files import Image, numbered, write_pictures
 
 import minicl
 from minicl import viz
-from minicl.data import DataError
+from minicl.contrastive import clip_loss
+from minicl.data import DataError, same_caption_ids
 from minicl.nn import WordTokenizer
 from minicl.nn.words import lowered, words_of
 
@@ -206,6 +207,14 @@ def test_different_words_are_read_as_different_words(words):
 @pytest.mark.parametrize("text, words", [("❤️ 1️⃣!", ["1"]), ("👩‍👧 a_b", ["a_b"]), ("\u0301 \ufe0f", []), ("rock'n'roll’s", ["rock'n'roll’s"])])
 def test_signs_that_belong_to_no_letter_are_no_words(text, words):
     assert words_of(text) == words
+
+
+@pytest.mark.parametrize("captions", [[0, 1, 2, 3], [0, 0, 2, 2], [0, 1, 0, 0, 4], [0, 0, 0], [0, 1]])
+def test_the_chance_of_a_batch_is_the_loss_of_a_collapsed_model(captions):
+    ids = same_caption_ids(np.array(captions)[:, None])
+    z = np.ones((len(ids), 3))
+    expected = clip_loss(z, z, 1.0, caption_ids=ids).item() if ids.any() else 0.0
+    assert log_candidates(ids) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("caption, expected", [("यह का है", 0), ("यह की है", 1), ("यह क है", -1), ("un cafe\u0301 noir", 2), ("cafeteria", -1), ("C++!", 3)])

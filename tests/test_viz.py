@@ -40,6 +40,16 @@ def test_arrays_become_a_picture(name, tmp_path):
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pictures
+@pytest.mark.parametrize("names", [("_misc", "a$b$", "c_d"), ("__", "_", "x"), ("ä b", "-", "nan")])
+def test_the_legend_of_a_map_names_each_class(names, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(viz, "save_figure", lambda figure, path: drawn.append(figure))
+    viz.embedding_map("unused", CIRCLE, np.arange(12) % 3, names, title="t")
+    legend = drawn[0].axes[0].get_legend().get_texts()
+    assert [text.get_text().strip().replace(r"\$", "$") for text in legend] == list(names)
+
+
 @pytest.mark.parametrize("name", DRAW)
 def test_without_matplotlib_each_plot_prints_one_line_and_returns(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(viz, "Figure", None)
