@@ -1,6 +1,8 @@
 """minicl.load reads the model of every training script on either backend, and raises one line for a folder that it
 cannot load."""
 
+import collections
+import enum
 import functools
 import importlib
 import json
@@ -15,6 +17,8 @@ import numpy as np
 import pytest
 import sequences
 from example_runs import EXAMPLES, run_example
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from small_runs import start, train
 
@@ -25,6 +29,7 @@ from minicl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from minicl.data import DataError, digits, generate_digits, open_image, shapes
 from minicl.evaluate import encode
 from minicl.methods import BYOL, CLIP, CPC, MoCo, SimCLR, SimSiam, WindowEncoder
+from minicl.nn import spec
 from minicl.nn.spec import build, spec_of
 from minicl.run import Run
 
@@ -284,10 +289,47 @@ class Mine(nn.Module):
 
 
 def test_a_user_defined_module_is_found_where_it_was_imported(rng):
-    spec = spec_of(Mine(3, None, 1, "b", settings={"class": 2, "dict": [None, True]}, rng=rng))
-    assert spec["class"] == "test_trained.Mine"
-    twin = build(spec)
-    assert twin.more == (1, "b") and twin.settings == {"class": 2, "dict": (None, True)}
+    made = spec_of(Mine(3, None, 1, "b", settings={"class": 2, "dict": [None, True]}, rng=rng))
+    assert made["class"] == "test_trained.Mine"
+    twin = build(made)
+    assert twin.more == (1, "b") and twin.settings == {"class": 2, "dict": [None, True]}
+
+
+PLAIN = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text())
+
+
+@given(st.recursive(PLAIN, lambda inside: st.one_of(st.lists(inside), st.lists(inside).map(tuple), st.dictionaries(st.text(), inside)),
+                    max_leaves=5))
+def test_arguments_keep_their_types(argument):
+    """A forward may ask `self.sizes == [1, 2]`, or `is True`."""
+    assert repr(build(json.loads(json.dumps(spec.encode(argument))))) == repr(argument)
+
+
+class Pool(enum.IntEnum):
+    MEAN, MAX = 0, 1
+
+
+class Act(str, enum.Enum):
+    RELU, TANH = "relu", "tanh"
+
+
+SUBCLASSES = {
+    "IntEnum": Pool.MAX, "text Enum": Act.RELU, "Flag": re.IGNORECASE, "in a list": [Act.TANH], "in a tuple": (1, (Pool.MEAN,)),
+    "in a dict": {"a": Pool.MAX},
+    "key": {Act.RELU: 1}, "str": type("Text", (str,), {})("a"), "int": type("Whole", (int,), {})(3), "float": type("Real", (float,), {})(0.5),
+    "namedtuple": collections.namedtuple("Size", "h w")(2, 3), "list": type("Sizes", (list,), {})([1]), "Counter": collections.Counter("ab"),
+    "defaultdict": collections.defaultdict(int),
+}
+
+
+@pytest.mark.parametrize("argument", SUBCLASSES.values(), ids=SUBCLASSES)
+def test_an_argument_of_a_subclass_is_refused(argument, rng):
+    """minicl.load would build the model with a plain text, for which `if self.act is Act.RELU` is False."""
+    with pytest.raises(ValueError, match=r"is not a number, a text, a list, a tuple.* or a Module(; pass its \.value)?$"):
+        spec_of(Mine(2, argument, rng=rng))
+    with pytest.raises(ValueError, match="fresh: .* is not a number"):
+        nn.fresh(Mine(2, argument, rng=rng), rng=rng)
+    assert build(spec_of(Mine(2, getattr(argument, "value", 0), rng=rng))).size == 2
 
 
 @pytest.mark.parametrize("make, reason", [

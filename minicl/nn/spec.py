@@ -8,6 +8,7 @@ program has imported.
 """
 
 import contextlib
+import enum
 import functools
 import hashlib
 import importlib
@@ -45,14 +46,18 @@ def note(cls: type, args: tuple, options: dict[str, Any]) -> str:
 
 
 def encode(value: Any) -> Any:
-    """A constructor's argument for JSON. Raises ValueError if build() could not restore it."""
+    """A constructor's argument for JSON. Raises ValueError if build() could not restore it, as of a subclass: a member of a
+    StrEnum equals its text, but `is` no longer finds it."""
     if isinstance(value, np.generic):
         value = value.item()
-    if value is None or isinstance(value, (bool, int, str)) or isinstance(value, float) and math.isfinite(value):
+    kind = type(value)
+    if value is None or kind in (bool, int, str) or kind is float and math.isfinite(value):
         return value
-    if isinstance(value, (list, tuple)):
+    if kind is tuple:
         return [encode(item) for item in value]
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+    if kind is list:
+        return {"list": [encode(item) for item in value]}
+    if kind is dict and all(type(key) is str for key in value):
         return {"dict": {key: encode(item) for key, item in value.items()}}
     if isinstance(value, np.random.Generator):
         return RNG
@@ -65,7 +70,8 @@ def encode(value: Any) -> Any:
     if name in ops.__all__ and getattr(ops, name) is value:
         return {"op": name}
     what = f"the function {name!r}" if inspect.isfunction(value) else f"a {type(value).__name__}"
-    raise ValueError(f"{what} is not a number, a text, a list, an op of minicl or a Module")
+    hint = "; pass its .value" if isinstance(value, enum.Enum) else ""
+    raise ValueError(f"{what} is not a number, a text, a list, a tuple, a dict, an op of minicl or a Module{hint}")
 
 
 def build(spec: Any, rng: Rng | None = None) -> Any:
@@ -77,6 +83,8 @@ def build(spec: Any, rng: Rng | None = None) -> Any:
         return spec
     if spec == RNG:
         return np.random.default_rng(0) if rng is None else rng
+    if "list" in spec:
+        return [build(item, rng) for item in spec["list"]]
     if "dict" in spec:
         return {key: build(item, rng) for key, item in spec["dict"].items()}
     if "op" in spec:
@@ -177,13 +185,14 @@ def _outline(module):
 
 def _comparable(value):
     """An attribute in a form that == compares: JSON, an array with its content, otherwise its text."""
+    if isinstance(value, (list, tuple)):
+        return [_comparable(item) for item in value]
     with contextlib.suppress(ValueError):
         return encode(value)
     if isinstance(value, dict):
         return {key: _comparable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        items = [_comparable(item) for item in value]
-        return items if isinstance(value, (list, tuple)) else sorted(map(repr, items))
+    if isinstance(value, (set, frozenset)):
+        return sorted(repr(_comparable(item)) for item in value)
     if isinstance(value, (Parameter, Buffer)):               # they have their own entries
         return type(value)
     if inspect.ismodule(value):                              # numpy or cupy
