@@ -129,7 +129,7 @@ def read_captions(file: str, log: Callable[[str], None] = print) -> list[tuple[s
         raise DataError(f"{file}: {error.strerror}; expected a file of captions") from error
     pairs, titles = _of_json(file, text) if text.lstrip().startswith("{") else _of_table(file, text)
     if splits := titles & SPLIT:
-        log(f"{file}: its {min(splits)!r} is not read; the pictures to test on are drawn by --seed")
+        log(f"{file}: its {min(splits)!r} is not read; the pictures to test on are drawn at random, the same in every run")
     found: dict[str, list[str]] = {}
     long = 0
     for name, caption in pairs:

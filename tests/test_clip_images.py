@@ -81,7 +81,7 @@ def test_a_split_in_the_file_that_is_not_read_is_told(tmp_path, form, title):
     (tmp_path / "captions").write_text(text)
     log = []
     assert read_captions(tmp_path / "captions", log=log.append) == EXPECTED
-    told = f"its {title.lower()!r} is not read; the pictures to test on are drawn by --seed"
+    told = f"its {title.lower()!r} is not read; the pictures to test on are drawn at random, the same in every run"
     assert any(told in line for line in log) == (title != "id")
 
 
