@@ -13,18 +13,18 @@ from .module import Module
 # Accents and vowel signs, of the alphabets before U+AC00: \w has none, and a word would be cut there.
 MARKS = "".join(filter(lambda c: category(c) in ("Mn", "Mc"), map(chr, (*range(0x300, 0x2000), *range(0x3000, 0xAC00)))))
 LETTER = rf"[\w{MARKS}]"
-WORD = re.compile(rf"\w{LETTER}*(?:['’]\w{LETTER}*)*")       # "don't" is one word; punctuation is not a word
+WORD = re.compile(rf"\w{LETTER}*(?:'\w{LETTER}*)*")           # "don't" is one word; punctuation is not a word
 
 
 def lowered(text: str) -> str:
-    """text in lower case, with an accented letter as one character where Unicode has it: é is typed in two ways."""
-    return normalize("NFC", text.lower())
+    """text in lower case, with one spelling of what is typed in two ways: of é, as one character or two, and of ' and ’."""
+    return normalize("NFC", text.lower()).replace("’", "'")
 
 
 def words_of(text: str) -> list[str]:
     """The words in a text, lowered.
 
-    >>> words_of("Don't run, dog!"), len(words_of("का की"))
+    >>> words_of("Don’t run, dog!"), len(words_of("का की"))
     (["don't", 'run', 'dog'], 2)
     """
     return WORD.findall(lowered(text))
@@ -50,6 +50,7 @@ class WordTokenizer(Module):
         require_bool("WordTokenizer", unknown=unknown)
         if isinstance(words, str) or not all(isinstance(word, str) and word == word.lower() for word in words):
             raise ValueError(f"WordTokenizer: words must be a list of words in lower case, got {words!r:.100}")
+        words = [*map(lowered, words)]
         if odd := [word for word in words if (words_of(word) if unknown else word.split()) != [word]]:
             raise ValueError(f"WordTokenizer: words must be single words, got {odd[0]!r}, which is split in captions")
         self.vocabulary = {word: 1 + k for k, word in enumerate(words)}
@@ -72,7 +73,7 @@ class WordTokenizer(Module):
         if self.unknown:
             words = words_of(caption)[:self.length]
         else:
-            words = caption.lower().split()
+            words = lowered(caption).split()
             for word in words:
                 if word not in self.vocabulary:
                     raise ValueError(f"tokenize: unknown word {word!r} in {caption!r}{did_you_mean(word, self.vocabulary)} "
