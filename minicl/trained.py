@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from .backend import get_backend, is_array, to_device
-from .checkpoint import CheckpointError, code, digest, load_checkpoint
+from .checkpoint import CheckpointError, changes, code, digest, load_checkpoint
 from .data import DataError, open_image
 from .evaluate import encode, to_float
 from .methods import CPC, LastContext
 from .nn import Module
-from .nn.spec import build, class_texts
+from .nn.spec import build, class_reads, class_texts, settings_of
 from .nn.words import words_of
 from .typing import Array, ArrayModule
 
@@ -65,8 +65,8 @@ def load(folder: str | os.PathLike, backend: str | ArrayModule = "numpy", *, mod
     texts = meta.get("code")
     if isinstance(texts, dict) and texts.get("minicl") != code()["minicl"]:
         _warn("minicl changed")
-    tokenizer = _rebuilt(TOKENIZER, specs, arrays, path) if TOKENIZER in specs else None
-    return Trained(folder, _rebuilt(names[model], specs, arrays, path).to(xp), meta, tokenizer, xp)
+    tokenizer = _rebuilt(TOKENIZER, meta, arrays, path) if TOKENIZER in specs else None
+    return Trained(folder, _rebuilt(names[model], meta, arrays, path).to(xp), meta, tokenizer, xp)
 
 
 def _load_safetensors(path):
@@ -91,8 +91,9 @@ def _warn(what):
     warnings.warn(f"load: {what} since this checkpoint was saved; its weights are used by the new code", stacklevel=3)
 
 
-def _rebuilt(name, specs, arrays, path):
+def _rebuilt(name, meta, arrays, path):
     """The model of this name, with its weights, in evaluation mode."""
+    specs = meta["models"]
     try:
         if not isinstance(specs[name], dict):
             raise ValueError(f"expected a dict of its class and arguments, got {specs[name]!r:.40}")
@@ -106,6 +107,12 @@ def _rebuilt(name, specs, arrays, path):
         before, now = specs[name].get("texts"), class_texts(module)
         if edited := [cls for cls in now if not isinstance(before, dict) or before.get(cls) != now[cls]]:
             _warn(f"{', '.join(edited)} changed")
+        saved = {key: text for part in (meta.get("settings"), specs[name].get("reads")) if isinstance(part, dict)
+                 for key, text in part.items()}              # a constructor or forward may read what the script had set
+        read = {**{f"{name}.{key}": text for key, text in settings_of(module).items()}, **class_reads(module)}
+        both = [key for key in saved if key in read]
+        if different := changes(*({key: texts[key] for key in both} for texts in (saved, read))):
+            _warn(f"a setting changed ({different})")
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"load: {path}: {name} cannot be built again: " + " ".join(str(error).split())) from error
     return module.eval()

@@ -25,7 +25,7 @@ from small_runs import start, train
 import minicl
 from minicl import Tensor, nn, ops
 from minicl.backend import array_module, to_device, to_host
-from minicl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from minicl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, settings
 from minicl.data import DataError, digits, generate_digits, open_image, shapes
 from minicl.evaluate import encode
 from minicl.methods import BYOL, CLIP, CPC, MoCo, SimCLR, SimSiam, WindowEncoder
@@ -408,6 +408,49 @@ def test_a_class_edited_since_gives_a_warning_and_its_defaults_stay(tmp_path, mo
     assert [str(w.message) for w in caught] == [f"load: my_own_nets.{cls} changed since this checkpoint was saved; its weights are used "
                                                 "by the new code" for cls in edited]
     assert model.scale == 1.0
+
+
+NETS = """
+    import os
+    from minicl import nn
+    SLOPE, WIDTH, UNUSED = 0.1, 2, 3
+    class Base(nn.Module):
+        rate = 0.5
+        def scaled(self, x):
+            return x * self.rate
+    class Net(Base):
+        kind = "a"
+        def __init__(self, *, rng):
+            self.layer, self.slope = nn.Linear(WIDTH, 2, rng=rng), SLOPE
+            self.mode = os.environ.get("MINICL_TEST_MODE", "x")
+        def forward(self, x):
+            return self.scaled(self.layer(x)) * SLOPE
+"""
+
+
+@pytest.mark.parametrize("place, value, told", [
+    ("SLOPE", 0.2, ["model.slope was 0.2, now 0.1", "own_nets_2.SLOPE was 0.2, now 0.1"]), ("UNUSED", 9, []), ("SLOPE", 0.1, []),
+    ("Base.rate", 0.25, ["own_nets_2.Base.rate was 0.25, now 0.5"]), ("Net.kind", "b", ["own_nets_2.Net.kind was 'b', now 'a'"]),
+    ("environ", "y", ["model.mode was 'y', now 'x'"]), ("Net.kind", None, ["own_nets_2.Net.kind was None, now 'a'"])])
+def test_values_that_the_script_had_set_give_a_warning(tmp_path, monkeypatch, rng, place, value, told):
+    """The model is built with today's values: of a global, a class attribute, or the environment."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_nets_2.py").write_text(textwrap.dedent(NETS))
+    sys.modules.pop("own_nets_2", None)
+    module = importlib.import_module("own_nets_2")
+    with monkeypatch.context() as script:
+        if place == "environ":
+            script.setenv("MINICL_TEST_MODE", value)
+        else:
+            owner, _, name = place.rpartition(".")
+            script.setattr(getattr(module, owner, module), name, value)
+        net = module.Net(rng=rng)
+        run = Data(tmp_path / "run", net, settings=settings({"model": net}))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        minicl.load(run.folder)
+    expected = f"load: a setting changed ({'; '.join(told)}) since this checkpoint was saved; its weights are used by the new code"
+    assert [str(warning.message) for warning in caught] == [expected] * bool(told)
 
 
 def test_a_minicl_changed_since_gives_a_warning(grey, out):

@@ -40,6 +40,7 @@ def note(cls: type, args: tuple, options: dict[str, Any]) -> str:
         for key, value in [*given.arguments.items()][1:]:
             with contextlib.suppress(ValueError):
                 arguments.setdefault(key, encode(value))
+        arguments = {key: arguments[key] for key in given.arguments if key in arguments}     # in one order
         return json.dumps({"class": _public_name(cls), "arguments": arguments})
     except (TypeError, ValueError) as error:
         return json.dumps({"unknown": f"{cls.__name__}: {error}"})
@@ -138,7 +139,7 @@ def spec_of(module: Any) -> dict[str, Any]:
                              "say; make what is shared once, in the __init__ of a class of your own")
         raise ValueError(f"{type(module).__name__}: {different[0] or 'it'} was changed after construction, or drawn at "
                          "random in __init__, so its arguments do not describe it; keep what is drawn in a Buffer")
-    return {**spec, "texts": found} if (found := class_texts(module)) else spec
+    return spec | {key: of for key, of in (("texts", class_texts(module)), ("reads", class_reads(module))) if of}
 
 
 def settings_of(module: Any) -> dict[str, str]:
@@ -165,11 +166,29 @@ def settings_of(module: Any) -> dict[str, str]:
 def class_texts(module: Any) -> dict[str, str]:
     """{name: SHA-256 of its text} of the classes of a Module and of all below it that are not minicl's."""
     texts = {}
-    for cls in {cls for part in module.modules() for cls in type(part).__mro__}:
-        if hasattr(cls, "_made") and cls.__module__.split(".")[0] != "minicl":
-            with contextlib.suppress(OSError, TypeError):    # no text: typed into a prompt
-                texts[f"{cls.__module__}.{cls.__name__}"] = hashlib.sha256(inspect.getsource(cls).encode()).hexdigest()[:32]
-    return dict(sorted(texts.items()))
+    for name, cls in _own_classes(module):
+        with contextlib.suppress(OSError, TypeError):        # no text: typed into a prompt
+            texts[name] = hashlib.sha256(inspect.getsource(cls).encode()).hexdigest()[:32]
+    return texts
+
+
+def class_reads(module: Any) -> dict[str, str]:
+    """{name: value, as text}: numbers and texts that are attributes of these classes, or that their methods read from around
+    them. A script may have set them."""
+    found: dict[str, str] = {}
+    for name, cls in _own_classes(module):
+        for key, value in vars(cls).items():
+            if inspect.isfunction(value):
+                found |= {f"{cls.__module__}.{other}": repr(read) for other, read in _read_by(value)[1].items()}
+            elif not key.startswith("__") and _is_plain(value):
+                found[f"{name}.{key}"] = repr(value)
+    return dict(sorted(found.items()))
+
+
+def _own_classes(module):
+    """(name, class), in order, of the classes of a Module and of all below it that are not minicl's."""
+    own = {cls for part in module.modules() for cls in type(part).__mro__ if hasattr(cls, "_made")}
+    return sorted((f"{cls.__module__}.{cls.__name__}", cls) for cls in own if cls.__module__.split(".")[0] != "minicl")
 
 
 def _outline(module):
@@ -209,14 +228,15 @@ def _comparable(value):
 
 def _read_by(function):
     """The names and plain constants in a function's code, and plain values that it reads from around it."""
-    def plain(value):
-        return value is None or isinstance(value, (bool, int, float, str))
-
     code = function.__code__
     around = {key: function.__globals__[key] for key in code.co_names if key in function.__globals__}
     with contextlib.suppress(ValueError):                    # a name that has no value yet
         around |= inspect.getclosurevars(function).nonlocals
-    return (*code.co_names, *filter(plain, code.co_consts)), {key: value for key, value in around.items() if plain(value)}
+    return (*code.co_names, *filter(_is_plain, code.co_consts)), {key: x for key, x in around.items() if _is_plain(x)}
+
+
+def _is_plain(value):
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 @functools.cache
