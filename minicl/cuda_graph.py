@@ -175,6 +175,10 @@ class Captured:
             if isinstance(x, (float, np.floating)):
                 kinds.append((type(x), "of any value", ELSEWHERE))
             elif is_array(x) and x.dtype.kind in "fiub" and x.dtype.itemsize <= 8 and x.dtype.isnative:
+                if type(x) not in (np.ndarray, np.memmap, self.xp.ndarray):
+                    self._give_up(f"argument {len(kinds) + 1} is a {type(x).__name__}, which computes in its own way; pass "
+                                  "np.asarray(x)")
+                    return None
                 if not x.flags.c_contiguous:
                     self._give_up(f"argument {len(kinds) + 1} is not C-contiguous; pass xp.ascontiguousarray(x)")
                     return None
@@ -297,7 +301,7 @@ class Graph:
         if isinstance(x, self.xp.ndarray):
             return self.xp.empty_like(x)
         place = self.places.put(x, None)
-        return HostArgument(place, lambda: self.numbers[k]) if isinstance(x, np.ndarray) else place
+        return HostArgument(place, lambda: self.numbers[k], type(x)) if isinstance(x, np.ndarray) else place
 
     def _captured(self, step, host):
         self.pool, stream = self.xp.cuda.MemoryPool(), self.xp.cuda.Stream(non_blocking=True)

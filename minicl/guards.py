@@ -111,6 +111,8 @@ class Guards:
             self.refuse_object(name, value)
         elif self.hook(kind):
             self._objects.append(value)
+            if issubclass(kind, types.SimpleNamespace):      # whose == and repr() read all of it in C
+                self.hold(name, value)
         elif is_known:
             self.hold(name, value)
         elif not is_of_device(kind.__module__):

@@ -224,7 +224,9 @@ def is_ours(kind: type) -> bool:
 
 def is_own(kind: type) -> bool:
     """Whether a class is neither of Python's library nor of those trusted."""
-    return not is_library(kind.__module__) and root(kind.__module__) not in TRUSTED
+    if is_library(kind.__module__):                          # or says so, as one made by make_dataclass() on Python 3.11
+        return kind.__module__ == "types" and vars(types).get(kind.__name__) is not kind and not kind.__flags__ & 1 << 8
+    return root(kind.__module__) not in TRUSTED
 
 
 def is_plain(kind: type) -> bool:

@@ -376,8 +376,12 @@ def mode():
     return lambda: owner.value.value, lambda value: setattr(owner, "value", Mode.THREE)
 
 
-def namespaces():
-    one, other = types.SimpleNamespace(tau=1.0), types.SimpleNamespace(tau=1.0)
+class Namespace(types.SimpleNamespace):
+    pass
+
+
+def namespaces(kind=types.SimpleNamespace):
+    one, other = kind(tau=1.0), kind(tau=1.0)
     return lambda: 1.0 if one == other else 3.0, attribute(one)
 
 
@@ -461,7 +465,12 @@ FOLLOWED = {
     "copy": of_plain(lambda owner: copy.copy(owner).tau),
     "deepcopy": of_plain(lambda owner: copy.deepcopy(owner).tau),
     "Namespace": of_plain(lambda owner: owner.tau, functools.partial(argparse.Namespace, tau=1.0)),
-    "== of SimpleNamespaces": namespaces,
+    "== of SimpleNamespaces": namespaces, "== of a subclass's": functools.partial(namespaces, Namespace),
+    **{f"{read.__name__} of a subclass of SimpleNamespace": of_plain(
+        lambda owner, read=read: float(read(owner)[len("Namespace(tau="):-1]), functools.partial(Namespace, tau=1.0))
+       for read in (str, repr, format)},
+    "class that make_dataclass() has made": lambda: (lambda kind: (lambda: kind.tau, attribute(kind)))(
+        dataclasses.make_dataclass("Made", [("tau", float, 1.0)])),
     "str of a SimpleNamespace": of_plain(lambda owner: float(str(owner)[14:-1]), functools.partial(types.SimpleNamespace, tau=1.0)),
     "UserDict": lambda: (lambda owner: (lambda: owner["tau"], entry(owner, "tau")))(collections.UserDict(tau=1.0)),
     "UserList": lambda: in_list(collections.UserList),

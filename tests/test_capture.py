@@ -760,9 +760,15 @@ class Level(enum.IntEnum):
     ONE = 1
 
 
+class Rows(np.ndarray):
+    pass
+
+
 ARGUMENTS = {
     "member of an IntEnum": (lambda cp: lambda level: cp.ones(2) * int(level), Level.ONE, "got Level"),
     "subclass of str": (lambda cp: lambda text: cp.ones(2) * len(text), host_reads.Text("a"), "got Text"),
+    **{f"a {kind.__name__}": (lambda cp: lambda x: cp.asarray(np.asarray(x)[0]), X.view(kind), f"is a {kind.__name__}")
+       for kind in (np.matrix, np.ma.MaskedArray, Rows)},
     "big-endian": (lambda cp: lambda x: cp.asarray(x.astype("float32")), X.astype(">f4"), "dtype >f4"),
     "longdouble": (lambda cp: lambda x: cp.asarray(x.astype("float32")), X.astype(np.longdouble), "dtype <f16"),
     "by columns": (lambda cp: lambda x: cp.asarray(x).sum(axis=0), np.asfortranarray(X), "not C-contiguous"),
@@ -794,6 +800,18 @@ def test_kinds_of_numbers_are_told_apart(cp):
         result, kind = step(X, n)
         assert result.dtype == (cp.asarray(X) * n).dtype and kind.item() == (2 if n is True else 1)
     assert step.graph is not None
+
+
+@emulated
+def test_an_array_in_a_file_is_told_from_one_in_memory(cp, tmp_path):
+    file = np.lib.format.open_memmap(tmp_path / "x.npy", mode="w+", dtype="float32", shape=(12, 2, 2))
+    file[:] = np.arange(48).reshape(file.shape)
+    step = capture(cp)(lambda x: cp.asarray(x[:1] / 2) + isinstance(x, np.memmap))
+    for k in range(12):
+        x = file[k] if k < 6 else np.asarray(file[k])
+        np.testing.assert_array_equal(step(x).get(), file[k][:1] / 2 + (k < 6))
+        assert (step.graph is not None) == (k not in (0, 1, 6, 7)) or k == 6
+    assert step.reason is None
 
 
 @emulated

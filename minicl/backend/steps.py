@@ -36,10 +36,11 @@ def each_step(like: Array, function: HostFunction) -> list[Any]:
 
 
 def kind_of(value: Any, dtype: Any) -> Any:
-    """What of a value must not change from one launch to the next: the shape and dtype of an array, all of an integer."""
+    """What of a value must not change from one launch to the next: the shape, dtype and class of an array, all of an
+    integer."""
     if isinstance(value, np.ndarray):
-        return value.shape, value.dtype
-    return ((), np.dtype(dtype)) if isinstance(value, (float, np.floating)) else (type(value), value, "fixed")
+        return value.shape, value.dtype, type(value)
+    return ((), np.dtype(dtype), float) if isinstance(value, (float, np.floating)) else (type(value), value, "fixed")
 
 
 ONCE = ("the value of a 'Number', which changes from step to step, was read outside each_step(), which happens only "
@@ -75,11 +76,12 @@ class HostArgument:
     array can do would be done on the host, where it happens once only, and is refused.
     """
 
-    __class__ = property(lambda self: np.ndarray)            # type: ignore[assignment]    # for isinstance(x, np.ndarray)
+    __class__ = property(lambda self: self.kind)             # type: ignore[assignment]    # for isinstance(x, np.ndarray)
 
-    def __init__(self, place: Array, read: Callable[[], HostArray]):
+    def __init__(self, place: Array, read: Callable[[], HostArray], kind: type = np.ndarray):
         self.place = place                                   # on the device; each launch fills it before all else
         self.read = read                                     # gives this step's, within each_step()
+        self.kind = kind                                     # np.ndarray or np.memmap
 
     shape = property(lambda self: self.place.shape)
     dtype = property(lambda self: self.place.dtype)
@@ -238,7 +240,7 @@ class Places:
 
 
 def _is_place(kind):
-    return type(kind) is tuple and len(kind) == 2
+    return type(kind[0]) is tuple and ELSEWHERE not in kind[2:]
 
 
 class _Here(threading.local):
