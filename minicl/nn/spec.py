@@ -198,7 +198,7 @@ def _outline(module):
     for name, part in module.named_parts():
         is_array = not hasattr(part, "named_parts")
         outline[name] = type(part), part.data.shape if is_array else {
-            key: _comparable(value) for key, value in vars(part).items() if key not in switches}
+            key: _comparable(value) for key, value in vars(part).items() if key not in switches or key == "forward"}
     return {**outline, SHARED: (list, [name for name, _ in module.named_state()])}
 
 
