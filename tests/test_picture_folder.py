@@ -640,7 +640,7 @@ def test_binary_files_of_cifar_and_stl10_are_read(photos, kind):
             planes[part].transpose(0, 1, 3, 2).tofile(folder / f"{split}_X.bin")
             (labels[part] + 1).tofile(folder / f"{split}_y.bin")
         planes[:7].transpose(0, 1, 3, 2).tofile(folder / "unlabeled_X.bin")
-        (folder / "class_names.txt").write_text("airplane\nbird\ncar\n")
+        (folder / "class_names.txt").write_text("sea plane\n\n Vögel \ncar\n", "utf-8")
     else:
         columns = [labels] if "10-" in kind else [labels + 9, labels]
         records = np.column_stack([*columns, planes.reshape(N + M, -1)]).astype(np.uint8)
@@ -651,7 +651,7 @@ def test_binary_files_of_cifar_and_stl10_are_read(photos, kind):
                 some.tofile(folder / file)
     data, log = load(photos, size=side)
     found = images_of(data)
-    names = {"c": ("airplane", "automobile", "bird"), "s": ("airplane", "bird", "car")}[kind[0]]
+    names = {"c": ("airplane", "automobile", "bird"), "s": ("sea plane", "Vögel", "car")}[kind[0]]
     names = ("0", "1", "2") if "100" in kind else names
     assert len(found) == N + M and data.train_images.shape == (N, side, side, 3)
     for k, image in enumerate(images):

@@ -227,8 +227,9 @@ def _records(file, length):
 
 
 def _lines(file):
-    """The words in a text file, one a line; None without one."""
-    return file.read_text().split() if file.is_file() else None
+    """The lines of a text file that are not empty; None without one."""
+    text = file.read_text("utf-8", "replace") if file.is_file() else None
+    return text and [name for line in text.splitlines() if (name := line.strip())]
 
 
 @contextlib.contextmanager
