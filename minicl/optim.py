@@ -19,7 +19,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from .autograd import Tensor
-from .backend import (Number, array_module, each_step, follow, fused, on_host, parallel_for, refuse_capture,
+from .backend import (Number, array_module, each_step, follow, for_arrays, fused, on_host, parallel_for, refuse_capture,
                       sum_of_squares, to_device, to_host, weights)
 from .checks import Sealed, require_integers, require_within
 from .finite_gradients import require_finite_gradients
@@ -35,6 +35,7 @@ SLICE = 2**16      # entries updated at a time on a CPU: few enough for the cach
 
 class Optimizer(Sealed):
     """Base class. Subclasses name their state buffers, and define _numbers(lr, decay, t) and _update(part, *numbers).
+    What is computed from numbers alone, such as 1 - beta, belongs in _numbers().
 
     model  a Module, or (name, Parameter) pairs, for part of a model or several; gradients they have count
     lr     default learning rate; step(lr) overrides it, for schedules
@@ -194,6 +195,7 @@ class Optimizer(Sealed):
         for part, decays, missed in self._runs:
             numbers = each_step(self.values, lambda decays=decays, missed=missed: self._numbers(
                 self._rate(lr), self.weight_decay if decays else 0.0, self.steps - missed))
+            numbers = numbers if type(self).__module__ == __name__ else [for_arrays(number) for number in numbers]
             parallel_for(self.xp, part.stop - part.start, lambda lo, hi, start=part.start, numbers=numbers: self._update(
                 slice(start + lo, start + hi), *numbers), SLICE)
 

@@ -507,6 +507,27 @@ class Slower(Optimizer):
         self.values[part] -= lr / t * self.grads[part]
 
 
+class Lion(Optimizer):
+    """Chen et al. 2023, with the numbers of its formula from NumPy."""
+
+    state_names = ("m",)
+    beta = 0.9
+
+    def _numbers(self, lr, decay, t):
+        return [np.sqrt(lr), self.beta, 1 - self.beta]
+
+    def _update(self, part, lr, old, new):
+        m = self.state["m"][part]
+        m *= old
+        m += new * self.grads[part]
+        self.values[part] -= lr * (self.xp.sign(m) + m / (1 + abs(m)))
+
+
+class CarelessLion(Lion):
+    def _update(self, part, lr, old, new):
+        super()._update(part, lr, old, 1 - old)
+
+
 def astype(cp):
     step = small_step(cp)
     rows = np.random.default_rng(2).standard_normal((20, 8, 6)).astype("float32")
@@ -613,6 +634,8 @@ CHANGES = {
     functools.partial(options_of_an_optimizer, make=lambda model: LARS(model, 0.01, momentum=0.9), options=[
         ("eta", 0.5), ("weight_decay", 0.1)]): None,
     functools.partial(options_of_an_optimizer, make=lambda model: Slower(model, 0.01), options=[]): "never",
+    functools.partial(options_of_an_optimizer, make=lambda model: Lion(model, 0.01), options=[("beta", 0.8)]): None,
+    functools.partial(options_of_an_optimizer, make=lambda model: CarelessLion(model, 0.01), options=[]): "combines two numbers",
 }
 
 

@@ -6,6 +6,7 @@ Whatever changes from step to step goes through such a function: random numbers,
 the functions of a step again before each launch, in their order, so what they change on the host changes as in any step.
 """
 
+import functools
 import pickle
 import threading
 from collections import deque
@@ -32,7 +33,8 @@ def each_step(like: Array, function: HostFunction) -> list[Any]:
     values = function() or () if step is None else step.values_of(like, function)
     if step is not None and step.places is not None:
         return [step.places.put(value, like.dtype) for value in values]
-    return [to_device(value, array_module(like)) if isinstance(value, np.ndarray) else value for value in values]
+    return [to_device(value, array_module(like)) if isinstance(value, np.ndarray) else
+            float(value) if isinstance(value, np.floating) else value for value in values]               # as it is captured
 
 
 def kind_of(value: Any, dtype: Any) -> Any:
@@ -66,6 +68,26 @@ class Number:
         if _here.step is not None and not _here.step.is_computing:
             raise TypeError(ONCE)
         return float(self.read())
+
+
+def for_arrays(x: Any) -> Any:
+    """A number that each_step() gave, x. In a captured step, where it is an array () of a GPU's float32, it refuses to be
+    combined with another number, which a step that is not captured does in Python's float64."""
+    return x.view(type=_class_for_arrays(array_module(x))) if is_captured() and is_array(x) and not x.ndim else x
+
+
+@functools.lru_cache
+def _class_for_arrays(xp):
+    def guarded(name):
+        def compute(self, other):
+            if not self.ndim and not getattr(other, "ndim", 0):
+                raise TypeError("it combines two numbers on the GPU, where they round differently; for an optimizer compute "
+                                "with numbers, as in 1 - beta, in _numbers()")
+            return getattr(xp.ndarray, name)(self, other)
+        return compute
+
+    names = [f"__{way}{name}__" for name in ("add", "sub", "mul", "truediv", "pow") for way in ("", "r")]
+    return type("ForArrays", (xp.ndarray,), {name: guarded(name) for name in names})
 
 
 class HostArgument:
