@@ -191,6 +191,8 @@ def test_a_step_that_waits_is_computed_as_usual_and_the_line_is_named(method, cp
 @emulated
 @pytest.mark.parametrize("make, reason", [
     (lambda cp: lambda x: float(cp.asarray(x).sum()), "waits for the GPU"),
+    (lambda cp: lambda x: cp.sort(cp.asarray(x)), "waits for the GPU"),
+    (lambda cp: lambda x: cp.argsort(cp.asarray(x)), "waits for the GPU"),
     (lambda cp: lambda x: 1.5, "returns Tensors and arrays of the device, got float"),
     (lambda cp: lambda x: cp.asarray(np.ones(3)), "takes an array from the host"),
     (lambda cp: lambda x, lr=0.1: cp.asarray(x) * lr, None),

@@ -1,4 +1,7 @@
-"""Sorting instead of cupy.cuda.thrust: device memory is host memory, so NumPy sorts it."""
+"""Sorting instead of cupy.cuda.thrust: device memory is host memory, so NumPy sorts it.
+
+Like Thrust, it waits for the stream. So a CUDA graph cannot contain a sort, and a capture that sorts fails.
+"""
 
 import ctypes
 
@@ -12,6 +15,8 @@ def get_build_version():
 
 
 def _array(pointer, shape, dtype):
+    import cupy
+    cupy.cuda.get_current_stream().synchronize()
     count = int(np.prod(shape)) * np.dtype(dtype).itemsize
     return np.frombuffer((ctypes.c_char * count).from_address(pointer), dtype).reshape(shape)
 
