@@ -11,7 +11,8 @@ from ..typing import HostArray
 from .module import Module
 
 # Accents and vowel signs, of the alphabets before U+AC00: \w has none, and a word would be cut there.
-MARKS = "".join(filter(lambda c: category(c) in ("Mn", "Mc"), map(chr, (*range(0x300, 0x2000), *range(0x3000, 0xAC00)))))
+MARKS = "".join(c for c in map(chr, (*range(0x300, 0x2000), *range(0x3000, 0x3100), *range(0xA600, 0xAC00)))
+                if category(c) in ("Mn", "Mc"))
 LETTER = rf"[\w{MARKS}]"
 WORD = re.compile(rf"\w{LETTER}*(?:'\w{LETTER}*)*")           # "don't" is one word; punctuation is not a word
 
