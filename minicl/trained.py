@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .backend import get_backend, is_array, to_device
-from .checkpoint import CheckpointError, changes, code, digest, load_checkpoint
+from .checkpoint import CheckpointError, code, digest, load_checkpoint
 from .data import DataError, open_image
 from .evaluate import encode, to_float
 from .methods import CPC, LastContext
@@ -104,15 +104,16 @@ def _rebuilt(name, meta, arrays, path):
         if any(array.dtype == "float64" for array in state.values()):
             module.astype("float64")
         module.load_state_dict(state)
-        before, now = specs[name].get("texts"), class_texts(module)
-        if edited := [cls for cls in now if not isinstance(before, dict) or before.get(cls) != now[cls]]:
+        before, texts = specs[name].get("texts"), class_texts(module)
+        if edited := [cls for cls in texts if not isinstance(before, dict) or before.get(cls) != texts[cls]]:
             _warn(f"{', '.join(edited)} changed")
         saved = {key: text for part in (meta.get("settings"), specs[name].get("reads")) if isinstance(part, dict)
                  for key, text in part.items()}              # a constructor or forward may read what the script had set
-        read = {**{f"{name}.{key}": text for key, text in settings_of(module).items()}, **class_reads(module)}
-        both = [key for key in saved if key in read]
-        if different := changes(*({key: texts[key] for key in both} for texts in (saved, read))):
-            _warn(f"a setting changed ({different})")
+        now = {**{f"{name}.{key}": text for key, text in settings_of(module).items()}, **class_reads(module)}
+        changed = [f"{key} was {text}, now {now[key]}" for key, text in saved.items() if now.get(key, text) != text
+                   and "{'class': " not in text]             # a part has settings of its own
+        if changed:
+            _warn(f"a setting changed ({'; '.join(changed[:3])}{'; ...' * (len(changed) > 3)})")
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"load: {path}: {name} cannot be built again: " + " ".join(str(error).split())) from error
     return module.eval()

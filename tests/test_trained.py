@@ -456,6 +456,20 @@ def test_values_that_the_script_had_set_give_a_warning(tmp_path, monkeypatch, rn
     assert [str(warning.message) for warning in caught] == [expected] * bool(told)
 
 
+@pytest.mark.parametrize("settings, told", [
+    ({"model.head.steps": "[{'class': 'minicl.nn.Linear'}]", "model.gone": "1", "model BYOL.head.eps": "2"}, None), (None, None), ([1], None),
+    ({f"model.encoder.image_shape{k}": "1" for k in range(9)}, None), ({"model.encoder.blocks.0.steps.1.eps": "0.1"}, "eps was 0.1, now 1e-05)"),
+    ({f"model.encoder.blocks.{k}.steps.1.{key}": "x" for k in (0, 1) for key in ("eps", "momentum")}, "eps was x, now 1e-05; ...)")])
+def test_only_settings_that_the_model_has_are_compared(grey, settings, told):
+    """At most three are shown. Parts have settings of their own."""
+    damage(grey.folder, lambda meta, state: meta.update(settings=settings))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        minicl.load(grey.folder)
+    found = [str(warning.message) for warning in caught if "a setting changed" in str(warning.message)]
+    assert len(found) == bool(told) and all(told in message for message in found)
+
+
 def test_a_minicl_changed_since_gives_a_warning(grey, out):
     train(start(out))
     minicl.load(out)
