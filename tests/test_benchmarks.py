@@ -266,6 +266,12 @@ def test_the_page_has_the_counted_communication():
     assert len(done.stdout.splitlines()) == 4
 
 
+def test_the_page_ends_with_what_was_tried():
+    assert (ROOT / "docs/benchmarks.md").read_text().endswith("\n\n" + report.TRIED)
+    measured = {**result([0.01] * 5, [0.02] * 5), "disturbed": 0.0}
+    assert document(record_of(**{"NT-Xent 2N=512": measured})).endswith("\n\n" + report.TRIED)
+
+
 @pytest.fixture(scope="module")
 def unchecked():
     return checks.without_checks("minicl_unchecked")

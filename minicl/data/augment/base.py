@@ -19,7 +19,7 @@ Range = float | tuple[float, float]      # of an option: a pair (low, high), or 
 
 SLACK = 1e-3            # that values may lie outside [0, 1], by rounding
 MOST = {size: np.full((), 1 + SLACK, f"f{size}").view(f"u{size}") for size in (4, 8)}
-SLICE_PIXELS = 2**15    # in a slice on NumPy: its temporaries stay in cache and need no fresh pages (CuPy: no slices)
+SLICE_PIXELS = 2**16    # in a slice on NumPy: its temporaries stay in cache and need no fresh pages (CuPy: no slices)
 
 
 class Transform(Sealed):
