@@ -81,7 +81,7 @@ class Tensor(BaseTensor):
         if not is_array(g) or not alike(g, self._data):
             raise ValueError(f"backward(g): expected an array of shape {self.shape}, dtype {self.dtype}, got {describe(g)}")
         if self.node is not None:
-            _walk(self.node, g)
+            mark_reached(_walk(self.node, g))
         elif self._requires_grad:
             mark_reached([_accumulate(self, g, operator.iadd)])
         else:
@@ -105,10 +105,10 @@ class Node:
 hold_inputs: ContextVar[Callable | None] = ContextVar("the backward as check_inputs() wraps it", default=None)
 
 
-def _walk(root: Node, g: Array) -> None:
-    """Propagate g from the node `root` back to the leaves, freeing each gradient and closure once used."""
+def _walk(root: Node, g: Array) -> list[Tensor]:
+    """Propagate g from the node `root` back to the leaves, freeing gradients and closures once used. Returns the leaves."""
     arriving = {root: g}                                     # node -> gradient of its output
-    additions, leaves = Additions(), list[Tensor]()          # to leaves; which those are
+    additions, leaves = Additions(), list[Tensor]()
     for node in ancestors(root):
         inputs, backward = node.inputs, node.backward
         node.inputs, node.options, node.backward = (), {}, None
@@ -133,7 +133,7 @@ def _walk(root: Node, g: Array) -> None:
                 arriving[source] = arriving[source] + dx if source in arriving else dx
         del gradients, dx                                    # their memory serves the next backward
     additions.flush()
-    mark_reached(leaves)
+    return leaves
 
 
 def ancestors(root: Node) -> list[Node]:

@@ -53,7 +53,7 @@ def softmax(x: Array, tau: Scalar = 1.0, *, needs_grad=(True, True)):
         dtau = -sum x dx / tau                                               (4)
 
     >>> import numpy as np
-    >>> softmax(np.array([0.9, 0.7, 0.0]), temperature=0.1).data.round(3).tolist()
+    >>> softmax(np.array([0.9, 0.7, 0.0]), 0.1).data.round(3).tolist()
     [0.881, 0.119, 0.0]
     """
     z, shifted = _shifted("softmax", x, tau)

@@ -98,14 +98,23 @@ def effective_rank(z: Array) -> float:
     x = x - x.mean(axis=0)
     squares, directions = np.linalg.eigh(to_host(x.T @ x))                   # (d,), (d, d): on the host, without cuSOLVER
     s = np.sqrt(np.maximum(squares, 0))
-    of_z = 8 * float(np.finfo(z.dtype).eps) * np.sqrt(len(z) * directions.T**2 @ (peaks / peak)**2)      # in each direction
-    of_product = s[-1] * math.sqrt(len(s) * float(np.finfo("float64").eps))
-    s = np.where(s > np.maximum(of_z, of_product), s, 0)
+    s = np.where(s > _rounding(s, directions, z, peaks / peak), s, 0)
     total = float(s.sum())
     if total == 0:
         return 1.0
     p = s / total
     return math.exp(-float((p * np.log(np.maximum(p, 1e-300))).sum()))
+
+
+def _rounding(s, directions, z, peaks):
+    """How large a singular value can be by rounding alone, of z or of x^T x: (d,).
+
+    s (d,), ascending; directions (d, d), the eigenvectors in columns; peaks (d,), the largest |z| of each column, over the
+    largest of all
+    """
+    of_z = 8 * float(np.finfo(z.dtype).eps) * np.sqrt(len(z) * directions.T**2 @ peaks**2)
+    of_product = s[-1] * math.sqrt(len(s) * float(np.finfo("float64").eps))
+    return np.maximum(of_z, of_product)
 
 
 def _require_rows(name, z):

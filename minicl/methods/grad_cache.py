@@ -39,7 +39,8 @@ def grad_cache(model: Module, loss: Callable[..., Tensor], *inputs: Array, chunk
     outputs depends only on its row of the inputs. Dropout draws a mask for each chunk, the same in both passes. BatchNorm
     normalises each chunk by its own statistics and averages them once for each chunk, so its results differ from those of
     the whole batch, as on several GPUs, which a warning reports.
-    Raises RuntimeError if the model's outputs differ in the second pass; on a GPU this is not checked, to avoid waiting.
+    Raises TypeError if loss returns anything but a Tensor, and RuntimeError if the model's outputs differ in the second
+    pass (not on a GPU, where the check would wait for it).
 
     >>> from minicl import nn, contrastive
     >>> views, encoder = np.random.default_rng(0).standard_normal((2, 6, 5)), nn.Linear(5, 3, rng=np.random.default_rng(1))

@@ -207,7 +207,7 @@ def bare_walk(autograd):
                 else:
                     arriving[source] = arriving[source] + dx if source in arriving else dx
         additions.flush()
-        autograd.mark_reached(leaves)
+        return leaves
 
     def ancestors(root):
         seen = {root}
