@@ -96,15 +96,15 @@ over the old one. A change stays if it saves 3 % of a training step or 10 % of a
 |---|--:|--:|---|
 | Winograd F(4x4, 3x3), beside what is used for 64; 128, 256 channels | 0.75; 0.75–0.9 | 0.81; 0.84, 1.05 | Its transforms enlarge rounding errors: those of y are 0.7 to 1.5e-5 of the maximum, 20 to 54 times PyTorch's (5 to 7 times with channels last). The limit was 2. |
 | F(2x2, 3x3) at 64 channels, its transforms as matrix products | | 1.08 | The tiles' copies take what the products save. The error would do: 4e-7. |
-| convolution and batch norm's sums in one pass, forward, backward | 0.99 of a step | 1.07, 1.03 | The sums' arithmetic takes the time, not the reading, and a convolution's parts make shorter calls. A step would take 0.9 ms more. |
+| convolution and batch norm's sums in one pass, forward, backward | 0.99 of a step | 1.07, 1.03 of the layers | Probably the sums' arithmetic takes the time, not the reading. A step would take 0.9 ms more. |
 | batch norm, residual and ReLU in one loop | 0.97–0.98 of a step | 0.78–0.82 | The same bits, but 19 of the 1377 ms of a ResNet-18 step of 64 images: 0.986. |
 | slices of Adam of 2^14 to 2^18 entries instead of 2^16 | | 1.00–2.0 | Its 12 passes over a slice take 0.19 ns an entry each. |
-| free-threaded Python | | not run | No build was available. Both threads together are busy for 84 % of a SimCLR ConvNet step, so at most 0.84. |
+| free-threaded Python | | not run | No build was available. Both threads are busy for 84 to 86 % of a SimCLR ConvNet step, so it could save at most a sixth. |
 | linear's three gradients in one loop, ReLU within linear, wider tiles, aligned memory, pinned threads, whole-pixel copies | | over 0.97 of a step | Products and passes over memory take the time. |
 
 Where the time of cases with missed targets goes. Shares of the wall time, by a profile beside other work:
 
-- SimCLR ConvNet: convolutions 50 %, nearly all of it OpenBLAS's products; batch norm with ReLU 34 %, NumPy's passes over memory.
+- SimCLR ConvNet: convolutions 50 %, products and copies; batch norm with ReLU 34 %, NumPy's passes over memory.
 - SimCLR MLP: linear layers 64 %, products; Adam 11 %, NT-Xent 11 %, passes.
 - MoCo: its loss 49 %, products and exponentials over 65,536 keys; convolutions 23 %; batch norm 19 %.
 - CLIP: convolutions 41 %, batch norm 18 %, linear layers 11 %, layer norm 7 %.
