@@ -129,7 +129,7 @@ EXERCISES = [
              "self.pairs are (online, target), self.values is all of the target; follow(xp, x, y, new, old) is x <- m x + "
              "(1 - m) y", tests="test_ema.py", keep=2, falls="normalises_alike", parts="_follow"),
     Exercise("enqueue", 8, 2, "", "methods/queue.py", "Queue.enqueue", "methods/moco.md", "queue and not evaluation",
-             15, "normalise; key t goes to row t mod capacity, by slices, as a batch may wrap; count what has entered",
+             15, "normalise; noted gives the ids; then key t goes to row t mod capacity, as a batch may wrap; count them",
              tests="test_queue.py", keep=5),
     Exercise("adam", 8, 2, "linear", "optim.py", "_adam", "derivations.md", "adam and not named or changes_nothing",
              20, "in place; follow(xp, m, g, new1, old1) is m <- b1 m + (1 - b1) g; rate and eps contain the "
@@ -138,7 +138,7 @@ EXERCISES = [
              "the first step already has a rate; after the last step, stay at the final rate", tests="test_optim.py",
              keep=3),
     Exercise("effective_rank", 8, 2, "", "evaluate/geometry.py", "effective_rank", "derivations.md", "effective_rank",
-             15, "centre; eigenvalues of x^T x, by NumPy after to_host; their roots, those above _rounding; the entropy",
+             15, "float64, over the largest entry, centred; eigh of x^T x after to_host; roots above _rounding; entropy",
              tests="test_evaluate.py", keep=2, falls="training_metrics or report or the_cap_is_of"),
     Exercise("retrieval", 8, 2, "", "evaluate/zero_shot.py", "retrieval_recall", "derivations.md",
              "retrieval_of or recall_counts or repeated_caption_is or retrieves_nothing or every_k", 20,
@@ -150,8 +150,8 @@ EXERCISES = [
     Exercise("grad_cache", 9, 3, "linear layer_norm batch_norm info_nce nt_xent clip_loss momentum_update enqueue "
              "adam", "methods/grad_cache.py", "grad_cache", "gradients/grad_cache.md",
              "gradient_of or redraws or equal_size or logit_scale or moco or add_up or memory or elsewhere or a_row "
-             "or off_the_tape or is_warned_of", 30, "encode without a tape; backward of the loss alone; "
-             "then each chunk again, and send dz back through it", tests="test_grad_cache.py", keep=9, falls="scalar"),
+             "or off_the_tape or is_warned_of", 30, "encode without a tape; backward of the loss alone; then each chunk "
+             "again, and one backward of all its outputs' dz", tests="test_grad_cache.py", keep=9, falls="scalar"),
 ]
 BY_NAME = {exercise.name: exercise for exercise in EXERCISES}
 DIFFICULTY = {1: "easy", 2: "medium", 3: "hard"}

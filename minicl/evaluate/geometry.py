@@ -109,8 +109,8 @@ def effective_rank(z: Array) -> float:
 def _rounding(s, directions, z, peaks):
     """How large a singular value can be by rounding alone, of z or of x^T x: (d,).
 
-    s (d,), ascending; directions (d, d), the eigenvectors in columns; peaks (d,), the largest |z| of each column, over the
-    largest of all
+    s (d,), ascending; directions (d, d), the eigenvectors in columns; z (N, d) as given, for N and its dtype; peaks (d,),
+    the largest |z| of each column before centring, divided by the largest of all. Formula: docs/derivations.md
     """
     of_z = 8 * float(np.finfo(z.dtype).eps) * np.sqrt(len(z) * directions.T**2 @ peaks**2)
     of_product = s[-1] * math.sqrt(len(s) * float(np.finfo("float64").eps))

@@ -31,7 +31,8 @@ def grad_cache(model: Module, loss: Callable[..., Tensor], *inputs: Array, chunk
     """loss(*model(*inputs)).backward() with the memory of a chunk: returns the loss and the model's outputs, detached.
 
     model   a Module: inputs -> one Tensor or several, with a row for each item
-    loss    a function of the model's outputs for the whole batch; it may have parameters, such as a logit scale
+    loss    a function of the model's outputs for the whole batch that returns a scalar Tensor; it may have parameters,
+            such as a logit scale
     inputs  arrays with a row for each item
     chunk   the largest number of items encoded at a time; chunk sizes differ by at most one item
 
@@ -85,7 +86,8 @@ def grad_cache(model: Module, loss: Callable[..., Tensor], *inputs: Array, chunk
     return L.detach(), [whole.detach() for whole in z]
 
 
-_before: weakref.WeakKeyDictionary[Module, list] = weakref.WeakKeyDictionary()    # host state
+# The streams' positions before the first pass; a captured GPU step saves them again at each replay.
+_before: weakref.WeakKeyDictionary[Module, list] = weakref.WeakKeyDictionary()
 
 
 def _restore(buffers, before):
