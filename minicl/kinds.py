@@ -214,7 +214,8 @@ def is_of_device(module: str) -> bool:
 
 
 def is_library(module: Any) -> bool:
-    return root(module) in sys.stdlib_module_names and module != "__main__"
+    """Whether it is a module of Python's library, or what a namedtuple's __new__, which that writes, has as its module."""
+    return root(module) in sys.stdlib_module_names and module != "__main__" or str(module).startswith("namedtuple_")
 
 
 def is_ours(kind: type) -> bool:

@@ -123,7 +123,7 @@ class Watch(Guards):
         if event == "opcode" and not self._busy and not self.reason:
             self.refuse(self._sets)
             self._busy, self._sets = True, None
-            if not is_library(frame.f_globals.get("__name__")):              # which CuPy may call, too
+            if not is_library(frame.f_globals.get("__name__")):              # which CuPy may call, too, to compile a kernel
                 self.path = hash((self.path, id(frame.f_code), frame.f_lasti))
             look, name = _instructions(frame.f_code).get(frame.f_lasti, (None, None))
             if look is not None:

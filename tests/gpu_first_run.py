@@ -31,6 +31,10 @@ import numpy as np  # noqa: E402
 from benchmarks.candidates import ON_GPU  # noqa: E402
 from benchmarks.cases import CASES  # noqa: E402
 from benchmarks.harness import Worker  # noqa: E402
+from benchmarks.precision import convnet, resnet18  # noqa: E402
+from benchmarks.precision import seconds as network_seconds  # noqa: E402
+from benchmarks.steps import SimCLRStep  # noqa: E402
+from host_cuda import build  # noqa: E402
 
 from minicl.options import within  # noqa: E402
 
@@ -144,6 +148,7 @@ def epoch(first, seconds):
 STEPS_SCRIPT = """
 import json, sys
 import numpy as np
+from benchmarks.device_work import device_work
 from cupyx.profiler import benchmark
 from minicl import capture, get_backend
 from training_steps import STEPS
@@ -155,7 +160,7 @@ def medians(step):
 
 for method in json.loads(sys.argv[1]) or STEPS:
     step = STEPS[method](xp)
-    times = medians(step)
+    times = [*device_work(step, xp.cuda.get_current_stream().synchronize), *medians(step)]
     captured, inputs = capture(xp, log=lambda reason: None)(step.on), step.draw()
     found = medians(lambda: captured(*inputs, 1e-3))
     times += found if captured.reason is None else [captured.reason]
@@ -164,15 +169,17 @@ for method in json.loads(sys.argv[1]) or STEPS:
 
 
 def steps(first, seconds):
-    """Host time and card time of a step of 16 images, which is nearly all launches; then the same as one CUDA graph."""
+    """Launches, waits and times of a step of 16 images, which is nearly all launches; then the same as one CUDA graph."""
     methods, repeats, warmup = (["SimCLR", "CPC"], 2, 3) if first.tiny else ([], 20, 10)       # MoCo's queue needs 10
     ended = first.run("steps", ["-c", STEPS_SCRIPT, json.dumps(methods), repeats, warmup], seconds)
-    first.say("| step of 16 images | host ms | until the card is done, ms | captured: host ms | until done, ms |\n"
-              "|---|--:|--:|--:|--:|")
+    first.say("| step of 16 images | launches | waits | kernels, ms | host ms | until the card is done, ms | captured: host ms "
+              "| until done, ms |\n|---|--:|--:|--:|--:|--:|--:|--:|")
     for line in ended.text.splitlines():
         with contextlib.suppress(ValueError):
-            cells = [f"{x:.2f}" if isinstance(x, float) else x for x in json.loads(line)]
-            first.say("| " + " | ".join([*cells, "", ""][:5]) + " |")
+            method, launches, waits, *times = json.loads(line)
+            cells = ["" if x is None else f"{x:.2f}" if isinstance(x, float) else x for x in times]
+            counts = ["" if x is None else f"{x:.0f}" for x in (launches, waits)]
+            first.say("| " + " | ".join([method, *counts, *cells, ""][:8]) + " |")
     first.say("\ncut short" * ended.late)
     ended.check()
 
@@ -186,23 +193,21 @@ def compared(first, seconds):
     if not has_torch:
         first.say("PyTorch with CUDA is not installed: minicl alone.\n")
     os.environ.update(first.environment)                                 # Worker passes these to its processes
-    for precision, names, share in ("float32", COMPARED[:2] if first.tiny else COMPARED, 0.7), ("bf16", ROUNDED, 0.85), \
-            ("tf32", ROUNDED, 1):
+    for precision, names, share in ("float32", COMPARED, 0.7), ("bf16", ROUNDED, 0.85), ("tf32", ROUNDED, 1):
         _table(first, candidates, precision, names, start + share * seconds)
 
 
 def _table(first, candidates, precision, names, end):
     workers = [Worker(c, "cupy", os.cpu_count() or 1, precision) for c in candidates]
     try:
-        rates = None if first.tiny else _answer(workers[0], rates=True)
-        if rates:
-            first.say(f"The card: {rates['flops'] / 1e12:.1f} TFLOP/s in {precision} products, "
-                      f"{rates['bytes'] / 1e9:.0f} GB/s.\n")
-        first.say(f"| case, {precision} | minicl ms | torch ms | minicl / torch | MiB | torch MiB | share of the card's best |\n"
+        rates = _answer(workers[0], rates=True, tiny=first.tiny)
+        first.say(f"The card: {rates['flops'] / 1e12:.3g} TFLOP/s in {precision} products, {rates['bytes'] / 1e9:.3g} GB/s, "
+                  f"{rates['exps'] / 1e9:.3g} G exp/s.\n")
+        first.say(f"| case, {precision} | minicl ms | torch ms | minicl / torch | MiB | torch MiB | minicl's share of the rates |\n"
                   "|---|--:|--:|--:|--:|--:|--:|")
         for name in names:
             if time.monotonic() < end:
-                first.say(_row(first, CASES[name], workers, rates, end))
+                first.say(_row(first, CASES[name], precision, workers, rates, end))
         first.say()
     finally:
         for worker in workers:
@@ -216,7 +221,19 @@ def _answer(worker, **request):
     return answer
 
 
-def _row(first, case, workers, rates, end):
+def _shares(case, precision, rates, seconds):
+    """The shares of the card's rates that a case reaches in `seconds`: the least work of a loss, or the arithmetic and the
+    memory traffic of a step's convolutions and norms, as precision.py estimates them."""
+    if isinstance(case, SimCLRStep) and case.encoder in ("convnet", "resnet18"):
+        layers = convnet(case.side) if case.encoder == "convnet" else resnet18(case.side, case.width)
+        least = {"flops": sum(network_seconds(layers, precision, 2 * case.batch, rates["flops"], math.inf)),
+                 "bytes": sum(network_seconds(layers, precision, 2 * case.batch, math.inf, rates["bytes"]))}
+    else:
+        least = {kind: amount / rates[kind] for kind, amount in vars(case.work()).items()}
+    return ", ".join(f"{least[kind] / seconds:.0%} of {kind}" for kind in least if least[kind])
+
+
+def _row(first, case, precision, workers, rates, end):
     plans = {}
     peaks = {}
     errors = []
@@ -238,10 +255,7 @@ def _row(first, case, workers, rates, end):
         worker.ask(end=True)
     medians = {label: 1e3 * statistics.median(seconds) for label, seconds in times.items()}
     mine, peer = medians.get("minicl"), medians.get("torch")
-    share = ""
-    if rates and mine and any(vars(case.work()).values()):
-        least, what = case.work().floor(rates)
-        share = f"{1e3 * least / mine:.0%} of {what}"
+    share = _shares(case.tiny() if first.tiny else case, precision, rates, mine / 1e3) if mine else ""
     cells = [f"{x:.3f}" if x else "" for x in (mine, peer, mine / peer if mine and peer else None)]
     memory = [f"{peaks[label]:.0f}" if peaks.get(label) is not None else "" for label in ("minicl", "torch")]
     return "| " + " | ".join([case.name, *cells, *memory, share or "; ".join(errors)]) + " |"
@@ -300,6 +314,11 @@ def main(argv=None):
     parser.add_argument("--emulated", action="store_true", help="tiny sizes on the GPU that tests/host_cuda emulates")
     args = parser.parse_args(argv)
     args.out = args.out.resolve()
+    try:
+        if args.emulated:
+            build.build()                                                # takes a minute at first, before the time runs
+    except build.Unavailable as error:
+        parser.error(f"argument --emulated: {error}")
     try:
         first = First(args)
         first.say("# First run on a GPU" + " (emulated, tiny sizes: no time means anything)" * args.emulated)

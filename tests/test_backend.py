@@ -57,6 +57,9 @@ def test_cupy_older_than_14_is_refused(version, fits, monkeypatch):
         get_backend("cupy")
 
 
+RUNTIME = types.SimpleNamespace(memGetInfo=lambda: (1, 2), getDevice=lambda: 0)
+
+
 def test_cupy_without_a_gpu_raises_with_the_reason(monkeypatch):
     def no_driver():
         raise RuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient")
@@ -71,7 +74,7 @@ def test_a_gpu_that_cannot_compute_raises_with_the_reason(monkeypatch):
     def ones(*args, **options):
         raise RuntimeError("libcublas.so: not found")
     monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(
-        __version__="14.2.0", cuda=types.SimpleNamespace(is_available=lambda: True), ones=ones))
+        __version__="14.2.0", cuda=types.SimpleNamespace(is_available=lambda: True, runtime=RUNTIME), ones=ones))
     with pytest.raises(BackendError, match="a GPU was found but CuPy cannot run on it.*libcublas"):
         get_backend("cupy")
 
@@ -84,7 +87,8 @@ def test_a_precision_is_set_before_the_first_product(precision, tf32, monkeypatc
     monkeypatch.setattr(device, "_precision", None)
     gpu = types.SimpleNamespace(compute_capability="80")
     monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(
-        __version__="14.2.0", ones=product, cuda=types.SimpleNamespace(is_available=lambda: True, Device=lambda: gpu)))
+        __version__="14.2.0", ones=product,
+        cuda=types.SimpleNamespace(is_available=lambda: True, Device=lambda: gpu, runtime=RUNTIME)))
     with pytest.raises(BackendError, match=f"cannot run on it.*CUPY_TF32={tf32}"):
         get_backend("cupy", precision)
     assert device.product_precision() == precision
@@ -130,6 +134,38 @@ def test_importing_minicl_never_imports_cupy():
     code = "import sys, minicl, minicl.contrastive, minicl.nn, minicl.optim, minicl.data, minicl.evaluate, minicl.run; " \
            "print('cupy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_peak_memory_is_what_the_gpu_holds_beyond_what_it_held_at_first(monkeypatch):
+    monkeypatch.setattr(memory, "_before", {})
+    free, pool, gpu = [900 * 2**20], [0], [0]
+    runtime = types.SimpleNamespace(memGetInfo=lambda: (free[0], 1000 * 2**20), getDevice=lambda: gpu[0])
+    gpu_module = types.SimpleNamespace(
+        cuda=types.SimpleNamespace(runtime=runtime),
+        get_default_memory_pool=lambda: types.SimpleNamespace(total_bytes=lambda: pool[0]))
+    memory.note_memory_in_use(gpu_module)
+    assert memory.peak_memory_mib(gpu_module) == 0
+    free[0] = 840 * 2**20                                    # a graph, whose pool is another, and cuBLAS's workspace
+    memory.note_memory_in_use(gpu_module)                    # again, by a second get_backend()
+    pool[0] = 10 * 2**20
+    assert memory.peak_memory_mib(gpu_module) == 60
+    free[0] = 950 * 2**20                                    # another process has ended
+    assert memory.peak_memory_mib(gpu_module) == 10
+    gpu[0] = 1                                               # never asked for
+    assert memory.peak_memory_mib(gpu_module) == 10
+
+
+@pytest.mark.skipif("config.getoption('--backend') not in ('cupy-host', 'cupy')", reason="needs CuPy itself")
+def test_peak_memory_counts_every_pool():
+    cupy = get_backend("cupy")
+    before = memory.peak_memory_mib(cupy)
+    pool = cupy.cuda.MemoryPool()
+    with cupy.cuda.using_allocator(pool.malloc):
+        x = cupy.zeros(2**22, dtype="float32")               # 16 MiB, not in the default pool
+    assert 16 <= memory.peak_memory_mib(cupy) - before < 64
+    del x
+    pool.free_all_blocks()
+
 
 
 # ---------------------------------------------------------------- moving arrays

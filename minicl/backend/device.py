@@ -9,7 +9,7 @@ import numpy as np
 
 from ..checks import require_unmasked
 from ..typing import Array, ArrayModule, HostArray
-from .memory import lift_memory_limit
+from .memory import lift_memory_limit, note_memory_in_use
 
 
 OLDEST_CUPY = 14          # 13 reads numbers in fused functions by NumPy 1's rules
@@ -66,6 +66,7 @@ def get_backend(name: str = "numpy", precision: str | None = None) -> ArrayModul
                            "check the driver with nvidia-smi, or use --backend numpy")
     _settle_precision(cupy, precision)
     try:
+        note_memory_in_use(cupy)
         float((cupy.ones((2, 2), dtype="float32") @ cupy.ones((2, 2), dtype="float32") + 1).sum())
     except Exception as error:
         raise BackendError("backend 'cupy': a GPU was found but CuPy cannot run on it, most often because the CUDA "

@@ -15,11 +15,23 @@ from ..typing import ArrayModule
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3                  # <malloc.h>
 
 
+_before: dict[int, int] = {}                             # bytes in use on each GPU when get_backend() first found it
+
+
+def note_memory_in_use(xp: ArrayModule) -> None:
+    """Note what is in use on the GPU before this process has any array there."""
+    free, total = xp.cuda.runtime.memGetInfo()
+    _before.setdefault(xp.cuda.runtime.getDevice(), total - free)
+
+
 def peak_memory_mib(xp: ArrayModule) -> float | None:
-    """Peak memory so far, in MiB: of CuPy's pool on a GPU, which never shrinks; else the process's resident memory (None if
-    the system does not report it)."""
+    """Peak memory so far, in MiB: on a GPU what is in use beyond what was in use at get_backend(), since no pool shrinks. It
+    includes CUDA graphs and cuBLAS's workspace, and what other processes have taken since. On a CPU the process's resident
+    memory (None if the system does not report it)."""
     if xp is not np:
-        return xp.get_default_memory_pool().total_bytes() / 2**20
+        free, total = xp.cuda.runtime.memGetInfo()
+        since = total - free - _before.get(xp.cuda.runtime.getDevice(), total)
+        return max(since, xp.get_default_memory_pool().total_bytes()) / 2**20
     try:
         import resource
     except ImportError:                                  # not on Windows

@@ -10,13 +10,13 @@ import numpy as np
 from minicl.backend import operand, parallel_for, product, threads
 
 
-def rates(xp, wait):
+def rates(xp, wait, tiny=False):
     """Rates per second: "flops" of a large float32 product, "bytes" read and written by a copy, "exps" in float32.
 
     The product has the process's precision (see get_backend()) and uses BLAS's threads; copy and exp use minicl's. Each
-    rate is the best of three, since a floor is a limit that can be reached.
+    rate is the best of three, since a floor is a limit that can be reached. tiny: at sizes that show only that it works.
     """
-    n, size = (2048, 2**24) if xp is np else (8192, 2**28)
+    n, size = (32, 2**10) if tiny else (2048, 2**24) if xp is np else (8192, 2**28)
     a = operand(xp.ones((n, n), dtype="float32"))
     x = xp.zeros(size, dtype="float32")
     y = xp.zeros(size, dtype="float32")

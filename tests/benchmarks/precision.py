@@ -14,40 +14,41 @@ BANDWIDTH = 3.35e12                                                             
 IMAGES = 2 * 512                                                                     # two views
 
 
-def convnet():
-    return [(14, 14, 3, 2, 1, 32), (7, 7, 3, 2, 32, 64), (4, 4, 3, 2, 64, 128)]
+def convnet(side=28):
+    sides = [-(-side // s) for s in (2, 4, 8)]
+    return [(H, H, 3, 2, C, K) for H, C, K in zip(sides, (1, 32, 64), (32, 64, 128))]
 
 
-def resnet18():
-    layers = [(32, 32, 3, 1, 3, 64)]
-    C = 64
+def resnet18(side=32, width=64):
+    layers = [(side, side, 3, 1, 3, width)]
+    C = width
     for stage in range(4):
-        H, K = 32 >> stage, 64 << stage
+        H, K = side >> stage, width << stage
         layers += [(H, H, 3, 1 + (stage > 0), C, K), *[(H, H, 3, 1, K, K)] * 3]
         layers += [(H, H, 1, 2, C, K)] * (stage > 0)
         C = K
     return layers
 
 
-def seconds(layers, precision):
-    """Seconds of (products, gathers and rounding, the rest) in a step."""
-    rate, size = RATES[precision]
+def seconds(layers, precision, images=IMAGES, rate=None, bandwidth=BANDWIDTH):
+    """Seconds of (products, gathers and rounding, the rest) in a step, by default at the published rates."""
+    rate, size = rate or RATES[precision][0], RATES[precision][1]
     products = gathers = rest = 0.0
     for number, (H, W, kernel, stride, C, K) in enumerate(layers):
-        M, taps = H * W * IMAGES, kernel * kernel
+        M, taps = H * W * images, kernel * kernel
         flops, x, y, columns = 2 * M * taps * C * K, M * stride**2 * C, M * K, M * taps * C
-        gather = (4 * x + size * columns) / BANDWIDTH if taps > 1 or stride > 1 else 0.0
-        rounding = (4 + size) * y / BANDWIDTH if size < 4 else 0.0
-        forward = max(flops / rate, (size * columns + 4 * y) / BANDWIDTH)
-        dw = max(flops / rate, (size * columns + size * y) / BANDWIDTH)
+        gather = (4 * x + size * columns) / bandwidth if taps > 1 or stride > 1 else 0.0
+        rounding = (4 + size) * y / bandwidth if size < 4 else 0.0
+        forward = max(flops / rate, (size * columns + 4 * y) / bandwidth)
+        dw = max(flops / rate, (size * columns + size * y) / bandwidth)
         products, gathers = products + forward + dw, gathers + 2 * gather + rounding
         if number and stride == 1:                                                   # computes dx from columns of g
-            products += max(flops / rate, (size * M * taps * K + 4 * x) / BANDWIDTH)
-            gathers += (4 * y + size * M * taps * K) / BANDWIDTH
+            products += max(flops / rate, (size * M * taps * K + 4 * x) / bandwidth)
+            gathers += (4 * y + size * M * taps * K) / bandwidth
         elif number:  # computes columns of dx and adds them up
-            products += max(flops / rate, (size * y + 4 * columns) / BANDWIDTH)
-            gathers += 4 * (columns + x) / BANDWIDTH
-        rest += 11 * 4 * y / BANDWIDTH
+            products += max(flops / rate, (size * y + 4 * columns) / bandwidth)
+            gathers += 4 * (columns + x) / bandwidth
+        rest += 11 * 4 * y / bandwidth
     return products, gathers, rest
 
 

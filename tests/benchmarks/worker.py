@@ -20,6 +20,7 @@ sys.path[:1] = map(str, Path(__file__).resolve().parents[1:3])               # f
 
 from benchmarks.case import Peer  # noqa: E402
 from benchmarks.cases import ALL  # noqa: E402
+from benchmarks.device_work import device_work  # noqa: E402
 from benchmarks.machine import rates  # noqa: E402
 from minicl import get_backend  # noqa: E402
 from minicl.backend import threads  # noqa: E402
@@ -57,7 +58,7 @@ def serve(request, answer, library, backend, options):
         with contextlib.ExitStack() as stack:
             device = Device(library, backend, options)
             if request.get("rates"):
-                return answer(**rates(device.xp, device.wait))
+                return answer(**rates(device.xp, device.wait, bool(request.get("tiny"))))
             device.enter(stack)
             case = ALL[request["case"]]
             case = case.tiny() if request.get("tiny") else case
@@ -76,7 +77,7 @@ def serve(request, answer, library, backend, options):
             answer(seconds=seconds, peak=None if compiled else device.peak())
             while "bursts" in (request := json.loads(sys.stdin.readline())):
                 answer(**block(step, device, **request))
-            answer(launches=device.launches(step))
+            answer(launches=device_work(step, device.wait).launches if device.gpu else None)
     except Exception as error:
         if os.environ.get("BENCHMARK_TRACEBACK"):
             traceback.print_exc()
@@ -140,21 +141,6 @@ class Device:
                 stack.enter_context(self.xp.autocast("cuda", self.xp.bfloat16, cache_enabled=False))
         else:
             stack.enter_context(threads(**self.options))
-
-    def launches(self, step):
-        """The kernels that a step launches on a GPU, by PyTorch's profiler (CuPy's too); None where it is missing."""
-        if not self.gpu:
-            return None
-        try:
-            from torch.autograd import DeviceType
-            from torch.profiler import ProfilerActivity, profile
-            with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-                step()
-                self.wait()
-        except Exception:                                                    # no PyTorch, no CUDA in it, or no CUPTI
-            return None
-        return sum(event.count for event in profiler.key_averages()
-                   if event.device_type == DeviceType.CUDA and not event.key.startswith("Mem")) or None
 
     def clear_peak(self):
         self.wait()

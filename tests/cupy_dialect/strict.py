@@ -291,6 +291,7 @@ def _build():
         get_current_stream=lambda: stream, get_elapsed_time=lambda start, end: 1e3 * (end._time - start._time),
         runtime=_module("cupy.cuda.runtime", dict(
             getDeviceCount=lambda: 1, getDevice=lambda: 0, deviceSynchronize=synchronise,
+            memGetInfo=lambda: (2**30, 2**30),             # as the pool, always empty
             getDeviceProperties=lambda device: {"name": b"stand-in on NumPy"}))))
     random = _module("cupy.random", dict(Generator=_Generator, default_rng=default_rng, **dict.fromkeys(
         ("XORWOW", "MRG32k3a", "Philox4x3210"), _bit_generator)))
