@@ -9,6 +9,7 @@ import threading
 import time
 import types
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -345,6 +346,20 @@ def test_an_error_in_a_thread_reaches_the_caller_and_the_pool_keeps_working():
         with pytest.raises(ValueError, match="slice 7"):
             parallel_for(np, 10, fail_late, 1)
         assert parallel_for(np, 3, lambda lo, hi: lo, 1) == [0, 1, 2]
+
+
+def test_threads_share_no_iterator():
+    """In a free-threaded Python two threads may get the same item from it, or one's index with another's item."""
+    class Items(Sequence):
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, k):
+            time.sleep(0.001)                                # lets other threads run, also with the GIL
+            return (range(8)[k],)
+
+    with threads(3):
+        assert parallel._pool().map(lambda k: k, Items()) == list(range(8))
 
 
 def test_a_block_of_threads_restores_the_previous_pool():

@@ -67,20 +67,24 @@ class _ThreadPool:
 
     def map(self, function: Callable, items: Sequence[tuple]) -> list:
         results: list[Any] = [None] * len(items)
-        todo = iter(enumerate(items))
+        count = min(self.size, len(items))
+        todo: queue.SimpleQueue = queue.SimpleQueue()    # an iterator shared by threads is atomic only with the GIL
+        for task in (*enumerate(items), *[None] * count):
+            todo.put(task)
         done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
 
         def work():
-            for index, item in todo:                     # next() on a shared iterator is atomic
+            mine = iter(todo.get, None)                  # until this thread's None
+            for index, item in mine:
                 try:
                     results[index] = function(*item)
                     done.put(None)
                 except BaseException as error:           # handed to the caller, who raises it; the rest is given up
                     done.put(error)
-                    for _ in todo:
+                    for _ in mine:
                         done.put(None)
 
-        for _ in range(min(self.size, len(items)) - 1):
+        for _ in range(count - 1):
             self.inbox.put(work)
         work()
         for error in filter(None, [done.get() for _ in items]):
