@@ -487,6 +487,8 @@ def test_the_stand_in_has_nothing_that_cupy_lacks(strict_xp):
 def test_the_listing_equals_that_of_the_installed_cupy():
     if not HAS_GPU:
         pytest.skip("needs CuPy itself: --backend cupy-host or cupy")
+    import cupy
+    assert cupy.cuda.cublas                                  # as other tests may have loaded it
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = json.loads(json.dumps(make_listing.listing()))

@@ -24,6 +24,8 @@ BY_HAND = {
 }
 # These wait for the device through nonzero() or a boolean mask, without saying so in their docstrings.
 ALSO_SYNCHRONISE = ["argwhere", "unique_all", "unique_counts", "unique_inverse", "unique_values"]
+# Modules that cupy.cuda loads when they are first used, so that whether dir() lists them depends on what ran before.
+LATE = {"cublas", "cudnn", "cufft", "curand", "cusolver", "cusparse", "cusparselt", "cutensor", "cutensornet", "jitify", "nccl"}
 # The dtypes that ufunc.at accepts with integer ids are limited by CUDA's atomics; the limits are
 # written inside compiled code (_routines_indexing.pyx), where nothing can read them.
 ATOMIC_DTYPES = {
@@ -95,7 +97,7 @@ def listing():
         "synchronises": [name for name, value in public(cupy)
                          if name in ALSO_SYNCHRONISE or waits.search(value.__doc__ or "")],
         "atomic dtypes": ATOMIC_DTYPES,
-        "members": {name: [member for member, _ in public(thing)] for name, thing in {
+        "members": {name: [member for member, _ in public(thing) if name != "cuda" or member not in LATE] for name, thing in {
             "cuda": cupy.cuda, "cuda.runtime": cupy.cuda.runtime, "cuda.Device": cupy.cuda.Device,
             "cuda.Stream": cupy.cuda.Stream, "cuda.Event": cupy.cuda.Event,
             "cuda.MemoryPool": cupy.cuda.MemoryPool, "flags": type(cupy.ndarray((), memptr=_nowhere(cupy)).flags),
