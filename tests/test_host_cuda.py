@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from device_counts import launches, waits
 from host_cuda import build, device, kernels
+from training_steps import STEPS
 
 from minicl import get_backend
 
@@ -103,6 +104,38 @@ def test_random_numbers_of_the_device_are_refused(name, arguments, cp):
     for generator in cp.random.default_rng(0), cp.random.Generator(cp.random.Philox4x3210(1)):
         with pytest.raises(NotImplementedError, match=f"Generator.{name}: .*cuRAND"):
             getattr(generator, name)(*arguments)
+
+
+@pytest.fixture
+def cub(cp):
+    """CuPy reduces by CUB, as on a GPU: NVRTC compiles CUB's own source, the CPU runs cub.cuh in its place."""
+    before = cp._core.get_reduction_accelerators()
+    cp._core.set_reduction_accelerators(["cub"])
+    yield
+    cp._core.set_reduction_accelerators(before)
+
+
+@emulated
+@pytest.mark.parametrize("shape", [(7,), (5000,), (3, 100), (2, 513), (40, 3000)])
+def test_reductions_by_cub_are_correct(shape, cub, cp, rng):
+    x = rng.standard_normal(shape, dtype="float32")
+    there = cp.asarray(x)
+    with device.recorded() as operations:
+        np.testing.assert_allclose(there.sum(axis=-1).get(), x.sum(axis=-1, dtype="float64"), rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(there.mean().get(), x.mean(dtype="float64"), rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(there.max(axis=-1).get(), x.max(axis=-1))
+        np.testing.assert_array_equal(there.argmax().get(), x.argmax())
+    assert x.size < 1000 or any("cupy_cub_" in str(name) for _, name, *_ in operations)
+
+
+@emulated
+@pytest.mark.parametrize("method", ["SimCLR", "CLIP"])
+def test_a_training_step_by_cub_computes_the_same(method, cp, request):
+    plain, by_cub = STEPS[method](cp), STEPS[method](cp)
+    losses = [plain().item() for _ in range(2)]
+    request.getfixturevalue("cub")
+    np.testing.assert_allclose([by_cub().item() for _ in range(2)], losses, rtol=1e-4)
+    assert waits(by_cub) == 0
 
 
 # ---------------------------------------------------------------- errors that a real GPU does not report

@@ -11,6 +11,7 @@ CuPy's Python and Cython code, its kernels, its dtype rules and its warnings are
     cublas.cpp         the products that CuPy computes by cuBLAS
     thrust.py          sorting, by NumPy
     kernel.h, kernels.py    the translation of a kernel's source to C++
+    complex.cuh, cub.cuh    what kernels include, in place of headers that g++ does not take
     build.py           fetches CuPy and NVRTC with pip and compiles the above, once, into a cache
 
 Each array that CuPy allocates ends at a protected page and starts as NaN (0xFF bytes). A kernel that reads or writes
@@ -18,7 +19,7 @@ out of bounds, or in a freed array, raises an error. One that reads uninitialise
 none of this.
 
 Not covered: the time that a GPU takes, asynchrony and races between threads, the order of atomic additions, cuBLAS's
-rounding, TF32, CUB, cuSOLVER, and cuRAND, whose generators raise an error. CUB, which CuPy uses for some sums on a GPU
-by default, is off here: cupy.cuda.cub is compiled into the wheel as machine code for GPUs, and the headers that CuPy's
-other kernels take from it contain PTX.
+rounding, TF32, cuSOLVER, and cuRAND, whose generators raise an error. CUB, which CuPy uses for some sums on a GPU by
+default, is off here, as NVRTC takes seconds for each of its kernels. A test turns on those that CuPy compiles itself:
+cupy._core.set_reduction_accelerators(["cub"]). cupy.cuda.cub is machine code for GPUs in CuPy's wheel, which cannot run here.
 """

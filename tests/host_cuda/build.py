@@ -23,7 +23,7 @@ CUPY = "14.2.0"
 WHEELS = [f"cupy-cuda13x=={CUPY}", "cuda-pathfinder==1.*", "nvidia-cuda-nvrtc==13.*", "nvidia-cuda-runtime==13.*"]
 TOOLS = ["Cython==3.2.4", "nvidia-cuda-crt==13.*", "nvidia-cuda-profiler-api==13.*"]       # needed only to build
 EMPTY = ["libcublas.so.13", "libcublasLt.so.13", "libcurand.so.10", "libcusparse.so.12", "libcufft.so.12"]  # CuPy loads them
-DEVICE, KERNELS = ["runtime.cpp", "driver.cpp", "cublas.cpp", "device.h"], ["kernel.h", "complex.cuh", "kernels.py"]
+DEVICE, KERNELS = ["runtime.cpp", "driver.cpp", "cublas.cpp", "device.h"], ["kernel.h", "complex.cuh", "cub.cuh", "kernels.py"]
 COMPILE = ["g++", "-std=c++17", "-O2", "-shared", "-fPIC", "-w"]
 
 
@@ -136,6 +136,9 @@ def _compile_header(paths, to):
     (to / "include" / "cupy").mkdir(parents=True)
     shutil.copy(HERE / "kernel.h", to / "include")
     shutil.copy(HERE / "complex.cuh", to / "include" / "cupy")
+    (to / "include" / "cub" / "block").mkdir(parents=True)
+    for name in ("block_load.cuh", "block_reduce.cuh"):
+        shutil.copy(HERE / "cub.cuh", to / "include" / "cub" / "block" / name)
     (to / "include" / "nv").symlink_to(paths.site / "cupy/_core/include/cupy/_cccl/libcudacxx/nv")
     _run([*kernel_command(paths, to), "-x", "c++-header", to / "include" / "kernel.h", "-o",
           to / "include" / "kernel.h.gch"], "g++ could not compile kernel.h")
