@@ -64,7 +64,7 @@ On a GPU the first command does everything within the given minutes; the other t
 LAUNCHES = """\
 The work that a training step launches can be counted without a GPU: kernels, products and copies, and waits of the host for
 a result. A launch takes 10 to 20 microseconds of the host's time whatever its size, so launches limit a small network. These
-counts are from the stand-in for CuPy. `python tests/host_cuda` counts on CuPy itself: within 2 % of these, except CPC (205).
+counts are from the stand-in for CuPy. `python tests/host_cuda` counts on CuPy itself: within 3 % of these, except CPC (205).
 The loss is not read, which would be one wait. It also prints the host's time with a device that computes nothing: about 5 ms
 for SimCLR's step on a core that needs 4 microseconds for a ufunc. Without its views the step is 95 launches and 3 ms.
 
