@@ -256,6 +256,8 @@ def require_float_array(what: str, x: Any) -> None:
     if is_array(x) and not is_plain_array(x):
         hint = ("; fill its masked entries, .filled(0), and mask the loss" if isinstance(x, np.ma.MaskedArray) else
                 "; convert with numpy.asarray(x)")
+    elif hasattr(x, "requires_grad"):
+        hint = "; pass the .data of a Tensor"
     elif is_array(x) and x.dtype.kind in "iub":
         hint = "; convert with .astype('float32'), or write 1.0 for 1 (labels and ids are passed to ops as plain arrays)"
     elif is_array(x) and x.dtype == object:

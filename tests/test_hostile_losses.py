@@ -386,6 +386,27 @@ def test_the_weights_of_dcl_w_follow_their_equation():
             mises_fisher_weights(z1, z2, sigma=bad)
 
 
+NOT_FLOATS = [*(lambda x, dtype=dtype: x.astype(dtype) for dtype in
+                ("uint8", "int8", "int64", "bool", "float16", "longdouble", ">f4", "complex128", "object")),
+              np.matrix, lambda x: np.ma.masked_array(x, mask=x > 9), np.ndarray.tolist, Tensor]
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")           # of np.matrix
+@pytest.mark.parametrize("convert", NOT_FLOATS)
+@pytest.mark.parametrize("argument, function", [
+    ("mises_fisher_weights: z1", lambda x, y: mises_fisher_weights(x, y)),
+    ("mises_fisher_weights: z2", lambda x, y: mises_fisher_weights(y, x)),
+    ("semi_hard_negatives: anchor", lambda x, y: semi_hard_negatives(x, y)),
+    ("semi_hard_negatives: positive", lambda x, y: semi_hard_negatives(y, x)),
+    ("choice_accuracy: scores", lambda x, y: choice_accuracy(x, np.arange(4)))])
+def test_functions_of_arrays_refuse_what_ops_refuse(argument, function, convert):
+    x, y = np.random.default_rng(0).integers(0, 256, (2, 4, 5)).astype("float64")
+    function(x, y)
+    with pytest.raises(TypeError, match=f"^{argument} must be a floating-point array, float32 or float64, got ") as refused:
+        function(convert(x), y)
+    assert ("pass the .data" in str(refused.value)) == (convert is Tensor)
+
+
 def test_semi_hard_negatives_of_dead_rows_are_other_rows():
     ids = semi_hard_negatives(np.zeros((4, 3)), np.zeros((4, 3)))
     assert (ids != np.arange(4)).all() and ids.min() >= 0 and ids.max() < 4

@@ -20,7 +20,7 @@ from ..backend import array_module, require_finite, to_device
 from ..checks import require_within
 from ..distributed import ALONE, World
 from ..ops import concat, logsumexp, where
-from ..signature import Scalar, accepts_other_names, is_plain_array
+from ..signature import Scalar, accepts_other_names, is_plain_array, require_float_array
 from ..typing import Array, HostArray
 from .checks import gather_ids, require_pairs, require_temperature
 from .cosine import cosine_similarity, l2_normalize
@@ -93,6 +93,8 @@ def mises_fisher_weights(z1: Array, z2: Array, *, sigma: float = 0.5, world: Wor
     Items with less similar views count more. In the authors' code a gradient flows through the weights; here they are
     constants, as in lightly.
     """
+    require_float_array("mises_fisher_weights: z1", z1)
+    require_float_array("mises_fisher_weights: z2", z2)
     require_pairs("mises_fisher_weights", z1, z2, world=world)
     require_within("mises_fisher_weights", "(0, inf)", sigma=sigma)
     s = world.all_gather((l2_normalize.forward(z1)[0] * l2_normalize.forward(z2)[0]).sum(axis=1))

@@ -7,7 +7,7 @@ from ..autograd import Tensor
 from ..backend import array_module, on_host, require_finite
 from ..distributed import ALONE, World, mean_of
 from ..ops import getitem
-from ..signature import accepts_other_names, is_plain_array
+from ..signature import accepts_other_names, is_plain_array, require_float_array
 from ..typing import Array
 from .softmax import log_softmax
 
@@ -44,6 +44,7 @@ def choice_accuracy(scores: Array, positive_ids: Array) -> Array:
     >>> float(choice_accuracy(np.array([[2.0, 0.0], [1.0, 1.0]]), np.array([0, 1])))
     0.75
     """
+    require_float_array("choice_accuracy: scores", scores)
     _require_scores("choice_accuracy", scores, positive_ids)
     top = scores.max(axis=1, keepdims=True)                                  # (N, 1), NaN in a row that holds one
     require_finite(top, "choice_accuracy: the highest score of a row")

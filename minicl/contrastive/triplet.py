@@ -14,10 +14,11 @@ import math
 import numpy as np
 
 from ..autograd import Tensor, op
-from ..backend import array_module, is_array, require_finite, to_device
+from ..backend import array_module, require_finite, to_device
 from ..checks import require_within
 from ..distributed import ALONE, World
 from ..ops import maximum
+from ..signature import require_float_array
 from ..typing import Array, HostArray
 from .checks import gather_ids, require_pairs
 from .cosine import cosine_similarity, l2_normalize
@@ -70,10 +71,8 @@ def semi_hard_negatives(anchor: Array, positive: Array, *, ids: HostArray | None
     ids (N,) integers on the host, such as labels, not all equal: a negative is a row with another id.
     world: all of these are this process's part of the batch, and the result names rows of all_gather(positive).
     """
-    if not (is_array(anchor) and is_array(positive)):
-        raise TypeError("semi_hard_negatives: expected arrays, got "
-                        f"{type(anchor).__name__} and {type(positive).__name__}; "
-                        "pass the .data of a Tensor")
+    require_float_array("semi_hard_negatives: anchor", anchor)
+    require_float_array("semi_hard_negatives: positive", positive)
     require_pairs("semi_hard_negatives", anchor, positive, at_least=2, world=world)
     xp = array_module(anchor)
     n = len(anchor)

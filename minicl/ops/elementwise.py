@@ -172,7 +172,8 @@ def gelu(x: Array):
     dx = g (s + x s (1 - s) 2u'),  u' = c (1 + 3 a x^2)
 
     The tanh form of x Phi(x), within 5e-4 of it (Hendrycks & Gimpel 2016, section 2). Computed from e = exp(-2u) and
-    1 - s = e s, without differences of numbers near 1.
+    1 - s = e s, without differences of numbers near 1. In float32 y and dx are constant below x = -10, about -1e-37 and
+    -3e-36 g; in float64 below -21.
     """
     far = 10.0 if x.dtype.itemsize == 4 else 21.0        # beyond, y is x or below 1e-36 (float32): e does not overflow
     y, e = (array_module(x).empty(x.shape, dtype=x.dtype) for _ in range(2))
