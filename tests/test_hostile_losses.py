@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minicl import Tensor, contrastive
+from minicl import Tensor, contrastive, explain_pairs
 from minicl.contrastive import (choice_accuracy, cosine_similarity, info_nce_from_scores, l2_normalize, log_softmax,
                                 mises_fisher_weights, negative_cosine, semi_hard_negatives, softmax)
 from minicl.evaluate import alignment, uniformity
@@ -405,6 +405,20 @@ def test_functions_of_arrays_refuse_what_ops_refuse(argument, function, convert)
     with pytest.raises(TypeError, match=f"^{argument} must be a floating-point array, float32 or float64, got ") as refused:
         function(convert(x), y)
     assert ("pass the .data" in str(refused.value)) == (convert is Tensor)
+
+
+@pytest.mark.parametrize("wrong", [np.eye(4).tolist(), ((1.0, 0.0), (0.0, 1.0)), None, 1.0, "z"], ids=str)
+@pytest.mark.parametrize("argument, function", [
+    ("negative_cosine: prediction", lambda x, z: negative_cosine(x, z)),
+    ("negative_cosine: target", lambda x, z: negative_cosine(z, x)),
+    ("info_nce_from_scores: scores", lambda x, z: info_nce_from_scores(x, np.arange(4))),
+    ("explain_pairs: z1", lambda x, z: explain_pairs(x, z)),
+    ("explain_pairs: z2", lambda x, z: explain_pairs(z, x))])
+def test_functions_of_tensors_name_what_is_no_array(argument, function, wrong):
+    z = np.random.default_rng(0).standard_normal((4, 4))
+    function(z, z), function(Tensor(z), Tensor(z))
+    with pytest.raises(TypeError, match=f"^{argument} must be an array or a Tensor, got {type(wrong).__name__}"):
+        function(wrong, z)
 
 
 def test_semi_hard_negatives_of_dead_rows_are_other_rows():

@@ -35,6 +35,14 @@ def require_logit_scale(name, logit_scale):
                    "if it is learned, call CLIP.clamp_logit_scale() after each step")
 
 
+def require_arrays(name, **values):
+    """Raise TypeError unless all are arrays or Tensors: a check for functions that are not ops."""
+    for argument, x in values.items():
+        if not (isinstance(x, Tensor) or is_array(x)):
+            raise TypeError(f"{name}: {argument} must be an array or a Tensor, got {type(x).__name__}"
+                            f"{'; numpy.asarray makes one' if isinstance(x, (list, tuple)) else ''}")
+
+
 def require_pairs(name, first, second, at_least=1, because="the negatives are the other items of the batch", world=ALONE):
     """Raise ValueError unless the two views are (N, d) arrays of one shape, with N >= at_least."""
     if len(first.shape) != 2 or first.shape != second.shape:

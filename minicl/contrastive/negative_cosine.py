@@ -6,12 +6,12 @@
 from ..autograd import Tensor
 from ..backend import require_finite
 from ..distributed import ALONE, World, mean_of
-from .checks import require_pairs
+from .checks import require_arrays, require_pairs
 from .cosine import l2_normalize
 
 
 def negative_cosine(prediction: Tensor, target: Tensor, *, world: World = ALONE) -> Tensor:
-    """Mean negative cosine of prediction and target (N, d): a Tensor () in [-1, 1].
+    """Mean negative cosine of prediction and target (N, d), Tensors or arrays: a Tensor () in [-1, 1].
 
     The target is detached. This is the stop-gradient, without which both methods collapse (Chen & He 2021, section 4.1).
     world: the rows are this process's part of the batch.
@@ -21,8 +21,10 @@ def negative_cosine(prediction: Tensor, target: Tensor, *, world: World = ALONE)
     >>> round(negative_cosine(Tensor(np.array([[3.0, 4.0]])), Tensor(np.array([[1.0, 0.0]]))).item(), 4)
     -0.6
     """
+    require_arrays("negative_cosine", prediction=prediction, target=target)
     require_pairs("negative_cosine", prediction, target, world=world)
-    loss = -(l2_normalize(prediction) * l2_normalize(target.detach())).sum(axis=1).mean()
+    target = target.detach() if isinstance(target, Tensor) else target
+    loss = -(l2_normalize(prediction) * l2_normalize(target)).sum(axis=1).mean()
     loss = loss if world.size == 1 else mean_of(loss, world=world)
     require_finite(loss.data, "negative_cosine: the loss")
     return loss

@@ -9,6 +9,7 @@ from ..distributed import ALONE, World, mean_of
 from ..ops import getitem
 from ..signature import accepts_other_names, is_plain_array, require_float_array
 from ..typing import Array
+from .checks import require_arrays
 from .softmax import log_softmax
 
 
@@ -54,6 +55,7 @@ def choice_accuracy(scores: Array, positive_ids: Array) -> Array:
 
 
 def _require_scores(name, scores, positive_ids):
+    require_arrays(name, scores=scores)
     if len(scores.shape) != 2 or len(scores) < 1 or scores.shape[1] < 2:
         raise ValueError(f"{name}: expected scores (N, K) over K >= 2 candidates, got {scores.shape}")
     if isinstance(positive_ids, Tensor) or not is_plain_array(positive_ids) or positive_ids.dtype.kind not in "iu":
