@@ -25,7 +25,7 @@ from .columns import SMALL_PRODUCT, conv_by_columns, conv_of_few_channels
 from .winograd import conv_by_winograd, winograd_pays
 
 FEW_CHANNELS = 4
-ITEMS = 256           # images of a part: enough parts for all threads to finish together
+ITEMS = 512           # images of a part: enough parts for all threads, and half the calls of 256, which wait for the GIL
 PIECE = 64            # images multiplied at a time, or nearly so many, where that makes a SMALL_PRODUCT
 
 
