@@ -165,14 +165,14 @@ class MaxPool(Pointwise):
 
 
 CASES = [
-    Conv(256, 1, 32, 28, 1, Target(default=0.9, best=1.3)),
-    Conv(256, 1, 32, 28, 2, Target(default=0.5, best=1.3)),
-    Conv(256, 32, 64, 14, 1, Target(default=0.9, best=1.3)),
-    Conv(256, 32, 64, 14, 2, Target(default=0.5, best=1.3)),
-    Conv(256, 64, 128, 14, 2, Target(default=0.5, best=1.3)),
-    Conv(256, 64, 128, 7, 1, Target(default=0.9, best=1.3)),
-    Conv(64, 64, 64, 32, 1, Target(default=0.9, best=1.3)),
-    BatchNormReLU(512, 32, 14, Target(default=1.1)),
-    ReLU(512, 32, 14),
-    MaxPool(64, 64, 32),
+    Conv(256, 1, 32, 28, 1, Target(default=0.9, best=1.5, memory=1.0)),
+    Conv(256, 1, 32, 28, 2, Target(default=0.5, best=1.3, memory=1.0)),
+    Conv(256, 32, 64, 14, 1, Target(default=0.9, best=1.3, memory=1.0)),
+    Conv(256, 32, 64, 14, 2, Target(default=0.5, best=1.3, memory=1.0)),
+    Conv(256, 64, 128, 14, 2, Target(default=0.5, best=1.3, memory=1.0)),
+    Conv(256, 64, 128, 7, 1, Target(default=0.9, best=1.3, memory=1.0)),
+    Conv(64, 64, 64, 32, 1, Target(default=0.8, best=0.95, memory=1.0)),
+    BatchNormReLU(512, 32, 14, Target(default=1.1, best=1.3, memory=1.0)),
+    ReLU(512, 32, 14, Target(best=1.3, memory=1.0)),
+    MaxPool(64, 64, 32, Target(best=1.4, memory=1.0)),
 ]

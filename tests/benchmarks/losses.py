@@ -173,10 +173,10 @@ class CLIPLoss(Case):
 
 
 CASES = [
-    NTXent(512, target=Target(default=0.7, best=1.0)),
-    NTXent(2048, target=Target(default=0.4, best=0.8)),
-    NTXent(8192, target=Target(default=0.2, best=0.5, memory=0.05, floor=1.2)),
-    NTXent(16384, target=Target(default=0.17, best=0.2, memory=0.05, floor=1.2)),
+    NTXent(512, target=Target(default=0.7, best=1.0, memory=1.0)),
+    NTXent(2048, target=Target(default=0.4, best=0.8, memory=1.0)),
+    NTXent(8192, target=Target(default=0.19, best=0.5, memory=0.05, floor=1.2)),
+    NTXent(16384, target=Target(default=0.15, best=0.3, memory=0.05, floor=1.2)),
     NTXent(4096, backends=("cupy",), target=Target(default=1.0, memory=1.0)),
     NTXent(65536, backends=("cupy",), target=Target(default=1.0, memory=1.0)),
     MoCoLoss(65536, target=Target(default=0.3, best=0.6, memory=0.05)),

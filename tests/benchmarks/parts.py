@@ -287,14 +287,14 @@ class StartUp(Case):
 
 
 CASES = [
-    CropResize(target=Target(default=0.5)),
-    Affine(target=Target(default=0.8)),
+    CropResize(target=Target(default=0.5, memory=1.0)),
+    Affine(target=Target(default=0.8, memory=1.0)),
     Views("mnist_views"),
     Views("simclr_views"),
-    AdamStep(SimCLRStep(encoder="convnet"), Target(default=0.5)),
-    AdamStep(SimCLRStep(encoder="mlp"), Target(default=0.5)),
-    AdamStep(CLIPStep(), Target(default=0.5)),
-    Tape(target=Target(default=0.5)),
-    LinearProbe(),
+    AdamStep(SimCLRStep(encoder="convnet"), Target(default=0.5, memory=1.0)),
+    AdamStep(SimCLRStep(encoder="mlp"), Target(default=0.5, memory=1.0)),
+    AdamStep(CLIPStep(), Target(default=0.5, memory=1.0)),
+    Tape(target=Target(default=0.5, memory=1.0)),
+    LinearProbe(target=Target(memory=1.0)),
     StartUp(target=Target(seconds=0.25)),
 ]
