@@ -85,7 +85,7 @@ EXERCISES = [
              "max_pool and not bad", 20, "loop over the windows' taps again; only the first maximum of a window gets g",
              parts="_take _to_overlapping"),
     Exercise("conv2d", 4, 3, "mul", "ops/conv.py", "_conv_by_taps.backward", "gradients/conv.md",
-             "conv2d and not (grey or colour or columns or window or bad) or not_needed", 40,
+             "conv2d and not (grey or colour or columns or window or bad or stand-in) or not_needed", 40,
              "the taps of the forward pass, in reverse: shift.taps() pairs outputs with inputs"),
     Exercise("layer_norm", 4, 2, "mul", "ops/normalize.py", "layer_norm.backward", "gradients/normalize.md",
              "layer_norm and not bad", 20, "take two directions out of g w: the mean, and x^",
@@ -129,7 +129,7 @@ EXERCISES = [
              "self.pairs are (online, target), self.values is all of the target; follow(xp, x, y, new, old) is x <- m x + "
              "(1 - m) y", tests="test_ema.py", keep=2, falls="normalises_alike", parts="_follow"),
     Exercise("enqueue", 8, 2, "", "methods/queue.py", "Queue.enqueue", "methods/moco.md", "queue and not evaluation",
-             15, "normalise; noted gives the ids; then key t goes to row t mod capacity, as a batch may wrap; count them",
+             15, "normalise; noted gives the ids; then key t to row t mod capacity, in slices, as a batch may wrap; count",
              tests="test_queue.py", keep=5),
     Exercise("adam", 8, 2, "linear", "optim.py", "_adam", "derivations.md", "adam and not named or changes_nothing",
              20, "in place; follow(xp, m, g, new1, old1) is m <- b1 m + (1 - b1) g; rate and eps contain the "

@@ -28,7 +28,7 @@ class Transform(Sealed):
     A subclass has only its options as attributes, and defines two methods:
 
         draw(shape, rng)            host arrays of parameters, a row for each image, for a batch of this shape
-        apply(images, out, *rows)   fill out from a slice of images and of those arrays, on the device and of its dtype
+        apply(images, out, *rows)   fill out from contiguous images and those arrays, slices of both on the device, one dtype
 
     Images that should not change get the parameters of the identity, so there are no branches.
     The options of minicl's transforms are checked when one is made, and cannot be set later.
@@ -59,7 +59,8 @@ class Transform(Sealed):
             out[...] = math.nan                              # reveals entries that a user's class does not fill
 
         def work(lo, hi):
-            if self.apply(images[lo:hi], out[lo:hi], *(rows[lo:hi] for rows in parameters)) is not None:
+            items = xp.ascontiguousarray(images[lo:hi])      # products round differently in other layouts
+            if self.apply(items, out[lo:hi], *(rows[lo:hi] for rows in parameters)) is not None:
                 raise TypeError(f"{type(self).__name__}.apply: it must return None and write its result into out: "
                                 "out[...] = images")
 

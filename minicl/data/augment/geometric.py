@@ -137,7 +137,7 @@ class RandomHorizontalFlip(Transform):
     def apply(self, images, out, flips):
         if on_host(flips):
             whole = f"V{images.itemsize * images.shape[3]}"              # NumPy copies one item faster than three numbers
-            source, target = (pixels.view(whole)[..., 0] for pixels in (np.ascontiguousarray(images), out))
+            source, target = (pixels.view(whole)[..., 0] for pixels in (images, out))
             chosen = np.flatnonzero(flips)
             target[...] = source
             target[chosen] = source[chosen, :, ::-1]
