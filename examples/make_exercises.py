@@ -85,7 +85,7 @@ EXERCISES = [
              "max_pool and not bad", 20, "loop over the windows' taps again; only the first maximum of a window gets g",
              parts="_take _to_overlapping"),
     Exercise("conv2d", 4, 3, "mul", "ops/conv.py", "_conv_by_taps.backward", "gradients/conv.md",
-             "conv2d and not (grey or colour or columns or window or bad or stand-in) or not_needed", 40,
+             "conv2d and not (grey or colour or columns or window or bad) or not_needed", 40,
              "the taps of the forward pass, in reverse: shift.taps() pairs outputs with inputs"),
     Exercise("layer_norm", 4, 2, "mul", "ops/normalize.py", "layer_norm.backward", "gradients/normalize.md",
              "layer_norm and not bad", 20, "take two directions out of g w: the mean, and x^",

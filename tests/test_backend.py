@@ -362,6 +362,12 @@ def test_threads_share_no_iterator():
         assert parallel._pool().map(lambda k: k, Items()) == list(range(8))
 
 
+def test_threads_have_nothing_to_wait_for_without_items():
+    with threads(2):
+        assert parallel.parallel_map(np, [], len) == []
+        assert parallel_for(np, 0, lambda lo, hi: (lo, hi), 1) == [(0, 0)]
+
+
 def test_a_block_of_threads_restores_the_previous_pool():
     with threads(2):
         with threads(3):

@@ -1,5 +1,6 @@
 """Python threads: threads(), and the parallel loops that use them."""
 
+import collections
 import contextlib
 import math
 import os
@@ -67,24 +68,27 @@ class _ThreadPool:
 
     def map(self, function: Callable, items: Sequence[tuple]) -> list:
         results: list[Any] = [None] * len(items)
-        count = min(self.size, len(items))
-        todo: queue.SimpleQueue = queue.SimpleQueue()    # an iterator shared by threads is atomic only with the GIL
-        for task in (*enumerate(items), *[None] * count):
-            todo.put(task)
+        todo = collections.deque(enumerate(items))
         done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
 
+        def taken():
+            while True:
+                try:
+                    yield todo.popleft()                 # atomic, as next() on a shared iterator is only with the GIL
+                except IndexError:
+                    return
+
         def work():
-            mine = iter(todo.get, None)                  # until this thread's None
-            for index, item in mine:
+            for index, item in taken():
                 try:
                     results[index] = function(*item)
                     done.put(None)
                 except BaseException as error:           # handed to the caller, who raises it; the rest is given up
                     done.put(error)
-                    for _ in mine:
+                    for _ in taken():
                         done.put(None)
 
-        for _ in range(count - 1):
+        for _ in range(min(self.size, len(items)) - 1):
             self.inbox.put(work)
         work()
         for error in filter(None, [done.get() for _ in items]):
