@@ -1,5 +1,6 @@
 """Pictures that several examples draw, like minicl.viz: from a path and arrays to one PNG file."""
 
+import math
 import textwrap
 from collections.abc import Sequence
 
@@ -19,6 +20,9 @@ def line_plots(path, *plots: dict) -> None:
         for label, xs, ys, look in plot["lines"]:
             axes.plot(xs, ys, label=label, **look)
         axes.set(**{key: value for key, value in plot.items() if key != "lines"})
+        low, high = plot.get("ylim", (0, 1))
+        if high is None and low < axes.dataLim.y1 < math.inf:            # matplotlib's margin is a share of the data's range
+            axes.set_ylim(low, low + 1.05 * (axes.dataLim.y1 - low))
         axes.legend(fontsize=8, frameon=False)
     viz.save_figure(figure, path)
 

@@ -253,8 +253,8 @@ class Run:
                 save()
                 due = 0
                 if self.world.any(bool(signals)):            # all stop after this step, or none
-                    self.print(f"interrupted after step {self.step} of {total}; continue with --resume --out "
-                               + shlex.quote(str(self.folder)))
+                    self.print(f"interrupted after step {self.step} of {total}; continue with the same options and "
+                               f"--resume --out {shlex.quote(str(self.folder))}")
                     self.close()
                     number = self.world.all_gather(np.array([*signals[:1], 0][:1])).max()
                     raise Stopped(int(number), by_all=True)
@@ -271,7 +271,7 @@ class Run:
 
     def _keeps(self):
         return (f"training is complete: {self.folder} keeps its checkpoint, its log and the pictures drawn so far; go on "
-                f"with --resume --out {shlex.quote(str(self.folder))}")
+                f"with the same options and --resume --out {shlex.quote(str(self.folder))}")
 
     def _require_alike(self, parts, rng):
         """Raise RunError unless the state is the same on all processes, bit for bit."""

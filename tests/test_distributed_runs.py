@@ -185,7 +185,7 @@ def test_a_signal_stops_all_processes_after_the_same_step_with_a_checkpoint(whol
         os.killpg(process.pid, signal.SIGKILL)
         raise
     assert process.returncode == code and f"interrupted by {number.name}" in errors
-    assert "continue with --resume --out" in output and left_behind(out) == []
+    assert "continue with the same options and --resume --out" in output and left_behind(out) == []
     step = load_checkpoint(out / "checkpoint.npz")[1]["step"]
     assert 3 <= step < 12 and f"interrupted after step {step} of 12" in output
     assert run(2, out, "--resume").returncode == 0

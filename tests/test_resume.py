@@ -487,7 +487,7 @@ def test_ctrl_c_finishes_the_step_saves_and_the_resumed_run_is_the_uninterrupted
     with pytest.raises(KeyboardInterrupt):
         train(start(tmp_path / "stopped"), xp, at={step: press_ctrl_c})
     assert load_checkpoint(tmp_path / "stopped" / "checkpoint.npz")[1]["step"] == step + 1
-    assert f"interrupted after step {step + 1} of {TOTAL}; continue with --resume --out" in capsys.readouterr().out
+    assert f"interrupted after step {step + 1} of {TOTAL}; continue with the same options and --resume --out" in capsys.readouterr().out
     train(start(tmp_path / "stopped", "--resume"), xp)
     assert_same_end(tmp_path / "whole", tmp_path / "stopped")
 

@@ -100,7 +100,7 @@ def test_a_run_finishes_its_step_saves_and_exits_with_128_plus_the_signal(tmp_pa
     process.send_signal(getattr(signal, name))
     out, err = process.communicate(timeout=30)
     assert process.returncode == ENDING[name] and err == f"\ninterrupted by {name}\n"
-    assert out.splitlines()[-2] == "end" and "continue with --resume --out " in out.splitlines()[-1]
+    assert out.splitlines()[-2] == "end" and "continue with the same options and --resume --out " in out.splitlines()[-1]
     assert sorted(os.listdir(tmp_path / "out")) == ["checkpoint.npz", "config.json", "log.jsonl"]
 
 

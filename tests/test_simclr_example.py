@@ -277,7 +277,7 @@ def test_ctrl_c_exits_130_and_the_resumed_run_is_the_uninterrupted_one(tmp_path,
     step = STEPS // 2 + 3                                    # within the second epoch
     stopped, out, err = press_ctrl_c_at(step, tmp_path / "stopped", "--encoder", encoder)
     assert stopped.returncode == 130, err
-    assert f"interrupted after step {step + 1} of {STEPS}; continue with --resume --out" in out
+    assert f"interrupted after step {step + 1} of {STEPS}; continue with the same options and --resume --out" in out
     assert "Traceback" not in err
     assert load_checkpoint(tmp_path / "stopped" / "checkpoint.npz")[1]["step"] == step + 1
 
