@@ -1,11 +1,12 @@
 """The scaling page: its curves run, its fits find the exponents, and sizes that take too much time or memory are left
 out."""
 
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks import harness, scaling
+from benchmarks import harness, processes, scaling
 from benchmarks.curves import CURVES, LOSSES, Loss
 from benchmarks.scaling import ALL, ONE, PEER
 
@@ -68,7 +69,7 @@ def test_sizes_that_take_too_long_or_too_much_memory_are_left_out(monkeypatch):
     assert not scaling.may_run(before, PEER, 65536, seconds=1e9, left=1e9)   # it was left out before
     few = squares(last=4096)
     assert scaling.may_run(few, PEER, 16384, seconds=5, left=100)            # 2.7 of 8 GB
-    monkeypatch.setattr(scaling, "free_memory", lambda: 2**32)
+    monkeypatch.setattr(scaling, "free_memory", lambda: 2**31)
     assert not scaling.may_run(few, PEER, 16384, seconds=5, left=100)
 
 
@@ -78,6 +79,22 @@ def test_the_page_has_the_model_and_the_peer():
     assert "| 16,384 | 537 | 268 | 1643 | 0.16 |  |  | 64 |  |" in page
     assert "| NT-Xent | views | 2.00 | 1.00 | 4,200,000 | 2.00 | 2.00 | 40,000 |" in page
     assert "Others, on 2 threads" in page and "| 1,024 | 1.05, 4 MiB |" in page and "CLIP" not in page.split("## Exp")[1]
+
+
+def test_the_page_ends_with_several_processes_where_they_were_measured():
+    rounds = [(0.02, 0.022), (0.02, 0.018), (0.02, 0.021)]
+    page = scaling.document({**RECORD, "curves": {}, "processes": {"NT-Xent, 2N = 1024, d = 128": rounds}})
+    assert page.endswith("| 1 process, 2 threads, ms | 2 processes, 1 thread, ms | ratio |\n|---|--:|--:|--:|\n"
+                         "| NT-Xent, 2N = 1024, d = 128 | 20.0 | 21.0 | 1.05 (0.90–1.10) |\n")
+    assert "1 process" not in scaling.document(RECORD)
+
+
+@pytest.mark.parametrize("most, left, count", [(4096, 1e3, 5), (1e9, 1e3, 7), (1e9, 3.0, 5), (1e9, 0.0, 0)])
+def test_processes_leave_out_what_is_too_large_or_too_late(most, left, count, monkeypatch):
+    monkeypatch.setattr(processes, "measure", lambda name, *_: 1e-9 * processes.WORK[name][1]**2)
+    found = dict(processes.compare(2, 2, most, time.perf_counter() + left))
+    assert len(found) == count and all(len(rounds) == 2 for rounds in found.values())
+    assert ("NT-Xent, 2N = 65536, d = 128" in found) == (count == 7)
 
 
 def test_the_page_in_docs_is_from_this_generator():

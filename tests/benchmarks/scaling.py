@@ -1,9 +1,10 @@
 """Measure how time and memory grow with N, and write docs/scaling.md.
 
-    python tests/benchmarks/scaling.py --peer torch --table docs/scaling.md      # about eight minutes
+    python tests/benchmarks/scaling.py --peer torch --seconds 60 --minutes 25 --table docs/scaling.md      # on idle cores
 
 N grows by a factor of four. A candidate leaves out a size if its last two sizes predict that a step would take more
-than --seconds or half of the free memory, or that the run would exceed --minutes. Needs Linux or macOS.
+than --seconds or two thirds of the free memory, or that the run would exceed --minutes. Needs Linux or macOS.
+With mpi4py (the extra mpi) it ends with several processes, as measured by processes.py.
 """
 
 import argparse
@@ -22,6 +23,7 @@ if __name__ == "__main__":                      # for the packages benchmarks an
 
 import numpy as np  # noqa: E402
 
+from benchmarks import processes  # noqa: E402
 from benchmarks.candidates import Candidate  # noqa: E402
 from benchmarks.curves import CURVES, LOSSES, SIZES, STEPS  # noqa: E402
 from benchmarks.harness import Worker, time_all  # noqa: E402
@@ -44,7 +46,7 @@ A loss of all pairs takes time that grows as N^2. NT-Xent, CLIP's loss, MoCo's, 
 similarities a tile at a time, so their memory grows as N; SigLIP and SupCon store it, as PyTorch does. MoCo's loss compares
 256 queries with N keys, and VICReg, Barlow Twins and the triplet loss compare no other pairs, so their time grows as N too. A
 training step takes N times the encoder's time for one item, and the loss's N^2, which is little until N is in the thousands.
-`tests/benchmarks/processes.py` divides a loss and a step between processes.
+`tests/benchmarks/processes.py` divides a loss and a step between processes; with MPI its times are the last table.
 
 - Times are milliseconds a step: medians of {rounds} rounds that alternate between all candidates, each in a process of its own.
   A step of more than {slow:g} s is measured once. PyTorch uses {threads} threads too, and both keep freed memory for the next step.
@@ -54,9 +56,10 @@ training step takes N times the encoder's time for one item, and the loss's N^2,
 - **memory** is the peak that a step adds to the process, in MiB.
 - **Exponents** are b of a fit a N^b to the three largest sizes. **Memory ends** at the N that would fill this machine's
   {ram:.0f} GB if the peak went on growing like that.
-- A size is left out if a step would have taken more than {seconds:g} s or half of the free memory, or the run too long.
+- A size is left out if a step would have taken more than {seconds:g} s or two thirds of the free memory, or the run too long.
 """
 ALL, ONE, PEER = "minicl", "minicl, 1 thread", "torch, kept"
+PROCESSES = "Several processes"
 ROUNDS, BLOCK, SLOW = 3, 0.1, 2.0                # rounds for every size; seconds
 
 
@@ -101,18 +104,18 @@ def run(args):
     cores = available_cores()
     candidates = [(Candidate(ALL, kept=True), cores)] + [(Candidate(ONE, kept=True), 1)] * (cores > 1) + (
         [(Candidate(PEER, kept=True, fused=True), cores)] if args.peer == "torch" else [])
-    chosen = [curve for curve in CURVES if any(part.lower() in curve.title.lower() for part in args.only)]
+    chosen = [curve for curve in CURVES if wanted(args, curve.title)]
     curves = {curve.title: {} for curve in chosen}
-    if not curves:
+    if not curves and not wanted(args, PROCESSES):
         raise RunError(f"--only {' '.join(args.only)}: no such loss or step; there are\n    "
-                       + "\n    ".join(curve.title for curve in CURVES))
+                       + "\n    ".join([*(curve.title for curve in CURVES), PROCESSES]))
     workers = [Worker(candidate, "numpy", threads, "float32") for candidate, threads in candidates]
     rates = [workers[0].ask(rates=True)]
     try:
         for N in SIZES:
             for curve in chosen:
                 case, before = curve.cases[N], curves[curve.title]
-                able = [worker for worker in workers if N <= args.most and (worker.label != PEER or case.torch)
+                able = [worker for worker in workers if N <= args.most and (worker.label == ALL or case.torch)
                         and may_run(before, worker.label, N, args.seconds, end - time.perf_counter())]
                 if able:
                     before[str(N)] = result = time_all(case, able, rounds=ROUNDS, block=BLOCK, slow=SLOW)
@@ -123,9 +126,18 @@ def run(args):
     finally:
         for worker in workers:
             worker.close()
+    several = {}
+    if wanted(args, PROCESSES) and cores > 1 and processes.find_mpirun():
+        for name, found in processes.compare(cores, ROUNDS, args.most, end):
+            several[name] = found
+            print(processes.row(name, found), file=sys.stderr, flush=True)
     return {"command": args.command, "machine": describe("numpy", cores, "float32"), "threads": cores, "curves": curves,
-            "seconds": args.seconds, "ram": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            "processes": several, "seconds": args.seconds, "ram": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             "rates": {kind: max(rate[kind] for rate in rates) for kind in rates[0]}}
+
+
+def wanted(args, title):
+    return any(part.lower() in title.lower() for part in args.only)
 
 
 def points(result):
@@ -155,7 +167,7 @@ def may_run(results, label, N, seconds, left):
         return False
     time, need = (values[-1] * (N / sizes[-1])**max(1, min(2.2, exponent(sizes, values, 2) or 2))
                   for values in (times, memory))
-    return time <= seconds and 2 * need * 2**20 <= free_memory() and (4 if time < SLOW else 2) * time + 2 <= left
+    return time <= seconds and 1.5 * need * 2**20 <= free_memory() and (4 if time < SLOW else 2) * time + 2 <= left
 
 
 def free_memory():
@@ -172,13 +184,16 @@ def document(record):
     rates = {kind: rate / 1e9 for kind, rate in record["rates"].items()}
     intro = INTRO.format(command=record["command"], rounds=ROUNDS, slow=SLOW, threads=record["threads"], **rates,
                          ram=record["ram"] / 1e9, seconds=record["seconds"])
-    parts = [intro, machine(record), "## Exponents\n", summary(record)]
+    parts = [intro, machine(record), *(["## Exponents\n", summary(record)] if record["curves"] else [])]
     for heading, curves in ("Losses", LOSSES), ("Training steps", STEPS):
         curves = [curve for curve in curves if record["curves"].get(curve.title)]
         alone = [curve for curve in curves if not curve.cases[SIZES[0]].torch]
         tables = [table(curve, record) for curve in curves if curve not in alone]
         tables += [together(alone, record)] if alone else []
         parts += [f"## {heading}\n", *tables] if tables else []
+    if record.get("processes"):
+        lines = [processes.heading(record["threads"]), *(processes.row(*item) for item in record["processes"].items())]
+        parts.append(f"## {PROCESSES}\n\n" + "".join(line + "\n" for line in lines))
     return "\n".join(parts)
 
 
