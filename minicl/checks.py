@@ -22,6 +22,8 @@ class _AfterInit(type):
         return signature.replace(parameters=[*signature.parameters.values()][1:])
 
     def __call__(cls, *args, **options):
+        if is_of_minicl(cls):
+            args, options = python_numbers(args, options)
         made = super().__call__(*args, **options)
         object.__setattr__(made, "_is_sealed", True)
         return made
@@ -39,6 +41,7 @@ class Sealed(metaclass=_AfterInit):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{did_you_mean(name, vars(self))}")
         if name in self._setting_ranges:
             self._require(name, value)
+            value = python_number(value)
         elif self._is_sealed and not name.startswith("_"):
             require_settable(self, name)
         object.__setattr__(self, name, value)
@@ -53,7 +56,7 @@ class Sealed(metaclass=_AfterInit):
 def require_settable(thing: Any, name: str) -> None:
     """Raise AttributeError if thing is of a class of minicl, whose other attributes are made from `name`."""
     kind = type(thing)
-    if kind.__module__.startswith("minicl.") and not getattr(getattr(kind, name, None), "fset", None):
+    if is_of_minicl(kind) and not getattr(getattr(kind, name, None), "fset", None):
         raise AttributeError(f"{kind.__name__}.{name} cannot be set after construction; make a new {kind.__name__}")
 
 
@@ -122,6 +125,31 @@ def require_unmasked(what: str, x: Any) -> None:
     if type(x) is not np.ndarray and isinstance(x, np.ndarray) and isinstance(x, np.ma.MaskedArray):     # np.ma loads late
         raise TypeError(f"{what}: expected an array without a mask, got a masked array; select its valid items, or fill the "
                         "others, .filled(0)")
+
+
+def python_number(x: Any) -> Any:
+    """A NumPy number as Python's, also in a tuple or list; other values unchanged.
+
+    NumPy's wrap round (np.uint8(200) + 100 is 44), lose digits (float16), or promote arrays (float64).
+
+    >>> python_number(np.uint8(200)) + 100, python_number((np.float16(0.5), "x"))
+    (300, (0.5, 'x'))
+    """
+    if isinstance(x, (np.bool_, np.integer, np.floating)):
+        return float(x) if isinstance(x, np.floating) else x.item()
+    if type(x) in (tuple, list) and any(isinstance(item, np.generic) for item in x):
+        return type(x)(map(python_number, x))
+    return x
+
+
+def python_numbers(inputs: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """The arguments of a call, with Python's numbers."""
+    return tuple(map(python_number, inputs)), {name: python_number(value) for name, value in options.items()}
+
+
+def is_of_minicl(kind: type) -> bool:
+    """Whether a class is one of minicl's."""
+    return kind.__module__.startswith("minicl.")
 
 
 def is_number(x: Any) -> bool:

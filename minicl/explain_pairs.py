@@ -15,9 +15,10 @@ import numpy as np
 
 from .autograd import Tensor
 from .backend import array_module, to_host
-from .checks import require_integers
-from .contrastive.checks import require_arrays, require_pairs, require_temperature
+from .checks import require_integers, require_unmasked
+from .contrastive.checks import require_pairs, require_temperature
 from .contrastive.cosine import l2_normalize
+from .signature import require_float_array
 from .typing import Array
 
 
@@ -33,11 +34,15 @@ def explain_pairs(z1: Tensor | Array, z2: Tensor | Array, tau: float | Sequence[
     Raises ValueError for arguments that do not fit.
     """
     z1, z2 = (z.data if isinstance(z, Tensor) else z for z in (z1, z2))
-    require_arrays("explain_pairs", z1=z1, z2=z2)
+    require_float_array("explain_pairs: z1", z1)
+    require_float_array("explain_pairs: z2", z2)
     require_pairs("explain_pairs", z1, z2, at_least=2)
-    taus = [float(t) for t in np.atleast_1d(np.asarray(tau, dtype="float64"))]
-    for t in taus:
+    require_unmasked("explain_pairs: tau", tau)
+    is_several = isinstance(tau, (Sequence, np.ndarray)) and not isinstance(tau, str) and np.ndim(tau) > 0
+    taus = list(tau) if is_several else [tau]
+    for t in taus or [None]:
         require_temperature("explain_pairs", t)
+    taus = [float(t) for t in taus]
     N = len(z1)
     require_integers("explain_pairs", 0, 2 * N - 1, "one of the 2N views", anchor=anchor)
     names = [f"item {k}" for k in range(N)] if names is None else list(map(str, names))

@@ -63,6 +63,7 @@ def gradcheck(function: Callable[..., Tensor], inputs: Sequence[Array], *, step:
     require_within("gradcheck", "(0, inf)", step=step)
     require_within("gradcheck", "[0, 1)", rtol=rtol)
     require_within("gradcheck", "[0, inf)", atol=atol)
+    step, rtol, atol = map(float, (step, rtol, atol))        # of a NumPy float16 they would be coarse
     if not any(x.size for x in inputs) or sample is not None and sample < 1:
         raise ValueError(f"gradcheck of {op_name}: nothing to check; expected inputs with entries, and sample >= 1 or None, "
                          f"got {len(inputs)} inputs and sample={sample}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_args
 import numpy as np
 
 from .backend import HostArgument, array_module, is_array, sum_over
-from .checks import did_you_mean, require_bool
+from .checks import did_you_mean, python_numbers, require_bool
 from .typing import Array
 
 if TYPE_CHECKING:                     # callers pass Tensors and the body gets arrays: Any, to a type checker
@@ -221,13 +221,15 @@ def by_known_names(name: str, function: Callable[..., Any], inputs: tuple, optio
 
 
 def accepts_other_names(function: Function) -> Function:
-    """Decorator for functions that are not ops: accepts temperature for tau, and adds a hint to an unknown argument."""
+    """Decorator for functions that are not ops: accepts temperature for tau, and NumPy's numbers as Python's, and adds a
+    hint to an unknown argument."""
     names = inspect.signature(function).parameters.keys()
 
     @functools.wraps(function)
     def call(*inputs, **options):
         if not options.keys() <= names:
             options = by_known_names(function.__qualname__, function, inputs, options)
+        inputs, options = python_numbers(inputs, options)
         return function(*inputs, **options)
     return call                           # type: ignore[return-value]
 

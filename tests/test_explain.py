@@ -280,6 +280,32 @@ def test_invalid_pairs_are_refused(arguments, options, words):
         explain_pairs(*arguments, **options)
 
 
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")           # of np.matrix
+@pytest.mark.parametrize("convert", [*(lambda x, dtype=dtype: x.astype(dtype) for dtype in (
+    "uint8", "int64", "bool", "float16", "longdouble", ">f4", "complex128", "object", "U8")), np.matrix, np.ndarray.tolist,
+    lambda x: np.ma.masked_array(x, mask=x > 1)])
+def test_pairs_of_other_arrays_are_refused(convert):
+    z1, z2 = normal(3, 2), normal(3, 2)
+    explain_pairs(z1, z2)
+    for argument, arguments in (("z1", (convert(z1), z2)), ("z2", (z1, convert(z2)))):
+        with pytest.raises(TypeError, match=f"^explain_pairs: {argument} must be a floating-point array"):
+            explain_pairs(*arguments)
+
+
+@pytest.mark.parametrize("tau", [True, [0.5, True], "0.5", ["0.5"], None, [], [[0.5, 1.0]], 1j, float("nan"), np.array([True]),
+                                 np.array([1j]), np.ma.masked_array([0.5, 0.1], mask=[False, True])])
+def test_other_temperatures_of_pairs_are_refused(tau):
+    with pytest.raises((TypeError, ValueError), match="^explain_pairs: tau"):
+        explain_pairs(normal(3, 2), normal(3, 2), tau)
+
+
+@pytest.mark.parametrize("tau", [(0.5, 0.1), np.array([0.5, 0.1]), np.array([0.5, 0.1], "float32"), [np.float16(0.5), 0.1]])
+def test_several_temperatures_of_pairs(tau):
+    assert explain_pairs(normal(3, 2), normal(3, 2), tau).taus == [float(t) for t in tau]
+    assert explain_pairs(normal(3, 2), normal(3, 2), tau[0]).taus == [float(tau[0])]
+    assert explain_pairs(normal(3, 2), normal(3, 2), np.array(0.5)).taus == [0.5]
+
+
 # ---------------------------------------------------------------- the page
 
 def test_the_page_shows_the_output_of_its_code():

@@ -98,4 +98,4 @@ def mises_fisher_weights(z1: Array, z2: Array, *, sigma: float = 0.5, world: Wor
     require_pairs("mises_fisher_weights", z1, z2, world=world)
     require_within("mises_fisher_weights", "(0, inf)", sigma=sigma)
     s = world.all_gather((l2_normalize.forward(z1)[0] * l2_normalize.forward(z2)[0]).sum(axis=1))
-    return world.rows(2 - len(s) * softmax.forward(s, sigma)[0])
+    return world.rows(2 - len(s) * softmax.forward(s, float(sigma))[0])

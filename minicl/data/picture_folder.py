@@ -46,9 +46,9 @@ def read_folder(path: str | os.PathLike, size: int, channels: int, labels: bool,
                 limit: int | None, log: Callable[[str], None]) -> tuple:
     """name, train_images, train_labels, test_images, test_labels, class_names; see ImageData.from_folder."""
     where = "ImageData.from_folder"
-    require_size(where, size, channels)
+    size, channels = require_size(where, size, channels)
     require_bool(where, labels=labels)
-    number(where, "test_share", test_share, 0.001, 0.9)
+    test_share = number(where, "test_share", test_share, 0.001, 0.9)
     check_seed(where, seed)
     if limit is not None:
         whole(where, "limit", limit, 1)

@@ -33,16 +33,17 @@ def open_image(path: str | os.PathLike | BinaryIO, size: int, *, channels: int =
     >>> open_image(io.BytesIO(b"P6 1 1 255 abc"), 2)[0, 0].tolist()             # a PPM file; a path is the usual thing
     [97, 98, 99]
     """
-    require_size("open_image", size, channels)
+    size, channels = require_size("open_image", size, channels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")                  # Pillow's, of odd metadata and of sizes that are checked below
         return decode(path, size, channels)
 
 
-def require_size(function: str, size: int, channels: int) -> None:
-    whole(function, "size", size, 1, LARGEST)
-    if channels not in (1, 3):
+def require_size(function: str, size: int, channels: int) -> tuple[int, int]:
+    """(size, channels) as ints. Raises unless they fit."""
+    if channels not in (1, 3) or isinstance(channels, (bool, float)):
         raise ValueError(f"{function}: channels must be 3 (RGB) or 1 (grey), got {channels!r}")
+    return whole(function, "size", size, 1, LARGEST), int(channels)
 
 
 def pillow() -> ModuleType:

@@ -25,6 +25,7 @@ def encode(model: Module, items: HostArray, xp: ArrayModule, batch: int = 500, *
     module's mode, also after an exception.
     """
     require_integers("encode", 1, batch=batch)
+    batch = int(batch)                                       # a NumPy number may wrap round
     if not len(items):
         raise ValueError("encode: expected at least one item, got none")
     modes = [(module, module.training) for module in model.modules()]

@@ -29,7 +29,7 @@ def alignment(z1: Array, z2: Array, *, alpha: float = 2) -> float:
     if z1.shape != z2.shape:
         raise ValueError(f"alignment: expected two views (N, d) of the same N items, got {z1.shape} and {z2.shape}")
     require_within("alignment", "(0, inf)", alpha=alpha)
-    return float(alignment_loss.forward(*(z.astype("float64", copy=False) for z in (z1, z2)), alpha=alpha)[0])
+    return float(alignment_loss.forward(*(z.astype("float64", copy=False) for z in (z1, z2)), alpha=float(alpha))[0])
 
 
 def uniformity(z: Array, *, t: float = 2) -> float:
@@ -43,7 +43,7 @@ def uniformity(z: Array, *, t: float = 2) -> float:
     require_features("uniformity", z=z)
     _require_rows("uniformity", z)
     require_within("uniformity", "(0, inf)", t=t)
-    return min(float(uniformity_loss.forward(z.astype("float64", copy=False), t=t, needs_grad=(False,))[0]), 0.0)
+    return min(float(uniformity_loss.forward(z.astype("float64", copy=False), t=float(t), needs_grad=(False,))[0]), 0.0)
 
 
 def uniformity_floor(d: int, t: float = 2) -> float:
@@ -58,6 +58,7 @@ def uniformity_floor(d: int, t: float = 2) -> float:
     """
     require_integers("uniformity_floor", 1, 2**53, d=d)
     require_within("uniformity_floor", "(0, inf)", t=t)
+    d, t = int(d), float(t)                                  # a NumPy number may wrap round, or lose digits
     if t > 1e5:
         raise ValueError(f"uniformity_floor: t must be at most 1e5 for the series to converge, got {t!r}")
     k = np.arange(1, int(3 * t) + 100)

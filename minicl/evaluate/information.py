@@ -46,5 +46,5 @@ def infonce_bound(loss: float, candidates: int) -> Bound:
     require_within("infonce_bound", "[-1e-3, inf)", loss=loss)               # rounding may take it below 0
     require_integers("infonce_bound", 2, 2**53, candidates=candidates)
     cap = math.log(candidates)
-    nats = float(cap - max(loss, 0))
+    nats = cap - max(float(loss), 0.0)
     return Bound(nats, cap, nats > SATURATION * cap)

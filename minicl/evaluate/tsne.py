@@ -28,7 +28,7 @@ def tsne(features: Array, *, perplexity: float = 30, steps: int = 300, seed: int
     require_integers("tsne", 0, seed=seed)
     require_within("tsne", "(1, inf)", perplexity=perplexity)
     features = _scaled(to_host(features))
-    p = _neighbour_probabilities(features, perplexity)
+    p = _neighbour_probabilities(features, float(perplexity))
     n = len(p)
     rng = np.random.default_rng(seed)
     y = features @ np.linalg.svd(features, full_matrices=False)[2][:2].T     # start from the principal axes

@@ -51,6 +51,7 @@ def grad_cache(model: Module, loss: Callable[..., Tensor], *inputs: Array, chunk
     ((12, 3), (5, 3))
     """
     require_integers("grad_cache", 1, chunk=chunk)
+    chunk = int(chunk)                                       # a NumPy number may wrap round
     if not all(map(is_array, inputs)) or len({len(x) for x in inputs}) != 1 or not len(inputs[0]):
         raise ValueError("grad_cache: expected inputs to be arrays of the same N >= 1 items, got "
                          + ", ".join(map(describe, inputs)))

@@ -76,6 +76,7 @@ class MoCo(Module):
         """
         if chunk is not None:
             require_integers("MoCo.encode_keys", 1, chunk=chunk)
+            chunk = int(chunk)                               # a NumPy number may wrap round
         self.ema.match()
         with no_grad():
             if not self.training:

@@ -22,7 +22,8 @@ import numpy as np
 
 from ..autograd import Tensor
 from ..backend import array_module, get_backend, to_device, to_host
-from ..checks import did_you_mean, require_bool, require_settable, require_setting
+from ..checks import (did_you_mean, is_of_minicl, python_number, python_numbers, require_bool, require_settable,
+                      require_setting)
 from ..distributed import ALONE, World
 from ..signature import by_known_names
 from ..tensor import mark_changed
@@ -37,6 +38,8 @@ class _Sealed(type):
 
     def __call__(cls, *args, **options):
         options = by_known_names(cls.__name__, cls.__init__, (cls, *args), options)
+        if is_of_minicl(cls):
+            args, options = python_numbers(args, options)
         outermost = getattr(making, "parts", None) is None
         if outermost:
             making.parts = []
@@ -121,6 +124,8 @@ class Module(metaclass=_Sealed):
             raise AttributeError(f"{type(self).__name__}.{name} cannot be set, since no submodule would change; "
                                  + (hint or "choose another name"))
         require_setting(self, name, value)
+        if name in getattr(self, "_setting_ranges", ()):
+            value = python_number(value)
         before = vars(self).get(name)
         if self._sealed and isinstance(before, (int, tuple)) and name not in getattr(self, "_setting_ranges", ()):
             require_settable(self, name)                     # a size, by which the parts were made
