@@ -10,6 +10,7 @@ At a low temperature only the few most similar negatives push.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def explain_pairs(z1: Tensor | Array, z2: Tensor | Array, tau: float | Sequence[
     require_pairs("explain_pairs", z1, z2, at_least=2)
     require_unmasked("explain_pairs: tau", tau)
     is_several = isinstance(tau, (Sequence, np.ndarray)) and not isinstance(tau, str) and np.ndim(tau) > 0
-    taus = list(tau) if is_several else [tau]
+    taus: list[Any] = list(tau) if is_several else [tau]          # type: ignore[arg-type]
     for t in taus or [None]:
         require_temperature("explain_pairs", t)
     taus = [float(t) for t in taus]
