@@ -17,7 +17,7 @@ import numpy as np
 from .autograd import Tensor
 from .backend import array_module, to_host
 from .checks import require_integers, require_unmasked
-from .contrastive.checks import require_pairs, require_temperature
+from .contrastive.checks import require_arrays, require_pairs, require_temperature
 from .contrastive.cosine import l2_normalize
 from .signature import require_float_array
 from .typing import Array
@@ -35,6 +35,7 @@ def explain_pairs(z1: Tensor | Array, z2: Tensor | Array, tau: float | Sequence[
     Raises ValueError for arguments that do not fit.
     """
     z1, z2 = (z.data if isinstance(z, Tensor) else z for z in (z1, z2))
+    require_arrays("explain_pairs", z1=z1, z2=z2)
     require_float_array("explain_pairs: z1", z1)
     require_float_array("explain_pairs: z2", z2)
     require_pairs("explain_pairs", z1, z2, at_least=2)

@@ -282,7 +282,7 @@ def test_invalid_pairs_are_refused(arguments, options, words):
 
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")           # of np.matrix
 @pytest.mark.parametrize("convert", [*(lambda x, dtype=dtype: x.astype(dtype) for dtype in (
-    "uint8", "int64", "bool", "float16", "longdouble", ">f4", "complex128", "object", "U8")), np.matrix, np.ndarray.tolist,
+    "uint8", "int64", "bool", "float16", "longdouble", ">f4", "complex128", "object", "U8")), np.matrix,
     lambda x: np.ma.masked_array(x, mask=x > 1)])
 def test_pairs_of_other_arrays_are_refused(convert):
     z1, z2 = normal(3, 2), normal(3, 2)
