@@ -91,6 +91,20 @@ def test_a_walk_adds_to_existing_gradients_and_shares_no_array():
     assert (x.grad, y.grad) == (4, 1)
 
 
+def test_a_walk_changes_no_gradient_that_an_op_returned():
+    x, y = leaf([1.0, 2.0]), leaf([3.0, 4.0])
+    s = plus(times(x, 1.0), times(y, 1.0))
+    kept = []
+
+    @op
+    def twice(s):
+        return s * 2, lambda g: kept.append(g * 2) or (kept[0],)
+
+    s1 = times(s, 1.0)
+    plus(s1, twice(s)).backward(np.ones(2))                  # newest first: twice's is the first to arrive at s
+    assert x.grad.tolist() == y.grad.tolist() == [3, 3] and kept[0].tolist() == [2, 2]
+
+
 def test_a_walk_ends_at_none_and_at_constants():
     @op
     def stop(x):
