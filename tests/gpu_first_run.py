@@ -192,13 +192,13 @@ def compared(first, seconds):
     candidates = [c for c in ON_GPU if c.library == "minicl" or has_torch and c.label == "torch"]
     if not has_torch:
         first.say("PyTorch with CUDA is not installed: minicl alone.\n")
-    os.environ.update(first.environment)                                 # Worker passes these to its processes
     for precision, names, share in ("float32", COMPARED, 0.7), ("bf16", ROUNDED, 0.85), ("tf32", ROUNDED, 1):
         _table(first, candidates, precision, names, start + share * seconds)
 
 
 def _table(first, candidates, precision, names, end):
-    workers = [Worker(c, "cupy", os.cpu_count() or 1, precision) for c in candidates]
+    environment = {"PYTHONPATH": first.environment["PYTHONPATH"]}
+    workers = [Worker(c, "cupy", os.cpu_count() or 1, precision, environment=environment) for c in candidates]
     try:
         rates = _answer(workers[0], rates=True, tiny=first.tiny)
         first.say(f"The card: {rates['flops'] / 1e12:.3g} TFLOP/s in {precision} products, {rates['bytes'] / 1e9:.3g} GB/s, "

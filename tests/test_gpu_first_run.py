@@ -62,10 +62,11 @@ def test_without_a_gpu_each_part_gives_the_reason(part, first, tmp_path, monkeyp
     (tmp_path / "cupy.py").write_text("raise ImportError('no card here')")
     first.environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{first.environment['PYTHONPATH']}"
     (tmp_path / "cifar10.npz").touch()                                   # as if CIFAR-10 had been loaded
-    monkeypatch.setattr(os, "environ", dict(os.environ))
+    before = dict(os.environ)
     with pytest.raises(RuntimeError, match="(?i)cupy|no card"):
         getattr(gpu_first_run, part)(first, 60)
     assert not any("cut short" in line for line in first.lines)
+    assert os.environ == before                                          # or the next tests' processes would load CuPy
 
 
 @pytest.mark.parametrize("options", [["--minutes", "nan"], ["--minutes", "0"], ["--minutes=-1"], ["--minutes", "inf"],

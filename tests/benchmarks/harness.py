@@ -26,12 +26,12 @@ LONG = 0.3            # seconds: a step this long needs no untimed step before i
 class Worker:
     """The process of one candidate, which runs worker.py."""
 
-    def __init__(self, candidate, backend, threads, precision, script="worker.py"):
+    def __init__(self, candidate, backend, threads, precision, script="worker.py", environment=None):
         self.label = candidate.label
         command = [sys.executable, str(Path(__file__).with_name(script)), candidate.library, backend,
                    json.dumps(candidate.options)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                        env=candidate.environment(threads, precision))
+                                        env=candidate.environment(threads, precision) | (environment or {}))
         started = self.answer()
         if "error" in started:
             raise RunError(f"{self.label}: its process did not start; see above")
