@@ -6,6 +6,8 @@ import pkgutil
 
 import numpy as np
 import pytest
+import training_steps
+from benchmarks import steps
 from cupy_dialect import device_array
 from device_counts import counted, launches, waits
 from host_cuda import device
@@ -13,13 +15,15 @@ from training_steps import STEPS
 
 import minicl
 from minicl import get_backend, ops, optim
-from minicl.backend import column_sums, fused, mean_over, sum_over, to_host
+from minicl.backend import column_sums, fused, mean_over, sum_of_squares, sum_over, to_host
 from minicl.contrastive import clip_loss, info_nce, nt_xent, pairs
 from minicl.data.augment import (ColorJitter, GaussianBlur, GaussianNoise, RandomAffine, RandomErasing,
                                  RandomResizedCrop)
 from minicl.methods import EMA, frozen_copy
-from minicl.nn import ConvNet, Parameter
+from minicl.nn import ConvNet, Parameter, ResNet18
 from minicl.ops import columns
+
+CASES = {case.name: case for case in steps.CASES}
 
 
 @pytest.fixture
@@ -137,6 +141,59 @@ def test_column_sums_keep_a_gpu_busy(shape, cupy):
             action()
         grids = [operation[2] for operation in operations if operation[1] in ("cupy_sum", "deviation_sums")]
         assert len(grids) >= 2 and max(grids) >= 100
+
+
+def too_few_blocks(operations):
+    """(kernel, blocks, entries) of each reduction that keeps few multiprocessors busy for longer than a launch takes: fewer
+    than 64 blocks, and more than 2^15 entries for each (5 us at a multiprocessor's share of an H100's memory)."""
+    return {(name, blocks, entries) for kind, name, blocks, _, entries in (o for o in operations if o[0] == "kernel")
+            if blocks < 64 and entries > 2**15 * blocks}
+
+
+# The steps above with batches of 256, those of the benchmarks, and two with other optimizers of ResNet-18.
+LARGE_STEPS = [*(set(STEPS) - {"MoCo"}), *CASES, "ResNet-18, LARS", "ResNet-18, clipped"]
+
+
+@pytest.mark.skipif("config.getoption('--backend') != 'cupy-host'", reason="only the emulated GPU records the grids of kernels")
+@pytest.mark.parametrize("name", sorted(LARGE_STEPS))
+def test_no_reduction_of_a_large_step_leaves_a_gpu_idle(name, cupy, monkeypatch):
+    monkeypatch.setattr(training_steps, "N", 256)
+    with device.not_computing():
+        if name in STEPS:
+            step = STEPS[name](cupy)
+        elif name in CASES:
+            step = CASES[name].minicl(cupy)
+        else:
+            model = ResNet18((32, 32, 3), rng=np.random.default_rng(0)).to(cupy)
+            optimizer = optim.LARS(model, 0.1) if "LARS" in name else optim.AdamW(model, 1e-3)
+            images = cupy.empty((256, 32, 32, 3), dtype="float32")
+
+            def step():
+                optimizer.zero_grad()
+                h = model(images)
+                nt_xent(h[:128], h[128:], 0.2).backward()
+                optimizer.step(clip_grad_norm=1.0)
+        with device.recorded() as operations:
+            step()
+    assert sum(kind == "kernel" and rest[-1] > 2**16 for kind, *rest in operations) >= 3
+    assert too_few_blocks(operations) == set()
+
+
+@pytest.mark.skipif("config.getoption('--backend') != 'cupy-host'", reason="only the emulated GPU records the grids of kernels")
+def test_a_reduction_with_few_blocks_is_found(cupy):
+    x = cupy.empty((100_352, 32), dtype="float32")
+    with device.not_computing(), device.recorded() as operations:
+        x.sum(axis=0), x.sum(axis=1), x.max(), (x + 1), column_sums(x)
+    assert too_few_blocks(operations) == {("cupy_sum", 1, x.size), ("cupy_max", 1, x.size)}
+
+
+@pytest.mark.parametrize("size", [1, 900, 5000, 2**17 + 1])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_sum_of_squares_is_in_float64(size, dtype, xp, rng):
+    x = 1e25 * rng.standard_normal(size).astype(dtype)
+    found = sum_of_squares(xp.asarray(x), 2**12)
+    assert found.shape == () and found.dtype == "float64"
+    np.testing.assert_allclose(float(found), np.square(x.astype("float64")).sum(), rtol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(2500, 32), (5003, 3)])

@@ -160,6 +160,22 @@ def _parts(columns, n):
     return next((count for count in range(most, most // 2, -1) if n % count == 0), most)
 
 
+def square_sums(x: Array) -> Array:
+    """|x|^2 of x (n,) on a GPU, in float64: an array (). CuPy's x @ x would use one block of threads without CUB."""
+    kernel = _square_sums(array_module(x))
+    count = max(1, _parts(1, len(x)))
+    if count == 1:
+        return kernel(x, axis=0)
+    whole = len(x) // count * count
+    total = kernel(x[:whole].reshape(count, -1), axis=1).sum()
+    return total if whole == len(x) else total + kernel(x[whole:], axis=0)
+
+
+@functools.lru_cache
+def _square_sums(xp):
+    return xp.ReductionKernel("T x", "float64 y", "double(x) * double(x)", "a + b", "y = a", "0", "square_sums")
+
+
 def row_sums(x: Array) -> Array:
     """x.sum(axis=-1) of x (..., K), as a product with ones; for K up to some thousands."""
     return x @ np.ones(x.shape[-1], dtype=x.dtype) if isinstance(x, np.ndarray) else x.sum(axis=-1)

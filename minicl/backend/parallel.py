@@ -14,7 +14,8 @@ import numpy as np
 
 from ..checks import require_bool
 from ..typing import Array, ArrayModule, HostArray
-from .device import BackendError, array_module
+from .device import BackendError
+from .kernels import square_sums
 from .memory import keep_freed_memory
 
 Result = TypeVar("Result")
@@ -220,11 +221,14 @@ def parallel_sum(xp: ArrayModule, n: int, add: Callable[..., None], *like: Array
 
 def sum_of_squares(x: Array, size: int) -> Array:
     """|x|^2 of x (n,) in float64, since float32 overflows at |x| = 1.8e19 and vanishes below 1e-23: an array ()."""
+    if not isinstance(x, np.ndarray):
+        return square_sums(x)
+
     def squares(lo, hi):
         x64 = x[lo:hi].astype("float64")
         return x64 @ x64
 
-    first, *rest = parallel_for(array_module(x), len(x), squares, size)                      # of `size` entries on a CPU
+    first, *rest = parallel_for(np, len(x), squares, size)
     return sum(rest, first)
 
 

@@ -69,6 +69,10 @@ def row_dots(x, y):
     return x * y
 
 
+def square_sums(x):
+    return x.astype("float64")**2
+
+
 def fill_diagonals(k0, k1, k2, width, value, x):
     for k in (k0, k1, k2):
         rows = np.arange(max(0, -k), min(len(x), width - k))
@@ -94,5 +98,5 @@ def bilinear(images, at, height, width, channels, points, out):
     out[...] = top + v * (bottom - top)
 
 
-EQUIVALENTS = {run.__name__: run for run in (gather_taps, add_taps, deviation_sums, product_sums, row_dots, fill_diagonals,
-                                             add_each, bilinear)}
+EQUIVALENTS = {run.__name__: run for run in (gather_taps, add_taps, deviation_sums, product_sums, row_dots, square_sums,
+                                             fill_diagonals, add_each, bilinear)}

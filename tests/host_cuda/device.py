@@ -1,8 +1,10 @@
 """Counts and records of the operations of the emulated GPU.
 
-before = counts(); step(); after = counts() with recorded() as operations: step() [("kernel", "add", blocks, threads),
-("product", m, n, k, count), ...]; "bf16_product" for operands of bfloat16 with not_computing(): step() the device does
-nothing, to time the host
+    before = counts(); step(); after = counts()
+    with recorded() as operations: step()
+        [("kernel", "add", blocks, threads, entries), ("product", m, n, k, count), ...]; entries are those that a reduction
+        reads, 0 for other kernels; "bf16_product" for operands of bfloat16
+    with not_computing(): step()            the device does nothing, to time the host
 """
 
 import contextlib

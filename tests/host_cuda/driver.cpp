@@ -137,6 +137,18 @@ struct Saved {
   }
 };
 
+// The number of elements that a reduction of CuPy reads, from its indexer; 0 for other kernels. Its last arguments are
+// (..., CIndexer in, CIndexer out, int block_stride), and a CIndexer is {size, shape[n], index[n]}.
+static long elements_read(const Function& f, void** arguments) {
+  int n = 0;
+  while (f.sizes[n]) n++;
+  if (f.mode != FIBERS || n < 5 || f.sizes[n - 1] != 4 || f.sizes[n - 3] % 16 != 8) return 0;
+  const long* in = (const long*)arguments[n - 3];
+  long size = 1;
+  for (int k = 1; k <= f.sizes[n - 3] / 16; k++) size *= in[k];
+  return in[0] == size ? size : 0;
+}
+
 extern "C" {
 
 int cuLaunchKernel(void* handle, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
@@ -146,7 +158,8 @@ int cuLaunchKernel(void* handle, unsigned gx, unsigned gy, unsigned gz, unsigned
   if (!gx || !gy || !gz || !(bx * by * bz) || bx * by * bz > 1024 || gy > 65535 || gz > 65535 || gx > 2147483647u ||
       shared > 48 * 1024) return INVALID_VALUE;
   counts.launches++;
-  auto what = [=] { return "kernel " + f->name + " " + std::to_string(gx * gy * gz) + " " + std::to_string(bx * by * bz); };
+  auto what = [=] { return "kernel " + f->name + " " + std::to_string(gx * gy * gz) + " " + std::to_string(bx * by * bz) + " " +
+                           std::to_string(elements_read(*f, arguments)); };
   if (!capturing(stream)) return submit(stream, what, [=] { return run(*f, grid, block, arguments); });
   auto saved = std::make_shared<Saved>(f->sizes, arguments);
   return submit(stream, what, [=] { return run(*f, grid, block, saved->pointers.data()); });
