@@ -187,6 +187,19 @@ def test_a_reduction_with_few_blocks_is_found(cupy):
     assert too_few_blocks(operations) == {("cupy_sum", 1, x.size), ("cupy_max", 1, x.size)}
 
 
+@pytest.mark.skipif("config.getoption('--backend') != 'cupy-host'", reason="only the emulated GPU records the grids of kernels")
+@pytest.mark.parametrize("shape, axes", [((131_072,), (0,)), ((256, 32, 31), (0, 1, 2)), ((5, 99_991), (1,)), ((3, 300, 300), (1, 2))])
+def test_sums_of_few_long_rows_use_the_whole_gpu(shape, axes, cupy, rng):
+    x = rng.standard_normal(shape, dtype="float32")
+    there = cupy.asarray(x)
+    for keepdims in (False, True):
+        with device.recorded() as operations:
+            sums, means = sum_over(there, axes, keepdims), mean_over(there, axes, keepdims)
+        assert too_few_blocks(operations) == set()
+        np.testing.assert_allclose(to_host(sums), x.sum(axes, "float64", keepdims=keepdims), atol=2e-2)
+        np.testing.assert_allclose(to_host(means), x.mean(axes, "float64", keepdims=keepdims), atol=1e-6)
+
+
 @pytest.mark.parametrize("size", [1, 900, 5000, 2**17 + 1])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_sum_of_squares_is_in_float64(size, dtype, xp, rng):

@@ -190,8 +190,10 @@ def row_means(x: Array) -> Array:
 def sum_over(x: Array, axes: Sequence[int], keepdims: bool = False) -> Array:
     """x.sum(axis=axes, keepdims=keepdims) for a tuple of axes, with column_sums where NumPy would add term by term, or
     CuPy on few multiprocessors."""
+    if not isinstance(x, np.ndarray) and not _in_parts(x, axes):
+        return _sum_on_gpu(x, tuple(axes), keepdims)
     few = x.size <= SMALL and math.prod([x.shape[axis] for axis in axes]) <= FEW
-    if few or not x.size or not isinstance(x, np.ndarray) and not _in_parts(x, axes):
+    if few or not x.size:
         return x.sum(axis=tuple(axes), keepdims=keepdims)
     axes = sorted(axis % x.ndim for axis in axes)
     if x.flags.fnc:                                                          # transposed: sums of x.T, transposed
@@ -212,6 +214,30 @@ def sum_over(x: Array, axes: Sequence[int], keepdims: bool = False) -> Array:
     return y if keepdims else y.reshape([n for axis, n in enumerate(x.shape) if axis not in axes])
 
 
+def _sum_on_gpu(x, axes, keepdims):
+    cut = _few_long_rows(x, axes)
+    if cut is None:
+        return x.sum(axis=axes, keepdims=keepdims)
+    kept = x.shape[:x.ndim - len(axes)]
+    return _row_sums_in_parts(x.reshape(cut), cut[1]).reshape(kept + (1,) * len(axes) * keepdims)
+
+
+def _few_long_rows(x, axes):
+    """(rows, n) if the axes are the last ones of x, and CuPy would add each of few long rows with one block of threads."""
+    if sorted(axis % x.ndim for axis in axes) != list(range(x.ndim - len(axes), x.ndim)) or not x.flags.c_contiguous:
+        return None
+    n = math.prod(x.shape[x.ndim - len(axes):])
+    return (x.size // n, n) if n > 2**15 and 0 < x.size // n < 64 else None
+
+
+def _row_sums_in_parts(x, n):
+    """x.sum(axis=1) of x (rows, n) on a GPU, by partial sums of each row."""
+    count = _parts(32 * len(x), n)
+    whole = n // count * count
+    total = x[:, :whole].reshape(len(x), count, -1).sum(axis=2).sum(axis=1)
+    return total if whole == n else total + x[:, whole:].sum(axis=1)
+
+
 def _in_parts(x, axes):
     """Whether CuPy's sum over the axes is better cut into parts: they are neighbours, not the last, and long."""
     axes = sorted(axis % x.ndim for axis in axes)
@@ -223,7 +249,7 @@ def _in_parts(x, axes):
 
 def mean_over(x: Array, axes: Sequence[int], keepdims: bool = False) -> Array:
     """x.mean(axis=axes, keepdims=keepdims) for a tuple of axes, by sum_over."""
-    if not isinstance(x, np.ndarray) and not _in_parts(x, axes):
+    if not isinstance(x, np.ndarray) and not _in_parts(x, axes) and not _few_long_rows(x, axes):
         return x.mean(axis=tuple(axes), keepdims=keepdims)                   # one launch
     return sum_over(x, axes, keepdims) / math.prod(x.shape[axis] for axis in axes)
 
