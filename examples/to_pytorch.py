@@ -39,7 +39,7 @@ try:
     import torch
     from torch.nn import functional as F
 except ImportError as error:
-    raise SystemExit(f"{__doc__ or ''}\nerror: PyTorch is not installed ({error}): pip install torch") from error
+    raise SystemExit(f"error: PyTorch is not installed ({error}): pip install torch") from error
 
 
 def main():

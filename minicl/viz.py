@@ -102,21 +102,26 @@ def training_curves(path, log: Sequence[dict], *, candidates: int, floor: float)
     left, right, *others = figure.subplots(1, 2 + len(evaluated))
     left.plot(steps, losses, color=BLUE)
     left.plot(steps, chance, color=GREY, linestyle="--", linewidth=1)
-    left.text(steps[-1], chance[-1], f"chance, log {np.exp(chance[-1]):.0f}", ha="right", va="bottom", fontsize=8,
-              color=GREY)
+    beside = {"textcoords": "offset points", "fontsize": 8, "color": GREY}
+    left.annotate(f"chance, log {np.exp(chance[-1]):.0f}", (steps[-1], chance[-1]), (0, 2), ha="right", va="bottom",
+                  **beside)
     left.set(xlabel="step", ylabel="loss (nats)", title="loss", ylim=(0, 1.12 * max(chance + losses) or 1))
     right.plot(steps, [line["alignment"] for line in log], color=BLUE, label="alignment (0: views coincide)")
     right.plot(steps, [line["uniformity"] for line in log], color=RED, label="uniformity (0: collapsed)")
     right.axhline(floor, color=GREY, linestyle="--", linewidth=1)
-    right.text(steps[0], floor, "floor of uniformity", va="bottom", fontsize=8, color=GREY)
-    right.set(xlabel="step", title="geometry of z")
-    right.legend(fontsize=8, frameon=False)
+    right.annotate("floor of uniformity", (steps[0], floor), (0, -2), va="top", **beside)
+    low, high = right.get_ylim()
+    room = (high - low) / 4                                              # for the legend; half of it for the floor's label
+    right.set(xlabel="step", title="geometry of z", ylim=(min(low, floor - room / 2), high + room))
+    right.legend(fontsize=8, frameon=False, loc="upper right")
     for plot, (title, names) in zip(others, evaluated):
         for name, colour in zip(names, (BLUE, RED)):
             plot.plot(*zip(*[(line["step"], line[name]) for line in log if name in line]), "o-", color=colour, markersize=3,
                       label=f"of {name[-1]}")
         plot.set(xlabel="step", title=title, xlim=left.get_xlim())
         plot.legend(fontsize=8, frameon=False)
+    for plot in (left, right, *others):
+        plot.xaxis.get_major_locator().set_params(integer=True)
     save_figure(figure, path)
 
 
