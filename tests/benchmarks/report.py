@@ -104,7 +104,7 @@ the new time over the old one. A change stays if it saves 3 % of a training step
 | exponentials of up to 256 MiB instead of 16 saved for the backward pass: NT-Xent 2N=8192, on an AMD EPYC | 0.75 | 0.82–0.85 | The peak grows from 27 to 165 MiB, a fifth of PyTorch's instead of a thirtieth. |
 | linear's three gradients in one loop, ReLU within linear, wider tiles, aligned memory, pinned threads, whole-pixel copies | | over 0.97 of a step | Products and passes over memory take the time. |
 
-Where the time of cases with missed targets goes. Shares of the wall time, by a profile beside other work:
+Where the time goes: shares of the wall time, by profiles on that Xeon beside other work.
 
 - SimCLR ConvNet: convolutions 50 %, products and copies; batch norm with ReLU 34 %, NumPy's passes over memory.
 - SimCLR MLP: linear layers 64 %, products; Adam 11 %, NT-Xent 11 %, passes.
