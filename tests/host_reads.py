@@ -39,6 +39,7 @@ def reset(monkeypatch):
         monkeypatch.setattr(owner, name, 1.0)
     monkeypatch.setitem(globals(), "TAU", 1.0)
     monkeypatch.setattr(builtins, "minicl_tau", 1.0, raising=False)
+    with_default.__defaults__[0].tau = 2.0
     SCALE[0] = 1.0
 
 
