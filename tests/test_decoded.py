@@ -395,6 +395,9 @@ def test_prefetched_images_are_correct_in_any_order_and_errors_are_raised():
         np.testing.assert_array_equal(images[step], batches[step])
     with pytest.raises(IndexError):
         Prefetch(np.arange(50), batches)[0]
+    for step in (True, 1.0, -1, "1"):
+        with pytest.raises((TypeError, ValueError), match="Prefetch: step must be an integer"):
+            images[step]
 
 
 @pytest.mark.parametrize("kind", [np.array, np.asfortranarray, lambda x: x[::-1]])

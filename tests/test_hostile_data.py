@@ -203,7 +203,7 @@ def test_an_empty_batch_has_no_views():
 
 @pytest.mark.parametrize("field, values", [
     ("train_images", NO_IMAGES), ("test_images", NO_IMAGES), ("train_labels", NO_LABELS), ("test_labels", NO_LABELS),
-    ("class_names", [None, (), [], ["a", "b"], "ab", ("a",), (0, 1), ("a", None)]), ("name", [None, 1, b"x"]),
+    ("class_names", [None, (), [], ["a", "b"], "ab", ("a",), (0, 1), ("a", None), ("a", "a")]), ("name", [None, 1, b"x"]),
 ])
 def test_image_data_refuses_every_invalid_field(field, values):
     ImageData(**FIELDS)

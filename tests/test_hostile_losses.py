@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from minicl import Tensor, contrastive, explain_pairs
 from minicl.contrastive import (choice_accuracy, cosine_similarity, info_nce_from_scores, l2_normalize, log_softmax,
-                                mises_fisher_weights, negative_cosine, semi_hard_negatives, softmax)
+                                mises_fisher_weights, negative_cosine, nt_xent, semi_hard_negatives, softmax,
+                                sup_con)
 from minicl.evaluate import alignment, uniformity
 
 # ---------------------------------------------------------------- every loss as a loop, zero rows included
@@ -250,6 +251,25 @@ def test_a_score_of_minus_infinity_excludes_a_candidate():
         np.testing.assert_allclose(tau.grad, alone.grad, rtol=1e-12)
     with pytest.raises(FloatingPointError, match="info_nce_from_scores: the loss is not finite"):
         info_nce_from_scores(scores, np.array([3]))          # the positive is excluded
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_temperature_in_range_gives_a_number_and_any_below_is_refused(dtype):
+    random = np.random.default_rng(0)
+    z1, z2 = random.standard_normal((2, 4, 3)).astype(dtype)
+    for tau in (1e-30, 1e-10, 1e30):
+        for function in (softmax, log_softmax):
+            x = Tensor(z1, requires_grad=True)
+            y = function(x, tau)
+            (y * z2).sum().backward()
+            assert np.isfinite(y.data).all() and np.isfinite(x.grad).all()
+        assert np.isfinite(mises_fisher_weights(z1, z2, sigma=tau)).all()
+    for tau in (9e-31, 1e-40, 1e-300, 5e-324):
+        for call in (lambda: softmax(z1, tau), lambda: log_softmax(z1, tau), lambda: nt_xent(z1, z2, tau),
+                     lambda: mises_fisher_weights(z1, z2, sigma=tau),
+                     lambda: sup_con(z1, 0.1, labels=np.array([0, 0, 1, 1]), base_temperature=tau)):
+            with pytest.raises(ValueError, match=r"must be a number in \[1e-30, inf\)"):
+                call()
 
 
 # ---------------------------------------------------------------- numbers

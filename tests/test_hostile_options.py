@@ -89,16 +89,16 @@ SMALL = {
     "moco_images": ("--data-dir", "photos", "--size", "32", "--width", "2", "--dim", "4", "--splits", "2"),
     "clip_images": ("--captions", "photos/captions.csv", "--size", "32", "--width", "2", "--dim", "4"),
 }
-EVERYWHERE = ["--tau=1e-300", "--tau=1e300", "--lr=1e-300", "--lr=1e300", "--batch=65536", "--batch=41",
+EVERYWHERE = ["--tau=1e-30", "--tau=1e300", "--lr=1e-300", "--lr=1e300", "--batch=65536", "--batch=41",
               "--log-every=16777216", "--seed=9223372036854775807"]
 MORE = {
     "simclr_mnist": ["--threads=64", "--weight-decay=1e300", "--dim=2000", "--data-dir=nowhere",
                      "--data=mnist --data-dir=~nobody"],
-    "moco_mnist": ["--momentum=0.99999999999", "--momentum=0", "--splits=16777216", "--tau=1e-300"],
+    "moco_mnist": ["--momentum=0.99999999999", "--momentum=0", "--splits=16777216", "--tau=1e-30"],
     "clip_captions": ["--tau=0.001", "--tau=1e300"],
-    "circle": ["--images=19", "--images=20 --batch=2", "--images=16777216", "--tau=1e-300"],
-    "collapse": ["--images=19", "--images=20 --batch=2", "--images=21 --batch=21 --dim=2", "--tau=1e-300"],
-    "cpc_sequences": ["--window=16777216", "--ahead=16777216", "--batch=41", "--tau=1e-300", "--window=1 --ahead=63",
+    "circle": ["--images=19", "--images=20 --batch=2", "--images=16777216", "--tau=1e-30"],
+    "collapse": ["--images=19", "--images=20 --batch=2", "--images=21 --batch=21 --dim=2", "--tau=1e-30"],
+    "cpc_sequences": ["--window=16777216", "--ahead=16777216", "--batch=41", "--tau=1e-30", "--window=1 --ahead=63",
                       "--data=mnist-rows --data-dir=nowhere"],
     "mutual_information": ["--pairs=1", "--dim=1"],
     "simclr_images": ["--limit=20 --batch=2", "--limit=20 --batch=21", "--data-dir=~nobody", "--data-dir=photos/0.png",

@@ -22,9 +22,9 @@ def require_scalar(name, argument, value, interval="(-inf, inf)", hint=""):
 
 
 def require_temperature(name, tau):
-    """Raise ValueError unless tau is a finite number > 0."""
+    """Raise ValueError unless tau is a finite number >= 1e-30, so that 1/tau is finite in float32."""
     learned = not is_number(tau)
-    require_scalar(name, "tau", tau, "(0, inf)", "learn its logarithm and take exp, which stays above 0" if learned
+    require_scalar(name, "tau", tau, "[1e-30, inf)", "learn its logarithm and take exp, which stays above 0" if learned
                    else "usual temperatures are 0.05 to 1")
 
 

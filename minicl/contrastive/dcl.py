@@ -96,6 +96,6 @@ def mises_fisher_weights(z1: Array, z2: Array, *, sigma: float = 0.5, world: Wor
     require_float_array("mises_fisher_weights: z1", z1)
     require_float_array("mises_fisher_weights: z2", z2)
     require_pairs("mises_fisher_weights", z1, z2, world=world)
-    require_within("mises_fisher_weights", "(0, inf)", sigma=sigma)
+    require_within("mises_fisher_weights", "[1e-30, inf)", sigma=sigma)
     s = world.all_gather((l2_normalize.forward(z1)[0] * l2_normalize.forward(z2)[0]).sum(axis=1))
     return world.rows(2 - len(s) * softmax.forward(s, float(sigma))[0])

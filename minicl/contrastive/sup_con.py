@@ -61,7 +61,7 @@ def sup_con(z: Array, tau: Scalar, *, labels: HostArray, base_temperature: float
     require_temperature("sup_con", tau)
     require_batch("sup_con", z, at_least=2, world=world)
     if base_temperature is not None:
-        require_within("sup_con", "(0, inf)", base_temperature=base_temperature)
+        require_within("sup_con", "[1e-30, inf)", base_temperature=base_temperature)
     _require_labels(labels, len(z), world)
     xp = array_module(z)
     b = base_temperature

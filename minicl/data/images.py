@@ -1,6 +1,7 @@
 """ImageData, a labelled set of images in host memory."""
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -34,6 +35,9 @@ class ImageData:
             raise TypeError(f"ImageData: name must be a str, got {self.name!r}")
         if not isinstance(self.class_names, tuple) or not all(isinstance(name, str) for name in self.class_names):
             raise TypeError(f"ImageData: class_names must be a tuple of str, got {self.class_names!r:.100}")
+        repeated = [name for name, count in Counter(self.class_names).items() if count > 1]
+        if repeated:
+            raise ValueError(f"ImageData: class_names must differ, got {', '.join(map(repr, repeated[:5]))} more than once")
         for split in ("train", "test"):
             images = self._array(f"{split}_images", np.uint8, "(N, H, W, C)", 4)
             labels = self._array(f"{split}_labels", np.int64, "(N,)", 1)

@@ -77,6 +77,7 @@ class Prefetch(Sealed):
     def __getitem__(self, step: int) -> HostArray:
         started = time.perf_counter()
         self._since = self._since or started
+        step = whole(self, "step", step, 0)
         self._ahead = {k: self._ahead.get(k) or self._read(k) for k in range(step, step + AHEAD)}
         images = self._ahead.pop(step).result()              # the caller's own, so the next call reads them again
         self._waited += time.perf_counter() - started
