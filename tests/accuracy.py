@@ -93,7 +93,7 @@ def gru(torch, x, w, v, b):
 
 def winograd(channels):
     """Cases for the convolution computed by Winograd's algorithm: y, dx and dw separately, summing over `channels`."""
-    down, up = [(normal(8, 8, 8, C), normal(3, 3, C, K)) for C, K in ((channels, 128), (128, channels))]
+    down, up = [(normal(12, 12, 8, C), normal(3, 3, C, K)) for C, K in ((channels, 128), (128, channels))]
     return [Case(f"conv2d 3x3, {channels} channels: rms of {name}", ops.conv2d, inputs, **conv(1, 1), most=most, result=k)
             for k, (name, inputs, most) in enumerate((("y", down, 7.5), ("dx", up, 7.5), ("dw", down, 5)))]
 
@@ -124,7 +124,7 @@ OPS = [
          lambda torch, x, w, b: x @ w + b),
     Case("conv2d 3x3", ops.conv2d, (normal(14, 14, 64, 16), normal(3, 3, 16, 32)), **conv(1, 1)),
     Case("conv2d 3x3, 128 channels", ops.conv2d, (normal(8, 8, 8, 128), normal(3, 3, 128, 128)), **conv(1, 1)),
-    *winograd(128), *winograd(256), *winograd(512),
+    *winograd(64), *winograd(128), *winograd(256), *winograd(512),
     Case("conv2d 3x3, stride 2", ops.conv2d, (normal(15, 15, 64, 16), normal(3, 3, 16, 32)), **conv(2, 1)),
     Case("conv2d, grey images", ops.conv2d, (normal(28, 28, 64, 1), normal(3, 3, 1, 32)), **conv(1, 1)),
     Case("max_pool2d", ops.max_pool2d, (normal(14, 14, 16, 8),), max_pool),
