@@ -10,7 +10,7 @@ from minicl.contrastive import info_nce_from_scores
 from minicl.data import draw_digits
 from minicl.data.augment.photometric import LUMA
 from minicl.evaluate import encode
-from minicl.evaluate.probe import standardize
+from minicl.evaluate.probe import standardizer
 from minicl.methods import SimCLR
 from minicl.nn import Linear, Sequential
 from minicl.nn.layers import RELU_GAIN
@@ -116,7 +116,8 @@ def mlp_probe(train, train_ids, test, test_ids, *, hidden=128, epochs=15, batch=
     """Test accuracy of an MLP on fixed features, as in the paper: what can be read off at all."""
     xp = array_module(train)
     rng = np.random.default_rng(0)
-    x, x_test = standardize(train, test)
+    standardize = standardizer(train)
+    x, x_test = standardize(train), standardize(test)
     labels = to_device(train_ids, xp)
     batch = min(batch, len(x))
     mlp = Sequential(Linear(x.shape[1], hidden, rng=rng, gain=RELU_GAIN), relu,

@@ -24,6 +24,7 @@ from .checks import class_ids, require_features
 from .scores import chosen
 
 TOLERANCE = 3e-4           # of the largest entry of the gradient: with less, accuracies change only by noise
+ROWS = 1024                # of a slice
 ROUNDING = 16              # a column whose deviation is within this many roundings of its largest entry is constant
 
 
@@ -50,7 +51,8 @@ def linear_probe(train_features: Array, train_labels: HostArray, test_features: 
     require_within("linear_probe", "[1e-6, inf)", C=C)
     require_integers("linear_probe", 1, steps=steps)
     xp = array_module(train_features)
-    x, x_test = standardize(train_features, test_features)
+    standardize = standardizer(train_features)
+    x = standardize(train_features)
     loss = _Loss(x, to_device(train_ids, xp), classes, (2 if classes == 2 else 1) / (C * len(x)), world)
     w, slope = lbfgs(loss, xp.zeros((x.shape[1] + 1) * classes, dtype=x.dtype), steps)
     if not slope <= TOLERANCE:
@@ -58,16 +60,20 @@ def linear_probe(train_features: Array, train_labels: HostArray, test_features: 
                       f"so the accuracy may be too low; raise steps ({steps}), lower C ({C:g}), or pass float64 features",
                       stacklevel=3)
     W, b = loss.split(w)
-    with np.errstate(over="ignore", invalid="ignore"):       # checked below
-        scores = x_test @ W.T + b
+
+    def scores_of(lo, hi):
+        with np.errstate(over="ignore", invalid="ignore"):   # checked below
+            return standardize(test_features[lo:hi]) @ W.T + b
+
+    scores = xp.concatenate(parallel_for(xp, len(test_features), scores_of, ROWS))
     if not bool(xp.isfinite(scores).all()):
         raise FloatingPointError("linear_probe: test_features are so much larger than train_features that their scores "
                                  "overflow; both must come from the same encoder, scaled alike")
     return float(chosen(scores, to_device(test_ids, xp)).mean())
 
 
-def standardize(train: Array, *others: Array) -> list[Array]:
-    """(train, *others) minus the means of train's columns, divided by their standard deviations.
+def standardizer(train: Array) -> Callable[[Array], Array]:
+    """A function that subtracts the means of train's columns, and divides by their standard deviations.
 
     A column that is constant in train, up to rounding, becomes zeros everywhere.
     """
@@ -76,9 +82,9 @@ def standardize(train: Array, *others: Array) -> list[Array]:
 
     def total(function):                                     # over the rows, in float64, a slice at a time
         return parallel_sum(xp, N, lambda lo, hi, y: xp.add(y, function(train[lo:hi]), out=y), xp.zeros(train.shape[1]),
-                            size=1024)[0]
+                            size=ROWS)[0]
 
-    peak = xp.stack(parallel_for(xp, N, lambda lo, hi: abs(train[lo:hi]).max(axis=0), 1024)).max(axis=0)
+    peak = xp.stack(parallel_for(xp, N, lambda lo, hi: abs(train[lo:hi]).max(axis=0), ROWS)).max(axis=0)
     peak = xp.where(peak > 0, peak, xp.ones_like(peak))      # divided by first, so that no square overflows
     mean = total(lambda x: (x / peak).sum(axis=0, dtype="float64")) / N
     std = xp.sqrt(total(lambda x: ((x / peak - mean)**2).sum(axis=0)) / N)
@@ -97,10 +103,10 @@ def standardize(train: Array, *others: Array) -> list[Array]:
             with np.errstate(over="ignore", invalid="ignore"):           # others may be much larger than train
                 y[lo:hi] = xp.where(constant, part.dtype.type(0), (part[lo:hi] / peak - mean) * scale)
 
-        parallel_for(xp, len(part), work, 1024)
+        parallel_for(xp, len(part), work, ROWS)
         return y
 
-    return [scaled(part) for part in (train, *others)]
+    return scaled
 
 
 class _Loss:
@@ -136,7 +142,7 @@ class _Loss:
             dW += p @ x
             db += p.sum(axis=1)
 
-        dw, loss = map(self.world.all_reduce, parallel_sum(xp, len(self.x), add, w, xp.zeros(1), size=1024))
+        dw, loss = map(self.world.all_reduce, parallel_sum(xp, len(self.x), add, w, xp.zeros(1), size=ROWS))
         dw /= self.N
         self.split(dw)[0][...] += self.decay * W
         return float(loss[0]) / self.N + self.decay / 2 * float((W * W).sum()), dw

@@ -31,7 +31,8 @@ case have the same losses and gradients.
   freed memory, `{kept}`.
   PyTorch's other candidates store images channels last, have a fused optimizer, or are compiled by
   torch.compile{compiled}.
-- **memory** is the peak that a step adds to the process, in MiB: minicl over PyTorch, both with their defaults.
+- **memory** is the peak that a step adds to the process, in MiB: minicl over PyTorch, both with their defaults; the median
+  of three processes if a step takes less than 0.3 s.
 - **floor** is minicl's time over the minimum that the machine's own rates allow, measured beside each case: here
   products at {flops:.0f} GFLOP/s, copies at {bytes:.0f} GB/s, {exps:.1f} exponentials a nanosecond. The letter names
   the rate that bounds the case: p, c or e. Below 1 the arrays stay in the processor's cache, which is faster than the memory
