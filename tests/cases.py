@@ -86,6 +86,7 @@ CASES = [
     Case(ops.transpose, (normal(2, 3),)),
     Case(ops.transpose, (normal(2, 3, 4),), {"axes": (1, 2, 0)}, at="cycle"),
     Case(ops.to_pixel_major, (normal(2, 3, 4, 1),)),
+    Case(ops.to_pixel_major, (normal(2, 3, 4, 3),), at="colour"),
     Case(ops.broadcast_to, (normal(3, 1),), {"shape": (2, 3, 4)}),
     Case(ops.getitem, (normal(4, 3),), {"key": (slice(1, None, 2), None, -1)}),
     Case(ops.getitem, (normal(4, 3),), {"key": np.array([0, 2, 2, 2])}, at="repeated ids"),

@@ -299,6 +299,19 @@ def test_alignment_of_views_that_coincide_has_a_zero_gradient_for_every_alpha(dt
             np.testing.assert_array_equal(to_host(gradient), 0)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+@pytest.mark.parametrize("count", [1, 2])
+def test_to_pixel_major_moves_images_of_any_layout_in_memory(channels, count, xp):
+    x = np.random.default_rng(0).standard_normal((4, 6, 5, 2 * channels)).astype("float32")
+    layouts = [x[..., :channels], x[..., ::2], x[::-1, :, ::2, :channels], x[..., channels - 1::-1], np.asfortranarray(x),
+               x.transpose(2, 1, 0, 3), x[:0], x[..., :0], np.broadcast_to(x[:1, ..., :channels], (3, 6, 5, channels))]
+    with threads(count):
+        for image in layouts:
+            y = to_host(ops.to_pixel_major(to_device(image, xp)).data)
+            assert y.flags.c_contiguous and y.dtype == "float32"
+            np.testing.assert_array_equal(y, image.transpose(1, 2, 0, 3))
+
+
 # ---------------------------------------------------------------- bad input
 
 @pytest.mark.parametrize("call, words", [

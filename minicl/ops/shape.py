@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import op
-from ..backend import HostArgument, array_module, scatter_add
+from ..backend import HostArgument, array_module, parallel_for, scatter_add
 from ..checks import require_integers
 from ..signature import is_plain_array
 from ..typing import Array
@@ -37,7 +37,20 @@ def transpose(x: Array, *, axes: tuple[int, ...] | None = None):
 @op
 def to_pixel_major(x: Array):
     """Images (B, H, W, C) -> pixels (H, W, B, C), contiguous, as conv2d takes them.    dx: g transposed back"""
-    return array_module(x).ascontiguousarray(x.transpose(1, 2, 0, 3)), lambda g: (g.transpose(2, 0, 1, 3),)
+    xp = array_module(x)
+    transposed = x.transpose(1, 2, 0, 3)
+    y = xp.empty(transposed.shape, dtype=x.dtype)
+    parallel_for(xp, len(y), lambda lo, hi: _copy_pixels(transposed[lo:hi], y[lo:hi]))
+    return y, lambda g: (g.transpose(2, 0, 1, 3),)
+
+
+def _copy_pixels(x, y):
+    """y[...] = x for (..., C). NumPy copies the few channels of a pixel one by one, and takes a third of the time for a pixel
+    as one item."""
+    if isinstance(x, np.ndarray) and x.shape[-1] > 1 and x.strides[-1] == x.itemsize:
+        pixel = np.dtype((np.void, x.shape[-1] * x.itemsize))
+        x, y = x.view(pixel), y.view(pixel)
+    y[...] = x
 
 
 @op(broadcasts=True)
