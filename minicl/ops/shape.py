@@ -45,8 +45,8 @@ def to_pixel_major(x: Array):
 
 
 def _copy_pixels(x, y):
-    """y[...] = x for (..., C). NumPy copies the few channels of a pixel one by one, and takes a third of the time for a pixel
-    as one item."""
+    """y[...] = x for arrays (..., C). NumPy copies the few channels of a pixel one by one; a pixel as one item takes a third
+    of the time."""
     if isinstance(x, np.ndarray) and x.shape[-1] > 1 and x.strides[-1] == x.itemsize:
         pixel = np.dtype((np.void, x.shape[-1] * x.itemsize))
         x, y = x.view(pixel), y.view(pixel)
