@@ -46,19 +46,18 @@ def winograd_pays(x, w, stride, padding):
 def conv_by_winograd(x, w, needs_grad):
     """conv2d of x (H, W, B, C), H and W even, and w (3, 3, C, K) with stride 1, padding 1: y (H, W, B, K), backward."""
     def backward(g):
-        dw = _kernel_gradient(x, g) if needs_grad[1] else None               # first, as it needs more memory
-        dx = _convolve(g, w[::-1, ::-1].swapaxes(2, 3)) if needs_grad[0] else None       # (3)
+        dx = _convolve(g, _transposed_taps(w)) if needs_grad[0] else None    # (3)
+        dw = _kernel_gradient(x, g) if needs_grad[1] else None
         return dx, dw
 
-    return _convolve(x, w), backward
+    return _convolve(x, _taps(w)), backward
 
 
-def _convolve(x, w):
-    """y (H, W, B, K) for x (H, W, B, C) and w (3, 3, C, K)."""
+def _convolve(x, U):
+    """y (H, W, B, K) for x (H, W, B, C) and the transformed kernel U (4, 4, C, K)."""
     xp = array_module(x)
     H, W, B, C = x.shape
-    K = w.shape[3]
-    U = (_both_sides(w) @ w.reshape(9, C * K)).reshape(4, 4, C, K)           # G w G^T
+    K = U.shape[3]
     y = xp.empty((H, W, B, K), dtype=x.dtype)
 
     def part(strip):
@@ -98,7 +97,8 @@ def _kernel_gradient(x, g):
     H, W, B, C = x.shape
     K = g.shape[3]
     strips = _strips(H, W, B, max(C, K))
-    total = xp.empty((4, 4, C * K), dtype=x.dtype)
+    G = _taps_transform(x)
+    dw = xp.zeros((3, 3, C * K), dtype=x.dtype)
 
     for i in range(4):                                                       # a row of products at a time saves memory
         def add(k, _, products):
@@ -110,8 +110,10 @@ def _kernel_gradient(x, g):
                 products[j] += v[j].reshape(-1, C).T @ s.reshape(-1, K)
 
         products, = parallel_sum(xp, len(strips), add, xp.empty((4, C, K), dtype=x.dtype), size=1)
-        total[i] = products.reshape(4, C * K)
-    return (_both_sides(x).T @ total.reshape(16, C * K)).reshape(3, 3, C, K)             # (2)
+        columns = G.T @ products.reshape(4, C * K)                           # (2), along columns, then along rows
+        for a in range(3):
+            dw[a] += G[i, a] * columns
+    return dw.reshape(3, 3, C, K)
 
 
 def _add(xp, y, p, sign, first):
@@ -133,11 +135,21 @@ def _strips(H, W, B, channels):
     return [(row, slice(lo, lo + images)) for row in range(0, H, 2) for lo in range(0, B, images)]
 
 
-def _both_sides(like):
-    """The matrix (16, 9) by which G acts on rows and columns of 3x3 taps."""
-    G = [[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]
-    xp = array_module(like)
-    return xp.kron(xp.array(G, dtype=like.dtype), xp.array(G, dtype=like.dtype))
+def _taps(w):
+    """G w G^T (4, 4, C, K) of w (3, 3, C, K)."""
+    G = _taps_transform(w)
+    return (array_module(w).kron(G, G) @ w.reshape(9, -1)).reshape(4, 4, *w.shape[2:])
+
+
+def _transposed_taps(w):
+    """G w' G^T (4, 4, K, C) of the kernel w' turned around and transposed. Turning exchanges the outer taps, so rows of G."""
+    G = _taps_transform(w)[[3, 1, 2, 0]]
+    return (array_module(w).kron(G, G) @ w.reshape(9, -1)).reshape(4, 4, *w.shape[2:]).swapaxes(2, 3)
+
+
+def _taps_transform(like):
+    """G (4, 3)."""
+    return array_module(like).array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], dtype=like.dtype)
 
 
 def _input_transform(x, row, images, rows=range(4)):
