@@ -231,6 +231,8 @@ class Graph:
             given = default if given is None else given if np.ndim(given) else [given]
             return [axis % len(before) for axis in given]
 
+        if name == "add_relu":
+            return self.add("Relu", self.add("Add", *inputs))
         if name == "pow":
             return self.add("Pow", x, self.constant(np.asarray(options["exponent"], dtype)))
         if name in SAME:

@@ -73,7 +73,7 @@ EXERCISES = [
     Exercise("mul", 3, 1, "broadcast_sum", "ops/elementwise.py", "mul.backward", "derivations.md",
              "mul and not matmul", 5, "hold one factor constant; broadcasting is undone for you", falls="keep_the_dtype"),
     Exercise("relu", 4, 1, "mul", "ops/elementwise.py", "relu.backward", "derivations.md",
-             "relu and not leaky and not norm and not bad", 5, "y alone shows where x > 0"),
+             "relu and not leaky and not add_relu and not norm and not bad", 5, "y alone shows where x > 0"),
     Exercise("logsumexp", 4, 1, "mul", "ops/reduce.py", "logsumexp.backward", "derivations.md",
              "logsumexp and not overflow", 10, "exp(x - y) is a softmax; _restore_axes gives g its reduced axes back",
              parts="_times_softmax"),

@@ -63,6 +63,7 @@ CASES = [
     Case(ops.tanh, (normal(2, 3),)),
     Case(ops.sigmoid, (normal(2, 3),)),
     Case(ops.relu, (apart(2, 3),)),
+    Case(ops.add_relu, (apart(2, 3), apart(2, 3) / 3)),
     Case(ops.leaky_relu, (apart(2, 3),), {"slope": 0.2}),
     Case(ops.gelu, (normal(2, 3),)),
     Case(ops.maximum, (apart(2, 4), apart(1, 4) + 0.05), at="broadcast"),

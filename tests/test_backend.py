@@ -564,7 +564,7 @@ def test_a_learned_temperature_below_zero_is_refused():
     from minicl import Tensor
     from minicl.contrastive import nt_xent
     z = np.eye(3)
-    with pytest.raises(ValueError, match="nt_xent: tau must be a number in .0, inf., got -0.5; learn its logarithm"):
+    with pytest.raises(ValueError, match="nt_xent: tau must be a number in .1e-30, inf., got -0.5; learn its logarithm"):
         nt_xent(z, z, Tensor(np.array(-0.5)))
 
 

@@ -54,6 +54,7 @@ REFUSED = [
     *[(ops.pad, (x,), {"widths": widths}, "pad: ") for widths in (((1, 1),), ((1,), (1,)), ((-1, 0), (0, 0)),
       ((0.5, 0), (0, 0)), 1)],
     (ops.to_pixel_major, (x,), {}, "to_pixel_major: "),
+    (ops.add_relu, (x, x[:1]), {}, "add_relu: expected two arrays of one shape"),
     (ops.matmul, (x, np.ones(3)), {}, "matmul: expected"),
     (ops.matmul, (np.ones((2, 2, 3)), np.ones((3, 3, 4))), {}, "matmul: .*broadcast.*x float64"),
     (ops.linear, (np.array(1.0), np.ones((1, 2))), {}, "linear: expected"),

@@ -196,6 +196,7 @@ VALUES = {
     ops.pad: ("x surrounded by zeros", lambda x, widths: np.pad(x, widths)),
     ops.pow: ("y = x^p", lambda x, exponent: x**exponent),
     ops.relu: ("y = max(x, 0)", lambda x: np.where(x > 0, x, 0)),
+    ops.add_relu: ("s = max(x + y, 0)", lambda x, y: np.where(x + y > 0, x + y, 0)),
     ops.reshape: ("The same entries in row-major order under another shape", lambda x, shape: np.reshape(x.ravel(), shape)),
     ops.sigmoid: ("y = 1 / (1 + e^-x)", lambda x: 1 / (1 + math.e**-x)),
     ops.sqrt: ("y = x^(1/2)", lambda x: x**0.5),

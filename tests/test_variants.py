@@ -276,8 +276,8 @@ def test_no_loss_makes_a_training_step_wait_for_the_device(loss):
 @pytest.mark.parametrize("call, message", [
     (lambda x, y: dcl(x, y[:3], 0.2), r"dcl: expected two views \(N, d\)"),
     (lambda x, y: dcl(x[:1], y[:1], 0.2), r"dcl: expected \(N, d\) with N >= 2 and d >= 1, got \(1, 4\): the negatives"),
-    (lambda x, y: dcl(x, y, 0), "dcl: tau must be a number in .0, inf., got 0"),
-    (lambda x, y: sup_con(x, -1, labels=LABELS), "sup_con: tau must be a number in .0, inf."),
+    (lambda x, y: dcl(x, y, 0), "dcl: tau must be a number in .1e-30, inf., got 0"),
+    (lambda x, y: sup_con(x, -1, labels=LABELS), "sup_con: tau must be a number in .1e-30, inf."),
     (lambda x, y: sup_con(x[0], 0.2, labels=LABELS), r"sup_con: expected \(N, d\) with N >= 2"),
     (lambda x, y: siglip(x, y[:, :2], 1.0, 0.0), "siglip: expected two views"),
     (lambda x, y: siglip(x, y, 100.0, 0.0), "siglip: logit_scale must be a number in .-inf, 4.60518., got 100.0; it is the logarithm"),

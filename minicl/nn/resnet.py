@@ -36,7 +36,7 @@ class BasicBlock(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         past = x if self.shortcut is None else self.shortcut(x)
-        return ops.relu(past + self.second(self.first(x)))
+        return ops.add_relu(past, self.second(self.first(x)))
 
 
 class ResNet18(Encoder):

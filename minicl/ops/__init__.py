@@ -10,8 +10,8 @@ from ..autograd import Tensor
 from ..backend import array_module
 from .attention import attention
 from .conv import conv2d
-from .elementwise import (abs, add, clip, div, dropout, exp, gelu, leaky_relu, log, maximum, minimum, mul, neg, pow,
-                          relu, sigmoid, sqrt, sub, tanh, where)
+from .elementwise import (abs, add, add_relu, clip, div, dropout, exp, gelu, leaky_relu, log, maximum, minimum, mul, neg,
+                          pow, relu, sigmoid, sqrt, sub, tanh, where)
 from .embedding import embedding
 from .matmul import linear, matmul
 from .normalize import batch_norm, layer_norm
@@ -21,8 +21,8 @@ from .reduce import logsumexp, max, mean, sum, var
 from .shape import broadcast_to, concat, getitem, pad, reshape, stack, to_pixel_major, transpose
 
 __all__ = """
-    abs add attention avg_pool2d batch_norm broadcast_to clip concat conv2d div dropout embedding exp gelu getitem gru
-    layer_norm leaky_relu linear log logsumexp matmul max max_pool2d maximum mean minimum mul neg pad pow relu reshape
+    abs add add_relu attention avg_pool2d batch_norm broadcast_to clip concat conv2d div dropout embedding exp gelu getitem
+    gru layer_norm leaky_relu linear log logsumexp matmul max max_pool2d maximum mean minimum mul neg pad pow relu reshape
     sigmoid sqrt stack sub sum tanh to_pixel_major transpose var where
 """.split()
 

@@ -153,6 +153,29 @@ def _relu_back(xp, g, y, dx):
 
 
 @op
+def add_relu(x: Array, y: Array):
+    """s = max(x + y, 0) of arrays of one shape, as in a residual block; x + y is not kept.    dx = dy = g [s > 0]"""
+    if x.shape != y.shape:
+        raise ValueError(f"add_relu: expected two arrays of one shape, got {x.shape} and {y.shape}; for others write "
+                         "ops.relu(x + y)")
+    s = array_module(x).empty(x.shape, dtype=x.dtype)
+    _in_slices(_add_relu, x, y, s)
+
+    def backward(g):
+        dx = array_module(x).empty_like(s)
+        _in_slices(_relu_back, g, s, dx)
+        return dx, dx
+
+    return s, backward
+
+
+@fused
+def _add_relu(xp, x, y, s):
+    xp.add(x, y, out=s)
+    xp.clip(s, 0, math.inf, out=s)
+
+
+@op
 def leaky_relu(x: Array, *, slope: float = 0.01):
     """x where x > 0, else slope x.    dx = g where x > 0, else slope g; slope in [0, 1)"""
     require_within("leaky_relu", "[0, 1)", slope=slope)

@@ -142,7 +142,7 @@ def _taps(w):
 
 
 def _transposed_taps(w):
-    """G w' G^T (4, 4, K, C) of the kernel w' turned around and transposed. Turning exchanges the outer taps, so rows of G."""
+    """G w' G^T (4, 4, K, C) of the kernel w' turned around and transposed. Turned taps exchange the outer rows of G."""
     G = _taps_transform(w)[[3, 1, 2, 0]]
     return (array_module(w).kron(G, G) @ w.reshape(9, -1)).reshape(4, 4, *w.shape[2:]).swapaxes(2, 3)
 
