@@ -153,8 +153,8 @@ def test_of(name, thing, tests):
 
 
 def exercises():
-    """EXERCISES of examples/make_exercises.py."""
-    spec = importlib.util.spec_from_file_location("make_exercises", ROOT / "examples/make_exercises.py")
+    """EXERCISES of examples/exercise_list.py."""
+    spec = importlib.util.spec_from_file_location("exercise_list", ROOT / "examples/exercise_list.py")
     sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.EXERCISES

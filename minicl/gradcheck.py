@@ -101,7 +101,7 @@ def gradcheck(function: Callable[..., Tensor], inputs: Sequence[Array], *, step:
         allowed = atol + rtol * np.abs(numeric)
         wrong = ~((analytic >= low - allowed) & (analytic <= high + allowed))          # so written that NaN is wrong
         if wrong.any():
-            raise GradcheckError(_explain(op_name, name, entries, analytic, numeric, wrong))
+            raise GradcheckError(_explain(op_name, name, entries, analytic, numeric, wrong, cotangent))
     return True
 
 
@@ -131,13 +131,13 @@ def _slopes(function, inputs, position, entries, value, cotangent, step):
     return np.array([[slope(index, side * h) for index, h in zip(entries, steps)] for side in (-1, 1)])
 
 
-def _explain(op_name, name, entries, analytic, numeric, wrong):
+def _explain(op_name, name, entries, analytic, numeric, wrong, cotangent):
     k = np.argmax(np.where(wrong, np.nan_to_num(np.abs(analytic - numeric), nan=np.inf), -1))
     worst = entries[k]
     a, n = analytic[k], numeric[k]
     ratios = (analytic[wrong] / np.where(numeric[wrong] == 0, np.nan, numeric[wrong]))
     where = f"{name}[{', '.join(map(str, worst))}]" if worst else name
-    hint = textwrap.fill(_hint(entries, analytic, ratios, wrong), 76, initial_indent="    hint     ",
+    hint = textwrap.fill(_hint(entries, analytic, ratios, wrong, cotangent), 76, initial_indent="    hint     ",
                          subsequent_indent=" " * 13)
     return (f"gradient of {op_name} with respect to {where} is wrong ({wrong.sum()} of {wrong.size} entries)\n"
             f"{hint}\n"
@@ -146,7 +146,7 @@ def _explain(op_name, name, entries, analytic, numeric, wrong):
             f"    ratio    {a / n if n else float('nan'):.6g}")
 
 
-def _hint(entries, analytic, ratios, wrong):
+def _hint(entries, analytic, ratios, wrong, cotangent):
     """The usual mistake behind such a disagreement."""
     if not np.isfinite(analytic).all():
         return "NaN or infinity in the backward: a division by a zero norm, log of 0, or exp that overflowed?"
@@ -162,12 +162,15 @@ def _hint(entries, analytic, ratios, wrong):
             if np.isfinite(ratios).all() and all(len(row) > 1 and np.ptp(row) < 1e-3 * abs(row[0]) for row in rows.values()):
                 return "each row is off by a factor of its own: a missing division by the row's length or sum?"
             return ("no common factor: is a term missing (the projection in a normalisation, the sum in a softmax), "
-                    "or a product transposed?")
+                    "a product transposed, or the gradients returned in another order than the inputs?")
         return ("only some entries are wrong: an index, a mask, a missing term that is tiny at the others, "
                 "a kink (ties, 0 of a relu), or repeats that should add up?")
     if abs(common + 1) < 1e-3:
         return "the sign is flipped"
+    if cotangent.size == 1 and abs(common * cotangent.item() - 1) < 1e-3:
+        return "a missing factor g, the gradient of the output: it is 1 in training, but not here"
     if abs(common - 0.5) < 1e-3 or abs(common - 2) < 1e-3:
-        return "off by a factor 2: one of two views or of two symmetric terms left out, or counted twice?"
-    return (f"all entries are off by the factor {common:.6g}: a missing 1/tau, 1/N, or a sum over a broadcast axis? "
-            "Compare it with your tau and your sizes")
+        return ("off by a factor 2: one of two views or of two symmetric terms left out, or counted twice? Or an option "
+                "that is 2 here?")
+    return (f"all entries are off by the factor {common:.6g}: a missing or doubled 1/tau, 1/N, or a sum over a broadcast "
+            "axis? Compare it with your tau and your sizes")

@@ -160,7 +160,7 @@ def test_the_losses_at_chance_in_the_course_are_correct_logarithms():
 
 
 def test_the_course_names_existing_exercises_with_their_minutes():
-    exercises = runpy.run_path(str(ROOT / "examples/make_exercises.py"))["EXERCISES"]
+    exercises = runpy.run_path(str(ROOT / "examples/exercise_list.py"))["EXERCISES"]
     minutes = {exercise.name: exercise.minutes for exercise in exercises}
     lectures = re.findall(r"\*\*Exercises?\*\* \(([\d +]+) min[^)]*\):(.*?)\*\*Bug", COURSE.read_text(), re.DOTALL)
     assert len(lectures) == 8

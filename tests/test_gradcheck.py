@@ -99,6 +99,10 @@ def missing_broadcast_sum(x, b):
     return x + b, lambda g: (g, g[0])
 
 
+def loss_without_g(x):
+    return (x * x).sum(), lambda g: (2 * x,)
+
+
 def sign_flipped(x):
     return 1 - x, lambda g: (g,)
 
@@ -114,7 +118,7 @@ def nan_at_zero(x):
 
 
 GALLERY = [
-    (softmax_without_1_over_tau, [normal(3, 4)], "factor 0.3: a missing 1/tau"),
+    (softmax_without_1_over_tau, [normal(3, 4)], "factor 0.3: a missing or doubled 1/tau"),
     (softmax_without_the_sum, [normal(3, 4)], "is a term missing"),
     (cosine_without_the_projection, [normal(3, 4)], "is a term missing"),
     (nt_xent_with_one_view_only, [normal(3, 4), normal(3, 4, seed=1)], "zero everywhere"),
@@ -130,6 +134,7 @@ GALLERY = [
     (product_transposed, [normal(3, 4), normal(4, 4)], "transposed"),
     (missing_broadcast_sum, [normal(3, 4), normal(4)], "b\\["),
     (sign_flipped, [normal(3)], "the sign is flipped"),
+    (loss_without_g, [normal(3)], "a missing factor g, the gradient of the output"),
     (nan_at_zero, [np.vstack([normal(1, 3), np.zeros((1, 3))])], "NaN or infinity in the backward"),
 ]
 
