@@ -3,7 +3,8 @@
     python examples/make_exercises.py OUT                    all exercises, each raising NotImplementedError
     python examples/make_exercises.py OUT --only mul relu    these alone; if OUT has exercises already, these too
     python examples/make_exercises.py OUT --seed 7           tests with other values and more shapes
-    python examples/make_exercises.py OUT --grade ANN BOB    fresh tests against the minicl of each student's tree
+    python examples/make_exercises.py OUT --grade ANN BOB    fresh tests against the minicl of each student's tree, of the
+                                                             exercises it was made with, or of those after --only
 
 The library carries no markers: EXERCISES in exercise_list.py names each function, and `strip` takes its body out.
 tests/test_exercises.py strips each and sees exactly its tests fail.
@@ -137,12 +138,13 @@ def write_record(out, exercises, seed):
 
 
 def read_record(tree):
-    """The record of a tree; of one without, every exercise."""
+    """The record of a tree."""
     try:
         record = json.loads((tree / RECORD).read_text())
         return {"exercises": [name for name in record["exercises"] if name in BY_NAME], "seed": int(record["seed"])}
-    except (OSError, ValueError, TypeError, KeyError):
-        return {"exercises": list(BY_NAME), "seed": 0}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ExerciseError(f"{tree} has no {RECORD}, or another one than this script wrote; name its exercises with --only"
+                            ) from error
 
 
 def take_out(exercises, minicl):
@@ -205,45 +207,73 @@ def mark(exercise, tree, broken):
             **({} if error is None else {"error": error})}
 
 
-def grade(out, students, seed):
+def tree_of(student):
+    """The student's tree: the folder, or the one in it that has a minicl/, as in an unpacked archive."""
+    found = [tree for tree in (student, *sorted(student.glob("*/"))) if (tree / "minicl").is_dir()]
+    if not found:
+        raise ExerciseError(f"no folder minicl/ in {student}, nor in a folder of it")
+    return found[0]
+
+
+def grade(out, students, seed, only=()):
     """Run the tests of each student's exercises in fresh trees out/NAME, print a table, and write out/marks.json.
 
-    Returns {student: {exercise: its mark}}; minutes are the estimate for a whole exercise. The exercises of a file that
+    only: names of the exercises, by default those that each tree was made with. Returns {student: {exercise: its mark}}, or
+    {student: {"error": why there is none}}; minutes are the estimate for a whole exercise. The exercises of a file that
     cannot be imported have an error; the others are graded with the library's file in its place.
     """
     names = [student.resolve().name for student in students]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ExerciseError(f"--grade: two trees are called {', '.join(twice)}; rename one, the name is the student's")
+    if out.exists() and any(out.iterdir()):
+        raise ExerciseError(f"{out} is not empty; name a new folder, so that no one's work is lost")
+    out.mkdir(parents=True, exist_ok=True)
     marks = {}
-    width = max(map(len, ["minutes done", *BY_NAME])) + 2
     for name, student in zip(names, students):
-        given = read_record(student)["exercises"]
-        print(f"{name}: {len(given)} exercise{'s' * (len(given) > 1)} ...", file=sys.stderr, flush=True)
-        write_tree(out / name, [], seed=seed, minicl=student / "minicl")
-        broken = replace_broken(out / name / "minicl")
-        marks[name] = {}
-        for exercise in (exercise for exercise in EXERCISES if exercise.name in given):
-            marks[name][exercise.name] = mark(exercise, out / name, broken)
-            print(f"{name}: {exercise.name} {cell(marks[name][exercise.name])}", file=sys.stderr, flush=True)
+        try:
+            marks[name] = marks_of(student, out / name, seed, only)
+        except ExerciseError as error:
+            marks[name] = {"error": str(error)}
+        (out / "marks.json").write_text(json.dumps(marks, indent=1) + "\n")              # in case the next is interrupted
+    print_table(marks)
+    return marks
+
+
+def marks_of(student, tree, seed, only):
+    """{exercise: its mark} of one student, graded in a new tree."""
+    source = tree_of(student)
+    given = only or read_record(source)["exercises"]
+    print(f"{tree.name}: {len(given)} exercise{'s' * (len(given) > 1)} ...", file=sys.stderr, flush=True)
+    write_tree(tree, [], seed=seed, minicl=source / "minicl")
+    broken = replace_broken(tree / "minicl")
+    marks = {}
+    for exercise in (exercise for exercise in EXERCISES if exercise.name in given):
+        marks[exercise.name] = mark(exercise, tree, broken)
+        print(f"{tree.name}: {exercise.name} {cell(marks[exercise.name])}", file=sys.stderr, flush=True)
+    return marks
+
+
+def print_table(marks):
+    """A column for each student, a row for each exercise, and the errors below."""
+    errors = {(name, of_student["error"]): ["all"] for name, of_student in marks.items() if "error" in of_student}
+    marks = {name: {} if "error" in of_student else of_student for name, of_student in marks.items()}
+    width = max(map(len, ["minutes done", *BY_NAME])) + 2
 
     def row(title, cells):
-        print(f"{title:<{width}}" + "".join(f"{shown:>{max(len(name), 7) + 2}}" for name, shown in zip(names, cells)))
+        print(f"{title:<{width}}" + "".join(f"{shown:>{max(len(name), 7) + 2}}" for name, shown in zip(marks, cells)))
 
-    row("", names)
+    row("", marks)
     for exercise in EXERCISES:
-        cells = [cell(marks[name].get(exercise.name)) for name in names]
+        cells = [cell(of_student.get(exercise.name)) for of_student in marks.values()]
         if any(cells):
             row(exercise.name, cells)
-    row("minutes done", [sum(mark["minutes"] for mark in marks[name].values() if mark["done"]) for name in names])
-    errors = {}
-    for name in names:
-        for exercise, one in marks[name].items():
+    row("minutes done", [sum(mark["minutes"] for mark in each.values() if mark["done"]) for each in marks.values()])
+    for name, of_student in marks.items():
+        for exercise, one in of_student.items():
             if "error" in one:
                 errors.setdefault((name, one["error"]), []).append(exercise)
     if errors:
         print("\nerrors\n" + listing([(name, f"{', '.join(those)}: {error}") for (name, error), those in errors.items()]))
-    (out / "marks.json").write_text(json.dumps(marks, indent=1) + "\n")
-    return marks
 
 
 def cell(mark):
@@ -264,18 +294,20 @@ def main(arguments=None):
     if options.seed < 0:
         parser.error(f"--seed must be at least 0, got {options.seed}")
     for student in options.grade or ():
-        if not (student / "minicl").is_dir():
-            parser.error(f"--grade: expected a tree with a folder minicl/, got {student}")
+        if not student.is_dir():
+            parser.error(f"--grade: there is no folder {student}")
     chosen = [exercise for exercise in EXERCISES if exercise.name in (options.only or BY_NAME)]
     try:
         if options.grade:
-            return grade(options.out, options.grade, options.seed)
+            return grade(options.out, options.grade, options.seed, options.only or ())
         if options.only and (options.out / RECORD).exists():
             add_to_tree(options.out, chosen, options.seed)
         else:
             write_tree(options.out, chosen, seed=options.seed)
     except ExerciseError as error:
         parser.error(str(error))
+    except KeyboardInterrupt:
+        parser.exit(130, f"interrupted; what is done is in {options.out}\n")
     count = len(read_record(options.out)["exercises"])
     print(f"{count} of {len(EXERCISES)} exercises in {options.out}", f"{len(chosen)} of them new", sep=", ")
     print(f"\n  cd {options.out}")

@@ -49,7 +49,8 @@ def main():
     parser.add_argument("run", type=folder, help="folder of the run whose encoder is used")
     parser.add_argument("pictures", nargs="*", metavar="PICTURE", help="pictures to search for")
     parser.add_argument("--in", dest="folder", type=folder, help="folder to search; default: what the run trained on")
-    parser.add_argument("--words", action="append", default=[], help="caption to search by; needs a run of a CLIP")
+    parser.add_argument("--words", action="append", default=[], help="caption to search by, in quotes; needs a run of a "
+                        "CLIP; repeat it for more captions")
     parser.add_argument("--k", type=at_least(1, 10_000), default=12, help="results for each query")
     parser.add_argument("--model", help="name of the model, if the run trained several")
     parser.add_argument("--index", type=folder, help="file of the index; default: in the run's folder, or beside the "
@@ -60,6 +61,9 @@ def main():
     args = parser.parse_intermixed_args()                    # pictures may follow --words
     if not args.pictures and not args.words:
         parser.error("nothing to search for: give pictures, or --words with a run of a CLIP")
+    if args.words and (missing := [path for path in args.pictures if not os.path.exists(path)]):
+        parser.error(f"there is no picture {missing[0]}; put a caption of several words in quotes, --words \"two dogs\", and "
+                     "repeat --words for more captions")
     if args.out and not args.out.endswith(".html"):
         parser.error(f"--out: expected the name of a page, ending in .html, got {args.out}")
 

@@ -19,6 +19,7 @@ After training in PyTorch save {"state_dict": model.state_dict(), "minicl": ...}
 import argparse
 import io
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,8 @@ try:
     import torch
     from torch.nn import functional as F
 except ImportError as error:
-    raise SystemExit(f"error: PyTorch is not installed ({error}): pip install torch") from error
+    print(f"error: PyTorch is not installed ({error}): pip install torch", file=sys.stderr)
+    sys.exit(2)
 
 
 def main():

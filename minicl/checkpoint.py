@@ -229,9 +229,10 @@ def require_same_run(meta: dict[str, Any], now: dict[str, Any], folder: Path, *,
                        "another folder with --out")
     before, given = ({f"--{key.replace('_', '-')}": value for key, value in config.items() if key not in NOT_COMPARED}
                      for config in (meta["config"], now["config"]))
-    if given["--batch"] is None and type(before.get("--batch")) is int:
-        given["--batch"] = before["--batch"]
-    earlier, epochs = before.get("--epochs"), given.get("--epochs", 0)
+    for option in ("--batch", "--epochs"):                   # not given: as before
+        if given.get(option, 0) is None and type(before.get(option)) is int:
+            given[option] = before[option]
+    earlier, epochs = before.get("--epochs"), given.get("--epochs") or 0
     if grows and type(earlier) is int and earlier < epochs:
         log(f"--epochs was {earlier}, now {epochs}: the remaining learning rates are those of a run of {epochs} epochs, "
             f"higher than those that a run of {earlier} would end with")

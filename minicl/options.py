@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -56,7 +57,7 @@ def options(description: str | None, *, epochs: int, batch: int, lr: float, tau:
     parser.add_argument("--out", type=folder, help="folder for config, log, checkpoint, pictures and result.json; "
                         "default: a new one under runs/")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out, with the same options "
-                        "or more --epochs")
+                        "and as many --epochs, unless more are given")
     return parser
 
 
@@ -79,18 +80,22 @@ class Parser(argparse.ArgumentParser):
         self._option_string_actions[option].help = text
 
     def parse_known_args(self, args=None, namespace=None):
-        """argparse's, but refuses --seed=--, which Python 3.11 turns into an empty list whatever the option's type."""
-        for arg in sys.argv[1:] if args is None else args:
+        """argparse's, but --temperature is --tau, and --seed=--, which Python 3.11 turns into an empty list whatever the
+        option's type, is refused."""
+        args = [re.sub("^--temperature(?==|$)", "--tau", arg) for arg in (sys.argv[1:] if args is None else args)]
+        for arg in args:
             if arg.startswith("-") and arg.endswith("=--"):
                 self.error(f"argument {arg[:-3]}: expected a value, got '--'")
         namespace = argparse.Namespace() if namespace is None else namespace
         named = [_attribute(name) for _, names in self._conditions for name in names]
-        for attribute in named:
+        for attribute in (*named, "epochs"):
             vars(namespace).setdefault(attribute, None)                      # which stays if the option is not given
         parsed, rest = super().parse_known_args(args, namespace)
         given = {attribute for attribute in named if getattr(parsed, attribute) is not None}
         for attribute in set(named) - given:
             setattr(parsed, attribute, self.get_default(attribute))
+        if parsed.epochs is None and not getattr(parsed, "resume", False):   # else Run takes those of the checkpoint
+            parsed.epochs = self.get_default("epochs")
         for condition, names in self._conditions:
             option, _, values = condition.partition(" ")
             value = getattr(parsed, _attribute(option))
@@ -99,7 +104,7 @@ class Parser(argparse.ArgumentParser):
             if idle and not holds and _is_first():
                 self._print_message(f"warning: ignored without {condition}: {', '.join(idle)}\n", sys.stderr)
         every, epochs = (getattr(parsed, name, None) or 0 for name in ("evaluate_every", "epochs"))
-        if every > epochs and _is_first():
+        if epochs and every > epochs and _is_first():
             self._print_message(f"warning: ignored without --epochs {every} or more: --evaluate-every\n", sys.stderr)
         return parsed, rest
 

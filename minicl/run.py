@@ -114,16 +114,16 @@ class Run:
         self._table: Table | None = None
         self._saved: tuple[dict, dict] | None = None
         self._code = code()
-        self._started = time.perf_counter()
-        self._earlier = 0.0
+        self._started, self._earlier = time.perf_counter(), 0.0
         self.folder = Path()
         self.close: Callable[[], None] = lambda: None
         if self.is_first:
             self._open(args, grows)
         self.folder, self._saved, self._log = world.share((self.folder, self._saved, self._log))
         self.checkpoint = self.folder / "checkpoint.npz"
-        if args.batch is None and self._saved:               # the script chose it by its data
-            args.batch = self.config["batch"] = self._saved[1]["config"].get("batch")
+        for option in ("batch", "epochs"):
+            if getattr(args, option, 0) is None and self._saved:             # not given: as before
+                self.config[option] = vars(args)[option] = self._saved[1]["config"].get(option)
         if world.size > 1:
             part = f"{args.batch // world.size} of a batch's {args.batch} items" if args.batch else "a part of each batch"
             self.print(f"{world.size} processes, each with {part}")

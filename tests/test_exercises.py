@@ -162,6 +162,22 @@ def test_grading_uses_each_students_minicl_and_fresh_tests(tmp_path, capsys):
         ["cem", "conv2d:", *broken["error"].split()]]
 
 
+def test_a_folder_without_a_tree_or_list_is_an_error_of_that_student_only(tmp_path, capsys):
+    for name, where in (("ann", "ann"), ("bob", "bob/bob"), ("cem", "cem")):
+        make.main([str(tmp_path / where), "--only", "mul"])
+    (tmp_path / "dee").mkdir()
+    (tmp_path / "cem/exercises.json").unlink()
+    students = [str(tmp_path / name) for name in ("dee", "ann", "bob", "cem")]
+    capsys.readouterr()
+    marks = make.main([str(tmp_path / "marks"), "--grade", *students])
+    printed = capsys.readouterr().out
+    assert json.loads((tmp_path / "marks/marks.json").read_text()) == marks
+    assert [list(marks[name]) for name in ("ann", "bob", "cem", "dee")] == [["mul"], ["mul"], ["error"], ["error"]]
+    assert re.search(r"dee +all: no folder minicl/ in", printed) and "exercises.json" in marks["cem"]["error"]
+    marks = make.main([str(tmp_path / "only"), "--only", "warmup_cosine", "--grade", *students[1:]])
+    assert all(list(each) == ["warmup_cosine"] and each["warmup_cosine"]["done"] for each in marks.values())
+
+
 @pytest.mark.parametrize("file, endless", [("ops/elementwise.py", "marks"), ("__init__.py", "import")])
 def test_an_endless_loop_is_an_error_and_the_others_are_graded(file, endless, tmp_path, monkeypatch, capsys):
     make.main([str(tmp_path / "ann"), "--only", "relu", "logsumexp"])
@@ -255,7 +271,7 @@ def test_existing_files_are_never_overwritten(tmp_path, capsys):
     with pytest.raises(SystemExit):
         make.main([str(tmp_path / "new"), "--only", "sofmax"])
     with pytest.raises(SystemExit):
-        make.main([str(tmp_path / "new"), "--grade", str(tmp_path)])
+        make.main([str(tmp_path / "new"), "--grade", str(tmp_path / "nobody")])
     with pytest.raises(SystemExit):
         make.main([str(tmp_path / "new"), "--grade", str(ROOT), f"{ROOT}/../{ROOT.name}"])
     assert "two trees are called" in capsys.readouterr().err

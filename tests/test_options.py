@@ -111,3 +111,8 @@ def test_help_shows_the_defaults_set_by_a_script(parser):
     text = " ".join(parser.format_help().split())
     assert "steps between lines of the log (default: 10)" in text and "generated data (default: 0)" in text
     assert "CPU threads; default: all available cores --" in text and "default: None" not in text and "[]" not in text
+
+
+@pytest.mark.parametrize("given", [["--temperature", "0.3"], ["--temperature=0.3"], ["--tau", "0.3"]])
+def test_the_temperature_has_two_names(given, parser):
+    assert parser.parse_args(given).tau == 0.3

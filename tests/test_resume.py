@@ -291,7 +291,8 @@ def test_a_run_continues_for_more_epochs(tmp_path, capsys):
     for name, array in arrays.items():
         np.testing.assert_array_equal(array, others[name], err_msg=name)
     with pytest.raises(RunError, match="--epochs was 3, now 2"):
-        start(tmp_path / "more", "--resume")
+        start(tmp_path / "more", "--resume", "--epochs", "2")
+    assert start(tmp_path / "more", "--resume").config["epochs"] == 3                    # not given: as before
     with pytest.raises(RunError, match="is of a run of 18 steps, but this one has 20"):
         train(start(tmp_path / "more", "--resume", "--epochs", "4"), total=20)
 

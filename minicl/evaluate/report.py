@@ -103,4 +103,4 @@ def draw_pictures(run: Any, log: Sequence[dict], data: Any, views: Sequence[Arra
     near = nearest_neighbours(h, h[:10], k=min(9, len(h)))
     rows = [[query, *(other for other in ids if other != query)][:len(ids)] for query, ids in enumerate(near)]     # of ties
     viz.image_grid(run.folder / "neighbours.png", [images(ids) for ids in rows],
-                   title="test images (left) and their nearest neighbours in h")
+                   title=f"test images (left) and their nearest neighbours in h, of {len(h):,} test images")
