@@ -62,8 +62,8 @@ def main():
     if not args.pictures and not args.words:
         parser.error("nothing to search for: give pictures, or --words with a run of a CLIP")
     if args.words and (missing := [path for path in args.pictures if not os.path.exists(path)]):
-        parser.error(f"there is no picture {missing[0]}; put a caption of several words in quotes, --words \"two dogs\", and "
-                     "repeat --words for more captions")
+        parser.error(f"there is no picture {missing[0]}; write a caption of several words in quotes, --words \"two dogs\", "
+                     "and repeat --words for more captions")
     if args.out and not args.out.endswith(".html"):
         parser.error(f"--out: expected the name of a page, ending in .html, got {args.out}")
 
