@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeAlias
 import numpy as np
 
 from .backend import array_module, each_step, is_array, to_host
-from .checks import did_you_mean
+from .checks import did_you_mean, shortened
 from .no_grad import in_no_grad
 from .signature import describe, require_float_array
 from .typing import Array, HostArray
@@ -168,7 +168,13 @@ for _name, _symbol in {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "matm
 
 def _array_of(data: Any) -> Array:
     """Numbers and lists as an array: Python floats become float32, NumPy's float64 stay float64."""
-    x = np.asarray(data)
+    try:
+        x = np.asarray(data)
+    except ValueError as error:                              # rows of different lengths
+        raise ValueError(f"Tensor: data must be numbers, or lists of equal length: {error}") from error
+    if x.dtype == object:
+        raise TypeError(f"Tensor: data must be an array, a number or lists of numbers, got {type(data).__name__} "
+                        f"{shortened(data)}")
     if x.dtype != np.float64 or _holds_float64(data):
         return x
     with np.errstate(over="ignore"):

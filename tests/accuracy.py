@@ -93,7 +93,7 @@ def gru(torch, x, w, v, b):
 
 def winograd(channels):
     """Cases for the convolution computed by Winograd's algorithm: y, dx and dw separately, summing over `channels`."""
-    down, up = [(normal(12, 12, 8, C), normal(3, 3, C, K)) for C, K in ((channels, 128), (128, channels))]
+    down, up = [(normal(16, 16, 8, C), normal(3, 3, C, K)) for C, K in ((channels, 128), (128, channels))]
     return [Case(f"conv2d 3x3, {channels} channels: rms of {name}", ops.conv2d, inputs, **conv(1, 1), most=most, result=k)
             for k, (name, inputs, most) in enumerate((("y", down, 7.5), ("dx", up, 7.5), ("dw", down, 5)))]
 
@@ -131,6 +131,8 @@ OPS = [
     Case("batch_norm", ops.batch_norm, (normal(14, 14, 32, 32), *C), batch_norm, most=20),
     Case("batch_norm, 40,009 rows", ops.batch_norm, (normal(40_009, 8), np.ones(8), np.zeros(8)),
          lambda torch, x, w, b: torch.nn.functional.batch_norm(x, None, None, w, b, training=True), most=150),
+    *(Case(f"batch_norm, {n} values, mean 100", ops.batch_norm, (normal(1, 1, n, 32, mean=100), *C), batch_norm, most=20)
+      for n in (3, 256)),
     Case("batch_norm, mean 3", ops.batch_norm, (normal(14, 14, 32, 32, mean=3), *C), batch_norm, most=20),
     Case("batch_norm, mean 100", ops.batch_norm, (normal(14, 14, 32, 32, mean=100), *C), batch_norm, most=60),
     *(Case(f"BatchNorm in evaluation, mean {mean:,}", evaluated_norm, (normal(2000, 32, mean=mean), *C),
@@ -263,8 +265,8 @@ LOSSES = [
     Case("info_nce, mean cosine 0.99", contrastive.info_nce, (*cone(0.99, views=3), TAU), torch_info_nce, most=900),
     Case("siglip, mean cosine 0.99", contrastive.siglip, (*cone(0.99), np.array(2.3), np.array(-10.0)), torch_siglip,
          most=500),
-    Case("sup_con, mean cosine 0.9", contrastive.sup_con, (cone(0.9)[0], TAU), torch_sup_con, {"labels": CLASSES},
-         most=1500),
+    *(Case(f"sup_con, mean cosine {c}", contrastive.sup_con, (cone(c)[0], TAU), torch_sup_con, {"labels": CLASSES},
+           most=most) for c, most in ((0, 100), (0.9, 1500))),
     Case("dcl, mean cosine 0.99", contrastive.dcl, (*cone(0.99), TAU), torch_dcl, most=150),
     *(Case(f"uniformity_loss, mean cosine {c}", contrastive.uniformity_loss, (cone(c)[0],), torch_uniformity, most=most)
       for c, most in ((0, 60), (0.9, 30), (0.99, 30), (0.999, 60), (0.99999, 1500))),

@@ -13,7 +13,8 @@ def sklearn_accuracy(x, labels, test, test_labels, C=1.0):
     linear = pytest.importorskip("sklearn.linear_model", reason="needs scikit-learn to compare with")
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    return make_pipeline(StandardScaler(), linear.LogisticRegression(C=C, max_iter=20000)).fit(x, labels).score(test, test_labels)
+    exact = linear.LogisticRegression(C=C, tol=1e-8, max_iter=20000)         # with its default tol, 1 to 2 points off at C = 1e4
+    return make_pipeline(StandardScaler(), exact).fit(x, labels).score(test, test_labels)
 
 
 def gaussians(n, centres, rng):
@@ -53,7 +54,7 @@ def test_the_probe_is_the_minimum_of_its_loss(rng):
     x = rng.standard_normal((80, 4))
     labels = rng.integers(0, 3, 80)
     loss = _Loss(x, labels, 3, decay=1 / 80)
-    w, slope = lbfgs(loss, np.zeros(15), 200)
+    w, slope = lbfgs(loss, np.zeros(15), 200, 3e-4)
 
     def plain(w):
         W = w[:12].reshape(3, 4)
@@ -76,7 +77,7 @@ def test_a_fit_that_has_not_converged_warns_and_any_other_is_right(decades, C, d
     (x, labels), (test, test_labels) = gaussians(800, centres, rng), gaussians(1500, centres, rng)
     data = (x @ mix).astype(dtype), labels, (test @ mix).astype(dtype), test_labels
     few_steps_warned = []
-    for steps in (3, 30, 1000):
+    for steps in (3, 30, 5000):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             found = linear_probe(*data, C=C, steps=steps)
@@ -85,7 +86,17 @@ def test_a_fit_that_has_not_converged_warns_and_any_other_is_right(decades, C, d
             assert f"raise steps ({steps}), lower C ({C:g})" in str(caught[0].message) and len(caught) == 1
         else:
             assert found == pytest.approx(sklearn_accuracy(*data, C=C), abs=0.01)
-    assert few_steps_warned[0] and not few_steps_warned[2]
+    assert few_steps_warned[0] and (not few_steps_warned[2] or dtype == "float32" and C == 1e4)      # which has too few digits
+
+
+@pytest.mark.parametrize("C", [10.0, 100.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_weak_penalty_is_minimised_as_well(C, seed):
+    """Its loss is flatter: with the tolerance of C = 1 the accuracy was up to 2 points lower."""
+    rng = np.random.default_rng(seed)
+    centres = 0.35 * rng.standard_normal((10, 64))
+    data = *gaussians(500, centres, rng), *gaussians(4000, centres, rng)
+    assert linear_probe(*data, C=C) > sklearn_accuracy(*data, C=C) - 0.005
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -146,6 +146,14 @@ def test_an_anchor_without_positives_is_left_out_of_the_mean_but_is_a_negative()
     assert np.isfinite(g).all() and (np.abs(g[4:]).max(axis=1) > 1e-3).all()
 
 
+@pytest.mark.parametrize("z", [np.zeros((4, 2)), np.eye(4), np.ones((4, 2))], ids=["zeros", "orthogonal", "collapsed"])
+@pytest.mark.parametrize("tau", [0.0035, 0.01, 0.1])
+def test_equal_cosines_give_the_temperature_of_sup_con_no_gradient_in_float32(z, tau, xp):
+    t = Tensor(xp.asarray(tau, dtype="float32"), requires_grad=True)
+    sup_con(to_device(z.astype("float32"), xp), t, labels=np.array([0, 0, 1, 1])).backward()
+    assert abs(float(t.grad)) < 1e-9
+
+
 def test_sup_con_without_any_positive_is_an_error_not_nan_and_not_0(xp):
     with pytest.raises(ValueError, match="sup_con: no anchor has a positive, all 6 labels differ; give two views"):
         sup_con(to_device(views()[0], xp), 0.2, labels=np.arange(6))

@@ -69,13 +69,12 @@ def sup_con(z: Array, tau: Scalar, *, labels: HostArray, base_temperature: float
     w_i = w.sum(axis=1, keepdims=True)
     u, to_z = l2_normalize.forward(z)
     all_u = world.all_gather(u)                                              # the candidates
-    s = u @ all_u.T - 1                                                      # a shift of all cosines changes nothing
-    x = xp.where(itself, -math.inf, s / tau)
-    top = x.max(axis=1, keepdims=True)
-    p = xp.exp(x - top)
+    s = u @ all_u.T
+    s -= xp.where(itself, -math.inf, s).max(axis=1, keepdims=True)           # a shift of a row's cosines changes nothing
+    p = xp.exp(xp.where(itself, -math.inf, s / tau))
     total = p.sum(axis=1, keepdims=True)
     p /= total
-    L = (w_i * (top + xp.log(total))).sum() - (w * s).sum() / tau            # (2)
+    L = (w_i * xp.log(total)).sum() - (w * s).sum() / tau                    # (2)
     factor = 1 if b is None else tau / b
     loss = world.sum(factor * L)
     require_finite(loss, "sup_con: the loss")
@@ -83,7 +82,8 @@ def sup_con(z: Array, tau: Scalar, *, labels: HostArray, base_temperature: float
     def backward(g):
         G = (w_i * p - w) * (g * factor / tau)                               # (3)
         du = (G + G.T) @ u if world.size == 1 else G @ all_u + world.reduce_scatter(G.T @ u)     # (4)
-        dtau = -(s * G).sum() / tau                                          # (5)
+        mean = (p * s).sum(axis=1, keepdims=True)                            # a shift again, for less rounding
+        dtau = -((s - mean) * G).sum() / tau                                 # (5)
         return to_z(du)[0], dtau if b is None else dtau + g * L / b
 
     return loss, backward

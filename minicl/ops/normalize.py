@@ -14,12 +14,13 @@ The means are over the same n entries. Derivation: docs/gradients/normalize.md
 from collections.abc import Callable
 
 from ..autograd import op
-from ..backend import array_module, column_sums, deviation_sums, fused, parallel_for, product_sums, row_means
+from ..backend import array_module, column_sums, deviation_sums, fused, is_gpu, parallel_for, product_sums, row_means
 from ..checks import require_within
 from ..distributed import ALONE, World
 from ..typing import Array
 from .pixel_rows import PixelRows
 
+FEW = 256             # values up to which batch norm's lines are of x - m, which rounds less, at the cost of a pass on NumPy
 ENTRIES = 2**16       # of layer norm's rows in a slice, whose temporaries stay in the cache
 
 
@@ -39,21 +40,21 @@ def batch_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5, relu:
     """
     _require_shapes("batch_norm", x, weight, bias, eps, 2 / world.size)
     pixels = PixelRows(x)                                                    # pixels.each, pixels.sums: one pass each
-    xp = pixels.xp
+    xp, X = pixels.xp, pixels.rows(x)
     n = pixels.pixels * world.size
-    X = pixels.rows(x)
     origin = pixels.sample_mean(x)                                           # sums of squares about nearly the mean
     wide_origin = pixels.repeat(origin)
     first, second = pixels.sums(lambda s: deviation_sums(X[s], wide_origin))
     if world.size > 1:
         first, second, origin = _sums_of_all(world, first, second, origin, float(pixels.pixels))
-    m, rest, v, r, a, c = _fold(first, second, origin, weight, bias, float(n), eps)
+    m, rest, v, r, a, c, c_few = _fold(first, second, origin, weight, bias, float(n), eps)
     if on_statistics is not None:
         on_statistics(m, v, n)
-    wide_a, wide_c = pixels.repeat(a), pixels.repeat(c)
+    few = n <= FEW or is_gpu(xp)
+    wide_m, wide_a, wide_c = map(pixels.repeat, (m, a, c_few if few else c))
     y = xp.empty_like(X)
     least = pixels.zeros() if relu else None
-    pixels.each(lambda s: _line(X[s], wide_a, wide_c, least, y[s]))
+    pixels.each(lambda s: _line(X[s], wide_m if few else None, wide_a, wide_c, least, y[s]))
     y_saved = y if relu else None                                            # only its sign is needed
 
     def backward(g):
@@ -69,11 +70,11 @@ def batch_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5, relu:
 
         db, dr = pixels.sums(sums)                                           # (1)
         total = (dr, db) if world.size == 1 else world.sum(xp.stack([dr, db]))
-        dw, k, l = _fold_back(*total, m, rest, r, a, float(n))               # (2)
+        dw, k, l, l_few = _fold_back(*total, m, rest, r, a, float(n))        # (2)
         if world.size > 1:
             dw = (dr - rest * db) * r                                        # the share of this process, like db
-        wide_a, wide_k, wide_l = map(pixels.repeat, (a, k, l))
-        pixels.each(lambda s: _line_back(past[s], X[s], wide_a, wide_k, wide_l, dx[s]))          # (3)
+        wide_a, wide_k, wide_l = map(pixels.repeat, (a, k, l_few if few else l))
+        pixels.each(lambda s: _line_back(past[s], X[s], wide_m if few else None, wide_a, wide_k, wide_l, dx[s]))     # (3)
         return dx.reshape(x.shape), dw, db
 
     return y.reshape(x.shape), backward
@@ -94,7 +95,8 @@ def _sums_of_all(world, first, second, origin, n):
 
 @fused
 def _fold(xp, first, second, origin, weight, bias, n, eps):
-    """m, v, r, and the line's a and c, from the sums of x - origin and of its square over n values; all are (C,).
+    """m, v, r, the line's a and c, and c_few of its form a (x - m) + c_few, from the sums of x - origin and of its square
+    over n values; all are (C,).
 
     rest: the rounding error of m; the mean is m + rest.
     """
@@ -105,13 +107,13 @@ def _fold(xp, first, second, origin, weight, bias, n, eps):
     v = xp.maximum(second / n - shift * shift, 0)
     r = 1 / xp.sqrt(v + eps) + (v - v)
     a = weight * r
-    return m, rest, v, r, a, bias - m * a
+    return m, rest, v, r, a, bias - m * a, bias - rest * a
 
 
 @fused
-def _line(xp, x, a, c, least, out):
-    """out = a x + c, and at least `least` unless that is None."""
-    xp.multiply(x, a, out=out)
+def _line(xp, x, m, a, c, least, out):
+    """out = a (x - m) + c, and at least `least`; with None for m or `least` without it."""
+    xp.multiply(x if m is None else x - m, a, out=out)
     out += c
     if least is not None:
         xp.maximum(out, least, out=out)
@@ -126,18 +128,18 @@ def _past_relu(xp, g, y, out):
 
 @fused
 def _fold_back(xp, dr, db, m, rest, r, a, n):
-    """dw, k and l from dr = sum g (x - m), where the mean is m + rest."""
+    """dw, k, l, and l_few of the form a g + k (x - m) + l_few, from dr = sum g (x - m), where the mean is m + rest."""
     # dw = sum g (x - mean) r;  k and l as in batch_norm's docstring
     dw = (dr - rest * db) * r
     k = -a * r * dw / n
-    return dw, k, -a * db / n - k * m
+    return dw, k, -a * db / n - k * m, -a * db / n - k * rest
 
 
 @fused
-def _line_back(xp, g, x, a, k, l, dx):
-    """dx = a g + k x + l; g may be dx."""
+def _line_back(xp, g, x, m, a, k, l, dx):
+    """dx = a g + k (x - m) + l, without m if it is None; g may be dx."""
     xp.multiply(g, a, out=dx)
-    dx += k * x
+    dx += k * (x if m is None else x - m)
     dx += l
 
 

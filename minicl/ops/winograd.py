@@ -21,20 +21,19 @@ Each of the 16 is a matrix product over the channels of many tiles:
 
 from ..backend import array_module, parallel_map, parallel_sum
 
-ENTRIES = 2**16       # tiles times channels of a part of the work: large products, whose operands stay in the cache
-FEWEST_TILES = 256
+ENTRIES = 2**17       # tiles times channels of a part of the work: few large products, whose operands stay in the cache
 CHANNELS = 128        # most that one product sums over: more would make the rounding errors too large
 OUTPUT = ((1, 1, 1, 0), (0, 1, -1, -1))                                      # A^T
 INPUT = (("subtract", 0, 2), ("add", 1, 2), ("subtract", 2, 1), ("subtract", 1, 3))                  # the rows of B^T
-SMALLEST_SIDE = ((256, 4), (128, 8), (64, 12))           # channels, and from which size of image on they are enough
+SMALLEST_SIDE = ((256, 4), (128, 8), (64, 16))           # channels, and from which size of image on they are enough
 MANY_PIXELS = 512
 
 
 def winograd_pays(x, w, stride, padding):
     """Whether conv_by_winograd can compute this convolution, and in less time than a product a tap.
 
-    Time beside that of conv.py's products, forward and backward, on an AMD EPYC: 0.75 to 0.95 for 64 channels (1.0 to 1.2 on
-    images of 8 x 8 and less), 0.65 for 96, 0.45 to 0.8 for 128 and more.
+    Time beside that of conv.py's products, forward and backward, with two threads of an AMD EPYC: 0.8 to 0.9 for 64 channels
+    (1.0 to 1.2 on images of 12 x 12 and less), 0.6 to 0.85 for 128 and more (0.95 on images of 4 x 4).
     """
     H, W, B, _ = x.shape
     possible = w.shape[:2] == (3, 3) and stride == padding == 1 and H % 2 == W % 2 == 0
@@ -131,7 +130,7 @@ def _spread(a, b, k):
 
 def _strips(H, W, B, channels):
     """The work as parts for threads: two output rows, from an even one on, and some images."""
-    images = max(1, 2 * max(FEWEST_TILES, ENTRIES // channels) // W)
+    images = max(1, 2 * ENTRIES // channels // W)
     return [(row, slice(lo, lo + images)) for row in range(0, H, 2) for lo in range(0, B, images)]
 
 
