@@ -203,8 +203,9 @@ def mark(exercise, tree, broken):
             reasons = re.findall(r"\w*(?:Error|Exception)\b.*", run.stdout + run.stderr)
             error = reasons[-1] if reasons else f"pytest ended with status {run.returncode}"
     tests = passed + failed + errors
+    needs = {*re.findall(r"NotImplementedError: exercise (\w+):", run.stdout if error is None else "")} - {exercise.name}
     return {"passed": passed, "tests": tests, "minutes": exercise.minutes, "done": 0 < passed == tests,
-            **({} if error is None else {"error": error})}
+            **({} if error is None else {"error": error}), **({"needs": sorted(needs)} if needs else {})}
 
 
 def tree_of(student):
@@ -254,8 +255,8 @@ def marks_of(student, tree, seed, only):
 
 
 def print_table(marks):
-    """A column for each student, a row for each exercise, and the errors below."""
-    errors = {(name, of_student["error"]): ["all"] for name, of_student in marks.items() if "error" in of_student}
+    """A column for each student, a row for each exercise, and errors and unsolved needs below."""
+    notes = {(name, of_student["error"]): ["all"] for name, of_student in marks.items() if "error" in of_student}
     marks = {name: {} if "error" in of_student else of_student for name, of_student in marks.items()}
     width = max(map(len, ["minutes done", *BY_NAME])) + 2
 
@@ -270,10 +271,10 @@ def print_table(marks):
     row("minutes done", [sum(mark["minutes"] for mark in each.values() if mark["done"]) for each in marks.values()])
     for name, of_student in marks.items():
         for exercise, one in of_student.items():
-            if "error" in one:
-                errors.setdefault((name, one["error"]), []).append(exercise)
-    if errors:
-        print("\nerrors\n" + listing([(name, f"{', '.join(those)}: {error}") for (name, error), those in errors.items()]))
+            if note := one.get("error") or "needs" in one and f"needs {', '.join(one['needs'])}, which is unsolved":
+                notes.setdefault((name, note), []).append(exercise)
+    if notes:
+        print("\nnotes\n" + listing([(name, f"{', '.join(those)}: {note}") for (name, note), those in notes.items()]))
 
 
 def cell(mark):

@@ -200,7 +200,7 @@ class Signature:
             dx = np.asarray(dx)
         if type(dx) is not type(x) or dx.shape != x.shape or dx.dtype != x.dtype:
             raise RuntimeError(f"backward of {self.name}: the gradient of {self.input_name(position)} must be "
-                               f"{describe(x)}, got {describe(dx)}")
+                               f"{describe(x)}, got {describe(dx)}{'; was g left out?' if self.broadcasts else ''}")
         return dx
 
 

@@ -132,7 +132,7 @@ CASES = [
     Case(contrastive.clip_loss, (normal(5, 3), normal(5, 3) + 0.5, np.array(1.2)),
          {"caption_ids": np.array([0, 1, 0, 0, 1])}, at="repeated captions"),
     Case(contrastive.nt_xent, (normal(4, 3), normal(4, 3) + 0.5, np.array(0.02)), at="sharp"),
-    Case(contrastive.alignment_loss, (normal(4, 3), normal(4, 3) + 0.5), {"alpha": 3}),
+    Case(contrastive.alignment_loss, (normal(5, 4), normal(5, 4) + 0.5), {"alpha": 3}),
     Case(contrastive.alignment_loss, (normal(4, 3), normal(4, 3) + 0.5), {"alpha": 1}, at="distance"),
     Case(contrastive.uniformity_loss, (normal(5, 3),), {"t": 1.5}),
     Case(contrastive.uniformity_loss, (normal(5, 3),), {"t": 60}, at="sharp"),

@@ -158,7 +158,7 @@ def test_grading_uses_each_students_minicl_and_fresh_tests(tmp_path, capsys):
     assert "error" not in schedule and schedule["passed"] == 0 < schedule["tests"]       # its file can be imported
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
         ["ann", "bob", "cem"], ["mul", "done"], ["relu", f"0/{marks['ann']['relu']['tests']}"], ["conv2d", "error"],
-        ["warmup_cosine", f"0/{schedule['tests']}"], ["minutes", "done", "0", "5", "0"], [], ["errors"],
+        ["warmup_cosine", f"0/{schedule['tests']}"], ["minutes", "done", "0", "5", "0"], [], ["notes"],
         ["cem", "conv2d:", *broken["error"].split()]]
 
 

@@ -103,6 +103,15 @@ def loss_without_g(x):
     return (x * x).sum(), lambda g: (2 * x,)
 
 
+def logsumexp_without_g(x):
+    y = np.log(np.exp(x).sum(axis=-1, keepdims=True))
+    return y, lambda g: (np.exp(x - y),)
+
+
+def relu_without_g(x):
+    return np.maximum(x, 0), lambda g: ((x > 0).astype(float),)
+
+
 def sign_flipped(x):
     return 1 - x, lambda g: (g,)
 
@@ -135,6 +144,8 @@ GALLERY = [
     (missing_broadcast_sum, [normal(3, 4), normal(4)], "b\\["),
     (sign_flipped, [normal(3)], "the sign is flipped"),
     (loss_without_g, [normal(3)], "a missing factor g, the gradient of the output"),
+    (logsumexp_without_g, [normal(3, 4)], "a missing factor g, the gradient of the output"),
+    (relu_without_g, [normal(3, 4)], "a missing factor g, the gradient of the output"),
     (nan_at_zero, [np.vstack([normal(1, 3), np.zeros((1, 3))])], "NaN or infinity in the backward"),
 ]
 

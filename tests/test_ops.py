@@ -312,6 +312,13 @@ def test_to_pixel_major_moves_images_of_any_layout_in_memory(channels, count, xp
             np.testing.assert_array_equal(y, image.transpose(1, 2, 0, 3))
 
 
+@pytest.mark.parametrize("op", [lambda x: ops.relu(x), lambda x: ops.add_relu(x, x)], ids=["relu", "add_relu"])
+def test_relu_has_no_slope_at_zero(op, xp):
+    x = Tensor(xp.asarray([[0.0, -0.0, 1.0, -1.0, 1e-30]]), requires_grad=True)
+    op(x).sum().backward()
+    assert to_host(x.grad != 0).tolist() == [[False, False, True, False, True]]
+
+
 # ---------------------------------------------------------------- bad input
 
 @pytest.mark.parametrize("call, words", [
