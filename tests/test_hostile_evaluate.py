@@ -346,6 +346,13 @@ def test_a_collapsed_map_and_huge_features_stay_finite(rng):
         assert y.shape == (20, 2) and np.isfinite(y).all()
 
 
+@pytest.mark.parametrize("shape, perplexity", [((12, 4), 10), ((33, 16), 30)])
+def test_a_perplexity_too_large_for_the_points_is_reported(shape, perplexity):
+    with pytest.warns(UserWarning, match=rf"tsne: all {shape[0]} points fell on one spot: perplexity {perplexity} is too"):
+        tsne(np.random.default_rng(1).standard_normal(shape), perplexity=perplexity, seed=1)
+    assert np.abs(tsne(np.random.default_rng(1).standard_normal(shape), perplexity=shape[0] / 4, seed=1)).max() > 1
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("far", [0, 1e3, 1e6])
 def test_an_outlier_leaves_the_map_of_the_others_right(rng, far, dtype):

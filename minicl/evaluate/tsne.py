@@ -7,6 +7,8 @@ and the gradient of KL(P | Q) pulls with p_ij and pushes with q_ij:
     dL/dy_i = 4 sum_j (p_ij - q_ij) w_ij (y_i - y_j)                         (their eq. 5)
 """
 
+import warnings
+
 import numpy as np
 
 from ..backend import parallel_for, to_host
@@ -20,8 +22,9 @@ ROWS = 128             # of pairs in a slice, which stays in the cache
 def tsne(features: Array, *, perplexity: float = 30, steps: int = 300, seed: int = 0) -> HostArray:
     """Positions (N, 2), float32 on the host, for features (N, d); all pairs are stored, so N is a few thousand at most.
 
-    perplexity: about the number of neighbours of a point; above 1, below N - 1. Only neighbourhoods on the map are
-    meaningful, not distances or cluster sizes. Equal points are placed anywhere near 0.
+    perplexity: about the number of neighbours of a point; above 1, below N - 1, and best at most N / 4: beyond that all
+    points may fall on one spot, which a warning reports. Only neighbourhoods on the map are meaningful, not distances or
+    cluster sizes. Equal points are placed anywhere near 0.
     """
     require_features("tsne", features=features)
     require_integers("tsne", 1, steps=steps)
@@ -44,7 +47,11 @@ def tsne(features: Array, *, perplexity: float = 30, steps: int = 300, seed: int
         parallel_for(np, n, lambda lo, hi: _forces(y, p[lo:hi], w[lo:hi], pull, push, lo, hi, gradient), ROWS)
         velocity = (0.5 if early else 0.8) * velocity - (n / 40) * gradient
         y += velocity
-    return y - y.mean(axis=0)
+    y -= y.mean(axis=0)
+    if np.abs(y).max() < 1e-3 and len(np.unique(features, axis=0)) > 1:
+        warnings.warn(f"tsne: all {n} points fell on one spot: perplexity {perplexity:g} is too large for them; take N / 4",
+                      stacklevel=2)
+    return y
 
 
 def _weights(y, lo, hi, w):
