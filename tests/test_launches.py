@@ -256,6 +256,7 @@ def test_cupy_makes_one_kernel_of_each_fused_function(cupy):
         for op in (ops.sigmoid, ops.tanh, ops.logsumexp, ops.max_pool2d):
             value, backward = op.forward(images)
             backward(value)
+        ops.add_relu.forward(images, images)
         for transform in (GaussianNoise(), GaussianBlur(), RandomErasing(p=1.0, value=0.5), ColorJitter(), RandomAffine(),
                           RandomResizedCrop(4)):
             transform(images, rng)
