@@ -48,9 +48,9 @@ def tsne(features: Array, *, perplexity: float = 30, steps: int = 300, seed: int
         velocity = (0.5 if early else 0.8) * velocity - (n / 40) * gradient
         y += velocity
     y -= y.mean(axis=0)
-    if np.abs(y).max() < 1e-3 and len(np.unique(features, axis=0)) > 1:
-        warnings.warn(f"tsne: all {n} points fell on one spot: perplexity {perplexity:g} is too large for them; take N / 4",
-                      stacklevel=2)
+    if np.abs(y).max() < 1e-2 and len(np.unique(features, axis=0)) > 1:      # closer together than at the start
+        warnings.warn(f"tsne: all {n} points lie within 0.01 of one spot: take a perplexity of at most N / 4 = {n / 4:g}, "
+                      f"got {perplexity:g}, or more than {steps} steps", stacklevel=2)
     return y
 
 
