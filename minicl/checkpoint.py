@@ -211,7 +211,8 @@ def is_of_a_run(meta: dict[str, Any]) -> bool:
                 and 0 <= meta["step"] <= meta["total"] and type(meta["seconds"]) in (int, float)
                 and 0 <= meta["seconds"] < math.inf
                 and all(type(meta[key]) is dict for key in ("config", "rng", "data", "code", "settings"))
-                and type(meta["name"]) is str
+                and type(meta["name"]) is str and type(meta["config"].get("epochs", 1)) is int
+                and meta["config"].get("epochs", 1) > 0
                 and all(type(line) is dict and type(line.get("loss")) in (int, float, type(None)) for line in meta["log"])
                 and all(low < high for low, high in itertools.pairwise([-1, *steps, meta["step"]])))
     except (TypeError, KeyError, AttributeError):

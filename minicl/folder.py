@@ -2,10 +2,13 @@
 
 import contextlib
 import errno
+import json
 import os
 import time
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 try:
     import fcntl
@@ -13,6 +16,7 @@ except ImportError:                                          # on Windows
     fcntl = None                                             # type: ignore[assignment]
     import msvcrt
 
+WRITTEN = ("checkpoint.npz", "result.json", "config.json", "log.jsonl", "log.csv")       # by a Run, beside pictures
 BUSY = {errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK}
 
 
@@ -58,6 +62,26 @@ class OwnFolder:
         if self.is_held and not self._lock.is_there():
             raise RunError(f"--out {self.path} was removed or replaced while this run used it; nothing more is written "
                            "there. Start the run again")
+
+
+def require_unused(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise RunError if a new run with these options would replace files in the folder, other than those of a run of the
+    same script that ended before its first checkpoint."""
+    files = [path for path in sorted(folder.iterdir()) if path.name in WRITTEN or path.suffix == ".png"]
+    if any(path.name in WRITTEN[:2] for path in files):
+        raise RunError(f"--out {folder} already holds a run; continue it with --resume, or choose another folder")
+    regular = all(path.is_file() and not path.is_symlink() and path.stat().st_nlink == 1 for path in files)
+    if files and not (regular and _keys_of(folder / "config.json") == {*config}):
+        names = ", ".join(path.name for path in files[:3]) + ", ..." * (len(files) > 3)
+        raise RunError(f"--out {folder} holds files which this run would replace, and which are not of an earlier run of "
+                       f"the same script: {names}; choose another folder, or move them away")
+
+
+def _keys_of(path):
+    try:
+        return {*json.loads(path.read_text())}
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _new_folder(first):

@@ -222,9 +222,6 @@ class Optimizer(Sealed):
         if not all(0 <= count <= steps for count in counts):
             raise ValueError(f"{type(self).__name__}: the state's step counts must lie in [0, {steps}], got "
                              f"{min(counts)} to {max(counts)}")
-        if negative := [name for name in parts if name.startswith("v.") and (state[name] < 0).any()]:
-            raise ValueError(f"{type(self).__name__}: the state's {negative[0]} has negative numbers, but a mean of "
-                             "squares is >= 0")
         for name, part in parts.items():
             if part.dtype.kind == "f":
                 part[...] = to_device(state[name], self.xp)

@@ -38,7 +38,7 @@ from .console import BAR_COLUMNS, fitting, lasting_output, terminal_columns, wra
 from .distributed import ALONE, World, current, hold_signals, launched
 from .ending import as_python_says, closing, end_all, failure, leave
 from .files import Table, finite, remove_parts, write_atomically, write_json
-from .folder import OwnFolder, RunError
+from .folder import OwnFolder, RunError, require_unused
 from .signals import Stopped, signals_noted, signals_stop
 from .tensor import clock
 from .typing import Rng
@@ -149,9 +149,8 @@ class Run:
                 require_same_run(self._saved[1], {"name": self.name, "config": self.config, "code": self._code}, self.folder,
                                  grows=grows, log=self.print)
                 self._log = self._saved[1]["log"]
-            elif self.checkpoint.exists() or (self.folder / "result.json").exists():
-                raise RunError(f"--out {self.folder} already holds a run; continue it with --resume, or choose another "
-                               "folder")
+            else:
+                require_unused(self.folder, self.config)
         except BaseException:
             self.close()
             raise

@@ -107,6 +107,14 @@ class BaseTensor:
         raise TypeError("a Tensor is not a NumPy array, and converting it would lose its gradient: use ops.concat, "
                         "ops.stack and the other ops, or .data for the values")
 
+    def __array_function__(self, function: Any, *args: Any) -> NoReturn:
+        raise TypeError(f"np.{function.__name__} takes arrays, not Tensors, whose gradient would be lost: use the op of "
+                        "minicl.ops, or .data for the values")
+
+    def __format__(self, spec: str) -> str:
+        """f"{loss:.3f}" formats the value of a Tensor of shape (), as in PyTorch."""
+        return format(self.item(), spec) if spec and self.ndim == 0 else super().__format__(spec)
+
     def __bool__(self) -> NoReturn:
         raise TypeError("the truth value of a Tensor is not defined; compare its .data, or use ops.where")
 

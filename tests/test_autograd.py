@@ -182,6 +182,20 @@ def test_backends_are_not_mixed():
         ops.add(Tensor(np.ones(2)), Tensor(cupy.ones(2)))
 
 
+@pytest.mark.parametrize("function", [np.sum, np.mean, np.concatenate, np.where, np.clip, np.linalg.norm, np.stack, np.dot])
+def test_numpys_functions_refuse_tensors(function):
+    x = Tensor(np.ones(3))
+    with pytest.raises(TypeError, match=rf"np.{function.__name__} takes arrays, not Tensors.* use the op of minicl.ops"):
+        function([x, x]) if function in (np.concatenate, np.stack) else function(x, *[1] * (function in (np.where, np.dot)))
+
+
+def test_a_scalar_is_formatted_by_its_value():
+    loss = Tensor(np.array(1 / 3, "float32"))
+    assert f"{loss:.3f}" == "0.333" and f"{loss:>6.1f}" == "   0.3" and f"{loss}" == str(loss) == f"{loss!s}"
+    with pytest.raises(TypeError, match="format"):
+        f"{Tensor(np.ones(3)):.3f}"
+
+
 def test_a_truth_value_is_refused():
     with pytest.raises(TypeError, match="truth value"):
         bool(leaf(1.0))

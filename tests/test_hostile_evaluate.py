@@ -392,6 +392,7 @@ def test_evaluation_of_tiny_data_uses_all_available_neighbours():
 
 def test_an_unknown_loss_is_none_and_not_nan():
     assert final_loss([], 10) is None and final_loss([{"step": 0, "loss": 1.0}], 10) is None
+    assert final_loss([{"step": 9, "loss": None}], 10) is None and final_loss([{"step": 9, "acc": 1.0}], 10) is None
 
 
 # ---------------------------------------------------------------- defaults, compared with values computed independently

@@ -49,10 +49,18 @@ def test_the_state_of_another_class_is_refused(kind, other):
 def test_a_negative_mean_of_squares_is_refused(kind):
     _, optimizer = made(kind)
     before = optimizer.state_dict()
-    with pytest.raises(ValueError, match="v.bias has negative numbers"):
+    with pytest.raises(ValueError, match="v.bias: a mean of squares below 0"):
         optimizer.load_state_dict({**before, "m.bias": -before["m.bias"], "v.bias": -before["v.bias"]})
     assert same(optimizer.state_dict(), before)
     optimizer.load_state_dict({**before, "m.bias": -before["m.bias"]})
+
+
+def test_a_negative_running_variance_is_refused():
+    model = nn.Sequential(nn.Linear(2, 3, rng=np.random.default_rng(0)), nn.BatchNorm(3))
+    state = model.state_dict()
+    with pytest.raises(ValueError, match="running_var: a mean of squares below 0"):
+        model.load_state_dict({name: -array if name.endswith("running_var") else array for name, array in state.items()})
+    assert same(model.state_dict(), state)
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)

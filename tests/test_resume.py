@@ -386,7 +386,7 @@ def test_data_that_cannot_be_compared_is_refused(held):
     {"step": -1}, {"code": None}, {"code": "text"}, {"step": 13}, {"step": 1.0}, {"step": None}, {"step": True}, {"total": "12"}, {"seconds": -1},
     {"seconds": None}, {"config": None}, {"config": []}, {"settings": None}, {"settings": []}, {"rng": 3}, {"data": None}, {"log": None}, {"log": [{}]},
     {"log": [{"step": 99}]}, {"log": "log"}, {"log": {}}, {"log": [1]}, {"seconds": True}, {"seconds": "1"}, {"name": None},
-    {"total": True}, *({"log": log} for log in (
+    {"total": True}, *({"config": {"epochs": epochs}} for epochs in (None, 0, "3", True)), *({"log": log} for log in (
         [{"step": 1.0}], [{"step": True}], [{"step": -1}], [{"step": "1"}], [{"step": 1}, {"step": 1}], [{"step": 2}, {"step": 1}],
         [{"step": 1, "loss": [0.1]}], [{"step": 1, "loss": {}}], [{"step": 1, "loss": True}], [{"step": 1, "loss": "low"}])),
 ])

@@ -87,6 +87,57 @@ def test_a_run_that_failed_before_its_first_checkpoint_can_be_started_again(out)
     assert len(Run(arguments(out, "--resume"), "test").read_log()) == 7
 
 
+def _link(path):
+    other = path.parent.with_name("other.txt")
+    other.write_text("mine")
+    return other
+
+
+FOREIGN = {
+    "a config of something else": lambda out: (out / "config.json").write_text('{"theme": "dark"}'),
+    "a config that is no dict": lambda out: (out / "config.json").write_text("3"),
+    "a config that is no JSON": lambda out: (out / "config.json").write_bytes(b"\xff{"),
+    "a log alone": lambda out: (out / "log.jsonl").write_text("mine"),
+    "a table": lambda out: (out / "log.csv").write_text("a,b"),
+    "a picture": lambda out: (out / "cat.png").write_bytes(b"PNG"),
+    "a folder for a log": lambda out: (out / "log.jsonl").mkdir(),
+    "a symbolic link": lambda out: (out / "log.jsonl").symlink_to(_link(out / "log.jsonl")),
+    "a hard link": lambda out: os.link(_link(out / "log.jsonl"), out / "log.jsonl"),
+    "a broken link": lambda out: (out / "curves.png").symlink_to(out.with_name("nothing")),
+}
+
+
+@pytest.mark.parametrize("with_config", [False, True], ids=["", "beside a config"])
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_an_out_with_files_of_somebody_else_is_refused(out, kind, with_config):
+    with pytest.raises(Crash):
+        train(start(out), at={2: crash})
+    for name in ["log.jsonl"] if with_config else ["log.jsonl", "config.json"]:
+        (out / name).unlink()
+    if with_config and kind in ("a log alone", "a table", "a picture"):
+        return                                               # they could be the earlier run's
+    FOREIGN[kind](out)
+    before = {path: path.is_file() and path.read_bytes() for path in [*out.parent.rglob("*")]}
+    with pytest.raises(RunError, match="holds files which this run would replace, .*; choose another folder, or move them"):
+        start(out)
+    assert {path: path.is_file() and path.read_bytes() for path in [*out.parent.rglob("*")]} == before
+
+
+def test_an_out_with_files_that_a_run_does_not_write_is_accepted(out):
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    train(start(out))
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["checkpoint.npz", "result.json"])
+def test_an_out_with_a_broken_link_for_a_checkpoint_is_refused(out, name):
+    out.mkdir()
+    (out / name).symlink_to(out / "nothing")
+    with pytest.raises(RunError, match="already holds a run"):
+        start(out)
+
+
 # ---------------------------------------------------------------- the log
 
 def test_metrics_are_logged_at_intervals_and_at_the_last_step(out):

@@ -23,13 +23,13 @@ LEGEND = [
 
 
 def final_loss(log: Sequence[dict], total: int) -> float | None:
-    """Mean of the losses in a run's log from the last tenth of its `total` steps; None if there are none.
+    """Mean of the losses in a run's log from the last tenth of its `total` steps; None if one of them is unknown.
 
     >>> final_loss([{"step": 0, "loss": 3.0}, {"step": 9, "loss": 1.5}], total=10)
     1.5
     """
-    losses = [line["loss"] for line in _last_tenth(log, total)]
-    return float(np.mean(losses)) if losses else None
+    losses = [line.get("loss") for line in _last_tenth(log, total)]
+    return float(np.mean(losses)) if losses and None not in losses else None
 
 
 def _last_tenth(log, total):
@@ -61,7 +61,9 @@ def report(run: Any, model: Any, data: Any, augment: Any, rng: Rng, xp: ArrayMod
     config = run.config
     loss = final_loss(log, run.step)                         # fewer than run.total after run.stop()
     cap = bound = None
-    if loss is not None:
+    if loss is None:
+        run.print("warning: the log has no loss for the last tenth of training, so loss and bound are unknown")
+    else:
         cap = float(np.mean([line.get("chance", math.log(candidates)) for line in _last_tenth(log, run.step)]))
         bound = cap - loss
     if run.world.rank == 0:

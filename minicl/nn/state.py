@@ -68,6 +68,8 @@ def require_state(owner: str, state: Mapping[str, Array], arrays: Mapping[str, A
             wrong.append(f"{name}: holds NaN or infinity")
         elif x.dtype.kind == "i" and x.min(initial=0) < 0:
             wrong.append(f"{name}: a count or a seed below 0")
+        elif (name.startswith("v.") or name.split(".")[-1] == "running_var") and to_host(x).min(initial=0) < 0:
+            wrong.append(f"{name}: a mean of squares below 0")
     if wrong:
         raise ValueError(f"the state does not fit this {owner}; nothing was loaded:\n    "
                          + "\n    ".join(wrong[:8] + [f"... and {len(wrong) - 8} more"] * (len(wrong) > 8)))
