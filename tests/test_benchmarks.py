@@ -72,10 +72,12 @@ def result(ours, theirs=None):
     return {"rounds": rounds, "peak": dict.fromkeys(rounds, 8.0), "launches": {}, "errors": {}, "rates": RATES}
 
 
-def test_a_ratio_compares_medians_and_its_noise_comes_from_the_rounds():
+def test_a_ratio_is_the_median_of_the_rounds_ratios_and_its_noise_their_spread():
     assert ratio([1.0, 2.0, 9.0], [4.0, 4.0, 4.0])[0] == 0.5
     assert ratio([1.0, 2.0, 3.0], [2.0, 4.0, 6.0]) == (0.5, 0.0)  # the machine slowed down, which is not noise
     assert ratio([1.0, 2.0, 3.0], [2.0, 2.0, 2.0])[1] > 0.3
+    assert ratio([1.0, 1.0, 2.0], [2.0, 4.0, 2.0])[0] == 0.5                 # not the ratio of the medians, which belong to
+                                                                             # different rounds
 
 
 def test_metrics_compare_with_pytorch_as_installed_and_at_its_best():
@@ -123,10 +125,70 @@ def test_check_names_the_slower_cases_and_fails(capsys):
 def test_a_case_is_measured_in_its_own_process(monkeypatch):
     monkeypatch.setattr(harness, "PATIENCE", 0.0)                            # other tests may run at the same time
     worker = Worker(Candidate("minicl"), "numpy", threads=1, precision="float32")
-    measured = harness.measure(CASES["tape, 1000 tiny ops"], [worker], rounds=2, block=0.01)
+    measured = harness.measure(CASES["tape, 1000 tiny ops"], [worker], block=0.01)
     worker.close()
-    assert len(measured["rounds"]["minicl"]) == 2 and all(t > 0 for t in measured["rounds"]["minicl"])
-    assert measured["errors"] == {} and all(rate > 0 for rate in measured["rates"].values())
+    seconds, = measured["rounds"]["minicl"]
+    assert seconds > 0 and measured["errors"] == {} and all(rate > 0 for rate in measured["rates"].values())
+
+
+class Clock:
+    """Replaces a worker: its steps take the given times, and it records the requests."""
+
+    def __init__(self, label, *seconds):
+        self.label, self.first, self.seconds = label, seconds[0], iter(seconds)
+        self.asked = []
+
+    def ask(self, **request):
+        self.asked.append(request)
+        if "rates" in request:
+            return RATES
+        if "case" in request:
+            return {"seconds": self.first, "peak": 1.0}
+        return {"seconds": [next(self.seconds)] if "bursts" in request else [], "used": 0.0}
+
+
+def test_a_round_gives_the_median_of_three_blocks_in_turns_or_one_long_step(monkeypatch):
+    monkeypatch.setattr(harness, "RESTS", 0.0)
+    monkeypatch.setattr(harness, "_busy_seconds", lambda: None)
+    quick, slow = Clock("minicl", 0.1, 0.3, 0.2), Clock("torch", 2.0)
+    found = harness.measure(NTXent(512), [quick, slow], block=0.1)
+    assert found["rounds"] == {"minicl": [0.2], "torch": [2.0]} and found["rates"] == RATES
+    assert [sum("bursts" in asked for asked in clock.asked) for clock in (quick, slow)] == [3, 1]
+
+
+def test_rounds_are_joined_without_a_candidate_that_failed_in_one():
+    both = {**result([0.01], [0.02]), "disturbed": 0.0}
+    last = {**result([0.03]), "peak": {"minicl": 2.0}, "disturbed": 0.5, "rates": {**RATES, "exps": 3e9},
+            "errors": dict.fromkeys(["torch", "torch, kept"], "no memory")}
+    assert harness.join([both, both, both])["rounds"]["torch"] == [0.02] * 3
+    found = harness.join([both, last])
+    assert found["rounds"] == {"minicl": [0.01, 0.03]} and found["peak"] == {"minicl": 5.0}
+    assert found["errors"] == last["errors"] and found["disturbed"] == 0.25 and found["rates"] == last["rates"]
+    assert harness.join([both, {**both, "peak": dict.fromkeys(both["peak"])}])["peak"]["torch"] is None
+
+
+def test_each_round_measures_all_cases_in_fresh_processes_and_no_candidate_again_that_failed(monkeypatch, capsys):
+    events = []
+
+    class Process:
+        def __init__(self, candidate, *_):
+            self.label = candidate.label
+            events.append(f"start {self.label}")
+
+        def close(self):
+            events.append(f"end {self.label}")
+
+    def measure(case, workers, **_):
+        events.append([worker.label for worker in workers])
+        return {**result([0.01]), "disturbed": 0.0, "errors": {"minicl, not kept": "no memory"} if len(workers) > 1 else {}}
+
+    monkeypatch.setattr(run, "Worker", Process)
+    monkeypatch.setattr(run, "measure", measure)
+    assert run.main(["--only", "NT-Xent 2N=512", "NT-Xent 2N=2048", "--rounds", "2"]) == 0
+    both = ["minicl", "minicl, not kept"]
+    assert events == ["start minicl", "start minicl, not kept", both, both, "end minicl", "end minicl, not kept",
+                      "start minicl", ["minicl"], ["minicl"], "end minicl"]
+    assert "minicl, not kept           no memory" in capsys.readouterr().out
 
 
 def test_a_case_that_fails_is_reported_and_the_worker_continues():
@@ -175,11 +237,12 @@ def test_ctrl_c_prints_one_line_and_keeps_the_measured_cases(monkeypatch, tmp_pa
     monkeypatch.setattr(run, "measure", measured)
     monkeypatch.setattr(run, "Worker", measured.worker)
     with pytest.raises(SystemExit, match="130"):
-        command(lambda: run.main(["--only", "NT-Xent", "--quick", "--json", str(file)]))
-    assert capsys.readouterr().err == "\ninterrupted by SIGINT\n" and measured.closed == ["minicl", "minicl, not kept"]
+        command(lambda: run.main(["--only", "NT-Xent", "--rounds", "1", "--json", str(file)]))
+    assert capsys.readouterr().err == "round 1 of 1\n\ninterrupted by SIGINT\n"
+    assert measured.closed == ["minicl", "minicl, not kept"]
     kept = json.loads(file.read_text())
-    assert list(kept["cases"]) == ["earlier", "NT-Xent 2N=512"] and kept["rounds"] == 3
-    assert kept["command"] == "python run.py\npython tests/benchmarks/run.py --only NT-Xent --quick"
+    assert list(kept["cases"]) == ["earlier", "NT-Xent 2N=512"] and kept["rounds"] == 1
+    assert kept["command"] == "python run.py\npython tests/benchmarks/run.py --only NT-Xent --rounds 1"
 
 
 @pytest.mark.parametrize("options, message", [
@@ -224,7 +287,7 @@ def test_options_are_whole_numbers_and_rounds_overrides_quick(capsys):
         with pytest.raises(SystemExit, match="2"):
             run.parse([option, "0"])
         assert "expected an integer >= 1, got 0" in capsys.readouterr().err
-    assert [run.parse(line.split()).rounds for line in ("", "--quick", "--quick --rounds 5")] == [7, 3, 5]
+    assert [run.parse(line.split()).rounds for line in ("", "--quick", "--quick --rounds 5")] == [5, 3, 5]
 
 
 def test_the_command_on_the_page_leaves_out_the_output_files():
@@ -232,7 +295,7 @@ def test_the_command_on_the_page_leaves_out_the_output_files():
     assert args.command == "python tests/benchmarks/run.py --only 'conv*' tape --quick --threads 1"
     measured = {**result([0.01] * 5), "disturbed": 0.0}
     page = document({**record_of(**{"import minicl": measured}), "command": "one\ntwo", "rounds": 1, "threads": 1})
-    assert "\n    one\n    two\n" in page and "median over 1 round," in page and "with 1 thread each" in page
+    assert "\n    one\n    two\n" in page and "median over 1 round," in page and "of its own with 1 thread," in page
 
 
 def test_missing_targets_and_ratios_are_not_mentioned():

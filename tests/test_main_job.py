@@ -74,7 +74,7 @@ def test_run_keeps_the_row_beside_the_cases(monkeypatch, tmp_path, capsys):
     assert json.loads(file.read_text())["main_job"] == {"minicl": RESULT}
     monkeypatch.setattr(run, "Worker", Measured().worker)
     monkeypatch.setattr(run, "measure", Measured())
-    assert run.main(["--only", "2N=512", "--json", str(file)]) == 0
+    assert run.main(["--only", "2N=512", "--rounds", "1", "--json", str(file)]) == 0
     record = json.loads(file.read_text())
     assert record["main_job"] == {"minicl": RESULT} and list(record["cases"]) == ["NT-Xent 2N=512"]
     monkeypatch.setattr(run, "launches_per_step", dict)

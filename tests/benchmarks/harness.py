@@ -1,8 +1,9 @@
 """Measure candidates side by side: A B C, C B A, A B C ..., each in its own process while the others wait.
 
-The speed of a shared machine drifts by a third within minutes, so times of separate runs cannot be compared. Blocks of
-a few steps alternate, and two candidates are compared round by round. A block during which other processes used the
-machine is repeated, at most REPEATS times. The machine's own rates are measured before and after each case.
+The speed of a shared machine drifts by a third within minutes, so times of separate runs cannot be compared: blocks of
+a few steps alternate. A process may be slower than the next one for as long as it lives, since it draws its layout of
+memory at random: each round starts fresh processes, and two candidates are compared round by round. A block during which
+other processes used the machine is repeated, at most REPEATS times. The machine's own rates are measured before each case.
 """
 
 import json
@@ -17,11 +18,11 @@ from pathlib import Path
 from minicl.run import RunError
 
 RESTS = 0.05          # seconds between two candidates, repeated while threads still spin or other processes are busy
-PATIENCE = 10.0       # seconds per case spent on waiting for other processes, and on disturbed blocks
+PATIENCE = 3.0        # seconds per case and round spent on waiting for other processes, and on disturbed blocks
 FOREIGN = 0.06        # share of the machine's time that others may use during a block
 REPEATS = 3           # measurements of a block until one is undisturbed; the last one counts
 LONG = 0.3            # seconds: a step this long needs no untimed step before it
-STARTS = 3            # of a candidate's process for a case, to measure its memory
+BLOCKS = 3            # of a candidate in a round; one of longer steps
 
 
 class Worker:
@@ -49,26 +50,46 @@ class Worker:
         self.process.communicate()                                           # the process ends at the end of its input
 
 
-def measure(case, workers, *, rounds, block, gpu=False):
-    """The result of time_all(), and "rates": {"flops": per second, ...}, the better ones of two measurements of the
-    machine by the first worker, before and after."""
-    before = workers[0].ask(rates=True)
-    result = time_all(case, workers, rounds=rounds, block=block, gpu=gpu)
-    after = workers[0].ask(rates=True)
-    return {**result, "rates": {kind: max(before[kind], after[kind]) for kind in before}}
+def measure(case, workers, *, block, gpu=False):
+    """One round of a case: the result of time_all() with the median of each worker's blocks, and "rates": {"flops": per
+    second, ...}, the machine's, measured by the first worker."""
+    rates = workers[0].ask(rates=True)
+    result = time_all(case, workers, blocks=BLOCKS, block=block, gpu=gpu, long=LONG)
+    medians = {label: [statistics.median(seconds)] for label, seconds in result["rounds"].items()}
+    return {**result, "rounds": medians, "rates": rates}
 
 
-def time_all(case, workers, *, rounds, block, gpu=False, slow=math.inf):
+def join(results):
+    """One result of those of several rounds: all times, the median peak, the best rates, and the mean share of disturbed
+    blocks. A candidate that failed in one round is left out."""
+    errors = {label: message for result in results for label, message in result["errors"].items()}
+    first = results[0]
+    labels = [label for label in first["rounds"] if label not in errors]
+
+    def each(kind, label):
+        return [result[kind][label] for result in results]
+
+    peaks = {label: each("peak", label) for label in labels}
+    return {"rounds": {label: sum(each("rounds", label), []) for label in labels},
+            "peak": {label: None if None in peak else statistics.median(peak) for label, peak in peaks.items()},
+            "launches": first["launches"], "errors": errors,
+            "disturbed": statistics.mean(result["disturbed"] for result in results),
+            "rates": {kind: max(each("rates", kind)) for kind in first["rates"]}}
+
+
+def time_all(case, workers, *, blocks, block, gpu=False, starts=1, long=math.inf, slow=math.inf):
     """Time a case on all workers.
 
-    rounds  measurements of each worker; block: seconds that a measurement takes, at least one step
+    blocks  measurements of each worker; block: seconds that one takes, at least one step
+    starts  processes of each worker, whose median peak counts
+    long    seconds: a longer step is measured in one block
     slow    seconds: a longer step is measured once, without a warm-up
-    ->      {"rounds": {label: [seconds per step, one per round]}, "peak": {label: MiB}, "launches": {label: kernels per
+    ->      {"rounds": {label: [seconds per step, one per block]}, "peak": {label: MiB}, "launches": {label: kernels per
              step}, "errors": {label: message}, "disturbed": share of blocks}
     """
-    peak, errors, plans, once = {}, {}, {}, {}
+    peak, errors, plans, counts, once = {}, {}, {}, {}, {}
     for worker in workers:
-        answer = _start(worker, 1 if gpu else STARTS, case=case.name, slow=min(slow, 1e9))
+        answer = _start(worker, starts, case=case.name, slow=min(slow, 1e9))
         if "error" in answer:
             errors[worker.label] = answer["error"]
             continue
@@ -80,12 +101,15 @@ def time_all(case, workers, *, rounds, block, gpu=False, slow=math.inf):
         burst = max(1, math.ceil((0.05 if gpu else 0.001) / answer["seconds"]))    # steps between readings of the clock
         plans[worker.label] = {"burst": burst, "bursts": max(1, round(block / (burst * answer["seconds"]))),
                                "wake": answer["seconds"] < LONG}
+        counts[worker.label] = 1 if answer["seconds"] > long else blocks
     running = [worker for worker in workers if worker.label in plans]
     seconds = {worker.label: [] for worker in running}
     disturbed = 0
     quiet = Quiet()
-    for k in range(rounds):
+    for k in range(blocks):
         for worker in running[::1 if k % 2 == 0 else -1]:
+            if k >= counts[worker.label]:
+                continue
             answer, foreign = quiet.ask(worker, plans[worker.label])
             if "error" in answer:
                 raise RunError(f"{case.name}, {worker.label}: {answer['error']}")
@@ -93,7 +117,7 @@ def time_all(case, workers, *, rounds, block, gpu=False, slow=math.inf):
             disturbed += foreign > FOREIGN
     launches = {worker.label: worker.ask(end=True).get("launches") for worker in running}
     return {"rounds": {**seconds, **once}, "peak": peak, "launches": launches, "errors": errors,
-            "disturbed": disturbed / max(1, rounds * len(running))}
+            "disturbed": disturbed / max(1, sum(counts.values()))}
 
 
 def _start(worker, times, **request):

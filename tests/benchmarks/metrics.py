@@ -49,8 +49,9 @@ def metrics(case, result):
 
 
 def ratio(times, reference):
-    """(the ratio of the medians, the spread of the round-by-round ratios)."""
-    return statistics.median(times) / statistics.median(reference), spread([a / b for a, b in zip(times, reference)])
+    """(the median of the round-by-round ratios, their spread)."""
+    ratios = [a / b for a, b in zip(times, reference)]
+    return statistics.median(ratios), spread(ratios)
 
 
 def spread(values):

@@ -21,22 +21,25 @@ case have the same losses and gradients.
 ## How to read it
 
 - Times are milliseconds a step: the median over {rounds}, and in brackets the smallest and the largest.
-  Rounds alternate between all candidates, each in a process of its own with {threads} each. The speed of a
-  shared machine varies from day to day, so compare ratios, not times, between runs.
+  Each round starts every candidate anew, in a process of its own with {threads}, because some processes are slower
+  than others for as long as they live: the layout of their memory is random. In a round the candidates take turns, three
+  times each, and the median of the three counts (a step over 0.3 s is timed once).
+  The speed of a shared machine varies from day to day, so compare ratios, not times, between runs.
 - **of PyTorch** is minicl's time over PyTorch's, both with their defaults: minicl within `threads()`, which keeps freed
   memory for the next step; PyTorch eager, with images stored channels first, and freed memory returned to the system.
-  Below 1 minicl is faster. ± is half the width of the range of the middle four fifths of the rounds.
+  Below 1 minicl is faster. The ratio is the median of the rounds' ratios, and ± half the width of the range of the middle
+  four fifths of them.
 - **not kept** is minicl within `threads(keep_memory=False)`: every step maps and clears its pages again.
 - **of its best** is the faster of minicl's two candidates over PyTorch's fastest. "Kept" is PyTorch with glibc set to keep
   freed memory, `{kept}`.
   PyTorch's other candidates store images channels last, have a fused optimizer, or are compiled by
   torch.compile{compiled}.
-- **memory** is the peak that a step adds to the process, in MiB: minicl over PyTorch, both with their defaults; the median
-  of three processes if a step takes less than 0.3 s.
-- **floor** is minicl's time over the minimum that the machine's own rates allow, measured beside each case: here
-  products at {flops:.0f} GFLOP/s, copies at {bytes:.0f} GB/s, {exps:.1f} exponentials a nanosecond. The letter names
-  the rate that bounds the case: p, c or e. Below 1 the arrays stay in the processor's cache, which is faster than the memory
-  that copies are measured in.
+- **memory** is the peak that a step adds to the process, in MiB: minicl over PyTorch, both with their defaults;
+  the median over the rounds.
+- **floor** is minicl's time over the minimum that the machine's own rates allow. They are measured before each case in each
+  round, and the best count: here products at {flops:.0f} GFLOP/s, copies at {bytes:.0f} GB/s, {exps:.1f} exponentials a nanosecond.
+  The letter names the rate that bounds the case: p, c or e. Below 1 the arrays stay in the processor's cache, which is faster
+  than the memory that copies are measured in.
 - **launches**, on a GPU, is the number of kernels that a step starts: minicl / PyTorch.
 - † other processes used the machine during more than a fifth of the case's measurements: read it with care. (PyTorch's
   threads wait for each other and suffer more than minicl's.)

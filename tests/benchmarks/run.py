@@ -1,6 +1,6 @@
 """Time minicl beside PyTorch and beside the machine's own limits, if possible on an otherwise idle machine.
 
-    python tests/benchmarks/run.py --peer torch                          # everything; about ten minutes
+    python tests/benchmarks/run.py --peer torch                          # everything; about fifteen minutes
     python tests/benchmarks/run.py --peer torch --only NT-Xent "conv*"   # parts of names, or globs
     python tests/benchmarks/run.py --peer torch --only main_job          # a whole training on MNIST; eight minutes
     python tests/benchmarks/run.py --peer torch --check                  # exit code 1 if something became slower
@@ -26,7 +26,7 @@ from benchmarks import main_job  # noqa: E402
 from benchmarks.candidates import CANDIDATES, KEPT, ON_GPU  # noqa: E402
 from benchmarks.cases import CASES  # noqa: E402
 from benchmarks.communication import table  # noqa: E402
-from benchmarks.harness import Worker, measure  # noqa: E402
+from benchmarks.harness import Worker, join, measure  # noqa: E402
 from benchmarks.launches import launches_per_step  # noqa: E402
 from benchmarks.machine import describe  # noqa: E402
 from benchmarks.metrics import baseline_of, metrics, regressions  # noqa: E402
@@ -78,14 +78,14 @@ def parse(argv=None):
     add("--peer", choices=("none", "torch"), default="none", help="the library to compare with")
     add("--backend", choices=("numpy", "cupy"), default="numpy", help="CPU or GPU")
     add("--only", nargs="+", default=["*"], metavar="PATTERN", help="parts of names, or globs; main_job for the main job")
-    add("--rounds", type=at_least(1), help="times that each candidate is measured; default: 7, with --quick 3")
+    add("--rounds", type=at_least(1), help="times that each candidate is started and measured; default: 5, with --quick 3")
     add("--quick", action="store_true", help="short rounds, and fewer")
     add("--compile", action=argparse.BooleanOptionalAction, default=bool(shutil.which("g++")),
         help="torch.compile as well; default: if there is a C++ compiler")
     add("--threads", type=at_least(1), default=available_cores(), help="of each; default: all %(default)s cores")
     add("--precision", choices=PRECISIONS, default="float32", help="of products on a GPU")
     args = parser.parse_args(argv)
-    args.rounds = args.rounds or (3 if args.quick else 7)
+    args.rounds = args.rounds or (3 if args.quick else 5)
     args.command = shlex.join(["python", "tests/benchmarks/run.py", *outcome.parse_known_args(argv)[1]])
     return args
 
@@ -148,22 +148,34 @@ def run(args, cases):
         print("".join(main_job.table(record[MAIN_JOB])))
         if args.json:
             write_json(args.json, {**record, "command": both, "cases": before["cases"]})
-    workers = {}
-    try:
-        for case in cases:
-            able = [c for c in candidates if c.runs(case, args.backend)]
-            for c in able:
-                workers[c.label] = workers.get(c.label) or Worker(c, args.backend, args.threads, args.precision)
-            result = measure(case, [workers[c.label] for c in able], rounds=args.rounds,
-                             block=0.05 if args.quick else 0.2, gpu=args.backend == "cupy")
-            record["cases"][case.name] = result
-            if args.json:  # written at once, in case the run is interrupted
-                write_json(args.json, {**record, "command": both, "cases": {**before["cases"], **record["cases"]}})
-            print("\n".join(lines(case, result)), flush=True)
-    finally:
-        for worker in workers.values():
-            worker.close()
+    for case, result in results(args, cases, candidates):
+        record["cases"][case.name] = result
+        if args.json:  # written at once, in case the run is interrupted
+            write_json(args.json, {**record, "command": both, "cases": {**before["cases"], **record["cases"]}})
+        print("\n".join(lines(case, result)), flush=True)
     return record
+
+
+def results(args, cases, candidates):
+    """Yield (case, its result) in the last round; each round measures all cases in fresh processes."""
+    rounds = {case.name: [] for case in cases}
+    for k in range(1, args.rounds + 1 if cases else 1):
+        print(f"round {k} of {args.rounds}", file=sys.stderr)
+        workers = {}
+        try:
+            for case in cases:
+                found = rounds[case.name]
+                failed = {label for result in found for label in result["errors"]}
+                able = [c for c in candidates if c.runs(case, args.backend) and c.label not in failed]
+                for c in able:
+                    workers[c.label] = workers.get(c.label) or Worker(c, args.backend, args.threads, args.precision)
+                found.append(measure(case, [workers[c.label] for c in able], block=0.05 if args.quick else 0.1,
+                                     gpu=args.backend == "cupy"))
+                if k == args.rounds:
+                    yield case, join(found)
+        finally:
+            for worker in workers.values():
+                worker.close()
 
 
 def check(found, baseline):

@@ -118,7 +118,7 @@ def run(args):
                 able = [worker for worker in workers if N <= args.most and (worker.label == ALL or case.torch)
                         and may_run(before, worker.label, N, args.seconds, end - time.perf_counter())]
                 if able:
-                    before[str(N)] = result = time_all(case, able, rounds=ROUNDS, block=BLOCK, slow=SLOW)
+                    before[str(N)] = result = time_all(case, able, blocks=ROUNDS, block=BLOCK, starts=3, slow=SLOW)
                     print(f"{case.name:50s}" + "".join(f"  {label} {milliseconds(median)} ms {memory or 0:.0f} MiB"
                           for label, (median, memory) in points(result).items()), file=sys.stderr, flush=True)
             if N <= args.most:
