@@ -24,6 +24,7 @@ from .checks import class_ids, require_features
 from .scores import chosen
 
 TOLERANCE = 3e-4           # of the largest entry of the gradient, for C up to 1: with less, accuracies change only by noise
+FEW = 1e-5                 # for fewer than 10 labels a feature
 ROWS = 1024                # of a slice
 ROUNDING = 16              # a column whose deviation is within this many roundings of its largest entry is constant
 
@@ -37,8 +38,9 @@ def linear_probe(train_features: Array, train_labels: HostArray, test_features: 
     scores count as chance, and test items whose class does not occur in training as errors, with a warning.
 
     C      inverse strength of the L2 penalty, as in scikit-learn's LogisticRegression, at least 1e-6; b has no penalty
-    steps  maximum for L-BFGS, which stops when no entry of the gradient is above 3e-4, or 3e-4 C^(-2/3) for C from 1 to
-           1e4, where L is flatter; it warns if that is not reached
+    steps  maximum for L-BFGS, which stops when no entry of the gradient is above 3e-4, or 1e-5 for N < 10 d, where items
+           may be fitted closely, and the gradient be small, long before the minimum; times C^(-2/3) for C from 1 to 1e4,
+           where L is flatter. It warns if that is not reached
     world  processes that divide the sums over training items; all have all features
 
     >>> import numpy as np
@@ -55,7 +57,7 @@ def linear_probe(train_features: Array, train_labels: HostArray, test_features: 
     standardize = standardizer(train_features)
     x = standardize(train_features)
     loss = _Loss(x, to_device(train_ids, xp), classes, (2 if classes == 2 else 1) / (C * len(x)), world)
-    tolerance = TOLERANCE / min(max(1, C), 1e4)**(2 / 3)
+    tolerance = (TOLERANCE if len(x) >= 10 * x.shape[1] else FEW) / min(max(1, C), 1e4)**(2 / 3)
     w, slope = lbfgs(loss, xp.zeros((x.shape[1] + 1) * classes, dtype=x.dtype), steps, tolerance)
     if not slope <= tolerance:
         warnings.warn(f"linear_probe: not converged: the gradient's largest entry is {slope:.2g}, above {tolerance:.2g}, "
@@ -153,7 +155,8 @@ class _Loss:
 def lbfgs(function: Callable, w: Array, steps: int, tolerance: float, memory: int = 10) -> tuple[Array, float]:
     """The minimum w of a convex function, w -> (value, gradient), and the largest entry of the gradient there.
 
-    Limited-memory BFGS (Nocedal & Wright, section 7.2), until that entry is `tolerance` or `steps` are done.
+    Limited-memory BFGS (Nocedal & Wright, section 7.2), until that entry is `tolerance` or `steps` are done. A step is
+    taken if the value falls enough, or is still falling at its end: then it is lower, though rounding may hide that.
     """
     value, g = function(w)
     past: deque = deque(maxlen=memory)                                       # (s, y, 1 / y.s), s and y: changes of w, g
@@ -170,15 +173,17 @@ def lbfgs(function: Callable, w: Array, steps: int, tolerance: float, memory: in
             q += (alpha - rho * float(y @ q)) * s
         slope = -float(g @ q)
         step = 1.0
-        for _ in range(30):                                                  # until the value falls enough
+        for _ in range(30):
             new = w - step * q
             new_value, new_g = function(new)
-            if new_value <= value + 1e-4 * step * slope:
+            if new_value <= value + 1e-4 * step * slope or float(new_g @ q) >= 0:
                 break
             step /= 2
         else:
             break                                                            # no further than rounding allows
         s, y = new - w, new_g - g
+        if not bool(s.any()):
+            break                                                            # likewise
         if float(y @ s) > 0:
             past.append((s, y, 1 / float(y @ s)))
         w, value, g = new, new_value, new_g
