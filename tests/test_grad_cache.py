@@ -62,6 +62,7 @@ def layers_with_state(splits=1):
     return nn.BatchNorm(8, splits=splits), nn.Dropout(0.4, rng=np.random.default_rng(3))
 
 
+@pytest.mark.filterwarnings("ignore:grad_cache. batch norm")
 @pytest.mark.filterwarnings("ignore:Stream. two models draw the same")       # this test wants equal draws
 @pytest.mark.parametrize("splits", [1, 2])
 def test_dropout_redraws_its_masks_and_batch_norm_averages_once(xp, splits):
@@ -88,6 +89,7 @@ def test_batch_norm_that_sees_chunks_is_warned_of(layer, chunk, is_warned):
         grad_cache(model, LOSSES["nt_xent"], items(np), chunk=chunk)
 
 
+@pytest.mark.filterwarnings("ignore:grad_cache. batch norm")
 @pytest.mark.parametrize("N", range(3, 30))
 @pytest.mark.parametrize("chunk", [3, 4, 7, 21])
 def test_chunks_are_of_equal_size_so_that_batch_norm_never_sees_one_item(N, chunk):
