@@ -158,7 +158,7 @@ def to_onnx(onnx, encoder, images, meta):
         op = tensor.node.op.__name__
         try:
             names[id(tensor)] = graph.translate(tensor.node, inputs, shape, before, tensor.dtype)
-        except (TypeError, KeyError, ValueError) as error:   # of an option that is no number, or from onnx
+        except (TypeError, KeyError, ValueError) as error:   # of an option that is not a number, or from onnx
             raise error if isinstance(error, DataError) else DataError(f"ONNX: {op} has no translation: {error}") from error
     helper = onnx.helper
     FLOAT = onnx.TensorProto.FLOAT
