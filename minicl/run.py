@@ -313,8 +313,8 @@ class Run:
     def log(self, step: int, **metrics: Any) -> None:
         """Append one line to log.jsonl and show it.
 
-        Raises FloatingPointError if metrics["loss"] is not finite, TypeError if it is not a number, RunError if it is not the
-        same on all processes, and ValueError unless the step is the one that is computed, and it has no line yet.
+        Raises FloatingPointError if metrics["loss"] is not finite, TypeError if it is not a number, RunError if it differs
+        between processes, and ValueError unless the step is the one that is computed, and it has no line yet.
         """
         if step != self.step or self._log and self._log[-1]["step"] >= step:
             raise ValueError(f"Run.log: expected one line for the current step, {self.step}, got step "
