@@ -28,8 +28,8 @@ ON_THE_SPHERE = ("info_nce or nt_xent or clip_loss or alignment or uniformity or
                  "or cosine_similarity and not bad")
 EXERCISES = [
     Exercise("tape", 1, 3, "", "autograd.py", "_walk", "derivations.md", "a_walk", 40,
-             "arriving: node -> gradient of its output; for each of ancestors(root), newest first: call its backward, "
-             "let node.op.checks.fit_gradient(dx, x._data, position) fit each result to its input, add it to the "
+             "arriving: node -> gradient of its output; for each of ancestors(root), newest first: call its backward and "
+             "require_gradients, let node.op.checks.fit_gradient(dx, x._data, position) fit each result to its input, add it to the "
              "input's node, or to the leaf by _accumulate and Additions; return the leaves", tests="test_walk.py"),
     Exercise("broadcast_sum", 2, 2, "tape", "signature.py", "sum_to_shape", "derivations.md",
              "(broadcast or rank or against) and differences and not mul", 20,
@@ -52,18 +52,19 @@ EXERCISES = [
              parts="_take _to_overlapping"),
     Exercise("conv2d", 4, 3, "mul", "ops/conv.py", "_conv_by_taps.backward", "gradients/conv.md",
              "conv2d and not (grey or colour or columns or window or bad) or not_needed", 40,
-             "the taps of the forward pass, in reverse: shift.taps() pairs outputs with inputs; None if not needed"),
+             "the taps of the forward pass with `to` and `at` exchanged: shift.taps() pairs outputs with inputs; g, like x and "
+             "y, in pieces of the batch, and dx back to `shape`; None if not needed"),
     Exercise("layer_norm", 4, 2, "mul", "ops/normalize.py", "layer_norm.backward", "gradients/normalize.md",
              "layer_norm and not bad", 20, "take two directions out of g w: the mean, and x^",
              parts="_products _project"),
     Exercise("batch_norm", 4, 3, "mul", "ops/normalize.py", "batch_norm.backward", "gradients/normalize.md",
-             "batch_norm and not (far or reports or bad)", 30, "like layer_norm with the axes swapped; with relu, g "
-             "counts only where y > 0", falls="barlow", parts="_past_relu _fold_back _line_back"),
+             "batch_norm and not (far or reports or bad)", 30, "like layer_norm with the axes swapped; a row of X "
+             "holds several pixels, so take pixels.sums, or reshape to (-1, C); with relu, g counts only where y > 0", falls="barlow", parts="_past_relu _fold_back _line_back"),
     Exercise("attention", 4, 2, "mul", "ops/attention.py", "attention.backward", "gradients/attention.md",
              "attention and not bad", 20, "three products; between them, the softmax's Jacobian of each row"),
     Exercise("winograd", 5, 3, "conv2d", "ops/winograd.py", "_kernel_gradient", "gradients/winograd.md",
-             "kernel_gradient", 40, "for each strip: A g A^T, and B^T d B from _input_transform; 16 products over "
-             "tiles add up; then G^T on both sides", tests="test_winograd.py"),
+             "kernel_gradient", 40, "for each strip: A g A^T, and B^T d B from _input_transform, whose rows share one "
+             "array; 16 products over tiles add up; then G^T on both sides", tests="test_winograd.py"),
     Exercise("log_softmax", 5, 2, "mul", "contrastive/softmax.py", "log_softmax.backward", "gradients/softmax.md",
              "log_softmax and not bad", 15, "dx sums to zero over a row, whatever g; do not forget 1/tau"),
     Exercise("softmax", 5, 2, "mul", "contrastive/softmax.py", "softmax.backward", "gradients/softmax.md",
@@ -76,7 +77,7 @@ EXERCISES = [
              "the gradient of x^ first, then l2_normalize's"),
     Exercise("info_nce", 7, 3, "l2_normalize", "contrastive/info_nce.py", "info_nce.backward", "gradients/info_nce.md",
              "info_nce", 40, "the query moves from the negatives' mean to its positive; m and ahead are from "
-             "pairs.softmax, pairs.to_negatives gives (4)"),
+             "pairs.softmax, pairs.to_negatives gives (4); m is None if neither query nor tau needs a gradient"),
     Exercise("nt_xent", 7, 3, "l2_normalize", "contrastive/nt_xent.py", "nt_xent.backward", "gradients/nt_xent.md",
              "nt_xent", 40, "both views are anchors: every pair counts twice, once from each side; "
              "pairs.weighted_sum(one_minus_p) is the sum in (2)"),
@@ -90,7 +91,7 @@ EXERCISES = [
              "clip_loss", 40, "two softmaxes share the scores, and pairs.weighted_sums has both sums; the logit scale "
              "multiplies them all"),
     Exercise("siglip", 7, 2, "l2_normalize", "contrastive/siglip.py", "siglip.backward", "gradients/siglip.md",
-             "siglip and not bad", 20, "G of each pair by itself; then three products with t, and two sums for the scalars"),
+             "siglip and not bad", 20, "G of each pair separately; then three products with t, and two sums for the scalars"),
     Exercise("momentum_update", 8, 1, "", "methods/ema.py", "EMA.update", "methods/moco.md", "follow or launches", 10,
              "self.pairs are (online, target), self.values is all of the target; follow(xp, x, y, new, old) is x <- m x + "
              "(1 - m) y", tests="test_ema.py", keep=2, falls="normalises_alike", parts="_follow"),

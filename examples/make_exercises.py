@@ -271,7 +271,7 @@ def print_table(marks):
     row("minutes done", [sum(mark["minutes"] for mark in each.values() if mark["done"]) for each in marks.values()])
     for name, of_student in marks.items():
         for exercise, one in of_student.items():
-            if note := one.get("error") or "needs" in one and f"needs {', '.join(one['needs'])}, which is unsolved":
+            if note := one.get("error") or "needs" in one and f"needs {', '.join(one['needs'])}, not solved yet":
                 notes.setdefault((name, note), []).append(exercise)
     if notes:
         print("\nnotes\n" + listing([(name, f"{', '.join(those)}: {note}") for (name, note), those in notes.items()]))

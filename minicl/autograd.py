@@ -118,9 +118,7 @@ def _walk(root: Node, g: Array) -> list[Tensor]:
             raise RuntimeError(f"another thread is walking the tape behind {node.op.__name__!r} too; add up losses that "
                                "share a graph, then call backward() once")
         gradients = backward(arriving.pop(node))
-        if type(gradients) is not tuple or len(gradients) != len(inputs):
-            raise RuntimeError(f"backward of {node.op.__name__}: expected a tuple of {len(inputs)} gradients, "
-                               f"got {f'{len(gradients)}' if type(gradients) is tuple else describe(gradients)}")
+        node.op.checks.require_gradients(gradients, len(inputs))
         for position, (x, dx) in enumerate(zip(inputs, gradients)):
             if dx is None or not isinstance(x, Tensor) or x.node is None and not x._requires_grad:
                 continue

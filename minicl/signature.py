@@ -188,20 +188,36 @@ class Signature:
                             f"{describe(value)}; a NumPy number promotes, so compute with Python's, float(x)")
         return value
 
+    def require_gradients(self, gradients: Any, count: int) -> None:
+        """Raise RuntimeError unless a backward has returned a tuple of `count` gradients, one for each input."""
+        if type(gradients) is not tuple or len(gradients) != count:
+            raise RuntimeError(f"backward of {self.name}: expected a tuple of {count} gradients, one for each input, got "
+                               f"{f'{len(gradients)}' if type(gradients) is tuple else describe(gradients)}; of a single "
+                               "one, `return dx,`")
+
     def fit_gradient(self, dx: Any, x: Array, position: int) -> Array:
         """The gradient dx of x, the input at `position`, summed to x's shape and checked."""
         if isinstance(dx, (tuple, list)):
             raise RuntimeError(f"backward of {self.name}: the gradient of {self.input_name(position)} must be "
                                f"{describe(x)}, got a {type(dx).__name__}; another op's backward returns a tuple: take its "
                                "entry, to_x(g)[0]")
+        returned = dx
         if self.broadcasts and is_array(dx) and dx.shape != x.shape:
             dx = sum_to_shape(dx, x.shape)
         if not is_array(dx) and not hasattr(dx, "requires_grad"):      # NumPy's sums over all axes are scalars
             dx = np.asarray(dx)
         if type(dx) is not type(x) or dx.shape != x.shape or dx.dtype != x.dtype:
             raise RuntimeError(f"backward of {self.name}: the gradient of {self.input_name(position)} must be "
-                               f"{describe(x)}, got {describe(dx)}{'; was g left out?' if self.broadcasts else ''}")
+                               f"{describe(x)}, got {describe(dx)}{self._guess(returned, dx, x)}")
         return dx
+
+    def _guess(self, returned, dx, x):
+        """The likely mistake behind a gradient dx that does not fit x, and that a backward `returned` before it was summed."""
+        if is_array(returned) and returned is not dx and returned.ndim >= x.ndim:
+            return f"; sum_to_shape made it from {returned.shape}"
+        if x.ndim > 1 and dx.shape == x.shape[::-1]:
+            return "; is it transposed?"
+        return "; was g left out?" if self.broadcasts else ""
 
 
 def by_known_names(name: str, function: Callable[..., Any], inputs: tuple, options: dict[str, Any]) -> dict[str, Any]:

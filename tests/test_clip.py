@@ -371,6 +371,10 @@ def test_a_repeated_caption_is_one_candidate_and_each_of_its_images_is_a_hit(xp)
 def test_a_collapsed_model_retrieves_nothing(xp):
     found = retrieval_recall(xp.ones((12, 3)), xp.ones((12, 3)), np.arange(12))
     assert set(found.values()) == {0.0}
+    row, lengths = np.random.default_rng(0).standard_normal(128), np.random.default_rng(1).uniform(0.1, 10, (333, 1))
+    images, captions = lengths * row, lengths[::-1] * row                    # cosines of 1, but for rounding
+    found = retrieval_recall(to_device(images, xp), to_device(captions, xp), np.arange(333))
+    assert set(found.values()) == {0.0}
 
 
 @pytest.mark.parametrize("ids, message", [([0, 1, 1], "2 different ids for 3 captions"), ([0, 1, 3], "must be below 3")],

@@ -453,7 +453,7 @@ def test_the_effective_rank_of_equal_rows_up_to_rounding_is_1_whatever_the_scale
 
 
 def test_the_effective_rank_of_a_collapse_is_1(xp):
-    assert effective_rank(xp.ones((5, 3))) == 1
+    assert effective_rank(xp.ones((5, 3))) == effective_rank(xp.zeros((5, 3))) == 1
 
 
 # ---------------------------------------------------------------- information

@@ -112,6 +112,10 @@ def relu_without_g(x):
     return np.maximum(x, 0), lambda g: ((x > 0).astype(float),)
 
 
+def line_with_swapped_gradients(x, scale, bias):
+    return scale * x + bias, lambda g: (g * scale, g, g * x)
+
+
 def sign_flipped(x):
     return 1 - x, lambda g: (g,)
 
@@ -143,6 +147,7 @@ GALLERY = [
     (product_transposed, [normal(3, 4), normal(4, 4)], "transposed"),
     (missing_broadcast_sum, [normal(3, 4), normal(4)], "b\\["),
     (sign_flipped, [normal(3)], "the sign is flipped"),
+    (line_with_swapped_gradients, [np.array(0.3), np.array(0.7), np.array(5.0)], "is a term or a factor missing, or are the"),
     (loss_without_g, [normal(3)], "a missing factor g, the gradient of the output"),
     (logsumexp_without_g, [normal(3, 4)], "a missing factor g, the gradient of the output"),
     (relu_without_g, [normal(3, 4)], "a missing factor g, the gradient of the output"),

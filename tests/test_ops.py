@@ -33,12 +33,32 @@ def call(case, xp, dtype="float64"):
         return case.op(*full, **{name: value() if callable(value) else value for name, value in options.items()})
 
     function.__name__ = case.op.__name__
+    function.names = [case.op.names[k] for k in places if k < len(case.op.names)]
     return function, [inputs[k] for k in places]
 
 
 @each_case
 def test_gradient_agrees_with_finite_differences(case, xp):
     assert minicl.gradcheck(*call(case, xp))
+
+
+@each_case
+def test_a_gradient_alone_is_the_same_as_beside_others(case, xp):
+    """An op may skip what only the gradients of other inputs need."""
+    function, inputs = call(case, xp)
+
+    def gradients(needed):
+        tensors = [Tensor(x, requires_grad=needs) for x, needs in zip(inputs, needed)]
+        y = function(*tensors)
+        y.backward(to_device(np.random.default_rng(5).standard_normal(y.shape), xp))
+        return [x.grad if x.grad is None else to_host(x.grad) for x in tensors]
+
+    together = gradients([True] * len(inputs))
+    for k, dx in enumerate(together):
+        alone = gradients([j == k for j in range(len(inputs))])
+        assert [x is None for x in alone] == [j != k or dx is None for j in range(len(inputs))]
+        if dx is not None:
+            np.testing.assert_allclose(alone[k], dx, rtol=1e-9, atol=1e-11)
 
 
 @each_case

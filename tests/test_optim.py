@@ -116,6 +116,16 @@ def test_an_optimizer_takes_the_steps_of_its_formula(xp, make, slow, options, de
         np.testing.assert_allclose(to_host(p.data), expected, rtol=rtol, atol=rtol, err_msg=name)
 
 
+@pytest.mark.parametrize("make, slow, options", FORMULAS[:-2], ids=NAMES[:-2])
+def test_a_step_leaves_the_gradients_as_they_are(xp, make, slow, options):
+    """They are the user's; LARS alone, whose trust ratio is the parameter's, scales them."""
+    parameters = parameters_from(initial(), xp)
+    gradients, = gradients_of(1)
+    take_steps(make(parameters, 0.05, weight_decay=0.1, **options), parameters, [gradients], xp)
+    for name, p in parameters:
+        np.testing.assert_array_equal(to_host(p.grad), gradients[name], err_msg=name)
+
+
 @pytest.mark.parametrize("make, slow", [(SGD, slow_sgd), (AdamW, slow_adamw)])
 def test_slices_on_threads_take_the_same_steps(rng, make, slow):
     start = {"weight": rng.standard_normal((700, 300)), "bias": rng.standard_normal(70000)}       # > one slice each

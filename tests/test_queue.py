@@ -50,6 +50,15 @@ def test_a_batch_wraps_around_the_end_on_either_backend(xp):
     np.testing.assert_allclose(to_host(queue.filled()), keys[[5, 6, 7, 8, 4]], rtol=1e-6)
 
 
+def test_ids_wrap_with_their_keys_and_a_batch_without_ids_clears_those_it_replaces(xp):
+    queue = Queue(5, 3).to(xp)
+    queue.enqueue(to_device(unit(3, 3), xp), np.array([6, 7, 8]))
+    queue.enqueue(to_device(unit(4, 3), xp), np.array([0, 1, 2, 3]))         # rows 3, 4, 0, 1
+    assert queue.ids.data.tolist() == [3, 4, 9, 1, 2]                        # 1 + the id
+    queue.enqueue(to_device(unit(4, 3), xp))                                 # rows 2, 3, 4, 0
+    assert queue.ids.data.tolist() == [0, 4, 0, 0, 0]
+
+
 def test_keys_are_normalised_as_they_enter(xp):
     queue = Queue(4, 3).to(xp)
     queue.enqueue(to_device(7 * unit(4, 3), xp))

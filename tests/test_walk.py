@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from minicl import Tensor, op
-from minicl.autograd import ancestors
+from minicl.autograd import _walk, ancestors
 
 
 @op(broadcasts=True)
@@ -61,13 +61,40 @@ def test_a_walk_refuses_a_gradient_that_does_not_fit():
         wrong(leaf(3.0)).backward()
 
 
+@pytest.mark.parametrize("wrong", [lambda g: g, lambda g: None, lambda g: [g], lambda g: (g, g), lambda g: g * 1])
+@pytest.mark.parametrize("value", [3.0, [3.0, 4.0]])
+def test_a_walk_refuses_what_is_not_a_tuple_with_a_gradient_for_each_input(wrong, value):
+    @op
+    def same(x):
+        return x * 1, wrong
+
+    with pytest.raises(RuntimeError, match="backward of same: expected a tuple of 1 gradients, one for each input, got"):
+        same(leaf(value)).backward(np.ones_like(value))
+
+
+def test_a_walk_returns_the_leaves_that_a_gradient_has_reached():
+    """An optimizer moves only these."""
+    @op
+    def first(x, y):
+        return x * 1, lambda g: (g, None)
+
+    x, y, constant = leaf(3.0), leaf(4.0), leaf(5.0, requires_grad=False)
+    root = times(first(times(x, 2.0), y), constant)
+    assert [leaf is x for leaf in _walk(root.node, np.ones(()))] == [True]
+
+
 def test_a_walk_goes_through_each_node_once():
     """A walk along every path would take 2^60 steps. This walk makes 60 calls of backward."""
     calls = []
 
+    def backward(g):
+        calls.append(1)
+        assert len(calls) <= 60, "the walk calls the backward of a node more than once"
+        return g, g
+
     @op
     def twice(x, y):
-        return x + y, lambda g: calls.append(1) or (g, g)
+        return x + y, backward
 
     x = y = leaf(1.0)
     for _ in range(60):

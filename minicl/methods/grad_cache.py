@@ -108,6 +108,7 @@ def _outputs(model, items):
 
 
 def _require_same(first, second):
+    """Raise unless two sequences of Tensors, the outputs of a chunk, agree and the first are finite."""
     for x, y in zip(first, second):
         require_finite(x.data, "grad_cache: the model's output")
         if not np.abs(x.data - y.data).max(initial=0) <= 1e-3 * np.abs(x.data).max(initial=0):
