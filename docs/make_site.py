@@ -7,6 +7,7 @@ become pages themselves.
 """
 
 import argparse
+import html
 import logging
 import os
 import re
@@ -77,7 +78,7 @@ def make_site(out: Path) -> None:
             nav=_navigation(pages), not_in_nav="*", validation={"links": {"anchors": "warn"}}, strict=True,
             theme={"name": "material", "font": False,
                    "features": ["navigation.sections", "navigation.top", "search.highlight"]},
-            plugins=["search", "offline"], extra={"generator": False}, extra_css=["pages.css"],
+            plugins=["search", "offline"], extra={"generator": False, "homepage": "index.html"}, extra_css=["pages.css"],
             markdown_extensions=["tables", "pymdownx.highlight", f"{Path(__file__).stem}:MathExtension",
                                  {"toc": {"slugify": _slug}},
                                  {"pymdownx.superfences": {"custom_fences": [
@@ -166,7 +167,7 @@ def _display(source, language, css_class, options, md, **kwargs):
 
 
 def _plain(source, language, css_class, options, md, **kwargs):
-    return f"<pre><code>{source}</code></pre>"
+    return f"<pre><code>{html.escape(source)}</code></pre>"
 
 
 class MathExtension(Extension):

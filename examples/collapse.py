@@ -46,7 +46,7 @@ def main():
     data = run.once(load_images, args.data, args.data_dir, seed=args.seed, log=run.print)
     data = dataclasses.replace(data, train_images=data.train_images[:args.images],
                                train_labels=data.train_labels[:args.images])
-    run.print(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images")
+    run.print(f"data: {data}")
     batches = Batches(len(data.train_images), args.batch, seed=args.seed)
     augment = mnist_views()
 

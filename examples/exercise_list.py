@@ -29,8 +29,8 @@ ON_THE_SPHERE = ("info_nce or nt_xent or clip_loss or alignment or uniformity or
 EXERCISES = [
     Exercise("tape", 1, 3, "", "autograd.py", "_walk", "derivations.md", "a_walk", 40,
              "arriving: node -> gradient of its output; for each of ancestors(root), newest first: call its backward and "
-             "require_gradients, let node.op.checks.fit_gradient(dx, x._data, position) fit each result to its input, add it to the "
-             "input's node, or to the leaf by _accumulate and Additions; return the leaves", tests="test_walk.py"),
+             "require_gradients, let node.op.checks.fit_gradient(dx, x._data, position) fit each result to its input, add "
+             "it to the input's node, or to the leaf by _accumulate and Additions; return the leaves", tests="test_walk.py"),
     Exercise("broadcast_sum", 2, 2, "tape", "signature.py", "sum_to_shape", "derivations.md",
              "(broadcast or rank or against) and differences and not mul", 20,
              "an entry used n times gets the sum of n gradients: sum the added axes first, then those of length 1",
@@ -52,14 +52,15 @@ EXERCISES = [
              parts="_take _to_overlapping"),
     Exercise("conv2d", 4, 3, "mul", "ops/conv.py", "_conv_by_taps.backward", "gradients/conv.md",
              "conv2d and not (grey or colour or columns or window or bad) or not_needed", 40,
-             "the taps of the forward pass with `to` and `at` exchanged: shift.taps() pairs outputs with inputs; g, like x and "
-             "y, in pieces of the batch, and dx back to `shape`; None if not needed"),
+             "the taps of the forward pass with `to` and `at` exchanged: shift.taps() pairs outputs with inputs; g, like x "
+             "and y, in pieces of the batch, and dx back to `shape`; None if not needed"),
     Exercise("layer_norm", 4, 2, "mul", "ops/normalize.py", "layer_norm.backward", "gradients/normalize.md",
              "layer_norm and not bad", 20, "take two directions out of g w: the mean, and x^",
              parts="_products _project"),
     Exercise("batch_norm", 4, 3, "mul", "ops/normalize.py", "batch_norm.backward", "gradients/normalize.md",
              "batch_norm and not (far or reports or bad)", 30, "like layer_norm with the axes swapped; a row of X "
-             "holds several pixels, so take pixels.sums, or reshape to (-1, C); with relu, g counts only where y > 0", falls="barlow", parts="_past_relu _fold_back _line_back"),
+             "holds several pixels, so take pixels.sums, or reshape to (-1, C); with relu, g counts only where y > 0",
+             falls="barlow", parts="_past_relu _fold_back _line_back"),
     Exercise("attention", 4, 2, "mul", "ops/attention.py", "attention.backward", "gradients/attention.md",
              "attention and not bad", 20, "three products; between them, the softmax's Jacobian of each row"),
     Exercise("winograd", 5, 3, "conv2d", "ops/winograd.py", "_kernel_gradient", "gradients/winograd.md",
@@ -91,7 +92,8 @@ EXERCISES = [
              "clip_loss", 40, "two softmaxes share the scores, and pairs.weighted_sums has both sums; the logit scale "
              "multiplies them all"),
     Exercise("siglip", 7, 2, "l2_normalize", "contrastive/siglip.py", "siglip.backward", "gradients/siglip.md",
-             "siglip and not bad", 20, "G of each pair separately; then three products with t, and two sums for the scalars"),
+             "siglip and not bad", 20, "G of each pair separately; then three products with t, and two sums for the "
+             "scalars"),
     Exercise("momentum_update", 8, 1, "", "methods/ema.py", "EMA.update", "methods/moco.md", "follow or launches", 10,
              "self.pairs are (online, target), self.values is all of the target; follow(xp, x, y, new, old) is x <- m x + "
              "(1 - m) y", tests="test_ema.py", keep=2, falls="normalises_alike", parts="_follow"),

@@ -10,12 +10,14 @@ Three classifiers learn from the same labelled images, and are compared on all t
     scratch     the same architecture from random weights
 
 It prints a table, mean and standard deviation over draws of the labelled images, and writes few_labels.png and
-few_labels.json into the run's folder, or beside a .safetensors file. If a class has fewer images than --labels, all are
-used; the table has the numbers used. It warns if the data are not those that the run trained on.
+few_labels.json into the run's folder, or beside a .safetensors file; if they exist, few_labels-2.png and so on. If a class
+has fewer images than --labels, all are used; the table has the numbers used. It warns if the data are not those that the
+run trained on.
 """
 
 import argparse
 import copy
+import itertools
 import sys
 
 import numpy as np
@@ -66,18 +68,25 @@ def main():
     names = [f"{n.min()}" if n.min() == n.max() else f"{n.min()} to {n.max()}" for n in used]
     accuracies = {way: np.zeros((len(args.labels), args.seeds)) for way in (["probe"] if args.probe else WAYS)}
     home = trained.folder if trained.folder.is_dir() else trained.folder.parent      # of a .safetensors file
+    name = unused(home)
     with threads(args.threads):
         for row, count in enumerate(args.labels):
             for seed in range(args.seeds):
                 for way, accuracy in three_ways(trained.encoder, data, count, seed, xp, args).items():
                     accuracies[way][row, seed] = accuracy
             means = [f"{way} {found[row].mean():6.1%} ± {found[row].std():.1%}" for way, found in accuracies.items()]
-            show("  ".join([f"{names[row]:>4} labels a class", *means]))
+            show("  ".join([f"{names[row]:>4} label{'s' * (names[row] != '1')} a class", *means]))
             done = {way: found[:row + 1].tolist() for way, found in accuracies.items()}
-            write_json(home / "few_labels.json", {"data": data.name, "changed": changed, "labels": names[:row + 1], **done})
-    draw(home / "few_labels.png", [n.mean() for n in used], names, accuracies,
+            write_json(home / f"{name}.json", {"data": data.name, "changed": changed, "labels": names[:row + 1], **done})
+    draw(home / f"{name}.png", [n.mean() for n in used], names, accuracies,
          f"{data.name}: what training without labels is worth")
-    show(f"few_labels.png and few_labels.json are in {home}")
+    show(f"{name}.png and {name}.json are in {home}")
+
+
+def unused(folder):
+    """few_labels, or few_labels-2, ...: the first of which the folder has no file."""
+    names = ("few_labels" + f"-{k}" * (k > 1) for k in itertools.count(1))
+    return next(name for name in names if not any((folder / f"{name}.{kind}").exists() for kind in ("json", "png")))
 
 
 def data_of(trained, data_dir):
@@ -159,8 +168,9 @@ def draw(path, counts, names, accuracies, title):
         return
     figure = viz.Figure(figsize=(5.6, 4.0), dpi=150)
     plot = figure.subplots()
-    for k, (way, found) in enumerate(accuracies.items()):                            # side by side, where they are equal
-        plot.errorbar(np.multiply(counts, 1.06**(k - 1)), 100 * found.mean(axis=1), 100 * found.std(axis=1), label=way,
+    for k, (way, found) in enumerate(accuracies.items()):
+        aside = 1.06**(k - (len(accuracies) - 1) / 2)                                # to show those that are equal
+        plot.errorbar(np.multiply(counts, aside), 100 * found.mean(axis=1), 100 * found.std(axis=1), label=way,
                       color=WAYS[way], marker="o", capsize=3)
     plot.set(xscale="log", xlabel="labelled images a class", ylabel="test accuracy (%)", title=title)
     plot.set_xticks(counts, ["\n" * (" " in name) + name for name in names])

@@ -56,7 +56,7 @@ def main():
 
     # Data: uint8 images in a file that is mapped into memory; the split does not depend on --seed.
     data = ImageData.from_folder(args.data_dir, args.size, labels=args.labels, limit=args.limit, log=run.print)
-    run.print(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images")
+    run.print(f"data: {data}")
     if args.queue > len(data.train_images):
         run.print(f"warning: the queue of {args.queue} keys outgrows the {len(data.train_images)} training images: it holds "
                   "several keys of an image; those of a query's own are left out of its negatives")

@@ -58,7 +58,7 @@ def main():
 
     # Data: uint8 images on the host; labels are used for evaluation only.
     data = run.once(load_images, args.data, args.data_dir, seed=args.seed, log=run.print)
-    run.print(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images")
+    run.print(f"data: {data}")
     if args.queue > len(data.train_images):
         run.print(f"warning: the queue of {args.queue} keys outgrows the {len(data.train_images)} training images: it holds "
                   "keys of a query's own image, which count as its negatives; a smaller --queue holds fewer of them")

@@ -186,7 +186,7 @@ def read_index(path, trained, root):
     is_stale = len(features) < len(known)
     while new or is_stale:
         portion = max(PORTION, len(features) // 4)
-        features |= encode_files(trained, root, new[:portion]) if new else {}
+        features |= encode_files(trained, root, new[:portion], len(now)) if new else {}
         new = new[portion:]
         is_stale = False
         files = [name for name in now if name in features]
@@ -207,8 +207,8 @@ def keep(path, features, meta):
         print(f"the index is not kept: {error}")
 
 
-def encode_files(trained, root, names):
-    """{name: feature (d,)} of the readable pictures; others are reported."""
+def encode_files(trained, root, names, total):
+    """{name: feature (d,)} of the readable pictures; others are reported, of the folder's total."""
     size, _, channels = trained.image_shape
     features = {}
     broken = []
@@ -230,7 +230,7 @@ def encode_files(trained, root, names):
                 features |= zip(good, to_host(trained.encode(np.stack([*good.values()]))))
             bar.update(len(rows))
     if broken:
-        print(printable(skipped(broken, len(names))))
+        print(printable(skipped(broken, total)))
     return features
 
 

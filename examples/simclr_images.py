@@ -79,7 +79,7 @@ def main():
 
     # Data: uint8 images in a file that is mapped into memory; the split does not depend on --seed.
     data = ImageData.from_folder(args.data_dir, args.size, labels=args.labels, limit=args.limit, log=run.print)
-    run.print(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images")
+    run.print(f"data: {data}")
     choose_batch(args, run, len(data.train_images), 256)
     batches = Batches(len(data.train_images), args.batch, seed=args.seed)
     pictures = Prefetch(data.train_images, batches, world.part)

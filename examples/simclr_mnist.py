@@ -43,7 +43,7 @@ def main():
 
     # Data: uint8 images on the host; labels are used for evaluation only.
     data = run.once(load_images, args.data, args.data_dir, seed=args.seed, log=run.print)
-    run.print(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images")
+    run.print(f"data: {data}")
     batches = Batches(len(data.train_images), args.batch, seed=args.seed)
     augment = mnist_views()
 

@@ -14,6 +14,7 @@ from .console import lasting_output, listing
 
 INSTALLED = Path(__file__).with_name("examples")
 CLONED = Path(__file__).parents[1] / "examples"
+REQUIRED = ("numpy", "threadpoolctl", "tqdm")                # as in setup.cfg
 EXAMPLES = INSTALLED if INSTALLED.exists() else CLONED
 
 
@@ -48,7 +49,14 @@ def main(arguments: list[str]) -> None:
         path = path.with_suffix(".py")
         sys.path[0] = str(EXAMPLES)                          # modules beside the script
     sys.argv = [str(path), *options]
-    runpy.run_path(str(path), run_name="__main__")
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+    except ModuleNotFoundError as error:
+        if error.name not in REQUIRED:
+            raise
+        print(f"error: this Python, {sys.executable}, has no {error.name}, which minicl needs; activate the environment in "
+              "which minicl is installed", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

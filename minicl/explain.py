@@ -50,6 +50,8 @@ def explain(loss: Tensor, model: "Module | None" = None, *, check: bool | int = 
     if loss.node is None:
         raise ValueError("explain: no recorded op has produced this Tensor; was it made under no_grad(), detached, "
                          "or computed from inputs without requires_grad? Give the loss itself, not its detach()")
+    if loss.node.backward is None:
+        raise RuntimeError("explain: backward() has walked and freed this tape; call explain(loss) before loss.backward()")
     nodes = ancestors(loss.node)[::-1]                                      # oldest first
     leaf_names = {id(parameter): name for name, parameter in (model.named_parameters() if model else ())}
     number = {node: k for k, node in enumerate(nodes, start=1)}

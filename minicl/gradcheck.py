@@ -167,8 +167,8 @@ def _hint(entries, analytic, ratios, wrong, ignores_g):
                 rows.setdefault(index[:-1], []).append(ratio)
             if np.isfinite(ratios).all() and all(len(row) > 1 and np.ptp(row) < 1e-3 * abs(row[0]) for row in rows.values()):
                 return "each row is off by a factor of its own: a missing division by the row's length or sum?"
-            return ("no common factor: is a term missing (the projection in a normalisation, the sum in a softmax), a sum over "
-                    "the wrong axis, a product transposed, or the gradients returned in another order than the inputs?")
+            return ("no common factor: is a term missing (the projection in a normalisation, the sum in a softmax), a sum "
+                    "over the wrong axis, a product transposed, or the gradients returned in another order than the inputs?")
         return ("only some entries are wrong: an index, a mask, a missing term that is tiny at the others, "
                 "a kink (ties, 0 of a relu), or repeats that should add up?")
     if abs(common + 1) < 1e-3:

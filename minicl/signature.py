@@ -212,7 +212,7 @@ class Signature:
         return dx
 
     def _guess(self, returned, dx, x):
-        """The likely mistake behind a gradient dx that does not fit x, and that a backward `returned` before it was summed."""
+        """The likely mistake behind a gradient dx that does not fit x; `returned` is what it was before it was summed."""
         if is_array(returned) and returned is not dx and returned.ndim >= x.ndim:
             return f"; sum_to_shape made it from {returned.shape}"
         if x.ndim > 1 and dx.shape == x.shape[::-1]:

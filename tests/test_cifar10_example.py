@@ -91,7 +91,7 @@ def test_evaluating_does_not_change_the_run(example, method):
 
 def test_limit_takes_the_first_images(example, capsys):
     code, _ = example("--limit", 48)
-    assert code == 0 and "data: shapes, 48 training and 24 test images" in capsys.readouterr().out
+    assert code == 0 and "data: shapes, 48 training and 24 test images of " in capsys.readouterr().out
 
 
 @METHODS

@@ -174,7 +174,7 @@ def test_test_pictures_that_are_copies_of_training_pictures_are_counted(tmp_path
     for name in names[1:]:
         (tmp_path / name).write_bytes((tmp_path / "0.png").read_bytes())
     load_captioned(tmp_path / "captions.csv", None, 8, log=log.append)
-    assert any(line.startswith("warning: 1 of the 1 test pictures are copies of training pictures") for line in log)
+    assert any(line.startswith("warning: 1 of the 1 test pictures is a copy of training pictures") for line in log)
 
 
 def test_the_vocabulary_has_frequent_words_first():

@@ -192,7 +192,7 @@ def test_a_freed_or_missing_tape_raises():
     x = Tensor(normal(3), requires_grad=True)
     loss = (x * x).sum()
     loss.backward()
-    with pytest.raises(RuntimeError, match="'sum' was already walked and freed"):
+    with pytest.raises(RuntimeError, match="call explain.loss. before loss.backward"):
         explain(loss)
     with pytest.raises(ValueError, match="no recorded op"):
         explain(x.detach())

@@ -29,23 +29,31 @@ def run_folder(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def few_digits(monkeypatch):
+def few_digits(monkeypatch, run_folder):
+    for path in run_folder.glob("few_labels*"):
+        path.unlink()
     monkeypatch.setattr(digits, "generate_digits", functools.partial(digits.generate_digits, 200, 60))
 
 
 def test_the_script_ends_with_a_table_and_leaves_the_run_unchanged_on_either_backend(run_folder, capsys, xp):
-    for path in run_folder.glob("few_labels.*"):
-        path.unlink()
     before = {path.name: path.read_bytes() for path in run_folder.iterdir()}
     assert run_example("finetune", run_folder, *SMALL, "--backend", "numpy" if xp is np else "cupy") == 0
     shown = capsys.readouterr().out
-    assert "   1 labels a class  probe" in shown and "   5 labels a class  probe" in shown
+    assert "   1 label a class  probe" in shown and "   5 labels a class  probe" in shown
     found = json.loads((run_folder / "few_labels.json").read_text())
     assert found["labels"] == ["1", "5"] and found["changed"] == [] and "warning" not in shown and all(np.shape(found[way]) == (2, 2) for way in WAYS)
     assert all(0 <= accuracy <= 1 for way in WAYS for row in found[way] for accuracy in row)
     after = {path.name: path.read_bytes() for path in run_folder.iterdir()}
     assert {name: after[name] for name in before} == before
     assert after.keys() - before.keys() == {"few_labels.json"} | ({"few_labels.png"} if viz.Figure else set())
+
+
+def test_a_second_result_does_not_replace_the_first(run_folder, monkeypatch, capsys):
+    monkeypatch.setattr(viz, "Figure", None)
+    for options in (("--labels", 5), ("--labels", 1), ("--labels", 2)):
+        assert run_example("finetune", run_folder, *SMALL, *options, "--probe") == 0
+    found = [json.loads((run_folder / f"few_labels{end}.json").read_text())["labels"] for end in ("", "-2", "-3")]
+    assert found == [["5"], ["1"], ["2"]] and "few_labels-3.png and few_labels-3.json are in" in capsys.readouterr().out
 
 
 def test_the_probe_of_an_exported_encoder_equals_that_of_the_run(run_folder, tmp_path, monkeypatch, capsys):

@@ -102,5 +102,9 @@ def test_python_m_minicl_lists_the_scripts_of_the_clone(tmp_path):
     for name, hint in {"simclr_mnst": "did you mean simclr_mnist?", "bogus": "`python -m minicl` lists them"}.items():
         unknown = python("", tmp_path, "-m", "minicl", name, PYTHONPATH=str(ROOT))
         assert unknown.returncode == 2 and unknown.stderr == f"error: there is no job {name!r}; {hint}\n"
+    (tmp_path / "without/tqdm").mkdir(parents=True)
+    (tmp_path / "without/tqdm/__init__.py").write_text("raise ModuleNotFoundError('no tqdm', name='tqdm')")
+    without = python("", tmp_path, "-m", "minicl", "simclr_mnist", PYTHONPATH=os.pathsep.join([str(tmp_path / "without"), str(ROOT)]))
+    assert without.returncode == 2 and "has no tqdm, which minicl needs; activate the environment" in without.stderr
     ran = python("", tmp_path, "-m", "minicl", "mutual_information", "--epochs", "0", PYTHONPATH=str(ROOT))
     assert ran.returncode == 2 and "expected an integer >= 1" in ran.stderr

@@ -195,7 +195,8 @@ def test_a_name_with_a_newline_is_one_line(run, photos, capsys):
 def test_only_new_and_changed_pictures_are_encoded_again(run, photos, capsys, monkeypatch):
     seen = []
     encode_files = search.encode_files
-    monkeypatch.setattr(search, "encode_files", lambda trained, root, names: seen.append(names) or encode_files(trained, root, names))
+    monkeypatch.setattr(search, "encode_files",
+                        lambda trained, root, names, total: seen.append(names) or encode_files(trained, root, names, total))
     trained = minicl.load(run)
     path = run / "index.npz"
 
@@ -235,11 +236,11 @@ def test_an_interrupted_search_continues_from_its_index(run, photos, monkeypatch
     seen = []
     encode_files = search.encode_files
 
-    def ended(trained, root, names):
+    def ended(trained, root, names, total):
         seen.append(names)
         if len(seen) == 2:
             raise KeyboardInterrupt
-        return encode_files(trained, root, names)
+        return encode_files(trained, root, names, total)
     monkeypatch.setattr(search, "PORTION", 4)
     monkeypatch.setattr(search, "encode_files", ended)
     trained = minicl.load(run)
@@ -255,6 +256,9 @@ def test_broken_pictures_are_named_and_skipped(run, photos, capsys):
     (photos / "link.png").symlink_to(photos / "nowhere.png")
     code, out, _ = output(capsys, run, photos / "a.png", "--in", photos)
     assert code == 0 and "broken.jpg" in re.findall("^skipped: .*", out, re.MULTILINE)[0] and "link.png" in out
+    (photos / "new.jpg").write_bytes((photos / "broken.jpg").read_bytes())                # the others are in the index
+    assert f"skipped: 3 of {len(NAMES) + 3} pictures" in output(capsys, run, photos / "a.png", "--in", photos)[1]
+    (photos / "new.jpg").unlink()
     assert len(listed(out)[1]) == len(NAMES) - 1  # printed after the skipped files
 
 

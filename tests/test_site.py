@@ -50,8 +50,7 @@ def test_every_link_resolves(pages):
                 continue
             file, _, anchor = link.partition("#")
             target = (path.parent / unquote(file)).resolve() if file else path
-            target = target / "index.html" if target.is_dir() else target
-            if not target.exists() or anchor and target in anchors and unquote(anchor) not in anchors[target]:
+            if not target.is_file() or anchor and target in anchors and unquote(anchor) not in anchors[target]:
                 dead.append((path.name, link))
     assert not dead
     loaded = {link for text in pages.values() for link in re.findall(r'<(?:script|img|link)[^>]*(?:href|src)="?(https?:[^"\s>]+)', text)}

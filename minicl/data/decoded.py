@@ -171,8 +171,8 @@ def _decode(folder, contents, names, read, shape, blocks, log):
 
     there = done + sum(content.hash in before for content in contents[done:])
     if done < N:
-        log(f"decoding {N - there} pictures once, into {folder} ({needed / 1e6:.0f} MB)"
-            + (f"; {there} are there already" if there else ""))
+        doing = f"decoding {N - there} pictures once" if there < N else f"copying {N} decoded pictures"
+        log(f"{doing}, into {folder} ({needed / 1e6:.0f} MB)" + f"; {there} are there already" * (0 < there < N))
     size = max(1, min(BLOCK, BLOCK_BYTES // prod(shape)))
     with (warnings.catch_warnings(), open(folder / "pixels", "r+b" if rows else "wb") as file,
           tqdm(total=N, initial=done, desc="decoding", unit="picture", leave=False, disable=None) as bar):

@@ -51,6 +51,12 @@ class ImageData:
             raise ValueError("ImageData: train_images and test_images must agree in (H, W, C), got "
                              f"{self.train_images.shape[1:]} and {self.test_images.shape[1:]}")
 
+    def __str__(self):
+        """A line for a log: "photos, 180 training and 20 test images of 4 classes: cars, horses, planes, ships"."""
+        names = [*self.class_names] if len(self.class_names) <= 10 else [*self.class_names[:9], "..."]
+        classes = f"of {len(self.class_names)} classes: {', '.join(names)}" if self.is_labelled else "without labels"
+        return f"{self.name}, {len(self.train_images)} training and {len(self.test_images)} test images {classes}"
+
     def __repr__(self):
         classes = f"{len(self.class_names)} classes" if self.is_labelled else "no labels"
         return (f"ImageData({self.name!r}: {len(self.train_images)} training and {len(self.test_images)} test images "

@@ -155,7 +155,7 @@ def find_pictures(root: Path, log: Callable[[str], None]) -> list[tuple[str, os.
                     others[suffix or "no ending"] += 1
     if others:
         kinds = ", ".join(f"{count} {shown(suffix)}" for suffix, count in others.most_common(5))
-        log(f"left out: {sum(others.values())} files of other kinds ({kinds})")
+        log(f"left out: {sum(others.values())} of other kinds ({kinds}); convert pictures among them to JPEG or PNG")
     if again:
         log(f"skipped: {shown(again[0])}{f' and {len(again) - 1} more' * (len(again) > 1)}: links to folders already read")
     if unreadable:
