@@ -83,8 +83,8 @@ def warn_of_copies(contents: Sequence[Content], good: HostArray, n_train: int, l
     """Log how many of the good items after the first n_train, those to test on, have the content of one to train on."""
     known = {content.hash for content in contents[:n_train]}
     if copies := sum(content.hash in known for content, ok in zip(contents[n_train:], good[n_train:]) if ok):
-        copies = f"{copies} of the {int(good[n_train:].sum())} test pictures {'are copies' if copies > 1 else 'is a copy'}"
-        log(f"warning: {copies} of training pictures, so results are too good; remove one of each")
+        those = f"{copies} of the {int(good[n_train:].sum())} test pictures {'are copies' if copies > 1 else 'is a copy'}"
+        log(f"warning: {those} of training pictures, so results are too good; remove one of each")
 
 
 def warn_of_few(n_test: int, log: Callable[[str], None], classes: int | None = None) -> None:
