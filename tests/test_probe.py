@@ -5,8 +5,16 @@ import warnings
 import numpy as np
 import pytest
 
+from minicl.backend import threads
 from minicl.evaluate import linear_probe
 from minicl.evaluate.probe import _Loss, lbfgs
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Products this small gain nothing from more threads, which wait for each other where tests run side by side."""
+    with threads(1):
+        yield
 
 
 def sklearn_accuracy(x, labels, test, test_labels, C=1.0):
