@@ -203,9 +203,14 @@ def mark(exercise, tree, broken):
             reasons = re.findall(r"\w*(?:Error|Exception)\b.*", run.stdout + run.stderr)
             error = reasons[-1] if reasons else f"pytest ended with status {run.returncode}"
     tests = passed + failed + errors
-    needs = {*re.findall(r"NotImplementedError: exercise (\w+):", run.stdout if error is None else "")} - {exercise.name}
+    holes = {*re.findall(r"NotImplementedError: exercise (\w+):", run.stdout if error is None else "")} - {exercise.name}
     return {"passed": passed, "tests": tests, "minutes": exercise.minutes, "done": 0 < passed == tests,
-            **({} if error is None else {"error": error}), **({"needs": sorted(needs)} if needs else {})}
+            **({} if error is None else {"error": error}), **({"needs": sorted(holes)} if holes else {})}
+
+
+def all_needs(exercise):
+    """Names of the exercises that one needs, and of those that these need."""
+    return {name for need in exercise.needs.split() for name in {need, *all_needs(BY_NAME[need])}}
 
 
 def tree_of(student):
@@ -248,9 +253,14 @@ def marks_of(student, tree, seed, only):
     write_tree(tree, [], seed=seed, minicl=source / "minicl")
     broken = replace_broken(tree / "minicl")
     marks = {}
-    for exercise in (exercise for exercise in EXERCISES if exercise.name in given):
-        marks[exercise.name] = mark(exercise, tree, broken)
-        print(f"{tree.name}: {exercise.name} {cell(marks[exercise.name])}", file=sys.stderr, flush=True)
+    for exercise in (exercise for exercise in EXERCISES if exercise.name in given):      # after those that it needs
+        undone = {name for name in all_needs(exercise) if name in marks and not marks[name]["done"]}
+        endless = sorted(name for name in undone if marks[name].get("error", "").startswith("TimeoutError"))
+        one = mark(exercise, tree, broken if not endless else {Path(): f"not run, because {endless[0]} does not end"})
+        if undone and not one["done"] and not endless:
+            one["needs"] = sorted({*one.get("needs", ()), *undone})
+        marks[exercise.name] = one
+        print(f"{tree.name}: {exercise.name} {cell(one)}", file=sys.stderr, flush=True)
     return marks
 
 
@@ -271,7 +281,8 @@ def print_table(marks):
     row("minutes done", [sum(mark["minutes"] for mark in each.values() if mark["done"]) for each in marks.values()])
     for name, of_student in marks.items():
         for exercise, one in of_student.items():
-            if note := one.get("error") or "needs" in one and f"needs {', '.join(one['needs'])}, not solved yet":
+            needs = [f"needs {', '.join(one['needs'])}, not solved yet"] if "needs" in one else []
+            if note := "; ".join([*filter(None, [one.get("error")]), *needs]):
                 notes.setdefault((name, note), []).append(exercise)
     if notes:
         print("\nnotes\n" + listing([(name, f"{', '.join(those)}: {note}") for (name, note), those in notes.items()]))

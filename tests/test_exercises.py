@@ -191,6 +191,28 @@ def test_an_endless_loop_is_an_error_and_the_others_are_graded(file, endless, tm
     assert ("error" in marks["logsumexp"]) == (endless == "import")
 
 
+def test_a_wrong_or_endless_need_is_named_and_the_endless_one_waited_for_once(tmp_path, monkeypatch, capsys):
+    names = ("broadcast_sum", "mul", "relu")
+    for student in ("ann", "bob"):
+        make.main([str(tmp_path / student), "--only", *names])
+        path = tmp_path / student / "minicl/ops/elementwise.py"
+        path.write_text((ROOT / "minicl/ops/elementwise.py").read_text())
+        path = tmp_path / student / "minicl/signature.py"
+        hole = 'raise NotImplementedError("exercise broadcast_sum: read docs/derivations.md")'
+        assert hole in path.read_text()
+        path.write_text(path.read_text().replace(hole, "return g" if student == "ann" else "while True:\n        pass"))
+    monkeypatch.setattr(make, "LIMIT", 20)
+    marks = make.main([str(tmp_path / "marks"), "--grade", str(tmp_path / "ann"), str(tmp_path / "bob")])
+    ann, bob = marks["ann"], marks["bob"]
+    assert not ann["broadcast_sum"]["done"] and "needs" not in ann["broadcast_sum"] and not ann["mul"]["done"]
+    assert ann["mul"]["needs"] == ["broadcast_sum"]
+    assert "is there an endless loop" in bob["broadcast_sum"]["error"]
+    assert {bob[name]["error"] for name in ("mul", "relu")} == {"not run, because broadcast_sum does not end"}
+    printed = capsys.readouterr().out
+    assert "mul: needs broadcast_sum, not solved yet" in printed.replace("mul, relu: ", "mul: ")
+    assert "mul, relu: not run, because broadcast_sum does not end" in printed
+
+
 @pytest.mark.parametrize("file, broken, affected", [
     ("contrastive/cosine.py", "from .checks import nothing\n", {"l2_normalize", "cosine_similarity"}),
     ("ops/conv.py", "tile = undefined\n", {"conv2d"}),
