@@ -1,9 +1,9 @@
 """Measure candidates side by side: A B C, C B A, A B C ..., each in its own process while the others wait.
 
-The speed of a shared machine drifts by a third within minutes, so times of separate runs cannot be compared: blocks of
-a few steps alternate. A process may be slower than the next one for as long as it lives, since it draws its layout of
-memory at random: each round starts fresh processes, and two candidates are compared round by round. A block during which
-other processes used the machine is repeated, at most REPEATS times. The machine's own rates are measured before each case.
+The speed of a shared machine changes by a third, for seconds or minutes, so times of separate runs cannot be compared:
+blocks of a few steps alternate, and two candidates are compared round by round. Rounds lie minutes apart, and each starts
+fresh processes, since a process draws its layout of memory at random. A block during which other processes
+used the machine is repeated, at most REPEATS times. The machine's own rates are measured before each case.
 """
 
 import json

@@ -21,8 +21,8 @@ case have the same losses and gradients.
 ## How to read it
 
 - Times are milliseconds a step: the median over {rounds}, and in brackets the smallest and the largest.
-  Each round starts every candidate anew, in a process of its own with {threads}, because some processes are slower
-  than others for as long as they live: the layout of their memory is random. In a round the candidates take turns, three
+  Each round starts every candidate anew, in a process of its own with {threads}, because a shared machine is faster in
+  some minutes than in others, and some processes are slower than others. In a round the candidates take turns, three
   times each, and the median of the three counts (a step over 0.3 s is timed once).
   The speed of a shared machine varies from day to day, so compare ratios, not times, between runs.
 - **of PyTorch** is minicl's time over PyTorch's, both with their defaults: minicl within `threads()`, which keeps freed
