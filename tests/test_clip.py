@@ -361,6 +361,13 @@ def test_recall_counts_the_wrong_candidates_before_the_right_one(xp):
     assert [found[f"image_r{k}"] for k in (1, 2, 3)] == pytest.approx([2 / 3, 1, 1])
 
 
+def test_recall_counts_the_wrong_candidates_where_no_right_one_has_a_positive_cosine(xp):
+    images = np.array([[1.0, 0.0], [-1.0, 0.1], [0.9, 0.5]])
+    captions = np.array([[-0.2, 1.0], [0.0, -1.0], [-0.9, -0.5]])
+    found = retrieval_recall(*(to_device(x, xp) for x in (images, captions)), np.arange(3), ks=(1, 2))
+    assert found["text_r2"] == pytest.approx(1 / 3)
+
+
 def test_a_repeated_caption_is_one_candidate_and_each_of_its_images_is_a_hit(xp):
     captions = np.array([[1.0, 0], [0, 1.0]])
     images = np.array([[1.0, 0.1], [0.2, 1.0], [1.0, 0.0]])  # images of captions 0, 1, 0

@@ -456,6 +456,12 @@ def test_the_effective_rank_of_a_collapse_is_1(xp):
     assert effective_rank(xp.ones((5, 3))) == effective_rank(xp.zeros((5, 3))) == 1
 
 
+@pytest.mark.parametrize("scale", [1e-200, 1e200])           # whose squares vanish or overflow
+def test_the_effective_rank_does_not_depend_on_the_scale(xp, rng, scale):
+    z = rng.standard_normal((50, 6))
+    assert effective_rank(to_device(scale * z, xp)) == pytest.approx(effective_rank(to_device(z, xp)), rel=1e-9)
+
+
 # ---------------------------------------------------------------- information
 
 def test_the_bound_is_log_k_minus_the_loss():

@@ -52,7 +52,9 @@ def test_chunks_have_the_gradient_of_the_whole_batch(xp, name, chunk):
     loss = LOSSES[name](*whole(x))
     loss.backward()
     cached, outputs = grad_cache(cut, LOSSES[name], x, chunk=chunk)
-    assert cached.item() == pytest.approx(loss.item(), rel=1e-12) and not cached.requires_grad
+    assert cached.item() == pytest.approx(loss.item(), rel=1e-12)
+    assert not cached.requires_grad, "the loss is on the tape"
+    assert not any(y.requires_grad for y in outputs), "an output is on the tape"
     assert_alike(gradients(cut), gradients(whole))
     for y, z in zip(outputs, whole(x)):
         np.testing.assert_allclose(to_host(y.data), to_host(z.data), rtol=0, atol=1e-12)

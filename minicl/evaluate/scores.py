@@ -21,7 +21,7 @@ def normalized(x: Array) -> Array:
 
 
 def rounded_cosines(u: Array, v: Array) -> Array:
-    """Cosines (N, M) of unit vectors u (N, d) and v (M, d), as whole multiples of ROUNDING_UNIT.
+    """cos / ROUNDING_UNIT, rounded (N, M), for the cosines of unit vectors u (N, d) and v (M, d): numbers up to +-2^46.
 
     They are computed in float64: in a narrow cone, as early in training, cosines differ by the square of a small angle,
     which float32 loses. Cosines that differ only by rounding become equal, so collapsed embeddings give ties and not an

@@ -28,7 +28,8 @@ from ..typing import Array
 
 
 def grad_cache(model: Module, loss: Callable[..., Tensor], *inputs: Array, chunk: int) -> tuple[Tensor, list[Tensor]]:
-    """loss(*model(*inputs)).backward() with the memory of a chunk: returns the loss and the model's outputs, detached.
+    """loss(*model(*inputs)).backward() with the memory of a chunk: returns the loss and the list of
+    the model's outputs, all of them detached.
 
     model   a Module: inputs -> one Tensor or several, with a row for each item
     loss    a function of the model's outputs for the whole batch that returns a scalar Tensor; it may have parameters,
