@@ -48,6 +48,10 @@ math { font-family: "STIX Two Math", "Cambria Math", "Latin Modern Math", "DejaV
 .math { margin: 1em 0; padding: 0.3em 0; overflow: auto hidden; }
 .md-sidebar { width: 10.5rem; }
 .md-typeset pre > code { font-size: 0.72em; }
+.md-grid { max-width: 80rem; }
+.md-typeset table:not([class]) { font-size: 0.6rem; }
+.md-typeset table:not([class]) :is(td, th) { padding: 0.5em 0.6em; min-width: 2rem; }
+.md-typeset table:not([class]) code { padding: 0; word-break: normal; overflow-wrap: normal; }
 """
 LANGUAGES = {".py": "python", ".cfg": "ini", ".toml": "toml", ".json": "json", "": "text"}
 NAVIGATION = {
@@ -77,7 +81,7 @@ def make_site(out: Path) -> None:
             config_file=_config_file(folder), docs_dir=str(pages), site_dir=str(out), site_name="minicl",
             nav=_navigation(pages), not_in_nav="*", validation={"links": {"anchors": "warn"}}, strict=True,
             theme={"name": "material", "font": False,
-                   "features": ["navigation.sections", "navigation.top", "search.highlight"]},
+                   "features": ["navigation.sections", "navigation.top", "search.highlight", "toc.integrate"]},
             plugins=["search", "offline"], extra={"generator": False, "homepage": "index.html"}, extra_css=["pages.css"],
             markdown_extensions=["tables", "pymdownx.highlight", f"{Path(__file__).stem}:MathExtension",
                                  {"toc": {"slugify": _slug}},

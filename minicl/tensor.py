@@ -107,7 +107,9 @@ class BaseTensor:
         raise TypeError("a Tensor is not a NumPy array, and converting it would lose its gradient: use ops.concat, "
                         "ops.stack and the other ops, or .data for the values")
 
-    def __array_function__(self, function: Any, *args: Any) -> NoReturn:
+    def __array_function__(self, function: Any, types: Any, args: tuple, options: dict[str, Any]) -> Any:
+        if function in (np.shape, np.ndim, np.size):             # of the data: no gradient is lost
+            return function(*(x._data if isinstance(x, BaseTensor) else x for x in args), **options)
         raise TypeError(f"np.{function.__name__} takes arrays, not Tensors, whose gradient would be lost: use the op of "
                         "minicl.ops, or .data for the values")
 

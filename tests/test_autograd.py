@@ -189,6 +189,11 @@ def test_numpys_functions_refuse_tensors(function):
         function([x, x]) if function in (np.concatenate, np.stack) else function(x, *[1] * (function in (np.where, np.dot)))
 
 
+def test_numpys_shape_ndim_and_size_are_those_of_the_data():
+    x = Tensor(np.ones((2, 3)))
+    assert (np.shape(x), np.ndim(x), np.size(x), np.size(x, 1)) == ((2, 3), 2, 6, 3)
+
+
 def test_a_scalar_is_formatted_by_its_value():
     loss = Tensor(np.array(1 / 3, "float32"))
     assert f"{loss:.3f}" == "0.333" and f"{loss:>6.1f}" == "   0.3" and f"{loss}" == str(loss) == f"{loss!s}"
