@@ -16,8 +16,9 @@ run trained on.
 """
 
 import argparse
+import contextlib
 import copy
-import itertools
+import os
 import sys
 
 import numpy as np
@@ -59,7 +60,8 @@ def main():
     data = data_of(trained, args.data_dir)
     xp = trained.xp
     if not data.is_labelled:
-        raise DataError(f"{args.run}: its data has no labels to learn from; give a folder with a subfolder for each class")
+        raise DataError(f"{args.data_dir or args.run}: its data has no labels to learn from; give a folder with a subfolder "
+                        "for each class")
     show(f"{trained}; {data.name} has {len(data.class_names)} classes")
     if changed := changed_fields(trained, data):
         show(f"warning: {', '.join(changed)} differ from the run's training data; it may have seen test images")
@@ -68,7 +70,7 @@ def main():
     names = [f"{n.min()}" if n.min() == n.max() else f"{n.min()} to {n.max()}" for n in used]
     accuracies = {way: np.zeros((len(args.labels), args.seeds)) for way in (["probe"] if args.probe else WAYS)}
     home = trained.folder if trained.folder.is_dir() else trained.folder.parent      # of a .safetensors file
-    name = unused(home)
+    name = take_name(home)
     with threads(args.threads):
         for row, count in enumerate(args.labels):
             for seed in range(args.seeds):
@@ -80,13 +82,19 @@ def main():
             write_json(home / f"{name}.json", {"data": data.name, "changed": changed, "labels": names[:row + 1], **done})
     draw(home / f"{name}.png", [n.mean() for n in used], names, accuracies,
          f"{data.name}: what training without labels is worth")
-    show(f"{name}.png and {name}.json are in {home}")
+    show(f"{name}.png and {name}.json are in {home}" if viz.Figure else f"{name}.json is in {home}")
 
 
-def unused(folder):
-    """few_labels, or few_labels-2, ...: the first of which the folder has no file."""
-    names = ("few_labels" + f"-{k}" * (k > 1) for k in itertools.count(1))
-    return next(name for name in names if not any((folder / f"{name}.{kind}").exists() for kind in ("json", "png")))
+def take_name(folder):
+    """few_labels, or few_labels-2, ...: the first of which the folder has no file; its .json is made, for nobody else."""
+    k, name = 1, "few_labels"
+    while True:
+        if not os.path.lexists(folder / f"{name}.png"):
+            with contextlib.suppress(FileExistsError):
+                open(folder / f"{name}.json", "x").close()
+                return name
+        k += 1
+        name = f"few_labels-{k}"
 
 
 def data_of(trained, data_dir):

@@ -249,6 +249,7 @@ def marks_of(student, tree, seed, only):
     """{exercise: its mark} of one student, graded in a new tree."""
     source = tree_of(student)
     given = only or read_record(source)["exercises"]
+    made_with = read_record(source)["exercises"] if (source / RECORD).exists() else given
     print(f"{tree.name}: {len(given)} exercise{'s' * (len(given) > 1)} ...", file=sys.stderr, flush=True)
     write_tree(tree, [], seed=seed, minicl=source / "minicl")
     broken = replace_broken(tree / "minicl")
@@ -259,6 +260,8 @@ def marks_of(student, tree, seed, only):
         one = mark(exercise, tree, broken if not endless else {Path(): f"not run, because {endless[0]} does not end"})
         if undone and not one["done"] and not endless:
             one["needs"] = sorted({*one.get("needs", ()), *undone})
+        if exercise.name not in made_with:
+            one["note"] = "not among the exercises of this tree, so it may be the library's"
         marks[exercise.name] = one
         print(f"{tree.name}: {exercise.name} {cell(one)}", file=sys.stderr, flush=True)
     return marks
@@ -281,8 +284,8 @@ def print_table(marks):
     row("minutes done", [sum(mark["minutes"] for mark in each.values() if mark["done"]) for each in marks.values()])
     for name, of_student in marks.items():
         for exercise, one in of_student.items():
-            needs = [f"needs {', '.join(one['needs'])}, not solved yet"] if "needs" in one else []
-            if note := "; ".join([*filter(None, [one.get("error")]), *needs]):
+            needs = f"needs {', '.join(one['needs'])}, not done" if "needs" in one else None
+            if note := "; ".join(filter(None, [one.get("error"), needs, one.get("note")])):
                 notes.setdefault((name, note), []).append(exercise)
     if notes:
         print("\nnotes\n" + listing([(name, f"{', '.join(those)}: {note}") for (name, note), those in notes.items()]))

@@ -117,6 +117,7 @@ def _walk(root: Node, g: Array) -> list[Tensor]:
         if backward is None:
             raise RuntimeError(f"another thread is walking the tape behind {node.op.__name__!r} too; add up losses that "
                                "share a graph, then call backward() once")
+        output = arriving[node].shape
         gradients = backward(arriving.pop(node))
         node.op.checks.require_gradients(gradients, len(inputs))
         for position, (x, dx) in enumerate(zip(inputs, gradients)):
@@ -124,7 +125,7 @@ def _walk(root: Node, g: Array) -> list[Tensor]:
                 continue
             data, source = x._data, x.node
             if type(dx) is not type(data) or dx.shape != data.shape or dx.dtype is not data.dtype:
-                dx = node.op.checks.fit_gradient(dx, data, position)
+                dx = node.op.checks.fit_gradient(dx, data, position, output)
             if source is None:
                 leaves.append(_accumulate(x, dx, additions.add))
             else:

@@ -64,24 +64,26 @@ class OwnFolder:
                            "there. Start the run again")
 
 
-def require_unused(folder: Path, config: Mapping[str, Any]) -> None:
+def require_unused(folder: Path, name: str, config: Mapping[str, Any]) -> None:
     """Raise RunError if a new run with these options would replace files in the folder, other than those of a run of the
     same script that ended before its first checkpoint."""
     files = [path for path in sorted(folder.iterdir()) if path.name in WRITTEN or path.suffix == ".png"]
     if any(path.name in WRITTEN[:2] for path in files):
         raise RunError(f"--out {folder} already holds a run; continue it with --resume, or choose another folder")
     regular = all(path.is_file() and not path.is_symlink() and path.stat().st_nlink == 1 for path in files)
-    if files and not (regular and _keys_of(folder / "config.json") == {*config}):
+    if files and not (regular and _is_of(name, config, folder / "config.json")):
         names = ", ".join(path.name for path in files[:3]) + ", ..." * (len(files) > 3)
         raise RunError(f"--out {folder} holds files which this run would replace, and which are not of an earlier run of "
                        f"the same script: {names}; choose another folder, or move them away")
 
 
-def _keys_of(path):
+def _is_of(name, config, path):
+    """Whether a config.json is of a run of the script `name` with the same options."""
     try:
-        return {*json.loads(path.read_text())}
-    except (OSError, ValueError, TypeError):
-        return None
+        found = json.loads(path.read_text())
+        return found.keys() == {"script", *config} and found["script"] == name
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False
 
 
 def _new_folder(first):

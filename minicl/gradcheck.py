@@ -172,7 +172,7 @@ def _hint(entries, analytic, ratios, wrong, ignores_g):
         return ("only some entries are wrong: an index, a mask, a missing term that is tiny at the others, "
                 "a kink (ties, 0 of a relu), or repeats that should add up?")
     if abs(common + 1) < 1e-3:
-        return "the sign is flipped"
+        return "the sign is flipped" + " at some entries" * (not wrong.all())
     if abs(common - 0.5) < 1e-3 or abs(common - 2) < 1e-3:
         return ("off by a factor 2: one of two views or of two symmetric terms left out, or counted twice? Or an option or "
                 "the length of an axis, which is 2 here?")

@@ -216,7 +216,7 @@ class Optimizer(Sealed):
         """Load a state_dict: moments and step counts, not lr and the other options. Raises ValueError, and changes nothing,
         unless all of it fits."""
         parts = dict(self._parts())
-        require_state(type(self).__name__, state, parts)
+        require_state(type(self).__name__, state, parts, {name: 0 for name in parts if name.startswith("v.")})
         steps = int(state[f"{type(self).__name__}.steps"])
         counts = [int(state[f"steps.{name}"]) for name in self.names]
         if not all(0 <= count <= steps for count in counts):

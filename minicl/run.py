@@ -134,12 +134,11 @@ class Run:
             raise RunError("--resume continues from the checkpoint in a folder: name it with --out")
         if args.resume and not Path(args.out).exists():
             load_checkpoint(Path(args.out) / "checkpoint.npz")                           # raises
-        own = OwnFolder(args.out, self.name)
+        own = self._own = OwnFolder(args.out, self.name)     # a run that is dropped leaves its folder
         self.folder = own.path
         self.close = own.close
         closing.append(own.close)
         self.checkpoint = self.folder / "checkpoint.npz"
-        self._own = own                                      # a run that is dropped leaves its folder
         try:
             if not own.is_held:
                 self.print(f"{self.folder}: its file system has no locks; let no other run write there")
@@ -150,7 +149,7 @@ class Run:
                                  grows=grows, log=self.print)
                 self._log = self._saved[1]["log"]
             else:
-                require_unused(self.folder, self.config)
+                require_unused(self.folder, self.name, self.config)
         except BaseException:
             self.close()
             raise
@@ -286,7 +285,9 @@ class Run:
     def _begin(self):
         """The first files in the folder, once a step was computed."""
         if self.is_first and not self._has_begun:
-            write_json(self.folder / "config.json", self.config)
+            write_json(self.folder / "config.json", {"script": self.name, **self.config})
+            if not self.config.get("resume"):                # of a run that ended before its first checkpoint
+                (self.folder / "log.csv").unlink(missing_ok=True)
             if self.step < self.total:                       # of fewer epochs, in a run that is resumed for more
                 (self.folder / "result.json").unlink(missing_ok=True)
             lines = "".join(json.dumps(line) + "\n" for line in self._log)

@@ -195,14 +195,15 @@ class Signature:
                                f"{f'{len(gradients)}' if type(gradients) is tuple else describe(gradients)}; of a single "
                                "one, `return dx,`")
 
-    def fit_gradient(self, dx: Any, x: Array, position: int) -> Array:
-        """The gradient dx of x, the input at `position`, summed to x's shape and checked."""
+    def fit_gradient(self, dx: Any, x: Array, position: int, output: tuple[int, ...] | None = None) -> Array:
+        """The gradient dx of x, the input at `position`, summed to x's shape and checked. output: the output's shape; a
+        gradient of more axes is not summed."""
         if isinstance(dx, (tuple, list)):
             raise RuntimeError(f"backward of {self.name}: the gradient of {self.input_name(position)} must be "
                                f"{describe(x)}, got a {type(dx).__name__}; another op's backward returns a tuple: take its "
                                "entry, to_x(g)[0]")
         returned = dx
-        if self.broadcasts and is_array(dx) and dx.shape != x.shape:
+        if self.broadcasts and is_array(dx) and dx.shape != x.shape and _is_broadcast(dx, x, output):
             dx = sum_to_shape(dx, x.shape)
         if not is_array(dx) and not hasattr(dx, "requires_grad"):      # NumPy's sums over all axes are scalars
             dx = np.asarray(dx)
@@ -217,7 +218,7 @@ class Signature:
             return f"; sum_to_shape made it from {returned.shape}"
         if x.ndim > 1 and dx.shape == x.shape[::-1]:
             return "; is it transposed?"
-        return "; was g left out?" if self.broadcasts else ""
+        return "; was g left out, or an axis summed?" if self.broadcasts else ""
 
 
 def by_known_names(name: str, function: Callable[..., Any], inputs: tuple, options: dict[str, Any]) -> dict[str, Any]:
@@ -283,6 +284,12 @@ def require_float_array(what: str, x: Any) -> None:
     elif is_array(x) and x.dtype.kind == "f":
         hint = f"; convert with .astype('float{64 if x.dtype.itemsize > 4 else 32}')"
     raise TypeError(f"{what} must be a floating-point array, float32 or float64, got {describe(x)}{hint}")
+
+
+def _is_broadcast(dx, x, output):
+    """Whether dx may be the gradient of x where it was broadcast: x has its axes or 1, and the output has as many axes."""
+    return dx.ndim <= max(x.ndim, len(output or dx.shape)) and all(
+        n in (1, m) for n, m in zip(x.shape[::-1], dx.shape[::-1]))
 
 
 def sum_to_shape(g: Array, shape: Iterable[int]) -> Array:

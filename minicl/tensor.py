@@ -110,7 +110,8 @@ class BaseTensor:
     def __array_function__(self, function: Any, types: Any, args: tuple, options: dict[str, Any]) -> Any:
         if function in (np.shape, np.ndim, np.size):             # of the data: no gradient is lost
             return function(*(x._data if isinstance(x, BaseTensor) else x for x in args), **options)
-        raise TypeError(f"np.{function.__name__} takes arrays, not Tensors, whose gradient would be lost: use the op of "
+        name = f"{function.__module__}.{function.__name__}".replace("numpy", "np", 1)
+        raise TypeError(f"{name} takes arrays, not Tensors, whose gradient would be lost: use the op of "
                         "minicl.ops, or .data for the values")
 
     def __format__(self, spec: str) -> str:
@@ -134,7 +135,8 @@ class BaseTensor:
         return _leaf_of, (type(self), self._data, self._requires_grad)
 
     def __getattr__(self, name: str) -> Any:             # called only for a missing attribute
-        hint = "" if name[0] == "_" or name in BaseTensor.__slots__ else did_you_mean(name, dir(type(self)))
+        known = [other for other in dir(type(self)) if other[0] != "_"]
+        hint = "" if name[0] == "_" or name in BaseTensor.__slots__ else did_you_mean(name, known)
         raise AttributeError(f"a Tensor has no attribute {name!r}{hint}")
 
     def requires_grad_(self, requires_grad: bool = True) -> "BaseTensor":

@@ -90,7 +90,7 @@ EVALUATED = {"kNN accuracy": ("knn_h", "knn_z"), "effective rank": ("rank_h", "r
 def training_curves(path, log: Sequence[dict], *, candidates: int, floor: float) -> None:
     """Loss against chance, the alignment and uniformity of z, and kNN and effective rank where the log has them, by step.
 
-    log    lines with step, loss, alignment and uniformity; chance is each line's "chance", else log(candidates)
+    log    lines with step and loss, and some with alignment and uniformity; chance: each line's, else log(candidates)
     floor  the lowest uniformity of many points
     """
     steps = [line["step"] for line in log]
@@ -106,8 +106,9 @@ def training_curves(path, log: Sequence[dict], *, candidates: int, floor: float)
     left.annotate(f"chance, log {np.exp(chance[-1]):.0f}", (steps[-1], chance[-1]), (0, 2), ha="right", va="bottom",
                   **beside)
     left.set(xlabel="step", ylabel="loss (nats)", title="loss", ylim=(0, 1.12 * max(chance + losses) or 1))
-    right.plot(steps, [line["alignment"] for line in log], color=BLUE, label="alignment (0: views coincide)")
-    right.plot(steps, [line["uniformity"] for line in log], color=RED, label="uniformity (0: collapsed)")
+    for name, colour, label in (("alignment", BLUE, "0: views coincide"), ("uniformity", RED, "0: collapsed")):
+        known = [(line["step"], line[name]) for line in log if line.get(name) is not None]
+        right.plot(*zip(*known or [(steps[0], np.nan)]), color=colour, label=f"{name} ({label})")
     right.axhline(floor, color=GREY, linestyle="--", linewidth=1)
     right.annotate("floor of uniformity", (steps[0], floor), (0, -2), va="top", **beside)
     low, high = right.get_ylim()

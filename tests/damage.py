@@ -45,7 +45,7 @@ def parts(seed=None):
     if seed is not None:
         rng = np.random.default_rng(seed)
         for part in found.values():
-            part.load_state_dict({name: (np.asarray(rng.normal(size=array.shape)) * 9).astype(array.dtype)
+            part.load_state_dict({name: np.asarray(9 * abs(rng.normal(size=array.shape))).astype(array.dtype)
                                   for name, array in part.state_dict().items()})
     return found
 

@@ -185,7 +185,7 @@ def test_backends_are_not_mixed():
 @pytest.mark.parametrize("function", [np.sum, np.mean, np.concatenate, np.where, np.clip, np.linalg.norm, np.stack, np.dot])
 def test_numpys_functions_refuse_tensors(function):
     x = Tensor(np.ones(3))
-    with pytest.raises(TypeError, match=rf"np.{function.__name__} takes arrays, not Tensors.* use the op of minicl.ops"):
+    with pytest.raises(TypeError, match=rf"np\.(linalg.)?{function.__name__} takes arrays, not Tensors.* use the op of minicl.ops"):
         function([x, x]) if function in (np.concatenate, np.stack) else function(x, *[1] * (function in (np.where, np.dot)))
 
 
@@ -228,6 +228,17 @@ def test_a_backward_that_returns_the_wrong_thing_is_named(wrong, words):
 
     with pytest.raises(RuntimeError, match="backward of broken: " + words):
         broken(leaf(1.0, 2.0)).sum().backward()
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (5, 3), (1, 3), (2, 5, 3), (1,)])
+def test_a_gradient_is_summed_only_from_the_outputs_shape(shape):
+    """Otherwise a wrong backward would be added up to the right shape."""
+    @op(broadcasts=True)
+    def broken(x, y):
+        return x * y, lambda g: (np.ones(shape) * 2.0, None)
+
+    with pytest.raises(RuntimeError, match="backward of broken: the gradient of x must be"):
+        broken(leaf(1.0, 2.0, 3.0), leaf(1.0, 2.0, 3.0)).sum().backward()
 
 
 def test_missing_and_surplus_arguments_are_named():

@@ -373,6 +373,9 @@ def test_a_repeated_caption_is_one_candidate_and_each_of_its_images_is_a_hit(xp)
     images = np.array([[1.0, 0.1], [0.2, 1.0], [1.0, 0.0]])  # images of captions 0, 1, 0
     found = retrieval_recall(*(to_device(x, xp) for x in (images, captions)), np.array([0, 1, 0]), ks=(1,))
     assert found == {"text_r1": 1.0, "image_r1": 1.0}
+    images = np.array([[1.0, 0], [0, 1.0], [-1.0, 0]])       # the best of a caption's images counts
+    found = retrieval_recall(*(to_device(x, xp) for x in (images, captions)), np.array([0, 1, 0]), ks=(1,))
+    assert found == {"text_r1": pytest.approx(2 / 3), "image_r1": 1.0}
 
 
 def test_a_collapsed_model_retrieves_nothing(xp):

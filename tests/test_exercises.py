@@ -176,6 +176,7 @@ def test_a_folder_without_a_tree_or_list_is_an_error_of_that_student_only(tmp_pa
     assert re.search(r"dee +all: no folder minicl/ in", printed) and "exercises.json" in marks["cem"]["error"]
     marks = make.main([str(tmp_path / "only"), "--only", "warmup_cosine", "--grade", *students[1:]])
     assert all(list(each) == ["warmup_cosine"] and each["warmup_cosine"]["done"] for each in marks.values())
+    assert "not among the exercises of this tree" in marks["ann"]["warmup_cosine"]["note"] and "note" not in marks["cem"]["warmup_cosine"]
 
 
 @pytest.mark.parametrize("file, endless", [("ops/elementwise.py", "marks"), ("__init__.py", "import")])
@@ -209,7 +210,7 @@ def test_a_wrong_or_endless_need_is_named_and_the_endless_one_waited_for_once(tm
     assert "is there an endless loop" in bob["broadcast_sum"]["error"]
     assert {bob[name]["error"] for name in ("mul", "relu")} == {"not run, because broadcast_sum does not end"}
     printed = capsys.readouterr().out
-    assert "mul: needs broadcast_sum, not solved yet" in printed.replace("mul, relu: ", "mul: ")
+    assert "mul: needs broadcast_sum, not done" in printed.replace("mul, relu: ", "mul: ")
     assert "mul, relu: not run, because broadcast_sum does not end" in printed
 
 

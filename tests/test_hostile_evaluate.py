@@ -3,6 +3,7 @@ argument."""
 
 import inspect
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -272,12 +273,36 @@ def test_knn_separates_easy_classes_at_any_temperature(xp, rng, tau, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("C", [1e-6, 1e-3, 1e3, 1e10, 1e300])
+@pytest.mark.parametrize("C", [1e-6, 1e-3, 1e3, 1e5, 1e6])
 @pytest.mark.parametrize("n", [8, 400])
 def test_the_probe_separates_easy_classes_at_any_penalty(rng, n, C, dtype):
     labels = np.arange(n) % 4
     x = (3 * np.eye(4)[labels] + 0.3 * rng.standard_normal((n, 4))).astype(dtype)
-    assert linear_probe(x, labels, x, labels, C=C) == 1
+    with warnings.catch_warnings():
+        if dtype == "float32" and C >= 1e5:                  # may not reach the limit, and reports it
+            warnings.filterwarnings("ignore", "linear_probe: not converged")
+        assert linear_probe(x, labels, x, labels, C=C) == 1
+
+
+@pytest.mark.parametrize("K, n, d", [(10, 1000, 100), (100, 3000, 128)])
+def test_rare_classes_do_not_end_the_probe_early(K, n, d):
+    """They count little in the loss. The limit of balanced classes gave 1.2 points too much for the first."""
+    sklearn = pytest.importorskip("sklearn.linear_model", reason="needs scikit-learn")
+    rng = np.random.default_rng(1)
+    p = 1 / np.arange(1, K + 1)**2
+    labels = np.concatenate([np.arange(K), rng.choice(K, n - K, p=p / p.sum())])
+    mean, test_labels = rng.standard_normal((K, d)) / 2, rng.integers(0, K, 2000)
+    x, test = (mean[c] + rng.standard_normal((len(c), d)) for c in (labels, test_labels))
+    centre, scale = x.mean(axis=0), x.std(axis=0)
+    exact = sklearn.LogisticRegression(tol=1e-8, max_iter=5000).fit((x - centre) / scale, labels)
+    found = linear_probe(x, labels, test, test_labels)
+    assert abs(found - (exact.predict((test - centre) / scale) == test_labels).mean()) < 0.006
+
+
+@pytest.mark.parametrize("C", [1e-7, 1e7, np.inf])
+def test_a_penalty_beyond_its_range_is_refused(C):
+    with pytest.raises(ValueError, match="linear_probe: C must "):
+        linear_probe(X, LABELS, X, LABELS, C=C)
 
 
 DEAD = {"zeros": lambda n: np.zeros((n, 7)), "constant": lambda n: np.full((n, 7), 0.1),

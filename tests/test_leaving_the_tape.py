@@ -12,7 +12,7 @@ CONVERSIONS = {
     "float": float, "int": int, "bool": bool, "complex": complex, "round": round, "abs": abs,
     "exp": math.exp, "log": math.log, "hypot": lambda x: math.hypot(x, 1), "isnan": math.isnan, "floor": math.floor,
     "trunc": math.trunc, "isclose": lambda x: math.isclose(x, 1), "fsum": lambda x: math.fsum([x, x]),
-    "%": lambda x: "%.3f".__mod__(x), "format": lambda x: f"{x:.3f}", "max": lambda x: max(x, 0.0), "index": lambda x: [1, 2][x],
+    "%": lambda x: "%.3f".__mod__(x), "max": lambda x: max(x, 0.0), "index": lambda x: [1, 2][x],
     "range": range, "np.float32": np.float32, "np.asarray": np.asarray, "np.array": lambda x: np.array([x, x]),
     "np.array of a dtype": lambda x: np.array([x, x], "float32"), "np.exp": np.exp, "np.sum": np.sum,
     "np.add": lambda x: np.add(np.ones(2), x), "np.full": lambda x: np.full(2, x),

@@ -49,16 +49,51 @@ def test_the_state_of_another_class_is_refused(kind, other):
 def test_a_negative_mean_of_squares_is_refused(kind):
     _, optimizer = made(kind)
     before = optimizer.state_dict()
-    with pytest.raises(ValueError, match="v.bias: a mean of squares below 0"):
+    with pytest.raises(ValueError, match="v.bias: a value below 0"):
         optimizer.load_state_dict({**before, "m.bias": -before["m.bias"], "v.bias": -before["v.bias"]})
     assert same(optimizer.state_dict(), before)
     optimizer.load_state_dict({**before, "m.bias": -before["m.bias"]})
 
 
+class Named(nn.Module):
+    """Parts with the names of an optimizer's or batch norm's state, and counts that may be negative."""
+
+    def __init__(self):
+        self.v = nn.Linear(2, 3, rng=np.random.default_rng(0))
+        self.running_var = nn.Parameter(-np.ones(2, "float32"))
+        self.labels = nn.Buffer(np.array([-1, 2]))
+
+
+def test_names_alone_do_not_limit_values():
+    model = Named()
+    model.load_state_dict(model.state_dict())
+    optimizer = optim.Adam(model, lr=0.1)
+    optimizer.grads[...] = -1
+    optimizer.step()
+    for owner in (model, optimizer):
+        owner.load_state_dict(owner.state_dict())
+
+
+@pytest.mark.parametrize("use", [bool, np.asarray, lambda b: b == 0, lambda b: b != 0, lambda b: np.equal(b, 0), np.sum,
+                                 lambda b: b < 1, lambda b: np.ones(2) + b])
+@pytest.mark.parametrize("part", [nn.Buffer(np.array(0.0)), nn.HostBuffer(3), nn.Counter()], ids=lambda part: type(part).__name__)
+def test_a_buffer_is_not_mistaken_for_its_array(part, use):
+    with pytest.raises(TypeError):
+        use(part)
+
+
+@pytest.mark.parametrize("part", [nn.HostBuffer(3), nn.Counter()], ids=lambda part: type(part).__name__)
+def test_the_array_of_a_host_buffer_is_written_into_not_replaced(part):
+    with pytest.raises(AttributeError, match="data cannot be replaced; write into it"):
+        part.data = np.array(5)
+    part.data[...] = 5
+    assert part.data == 5
+
+
 def test_a_negative_running_variance_is_refused():
     model = nn.Sequential(nn.Linear(2, 3, rng=np.random.default_rng(0)), nn.BatchNorm(3))
     state = model.state_dict()
-    with pytest.raises(ValueError, match="running_var: a mean of squares below 0"):
+    with pytest.raises(ValueError, match="running_var: a value below 0"):
         model.load_state_dict({name: -array if name.endswith("running_var") else array for name, array in state.items()})
     assert same(model.state_dict(), state)
 

@@ -27,7 +27,7 @@ from minicl.run import Run, RunError, command
 def test_a_run_records_all_its_options(out):
     train(start(out, "--seed", "7"))
     config = json.loads((out / "config.json").read_text())
-    assert config["seed"] == 7 and config["out"] == str(out) and config.keys() == vars(arguments(out)).keys()
+    assert config["seed"] == 7 and config["out"] == str(out) and config.keys() == {"script", *vars(arguments(out))}
 
 
 def test_the_data_folder_is_stored_as_an_absolute_path(out, tmp_path, monkeypatch):
@@ -96,6 +96,7 @@ def _link(path):
 FOREIGN = {
     "a config of something else": lambda out: (out / "config.json").write_text('{"theme": "dark"}'),
     "a config that is no dict": lambda out: (out / "config.json").write_text("3"),
+    "a config of deep lists": lambda out: (out / "config.json").write_text("[" * 100_000),
     "a config that is no JSON": lambda out: (out / "config.json").write_bytes(b"\xff{"),
     "a log alone": lambda out: (out / "log.jsonl").write_text("mine"),
     "a table": lambda out: (out / "log.csv").write_text("a,b"),
@@ -121,6 +122,16 @@ def test_an_out_with_files_of_somebody_else_is_refused(out, kind, with_config):
     with pytest.raises(RunError, match="holds files which this run would replace, .*; choose another folder, or move them"):
         start(out)
     assert {path: path.is_file() and path.read_bytes() for path in [*out.parent.rglob("*")]} == before
+
+
+def test_an_out_of_another_script_is_refused_and_an_old_table_does_not_stay(out):
+    with pytest.raises(Crash):
+        train(start(out, "--log", "csv"), at={2: crash})
+    with pytest.raises(RunError, match="not of an earlier run of the same script"):
+        Run(arguments(out), "another")
+    assert (out / "log.csv").exists()
+    train(start(out))
+    assert not (out / "log.csv").exists()
 
 
 def test_an_out_with_files_that_a_run_does_not_write_is_accepted(out):

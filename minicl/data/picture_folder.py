@@ -215,7 +215,9 @@ def _classes(root, parts, is_test, train, test, log):
                             f"{', '.join(map(shown, unknown[:5]))}; give both the same folders, or name only {train}/, "
                             "a part of which is then used to test on")
     index = {name: k for k, name in enumerate(classes)}
-    return tuple(map(shown, classes)), np.array([index[part[0]] for part in parts], dtype=np.int64)
+    names = tuple(map(shown, classes))
+    names = names if len({*names}) == len(names) else tuple(map(ascii, classes))         # with escapes, not ?
+    return names, np.array([index[part[0]] for part in parts], dtype=np.int64)
 
 
 # ---------------------------------------------------------------- arrays

@@ -37,10 +37,11 @@ def linear_probe(train_features: Array, train_labels: HostArray, test_features: 
     Features are arrays, so no gradient reaches the encoder. Labels are integers >= 0, (N,) and (M,), on the host. Equal
     scores count as chance, and test items whose class does not occur in training as errors, with a warning.
 
-    C      inverse strength of the L2 penalty, as in scikit-learn's LogisticRegression, at least 1e-6; b has no penalty
-    steps  maximum for L-BFGS, which stops when no entry of the gradient is above 3e-4, or 1e-5 for N < 10 d, where items
-           may be fitted closely, and the gradient be small, long before the minimum; times C^(-2/3) for C from 1 to 1e4,
-           where L is flatter. It warns if that is not reached
+    C      inverse strength of the L2 penalty, as in scikit-learn's LogisticRegression, 1e-6 to 1e6; b has no penalty
+    steps  maximum for L-BFGS, which stops when no entry of the gradient is above 3e-4. It is less, down to 1e-5, if a class
+           has less than N/20 items, which count little in L, and for N < 10 d, where items may be fitted closely, and the
+           gradient be small, long before the minimum; times C^(-2/3) for C > 1, where L is flatter. It warns if that is
+           not reached
     world  processes that divide the sums over training items; all have all features
 
     >>> import numpy as np
@@ -51,13 +52,15 @@ def linear_probe(train_features: Array, train_labels: HostArray, test_features: 
     require_features("linear_probe", train_features=train_features, test_features=test_features)
     train_ids, test_ids, classes = class_ids("linear_probe", train_labels, test_labels, len(train_features),
                                              len(test_features))
-    require_within("linear_probe", "[1e-6, inf)", C=C)
+    require_within("linear_probe", "[1e-6, 1e6]", C=C)
     require_integers("linear_probe", 1, steps=steps)
     xp = array_module(train_features)
     standardize = standardizer(train_features)
     x = standardize(train_features)
     loss = _Loss(x, to_device(train_ids, xp), classes, (2 if classes == 2 else 1) / (C * len(x)), world)
-    tolerance = (TOLERANCE if len(x) >= 10 * x.shape[1] else FEW) / min(max(1, C), 1e4)**(2 / 3)
+    rarest = np.unique(train_ids, return_counts=True)[1].min() / len(x)      # the share of the rarest class
+    tolerance = max(FEW, TOLERANCE * min(1, 20 * rarest)) if len(x) >= 10 * x.shape[1] else FEW
+    tolerance /= max(1, C)**(2 / 3)
     w, slope = lbfgs(loss, xp.zeros((x.shape[1] + 1) * classes, dtype=x.dtype), steps, tolerance)
     if not slope <= tolerance:
         warnings.warn(f"linear_probe: not converged: the gradient's largest entry is {slope:.2g}, above {tolerance:.2g}, "

@@ -64,8 +64,10 @@ def report(run: Any, model: Any, data: Any, augment: Any, rng: Rng, xp: ArrayMod
     if loss is None:
         run.print("warning: the log has no loss for the last tenth of training, so loss and bound are unknown")
     else:
-        cap = float(np.mean([line.get("chance", math.log(candidates)) for line in _last_tenth(log, run.step)]))
-        bound = cap - loss
+        chances = [line.get("chance", math.log(candidates)) for line in _last_tenth(log, run.step)]
+        if None not in chances:
+            cap = float(np.mean(chances))
+            bound = cap - loss
     if run.world.rank == 0:
         views = two_views(augment, to_float(data.test_images[:12], np), rng)
         draw_pictures(run, log, data, views, to_host(test_h), test_z.shape[1], candidates)
@@ -74,6 +76,12 @@ def report(run: Any, model: Any, data: Any, augment: Any, rng: Rng, xp: ArrayMod
                 **ranks(test_h, test_z), "test_images": len(data.test_images),
                 "seconds": run.elapsed(), "seconds_per_epoch": run.seconds * run.total / config["epochs"] / run.step,
                 "peak_mib": peak_memory_mib(xp)}, notes=LEGEND)
+
+
+def _map_of(directions):
+    """t-SNE; its steps are shorter for fewer points, so these need more of them."""
+    n = len(directions)
+    return tsne(directions, perplexity=min(30, n / 4), steps=300 if n >= 200 else 3000)
 
 
 def draw_pictures(run: Any, log: Sequence[dict], data: Any, views: Sequence[Array], h: HostArray, dim: int,
@@ -93,11 +101,12 @@ def draw_pictures(run: Any, log: Sequence[dict], data: Any, views: Sequence[Arra
 
     viz.image_grid(run.folder / "views.png", [images(slice(len(views[0]))), *views],
                    row_labels=("image", "view 1", "view 2"))
-    if log:
-        viz.training_curves(run.folder / "curves.png", log, candidates=candidates, floor=uniformity_floor(dim))
+    lines = [line for line in log if None not in (line.get("loss"), line.get("chance", 0))]
+    if lines:
+        viz.training_curves(run.folder / "curves.png", lines, candidates=candidates, floor=uniformity_floor(dim))
     directions = l2_normalize.forward(h[:1200])[0]
     if len(directions) > 4:                                  # t-SNE needs a few neighbours
-        viz.embedding_map(run.folder / "map.png", tsne(directions, perplexity=min(30, len(directions) / 4)),
+        viz.embedding_map(run.folder / "map.png", _map_of(directions),
                           data.test_labels[:1200], data.class_names,
                           title="h of test images (t-SNE)" + ", coloured by class" * data.is_labelled)
     else:

@@ -48,8 +48,10 @@ def tsne(features: Array, *, perplexity: float = 30, steps: int = 300, seed: int
         velocity = (0.5 if early else 0.8) * velocity - (n / 40) * gradient
         y += velocity
     y -= y.mean(axis=0)
-    if np.abs(y).max() < 1e-2 and len(np.unique(features, axis=0)) > 1:      # closer together than at the start
-        warnings.warn(f"tsne: all {n} points lie within 0.01 of one spot: take a perplexity of at most N / 4 = {n / 4:g}, "
+    spot, line = np.abs(y).max() < 1e-2, y.std(axis=0).min() < 1e-6 * y.std(axis=0).max()       # closer than at the start
+    if (spot or line) and len(np.unique(features, axis=0)) > 2:
+        where = "within 0.01 of one spot" if spot else "on a line"
+        warnings.warn(f"tsne: all {n} points lie {where}: take a perplexity of at most N / 4 = {n / 4:g}, "
                       f"got {perplexity:g}, or more than {steps} steps", stacklevel=2)
     return y
 

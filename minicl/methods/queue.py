@@ -30,6 +30,7 @@ class Queue(Module):
         require_integers("Queue", 1, capacity=capacity, dim=dim)
         self.keys = Buffer(np.zeros((capacity, dim), dtype="float32"))
         self.ids = HostBuffer(np.zeros(capacity, dtype="int64"))
+        self.ids.least = 0
         self.count = Counter()
 
     enqueued = property(lambda self: int(self.count))

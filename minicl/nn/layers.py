@@ -109,6 +109,7 @@ class BatchNorm(Module):
         require_integers("BatchNorm", 1, num_features=num_features)
         self.weight, self.bias = Parameter(filled(num_features, 1)), Parameter(filled(num_features, 0))
         self.running_mean, self.running_var = Buffer(filled(num_features, 0)), Buffer(filled(num_features, 1))
+        self.running_var.least = 0
         self.num_features = num_features
         self.momentum = momentum
         self.eps = eps

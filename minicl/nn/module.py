@@ -28,7 +28,7 @@ from ..distributed import ALONE, World
 from ..signature import by_known_names
 from ..tensor import mark_changed
 from ..typing import Array, ArrayModule, DType, HostArray
-from .parts import Buffer, Parameter, making, record
+from .parts import Buffer, HostBuffer, Parameter, making, record
 from .spec import note
 from .state import IncompatibleKeys, parts_to_load, unsaved_arrays
 
@@ -246,7 +246,7 @@ class Module(metaclass=_Sealed):
         return self._each_array(lambda data: data.astype(dtype))
 
     def _each_array(self, change):
-        parts = self.named_state()
+        parts = [(name, part) for name, part in self.named_state() if not isinstance(part, HostBuffer)]
         for _, part in parts:
             part.data = change(part.data)
             if isinstance(part, Parameter):

@@ -3,6 +3,7 @@
 import threading
 import warnings
 import weakref
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from ..autograd import Tensor
 from ..backend import is_array
 from ..checks import require_integers, require_rng, require_unmasked
 from ..tensor import Change, clock
-from ..typing import Array, Rng
+from ..typing import Array, HostArray, Rng
 
 making = threading.local()                # .parts: weak references to parts made by the running __init__, or None
 
@@ -36,10 +37,11 @@ class Parameter(Tensor):
 
 
 class Buffer:
-    """An array that belongs to a Module's state but gets no gradient."""
+    """An array, .data, that belongs to a Module's state but gets no gradient. It is not an array itself."""
 
     data: Array
     changed: Change | None = None              # the last write that was noted
+    least: float | None = None                 # load_state_dict() refuses a value below it
 
     def __new__(cls, *args, **options):
         return record(super().__new__(cls))
@@ -54,6 +56,13 @@ class Buffer:
             require_unmasked("Buffer", value)
         object.__setattr__(self, name, value)
 
+    def _refuse(self, *args: Any, **options: Any) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} is not an array, and has no values or truth value itself; use its .data")
+
+    __array_ufunc__ = None
+    __array__ = __array_function__ = __bool__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse  # type: ignore
+    __hash__ = object.__hash__
+
 
 class HostBuffer(Buffer):
     """Integers saved with the model that stay on the host, so reading them never waits for a GPU."""
@@ -62,11 +71,19 @@ class HostBuffer(Buffer):
         require_unmasked("HostBuffer", value)
         self._value = np.array(value, dtype="int64")
 
-    data = property(lambda self: self._value, lambda self, moved: None)      # type: ignore[assignment]
+    @property
+    def data(self) -> HostArray:                                             # type: ignore[override]
+        return self._value
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        raise AttributeError(f"{type(self).__name__}.data cannot be replaced; write into it: buffer.data[...] = value")
 
 
 class Counter(HostBuffer):
     """An integer that only grows."""
+
+    least = 0
 
     def __init__(self):
         super().__init__(0)
@@ -91,6 +108,8 @@ class Stream(HostBuffer):
     >>> stream.next().random() == stream.next().random()
     False
     """
+
+    least = 0
 
     def __init__(self, rng: Rng):
         require_rng(self, rng)

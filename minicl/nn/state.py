@@ -46,16 +46,20 @@ def parts_to_load(owner: str, state: Mapping[str, Array], parts: Mapping[str, An
     if not strict and len(missing) < len(parts):             # else nothing fits, which is an error
         parts = {name: part for name, part in parts.items() if name in state}
         state = {name: state[name] for name in parts}
-    require_state(owner, state, {name: part.data for name, part in parts.items()})
+    require_state(owner, state, {name: part.data for name, part in parts.items()},
+                  {name: part.least for name, part in parts.items() if getattr(part, "least", None) is not None})
     return dict(parts), IncompatibleKeys(missing, unexpected)
 
 
-def require_state(owner: str, state: Mapping[str, Array], arrays: Mapping[str, Array]) -> None:
-    """Raise ValueError unless `state` has the names of `arrays`, no more, with their shapes and dtypes, all finite."""
+def require_state(owner: str, state: Mapping[str, Array], arrays: Mapping[str, Array],
+                  least: Mapping[str, float] | None = None) -> None:
+    """Raise ValueError unless `state` has the names of `arrays`, no more, with their shapes and dtypes, all finite, and none
+    below the value that `least` has for its name."""
     if not isinstance(state, Mapping):
         raise TypeError(f"{owner}: expected a state_dict, {{name: array}}, got {type(state).__name__}")
     wrong = [f"{name}: missing" for name in arrays if name not in state]
     wrong += [f"{name}: unknown to this {owner}" for name in state if name not in arrays]
+    least = least or {}
     for name, array in arrays.items():
         x = state.get(name, array)
         if not is_array(x) or isinstance(x, np.ma.MaskedArray):              # its masked entries would be copied
@@ -66,10 +70,8 @@ def require_state(owner: str, state: Mapping[str, Array], arrays: Mapping[str, A
             wrong.append(f"{name}: dtype {x.dtype}, expected {array.dtype}; convert it with .astype")
         elif x.dtype.kind == "f" and name in state and not np.isfinite(to_host(x)).all():
             wrong.append(f"{name}: holds NaN or infinity")
-        elif x.dtype.kind == "i" and x.min(initial=0) < 0:
-            wrong.append(f"{name}: a count or a seed below 0")
-        elif (name.startswith("v.") or name.split(".")[-1] == "running_var") and to_host(x).min(initial=0) < 0:
-            wrong.append(f"{name}: a mean of squares below 0")
+        elif name in least and to_host(x).min(initial=least[name]) < least[name]:
+            wrong.append(f"{name}: a value below {least[name]}")
     if wrong:
         raise ValueError(f"the state does not fit this {owner}; nothing was loaded:\n    "
                          + "\n    ".join(wrong[:8] + [f"... and {len(wrong) - 8} more"] * (len(wrong) > 8)))
