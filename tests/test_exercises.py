@@ -209,6 +209,8 @@ def test_a_wrong_or_endless_need_is_named_and_the_endless_one_waited_for_once(tm
     assert ann["mul"]["needs"] == ["broadcast_sum"]
     assert "is there an endless loop" in bob["broadcast_sum"]["error"]
     assert {bob[name]["error"] for name in ("mul", "relu")} == {"not run, because broadcast_sum does not end"}
+    alone = make.main([str(tmp_path / "alone"), "--only", "mul", "--grade", str(tmp_path / "ann")])["ann"]["mul"]
+    assert not alone["done"] and alone["note"] == "needs broadcast_sum of this tree, not graded here"
     printed = capsys.readouterr().out
     assert "mul: needs broadcast_sum, not done" in printed.replace("mul, relu: ", "mul: ")
     assert "mul, relu: not run, because broadcast_sum does not end" in printed
