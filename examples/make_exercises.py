@@ -260,7 +260,7 @@ def marks_of(student, tree, seed, only):
         one = mark(exercise, tree, broken if not endless else {Path(): f"not run, because {endless[0]} does not end"})
         if undone and not one["done"] and not endless:
             one["needs"] = sorted({*one.get("needs", ()), *undone})
-        apart = sorted(name for name in all_needs(exercise) if name in made_with and name not in given)
+        apart = sorted((all_needs(exercise) & {*made_with}) - {*given, *one.get("needs", ())})
         if exercise.name not in made_with:
             one["note"] = "not among the exercises of this tree, so it may be the library's"
         elif apart and not one["done"]:
