@@ -264,6 +264,12 @@ def test_many_broken_files_are_counted_and_listed_in_a_file(photos):
     assert "6.png" in Path(re.search(r"; ([^;]*state\.json)", line)[1]).read_text()
 
 
+def test_class_folders_that_are_shown_alike_keep_different_names(photos):
+    write_pictures(photos, [f"{name}/{k}.png" for name in ("a\n", "a\t", "b") for k in range(8)])
+    data, _ = load(photos)
+    assert data.class_names == (r"'a\t'", r"'a\n'", "'b'")
+
+
 NEW = {"pixels": 1, "size": 20, "channels": 20, "seed": 0, "share": 0, "new file": 1}  # pictures decoded again
 
 

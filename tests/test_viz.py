@@ -22,6 +22,10 @@ DRAW = {
                                               row_labels=("a", "b")),
     "one pixel": lambda path: viz.image_grid(path, [np.zeros((2, 1, 1, 1))]),
     "training_curves": lambda path: viz.training_curves(path, LOG, candidates=7, floor=-3.9),
+    "training_curves, loss alone": lambda path: viz.training_curves(
+        path, [{"step": step, "loss": 1.0} for step in range(3)], candidates=7, floor=-3.9),
+    "training_curves, geometry of some": lambda path: viz.training_curves(
+        path, [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.9, "alignment": 0.5, "uniformity": None}], candidates=7, floor=-3.9),
     "training_curves, evaluated": lambda path: viz.training_curves(path, [
         {**line, "rank_h": 3.0, "rank_z": 2.0} | ({"knn_h": 0.5, "knn_z": 0.4} if line["step"] else {}) for line in LOG],
         candidates=7, floor=-3.9),
