@@ -288,7 +288,7 @@ def require_float_array(what: str, x: Any) -> None:
 
 def _is_broadcast(dx, x, output):
     """Whether dx may be the gradient of x where it was broadcast: x has its axes or 1, and the output has as many axes."""
-    return dx.ndim <= max(x.ndim, len(output or dx.shape)) and all(
+    return dx.ndim <= max(x.ndim, len(dx.shape if output is None else output)) and all(
         n in (1, m) for n, m in zip(x.shape[::-1], dx.shape[::-1]))
 
 

@@ -241,6 +241,15 @@ def test_a_gradient_is_summed_only_from_the_outputs_shape(shape):
         broken(leaf(1.0, 2.0, 3.0), leaf(1.0, 2.0, 3.0)).sum().backward()
 
 
+def test_a_gradient_of_a_scalar_output_is_not_summed():
+    @op(broadcasts=True)
+    def broken(x, y):
+        return x * y, lambda g: (np.ones(3) * g, None)
+
+    with pytest.raises(RuntimeError, match="backward of broken: the gradient of x must be float64 array of shape"):
+        broken(leaf(1.0).sum(), leaf(2.0).sum()).backward()
+
+
 def test_missing_and_surplus_arguments_are_named():
     with pytest.raises(TypeError, match="add: missing argument 'y'"):
         ops.add(leaf(1.0))

@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 from example_runs import run_example
-from finetune import WAYS, changed_fields, data_of, fit, three_ways
+from finetune import WAYS, changed_fields, data_of, fit, take_name, three_ways
 
 import minicl
 from minicl import nn, viz
@@ -46,6 +46,13 @@ def test_the_script_ends_with_a_table_and_leaves_the_run_unchanged_on_either_bac
     after = {path.name: path.read_bytes() for path in run_folder.iterdir()}
     assert {name: after[name] for name in before} == before
     assert after.keys() - before.keys() == {"few_labels.json"} | ({"few_labels.png"} if viz.Figure else set())
+
+
+def test_a_name_is_taken_once_and_never_through_a_link(tmp_path):
+    (tmp_path / "few_labels-2.png").symlink_to(tmp_path / "nothing")
+    (tmp_path / "few_labels-3.json").symlink_to(tmp_path / "nothing")
+    assert [take_name(tmp_path) for _ in range(3)] == ["few_labels", "few_labels-4", "few_labels-5"]
+    assert not (tmp_path / "nothing").exists()
 
 
 def test_a_second_result_does_not_replace_the_first(run_folder, monkeypatch, capsys):

@@ -1,9 +1,12 @@
 """States that fit only by name and shape, and invalid learning rates, are refused without any change."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
-from minicl import nn, optim
+from minicl import methods, nn, optim
 
 OPTIMIZERS = {"SGD": optim.SGD, "Adam": optim.Adam, "AdamW": optim.AdamW, "LARS": optim.LARS}
 
@@ -91,11 +94,12 @@ def test_the_array_of_a_host_buffer_is_written_into_not_replaced(part):
 
 
 def test_a_negative_running_variance_is_refused():
-    model = nn.Sequential(nn.Linear(2, 3, rng=np.random.default_rng(0)), nn.BatchNorm(3))
-    state = model.state_dict()
-    with pytest.raises(ValueError, match="running_var: a value below 0"):
-        model.load_state_dict({name: -array if name.endswith("running_var") else array for name, array in state.items()})
-    assert same(model.state_dict(), state)
+    first = nn.Sequential(nn.Linear(2, 3, rng=np.random.default_rng(0)), nn.BatchNorm(3))
+    for model in (first, copy.deepcopy(first), pickle.loads(pickle.dumps(first)), methods.frozen_copy(first)):
+        state = model.state_dict()
+        with pytest.raises(ValueError, match="running_var: a value below 0"):
+            model.load_state_dict({name: -array if name.endswith("running_var") else array for name, array in state.items()})
+        assert same(model.state_dict(), state)
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)

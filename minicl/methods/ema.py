@@ -34,6 +34,9 @@ def frozen_copy(module: Module) -> Module:
     copies: dict[int, Buffer] = {id(part): (Frozen if isinstance(part, Tensor) else Buffer)(part.data.copy())
                                  for _, part in module.named_state()
                                  if not isinstance(part, HostBuffer)}        # deepcopy copies those; streams get a key
+    for _, part in module.named_buffers():
+        if part.least is not None and id(part) in copies:
+            copies[id(part)].least = part.least
     target = copy.deepcopy(module, copies)                                   # uses `copies`, by the original's id
     for layer in target.modules():
         if isinstance(layer, BatchNorm):
