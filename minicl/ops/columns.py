@@ -28,7 +28,7 @@ from ..backend import (add_taps, array_module, column_sums, gather_taps, operand
 
 COLUMN_BYTES = 2**28
 SMALL_PRODUCT = 10**6     # multiplications: OpenBLAS does so many without copying its operands first, in half the time
-CACHE = 2**17             # entries of columns that are gathered and then multiplied while a CPU's cache has them
+CACHE = 2**19             # entries of columns that are gathered and then multiplied while a CPU's cache has them
 PIXELS = 256              # in a product that sums over pixels: few terms, so that rounding does not pile up
 
 

@@ -17,7 +17,7 @@ from ..signature import Mask
 from ..typing import Array, Rng
 
 SLICE = 2**18          # entries of a slice for the threads
-CACHED = 2**16         # the same for a formula with many temporaries, which stay in the cache
+CACHED = 2**17         # the same for a formula with many temporaries, which stay in the cache
 
 
 @op(broadcasts=True)

@@ -21,7 +21,7 @@ from ..typing import Array
 from .pixel_rows import PixelRows
 
 FEW = 256             # values up to which batch norm's lines are of x - m, which rounds less, at the cost of a pass on NumPy
-ENTRIES = 2**16       # of layer norm's rows in a slice, whose temporaries stay in the cache
+ENTRIES = 2**17       # of layer norm's rows in a slice, whose temporaries stay in the cache
 
 
 @op
