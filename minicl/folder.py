@@ -116,14 +116,15 @@ class Locked(OSError):
 
 
 class FolderLock:
-    """A lock on an existing folder until close() or the end of the process, also by a kill.
+    """A lock on an existing folder, or on what `name` stands for there, until close() or the end of the process, also by a
+    kill.
 
-    It is the operating system's lock on the file .lock in the folder, which contains the process id; close() removes it.
+    It is the operating system's lock on a file of this name, which contains the process id; close() removes it.
     `is_held` is False on a file system without locks. Raises Locked, or OSError if the file cannot be written.
     """
 
-    def __init__(self, folder: Path):
-        self.path = Path(folder) / ".lock"
+    def __init__(self, folder: Path, name: str = ".lock"):
+        self.path = Path(folder) / name
         self.is_held = True
         self._file = -1
         while self._file < 0:

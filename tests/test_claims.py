@@ -29,6 +29,7 @@ import minicl
 from known_information import optimal_bound, symbol_estimates
 from minicl import viz
 from minicl.data import Unavailable
+from minicl.folder import FolderLock
 from minicl.run import RunError, command
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -313,6 +314,16 @@ def test_an_unwritable_folder_is_an_error_before_anything_is_measured(quick, tmp
     assert run("run", 2, "--out", tmp_path / "file" / "records") == 2 and quick == []
     message = f"--out {tmp_path / 'file' / 'records'}: expected a folder to write to (Not a directory); give another"
     assert message in capsys.readouterr().err
+
+
+def test_two_runs_do_not_measure_the_same_claim_for_one_folder(quick, tmp_path, capsys):
+    with contextlib.closing(FolderLock(tmp_path, ".tightness.lock")):
+        assert run("run", 2, "--seeds", 0, "--out", tmp_path) == 2 and quick == []
+        assert f"claim 2: another run (pid {os.getpid()}) is writing there" in capsys.readouterr().err
+        assert run("run", 2, 3, "--seeds", 0, "--out", tmp_path) == 1 and quick == [("counting", 0)]
+        assert capsys.readouterr().err.endswith("failed: 2\n")
+    assert run("run", 2, "--seeds", 0, "--out", tmp_path) == 0
+    assert [*read_records(tmp_path)] == ["tightness", "counting"] and not list(tmp_path.glob(".*"))
 
 
 def test_a_claim_named_twice_is_measured_once(quick, tmp_path):

@@ -9,6 +9,7 @@
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -33,6 +34,7 @@ from minicl.backend import available_cores
 from minicl.console import listing
 from minicl.data import Unavailable, load_mnist
 from minicl.files import write_atomically
+from minicl.folder import FolderLock, Locked
 from minicl.options import at_least
 from minicl.run import RunError, command
 
@@ -137,9 +139,10 @@ def run_one_by_one(args, modules, xp):
         claim = module.CLAIM
         print(f"\n{wrapped(f'{claim.number}. {claim.title}')}", flush=True)
         try:
-            record = experiment(module, seeds_of(args, claim), size=args.size, backend=args.backend, xp=xp,
-                                data_dir=args.data_dir, log=log, cpu_threads=args.threads)
-            record.save(args.out)
+            with one_at_a_time(args.out, claim):
+                record = experiment(module, seeds_of(args, claim), size=args.size, backend=args.backend, xp=xp,
+                                    data_dir=args.data_dir, log=log, cpu_threads=args.threads)
+                record.save(args.out)
             show(record, args.out)
         except OSError:                                      # no data or no disk space: the next would fail too
             raise
@@ -150,6 +153,15 @@ def run_one_by_one(args, modules, xp):
             print(f"  claim {claim.number} failed: {error}", flush=True)
             failed.append(claim.number)
     return failed
+
+
+def one_at_a_time(out, claim):
+    """A context in which no other process measures the claim for the same folder. Raises RunError if one does."""
+    try:
+        return contextlib.closing(FolderLock(Path(out), f".{claim.name}.lock"))
+    except Locked as error:
+        raise RunError(f"--out {out}: claim {claim.number}: {error.strerror}; wait for it to end, or choose another "
+                       "folder") from error
 
 
 def run_together(args, modules, jobs):

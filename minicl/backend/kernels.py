@@ -196,10 +196,12 @@ def sum_over(x: Array, axes: Sequence[int], keepdims: bool = False) -> Array:
     if few or not x.size:
         return x.sum(axis=tuple(axes), keepdims=keepdims)
     axes = sorted(axis % x.ndim for axis in axes)
-    if x.flags.fnc:                                                          # transposed: sums of x.T, transposed
-        return sum_over(x.T, [x.ndim - 1 - axis for axis in axes], keepdims).T
-    if axes == list(range(x.ndim - len(axes), x.ndim)):                      # trailing axes: pairwise
-        return x.sum(axis=tuple(axes), keepdims=keepdims)
+    order = sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))    # as in memory, where the last is contiguous
+    if order != list(range(x.ndim)):
+        y = sum_over(x.transpose(order), [order.index(axis) for axis in axes], keepdims=True).transpose(np.argsort(order))
+        return y if keepdims else _without(y, axes)
+    if axes == list(range(x.ndim - len(axes), x.ndim)):                      # trailing axes: pairwise, if they are one run
+        return (x if len(axes) == 1 else np.ascontiguousarray(x)).sum(axis=tuple(axes), keepdims=keepdims)
     first = last = axes[-1]
     while first - 1 in axes:
         first -= 1                                                           # the run first ... last of axes: N terms
@@ -211,7 +213,12 @@ def sum_over(x: Array, axes: Sequence[int], keepdims: bool = False) -> Array:
     rest = [axis for axis in axes if axis < first]
     if rest:
         y = sum_over(y, rest, keepdims=True)
-    return y if keepdims else y.reshape([n for axis, n in enumerate(x.shape) if axis not in axes])
+    return y if keepdims else _without(y, axes)
+
+
+def _without(y, axes):
+    """y without these axes, whose length is 1."""
+    return y.reshape([n for axis, n in enumerate(y.shape) if axis not in axes])
 
 
 def _sum_on_gpu(x, axes, keepdims):

@@ -9,7 +9,7 @@ a candidate: p = 0.    Derivation: docs/gradients/softmax.md
 """
 
 from ..autograd import op
-from ..backend import array_module, fused, require_finite
+from ..backend import array_module, fused, require_finite, sum_over
 from ..signature import Scalar
 from ..typing import Array
 from .checks import require_temperature
@@ -34,10 +34,10 @@ def log_softmax(x: Array, tau: Scalar = 1.0, *, needs_grad=(True, True)):
     """
     z, shifted = _shifted("log_softmax", x, tau)
     xp = array_module(x)
-    y = z - xp.log(xp.exp(z).sum(axis=-1, keepdims=True))
+    y = z - xp.log(sum_over(xp.exp(z), (-1,), keepdims=True))
 
     def backward(g):
-        dx = (g - xp.exp(y) * g.sum(axis=-1, keepdims=True)) / tau           # (1)
+        dx = (g - xp.exp(y) * sum_over(g, (-1,), keepdims=True)) / tau       # (1)
         dtau = -(shifted() * dx).sum() / tau if needs_grad[1] else None      # (2)
         return dx, dtau
 
@@ -58,10 +58,10 @@ def softmax(x: Array, tau: Scalar = 1.0, *, needs_grad=(True, True)):
     """
     z, shifted = _shifted("softmax", x, tau)
     p = array_module(x).exp(z)
-    p = p / p.sum(axis=-1, keepdims=True)
+    p = p / sum_over(p, (-1,), keepdims=True)
 
     def backward(g):
-        dx = p * (g - (g * p).sum(axis=-1, keepdims=True)) / tau             # (3)
+        dx = p * (g - sum_over(g * p, (-1,), keepdims=True)) / tau           # (3)
         dtau = -(shifted() * dx).sum() / tau if needs_grad[1] else None      # (4)
         return dx, dtau
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..backend import mean_over
 from ..checks import require_bool, require_integers
 from ..distributed import ALONE, World
 from ..nn import Module
@@ -74,7 +75,7 @@ def pixel_accuracy(data: Any, xp: ArrayModule, *, k: int = 20, world: World = AL
     """
     require_integers("pixel_accuracy", 1, k=k)
     train, test = (to_float(x, xp).reshape(len(x), -1) for x in (data.train_images, data.test_images))
-    mean = train.mean(axis=0)
+    mean = mean_over(train, (0,))
     train -= mean
     test -= mean
     return knn_accuracy(train, data.train_labels, test, data.test_labels, k=min(k, len(train)), world=world)

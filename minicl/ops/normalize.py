@@ -149,7 +149,7 @@ def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5):
     _require_shapes("layer_norm", x, weight, bias, eps)
     xp = array_module(x)
     C = x.shape[-1]
-    X = x.reshape(-1, C)
+    X = xp.ascontiguousarray(x).reshape(-1, C)                               # sums along other rows round more
     r = xp.empty((len(X), 1), dtype=x.dtype)
     x_hat, y = xp.empty_like(X), xp.empty_like(X)
     size = max(1, ENTRIES // C)                                              # rows of a slice
@@ -162,7 +162,7 @@ def layer_norm(x: Array, weight: Array, bias: Array, *, eps: float = 1e-5):
         _standardised(d, r[s], weight, bias, x_hat[s], y[s])
 
     def backward(g):
-        G = g.reshape(-1, C)
+        G = xp.ascontiguousarray(g).reshape(-1, C)
         dx = xp.empty_like(x_hat)
 
         def project(lo, hi):
