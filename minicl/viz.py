@@ -9,10 +9,12 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .files import write_atomically
 from .typing import HostArray
 
 BLUE, RED, GREY = "#3465a4", "#cc3333", "#888888"
@@ -145,4 +147,9 @@ def embedding_map(path, positions: HostArray, labels: HostArray, class_names: Se
 def save_figure(figure: Any, path, *, rect: tuple | None = None) -> None:
     """Write a Figure; rect: the part of it for the axes."""
     figure.tight_layout(rect=rect)
-    figure.savefig(path)
+    write_figure(figure, path)
+
+
+def write_figure(figure: Any, path) -> None:
+    """Write a Figure as it is. If that fails or is killed, a file at the path stays as it was."""
+    write_atomically(path, lambda file: figure.savefig(file, format=Path(path).suffix[1:] or "png"))

@@ -1,5 +1,6 @@
 """Plots are PNG files of arrays. A matplotlib that is missing, broken or set to an unknown backend is handled."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -52,6 +53,22 @@ def test_the_legend_of_a_map_names_each_class(names, monkeypatch):
     viz.embedding_map("unused", CIRCLE, np.arange(12) % 3, names, title="t")
     legend = drawn[0].axes[0].get_legend().get_texts()
     assert [text.get_text().strip().replace(r"\$", "$") for text in legend] == list(names)
+
+
+@pictures
+def test_a_picture_that_fails_half_way_leaves_the_one_before(tmp_path, monkeypatch):
+    path = tmp_path / "curves.png"
+    viz.image_grid(path, [np.zeros((2, 4, 4, 1))])
+    before = path.read_bytes()
+
+    def torn(self, file, **options):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(viz.Figure, "savefig", torn)
+    with pytest.raises(OSError, match="No space left"):
+        viz.image_grid(path, [np.ones((2, 4, 4, 1))])
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("name", DRAW)

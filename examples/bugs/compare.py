@@ -125,7 +125,7 @@ def _draw(path, runs, curve, x, lines, log):
     axes.legend(fontsize=8, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    viz.write_figure(figure, path)
 
 
 def start(main):

@@ -8,6 +8,7 @@ from minicl.contrastive import l2_normalize, nt_xent
 from minicl.data import mnist_views, two_views
 from minicl.evaluate import alignment, encode, to_float, uniformity, uniformity_floor
 from minicl.methods import SimCLR
+from minicl.viz import write_figure
 from .laboratory import NOT_REPRODUCED, REPRODUCED, Claim, mean_std
 from .slides import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, slide
 from .training import contrastive, digits, encoder_and_head, train
@@ -132,4 +133,4 @@ def draw(metrics, path):
     halves_drawn[1].set(ylim=(-4.9, 0.2))
     figure.legend(*halves_drawn[0].get_legend_handles_labels(), loc="lower center", ncols=5, fontsize=13,
                   frameon=False)
-    figure.savefig(path)
+    write_figure(figure, path)

@@ -14,6 +14,7 @@ from minicl.contrastive.composed import EXCLUDED
 from minicl.evaluate import alignment, effective_rank, frozen_accuracies, to_float, uniformity
 from minicl.methods import SimCLR
 from minicl.ops import concat, where
+from minicl.viz import write_figure
 from .cost import cost, exponent
 from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, mean_std, mean_stds
 from .slides import BLUE, GREEN, GREY, ORANGE, heading, line, note, slide
@@ -200,4 +201,4 @@ def draw(metrics, path):
         axes.minorticks_off()
     for axes in (left, middle):
         axes.set(xlabel="N, images an anchor\nchooses among")
-    figure.savefig(path)
+    write_figure(figure, path)

@@ -11,6 +11,7 @@ from minicl.contrastive import l2_normalize
 from minicl.evaluate import effective_rank, embedding_std, encode, frozen_accuracies, linear_probe
 from minicl.methods import BYOL, SimCLR, SimSiam
 from minicl.nn import Sequential, projection_head
+from minicl.viz import write_figure
 from .laboratory import QUALITATIVE, NOT_REPRODUCED, REPRODUCED, Claim, mean_std
 from .slides import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, heading, note, slide
 from .training import contrastive, digits, encoder_and_head, train
@@ -203,4 +204,4 @@ def draw(metrics, path):
         note(probes, 0.7, y, words, colour, transform=figure.transFigure)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(0.06, 0.01), ncols=3,
                   fontsize=14, frameon=False)
-    figure.savefig(path)
+    write_figure(figure, path)

@@ -10,6 +10,7 @@ from minicl.data.augment import ColorJitter, Compose
 from minicl.data.augment.photometric import hue_rotation
 from minicl.evaluate import linear_probe
 from minicl.methods import SimCLR
+from minicl.viz import write_figure
 from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, mean_std
 from .slides import BLUE, INK, ORANGE, chance, heading, line, note, percent, picture, slide
 from .training import contrastive, digits, encoder_and_head, frozen_features, train
@@ -112,7 +113,7 @@ def draw(metrics, path):
     heading(plot, "linear probe of h")
     plot.set_xticklabels([f"{turns:g}" for turns in metrics["turns"][0]])
     examples(figure)
-    figure.savefig(path)
+    write_figure(figure, path)
 
 
 def examples(figure):

@@ -10,6 +10,7 @@ from minicl.contrastive import nt_xent
 from minicl.evaluate import encode, infonce_bound
 from minicl.methods import SimCLR
 from minicl.nn import MLP, projection_head
+from minicl.viz import write_figure
 from known_information import symbol_estimates
 from .laboratory import NOT_REPRODUCED, REPRODUCED, Claim, mean_std, mean_stds
 from .slides import BLUE, GREY, INK, ORANGE, heading, line, note, slide
@@ -127,4 +128,4 @@ def draw(metrics, path):
     note(plot, BATCHES[-1], 5.2, "learned encoder (dots)", BLUE, ha="right", va="top")
     heading(plot, "log2(2N-1) - L / log 2 (bits)")
     plot.set(xticks=BATCHES, xticklabels=BATCHES, xlabel="N, images in the batch", ylim=(0, 11.5))
-    figure.savefig(path)
+    write_figure(figure, path)

@@ -7,6 +7,7 @@ import numpy as np
 from minicl.evaluate import linear_probe
 from minicl.methods import SimCLR
 from minicl.nn import HEADS
+from minicl.viz import write_figure
 from .colour import coloured, hue_views
 from .head_discards import rotations, transform
 from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, mean_std
@@ -158,4 +159,4 @@ def draw(metrics, path):
     panels[0].text(-0.55, untrained, "h before training", fontsize=14, color=GREY, va="bottom")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="lower right", fontsize=15, frameon=False, ncols=2,
                   bbox_to_anchor=(0.97, -0.01))
-    figure.savefig(path)
+    write_figure(figure, path)

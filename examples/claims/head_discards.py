@@ -16,6 +16,7 @@ from minicl.nn import Linear, Sequential
 from minicl.nn.layers import RELU_GAIN
 from minicl.ops import relu
 from minicl.optim import AdamW, warmup_cosine
+from minicl.viz import write_figure
 from .colour import coloured, hue_views, tint
 from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, mean_std
 from .slides import BLUE, INK, ORANGE, bar, heading, percent, picture, slide
@@ -216,7 +217,7 @@ def draw(metrics, path):
     heading(plot, "transformation recognised")
     plot.legend(fontsize=16, frameon=False, loc="upper right", ncols=2, bbox_to_anchor=(1, 1.22))
     examples(figure, plot, tasks)
-    figure.savefig(path)
+    write_figure(figure, path)
 
 
 def examples(figure, plot, tasks):

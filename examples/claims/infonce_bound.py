@@ -11,6 +11,7 @@ import numpy as np
 from minicl.backend import threads, to_device, to_host
 from minicl.contrastive import info_nce_from_scores
 from minicl.optim import Adam
+from minicl.viz import write_figure
 from known_information import draw_gaussians, gaussian_correlation, optimal_bound
 from mutual_information import CANDIDATES, NATS, Critic
 from .laboratory import QUALITATIVE, NOT_REPRODUCED, REPRODUCED, Claim, mean_stds
@@ -173,4 +174,4 @@ def draw(metrics, path):
         right.axhline(math.log(K), color=colour, linestyle="--", linewidth=1.5)
         note(right, NATS[-1] + 0.35, bound[-1] - 0.35, f"K = {K}", colour, ha="right", va="top")
     right.set(xlabel="information I (nats)", ylim=(0, 10.5), xticks=NATS)
-    figure.savefig(path)
+    write_figure(figure, path)

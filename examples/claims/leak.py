@@ -8,6 +8,7 @@ from minicl.data import mnist_views, two_views
 from minicl.evaluate import frozen_accuracies, to_float
 from minicl.methods import MoCo
 from minicl.nn import ConvNet, projection_head
+from minicl.viz import write_figure
 from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, exceeds_std, mean_std
 from .momentum import DIM, queries_and_keys
 from .slides import BLUE, GREEN, ORANGE, PURPLE, bar, heading, line, note, slide
@@ -138,4 +139,4 @@ def draw(metrics, path):
         note(right, 1.25, beside + 0.05, words, colour, ha="right", va="bottom")
     right.set(xticks=range(2), xticklabels=("trained\nshuffled", "trained\nin order"), xlim=(-0.3, 1.3))
     right.margins(y=0.3)
-    figure.savefig(path)
+    write_figure(figure, path)

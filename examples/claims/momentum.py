@@ -12,6 +12,7 @@ from minicl.backend import to_device
 from minicl.contrastive import l2_normalize
 from minicl.evaluate import frozen_accuracies
 from minicl.methods import MoCo
+from minicl.viz import write_figure
 from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, exceeds_std, mean_std, mean_stds
 from .slides import BLUE, GREEN, GREY, ORANGE, heading, line, note, slide
 from .training import digits, encoder_and_head, train
@@ -154,4 +155,4 @@ def draw(metrics, path):
               xticks=np.arange(len(MOMENTA)), xticklabels=["0", *(f"{m}".lstrip("0") for m in MOMENTA[1:])])
     for plot in (left, right):
         plot.minorticks_off()
-    figure.savefig(path)
+    write_figure(figure, path)

@@ -4,6 +4,7 @@ import numpy as np
 
 from cpc_sequences import build, predict, predict_from_states, prediction_losses
 from minicl.backend import threads
+from minicl.viz import write_figure
 from sequences import Rotation, generate_rotations, time_first
 from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, mean_std, mean_stds
 from .slides import BLUE, GREY, ORANGE, chance, heading, line, note, percent, slide
@@ -110,4 +111,4 @@ def draw(metrics, path):
         line(plot, ks, values, colour)
         note(plot, k, values[:, k - 1].mean() + above, words, colour)
     chance(plot, 100 * level, va="bottom")
-    figure.savefig(path)
+    write_figure(figure, path)

@@ -6,6 +6,7 @@ from minicl.autograd import Tensor
 from minicl.backend import to_device
 from minicl.contrastive import info_nce, l2_normalize
 from minicl.evaluate import frozen_accuracies, to_float, uniformity
+from minicl.viz import write_figure
 from .cost import cost, exponent
 from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, exceeds_std, mean_std, mean_stds
 from .momentum import DIM, build
@@ -216,4 +217,4 @@ def draw(metrics, path):
     right.yaxis.set_major_formatter("{x:g}")
     for plot in (left, right):
         plot.minorticks_off()
-    figure.savefig(path)
+    write_figure(figure, path)

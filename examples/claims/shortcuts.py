@@ -8,6 +8,7 @@ from minicl.backend import array_module
 from minicl.data import mnist_views, two_views
 from minicl.evaluate import linear_probe
 from minicl.methods import SimCLR
+from minicl.viz import write_figure
 from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim
 from .slides import BLUE, GREEN, GREY, ORANGE, PURPLE, chance, heading, line, percent, slide
 from .training import contrastive, digits, encoder_and_head, frozen_features, train
@@ -116,4 +117,4 @@ def draw(metrics, path):
     left.set_ylim(0, None)
     for plot in (left, right):
         plot.set(xlabel="random bits shared by both views", xticks=bits)
-    figure.savefig(path)
+    write_figure(figure, path)

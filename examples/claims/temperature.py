@@ -9,6 +9,7 @@ from minicl.contrastive.composed import EXCLUDED
 from minicl.evaluate import alignment, frozen_accuracies, uniformity
 from minicl.methods import SimCLR
 from minicl.ops import concat, where
+from minicl.viz import write_figure
 from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, mean_std, mean_stds
 from .slides import BLUE, GREEN, GREY, ORANGE, chance, heading, line, note, slide
 from .training import contrastive, digits, embed_views, encoder_and_head, train
@@ -177,4 +178,4 @@ def draw(metrics, path):
     right.set(xscale="log", xlabel="temperature τ")
     right.set_xticks(taus, [f"{tau:g}" for tau in taus])
     right.minorticks_off()
-    figure.savefig(path)
+    write_figure(figure, path)

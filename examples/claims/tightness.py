@@ -7,6 +7,7 @@ import numpy as np
 from minicl import Tensor
 from minicl.backend import to_device
 from minicl.contrastive import nt_xent
+from minicl.viz import write_figure
 from known_information import symbol_estimates
 from .laboratory import NOT_REPRODUCED, REPRODUCED, Claim, mean_std
 from .slides import BLUE, INK, ORANGE, heading, note, slide
@@ -95,4 +96,4 @@ def draw(metrics, path):
     heading(right, "largest excess of NT-Xent (nats)")
     right.bar(SYMBOLS, metrics["largest excess over m"][0], color=ORANGE)
     right.set(xlabel="m, symbols", xticks=SYMBOLS)
-    figure.savefig(path)
+    write_figure(figure, path)

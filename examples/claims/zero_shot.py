@@ -15,6 +15,7 @@ from minicl.data import same_caption_ids
 from minicl.evaluate import class_embeddings, encode, retrieval_recall, to_float, zero_shot_accuracy
 from minicl.methods import CLIP
 from minicl.nn import ConvNet, Transformer, WordTokenizer
+from minicl.viz import write_figure
 from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, exceeds_std, mean_std
 from .slides import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, bar, chance, heading, line, note, slide
 from .training import descend, digits
@@ -239,4 +240,4 @@ def draw(metrics, path):
     right.plot(np.linspace(0, 100, metrics["scale"].shape[1]), metrics["scale"].T, color=INK, linewidth=2)
     chance(right, 1 / 0.07, "start, 1/0.07", va="top")
     right.set(xlabel="% of training", ylim=(0, 1.1 * metrics["scale"].max()))
-    figure.savefig(path)
+    write_figure(figure, path)
