@@ -180,6 +180,9 @@ class Signature:
 
     def fit_value(self, value: Any, kind: Any, dtype: np.dtype) -> Array:
         """The op's value, checked: an array of the inputs' backend and dtype."""
+        if isinstance(value, (tuple, list)):
+            raise TypeError(f"{self.name}: its value must be one array, got a {type(value).__name__} of {len(value)}; join "
+                            "them into one, or write an op for each")
         if not is_array(value) and not hasattr(value, "requires_grad"):
             value = np.asarray(value)                        # NumPy's reductions return scalars
         require_float_array(f"{self.name}: its value", value)

@@ -455,10 +455,11 @@ def test_an_op_cannot_return_what_a_tensor_may_not_hold(wrong):
     (lambda x: x.astype("float64"), "got float64 array"),
     (lambda x: x > 0, "must be a floating-point array, float32 or float64, got bool array"),
     (lambda x: np.argmax(x), "got int64 array"),
-    (lambda x: [1.0, 2.0], "got float64 array"),
+    (lambda x: [1.0, 2.0], "must be one array, got a list of 2"),
+    (lambda x: (x, x), "must be one array, got a tuple of 2"),
     (lambda x: None, "got object array"),
     (lambda x: x + 1j, "got complex64 array"),
-], ids=["promotes", "converts", "bools", "an id", "a list", "nothing", "complex"])
+], ids=["promotes", "converts", "bools", "an id", "a list", "two values", "nothing", "complex"])
 @pytest.mark.parametrize("recorded", [True, False])
 def test_the_value_of_an_op_is_like_its_inputs(compute, words, recorded):
     @op

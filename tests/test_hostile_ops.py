@@ -309,3 +309,9 @@ def test_embedding_agrees_with_indexing(data, shape, V, C):
 
     table = drawn(data.draw, (V, C))
     agree(embedding, table[ids], table)
+
+
+def test_an_embedding_without_columns_has_a_gradient_without_columns():
+    table = Tensor(np.ones((2, 0)), requires_grad=True)
+    ops.embedding(np.zeros(20, "int64"), table).backward(np.ones((20, 0)))
+    assert table.grad.shape == (2, 0)

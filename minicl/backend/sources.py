@@ -20,6 +20,7 @@ PAIRS = 16                # additions in a kernel, whose arguments may take 4 KB
 def row_dots(x: Array, y: Array) -> Array:
     """(x * y).sum(axis=-1, keepdims=True)."""
     if isinstance(x, np.ndarray):
+        x, y = (a if a.strides[-1:] == (a.itemsize,) else np.ascontiguousarray(a) for a in (x, y))       # else less accurate
         return np.vecdot(x, y)[..., None]
     return _row_dots(array_module(x))(x, y, axis=-1, keepdims=True)
 
