@@ -20,6 +20,7 @@ import argparse
 import io
 import json
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +126,12 @@ def save(path, encoder, meta):
 def read_minicl(path):
     """(encoder, meta): the minicl Module of a .pt file."""
     try:
-        file = torch.load(path, weights_only=True)
+        data = io.BytesIO(Path(path).read_bytes())
+        with zipfile.ZipFile(data) as members:               # torch.load() does not verify their checksums
+            if damaged := members.testzip():
+                raise ValueError(f"{damaged} has another checksum")
+        data.seek(0)
+        file = torch.load(data, weights_only=True)
         meta = json.loads(file["minicl"])
         encoder = build(meta.pop("models")["encoder"])
         from_state_dict(encoder, file["state_dict"])

@@ -285,6 +285,28 @@ def test_an_invalid_state_is_ignored(tmp_path, state):
     assert_whole(Reader().run())
 
 
+def test_the_rows_of_other_items_under_this_name_are_decoded_again(tmp_path):
+    """The checksums are of a KEY: those of a folder that has another one's name, or its files, do not fit."""
+    def run(offset):
+        reader = Reader()
+        pixels, good = decoded.decode_once([Content(hash_of(bytes([i + offset]))) for i in range(N)], NAMES,
+                                           lambda i: reader(i) + np.uint8(offset), SHAPE, log=lambda line: None)
+        assert (pixels[:, 0, 0, 0] == np.flatnonzero(good) + offset).all()
+        return reader.calls
+
+    run(0)
+    folder, = (tmp_path / "cache/pictures").iterdir()
+    run(100)
+    other, = (path for path in (tmp_path / "cache/pictures").iterdir() if path != folder)
+    folder.rename(tmp_path / "first")
+    other.rename(folder)
+    (tmp_path / "first").rename(other)
+    assert sorted(run(0)) == sorted(run(100)) == list(range(N))
+    for file in ("pixels", "state.json"):
+        (folder / file).write_bytes((other / file).read_bytes())
+    assert sorted(run(0)) == list(range(N)) and run(100) == []
+
+
 def test_which_items_are_broken_is_part_of_the_checksum(tmp_path):
     """If item 8 were listed as broken instead of 7, there would be as many rows, but some with a neighbour's label."""
     Reader().run()

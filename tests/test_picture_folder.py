@@ -559,6 +559,8 @@ LABELS = [                                                               # label
     (EVEN + 1, ["a", "b"], r"labels must be indices into class_names, from 0, got 1..2 and class_names of shape \(2,\)"),
     (EVEN - 1, ["a", "b"], "got -1..0"), (EVEN - 1, None, "integers from 0, got '-1' for 9 images; leave these images out"),
     (np.array(["", "cat"])[EVEN], None, "labels must be text, or integers from 0, got '' for 9 images"), (EVEN, [["a"], ["b"]], r"shape \(2, 1\)"),
+    (np.array([b"b\xe4r", b"b\xf6r"])[EVEN], None, r"x.npz: labels: b'b\\x..r' is not text in UTF-8; save text"),
+    (EVEN, [b"b\xe4r", b"b\xf6r"], r"x.npz: class_names: b'b\\xe4r' is not text in UTF-8"),
     (EVEN, "ab", r"class_names of shape \(\)"), (np.array(["x", "y"])[EVEN], "ab", ("x", "y")),
 ]
 

@@ -95,6 +95,45 @@ def test_png_files_of_16_bits_are_read_in_colour_and_with_alpha(tmp_path, channe
     assert set(np.unique(open_image(tmp_path / "x.png", 8))) == {0x40}
 
 
+def write_tiff(path, pixels, *, order="<", photometric, planes=1, sample_format=1, bits=16):
+    """Write a TIFF file of one strip a plane, of 16-bit pixels (H, W, C)."""
+    height, width, channels = pixels.shape
+    strips = [pixels] if planes == 1 else [pixels[..., c] for c in range(channels)]
+    strips = [strip.astype(f"{order}u2").tobytes() for strip in strips]
+    entries = [(256, [width]), (257, [height]), (258, [bits] * channels), (259, [1]), (262, [photometric]), (273, None),
+               (277, [channels]), (278, [height]), (279, list(map(len, strips))), (284, [planes]),
+               (339, [sample_format] * channels)]
+    end = 8 + 2 + 12 * len(entries) + 4                      # of the directory; longer values follow, then the strips
+    start = end + 4 * sum(n for _, values in entries if (n := len(values or strips)) > 1)
+    directory, longer = struct.pack(f"{order}H", len(entries)), b""
+    for name, values in entries:
+        values = values or [start + sum(map(len, strips[:k])) for k in range(len(strips))]
+        content = struct.pack(f"{order}{len(values)}L", *values)
+        if len(values) > 1:
+            longer += content
+            content = struct.pack(f"{order}L", end + len(longer) - len(content))
+        directory += struct.pack(f"{order}HHL", name, 4, len(values)) + content
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HL", 42, 8)
+    path.write_bytes(head + directory + bytes(4) + longer + b"".join(strips))
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("channels, options, message", [
+    (1, {"photometric": 1}, None), (3, {"photometric": 2}, None),
+    (1, {"photometric": 0}, "with white as 0"), (3, {"photometric": 2, "planes": 2}, "with each colour in a plane of its own"),
+    (1, {"photometric": 1, "sample_format": 2}, "signed"), (1, {"photometric": 1, "bits": 12}, "not of 16 bits"),
+])
+def test_tiff_files_of_16_bits_are_read_or_refused(tmp_path, order, channels, options, message):
+    path = tmp_path / "x.tif"
+    values = np.array([0x20, 0x60, 0xA0])[:channels]
+    write_tiff(path, np.tile(values * 257, (8, 8, 1)), order=order, **options)
+    if message is None:
+        assert (open_image(path, 8) == values).all()
+    else:
+        with pytest.raises(DataError, match=f"x.tif: .*({message}.*save it as PNG|not a picture)"):
+            open_image(path, 8)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("transparent", [0, 0x1234, 0xFFFF])
 def test_a_transparent_colour_of_16_bits_becomes_white(tmp_path, channels, transparent):

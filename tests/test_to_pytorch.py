@@ -75,3 +75,22 @@ def test_a_model_without_an_equivalent_and_a_damaged_file_are_one_line(rng, tmp_
         with pytest.raises(CheckpointError, match="e.pt is not a file of this script, or was damaged") as caught:
             to_pytorch.read(tmp_path / "e.pt")
         assert "\n" not in str(caught.value)
+
+
+def test_a_file_with_a_changed_bit_is_refused_or_gives_the_same_weights(rng, tmp_path):
+    encoder = seen(nn.ConvNet((8, 8, 1), (4, 8), rng=rng), rng)
+    to_pytorch.save(tmp_path / "e.pt", encoder, {"name": "a test"})
+    content = bytearray((tmp_path / "e.pt").read_bytes())
+    refused = 0
+    for place in rng.integers(0, len(content), 150):
+        content[place] ^= 4
+        (tmp_path / "e.pt").write_bytes(content)
+        content[place] ^= 4
+        try:
+            back, _ = to_pytorch.read_minicl(tmp_path / "e.pt")
+        except CheckpointError:
+            refused += 1
+        else:
+            for name, array in encoder.state_dict().items():
+                np.testing.assert_array_equal(back.state_dict()[name], array)
+    assert refused > 50

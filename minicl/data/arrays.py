@@ -117,7 +117,7 @@ def _labels(where, array, N):
     if array.shape not in ((N,), (N, 1), (1, N)):
         one_hot = "; of one row for each image give the column of its 1: labels.argmax(axis=1)" * (array.shape[:1] == (N,))
         raise DataError(f"{where} must be (N,), a label for each of the {N} images, got shape {array.shape}{one_hot}")
-    array = _text(array.reshape(N))
+    array = _text(where, array.reshape(N))
     if array.dtype.kind not in "iuU":
         raise DataError(f"{where} must be integers or text, got {array.dtype}")
     if array.dtype.kind == "u" and array.max() > 2**63 - 1:
@@ -125,9 +125,13 @@ def _labels(where, array, N):
     return array if array.dtype.kind == "U" else array.astype(np.int64)
 
 
-def _text(array):
+def _text(where, array):
     """Byte strings as text; other arrays unchanged."""
-    return np.char.decode(array, "utf-8", "replace") if np.asarray(array).dtype.kind == "S" else array
+    try:
+        return np.char.decode(array, "utf-8") if np.asarray(array).dtype.kind == "S" else array
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: {error.object!r} is not text in UTF-8; save text, such as "
+                        "np.char.decode(names, 'latin-1')") from error
 
 
 def _classes(where, splits, names, log):
@@ -153,7 +157,7 @@ def _classes(where, splits, names, log):
     if np.ndim(names) != 1 or not 0 <= distinct[0] <= distinct[-1] < len(names):
         raise DataError(f"{where}: labels must be indices into class_names, from 0, got {distinct[0]}..{distinct[-1]} "
                         f"and class_names of shape {np.shape(names)}")
-    return values, tuple(map(str, _text(names)))
+    return values, tuple(map(str, _text(f"{where}: class_names", names)))
 
 
 # ---------------------------------------------------------------- files in a folder: {name: array}, or None
@@ -228,7 +232,10 @@ def _records(file, length):
 
 def _lines(file):
     """The lines of a text file that are not empty; None without one."""
-    text = file.read_text("utf-8", "replace") if file.is_file() else None
+    try:
+        text = file.read_text("utf-8") if file.is_file() else None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not text in UTF-8 ({one_line(error)}); save it as UTF-8") from error
     return text and [name for line in text.splitlines() if (name := line.strip())]
 
 

@@ -2,7 +2,8 @@
 
     CACHE/pictures/KEY/pixels        the rows of all items that could be read, one after another, uint8
     CACHE/pictures/KEY/items.json    hashes of the items' contents, in order; KEY is a hash of this list and the shape
-    CACHE/pictures/KEY/state.json    [end, checksum, {item: [its name, why it is broken]}] of each block of items
+    CACHE/pictures/KEY/state.json    [end, checksum, {item: [its name, why it is broken]}] of each block of items; the
+                                     checksum is of the KEY, too
 
 Items are identified by content: files may be copied, moved, renamed and touched. Rows of another KEY are copied.
 
@@ -88,7 +89,7 @@ def _whole_blocks(folder: Path, N: int, shape: tuple[int, ...]) -> list[Any]:
     """The blocks in state.json, up to the first that is damaged there or in `pixels`."""
     def is_whole(block, start, lo, hi):
         end, checksum, broken = block
-        expected = _with_items(zlib.crc32(pixels[lo:hi]), start, end, broken)
+        expected = _with_items(zlib.crc32(pixels[lo:hi]), folder, start, end, broken)
         return start < end <= N and hi <= len(pixels) and checksum == expected
 
     with contextlib.suppress(Exception):                 # missing files, and whatever damaged ones raise
@@ -102,9 +103,9 @@ def _whole_blocks(folder: Path, N: int, shape: tuple[int, ...]) -> list[Any]:
     return []
 
 
-def _with_items(checksum: int, start: int, end: int, broken: dict[str, Any]) -> int:
-    """The checksum of a block, from that of its rows; it includes which items they are."""
-    return zlib.crc32(json.dumps([start, end, broken]).encode(), checksum)
+def _with_items(checksum: int, folder: Path, start: int, end: int, broken: dict[str, Any]) -> int:
+    """The checksum of a block, from that of its rows; it includes which items they are, and of which KEY."""
+    return zlib.crc32(json.dumps([folder.name, start, end, broken]).encode(), checksum)
 
 
 @contextlib.contextmanager
@@ -194,7 +195,7 @@ def _decode(folder, contents, names, read, shape, blocks, log):
                     shutil.rmtree(folder, ignore_errors=True)            # others may wait for its lock
                     raise DataError(f"{len(reasons)} of the first {i + 1} pictures of {N} are broken, a tenth of all or "
                                     f"more; remove or replace them: {'; '.join(reasons[:3])}")
-            blocks = [*blocks, [items.stop, _with_items(checksum, items.start, items.stop, broken), broken]]
+            blocks = [*blocks, [items.stop, _with_items(checksum, folder, items.start, items.stop, broken), broken]]
             file.flush()
             os.fsync(file.fileno())
             write_json(folder / "state.json", blocks)

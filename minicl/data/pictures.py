@@ -24,7 +24,8 @@ def open_image(path: str | os.PathLike | BinaryIO, size: int, *, channels: int =
     channels   3 for RGB, 1 for grey
 
     The EXIF orientation is applied, transparent pixels become white, and animations give their first frame. 16-bit values
-    are scaled to 8 bits; CMYK and palettes become RGB. Pictures above Pillow's limit of pixels are refused.
+    are scaled to 8 bits; CMYK and palettes become RGB. Pictures above Pillow's limit of pixels are refused,
+    and so are TIFF files of more than 8 bits that it would misread.
 
     Raises DataError, naming the file, if it cannot be read, is not JPEG, PNG, GIF, BMP, WebP, TIFF or PPM, is damaged or
     too large; and if Pillow, the extra `images`, is not installed.
@@ -63,6 +64,7 @@ def decode(path: str | os.PathLike | BinaryIO, size: int, channels: int) -> Host
             if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise Image.DecompressionBombError(f"it has {image.width} x {image.height} pixels, Pillow's limit is "
                                                    f"{Image.MAX_IMAGE_PIXELS} in all")
+            _require_readable(image)
             image.draft(None, (2 * size, 2 * size))      # of a JPEG file: decode at 1/2, 1/4 or 1/8 where that suffices
             return resize(upright(image), size, channels)
     except MemoryError:
@@ -86,6 +88,23 @@ def _reason(error: Exception) -> str:
         return error.strerror
     kind = "too large" if type(error).__name__ == "DecompressionBombError" else "damaged or unusual"
     return f"{kind} ({' '.join(str(error).split())[:200] or type(error).__name__})"
+
+
+PHOTOMETRIC, BITS, PLANES, SAMPLE_FORMAT = 262, 258, 284, 339            # entries of a TIFF file
+
+
+def _require_readable(image: Any) -> None:
+    """Raise ValueError for a TIFF file that Pillow opens, but whose values of more than 8 bits it would misread."""
+    entries = getattr(image, "tag_v2", {})
+    bits = max(np.atleast_1d(entries.get(BITS, 1)))
+    kinds = set(np.atleast_1d(entries.get(SAMPLE_FORMAT, 1)).tolist())
+    if not 8 < bits <= 16 or kinds == {3}:               # upright() tests larger values; floating-point has its own error
+        return
+    reasons = {"not of 16 bits": bits != 16, "signed": kinds != {1}, "with white as 0": entries.get(PHOTOMETRIC) == 0,
+               "with each colour in a plane of its own": entries.get(PLANES) == 2}
+    if found := [reason for reason, holds in reasons.items() if holds]:
+        raise ValueError(f"its {bits}-bit values are stored in a form that Pillow misreads: {', '.join(found)}; save it "
+                         "as PNG, or with 8 bits")
 
 
 def upright(image: Any) -> Any:
