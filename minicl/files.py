@@ -89,11 +89,14 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 class Table:
-    """A CSV file of lines {column: value}. Each write() adds the last line; for a new column the file is written again."""
+    """A CSV file of lines {column: value}, which begins with those given. Each write() adds the last line; for a new column
+    the file is written again."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, lines: Sequence[Mapping[str, Any]] = ()):
         self.path = path
         self.columns: list[str] = []
+        if lines:
+            self.write(lines)
 
     def write(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """The lines so far, of which only the last is new. Empty cells are values that a line does not have, or None."""

@@ -282,9 +282,9 @@ class Run:
             raise RunError(f"after step {self.step}, {name} differs between processes: was model.across(world) called "
                            "before the optimizer was made, and do all processes draw the same random numbers?")
 
-    def _begin(self):
+    def _begin(self, again=False):
         """The first files in the folder, once a step was computed."""
-        if self.is_first and not self._has_begun:
+        if self.is_first and self._has_begun == again:
             write_json(self.folder / "config.json", {"script": self.name, **self.config})
             if not self.config.get("resume"):                # of a run that ended before its first checkpoint
                 (self.folder / "log.csv").unlink(missing_ok=True)
@@ -293,7 +293,7 @@ class Run:
             lines = "".join(json.dumps(line) + "\n" for line in self._log)
             write_atomically(self.folder / "log.jsonl", lambda file: file.write(lines.encode()))
             if self.config.get("log") == "csv" or self.config.get("resume") and (self.folder / "log.csv").exists():
-                self._table = Table(self.folder / "log.csv")
+                self._table = Table(self.folder / "log.csv", self._log)
             self._has_begun = True
 
     def _progress(self):
@@ -385,8 +385,8 @@ class Run:
         if not self.is_first:
             return
         self._own.require_owned()
-        result = finite(result)
-        write_json(self.folder / "result.json", result)
+        self._begin(again=True)                              # the log's files may have been edited meanwhile
+        write_json(self.folder / "result.json", result := finite(result))
         width = max(map(len, result), default=0)
         table = [f"  {key:<{width}}  " + (f"{value:.4f}" if isinstance(value, float) else str(value))
                  for key, value in result.items()]

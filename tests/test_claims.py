@@ -433,6 +433,12 @@ def test_a_file_that_is_not_a_record_is_named(tmp_path):
             read_records(tmp_path)
 
 
+def test_a_record_under_the_name_of_another_claim_is_refused(tmp_path):
+    (tmp_path / "02-tightness.json").write_bytes((DOCS / "claims/03-counting.json").read_bytes())
+    with pytest.raises(RunError, match="02-tightness.json is not a record of a claim .it is that of counting.; run"):
+        read_records(tmp_path)
+
+
 def test_without_matplotlib_a_record_is_written_and_a_line_printed(quick, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(viz, "Figure", None)
     assert run("run", 2, "--seeds", 0, "--out", tmp_path) == 0

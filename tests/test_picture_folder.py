@@ -547,6 +547,24 @@ def test_unused_arrays_are_named(photos):
     assert load(photos)[1].has("left out of .*: val_images; read: images, labels$")
 
 
+def test_test_labels_without_images_and_an_array_that_is_there_twice_are_reported(photos):
+    for name, array in {"images": (images := arrays((16, 16))), "labels": np.arange(N + M) % 2, "test_labels": np.arange(3) % 2}.items():
+        np.save(photos / f"{name}.npy", array)
+    assert load(photos)[1].has("left out of .*: test_labels; read: images, labels$")
+    np.save(photos / "test_images.npy", images)
+    np.save(photos / "test_labels.npy", np.arange(N + M) % 2)
+    with pytest.raises(DataError, match="images.npy and test_images.npy are the same, so its images are there twice"):
+        load(photos)
+
+
+@pytest.mark.parametrize("first, second", [("Käse", "Ka\u0308se"), ("cats", "Cats"), ("cats", "cats "), ("Straße", "STRASSE")])
+def test_classes_with_nearly_the_same_name_give_a_warning(photos, first, second):
+    np.savez(photos / "x.npz", images=arrays((16, 16)), labels=np.array([first, second, "dog"])[np.arange(N + M) % 3])
+    data, log = load(photos / "x.npz")
+    one, other = map(ascii, sorted([first, second]))
+    assert len(data.class_names) == 3 and log.has(re.escape(f"warning: {one} and {other} are two classes; if they are one, "))
+
+
 EVEN = np.arange(N + M) % 2
 LABELS = [                                                               # labels, class_names, message or classes
     (EVEN.reshape(-1, 1), None, ("0", "1")), (EVEN.reshape(1, -1), None, ("0", "1")), (EVEN.astype("u8"), None, ("0", "1")),
@@ -668,6 +686,14 @@ def test_binary_files_of_cifar_and_stl10_are_read(photos, kind):
         assert log.has("left out: STL-10's unlabeled_X.bin")
         data, _ = load(photos, size=side, labels=False)
         assert len(data.train_images) == 7 and not data.is_labelled
+        (folder / "test_X.bin").unlink()
+        log = load(photos, size=side)[1]
+        assert log.has("has no test_X.bin: a part of train_X.bin is used") and log.has("left out of .*: test_labels; read: ")
+    else:
+        first, *_, last = (folder / name for name in (*files["train"], *files["test"]))
+        last.write_bytes(first.read_bytes())
+        with pytest.raises(DataError, match=f"{first.name} and {last.name} are the same, so its images are there twice"):
+            load(photos, size=side)
 
 
 def test_pickled_cifar_is_read(photos):

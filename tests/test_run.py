@@ -489,6 +489,25 @@ def test_log_csv_is_the_log_as_a_table(out):
     assert [float(row["loss"]) for row in rows] == [line["loss"] for line in lines] and not any(row["note"] for row in rows)
 
 
+def test_a_log_that_is_edited_is_whole_at_the_end(out):
+    files = [out / "log.jsonl", out / "log.csv"]
+
+    def edit():
+        for file in files:
+            file.write_text(file.read_text().replace("0", "7") + "edited\n")
+
+    run = start(out, "--log", "csv")
+    train(run, at={7: edit})
+    run.finish({"knn": 0.5})
+    whole = [file.read_bytes() for file in files]
+    assert [json.loads(line) for line in whole[0].splitlines()] == run.read_log() and b"edited" not in whole[1]
+    edit()
+    run = start(out, "--log", "csv", "--resume")
+    train(run)
+    run.finish({"knn": 0.5})
+    assert [file.read_bytes() for file in files] == whole
+
+
 @pytest.mark.parametrize("every, expected", [(None, []), (1, [5, 11, 17]), (2, [11]), (3, [17]), (4, [])])
 def test_a_model_is_evaluated_every_n_epochs(out, every, expected):
     args = arguments(out, "--epochs", "3")

@@ -315,6 +315,8 @@ def read_records(folder):
         if path.exists():
             try:
                 records[name] = Record(**json.loads(path.read_text()))
+                if records[name].name != name:
+                    raise ValueError(f"it is that of {records[name].name}")
             except (ValueError, TypeError) as error:
                 raise RunError(f"{path} is not a record of a claim ({error}); run the claim again, without "
                                "--resume") from error

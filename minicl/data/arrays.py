@@ -31,6 +31,7 @@ KEYS = {                                                 # names in use for each
     "train_labels": ("train_labels", "y_train", "train_y", "labels", "y"),
     "test": ("test_images", "x_test", "X_test", "test_x"), "test_labels": ("test_labels", "y_test", "test_y"),
 }
+OF_LABELS = {*KEYS["train_labels"], *KEYS["test_labels"], "class_names"}            # files that may be equal
 
 
 @dataclass
@@ -77,6 +78,8 @@ def _arrays(where: Path, files: list[Path], found: Mapping[Any, Any], use_labels
             log: Callable[[str], None]) -> Arrays:
     """Arrays of {name: array}, checked."""
     keys = {what: next((name for name in names if name in found), None) for what, names in KEYS.items()}
+    if keys["test"] is None:
+        keys["test_labels"] = None                           # of no images: left out, with a line
     if keys["train"] is None:
         raise DataError(f"{where} has {', '.join(map(repr, found))}; expected one array of images named "
                         f"{' or '.join(KEYS['train'][:5])}")
@@ -209,6 +212,8 @@ def _stl10(folder, files, use_labels, log):
     if not (folder / "train_X.bin").is_file():
         return None
     found = {"class_names": _lines(folder / "class_names.txt")}
+    if not (folder / "test_X.bin").is_file():
+        log(f"{folder} has no test_X.bin: a part of train_X.bin is used to test on")
     for split in ("train", "test"):
         if (folder / f"{split}_X.bin").is_file():
             found[f"{split}_images"] = images(f"{split}_X.bin")

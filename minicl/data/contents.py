@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -93,6 +94,15 @@ def warn_of_few(n_test: int, log: Callable[[str], None], classes: int | None = N
     few += [f"only {classes} of the classes"] * (classes is not None and classes < 2)
     if few:
         log(f"warning: the test set has {' of '.join(few)}: results on it say little; take more pictures")
+
+
+def warn_of_alike(classes: Sequence[str], log: Callable[[str], None]) -> None:
+    """Log if names of classes differ only in case, in spaces around them, or in how accents are written (NFC, NFD)."""
+    known: dict[str, str] = {}
+    for name in classes:
+        same = known.setdefault(unicodedata.normalize("NFKC", name).casefold().strip(), name)
+        if same != name:
+            log(f"warning: {ascii(same)} and {ascii(name)} are two classes; if they are one, give them the same name")
 
 
 def in_blocks(function: Callable[..., Any], items: Sequence[Any], size: int) -> Iterator[tuple[Any, Iterator[Any]]]:

@@ -18,9 +18,9 @@ import numpy as np
 
 from ..checks import require_bool
 from ..typing import HostArray
-from .arrays import Arrays, find_arrays
+from .arrays import OF_LABELS, Arrays, find_arrays
 from .checks import DataError, check_seed, number, whole
-from .contents import Content, contents_of, hash_of, warn_of_copies, warn_of_few
+from .contents import Content, contents_of, hash_of, warn_of_alike, warn_of_copies, warn_of_few
 from .decoded import decode_once
 from .download import user_path
 from .pictures import FORMATS, SUFFIXES, decode, pillow, require_size, shown
@@ -70,6 +70,7 @@ def read_folder(path: str | os.PathLike, size: int, channels: int, labels: bool,
     if not 0 < n < len(pixels):
         raise DataError(f"{shown(path)}: all pictures to {'test' if n else 'train'} on are broken")
     warn_of_copies(contents, good, len(train), log)
+    warn_of_alike(items.classes if labels else (), log)
     if lost := sorted(set(items.labels[order]) - set(items.labels[order[good]])) if labels else []:
         log(f"warning: all pictures of a class are broken: {', '.join(items.classes[k] for k in lost[:5])}")
     label = items.labels[order[good]] * labels           # labels=False: all 0, and the split is the same
@@ -227,8 +228,13 @@ def _of_arrays(arrays: Arrays, size: int, channels: int) -> Items:
     names = [f"{arrays.where}[{k}]" for k in range(n_train + n_test)]
 
     def contents(order):
-        files = zip(arrays.files, contents_of(arrays.where, arrays.files))
-        whole = hash_of(*(f"{os.path.basename(file)}/{content.hash}/".encode() for file, content in files))
+        files = {file: content.hash for file, content in zip(arrays.files, contents_of(arrays.where, arrays.files))}
+        of_images = [file for file in files if Path(file).stem not in OF_LABELS]
+        for k, file in enumerate(of_images):
+            if twin := next((other for other in of_images[:k] if files[other] == files[file] != ""), None):
+                raise DataError(f"{shown(twin)} and {os.path.basename(file)} are the same, so its images are there twice; "
+                                "copy the right file again, or remove one")
+        whole = hash_of(*(f"{os.path.basename(file)}/{hash}/".encode() for file, hash in files.items()))
         return [Content(f"{whole}/{i}") for i in order]
 
     return Items(names, contents, lambda i: arrays.read(i, size, channels),

@@ -17,15 +17,15 @@ LARGEST = 4096                                           # pixels a side of what
 
 
 def open_image(path: str | os.PathLike | BinaryIO, size: int, *, channels: int = 3) -> HostArray:
-    """The picture in a file, as viewers show it, (size, size, channels) uint8.
+    """The picture in a file, upright, (size, size, channels) uint8.
 
     size       pixels a side. The largest centred square is resized, bilinearly with antialiasing: torchvision's
                Resize(size) followed by CenterCrop(size), up to shifts of less than a pixel
     channels   3 for RGB, 1 for grey
 
-    The EXIF orientation is applied, transparent pixels become white, and animations give their first frame. 16-bit values
-    are scaled to 8 bits; CMYK and palettes become RGB. Pictures above Pillow's limit of pixels are refused,
-    and so are TIFF files of more than 8 bits that it would misread.
+    The EXIF orientation is applied; colour profiles and gamma values are not. Transparent pixels become white, animations
+    give their first frame, and CMYK and palettes become RGB. 16-bit values are scaled to 8 bits. Pictures above Pillow's
+    limit of pixels are refused, and so are TIFF files of more than 8 bits that it would misread.
 
     Raises DataError, naming the file, if it cannot be read, is not JPEG, PNG, GIF, BMP, WebP, TIFF or PPM, is damaged or
     too large; and if Pillow, the extra `images`, is not installed.
