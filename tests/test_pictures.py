@@ -1,5 +1,7 @@
 """open_image reads the visible pixels of every kind of picture file, or raises one line that names the file."""
 
+import itertools
+import re
 import struct
 import subprocess
 import sys
@@ -64,7 +66,7 @@ def test_every_kind_of_file_gives_the_same_picture(photo, tmp_path, name, save, 
 
 @pytest.mark.parametrize("name, values", [
     ("16.png", lambda grey: grey.astype(np.uint16) * 257), ("16.tif", lambda grey: grey.astype(np.uint16) * 257),
-    ("32.tif", lambda grey: grey.astype(np.int32) * 257), ("8.png", lambda grey: grey), ("8.jpg", lambda grey: grey)])
+    ("8.png", lambda grey: grey), ("8.jpg", lambda grey: grey)])
 def test_grey_values_of_8_and_16_bits_agree(photo, tmp_path, name, values):
     Image.fromarray(grey(photo)).save(tmp_path / "grey.png")
     Image.fromarray(values(grey(photo))).save(tmp_path / name, **{"quality": 95} if "jpg" in name else {})
@@ -95,43 +97,95 @@ def test_png_files_of_16_bits_are_read_in_colour_and_with_alpha(tmp_path, channe
     assert set(np.unique(open_image(tmp_path / "x.png", 8))) == {0x40}
 
 
-def write_tiff(path, pixels, *, order="<", photometric, planes=1, sample_format=1, bits=16):
-    """Write a TIFF file of one strip a plane, of 16-bit pixels (H, W, C)."""
-    height, width, channels = pixels.shape
-    strips = [pixels] if planes == 1 else [pixels[..., c] for c in range(channels)]
-    strips = [strip.astype(f"{order}u2").tobytes() for strip in strips]
-    entries = [(256, [width]), (257, [height]), (258, [bits] * channels), (259, [1]), (262, [photometric]), (273, None),
-               (277, [channels]), (278, [height]), (279, list(map(len, strips))), (284, [planes]),
-               (339, [sample_format] * channels)]
+def write_tiff(path, values, bits, photometric, *, order="<", planes=1, kind=1, fill=1, extra=(), is_packed=False,
+               palette=()):
+    """Write a TIFF file of one strip, or of one a plane, of the integers (H, W, samples)."""
+    def strip(rows):
+        if bits % 8:
+            content = np.packbits((rows[..., None] >> np.arange(bits)[::-1] & 1).reshape(len(rows), -1).astype(bool), axis=1)
+        else:
+            content = rows.astype(f"{order}u{bits // 8}")
+        content = zlib.compress(content.tobytes()) if is_packed else content.tobytes()
+        reverse = np.packbits(np.unpackbits(np.frombuffer(content, np.uint8).reshape(-1, 1), axis=1)[:, ::-1]).tobytes()
+        return content if fill == 1 else reverse
+
+    height, width, samples = values.shape
+    strips = [*map(strip, np.moveaxis(values, 2, 0))] if planes == 2 else [strip(values.reshape(height, -1))]
+    entries = [(256, [width]), (257, [height]), (258, [bits] * samples), (259, [8 if is_packed else 1]),
+               (262, [photometric]), (266, [fill]), (273, None), (277, [samples]), (278, [height]),
+               (279, [*map(len, strips)]), (284, [planes]), (320, [*palette]), (338, [*extra]), (339, [kind] * samples),
+               (530, [1, 1])]
+    entries = [(name, found) for name, found in entries if found != []]
     end = 8 + 2 + 12 * len(entries) + 4                      # of the directory; longer values follow, then the strips
-    start = end + 4 * sum(n for _, values in entries if (n := len(values or strips)) > 1)
+    start = end + 4 * sum(n for _, found in entries if (n := len(strips if found is None else found)) > 1)
     directory, longer = struct.pack(f"{order}H", len(entries)), b""
-    for name, values in entries:
-        values = values or [start + sum(map(len, strips[:k])) for k in range(len(strips))]
-        content = struct.pack(f"{order}{len(values)}L", *values)
-        if len(values) > 1:
+    for name, found in entries:
+        found = [start + sum(map(len, strips[:k])) for k in range(len(strips))] if found is None else found
+        content = struct.pack(f"{order}{len(found)}L", *found)
+        if len(found) > 1:
             longer += content
             content = struct.pack(f"{order}L", end + len(longer) - len(content))
-        directory += struct.pack(f"{order}HHL", name, 4, len(values)) + content
+        directory += struct.pack(f"{order}HHL", name, 4, len(found)) + content
     head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HL", 42, 8)
     path.write_bytes(head + directory + bytes(4) + longer + b"".join(strips))
 
 
-@pytest.mark.parametrize("order", "<>")
-@pytest.mark.parametrize("channels, options, message", [
-    (1, {"photometric": 1}, None), (3, {"photometric": 2}, None),
-    (1, {"photometric": 0}, "with white as 0"), (3, {"photometric": 2, "planes": 2}, "with each colour in a plane of its own"),
-    (1, {"photometric": 1, "sample_format": 2}, "signed"), (1, {"photometric": 1, "bits": 12}, "not of 16 bits"),
-])
-def test_tiff_files_of_16_bits_are_read_or_refused(tmp_path, order, channels, options, message):
+def colours(values, top, photometric, extra, palette):
+    """The colours (H, W, 3) from 0 to 255 that the TIFF standard gives samples from 0 to `top`, over white."""
+    part = values / top
+    n = {2: 3, 5: 4, 6: 3}.get(photometric, 1)
+    first, alpha = part[..., :n], part[..., n:n + 1]
+    if photometric == 0:
+        first = 1 - first
+    elif photometric == 3:
+        first = palette[values[..., 0]] / 65535
+    elif photometric == 5:
+        first = (1 - first[..., :3]) * (1 - first[..., 3:])
+    elif photometric == 6:
+        y, blue, red = first[..., 0], first[..., 1] - 128 / 255, first[..., 2] - 128 / 255
+        first = np.stack([y + 1.402 * red, y - 0.344136 * blue - 0.714136 * red, y + 1.772 * blue], axis=-1)
+    if extra == (1,):
+        first = first + (1 - alpha)                          # these colours are multiplied by alpha
+    elif extra == (2,):
+        first = first * alpha + (1 - alpha)
+    return np.round(255 * first).clip(0, 255)
+
+
+@pytest.mark.parametrize("photometric, samples", [(0, 1), (1, 1), (2, 3), (3, 1), (5, 4), (6, 3)])
+def test_a_tiff_file_of_any_layout_is_right_or_refused(rng, tmp_path, photometric, samples):
     path = tmp_path / "x.tif"
-    values = np.array([0x20, 0x60, 0xA0])[:channels]
-    write_tiff(path, np.tile(values * 257, (8, 8, 1)), order=order, **options)
-    if message is None:
-        assert (open_image(path, 8) == values).all()
-    else:
-        with pytest.raises(DataError, match=f"x.tif: .*({message}.*save it as PNG|not a picture)"):
-            open_image(path, 8)
+    right = set()
+    for bits, fill, extra, planes, kind, order, is_packed in itertools.product(
+            (1, 2, 4, 8, 12, 16, 32), (1, 2), ((), (0,), (1,), (2,)), (1, 2), (1, 2), "<>", (False, True)):
+        values = rng.integers(0, 2**bits // kind, (8, 8, samples + len(extra)))
+        palette = rng.integers(0, 256, (2**bits, 3)) * 257 if photometric == 3 and bits <= 8 else np.empty((0, 3), int)
+        if photometric == 6:
+            values[..., 1:3] = 2**bits * 3 // 7 + values[..., 1:3] // 6
+        if extra == (1,):
+            values[..., :-1] = values[..., :-1] * values[..., -1:] // (2**bits - 1)
+        write_tiff(path, values, bits, photometric, order=order, planes=planes, kind=kind, fill=fill, extra=extra,
+                   is_packed=is_packed, palette=palette.T.reshape(-1).tolist())
+        try:
+            image = open_image(path, 8)
+        except DataError as error:
+            assert re.search("save it as PNG of 8 or 16 bits|not a picture|damaged or unusual", str(error))
+        else:
+            expected = colours(values, 2**bits // kind - 1, photometric, extra, palette)
+            assert np.abs(image - expected).max() <= 3, (bits, fill, extra, planes, kind, order, is_packed)
+            right.add((bits, extra, planes))
+    assert right >= {0: {(1, (), 1), (8, (), 1)}, 1: {(1, (), 1), (8, (), 2), (16, (), 1), (8, (2,), 1)},
+                     2: {(8, (), 1), (8, (), 2), (16, (), 1), (8, (2,), 1), (8, (2,), 2), (16, (2,), 1)},
+                     3: {(4, (), 1), (8, (), 1)}, 5: {(8, (), 1), (8, (), 2), (16, (), 1)}, 6: {(8, (), 1)}}[photometric]
+
+
+@pytest.mark.parametrize("bits, photometric, options, message", [
+    (16, 0, {}, "its 16-bit values .* with white as 0"), (16, 2, {"planes": 2}, "with each colour in a plane of its own"),
+    (8, 8, {"planes": 2}, "its 8-bit values .* in a plane of its own"), (8, 1, {"kind": 2}, "signed"),
+    (16, 1, {"kind": 2}, "signed"), (12, 1, {}, "not of 8 or 16 bits"), (32, 1, {}, "not of 8 or 16 bits")])
+def test_a_refused_tiff_file_names_what_to_change(tmp_path, bits, photometric, options, message):
+    write_tiff(tmp_path / "x.tif", np.full((8, 8, 1 if photometric < 2 else 3), 100), bits, photometric, **options)
+    with pytest.raises(DataError, match=f"x.tif: .*{message}.*; save it as PNG of 8 or 16 bits"):
+        open_image(tmp_path / "x.tif", 8)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -189,7 +243,7 @@ BAD = [
     ("cut off.png", truncated, "damaged"),
     ("cut off.jpg", truncated, "damaged"),
     ("float.tif", lambda path, photo: Image.fromarray(np.zeros((4, 4), np.float32)).save(path), "floating-point"),
-    ("negative.tif", lambda path, photo: Image.fromarray(np.full((4, 4), -1, np.int32)).save(path), "not 8 or 16 bits"),
+    ("negative.tif", lambda path, photo: Image.fromarray(np.full((4, 4), -1, np.int32)).save(path), "not of 8 or 16 bits"),
     ("bomb.png", lambda path, photo: Image.new("1", (15000, 15000)).save(path), "too large"),
     ("large.png", lambda path, photo: Image.new("1", (10000, 10000)).save(path), "too large"),
 ]

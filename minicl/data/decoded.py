@@ -37,7 +37,7 @@ from .contents import BLOCK, Content, hash_of, in_blocks, stamp
 from .download import cache_dir
 from .pictures import shown
 
-VERSION = 3                                              # of what is in the files; another one is decoded again
+VERSION = 4                                              # of what is in the files; another one is decoded again
 BLOCK_BYTES = 2**27                                      # of rows, or BLOCK of them, between two writes of state.json
 ELSEWHERE = "set MINICL_CACHE to another folder, with room"
 

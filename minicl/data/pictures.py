@@ -90,21 +90,28 @@ def _reason(error: Exception) -> str:
     return f"{kind} ({' '.join(str(error).split())[:200] or type(error).__name__})"
 
 
-PHOTOMETRIC, BITS, PLANES, SAMPLE_FORMAT = 262, 258, 284, 339            # entries of a TIFF file
+BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, SAMPLES, PLANES, EXTRA, SAMPLE_FORMAT = 258, 259, 262, 266, 277, 284, 338, 339
+                                                         # entries of a TIFF file
+READ_IN_PLANES = {("L", 1), ("P", 3), ("RGB", 2), ("RGBA", 2), ("CMYK", 5)}          # mode, photometric
 
 
 def _require_readable(image: Any) -> None:
-    """Raise ValueError for a TIFF file that Pillow opens, but whose values of more than 8 bits it would misread."""
+    """Raise ValueError for a TIFF file that Pillow opens, but misreads, or whose values have no fixed range."""
     entries = getattr(image, "tag_v2", {})
     bits = max(np.atleast_1d(entries.get(BITS, 1)))
     kinds = set(np.atleast_1d(entries.get(SAMPLE_FORMAT, 1)).tolist())
-    if not 8 < bits <= 16 or kinds == {3}:               # upright() tests larger values; floating-point has its own error
+    if not entries or kinds == {3}:                      # upright() has its own error for floating-point
         return
-    reasons = {"not of 16 bits": bits != 16, "signed": kinds != {1}, "with white as 0": entries.get(PHOTOMETRIC) == 0,
-               "with each colour in a plane of its own": entries.get(PLANES) == 2}
+    photometric = entries.get(PHOTOMETRIC, 0)
+    has_planes = entries.get(PLANES) == 2 and (entries.get(SAMPLES, 1) > 1 or entries.get(COMPRESSION, 1) == 1)
+    is_read = (bits == 8 and entries.get(FILL_ORDER, 1) == 1 and (image.mode, photometric) in READ_IN_PLANES
+               and (image.mode != "RGBA" or EXTRA in entries))
+    reasons = {"not of 8 or 16 bits": bits > 8 and bits != 16, "signed": kinds != {1},
+               "with white as 0": bits > 8 and photometric == 0,
+               "with each colour in a plane of its own": has_planes and not is_read}
     if found := [reason for reason, holds in reasons.items() if holds]:
-        raise ValueError(f"its {bits}-bit values are stored in a form that Pillow misreads: {', '.join(found)}; save it "
-                         "as PNG, or with 8 bits")
+        raise ValueError(f"its {bits}-bit values are stored in a form that is not supported: {', '.join(found)}; save it "
+                         "as PNG of 8 or 16 bits")
 
 
 def upright(image: Any) -> Any:
