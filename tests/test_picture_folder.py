@@ -1,6 +1,7 @@
 """ImageData.from_folder: layouts, labels and splits; arrays; and a one-line error for every folder that cannot be
 used."""
 
+import itertools
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from picture_files import Image, numbered, write_pictures
 
 from minicl.data import DataError, ImageData, open_image
+from minicl.data.arrays import find_arrays
 from minicl.data.picture_folder import Items, _split
 
 
@@ -702,3 +704,34 @@ def test_pickled_cifar_is_read(photos):
         (photos / Path(name).name).write_bytes(content)
     data, _ = load(photos, size=32)
     assert data.train_images.shape == (10, 32, 32, 3) and data.class_names[:2] == ("airplane", "automobile")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_an_npz_file_with_a_changed_bit_is_refused_or_gives_the_same_arrays(photos, rng, save):
+    """NumPy alone would read fewer images if the shape in a member's header were smaller."""
+    images, labels = rng.integers(0, 256, (3, 4, 4), dtype=np.uint8), np.array([0, 1, 0])
+    save(photos / "x.npz", images=images, labels=labels)
+    content = bytearray((photos / "x.npz").read_bytes())
+    refused = 0
+    for place, bit in itertools.product(range(len(content)), (0, 5)):
+        content[place] ^= 1 << bit
+        (photos / "x.npz").write_bytes(content)
+        content[place] ^= 1 << bit
+        try:
+            found = find_arrays(photos / "x.npz", True, lambda line: None)
+        except DataError as error:
+            assert str(photos / "x.npz") in str(error)
+            refused += 1
+        else:
+            assert np.array_equal(found.train[..., 0], images) and np.array_equal(found.labels, labels)
+    assert refused > len(content)
+
+
+@pytest.mark.parametrize("declared", [(2, 4, 4), (3, 4, 3), (3, 5, 4)])
+def test_an_array_file_that_is_longer_or_shorter_than_its_header_says_is_refused(photos, declared):
+    np.save(photos / "images.npy", np.zeros((3, 4, 4), np.uint8))
+    content = (photos / "images.npy").read_bytes()
+    (photos / "images.npy").write_bytes(content.replace(b"(3, 4, 4)", str(declared).encode()))
+    for path in (photos, photos / "images.npy"):
+        with pytest.raises(DataError, match="images.npy: not a readable array file"):
+            load(path)

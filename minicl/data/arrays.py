@@ -58,10 +58,8 @@ def find_arrays(path: Path, use_labels: bool, log: Callable[[str], None]) -> Arr
     """The arrays in a file, or in a folder with files of the names above; None if there are none."""
     if path.suffix.lower() in (".npz", ".npy") and path.is_file():
         files = [path]
-        with _damaged(path):
-            found: Any = np.load(path, mmap_mode="r")
-            found = {"images": found} if isinstance(found, np.ndarray) else {key: found[key] for key in found.files}
-        return _arrays(path, files, found, use_labels, log)
+        found = _load(path)
+        return _arrays(path, files, found if isinstance(found, dict) else {"images": found}, use_labels, log)
     layouts = []
     for folder in (path / name for name in UNPACKED):
         for read in (_npy, _cifar10, _cifar100, _stl10):
@@ -171,8 +169,7 @@ def _npy(folder, files, use_labels, log):
         return None
     for name in sorted(found.keys() & {*sum(KEYS.values(), ()), "class_names"}):
         files.append(folder / f"{name}.npy")
-        with _damaged(files[-1]):
-            found[name] = np.load(files[-1], mmap_mode="r")
+        found[name] = _load(files[-1])
     return found
 
 
@@ -244,10 +241,26 @@ def _lines(file):
     return text and [name for line in text.splitlines() if (name := line.strip())]
 
 
-@contextlib.contextmanager
-def _damaged(file):
-    """A block in which any exception of a damaged array file becomes a DataError that names the file."""
+def _load(file):
+    """The array of a .npy file, mapped into memory, or {name: array} of an .npz file. Raises DataError if it is damaged."""
     try:
-        yield
+        with open(file, "rb") as opened:
+            if opened.read(2) == b"PK":
+                opened.seek(0)
+                return _members(np.load(opened))
+        found = np.load(file, mmap_mode="r")
+        if (expected := found.offset + found.nbytes) != (size := os.stat(file).st_size):
+            raise ValueError(f"its header declares {found.dtype} of shape {found.shape}, {expected} bytes in all, but it "
+                             f"has {size}; write it again with np.save(file, array), one array in each file")
+        return found
     except Exception as error:
         raise DataError(f"{file}: not a readable array file ({one_line(error)})") from error
+
+
+def _members(found):
+    """{name: array} of an .npz file. Raises if it is damaged: NumPy does not verify the checksum of an array whose header
+    declares fewer values than there are."""
+    damaged = found.zip.testzip() or next((member.filename for member in found.zip.infolist() if member.comment), None)
+    if damaged:
+        raise ValueError(f"{damaged} is damaged; copy it again")
+    return {key: found[key] for key in found.files}
