@@ -126,12 +126,12 @@ def save(path, encoder, meta):
 def read_minicl(path):
     """(encoder, meta): the minicl Module of a .pt file."""
     try:
-        data = io.BytesIO(Path(path).read_bytes())
-        with zipfile.ZipFile(data) as members:               # torch.load() does not verify their checksums
-            if damaged := members.testzip():
-                raise ValueError(f"{damaged} has another checksum")
-        data.seek(0)
-        file = torch.load(data, weights_only=True)
+        whole = io.BytesIO()                                 # torch.load() verifies no checksums; read() does
+        with zipfile.ZipFile(path) as members, zipfile.ZipFile(whole, "w") as copy:
+            for member in members.infolist():
+                copy.writestr(member.filename, members.read(member))
+        whole.seek(0)
+        file = torch.load(whole, weights_only=True)
         meta = json.loads(file["minicl"])
         encoder = build(meta.pop("models")["encoder"])
         from_state_dict(encoder, file["state_dict"])
