@@ -168,6 +168,22 @@ def test_a_damaged_memory_of_hashes_is_written_again(tmp_path, files, memory):
     assert contents_of("here", files) == first and json.loads(path.read_text()) == whole
 
 
+@pytest.mark.parametrize("change", [
+    lambda one, other: (other, one), lambda one, other: ([other[0], *one[1:]], [one[0], *other[1:]]),
+    lambda one, other: ([*other[:1], *one[1:2], *other[2:]], other), lambda one, other: (one[:2], other[:2])],
+    ids=["entries swapped", "hashes swapped", "hash and checksum copied", "of an earlier version"])
+def test_what_is_remembered_of_a_file_is_used_for_no_other(tmp_path, files, reads, change):
+    for file in files:
+        os.utime(file, ns=(0, 0))
+    first = contents_of("here", files)
+    (path,) = (tmp_path / "cache/hashes").iterdir()
+    known = json.loads(path.read_text())
+    known[files[2]], known[files[3]] = change(known[files[2]], known[files[3]])
+    path.write_text(json.dumps(known))
+    reads.clear()
+    assert contents_of("here", files) == first and files[2] in reads and {*reads} <= {*files[2:4]}
+
+
 def test_contents_are_known_even_on_a_full_disk(files):
     with no_room():
         found = contents_of("here", files)

@@ -1,6 +1,6 @@
 """What is in files, as hashes, so that a copy is known to be one wherever it is. Hashes are remembered:
 
-    CACHE/hashes/FOLDER.json         {file: [hash of its content, the size, times and inode that it had]}
+    CACHE/hashes/FOLDER.json         {file: [hash of its content, the size, times and inode that it had, a checksum]}
 """
 
 import contextlib
@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import unicodedata
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -51,22 +52,22 @@ def stamp(file: str) -> str:
 def contents_of(folder: str | os.PathLike, files: Sequence[str]) -> list[Content]:
     """Contents of files in a folder. A file is read if it is new there, or its stamp has changed."""
     memory = cache_dir() / "hashes" / f"{hash_of(os.fsencode(folder))}.json"
-    known: dict[str, list[str]] = {}
+    known: dict[str, list[Any]] = {}
     with contextlib.suppress(Exception):                 # a missing file, and whatever a damaged one raises
         known = dict(json.loads(memory.read_text()))
 
     def content(file):
         now = stamp(file)
         before = known.get(file)
-        if isinstance(before, list) and before[1:] == [now]:
+        if isinstance(before, list) and before and before == _entry(file, before[0], now):
             return before
         try:
             with open(file, "rb") as opened:
-                return [hash_of(*iter(lambda: opened.read(2**20), b"")), now]
+                return _entry(file, hash_of(*iter(lambda: opened.read(2**20), b"")), now)
         except (OSError, ValueError):
-            return ["", now]
+            return _entry(file, "", now)
 
-    found: list[list[str]] = []
+    found: list[list[Any]] = []
     try:
         with tqdm(total=len(files), desc="reading", unit="file", leave=False, disable=None) as bar:
             for block, contents in in_blocks(content, files, BLOCK):
@@ -77,7 +78,12 @@ def contents_of(folder: str | os.PathLike, files: Sequence[str]) -> list[Content
         if now != known:
             with contextlib.suppress(OSError):           # all are then read again the next time
                 write_json(memory, now)
-    return [Content(*content) for content in found]
+    return [Content(hash, stamp) for hash, stamp, _ in found]
+
+
+def _entry(file: str, hash: str, stamp: str) -> list[Any]:
+    """What is remembered of a file. The checksum includes its name, so that an entry is of no other file."""
+    return [hash, stamp, zlib.crc32(f"{file}\n{hash}\n{stamp}".encode("utf-8", "surrogatepass"))]
 
 
 def warn_of_copies(contents: Sequence[Content], good: HostArray, n_train: int, log: Callable[[str], None]) -> None:
