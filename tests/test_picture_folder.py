@@ -668,7 +668,7 @@ def test_binary_files_of_cifar_and_stl10_are_read(photos, kind):
             planes[part].transpose(0, 1, 3, 2).tofile(folder / f"{split}_X.bin")
             (labels[part] + 1).tofile(folder / f"{split}_y.bin")
         planes[:7].transpose(0, 1, 3, 2).tofile(folder / "unlabeled_X.bin")
-        (folder / "class_names.txt").write_text("sea plane\n\n Vögel \ncar\n", "utf-8")
+        (folder / "class_names.txt").write_text("sea plane\n\n Vögel \ncar\n", "utf-8-sig")
     else:
         columns = [labels] if "10-" in kind else [labels + 9, labels]
         records = np.column_stack([*columns, planes.reshape(N + M, -1)]).astype(np.uint8)

@@ -235,7 +235,7 @@ def _records(file, length):
 def _lines(file):
     """The lines of a text file that are not empty; None without one."""
     try:
-        text = file.read_text("utf-8") if file.is_file() else None
+        text = file.read_text("utf-8-sig") if file.is_file() else None
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not text in UTF-8 ({one_line(error)}); save it as UTF-8") from error
     return text and [name for line in text.splitlines() if (name := line.strip())]
