@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .backend import to_host
+from .checks import require_rng
 from .files import write_atomically
 from .folder import RunError
 from .nn import Module
@@ -245,6 +246,16 @@ def require_same_run(meta: dict[str, Any], now: dict[str, Any], folder: Path, *,
     if edited:                                               # perhaps a print, or a bug that ended the run: not refused
         log(f"warning: {' and '.join(edited)} changed since the checkpoint in {folder} was saved; what is left is computed "
             "by the new code")
+
+
+def require_storable(where: str, rng: Any) -> None:
+    """Raise TypeError unless rng is a numpy Generator whose state a checkpoint can hold."""
+    require_rng(where, rng)
+    try:
+        json.dumps(rng.bit_generator.state)
+    except TypeError:
+        raise TypeError(f"{where}: rng must be of PCG64, as np.random.default_rng(seed) is; a checkpoint cannot hold the "
+                        f"state of {type(rng.bit_generator).__name__}") from None
 
 
 def require_rng_state(rng: np.random.Generator, state: dict[str, Any]) -> None:

@@ -94,6 +94,7 @@ class Optimizer(Sealed):
 
     def zero_grad(self) -> None:
         """Set all gradients to 0, in place: to keep a p.grad, copy it."""
+        require_views(type(self).__name__, self.names, self.parameters, self.views)
         self.grads[...] = 0
         each_step(self.grads, self._forget)
 

@@ -31,9 +31,9 @@ from tqdm import tqdm
 
 from .backend import available_memory_only
 from .checkpoint import (CheckpointError, HasState, changed_after, changed_settings, changes, code, fingerprint,
-                         load_checkpoint, pending, require_complete, require_rng_state, require_same_run, restore,
-                         save_checkpoint, settings, specs_of)
-from .checks import require_bool, require_integers, require_rng
+                         load_checkpoint, pending, require_complete, require_rng_state, require_same_run, require_storable,
+                         restore, save_checkpoint, settings, specs_of)
+from .checks import require_bool, require_integers
 from .console import BAR_COLUMNS, fitting, lasting_output, terminal_columns, wrapped
 from .distributed import ALONE, World, current, hold_signals, launched
 from .ending import as_python_says, closing, end_all, failure, leave
@@ -194,7 +194,7 @@ class Run:
             raise RunError("Run.steps was called before: a Run has one loop, which --resume continues. Choose in its body, "
                            "as by `if step < 100:`, or make a second Run with another --out")
         require_integers("Run.steps", 1, total=total, save_every=save_every)
-        require_rng("Run.steps", rng)
+        require_storable("Run.steps", rng)
         fingerprints = fingerprint(data)
         if not self.world.alike(_bytes([fingerprints, total, self.config])):
             raise RunError("the processes have different data or options; load the data by run.once(load_images, ...), and "

@@ -319,3 +319,14 @@ def test_the_page_shows_the_output_of_its_code():
             printed = out.getvalue()
         else:
             assert printed == text, f"docs/explain.md: in place of the block\n{text}\nits code now prints\n{printed}"
+
+
+@pytest.mark.parametrize("factor, agrees", [(2, True), (1, False), (0, False)])
+@pytest.mark.parametrize("n", [100, 1_000_000])
+def test_gradients_of_a_mean_are_checked_however_small(factor, agrees, n):
+    @op
+    def mean_square(x):
+        return (x * x).mean(), lambda g: (factor * g * x / x.size,)
+
+    x = Tensor(np.random.default_rng(0).random(n, dtype="float32"), requires_grad=True)
+    assert explain(mean_square(x), check=True).rows[0].check.startswith("agrees") == agrees

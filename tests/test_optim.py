@@ -508,3 +508,13 @@ def test_what_to_clip_to_is_a_number_above_zero(most):
     with pytest.raises((TypeError, ValueError), match="SGD: clip_grad_norm must be a number in"):
         optimizer.step(clip_grad_norm=most)
     assert optimizer.steps == 0
+
+
+def test_gradients_of_another_optimizer_are_not_cleared(rng):
+    """A loop that calls zero_grad() of the one and step() of the other would add up the gradients of all steps."""
+    model = Linear(3, 2, rng=rng)
+    every = SGD(model, 0.1)
+    SGD([("weight", model.weight)], 0.1)
+    for call in (every.zero_grad, every.step):
+        with pytest.raises(RuntimeError, match="SGD: weight no longer views the optimizer's buffer; .*one optimizer only"):
+            call()

@@ -469,6 +469,14 @@ def test_a_table_is_written_on_where_the_resumed_run_does_not_ask_for_it(out):
     assert len((out / "log.csv").read_text().splitlines()) == 1 + len((out / "log.jsonl").read_text().splitlines())
 
 
+@pytest.mark.parametrize("kind", ["Philox", "MT19937", "SFC64"])
+def test_a_generator_that_a_checkpoint_cannot_hold_is_refused(out, kind):
+    rng = np.random.Generator(getattr(np.random, kind)(0))
+    with pytest.raises(TypeError, match=f"Run.steps: rng must be of PCG64, .* cannot hold the state of {kind}"):
+        next(start(out).steps(3, rng, save_every=1))
+    assert list(start(out).steps(3, np.random.Generator(np.random.PCG64DXSM(0)), save_every=1)) == [0, 1, 2]
+
+
 # ---------------------------------------------------------------- log.csv, and evaluation during training
 
 def test_log_csv_is_the_log_as_a_table(out):
