@@ -322,5 +322,5 @@ def _scale(function, inputs):
     tensors = [Tensor(x, requires_grad=True) for x in inputs]
     y = function(*tensors)
     y.backward(to_device(np.random.default_rng(0).standard_normal(y.shape), array_module(y.data)))
-    largest = max(float(abs(x.grad).max()) for x in tensors if x.grad is not None)
+    largest = max((float(abs(x.grad).max()) for x in tensors if x.grad is not None and x.size), default=0.0)
     return largest, 2**-50 * float(abs(y.data).sum())

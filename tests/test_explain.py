@@ -330,3 +330,12 @@ def test_gradients_of_a_mean_are_checked_however_small(factor, agrees, n):
 
     x = Tensor(np.random.default_rng(0).random(n, dtype="float32"), requires_grad=True)
     assert explain(mean_square(x), check=True).rows[0].check.startswith("agrees") == agrees
+
+
+def test_a_gradient_that_is_none_is_checked_as_zero():
+    @op
+    def forgotten(x):
+        return x * x, lambda g: (None,)
+
+    x = Tensor(np.ones(3), requires_grad=True)
+    assert "is wrong" in explain(forgotten(x), check=True).rows[0].check

@@ -25,7 +25,7 @@ def open_image(path: str | os.PathLike | BinaryIO, size: int, *, channels: int =
 
     The EXIF orientation is applied; colour profiles and gamma values are not. Transparent pixels become white, animations
     give their first frame, and CMYK and palettes become RGB. 16-bit values are scaled to 8 bits. Pictures above Pillow's
-    limit of pixels are refused, and so are TIFF files of more than 8 bits that it would misread.
+    limit of pixels are refused, and so are TIFF files that it would misread.
 
     Raises DataError, naming the file, if it cannot be read, is not JPEG, PNG, GIF, BMP, WebP, TIFF or PPM, is damaged or
     too large; and if Pillow, the extra `images`, is not installed.
