@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from minicl import BackendError, backend, get_backend
 from minicl.backend import device, memory, parallel
-from minicl.backend import (array_module, column_sums, deviation_sums, fill_diagonals, mean_over, parallel_for, product_sums,
-                            require_finite, row_dots, row_max, row_means, row_sums, scatter_add, sum_over, threads, to_device,
-                            to_host)
+from minicl.backend import (array_module, column_sums, deviation_sums, fill_diagonals, mean_over, pairwise_dots, parallel_for,
+                            product_sums, require_finite, row_dots, row_max, row_means, row_sums, scatter_add, sum_over,
+                            threads, to_device, to_host)
 
 # ---------------------------------------------------------------- selecting a library
 
@@ -248,6 +248,14 @@ def test_row_and_column_sums_equal_numpys(xp, rng):
     for there, here in ((row_sums(to_device(x, xp)), x.sum(axis=1)), (column_sums(to_device(x, xp)), x.sum(axis=0))):
         assert there.dtype == np.float32
         np.testing.assert_allclose(to_host(there), here, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 5), (5, 2), (3, 3), (0, 2), (2, 0)])
+def test_pairwise_dots_are_a_product_with_the_transpose(n, m, xp, rng):
+    x, y = rng.standard_normal((n, 4)), rng.standard_normal((m, 4))
+    dots = to_host(pairwise_dots(to_device(x, xp), to_device(y, xp)))
+    assert dots.shape == (n, m)
+    np.testing.assert_allclose(dots, x @ y.T, rtol=1e-13, atol=1e-13)
 
 
 # rows of up to 32 are reduced column by column

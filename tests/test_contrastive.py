@@ -232,6 +232,23 @@ def test_results_do_not_depend_on_tiles(monkeypatch):
             np.testing.assert_array_equal(c, d)
 
 
+@pytest.mark.parametrize(("n", "m", "tiles"), [(3, 4099, 9), (300, 4099, 9), (700, 2100, 5), (2, 900, 4)])
+@pytest.mark.parametrize("tau", [0.2, 1e-3])
+@pytest.mark.parametrize("with_ids", [False, True])
+def test_info_nce_in_several_tiles_is_composed(n, m, tiles, tau, with_ids, xp, rng):
+    """Fewer queries than a tile is wide, and more; with exponentials in which each row's largest cosine is subtracted."""
+    if xp is np:
+        assert len(pairs.QueryPairs(rng.standard_normal((n, 6)), rng.standard_normal((m, 6)), tau).tiles) == tiles
+    arrays = *views(n, 6), rng.standard_normal((m, 6))
+    ids = {"ids": np.arange(n) % 5, "negative_ids": np.arange(m) % 7} if with_ids else {}
+    for threads_ in (1, 2):
+        with threads(threads_):
+            fused, small_ops = (gradients(functools.partial(loss, **ids), arrays, tau, xp, True)
+                                for loss in (info_nce, composed.info_nce))
+        for one, other in zip(fused, small_ops):
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
 def test_no_matrix_of_all_pairs_is_stored():
     """At most 16 MiB of exponentials are cached; here they would take 256 MiB."""
     import tracemalloc

@@ -181,6 +181,11 @@ def row_sums(x: Array) -> Array:
     return x @ np.ones(x.shape[-1], dtype=x.dtype) if isinstance(x, np.ndarray) else x.sum(axis=-1)
 
 
+def pairwise_dots(x: Array, y: Array) -> Array:
+    """x @ y.T of x (N, d) and y (M, d) -> (N, M). On NumPy the shorter of both is on the right: BLAS copies that side."""
+    return (y @ x.T).T if isinstance(x, np.ndarray) and len(x) < len(y) else x @ y.T
+
+
 def row_means(x: Array) -> Array:
     """x.mean(axis=1, keepdims=True) of x (N, K), as row_sums."""
     on_host = isinstance(x, np.ndarray)
@@ -266,4 +271,5 @@ def tile_size(xp: ArrayModule, n: int, rows: int | None = None) -> int:
     for a launch on a GPU (256 MiB of float32). For a rows x n matrix: the width of tiles with all of the rows."""
     if xp is not np:
         return 8192 if rows is None else max(1, 8192**2 // rows)
-    return 256 if n <= 2048 else 512
+    side = 256 if n <= 2048 else 512
+    return side if rows is None else max(side, min(2**18 // rows, n // 8))   # few rows take wide tiles, but 8 for threads

@@ -19,8 +19,8 @@ cosine of each row is subtracted before the division by a small tau, which would
 import functools
 import math
 
-from ..backend import (array_module, column_sums, fill_diagonals, fused, on_host, parallel_for, parallel_map, parallel_sum,
-                       row_sums, tile_size, to_device, workers)
+from ..backend import (array_module, column_sums, fill_diagonals, fused, on_host, pairwise_dots, parallel_for, parallel_map,
+                       parallel_sum, row_sums, tile_size, to_device, workers)
 from ..distributed import ALONE
 from .cosine import l2_normalize
 
@@ -165,7 +165,7 @@ class QueryPairs:
 
     def scores(self, n, tile):
         """x_ij, or s_ij if shifted, of the unit negatives n of a tile, with -inf for pairs left out: (N, tile)."""
-        x = self.anchors @ n.T
+        x = pairwise_dots(self.anchors, n)
         return x if self.ids is None else _without(x, self.ids[0], self.ids[1][tile])
 
     def exp_tile(self, n, tile):
