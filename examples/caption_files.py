@@ -127,9 +127,12 @@ def read_captions(file: str, log: Callable[[str], None] = print) -> list[tuple[s
         raise DataError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
     except OSError as error:
         raise DataError(f"{file}: {error.strerror}; expected a file of captions") from error
-    pairs, titles = _of_json(file, text) if text.lstrip().startswith("{") else _of_table(file, text)
-    if splits := titles & SPLIT:
+    pairs, unread = _of_json(file, text) if text.lstrip().startswith("{") else _of_table(file, text)
+    if splits := SPLIT.intersection(unread):
         log(f"{file}: its {min(splits)!r} is not read; the pictures to test on are drawn at random, the same in every run")
+    if others := [title for title in unread if title in FILE + CAPTION]:
+        log(f"{file}: not read: {', '.join(map(repr, others))}, which may have captions or files too; give one line for "
+            "each caption")
     found: dict[str, list[str]] = {}
     long = 0
     for name, caption in pairs:
@@ -154,7 +157,8 @@ def _of_json(file, text):
         if len(names) < len({(image["id"], _text(image["file_name"])) for image in content["images"]}):
             raise ValueError("an id of several files")
         pairs = [(names.get(line["image_id"], ""), _text(line["caption"])) for line in content["annotations"]]
-        return pairs, {key.lower() for entry in (*content["images"], *content["annotations"]) for key in entry}
+        keys = {key.lower() for entry in (*content["images"], *content["annotations"]) for key in entry}
+        return pairs, sorted(keys - {"file_name", "caption"})
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{file} is not COCO's captions in JSON ({type(error).__name__}: {error}); expected "
                         '{"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]}') from error
@@ -174,14 +178,15 @@ def _of_table(file, text):
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
     name, caption = (next((header.index(title) for title in titles if title in header), None) for titles in (FILE, CAPTION))
     if name is None and caption is None and len(header) == 2 and "#" in header[0]:       # Flickr8k: beach.jpg#0
-        return [(row[0].rpartition("#")[0], row[1]) if len(row) == 2 else ("", "") for row in rows], set()
+        return [(row[0].rpartition("#")[0], row[1]) if len(row) == 2 else ("", "") for row in rows], []
     if name is None or caption is None:
         raise DataError(f"{file}: expected a header with a column of files ({', '.join(FILE[:4])}) and one of captions "
                         f"({', '.join(CAPTION[:4])}), got {', '.join(map(repr, rows[0][:6])) if rows else 'nothing'}")
     if caption == len(header) - 1:                           # commas within an unquoted caption
         rows = [[*row[:caption], separator.join(row[caption:])] for row in rows]
     fits = range(max(name, caption) + 1, len(header) + 1)    # cells of a row; with more, commas have shifted the columns
-    return [(row[name].strip(), row[caption]) if len(row) in fits else ("", "") for row in rows[1:]], {*header}
+    return [(row[name].strip(), row[caption]) if len(row) in fits else ("", "") for row in rows[1:]], [
+        title for k, title in enumerate(header) if k not in (name, caption)]
 
 
 def _rows(file, text, separator, number):
@@ -189,8 +194,12 @@ def _rows(file, text, separator, number):
     quoted = csv.QUOTE_MINIMAL if separator in ",;" else csv.QUOTE_NONE
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quoting=quoted, strict=True)
     end = 0
+    is_open = False                                          # whether a row has a quotation mark that it does not close
     try:
         for row in reader:
+            if is_open and len(row) == 1:
+                raise csv.Error("a caption in quotation marks goes on in another line")
+            is_open = any(cell.lstrip().startswith('"') for cell in row) and "".join(row).count('"') % 2 == 1
             swallowed = [part for cell in row for line in cell.split("\n")[1:] for part in line.split(separator)]
             if any(os.path.splitext(part.strip())[1].lower() in SUFFIXES for part in swallowed):
                 raise csv.Error("a caption has lines that look like rows")

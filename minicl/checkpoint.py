@@ -120,6 +120,14 @@ def require_complete(parts: Mapping[str, Any], begun: int) -> None:
                                   f"a new one; pass {kind}={kind}")
 
 
+def moved_before(parts: Mapping[str, Any]) -> str:
+    """A line that warns if an optimizer has moved a Module among the parts in this process; "" if none has."""
+    moved = [(f"{name}.{key}", p.changed[2]) for name, part in parts.items() if isinstance(part, Module)
+             for key, p in part.named_parameters() if p.changed and p.changed[2].endswith(".step()")]
+    return (f"warning: this run begins with trained weights: {moved[0][1]} has changed {moved[0][0]} before; for a run from "
+            "the start, make the model and the optimizer again") if moved else ""
+
+
 def changed_after(parts: Mapping[str, Any], time: int) -> str:
     """What the library has written into Modules among the parts after `time`, as text; "" for nothing."""
     late = [(f"{name}.{key}", x.changed[2]) for name, part in parts.items() if isinstance(part, Module)

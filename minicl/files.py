@@ -15,6 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
+from .typing import HostArray
+
 PART = re.compile(r"\..*\.[0-9a-f]{16}\.part")              # the name of a file that is being written
 
 
@@ -80,6 +84,11 @@ def finite(value: Any) -> Any:
     if hasattr(value, "tolist"):                             # NumPy's and CuPy's scalars and arrays
         return finite(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def json_bytes(value: Any) -> HostArray:
+    """A value for JSON, as an array (n,) uint8 that processes can compare."""
+    return np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

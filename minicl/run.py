@@ -31,13 +31,13 @@ from tqdm import tqdm
 
 from .backend import available_memory_only
 from .checkpoint import (CheckpointError, HasState, changed_after, changed_settings, changes, code, fingerprint,
-                         load_checkpoint, pending, require_complete, require_rng_state, require_same_run, require_storable,
-                         restore, save_checkpoint, settings, specs_of)
+                         load_checkpoint, moved_before, pending, require_complete, require_rng_state, require_same_run,
+                         require_storable, restore, save_checkpoint, settings, specs_of)
 from .checks import require_bool, require_integers
 from .console import BAR_COLUMNS, fitting, lasting_output, terminal_columns, wrapped
 from .distributed import ALONE, World, current, hold_signals, launched
 from .ending import as_python_says, closing, end_all, failure, leave
-from .files import Table, finite, remove_parts, write_atomically, write_json
+from .files import Table, finite, json_bytes, remove_parts, write_atomically, write_json
 from .folder import OwnFolder, RunError, require_unused
 from .signals import Stopped, signals_noted, signals_stop
 from .tensor import clock
@@ -196,7 +196,7 @@ class Run:
         require_integers("Run.steps", 1, total=total, save_every=save_every)
         require_storable("Run.steps", rng)
         fingerprints = fingerprint(data)
-        if not self.world.alike(_bytes([fingerprints, total, self.config])):
+        if not self.world.alike(json_bytes([fingerprints, total, self.config])):
             raise RunError("the processes have different data or options; load the data by run.once(load_images, ...), and "
                            "start all processes with the same options")
         n, batch = len(getattr(data, "train_images", ())), self.config.get("batch")
@@ -208,6 +208,8 @@ class Run:
         if self._saved:
             self._restore(total, fingerprints, rng, parts)
             self._begin()
+        elif earlier := moved_before(parts):
+            self.print(earlier)
         self._loop = "running"
         started = time.perf_counter()
         before, first = self.seconds, self.step
@@ -276,7 +278,7 @@ class Run:
         if self.world.size == 1:
             return
         state = {f"{part}.{name}": array for part, thing in parts.items() for name, array in thing.state_dict().items()}
-        state["rng"] = _bytes(rng.bit_generator.state)
+        state["rng"] = json_bytes(rng.bit_generator.state)
         if not self.world.alike(*state.values()):
             name = next(name for name, array in state.items() if not self.world.alike(array))
             raise RunError(f"after step {self.step}, {name} differs between processes: was model.across(world) called "
@@ -325,7 +327,7 @@ class Run:
         if type(loss) not in (int, float):
             raise TypeError(f"Run.log: loss must be a number, got {loss!r:.100}; of a Tensor give loss.item()")
         line = finite({"step": self.step, **metrics})
-        if not self.world.alike(_bytes(line.get("loss"))):
+        if not self.world.alike(json_bytes(line.get("loss"))):
             raise RunError(f"the loss of step {step} differs between processes: it must be that of the whole batch; pass "
                            "world=world to the loss, or use minicl.distributed.mean_of(loss, world=world)")
         if self.is_first:
@@ -393,8 +395,3 @@ class Run:
         notes = [wrapped(note, terminal_columns(sys.stdout) or 80) for note in notes]
         self.print("\n".join(["", *table, *notes, f"everything is in {self.folder}; docs/runs.md explains its files"]))
         self.close()
-
-
-def _bytes(value):
-    """A value for JSON, as an array that processes can compare."""
-    return np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)

@@ -186,13 +186,27 @@ def test_unpacked_files_must_have_balanced_classes(tmp_path, monkeypatch):
     monkeypatch.setattr(cifar_files, "PIXELS", 3)
     monkeypatch.setattr(cifar_files, "to_images", lambda rows: rows.reshape(-1, 1, 1, 3))
     labels = np.arange(10000) % 10
-    even, odd = (binary(np.zeros((10000, 3)), some) for some in (labels, np.minimum(labels, 8)))
     names = UNPACKED["cifar-10-batches-bin"]
-    write(tmp_path, dict.fromkeys(names, even))
+    write(tmp_path, {name: binary(np.full((10000, 3), k), labels) for k, name in enumerate(names)})
+    odd = binary(np.full((10000, 3), 7), np.minimum(labels, 8))
     assert len(load_cifar10(tmp_path).train_images) == 50000
     write(tmp_path, {names[-1]: odd})
     with pytest.raises(CorruptFile, match=r"expected 1000 test images of each of the ten classes, got \[1000, .* 2000, 0\]"):
         load_cifar10(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [BINARY, PYTHON])
+@pytest.mark.parametrize("first, second", [(0, 1), (0, 5), (3, 5)])
+def test_a_file_that_is_there_twice_is_refused(tmp_path, kind, first, second):
+    files = files_of(kind, batches())
+    names = list(files)
+    files[names[second]] = files[names[first]]
+    write(tmp_path / "unpacked", files)
+    write(tmp_path / "archive", {kind: archive_of(kind, files)})
+    first, second = (re.escape(names[k].rpartition("/")[2]) for k in (first, second))
+    for folder in ("unpacked", "archive"):
+        with pytest.raises(CorruptFile, match=f"{first} and {second} are the same, so its images are there twice"):
+            load_cifar10(tmp_path / folder, check=False)
 
 
 def test_a_label_beyond_nine_is_refused(tmp_path):

@@ -85,6 +85,33 @@ def test_a_split_in_the_file_that_is_not_read_is_told(tmp_path, form, title):
     assert any(told in line for line in log) == (title != "id")
 
 
+@pytest.mark.parametrize("header, unread", [
+    ("image,caption,caption", "'caption'"), ("image,caption,text", "'text'"), ("image,title,description", "'description'"),
+    ("id,file,image,caption", "'image'"), ("image,caption,text,comment", "'text', 'comment'"), ("image,caption,id", None)])
+@pytest.mark.parametrize("mark", [",", "\t", ";", "|"])
+def test_columns_that_may_have_captions_or_files_and_are_not_read_are_told(tmp_path, header, unread, mark):
+    cells = {"image": "a.png", "file": "a.png", "id": "7"}
+    (tmp_path / "x").write_text(f"{header}\n{','.join(cells.get(name, 'A dog') for name in header.split(','))}\n".replace(",", mark))
+    log = []
+    assert read_captions(tmp_path / "x", log=log.append) == [("a.png", ["A dog"])]
+    assert log == [] if unread is None else f"not read: {unread}, which may have captions or files too" in log[0]
+
+
+@pytest.mark.parametrize("table", [
+    'image\tcaption\na.png\t"A dog\nruns"\n', 'image|caption\na.png|"A dog\nruns"\n', 'image,caption\na.png, "A dog\nruns"\n',
+    'image,caption\na.png, "A dog, red,\nruns"\n', 'image;caption\na.png; "A dog\nruns"\n', 'a.png#0\t"A dog\nruns"\n'])
+def test_a_quoted_caption_of_two_lines_that_is_not_read_as_one_is_refused(tmp_path, table):
+    (tmp_path / "x").write_text(table)
+    with pytest.raises(DataError, match="a caption in quotation marks goes on in another line"):
+        read_captions(tmp_path / "x", log=None)
+
+
+@pytest.mark.parametrize("caption", ['"A dog" runs', '"A dog', 'A dog, 5" long', 'A "dog', '""A dog'])
+def test_quotation_marks_that_are_part_of_a_caption_stay(tmp_path, caption):
+    (tmp_path / "x").write_text(f"image\tcaption\na.png\t{caption}\nb.png\tA cat\n")
+    assert read_captions(tmp_path / "x", log=None) == [("a.png", [caption]), ("b.png", ["A cat"])]
+
+
 def test_long_captions_are_cut_and_counted(tmp_path):
     (tmp_path / "x.csv").write_text("file,caption\na.png,A dog\nb.png," + "long " * 2000)
     log = []

@@ -154,6 +154,14 @@ def test_other_data_in_idx_format_is_read_without_the_check(tmp_path):
     assert data.name == "fashion" and len(data.train_images) == 8
 
 
+def test_test_images_that_are_the_training_images_are_refused(tmp_path):
+    write(tmp_path, tiny(8, 8))
+    content = {stem: (tmp_path / f"{stem}.gz").read_bytes() for stem in STEMS}
+    (tmp_path / f"{STEMS[2]}.gz").write_bytes(content[STEMS[0]])
+    with pytest.raises(CorruptFile, match="train-images-idx3-ubyte and t10k-images-idx3-ubyte are the same, so its images are"):
+        load_mnist(tmp_path, check=False)
+
+
 def test_the_numbers_of_images_and_labels_must_agree(tmp_path):
     write(tmp_path, tiny(n_labels=5))
     with pytest.raises(CorruptFile, match="6 images in train-images-idx3-ubyte but 5 labels in train-labels-idx1"):

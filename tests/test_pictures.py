@@ -76,14 +76,16 @@ def test_grey_values_of_8_and_16_bits_agree(photo, tmp_path, name, values):
         assert np.abs(image.astype(int) - expected).max() <= (8 if "jpg" in name else 0)
 
 
-def write_png_of_16_bits(path, pixels, *more):
-    """Write a 16-bit PNG file of pixels (H, W, C) and chunks (name, content). Pillow writes none in colour."""
+def write_png(path, pixels, bits, *more):
+    """Write a PNG file of pixels (H, W, C) and chunks (name, content). Pillow writes none of 16 bits in colour."""
     def chunk(name, content):
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
     height, width, channels = pixels.shape
-    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
-    rows = b"".join(b"\0" + row.tobytes() for row in pixels.astype(">u2"))
+    header = struct.pack(">IIBBBBB", width, height, bits, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    values = pixels.astype(">u2").view("u1").reshape(height, width * channels, 2)
+    rows = np.packbits(np.unpackbits(values, axis=2)[..., 16 - bits:].reshape(height, -1), axis=1)
+    rows = b"".join(b"\0" + row.tobytes() for row in rows)
     chunks = [(b"IHDR", header), *more, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks))
 
@@ -93,7 +95,7 @@ def test_png_files_of_16_bits_are_read_in_colour_and_with_alpha(tmp_path, channe
     pixels = np.full((8, 8, channels), 0x4080)
     if channels in (2, 4):
         pixels[..., -1] = 0xFFFF
-    write_png_of_16_bits(tmp_path / "x.png", pixels)
+    write_png(tmp_path / "x.png", pixels, 16)
     assert set(np.unique(open_image(tmp_path / "x.png", 8))) == {0x40}
 
 
@@ -188,14 +190,30 @@ def test_a_refused_tiff_file_names_what_to_change(tmp_path, bits, photometric, o
         open_image(tmp_path / "x.tif", 8)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("transparent", [0, 0x1234, 0xFFFF])
-def test_a_transparent_colour_of_16_bits_becomes_white(tmp_path, channels, transparent):
-    pixels = np.full((8, 8, channels), transparent)
-    pixels[:, 4:] = 0x8080
-    write_png_of_16_bits(tmp_path / "x.png", pixels, (b"tRNS", struct.pack(">H", transparent) * channels))
-    image = open_image(tmp_path / "x.png", 8)
+@pytest.mark.parametrize("transparent", [0, 5, 0x1234, 0xFFFF])
+def test_a_transparent_grey_of_16_bits_becomes_white_and_a_colour_is_refused(tmp_path, transparent):
+    """Pillow's colours have 8 bits, so it cannot distinguish the transparent colour from those near it."""
+    for channels in (1, 3):
+        pixels = np.full((8, 8, channels), transparent)
+        pixels[:, 4:] = 0x8080
+        write_png(tmp_path / f"{channels}.png", pixels, 16, (b"tRNS", struct.pack(">H", transparent) * channels))
+    image = open_image(tmp_path / "1.png", 8)
     assert (image[:, :4] == 255).all() and (image[:, 4:] == 128).all()
+    with pytest.raises(DataError, match="3.png: .*one of its colours of 16 bits is transparent, .*; save it with 8 bits"):
+        open_image(tmp_path / "3.png", 8)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_each_transparent_grey_or_colour_of_a_png_file_becomes_white(tmp_path, bits, channels):
+    if channels == 3 and bits < 8:
+        pytest.skip("PNG has no such colours")
+    greys = np.arange(0, 2**bits, max(1, 2**bits // 16))
+    pixels = np.repeat(np.tile(greys, (len(greys), 1))[..., None], channels, axis=2)
+    for transparent in greys:
+        write_png(tmp_path / "x.png", pixels, bits, (b"tRNS", struct.pack(">H", transparent) * channels))
+        expected = np.where(pixels == transparent, 255, pixels * 255 // (2**bits - 1))
+        np.testing.assert_array_equal(open_image(tmp_path / "x.png", len(greys), channels=channels), expected)
 
 
 @pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "tRNS"])

@@ -462,6 +462,28 @@ def test_settings_that_the_loop_changes_are_told_once(out, alter, name, capsys):
     run.close()
 
 
+@pytest.mark.parametrize("again", ["all", "the optimizer", "nothing"])
+def test_a_run_that_begins_with_trained_weights_says_so(out, again, capsys):
+    """As in a notebook, where the cell that makes the model is not run again."""
+    for k in range(2):
+        rng = np.random.default_rng(0)
+        if k == 0 or again == "all":
+            model = Linear(3, 2, rng=rng)
+        if k == 0 or again != "nothing":
+            optimizer = SGD(model, 0.1)
+        run = start(out / str(k))
+        for _ in run.steps(TOTAL, rng, save_every=SAVE_EVERY, model=model, optimizer=optimizer):
+            CHANGES["a step"](model, optimizer)
+        run.finish({})
+        shown = " ".join(capsys.readouterr().out.split())
+        told = "this run begins with trained weights: SGD.step() has changed model.weight before"
+        assert (told in shown) == (k == 1 and again != "all")
+    run = start(out / "1", "--resume")                       # the checkpoint's weights replace the model's
+    assert list(run.steps(TOTAL, rng, save_every=SAVE_EVERY, model=model, optimizer=optimizer)) == []
+    assert "trained weights" not in capsys.readouterr().out
+    run.close()
+
+
 def test_a_table_is_written_on_where_the_resumed_run_does_not_ask_for_it(out):
     with pytest.raises(Crash):
         train(start(out, "--log", "csv"), at={7: crash})

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..checks import require_bool
 from .cifar_files import CLASSES, parse_binary, parse_pickle
-from .download import AGAIN, CorruptFile, Gunzip, Source, one_line, read_file, user_path
+from .download import AGAIN, CorruptFile, Gunzip, Source, one_line, read_file, require_different, user_path
 from .images import ImageData
 
 SHA256 = {                                               # the official page gives MD5s, c32a1d4a... and c58f3010...
@@ -111,6 +111,7 @@ def _unpack(packed, source, archive, check=True):
 
 def _parse_all(contents, source, check):
     """[(images, labels), ...] of {file: its bytes}, the last being the test file."""
+    require_different(contents, source)
     parts = []
     for file, content in contents.items():
         where = f"{source}{os.sep}{file}"

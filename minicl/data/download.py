@@ -43,6 +43,15 @@ class CorruptFile(DataError):
     """A file is damaged or does not match its name; it was not used."""
 
 
+def require_different(contents: Mapping[str, Any], where: str | os.PathLike) -> None:
+    """Raise CorruptFile if two of {file of images: its content, or a hash, or "" if unknown} are the same."""
+    first: dict[Any, str] = {}
+    for file, content in contents.items():
+        if content != "" and (twin := first.setdefault(content, file)) != file:
+            raise CorruptFile(f"{where}: {os.path.basename(twin)} and {os.path.basename(file)} are the same, so its images "
+                              "are there twice; copy the right file again, or remove one")
+
+
 # ---------------------------------------------------------------- the cache
 
 def cache_dir() -> Path:

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..checks import require_bool
 from ..typing import HostArray
-from .download import AGAIN, CorruptFile, Gunzip, Source, read_file, user_path
+from .download import AGAIN, CorruptFile, Gunzip, Source, read_file, require_different, user_path
 from .images import ImageData
 
 SHA256 = {                                               # of the decompressed files
@@ -58,6 +58,9 @@ def load_mnist(data_dir: str | os.PathLike | None = None, *, download: bool = Tr
             raise CorruptFile(f"{data_dir}: {len(images)} images in {split}-images-idx3-ubyte but {len(labels)} "
                               f"labels in {split}-labels-idx1-ubyte; both must be of the same data set")
     train_images, train_labels, test_images, test_labels = arrays
+    if not check:
+        require_different({"train-images-idx3-ubyte": train_images.tobytes(),
+                           "t10k-images-idx3-ubyte": test_images.tobytes()}, str(data_dir))
     classes = max(10, 1 + int(max(train_labels.max(), test_labels.max())))
     return ImageData("mnist" if check or data_dir is None else Path(data_dir).resolve().name,
                      train_images[..., None], train_labels.astype(np.int64),

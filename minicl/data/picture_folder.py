@@ -22,7 +22,7 @@ from .arrays import OF_LABELS, Arrays, find_arrays
 from .checks import DataError, check_seed, number, whole
 from .contents import Content, contents_of, hash_of, warn_of_alike, warn_of_copies, warn_of_few
 from .decoded import decode_once
-from .download import user_path
+from .download import require_different, user_path
 from .pictures import FORMATS, SUFFIXES, decode, pillow, require_size, shown
 
 TRAIN = ("train", "training")
@@ -229,11 +229,8 @@ def _of_arrays(arrays: Arrays, size: int, channels: int) -> Items:
 
     def contents(order):
         files = {file: content.hash for file, content in zip(arrays.files, contents_of(arrays.where, arrays.files))}
-        of_images = [file for file in files if Path(file).stem not in OF_LABELS]
-        for k, file in enumerate(of_images):
-            if twin := next((other for other in of_images[:k] if files[other] == files[file] != ""), None):
-                raise DataError(f"{shown(twin)} and {os.path.basename(file)} are the same, so its images are there twice; "
-                                "copy the right file again, or remove one")
+        require_different({shown(file): hash for file, hash in files.items() if Path(file).stem not in OF_LABELS},
+                          shown(arrays.where))
         whole = hash_of(*(f"{os.path.basename(file)}/{hash}/".encode() for file, hash in files.items()))
         return [Content(f"{whole}/{i}") for i in order]
 

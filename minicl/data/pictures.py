@@ -25,7 +25,8 @@ def open_image(path: str | os.PathLike | BinaryIO, size: int, *, channels: int =
 
     The EXIF orientation is applied; colour profiles and gamma values are not. Transparent pixels become white, animations
     give their first frame, and CMYK and palettes become RGB. 16-bit values are scaled to 8 bits. Pictures above Pillow's
-    limit of pixels are refused, and so are TIFF files that it would misread.
+    limit of pixels are refused, and so are files that it would misread: some TIFF files, and PNG files of 16 bits with one
+    transparent colour.
 
     Raises DataError, naming the file, if it cannot be read, is not JPEG, PNG, GIF, BMP, WebP, TIFF or PPM, is damaged or
     too large; and if Pillow, the extra `images`, is not installed.
@@ -65,6 +66,7 @@ def decode(path: str | os.PathLike | BinaryIO, size: int, channels: int) -> Host
                 raise Image.DecompressionBombError(f"it has {image.width} x {image.height} pixels, Pillow's limit is "
                                                    f"{Image.MAX_IMAGE_PIXELS} in all")
             _require_readable(image)
+            _correct_transparency(image)
             image.draft(None, (2 * size, 2 * size))      # of a JPEG file: decode at 1/2, 1/4 or 1/8 where that suffices
             return resize(upright(image), size, channels)
     except MemoryError:
@@ -114,6 +116,19 @@ def _require_readable(image: Any) -> None:
                          "as PNG of 8 or 16 bits")
 
 
+def _correct_transparency(image: Any) -> None:
+    """Scale the transparent grey of a PNG file of 2 or 4 bits as Pillow scales its pixels. Raise ValueError for a
+    transparent colour of 16 bits, of which Pillow's pixels keep 8."""
+    transparent = image.info.get("transparency")
+    if image.format != "PNG" or transparent is None or not image.tile:
+        return
+    stored = image.tile[0][3]                            # "L;4": grey of 4 bits
+    if stored == "RGB;16B":
+        raise ValueError("one of its colours of 16 bits is transparent, which is not supported; save it with 8 bits, or "
+                         "with an alpha channel")
+    image.info["transparency"] = transparent * {"L;2": 85, "L;4": 17}.get(stored, 1)
+
+
 def upright(image: Any) -> Any:
     """A Pillow image as RGB or grey (L), rotated by its EXIF entry, over white where it is transparent."""
     from PIL import Image, ImageOps
@@ -128,9 +143,6 @@ def upright(image: Any) -> Any:
     if image.mode == "F":
         raise ValueError("its values are floating-point, which have no fixed range; save it with 8 or 16 bits")
     if image.has_transparency_data:
-        colour = image.info.get("transparency")
-        if isinstance(colour, tuple) and max(colour) > 255:                  # of 16 bits; Pillow's pixels have 8
-            image.info["transparency"] = tuple(value >> 8 for value in colour)
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image if image.mode in ("L", "RGB") else image.convert("RGB")
