@@ -28,7 +28,7 @@ from minicl.evaluate import (alignment, class_embeddings, encode, final_loss, re
                              zero_shot_accuracy)
 from minicl.methods import CLIP, grad_cache
 from minicl.nn import BagOfTokens, Transformer, WordTokenizer
-from minicl.nn.words import LETTER, lowered, words_of
+from minicl.nn.words import words_of
 from minicl.optim import AdamW, warmup_cosine
 from minicl.options import at_least, folder, options, within
 from minicl.run import Run, command
@@ -220,10 +220,11 @@ def require_prompts(classes, template, tokenizer):
 
 def named_class(captions, classes):
     """The index of the only class named in captions; -1 if none or several are. "traffic light" does not name "light"."""
-    text = lowered(" | ".join(captions))
+    text = " | ".join(" ".join(words_of(caption)) for caption in captions)
+    names = [" ".join(words_of(name)) for name in classes]
     named = []
-    for k in sorted(range(len(classes)), key=lambda k: -len(classes[k])):                # the longest first
-        text, times = re.subn(rf"(?<!{LETTER}){re.escape(lowered(classes[k]))}(?!{LETTER})", "|", text)
+    for k in sorted(range(len(names)), key=lambda k: -len(names[k])):                    # the longest first
+        text, times = re.subn(rf"(?<!\S){re.escape(names[k])}(?!\S)", "|", text)
         named += [k] * (times > 0)
     return named[0] if len(named) == 1 else -1
 

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 from .backend import Additions, array_module, is_array
 from .no_grad import in_no_grad, no_grad_blocks
 from .signature import Signature, describe
-from .tensor import BaseTensor, Change, alike, clock, first_gradients, last_change, last_write, mark_reached
+from .tensor import BaseTensor, alike, clock, first_gradients, last_change, lasting, mark_reached, require_unchanged
 from .typing import Array
 
 
@@ -142,24 +142,14 @@ def ancestors(root: Node) -> list[Node]:
         if node.backward is None:
             raise RuntimeError(f"the tape behind {node.op.__name__!r} was already walked and freed; add up losses that "
                                "share a graph and call backward() once, or run the forward pass again")
+        if node.index < last_change[0]:
+            require_unchanged(node)
         for x in node.inputs:
             source = x.node if isinstance(x, Tensor) else None
-            if source is None and node.index < last_change[0]:
-                noted = (x.changed, x.switched, last_write(x)) if isinstance(x, Tensor) else (last_write(x),)
-                if newer := [change for change in noted if change is not None and change[0] > node.index]:
-                    raise RuntimeError(_stale(node, x, max(newer)))
-            elif source is not None and source not in seen:
+            if source is not None and source not in seen:
                 seen.add(source)
                 nodes.append(source)
     return sorted(nodes, key=operator.attrgetter("index"), reverse=True)
-
-
-def _stale(node: Node, x: Tensor | Array, change: Change) -> str:
-    position = next(k for k, other in enumerate(node.inputs) if other is x)
-    view = "" if change in (getattr(x, "changed", None), getattr(x, "switched", None)) else "a view of "
-    return (f"{node.op.__name__}: its input {node.op.checks.input_name(position)}, {view}{change[1] or 'a Tensor'} of shape "
-            f"{x.shape}, was changed by {change[2]} after this op had used it, so its gradient would belong to neither "
-            f"value; call backward() before that, or run the forward again")
 
 
 def _accumulate(leaf: Tensor, g: Array, add: Callable) -> Tensor:
@@ -170,6 +160,8 @@ def _accumulate(leaf: Tensor, g: Array, add: Callable) -> Tensor:
             leaf._grad = g.copy()
             if (made := getattr(type(leaf), "made", None)) is not None:      # of a Parameter
                 first_gradients.append((weakref.ref(leaf), made.__get__(leaf), next(clock), leaf.shape))
+        elif leaf._grad.base is None:                        # no optimizer's: an op may have used it, so it stays as it is
+            leaf._grad = leaf._grad + g
         else:
             add(leaf._grad, g)
         return leaf
@@ -233,6 +225,7 @@ def op(function=None, *, broadcasts=False):
             needs_grad.append(recording and (x._requires_grad or x.node is not None))
         if len(arrays) != count or len(inputs) != count:     # numbers, arrays, keywords, or a mistake
             inputs = checks.in_order(inputs, options)
+            inputs = tuple(x if isinstance(x, Tensor) else lasting(x) for x in inputs)
             arrays = checks.arrays([x._data if isinstance(x, Tensor) else x for x in inputs])
             needs_grad = [recording and isinstance(x, Tensor) and x.requires_grad for x in inputs]
             kind, dtype = next((type(x), x.dtype) for x in arrays if is_array(x) and x.dtype.kind == "f")

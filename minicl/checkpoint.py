@@ -342,10 +342,14 @@ def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path
 # ---------------------------------------------------------------- code and data of a checkpoint
 
 def code() -> dict[str, str]:
-    """{"the script": SHA-256 of its text and of imported modules beside it, "minicl": SHA-256 of its files}."""
-    loaded = {Path(file).absolute() for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
+    """{"the script": SHA-256 of its text and of imported modules in its folder, "minicl": SHA-256 of its files}."""
     script = getattr(sys.modules["__main__"], "__file__", None)          # a notebook has none
-    beside = [path for path in loaded if script and path.parent == Path(script).absolute().parent]
+    beside = set()
+    if script:
+        script = Path(os.path.realpath(script))
+        files = {file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
+        loaded = {Path(os.path.realpath(os.path.dirname(file)), os.path.basename(file)) for file in files}
+        beside = {script} | {path for path in loaded if script.parent in path.parents and "site-packages" not in path.parts}
     paths = {"the script": beside, "minicl": Path(__file__).parent.rglob("*.py")}
     return {part: hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files) if path.is_file())).hexdigest()[:32]
             for part, files in paths.items()}

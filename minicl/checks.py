@@ -114,6 +114,13 @@ def require_bool(where: Any, /, **options: Any) -> None:
             _refuse(where, option, "True or False", value, "", TypeError)
 
 
+def require_ordered(where: Any, /, **options: Any) -> None:
+    """Raise TypeError if an option is a set: its order changes from one process to the next."""
+    for option, values in options.items():
+        if isinstance(values, (set, frozenset)):
+            _refuse(where, option, "a list, or another sequence", values, "a set has no order", TypeError)
+
+
 def require_rng(where: Any, rng: Any) -> None:
     """Raise TypeError unless rng is a NumPy generator, for either backend."""
     if not isinstance(rng, np.random.Generator):

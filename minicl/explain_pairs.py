@@ -16,7 +16,7 @@ import numpy as np
 
 from .autograd import Tensor
 from .backend import array_module, to_host
-from .checks import require_integers, require_unmasked
+from .checks import require_integers, require_ordered, require_unmasked
 from .contrastive.checks import require_arrays, require_pairs, require_temperature
 from .contrastive.cosine import l2_normalize
 from .signature import require_float_array
@@ -47,6 +47,7 @@ def explain_pairs(z1: Tensor | Array, z2: Tensor | Array, tau: float | Sequence[
     taus = [float(t) for t in taus]
     N = len(z1)
     require_integers("explain_pairs", 0, 2 * N - 1, "one of the 2N views", anchor=anchor)
+    require_ordered("explain_pairs", names=names)
     names = [f"item {k}" for k in range(N)] if names is None else list(map(str, names))
     if len(names) != N:
         raise ValueError(f"explain_pairs: expected {N} names, one per item, got {len(names)}")

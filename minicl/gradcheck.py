@@ -15,7 +15,7 @@ import numpy as np
 
 from .autograd import Tensor
 from .backend import array_module, is_array, to_device, to_host
-from .checks import require_bool, require_within
+from .checks import require_bool, require_ordered, require_within
 from .no_grad import no_grad
 from .signature import describe
 from .typing import Array, Rng
@@ -53,6 +53,7 @@ def gradcheck(function: Callable[..., Tensor], inputs: Sequence[Array], *, step:
     if not isinstance(inputs, (list, tuple)):
         raise TypeError(f"gradcheck of {op_name}: inputs must be a list of arrays, one for each argument, got "
                         f"{describe(inputs)}; write gradcheck({op_name}, [x])")
+    require_ordered("gradcheck", names=names)
     names = list(names if names is not None else getattr(function, "names", ()))
     names += [f"input {k}" for k in range(len(names), len(inputs))]
     for name, x in zip(names, inputs):

@@ -42,7 +42,7 @@ class BaseTensor:
             data = _array_of(data)
         require_float_array("Tensor: data", data)
         _require_bool(requires_grad)
-        self._data = data
+        self._data = lasting(data)
         self._grad = None
         self._requires_grad = requires_grad
         self.changed = self.switched = None
@@ -283,6 +283,36 @@ def last_write(x: Any) -> Change | None:
     changes = [part.changed for reference in list(parts.values()) if (part := reference()) is not None
                and part.changed is not None and array_module(data).may_share_memory(data, part.data)]
     return max(changes, default=None)
+
+
+def require_unchanged(node: Any) -> None:
+    """Raise RuntimeError if the library has written to an input or an option of this recorded op since."""
+    for key, x in (*enumerate(node.inputs), *node.options.items()):
+        if getattr(x, "node", None) is not None:             # the output of another op
+            continue
+        noted = (x.changed, x.switched, last_write(x)) if isinstance(x, BaseTensor) else (last_write(x),)
+        if newer := [change for change in noted if change is not None and change[0] > node.index]:
+            change = max(newer)
+            name = key if isinstance(key, str) else node.op.checks.input_name(key)
+            view = "" if change in (getattr(x, "changed", None), getattr(x, "switched", None)) else "a view of "
+            raise RuntimeError(f"{node.op.__name__}: its input {name}, {view}{change[1] or 'a Tensor'} of shape {x.shape}, "
+                               f"was changed by {change[2]} after this op had used it, so its gradient would belong to neither "
+                               "value; call backward() before that, or run the forward again")
+
+
+_gradients: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()      # of optimizers, by id
+
+
+def keep_gradients(grads: Array) -> None:
+    """Register the array whose views an optimizer's gradients are."""
+    _gradients[id(grads)] = grads
+
+
+def lasting(x: Any) -> Any:
+    """x, or a copy if x is a gradient that an optimizer holds: the next backward(), zero_grad() or step() writes into it,
+    perhaps before the backward() of the op that uses x."""
+    held = getattr(x, "base", None) is not None and is_array(x) and id(owner_of(x)) in _gradients
+    return x.copy() if held else x
 
 
 def owner_of(x: Any) -> Any:

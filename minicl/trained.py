@@ -17,6 +17,7 @@ import numpy as np
 
 from .backend import get_backend, is_array, to_device
 from .checkpoint import CheckpointError, code, digest, load_checkpoint
+from .checks import require_ordered
 from .data import DataError, open_image
 from .evaluate import encode, to_float
 from .methods import CPC, LastContext
@@ -162,6 +163,7 @@ class Trained:
         """
         if is_array(items):
             return encode(self.encoder, self._checked(items), self.xp, batch, prepare=self._floats)
+        require_ordered("encode", items=items)
         items = [items] if isinstance(items, (str, os.PathLike)) else list(items)
         if not all(isinstance(item, (str, os.PathLike)) for item in items):
             raise DataError("encode: expected one array, or a list of paths; stack a list of images by np.stack")
@@ -180,6 +182,7 @@ class Trained:
         if self.tokenizer is None:
             raise DataError(f"encode_text: {self.folder} has a {type(self.model).__name__}, which does not read text; "
                             "give the folder of a CLIP")
+        require_ordered("encode_text", captions=captions)
         captions = [captions] if isinstance(captions, str) else captions
         try:
             ids = self.tokenizer(captions)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .checks import require_ordered
 from .files import write_atomically
 from .typing import HostArray
 
@@ -67,6 +68,7 @@ def needs_matplotlib(draw: Callable) -> Callable:
 @needs_matplotlib
 def image_grid(path, rows: Sequence[HostArray], *, title: str | None = None, row_labels: Sequence[str] = ()) -> None:
     """Rows of images, each (n, H, W, 1 or 3) with values in [0, 1]."""
+    require_ordered("image_grid", rows=rows, row_labels=row_labels)
     n = max(map(len, rows))
     figure = Figure(figsize=(0.55 * n + 1.2, 0.58 * len(rows) + 0.6), dpi=150)
     plot = figure.subplots()                                 # one for all images, since each takes 20 ms
@@ -131,6 +133,7 @@ def training_curves(path, log: Sequence[dict], *, candidates: int, floor: float)
 @needs_matplotlib
 def embedding_map(path, positions: HostArray, labels: HostArray, class_names: Sequence[str], *, title: str) -> None:
     """Points at positions (N, 2), coloured by class; labels (N,) are indices into class_names. A legend names 2 to 30."""
+    require_ordered("embedding_map", class_names=class_names)
     figure = Figure(figsize=(5.2, 4.6), dpi=150)
     plot = figure.subplots()
     n = len(class_names)

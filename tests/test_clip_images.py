@@ -249,6 +249,13 @@ def test_a_class_is_named_by_its_whole_word_in_any_alphabet(caption, expected):
     assert named_class([caption], ["का", "की", "Café", "c++"]) == expected
 
 
+@pytest.mark.parametrize("name", ["traffic light", "traffic-light", "traffic  light", "Traffic Light,", " traffic light.", "'traffic' light"])
+@pytest.mark.parametrize("caption", ["a traffic light at night", "A traffic-light!", "the  traffic\tlight", "“Traffic light”"])
+def test_a_class_is_found_by_its_words_whatever_is_between_them(name, caption):
+    assert named_class([caption, "no words of it"], ["dog,", name, "light"]) == 1
+    assert named_class(["a light of traffic"], ["dog,", name, "light"]) == 2
+
+
 @pytest.mark.parametrize("captions, expected", [(["A dog runs", "a big DOG"], 0), (["a dog and a cat"], -1), (["a hotdog"], -1),
                                                 (["the traffic light"], 2), ([""], -1), (["a light"], 3), (["hot dog"], 4),
                                                 (["a light and a traffic light"], -1), (["a dog", "a hot dog"], -1)])

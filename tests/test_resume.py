@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import sys
+import types
 import threading
 
 import numpy as np
@@ -328,6 +329,31 @@ def test_a_run_that_resumes_with_an_edited_script_warns(out, tmp_path, monkeypat
     train(start(out, "--resume"))
     shown = capsys.readouterr().out
     assert f"warning: {part} since the checkpoint in {out} was saved" in shown if part else "warning" not in shown
+
+
+@pytest.mark.parametrize("called", ["script.py", "../project/script.py", "{links}/script.py", "{link}"])
+@pytest.mark.parametrize("edited", ["script.py", "beside.py", "package/inner.py", None])
+def test_edits_in_the_folder_of_the_script_are_noticed_by_any_path_to_it(out, tmp_path, monkeypatch, capsys, called, edited):
+    project = tmp_path / "project"
+    (project / "package").mkdir(parents=True)
+    for name in ("script.py", "beside.py", "package/inner.py", "not_imported.py"):
+        (project / name).write_text("x = 1\n")
+    (tmp_path / "links").symlink_to(project)
+    (tmp_path / "link").symlink_to(project / "script.py")
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", called.format(links=tmp_path / "links", link=tmp_path / "link"),
+                        raising=False)
+    for name in ("beside", "package/inner"):                 # Python imports from the script's real folder
+        module = types.ModuleType(name)
+        module.__file__ = str(project / f"{name}.py")
+        monkeypatch.setitem(sys.modules, name, module)
+    train(start(out))
+    (project / (edited or "not_imported.py")).write_text("x = 2\n")
+    if not edited:
+        monkeypatch.setattr(sys.modules["__main__"], "__file__", str(project / "script.py"))
+    train(start(out, "--resume"))
+    shown = capsys.readouterr().out
+    assert f"warning: the script changed since the checkpoint in {out} was saved" in shown if edited else "warning" not in shown
 
 
 @pytest.mark.parametrize("before, message", [

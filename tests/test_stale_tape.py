@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minicl import Tensor, ops, tensor
-from minicl.methods import CLIP, EMA, MoCo, frozen_copy
-from minicl.nn import MLP, BatchNorm, Linear, Sequential, projection_head
+from minicl.contrastive import dcl, info_nce
+from minicl.methods import CLIP, EMA, MoCo, Queue, frozen_copy
+from minicl.nn import MLP, BatchNorm, Linear, Parameter, Sequential, projection_head
 from minicl.optim import LARS, SGD, Adam, AdamW
 
 X = np.random.default_rng(3).standard_normal((6, 4)).astype("float32")
@@ -94,6 +95,63 @@ def test_a_change_of_frozen_weights_is_detected():
     ema.update(0.5)
     with pytest.raises(RuntimeError, match=r"steps.2.weight of shape .*, was changed by EMA.update\(\)"):
         loss.backward()
+
+
+@pytest.mark.parametrize("read", [lambda bn: bn.running_var.data, lambda bn: Tensor(bn.running_var.data), lambda bn: bn.running_var.data[:2]])
+@pytest.mark.parametrize("splits", [1, 2])
+def test_running_averages_that_move_are_detected(read, splits):
+    bn = BatchNorm(4, splits=splits)
+    x = Tensor(X[:, :len(read(bn))], requires_grad=True)
+    loss = (x * read(bn)).sum()
+    bn(X)
+    with pytest.raises(RuntimeError, match=r"mul: its input y, a view of running_var of shape .*, was changed by a BatchNorm in training"):
+        loss.backward()
+    bn.eval()
+    (bn(x) if len(read(bn)) == 4 else x).sum().backward()
+    loss = bn(Tensor(X, requires_grad=True)).sum()           # evaluation reads copies
+    bn.train()(X)
+    loss.backward()
+
+
+def test_an_option_that_the_library_changes_is_detected(rng):
+    queue = Queue(8, 3)
+    queue.enqueue(keys := rng.standard_normal((8, 3)).astype("float32"), np.arange(8))
+    p = Parameter(np.ones(4, "float32"))
+    z1, z2, q, k = (Tensor(rng.standard_normal((n, 3)).astype("float32"), requires_grad=True) for n in (4, 4, 2, 2))
+    by_ids = info_nce(q, k, queue.filled().copy(), 0.5, ids=np.array([1, 2]), negative_ids=queue.ids.data)
+    by_weights = dcl(z1, z2, 0.5, weights=p.data)
+    queue.enqueue(keys[:2], np.array([0, 1]))
+    p.data = p.data * 2
+    with pytest.raises(RuntimeError, match=r"info_nce: its input negative_ids, a view of the queue's ids of shape \(8,\), was changed by Q"):
+        by_ids.backward()
+    q.grad = None
+    by_weights.backward()                                    # p has another array now
+    optimizer = SGD([("p", p)], 0.1)
+    by_weights = dcl(z1, z2, 0.5, weights=p.data)
+    (p * p).sum().backward(), optimizer.step()
+    with pytest.raises(RuntimeError, match=r"dcl: its input weights, a view of p of shape \(4,\), was changed by SGD.step"):
+        by_weights.backward()
+
+
+@pytest.mark.parametrize("given", [lambda g: g, Tensor, lambda g: g[1:], lambda g: g.T.T])
+@pytest.mark.parametrize("write", ["zero_grad", "backward", "clip", "LARS"])
+@pytest.mark.parametrize("owned", [True, False])
+def test_a_gradient_in_a_loss_has_the_value_it_had_then(given, write, owned, rng):
+    net = Linear(4, 3, rng=rng)
+    optimizer = LARS(net, 0.1, momentum=0.0) if write == "LARS" else SGD(net, 0.1) if owned or write != "backward" else None
+    (net(X) * net(X)).sum().backward()
+    constant = given(net.weight.grad)
+    expected = np.array(getattr(constant, "data", constant))
+    x = Tensor(np.ones(expected.shape, "float32"), requires_grad=True)
+    loss = (x * given(net.weight.grad)).sum()
+    if write == "zero_grad":
+        optimizer.zero_grad()
+    elif write == "backward":
+        net(X).sum().backward()
+    else:
+        optimizer.step(clip_grad_norm=1e-3 if write == "clip" else None)
+    loss.backward()
+    np.testing.assert_array_equal(x.grad, expected)
 
 
 def test_the_clamp_of_the_logit_scale_is_detected():

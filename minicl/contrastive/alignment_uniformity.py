@@ -22,12 +22,13 @@ from ..checks import require_within
 from ..distributed import ALONE, World
 from ..ops import logsumexp, where
 from ..typing import Array
-from .checks import require_batch, require_pairs
+from .checks import checked_by, require_batch, require_pairs
 from .cosine import l2_normalize
 from .pairs import SymmetricPairs, log_ahead
 from .softmax import EXCLUDED
 
 
+@checked_by("alignment_loss")
 def composed_alignment(z1: Tensor, z2: Tensor, *, alpha: float = 2) -> Tensor:
     """alignment_loss from small ops: normalise, subtract, square, a power."""
     squared = ((l2_normalize(z1) - l2_normalize(z2))**2).sum(axis=1)         # (N,)
@@ -35,6 +36,7 @@ def composed_alignment(z1: Tensor, z2: Tensor, *, alpha: float = 2) -> Tensor:
     return (where(apart, squared, 1.0)**(alpha / 2) * apart.astype(squared.dtype)).mean()
 
 
+@checked_by("uniformity_loss")
 def composed_uniformity(z: Tensor, *, t: float = 2) -> Tensor:
     """uniformity_loss from small ops: all squared distances, and one log-sum-exp."""
     xp = array_module(z.data)

@@ -17,9 +17,10 @@ from ..distributed import ALONE, World
 from ..ops import sqrt
 from ..ops.normalize import batch_norm
 from ..typing import Array
-from .checks import require_pairs
+from .checks import checked_by, require_pairs
 
 
+@checked_by("barlow_twins")
 def composed(z1: Tensor, z2: Tensor, *, off_diagonal: float = 5e-3, eps: float = 1e-5) -> Tensor:
     """barlow_twins from small ops: standardise the columns, correlate, compare with the identity."""
     xp = array_module(z1.data)

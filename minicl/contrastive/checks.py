@@ -1,12 +1,30 @@
 """Checks of the arguments that contrastive losses share. Values on a GPU are not read, which would wait for it."""
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 
 from ..autograd import Tensor
 from ..backend import is_array, on_host, refuse_capture
 from ..checks import is_number, require_within
 from ..distributed import ALONE
+from ..no_grad import no_grad
 from ..signature import is_plain_array
+
+
+def checked_by(fused: str) -> Callable:
+    """Make a composed loss check its arguments as the fused loss of this name in its file does: by calling that first."""
+    def decorate(composed):
+        @functools.wraps(composed)
+        def checked(*inputs, **options):
+            with no_grad():
+                composed.__globals__[fused](*inputs, **options)
+            return composed(*inputs, **options)
+
+        return checked
+
+    return decorate
 
 
 def require_scalar(name, argument, value, interval="(-inf, inf)", hint=""):

@@ -25,15 +25,15 @@ from ..distributed import ALONE, World
 from ..ops import exp, where
 from ..signature import Scalar
 from ..typing import Array
-from .checks import require_caption_ids, require_logit_scale, require_pairs
+from .checks import checked_by, require_caption_ids, require_logit_scale, require_pairs
 from .cosine import cosine_similarity, l2_normalize
 from .pairs import CrossPairs
 from .softmax import EXCLUDED, log_softmax, softplus
 
 
-def composed(image: Tensor, text: Tensor, logit_scale, caption_ids: Array | None = None) -> Tensor:
+@checked_by("clip_loss")
+def composed(image: Tensor, text: Tensor, logit_scale, *, caption_ids: Array | None = None) -> Tensor:
     """clip_loss from small ops: cosines, log-softmax of rows and of columns, pick the diagonal. It holds N^2 scores."""
-    require_pairs("clip_loss", image, text)
     xp = array_module(image.data)
     N = len(image)
     scale = math.exp(logit_scale) if isinstance(logit_scale, (int, float)) else exp(logit_scale)

@@ -22,13 +22,14 @@ from ..distributed import ALONE, World
 from ..ops import concat, logsumexp, where
 from ..signature import Scalar, accepts_other_names, is_plain_array, require_float_array
 from ..typing import Array, HostArray
-from .checks import gather_ids, require_pairs, require_temperature
+from .checks import checked_by, gather_ids, require_pairs, require_temperature
 from .cosine import cosine_similarity, l2_normalize
 from .pairs import SymmetricPairs
 from .softmax import EXCLUDED, softmax
 
 
 @accepts_other_names
+@checked_by("dcl")
 def composed(z1: Tensor, z2: Tensor, tau, *, weights: Array | None = None, ids: HostArray | None = None) -> Tensor:
     """dcl from small ops: cosines, log-sum-exp over the negatives, minus the positive's score."""
     xp = array_module(z1.data)

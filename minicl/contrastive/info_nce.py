@@ -25,17 +25,17 @@ from ..distributed import ALONE, World
 from ..ops import concat, where
 from ..signature import Scalar, accepts_other_names
 from ..typing import Array, HostArray
-from .checks import require_pairs, require_query_ids, require_temperature
+from .checks import checked_by, require_pairs, require_query_ids, require_temperature
 from .cosine import cosine_similarity, l2_normalize
 from .pairs import QueryPairs
 from .softmax import EXCLUDED, log_softmax, softplus
 
 
 @accepts_other_names
+@checked_by("info_nce")
 def composed(query: Tensor, positive: Tensor, negatives: Tensor, tau, *, ids: HostArray | None = None,
              negative_ids: HostArray | None = None) -> Tensor:
     """info_nce from small ops: cosines, log-softmax, pick column 0. It holds all N (1 + M) scores."""
-    require_pairs("info_nce", query, positive)
     positive_score = (l2_normalize(query) * l2_normalize(positive)).sum(axis=1, keepdims=True)   # (N, 1)
     negative_scores = cosine_similarity(query, negatives)                                        # (N, M)
     if ids is not None:

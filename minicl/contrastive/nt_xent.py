@@ -28,16 +28,16 @@ from ..distributed import ALONE, World
 from ..ops import concat, getitem, where
 from ..signature import Scalar, accepts_other_names
 from ..typing import Array, HostArray
-from .checks import gather_ids, require_pairs, require_temperature
+from .checks import checked_by, gather_ids, require_pairs, require_temperature
 from .cosine import cosine_similarity, l2_normalize
 from .pairs import SymmetricPairs
 from .softmax import EXCLUDED, log_softmax, softplus
 
 
 @accepts_other_names
+@checked_by("nt_xent")
 def composed(z1: Tensor, z2: Tensor, tau, *, ids: HostArray | None = None) -> Tensor:
     """nt_xent from small ops: cosines, log-softmax, pick the other view. It holds all (2N)^2 scores."""
-    require_pairs("nt_xent", z1, z2)
     xp = array_module(z1.data)
     N = len(z1)
     z = concat(z1, z2)                                                       # (2N, d)

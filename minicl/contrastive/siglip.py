@@ -22,7 +22,7 @@ from ..ops import abs as absolute
 from ..ops import exp, log, maximum
 from ..signature import Scalar
 from ..typing import Array
-from .checks import require_caption_ids, require_logit_scale, require_pairs, require_scalar
+from .checks import checked_by, require_caption_ids, require_logit_scale, require_pairs, require_scalar
 from .cosine import cosine_similarity, l2_normalize
 from .softmax import softplus
 
@@ -30,9 +30,9 @@ SIGLIP_LOGIT_SCALE = math.log(10)          # initial values: all pairs are class
 SIGLIP_BIAS = -10.0
 
 
-def composed(x: Tensor, y: Tensor, logit_scale, bias, caption_ids: Array | None = None) -> Tensor:
+@checked_by("siglip")
+def composed(x: Tensor, y: Tensor, logit_scale, bias, *, caption_ids: Array | None = None) -> Tensor:
     """siglip from small ops: cosines, scores, and a logistic loss of each."""
-    require_pairs("siglip", x, y)
     scale = math.exp(logit_scale) if isinstance(logit_scale, (int, float)) else exp(logit_scale)
     c = _signs(array_module(x.data), len(x), x.dtype, caption_ids)
     m = (cosine_similarity(x, y) * scale + bias) * c                         # (N, N)

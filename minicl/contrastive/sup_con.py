@@ -26,12 +26,13 @@ from ..distributed import ALONE, World
 from ..ops import where
 from ..signature import Scalar, accepts_other_names, is_plain_array
 from ..typing import Array, HostArray
-from .checks import require_batch, require_temperature
+from .checks import checked_by, require_batch, require_temperature
 from .cosine import cosine_similarity, l2_normalize
 from .softmax import EXCLUDED, log_softmax
 
 
 @accepts_other_names
+@checked_by("sup_con")
 def composed(z: Tensor, tau, *, labels: HostArray, base_temperature: float | None = None) -> Tensor:
     """sup_con from small ops: cosines, log-softmax over the others, the mean over each anchor's positives."""
     xp = array_module(z.data)

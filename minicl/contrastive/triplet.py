@@ -20,10 +20,11 @@ from ..distributed import ALONE, World
 from ..ops import maximum
 from ..signature import require_float_array
 from ..typing import Array, HostArray
-from .checks import gather_ids, require_pairs
+from .checks import checked_by, gather_ids, require_pairs
 from .cosine import cosine_similarity, l2_normalize
 
 
+@checked_by("triplet")
 def composed(anchor: Tensor, positive: Tensor, negative: Tensor, *, margin: float = 0.2) -> Tensor:
     """triplet from small ops: normalise, compare squared distances, clip at 0."""
     a, p, n = l2_normalize(anchor), l2_normalize(positive), l2_normalize(negative)

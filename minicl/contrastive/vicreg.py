@@ -18,9 +18,10 @@ from ..checks import require_within
 from ..distributed import ALONE, World
 from ..ops import maximum, sqrt
 from ..typing import Array
-from .checks import require_pairs
+from .checks import checked_by, require_pairs
 
 
+@checked_by("vicreg")
 def composed(z1: Tensor, z2: Tensor, *, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0,
              eps: float = 1e-4) -> Tensor:
     """vicreg from small ops: distances, standard deviations and covariances."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..backend import array_module, to_device
-from ..checks import require_integers
+from ..checks import require_integers, require_ordered
 from ..typing import Array, HostArray
 from .checks import require_features, require_labels
 from .scores import chosen, normalized, rounded_cosines
@@ -25,6 +25,7 @@ def class_embeddings(embed: Callable[[list[str]], Array], names: Sequence[str], 
     Each prompt's embedding is normalised, so that all templates count equally. Their mean is normalised again: it is shorter
     where the templates disagree, and classes should not be compared by length.
     """
+    require_ordered("class_embeddings", names=names, templates=templates)
     wrong = [] if isinstance(templates, str) else [one for one in templates if not isinstance(one, str) or "{}" not in one]
     if wrong or isinstance(templates, str) or not len(templates):
         raise ValueError("class_embeddings: expected templates to be a list of captions with {} for the name, got "
@@ -80,7 +81,7 @@ def retrieval_recall(images: Array, captions: Array, caption_ids: HostArray, *,
     if M < 2 or len(np.unique(caption_ids)) < M:
         raise ValueError(f"retrieval_recall: expected caption_ids to name each of at least 2 captions, got "
                          f"{len(np.unique(caption_ids))} different ids for {M} captions; leave out those without an image")
-    if not isinstance(ks, Sequence) or not ks:
+    if not isinstance(ks, Sequence) or isinstance(ks, (str, bytes)) or not ks:
         raise ValueError(f"retrieval_recall: ks must be a sequence of integers >= 1, got {ks!r}")
     for k in ks:
         require_integers("retrieval_recall", 1, **{"each of ks": k})

@@ -17,6 +17,7 @@ from ..autograd import Tensor
 from ..backend import Number, array_module, each_step, follow, fused, weights
 from ..checks import require_within
 from ..nn import BatchNorm, Buffer, HostBuffer, Module, Parameter
+from ..nn.layers import AVERAGED
 from ..nn.structure import Structure
 from ..tensor import Change, mark_changed, watch
 from ..typing import Array
@@ -114,9 +115,9 @@ class EMA:
 
     def used(self) -> None:
         """Warn if online has changed since target was last used, without an update() in between, or was loaded alone."""
-        moved = max((part.changed for part, _ in self.pairs if part.changed), default=None)
-        if moved and moved[2] == "load_state_dict()" and all(
-                copied.changed is None or copied.changed[0] < moved[0] for _, copied in self.pairs):
+        moved, followed = (max((part.changed for part in parts if part.changed and part.changed[2] != AVERAGED),
+                               default=None) for parts in zip(*self.pairs))
+        if moved and moved[2] == "load_state_dict()" and (followed is None or followed[0] < moved[0]):
             warnings.warn("weights were loaded into the online network after its copy was made, which keeps the earlier "
                           "ones: load them before, or call model.ema.update(0)", stacklevel=3)
         if self.seen not in (None, moved):

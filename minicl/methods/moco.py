@@ -121,7 +121,7 @@ class MoCo(Module):
             loss = info_nce(queries, keys, self.queue.negatives(), tau, world=self.world, **both)
         if self.training and not in_no_grad():
             self.ema.used()
-            self.served.append((keys, ids))
+            self.served.append((keys, None if ids is None else ids.copy()))
             undo_if_not_captured(self.served.clear)
         return loss
 

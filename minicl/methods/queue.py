@@ -69,7 +69,7 @@ class Queue(Module):
 
         def place():
             rows = (self.enqueued + np.arange(len(keys))) % capacity         # behind the last row comes the first
-            mark_changed([("the queue's keys", self.keys)], "Queue.enqueue()")
+            mark_changed([("the queue's keys", self.keys), ("the queue's ids", self.ids)], "Queue.enqueue()")
             self.ids.data[rows] = numbers
             self.count.add(len(keys))
             return [rows]

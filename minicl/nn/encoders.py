@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 from .. import ops
 from ..autograd import Tensor
-from ..checks import require_integers
+from ..checks import require_integers, require_ordered
 from ..typing import Array, Rng
 from .layers import RELU_GAIN, BatchNorm, Conv2d, Linear, Sequential, as_tensor
 from .module import Module
@@ -66,6 +66,7 @@ class MLP(Encoder):
 
     def __init__(self, image_shape: tuple[int, int, int], widths: Sequence[int] = (512, 256), *, rng: Rng):
         self.image_shape = image_shape_of("MLP", image_shape)
+        require_ordered("MLP", widths=widths)
         sizes = [math.prod(self.image_shape), *widths]
         self.features = sizes[-1]
         self.layers = [Linear(n, m, rng=rng, gain=RELU_GAIN) for n, m in zip(sizes, sizes[1:])]
@@ -89,6 +90,7 @@ class ConvNet(Encoder):
 
     def __init__(self, image_shape: tuple[int, int, int], channels: Sequence[int] = (32, 64, 128), *, rng: Rng,
                  strides: Sequence[int] | None = None, grid: int = 2):
+        require_ordered("ConvNet", channels=channels, strides=strides)
         strides = (2,) * len(channels) if strides is None else strides
         if len(strides) != len(channels) or not channels:
             raise ValueError(f"ConvNet: expected one stride a convolution, got {len(strides)} for {len(channels)}")

@@ -9,8 +9,9 @@ import numpy as np
 from .. import ops
 from ..autograd import Tensor
 from ..backend import array_module, follow, fused, weights
-from ..checks import require_bool, require_integers, require_rng
+from ..checks import require_bool, require_integers, require_rng, require_within
 from ..distributed import ALONE
+from ..tensor import mark_changed
 from ..typing import Array, Rng
 from .module import Module
 from .parts import Buffer, Parameter, Stream
@@ -21,6 +22,7 @@ RELU_GAIN = math.sqrt(2)      # compensates the relu, which halves the variance 
 def initial(rng, shape, *, fan_in, gain=1.0):
     """A Parameter of this shape, normal with standard deviation gain / sqrt(fan_in)."""
     require_rng("nn", rng)
+    require_within("nn", "[0, 1e6]", gain=gain)
     return Parameter(rng.standard_normal(shape, dtype="float32") * np.float32(gain / math.sqrt(fan_in)))
 
 
@@ -149,6 +151,10 @@ class BatchNorm(Module):
             if self.world.size > 1 and self.momentum:
                 mean, var = self.world.mean(array_module(mean).stack([mean, var]))
         _average(self.running_mean.data, self.running_var.data, mean, var, *weights(1 - self.momentum), n / (n - 1))
+        mark_changed([("running_mean", self.running_mean), ("running_var", self.running_var)], AVERAGED)
+
+
+AVERAGED = "a BatchNorm in training"                         # what changes its running averages
 
 
 @fused

@@ -26,7 +26,7 @@ from ..checks import (did_you_mean, is_of_minicl, python_number, python_numbers,
                       require_setting)
 from ..distributed import ALONE, World
 from ..signature import by_known_names
-from ..tensor import mark_changed
+from ..tensor import mark_changed, owner_of
 from ..typing import Array, ArrayModule, DType, HostArray
 from .parts import Buffer, HostBuffer, Parameter, making, record
 from .spec import note
@@ -278,8 +278,10 @@ class Module(metaclass=_Sealed):
         parts = dict(self.named_state())
         loaded, keys = parts_to_load(type(self).__name__, state, parts, strict)
         mark_changed(loaded.items(), "load_state_dict()")
+        own = {id(owner_of(part.data)) for part in loaded.values()}          # a state of these arrays may swap them
+        values = {name: state[name].copy() if id(owner_of(state[name])) in own else state[name] for name in loaded}
         for name, part in loaded.items():
-            part.data[...] = to_device(state[name], array_module(part.data))
+            part.data[...] = to_device(values[name], array_module(part.data))
         return keys
 
     def __repr__(self):

@@ -6,7 +6,7 @@ from unicodedata import category, normalize
 
 import numpy as np
 
-from ..checks import did_you_mean, require_bool, require_integers
+from ..checks import did_you_mean, require_bool, require_integers, require_ordered
 from ..typing import HostArray
 from .module import Module
 
@@ -49,6 +49,7 @@ class WordTokenizer(Module):
     def __init__(self, words: Sequence[str], length: int, *, unknown: bool = False):
         require_integers("WordTokenizer", 1, length=length)
         require_bool("WordTokenizer", unknown=unknown)
+        require_ordered("WordTokenizer", words=words)
         if isinstance(words, str) or not all(isinstance(word, str) and word == word.lower() for word in words):
             raise ValueError(f"WordTokenizer: words must be a list of words in lower case, got {words!r:.100}")
         words = [*map(lowered, words)]
@@ -62,6 +63,7 @@ class WordTokenizer(Module):
         self.size = 1 + len(words) + unknown
 
     def forward(self, captions: Sequence[str]) -> HostArray:
+        require_ordered("tokenize", captions=captions)
         if isinstance(captions, str) or not all(isinstance(caption, str) for caption in captions):
             raise ValueError(f"tokenize: expected a list of captions, each a str, got {captions!r:.100}")
         split = [self._words(caption) for caption in captions]

@@ -15,7 +15,7 @@ The weights are a softmax of s_ij = q_i . k_j / sqrt(d) over the keys:
 import math
 
 from ..autograd import op
-from ..backend import array_module, row_max, row_sums
+from ..backend import array_module, row_dots, row_max, row_sums
 from ..signature import describe, is_plain_array
 from ..typing import Array
 
@@ -55,7 +55,8 @@ def attention(q: Array, k: Array, v: Array, *, mask: Array | None = None):
 
     def backward(g):
         dv = p.swapaxes(-1, -2) @ g                                          # (1)
-        ds = g @ v.swapaxes(-1, -2) - row_sums(g * y)[..., None]
+        ds = g @ v.swapaxes(-1, -2)                                          # g_i . v_j
+        ds -= row_dots(p, ds)                                                # g_i . y_i, by the same products: less rounding
         ds *= p                                                              # (2)
         ds *= scale
         return ds @ k, ds.swapaxes(-1, -2) @ q, dv                           # (3), (4)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..autograd import op
 from ..backend import array_module, each_step, fused, parallel_for
-from ..checks import require_rng, require_within
+from ..checks import require_integers, require_rng, require_within
 from ..distributed import ALONE, World
 from ..signature import Mask
 from ..typing import Array, Rng
@@ -279,6 +279,7 @@ def dropout(x: Array, *, p: float, rng: Rng | Callable[[], Rng], world: World = 
     array([2., 2., 2., 0., 0., 0.])
     """
     require_within("dropout", "[0, 1)", p=p)
+    require_integers("dropout", -max(1, x.ndim), max(1, x.ndim) - 1, batch_axis=batch_axis)
     shape = [length * (world.size if axis == batch_axis % x.ndim else 1) for axis, length in enumerate(x.shape)]
 
     def draw():

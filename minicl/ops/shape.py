@@ -9,7 +9,7 @@ import numpy as np
 
 from ..autograd import op
 from ..backend import HostArgument, array_module, parallel_for, scatter_add
-from ..checks import require_integers
+from ..checks import require_integers, require_ordered
 from ..signature import is_plain_array
 from ..typing import Array
 from .checks import axis_of
@@ -27,6 +27,7 @@ def reshape(x: Array, *, shape: int | tuple[int, ...]):
 @op
 def transpose(x: Array, *, axes: tuple[int, ...] | None = None):
     """Axis k of the result is axis axes[k] of x; default: reversed.    dx: g under the inverse permutation"""
+    require_ordered("transpose", axes=axes)
     order = tuple(range(x.ndim))[::-1] if axes is None else tuple(axis_of("transpose", x, axis) for axis in axes)
     if len(order) != x.ndim or len(set(order)) != x.ndim:
         raise ValueError(f"transpose: axes must name each axis of x {x.shape} once, got {axes}")
@@ -56,6 +57,9 @@ def _copy_pixels(x, y):
 @op(broadcasts=True)
 def broadcast_to(x: Array, *, shape: int | tuple[int, ...]):
     """x repeated along new axes and axes of length 1.    dx: g summed over the repeats"""
+    shape = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
+    for length in shape:
+        require_integers("broadcast_to", 0, **{"each of shape": length})
     return array_module(x).broadcast_to(x, shape), lambda g: (g,)
 
 

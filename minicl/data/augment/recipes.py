@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ...backend import is_array, is_supplied
-from ...checks import require_rng
+from ...checks import require_ordered, require_rng
 from ...distributed import ALONE, World
 from ...signature import describe
 from ...typing import Array, Rng
@@ -48,6 +48,7 @@ def many_views(augments: Sequence[Callable[..., Array]], images: Array, rng: Rng
     >>> [view.shape for view in many_views([mnist_views()] * 3, images, np.random.default_rng(1))]
     [(8, 28, 28, 1), (8, 28, 28, 1), (8, 28, 28, 1)]
     """
+    require_ordered("many_views", augments=augments)
     return _views("many_views", augments, images, rng, world)
 
 
