@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
-from .backend import Additions, array_module, is_array
+from .backend import Additions, array_module, is_array, on_host
 from .no_grad import in_no_grad, no_grad_blocks
 from .signature import Signature, describe
 from .tensor import BaseTensor, alike, clock, first_gradients, last_change, lasting, mark_reached, require_unchanged
@@ -160,7 +160,7 @@ def _accumulate(leaf: Tensor, g: Array, add: Callable) -> Tensor:
             leaf._grad = g.copy()
             if (made := getattr(type(leaf), "made", None)) is not None:      # of a Parameter
                 first_gradients.append((weakref.ref(leaf), made.__get__(leaf), next(clock), leaf.shape))
-        elif leaf._grad.base is None:                        # no optimizer's: an op may have used it, so it stays as it is
+        elif leaf._grad.base is None and on_host(g):         # no optimizer's: an op may have used it, so it stays as it is
             leaf._grad = leaf._grad + g
         else:
             add(leaf._grad, g)
@@ -231,6 +231,8 @@ def op(function=None, *, broadcasts=False):
             kind, dtype = next((type(x), x.dtype) for x in arrays if is_array(x) and x.dtype.kind == "f")
         if options:
             checks.check_options(options)
+        if checks.scalars:
+            checks.require_scalars(arrays)
         try:
             if asks_needs_grad:
                 result = function(*arrays, needs_grad=tuple(needs_grad), **options)

@@ -152,6 +152,12 @@ class Signature:
             raise TypeError(f"{self.name}: expected at least one Tensor or array, got {values!r}")
         return checked
 
+    def require_scalars(self, arrays: Sequence[Any]) -> None:
+        """Raise ValueError unless each input annotated Scalar is one number."""
+        for name, x in zip(self.names, arrays):
+            if name in self.scalars and getattr(x, "ndim", 0) != 0:
+                raise ValueError(f"{self.name}: {name} must be one number, got shape {x.shape}")
+
     def _may_be_number(self, name: str, x: Any) -> bool:
         """Whether the input may be a number: if the op broadcasts, or the input is a Scalar."""
         if x is None:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
-from .backend import array_module, each_step, is_array, to_host
+from .backend import HostArgument, array_module, each_step, is_array, to_host
 from .checks import did_you_mean, shortened
 from .no_grad import in_no_grad
 from .signature import describe, require_float_array
@@ -296,8 +296,8 @@ def require_unchanged(node: Any) -> None:
             name = key if isinstance(key, str) else node.op.checks.input_name(key)
             view = "" if change in (getattr(x, "changed", None), getattr(x, "switched", None)) else "a view of "
             raise RuntimeError(f"{node.op.__name__}: its input {name}, {view}{change[1] or 'a Tensor'} of shape {x.shape}, "
-                               f"was changed by {change[2]} after this op had used it, so its gradient would belong to neither "
-                               "value; call backward() before that, or run the forward again")
+                               f"was changed by {change[2]} after this op had used it, so its gradient would belong to "
+                               "neither value; call backward() before that, or run the forward again")
 
 
 _gradients: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()      # of optimizers, by id
@@ -311,8 +311,9 @@ def keep_gradients(grads: Array) -> None:
 def lasting(x: Any) -> Any:
     """x, or a copy if x is a gradient that an optimizer holds: the next backward(), zero_grad() or step() writes into it,
     perhaps before the backward() of the op that uses x."""
-    held = getattr(x, "base", None) is not None and is_array(x) and id(owner_of(x)) in _gradients
-    return x.copy() if held else x
+    if type(x) is HostArgument or not is_array(x) or x.base is None or id(owner_of(x)) not in _gradients:
+        return x
+    return x.copy()
 
 
 def owner_of(x: Any) -> Any:

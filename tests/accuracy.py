@@ -142,6 +142,8 @@ OPS = [
     Case("layer_norm, mean 10,000", ops.layer_norm, (normal(2000, 32, mean=1e4), *C), layer_norm),
     Case("attention", ops.attention, (normal(8, 40, 32), normal(8, 60, 32), normal(8, 60, 16)),
          lambda torch, q, k, v: torch.nn.functional.scaled_dot_product_attention(q, k, v)),
+    Case("attention, saturated", ops.attention, (normal(8, 40, 32, scale=16), normal(8, 60, 32), normal(8, 60, 16)),
+         lambda torch, q, k, v: torch.nn.functional.scaled_dot_product_attention(q, k, v), most=100),
     Case("gru", ops.gru, (normal(30, 16, 24), normal(24, 96, scale=0.2), normal(32, 96, scale=0.2), normal(96)), gru),
     Case("embedding", ops.embedding, (np.arange(3000) % 7, normal(50, 32)),
          lambda torch, ids, table: torch.nn.functional.embedding(ids, table), most=16),

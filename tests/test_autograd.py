@@ -335,6 +335,19 @@ def test_an_op_needs_an_input():
             return np.ones(shape), lambda g: ()
 
 
+@pytest.mark.parametrize("shape", [(1,), (3,), (2, 3)])
+@pytest.mark.parametrize("given", [Tensor, lambda t: t, lambda t: Tensor(t, requires_grad=True)])
+def test_a_scalar_is_one_number(shape, given):
+    @op
+    def scaled(x, t: minicl.Scalar):
+        return x * t, lambda g: (g * t, np.asarray((g * x).sum()))
+
+    x = Tensor(np.ones((2, 3)), requires_grad=True)
+    with pytest.raises(ValueError, match=r"scaled: t must be one number, got shape \("):
+        scaled(x, given(np.ones(shape)))
+    assert [scaled(x, t).data[0, 0] for t in (2, 2.0, np.float64(2), Tensor(np.array(2.0)), np.array(2.0))] == [2.0] * 5
+
+
 @pytest.mark.parametrize("written", ["Scalar", "minicl.Scalar", "short.Scalar", "Scalar | None", "S"])
 def test_annotations_may_be_strings(written):
     """`from __future__ import annotations` turns all annotations into strings, in functions as well as in modules."""

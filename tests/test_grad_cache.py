@@ -178,8 +178,11 @@ def test_the_memory_depends_on_the_chunk():
 GENERATOR = np.random.default_rng(0)
 
 
-def test_a_model_that_draws_elsewhere_is_an_error():
-    model = nn.Sequential(nn.Linear(5, 4, rng=np.random.default_rng(0)), lambda x: ops.dropout(x, p=0.5, rng=GENERATOR))
+@pytest.mark.parametrize("beside", [0, 1, 3000, 1e5])
+def test_a_model_that_draws_elsewhere_is_an_error(beside):
+    """Also beside an output that is so large that the others' differences are small in comparison."""
+    model = nn.Sequential(nn.Linear(5, 4, rng=np.random.default_rng(0)), lambda x: ops.dropout(x, p=0.5, rng=GENERATOR),
+                          lambda x: x + beside * np.eye(1, 4, dtype="float32"))
     with pytest.raises(RuntimeError, match="grad_cache: the model returned other outputs the second time"):
         grad_cache(model, lambda z: nt_xent(z[:6], z[6:], 0.3), items(np).astype("float32"), chunk=4)
 

@@ -93,7 +93,7 @@ OPTIONS = {                # invalid values of the arguments that are not featur
     (knn_accuracy, "k"): COUNT + [13], (knn_accuracy, "tau"): POSITIVE,
     (linear_probe, "C"): POSITIVE + [1e-7], (linear_probe, "steps"): COUNT,
     (nearest_neighbours, "k"): COUNT + [13],
-    (retrieval_recall, "ks"): [(), (0,), (1, -1), (1.5,), (None,), ("1",), (True,)],
+    (retrieval_recall, "ks"): [{1, 5}, b"1", "1", (), (0,), (1, -1), (1.5,), (None,), ("1",), (True,)],
     (class_embeddings, "names"): ["ab", [], ["a"], ["a", "a"]],
     (class_embeddings, "templates"): ["a {}", [], ["a"], ["a {}", "b"], [None], [3]],
     (alignment, "alpha"): POSITIVE, (uniformity, "t"): POSITIVE,

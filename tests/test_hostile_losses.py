@@ -2,6 +2,7 @@
 name."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -155,12 +156,18 @@ each_loss = pytest.mark.parametrize("name", LOSSES)
 
 
 def call(name, arrays, numbers=None, options=None):
+    """The loss, and its inputs as Tensors. What it refuses, the composed loss refuses by the same message."""
     _, given_numbers, of_n, _ = LOSSES[name]
-    loss = getattr(contrastive, name.partition(",")[0])
+    fused, composed = (getattr(module, name.partition(",")[0]) for module in (contrastive, contrastive.composed))
     tensors = [Tensor(x, requires_grad=True) if x.dtype.kind == "f" else x for x in arrays]
-    value = loss(*tensors, *(given_numbers if numbers is None else numbers),
-                 **(of_n(len(arrays[0])) if options is None else options))
-    return value, tensors
+    numbers = given_numbers if numbers is None else numbers
+    options = of_n(len(arrays[0])) if options is None else options
+    try:
+        return fused(*tensors, *numbers, **options), tensors
+    except Exception as error:
+        with pytest.raises(type(error), match=re.escape(str(error))):
+            composed(*tensors, *numbers, **options)
+        raise
 
 
 ROWS = {"zeros": lambda row: 0 * row, "tiny": lambda row: 1e-13 * row, "small": lambda row: 1e-11 * row,
@@ -385,8 +392,17 @@ def test_positive_ids_that_are_not_columns_are_refused(ids):
 @pytest.mark.parametrize("weights", [np.ones((4, 1)), np.ones(3), np.ones(4, dtype="float32"), [1.0] * 4, 1.0, "w"], ids=str)
 def test_weights_that_are_not_one_per_item_are_refused(weights):
     z = np.random.default_rng(0).standard_normal((4, 3))
-    with pytest.raises(ValueError, match="dcl: weights must be an array"):
-        contrastive.dcl(z, z, 0.5, weights=weights)
+    for loss in (contrastive.dcl, contrastive.composed.dcl):
+        with pytest.raises(ValueError, match="dcl: weights must be an array"):
+            loss(Tensor(z), Tensor(z), 0.5, weights=weights)
+
+
+@pytest.mark.parametrize("options", [{"ids": np.arange(4)}, {"negative_ids": np.arange(4)}, {"ids": np.arange(4), "negative_ids": np.arange(3)}])
+def test_ids_of_queries_or_negatives_alone_are_refused(options):
+    z = [Tensor(np.random.default_rng(k).standard_normal((4, 3))) for k in range(3)]
+    for loss in (contrastive.info_nce, contrastive.composed.info_nce):
+        with pytest.raises(ValueError, match="info_nce: .*ids"):
+            loss(*z, 0.5, **options)
 
 
 # ---------------------------------------------------------------- other functions of embeddings

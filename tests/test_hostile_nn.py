@@ -57,6 +57,37 @@ def test_a_state_that_does_not_fit_changes_nothing(owner, spoil):
             np.testing.assert_array_equal(value, before[key], err_msg=f"{spoil} {name}: {key}")
 
 
+def test_a_state_of_the_modules_own_arrays_may_swap_them():
+    model = Sequential(*(Linear(3, 3, rng=np.random.default_rng(k), bias=False) for k in range(3)))
+    first, second, third = (layer.weight.data.copy() for layer in model.steps)
+    own = [layer.weight.data for layer in model.steps]
+    model.load_state_dict({"steps.0.weight": own[1], "steps.1.weight": own[2], "steps.2.weight": own[0].T})
+    for layer, expected in zip(model.steps, (second, third, first.T)):
+        np.testing.assert_array_equal(layer.weight.data, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int64", "complex128", ">f4", "f2"])
+def test_a_refused_dtype_changes_no_part(dtype):
+    model = Sequential(Linear(3, 3, rng=np.random.default_rng(0)), BatchNorm(3))
+    with pytest.raises(TypeError, match="Sequential.astype: dtype must be float32 or float64"):
+        model.astype(dtype)
+    assert {part.data.dtype.str for _, part in model.named_state()} == {"<f4"}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("splits", [1, 2])
+def test_a_batch_that_is_not_finite_leaves_the_running_averages(bad, splits):
+    bn = BatchNorm(3, splits=splits)
+    x = np.random.default_rng(0).standard_normal((8, 3)).astype("float32")
+    bn(x)
+    before = bn.state_dict()
+    x[3, 1] = bad
+    with pytest.raises(FloatingPointError, match="BatchNorm: the variance of its input is not finite"), np.errstate(all="ignore"):
+        bn(x)
+    for name, array in bn.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
 @pytest.mark.parametrize("state", [None, [], "state", 3, [("a", 1)]])
 def test_a_state_is_a_dict(state):
     for thing in (Net(), SGD(Net(), 0.1)):
@@ -83,6 +114,8 @@ NUMBERS = [-0.1, float("nan"), float("inf"), "0.1", None, True, [0.1]]
 OPTIONS = {                                                  # name: (make(value), invalid values)
     "Linear.in_features": (lambda v: Linear(v, 3, rng=rng()), SIZES),
     "Linear.out_features": (lambda v: Linear(3, v, rng=rng()), SIZES),
+    "Linear.gain": (lambda v: Linear(3, 3, rng=rng(), gain=v), NUMBERS),
+    "Conv2d.gain": (lambda v: nn.Conv2d(3, 3, 3, rng=rng(), gain=v), NUMBERS),
     "Conv2d.in_channels": (lambda v: nn.Conv2d(v, 3, 3, rng=rng()), SIZES),
     "Conv2d.out_channels": (lambda v: nn.Conv2d(3, v, 3, rng=rng()), SIZES),
     "Conv2d.kernel_size": (lambda v: nn.Conv2d(3, 3, v, rng=rng()), [*SIZES, (3, 3)]),
@@ -101,6 +134,11 @@ OPTIONS = {                                                  # name: (make(value
     "GRU.hidden_size": (lambda v: nn.GRU(3, v, rng=rng()), SIZES),
     "MLP.image_shape": (lambda v: nn.MLP(v, rng=rng()), [(4, 4), (4, 4, 0), (4, 4, 1.0), (1, 4, 4, 1), 16]),
     "MLP.widths": (lambda v: nn.MLP((4, 4, 1), (v,), rng=rng()), SIZES),
+    "MLP.widths, all": (lambda v: nn.MLP((4, 4, 1), v, rng=rng()), [{3, 4}, frozenset([3])]),
+    "ConvNet.channels, all": (lambda v: nn.ConvNet((8, 8, 1), v, rng=rng()), [{3, 4}]),
+    "ConvNet.strides, all": (lambda v: nn.ConvNet((8, 8, 1), (3, 4), strides=v, rng=rng()), [{1, 2}]),
+    "WordTokenizer.words": (lambda v: nn.WordTokenizer(v, 5), [{"a", "b"}, "ab", b"ab", ["A"], [1], []]),
+    "WordTokenizer of captions": (lambda v: nn.WordTokenizer(["a", "b"], 5)(v), [{"a", "b"}, "ab", b"ab", [1]]),
     "ConvNet.channels": (lambda v: nn.ConvNet((8, 8, 1), (v,), rng=rng()), SIZES),
     "ConvNet.strides": (lambda v: nn.ConvNet((8, 8, 1), (3,), strides=(v,), rng=rng()), SIZES),
     "ConvNet.grid": (lambda v: nn.ConvNet((8, 8, 1), (3,), grid=v, rng=rng()), SIZES),

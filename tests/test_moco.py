@@ -325,6 +325,18 @@ def test_bad_options_are_refused(wrong, message):
 
 # ---------------------------------------------------------------- checkpoints and training
 
+def test_the_ids_given_to_the_loss_are_those_of_its_keys_though_the_array_is_filled_again():
+    rng = np.random.default_rng(0)
+    model = MoCo(MLP((2, 2, 1), (4,), rng=rng), Linear(4, 4, rng=rng), dim=4, queue=8, splits=1)
+    ids = np.zeros(4, dtype="int64")
+    for start in (0, 4):                                     # gradients of two batches add up
+        ids[:] = np.arange(start, start + 4)
+        model.loss(Tensor(rng.standard_normal((4, 4)).astype("float32"), requires_grad=True),
+                   rng.standard_normal((4, 4)).astype("float32"), 0.5, ids=ids)
+    model.update()
+    assert model.queue.ids.data.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
     """With a queue of 10 and batches of 4, the queue is full and its pointer is in the middle at the checkpoint."""
     whole = moco()

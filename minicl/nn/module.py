@@ -243,6 +243,8 @@ class Module(metaclass=_Sealed):
 
     def astype(self, dtype: DType):
         """Convert parameters and buffers, e.g. to float64 for a gradcheck."""
+        if np.dtype(dtype) not in (np.float32, np.float64):
+            raise TypeError(f"{type(self).__name__}.astype: dtype must be float32 or float64, got {dtype!r}")
         return self._each_array(lambda data: data.astype(dtype))
 
     def _each_array(self, change):
