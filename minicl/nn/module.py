@@ -277,8 +277,7 @@ class Module(metaclass=_Sealed):
         nothing is copied.
         """
         require_bool(self, strict=strict)
-        parts = dict(self.named_state())
-        loaded, keys = parts_to_load(type(self).__name__, state, parts, strict)
+        loaded, keys = parts_to_load(type(self).__name__, state, dict(self.named_state()), strict)
         mark_changed(loaded.items(), "load_state_dict()")
         own = {id(owner_of(part.data)) for part in loaded.values()}          # a state of these arrays may swap them
         values = {name: state[name].copy() if id(owner_of(state[name])) in own else state[name] for name in loaded}
