@@ -37,13 +37,14 @@ from .typing import Array
 class Tensor(BaseTensor):
     """An array that records how it was computed.
 
-    data           array of float32 or float64, not copied (integers and bools are passed to ops as plain arrays)
+    data           array of float32 or float64, not copied, unless it is a .grad that an optimizer holds (integers and bools
+                   are passed to ops as plain arrays)
     requires_grad  whether a gradient flows to it: set for a leaf, inherited by results computed from one
     grad           array of data's shape, or None: d loss / d data, summed over all backward() calls; leaves only
 
     Ops save references to their arrays, not copies. Do not write into one between the forward and the backward pass:
     the gradient would belong to neither value. backward() detects the library's own writes (optimizers,
-    load_state_dict), also through views; run your code within minicl.check_inputs() to find others.
+    load_state_dict, running averages), also through views; run your code within minicl.check_inputs() to find others.
 
     Values do not leave the tape silently: NumPy's functions, float(x) and math.exp(x) raise TypeError if x requires a
     gradient. Use x.item() or x.data for the value; under no_grad() float(x) is x.item().
