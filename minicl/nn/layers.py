@@ -150,7 +150,8 @@ class BatchNorm(Module):
             mean, var = (groups.reshape(-1, self.weight.size).mean(axis=0) for groups in (mean, var))
             if self.world.size > 1 and self.momentum:
                 mean, var = self.world.mean(array_module(mean).stack([mean, var]))
-        require_finite(var, "BatchNorm: the variance of its input")          # else the averages would never be finite again
+        if self.momentum:                                                    # else they would never be finite again
+            require_finite(var, "BatchNorm: the variance of its input")
         _average(self.running_mean.data, self.running_var.data, mean, var, *weights(1 - self.momentum), n / (n - 1))
         mark_changed([("running_mean", self.running_mean), ("running_var", self.running_var)], AVERAGED)
 
