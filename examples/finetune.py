@@ -43,6 +43,7 @@ def main():
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0],
                                      formatter_class=DefaultsHelp)
     parser.add_argument("run", type=folder, help="the folder of a run, e.g. runs/simclr_mnist")
+    parser.add_argument("--model", help="name of the model, if the run trained several")
     parser.add_argument("--data-dir", type=folder, help="folder of the data, if it has moved, or "
                         "of other labelled pictures; default: the run's")
     parser.add_argument("--labels", type=at_least(1), nargs="+", default=[1, 10, 100], help="labelled images per class")
@@ -56,7 +57,7 @@ def main():
     parser.add_argument("--threads", type=at_least(1, 1024), help="CPU threads; default: all available cores")
     args = parser.parse_args()
 
-    trained = minicl.load(args.run, args.backend)
+    trained = minicl.load(args.run, args.backend, model=args.model)
     data = data_of(trained, args.data_dir)
     xp = trained.xp
     if not data.is_labelled:

@@ -203,8 +203,8 @@ def torch_dcl(torch, z1, z2, tau):
     return negatives.logsumexp(1).mean() - scores[own.roll(n, 0)].mean()
 
 
-def torch_uniformity(torch, z):
-    return torch.pdist(torch.nn.functional.normalize(z, dim=1)).pow(2).mul(-2).exp().mean().log()
+def torch_uniformity(torch, z, t=2):
+    return torch.pdist(torch.nn.functional.normalize(z, dim=1)).pow(2).mul(-t).exp().mean().log()
 
 
 def torch_alignment(torch, z1, z2):
@@ -270,6 +270,8 @@ LOSSES = [
     *(Case(f"sup_con, mean cosine {c}", contrastive.sup_con, (cone(c)[0], TAU), torch_sup_con, {"labels": CLASSES},
            most=most) for c, most in ((0, 100), (0.9, 1500))),
     Case("dcl, mean cosine 0.99", contrastive.dcl, (*cone(0.99), TAU), torch_dcl, most=150),
+    *(Case(f"uniformity_loss, {d} dimensions, t = {t}", contrastive.uniformity_loss, (normal(300, d),),
+           lambda torch, z, t=t: torch_uniformity(torch, z, t), {"t": t}, most=80 if t == 2 else 20) for d in (2, 8, 33, 64) for t in (2, 20)),
     *(Case(f"uniformity_loss, mean cosine {c}", contrastive.uniformity_loss, (cone(c)[0],), torch_uniformity, most=most)
       for c, most in ((0, 60), (0.9, 30), (0.99, 30), (0.999, 60), (0.99999, 1500))),
     Case("alignment_loss, cosine 0.99", contrastive.alignment_loss, cone(0.99), torch_alignment, most=100),

@@ -72,6 +72,14 @@ def test_a_masked_key_has_no_effect_and_gets_no_gradient(xp):
     assert not to_host(tensors[1].grad)[:, 2].any() and not to_host(tensors[2].grad)[:, 2].any()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_masked_key_has_no_effect_however_low_the_others_scores_are(xp, dtype):
+    q, k = np.full((1, 1, 4), 1e16), np.array([[[-1e16] * 4, [-2e16] * 4, [1.0] * 4]])
+    arrays = on(xp, *(x.astype(dtype) for x in (q, k, np.array([[[1.0], [2.0], [3.0]]]))))
+    mask = to_device(np.array([[[True, True, False]]]), xp)
+    assert to_host(ops.attention(*arrays, mask=mask).data).tolist() == [[[1.0]]]
+
+
 def test_a_query_whose_keys_are_all_masked_gives_zeros_not_nan(xp):
     tensors = [Tensor(x, requires_grad=True) for x in on(xp, *qkv(2, 3, 4).astype("float32"))]
     y = ops.attention(*tensors, mask=to_device(np.array([[[False] * 3], [[True] * 3]]), xp))

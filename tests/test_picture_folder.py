@@ -539,6 +539,26 @@ def test_missing_batches_of_cifar_are_named(photos, numbers, missing):
     assert log.has(f"has no (data_batch_)?{missing}.*: only the others are read") and len(images_of(data)) == 3 * len(numbers)
 
 
+@pytest.mark.parametrize("hidden, left_out", [([".net/1.png", ".net/2.png"], ".net"), (["cats/.1.png"], "cats/.1.png"),
+                                              ([".a/1.png", "cats/.2.JPG"], ".a and 1 more"), (["cats/._1.png"], None)])
+def test_pictures_whose_names_begin_with_a_dot_are_told(photos, hidden, left_out):
+    write_pictures(photos, [*numbered("cats", 4), *numbered("dogs", 4), *hidden])
+    data, log = load(photos)
+    assert len(data.train_images) + len(data.test_images) == 8 and len(data.class_names) == 2
+    if left_out is None:
+        assert not log.has("begin with a dot")
+    else:
+        assert log.has(f"left out: .*{re.escape(left_out.split()[0])}.*: names that begin with a dot")
+
+
+def test_more_names_of_classes_than_labels_are_told(photos):
+    images = arrays((16, 16))
+    for names, told in ((["a", "b"], False), (["a", "b", "c"], True)):
+        np.savez(photos / "x.npz", images=images, labels=np.arange(N + M) % 2, class_names=names)
+        log = load(photos / "x.npz")[1]
+        assert bool(log.has("class_names has 3 names, but the labels are 0 to 1; check that each")) == told
+
+
 def test_unused_arrays_are_named(photos):
     images = arrays((16, 16))
     np.savez(photos / "x.npz", images=images, labels=np.arange(N + M) % 2, val_images=images)

@@ -17,7 +17,7 @@ Derivations: docs/gradients/alignment_uniformity.md
 import math
 
 from ..autograd import Tensor, op
-from ..backend import array_module, require_finite, row_dots
+from ..backend import array_module, on_host, require_finite, row_dots
 from ..checks import require_within
 from ..distributed import ALONE, World
 from ..ops import logsumexp, where
@@ -26,6 +26,8 @@ from .checks import checked_by, require_batch, require_pairs
 from .cosine import l2_normalize
 from .pairs import SymmetricPairs, log_ahead
 from .softmax import EXCLUDED
+
+LOW = 64          # dimensions up to which NumPy takes float64: nearby points have products that differ in few digits
 
 
 @checked_by("alignment_loss")
@@ -98,6 +100,8 @@ def uniformity_loss(z: Array, *, t: float = 2, world: World = ALONE, needs_grad=
     N = len(z) * world.size
     mine, to_z = l2_normalize.forward(z)
     u = world.all_gather(mine)                                               # (N, d)
+    if on_host(u) and u.shape[1] <= LOW:
+        u = u.astype("float64")
     v = u - u.mean(axis=0)
     half = row_dots(v, v) / 2                                                # (N, 1)
     ones = xp.ones_like(half)
@@ -117,6 +121,6 @@ def uniformity_loss(z: Array, *, t: float = 2, world: World = ALONE, needs_grad=
         shares = xp.exp(means - top) / (N * (1 + excess))                    # of the rows in the sum over all pairs
         sums = world.reduce_scatter(pairs.weighted_sum(shares, v[:, :-1]))
         du = 2 * t * g * (sums[:, :-1] - sums[:, -1:] * world.rows(v)[:, :-2])           # (4)
-        return (to_z(du)[0],)
+        return (to_z(du.astype(z.dtype, copy=False))[0],)
 
-    return loss, backward
+    return loss.astype(z.dtype, copy=False), backward

@@ -158,6 +158,9 @@ def _classes(where, splits, names, log):
     if np.ndim(names) != 1 or not 0 <= distinct[0] <= distinct[-1] < len(names):
         raise DataError(f"{where}: labels must be indices into class_names, from 0, got {distinct[0]}..{distinct[-1]} "
                         f"and class_names of shape {np.shape(names)}")
+    if len(names) > distinct[-1] + 1:
+        log(f"{where}: class_names has {len(names)} names, but the labels are {distinct[0]} to {distinct[-1]}; check that "
+            "each label has its own name")
     return values, tuple(map(str, _text(f"{where}: class_names", names)))
 
 

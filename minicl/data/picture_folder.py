@@ -123,6 +123,7 @@ def find_pictures(root: Path, log: Callable[[str], None]) -> list[tuple[str, os.
     found = []
     unreadable = []
     again = []
+    hidden = []
     seen = set()
     others: Counter[str] = Counter()
     folders: list[tuple[Path, str]] = [(root, "")]
@@ -141,6 +142,9 @@ def find_pictures(root: Path, log: Callable[[str], None]) -> list[tuple[str, os.
             continue
         for entry in entries:
             if entry.name.startswith(".") or entry.name == "__MACOSX":
+                suffix = os.path.splitext(entry.name)[1].lower()
+                if not entry.name.startswith(("._", "__")) and (suffix in SUFFIXES or entry.is_dir()):
+                    hidden.append(prefix + entry.name)
                 continue
             try:
                 status = entry.stat()
@@ -157,6 +161,8 @@ def find_pictures(root: Path, log: Callable[[str], None]) -> list[tuple[str, os.
     if others:
         kinds = ", ".join(f"{count} {shown(suffix)}" for suffix, count in others.most_common(5))
         log(f"left out: {sum(others.values())} of other kinds ({kinds}); convert pictures among them to JPEG or PNG")
+    if hidden:
+        log(f"left out: {shown(hidden[0])}{f' and {len(hidden) - 1} more' * (len(hidden) > 1)}: names that begin with a dot")
     if again:
         log(f"skipped: {shown(again[0])}{f' and {len(again) - 1} more' * (len(again) > 1)}: links to folders already read")
     if unreadable:

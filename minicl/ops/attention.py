@@ -19,7 +19,6 @@ from ..backend import array_module, row_dots, row_max, row_sums
 from ..signature import describe, is_plain_array
 from ..typing import Array
 
-EXCLUDED = -1e30      # the score of a masked key: finite, to avoid inf - inf in a fully masked row
 TINY = 1e-30
 
 
@@ -45,7 +44,7 @@ def attention(q: Array, k: Array, v: Array, *, mask: Array | None = None):
     scale = 1 / math.sqrt(q.shape[-1])
     s = (q * scale) @ k.swapaxes(-1, -2)                                     # (..., T, S)
     if mask is not None:
-        s = xp.where(mask, s, EXCLUDED)
+        s = xp.where(mask, s, float(xp.finfo(s.dtype).min))                  # not -inf: inf - inf is NaN
     s -= row_max(s)
     p = xp.exp(s, out=s)
     if mask is not None:
