@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +17,7 @@ from minicl.distributed import ALONE
 from minicl.evaluate.report import draw_pictures
 from minicl.evaluate.knn import _bounding_vectors, _found
 from minicl.evaluate.scores import ROUNDING_UNIT, normalized, rounded_cosines
+from minicl.evaluate.zero_shot import retrieval_recall, zero_shot_accuracy
 from minicl.evaluate import (alignment, effective_rank, embedding_std, encode, frozen_accuracies, infonce_bound, knn_accuracy,
                              linear_probe, nearest_neighbours, report, state_hash, to_float, training_metrics, uniformity,
                              uniformity_floor)
@@ -507,3 +509,49 @@ def test_the_left_column_of_neighbours_is_the_query_even_if_all_features_are_equ
 def test_a_single_row_is_refused(measure):
     with pytest.raises(ValueError, match=f"{measure.__name__}: expected z .* with N >= 2, got"):
         measure(np.ones((1, 3)))
+
+
+# ---------------------------------------------------------------- exact ties
+
+def exact_cosines(query, bank):
+    """cos |cos| |query|^2 of whole numbers as fractions, whose order is that of the cosines."""
+    dots = [int(query @ row) for row in bank]
+    return [Fraction(dot * abs(dot), max(1, int(row @ row))) for dot, row in zip(dots, bank)]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_equal_cosines_of_different_vectors_tie_however_they_are_rounded(seed):
+    """As of features that are 0 or 1: rounded to a grid, some of them fall on both sides of a rounding."""
+    rng = np.random.default_rng(seed)
+    d, N, M = int(rng.integers(2, 41)), 40, 60
+    bank, queries = (rng.integers(0, 2 + seed % 2, (n, d)) for n in (N, M))
+    scale = 10.0**rng.uniform(-3, 3)
+    labels, truth = rng.integers(0, 3, N), rng.integers(0, 3, M)
+    shares = []
+    for query, label in zip(queries, truth):
+        cosines = exact_cosines(query, bank)
+        votes = np.bincount(labels[[cosine == max(cosines) for cosine in cosines]], minlength=3)
+        shares.append((votes[label] == votes.max()) / (votes == votes.max()).sum())
+    x, y = bank * scale, queries / 3
+    assert knn_accuracy(x, labels, y, truth, k=1) == pytest.approx(np.mean(shares), abs=1e-12)
+    classes = bank[:5]
+    hits = [[cosine == max(row) for cosine in row] for row in (exact_cosines(query, classes) for query in queries)]
+    own = rng.integers(0, 5, M)
+    assert zero_shot_accuracy(y, classes * scale, own) == pytest.approx(np.mean([hit[c] / sum(hit) for hit, c in zip(hits, own)]))
+    ids = np.concatenate([np.arange(N), rng.integers(0, N, M - N)])
+    rows = [exact_cosines(query, bank) for query in queries]
+    first = [all(other < row[i] for j, other in enumerate(row) if j != i) for row, i in zip(rows, ids)]
+    assert retrieval_recall(y, x, ids, ks=(1,))["text_r1"] == pytest.approx(np.mean(first))
+
+
+@pytest.mark.parametrize("seed", [*range(10), 1162])
+def test_a_class_is_not_preferred_to_its_equal_by_the_grid_of_rounded_cosines(seed):
+    """With seed 1162 two equal cosines lie at a half of the grid's step, and are rounded apart (by OpenBLAS for Haswell)."""
+    rng = np.random.default_rng(seed)
+    d = int(rng.integers(2, 41))
+    classes, queries = (rng.integers(0, 2, (n, d)) for n in (6, 200))
+    own = rng.integers(0, 6, 200)
+    scale = 10.0**rng.uniform(-3, 3)
+    cosines = [exact_cosines(query, classes) for query in queries]
+    shares = [(row[k] == max(row)) / row.count(max(row)) for row, k in zip(cosines, own)]
+    assert zero_shot_accuracy(queries / 3, classes * scale, own) == pytest.approx(np.mean(shares), abs=1e-12)

@@ -10,7 +10,7 @@ from ..distributed import ALONE, World
 from ..signature import accepts_other_names
 from ..typing import Array, HostArray
 from .checks import class_ids, require_features
-from .scores import ROUNDING_UNIT, chosen, normalized, rounded_cosines
+from .scores import ROUNDING_UNIT, TIE, chosen, normalized, rounded_cosines
 
 
 @accepts_other_names
@@ -68,15 +68,16 @@ def _votes(s, ids, C, k, tau):
     kth = xp.sort(similarity, axis=1)[:, -k:][:, :1]
     top = similarity.max(axis=1, keepdims=True)
     weight = _weight(similarity, top, tau)
-    tied = (similarity >= kth).sum(axis=1) > k
-    weight *= (similarity > kth) | (similarity == kth) & ~tied[:, None]
+    more = similarity > kth + TIE
+    tied = (similarity >= kth - TIE).sum(axis=1) > k
+    weight *= more | (similarity >= kth - TIE) & ~tied[:, None]
     votes = xp.zeros(rows * C)
     of = xp.arange(rows)[:, None] * C + xp.take_along_axis(ids, near, axis=1)
     scatter_add(votes, of.reshape(-1), weight.reshape(-1))
     votes = votes.reshape(rows, C)
     for i in to_host(xp.nonzero(tied)[0]).tolist():          # more items as similar as the k-th than votes left
-        counts = xp.bincount(ids[i][xp.nonzero(s[i] == kth[i])[0]], minlength=C)
-        votes[i] += _weight(kth[i], top[i], tau) * (k - (similarity[i] > kth[i]).sum()) * counts / counts.sum()
+        counts = xp.bincount(ids[i][xp.nonzero(xp.abs(s[i] - kth[i]) <= TIE)[0]], minlength=C)
+        votes[i] += _weight(kth[i], top[i], tau) * (k - more[i].sum()) * counts / counts.sum()
     return votes
 
 

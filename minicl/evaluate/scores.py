@@ -6,6 +6,7 @@ from ..typing import Array
 
 
 ROUNDING_UNIT = 2.0**-46               # of rounded_cosines: 64 roundings of float64
+TIE = 1                                # rounded cosines that differ by it may be those of equal ones, rounded up and down
 
 
 def normalized(x: Array) -> Array:
@@ -24,8 +25,8 @@ def rounded_cosines(u: Array, v: Array) -> Array:
     """cos / ROUNDING_UNIT, rounded (N, M), for the cosines of unit vectors u (N, d) and v (M, d): numbers up to +-2^46.
 
     They are computed in float64: in a narrow cone, as early in training, cosines differ by the square of a small angle,
-    which float32 loses. Cosines that differ only by rounding become equal, so collapsed embeddings give ties and not an
-    order from rounding errors of a matrix product. A row of zeros has cosine 0 with every other.
+    which float32 loses. Cosines that differ only by rounding become equal, or differ by TIE, so collapsed embeddings give
+    ties and not an order from rounding errors of a matrix product. A row of zeros has cosine 0 with every other.
     """
     s = (u * (1 / ROUNDING_UNIT)) @ v.T
     return array_module(s).rint(s, out=s)

@@ -13,7 +13,7 @@ from ..backend import array_module, to_device
 from ..checks import require_integers, require_ordered
 from ..typing import Array, HostArray
 from .checks import require_features, require_labels
-from .scores import chosen, normalized, rounded_cosines
+from .scores import TIE, chosen, normalized, rounded_cosines
 
 
 def class_embeddings(embed: Callable[[list[str]], Array], names: Sequence[str], templates: Sequence[str]) -> Array:
@@ -56,6 +56,7 @@ def zero_shot_accuracy(images: Array, classes: Array, labels: HostArray) -> floa
         raise ValueError(f"zero_shot_accuracy: expected class embeddings (C, d) of C >= 2 classes, got {classes.shape}")
     labels = require_labels("zero_shot_accuracy", "labels", labels, len(images), below=len(classes))
     scores = rounded_cosines(normalized(images), normalized(classes))                    # (N, C)
+    scores = array_module(images).minimum(scores, scores.max(axis=1, keepdims=True) - TIE)
     return float(chosen(scores, to_device(labels, array_module(images))).mean())
 
 
@@ -90,6 +91,6 @@ def retrieval_recall(images: Array, captions: Array, caption_ids: HostArray, *,
     recalls = {}
     for name, s, r in (("text", similarity, right), ("image", similarity.T, right.T)):
         best = xp.where(r, s, -math.inf).max(axis=1, keepdims=True)
-        wrong_before = ((s >= best) & ~r).sum(axis=1)
+        wrong_before = ((s >= best - TIE) & ~r).sum(axis=1)
         recalls.update({f"{name}_r{k}": float((wrong_before < k).mean()) for k in ks})
     return recalls
