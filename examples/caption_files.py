@@ -144,7 +144,8 @@ def read_captions(file: str, log: Callable[[str], None] = print) -> list[tuple[s
     if not found:
         raise DataError(f"{file} has no captions; expected a picture's file and a caption on each line")
     if left_out:
-        log(f"skipped: {left_out} of the {len(pairs)} lines of {file}, which have no file or no caption")
+        log(f"skipped: {left_out} of the {len(pairs)} lines of {file}, which have no file, no caption or other "
+            "cells than the header")
     if long:
         log(f"cut: {long} captions of {file} after {LONGEST} characters")
     return list(found.items())
@@ -184,8 +185,14 @@ def _of_table(file, text):
                         f"({', '.join(CAPTION[:4])}), got {', '.join(map(repr, rows[0][:6])) if rows else 'nothing'}")
     if caption == len(header) - 1:                           # commas within an unquoted caption
         rows = [[*row[:caption], separator.join(row[caption:])] for row in rows]
-    fits = range(max(name, caption) + 1, len(header) + 1)    # cells of a row; with more, commas have shifted the columns
-    return [(row[name].strip(), row[caption]) if len(row) in fits else ("", "") for row in rows[1:]], [
+    after = caption + 1                                      # the next column, which commas in a caption may have shifted
+
+    def is_whole(row):
+        if len(row) != len(header) or after == len(row):
+            return len(row) == len(header)
+        return not row[after].startswith(" ") or rows[0][after].startswith(" ")              # not of "a dog, red"
+
+    return [(row[name].strip(), row[caption]) if is_whole(row) else ("", "") for row in rows[1:]], [
         title for k, title in enumerate(header) if k not in (name, caption)]
 
 

@@ -119,9 +119,12 @@ def test_long_captions_are_cut_and_counted(tmp_path):
     assert "cut: 1 captions" in log[0]
 
 
-@pytest.mark.parametrize("header, line", [("caption,image", "A dog, running,b.png"), ("image,caption,id", "b.png,A dog, running,7")])
-def test_lines_with_more_cells_than_columns_are_counted_where_the_caption_is_not_last(tmp_path, header, line):
-    first = {"caption": "A cat", "image": "a.png", "id": "1"}
+@pytest.mark.parametrize("header, line", [("caption,image", "A dog, running,b.png"), ("image,caption,id", "b.png,A dog, running,7"),
+                                          ("image,caption,id", "b.png,A dog"), ("id,image,caption", "7,b.png"),
+                                          ("image,caption,id,source", "b.png,A dog, running,7"), ("image,caption,source", "b.png,A dog, running"),
+                                          ("caption,id,image", "A dog,b.png")])
+def test_lines_with_other_cells_than_columns_are_counted(tmp_path, header, line):
+    first = {"caption": "A cat", "image": "a.png", "id": "1", "source": "web"}
     (tmp_path / "x.csv").write_text("\n".join([header, ",".join(first[name] for name in header.split(",")), line]))
     log = []
     assert read_captions(tmp_path / "x.csv", log=log.append) == [("a.png", ["A cat"])]
