@@ -27,18 +27,19 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
-from .backend import Additions, array_module, is_array, on_host
+from .backend import Additions, array_module, is_array
 from .no_grad import in_no_grad, no_grad_blocks
 from .signature import Signature, describe
-from .tensor import BaseTensor, alike, clock, first_gradients, last_change, lasting, mark_reached, require_unchanged
+from .tensor import (BaseTensor, alike, clock, first_gradients, last_change, lasting, mark_reached, register_gradient,
+                     require_unchanged)
 from .typing import Array
 
 
 class Tensor(BaseTensor):
     """An array that records how it was computed.
 
-    data           array of float32 or float64, not copied, unless it is a .grad that an optimizer holds (integers and bools
-                   are passed to ops as plain arrays)
+    data           array of float32 or float64, not copied, unless it is a .grad (integers and bools are passed to ops as
+                   plain arrays)
     requires_grad  whether a gradient flows to it: set for a leaf, inherited by results computed from one
     grad           array of data's shape, or None: d loss / d data, summed over all backward() calls; leaves only
 
@@ -159,10 +160,9 @@ def _accumulate(leaf: Tensor, g: Array, add: Callable) -> Tensor:
     try:                                                     # `with` takes three times as long
         if leaf._grad is None:
             leaf._grad = g.copy()
+            register_gradient(leaf._grad)
             if (made := getattr(type(leaf), "made", None)) is not None:      # of a Parameter
                 first_gradients.append((weakref.ref(leaf), made.__get__(leaf), next(clock), leaf.shape))
-        elif leaf._grad.base is None and on_host(g):         # no optimizer's: an op may have used it, so it stays as it is
-            leaf._grad = leaf._grad + g
         else:
             add(leaf._grad, g)
         return leaf

@@ -300,20 +300,18 @@ def require_unchanged(node: Any) -> None:
                                "neither value; call backward() before that, or run the forward again")
 
 
-_gradients: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()      # of optimizers, by id
+_gradients: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()      # by id
 
 
-def keep_gradients(grads: Array) -> None:
-    """Register the array whose views an optimizer's gradients are."""
-    _gradients[id(grads)] = grads
+def register_gradient(grad: Array) -> None:
+    """Note that backward() adds to this array: a .grad, or the array whose views an optimizer's gradients are."""
+    _gradients[id(grad)] = grad
 
 
 def lasting(x: Any) -> Any:
-    """x, or a copy if x is a gradient that an optimizer holds: the next backward(), zero_grad() or step() writes into it,
-    perhaps before the backward() of the op that uses x."""
-    if type(x) is HostArgument or not is_array(x) or x.base is None or id(owner_of(x)) not in _gradients:
-        return x
-    return x.copy()
+    """x, or a copy if x is a gradient: the next backward(), zero_grad() or step() writes into it, perhaps before the
+    backward() of the op that uses x."""
+    return x.copy() if type(x) is not HostArgument and is_array(x) and id(owner_of(x)) in _gradients else x
 
 
 def owner_of(x: Any) -> Any:
