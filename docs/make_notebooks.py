@@ -116,7 +116,8 @@ def _script(name):
     body = textwrap.dedent(body.partition("\n")[2])
     assert body.count(".parse_args()") == 1
     body = body.replace(".parse_args()", '.parse_args(["--backend", backend, *OPTIONS.split()])')
-    for paragraph in re.split(r"\n\n(?=\S)", body):
+    options, run, *rest = re.split(r"\n\n(?=\S)", body)
+    for paragraph in [f"{options}\n\n{run}", *rest]:                # one cell: other options are another run
         comment, code = re.fullmatch(r"((?:#[^\n]*\n)*)(.*)", paragraph.strip(), re.DOTALL).groups()
         if comment:
             yield new_markdown_cell(re.sub(r"^# ?", "", comment, flags=re.MULTILINE).strip())

@@ -204,7 +204,8 @@ def _rows(file, text, separator, number):
     is_open = False                                          # whether a row has a quotation mark that it does not close
     try:
         for row in reader:
-            if is_open and len(row) == 1:
+            closes = any(cell.rstrip().endswith('"') for cell in row) and "".join(row).count('"') % 2 == 1
+            if is_open and (len(row) == 1 or closes and quoted == csv.QUOTE_NONE):
                 raise csv.Error("a caption in quotation marks goes on in another line")
             is_open = any(cell.lstrip().startswith('"') for cell in row) and "".join(row).count('"') % 2 == 1
             swallowed = [part for cell in row for line in cell.split("\n")[1:] for part in line.split(separator)]

@@ -28,9 +28,10 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from .backend import Additions, array_module, is_array
+from .locks import open_in_child
 from .no_grad import in_no_grad, no_grad_blocks
 from .signature import Signature, describe
-from .tensor import (BaseTensor, alike, clock, first_gradients, last_change, lasting, mark_reached, register_gradient,
+from .tensor import (BaseTensor, alike, clock, first_gradients, last_change, lasting, mark_reached, own_gradient,
                      require_unchanged)
 from .typing import Array
 
@@ -41,7 +42,8 @@ class Tensor(BaseTensor):
     data           array of float32 or float64, not copied, unless it is a .grad (integers and bools are passed to ops as
                    plain arrays)
     requires_grad  whether a gradient flows to it: set for a leaf, inherited by results computed from one
-    grad           array of data's shape, or None: d loss / d data, summed over all backward() calls; leaves only
+    grad           array of data's shape, or None: d loss / d data, summed over all backward() calls; leaves only.
+                   Assigning an array copies it
 
     Ops save references to their arrays, not copies. Do not write into one between the forward and the backward pass:
     the gradient would belong to neither value. backward() detects the library's own writes (optimizers,
@@ -82,6 +84,7 @@ class Tensor(BaseTensor):
             g = array_module(self._data).ones_like(self._data)
         if not is_array(g) or not alike(g, self._data):
             raise ValueError(f"backward(g): expected an array of shape {self.shape}, dtype {self.dtype}, got {describe(g)}")
+        g = lasting(g)
         if self.node is not None:
             mark_reached(_walk(self.node, g))
         elif self._requires_grad:
@@ -159,8 +162,7 @@ def _accumulate(leaf: Tensor, g: Array, add: Callable) -> Tensor:
     _adding.acquire()                                        # other threads may add to the same leaf;
     try:                                                     # `with` takes three times as long
         if leaf._grad is None:
-            leaf._grad = g.copy()
-            register_gradient(leaf._grad)
+            leaf._grad = own_gradient(g)
             if (made := getattr(type(leaf), "made", None)) is not None:      # of a Parameter
                 first_gradients.append((weakref.ref(leaf), made.__get__(leaf), next(clock), leaf.shape))
         else:
@@ -170,7 +172,7 @@ def _accumulate(leaf: Tensor, g: Array, add: Callable) -> Tensor:
         _adding.release()
 
 
-_adding = threading.Lock()
+_adding = open_in_child(threading.Lock())
 
 
 # ---------------------------------------------------------------- ops

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .autograd import Tensor, hold_inputs
+from .locks import open_in_child
 from .no_grad import require_plain_function
 from .typing import Array
 
@@ -73,7 +74,7 @@ class _ReadOnly:
 
 _holders: dict[int, int] = {}         # id of an array -> number of recorded ops that use it
 _waiting: dict[int, Array] = {}       # views that become writeable once their owner is no longer used
-_lock = threading.RLock()             # an array can be garbage-collected in any thread, at any time
+_lock = open_in_child(threading.RLock())              # an array can be garbage-collected in any thread, at any time
 
 
 def _arrays_in(x: Any) -> Iterator[Array]:

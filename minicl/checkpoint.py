@@ -21,14 +21,15 @@ import numpy as np
 
 from .backend import to_host
 from .checks import require_rng
-from .files import write_atomically
+from .distributed import World
+from .files import json_bytes, write_atomically
 from .folder import RunError
 from .nn import Module
 from .nn.spec import encode, settings_of, spec_of
 from .nn.state import require_state
 from .optim import Optimizer
 from .tensor import changed_since
-from .typing import HostArray
+from .typing import HostArray, Rng
 
 # Options that a resumed run may change.
 NOT_COMPARED = ("out", "resume", "data_dir", "log_every", "log", "evaluate_every", "backend", "precision", "threads",
@@ -299,6 +300,18 @@ def settings(parts: Mapping[str, Any]) -> dict[str, str]:
             held = {key: encode(getattr(part, key)) for key in part._setting_ranges if hasattr(part, key)}
             found |= {f"{name}.{key}": repr(value) for key, value in held.items()}
     return found
+
+
+def require_alike(world: World, parts: Mapping[str, HasState], rng: Rng, step: int) -> None:
+    """Raise RunError unless the state is the same on all processes, bit for bit."""
+    if world.size == 1:
+        return
+    state = {f"{part}.{name}": array for part, thing in parts.items() for name, array in thing.state_dict().items()}
+    state["rng"] = json_bytes(rng.bit_generator.state)
+    if not world.alike(*state.values()):
+        name = next(name for name, array in state.items() if not world.alike(array))
+        raise RunError(f"after step {step}, {name} differs between processes: was model.across(world) called before the "
+                       "optimizer was made, and do all processes draw the same random numbers?")
 
 
 def changed_settings(parts: Mapping[str, Any], before: Mapping[str, str]) -> str:

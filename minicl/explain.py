@@ -14,7 +14,7 @@ import re
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,14 +22,13 @@ from .autograd import Node, Op, Tensor, ancestors
 from .backend import array_module, is_array, to_device
 from .checks import require_integers
 from .gradcheck import GradcheckError, gradcheck
+from .nn import Module
+from .nn.parts import Stream
 from .tensor import owner_of
 from .typing import Array
 
-if TYPE_CHECKING:
-    from .nn import Module
 
-
-def explain(loss: Tensor, model: "Module | None" = None, *, check: bool | int = False) -> "Explanation":
+def explain(loss: Tensor, model: Module | None = None, *, check: bool | int = False) -> "Explanation":
     """The tape behind `loss`, an Explanation: print it, or use its .mermaid() graph.
 
     loss    a Tensor whose backward() has not been called
@@ -295,9 +294,7 @@ def _check(node, sample):
         arguments = list(inputs)
         for position, x in zip(positions, moved):
             arguments[position] = x
-        options = {key: option if is_array(option) else copy.deepcopy(option)      # a generator starts over; a
-                   for key, option in node.options.items()}                         # layer's averages are a copy's
-        y = node.op(*arguments, **options)
+        y = node.op(*arguments, **{key: _of_its_own(option) for key, option in node.options.items()})
         return y * (abs(y.data) < TOO_LARGE).astype("float64")
 
     again.__name__ = node.op.__name__
@@ -315,6 +312,13 @@ def _check(node, sample):
             counts = [f"{min(sample, x.size)} of {x.size:,} entries of {name}" for name, x in zip(names, moving)]
             return f"agrees with finite differences at {', '.join(counts)}"
     return failure
+
+
+def _of_its_own(option):
+    """A copy of an op's option, so that a generator starts over, and a layer's averages stay as they are."""
+    if isinstance(stream := getattr(option, "__self__", None), Stream):
+        return stream.last
+    return option if is_array(option) else copy.deepcopy(option)
 
 
 def _scale(function, inputs):

@@ -50,6 +50,8 @@ class OwnFolder:
                 _remove_empty(self.path)
             if isinstance(error, Locked):
                 reason = f"{error.strerror}; wait for it to end, or choose another folder"
+                if error.is_own:
+                    reason += ". It is a run of this process, such as a notebook's earlier one: restart the kernel to end it"
             else:
                 reason = f"cannot write there ({error.strerror}); choose another folder"
             raise RunError(f"--out {self.path}: {reason}") from error
@@ -112,7 +114,9 @@ def _remove_empty(path):
 
 
 class Locked(OSError):
-    """The folder is locked already; the message has the process id, if known."""
+    """The folder is locked already; the message has the process id, if known. is_own: by this process."""
+
+    is_own = False
 
 
 class FolderLock:
@@ -176,7 +180,9 @@ class FolderLock:
                 msvcrt.locking(file, msvcrt.LK_NBLCK, 1)     # type: ignore[attr-defined]
         except OSError as error:
             if error.errno in BUSY:
-                raise Locked(error.errno, f"another run (pid {self._owner(file)}) is writing there") from None
+                locked = Locked(error.errno, f"another run (pid {(owner := self._owner(file))}) is writing there")
+                locked.is_own = owner == str(os.getpid())
+                raise locked from None
             self.is_held = False
 
     def close(self) -> None:

@@ -83,13 +83,14 @@ class Optimizer(Sealed):
         start = 0
         for p in self.parameters:
             part = slice(start, start + p.size)
-            p.data, p.grad = self.values[part].reshape(p.shape), self.grads[part].reshape(p.shape)
+            p.data, p._grad = self.values[part].reshape(p.shape), self.grads[part].reshape(p.shape)
             self.views.append((part, p.data, p.grad))
             p.reached = False                                    # _reached() looks at gradients from before
             start += p.size
         watch(self.parameters)
-        register_gradient(self.grads)
         self.state = {name: xp.zeros_like(self.values) for name in self.state_names}
+        for array in (self.grads, *self.state.values()):
+            register_gradient(array)
         self.missed = np.zeros(len(self.names), dtype="int64")           # steps in which each parameter was not moved
         self._plan([p.requires_grad for p in self.parameters])
 

@@ -31,8 +31,8 @@ from tqdm import tqdm
 
 from .backend import available_memory_only
 from .checkpoint import (CheckpointError, HasState, changed_after, changed_settings, changes, code, fingerprint,
-                         load_checkpoint, moved_before, pending, require_complete, require_rng_state, require_same_run,
-                         require_storable, restore, save_checkpoint, settings, specs_of)
+                         load_checkpoint, moved_before, pending, require_alike, require_complete, require_rng_state,
+                         require_same_run, require_storable, restore, save_checkpoint, settings, specs_of)
 from .checks import require_bool, require_integers
 from .console import BAR_COLUMNS, fitting, lasting_output, terminal_columns, wrapped
 from .distributed import ALONE, World, current, hold_signals, launched
@@ -101,6 +101,7 @@ class Run:
                                f"{world.size}; give {f'{less} or ' * (less > 0)}{less + world.size}")
         places = {key: os.path.abspath(path) for key in ("data_dir", "captions") if (path := getattr(args, key, None))}
         self.config = {**vars(args), **places}               # config.json is read in other current folders too
+        self._args, self._places = args, places
         self.world = world
         self.is_first = world.rank == 0
         self.name = name
@@ -154,6 +155,10 @@ class Run:
             self.close()
             raise
 
+    def _changed_options(self):
+        now = {key: vars(self._args).get(key, value) for key, value in self.config.items()}
+        return changes(self.config, now | self._places)
+
     # ---------------------------------------------------------------- resume
 
     def _restore(self, total, data, rng, parts):
@@ -195,6 +200,9 @@ class Run:
                            "as by `if step < 100:`, or make a second Run with another --out")
         require_integers("Run.steps", 1, total=total, save_every=save_every)
         require_storable("Run.steps", rng)
+        if changed := self._changed_options():
+            raise RunError(f"options were changed after Run(args, ...), and config.json would have the first: {changed}; "
+                           "change them before that")
         fingerprints = fingerprint(data)
         if not self.world.alike(json_bytes([fingerprints, total, self.config])):
             raise RunError("the processes have different data or options; load the data by run.once(load_images, ...), and "
@@ -219,7 +227,7 @@ class Run:
 
         def save():
             require_complete(parts, begun)
-            self._require_alike(parts, rng)
+            require_alike(self.world, parts, rng, self.step)
             self.seconds = before + time.perf_counter() - started
             if self.is_first:
                 self._own.require_owned()
@@ -228,7 +236,7 @@ class Run:
                     "name": self.name, "step": self.step, "total": total, "seconds": self.seconds, "config": self.config,
                     "data": fingerprints, "code": self._code, "models": specs, "settings": made,
                     "rng": rng.bit_generator.state, "log": self._log})
-                if not told and (changed := changed_settings(parts, made)):
+                if not told and (changed := self._changed_options() or changed_settings(parts, made)):
                     told.append(changed)
                     self.print(f"warning: settings changed in the loop: {changed}; minicl.load and --resume take the first")
             self._kept = self.step, parts, next(clock)
@@ -272,17 +280,6 @@ class Run:
     def _keeps(self):
         return (f"training is complete: {self.folder} keeps its checkpoint, its log and the pictures drawn so far; go on "
                 f"with the same options and --resume --out {shlex.quote(str(self.folder))}")
-
-    def _require_alike(self, parts, rng):
-        """Raise RunError unless the state is the same on all processes, bit for bit."""
-        if self.world.size == 1:
-            return
-        state = {f"{part}.{name}": array for part, thing in parts.items() for name, array in thing.state_dict().items()}
-        state["rng"] = json_bytes(rng.bit_generator.state)
-        if not self.world.alike(*state.values()):
-            name = next(name for name, array in state.items() if not self.world.alike(array))
-            raise RunError(f"after step {self.step}, {name} differs between processes: was model.across(world) called "
-                           "before the optimizer was made, and do all processes draw the same random numbers?")
 
     def _begin(self, again=False):
         """The first files in the folder, once a step was computed."""
@@ -384,6 +381,8 @@ class Run:
                            "not break or return; in zip() the other iterator was too short. --resume goes on from there")
         if changed := changed_after(*self._kept[1:]):
             self.print(f"warning: {changed} after the last checkpoint was saved, so it has another model than this result")
+        if changed := self._changed_options():
+            self.print(f"warning: options were changed after Run(args, ...), and config.json has the first: {changed}")
         if not self.is_first:
             return
         self._own.require_owned()

@@ -64,7 +64,7 @@ class BaseTensor:
         require_float_array("Tensor.data", data)
         if data is self._data or not alike(data, self._data):        # x.data *= 2 has already written into it
             mark_changed([("", self)], "an assignment to .data")
-        self._data = data
+        self._data = lasting(data)
         if self._grad is not None and not alike(self._grad, data):
             self._grad = None
 
@@ -77,7 +77,8 @@ class BaseTensor:
         self._require_leaf("grad")
         if g is not None and not alike(g, self._data):
             raise ValueError(f"Tensor.grad: expected None or {describe(self._data)}, like data, got {describe(g)}")
-        self._grad = g
+        if g is not self._grad:                                      # as it is after x.grad *= 2
+            self._grad = None if g is None else own_gradient(g)
 
     @property
     def requires_grad(self) -> bool:
@@ -274,14 +275,13 @@ def changed_since(time: int) -> list[Any]:
             if (part := reference()) is not None and part.changed is not None and part.changed[0] > time]
 
 
-def last_write(x: Any) -> Change | None:
-    """The last write to a part that x, an array or a Tensor that is not a part itself, shares memory with."""
+def last_write(x: Any, since: int) -> Change | None:
+    """The last write since then to a part that x, an array or a Tensor, shares memory with."""
     data = x._data if isinstance(x, BaseTensor) else x
     _, parts = _parts.get(id(owner_of(data)), (None, {}))
-    if id(x) in parts and parts[id(x)]() is x:
-        return None
-    changes = [part.changed for reference in list(parts.values()) if (part := reference()) is not None
-               and part.changed is not None and array_module(data).may_share_memory(data, part.data)]
+    changes = [part.changed for reference in list(parts.values()) if (part := reference()) is not None and part is not x
+               and part.changed is not None and part.changed[0] > since
+               and array_module(data).may_share_memory(data, part.data)]
     return max(changes, default=None)
 
 
@@ -290,7 +290,7 @@ def require_unchanged(node: Any) -> None:
     for key, x in (*enumerate(node.inputs), *node.options.items()):
         if getattr(x, "node", None) is not None:             # the output of another op
             continue
-        noted = (x.changed, x.switched, last_write(x)) if isinstance(x, BaseTensor) else (last_write(x),)
+        noted = [last_write(x, node.index), *((x.changed, x.switched) if isinstance(x, BaseTensor) else ())]
         if newer := [change for change in noted if change is not None and change[0] > node.index]:
             change = max(newer)
             name = key if isinstance(key, str) else node.op.checks.input_name(key)
@@ -304,13 +304,20 @@ _gradients: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionar
 
 
 def register_gradient(grad: Array) -> None:
-    """Note that backward() adds to this array: a .grad, or the array whose views an optimizer's gradients are."""
+    """Note that this array is written to: a .grad, the array whose views an optimizer's gradients are, or its state."""
     _gradients[id(grad)] = grad
 
 
+def own_gradient(g: Array) -> Array:
+    """A copy of g to be a leaf's .grad, since others may use or change g."""
+    grad = g.copy()
+    register_gradient(grad)
+    return grad
+
+
 def lasting(x: Any) -> Any:
-    """x, or a copy if x is a gradient: the next backward(), zero_grad() or step() writes into it, perhaps before the
-    backward() of the op that uses x."""
+    """x, or a copy if x is a gradient or an optimizer's state: the next backward(), zero_grad() or step() writes into it,
+    perhaps before the backward() of the op that uses x."""
     return x.copy() if type(x) is not HostArgument and is_array(x) and id(owner_of(x)) in _gradients else x
 
 

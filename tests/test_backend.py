@@ -569,6 +569,33 @@ print(os.waitpid(child, 0)[1])
     assert done.stdout == "0\n", done.stderr
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_lock_that_is_held_is_open_in_a_forked_child():
+    locks = ("autograd._adding", "check_inputs._lock", "backend.memory._counting", "backend.parallel._entering")
+    code = f"""
+import os, sys, threading, minicl
+import minicl.check_inputs
+modules = {{name: sys.modules["minicl." + name.rpartition(".")[0]] for name in {locks}}}
+locks = [getattr(module, name.rpartition(".")[2]) for name, module in modules.items()]
+held, over = threading.Event(), threading.Event()
+def hold():
+    for lock in locks:
+        lock.acquire()
+    held.set(), over.wait()
+    for lock in locks:
+        lock.release()
+thread = threading.Thread(target=hold)
+thread.start(), held.wait()
+child = os.fork()
+if child == 0:
+    os._exit(sum(not lock.acquire(timeout=1) for lock in locks))
+over.set(), thread.join()
+print(os.waitpid(child, 0)[1])
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "0\n", done.stderr
+
+
 def test_a_learned_temperature_below_zero_is_refused():
     from minicl import Tensor
     from minicl.contrastive import nt_xent

@@ -99,6 +99,7 @@ def test_columns_that_may_have_captions_or_files_and_are_not_read_are_told(tmp_p
 
 @pytest.mark.parametrize("table", [
     'image\tcaption\na.png\t"A dog\nruns"\n', 'image|caption\na.png|"A dog\nruns"\n', 'image,caption\na.png, "A dog\nruns"\n',
+    'image\tcaption\na.png\t"A dog\tred\nruns\tfast"\nb.png\tA cat\n', 'image|caption\na.png|"A dog|red\n""runs""|"\n',
     'image,caption\na.png, "A dog, red,\nruns"\n', 'image;caption\na.png; "A dog\nruns"\n', 'a.png#0\t"A dog\nruns"\n'])
 def test_a_quoted_caption_of_two_lines_that_is_not_read_as_one_is_refused(tmp_path, table):
     (tmp_path / "x").write_text(table)

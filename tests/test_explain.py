@@ -17,8 +17,8 @@ from minicl.backend import to_device, to_host
 from minicl.contrastive import composed
 from minicl.explain import arrays_held_by, explain, formulas, source_line
 from minicl.explain_pairs import explain_pairs
-from minicl.methods import SimCLR
-from minicl.nn import MLP, ConvNet, projection_head
+from minicl.methods import SimCLR, frozen_copy
+from minicl.nn import MLP, ConvNet, Dropout, Linear, Sequential, projection_head
 
 ROOT = Path(minicl.__file__).parents[1]
 PAGE = ROOT / "docs/explain.md"
@@ -126,6 +126,21 @@ def test_explain_changes_nothing_and_its_result_outlives_the_tape(xp):
     for p, q in zip(model.parameters(), again_model.parameters()):
         assert np.array_equal(to_host(p.grad), to_host(q.grad))
     assert "encoder.blocks.1.steps.0.weight" in str(told)
+
+
+def test_explain_checks_dropout_with_its_mask_and_draws_nothing(rng):
+    x = rng.standard_normal((3, 8)).astype("float32")
+
+    def draws(looks):
+        model = Sequential(Linear(8, 8, rng=np.random.default_rng(0)), Dropout(0.5, rng=np.random.default_rng(1)))
+        loss = model(x).sum()
+        if looks:
+            rows = explain(loss, model, check=True).rows
+            assert all(row.check.startswith("agrees") for row in rows), [row.check for row in rows]
+        return model(x).data, frozen_copy(model).train()(x).data
+
+    for seen, unseen in zip(draws(True), draws(False)):
+        np.testing.assert_array_equal(seen, unseen)
 
 
 # ---------------------------------------------------------------- each node against finite differences

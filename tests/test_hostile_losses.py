@@ -462,6 +462,18 @@ def test_semi_hard_negatives_of_dead_rows_are_other_rows():
     assert (ids != np.arange(4)).all() and ids.min() >= 0 and ids.max() < 4
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("d", [1, 3, 128])
+def test_a_semi_hard_negative_is_not_the_positive_in_another_length(dtype, d, rng):
+    """Their cosines with the anchor differ by rounding only."""
+    z, lengths = rng.standard_normal((40, d)), rng.uniform(0.1, 9, (20, 1))
+    z[20:] = z[:20] * (lengths if d > 1 else abs(lengths))
+    z = z.astype(dtype)
+    chosen = semi_hard_negatives(z, z)
+    cosine = z @ z.T / np.sqrt(np.outer((z * z).sum(axis=1), (z * z).sum(axis=1)))
+    assert (cosine[np.arange(40), chosen] < 1 - 1e-3).all()
+
+
 @pytest.mark.parametrize("eps", [-1.0, math.nan, math.inf, "1", None, True])
 def test_l2_normalize_checks_its_eps(eps):
     with pytest.raises((TypeError, ValueError), match="l2_normalize: eps must be a number in"):

@@ -184,6 +184,24 @@ def test_late_parameters_that_are_frozen_or_optimized_give_no_warning(emptied):
     optimizer.step()
 
 
+@pytest.mark.parametrize("place", ["an attribute", "a list", "a dict"])
+@pytest.mark.parametrize("make", [lambda net: optim.SGD(net, 0.1), lambda net: EMA(net, frozen_copy(net))], ids=["SGD", "EMA"])
+def test_a_tensor_of_the_model_that_is_to_be_trained_later_is_an_error(place, make):
+    net, scale = Net(), Tensor(np.ones(3, dtype="float32"))
+    if place == "an attribute":
+        net.spare = scale
+    elif place == "a list":
+        net.later.append(scale)
+    else:
+        net.named["scale"] = scale
+    owner = make(net)
+    check = (owner.structures[0] if isinstance(owner, EMA) else owner.structure).check
+    check()
+    scale.requires_grad = True
+    with pytest.raises(RuntimeError, match=r"a Tensor of shape \(3,\) in the Net requires a gradient, but an optimizer moves only"):
+        check()
+
+
 def test_other_changes_are_not_errors():
     net = Net()
     optimizer = optim.SGD(net, lr=0.1)

@@ -113,6 +113,17 @@ def test_astype_converts_parameters_and_buffers_and_drops_gradients(xp, rng):
     assert BatchNorm(2).astype("float64").running_var.data.dtype == "float64"
 
 
+@pytest.mark.parametrize("values", [np.array([16777217, 2**40 + 1]), np.array([True, False]), np.arange(3, dtype="uint8")])
+def test_astype_leaves_buffers_of_ids_and_masks_as_they_are(values):
+    class Table(Module):
+        def __init__(self):
+            self.ids, self.scale = Buffer(values.copy()), Buffer(np.ones(2))
+
+    module = Table().astype("float32")
+    assert module.ids.data.dtype == values.dtype and np.array_equal(module.ids.data, values)
+    assert module.scale.data.dtype == "float32"
+
+
 # ---------------------------------------------------------------- state
 
 def test_state_dict_holds_copies_on_the_host(xp, rng):

@@ -30,6 +30,27 @@ def test_a_run_records_all_its_options(out):
     assert config["seed"] == 7 and config["out"] == str(out) and config.keys() == {"script", *vars(arguments(out))}
 
 
+def test_options_that_change_after_the_run_is_made_are_an_error(out):
+    args = arguments(out)
+    run = Run(args, "test")
+    args.seed = 8
+    with pytest.raises(RunError, match="options were changed after Run.*: seed was 0, now 8; change them before that"):
+        next(run.steps(1, np.random.default_rng(0), save_every=1))
+
+
+def test_options_that_change_in_the_loop_or_after_it_are_told(out, capsys):
+    args = arguments(out)
+    run = Run(args, "test")
+    args.of_the_script = 3                                   # which is none of the options
+    for step in run.steps(2, np.random.default_rng(0), save_every=1):
+        args.lr = 0.5 + step
+    args.seed = 8
+    run.finish({})
+    told = capsys.readouterr().out
+    assert told.count("warning") == 2 and "settings changed in the loop: lr was" in told and "now 0.5;" in told
+    assert "options were changed after Run(args, ...), and config.json has the first: " in told and "seed was 0, now 8" in told
+
+
 def test_the_data_folder_is_stored_as_an_absolute_path(out, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert start(out, "--data-dir", "photos").config["data_dir"] == str(tmp_path / "photos")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from minicl import Tensor, ops, tensor
 from minicl.contrastive import dcl, info_nce
 from minicl.methods import CLIP, EMA, MoCo, Queue, frozen_copy
-from minicl.nn import MLP, BatchNorm, Linear, Parameter, Sequential, projection_head
+from minicl.nn import MLP, BatchNorm, Buffer, Linear, Parameter, Sequential, projection_head
 from minicl.optim import LARS, SGD, Adam, AdamW
 
 X = np.random.default_rng(3).standard_normal((6, 4)).astype("float32")
@@ -154,6 +154,69 @@ def test_a_gradient_in_a_loss_has_the_value_it_had_then(given, write, owned, rng
     np.testing.assert_array_equal(x.grad, expected)
 
 
+HELD = {
+    "Tensor(p.grad)": lambda p: Tensor(p.grad),
+    "Parameter(p.grad)": lambda p: Parameter(p.grad),
+    "Buffer(p.grad)": lambda p: Buffer(p.grad),
+    "Tensor.data = p.grad": lambda p: assigned(Tensor(np.ones_like(X)), "data", p.grad),
+    "Buffer.data = p.grad": lambda p: assigned(Buffer(np.ones_like(X)), "data", p.grad),
+    "Tensor.grad = p.grad": lambda p: assigned(Tensor(X, requires_grad=True), "grad", p.grad),
+}
+
+
+def assigned(thing, attribute, value):
+    setattr(thing, attribute, value)
+    return thing
+
+
+@pytest.mark.parametrize("hold", HELD)
+@pytest.mark.parametrize("made", ["backward", "assigned", "in place", "an optimizer"])
+@pytest.mark.parametrize("write", ["backward", "zero_grad"])
+def test_a_gradient_that_is_held_keeps_its_value(hold, made, write):
+    if write == "zero_grad" and made != "an optimizer":
+        pytest.skip("zero_grad() writes into an optimizer's gradients")
+    p = Parameter(X.copy())
+    optimizer = SGD([("p", p)], 0.1) if made == "an optimizer" else None
+    (p * 2.0).sum().backward()
+    if made == "assigned":
+        p.grad = np.clip(p.grad, -1, 1)
+    elif made == "in place":
+        p.grad *= 0.5
+    held = HELD[hold](p)
+    values = held.grad if hold.startswith("Tensor.grad") else held.data
+    before = values.copy()
+    (p * 3.0).sum().backward() if write == "backward" else optimizer.zero_grad()
+    np.testing.assert_array_equal(values, before)
+
+
+@pytest.mark.parametrize("kind", [SGD, Adam, AdamW, LARS])
+def test_the_state_of_an_optimizer_in_a_loss_has_the_value_it_had_then(kind):
+    net = Linear(4, 3, rng=np.random.default_rng(0))
+    optimizer = kind(net, 0.1)
+    loss_of(net).backward(), optimizer.step(), optimizer.zero_grad()
+    for state in optimizer.state.values():
+        x, before = Tensor(np.ones_like(state), requires_grad=True), state.copy()
+        loss = (x * state).sum()
+        loss_of(net).backward(), optimizer.step(), optimizer.zero_grad()
+        loss.backward()
+        np.testing.assert_array_equal(x.grad, before)
+        assert (state != before).any()
+
+
+def test_an_array_that_is_assigned_to_two_gradients_belongs_to_neither():
+    a, b, zeros = Parameter(X.copy()), Parameter(X.copy()), np.zeros_like(X)
+    a.grad = b.grad = zeros
+    (a * 2.0 + b * 3.0).sum().backward()
+    assert (a.grad == 2).all() and (b.grad == 3).all() and not zeros.any()
+
+
+def test_a_gradient_from_which_backward_starts_keeps_its_value_on_the_way():
+    a, b = Parameter(X.copy()), Parameter(X.copy())
+    (a * 2.0).sum().backward()
+    (a + b).backward(a.grad)
+    assert (a.grad == 4).all() and (b.grad == 2).all()
+
+
 def test_the_clamp_of_the_logit_scale_is_detected():
     clip = CLIP(MLP((2, 2, 1), (4,), rng=np.random.default_rng(0)), MLP((2, 2, 1), (4,), rng=np.random.default_rng(0)), 2,
                 rng=np.random.default_rng(0))
@@ -212,6 +275,30 @@ def test_an_in_place_assignment_is_detected():
     loss = (w * w).sum()
     w.data *= 2
     with pytest.raises(RuntimeError, match=r"mul: its input x, a Tensor of shape \(6, 4\), was changed by an assignment"):
+        loss.backward()
+
+
+def test_an_in_place_assignment_to_a_buffer_is_detected():
+    w, scale = Parameter(X.copy()), Buffer(np.ones_like(X))
+    loss = (w * scale.data).sum()
+    scale.data *= 0.5
+    with pytest.raises(RuntimeError, match=r"mul: its input y, a view of a Tensor of shape \(6, 4\), was changed by an assi"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("watched", ["an optimizer", "an assignment", "no"])
+@pytest.mark.parametrize("view", [lambda p: p.detach(), lambda p: Tensor(p.data), lambda p: Tensor(p.data[1:])])
+def test_an_assignment_through_a_view_is_detected(watched, view):
+    net = Linear(4, 3, rng=np.random.default_rng(0))
+    if watched == "an optimizer":
+        SGD(net, 0.1)
+    elif watched == "an assignment":
+        net.weight.data *= 1
+    x = Tensor(X.copy(), requires_grad=True)
+    loss = net(x).sum()
+    through = view(net.weight)
+    through.data *= 2
+    with pytest.raises(RuntimeError, match="linear: its input w, a view of a Tensor .* was changed by an assignment to .data"):
         loss.backward()
 
 

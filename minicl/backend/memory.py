@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..locks import open_in_child
 from ..typing import ArrayModule
 
 
@@ -41,7 +42,7 @@ def peak_memory_mib(xp: ArrayModule) -> float | None:
 
 
 _blocks = 0                                              # of keep_freed_memory() that are open
-_counting = threading.Lock()
+_counting = open_in_child(threading.Lock())
 
 
 @contextlib.contextmanager

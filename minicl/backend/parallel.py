@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..checks import require_bool
+from ..locks import open_in_child
 from ..typing import Array, ArrayModule, HostArray
 from .device import BackendError
 from .kernels import square_sums
@@ -107,13 +108,11 @@ MOST_THREADS = 1024
 
 _pools: list[_ThreadPool] = []                           # the newest last: that one is used
 _blas: list[Any] = []                                    # what restores BLAS's threads, while any block is open
-_entering = threading.Lock()
+_entering = open_in_child(threading.Lock())
 
 
 def _after_fork():
     """A forked child has the pools but not their threads, so a pool's caller does all the work."""
-    global _entering
-    _entering = threading.Lock()
     for pool in _pools:
         pool.size = 1
 

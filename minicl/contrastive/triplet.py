@@ -67,8 +67,8 @@ def semi_hard_negatives(anchor: Array, positive: Array, *, ids: HostArray | None
                         world: World = ALONE) -> Array:
     """For each row of the array anchor (N, d), the id (N,) of another row of positive to use as its negative.
 
-    Semi-hard: the most similar row that is less similar than the anchor's own positive, or if there is none, the least
-    similar. The very hardest collapse the embedding (Schroff et al. 2015, section 3.2).
+    Semi-hard: the most similar row that is less similar than the anchor's own positive, by more than rounding, or if there
+    is none, the least similar. The very hardest collapse the embedding (Schroff et al. 2015, section 3.2).
     ids (N,) integers on the host, such as labels, not all equal: a negative is a row with another id.
     world: all of these are this process's part of the batch, and the result names rows of all_gather(positive).
     """
@@ -82,6 +82,6 @@ def semi_hard_negatives(anchor: Array, positive: Array, *, ids: HostArray | None
     rows = xp.arange(N)
     ids = to_device(gather_ids("semi_hard_negatives", ids, n, world), xp)
     s = cosine_similarity.forward(anchor, world.all_gather(positive))[0]     # (n, N)
-    s_own = s[rows[:n], world.rows(rows)][:, None]
+    s_own = s[rows[:n], world.rows(rows)][:, None] - 8 * np.finfo(s.dtype).eps           # less the rounding of both cosines
     rank = xp.where(s < s_own, s, -4 - s)                                    # semi-hard by cosine, then the rest reversed
     return xp.where(world.rows(ids)[:, None] == ids, -math.inf, rank).argmax(axis=1)

@@ -242,10 +242,10 @@ class Module(metaclass=_Sealed):
         return self._each_array(lambda data: to_device(data, xp))
 
     def astype(self, dtype: DType):
-        """Convert parameters and buffers, e.g. to float64 for a gradcheck."""
+        """Convert parameters, and buffers of floats, e.g. to float64 for a gradcheck."""
         if np.dtype(dtype) not in (np.float32, np.float64):
             raise TypeError(f"{type(self).__name__}.astype: dtype must be float32 or float64, got {dtype!r}")
-        return self._each_array(lambda data: data.astype(dtype))
+        return self._each_array(lambda data: data.astype(dtype) if data.dtype.kind == "f" else data)
 
     def _each_array(self, change):
         parts = [(name, part) for name, part in self.named_state() if not isinstance(part, HostBuffer)]

@@ -10,7 +10,7 @@ import numpy as np
 from ..autograd import Tensor
 from ..backend import is_array
 from ..checks import require_integers, require_rng, require_unmasked
-from ..tensor import Change, clock
+from ..tensor import Change, clock, lasting, mark_changed
 from ..typing import Array, HostArray, Rng
 
 making = threading.local()                # .parts: weak references to parts made by the running __init__, or None
@@ -54,6 +54,9 @@ class Buffer:
             raise TypeError(f"Buffer: expected an array, got {type(value).__name__}")
         if name == "data":
             require_unmasked("Buffer", value)
+            if value is vars(self).get("data"):              # buffer.data *= 2 has already written into it
+                mark_changed([("", self)], "an assignment to .data")
+            value = lasting(value)
         object.__setattr__(self, name, value)
 
     def _refuse(self, *args: Any, **options: Any) -> NoReturn:
@@ -130,7 +133,11 @@ class Stream(HostBuffer):
                 warnings.warn("Stream: two models draw the same random numbers, such as dropout masks, because they share a "
                               "seed, a state or a pickle; use copy.deepcopy or frozen_copy", stacklevel=4)
         _last_to_draw[state[0], self.key] = self
-        return np.random.default_rng(np.random.SeedSequence(state, spawn_key=self.key))
+        return self.last()
+
+    def last(self) -> Rng:
+        """The generator that next() gave last, starting over."""
+        return np.random.default_rng(np.random.SeedSequence(self._value.tolist(), spawn_key=self.key))
 
     def __deepcopy__(self, memo):
         copy = type(self).__new__(type(self))

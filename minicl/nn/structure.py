@@ -31,6 +31,7 @@ class Structure:
         self.kind = kind
         self.made = next(clock)
         self.places: list[tuple[Any, list]] = []         # (a list, or the values of a dict; a copy of it then)
+        self.constants: list[Tensor] = []                # in the tree, and not trained
         self.check()
 
     def check(self) -> None:
@@ -41,10 +42,12 @@ class Structure:
             return
         if self.places and all(len(now) == len(before) and all(map(operator.is_, now, before))
                                for now, before in self.places):
+            self._require_constant()
             return
         places: list[tuple[Any, list]] = []
         found: dict[int, Any] = {}
         _walk(self.module, places, found)
+        constants = [part for part in found.values() if not isinstance(part, (Parameter, Buffer))]
         found = {key: part for key, part in found.items()
                  if isinstance(part, self.kind) and not isinstance(part, HostBuffer)}
         known = {id(part) for part in self.parts.values()}
@@ -56,7 +59,15 @@ class Structure:
             raise RuntimeError(f"{self.owner}: {' and '.join(what)} the {type(self.module).__name__} after the "
                                f"{self.owner} was made, which does not follow such changes; change the parts of a "
                                f"model first, then make the {self.owner}")
-        self.places = places
+        self.places, self.constants = places, constants
+        self._require_constant()
+
+    def _require_constant(self):
+        for x in self.constants:
+            if x._requires_grad:
+                raise RuntimeError(f"{self.owner}: a Tensor of shape {x.shape} in the {type(self.module).__name__} requires "
+                                   "a gradient, but an optimizer moves only Parameters; make it one, and then the "
+                                   f"{self.owner}")
 
     def _warn_of_others(self):
         """Warn of Parameters that got a gradient since and have no optimizer: outside the model, or hidden in a lambda, a
@@ -74,7 +85,7 @@ class Structure:
                           "freeze them", stacklevel=4)
 
     def __getstate__(self) -> dict:
-        return {**vars(self), "places": []}              # a copy belongs to a copied module
+        return {**vars(self), "places": [], "constants": []}             # a copy belongs to a copied module
 
 
 def require_views(owner: str, names: Any, parameters: Any, views: Any) -> None:
@@ -128,10 +139,14 @@ def _require_own_memory(name, named, model):
 
 
 def _walk(value, places, found):
-    """Collect the dicts and lists below value in places, and its parts by id in found. Returns whether it has a part."""
+    """Collect the dicts and lists below value in places, and its parts and Tensors by id in found. Returns whether it has a
+    part."""
     if isinstance(value, (Parameter, Buffer)):
         found[id(value)] = value
         return True
+    if isinstance(value, Tensor):
+        found[id(value)] = value
+        return False
     is_module = isinstance(value, Module)
     if not is_module and not isinstance(value, (list, tuple, dict)):
         return False
