@@ -27,7 +27,7 @@ from .nn import Module, Parameter
 from .nn.state import require_state
 from .nn.structure import Structure, named_parameters, require_views
 from .signature import accepts_other_names, by_known_names
-from .tensor import mark_changed, register_gradient, watch
+from .tensor import mark_changed, register_gradient, register_values, watch
 from .typing import Array, HostArray
 
 SLICE = 2**16      # entries updated at a time on a CPU: few enough for the cache, enough for a thread
@@ -88,6 +88,7 @@ class Optimizer(Sealed):
             p.reached = False                                    # _reached() looks at gradients from before
             start += p.size
         watch(self.parameters)
+        register_values(self.values)
         self.state = {name: xp.zeros_like(self.values) for name in self.state_names}
         for array in (self.grads, *self.state.values()):
             register_gradient(array)

@@ -64,7 +64,7 @@ class BaseTensor:
         require_float_array("Tensor.data", data)
         if data is self._data or not alike(data, self._data):        # x.data *= 2 has already written into it
             mark_changed([("", self)], "an assignment to .data")
-        self._data = lasting(data)
+        self._data = data if data is self._data else of_its_own(data)
         if self._grad is not None and not alike(self._grad, data):
             self._grad = None
 
@@ -287,7 +287,9 @@ def last_write(x: Any, since: int) -> Change | None:
 
 def require_unchanged(node: Any) -> None:
     """Raise RuntimeError if the library has written to an input or an option of this recorded op since."""
-    for key, x in (*enumerate(node.inputs), *node.options.items()):
+    used = [*enumerate(node.inputs), *node.options.items()]
+    used += [(key, item) for key, x in used if isinstance(x, (tuple, list)) for item in x]          # of x[rows, :]
+    for key, x in used:
         if getattr(x, "node", None) is not None:             # the output of another op
             continue
         noted = [last_write(x, node.index), *((x.changed, x.switched) if isinstance(x, BaseTensor) else ())]
@@ -301,11 +303,22 @@ def require_unchanged(node: Any) -> None:
 
 
 _gradients: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()      # by id
+_values: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()         # by id
 
 
 def register_gradient(grad: Array) -> None:
     """Note that this array is written to: a .grad, the array whose views an optimizer's gradients are, or its state."""
     _gradients[id(grad)] = grad
+
+
+def register_values(values: Array) -> None:
+    """Note that an optimizer or an EMA moves this array, of which its parts view slices."""
+    _values[id(values)] = values
+
+
+def of_its_own(data: Array) -> Array:
+    """data to be assigned to a part, or a copy if it belongs to something that would change it."""
+    return data.copy() if id(owner_of(data)) in _values else lasting(data)
 
 
 def own_gradient(g: Array) -> Array:

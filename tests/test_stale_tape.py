@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from minicl import Tensor, ops, tensor
 from minicl.contrastive import dcl, info_nce
 from minicl.methods import CLIP, EMA, MoCo, Queue, frozen_copy
-from minicl.nn import MLP, BatchNorm, Buffer, Linear, Parameter, Sequential, projection_head
+from minicl.nn import MLP, BatchNorm, Buffer, HostBuffer, Linear, Module, Parameter, Sequential, projection_head
 from minicl.optim import LARS, SGD, Adam, AdamW
 
 X = np.random.default_rng(3).standard_normal((6, 4)).astype("float32")
@@ -189,6 +189,26 @@ def test_a_gradient_that_is_held_keeps_its_value(hold, made, write):
     np.testing.assert_array_equal(values, before)
 
 
+@pytest.mark.parametrize("owner", [lambda net: SGD(net, 0.1), lambda net: EMA(net, frozen_copy(net))], ids=["SGD", "EMA"])
+@pytest.mark.parametrize("view", [lambda x: x, lambda x: x[:], lambda x: x.T.T])
+def test_data_assigned_from_a_model_that_is_trained_do_not_move_with_it(owner, view):
+    net, other = (Linear(4, 3, rng=np.random.default_rng(seed)) for seed in range(2))
+    moves = owner(net)
+    if isinstance(moves, EMA):
+        moves.update(0.5)
+    source = moves.pairs[0][1] if isinstance(moves, EMA) else net.weight
+    buffer = Buffer(view(source.data))
+    other.weight.data = view(source.data)
+    before = source.data.copy()
+    source.data *= 2                                         # in place, as the owner's next step
+    assert (source.data == 2 * before).all()
+    assert (other.weight.data == before).all() and (buffer.data == before).all()
+    if isinstance(moves, EMA):
+        moves.update(0.5)                                    # it still has its arrays
+    else:
+        moves.zero_grad()
+
+
 @pytest.mark.parametrize("kind", [SGD, Adam, AdamW, LARS])
 def test_the_state_of_an_optimizer_in_a_loss_has_the_value_it_had_then(kind):
     net = Linear(4, 3, rng=np.random.default_rng(0))
@@ -237,6 +257,20 @@ def test_keys_that_enter_a_queue_are_detected():
             loss.backward()
         moco.update()
     with pytest.raises(RuntimeError, match=r"info_nce: its input negatives, a view of the queue's keys .* Queue.enqueue\(\)"):
+        loss.backward()
+
+
+class Table(Module):
+    def __init__(self):
+        self.ids = HostBuffer([0, 1])
+
+
+@pytest.mark.parametrize("rows", [lambda ids: ids, lambda ids: (ids, slice(None)), lambda ids: (ids, 1), lambda ids: (slice(1), ids)])
+def test_row_numbers_that_change_are_detected_in_any_key(rows):
+    table, x = Table(), Tensor(np.arange(16.0).reshape(4, 4), requires_grad=True)
+    loss = x[rows(table.ids.data)].sum()
+    table.load_state_dict({"ids": np.array([2, 3])})
+    with pytest.raises(RuntimeError, match=r"getitem: its input key, a view of ids of shape \(2,\), was changed by load_state"):
         loss.backward()
 
 

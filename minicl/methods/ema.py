@@ -19,7 +19,7 @@ from ..checks import require_within
 from ..nn import BatchNorm, Buffer, HostBuffer, Module, Parameter
 from ..nn.layers import AVERAGED
 from ..nn.structure import Structure
-from ..tensor import Change, mark_changed, watch
+from ..tensor import Change, mark_changed, register_values, watch
 from ..typing import Array
 
 
@@ -146,6 +146,7 @@ class EMA:
             self.views.append(part.data)
             start = stop
         watch(parts)
+        register_values(self.values)
 
 
 @fused

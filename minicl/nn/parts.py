@@ -10,7 +10,7 @@ import numpy as np
 from ..autograd import Tensor
 from ..backend import is_array
 from ..checks import require_integers, require_rng, require_unmasked
-from ..tensor import Change, clock, lasting, mark_changed
+from ..tensor import Change, clock, mark_changed, of_its_own
 from ..typing import Array, HostArray, Rng
 
 making = threading.local()                # .parts: weak references to parts made by the running __init__, or None
@@ -54,9 +54,11 @@ class Buffer:
             raise TypeError(f"Buffer: expected an array, got {type(value).__name__}")
         if name == "data":
             require_unmasked("Buffer", value)
+        if name == "data" and not isinstance(self, Tensor):      # whose .data does the same
             if value is vars(self).get("data"):              # buffer.data *= 2 has already written into it
                 mark_changed([("", self)], "an assignment to .data")
-            value = lasting(value)
+            else:
+                value = of_its_own(value)
         object.__setattr__(self, name, value)
 
     def _refuse(self, *args: Any, **options: Any) -> NoReturn:
