@@ -26,7 +26,6 @@ import numpy as np
 import minicl
 from minicl import nn, viz
 from minicl.backend import threads, to_device, to_host
-from minicl.checkpoint import fingerprint
 from minicl.console import terminal_columns, wrapped
 from minicl.contrastive import log_softmax
 from minicl.data import DataError, ImageData, load_colour_images, load_images
@@ -34,6 +33,7 @@ from minicl.evaluate import encode, to_float
 from minicl.files import write_json
 from minicl.optim import AdamW, warmup_cosine
 from minicl.options import DefaultsHelp, at_least, folder, within
+from minicl.origin import fingerprint
 from minicl.run import command
 
 WAYS = {"probe": viz.BLUE, "fine-tuned": viz.RED, "scratch": viz.GREY}

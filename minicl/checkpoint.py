@@ -4,14 +4,12 @@ The file is a zip of uncompressed .npy members, so numpy.load can read it too: o
 the JSON, and "digest", the SHA-256 of all others. Any change of a name or value after the save is an error.
 """
 
-import dataclasses
 import hashlib
 import io
 import itertools
 import json
 import math
 import os
-import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,9 +23,10 @@ from .distributed import World
 from .files import json_bytes, write_atomically
 from .folder import RunError
 from .nn import Module
-from .nn.spec import encode, settings_of, spec_of
+from .nn.spec import changed_texts, encode, settings_of, spec_of
 from .nn.state import require_state
 from .optim import Optimizer
+from .origin import changes
 from .tensor import changed_since
 from .typing import HostArray, Rng
 
@@ -290,6 +289,13 @@ def specs_of(parts: Mapping[str, Any], log: Callable[[str], None]) -> dict[str, 
     return specs
 
 
+def edited_classes(before: Any, specs: Mapping[str, Any]) -> str:
+    """The names of the classes whose text is not that of specs_of() before, as text; "" if there are none."""
+    pairs = [(before.get(name) if isinstance(before, dict) else None, spec.get("texts")) for name, spec in specs.items()]
+    return ", ".join(dict.fromkeys(cls for old, texts in pairs if texts and isinstance(old, dict)
+                                   for cls in changed_texts(old.get("texts"), texts)))
+
+
 def settings(parts: Mapping[str, Any]) -> dict[str, str]:
     """{"model.steps.1.eps": "1e-05", "optimizer.lr": "0.1", ...} of the Modules and optimizers among parts, as text."""
     found: dict[str, str] = {}
@@ -350,51 +356,3 @@ def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path
         for part, state in states.items():
             parts[part].load_state_dict(state)
         raise CheckpointError(f"{path} does not fit this run's {part}: {error}") from error
-
-
-# ---------------------------------------------------------------- code and data of a checkpoint
-
-def code() -> dict[str, str]:
-    """{"the script": SHA-256 of its text and of imported modules in its folder, "minicl": SHA-256 of its files}."""
-    script = getattr(sys.modules["__main__"], "__file__", None)          # a notebook has none
-    beside = set()
-    if script:
-        script = Path(os.path.realpath(script))
-        files = {file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
-        loaded = {Path(os.path.realpath(os.path.dirname(file)), os.path.basename(file)) for file in files}
-        beside = {script} | {path for path in loaded if script.parent in path.parents and "site-packages" not in path.parts}
-    paths = {"the script": beside, "minicl": Path(__file__).parent.rglob("*.py")}
-    return {part: hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files) if path.is_file())).hexdigest()[:32]
-            for part, files in paths.items()}
-
-
-def fingerprint(data: Any) -> dict[str, str]:
-    """{field: its dtype, shape and SHA-256, or its text} of a dataclass of arrays; {} for None.
-
-    Fields may be text, numbers, arrays, and lists, tuples and dicts of these; others raise TypeError.
-    """
-    if data is None:
-        return {}
-
-    def describe(name, value):
-        if type(value) in (np.ndarray, np.memmap) and value.dtype != object:
-            digest = hashlib.sha256(np.ascontiguousarray(value).reshape(-1).view(np.uint8)).hexdigest()
-            return f"{value.dtype} {value.shape} {digest[:32]}"
-        if isinstance(value, (list, tuple)):
-            return f"({', '.join(describe(name, item) for item in value)})"
-        if isinstance(value, dict):
-            return f"{{{', '.join(f'{key!r}: {describe(name, item)}' for key, item in value.items())}}}"
-        if value is None or isinstance(value, (str, bytes, int, float, np.generic)):         # 1 is not "1", "a, b" no pair
-            kind = "" if isinstance(value, str) else f"{type(value).__name__} "
-            return f"{kind}{value.item() if isinstance(value, np.generic) else value!r}"
-        raise TypeError(f"Run.steps: the field {name} of data must be an array, text or a number, or a list, tuple or dict "
-                        f"of these, got {type(value).__name__}, which --resume cannot compare")
-
-    values = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
-    return {name: value if type(value) is str else describe(name, value) for name, value in values.items()}
-
-
-def changes(before: dict, now: dict) -> str:
-    """The differences of two dicts, as text; "" if there are none."""
-    return "; ".join(f"{key} was {before.get(key)}, now {now.get(key)}" for key in {**before, **now}
-                     if key not in before or key not in now or before[key] != now[key])

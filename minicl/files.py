@@ -81,6 +81,8 @@ def finite(value: Any) -> Any:
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
+    if isinstance(value, np.longdouble):                     # which is its own tolist()
+        value = float(value)
     if hasattr(value, "tolist"):                             # NumPy's and CuPy's scalars and arrays
         return finite(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value

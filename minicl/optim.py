@@ -382,7 +382,7 @@ def _trust(xp, w_squared, g_squared, eta, largest):
 
 @accepts_other_names
 def warmup_cosine(step: int, *, total: int, peak: float, warmup: int = 0, floor: float = 0.0) -> float:
-    """Learning rate at `step` (from 0): linear from 0 to peak over `warmup` steps, then half a cosine down to floor.
+    """Learning rate at `step`, from 0 to total: linear from 0 to peak over `warmup` steps, then half a cosine down to floor.
 
     Source: Loshchilov & Hutter 2017 (SGDR, eq. 5, one period); Goyal et al. 2017 for the warmup.
 
@@ -391,10 +391,10 @@ def warmup_cosine(step: int, *, total: int, peak: float, warmup: int = 0, floor:
     """
     require_integers("warmup_cosine", 0, step=step, total=total, warmup=warmup)
     require_within("warmup_cosine", "[0, inf)", peak=peak, floor=floor)
-    if warmup >= total or floor > peak:
-        raise ValueError(f"warmup_cosine: expected warmup < total and floor <= peak, got {warmup=}, {total=}, {floor=}, "
-                         f"{peak=}")
+    if warmup >= total or step > total or floor > peak:
+        raise ValueError(f"warmup_cosine: expected warmup < total, step <= total, all in steps, and floor <= peak, got "
+                         f"{warmup=}, {step=}, {total=}, {floor=}, {peak=}")
     if step < warmup:
         return peak * (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / (total - warmup))
+    progress = (step - warmup) / (total - warmup)
     return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * progress))

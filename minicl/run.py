@@ -30,15 +30,16 @@ import numpy as np
 from tqdm import tqdm
 
 from .backend import available_memory_only
-from .checkpoint import (CheckpointError, HasState, changed_after, changed_settings, changes, code, fingerprint,
-                         load_checkpoint, moved_before, pending, require_alike, require_complete, require_rng_state,
-                         require_same_run, require_storable, restore, save_checkpoint, settings, specs_of)
+from .checkpoint import (CheckpointError, HasState, changed_after, changed_settings, edited_classes, load_checkpoint,
+                         moved_before, pending, require_alike, require_complete, require_rng_state, require_same_run,
+                         require_storable, restore, save_checkpoint, settings, specs_of)
 from .checks import require_bool, require_integers
 from .console import BAR_COLUMNS, fitting, lasting_output, terminal_columns, wrapped
 from .distributed import ALONE, World, current, hold_signals, launched
 from .ending import as_python_says, closing, end_all, failure, leave
 from .files import Table, finite, json_bytes, remove_parts, write_atomically, write_json
 from .folder import OwnFolder, RunError, require_unused
+from .origin import changes, code, fingerprint, plain_options
 from .signals import Stopped, signals_noted, signals_stop
 from .tensor import clock
 from .typing import Rng
@@ -100,7 +101,7 @@ class Run:
                 raise RunError(f"--{option} {n} is the {option} of all {world.size} processes, so it must be a multiple of "
                                f"{world.size}; give {f'{less} or ' * (less > 0)}{less + world.size}")
         places = {key: os.path.abspath(path) for key in ("data_dir", "captions") if (path := getattr(args, key, None))}
-        self.config = {**vars(args), **places}               # config.json is read in other current folders too
+        self.config = plain_options({**vars(args), **places})            # config.json is read in other current folders too
         self._args, self._places = args, places
         self.world = world
         self.is_first = world.rank == 0
@@ -157,7 +158,7 @@ class Run:
 
     def _changed_options(self):
         now = {key: vars(self._args).get(key, value) for key, value in self.config.items()}
-        return changes(self.config, now | self._places)
+        return changes(self.config, plain_options(now | self._places))
 
     # ---------------------------------------------------------------- resume
 
@@ -214,6 +215,8 @@ class Run:
         made, specs = settings(parts), specs_of(parts, self.print)
         self.total = total
         if self._saved:
+            if edited := edited_classes(self._saved[1].get("models"), specs):
+                self.print(f"warning: {edited} changed since the checkpoint was saved; the rest is computed by the new code")
             self._restore(total, fingerprints, rng, parts)
             self._begin()
         elif earlier := moved_before(parts):

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from .backend import get_backend, is_array, to_device
-from .checkpoint import CheckpointError, code, digest, load_checkpoint
+from .checkpoint import CheckpointError, digest, load_checkpoint
 from .checks import require_ordered
 from .data import DataError, open_image
 from .evaluate import encode, to_float
 from .methods import CPC, LastContext
 from .nn import Module
-from .nn.spec import build, class_reads, class_texts, settings_of
+from .nn.spec import build, changed_texts, class_reads, class_texts, settings_of
+from .origin import code
 from .nn.words import words_of
 from .typing import Array, ArrayModule
 
@@ -105,8 +106,7 @@ def _rebuilt(name, meta, arrays, path):
         if any(array.dtype == "float64" for array in state.values()):
             module.astype("float64")
         module.load_state_dict(state)
-        before, texts = specs[name].get("texts"), class_texts(module)
-        if edited := [cls for cls in texts if not isinstance(before, dict) or before.get(cls) != texts[cls]]:
+        if edited := changed_texts(specs[name].get("texts"), class_texts(module)):
             _warn(f"{', '.join(edited)} changed")
         saved = {key: text for part in (meta.get("settings"), specs[name].get("reads")) if isinstance(part, dict)
                  for key, text in part.items()}              # a constructor or forward may read what the script had set

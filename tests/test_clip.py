@@ -6,6 +6,7 @@ import math
 import os
 import runpy
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from minicl import Tensor, get_backend, viz
 from minicl.backend import threads, to_device, to_host
-from minicl.contrastive import clip_loss, composed, log_softmax
+from minicl.contrastive import clip_loss, composed, log_softmax, siglip
 from minicl.contrastive.pairs import CrossPairs
 from minicl.data import digits, same_caption_ids
 from minicl.evaluate import class_embeddings, retrieval_recall, zero_shot_accuracy
@@ -351,6 +352,24 @@ def test_labels_beyond_the_classes_are_refused():
 def test_retrieval_of_coinciding_pairs_is_perfect(xp):
     z = to_device(np.eye(12), xp)
     assert set(retrieval_recall(z, z, np.arange(12)).values()) == {1.0}
+
+
+def test_images_repeated_with_several_captions_give_a_warning(xp, rng):
+    z = rng.standard_normal((4, 8))
+    images, captions = to_device(np.repeat(z, 2, axis=0), xp), to_device(rng.standard_normal((8, 8)), xp)
+    with pytest.warns(UserWarning, match="retrieval_recall: 4 rows of images repeat another row with another caption"):
+        retrieval_recall(images, captions, np.arange(8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        retrieval_recall(images, captions[:4], np.repeat(np.arange(4), 2))   # with the same caption
+        retrieval_recall(xp.ones((8, 8)), captions, np.arange(8))            # of a collapsed encoder
+
+
+@pytest.mark.parametrize("scale", [np.float32(2.5), np.int8(2), np.float64(2.5), 2])
+def test_the_composed_losses_take_the_numbers_that_the_fused_ones_take(scale, rng):
+    x, y = map(Tensor, rng.standard_normal((2, 5, 3)))
+    np.testing.assert_allclose(composed.clip_loss(x, y, scale).data, clip_loss(x, y, scale).data, rtol=1e-6)
+    np.testing.assert_allclose(composed.siglip(x, y, scale, -1.0).data, siglip(x, y, scale, -1.0).data, rtol=1e-6)
 
 
 def test_recall_counts_the_wrong_candidates_before_the_right_one(xp):

@@ -184,6 +184,42 @@ def test_late_parameters_that_are_frozen_or_optimized_give_no_warning(emptied):
     optimizer.step()
 
 
+def swap_in_list(net):
+    net.blocks.reverse()
+
+
+def swap_attributes(net):
+    net.blocks[0], net.first = net.first, net.blocks[0]
+
+
+@pytest.mark.parametrize("change", [swap_in_list, swap_attributes])
+@pytest.mark.parametrize("owner", ["Adam", "EMA"])
+def test_parts_that_change_places_are_an_error(owner, change):
+    """Their moments would be saved under the name of another, and an average would follow another."""
+    net = Net()
+    made = optim.Adam(net, 0.1) if owner == "Adam" else EMA(net, frozen_copy(net))
+    change(net)
+    net.first(np.ones((1, 3), "float32")).sum().backward()
+    with pytest.raises(RuntimeError, match=f"{owner}: .* changed places in the Net after the {owner} was made"):
+        made.step() if owner == "Adam" else made.update(0.5)
+    with pytest.raises(RuntimeError, match="changed places"):
+        made.state_dict() if owner == "Adam" else made.update(0.5)
+
+
+@pytest.mark.parametrize("change", [lambda steps: steps.insert(1, ops.relu), lambda steps: steps.pop(1),
+                                    lambda steps: steps.__setitem__(1, ops.relu)])
+def test_functions_that_a_model_gains_loses_or_replaces_are_an_error_of_its_average(change):
+    net = nn.Sequential(linear(), ops.tanh, linear())
+    average, optimizer = EMA(net, frozen_copy(net)), optim.SGD(net, 0.1)
+    change(net.steps)
+    net(np.ones((1, 3), "float32")).sum().backward()
+    shifted = len(net.steps) != 3                            # and so are the names of the parameters after it
+    with pytest.raises(RuntimeError, match="EMA: (a function joined or left|steps.2.* changed places in) the Sequential after"):
+        average.update(0.5)
+    with pytest.raises(RuntimeError, match="SGD: steps.2.* changed places in") if shifted else contextlib.nullcontext():
+        optimizer.step()
+
+
 @pytest.mark.parametrize("place", ["an attribute", "a list", "a dict"])
 @pytest.mark.parametrize("make", [lambda net: optim.SGD(net, 0.1), lambda net: EMA(net, frozen_copy(net))], ids=["SGD", "EMA"])
 def test_a_tensor_of_the_model_that_is_to_be_trained_later_is_an_error(place, make):

@@ -418,7 +418,9 @@ def test_warmup_cosine_at_its_landmarks():
     assert rate(9) == rate(10) == 2.0
     assert rate(60) == pytest.approx(0.5 + 1.5 / 2)          # half way down
     assert rate(35) == pytest.approx(0.5 + 1.5 * (1 + np.sqrt(0.5)) / 2)
-    assert rate(110) == rate(200) == 0.5
+    assert rate(110) == 0.5
+    with pytest.raises(ValueError, match="warmup_cosine: expected .*step <= total, all in steps, .* step=111, total=110"):
+        rate(111)                                            # such as epochs given as the total
 
 
 def test_warmup_cosine_rises_and_then_falls():

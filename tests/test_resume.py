@@ -13,11 +13,12 @@ import pytest
 from small_runs import SAVE_EVERY, TOTAL, Crash, arguments, assert_same_end, crash, press_ctrl_c, start, train
 
 from minicl import Tensor, ops
-from minicl.checkpoint import FORMAT, CheckpointError, fingerprint, load_checkpoint, save_checkpoint, settings
+from minicl.checkpoint import FORMAT, CheckpointError, load_checkpoint, save_checkpoint, settings
 from minicl.data import generate_digits
 from minicl.methods import MoCo
 from minicl.nn import MLP, BatchNorm, Dropout, Linear, Module, Sequential
 from minicl.optim import SGD, Adam, AdamW
+from minicl.origin import fingerprint
 from minicl.run import Run, RunError
 
 # ---------------------------------------------------------------- resuming

@@ -4,9 +4,11 @@ import contextlib
 import csv
 import errno
 import json
+import math
 import os
 import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +30,52 @@ def test_a_run_records_all_its_options(out):
     train(start(out, "--seed", "7"))
     config = json.loads((out / "config.json").read_text())
     assert config["seed"] == 7 and config["out"] == str(out) and config.keys() == {"script", *vars(arguments(out))}
+
+
+@pytest.mark.parametrize("value, stored", [
+    ((1, 2), [1, 2]), (Path("a") / "b", os.path.join("a", "b")), (np.float32(0.5), 0.5), (np.int64(3), 3), ({1: "x"}, {"1": "x"}),
+    (np.arange(2), [0, 1]), (None, None), (True, True)], ids=str)
+def test_options_are_stored_as_json_gives_them_back_and_the_run_can_be_resumed(out, value, stored):
+    def run(*more):
+        args = arguments(out, *more)
+        args.mine = value
+        return Run(args, "test")
+
+    train(run())
+    assert json.loads((out / "config.json").read_text())["mine"] == stored
+    again = run("--resume")
+    train(again)
+    assert again.config["mine"] == stored
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf, {1, 2}, object, [Tensor(np.ones(2))], b"x", np.array([np.nan])], ids=str)
+def test_an_option_that_json_cannot_hold_is_refused_by_name(out, value):
+    args = arguments(out)
+    args.mine = value
+    with pytest.raises(RunError, match="the option mine must be a finite number, text, True, False, None, or a list or dict of"):
+        Run(args, "test")
+    assert not out.exists()
+
+
+def test_an_option_cannot_be_called_script(out):
+    args = arguments(out)
+    args.script = "x"
+    with pytest.raises(RunError, match="an option cannot be called script"):
+        Run(args, "test")
+
+
+@pytest.mark.parametrize("data", [{"x": np.ones(2)}, np.ones(2), (np.ones(2),), "MNIST", World])
+def test_data_that_are_no_dataclass_are_refused(out, data):
+    with pytest.raises(TypeError, match="Run.steps: data must be a dataclass of arrays, such as ImageData, or None, got"):
+        next(start(out).steps(1, np.random.default_rng(0), save_every=1, data=data))
+
+
+def test_a_metric_of_another_float_type_is_logged(out):
+    run = start(out)
+    for step in run.steps(1, np.random.default_rng(0), save_every=1):
+        run.log(step, loss=1.0, long=np.longdouble(0.5), several=np.ones(2, dtype=np.longdouble), lost=np.longdouble("nan"))
+    line = json.loads((out / "log.jsonl").read_text())
+    assert (line["long"], line["several"], line["lost"]) == (0.5, [1.0, 1.0], None)
 
 
 def test_options_that_change_after_the_run_is_made_are_an_error(out):

@@ -9,9 +9,11 @@ import json
 import linecache
 import re
 import shutil
+import subprocess
 import sys
 import textwrap
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -411,6 +413,64 @@ def test_a_class_edited_since_gives_a_warning_and_its_defaults_stay(tmp_path, mo
     assert [str(w.message) for w in caught] == [f"load: my_own_nets.{cls} changed since this checkpoint was saved; its weights are used "
                                                 "by the new code" for cls in edited]
     assert model.scale == 1.0
+
+
+CELL = """
+import linecache
+import sys
+sys.path.insert(0, {place!r})
+import numpy as np
+import minicl
+from minicl import nn, ops
+from minicl.optim import SGD
+from small_runs import start
+X = np.ones((4, 3), dtype="float32")
+NET = '''
+class Net(nn.Module):
+    def __init__(self, *, rng):
+        self.layer = nn.Linear(3, 2, rng=rng)
+    def forward(self, x):
+        return self.act(self.layer(x))
+    @property
+    def act(self):
+        return ops.relu
+'''
+def cell(text, number):
+    name = f"<cell {{number}}>"
+    if {in_notebook}:
+        linecache.cache[name] = (len(text), None, text.splitlines(True), name)           # as IPython does
+    exec(compile(text, name, "exec"), globals())
+def train(*more, until):
+    run, rng = start({out!r}, *more), np.random.default_rng(0)
+    model = Net(rng=rng)
+    optimizer = SGD(model, 0.1)
+    for step in run.steps(4, rng, save_every=1, model=model, optimizer=optimizer):
+        optimizer.zero_grad(), model(X).sum().backward(), optimizer.step()
+        if step == until:
+            run.stop()
+    run.finish({{}})
+cell(NET, 1)
+train(until=0)
+cell(NET, 2)
+print("--- the same again")
+minicl.load({out!r}), train("--resume", until=1)
+cell(NET.replace("relu", {then!r}), 3)
+print("--- edited")
+minicl.load({out!r}), train("--resume", until=2)
+"""
+
+
+@pytest.mark.parametrize("in_notebook", [True, False])
+@pytest.mark.parametrize("then", ["relu", "tanh"])
+def test_a_class_that_is_in_no_file_is_compared_by_its_methods(tmp_path, in_notebook, then):
+    """As in a notebook, whose cells have a text, or in a program that is piped to Python."""
+    code = CELL.format(place=str(Path(__file__).parent), in_notebook=in_notebook, out=str(tmp_path / "run"), then=then)
+    done = subprocess.run([sys.executable, "-"], input=code, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    _, same, edited = done.stdout.split("---")
+    assert "warning" not in same
+    assert ("warning: __main__.Net" in edited) == (then != "relu")
+    assert ("load: __main__.Net" in done.stderr) == (then != "relu")
 
 
 NETS = """

@@ -21,6 +21,7 @@ import math
 
 from ..autograd import Tensor, op
 from ..backend import array_module, require_finite
+from ..checks import is_number
 from ..distributed import ALONE, World
 from ..ops import exp, where
 from ..signature import Scalar
@@ -36,7 +37,7 @@ def composed(image: Tensor, text: Tensor, logit_scale, *, caption_ids: Array | N
     """clip_loss from small ops: cosines, log-softmax of rows and of columns, pick the diagonal. It holds N^2 scores."""
     xp = array_module(image.data)
     N = len(image)
-    scale = math.exp(logit_scale) if isinstance(logit_scale, (int, float)) else exp(logit_scale)
+    scale = math.exp(logit_scale) if is_number(logit_scale) else exp(logit_scale)
     scores = cosine_similarity(image, text) * scale                          # (N, N)
     if caption_ids is not None:
         same = caption_ids[:, None] == caption_ids
@@ -68,7 +69,7 @@ def clip_loss(image: Array, text: Array, logit_scale: Scalar, *, caption_ids: Ar
     require_caption_ids("clip_loss", caption_ids, len(image), world)
     xp = array_module(image)
     N = len(image) * world.size
-    scale = math.exp(logit_scale) if isinstance(logit_scale, (int, float)) else xp.exp(logit_scale)
+    scale = math.exp(logit_scale) if is_number(logit_scale) else xp.exp(logit_scale)
     u, to_image = l2_normalize.forward(image)
     t, to_text = l2_normalize.forward(text)
     pairs = CrossPairs(u, t, scale, caption_ids, cache=any(needs_grad), world=world)

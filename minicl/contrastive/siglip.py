@@ -17,6 +17,7 @@ import math
 
 from ..autograd import Tensor, op
 from ..backend import array_module, require_finite
+from ..checks import is_number
 from ..distributed import ALONE, World
 from ..ops import abs as absolute
 from ..ops import exp, log, maximum
@@ -33,7 +34,7 @@ SIGLIP_BIAS = -10.0
 @checked_by("siglip")
 def composed(x: Tensor, y: Tensor, logit_scale, bias, *, caption_ids: Array | None = None) -> Tensor:
     """siglip from small ops: cosines, scores, and a logistic loss of each."""
-    scale = math.exp(logit_scale) if isinstance(logit_scale, (int, float)) else exp(logit_scale)
+    scale = math.exp(logit_scale) if is_number(logit_scale) else exp(logit_scale)
     c = _signs(array_module(x.data), len(x), x.dtype, caption_ids)
     m = (cosine_similarity(x, y) * scale + bias) * c                         # (N, N)
     losses = maximum(-m, 0.0) + log(exp(-absolute(m)) + 1)                   # log(1 + exp(-m)) without overflow

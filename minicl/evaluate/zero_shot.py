@@ -5,11 +5,12 @@ zeros has cosine 0 with every other.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..backend import array_module, to_device
+from ..backend import array_module, to_device, to_host
 from ..checks import require_integers, require_ordered
 from ..typing import Array, HostArray
 from .checks import require_features, require_labels
@@ -60,6 +61,14 @@ def zero_shot_accuracy(images: Array, classes: Array, labels: HostArray) -> floa
     return float(chosen(scores, to_device(labels, array_module(images))).mean())
 
 
+def _repeated(images, caption_ids):
+    """The number of rows of images that equal an earlier row of another caption; 0 if all rows are equal, as after a
+    collapse."""
+    first: dict[bytes, int] = {}
+    repeated = sum(first.setdefault(row.tobytes(), caption) != caption for row, caption in zip(images, caption_ids.tolist()))
+    return repeated if len(first) > 1 else 0
+
+
 def retrieval_recall(images: Array, captions: Array, caption_ids: HostArray, *,
                      ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
     """Recall at k in both directions: {"text_r1": ..., "image_r1": ..., ...}; text_: retrieve a caption for each image.
@@ -67,9 +76,11 @@ def retrieval_recall(images: Array, captions: Array, caption_ids: HostArray, *,
     images (N, d); captions (M, d), M >= 2, each different caption once; caption_ids (N,) on the host: image i's caption.
 
     A caption shared by several images is one candidate, and any of these images is correct for it, so repeated captions are
-    neither errors nor extra chances. A query is a hit at k if fewer than k wrong candidates score at least as high as its
-    best correct one: a model with equal embeddings scores 0 if there are k wrong candidates. With fewer than k wrong
-    candidates R@k is 1 for any model.
+    neither errors nor extra chances. An image has one caption: if it is repeated with several, as in COCO's tables, each is
+    an error for the others, and a warning is raised; take one caption an image.
+
+    A query is a hit at k if fewer than k wrong candidates score at least as high as its best correct one: a model with equal
+    embeddings scores 0 if there are k wrong candidates. With fewer than k wrong candidates R@k is 1 for any model.
 
     >>> import numpy as np
     >>> retrieval_recall(np.eye(3), np.eye(3)[[0, 2, 1]], np.array([0, 1, 2]), ks=[3])
@@ -86,6 +97,9 @@ def retrieval_recall(images: Array, captions: Array, caption_ids: HostArray, *,
         raise ValueError(f"retrieval_recall: ks must be a sequence of integers >= 1, got {ks!r}")
     for k in ks:
         require_integers("retrieval_recall", 1, **{"each of ks": k})
+    if (repeated := _repeated(to_host(images), caption_ids)) > 0:
+        warnings.warn(f"retrieval_recall: {repeated} rows of images repeat another row with another caption, and only one "
+                      "of these captions counts as right for each; take one caption an image", stacklevel=2)
     similarity = rounded_cosines(normalized(images), normalized(captions))                                       # (N, M)
     right = to_device(caption_ids, xp)[:, None] == xp.arange(M)                          # (N, M)
     recalls = {}

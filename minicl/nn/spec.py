@@ -17,6 +17,7 @@ import json
 import math
 import re
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from ..typing import Rng
 from .parts import Buffer, Parameter
 
 SHARED = "its shared parameters"
+NO_TEXT = " in Python "                                      # in the name of a class whose bytecode alone is known
 RNG = {"class": "numpy.random.Generator"}                    # build() draws initial weights, which loading replaces
 
 
@@ -164,12 +166,40 @@ def settings_of(module: Any) -> dict[str, str]:
 
 
 def class_texts(module: Any) -> dict[str, str]:
-    """{name: SHA-256 of its text} of the classes of a Module and of all below it that are not minicl's."""
+    """{name: SHA-256 of its text} of the classes of a Module and of all below it that are not minicl's.
+
+    A class of a notebook is in no file, so that its methods' texts count; one typed into a prompt has only their bytecode,
+    which is compared in the same version of Python.
+    """
     texts = {}
     for name, cls in _own_classes(module):
-        with contextlib.suppress(OSError, TypeError):        # no text: typed into a prompt
-            texts[name] = hashlib.sha256(inspect.getsource(cls).encode()).hexdigest()[:32]
+        try:
+            text = inspect.getsource(cls)
+        except (OSError, TypeError):
+            functions = {key: found for key, value in vars(cls).items() if (found := _function_of(value))}
+            try:
+                text = "".join(map(inspect.getsource, functions.values()))
+            except (OSError, TypeError):
+                name += f"{NO_TEXT}{sys.version_info[0]}.{sys.version_info[1]}"
+                text = repr([(key, _bytecode(function.__code__)) for key, function in functions.items()])
+        texts[name] = hashlib.sha256(text.encode()).hexdigest()[:32]
     return texts
+
+
+def changed_texts(before: Any, now: Mapping[str, str]) -> list[str]:
+    """The names of the classes whose class_texts() are not those of a checkpoint, which may hold anything."""
+    before = before if isinstance(before, dict) else {}
+    return [name for name, text in now.items() if before.get(name, text if NO_TEXT in name else None) != text]
+
+
+def _function_of(value):
+    """The Python function of a method, a property, a class method or a static method, or None."""
+    value = getattr(value, "fget", getattr(value, "__func__", value))
+    return value if inspect.isfunction(value) else None
+
+
+def _bytecode(code):
+    return code.co_code, code.co_names, [_bytecode(x) if inspect.iscode(x) else repr(x) for x in code.co_consts]
 
 
 def class_reads(module: Any) -> dict[str, str]:

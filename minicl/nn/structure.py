@@ -32,6 +32,7 @@ class Structure:
         self.made = next(clock)
         self.places: list[tuple[Any, list]] = []         # (a list, or the values of a dict; a copy of it then)
         self.constants: list[Tensor] = []                # in the tree, and not trained
+        self.steps: list[Any] = []                       # functions in lists, such as ops.relu
         self.check()
 
     def check(self) -> None:
@@ -40,26 +41,27 @@ class Structure:
             self._warn_of_others()
         if not isinstance(self.module, Module):
             return
-        if self.places and all(len(now) == len(before) and all(map(operator.is_, now, before))
-                               for now, before in self.places):
+        if self.places and all(_same(now, before) for now, before in self.places):
             self._require_constant()
             return
         places: list[tuple[Any, list]] = []
-        found: dict[int, Any] = {}
-        _walk(self.module, places, found)
-        constants = [part for part in found.values() if not isinstance(part, (Parameter, Buffer))]
-        found = {key: part for key, part in found.items()
-                 if isinstance(part, self.kind) and not isinstance(part, HostBuffer)}
-        known = {id(part) for part in self.parts.values()}
-        if found.keys() != known:
-            new = [name for name, part in self.module.named_state() if id(part) in found.keys() - known]
-            gone = [name for name, part in self.parts.items() if id(part) not in found]
-            what = [f"{', '.join(names[:4])}{', ...' * (len(names) > 4)} {verb}"
-                    for names, verb in ((new, "joined"), (gone, "left")) if names]
+        found: dict[int, tuple[str, Any]] = {}
+        _walk(self.module, "", places, found)
+        constants = [part for _, part in found.values() if not isinstance(part, (Parameter, Buffer))]
+        now = {name: part for name, part in found.values()
+               if isinstance(part, self.kind) and not isinstance(part, HostBuffer)}
+        known, here = ({id(part) for part in parts.values()} for parts in (self.parts, now))
+        new = [name for name, part in now.items() if id(part) not in known]
+        gone = [name for name, part in self.parts.items() if id(part) not in here]
+        moved = [name for name, part in self.parts.items() if now.get(name) is not part and not new and not gone]
+        steps = [] if self.kind is Parameter else _functions(places)              # an EMA's target has them too
+        if new or gone or moved or self.places and not _same(steps, self.steps):
+            what = [f"{', '.join(names[:4])}{', ...' * (len(names) > 4)} {verb}" for names, verb in (
+                (new, "joined"), (gone, "left"), (moved, "changed places in")) if names] or ["a function joined or left"]
             raise RuntimeError(f"{self.owner}: {' and '.join(what)} the {type(self.module).__name__} after the "
                                f"{self.owner} was made, which does not follow such changes; change the parts of a "
                                f"model first, then make the {self.owner}")
-        self.places, self.constants = places, constants
+        self.places, self.constants, self.steps = places, constants, steps
         self._require_constant()
 
     def _require_constant(self):
@@ -138,23 +140,34 @@ def _require_own_memory(name, named, model):
                                  "array, so they would diverge. Use one Parameter in both places, or copy the array")
 
 
-def _walk(value, places, found):
-    """Collect the dicts and lists below value in places, and its parts and Tensors by id in found. Returns whether it has a
-    part."""
+def _same(now, before):
+    return len(now) == len(before) and all(map(operator.is_, now, before))
+
+
+def _functions(places):
+    """The functions in the lists of a tree, such as the ops.relu of a Sequential."""
+    return [item for inside, items in places if isinstance(inside, (list, tuple)) for item in items
+            if callable(item) and not isinstance(item, (Module, Tensor))]
+
+
+def _walk(value, name, places, found):
+    """Collect the dicts and lists below value in places, and its parts and Tensors in found, {id: (name, part)}. Returns
+    whether it has a part."""
     if isinstance(value, (Parameter, Buffer)):
-        found[id(value)] = value
+        found.setdefault(id(value), (name, value))
         return True
     if isinstance(value, Tensor):
-        found[id(value)] = value
+        found.setdefault(id(value), (name, value))
         return False
     is_module = isinstance(value, Module)
     if not is_module and not isinstance(value, (list, tuple, dict)):
         return False
     inside = vars(value) if is_module else value
     mark = len(places)
+    named = inside.items() if isinstance(inside, dict) else enumerate(inside)
     inside = inside.values() if isinstance(inside, dict) else inside
     places.append((inside, list(inside)))
-    holds = [_walk(item, places, found) for item in inside]
+    holds = [_walk(item, f"{name}.{key}" if name else key, places, found) for key, item in named]
     if not any(holds) and not is_module and len(holds) > MANY:
         del places[mark:]
     return is_module or any(holds)

@@ -1,0 +1,81 @@
+"""What a run is made of: its options, its code and its data, which --resume compares."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .folder import RunError
+
+
+def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as config.json gives them back: a tuple is a list, a Path text.
+
+    Raises RunError for a value that JSON cannot hold, and for the name "script", under which config.json has the script's.
+    """
+    if "script" in options:
+        raise RunError("an option cannot be called script, since config.json has the script's name there; rename it")
+    found = {}
+    for key, value in options.items():
+        try:
+            text = json.dumps(value, allow_nan=False, default=lambda x: x.tolist() if hasattr(x, "tolist") else os.fspath(x))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise RunError(f"the option {key} must be a finite number, text, True, False, None, or a list or dict of these, "
+                           f"so that config.json can hold it, got {value!r:.60} ({error})") from error
+        found[key] = json.loads(text)
+    return found
+
+
+def code() -> dict[str, str]:
+    """{"the script": SHA-256 of its text and of imported modules in its folder, "minicl": SHA-256 of its files}."""
+    script = getattr(sys.modules["__main__"], "__file__", None)          # a notebook has none; piped code has "<stdin>"
+    beside = set()
+    if script and os.path.isfile(script):
+        script = Path(os.path.realpath(script))
+        files = {file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
+        loaded = {Path(os.path.realpath(os.path.dirname(file)), os.path.basename(file)) for file in files}
+        beside = {script} | {path for path in loaded if script.parent in path.parents and "site-packages" not in path.parts}
+    paths = {"the script": beside, "minicl": Path(__file__).parent.rglob("*.py")}
+    return {part: hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files) if path.is_file())).hexdigest()[:32]
+            for part, files in paths.items()}
+
+
+def fingerprint(data: Any) -> dict[str, str]:
+    """{field: its dtype, shape and SHA-256, or its text} of a dataclass of arrays; {} for None.
+
+    Fields may be text, numbers, arrays, and lists, tuples and dicts of these; others raise TypeError.
+    """
+    if data is None:
+        return {}
+    if not dataclasses.is_dataclass(data) or isinstance(data, type):
+        raise TypeError("Run.steps: data must be a dataclass of arrays, such as ImageData, or None, got "
+                        f"{type(data).__name__}; --resume compares its fields by name")
+
+    def describe(name, value):
+        if type(value) in (np.ndarray, np.memmap) and value.dtype != object:
+            digest = hashlib.sha256(np.ascontiguousarray(value).reshape(-1).view(np.uint8)).hexdigest()
+            return f"{value.dtype} {value.shape} {digest[:32]}"
+        if isinstance(value, (list, tuple)):
+            return f"({', '.join(describe(name, item) for item in value)})"
+        if isinstance(value, dict):
+            return f"{{{', '.join(f'{key!r}: {describe(name, item)}' for key, item in value.items())}}}"
+        if value is None or isinstance(value, (str, bytes, int, float, np.generic)):         # 1 is not "1", "a, b" no pair
+            kind = "" if isinstance(value, str) else f"{type(value).__name__} "
+            return f"{kind}{value.item() if isinstance(value, np.generic) else value!r}"
+        raise TypeError(f"Run.steps: the field {name} of data must be an array, text or a number, or a list, tuple or dict "
+                        f"of these, got {type(value).__name__}, which --resume cannot compare")
+
+    values = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
+    return {name: value if type(value) is str else describe(name, value) for name, value in values.items()}
+
+
+def changes(before: dict, now: dict) -> str:
+    """The differences of two dicts, as text; "" if there are none."""
+    return "; ".join(f"{key} was {before.get(key)}, now {now.get(key)}" for key in {**before, **now}
+                     if key not in before or key not in now or before[key] != now[key])
