@@ -8,6 +8,7 @@ A checkpoint has the specs of its models (nn/spec.py) beside their weights, from
 
 import json
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,8 +24,8 @@ from .evaluate import encode, to_float
 from .methods import CPC, LastContext
 from .nn import Module
 from .nn.spec import build, changed_texts, class_reads, class_texts, settings_of
-from .origin import code
 from .nn.words import words_of
+from .origin import code
 from .typing import Array, ArrayModule
 
 TOKENIZER = "tokenizer"                # the name under which a script gives its tokenizer to Run.steps
@@ -66,7 +67,7 @@ def load(folder: str | os.PathLike, backend: str | ArrayModule = "numpy", *, mod
                               f"{model!r}")
     texts = meta.get("code")
     if isinstance(texts, dict) and texts.get("minicl") != code()["minicl"]:
-        _warn("minicl changed")
+        _warn(path, "minicl changed")
     tokenizer = _rebuilt(TOKENIZER, meta, arrays, path) if TOKENIZER in specs else None
     return Trained(folder, _rebuilt(names[model], meta, arrays, path).to(xp), meta, tokenizer, xp)
 
@@ -89,8 +90,13 @@ def _load_safetensors(path):
         raise CheckpointError(f"load: {path} is not a readable safetensors file ({' '.join(str(error).split())})") from error
 
 
-def _warn(what):
-    warnings.warn(f"load: {what} since this checkpoint was saved; its weights are used by the new code", stacklevel=3)
+def _warn(path, what):
+    """Warn at the line that called load(), each time: Python's filter would drop the same text about another run."""
+    frame = sys._getframe()
+    while frame.f_globals is globals() and frame.f_back is not None:
+        frame = frame.f_back
+    warnings.warn_explicit(f"load: {what} since {path} was saved; its weights are used by the new code", UserWarning,
+                           frame.f_code.co_filename, frame.f_lineno)
 
 
 def _rebuilt(name, meta, arrays, path):
@@ -107,14 +113,14 @@ def _rebuilt(name, meta, arrays, path):
             module.astype("float64")
         module.load_state_dict(state)
         if edited := changed_texts(specs[name].get("texts"), class_texts(module)):
-            _warn(f"{', '.join(edited)} changed")
+            _warn(path, f"{', '.join(edited)} changed")
         saved = {key: text for part in (meta.get("settings"), specs[name].get("reads")) if isinstance(part, dict)
                  for key, text in part.items()}              # a constructor or forward may read what the script had set
         now = {**{f"{name}.{key}": text for key, text in settings_of(module).items()}, **class_reads(module)}
         changed = [f"{key} was {text}, now {now[key]}" for key, text in saved.items() if now.get(key, text) != text
                    and "{'class': " not in text]             # a part has settings of its own
         if changed:
-            _warn(f"a setting changed ({'; '.join(changed[:3])}{'; ...' * (len(changed) > 3)})")
+            _warn(path, f"a setting changed ({'; '.join(changed[:3])}{'; ...' * (len(changed) > 3)})")
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"load: {path}: {name} cannot be built again: " + " ".join(str(error).split())) from error
     return module.eval()

@@ -109,6 +109,37 @@ def test_wrong_uses_of_an_ema_raise():
         EMA(online, target).update(0.5)
 
 
+@pytest.mark.parametrize("kind, online, target", [("MoCo", "query", "key"), ("BYOL", "online", "target")])
+@pytest.mark.parametrize("replaced", ["online", "target", "both"])
+def test_a_network_that_is_replaced_is_an_error_and_loading_into_it_is_not(kind, online, target, replaced, rng):
+    encoder, head = Sequential(Linear(3, 4, rng=rng), BatchNorm(4)), Linear(4, 2, rng=rng)
+    model = MoCo(encoder, head, dim=2, queue=8, splits=1) if kind == "MoCo" else BYOL(encoder, head, Linear(2, 2, rng=rng))
+    x = normal(6, 3)
+
+    def loss_of(model):
+        z = model(x)[1]
+        return model.loss(z, model.encode_keys(x, rng), 0.5) if kind == "MoCo" else model.loss(z, model.targets(x))
+
+    getattr(model, target).load_state_dict(getattr(model, online).state_dict())
+    loss_of(model)
+    model.update()
+    if replaced in ("online", "both"):
+        setattr(model, online, copy.deepcopy(getattr(model, online)))
+    if replaced in ("target", "both"):
+        setattr(model, target, frozen_copy(getattr(model, online)))
+    loss_of(model)
+    with pytest.raises(RuntimeError, match=f"{kind}: a network was replaced, but the EMA of the {kind} still moves the target"):
+        model.update()
+
+
+def test_a_loop_over_the_parameters_of_a_frozen_copy_gives_a_warning():
+    online, target = online_and_target()
+    with pytest.warns(UserWarning, match=r"Sequential.parameters\(\) is empty, since the weights of a frozen_copy are no Param"):
+        assert list(zip(target.parameters(), online.parameters())) == []
+    target.freeze(), target.requires_grad_(False)
+    assert Sequential(BatchNorm(2).freeze()).parameters() and Module().parameters() == []
+
+
 @pytest.mark.parametrize("kind", ["MoCo", "BYOL"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_layer_that_is_frozen_normalises_alike_in_both_networks(kind, when, xp, rng):

@@ -337,6 +337,17 @@ def test_the_ids_given_to_the_loss_are_those_of_its_keys_though_the_array_is_fil
     assert model.queue.ids.data.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
+def test_the_keys_given_to_the_loss_are_enqueued_though_the_array_is_filled_again(rng):
+    model = MoCo(MLP((2, 2, 1), (4,), rng=rng), Linear(4, 4, rng=rng), dim=4, queue=8, splits=1)
+    keys = l2_normalize(Tensor(rng.standard_normal((8, 4)).astype("float32"))).data
+    buffer = np.empty((4, 4), dtype="float32")
+    for start in (0, 4):
+        buffer[...] = keys[start:start + 4]
+        model.loss(Tensor(keys[:4], requires_grad=True), buffer, 0.5)
+    model.update()
+    np.testing.assert_allclose(model.queue.keys.data, keys, rtol=1e-6)
+
+
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
     """With a queue of 10 and batches of 4, the queue is full and its pointer is in the middle at the checkpoint."""
     whole = moco()

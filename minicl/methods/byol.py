@@ -66,4 +66,5 @@ class BYOL(Module):
 
     def update(self) -> None:
         """Update the target, after the optimizer's step. Raises RuntimeError in evaluation mode."""
+        self.ema.require("BYOL", self.online, self.target)
         self.ema.update(Number(lambda: self.m))

@@ -58,6 +58,7 @@ class EMA:
         ...
         ema.update(0.99)                                                     # after each optimizer.step()
 
+    Settings of online that are changed later, such as an eps or a function in an attribute, do not follow.
     The target's state is one array, so an update is a gathering copy and three passes, on a GPU a copy and one kernel. All
     state is in the two modules: save those. Raises ValueError if target is not a frozen copy of online.
     """
@@ -80,6 +81,13 @@ class EMA:
         self.names = list(followed)
         self.views: list[Array] = []
         self.seen: Change | None = None                                      # online's last change when target was used
+
+    def require(self, owner: str, online: Module, target: Module) -> None:
+        """Raise RuntimeError unless this EMA is of these two, which are attributes of its owner."""
+        if self.online is not online or self.target is not target:
+            raise RuntimeError(f"{owner}: a network was replaced, but the EMA of the {owner} still moves the target it was "
+                               "made for. Load weights into the present ones, online.load_state_dict(...) and then "
+                               "ema.update(0), or make the method anew")
 
     def update(self, m: float | Number) -> None:
         """Apply (1) with 0 <= m <= 1.

@@ -20,7 +20,7 @@ from collections import deque
 import numpy as np
 
 from ..autograd import Tensor
-from ..backend import Number, array_module, each_step, is_array, undo_if_not_captured
+from ..backend import Number, array_module, each_step, is_array, on_host, undo_if_not_captured
 from ..checks import require_integers, require_rng
 from ..contrastive import info_nce
 from ..contrastive.checks import require_temperature
@@ -102,7 +102,8 @@ class MoCo(Module):
         """InfoNCE of queries (N, dim), a Tensor, their positives keys (N, dim), an array, and the queue's negatives.
 
         With an empty queue the positive is the only candidate: loss and gradient are 0. In training the keys are stored
-        for update() to enqueue, but not under no_grad(), as for images that are not trained on.
+        for update() to enqueue, but not under no_grad(), as for images that are not trained on. On a GPU they are not
+        copied: do not write into them before update().
         ids (N,) integers >= 0 on the host: labels, or the images' ids in the data. Keys in the queue with the id of a query
         are not negatives of it.
         """
@@ -121,7 +122,7 @@ class MoCo(Module):
             loss = info_nce(queries, keys, self.queue.negatives(), tau, world=self.world, **both)
         if self.training and not in_no_grad():
             self.ema.used()
-            self.served.append((keys, None if ids is None else ids.copy()))
+            self.served.append((keys.copy() if on_host(keys) else keys, None if ids is None else ids.copy()))
             undo_if_not_captured(self.served.clear)
         return loss
 
@@ -133,6 +134,7 @@ class MoCo(Module):
         if not self.training:
             raise RuntimeError("MoCo: update() was called in evaluation mode, but the queue and the key encoder change only "
                                "in training; call model.train() first")
+        self.ema.require("MoCo", self.query, self.key)
         if not self.served:
             raise RuntimeError("MoCo: update() was called without keys to enqueue; keys enter the queue once, after "
                                "loss() has used them as positives, and not under no_grad()")

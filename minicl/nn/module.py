@@ -28,7 +28,7 @@ from ..distributed import ALONE, World
 from ..signature import by_known_names
 from ..tensor import mark_changed, owner_of
 from ..typing import Array, ArrayModule, DType, HostArray
-from .parts import Buffer, HostBuffer, Parameter, making, record
+from .parts import Buffer, HostBuffer, Parameter, making, record, warned_if_frozen
 from .spec import note
 from .state import IncompatibleKeys, parts_to_load, unsaved_arrays
 
@@ -173,7 +173,7 @@ class Module(metaclass=_Sealed):
         return [(name, part) for name, part in self.named_state() if isinstance(part, Buffer)]
 
     def parameters(self) -> list[Parameter]:
-        return [parameter for _, parameter in self.named_parameters()]
+        return warned_if_frozen(self, [parameter for _, parameter in self.named_parameters()])
 
     def named_modules(self) -> "list[tuple[str, Module]]":
         """[(name, Module), ...] of this module and every module below it."""
@@ -216,7 +216,7 @@ class Module(metaclass=_Sealed):
 
     def requires_grad_(self, requires_grad: bool = True):
         """Switch only the gradients of all parameters; usually freeze() is what you want. Returns the module."""
-        for parameter in self.parameters():
+        for _, parameter in self.named_parameters():
             parameter.requires_grad = requires_grad
         return self
 
@@ -372,7 +372,7 @@ _PLAIN = (str, bytes, int, float, complex, type(None), type, types.ModuleType, n
 
 
 def _is_trained(part):
-    leaves = part.parameters() if isinstance(part, Module) else [part]
+    leaves = [leaf for _, leaf in part.named_parameters()] if isinstance(part, Module) else [part]
     return any(not isinstance(leaf, Tensor) or leaf.requires_grad for leaf in leaves)
 
 

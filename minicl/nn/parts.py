@@ -69,6 +69,14 @@ class Buffer:
     __hash__ = object.__hash__
 
 
+def warned_if_frozen(module: Any, parameters: list[Parameter]) -> list[Parameter]:
+    """The parameters, with a warning if a loop over them would do nothing to weights that are there."""
+    if not parameters and any(isinstance(part, Tensor) for _, part in module.named_state()):
+        warnings.warn(f"{type(module).__name__}.parameters() is empty, since the weights of a frozen_copy are no "
+                      "Parameters: EMA moves them, and named_state() lists them", stacklevel=3)
+    return parameters
+
+
 class HostBuffer(Buffer):
     """Integers saved with the model that stay on the host, so reading them never waits for a GPU."""
 

@@ -168,20 +168,17 @@ def settings_of(module: Any) -> dict[str, str]:
 def class_texts(module: Any) -> dict[str, str]:
     """{name: SHA-256 of its text} of the classes of a Module and of all below it that are not minicl's.
 
-    A class of a notebook is in no file, so that its methods' texts count; one typed into a prompt has only their bytecode,
-    which is compared in the same version of Python.
+    A class's text includes its methods that stand elsewhere, as those of a notebook's class, which is in no file. One typed
+    into a prompt has only their bytecode, which is compared in the same version of Python.
     """
     texts = {}
     for name, cls in _own_classes(module):
-        try:
-            text = inspect.getsource(cls)
-        except (OSError, TypeError):
-            functions = {key: found for key, value in vars(cls).items() if (found := _function_of(value))}
-            try:
-                text = "".join(map(inspect.getsource, functions.values()))
-            except (OSError, TypeError):
-                name += f"{NO_TEXT}{sys.version_info[0]}.{sys.version_info[1]}"
-                text = repr([(key, _bytecode(function.__code__)) for key, function in functions.items()])
+        functions = {key: found for key, value in vars(cls).items() if (found := _function_of(value))}
+        text = _source(cls)
+        text += "".join(source for function in functions.values() if (source := _source(function)) not in text)
+        if not text:
+            name += f"{NO_TEXT}{sys.version_info[0]}.{sys.version_info[1]}"
+            text = repr([(key, _bytecode(function.__code__)) for key, function in functions.items()])
         texts[name] = hashlib.sha256(text.encode()).hexdigest()[:32]
     return texts
 
@@ -190,6 +187,14 @@ def changed_texts(before: Any, now: Mapping[str, str]) -> list[str]:
     """The names of the classes whose class_texts() are not those of a checkpoint, which may hold anything."""
     before = before if isinstance(before, dict) else {}
     return [name for name, text in now.items() if before.get(name, text if NO_TEXT in name else None) != text]
+
+
+def _source(thing):
+    """The text of a class or a function, or "" if it is in no file."""
+    try:
+        return inspect.getsource(thing)
+    except (OSError, TypeError):
+        return ""
 
 
 def _function_of(value):
@@ -216,9 +221,11 @@ def class_reads(module: Any) -> dict[str, str]:
 
 
 def _own_classes(module):
-    """(name, class), in order, of the classes of a Module and of all below it that are not minicl's."""
-    own = {cls for part in module.modules() for cls in type(part).__mro__ if hasattr(cls, "_made")}
-    return sorted((f"{cls.__module__}.{cls.__name__}", cls) for cls in own if cls.__module__.split(".")[0] != "minicl")
+    """(name, class), in order, of the classes of a Module and of all below it, also those that are mixed in, that are not
+    minicl's or Python's."""
+    known = {"minicl", *sys.stdlib_module_names}
+    own = {cls for part in module.modules() for cls in type(part).__mro__ if cls.__module__.split(".")[0] not in known}
+    return sorted((f"{cls.__module__}.{cls.__name__}", cls) for cls in own)
 
 
 def _outline(module):
