@@ -80,6 +80,9 @@ def grad_cache(model: Module, loss: Callable[..., Tensor], *inputs: Array, chunk
     if not isinstance(L, Tensor):
         raise TypeError(f"grad_cache: loss must return a scalar Tensor, got {describe(L)}")
     L.backward()                                                             # (2)
+    if all(whole.grad is None for whole in z):
+        raise ValueError("grad_cache: loss does not depend on the outputs of model, so there is nothing to train it by; its "
+                         "arguments are these outputs, loss(*model(*inputs))")
     for (lo, hi), items, part in zip(bounds, chunks, parts):
         again = _outputs(model, items)
         if on_host(inputs[0]):
