@@ -27,7 +27,7 @@ from .nn import Module, Parameter
 from .nn.state import require_state
 from .nn.structure import Structure, named_parameters, require_views
 from .signature import accepts_other_names, by_known_names
-from .tensor import mark_changed, register_gradient, register_values, watch
+from .tensor import mark_changed, place, register_gradient, watch
 from .typing import Array, HostArray
 
 SLICE = 2**16      # entries updated at a time on a CPU: few enough for the cache, enough for a thread
@@ -83,12 +83,12 @@ class Optimizer(Sealed):
         start = 0
         for p in self.parameters:
             part = slice(start, start + p.size)
-            p.data, p._grad = self.values[part].reshape(p.shape), self.grads[part].reshape(p.shape)
+            place(p, self.values[part].reshape(p.shape))
+            p._grad = self.grads[part].reshape(p.shape)
             self.views.append((part, p.data, p.grad))
             p.reached = False                                    # _reached() looks at gradients from before
             start += p.size
         watch(self.parameters)
-        register_values(self.values)
         self.state = {name: xp.zeros_like(self.values) for name in self.state_names}
         for array in (self.grads, *self.state.values()):
             register_gradient(array)
@@ -97,7 +97,7 @@ class Optimizer(Sealed):
 
     def zero_grad(self) -> None:
         """Set all gradients to 0, in place: to keep a p.grad, copy it."""
-        require_views(type(self).__name__, self.names, self.parameters, self.views)
+        require_views(self)
         self.grads[...] = 0
         each_step(self.grads, self._forget)
 
@@ -140,7 +140,7 @@ class Optimizer(Sealed):
         """Check what may have changed since the last step, and plan again if something was frozen."""
         self._rate(lr)
         self.structure.check()
-        require_views(type(self).__name__, self.names, self.parameters, self.views)
+        require_views(self)
         if not any(p._requires_grad for p in self.parameters):
             raise RuntimeError(f"{type(self).__name__}: all its parameters are frozen, so there is nothing to train")
         reached = self.world.any(reached) if self.world.size > 1 else reached                # by one of the processes

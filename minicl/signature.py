@@ -261,7 +261,7 @@ def accepts_other_names(function: Function) -> Function:
 
 
 def _holds_tensor(value: Any) -> bool:
-    return isinstance(value, (list, tuple, set, dict)) and any(
+    return hasattr(value, "named_parameters") or isinstance(value, (list, tuple, set, dict)) and any(
         hasattr(item, "requires_grad") or _holds_tensor(item)
         for item in (value.values() if isinstance(value, dict) else value))
 

@@ -64,7 +64,8 @@ class BaseTensor:
         require_float_array("Tensor.data", data)
         if data is self._data or not alike(data, self._data):        # x.data *= 2 has already written into it
             mark_changed([("", self)], "an assignment to .data")
-        self._data = data if data is self._data else of_its_own(data)
+        if data is not self._data:
+            self._data = of_its_own(self, data)
         if self._grad is not None and not alike(self._grad, data):
             self._grad = None
 
@@ -303,7 +304,6 @@ def require_unchanged(node: Any) -> None:
 
 
 _gradients: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()      # by id
-_values: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()         # by id
 
 
 def register_gradient(grad: Array) -> None:
@@ -311,14 +311,23 @@ def register_gradient(grad: Array) -> None:
     _gradients[id(grad)] = grad
 
 
-def register_values(values: Array) -> None:
-    """Note that an optimizer or an EMA moves this array, of which its parts view slices."""
-    _values[id(values)] = values
+def of_its_own(x: Any, data: Array) -> Array:
+    """data to become x.data, or a copy if it belongs to another part or is a gradient: both would change with the other.
+    x: a Tensor, or a part, whose memory this is from then on."""
+    owner = owner_of(data)
+    _, parts = _parts.get(id(owner), (None, {}))
+    if any((part := reference()) is not None and part is not x and owner_of(part.data) is owner
+           for reference in list(parts.values())):
+        data = data.copy()
+    return lasting(data)
 
 
-def of_its_own(data: Array) -> Array:
-    """data to be assigned to a part, or a copy if it belongs to something that would change it."""
-    return data.copy() if id(owner_of(data)) in _values else lasting(data)
+def place(part: Any, view: Array) -> None:
+    """Make a view of a larger array the memory of a part: the array of an optimizer or an EMA, for all of its parts."""
+    if isinstance(part, BaseTensor):
+        part._data = view
+    else:
+        vars(part)["data"] = view
 
 
 def own_gradient(g: Array) -> Array:

@@ -569,6 +569,19 @@ print(os.waitpid(child, 0)[1])
     assert done.stdout == "0\n", done.stderr
 
 
+@pytest.mark.parametrize("columns", [*range(1, 14), 31, 65, 257])
+@pytest.mark.parametrize("n", [5, 64, 256, 1000, 4096])
+@pytest.mark.parametrize("layout", ["C", "F", "a part of wider rows"])
+def test_the_sums_of_the_last_columns_are_as_accurate_as_those_of_others(columns, n, layout):
+    """BLAS adds up the columns after a multiple of four term by term. Equal terms round alike, so that errors add up."""
+    x = np.full((n, columns + 4), 0.1, dtype="float32")
+    x = np.asfortranarray(x) if layout == "F" else x
+    exact = n * np.float64(np.float32(0.1))
+    first = np.abs(column_sums(x[:, :4]) / exact - 1).max() * 2**24          # in halves of a rounding
+    y = x[:, 4:] if layout == "a part of wider rows" else np.array(x[:, 4:], order=layout)
+    assert np.abs(column_sums(y) / exact - 1).max() * 2**24 <= max(8, 1.5 * first)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_lock_that_is_held_is_open_in_a_forked_child():
     locks = ("autograd._adding", "check_inputs._lock", "backend.memory._counting", "backend.parallel._entering")

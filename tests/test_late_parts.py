@@ -299,6 +299,8 @@ def test_large_weights_are_trained_if_the_square_of_their_decay_is_finite(make, 
 @pytest.mark.parametrize("call, message", [
     (lambda x: ops.sum(x, axis=[x]), "sum: axis cannot hold a Tensor"),
     (lambda x: ops.attention(x, x, x, mask=[[x]]), "attention: mask cannot hold a Tensor"),
+    (lambda x: ops.attention(x, x, x, mask=nn.Sequential()), "attention: mask cannot hold a Tensor"),
+    (lambda x: ops.sum(x, axis=[nn.BatchNorm(2)]), "sum: axis cannot hold a Tensor"),
     (lambda x: contrastive.nt_xent(x, x, True), "nt_xent: tau must be a number, a Tensor or an array, got True"),
 ])
 def test_tensors_and_bools_as_options_are_refused_by_name(call, message):

@@ -409,6 +409,21 @@ def test_parameters_of_two_dtypes_are_refused():
 
 # ---------------------------------------------------------------- schedule
 
+@pytest.mark.parametrize("replaced", ["values", "grads"])
+def test_a_replaced_array_of_all_values_or_gradients_is_an_error(replaced, rng):
+    """By an optimizer of one's own that forgets to write in place."""
+    class Mine(SGD):
+        pass
+
+    net = Linear(2, 2, rng=rng)
+    optimizer = Mine(net, 0.1)
+    net(np.ones((1, 2), dtype="float32")).sum().backward()
+    setattr(optimizer, replaced, getattr(optimizer, replaced) * 0.9)
+    for method in (optimizer.step, optimizer.zero_grad):
+        with pytest.raises(RuntimeError, match="Mine: .values or .grads was replaced, which moves no parameter; write into the"):
+            method()
+
+
 def test_warmup_cosine_at_its_landmarks():
     def rate(step):
         return warmup_cosine(step, total=110, peak=2.0, warmup=10, floor=0.5)

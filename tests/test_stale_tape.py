@@ -209,6 +209,41 @@ def test_data_assigned_from_a_model_that_is_trained_do_not_move_with_it(owner, v
         moves.zero_grad()
 
 
+def assigned_data(thing, data):
+    thing.data = data
+    return thing
+
+
+OWN = {"Parameter(p.data)": Parameter, "Buffer(p.data)": Buffer, "Parameter.data": lambda x: assigned_data(Parameter(X.copy()), x),
+       "Buffer.data": lambda x: assigned_data(Buffer(X.copy()), x), "Tensor.data": lambda x: assigned_data(Tensor(X.copy()), x)}
+
+
+@pytest.mark.parametrize("of", ["Parameter", "Buffer", "an array given to two"])
+@pytest.mark.parametrize("how", OWN)
+@pytest.mark.parametrize("view", [lambda x: x, lambda x: x[:], lambda x: x.T.T])
+def test_a_part_shares_its_memory_with_no_other_part(of, how, view):
+    array = X.copy()
+    first = Buffer(array) if of == "Buffer" else Parameter(array)
+    second = OWN[how](view(array if of == "an array given to two" else first.data))
+    assert first.data is array                               # of the caller, who may go on using it
+    first.data *= 2
+    np.testing.assert_array_equal(second.data, X)
+    second.data *= 3
+    np.testing.assert_array_equal(first.data, 2 * X)
+    third = Tensor(view(first.data))                         # but a Tensor is a view, as detach() is
+    assert np.shares_memory(third.data, first.data)
+
+
+def test_a_part_may_take_a_view_of_its_own_memory_or_that_of_a_part_that_is_gone():
+    p = Parameter(X.copy())
+    array = p.data
+    p.data = array[::-1]
+    assert np.shares_memory(p.data, array)
+    del p
+    gc.collect()
+    assert np.shares_memory(Parameter(array).data, array)
+
+
 @pytest.mark.parametrize("kind", [SGD, Adam, AdamW, LARS])
 def test_the_state_of_an_optimizer_in_a_loss_has_the_value_it_had_then(kind):
     net = Linear(4, 3, rng=np.random.default_rng(0))

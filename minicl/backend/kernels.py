@@ -79,7 +79,10 @@ def follow(xp: ArrayModule, x: Array, y: Array, new: float | None, old: float | 
 # as fast and as accurate as a pairwise sum. CuPy adds in a tree, and TF32 would round the product. But CuPy uses one block
 # of threads for each 32 columns, however many rows they have, so most of a GPU is idle. There the terms are divided into
 # parts, enough for GRID blocks, whose sums are added up.
+#
+# BLAS adds the terms of a column in several partial sums, but in the last columns, fewer than UNROLLED, term by term.
 BLOCK = 256
+UNROLLED = 4
 FEW = 32                  # terms, and
 SMALL = 4096              # entries, up to which NumPy's sum loses no more and takes less time
 GRID = 512                # some for each of a large GPU's multiprocessors
@@ -87,8 +90,11 @@ GRID = 512                # some for each of a large GPU's multiprocessors
 
 def column_sums(x: Array) -> Array:
     """x.sum(axis=-2) of x (..., N, K)."""
-    n = x.shape[-2]
+    n, K = x.shape[-2:]
     on_host = isinstance(x, np.ndarray)
+    if on_host and n > UNROLLED and (left := K % UNROLLED):
+        last = np.ascontiguousarray(x[..., K - left:].swapaxes(-1, -2)).sum(axis=-1)
+        return np.concatenate([column_sums(x[..., :K - left]), last], axis=-1) if left < K else last
     count = -(-n // BLOCK) if on_host else _parts(x.size // max(1, n), n)
     if count <= 1:
         return np.ones(n, dtype=x.dtype) @ x if on_host else x.sum(axis=-2)

@@ -19,7 +19,7 @@ from ..checks import require_within
 from ..nn import BatchNorm, Buffer, HostBuffer, Module, Parameter
 from ..nn.layers import AVERAGED
 from ..nn.structure import Structure
-from ..tensor import Change, mark_changed, register_values, watch
+from ..tensor import Change, mark_changed, place, watch
 from ..typing import Array
 
 
@@ -150,11 +150,10 @@ class EMA:
         start = 0
         for part in parts:
             stop = start + part.data.size
-            part.data = self.values[start:stop].reshape(part.data.shape)
+            place(part, self.values[start:stop].reshape(part.data.shape))
             self.views.append(part.data)
             start = stop
         watch(parts)
-        register_values(self.values)
 
 
 @fused

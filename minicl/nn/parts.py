@@ -10,7 +10,7 @@ import numpy as np
 from ..autograd import Tensor
 from ..backend import is_array
 from ..checks import require_integers, require_rng, require_unmasked
-from ..tensor import Change, clock, mark_changed, of_its_own
+from ..tensor import Change, clock, mark_changed, of_its_own, watch
 from ..typing import Array, HostArray, Rng
 
 making = threading.local()                # .parts: weak references to parts made by the running __init__, or None
@@ -33,7 +33,17 @@ class Parameter(Tensor):
         return record(parameter)
 
     def __init__(self, data: Array):
-        super().__init__(data, requires_grad=True)
+        super().__init__(of_its_own(self, data) if is_array(data) else data, requires_grad=True)
+        watch([self])
+
+    @property
+    def data(self) -> Array:
+        return self._data
+
+    @data.setter
+    def data(self, data: Array) -> None:
+        Tensor.data.fset(self, data)                                         # type: ignore[attr-defined]
+        watch([self])
 
 
 class Buffer:
@@ -58,8 +68,10 @@ class Buffer:
             if value is vars(self).get("data"):              # buffer.data *= 2 has already written into it
                 mark_changed([("", self)], "an assignment to .data")
             else:
-                value = of_its_own(value)
+                value = of_its_own(self, value)
         object.__setattr__(self, name, value)
+        if name == "data":
+            watch([self])
 
     def _refuse(self, *args: Any, **options: Any) -> NoReturn:
         raise TypeError(f"a {type(self).__name__} is not an array, and has no values or truth value itself; use its .data")

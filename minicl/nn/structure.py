@@ -90,13 +90,17 @@ class Structure:
         return {**vars(self), "places": [], "constants": []}             # a copy belongs to a copied module
 
 
-def require_views(owner: str, names: Any, parameters: Any, views: Any) -> None:
-    """Raise RuntimeError unless parameters have the data and gradients of views, [(slice, data, gradient), ...]."""
-    for name, p, (_, data, grad) in zip(names, parameters, views):
+def require_views(optimizer: Any) -> None:
+    """Raise RuntimeError unless its parameters have the data and gradients of .views, parts of .values and .grads."""
+    name = type(optimizer).__name__
+    for own, p, (_, data, grad) in zip(optimizer.names, optimizer.parameters, optimizer.views):
         if p._data is not data or p._grad is not grad:
-            raise RuntimeError(f"{owner}: {name} no longer views the optimizer's buffer; make the optimizer after "
+            raise RuntimeError(f"{name}: {own} no longer views the optimizer's buffer; make the optimizer after "
                                "model.to() and model.astype(), give each parameter to one optimizer only, and clear "
                                "gradients with zero_grad()")
+    if owner_of(data) is not optimizer.values or owner_of(grad) is not optimizer.grads:
+        raise RuntimeError(f"{name}: .values or .grads was replaced, which moves no parameter; write into the array, as by "
+                           "self.values[part] -= lr * self.grads[part]")
 
 
 def named_parameters(name, model) -> list[tuple[str, Any]]:
