@@ -23,12 +23,13 @@ import numpy as np
 import minicl
 from minicl.autograd import Tensor, ancestors
 from minicl.backend import to_host
-from minicl.checkpoint import digest
+from minicl.checkpoint import digest, settings
 from minicl.data import DataError
 from minicl.evaluate import encode, to_float
 from minicl.files import write_atomically
 from minicl.nn import BatchNorm
 from minicl.nn.spec import spec_of
+from minicl.origin import code
 from minicl.options import folder
 from minicl.run import RunError, command
 
@@ -78,7 +79,7 @@ def save_safetensors(path, module, meta):
     """
     safetensors = library("safetensors.numpy", "safetensors")
     try:
-        meta = {**meta, "models": {"encoder": spec_of(module)}}
+        meta = {**meta, "models": {"encoder": spec_of(module)}, "settings": settings({"encoder": module}), "code": code()}
     except ValueError as error:
         raise RunError(f"cannot export: {error}") from error
     text = json.dumps(meta)

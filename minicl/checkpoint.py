@@ -23,7 +23,7 @@ from .distributed import World
 from .files import json_bytes, write_atomically
 from .folder import RunError
 from .nn import Module
-from .nn.spec import changed_texts, encode, settings_of, spec_of
+from .nn.spec import changed_texts, class_reads, encode, settings_of, spec_of
 from .nn.state import require_state
 from .optim import Optimizer
 from .origin import changes
@@ -320,10 +320,19 @@ def require_alike(world: World, parts: Mapping[str, HasState], rng: Rng, step: i
                        "optimizer was made, and do all processes draw the same random numbers?")
 
 
+def read_by(specs: Mapping[str, Any]) -> dict[str, str]:
+    """The numbers and texts that the classes of specs_of() read, besides their settings."""
+    return {key: text for spec in specs.values() for key, text in spec.get("reads", {}).items()}
+
+
 def changed_settings(parts: Mapping[str, Any], before: Mapping[str, str]) -> str:
-    """The differences of the Modules' settings() from those before, at most three, as text; "" if there are none."""
-    now = settings({name: part for name, part in parts.items() if isinstance(part, Module)})
-    different = [f"{key} was {before.get(key)}, now {text}" for key, text in now.items() if text != before.get(key)]
+    """The differences from settings() and read_by() before, at most three, as text; "" if there are none. An optimizer's lr
+    may change in each step."""
+    modules = [part for part in parts.values() if isinstance(part, Module)]
+    now = settings(parts) | {key: text for module in modules for key, text in class_reads(module).items()}
+    rates = {f"{name}.lr" for name, part in parts.items() if isinstance(part, Optimizer)}
+    different = [f"{key} was {before.get(key)}, now {text}" for key, text in now.items()
+                 if text != before.get(key, text) and key not in rates]
     return "; ".join(sorted(different, key=len)[:3]) + f"; and {len(different) - 3} more" * (len(different) > 3)
 
 

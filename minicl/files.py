@@ -81,6 +81,8 @@ def finite(value: Any) -> Any:
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
+    if hasattr(value, "requires_grad"):
+        raise TypeError("expected numbers and text, got a Tensor; give its .item() or .data")
     if isinstance(value, np.longdouble):                     # which is its own tolist()
         value = float(value)
     if hasattr(value, "tolist"):                             # NumPy's and CuPy's scalars and arrays

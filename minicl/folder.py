@@ -104,7 +104,7 @@ def _new_folder(first):
 
 def _leave(path, lock, is_new):
     lock.close()
-    if is_new:
+    if is_new and lock.is_own():
         _remove_empty(path)
 
 
@@ -131,6 +131,7 @@ class FolderLock:
         self.path = Path(folder) / name
         self.is_held = True
         self._file = -1
+        self._pid = os.getpid()
         while self._file < 0:
             self._file = self._open()
 
@@ -161,6 +162,10 @@ class FolderLock:
             time.sleep(0.01)                                 # just locked, and the owner not yet written
         return "unknown"
 
+    def is_own(self) -> bool:
+        """Whether this process made the lock, and not the one that it was forked from."""
+        return self._pid == os.getpid()
+
     def is_there(self, file: int | None = None) -> bool:
         """Whether the path still refers to the locked file."""
         try:
@@ -188,7 +193,7 @@ class FolderLock:
     def close(self) -> None:
         """Remove the file and release the lock."""
         if self._file >= 0:
-            if self.is_there():                              # while it is locked, so nobody else holds it
+            if self.is_own() and self.is_there():            # while it is locked, so nobody else holds it
                 self._remove()
             os.close(self._file)
             self._file = -1

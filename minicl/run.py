@@ -31,8 +31,8 @@ from tqdm import tqdm
 
 from .backend import available_memory_only
 from .checkpoint import (CheckpointError, HasState, changed_after, changed_settings, edited_classes, load_checkpoint,
-                         moved_before, pending, require_alike, require_complete, require_rng_state, require_same_run,
-                         require_storable, restore, save_checkpoint, settings, specs_of)
+                         moved_before, pending, read_by, require_alike, require_complete, require_rng_state,
+                         require_same_run, require_storable, restore, save_checkpoint, settings, specs_of)
 from .checks import require_bool, require_integers
 from .console import BAR_COLUMNS, fitting, lasting_output, terminal_columns, wrapped
 from .distributed import ALONE, World, current, hold_signals, launched
@@ -239,7 +239,7 @@ class Run:
                     "name": self.name, "step": self.step, "total": total, "seconds": self.seconds, "config": self.config,
                     "data": fingerprints, "code": self._code, "models": specs, "settings": made,
                     "rng": rng.bit_generator.state, "log": self._log})
-                if not told and (changed := self._changed_options() or changed_settings(parts, made)):
+                if not told and (changed := self._changed_options() or changed_settings(parts, made | read_by(specs))):
                     told.append(changed)
                     self.print(f"warning: settings changed in the loop: {changed}; minicl.load and --resume take the first")
             self._kept = self.step, parts, next(clock)

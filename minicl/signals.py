@@ -6,6 +6,7 @@ Both blocks yield the list of received signals, which is reliable, while an exce
 """
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -46,25 +47,39 @@ def signals_noted() -> contextlib.AbstractContextManager[list[int]]:
 
 
 _received: list[int] = []                                    # since the outermost block began
-_depth = 0
+_befores: list[dict[int, Any]] = []                          # of each open block, the handlers that it replaced
+
+
+def _after_fork():
+    """A forked child, such as a worker of a pool, is no part of what the blocks protect: a signal ends it."""
+    for before in reversed(_befores):
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    _befores.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextlib.contextmanager
 def _handled_by(handler: Callable[[int, Any], None]) -> Iterator[list[int]]:
-    global _depth
     if threading.current_thread() is not threading.main_thread():
         yield []
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    handled = [number for number in SIGNALS if before[number] not in (signal.SIG_IGN, None)]
-    if _depth == 0:
+    before = {number: found for number in SIGNALS if (found := signal.getsignal(number)) not in (signal.SIG_IGN, None)}
+    if not _befores:
         _received.clear()
-    _depth += 1
+    _befores.append(before)
     try:
-        for number in handled:
+        for number in before:
             signal.signal(number, handler)
         yield _received
     finally:
-        for number in handled:
-            signal.signal(number, before[number])
-        _depth -= 1
+        later = next((k + 1 for k, each in enumerate(_befores) if each is before), 0)
+        if later == len(_befores):
+            for number, earlier in before.items():
+                signal.signal(number, earlier)
+        elif later:                                          # of two loops in turns, the first one ends first
+            _befores[later].update(before)
+        _befores[:] = [each for each in _befores if each is not before]

@@ -3,13 +3,30 @@
 import numpy as np
 import pytest
 
-from minicl import Tensor, nn
+from minicl import Tensor, nn, no_grad
 from minicl.backend import to_device, to_host
 from minicl.contrastive import alignment_loss, l2_normalize, negative_cosine
 from minicl.evaluate import embedding_std
 from minicl.methods import BYOL, MoCo, SimSiam
 from minicl.methods.simsiam import other_view
 from minicl.optim import SGD, Adam
+
+
+@pytest.mark.parametrize("wrong", ["swapped", "detached", "under no_grad", "targets with a gradient"])
+def test_a_loss_that_would_not_train_the_encoder_is_refused(wrong, rng):
+    model = BYOL(nn.Linear(3, 4, rng=rng), nn.Linear(4, 2, rng=rng), nn.Linear(2, 2, rng=rng))
+    x = rng.standard_normal((6, 3)).astype("float32")
+    z, targets = model(x)[1], model.targets(x)
+    model.loss(z, targets)
+    with no_grad():
+        model.loss(model(x)[1], targets)                     # an evaluation
+        constant = model(x)[1]
+    given = {"swapped": (targets, z), "detached": (z.detach(), targets), "under no_grad": (constant, targets),
+             "targets with a gradient": (z, z)}[wrong]
+    with pytest.raises(ValueError, match="BYOL.loss: expected z of the online network, with a gradient, and targets without"):
+        model.loss(*given)
+    model.online.freeze()
+    model.loss(model(x)[1], targets)                         # the predictor alone is trained
 
 
 def parts(rng, d=4):

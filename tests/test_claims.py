@@ -379,6 +379,14 @@ def test_ctrl_c_keeps_the_finished_records_and_resume_continues(quick, tmp_path,
     assert run("run", 2, "--seeds", 1, "--out", tmp_path, "--resume") == 0            # other seeds than the record's
     assert run("run", 2, "--seeds", 1, "--out", tmp_path) == 0                        # without --resume
     assert quick[2:] == [("tightness", 1)] * 2
+    kept = json.loads((tmp_path / "02-tightness-2.json").read_text())        # that of seed 0; that of seed 1 was replaced
+    assert kept["seeds"] == [0] and read_records(tmp_path)["tightness"].seeds == [1]
+    assert capsys.readouterr().out.count("the earlier record, --seeds 0 --size default --backend numpy, is kept as") == 1
+
+
+def test_an_empty_folder_name_is_refused(quick, capsys):
+    assert run("run", 2, "--out", "") == 2
+    assert "--out: expected the name of a folder, got ''; is a variable unset?" in capsys.readouterr().err
 
 
 def test_a_folder_of_mnist_is_used_or_a_warning_is_given(quick, tmp_path, monkeypatch, capsys):

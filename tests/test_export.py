@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 
 import export
 import numpy as np
@@ -248,6 +249,33 @@ def test_computations_off_the_tape_are_found_by_running_the_graph(rng, tmp_path)
 
 
 # ---------------------------------------------------------------- safetensors
+
+SCALE = {"scale": 1.0}
+
+
+class Scaled(nn.Module):
+    def __init__(self, image_shape, *, rng):
+        self.image_shape, self.scale = image_shape, SCALE["scale"]
+        self.layer = nn.Linear(4, 3, rng=rng)
+
+    def forward(self, images):
+        return self.layer(images.reshape(len(images), -1)) * self.scale
+
+
+@pytest.mark.parametrize("changed", ["nothing", "a setting", "minicl"])
+def test_an_exported_file_tells_what_has_changed_since_as_a_run_does(changed, tmp_path, rng, monkeypatch):
+    pytest.importorskip("safetensors.numpy", reason="needs safetensors: pip install 'minicl[safetensors]'")
+    export.save_safetensors(tmp_path / "e.safetensors", Scaled((2, 2, 1), rng=rng), {"name": "a test", "data": {"name": "MNIST"}})
+    if changed == "a setting":
+        monkeypatch.setitem(SCALE, "scale", 2.0)
+    elif changed == "minicl":
+        monkeypatch.setattr("minicl.trained.code", lambda: {"minicl": "another"})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        minicl.load(tmp_path / "e.safetensors")
+    told = {"nothing": [], "a setting": ["load: a setting changed (encoder.scale was 1.0, now 2.0)"], "minicl": ["load: minicl changed"]}
+    assert [str(w.message).partition(" since ")[0] for w in caught] == told[changed]
+
 
 @each_encoder
 def test_a_safetensors_file_loads_with_the_same_features(make, rng, tmp_path, xp):

@@ -68,6 +68,21 @@ def test_folders_are_named_after_the_run_and_numbered():
     assert [str(own.path) for own in folders] == [os.path.join("runs", name) for name in ("test", "test-2", "test-3")]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_child_that_ends_leaves_the_lock_to_its_parent():
+    own = OwnFolder("out", "test")
+    child = os.fork()
+    if child == 0:
+        own.close()                                          # as at the end of Python
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    own.require_owned()
+    with pytest.raises(RunError, match="is writing there"):
+        OwnFolder("out", "test")
+    own.close()
+    assert not os.path.exists("out")
+
+
 def test_the_owner_is_named_and_the_folder_is_free_when_it_ends(tmp_path):
     own = OwnFolder("out", "test")
     with pytest.raises(RunError, match=rf"another run \(pid {os.getpid()}\) is writing there; .*a run of this process.*restart the kernel"):

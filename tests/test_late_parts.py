@@ -192,6 +192,23 @@ def swap_attributes(net):
     net.blocks[0], net.first = net.first, net.blocks[0]
 
 
+class Scale(nn.Module):
+    def __init__(self):
+        self.act = ops.relu
+
+    def forward(self, x):
+        return 3.0 * self.act(x)
+
+
+def test_a_function_in_an_attribute_that_is_replaced_is_an_error_of_its_average():
+    net = nn.Sequential(linear(), Scale())
+    average = EMA(net, frozen_copy(net))
+    average.update(0.5)
+    net.steps[1].act = ops.tanh
+    with pytest.raises(RuntimeError, match="EMA: a function or layer joined or left the Sequential after the EMA was made"):
+        average.update(0.5)
+
+
 @pytest.mark.parametrize("change", [swap_in_list, swap_attributes])
 @pytest.mark.parametrize("owner", ["Adam", "EMA"])
 def test_parts_that_change_places_are_an_error(owner, change):
@@ -207,14 +224,16 @@ def test_parts_that_change_places_are_an_error(owner, change):
 
 
 @pytest.mark.parametrize("change", [lambda steps: steps.insert(1, ops.relu), lambda steps: steps.pop(1),
-                                    lambda steps: steps.__setitem__(1, ops.relu)])
+                                    lambda steps: steps.__setitem__(1, ops.relu), lambda steps: steps.append(Scale()),
+                                    lambda steps: steps.__setitem__(1, nn.Dropout(0.5, rng=np.random.default_rng(0)))])
 def test_functions_that_a_model_gains_loses_or_replaces_are_an_error_of_its_average(change):
     net = nn.Sequential(linear(), ops.tanh, linear())
     average, optimizer = EMA(net, frozen_copy(net)), optim.SGD(net, 0.1)
+    last = net.steps[2]
     change(net.steps)
     net(np.ones((1, 3), "float32")).sum().backward()
-    shifted = len(net.steps) != 3                            # and so are the names of the parameters after it
-    with pytest.raises(RuntimeError, match="EMA: (a function joined or left|steps.2.* changed places in) the Sequential after"):
+    shifted = net.steps[2:3] != [last]                           # and so are the names of the parameters after it
+    with pytest.raises(RuntimeError, match="EMA: (a function or layer joined or left|steps.2.* changed places in) the Sequential after"):
         average.update(0.5)
     with pytest.raises(RuntimeError, match="SGD: steps.2.* changed places in") if shifted else contextlib.nullcontext():
         optimizer.step()

@@ -1,6 +1,7 @@
 """A part of a Module that would be neither trained nor saved is an error, wherever it is hidden."""
 
 import functools
+import random
 import threading
 import types
 import weakref
@@ -146,6 +147,20 @@ def test_a_function_that_uses_a_layer_of_its_script_is_refused():
     with pytest.raises(TypeError, match="neither trained nor saved.*: Linear"):
         Sequential(linear(), lambda x: HEAD(x))
     assert len(Sequential(HEAD, lambda x: HEAD(x)).parameters()) == 2        # it is also a step
+
+
+class Draws(Module):
+    def __init__(self, source):
+        self.layer, self.source = linear(), source
+
+
+@pytest.mark.parametrize("source", [
+    np.random.default_rng(0), np.random.RandomState(0), np.random.PCG64(0), np.random.SeedSequence(0), random.Random(0),
+    [random.Random(0)], {"a": random.Random(0)}, lambda source=random.Random(0): source.random()], ids=lambda source: type(source).__name__)
+def test_a_source_of_random_numbers_is_refused(source):
+    """A copy of the Module would draw the same numbers, or share the source, which is not saved."""
+    with pytest.raises(TypeError, match="Draws: source (is|holds) a .*whose state would not be saved.*nn.Stream"):
+        Draws(source)
 
 
 class Discards(Module):

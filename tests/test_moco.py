@@ -348,6 +348,18 @@ def test_the_keys_given_to_the_loss_are_enqueued_though_the_array_is_filled_agai
     np.testing.assert_allclose(model.queue.keys.data, keys, rtol=1e-6)
 
 
+def test_keys_of_a_loss_before_load_state_dict_do_not_enter_the_loaded_queue(rng):
+    model = moco()
+    state = model.state_dict()
+    images = rng.standard_normal((4, 2, 2, 1)).astype("float32")
+    model.loss(model(images)[1], model.encode_keys(images, rng), 0.5)
+    assert model.is_pending
+    model.load_state_dict(state)
+    assert not model.is_pending
+    with pytest.raises(RuntimeError, match="update.. was called without keys"):
+        model.update()
+
+
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
     """With a queue of 10 and batches of 4, the queue is full and its pointer is in the middle at the checkpoint."""
     whole = moco()

@@ -1,12 +1,16 @@
 """Modules: the tree of parts, states, errors, the values of layers, and the gradient of a whole small model."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
 from minicl import gradcheck, ops
 from minicl import Tensor, no_grad
 from minicl.backend import to_device, to_host
-from minicl.methods import SimCLR
+from minicl.methods import BYOL, SimCLR, frozen_copy
+from minicl.nn.parts import Counter, HostBuffer, Stream
 from minicl.nn import (GRU, HEADS, MLP, BatchNorm, Buffer, Conv2d, ConvNet, Dropout, Embedding, LayerNorm, Linear, Module,
                        Parameter, Sequential, projection_head)
 
@@ -111,6 +115,22 @@ def test_astype_converts_parameters_and_buffers_and_drops_gradients(xp, rng):
     model.astype("float64")
     assert model.weight.dtype == "float64" and model.weight.grad is None
     assert BatchNorm(2).astype("float64").running_var.data.dtype == "float64"
+
+
+@pytest.mark.parametrize("make", [lambda: Buffer(np.zeros(2)), lambda: HostBuffer(3), Counter,
+                                  lambda: Stream(np.random.default_rng(0)), lambda: frozen_copy(BatchNorm(2)).weight])
+@pytest.mark.parametrize("name", ["value", "dta", "requires_gradient"])
+def test_a_part_takes_no_attribute_that_it_does_not_have(make, name):
+    part = make()
+    with pytest.raises(AttributeError, match=f"{type(part).__name__} has no attribute '{name}'"):
+        setattr(part, name, 1.0)
+    copy.deepcopy(part), pickle.loads(pickle.dumps(part))
+
+
+def test_an_ema_has_no_momentum_of_its_own(rng):
+    ema = BYOL(Linear(2, 2, rng=rng), Linear(2, 2, rng=rng), Linear(2, 2, rng=rng)).ema
+    with pytest.raises(AttributeError, match="EMA has no attribute 'm'; the momentum is an argument of update"):
+        ema.m = 0.5
 
 
 @pytest.mark.parametrize("values", [np.array([16777217, 2**40 + 1]), np.array([True, False]), np.arange(3, dtype="uint8")])

@@ -58,6 +58,33 @@ def wait_for_steps(process, count=3):
             assert process.poll() is None, process.stderr.read()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_process_forked_within_a_block_ends_by_a_signal():
+    """Such as a worker of a pool, which is ended by SIGTERM."""
+    with signals_stop(), signals_noted():
+        begun = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(begun[1], b"x")
+            time.sleep(30)
+            os._exit(0)
+        os.read(begun[0], 1)
+        os.kill(child, signal.SIGTERM)
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGTERM
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (1, 2, 0)])
+def test_blocks_that_end_in_any_order_leave_the_handlers_as_they_were(order):
+    """As the loops of two runs that take turns."""
+    before = [signal.getsignal(number) for number in SIGNALS]
+    blocks = [block() for block in (signals_stop, signals_noted, signals_noted)]
+    for block in blocks:
+        block.__enter__()
+    for k in order:
+        blocks[k].__exit__(None, None, None)
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
 @pytest.mark.parametrize("name", ENDING)
 def test_a_signal_stops_at_once_outside_of_training(name):
     with pytest.raises(Stopped, match=f"interrupted by {name}") as stopped, signals_stop():

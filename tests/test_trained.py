@@ -481,6 +481,28 @@ def test_a_class_that_is_in_no_file_is_compared_by_its_methods(tmp_path, in_note
     assert ("load: __main__.Net" in done.stderr) == (then != "relu")
 
 
+def test_a_file_edited_after_its_import_is_told_from_what_ran(tmp_path, monkeypatch, rng):
+    """The text in the file is then that of the next process, and the bytecode is not."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    file = tmp_path / "my_edited_nets.py"
+    text = ("from minicl import nn\nclass Net(nn.Module):\n    def __init__(self, *, rng):\n        self.layer = nn.Linear(2, 2, rng=rng)"
+            "\n    def forward(self, x):\n        return self.layer(x * 1) if x.ndim in {2, 3} else x\n")
+    file.write_text(text)
+    importlib.invalidate_caches()
+    old = importlib.import_module("my_edited_nets").Net(rng=rng)
+    file.write_text(text.replace("x * 1", "x * 2"))
+    run = Data(tmp_path / "run", old)
+    for edited, told in ((text.replace("x * 1", "x * 2"), 1), (text, 1)):    # the text, or the bytecode
+        file.write_text(edited)
+        sys.modules.pop("my_edited_nets"), linecache.clearcache(), importlib.invalidate_caches()
+        importlib.import_module("my_edited_nets")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            minicl.load(run.folder)
+        assert [str(w.message).partition(" changed")[0] for w in caught] == ["load: my_edited_nets.Net"] * told
+
+
 NETS = """
     import os
     from minicl import nn

@@ -78,6 +78,8 @@ def parse(argv):
     counts.add_argument("N", type=at_least(2), nargs="+", help="images in a batch")
     args = parser.parse_args(argv)
     if args.command == "run":
+        if args.out == "":
+            parser.error("--out: expected the name of a folder, got ''; is a variable unset?")
         args.out = args.out or f"runs/claims{'-fast' * (args.size == 'fast')}"
         if args.seeds and len(set(args.seeds)) < len(args.seeds):
             parser.error(f"--seeds: expected each seed once, got {' '.join(map(str, args.seeds))}")

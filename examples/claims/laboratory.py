@@ -16,6 +16,7 @@ else, so `report --redraw` can repeat them from the records.
 
 import contextlib
 import importlib
+import itertools
 import json
 import re
 import sys
@@ -158,9 +159,24 @@ class Record:
         head = "".join(f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in asdict(self).items()
                        if key != "metrics")
         text = f'{{\n{head}  "metrics": {{\n{metrics}\n  }}\n}}\n'
+        self._keep_earlier(record_path(folder, self.name))
         write_atomically(record_path(folder, self.name), lambda file: file.write(text.encode()))
         if viz.Figure is not None:
             load_claim(self.name).draw(self.arrays, record_path(folder, self.name).with_suffix(".png"))
+
+    def _keep_earlier(self, path):
+        """Rename a record of other seeds, size or backend, and its picture, to NN-name-2, NN-name-3, ..."""
+        try:
+            before = Record(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError):             # none, or damaged
+            return
+        if (before.seeds, before.size, before.backend) != (self.seeds, self.size, self.backend):
+            kept = next(free for k in itertools.count(2) if not (free := path.with_name(f"{path.stem}-{k}.json")).exists())
+            print(f"  the earlier record, --seeds {' '.join(map(str, before.seeds))} --size {before.size} --backend "
+                  f"{before.backend}, is kept as {kept}", flush=True)
+            path.rename(kept)
+            if path.with_suffix(".png").exists():
+                path.with_suffix(".png").rename(kept.with_suffix(".png"))
 
     def rows(self):
         """The table: [(what, published or exact, measured), ...]."""

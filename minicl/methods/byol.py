@@ -62,6 +62,9 @@ class BYOL(Module):
         A call for each view alone would compare different images."""
         if self.training and not in_no_grad():
             self.ema.used()
+            if targets.requires_grad or not z.requires_grad and any(p.requires_grad for p in self.online.parameters()):
+                raise ValueError("BYOL.loss: expected z of the online network, with a gradient, and targets without one: "
+                                 "h, z = model(views); model.loss(z, model.targets(views))")
         return 2 + 2 * negative_cosine(self.predictor(z), other_view(targets), world=self.world)
 
     def update(self) -> None:

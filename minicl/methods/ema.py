@@ -30,7 +30,10 @@ class Frozen(Tensor, Buffer):
 
 def frozen_copy(module: Module) -> Module:
     """A copy of a Module with Frozen parameters, which shares no array with it. A layer of your own that writes averages
-    into a Buffer in training writes into the copy's, too; BatchNorm does not."""
+    into a Buffer in training writes into the copy's, too; BatchNorm does not.
+
+    Frozen parameters stay constants: unfreeze() and optimizers do not train them. To train a copy, use copy.deepcopy().
+    """
     _require_module("frozen_copy", module)
     copies: dict[int, Buffer] = {id(part): (Frozen if isinstance(part, Tensor) else Buffer)(part.data.copy())
                                  for _, part in module.named_state()
@@ -63,6 +66,8 @@ class EMA:
     state is in the two modules: save those. Raises ValueError if target is not a frozen copy of online.
     """
 
+    _attributes = {"online", "target", "layers", "structures", "pairs", "names", "views", "seen", "values", "step"}
+
     def __init__(self, online: Module, target: Module):
         _require_module("EMA", online)
         _require_module("EMA", target)
@@ -81,6 +86,12 @@ class EMA:
         self.names = list(followed)
         self.views: list[Array] = []
         self.seen: Change | None = None                                      # online's last change when target was used
+
+    def __setattr__(self, name, value):
+        if name not in self._attributes:
+            raise AttributeError(f"EMA has no attribute {name!r}; the momentum is an argument of update(), or the m of BYOL "
+                                 "and MoCo")
+        object.__setattr__(self, name, value)
 
     def require(self, owner: str, online: Module, target: Module) -> None:
         """Raise RuntimeError unless this EMA is of these two, which are attributes of its owner."""

@@ -27,7 +27,7 @@ from ..contrastive.checks import require_temperature
 from ..nn import BatchNorm, Module
 from ..no_grad import in_no_grad, no_grad
 from ..signature import accepts_other_names, describe
-from ..tensor import alike
+from ..tensor import alike, clock
 from ..typing import Array, HostArray, Rng
 from .ema import EMA, frozen_copy
 from .queue import Queue, noted
@@ -60,9 +60,17 @@ class MoCo(Module):
         self.queue = Queue(queue, dim)
         self.ema = EMA(self.query, self.key)
         self.served: deque[tuple[Array, HostArray | None]] = deque()         # keys and ids of loss(), for update()
+        self._served_at = 0                                                  # when loss() last added to them
 
     encoder = property(lambda self: self.query.encoder)
-    is_pending = property(lambda self: bool(self.served), doc="Whether keys wait for update().")
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether keys wait for update(). Those of a loss before load_state_dict() do not belong to the loaded queue."""
+        change = self.queue.keys.changed
+        if self._served_at and change and change[2] == "load_state_dict()" and change[0] > self._served_at:
+            self.served.clear()
+        return bool(self.served)
 
     def forward(self, images: Array) -> tuple[Tensor, Tensor]:
         return self.query(images)                                            # (B, features), (B, dim)
@@ -123,6 +131,7 @@ class MoCo(Module):
         if self.training and not in_no_grad():
             self.ema.used()
             self.served.append((keys.copy() if on_host(keys) else keys, None if ids is None else ids.copy()))
+            object.__setattr__(self, "_served_at", next(clock))
             undo_if_not_captured(self.served.clear)
         return loss
 
@@ -135,7 +144,7 @@ class MoCo(Module):
             raise RuntimeError("MoCo: update() was called in evaluation mode, but the queue and the key encoder change only "
                                "in training; call model.train() first")
         self.ema.require("MoCo", self.query, self.key)
-        if not self.served:
+        if not self.is_pending:
             raise RuntimeError("MoCo: update() was called without keys to enqueue; keys enter the queue once, after "
                                "loss() has used them as positives, and not under no_grad()")
         while self.served:

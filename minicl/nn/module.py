@@ -12,6 +12,7 @@ import copy
 import dis
 import functools
 import gc
+import random
 import types
 import warnings
 import weakref
@@ -215,7 +216,7 @@ class Module(metaclass=_Sealed):
         return self._freeze(False)
 
     def requires_grad_(self, requires_grad: bool = True):
-        """Switch only the gradients of all parameters; usually freeze() is what you want. Returns the module."""
+        """Switch only the gradients of all parameters, where freeze() does more. Returns the module."""
         for _, parameter in self.named_parameters():
             parameter.requires_grad = requires_grad
         return self
@@ -345,9 +346,9 @@ def require_reachable(module, made=()):
                                 "would exhaust; use a list")
             for item in _held(value):
                 if isinstance(item, RANDOM):
-                    raise TypeError(f"{type(each).__name__}: {attribute} {'is' if item is value else 'holds'} a numpy "
-                                    f"{type(item).__name__}, whose state would not be saved and which a copy would share "
-                                    "or repeat; keep a nn.Stream(rng) and draw from its next()")
+                    raise TypeError(f"{type(each).__name__}: {attribute} {'is' if item is value else 'holds'} a "
+                                    f"{type(item).__module__.split('.')[0]} {type(item).__name__}, whose state would not "
+                                    "be saved and which a copy would share or repeat; use a nn.Stream(rng) and its next()")
 
     def lost():
         held = [part for each in module.modules() for value in vars(each).values() for part in _held(value)
@@ -366,8 +367,7 @@ def require_reachable(module, made=()):
 
 
 NOT_USED = ("__init__", "__annotations__", "__dict__", "__weakref__", "__doc__")     # of a class, in forward()
-OBJECT = np.dtype(object)
-RANDOM = (np.random.Generator, np.random.RandomState)
+RANDOM = (np.random.Generator, np.random.RandomState, np.random.BitGenerator, np.random.SeedSequence, random.Random)
 _PLAIN = (str, bytes, int, float, complex, type(None), type, types.ModuleType, np.generic, Tensor)
 
 
@@ -387,7 +387,7 @@ def _held(value, depth=4):
     """Parts and random generators that a value holds where the walk does not look: in closures, sets, objects."""
     if isinstance(value, (Module, Parameter, Buffer, *RANDOM)):
         yield value
-    elif depth and not isinstance(value, _PLAIN) and getattr(value, "dtype", OBJECT) == OBJECT:
+    elif depth and not isinstance(value, _PLAIN) and getattr(value, "dtype", "O") == "O":
         if isinstance(value, types.FunctionType):
             named = [value.__globals__.get(name) for name in globals_of(value.__code__)]
             inside = [*(value.__closure__ or ()), value.__defaults__, value.__kwdefaults__,

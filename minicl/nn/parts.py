@@ -9,7 +9,7 @@ import numpy as np
 
 from ..autograd import Tensor
 from ..backend import is_array
-from ..checks import require_integers, require_rng, require_unmasked
+from ..checks import did_you_mean, is_of_minicl, require_integers, require_rng, require_unmasked
 from ..tensor import Change, clock, mark_changed, of_its_own, watch
 from ..typing import Array, HostArray, Rng
 
@@ -60,6 +60,8 @@ class Buffer:
         self.data = data
 
     def __setattr__(self, name, value):
+        if name != "data" and name[0] != "_" and not hasattr(type(self), name) and is_of_minicl(type(self)):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{did_you_mean(name, ['data'])}")
         if name == "data" and not is_array(value):
             raise TypeError(f"Buffer: expected an array, got {type(value).__name__}")
         if name == "data":
@@ -135,13 +137,13 @@ class Stream(HostBuffer):
     """
 
     least = 0
+    key: tuple[int, ...] = ()                                                # of a copy: where in its original it was made
+    copied = (0, 0)                                                          # the last: after which draw, and its number
+    echoes = echoed = 0                                        # echoed: the last draw of another repeated
 
     def __init__(self, rng: Rng):
         require_rng(self, rng)
         super().__init__([rng.integers(2**32), 0])
-        self.key: tuple[int, ...] = ()                                       # of a copy: where in its original it was made
-        self.copied = (0, 0)                                                 # the last: after which draw, and its number
-        self.echoes = self.echoed = 0                          # echoed: the last draw of another repeated
 
     def next(self) -> Rng:
         """The next generator of the stream."""

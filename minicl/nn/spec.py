@@ -29,7 +29,7 @@ from ..typing import Rng
 from .parts import Buffer, Parameter
 
 SHARED = "its shared parameters"
-NO_TEXT = " in Python "                                      # in the name of a class whose bytecode alone is known
+IN_PYTHON = f" in Python {sys.version_info[0]}.{sys.version_info[1]}" + " -O" * (not __debug__)
 RNG = {"class": "numpy.random.Generator"}                    # build() draws initial weights, which loading replaces
 
 
@@ -168,25 +168,27 @@ def settings_of(module: Any) -> dict[str, str]:
 def class_texts(module: Any) -> dict[str, str]:
     """{name: SHA-256 of its text} of the classes of a Module and of all below it that are not minicl's.
 
-    A class's text includes its methods that stand elsewhere, as those of a notebook's class, which is in no file. One typed
-    into a prompt has only their bytecode, which is compared in the same version of Python.
+    A class's text includes its methods that stand elsewhere, as those of a notebook's class, which is in no file. What runs
+    may be older than the text, in a file that was edited after its import, and a class typed into a prompt has no text. So
+    the methods' bytecode is hashed too, for this version of Python: "name in Python 3.12".
     """
     texts = {}
     for name, cls in _own_classes(module):
         functions = {key: found for key, value in vars(cls).items() if (found := _function_of(value))}
         text = _source(cls)
         text += "".join(source for function in functions.values() if (source := _source(function)) not in text)
-        if not text:
-            name += f"{NO_TEXT}{sys.version_info[0]}.{sys.version_info[1]}"
-            text = repr([(key, _bytecode(function.__code__)) for key, function in functions.items()])
-        texts[name] = hashlib.sha256(text.encode()).hexdigest()[:32]
+        bytecode = repr([(key, _bytecode(function.__code__)) for key, function in functions.items()])
+        if text:
+            texts[name] = hashlib.sha256(text.encode()).hexdigest()[:32]
+        texts[f"{name}{IN_PYTHON}"] = hashlib.sha256(bytecode.encode()).hexdigest()[:32]
     return texts
 
 
 def changed_texts(before: Any, now: Mapping[str, str]) -> list[str]:
     """The names of the classes whose class_texts() are not those of a checkpoint, which may hold anything."""
     before = before if isinstance(before, dict) else {}
-    return [name for name, text in now.items() if before.get(name, text if NO_TEXT in name else None) != text]
+    changed = [name for name, text in now.items() if before.get(name, text if IN_PYTHON in name else None) != text]
+    return list(dict.fromkeys(name.removesuffix(IN_PYTHON) for name in changed))
 
 
 def _source(thing):
@@ -204,7 +206,16 @@ def _function_of(value):
 
 
 def _bytecode(code):
-    return code.co_code, code.co_names, [_bytecode(x) if inspect.iscode(x) else repr(x) for x in code.co_consts]
+    return code.co_code, code.co_names, [_constant(x) for x in code.co_consts]
+
+
+def _constant(x):
+    """A constant of a function's code, in a form whose repr() is the same in another process."""
+    if inspect.iscode(x):
+        return _bytecode(x)
+    if isinstance(x, frozenset):
+        return sorted(map(repr, x))
+    return [_constant(item) for item in x] if isinstance(x, tuple) else x
 
 
 def class_reads(module: Any) -> dict[str, str]:

@@ -32,7 +32,7 @@ class Structure:
         self.made = next(clock)
         self.places: list[tuple[Any, list]] = []         # (a list, or the values of a dict; a copy of it then)
         self.constants: list[Tensor] = []                # in the tree, and not trained
-        self.steps: list[Any] = []                       # functions in lists, such as ops.relu
+        self.steps: list[Any] = []                       # functions and Modules, such as ops.relu
         self.check()
 
     def check(self) -> None:
@@ -56,8 +56,9 @@ class Structure:
         moved = [name for name, part in self.parts.items() if now.get(name) is not part and not new and not gone]
         steps = [] if self.kind is Parameter else _functions(places)              # an EMA's target has them too
         if new or gone or moved or self.places and not _same(steps, self.steps):
-            what = [f"{', '.join(names[:4])}{', ...' * (len(names) > 4)} {verb}" for names, verb in (
-                (new, "joined"), (gone, "left"), (moved, "changed places in")) if names] or ["a function joined or left"]
+            what = [f"{', '.join(names[:4])}{', ...' * (len(names) > 4)} {verb}"
+                    for names, verb in ((new, "joined"), (gone, "left"), (moved, "changed places in")) if names]
+            what = what or ["a function or layer joined or left"]
             raise RuntimeError(f"{self.owner}: {' and '.join(what)} the {type(self.module).__name__} after the "
                                f"{self.owner} was made, which does not follow such changes; change the parts of a "
                                f"model first, then make the {self.owner}")
@@ -149,9 +150,8 @@ def _same(now, before):
 
 
 def _functions(places):
-    """The functions in the lists of a tree, such as the ops.relu of a Sequential."""
-    return [item for inside, items in places if isinstance(inside, (list, tuple)) for item in items
-            if callable(item) and not isinstance(item, (Module, Tensor))]
+    """The functions and Modules of a tree, such as the ops.relu of a Sequential."""
+    return [item for _, items in places for item in items if callable(item) and not isinstance(item, Tensor)]
 
 
 def _walk(value, name, places, found):
