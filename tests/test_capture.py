@@ -711,7 +711,7 @@ class Value(Tensor):
 
 
 def pointer_of_a_bank(cp):
-    bank = nn.Buffer(cp.asarray([1.0, 3.0], dtype="float32"))
+    bank = Bank(cp.asarray([1.0, 3.0], dtype="float32"))
     bank.pointer = 0
     return lambda: bank.data[bank.pointer], lambda value: setattr(bank, "pointer", 1)
 
@@ -719,7 +719,7 @@ def pointer_of_a_bank(cp):
 OWN_PARTS = {
     "pointer of a bank": pointer_of_a_bank,
     **{f"attribute of a {kind.__name__}": lambda cp, kind=kind: host_reads.instance(kind(cp.ones(2, "float32")))
-       for kind in (nn.Buffer, Bank, Weight, Value)},
+       for kind in (Bank, Weight, Value)},
     **{f"attribute of the class {kind.__name__}": lambda cp, kind=kind: (
         lambda owner: (lambda: owner.shared, host_reads.attribute(kind, "shared")))(kind(cp.ones(2, "float32")))
        for kind in (Bank, Weight, Value)},
