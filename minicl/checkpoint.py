@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .backend import to_host
-from .checks import require_rng
+from .checks import is_of_minicl, require_rng
 from .distributed import World
 from .files import json_bytes, write_atomically
 from .folder import RunError
@@ -290,10 +290,17 @@ def specs_of(parts: Mapping[str, Any], log: Callable[[str], None]) -> dict[str, 
 
 
 def edited_classes(before: Any, specs: Mapping[str, Any]) -> str:
-    """The names of the classes whose text is not that of specs_of() before, as text; "" if there are none."""
-    pairs = [(before.get(name) if isinstance(before, dict) else None, spec.get("texts")) for name, spec in specs.items()]
-    return ", ".join(dict.fromkeys(cls for old, texts in pairs if texts and isinstance(old, dict)
-                                   for cls in changed_texts(old.get("texts"), texts)))
+    """The names of the classes whose text is not that of specs_of() before, and of what they read that is another number or
+    text, as text; "" if there are none."""
+    edited: list[str] = []
+    for name, spec in specs.items():
+        old = before.get(name) if isinstance(before, dict) else None
+        if isinstance(old, dict):
+            edited += changed_texts(old.get("texts"), spec.get("texts", {}))
+            reads = found if isinstance(found := old.get("reads"), dict) else {}
+            edited += [f"{key} (was {reads[key]}, now {text})" for key, text in spec.get("reads", {}).items()
+                       if reads.get(key, text) != text]
+    return ", ".join(dict.fromkeys(edited))
 
 
 def settings(parts: Mapping[str, Any]) -> dict[str, str]:
@@ -303,7 +310,9 @@ def settings(parts: Mapping[str, Any]) -> dict[str, str]:
         if isinstance(part, Module):
             found |= {f"{name}.{key}": text for key, text in settings_of(part).items()}
         elif isinstance(part, Optimizer):
-            held = {key: encode(getattr(part, key)) for key in part._setting_ranges if hasattr(part, key)}
+            own = () if is_of_minicl(type(part)) else [key for key, value in vars(part).items()
+                                                       if key[0] != "_" and isinstance(value, (bool, int, float, str))]
+            held = {key: encode(getattr(part, key)) for key in (*part._setting_ranges, *own) if hasattr(part, key)}
             found |= {f"{name}.{key}": repr(value) for key, value in held.items()}
     return found
 

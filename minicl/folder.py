@@ -60,7 +60,10 @@ class OwnFolder:
         self.close = weakref.finalize(self, _leave, self.path, lock, is_new)
 
     def require_owned(self) -> None:
-        """Raise RunError if the folder was removed or replaced in the meantime."""
+        """Raise RunError if the folder was removed or replaced in the meantime, or this is a forked process."""
+        if not self._lock.is_own():
+            raise RunError(f"--out {self.path} is written by the process that this one was forked from, process "
+                           f"{os.getppid()}; end this one after its work, as by os._exit(0)")
         if self.is_held and not self._lock.is_there():
             raise RunError(f"--out {self.path} was removed or replaced while this run used it; nothing more is written "
                            "there. Start the run again")

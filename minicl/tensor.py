@@ -315,6 +315,8 @@ def of_its_own(x: Any, data: Array) -> Array:
     """data to become x.data, or a copy if it belongs to another part or is a gradient: both would change with the other.
     x: a Tensor, or a part, whose memory this is from then on."""
     owner = owner_of(data)
+    if type(data) is np.ndarray and not (isinstance(owner, np.ndarray) and owner.flags.owndata):
+        return data.copy()                                   # the memory of another library, of which no owner is known
     _, parts = _parts.get(id(owner), (None, {}))
     if any((part := reference()) is not None and part is not x and owner_of(part.data) is owner
            for reference in list(parts.values())):

@@ -1,5 +1,6 @@
 """A run's folder: a new one for each run, one owner at a time, and nothing left behind by a run that never began."""
 
+import contextlib
 import multiprocessing
 import os
 import re
@@ -77,6 +78,13 @@ def test_a_forked_child_that_ends_leaves_the_lock_to_its_parent():
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     own.require_owned()
+    child = os.fork()
+    if child == 0:                                           # which may not write there
+        with contextlib.suppress(RunError):
+            own.require_owned()
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
     with pytest.raises(RunError, match="is writing there"):
         OwnFolder("out", "test")
     own.close()

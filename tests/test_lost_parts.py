@@ -163,6 +163,21 @@ def test_a_source_of_random_numbers_is_refused(source):
         Draws(source)
 
 
+@pytest.mark.parametrize("hold", [
+    lambda x: {x}, lambda x: types.SimpleNamespace(a=x), lambda x: functools.partial(ops.mul, x), lambda x: lambda y: y * x,
+    lambda x: deque([x])], ids=["set", "object", "partial", "closure", "deque"])
+def test_a_tensor_to_be_trained_that_no_attribute_leads_to_is_refused(hold):
+    trained, constant = (Tensor(np.ones((2, 2), dtype="float32"), requires_grad=value) for value in (True, False))
+    Holds(hold(constant))
+    with pytest.raises(TypeError, match=r"Holds: it has parts that would be neither trained nor saved.*: Tensor \(2, 2\)"):
+        Holds(hold(trained))
+
+
+class Holds(Module):
+    def __init__(self, value):
+        self.layer, self.value = linear(), value
+
+
 class Discards(Module):
     """Makes parts that it does not keep: one is replaced, one fails, one is in a reference cycle."""
 

@@ -23,6 +23,47 @@ from minicl.run import Run, RunError
 
 # ---------------------------------------------------------------- resuming
 
+class Scaled(Module):
+    rate = 1.0
+
+    def __init__(self, *, rng):
+        self.layer = Linear(2, 2, rng=rng)
+
+    def forward(self, x):
+        return self.layer(x) * self.rate
+
+
+class Mine(SGD):
+    def __init__(self, model, lr, *, beta):
+        super().__init__(model, lr)
+        self.beta = beta
+
+
+def one_step_at_a_time(out, *more, beta=0.5):
+    run, rng = start(out, *more), np.random.default_rng(0)
+    model = Scaled(rng=rng)
+    optimizer = Mine(model, 0.1, beta=beta)
+    for _ in run.steps(4, rng, save_every=1, model=model, optimizer=optimizer):
+        optimizer.zero_grad(), model(np.ones((1, 2), "float32")).sum().backward(), optimizer.step()
+        run.stop()
+    run.finish({})
+
+
+def test_numbers_that_a_models_classes_read_are_compared(out, capsys, monkeypatch):
+    one_step_at_a_time(out)
+    one_step_at_a_time(out, "--resume")
+    assert "warning" not in capsys.readouterr().out
+    monkeypatch.setattr(Scaled, "rate", 2.0)
+    one_step_at_a_time(out, "--resume")
+    assert "warning: test_resume.Scaled.rate (was 1.0, now 2.0) changed since the checkpoint was saved" in capsys.readouterr().out
+
+
+def test_the_settings_of_an_optimizer_of_ones_own_are_compared(out):
+    one_step_at_a_time(out)
+    with pytest.raises(CheckpointError, match="optimizer.beta was 0.5, now 0.25"):
+        one_step_at_a_time(out, "--resume", beta=0.25)
+
+
 def test_resume_needs_an_out():
     with pytest.raises(RunError, match="--resume continues from the checkpoint in a folder: name it with --out"):
         start(None, "--resume")

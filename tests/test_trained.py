@@ -503,6 +503,59 @@ def test_a_file_edited_after_its_import_is_told_from_what_ran(tmp_path, monkeypa
         assert [str(w.message).partition(" changed")[0] for w in caught] == ["load: my_edited_nets.Net"] * told
 
 
+READERS = {
+    "method": "def act(self, x): return x * SCALE",
+    "static method": "@staticmethod\n    def act(x): return x * SCALE",
+    "class method": "@classmethod\n    def act(cls, x): return x * SCALE",
+    "property": "act = property(lambda self: lambda x: x * SCALE)",
+    "cached property": "act = functools.cached_property(lambda self: functools.partial(ops.mul, SCALE))",
+    "lambda within": "def act(self, x): return (lambda y: y * SCALE)(x)",
+    "function within": "def act(self, x):\n        def inner(y): return y * SCALE\n        return inner(x)",
+    "generator within": "def act(self, x): return sum(x * SCALE for _ in range(1))",
+    "comprehension within": "def act(self, x): return [x * SCALE for _ in range(1)][0]",
+    "default": "def act(self, x, s=SCALE): return x * s",
+    "keyword default": "def act(self, x, *, s=SCALE): return x * s",
+    "partial method": "def times(self, x, s): return x * s\n    act = functools.partialmethod(times, s=SCALE)",
+    "decorated": "@decorated\n    def act(self, x): return x * SCALE",
+    "class attribute, a tuple": "scale = (SCALE,)\n    def act(self, x): return x * self.scale[0]",
+    "class attribute": "scale = SCALE\n    def act(self, x): return x * self.scale",
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("number", ["2.0", "np.float32(2.0)"])
+def test_a_number_that_is_read_in_any_way_is_compared(tmp_path, monkeypatch, rng, reader, number):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    file = tmp_path / "my_readers.py"
+    text = f"""import functools
+import numpy as np
+from minicl import nn, ops
+SCALE = {number}
+def decorated(function):
+    @functools.wraps(function)
+    def call(*args): return function(*args)
+    return call
+class Net(nn.Module):
+    def __init__(self, *, rng): self.layer = nn.Linear(2, 2, rng=rng)
+    def forward(self, x): return self.act(self.layer(x))
+    {READERS[reader]}
+"""
+
+    def imported(text):
+        file.write_text(text)
+        sys.modules.pop("my_readers", None), linecache.clearcache(), importlib.invalidate_caches()
+        return importlib.import_module("my_readers").Net
+
+    run = Data(tmp_path / "run", imported(text)(rng=rng))
+    x = np.ones((1, 2), dtype="float32")
+    before = minicl.load(run.folder).model(x).data
+    imported(text.replace("2.0", "3.0"))
+    with pytest.warns(UserWarning, match=r"load: a setting changed \(.* was .*2.0.*, now .*3.0.*\) since"):
+        after = minicl.load(run.folder).model(x).data
+    np.testing.assert_allclose(after, 1.5 * before, rtol=1e-6)
+
+
 NETS = """
     import os
     from minicl import nn

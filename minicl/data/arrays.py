@@ -218,7 +218,11 @@ def _stl10(folder, files, use_labels, log):
         if (folder / f"{split}_X.bin").is_file():
             found[f"{split}_images"] = images(f"{split}_X.bin")
         if (folder / f"{split}_y.bin").is_file():
-            found[f"{split}_labels"] = np.fromfile(folder / f"{split}_y.bin", np.uint8) - np.uint8(1)
+            labels = np.fromfile(folder / f"{split}_y.bin", np.uint8)
+            if ((labels < 1) | (labels > 10)).any():
+                raise DataError(f"{folder / f'{split}_y.bin'}: expected STL-10's labels, 1..10, got {labels.min()}.."
+                                f"{labels.max()}; copy it again")
+            found[f"{split}_labels"] = labels - np.uint8(1)
     if (folder / "unlabeled_X.bin").is_file():
         if use_labels:
             log("left out: STL-10's unlabeled_X.bin, which has no labels; labels=False (--no-labels) trains on it")

@@ -9,8 +9,6 @@ saved, so making such a Module, or an optimizer for it, raises an error.
 """
 
 import copy
-import dis
-import functools
 import gc
 import random
 import types
@@ -30,7 +28,7 @@ from ..signature import by_known_names
 from ..tensor import mark_changed, owner_of
 from ..typing import Array, ArrayModule, DType, HostArray
 from .parts import Buffer, HostBuffer, Parameter, making, record, warned_if_frozen
-from .spec import note
+from .spec import globals_of, note
 from .state import IncompatibleKeys, parts_to_load, unsaved_arrays
 
 
@@ -376,16 +374,10 @@ def _is_trained(part):
     return any(not isinstance(leaf, Tensor) or leaf.requires_grad for leaf in leaves)
 
 
-@functools.lru_cache(1000)
-def globals_of(code):
-    """The global names that a function's code loads, also in functions within it; not those of attributes."""
-    names = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
-    return names.union(*(globals_of(inner) for inner in code.co_consts if isinstance(inner, types.CodeType)))
-
-
 def _held(value, depth=4):
-    """Parts and random generators that a value holds where the walk does not look: in closures, sets, objects."""
-    if isinstance(value, (Module, Parameter, Buffer, *RANDOM)):
+    """Parts, Tensors to be trained and random generators that a value holds where the walk does not look: in closures, sets,
+    objects."""
+    if isinstance(value, (Module, Parameter, Buffer, *RANDOM)) or isinstance(value, Tensor) and value._requires_grad:
         yield value
     elif depth and not isinstance(value, _PLAIN) and getattr(value, "dtype", "O") == "O":
         if isinstance(value, types.FunctionType):

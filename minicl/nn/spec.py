@@ -8,6 +8,7 @@ program has imported.
 """
 
 import contextlib
+import dis
 import enum
 import functools
 import hashlib
@@ -17,6 +18,7 @@ import json
 import math
 import re
 import sys
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +30,8 @@ from ..backend import is_array, to_host
 from ..typing import Rng
 from .parts import Buffer, Parameter
 
+WRAPPERS = (types.FunctionType, property, staticmethod, classmethod, functools.partial, functools.partialmethod,
+            functools.cached_property)
 SHARED = "its shared parameters"
 IN_PYTHON = f" in Python {sys.version_info[0]}.{sys.version_info[1]}" + " -O" * (not __debug__)
 RNG = {"class": "numpy.random.Generator"}                    # build() draws initial weights, which loading replaces
@@ -174,10 +178,10 @@ def class_texts(module: Any) -> dict[str, str]:
     """
     texts = {}
     for name, cls in _own_classes(module):
-        functions = {key: found for key, value in vars(cls).items() if (found := _function_of(value))}
+        functions = [(key, function) for key, value in vars(cls).items() for function in _functions_of(value)]
         text = _source(cls)
-        text += "".join(source for function in functions.values() if (source := _source(function)) not in text)
-        bytecode = repr([(key, _bytecode(function.__code__)) for key, function in functions.items()])
+        text += "".join(source for _, function in functions if (source := _source(function)) not in text)
+        bytecode = repr([(key, _bytecode(function.__code__)) for key, function in functions])
         if text:
             texts[name] = hashlib.sha256(text.encode()).hexdigest()[:32]
         texts[f"{name}{IN_PYTHON}"] = hashlib.sha256(bytecode.encode()).hexdigest()[:32]
@@ -199,10 +203,13 @@ def _source(thing):
         return ""
 
 
-def _function_of(value):
-    """The Python function of a method, a property, a class method or a static method, or None."""
-    value = getattr(value, "fget", getattr(value, "__func__", value))
-    return value if inspect.isfunction(value) else None
+def _functions_of(value):
+    """The Python functions of a class's attribute: a method, also decorated, a property, a partial method, ..."""
+    if inspect.isfunction(value):
+        yield value
+    names = ("fget", "fset", "func", "__func__", "__wrapped__")
+    for inner in [getattr(value, name, None) for name in names if isinstance(value, WRAPPERS)]:
+        yield from _functions_of(inner)
 
 
 def _bytecode(code):
@@ -224,11 +231,22 @@ def class_reads(module: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, cls in _own_classes(module):
         for key, value in vars(cls).items():
-            if inspect.isfunction(value):
-                found |= {f"{cls.__module__}.{other}": repr(read) for other, read in _read_by(value)[1].items()}
-            elif not key.startswith("__") and _is_plain(value):
+            for function in _functions_of(value):
+                found |= {f"{function.__module__}.{other}": repr(read) for other, read in _read_by(function)[1].items()}
+                given = _defaults(function) if key != "__init__" else {}                 # whose arguments are in the spec
+                found |= {f"{name}.{key}.{other}": repr(x) for other, x in given.items() if _is_plain(x)}
+            if isinstance(value, functools.partialmethod):
+                found |= {f"{name}.{key}.{other}": repr(x) for other, x in value.keywords.items() if _is_plain(x)}
+            elif not key.startswith("__") and all(map(_is_plain, value if isinstance(value, (tuple, list)) else [value])):
                 found[f"{name}.{key}"] = repr(value)
     return dict(sorted(found.items()))
+
+
+def _defaults(function):
+    """{name: default} of the arguments of a function."""
+    named = function.__code__.co_varnames[:function.__code__.co_argcount]
+    defaults = function.__defaults__ or ()
+    return dict(zip(named[len(named) - len(defaults):], defaults)) | (function.__kwdefaults__ or {})
 
 
 def _own_classes(module):
@@ -276,15 +294,27 @@ def _comparable(value):
 
 def _read_by(function):
     """The names and plain constants in a function's code, and plain values that it reads from around it."""
-    code = function.__code__
-    around = {key: function.__globals__[key] for key in code.co_names if key in function.__globals__}
+    around = {key: function.__globals__[key] for key in globals_of(function.__code__) if key in function.__globals__}
     with contextlib.suppress(ValueError):                    # a name that has no value yet
         around |= inspect.getclosurevars(function).nonlocals
-    return (*code.co_names, *filter(_is_plain, code.co_consts)), {key: x for key, x in around.items() if _is_plain(x)}
+    return _words(function.__code__), {key: around[key] for key in sorted(around) if _is_plain(around[key])}
+
+
+def _words(code):
+    """The names and plain constants in a function's code and in that of the functions within it."""
+    inner = [word for x in code.co_consts if inspect.iscode(x) for word in _words(x)]
+    return (*code.co_names, *filter(_is_plain, code.co_consts), *inner)
+
+
+@functools.lru_cache(1000)
+def globals_of(code):
+    """The global names that a function's code loads, also in functions within it; not those of attributes."""
+    names = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+    return names.union(*(globals_of(inner) for inner in code.co_consts if inspect.iscode(inner)))
 
 
 def _is_plain(value):
-    return value is None or isinstance(value, (bool, int, float, str))
+    return value is None or isinstance(value, (bool, int, float, str, np.number, np.bool_))
 
 
 @functools.cache
