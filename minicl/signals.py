@@ -51,10 +51,12 @@ _befores: list[dict[int, Any]] = []                          # of each open bloc
 
 
 def _after_fork():
-    """A forked child, such as a worker of a pool, is no part of what the blocks protect: a signal ends it."""
+    """A forked child, such as a worker of a pool, is no part of what the blocks protect: a signal to it ends it. But Ctrl-C
+    reaches all processes of a terminal, and a step that is to be finished may need the workers."""
     for before in reversed(_befores):
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if number != signal.SIGINT:
+                signal.signal(number, handler)
     _befores.clear()
 
 

@@ -69,6 +69,9 @@ def test_a_process_forked_within_a_block_ends_by_a_signal():
             time.sleep(30)
             os._exit(0)
         os.read(begun[0], 1)
+        os.kill(child, signal.SIGINT)                        # Ctrl-C goes to it too, while the run finishes a step
+        time.sleep(0.05)
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
         os.kill(child, signal.SIGTERM)
         assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGTERM
 
