@@ -9,12 +9,24 @@ import pytest
 from minicl.autograd import Tensor
 from minicl.backend import to_device
 from minicl.checkpoint import load_checkpoint
-from minicl.nn import BatchNorm, Linear, Sequential
+from minicl.nn import BatchNorm, Linear, Module, Sequential
 from minicl.optim import Adam
 from minicl.options import options
 from minicl.run import Run
 
 TOTAL, SAVE_EVERY = 12, 5
+
+
+class Scaled(Module):
+    """A layer times a number that is an attribute of its class."""
+
+    rate = 1.0
+
+    def __init__(self, *, rng):
+        self.layer = Linear(2, 2, rng=rng)
+
+    def forward(self, x):
+        return self.layer(x) * self.rate
 
 
 def arguments(out, *more):

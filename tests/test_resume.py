@@ -10,7 +10,7 @@ import threading
 
 import numpy as np
 import pytest
-from small_runs import SAVE_EVERY, TOTAL, Crash, arguments, assert_same_end, crash, press_ctrl_c, start, train
+from small_runs import SAVE_EVERY, TOTAL, Crash, Scaled, arguments, assert_same_end, crash, press_ctrl_c, start, train
 
 from minicl import Tensor, ops
 from minicl.checkpoint import FORMAT, CheckpointError, load_checkpoint, save_checkpoint, settings
@@ -22,16 +22,6 @@ from minicl.origin import fingerprint
 from minicl.run import Run, RunError
 
 # ---------------------------------------------------------------- resuming
-
-class Scaled(Module):
-    rate = 1.0
-
-    def __init__(self, *, rng):
-        self.layer = Linear(2, 2, rng=rng)
-
-    def forward(self, x):
-        return self.layer(x) * self.rate
-
 
 class Mine(SGD):
     def __init__(self, model, lr, *, beta):
@@ -55,7 +45,7 @@ def test_numbers_that_a_models_classes_read_are_compared(out, capsys, monkeypatc
     assert "warning" not in capsys.readouterr().out
     monkeypatch.setattr(Scaled, "rate", 2.0)
     one_step_at_a_time(out, "--resume")
-    assert "warning: test_resume.Scaled.rate (was 1.0, now 2.0) changed since the checkpoint was saved" in capsys.readouterr().out
+    assert "warning: small_runs.Scaled.rate (was 1.0, now 2.0) changed since the checkpoint was saved" in capsys.readouterr().out
 
 
 def test_the_settings_of_an_optimizer_of_ones_own_are_compared(out):

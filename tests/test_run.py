@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_runs import SAVE_EVERY, TOTAL, Crash, arguments, crash, no_room, press_ctrl_c, start, train
+from small_runs import SAVE_EVERY, TOTAL, Crash, Scaled, arguments, crash, no_room, press_ctrl_c, start, train
 
 from minicl import Tensor, ops, run
 from minicl.backend import BackendError, get_backend
@@ -20,7 +20,7 @@ from minicl.checkpoint import CheckpointError, load_checkpoint
 from minicl.data import DataError
 from minicl.distributed import World
 from minicl.methods import EMA, Queue, frozen_copy
-from minicl.nn import BatchNorm, Linear, Module, Sequential
+from minicl.nn import BatchNorm, Linear, Sequential
 from minicl.optim import SGD
 from minicl.run import Run, RunError, command
 
@@ -86,35 +86,25 @@ def test_options_that_change_after_the_run_is_made_are_an_error(out):
         next(run.steps(1, np.random.default_rng(0), save_every=1))
 
 
-class Annealed(Module):
-    rate = 1.0
-
-    def __init__(self, *, rng):
-        self.layer = Linear(2, 2, rng=rng)
-
-    def forward(self, x):
-        return self.layer(x) * self.rate
-
-
 @pytest.mark.parametrize("changed", ["a class attribute", "weight_decay", "lr"])
 def test_what_is_not_saved_and_changes_in_the_loop_is_told(out, capsys, monkeypatch, changed):
     run, rng = start(out), np.random.default_rng(0)
-    model = Annealed(rng=rng)
+    model = Scaled(rng=rng)
     optimizer = SGD(model, 0.1)
-    monkeypatch.setattr(Annealed, "rate", 1.0)
+    monkeypatch.setattr(Scaled, "rate", 1.0)
     for step in run.steps(2, rng, save_every=1, model=model, optimizer=optimizer):
         optimizer.zero_grad(), model(np.ones((1, 2), "float32")).sum().backward(), optimizer.step()
         if changed == "a class attribute":
-            Annealed.rate = 2.0 + step
+            Scaled.rate = 2.0 + step
         elif changed == "lr":
             optimizer.lr = 0.05                              # as a schedule does
         else:
             optimizer.weight_decay = 0.5
     run.finish({})
-    told = {"a class attribute": "Annealed.rate was 1.0, now 2.0", "weight_decay": "optimizer.weight_decay was 0.0, now 0.5"}
+    told = {"a class attribute": "Scaled.rate was 1.0, now 2.0", "weight_decay": "optimizer.weight_decay was 0.0, now 0.5"}
     text = capsys.readouterr().out
     assert text.count("warning") == (changed != "lr")
-    assert f"settings changed in the loop: test_run.{told[changed]}".replace("test_run.optimizer", "optimizer") in text         if changed in told else "settings" not in text
+    assert f"settings changed in the loop: small_runs.{told[changed]}".replace("small_runs.optimizer", "optimizer") in text         if changed in told else "settings" not in text
 
 
 def test_options_that_change_in_the_loop_or_after_it_are_told(out, capsys):

@@ -234,12 +234,12 @@ def test_a_part_shares_its_memory_with_no_other_part(of, how, view):
     assert np.shares_memory(third.data, first.data)
 
 
-@pytest.mark.parametrize("door", [lambda x: np.frombuffer(memoryview(x).cast("B"), dtype="float32").reshape(x.shape),
-                                  lambda x: np.asarray(memoryview(x)), np.from_dlpack])
-def test_memory_that_comes_through_another_door_is_copied(door):
+@pytest.mark.parametrize("exchange", [lambda x: np.frombuffer(memoryview(x).cast("B"), dtype="float32").reshape(x.shape),
+                                      lambda x: np.asarray(memoryview(x)), np.from_dlpack])
+def test_memory_of_another_library_is_copied(exchange):
     """No owner of such memory is known, as of a PyTorch Tensor's, so two parts could share it."""
     array = X.copy()
-    for part in (Parameter(door(array)), Buffer(door(array)), assigned_data(Buffer(np.ones_like(X)), door(array))):
+    for part in (Parameter(exchange(array)), Buffer(exchange(array)), assigned_data(Buffer(np.ones_like(X)), exchange(array))):
         assert not np.shares_memory(part.data, array)
         np.testing.assert_array_equal(part.data, X)
 
