@@ -77,7 +77,8 @@ def main():
             for seed in range(args.seeds):
                 for way, accuracy in three_ways(trained.encoder, data, count, seed, xp, args).items():
                     accuracies[way][row, seed] = accuracy
-            means = [f"{way} {found[row].mean():6.1%} ± {found[row].std():.1%}" for way, found in accuracies.items()]
+            spread = [f" ± {found[row].std():.1%}" if args.seeds > 1 else "" for found in accuracies.values()]
+            means = [f"{way} {accuracies[way][row].mean():6.1%}{std}" for way, std in zip(accuracies, spread)]
             show("  ".join([f"{names[row]:>4} label{'s' * (names[row] != '1')} a class", *means]))
             done = {way: found[:row + 1].tolist() for way, found in accuracies.items()}
             write_json(home / f"{name}.json", {"data": data.name, "changed": changed, "labels": names[:row + 1], **done})

@@ -83,10 +83,12 @@ class Pairs:
         x = (self.similarities - self.similarity) / taus[:, None]            # (T, K): scores above the positive's
         top = np.maximum(x.max(axis=1, keepdims=True), 0)
         e = np.exp(x - top)
-        total = e.sum(axis=1, keepdims=True) + np.exp(-top)
+        others = e.sum(axis=1, keepdims=True)
+        total = others + np.exp(-top)
         push = e / total
+        loss = np.where(top > 0, top + np.log(total), np.log1p(others))      # log1p: many digits where the others are small
         effective = 1 / (self._share(taus)**2).sum(axis=1)
-        return push, push.sum(axis=1), (top + np.log(total))[:, 0], effective
+        return push, push.sum(axis=1), loss[:, 0], effective
 
     def _share(self, taus):
         """p_ij / (1 - p_i+) at temperatures (T,): no 0/0 where the pull is 0."""

@@ -501,7 +501,7 @@ def test_a_setting_picks_its_size_and_draws_its_data():
 
 @pytest.mark.parametrize("values, expected", [
     ([97.90, 98.08, 97.88], "97.95 ± 0.11"), ([510, 510], "510"), ([0.5], "0.500"), ([-1.575], "-1.57"),
-    ([-1e-9], "0.0000"),
+    ([-1e-9], "0.0000"), ([1e-6, 2e-6, 3e-6], "0.0000020 ± 0.0000010"), ([0.5, 0.50002, 0.49998], "0.500000 ± 0.000020"),
 ])
 def test_mean_and_std_have_as_many_digits_as_the_std_supports(values, expected):
     assert mean_std(values) == expected

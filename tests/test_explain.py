@@ -232,6 +232,13 @@ def test_push_and_pull_are_the_gradient_of_the_anchors_scores(xp):
     np.testing.assert_allclose(told.push[0], [gradient[j] for j in sorted(gradient, key=lambda j: -(u @ u[7])[j])])
 
 
+@pytest.mark.parametrize("tau", [0.5, 0.1, 0.03, 0.025, 0.01])
+def test_the_loss_of_a_pair_has_its_digits_where_the_positive_wins(tau):
+    told = explain_pairs(np.eye(3), np.eye(3), tau)
+    exact = np.log1p(4 * np.exp(-1 / tau))                   # four negatives of cosine 0
+    np.testing.assert_allclose([told.loss[0], told.pull[0]], [exact, -np.expm1(-exact)], rtol=1e-13)
+
+
 def test_all_anchors_together_are_the_gradient_of_nt_xent():
     """The rows of push and pull give G; nt_xent's gradient (2) is (G + G^T) u."""
     N, tau = 4, 0.25

@@ -263,6 +263,22 @@ def test_equal_votes_tie_in_any_order(order, tau):
     assert knn_accuracy(bank, labels, np.array([[1.0, 0.0]]), np.array([1]), k=9, tau=tau) == pytest.approx(1 / 3, abs=1e-12)
 
 
+@pytest.mark.parametrize("tau", [0.01, 0.1, 1.0])
+@pytest.mark.parametrize("seed", range(20))
+def test_votes_of_equal_cosines_tie_however_they_are_rounded(seed, tau):
+    """Rows of the same numbers in another order, with the same product with the query."""
+    rng = np.random.default_rng(seed)
+    found = 0
+    while found < 10:
+        a, q = rng.integers(0, 4, (2, 4))
+        b = rng.permutation(a)
+        if a @ q == b @ q > 0 and (a != b).any():
+            found += 1
+            bank, query = np.stack([a, b]).astype("float32"), q[None].astype("float32")
+            for truth in (0, 1):
+                assert knn_accuracy(bank, np.array([0, 1]), query, np.array([truth]), k=2, tau=tau) == 0.5
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("tau", [5e-324, 1e-300, 1e-20, 1e-3, 1e10, 1e308])
 def test_knn_separates_easy_classes_at_any_temperature(xp, rng, tau, dtype):

@@ -16,7 +16,7 @@ from minicl.methods import SimCLR
 from minicl.ops import concat, where
 from minicl.viz import write_figure
 from .cost import cost, exponent
-from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, mean_std, mean_stds
+from .laboratory import QUALITATIVE, NOT_REPRODUCED, Claim, exceeds_std, mean_std, mean_stds
 from .slides import BLUE, GREEN, GREY, ORANGE, heading, line, note, slide
 from .training import contrastive, digits, embed_views, encoder_and_head, train
 
@@ -128,9 +128,9 @@ def verdict(metrics):
         gains = sign * np.diff(metrics[name], axis=1)                        # (seeds, steps of N)
         total = gains.sum(axis=1)
         half = gains.shape[1] // 2
-        if not ((total > 0).all() and total.mean() > total.std()):
+        if not ((total > 0).all() and exceeds_std(total)):
             missing.append(f"{name} does not gain from more negatives in every seed")
-        elif (gains.mean(axis=0) < -gains.std(axis=0) - error).any():
+        elif (gains.mean(axis=0) < -gains.std(axis=0, ddof=len(gains) > 1) - error).any():
             missing.append(f"{name} is not monotone")
         elif gains[:, :half].sum() <= gains[:, -half:].sum():
             missing.append(f"{name} gains as much from the last doublings as from the first")

@@ -12,7 +12,7 @@ from minicl.evaluate import effective_rank, embedding_std, encode, frozen_accura
 from minicl.methods import BYOL, SimCLR, SimSiam
 from minicl.nn import Sequential, projection_head
 from minicl.viz import write_figure
-from .laboratory import QUALITATIVE, NOT_REPRODUCED, REPRODUCED, Claim, mean_std
+from .laboratory import QUALITATIVE, NOT_REPRODUCED, REPRODUCED, Claim, exceeds_std, mean_std
 from .slides import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, heading, note, slide
 from .training import contrastive, digits, encoder_and_head, train
 
@@ -140,7 +140,7 @@ def verdict(metrics):
     longer = "positives only, 4 times as long"
     no_head, no_head_longer = "positives only, no head: z = h", "positives only, no head, 4 times as long"
     gains = [of(f"{name}, batch norm", "probe_h") - untrained for name in ("BYOL", "SimSiam")]
-    unmoved = all(gain.mean() <= gain.std() for gain in gains)
+    unmoved = not any(map(exceeds_std, gains))
     falls = (of(no_head_longer, "noisy") < of(no_head, "noisy")).all()
     return QUALITATIVE, (
         "z collapses with positives alone and not with the others"

@@ -200,7 +200,7 @@ def mean_std(values, form=None, unit=""):
     std = values.std(ddof=1) if np.ptp(values) else 0.0
     if form is None:
         finest = std or abs(mean) / 10 or 1.0
-        form = f".{int(np.clip(1 - np.floor(np.log10(finest)), 0, 4))}f"
+        form = f".{int(np.clip(1 - np.floor(np.log10(finest)), 0, 12 if std else 4))}f"
     text = f"{mean:{form}}"
     return (text if float(text) else text.lstrip("-")) + (f" ± {std:{form.lstrip('+')}}" if std else "") + unit
 

@@ -65,9 +65,13 @@ def _votes(s, ids, C, k, tau):
     ids = xp.broadcast_to(ids, s.shape)
     near = _nearest(s, min(k + 1, s.shape[1]))                               # (rows, k + 1): does the next one tie?
     similarity = xp.take_along_axis(s, near, axis=1)
-    kth = xp.sort(similarity, axis=1)[:, -k:][:, :1]
-    top = similarity.max(axis=1, keepdims=True)
-    weight = _weight(similarity, top, tau)
+    order = (-similarity).argsort(axis=1)                                    # the most similar first
+    near, similarity = (xp.take_along_axis(x, order, axis=1) for x in (near, similarity))
+    top, kth = similarity[:, :1], similarity[:, k - 1:k]
+    alike = similarity.copy()                                                # cosines that may be equal have equal votes
+    for j in range(1, similarity.shape[1]):
+        alike[:, j] = xp.where(similarity[:, j - 1] <= similarity[:, j] + TIE, alike[:, j - 1], similarity[:, j])
+    weight = _weight(alike, top, tau)
     more = similarity > kth + TIE
     tied = (similarity >= kth - TIE).sum(axis=1) > k
     weight *= more | (similarity >= kth - TIE) & ~tied[:, None]
