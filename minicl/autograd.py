@@ -32,7 +32,7 @@ from .locks import open_in_child
 from .no_grad import in_no_grad, no_grad_blocks
 from .signature import Signature, describe
 from .tensor import (BaseTensor, alike, clock, first_gradients, last_change, lasting, mark_reached, own_gradient,
-                     require_unchanged)
+                     require_output_unchanged, require_unchanged)
 from .typing import Array
 
 
@@ -86,6 +86,7 @@ class Tensor(BaseTensor):
             raise ValueError(f"backward(g): expected an array of shape {self.shape}, dtype {self.dtype}, got {describe(g)}")
         g = lasting(g)
         if self.node is not None:
+            require_output_unchanged(self)
             mark_reached(_walk(self.node, g))
         elif self._requires_grad:
             mark_reached([_accumulate(self, g, operator.iadd)])
@@ -97,12 +98,12 @@ class Tensor(BaseTensor):
 # ---------------------------------------------------------------- the tape
 
 class Node:
-    """One recorded call of an op: its inputs, its options (for minicl.explain), and its backward."""
+    """One recorded call of an op: its inputs and their arrays, its options (for minicl.explain), and its backward."""
 
-    __slots__ = ("op", "inputs", "options", "backward", "index")
+    __slots__ = ("op", "inputs", "arrays", "options", "backward", "index")
 
-    def __init__(self, op: "Op", inputs: tuple, options: dict[str, Any], backward: Callable[[Array], tuple]) -> None:
-        self.op, self.inputs, self.options = op, inputs, options
+    def __init__(self, op: "Op", inputs: tuple, arrays: list, options: dict[str, Any], backward: Callable) -> None:
+        self.op, self.inputs, self.arrays, self.options = op, inputs, arrays, options
         self.backward: Callable[[Array], tuple] | None = backward     # None once walked
         self.index = next(clock)          # creation order is a topological order
 
@@ -116,7 +117,7 @@ def _walk(root: Node, g: Array) -> list[Tensor]:
     additions, leaves = Additions(), list[Tensor]()
     for node in ancestors(root):
         inputs, backward = node.inputs, node.backward
-        node.inputs, node.options, node.backward = (), {}, None
+        node.inputs, node.arrays, node.options, node.backward = (), [], {}, None
         if node not in arriving:                             # all its users returned None
             continue
         if backward is None:
@@ -142,18 +143,21 @@ def _walk(root: Node, g: Array) -> list[Tensor]:
 
 def ancestors(root: Node) -> list[Node]:
     """All nodes that `root` depends on, itself included, newest first. Raises RuntimeError for a stale tape."""
-    seen, nodes = {root}, [root]
+    seen, nodes, written = {root}, [root], last_change[0]
     for node in nodes:                                       # grows in the loop
         if node.backward is None:
             raise RuntimeError(f"the tape behind {node.op.__name__!r} was already walked and freed; add up losses that "
                                "share a graph and call backward() once, or run the forward pass again")
-        if node.index < last_change[0]:
+        if node.index < written:
             require_unchanged(node)
         for x in node.inputs:
             source = x.node if isinstance(x, Tensor) else None
-            if source is not None and source not in seen:
-                seen.add(source)
-                nodes.append(source)
+            if source is not None:
+                if source.index < written:
+                    require_output_unchanged(x)
+                if source not in seen:
+                    seen.add(source)
+                    nodes.append(source)
     return sorted(nodes, key=operator.attrgetter("index"), reverse=True)
 
 
@@ -256,7 +260,7 @@ def op(function=None, *, broadcasts=False):
         y._requires_grad = y.reached = False
         if True in needs_grad:
             hold = hold_inputs.get()
-            y.node = Node(call, inputs, options, hold(backward, (arrays, options), y) if hold else backward)
+            y.node = Node(call, inputs, arrays, options, hold(backward, (arrays, options), y) if hold else backward)
         return y
 
     call.forward = function

@@ -128,7 +128,10 @@ def require_rng(where: Any, rng: Any) -> None:
 
 
 def require_unmasked(what: str, x: Any) -> None:
-    """Raise TypeError if x is a masked array: conversions would drop its mask."""
+    """Raise TypeError if x is a masked array, or a list of them: conversions would drop its mask."""
+    for item in x if isinstance(x, (list, tuple)) else ():
+        if isinstance(item, (list, tuple, np.ndarray)):
+            require_unmasked(what, item)
     if type(x) is not np.ndarray and isinstance(x, np.ndarray) and isinstance(x, np.ma.MaskedArray):     # np.ma loads late
         raise TypeError(f"{what}: expected an array without a mask, got a masked array; select its valid items, or fill the "
                         "others, .filled(0)")

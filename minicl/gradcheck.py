@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .autograd import Tensor
+from .autograd import Tensor, ancestors
 from .backend import array_module, is_array, to_device, to_host
 from .checks import require_bool, require_ordered, require_within
 from .no_grad import no_grad
 from .signature import describe
+from .tensor import clock, first_gradients
 from .typing import Array, Rng
 
 
@@ -79,7 +80,7 @@ def gradcheck(function: Callable[..., Tensor], inputs: Sequence[Array], *, step:
     rng = np.random.default_rng([seed, 7])                   # not default_rng(seed), which may have drawn x: with
     cotangent = rng.standard_normal(value.shape)             # g = x the gradient of x / |x| is 0, however wrong
     g = to_device(cotangent.copy(), xp)
-    y.backward(g)
+    _backward(y, g, tensors)
     if (to_host(g) != cotangent).any():
         raise GradcheckError(f"backward of {op_name} writes into g, which other nodes of the tape may share; return a "
                              "new array, g * y instead of g *= y")
@@ -103,11 +104,30 @@ def gradcheck(function: Callable[..., Tensor], inputs: Sequence[Array], *, step:
         wrong = ~((analytic >= low - allowed) & (analytic <= high + allowed))          # so written that NaN is wrong
         if wrong.any():
             twice = [Tensor(x.copy(), requires_grad=True) for x in inputs]
-            function(*twice).backward(to_device(np.asarray(2 * cotangent), xp))
+            _backward(function(*twice), to_device(np.asarray(2 * cotangent), xp), twice)
             g1, g2 = tensor.grad, twice[position].grad
             ignores_g = g1 is not None and g2 is not None and np.array_equal(to_host(g1), to_host(g2))
             raise GradcheckError(_explain(op_name, name, entries, analytic, numeric, wrong, ignores_g))
     return True
+
+
+def _backward(y, g, inputs):
+    """y.backward(g) that leaves the gradients of other leaves, such as the weights of a model, as they were."""
+    nodes = [] if y.node is None else ancestors(y.node)
+    leaves = {id(x): x for node in nodes for x in node.inputs if isinstance(x, Tensor) and x.node is None}
+    others = [leaf for key, leaf in leaves.items() if key not in map(id, inputs)]
+    before = [(leaf, None if leaf.grad is None else leaf.grad.copy(), leaf.reached) for leaf in others]
+    start = next(clock)
+    y.backward(g)
+    for leaf, grad, reached in before:
+        if grad is None:
+            leaf.grad = None
+        else:
+            leaf._grad[...] = grad                           # perhaps a view of an optimizer's array
+        leaf.reached = reached
+    kept = [entry for entry in first_gradients if entry[2] < start or all(entry[0]() is not leaf for leaf in others)]
+    first_gradients.clear()
+    first_gradients.extend(kept)
 
 
 def _entries(shape: tuple[int, ...], sample: int | None, rng: Rng) -> list[tuple[int, ...]]:

@@ -69,18 +69,17 @@ class Optimizer(Sealed):
         return super().__new__(cls)
 
     def __init__(self, model: Module | Iterable[tuple[str, Tensor]], lr: float, *, weight_decay: float = 0.0):
+        given = {*vars(self)}                                    # by a subclass
         require_within(self, "(0, inf)", lr=lr)                  # later also 0, as at the end of a schedule
-        self.lr, self.weight_decay, self._steps = lr, weight_decay, 0
+        self.lr, self.weight_decay, self._steps, self._used = lr, weight_decay, 0, False     # used: the gradients, by a step
         parameters = sorted(named_parameters(type(self).__name__, model), key=lambda item: item[1].ndim < 2)
         self.names, self.parameters = zip(*parameters)           # the sort is stable: decayed ones first
         self.structure = Structure(type(self).__name__, model, parameters, Parameter)
-        self._used = False                                       # whether a step has used the gradients
         self.model = model if isinstance(model, Module) else Module()    # its processes add up their gradients
         xp = self.xp = array_module(self.parameters[0].data)
         self.values = xp.concatenate([p.data.reshape(-1) for p in self.parameters])
         self.grads = xp.concatenate([(xp.zeros_like(p.data) if p.grad is None else p.grad).ravel() for _, p in parameters])
-        self.views = []
-        start = 0
+        self.views, start = [], 0
         for p in self.parameters:
             part = slice(start, start + p.size)
             place(p, self.values[part].reshape(p.shape))
@@ -94,6 +93,7 @@ class Optimizer(Sealed):
             register_gradient(array)
         self.missed = np.zeros(len(self.names), dtype="int64")           # steps in which each parameter was not moved
         self._plan([p.requires_grad for p in self.parameters])
+        self._known = {"_known", *vars(self)} - given            # else a subclass's, see checkpoint.settings
 
     def zero_grad(self) -> None:
         """Set all gradients to 0, in place: to keep a p.grad, copy it."""
@@ -164,7 +164,7 @@ class Optimizer(Sealed):
         if self._frozen:
             self.missed[self._frozen] += 1
         mark_changed(itertools.compress(zip(self.names, self.parameters), self._trained), f"{type(self).__name__}.step()",
-                     watched=True)
+                     within=[self.values[part] for part, _, _ in self._runs])
 
     def _clip(self, most):
         live = self._live_gradients()

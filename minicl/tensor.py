@@ -8,8 +8,8 @@ from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
-from .backend import HostArgument, array_module, each_step, is_array, to_host
-from .checks import did_you_mean, shortened
+from .backend import HostArgument, each_step, is_array, memory_bounds, to_host
+from .checks import did_you_mean, require_unmasked, shortened
 from .no_grad import in_no_grad
 from .signature import describe, require_float_array
 from .typing import Array, HostArray
@@ -62,9 +62,11 @@ class BaseTensor:
     def data(self, data: Array) -> None:
         self._require_leaf("data")
         require_float_array("Tensor.data", data)
-        if data is self._data or not alike(data, self._data):        # x.data *= 2 has already written into it
+        if data is self._data:                                       # x.data *= 2 has already written into it
             mark_changed([("", self)], "an assignment to .data")
-        if data is not self._data:
+        else:
+            if not alike(data, self._data):
+                self.changed = note_change("", "an assignment to .data")
             self._data = of_its_own(self, data)
         if self._grad is not None and not alike(self._grad, data):
             self._grad = None
@@ -182,6 +184,7 @@ for _name, _symbol in {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "matm
 
 def _array_of(data: Any) -> Array:
     """Numbers and lists as an array: Python floats become float32, NumPy's float64 stay float64."""
+    require_unmasked("Tensor: data", data)
     try:
         x = np.asarray(data)
     except ValueError as error:                              # rows of different lengths
@@ -208,6 +211,8 @@ def _holds_float64(data: Any) -> bool:
 def _leaf_of(kind: type[BaseTensor], data: Array, requires_grad: bool) -> BaseTensor:
     leaf = kind.__new__(kind)
     BaseTensor.__init__(leaf, data, requires_grad)
+    if BaseTensor not in kind.__bases__:                     # a part of a model
+        watch([leaf])
     return leaf
 
 
@@ -235,8 +240,27 @@ def alike(x: Array, y: Array) -> bool:
 
 # ---------------------------------------------------------------- writes of the library
 
+MANY = 1000                           # writes to one array that are told apart
 last_change = [0]                     # its time: backward() needs to look for changes only in what an op used before
-_parts: dict[int, tuple[weakref.ref, dict[int, weakref.ref]]] = {}    # id of an array -> it, and the parts that view it
+
+
+class Memory:
+    """An array, the parts that view it, and {bytes of it: the last write}, which outlives the part that was written to."""
+
+    def __init__(self, owner: Array):
+        self.owner = weakref.ref(owner, lambda _, key=id(owner), found=_memory: found.pop(key, None))    # type: ignore
+        self.parts: dict[int, tuple[weakref.ref, tuple[int, int]]] = {}      # by id: the part, and its bytes
+        self.writes: dict[tuple[int, int], Change] = {}
+
+    def note(self, there: tuple[int, int], change: Change) -> None:
+        """A write to these bytes."""
+        self.writes[there] = change
+        if len(self.writes) > MANY:                          # of ever other slices: one for all, to be safe
+            starts, ends = zip(*self.writes)
+            self.writes = {(min(starts), max(ends)): change}
+
+
+_memory: dict[int, Memory] = {}       # by id of the array
 
 
 def note_change(name: str, by: str) -> Change:
@@ -245,16 +269,23 @@ def note_change(name: str, by: str) -> Change:
     return last_change[0], name, by
 
 
-def mark_changed(named: Iterable[tuple[str, Any]], by: str, *, watched: bool = False) -> None:
+def mark_changed(named: Iterable[tuple[str, Any]], by: str, *, within: Sequence[Array] | None = None) -> None:
     """Record that these Tensors and Buffers were written to; backward() of an op that used the old values then raises.
 
-    watched: watch() has been called for them, which saves time in a training step.
+    within: arrays that consist of them all, and for which watch() has been called, which saves time in a training step.
     """
     change = note_change("", by)
     for name, x in named:
         x.changed = change[0], name, by
-        if not watched:
-            watch([x])
+        if within is None:
+            memory = _memory.get(id(owner_of(x.data)))
+            if memory is None or id(x) not in memory.parts or isinstance(x, BaseTensor):
+                watch([x])
+                memory = _memory[id(owner_of(x.data))]
+            memory.note(memory.parts[id(x)][1], x.changed)
+    for array in within or ():
+        if (memory := _memory.get(id(owner_of(array)))) is not None:
+            memory.note(memory_bounds(array), change)
 
 
 def watch(parts: Iterable[Any]) -> None:
@@ -262,38 +293,37 @@ def watch(parts: Iterable[Any]) -> None:
     results of ops under no_grad(), Tensor(x.data)."""
     for part in parts:
         owner = owner_of(part.data)
-        if id(owner) not in _parts:
-            def forget(_, key=id(owner), parts=_parts):
-                parts.pop(key, None)
-
-            _parts[id(owner)] = weakref.ref(owner, forget), {}
-        _parts[id(owner)][1][id(part)] = weakref.ref(part)
+        if id(owner) not in _memory:
+            _memory[id(owner)] = Memory(owner)
+        _memory[id(owner)].parts[id(part)] = weakref.ref(part), memory_bounds(part.data)
 
 
 def changed_since(time: int) -> list[Any]:
     """The live parts that the library has written to after `time`, wherever they are."""
-    return [part for _, parts in list(_parts.values()) for reference in list(parts.values())
+    return [part for memory in list(_memory.values()) for reference, _ in list(memory.parts.values())
             if (part := reference()) is not None and part.changed is not None and part.changed[0] > time]
 
 
-def last_write(x: Any, since: int) -> Change | None:
-    """The last write since then to a part that x, an array or a Tensor, shares memory with."""
-    data = x._data if isinstance(x, BaseTensor) else x
-    _, parts = _parts.get(id(owner_of(data)), (None, {}))
-    changes = [part.changed for reference in list(parts.values()) if (part := reference()) is not None and part is not x
-               and part.changed is not None and part.changed[0] > since
-               and array_module(data).may_share_memory(data, part.data)]
-    return max(changes, default=None)
+def last_write(data: Any, since: int) -> Change | None:
+    """The last write since then to the memory of an array."""
+    if (memory := _memory.get(id(owner_of(data)))) is None:
+        return None
+    changes = [(memory_bounds(part.data), part.changed) for reference, _ in list(memory.parts.values())
+               if (part := reference()) is not None and part.changed and part.changed[0] > since]
+    changes += [(there, change) for there, change in list(memory.writes.items()) if change[0] > since]
+    here = memory_bounds(data) if changes else (0, 0)
+    return max((change for there, change in changes if there[0] < here[1] and here[0] < there[1]), default=None)
 
 
 def require_unchanged(node: Any) -> None:
     """Raise RuntimeError if the library has written to an input or an option of this recorded op since."""
-    used = [*enumerate(node.inputs), *node.options.items()]
-    used += [(key, item) for key, x in used if isinstance(x, (tuple, list)) for item in x]          # of x[rows, :]
-    for key, x in used:
-        if getattr(x, "node", None) is not None:             # the output of another op
+    used = [(k, x, array) for k, (x, array) in enumerate(zip(node.inputs, node.arrays))]
+    used += [(key, x, x._data if isinstance(x, BaseTensor) else x) for key, x in node.options.items()]
+    used += [(key, item, item) for key, x, _ in used if isinstance(x, (tuple, list)) for item in x]  # of x[rows, :]
+    for key, x, array in used:
+        if getattr(x, "node", None) is not None:             # require_output_unchanged() looks at it
             continue
-        noted = [last_write(x, node.index), *((x.changed, x.switched) if isinstance(x, BaseTensor) else ())]
+        noted = [last_write(array, node.index), *((x.changed, x.switched) if isinstance(x, BaseTensor) else ())]
         if newer := [change for change in noted if change is not None and change[0] > node.index]:
             change = max(newer)
             name = key if isinstance(key, str) else node.op.checks.input_name(key)
@@ -301,6 +331,13 @@ def require_unchanged(node: Any) -> None:
             raise RuntimeError(f"{node.op.__name__}: its input {name}, {view}{change[1] or 'a Tensor'} of shape {x.shape}, "
                                f"was changed by {change[2]} after this op had used it, so its gradient would belong to "
                                "neither value; call backward() before that, or run the forward again")
+
+
+def require_output_unchanged(y: Any) -> None:
+    """Raise RuntimeError if the library has written to the output y of a recorded op since: its backward may use y."""
+    if (change := last_write(y._data, y.node.index)) is not None:
+        raise RuntimeError(f"{y.node.op.__name__}: its output of shape {y.shape} was changed by {change[2]}, through a view "
+                           "such as .detach(), so its gradient would belong to neither value; write into a copy")
 
 
 _gradients: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()      # by id
@@ -317,9 +354,9 @@ def of_its_own(x: Any, data: Array) -> Array:
     owner = owner_of(data)
     if type(data) is np.ndarray and not (isinstance(owner, np.ndarray) and owner.flags.owndata):
         return data.copy()                                   # the memory of another library, of which no owner is known
-    _, parts = _parts.get(id(owner), (None, {}))
-    if any((part := reference()) is not None and part is not x and owner_of(part.data) is owner
-           for reference in list(parts.values())):
+    memory = _memory.get(id(owner))
+    if memory and any((part := reference()) is not None and part is not x and owner_of(part.data) is owner
+                      for reference, _ in list(memory.parts.values())):
         data = data.copy()
     return lasting(data)
 

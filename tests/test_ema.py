@@ -229,3 +229,69 @@ def test_a_copy_computes_with_its_own_parts_alone(hold, rng):
         each.gate.weight.data[...] = 0
         each.gate.bias.data[...] = 0
         assert not each(x).data.any()
+
+
+def by_hand(online, target, what):
+    """Change modes of the target's batch norm, and whether update() is refused then."""
+    if what == "eval":
+        target[1].eval()
+    elif what == "freeze":
+        target[1].freeze()
+    elif what == "online eval":
+        online[1].eval()
+    elif what == "whole eval and train":
+        online.eval(), target.eval(), online.train(), target.train()
+    elif what == "only online comes back":
+        online.eval(), target.eval(), online.train()
+    return what in ("eval", "only online comes back")
+
+
+@pytest.mark.parametrize("what", ["eval", "freeze", "online eval", "whole eval and train", "only online comes back"])
+@pytest.mark.parametrize("updates", [0, 1])
+def test_a_mode_of_the_target_is_never_undone_silently(what, updates):
+    online, target = online_and_target()
+    ema = EMA(online, target)
+    for _ in range(updates):
+        ema.update(0.9)
+    if by_hand(online, target, what):
+        with pytest.raises(RuntimeError, match="mode, but the target's is not|in evaluation mode"):
+            ema.update(0.9)
+        online.train(), target.train(), ema.update(0.9)
+        return
+    for _ in range(2):
+        ema.update(0.9)
+    assert [layer.training for layer in target.modules()] == [True, True, what not in ("freeze", "online eval"), True]
+    online[1].unfreeze()
+    ema.update(0.9)
+    assert target[1].training == (what != "freeze")          # which lasts until unfreeze()
+    target[1].unfreeze()
+    ema.update(0.9)
+    assert target[1].training
+
+
+@pytest.mark.parametrize("order", [("target", "online"), ("online", "target")])
+@pytest.mark.parametrize("update_between", [False, True])
+def test_the_freeze_of_a_target_outlasts_that_of_online(order, update_between):
+    online, target = online_and_target()
+    ema = EMA(online, target)
+    for which in order:
+        {"online": online, "target": target}[which][1].freeze()
+        if update_between:
+            ema.update(0.9)
+    ema.update(0.9)
+    online[1].unfreeze()
+    ema.update(0.9)
+    assert online[1].training and not target[1].training
+    target[1].unfreeze()
+    ema.update(0.9)
+    assert target[1].training
+
+
+def test_a_target_that_is_frozen_as_a_whole_follows():
+    online, target = online_and_target()
+    ema, before = EMA(online, target), target[0].weight.data.copy()
+    target.freeze()
+    online[0].weight.data[...] = 3.0
+    ema.update(0.5)
+    np.testing.assert_allclose(target[0].weight.data, (before + 3) / 2, rtol=1e-6)
+    assert not any(layer.training for layer in target.modules())

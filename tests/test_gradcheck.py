@@ -1,5 +1,6 @@
 """The gradient checker: correct backwards pass, and each one of a gallery of real mistakes is caught."""
 
+import contextlib
 import math
 import re
 
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 
 import minicl
-from minicl import GradcheckError, Tensor, contrastive, op, ops
+from minicl import GradcheckError, Tensor, contrastive, gradcheck, nn, op, ops
+from minicl.optim import SGD
 
 TAU = 0.3
 
@@ -261,3 +263,32 @@ def test_g_differs_from_an_input_drawn_with_the_same_seed(seed):
 def test_an_array_instead_of_a_list_of_arrays_is_refused():
     with pytest.raises(TypeError, match=r"inputs must be a list of arrays.*write gradcheck\(exp, \[x\]\)"):
         minicl.gradcheck(ops.exp, np.ones(3))
+
+
+@pytest.mark.parametrize("before", ["no gradient", "a gradient", "an optimizer"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_gradients_of_a_model_in_the_function_stay_as_they_were(before, fails, recwarn):
+    """The function may close over a model, to check the gradient of its input."""
+    net = nn.Linear(3, 2, rng=np.random.default_rng(0)).astype("float64")
+    other = nn.Linear(3, 2, rng=np.random.default_rng(0)).astype("float64")
+    if before == "a gradient":
+        (net(normal(4, 3)) ** 2).sum().backward()
+    optimizer = SGD(net if before == "an optimizer" else other, 0.1)
+    if before == "an optimizer":
+        (net(normal(4, 3)) ** 2).sum().backward()
+    grads = [None if p.grad is None else p.grad.copy() for p in net.parameters()]
+    held = [p.grad for p in net.parameters()]
+    x = normal(4, 3)
+
+    def function(x):
+        return net(x) * (1.5 if fails and not x.requires_grad else 1.0)
+
+    with pytest.raises(GradcheckError) if fails else contextlib.nullcontext():
+        gradcheck(function, [x])
+    for p, grad, array in zip(net.parameters(), grads, held):
+        assert p.grad is array
+        np.testing.assert_array_equal(p.grad, grad)
+    if before != "an optimizer":
+        other(x).sum().backward()
+    optimizer.step()                                         # no warning of parameters that it does not have
+    assert not recwarn

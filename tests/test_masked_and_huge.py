@@ -99,6 +99,14 @@ def test_no_conversion_drops_a_mask(name):
             call(np.ma.masked_array(array, mask=mask))
 
 
+@pytest.mark.parametrize("make", [Tensor, nn.Parameter, lambda x: op(lambda x: (x, lambda g: (g,)))(Tensor(x))])
+@pytest.mark.parametrize("hold", [lambda x: [x, x], lambda x: (x,), lambda x: [[1.0, 2.0], x], lambda x: [[x], [x]]])
+def test_lists_of_masked_arrays_are_refused(make, hold):
+    make(hold(np.array([1.0, 2.0])) if make is not nn.Parameter else np.array([1.0]))
+    with pytest.raises(TypeError, match="masked array"):
+        make(hold(np.ma.masked_array([1.0, 2.0], mask=[0, 1])))
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("dtype, huge", [("float32", 1e20), ("float32", 1e30), ("float64", 1e160)])
 def test_norms_of_values_whose_squares_overflow_are_nan(dtype, huge):

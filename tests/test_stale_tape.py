@@ -4,16 +4,18 @@ gradient."""
 import copy
 import gc
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicl import Tensor, ops, tensor
-from minicl.contrastive import dcl, info_nce
+from minicl import Tensor, no_grad, ops, tensor
+from minicl.contrastive import dcl, info_nce, l2_normalize
 from minicl.methods import CLIP, EMA, MoCo, Queue, frozen_copy
-from minicl.nn import MLP, BatchNorm, Buffer, HostBuffer, Linear, Module, Parameter, Sequential, projection_head
+from minicl.nn import MLP, BatchNorm, Buffer, Dropout, HostBuffer, Linear, Module, Parameter, Sequential, projection_head
 from minicl.optim import LARS, SGD, Adam, AdamW
 
 X = np.random.default_rng(3).standard_normal((6, 4)).astype("float32")
@@ -244,6 +246,188 @@ def test_memory_of_another_library_is_copied(exchange):
         np.testing.assert_array_equal(part.data, X)
 
 
+OF_COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda net: pickle.loads(pickle.dumps(net)), "frozen_copy": frozen_copy,
+          "pickle 5": lambda net: pickle.loads(pickle.dumps(net, protocol=5)), "itself": lambda net: net,
+          "deepcopy of a frozen_copy": lambda net: copy.deepcopy(frozen_copy(net)), "copy of a copy": lambda net: copy.deepcopy(copy.deepcopy(net))}
+
+
+@pytest.mark.parametrize("how", OF_COPIES)
+def test_memory_of_a_part_of_a_copy_is_copied(how):
+    teacher = OF_COPIES[how](Sequential(*model().steps, Dropout(0.5, rng=np.random.default_rng(0))))
+    for _, part in teacher.named_state():
+        other = Buffer(part.data)
+        assert not np.shares_memory(other.data, part.data)
+        if not isinstance(part, HostBuffer):
+            assigned_data(taker := Buffer(np.ones_like(part.data)), part.data)
+            assert not np.shares_memory(taker.data, part.data)
+
+
+def normalised(x):
+    x.data /= 10
+    return x
+
+
+OUTPUT_WRITES = {
+    "detach": lambda h: normalised(h.detach()), "Buffer": lambda h: normalised(Buffer(h.data)),
+    "Parameter": lambda h: normalised(Parameter(h.data)), "leaf": lambda h: normalised(Tensor(h.data, requires_grad=True)),
+    "a view": lambda h: normalised(h.detach()[1:]), "load_state_dict": lambda h: Bank(h.data).load_state_dict({"keys": h.data * 2}),
+    "under no_grad": lambda h: normalised(viewed(h))}
+
+
+class Bank(Module):
+    def __init__(self, keys):
+        self.keys = Buffer(keys)
+
+
+def viewed(h):
+    with no_grad():
+        return h.reshape(-1)
+
+
+@pytest.mark.parametrize("write", OUTPUT_WRITES)
+@pytest.mark.parametrize("op", [ops.exp, ops.relu, l2_normalize, lambda x: x * x])
+def test_a_write_to_the_output_of_an_op_is_detected(write, op):
+    """Also where what has written is gone."""
+    x = Tensor(X, requires_grad=True)
+    h = op(x)
+    loss = (h * h).sum()
+    OUTPUT_WRITES[write](h)
+    refused = pytest.raises(RuntimeError, match="its output of shape .* was changed by (an assignment to .data|load_state_dict)")
+    with refused:
+        loss.backward()
+    h = op(x)                                                # written to before it is used
+    OUTPUT_WRITES[write](h)
+    with refused:
+        (h * h).sum().backward()
+    with refused:
+        h.backward(np.ones_like(X))
+    (h.detach() * x).sum().backward()
+
+
+def twice(buffer):
+    buffer.data *= 5
+    buffer.data = buffer.data * 2
+
+
+FORGOTTEN = {                                                # by a part that then dies, or gets other memory
+    "a helper's detach": lambda net, step: (normalised(net[0].weight.detach()),),
+    "load_state_dict, then an optimizer": lambda net, step: (net.load_state_dict(model().state_dict()), SGD(net, 0.1)),
+    "load_state_dict, then astype": lambda net, step: (net.load_state_dict(model().state_dict()), net.astype("float64")),
+    "a step, then another optimizer": lambda net, step: (step(), Adam(net, 0.1)),
+    "a step, then astype": lambda net, step: (step(), net.astype("float64")),
+    "in place, then replaced": lambda net, step: twice(net[0].weight),
+    "a step, then a part of another shape": lambda net, step: (step(), setattr(net[0].weight, "data", np.ones((7, 2), "float32"))),
+    "a step, then gone": lambda net, step: (step(), net.steps.clear())}
+
+
+@pytest.mark.parametrize("how", FORGOTTEN)
+@pytest.mark.parametrize("view", [lambda p: p.detach(), lambda p: p.data, lambda p: p.data[1:]])
+def test_a_write_is_not_forgotten_when_its_part_dies_or_is_moved(how, view):
+    net = model()
+    step = step_of(SGD)(net)
+    w = view(net[0].weight)
+    x = Tensor(np.ones((2, len(w)), "float32"), requires_grad=True)
+    loss = (x @ w).sum()
+    FORGOTTEN[how](net, step)
+    del step
+    gc.collect()
+    with pytest.raises(RuntimeError, match="its input w, a view of .* was changed by"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("renew", [lambda v, net: setattr(v, "data", net[0].weight.data.copy()), lambda v, net: SGD([("v", v)], 0.1)])
+@pytest.mark.parametrize("write", [lambda net: net.load_state_dict(model().state_dict()), lambda net: normalised(net[0].weight)])
+def test_a_write_is_not_forgotten_when_the_view_gets_other_memory(renew, write):
+    net = model()
+    v = Tensor(net[0].weight.data, requires_grad=True)
+    x = Tensor(np.ones((4, 5), "float32"), requires_grad=True)
+    loss = (x * v).sum()
+    write(net)
+    renew(v, net)
+    with pytest.raises(RuntimeError, match="its input y, .* was changed by"):
+        loss.backward()
+
+
+def test_a_write_is_not_forgotten_when_the_tensor_was_given_other_memory_before():
+    bank = Buffer(X.copy())
+    x, w = Tensor(bank.data), Tensor(X, requires_grad=True)
+    loss = (w * x).sum()
+    x.data = np.zeros_like(X)                                # as for the next batch
+    bank.data *= 0.9
+    with pytest.raises(RuntimeError, match="mul: its input y, a view of .* was changed by an assignment to .data"):
+        loss.backward()
+
+
+UNPICKLE = """
+import pickle, sys
+import numpy as np
+from minicl import Tensor, contrastive, nn, ops
+moco = pickle.load(open(sys.argv[1], "rb"))
+moco.is_pending
+x = Tensor(np.ones((4, 2, 2, 1), "float32"), requires_grad=True)
+norm = nn.BatchNorm(3)
+z = moco(x)[1]
+loss = contrastive.info_nce(z, np.ones((4, 3), "float32"), moco.queue.negatives(), 0.2)
+norm(z)
+loss.backward()
+assert moco.is_pending
+moco.load_state_dict(moco.state_dict())
+assert not moco.is_pending
+"""
+
+
+def test_many_written_slices_of_one_array_take_little_memory():
+    array = np.zeros((5000, 2), "float32")
+    for k in range(5000):
+        normalised(Tensor(array[k]))
+    memory = tensor._memory[id(array)]
+    assert len(memory.writes) <= tensor.MANY
+    x, used = Tensor(np.ones((5000, 2), "float32"), requires_grad=True), Tensor(array)
+    loss = (x * used).sum()
+    normalised(Tensor(array[-1]))
+    with pytest.raises(RuntimeError, match="its input y, a view of"):
+        loss.backward()
+
+
+def test_a_pickle_has_no_times_of_the_process_that_made_it(tmp_path):
+    rng = np.random.default_rng(0)
+    moco = MoCo(MLP((2, 2, 1), (4,), rng=rng), projection_head("linear", 4, hidden=4, dim=3, rng=rng), dim=3, queue=8, splits=1)
+    images = rng.standard_normal((4, 2, 2, 1)).astype("float32")
+    for step in range(40):
+        moco.loss(moco(images)[1], moco.encode_keys(images, rng), 0.2).backward()
+        if step < 39:
+            moco.update()
+    (tmp_path / "moco.pickle").write_bytes(pickle.dumps(moco))
+    done = subprocess.run([sys.executable, "-W", "error", "-c", UNPICKLE, str(tmp_path / "moco.pickle")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_average_whose_model_is_gone_has_been_written_to():
+    online = model()
+    target = frozen_copy(online)
+    ema = EMA(online, target)
+    ema.update(0.9)
+    w, x = target[0].weight.detach(), Tensor(np.ones((2, 4), "float32"), requires_grad=True)
+    loss = (x @ w).sum()
+    ema.update(0.5)
+    del ema, online, target
+    gc.collect()
+    with pytest.raises(RuntimeError, match="its input w, a view of .* was changed by EMA.update"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("move", [lambda net: SGD(net, 0.1), lambda net: net.astype("float64"),
+                                  lambda net: setattr(net[0].weight, "data", net[0].weight.data * 2)])
+def test_a_part_that_is_only_moved_writes_nothing_into_its_old_memory(move):
+    net = model()
+    w, before = net[0].weight.detach(), net[0].weight.data.copy()
+    x = Tensor(np.ones((2, 4), "float32"), requires_grad=True)
+    loss = (x @ w).sum()
+    move(net)
+    loss.backward()
+    np.testing.assert_allclose(x.grad, np.tile(before.sum(axis=1), (2, 1)), rtol=1e-6)
+
+
 def test_a_part_may_take_a_view_of_its_own_memory_or_that_of_a_part_that_is_gone():
     p = Parameter(X.copy())
     array = p.data
@@ -321,14 +505,14 @@ def test_row_numbers_that_change_are_detected_in_any_key(rows):
 
 def test_a_model_without_references_is_freed():
     gc.collect()
-    before = set(tensor._parts)
+    before = set(tensor._memory)
     net = model()
     SGD(net, lr=0.1)
     net.load_state_dict(net.state_dict())
-    assert set(tensor._parts) - before
+    assert set(tensor._memory) - before
     del net
     gc.collect()
-    assert not set(tensor._parts) - before
+    assert not set(tensor._memory) - before
 
 
 def test_running_averages_may_change_before_the_backward():

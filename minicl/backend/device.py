@@ -105,6 +105,15 @@ def is_array(x: Any) -> bool:
     return isinstance(x, np.ndarray) or ("cupy" in sys.modules and isinstance(x, sys.modules["cupy"].ndarray))
 
 
+def memory_bounds(x: Array) -> tuple[int, int]:
+    """The addresses from the first byte of x to behind the last; (start, start) if x has no entries."""
+    start = x.__array_interface__["data"][0] if isinstance(x, np.ndarray) else x.data.ptr
+    if not x.size:
+        return start, start
+    far = [(n - 1) * stride for n, stride in zip(x.shape, x.strides)]
+    return start + sum(min(d, 0) for d in far), start + sum(max(d, 0) for d in far) + x.itemsize
+
+
 _module_of: dict[type, ArrayModule] = {np.ndarray: np}
 
 

@@ -23,9 +23,16 @@ from ..tensor import Change, mark_changed, place, watch
 from ..typing import Array
 
 
+FOLLOWS = "as online's"                # Module._frozen of a target's layer that is frozen because online's is
+
+
 class Frozen(Tensor, Buffer):
     """A weight of a target: a Tensor for ops and a Buffer for the Module. It is moved and saved with the model, but
     optimizers, whose weight decay would change it, do not get it."""
+
+    def __init__(self, data: Array):
+        super().__init__(data)
+        watch([self])
 
 
 def frozen_copy(module: Module) -> Module:
@@ -61,12 +68,14 @@ class EMA:
         ...
         ema.update(0.99)                                                     # after each optimizer.step()
 
-    Settings of online that are changed later, such as an eps or a function in an attribute, do not follow.
+    A layer of the target has the mode of online's: train(), eval() and freeze() apply to both. One that is to stay in
+    evaluation mode is frozen in the target; its state still follows. Settings of online that are changed later, such as an
+    eps or a function in an attribute, do not.
     The target's state is one array, so an update is a gathering copy and three passes, on a GPU a copy and one kernel. All
     state is in the two modules: save those. Raises ValueError if target is not a frozen copy of online.
     """
 
-    _attributes = {"online", "target", "layers", "structures", "pairs", "names", "views", "seen", "values", "step"}
+    _attributes = {"online", "target", "layers", "modes", "structures", "pairs", "names", "views", "seen", "values", "step"}
 
     def __init__(self, online: Module, target: Module):
         _require_module("EMA", online)
@@ -80,6 +89,11 @@ class EMA:
                              f"for the {len(followed)} arrays of online")
         self.online, self.target = online, target
         self.layers = list(zip(online.modules(), target.modules()))
+        alike = online.training == target.training           # else the copy was made in another mode
+        self.modes = [(layer.training, False) if alike and not layer._frozen else None for layer in online.modules()]
+        for layer, copied in self.layers:
+            if layer._frozen and copied._frozen:
+                object.__setattr__(copied, "_frozen", FOLLOWS)
         self.structures = [Structure("EMA", model, parts.items(), (Parameter, Buffer))
                            for model, parts in ((online, followed), (target, following))]
         self.pairs = [(part, following[name]) for name, part in followed.items()]
@@ -115,22 +129,35 @@ class EMA:
     def _begin(self, m):
         m = float(m) if isinstance(m, Number) else m
         require_within("EMA", "[0, 1]", m=m)
-        if not (self.online.training and self.target.training):
+        if not (self.online.training and (self.target.training or self.target._frozen)):
             raise RuntimeError("EMA: update() was called in evaluation mode, but the target follows only in training; call "
                                "model.train() first")
         for structure in self.structures:
             structure.check()
         self.match()
         self.seen = None
-        mark_changed(zip(self.names, (part for _, part in self.pairs)), "EMA.update()", watched=True)
-        return [*weights(m), bool(self.views) and all(part.data is view for (_, part), view in zip(self.pairs, self.views))]
+        is_flat = bool(self.views) and all(part.data is view for (_, part), view in zip(self.pairs, self.views))
+        mark_changed(zip(self.names, (part for _, part in self.pairs)), "EMA.update()",
+                     within=[self.values] if is_flat else [])
+        return [*weights(m), is_flat]
 
     def match(self) -> None:
-        """Give each layer of the target the mode of online's, so that a layer that freeze() fixes is fixed in both."""
-        for layer, copied in self.layers:
-            if (copied.training, copied._frozen) != (layer.training, layer._frozen):
+        """Give each layer of the target the mode of online's, so that a layer that freeze() fixes is fixed in both.
+
+        One frozen in the target alone stays so. Raises RuntimeError if train() or eval() has changed the target's alone.
+        """
+        for k, (layer, copied) in enumerate(self.layers):
+            mode, before = (layer.training, bool(layer._frozen)), self.modes[k]
+            is_fixed = copied._frozen is True                                # by freeze()
+            if mode != before and not is_fixed:
                 object.__setattr__(copied, "training", layer.training)
-                object.__setattr__(copied, "_frozen", layer._frozen)
+                object.__setattr__(copied, "_frozen", FOLLOWS if layer._frozen else False)
+            elif layer.training != copied.training and not is_fixed:
+                name = "training" if layer.training else "evaluation"
+                raise RuntimeError(f"EMA: a {type(layer).__name__} of online is in {name} mode, but the target's is not, "
+                                   "and has to follow: call train() or eval() of the whole model. To keep the target's in "
+                                   "evaluation mode, freeze() it")
+            self.modes[k] = mode
 
     def used(self) -> None:
         """Warn if online has changed since target was last used, without an update() in between, or was loaded alone."""
@@ -145,7 +172,7 @@ class EMA:
         self.seen = moved
 
     def __getstate__(self) -> dict:
-        return {**vars(self), "views": []}                                   # a copy has its own array
+        return {**vars(self), "views": [], "seen": None}                     # a copy has its own array, and time
 
     def _flatten(self):
         """Move the target's arrays into self.values and leave each part a view of its slice."""

@@ -62,6 +62,9 @@ class MoCo(Module):
         self.served: deque[tuple[Array, HostArray | None]] = deque()         # keys and ids of loss(), for update()
         self._served_at = 0                                                  # when loss() last added to them
 
+    def __getstate__(self):                                                  # for pickle; the time is one of this process
+        return {**vars(self), "_served_at": int(bool(self._served_at))}
+
     encoder = property(lambda self: self.query.encoder)
 
     @property

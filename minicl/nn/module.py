@@ -10,6 +10,7 @@ saved, so making such a Module, or an optimizer for it, raises an error.
 
 import copy
 import gc
+import itertools
 import random
 import types
 import warnings
@@ -29,7 +30,7 @@ from ..tensor import mark_changed, owner_of
 from ..typing import Array, ArrayModule, DType, HostArray
 from .parts import Buffer, HostBuffer, Parameter, making, record, warned_if_frozen
 from .spec import globals_of, note
-from .state import IncompatibleKeys, parts_to_load, unsaved_arrays
+from .state import IncompatibleKeys, parts_to_load, require_lasting, unsaved_arrays
 
 
 class _Sealed(type):
@@ -77,7 +78,8 @@ class Module(metaclass=_Sealed):
     ['first.weight', 'first.bias', 'second.weight', 'second.bias']
     """
 
-    _sealed = _frozen = False
+    _sealed = False
+    _frozen: bool | str = False                      # a text if it follows another module, see methods/ema.py
     _made = ""                                       # JSON of the constructor's call, see spec.py
     _unsaved: dict[str, str] = {}                    # hashes of arrays that are not parts, after __init__
     training = True
@@ -123,6 +125,8 @@ class Module(metaclass=_Sealed):
             raise AttributeError(f"{type(self).__name__}.{name} cannot be set, since no submodule would change; "
                                  + (hint or "choose another name"))
         require_setting(self, name, value)
+        if self._sealed:
+            require_lasting(type(self), name, value)
         if name in getattr(self, "_setting_ranges", ()):
             value = python_number(value)
         before = vars(self).get(name)
@@ -336,12 +340,11 @@ def require_reachable(module, made=()):
                 raise TypeError(f"{name}: {cls.__name__}.{attribute} is, holds or uses a part that belongs to the class or "
                                 "its file: all objects would share it, neither trained nor saved. Set it in __init__, or "
                                 "freeze() what a method uses and should not be trained")
-
+            if own and not isinstance(value, itertools.count):
+                require_lasting(cls, attribute, value)
     for each in module.modules():
         for attribute, value in vars(each).items():
-            if isinstance(value, (types.GeneratorType, map, filter, zip)):
-                raise TypeError(f"{type(each).__name__}: {attribute} is a {type(value).__name__}, which the first forward() "
-                                "would exhaust; use a list")
+            require_lasting(type(each), attribute, value)
             for item in _held(value):
                 if isinstance(item, RANDOM):
                     raise TypeError(f"{type(each).__name__}: {attribute} {'is' if item is value else 'holds'} a "

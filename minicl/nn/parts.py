@@ -53,8 +53,12 @@ class Buffer:
     changed: Change | None = None              # the last write that was noted
     least: float | None = None                 # load_state_dict() refuses a value below it
 
+    _born: int                                 # the time when it was made
+
     def __new__(cls, *args, **options):
-        return record(super().__new__(cls))
+        buffer = super().__new__(cls)
+        object.__setattr__(buffer, "_born", next(clock))
+        return record(buffer)
 
     def __init__(self, data: Array):
         self.data = data
@@ -74,6 +78,10 @@ class Buffer:
         object.__setattr__(self, name, value)
         if name == "data":
             watch([self])
+
+    def __setstate__(self, state):                           # of a copy or a pickle
+        vars(self).update(state, _born=self._born, changed=None)             # times of this process
+        watch([self])
 
     def _refuse(self, *args: Any, **options: Any) -> NoReturn:
         raise TypeError(f"a {type(self).__name__} is not an array, and has no values or truth value itself; use its .data")
@@ -97,6 +105,7 @@ class HostBuffer(Buffer):
     def __init__(self, value: int | Array):
         require_unmasked("HostBuffer", value)
         self._value = np.array(value, dtype="int64")
+        watch([self])
 
     @property
     def data(self) -> HostArray:                                             # type: ignore[override]
@@ -139,6 +148,7 @@ class Stream(HostBuffer):
     least = 0
     key: tuple[int, ...] = ()                                                # of a copy: where in its original it was made
     copied = (0, 0)                                                          # the last: after which draw, and its number
+    drawn = 0                                                                # when next() was called last
     echoes = echoed = 0                                        # echoed: the last draw of another repeated
 
     def __init__(self, rng: Rng):
@@ -157,6 +167,7 @@ class Stream(HostBuffer):
                 warnings.warn("Stream: two models draw the same random numbers, such as dropout masks, because they share a "
                               "seed, a state or a pickle; use copy.deepcopy or frozen_copy", stacklevel=4)
         _last_to_draw[state[0], self.key] = self
+        self.drawn = next(clock)
         return self.last()
 
     def last(self) -> Rng:
@@ -171,7 +182,13 @@ class Stream(HostBuffer):
         copy.key = (*self.key, *self.copied)
         copy.copied = (drawn, 0)
         copy.echoes = copy.echoed = 0
+        watch([copy])
         return copy
+
+
+def drawn_since(time: int) -> list[Stream]:
+    """The live Streams whose next() was called after `time`, wherever they are."""
+    return [stream for stream in list(_last_to_draw.values()) if stream.drawn > time]
 
 
 _last_to_draw: weakref.WeakValueDictionary[tuple, Stream] = weakref.WeakValueDictionary()    # by seed and key

@@ -1,6 +1,12 @@
 """Checks of a state_dict, and arrays of a Module that are not in it."""
 
+import collections
+import dataclasses
+import functools
+import gc
 import hashlib
+import io
+import types
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -37,6 +43,30 @@ def arrays_in(value: Any) -> Iterator[Array]:
             yield from arrays_in(item)
 
 
+def iterators_in(value: Any, depth: int = 4) -> Iterator[Any]:
+    """The iterators in an attribute of a Module, such as zip(a, b) or reversed(a), also in a container or in a function's
+    closure. Open files are none."""
+    if isinstance(value, Iterator) and not isinstance(value, io.IOBase) and not hasattr(value, "named_parts"):
+        yield value
+    inside: Any = ()
+    if isinstance(value, types.FunctionType):
+        inside = [*(value.__closure__ or ()), value.__defaults__, value.__kwdefaults__]
+    elif isinstance(value, (list, tuple, set, frozenset, dict, collections.deque, functools.partial, types.CellType,
+                            types.SimpleNamespace, types.MappingProxyType)) or dataclasses.is_dataclass(value):
+        inside = gc.get_referents(value)
+    elif isinstance(value, np.ndarray) and value.dtype == object:
+        inside = value.ravel().tolist()
+    for item in inside if depth else ():
+        yield from iterators_in(item, depth - 1)
+
+
+def require_lasting(owner: type, name: str, value: Any) -> None:
+    """Raise TypeError if an attribute is or holds an iterator, which one forward() would use up."""
+    for item in iterators_in(value):
+        raise TypeError(f"{owner.__name__}: {name} {'is' if item is value else 'holds'} a {type(item).__name__}, which the "
+                        "first forward() would exhaust; use a list")
+
+
 def parts_to_load(owner: str, state: Mapping[str, Array], parts: Mapping[str, Any],
                   strict: bool) -> tuple[dict[str, Any], IncompatibleKeys]:
     """The parts {name: Parameter or Buffer} to load from a state, all of them if strict, and the names left out."""
@@ -46,6 +76,8 @@ def parts_to_load(owner: str, state: Mapping[str, Array], parts: Mapping[str, An
     if not strict and len(missing) < len(parts):             # else nothing fits, which is an error
         parts = {name: part for name, part in parts.items() if name in state}
         state = {name: state[name] for name in parts}
+    if fixed := [name for name, part in parts.items() if not getattr(getattr(part.data, "flags", None), "writeable", True)]:
+        raise ValueError(f"{owner}: {fixed[0]} is a read-only array, such as np.broadcast_to gives; make it of a copy")
     require_state(owner, state, {name: part.data for name, part in parts.items()},
                   {name: part.least for name, part in parts.items() if getattr(part, "least", None) is not None})
     return dict(parts), IncompatibleKeys(missing, unexpected)

@@ -165,7 +165,7 @@ def bare_op(autograd):
             y._grad = y.changed = y.switched = y.node = None
             y._requires_grad = False
             if True in needs_grad:
-                y.node = Node(call, inputs, options, backward)
+                y.node = Node(call, inputs, arrays, options, backward)
             return y
 
         call.forward = function
