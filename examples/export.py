@@ -110,7 +110,8 @@ def save_onnx(path, encoder, meta):
         raise DataError(f"ONNX: expected an encoder of images, got {type(encoder).__name__}; save it as .safetensors")
     images = np.random.default_rng(0).integers(0, 256, (5, *shapes[0]), dtype=np.uint8)
     model = to_onnx(onnx, encoder, to_float(images, np), meta)
-    for others in (images[::-1, ::-1].copy(), images[1:3]):
+    grey = np.full_like(images[:3], 128) + images[:3] // 32
+    for others in (images[::-1, ::-1].copy(), images[1:3], images[:4] // 16, 255 - images[:4] // 16, grey):
         expected = encode(encoder, others, np)
         got = evaluate(onnx, model, to_float(others, np))
         if got.dtype != expected.dtype or got.shape != expected.shape:

@@ -4,12 +4,14 @@ The file is a zip of uncompressed .npy members, so numpy.load can read it too: o
 the JSON, and "digest", the SHA-256 of all others. Any change of a name or value after the save is an error.
 """
 
+import gc
 import hashlib
 import io
 import itertools
 import json
 import math
 import os
+import types
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,22 +20,26 @@ from typing import Any, Protocol
 import numpy as np
 
 from .backend import to_host
-from .checks import is_of_minicl, require_rng
+from .checks import is_of_minicl
 from .distributed import World
 from .files import json_bytes, write_atomically
 from .folder import RunError
-from .nn import Module
-from .nn.spec import changed_texts, class_reads, encode, settings_of, spec_of
-from .nn.state import require_state
+from .nn import Buffer, Module, Parameter
+from .nn.spec import as_text, changed_texts, class_reads, comparable, settings_of, spec_of
+from .nn.state import arrays_in, require_state
 from .optim import Optimizer
 from .origin import changes
-from .tensor import changed_since
+from .rng_state import rng_state
+from .tensor import owner_of
 from .typing import HostArray, Rng
 
 # Options that a resumed run may change.
 NOT_COMPARED = ("out", "resume", "data_dir", "log_every", "log", "evaluate_every", "backend", "precision", "threads",
                 "keep_memory", "capture")
-FORMAT = 2                             # increased when the meaning of the content changes, or the meta of a Run
+FORMAT = 3                             # increased when the meaning of the content changes, or the meta of a Run
+SAVED = (Module, Optimizer, Parameter, Buffer)
+CLOSED = (type, types.ModuleType, types.FunctionType, types.GeneratorType, np.ndarray, str, int, float)   # not looked into
+LEVELS, MANY = 5, 1000                 # how far an object is looked into, and how many entries of each level
 DTYPES = ("float32", "float64", "int64", "bool", "uint8")
 
 
@@ -95,58 +101,6 @@ def digest(arrays: dict[str, HostArray]) -> bytes:
     return total.digest()
 
 
-def require_complete(parts: Mapping[str, Any], begun: int) -> None:
-    """Raise CheckpointError unless an optimizer among the parts has its model among them, what was moved since `begun` has
-    its optimizer there, and EMA targets and Queues that were moved are there beside a Module."""
-    if not all(isinstance(part, (Module, Optimizer)) for part in parts.values()):
-        return                                               # another object may hold the rest
-    models = [(f"{name}.{key}", p) for name, part in parts.items() if isinstance(part, Module)
-              for key, p in part.named_parameters()]
-    moving = [p for part in parts.values() if isinstance(part, Optimizer)
-              for p, (_, data, _) in zip(part.parameters, part.views) if p.data is data]     # else another's, made later
-    lost = [name for name, p in models if p.changed and p.changed[0] > begun and p.changed[2].endswith(".step()")
-            and all(p is not other for other in moving)]
-    missing = "optimizer" if lost else "model" if not {id(p) for p in moving} <= {id(p) for _, p in models} else ""
-    if missing:
-        moved = f", but one has updated {lost[0]}" if lost else ""
-        raise CheckpointError(f"Run.steps: the {missing} is not among its parts{moved}. It would not be saved, and --resume "
-                              f"would continue with a new one; pass {missing}={missing}")
-    held = {id(x) for part in parts.values() if isinstance(part, Module) for _, x in part.named_state()}
-    for x in changed_since(begun) if held else []:
-        kind = {"EMA.update()": "target", "Queue.enqueue()": "queue"}.get(x.changed[2])
-        if kind and id(x) not in held:
-            raise CheckpointError(f"Run.steps: {x.changed[2]} has changed a {kind}, {x.changed[1]} of shape {x.data.shape}, "
-                                  f"which is not among its parts. It would not be saved, and --resume would continue with "
-                                  f"a new one; pass {kind}={kind}")
-
-
-def moved_before(parts: Mapping[str, Any]) -> str:
-    """A line that warns if an optimizer has moved a Module among the parts in this process; "" if none has."""
-    moved = [(f"{name}.{key}", p.changed[2]) for name, part in parts.items() if isinstance(part, Module)
-             for key, p in part.named_parameters() if p.changed and p.changed[2].endswith(".step()")]
-    return (f"warning: this run begins with trained weights: {moved[0][1]} has changed {moved[0][0]} before; for a run from "
-            "the start, make the model and the optimizer again") if moved else ""
-
-
-def changed_after(parts: Mapping[str, Any], time: int) -> str:
-    """What the library has written into Modules among the parts after `time`, as text; "" for nothing."""
-    late = [(f"{name}.{key}", x.changed[2]) for name, part in parts.items() if isinstance(part, Module)
-            for key, x in part.named_state() if x.changed and x.changed[0] > time and "Module.to()" not in x.changed[2]]
-    return f"{late[0][1]} has changed {late[0][0]}" + f" and {len(late) - 1} more" * (len(late) > 1) if late else ""
-
-
-def pending(parts: Mapping[str, Any], is_late: bool) -> bool:
-    """Whether gradients wait for an optimizer's step(), or keys for MoCo's update(): a checkpoint has neither. Raises
-    CheckpointError if some do when it is late."""
-    waiting = [name for name, part in parts.items() for each in (part.modules() if isinstance(part, Module) else [part])
-               if getattr(each, "is_pending", False)]
-    if waiting and is_late:
-        raise CheckpointError(f"Run.steps: {waiting[0]} has gradients that wait for step(), or keys that wait for update(); "
-                              "a checkpoint has neither, and was put off for too many steps. Call both in the loop, "
-                              "at least every 100 steps")
-    return bool(waiting)
-
-
 # ---------------------------------------------------------------- read
 
 def load_checkpoint(path: Path) -> tuple[dict[str, HostArray], dict[str, Any]]:
@@ -206,7 +160,7 @@ def _meta(array, path):
     meta = json.loads(array.tobytes(), parse_constant=refuse)
     if not isinstance(meta, dict):
         raise ValueError("its meta is not a dict")
-    if (found := meta.pop("format", None)) != FORMAT:
+    if (found := meta.pop("format", None)) not in (2, FORMAT):               # 2 lacks modes and the state of a seed
         raise CheckpointError(f"{path} is a checkpoint of format {found!r:.20}, but this version of minicl reads format "
                               f"{FORMAT}: use the version that wrote it, or start again with another --out")
     return meta
@@ -250,31 +204,36 @@ def require_same_run(meta: dict[str, Any], now: dict[str, Any], folder: Path, *,
     if changed := changes(before, given):
         raise RunError(f"--resume: the checkpoint in {folder} is of a run with other options: {changed}. Give the same "
                        "options, or start again with another --out")
+    places = [config.get("data_dir") for config in (meta["config"], now["config"])]
+    if not meta["data"] and places[0] != places[1]:          # else the data are compared, wherever they lie
+        log(f"warning: --data-dir was {places[0]}, now {places[1]}, and Run.steps got no data, so it is not known whether "
+            "they are the same")
     edited = [part for part in now["code"] if meta["code"].get(part) != now["code"][part]]
     if edited:                                               # perhaps a print, or a bug that ended the run: not refused
         log(f"warning: {' and '.join(edited)} changed since the checkpoint in {folder} was saved; what is left is computed "
             "by the new code")
 
 
-def require_storable(where: str, rng: Any) -> None:
-    """Raise TypeError unless rng is a numpy Generator whose state a checkpoint can hold."""
-    require_rng(where, rng)
-    try:
-        json.dumps(rng.bit_generator.state)
-    except TypeError:
-        raise TypeError(f"{where}: rng must be of PCG64, as np.random.default_rng(seed) is; a checkpoint cannot hold the "
-                        f"state of {type(rng.bit_generator).__name__}") from None
-
-
-def require_rng_state(rng: np.random.Generator, state: dict[str, Any]) -> None:
-    """Raise TypeError, ValueError, KeyError or OverflowError unless rng could be in this state. It is not changed."""
-    other = type(rng.bit_generator)()
-    other.state = state                                      # accepts 3.5 for 3
-    if json.dumps(other.state, default=str) != json.dumps(state, default=str) or state.get("has_uint32", 0) not in (0, 1):
-        raise ValueError("its state has a number that no generator can have")
-
-
 # ---------------------------------------------------------------- restore
+
+def held_in(part: Any) -> list[Any]:
+    """The Modules, optimizers, Parameters and Buffers that a part of a run is, or, if it is of another class, holds."""
+    found, level, seen = [], [part], set[int]()
+    for _ in range(LEVELS):
+        seen.update(map(id, level))
+        found += [thing for thing in level if isinstance(thing, SAVED)]
+        level = list({id(inside): inside for thing in level[:MANY] if not isinstance(thing, (*SAVED, *CLOSED))
+                      for inside in gc.get_referents(thing)[:MANY] if id(inside) not in seen}.values())
+    return found
+
+
+def expanded(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts, and as "name.0", "name.1", ... the Modules and optimizers that only other parts hold."""
+    known = {id(thing) for part in parts.values() for thing in (part.modules() if isinstance(part, Module) else [part])}
+    inside = {f"{name}.{k}": thing for name, part in parts.items() for k, thing in enumerate(held_in(part))
+              if isinstance(thing, (Module, Optimizer)) and id(thing) not in known}
+    return {**parts, **inside}
+
 
 def specs_of(parts: Mapping[str, Any], log: Callable[[str], None]) -> dict[str, Any]:
     """{name: how minicl.load makes it again, or {"unknown": why it cannot}} of the Modules among parts."""
@@ -306,15 +265,35 @@ def edited_classes(before: Any, specs: Mapping[str, Any]) -> str:
 def settings(parts: Mapping[str, Any]) -> dict[str, str]:
     """{"model.steps.1.eps": "1e-05", "optimizer.lr": "0.1", ...} of the Modules and optimizers among parts, as text."""
     found: dict[str, str] = {}
-    for name, part in parts.items():
+    for name, part in expanded(parts).items():
         if isinstance(part, Module):
             found |= {f"{name}.{key}": text for key, text in settings_of(part).items()}
         elif isinstance(part, Optimizer):
-            own = () if is_of_minicl(type(part)) else [key for key, value in vars(part).items()
-                                                       if key[0] != "_" and isinstance(value, (bool, int, float, str))]
-            held = {key: encode(getattr(part, key)) for key in (*part._setting_ranges, *own) if hasattr(part, key)}
-            found |= {f"{name}.{key}": repr(value) for key, value in held.items()}
+            keys = [key for key in (*part._setting_ranges, *_own(part)) if hasattr(part, key)]
+            found |= {f"{name}.{key}": as_text(comparable(_content(getattr(part, key)))) for key in keys}
     return found
+
+
+def _own(optimizer):
+    """The attributes that an optimizer's own class has added, other than views of its saved state."""
+    if is_of_minicl(type(optimizer)):
+        return []
+    saved = {id(array) for array in (optimizer.values, optimizer.grads, *optimizer.state.values())}
+    known = {*optimizer._known, "_setting_ranges", "_is_sealed"}
+    return sorted(key for key, value in vars(optimizer).items()
+                  if key not in known and all(id(owner_of(x)) not in saved for x in arrays_in(_content(value))))
+
+
+def _content(value):
+    """An attribute of an optimizer, with arrays in place of Modules, Parameters and Buffers."""
+    if isinstance(value, Module):
+        return [x.data for _, x in value.named_state()]
+    if isinstance(value, (Parameter, Buffer)):
+        return value.data
+    if isinstance(value, (list, tuple)):
+        return [_content(item) for item in value]
+    value = vars(value) if isinstance(value, types.SimpleNamespace) else value
+    return {key: _content(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def require_alike(world: World, parts: Mapping[str, HasState], rng: Rng, step: int) -> None:
@@ -322,7 +301,7 @@ def require_alike(world: World, parts: Mapping[str, HasState], rng: Rng, step: i
     if world.size == 1:
         return
     state = {f"{part}.{name}": array for part, thing in parts.items() for name, array in thing.state_dict().items()}
-    state["rng"] = json_bytes(rng.bit_generator.state)
+    state["rng"] = json_bytes(rng_state(rng))
     if not world.alike(*state.values()):
         name = next(name for name, array in state.items() if not world.alike(array))
         raise RunError(f"after step {step}, {name} differs between processes: was model.across(world) called before the "
@@ -337,9 +316,9 @@ def read_by(specs: Mapping[str, Any]) -> dict[str, str]:
 def changed_settings(parts: Mapping[str, Any], before: Mapping[str, str]) -> str:
     """The differences from settings() and read_by() before, at most three, as text; "" if there are none. An optimizer's lr
     may change in each step."""
-    modules = [part for part in parts.values() if isinstance(part, Module)]
+    modules = [part for part in expanded(parts).values() if isinstance(part, Module)]
     now = settings(parts) | {key: text for module in modules for key, text in class_reads(module).items()}
-    rates = {f"{name}.lr" for name, part in parts.items() if isinstance(part, Optimizer)}
+    rates = {f"{name}.lr" for name, part in expanded(parts).items() if isinstance(part, Optimizer)}
     different = [f"{key} was {before.get(key)}, now {text}" for key, text in now.items()
                  if text != before.get(key, text) and key not in rates]
     return "; ".join(sorted(different, key=len)[:3]) + f"; and {len(different) - 3} more" * (len(different) > 3)
@@ -354,6 +333,10 @@ def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path
     """
     states = {part: thing.state_dict() for part, thing in parts.items()}
     expected = {f"{part}.{name}": np.asarray(array) for part, state in states.items() for name, array in state.items()}
+    saved = {part: {key: x for key, x in arrays.items() if key.startswith(part + ".")} for part in parts}
+    for part in saved:                                       # the state of an object of another class may change its form
+        if saved[part] and not isinstance(parts[part], (Module, Optimizer)):
+            expected = {key: x for key, x in expected.items() if not key.startswith(part + ".")} | saved[part]
     try:
         require_state("run", arrays, expected)
     except ValueError as error:
@@ -361,15 +344,17 @@ def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path
                               + str(error).partition(":")[2]) from error
     now = settings(parts)
     before = now if before is None else before
+    scratch = {key for name, part in expanded(parts).items() if isinstance(part, Optimizer) for own in _own(part)
+               if (key := f"{name}.{own}") not in before or [*arrays_in(_content(getattr(part, own)))]}      # of np.empty
     if different := [f"{key} was {before.get(key)}, now {now.get(key)}" for key in {**before, **now}
-                     if before.get(key) != now.get(key)]:
+                     if before.get(key) != now.get(key) and key not in scratch]:
         different.sort(key=len)                              # what can be read comes first
         more = f"; and {len(different) - 3} more" * (len(different) > 3)
         raise CheckpointError(f"{path} does not fit this run, it is of another model or optimizer: "
                               f"{'; '.join(different[:3])}{more}. Make the same ones, or start again with another --out")
     try:
-        for part, state in states.items():
-            parts[part].load_state_dict({name: arrays[f"{part}.{name}"] for name in state})
+        for part in parts:
+            parts[part].load_state_dict({key.removeprefix(part + "."): x for key, x in saved[part].items()})
     except Exception as error:
         for part, state in states.items():
             parts[part].load_state_dict(state)

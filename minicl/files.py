@@ -76,9 +76,16 @@ def remove_parts(folder: str | os.PathLike, *, seconds: float = 0) -> None:
 
 
 def finite(value: Any) -> Any:
-    """A value for JSON: None replaces NaN and infinity, which JSON cannot represent."""
+    """A value for JSON: None replaces NaN and infinity, which JSON cannot represent. Names are text, as in JSON: 0 is "0".
+
+    Raises ValueError if two names of a dict have the same text.
+    """
     if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
+        keys = [key.item() if isinstance(key, np.generic) else key for key in value]
+        names = [next(iter(json.loads(json.dumps({key: None})))) for key in keys]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two names have the same text in JSON, as 0 and '0': {', '.join(map(repr, value)):.200}")
+        return dict(zip(names, map(finite, value.values())))
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
     if hasattr(value, "requires_grad"):

@@ -122,6 +122,11 @@ class Locked(OSError):
     is_own = False
 
 
+_held: "weakref.WeakSet[FolderLock]" = weakref.WeakSet()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: [lock._forget() for lock in list(_held)])
+
+
 class FolderLock:
     """A lock on an existing folder, or on what `name` stands for there, until close() or the end of the process, also by a
     kill.
@@ -135,6 +140,7 @@ class FolderLock:
         self.is_held = True
         self._file = -1
         self._pid = os.getpid()
+        _held.add(self)
         while self._file < 0:
             self._file = self._open()
 
@@ -192,6 +198,12 @@ class FolderLock:
                 locked.is_own = owner == str(os.getpid())
                 raise locked from None
             self.is_held = False
+
+    def _forget(self):
+        """In a forked child, which would hold the lock after the owner's end."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
 
     def close(self) -> None:
         """Remove the file and release the lock."""

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,15 +33,17 @@ def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def code() -> dict[str, str]:
-    """{"the script": SHA-256 of its text and of imported modules in its folder, "minicl": SHA-256 of its files}."""
-    script = getattr(sys.modules["__main__"], "__file__", None)          # a notebook has none; piped code has "<stdin>"
+def code(caller: str = "") -> dict[str, str]:
+    """{"the script": SHA-256 of its text and of imported modules in its folder, "minicl": SHA-256 of its files}.
+
+    caller: the file that makes the Run, which is not the main one in `python -m cProfile train.py`, say.
+    """
+    main = getattr(sys.modules["__main__"], "__file__", None) or ""      # a notebook has none; piped code has "<stdin>"
     beside = set()
-    if script and os.path.isfile(script):
-        script = Path(os.path.realpath(script))
+    for script in {Path(os.path.realpath(file)) for file in (main, caller) if os.path.isfile(file)}:
         files = {file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
         loaded = {Path(os.path.realpath(os.path.dirname(file)), os.path.basename(file)) for file in files}
-        beside = {script} | {path for path in loaded if script.parent in path.parents and "site-packages" not in path.parts}
+        beside |= {script} | {path for path in loaded if script.parent in path.parents and "site-packages" not in path.parts}
     paths = {"the script": beside, "minicl": Path(__file__).parent.rglob("*.py")}
     return {part: hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files) if path.is_file())).hexdigest()[:32]
             for part, files in paths.items()}
@@ -73,6 +76,26 @@ def fingerprint(data: Any) -> dict[str, str]:
 
     values = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
     return {name: value if type(value) is str else describe(name, value) for name, value in values.items()}
+
+
+class Watched:
+    """The training data of a run: their fingerprint, and whether they still have it."""
+
+    def __init__(self, data: Any):
+        self.data = data
+        self.fingerprint = self._measured()
+
+    def _measured(self):
+        start = time.perf_counter()
+        found = fingerprint(self.data)
+        end = time.perf_counter()
+        self._due = end + 100 * (end - start)                # so that looking takes less than 1 % of the time
+        return found
+
+    def changes(self, now: bool) -> str:
+        """What a loop has changed in the data, as text; "" for nothing, and where it was looked at just before, unless it
+        must be now."""
+        return changes(self.fingerprint, self._measured()) if now or time.perf_counter() > self._due else ""
 
 
 def changes(before: dict, now: dict) -> str:

@@ -15,6 +15,7 @@ fails, all end, since the others would wait for it.
 """
 
 import argparse
+import copy
 import json
 import math
 import os
@@ -30,16 +31,17 @@ import numpy as np
 from tqdm import tqdm
 
 from .backend import available_memory_only
-from .checkpoint import (CheckpointError, HasState, changed_after, changed_settings, edited_classes, load_checkpoint,
-                         moved_before, pending, read_by, require_alike, require_complete, require_rng_state,
-                         require_same_run, require_storable, restore, save_checkpoint, settings, specs_of)
+from .checkpoint import (CheckpointError, HasState, changed_settings, edited_classes, load_checkpoint, read_by,
+                         require_alike, require_same_run, restore, save_checkpoint, settings, specs_of)
 from .checks import require_bool, require_integers
 from .console import BAR_COLUMNS, fitting, lasting_output, terminal_columns, wrapped
 from .distributed import ALONE, World, current, hold_signals, launched
 from .ending import as_python_says, closing, end_all, failure, leave
 from .files import Table, finite, json_bytes, remove_parts, write_atomically, write_json
 from .folder import OwnFolder, RunError, require_unused
-from .origin import changes, code, fingerprint, plain_options
+from .loop_state import Loop, changed_after, modes, moved_before, pending, restore_modes
+from .origin import Watched, changes, code, plain_options
+from .rng_state import load_rng_state, require_rng_state, require_storable, rng_state
 from .signals import Stopped, signals_noted, signals_stop
 from .tensor import clock
 from .typing import Rng
@@ -115,7 +117,7 @@ class Run:
         self._kept: tuple[int, Any, int] = (0, {}, 0)        # the last checkpoint: its step, its parts, when it was saved
         self._table: Table | None = None
         self._saved: tuple[dict, dict] | None = None
-        self._code = code()
+        self._code = code(sys._getframe(1).f_code.co_filename)
         self._started, self._earlier = time.perf_counter(), 0.0
         self.folder = Path()
         self.close: Callable[[], None] = lambda: None
@@ -176,7 +178,8 @@ class Run:
         except (TypeError, ValueError, KeyError, OverflowError) as error:
             raise CheckpointError(f"{self.checkpoint} does not fit this run's rng: {error}") from error
         restore(arrays, parts, self.checkpoint, meta["settings"])
-        rng.bit_generator.state = meta["rng"]
+        load_rng_state(rng, meta["rng"])
+        restore_modes(parts, meta.get("modes"))
         self.step = meta["step"]
         self.seconds = self._earlier = meta["seconds"]
         self._saved = None
@@ -204,48 +207,50 @@ class Run:
         if changed := self._changed_options():
             raise RunError(f"options were changed after Run(args, ...), and config.json would have the first: {changed}; "
                            "change them before that")
-        fingerprints = fingerprint(data)
-        if not self.world.alike(json_bytes([fingerprints, total, self.config])):
+        watched = Watched(data)
+        if not self.world.alike(json_bytes([watched.fingerprint, int(total), self.config])):
             raise RunError("the processes have different data or options; load the data by run.once(load_images, ...), and "
                            "start all processes with the same options")
         n, batch = len(getattr(data, "train_images", ())), self.config.get("batch")
         if batch and n % batch > n // 10:
             self.print(f"each epoch leaves out {n % batch} of the {n} training images, other ones each time: {n} is "
                        f"not a multiple of --batch {batch}")
-        made, specs = settings(parts), specs_of(parts, self.print)
-        self.total = total
+        self.total, made, specs = int(total), settings(parts), specs_of(parts, self.print)
         if self._saved:
             if edited := edited_classes(self._saved[1].get("models"), specs):
                 self.print(f"warning: {edited} changed since the checkpoint was saved; the rest is computed by the new code")
-            self._restore(total, fingerprints, rng, parts)
+            self._restore(total, watched.fingerprint, rng, parts)
             self._begin()
         elif earlier := moved_before(parts):
             self.print(earlier)
         self._loop = "running"
-        started = time.perf_counter()
-        before, first = self.seconds, self.step
-        begun, due = next(clock), 0                          # due: the step after which a checkpoint was first wanted
-        told: list[str] = []                                 # settings that were changed
+        before, first, started = self.seconds, self.step, time.perf_counter()
+        loop, due = Loop(parts), 0                           # due: the step after which a checkpoint was first wanted
+        told: set[str] = set()                               # changes
         self.log_every = self.log_every or max(1, min(50, total // 20))      # 20 lines of a short run
 
         def save():
-            require_complete(parts, begun)
+            loop.require_complete()
             require_alike(self.world, parts, rng, self.step)
             self.seconds = before + time.perf_counter() - started
             if self.is_first:
                 self._own.require_owned()
                 self._begin()
                 save_checkpoint(self.checkpoint, parts, {
-                    "name": self.name, "step": self.step, "total": total, "seconds": self.seconds, "config": self.config,
-                    "data": fingerprints, "code": self._code, "models": specs, "settings": made,
-                    "rng": rng.bit_generator.state, "log": self._log})
-                if not told and (changed := self._changed_options() or changed_settings(parts, made | read_by(specs))):
-                    told.append(changed)
-                    self.print(f"warning: settings changed in the loop: {changed}; minicl.load and --resume take the first")
+                    "name": self.name, "step": self.step, "total": self.total, "seconds": self.seconds,
+                    "config": self.config, "data": watched.fingerprint, "code": self._code, "models": specs,
+                    "settings": made, "modes": modes(parts), "rng": rng_state(rng), "log": self._log})
+                for of, changed in [("settings", self._changed_options() or changed_settings(parts, made | read_by(specs))),
+                                    ("the arrays of data", watched.changes(now=self.step == total or bool(signals)))]:
+                    if changed and of not in told:
+                        told.add(of)
+                        self.print(f"warning: {of} changed in the loop: {changed}; minicl.load and --resume take the first")
             self._kept = self.step, parts, next(clock)
             self.world.wait()
 
-        with signals_noted() as signals, self._progress() as self._bar:
+        bar = tqdm(total=total, initial=self.step, unit="step", smoothing=0.05,
+                   disable=not (self.is_first and terminal_columns(sys.stderr)))
+        with signals_noted() as signals, bar as self._bar:
             while self.step < total and self._loop != "over":
                 try:
                     yield self.step
@@ -255,7 +260,7 @@ class Run:
                 self.step += 1
                 self._bar.update()
                 if self.step == first + 1:
-                    require_complete(parts, begun)
+                    loop.require_complete()
                 ends = bool(signals) or self._loop == "stopping"
                 due = due or self.step * (self.world.any(ends) or self.step % save_every == 0)
                 waits = bool(due) and pending(parts, self.step - due > max(100, save_every))
@@ -297,10 +302,6 @@ class Run:
             if self.config.get("log") == "csv" or self.config.get("resume") and (self.folder / "log.csv").exists():
                 self._table = Table(self.folder / "log.csv", self._log)
             self._has_begun = True
-
-    def _progress(self):
-        return tqdm(total=self.total, initial=self.step, unit="step", smoothing=0.05,
-                    disable=not (self.is_first and terminal_columns(sys.stderr)))
 
     # ---------------------------------------------------------------- the log and the result
 
@@ -367,7 +368,7 @@ class Run:
 
     def read_log(self) -> list[dict[str, Any]]:
         """The lines of the log as dicts. They are part of the checkpoint, so a lost log.jsonl does not matter."""
-        return [dict(line) for line in self._log]
+        return copy.deepcopy(self._log)
 
     def print(self, text: str) -> None:
         """Print a line without disturbing the progress bar; it is wrapped in a terminal, and whole in a file."""

@@ -8,6 +8,7 @@ A checkpoint has the specs of its models (nn/spec.py) beside their weights, from
 
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -39,7 +40,8 @@ def load(folder: str | os.PathLike, backend: str | ArrayModule = "numpy", *, mod
     model  a name, if the run trained several models: "BYOL" for collapse.py
 
     Architecture and weights come only from checkpoint.npz. The run may have used another backend, and may still be running.
-    Nothing is unpickled; import your own Module classes first.
+    Nothing is unpickled; import your own Module classes first. Of what the training did to its inputs outside the model,
+    such as standardising them, nothing is known: Trained.encode divides uint8 images by 255. Let the model do the rest.
 
     Warns if minicl or the text of a class of yours has changed since the training.
 
@@ -112,11 +114,13 @@ def _rebuilt(name, meta, arrays, path):
         if any(array.dtype == "float64" for array in state.values()):
             module.astype("float64")
         module.load_state_dict(state)
-        if edited := changed_texts(specs[name].get("texts"), class_texts(module)):
+        texts = specs[name].get("texts")
+        if edited := changed_texts(texts, _named_as_in(texts, class_texts(module), module)):
             _warn(path, f"{', '.join(edited)} changed")
         saved = {key: text for part in (meta.get("settings"), specs[name].get("reads")) if isinstance(part, dict)
                  for key, text in part.items()}              # a constructor or forward may read what the script had set
-        now = {**{f"{name}.{key}": text for key, text in settings_of(module).items()}, **class_reads(module)}
+        now = _named_as_in(texts, {**{f"{name}.{key}": text for key, text in settings_of(module).items()},
+                                   **class_reads(module)}, module)
         changed = [f"{key} was {text}, now {now[key]}" for key, text in saved.items() if now.get(key, text) != text
                    and "{'class': " not in text]             # a part has settings of its own
         if changed:
@@ -124,6 +128,16 @@ def _rebuilt(name, meta, arrays, path):
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"load: {path}: {name} cannot be built again: " + " ".join(str(error).split())) from error
     return module.eval()
+
+
+def _named_as_in(texts, found, module):
+    """{name: text} of a Module's classes, named as in a checkpoint's texts, which their file may have saved as a script."""
+    saved = tuple(texts) if isinstance(texts, dict) else ()
+    for own in {f"{type(part).__module__}." for part in module.modules()} if "__main__." in "".join(saved) else ():
+        if not any(name.startswith(own) for name in saved) and not own.startswith("minicl."):
+            found = {re.sub("^" + re.escape(own), "__main__.", name): re.sub("^" + re.escape(own), "__main__.", text)
+                     for name, text in found.items()}
+    return found
 
 
 class Trained:

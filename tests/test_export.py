@@ -248,6 +248,27 @@ def test_computations_off_the_tape_are_found_by_running_the_graph(rng, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
+class Inverts(Own):
+    """An encoder that inverts images by their brightness, or divides by their largest value."""
+
+    kind = "dark"
+
+    def forward(self, images):
+        x = images if isinstance(images, np.ndarray) else images.data
+        change = {"dark": x.mean() < 0.3, "bright": x.mean() > 0.7, "flat": x.std() < 0.1, "largest": False}[self.kind]
+        y = super().forward(1 - images if change else images)
+        return y * (1.0 / float(x.max())) if self.kind == "largest" else y
+
+
+@pytest.mark.parametrize("kind", ["dark", "bright", "flat", "largest"])
+def test_encoders_that_depend_on_the_brightness_are_found_by_running_the_graph(rng, tmp_path, monkeypatch, kind):
+    pytest.importorskip("onnx")
+    monkeypatch.setattr(Inverts, "kind", kind)
+    with pytest.raises(DataError, match="gives other features on other images|depends on the batch size|something else"):
+        export.save_onnx(tmp_path / "e.onnx", Inverts((9, 9, 3), rng=rng), {})
+    assert not list(tmp_path.iterdir())
+
+
 # ---------------------------------------------------------------- safetensors
 
 SCALE = {"scale": 1.0}

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,33 @@ def test_a_forked_child_that_ends_leaves_the_lock_to_its_parent():
         OwnFolder("out", "test")
     own.close()
     assert not os.path.exists("out")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_child_that_lives_on_does_not_hold_the_lock():
+    """As of a data loader, whose run is killed."""
+    reads, writes = os.pipe()
+    owner = os.fork()
+    if owner == 0:
+        with contextlib.suppress(BaseException):
+            _own = OwnFolder("out", "test")
+            child = os.fork()
+            if child == 0:
+                time.sleep(20)
+                os._exit(0)
+            os.write(writes, str(child).encode())
+            time.sleep(20)
+        os._exit(0)
+    child = int(os.read(reads, 20))
+    try:
+        with pytest.raises(RunError, match="is writing there"):
+            OwnFolder("out", "test")
+        os.kill(owner, signal.SIGKILL)
+        os.waitpid(owner, 0)
+        OwnFolder("out", "test").close()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.close(reads), os.close(writes)
 
 
 def test_the_owner_is_named_and_the_folder_is_free_when_it_ends(tmp_path):

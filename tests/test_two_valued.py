@@ -52,7 +52,7 @@ CALLS = {  # (function, option): a call with the option
 }
 INSIDE = {"op", "Signature", "sum_over", "mean_over", "mark_changed", "Stopped", "read_folder", "find_arrays", "command",
           "World.any", "MPI.any", "MPI.choose_gpu", "Source.read", "parts_to_load", "Guards.open",
-          "pending", "require_same_run", "HostArgument.moved"}  # internal, or for any value
+          "pending", "require_same_run", "HostArgument.moved", "Watched.changes"}  # internal, or for any value
 
 
 def public():

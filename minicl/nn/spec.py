@@ -157,16 +157,18 @@ def settings_of(module: Any) -> dict[str, str]:
     >>> settings_of(nn.Sequential(nn.Dropout(0.5, rng=np.random.default_rng(0))))["steps.0.p"]
     '0.5'
     """
-    def text(value):
-        whole = repr(value)
-        return whole if len(whole) < 80 else f"{whole[:40]}... {hashlib.sha256(whole.encode()).hexdigest()[:16]}"
-
     settings = {}
     for name, (kind, held) in _outline(module).items():
         if isinstance(held, dict):
             settings[name or "class"] = f"{kind.__module__}.{kind.__qualname__}"
-            settings |= {f"{name}.{key}".lstrip("."): text(value) for key, value in held.items()}
+            settings |= {f"{name}.{key}".lstrip("."): as_text(value) for key, value in held.items()}
     return settings
+
+
+def as_text(value: Any) -> str:
+    """repr(value); of a long one the beginning and the SHA-256."""
+    whole = repr(value)
+    return whole if len(whole) < 80 else f"{whole[:40]}... {hashlib.sha256(whole.encode()).hexdigest()[:16]}"
 
 
 def class_texts(module: Any) -> dict[str, str]:
@@ -207,9 +209,11 @@ def _functions_of(value):
     """The Python functions of a class's attribute: a method, also decorated, a property, a partial method, ..."""
     if inspect.isfunction(value):
         yield value
-    names = ("fget", "fset", "func", "__func__", "__wrapped__")
-    for inner in [getattr(value, name, None) for name in names if isinstance(value, WRAPPERS)]:
-        yield from _functions_of(inner)
+    if not isinstance(value, type) and (callable(value) or hasattr(value, "__get__")):
+        held = {name: getattr(value, name, None) for name in ("fget", "fset", "func", "__func__", "__wrapped__")}
+        for inner in {**getattr(value, "__dict__", {}), **held}.values():        # __dict__: a decorator may be an object
+            if inner is not value and (inspect.isfunction(inner) or isinstance(inner, (*WRAPPERS, types.MethodType))):
+                yield from _functions_of(inner)
 
 
 def _bytecode(code):
@@ -226,19 +230,21 @@ def _constant(x):
 
 
 def class_reads(module: Any) -> dict[str, str]:
-    """{name: value, as text}: numbers and texts that are attributes of these classes, or that their methods read from around
-    them. A script may have set them."""
+    """{name: value, as text}: numbers, texts, lists and small arrays of them that are attributes of these classes, or that
+    their methods read from around them. A script may have set them."""
     found: dict[str, str] = {}
     for name, cls in _own_classes(module):
         for key, value in vars(cls).items():
             for function in _functions_of(value):
-                found |= {f"{function.__module__}.{other}": repr(read) for other, read in _read_by(function)[1].items()}
+                found |= {f"{function.__module__}.{other}": _text(read) for other, read in _read_by(function)[1].items()}
                 given = _defaults(function) if key != "__init__" else {}                 # whose arguments are in the spec
-                found |= {f"{name}.{key}.{other}": repr(x) for other, x in given.items() if _is_plain(x)}
+                found |= {f"{name}.{key}.{other}": _text(x) for other, x in given.items() if _is_constant(x)}
             if isinstance(value, functools.partialmethod):
-                found |= {f"{name}.{key}.{other}": repr(x) for other, x in value.keywords.items() if _is_plain(x)}
+                found |= {f"{name}.{key}.{other}": _text(x) for other, x in value.keywords.items() if _is_constant(x)}
             elif not key.startswith("__") and all(map(_is_plain, value if isinstance(value, (tuple, list)) else [value])):
                 found[f"{name}.{key}"] = repr(value)
+            elif not key.startswith("__") and _is_constant(value):
+                found[f"{name}.{key}"] = _text(value)
     return dict(sorted(found.items()))
 
 
@@ -264,31 +270,32 @@ def _outline(module):
     for name, part in module.named_parts():
         is_array = not hasattr(part, "named_parts")
         outline[name] = type(part), part.data.shape if is_array else {
-            key: _comparable(value) for key, value in vars(part).items() if key not in switches or key == "forward"}
+            key: comparable(value) for key, value in vars(part).items() if key not in switches or key == "forward"}
     return {**outline, SHARED: (list, [name for name, _ in module.named_state()])}
 
 
-def _comparable(value):
+def comparable(value: Any) -> Any:
     """An attribute in a form that == compares: JSON, an array with its content, otherwise its text."""
     if isinstance(value, (list, tuple)):
-        return [_comparable(item) for item in value]
+        return [comparable(item) for item in value]
     with contextlib.suppress(ValueError):
         return encode(value)
     if isinstance(value, dict):
-        return {key: _comparable(item) for key, item in value.items()}
+        keys = ((k, key.shape) if isinstance(key, Tensor) else key for k, key in enumerate(value))
+        return dict(zip(keys, map(comparable, value.values())))
     if isinstance(value, (set, frozenset)):
-        return sorted(repr(_comparable(item)) for item in value)
+        return sorted(repr(comparable(item)) for item in value)
     if isinstance(value, (Parameter, Buffer)):               # they have their own entries
         return type(value)
     if inspect.ismodule(value):                              # numpy or cupy
         return type(value)
     if isinstance(value, functools.partial):
-        return [_comparable(part) for part in (value.func, value.args, value.keywords)]
+        return [comparable(part) for part in (value.func, value.args, value.keywords)]
     if inspect.isfunction(value):
-        return [value.__qualname__, *map(_comparable, (value.__defaults__, value.__kwdefaults__)), *_read_by(value)]
+        return [value.__qualname__, *map(comparable, (value.__defaults__, value.__kwdefaults__)), *_read_by(value)]
     value = value.data if isinstance(value, Tensor) else value
     if is_array(value) and value.dtype.kind != "O":
-        return value.dtype.str, value.shape, to_host(value).tobytes()
+        return value.dtype.str, value.shape, hashlib.sha256(to_host(value).tobytes()).hexdigest()[:32]
     return re.sub(" at 0x[0-9a-f]+", "", repr(value))
 
 
@@ -297,7 +304,8 @@ def _read_by(function):
     around = {key: function.__globals__[key] for key in globals_of(function.__code__) if key in function.__globals__}
     with contextlib.suppress(ValueError):                    # a name that has no value yet
         around |= inspect.getclosurevars(function).nonlocals
-    return _words(function.__code__), {key: around[key] for key in sorted(around) if _is_plain(around[key])}
+    return _words(function.__code__), {key: x if _is_plain(x) else comparable(x) for key, x in sorted(around.items())
+                                       if _is_constant(x)}
 
 
 def _words(code):
@@ -311,6 +319,17 @@ def globals_of(code):
     """The global names that a function's code loads, also in functions within it; not those of attributes."""
     names = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
     return names.union(*(globals_of(inner) for inner in code.co_consts if inspect.iscode(inner)))
+
+
+def _is_constant(value):
+    """Whether a value is a number, a text, a small array, or a tuple or list of these, such as the mean of each channel."""
+    if isinstance(value, (tuple, list)):
+        return len(value) <= 1000 and all(map(_is_constant, value))
+    return _is_plain(value) or is_array(value) and value.size <= 10**5 and value.dtype.kind in "biuf"
+
+
+def _text(constant):
+    return repr(constant) if _is_plain(constant) else as_text(comparable(constant))
 
 
 def _is_plain(value):
@@ -338,7 +357,11 @@ def _find(name):
     if module.split(".")[0] == "minicl":
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
-    cls = getattr(sys.modules.get(module), attribute, None)
-    if not isinstance(cls, type) or not isinstance(getattr(cls, "_made", None), str):
-        raise ValueError(f"the class {name} is not known here; import the file that defines it first")
-    return cls
+    found = [getattr(sys.modules.get(module), attribute, None)]
+    if found == [None] and module == "__main__":             # of a script, which may be an imported file now
+        found = [vars(each).get(attribute) for each in list(sys.modules.values()) if isinstance(each, types.ModuleType)]
+    classes = {cls for cls in found if isinstance(cls, type) and isinstance(getattr(cls, "_made", None), str)}
+    if len(classes) != 1:
+        raise ValueError(f"the class {name} is not known here; import the file that defines it first" if not classes else
+                         f"several imported files have a class {attribute}; import only the script of the training")
+    return classes.pop()

@@ -1,0 +1,448 @@
+"""What the loop of a Run changes is in its checkpoint, or refused, or told: a resumed run ends as an uninterrupted one."""
+
+import copy
+import dataclasses
+import itertools
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_runs import Crash, arguments, assert_same_end, start
+
+from minicl import nn, ops, optim
+from minicl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from minicl.methods import EMA, Queue, frozen_copy
+from minicl.rng_state import load_rng_state, require_rng_state, rng_state
+from minicl.run import Run
+
+STEPS = 8
+X = np.random.default_rng(9).standard_normal((STEPS, 6, 3)).astype("float32")
+
+
+class Net(nn.Module):
+    def __init__(self, *, rng):
+        self.layer, self.norm = nn.Linear(3, 4, rng=rng), nn.BatchNorm(4)
+        self.dropout, self.last = nn.Dropout(0.3, rng=rng), nn.Linear(4, 2, rng=rng)
+        self.bank = nn.Buffer(np.zeros((4, 2), "float32"))
+
+    def forward(self, x):
+        return self.last(self.dropout(ops.relu(self.norm(self.layer(x)))))
+
+
+def run_of(folder, *, resume=False, crash=None, each=lambda step, parts, rng: None, make=lambda model, rng: {},
+           kind=optim.Adam, rng=None, leave=(), data=None):
+    """A small training whose loop calls each(step, parts, rng) at the end of a step, and fails at the step `crash`."""
+    run = start(folder, *["--resume"][:resume])
+    rng = np.random.default_rng(0) if rng is None else rng
+    model = Net(rng=rng)
+    parts = {"model": model, "optimizer": kind(model, 0.05), **make(model, rng)}
+    given = {name: part for name, part in parts.items() if name not in leave}
+    try:
+        for step in run.steps(STEPS, rng, save_every=1, data=data, **given):
+            if step == crash:
+                raise Crash
+            noise = rng.standard_normal(X[0].shape).astype("float32")
+            loss = (model(X[step] + noise)**2).mean()
+            parts["optimizer"].zero_grad(), loss.backward(), parts["optimizer"].step()
+            each(step, parts, rng)
+            run.log(step, loss=loss.item())
+        run.finish({})
+    finally:
+        run.close()
+    return model
+
+
+def assert_resumes(folder, **options):
+    run_of(folder / "whole", **options)
+    with pytest.raises(Crash):
+        run_of(folder / "crashed", crash=5, **options)
+    run_of(folder / "crashed", resume=True, **options)
+    assert_same_end(folder / "whole", folder / "crashed")
+
+
+# ---------------------------------------------------------------- modes
+
+def frozen_at(*names):
+    def each(step, parts, rng):
+        if step == 2:
+            for name in names:
+                getattr(parts["model"], name).freeze()
+    return each
+
+
+MODES = {
+    "eval": lambda step, parts, rng: step == 2 and parts["model"].eval(),
+    "eval of one layer": lambda step, parts, rng: step == 2 and parts["model"].norm.eval(),
+    "freeze": frozen_at("layer", "norm"), "freeze dropout": frozen_at("dropout"),
+    "requires_grad_": lambda step, parts, rng: step == 2 and parts["model"].layer.requires_grad_(False),
+    "one parameter": lambda step, parts, rng: step == 2 and parts["model"].layer.bias.requires_grad_(False),
+    "frozen and unfrozen": lambda step, parts, rng: step in (1, 3) and (
+        parts["model"].layer.freeze() if step == 1 else parts["model"].unfreeze()),
+    "by turns": lambda step, parts, rng: parts["model"].train(step % 2 == 0)}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_modes_of_a_model_are_part_of_the_checkpoint(tmp_path, mode, capsys):
+    assert_resumes(tmp_path, each=MODES[mode])
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_the_mode_of_a_target_is_part_of_the_checkpoint(tmp_path):
+    def make(model, rng):
+        target = frozen_copy(model)
+        return {"target": target, "ema": EMA(model, target)}
+
+    def each(step, parts, rng):
+        if step == 2:
+            parts["target"].norm.freeze()
+        parts["ema"].update(0.9)
+        parts["model"].bank.data[...] = parts["target"](X[step][:4]).data
+
+    assert_resumes(tmp_path, make=make, each=each, leave=["ema"])
+
+
+@pytest.mark.parametrize("modes", [None, [], 3, {}, {"model": 3}, {"model": {}}, {"other": {"frozen": ["layer"]}},
+                                   {"model": {"evaluation": 3}}, {"model": {"frozen": ["no such name"], "evaluation": [3]}}])
+def test_a_checkpoint_without_valid_modes_leaves_them(tmp_path, modes):
+    with pytest.raises(Crash):
+        run_of(tmp_path / "run", crash=3)
+    arrays, meta = load_checkpoint(tmp_path / "run" / "checkpoint.npz")
+
+    class Saved:
+        def __init__(self, name):
+            self.name = name
+
+        def state_dict(self):
+            return {key.removeprefix(self.name + "."): x for key, x in arrays.items() if key.startswith(self.name + ".")}
+
+    save_checkpoint(tmp_path / "run" / "checkpoint.npz", {name: Saved(name) for name in ("model", "optimizer")},
+                    {**meta, "modes": modes})
+    assert all(module.training for module in run_of(tmp_path / "run", resume=True).modules())
+
+
+# ---------------------------------------------------------------- random generators
+
+def draws(step, parts, rng):
+    parts["model"].bank.data[...] = rng.spawn(1)[0].standard_normal((4, 2))
+
+
+@pytest.mark.parametrize("make", [
+    lambda: np.random.default_rng(3), lambda: np.random.default_rng([1, 2]), lambda: np.random.default_rng(np.array([3, 4])),
+    lambda: np.random.default_rng(2**100), lambda: np.random.default_rng(3).spawn(2)[1],
+    lambda: np.random.Generator(np.random.PCG64DXSM(np.random.SeedSequence(5, spawn_key=(7,), pool_size=8)))])
+def test_generators_that_the_loop_spawns_continue(tmp_path, make):
+    run_of(tmp_path / "whole", each=draws, rng=make())
+    with pytest.raises(Crash):
+        run_of(tmp_path / "crashed", crash=5, each=draws, rng=make())
+    run_of(tmp_path / "crashed", resume=True, each=draws, rng=make())
+    assert_same_end(tmp_path / "whole", tmp_path / "crashed")
+
+
+def test_a_generator_without_a_fixed_seed_continues_with_that_of_the_checkpoint():
+    first, other = np.random.default_rng(), np.random.default_rng()
+    first.spawn(3), other.spawn(5)
+    load_rng_state(other, rng_state(first))
+    assert other.random() == first.random() and other.spawn(2)[1].random() == first.spawn(2)[1].random()
+    assert rng_state(other) == rng_state(first)
+
+
+def test_the_seed_sequence_that_a_script_holds_continues_too():
+    seed = np.random.SeedSequence(3)
+    rng = np.random.default_rng(seed)
+    seed.spawn(4)
+    state = rng_state(rng)
+    again = np.random.SeedSequence(3)
+    load_rng_state(np.random.default_rng(again), state)
+    assert again.spawn(1)[0].spawn_key == seed.spawn(1)[0].spawn_key == (4,)
+
+
+@pytest.mark.parametrize("seed", [
+    3, [], {}, {"entropy": 3}, {"entropy": 3, "spawn_key": [], "pool_size": 4}, {"entropy": "x", "spawn_key": [],
+    "pool_size": 4, "n_children_spawned": 0}, {"entropy": 3, "spawn_key": [-1], "pool_size": 4, "n_children_spawned": 0},
+    {"entropy": 3, "spawn_key": [], "pool_size": 10**12, "n_children_spawned": 0},
+    {"entropy": 3, "spawn_key": [], "pool_size": 4, "n_children_spawned": -1},
+    {"entropy": 3, "spawn_key": [], "pool_size": 4, "n_children_spawned": 0, "more": 1}])
+def test_a_seed_that_no_generator_can_have_is_refused(seed):
+    rng = np.random.default_rng(0)
+    with pytest.raises((TypeError, ValueError, KeyError, OverflowError)):
+        require_rng_state(rng, {**rng_state(rng), "seed": seed})
+
+
+# ---------------------------------------------------------------- parts that are missing
+
+class Loader:
+    """An object of the script with a state, whose arrays may change their length."""
+
+    def __init__(self, *held):
+        self.left, self.held = np.arange(10), held
+
+    def state_dict(self):
+        return {"left": self.left}
+
+    def load_state_dict(self, state):
+        self.left = state["left"].copy()
+
+
+class Trainer(Loader):
+    """Saves what it holds, under names of its own."""
+
+    def state_dict(self):
+        return {"left": self.left, **{f"{k}/{name}": x for k, thing in enumerate(self.held) for name, x in thing.state_dict().items()}}
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        for k, thing in enumerate(self.held):
+            thing.load_state_dict({name.removeprefix(f"{k}/"): x for name, x in state.items() if name.startswith(f"{k}/")})
+
+
+class Best:
+    """A state whose names and dtypes change: the best weights so far."""
+
+    def __init__(self):
+        self.best: dict = {}
+
+    def state_dict(self):
+        return dict(self.best)
+
+    def load_state_dict(self, state):
+        self.best = {name: np.array(x) for name, x in state.items()}
+
+
+def take(step, parts, rng):
+    parts["loader"].left = parts["loader"].left[1:]
+    parts["model"].bank.data[...] = parts["loader"].left.sum()
+
+
+def test_arrays_of_a_scripts_own_part_may_change_their_length(tmp_path):
+    assert_resumes(tmp_path, make=lambda model, rng: {"loader": Loader()}, each=take)
+
+
+def improve(step, parts, rng):
+    parts["best"].best = {f"step {step}": parts["model"].layer.weight.data.copy(), "steps": np.arange(step, dtype="int64" if step % 2 else "float32")}
+
+
+def test_names_and_dtypes_of_a_scripts_own_part_may_change(tmp_path):
+    assert_resumes(tmp_path, make=lambda model, rng: {"best": Best()}, each=improve)
+
+
+def test_a_part_that_the_checkpoint_does_not_have_is_refused(tmp_path):
+    with pytest.raises(Crash):
+        run_of(tmp_path / "run", crash=3)
+    with pytest.raises(CheckpointError, match="loader.left: missing"):
+        run_of(tmp_path / "run", resume=True, make=lambda model, rng: {"loader": Loader()})
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_modes_in_a_scripts_own_part_are_part_of_the_checkpoint(tmp_path, mode):
+    class Kept(Trainer):
+        def __init__(self, *held):
+            super().__init__(*held)
+            self.optimizer = optim.Adam(held[0], 0.05)
+            self.held = (*held, self.optimizer)
+
+    assert_resumes(tmp_path, make=lambda model, rng: {"trainer": (kept := Kept(model)), "optimizer": kept.optimizer},
+                   each=MODES[mode], leave=["model", "optimizer"])
+
+
+@pytest.mark.parametrize("left_out, pass_it", [("model", "model=model"), ("optimizer", "optimizer=optimizer"),
+                                               ("target", "target=target"), ("queue", "queue=queue"), ("dropout", "dropout=dropout")])
+@pytest.mark.parametrize("loader", [None, "none of it", "saves it", "refers to it"])
+def test_a_part_that_is_missing_is_an_error_also_beside_an_object_of_the_script(tmp_path, left_out, pass_it, loader):
+    def make(model, rng):
+        target = frozen_copy(model)
+        extra = {"target": target, "queue": Queue(8, 2), "dropout": nn.Dropout(0.5, rng=rng), "ema": EMA(model, target)}
+        thing = {**extra, "model": model, "optimizer": None}[left_out]
+        if loader in ("saves it", "refers to it"):
+            return {**extra, "loader": (Trainer if loader == "saves it" else Loader)(*[thing][:thing is not None])}
+        return extra if loader is None else {**extra, "loader": Loader()}
+
+    def each(step, parts, rng):
+        parts["ema"].update(0.9), parts["queue"].enqueue(X[0][:2, :2]), parts["dropout"](X[0])
+
+    leave = ["ema", left_out]
+    if (loader, left_out) == ("refers to it", "dropout"):
+        pytest.skip("its state has two numbers, which might be among the loader's")
+    if loader == "saves it" and left_out != "optimizer":
+        run_of(tmp_path / "run", make=make, each=each, leave=leave)
+        return
+    with pytest.raises(CheckpointError, match=f"not among its parts.*pass {pass_it}"):
+        run_of(tmp_path / "run", make=make, each=each, leave=leave)
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x)), frozen_copy])
+def test_a_copy_of_a_model_that_the_loop_keeps_is_no_part_that_is_missing(tmp_path, how):
+    """As of the best model so far. What is made in the loop is made again in a resumed run."""
+    kept = []
+
+    def make(model, rng):
+        target = frozen_copy(model)
+        return {"target": target, "queue": Queue(8, 2), "ema": EMA(model, target)}
+
+    def each(step, parts, rng):
+        parts["ema"].update(0.9), parts["queue"].enqueue(X[0][:2, :2])
+        kept.extend(how(parts[name]) for name in ("target", "queue", "model"))
+        target = frozen_copy(probe := nn.Sequential(nn.Dropout(0.5, rng=rng), nn.Linear(3, 2, rng=rng)))
+        probe(X[0]), EMA(probe, target).update(0.5), (queue := Queue(4, 2)).enqueue(X[0][:2, :2])
+        kept.extend([probe, target, queue])
+
+    run_of(tmp_path / "run", make=make, each=each, leave=["ema"])
+    assert len(kept) == 6 * STEPS
+
+
+def test_runs_in_turns_do_not_see_each_others_parts(tmp_path):
+    loops = []
+    for k in range(2):
+        run, rng = start(tmp_path / str(k)), np.random.default_rng(k)
+        model = Net(rng=rng)
+        target = frozen_copy(model)
+        optimizer = optim.SGD(model, 0.1)
+        loops.append((run.steps(STEPS, rng, save_every=2, model=model, optimizer=optimizer, target=target),
+                      model, optimizer, EMA(model, target), run))
+    for steps in zip(*(loop for loop, *_ in loops), strict=True):
+        for step, (_, model, optimizer, ema, _) in zip(steps, loops):
+            optimizer.zero_grad(), model(X[step]).sum().backward(), optimizer.step(), ema.update(0.9)
+    for *_, run in loops:
+        run.close()
+
+
+@pytest.mark.parametrize("change", [lambda x: np.concatenate([x, x[:1]]), lambda x: x[:-1], lambda x: x.astype("float64"),
+                                    lambda x: x[0]])
+def test_an_array_that_no_run_could_load_is_an_error_at_the_next_checkpoint(tmp_path, change):
+    def each(step, parts, rng):
+        if step == 3:
+            parts["model"].bank.data = change(parts["model"].bank.data)
+
+    with pytest.raises(CheckpointError, match=r"model.bank was float32 \(4, 2\), now .*; keep its shape and dtype"):
+        run_of(tmp_path / "run", each=each)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int8", "float16", "complex64"])
+def test_an_array_that_no_checkpoint_can_hold_is_an_error_at_the_begin(tmp_path, dtype):
+    def make(model, rng):
+        model.bank.data = np.zeros(3, dtype)
+        return {}
+
+    with pytest.raises(CheckpointError, match=f"cannot save model.bank, an array of {dtype}; use float32"):
+        run_of(tmp_path / "run", make=make)
+    assert not (tmp_path / "run").exists()
+
+
+# ---------------------------------------------------------------- what is told
+
+class Averaging(optim.SGD):
+    """An optimizer with state besides the state_names."""
+
+    def __init__(self, model, lr):
+        super().__init__(model, lr)
+        self.slow, self._k, self.view, self.by_layer = self.values.copy(), [0], self.values[:3], dict.fromkeys(self.parameters, 0.1)
+
+    def step(self, *args, **options):
+        super().step(*args, **options)
+        CHANGE["by"](self)
+
+
+CHANGE = {"by": lambda optimizer: None}
+
+
+@pytest.mark.parametrize("change, name", [
+    (lambda optimizer: optimizer.slow.__imul__(0.5), "optimizer.slow"), (lambda optimizer: optimizer._k.append(3), "optimizer._k"),
+    (lambda optimizer: None, "")])
+def test_the_state_of_an_optimizer_of_ones_own_that_is_not_saved_is_told(tmp_path, monkeypatch, capsys, change, name):
+    monkeypatch.setitem(CHANGE, "by", change)
+    run_of(tmp_path / "run", kind=Averaging)
+    shown = capsys.readouterr().out
+    assert ("warning" in shown) == bool(name) and (f"settings changed in the loop: {name} was" in shown) == bool(name)
+
+
+@dataclasses.dataclass
+class Data:
+    train_images: np.ndarray
+
+
+@pytest.mark.parametrize("at", [0, STEPS - 1, None])
+def test_data_that_the_loop_changes_are_told_once(tmp_path, capsys, at):
+    data = Data(np.ones((20, 3), "float32"))
+    batch = data.train_images[:4]                            # a view from before the loop
+
+    def each(step, parts, rng):
+        if at is not None and step >= at:
+            batch[...] += 1
+
+    run_of(tmp_path / "run", data=data, each=each)
+    shown = capsys.readouterr().out
+    assert shown.count("warning: the arrays of data changed in the loop: train_images was float32 (20, 3)") == (at is not None)
+
+
+@pytest.mark.parametrize("data", [None, Data(np.ones((8, 3)))])
+def test_another_data_folder_is_told_where_the_data_are_not_compared(tmp_path, capsys, data):
+    def run(*more):
+        run = Run(arguments(tmp_path / "run", *more), "test")
+        for _ in itertools.islice(run.steps(3, np.random.default_rng(0), save_every=1, data=data), 2 + ("--resume" in more)):
+            pass
+        run.close()
+
+    run("--data-dir", str(tmp_path / "a"))
+    capsys.readouterr()
+    run("--data-dir", str(tmp_path / "b"), "--resume")
+    assert ("warning: --data-dir was" in capsys.readouterr().out) == (data is None)
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {place!r})
+import numpy as np
+from minicl.run import Run
+from small_runs import arguments
+def main():
+    run = Run(arguments(*sys.argv[1:]), "train")
+    rng = np.random.default_rng(0)
+    for step in run.steps({steps}, rng, save_every=1):
+        rng.random()                                         # {comment}
+        if step == 1 and "--resume" not in sys.argv:
+            run.stop()
+    run.finish({{}})
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.parametrize("how", [["train.py"], ["-m", "cProfile", "-o", "profile", "train.py"], ["-m", "trace", "--count", "-C", "covered", "train.py"],
+                                 ["-c", "import train; train.main()"], ["starter.py"]], ids=lambda how: how[1 % len(how)])
+def test_an_edited_script_is_told_however_it_was_started(tmp_path, how):
+    """The main program may be another file than the one that makes the Run."""
+    (tmp_path / "starter.py").write_text("import train\ntrain.main()\n")
+
+    def run(comment, *more):
+        (tmp_path / "train.py").write_text(SCRIPT.format(place=str(Path(__file__).parent), steps=4, comment=comment))
+        done = subprocess.run([sys.executable, *how, str(tmp_path / "run"), *more], cwd=tmp_path, capture_output=True, text=True,
+                              timeout=100)
+        assert done.returncode == 0, done.stderr
+        return " ".join(done.stdout.split())
+
+    run("first")
+    assert "the script changed" not in run("first", "--resume")
+    (tmp_path / "run" / "result.json").unlink()
+    assert "warning: the script changed since the checkpoint" in run("edited", "--resume")
+
+
+def test_names_in_a_log_are_text_from_the_first_line_on(tmp_path):
+    run = start(tmp_path / "run")
+    for step in run.steps(2, np.random.default_rng(0), save_every=1):
+        run.log(step, loss=1.0, each={0: 1.0, np.int64(2): float("nan"), True: [{2.5: 3}]})
+        assert run.read_log()[-1]["each"] == {"0": 1.0, "2": None, "true": [{"2.5": 3}]}
+        run.read_log()[-1]["each"]["true"].append("not in the log")
+    run.finish({0: 0.5})
+    assert "not in the log" not in (tmp_path / "run" / "log.jsonl").read_text()
+    assert (tmp_path / "run" / "result.json").read_text() == '{\n  "0": 0.5\n}\n'
+
+
+@pytest.mark.parametrize("metric, error", [({0: 1, "0": 2}, ValueError), ({(1, 2): 3}, TypeError)])
+def test_names_that_a_log_cannot_hold_are_refused(tmp_path, metric, error):
+    run = start(tmp_path / "run")
+    with pytest.raises(error, match="same text in JSON|keys must be"):
+        for step in run.steps(2, np.random.default_rng(0), save_every=1):
+            run.log(step, loss=1.0, each=metric)
+    run.close()
