@@ -152,12 +152,11 @@ def ancestors(root: Node) -> list[Node]:
             require_unchanged(node)
         for x in node.inputs:
             source = x.node if isinstance(x, Tensor) else None
-            if source is not None:
-                if source.index < written:
-                    require_output_unchanged(x)
-                if source not in seen:
-                    seen.add(source)
-                    nodes.append(source)
+            if source is not None and source.index < written:
+                require_output_unchanged(x)
+            if source is not None and source not in seen:
+                seen.add(source)
+                nodes.append(source)
     return sorted(nodes, key=operator.attrgetter("index"), reverse=True)
 
 
