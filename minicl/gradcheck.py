@@ -118,16 +118,18 @@ def _backward(y, g, inputs):
     others = [leaf for key, leaf in leaves.items() if key not in map(id, inputs)]
     before = [(leaf, None if leaf.grad is None else leaf.grad.copy(), leaf.reached) for leaf in others]
     start = next(clock)
-    y.backward(g)
-    for leaf, grad, reached in before:
-        if grad is None:
-            leaf.grad = None
-        else:
-            leaf._grad[...] = grad                           # perhaps a view of an optimizer's array
-        leaf.reached = reached
-    kept = [entry for entry in first_gradients if entry[2] < start or all(entry[0]() is not leaf for leaf in others)]
-    first_gradients.clear()
-    first_gradients.extend(kept)
+    try:
+        y.backward(g)
+    finally:
+        for leaf, grad, reached in before:
+            if grad is None:
+                leaf.grad = None
+            else:
+                leaf._grad[...] = grad                       # perhaps a view of an optimizer's array
+            leaf.reached = reached
+        kept = [entry for entry in first_gradients if entry[2] < start or all(entry[0]() is not leaf for leaf in others)]
+        first_gradients.clear()
+        first_gradients.extend(kept)
 
 
 def _entries(shape: tuple[int, ...], sample: int | None, rng: Rng) -> list[tuple[int, ...]]:

@@ -92,6 +92,18 @@ def test_a_forked_child_that_ends_leaves_the_lock_to_its_parent():
     assert not os.path.exists("out")
 
 
+def test_another_current_folder_is_named(tmp_path, monkeypatch):
+    own, absolute = OwnFolder("out", "test"), OwnFolder(str(tmp_path / "absolute"), "test")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match="--out out is relative to .*, but the current folder is now .*elsewhere"):
+        own.require_owned()
+    absolute.require_owned()
+    monkeypatch.chdir(tmp_path)
+    own.require_owned()
+    own.close(), absolute.close()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_forked_child_that_lives_on_does_not_hold_the_lock():
     """As of a data loader, whose run is killed."""

@@ -292,3 +292,17 @@ def test_the_gradients_of_a_model_in_the_function_stay_as_they_were(before, fail
         other(x).sum().backward()
     optimizer.step()                                         # no warning of parameters that it does not have
     assert not recwarn
+
+
+def test_the_gradients_of_a_model_stay_as_they_were_if_the_backward_fails():
+    net = nn.Linear(3, 2, rng=np.random.default_rng(0)).astype("float64")
+
+    @op
+    def fails(x):
+        def backward(g):
+            raise RuntimeError("in the backward")
+        return x, backward
+
+    with pytest.raises(RuntimeError, match="in the backward"):
+        gradcheck(lambda x: net(fails(x)), [normal(4, 3)])
+    assert all(p.grad is None for p in net.parameters())
