@@ -56,7 +56,7 @@ class OwnFolder:
                 reason = f"cannot write there ({error.strerror}); choose another folder"
             raise RunError(f"--out {self.path}: {reason}") from error
         self.is_held = lock.is_held
-        self._lock, self._current = lock, os.getcwd()
+        self._lock, self._current = lock, _current_folder()
         self.close = weakref.finalize(self, _leave, self.path, lock, is_new)
 
     def require_owned(self) -> None:
@@ -64,12 +64,19 @@ class OwnFolder:
         if not self._lock.is_own():
             raise RunError(f"--out {self.path} is written by the process that this one was forked from, process "
                            f"{os.getppid()}; end this one after its work, as by os._exit(0)")
-        if self.is_held and os.getcwd() != self._current and not self.path.is_absolute():
-            raise RunError(f"--out {self.path} is relative to {self._current}, but the current folder is now {os.getcwd()}: do "
-                           "not call os.chdir in a run, or give --out an absolute path")
+        if not self.path.is_absolute() and (now := _current_folder()) != self._current:
+            raise RunError(f"--out {self.path} is relative to {self._current}, but the current folder is now {now}: do not "
+                           "call os.chdir in a run, or give --out an absolute path")
         if self.is_held and not self._lock.is_there():
             raise RunError(f"--out {self.path} was removed or replaced while this run used it; nothing more is written "
                            "there. Start the run again")
+
+
+def _current_folder():
+    try:
+        return os.getcwd()
+    except OSError:                                          # it was removed
+        return "one that is gone"
 
 
 def require_unused(folder: Path, name: str, config: Mapping[str, Any]) -> None:
