@@ -38,8 +38,8 @@ NOT_COMPARED = ("out", "resume", "data_dir", "log_every", "log", "evaluate_every
                 "keep_memory", "capture")
 FORMAT = 3                             # increased when the meaning of the content changes, or the meta of a Run
 SAVED = (Module, Optimizer, Parameter, Buffer)
-CLOSED = (type, types.ModuleType, types.FunctionType, types.GeneratorType, np.ndarray, str, int, float)   # not looked into
-LEVELS, MANY = 5, 1000                 # how far an object is looked into, and how many entries of each level
+CLOSED = (type, types.ModuleType, types.FrameType, types.GeneratorType, np.ndarray, str, int, float)      # not looked into
+LEVELS, MANY = 16, 1000                # how far an object is looked into, and how many entries of each level
 DTYPES = ("float32", "float64", "int64", "bool", "uint8")
 
 
@@ -223,8 +223,14 @@ def held_in(part: Any) -> list[Any]:
         seen.update(map(id, level))
         found += [thing for thing in level if isinstance(thing, SAVED)]
         level = list({id(inside): inside for thing in level[:MANY] if not isinstance(thing, (*SAVED, *CLOSED))
-                      for inside in gc.get_referents(thing)[:MANY] if id(inside) not in seen}.values())
+                      for inside in _referents(thing)[:MANY] if id(inside) not in seen}.values())
     return found
+
+
+def _referents(thing):
+    """What an object refers to; of a function not the globals of its file."""
+    is_function = isinstance(thing, types.FunctionType)
+    return [*(thing.__closure__ or ()), *(thing.__defaults__ or ())] if is_function else gc.get_referents(thing)
 
 
 def expanded(parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -354,7 +360,7 @@ def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path
                               f"{'; '.join(different[:3])}{more}. Make the same ones, or start again with another --out")
     try:
         for part in parts:
-            parts[part].load_state_dict({key.removeprefix(part + "."): x for key, x in saved[part].items()})
+            parts[part].load_state_dict({key.removeprefix(part + "."): x.copy() for key, x in saved[part].items()})
     except Exception as error:
         for part, state in states.items():
             parts[part].load_state_dict(state)

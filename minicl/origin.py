@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,16 @@ def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
                            f"so that config.json can hold it, got {value!r:.60} ({error})") from error
         found[key] = json.loads(text)
     return found
+
+
+def require_divisible(options: Any, names: Sequence[str], size: int) -> None:
+    """Raise RunError unless these options, totals over the processes, are multiples of their number."""
+    for name in names:
+        n = getattr(options, name, None) or 0
+        if n % size and (name, n) != ("splits", 1):
+            less = n - n % size
+            raise RunError(f"--{name} {n} is the {name} of all {size} processes, so it must be a multiple of {size}; give "
+                           f"{f'{less} or ' * (less > 0)}{less + size}")
 
 
 def code(caller: str = "") -> dict[str, str]:

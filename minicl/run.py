@@ -40,7 +40,7 @@ from .ending import as_python_says, closing, end_all, failure, leave
 from .files import Table, finite, json_bytes, remove_parts, write_atomically, write_json
 from .folder import OwnFolder, RunError, require_unused
 from .loop_state import Loop, changed_after, modes, moved_before, pending, restore_modes
-from .origin import Watched, changes, code, plain_options
+from .origin import Watched, changes, code, plain_options, require_divisible
 from .rng_state import load_rng_state, require_rng_state, require_storable, rng_state
 from .signals import Stopped, signals_noted, signals_stop
 from .tensor import clock
@@ -96,12 +96,7 @@ class Run:
         if world.size < current().size:
             raise RunError(f"this is process {current().rank} of {current().size}, and each would make its own run; "
                            f"pass the world that get_world() returned: Run(args, {name!r}, world)")
-        for option in divided:
-            n = getattr(args, option, None) or 0
-            if n % world.size and (option, n) != ("splits", 1):
-                less = n - n % world.size
-                raise RunError(f"--{option} {n} is the {option} of all {world.size} processes, so it must be a multiple of "
-                               f"{world.size}; give {f'{less} or ' * (less > 0)}{less + world.size}")
+        require_divisible(args, divided, world.size)
         places = {key: os.path.abspath(path) for key in ("data_dir", "captions") if (path := getattr(args, key, None))}
         self.config = plain_options({**vars(args), **places})            # config.json is read in other current folders too
         self._args, self._places = args, places
@@ -199,11 +194,17 @@ class Run:
         processes there are. Raises RunError if they differ in their state when one is taken; CheckpointError after the first
         step if an optimizer has moved a part and is none itself, its model is none, or an EMA's target or a Queue is none.
         """
+        require_storable("Run.steps", rng)
+        return self._steps(total, rng, save_every, data, parts, rng_state(rng))
+
+    def _steps(self, total, rng, save_every, data, parts, state):
         if self._loop:
             raise RunError("Run.steps was called before: a Run has one loop, which --resume continues. Choose in its body, "
                            "as by `if step < 100:`, or make a second Run with another --out")
         require_integers("Run.steps", 1, total=total, save_every=save_every)
-        require_storable("Run.steps", rng)
+        if rng_state(rng) != state:
+            raise RunError("rng has drawn between run.steps(...) and its first step, which --resume would repeat: draw in the "
+                           "loop's body, and in zip() write run.steps(...) first")
         if changed := self._changed_options():
             raise RunError(f"options were changed after Run(args, ...), and config.json would have the first: {changed}; "
                            "change them before that")
@@ -225,8 +226,7 @@ class Run:
             self.print(earlier)
         self._loop = "running"
         before, first, started = self.seconds, self.step, time.perf_counter()
-        loop, due = Loop(parts), 0                           # due: the step after which a checkpoint was first wanted
-        told: set[str] = set()                               # changes
+        loop, due, told = Loop(parts), 0, set[str]()         # due: the step after which a checkpoint was first wanted
         self.log_every = self.log_every or max(1, min(50, total // 20))      # 20 lines of a short run
 
         def save():

@@ -6,6 +6,7 @@ import itertools
 import pickle
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,9 @@ from small_runs import Crash, arguments, assert_same_end, start
 
 from minicl import nn, ops, optim
 from minicl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from minicl.methods import EMA, Queue, frozen_copy
+from minicl.methods import EMA, MoCo, Queue, frozen_copy
 from minicl.rng_state import load_rng_state, require_rng_state, rng_state
-from minicl.run import Run
+from minicl.run import Run, RunError
 
 STEPS = 8
 X = np.random.default_rng(9).standard_normal((STEPS, 6, 3)).astype("float32")
@@ -394,7 +395,7 @@ SCRIPT = """
 import sys
 sys.path.insert(0, {place!r})
 import numpy as np
-from minicl.run import Run
+from minicl.run import Run, RunError
 from small_runs import arguments
 def main():
     run = Run(arguments(*sys.argv[1:]), "train")
@@ -446,3 +447,72 @@ def test_names_that_a_log_cannot_hold_are_refused(tmp_path, metric, error):
         for step in run.steps(2, np.random.default_rng(0), save_every=1):
             run.log(step, loss=1.0, each=metric)
     run.close()
+
+
+def test_a_loader_that_draws_before_the_first_step_is_refused(tmp_path):
+    """In zip() the first argument is asked first: a resumed run would draw its first batch again."""
+    def batches(rng):
+        while True:
+            yield rng.standard_normal(3)
+
+    rng = np.random.default_rng(0)
+    run = start(tmp_path / "run")
+    with pytest.raises(RunError, match="rng has drawn between run.steps.*in zip.. write run.steps.* first"):
+        for _, _ in zip(batches(rng), run.steps(3, rng, save_every=1)):
+            pass
+    run.close()
+    run, rng = start(tmp_path / "other"), np.random.default_rng(0)
+    assert len([step for step, _ in zip(run.steps(3, rng, save_every=1), batches(rng))]) == 3
+    run.close()
+
+
+def test_the_state_of_a_scripts_own_part_may_be_kept_and_changed(tmp_path):
+    """As a loaded array that becomes an attribute, and a number that is an array then."""
+    class Position:
+        def __init__(self):
+            self.at, self.weights = 0, np.ones(3)
+
+        def state_dict(self):
+            return {"at": self.at, "weights": self.weights}
+
+        def load_state_dict(self, state):
+            self.at, self.weights = state["at"], state["weights"]
+
+    def each(step, parts, rng):
+        parts["position"].at += 2
+        parts["position"].weights *= 0.5
+
+    assert_resumes(tmp_path, make=lambda model, rng: {"position": Position()}, each=each)
+
+
+DEEP = {"a namespace in namespaces": lambda held: types.SimpleNamespace(a=types.SimpleNamespace(b=types.SimpleNamespace(c=held))),
+        "a closure": lambda held: lambda: held, "a default": lambda held: lambda held=held: held}
+
+
+@pytest.mark.parametrize("where", DEEP)
+def test_modes_of_a_model_that_an_own_part_holds_deep_inside_are_part_of_the_checkpoint(tmp_path, where):
+    class Deep:
+        def __init__(self, model):
+            self.trainer = DEEP[where](Trainer(model, optim.Adam(model, 0.05)))
+            self.find = {"a namespace in namespaces": lambda: self.trainer.a.b.c}.get(where, lambda: self.trainer())
+            self.optimizer = self.find().held[1]
+
+        def state_dict(self):
+            return self.find().state_dict()
+
+        def load_state_dict(self, state):
+            self.find().load_state_dict(state)
+
+    assert_resumes(tmp_path, make=lambda model, rng: {"deep": (deep := Deep(model)), "optimizer": deep.optimizer},
+                   each=MODES["freeze"], leave=["model", "optimizer"])
+
+
+def test_moco_has_no_settings_that_change(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    run, moco = start(tmp_path / "run"), MoCo(nn.MLP((2, 2, 1), (4,), rng=rng), nn.Linear(4, 3, rng=rng), dim=3, queue=8, splits=1)
+    optimizer = optim.SGD(moco, 0.1)
+    x = np.ones((4, 2, 2, 1), "float32")
+    for _ in run.steps(4, rng, save_every=1, model=moco, optimizer=optimizer):
+        optimizer.zero_grad(), moco.loss(moco(x)[1], moco.encode_keys(x, rng), 0.2).backward(), optimizer.step(), moco.update()
+    run.finish({})
+    assert "warning" not in capsys.readouterr().out

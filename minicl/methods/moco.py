@@ -59,11 +59,10 @@ class MoCo(Module):
         self.key = frozen_copy(self.query)
         self.queue = Queue(queue, dim)
         self.ema = EMA(self.query, self.key)
-        self.served: deque[tuple[Array, HostArray | None]] = deque()         # keys and ids of loss(), for update()
-        self._served_at = 0                                                  # when loss() last added to them
+        self.served: deque[tuple[Array, HostArray | None, int]] = deque()    # keys and ids of loss(), for update(), and when
 
-    def __getstate__(self):                                                  # for pickle; the time is one of this process
-        return {**vars(self), "_served_at": int(bool(self._served_at))}
+    def __getstate__(self):                                                  # for pickle; times are those of this process
+        return {**vars(self), "served": deque((keys, ids, -1) for keys, ids, _ in self.served)}
 
     encoder = property(lambda self: self.query.encoder)
 
@@ -71,7 +70,7 @@ class MoCo(Module):
     def is_pending(self) -> bool:
         """Whether keys wait for update(). Those of a loss before load_state_dict() do not belong to the loaded queue."""
         change = self.queue.keys.changed
-        if self._served_at and change and change[2] == "load_state_dict()" and change[0] > self._served_at:
+        if self.served and change and change[2] == "load_state_dict()" and change[0] > self.served[-1][2]:
             self.served.clear()
         return bool(self.served)
 
@@ -133,8 +132,8 @@ class MoCo(Module):
             loss = info_nce(queries, keys, self.queue.negatives(), tau, world=self.world, **both)
         if self.training and not in_no_grad():
             self.ema.used()
-            self.served.append((keys.copy() if on_host(keys) else keys, None if ids is None else ids.copy()))
-            object.__setattr__(self, "_served_at", next(clock))
+            ids = None if ids is None else ids.copy()
+            self.served.append((keys.copy() if on_host(keys) else keys, ids, next(clock)))
             undo_if_not_captured(self.served.clear)
         return loss
 
@@ -151,6 +150,6 @@ class MoCo(Module):
             raise RuntimeError("MoCo: update() was called without keys to enqueue; keys enter the queue once, after "
                                "loss() has used them as positives, and not under no_grad()")
         while self.served:
-            keys, ids = self.served.popleft()
+            keys, ids, _ = self.served.popleft()
             self.queue.enqueue(self.world.all_gather(keys), None if ids is None else self.world.all_gather(ids))
         self.ema.update(Number(lambda: self.m))

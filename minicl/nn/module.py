@@ -10,7 +10,6 @@ saved, so making such a Module, or an optimizer for it, raises an error.
 
 import copy
 import gc
-import itertools
 import random
 import types
 import warnings
@@ -340,7 +339,7 @@ def require_reachable(module, made=()):
                 raise TypeError(f"{name}: {cls.__name__}.{attribute} is, holds or uses a part that belongs to the class or "
                                 "its file: all objects would share it, neither trained nor saved. Set it in __init__, or "
                                 "freeze() what a method uses and should not be trained")
-            if own and not isinstance(value, itertools.count):
+            if own:
                 require_lasting(cls, attribute, value)
     for each in module.modules():
         for attribute, value in vars(each).items():

@@ -6,6 +6,7 @@ import functools
 import gc
 import hashlib
 import io
+import itertools
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -45,8 +46,9 @@ def arrays_in(value: Any) -> Iterator[Array]:
 
 def iterators_in(value: Any, depth: int = 4) -> Iterator[Any]:
     """The iterators in an attribute of a Module, such as zip(a, b) or reversed(a), also in a container or in a function's
-    closure. Open files are none."""
-    if isinstance(value, Iterator) and not isinstance(value, io.IOBase) and not hasattr(value, "named_parts"):
+    closure, other than open files, itertools.count and those of a class in Python."""
+    is_of_python = isinstance(getattr(type(value), "__next__", None), types.FunctionType)    # which may begin again
+    if isinstance(value, Iterator) and not is_of_python and not isinstance(value, (io.IOBase, itertools.count)):
         yield value
     inside: Any = ()
     if isinstance(value, types.FunctionType):
@@ -63,8 +65,8 @@ def iterators_in(value: Any, depth: int = 4) -> Iterator[Any]:
 def require_lasting(owner: type, name: str, value: Any) -> None:
     """Raise TypeError if an attribute is or holds an iterator, which one forward() would use up."""
     for item in iterators_in(value):
-        raise TypeError(f"{owner.__name__}: {name} {'is' if item is value else 'holds'} a {type(item).__name__}, which the "
-                        "first forward() would exhaust; use a list")
+        raise TypeError(f"{owner.__name__}: {name} {'is' if item is value else 'holds'} a {type(item).__name__}, which "
+                        "forward() uses up, and which no checkpoint saves; use a list")
 
 
 def parts_to_load(owner: str, state: Mapping[str, Array], parts: Mapping[str, Any],

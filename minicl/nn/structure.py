@@ -96,9 +96,9 @@ def require_views(optimizer: Any) -> None:
     name = type(optimizer).__name__
     for own, p, (_, data, grad) in zip(optimizer.names, optimizer.parameters, optimizer.views):
         if p._data is not data or p._grad is not grad:
-            raise RuntimeError(f"{name}: {own} no longer views the optimizer's buffer; make the optimizer after "
-                               "model.to() and model.astype(), give each parameter to one optimizer only, and clear "
-                               "gradients with zero_grad()")
+            raise RuntimeError(f"{name}: {own} no longer views the optimizer's buffer; write into a parameter by "
+                               "p.data[...] = x, make the optimizer after model.to() and model.astype(), give each "
+                               "parameter to one optimizer only, and clear gradients with zero_grad()")
     if owner_of(data) is not optimizer.values or owner_of(grad) is not optimizer.grads:
         raise RuntimeError(f"{name}: .values or .grads was replaced, which moves no parameter; write into the array, as by "
                            "self.values[part] -= lr * self.grads[part]")
