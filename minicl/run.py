@@ -203,8 +203,8 @@ class Run:
                            "as by `if step < 100:`, or make a second Run with another --out")
         require_integers("Run.steps", 1, total=total, save_every=save_every)
         if rng_state(rng) != state:
-            raise RunError("rng has drawn between run.steps(...) and its first step, which --resume would repeat: draw in the "
-                           "loop's body, and in zip() write run.steps(...) first")
+            raise RunError("rng has drawn between run.steps(...) and its first step, which --resume would repeat: draw in "
+                           "the loop's body, and in zip() write run.steps(...) first")
         if changed := self._changed_options():
             raise RunError(f"options were changed after Run(args, ...), and config.json would have the first: {changed}; "
                            "change them before that")
