@@ -295,3 +295,16 @@ def test_a_target_that_is_frozen_as_a_whole_follows():
     ema.update(0.5)
     np.testing.assert_allclose(target[0].weight.data, (before + 3) / 2, rtol=1e-6)
     assert not any(layer.training for layer in target.modules())
+
+
+@pytest.mark.parametrize("modules", [lambda online, target: online.modules(), lambda online, target: [*online.modules(), *target.modules()]])
+def test_batch_norms_in_evaluation_mode_stay_so_in_both_from_epoch_to_epoch(modules):
+    online, target = online_and_target()
+    ema = EMA(online, target)
+    for _ in range(3):
+        online.train(), target.train()
+        for layer in modules(online, target):
+            if isinstance(layer, BatchNorm):
+                layer.eval()
+        ema.update(0.9)
+        assert [layer.training for layer in target.modules()] == [True, True, False, True]

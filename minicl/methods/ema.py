@@ -144,19 +144,18 @@ class EMA:
     def match(self) -> None:
         """Give each layer of the target the mode of online's, so that a layer that freeze() fixes is fixed in both.
 
-        One frozen in the target alone stays so. Raises RuntimeError if train() or eval() has changed the target's alone.
+        One frozen in the target alone stays so. Raises RuntimeError if eval() has changed the target's alone.
         """
         for k, (layer, copied) in enumerate(self.layers):
             mode, before = (layer.training, bool(layer._frozen)), self.modes[k]
             is_fixed = copied._frozen is True                                # by freeze()
-            if mode != before and not is_fixed:
+            if (mode != before or not layer.training) and not is_fixed:
                 object.__setattr__(copied, "training", layer.training)
                 object.__setattr__(copied, "_frozen", FOLLOWS if layer._frozen else False)
-            elif layer.training != copied.training and not is_fixed:
-                name = "training" if layer.training else "evaluation"
-                raise RuntimeError(f"EMA: a {type(layer).__name__} of online is in {name} mode, but the target's is not, "
-                                   "and has to follow: call train() or eval() of the whole model. To keep the target's in "
-                                   "evaluation mode, freeze() it")
+            elif layer.training and not copied.training and not is_fixed:
+                raise RuntimeError(f"EMA: a {type(layer).__name__} of online is in training mode, but the target's is not, and "
+                                   "has to follow: call train() of the whole model. To keep the target's in evaluation mode, "
+                                   "freeze() it")
             self.modes[k] = mode
 
     def used(self) -> None:
