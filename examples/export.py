@@ -111,7 +111,9 @@ def save_onnx(path, encoder, meta):
     images = np.random.default_rng(0).integers(0, 256, (5, *shapes[0]), dtype=np.uint8)
     model = to_onnx(onnx, encoder, to_float(images, np), meta)
     grey = np.full_like(images[:3], 128) + images[:3] // 32
-    for others in (images[::-1, ::-1].copy(), images[1:3], images[:4] // 16, 255 - images[:4] // 16, grey):
+    drawn = images[:3] // 64
+    drawn[:, :drawn.shape[1] // 2, 1:drawn.shape[2] // 2 + 1] = 250                      # a bright block in a corner
+    for others in (images[::-1, ::-1].copy(), images[1:3], images[:4] // 16, 255 - images[:4] // 16, grey, drawn, drawn[:1]):
         expected = encode(encoder, others, np)
         got = evaluate(onnx, model, to_float(others, np))
         if got.dtype != expected.dtype or got.shape != expected.shape:

@@ -1,7 +1,7 @@
 """What the loop of a Run changes: whether the run's parts hold it, so that a checkpoint does, and whether it is complete."""
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -100,10 +100,18 @@ def modes(parts: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
             for name, part in expanded(parts).items() if isinstance(part, Module)}
 
 
-def restore_modes(parts: Mapping[str, Any], saved: Any) -> None:
-    """Put the Modules among parts into the modes(), which a damaged checkpoint may lack."""
+def restore_modes(parts: Mapping[str, Any], saved: Any, log: Callable[[str], None]) -> None:
+    """Put the Modules among parts into the modes() of a checkpoint, saved = [those at the begin, those then].
+
+    If the script begins with others by now, they stay.
+    """
+    begin, then = saved if isinstance(saved, list) and len(saved) == 2 else (None, None)
+    if then and begin != modes(parts):
+        log("warning: the script now freezes or puts in evaluation mode other parts than at the begin of the run; these "
+            "modes are used, and not those of the checkpoint")
+        return
     known = expanded(parts)
-    for name, found in (saved if isinstance(saved, dict) else {}).items():
+    for name, found in (then if isinstance(then, dict) else {}).items():
         part = known.get(name)
         if isinstance(part, Module) and isinstance(found, dict) and all(isinstance(names, list) for names in found.values()):
             for key, module in part.named_modules():

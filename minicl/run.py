@@ -174,7 +174,7 @@ class Run:
             raise CheckpointError(f"{self.checkpoint} does not fit this run's rng: {error}") from error
         restore(arrays, parts, self.checkpoint, meta["settings"])
         load_rng_state(rng, meta["rng"])
-        restore_modes(parts, meta.get("modes"))
+        restore_modes(parts, meta.get("modes"), self.print)
         self.step = meta["step"]
         self.seconds = self._earlier = meta["seconds"]
         self._saved = None
@@ -216,7 +216,7 @@ class Run:
         if batch and n % batch > n // 10:
             self.print(f"each epoch leaves out {n % batch} of the {n} training images, other ones each time: {n} is "
                        f"not a multiple of --batch {batch}")
-        self.total, made, specs = int(total), settings(parts), specs_of(parts, self.print)
+        self.total, made, specs, at_begin = int(total), settings(parts), specs_of(parts, self.print), modes(parts)
         if self._saved:
             if edited := edited_classes(self._saved[1].get("models"), specs):
                 self.print(f"warning: {edited} changed since the checkpoint was saved; the rest is computed by the new code")
@@ -239,7 +239,7 @@ class Run:
                 save_checkpoint(self.checkpoint, parts, {
                     "name": self.name, "step": self.step, "total": self.total, "seconds": self.seconds,
                     "config": self.config, "data": watched.fingerprint, "code": self._code, "models": specs,
-                    "settings": made, "modes": modes(parts), "rng": rng_state(rng), "log": self._log})
+                    "settings": made, "modes": [at_begin, modes(parts)], "rng": rng_state(rng), "log": self._log})
                 for of, changed in [("settings", self._changed_options() or changed_settings(parts, made | read_by(specs))),
                                     ("the arrays of data", watched.changes(now=self.step == total or bool(signals)))]:
                     if changed and of not in told:

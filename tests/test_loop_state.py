@@ -105,8 +105,26 @@ def test_the_mode_of_a_target_is_part_of_the_checkpoint(tmp_path):
     assert_resumes(tmp_path, make=make, each=each, leave=["ema"])
 
 
-@pytest.mark.parametrize("modes", [None, [], 3, {}, {"model": 3}, {"model": {}}, {"other": {"frozen": ["layer"]}},
-                                   {"model": {"evaluation": 3}}, {"model": {"frozen": ["no such name"], "evaluation": [3]}}])
+EDITS = {"freezes": (None, "freeze"), "no longer freezes": ("freeze", None), "eval": (None, "eval"), "the same": ("freeze", "freeze")}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_modes_that_the_script_begins_with_are_those_of_the_script(tmp_path, edit, capsys):
+    """Where it was edited before it was resumed, the new code is what counts."""
+    def make(how):
+        return lambda model, rng: getattr(model.layer, how or "train")() and {}
+
+    before, after = EDITS[edit]
+    with pytest.raises(Crash):
+        run_of(tmp_path / "run", crash=4, make=make(before), each=MODES["eval of one layer"])
+    model = run_of(tmp_path / "run", resume=True, make=make(after), each=MODES["eval of one layer"])
+    assert bool(model.layer._frozen) == (after == "freeze") and model.layer.training == (after is None)
+    assert model.norm.training == (edit != "the same")       # the loop's own change is one of the checkpoint's modes
+    assert ("warning: the script now freezes" in capsys.readouterr().out) == (edit != "the same")
+
+
+@pytest.mark.parametrize("modes", [None, [], 3, {}, [{}, {}], [None, None], [3, 4], [[], {"model": 3}], {"model": 3}, {"model": {}}, {"other": {"frozen": ["layer"]}},
+                                   {"model": {"evaluation": 3}}, {"model": {"frozen": ["no such name"], "evaluation": [3]}}, "begin"])
 def test_a_checkpoint_without_valid_modes_leaves_them(tmp_path, modes):
     with pytest.raises(Crash):
         run_of(tmp_path / "run", crash=3)
@@ -120,7 +138,7 @@ def test_a_checkpoint_without_valid_modes_leaves_them(tmp_path, modes):
             return {key.removeprefix(self.name + "."): x for key, x in arrays.items() if key.startswith(self.name + ".")}
 
     save_checkpoint(tmp_path / "run" / "checkpoint.npz", {name: Saved(name) for name in ("model", "optimizer")},
-                    {**meta, "modes": modes})
+                    {**meta, "modes": [meta["modes"][0], {"model": {"frozen": 3}}] if modes == "begin" else modes})
     assert all(module.training for module in run_of(tmp_path / "run", resume=True).modules())
 
 

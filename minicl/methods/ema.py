@@ -153,9 +153,9 @@ class EMA:
                 object.__setattr__(copied, "training", layer.training)
                 object.__setattr__(copied, "_frozen", FOLLOWS if layer._frozen else False)
             elif layer.training and not copied.training and not is_fixed:
-                raise RuntimeError(f"EMA: a {type(layer).__name__} of online is in training mode, but the target's is not, and "
-                                   "has to follow: call train() of the whole model. To keep the target's in evaluation mode, "
-                                   "freeze() it")
+                raise RuntimeError(f"EMA: a {type(layer).__name__} of online is in training mode, but the target's is not, "
+                                   "and has to follow: call train() of the whole model. To keep the target's in evaluation "
+                                   "mode, freeze() it")
             self.modes[k] = mode
 
     def used(self) -> None:
