@@ -60,11 +60,11 @@ class BaseTensor:
 
     @data.setter
     def data(self, data: Array) -> None:
-        self._require_leaf("data")
-        require_float_array("Tensor.data", data)
         if data is self._data:                                       # x.data *= 2 has already written into it
             mark_changed([("", self)], "an assignment to .data")
-        else:
+        self._require_leaf("data")
+        require_float_array("Tensor.data", data)
+        if data is not self._data:
             if not alike(data, self._data):
                 self.changed = note_change("", "an assignment to .data")
             self._data = of_its_own(self, data)

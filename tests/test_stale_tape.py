@@ -402,6 +402,28 @@ def test_a_pickle_has_no_times_of_the_process_that_made_it(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_a_write_that_is_refused_is_noted():
+    """As in a notebook, where the session goes on after the error."""
+    x = Tensor(X, requires_grad=True)
+    y = ops.exp(x)
+    loss = y.sum()
+    with pytest.raises(RuntimeError, match="Tensor.data cannot be set: this Tensor is the output of exp"):
+        y.data /= 10
+    with pytest.raises(RuntimeError, match="exp: its output of shape .* was changed by an assignment to .data"):
+        loss.backward()
+
+
+def test_a_host_buffer_takes_a_write_in_place():
+    table, x = Table(), Tensor(np.arange(16.0).reshape(4, 4), requires_grad=True)
+    loss = x[table.ids.data].sum()
+    table.ids.data += 2
+    np.testing.assert_array_equal(table.ids.data, [2, 3])
+    with pytest.raises(RuntimeError, match="getitem: its input key, a view of .* was changed by an assignment to .data"):
+        loss.backward()
+    with pytest.raises(AttributeError, match="cannot be replaced"):
+        table.ids.data = np.array([0, 1])
+
+
 def test_an_average_whose_model_is_gone_has_been_written_to():
     online = model()
     target = frozen_copy(online)

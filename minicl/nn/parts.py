@@ -113,6 +113,8 @@ class HostBuffer(Buffer):
 
     @data.setter
     def data(self, value: Any) -> None:
+        if value is self._value:                             # buffer.data *= 2 has already written into it
+            return mark_changed([("", self)], "an assignment to .data")
         raise AttributeError(f"{type(self).__name__}.data cannot be replaced; write into it: buffer.data[...] = value")
 
 
