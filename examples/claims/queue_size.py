@@ -81,7 +81,7 @@ def draw_negatives(K, rng):
         queue = model.queue.filled()
         if K >= len(queue):
             return model.loss(q, k, TAU), q.data
-        model.served.append((k, None))                                               # to be enqueued, as loss() does
+        model.served.append((k, None, 0))                                            # to be enqueued, as loss() does
         return info_nce(q, k, queue[to_device(rng.choice(len(queue), K, replace=False), xp)], TAU), q.data
 
     return objective
