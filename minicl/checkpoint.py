@@ -234,7 +234,10 @@ def _referents(thing):
 
 
 def expanded(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts, and as "name.0", "name.1", ... the Modules and optimizers that only other parts hold."""
+    """The parts, and as "name.0", "name.1", ... the Modules and optimizers that only other parts hold.
+
+    A run asks at its begin, since parts may make others later.
+    """
     known = {id(thing) for part in parts.values() for thing in (part.modules() if isinstance(part, Module) else [part])}
     inside = {f"{name}.{k}": thing for name, part in parts.items() for k, thing in enumerate(held_in(part))
               if isinstance(thing, (Module, Optimizer)) and id(thing) not in known}
@@ -271,7 +274,7 @@ def edited_classes(before: Any, specs: Mapping[str, Any]) -> str:
 def settings(parts: Mapping[str, Any]) -> dict[str, str]:
     """{"model.steps.1.eps": "1e-05", "optimizer.lr": "0.1", ...} of the Modules and optimizers among parts, as text."""
     found: dict[str, str] = {}
-    for name, part in expanded(parts).items():
+    for name, part in parts.items():
         if isinstance(part, Module):
             found |= {f"{name}.{key}": text for key, text in settings_of(part).items()}
         elif isinstance(part, Optimizer):
@@ -322,9 +325,9 @@ def read_by(specs: Mapping[str, Any]) -> dict[str, str]:
 def changed_settings(parts: Mapping[str, Any], before: Mapping[str, str]) -> str:
     """The differences from settings() and read_by() before, at most three, as text; "" if there are none. An optimizer's lr
     may change in each step."""
-    modules = [part for part in expanded(parts).values() if isinstance(part, Module)]
+    modules = [part for part in parts.values() if isinstance(part, Module)]
     now = settings(parts) | {key: text for module in modules for key, text in class_reads(module).items()}
-    rates = {f"{name}.lr" for name, part in expanded(parts).items() if isinstance(part, Optimizer)}
+    rates = {f"{name}.lr" for name, part in parts.items() if isinstance(part, Optimizer)}
     different = [f"{key} was {before.get(key)}, now {text}" for key, text in now.items()
                  if text != before.get(key, text) and key not in rates]
     return "; ".join(sorted(different, key=len)[:3]) + f"; and {len(different) - 3} more" * (len(different) > 3)
@@ -348,9 +351,10 @@ def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path
     except ValueError as error:
         raise CheckpointError(f"{path} does not fit this run: it was saved from another model or optimizer:"
                               + str(error).partition(":")[2]) from error
-    now = settings(parts)
+    whole = expanded(parts)
+    now = settings(whole)
     before = now if before is None else before
-    scratch = {key for name, part in expanded(parts).items() if isinstance(part, Optimizer) for own in _own(part)
+    scratch = {key for name, part in whole.items() if isinstance(part, Optimizer) for own in _own(part)
                if (key := f"{name}.{own}") not in before or [*arrays_in(_content(getattr(part, own)))]}      # of np.empty
     if different := [f"{key} was {before.get(key)}, now {now.get(key)}" for key in {**before, **now}
                      if before.get(key) != now.get(key) and key not in scratch]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .checkpoint import DTYPES, CheckpointError, expanded, held_in
+from .checkpoint import DTYPES, CheckpointError, held_in
 from .methods.ema import FOLLOWS
 from .nn import Module, Parameter
 from .nn.parts import drawn_since
@@ -97,7 +97,7 @@ def modes(parts: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
                    "frozen": [key for key, module in part.named_modules() if module._frozen is True],
                    "follows": [key for key, module in part.named_modules() if isinstance(module._frozen, str)],
                    "constant": [key for key, p in part.named_parameters() if not p.requires_grad]}
-            for name, part in expanded(parts).items() if isinstance(part, Module)}
+            for name, part in parts.items() if isinstance(part, Module)}
 
 
 def restore_modes(parts: Mapping[str, Any], saved: Any, log: Callable[[str], None]) -> None:
@@ -110,9 +110,8 @@ def restore_modes(parts: Mapping[str, Any], saved: Any, log: Callable[[str], Non
         log("warning: the script now freezes or puts in evaluation mode other parts than at the begin of the run; these "
             "modes are used, and not those of the checkpoint")
         return
-    known = expanded(parts)
     for name, found in (then if isinstance(then, dict) else {}).items():
-        part = known.get(name)
+        part = parts.get(name)
         if isinstance(part, Module) and isinstance(found, dict) and all(isinstance(names, list) for names in found.values()):
             for key, module in part.named_modules():
                 object.__setattr__(module, "training", key not in found.get("evaluation", ()))
@@ -124,7 +123,7 @@ def restore_modes(parts: Mapping[str, Any], saved: Any, log: Callable[[str], Non
 
 def moved_before(parts: Mapping[str, Any]) -> str:
     """A line that warns if an optimizer has moved a Module among the parts in this process; "" if none has."""
-    moved = [(f"{name}.{key}", p.changed[2]) for name, part in expanded(parts).items() if isinstance(part, Module)
+    moved = [(f"{name}.{key}", p.changed[2]) for name, part in parts.items() if isinstance(part, Module)
              for key, p in part.named_parameters() if p.changed and p.changed[2].endswith(".step()")]
     return (f"warning: this run begins with trained weights: {moved[0][1]} has changed {moved[0][0]} before; for a run from "
             "the start, make the model and the optimizer again") if moved else ""
@@ -132,7 +131,7 @@ def moved_before(parts: Mapping[str, Any]) -> str:
 
 def changed_after(parts: Mapping[str, Any], time: int) -> str:
     """What the library has written into Modules among the parts after `time`, as text; "" for nothing."""
-    late = [(f"{name}.{key}", x.changed[2]) for name, part in expanded(parts).items() if isinstance(part, Module)
+    late = [(f"{name}.{key}", x.changed[2]) for name, part in parts.items() if isinstance(part, Module)
             for key, x in part.named_state() if x.changed and x.changed[0] > time and "Module.to()" not in x.changed[2]]
     return f"{late[0][1]} has changed {late[0][0]}" + f" and {len(late) - 1} more" * (len(late) > 1) if late else ""
 
@@ -140,7 +139,7 @@ def changed_after(parts: Mapping[str, Any], time: int) -> str:
 def pending(parts: Mapping[str, Any], is_late: bool) -> bool:
     """Whether gradients wait for an optimizer's step(), or keys for MoCo's update(): a checkpoint has neither. Raises
     CheckpointError if some do when it is late."""
-    waiting = [name for name, part in expanded(parts).items()
+    waiting = [name for name, part in parts.items()
                for each in (part.modules() if isinstance(part, Module) else [part]) if getattr(each, "is_pending", False)]
     if waiting and is_late:
         raise CheckpointError(f"Run.steps: {waiting[0]} has gradients that wait for step(), or keys that wait for update(); "

@@ -31,8 +31,8 @@ import numpy as np
 from tqdm import tqdm
 
 from .backend import available_memory_only
-from .checkpoint import (CheckpointError, HasState, changed_settings, edited_classes, load_checkpoint, read_by,
-                         require_alike, require_same_run, restore, save_checkpoint, settings, specs_of)
+from .checkpoint import (CheckpointError, HasState, changed_settings, edited_classes, expanded, load_checkpoint,
+                         read_by, require_alike, require_same_run, restore, save_checkpoint, settings, specs_of)
 from .checks import require_bool, require_integers
 from .console import BAR_COLUMNS, fitting, lasting_output, terminal_columns, wrapped
 from .distributed import ALONE, World, current, hold_signals, launched
@@ -159,7 +159,7 @@ class Run:
 
     # ---------------------------------------------------------------- resume
 
-    def _restore(self, total, data, rng, parts):
+    def _restore(self, total, data, rng, parts, whole):
         """Load the saved state: everything, or nothing if something does not fit."""
         arrays, meta = self._saved
         if changed := changes(meta["data"], data):
@@ -174,9 +174,8 @@ class Run:
             raise CheckpointError(f"{self.checkpoint} does not fit this run's rng: {error}") from error
         restore(arrays, parts, self.checkpoint, meta["settings"])
         load_rng_state(rng, meta["rng"])
-        restore_modes(parts, meta.get("modes"), self.print)
-        self.step = meta["step"]
-        self.seconds = self._earlier = meta["seconds"]
+        restore_modes(whole, meta.get("modes"), self.print)
+        self.step, self.seconds, self._earlier = meta["step"], meta["seconds"], meta["seconds"]
         self._saved = None
 
     # ---------------------------------------------------------------- the loop
@@ -216,13 +215,14 @@ class Run:
         if batch and n % batch > n // 10:
             self.print(f"each epoch leaves out {n % batch} of the {n} training images, other ones each time: {n} is "
                        f"not a multiple of --batch {batch}")
-        self.total, made, specs, at_begin = int(total), settings(parts), specs_of(parts, self.print), modes(parts)
+        whole = expanded(parts)
+        self.total, made, specs, at_begin = int(total), settings(whole), specs_of(parts, self.print), modes(whole)
         if self._saved:
             if edited := edited_classes(self._saved[1].get("models"), specs):
                 self.print(f"warning: {edited} changed since the checkpoint was saved; the rest is computed by the new code")
-            self._restore(total, watched.fingerprint, rng, parts)
+            self._restore(total, watched.fingerprint, rng, parts, whole)
             self._begin()
-        elif earlier := moved_before(parts):
+        elif earlier := moved_before(whole):
             self.print(earlier)
         self._loop = "running"
         before, first, started = self.seconds, self.step, time.perf_counter()
@@ -239,13 +239,13 @@ class Run:
                 save_checkpoint(self.checkpoint, parts, {
                     "name": self.name, "step": self.step, "total": self.total, "seconds": self.seconds,
                     "config": self.config, "data": watched.fingerprint, "code": self._code, "models": specs,
-                    "settings": made, "modes": [at_begin, modes(parts)], "rng": rng_state(rng), "log": self._log})
-                for of, changed in [("settings", self._changed_options() or changed_settings(parts, made | read_by(specs))),
+                    "settings": made, "modes": [at_begin, modes(whole)], "rng": rng_state(rng), "log": self._log})
+                for of, changed in [("settings", self._changed_options() or changed_settings(whole, made | read_by(specs))),
                                     ("the arrays of data", watched.changes(now=self.step == total or bool(signals)))]:
                     if changed and of not in told:
                         told.add(of)
                         self.print(f"warning: {of} changed in the loop: {changed}; minicl.load and --resume take the first")
-            self._kept = self.step, parts, next(clock)
+            self._kept = self.step, whole, next(clock)
             self.world.wait()
 
         bar = tqdm(total=total, initial=self.step, unit="step", smoothing=0.05,
@@ -263,7 +263,7 @@ class Run:
                     loop.require_complete()
                 ends = bool(signals) or self._loop == "stopping"
                 due = due or self.step * (self.world.any(ends) or self.step % save_every == 0)
-                waits = bool(due) and pending(parts, self.step - due > max(100, save_every))
+                waits = bool(due) and pending(whole, self.step - due > max(100, save_every))
                 if self.step < total and (not due or self.world.any(waits)):
                     continue
                 save()

@@ -525,6 +525,28 @@ def test_modes_of_a_model_that_an_own_part_holds_deep_inside_are_part_of_the_che
                    each=MODES["freeze"], leave=["model", "optimizer"])
 
 
+class Keeps(Trainer):
+    """A trainer that keeps a copy of its best model, in an attribute before the model, and makes a target."""
+
+    def __init__(self, model):
+        self.best = self.target = None
+        self.model, self.optimizer = model, optim.Adam(model, 0.05)
+        super().__init__(model, self.optimizer)
+
+
+def keep_best(step, parts, rng):
+    if step % 3 == 1:
+        model = parts["keeps"].model.eval()
+        parts["keeps"].best, parts["keeps"].target = copy.deepcopy(model), frozen_copy(model)
+        model.train()
+
+
+def test_modes_are_those_of_the_models_of_the_begin(tmp_path, capsys):
+    assert_resumes(tmp_path, make=lambda model, rng: {"keeps": (keeps := Keeps(model)), "optimizer": keeps.optimizer},
+                   each=keep_best, leave=["model", "optimizer"])
+    assert "warning" not in capsys.readouterr().out
+
+
 def test_moco_has_no_settings_that_change(tmp_path, capsys):
     rng = np.random.default_rng(0)
     run, moco = start(tmp_path / "run"), MoCo(nn.MLP((2, 2, 1), (4,), rng=rng), nn.Linear(4, 3, rng=rng), dim=3, queue=8, splits=1)

@@ -197,10 +197,10 @@ def mean_std(values, form=None, unit=""):
     """
     values = np.asarray(values, dtype=float) * (100 if unit.strip() == "%" else 1)
     mean = values.mean()
-    std = values.std(ddof=1) if np.ptp(values) else 0.0
+    std = values.std(ddof=1) if np.ptp(values) > 1e-12 * abs(mean) else 0.0   # else they differ by rounding
     if form is None:
         finest = std or abs(mean) / 10 or 1.0
-        form = f".{int(np.clip(1 - np.floor(np.log10(finest)), 0, 12 if std else 4))}f"
+        form = f".{int(np.clip(1 - np.floor(np.log10(finest)), 0, 12 if finest > 1e-12 else 4))}f"
     text = f"{mean:{form}}"
     return (text if float(text) else text.lstrip("-")) + (f" ± {std:{form.lstrip('+')}}" if std else "") + unit
 
