@@ -234,13 +234,13 @@ def _referents(thing):
 
 
 def expanded(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts, and as "name.0", "name.1", ... the Modules and optimizers that only other parts hold.
+    """The parts, and as "name.0", "name.1", ... the Modules, optimizers and Parameters that only other parts hold.
 
     A run asks at its begin, since parts may make others later.
     """
     known = {id(thing) for part in parts.values() for thing in (part.modules() if isinstance(part, Module) else [part])}
     inside = {f"{name}.{k}": thing for name, part in parts.items() for k, thing in enumerate(held_in(part))
-              if isinstance(thing, (Module, Optimizer)) and id(thing) not in known}
+              if isinstance(thing, (Module, Optimizer, Parameter)) and id(thing) not in known}
     return {**parts, **inside}
 
 

@@ -25,7 +25,8 @@ class Loop:
         for name, (_, dtype) in self.shapes.items():
             if dtype.name not in DTYPES:
                 raise CheckpointError(f"Run.steps: cannot save {name}, an array of {dtype}; use {', '.join(DTYPES)}")
-        for _, x in _state(_saved(parts)):
+        self.saved = _saved(parts)                           # now: an object may keep a copy of the best model later
+        for _, x in _state(self.saved):
             _in_runs[id(x)] = weakref.ref(x)
         self.begun = next(clock)
 
@@ -36,10 +37,9 @@ class Loop:
     def require_complete(self) -> None:
         """Raise CheckpointError unless the parts hold the model of each optimizer, the optimizer of what was moved, the EMA
         targets, Queues and Streams that have changed, and all arrays have the shapes that they began with."""
-        saved = _saved(self.parts)
-        state = _state(saved)
+        state = _state(self.saved)
         models = [(key, x) for key, x in state if isinstance(x, Parameter)]
-        moving = [p for _, thing in saved if isinstance(thing, Optimizer)
+        moving = [p for _, thing in self.saved if isinstance(thing, Optimizer)
                   for p, (_, data, _) in zip(thing.parameters, thing.views) if p.data is data]   # else another's, made later
         lost = [name for name, p in models if p.changed and p.changed[0] > self.begun and p.changed[2].endswith(".step()")
                 and all(p is not other for other in moving)]
@@ -72,7 +72,7 @@ def _saved(parts):
     found = []
     for name, part in parts.items():
         things = held_in(part)
-        if things in ([], [part]) or sum(map(_size, things)) <= sum(np.size(x) for x in part.state_dict().values()):
+        if not things or things[0] is part or sum(map(_size, things)) <= sum(np.size(x) for x in part.state_dict().values()):
             found += [(name, thing) for thing in things]
     return found
 
@@ -97,7 +97,8 @@ def modes(parts: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
                    "frozen": [key for key, module in part.named_modules() if module._frozen is True],
                    "follows": [key for key, module in part.named_modules() if isinstance(module._frozen, str)],
                    "constant": [key for key, p in part.named_parameters() if not p.requires_grad]}
-            for name, part in parts.items() if isinstance(part, Module)}
+            for name, part in parts.items() if isinstance(part, Module)} | {
+        name: {"constant": [""][:not part.requires_grad]} for name, part in parts.items() if isinstance(part, Parameter)}
 
 
 def restore_modes(parts: Mapping[str, Any], saved: Any, log: Callable[[str], None]) -> None:
@@ -119,6 +120,8 @@ def restore_modes(parts: Mapping[str, Any], saved: Any, log: Callable[[str], Non
                 object.__setattr__(module, "_frozen", FOLLOWS if follows else key in found.get("frozen", ()))
             for key, p in part.named_parameters():
                 p.requires_grad = key not in found.get("constant", ())
+        elif isinstance(part, Parameter) and isinstance(found, dict) and isinstance(found.get("constant"), list):
+            part.requires_grad = not found["constant"]
 
 
 def moved_before(parts: Mapping[str, Any]) -> str:

@@ -60,7 +60,7 @@ def code(caller: str = "") -> dict[str, str]:
 
 
 def fingerprint(data: Any) -> dict[str, str]:
-    """{field: its dtype, shape and SHA-256, or its text} of a dataclass of arrays; {} for None.
+    """{field or array: its dtype, shape and SHA-256, or its text} of a dataclass of arrays; {} for None.
 
     Fields may be text, numbers, arrays, and lists, tuples and dicts of these; others raise TypeError.
     """
@@ -85,6 +85,8 @@ def fingerprint(data: Any) -> dict[str, str]:
                         f"of these, got {type(value).__name__}, which --resume cannot compare")
 
     values = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
+    for held in [*map(vars, type(data).__mro__), getattr(data, "__dict__", {})]:         # arrays that are no fields, too
+        values |= {name: getattr(data, name) for name, value in held.items() if isinstance(value, np.ndarray)}
     return {name: value if type(value) is str else describe(name, value) for name, value in values.items()}
 
 

@@ -547,6 +547,69 @@ def test_modes_are_those_of_the_models_of_the_begin(tmp_path, capsys):
     assert "warning" not in capsys.readouterr().out
 
 
+def test_a_snapshot_in_a_trainer_is_not_weighed_with_what_it_saves(tmp_path):
+    """Where the model is a part of its own, and the trainer saves both."""
+    assert_resumes(tmp_path, make=lambda model, rng: {"keeps": (keeps := Keeps(model)), "optimizer": keeps.optimizer},
+                   each=keep_best, leave=["optimizer"])
+
+
+class One:
+    """Holds one bare Parameter, and saves it."""
+
+    def __init__(self, tau):
+        self.tau = tau
+
+    def state_dict(self):
+        return {"tau": self.tau.data}
+
+    def load_state_dict(self, state):
+        self.tau.data[...] = state["tau"]
+
+
+@pytest.mark.parametrize("at", [None, 2])
+def test_a_bare_parameter_of_an_own_part_is_saved_with_its_mode(tmp_path, at):
+    def make(model, rng):
+        tau = nn.Parameter(np.array(0.3, "float32"))
+        return {"one": One(tau), "optimizer": optim.SGD([*model.named_parameters(), ("tau", tau)], 0.1)}
+
+    def each(step, parts, rng):
+        tau, optimizer = parts["one"].tau, parts["optimizer"]
+        if step == at:
+            tau.requires_grad = False
+        optimizer.zero_grad()
+        ((parts["model"](X[step])**2).mean() * tau).backward()
+        optimizer.step()
+
+    assert_resumes(tmp_path, make=make, each=each)
+
+
+@dataclasses.dataclass
+class Unannotated:
+    name: str = "mine"
+    train_images = np.ones((8, 3))
+
+
+@dataclasses.dataclass(slots=True)
+class WithSlots:
+    train_images: np.ndarray
+
+
+@pytest.mark.parametrize("where", ["class", "attribute", "slots"])
+def test_arrays_of_data_that_are_no_fields_are_compared_too(tmp_path, monkeypatch, where):
+    def data(images):
+        if where == "slots":
+            return WithSlots(images)
+        made = Unannotated()
+        monkeypatch.setattr(Unannotated if where == "class" else made, "train_images", images)
+        return made
+
+    with pytest.raises(Crash):
+        run_of(tmp_path / "run", crash=3, data=data(np.ones((20, 3))))
+    with pytest.raises(RunError, match="is of a run on other data: train_images was float64"):
+        run_of(tmp_path / "run", resume=True, data=data(np.zeros((20, 3))))
+    run_of(tmp_path / "run", resume=True, data=data(np.ones((20, 3))))
+
+
 def test_moco_has_no_settings_that_change(tmp_path, capsys):
     rng = np.random.default_rng(0)
     run, moco = start(tmp_path / "run"), MoCo(nn.MLP((2, 2, 1), (4,), rng=rng), nn.Linear(4, 3, rng=rng), dim=3, queue=8, splits=1)

@@ -90,8 +90,8 @@ def table(metrics):
         for tau, curves in zip(temperatures, values.swapaxes(0, 1)):         # (seeds, bits)
             name = f"{what}, tau {tau:g}; {', '.join(f'{count:g}' for count in bits)} bits"
             means = ", ".join(f"{mean:{form}}" for mean in curves.mean(axis=0))
-            rows.append((name, CLAIM.published.get(name, ""),
-                         f"{means} {unit}, each ± {curves.std(axis=0, ddof=len(curves) > 1).max():{form}} or less"))
+            spread = f", each ± {curves.std(axis=0, ddof=1).max():{form}} or less" if len(curves) > 1 else ""
+            rows.append((name, CLAIM.published.get(name, ""), f"{means} {unit}{spread}"))
     return rows
 
 
