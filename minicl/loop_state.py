@@ -71,17 +71,16 @@ def _saved(parts):
     has as many entries."""
     found = []
     for name, part in parts.items():
-        things = held_in(part)
-        if not things or things[0] is part or sum(map(_size, things)) <= sum(np.size(x) for x in part.state_dict().values()):
-            found += [(name, thing) for thing in things]
+        things = [(name, thing) for thing in held_in(part)]
+        arrays = {id(x): x.data.size for _, x in _state(things)}             # once, however often they are held
+        moments = [thing.values.size * len(thing.state) for _, thing in things if isinstance(thing, Optimizer)]
+        if not things or things[0][1] is part or sum([*arrays.values(), *moments]) <= _entries(part.state_dict()):
+            found += things
     return found
 
 
-def _size(thing):
-    """The number of entries of the state of a Module, Optimizer, Parameter or Buffer."""
-    if isinstance(thing, Module):
-        return sum(x.data.size for _, x in thing.named_state())
-    return thing.values.size * len(thing.state) if isinstance(thing, Optimizer) else thing.data.size
+def _entries(state):
+    return sum(np.size(x) for x in state.values())
 
 
 def _state(saved):

@@ -553,6 +553,19 @@ def test_a_snapshot_in_a_trainer_is_not_weighed_with_what_it_saves(tmp_path):
                    each=keep_best, leave=["optimizer"])
 
 
+class Refers(Keeps):
+    """A trainer that also refers to parts of its model, as for clipping."""
+
+    def __init__(self, model):
+        self.parameters, self.encoder = list(model.parameters()), model.layer
+        super().__init__(model)
+
+
+def test_what_a_trainer_holds_twice_is_weighed_once(tmp_path):
+    assert_resumes(tmp_path, make=lambda model, rng: {"keeps": (keeps := Refers(model)), "optimizer": keeps.optimizer},
+                   each=keep_best, leave=["model", "optimizer"])
+
+
 class One:
     """Holds one bare Parameter, and saves it."""
 
