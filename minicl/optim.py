@@ -27,7 +27,7 @@ from .nn import Module, Parameter
 from .nn.state import require_state
 from .nn.structure import Structure, named_parameters, require_views
 from .signature import accepts_other_names, by_known_names
-from .tensor import mark_changed, place, register_gradient, watch
+from .tensor import mark_changed, place, region, register_gradient, watch
 from .typing import Array, HostArray
 
 SLICE = 2**16      # entries updated at a time on a CPU: few enough for the cache, enough for a thread
@@ -164,7 +164,7 @@ class Optimizer(Sealed):
         if self._frozen:
             self.missed[self._frozen] += 1
         mark_changed(itertools.compress(zip(self.names, self.parameters), self._trained), f"{type(self).__name__}.step()",
-                     within=[self.values[part] for part, _, _ in self._runs])
+                     within=self._regions)
 
     def _clip(self, most):
         live = self._live_gradients()
@@ -182,14 +182,14 @@ class Optimizer(Sealed):
 
     def _plan(self, trained):
         """Group neighbouring trained parameters with equal decay and step count into runs."""
-        self._trained = trained
-        self._runs = []                                           # runs: [(slice, whether decayed, steps missed), ...]
+        self._trained, self._runs = trained, []                   # runs: [(slice, whether decayed, steps missed), ...]
         self._frozen = [k for k, is_trained in enumerate(trained) if not is_trained]
         kinds = [(is_trained, p.ndim >= 2, int(n)) for is_trained, p, n in zip(trained, self.parameters, self.missed)]
         for (is_trained, decays, missed), run in itertools.groupby(range(len(kinds)), kinds.__getitem__):
             parts = [self.views[k][0] for k in run]
             if is_trained:
                 self._runs.append((slice(parts[0].start, parts[-1].stop), decays, missed))
+        self._regions = [region(self.values[part]) for part, _, _ in self._runs]
 
     def _require_finite_gradients(self):
         require_finite_gradients(self, 4 * SLICE)

@@ -251,9 +251,11 @@ class Memory:
         self.owner = weakref.ref(owner, lambda _, key=id(owner), found=_memory: found.pop(key, None))    # type: ignore
         self.parts: dict[int, tuple[weakref.ref, tuple[int, int]]] = {}      # by id: the part, and its bytes
         self.writes: dict[tuple[int, int], Change] = {}
+        self.last = -1                                       # the time of the last write
 
     def note(self, there: tuple[int, int], change: Change) -> None:
         """A write to these bytes."""
+        self.last = change[0]
         self.writes[there] = change
         if len(self.writes) > MANY:                          # of ever other slices: one for all, to be safe
             starts, ends = zip(*self.writes)
@@ -269,10 +271,10 @@ def note_change(name: str, by: str) -> Change:
     return last_change[0], name, by
 
 
-def mark_changed(named: Iterable[tuple[str, Any]], by: str, *, within: Sequence[Array] | None = None) -> None:
+def mark_changed(named: Iterable[tuple[str, Any]], by: str, *, within: Sequence[tuple[Memory, tuple]] | None = None) -> None:
     """Record that these Tensors and Buffers were written to; backward() of an op that used the old values then raises.
 
-    within: arrays that consist of them all, and for which watch() has been called, which saves time in a training step.
+    within: the region() of arrays that consist of them all, which saves time in a training step.
     """
     change = note_change("", by)
     for name, x in named:
@@ -283,9 +285,13 @@ def mark_changed(named: Iterable[tuple[str, Any]], by: str, *, within: Sequence[
                 watch([x])
                 memory = _memory[id(owner_of(x.data))]
             memory.note(memory.parts[id(x)][1], x.changed)
-    for array in within or ():
-        if (memory := _memory.get(id(owner_of(array)))) is not None:
-            memory.note(memory_bounds(array), change)
+    for memory, there in within or ():
+        memory.note(there, change)
+
+
+def region(array: Array) -> tuple[Memory, tuple[int, int]]:
+    """Where the bytes of an array are, for which, or for a part that views it, watch() has been called."""
+    return _memory[id(owner_of(array))], memory_bounds(array)
 
 
 def watch(parts: Iterable[Any]) -> None:
@@ -306,26 +312,29 @@ def changed_since(time: int) -> list[Any]:
 
 def last_write(data: Any, since: int) -> Change | None:
     """The last write since then to the memory of an array."""
-    if (memory := _memory.get(id(owner_of(data)))) is None:
+    memory = _memory.get(id(owner_of(data)))
+    if memory is None or memory.last < since:
         return None
     changes = [(memory_bounds(part.data), part.changed) for reference, _ in list(memory.parts.values())
-               if (part := reference()) is not None and part.changed and part.changed[0] > since]
+               if (part := reference()) is not None and part.changed and part.changed[0] > since]   # with the part's name
     changes += [(there, change) for there, change in list(memory.writes.items()) if change[0] > since]
-    here = memory_bounds(data) if changes else (0, 0)
+    here = memory_bounds(data)
     return max((change for there, change in changes if there[0] < here[1] and here[0] < there[1]), default=None)
 
 
 def require_unchanged(node: Any) -> None:
     """Raise RuntimeError if the library has written to an input or an option of this recorded op since."""
-    used = [(k, x, array) for k, (x, array) in enumerate(zip(node.inputs, node.arrays))]
-    used += [(key, x, x._data if isinstance(x, BaseTensor) else x) for key, x in node.options.items()]
-    used += [(key, item, item) for key, x, _ in used if isinstance(x, (tuple, list)) for item in x]  # of x[rows, :]
-    for key, x, array in used:
-        if getattr(x, "node", None) is not None:             # require_output_unchanged() looks at it
-            continue
-        noted = [last_write(array, node.index), *((x.changed, x.switched) if isinstance(x, BaseTensor) else ())]
-        if newer := [change for change in noted if change is not None and change[0] > node.index]:
-            change = max(newer)
+    used = [*enumerate(zip(node.inputs, node.arrays))]
+    used += [(key, (x, x._data if isinstance(x, BaseTensor) else x)) for key, x in node.options.items()]
+    used += [(key, (item, item)) for key, (x, _) in used if isinstance(x, (tuple, list)) for item in x]  # of x[rows, :]
+    for key, (x, array) in used:
+        changes = []
+        if isinstance(x, BaseTensor):
+            if x.node is not None:                           # require_output_unchanged() looks at it
+                continue
+            changes += [x.changed, x.switched]
+        changes += [last_write(array, node.index)]
+        if (change := max(filter(None, changes), default=None)) is not None and change[0] > node.index:
             name = key if isinstance(key, str) else node.op.checks.input_name(key)
             view = "" if change in (getattr(x, "changed", None), getattr(x, "switched", None)) else "a view of "
             raise RuntimeError(f"{node.op.__name__}: its input {name}, {view}{change[1] or 'a Tensor'} of shape {x.shape}, "

@@ -19,7 +19,7 @@ from ..checks import require_within
 from ..nn import BatchNorm, Buffer, HostBuffer, Module, Parameter
 from ..nn.layers import AVERAGED
 from ..nn.structure import Structure
-from ..tensor import Change, mark_changed, place, watch
+from ..tensor import Change, mark_changed, place, region, watch
 from ..typing import Array
 
 
@@ -138,7 +138,7 @@ class EMA:
         self.seen = None
         is_flat = bool(self.views) and all(part.data is view for (_, part), view in zip(self.pairs, self.views))
         mark_changed(zip(self.names, (part for _, part in self.pairs)), "EMA.update()",
-                     within=[self.values] if is_flat else [])
+                     within=[region(self.values)] if is_flat else [])
         return [*weights(m), is_flat]
 
     def match(self) -> None:

@@ -327,10 +327,10 @@ def step_of(package, encoder, batch, views=True):
 def measure(steps, rounds):
     """{name: CPU seconds of each round}. The copies take turns in changing order, and must compute the same numbers."""
     seconds = {name: [] for name in steps}
-    names = list(steps)
+    orders = list(itertools.permutations(steps))
     for k in range(-2, rounds):                                              # two rounds warm up
         results = []
-        for name in names[k % len(names):] + names[:k % len(names)]:
+        for name in orders[k % len(orders)]:
             start = time.process_time()
             loss, g = steps[name]()
             if k >= 0:
