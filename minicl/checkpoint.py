@@ -4,7 +4,6 @@ The file is a zip of uncompressed .npy members, so numpy.load can read it too: o
 the JSON, and "digest", the SHA-256 of all others. Any change of a name or value after the save is an error.
 """
 
-import gc
 import hashlib
 import io
 import itertools
@@ -25,11 +24,12 @@ from .distributed import World
 from .files import json_bytes, write_atomically
 from .folder import RunError
 from .nn import Buffer, Module, Parameter
-from .nn.spec import as_text, changed_texts, class_reads, comparable, settings_of, spec_of
-from .nn.state import arrays_in, require_state
+from .nn.spec import as_text, changed_texts, class_reads, comparable, is_opaque, settings_of, spec_of
+from .nn.state import arrays_in, iterators_in, require_state
 from .optim import Optimizer
 from .origin import changes
 from .rng_state import rng_state
+from .run_parts import expanded
 from .tensor import owner_of
 from .typing import HostArray, Rng
 
@@ -37,9 +37,6 @@ from .typing import HostArray, Rng
 NOT_COMPARED = ("out", "resume", "data_dir", "log_every", "log", "evaluate_every", "backend", "precision", "threads",
                 "keep_memory", "capture")
 FORMAT = 3                             # increased when the meaning of the content changes, or the meta of a Run
-SAVED = (Module, Optimizer, Parameter, Buffer)
-CLOSED = (type, types.ModuleType, types.FrameType, types.GeneratorType, np.ndarray, str, int, float)      # not looked into
-LEVELS, MANY = 16, 1000                # how far an object is looked into, and how many entries of each level
 DTYPES = ("float32", "float64", "int64", "bool", "uint8")
 
 
@@ -59,11 +56,12 @@ class HasState(Protocol):
 def save_checkpoint(path: Path, parts: Mapping[str, HasState], meta: dict[str, Any]) -> None:
     """Write the state of `parts`, {name: object with state_dict()}, and `meta`, a dict for JSON, to `path`.
 
-    Raises CheckpointError if the file cannot be written, and FloatingPointError if an array is not finite; an earlier
-    checkpoint at `path` then stays intact.
+    A state has arrays, and may have Python's numbers and lists of them: "python" in meta then has their types, with which
+    restore() makes them again. Raises CheckpointError if the file cannot be written, and FloatingPointError if an array is
+    not finite; an earlier checkpoint at `path` then stays intact.
     """
-    named = [(f"{part}.{name}", np.asarray(to_host(value), order="C"))
-             for part, thing in parts.items() for name, value in thing.state_dict().items()]
+    values = state_of(parts)
+    named = [(name, as_array(name, value)) for name, value in values]
     arrays = dict(named)
     if len(arrays) < len(named):
         raise CheckpointError(f"cannot save {path}: two arrays have the same name; use names of parts without dots")
@@ -75,9 +73,14 @@ def save_checkpoint(path: Path, parts: Mapping[str, HasState], meta: dict[str, A
         if not _is_finite(array):
             raise FloatingPointError(f"{name} is not finite (NaN or infinity); nothing was saved, and {path} was not "
                                      "changed. Lower the learning rate, raise the temperature, or look for NaN in the input")
+    kinds = {name: _kind(value) for name, value in values if _kind(value) != "array"}
+    for name, value in values:
+        if not _alike(value, back := _as_it_was(arrays[name], kinds.get(name))):
+            raise CheckpointError(f"cannot save {name}: {as_text(value)} would come back as {as_text(back)}; give an "
+                                  "array, or a list of numbers of one type")
     if "format" in meta:
         raise CheckpointError("cannot save: meta must not have the key 'format', which is reserved")
-    text = json.dumps({"format": FORMAT, **meta}, allow_nan=False)
+    text = json.dumps({"format": FORMAT, **meta, **({"python": kinds} if kinds else {})}, allow_nan=False)
     arrays["meta"] = np.frombuffer(text.encode(), dtype=np.uint8)
     arrays["digest"] = np.frombuffer(digest(arrays), dtype=np.uint8)
     try:
@@ -86,6 +89,45 @@ def save_checkpoint(path: Path, parts: Mapping[str, HasState], meta: dict[str, A
         kept = "the previous checkpoint is intact" if path.exists() else "no checkpoint was written"
         raise CheckpointError(f"cannot save the checkpoint {path}: {error.strerror or error}; {kept}; free some space "
                               "or choose another --out") from error
+
+
+def state_of(parts: Mapping[str, HasState]) -> list[tuple[str, Any]]:
+    """[("model.weight", its value), ...] of all parts."""
+    return [(f"{part}.{name}", value) for part, thing in parts.items() for name, value in thing.state_dict().items()]
+
+
+def as_array(name: str, value: Any) -> HostArray:
+    """A value in a state as an array. Raises CheckpointError for lists of unequal length."""
+    try:
+        return np.asarray(to_host(value), order="C")
+    except ValueError as error:
+        raise CheckpointError(f"cannot save {name}: expected an array, number or lists of equal length: {error}") from error
+
+
+def _kind(value):
+    """What a value in a state is: "array", one in "fortran" order, in which sums round differently, or a number or list."""
+    if isinstance(value, np.ndarray) and value.flags.fnc:
+        return "fortran"
+    if isinstance(value, np.generic):
+        return "scalar"
+    if type(value) in (list, tuple) and value and all(isinstance(x, np.generic) for x in value):
+        return f"{type(value).__name__} of scalars"
+    return type(value).__name__ if type(value) in (bool, int, float, list, tuple) else "array"
+
+
+def _as_it_was(array, kind):
+    """The value in a state that has become this array."""
+    conversions: dict[Any, Callable] = {
+        "fortran": np.asfortranarray, "scalar": lambda x: x[()], "list of scalars": list, "tuple of scalars": tuple,
+        "tuple": lambda x: tuple(x.tolist()), **dict.fromkeys(["bool", "int", "float", "list"], np.ndarray.tolist)}
+    return conversions.get(kind, np.copy)(array)
+
+
+def _alike(x, y):
+    """Whether a list or number is the same, of the same type."""
+    if isinstance(x, (list, tuple)):
+        return type(x) is type(y) and len(x) == len(y) and all(map(_alike, x, y))
+    return not isinstance(x, (bool, int, float, np.generic)) or type(x) is type(y) and x == y
 
 
 def _is_finite(array):
@@ -216,34 +258,6 @@ def require_same_run(meta: dict[str, Any], now: dict[str, Any], folder: Path, *,
 
 # ---------------------------------------------------------------- restore
 
-def held_in(part: Any) -> list[Any]:
-    """The Modules, optimizers, Parameters and Buffers that a part of a run is, or, if it is of another class, holds."""
-    found, level, seen = [], [part], set[int]()
-    for _ in range(LEVELS):
-        seen.update(map(id, level))
-        found += [thing for thing in level if isinstance(thing, SAVED)]
-        level = list({id(inside): inside for thing in level[:MANY] if not isinstance(thing, (*SAVED, *CLOSED))
-                      for inside in _referents(thing)[:MANY] if id(inside) not in seen}.values())
-    return found
-
-
-def _referents(thing):
-    """What an object refers to; of a function not the globals of its file."""
-    is_function = isinstance(thing, types.FunctionType)
-    return [*(thing.__closure__ or ()), *(thing.__defaults__ or ())] if is_function else gc.get_referents(thing)
-
-
-def expanded(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts, and as "name.0", "name.1", ... the Modules, optimizers and Parameters that only other parts hold.
-
-    A run asks at its begin, since parts may make others later.
-    """
-    known = {id(thing) for part in parts.values() for thing in (part.modules() if isinstance(part, Module) else [part])}
-    inside = {f"{name}.{k}": thing for name, part in parts.items() for k, thing in enumerate(held_in(part))
-              if isinstance(thing, (Module, Optimizer, Parameter)) and id(thing) not in known}
-    return {**parts, **inside}
-
-
 def specs_of(parts: Mapping[str, Any], log: Callable[[str], None]) -> dict[str, Any]:
     """{name: how minicl.load makes it again, or {"unknown": why it cannot}} of the Modules among parts."""
     specs = {}
@@ -279,6 +293,9 @@ def settings(parts: Mapping[str, Any]) -> dict[str, str]:
             found |= {f"{name}.{key}": text for key, text in settings_of(part).items()}
         elif isinstance(part, Optimizer):
             keys = [key for key in (*part._setting_ranges, *_own(part)) if hasattr(part, key)]
+            if lost := [key for key in keys if any(iterators_in(getattr(part, key)))]:
+                raise CheckpointError(f"Run.steps: {name}.{lost[0]} is or holds an iterator, whose position no checkpoint "
+                                      "has; keep a list, or a function, and take its value by optimizer.steps")
             found |= {f"{name}.{key}": as_text(comparable(_content(getattr(part, key)))) for key in keys}
     return found
 
@@ -309,7 +326,7 @@ def require_alike(world: World, parts: Mapping[str, HasState], rng: Rng, step: i
     """Raise RunError unless the state is the same on all processes, bit for bit."""
     if world.size == 1:
         return
-    state = {f"{part}.{name}": array for part, thing in parts.items() for name, array in thing.state_dict().items()}
+    state = dict(state_of(parts))
     state["rng"] = json_bytes(rng_state(rng))
     if not world.alike(*state.values()):
         name = next(name for name, array in state.items() if not world.alike(array))
@@ -334,8 +351,10 @@ def changed_settings(parts: Mapping[str, Any], before: Mapping[str, str]) -> str
 
 
 def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path: Path,
-            before: Mapping[str, str] | None = None) -> None:
-    """Load the arrays of a checkpoint into `parts`, {name: object with load_state_dict()}.
+            before: Mapping[str, str] | None = None, python: Any = None) -> None:
+    """Load the arrays of a checkpoint into `parts`, {name: object with load_state_dict()}. Gradients that wait are dropped.
+
+    python: what the meta has under this name, {array: which of Python's types it was}.
 
     Raises CheckpointError, and changes no part, unless all names, dtypes and shapes fit, and the settings are those of
     `before`; None: they are not compared.
@@ -354,18 +373,28 @@ def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path
     whole = expanded(parts)
     now = settings(whole)
     before = now if before is None else before
-    scratch = {key for name, part in whole.items() if isinstance(part, Optimizer) for own in _own(part)
-               if (key := f"{name}.{own}") not in before or [*arrays_in(_content(getattr(part, own)))]}      # of np.empty
+    contents = {f"{name}.{own}": _content(getattr(part, own)) for name, part in whole.items() if isinstance(part, Optimizer)
+                for own in _own(part)}
+    scratch = {key for key, value in contents.items() if key not in before or [*arrays_in(value)]            # of np.empty
+               or any(map(is_opaque, value if isinstance(value, list) else [value]))}
     if different := [f"{key} was {before.get(key)}, now {now.get(key)}" for key in {**before, **now}
                      if before.get(key) != now.get(key) and key not in scratch]:
         different.sort(key=len)                              # what can be read comes first
         more = f"; and {len(different) - 3} more" * (len(different) > 3)
         raise CheckpointError(f"{path} does not fit this run, it is of another model or optimizer: "
                               f"{'; '.join(different[:3])}{more}. Make the same ones, or start again with another --out")
+    kinds = python if isinstance(python, dict) else {}
     try:
         for part in parts:
-            parts[part].load_state_dict({key.removeprefix(part + "."): x.copy() for key, x in saved[part].items()})
+            parts[part].load_state_dict({key.removeprefix(part + "."): _as_it_was(x, kinds.get(key))
+                                         for key, x in saved[part].items()})
     except Exception as error:
         for part, state in states.items():
             parts[part].load_state_dict(state)
         raise CheckpointError(f"{path} does not fit this run's {part}: {error}") from error
+    for thing in expanded(parts).values():                   # of the objects of an earlier run, gradients may wait
+        if isinstance(thing, Optimizer):
+            thing.zero_grad()
+        for _, p in thing.named_parameters() if isinstance(thing, Module) else ():
+            if p.grad is not None:
+                p.grad[...] = 0

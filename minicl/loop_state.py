@@ -1,4 +1,4 @@
-"""What the loop of a Run changes: whether the run's parts hold it, so that a checkpoint does, and whether it is complete."""
+"""What the loop of a Run changes: whether the run's parts save it, so that a checkpoint has all of it; and the modes."""
 
 import weakref
 from collections.abc import Callable, Mapping
@@ -6,87 +6,187 @@ from typing import Any
 
 import numpy as np
 
-from .checkpoint import DTYPES, CheckpointError, held_in
+from .backend import to_host
+from .checkpoint import DTYPES, CheckpointError, as_array, state_of
 from .methods.ema import FOLLOWS
-from .nn import Module, Parameter
-from .nn.parts import drawn_since
+from .nn import Buffer, Module, Parameter
+from .nn.layers import AVERAGED
+from .nn.parts import Stream, live
 from .optim import Optimizer
-from .tensor import changed_since, clock
+from .run_parts import renewed
+from .tensor import clock
+from .typing import Array
 
-_in_runs: dict[int, weakref.ref] = {}                        # the parts of all Runs of this process, by id
+KINDS = {"EMA.update()": "target", "Queue.enqueue()": "queue"}               # of what they change
+MAY_BE_REPEATED = ("load_state_dict()", "Module.to() or astype()", AVERAGED)             # each time before its use, perhaps
+_in_runs: dict[int, tuple[weakref.ref, list[int]]] = {}      # by id: what Runs save, and when that loop has ended, if it has
 
 
 class Loop:
-    """The loop of a Run from its begin on: require_complete() tells whether the run's parts hold what it changes."""
+    """The loop of a Run from its begin on. parts: the run's; whole: also what they hold, see expanded()."""
 
-    def __init__(self, parts: Mapping[str, Any]):
-        self.parts = parts
+    def __init__(self, parts: Mapping[str, Any], whole: Mapping[str, Any]):
+        self.parts, self.whole = parts, whole                # whole: of now, see check()
+        self.own = {name: part for name, part in parts.items() if not isinstance(part, (Module, Optimizer))}
+        self.names = {id(x): name for name, x in self._arrays()}
         self.shapes = {name: (x.data.shape, x.data.dtype) for name, x in self._arrays()}
         for name, (_, dtype) in self.shapes.items():
             if dtype.name not in DTYPES:
                 raise CheckpointError(f"Run.steps: cannot save {name}, an array of {dtype}; use {', '.join(DTYPES)}")
-        self.saved = _saved(parts)                           # now: an object may keep a copy of the best model later
-        for _, x in _state(self.saved):
-            _in_runs[id(x)] = weakref.ref(x)
+        self.before = {id(x): (weakref.ref(x), _form(x)) for x in live()}
+        self.ended: list[int] = []                           # the time, once it is over
+        self.told = set[str]()
+        for x in _inside(whole):
+            _in_runs[id(x)] = weakref.ref(x), self.ended
         self.begun = next(clock)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: Any) -> None:
+        self.ended.append(next(clock))
 
     def _arrays(self):
         return [(f"{name}.{key}", x) for name, part in self.parts.items() if isinstance(part, Module)
                 for key, x in part.named_state()]
 
-    def require_complete(self) -> None:
-        """Raise CheckpointError unless the parts hold the model of each optimizer, the optimizer of what was moved, the EMA
-        targets, Queues and Streams that have changed, and all arrays have the shapes that they began with."""
-        state = _state(self.saved)
-        models = [(key, x) for key, x in state if isinstance(x, Parameter)]
-        moving = [p for _, thing in self.saved if isinstance(thing, Optimizer)
-                  for p, (_, data, _) in zip(thing.parameters, thing.views) if p.data is data]   # else another's, made later
-        lost = [name for name, p in models if p.changed and p.changed[0] > self.begun and p.changed[2].endswith(".step()")
-                and all(p is not other for other in moving)]
-        missing = "optimizer" if lost else "model" if not {id(p) for p in moving} <= {id(p) for _, p in models} else ""
-        if missing:
-            moved = f", but one has updated {lost[0]}" if lost else ""
-            raise CheckpointError(f"Run.steps: the {missing} is not among its parts{moved}. It would not be saved, and "
-                                  f"--resume would continue with a new one; pass {missing}={missing}")
-        held = {id(x) for _, x in state} | {key for key, x in _in_runs.items() if id(x()) == key}
-        for x in changed_since(self.begun) if state else []:
-            kind = {"EMA.update()": "target", "Queue.enqueue()": "queue"}.get(x.changed[2])
-            if kind and id(x) not in held and x._born < self.begun:          # one made in the loop is made again
-                raise CheckpointError(f"Run.steps: {x.changed[2]} has changed a {kind}, {x.changed[1]} of shape "
-                                      f"{x.data.shape}, which is not among its parts. It would not be saved, and --resume "
-                                      f"would continue with a new one; pass {kind}={kind}")
-        if any(id(stream) not in held and stream._born < self.begun for stream in drawn_since(self.begun)):
-            raise CheckpointError("Run.steps: a Stream of random numbers, as in a Dropout, has drawn and is not among its "
-                                  "parts. It would not be saved, and --resume would repeat them; pass dropout=dropout")
+    def check(self) -> str:
+        """Raise CheckpointError unless the parts save what optimizers have moved, these optimizers, and the EMA targets,
+        Queues and Streams that have changed, and arrays have the shapes that they began with. Returns what else has changed
+        that no part saves, as text; "" for nothing.
+
+        A Module and an optimizer save what is theirs, any other object the arrays whose values are in its state_dict().
+        What was made in the loop is not looked at: a resumed run makes it again.
+        """
+        saved = _Values(self.own)
+        earlier, self.whole = _inside(self.whole), renewed(self.whole, self.parts)
+        for key in {id(x) for x in earlier} - {id(x) for x in _inside(self.whole)}:
+            self.before.pop(key, None)                       # of a model that a trainer has replaced by another
+        things = [x for x in live() if not self._is_of_another(x)]
+        moved: list[Any] = [x for x in things if isinstance(x, (Parameter, Buffer)) and self._has_changed(x)
+                            and (self._was_there(x) or x.data in saved)]
+        lost = {x: f"{x.changed[2]} has changed {x.changed[1] or 'a part'} of shape {x.data.shape}" for x in moved
+                if id(x) not in self.names and x.data not in saved}
+        for x, change in lost.items():
+            kind = KINDS.get(x.changed[2], "model" if isinstance(x, Parameter) else "")
+            if kind and x.changed[2] not in MAY_BE_REPEATED:
+                raise _missing(kind, change)
+        if any(isinstance(x, Stream) and x.drawn > self.begun and self._was_there(x) and id(x) not in self.names
+               and x.data not in saved for x in things):
+            raise _missing("dropout", "a Stream of random numbers, as in a Dropout, has drawn")
+        movers = {id(p): optimizer for optimizer in things if isinstance(optimizer, Optimizer)
+                  for p, (_, data, _) in zip(optimizer.parameters, optimizer.views) if p.data is data}   # else another's
+        savers = {id(optimizer) for optimizer in {*movers.values()} if self._saves(optimizer, saved)}
+        for p in moved:
+            if p.changed[2].endswith(".step()") and id(movers.get(id(p))) not in savers:
+                raise _missing("optimizer", f"one has updated {self.names.get(id(p), p.changed[1])}")
         for name, x in self._arrays():
             now, before = (x.data.shape, x.data.dtype), self.shapes.get(name)
             if before not in (None, now):
                 raise CheckpointError(f"Run.steps: {name} was {before[1]} {before[0]}, now {now[1]} {now[0]}, so neither "
                                       "--resume nor minicl.load could load it; keep its shape and dtype, as by a Buffer of "
                                       "the largest size and a Counter")
+        copied = [x for x in things if isinstance(x, Stream) and x.key and x.drawn > self.begun and not self._was_there(x)
+                  and x.data in saved]
+        told = [*lost.values(), *self._other_forms(things, {id(x) for x in moved}),
+                *["a Stream of random numbers that was copied in the loop has drawn"][:len(copied)]]
+        return "; ".join(told[:3])
+
+    def _is_of_another(self, x):
+        """Whether x was in the loop of another Run since the begin."""
+        if isinstance(x, Optimizer):
+            return all(map(self._is_of_another, x.parameters))
+        reference, ended = _in_runs.get(id(x), (None, self.ended))
+        return ended is not self.ended and reference() is x and not (ended and ended[0] < self.begun)
+
+    def _was_there(self, x):
+        return id(x) in self.before and self.before[id(x)][0]() is x
+
+    def _has_changed(self, x):
+        return x.changed is not None and x.changed[0] > self.begun
+
+    def _saves(self, optimizer, saved):
+        return any(optimizer is part for part in self.parts.values()) or np.array(optimizer.steps) in saved and all(
+            array[part] in saved for array in optimizer.state.values() for part, _, _ in optimizer.views)
+
+    def _other_forms(self, things, moved):
+        """Modes and settings that are not as at the begin, of modules and Parameters that were moved, but not in a part, or
+        only in one that has made them later."""
+        found = {id(x) for x in _inside(self.whole)}
+        found |= {id(module) for part in self.whole.values() if isinstance(part, Module) for module in part.modules()}
+        texts = []
+        for x in things:
+            before, now = self.before[id(x)][1] if self._was_there(x) else _form_of_new(x), _form(x)
+            arrays = [x] if isinstance(x, Parameter) else [x for _, x in x.named_state()] if isinstance(x, Module) else []
+            if id(x) not in found and not before.items() <= now.items() and any(id(array) in moved for array in arrays):
+                texts += [f"{key} of a {type(x).__name__} was {value}, now {now.get(key)}" for key, value in before.items()
+                          if value != now.get(key)]
+        return texts
+
+    def tell(self, log: Callable[[str], None], changed: Mapping[str, str]) -> None:
+        """Warn once of each kind of change that a checkpoint does not have, {what: its text, or ""}."""
+        for what, change in changed.items():
+            if change and what not in self.told:
+                self.told.add(what)
+                log(f"warning: {what} changed in the loop: {change}; minicl.load and --resume take the first")
+
+    def waits(self, put_off: int, most: int, log: Callable[[str], None]) -> bool:
+        """Whether gradients wait for an optimizer's step(), or keys for MoCo's update(): a checkpoint has neither.
+
+        put_off: for how many steps it has been. Raises CheckpointError if something waits after more than `most`.
+        """
+        waiting = [name for name, part in self.whole.items() for each in
+                   (part.modules() if isinstance(part, Module) else [part]) if getattr(each, "is_pending", False)]
+        known = {id(part) for part in self.whole.values()}
+        waiting += [type(x).__name__ for x in live() if isinstance(x, Optimizer) and id(x) not in known and x.is_pending
+                    and all(id(p) in self.names or p.data in _Values(self.own) for p in x.parameters)]
+        if waiting and put_off == most // 10:
+            log(f"the next checkpoint waits for a step() or update() of {waiting[0]}")
+        if waiting and put_off > most:
+            raise CheckpointError(f"Run.steps: {waiting[0]} has gradients that wait for step(), or keys that wait for "
+                                  "update(); a checkpoint has neither, and was put off for too many steps. Call both in the "
+                                  "loop, at least every 100 steps")
+        return bool(waiting)
 
 
-def _saved(parts):
-    """(name of a part, Module, Optimizer, Parameter or Buffer), ... of what the parts are, or hold and save, as their state
-    has as many entries."""
-    found = []
-    for name, part in parts.items():
-        things = [(name, thing) for thing in held_in(part)]
-        arrays = {id(x): x.data.size for _, x in _state(things)}             # once, however often they are held
-        moments = [thing.values.size * len(thing.state) for _, thing in things if isinstance(thing, Optimizer)]
-        if not things or things[0][1] is part or sum([*arrays.values(), *moments]) <= _entries(part.state_dict()):
-            found += things
-    return found
+class _Values:
+    """The arrays in the state of a script's own objects: whether one has these values, perhaps as a part of it."""
+
+    def __init__(self, parts: Mapping[str, Any]):
+        arrays = [as_array(name, value) for name, value in state_of(parts)]
+        self.entries = {(x.dtype, x.tobytes()) for x in arrays}
+
+    def __contains__(self, array: Array) -> bool:
+        x = np.asarray(to_host(array))
+        held = x.tobytes()
+        return (x.dtype, held) in self.entries or any(held in entry for dtype, entry in self.entries if dtype == x.dtype)
 
 
-def _entries(state):
-    return sum(np.size(x) for x in state.values())
+def _missing(kind, change):
+    return CheckpointError(f"Run.steps: the {kind} is not among its parts, but {change}. It would not be saved, and "
+                           f"--resume would continue with a new one; pass {kind}={kind}, or save its values in a part")
 
 
-def _state(saved):
-    """(name, Parameter or Buffer), ... of what _saved() gives."""
-    return [(f"{name}.{key}", x) for name, thing in saved if not isinstance(thing, Optimizer)
-            for key, x in (thing.named_state() if isinstance(thing, Module) else [("", thing)])]
+def _inside(whole):
+    """The Parameters and Buffers of what expanded() gives."""
+    held = [[x for _, x in part.named_state()] if isinstance(part, Module) else [part] for part in whole.values()]
+    return [x for each in held for x in each if isinstance(x, (Parameter, Buffer))]
+
+
+def _form(x):
+    """The modes and settings of a Module or Parameter that are numbers or texts."""
+    if isinstance(x, Parameter):
+        return {"requires_grad": x.requires_grad}
+    if isinstance(x, Module):
+        plain = {key: value for key, value in vars(x).items() if value is None or isinstance(value, (bool, int, float, str))}
+        return {**plain, "training": x.training, "_frozen": x._frozen}
+    return {}
+
+
+def _form_of_new(x):
+    """What _form() begins with."""
+    return {"requires_grad": True} if isinstance(x, Parameter) else {"training": True, "_frozen": False} \
+        if isinstance(x, Module) else {}
 
 
 def modes(parts: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
@@ -100,13 +200,13 @@ def modes(parts: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
         name: {"constant": [""][:not part.requires_grad]} for name, part in parts.items() if isinstance(part, Parameter)}
 
 
-def restore_modes(parts: Mapping[str, Any], saved: Any, log: Callable[[str], None]) -> None:
+def restore_modes(parts: Mapping[str, Any], at_begin: Any, saved: Any, log: Callable[[str], None]) -> None:
     """Put the Modules among parts into the modes() of a checkpoint, saved = [those at the begin, those then].
 
-    If the script begins with others by now, they stay.
+    If the script begins with others by now, at_begin, they stay.
     """
     begin, then = saved if isinstance(saved, list) and len(saved) == 2 else (None, None)
-    if then and begin != modes(parts):
+    if then and begin != at_begin:
         log("warning: the script now freezes or puts in evaluation mode other parts than at the begin of the run; these "
             "modes are used, and not those of the checkpoint")
         return
@@ -136,15 +236,3 @@ def changed_after(parts: Mapping[str, Any], time: int) -> str:
     late = [(f"{name}.{key}", x.changed[2]) for name, part in parts.items() if isinstance(part, Module)
             for key, x in part.named_state() if x.changed and x.changed[0] > time and "Module.to()" not in x.changed[2]]
     return f"{late[0][1]} has changed {late[0][0]}" + f" and {len(late) - 1} more" * (len(late) > 1) if late else ""
-
-
-def pending(parts: Mapping[str, Any], is_late: bool) -> bool:
-    """Whether gradients wait for an optimizer's step(), or keys for MoCo's update(): a checkpoint has neither. Raises
-    CheckpointError if some do when it is late."""
-    waiting = [name for name, part in parts.items()
-               for each in (part.modules() if isinstance(part, Module) else [part]) if getattr(each, "is_pending", False)]
-    if waiting and is_late:
-        raise CheckpointError(f"Run.steps: {waiting[0]} has gradients that wait for step(), or keys that wait for update(); "
-                              "a checkpoint has neither, and was put off for too many steps. Call both in the loop, "
-                              "at least every 100 steps")
-    return bool(waiting)

@@ -24,6 +24,7 @@ from .backend import (Number, array_module, each_step, follow, for_arrays, fused
 from .checks import Sealed, require_integers, require_within
 from .finite_gradients import require_finite_gradients
 from .nn import Module, Parameter
+from .nn.parts import noted
 from .nn.state import require_state
 from .nn.structure import Structure, named_parameters, require_views
 from .signature import accepts_other_names, by_known_names
@@ -65,8 +66,8 @@ class Optimizer(Sealed):
     world = property(lambda self: self.model.world, lambda self, world: self.model.across(world))
 
     def __new__(cls, *args, **options):
-        by_known_names(cls.__name__, cls.__init__, args, options)            # raises, with the nearest argument
-        return super().__new__(cls)
+        by_known_names(cls.__name__, cls.__init__, args, options)            # raises, with the nearest one
+        return noted(super().__new__(cls))
 
     def __init__(self, model: Module | Iterable[tuple[str, Tensor]], lr: float, *, weight_decay: float = 0.0):
         given = {*vars(self)}                                    # by a subclass
@@ -167,8 +168,7 @@ class Optimizer(Sealed):
                      within=self._regions)
 
     def _clip(self, most):
-        live = self._live_gradients()
-        if not live:
+        if not (live := self._live_gradients()):
             return self.xp.zeros(())
         norm = self.xp.sqrt(sum(sum_of_squares(g, SLICE) for g in live))
         scale = most / self.xp.maximum(norm, most)               # 1 where the norm is at most that; not read

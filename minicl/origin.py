@@ -1,11 +1,13 @@
 """What a run is made of: its options, its code and its data, which --resume compares."""
 
 import dataclasses
+import gc
 import hashlib
 import json
 import os
 import sys
 import time
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,10 +86,37 @@ def fingerprint(data: Any) -> dict[str, str]:
         raise TypeError(f"Run.steps: the field {name} of data must be an array, text or a number, or a list, tuple or dict "
                         f"of these, got {type(value).__name__}, which --resume cannot compare")
 
-    values = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
-    for held in [*map(vars, type(data).__mro__), getattr(data, "__dict__", {})]:         # arrays that are no fields, too
-        values |= {name: getattr(data, name) for name, value in held.items() if isinstance(value, np.ndarray)}
-    return {name: value if type(value) is str else describe(name, value) for name, value in values.items()}
+    found = {}
+    fields = [field.name for field in dataclasses.fields(data)]
+    for name in [*fields, *(name for name in _others(data) if name not in fields)]:
+        value = getattr(data, name, None)
+        try:
+            found[name] = value if type(value) is str else describe(name, value)
+        except TypeError:
+            if name in fields:
+                raise
+            found |= {f"{name} {k}": describe(name, x) for k, x in enumerate(_arrays_in(value))}
+    return found
+
+
+def _others(data):
+    """Names of what a dataclass has that are no fields: attributes, entries of the class and of slots, and properties."""
+    names = [name for kind in type(data).__mro__ for name, value in vars(kind).items() if name[:2] != "__" and not (
+        isinstance(value, (types.FunctionType, classmethod, staticmethod, property)) and name != "train_images")]
+    return dict.fromkeys([*names, *getattr(data, "__dict__", {})])
+
+
+def _arrays_in(value, depth=4):
+    """The arrays in an object that is no array, text, number or list of these."""
+    if isinstance(value, np.ndarray):
+        return [value] if value.dtype != object else []
+    if depth == 0 or isinstance(value, (type, types.ModuleType, str, int, float)):
+        return []
+    if isinstance(value, types.FunctionType):                # not the globals of its file
+        held = [*(value.__closure__ or ()), value.__defaults__, value.__kwdefaults__]
+    else:
+        held = gc.get_referents(value)
+    return [x for inside in held for x in _arrays_in(inside, depth - 1)]
 
 
 class Watched:

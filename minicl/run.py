@@ -31,17 +31,18 @@ import numpy as np
 from tqdm import tqdm
 
 from .backend import available_memory_only
-from .checkpoint import (CheckpointError, HasState, changed_settings, edited_classes, expanded, load_checkpoint,
-                         read_by, require_alike, require_same_run, restore, save_checkpoint, settings, specs_of)
+from .checkpoint import (CheckpointError, HasState, changed_settings, edited_classes, load_checkpoint, read_by,
+                         require_alike, require_same_run, restore, save_checkpoint, settings, specs_of)
 from .checks import require_bool, require_integers
 from .console import BAR_COLUMNS, fitting, lasting_output, terminal_columns, wrapped
 from .distributed import ALONE, World, current, hold_signals, launched
 from .ending import as_python_says, closing, end_all, failure, leave
 from .files import Table, finite, json_bytes, remove_parts, write_atomically, write_json
 from .folder import OwnFolder, RunError, require_unused
-from .loop_state import Loop, changed_after, modes, moved_before, pending, restore_modes
+from .loop_state import Loop, changed_after, modes, moved_before, restore_modes
 from .origin import Watched, changes, code, plain_options, require_divisible
 from .rng_state import load_rng_state, require_rng_state, require_storable, rng_state
+from .run_parts import expanded, renewed
 from .signals import Stopped, signals_noted, signals_stop
 from .tensor import clock
 from .typing import Rng
@@ -159,8 +160,8 @@ class Run:
 
     # ---------------------------------------------------------------- resume
 
-    def _restore(self, total, data, rng, parts, whole):
-        """Load the saved state: everything, or nothing if something does not fit."""
+    def _restore(self, total, data, rng, parts, whole, at_begin):
+        """Load the saved state: everything, or nothing if something does not fit. Returns whole, with what was made anew."""
         arrays, meta = self._saved
         if changed := changes(meta["data"], data):
             raise RunError(f"--resume: the checkpoint in {self.folder} is of a run on other data: {changed}. Name the same "
@@ -172,11 +173,12 @@ class Run:
             require_rng_state(rng, meta["rng"])
         except (TypeError, ValueError, KeyError, OverflowError) as error:
             raise CheckpointError(f"{self.checkpoint} does not fit this run's rng: {error}") from error
-        restore(arrays, parts, self.checkpoint, meta["settings"])
+        restore(arrays, parts, self.checkpoint, meta["settings"], meta.get("python"))
         load_rng_state(rng, meta["rng"])
-        restore_modes(whole, meta.get("modes"), self.print)
+        restore_modes(whole := renewed(whole, parts), at_begin, meta.get("modes"), self.print)
         self.step, self.seconds, self._earlier = meta["step"], meta["seconds"], meta["seconds"]
         self._saved = None
+        return whole
 
     # ---------------------------------------------------------------- the loop
 
@@ -191,7 +193,7 @@ class Run:
         A checkpoint is taken between two steps, so a resumed run computes the same numbers as an uninterrupted one. While
         gradients wait for an optimizer's step(), or keys for MoCo's update(), it is put off. It does not depend on how many
         processes there are. Raises RunError if they differ in their state when one is taken; CheckpointError after the first
-        step if an optimizer has moved a part and is none itself, its model is none, or an EMA's target or a Queue is none.
+        step if an optimizer has moved what is in no part's state, or is in none itself, or a target or Queue is in none.
         """
         require_storable("Run.steps", rng)
         return self._steps(total, rng, save_every, data, parts, rng_state(rng))
@@ -211,8 +213,7 @@ class Run:
         if not self.world.alike(json_bytes([watched.fingerprint, int(total), self.config])):
             raise RunError("the processes have different data or options; load the data by run.once(load_images, ...), and "
                            "start all processes with the same options")
-        n, batch = len(getattr(data, "train_images", ())), self.config.get("batch")
-        if batch and n % batch > n // 10:
+        if (batch := self.config.get("batch")) and (n := len(getattr(data, "train_images", ()))) % batch > n // 10:
             self.print(f"each epoch leaves out {n % batch} of the {n} training images, other ones each time: {n} is "
                        f"not a multiple of --batch {batch}")
         whole = expanded(parts)
@@ -220,17 +221,17 @@ class Run:
         if self._saved:
             if edited := edited_classes(self._saved[1].get("models"), specs):
                 self.print(f"warning: {edited} changed since the checkpoint was saved; the rest is computed by the new code")
-            self._restore(total, watched.fingerprint, rng, parts, whole)
+            whole = self._restore(total, watched.fingerprint, rng, parts, whole, at_begin)
             self._begin()
         elif earlier := moved_before(whole):
             self.print(earlier)
         self._loop = "running"
         before, first, started = self.seconds, self.step, time.perf_counter()
-        loop, due, told = Loop(parts), 0, set[str]()         # due: the step after which a checkpoint was first wanted
+        loop, due = Loop(parts, whole), 0                    # due: the step after which a checkpoint was first wanted
         self.log_every = self.log_every or max(1, min(50, total // 20))      # 20 lines of a short run
 
         def save():
-            loop.require_complete()
+            unsaved = loop.check()
             require_alike(self.world, parts, rng, self.step)
             self.seconds = before + time.perf_counter() - started
             if self.is_first:
@@ -239,18 +240,17 @@ class Run:
                 save_checkpoint(self.checkpoint, parts, {
                     "name": self.name, "step": self.step, "total": self.total, "seconds": self.seconds,
                     "config": self.config, "data": watched.fingerprint, "code": self._code, "models": specs,
-                    "settings": made, "modes": [at_begin, modes(whole)], "rng": rng_state(rng), "log": self._log})
-                for of, changed in [("settings", self._changed_options() or changed_settings(whole, made | read_by(specs))),
-                                    ("the arrays of data", watched.changes(now=self.step == total or bool(signals)))]:
-                    if changed and of not in told:
-                        told.add(of)
-                        self.print(f"warning: {of} changed in the loop: {changed}; minicl.load and --resume take the first")
-            self._kept = self.step, whole, next(clock)
+                    "settings": made, "modes": [at_begin, modes(loop.whole)], "rng": rng_state(rng), "log": self._log})
+                loop.tell(self.print, {
+                    "what no part saves": unsaved,
+                    "settings": self._changed_options() or changed_settings(loop.whole, made | read_by(specs)),
+                    "the arrays of data": watched.changes(now=self.step == total or bool(signals))})
+            self._kept = self.step, loop.whole, next(clock)
             self.world.wait()
 
         bar = tqdm(total=total, initial=self.step, unit="step", smoothing=0.05,
                    disable=not (self.is_first and terminal_columns(sys.stderr)))
-        with signals_noted() as signals, bar as self._bar:
+        with loop, signals_noted() as signals, bar as self._bar:
             while self.step < total and self._loop != "over":
                 try:
                     yield self.step
@@ -260,10 +260,10 @@ class Run:
                 self.step += 1
                 self._bar.update()
                 if self.step == first + 1:
-                    loop.require_complete()
+                    loop.check()
                 ends = bool(signals) or self._loop == "stopping"
                 due = due or self.step * (self.world.any(ends) or self.step % save_every == 0)
-                waits = bool(due) and pending(whole, self.step - due > max(100, save_every))
+                waits = bool(due) and loop.waits(self.step - due, max(100, save_every), self.print)
                 if self.step < total and (not due or self.world.any(waits)):
                     continue
                 save()

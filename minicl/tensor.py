@@ -304,12 +304,6 @@ def watch(parts: Iterable[Any]) -> None:
         _memory[id(owner)].parts[id(part)] = weakref.ref(part), memory_bounds(part.data)
 
 
-def changed_since(time: int) -> list[Any]:
-    """The live parts that the library has written to after `time`, wherever they are."""
-    return [part for memory in list(_memory.values()) for reference, _ in list(memory.parts.values())
-            if (part := reference()) is not None and part.changed is not None and part.changed[0] > time]
-
-
 def last_write(data: Any, since: int) -> Change | None:
     """The last write since then to the memory of an array."""
     memory = _memory.get(id(owner_of(data)))

@@ -6,6 +6,7 @@ import signal
 import numpy as np
 import pytest
 
+from minicl import nn, ops, optim
 from minicl.autograd import Tensor
 from minicl.backend import to_device
 from minicl.checkpoint import load_checkpoint
@@ -88,3 +89,50 @@ def assert_same_end(first, second):
         np.testing.assert_array_equal(array, others[name], err_msg=name)
     assert (meta["step"], meta["rng"]) == (other_meta["step"], other_meta["rng"])
     assert (first / "log.jsonl").read_bytes() == (second / "log.jsonl").read_bytes()
+
+
+# ---------------------------------------------------------------- a training that is resumed
+
+STEPS = 8
+X = np.random.default_rng(9).standard_normal((STEPS, 6, 3)).astype("float32")
+
+
+class Net(nn.Module):
+    def __init__(self, *, rng):
+        self.layer, self.norm = nn.Linear(3, 4, rng=rng), nn.BatchNorm(4)
+        self.dropout, self.last = nn.Dropout(0.3, rng=rng), nn.Linear(4, 2, rng=rng)
+        self.bank = nn.Buffer(np.zeros((4, 2), "float32"))
+
+    def forward(self, x):
+        return self.last(self.dropout(ops.relu(self.norm(self.layer(x)))))
+
+
+def run_of(folder, *, resume=False, crash=None, each=lambda step, parts, rng: None, make=lambda model, rng: {},
+           kind=optim.Adam, rng=None, leave=(), data=None):
+    """A small training whose loop calls each(step, parts, rng) at the end of a step, and fails at the step `crash`."""
+    run = start(folder, *["--resume"][:resume])
+    rng = np.random.default_rng(0) if rng is None else rng
+    model = Net(rng=rng)
+    parts = {"model": model, "optimizer": kind(model, 0.05), **make(model, rng)}
+    given = {name: part for name, part in parts.items() if name not in leave}
+    try:
+        for step in run.steps(STEPS, rng, save_every=1, data=data, **given):
+            if step == crash:
+                raise Crash
+            noise = rng.standard_normal(X[0].shape).astype("float32")
+            loss = (model(X[step] + noise)**2).mean()
+            parts["optimizer"].zero_grad(), loss.backward(), parts["optimizer"].step()
+            each(step, parts, rng)
+            run.log(step, loss=loss.item())
+        run.finish({})
+    finally:
+        run.close()
+    return model
+
+
+def assert_resumes(folder, **options):
+    run_of(folder / "whole", **options)
+    with pytest.raises(Crash):
+        run_of(folder / "crashed", crash=5, **options)
+    run_of(folder / "crashed", resume=True, **options)
+    assert_same_end(folder / "whole", folder / "crashed")

@@ -336,10 +336,16 @@ def test_an_optimizer_that_another_one_has_replaced_is_not_saved(run):
     assert minicl.checkpoint.load_checkpoint(run.checkpoint)[1]["step"] == 2
 
 
-@pytest.mark.parametrize("given", [("model", "optimizer"), ("model", "optimizer", "other"), ("other",), ()])
+@pytest.mark.parametrize("given", [("model", "optimizer"), ("model", "optimizer", "other")])
 def test_a_run_saves_what_it_is_given(run, given):
     train(run, given=given)
     assert minicl.checkpoint.load_checkpoint(run.checkpoint)[1]["step"] == 3
+
+
+@pytest.mark.parametrize("given", [("other",), ()])
+def test_a_run_that_saves_nothing_of_what_it_trains_is_an_error(run, given):
+    with pytest.raises(CheckpointError, match="the model is not among its parts, but AdamW.step.. has changed weight"):
+        train(run, given=given)
 
 
 @pytest.mark.parametrize("log", [

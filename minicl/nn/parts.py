@@ -16,10 +16,24 @@ from ..typing import Array, HostArray, Rng
 making = threading.local()                # .parts: weak references to parts made by the running __init__, or None
 
 
+_live: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()         # by id
+
+
+def noted(thing):
+    """The thing, which live() then lists."""
+    _live[id(thing)] = thing
+    return thing
+
+
+def live() -> list[Any]:
+    """All Parameters, Buffers, Modules and optimizers of this process that are still in use."""
+    return list(_live.values())
+
+
 def record(part):
     if getattr(making, "parts", None) is not None:
         making.parts.append(weakref.ref(part))
-    return part
+    return noted(part)
 
 
 class Parameter(Tensor):
@@ -53,12 +67,8 @@ class Buffer:
     changed: Change | None = None              # the last write that was noted
     least: float | None = None                 # load_state_dict() refuses a value below it
 
-    _born: int                                 # the time when it was made
-
     def __new__(cls, *args, **options):
-        buffer = super().__new__(cls)
-        object.__setattr__(buffer, "_born", next(clock))
-        return record(buffer)
+        return record(super().__new__(cls))
 
     def __init__(self, data: Array):
         self.data = data
@@ -80,7 +90,7 @@ class Buffer:
             watch([self])
 
     def __setstate__(self, state):                           # of a copy or a pickle
-        vars(self).update(state, _born=self._born, changed=None)             # times of this process
+        vars(self).update(state, changed=None)               # a time of the process that made it
         watch([self])
 
     def _refuse(self, *args: Any, **options: Any) -> NoReturn:
@@ -186,11 +196,6 @@ class Stream(HostBuffer):
         copy.echoes = copy.echoed = 0
         watch([copy])
         return copy
-
-
-def drawn_since(time: int) -> list[Stream]:
-    """The live Streams whose next() was called after `time`, wherever they are."""
-    return [stream for stream in list(_last_to_draw.values()) if stream.drawn > time]
 
 
 _last_to_draw: weakref.WeakValueDictionary[tuple, Stream] = weakref.WeakValueDictionary()    # by seed and key

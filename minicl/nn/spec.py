@@ -27,6 +27,7 @@ import numpy as np
 from .. import ops
 from ..autograd import Tensor
 from ..backend import is_array, to_host
+from ..checks import is_of_minicl
 from ..typing import Rng
 from .parts import Buffer, Parameter
 
@@ -296,7 +297,25 @@ def comparable(value: Any) -> Any:
     value = value.data if isinstance(value, Tensor) else value
     if is_array(value) and value.dtype.kind != "O":
         return value.dtype.str, value.shape, hashlib.sha256(to_host(value).tobytes()).hexdigest()[:32]
-    return re.sub(" at 0x[0-9a-f]+", "", repr(value))
+    text = re.sub(" at 0x[0-9a-f]+", "", repr(value))
+    return [text, _contents(vars(value))] if is_opaque(value) else text
+
+
+def is_opaque(value: Any) -> bool:
+    """Whether an object's text does not tell what it holds, as that of a class of a script without __repr__."""
+    kind = type(value)
+    return kind.__repr__ is object.__repr__ and not is_of_minicl(kind) and bool(getattr(value, "__dict__", None))
+
+
+def _contents(value, depth=3):
+    """The plain values and the hashes of arrays in an object, a few levels deep, in a form that == compares."""
+    if _is_plain(value) or is_array(value) and value.dtype.kind != "O":
+        return comparable(value)
+    if depth and isinstance(value, dict):
+        return {repr(key): _contents(item, depth - 1) for key, item in value.items()}
+    if depth and isinstance(value, (list, tuple)):
+        return [_contents(item, depth - 1) for item in value]
+    return _contents(vars(value), depth - 1) if depth and is_opaque(value) else type(value).__name__
 
 
 def _read_by(function):

@@ -1,0 +1,473 @@
+"""Runs whose parts are objects of a script, such as trainers: what they save is in the checkpoint, and what they forget is refused or told."""
+
+import copy
+import functools
+import itertools
+import types
+import weakref
+
+import numpy as np
+import pytest
+from small_runs import STEPS, Crash, Net, X, assert_resumes, run_of, start
+
+from minicl import nn, optim
+from minicl.checkpoint import CheckpointError, load_checkpoint
+from minicl.methods import EMA, Queue, frozen_copy
+
+OWN = ["model", "optimizer"]                                 # parts that only the trainer saves
+
+
+class Trainer:
+    """Saves what is in `saved`, by name."""
+
+    def __init__(self, saved, **held):
+        self.saved, self.held = saved, held
+
+    def state_dict(self):
+        return {f"{name}/{key}": x for name, thing in self.saved.items() for key, x in thing.state_dict().items()}
+
+    def load_state_dict(self, state):
+        for name, thing in self.saved.items():
+            thing.load_state_dict({key.partition("/")[2]: x for key, x in state.items() if key.partition("/")[0] == name})
+
+
+def freeze_a_layer(step, parts, rng):
+    if step == 2:
+        parts["model"].norm.freeze()
+
+
+# ---------------------------------------------------------------- what a trainer forgets
+
+FORGOTTEN = {
+    "optimizer": lambda model, optimizer, rng: (optimizer, lambda: None),
+    "model": lambda model, optimizer, rng: (model, lambda: None),
+    "target": lambda model, optimizer, rng: (target := frozen_copy(model), functools.partial(EMA(model, target).update, 0.9)),
+    "queue": lambda model, optimizer, rng: (queue := Queue(8, 2), lambda: queue.enqueue(X[0][:2, :2])),
+    "dropout": lambda model, optimizer, rng: (dropout := nn.Dropout(0.5, rng=rng), lambda: dropout(X[0])),
+}
+
+
+@pytest.mark.parametrize("snapshot", [False, True])
+@pytest.mark.parametrize("kind", FORGOTTEN)
+@pytest.mark.parametrize("is_forgotten", [False, True])
+def test_what_a_trainer_holds_and_does_not_save_is_an_error(tmp_path, kind, is_forgotten, snapshot):
+    def make(model, rng):
+        optimizer = optim.Adam(model, 0.05)
+        thing, move = FORGOTTEN[kind](model, optimizer, rng)
+        held = {"model": model, "optimizer": optimizer, kind: thing}
+        trainer = Trainer({name: x for name, x in held.items() if name != kind or not is_forgotten}, **held, best=None)
+        return {"trainer": trainer, "optimizer": optimizer, "move": move}
+
+    def each(step, parts, rng):
+        parts["move"]()
+        if snapshot:
+            parts["trainer"].held["best"] = copy.deepcopy(parts["model"])
+
+    options = {"make": make, "each": each, "leave": [*OWN, "move"]}
+    if not is_forgotten:
+        return assert_resumes(tmp_path, **options)
+    with pytest.raises(CheckpointError, match=f"the {kind} is not among its parts, but .*; pass {kind}={kind}, or save its values"):
+        run_of(tmp_path / "run", **options)
+
+
+def test_a_second_optimizer_that_a_trainer_forgets_is_an_error(tmp_path):
+    def make(model, rng):
+        first, second = optim.Adam(model.layer, 0.05), optim.Adam(model.last, 0.05)
+        optimizer = types.SimpleNamespace(zero_grad=lambda: (first.zero_grad(), second.zero_grad()), step=lambda: (first.step(), second.step()))
+        return {"trainer": Trainer({"model": model, "first": first}, second=second), "optimizer": optimizer}
+
+    with pytest.raises(CheckpointError, match="the optimizer is not among its parts, but one has updated weight"):
+        run_of(tmp_path / "run", make=make, leave=OWN)
+
+
+@pytest.mark.parametrize("saves", ["what is not", "all"])
+def test_what_another_part_saves_a_trainer_need_not(tmp_path, saves):
+    def make(model, rng):
+        optimizer = optim.Adam(model, 0.05)
+        whole = {"model": model, "optimizer": optimizer}
+        return {"trainer": Trainer(whole if saves == "all" else {"optimizer": optimizer}, model=model, files=["a"] * 5000), "optimizer": optimizer}
+
+    assert_resumes(tmp_path, make=make, leave=["optimizer"])
+
+
+def test_a_trainer_may_save_flat_arrays(tmp_path):
+    class Flat(Trainer):
+        def state_dict(self):
+            model, optimizer = self.saved["model"], self.saved["optimizer"]
+            return {"rest": np.concatenate([x.data.ravel() for _, x in model.named_state() if x.data.dtype == np.float32]), "steps": optimizer.steps,
+                    "values": optimizer.values, "moments": np.stack([*optimizer.state.values()]), "draws": model.dropout.state_dict()["stream"]}
+
+    def make(model, rng):
+        optimizer = optim.Adam(model, 0.05)
+        return {"trainer": Flat({"model": model, "optimizer": optimizer}), "optimizer": optimizer}
+
+    run_of(tmp_path / "run", make=make, leave=OWN)
+    assert load_checkpoint(tmp_path / "run" / "checkpoint.npz")[1]["step"] == STEPS
+
+
+def test_the_second_run_of_a_process_needs_its_own_parts(tmp_path):
+    rng = np.random.default_rng(0)
+    model = Net(rng=rng)
+    target, optimizer = frozen_copy(model), optim.SGD(model, 0.1)
+    ema = EMA(model, target)
+
+    def phase(k, **parts):
+        run = start(tmp_path / str(k))
+        for step in run.steps(STEPS, rng, save_every=2, model=model, optimizer=optimizer, **parts):
+            optimizer.zero_grad(), model(X[step]).sum().backward(), optimizer.step(), ema.update(0.9)
+        run.close()
+
+    phase(0, target=target)
+    with pytest.raises(CheckpointError, match="pass target=target"):
+        phase(1)
+    phase(2, target=target)
+
+
+# ---------------------------------------------------------------- modes of what it holds
+
+def by_class(model, optimizer):
+    class Part:
+        def state_dict(self):
+            return Trainer({"model": model, "optimizer": optimizer}).state_dict()
+
+        def load_state_dict(self, state):
+            Trainer({"model": model, "optimizer": optimizer}).load_state_dict(state)
+    return Part()
+
+
+def in_its_class(model, optimizer):
+    class Part(Trainer):
+        pass
+
+    Part.saved = {"model": model, "optimizer": optimizer}
+    part = object.__new__(Part)
+    part.held = {}
+    return part
+
+
+def by_functions(model, optimizer):
+    return types.SimpleNamespace(**{name: getattr(Trainer({"model": model, "optimizer": optimizer}), name) for name in ("state_dict", "load_state_dict")})
+
+
+HIDDEN = {"in a method of a local class": by_class, "in the class": in_its_class}
+HELD = {"in a dict": lambda model, optimizer: Trainer({"model": model, "optimizer": optimizer}), "by bound methods": by_functions,
+        "by a weak reference too": lambda model, optimizer: Trainer({"model": model, "optimizer": optimizer}, again=weakref.ref(model))}
+
+
+@pytest.mark.parametrize("where", HELD)
+def test_modes_of_what_a_part_holds_are_saved(tmp_path, where, capsys):
+    assert_resumes(tmp_path, make=lambda model, rng: {"part": HELD[where](model, optimizer := optim.Adam(model, 0.05)), "optimizer": optimizer},
+                   each=freeze_a_layer, leave=OWN)
+    assert "warning" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", ["a mode", "a setting", "a parameter", "nothing"])
+@pytest.mark.parametrize("where", HIDDEN)
+def test_modes_of_what_no_part_refers_to_are_told(tmp_path, where, change, capsys):
+    def each(step, parts, rng):
+        if step == 2:
+            norm = parts["model"].norm
+            {"a mode": norm.eval, "a setting": lambda: setattr(norm, "momentum", 0.5), "nothing": lambda: norm.eval().train(),
+             "a parameter": lambda: norm.bias.requires_grad_(False)}[change]()
+
+    run_of(tmp_path / "run", make=lambda model, rng: {"part": HIDDEN[where](model, optimizer := optim.Adam(model, 0.05)), "optimizer": optimizer},
+           each=each, leave=OWN)
+    told = {"a mode": "training of a BatchNorm was True, now False", "a setting": "momentum of a BatchNorm was 0.1, now 0.5",
+            "a parameter": "requires_grad of a Parameter was True, now False", "nothing": ""}[change]
+    out = capsys.readouterr().out
+    assert f"warning: what no part saves changed in the loop: {told}; minicl.load and --resume take the first" in out if told else "warning" not in out
+
+
+def test_gradients_that_wait_in_an_optimizer_that_no_part_refers_to_are_no_lost_ones(tmp_path):
+    class Every:
+        """Steps with every third gradient."""
+
+        def __init__(self, optimizer):
+            self.optimizer, self.count = optimizer, itertools.count()
+
+        def zero_grad(self):
+            pass
+
+        def step(self):
+            if next(self.count) % 3 == 1:
+                self.optimizer.step(), self.optimizer.zero_grad()
+
+    def make(model, rng):
+        optimizer = optim.Adam(model, 0.05)
+        return {"part": by_class(model, optimizer), "optimizer": Every(optimizer)}
+
+    saved = []
+    run_of(tmp_path / "run", make=make, leave=OWN, each=lambda step, parts, rng: saved.append((tmp_path / "run" / "checkpoint.npz").exists() and load_checkpoint(
+        tmp_path / "run" / "checkpoint.npz")[1]["step"]))
+    assert saved == [False, False, 2, 2, 2, 5, 5, 5]
+
+
+@pytest.mark.parametrize("nets", [list, set, lambda nets: {net: k for k, net in enumerate(nets)}])
+def test_modes_of_equal_networks_are_not_swapped(tmp_path, nets):
+    def make(model, rng):
+        layers = [nn.Linear(2, 2, rng=rng) for _ in range(5)]
+        optimizer = optim.Adam([*model.named_parameters(), *((f"{k}.{name}", p) for k, layer in enumerate(layers) for name, p in layer.named_parameters())], 0.05)
+        trainer = Trainer({str(k): layer for k, layer in enumerate(layers)})
+        trainer.nets, trainer.saved = nets(layers), trainer.saved
+        kept[:] = layers
+        return {"trainer": trainer, "optimizer": optimizer}
+
+    def each(step, parts, rng):
+        if step == 2:
+            kept[3].freeze()
+        parts["optimizer"].zero_grad()
+        sum(layer(X[step][:, :2]).sum() for layer in kept).backward()
+        parts["optimizer"].step()
+
+    kept: list = []
+    assert_resumes(tmp_path, make=make, each=each)
+
+
+class Rebuilds(Trainer):
+    """Makes its model and optimizer anew when it loads."""
+
+    def __init__(self, make):
+        self.make, self.best = make, None
+        self.build()
+
+    def build(self):
+        self.model = self.make()
+        self.optimizer = optim.Adam(self.model, 0.05)
+
+    saved = property(lambda self: {"mine": self.model, "its optimizer": self.optimizer})
+
+    def load_state_dict(self, state):
+        self.build()
+        super().load_state_dict(state)
+
+
+def train_mine(step, parts, rng):
+    trainer = parts["trainer"]
+    trainer.optimizer.zero_grad(), (trainer.model(X[step])**2).mean().backward(), trainer.optimizer.step()
+
+
+def rebuilds(model, rng):
+    return {"trainer": Rebuilds(lambda: Net(rng=np.random.default_rng(5)))}
+
+
+def test_modes_of_a_model_that_is_made_anew_are_restored(tmp_path):
+    def each(step, parts, rng):
+        train_mine(step, parts, rng)
+        if step == 2:
+            parts["trainer"].model.norm.eval()
+
+    assert_resumes(tmp_path, make=rebuilds, each=each)
+
+
+@pytest.mark.parametrize("draws", [False, True])
+def test_a_model_may_be_replaced_in_the_loop(tmp_path, draws, capsys):
+    """Its copy draws other random numbers for a Dropout, and the model that a resumed run makes does not."""
+    def each(step, parts, rng):
+        trainer = parts["trainer"]
+        if step == 2:
+            kept.append(trainer.model)
+            trainer.model = copy.deepcopy(trainer.model)
+            trainer.optimizer = optim.Adam(trainer.model, 0.05)
+        train_mine(step, parts, rng)
+        if step == 3:
+            next(module for module in trainer.model.modules() if isinstance(module, nn.BatchNorm)).eval()
+
+    kept: list = []
+    run_of(tmp_path / "run", make=rebuilds, each=each) if draws else assert_resumes(tmp_path, each=each, make=lambda model, rng: {
+        "trainer": Rebuilds(lambda: nn.Sequential(nn.Linear(3, 4, rng=(rng := np.random.default_rng(5))), nn.BatchNorm(4), nn.Linear(4, 2, rng=rng)))})
+    assert ("what no part saves changed in the loop: a Stream of random numbers that was copied in the loop has drawn" in capsys.readouterr().out) == draws
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+def test_a_head_that_a_trainer_makes_in_the_loop_is_looked_at_too(tmp_path, forgets, capsys):
+    class Stages(Trainer):
+        head = None
+
+        def next(self):
+            self.head = nn.Linear(2, 2, rng=np.random.default_rng(1))
+            self.second = optim.Adam(self.head, 0.05)
+            self.saved |= {"head": self.head} if forgets else {"head": self.head, "second": self.second}
+
+        def load_state_dict(self, state):
+            if any(key.startswith("head/") for key in state):
+                self.next()
+            super().load_state_dict(state)
+
+    def each(step, parts, rng):
+        stages = parts["stages"]
+        if step == 2:
+            stages.next()
+        if step >= 2:
+            stages.second.zero_grad(), stages.head(X[step][:, :2]).sum().backward(), stages.second.step()
+        if step == told_at:
+            stages.head.eval()
+
+    options = {"make": lambda model, rng: {"stages": Stages({"model": model, "optimizer": (optimizer := optim.Adam(model, 0.05))}), "optimizer": optimizer},
+               "each": each, "leave": OWN}
+    told_at = None
+    if forgets:
+        with pytest.raises(CheckpointError, match="the optimizer is not among its parts, but one has updated weight"):
+            run_of(tmp_path / "run", **options)
+        return
+    assert_resumes(tmp_path, **options)
+    assert "warning" not in capsys.readouterr().out
+    told_at = 4
+    run_of(tmp_path / "told", **options)
+    assert "warning: what no part saves changed in the loop: training of a Linear was True, now False" in capsys.readouterr().out
+
+
+def test_a_stage_that_is_applied_again_when_it_is_loaded_is_no_other_script(tmp_path, capsys):
+    class Stage:
+        def __init__(self, model):
+            self.model, self.stage = model, 0
+
+        def apply(self):
+            if self.stage:
+                self.model.layer.freeze()
+
+        def state_dict(self):
+            return {"stage": self.stage}
+
+        def load_state_dict(self, state):
+            self.stage = state["stage"]
+            self.apply()
+
+    def each(step, parts, rng):
+        if step == 2:
+            parts["stage"].stage = 1
+            parts["stage"].apply()
+        if step == 3:
+            parts["model"].norm.eval()
+
+    assert_resumes(tmp_path, make=lambda model, rng: {"stage": Stage(model)}, each=each)
+    assert "warning" not in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- values of a state
+
+class Kept:
+    """A state of one value."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def state_dict(self):
+        return {"value": self.value}
+
+    def load_state_dict(self, state):
+        self.value = state["value"]
+
+
+VALUES = [3, 0.1, True, np.float32(0.1), np.float64(0.1), np.int64(3), np.bool_(True), [1.5, 2.5], (1, 2), [], [[1, 2], [3, 4]], [True, False],
+          [np.float32(1), np.float32(2)], (np.int64(1),), np.array(2.0), np.arange(3), np.asfortranarray(np.arange(6.0).reshape(2, 3))]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_a_value_of_a_state_comes_back_as_it_was(tmp_path, value):
+    found = []
+
+    def each(step, parts, rng):
+        found.append(parts["kept"].value)
+
+    with pytest.raises(Crash):
+        run_of(tmp_path / "run", crash=3, make=lambda model, rng: {"kept": Kept(value)})
+    run_of(tmp_path / "run", resume=True, make=lambda model, rng: {"kept": Kept(None)}, each=each)
+    assert type(found[0]) is type(value) and str(found[0]) == str(value) and getattr(found[0], "dtype", 0) == getattr(value, "dtype", 0)
+    if isinstance(value, np.ndarray):
+        assert found[0].flags.f_contiguous == value.flags.f_contiguous
+    if isinstance(value, (list, tuple)):
+        assert [*map(type, found[0])] == [*map(type, value)]
+
+
+@pytest.mark.parametrize("value", [[1, 2.5], [True, 2], (1, (2,)), [1.0, np.float32(2)], [(1, 2), (3, 4)]], ids=repr)
+def test_a_list_that_would_come_back_otherwise_is_refused(tmp_path, value):
+    with pytest.raises(CheckpointError, match="cannot save kept.value: (.* would come back as .*; give an array, or a list of numbers|.*lists of equal length)"):
+        run_of(tmp_path / "run", make=lambda model, rng: {"kept": Kept(value)})
+
+
+def test_a_list_that_grows_is_a_list_in_a_resumed_run_too(tmp_path):
+    def each(step, parts, rng):
+        parts["kept"].value = (parts["kept"].value + [float(step)])[-3:]
+        parts["model"].bank.data[...] = sum(parts["kept"].value)
+
+    assert_resumes(tmp_path, make=lambda model, rng: {"kept": Kept([])}, each=each)
+
+
+# ---------------------------------------------------------------- the same objects again
+
+@pytest.mark.parametrize("order", ["zero_grad first", "zero_grad last"])
+def test_a_run_that_is_resumed_with_the_same_objects_has_no_gradients_of_before(tmp_path, order):
+    """As in a notebook, after a step that failed between backward() and step()."""
+    def train(folder, model, optimizer, *, resume=False, crash=None):
+        run, rng = start(folder, *["--resume"][:resume]), np.random.default_rng(0)
+        try:
+            for step in run.steps(STEPS, rng, save_every=2, model=model, optimizer=optimizer):
+                if order == "zero_grad first":
+                    optimizer.zero_grad()
+                (model(X[step])**2).mean().backward()
+                if step == crash:
+                    raise Crash
+                optimizer.step()
+                if order == "zero_grad last":
+                    optimizer.zero_grad()
+        finally:
+            run.close()
+        return model.layer.weight.data.copy()
+
+    def objects():
+        model = Net(rng=np.random.default_rng(3))
+        return model, optim.Adam(model, 0.05)
+
+    expected = train(tmp_path / "whole", *objects())
+    same = objects()
+    with pytest.raises(Crash):
+        train(tmp_path / "crashed", *same, crash=5)
+    np.testing.assert_array_equal(train(tmp_path / "crashed", *same, resume=True), expected)
+
+
+# ---------------------------------------------------------------- optimizers of a script
+
+class Helper:
+    def __init__(self):
+        self.mean = 0.0
+
+
+HOLDS = {"a generator": lambda: (0.1 for _ in range(100)), "an iterator": lambda: iter([0.1] * 100), "an iterator in a list": lambda: [iter([0.1] * 100)],
+         "an object": Helper, "an object in a list": lambda: [Helper()]}
+
+
+@pytest.mark.parametrize("holds", HOLDS)
+def test_what_an_optimizer_of_a_script_holds_is_refused_or_told(tmp_path, holds, capsys):
+    class Own(optim.SGD):
+        def __init__(self, model, lr):
+            super().__init__(model, lr)
+            self.held = HOLDS[holds]()
+
+        def step(self, lr=None):
+            held = self.held[0] if isinstance(self.held, list) else self.held
+            if isinstance(held, Helper):
+                held.mean += 0.1
+            super().step(lr)
+
+    if "object" not in holds:
+        with pytest.raises(CheckpointError, match="optimizer.held is or holds an iterator, whose position no checkpoint has"):
+            run_of(tmp_path / "run", kind=Own)
+        return
+    with pytest.raises(Crash):
+        run_of(tmp_path / "run", kind=Own, crash=5)
+    assert "warning: settings changed in the loop: optimizer.held was" in capsys.readouterr().out
+    run_of(tmp_path / "run", kind=Own, resume=True)
+
+
+def test_an_object_in_a_module_that_the_loop_changes_is_told(tmp_path, capsys):
+    class Counts(nn.Module):
+        def __init__(self):
+            self.helper = Helper()
+
+        def forward(self, x):
+            self.helper.mean += 1.0
+            return x
+
+    counts = Counts()
+    run_of(tmp_path / "run", make=lambda model, rng: {"counts": counts}, each=lambda step, parts, rng: counts(X[0]))
+    assert "settings changed in the loop: counts.helper was" in capsys.readouterr().out
