@@ -14,11 +14,10 @@ import types
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from .backend import to_host
 from .checks import is_of_minicl
 from .distributed import World
 from .files import json_bytes, write_atomically
@@ -30,6 +29,7 @@ from .optim import Optimizer
 from .origin import changes
 from .rng_state import rng_state
 from .run_parts import expanded
+from .state_values import DTYPES, CheckpointError, HasState, as_array, from_array, is_finite, kind_of, require_kept, state_of
 from .tensor import owner_of
 from .typing import HostArray, Rng
 
@@ -37,18 +37,6 @@ from .typing import HostArray, Rng
 NOT_COMPARED = ("out", "resume", "data_dir", "log_every", "log", "evaluate_every", "backend", "precision", "threads",
                 "keep_memory", "capture")
 FORMAT = 3                             # increased when the meaning of the content changes, or the meta of a Run
-DTYPES = ("float32", "float64", "int64", "bool", "uint8")
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be written, or a file is damaged, not a checkpoint, or of another run."""
-
-
-class HasState(Protocol):
-    """An object that a checkpoint can store: a model, an optimizer."""
-
-    def state_dict(self) -> dict[str, HostArray]: ...
-    def load_state_dict(self, state: dict[str, HostArray]) -> None: ...
 
 
 # ---------------------------------------------------------------- write
@@ -63,6 +51,7 @@ def save_checkpoint(path: Path, parts: Mapping[str, HasState], meta: dict[str, A
     values = state_of(parts)
     named = [(name, as_array(name, value)) for name, value in values]
     arrays = dict(named)
+    kinds = {name: kind for name, value in values if (kind := kind_of(value)) != "array"}
     if len(arrays) < len(named):
         raise CheckpointError(f"cannot save {path}: two arrays have the same name; use names of parts without dots")
     for name, array in named:
@@ -70,14 +59,11 @@ def save_checkpoint(path: Path, parts: Mapping[str, HasState], meta: dict[str, A
             raise CheckpointError(f"cannot save {name[:100]!r}: expected a name of at most 1000 printable characters")
         if array.dtype.name not in DTYPES or not array.dtype.isnative:                   # what a load would refuse
             raise CheckpointError(f"cannot save {name}: expected an array of {', '.join(DTYPES)}, got {array.dtype}")
-        if not _is_finite(array):
+        if not is_finite(array, kinds.get(name)):
             raise FloatingPointError(f"{name} is not finite (NaN or infinity); nothing was saved, and {path} was not "
                                      "changed. Lower the learning rate, raise the temperature, or look for NaN in the input")
-    kinds = {name: _kind(value) for name, value in values if _kind(value) != "array"}
     for name, value in values:
-        if not _alike(value, back := _as_it_was(arrays[name], kinds.get(name))):
-            raise CheckpointError(f"cannot save {name}: {as_text(value)} would come back as {as_text(back)}; give an "
-                                  "array, or a list of numbers of one type")
+        require_kept(name, value, arrays[name])
     if "format" in meta:
         raise CheckpointError("cannot save: meta must not have the key 'format', which is reserved")
     text = json.dumps({"format": FORMAT, **meta, **({"python": kinds} if kinds else {})}, allow_nan=False)
@@ -89,49 +75,6 @@ def save_checkpoint(path: Path, parts: Mapping[str, HasState], meta: dict[str, A
         kept = "the previous checkpoint is intact" if path.exists() else "no checkpoint was written"
         raise CheckpointError(f"cannot save the checkpoint {path}: {error.strerror or error}; {kept}; free some space "
                               "or choose another --out") from error
-
-
-def state_of(parts: Mapping[str, HasState]) -> list[tuple[str, Any]]:
-    """[("model.weight", its value), ...] of all parts."""
-    return [(f"{part}.{name}", value) for part, thing in parts.items() for name, value in thing.state_dict().items()]
-
-
-def as_array(name: str, value: Any) -> HostArray:
-    """A value in a state as an array. Raises CheckpointError for lists of unequal length."""
-    try:
-        return np.asarray(to_host(value), order="C")
-    except ValueError as error:
-        raise CheckpointError(f"cannot save {name}: expected an array, number or lists of equal length: {error}") from error
-
-
-def _kind(value):
-    """What a value in a state is: "array", one in "fortran" order, in which sums round differently, or a number or list."""
-    if isinstance(value, np.ndarray) and value.flags.fnc:
-        return "fortran"
-    if isinstance(value, np.generic):
-        return "scalar"
-    if type(value) in (list, tuple) and value and all(isinstance(x, np.generic) for x in value):
-        return f"{type(value).__name__} of scalars"
-    return type(value).__name__ if type(value) in (bool, int, float, list, tuple) else "array"
-
-
-def _as_it_was(array, kind):
-    """The value in a state that has become this array."""
-    conversions: dict[Any, Callable] = {
-        "fortran": np.asfortranarray, "scalar": lambda x: x[()], "list of scalars": list, "tuple of scalars": tuple,
-        "tuple": lambda x: tuple(x.tolist()), **dict.fromkeys(["bool", "int", "float", "list"], np.ndarray.tolist)}
-    return conversions.get(kind, np.copy)(array)
-
-
-def _alike(x, y):
-    """Whether a list or number is the same, of the same type."""
-    if isinstance(x, (list, tuple)):
-        return type(x) is type(y) and len(x) == len(y) and all(map(_alike, x, y))
-    return not isinstance(x, (bool, int, float, np.generic)) or type(x) is type(y) and x == y
-
-
-def _is_finite(array):
-    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
 
 
 def digest(arrays: dict[str, HostArray]) -> bytes:
@@ -156,8 +99,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, HostArray], dict[str, Any]]:
         if arrays.pop("digest").tobytes() != digest(arrays):
             raise ValueError("its content is not what was saved")
         meta = _meta(arrays.pop("meta"), path)
+        kinds = found if isinstance(found := meta.get("python"), dict) else {}
         for name, array in arrays.items():
-            if not _is_finite(array):
+            if not is_finite(array, kinds.get(name)):
                 raise ValueError(f"{name} is not finite")
     except FileNotFoundError as error:
         raise CheckpointError(f"no checkpoint at {path}; start a run without --resume first") from error
@@ -351,10 +295,11 @@ def changed_settings(parts: Mapping[str, Any], before: Mapping[str, str]) -> str
 
 
 def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path: Path,
-            before: Mapping[str, str] | None = None, python: Any = None) -> None:
+            before: Mapping[str, str] | None = None, python: Any = None, log: Callable[[str], None] = print) -> None:
     """Load the arrays of a checkpoint into `parts`, {name: object with load_state_dict()}. Gradients that wait are dropped.
 
-    python: what the meta has under this name, {array: which of Python's types it was}.
+    python: what the meta has under this name, {array: which of Python's types it was}. log: called with a warning if a
+    load_state_dict() leaves out what it was given.
 
     Raises CheckpointError, and changes no part, unless all names, dtypes and shapes fit, and the settings are those of
     `before`; None: they are not compared.
@@ -362,11 +307,11 @@ def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path
     states = {part: thing.state_dict() for part, thing in parts.items()}
     expected = {f"{part}.{name}": np.asarray(array) for part, state in states.items() for name, array in state.items()}
     saved = {part: {key: x for key, x in arrays.items() if key.startswith(part + ".")} for part in parts}
-    for part in saved:                                       # the state of an object of another class may change its form
-        if saved[part] and not isinstance(parts[part], (Module, Optimizer)):
-            expected = {key: x for key, x in expected.items() if not key.startswith(part + ".")} | saved[part]
+    # the state of an object of another class may change its form
+    free = tuple(f"{part}." for part in saved if saved[part] and not isinstance(parts[part], (Module, Optimizer)))
+    fixed, wanted = ({key: x for key, x in state.items() if not key.startswith(free)} for state in (arrays, expected))
     try:
-        require_state("run", arrays, expected)
+        require_state("run", fixed, wanted)
     except ValueError as error:
         raise CheckpointError(f"{path} does not fit this run: it was saved from another model or optimizer:"
                               + str(error).partition(":")[2]) from error
@@ -386,7 +331,7 @@ def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path
     kinds = python if isinstance(python, dict) else {}
     try:
         for part in parts:
-            parts[part].load_state_dict({key.removeprefix(part + "."): _as_it_was(x, kinds.get(key))
+            parts[part].load_state_dict({key.removeprefix(part + "."): from_array(x, kinds.get(key))
                                          for key, x in saved[part].items()})
     except Exception as error:
         for part, state in states.items():
@@ -398,3 +343,9 @@ def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path
         for _, p in thing.named_parameters() if isinstance(thing, Module) else ():
             if p.grad is not None:
                 p.grad[...] = 0
+    there = dict(state_of(parts))
+    lost = [name for name, array in arrays.items() if kind_of(there.get(name)) != kinds.get(name, "array")
+            or (x := as_array(name, there[name])).dtype != array.dtype or not np.array_equal(x, array)]
+    if lost:
+        log(f"warning: {lost[0]} is not as the checkpoint has it after load_state_dict(), so this run may go on in another "
+            "way than an uninterrupted one; load_state_dict() must set all that state_dict() gives")

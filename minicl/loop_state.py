@@ -1,19 +1,22 @@
 """What the loop of a Run changes: whether the run's parts save it, so that a checkpoint has all of it; and the modes."""
 
+import bisect
+import gc
 import weakref
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from .backend import to_host
-from .checkpoint import DTYPES, CheckpointError, as_array, state_of
 from .methods.ema import FOLLOWS
 from .nn import Buffer, Module, Parameter
 from .nn.layers import AVERAGED
-from .nn.parts import Stream, live
+from .nn.parts import Stream, live, time_made
 from .optim import Optimizer
 from .run_parts import renewed
+from .state_values import DTYPES, CheckpointError, as_array, state_of
 from .tensor import clock
 from .typing import Array
 
@@ -27,18 +30,19 @@ class Loop:
 
     def __init__(self, parts: Mapping[str, Any], whole: Mapping[str, Any]):
         self.parts, self.whole = parts, whole                # whole: of now, see check()
-        self.own = {name: part for name, part in parts.items() if not isinstance(part, (Module, Optimizer))}
-        self.names = {id(x): name for name, x in self._arrays()}
+        self.own = {name: part for name, part in parts.items() if not _saves_all(part)}
         self.shapes = {name: (x.data.shape, x.data.dtype) for name, x in self._arrays()}
         for name, (_, dtype) in self.shapes.items():
             if dtype.name not in DTYPES:
                 raise CheckpointError(f"Run.steps: cannot save {name}, an array of {dtype}; use {', '.join(DTYPES)}")
-        self.before = {id(x): (weakref.ref(x), _form(x)) for x in live()}
+        self.before = {id(x): _form(x) for x in live()}
+        self.replaced: dict[int, tuple[weakref.ref, int]] = {}       # by id: what a part no longer holds, and since when
         self.ended: list[int] = []                           # the time, once it is over
         self.told = set[str]()
         for x in _inside(whole):
             _in_runs[id(x)] = weakref.ref(x), self.ended
         self.begun = next(clock)
+        self.begins = [self.begun]                           # of the last steps
 
     def __enter__(self) -> None:
         pass
@@ -46,51 +50,85 @@ class Loop:
     def __exit__(self, *_: Any) -> None:
         self.ended.append(next(clock))
 
+    def begin_step(self) -> None:
+        """Note that a step begins: what it makes and changes, a resumed run does again; what the next one changes, not."""
+        self.begins = [*self.begins[-1000:], next(clock)]
+
     def _arrays(self):
         return [(f"{name}.{key}", x) for name, part in self.parts.items() if isinstance(part, Module)
                 for key, x in part.named_state()]
 
-    def check(self) -> str:
-        """Raise CheckpointError unless the parts save what optimizers have moved, these optimizers, and the EMA targets,
-        Queues and Streams that have changed, and arrays have the shapes that they began with. Returns what else has changed
-        that no part saves, as text; "" for nothing.
+    def _names(self):
+        return {id(x): name for name, x in self._arrays()}
 
-        A Module and an optimizer save what is theirs, any other object the arrays whose values are in its state_dict().
-        What was made in the loop is not looked at: a resumed run makes it again.
+    def check(self) -> str:
+        """Raise CheckpointError unless the parts save what has changed: what optimizers have moved, these optimizers, EMA
+        targets, Queues and Streams, and unless arrays have the shapes that they began with. Returns what else no part saves
+        that has changed, as text; "" for nothing.
+
+        A Module and an optimizer save what is theirs, any other object the arrays whose values are in its state_dict(). What
+        was made in the step that has changed it is not looked at: a resumed run makes it again.
         """
+        try:
+            return self._check()
+        except CheckpointError:
+            pass                                             # the error refers to what it is about
+        gc.collect()                                         # which is perhaps no longer in use
+        return self._check()
+
+    def _check(self):
         saved = _Values(self.own)
         earlier, self.whole = _inside(self.whole), renewed(self.whole, self.parts)
-        for key in {id(x) for x in earlier} - {id(x) for x in _inside(self.whole)}:
-            self.before.pop(key, None)                       # of a model that a trainer has replaced by another
+        held = {id(x) for x in _inside(self.whole)}
+        self.replaced |= {id(x): (weakref.ref(x), next(clock)) for x in earlier if id(x) not in held}        # by a trainer
+        names = self._names()
         things = [x for x in live() if not self._is_of_another(x)]
-        moved: list[Any] = [x for x in things if isinstance(x, (Parameter, Buffer)) and self._has_changed(x)
-                            and (self._was_there(x) or x.data in saved)]
-        lost = {x: f"{x.changed[2]} has changed {x.changed[1] or 'a part'} of shape {x.data.shape}" for x in moved
-                if id(x) not in self.names and x.data not in saved}
-        for x, change in lost.items():
-            kind = KINDS.get(x.changed[2], "model" if isinstance(x, Parameter) else "")
-            if kind and x.changed[2] not in MAY_BE_REPEATED:
-                raise _missing(kind, change)
-        if any(isinstance(x, Stream) and x.drawn > self.begun and self._was_there(x) and id(x) not in self.names
-               and x.data not in saved for x in things):
+        moved = [x for x in things if isinstance(x, (Parameter, Buffer)) and x.changed and x.changed[0] > self.begun
+                 and (self._outlasts(x, x.changed[0]) or x.data in saved)]
+        told = [*self._lost(moved, names, saved), *self._made(things, names, saved)]
+        told += self._other_forms(things, {id(x) for x in moved})
+        streams = [x for x in things if isinstance(x, Stream) and x.drawn > self.begun and id(x) not in names]
+        if any(self._outlasts(x, x.drawn) and x.data not in saved for x in streams):
             raise _missing("dropout", "a Stream of random numbers, as in a Dropout, has drawn")
-        movers = {id(p): optimizer for optimizer in things if isinstance(optimizer, Optimizer)
-                  for p, (_, data, _) in zip(optimizer.parameters, optimizer.views) if p.data is data}   # else another's
-        savers = {id(optimizer) for optimizer in {*movers.values()} if self._saves(optimizer, saved)}
-        for p in moved:
-            if p.changed[2].endswith(".step()") and id(movers.get(id(p))) not in savers:
-                raise _missing("optimizer", f"one has updated {self.names.get(id(p), p.changed[1])}")
+        if any(x.key and time_made(x) > self.begun and x.data in saved for x in streams):
+            told += ["a Stream of random numbers that was copied in the loop has drawn"]
+        self._require_optimizers([x for x in things if isinstance(x, Optimizer)], moved, names, saved)
         for name, x in self._arrays():
             now, before = (x.data.shape, x.data.dtype), self.shapes.get(name)
             if before not in (None, now):
                 raise CheckpointError(f"Run.steps: {name} was {before[1]} {before[0]}, now {now[1]} {now[0]}, so neither "
                                       "--resume nor minicl.load could load it; keep its shape and dtype, as by a Buffer of "
                                       "the largest size and a Counter")
-        copied = [x for x in things if isinstance(x, Stream) and x.key and x.drawn > self.begun and not self._was_there(x)
-                  and x.data in saved]
-        told = [*lost.values(), *self._other_forms(things, {id(x) for x in moved}),
-                *["a Stream of random numbers that was copied in the loop has drawn"][:len(copied)]]
         return "; ".join(told[:3])
+
+    def _lost(self, moved, names, saved):
+        """What has changed the arrays that are in no state, as texts. If one of two equal arrays is, it is the model's."""
+        moved = sorted(moved, key=lambda x: (x.changed[2] in MAY_BE_REPEATED, x.changed[2] in KINDS))
+        lost = [x for x in moved if id(x) not in names and self._outlasts(x, x.changed[0]) and not saved.take(x.data)]
+        texts = [f"{x.changed[2]} has changed {x.changed[1] or 'a part'} of shape {x.data.shape}" for x in lost]
+        for x, change in zip(lost, texts):
+            kind = KINDS.get(x.changed[2], "model" if isinstance(x, Parameter) else "")
+            if kind and x.changed[2] not in MAY_BE_REPEATED:
+                raise _missing(kind, change)
+        return texts
+
+    def _made(self, things, names, saved):
+        """The first Module that an earlier step of the loop has made, if it is in no state, as a text in a list."""
+        now = next(clock)
+        return [f"a {type(x).__name__} was made, which is still there" for x in things if isinstance(x, Module)
+                and time_made(x) > self.begun and self._outlasts(x, now)
+                and not all(id(part) in names or part.data in saved for _, part in x.named_state())][:1]
+
+    def _require_optimizers(self, optimizers, moved, names, saved):
+        """Raise CheckpointError if one has made a step, after that in which it was made, and is in no state."""
+        movers = {id(p): optimizer for optimizer in optimizers for p, (_, data, _) in zip(
+            optimizer.parameters, optimizer.views) if p.data is data}                    # else it is another's by now
+        unsaved = [optimizer for optimizer in {*movers.values()} if not self._saves(optimizer, saved)]
+        late = [p for x in unsaved for p in x.parameters if self._outlasts(x, x._stepped) and self._outlasts(p, x._stepped)]
+        late += [p for p in moved if p.changed[2].endswith(".step()") and movers.get(id(p)) in [None, *unsaved]]
+        if late:
+            changed = names.get(id(late[0])) or (late[0].changed or " ")[1]
+            raise _missing("optimizer", f"one has updated {changed}")
 
     def _is_of_another(self, x):
         """Whether x was in the loop of another Run since the begin."""
@@ -99,26 +137,27 @@ class Loop:
         reference, ended = _in_runs.get(id(x), (None, self.ended))
         return ended is not self.ended and reference() is x and not (ended and ended[0] < self.begun)
 
-    def _was_there(self, x):
-        return id(x) in self.before and self.before[id(x)][0]() is x
-
-    def _has_changed(self, x):
-        return x.changed is not None and x.changed[0] > self.begun
+    def _outlasts(self, x, time):
+        """Whether a step, or the loop, began after x was made, or was replaced in a part, and before this time."""
+        reference, since = self.replaced.get(id(x), (None, 0))
+        made = max(time_made(x), since if reference and reference() is x else 0)
+        next_step = bisect.bisect(self.begins, made)
+        return next_step < len(self.begins) and self.begins[next_step] < time
 
     def _saves(self, optimizer, saved):
-        return any(optimizer is part for part in self.parts.values()) or np.array(optimizer.steps) in saved and all(
-            array[part] in saved for array in optimizer.state.values() for part, _, _ in optimizer.views)
+        return any(optimizer is part and name not in self.own for name, part in self.parts.items()) or np.array(
+            optimizer.steps) in saved and all(array[part] in saved for array in optimizer.state.values()
+                                              for part, _, _ in optimizer.views)
 
     def _other_forms(self, things, moved):
-        """Modes and settings that are not as at the begin, of modules and Parameters that were moved, but not in a part, or
-        only in one that has made them later."""
-        found = {id(x) for x in _inside(self.whole)}
-        found |= {id(module) for part in self.whole.values() if isinstance(part, Module) for module in part.modules()}
+        """Modes and settings that are not as at the begin, of what is in no part; of what the loop has made, if it moved."""
+        held = {id(x) for x in _inside(self.whole)}
         texts = []
         for x in things:
-            before, now = self.before[id(x)][1] if self._was_there(x) else _form_of_new(x), _form(x)
+            was_there = time_made(x) < self.begun
+            before, now = self.before[id(x)] if was_there else _form_of_new(x), _form(x)
             arrays = [x] if isinstance(x, Parameter) else [x for _, x in x.named_state()] if isinstance(x, Module) else []
-            if id(x) not in found and not before.items() <= now.items() and any(id(array) in moved for array in arrays):
+            if id(x) not in held and before != now and (was_there or any(id(array) in moved for array in arrays)):
                 texts += [f"{key} of a {type(x).__name__} was {value}, now {now.get(key)}" for key, value in before.items()
                           if value != now.get(key)]
         return texts
@@ -128,7 +167,8 @@ class Loop:
         for what, change in changed.items():
             if change and what not in self.told:
                 self.told.add(what)
-                log(f"warning: {what} changed in the loop: {change}; minicl.load and --resume take the first")
+                log(f"warning: {what} changed in the loop: {change}; minicl.load and --resume have what was there at the "
+                    "begin")
 
     def waits(self, put_off: int, most: int, log: Callable[[str], None]) -> bool:
         """Whether gradients wait for an optimizer's step(), or keys for MoCo's update(): a checkpoint has neither.
@@ -139,7 +179,7 @@ class Loop:
                    (part.modules() if isinstance(part, Module) else [part]) if getattr(each, "is_pending", False)]
         known = {id(part) for part in self.whole.values()}
         waiting += [type(x).__name__ for x in live() if isinstance(x, Optimizer) and id(x) not in known and x.is_pending
-                    and all(id(p) in self.names or p.data in _Values(self.own) for p in x.parameters)]
+                    and all(id(p) in self._names() or p.data in _Values(self.own) for p in x.parameters)]
         if waiting and put_off == most // 10:
             log(f"the next checkpoint waits for a step() or update() of {waiting[0]}")
         if waiting and put_off > most:
@@ -154,12 +194,28 @@ class _Values:
 
     def __init__(self, parts: Mapping[str, Any]):
         arrays = [as_array(name, value) for name, value in state_of(parts)]
-        self.entries = {(x.dtype, x.tobytes()) for x in arrays}
+        self.entries = Counter((x.dtype, x.tobytes()) for x in arrays)
 
     def __contains__(self, array: Array) -> bool:
+        return self._whole(array) in self.entries or self._is_piece(array)
+
+    def take(self, array: Array) -> bool:
+        """Whether an array is there that was not taken for another one with the same values."""
+        self.entries.subtract([found := self._whole(array)])
+        return self.entries[found] >= 0 or self._is_piece(array)
+
+    def _whole(self, array):
         x = np.asarray(to_host(array))
-        held = x.tobytes()
-        return (x.dtype, held) in self.entries or any(held in entry for dtype, entry in self.entries if dtype == x.dtype)
+        return x.dtype, x.tobytes()
+
+    def _is_piece(self, array):
+        dtype, held = self._whole(array)
+        return any(held in entry for kind, entry in self.entries if kind == dtype and len(entry) > len(held))
+
+
+def _saves_all(part):
+    """Whether a part is a Module, or an optimizer that has not replaced state_dict()."""
+    return isinstance(part, Module) or isinstance(part, Optimizer) and type(part).state_dict is Optimizer.state_dict
 
 
 def _missing(kind, change):
@@ -168,9 +224,10 @@ def _missing(kind, change):
 
 
 def _inside(whole):
-    """The Parameters and Buffers of what expanded() gives."""
-    held = [[x for _, x in part.named_state()] if isinstance(part, Module) else [part] for part in whole.values()]
-    return [x for each in held for x in each if isinstance(x, (Parameter, Buffer))]
+    """The Modules, Parameters and Buffers of what expanded() gives."""
+    held = [[*part.modules(), *(x for _, x in part.named_state())] if isinstance(part, Module) else [part]
+            for part in whole.values()]
+    return [x for each in held for x in each if isinstance(x, (Module, Parameter, Buffer))]
 
 
 def _form(x):

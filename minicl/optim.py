@@ -28,7 +28,7 @@ from .nn.parts import noted
 from .nn.state import require_state
 from .nn.structure import Structure, named_parameters, require_views
 from .signature import accepts_other_names, by_known_names
-from .tensor import mark_changed, place, region, register_gradient, watch
+from .tensor import clock, mark_changed, place, region, register_gradient, watch
 from .typing import Array, HostArray
 
 SLICE = 2**16      # entries updated at a time on a CPU: few enough for the cache, enough for a thread
@@ -73,6 +73,7 @@ class Optimizer(Sealed):
         given = {*vars(self)}                                    # by a subclass
         require_within(self, "(0, inf)", lr=lr)                  # later also 0, as at the end of a schedule
         self.lr, self.weight_decay, self._steps, self._used = lr, weight_decay, 0, False     # used: the gradients, by a step
+        self._stepped = 0                                        # the time of the last step
         parameters = sorted(named_parameters(type(self).__name__, model), key=lambda item: item[1].ndim < 2)
         self.names, self.parameters = zip(*parameters)           # the sort is stable: decayed ones first
         self.structure = Structure(type(self).__name__, model, parameters, Parameter)
@@ -160,8 +161,7 @@ class Optimizer(Sealed):
         return float(lr)                                         # a NumPy float64 would promote float32
 
     def _count(self):
-        self._steps += 1
-        self._used = True
+        self._steps, self._stepped, self._used = self._steps + 1, next(clock), True
         if self._frozen:
             self.missed[self._frozen] += 1
         mark_changed(itertools.compress(zip(self.names, self.parameters), self._trained), f"{type(self).__name__}.step()",

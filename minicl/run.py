@@ -101,9 +101,7 @@ class Run:
         places = {key: os.path.abspath(path) for key in ("data_dir", "captions") if (path := getattr(args, key, None))}
         self.config = plain_options({**vars(args), **places})            # config.json is read in other current folders too
         self._args, self._places = args, places
-        self.world = world
-        self.is_first = world.rank == 0
-        self.name = name
+        self.name, self.world, self.is_first = name, world, world.rank == 0
         self.log_every = args.log_every
         self.step, self.seconds = 0, 0.0                     # steps done and time in training, earlier sessions included
         self._shown_from = 0                                 # the next step whose line of the log may be shown
@@ -173,7 +171,7 @@ class Run:
             require_rng_state(rng, meta["rng"])
         except (TypeError, ValueError, KeyError, OverflowError) as error:
             raise CheckpointError(f"{self.checkpoint} does not fit this run's rng: {error}") from error
-        restore(arrays, parts, self.checkpoint, meta["settings"], meta.get("python"))
+        restore(arrays, parts, self.checkpoint, meta["settings"], meta.get("python"), self.print)
         load_rng_state(rng, meta["rng"])
         restore_modes(whole := renewed(whole, parts), at_begin, meta.get("modes"), self.print)
         self.step, self.seconds, self._earlier = meta["step"], meta["seconds"], meta["seconds"]
@@ -252,6 +250,7 @@ class Run:
                    disable=not (self.is_first and terminal_columns(sys.stderr)))
         with loop, signals_noted() as signals, bar as self._bar:
             while self.step < total and self._loop != "over":
+                loop.begin_step()
                 try:
                     yield self.step
                 except GeneratorExit:                        # break, return or an error in the loop

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .nn import Buffer, Module, Parameter
+from .nn.parts import time_made
 from .optim import Optimizer
 
 SAVED = (Module, Optimizer, Parameter, Buffer)
@@ -48,16 +49,10 @@ def _referents(thing):
     if isinstance(thing, dict):
         return [*thing.items(), *((f"key {k}", key) for k, key in enumerate(thing))]
     if isinstance(thing, (set, frozenset)):                  # its order is another one in each process
-        return [*enumerate(sorted(thing, key=_made))]
+        return [*enumerate(sorted(thing, key=time_made))]
     attributes = getattr(thing, "__dict__", {})
     known = {id(attributes), *map(id, attributes.values())}
     return [*attributes.items(), *enumerate(x for x in gc.get_referents(thing) if id(x) not in known)]
-
-
-def _made(thing):
-    """When a Module's first Parameter, or a Parameter, was made."""
-    first = next(iter(thing.named_parameters()), ("", None))[1] if isinstance(thing, Module) else thing
-    return getattr(first, "made", 0) if isinstance(first, Parameter) else 0
 
 
 def expanded(parts: Mapping[str, Any]) -> dict[str, Any]:

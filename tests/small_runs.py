@@ -108,7 +108,7 @@ class Net(nn.Module):
 
 
 def run_of(folder, *, resume=False, crash=None, each=lambda step, parts, rng: None, make=lambda model, rng: {},
-           kind=optim.Adam, rng=None, leave=(), data=None):
+           kind=optim.Adam, rng=None, leave=(), data=None, save_every=1):
     """A small training whose loop calls each(step, parts, rng) at the end of a step, and fails at the step `crash`."""
     run = start(folder, *["--resume"][:resume])
     rng = np.random.default_rng(0) if rng is None else rng
@@ -116,7 +116,7 @@ def run_of(folder, *, resume=False, crash=None, each=lambda step, parts, rng: No
     parts = {"model": model, "optimizer": kind(model, 0.05), **make(model, rng)}
     given = {name: part for name, part in parts.items() if name not in leave}
     try:
-        for step in run.steps(STEPS, rng, save_every=1, data=data, **given):
+        for step in run.steps(STEPS, rng, save_every=save_every, data=data, **given):
             if step == crash:
                 raise Crash
             noise = rng.standard_normal(X[0].shape).astype("float32")

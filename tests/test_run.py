@@ -547,7 +547,7 @@ def test_settings_that_the_loop_changes_are_told_once(out, alter, name, capsys):
             alter(model)
     shown = capsys.readouterr().out
     assert shown.count("warning: settings changed in the loop: ") == 1
-    assert re.search(name + ".*minicl.load and --resume take the first", shown.replace("\n", " ").replace("True", "true")
+    assert re.search(name + ".*minicl.load and --resume have what was there at the begin", shown.replace("\n", " ").replace("True", "true")
                      .replace("False", "false"))
     run.close()
 

@@ -1,9 +1,15 @@
 """Runs whose parts are objects of a script, such as trainers: what they save is in the checkpoint, and what they forget is refused or told."""
 
+import array
+import collections
 import copy
+import enum
+import fractions
 import functools
+import gc
 import itertools
 import types
+import typing
 import weakref
 
 import numpy as np
@@ -123,6 +129,157 @@ def test_the_second_run_of_a_process_needs_its_own_parts(tmp_path):
     phase(2, target=target)
 
 
+# ---------------------------------------------------------------- what is made in the loop
+
+LATE = {
+    "target": lambda model, rng: functools.partial(EMA(model, frozen_copy(model)).update, 0.9),
+    "queue": lambda model, rng: functools.partial(Queue(8, 2).enqueue, X[0][:2, :2]),
+    "dropout": lambda model, rng: functools.partial(nn.Dropout(0.5, rng=rng), X[0]),
+    "model": lambda model, rng: functools.partial(probe_step, probe := nn.Linear(3, 2, rng=rng), optim.SGD(probe, 0.1))}
+
+
+def probe_step(probe, optimizer):
+    optimizer.zero_grad(), probe(X[0]).sum().backward(), optimizer.step()
+
+
+@pytest.mark.parametrize("made_at", [0, 3])
+@pytest.mark.parametrize("each_step", [False, True])
+@pytest.mark.parametrize("kind", LATE)
+def test_what_the_loop_makes_and_uses_in_later_steps_is_an_error(tmp_path, kind, each_step, made_at):
+    """A resumed run would make it again, from what is there then. Of what only one step uses, that is right."""
+    made = []
+
+    def each(step, parts, rng):
+        if each_step or step == made_at:
+            made[:] = [LATE[kind](parts["model"], rng)]
+        for move in made:
+            move()
+
+    if each_step:
+        return assert_resumes(tmp_path, each=each)
+    with pytest.raises(CheckpointError, match=f"the {kind} is not among its parts"):
+        run_of(tmp_path / "run", each=each)
+    assert load_checkpoint(tmp_path / "run" / "checkpoint.npz")[1]["step"] == made_at + 1
+
+
+def test_an_optimizer_that_the_loop_makes_for_a_part_is_an_error(tmp_path):
+    made = []
+
+    def each(step, parts, rng):
+        if not made:
+            made.append(optim.Adam(parts["head"], 0.1))
+        made[0].zero_grad(), parts["head"](X[step]).sum().backward(), made[0].step()
+        for p in parts["head"].parameters():
+            p.data *= 0.99                                   # the last change is not the optimizer's
+
+    with pytest.raises(CheckpointError, match="the optimizer is not among its parts, but one has updated head.weight"):
+        run_of(tmp_path / "run", make=lambda model, rng: {"head": nn.Linear(3, 2, rng=rng)}, each=each)
+
+
+def test_a_network_that_the_loop_makes_and_keeps_is_told(tmp_path, capsys):
+    """As a random target, or a teacher, which stays as it is."""
+    made = []
+
+    def each(step, parts, rng):
+        if step == 2:
+            made.append(nn.Linear(3, 2, rng=rng))
+
+    run_of(tmp_path / "run", each=each)
+    assert "warning: what no part saves changed in the loop: a Linear was made, which is still there" in capsys.readouterr().out
+
+
+def test_what_the_loop_has_made_and_dropped_is_no_error(tmp_path, capsys):
+    """As of a probe that is trained for a few steps, also where only the garbage collector frees it."""
+    made = []
+
+    def each(step, parts, rng):
+        if step % 4 == 0:
+            made[:] = [LATE["model"](parts["model"], rng)]
+            made[0].again = made[0]
+        made[0]()
+        if step % 4 == 3:
+            made.clear()
+
+    gc.disable()
+    try:
+        with pytest.raises(CheckpointError, match="the model is not among its parts"):
+            run_of(tmp_path / "often", each=each)
+        run_of(tmp_path / "run", each=each, save_every=4)
+    finally:
+        gc.enable()
+    assert "warning" not in capsys.readouterr().out.partition("often")[2]
+
+
+# ---------------------------------------------------------------- states that are not what they seem
+
+def test_the_optimizer_is_missing_also_where_something_else_changes_its_parameters_last(tmp_path):
+    def each(step, parts, rng):
+        for p in parts["model"].parameters():
+            p.data *= 0.99
+
+    with pytest.raises(CheckpointError, match="the optimizer is not among its parts, but one has updated"):
+        run_of(tmp_path / "run", each=each, leave=["optimizer"])
+
+
+class WithoutMoments(optim.Adam):
+    def state_dict(self):
+        return {name: x for name, x in super().state_dict().items() if not name.startswith(("m.", "v."))}
+
+    def load_state_dict(self, state):
+        super().load_state_dict({**super().state_dict(), **state})
+
+
+def test_an_optimizer_with_a_state_dict_of_its_own_saves_what_that_gives(tmp_path):
+    with pytest.raises(CheckpointError, match="the optimizer is not among its parts, but one has updated"):
+        run_of(tmp_path / "run", kind=WithoutMoments)
+
+
+def test_a_target_that_equals_the_model_whenever_it_is_saved_is_missing(tmp_path):
+    """A hard update in each step: the trainer's state has the values once, and two networks have them."""
+    def make(model, rng):
+        target = frozen_copy(model)
+        optimizer = optim.SGD(model, 0.05)
+        return {"trainer": Trainer({"model": model, "optimizer": optimizer}, target=target), "optimizer": optimizer, "ema": EMA(model, target)}
+
+    with pytest.raises(CheckpointError, match="the target is not among its parts"):
+        run_of(tmp_path / "run", make=make, each=lambda step, parts, rng: parts["ema"].update(0.0), leave=[*OWN, "ema"])
+
+
+class Noise(nn.Module):
+    def __init__(self, sigma):
+        self.sigma = sigma
+
+    def forward(self, x):
+        return x + self.sigma
+
+
+def test_modes_and_numbers_of_what_has_no_weights_are_told(tmp_path, capsys):
+    dropout, noise = nn.Dropout(0.5, rng=np.random.default_rng(0)), Noise(0.1)
+
+    def each(step, parts, rng):
+        if step == 2:
+            dropout.eval()
+            noise.sigma = 0.05
+
+    run_of(tmp_path / "run", each=each)
+    out = capsys.readouterr().out
+    assert "training of a Dropout was True, now False" in out and "sigma of a Noise was 0.1, now 0.05" in out
+
+
+def test_a_load_state_dict_that_forgets_is_told(tmp_path, capsys):
+    class Forgets(Kept):
+        def load_state_dict(self, state):
+            pass
+
+    def each(step, parts, rng):
+        parts["kept"].value += 1
+
+    with pytest.raises(Crash):
+        run_of(tmp_path / "run", crash=3, make=lambda model, rng: {"kept": Forgets(0)}, each=each)
+    run_of(tmp_path / "run", resume=True, make=lambda model, rng: {"kept": Forgets(0)}, each=each)
+    assert "warning: kept.value is not as the checkpoint has it after load_state_dict()" in capsys.readouterr().out
+
+
 # ---------------------------------------------------------------- modes of what it holds
 
 def by_class(model, optimizer):
@@ -175,7 +332,7 @@ def test_modes_of_what_no_part_refers_to_are_told(tmp_path, where, change, capsy
     told = {"a mode": "training of a BatchNorm was True, now False", "a setting": "momentum of a BatchNorm was 0.1, now 0.5",
             "a parameter": "requires_grad of a Parameter was True, now False", "nothing": ""}[change]
     out = capsys.readouterr().out
-    assert f"warning: what no part saves changed in the loop: {told}; minicl.load and --resume take the first" in out if told else "warning" not in out
+    assert f"warning: what no part saves changed in the loop: {told}; minicl.load and --resume have what was there at the begin" in out if told else "warning" not in out
 
 
 def test_gradients_that_wait_in_an_optimizer_that_no_part_refers_to_are_no_lost_ones(tmp_path):
@@ -345,6 +502,15 @@ def test_a_stage_that_is_applied_again_when_it_is_loaded_is_no_other_script(tmp_
 
 # ---------------------------------------------------------------- values of a state
 
+class Colour(enum.IntEnum):
+    RED = 1
+
+
+class Pair(typing.NamedTuple):
+    first: int
+    second: int
+
+
 class Kept:
     """A state of one value."""
 
@@ -359,6 +525,7 @@ class Kept:
 
 
 VALUES = [3, 0.1, True, np.float32(0.1), np.float64(0.1), np.int64(3), np.bool_(True), [1.5, 2.5], (1, 2), [], [[1, 2], [3, 4]], [True, False],
+          float("inf"), [-float("inf"), 1.0], np.float64("inf"), [np.ones(2, "float32"), np.zeros(2, "float32")], (np.arange(3),), [np.eye(2)] * 3,
           [np.float32(1), np.float32(2)], (np.int64(1),), np.array(2.0), np.arange(3), np.asfortranarray(np.arange(6.0).reshape(2, 3))]
 
 
@@ -376,12 +543,27 @@ def test_a_value_of_a_state_comes_back_as_it_was(tmp_path, value):
     if isinstance(value, np.ndarray):
         assert found[0].flags.f_contiguous == value.flags.f_contiguous
     if isinstance(value, (list, tuple)):
-        assert [*map(type, found[0])] == [*map(type, value)]
+        assert [(type(x), getattr(x, "dtype", 0)) for x in found[0]] == [(type(x), getattr(x, "dtype", 0)) for x in value]
 
 
-@pytest.mark.parametrize("value", [[1, 2.5], [True, 2], (1, (2,)), [1.0, np.float32(2)], [(1, 2), (3, 4)]], ids=repr)
+@pytest.mark.parametrize("value", [[1, 2.5], [True, 2], (1, (2,)), [1.0, np.float32(2)], [(1, 2), (3, 4)], [np.ones(2), np.ones(3)], [np.ones(2), np.arange(2)],
+                                   [np.ones(2, "float32"), np.ones(2)], [[np.ones(2)]], [np.asfortranarray(np.eye(3))], [np.ones(1), 1.0], [Colour.RED],
+                                   [collections.deque([1, 2])]], ids=repr)
 def test_a_list_that_would_come_back_otherwise_is_refused(tmp_path, value):
-    with pytest.raises(CheckpointError, match="cannot save kept.value: (.* would come back as .*; give an array, or a list of numbers|.*lists of equal length)"):
+    with pytest.raises(CheckpointError, match="(?s)cannot save kept.value: (.* would come back as .*; give an array, or a list of numbers|.*lists of equal length)"):
+        run_of(tmp_path / "run", make=lambda model, rng: {"kept": Kept(value)})
+
+
+@pytest.mark.parametrize("value", [collections.deque([1, 2]), Colour.RED, range(3), array.array("d", [1.0]), {1, 2}, {"a": 1}, None, "text", b"text", 3 + 4j,
+                                   types.SimpleNamespace(), np.eye(1).view(np.matrix), fractions.Fraction(1, 3), Pair(1, 2)], ids=repr)
+def test_a_value_that_is_no_array_number_or_list_is_refused(tmp_path, value):
+    with pytest.raises(CheckpointError, match="cannot save kept.value: expected an array, a number or a list of them, got a .*; convert it, as by np.asarray"):
+        run_of(tmp_path / "run", make=lambda model, rng: {"kept": Kept(value)})
+
+
+@pytest.mark.parametrize("value", [float("nan"), [1.0, float("nan")], np.float32("nan"), np.array([1.0, np.inf]), [np.array([np.inf])]], ids=repr)
+def test_nan_and_arrays_with_infinity_are_refused(tmp_path, value):
+    with pytest.raises(FloatingPointError, match="kept.value is not finite"):
         run_of(tmp_path / "run", make=lambda model, rng: {"kept": Kept(value)})
 
 

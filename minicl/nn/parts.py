@@ -16,18 +16,34 @@ from ..typing import Array, HostArray, Rng
 making = threading.local()                # .parts: weak references to parts made by the running __init__, or None
 
 
-_live: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()         # by id
+class _Noted(weakref.ref):
+    """A reference to a thing that was made at the time `made`."""
+
+    __slots__ = ("key", "made")
+    key: int
+    made: int
+
+
+_live: dict[int, _Noted] = {}             # by id
 
 
 def noted(thing):
     """The thing, which live() then lists."""
-    _live[id(thing)] = thing
+    reference = _Noted(thing, lambda gone: _live.get(gone.key) is gone and _live.pop(gone.key))
+    reference.key, reference.made = id(thing), next(clock)
+    _live[id(thing)] = reference
     return thing
 
 
 def live() -> list[Any]:
     """All Parameters, Buffers, Modules and optimizers of this process that are still in use."""
-    return list(_live.values())
+    return [thing for reference in list(_live.values()) if (thing := reference()) is not None]
+
+
+def time_made(thing: Any) -> int:
+    """When one of live() was made, by the clock of the tape; 0 for another thing."""
+    reference = _live.get(id(thing))
+    return reference.made if reference and reference() is thing else 0
 
 
 def record(part):
