@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .backend import is_array, to_host
+from .checks import require_unmasked
 from .nn.spec import as_text
 from .signature import is_plain_array
 from .typing import HostArray
@@ -32,6 +33,7 @@ def state_of(parts: Mapping[str, HasState]) -> list[tuple[str, Any]]:
 
 def as_array(name: str, value: Any) -> HostArray:
     """A value in a state as an array. Raises CheckpointError for a list of unequal lengths, or a value of another type."""
+    require_unmasked(name, value)
     if not is_plain_array(value) and not isinstance(value, (np.generic, np.memmap)) and type(value) not in NUMBERS + LISTS:
         raise CheckpointError(f"cannot save {name}: expected an array, a number or a list of them, got a "
                               f"{type(value).__name__}, {value!r:.60}; convert it, as by np.asarray(x), int(x) or list(x)")
