@@ -318,22 +318,29 @@ def last_write(data: Any, since: int) -> Change | None:
 
 def require_unchanged(node: Any) -> None:
     """Raise RuntimeError if the library has written to an input or an option of this recorded op since."""
-    used = [*enumerate(zip(node.inputs, node.arrays))]
-    used += [(key, (x, x._data if isinstance(x, BaseTensor) else x)) for key, x in node.options.items()]
-    used += [(key, (item, item)) for key, (x, _) in used if isinstance(x, (tuple, list)) for item in x]  # of x[rows, :]
-    for key, (x, array) in used:
-        changes = []
+    time = node.index
+    for position, (x, array) in enumerate(zip(node.inputs, node.arrays)):
         if isinstance(x, BaseTensor):
             if x.node is not None:                           # require_output_unchanged() looks at it
                 continue
-            changes += [x.changed, x.switched]
-        changes += [last_write(array, node.index)]
-        if (change := max(filter(None, changes), default=None)) is not None and change[0] > node.index:
-            name = key if isinstance(key, str) else node.op.checks.input_name(key)
-            view = "" if change in (getattr(x, "changed", None), getattr(x, "switched", None)) else "a view of "
-            raise RuntimeError(f"{node.op.__name__}: its input {name}, {view}{change[1] or 'a Tensor'} of shape {x.shape}, "
-                               f"was changed by {change[2]} after this op had used it, so its gradient would belong to "
-                               "neither value; call backward() before that, or run the forward again")
+            if x.changed and x.changed[0] > time or x.switched and x.switched[0] > time:
+                _raise_changed(node, position, x, array)
+        if last_write(array, time):
+            _raise_changed(node, position, x, array)
+    for name, x in node.options.items():                     # neither they nor their items are Tensors
+        for array in x if isinstance(x, (tuple, list)) else (x,):        # of x[rows, :]
+            if last_write(array, time):
+                _raise_changed(node, name, array, array)
+
+
+def _raise_changed(node: Any, key: int | str, x: Any, array: Any) -> NoReturn:
+    changes = [getattr(x, "changed", None), getattr(x, "switched", None)]
+    change = max(filter(None, [*changes, last_write(array, node.index)]))
+    name = key if isinstance(key, str) else node.op.checks.input_name(key)
+    view = "" if change in changes else "a view of "
+    raise RuntimeError(f"{node.op.__name__}: its input {name}, {view}{change[1] or 'a Tensor'} of shape {x.shape}, was "
+                       f"changed by {change[2]} after this op had used it, so its gradient would belong to neither value; "
+                       "call backward() before that, or run the forward again")
 
 
 def require_output_unchanged(y: Any) -> None:
