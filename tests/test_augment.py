@@ -342,3 +342,56 @@ def test_an_augmentation_may_return_parts_of_one_array_or_the_images():
     np.testing.assert_allclose([view1, view2], [GREY * calls[0], GREY * calls[1]], rtol=1e-6)
     view1, view2 = two_views(lambda images, rng: images if rng.random() < 2 else None, GREY, np.random.default_rng(0))
     assert view1 is view2 is GREY
+
+
+# ---------------------------------------------------------------- images that are looked at once
+
+@pytest.fixture
+def looks(monkeypatch):
+    """The images whose values were looked at."""
+    found, look = [], base.require_in_range
+    monkeypatch.setattr(base, "require_in_range", lambda name, images: found.append(images) or look(name, images))
+    return found
+
+
+FLIP = RandomHorizontalFlip()
+
+
+@pytest.mark.parametrize("views, augment, expected", [
+    (many_views, [FLIP, Compose([FLIP]), FLIP], 1), (many_views, [lambda images, rng: FLIP(FLIP(images, rng), rng)] * 2, 3),
+    (two_views, mnist_views(), 1), (two_views, lambda images, rng: FLIP(images[::-1], rng), 2),
+    (two_views, lambda images, rng: FLIP(images.copy(), rng), 2),
+    (two_views, lambda images, rng: two_views(FLIP, images, rng)[0], 2)])
+def test_the_same_images_are_looked_at_once_for_all_views(views, augment, expected, looks):
+    for writeable in (True, False):
+        images = GREY.copy()
+        images.flags.writeable = writeable
+        views(augment, images, np.random.default_rng(0))
+        assert len(looks) == expected and images.flags.writeable == writeable
+        looks.clear()
+    FLIP(images, np.random.default_rng(0)), FLIP(images, np.random.default_rng(0))       # outside of a step's views
+    assert len(looks) == 2
+
+
+@pytest.mark.parametrize("of", [lambda a: a[:], lambda a: a[1:, ::-1], lambda a: np.broadcast_to(a[:1], a.shape),
+                                lambda a: np.frombuffer(a, a.dtype).reshape(a.shape)])
+@pytest.mark.parametrize("writeable", [True, False])
+def test_images_that_can_be_written_into_through_another_array_are_looked_at_for_each_view(of, writeable, looks):
+    array = GREY.copy()
+    images = of(array)
+    images.flags.writeable &= writeable
+
+    def augment(images, rng):
+        views = FLIP(images, rng)
+        array[...] = np.nan
+        return views
+
+    with pytest.raises(ValueError, match=r"RandomHorizontalFlip: images: expected values in \[0, 1\], got \[nan, nan\]"):
+        two_views(augment, images, np.random.default_rng(0))
+    assert len(looks) == 2
+
+
+def test_images_that_an_augment_has_made_writeable_are_looked_at_again(looks):
+    two_views(lambda images, rng: (setattr(images.flags, "writeable", True), FLIP(images, rng))[1], GREY.copy(),
+              np.random.default_rng(0))
+    assert len(looks) == 2

@@ -6,6 +6,7 @@ numpy.random.Generator on the host, so a seed gives the same views on NumPy and 
 
 import math
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 
 import numpy as np
 
@@ -143,6 +144,10 @@ def draw_boxes(shape, scale, ratio, rng, tries=10):
 
 # ---------------------------------------------------------------- what a caller may pass in
 
+looked_at: ContextVar[tuple[HostArray | None, bool]] = ContextVar(
+    "read-only images that are looked at once, and whether they were", default=(None, False))
+
+
 def check_images(owner, images):
     name = type(owner).__name__
     if not is_plain_array(images):
@@ -159,8 +164,18 @@ def check_images(owner, images):
         raise ValueError(f"{name}: images: expected 1 or 3 channels in the last axis, got shape {images.shape}{hint}")
     if len(images) and not images.size:
         raise ValueError(f"{name}: images: expected at least 1 x 1 pixels, got shape {images.shape}")
+    if isinstance(images, np.ndarray):
+        once, is_done = looked_at.get()
+        is_fixed = images is once and not images.flags.writeable
+        if not (is_fixed and is_done):
+            require_in_range(name, images)
+        if is_fixed:
+            looked_at.set((images, True))
+
+
+def require_in_range(name, images):
     # In one pass: the bits of floats >= 0 are ordered as the floats are, and those of others and of NaN lie above.
-    if isinstance(images, np.ndarray) and images.size and images.view(f"u{images.itemsize}").max() > MOST[images.itemsize]:
+    if images.size and images.view(f"u{images.itemsize}").max() > MOST[images.itemsize]:
         low, high = float(images.min()), float(images.max())
         if not (low >= -SLACK and high <= 1 + SLACK):            # so written that NaN fails too
             raise ValueError(f"{name}: images: expected values in [0, 1], got [{low:.4g}, {high:.4g}]; divide bytes "

@@ -15,7 +15,7 @@ from ...checks import require_ordered, require_rng
 from ...distributed import ALONE, World
 from ...signature import describe
 from ...typing import Array, Rng
-from .base import Compose, shared_by
+from .base import Compose, looked_at, shared_by
 from .geometric import RandomAffine, RandomHorizontalFlip, RandomResizedCrop
 from .photometric import ColorJitter, RandomErasing, RandomGrayscale
 
@@ -55,22 +55,22 @@ def many_views(augments: Sequence[Callable[..., Array]], images: Array, rng: Rng
 def _views(name, augments, images, rng, world):
     require_rng(name, rng)
     views: list[Array] = []
-    for augment in augments:
-        before = None if views or is_supplied() else pickle.dumps(rng.bit_generator.state)
-        with _read_only(images):
+    with _read_only(images):
+        for augment in augments:
+            before = None if views or is_supplied() else pickle.dumps(rng.bit_generator.state)
             views.append(augment(images, rng, *shared_by(world)))
-        if not is_array(views[-1]) or len(views[-1]) != len(images):
-            raise ValueError(f"{name}: augment must return an array with one view of each of the {len(images)} images, in "
-                             f"order, got {describe(views[-1]):.200}")
-        if any(_overlap(views[-1], view) for view in views[:-1]) and not _overlap(views[-1], images):
-            raise ValueError(f"{name}: augment returned an array that it has returned before, so the earlier view was "
-                             "overwritten; return a new array each time")
-        if before and before == pickle.dumps(rng.bit_generator.state):
-            if len(images) == 0:
-                raise ValueError(f"{name}: images must hold at least one image, got shape {images.shape}; is the batch "
-                                 "empty?")
-            raise ValueError(f"{name}: augment drew no random numbers from rng, so all views would be alike; draw them from "
-                             "the rng that it is passed")
+            if not is_array(views[-1]) or len(views[-1]) != len(images):
+                raise ValueError(f"{name}: augment must return an array with one view of each of the {len(images)} images, "
+                                 f"in order, got {describe(views[-1]):.200}")
+            if any(_overlap(views[-1], view) for view in views[:-1]) and not _overlap(views[-1], images):
+                raise ValueError(f"{name}: augment returned an array that it has returned before, so the earlier view was "
+                                 "overwritten; return a new array each time")
+            if before and before == pickle.dumps(rng.bit_generator.state):
+                if len(images) == 0:
+                    raise ValueError(f"{name}: images must hold at least one image, got shape {images.shape}; is the batch "
+                                     "empty?")
+                raise ValueError(f"{name}: augment drew no random numbers from rng, so all views would be alike; draw them "
+                                 "from the rng that it is passed")
     return views
 
 
@@ -80,13 +80,19 @@ def _overlap(x, y):
 
 @contextlib.contextmanager
 def _read_only(images):
-    """Within this block a NumPy array cannot be written into: an augment that does would change the data and both views."""
+    """Within this block a NumPy array cannot be written into: an augment that does would change the data and both views.
+
+    So the values are looked at once, unless they are in the memory of another array, which can still be written into.
+    Nothing tells whether images were viewed before: a write through such a view, after the first look, is not found.
+    """
     is_writeable = isinstance(images, np.ndarray) and images.flags.writeable
     if is_writeable:
         images.flags.writeable = False
+    before = looked_at.set((images if isinstance(images, np.ndarray) and images.flags.owndata else None, False))
     try:
         yield
     finally:
+        looked_at.reset(before)
         if is_writeable:
             images.flags.writeable = True
 
