@@ -1,5 +1,6 @@
 """The benchmarks: each case runs on both backends, and minicl and PyTorch compute the same function."""
 
+import itertools
 import json
 import operator
 import signal
@@ -354,18 +355,46 @@ def test_the_copy_without_checks_takes_the_same_steps(unchecked):
     for encoder in checks.ENCODERS:
         steps = {package: checks.step_of(package, encoder, 8) for package in ("minicl", unchecked)}
         seconds = checks.measure(steps, 2)                                   # also asserts that both compute the same
-        assert [len(times) for times in seconds.values()] == [2, 2]
+        assert [len(times) for times in seconds.values()] == [2 * checks.TURN] * 2
 
 
-def test_the_share_of_the_checks_is_printed_and_limited(capsys):
-    arguments = ["--encoder", "mlp", "--batch", "8", "--rounds", "10", "--most"]
-    assert checks.main([*arguments, "100"]) == 0
+def test_copies_that_compute_other_numbers_are_not_compared():
+    g = np.zeros(3)
+    for other in (np.float32(2), g), (np.float32(1), g + 1):
+        with pytest.raises(AssertionError, match="the copies compute other numbers"):
+            checks.measure({"minicl": lambda: (np.float32(1), g), "other": lambda other=other: other}, 1)
+
+
+def test_the_share_of_the_checks_is_measured_in_new_processes(capsys):
+    assert checks.main("--encoder mlp --batch 8 --rounds 6 --processes 2 --most 100".split()) == 0
     assert capsys.readouterr().out.count("| mlp |") == 2
-    assert checks.main([*arguments, "0"]) == 1
 
 
-def test_a_share_is_the_median_difference_of_the_rounds():
-    assert checks.undisturbed([2.0] * 20 + [9.0] * 20, [1.5] * 20 + [1.0] * 20) == 50.0
-    share, error = checks.difference([2.0, 4.0, 2.0, 9.0, 2.0], [1.0, 2.0, 1.0, 1.0, 1.1])
-    assert share == 50.0 and error == 0.0
-    assert checks.difference([1.0, 1.0, 1.0], [0.99, 0.98, 0.97])[1] == pytest.approx(1.2533 * 1.4826 / 3**0.5)
+def test_the_mean_of_the_processes_and_its_standard_error_are_printed_and_limited(monkeypatch, capsys):
+    calls, shares = [], itertools.cycle([1.0, 2.0, 6.0])
+
+    def measured(*arguments):
+        calls.append(arguments)
+        share = next(shares)
+        return {"whole": (10 * share, share, share - 3.5), "rest": (5.0, 9.0, 0.0)}
+
+    monkeypatch.setattr(checks, "in_a_new_process", measured)
+    arguments = ["--encoder", "convnet", "--batch", "8", "--rounds", "6", "--processes", "3", "--most"]
+    assert checks.main([*arguments, "3"]) == 0
+    assert calls == [("convnet", 8, 6)] * 3
+    out = capsys.readouterr().out
+    assert "| convnet | all of it | 30.0 | 3.00 % | 1.53 % | -0.50 % |" in out            # sqrt(7) / sqrt(3)
+    assert "optimizer | 5.0 | 9.00 % | 0.00 % | +0.00 % |" in out and "take 3.00 % of a step or less; the limit is 3 %" in out
+    assert checks.main([*arguments, "2.9"]) == 1
+
+
+def test_a_share_is_the_difference_of_the_medians(monkeypatch):
+    asked = []
+
+    def measure(steps, rounds):
+        asked.append((sorted(steps), rounds))
+        return {"minicl": [2.0, 9.0, 2.0], "same": [2.1, 2.1, 7.0], "bare": [1.5, 1.0, 1.5]}
+
+    monkeypatch.setattr(checks, "measure", measure)
+    assert checks.measure_parts("mlp", 8, 6) == dict.fromkeys(checks.PARTS, (2000.0, 25.0, pytest.approx(-5.0)))
+    assert asked == [(["bare", "minicl", "same"], 6)] * 2

@@ -1,6 +1,6 @@
 """The cost of minicl's checks in a training step of examples/simclr_mnist.py: minicl beside a copy without them.
 
-    python tests/benchmarks/checks.py                                    # about a minute; exit code 1 above --most
+    python tests/benchmarks/checks.py                           # about 15 minutes; exit code 1 above --most
     python tests/benchmarks/checks.py --batch 64 --encoder mlp  # a smaller step, in which the checks weigh more
 
 The copy imports the same files again under another name and replaces these parts by ones that do nothing:
@@ -12,9 +12,14 @@ The copy imports the same files again under another name and replaces these part
     optimizers      changed parts, settings, finite gradients
 
 Comparisons within a body (`if x.ndim != 4: raise ...`) remain. The copy must accept faults that minicl refuses, and
-must compute the same numbers. Steps of the copies alternate in one process, on one thread, measured in CPU seconds.
-Other programs lengthen these too, since they share the caches, so the table shows the difference of the fastest tenth
-of the steps beside the median. A third copy keeps its checks: its difference, ideally 0, is the method's resolution.
+must compute the same numbers.
+
+A process may run one copy faster than another for as long as it lives, since their arrays lie elsewhere in memory. So
+each of several new processes, one after another, measures all copies, on one thread, in CPU seconds. The copies are made
+in random order and take turns of a few steps, in all orders. The first step of a turn is not counted: it brings the
+copy's data into the cache. The share of the checks in a process is the difference of the copies' medians. The table has
+the mean of the processes, and its standard error from their spread. A third copy keeps its checks: its difference should
+be 0 within about two such errors.
 """
 
 import argparse
@@ -24,12 +29,15 @@ import functools
 import importlib
 import inspect
 import itertools
+import multiprocessing
 import operator
+import random
 import statistics
 import sys
 import textwrap
 import time
 import types
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 if __name__ == "__main__":                      # for the packages benchmarks and minicl
@@ -45,41 +53,37 @@ from minicl.run import command  # noqa: E402
 ENCODERS = {"mlp": "MLP", "convnet": "ConvNet"}                              # the encoders of simclr_mnist.py
 PARTS = {"whole": "all of it", "rest": "without the two views: model, loss, backward and optimizer"}
 STUBBED = ("mark_changed", "check_options", "check_images")  # in addition to require_... and _require_...
+TURN = 3                                                     # counted steps in a row of one copy
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--encoder", nargs="+", choices=ENCODERS, default=list(ENCODERS), help="default: both")
     parser.add_argument("--batch", type=at_least(2), default=256, help="images a step; default: 256")
-    parser.add_argument("--rounds", type=at_least(10), default=60, help="steps of each copy; default: 60")
+    parser.add_argument("--processes", type=at_least(2), default=10, help="new processes that measure; default: 10")
+    parser.add_argument("--rounds", type=at_least(6), default=30, help="turns of each copy in a process; default: 30")
     parser.add_argument("--most", type=within("[0, inf)"), default=2.0, help="percent of a step; default: 2")
     args = parser.parse_args(argv)
-    packages = {"minicl": "minicl", "same": copy_of_minicl("minicl_again"), "bare": without_checks("minicl_unchecked")}
-    require_patched(packages["bare"])
-    with contextlib.ExitStack() as stack:
-        for package in packages.values():                                    # each copy has its own loops
-            stack.enter_context(part_of(package, "backend").threads(1))      # limits BLAS as well
-        return compare(packages, args)
-
-
-def compare(packages, args):
-    """Measure, print the table and return the exit code."""
-    print(f"a step of simclr_mnist.py with {args.batch} images, one thread, CPU time, median of {args.rounds} rounds\n"
-          "| encoder | part | ms a step | checks | standard error | checks, fastest tenth | a copy with checks |\n"
-          "|---|---|--:|--:|--:|--:|--:|")
+    print(f"a step of simclr_mnist.py with {args.batch} images, one thread, CPU time, mean of {args.processes} processes\n"
+          "| encoder | part | ms a step | checks | standard error | a copy with checks |\n|---|---|--:|--:|--:|--:|")
     worst = 0.0
     for encoder in args.encoder:
-        for part in PARTS:
-            steps = {name: step_of(package, encoder, args.batch, views=part == "whole") for name, package in packages.items()}
-            seconds = measure(steps, args.rounds)
-            share, error = difference(seconds["minicl"], seconds["bare"])
-            control, _ = difference(seconds["minicl"], seconds["same"])
-            print(f"| {encoder} | {PARTS[part]} | {1e3 * statistics.median(seconds['minicl']):.1f} | {share:.2f} % | {error:.2f} % "
-                  f"| {undisturbed(seconds['minicl'], seconds['bare']):.2f} % | {control:+.2f} % |", flush=True)
+        found = [in_a_new_process(encoder, args.batch, args.rounds) for _ in range(args.processes)]
+        for part, meaning in PARTS.items():
+            milliseconds, shares, controls = zip(*(parts[part] for parts in found))
+            share, error = statistics.mean(shares), statistics.stdev(shares) / len(shares)**0.5
+            print(f"| {encoder} | {meaning} | {statistics.mean(milliseconds):.1f} | {share:.2f} % | {error:.2f} % "
+                  f"| {statistics.mean(controls):+.2f} % |", flush=True)
             if part == "whole":
                 worst = max(worst, share)
     print(f"the checks take {worst:.2f} % of a step or less; the limit is {args.most:g} %")
     return int(worst > args.most)
+
+
+def in_a_new_process(encoder, batch, rounds):
+    """measure_parts() in a process that ends with it."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(measure_parts, encoder, batch, rounds).result()
 
 
 # ---------------------------------------------------------------- the copies
@@ -324,35 +328,39 @@ def step_of(package, encoder, batch, views=True):
     return step
 
 
+def measure_parts(encoder, batch, rounds):
+    """{part: (ms a step, percent of it that the checks take, percent by which the copy with checks is faster)}."""
+    packages = {"minicl": "minicl", "same": copy_of_minicl("minicl_again"), "bare": without_checks("minicl_unchecked")}
+    require_patched(packages["bare"])
+    found = {}
+    with contextlib.ExitStack() as stack:
+        for package in packages.values():                                    # each copy has its own loops
+            stack.enter_context(part_of(package, "backend").threads(1))      # limits BLAS as well
+        for part in PARTS:
+            made = random.sample(list(packages), len(packages))              # where arrays lie depends on their order
+            seconds = measure({name: step_of(packages[name], encoder, batch, part == "whole") for name in made}, rounds)
+            ours, same, bare = (statistics.median(seconds[name]) for name in packages)
+            found[part] = 1e3 * ours, 100 * (ours - bare) / ours, 100 * (ours - same) / ours
+    return found
+
+
 def measure(steps, rounds):
-    """{name: CPU seconds of each round}. The copies take turns in changing order, and must compute the same numbers."""
+    """{name: CPU seconds of each step}. The copies take turns in all orders, and must compute the same numbers."""
     seconds = {name: [] for name in steps}
     orders = list(itertools.permutations(steps))
-    for k in range(-2, rounds):                                              # two rounds warm up
+    for k in range(-1, rounds):                                              # the first round warms up
         results = []
         for name in orders[k % len(orders)]:
-            start = time.process_time()
-            loss, g = steps[name]()
-            if k >= 0:
-                seconds[name].append(time.process_time() - start)
+            steps[name]()
+            for _ in range(TURN):
+                start = time.process_time()
+                loss, g = steps[name]()
+                if k >= 0:
+                    seconds[name].append(time.process_time() - start)
             results.append((loss.item(), g.copy()))
         for loss, g in results[1:]:
             assert loss == results[0][0] and np.array_equal(g, results[0][1]), "the copies compute other numbers"
     return seconds
-
-
-def difference(ours, others):
-    """(median of the rounds' differences in percent of our step, its standard error)."""
-    percent = [100 * (a - b) / a for a, b in zip(ours, others)]
-    median = statistics.median(percent)
-    deviation = 1.4826 * statistics.median(abs(p - median) for p in percent)  # robust; equals the std of normal data
-    return median, 1.2533 * deviation / len(percent)**0.5
-
-
-def undisturbed(ours, others):
-    """The difference of the fastest tenths of both in percent: of the steps that other programs delayed least."""
-    fast, faster = (statistics.quantiles(seconds, n=10)[0] for seconds in (ours, others))
-    return 100 * (fast - faster) / fast
 
 
 if __name__ == "__main__":
