@@ -3,6 +3,7 @@
 import bisect
 import gc
 import weakref
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -36,6 +37,8 @@ class Loop:
             if dtype.name not in DTYPES:
                 raise CheckpointError(f"Run.steps: cannot save {name}, an array of {dtype}; use {', '.join(DTYPES)}")
         self.before = {id(x): _form(x) for x in live()}
+        names = self._names()
+        self.sums = {id(x): _checksum(x) for x in live() if isinstance(x, (Parameter, Buffer)) and id(x) not in names}
         self.replaced: dict[int, tuple[weakref.ref, int]] = {}       # by id: what a part no longer holds, and since when
         self.ended: list[int] = []                           # the time, once it is over
         self.told = set[str]()
@@ -80,12 +83,15 @@ class Loop:
         saved = _Values(self.own)
         earlier, self.whole = _inside(self.whole), renewed(self.whole, self.parts)
         held = {id(x) for x in _inside(self.whole)}
-        self.replaced |= {id(x): (weakref.ref(x), next(clock)) for x in earlier if id(x) not in held}        # by a trainer
+        gone = [x for x in earlier if id(x) not in held]     # replaced by a trainer
+        self.replaced |= {id(x): (weakref.ref(x), next(clock)) for x in gone}
+        self.sums |= {id(x): _checksum(x) for x in gone if not isinstance(x, Module)}
         names = self._names()
         things = [x for x in live() if not self._is_of_another(x)]
         moved = [x for x in things if isinstance(x, (Parameter, Buffer)) and x.changed and x.changed[0] > self.begun
                  and (self._outlasts(x, x.changed[0]) or x.data in saved)]
         told = [*self._lost(moved, names, saved), *self._made(things, names, saved)]
+        told += self._written([x for x in things if id(x) not in {*names, *map(id, moved)}], saved)
         told += self._other_forms(things, {id(x) for x in moved})
         streams = [x for x in things if isinstance(x, Stream) and x.drawn > self.begun and id(x) not in names]
         if any(self._outlasts(x, x.drawn) and x.data not in saved for x in streams):
@@ -110,6 +116,16 @@ class Loop:
             kind = KINDS.get(x.changed[2], "model" if isinstance(x, Parameter) else "")
             if kind and x.changed[2] not in MAY_BE_REPEATED:
                 raise _missing(kind, change)
+        return texts
+
+    def _written(self, things, saved):
+        """What was changed in a way that nothing notes, as by p.data[...] = values, as texts."""
+        found = [x for x in things if isinstance(x, (Parameter, Buffer)) and not isinstance(x, Stream)
+                 and time_made(x) < self.begun and _checksum(x) != self.sums.get(id(x)) and x.data not in saved]
+        texts = [f"an assignment to .data has changed a {type(x).__name__} of shape {x.data.shape}" for x in found]
+        for x, change in zip(found, texts):
+            if isinstance(x, Parameter):
+                raise _missing("model", change)
         return texts
 
     def _made(self, things, names, saved):
@@ -230,6 +246,10 @@ def _inside(whole):
     return [x for each in held for x in each if isinstance(x, (Module, Parameter, Buffer))]
 
 
+def _checksum(x):
+    return zlib.crc32(np.ascontiguousarray(to_host(x.data)))
+
+
 def _form(x):
     """The modes and settings of a Module or Parameter that are numbers or texts."""
     if isinstance(x, Parameter):
@@ -246,24 +266,26 @@ def _form_of_new(x):
         if isinstance(x, Module) else {}
 
 
-def modes(parts: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
+def modes(parts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """{part: {"evaluation": names of its modules in evaluation mode, "frozen": of frozen ones, "follows": of a target's that
-    are frozen as online's, "constant": of its Parameters that get no gradient}} of the Modules among parts."""
+    are frozen as online's, "constant": of its Parameters that get no gradient}} of the Modules among parts, and of the
+    optimizers {part: {"lr": its learning rate}}."""
     return {name: {"evaluation": [key for key, module in part.named_modules() if not module.training],
                    "frozen": [key for key, module in part.named_modules() if module._frozen is True],
                    "follows": [key for key, module in part.named_modules() if isinstance(module._frozen, str)],
                    "constant": [key for key, p in part.named_parameters() if not p.requires_grad]}
             for name, part in parts.items() if isinstance(part, Module)} | {
-        name: {"constant": [""][:not part.requires_grad]} for name, part in parts.items() if isinstance(part, Parameter)}
+        name: {"constant": [""][:not part.requires_grad]} for name, part in parts.items() if isinstance(part, Parameter)} | {
+        name: {"lr": float(part.lr)} for name, part in parts.items() if isinstance(part, Optimizer)}
 
 
 def restore_modes(parts: Mapping[str, Any], at_begin: Any, saved: Any, log: Callable[[str], None]) -> None:
-    """Put the Modules among parts into the modes() of a checkpoint, saved = [those at the begin, those then].
+    """Put the parts into the modes() of a checkpoint, saved = [those at the begin, those then].
 
     If the script begins with others by now, at_begin, they stay.
     """
     begin, then = saved if isinstance(saved, list) and len(saved) == 2 else (None, None)
-    if then and begin != at_begin:
+    if then and not (isinstance(begin, dict) and begin.items() <= at_begin.items()):
         log("warning: the script now freezes or puts in evaluation mode other parts than at the begin of the run; these "
             "modes are used, and not those of the checkpoint")
         return
@@ -278,6 +300,8 @@ def restore_modes(parts: Mapping[str, Any], at_begin: Any, saved: Any, log: Call
                 p.requires_grad = key not in found.get("constant", ())
         elif isinstance(part, Parameter) and isinstance(found, dict) and isinstance(found.get("constant"), list):
             part.requires_grad = not found["constant"]
+        elif isinstance(part, Optimizer) and isinstance(found, dict) and type(lr := found.get("lr")) is float and lr >= 0:
+            part.lr = lr
 
 
 def moved_before(parts: Mapping[str, Any]) -> str:

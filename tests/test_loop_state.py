@@ -15,6 +15,7 @@ from small_runs import STEPS, Crash, Net, X, arguments, assert_resumes, assert_s
 
 from minicl import nn, optim
 from minicl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from minicl.loop_state import modes, restore_modes
 from minicl.methods import EMA, MoCo, Queue, frozen_copy
 from minicl.rng_state import load_rng_state, require_rng_state, rng_state
 from minicl.run import Run, RunError
@@ -44,6 +45,25 @@ MODES = {
 def test_the_modes_of_a_model_are_part_of_the_checkpoint(tmp_path, mode, capsys):
     assert_resumes(tmp_path, each=MODES[mode])
     assert "warning" not in capsys.readouterr().out
+
+
+def slower(step, parts, rng):
+    parts["optimizer"].lr *= 0.7
+
+
+@pytest.mark.parametrize("where", ["a part", "held by a part"])
+def test_the_learning_rate_of_an_optimizer_is_part_of_the_checkpoint(tmp_path, where, capsys):
+    make = {} if where == "a part" else {"make": lambda model, rng: {"trainer": (kept := Keeps(model)), "optimizer": kept.optimizer}, "leave": ["model", "optimizer"]}
+    assert_resumes(tmp_path, each=slower, **make)
+    assert "warning" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("lr", [-1.0, "0.1", None, True, [0.1], 1])
+def test_a_checkpoint_without_a_valid_learning_rate_leaves_it(lr):
+    optimizer = optim.SGD(nn.Linear(2, 2, rng=np.random.default_rng(0)), 0.5)
+    begin = modes({"optimizer": optimizer})
+    restore_modes({"optimizer": optimizer}, begin, [begin, {"optimizer": {"lr": lr}}], print)
+    assert optimizer.lr == 0.5
 
 
 def test_the_mode_of_a_target_is_part_of_the_checkpoint(tmp_path):

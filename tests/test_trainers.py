@@ -229,6 +229,40 @@ class WithoutMoments(optim.Adam):
         super().load_state_dict({**super().state_dict(), **state})
 
 
+BY_HAND = {"in place": lambda p, q: p.data.__setitem__(..., 0.9 * p.data + 0.1 * q.data), "through a view": lambda p, q: np.add(p.data[:1], 1, out=p.data[:1]),
+           "by an assignment": lambda p, q: setattr(p, "data", q.data)}
+
+
+@pytest.mark.parametrize("saves", ["nothing", "it", "through a trainer"])
+@pytest.mark.parametrize("how", BY_HAND)
+def test_a_target_that_is_moved_by_hand_must_be_saved(tmp_path, how, saves, capsys):
+    def make(model, rng):
+        target = nn.Linear(3, 4, rng=rng)
+        return {"target": target, "trainer": Trainer({"target": target} if saves == "through a trainer" else {})}
+
+    def each(step, parts, rng):
+        for p, q in zip(parts["target"].parameters(), parts["model"].layer.parameters()):
+            BY_HAND[how](p, q)
+
+    options = {"make": make, "each": each, "leave": [] if saves == "it" else ["target"]}
+    if saves == "nothing":
+        with pytest.raises(CheckpointError, match="the model is not among its parts, but an assignment to .data has changed"):
+            run_of(tmp_path / "run", **options)
+        return
+    assert_resumes(tmp_path, **options)
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_a_buffer_that_is_written_by_hand_is_told(tmp_path, capsys):
+    bank = nn.Buffer(np.zeros((2, 3), "float32"))
+
+    def each(step, parts, rng):
+        bank.data[0] = X[step][0]
+
+    run_of(tmp_path / "run", each=each)
+    assert "what no part saves changed in the loop: an assignment to .data has changed a Buffer of shape (2, 3)" in capsys.readouterr().out
+
+
 def test_an_optimizer_with_a_state_dict_of_its_own_saves_what_that_gives(tmp_path):
     with pytest.raises(CheckpointError, match="the optimizer is not among its parts, but one has updated"):
         run_of(tmp_path / "run", kind=WithoutMoments)
