@@ -28,7 +28,7 @@ from .nn.state import arrays_in, iterators_in, require_state
 from .optim import Optimizer
 from .origin import changes
 from .rng_state import rng_state
-from .run_parts import expanded
+from .run_parts import WAITING, Waiting, expanded
 from .state_values import DTYPES, CheckpointError, HasState, as_array, from_array, is_finite, kind_of, require_kept, state_of
 from .tensor import owner_of
 from .typing import HostArray, Rng
@@ -284,19 +284,20 @@ def read_by(specs: Mapping[str, Any]) -> dict[str, str]:
 
 
 def changed_settings(parts: Mapping[str, Any], before: Mapping[str, str]) -> str:
-    """The differences from settings() and read_by() before, at most three, as text; "" if there are none. An optimizer's lr
-    may change in each step."""
+    """The differences from settings() and read_by() before, at most three, as text; "" if there are none. The settings of an
+    optimizer of the library are in modes()."""
     modules = [part for part in parts.values() if isinstance(part, Module)]
     now = settings(parts) | {key: text for module in modules for key, text in class_reads(module).items()}
-    rates = {f"{name}.lr" for name, part in parts.items() if isinstance(part, Optimizer)}
+    saved = {f"{name}.{key}" for name, part in parts.items() if isinstance(part, Optimizer) for key in part._setting_ranges}
     different = [f"{key} was {before.get(key)}, now {text}" for key, text in now.items()
-                 if text != before.get(key, text) and key not in rates]
+                 if text != before.get(key, text) and key not in saved]
     return "; ".join(sorted(different, key=len)[:3]) + f"; and {len(different) - 3} more" * (len(different) > 3)
 
 
 def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path: Path,
             before: Mapping[str, str] | None = None, python: Any = None, log: Callable[[str], None] = print) -> None:
-    """Load the arrays of a checkpoint into `parts`, {name: object with load_state_dict()}. Gradients that wait are dropped.
+    """Load the arrays of a checkpoint into `parts`, {name: object with load_state_dict()}. Gradients become those of the
+    checkpoint that wait for step(), or 0.
 
     python: what the meta has under this name, {array: which of Python's types it was}. log: called with a warning if a
     load_state_dict() leaves out what it was given.
@@ -304,6 +305,8 @@ def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path
     Raises CheckpointError, and changes no part, unless all names, dtypes and shapes fit, and the settings are those of
     `before`; None: they are not compared.
     """
+    gradients = {key.removeprefix(WAITING + "."): x for key, x in arrays.items() if key.startswith(WAITING + ".")}
+    arrays = {key: x for key, x in arrays.items() if not key.startswith(WAITING + ".")}
     states = {part: thing.state_dict() for part, thing in parts.items()}
     expected = {f"{part}.{name}": np.asarray(array) for part, state in states.items() for name, array in state.items()}
     saved = {part: {key: x for key, x in arrays.items() if key.startswith(part + ".")} for part in parts}
@@ -343,6 +346,10 @@ def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path
         for _, p in thing.named_parameters() if isinstance(thing, Module) else ():
             if p.grad is not None:
                 p.grad[...] = 0
+    try:
+        Waiting(expanded(parts)).load_state_dict(gradients)
+    except ValueError as error:
+        raise CheckpointError(f"{path} does not fit this run: {error}") from error
     there = dict(state_of(parts))
     lost = [name for name, array in arrays.items() if kind_of(there.get(name)) != kinds.get(name, "array")
             or (x := as_array(name, there[name])).dtype != array.dtype or not np.array_equal(x, array)]

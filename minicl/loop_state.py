@@ -1,6 +1,7 @@
 """What the loop of a Run changes: whether the run's parts save it, so that a checkpoint has all of it; and the modes."""
 
 import bisect
+import contextlib
 import gc
 import weakref
 import zlib
@@ -14,9 +15,9 @@ from .backend import to_host
 from .methods.ema import FOLLOWS
 from .nn import Buffer, Module, Parameter
 from .nn.layers import AVERAGED
-from .nn.parts import Stream, live, time_made
+from .nn.parts import Stream, live, looked_for, time_made
 from .optim import Optimizer
-from .run_parts import renewed
+from .run_parts import WAITING, Waiting, renewed
 from .state_values import DTYPES, CheckpointError, as_array, state_of
 from .tensor import clock
 from .typing import Array
@@ -42,6 +43,7 @@ class Loop:
         self.replaced: dict[int, tuple[weakref.ref, int]] = {}       # by id: what a part no longer holds, and since when
         self.ended: list[int] = []                           # the time, once it is over
         self.told = set[str]()
+        self.used: list[str] = []                            # classes of what a step made, in no part, and a later one called
         for x in _inside(whole):
             _in_runs[id(x)] = weakref.ref(x), self.ended
         self.begun = next(clock)
@@ -52,6 +54,7 @@ class Loop:
 
     def __exit__(self, *_: Any) -> None:
         self.ended.append(next(clock))
+        self._look_for([])
 
     def begin_step(self) -> None:
         """Note that a step begins: what it makes and changes, a resumed run does again; what the next one changes, not."""
@@ -129,11 +132,19 @@ class Loop:
         return texts
 
     def _made(self, things, names, saved):
-        """The first Module that an earlier step of the loop has made, if it is in no state, as a text in a list."""
+        """The first Module that the loop has made for a later step, if it is in no state, as a text in a list."""
+        new = [x for x in things if isinstance(x, Module) and time_made(x) > self.begun
+               and not all(id(part) in names or part.data in saved for _, part in x.named_state())]
+        self._look_for(new)
         now = next(clock)
-        return [f"a {type(x).__name__} was made, which is still there" for x in things if isinstance(x, Module)
-                and time_made(x) > self.begun and self._outlasts(x, now)
-                and not all(id(part) in names or part.data in saved for _, part in x.named_state())][:1]
+        return [*(f"a {name} was made, which a later step has used" for name in self.used),
+                *(f"a {type(x).__name__} was made, which is still there" for x in new if self._outlasts(x, now))][:1]
+
+    def _look_for(self, modules):
+        """Let the call of one of these note its use."""
+        for key in [key for key, (_, used) in looked_for.items() if used is self.used]:
+            del looked_for[key]
+        looked_for.update({id(x): (time_made(x), self.used) for x in modules})
 
     def _require_optimizers(self, optimizers, moved, names, saved):
         """Raise CheckpointError if one has made a step, after that in which it was made, and is in no state."""
@@ -141,7 +152,12 @@ class Loop:
             optimizer.parameters, optimizer.views) if p.data is data}                    # else it is another's by now
         unsaved = [optimizer for optimizer in {*movers.values()} if not self._saves(optimizer, saved)]
         late = [p for x in unsaved for p in x.parameters if self._outlasts(x, x._stepped) and self._outlasts(p, x._stepped)]
+        views = {id(p): name for optimizer in optimizers for name, p in zip(optimizer.names, optimizer.parameters)}
         late += [p for p in moved if p.changed[2].endswith(".step()") and movers.get(id(p)) in [None, *unsaved]]
+        if late and id(late[0]) in views and id(late[0]) not in movers:
+            name = names.get(id(late[0]), views[id(late[0])])
+            raise CheckpointError(f"Run.steps: {name} no longer views the buffer of its optimizer, which cannot move it; "
+                                  "write into a parameter by p.data[...] = x, not p.data = x, and give it one optimizer")
         if late:
             changed = names.get(id(late[0])) or (late[0].changed or " ")[1]
             raise _missing("optimizer", f"one has updated {changed}")
@@ -186,12 +202,17 @@ class Loop:
                 log(f"warning: {what} changed in the loop: {change}; minicl.load and --resume have what was there at the "
                     "begin")
 
-    def waits(self, put_off: int, most: int, log: Callable[[str], None]) -> bool:
-        """Whether gradients wait for an optimizer's step(), or keys for MoCo's update(): a checkpoint has neither.
+    def waiting(self) -> dict[str, Waiting]:
+        """The gradients that wait, as a part of a checkpoint."""
+        return {WAITING: Waiting(self.whole)}
+
+    def waits(self, put_off: int, most: int, log: Callable[[str], None], alone: bool) -> bool:
+        """Whether something waits that a checkpoint does not have: keys for MoCo's update(), or gradients for the step() of
+        an optimizer that no part refers to, or if not alone, of one whose gradients several processes are to add up.
 
         put_off: for how many steps it has been. Raises CheckpointError if something waits after more than `most`.
         """
-        waiting = [name for name, part in self.whole.items() for each in
+        waiting = [name for name, part in self.whole.items() if not (alone and isinstance(part, Optimizer)) for each in
                    (part.modules() if isinstance(part, Module) else [part]) if getattr(each, "is_pending", False)]
         known = {id(part) for part in self.whole.values()}
         waiting += [type(x).__name__ for x in live() if isinstance(x, Optimizer) and id(x) not in known and x.is_pending
@@ -201,7 +222,7 @@ class Loop:
         if waiting and put_off > most:
             raise CheckpointError(f"Run.steps: {waiting[0]} has gradients that wait for step(), or keys that wait for "
                                   "update(); a checkpoint has neither, and was put off for too many steps. Call both in the "
-                                  "loop, at least every 100 steps")
+                                  "loop, at least every 100 steps, or pass the optimizer")
         return bool(waiting)
 
 
@@ -269,14 +290,20 @@ def _form_of_new(x):
 def modes(parts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """{part: {"evaluation": names of its modules in evaluation mode, "frozen": of frozen ones, "follows": of a target's that
     are frozen as online's, "constant": of its Parameters that get no gradient}} of the Modules among parts, and of the
-    optimizers {part: {"lr": its learning rate}}."""
+    optimizers {part: {"settings": {"lr": ..., "momentum": ...}}}."""
     return {name: {"evaluation": [key for key, module in part.named_modules() if not module.training],
                    "frozen": [key for key, module in part.named_modules() if module._frozen is True],
                    "follows": [key for key, module in part.named_modules() if isinstance(module._frozen, str)],
                    "constant": [key for key, p in part.named_parameters() if not p.requires_grad]}
             for name, part in parts.items() if isinstance(part, Module)} | {
         name: {"constant": [""][:not part.requires_grad]} for name, part in parts.items() if isinstance(part, Parameter)} | {
-        name: {"lr": float(part.lr)} for name, part in parts.items() if isinstance(part, Optimizer)}
+        name: {"settings": {key: _plain(getattr(part, key)) for key in part._setting_ranges if hasattr(part, key)}}
+        for name, part in parts.items() if isinstance(part, Optimizer)}
+
+
+def _plain(value):
+    """A setting of an optimizer as JSON gives it back."""
+    return [*map(_plain, value)] if isinstance(value, tuple) else value.item() if isinstance(value, np.generic) else value
 
 
 def restore_modes(parts: Mapping[str, Any], at_begin: Any, saved: Any, log: Callable[[str], None]) -> None:
@@ -300,8 +327,11 @@ def restore_modes(parts: Mapping[str, Any], at_begin: Any, saved: Any, log: Call
                 p.requires_grad = key not in found.get("constant", ())
         elif isinstance(part, Parameter) and isinstance(found, dict) and isinstance(found.get("constant"), list):
             part.requires_grad = not found["constant"]
-        elif isinstance(part, Optimizer) and isinstance(found, dict) and type(lr := found.get("lr")) is float and lr >= 0:
-            part.lr = lr
+        elif isinstance(part, Optimizer) and isinstance(found, dict) and isinstance(found.get("settings"), dict):
+            for key in {*found["settings"]} & {*part._setting_ranges}:
+                with contextlib.suppress(TypeError, ValueError):             # of one that is out of range
+                    value = found["settings"][key]
+                    setattr(part, key, tuple(value) if isinstance(value, list) else value)
 
 
 def moved_before(parts: Mapping[str, Any]) -> str:

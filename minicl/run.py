@@ -189,8 +189,8 @@ class Run:
         parts       everything else that the loop changes: objects with state_dict() and load_state_dict()
 
         A checkpoint is taken between two steps, so a resumed run computes the same numbers as an uninterrupted one. While
-        gradients wait for an optimizer's step(), or keys for MoCo's update(), it is put off. It does not depend on how many
-        processes there are. Raises RunError if they differ in their state when one is taken; CheckpointError after the first
+        keys wait for MoCo's update(), or gradients of several processes for step(), it is put off. It does not depend on how
+        many processes there are. Raises RunError if they differ in their state when one is taken; CheckpointError after a
         step if an optimizer has moved what is in no part's state, or is in none itself, or a target or Queue is in none.
         """
         require_storable("Run.steps", rng)
@@ -235,7 +235,7 @@ class Run:
             if self.is_first:
                 self._own.require_owned()
                 self._begin()
-                save_checkpoint(self.checkpoint, parts, {
+                save_checkpoint(self.checkpoint, {**parts, **loop.waiting()}, {
                     "name": self.name, "step": self.step, "total": self.total, "seconds": self.seconds,
                     "config": self.config, "data": watched.fingerprint, "code": self._code, "models": specs,
                     "settings": made, "modes": [at_begin, modes(loop.whole)], "rng": rng_state(rng), "log": self._log})
@@ -262,7 +262,7 @@ class Run:
                     loop.check()
                 ends = bool(signals) or self._loop == "stopping"
                 due = due or self.step * (self.world.any(ends) or self.step % save_every == 0)
-                waits = bool(due) and loop.waits(self.step - due, max(100, save_every), self.print)
+                waits = bool(due) and loop.waits(self.step - due, max(100, save_every), self.print, self.world.size == 1)
                 if self.step < total and (not due or self.world.any(waits)):
                     continue
                 save()

@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from .backend import to_device, to_host
 from .nn import Buffer, Module, Parameter
 from .nn.parts import time_made
 from .optim import Optimizer
+from .typing import HostArray
 
 SAVED = (Module, Optimizer, Parameter, Buffer)
 CLOSED = (type, types.ModuleType, types.FrameType, types.GeneratorType, np.ndarray, str, int, float)      # not looked into
+WAITING = "waiting gradients"          # what they are named among the parts of a checkpoint
 LEVELS, MANY = 16, 1000                # how far an object is looked into, and how many entries of each level
 
 
@@ -76,3 +79,28 @@ def renewed(whole: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any
            for path, thing in held_in(part).items()}
     held = {id(thing) for thing in now.values()}
     return {name: thing if name in parts or id(thing) in held else now.get(name, thing) for name, thing in whole.items()}
+
+
+class Waiting:
+    """The gradients that wait for step(), as of a loop that adds up several, of the optimizers in what expanded() gives."""
+
+    def __init__(self, whole: Mapping[str, Any]):
+        self.optimizers = {name: part for name, part in whole.items() if isinstance(part, Optimizer)}
+
+    def state_dict(self) -> dict[str, HostArray]:
+        return {f"{name}.{key}": x for name, optimizer in self.optimizers.items() if optimizer.is_pending for key, x in (
+            ("grads", to_host(optimizer.grads)), ("reached", np.array([p.reached for p in optimizer.parameters])))}
+
+    def load_state_dict(self, state: Mapping[str, HostArray]) -> None:
+        """Raises ValueError, and changes nothing, if a gradient has no optimizer of its size."""
+        given = [(optimizer, state[f"{name}.grads"], state[f"{name}.reached"]) for name, optimizer in self.optimizers.items()
+                 if f"{name}.grads" in state]
+        fit = [(g.shape, g.dtype, len(reached)) == (optimizer.grads.shape, optimizer.grads.dtype, len(optimizer.parameters))
+               for optimizer, g, reached in given]
+        if 2 * len(given) < len(state) or not all(fit):
+            raise ValueError(f"no optimizer has the gradients {', '.join(state)}")
+        for optimizer, g, reached in given:
+            optimizer.zero_grad()
+            optimizer.grads[...] = to_device(g, optimizer.xp)
+            for p, has in zip(optimizer.parameters, reached):
+                p.reached = bool(has)

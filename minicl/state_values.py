@@ -44,9 +44,11 @@ def as_array(name: str, value: Any) -> HostArray:
 
 
 def kind_of(value: Any) -> str:
-    """What a value in a state is: "array", one in "fortran" order, in which sums round differently, or a number or list."""
+    """What a value in a state is: "array", one whose "axes" have another order in memory, so that its sums round otherwise,
+    or a number or list."""
     if is_array(value):
-        return "fortran" if value.flags.fnc else "array"
+        order = np.argsort([-step for step in value.strides], kind="stable").tolist()
+        return "axes " + " ".join(map(str, order)) if order != sorted(order) and value.size > 1 else "array"
     if isinstance(value, np.generic):
         return "scalar"
     for what, kind in (("scalars", np.generic), ("arrays", np.ndarray)):
@@ -57,6 +59,9 @@ def kind_of(value: Any) -> str:
 
 def from_array(array: HostArray, kind: str | None) -> Any:
     """The value in a state that has become this array: a new one."""
+    if kind and kind.startswith("axes "):
+        order = [int(axis) for axis in kind.split()[1:]]
+        return np.ascontiguousarray(array.transpose(order)).transpose(np.argsort(order))
     conversions: dict[str | None, Callable] = {
         "fortran": np.asfortranarray, "scalar": lambda x: x[()], "tuple": lambda x: tuple(x.tolist()),
         "list of scalars": list, "tuple of scalars": tuple, "list of arrays": lambda x: [np.array(row) for row in x],
@@ -78,7 +83,7 @@ def _alike(x, y):
     if isinstance(x, LISTS):
         return len(x) == len(y) and all(map(_alike, x, y))
     if isinstance(x, np.ndarray):
-        return x.dtype == y.dtype and x.flags.fnc == y.flags.fnc and np.array_equal(x, y)
+        return x.dtype == y.dtype and kind_of(x) == kind_of(y) and np.array_equal(x, y)
     return x == y
 
 

@@ -360,8 +360,8 @@ def register_gradient(grad: Array) -> None:
 
 def of_its_own(x: Any, data: Array) -> Array:
     """data to become x.data, or a copy if it belongs to another part or is a gradient: both would change with the other.
-    x: a Tensor, or a part, whose memory this is from then on."""
-    owner = owner_of(data)
+    x: a Tensor, or a part, whose memory this is from then on; its axes are in order, as in a checkpoint."""
+    owner = owner_of(data := data if data.flags.c_contiguous else data.copy())
     if type(data) is np.ndarray and not (isinstance(owner, np.ndarray) and owner.flags.owndata):
         return data.copy()                                   # the memory of another library, of which no owner is known
     memory = _memory.get(id(owner))

@@ -20,6 +20,7 @@ from minicl.nn import MLP, BatchNorm, Dropout, Linear, Module, Sequential
 from minicl.optim import SGD, Adam, AdamW
 from minicl.origin import fingerprint
 from minicl.run import Run, RunError
+from minicl.run_parts import Waiting
 
 # ---------------------------------------------------------------- resuming
 
@@ -223,7 +224,7 @@ def test_a_crashed_run_resumed_equals_an_uninterrupted_run(tmp_path, xp, step):
 
 @pytest.mark.parametrize("every, save_every", [(2, 1), (3, 2), (2, 5)])
 @pytest.mark.parametrize("step", range(1, 9))
-def test_no_checkpoint_is_taken_while_gradients_or_keys_wait(tmp_path, every, save_every, step):
+def test_no_checkpoint_is_taken_while_keys_wait(tmp_path, every, save_every, step):
     """A loop that steps after several backward passes resumes where no gradient is lost."""
     def learn(run, crash_after=None):
         rng = np.random.default_rng(3)
@@ -251,11 +252,67 @@ def test_no_checkpoint_is_taken_while_gradients_or_keys_wait(tmp_path, every, sa
     assert all((whole[name] == resumed[name]).all() for name in whole)
 
 
-def test_a_run_whose_gradients_wait_for_ever_is_refused(out):
-    model = Linear(2, 2, rng=np.random.default_rng(0))
-    with pytest.raises(CheckpointError, match="optimizer has gradients that wait for step.*put off for too many steps"):
-        for _ in start(out).steps(200, np.random.default_rng(0), save_every=5, model=model, optimizer=SGD(model, 0.1)):
-            model(np.ones((1, 2), "float32")).sum().backward()
+def test_a_run_whose_keys_wait_for_ever_is_refused(out):
+    rng = np.random.default_rng(0)
+    model = MoCo(MLP((2, 2, 1), (4,), rng=rng), Linear(4, 3, rng=rng), dim=3, queue=20, m=0.9, splits=1)
+    images = np.ones((4, 2, 2, 1), "float32")
+    with pytest.raises(CheckpointError, match="model has .*keys that wait for update.*put off for too many steps"):
+        for _ in start(out).steps(200, rng, save_every=5, model=model):
+            model.loss(model(images)[1], model.encode_keys(images, rng), 0.2)
+
+
+LOOPS = {
+    "adds up three": lambda step, first, second, loss: (loss().backward(), step % 3 == 2 and [(o.step(), o.zero_grad()) for o in (first, second)]),
+    "by turns": lambda step, first, second, loss: (first.zero_grad(), second.zero_grad(), loss().backward(), (first, second)[step % 2].step()),
+    "one later": lambda step, first, second, loss: (first.zero_grad(), second.zero_grad(), loss().backward(), first.step(), step > 8 and second.step()),
+    "one never zeroed": lambda step, first, second, loss: (first.zero_grad(), loss().backward(), first.step(), step > 8 and second.step())}
+
+
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("step", [1, 4, 9])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_gradients_that_wait_are_in_the_checkpoint(tmp_path, loop, step, held):
+    class Both:
+        """Holds both optimizers, and saves them."""
+
+        def __init__(self, *optimizers):
+            self.optimizers = optimizers
+
+        def state_dict(self):
+            return {f"{k}/{name}": x for k, each in enumerate(self.optimizers) for name, x in each.state_dict().items()}
+
+        def load_state_dict(self, state):
+            for k, each in enumerate(self.optimizers):
+                each.load_state_dict({name.partition("/")[2]: x for name, x in state.items() if name.startswith(f"{k}/")})
+
+    def learn(run, crash_after=None):
+        rng = np.random.default_rng(3)
+        model = Sequential(Linear(3, 4, rng=rng), ops.relu, Linear(4, 2, rng=rng))
+        optimizers = [Adam([(f"{k}.{name}", p) for name, p in model[k].named_parameters()], 0.1) for k in (0, 2)]
+        parts = {"both": Both(*optimizers)} if held else dict(zip(("first", "second"), optimizers))
+        for step in run.steps(TOTAL, rng, save_every=1, model=model, **parts):
+            x = rng.standard_normal((4, 3), dtype="float32")
+            LOOPS[loop](step, *optimizers, lambda: (model(x)**2).mean())
+            if step == crash_after:
+                raise Crash
+        return model.state_dict()
+
+    whole = learn(start(tmp_path / "whole"))
+    with pytest.raises(Crash):
+        learn(start(tmp_path / "part"), step)
+    assert load_checkpoint(tmp_path / "part/checkpoint.npz")[1]["step"] == step
+    resumed = learn(start(tmp_path / "part", "--resume"))
+    assert all((whole[name] == resumed[name]).all() for name in whole)
+
+
+@pytest.mark.parametrize("change", [lambda g: g[1:], lambda g: g.astype("float64")])
+def test_waiting_gradients_that_fit_no_optimizer_are_refused(change):
+    optimizer = SGD(Linear(3, 2, rng=np.random.default_rng(0)), 0.1)
+    state = {"optimizer.grads": change(np.ones(8, "float32")), "optimizer.reached": np.ones(2, bool)}
+    for names in ({"optimizer": optimizer}, {"other": optimizer}):
+        with pytest.raises(ValueError, match="no optimizer has the gradients optimizer.grads, optimizer.reached"):
+            Waiting(names).load_state_dict(state)
+    assert not optimizer.grads.any()
 
 
 def test_a_finished_run_that_is_resumed_trains_no_further(out):

@@ -188,6 +188,27 @@ def test_a_network_that_the_loop_makes_and_keeps_is_told(tmp_path, capsys):
     assert "warning: what no part saves changed in the loop: a Linear was made, which is still there" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("copy_of", [copy.deepcopy, frozen_copy])
+@pytest.mark.parametrize("uses", ["the next step", "a part of it", "this step", "none"])
+def test_a_network_that_each_step_makes_for_the_next_is_told(tmp_path, copy_of, uses, capsys):
+    """As of a teacher that is the model of the step before."""
+    teacher = []
+
+    def each(step, parts, rng):
+        if teacher and uses == "the next step":
+            parts["model"].bank.data[...] = teacher[0](X[step][:4]).data
+        if teacher and uses == "a part of it":
+            teacher[0].layer(X[step])
+        teacher[:] = [copy_of(parts["model"])]
+        if uses == "this step":
+            teacher[0](X[step])
+
+    run_of(tmp_path / "run", each=each)
+    name = {"the next step": "Net", "a part of it": "Linear"}.get(uses)
+    out = capsys.readouterr().out
+    assert (f"what no part saves changed in the loop: a {name} was made, which a later step has used" in out) if name else "warning" not in out
+
+
 def test_what_the_loop_has_made_and_dropped_is_no_error(tmp_path, capsys):
     """As of a probe that is trained for a few steps, also where only the garbage collector frees it."""
     made = []
@@ -560,7 +581,8 @@ class Kept:
 
 VALUES = [3, 0.1, True, np.float32(0.1), np.float64(0.1), np.int64(3), np.bool_(True), [1.5, 2.5], (1, 2), [], [[1, 2], [3, 4]], [True, False],
           float("inf"), [-float("inf"), 1.0], np.float64("inf"), [np.ones(2, "float32"), np.zeros(2, "float32")], (np.arange(3),), [np.eye(2)] * 3,
-          [np.float32(1), np.float32(2)], (np.int64(1),), np.array(2.0), np.arange(3), np.asfortranarray(np.arange(6.0).reshape(2, 3))]
+          [np.float32(1), np.float32(2)], (np.int64(1),), np.array(2.0), np.arange(3), np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+          np.moveaxis(np.arange(24.0).reshape(2, 3, 4), 0, 1), np.arange(24.0).reshape(2, 3, 4).transpose(2, 0, 1), np.zeros((1, 3)).T, np.zeros((0, 3)).T]
 
 
 @pytest.mark.parametrize("value", VALUES, ids=repr)
@@ -575,7 +597,7 @@ def test_a_value_of_a_state_comes_back_as_it_was(tmp_path, value):
     run_of(tmp_path / "run", resume=True, make=lambda model, rng: {"kept": Kept(None)}, each=each)
     assert type(found[0]) is type(value) and str(found[0]) == str(value) and getattr(found[0], "dtype", 0) == getattr(value, "dtype", 0)
     if isinstance(value, np.ndarray):
-        assert found[0].flags.f_contiguous == value.flags.f_contiguous
+        assert found[0].strides == value.strides or value.size <= max(value.shape, default=1)
     if isinstance(value, (list, tuple)):
         assert [(type(x), getattr(x, "dtype", 0)) for x in found[0]] == [(type(x), getattr(x, "dtype", 0)) for x in value]
 

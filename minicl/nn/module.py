@@ -27,7 +27,7 @@ from ..distributed import ALONE, World
 from ..signature import by_known_names
 from ..tensor import mark_changed, owner_of
 from ..typing import Array, ArrayModule, DType, HostArray
-from .parts import Buffer, HostBuffer, Parameter, making, record, warned_if_frozen
+from .parts import Buffer, HostBuffer, Parameter, looked_for, making, note_use, record, warned_if_frozen
 from .spec import globals_of, note
 from .state import IncompatibleKeys, parts_to_load, require_lasting, unsaved_arrays
 
@@ -111,6 +111,8 @@ class Module(metaclass=_Sealed):
         return copied
 
     def __call__(self, *inputs, **options):
+        if id(self) in looked_for:
+            note_use(self)
         return self.forward(*inputs, **options)
 
     def forward(self, *inputs: Any, **options: Any) -> Any:

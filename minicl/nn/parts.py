@@ -46,6 +46,14 @@ def time_made(thing: Any) -> int:
     return reference.made if reference and reference() is thing else 0
 
 
+looked_for: dict[int, tuple[int, list[str]]] = {}     # by id: Modules that a Run's loop has made and not saved: when, and
+
+
+def note_use(module: Any) -> None:                  # a list that gets the class's name if it is called in a later step
+    if (made := looked_for.pop(id(module)))[0] == time_made(module):
+        made[1].append(type(module).__name__)
+
+
 def record(part):
     if getattr(making, "parts", None) is not None:
         making.parts.append(weakref.ref(part))

@@ -141,6 +141,9 @@ def spec_of(module: Any) -> dict[str, Any]:
         raise ValueError(spec["unknown"])
     here, there = _outline(module), _outline(build(spec))
     if different := [name for name in {**here, **there} if here.get(name) != there.get(name)]:
+        kinds = [(here.get(name, [int])[0], there.get(name, [int])[0]) for name in different]
+        if any(issubclass(kind, Buffer) and other is Parameter for kind, other in kinds):
+            raise ValueError("it is a frozen_copy; load the model, and load_state_dict() these into frozen_copy(model)")
         if different == [SHARED]:
             raise ValueError(f"{type(module).__name__}: its parts share parameters as its constructor's arguments do not "
                              "say; make what is shared once, in the __init__ of a class of your own")
