@@ -72,7 +72,7 @@ def save_checkpoint(path: Path, parts: Mapping[str, HasState], meta: dict[str, A
     try:
         write_atomically(path, lambda file: np.savez(file, **arrays))                    # type: ignore[arg-type]
     except OSError as error:
-        kept = "the previous checkpoint is intact" if path.exists() else "no checkpoint was written"
+        kept = "the previous checkpoint is intact" if path.is_file() else "no checkpoint was written"
         raise CheckpointError(f"cannot save the checkpoint {path}: {error.strerror or error}; {kept}; free some space "
                               "or choose another --out") from error
 

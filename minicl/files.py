@@ -58,7 +58,7 @@ def _mode(path):
     except FileNotFoundError:
         return None
     if not stat.S_ISREG(found):
-        raise OSError(errno.EINVAL, "exists and is not a regular file", str(path))
+        raise OSError(errno.EINVAL, "exists and is not a regular file; remove it, or write elsewhere", str(path))
     return stat.S_IMODE(found)
 
 

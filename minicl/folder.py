@@ -57,7 +57,7 @@ class OwnFolder:
             raise RunError(f"--out {self.path}: {reason}") from error
         self.is_held = lock.is_held
         self._lock, self._current = lock, _current_folder()
-        self.close = weakref.finalize(self, _leave, self.path, lock, is_new)
+        self.close = weakref.finalize(self, _leave, self.path, lock, _identity(self.path) if is_new else None)
 
     def require_owned(self) -> None:
         """Raise RunError if the folder was removed or replaced in the meantime, or this is a forked process."""
@@ -115,10 +115,16 @@ def _new_folder(first):
             path = first.with_name(f"{first.name}-{count}")
 
 
-def _leave(path, lock, is_new):
+def _leave(path, lock, made):
     lock.close()
-    if is_new and lock.is_own():
+    if made and lock.is_own() and _identity(path) == made:                   # not another folder that has this name by now
         _remove_empty(path)
+
+
+def _identity(path):
+    with contextlib.suppress(OSError):
+        found = os.stat(path)
+        return found.st_dev, found.st_ino
 
 
 def _remove_empty(path):

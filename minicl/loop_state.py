@@ -43,7 +43,7 @@ class Loop:
         self.replaced: dict[int, tuple[weakref.ref, int]] = {}       # by id: what a part no longer holds, and since when
         self.ended: list[int] = []                           # the time, once it is over
         self.told = set[str]()
-        self.used: list[str] = []                            # classes of what a step made, in no part, and a later one called
+        self.used: list[str] = []                            # what a step made, no part saves and a later one called
         for x in _inside(whole):
             _in_runs[id(x)] = weakref.ref(x), self.ended
         self.begun = next(clock)

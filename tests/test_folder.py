@@ -222,3 +222,14 @@ def test_a_lost_folder_belongs_only_to_its_next_owner(lost, tmp_path):
         with pytest.raises(RunError, match="another run"):
             OwnFolder(str(path), "test")
         second.close()
+
+
+def test_a_folder_that_has_taken_the_name_of_a_runs_is_not_removed(tmp_path):
+    own = OwnFolder(str(tmp_path / "out"), "test")
+    (tmp_path / "out").rename(tmp_path / "moved")
+    (tmp_path / "out").mkdir()
+    own.close()
+    assert (tmp_path / "out").is_dir()
+    own = OwnFolder(str(tmp_path / "new"), "test")
+    own.close()
+    assert not (tmp_path / "new").exists()
