@@ -23,7 +23,7 @@ from .folder import RunError
 from .signals import Stopped
 
 LEFT = 14                                                    # the tag of the messages that say so
-OUT_OF_MEMORY = ("give a smaller --batch, which nearly all of it grows with, or a smaller encoder, and data in "
+OUT_OF_MEMORY = ("give a smaller --batch, which most of it grows with, a smaller --queue, --dim or encoder, and data in "
                  "float32. Tiles of scores (minicl.backend.tile_size) and a GPU's convolutions "
                  "(minicl.ops.columns.COLUMN_BYTES) take up to 256 MiB each; --precision saves time, not memory")
 

@@ -342,8 +342,17 @@ def moved_before(parts: Mapping[str, Any]) -> str:
             "the start, make the model and the optimizer again") if moved else ""
 
 
-def changed_after(parts: Mapping[str, Any], time: int) -> str:
-    """What the library has written into Modules among the parts after `time`, as text; "" for nothing."""
-    late = [(f"{name}.{key}", x.changed[2]) for name, part in parts.items() if isinstance(part, Module)
-            for key, x in part.named_state() if x.changed and x.changed[0] > time and "Module.to()" not in x.changed[2]]
+def checksums(parts: Mapping[str, Any]) -> dict[str, int]:
+    """{name: a checksum of the array} of the Modules among parts."""
+    return {f"{name}.{key}": _checksum(x) for name, part in parts.items() if isinstance(part, Module)
+            for key, x in part.named_state()}
+
+
+def changed_after(parts: Mapping[str, Any], time: int, sums: Mapping[str, int]) -> str:
+    """What was written into Modules among the parts after `time`, when they had these checksums, as text; "" for nothing."""
+    now = checksums(parts)
+    noted = {f"{name}.{key}": x.changed[2] for name, part in parts.items() if isinstance(part, Module)
+             for key, x in part.named_state() if x.changed and x.changed[0] > time}
+    late = [(name, by) for name in now if name in noted or now[name] != sums.get(name)
+            if "Module.to()" not in (by := noted.get(name, "an assignment to .data"))]
     return f"{late[0][1]} has changed {late[0][0]}" + f" and {len(late) - 1} more" * (len(late) > 1) if late else ""

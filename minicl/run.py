@@ -39,7 +39,7 @@ from .distributed import ALONE, World, current, hold_signals, launched
 from .ending import as_python_says, closing, end_all, failure, leave
 from .files import Table, finite, json_bytes, remove_parts, write_atomically, write_json
 from .folder import OwnFolder, RunError, require_unused
-from .loop_state import Loop, changed_after, modes, moved_before, restore_modes
+from .loop_state import Loop, changed_after, checksums, modes, moved_before, restore_modes
 from .origin import Watched, changes, code, plain_options, require_divisible
 from .rng_state import load_rng_state, require_rng_state, require_storable, rng_state
 from .run_parts import expanded, renewed
@@ -108,7 +108,7 @@ class Run:
         self._log: list[dict] = []
         self._has_begun = False
         self._loop = ""                                      # then "running", perhaps "stopping", and "over"
-        self._kept: tuple[int, Any, int] = (0, {}, 0)        # the last checkpoint: its step, its parts, when it was saved
+        self._kept: tuple = 0, {}, 0, {}                     # the last checkpoint: step, parts, when, checksums
         self._table: Table | None = None
         self._saved: tuple[dict, dict] | None = None
         self._code = code(sys._getframe(1).f_code.co_filename)
@@ -243,7 +243,7 @@ class Run:
                     "what no part saves": unsaved,
                     "settings": self._changed_options() or changed_settings(loop.whole, made | read_by(specs)),
                     "the arrays of data": watched.changes(now=self.step == total or bool(signals))})
-            self._kept = self.step, loop.whole, next(clock)
+            self._kept = self.step, loop.whole, next(clock), checksums(loop.whole)
             self.world.wait()
 
         bar = tqdm(total=total, initial=self.step, unit="step", smoothing=0.05,

@@ -637,3 +637,26 @@ def test_moco_has_no_settings_that_change(tmp_path, capsys):
         optimizer.zero_grad(), moco.loss(moco(x)[1], moco.encode_keys(x, rng), 0.2).backward(), optimizer.step(), moco.update()
     run.finish({})
     assert "warning" not in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- after the loop
+
+AFTER = {
+    "in place": lambda p: p.data.__setitem__(..., 0.5 * p.data), "rounded": lambda p: np.round(p.data, 1, out=p.data),
+    "assigned": lambda p: setattr(p, "data", 0.5 * p.data), "multiplied": lambda p: p.data.__imul__(0.5), "read": lambda p: p.data.sum()}
+
+
+@pytest.mark.parametrize("how", AFTER)
+@pytest.mark.parametrize("part", ["layer.weight", "bank"])
+def test_what_is_changed_by_hand_after_the_loop_is_told(tmp_path, capsys, part, how):
+    run, rng = start(tmp_path / "run"), np.random.default_rng(0)
+    model = Net(rng=rng)
+    optimizer = optim.SGD(model, 0.1)
+    for step in run.steps(STEPS, rng, save_every=3, model=model, optimizer=optimizer):
+        optimizer.zero_grad(), model(X[step]).sum().backward(), optimizer.step()
+        model.bank.data[...] = 1 / 3
+    AFTER[how](dict(model.named_state())[part])
+    run.finish({})
+    told = f"warning: an assignment to .data has changed model.{part} after the last checkpoint was saved"
+    out = capsys.readouterr().out
+    assert told in out if how != "read" else "warning" not in out
