@@ -206,13 +206,13 @@ class Loop:
         """The gradients that wait, as a part of a checkpoint."""
         return {WAITING: Waiting(self.whole)}
 
-    def waits(self, put_off: int, most: int, log: Callable[[str], None], alone: bool) -> bool:
+    def waits(self, put_off: int, most: int, log: Callable[[str], None], processes: int) -> bool:
         """Whether something waits that a checkpoint does not have: keys for MoCo's update(), or gradients for the step() of
-        an optimizer that no part refers to, or if not alone, of one whose gradients several processes are to add up.
+        an optimizer that no part refers to, or of one whose gradients several processes are to add up.
 
         put_off: for how many steps it has been. Raises CheckpointError if something waits after more than `most`.
         """
-        waiting = [name for name, part in self.whole.items() if not (alone and isinstance(part, Optimizer)) for each in
+        waiting = [name for name, part in self.whole.items() if processes > 1 or not isinstance(part, Optimizer) for each in
                    (part.modules() if isinstance(part, Module) else [part]) if getattr(each, "is_pending", False)]
         known = {id(part) for part in self.whole.values()}
         waiting += [type(x).__name__ for x in live() if isinstance(x, Optimizer) and id(x) not in known and x.is_pending

@@ -262,7 +262,7 @@ class Run:
                     loop.check()
                 ends = bool(signals) or self._loop == "stopping"
                 due = due or self.step * (self.world.any(ends) or self.step % save_every == 0)
-                waits = bool(due) and loop.waits(self.step - due, max(100, save_every), self.print, self.world.size == 1)
+                waits = bool(due) and loop.waits(self.step - due, max(100, save_every), self.print, self.world.size)
                 if self.step < total and (not due or self.world.any(waits)):
                     continue
                 save()

@@ -453,7 +453,7 @@ def test_a_part_that_is_only_moved_writes_nothing_into_its_old_memory(move):
 def test_a_part_may_take_a_view_of_its_own_memory_or_that_of_a_part_that_is_gone():
     p = Parameter(X.copy())
     array = p.data
-    p.data = array[::-1]
+    p.data = array[1:]
     assert np.shares_memory(p.data, array)
     del p
     gc.collect()

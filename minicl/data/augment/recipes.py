@@ -27,7 +27,7 @@ def two_views(augment: Callable[..., Array], images: Array, rng: Rng, world: Wor
     would repeat its views.
     world: the processes that share the batch; images and views are this process's part.
 
-    Raises ValueError if augment draws nothing from rng or returns the same array twice, since both views would be equal,
+    Raises ValueError if augment draws nothing from rng or returns the same new array twice, since both views would be equal,
     if it writes into images, or if it does not return a view of each.
 
     >>> images = np.random.default_rng(0).random((8, 28, 28, 1), dtype="float32")
