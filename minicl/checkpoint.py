@@ -28,7 +28,7 @@ from .nn.state import arrays_in, iterators_in, require_state
 from .optim import Optimizer
 from .origin import changes
 from .rng_state import rng_state
-from .run_parts import WAITING, Waiting, expanded
+from .run_parts import GRADIENTS, Gradients, expanded
 from .state_values import DTYPES, CheckpointError, HasState, as_array, from_array, is_finite, kind_of, require_kept, state_of
 from .tensor import owner_of
 from .typing import HostArray, Rng
@@ -297,7 +297,7 @@ def changed_settings(parts: Mapping[str, Any], before: Mapping[str, str]) -> str
 def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path: Path,
             before: Mapping[str, str] | None = None, python: Any = None, log: Callable[[str], None] = print) -> None:
     """Load the arrays of a checkpoint into `parts`, {name: object with load_state_dict()}. Gradients become those of the
-    checkpoint that wait for step(), or 0.
+    checkpoint, or 0.
 
     python: what the meta has under this name, {array: which of Python's types it was}. log: called with a warning if a
     load_state_dict() leaves out what it was given.
@@ -305,8 +305,8 @@ def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path
     Raises CheckpointError, and changes no part, unless all names, dtypes and shapes fit, and the settings are those of
     `before`; None: they are not compared.
     """
-    gradients = {key.removeprefix(WAITING + "."): x for key, x in arrays.items() if key.startswith(WAITING + ".")}
-    arrays = {key: x for key, x in arrays.items() if not key.startswith(WAITING + ".")}
+    gradients = {key.removeprefix(GRADIENTS + "."): x for key, x in arrays.items() if key.startswith(GRADIENTS + ".")}
+    arrays = {key: x for key, x in arrays.items() if not key.startswith(GRADIENTS + ".")}
     states = {part: thing.state_dict() for part, thing in parts.items()}
     expected = {f"{part}.{name}": np.asarray(array) for part, state in states.items() for name, array in state.items()}
     saved = {part: {key: x for key, x in arrays.items() if key.startswith(part + ".")} for part in parts}
@@ -340,14 +340,8 @@ def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path
         for part, state in states.items():
             parts[part].load_state_dict(state)
         raise CheckpointError(f"{path} does not fit this run's {part}: {error}") from error
-    for thing in expanded(parts).values():                   # of the objects of an earlier run, gradients may wait
-        if isinstance(thing, Optimizer):
-            thing.zero_grad()
-        for _, p in thing.named_parameters() if isinstance(thing, Module) else ():
-            if p.grad is not None:
-                p.grad[...] = 0
     try:
-        Waiting(expanded(parts)).load_state_dict(gradients)
+        Gradients(expanded(parts)).load_state_dict(gradients)
     except ValueError as error:
         raise CheckpointError(f"{path} does not fit this run: {error}") from error
     there = dict(state_of(parts))

@@ -17,7 +17,7 @@ from .nn import Buffer, Module, Parameter
 from .nn.layers import AVERAGED
 from .nn.parts import Stream, live, looked_for, time_made
 from .optim import Optimizer
-from .run_parts import WAITING, Waiting, renewed
+from .run_parts import GRADIENTS, Gradients, renewed
 from .state_values import DTYPES, CheckpointError, as_array, state_of
 from .tensor import clock
 from .typing import Array
@@ -202,9 +202,9 @@ class Loop:
                 log(f"warning: {what} changed in the loop: {change}; minicl.load and --resume have what was there at the "
                     "begin")
 
-    def waiting(self) -> dict[str, Waiting]:
-        """The gradients that wait, as a part of a checkpoint."""
-        return {WAITING: Waiting(self.whole)}
+    def gradients(self, processes: int) -> dict[str, Gradients]:
+        """The gradients as a part of a checkpoint. Of several processes all have others, until step() adds them up."""
+        return {} if processes > 1 else {GRADIENTS: Gradients(self.whole)}
 
     def waits(self, put_off: int, most: int, log: Callable[[str], None], processes: int) -> bool:
         """Whether something waits that a checkpoint does not have: keys for MoCo's update(), or gradients for the step() of

@@ -235,7 +235,7 @@ class Run:
             if self.is_first:
                 self._own.require_owned()
                 self._begin()
-                save_checkpoint(self.checkpoint, {**parts, **loop.waiting()}, {
+                save_checkpoint(self.checkpoint, parts | loop.gradients(self.world.size), {
                     "name": self.name, "step": self.step, "total": self.total, "seconds": self.seconds,
                     "config": self.config, "data": watched.fingerprint, "code": self._code, "models": specs,
                     "settings": made, "modes": [at_begin, modes(loop.whole)], "rng": rng_state(rng), "log": self._log})

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .backend import to_device, to_host
+from .backend import array_module, to_device, to_host
 from .nn import Buffer, Module, Parameter
 from .nn.parts import time_made
 from .optim import Optimizer
@@ -16,7 +16,7 @@ from .typing import HostArray
 
 SAVED = (Module, Optimizer, Parameter, Buffer)
 CLOSED = (type, types.ModuleType, types.FrameType, types.GeneratorType, np.ndarray, str, int, float)      # not looked into
-WAITING = "waiting gradients"          # what they are named among the parts of a checkpoint
+GRADIENTS = "all gradients"            # what they are named among the parts of a checkpoint
 LEVELS, MANY = 16, 1000                # how far an object is looked into, and how many entries of each level
 
 
@@ -81,26 +81,42 @@ def renewed(whole: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any
     return {name: thing if name in parts or id(thing) in held else now.get(name, thing) for name, thing in whole.items()}
 
 
-class Waiting:
-    """The gradients that wait for step(), as of a loop that adds up several, of the optimizers in what expanded() gives."""
+class Gradients:
+    """The gradients of the optimizers, and of Modules beside them, in what expanded() gives: a part of a checkpoint, as the
+    next step may add to them or read them."""
 
     def __init__(self, whole: Mapping[str, Any]):
         self.optimizers = {name: part for name, part in whole.items() if isinstance(part, Optimizer)}
+        moved = {id(p) for optimizer in self.optimizers.values() for p in optimizer.parameters}
+        self.others = {f"{name}.{key}": p for name, part in whole.items() if isinstance(part, Module)
+                       for key, p in part.named_parameters() if id(p) not in moved}
 
     def state_dict(self) -> dict[str, HostArray]:
-        return {f"{name}.{key}": x for name, optimizer in self.optimizers.items() if optimizer.is_pending for key, x in (
-            ("grads", to_host(optimizer.grads)), ("reached", np.array([p.reached for p in optimizer.parameters])))}
+        """Without those that are 0."""
+        state = {name: to_host(p.grad) for name, p in self.others.items() if p.grad is not None and p.grad.any()}
+        for name, optimizer in self.optimizers.items():
+            if optimizer.grads.any():
+                flags = [optimizer._used, *(p.reached for p in optimizer.parameters)]
+                state |= {f"{name}.grads": to_host(optimizer.grads), f"{name}.reached": np.array(flags)}
+        return state
 
     def load_state_dict(self, state: Mapping[str, HostArray]) -> None:
-        """Raises ValueError, and changes nothing, if a gradient has no optimizer of its size."""
-        given = [(optimizer, state[f"{name}.grads"], state[f"{name}.reached"]) for name, optimizer in self.optimizers.items()
-                 if f"{name}.grads" in state]
-        fit = [(g.shape, g.dtype, len(reached)) == (optimizer.grads.shape, optimizer.grads.dtype, len(optimizer.parameters))
-               for optimizer, g, reached in given]
-        if 2 * len(given) < len(state) or not all(fit):
-            raise ValueError(f"no optimizer has the gradients {', '.join(state)}")
-        for optimizer, g, reached in given:
+        """Set all, those that are not in the state to 0. Raises ValueError, and changes nothing, unless they fit."""
+        arrays = {f"{name}.grads": optimizer.grads for name, optimizer in self.optimizers.items()}
+        arrays |= {f"{name}.reached": np.zeros(1 + len(optimizer.parameters), bool)
+                   for name, optimizer in self.optimizers.items()} | {name: p.data for name, p in self.others.items()}
+        if wrong := [name for name, x in state.items() if name not in arrays or x.shape != arrays[name].shape
+                     or x.dtype != arrays[name].dtype]:
+            raise ValueError(f"no parameters have the gradients {wrong[0]}")
+        for name, p in self.others.items():
+            if name in state and p.grad is None:
+                p.grad = to_device(state[name].copy(), array_module(p.data))
+            elif p.grad is not None:                         # perhaps a view of an optimizer that no part refers to
+                p.grad[...] = to_device(state[name], array_module(p.data)) if name in state else 0
+        for name, optimizer in self.optimizers.items():
             optimizer.zero_grad()
-            optimizer.grads[...] = to_device(g, optimizer.xp)
-            for p, has in zip(optimizer.parameters, reached):
-                p.reached = bool(has)
+            if f"{name}.grads" in state:
+                optimizer.grads[...] = to_device(state[f"{name}.grads"], optimizer.xp)
+                optimizer._used, *reached = state[f"{name}.reached"].tolist()
+                for p, has in zip(optimizer.parameters, reached):
+                    p.reached = has

@@ -150,10 +150,11 @@ OPS = [
 ]
 
 
-def cone(cosine, n=128, d=64, views=2):
+def cone(cosine, n=128, d=64, views=2, along_an_axis=True):
     """`views` arrays (n, d) whose mean cosine is about `cosine`, as early in training; views of one item are closer."""
     rng = np.random.default_rng(int(1000 * cosine))
     centre = np.eye(d)[0] if cosine else np.zeros(d)
+    centre = centre if along_an_axis else rng.standard_normal(d) / d**0.5
     spread = ((1 - cosine) / max(cosine, 0.5) / d)**0.5
     first = centre + spread * rng.standard_normal((n, d))
     return [first, *(first + 0.5 * spread * rng.standard_normal((n, d)) for _ in range(views - 1))]
@@ -269,7 +270,9 @@ LOSSES = [
          most=500),
     *(Case(f"sup_con, mean cosine {c}", contrastive.sup_con, (cone(c)[0], TAU), torch_sup_con, {"labels": CLASSES},
            most=most) for c, most in ((0, 100), (0.9, 1500))),
-    Case("dcl, mean cosine 0.99", contrastive.dcl, (*cone(0.99), TAU), torch_dcl, most=150),
+    *(Case(f"dcl, {c}, not along an axis", contrastive.dcl, (*cone(c, along_an_axis=False), TAU), torch_dcl, most=most)
+      for c, most in ((0.99, 40), (0.999, 40), (0.99999, 400))),
+    Case("dcl, mean cosine 0.99", contrastive.dcl, (*cone(0.99), TAU), torch_dcl, most=40),
     *(Case(f"uniformity_loss, {d} dimensions, t = {t}", contrastive.uniformity_loss, (normal(300, d),),
            lambda torch, z, t=t: torch_uniformity(torch, z, t), {"t": t}, most=80 if t == 2 else 20) for d in (2, 8, 33, 64) for t in (2, 20)),
     *(Case(f"uniformity_loss, mean cosine {c}", contrastive.uniformity_loss, (cone(c)[0],), torch_uniformity, most=most)

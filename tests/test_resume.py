@@ -20,7 +20,7 @@ from minicl.nn import MLP, BatchNorm, Dropout, Linear, Module, Sequential
 from minicl.optim import SGD, Adam, AdamW
 from minicl.origin import fingerprint
 from minicl.run import Run, RunError
-from minicl.run_parts import Waiting
+from minicl.run_parts import Gradients
 
 # ---------------------------------------------------------------- resuming
 
@@ -265,6 +265,13 @@ LOOPS = {
     "adds up three": lambda step, first, second, loss: (loss().backward(), step % 3 == 2 and [(o.step(), o.zero_grad()) for o in (first, second)]),
     "by turns": lambda step, first, second, loss: (first.zero_grad(), second.zero_grad(), loss().backward(), (first, second)[step % 2].step()),
     "one later": lambda step, first, second, loss: (first.zero_grad(), second.zero_grad(), loss().backward(), first.step(), step > 8 and second.step()),
+    "zeroed by hand": lambda step, first, second, loss: (step % 3 == 0 and [o.grads.fill(0) for o in (first, second)], loss().backward(),
+                                                         step % 3 == 2 and (first.step(), second.step())),
+    "never zeroed": lambda step, first, second, loss: (loss().backward(), first.step(), second.step()),
+    "one by hand": lambda step, first, second, loss: (second.zero_grad(), step % 3 == 0 and [p.grad.fill(0) for p in first.parameters], loss().backward(),
+                                                      second.step(), [p.data.__isub__(0.1 * p.grad) for p in first.parameters]),
+    "reads the last": lambda step, first, second, loss: (first.grads.any() and second.grads.__imul__(1 / (1 + np.abs(first.grads).sum())), first.zero_grad(),
+                                                         loss().backward(), first.step(), second.step()),
     "one never zeroed": lambda step, first, second, loss: (first.zero_grad(), loss().backward(), first.step(), step > 8 and second.step())}
 
 
@@ -305,13 +312,41 @@ def test_gradients_that_wait_are_in_the_checkpoint(tmp_path, loop, step, held):
     assert all((whole[name] == resumed[name]).all() for name in whole)
 
 
+def test_gradients_without_an_optimizer_are_in_the_checkpoint(tmp_path):
+    """As of a loop that adds up three and moves the weights by hand."""
+    def learn(run, crash_after=None):
+        rng = np.random.default_rng(3)
+        model = Linear(3, 2, rng=rng)
+        for step in run.steps(TOTAL, rng, save_every=1, model=model):
+            (model(rng.standard_normal((4, 3), dtype="float32"))**2).mean().backward()
+            for p in model.parameters() if step % 3 == 2 else ():
+                p.data -= 0.1 * p.grad
+                p.grad = None
+            if step == crash_after:
+                raise Crash
+        return model.state_dict()
+
+    whole = learn(start(tmp_path / "whole"))
+    for step in (1, 3, 4):
+        out = tmp_path / str(step)
+        with pytest.raises(Crash):
+            learn(start(out), step)
+        resumed = learn(start(out, "--resume"))
+        assert all((whole[name] == resumed[name]).all() for name in whole)
+
+
 @pytest.mark.parametrize("change", [lambda g: g[1:], lambda g: g.astype("float64")])
-def test_waiting_gradients_that_fit_no_optimizer_are_refused(change):
-    optimizer = SGD(Linear(3, 2, rng=np.random.default_rng(0)), 0.1)
-    state = {"optimizer.grads": change(np.ones(8, "float32")), "optimizer.reached": np.ones(2, bool)}
-    for names in ({"optimizer": optimizer}, {"other": optimizer}):
-        with pytest.raises(ValueError, match="no optimizer has the gradients optimizer.grads, optimizer.reached"):
-            Waiting(names).load_state_dict(state)
+def test_gradients_that_fit_no_parameters_are_refused(change):
+    model = Linear(3, 2, rng=np.random.default_rng(0))
+    optimizer = SGD(model, 0.1)
+    state = {"optimizer.grads": np.ones(8, "float32"), "optimizer.reached": np.ones(3, bool)}
+    Gradients({"optimizer": optimizer}).load_state_dict(state)
+    assert optimizer.grads.all() and optimizer._used and not optimizer.is_pending
+    Gradients({"optimizer": optimizer}).load_state_dict({})
+    for parts, given in (({"optimizer": optimizer}, state | {"optimizer.grads": change(np.ones(8, "float32"))}), ({"other": optimizer}, state),
+                         ({"model": Linear(2, 2, rng=np.random.default_rng(0))}, {"model.weight": change(np.ones((2, 2), "float32"))})):
+        with pytest.raises(ValueError, match="no parameters have the gradients"):
+            Gradients(parts).load_state_dict(given)
     assert not optimizer.grads.any()
 
 

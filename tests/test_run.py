@@ -468,7 +468,7 @@ def test_a_run_that_is_stopped_keeps_gradients_that_wait(out):
         done.append(step)
     run.finish({})
     arrays, meta = load_checkpoint(out / "checkpoint.npz")
-    assert done == [*range(7)] and meta["step"] == 7 and arrays["waiting gradients.optimizer.grads"].any()
+    assert done == [*range(7)] and meta["step"] == 7 and arrays["all gradients.optimizer.grads"].any()
     minicl.load(out)
 
 
