@@ -78,9 +78,11 @@ _lock = open_in_child(threading.RLock())              # an array can be garbage-
 
 
 def _arrays_in(x: Any) -> Iterator[Array]:
-    """The NumPy arrays in x, which may be a tuple, list or dict of them: a key x[rows, :] is a tuple."""
+    """The NumPy arrays in x, which may be a tuple, list, dict or slice of them: a key x[rows, :] is a tuple."""
     if isinstance(x, np.ndarray):
         yield x
+    elif isinstance(x, slice):
+        yield from _arrays_in((x.start, x.stop, x.step))
     elif isinstance(x, (tuple, list, dict)):
         for item in x.values() if isinstance(x, dict) else x:
             yield from _arrays_in(item)

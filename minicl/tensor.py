@@ -328,19 +328,19 @@ def require_unchanged(node: Any) -> None:
         if last_write(array, time):
             _raise_changed(node, position, x, array)
     for name, x in node.options.items():                     # neither they nor their items are Tensors
-        for array in x if isinstance(x, (tuple, list)) else (x,):        # of x[rows, :]
-            if last_write(array, time):
-                _raise_changed(node, name, array, array)
+        for item in x if isinstance(x, (tuple, list)) else (x,):             # of x[rows, :]
+            for array in (item.start, item.stop, item.step) if isinstance(item, slice) else (item,):
+                if last_write(array, time):
+                    _raise_changed(node, name, array, array)
 
 
 def _raise_changed(node: Any, key: int | str, x: Any, array: Any) -> NoReturn:
     changes = [getattr(x, "changed", None), getattr(x, "switched", None)]
     change = max(filter(None, [*changes, last_write(array, node.index)]))
     name = key if isinstance(key, str) else node.op.checks.input_name(key)
-    view = "" if change in changes else "a view of "
-    raise RuntimeError(f"{node.op.__name__}: its input {name}, {view}{change[1] or 'a Tensor'} of shape {x.shape}, was "
-                       f"changed by {change[2]} after this op had used it, so its gradient would belong to neither value; "
-                       "call backward() before that, or run the forward again")
+    what = f"{name}, {'a view of ' * (change not in changes)}{change[1] or 'a Tensor'} of shape {x.shape}"
+    raise RuntimeError(f"{node.op.__name__}: its input {what}, was changed by {change[2]} after this op had used it, so its "
+                       "gradient would belong to neither value; call backward() before that, or run the forward again")
 
 
 def require_output_unchanged(y: Any) -> None:

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicl import Tensor, no_grad, ops, tensor
+from minicl import Tensor, check_inputs, no_grad, ops, tensor
 from minicl.contrastive import dcl, info_nce, l2_normalize
 from minicl.methods import CLIP, EMA, MoCo, Queue, frozen_copy
-from minicl.nn import MLP, BatchNorm, Buffer, Dropout, HostBuffer, Linear, Module, Parameter, Sequential, projection_head
+from minicl.nn import MLP, BatchNorm, Buffer, Counter, Dropout, HostBuffer, Linear, Module, Parameter, Sequential, projection_head
 from minicl.optim import LARS, SGD, Adam, AdamW
 
 X = np.random.default_rng(3).standard_normal((6, 4)).astype("float32")
@@ -448,6 +448,23 @@ def test_a_part_that_is_only_moved_writes_nothing_into_its_old_memory(move):
     move(net)
     loss.backward()
     np.testing.assert_allclose(x.grad, np.tile(before.sum(axis=1), (2, 1)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("change", [lambda count: count.add(1), lambda count: setattr(count, "data", count.data)])
+@pytest.mark.parametrize("use", [lambda x, n: x[n], lambda x, n: x[n:], lambda x, n: x[:n, 0], lambda x, n: x[..., n:], lambda x, n: ops.embedding(n.reshape(1), x)])
+def test_a_counter_that_counts_before_the_backward_is_detected(use, change):
+    """As of a layer that takes its time step from one, and is called for two views."""
+    count, x = Counter(), Tensor(np.arange(12.0).reshape(4, 3), requires_grad=True)
+    count.add(1)
+    y = use(x, count.data).sum()
+    change(count)
+    with pytest.raises(RuntimeError, match="was changed by (Counter.add|an assignment to .data)"):
+        y.backward()
+    with check_inputs():
+        y = use(x, count.data).sum()
+        with pytest.raises(ValueError, match="read-only"):
+            count.data[...] += 1
+        del y
 
 
 def test_a_part_may_take_a_view_of_its_own_memory_or_that_of_a_part_that_is_gone():

@@ -165,6 +165,7 @@ class Counter(HostBuffer):
 
     def add(self, n: int) -> None:
         require_integers("Counter.add", 0, n=n)
+        mark_changed([("", self)], "Counter.add()")
         self._value[...] += n
 
 

@@ -301,13 +301,18 @@ def comparable(value: Any) -> Any:
     if is_array(value) and value.dtype.kind != "O":
         return value.dtype.str, value.shape, hashlib.sha256(to_host(value).tobytes()).hexdigest()[:32]
     text = re.sub(" at 0x[0-9a-f]+", "", repr(value))
-    return [text, _contents(vars(value))] if is_opaque(value) else text
+    return [text, _contents(_attributes(value))] if is_opaque(value) else text
 
 
 def is_opaque(value: Any) -> bool:
     """Whether an object's text does not tell what it holds, as that of a class of a script without __repr__."""
     kind = type(value)
-    return kind.__repr__ is object.__repr__ and not is_of_minicl(kind) and bool(getattr(value, "__dict__", None))
+    return kind.__repr__ is object.__repr__ and not is_of_minicl(kind) and bool(_attributes(value))
+
+
+def _attributes(value):
+    slots = [name for cls in type(value).__mro__ for name in vars(cls).get("__slots__", ()) if hasattr(value, name)]
+    return {**getattr(value, "__dict__", {}), **{name: getattr(value, name) for name in slots}}
 
 
 def _contents(value, depth=3):
@@ -318,7 +323,7 @@ def _contents(value, depth=3):
         return {repr(key): _contents(item, depth - 1) for key, item in value.items()}
     if depth and isinstance(value, (list, tuple)):
         return [_contents(item, depth - 1) for item in value]
-    return _contents(vars(value), depth - 1) if depth and is_opaque(value) else type(value).__name__
+    return _contents(_attributes(value), depth - 1) if depth and is_opaque(value) else type(value).__name__
 
 
 def _read_by(function):
