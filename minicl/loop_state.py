@@ -132,9 +132,12 @@ class Loop:
         return texts
 
     def _made(self, things, names, saved):
-        """The first Module that the loop has made for a later step, if it is in no state, as a text in a list."""
-        new = [x for x in things if isinstance(x, Module) and time_made(x) > self.begun
-               and not all(id(part) in names or part.data in saved for _, part in x.named_state())]
+        """What the loop has made for a later step, and is in no state: the first such Module or array, as a text in a list."""
+        def is_saved(x):
+            return all(id(part) in names or part.data in saved for _, part in x.named_state()) if isinstance(x, Module) \
+                else id(x) in names or x.data in saved
+
+        new = [x for x in things if time_made(x) > self.begun and isinstance(x, (Module, Parameter, Buffer)) and not is_saved(x)]
         self._look_for(new)
         now = next(clock)
         return [*(f"a {name} was made, which a later step has used" for name in self.used),
@@ -289,12 +292,13 @@ def _form_of_new(x):
 
 def modes(parts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """{part: {"evaluation": names of its modules in evaluation mode, "frozen": of frozen ones, "follows": of a target's that
-    are frozen as online's, "constant": of its Parameters that get no gradient}} of the Modules among parts, and of the
-    optimizers {part: {"settings": {"lr": ..., "momentum": ...}}}."""
+    are frozen as online's, "constant": of its Parameters that get no gradient, "copied": what the next copy of a Stream
+    depends on}} of the Modules among parts, and of the optimizers {part: {"settings": {"lr": ..., "momentum": ...}}}."""
     return {name: {"evaluation": [key for key, module in part.named_modules() if not module.training],
                    "frozen": [key for key, module in part.named_modules() if module._frozen is True],
                    "follows": [key for key, module in part.named_modules() if isinstance(module._frozen, str)],
-                   "constant": [key for key, p in part.named_parameters() if not p.requires_grad]}
+                   "constant": [key for key, p in part.named_parameters() if not p.requires_grad],
+                   "copied": [[key, *x.copied] for key, x in part.named_state() if isinstance(x, Stream) and x.copied[1]]}
             for name, part in parts.items() if isinstance(part, Module)} | {
         name: {"constant": [""][:not part.requires_grad]} for name, part in parts.items() if isinstance(part, Parameter)} | {
         name: {"settings": {key: _plain(getattr(part, key)) for key in part._setting_ranges if hasattr(part, key)}}
@@ -325,6 +329,10 @@ def restore_modes(parts: Mapping[str, Any], at_begin: Any, saved: Any, log: Call
                 object.__setattr__(module, "_frozen", FOLLOWS if follows else key in found.get("frozen", ()))
             for key, p in part.named_parameters():
                 p.requires_grad = key not in found.get("constant", ())
+            copies = {item[0]: tuple(item[1:]) for item in found.get("copied", ()) if isinstance(item, list) and len(item) == 3}
+            for key, x in part.named_state():
+                if isinstance(x, Stream):
+                    x.copied = copies.get(key, (0, 0))
         elif isinstance(part, Parameter) and isinstance(found, dict) and isinstance(found.get("constant"), list):
             part.requires_grad = not found["constant"]
         elif isinstance(part, Optimizer) and isinstance(found, dict) and isinstance(found.get("settings"), dict):

@@ -71,7 +71,11 @@ def from_array(array: HostArray, kind: str | None) -> Any:
 
 
 def require_kept(name: str, value: Any, array: HostArray) -> None:
-    """Raise CheckpointError unless a number or list would come back from its array as it is."""
+    """Raise CheckpointError unless a number or list would come back from its array as it is, and an array with axes that lie
+    in memory in a direction."""
+    if is_array(value) and any(step <= 0 and n > 1 for step, n in zip(value.strides, value.shape)) and value.size:
+        raise CheckpointError(f"cannot save {name}: an array that is reversed or broadcast would come back as another in "
+                              "memory, whose sums round otherwise; give a copy, x.copy()")
     if not is_array(value) and not _alike(value, back := from_array(array, kind_of(value))):
         raise CheckpointError(f"cannot save {name}: {as_text(value)} would come back as {as_text(back)}; give an array, or "
                               "a list of numbers of one type, or of arrays of one shape and dtype")

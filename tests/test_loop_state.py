@@ -82,6 +82,22 @@ def test_the_mode_of_a_target_is_part_of_the_checkpoint(tmp_path):
     assert_resumes(tmp_path, make=make, each=each, leave=["ema"])
 
 
+@pytest.mark.parametrize("at", [4, 5])
+def test_a_layer_that_was_unfrozen_after_the_last_update_is_followed_in_a_resumed_run(tmp_path, at):
+    def make(model, rng):
+        target = frozen_copy(model)
+        return {"target": target, "ema": EMA(model, target)}
+
+    def each(step, parts, rng):
+        if step == 2:
+            parts["model"].layer.freeze()
+        parts["ema"].update(0.9)
+        if step == at:
+            parts["model"].unfreeze()
+
+    assert_resumes(tmp_path, make=make, each=each, leave=["ema"])
+
+
 EDITS = {"freezes": (None, "freeze"), "no longer freezes": ("freeze", None), "eval": (None, "eval"), "the same": ("freeze", "freeze")}
 
 

@@ -188,6 +188,27 @@ def test_a_network_that_the_loop_makes_and_keeps_is_told(tmp_path, capsys):
     assert "warning: what no part saves changed in the loop: a Linear was made, which is still there" in capsys.readouterr().out
 
 
+def test_a_buffer_that_the_loop_makes_is_told(tmp_path, capsys):
+    made = []
+
+    def each(step, parts, rng):
+        if not made:
+            made.append(nn.Buffer(np.zeros(2, "float32")))
+        made[0].data = made[0].data + 1
+
+    run_of(tmp_path / "run", each=each)
+    assert "what no part saves changed in the loop: a Buffer was made, which is still there" in capsys.readouterr().out
+
+
+def test_copies_of_a_network_that_does_not_draw_itself_have_the_masks_of_an_uninterrupted_run(tmp_path):
+    """As in Reptile: each step trains a copy, and the network moves towards it."""
+    def each(step, parts, rng):
+        fast = copy.deepcopy(parts["slow"])
+        parts["slow"].bank.data[...] += fast(X[step][:4]).data
+
+    assert_resumes(tmp_path, make=lambda model, rng: {"slow": Net(rng=rng)}, each=each)
+
+
 @pytest.mark.parametrize("copy_of", [copy.deepcopy, frozen_copy])
 @pytest.mark.parametrize("uses", ["the next step", "a part of it", "this step", "none"])
 def test_a_network_that_each_step_makes_for_the_next_is_told(tmp_path, copy_of, uses, capsys):
@@ -614,6 +635,12 @@ def test_a_list_that_would_come_back_otherwise_is_refused(tmp_path, value):
                                    types.SimpleNamespace(), np.eye(1).view(np.matrix), fractions.Fraction(1, 3), Pair(1, 2)], ids=repr)
 def test_a_value_that_is_no_array_number_or_list_is_refused(tmp_path, value):
     with pytest.raises(CheckpointError, match="cannot save kept.value: expected an array, a number or a list of them, got a .*; convert it, as by np.asarray"):
+        run_of(tmp_path / "run", make=lambda model, rng: {"kept": Kept(value)})
+
+
+@pytest.mark.parametrize("value", [np.arange(3)[::-1], np.flip(np.eye(3)), np.broadcast_to(np.arange(3), (2, 3))], ids=repr)
+def test_an_array_that_is_reversed_or_broadcast_is_refused(tmp_path, value):
+    with pytest.raises(CheckpointError, match="cannot save kept.value: an array that is reversed or broadcast.*; give a copy"):
         run_of(tmp_path / "run", make=lambda model, rng: {"kept": Kept(value)})
 
 

@@ -149,7 +149,8 @@ class EMA:
         for k, (layer, copied) in enumerate(self.layers):
             mode, before = (layer.training, bool(layer._frozen)), self.modes[k]
             is_fixed = copied._frozen is True                                # by freeze()
-            if (mode != before or not layer.training) and not is_fixed:
+            follows = copied._frozen == FOLLOWS and not layer._frozen        # as in a run resumed after unfreeze()
+            if (mode != before or not layer.training or follows) and not is_fixed:
                 object.__setattr__(copied, "training", layer.training)
                 object.__setattr__(copied, "_frozen", FOLLOWS if layer._frozen else False)
             elif layer.training and not copied.training and not is_fixed:
