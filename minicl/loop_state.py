@@ -132,12 +132,13 @@ class Loop:
         return texts
 
     def _made(self, things, names, saved):
-        """What the loop has made for a later step, and is in no state: the first such Module or array, as a text in a list."""
+        """The first Module or array that the loop has made for a later step and no part saves, as a text in a list."""
         def is_saved(x):
             return all(id(part) in names or part.data in saved for _, part in x.named_state()) if isinstance(x, Module) \
                 else id(x) in names or x.data in saved
 
-        new = [x for x in things if time_made(x) > self.begun and isinstance(x, (Module, Parameter, Buffer)) and not is_saved(x)]
+        new = [x for x in things if isinstance(x, (Module, Parameter, Buffer)) and time_made(x) > self.begun]
+        new = [x for x in new if not is_saved(x)]
         self._look_for(new)
         now = next(clock)
         return [*(f"a {name} was made, which a later step has used" for name in self.used),
@@ -329,7 +330,7 @@ def restore_modes(parts: Mapping[str, Any], at_begin: Any, saved: Any, log: Call
                 object.__setattr__(module, "_frozen", FOLLOWS if follows else key in found.get("frozen", ()))
             for key, p in part.named_parameters():
                 p.requires_grad = key not in found.get("constant", ())
-            copies = {item[0]: tuple(item[1:]) for item in found.get("copied", ()) if isinstance(item, list) and len(item) == 3}
+            copies = {key: tuple(copy) for key, *copy in filter(lambda x: isinstance(x, list) and x, found.get("copied", ()))}
             for key, x in part.named_state():
                 if isinstance(x, Stream):
                     x.copied = copies.get(key, (0, 0))
