@@ -330,7 +330,7 @@ def restore_modes(parts: Mapping[str, Any], at_begin: Any, saved: Any, log: Call
                 object.__setattr__(module, "_frozen", FOLLOWS if follows else key in found.get("frozen", ()))
             for key, p in part.named_parameters():
                 p.requires_grad = key not in found.get("constant", ())
-            copies = {key: tuple(copy) for key, *copy in filter(lambda x: isinstance(x, list) and x, found.get("copied", ()))}
+            copies = {item[0]: tuple(item[1:]) for item in found.get("copied", ()) if isinstance(item, list) and item}
             for key, x in part.named_state():
                 if isinstance(x, Stream):
                     x.copied = copies.get(key, (0, 0))
