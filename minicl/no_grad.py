@@ -13,9 +13,12 @@ no_grad_blocks: ContextVar[tuple["no_grad", ...]] = ContextVar("no_grad blocks t
 class no_grad(contextlib.ContextDecorator):
     """A block in which ops compute values only and record nothing. Other threads continue to record.
 
-    @no_grad() decorates a function. A block inside a suspended generator lasts until the generator continues or is
-    closed, in whichever thread that happens.
+    @no_grad() decorates a function, and so does @no_grad. A block inside a suspended generator lasts until the generator
+    continues or is closed, in whichever thread that happens.
     """
+
+    def __new__(cls, function: Callable | None = None) -> Any:
+        return super().__new__(cls) if function is None else cls()(function)
 
     def __init__(self) -> None:
         self.entered = 0                                     # entries minus exits

@@ -78,7 +78,7 @@ def require_kept(name: str, value: Any, array: HostArray) -> None:
                               "memory, whose sums round otherwise; give a copy, x.copy()")
     if not is_array(value) and not _alike(value, back := from_array(array, kind_of(value))):
         raise CheckpointError(f"cannot save {name}: {as_text(value)} would come back as {as_text(back)}; give an array, or "
-                              "a list of numbers of one type, or of arrays of one shape and dtype")
+                              "a list of numbers of one type, or of arrays of one shape, dtype and order of axes")
 
 
 def _alike(x, y):

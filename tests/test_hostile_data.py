@@ -306,3 +306,9 @@ def test_time_first_refuses_unsupported_batches(batch):
 def test_sequences_are_loaded_only_by_their_exact_name(name):
     with pytest.raises((ValueError, TypeError), match="name must be|unhashable"):
         load_sequences(name)
+
+
+def test_minus_zero_is_zero_as_an_option():
+    images = np.random.default_rng(0).random((2, 8, 8, 1), dtype="float32")
+    first, second = (RandomPerspective(zero)(images, np.random.default_rng(1)) for zero in (0.0, -0.0))
+    np.testing.assert_array_equal(first, second)

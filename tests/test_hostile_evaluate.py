@@ -14,7 +14,7 @@ from known_information import (draw_gaussians, gaussian_correlation, gaussian_in
                                optimal_bound, pairs_bound, symbol_estimates)
 from minicl import evaluate
 from minicl.autograd import Tensor
-from minicl.backend import to_device
+from minicl.backend import BackendError, to_device
 from minicl.data import ImageData
 from minicl.distributed import ALONE
 from minicl.evaluate import (alignment, class_embeddings, effective_rank, embedding_std, encode, final_loss,
@@ -493,3 +493,10 @@ def test_no_default_changes_unnoticed():
         (optimal_bound, "pairs"): 200_000, (tsne, "perplexity"): 30, (tsne, "steps"): 300, (tsne, "seed"): 0,
         (encode, "batch"): 500, (encode, "prepare"): None, (frozen_accuracies, "k"): 20, (frozen_accuracies, "probe"): True,
         (pixel_accuracy, "k"): 20, (training_metrics, "k"): 20, (draw_gaussians, "dtype"): "float32"}
+
+
+def test_encode_takes_a_backend_by_its_name():
+    model = MLP((4, 4, 1), (3,), rng=np.random.default_rng(0))
+    assert encode(model, np.zeros((2, 4, 4, 1), "uint8"), "numpy").shape == (2, 3)
+    with pytest.raises(BackendError, match="nonsense"):
+        encode(model, np.zeros((2, 4, 4, 1), "uint8"), "nonsense")

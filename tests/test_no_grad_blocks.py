@@ -100,3 +100,15 @@ def test_a_random_generator_in_a_module_is_refused_wherever_it_is_held(kind, hid
 
     with pytest.raises(TypeError, match="noise (is|holds) a numpy (Generator|RandomState), .* nn.Stream"):
         Noisy()
+
+
+def test_the_decorator_may_be_written_without_parentheses():
+    @no_grad
+    def twice(x):
+        """Of x."""
+        return x * 2
+
+    x = Tensor(np.ones(2), requires_grad=True)
+    assert twice(x).node is None and twice.__doc__ == "Of x." and twice.__name__ == "twice" and (x * 2).node is not None
+    with pytest.raises(TypeError, match="no_grad: expected a function to decorate"):
+        no_grad(3)

@@ -19,7 +19,7 @@ class DataError(ValueError):
 def number(where: Any, option: str, value: float, low: float, high: float = MOST, unit: str = "") -> float:
     """value as a float in [low, high]."""
     require_within(where, f"[{low:g}, {high:g}]", unit, **{option: value})
-    return float(value)
+    return float(value) + 0.0                                # 0 for -0, which is in [0, 1] but no upper bound
 
 
 def interval(where: Any, option: str, value: float | Sequence[float], low: float, high: float = MOST,

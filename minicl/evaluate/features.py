@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..autograd import Tensor
-from ..backend import array_module, is_array, to_device
+from ..backend import array_module, get_backend, is_array, to_device
 from ..checks import require_integers, require_unmasked
 from ..distributed import ALONE, World
 from ..nn import Module
@@ -14,10 +14,11 @@ from ..signature import describe
 from ..typing import Array, ArrayModule, HostArray
 
 
-def encode(model: Module, items: HostArray, xp: ArrayModule, batch: int = 500, *,
+def encode(model: Module, items: HostArray, xp: ArrayModule | str, batch: int = 500, *,
            prepare: Callable[[Any, ArrayModule], Any] | None = None, world: World = ALONE) -> Any:
     """model's output for uint8 images (N, H, W, C): an array of module xp, or a tuple if model returns several.
 
+    xp       an array module or a backend's name
     batch    items at a time; the result does not depend on it, up to rounding
     prepare  makes model's input from a batch and xp: to_float, or to_device for token ids (N, T)
     world    processes that divide the batches, the same batches as with one process; each gets the whole result
@@ -26,6 +27,7 @@ def encode(model: Module, items: HostArray, xp: ArrayModule, batch: int = 500, *
     """
     require_integers("encode", 1, batch=batch)
     batch = int(batch)                                       # a NumPy number may wrap round
+    xp = get_backend(xp) if isinstance(xp, str) else xp
     if not len(items):
         raise ValueError("encode: expected at least one item, got none")
     modes = [(module, module.training) for module in model.modules()]
