@@ -87,6 +87,7 @@ class Gradients:
 
     def __init__(self, whole: Mapping[str, Any]):
         self.optimizers = {name: part for name, part in whole.items() if isinstance(part, Optimizer)}
+        self.rank = max((part.world.rank for part in whole.values() if isinstance(part, Module)), default=0)
         moved = {id(p) for optimizer in self.optimizers.values() for p in optimizer.parameters}
         self.others = {f"{name}.{key}": p for name, part in whole.items() if isinstance(part, Module)
                        for key, p in part.named_parameters() if id(p) not in moved}
@@ -101,13 +102,16 @@ class Gradients:
         return state
 
     def load_state_dict(self, state: Mapping[str, HostArray]) -> None:
-        """Set all, those that are not in the state to 0. Raises ValueError, and changes nothing, unless they fit."""
+        """Set all, those that are not in the state to 0. Of several processes the first gets those that wait for step(),
+        which adds them up. Raises ValueError, and changes nothing, unless they fit."""
         arrays = {f"{name}.grads": optimizer.grads for name, optimizer in self.optimizers.items()}
         arrays |= {f"{name}.reached": np.zeros(1 + len(optimizer.parameters), bool)
                    for name, optimizer in self.optimizers.items()} | {name: p.data for name, p in self.others.items()}
         if wrong := [name for name, x in state.items() if name not in arrays or x.shape != arrays[name].shape
                      or x.dtype != arrays[name].dtype]:
             raise ValueError(f"no parameters have the gradients {wrong[0]}")
+        if self.rank:
+            state = {name: x for name, x in state.items() if name not in self.others}
         for name, p in self.others.items():
             if name in state and p.grad is None:
                 p.grad = to_device(state[name].copy(), array_module(p.data))
@@ -115,7 +119,7 @@ class Gradients:
                 p.grad[...] = to_device(state[name], array_module(p.data)) if name in state else 0
         for name, optimizer in self.optimizers.items():
             optimizer.zero_grad()
-            if f"{name}.grads" in state:
+            if f"{name}.grads" in state and (state[f"{name}.reached"][0] or optimizer.world.rank == 0):
                 optimizer.grads[...] = to_device(state[f"{name}.grads"], optimizer.xp)
                 optimizer._used, *reached = state[f"{name}.reached"].tolist()
                 for p, has in zip(optimizer.parameters, reached):

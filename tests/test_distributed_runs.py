@@ -46,7 +46,8 @@ def test_evaluation_on_several_processes_equals_that_on_one(size):
 def test_a_run_of_several_processes_equals_that_of_one_up_to_rounding(whole, size):
     (arrays, meta), (mine, my_meta) = (load_checkpoint(whole[n] / "checkpoint.npz") for n in (1, size))
     for name, array in arrays.items():
-        np.testing.assert_allclose(mine[name], array, rtol=1e-4, atol=1e-6, err_msg=name)
+        if not name.startswith("all gradients."):            # which only a checkpoint of one process has
+            np.testing.assert_allclose(mine[name], array, rtol=1e-4, atol=1e-6, err_msg=name)
     assert (meta["rng"], meta["config"]["batch"]) == (my_meta["rng"], my_meta["config"]["batch"])
     assert [line["step"] for line in meta["log"]] == [line["step"] for line in my_meta["log"]]
     np.testing.assert_allclose(*([line["loss"] for line in log] for log in (meta["log"], my_meta["log"])), rtol=1e-4)

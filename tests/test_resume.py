@@ -15,6 +15,7 @@ from small_runs import SAVE_EVERY, TOTAL, Crash, Scaled, arguments, assert_same_
 from minicl import Tensor, ops
 from minicl.checkpoint import FORMAT, CheckpointError, load_checkpoint, save_checkpoint, settings
 from minicl.data import generate_digits
+from minicl.distributed import World
 from minicl.methods import MoCo
 from minicl.nn import MLP, BatchNorm, Dropout, Linear, Module, Sequential
 from minicl.optim import SGD, Adam, AdamW
@@ -333,6 +334,17 @@ def test_gradients_without_an_optimizer_are_in_the_checkpoint(tmp_path):
             learn(start(out), step)
         resumed = learn(start(out, "--resume"))
         assert all((whole[name] == resumed[name]).all() for name in whole)
+
+
+@pytest.mark.parametrize("rank, used, expected", [(0, False, 1.0), (1, False, 0.0), (0, True, 1.0), (1, True, 1.0)])
+def test_of_several_processes_the_first_gets_the_gradients_that_wait(rank, used, expected):
+    """step() adds them up. Those that a step has added up are the same on all."""
+    world = World()
+    world.rank, world.size = rank, 2
+    optimizer = SGD(Linear(3, 2, rng=np.random.default_rng(0)).across(world), 0.1)
+    state = {"optimizer.grads": np.ones(8, "float32"), "optimizer.reached": np.array([used, True, True])}
+    Gradients({"optimizer": optimizer}).load_state_dict(state)
+    assert (optimizer.grads == expected).all() and optimizer._used == used
 
 
 @pytest.mark.parametrize("change", [lambda g: g[1:], lambda g: g.astype("float64")])
