@@ -704,7 +704,14 @@ class Slots:
         self.mean = 0.0
 
 
-HOLDS = {"an object with slots": Slots, "a generator": lambda: (0.1 for _ in range(100)), "an iterator": lambda: iter([0.1] * 100), "an iterator in a list": lambda: [iter([0.1] * 100)],
+class Slot(Slots):
+    __slots__ = "rate"
+
+    def __init__(self):
+        self.mean = self.rate = 0.0
+
+
+HOLDS = {"an object with slots": Slots, "an object with a slot": Slot, "a generator": lambda: (0.1 for _ in range(100)), "an iterator": lambda: iter([0.1] * 100), "an iterator in a list": lambda: [iter([0.1] * 100)],
          "an object": Helper, "an object in a list": lambda: [Helper()]}
 
 
@@ -718,7 +725,8 @@ def test_what_an_optimizer_of_a_script_holds_is_refused_or_told(tmp_path, holds,
         def step(self, lr=None):
             held = self.held[0] if isinstance(self.held, list) else self.held
             if isinstance(held, (Helper, Slots)):
-                held.mean += 0.1
+                name = "rate" if isinstance(held, Slot) else "mean"
+                setattr(held, name, getattr(held, name) + 0.1)
             super().step(lr)
 
     if "object" not in holds:

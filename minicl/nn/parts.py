@@ -46,12 +46,14 @@ def time_made(thing: Any) -> int:
     return reference.made if reference and reference() is thing else 0
 
 
-looked_for: dict[int, tuple[int, list[str]]] = {}     # by id: Modules that a Run's loop has made and not saved: when, and
+looked_for: dict[int, tuple[int, list[str]]] = {}     # by id: when a Run's loop made an unsaved Module; its list
 
 
-def note_use(module: Any) -> None:                  # a list that gets the class's name if it is called in a later step
-    if (made := looked_for.pop(id(module)))[0] == time_made(module):
-        made[1].append(type(module).__name__)
+def note_use(module: Any) -> None:
+    """Add the class's name to the list of a Module that is looked_for: a later step has called it."""
+    made, names = looked_for.pop(id(module), (-1, []))       # another thread may have taken it
+    if made == time_made(module):                            # else another Module with the same id
+        names.append(type(module).__name__)
 
 
 def record(part):

@@ -311,7 +311,8 @@ def is_opaque(value: Any) -> bool:
 
 
 def _attributes(value):
-    slots = [name for cls in type(value).__mro__ for name in vars(cls).get("__slots__", ()) if hasattr(value, name)]
+    given = [vars(cls).get("__slots__", ()) for cls in type(value).__mro__]              # a text is one name
+    slots = [name for names in given for name in ([names] if isinstance(names, str) else names) if hasattr(value, name)]
     return {**getattr(value, "__dict__", {}), **{name: getattr(value, name) for name in slots}}
 
 
