@@ -61,8 +61,13 @@ def _referents(thing):
 def expanded(parts: Mapping[str, Any]) -> dict[str, Any]:
     """The parts, and by their paths, as "trainer.model", the Modules, optimizers and Parameters that only other parts hold.
 
-    A run asks at its begin, since parts may make others later.
+    A run asks at its begin, since parts may make others later. Raises TypeError for a part without a state.
     """
+    for name, part in parts.items():
+        if not callable(getattr(part, "state_dict", None)) or not callable(getattr(part, "load_state_dict", None)):
+            raise TypeError(f"Run.steps: {name} must be a Module, an optimizer, or another object with state_dict() and "
+                            f"load_state_dict(), got {type(part).__name__}; hold a Parameter or array in a Module, "
+                            f"model.{name} = Parameter(x) or Buffer(x), and pass that")
     whole = dict(parts)
     known = {id(thing) for part in parts.values() for thing in (part.modules() if isinstance(part, Module) else [part])}
     for name, part in parts.items():

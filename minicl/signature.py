@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_args
 import numpy as np
 
 from .backend import HostArgument, array_module, is_array, sum_over
-from .checks import did_you_mean, python_numbers, require_bool
+from .checks import did_you_mean, is_of_minicl, python_numbers, require_bool
 from .typing import Array
 
 if TYPE_CHECKING:                     # callers pass Tensors and the body gets arrays: Any, to a type checker
@@ -284,8 +284,8 @@ def require_float_array(what: str, x: Any) -> None:
     if is_array(x) and not is_plain_array(x):
         hint = ("; fill its masked entries, .filled(0), and mask the loss" if isinstance(x, np.ma.MaskedArray) else
                 "; convert with numpy.asarray(x)")
-    elif hasattr(x, "requires_grad"):
-        hint = "; pass the .data of a Tensor"
+    elif is_of_minicl(type(x)) and hasattr(x, "data"):       # a Tensor, a Buffer
+        hint = f"; pass the .data of a {type(x).__name__}"
     elif is_array(x) and x.dtype.kind in "iub":
         hint = "; convert with .astype('float32'), or write 1.0 for 1 (labels and ids are passed to ops as plain arrays)"
     elif is_array(x) and x.dtype == object:

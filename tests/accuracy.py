@@ -160,6 +160,13 @@ def cone(cosine, n=128, d=64, views=2, along_an_axis=True):
     return [first, *(first + 0.5 * spread * rng.standard_normal((n, d)) for _ in range(views - 1))]
 
 
+def clusters(n=1024, d=32):
+    """Two views (n, d) of items of 4 classes, which are narrow cones around 4 centres."""
+    rng = np.random.default_rng(4)
+    centres = rng.standard_normal((4, d))[rng.integers(0, 4, n)]
+    return [centres + 0.05 * rng.standard_normal((n, d)) for _ in range(2)]
+
+
 def cosines(torch, x, y):
     return torch.nn.functional.normalize(x, dim=1) @ torch.nn.functional.normalize(y, dim=1).T
 
@@ -273,6 +280,9 @@ LOSSES = [
     *(Case(f"dcl, {c}, not along an axis", contrastive.dcl, (*cone(c, along_an_axis=False), TAU), torch_dcl, most=most)
       for c, most in ((0.99, 40), (0.999, 40), (0.99999, 400))),
     Case("dcl, mean cosine 0.99", contrastive.dcl, (*cone(0.99), TAU), torch_dcl, most=40),
+    *(Case(f"temperature of dcl in 8 batches, {name}", in_batches(contrastive.dcl, views), (TAU,) * 8,
+           peer_in_batches(torch_dcl, views), most=most)
+      for name, views, most in (("spread", cone(0, 1024), 6), ("4 clusters", clusters(), 30))),
     *(Case(f"uniformity_loss, {d} dimensions, t = {t}", contrastive.uniformity_loss, (normal(300, d),),
            lambda torch, z, t=t: torch_uniformity(torch, z, t), {"t": t}, most=80 if t == 2 else 20) for d in (2, 8, 33, 64) for t in (2, 20)),
     *(Case(f"uniformity_loss, mean cosine {c}", contrastive.uniformity_loss, (cone(c)[0],), torch_uniformity, most=most)

@@ -446,6 +446,12 @@ def test_only_plain_float_arrays_are_accepted(kind):
             hold()
 
 
+@pytest.mark.parametrize("thing", [nn.Buffer(np.ones(2)), nn.Counter()], ids=["Buffer", "Counter"])
+def test_an_op_says_how_to_pass_a_buffer(thing):
+    with pytest.raises(TypeError, match=f"mul: y must be a floating-point array.*; pass the .data of a {type(thing).__name__}"):
+        leaf(1.0, 2.0) * thing
+
+
 @pytest.mark.parametrize("kind", ["float16", "longdouble", "big-endian", "matrix", "recarray", "ids", "bools"])
 def test_the_conversion_that_a_refusal_names_works(kind):
     data, _ = REFUSED[kind]

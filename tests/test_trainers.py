@@ -162,6 +162,13 @@ def test_what_the_loop_makes_and_uses_in_later_steps_is_an_error(tmp_path, kind,
     assert load_checkpoint(tmp_path / "run" / "checkpoint.npz")[1]["step"] == made_at + 1
 
 
+@pytest.mark.parametrize("part", [nn.Parameter(np.ones(2)), nn.Buffer(np.ones(2)), np.ones(2), 0.5, None])
+def test_a_part_without_a_state_is_refused_before_the_first_step(tmp_path, part):
+    with pytest.raises(TypeError, match=r"Run.steps: scale must be a Module, an optimizer, or .* got \w+; hold a Parameter"):
+        run_of(tmp_path / "run", make=lambda model, rng: {"scale": part})
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_optimizer_that_the_loop_makes_for_a_part_is_an_error(tmp_path):
     made = []
 

@@ -9,11 +9,12 @@ r_ij = exp(x_ij - lse_i):
     dtau = -(1/2tau) sum_i u_i . du_i                                        (3)
 
 No multiple of u_i in (2) reaches z_i, since dz_i is orthogonal to it. In a narrow cone all terms are nearly such
-multiples, and their rounding errors exceed what is left. So (2) is computed less (t_i - 2 w_i) u_i / (2N tau), which is
+multiples, and their rounding errors exceed what is left. So (2) is computed less m (t_i - 2 w_i) u_i / (2N tau), which is
 
-    du_i = (sum_j (r_ij + r_ji) (u_j - c) - t_i (u_i - c) - 2 w_i (u_p(i) - u_i)) / (2N tau)
+    du_i = (sum_j (r_ij + r_ji) (u_j - c) + t_i (c - m u_i) - 2 w_i (u_p(i) - m u_i)) / (2N tau)
 
-with c = mean_j u_j and t_i = sum_j (r_ij + r_ji): differences of unit vectors are small and exact. (3) adds this part.
+with t_i = sum_j (r_ij + r_ji), c = |a|^6 a for the mean a of all u_j, and m = |c|^2. In a cone m is nearly 1, and all three
+differences are small. Where the vectors spread, |a| and so c and m are nearly 0. (3) adds what was left out.
 
 w_i = 1, or for DCL-W the weight of i's item. In NT-Xent both push and pull of an anchor have the factor 1 - p_i+, which
 is small once the few negatives of a small batch are easy. Here they have full strength. L may be below 0. Items of one
@@ -84,18 +85,25 @@ def dcl(z1: Array, z2: Array, tau: Scalar, *, weights: Array | None = None, ids:
     require_finite(loss, "dcl: the loss")
 
     def backward(g):
-        c = pairs.u.mean(axis=0)
+        c, m = _centre(pairs.u)
         v = xp.concatenate([pairs.u - c, xp.ones_like(pairs.u[:, :1])], axis=1)
         t = world.reduce_scatter(pairs.weighted_sum(xp.ones_like(pairs.total), v))           # t_i is in the last column
         k = g / (2 * N * tau)
-        du = (t[:, :-1] - t[:, -1:] * (u - c) - 2 * w[:, None] * (u_other - u)) * k          # (2), but for a multiple of u_i
+        du = (t[:, :-1] + t[:, -1:] * (c - m * u) - 2 * w[:, None] * (u_other - m * u)) * k  # (2), but for a multiple of u_i
         dz = to_z(du)[0]
-        zero_rows = (1 - (u * u).sum(axis=1)) * (t[:, -1] - 2 * w)           # and roundings of the others
+        zero_rows = ((u * u).sum(axis=1) < 0.5) * (t[:, -1] - 2 * w)
         along = 2 * len(u) - 2 * w.sum() - zero_rows.sum()                   # sum_i (t_i - 2 w_i) |u_i|^2
-        dtau = -((u * du).sum() + along * k) / (2 * tau) if needs_grad[2] else None          # (3)
+        dtau = -((u * du).sum() + m * along * k) / (2 * tau) if needs_grad[2] else None      # (3)
         return dz[:n], dz[n:], dtau
 
     return loss, backward
+
+
+def _centre(u):
+    """c = |a|^6 a for a = mean_j u_j, and m = |c|^2."""
+    a = u.mean(axis=0)
+    c = a * (a @ a)**3
+    return c, c @ c
 
 
 def mises_fisher_weights(z1: Array, z2: Array, *, sigma: float = 0.5, world: World = ALONE) -> Array:

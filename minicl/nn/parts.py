@@ -87,7 +87,7 @@ class Parameter(Tensor):
 
 
 class Buffer:
-    """An array, .data, that belongs to a Module's state but gets no gradient. It is not an array itself."""
+    """A finite array, .data, that belongs to a Module's state but gets no gradient. It is not an array itself."""
 
     data: Array
     changed: Change | None = None              # the last write that was noted
@@ -97,6 +97,9 @@ class Buffer:
         return record(super().__new__(cls))
 
     def __init__(self, data: Array):
+        if isinstance(data, np.ndarray) and data.dtype.kind == "f" and not np.isfinite(data).all():
+            raise ValueError("Buffer: data holds NaN or infinity, which a checkpoint does not take, as the mark of a run that has "
+                             "diverged; use a large number, such as -1e30 in the mask of a softmax")
         self.data = data
 
     def __setattr__(self, name, value):
