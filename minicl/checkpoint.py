@@ -28,7 +28,7 @@ from .nn.state import arrays_in, iterators_in, require_state
 from .optim import Optimizer
 from .origin import changes
 from .rng_state import rng_state
-from .run_parts import GRADIENTS, Gradients, expanded
+from .run_parts import GRADIENTS, Gradients, expanded, named_as
 from .state_values import DTYPES, CheckpointError, HasState, as_array, from_array, is_finite, kind_of, require_kept, state_of
 from .tensor import owner_of
 from .typing import HostArray, Rng
@@ -36,7 +36,7 @@ from .typing import HostArray, Rng
 # Options that a resumed run may change.
 NOT_COMPARED = ("out", "resume", "data_dir", "log_every", "log", "evaluate_every", "backend", "precision", "threads",
                 "keep_memory", "capture")
-FORMAT = 3                             # increased when the meaning of the content changes, or the meta of a Run
+FORMAT = 4                             # increased when the meaning of the content changes, or the meta of a Run
 
 
 # ---------------------------------------------------------------- write
@@ -146,7 +146,7 @@ def _meta(array, path):
     meta = json.loads(array.tobytes(), parse_constant=refuse)
     if not isinstance(meta, dict):
         raise ValueError("its meta is not a dict")
-    if (found := meta.pop("format", None)) not in (2, FORMAT):               # 2 lacks modes and the state of a seed
+    if (found := meta.pop("format", None)) not in (2, 3, FORMAT):            # 2 lacks modes and the state of a seed, 3 sums
         raise CheckpointError(f"{path} is a checkpoint of format {found!r:.20}, but this version of minicl reads format "
                               f"{FORMAT}: use the version that wrote it, or start again with another --out")
     return meta
@@ -295,9 +295,10 @@ def changed_settings(parts: Mapping[str, Any], before: Mapping[str, str]) -> str
 
 
 def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path: Path,
-            before: Mapping[str, str] | None = None, python: Any = None, log: Callable[[str], None] = print) -> None:
+            before: Mapping[str, str] | None = None, python: Any = None, sums: Any = None,
+            log: Callable[[str], None] = print) -> dict[str, Any]:
     """Load the arrays of a checkpoint into `parts`, {name: object with load_state_dict()}. Gradients become those of the
-    checkpoint, or 0.
+    checkpoint, or 0. Returns what the parts hold, by the names of the checkpoint, as named_as().
 
     python: what the meta has under this name, {array: which of Python's types it was}. log: called with a warning if a
     load_state_dict() leaves out what it was given.
@@ -340,8 +341,10 @@ def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path
         for part, state in states.items():
             parts[part].load_state_dict(state)
         raise CheckpointError(f"{path} does not fit this run's {part}: {error}") from error
+    sums = {name: x for name, x in sums.items() if type(x) is int} if isinstance(sums, dict) else {}
+    whole = named_as(sums, expanded(parts))
     try:
-        Gradients(expanded(parts)).load_state_dict(gradients)
+        Gradients(whole).load_state_dict(gradients)
     except ValueError as error:
         raise CheckpointError(f"{path} does not fit this run: {error}") from error
     there = dict(state_of(parts))
@@ -350,3 +353,4 @@ def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path
     if lost:
         log(f"warning: {lost[0]} is not as the checkpoint has it after load_state_dict(), so this run may go on in another "
             "way than an uninterrupted one; load_state_dict() must set all that state_dict() gives")
+    return whole

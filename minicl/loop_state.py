@@ -4,7 +4,6 @@ import bisect
 import contextlib
 import gc
 import weakref
-import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,7 +16,7 @@ from .nn import Buffer, Module, Parameter
 from .nn.layers import AVERAGED
 from .nn.parts import Stream, live, looked_for, time_made
 from .optim import Optimizer
-from .run_parts import GRADIENTS, Gradients, renewed
+from .run_parts import GRADIENTS, Gradients, checksum, expanded, renewed
 from .state_values import DTYPES, CheckpointError, as_array, state_of
 from .tensor import clock
 from .typing import Array
@@ -31,7 +30,8 @@ class Loop:
     """The loop of a Run from its begin on. parts: the run's; whole: also what they hold, see expanded()."""
 
     def __init__(self, parts: Mapping[str, Any], whole: Mapping[str, Any]):
-        self.parts, self.whole = parts, whole                # whole: of now, see check()
+        self.parts, self.whole = parts, whole                # whole: of now, by the names at the begin, see check()
+        self.now = whole                                     # by their names of now, without what a resumed run makes again
         self.own = {name: part for name, part in parts.items() if not _saves_all(part)}
         self.shapes = {name: (x.data.shape, x.data.dtype) for name, x in self._arrays()}
         for name, (_, dtype) in self.shapes.items():
@@ -39,7 +39,7 @@ class Loop:
                 raise CheckpointError(f"Run.steps: cannot save {name}, an array of {dtype}; use {', '.join(DTYPES)}")
         self.before = {id(x): _form(x) for x in live()}
         names = self._names()
-        self.sums = {id(x): _checksum(x) for x in live() if isinstance(x, (Parameter, Buffer)) and id(x) not in names}
+        self.sums = {id(x): checksum(x.data) for x in live() if isinstance(x, (Parameter, Buffer)) and id(x) not in names}
         self.replaced: dict[int, tuple[weakref.ref, int]] = {}       # by id: what a part no longer holds, and since when
         self.ended: list[int] = []                           # the time, once it is over
         self.told = set[str]()
@@ -88,8 +88,10 @@ class Loop:
         held = {id(x) for x in _inside(self.whole)}
         gone = [x for x in earlier if id(x) not in held]     # replaced by a trainer
         self.replaced |= {id(x): (weakref.ref(x), next(clock)) for x in gone}
-        self.sums |= {id(x): _checksum(x) for x in gone if not isinstance(x, Module)}
+        self.sums |= {id(x): checksum(x.data) for x in gone if not isinstance(x, Module)}
         names = self._names()
+        self.now = {name: x for name, x in expanded(self.parts).items() if time_made(x) < self.begun
+                    or (self._saves(x, saved) if isinstance(x, Optimizer) else self._is_saved(x, names, saved))}
         things = [x for x in live() if not self._is_of_another(x)]
         moved = [x for x in things if isinstance(x, (Parameter, Buffer)) and x.changed and x.changed[0] > self.begun
                  and (self._outlasts(x, x.changed[0]) or x.data in saved)]
@@ -124,7 +126,7 @@ class Loop:
     def _written(self, things, saved):
         """What was changed in a way that nothing notes, as by p.data[...] = values, as texts."""
         found = [x for x in things if isinstance(x, (Parameter, Buffer)) and not isinstance(x, Stream)
-                 and time_made(x) < self.begun and _checksum(x) != self.sums.get(id(x)) and x.data not in saved]
+                 and time_made(x) < self.begun and checksum(x.data) != self.sums.get(id(x)) and x.data not in saved]
         texts = [f"an assignment to .data has changed a {type(x).__name__} of shape {x.data.shape}" for x in found]
         for x, change in zip(found, texts):
             if isinstance(x, Parameter):
@@ -133,16 +135,16 @@ class Loop:
 
     def _made(self, things, names, saved):
         """The first Module or array that the loop has made for a later step and no part saves, as a text in a list."""
-        def is_saved(x):
-            return all(id(part) in names or part.data in saved for _, part in x.named_state()) if isinstance(x, Module) \
-                else id(x) in names or x.data in saved
-
         new = [x for x in things if isinstance(x, (Module, Parameter, Buffer)) and time_made(x) > self.begun]
-        new = [x for x in new if not is_saved(x)]
+        new = [x for x in new if not self._is_saved(x, names, saved)]
         self._look_for(new)
         now = next(clock)
         return [*(f"a {name} was made, which a later step has used" for name in self.used),
                 *(f"a {type(x).__name__} was made, which is still there" for x in new if self._outlasts(x, now))][:1]
+
+    def _is_saved(self, x, names, saved):
+        return all(id(part) in names or part.data in saved for _, part in x.named_state()) if isinstance(x, Module) \
+            else id(x) in names or x.data in saved
 
     def _look_for(self, modules):
         """Let the call of one of these note its use."""
@@ -157,7 +159,7 @@ class Loop:
         unsaved = [optimizer for optimizer in {*movers.values()} if not self._saves(optimizer, saved)]
         late = [p for x in unsaved for p in x.parameters if self._outlasts(x, x._stepped) and self._outlasts(p, x._stepped)]
         views = {id(p): name for optimizer in optimizers for name, p in zip(optimizer.names, optimizer.parameters)}
-        late += [p for p in moved if p.changed[2].endswith(".step()") and movers.get(id(p)) in [None, *unsaved]]
+        late += [p for p in moved if p.changed[2].endswith(".step()") and id(p) in views and movers.get(id(p)) in [None, *unsaved]]
         if late and id(late[0]) in views and id(late[0]) not in movers:
             name = names.get(id(late[0]), views[id(late[0])])
             raise CheckpointError(f"Run.steps: {name} no longer views the buffer of its optimizer, which cannot move it; "
@@ -187,7 +189,7 @@ class Loop:
 
     def _other_forms(self, things, moved):
         """Modes and settings that are not as at the begin, of what is in no part; of what the loop has made, if it moved."""
-        held = {id(x) for x in _inside(self.whole)}
+        held = {id(x) for whole in (self.whole, self.now) for x in _inside(whole)}
         texts = []
         for x in things:
             was_there = time_made(x) < self.begun
@@ -208,7 +210,7 @@ class Loop:
 
     def gradients(self, processes: int) -> dict[str, Gradients]:
         """The gradients as a part of a checkpoint. Of several processes all have others, until step() adds them up."""
-        return {} if processes > 1 else {GRADIENTS: Gradients(self.whole)}
+        return {} if processes > 1 else {GRADIENTS: Gradients(self.now)}
 
     def waits(self, put_off: int, most: int, log: Callable[[str], None], processes: int) -> bool:
         """Whether something waits that a checkpoint does not have: keys for MoCo's update(), or gradients for the step() of
@@ -271,10 +273,6 @@ def _inside(whole):
     return [x for each in held for x in each if isinstance(x, (Module, Parameter, Buffer))]
 
 
-def _checksum(x):
-    return zlib.crc32(np.ascontiguousarray(to_host(x.data)))
-
-
 def _form(x):
     """The modes and settings of a Module or Parameter that are numbers or texts."""
     if isinstance(x, Parameter):
@@ -312,7 +310,7 @@ def _plain(value):
 
 
 def restore_modes(parts: Mapping[str, Any], at_begin: Any, saved: Any, log: Callable[[str], None]) -> None:
-    """Put the parts into the modes() of a checkpoint, saved = [those at the begin, those then].
+    """Put the parts, named_as() in a checkpoint, into its modes(), saved = [those at the begin, those then].
 
     If the script begins with others by now, at_begin, they stay.
     """
@@ -353,7 +351,7 @@ def moved_before(parts: Mapping[str, Any]) -> str:
 
 def checksums(parts: Mapping[str, Any]) -> dict[str, int]:
     """{name: a checksum of the array} of the Modules among parts."""
-    return {f"{name}.{key}": _checksum(x) for name, part in parts.items() if isinstance(part, Module)
+    return {f"{name}.{key}": checksum(x.data) for name, part in parts.items() if isinstance(part, Module)
             for key, x in part.named_state()}
 
 

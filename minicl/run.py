@@ -42,7 +42,7 @@ from .folder import OwnFolder, RunError, require_unused
 from .loop_state import Loop, changed_after, checksums, modes, moved_before, restore_modes
 from .origin import Watched, changes, code, plain_options, require_divisible
 from .rng_state import load_rng_state, require_rng_state, require_storable, rng_state
-from .run_parts import expanded, renewed
+from .run_parts import expanded, renewed, sums_of
 from .signals import Stopped, signals_noted, signals_stop
 from .tensor import clock
 from .typing import Rng
@@ -171,12 +171,12 @@ class Run:
             require_rng_state(rng, meta["rng"])
         except (TypeError, ValueError, KeyError, OverflowError) as error:
             raise CheckpointError(f"{self.checkpoint} does not fit this run's rng: {error}") from error
-        restore(arrays, parts, self.checkpoint, meta["settings"], meta.get("python"), self.print)
+        named = restore(arrays, parts, self.checkpoint, meta["settings"], meta.get("python"), meta.get("sums"), self.print)
         load_rng_state(rng, meta["rng"])
-        restore_modes(whole := renewed(whole, parts), at_begin, meta.get("modes"), self.print)
+        restore_modes(named, at_begin, meta.get("modes"), self.print)
         self.step, self.seconds, self._earlier = meta["step"], meta["seconds"], meta["seconds"]
         self._saved = None
-        return whole
+        return renewed(whole, parts)
 
     # ---------------------------------------------------------------- the loop
 
@@ -238,7 +238,8 @@ class Run:
                 save_checkpoint(self.checkpoint, parts | loop.gradients(self.world.size), {
                     "name": self.name, "step": self.step, "total": self.total, "seconds": self.seconds,
                     "config": self.config, "data": watched.fingerprint, "code": self._code, "models": specs,
-                    "settings": made, "modes": [at_begin, modes(loop.whole)], "rng": rng_state(rng), "log": self._log})
+                    "settings": made, "modes": [at_begin, modes(loop.now)], "sums": sums_of(loop.now),
+                    "rng": rng_state(rng), "log": self._log})
                 loop.tell(self.print, {
                     "what no part saves": unsaved,
                     "settings": self._changed_options() or changed_settings(loop.whole, made | read_by(specs)),

@@ -1,8 +1,13 @@
 """What the parts of a run hold: the models and optimizers in a trainer of the script, by their paths."""
 
+import collections
+import contextlib
 import gc
+import threading
 import types
+import warnings
 import weakref
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,28 +17,35 @@ from .backend import array_module, to_device, to_host
 from .nn import Buffer, Module, Parameter
 from .nn.parts import time_made
 from .optim import Optimizer
-from .typing import HostArray
+from .typing import Array, HostArray
 
 SAVED = (Module, Optimizer, Parameter, Buffer)
 CLOSED = (type, types.ModuleType, types.FrameType, types.GeneratorType, np.ndarray, str, int, float)      # not looked into
 GRADIENTS = "all gradients"            # what they are named among the parts of a checkpoint
-LEVELS, MANY = 16, 1000                # how far an object is looked into, and how many entries of each level
+LEVELS, MANY = 16, 200_000             # how far an object is looked into, and after how many objects no further
+_sorting = threading.local()
 
 
 def held_in(part: Any) -> dict[str, Any]:
     """{path: thing}, {"model": ..., "nets.0": ...}, of the Modules, optimizers, Parameters and Buffers that an object of a
-    script refers to."""
+    script refers to, the nearest first."""
     found, level, seen = dict[str, Any](), [("", part)], {id(part)}
     for _ in range(LEVELS):
-        outer, level = level[:MANY], []
+        outer, level = level, []
         for path, thing in outer:
-            for key, x in [(key, x) for key, x in _referents(thing) if _is_open(x)][:MANY]:
+            for key, x in _referents(thing):
+                if not _is_open(x):
+                    continue
                 name = f"{path}.{key}".lstrip(".")
                 if isinstance(x, SAVED):
                     found.setdefault(name, x)
                 elif id(x) not in seen:
                     seen.add(id(x))
                     level.append((name, x))
+        if len(seen) > MANY:
+            warnings.warn(f"a part of the run refers to more than {MANY:,} objects, so not all of them were looked into for "
+                          "Modules and optimizers; pass those as parts of their own", stacklevel=2)
+            break
     return found
 
 
@@ -42,7 +54,8 @@ def _is_open(thing):
 
 
 def _referents(thing):
-    """[(name, x), ...] of what an object refers to; of a function not the globals of its file."""
+    """[(name, x), ...] of what an object refers to, in an order that all processes have; of a function not the globals of its
+    file."""
     if isinstance(thing, types.FunctionType):
         cells = zip(thing.__code__.co_freevars, map(gc.get_referents, thing.__closure__ or ()))      # an empty one has none
         return [*((name, x) for name, held in cells for x in held), *enumerate(thing.__defaults__ or ()),
@@ -50,12 +63,24 @@ def _referents(thing):
     if isinstance(thing, weakref.ref):
         return [("", thing())]
     if isinstance(thing, dict):
-        return [*thing.items(), *((f"key {k}", key) for k, key in enumerate(thing))]
-    if isinstance(thing, (set, frozenset)):                  # its order is another one in each process
-        return [*enumerate(sorted(thing, key=time_made))]
+        return [*((key if isinstance(key, (str, int)) and len(str(key)) < 100 else f"value {k}", x)
+                  for k, (key, x) in enumerate(thing.items())), *((f"key {k}", key) for k, key in enumerate(thing))]
+    if isinstance(thing, (set, frozenset)):
+        return [*enumerate(sorted(filter(_is_open, thing), key=_times))]
     attributes = getattr(thing, "__dict__", {})
-    known = {id(attributes), *map(id, attributes.values())}
-    return [*attributes.items(), *enumerate(x for x in gc.get_referents(thing) if id(x) not in known)]
+    items = [*enumerate(thing)] if isinstance(thing, (list, tuple, collections.deque)) else []
+    known = {id(attributes), *map(id, attributes.values()), *(id(x) for _, x in items)}
+    return [*items, *attributes.items(), *enumerate(x for x in gc.get_referents(thing) if id(x) not in known)]
+
+
+def _times(thing):
+    """When what an object of a set refers to was made, the nearest first, without what is in other sets."""
+    with contextlib.ExitStack() as stack:
+        if getattr(_sorting, "is_on", False):
+            return [time_made(thing)]
+        _sorting.is_on = True
+        stack.callback(setattr, _sorting, "is_on", False)
+        return [time_made(thing), *map(time_made, held_in(thing).values())]
 
 
 def expanded(parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,6 +109,33 @@ def renewed(whole: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any
            for path, thing in held_in(part).items()}
     held = {id(thing) for thing in now.values()}
     return {name: thing if name in parts or id(thing) in held else now.get(name, thing) for name, thing in whole.items()}
+
+
+def sums_of(whole: Mapping[str, Any]) -> dict[str, int]:
+    """{name: a checksum of the arrays} of the Modules, optimizers, Parameters and Buffers in what expanded() gives."""
+    def arrays(thing):
+        if isinstance(thing, Module):
+            return [x.data for _, x in thing.named_state()]
+        return [thing.values, *thing.state.values()] if isinstance(thing, Optimizer) else [thing.data]
+
+    return {name: zlib.crc32(b"".join(checksum(x).to_bytes(4, "big") for x in arrays(thing)))
+            for name, thing in whole.items() if isinstance(thing, SAVED)}
+
+
+def checksum(array: Array) -> int:
+    return zlib.crc32(np.ascontiguousarray(to_host(array)))
+
+
+def named_as(sums: Mapping[str, int], whole: Mapping[str, Any]) -> dict[str, Any]:
+    """What expanded() gives now, by the names of a checkpoint with these sums_of(): the thing of this name, or if it has
+    other arrays the one that has them, since an object of a script may load its state in another order, as of a sorted
+    list."""
+    now = sums_of(whole)
+    there = {name: thing for name, thing in whole.items() if sums.get(name, now.get(name)) == now.get(name)}
+    paths = {now[name]: name for name in reversed(now) if name not in there}
+    moved = {name: paths.pop(sums[name]) for name in sums if name not in there and sums[name] in paths}
+    left = {name: thing for name, thing in whole.items() if name not in {*there, *moved.values()}}
+    return left | there | {name: whole[path] for name, path in moved.items()}
 
 
 class Gradients:

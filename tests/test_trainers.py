@@ -539,21 +539,77 @@ def test_a_head_that_a_trainer_makes_in_the_loop_is_looked_at_too(tmp_path, forg
             stages.next()
         if step >= 2:
             stages.second.zero_grad(), stages.head(X[step][:, :2]).sum().backward(), stages.second.step()
-        if step == told_at:
-            stages.head.eval()
+        if step == frozen_at:
+            stages.head.weight.requires_grad_(False)
 
     options = {"make": lambda model, rng: {"stages": Stages({"model": model, "optimizer": (optimizer := optim.Adam(model, 0.05))}), "optimizer": optimizer},
                "each": each, "leave": OWN}
-    told_at = None
+    frozen_at = None
     if forgets:
         with pytest.raises(CheckpointError, match="the optimizer is not among its parts, but one has updated weight"):
             run_of(tmp_path / "run", **options)
         return
-    assert_resumes(tmp_path, **options)
+    for frozen_at in (None, 4):
+        assert_resumes(tmp_path / str(frozen_at), **options)
     assert "warning" not in capsys.readouterr().out
-    told_at = 4
-    run_of(tmp_path / "told", **options)
-    assert "warning: what no part saves changed in the loop: training of a Linear was True, now False" in capsys.readouterr().out
+
+
+class Population:
+    """Networks with an optimizer each, saved by their places in a list or by their numbers."""
+
+    def __init__(self, rng, by):
+        self.rng, self.by, self.members = rng, by, []
+        for _ in range(2):
+            self.add()
+
+    def add(self):
+        net = nn.Sequential(nn.Linear(3, 4, rng=self.rng), nn.Linear(4, 1, rng=self.rng))
+        optimizer = optim.SGD(net, 0.1 / 2**len(self.members), momentum=0.9)
+        self.members.append(types.SimpleNamespace(net=net, optimizer=optimizer, number=len(self.members)))
+
+    def _held(self):
+        return {f"{k if self.by == 'place' else x.number}.{part}": vars(x)[part]
+                for k, x in enumerate(self.members) for part in ("net", "optimizer")}
+
+    def state_dict(self):
+        numbers = [x.number for x in self.members] if self.by == "place" else list(range(len(self.members)))
+        return {"numbers": numbers, **{f"{name}/{key}": x for name, part in self._held().items() for key, x in part.state_dict().items()}}
+
+    def load_state_dict(self, state):
+        while len(self.members) < len(state["numbers"]):
+            self.add()
+        for name, part in self._held().items():
+            part.load_state_dict({key.partition("/")[2]: x for key, x in state.items() if key.startswith(f"{name}/")})
+        for member, number in zip(self.members, state["numbers"]):
+            member.number = number if self.by == "place" else member.number
+
+
+def grow(population, step):
+    if step == 2:
+        population.members[0].net.steps[0].freeze()
+        population.add()
+
+
+def reorder(population, step):
+    population.members.sort(key=lambda member: (step + member.number) % 2)
+    if step == 1:
+        population.members[0].optimizer.lr *= 0.5
+        population.members[1].net.steps[1].freeze()
+
+
+@pytest.mark.parametrize("by", ["place", "number"])
+@pytest.mark.parametrize("change", [grow, reorder])
+@pytest.mark.parametrize("waits", [False, True])
+def test_modes_and_gradients_follow_what_a_part_moves(tmp_path, change, by, waits, capsys):
+    def each(step, parts, rng):
+        change(population := parts["population"], step)
+        for member in sorted(population.members, key=lambda member: member.number):
+            (member.net(X[step]) ** 2).mean().backward()
+            if not waits or member.number or step % 4 == 3:
+                member.optimizer.step(), member.optimizer.zero_grad()
+
+    assert_resumes(tmp_path, make=lambda model, rng: {"population": Population(rng, by)}, each=each)
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_a_stage_that_is_applied_again_when_it_is_loaded_is_no_other_script(tmp_path, capsys):
