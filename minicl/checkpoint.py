@@ -295,16 +295,14 @@ def changed_settings(parts: Mapping[str, Any], before: Mapping[str, str]) -> str
 
 
 def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path: Path,
-            before: Mapping[str, str] | None = None, python: Any = None, sums: Any = None,
-            log: Callable[[str], None] = print) -> dict[str, Any]:
+            meta: Mapping[str, Any] | None = None, log: Callable[[str], None] = print) -> dict[str, Any]:
     """Load the arrays of a checkpoint into `parts`, {name: object with load_state_dict()}. Gradients become those of the
     checkpoint, or 0. Returns what the parts hold, by the names of the checkpoint, as named_as().
 
-    python: what the meta has under this name, {array: which of Python's types it was}. log: called with a warning if a
-    load_state_dict() leaves out what it was given.
+    meta: the checkpoint's. log: called with a warning if a load_state_dict() leaves out what it was given.
 
-    Raises CheckpointError, and changes no part, unless all names, dtypes and shapes fit, and the settings are those of
-    `before`; None: they are not compared.
+    Raises CheckpointError, and changes no part, unless all names, dtypes and shapes fit, and the settings are those in meta;
+    None: they are not compared.
     """
     gradients = {key.removeprefix(GRADIENTS + "."): x for key, x in arrays.items() if key.startswith(GRADIENTS + ".")}
     arrays = {key: x for key, x in arrays.items() if not key.startswith(GRADIENTS + ".")}
@@ -321,7 +319,9 @@ def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path
                               + str(error).partition(":")[2]) from error
     whole = expanded(parts)
     now = settings(whole)
-    before = now if before is None else before
+    before = now if meta is None else meta["settings"]
+    entries = ((meta or {}).get(key) for key in ("python", "sums", "late"))
+    python, sums, late = (entry if isinstance(entry, dict) else {} for entry in entries)
     contents = {f"{name}.{own}": _content(getattr(part, own)) for name, part in whole.items() if isinstance(part, Optimizer)
                 for own in _own(part)}
     scratch = {key for key, value in contents.items() if key not in before or [*arrays_in(value)]            # of np.empty
@@ -332,25 +332,27 @@ def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path
         more = f"; and {len(different) - 3} more" * (len(different) > 3)
         raise CheckpointError(f"{path} does not fit this run, it is of another model or optimizer: "
                               f"{'; '.join(different[:3])}{more}. Make the same ones, or start again with another --out")
-    kinds = python if isinstance(python, dict) else {}
     try:
         for part in parts:
-            parts[part].load_state_dict({key.removeprefix(part + "."): from_array(x, kinds.get(key))
+            parts[part].load_state_dict({key.removeprefix(part + "."): from_array(x, python.get(key))
                                          for key, x in saved[part].items()})
     except Exception as error:
         for part, state in states.items():
             parts[part].load_state_dict(state)
         raise CheckpointError(f"{path} does not fit this run's {part}: {error}") from error
-    sums = {name: x for name, x in sums.items() if type(x) is int} if isinstance(sums, dict) else {}
-    whole = named_as(sums, expanded(parts))
+    whole = named_as({name: x for name, x in sums.items() if type(x) is int}, expanded(parts))
     try:
         Gradients(whole).load_state_dict(gradients)
     except ValueError as error:
         raise CheckpointError(f"{path} does not fit this run: {error}") from error
     there = dict(state_of(parts))
-    lost = [name for name, array in arrays.items() if kind_of(there.get(name)) != kinds.get(name, "array")
+    lost = [name for name, array in arrays.items() if kind_of(there.get(name)) != python.get(name, "array")
             or (x := as_array(name, there[name])).dtype != array.dtype or not np.array_equal(x, array)]
     if lost:
         log(f"warning: {lost[0]} is not as the checkpoint has it after load_state_dict(), so this run may go on in another "
             "way than an uninterrupted one; load_state_dict() must set all that state_dict() gives")
+    now = settings({name: part for name, part in whole.items() if isinstance(part, Module)})
+    if different := [f"{key} was {late[key]}, now {text}" for key, text in now.items() if late.get(key, text) != text]:
+        log(f"warning: after load_state_dict() a network that the loop had made is another one: {different[0]}; keep what "
+            "changes in a Buffer, or let load_state_dict() set it")
     return whole

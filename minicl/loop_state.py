@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from .backend import to_host
+from .checkpoint import settings
 from .methods.ema import FOLLOWS
 from .nn import Buffer, Module, Parameter
 from .nn.layers import AVERAGED
 from .nn.parts import Stream, live, looked_for, time_made
 from .optim import Optimizer
-from .run_parts import GRADIENTS, Gradients, checksum, expanded, renewed
+from .run_parts import GRADIENTS, Gradients, checksum, expanded, renewed, sums_of
 from .state_values import DTYPES, CheckpointError, as_array, state_of
 from .tensor import clock
 from .typing import Array
@@ -90,7 +91,7 @@ class Loop:
         self.replaced |= {id(x): (weakref.ref(x), next(clock)) for x in gone}
         self.sums |= {id(x): checksum(x.data) for x in gone if not isinstance(x, Module)}
         names = self._names()
-        self.now = {name: x for name, x in expanded(self.parts).items() if time_made(x) < self.begun
+        self.now = {name: x for name, x in expanded(self.parts).items() if time_made(x) <= self.begun
                     or (self._saves(x, saved) if isinstance(x, Optimizer) else self._is_saved(x, names, saved))}
         things = [x for x in live() if not self._is_of_another(x)]
         moved = [x for x in things if isinstance(x, (Parameter, Buffer)) and x.changed and x.changed[0] > self.begun
@@ -159,7 +160,8 @@ class Loop:
         unsaved = [optimizer for optimizer in {*movers.values()} if not self._saves(optimizer, saved)]
         late = [p for x in unsaved for p in x.parameters if self._outlasts(x, x._stepped) and self._outlasts(p, x._stepped)]
         views = {id(p): name for optimizer in optimizers for name, p in zip(optimizer.names, optimizer.parameters)}
-        late += [p for p in moved if p.changed[2].endswith(".step()") and id(p) in views and movers.get(id(p)) in [None, *unsaved]]
+        late += [p for p in moved if p.changed[2].endswith(".step()") and id(p) in views
+                 and movers.get(id(p)) in [None, *unsaved]]
         if late and id(late[0]) in views and id(late[0]) not in movers:
             name = names.get(id(late[0]), views[id(late[0])])
             raise CheckpointError(f"Run.steps: {name} no longer views the buffer of its optimizer, which cannot move it; "
@@ -207,6 +209,13 @@ class Loop:
                 self.told.add(what)
                 log(f"warning: {what} changed in the loop: {change}; minicl.load and --resume have what was there at the "
                     "begin")
+
+    def meta(self, at_begin: Mapping[str, Any], made: Mapping[str, str]) -> dict[str, Any]:
+        """What restore() and restore_modes() need of what the parts hold now: modes, at the begin and now, sums, and the
+        settings of Modules that were not yet there when the script had the settings `made`."""
+        now = settings({name: x for name, x in self.now.items() if isinstance(x, Module)})
+        return {"modes": [at_begin, modes(self.now)], "sums": sums_of(self.now),
+                "late": {key: text for key, text in now.items() if key not in made}}
 
     def gradients(self, processes: int) -> dict[str, Gradients]:
         """The gradients as a part of a checkpoint. Of several processes all have others, until step() adds them up."""
@@ -355,8 +364,9 @@ def checksums(parts: Mapping[str, Any]) -> dict[str, int]:
             for key, x in part.named_state()}
 
 
-def changed_after(parts: Mapping[str, Any], time: int, sums: Mapping[str, int]) -> str:
-    """What was written into Modules among the parts after `time`, when they had these checksums, as text; "" for nothing."""
+def changed_after(loop: Loop | None, time: int, sums: Mapping[str, int]) -> str:
+    """What was written into Modules of the parts after `time`, when they had these checksums, as text; "" for nothing."""
+    parts = loop.whole if loop else {}
     now = checksums(parts)
     noted = {f"{name}.{key}": x.changed[2] for name, part in parts.items() if isinstance(part, Module)
              for key, x in part.named_state() if x.changed and x.changed[0] > time}

@@ -42,7 +42,7 @@ from .folder import OwnFolder, RunError, require_unused
 from .loop_state import Loop, changed_after, checksums, modes, moved_before, restore_modes
 from .origin import Watched, changes, code, plain_options, require_divisible
 from .rng_state import load_rng_state, require_rng_state, require_storable, rng_state
-from .run_parts import expanded, renewed, sums_of
+from .run_parts import expanded, renewed
 from .signals import Stopped, signals_noted, signals_stop
 from .tensor import clock
 from .typing import Rng
@@ -108,7 +108,7 @@ class Run:
         self._log: list[dict] = []
         self._has_begun = False
         self._loop = ""                                      # then "running", perhaps "stopping", and "over"
-        self._kept: tuple = 0, {}, 0, {}                     # the last checkpoint: step, parts, when, checksums
+        self._kept: tuple = 0, None, 0, {}                   # the last checkpoint: step, loop, when, checksums
         self._table: Table | None = None
         self._saved: tuple[dict, dict] | None = None
         self._code = code(sys._getframe(1).f_code.co_filename)
@@ -171,7 +171,7 @@ class Run:
             require_rng_state(rng, meta["rng"])
         except (TypeError, ValueError, KeyError, OverflowError) as error:
             raise CheckpointError(f"{self.checkpoint} does not fit this run's rng: {error}") from error
-        named = restore(arrays, parts, self.checkpoint, meta["settings"], meta.get("python"), meta.get("sums"), self.print)
+        named = restore(arrays, parts, self.checkpoint, meta, self.print)
         load_rng_state(rng, meta["rng"])
         restore_modes(named, at_begin, meta.get("modes"), self.print)
         self.step, self.seconds, self._earlier = meta["step"], meta["seconds"], meta["seconds"]
@@ -225,7 +225,7 @@ class Run:
             self.print(earlier)
         self._loop = "running"
         before, first, started = self.seconds, self.step, time.perf_counter()
-        loop, due = Loop(parts, whole), 0                    # due: the step after which a checkpoint was first wanted
+        loop, due, whole = Loop(parts, whole), 0, {}         # due: the step after which a checkpoint was first wanted
         self.log_every = self.log_every or max(1, min(50, total // 20))      # 20 lines of a short run
 
         def save():
@@ -238,13 +238,12 @@ class Run:
                 save_checkpoint(self.checkpoint, parts | loop.gradients(self.world.size), {
                     "name": self.name, "step": self.step, "total": self.total, "seconds": self.seconds,
                     "config": self.config, "data": watched.fingerprint, "code": self._code, "models": specs,
-                    "settings": made, "modes": [at_begin, modes(loop.now)], "sums": sums_of(loop.now),
-                    "rng": rng_state(rng), "log": self._log})
+                    "settings": made, **loop.meta(at_begin, made), "rng": rng_state(rng), "log": self._log})
                 loop.tell(self.print, {
                     "what no part saves": unsaved,
                     "settings": self._changed_options() or changed_settings(loop.whole, made | read_by(specs)),
                     "the arrays of data": watched.changes(now=self.step == total or bool(signals))})
-            self._kept = self.step, loop.whole, next(clock), checksums(loop.whole)
+            self._kept = self.step, loop, next(clock), checksums(loop.whole)
             self.world.wait()
 
         bar = tqdm(total=total, initial=self.step, unit="step", smoothing=0.05,

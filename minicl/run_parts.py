@@ -1,7 +1,6 @@
 """What the parts of a run hold: the models and optimizers in a trainer of the script, by their paths."""
 
 import collections
-import contextlib
 import gc
 import threading
 import types
@@ -54,8 +53,8 @@ def _is_open(thing):
 
 
 def _referents(thing):
-    """[(name, x), ...] of what an object refers to, in an order that all processes have; of a function not the globals of its
-    file."""
+    """[(name, x), ...] of what an object refers to, in an order that all processes have; of a function not the globals of
+    its file."""
     if isinstance(thing, types.FunctionType):
         cells = zip(thing.__code__.co_freevars, map(gc.get_referents, thing.__closure__ or ()))      # an empty one has none
         return [*((name, x) for name, held in cells for x in held), *enumerate(thing.__defaults__ or ()),
@@ -75,12 +74,13 @@ def _referents(thing):
 
 def _times(thing):
     """When what an object of a set refers to was made, the nearest first, without what is in other sets."""
-    with contextlib.ExitStack() as stack:
-        if getattr(_sorting, "is_on", False):
-            return [time_made(thing)]
-        _sorting.is_on = True
-        stack.callback(setattr, _sorting, "is_on", False)
+    if getattr(_sorting, "is_on", False):
+        return [time_made(thing)]
+    _sorting.is_on = True
+    try:
         return [time_made(thing), *map(time_made, held_in(thing).values())]
+    finally:
+        _sorting.is_on = False
 
 
 def expanded(parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,11 +104,13 @@ def expanded(parts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def renewed(whole: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
-    """What was expanded(), with what a part has made instead, as in its load_state_dict(), if it no longer holds the old."""
+    """What was expanded(), by its names of then, with what a part has made instead, as in its load_state_dict(), and without
+    what it no longer holds."""
     now = {f"{name}.{path}": thing for name, part in parts.items() if not isinstance(part, SAVED)
            for path, thing in held_in(part).items()}
     held = {id(thing) for thing in now.values()}
-    return {name: thing if name in parts or id(thing) in held else now.get(name, thing) for name, thing in whole.items()}
+    return {name: thing if name in parts or id(thing) in held else now[name] for name, thing in whole.items()
+            if name in parts or id(thing) in held or name in now}
 
 
 def sums_of(whole: Mapping[str, Any]) -> dict[str, int]:
@@ -123,7 +125,7 @@ def sums_of(whole: Mapping[str, Any]) -> dict[str, int]:
 
 
 def checksum(array: Array) -> int:
-    return zlib.crc32(np.ascontiguousarray(to_host(array)))
+    return zlib.crc32(np.ascontiguousarray(to_host(array)))                  # type: ignore[arg-type]
 
 
 def named_as(sums: Mapping[str, int], whole: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,7 +133,7 @@ def named_as(sums: Mapping[str, int], whole: Mapping[str, Any]) -> dict[str, Any
     other arrays the one that has them, since an object of a script may load its state in another order, as of a sorted
     list."""
     now = sums_of(whole)
-    there = {name: thing for name, thing in whole.items() if sums.get(name, now.get(name)) == now.get(name)}
+    there = {name: thing for name, thing in whole.items() if sums.get(name, -1) == now.get(name, -1)}
     paths = {now[name]: name for name in reversed(now) if name not in there}
     moved = {name: paths.pop(sums[name]) for name in sums if name not in there and sums[name] in paths}
     left = {name: thing for name, thing in whole.items() if name not in {*there, *moved.values()}}

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from small_runs import STEPS, Crash, Net, X, assert_resumes, run_of, start
 
-from minicl import nn, optim
+from minicl import nn, optim, run_parts
 from minicl.checkpoint import CheckpointError, load_checkpoint
 from minicl.methods import EMA, Queue, frozen_copy
 
@@ -554,18 +554,25 @@ def test_a_head_that_a_trainer_makes_in_the_loop_is_looked_at_too(tmp_path, forg
     assert "warning" not in capsys.readouterr().out
 
 
+class Member:
+    def __init__(self, number, rng):
+        self.number = number
+        self.net = nn.Sequential(nn.Linear(3, 4, rng=rng), nn.Linear(4, 1, rng=rng))
+        self.optimizer = optim.SGD(self.net, 0.1 / 2**number, momentum=0.9)
+        self.hash = int(np.random.default_rng().integers(2**30))             # as by an address, which each process has others of
+
+    def __hash__(self):
+        return self.hash
+
+
 class Population:
     """Networks with an optimizer each, saved by their places in a list or by their numbers."""
 
-    def __init__(self, rng, by):
-        self.rng, self.by, self.members = rng, by, []
-        for _ in range(2):
-            self.add()
+    def __init__(self, rng, by="place"):
+        self.rng, self.by, self.members = rng, by, [Member(number, rng) for number in range(2)]
 
     def add(self):
-        net = nn.Sequential(nn.Linear(3, 4, rng=self.rng), nn.Linear(4, 1, rng=self.rng))
-        optimizer = optim.SGD(net, 0.1 / 2**len(self.members), momentum=0.9)
-        self.members.append(types.SimpleNamespace(net=net, optimizer=optimizer, number=len(self.members)))
+        self.members.append(Member(len(self.members), self.rng))
 
     def _held(self):
         return {f"{k if self.by == 'place' else x.number}.{part}": vars(x)[part]
@@ -578,6 +585,7 @@ class Population:
     def load_state_dict(self, state):
         while len(self.members) < len(state["numbers"]):
             self.add()
+        del self.members[len(state["numbers"]):]
         for name, part in self._held().items():
             part.load_state_dict({key.partition("/")[2]: x for key, x in state.items() if key.startswith(f"{name}/")})
         for member, number in zip(self.members, state["numbers"]):
@@ -588,6 +596,8 @@ def grow(population, step):
     if step == 2:
         population.members[0].net.steps[0].freeze()
         population.add()
+    if step > 2:
+        population.members[-1].optimizer.lr *= 0.9
 
 
 def reorder(population, step):
@@ -610,6 +620,100 @@ def test_modes_and_gradients_follow_what_a_part_moves(tmp_path, change, by, wait
 
     assert_resumes(tmp_path, make=lambda model, rng: {"population": Population(rng, by)}, each=each)
     assert "warning" not in capsys.readouterr().out
+
+
+def test_a_part_may_drop_a_network_with_its_optimizer(tmp_path, capsys):
+    def each(step, parts, rng):
+        members = parts["population"].members
+        if step == 3:
+            members.pop()
+        for member in members:
+            member.optimizer.zero_grad(), (member.net(X[step])**2).mean().backward(), member.optimizer.step()
+
+    assert_resumes(tmp_path, make=lambda model, rng: {"population": Population(rng)}, each=each)
+    assert "warning" not in capsys.readouterr().out
+
+
+PLACES = {                                                   # how an object may hold its members, and how it finds them again
+    "a set": (set, lambda held: held), "a deque": (collections.deque, lambda held: held),
+    "behind a long list": (lambda members: [[(k, 0.0) for k in range(2000)], members], lambda held: held[1]),
+    "by their networks": (lambda members: {member.net: member for member in members}, dict.values),
+    "one is the best": (lambda members: [members[0], members], lambda held: held[1]),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("waits", [False, True])
+def test_modes_and_gradients_are_those_of_the_same_network_wherever_it_is_held(tmp_path, place, waits, capsys):
+    hold, unfold = PLACES[place]
+
+    class Holder(Population):
+        def __init__(self, rng):
+            self.by, self.held = "number", hold([Member(number, rng) for number in range(6)])
+
+        members = property(lambda self: sorted(unfold(self.held), key=lambda member: member.number))
+
+        def load_state_dict(self, state):
+            super().load_state_dict(state)
+            if place == "one is the best":
+                self.held[0] = self.members[3]               # as after step 2
+
+    def each(step, parts, rng):
+        members = (holder := parts["holder"]).members
+        if step == 2:
+            members[1].net.steps[0].freeze()
+            members[2].optimizer.lr *= 0.5
+            if place == "one is the best":
+                holder.held[0] = members[3]
+        for member in members:
+            (member.net(X[step])**2).mean().backward()
+            if not waits or (step + member.number) % 3 == 0:
+                member.optimizer.step(), member.optimizer.zero_grad()
+
+    assert_resumes(tmp_path, make=lambda model, rng: {"holder": Holder(rng)}, each=each)
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_an_object_too_large_to_look_into_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_parts, "MANY", 100)
+    with pytest.warns(UserWarning, match="a part of the run refers to more than 100 objects"):
+        run_of(tmp_path / "run", make=lambda model, rng: {"holder": Trainer({}, points=[(k, 0.0) for k in range(200)])})
+
+
+class Scaled(nn.Module):
+    def __init__(self, rng):
+        self.layer, self.options = nn.Linear(3, 1, rng=rng), {"scale": 1.0}
+
+    def forward(self, x):
+        return self.layer(x) * self.options["scale"]
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_a_setting_of_a_network_that_the_loop_made_is_told_when_a_run_resumes(tmp_path, changes, capsys):
+    class Late(Trainer):
+        def load_state_dict(self, state):
+            if state:
+                make(self)
+            super().load_state_dict(state)
+
+    def make(late):
+        late.saved["net"] = Scaled(np.random.default_rng(0))
+        late.saved["optimizer"] = optim.SGD(late.saved["net"], 0.1)
+
+    def each(step, parts, rng):
+        saved = parts["late"].saved
+        if step == 1:
+            make(parts["late"])
+        if saved:
+            saved["optimizer"].zero_grad(), saved["net"](X[step]).mean().backward(), saved["optimizer"].step()
+            saved["net"].options["scale"] *= 0.5 if changes else 1
+
+    options = {"make": lambda model, rng: {"late": Late({})}, "each": each}
+    with pytest.raises(Crash):
+        run_of(tmp_path / "run", crash=5, **options)
+    run_of(tmp_path / "run", resume=True, **options)
+    told = "warning: after load_state_dict() a network that the loop had made is another one: late.saved.net.options was {'dict': {'scale': 0.0625}}"
+    assert (told in (out := capsys.readouterr().out)) == ("warning" in out) == changes
 
 
 def test_a_stage_that_is_applied_again_when_it_is_loaded_is_no_other_script(tmp_path, capsys):

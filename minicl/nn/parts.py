@@ -98,8 +98,8 @@ class Buffer:
 
     def __init__(self, data: Array):
         if isinstance(data, np.ndarray) and data.dtype.kind == "f" and not np.isfinite(data).all():
-            raise ValueError("Buffer: data holds NaN or infinity, which a checkpoint does not take, as the mark of a run that has "
-                             "diverged; use a large number, such as -1e30 in the mask of a softmax")
+            raise ValueError("Buffer: data holds NaN or infinity, which a checkpoint refuses as the mark of a run that "
+                             "has diverged; use a large number, such as -1e30 in the mask of a softmax")
         self.data = data
 
     def __setattr__(self, name, value):
