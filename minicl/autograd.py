@@ -236,7 +236,7 @@ def op(function=None, *, broadcasts=False):
             needs_grad = [recording and isinstance(x, Tensor) and x.requires_grad for x in inputs]
             kind, dtype = next((type(x), x.dtype) for x in arrays if is_array(x) and x.dtype.kind == "f")
         if options:
-            checks.check_options(options)
+            checks.check_options(options, lasting)
         if checks.scalars:
             checks.require_scalars(arrays)
         try:

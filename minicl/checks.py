@@ -4,6 +4,7 @@ Messages have the form "NAME: ARGUMENT must be WHAT, got VALUE; HINT". A wrong t
 ValueError. `where` is the NAME, or an object whose class is the NAME.
 """
 
+import copyreg
 import difflib
 import functools
 import inspect
@@ -160,6 +161,15 @@ def python_numbers(inputs: tuple, options: dict[str, Any]) -> tuple[tuple, dict[
 def is_of_minicl(kind: type) -> bool:
     """Whether a class is one of minicl's."""
     return kind.__module__.startswith("minicl.")
+
+
+def own_attributes(x: Any) -> Any:
+    """What a class outside of minicl has added to an object: the third item of __reduce__()."""
+    of_minicl = next(kind for kind in type(x).__mro__ if is_of_minicl(kind))
+    names = {*copyreg._slotnames(type(x))} - {*copyreg._slotnames(of_minicl)}            # type: ignore[attr-defined]
+    attributes = getattr(x, "__dict__", {}).copy() if of_minicl is not type(x) else {}
+    slots = {name: getattr(x, name) for name in names if hasattr(x, name)}
+    return (attributes or None, slots) if slots else attributes or None
 
 
 def is_number(x: Any) -> bool:

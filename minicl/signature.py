@@ -96,8 +96,9 @@ class Signature:
                 raise TypeError(f"{self.name}: missing argument {name!r}; expected {', '.join(self.names)}")
         return (*inputs, *(by_name.get(name, self.defaults.get(name)) for name in missing))
 
-    def check_options(self, options: dict[str, Any]) -> None:
-        """Refuse unknown options and Tensors; convert NumPy numbers, which would promote float32, to Python's."""
+    def check_options(self, options: dict[str, Any], kept: Callable[[Any], Any] = lambda x: x) -> None:
+        """Refuse unknown options and Tensors; convert NumPy numbers, which would promote float32, to Python's, and arrays to
+        those that may be kept until the backward."""
         for name, value in options.items():
             if type(value) in self.plain.get(name, ()):
                 continue
@@ -113,6 +114,8 @@ class Signature:
                 verb = "be" if hasattr(value, "requires_grad") else "hold"
                 raise TypeError(f"{self.name}: {name} cannot {verb} a Tensor, since no gradient would reach an option; "
                                 "pass its .data or .item(), or write the formula with other ops (x**p as exp(p log x))")
+            else:
+                options[name] = type(value)(map(kept, value)) if type(value) in (list, tuple) else kept(value)
 
     def _what_is_wrong_with(self, name: str) -> str:
         if name in self.names:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeAlias
 import numpy as np
 
 from .backend import HostArgument, each_step, is_array, memory_bounds, to_host
-from .checks import did_you_mean, require_unmasked, shortened
+from .checks import did_you_mean, own_attributes, require_unmasked, shortened
 from .no_grad import in_no_grad
 from .signature import describe, require_float_array
 from .typing import Array, HostArray
@@ -132,11 +132,11 @@ class BaseTensor:
     __hash__ = object.__hash__
 
     def __reduce__(self) -> tuple:
-        """Copies and pickles are leaves with the same values and no gradient."""
+        """Copies and pickles are leaves with the same values and no gradient, and what a class of a script has added."""
         if self.node is not None:
             raise TypeError(f"a Tensor on a tape (the output of {self.node.op.__name__}) cannot be copied or pickled: the "
                             "copy would send its gradient to copies of the leaves; .detach() it first")
-        return _leaf_of, (type(self), self._data, self._requires_grad)
+        return _leaf_of, (type(self), self._data, self._requires_grad), own_attributes(self)
 
     def __getattr__(self, name: str) -> Any:             # called only for a missing attribute
         known = [other for other in dir(type(self)) if other[0] != "_"]

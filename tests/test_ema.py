@@ -9,7 +9,7 @@ import pytest
 from minicl import Tensor
 from minicl.backend import to_device, to_host
 from minicl.methods import BYOL, EMA, MoCo, frozen_copy
-from minicl.nn import BatchNorm, Linear, Module, Sequential
+from minicl.nn import BatchNorm, Buffer, Linear, Module, Parameter, Sequential
 from minicl.optim import AdamW
 
 
@@ -138,6 +138,29 @@ def test_a_loop_over_the_parameters_of_a_frozen_copy_gives_a_warning():
         assert list(zip(target.parameters(), online.parameters())) == []
     target.freeze(), target.requires_grad_(False)
     assert Sequential(BatchNorm(2).freeze()).parameters() and Module().parameters() == []
+
+
+class Scaled(Parameter):
+    def __matmul__(self, other):
+        return super().__matmul__(other) * 2.0
+
+
+class Average(Buffer):
+    weight = 0.1
+
+
+class Own(Module):
+    def __init__(self, part):
+        self.part = part
+
+
+def test_a_frozen_copy_keeps_the_classes_of_buffers_and_refuses_those_of_parameters():
+    average = Average(np.ones(2))
+    average.weight = 0.2
+    copied = frozen_copy(Own(average)).part
+    assert type(copied) is Average and copied.weight == 0.2 and copied.data is not average.data
+    with pytest.raises(TypeError, match="frozen_copy: part is a Scaled, whose methods and attributes"):
+        frozen_copy(Own(Scaled(np.ones((2, 2)))))
 
 
 @pytest.mark.parametrize("kind", ["MoCo", "BYOL"])

@@ -572,6 +572,7 @@ def test_a_part_cannot_be_replaced_by_a_value_that_is_not_a_part(name, kind):
     ("training", False, "call train"), ("training", True, "call train"), ("world", None, "call across"),
     ("train", False, "choose another name"), ("eval", True, "choose another name"), ("freeze", True, "choose another name"),
     ("parameters", [], "choose another name"), ("state_dict", {}, "choose another name"),
+    ("requires_grad", False, "see freeze"),
 ])
 def test_attributes_of_every_module_cannot_be_assigned(name, value, hint):
     """For example, model.training = False would leave dropout layers below the model in training mode."""
@@ -582,6 +583,23 @@ def test_attributes_of_every_module_cannot_be_assigned(name, value, hint):
     for assign in (lambda: setattr(Parts(), name, value), Net):
         with pytest.raises(AttributeError, match=f"{name} cannot be set, since no submodule would change; {hint}"):
             assign()
+
+
+def test_an_activation_kept_in_an_attribute_must_be_detached():
+    class Keeps(Module):
+        def __init__(self):
+            self.layer, self.last = Linear(2, 2, rng=np.random.default_rng(0)), None
+
+        def forward(self, x):
+            self.last = self.layer(x)
+            return self.last
+
+    model = Keeps()
+    model(np.ones((1, 2), "float32"))
+    with pytest.raises(TypeError, match=r"last is a Tensor that linear has computed.*keep its .detach\(\)"):
+        model.eval()
+    model.last = model.last.detach()
+    model.eval()
 
 
 @pytest.mark.parametrize("step", [None, 1, "relu", np.ones(2), [Linear]])

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicl import Tensor, check_inputs, no_grad, ops, tensor
+from minicl import Tensor, check_inputs, no_grad, op, ops, tensor
 from minicl.contrastive import dcl, info_nce, l2_normalize
 from minicl.methods import CLIP, EMA, MoCo, Queue, frozen_copy
 from minicl.nn import MLP, BatchNorm, Buffer, Counter, Dropout, HostBuffer, Linear, Module, Parameter, Sequential, projection_head
@@ -154,6 +154,29 @@ def test_a_gradient_in_a_loss_has_the_value_it_had_then(given, write, owned, rng
         optimizer.step(clip_grad_norm=1e-3 if write == "clip" else None)
     loss.backward()
     np.testing.assert_array_equal(x.grad, expected)
+
+
+@op
+def scaled(x, *, by):
+    by = by[0] if isinstance(by, (list, tuple)) else by
+    return x * by, lambda g: (g * by,)
+
+
+@pytest.mark.parametrize("held", ["p.grad", "optimizer.grads", "a moment"])
+@pytest.mark.parametrize("within", ["", "a list", "a tuple"])
+@pytest.mark.parametrize("write", ["backward", "zero_grad", "step"])
+def test_an_option_that_is_a_gradient_or_a_moment_keeps_its_value(held, within, write):
+    p = Parameter(X.copy())
+    optimizer = Adam([("p", p)], 0.1)
+    (p * 2.0).sum().backward()
+    array = {"p.grad": p.grad, "optimizer.grads": optimizer.grads.reshape(X.shape),
+             "a moment": optimizer.state["m"].reshape(X.shape)}[held]
+    before = array.copy()
+    x = Tensor(X, requires_grad=True)
+    loss = scaled(x, by={"": array, "a list": [array], "a tuple": (array,)}[within]).sum()
+    {"backward": lambda: (p * 3.0).sum().backward(), "zero_grad": optimizer.zero_grad, "step": optimizer.step}[write]()
+    loss.backward()
+    np.testing.assert_array_equal(x.grad, before)
 
 
 HELD = {
@@ -682,6 +705,23 @@ def test_a_copied_leaf_is_an_independent_leaf(how):
     (y * 3.0).sum().backward()
     np.testing.assert_array_equal(y.grad, [3, 3, 3])
     np.testing.assert_array_equal(x.grad, [0, 2, 4])
+
+
+class Weighted(Parameter):
+    weight = 1.0
+
+
+class Slotted(Parameter):
+    __slots__ = ("weight",)
+
+
+@pytest.mark.parametrize("kind", [Weighted, Slotted])
+@pytest.mark.parametrize("how", COPIES)
+def test_a_copied_leaf_has_what_its_class_has_added(how, kind):
+    x = kind(np.arange(3.0))
+    x.weight = [0.25]
+    y = COPIES[how](x)
+    assert type(y) is kind and y.weight == [0.25] and (y.weight is x.weight) == (how == "copy")
 
 
 @pytest.mark.parametrize("how", COPIES)

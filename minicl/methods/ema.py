@@ -42,9 +42,13 @@ def frozen_copy(module: Module) -> Module:
     Frozen parameters stay constants: unfreeze() and optimizers do not train them. To train a copy, use copy.deepcopy().
     """
     _require_module("frozen_copy", module)
+    for name, part in module.named_state():
+        if isinstance(part, Tensor) and type(part) not in (Parameter, Frozen):
+            raise TypeError(f"frozen_copy: {name} is a {type(part).__name__}, whose methods and attributes a Frozen array "
+                            "does not have; compute with them in a Module's forward, and make it a Parameter")
     copies: dict[int, Buffer] = {id(part): (Frozen if isinstance(part, Tensor) else Buffer)(part.data.copy())
-                                 for _, part in module.named_state()
-                                 if not isinstance(part, HostBuffer)}        # deepcopy copies those; streams get a key
+                                 for _, part in module.named_state()         # deepcopy copies others; streams get a key
+                                 if isinstance(part, Tensor) or type(part) is Buffer}
     for _, part in module.named_buffers():
         if part.least is not None and id(part) in copies:
             copies[id(part)].least = part.least

@@ -119,12 +119,12 @@ class Module(metaclass=_Sealed):
         raise NotImplementedError(f"{type(self).__name__} defines no forward()")
 
     def __setattr__(self, name, value):
-        if self._sealed and not hasattr(self, name):
-            raise AttributeError(self._unknown(name) + "; set new attributes in __init__")
-        if name in vars(Module) and name != "forward":
-            hint = {"training": "call train() or eval()", "world": "call across()"}.get(name)
+        if name in vars(Module) and name != "forward" or name == "requires_grad":
+            hint = {"training": "call train() or eval()", "world": "call across()", "requires_grad": "see freeze"}.get(name)
             raise AttributeError(f"{type(self).__name__}.{name} cannot be set, since no submodule would change; "
                                  + (hint or "choose another name"))
+        if self._sealed and not hasattr(self, name):
+            raise AttributeError(self._unknown(name) + "; set new attributes in __init__")
         require_setting(self, name, value)
         if self._sealed:
             require_lasting(type(self), name, value)
@@ -304,6 +304,9 @@ def _parts(name, value):
         yield from value.named_parts(name + ".")
     elif isinstance(value, (Parameter, Buffer)):
         yield name, value
+    elif isinstance(value, Tensor) and value.node is not None:
+        raise TypeError(f"{name} is a Tensor that {value.node.op.__name__} has computed, which cannot be saved or trained: "
+                        "compute it in forward(), and to look at it later keep its .detach()")
     elif isinstance(value, Tensor) and value.requires_grad:
         raise TypeError(f"{name} is a Tensor that requires a gradient, but an optimizer updates only Parameters; wrap its "
                         "data in a Parameter")
