@@ -167,6 +167,12 @@ def clusters(n=1024, d=32):
     return [centres + 0.05 * rng.standard_normal((n, d)) for _ in range(2)]
 
 
+def rectified(n=1024, d=64):
+    """Two views (n, d) past a ReLU, whose columns have many equal entries, 0."""
+    z = np.random.default_rng(6).standard_normal((n, d))
+    return [np.maximum(z + 0.3 * np.random.default_rng(seed).standard_normal((n, d)), 0) for seed in (7, 8)]
+
+
 def cosines(torch, x, y):
     return torch.nn.functional.normalize(x, dim=1) @ torch.nn.functional.normalize(y, dim=1).T
 
@@ -287,9 +293,13 @@ LOSSES = [
            lambda torch, z, t=t: torch_uniformity(torch, z, t), {"t": t}, most=80 if t == 2 else 20) for d in (2, 8, 33, 64) for t in (2, 20)),
     *(Case(f"uniformity_loss, mean cosine {c}", contrastive.uniformity_loss, (cone(c)[0],), torch_uniformity, most=most)
       for c, most in ((0, 60), (0.9, 30), (0.99, 30), (0.999, 60), (0.99999, 1500))),
+    Case("uniformity_loss, 4 clusters in 128 dimensions", contrastive.uniformity_loss, (clusters(256, 128)[0],), torch_uniformity,
+         most=30),
     Case("alignment_loss, cosine 0.99", contrastive.alignment_loss, cone(0.99), torch_alignment, most=100),
     Case("vicreg, mean cosine 0.99", contrastive.vicreg, cone(0.99), torch_vicreg, most=30),
     Case("barlow_twins, mean cosine 0.99", contrastive.barlow_twins, cone(0.99), torch_barlow_twins, most=150),
+    *(Case(f"{loss.__name__} of rectified views", loss, rectified(), peer, most=most)
+      for loss, peer, most in ((contrastive.vicreg, torch_vicreg, 6), (contrastive.barlow_twins, torch_barlow_twins, 60))),
 ]
 CASES = OPS + LOSSES
 

@@ -19,8 +19,8 @@ Importing minicl never imports cupy.
 from .capturable import capturable
 from .device import (PRECISIONS, BackendError, array_module, get_backend, is_array, is_gpu, memory_bounds,
                      on_host, require_finite, to_device, to_host)
-from .kernels import (column_sums, deviation_sums, follow, fused, mean_over, pairwise_dots, product_sums, row_max,
-                      row_means, row_sums, scatter_add, sum_over, tile_size, weights)
+from .kernels import (column_sums, deviation_sums, follow, fused, mean_over, pairwise_dots, product_sums,
+                      products_of_columns, row_max, row_means, row_sums, scatter_add, sum_over, tile_size, weights)
 from .memory import available_memory_only, peak_memory_mib
 from .parallel import (available_cores, parallel_for, parallel_map, parallel_sum, share_cores, square, sum_of_squares,
                        threads, workers)
@@ -35,6 +35,7 @@ __all__ = ["ELSEWHERE", "PRECISIONS", "Additions", "BackendError", "HostArgument
            "deviation_sums", "each_step", "fill_diagonals", "follow", "for_arrays", "fused", "gather_taps", "get_backend",
            "is_array", "is_captured", "is_gpu", "is_in_step", "is_supplied", "kind_of", "mean_over", "memory_bounds",
            "on_host", "operand", "operand_dtype", "pairwise_dots", "parallel_for", "parallel_map", "parallel_sum",
-           "peak_memory_mib", "product", "product_sums", "read_on_host", "refuse_capture", "require_finite", "row_dots",
+           "peak_memory_mib", "product", "product_sums", "products_of_columns", "read_on_host", "refuse_capture",
+           "require_finite", "row_dots",
            "row_max", "row_means", "row_sums", "scatter_add", "share_cores", "square", "sum_of_squares", "sum_over",
            "threads", "tile_size", "to_device", "to_host", "undo_if_not_captured", "weights", "workers"]

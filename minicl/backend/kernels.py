@@ -2,6 +2,7 @@
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -121,6 +122,18 @@ def _column_dots(x, y):
         return total
     blocks = (a[:whole].reshape(-1, BLOCK, a.shape[1]) for a in (x, y))
     return total + column_sums(np.einsum("bnk,bnk->bk", *blocks))
+
+
+def products_of_columns(x: Array, y: Array) -> Array:
+    """x.T @ y of x (N, K) and y (N, M) -> (K, M). BLAS adds the N terms one by one, and many equal ones, as of rectified
+    columns, all round in the same direction. On NumPy blocks of them are added, and x's own squares as in column_sums()."""
+    if not isinstance(x, np.ndarray):
+        return x.T @ y
+    size = BLOCK // 4
+    total = functools.reduce(operator.iadd, (x[lo:lo + size].T @ y[lo:lo + size] for lo in range(0, len(x), size)))
+    if y is x:
+        np.fill_diagonal(total, column_sums(x * x))
+    return total
 
 
 def deviation_sums(x: Array, origin: Array) -> tuple[Array, Array]:

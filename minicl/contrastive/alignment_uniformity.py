@@ -27,8 +27,6 @@ from .cosine import l2_normalize
 from .pairs import SymmetricPairs, log_ahead
 from .softmax import EXCLUDED
 
-LOW = 64          # dimensions up to which NumPy takes float64: nearby points have products that differ in few digits
-
 
 @checked_by("alignment_loss")
 def composed_alignment(z1: Tensor, z2: Tensor, *, alpha: float = 2) -> Tensor:
@@ -100,8 +98,8 @@ def uniformity_loss(z: Array, *, t: float = 2, world: World = ALONE, needs_grad=
     N = len(z) * world.size
     mine, to_z = l2_normalize.forward(z)
     u = world.all_gather(mine)                                               # (N, d)
-    if on_host(u) and u.shape[1] <= LOW:
-        u = u.astype("float64")
+    if on_host(u):
+        u = u.astype("float64")                                              # nearby points' products differ in few digits
     v = u - u.mean(axis=0)
     half = row_dots(v, v) / 2                                                # (N, 1)
     ones = xp.ones_like(half)

@@ -11,7 +11,7 @@ The matrix is d x d, not N x N, so batches may be small and d large.    Derivati
 """
 
 from ..autograd import Tensor, op
-from ..backend import array_module, require_finite
+from ..backend import array_module, products_of_columns, require_finite
 from ..checks import require_within
 from ..distributed import ALONE, World
 from ..ops import sqrt
@@ -33,7 +33,7 @@ def composed(z1: Tensor, z2: Tensor, *, off_diagonal: float = 5e-3, eps: float =
 
 @op
 def barlow_twins(z1: Array, z2: Array, *, off_diagonal: float = 5e-3, eps: float = 1e-5, world: World = ALONE):
-    """Barlow Twins: two views z1, z2 (N, d) of N >= 2 items, off_diagonal >= 0, eps > 0 -> L () >= 0.
+    """Barlow Twins: two views z1, z2 (N, d) of N >= 2 items, off_diagonal >= 0, eps >= 1e-30 -> L () >= 0.
 
     The simplest loss without negatives. eps is added to the variances, as the authors' batch norm does.
     world: z1 and z2 are this process's part of the batch; C is that of the whole batch.
@@ -44,7 +44,7 @@ def barlow_twins(z1: Array, z2: Array, *, off_diagonal: float = 5e-3, eps: float
     """
     require_pairs("barlow_twins", z1, z2, at_least=2, because="one item has no variance", world=world)
     require_within("barlow_twins", "[0, inf)", off_diagonal=off_diagonal)
-    require_within("barlow_twins", "(0, inf)", eps=eps)
+    require_within("barlow_twins", "[1e-30, inf)", eps=eps)
     xp = array_module(z1)
     N = len(z1) * world.size
     d = z1.shape[1]
@@ -54,7 +54,7 @@ def barlow_twins(z1: Array, z2: Array, *, off_diagonal: float = 5e-3, eps: float
     y, to_z2 = batch_norm.forward(z2 - centre2, one, zero, eps=eps, world=world)
     eye = xp.eye(d, dtype=z1.dtype)
     weight = off_diagonal + (1 - off_diagonal) * eye                         # (d, d): 1 on the diagonal
-    missing = world.sum(x.T @ y) / N - eye
+    missing = world.sum(products_of_columns(x, y)) / N - eye
     loss = (weight * missing * missing).sum()                                # (1)
     require_finite(loss, "barlow_twins: the loss")
 

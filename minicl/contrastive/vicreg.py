@@ -13,7 +13,7 @@ halves the variance term: variance=12.5 gives its loss.    Derivation: docs/grad
 """
 
 from ..autograd import Tensor, op
-from ..backend import array_module, require_finite
+from ..backend import array_module, products_of_columns, require_finite
 from ..checks import require_within
 from ..distributed import ALONE, World
 from ..ops import maximum, sqrt
@@ -40,7 +40,7 @@ def composed(z1: Tensor, z2: Tensor, *, invariance: float = 25.0, variance: floa
 @op
 def vicreg(z1: Array, z2: Array, *, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0,
            eps: float = 1e-4, world: World = ALONE):
-    """VICReg: two views z1, z2 (N, d) of N >= 2 items, the weights of the three terms >= 0, eps > 0 -> L () >= 0.
+    """VICReg: two views z1, z2 (N, d) of N >= 2 items, the weights of the three terms >= 0, eps >= 1e-30 -> L () >= 0.
 
     It suits branches of different kind or size, since each is regularised separately. world: z1 and z2 are this process's
     part of the batch; C is that of the whole batch.
@@ -51,7 +51,7 @@ def vicreg(z1: Array, z2: Array, *, invariance: float = 25.0, variance: float = 
     """
     require_pairs("vicreg", z1, z2, at_least=2, because="one item has no variance", world=world)
     require_within("vicreg", "[0, inf)", invariance=invariance, variance=variance, covariance=covariance)
-    require_within("vicreg", "(0, inf)", eps=eps)
+    require_within("vicreg", "[1e-30, inf)", eps=eps)
     apart = z1 - z2
     R1, to_z1 = _regularise(z1, variance, covariance, eps, world)
     R2, to_z2 = _regularise(z2, variance, covariance, eps, world)
@@ -72,7 +72,7 @@ def _regularise(z, variance, covariance, eps, world):
     d = z.shape[1]
     m = z - world.mean(z.mean(axis=0))
     m -= world.mean(m.mean(axis=0))                                          # the rounding error of the first mean
-    C = world.sum(m.T @ m) / (N - 1)                                         # (d, d)
+    C = world.sum(products_of_columns(m, m)) / (N - 1)                       # (d, d)
     std = xp.sqrt(C.diagonal() + eps)
     C = C * (1 - xp.eye(d, dtype=z.dtype))                                   # off the diagonal
     R = (variance * xp.maximum(1 - std, 0).sum() + covariance * (C * C).sum()) / d       # (2)

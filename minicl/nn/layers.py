@@ -100,7 +100,7 @@ class BatchNorm(Module):
     Several processes (Module.across) normalise by the whole batch, or divide the groups.
     """
 
-    _setting_ranges = {"momentum": "[0, 1]", "eps": "(0, inf)", "splits": "int >= 1", "relu": "bool"}
+    _setting_ranges = {"momentum": "[0, 1]", "eps": "[1e-30, inf)", "splits": "int >= 1", "relu": "bool"}
     weight: Parameter
     bias: Parameter
     running_mean: Buffer
@@ -169,7 +169,7 @@ def _average(xp, running_mean, running_var, mean, var, new, old, unbiased):
 class LayerNorm(Module):
     """Layer norm over the last axis, of length normalized_shape: (..., C) -> (..., C)."""
 
-    _setting_ranges = {"eps": "(0, inf)"}
+    _setting_ranges = {"eps": "[1e-30, inf)"}
     weight: Parameter
     bias: Parameter
 

@@ -209,7 +209,7 @@ def _project(xp, gy, mean_gy, x_hat, mean_gyx, r, dx):
 
 
 def _require_shapes(name, x, weight, bias, eps, at_least=0):
-    require_within(name, "[0, inf)", eps=eps)
+    require_within(name, "[1e-30, inf)", eps=eps)                            # squares that are less lose digits
     if x.ndim < 1 or x.shape[-1] < 1 or weight.shape != x.shape[-1:] or bias.shape != x.shape[-1:]:
         raise ValueError(f"{name}: expected x (..., C) with C >= 1, weight (C,), bias (C,), got {x.shape}, {weight.shape}, "
                          f"{bias.shape}")
