@@ -94,6 +94,8 @@ def finite(value: Any) -> Any:
         value = float(value)
     if hasattr(value, "tolist"):                             # NumPy's and CuPy's scalars and arrays
         return finite(value.tolist())
+    if not isinstance(value, (str, int, float, type(None))):
+        raise TypeError(f"expected numbers and text, lists and dicts of them, got a {type(value).__name__}, {value!r:.60}")
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -62,8 +62,9 @@ def _referents(thing):
     if isinstance(thing, weakref.ref):
         return [("", thing())]
     if isinstance(thing, dict):
-        return [*((key if isinstance(key, (str, int)) and len(str(key)) < 100 else f"value {k}", x)
-                  for k, (key, x) in enumerate(thing.items())), *((f"key {k}", key) for k, key in enumerate(thing))]
+        names = (key if isinstance(key, (str, int)) and len(text := str(key)) < 100 and text.isprintable() else f"value {k}"
+                 for k, key in enumerate(thing))
+        return [*zip(names, thing.values()), *((f"key {k}", key) for k, key in enumerate(thing))]
     if isinstance(thing, (set, frozenset)):
         return [*enumerate(sorted(filter(_is_open, thing), key=_times))]
     attributes = getattr(thing, "__dict__", {})

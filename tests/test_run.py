@@ -271,6 +271,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_advice(out, value):
     assert load_checkpoint(out / "checkpoint.npz")[1]["step"] == SAVE_EVERY
 
 
+@pytest.mark.parametrize("value", [{1}, b"x", 1j, np.array([1j]), lambda: 1, {"a": {2}}, [range(2)]], ids=str)
+def test_a_metric_that_json_cannot_hold_is_refused(out, value):
+    run = start(out)
+    for step in run.steps(TOTAL, np.random.default_rng(0), save_every=SAVE_EVERY):
+        with pytest.raises(TypeError, match="expected numbers and text, lists and dicts of them, got a "):
+            run.log(step, loss=1.0, metric=value)
+        run.log(step, loss=1.0)
+
+
 @pytest.mark.parametrize("loss", [True, np.bool_(False), "1.0", None, [1.0], np.ones(1), Tensor(np.ones(())), 1j, {}], ids=str)
 def test_a_loss_that_is_not_a_number_is_refused_and_the_run_continues(out, loss):
     """A run can be resumed from every accepted line."""
