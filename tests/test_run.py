@@ -271,7 +271,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_advice(out, value):
     assert load_checkpoint(out / "checkpoint.npz")[1]["step"] == SAVE_EVERY
 
 
-@pytest.mark.parametrize("value", [{1}, b"x", 1j, np.array([1j]), lambda: 1, {"a": {2}}, [range(2)]], ids=str)
+@pytest.mark.parametrize("value", [{1}, b"x", 1j, np.array([1j]), len, {"a": {2}}, [range(2)]], ids=str)
 def test_a_metric_that_json_cannot_hold_is_refused(out, value):
     run = start(out)
     for step in run.steps(TOTAL, np.random.default_rng(0), save_every=SAVE_EVERY):
