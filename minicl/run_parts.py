@@ -33,18 +33,20 @@ def held_in(part: Any) -> dict[str, Any]:
         outer, level = level, []
         for path, thing in outer:
             for key, x in _referents(thing):
-                if not _is_open(x):
+                if not gc.is_tracked(x) or not _is_open(x):                  # not tracked: refers to nothing
                     continue
                 name = f"{path}.{key}".lstrip(".")
                 if isinstance(x, SAVED):
-                    found.setdefault(name, x)
+                    while found.get(name, x) is not x:                       # {1: x, "1": y}
+                        name += "'"
+                    found[name] = x
                 elif id(x) not in seen:
                     seen.add(id(x))
                     level.append((name, x))
-        if len(seen) > MANY:
-            warnings.warn(f"a part of the run refers to more than {MANY:,} objects, so not all of them were looked into for "
-                          "Modules and optimizers; pass those as parts of their own", stacklevel=2)
-            break
+            if len(seen) > MANY:
+                warnings.warn(f"a part of the run refers to more than {MANY:,} objects, so not all of them were looked into "
+                              "for Modules and optimizers; pass those as parts of their own", stacklevel=2)
+                return found
     return found
 
 
@@ -68,7 +70,11 @@ def _referents(thing):
     if isinstance(thing, (set, frozenset)):
         return [*enumerate(sorted(filter(_is_open, thing), key=_times))]
     attributes = getattr(thing, "__dict__", {})
-    items = [*enumerate(thing)] if isinstance(thing, (list, tuple, collections.deque)) else []
+    items = []
+    if isinstance(thing, (list, tuple, collections.deque)):
+        items = [(k, x) for k, x in enumerate(thing) if gc.is_tracked(x)]
+        if type(thing) in (list, tuple, collections.deque):
+            return items
     known = {id(attributes), *map(id, attributes.values()), *(id(x) for _, x in items)}
     return [*items, *attributes.items(), *enumerate(x for x in gc.get_referents(thing) if id(x) not in known)]
 

@@ -638,6 +638,8 @@ PLACES = {                                                   # how an object may
     "a set": (set, lambda held: held), "a deque": (collections.deque, lambda held: held),
     "behind a long list": (lambda members: [[(k, 0.0) for k in range(2000)], members], lambda held: held[1]),
     "by their networks": (lambda members: {member.net: member for member in members}, dict.values),
+    "keys of one text": (lambda members: {**dict(zip([1, "1", 2, "2"], members)), "rest": members[4:]},
+                         lambda held: [*list(held.values())[:4], *held["rest"]]),
     "one is the best": (lambda members: [members[0], members], lambda held: held[1]),
 }
 
