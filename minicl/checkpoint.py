@@ -244,6 +244,12 @@ def settings(parts: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+def unsaved_settings(parts: Mapping[str, Any]) -> dict[str, str]:
+    """settings() without those of optimizers that are in modes()."""
+    saved = {f"{name}.{key}" for name, part in parts.items() if isinstance(part, Optimizer) for key in part._setting_ranges}
+    return {key: text for key, text in settings(parts).items() if key not in saved}
+
+
 def _own(optimizer):
     """The attributes that an optimizer's own class has added, other than views of its saved state."""
     if is_of_minicl(type(optimizer)):
@@ -287,10 +293,8 @@ def changed_settings(parts: Mapping[str, Any], before: Mapping[str, str]) -> str
     """The differences from settings() and read_by() before, at most three, as text; "" if there are none. The settings of an
     optimizer of the library are in modes()."""
     modules = [part for part in parts.values() if isinstance(part, Module)]
-    now = settings(parts) | {key: text for module in modules for key, text in class_reads(module).items()}
-    saved = {f"{name}.{key}" for name, part in parts.items() if isinstance(part, Optimizer) for key in part._setting_ranges}
-    different = [f"{key} was {before.get(key)}, now {text}" for key, text in now.items()
-                 if text != before.get(key, text) and key not in saved]
+    now = unsaved_settings(parts) | {key: text for module in modules for key, text in class_reads(module).items()}
+    different = [f"{key} was {before.get(key)}, now {text}" for key, text in now.items() if text != before.get(key, text)]
     return "; ".join(sorted(different, key=len)[:3]) + f"; and {len(different) - 3} more" * (len(different) > 3)
 
 
@@ -351,8 +355,8 @@ def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path
     if lost:
         log(f"warning: {lost[0]} is not as the checkpoint has it after load_state_dict(), so this run may go on in another "
             "way than an uninterrupted one; load_state_dict() must set all that state_dict() gives")
-    now = settings({name: part for name, part in whole.items() if isinstance(part, Module)})
-    if different := [f"{key} was {late[key]}, now {text}" for key, text in now.items() if late.get(key, text) != text]:
-        log(f"warning: after load_state_dict() a network that the loop had made is another one: {different[0]}; keep what "
-            "changes in a Buffer, or let load_state_dict() set it")
+    if different := [f"{key} was {late[key]}, now {text}" for key, text in unsaved_settings(whole).items()
+                     if late.get(key, text) != text]:
+        log(f"warning: after load_state_dict() what the loop had made is not as it was: {different[0]}; keep what changes "
+            "in a Buffer, or let load_state_dict() set it")
     return whole

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .backend import to_host
-from .checkpoint import settings
+from .checkpoint import unsaved_settings
 from .methods.ema import FOLLOWS
 from .nn import Buffer, Module, Parameter
 from .nn.layers import AVERAGED
@@ -212,10 +212,9 @@ class Loop:
 
     def meta(self, at_begin: Mapping[str, Any], made: Mapping[str, str]) -> dict[str, Any]:
         """What restore() and restore_modes() need of what the parts hold now: modes, at the begin and now, sums, and the
-        settings of Modules that were not yet there when the script had the settings `made`."""
-        now = settings({name: x for name, x in self.now.items() if isinstance(x, Module)})
-        return {"modes": [at_begin, modes(self.now)], "sums": sums_of(self.now),
-                "late": {key: text for key, text in now.items() if key not in made}}
+        settings of what was not yet there when the script had the settings `made`."""
+        late = {key: text for key, text in unsaved_settings(self.now).items() if key not in made}
+        return {"modes": [at_begin, modes(self.now)], "sums": sums_of(self.now), "late": late}
 
     def gradients(self, processes: int) -> dict[str, Gradients]:
         """The gradients as a part of a checkpoint. Of several processes all have others, until step() adds them up."""

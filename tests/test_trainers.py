@@ -690,8 +690,14 @@ class Scaled(nn.Module):
         return self.layer(x) * self.options["scale"]
 
 
-@pytest.mark.parametrize("changes", [False, True])
-def test_a_setting_of_a_network_that_the_loop_made_is_told_when_a_run_resumes(tmp_path, changes, capsys):
+class Slowing(optim.SGD):
+    def __init__(self, parameters):
+        super().__init__(parameters, 0.1)
+        self.factor = 1.0
+
+
+@pytest.mark.parametrize("changes", ["", "the network", "the optimizer"])
+def test_a_setting_of_what_the_loop_made_is_told_when_a_run_resumes(tmp_path, changes, capsys):
     class Late(Trainer):
         def load_state_dict(self, state):
             if state:
@@ -700,7 +706,7 @@ def test_a_setting_of_a_network_that_the_loop_made_is_told_when_a_run_resumes(tm
 
     def make(late):
         late.saved["net"] = Scaled(np.random.default_rng(0))
-        late.saved["optimizer"] = optim.SGD(late.saved["net"], 0.1)
+        late.saved["optimizer"] = Slowing(late.saved["net"])
 
     def each(step, parts, rng):
         saved = parts["late"].saved
@@ -708,14 +714,15 @@ def test_a_setting_of_a_network_that_the_loop_made_is_told_when_a_run_resumes(tm
             make(parts["late"])
         if saved:
             saved["optimizer"].zero_grad(), saved["net"](X[step]).mean().backward(), saved["optimizer"].step()
-            saved["net"].options["scale"] *= 0.5 if changes else 1
+            saved["net"].options["scale"] *= 0.5 if changes == "the network" else 1
+            saved["optimizer"].factor *= 0.5 if changes == "the optimizer" else 1
 
     options = {"make": lambda model, rng: {"late": Late({})}, "each": each}
     with pytest.raises(Crash):
         run_of(tmp_path / "run", crash=5, **options)
     run_of(tmp_path / "run", resume=True, **options)
-    told = "warning: after load_state_dict() a network that the loop had made is another one: late.saved.net.options was {'dict': {'scale': 0.0625}}"
-    assert (told in (out := capsys.readouterr().out)) == ("warning" in out) == changes
+    told = {"the network": "net.options was {'dict': {'scale': 0.0625}}", "the optimizer": "optimizer.factor was 0.0625, now 1.0"}.get(changes)
+    assert (f"warning: after load_state_dict() what the loop had made is not as it was: late.saved.{told}" in (out := capsys.readouterr().out)) == ("warning" in out) == bool(changes)
 
 
 def test_a_stage_that_is_applied_again_when_it_is_loaded_is_no_other_script(tmp_path, capsys):
