@@ -48,7 +48,7 @@ FROM_PYTORCH = [            # (PyTorch, minicl, what differs); x and y are Tenso
     ("`nn.ModuleList(layers)`", "[nn.BatchNorm(8), nn.BatchNorm(8)]", "a Module finds its parts in lists, tuples and dicts"),
     ("`SGD(model.parameters(), lr=0.1)`", "optim.SGD(model, lr=0.1)", "takes the model"),
     ("`AdamW(model.parameters())`", "optim.AdamW(model, lr=1e-3, weight_decay=0.01)",
-     "PyTorch's defaults; here lr has none, and weight_decay is 0"),
+     "PyTorch's defaults; here lr has none, weight_decay is 0, and biases and norms are not decayed"),
     ("`p.grad`, kept", "np.copy(x.grad)", "`zero_grad()` writes 0 into the gradients of an optimizer; copy one to keep it"),
     ("a scheduler", "optim.warmup_cosine(0, total=100, peak=1e-3, warmup=10)",
      "a function of the step: `optimizer.step(lr)`"),

@@ -208,7 +208,7 @@ class Loop:
             if change and what not in self.told:
                 self.told.add(what)
                 log(f"warning: {what} changed in the loop: {change}; minicl.load and --resume have what was there at the "
-                    "begin")
+                    "begin, unless each step sets it again")
 
     def meta(self, at_begin: Mapping[str, Any], made: Mapping[str, str]) -> dict[str, Any]:
         """What restore() and restore_modes() need of what the parts hold now: modes, at the begin and now, sums, and the
@@ -271,7 +271,8 @@ def _saves_all(part):
 
 def _missing(kind, change):
     return CheckpointError(f"Run.steps: the {kind} is not among its parts, but {change}. It would not be saved, and "
-                           f"--resume would continue with a new one; pass {kind}={kind}, or save its values in a part")
+                           f"--resume would continue with a new one; pass {kind}={kind}, or save its values in a part, as "
+                           "of what the loop makes itself")
 
 
 def _inside(whole):

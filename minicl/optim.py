@@ -332,7 +332,7 @@ def _adam(xp, w, m, v, g, rate, new1, old1, new2, old2, eps, decay_factor, l2):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019): w <- (1 - lr decay) w before Adam's update."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019): w <- (1 - lr decay) w first, but for biases and norms."""
 
     decay_in_gradient = False
 

@@ -210,9 +210,9 @@ def _holds_float64(data: Any) -> bool:
 
 def _leaf_of(kind: type[BaseTensor], data: Array, requires_grad: bool) -> BaseTensor:
     leaf = kind.__new__(kind)
-    BaseTensor.__init__(leaf, data, requires_grad)
-    if BaseTensor not in kind.__bases__:                     # a part of a model
-        watch([leaf])
+    is_part = BaseTensor not in kind.__bases__
+    BaseTensor.__init__(leaf, of_its_own(leaf, data) if is_part else data, requires_grad)
+    watch([leaf] if is_part else [])
     return leaf
 
 

@@ -164,7 +164,12 @@ def test_ids_must_be_one_integer_per_item(ids):
     calls = {"nt_xent": lambda: nt_xent(z1, z2, 0.5, ids=ids), "dcl": lambda: contrastive.dcl(z1, z2, 0.5, ids=ids),
              "info_nce": lambda: info_nce(z1, z2, z2, 0.5, ids=np.arange(6), negative_ids=ids),
              "semi_hard_negatives": lambda: contrastive.semi_hard_negatives(z1, z2, ids=ids)}
-    for name, call in calls.items() if ids is not None else [("info_nce", calls["info_nce"])]:
+    if ids is None:
+        for one in ("ids", "negative_ids"):
+            with pytest.raises(ValueError, match=f"info_nce: give both ids .* or neither; (?!{one}).* is missing"):
+                info_nce(z1, z2, z2, 0.5, **{one: np.arange(6)})
+        return
+    for name, call in calls.items():
         with pytest.raises(ValueError, match=rf"{name}: (negative_)?ids must be a host \(numpy\) array of 6 integers"):
             call()
 

@@ -18,6 +18,7 @@ from minicl.data import generate_digits
 from minicl.distributed import World
 from minicl.methods import MoCo
 from minicl.nn import MLP, BatchNorm, Dropout, Linear, Module, Sequential
+from minicl.nn.spec import class_reads
 from minicl.optim import SGD, Adam, AdamW
 from minicl.origin import fingerprint
 from minicl.run import Run, RunError
@@ -189,6 +190,31 @@ def test_a_global_that_a_function_reads_is_compared(monkeypatch):
     before = settings({"model": model})
     monkeypatch.setitem(globals(), "TOTAL", TOTAL + 1)
     assert settings({"model": model}) != before
+
+
+@dataclasses.dataclass
+class Config:
+    scale: float
+    sizes: tuple = (1, 2)
+
+
+CONFIG: object = None
+
+
+class ReadsConfig(Module):
+    def forward(self, x):
+        return x * (CONFIG["scale"] if isinstance(CONFIG, dict) else CONFIG.scale)
+
+
+@pytest.mark.parametrize("make", [Config, lambda scale: {"scale": scale}, lambda scale: {"scale": scale, "in": {"it": np.ones(2)}},
+                                  lambda scale: types.SimpleNamespace(scale=scale)])
+def test_a_configuration_that_a_model_reads_is_compared(monkeypatch, make):
+    found = []
+    for scale in (1.0, 1.0, 2.0):
+        monkeypatch.setitem(globals(), "CONFIG", make(scale))
+        found.append((settings({"model": Sequential(lambda x: x * CONFIG)}), class_reads(ReadsConfig())))
+    (function, reads), again, (other_function, other_reads) = found
+    assert again == (function, reads) and function != other_function and reads != other_reads
 
 
 def test_another_meta_has_another_format(out):

@@ -725,6 +725,17 @@ def test_a_copied_leaf_has_what_its_class_has_added(how, kind):
 
 
 @pytest.mark.parametrize("how", COPIES)
+@pytest.mark.parametrize("make", [lambda: Parameter(np.ones(2)), lambda: Buffer(np.ones(2)), lambda: HostBuffer([1, 1]), Counter,
+                                  lambda: frozen_copy(Linear(2, 2, rng=np.random.default_rng(0))).weight])
+def test_a_copied_part_has_memory_of_its_own(how, make):
+    part = make()
+    before = part.data.copy()
+    twin = COPIES[how](part)
+    twin.data[...] = 7
+    assert type(twin) is type(part) and np.array_equal(part.data, before) and (twin.data == 7).all()
+
+
+@pytest.mark.parametrize("how", COPIES)
 def test_the_output_of_an_op_cannot_be_copied(how):
     y = Tensor(np.ones(2), requires_grad=True) * 2.0
     with pytest.raises(TypeError, match=r"the output of mul\) cannot be copied"):

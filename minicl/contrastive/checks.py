@@ -107,6 +107,9 @@ def require_query_ids(name, ids, negative_ids, N, M, world):
     and not all equal for N > 1."""
     if ids is None and negative_ids is None:
         return None
+    if ids is None or negative_ids is None:
+        raise ValueError(f"{name}: give both ids (N,) of the queries and negative_ids (M,) of the negatives, or neither; "
+                         f"{'ids' if ids is None else 'negative_ids'} is missing")
     require_ids(name, ids, N)
     require_ids(name, negative_ids, M, "negative_ids")
     require_negatives(name, "ids and negative_ids", world.all_gather(ids), negative_ids)

@@ -119,7 +119,8 @@ class Buffer:
             watch([self])
 
     def __setstate__(self, state):                           # of a copy or a pickle
-        vars(self).update(state, changed=None)               # a time of the process that made it
+        arrays = {key: of_its_own(self, state[key]) for key in ("data", "_value") if key in state}
+        vars(self).update({**state, **arrays, "changed": None})              # a time of the process that made it
         watch([self])
 
     def _refuse(self, *args: Any, **options: Any) -> NoReturn:

@@ -350,7 +350,11 @@ def globals_of(code):
 
 
 def _is_constant(value):
-    """Whether a value is a number, a text, a small array, or a tuple or list of these, such as the mean of each channel."""
+    """Whether a value is a number, a text, a small array, or a tuple, list, dict or dataclass of these, such as a config."""
+    if isinstance(value, types.SimpleNamespace) or hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
+        value = getattr(value, "__dict__", value)
+    if isinstance(value, dict):
+        return all(map(_is_plain, value)) and _is_constant([*value.values()])
     if isinstance(value, (tuple, list)):
         return len(value) <= 1000 and all(map(_is_constant, value))
     return _is_plain(value) or is_array(value) and value.size <= 10**5 and value.dtype.kind in "biuf"
