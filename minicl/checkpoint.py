@@ -23,12 +23,13 @@ from .distributed import World
 from .files import json_bytes, write_atomically
 from .folder import RunError
 from .nn import Buffer, Module, Parameter
+from .nn.module import RANDOM, held_inside
 from .nn.spec import as_text, changed_texts, class_reads, comparable, is_opaque, settings_of, spec_of
 from .nn.state import arrays_in, iterators_in, require_state
 from .optim import Optimizer
 from .origin import changes
 from .rng_state import rng_state
-from .run_parts import GRADIENTS, Gradients, expanded, named_as
+from .run_parts import GRADIENTS, Gradients, expanded, named_as, sums_of
 from .state_values import DTYPES, CheckpointError, HasState, as_array, from_array, is_finite, kind_of, require_kept, state_of
 from .tensor import owner_of
 from .typing import HostArray, Rng
@@ -244,6 +245,16 @@ def settings(parts: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+def require_no_generators(parts: Mapping[str, Any], rng: Rng) -> None:
+    """Raise CheckpointError if an optimizer holds a random generator that is not the run's and is not in its state."""
+    for name, part in parts.items():
+        if isinstance(part, Optimizer) and type(part).state_dict is Optimizer.state_dict:
+            for key in _own(part):
+                if any(isinstance(item, RANDOM) and item is not rng for item in held_inside(getattr(part, key))):
+                    raise CheckpointError(f"Run.steps: {name}.{key} is or holds a random generator, whose state no "
+                                          "checkpoint has; give the optimizer the generator of run.steps()")
+
+
 def unsaved_settings(parts: Mapping[str, Any]) -> dict[str, str]:
     """settings() without those of optimizers that are in modes()."""
     saved = {f"{name}.{key}" for name, part in parts.items() if isinstance(part, Optimizer) for key in part._setting_ranges}
@@ -355,6 +366,10 @@ def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path
     if lost:
         log(f"warning: {lost[0]} is not as the checkpoint has it after load_state_dict(), so this run may go on in another "
             "way than an uninterrupted one; load_state_dict() must set all that state_dict() gives")
+    there_now = sums_of(whole)
+    if not lost and (other := [name for name, then in sums.items() if there_now.get(name) != then]):
+        log(f"warning: {other[0]} has other values after load_state_dict() than at the checkpoint, so this run may go on in "
+            "another way than an uninterrupted one; let state_dict() and load_state_dict() have all that it changes")
     if different := [f"{key} was {late[key]}, now {text}" for key, text in unsaved_settings(whole).items()
                      if late.get(key, text) != text]:
         log(f"warning: after load_state_dict() what the loop had made is not as it was: {different[0]}; keep what changes "

@@ -32,7 +32,8 @@ from tqdm import tqdm
 
 from .backend import available_memory_only
 from .checkpoint import (CheckpointError, HasState, changed_settings, edited_classes, load_checkpoint, read_by,
-                         require_alike, require_same_run, restore, save_checkpoint, settings, specs_of)
+                         require_alike, require_no_generators, require_same_run, restore, save_checkpoint, settings,
+                         specs_of)
 from .checks import require_bool, require_integers
 from .console import BAR_COLUMNS, fitting, lasting_output, terminal_columns, wrapped
 from .distributed import ALONE, World, current, hold_signals, launched
@@ -214,7 +215,7 @@ class Run:
         if (batch := self.config.get("batch")) and (n := len(getattr(data, "train_images", ()))) % batch > n // 10:
             self.print(f"each epoch leaves out {n % batch} of the {n} training images, other ones each time: {n} is "
                        f"not a multiple of --batch {batch}")
-        whole = expanded(parts)
+        require_no_generators(whole := expanded(parts), rng)
         self.total, made, specs, at_begin = int(total), settings(whole), specs_of(parts, self.print), modes(whole)
         if self._saved:
             if edited := edited_classes(self._saved[1].get("models"), specs):

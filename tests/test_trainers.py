@@ -8,6 +8,7 @@ import fractions
 import functools
 import gc
 import itertools
+import random
 import types
 import typing
 import weakref
@@ -927,3 +928,116 @@ def test_an_object_in_a_module_that_the_loop_changes_is_told(tmp_path, capsys):
     counts = Counts()
     run_of(tmp_path / "run", make=lambda model, rng: {"counts": counts}, each=lambda step, parts, rng: counts(X[0]))
     assert "settings changed in the loop: counts.helper was" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("sync", ["an assignment", "a copy"])
+def test_a_forgotten_teacher_that_equals_the_model_at_a_checkpoint_is_told_when_a_run_resumes(tmp_path, sync, capsys):
+    """Its values are in the state then, but as the model's."""
+    def make(model, rng):
+        optimizer = optim.Adam(model, 0.05)
+        return {"trainer": Trainer({"model": model, "optimizer": optimizer}, teacher=frozen_copy(model)), "optimizer": optimizer}
+
+    def each(step, parts, rng):
+        if step % 4 == 3:
+            held, model = parts["trainer"].held, parts["trainer"].saved["model"]
+            if sync == "a copy":
+                held["teacher"] = frozen_copy(model)
+            else:
+                for (_, p), (_, q) in zip(held["teacher"].named_state(), model.named_state()):
+                    p.data[...] = q.data
+
+    with pytest.raises(Crash):
+        run_of(tmp_path / "run", make=make, each=each, leave=OWN, save_every=4, crash=5)
+    capsys.readouterr()
+    run_of(tmp_path / "run", make=make, each=each, leave=OWN, save_every=4, resume=True)
+    assert "warning: trainer.held.teacher has other values after load_state_dict() than at the checkpoint" in capsys.readouterr().out
+
+
+def test_a_buffer_whose_values_are_in_the_state_by_chance_is_told_when_a_run_resumes(tmp_path, capsys):
+    class Flagged(nn.Module):
+        def __init__(self, model):
+            self.model, self.flag = model, nn.Buffer(np.ones(1, "float32"))
+
+    class Forgets(Trainer):
+        def state_dict(self):
+            return {key: x for key, x in super().state_dict().items() if not key.endswith("/flag")}
+
+        def load_state_dict(self, state):
+            flag = self.saved["flagged"].flag.data.copy()
+            super().load_state_dict({**state, "flagged/flag": flag})
+
+    def make(model, rng):
+        optimizer = optim.SGD(model, 0.05, momentum=0.9)
+        return {"trainer": Forgets({"flagged": Flagged(model), "optimizer": optimizer}), "optimizer": optimizer}
+
+    def each(step, parts, rng):
+        parts["trainer"].saved["flagged"].flag.data = np.zeros(1, "float32")             # as in a zero of another array
+
+    with pytest.raises(Crash):
+        run_of(tmp_path / "run", make=make, each=each, leave=OWN, crash=5)
+    told = capsys.readouterr().out
+    run_of(tmp_path / "run", make=make, each=each, leave=OWN, resume=True)
+    assert "warning" in told + capsys.readouterr().out
+
+
+@pytest.mark.parametrize("warm_up", [3, 6])
+def test_gradients_that_wait_and_are_all_zero_resume(tmp_path, warm_up):
+    """A parameter that a backward() has reached has a gradient, also 0: step() decays it, and its momentum moves it."""
+    def make(model, rng):
+        heads = nn.Sequential(nn.Linear(3, 2, rng=rng), nn.Linear(3, 2, rng=rng))
+        return {"heads": heads, "second": optim.SGD(heads, 0.1, momentum=0.9, weight_decay=0.1)}
+
+    def each(step, parts, rng):
+        weight = 0.0 if 1 < step < warm_up else 1.0
+        (parts["heads"].steps[step % 2](X[step]).sum() * weight).backward()
+        if step % 2:
+            parts["second"].step(), parts["second"].zero_grad()
+
+    assert_resumes(tmp_path, make=make, each=each)
+
+
+class Noisy(optim.SGD):
+    def __init__(self, parameters, noise):
+        super().__init__(parameters, 0.1)
+        self.noise = noise
+
+
+class State:
+    def __init__(self, rng):
+        self.rng = rng
+
+
+@pytest.mark.parametrize("noise", [lambda rng: np.random.default_rng(1), lambda rng: State(np.random.default_rng(1)),
+                                   lambda rng: [random.Random(1)], lambda rng: rng])
+def test_an_optimizer_with_a_generator_of_its_own_is_refused(tmp_path, noise):
+    options = {"make": lambda model, rng: {"noisy": Noisy(nn.Linear(2, 2, rng=rng), noise(rng))}}
+    if noise(0) == 0:                                        # the run's
+        run_of(tmp_path / "run", **options)
+        return
+    with pytest.raises(CheckpointError, match="noisy.noise is or holds a random generator, whose state no checkpoint has"):
+        run_of(tmp_path / "run", **options)
+
+
+class Holds:
+    def __init__(self, inside):
+        self.inside = inside
+
+
+class Calls(nn.Module):
+    def __init__(self, held):
+        self.held = held
+
+
+CHANGES = {
+    "a deque": (collections.deque([1, 2]), lambda inside: inside.append(3)),
+    "a set": ({1, 2}, lambda inside: inside.add(3)),
+    "a set of texts": ({"a", "b"}, lambda inside: inside.add("c")),
+    "a count": (itertools.count(), next),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_a_change_inside_an_object_that_is_an_attribute_is_told(tmp_path, kind, capsys):
+    inside, change = copy.deepcopy(CHANGES[kind][0]), CHANGES[kind][1]
+    run_of(tmp_path / "run", make=lambda model, rng: {"calls": Calls(Holds(inside))}, each=lambda step, parts, rng: change(parts["calls"].held.inside))
+    assert "settings changed in the loop: calls.held was" in capsys.readouterr().out

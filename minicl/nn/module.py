@@ -104,7 +104,7 @@ class Module(metaclass=_Sealed):
         own, reached = ({id(part) for _, part in module.named_parts()} for module in (self, copied))
         for each in copied.modules():
             for attribute, value in vars(each).items():
-                if any(id(part) in own - reached for part in _held(value)):
+                if any(id(part) in own - reached for part in held_inside(value)):
                     raise TypeError(f"{type(each).__name__}: {attribute} is or holds a function or reference to a part of "
                                     "this module, such as a lambda that uses self; in a copy it would go on using the "
                                     "original's part. Make it a method, or a Module")
@@ -340,7 +340,7 @@ def require_reachable(module, made=()):
         for attribute, value in vars(cls).items():
             own = cls.__module__.split(".")[0] != "minicl" and attribute not in NOT_USED
             if any(_parts(attribute, value)) or own and any(id(part) not in reachable and _is_trained(part)
-                                                            for part in _held(value)):
+                                                            for part in held_inside(value)):
                 raise TypeError(f"{name}: {cls.__name__}.{attribute} is, holds or uses a part that belongs to the class or "
                                 "its file: all objects would share it, neither trained nor saved. Set it in __init__, or "
                                 "freeze() what a method uses and should not be trained")
@@ -349,14 +349,14 @@ def require_reachable(module, made=()):
     for each in module.modules():
         for attribute, value in vars(each).items():
             require_lasting(type(each), attribute, value)
-            for item in _held(value):
+            for item in held_inside(value):
                 if isinstance(item, RANDOM):
                     raise TypeError(f"{type(each).__name__}: {attribute} {'is' if item is value else 'holds'} a "
                                     f"{type(item).__module__.split('.')[0]} {type(item).__name__}, whose state would not "
                                     "be saved and which a copy would share or repeat; use a nn.Stream(rng) and its next()")
 
     def lost():
-        held = [part for each in module.modules() for value in vars(each).values() for part in _held(value)
+        held = [part for each in module.modules() for value in vars(each).values() for part in held_inside(value)
                 if not isinstance(part, RANDOM)]
         alive = [part for reference in made if (part := reference()) is not None]
         return list({id(part): part for part in held + alive if id(part) not in reachable}.values())
@@ -381,7 +381,7 @@ def _is_trained(part):
     return any(not isinstance(leaf, Tensor) or leaf.requires_grad for leaf in leaves)
 
 
-def _held(value, depth=4):
+def held_inside(value, depth=4):
     """Parts, Tensors to be trained and random generators that a value holds where the walk does not look: in closures, sets,
     objects."""
     if isinstance(value, (Module, Parameter, Buffer, *RANDOM)) or isinstance(value, Tensor) and value._requires_grad:
@@ -396,4 +396,4 @@ def _held(value, depth=4):
         else:
             inside = value.ravel().tolist() if isinstance(value, np.ndarray) else gc.get_referents(value)
         for item in inside:
-            yield from _held(item, depth - 1)
+            yield from held_inside(item, depth - 1)

@@ -7,6 +7,7 @@ the script that trained it. Nothing is unpickled: build() calls only Module clas
 program has imported.
 """
 
+import collections
 import contextlib
 import dis
 import enum
@@ -14,12 +15,13 @@ import functools
 import hashlib
 import importlib
 import inspect
+import itertools
 import json
 import math
 import re
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -289,9 +291,7 @@ def comparable(value: Any) -> Any:
         return dict(zip(keys, map(comparable, value.values())))
     if isinstance(value, (set, frozenset)):
         return sorted(repr(comparable(item)) for item in value)
-    if isinstance(value, (Parameter, Buffer)):               # they have their own entries
-        return type(value)
-    if inspect.ismodule(value):                              # numpy or cupy
+    if isinstance(value, (Parameter, Buffer)) or inspect.ismodule(value):    # with entries of their own; numpy or cupy
         return type(value)
     if isinstance(value, functools.partial):
         return [comparable(part) for part in (value.func, value.args, value.keywords)]
@@ -318,12 +318,12 @@ def _attributes(value):
 
 def _contents(value, depth=3):
     """The plain values and the hashes of arrays in an object, a few levels deep, in a form that == compares."""
-    if _is_plain(value) or is_array(value) and value.dtype.kind != "O":
+    if _is_plain(value) or isinstance(value, itertools.count) or is_array(value) and value.dtype.kind != "O":
         return comparable(value)
     if depth and isinstance(value, dict):
         return {repr(key): _contents(item, depth - 1) for key, item in value.items()}
-    if depth and isinstance(value, (list, tuple)):
-        return [_contents(item, depth - 1) for item in value]
+    if depth and isinstance(value, (list, tuple, set, frozenset, collections.deque)):
+        return [_contents(item, depth - 1) for item in (sorted(value, key=repr) if isinstance(value, Set) else value)]
     return _contents(_attributes(value), depth - 1) if depth and is_opaque(value) else type(value).__name__
 
 
@@ -353,8 +353,8 @@ def _is_constant(value):
     """Whether a value is a number, a text, a small array, or a tuple, list, dict or dataclass of these, such as a config."""
     if isinstance(value, types.SimpleNamespace) or hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
         value = getattr(value, "__dict__", value)
-    if isinstance(value, dict):
-        return all(map(_is_plain, value)) and _is_constant([*value.values()])
+    if isinstance(value, dict) and all(map(_is_plain, value)):
+        value = [*value.values()]
     if isinstance(value, (tuple, list)):
         return len(value) <= 1000 and all(map(_is_constant, value))
     return _is_plain(value) or is_array(value) and value.size <= 10**5 and value.dtype.kind in "biuf"
