@@ -36,6 +36,6 @@ __all__ = ["ELSEWHERE", "PRECISIONS", "Additions", "BackendError", "HostArgument
            "is_array", "is_captured", "is_gpu", "is_in_step", "is_supplied", "kind_of", "mean_over", "memory_bounds",
            "on_host", "operand", "operand_dtype", "pairwise_dots", "parallel_for", "parallel_map", "parallel_sum",
            "peak_memory_mib", "product", "product_sums", "products_of_columns", "read_on_host", "refuse_capture",
-           "require_finite", "row_dots",
-           "row_max", "row_means", "row_sums", "scatter_add", "share_cores", "square", "sum_of_squares", "sum_over",
-           "threads", "tile_size", "to_device", "to_host", "undo_if_not_captured", "weights", "workers"]
+           "require_finite", "row_dots", "row_max", "row_means", "row_sums", "scatter_add", "share_cores", "square",
+           "sum_of_squares", "sum_over", "threads", "tile_size", "to_device", "to_host", "undo_if_not_captured", "weights",
+           "workers"]
