@@ -140,6 +140,16 @@ def test_a_loop_over_the_parameters_of_a_frozen_copy_gives_a_warning():
     assert Sequential(BatchNorm(2).freeze()).parameters() and Module().parameters() == []
 
 
+def test_an_update_of_a_frozen_network_says_that_it_is_frozen():
+    online, target = online_and_target()
+    ema = EMA(online, target)
+    online.freeze()
+    with pytest.raises(RuntimeError, match="leave it out while online is frozen, or unfreeze"):
+        ema.update(0.5)
+    online.unfreeze()
+    ema.update(0.5)
+
+
 class Scaled(Parameter):
     def __matmul__(self, other):
         return super().__matmul__(other) * 2.0

@@ -134,8 +134,9 @@ class EMA:
         m = float(m) if isinstance(m, Number) else m
         require_within("EMA", "[0, 1]", m=m)
         if not (self.online.training and (self.target.training or self.target._frozen)):
-            raise RuntimeError("EMA: update() was called in evaluation mode, but the target follows only in training; call "
-                               "model.train() first")
+            what = ("leave it out while online is frozen, or unfreeze() it" if self.online._frozen is True else
+                    "call model.train() first")
+            raise RuntimeError(f"EMA: update() was called in evaluation mode, but a target follows only in training; {what}")
         for structure in self.structures:
             structure.check()
         self.match()
