@@ -295,7 +295,8 @@ def test_an_exported_file_tells_what_has_changed_since_as_a_run_does(changed, tm
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         minicl.load(tmp_path / "e.safetensors")
-    told = {"nothing": [], "a setting": ["load: a setting changed (encoder.scale was 1.0, now 2.0)"], "minicl": ["load: minicl changed"]}
+    told = {"nothing": [], "a setting": ["load: a setting changed (encoder.scale was 1.0, now 2.0; test_export.SCALE was {'dict': {'scale': 1.0}}, "
+                          "now {'dict': {'scale': 2.0}})"], "minicl": ["load: minicl changed"]}
     assert [str(w.message).partition(" since ")[0] for w in caught] == told[changed]
 
 

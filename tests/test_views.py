@@ -37,9 +37,9 @@ VIEWS = {
     "Tensor of data": lambda w: Tensor(w.data),
     "array": lambda w: w.data,
     "array, a part": lambda w: w.data[:, 1],
-    "shallow copy": copy.copy,
 }
 COPIES = {
+    "shallow copy": copy.copy,
     "array": lambda w: w.data.copy(),
     "no_grad": off_the_tape(lambda w: w * 1.0),
     "deep copy": copy.deepcopy,

@@ -242,7 +242,8 @@ def class_reads(module: Any) -> dict[str, str]:
     for name, cls in _own_classes(module):
         for key, value in vars(cls).items():
             for function in _functions_of(value):
-                found |= {f"{function.__module__}.{other}": _text(read) for other, read in _read_by(function)[1].items()}
+                found |= {f"{function.__module__}.{other}": repr(x) if _is_plain(x) else as_text(x)
+                          for other, x in _read_by(function)[1].items()}
                 given = _defaults(function) if key != "__init__" else {}                 # whose arguments are in the spec
                 found |= {f"{name}.{key}.{other}": _text(x) for other, x in given.items() if _is_constant(x)}
             if isinstance(value, functools.partialmethod):
