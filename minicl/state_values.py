@@ -70,12 +70,20 @@ def from_array(array: HostArray, kind: str | None) -> Any:
     return conversions.get(kind, np.copy)(array)
 
 
+def _is_packed(array):
+    """Whether the entries of an array lie in memory one after the other, with its axes in any order."""
+    order = np.argsort([-step for step in array.strides], kind="stable")
+    return array.transpose(order).flags.c_contiguous
+
+
 def require_kept(name: str, value: Any, array: HostArray) -> None:
     """Raise CheckpointError unless a number or list would come back from its array as it is, and an array with axes that lie
-    in memory in a direction."""
-    if is_array(value) and any(step <= 0 and n > 1 for step, n in zip(value.strides, value.shape)) and value.size:
-        raise CheckpointError(f"cannot save {name}: an array that is reversed or broadcast would come back as another in "
-                              "memory, whose sums round otherwise; give a copy, x.copy()")
+    in memory in a direction, without gaps."""
+    for item in value if type(value) in LISTS else (value,):
+        if is_array(item) and item.size > 1 and not _is_packed(item):
+            raise CheckpointError(f"cannot save {name}: an array with gaps, such as a slice of columns, or one that is "
+                                  "reversed or broadcast would come back as another in memory, whose sums round otherwise; "
+                                  "give a copy, x.copy()")
     if not is_array(value) and not _alike(value, back := from_array(array, kind_of(value))):
         raise CheckpointError(f"cannot save {name}: {as_text(value)} would come back as {as_text(back)}; give an array, or "
                               "a list of numbers of one type, or of arrays of one shape, dtype and order of axes")

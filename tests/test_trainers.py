@@ -815,9 +815,12 @@ def test_a_value_that_is_no_array_number_or_list_is_refused(tmp_path, value):
         run_of(tmp_path / "run", make=lambda model, rng: {"kept": Kept(value)})
 
 
-@pytest.mark.parametrize("value", [np.arange(3)[::-1], np.flip(np.eye(3)), np.broadcast_to(np.arange(3), (2, 3))], ids=repr)
-def test_an_array_that_is_reversed_or_broadcast_is_refused(tmp_path, value):
-    with pytest.raises(CheckpointError, match="cannot save kept.value: an array that is reversed or broadcast.*; give a copy"):
+GAPS = [np.ones((4, 6))[:, :3], np.ones(6)[::2], np.ones((4, 6)).T[:3], [np.ones((4, 6))[:, :3]]]
+
+
+@pytest.mark.parametrize("value", [np.arange(3)[::-1], np.flip(np.eye(3)), np.broadcast_to(np.arange(3), (2, 3)), *GAPS], ids=repr)
+def test_an_array_that_is_reversed_or_broadcast_or_has_gaps_is_refused(tmp_path, value):
+    with pytest.raises(CheckpointError, match="cannot save kept.value: an array with gaps, .*or one that is reversed or broadcast .*; give a copy"):
         run_of(tmp_path / "run", make=lambda model, rng: {"kept": Kept(value)})
 
 
