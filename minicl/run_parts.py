@@ -121,14 +121,15 @@ def renewed(whole: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any
 
 
 def sums_of(whole: Mapping[str, Any]) -> dict[str, int]:
-    """{name: a checksum of the arrays} of the Modules, optimizers, Parameters and Buffers in what expanded() gives."""
+    """{name: a checksum of the class's name and the arrays} of the Modules, optimizers, Parameters and Buffers in what
+    expanded() gives."""
     def arrays(thing):
         if isinstance(thing, Module):
             return [x.data for _, x in thing.named_state()]
         return [thing.values, *thing.state.values()] if isinstance(thing, Optimizer) else [thing.data]
 
-    return {name: zlib.crc32(b"".join(checksum(x).to_bytes(4, "big") for x in arrays(thing)))
-            for name, thing in whole.items() if isinstance(thing, SAVED)}
+    return {name: zlib.crc32(b"".join(checksum(x).to_bytes(4, "big") for x in arrays(thing)), zlib.crc32(
+        type(thing).__name__.encode())) for name, thing in whole.items() if isinstance(thing, SAVED)}
 
 
 def checksum(array: Array) -> int:
