@@ -224,10 +224,9 @@ class Run:
             self._begin()
         elif earlier := moved_before(whole):
             self.print(earlier)
-        self._loop = "running"
-        before, first, started = self.seconds, self.step, time.perf_counter()
+        self._loop, before, first, started = "running", self.seconds, self.step, time.perf_counter()
         loop, due, whole = Loop(parts, whole), 0, {}         # due: the step after which a checkpoint was first wanted
-        self.log_every = self.log_every or max(1, min(50, total // 20))      # 20 lines of a short run
+        self.log_every = every = self.log_every or max(1, min(50, total // 20))          # 20 lines of a short run
 
         def save():
             unsaved = loop.check()
@@ -243,6 +242,7 @@ class Run:
                 loop.tell(self.print, {
                     "what no part saves": unsaved,
                     "settings": self._changed_options() or changed_settings(loop.whole, made | read_by(specs)),
+                    "the run": f"run.log_every was {every}, now {self.log_every}" * (every != self.log_every),
                     "the arrays of data": watched.changes(now=self.step == total or bool(signals))})
             self._kept = self.step, loop, next(clock), checksums(loop.whole)
             self.world.wait()

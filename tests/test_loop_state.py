@@ -646,15 +646,33 @@ def test_arrays_of_data_that_are_no_fields_are_compared_too(tmp_path, monkeypatc
     run_of(tmp_path / "run", resume=True, data=data(np.ones((20, 3))))
 
 
-def test_moco_has_no_settings_that_change(tmp_path, capsys):
+@pytest.mark.parametrize("late", [False, True])
+def test_moco_has_no_settings_that_change(tmp_path, capsys, late):
     rng = np.random.default_rng(0)
     run, moco = start(tmp_path / "run"), MoCo(nn.MLP((2, 2, 1), (4,), rng=rng), nn.Linear(4, 3, rng=rng), dim=3, queue=8, splits=1)
     optimizer = optim.SGD(moco, 0.1)
     x = np.ones((4, 2, 2, 1), "float32")
-    for _ in run.steps(4, rng, save_every=1, model=moco, optimizer=optimizer):
-        optimizer.zero_grad(), moco.loss(moco(x)[1], moco.encode_keys(x, rng), 0.2).backward(), optimizer.step(), moco.update()
+    for step in run.steps(4, rng, save_every=1, model=moco, optimizer=optimizer):
+        if late and step:
+            moco.update()
+        optimizer.zero_grad(), moco.loss(moco(x)[1], moco.encode_keys(x, rng), 0.2).backward(), optimizer.step()
+        if not late:
+            moco.update()
+    assert moco.is_pending == late
     run.finish({})
     assert "warning" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("at", [None, 0, STEPS - 2])
+def test_another_log_every_is_told(tmp_path, capsys, at):
+    run, rng = start(tmp_path / "run"), np.random.default_rng(0)
+    model = Net(rng=rng)
+    run.log_every = 2
+    for step in run.steps(STEPS, rng, save_every=1, model=model):
+        if step == at:
+            run.log_every = 3
+    told = "warning: the run changed in the loop: run.log_every was 2, now 3" in capsys.readouterr().out
+    assert told == (at is not None)
 
 
 # ---------------------------------------------------------------- after the loop

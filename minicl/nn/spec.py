@@ -275,9 +275,9 @@ def _outline(module):
     outline = {}
     switches = next(vars(cls) for cls in type(module).__mro__ if "_made" in vars(cls))   # of Module: training, world, ...
     for name, part in module.named_parts():
-        is_array = not hasattr(part, "named_parts")
-        outline[name] = type(part), part.data.shape if is_array else {
-            key: comparable(value) for key, value in vars(part).items() if key not in switches or key == "forward"}
+        left_out = {*switches, *getattr(part, "_waiting", ())} - {"forward"}
+        outline[name] = type(part), {key: comparable(value) for key, value in vars(part).items() if key not in left_out} \
+            if hasattr(part, "named_parts") else part.data.shape
     return {**outline, SHARED: (list, [name for name, _ in module.named_state()])}
 
 
