@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from .backend import is_array
 from .checks import is_of_minicl
 from .distributed import World
 from .files import json_bytes, write_atomically
@@ -47,7 +48,7 @@ def save_checkpoint(path: Path, parts: Mapping[str, HasState], meta: dict[str, A
 
     A state has arrays, and may have Python's numbers and lists of them: "python" in meta then has their types, with which
     restore() makes them again. Raises CheckpointError if the file cannot be written, and FloatingPointError if an array is
-    not finite; an earlier checkpoint at `path` then stays intact.
+    not finite, other than gradients; an earlier checkpoint at `path` then stays intact.
     """
     values = state_of(parts)
     named = [(name, as_array(name, value)) for name, value in values]
@@ -60,7 +61,7 @@ def save_checkpoint(path: Path, parts: Mapping[str, HasState], meta: dict[str, A
             raise CheckpointError(f"cannot save {name[:100]!r}: expected a name of at most 1000 printable characters")
         if array.dtype.name not in DTYPES or not array.dtype.isnative:                   # what a load would refuse
             raise CheckpointError(f"cannot save {name}: expected an array of {', '.join(DTYPES)}, got {array.dtype}")
-        if not is_finite(array, kinds.get(name)):
+        if not name.startswith(GRADIENTS) and not is_finite(array, kinds.get(name)):
             raise FloatingPointError(f"{name} is not finite (NaN or infinity); nothing was saved, and {path} was not "
                                      "changed. Lower the learning rate, raise the temperature, or look for NaN in the input")
     for name, value in values:
@@ -102,7 +103,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, HostArray], dict[str, Any]]:
         meta = _meta(arrays.pop("meta"), path)
         kinds = found if isinstance(found := meta.get("python"), dict) else {}
         for name, array in arrays.items():
-            if not is_finite(array, kinds.get(name)):
+            if not name.startswith(GRADIENTS) and not is_finite(array, kinds.get(name)):
                 raise ValueError(f"{name} is not finite")
     except FileNotFoundError as error:
         raise CheckpointError(f"no checkpoint at {path}; start a run without --resume first") from error
@@ -191,6 +192,8 @@ def require_same_run(meta: dict[str, Any], now: dict[str, Any], folder: Path, *,
     if changed := changes(before, given):
         raise RunError(f"--resume: the checkpoint in {folder} is of a run with other options: {changed}. Give the same "
                        "options, or start again with another --out")
+    if meta.get("stopped") and meta["step"] < meta["total"]:
+        log(f"Run.stop() had ended this run after step {meta['step']} of {meta['total']}; it goes on")
     places = [config.get("data_dir") for config in (meta["config"], now["config"])]
     if not meta["data"] and places[0] != places[1]:          # else the data are compared, wherever they lie
         log(f"warning: --data-dir was {places[0]}, now {places[1]}, and Run.steps got no data, so it is not known whether "
@@ -267,8 +270,10 @@ def _own(optimizer):
         return []
     saved = {id(array) for array in (optimizer.values, optimizer.grads, *optimizer.state.values())}
     known = {*optimizer._known, "_setting_ranges", "_is_sealed"}
+    state = optimizer.state_dict() if type(optimizer).state_dict is not Optimizer.state_dict else {}     # may have more
     return sorted(key for key, value in vars(optimizer).items()
-                  if key not in known and all(id(owner_of(x)) not in saved for x in arrays_in(_content(value))))
+                  if key not in known and all(id(owner_of(x)) not in saved for x in arrays_in(_content(value)))
+                  and not (key in state and is_array(state[key]) == is_array(value) and np.array_equal(state[key], value)))
 
 
 def _content(value):

@@ -44,7 +44,7 @@ class Optimizer(Sealed):
     world  the processes whose gradients step() adds up: the model's (see Module.across); for pairs set it afterwards
 
     On the CPU step() raises FloatingPointError and changes nothing if the gradient, including its decay (SGD, Adam), is
-    not finite or its square overflows (1.8e19 in float32). On a GPU, which it does not wait for, the weights and the next
+    not finite, or the sum of its squares overflows. On a GPU, which it does not wait for, the weights and the next
     loss become NaN. If the Module gains, loses or replaces a parameter, step() raises RuntimeError.
 
     >>> from minicl import nn

@@ -104,7 +104,6 @@ class Run:
         self._args, self._places = args, places
         self.name, self.world, self.is_first = name, world, world.rank == 0
         self.log_every = args.log_every
-        self.step, self.seconds = 0, 0.0                     # steps done and time in training, earlier sessions included
         self._shown_from = 0                                 # the next step whose line of the log may be shown
         self._log: list[dict] = []
         self._has_begun = False
@@ -113,13 +112,15 @@ class Run:
         self._table: Table | None = None
         self._saved: tuple[dict, dict] | None = None
         self._code = code(sys._getframe(1).f_code.co_filename)
-        self._started, self._earlier = time.perf_counter(), 0.0
+        self._started = time.perf_counter()
         self.folder = Path()
         self.close: Callable[[], None] = lambda: None
         if self.is_first:
             self._open(args, grows)
         self.folder, self._saved, self._log = world.share((self.folder, self._saved, self._log))
         self.checkpoint = self.folder / "checkpoint.npz"
+        meta = self._saved[1] if self._saved else {"step": 0, "seconds": 0.0}
+        self.step, self.seconds, self._earlier = meta["step"], meta["seconds"], meta["seconds"]          # done; in training
         for option in ("batch", "epochs"):
             if getattr(args, option, 0) is None and self._saved:             # not given: as before
                 self.config[option] = vars(args)[option] = self._saved[1]["config"].get(option)
@@ -175,7 +176,6 @@ class Run:
         named = restore(arrays, parts, self.checkpoint, meta, self.print)
         load_rng_state(rng, meta["rng"])
         restore_modes(named, at_begin, meta.get("modes"), self.print)
-        self.step, self.seconds, self._earlier = meta["step"], meta["seconds"], meta["seconds"]
         self._saved = None
         return renewed(whole, parts)
 
@@ -236,9 +236,9 @@ class Run:
                 self._own.require_owned()
                 self._begin()
                 save_checkpoint(self.checkpoint, parts | loop.gradients(self.world.size), {
-                    "name": self.name, "step": self.step, "total": self.total, "seconds": self.seconds,
-                    "config": self.config, "data": watched.fingerprint, "code": self._code, "models": specs,
-                    "settings": made, **loop.meta(at_begin, made), "rng": rng_state(rng), "log": self._log})
+                    "name": self.name, "step": self.step, "total": self.total, "stopped": self._loop == "stopping",
+                    "seconds": self.seconds, "config": self.config, "data": watched.fingerprint, "code": self._code,
+                    "models": specs, "settings": made, **loop.meta(at_begin, made), "rng": rng_state(rng), "log": self._log})
                 loop.tell(self.print, {
                     "what no part saves": unsaved,
                     "settings": self._changed_options() or changed_settings(loop.whole, made | read_by(specs)),

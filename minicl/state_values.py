@@ -27,8 +27,13 @@ class HasState(Protocol):
 
 
 def state_of(parts: Mapping[str, HasState]) -> list[tuple[str, Any]]:
-    """[("model.weight", its value), ...] of all parts."""
-    return [(f"{part}.{name}", value) for part, thing in parts.items() for name, value in thing.state_dict().items()]
+    """[("model.weight", its value), ...] of all parts. Raises CheckpointError for a name that is not text."""
+    values = [(part, name, value) for part, thing in parts.items() for name, value in thing.state_dict().items()]
+    for part, name, _ in values:
+        if not isinstance(name, str):
+            raise CheckpointError(f"cannot save {part}: its state_dict() has the name {name!r:.60}, a {type(name).__name__}, "
+                                  "which would come back as text; give texts, and make the names again in load_state_dict()")
+    return [(f"{part}.{name}", value) for part, name, value in values]
 
 
 def as_array(name: str, value: Any) -> HostArray:

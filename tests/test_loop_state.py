@@ -1,7 +1,9 @@
 """What the loop of a Run changes is in its checkpoint, or refused, or told: a resumed run ends as an uninterrupted one."""
 
+import contextlib
 import copy
 import dataclasses
+import enum
 import itertools
 import pickle
 import subprocess
@@ -369,6 +371,38 @@ def test_an_array_that_no_checkpoint_can_hold_is_an_error_at_the_begin(tmp_path,
     assert not (tmp_path / "run").exists()
 
 
+class Key(enum.Enum):
+    FIRST = 1
+
+
+@pytest.mark.parametrize("key", [0, np.int64(3), True, (0, 1), None, Key.FIRST, 0.5, b"a"])
+def test_a_name_in_a_state_that_is_not_text_is_an_error(tmp_path, key):
+    class Means:
+        def __init__(self):
+            self.means = {key: 0.5}
+
+        def state_dict(self):
+            return dict(self.means)
+
+        def load_state_dict(self, state):
+            self.means = dict(state)
+
+    with pytest.raises(CheckpointError, match=r"cannot save means: its state_dict\(\) has the name .*, a "):
+        run_of(tmp_path / "run", make=lambda model, rng: {"means": Means()})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_loop_that_leaves_out_steps_that_are_not_finite_resumes(tmp_path, value):
+    def each(step, parts, rng):
+        parts["optimizer"].grads[...] = value if step == 4 else 0.1
+        with contextlib.suppress(FloatingPointError):
+            parts["optimizer"].step()
+
+    assert_resumes(tmp_path, each=each)
+    arrays, _ = load_checkpoint(tmp_path / "whole" / "checkpoint.npz")
+    assert all(np.isfinite(x).all() for name, x in arrays.items() if x.dtype.kind == "f")
+
+
 # ---------------------------------------------------------------- what is told
 
 class Averaging(optim.SGD):
@@ -394,6 +428,30 @@ def test_the_state_of_an_optimizer_of_ones_own_that_is_not_saved_is_told(tmp_pat
     run_of(tmp_path / "run", kind=Averaging)
     shown = capsys.readouterr().out
     assert ("warning" in shown) == bool(name) and (f"settings changed in the loop: {name} was" in shown) == bool(name)
+
+
+class SavesAverage(optim.SGD):
+    """An optimizer whose state has the average of its weights and a number, by their names."""
+
+    def __init__(self, model, lr):
+        super().__init__(model, lr)
+        self.average, self.count = self.values.copy(), 0
+
+    def step(self, *args, **options):
+        super().step(*args, **options)
+        self.average, self.count = 0.9 * self.average + 0.1 * self.values, self.count + 1
+
+    def state_dict(self):
+        return {**super().state_dict(), "average": self.average.copy(), "count": self.count}
+
+    def load_state_dict(self, state):
+        super().load_state_dict({key: x for key, x in state.items() if key not in ("average", "count")})
+        self.average, self.count = state["average"], state["count"]
+
+
+def test_what_the_state_of_an_optimizer_of_ones_own_has_is_no_setting(tmp_path, capsys):
+    assert_resumes(tmp_path, kind=SavesAverage)
+    assert "warning" not in capsys.readouterr().out
 
 
 @dataclasses.dataclass

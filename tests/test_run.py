@@ -448,14 +448,16 @@ def test_a_result_of_a_loop_that_was_left_is_refused(out, how, at):
 
 @pytest.mark.parametrize("at", [0, 4, 5, 7, 11])
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_run_that_was_stopped_keeps_the_model_of_its_result_and_can_go_on(out, at, times, tmp_path):
+def test_a_run_that_was_stopped_keeps_the_model_of_its_result_and_can_go_on(out, at, times, tmp_path, capsys):
     run = start(out)
     model = train(run, at={at: lambda: [run.stop() for _ in range(times)]})
     run.finish({"loss": 1.0})
     assert load_checkpoint(out / "checkpoint.npz")[1]["step"] == at + 1 and (out / "result.json").exists()
     for name, array in model.state_dict().items():
         np.testing.assert_array_equal(array, weights_in(out)[f"model.{name}"])
+    assert "it goes on" not in capsys.readouterr().out
     train(start(out, "--resume"))
+    assert (f"Run.stop() had ended this run after step {at + 1} of 12; it goes on" in capsys.readouterr().out) == (at < TOTAL - 1)
     train(start(tmp_path / "whole"))
     for name, array in weights_in(tmp_path / "whole").items():
         np.testing.assert_array_equal(array, weights_in(out)[name])
@@ -479,6 +481,15 @@ def test_a_run_that_is_stopped_keeps_gradients_that_wait(out):
     arrays, meta = load_checkpoint(out / "checkpoint.npz")
     assert done == [*range(7)] and meta["step"] == 7 and arrays["all gradients.optimizer.grads"].any()
     minicl.load(out)
+
+
+def test_a_resumed_run_knows_its_step_before_the_loop(out):
+    with pytest.raises(Crash):
+        train(start(out), at={7: crash})
+    run = start(out, "--resume")
+    assert run.step == SAVE_EVERY and run.seconds > 0
+    train(run)
+    assert run.step == TOTAL
 
 
 def test_stop_outside_the_loop_is_refused(out):

@@ -63,7 +63,11 @@ def record(part):
 
 
 class Parameter(Tensor):
-    """A learned Tensor. Optimizers decay it only if it has two or more axes (not biases and norm weights)."""
+    """A learned Tensor. Optimizers decay it only if it has two or more axes (not biases and norm weights).
+
+    data is not copied before an optimizer takes it over, so load_state_dict() and p.data[...] = x write into the array that
+    was given, unless another Parameter has it: to keep it, give x.copy().
+    """
 
     __slots__ = ("made",)
 

@@ -28,6 +28,8 @@ def reshape(x: Array, *, shape: int | tuple[int, ...]):
 def transpose(x: Array, *, axes: tuple[int, ...] | None = None):
     """Axis k of the result is axis axes[k] of x; default: reversed.    dx: g under the inverse permutation"""
     require_ordered("transpose", axes=axes)
+    if axes is not None and not hasattr(axes, "__iter__"):
+        raise TypeError(f"transpose: axes must be a tuple of {x.ndim} ints, got {axes!r}")
     order = tuple(range(x.ndim))[::-1] if axes is None else tuple(axis_of("transpose", x, axis) for axis in axes)
     if len(order) != x.ndim or len(set(order)) != x.ndim:
         raise ValueError(f"transpose: axes must name each axis of x {x.shape} once, got {axes}")
@@ -118,7 +120,8 @@ def stack(*xs: Array, axis: int = 0):
 @op
 def pad(x: Array, *, widths: Sequence[tuple[int, int]]):
     """x surrounded by zeros: widths ((before, after), ...) for each axis.    dx: the middle of g"""
-    if len(widths) != x.ndim or builtins.any(len(w) != 2 for w in widths):
+    if not hasattr(widths, "__len__") or len(widths) != x.ndim or builtins.any(
+            not hasattr(w, "__len__") or len(w) != 2 for w in widths):
         raise ValueError(f"pad: widths must be {x.ndim} pairs (before, after) of counts >= 0, got {widths}")
     for pair in widths:
         for count in pair:
