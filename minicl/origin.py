@@ -139,6 +139,12 @@ class Watched:
         return changes(self.fingerprint, self._measured()) if now or time.perf_counter() > self._due else ""
 
 
+def changed_data(before: dict, now: dict) -> str:
+    """The differences of two fingerprints, as text; the name of a folder may change if its pictures or arrays do not."""
+    label = {"name": ""} if len(now) > 1 else {}
+    return changes(before | label, now | label)
+
+
 def changes(before: dict, now: dict) -> str:
     """The differences of two dicts, as text; "" if there are none."""
     return "; ".join(f"{key} was {before.get(key)}, now {now.get(key)}" for key in {**before, **now}

@@ -31,8 +31,8 @@ def state_of(parts: Mapping[str, HasState]) -> list[tuple[str, Any]]:
     values = [(part, name, value) for part, thing in parts.items() for name, value in thing.state_dict().items()]
     for part, name, _ in values:
         if not isinstance(name, str):
-            raise CheckpointError(f"cannot save {part}: its state_dict() has the name {name!r:.60}, a {type(name).__name__}, "
-                                  "which would come back as text; give texts, and make the names again in load_state_dict()")
+            raise CheckpointError(f"cannot save {part}: its state_dict() has the name {name!r:.60}, a {type(name).__name__} "
+                                  "that would come back as text; give texts, and make the names again in load_state_dict()")
     return [(f"{part}.{name}", value) for part, name, value in values]
 
 

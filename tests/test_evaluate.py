@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import sys
+import warnings
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -498,11 +500,26 @@ def test_the_left_column_of_neighbours_is_the_query_even_if_all_features_are_equ
     monkeypatch.setattr(viz, "image_grid", lambda path, rows, **_: drawn.update({path.name: rows}))
     data = generate_digits(20, 30, seed=0)
     for h in (np.ones((30, 4)), np.zeros((30, 4)), np.random.default_rng(0).standard_normal((30, 4))):
-        draw_pictures(SimpleNamespace(folder=tmp_path), [], data, [to_float(data.test_images[:3], np)] * 2, h, 4, 9)
+        draw_pictures(SimpleNamespace(folder=tmp_path, print=print), [], data, [to_float(data.test_images[:3], np)] * 2, h, 4, 9)
         rows = drawn.pop("neighbours.png")
         assert len(rows) == 10 and all(len(row) == 9 for row in rows)
         assert all(np.array_equal(row[0], image) for row, image in zip(rows, to_float(data.test_images, np)))
         assert all(len({image.tobytes() for image in row}) == 9 for row in rows)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_map_of_few_points_on_a_line_is_a_line_of_the_run_and_no_warning(monkeypatch, tmp_path):
+    data, said = generate_digits(20, 6, seed=0), []
+
+    def on_a_line(directions, **options):
+        warnings.warn("tsne: all 6 points lie on a line", stacklevel=2)
+        return np.linspace(-1, 1, 12).reshape(6, 2)
+
+    monkeypatch.setattr(sys.modules["minicl.evaluate.report"], "tsne", on_a_line)        # not the function report
+    run = SimpleNamespace(folder=tmp_path, print=said.append)
+    draw_pictures(run, [], data, [to_float(data.test_images[:3], np)] * 2, np.random.default_rng(0).random((6, 4)), 4, 9)
+    assert said == ["map.png: t-SNE has placed the 6 test images on a line or one spot; with more of them it shows more"]
+    assert (tmp_path / "map.png").exists()
 
 
 @pytest.mark.parametrize("measure", [effective_rank, embedding_std, uniformity], ids=["rank", "std", "uniformity"])

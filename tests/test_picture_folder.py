@@ -365,6 +365,8 @@ BAD = [
     ("all broken", lambda folder: broken(folder, 20, 20), "2 of the first 2 pictures of 20 are broken"),
     ("a class only to test", unknown_class, "test/ has classes that train/ does not have: bird; give both the same"),
     ("array of floats", lambda folder: np.save(folder / "images.npy", np.zeros((9, 8, 8))), r"uint8, got float64; .*255 \* x"),
+    ("array of integers", lambda folder: np.save(folder / "images.npy", np.full((9, 8, 8), 255, np.uint16)),
+     r"uint8, got uint16; convert values in 0 \.\.\. 255 with x\.astype"),
     ("array of text", lambda folder: (folder / "images.npy").write_text("x"), "images.npy: not a readable array file"),
     ("array of shape", lambda folder: np.save(folder / "images.npy", np.zeros((9, 8), np.uint8)), r"got shape \(9, 8\)"),
     ("empty array", lambda folder: np.save(folder / "images.npy", np.zeros((0, 8, 8), np.uint8)), "not empty"),

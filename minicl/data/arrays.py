@@ -100,8 +100,9 @@ def _arrays(where: Path, files: list[Path], found: Mapping[Any, Any], use_labels
 
 def _images(where, array):
     if array.dtype != np.uint8:
-        raise DataError(f"{where} must be uint8, got {array.dtype}; convert values in [0, 1] with "
-                        "(255 * x).round().astype('uint8')")
+        in_ones = array.dtype.kind == "f" and array.size and array.max() <= 1
+        raise DataError(f"{where} must be uint8, got {array.dtype}; convert values in "
+                        f"{'[0, 1] with (255 * x).round()' if in_ones else '0 ... 255 with x'}.astype('uint8')")
     if array.ndim == 3:
         array = array[..., None]
     if array.ndim == 4 and array.shape[3] not in (1, 3) and array.shape[1] in (1, 3):

@@ -1,6 +1,7 @@
 """The end of a training run on images: metrics of the frozen model, pictures of its embeddings, and the result."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,10 +79,15 @@ def report(run: Any, model: Any, data: Any, augment: Any, rng: Rng, xp: ArrayMod
                 "peak_mib": peak_memory_mib(xp)}, notes=LEGEND)
 
 
-def _map_of(directions):
+def _map_of(directions, log):
     """t-SNE; its steps are shorter for fewer points, so these need more of them."""
     n = len(directions)
-    return tsne(directions, perplexity=min(30, n / 4), steps=300 if n >= 200 else 3000)
+    with warnings.catch_warnings(record=True) as caught:     # that they lie on a line or one spot, as few may
+        warnings.simplefilter("always")
+        places = tsne(directions, perplexity=min(30, n / 4), steps=300 if n >= 200 else 3000)
+    if caught:
+        log(f"map.png: t-SNE has placed the {n} test images on a line or one spot; with more of them it shows more")
+    return places
 
 
 def draw_pictures(run: Any, log: Sequence[dict], data: Any, views: Sequence[Array], h: HostArray, dim: int,
@@ -106,7 +112,7 @@ def draw_pictures(run: Any, log: Sequence[dict], data: Any, views: Sequence[Arra
         viz.training_curves(run.folder / "curves.png", lines, candidates=candidates, floor=uniformity_floor(dim))
     directions = l2_normalize.forward(h[:1200])[0]
     if len(directions) > 4:                                  # t-SNE needs a few neighbours
-        viz.embedding_map(run.folder / "map.png", _map_of(directions),
+        viz.embedding_map(run.folder / "map.png", _map_of(directions, run.print),
                           data.test_labels[:1200], data.class_names,
                           title="h of test images (t-SNE)" + ", coloured by class" * data.is_labelled)
     else:
