@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minicl import Tensor, nn, ops
-from minicl.backend import to_device, to_host
+from minicl.backend import threads, to_device, to_host
 from minicl.contrastive import softmax
 from minicl.optim import SGD
 
@@ -52,6 +52,23 @@ def test_attention_is_a_softmax_and_two_products(xp):
     np.testing.assert_allclose(to_host(fused.data), to_host(composed.data), rtol=1e-12)
     for x, other in zip(tensors, again):
         np.testing.assert_allclose(to_host(x.grad), to_host(other.grad), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (5, 4, 3), (2, 5, 4, 3)])
+def test_threads_divide_the_items_and_change_no_bit(shape):
+    mask = rng0.random(shape[:-1] + shape[-2:-1]) < 0.7
+    arrays = qkv(*shape).astype("float32")
+
+    def results():
+        tensors = [Tensor(x, requires_grad=True) for x in arrays]
+        y = ops.attention(*tensors, mask=mask)
+        (y * y).sum().backward()
+        return [y.data, *(x.grad for x in tensors)]
+
+    alone = results()
+    with threads(3):
+        for x, y in zip(results(), alone):
+            np.testing.assert_array_equal(x, y)
 
 
 def test_large_scores_do_not_overflow(xp):

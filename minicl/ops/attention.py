@@ -14,8 +14,10 @@ The weights are a softmax of s_ij = q_i . k_j / sqrt(d) over the keys:
 
 import math
 
+import numpy as np
+
 from ..autograd import op
-from ..backend import array_module, row_dots, row_max, row_sums
+from ..backend import array_module, parallel_for, row_dots, row_max, row_sums
 from ..signature import describe, is_plain_array
 from ..typing import Array
 
@@ -42,25 +44,47 @@ def attention(q: Array, k: Array, v: Array, *, mask: Array | None = None):
         _require_mask(mask, q.shape[:-1] + k.shape[-2:-1])
     xp = array_module(q)
     scale = 1 / math.sqrt(q.shape[-1])
-    s = (q * scale) @ k.swapaxes(-1, -2)                                     # (..., T, S)
-    if mask is not None:
-        s = xp.where(mask, s, float(xp.finfo(s.dtype).min))                  # not -inf: inf - inf is NaN
-    s -= row_max(s)
-    p = xp.exp(s, out=s)
-    if mask is not None:
-        p *= mask                                                            # for rows without a key
-    p /= xp.maximum(row_sums(p), TINY)[..., None]
-    y = p @ v                                                                # (..., T, e)
+    y = xp.empty(q.shape[:-1] + v.shape[-1:], dtype=q.dtype)                 # (..., T, e)
+    p = xp.empty(q.shape[:-1] + k.shape[-2:-1], dtype=q.dtype)               # (..., T, S)
+    allowed = None if mask is None else xp.broadcast_to(mask, p.shape)
+
+    def forward(part):
+        s = (q[part] * scale) @ k[part].swapaxes(-1, -2)
+        if allowed is not None:
+            s = xp.where(allowed[part], s, float(xp.finfo(s.dtype).min))     # not -inf: inf - inf is NaN
+        s -= row_max(s)
+        xp.exp(s, out=s)
+        if allowed is not None:
+            s *= allowed[part]                                               # for rows without a key
+        xp.divide(s, xp.maximum(row_sums(s), TINY)[..., None], out=p[part])
+        xp.matmul(p[part], v[part], out=y[part])
+
+    _over_batch(q, forward)
 
     def backward(g):
-        dv = p.swapaxes(-1, -2) @ g                                          # (1)
-        ds = g @ v.swapaxes(-1, -2)                                          # g_i . v_j
-        ds -= row_dots(p, ds)                                                # g_i . y_i, by the same products: less rounding
-        ds *= p                                                              # (2)
-        ds *= scale
-        return ds @ k, ds.swapaxes(-1, -2) @ q, dv                           # (3), (4)
+        dq, dk, dv = (xp.empty(x.shape, dtype=x.dtype) for x in (q, k, v))
+
+        def backward_of(part):
+            xp.matmul(p[part].swapaxes(-1, -2), g[part], out=dv[part])       # (1)
+            ds = g[part] @ v[part].swapaxes(-1, -2)                          # g_i . v_j
+            ds -= row_dots(p[part], ds)                                      # g_i . y_i, by the same products: less rounding
+            ds *= p[part]                                                    # (2)
+            ds *= scale
+            xp.matmul(ds, k[part], out=dq[part])                             # (3)
+            xp.matmul(ds.swapaxes(-1, -2), q[part], out=dk[part])            # (4)
+
+        _over_batch(q, backward_of)
+        return dq, dk, dv
 
     return y, backward
+
+
+def _over_batch(q, function):
+    """function(part) for parts of the last leading axis, one for each thread; for all if there is none."""
+    if q.ndim == 2:
+        function(...)
+    else:
+        parallel_for(array_module(q), q.shape[-3], lambda lo, hi: function(np.s_[..., lo:hi, :, :]))
 
 
 def _require_mask(mask, shape):

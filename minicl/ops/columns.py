@@ -110,7 +110,7 @@ def conv_of_few_channels(x, w, shift, needs_grad):
 
     def forward(row, end):                                                   # some rows, while they are in the cache
         cols[:, :, :, row:end] = 0
-        for i, j, to, at, _ in shift.taps(outputs=(row, end, slice(None))):
+        for i, j, to, at, _ in shift.taps(outputs=(row, end, None, None)):
             cols[(i, j, slice(None)) + to] = planes[(slice(None),) + at]      # in runs of B numbers, not of C
         for lo in range(row * pixels, end * pixels, size):
             hi = min(lo + size, end * pixels)

@@ -115,7 +115,7 @@ def _pieces(batch, size):
 def _parts(rows, pieces):
     """The work as parts for threads: one row of pixels, lo:hi, and some of the batch's pieces each."""
     count = max(1, ITEMS // pieces[1])
-    return [(row, row + 1, slice(lo, lo + count)) for row in range(rows) for lo in range(0, pieces[0], count)]
+    return [(row, row + 1, lo, lo + count) for row in range(rows) for lo in range(0, pieces[0], count)]
 
 
 @functools.lru_cache(256)
@@ -135,11 +135,17 @@ class _Shifts:
         columns = [(j, *span) for j in range(kernel[1]) if (span := self._span(1, j))]
         self.columns = sorted(columns, key=lambda column: column[1].start - column[1].stop)      # the widest first
         self.first_outputs, self.first_inputs = self._first(0), self._first(1)
+        self.known = {}                                                      # taps() of each part
 
     def taps(self, outputs=None, inputs=None):
-        """(i, j, to, at, first) for each tap: y[to] += x[at] @ w[i, j]; `outputs` or `inputs` limits the pixels to a part,
+        """[(i, j, to, at, first)] of all taps: y[to] += x[at] @ w[i, j]; `outputs` or `inputs` limits the pixels to a part,
         and first says that no tap before this one has reached any of its pixels in this part."""
-        images = (outputs or inputs or (0, 0, slice(None)))[2]
+        if (outputs, inputs) not in self.known:
+            self.known[outputs, inputs] = [*self._taps(outputs, inputs)]
+        return self.known[outputs, inputs]
+
+    def _taps(self, outputs, inputs):
+        images = slice(*(outputs or inputs or (0, 0, None, None))[2:])
         first = self.first_inputs if inputs else self.first_outputs
         for i in range(self.kernel[0]):
             if rows := self._span(0, i, outputs, inputs):
