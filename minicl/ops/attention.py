@@ -35,11 +35,7 @@ def attention(q: Array, k: Array, v: Array, *, mask: Array | None = None):
     >>> minicl.ops.attention(q, k, v, mask=np.array([[True, True, False]])).data
     array([[1.5]])
     """
-    if q.ndim < 2 or k.shape != q.shape[:-2] + (k.shape[-2], q.shape[-1]) or v.shape[:-1] != k.shape[:-1]:
-        raise ValueError("attention: expected q (..., T, d), k (..., S, d), v (..., S, e) with equal leading axes, "
-                         f"got q {q.shape}, k {k.shape}, v {v.shape}")
-    if q.shape[-1] < 1 or k.shape[-2] < 1:
-        raise ValueError(f"attention: expected at least one key and d >= 1, got q {q.shape}, k {k.shape}")
+    _require_shapes(q, k, v)
     if mask is not None:
         _require_mask(mask, q.shape[:-1] + k.shape[-2:-1])
     xp = array_module(q)
@@ -85,6 +81,14 @@ def _over_batch(q, function):
         function(...)
     else:
         parallel_for(array_module(q), q.shape[-3], lambda lo, hi: function(np.s_[..., lo:hi, :, :]))
+
+
+def _require_shapes(q, k, v):
+    if q.ndim < 2 or k.shape != q.shape[:-2] + (k.shape[-2], q.shape[-1]) or v.shape[:-1] != k.shape[:-1]:
+        raise ValueError("attention: expected q (..., T, d), k (..., S, d), v (..., S, e) with equal leading axes, "
+                         f"got q {q.shape}, k {k.shape}, v {v.shape}")
+    if q.shape[-1] < 1 or k.shape[-2] < 1:
+        raise ValueError(f"attention: expected at least one key and d >= 1, got q {q.shape}, k {k.shape}")
 
 
 def _require_mask(mask, shape):
