@@ -108,8 +108,7 @@ the new time over the old one. A change stays if it saves 3 % of a training step
 | free-threaded CPython 3.13, without its GIL beside with it: SimCLR ConvNet; MoCo, CLIP, MLP step; with raised priority, on an AMD EPYC | 0.83 | 0.87 ± 0.03; 0.89, 0.89, 0.96 | It pays, with the same bits: both threads are busy for 84 to 86 % of a ConvNet step with the GIL. But it takes a build of Python of one's own. |
 | space-to-depth of the input for stride 2: 32->64; 64->128 channels, 512 of 14x14, on an AMD EPYC | 1.05 | 1.01; 1.05 | A pixel of all images is a contiguous matrix whatever the stride, so this only adds a copy. A product of a whole row of pixels takes 1.36; 1.09 (with OpenBLAS's AVX2 kernels 0.93; 0.94). |
 | exponentials of up to 256 MiB instead of 16 saved for the backward pass: NT-Xent 2N=8192, on an AMD EPYC | 0.75 | 0.82–0.85 | The peak grows from 27 to 165 MiB, a fifth of PyTorch's instead of a thirtieth. |
-| an MLP's ReLU, zero_grad() and sums of gradients divided among threads: MLP step, on an AMD EPYC | 0.97 | 1.03 | Waking a thread takes as long as half of such a pass. |
-| linear's three gradients in one loop, ReLU within linear, wider tiles, aligned memory, pinned threads, whole-pixel copies | | over 0.97 of a step | Products and passes over memory take the time. |
+| linear's three gradients in one loop, ReLU within linear, threads for small arrays, wider tiles, aligned memory, pinned threads, whole-pixel copies | | over 0.97 of a step | Products and passes over memory take the time. |
 
 Where the time goes: shares of the wall time, by profiles on that Xeon beside other work.
 
