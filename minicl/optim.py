@@ -59,8 +59,8 @@ class Optimizer(Sealed):
     _setting_ranges = {"lr": "[0, inf)", "weight_decay": "[0, inf)", "momentum": "[0, 1)", "nesterov": "bool",
                        "betas": "two in [0, 1)", "eps": "(0, inf)", "eta": "(0, inf)"}
     state_names: tuple[str, ...] = ()
-    scales_gradients = False                                     # whether _step changes the gradients
-    decay_in_gradient = False                                    # whether _update adds decay w to the gradient
+    _set_last = "_known"                                         # by __init__
+    scales_gradients = decay_in_gradient = False                 # whether _step changes the gradients; _update adds decay w
     steps = property(lambda self: self._steps)
     is_pending = property(lambda self: not self._used and bool(self.grads.any()), doc="Whether gradients wait for step().")
     world = property(lambda self: self.model.world, lambda self, world: self.model.across(world))
@@ -72,8 +72,8 @@ class Optimizer(Sealed):
     def __init__(self, model: Module | Iterable[tuple[str, Tensor]], lr: float, *, weight_decay: float = 0.0):
         given = {*vars(self)}                                    # by a subclass
         require_within(self, "(0, inf)", lr=lr)                  # later also 0, as at the end of a schedule
-        self.lr, self.weight_decay, self._steps, self._used = lr, weight_decay, 0, False     # used: the gradients, by a step
-        self._stepped = 0                                        # the time of the last step
+        self.lr, self.weight_decay, self._steps = lr, weight_decay, 0
+        self._stepped, self._used = 0, False                     # the time of the last step; the gradients, by a step
         parameters = sorted(named_parameters(type(self).__name__, model), key=lambda item: item[1].ndim < 2)
         self.names, self.parameters = zip(*parameters)           # the sort is stable: decayed ones first
         self.structure = Structure(type(self).__name__, model, parameters, Parameter)

@@ -1044,3 +1044,41 @@ def test_a_change_inside_an_object_that_is_an_attribute_is_told(tmp_path, kind, 
     inside, change = copy.deepcopy(CHANGES[kind][0]), CHANGES[kind][1]
     run_of(tmp_path / "run", make=lambda model, rng: {"calls": Calls(Holds(inside))}, each=lambda step, parts, rng: change(parts["calls"].held.inside))
     assert "settings changed in the loop: calls.held was" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- names, and what is half made
+
+class Sums:
+    def __init__(self, y=0.0):
+        self.y = y
+
+    def state_dict(self):
+        return dict(vars(self))
+
+    def load_state_dict(self, state):
+        vars(self).update(state)
+
+
+@pytest.mark.parametrize("names, fits", [(("s", "s.t"), False), (("model.0", "sums"), False), (("s", "st"), True), (("s.t", "s.u"), True)])
+def test_names_of_parts_that_could_mean_the_same_array_are_refused(tmp_path, names, fits):
+    make = {"make": lambda model, rng: {name: Sums(float(k)) for k, name in enumerate(names)}}
+    if fits:
+        return assert_resumes(tmp_path, **make)
+    with pytest.raises(ValueError, match=r"Run.steps: the names '(s|model)' and '.*' of parts could mean the same array"):
+        run_of(tmp_path / "run", **make)
+    assert not (tmp_path / "run").exists()
+
+
+HALF_MADE = {
+    "optimizer": lambda: optim.SGD(nn.Linear(2, 2, rng=np.random.default_rng(0)), -1.0), "parameter": lambda: nn.Parameter("x"),
+    "buffer": lambda: nn.Buffer(np.array([np.nan])), "buffer of a list": lambda: nn.Buffer([1.0]),
+    "module": lambda: nn.Linear(2, 0, rng=np.random.default_rng(0)), "encoder": lambda: nn.ConvNet((1, 1, 1), rng=np.random.default_rng(0)),
+    "attention": lambda: nn.text.SelfAttention(3, 2, rng=np.random.default_rng(0))}
+
+
+@pytest.mark.parametrize("kind", HALF_MADE)
+def test_what_an_error_has_left_half_made_does_not_disturb_a_run(tmp_path, kind, capsys):
+    with pytest.raises((TypeError, ValueError)) as kept:
+        HALF_MADE[kind]()
+    assert_resumes(tmp_path)
+    assert kept.tb and "warning" not in capsys.readouterr().out

@@ -37,7 +37,12 @@ def noted(thing):
 
 def live() -> list[Any]:
     """All Parameters, Buffers, Modules and optimizers of this process that are still in use."""
-    return [thing for reference in list(_live.values()) if (thing := reference()) is not None]
+    return [thing for reference in list(_live.values()) if (thing := reference()) is not None and _is_made(thing)]
+
+
+def _is_made(thing):
+    """Whether its __init__ has not raised: the traceback may keep what is half made, as in a notebook."""
+    return hasattr(thing, "data" if isinstance(thing, (Parameter, Buffer)) else getattr(thing, "_set_last", "__class__"))
 
 
 def time_made(thing: Any) -> int:
