@@ -98,8 +98,8 @@ def expanded(parts: Mapping[str, Any]) -> dict[str, Any]:
     """
     for name, part in parts.items():
         if longer := [other for other in parts if other.startswith(f"{name}.")]:
-            raise ValueError(f"Run.steps: the names {name!r} and {longer[0]!r} of parts could mean the same array; use names "
-                             "without dots")
+            raise ValueError(f"Run.steps: the names {name!r} and {longer[0]!r} of parts could mean the same array; give "
+                             "names without dots")
         if not callable(getattr(part, "state_dict", None)) or not callable(getattr(part, "load_state_dict", None)):
             raise TypeError(f"Run.steps: {name} must be a Module, an optimizer, or another object with state_dict() and "
                             f"load_state_dict(), got {type(part).__name__}; hold a Parameter or array in a Module, "
