@@ -18,7 +18,7 @@ import os
 import posixpath
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from unicodedata import normalize
 
@@ -42,7 +42,7 @@ class CaptionedPictures:
     """train_images (N, size, size, 3) uint8; picture i has train_captions[train_starts[i]:train_starts[i + 1]], text (C,).
     The same for the test pictures."""
 
-    name: str
+    name: str = field(compare=False)
     train_images: HostArray
     train_captions: HostArray
     train_starts: HostArray

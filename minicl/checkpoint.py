@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .backend import is_array
+from .backend import is_array, to_host
 from .checks import is_of_minicl
 from .distributed import World
 from .files import json_bytes, write_atomically
@@ -61,7 +61,7 @@ def save_checkpoint(path: Path, parts: Mapping[str, HasState], meta: dict[str, A
             raise CheckpointError(f"cannot save {name[:100]!r}: expected a name of at most 1000 printable characters")
         if array.dtype.name not in DTYPES or not array.dtype.isnative:                   # what a load would refuse
             raise CheckpointError(f"cannot save {name}: expected an array of {', '.join(DTYPES)}, got {array.dtype}")
-        if not name.startswith(GRADIENTS) and not is_finite(array, kinds.get(name)):
+        if not _may_be_saved(name, array, kinds):
             raise FloatingPointError(f"{name} is not finite (NaN or infinity); nothing was saved, and {path} was not "
                                      "changed. Lower the learning rate, raise the temperature, or look for NaN in the input")
     for name, value in values:
@@ -77,6 +77,11 @@ def save_checkpoint(path: Path, parts: Mapping[str, HasState], meta: dict[str, A
         kept = "the previous checkpoint is intact" if path.is_file() else "no checkpoint was written"
         raise CheckpointError(f"cannot save the checkpoint {path}: {error.strerror or error}; {kept}; free some space "
                               "or choose another --out") from error
+
+
+def _may_be_saved(name, array, kinds):
+    """Whether an array is finite, or gradients: the loop may leave out a step whose gradients are not."""
+    return name.startswith(f"{GRADIENTS}.") or is_finite(array, kinds.get(name))
 
 
 def digest(arrays: dict[str, HostArray]) -> bytes:
@@ -103,7 +108,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, HostArray], dict[str, Any]]:
         meta = _meta(arrays.pop("meta"), path)
         kinds = found if isinstance(found := meta.get("python"), dict) else {}
         for name, array in arrays.items():
-            if not name.startswith(GRADIENTS) and not is_finite(array, kinds.get(name)):
+            if not _may_be_saved(name, array, kinds):
                 raise ValueError(f"{name} is not finite")
     except FileNotFoundError as error:
         raise CheckpointError(f"no checkpoint at {path}; start a run without --resume first") from error
@@ -273,7 +278,8 @@ def _own(optimizer):
     state = optimizer.state_dict() if type(optimizer).state_dict is not Optimizer.state_dict else {}     # may have more
     return sorted(key for key, value in vars(optimizer).items()
                   if key not in known and all(id(owner_of(x)) not in saved for x in arrays_in(_content(value)))
-                  and not (key in state and is_array(state[key]) == is_array(value) and np.array_equal(state[key], value)))
+                  and not (key in state and is_array(state[key]) == is_array(value)
+                           and np.array_equal(to_host(state[key]), to_host(value))))
 
 
 def _content(value):

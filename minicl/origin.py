@@ -133,16 +133,15 @@ class Watched:
         self._due = end + 100 * (end - start)                # so that looking takes less than 1 % of the time
         return found
 
+    def differences(self, before: dict) -> str:
+        """The differences from a checkpoint's fingerprint, as text, but for fields with compare=False, as a name."""
+        labels = {field.name: "" for field in dataclasses.fields(self.data) if not field.compare} if self.fingerprint else {}
+        return changes(before | labels, self.fingerprint | labels)
+
     def changes(self, now: bool) -> str:
         """What a loop has changed in the data, as text; "" for nothing, and where it was looked at just before, unless it
         must be now."""
         return changes(self.fingerprint, self._measured()) if now or time.perf_counter() > self._due else ""
-
-
-def changed_data(before: dict, now: dict) -> str:
-    """The differences of two fingerprints, as text; the name of a folder may change if its pictures or arrays do not."""
-    label = {"name": ""} if len(now) > 1 else {}
-    return changes(before | label, now | label)
 
 
 def changes(before: dict, now: dict) -> str:

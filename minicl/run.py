@@ -41,7 +41,7 @@ from .ending import as_python_says, closing, end_all, failure, leave
 from .files import Table, finite, json_bytes, remove_parts, write_atomically, write_json
 from .folder import OwnFolder, RunError, require_unused
 from .loop_state import Loop, changed_after, checksums, modes, moved_before, restore_modes
-from .origin import Watched, changed_data, changes, code, plain_options, require_divisible
+from .origin import Watched, changes, code, plain_options, require_divisible
 from .rng_state import load_rng_state, require_rng_state, require_storable, rng_state
 from .run_parts import expanded, renewed
 from .signals import Stopped, signals_noted, signals_stop
@@ -160,10 +160,10 @@ class Run:
 
     # ---------------------------------------------------------------- resume
 
-    def _restore(self, total, data, rng, parts, whole, at_begin):
+    def _restore(self, total, watched, rng, parts, whole, at_begin):
         """Load the saved state: everything, or nothing if something does not fit. Returns whole, with what was made anew."""
         arrays, meta = self._saved
-        if changed := changed_data(meta["data"], data):
+        if changed := watched.differences(meta["data"]):
             raise RunError(f"--resume: the checkpoint in {self.folder} is of a run on other data: {changed}. Name the same "
                            "data with --data and --data-dir, or start again with another --out")
         if meta["total"] * self.config.get("epochs", 1) != total * meta["config"].get("epochs", 1):
@@ -220,7 +220,7 @@ class Run:
         if self._saved:
             if edited := edited_classes(self._saved[1].get("models"), specs):
                 self.print(f"warning: {edited} changed since the checkpoint was saved; the rest is computed by the new code")
-            whole = self._restore(total, watched.fingerprint, rng, parts, whole, at_begin)
+            whole = self._restore(total, watched, rng, parts, whole, at_begin)
             self._begin()
         elif earlier := moved_before(whole):
             self.print(earlier)

@@ -454,6 +454,21 @@ def test_what_the_state_of_an_optimizer_of_ones_own_has_is_no_setting(tmp_path, 
     assert "warning" not in capsys.readouterr().out
 
 
+class ForgetsAverage(SavesAverage):
+    def load_state_dict(self, state):
+        average = self.average
+        super().load_state_dict(state)
+        self.average = average
+
+
+def test_an_optimizer_of_ones_own_that_does_not_load_what_it_saved_is_told(tmp_path, capsys):
+    with pytest.raises(Crash):
+        run_of(tmp_path / "run", kind=ForgetsAverage, crash=5)
+    assert "warning" not in capsys.readouterr().out
+    run_of(tmp_path / "run", kind=ForgetsAverage, resume=True)
+    assert "average" in capsys.readouterr().out
+
+
 @dataclasses.dataclass
 class Data:
     train_images: np.ndarray

@@ -437,6 +437,18 @@ def test_resume_refuses_other_data_with_the_same_number_of_steps(out, other, mes
     train_on(dataclasses.replace(digits(), name="of a renamed folder"), start(out, "--resume"))
 
 
+@dataclasses.dataclass
+class Named:
+    name: str
+    size: int = 3
+
+
+def test_the_name_of_data_of_ones_own_is_compared(out):
+    train_on(Named("cats"), start(out))
+    with pytest.raises(RunError, match="name was cats, now dogs"):
+        train_on(Named("dogs"), start(out, "--resume"))
+
+
 def test_a_run_continues_for_more_epochs(tmp_path, capsys):
     """The end is bit for bit that of a run of 3 epochs resumed at the same step. Fewer epochs, and another number of
     steps per epoch, are refused."""

@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -23,7 +23,7 @@ class ImageData:
     Raises TypeError or ValueError, naming the field, for another type, dtype, shape or range.
     """
 
-    name: str
+    name: str = field(compare=False)                     # of a folder, which may be renamed before --resume
     train_images: HostArray
     train_labels: HostArray
     test_images: HostArray
