@@ -75,6 +75,8 @@ def load_captioned(file: str, folder: str | None, size: int, *, test_share: floa
     n_train = min(n_train, limit or n_train)
     paths = [root / names[i] for i in order]
     names = [str(path) for path in paths]
+    if not any(map(os.path.exists, names)):
+        raise DataError(f"{root} has none of the pictures that {file} lists; give their folder with --data-dir")
     contents = contents_of(root, names)
     pixels, good = decode_once(contents, names, lambda k: decode(paths[k], size, 3), (size, size, 3), log=log)
     n = int(good[:n_train].sum())

@@ -55,7 +55,7 @@ def load(folder: str | os.PathLike, backend: str | ArrayModule = "numpy", *, mod
     if not path.is_file():
         what = "is not the folder of a run" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
         raise CheckpointError(f"load: {folder} {what}; give a folder with the checkpoint.npz that a run writes after its "
-                              "first epoch")
+                              "first epoch, or a .safetensors file of examples/export.py")
     arrays, meta = _load_safetensors(path) if is_exported else load_checkpoint(path)
     specs = meta.get("models") if isinstance(meta, dict) else None
     if not isinstance(specs, dict) or not specs:
@@ -65,8 +65,8 @@ def load(folder: str | os.PathLike, backend: str | ArrayModule = "numpy", *, mod
     if model is None and len(names) == 1:
         model = next(iter(names))
     if model not in names:
-        raise CheckpointError(f"load: {folder} has the models {', '.join(map(repr, names))}; choose one with model=, got "
-                              f"{model!r}")
+        raise CheckpointError(f"load: {folder} has the models {', '.join(map(repr, names))}; choose one with model= "
+                              f"(--model of the examples), got {model!r}")
     texts = meta.get("code")
     if isinstance(texts, dict) and texts.get("minicl") != code()["minicl"]:
         _warn(path, "minicl changed")

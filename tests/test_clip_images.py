@@ -401,6 +401,7 @@ def test_pictures_are_drawn(example, monkeypatch):
     (("--classes", "red", "red"), "two or more different"), (("--classes", "red", "blue", "--length", 4), "would be cut to 'a photo of a'"),
     (("--classes", "red", "Red"), "'red' and 'Red' have the same prompt"), (("--template", "no place"), "{} in --template"),
     (("--captions", "nowhere.csv"), "nowhere.csv: No such file"), (("--data-dir", "nowhere"), "nowhere is not a folder"),
+    (("--data-dir", "/"), "/ has none of the pictures that"),
     (("--captions", ""), "--captions: expected the name of"), (("--min-count", 1000), "no word occurs 1000 times"),
     (("--tau", 0.001), "--tau: expected 0.01"), (("--batch", 100), "expected a batch of 1 to 72, the number of items")])
 def test_invalid_options_give_one_line_and_leave_no_run(example, capsys, options, message):
