@@ -109,6 +109,38 @@ def test_wrong_uses_of_an_ema_raise():
         EMA(online, target).update(0.5)
 
 
+class Counting(Module):
+    """A Linear that counts its training steps, in buffers of a dtype."""
+
+    def __init__(self, dtype, rng):
+        super().__init__()
+        self.linear = Linear(3, 4, rng=rng)
+        self.steps, self.rows = Buffer(np.zeros((), dtype=dtype)), Buffer(np.zeros(2, dtype=dtype))
+
+    def forward(self, x):
+        self.steps.data[...] = self.steps.data + 1 < 100
+        self.rows.data[...] += np.array([1, 0], dtype=self.rows.data.dtype)
+        return self.linear(x)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32", "uint8", "bool"])
+def test_what_is_not_a_float_is_copied(dtype, rng):
+    online = Counting(dtype, rng)
+    target = frozen_copy(online)
+    ema = EMA(online, target)
+    for _ in range(3):
+        online(normal(2, 3))
+        online.linear.weight.data[...] += 1.0
+        before = target.linear.weight.data.copy()
+        ema.update(0.75)
+        np.testing.assert_allclose(target.linear.weight.data, 0.75 * before + 0.25 * online.linear.weight.data, rtol=1e-6)
+        for name in ("steps", "rows"):
+            copied, original = getattr(target, name), getattr(online, name)
+            assert copied.data.dtype == dtype and np.array_equal(copied.data, original.data)
+            assert not np.shares_memory(copied.data, original.data) and copied.changed[2] == "EMA.update()"
+    assert online.rows.data.tolist() == [{"bool": True}.get(dtype, 3), 0]
+
+
 @pytest.mark.parametrize("kind, online, target", [("MoCo", "query", "key"), ("BYOL", "online", "target")])
 @pytest.mark.parametrize("replaced", ["online", "target", "both"])
 def test_a_network_that_is_replaced_is_an_error_and_loading_into_it_is_not(kind, online, target, replaced, rng):

@@ -4,7 +4,7 @@
 
 after every step, for parameters and buffers. The weights of `t` steps ago have the factor (1 - m) m^t: an exponential
 moving average, EMA, over about 1 / (1 - m) steps. It computes MoCo's keys, so that keys of neighbouring steps are
-comparable (He et al. 2020, eq. 2), and BYOL's targets.
+comparable (He et al. 2020, eq. 2), and BYOL's targets. Buffers of integers or bools, such as a count, are copied.
 
 BatchNorm's running averages must match the weights, so they follow by (1) as well. In training the target normalises by
 its batch, like every BatchNorm, but does not update averages of its own.
@@ -79,14 +79,16 @@ class EMA:
     state is in the two modules: save those. Raises ValueError if target is not a frozen copy of online.
     """
 
-    _attributes = {"online", "target", "layers", "modes", "structures", "pairs", "names", "views", "seen", "values", "step"}
+    _attributes = {"online", "target", "layers", "modes", "structures", "pairs", "names", "copied", "views", "seen",
+                   "values", "step"}
 
     def __init__(self, online: Module, target: Module):
         _require_module("EMA", online)
         _require_module("EMA", target)
         followed, following = ({name: part for name, part in model.named_state() if not isinstance(part, HostBuffer)}
                                for model in (online, target))
-        if not followed or target.named_parameters() or {name: part.data.shape for name, part in followed.items()} \
+        floats = {name: part for name, part in followed.items() if part.data.dtype.kind == "f"}
+        if not floats or target.named_parameters() or {name: part.data.shape for name, part in followed.items()} \
                 != {name: part.data.shape for name, part in following.items()}:
             raise ValueError(f"EMA: expected target to be frozen_copy(online), got a {type(target).__name__} "
                              f"with {len(target.named_parameters())} parameters and {len(following)} frozen arrays "
@@ -100,8 +102,9 @@ class EMA:
                 object.__setattr__(copied, "_frozen", FOLLOWS)
         self.structures = [Structure("EMA", model, parts.items(), (Parameter, Buffer))
                            for model, parts in ((online, followed), (target, following))]
-        self.pairs = [(part, following[name]) for name, part in followed.items()]
-        self.names = list(followed)
+        self.pairs = [(part, following[name]) for name, part in floats.items()]
+        self.names = list(floats)
+        self.copied = {name: (part, following[name]) for name, part in followed.items() if name not in floats}
         self.views: list[Array] = []
         self.seen: Change | None = None                                      # online's last change when target was used
 
@@ -129,6 +132,8 @@ class EMA:
         step = self.step
         array_module(step).concatenate([part.data.reshape(-1) for part, _ in self.pairs], out=step)
         _follow(self.values, step, new, old)                                 # (1)
+        for part, copied in self.copied.values():
+            copied.data[...] = part.data
 
     def _begin(self, m):
         m = float(m) if isinstance(m, Number) else m
@@ -144,6 +149,7 @@ class EMA:
         is_flat = bool(self.views) and all(part.data is view for (_, part), view in zip(self.pairs, self.views))
         mark_changed(zip(self.names, (part for _, part in self.pairs)), "EMA.update()",
                      within=[region(self.values)] if is_flat else [])
+        mark_changed(((name, copied) for name, (_, copied) in self.copied.items()), "EMA.update()")
         return [*weights(m), is_flat]
 
     def match(self) -> None:
@@ -167,7 +173,7 @@ class EMA:
     def used(self) -> None:
         """Warn if online has changed since target was last used, without an update() in between, or was loaded alone."""
         moved, followed = (max((part.changed for part in parts if part.changed and part.changed[2] != AVERAGED),
-                               default=None) for parts in zip(*self.pairs))
+                               default=None) for parts in zip(*self.pairs, *self.copied.values()))
         if moved and moved[2] == "load_state_dict()" and (followed is None or followed[0] < moved[0]):
             warnings.warn("weights were loaded into the online network after its copy was made, which keeps the earlier "
                           "ones: load them before, or call model.ema.update(0)", stacklevel=3)
