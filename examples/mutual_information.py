@@ -78,7 +78,7 @@ def main():
         optimal = {K: [optimal_bound(nats, args.dim, K, pairs=args.pairs, rng=rng)[0] for nats in NATS]
                    for K in CANDIDATES}
 
-    # The critic's bound: the mean over the second half of each stair, on pairs never seen before.
+    # The critic's bound: the mean over the logged steps of the second half of each stair, on pairs never seen before.
     log = run.read_log()
     late = [line for line in log if line["step"] % stair >= stair // 2]
     learned = [float(np.mean([line["bound"] for line in late if line["nats"] == nats])) for nats in NATS]

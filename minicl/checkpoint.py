@@ -25,7 +25,7 @@ from .files import json_bytes, write_atomically
 from .folder import RunError
 from .nn import Buffer, Module, Parameter
 from .nn.module import RANDOM, held_inside
-from .nn.spec import as_text, changed_texts, class_reads, comparable, is_opaque, settings_of, spec_of
+from .nn.spec import as_text, changed_texts, class_reads, class_texts, comparable, is_opaque, settings_of, spec_of
 from .nn.state import arrays_in, iterators_in, require_state
 from .optim import Optimizer
 from .origin import changes
@@ -220,7 +220,7 @@ def specs_of(parts: Mapping[str, Any], log: Callable[[str], None]) -> dict[str, 
                 specs[name] = spec_of(part)
             except ValueError as error:
                 log(f"{name}: its weights are saved, but minicl.load will not be able to build it: {error}")
-                specs[name] = {"unknown": str(error)}
+                specs[name] = {"unknown": str(error), "texts": class_texts(part), "reads": class_reads(part)}
     return specs
 
 
@@ -282,6 +282,11 @@ def _own(optimizer):
                            and np.array_equal(to_host(state[key]), to_host(value))))
 
 
+def own_settings(optimizer: Optimizer) -> dict[str, Any]:
+    """{name: value, with arrays in place of Modules and their parts} of what an optimizer's own class has added."""
+    return {key: _content(getattr(optimizer, key)) for key in _own(optimizer)}
+
+
 def _content(value):
     """An attribute of an optimizer, with arrays in place of Modules, Parameters and Buffers."""
     if isinstance(value, Module):
@@ -304,20 +309,6 @@ def require_alike(world: World, parts: Mapping[str, HasState], rng: Rng, step: i
         name = next(name for name, array in state.items() if not world.alike(array))
         raise RunError(f"after step {step}, {name} differs between processes: was model.across(world) called before the "
                        "optimizer was made, and do all processes draw the same random numbers?")
-
-
-def read_by(specs: Mapping[str, Any]) -> dict[str, str]:
-    """The numbers and texts that the classes of specs_of() read, besides their settings."""
-    return {key: text for spec in specs.values() for key, text in spec.get("reads", {}).items()}
-
-
-def changed_settings(parts: Mapping[str, Any], before: Mapping[str, str]) -> str:
-    """The differences from settings() and read_by() before, at most three, as text; "" if there are none. The settings of an
-    optimizer of the library are in modes()."""
-    modules = [part for part in parts.values() if isinstance(part, Module)]
-    now = unsaved_settings(parts) | {key: text for module in modules for key, text in class_reads(module).items()}
-    different = [f"{key} was {before.get(key)}, now {text}" for key, text in now.items() if text != before.get(key, text)]
-    return "; ".join(sorted(different, key=len)[:3]) + f"; and {len(different) - 3} more" * (len(different) > 3)
 
 
 def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path: Path,

@@ -60,13 +60,16 @@ class OwnFolder:
         self.close = weakref.finalize(self, _leave, self.path, lock, _identity(self.path) if is_new else None)
 
     def require_owned(self) -> None:
-        """Raise RunError if the folder was removed or replaced in the meantime, or this is a forked process."""
+        """Raise RunError if the run has ended, the folder was removed or replaced, or this is a forked process."""
         if not self._lock.is_own():
             raise RunError(f"--out {self.path} is written by the process that this one was forked from, process "
                            f"{os.getppid()}; end this one after its work, as by os._exit(0)")
         if not self.path.is_absolute() and (now := _current_folder()) != self._current:
             raise RunError(f"--out {self.path} is relative to {self._current}, but the current folder is now {now}: do not "
                            "call os.chdir in a run, or give --out an absolute path")
+        if not self.close.alive:
+            raise RunError(f"--out {self.path}: the run has ended, so nothing more is written there; give all of the result "
+                           "to finish(), once, and make another Run for more")
         if self.is_held and not self._lock.is_there():
             raise RunError(f"--out {self.path} was removed or replaced while this run used it; nothing more is written "
                            "there. Start the run again")

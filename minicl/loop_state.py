@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from .backend import to_host
-from .checkpoint import unsaved_settings
+from .checkpoint import own_settings, unsaved_settings
+from .fingerprint import differences, held_by, marks, not_cached
 from .methods.ema import FOLLOWS
 from .nn import Buffer, Module, Parameter
 from .nn.layers import AVERAGED
@@ -39,6 +40,7 @@ class Loop:
             if dtype.name not in DTYPES:
                 raise CheckpointError(f"Run.steps: cannot save {name}, an array of {dtype}; use {', '.join(DTYPES)}")
         self.before = {id(x): _form(x) for x in live()}
+        self.marks = self._marks()
         names = self._names()
         self.sums = {id(x): checksum(x.data) for x in live() if isinstance(x, (Parameter, Buffer)) and id(x) not in names}
         self.replaced: dict[int, tuple[weakref.ref, int]] = {}       # by id: what a part no longer holds, and since when
@@ -102,7 +104,8 @@ class Loop:
         streams = [x for x in things if isinstance(x, Stream) and x.drawn > self.begun and id(x) not in names]
         if any(self._outlasts(x, x.drawn) and x.data not in saved for x in streams):
             raise _missing("dropout", "a Stream of random numbers, as in a Dropout, has drawn")
-        if any(x.key and time_made(x) > self.begun and x.data in saved for x in streams):
+        kept = {id(x) for x in _inside(self.now)}
+        if any(x.key and time_made(x) > self.begun and x.data in saved and id(x) not in kept for x in streams):
             told += ["a Stream of random numbers that was copied in the loop has drawn"]
         self._require_optimizers([x for x in things if isinstance(x, Optimizer)], moved, names, saved)
         for name, x in self._arrays():
@@ -189,17 +192,29 @@ class Loop:
             optimizer.steps) in saved and all(array[part] in saved for array in optimizer.state.values()
                                               for part, _, _ in optimizer.views)
 
+    def _marks(self):
+        """marks() of what the Modules and the optimizers of the parts hold."""
+        return marks({f"{name}.{key}": x for name, part in self.whole.items() if isinstance(part, (Module, Optimizer))
+                      for key, x in (held_by(part) if isinstance(part, Module) else
+                                     not_cached(part) | own_settings(part)).items()})
+
+    def changed(self) -> str:
+        """What the Modules and optimizers of the parts hold besides their state and is not as at the begin, as text."""
+        different = [*differences(self.marks, self._marks())]
+        return "; ".join(different[:3]) + f"; and {len(different) - 3} more" * (len(different) > 3)
+
     def _other_forms(self, things, moved):
         """Modes and settings that are not as at the begin, of what is in no part; of what the loop has made, if it moved."""
         held = {id(x) for whole in (self.whole, self.now) for x in _inside(whole)}
         texts = []
         for x in things:
             was_there = time_made(x) < self.begun
+            if id(x) in held:
+                continue
             before, now = self.before[id(x)] if was_there else _form_of_new(x), _form(x)
             arrays = [x] if isinstance(x, Parameter) else [x for _, x in x.named_state()] if isinstance(x, Module) else []
-            if id(x) not in held and before != now and (was_there or any(id(array) in moved for array in arrays)):
-                texts += [f"{key} of a {type(x).__name__} was {value}, now {now.get(key)}" for key, value in before.items()
-                          if value != now.get(key)]
+            if was_there or any(id(array) in moved for array in arrays):
+                texts += differences(before, now)
         return texts
 
     def tell(self, log: Callable[[str], None], changed: Mapping[str, str]) -> None:
@@ -283,30 +298,30 @@ def _inside(whole):
 
 
 def _form(x):
-    """The modes and settings of a Module or Parameter that are numbers or texts."""
-    if isinstance(x, Parameter):
-        return {"requires_grad": x.requires_grad}
-    if isinstance(x, Module):
-        plain = {key: value for key, value in vars(x).items() if value is None or isinstance(value, (bool, int, float, str))}
-        return {**plain, "training": x.training, "_frozen": x._frozen}
-    return {}
+    """marks() of the modes of a Module or Parameter, and of what a Module holds."""
+    return _marks_of(x, {"requires_grad": x.requires_grad} if isinstance(x, Parameter) else {
+        "training": x.training, "_frozen": x._frozen, **held_by(x, alone=True)} if isinstance(x, Module) else {})
 
 
 def _form_of_new(x):
-    """What _form() begins with."""
-    return {"requires_grad": True} if isinstance(x, Parameter) else {"training": True, "_frozen": False} \
-        if isinstance(x, Module) else {}
+    """The modes that _form() begins with."""
+    return _marks_of(x, {"requires_grad": True} if isinstance(x, Parameter) else {"training": True, "_frozen": False})
+
+
+def _marks_of(x, held):
+    return marks({f"{key} of a {type(x).__name__}": value for key, value in held.items()})
 
 
 def modes(parts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """{part: {"evaluation": names of its modules in evaluation mode, "frozen": of frozen ones, "follows": of a target's that
     are frozen as online's, "constant": of its Parameters that get no gradient, "copied": what the next copy of a Stream
-    depends on}} of the Modules among parts, and of the optimizers {part: {"settings": {"lr": ..., "momentum": ...}}}."""
+    depends on, "keys": of Streams}} of the Modules among parts, and {part: {"settings": {"lr": ...}}} of optimizers."""
     return {name: {"evaluation": [key for key, module in part.named_modules() if not module.training],
                    "frozen": [key for key, module in part.named_modules() if module._frozen is True],
                    "follows": [key for key, module in part.named_modules() if isinstance(module._frozen, str)],
                    "constant": [key for key, p in part.named_parameters() if not p.requires_grad],
-                   "copied": [[key, *x.copied] for key, x in part.named_state() if isinstance(x, Stream) and x.copied[1]]}
+                   "copied": [[key, *x.copied] for key, x in part.named_state() if isinstance(x, Stream) and x.copied[1]],
+                   "keys": [[key, *x.key] for key, x in part.named_state() if isinstance(x, Stream)]}
             for name, part in parts.items() if isinstance(part, Module)} | {
         name: {"constant": [""][:not part.requires_grad]} for name, part in parts.items() if isinstance(part, Parameter)} | {
         name: {"settings": {key: _plain(getattr(part, key)) for key in part._setting_ranges if hasattr(part, key)}}
@@ -324,7 +339,8 @@ def restore_modes(parts: Mapping[str, Any], at_begin: Any, saved: Any, log: Call
     If the script begins with others by now, at_begin, they stay.
     """
     begin, then = saved if isinstance(saved, list) and len(saved) == 2 else (None, None)
-    if then and not (isinstance(begin, dict) and begin.items() <= at_begin.items()):
+    if then and not (isinstance(begin, dict) and all(
+            isinstance(found, dict) and found.items() <= at_begin.get(name, {}).items() for name, found in begin.items())):
         log("warning: the script now freezes or puts in evaluation mode other parts than at the begin of the run; these "
             "modes are used, and not those of the checkpoint")
         return
@@ -337,10 +353,11 @@ def restore_modes(parts: Mapping[str, Any], at_begin: Any, saved: Any, log: Call
                 object.__setattr__(module, "_frozen", FOLLOWS if follows else key in found.get("frozen", ()))
             for key, p in part.named_parameters():
                 p.requires_grad = key not in found.get("constant", ())
-            copies = {item[0]: tuple(item[1:]) for item in found.get("copied", ()) if isinstance(item, list) and item}
+            copies, keys = ({item[0]: tuple(item[1:]) for item in found.get(what, ()) if isinstance(item, list) and item}
+                            for what in ("copied", "keys"))
             for key, x in part.named_state():
                 if isinstance(x, Stream):
-                    x.copied = copies.get(key, (0, 0))
+                    x.copied, x.key = copies.get(key, (0, 0)), keys.get(key, x.key)
         elif isinstance(part, Parameter) and isinstance(found, dict) and isinstance(found.get("constant"), list):
             part.requires_grad = not found["constant"]
         elif isinstance(part, Optimizer) and isinstance(found, dict) and isinstance(found.get("settings"), dict):

@@ -31,9 +31,8 @@ import numpy as np
 from tqdm import tqdm
 
 from .backend import available_memory_only
-from .checkpoint import (CheckpointError, HasState, changed_settings, edited_classes, load_checkpoint, read_by,
-                         require_alike, require_no_generators, require_same_run, restore, save_checkpoint, settings,
-                         specs_of)
+from .checkpoint import (CheckpointError, HasState, edited_classes, load_checkpoint, require_alike, require_no_generators,
+                         require_same_run, restore, save_checkpoint, settings, specs_of)
 from .checks import require_bool, require_integers
 from .console import BAR_COLUMNS, fitting, lasting_output, terminal_columns, wrapped
 from .distributed import ALONE, World, current, hold_signals, launched
@@ -104,17 +103,15 @@ class Run:
         self._args, self._places = args, places
         self.name, self.world, self.is_first = name, world, world.rank == 0
         self.log_every = args.log_every
-        self._shown_from = 0                                 # the next step whose line of the log may be shown
+        self._shown_from, self._has_begun = 0, False         # the next step whose line of the log may be shown
         self._log: list[dict] = []
-        self._has_begun = False
         self._loop = ""                                      # then "running", perhaps "stopping", and "over"
         self._kept: tuple = 0, None, 0, {}                   # the last checkpoint: step, loop, when, checksums
         self._table: Table | None = None
         self._saved: tuple[dict, dict] | None = None
         self._code = code(sys._getframe(1).f_code.co_filename)
         self._started = time.perf_counter()
-        self.folder = Path()
-        self.close: Callable[[], None] = lambda: None
+        self.folder, self.close = Path(), lambda: None
         if self.is_first:
             self._open(args, grows)
         self.folder, self._saved, self._log = world.share((self.folder, self._saved, self._log))
@@ -135,8 +132,7 @@ class Run:
         if args.resume and not Path(args.out).exists():
             load_checkpoint(Path(args.out) / "checkpoint.npz")                           # raises
         own = self._own = OwnFolder(args.out, self.name)     # a run that is dropped leaves its folder
-        self.folder = own.path
-        self.close = own.close
+        self.folder, self.close = own.path, own.close
         closing.append(own.close)
         self.checkpoint = self.folder / "checkpoint.npz"
         try:
@@ -167,8 +163,9 @@ class Run:
             raise RunError(f"--resume: the checkpoint in {self.folder} is of a run on other data: {changed}. Name the same "
                            "data with --data and --data-dir, or start again with another --out")
         if meta["total"] * self.config.get("epochs", 1) != total * meta["config"].get("epochs", 1):
-            raise RunError(f"--resume: the checkpoint in {self.folder} is of a run of {meta['total']} steps, but this one "
-                           f"has {total}; start again with another --out")
+            was, now = (f" in {n} epochs" * bool(n) for n in (meta["config"].get("epochs"), self.config.get("epochs")))
+            raise RunError(f"--resume: the checkpoint in {self.folder} is of a run of {meta['total']} steps{was}, but this "
+                           f"one has {total}{now}; start again with another --out")
         try:
             require_rng_state(rng, meta["rng"])
         except (TypeError, ValueError, KeyError, OverflowError) as error:
@@ -215,13 +212,13 @@ class Run:
         if (batch := self.config.get("batch")) and (n := len(getattr(data, "train_images", ()))) % batch > n // 10:
             self.print(f"each epoch leaves out {n % batch} of the {n} training images, other ones each time: {n} is "
                        f"not a multiple of --batch {batch}")
+        grown = bool(self._saved) and self._saved[1]["total"] < total
         require_no_generators(whole := expanded(parts), rng)
         self.total, made, specs, at_begin = int(total), settings(whole), specs_of(parts, self.print), modes(whole)
         if self._saved:
             if edited := edited_classes(self._saved[1].get("models"), specs):
                 self.print(f"warning: {edited} changed since the checkpoint was saved; the rest is computed by the new code")
             whole = self._restore(total, watched, rng, parts, whole, at_begin)
-            self._begin()
         elif earlier := moved_before(whole):
             self.print(earlier)
         self._loop, before, first, started = "running", self.seconds, self.step, time.perf_counter()
@@ -233,15 +230,14 @@ class Run:
             require_alike(self.world, parts, rng, self.step)
             self.seconds = before + time.perf_counter() - started
             if self.is_first:
-                self._own.require_owned()
-                self._begin()
                 save_checkpoint(self.checkpoint, parts | loop.gradients(self.world.size), {
                     "name": self.name, "step": self.step, "total": self.total, "stopped": self._loop == "stopping",
                     "seconds": self.seconds, "config": self.config, "data": watched.fingerprint, "code": self._code,
                     "models": specs, "settings": made, **loop.meta(at_begin, made), "rng": rng_state(rng), "log": self._log})
+                self._begin()
                 loop.tell(self.print, {
                     "what no part saves": unsaved,
-                    "settings": self._changed_options() or changed_settings(loop.whole, made | read_by(specs)),
+                    "settings": self._changed_options() or loop.changed(),
                     "the run": f"run.log_every was {every}, now {self.log_every}" * (every != self.log_every),
                     "the arrays of data": watched.changes(now=self.step == total or bool(signals))})
             self._kept = self.step, loop, next(clock), checksums(loop.whole)
@@ -250,6 +246,10 @@ class Run:
         bar = tqdm(total=total, initial=self.step, unit="step", smoothing=0.05,
                    disable=not (self.is_first and terminal_columns(sys.stderr)))
         with loop, signals_noted() as signals, bar as self._bar:
+            if grown:                                        # so a later --resume without --epochs has as many
+                save()
+            elif self.step:
+                self._begin()
             while self.step < total and self._loop != "over":
                 loop.begin_step()
                 try:
@@ -291,6 +291,8 @@ class Run:
 
     def _begin(self, again=False):
         """The first files in the folder, once a step was computed."""
+        if self.is_first:
+            self._own.require_owned()
         if self.is_first and self._has_begun == again:
             write_json(self.folder / "config.json", {"script": self.name, **self.config})
             if not self.config.get("resume"):                # of a run that ended before its first checkpoint
@@ -345,7 +347,6 @@ class Run:
                                      f"input; {self.folder} keeps the log, and the last checkpoint if there is one")
 
     def _write(self, line):
-        self._own.require_owned()
         try:
             self._begin()
             with open(self.folder / "log.jsonl", "a") as file:
@@ -389,7 +390,6 @@ class Run:
             self.print(f"warning: options were changed after Run(args, ...), and config.json has the first: {changed}")
         if not self.is_first:
             return
-        self._own.require_owned()
         self._begin(again=True)                              # the log's files may have been edited meanwhile
         write_json(self.folder / "result.json", result := finite(result))
         width = max(map(len, result), default=0)

@@ -94,9 +94,12 @@ def expanded(parts: Mapping[str, Any]) -> dict[str, Any]:
     """The parts, and by their paths, as "trainer.model", the Modules, optimizers and Parameters that only other parts hold.
 
     A run asks at its begin, since parts may make others later. Raises TypeError for a part without a state, and ValueError
-    if a name is another one and a dot before more.
+    if a name is another one and a dot before more, or "model " before another one.
     """
     for name, part in parts.items():
+        if f"model {name}" in parts:
+            raise ValueError(f"Run.steps: load(folder, model={name!r}) could mean the part {name!r} or 'model {name}'; give "
+                             "other names")
         if longer := [other for other in parts if other.startswith(f"{name}.")]:
             raise ValueError(f"Run.steps: the names {name!r} and {longer[0]!r} of parts could mean the same array; give "
                              "names without dots")

@@ -467,7 +467,9 @@ def test_a_run_continues_for_more_epochs(tmp_path, capsys):
     with pytest.raises(RunError, match="--epochs was 3, now 2"):
         start(tmp_path / "more", "--resume", "--epochs", "2")
     assert start(tmp_path / "more", "--resume").config["epochs"] == 3                    # not given: as before
-    with pytest.raises(RunError, match="is of a run of 18 steps, but this one has 20"):
+    with pytest.raises(RunError, match="is of a run of 18 steps in 3 epochs, but this one has 18 in 6 epochs"):
+        train(start(tmp_path / "more", "--resume", "--epochs", "6"), total=18)
+    with pytest.raises(RunError, match="is of a run of 18 steps in 3 epochs, but this one has 20 in 4 epochs"):
         train(start(tmp_path / "more", "--resume", "--epochs", "4"), total=20)
 
 
@@ -480,11 +482,36 @@ def test_a_result_of_fewer_epochs_is_removed_when_training_goes_on(out):
     with pytest.raises(Crash):
         train(start(out, "--resume", "--epochs", "4"), total=2 * TOTAL, at={TOTAL: crash})
     assert not (out / "result.json").exists() and json.loads((out / "config.json").read_text())["epochs"] == 4
+    again = start(out, "--resume")                           # of more epochs, although no checkpoint was due
+    assert (again.step, again.config["epochs"]) == (TOTAL, 4)
+    train(again, total=2 * TOTAL)
+    assert load_checkpoint(out / "checkpoint.npz")[1]["step"] == 2 * TOTAL
+
+
+def test_a_run_that_is_killed_before_it_trains_for_more_epochs_is_as_it_was(out, monkeypatch):
+    run = start(out)
+    train(run)
+    run.finish({"loss": 1.0})
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    monkeypatch.setattr("minicl.run.save_checkpoint", lambda *args: crash())
+    with pytest.raises(Crash):
+        train(start(out, "--resume", "--epochs", "4"), total=2 * TOTAL)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_run_has_one_result(out):
+    run = start(out)
+    train(run)
+    run.finish({"loss": 1.0})
+    for again in (lambda: run.finish({"loss": 2.0}), lambda: run.log(run.step, loss=1.0)):
+        with pytest.raises((RunError, ValueError), match="the run has ended, so nothing more is written|expected one line for"):
+            again()
+    assert json.loads((out / "result.json").read_text())["loss"] == 1.0
 
 
 def test_resume_refuses_another_number_of_steps_and_another_script(out):
     train(start(out))
-    with pytest.raises(RunError, match="is of a run of 12 steps, but this one has 13"):
+    with pytest.raises(RunError, match="is of a run of 12 steps in 2 epochs, but this one has 13 in 2 epochs"):
         train(start(out, "--resume"), total=13)
     with pytest.raises(RunError, match="was saved by test, but this is another; name another folder with --out"):
         Run(arguments(out, "--resume"), "another")

@@ -185,8 +185,8 @@ def class_texts(module: Any) -> dict[str, str]:
     the methods' bytecode is hashed too, for this version of Python: "name in Python 3.12".
     """
     texts = {}
-    for name, cls in _own_classes(module):
-        functions = [(key, function) for key, value in vars(cls).items() for function in _functions_of(value)]
+    for name, cls in own_classes(module.modules()):
+        functions = [(key, function) for key, value in vars(cls).items() for function in functions_of(value)]
         text = _source(cls)
         text += "".join(source for _, function in functions if (source := _source(function)) not in text)
         bytecode = repr([(key, _bytecode(function.__code__)) for key, function in functions])
@@ -205,13 +205,12 @@ def changed_texts(before: Any, now: Mapping[str, str]) -> list[str]:
 
 def _source(thing):
     """The text of a class or a function, or "" if it is in no file."""
-    try:
+    with contextlib.suppress(OSError, TypeError):
         return inspect.getsource(thing)
-    except (OSError, TypeError):
-        return ""
+    return ""
 
 
-def _functions_of(value):
+def functions_of(value):
     """The Python functions of a class's attribute: a method, also decorated, a property, a partial method, ..."""
     if inspect.isfunction(value):
         yield value
@@ -219,7 +218,7 @@ def _functions_of(value):
         held = {name: getattr(value, name, None) for name in ("fget", "fset", "func", "__func__", "__wrapped__")}
         for inner in {**getattr(value, "__dict__", {}), **held}.values():        # __dict__: a decorator may be an object
             if inner is not value and (inspect.isfunction(inner) or isinstance(inner, (*WRAPPERS, types.MethodType))):
-                yield from _functions_of(inner)
+                yield from functions_of(inner)
 
 
 def _bytecode(code):
@@ -239,12 +238,12 @@ def class_reads(module: Any) -> dict[str, str]:
     """{name: value, as text}: numbers, texts, lists and small arrays of them that are attributes of these classes, or that
     their methods read from around them. A script may have set them."""
     found: dict[str, str] = {}
-    for name, cls in _own_classes(module):
+    for name, cls in own_classes(module.modules()):
         for key, value in vars(cls).items():
-            for function in _functions_of(value):
+            for function in functions_of(value):
                 found |= {f"{function.__module__}.{other}": repr(x) if _is_plain(x) else as_text(x)
                           for other, x in _read_by(function)[1].items()}
-                given = _defaults(function) if key != "__init__" else {}                 # whose arguments are in the spec
+                given = defaults(function) if key != "__init__" else {}                 # whose arguments are in the spec
                 found |= {f"{name}.{key}.{other}": _text(x) for other, x in given.items() if _is_constant(x)}
             if isinstance(value, functools.partialmethod):
                 found |= {f"{name}.{key}.{other}": _text(x) for other, x in value.keywords.items() if _is_constant(x)}
@@ -255,30 +254,32 @@ def class_reads(module: Any) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def _defaults(function):
+def defaults(function):
     """{name: default} of the arguments of a function."""
     named = function.__code__.co_varnames[:function.__code__.co_argcount]
     defaults = function.__defaults__ or ()
     return dict(zip(named[len(named) - len(defaults):], defaults)) | (function.__kwdefaults__ or {})
 
 
-def _own_classes(module):
-    """(name, class), in order, of the classes of a Module and of all below it, also those that are mixed in, that are not
-    minicl's or Python's."""
+def own_classes(modules):
+    """(name, class), in order, of the classes of Modules, also those that are mixed in, other than minicl's and Python's."""
     known = {"minicl", *sys.stdlib_module_names}
-    own = {cls for part in module.modules() for cls in type(part).__mro__ if cls.__module__.split(".")[0] not in known}
+    own = {cls for part in modules for cls in type(part).__mro__ if cls.__module__.split(".")[0] not in known}
     return sorted((f"{cls.__module__}.{cls.__name__}", cls) for cls in own)
 
 
 def _outline(module):
     """{name: class, and settings or shape} of every part, and which names share a parameter."""
-    outline = {}
-    switches = next(vars(cls) for cls in type(module).__mro__ if "_made" in vars(cls))   # of Module: training, world, ...
-    for name, part in module.named_parts():
-        left_out = {*switches, *getattr(part, "_waiting", ())} - {"forward"}
-        outline[name] = type(part), {key: comparable(value) for key, value in vars(part).items() if key not in left_out} \
-            if hasattr(part, "named_parts") else part.data.shape
+    outline = {name: (type(part), {key: comparable(value) for key, value in settings_held(part).items()}
+                      if hasattr(part, "named_parts") else part.data.shape) for name, part in module.named_parts()}
     return {**outline, SHARED: (list, [name for name, _ in module.named_state()])}
+
+
+def settings_held(module):
+    """The attributes of a Module, other than switches such as training, and what waits for MoCo's update()."""
+    switches = next(vars(cls) for cls in type(module).__mro__ if "_made" in vars(cls))   # Module's
+    left_out = {*switches, *getattr(module, "_waiting", ())} - {"forward"}
+    return {key: value for key, value in vars(module).items() if key not in left_out}
 
 
 def comparable(value: Any) -> Any:
@@ -302,16 +303,15 @@ def comparable(value: Any) -> Any:
     if is_array(value) and value.dtype.kind != "O":
         return value.dtype.str, value.shape, hashlib.sha256(to_host(value).tobytes()).hexdigest()[:32]
     text = re.sub(" at 0x[0-9a-f]+", "", repr(value))
-    return [text, _contents(_attributes(value))] if is_opaque(value) else text
+    return [text, _contents(attributes_of(value))] if is_opaque(value) else text
 
 
 def is_opaque(value: Any) -> bool:
     """Whether an object's text does not tell what it holds, as that of a class of a script without __repr__."""
-    kind = type(value)
-    return kind.__repr__ is object.__repr__ and not is_of_minicl(kind) and bool(_attributes(value))
+    return type(value).__repr__ is object.__repr__ and not is_of_minicl(type(value)) and bool(attributes_of(value))
 
 
-def _attributes(value):
+def attributes_of(value):
     given = [vars(cls).get("__slots__", ()) for cls in type(value).__mro__]              # a text is one name
     slots = [name for names in given for name in ([names] if isinstance(names, str) else names) if hasattr(value, name)]
     return {**getattr(value, "__dict__", {}), **{name: getattr(value, name) for name in slots}}
@@ -325,7 +325,7 @@ def _contents(value, depth=3):
         return {repr(key): _contents(item, depth - 1) for key, item in value.items()}
     if depth and isinstance(value, (list, tuple, set, frozenset, collections.deque)):
         return [_contents(item, depth - 1) for item in (sorted(value, key=repr) if isinstance(value, Set) else value)]
-    return _contents(_attributes(value), depth - 1) if depth and is_opaque(value) else type(value).__name__
+    return _contents(attributes_of(value), depth - 1) if depth and is_opaque(value) else type(value).__name__
 
 
 def _read_by(function):

@@ -1,0 +1,165 @@
+"""What Python objects hold, as a number, to tell whether the loop of a Run has changed what no checkpoint has.
+
+    fingerprint(value)         the same as long as the value holds the same
+    held_by(module)            {name: value} of what a Module may compute with, other than its parts
+    marks(values)              {name: (fingerprint, text)}
+    differences(before, now)   of two marks, as texts
+
+Followed are entries of containers, attributes of objects, whatever their __repr__ shows, and what functions have around
+them: default arguments, closures, and the global values that their code names. Not followed are Modules, optimizers and
+their arrays, which a checkpoint has; random generators, which are refused elsewhere; objects of minicl; functions that a
+function calls; and the results that functools.lru_cache keeps, which should depend on the arguments only.
+"""
+
+import argparse
+import collections
+import contextlib
+import contextvars
+import functools
+import hashlib
+import inspect
+import re
+import sys
+import threading
+import types
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .autograd import Tensor
+from .backend import is_array
+from .checks import is_of_minicl
+from .nn import Buffer, Module, Parameter
+from .nn.module import RANDOM
+from .nn.spec import (as_text, attributes_of, comparable, defaults, functions_of, globals_of, own_classes,
+                      settings_held)
+from .optim import Optimizer
+from .run_parts import checksum
+
+MANY = 10_000                          # objects that are followed from one value
+PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray, range, np.generic, np.dtype)
+CODE = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, type(functools.lru_cache(len)))
+CLOSED = (type, types.ModuleType, Module, Parameter, Buffer, Optimizer, *RANDOM, *weakref.ProxyTypes)
+OPEN = (types.SimpleNamespace, argparse.Namespace, threading.local, functools.partialmethod, functools.cached_property,
+        collections.UserDict, collections.UserList, collections.ChainMap, weakref.WeakSet, weakref.WeakKeyDictionary,
+        weakref.WeakValueDictionary)
+INSIDE: dict[type, Any] = {                                  # by kind: what is followed of what Python itself provides
+    dict: lambda x: [*dict.keys(x), *dict.values(x)], types.MappingProxyType: lambda x: [*x.keys(), *x.values()],
+    **dict.fromkeys((list, tuple, collections.deque), list),
+    **dict.fromkeys((set, frozenset), lambda x: sorted(map(fingerprint, x))),
+    functools.partial: lambda x: [x.func, x.args, x.keywords], types.MethodType: lambda x: [x.__func__, x.__self__],
+    **dict.fromkeys((staticmethod, classmethod), lambda x: [x.__func__]), property: lambda x: [x.fget, x.fset, x.fdel],
+    types.FunctionType: lambda x: [*defaults(x).values(), *around(x).values()],
+    type(functools.lru_cache(len)): lambda x: [x.__wrapped__], weakref.ref: lambda x: [x()],
+    contextvars.ContextVar: lambda x: [x.get(None)], np.ndarray: np.ndarray.tolist}      # of objects
+
+
+def fingerprint(value: Any) -> str:
+    """32 hexadecimal digits, which depend on all that a value holds.
+
+    >>> meter = argparse.Namespace(rows=[np.zeros(2)])
+    >>> before = fingerprint(meter)
+    >>> meter.rows[0][1] = 1e-300
+    >>> before == fingerprint(meter)
+    False
+    """
+    total, seen, left = hashlib.sha256(), dict[int, tuple[int, Any]](), [value]          # seen: by id; keeps them alive
+    while left:
+        x = left.pop()
+        plain: Any = next((kind for kind in PLAIN if issubclass(type(x), kind)), None)
+        found: Any = str(type(x).__module__), type(x).__qualname__
+        if plain:
+            found = *found, plain.__repr__(x)
+        elif id(x) in seen:
+            found = *found, seen[id(x)][0]
+        elif type(x) not in weakref.ProxyTypes and is_array(x) and x.dtype.kind != "O":
+            found = *found, x.dtype.str, x.shape, checksum(x)
+        elif len(seen) < MANY:
+            inside = _inside(x)
+            seen[id(x)] = len(seen), x
+            left += reversed(inside)
+            found = *found, len(inside)
+        total.update(repr(found).encode(errors="backslashreplace"))
+    return total.hexdigest()[:32]
+
+
+def _inside(x):
+    """What is followed of an object."""
+    kind = type(x)
+    if issubclass(kind, Tensor) and not issubclass(kind, (Parameter, Buffer)):
+        return [x.data]
+    if issubclass(kind, CLOSED) or is_of_minicl(kind):
+        return [getattr(x, "__qualname__", "")] if issubclass(kind, type) else []
+    kinds = [known for known in INSIDE if issubclass(kind, known)]
+    inside = INSIDE[kinds[0]](x) if kinds else []
+    if not _is_of_library(kind) or issubclass(kind, OPEN):
+        return [*inside, *(item for pair in sorted(attributes_of(x).items()) for item in pair)]
+    text = "" if kinds else repr(x)
+    return [*inside, text * (" at 0x" not in text)]
+
+
+def _is_of_library(thing):
+    return str(thing.__module__).split(".")[0] in {*sys.stdlib_module_names, "numpy", "cupy"} - {"__main__"}
+
+
+def around(function: types.FunctionType) -> dict[str, Any]:
+    """{name: value} of what a function of a script has around it: its closure, and the globals that it names, other than
+    code."""
+    if _is_of_library(function) or str(function.__module__).startswith("minicl."):
+        return {}
+    named = {key: function.__globals__[key] for key in sorted(globals_of(function.__code__)) if key in function.__globals__}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
+        with contextlib.suppress(ValueError):                # no value yet
+            named[name] = cell.cell_contents
+    return {name: x for name, x in named.items() if not issubclass(type(x), (type, types.ModuleType, *CODE))}
+
+
+def held_by(module: Module, *, alone: bool = False) -> dict[str, Any]:
+    """{name: value} of the settings of a Module, of the attributes of its class, unless that is minicl's, and of what its
+    methods have around them; unless alone, also of all Modules below it.
+
+    >>> from minicl import nn
+    >>> held_by(nn.Sequential(nn.Dropout(0.5, rng=np.random.default_rng(0))))["steps.0.p"]
+    0.5
+    """
+    modules = dict([("", module)] if alone else module.named_modules())
+    found = {f"{name}.{key}".lstrip("."): x for name, part in modules.items()
+             for key, x in (not_cached(part) | settings_held(part)).items() if not isinstance(x, (Parameter, Buffer))}
+    for name, cls in own_classes(modules.values()):
+        for key, value in vars(cls).items():
+            functions = [*functions_of(value)]
+            for function in functions:
+                found |= {f"{function.__module__}.{other}": x for other, x in around(function).items()}
+                found |= {f"{name}.{key}.{other}": x for other, x in defaults(function).items()}
+            if not (key.startswith("__") or functions or inspect.isdatadescriptor(value)):
+                found[f"{name}.{key}"] = value
+    return found
+
+
+def not_cached(thing: Any) -> dict[str, None]:
+    """{name: None} of what functools.cached_property gives an object of a script, once it is asked for."""
+    return {key: None for kind in type(thing).__mro__ for key, x in vars(kind).items()
+            if isinstance(x, functools.cached_property)}
+
+
+def marks(values: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """{name: (fingerprint, text)} of values, for differences()."""
+    return {name: (fingerprint(value), _shown(value)) for name, value in values.items()}
+
+
+def _shown(value):
+    """The value, or what it is if that is long."""
+    try:
+        text = as_text(comparable(value))
+    except Exception:                                        # in the __repr__ of a script's class
+        text = ""
+    return text if text and not re.search("[0-9a-f]{16}", text) else f"a {type(value).__name__}"
+
+
+def differences(before: Mapping[str, tuple[str, str]], now: Mapping[str, tuple[str, str]]) -> Iterable[str]:
+    """Texts that say which values are others now than before, the shortest first."""
+    changed = [(name, before[name][1], text) for name, (mark, text) in now.items() if before.get(name, [mark])[0] != mark]
+    return sorted((f"{name} was {old}, now {new}" if old != new else f"{name} has other content than before"
+                   for name, old, new in changed), key=len)

@@ -1,0 +1,268 @@
+"""The fingerprint of a value changes with anything that it holds, and with nothing else; and a run tells what has changed."""
+
+import argparse
+import collections
+import contextvars
+import copy
+import dataclasses
+import functools
+import itertools
+import threading
+import types
+import warnings
+import weakref
+
+import numpy as np
+import pytest
+from small_runs import Net, X, assert_resumes, run_of
+
+from minicl import Tensor, nn, optim
+from minicl.fingerprint import MANY, fingerprint, held_by
+from minicl.methods import frozen_copy
+
+
+class Counts:
+    """Counts its calls, which its text does not show."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self):
+        self.calls += 1
+        return self.calls
+
+    def __repr__(self):
+        return "Counts()"
+
+
+class Slots:
+    __slots__ = ("calls", "other")
+
+    def __init__(self):
+        self.calls = 0
+
+
+@dataclasses.dataclass
+class Meter:
+    value: float = dataclasses.field(default=0.0, repr=False)
+
+
+class Rows(list):
+    """A list with an attribute."""
+
+    scale = 1.0
+
+
+def closure():
+    count = 0
+
+    def call():
+        nonlocal count
+        count += 1
+        return count
+
+    return call
+
+
+def with_default(kept=[0]):  # noqa: B006
+    kept[0] += 1
+
+
+def reads_a_global():
+    return SCALES["a"] * 2
+
+
+KEY, SCALES = Counts(), {"a": 1.0}
+VARIABLE = contextvars.ContextVar("variable")
+NESTED = {"a": [types.SimpleNamespace(b=({"c": collections.deque([Meter()])},))]}
+
+# {what: (make it, change it)}
+HOLD = {
+    "an object with a text of its own": (Counts, lambda x: x()), "slots": (Slots, lambda x: setattr(x, "calls", 1)),
+    "a slot that is set": (Slots, lambda x: setattr(x, "other", None)),
+    "a field that is not shown": (Meter, lambda x: setattr(x, "value", 1.0)),
+    "a deep object": (lambda: copy.deepcopy(NESTED), lambda x: setattr(x["a"][0].b[0]["c"][0], "value", 1e-300)),
+    "a long array in a deque": (lambda: collections.deque([np.zeros(2000)]), lambda x: x[0].__setitem__(1000, 1e-300)),
+    "a long array in a namespace": (lambda: argparse.Namespace(x=np.zeros(2000)), lambda x: x.x.__setitem__(1000, 1)),
+    "an array of objects": (lambda: np.array([Counts(), None]), lambda x: x[0]()),
+    "a Tensor": (lambda: Tensor(np.zeros(3)), lambda x: x.data.__setitem__(1, 1)),
+    "an array's dtype": (lambda: [np.zeros(2, "int32")], lambda x: x.__setitem__(0, np.zeros(2, "uint32"))),
+    "an array's shape": (lambda: [np.zeros(2)], lambda x: x.__setitem__(0, np.zeros((2, 1)))),
+    "a float's last bit": (lambda: [0.1], lambda x: x.__setitem__(0, np.nextafter(0.1, 1).item())),
+    "the kind of a number": (lambda: [1], lambda x: x.__setitem__(0, True)),
+    "minus zero": (lambda: [0.0], lambda x: x.__setitem__(0, -0.0)),
+    "a bytearray": (lambda: bytearray(200), lambda x: x.__setitem__(150, 1)),
+    "a dict's order": (lambda: {"a": 1, "b": 2}, lambda x: x.update(a=x.pop("a"))),
+    "a defaultdict": (lambda: collections.defaultdict(list), lambda x: x["a"].append(1)),
+    "an OrderedDict": (lambda: collections.OrderedDict(a=Counts()), lambda x: x["a"]()),
+    "a UserDict": (lambda: collections.UserDict(a=1), lambda x: x.update(a=2)),
+    "a ChainMap": (lambda: collections.ChainMap({}), lambda x: x.update(a=2)),
+    "a set": (lambda: {(1, 2)}, lambda x: x.add((2, 1))), "a list's attribute": (Rows, lambda x: setattr(x, "scale", 2.0)),
+    "a list's end": (lambda: Rows([1]), lambda x: x.append(1)), "shared entries": (lambda: [y := [1], y], lambda x: x.__setitem__(1, [1])),
+    "an entry that moves": (lambda: [[1], 2], lambda x: x.__setitem__(slice(None), [[1, 2]])),
+    "a closure": (closure, lambda x: x()), "a default": (lambda: with_default, lambda x: x()),
+    "a global that a function reads": (lambda: reads_a_global, lambda x: SCALES.update(a=SCALES["a"] + 1)),
+    "a bound method": (lambda: Counts().__call__, lambda x: x()), "a partial": (lambda: functools.partial(print, Counts()), lambda x: x.args[0]()),
+    "what a property reads": (lambda: property(closure()), lambda x: x.fget()),
+    "a WeakKeyDictionary": (lambda: weakref.WeakKeyDictionary({KEY: 1}), lambda x: x.update({KEY: 2})),
+    "a weak reference": (lambda: weakref.ref(KEY), lambda x: x()()),
+    "a ContextVar": (lambda: VARIABLE, lambda x: x.set(x.get(0) + 1)),
+    "a threading.local": (threading.local, lambda x: setattr(x, "n", 1)), "a count": (lambda: itertools.count(3), next),
+    "a circle": (lambda: (x := [1], x.append(x))[0], lambda x: x.__setitem__(0, 2)),
+}
+
+
+@pytest.mark.parametrize("what", HOLD)
+def test_a_fingerprint_changes_with_what_a_value_holds(what):
+    make, change = HOLD[what]
+    value = make()
+    marks = [fingerprint(value), fingerprint(value)]
+    change(value)
+    assert marks[0] == marks[1] != fingerprint(value)
+
+
+@functools.lru_cache
+def squared(n):
+    return n * n
+
+
+STAY = {
+    "another object with the same": (lambda: [Counts(), np.ones(3)], lambda x: x.__setitem__(slice(None), [Counts(), np.ones(3)])),
+    "a set's order": (lambda: {0, 8}, lambda x: (x.clear(), x.update([8, 0]))),
+    "what lru_cache keeps": (lambda: squared, lambda x: x(len(str(x(3))))),
+    "a lock": (threading.Lock, lambda x: x.acquire()), "a generator": (lambda: np.random.default_rng(0), lambda x: x.random()),
+    "weights": (lambda: [nn.Linear(2, 2, rng=np.random.default_rng(0))], lambda x: x[0].bias.data.__setitem__(..., 1)),
+    "a proxy of what is gone": (lambda: [weakref.proxy(Counts())], lambda x: None),
+    "an object without a text": (lambda: type("Fails", (), {"__repr__": lambda x: 1 / 0})(), lambda x: None),
+}
+
+
+@pytest.mark.parametrize("what", STAY)
+def test_a_fingerprint_stays_if_nothing_changes_that_counts(what):
+    make, change = STAY[what]
+    value = make()
+    before = fingerprint(value)
+    change(value)
+    assert fingerprint(value) == before
+
+
+def test_a_deep_value_takes_no_recursion_and_a_large_one_ends():
+    deep, before = [], ""
+    for _ in range(MANY // 2):
+        deep = [deep]
+    before = fingerprint(deep)
+    assert before != fingerprint([deep])
+    assert fingerprint([Counts() for _ in range(3 * MANY)]) == fingerprint([Counts() for _ in range(3 * MANY)])
+
+
+class Scaled(nn.Module):
+    """A layer whose output is divided by a count that is kept in `kept`."""
+
+    calls = 0
+
+    def __init__(self, kept, *, rng):
+        self.layer, self.kept = nn.Linear(3, 2, rng=rng), kept
+
+    @functools.cached_property
+    def first(self):
+        return float(abs(self.layer.weight.data).mean())
+
+    def forward(self, x):
+        return self.layer(x)
+
+    def count(self, step):
+        type(self).calls += 1
+
+
+KEPT = {"a deque": lambda: collections.deque([np.zeros(2000)]), "an object": Counts, "an array": lambda: np.zeros(3), "a function": closure,
+        "a tuple": lambda: (Counts(),), "an attribute of the class": lambda: 0, "a cached property": lambda: 0, "nothing": lambda: 0}
+CHANGE = {"a deque": lambda module: module.kept[0].__setitem__(1500, 1.0), "an object": lambda module: module.kept(),
+          "an array": lambda module: np.add(module.kept, 1, out=module.kept), "a function": lambda module: module.kept(),
+          "a tuple": lambda module: module.kept[0](), "an attribute of the class": lambda module: module.count(0),
+          "a cached property": lambda module: module.first, "nothing": lambda module: None}
+
+
+@pytest.mark.parametrize("is_a_part", [True, False])
+@pytest.mark.parametrize("where", KEPT)
+def test_what_a_module_keeps_and_changes_is_told(tmp_path, where, is_a_part, capsys):
+    """Of one among the parts, also where minicl.load could not build it; and of one beside them."""
+    module = Scaled(KEPT[where](), rng=np.random.default_rng(0))
+    beside = {} if is_a_part else {"leave": ["scaled"]}
+    with warnings.catch_warnings():                          # state_dict() warns of an array itself
+        warnings.filterwarnings("ignore", ".*is not saved, as it is not a Parameter or Buffer")
+        run_of(tmp_path / "run", make=lambda model, rng: {"scaled": module}, each=lambda step, parts, rng: CHANGE[where](module), **beside)
+    name = {"an attribute of the class": "test_fingerprint.Scaled.calls", "a cached property": "first"}.get(where, "kept")
+    told = f"settings changed in the loop: scaled.{name}" if is_a_part else f"what no part saves changed in the loop: {name} of a Scaled"
+    out = capsys.readouterr().out
+    assert ("warning" in out, told in out) == (where != "nothing",) * 2
+
+
+def test_what_a_class_inside_a_function_reads_is_looked_at(tmp_path, capsys):
+    seen = {"n": 0}
+
+    class Local(nn.Module):
+        def __init__(self, rng):
+            self.layer = nn.Linear(3, 2, rng=rng)
+
+        def forward(self, x, least=[0]):  # noqa: B006
+            seen["n"] += 1
+            least[0] += 1
+            return self.layer(x)
+
+    local = Local(np.random.default_rng(0))
+    assert {"test_fingerprint.seen", "test_fingerprint.Local.forward.least", "layer.has_bias"} & {*held_by(local)} >= {
+        "test_fingerprint.seen", "test_fingerprint.Local.forward.least"}
+    run_of(tmp_path / "run", make=lambda model, rng: {"local": local}, each=lambda step, parts, rng: local(np.ones((2, 3), "float32")))
+    out = capsys.readouterr().out
+    assert "local.test_fingerprint.seen was" in out and "local.test_fingerprint.Local.forward.least was" in out
+
+
+class Own(optim.SGD):
+    def __init__(self, *given, held):
+        super().__init__(*given)
+        self.held = held
+
+
+def test_what_an_optimizer_of_a_script_keeps_and_changes_is_told(tmp_path, capsys):
+    run_of(tmp_path / "run", kind=lambda model, lr: Own(model, lr, held=Counts()), each=lambda step, parts, rng: parts["optimizer"].held())
+    assert "settings changed in the loop: optimizer.held has other content than before" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- the random streams of a network that is replaced
+
+class Pair(nn.Module):
+    def __init__(self, student, teacher):
+        self.student, self.teacher = student, teacher
+
+
+def constant(copied):
+    return copied.requires_grad_(False)
+
+
+REPLACE = {"a frozen copy": lambda pair, rng: setattr(pair, "teacher", frozen_copy(pair.student)),
+           "a deep copy": lambda pair, rng: setattr(pair, "teacher", constant(copy.deepcopy(pair.student))),
+           "a copied layer": lambda pair, rng: setattr(pair.teacher, "dropout", copy.deepcopy(pair.student.dropout)),
+           "a new layer": lambda pair, rng: setattr(pair.teacher, "dropout", nn.Dropout(0.3, rng=np.random.default_rng(1))),
+           "a copy of the copy": lambda pair, rng: setattr(pair, "teacher", copy.deepcopy(pair.teacher))}
+
+
+@pytest.mark.parametrize("save_every", [1, 2, 4])
+@pytest.mark.parametrize("how", REPLACE)
+def test_a_network_with_dropout_may_be_replaced_in_the_loop(tmp_path, how, save_every, capsys):
+    """The copy has a stream of its own, whose key the checkpoint has."""
+    draws: dict = {}
+
+    def make(model, rng):
+        student = Net(rng=rng)
+        return {"pair": Pair(student, constant(copy.deepcopy(student)) if how == "a deep copy" else frozen_copy(student))}
+
+    def each(step, parts, rng):
+        pair = parts["pair"]
+        if step in (2, 5):
+            REPLACE[how](pair, rng)
+        x = 100 * X[step]
+        drawn = [net(x).data.tolist() for net in (pair.student, pair.teacher)]
+        assert draws.setdefault(step, drawn) == drawn and drawn[0] != drawn[1]
+
+    assert_resumes(tmp_path, make=make, each=each, save_every=save_every)
+    assert "copied in the loop" not in capsys.readouterr().out
