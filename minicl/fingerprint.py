@@ -1,7 +1,8 @@
 """What Python objects hold, as a number, to tell whether the loop of a Run has changed what no checkpoint has.
 
     fingerprint(value)         the same as long as the value holds the same
-    held_by(module)            {name: value} of what a Module may compute with, other than its parts
+    kept_by(module)            {name: value} of what a Module keeps besides its state
+    read_by(modules)           the same of what their classes keep, and of what their methods read from around them
     marks(values)              {name: (fingerprint, text)}
     differences(before, now)   of two marks, as texts
 
@@ -116,18 +117,22 @@ def around(function: types.FunctionType) -> dict[str, Any]:
     return {name: x for name, x in named.items() if not issubclass(type(x), (type, types.ModuleType, *CODE))}
 
 
-def held_by(module: Module, *, alone: bool = False) -> dict[str, Any]:
-    """{name: value} of the settings of a Module, of the attributes of its class, unless that is minicl's, and of what its
-    methods have around them; unless alone, also of all Modules below it.
+def kept_by(module: Module, *, alone: bool = False) -> dict[str, Any]:
+    """{name: value} of what a Module keeps besides its state: its settings; unless alone, also of all Modules below it.
 
     >>> from minicl import nn
-    >>> held_by(nn.Sequential(nn.Dropout(0.5, rng=np.random.default_rng(0))))["steps.0.p"]
+    >>> kept_by(nn.Sequential(nn.Dropout(0.5, rng=np.random.default_rng(0))))["steps.0.p"]
     0.5
     """
-    modules = dict([("", module)] if alone else module.named_modules())
-    found = {f"{name}.{key}".lstrip("."): x for name, part in modules.items()
-             for key, x in (not_cached(part) | settings_held(part)).items() if not isinstance(x, (Parameter, Buffer))}
-    for name, cls in own_classes(modules.values()):
+    return {f"{name}.{key}".lstrip("."): x for name, part in ([("", module)] if alone else module.named_modules())
+            for key, x in (not_cached(part) | settings_held(part)).items() if not isinstance(x, (Parameter, Buffer))}
+
+
+def read_by(modules: Iterable[Module]) -> dict[str, Any]:
+    """{name: value} of the attributes of the classes of Modules, other than minicl's, and of what their methods have around
+    them."""
+    found = dict[str, Any]()
+    for name, cls in own_classes(modules):
         for key, value in vars(cls).items():
             functions = [*functions_of(value)]
             for function in functions:

@@ -12,7 +12,7 @@ import numpy as np
 
 from .backend import to_host
 from .checkpoint import own_settings, unsaved_settings
-from .fingerprint import differences, held_by, marks, not_cached
+from .fingerprint import differences, kept_by, marks, not_cached, read_by
 from .methods.ema import FOLLOWS
 from .nn import Buffer, Module, Parameter
 from .nn.layers import AVERAGED
@@ -193,13 +193,14 @@ class Loop:
                                               for part, _, _ in optimizer.views)
 
     def _marks(self):
-        """marks() of what the Modules and the optimizers of the parts hold."""
-        return marks({f"{name}.{key}": x for name, part in self.whole.items() if isinstance(part, (Module, Optimizer))
-                      for key, x in (held_by(part) if isinstance(part, Module) else
-                                     not_cached(part) | own_settings(part)).items()})
+        """marks() of what the Modules and the optimizers of the parts keep."""
+        kept = {name: kept_by(part) if isinstance(part, Module) else not_cached(part) | own_settings(part)
+                for name, part in self.whole.items() if isinstance(part, (Module, Optimizer))}
+        modules = [module for part in self.whole.values() if isinstance(part, Module) for module in part.modules()]
+        return marks({f"{name}.{key}": x for name, held in kept.items() for key, x in held.items()} | read_by(modules))
 
     def changed(self) -> str:
-        """What the Modules and optimizers of the parts hold besides their state and is not as at the begin, as text."""
+        """What the Modules and optimizers of the parts keep besides their state and is not as at the begin, as text."""
         different = [*differences(self.marks, self._marks())]
         return "; ".join(different[:3]) + f"; and {len(different) - 3} more" * (len(different) > 3)
 
@@ -298,9 +299,11 @@ def _inside(whole):
 
 
 def _form(x):
-    """marks() of the modes of a Module or Parameter, and of what a Module holds."""
-    return _marks_of(x, {"requires_grad": x.requires_grad} if isinstance(x, Parameter) else {
-        "training": x.training, "_frozen": x._frozen, **held_by(x, alone=True)} if isinstance(x, Module) else {})
+    """marks() of the modes of a Module or Parameter, and of what a Module keeps."""
+    held = {"requires_grad": x.requires_grad} if isinstance(x, Parameter) else {}
+    if isinstance(x, Module):
+        held = {"training": x.training, "_frozen": x._frozen, **kept_by(x, alone=True), **read_by([x])}
+    return _marks_of(x, held)
 
 
 def _form_of_new(x):
