@@ -1,7 +1,7 @@
 """What Python objects hold, as a number, to tell whether the loop of a Run has changed what no checkpoint has.
 
     fingerprint(value)         the same as long as the value holds the same
-    kept_by(module)            {name: value} of what a Module keeps besides its state
+    kept_by(named_modules)     {name: value} of what Modules keep besides their state
     read_by(modules)           the same of what their classes keep, and of what their methods read from around them
     marks(values)              {name: (fingerprint, text)}
     differences(before, now)   of two marks, as texts
@@ -117,15 +117,15 @@ def around(function: types.FunctionType) -> dict[str, Any]:
     return {name: x for name, x in named.items() if not issubclass(type(x), (type, types.ModuleType, *CODE))}
 
 
-def kept_by(module: Module, *, alone: bool = False) -> dict[str, Any]:
-    """{name: value} of what a Module keeps besides its state: its settings; unless alone, also of all Modules below it.
+def kept_by(modules: Iterable[tuple[str, Module]]) -> dict[str, Any]:
+    """{name: value} of what Modules, with their names, keep besides their state: their settings.
 
     >>> from minicl import nn
-    >>> kept_by(nn.Sequential(nn.Dropout(0.5, rng=np.random.default_rng(0))))["steps.0.p"]
+    >>> kept_by(nn.Sequential(nn.Dropout(0.5, rng=np.random.default_rng(0))).named_modules())["steps.0.p"]
     0.5
     """
-    return {f"{name}.{key}".lstrip("."): x for name, part in ([("", module)] if alone else module.named_modules())
-            for key, x in (not_cached(part) | settings_held(part)).items() if not isinstance(x, (Parameter, Buffer))}
+    return {f"{name}.{key}".lstrip("."): x for name, module in modules
+            for key, x in (not_cached(module) | settings_held(module)).items() if not isinstance(x, (Parameter, Buffer))}
 
 
 def read_by(modules: Iterable[Module]) -> dict[str, Any]:

@@ -194,7 +194,7 @@ class Loop:
 
     def _marks(self):
         """marks() of what the Modules and the optimizers of the parts keep."""
-        kept = {name: kept_by(part) if isinstance(part, Module) else not_cached(part) | own_settings(part)
+        kept = {name: kept_by(part.named_modules()) if isinstance(part, Module) else not_cached(part) | own_settings(part)
                 for name, part in self.whole.items() if isinstance(part, (Module, Optimizer))}
         modules = [module for part in self.whole.values() if isinstance(part, Module) for module in part.modules()]
         return marks({f"{name}.{key}": x for name, held in kept.items() for key, x in held.items()} | read_by(modules))
@@ -302,7 +302,7 @@ def _form(x):
     """marks() of the modes of a Module or Parameter, and of what a Module keeps."""
     held = {"requires_grad": x.requires_grad} if isinstance(x, Parameter) else {}
     if isinstance(x, Module):
-        held = {"training": x.training, "_frozen": x._frozen, **kept_by(x, alone=True), **read_by([x])}
+        held = {"training": x.training, "_frozen": x._frozen, **kept_by([("", x)]), **read_by([x])}
     return _marks_of(x, held)
 
 

@@ -212,7 +212,7 @@ def test_what_a_class_inside_a_function_reads_is_looked_at(tmp_path, capsys):
             return self.layer(x)
 
     local = Local(np.random.default_rng(0))
-    assert read_by([local]) == {"test_fingerprint.seen": seen, "test_fingerprint.Local.forward.least": [0]} and "layer" in kept_by(local)
+    assert read_by([local]) == {"test_fingerprint.seen": seen, "test_fingerprint.Local.forward.least": [0]} and "layer" in kept_by(local.named_modules())
     run_of(tmp_path / "run", make=lambda model, rng: {"local": local}, each=lambda step, parts, rng: local(np.ones((2, 3), "float32")))
     out = capsys.readouterr().out
     assert " test_fingerprint.seen was" in out and "test_fingerprint.Local.forward.least was" in out
