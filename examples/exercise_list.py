@@ -95,8 +95,8 @@ EXERCISES = [
              "siglip and not bad", 20, "G of each pair separately; then three products with t, and two sums for the "
              "scalars"),
     Exercise("momentum_update", 8, 1, "", "methods/ema.py", "EMA.update", "methods/moco.md",
-             "follow or launches", 10, "self.pairs are (online, target), self.values is all of the target; "
-             "follow(xp, x, y, new, old) is x <- m x + (1 - m) y", tests="test_ema.py", keep=2,
+             "follow or launches or not_a_float", 10, "self.pairs are (online, target), self.values is all of the target; "
+             "follow(xp, x, y, new, old) is x <- m x + (1 - m) y; self.copied is copied", tests="test_ema.py", keep=2,
              falls="normalises_alike or replaced or never_undone or outlasts or to_epoch or says_that", parts="_follow"),
     Exercise("enqueue", 8, 2, "", "methods/queue.py", "Queue.enqueue", "methods/moco.md", "queue and not evaluation",
              15, "normalise; noted gives the ids; then key t to row t mod capacity, in slices, as a batch may wrap; "

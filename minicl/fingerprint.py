@@ -8,20 +8,19 @@
 
 Followed are entries of containers, attributes of objects, whatever their __repr__ shows, and what functions have around
 them: default arguments, closures, and the global values that their code names. Not followed are Modules, optimizers and
-their arrays, which a checkpoint has; random generators, which are refused elsewhere; objects of minicl; functions that a
-function calls; and the results that functools.lru_cache keeps, which should depend on the arguments only.
+their arrays, which a checkpoint has; random generators, which are refused elsewhere; objects of minicl other than data;
+functions that a function calls; and the results that functools.lru_cache keeps, which should depend on the arguments only.
 """
 
-import argparse
 import collections
 import contextlib
 import contextvars
 import functools
 import hashlib
 import inspect
+import pathlib
 import re
 import sys
-import threading
 import types
 import weakref
 from collections.abc import Iterable, Mapping
@@ -34,25 +33,24 @@ from .backend import is_array
 from .checks import is_of_minicl
 from .nn import Buffer, Module, Parameter
 from .nn.module import RANDOM
-from .nn.spec import (as_text, attributes_of, comparable, defaults, functions_of, globals_of, own_classes,
+from .nn.spec import (as_text, attributes_of, code_of, comparable, defaults, functions_of, globals_of, own_classes,
                       settings_held)
 from .optim import Optimizer
 from .run_parts import checksum
 
-MANY = 10_000                          # objects that are followed from one value
-PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray, range, np.generic, np.dtype)
+MANY = 100_000                         # objects that are followed from one value
+PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray, range, pathlib.PurePath, np.generic, np.dtype)
+ACTIVE = {"asyncio", "concurrent", "logging"}                # whose objects keep what they were used for
 CODE = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, type(functools.lru_cache(len)))
 CLOSED = (type, types.ModuleType, Module, Parameter, Buffer, Optimizer, *RANDOM, *weakref.ProxyTypes)
-OPEN = (types.SimpleNamespace, argparse.Namespace, threading.local, functools.partialmethod, functools.cached_property,
-        collections.UserDict, collections.UserList, collections.ChainMap, weakref.WeakSet, weakref.WeakKeyDictionary,
-        weakref.WeakValueDictionary)
 INSIDE: dict[type, Any] = {                                  # by kind: what is followed of what Python itself provides
     dict: lambda x: [*dict.keys(x), *dict.values(x)], types.MappingProxyType: lambda x: [*x.keys(), *x.values()],
     **dict.fromkeys((list, tuple, collections.deque), list),
     **dict.fromkeys((set, frozenset), lambda x: sorted(map(fingerprint, x))),
     functools.partial: lambda x: [x.func, x.args, x.keywords], types.MethodType: lambda x: [x.__func__, x.__self__],
     **dict.fromkeys((staticmethod, classmethod), lambda x: [x.__func__]), property: lambda x: [x.fget, x.fset, x.fdel],
-    types.FunctionType: lambda x: [*defaults(x).values(), *around(x).values()],
+    types.FunctionType: lambda x: [x.__module__, x.__qualname__, repr(code_of(x.__code__)), *defaults(x).values(),
+                                   *around(x).values(), vars(x)], memoryview: lambda x: [x.tobytes()],
     type(functools.lru_cache(len)): lambda x: [x.__wrapped__], weakref.ref: lambda x: [x()],
     contextvars.ContextVar: lambda x: [x.get(None)], np.ndarray: np.ndarray.tolist}      # of objects
 
@@ -60,7 +58,7 @@ INSIDE: dict[type, Any] = {                                  # by kind: what is 
 def fingerprint(value: Any) -> str:
     """32 hexadecimal digits, which depend on all that a value holds.
 
-    >>> meter = argparse.Namespace(rows=[np.zeros(2)])
+    >>> meter = types.SimpleNamespace(rows=[np.zeros(2)])
     >>> before = fingerprint(meter)
     >>> meter.rows[0][1] = 1e-300
     >>> before == fingerprint(meter)
@@ -91,14 +89,19 @@ def _inside(x):
     kind = type(x)
     if issubclass(kind, Tensor) and not issubclass(kind, (Parameter, Buffer)):
         return [x.data]
-    if issubclass(kind, CLOSED) or is_of_minicl(kind):
-        return [getattr(x, "__qualname__", "")] if issubclass(kind, type) else []
+    if issubclass(kind, CLOSED) or is_of_minicl(kind) and not kind.__module__.startswith("minicl.data."):
+        return [] if kind in weakref.ProxyTypes else [_text(x), x.__name__ if issubclass(kind, types.ModuleType) else ""]
     kinds = [known for known in INSIDE if issubclass(kind, known)]
     inside = INSIDE[kinds[0]](x) if kinds else []
-    if not _is_of_library(kind) or issubclass(kind, OPEN):
-        return [*inside, *(item for pair in sorted(attributes_of(x).items()) for item in pair)]
-    text = "" if kinds else repr(x)
-    return [*inside, text * (" at 0x" not in text)]
+    if str(kind.__module__).split(".")[0] in ACTIVE:
+        return []
+    attributes = [item for pair in sorted(attributes_of(x).items()) for item in pair]
+    if kinds or attributes:
+        return [*inside, *attributes]
+    with contextlib.suppress(Exception):                     # of a class in C its text, or what a copy would have
+        text = repr(x)
+        return [text] if " at 0x" not in text else [*x.__reduce_ex__(4)[1:3]]
+    return []
 
 
 def _is_of_library(thing):
@@ -138,6 +141,7 @@ def read_by(modules: Iterable[Module]) -> dict[str, Any]:
             for function in functions:
                 found |= {f"{function.__module__}.{other}": x for other, x in around(function).items()}
                 found |= {f"{name}.{key}.{other}": x for other, x in defaults(function).items()}
+                found[f"{name}.{key}.__dict__"] = vars(function)
             if not (key.startswith("__") or functions or inspect.isdatadescriptor(value)):
                 found[f"{name}.{key}"] = value
     return found
@@ -151,20 +155,19 @@ def not_cached(thing: Any) -> dict[str, None]:
 
 def marks(values: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """{name: (fingerprint, text)} of values, for differences()."""
-    return {name: (fingerprint(value), _shown(value)) for name, value in values.items()}
+    return {name: (fingerprint(value), _text(value)) for name, value in values.items()}
 
 
-def _shown(value):
-    """The value, or what it is if that is long."""
+def _text(value):
+    """The settings that a value shows, or of a long one its SHA-256."""
     try:
-        text = as_text(comparable(value))
+        return as_text(comparable(value))
     except Exception:                                        # in the __repr__ of a script's class
-        text = ""
-    return text if text and not re.search("[0-9a-f]{16}", text) else f"a {type(value).__name__}"
+        return f"a {type(value).__name__}"
 
 
-def differences(before: Mapping[str, tuple[str, str]], now: Mapping[str, tuple[str, str]]) -> Iterable[str]:
+def differences(before: Mapping[str, tuple[str, str]], now: Mapping[str, tuple[str, str]]) -> list[str]:
     """Texts that say which values are others now than before, the shortest first."""
-    changed = [(name, before[name][1], text) for name, (mark, text) in now.items() if before.get(name, [mark])[0] != mark]
-    return sorted((f"{name} was {old}, now {new}" if old != new else f"{name} has other content than before"
-                   for name, old, new in changed), key=len)
+    changed = [(name, before[name][1], mark[1]) for name, mark in now.items() if before.get(name, mark) != mark]
+    return sorted((f"{name} has other content than before" if old == new or re.search("[0-9a-f]{16}", old + new)
+                   else f"{name} was {old}, now {new}" for name, old, new in changed), key=len)

@@ -201,7 +201,7 @@ class Loop:
 
     def changed(self) -> str:
         """What the Modules and optimizers of the parts keep besides their state and is not as at the begin, as text."""
-        different = [*differences(self.marks, self._marks())]
+        different = differences(self.marks, self._marks())
         return "; ".join(different[:3]) + f"; and {len(different) - 3} more" * (len(different) > 3)
 
     def _other_forms(self, things, moved):
@@ -371,11 +371,11 @@ def restore_modes(parts: Mapping[str, Any], at_begin: Any, saved: Any, log: Call
 
 
 def moved_before(parts: Mapping[str, Any]) -> str:
-    """A line that warns if an optimizer has moved a Module among the parts in this process; "" if none has."""
+    """A line that says if an optimizer has moved a Module among the parts in this process; "" if none has."""
     moved = [(f"{name}.{key}", p.changed[2]) for name, part in parts.items() if isinstance(part, Module)
              for key, p in part.named_parameters() if p.changed and p.changed[2].endswith(".step()")]
-    return (f"warning: this run begins with trained weights: {moved[0][1]} has changed {moved[0][0]} before; for a run from "
-            "the start, make the model and the optimizer again") if moved else ""
+    return (f"this run begins with trained weights: {moved[0][1]} has changed {moved[0][0]} before; for a run from the "
+            "start, make the model and the optimizer again") if moved else ""
 
 
 def checksums(parts: Mapping[str, Any]) -> dict[str, int]:

@@ -167,8 +167,8 @@ class Gradients:
                        for key, p in part.named_parameters() if id(p) not in moved}
 
     def state_dict(self) -> dict[str, HostArray]:
-        """Without those that are 0 and that no backward() has reached."""
-        state = {name: to_host(p.grad) for name, p in self.others.items() if p.grad is not None and p.grad.any()}
+        """Without those of optimizers that are 0 and that no backward() has reached."""
+        state = {name: to_host(p.grad) for name, p in self.others.items() if p.grad is not None}
         for name, optimizer in self.optimizers.items():
             flags = [optimizer._used, *(p.reached for p in optimizer.parameters)]
             if any(flags) or optimizer.grads.any():

@@ -13,6 +13,9 @@ from .typing import HostArray
 
 DTYPES = ("float32", "float64", "int64", "bool", "uint8")
 NUMBERS, LISTS = (bool, int, float), (list, tuple)
+AS_BYTES = 'give its JSON, np.frombuffer(json.dumps(x).encode(), "uint8"), which json.loads(array.tobytes()) reads'
+CONVERT = {str: AS_BYTES, dict: AS_BYTES + ", or each entry by a name of its own",
+           type(None): "leave it out, or give a number that stands for it, such as -1 or math.inf"}
 
 
 class CheckpointError(RuntimeError):
@@ -41,7 +44,8 @@ def as_array(name: str, value: Any) -> HostArray:
     require_unmasked(name, value)
     if not is_plain_array(value) and not isinstance(value, (np.generic, np.memmap)) and type(value) not in NUMBERS + LISTS:
         raise CheckpointError(f"cannot save {name}: expected an array, a number or a list of them, got a "
-                              f"{type(value).__name__}, {value!r:.60}; convert it, as by np.asarray(x), int(x) or list(x)")
+                              f"{type(value).__name__}, {value!r:.60}; "
+                              + CONVERT.get(type(value), "convert it, as by np.asarray(x), int(x) or list(x)"))
     try:
         return np.asarray(to_host(value), order="C")
     except (TypeError, ValueError) as error:

@@ -2,11 +2,18 @@
 
 import argparse
 import collections
+import concurrent.futures
 import contextvars
 import copy
+import ctypes
 import dataclasses
 import functools
+import io
 import itertools
+import logging
+import pathlib
+import queue
+import re
 import threading
 import types
 import warnings
@@ -16,8 +23,9 @@ import numpy as np
 import pytest
 from small_runs import Net, X, assert_resumes, run_of
 
-from minicl import Tensor, nn, optim
-from minicl.fingerprint import MANY, fingerprint, kept_by, read_by
+from minicl import Tensor, nn, ops, optim
+from minicl.data import Batches, augment
+from minicl.fingerprint import fingerprint, kept_by, read_by
 from minicl.methods import frozen_copy
 
 
@@ -108,6 +116,18 @@ HOLD = {
     "a weak reference": (lambda: weakref.ref(KEY), lambda x: x()()),
     "a ContextVar": (lambda: VARIABLE, lambda x: x.set(x.get(0) + 1)),
     "a threading.local": (threading.local, lambda x: setattr(x, "n", 1)), "a count": (lambda: itertools.count(3), next),
+    "a Queue": (queue.Queue, lambda x: x.put(1)), "a Semaphore": (threading.Semaphore, lambda x: x.acquire()),
+    "a BytesIO": (io.BytesIO, lambda x: x.write(b"a")), "a memoryview": (lambda: memoryview(bytearray(3)), lambda x: x.__setitem__(1, 1)),
+    "an array of ctypes": (ctypes.c_int * 3, lambda x: x.__setitem__(1, 1)), "an iterator": (lambda: iter([1, 2]), next),
+    "another function": (lambda: [ops.relu], lambda x: x.__setitem__(0, ops.sigmoid)),
+    "another lambda": (lambda: [lambda x: x * 2], lambda x: x.__setitem__(0, lambda x: x * 3)),
+    "another ufunc": (lambda: {"a": np.tanh}, lambda x: x.update(a=np.exp)), "another builtin": (lambda: [len], lambda x: x.__setitem__(0, sum)),
+    "another class": (lambda: [Counts], lambda x: x.__setitem__(0, Slots)), "another method": (lambda: [[].append], lambda x: x.__setitem__(0, [].extend)),
+    "another layer": (lambda: [nn.BatchNorm(2)], lambda x: x.__setitem__(0, nn.BatchNorm(3))),
+    "another augmentation": (lambda: [augment.RandomErasing(0.5)], lambda x: x.__setitem__(0, augment.RandomErasing(0.6))),
+    "other batches": (lambda: [Batches(64, 8, seed=0)], lambda x: x.__setitem__(0, Batches(64, 8, seed=5))),
+    "another module": (lambda: [np], lambda x: x.__setitem__(0, re)), "a method of another": (lambda: [Counts().__call__], lambda x: x.__setitem__(0, Meter().__eq__)),
+    "a function's attribute": (closure, lambda x: setattr(x, "n", 1)),
     "a circle": (lambda: (x := [1], x.append(x))[0], lambda x: x.__setitem__(0, 2)),
 }
 
@@ -130,6 +150,10 @@ STAY = {
     "another object with the same": (lambda: [Counts(), np.ones(3)], lambda x: x.__setitem__(slice(None), [Counts(), np.ones(3)])),
     "a set's order": (lambda: {0, 8}, lambda x: (x.clear(), x.update([8, 0]))),
     "what lru_cache keeps": (lambda: squared, lambda x: x(len(str(x(3))))),
+    "a path": (lambda: [pathlib.Path("a") / "b"], lambda x: (str(x[0]), hash(x[0]), x[0].parts)),
+    "a logger": (lambda: logging.getLogger("minicl.test"), lambda x: x.isEnabledFor(10)), "a file": (lambda: open(__file__), lambda x: x.close()),
+    "an executor": (lambda: concurrent.futures.ThreadPoolExecutor(1), lambda x: x.submit(int).result()),
+    "a pattern": (lambda: re.compile("a"), lambda x: x.match("a")),
     "a lock": (threading.Lock, lambda x: x.acquire()), "a generator": (lambda: np.random.default_rng(0), lambda x: x.random()),
     "weights": (lambda: [nn.Linear(2, 2, rng=np.random.default_rng(0))], lambda x: x[0].bias.data.__setitem__(..., 1)),
     "a proxy of what is gone": (lambda: [weakref.proxy(Counts())], lambda x: None),
@@ -146,13 +170,18 @@ def test_a_fingerprint_stays_if_nothing_changes_that_counts(what):
     assert fingerprint(value) == before
 
 
-def test_a_deep_value_takes_no_recursion_and_a_large_one_ends():
-    deep, before = [], ""
-    for _ in range(MANY // 2):
+def test_a_deep_value_takes_no_recursion_and_a_large_one_ends(monkeypatch):
+    deep: list = []
+    for _ in range(20_000):
         deep = [deep]
-    before = fingerprint(deep)
-    assert before != fingerprint([deep])
-    assert fingerprint([Counts() for _ in range(3 * MANY)]) == fingerprint([Counts() for _ in range(3 * MANY)])
+    assert fingerprint(deep) != fingerprint([deep])
+    many, last = [Counts() for _ in range(100)], []
+    monkeypatch.setattr("minicl.fingerprint.MANY", 101)
+    before = fingerprint([*many, last])
+    last.append(1)
+    assert fingerprint([*many, last]) == before
+    monkeypatch.setattr("minicl.fingerprint.MANY", 1000)
+    assert fingerprint([*many, last]) != fingerprint([*many, []])
 
 
 class Scaled(nn.Module):
@@ -212,7 +241,9 @@ def test_what_a_class_inside_a_function_reads_is_looked_at(tmp_path, capsys):
             return self.layer(x)
 
     local = Local(np.random.default_rng(0))
-    assert read_by([local]) == {"test_fingerprint.seen": seen, "test_fingerprint.Local.forward.least": [0]} and "layer" in kept_by(local.named_modules())
+    assert read_by([local]) == {"test_fingerprint.seen": seen, "test_fingerprint.Local.forward.least": [0],
+                                **{f"test_fingerprint.Local.{name}.__dict__": {} for name in ("__init__", "forward")}}
+    assert "layer" in kept_by(local.named_modules())
     run_of(tmp_path / "run", make=lambda model, rng: {"local": local}, each=lambda step, parts, rng: local(np.ones((2, 3), "float32")))
     out = capsys.readouterr().out
     assert " test_fingerprint.seen was" in out and "test_fingerprint.Local.forward.least was" in out

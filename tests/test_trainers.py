@@ -8,9 +8,11 @@ import fractions
 import functools
 import gc
 import itertools
+import json
 import random
 import types
 import typing
+import warnings
 import weakref
 
 import numpy as np
@@ -812,8 +814,41 @@ def test_a_list_that_would_come_back_otherwise_is_refused(tmp_path, value):
 @pytest.mark.parametrize("value", [collections.deque([1, 2]), Colour.RED, range(3), array.array("d", [1.0]), {1, 2}, {"a": 1}, None, "text", b"text", 3 + 4j,
                                    types.SimpleNamespace(), np.eye(1).view(np.matrix), fractions.Fraction(1, 3), Pair(1, 2)], ids=repr)
 def test_a_value_that_is_no_array_number_or_list_is_refused(tmp_path, value):
-    with pytest.raises(CheckpointError, match="cannot save kept.value: expected an array, a number or a list of them, got a .*; convert it, as by np.asarray"):
+    with pytest.raises(CheckpointError, match="cannot save kept.value: expected an array, a number or a list of them, got a .*; (convert it, as by np.asarray|give its JSON|leave it out)"):
         run_of(tmp_path / "run", make=lambda model, rng: {"kept": Kept(value)})
+
+
+class Sampler:
+    """Draws from a generator of its own, whose state it saves as the message says."""
+
+    def __init__(self):
+        self.rng = np.random.default_rng(1)
+
+    def state_dict(self):
+        return {"rng": np.frombuffer(json.dumps(self.rng.bit_generator.state).encode(), "uint8")}
+
+    def load_state_dict(self, state):
+        self.rng.bit_generator.state = json.loads(state["rng"].tobytes())
+
+
+def test_the_json_of_a_state_comes_back(tmp_path):
+    def each(step, parts, rng):
+        parts["model"].bank.data[0, 0] = parts["sampler"].rng.random()
+
+    assert_resumes(tmp_path, make=lambda model, rng: {"sampler": Sampler()}, each=each)
+
+
+def test_a_gradient_of_zeros_that_no_optimizer_moves_is_not_none_after_a_resume(tmp_path):
+    """Code may ask whether there is one."""
+    def each(step, parts, rng):
+        head = parts["head"]
+        parts["model"].bank.data[0, 0] += head.bias.grad is not None
+        if head.bias.grad is None:
+            (head(X[step]) * 0.0).sum().backward()
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*no optimizer moves them")
+        assert_resumes(tmp_path, make=lambda model, rng: {"head": nn.Linear(3, 2, rng=rng)}, each=each)
 
 
 GAPS = [np.ones((4, 6))[:, :3], np.ones(6)[::2], np.ones((4, 6)).T[:3], [np.ones((4, 6))[:, :3]]]

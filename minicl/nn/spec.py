@@ -189,7 +189,7 @@ def class_texts(module: Any) -> dict[str, str]:
         functions = [(key, function) for key, value in vars(cls).items() for function in functions_of(value)]
         text = _source(cls)
         text += "".join(source for _, function in functions if (source := _source(function)) not in text)
-        bytecode = repr([(key, _bytecode(function.__code__)) for key, function in functions])
+        bytecode = repr([(key, code_of(function.__code__)) for key, function in functions])
         if text:
             texts[name] = hashlib.sha256(text.encode()).hexdigest()[:32]
         texts[f"{name}{IN_PYTHON}"] = hashlib.sha256(bytecode.encode()).hexdigest()[:32]
@@ -221,14 +221,14 @@ def functions_of(value):
                 yield from functions_of(inner)
 
 
-def _bytecode(code):
+def code_of(code):
     return code.co_code, code.co_names, [_constant(x) for x in code.co_consts]
 
 
 def _constant(x):
     """A constant of a function's code, in a form whose repr() is the same in another process."""
     if inspect.iscode(x):
-        return _bytecode(x)
+        return code_of(x)
     if isinstance(x, frozenset):
         return sorted(map(repr, x))
     return [_constant(item) for item in x] if isinstance(x, tuple) else x
