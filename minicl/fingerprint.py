@@ -49,8 +49,9 @@ INSIDE: dict[type, Any] = {                                  # by kind: what is 
     **dict.fromkeys((set, frozenset), lambda x: sorted(map(fingerprint, x))),
     functools.partial: lambda x: [x.func, x.args, x.keywords], types.MethodType: lambda x: [x.__func__, x.__self__],
     **dict.fromkeys((staticmethod, classmethod), lambda x: [x.__func__]), property: lambda x: [x.fget, x.fset, x.fdel],
-    types.FunctionType: lambda x: [x.__module__, x.__qualname__, repr(code_of(x.__code__)), *defaults(x).values(),
-                                   *around(x).values(), vars(x)], memoryview: lambda x: [x.tobytes()],
+    types.FunctionType: lambda x: [x.__module__, x.__qualname__, repr(code_of(x.__code__)), vars(x), *(
+        value for held in (defaults(x), closure_of(x), globals_read(x)) for value in held.values())],
+    memoryview: lambda x: [x.tobytes()],
     type(functools.lru_cache(len)): lambda x: [x.__wrapped__], weakref.ref: lambda x: [x()],
     contextvars.ContextVar: lambda x: [x.get(None)], np.ndarray: np.ndarray.tolist}      # of objects
 
@@ -76,7 +77,9 @@ def fingerprint(value: Any) -> str:
         elif type(x) not in weakref.ProxyTypes and is_array(x) and x.dtype.kind != "O":
             found = *found, x.dtype.str, x.shape, checksum(x)
         elif len(seen) < MANY:
-            inside = _inside(x)
+            inside: list = []
+            with contextlib.suppress(Exception):             # of a class whose objects cannot be looked into
+                inside = _inside(x)
             seen[id(x)] = len(seen), x
             left += reversed(inside)
             found = *found, len(inside)
@@ -95,7 +98,7 @@ def _inside(x):
     inside = INSIDE[kinds[0]](x) if kinds else []
     if str(kind.__module__).split(".")[0] in ACTIVE:
         return []
-    attributes = [item for pair in sorted(attributes_of(x).items()) for item in pair]
+    attributes = [item for pair in sorted(attributes_of(x).items(), key=lambda pair: str(pair[0])) for item in pair]
     if kinds or attributes:
         return [*inside, *attributes]
     with contextlib.suppress(Exception):                     # of a class in C its text, or what a copy would have
@@ -104,20 +107,21 @@ def _inside(x):
     return []
 
 
-def _is_of_library(thing):
-    return str(thing.__module__).split(".")[0] in {*sys.stdlib_module_names, "numpy", "cupy"} - {"__main__"}
-
-
-def around(function: types.FunctionType) -> dict[str, Any]:
-    """{name: value} of what a function of a script has around it: its closure, and the globals that it names, other than
-    code."""
-    if _is_of_library(function) or str(function.__module__).startswith("minicl."):
+def globals_read(function: types.FunctionType) -> dict[str, Any]:
+    """{name: value} of the globals that a function of a script names, other than code."""
+    if str(function.__module__).split(".")[0] in {*sys.stdlib_module_names, "numpy", "cupy", "minicl"} - {"__main__"}:
         return {}
     named = {key: function.__globals__[key] for key in sorted(globals_of(function.__code__)) if key in function.__globals__}
+    return {name: x for name, x in named.items() if not issubclass(type(x), (type, types.ModuleType, *CODE))}
+
+
+def closure_of(function: types.FunctionType) -> dict[str, Any]:
+    """{name: value} of the variables of enclosing functions that a function names."""
+    found = {}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
         with contextlib.suppress(ValueError):                # no value yet
-            named[name] = cell.cell_contents
-    return {name: x for name, x in named.items() if not issubclass(type(x), (type, types.ModuleType, *CODE))}
+            found[name] = cell.cell_contents
+    return found
 
 
 def kept_by(modules: Iterable[tuple[str, Module]]) -> dict[str, Any]:
@@ -139,9 +143,9 @@ def read_by(modules: Iterable[Module]) -> dict[str, Any]:
         for key, value in vars(cls).items():
             functions = [*functions_of(value)]
             for function in functions:
-                found |= {f"{function.__module__}.{other}": x for other, x in around(function).items()}
-                found |= {f"{name}.{key}.{other}": x for other, x in defaults(function).items()}
-                found[f"{name}.{key}.__dict__"] = vars(function)
+                found |= {f"{function.__module__}.{other}": x for other, x in globals_read(function).items()}
+                found |= {f"{name}.{key}.{other}": x for other, x in (
+                    closure_of(function) | defaults(function) | {"__dict__": vars(function)}).items()}
             if not (key.startswith("__") or functions or inspect.isdatadescriptor(value)):
                 found[f"{name}.{key}"] = value
     return found

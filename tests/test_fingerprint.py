@@ -72,6 +72,10 @@ def closure():
     return call
 
 
+def decorated(function):
+    return lambda: function()
+
+
 def with_default(kept=[0]):  # noqa: B006
     kept[0] += 1
 
@@ -127,6 +131,7 @@ HOLD = {
     "another augmentation": (lambda: [augment.RandomErasing(0.5)], lambda x: x.__setitem__(0, augment.RandomErasing(0.6))),
     "other batches": (lambda: [Batches(64, 8, seed=0)], lambda x: x.__setitem__(0, Batches(64, 8, seed=5))),
     "another module": (lambda: [np], lambda x: x.__setitem__(0, re)), "a method of another": (lambda: [Counts().__call__], lambda x: x.__setitem__(0, Meter().__eq__)),
+    "a decorated function": (lambda: decorated(closure()), lambda x: x()),
     "a function's attribute": (closure, lambda x: setattr(x, "n", 1)),
     "a circle": (lambda: (x := [1], x.append(x))[0], lambda x: x.__setitem__(0, 2)),
 }
@@ -241,12 +246,12 @@ def test_what_a_class_inside_a_function_reads_is_looked_at(tmp_path, capsys):
             return self.layer(x)
 
     local = Local(np.random.default_rng(0))
-    assert read_by([local]) == {"test_fingerprint.seen": seen, "test_fingerprint.Local.forward.least": [0],
+    assert read_by([local]) == {"test_fingerprint.Local.forward.seen": seen, "test_fingerprint.Local.forward.least": [0],
                                 **{f"test_fingerprint.Local.{name}.__dict__": {} for name in ("__init__", "forward")}}
     assert "layer" in kept_by(local.named_modules())
     run_of(tmp_path / "run", make=lambda model, rng: {"local": local}, each=lambda step, parts, rng: local(np.ones((2, 3), "float32")))
     out = capsys.readouterr().out
-    assert " test_fingerprint.seen was" in out and "test_fingerprint.Local.forward.least was" in out
+    assert " test_fingerprint.Local.forward.seen was" in out and "test_fingerprint.Local.forward.least was" in out
 
 
 class Own(optim.SGD):
