@@ -38,7 +38,7 @@ from .typing import HostArray, Rng
 # Options that a resumed run may change.
 NOT_COMPARED = ("out", "resume", "data_dir", "log_every", "log", "evaluate_every", "backend", "precision", "threads",
                 "keep_memory", "capture")
-FORMAT = 4                             # increased when the meaning of the content changes, or the meta of a Run
+FORMAT = 5                             # increased when the meaning of the content changes, or the meta of a Run
 
 
 # ---------------------------------------------------------------- write
@@ -153,7 +153,7 @@ def _meta(array, path):
     meta = json.loads(array.tobytes(), parse_constant=refuse)
     if not isinstance(meta, dict):
         raise ValueError("its meta is not a dict")
-    if (found := meta.pop("format", None)) not in (2, 3, FORMAT):            # 2 lacks modes and the state of a seed, 3 sums
+    if (found := meta.pop("format", None)) not in (2, 3, 4, FORMAT):         # 2 lacks modes and the state of a seed, 3 sums
         raise CheckpointError(f"{path} is a checkpoint of format {found!r:.20}, but this version of minicl reads format "
                               f"{FORMAT}: use the version that wrote it, or start again with another --out")
     return meta
@@ -362,6 +362,10 @@ def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path
         Gradients(whole).load_state_dict(gradients)
     except ValueError as error:
         raise CheckpointError(f"{path} does not fit this run: {error}") from error
+    unsaved = found if isinstance(found := (meta or {}).get("unsaved"), list) else []
+    if unsaved := [name for name in unsaved if isinstance(name, str)]:
+        log(f"when this checkpoint was saved, the loop had made a {' and a '.join(unsaved)} that no part saves; if a later "
+            "step uses it, this run goes on in another way than an uninterrupted one")
     there = dict(state_of(parts))
     lost = [name for name, array in arrays.items() if kind_of(there.get(name)) != python.get(name, "array")
             or (x := as_array(name, there[name])).dtype != array.dtype or not np.array_equal(x, array)]

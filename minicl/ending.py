@@ -36,12 +36,23 @@ def failure(error: BaseException, received: list[int]) -> tuple[str | None, int]
         return None, error.code if type(error.code) is int else 1
     if received or isinstance(error, KeyboardInterrupt):     # whatever a signal's exception has turned into
         stopped = error if isinstance(error, Stopped) else Stopped(*received[:1])
-        return f"\n{stopped}", stopped.exit_code
+        return f"\n{stopped}{_instead(error)}", stopped.exit_code
     if isinstance(error, MemoryError):                       # NumPy's own, and CuPy's OutOfMemoryError is one
         return f"error: out of memory ({error}); {OUT_OF_MEMORY}", 2
     if isinstance(error, (BackendError, CheckpointError, DataError, RunError, FloatingPointError, OSError)):
         return f"error: {error}", 2
     return None, 1
+
+
+def _instead(error):
+    """What has ended a step, or kept a checkpoint from being saved, after a signal; "" if the signal itself did."""
+    seen = [error]
+    while (cause := seen[-1].__cause__ or seen[-1].__context__) and cause not in seen:
+        seen.append(cause)
+    if any(isinstance(each, KeyboardInterrupt) for each in seen):
+        return ""
+    known = failure(error, [])[0] or as_python_says(error).rstrip()
+    return f"; the step was not finished or not saved:\n{known}"
 
 
 def as_python_says(error: BaseException) -> str:

@@ -4,7 +4,7 @@
     kept_by(named_modules)     {name: value} of what Modules keep besides their state
     read_by(modules)           the same of what their classes keep, and of what their methods read from around them
     marks(values)              {name: (fingerprint, text)}
-    differences(before, now)   of two marks, as texts
+    differences(before, now)   [(name, text), ...] of what differs in two marks
 
 Followed are entries of containers, attributes of objects, whatever their __repr__ shows, and what functions have around
 them: default arguments, closures, and the global values that their code names. Not followed are Modules, optimizers and
@@ -170,8 +170,9 @@ def _text(value):
         return f"a {type(value).__name__}"
 
 
-def differences(before: Mapping[str, tuple[str, str]], now: Mapping[str, tuple[str, str]]) -> list[str]:
-    """Texts that say which values are others now than before, the shortest first."""
-    changed = [(name, before[name][1], mark[1]) for name, mark in now.items() if before.get(name, mark) != mark]
-    return sorted((f"{name} has other content than before" if old == new or re.search("[0-9a-f]{16}", old + new)
-                   else f"{name} was {old}, now {new}" for name, old, new in changed), key=len)
+def differences(before: Mapping[str, tuple[str, str]], now: Mapping[str, tuple[str, str]]) -> list[tuple[str, str]]:
+    """[(name, text), ...] of the values that are others now than before, the shortest text first."""
+    changed = {name: (before[name][1], mark[1]) for name, mark in now.items() if before.get(name, mark) != mark}
+    texts = {name: f"{name} has other content than before" if old == new or re.search("[0-9a-f]{16}", old + new)
+             else f"{name} was {old}, now {new}" for name, (old, new) in changed.items()}
+    return sorted(texts.items(), key=lambda pair: len(pair[1]))

@@ -1,11 +1,10 @@
-"""What the loop of a Run changes: whether the run's parts save it, so that a checkpoint has all of it; and the modes."""
+"""What the loop of a Run changes: whether the run's parts save it, so that a checkpoint has all of it."""
 
 import bisect
-import contextlib
 import gc
 import weakref
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from .backend import to_host
 from .checkpoint import own_settings, unsaved_settings
 from .fingerprint import differences, kept_by, marks, not_cached, read_by
-from .methods.ema import FOLLOWS
+from .modes import modes
 from .nn import Buffer, Module, Parameter
 from .nn.layers import AVERAGED
 from .nn.parts import Stream, live, looked_for, time_made
@@ -29,10 +28,11 @@ _in_runs: dict[int, tuple[weakref.ref, list[int]]] = {}      # by id: what Runs 
 
 
 class Loop:
-    """The loop of a Run from its begin on. parts: the run's; whole: also what they hold, see expanded()."""
+    """The loop of a Run from its begin on. parts: the run's; whole: also what they hold, see expanded(); log: prints."""
 
-    def __init__(self, parts: Mapping[str, Any], whole: Mapping[str, Any]):
+    def __init__(self, parts: Mapping[str, Any], whole: Mapping[str, Any], log: Callable[[str], None]):
         self.parts, self.whole = parts, whole                # whole: of now, by the names at the begin, see check()
+        self.run_print = weakref.WeakMethod(log)             # a Run that is dropped frees its folder at once
         self.now = whole                                     # by their names of now, without what a resumed run makes again
         self.own = {name: part for name, part in parts.items() if not _saves_all(part)}
         self.shapes = {name: (x.data.shape, x.data.dtype) for name, x in self._arrays()}
@@ -45,8 +45,8 @@ class Loop:
         self.sums = {id(x): checksum(x.data) for x in live() if isinstance(x, (Parameter, Buffer)) and id(x) not in names}
         self.replaced: dict[int, tuple[weakref.ref, int]] = {}       # by id: what a part no longer holds, and since when
         self.ended: list[int] = []                           # the time, once it is over
-        self.told = set[str]()
-        self.used: list[str] = []                            # what a step made, no part saves and a later one called
+        self.inside = [*map(weakref.ref, _inside(whole))]    # at the last check
+        self.told = set[tuple[str, str]]()
         for x in _inside(whole):
             _in_runs[id(x)] = weakref.ref(x), self.ended
         self.begun = next(clock)
@@ -70,10 +70,10 @@ class Loop:
     def _names(self):
         return {id(x): name for name, x in self._arrays()}
 
-    def check(self) -> str:
+    def check(self) -> list[tuple[str, str]]:
         """Raise CheckpointError unless the parts save what has changed: what optimizers have moved, these optimizers, EMA
         targets, Queues and Streams, and unless arrays have the shapes that they began with. Returns what else no part saves
-        that has changed, as text; "" for nothing.
+        that has changed, for tell().
 
         A Module and an optimizer save what is theirs, any other object the arrays whose values are in its state_dict(). What
         was made in the step that has changed it is not looked at: a resumed run makes it again.
@@ -87,9 +87,11 @@ class Loop:
 
     def _check(self):
         saved = _Values(self.own)
-        earlier, self.whole = _inside(self.whole), renewed(self.whole, self.parts)
+        earlier = [x for reference in self.inside if (x := reference()) is not None]
+        self.whole = renewed(self.whole, self.parts)
         held = {id(x) for x in _inside(self.whole)}
-        gone = [x for x in earlier if id(x) not in held]     # replaced by a trainer
+        gone = [x for x in earlier if id(x) not in held]     # replaced by a trainer, or in a Module
+        self.inside = [*map(weakref.ref, _inside(self.whole))]
         self.replaced |= {id(x): (weakref.ref(x), next(clock)) for x in gone}
         self.sums |= {id(x): checksum(x.data) for x in gone if not isinstance(x, Module)}
         names = self._names()
@@ -98,15 +100,14 @@ class Loop:
         things = [x for x in live() if not self._is_of_another(x)]
         moved = [x for x in things if isinstance(x, (Parameter, Buffer)) and x.changed and x.changed[0] > self.begun
                  and (self._outlasts(x, x.changed[0]) or x.data in saved)]
-        told = [*self._lost(moved, names, saved), *self._made(things, names, saved)]
-        told += self._written([x for x in things if id(x) not in {*names, *map(id, moved)}], saved)
-        told += self._other_forms(things, {id(x) for x in moved})
+        texts = [*self._lost(moved, names, saved), *self._made(things, names, saved)]
+        texts += self._written([x for x in things if id(x) not in {*names, *map(id, moved)}], saved)
         streams = [x for x in things if isinstance(x, Stream) and x.drawn > self.begun and id(x) not in names]
         if any(self._outlasts(x, x.drawn) and x.data not in saved for x in streams):
             raise _missing("dropout", "a Stream of random numbers, as in a Dropout, has drawn")
         kept = {id(x) for x in _inside(self.now)}
         if any(x.key and time_made(x) > self.begun and x.data in saved and id(x) not in kept for x in streams):
-            told += ["a Stream of random numbers that was copied in the loop has drawn"]
+            texts += ["a Stream of random numbers that was copied in the loop has drawn"]
         self._require_optimizers([x for x in things if isinstance(x, Optimizer)], moved, names, saved)
         for name, x in self._arrays():
             now, before = (x.data.shape, x.data.dtype), self.shapes.get(name)
@@ -114,7 +115,7 @@ class Loop:
                 raise CheckpointError(f"Run.steps: {name} was {before[1]} {before[0]}, now {now[1]} {now[0]}, so neither "
                                       "--resume nor minicl.load could load it; keep its shape and dtype, as by a Buffer of "
                                       "the largest size and a Counter")
-        return "; ".join(told[:3])
+        return [*((text, text) for text in texts), *self._other_forms(things, {id(x) for x in moved})]
 
     def _lost(self, moved, names, saved):
         """What has changed the arrays that are in no state, as texts. If one of two equal arrays is, it is the model's."""
@@ -143,18 +144,20 @@ class Loop:
         new = [x for x in new if not self._is_saved(x, names, saved)]
         self._look_for(new)
         now = next(clock)
-        return [*(f"a {name} was made, which a later step has used" for name in self.used),
-                *(f"a {type(x).__name__} was made, which is still there" for x in new if self._outlasts(x, now))][:1]
+        return [f"a {type(x).__name__} was made, which is still there" for x in new if self._outlasts(x, now)][:1]
 
     def _is_saved(self, x, names, saved):
         return all(id(part) in names or part.data in saved for _, part in x.named_state()) if isinstance(x, Module) \
             else id(x) in names or x.data in saved
 
     def _look_for(self, modules):
-        """Let the call of one of these note its use."""
-        for key in [key for key, (_, used) in looked_for.items() if used is self.used]:
+        """Warn at once if one of these is called."""
+        for key in [key for key, (_, tell) in looked_for.items() if tell == self._used]:
             del looked_for[key]
-        looked_for.update({id(x): (time_made(x), self.used) for x in modules})
+        looked_for.update({id(x): (time_made(x), self._used) for x in modules})
+
+    def _used(self, name):
+        self.tell({"what no part saves": [(f"a {name}", f"a {name} was made, which a later step has used")]})
 
     def _require_optimizers(self, optimizers, moved, names, saved):
         """Raise CheckpointError if one has made a step, after that in which it was made, and is in no state."""
@@ -199,15 +202,14 @@ class Loop:
         modules = [module for part in self.whole.values() if isinstance(part, Module) for module in part.modules()]
         return marks({f"{name}.{key}": x for name, held in kept.items() for key, x in held.items()} | read_by(modules))
 
-    def changed(self) -> str:
-        """What the Modules and optimizers of the parts keep besides their state and is not as at the begin, as text."""
-        different = differences(self.marks, self._marks())
-        return "; ".join(different[:3]) + f"; and {len(different) - 3} more" * (len(different) > 3)
+    def changed(self) -> list[tuple[str, str]]:
+        """What the Modules and optimizers of the parts keep besides their state and is not as at the begin, for tell()."""
+        return differences(self.marks, self._marks())
 
     def _other_forms(self, things, moved):
         """Modes and settings that are not as at the begin, of what is in no part; of what the loop has made, if it moved."""
         held = {id(x) for whole in (self.whole, self.now) for x in _inside(whole)}
-        texts = []
+        found = []
         for x in things:
             was_there = time_made(x) < self.begun
             if id(x) in held:
@@ -215,28 +217,46 @@ class Loop:
             before, now = self.before[id(x)] if was_there else _form_of_new(x), _form(x)
             arrays = [x] if isinstance(x, Parameter) else [x for _, x in x.named_state()] if isinstance(x, Module) else []
             if was_there or any(id(array) in moved for array in arrays):
-                texts += differences(before, now)
-        return texts
+                found += differences(before, now)
+        return found
 
-    def tell(self, log: Callable[[str], None], changed: Mapping[str, str]) -> None:
-        """Warn once of each kind of change that a checkpoint does not have, {what: its text, or ""}."""
-        for what, change in changed.items():
-            if change and what not in self.told:
-                self.told.add(what)
-                log(f"warning: {what} changed in the loop: {change}; minicl.load and --resume have what was there at the "
-                    "begin, unless each step sets it again")
+    def _log(self, line):
+        if (log := self.run_print()) is not None:
+            log(line)
+
+    def tell(self, changed: Mapping[str, Sequence[tuple[str, str]]]) -> None:
+        """Warn of changes that a checkpoint does not have, {what: [(name, text), ...]}; once of each name."""
+        for what, found in changed.items():
+            new = [text for name, text in found if (what, name) not in self.told]
+            self.told |= {(what, name) for name, _ in found}
+            if new:
+                more = f"; and {len(new) - 3} more" * (len(new) > 3)
+                self._log(f"warning: {what} changed in the loop: {'; '.join(new[:3])}{more}; minicl.load and --resume have "
+                         "what was there at the begin, unless each step sets it again")
 
     def meta(self, at_begin: Mapping[str, Any], made: Mapping[str, str]) -> dict[str, Any]:
         """What restore() and restore_modes() need of what the parts hold now: modes, at the begin and now, sums, and the
-        settings of what was not yet there when the script had the settings `made`."""
+        settings of what was not yet there when the script had the settings `made`; and what the loop has made that is there
+        and that no part saves, by class."""
         late = {key: text for key, text in unsaved_settings(self.now).items() if key not in made}
-        return {"modes": [at_begin, modes(self.now)], "sums": sums_of(self.now), "late": late}
+        if unsaved := self._unsaved():
+            gc.collect()                                     # perhaps it is no longer in use
+            unsaved = self._unsaved()
+        return {"modes": [at_begin, modes(self.now)], "sums": sums_of(self.now), "late": late, "unsaved": unsaved}
+
+    def _unsaved(self):
+        saved, names = _Values(self.own), self._names()
+        new = [x for x in live() if time_made(x) > self.begun and not self._is_of_another(x)]
+        left = [x for x in new if isinstance(x, Optimizer) and not self._saves(x, saved)
+                or not isinstance(x, Optimizer) and not self._is_saved(x, names, saved)]
+        inside = {id(part) for x in left if isinstance(x, Module) for _, part in x.named_parts() if part is not x}
+        return sorted({type(x).__name__ for x in left if id(x) not in inside})
 
     def gradients(self, processes: int) -> dict[str, Gradients]:
         """The gradients as a part of a checkpoint. Of several processes all have others, until step() adds them up."""
         return {} if processes > 1 else {GRADIENTS: Gradients(self.now)}
 
-    def waits(self, put_off: int, most: int, log: Callable[[str], None], processes: int) -> bool:
+    def waits(self, put_off: int, most: int, processes: int) -> bool:
         """Whether something waits that a checkpoint does not have: keys for MoCo's update(), or gradients for the step() of
         an optimizer that no part refers to, or of one whose gradients several processes are to add up.
 
@@ -248,7 +268,7 @@ class Loop:
         waiting += [type(x).__name__ for x in live() if isinstance(x, Optimizer) and id(x) not in known and x.is_pending
                     and all(id(p) in self._names() or p.data in _Values(self.own) for p in x.parameters)]
         if waiting and put_off == most // 10:
-            log(f"the next checkpoint waits for a step() or update() of {waiting[0]}")
+            self._log(f"the next checkpoint waits for a step() or update() of {waiting[0]}")
         if waiting and put_off > most:
             raise CheckpointError(f"Run.steps: {waiting[0]} has gradients that wait for step(), or keys that wait for "
                                   "update(); a checkpoint has neither, and was put off for too many steps. Call both in the "
@@ -285,6 +305,11 @@ def _saves_all(part):
     return isinstance(part, Module) or isinstance(part, Optimizer) and type(part).state_dict is Optimizer.state_dict
 
 
+def once(text: str) -> list[tuple[str, str]]:
+    """A change, or "", for tell(), which reports it the first time only."""
+    return [("", text)] if text else []
+
+
 def _missing(kind, change):
     return CheckpointError(f"Run.steps: the {kind} is not among its parts, but {change}. It would not be saved, and "
                            f"--resume would continue with a new one; pass {kind}={kind}, or save its values in a part, as "
@@ -313,61 +338,6 @@ def _form_of_new(x):
 
 def _marks_of(x, held):
     return marks({f"{key} of a {type(x).__name__}": value for key, value in held.items()})
-
-
-def modes(parts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """{part: {"evaluation": names of its modules in evaluation mode, "frozen": of frozen ones, "follows": of a target's that
-    are frozen as online's, "constant": of its Parameters that get no gradient, "copied": what the next copy of a Stream
-    depends on, "keys": of Streams}} of the Modules among parts, and {part: {"settings": {"lr": ...}}} of optimizers."""
-    return {name: {"evaluation": [key for key, module in part.named_modules() if not module.training],
-                   "frozen": [key for key, module in part.named_modules() if module._frozen is True],
-                   "follows": [key for key, module in part.named_modules() if isinstance(module._frozen, str)],
-                   "constant": [key for key, p in part.named_parameters() if not p.requires_grad],
-                   "copied": [[key, *x.copied] for key, x in part.named_state() if isinstance(x, Stream) and x.copied[1]],
-                   "keys": [[key, *x.key] for key, x in part.named_state() if isinstance(x, Stream)]}
-            for name, part in parts.items() if isinstance(part, Module)} | {
-        name: {"constant": [""][:not part.requires_grad]} for name, part in parts.items() if isinstance(part, Parameter)} | {
-        name: {"settings": {key: _plain(getattr(part, key)) for key in part._setting_ranges if hasattr(part, key)}}
-        for name, part in parts.items() if isinstance(part, Optimizer)}
-
-
-def _plain(value):
-    """A setting of an optimizer as JSON gives it back."""
-    return [*map(_plain, value)] if isinstance(value, tuple) else value.item() if isinstance(value, np.generic) else value
-
-
-def restore_modes(parts: Mapping[str, Any], at_begin: Any, saved: Any, log: Callable[[str], None]) -> None:
-    """Put the parts, named_as() in a checkpoint, into its modes(), saved = [those at the begin, those then].
-
-    If the script begins with others by now, at_begin, they stay.
-    """
-    begin, then = saved if isinstance(saved, list) and len(saved) == 2 else (None, None)
-    if then and not (isinstance(begin, dict) and all(
-            isinstance(found, dict) and found.items() <= at_begin.get(name, {}).items() for name, found in begin.items())):
-        log("warning: the script now freezes or puts in evaluation mode other parts than at the begin of the run; these "
-            "modes are used, and not those of the checkpoint")
-        return
-    for name, found in (then if isinstance(then, dict) else {}).items():
-        part = parts.get(name)
-        if isinstance(part, Module) and isinstance(found, dict) and all(isinstance(names, list) for names in found.values()):
-            for key, module in part.named_modules():
-                object.__setattr__(module, "training", key not in found.get("evaluation", ()))
-                follows = key in found.get("follows", ())
-                object.__setattr__(module, "_frozen", FOLLOWS if follows else key in found.get("frozen", ()))
-            for key, p in part.named_parameters():
-                p.requires_grad = key not in found.get("constant", ())
-            copies, keys = ({item[0]: tuple(item[1:]) for item in found.get(what, ()) if isinstance(item, list) and item}
-                            for what in ("copied", "keys"))
-            for key, x in part.named_state():
-                if isinstance(x, Stream):
-                    x.copied, x.key = copies.get(key, (0, 0)), keys.get(key, x.key)
-        elif isinstance(part, Parameter) and isinstance(found, dict) and isinstance(found.get("constant"), list):
-            part.requires_grad = not found["constant"]
-        elif isinstance(part, Optimizer) and isinstance(found, dict) and isinstance(found.get("settings"), dict):
-            for key in {*found["settings"]} & {*part._setting_ranges}:
-                with contextlib.suppress(TypeError, ValueError):             # of one that is out of range
-                    value = found["settings"][key]
-                    setattr(part, key, tuple(value) if isinstance(value, list) else value)
 
 
 def moved_before(parts: Mapping[str, Any]) -> str:

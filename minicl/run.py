@@ -39,7 +39,8 @@ from .distributed import ALONE, World, current, hold_signals, launched
 from .ending import as_python_says, closing, end_all, failure, leave
 from .files import Table, finite, json_bytes, remove_parts, write_atomically, write_json
 from .folder import OwnFolder, RunError, require_unused
-from .loop_state import Loop, changed_after, checksums, modes, moved_before, restore_modes
+from .loop_state import Loop, changed_after, checksums, moved_before, once
+from .modes import modes, restore_modes
 from .origin import Watched, changes, code, plain_options, require_divisible
 from .rng_state import load_rng_state, require_rng_state, require_storable, rng_state
 from .run_parts import expanded, renewed
@@ -100,9 +101,8 @@ class Run:
         require_divisible(args, divided, world.size)
         places = {key: os.path.abspath(path) for key in ("data_dir", "captions") if (path := getattr(args, key, None))}
         self.config = plain_options({**vars(args), **places})            # config.json is read in other current folders too
-        self._args, self._places = args, places
+        self._args, self._places, self.log_every = args, places, args.log_every
         self.name, self.world, self.is_first = name, world, world.rank == 0
-        self.log_every = args.log_every
         self._shown_from, self._has_begun = 0, False         # the next step whose line of the log may be shown
         self._log: list[dict] = []
         self._loop = ""                                      # then "running", perhaps "stopping", and "over"
@@ -222,7 +222,7 @@ class Run:
         elif earlier := moved_before(whole):
             self.print(earlier)
         self._loop, before, first, started = "running", self.seconds, self.step, time.perf_counter()
-        loop, due, whole = Loop(parts, whole), 0, {}         # due: the step after which a checkpoint was first wanted
+        loop, due, whole = Loop(parts, whole, self.print), 0, {}   # due: the step after which a checkpoint was first wanted
         self.log_every = every = self.log_every or max(1, min(50, total // 20))          # 20 lines of a short run
 
         def save():
@@ -235,11 +235,11 @@ class Run:
                     "seconds": self.seconds, "config": self.config, "data": watched.fingerprint, "code": self._code,
                     "models": specs, "settings": made, **loop.meta(at_begin, made), "rng": rng_state(rng), "log": self._log})
                 self._begin()
-                loop.tell(self.print, {
+                loop.tell({
                     "what no part saves": unsaved,
-                    "settings": self._changed_options() or loop.changed(),
-                    "the run": f"run.log_every was {every}, now {self.log_every}" * (every != self.log_every),
-                    "the arrays of data": watched.changes(now=self.step == total or bool(signals))})
+                    "settings": [*once(self._changed_options()), *loop.changed()],
+                    "the run": once(f"run.log_every was {every}, now {self.log_every}" * (every != self.log_every)),
+                    "the arrays of data": once(watched.changes(now=self.step == total or bool(signals)))})
             self._kept = self.step, loop, next(clock), checksums(loop.whole)
             self.world.wait()
 
@@ -263,7 +263,7 @@ class Run:
                     loop.check()
                 ends = bool(signals) or self._loop == "stopping"
                 due = due or self.step * (self.world.any(ends) or self.step % save_every == 0)
-                waits = bool(due) and loop.waits(self.step - due, max(100, save_every), self.print, self.world.size)
+                waits = bool(due) and loop.waits(self.step - due, max(100, save_every), self.world.size)
                 if self.step < total and (not due or self.world.any(waits)):
                     continue
                 save()

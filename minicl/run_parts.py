@@ -156,15 +156,17 @@ def named_as(sums: Mapping[str, int], whole: Mapping[str, Any]) -> dict[str, Any
 
 
 class Gradients:
-    """The gradients of the optimizers, and of Modules beside them, in what expanded() gives: a part of a checkpoint, as the
-    next step may add to them or read them."""
+    """The gradients of the optimizers, and of Modules and Parameters beside them, in what expanded() gives: a part of a
+    checkpoint, as the next step may add to them or read them."""
 
     def __init__(self, whole: Mapping[str, Any]):
         self.optimizers = {name: part for name, part in whole.items() if isinstance(part, Optimizer)}
         self.rank = max((part.world.rank for part in whole.values() if isinstance(part, Module)), default=0)
         moved = {id(p) for optimizer in self.optimizers.values() for p in optimizer.parameters}
-        self.others = {f"{name}.{key}": p for name, part in whole.items() if isinstance(part, Module)
-                       for key, p in part.named_parameters() if id(p) not in moved}
+        held = {f"{name}.{key}": p for name, part in whole.items() if isinstance(part, Module)
+                for key, p in part.named_parameters()} | {
+            name: part for name, part in whole.items() if isinstance(part, Parameter)}
+        self.others = {name: p for name, p in held.items() if id(p) not in moved}
 
     def state_dict(self) -> dict[str, HostArray]:
         """Without those of optimizers that are 0 and that no backward() has reached."""

@@ -16,7 +16,7 @@ PACKAGE = {path.relative_to(ROOT / "minicl"): ast.parse(path.read_text()) for pa
 # A file imports only from its own part and from the layers before it. Parts on one line do not import each other.
 LAYERS = [
     ("typing", "checks", "locks", "no_grad"), ("backend",), ("signature",), ("tensor",), ("autograd",), ("check_inputs", "distributed"), ("ops",), ("contrastive",), ("gradcheck", "files", "folder", "finite_gradients"),
-    ("nn",), ("optim", "viz", "kinds"), ("guards",), ("watch",), ("cuda_graph",), ("methods", "explain", "explain_pairs"), ("data",), ("evaluate",), ("origin", "rng_state", "run_parts", "state_values"), ("checkpoint", "fingerprint", "options"),
+    ("nn",), ("optim", "viz", "kinds"), ("guards",), ("watch",), ("cuda_graph",), ("methods", "explain", "explain_pairs"), ("data",), ("evaluate",), ("origin", "rng_state", "run_parts", "state_values"), ("checkpoint", "fingerprint", "modes", "options"),
     ("console", "signals", "loop_state"), ("ending",), ("run", "trained", "__main__"),
 ]
 LAYER = {name: k for k, names in enumerate(LAYERS) for name in names}

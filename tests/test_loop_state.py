@@ -18,8 +18,8 @@ from small_runs import STEPS, Crash, Net, X, arguments, assert_resumes, assert_s
 
 from minicl import nn, optim
 from minicl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from minicl.loop_state import modes, restore_modes
 from minicl.methods import EMA, MoCo, Queue, frozen_copy
+from minicl.modes import modes, restore_modes
 from minicl.rng_state import load_rng_state, require_rng_state, rng_state
 from minicl.run import Run, RunError
 

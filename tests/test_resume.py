@@ -221,7 +221,7 @@ def test_another_meta_has_another_format(out):
     """Where this fails, the meta of a run has changed: increase FORMAT, so that an older checkpoint is named as one."""
     train(start(out))
     meta = load_checkpoint(out / "checkpoint.npz")[1]
-    assert (FORMAT, sorted(meta)) == (4, ["code", "config", "data", "late", "log", "models", "modes", "name", "rng", "seconds", "settings", "step", "stopped", "sums", "total"])
+    assert (FORMAT, sorted(meta)) == (5, ["code", "config", "data", "late", "log", "models", "modes", "name", "rng", "seconds", "settings", "step", "stopped", "sums", "total", "unsaved"])
 
 
 @pytest.mark.parametrize("before, now, message", OPTIMIZERS)

@@ -20,7 +20,7 @@ import pytest
 from small_runs import STEPS, Crash, Net, X, assert_resumes, run_of, start
 
 import minicl
-from minicl import nn, optim, run_parts
+from minicl import nn, ops, optim, run_parts
 from minicl.checkpoint import CheckpointError, load_checkpoint
 from minicl.methods import EMA, Queue, frozen_copy
 
@@ -836,6 +836,87 @@ def test_the_json_of_a_state_comes_back(tmp_path):
         parts["model"].bank.data[0, 0] = parts["sampler"].rng.random()
 
     assert_resumes(tmp_path, make=lambda model, rng: {"sampler": Sampler()}, each=each)
+
+
+class Bare:
+    """Holds a Parameter itself, which the loop moves by hand."""
+
+    def __init__(self):
+        self.weight = nn.Parameter(np.ones((3, 2), "float32"))
+
+    def state_dict(self):
+        return {"weight": self.weight.data}
+
+    def load_state_dict(self, state):
+        self.weight.data[...] = state["weight"]
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_gradients_of_a_bare_parameter_add_up_over_a_checkpoint(tmp_path, every):
+    def each(step, parts, rng):
+        weight = parts["bare"].weight
+        (ops.matmul(X[step], weight)**2).mean().backward()
+        if step % every == every - 1:
+            weight.data[...] -= 0.1 * weight.grad
+            weight.grad = None
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*no optimizer moves them")
+        assert_resumes(tmp_path, make=lambda model, rng: {"bare": Bare()}, each=each)
+
+
+def test_the_use_of_an_unsaved_network_is_told_at_once(tmp_path, capsys):
+    """The run may be killed before the next checkpoint."""
+    kept: list = []
+
+    def each(step, parts, rng):
+        if step == 3:
+            kept.append(copy.deepcopy(parts["model"]).eval())
+        if step == 4:
+            kept[0](X[step])
+            raise Crash
+
+    with pytest.raises(Crash):
+        run_of(tmp_path / "run", each=each, save_every=4)
+    assert "a Net was made, which a later step has used" in capsys.readouterr().out
+
+
+def test_a_change_that_is_told_does_not_hide_a_later_one(tmp_path, capsys):
+    def each(step, parts, rng):
+        parts["model"].norm.momentum = 0.1 + 0.01 * step     # in each step
+        if step == 4:
+            parts["model"].dropout.p = 0.1
+
+    run_of(tmp_path / "run", each=each)
+    out = capsys.readouterr().out
+    assert out.count("model.norm.momentum was") == 1 and out.count("model.dropout.p was 0.3, now 0.1") == 1
+
+
+@pytest.mark.parametrize("kind", ["Net", "Queue", "Adam"])
+def test_what_a_step_has_made_just_before_a_checkpoint_is_told_at_resume(tmp_path, kind, capsys):
+    """It is not in the checkpoint, and no later one may have been saved that would refuse or tell it."""
+    def each(step, parts, rng):
+        if step == 3:
+            kept.append({"Net": lambda: copy.deepcopy(parts["model"]), "Queue": lambda: Queue(8, 4),
+                         "Adam": lambda: optim.Adam(nn.Linear(2, 2, rng=rng), 0.1)}[kind]())
+
+    kept: list = []
+    with pytest.raises(Crash):
+        run_of(tmp_path / "run", each=each, save_every=4, crash=5)
+    kept.clear()
+    assert "that no part saves" not in capsys.readouterr().out
+    run_of(tmp_path / "run", each=each, save_every=4, resume=True)
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"the loop had made a {kind} " in out and "that no part saves; if a later step uses it" in out
+
+
+@pytest.mark.parametrize("save_every", [1, 3])
+def test_a_dropout_may_be_replaced_after_it_has_drawn(tmp_path, save_every):
+    def each(step, parts, rng):
+        if step == 3:
+            parts["model"].dropout = nn.Dropout(0.3, rng=rng)
+
+    assert_resumes(tmp_path, each=each, save_every=save_every)
 
 
 def test_a_gradient_of_zeros_that_no_optimizer_moves_is_not_none_after_a_resume(tmp_path):

@@ -3,6 +3,7 @@
 import threading
 import warnings
 import weakref
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import numpy as np
@@ -51,14 +52,14 @@ def time_made(thing: Any) -> int:
     return reference.made if reference and reference() is thing else 0
 
 
-looked_for: dict[int, tuple[int, list[str]]] = {}     # by id: when a Run's loop made an unsaved Module; its list
+looked_for: dict[int, tuple[int, Callable[[str], None]]] = {}   # by id: when a loop made an unsaved Module, and whom to tell
 
 
 def note_use(module: Any) -> None:
-    """Add the class's name to the list of a Module that is looked_for: a later step has called it."""
-    made, names = looked_for.pop(id(module), (-1, []))       # another thread may have taken it
+    """Tell the loop that made a Module, which is looked_for, that a later step has called it."""
+    made, tell = looked_for.pop(id(module), (-1, print))     # another thread may have taken it
     if made == time_made(module):                            # else another Module with the same id
-        names.append(type(module).__name__)
+        tell(type(module).__name__)
 
 
 def record(part):
