@@ -123,6 +123,24 @@ def test_an_ignored_signal_stays_ignored(name):
     assert noted == []
 
 
+FAILS = {"the step": ('raise AttributeError("no such thing")', "AttributeError: no such thing"),
+         "the checkpoint": ("part.value = None", "error: cannot save part.value: expected an array, a number or a list")}
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("what", FAILS)
+def test_an_error_after_a_signal_is_printed(tmp_path, what, name):
+    """What keeps the step from being finished or saved, as the checkpoint that a signal asks for is not there."""
+    statement, message = FAILS[what]
+    part = "type('Part', (), {'value': 1.0, 'state_dict': lambda x: {'value': x.value}, 'load_state_dict': print})()"
+    script = TRAINING.replace("save_every=1000)", f"save_every=1000, part=(part := {part}))").replace(
+        "time.sleep(0.02)", f"import os, signal; os.kill(os.getpid(), signal.{name})\n        {statement}")
+    done = subprocess.run([sys.executable, "-c", script, "--out", str(tmp_path / "out")], capture_output=True, text=True,
+                          timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == ENDING[name]
+    assert f"interrupted by {name}; the step was not finished or not saved:" in done.stderr and message in done.stderr
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_run_finishes_its_step_saves_and_exits_with_128_plus_the_signal(tmp_path, name):
     process = start(tmp_path / "out")
