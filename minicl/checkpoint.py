@@ -101,6 +101,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, HostArray], dict[str, Any]]:
     Raises CheckpointError if there is none, or if the file is not exactly what save_checkpoint wrote.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is a folder, or a device")
         with open(path, "rb") as raw, zipfile.ZipFile(raw) as file:
             arrays = _members(file, os.fstat(raw.fileno()).st_size)
         if arrays.pop("digest").tobytes() != digest(arrays):
@@ -274,7 +276,7 @@ def _own(optimizer):
     if is_of_minicl(type(optimizer)):
         return []
     saved = {id(array) for array in (optimizer.values, optimizer.grads, *optimizer.state.values())}
-    known = {*optimizer._known, "_setting_ranges", "_is_sealed"}
+    known = {*optimizer._known, *optimizer._setting_ranges, "_setting_ranges", "_is_sealed"}
     state = optimizer.state_dict() if type(optimizer).state_dict is not Optimizer.state_dict else {}     # may have more
     return sorted(key for key, value in vars(optimizer).items()
                   if key not in known and all(id(owner_of(x)) not in saved for x in arrays_in(_content(value)))

@@ -125,14 +125,15 @@ def closure_of(function: types.FunctionType) -> dict[str, Any]:
 
 
 def kept_by(modules: Iterable[tuple[str, Module]]) -> dict[str, Any]:
-    """{name: value} of what Modules, with their names, keep besides their state: their settings.
+    """{name: value} of what Modules, with their names, keep besides their state and what modes() has: their settings.
 
     >>> from minicl import nn
     >>> kept_by(nn.Sequential(nn.Dropout(0.5, rng=np.random.default_rng(0))).named_modules())["steps.0.p"]
     0.5
     """
     return {f"{name}.{key}".lstrip("."): x for name, module in modules
-            for key, x in (not_cached(module) | settings_held(module)).items() if not isinstance(x, (Parameter, Buffer))}
+            for key, x in (not_cached(module) | settings_held(module)).items()
+            if not isinstance(x, (Parameter, Buffer)) and key not in getattr(module, "_scheduled", ())}
 
 
 def read_by(modules: Iterable[Module]) -> dict[str, Any]:

@@ -53,7 +53,8 @@ class OwnFolder:
                 if error.is_own:
                     reason += ". It is a run of this process, such as a notebook's earlier one: restart the kernel to end it"
             else:
-                reason = f"cannot write there ({error.strerror}); choose another folder"
+                about = f"{name}: " if (name := Path(error.filename or self.path).name) != self.path.name else ""
+                reason = f"cannot write there ({about}{error.strerror}); choose another folder"
             raise RunError(f"--out {self.path}: {reason}") from error
         self.is_held = lock.is_held
         self._lock, self._current = lock, _current_folder()

@@ -2,6 +2,7 @@
 
 import bisect
 import gc
+import random
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ import numpy as np
 
 from .backend import to_host
 from .checkpoint import own_settings, unsaved_settings
-from .fingerprint import differences, kept_by, marks, not_cached, read_by
+from .fingerprint import differences, fingerprint, kept_by, marks, not_cached, read_by
 from .modes import modes
 from .nn import Buffer, Module, Parameter
 from .nn.layers import AVERAGED
@@ -47,6 +48,7 @@ class Loop:
         self.ended: list[int] = []                           # the time, once it is over
         self.inside = [*map(weakref.ref, _inside(whole))]    # at the last check
         self.told = set[tuple[str, str]]()
+        self.generators = _common_generators()
         for x in _inside(whole):
             _in_runs[id(x)] = weakref.ref(x), self.ended
         self.begun = next(clock)
@@ -108,6 +110,8 @@ class Loop:
         kept = {id(x) for x in _inside(self.now)}
         if any(x.key and time_made(x) > self.begun and x.data in saved and id(x) not in kept for x in streams):
             texts += ["a Stream of random numbers that was copied in the loop has drawn"]
+        texts += [f"the generator of {name} has drawn" for name, state in _common_generators().items()
+                  if state != self.generators[name]]
         self._require_optimizers([x for x in things if isinstance(x, Optimizer)], moved, names, saved)
         for name, x in self._arrays():
             now, before = (x.data.shape, x.data.dtype), self.shapes.get(name)
@@ -167,7 +171,7 @@ class Loop:
         late = [p for x in unsaved for p in x.parameters if self._outlasts(x, x._stepped) and self._outlasts(p, x._stepped)]
         views = {id(p): name for optimizer in optimizers for name, p in zip(optimizer.names, optimizer.parameters)}
         late += [p for p in moved if p.changed[2].endswith(".step()") and id(p) in views
-                 and movers.get(id(p)) in [None, *unsaved]]
+                 and id(p) not in movers]
         if late and id(late[0]) in views and id(late[0]) not in movers:
             name = names.get(id(late[0]), views[id(late[0])])
             raise CheckpointError(f"Run.steps: {name} no longer views the buffer of its optimizer, which cannot move it; "
@@ -303,6 +307,11 @@ class _Values:
 def _saves_all(part):
     """Whether a part is a Module, or an optimizer that has not replaced state_dict()."""
     return isinstance(part, Module) or isinstance(part, Optimizer) and type(part).state_dict is Optimizer.state_dict
+
+
+def _common_generators():
+    """The states of the random generators that all of a process shares, which no checkpoint has."""
+    return {"np.random": fingerprint(np.random.get_state()), "random": fingerprint(random.getstate())}
 
 
 def once(text: str) -> list[tuple[str, str]]:

@@ -15,13 +15,16 @@ from .optim import Optimizer
 def modes(parts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """{part: {"evaluation": names of its modules in evaluation mode, "frozen": of frozen ones, "follows": of a target's that
     are frozen as online's, "constant": of its Parameters that get no gradient, "copied": what the next copy of a Stream
-    depends on, "keys": of Streams}} of the Modules among parts, and {part: {"settings": {"lr": ...}}} of optimizers."""
+    depends on, "keys": of Streams, "scheduled": settings such as BYOL's m, [[module, name, value], ...]}} of the Modules among
+    parts, and {part: {"settings": {"lr": ...}}} of optimizers."""
     return {name: {"evaluation": [key for key, module in part.named_modules() if not module.training],
                    "frozen": [key for key, module in part.named_modules() if module._frozen is True],
                    "follows": [key for key, module in part.named_modules() if isinstance(module._frozen, str)],
                    "constant": [key for key, p in part.named_parameters() if not p.requires_grad],
                    "copied": [[key, *x.copied] for key, x in part.named_state() if isinstance(x, Stream) and x.copied[1]],
-                   "keys": [[key, *x.key] for key, x in part.named_state() if isinstance(x, Stream)]}
+                   "keys": [[key, *x.key] for key, x in part.named_state() if isinstance(x, Stream)],
+                   "scheduled": [[key, name, _plain(getattr(module, name))] for key, module in part.named_modules()
+                                 for name in getattr(module, "_scheduled", ())]}
             for name, part in parts.items() if isinstance(part, Module)} | {
         name: {"constant": [""][:not part.requires_grad]} for name, part in parts.items() if isinstance(part, Parameter)} | {
         name: {"settings": {key: _plain(getattr(part, key)) for key in part._setting_ranges if hasattr(part, key)}}
@@ -29,14 +32,14 @@ def modes(parts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _plain(value):
-    """A setting of an optimizer as JSON gives it back."""
+    """A setting as JSON gives it back."""
     return [*map(_plain, value)] if isinstance(value, tuple) else value.item() if isinstance(value, np.generic) else value
 
 
 def restore_modes(parts: Mapping[str, Any], at_begin: Any, saved: Any, log: Callable[[str], None]) -> None:
     """Put the parts, named_as() in a checkpoint, into its modes(), saved = [those at the begin, those then].
 
-    If the script begins with others by now, at_begin, they stay.
+    If the script begins with others by now, at_begin, they stay. Settings that are refused are named.
     """
     begin, then = saved if isinstance(saved, list) and len(saved) == 2 else (None, None)
     if then and not (isinstance(begin, dict) and all(
@@ -58,10 +61,24 @@ def restore_modes(parts: Mapping[str, Any], at_begin: Any, saved: Any, log: Call
             for key, x in part.named_state():
                 if isinstance(x, Stream):
                     x.copied, x.key = copies.get(key, (0, 0)), keys.get(key, x.key)
+            scheduled = [item for item in found.get("scheduled", ()) if isinstance(item, list) and len(item) == 3]
+            for key, module in part.named_modules():
+                values = {item[1]: item[2] for item in scheduled if item[0] == key}
+                _set(module, f"{name}.{key}".rstrip("."), getattr(module, "_scheduled", ()), values, log)
         elif isinstance(part, Parameter) and isinstance(found, dict) and isinstance(found.get("constant"), list):
             part.requires_grad = not found["constant"]
         elif isinstance(part, Optimizer) and isinstance(found, dict) and isinstance(found.get("settings"), dict):
-            for key in {*found["settings"]} & {*part._setting_ranges}:
-                with contextlib.suppress(TypeError, ValueError):             # of one that is out of range
-                    value = found["settings"][key]
-                    setattr(part, key, tuple(value) if isinstance(value, list) else value)
+            _set(part, name, part._setting_ranges, found["settings"], log)
+
+
+def _set(thing, name, known, values, log):
+    """Set the known settings of a Module or optimizer to values, in an order in which each is valid: SGD's nesterov needs a
+    momentum."""
+    left = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if key in known}
+    for _ in [*left]:
+        for key, value in [*left.items()]:
+            with contextlib.suppress(TypeError, ValueError):                 # of one that is out of range, perhaps so far
+                setattr(thing, key, value)
+                del left[key]
+    if left:
+        log(f"warning: {name} cannot have the settings of the checkpoint {left}, and keeps those that it was made with")

@@ -245,8 +245,8 @@ class Trained:
         return items
 
     def _floats(self, items, xp):
-        items = to_float(items, xp) if items.dtype == "uint8" else to_device(items, xp)
-        return items.astype(self.model.parameters()[0].dtype)
+        dtype = self.model.parameters()[0].dtype
+        return to_float(items, xp, dtype) if items.dtype == "uint8" else to_device(items, xp).astype(dtype)
 
     def _opened(self, paths, xp):
         size, _, channels = self.image_shape

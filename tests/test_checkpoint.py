@@ -304,8 +304,10 @@ def save_objects(path):
     lambda path: np.savez(path, meta=np.frombuffer(b"[3]", dtype=np.uint8)),
     lambda path: write_atomically(path, lambda file: np.save(file, np.zeros(3))),
     lambda path: path.mkdir(),
+    os.mkfifo,
+    lambda path: path.symlink_to("/dev/zero"),
 ], ids=["text", "pickle", "npz with a pickle", "npz without meta", "meta not JSON", "meta not text", "meta no dict",
-        "npy", "folder"])
+        "npy", "folder", "pipe", "device"])
 def test_what_is_no_checkpoint_is_refused_by_name(path, write):
     write(path)
     with pytest.raises(CheckpointError, match="checkpoint.npz is not a readable minicl checkpoint"):

@@ -81,6 +81,12 @@ def test_encode_equals_the_model_in_evaluation_mode(model, images, xp):
     np.testing.assert_array_equal(to_host(z), to_host(expected_z.data))
 
 
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+def test_encode_gives_the_model_floats_of_its_own_kind(images, xp, kind, rng):
+    model = nn.MLP(images.shape[1:], (4,), rng=rng).to(xp).astype(kind)
+    assert encode(model, images, xp).dtype == kind
+
+
 def test_encode_does_not_depend_on_the_batch_size(model, images, xp):
     for whole, parts in zip(encode(model, images, xp), encode(model, images, xp, batch=3)):
         np.testing.assert_allclose(to_host(whole), to_host(parts), rtol=1e-5, atol=1e-6)

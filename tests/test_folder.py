@@ -186,7 +186,7 @@ def test_a_planted_link_for_the_lock_is_refused(tmp_path, link):
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "out").mkdir()
     getattr(tmp_path / "out" / ".lock", link)(tmp_path / "precious")
-    with pytest.raises(RunError, match="cannot write there"):
+    with pytest.raises(RunError, match=r"cannot write there .*\.lock"):
         OwnFolder("out", "test")
     assert (tmp_path / "precious").read_text() == "precious"
 

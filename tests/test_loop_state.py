@@ -7,6 +7,7 @@ import dataclasses
 import enum
 import itertools
 import pickle
+import random
 import subprocess
 import sys
 import types
@@ -18,7 +19,7 @@ from small_runs import STEPS, Crash, Net, X, arguments, assert_resumes, assert_s
 
 from minicl import nn, optim
 from minicl.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from minicl.methods import EMA, MoCo, Queue, frozen_copy
+from minicl.methods import BYOL, EMA, MoCo, Queue, frozen_copy
 from minicl.modes import modes, restore_modes
 from minicl.rng_state import load_rng_state, require_rng_state, rng_state
 from minicl.run import Run, RunError
@@ -60,6 +61,86 @@ def slower(step, parts, rng):
 def test_the_settings_of_an_optimizer_are_part_of_the_checkpoint(tmp_path, where, capsys):
     make = {} if where == "a part" else {"make": lambda model, rng: {"trainer": (kept := Keeps(model)), "optimizer": kept.optimizer}, "leave": ["model", "optimizer"]}
     assert_resumes(tmp_path, each=slower, **make)
+    assert "warning" not in capsys.readouterr().out
+
+
+class OwnAdam(optim.Adam):
+    pass
+
+
+def test_the_settings_of_an_optimizer_of_ones_own_are_part_of_the_checkpoint(tmp_path, capsys):
+    assert_resumes(tmp_path, each=slower, kind=OwnAdam)
+    assert "warning" not in capsys.readouterr().out
+
+
+NESTEROV = {"on": ((0.0, False), {2: ("momentum", 0.9), 3: ("nesterov", True)}), "off": ((0.9, True), {2: ("nesterov", False), 3: ("momentum", 0.0)})}
+
+
+@pytest.mark.parametrize("to", NESTEROV)
+def test_settings_of_which_one_needs_the_other_are_restored(tmp_path, to, capsys):
+    (momentum, nesterov), changes = NESTEROV[to]
+    assert_resumes(tmp_path, kind=lambda model, lr: optim.SGD(model, lr, momentum=momentum, nesterov=nesterov),
+                   each=lambda step, parts, rng: step in changes and setattr(parts["optimizer"], *changes[step]))
+    assert "warning" not in capsys.readouterr().out
+
+
+ORDERS = [dict(order) for order in itertools.permutations({"momentum": 0.9, "nesterov": True, "lr": 0.25, "weight_decay": 0.5}.items())]
+
+
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("order", ORDERS, ids=" ".join)
+def test_settings_are_restored_in_whatever_order_a_checkpoint_has_them(order, back, capsys):
+    optimizer = optim.SGD(nn.Linear(2, 2, rng=np.random.default_rng(0)), 0.5)
+    there = optim.SGD(nn.Linear(2, 2, rng=np.random.default_rng(0)), **order)
+    optimizer, there = (there, optimizer) if back else (optimizer, there)
+    begin, then = modes({"optimizer": optimizer}), modes({"optimizer": there})
+    restore_modes({"optimizer": optimizer}, begin, [begin, {"optimizer": {"settings": {key: then["optimizer"]["settings"][key] for key in order}}}], print)
+    assert modes({"optimizer": optimizer}) == then and not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", [BYOL, MoCo])
+def test_the_m_of_a_momentum_encoder_may_have_a_schedule(tmp_path, kind, capsys):
+    """In each step, as in the paper, or once: a resumed run goes on with it."""
+    def make(model, rng):
+        encoder, head = nn.MLP((1, 3, 1), (4,), rng=rng), nn.Linear(4, 3, rng=rng)
+        return {"method": BYOL(encoder, head, nn.Linear(3, 3, rng=rng)) if kind is BYOL else MoCo(encoder, head, dim=3, queue=8, splits=1)}
+
+    def each(step, parts, rng):
+        method = parts["method"]
+        if step == 2:
+            method.m = 0.5
+        for p in (method.online if kind is BYOL else method.query).parameters():
+            p.data[...] *= 1.5
+        (method.ema.update(method.m) if kind is MoCo else method.update())
+
+    assert_resumes(tmp_path, make=make, each=each)
+    assert "warning" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("values", [{"momentum": 1.0}, {"nesterov": True}, {"lr": "0.1"}])
+def test_settings_that_cannot_be_restored_are_told(values, capsys):
+    optimizer = optim.SGD(nn.Linear(2, 2, rng=np.random.default_rng(0)), 0.5)
+    begin = modes({"optimizer": optimizer})
+    restore_modes({"optimizer": optimizer}, begin, [begin, {"optimizer": {"settings": values}}], print)
+    assert f"warning: optimizer cannot have the settings of the checkpoint {values}" in capsys.readouterr().out
+
+
+DRAW = {"np.random": lambda: np.random.normal(), "random": lambda: random.random(), "": lambda: random.Random(3).random()}
+
+
+@pytest.mark.parametrize("name", DRAW)
+def test_a_generator_that_all_of_the_process_share_is_told(tmp_path, name, capsys):
+    run_of(tmp_path / "run", each=lambda step, parts, rng: DRAW[name]())
+    out = capsys.readouterr().out
+    assert ("warning" in out, f"what no part saves changed in the loop: the generator of {name} has drawn" in out) == (bool(name),) * 2
+
+
+def test_an_optimizer_without_memory_may_be_made_in_each_step(tmp_path, capsys):
+    def each(step, parts, rng):
+        optimizer = optim.SGD(parts["other"], 0.1)
+        (parts["other"](X[step])**2).mean().backward(), optimizer.step()
+
+    assert_resumes(tmp_path, make=lambda model, rng: {"other": nn.Linear(3, 2, rng=rng)}, each=each)
     assert "warning" not in capsys.readouterr().out
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ..autograd import Tensor
@@ -20,7 +21,7 @@ def encode(model: Module, items: HostArray, xp: ArrayModule | str, batch: int = 
 
     xp       an array module or a backend's name
     batch    items at a time; the result does not depend on it, up to rounding
-    prepare  makes model's input from a batch and xp: to_float, or to_device for token ids (N, T)
+    prepare  makes model's input from a batch and xp: to_float, in the model's dtype, or to_device for token ids (N, T)
     world    processes that divide the batches, the same batches as with one process; each gets the whole result
     Runs in evaluation mode without recording (BatchNorm's running averages are used, not changed), then restores each
     module's mode, also after an exception.
@@ -30,12 +31,13 @@ def encode(model: Module, items: HostArray, xp: ArrayModule | str, batch: int = 
     xp = get_backend(xp) if isinstance(xp, str) else xp
     if not len(items):
         raise ValueError("encode: expected at least one item, got none")
+    prepare = prepare or partial(to_float, dtype=next((p.dtype for _, p in model.named_parameters()), "float32"))
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with no_grad():
             starts = range(0, len(items), batch)
-            parts = [_rows(model, items[lo:lo + batch], prepare or to_float, xp) for lo in starts[world.part] or starts[:1]]
+            parts = [_rows(model, items[lo:lo + batch], prepare, xp) for lo in starts[world.part] or starts[:1]]
     finally:
         for module, training in modes:
             object.__setattr__(module, "training", training)
@@ -66,8 +68,8 @@ def _join(parts, n, batch, world):
     return world.all_gather(rows.reshape(-1, batch, *y.shape[1:])).reshape(-1, *y.shape[1:])[:n]
 
 
-def to_float(images: HostArray, xp: ArrayModule) -> Array:
-    """uint8 images as float32 in [0, 1] on xp; they are transferred as bytes and converted there.
+def to_float(images: HostArray, xp: ArrayModule, dtype: Any = "float32") -> Array:
+    """uint8 images as floating-point numbers in [0, 1] on xp; they are transferred as bytes and converted there.
 
     >>> import numpy as np
     >>> to_float(np.array([0, 255], dtype=np.uint8), np)
@@ -76,7 +78,7 @@ def to_float(images: HostArray, xp: ArrayModule) -> Array:
     require_unmasked("to_float: images", images)
     if not is_array(images) or images.dtype != "uint8":
         raise TypeError(f"to_float: expected uint8 images, got {getattr(images, 'dtype', type(images).__name__)}")
-    scaled = xp.empty(images.shape, dtype="float32")                         # not of a subclass, as images may be: memmap
+    scaled = xp.empty(images.shape, dtype=dtype)                             # not of a subclass, as images may be: memmap
     scaled[...] = to_device(images, xp)
     scaled *= 1 / 255                                                        # in place: a whole data set may be converted
     return scaled

@@ -38,6 +38,7 @@ class BYOL(Module):
     """
 
     _setting_ranges = {"m": "[0, 1)"}                                        # at 1 the target would never learn
+    _scheduled = ("m",)                                                      # perhaps set in each step: a checkpoint has it
 
     def __init__(self, encoder: Module, head: Module, predictor: Module, *, m: float = 0.99):
         self.m = m

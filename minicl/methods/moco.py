@@ -47,6 +47,7 @@ class MoCo(Module):
     """
 
     _setting_ranges = {"m": "[0, 1)"}                                        # at 1 the keys would never learn
+    _scheduled = ("m",)                                                      # perhaps set in each step: a checkpoint has it
     _waiting = ("served",)                                                   # no setting, see nn/spec.py
 
     def __init__(self, encoder: Module, head: Module, *, dim: int, queue: int = 65536, m: float = 0.999,
