@@ -83,7 +83,7 @@ def test_encode_equals_the_model_in_evaluation_mode(model, images, xp):
 
 @pytest.mark.parametrize("kind", ["float32", "float64"])
 def test_encode_gives_the_model_floats_of_its_own_kind(images, xp, kind, rng):
-    model = nn.MLP(images.shape[1:], (4,), rng=rng).to(xp).astype(kind)
+    model = MLP(images.shape[1:], (4,), rng=rng).to(xp).astype(kind)
     assert encode(model, images, xp).dtype == kind
 
 
