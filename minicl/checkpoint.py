@@ -101,7 +101,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, HostArray], dict[str, Any]]:
     Raises CheckpointError if there is none, or if the file is not exactly what save_checkpoint wrote.
     """
     try:
-        if path.exists() and not path.is_file():
+        if os.path.exists(path) and not os.path.isfile(path):
             raise ValueError("it is a folder, or a device")
         with open(path, "rb") as raw, zipfile.ZipFile(raw) as file:
             arrays = _members(file, os.fstat(raw.fileno()).st_size)
