@@ -15,8 +15,8 @@ from .optim import Optimizer
 def modes(parts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """{part: {"evaluation": names of its modules in evaluation mode, "frozen": of frozen ones, "follows": of a target's that
     are frozen as online's, "constant": of its Parameters that get no gradient, "copied": what the next copy of a Stream
-    depends on, "keys": of Streams, "scheduled": settings such as BYOL's m, [[module, name, value], ...]}} of the Modules among
-    parts, and {part: {"settings": {"lr": ...}}} of optimizers."""
+    depends on, "keys": of Streams, "scheduled": settings such as BYOL's m, [[module, name, value], ...]}} of the Modules
+    among parts, and {part: {"settings": {"lr": ...}}} of optimizers."""
     return {name: {"evaluation": [key for key, module in part.named_modules() if not module.training],
                    "frozen": [key for key, module in part.named_modules() if module._frozen is True],
                    "follows": [key for key, module in part.named_modules() if isinstance(module._frozen, str)],
