@@ -58,7 +58,8 @@ def require_settable(thing: Any, name: str) -> None:
     """Raise AttributeError if thing is of a class of minicl, whose other attributes are made from `name`."""
     kind = type(thing)
     if is_of_minicl(kind) and not getattr(getattr(kind, name, None), "fset", None):
-        raise AttributeError(f"{kind.__name__}.{name} cannot be set after construction; make a new {kind.__name__}")
+        hint = f", or write into it: .{name}[...] = values" if type(getattr(thing, name, None)).__name__ == "ndarray" else ""
+        raise AttributeError(f"{kind.__name__}.{name} cannot be set after construction; make a new {kind.__name__}{hint}")
 
 
 def require_setting(where: Any, name: str, value: Any) -> None:

@@ -35,9 +35,13 @@ def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def require_divisible(options: Any, names: Sequence[str], size: int) -> None:
-    """Raise RunError unless these options, totals over the processes, are multiples of their number."""
-    for name in names:
+def require_options(options: Any, divided: Sequence[str], size: int) -> None:
+    """Raise TypeError unless options are those of a Run, and RunError unless the divided ones, totals over the processes,
+    are multiples of their number."""
+    if lost := [name for name in ("out", "resume", "log_every") if name not in getattr(options, "__dict__", {})]:
+        raise TypeError(f"Run: args: expected parsed options, as of minicl.options.options(...).parse_args(), got "
+                        f"{options!r:.80} without {', '.join(lost)}")
+    for name in divided:
         n = getattr(options, name, None) or 0
         if n % size and (name, n) != ("splits", 1):
             less = n - n % size

@@ -41,7 +41,7 @@ from .files import Table, finite, json_bytes, remove_parts, write_atomically, wr
 from .folder import OwnFolder, RunError, require_unused
 from .loop_state import Loop, changed_after, checksums, moved_before, once
 from .modes import modes, restore_modes
-from .origin import Watched, changes, code, plain_options, require_divisible
+from .origin import Watched, changes, code, plain_options, require_options
 from .rng_state import load_rng_state, require_rng_state, require_storable, rng_state
 from .run_parts import expanded, renewed
 from .signals import Stopped, signals_noted, signals_stop
@@ -98,7 +98,7 @@ class Run:
         if world.size < current().size:
             raise RunError(f"this is process {current().rank} of {current().size}, and each would make its own run; "
                            f"pass the world that get_world() returned: Run(args, {name!r}, world)")
-        require_divisible(args, divided, world.size)
+        require_options(args, divided, world.size)
         places = {key: os.path.abspath(path) for key in ("data_dir", "captions") if (path := getattr(args, key, None))}
         self.config = plain_options({**vars(args), **places})            # config.json is read in other current folders too
         self._args, self._places, self.log_every = args, places, args.log_every

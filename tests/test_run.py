@@ -8,6 +8,7 @@ import math
 import os
 import re
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,12 @@ def test_options_that_change_in_the_loop_or_after_it_are_told(out, capsys):
     told = capsys.readouterr().out
     assert told.count("warning") == 2 and "settings changed in the loop: lr was" in told and "now 0.5;" in told
     assert "options were changed after Run(args, ...), and config.json has the first: " in told and "seed was 0, now 8" in told
+
+
+@pytest.mark.parametrize("args", [None, {"out": "run", "log_every": 1}, types.SimpleNamespace(), types.SimpleNamespace(out=None, resume=False)])
+def test_options_that_are_not_those_of_a_run_are_named(args):
+    with pytest.raises(TypeError, match="Run: args: expected parsed options, .* without .*log_every"):
+        Run(args, "test")
 
 
 def test_the_data_folder_is_stored_as_an_absolute_path(out, tmp_path, monkeypatch):

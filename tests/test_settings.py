@@ -97,6 +97,8 @@ def test_nothing_but_settings_of_an_optimizer_can_be_set_or_deleted(kind, rng):
             with pytest.raises(AttributeError, match=f"{name} cannot be set after construction"):
                 setattr(optimizer, name, 1)
     assert optimizer.steps == 0
+    with pytest.raises(AttributeError, match=r"values cannot be set after construction; make a new .*, or write into it: .values\[...\] = values"):
+        optimizer.values += 1.0
 
 
 @pytest.mark.parametrize("kind", [SGD, LARS])
