@@ -113,13 +113,21 @@ class Loop:
         texts += [f"the generator of {name} has drawn" for name, state in _common_generators().items()
                   if state != self.generators[name]]
         self._require_optimizers([x for x in things if isinstance(x, Optimizer)], moved, names, saved)
-        for name, x in self._arrays():
-            now, before = (x.data.shape, x.data.dtype), self.shapes.get(name)
-            if before not in (None, now):
+        self._require_same_arrays()
+        return [*((text, text) for text in texts), *self._other_forms(things, {id(x) for x in moved})]
+
+    def _require_same_arrays(self):
+        """Raise CheckpointError unless the Modules among the parts have the arrays that they began with, in other values."""
+        arrays = {name: (x.data.shape, x.data.dtype) for name, x in self._arrays()}
+        for name in sorted(self.shapes.keys() ^ arrays.keys()):
+            change = "removed" if name in self.shapes else "made"
+            raise CheckpointError(f"Run.steps: {name} was {change} in the loop, so neither --resume nor minicl.load could load "
+                                  "it; keep it from before the loop to its end, as a Buffer of zeros and a Counter")
+        for name, now in arrays.items():
+            if (before := self.shapes[name]) != now:
                 raise CheckpointError(f"Run.steps: {name} was {before[1]} {before[0]}, now {now[1]} {now[0]}, so neither "
                                       "--resume nor minicl.load could load it; keep its shape and dtype, as by a Buffer of "
                                       "the largest size and a Counter")
-        return [*((text, text) for text in texts), *self._other_forms(things, {id(x) for x in moved})]
 
     def _lost(self, moved, names, saved):
         """What has changed the arrays that are in no state, as texts. If one of two equal arrays is, it is the model's."""

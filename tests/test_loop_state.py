@@ -117,6 +117,55 @@ def test_the_m_of_a_momentum_encoder_may_have_a_schedule(tmp_path, kind, capsys)
     assert "warning" not in capsys.readouterr().out
 
 
+class MakesMoCo:
+    """A trainer that makes its method at step 2."""
+
+    def __init__(self, rng):
+        self.encoder, self.moco = nn.MLP((1, 3, 1), (4,), rng=rng), None
+
+    def make(self, rng):
+        self.moco = MoCo(self.encoder, nn.Linear(4, 3, rng=rng), dim=3, queue=8, splits=1)
+
+    def state_dict(self):
+        return {"is made": bool(self.moco), **(self.moco or self.encoder).state_dict()}
+
+    def load_state_dict(self, state):
+        if state.pop("is made") and not self.moco:
+            self.make(np.random.default_rng(0))
+        (self.moco or self.encoder).load_state_dict(state)
+
+
+def test_the_m_of_what_the_loop_has_made_is_restored(tmp_path, capsys):
+    def each(step, parts, rng):
+        if step == 2:
+            parts["trainer"].make(rng)
+        if (moco := parts["trainer"].moco):
+            moco.m *= 0.9
+            moco.query.head.weight.data[...] += moco.m
+            moco.ema.update(moco.m)
+
+    assert_resumes(tmp_path, make=lambda model, rng: {"trainer": MakesMoCo(rng)}, each=each)
+    assert "warning" not in capsys.readouterr().out
+
+
+LATE = {"none": lambda: None, "a buffer": lambda: nn.Buffer(np.zeros(3, "float32")), "a list": lambda: [nn.Buffer(np.zeros(3, "float32"))],
+        "a dict": lambda: {"a": nn.Buffer(np.zeros(3, "float32"))}, "a dropout": lambda: nn.Dropout(0.5, rng=np.random.default_rng(0))}
+
+
+class Late(nn.Module):
+    def __init__(self, extra, *, rng):
+        self.layer, self.extra = nn.Linear(3, 2, rng=rng), extra
+
+
+@pytest.mark.parametrize("before, then", [*itertools.product(["none"], LATE), *itertools.product(LATE, ["none"])])
+def test_an_array_that_comes_or_goes_in_the_loop_is_an_error(tmp_path, before, then):
+    """At the next checkpoint, which nothing could load."""
+    wrong = pytest.raises(CheckpointError, match=rf"late.extra\S* was {'made' if before == 'none' else 'removed'} in the loop")
+    with wrong if before != then else contextlib.nullcontext():
+        run_of(tmp_path / "run", make=lambda model, rng: {"late": Late(LATE[before](), rng=rng)},
+               each=lambda step, parts, rng: step == 3 and setattr(parts["late"], "extra", LATE[then]()))
+
+
 @pytest.mark.parametrize("values", [{"momentum": 1.0}, {"nesterov": True}, {"lr": "0.1"}])
 def test_settings_that_cannot_be_restored_are_told(values, capsys):
     optimizer = optim.SGD(nn.Linear(2, 2, rng=np.random.default_rng(0)), 0.5)
