@@ -121,8 +121,8 @@ class Loop:
         arrays = {name: (x.data.shape, x.data.dtype) for name, x in self._arrays()}
         for name in sorted(self.shapes.keys() ^ arrays.keys()):
             change = "removed" if name in self.shapes else "made"
-            raise CheckpointError(f"Run.steps: {name} was {change} in the loop, so neither --resume nor minicl.load could load "
-                                  "it; keep it from before the loop to its end, as a Buffer of zeros and a Counter")
+            raise CheckpointError(f"Run.steps: {name} was {change} in the loop, so neither --resume nor minicl.load could "
+                                  "load it; keep it from before the loop to its end, as a Buffer of zeros and a Counter")
         for name, now in arrays.items():
             if (before := self.shapes[name]) != now:
                 raise CheckpointError(f"Run.steps: {name} was {before[1]} {before[0]}, now {now[1]} {now[0]}, so neither "
