@@ -319,7 +319,7 @@ def _saves_all(part):
 
 def _common_generators():
     """The states of the random generators that all of a process shares, which no checkpoint has."""
-    return {"np.random": fingerprint(np.random.get_state()), "random": fingerprint(random.getstate())}
+    return {"np.random": fingerprint(np.random.get_state()), "random": random.getstate()}
 
 
 def once(text: str) -> list[tuple[str, str]]:
