@@ -164,6 +164,13 @@ def is_of_minicl(kind: type) -> bool:
     return kind.__module__.startswith("minicl.")
 
 
+def attributes_of(value: Any) -> dict[str, Any]:
+    """What an object holds, in its __dict__ and in slots."""
+    given = [vars(cls).get("__slots__", ()) for cls in type(value).__mro__]              # a text is one name
+    slots = [name for names in given for name in ([names] if isinstance(names, str) else names) if hasattr(value, name)]
+    return {**getattr(value, "__dict__", {}), **{name: getattr(value, name) for name in slots}}
+
+
 def own_attributes(x: Any) -> Any:
     """What a class outside of minicl has added to an object: the third item of __reduce__()."""
     of_minicl = next(kind for kind in type(x).__mro__ if is_of_minicl(kind))

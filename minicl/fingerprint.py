@@ -1,9 +1,9 @@
 """What Python objects hold, as a number, to tell whether the loop of a Run has changed what no checkpoint has.
 
-    fingerprint(value)         the same as long as the value holds the same
+    fingerprint(value, names)  the same as long as the value holds the same; names of Modules and arrays, by id
     kept_by(named_modules)     {name: value} of what Modules keep besides their state
-    read_by(modules)           the same of what their classes keep, and of what their methods read from around them
-    marks(values)              {name: (fingerprint, text)}
+    read_by(things)            the same of what their classes keep, and of what their methods read from around them
+    marks(values, names)       {name: (fingerprint, text)}
     differences(before, now)   [(name, text), ...] of what differs in two marks
 
 Followed are entries of containers, attributes of objects, whatever their __repr__ shows, and what functions have around
@@ -30,10 +30,10 @@ import numpy as np
 
 from .autograd import Tensor
 from .backend import is_array
-from .checks import is_of_minicl
+from .checks import attributes_of, is_of_minicl
 from .nn import Buffer, Module, Parameter
 from .nn.module import RANDOM
-from .nn.spec import (as_text, attributes_of, code_of, comparable, defaults, functions_of, globals_of, own_classes,
+from .nn.spec import (as_text, code_of, comparable, defaults, functions_of, globals_of, own_classes,
                       settings_held)
 from .optim import Optimizer
 from .run_parts import checksum
@@ -42,6 +42,7 @@ MANY = 100_000                         # objects that are followed from one valu
 PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray, range, pathlib.PurePath, np.generic, np.dtype)
 ACTIVE = {"asyncio", "concurrent", "logging"}                # whose objects keep what they were used for
 CODE = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, type(functools.lru_cache(len)))
+AS_CLASS = "the value of its class"
 CLOSED = (type, types.ModuleType, Module, Parameter, Buffer, Optimizer, *RANDOM, *weakref.ProxyTypes)
 INSIDE: dict[type, Any] = {                                  # by kind: what is followed of what Python itself provides
     dict: lambda x: [*dict.keys(x), *dict.values(x)], types.MappingProxyType: lambda x: [*x.keys(), *x.values()],
@@ -56,8 +57,8 @@ INSIDE: dict[type, Any] = {                                  # by kind: what is 
     contextvars.ContextVar: lambda x: [x.get(None)], np.ndarray: np.ndarray.tolist}      # of objects
 
 
-def fingerprint(value: Any) -> str:
-    """32 hexadecimal digits, which depend on all that a value holds.
+def fingerprint(value: Any, names: Mapping[int, str] = types.MappingProxyType({})) -> str:
+    """32 hexadecimal digits, which depend on all that a value holds; of a Module or array in names, {id: name}, on its name.
 
     >>> meter = types.SimpleNamespace(rows=[np.zeros(2)])
     >>> before = fingerprint(meter)
@@ -79,7 +80,7 @@ def fingerprint(value: Any) -> str:
         elif len(seen) < MANY:
             inside: list = []
             with contextlib.suppress(Exception):             # of a class whose objects cannot be looked into
-                inside = _inside(x)
+                inside = [names[id(x)]] if id(x) in names else _inside(x)
             seen[id(x)] = len(seen), x
             left += reversed(inside)
             found = *found, len(inside)
@@ -98,21 +99,39 @@ def _inside(x):
     inside = INSIDE[kinds[0]](x) if kinds else []
     if str(kind.__module__).split(".")[0] in ACTIVE:
         return []
+    data = [value for cls in kind.__mro__ for value in data_of(cls).items()]
     attributes = [item for pair in sorted(attributes_of(x).items(), key=lambda pair: str(pair[0])) for item in pair]
     if kinds or attributes:
-        return [*inside, *attributes]
+        return [*inside, *attributes, *data]
     with contextlib.suppress(Exception):                     # of a class in C its text, or what a copy would have
         text = repr(x)
-        return [text] if " at 0x" not in text else [*x.__reduce_ex__(4)[1:3]]
-    return []
+        return [*data, text] if " at 0x" not in text else [*data, *x.__reduce_ex__(4)[1:3]]
+    return data
 
 
 def globals_read(function: types.FunctionType) -> dict[str, Any]:
-    """{name: value} of the globals that a function of a script names, other than code."""
+    """{name: value} of the globals that a function of a script names, other than code; of a class its data_of()."""
     if str(function.__module__).split(".")[0] in {*sys.stdlib_module_names, "numpy", "cupy", "minicl"} - {"__main__"}:
         return {}
     named = {key: function.__globals__[key] for key in sorted(globals_of(function.__code__)) if key in function.__globals__}
-    return {name: x for name, x in named.items() if not issubclass(type(x), (type, types.ModuleType, *CODE))}
+    named = {key: data_of(x) if isinstance(x, type) else x for key, x in named.items()}
+    return {name: x for name, x in named.items() if not issubclass(type(x), (types.ModuleType, *CODE))}
+
+
+def data_of(cls: type) -> dict[str, Any]:
+    """{name: value} of the attributes of a script's class, other than methods and properties."""
+    root, file = str(cls.__module__).split(".")[0], getattr(sys.modules.get(str(cls.__module__)), "__file__", None)
+    if root in {*sys.stdlib_module_names, "numpy", "cupy", "minicl"} - {"__main__"} or "site-packages" in str(file):
+        return {}
+    return {key: x for key, x in vars(cls).items() if not (
+        key.startswith(("__", "_abc_")) or isinstance(x, type) or [*functions_of(x)] or inspect.isdatadescriptor(x))}
+
+
+def of_class(thing: Any) -> dict[str, str]:
+    """{name: AS_CLASS} of the attributes that an object has only from its class, or with the same value."""
+    data = {key: x for cls in reversed(type(thing).__mro__) for key, x in data_of(cls).items()}
+    own = vars(thing)
+    return {key: AS_CLASS for key, x in data.items() if key not in own or fingerprint(own[key]) == fingerprint(x)}
 
 
 def closure_of(function: types.FunctionType) -> dict[str, Any]:
@@ -132,23 +151,22 @@ def kept_by(modules: Iterable[tuple[str, Module]]) -> dict[str, Any]:
     0.5
     """
     return {f"{name}.{key}".lstrip("."): x for name, module in modules
-            for key, x in (not_cached(module) | settings_held(module)).items()
-            if not isinstance(x, (Parameter, Buffer)) and key not in getattr(module, "_scheduled", ())}
+            for key, x in (not_cached(module) | settings_held(module) | of_class(module)).items()
+            if key not in getattr(module, "_scheduled", ())}
 
 
-def read_by(modules: Iterable[Module]) -> dict[str, Any]:
-    """{name: value} of the attributes of the classes of Modules, other than minicl's, and of what their methods have around
-    them."""
+def read_by(things: Iterable[Any]) -> dict[str, Any]:
+    """{name: value} of the attributes of the classes of Modules and optimizers, other than minicl's, and of what their
+    methods have around them."""
     found = dict[str, Any]()
-    for name, cls in own_classes(modules):
+    for name, cls in own_classes(things):
         for key, value in vars(cls).items():
             functions = [*functions_of(value)]
             for function in functions:
                 found |= {f"{function.__module__}.{other}": x for other, x in globals_read(function).items()}
                 found |= {f"{name}.{key}.{other}": x for other, x in (
                     closure_of(function) | defaults(function) | {"__dict__": vars(function)}).items()}
-            if not (key.startswith("__") or functions or inspect.isdatadescriptor(value)):
-                found[f"{name}.{key}"] = value
+        found |= {f"{name}.{key}": x for key, x in data_of(cls).items()}
     return found
 
 
@@ -158,9 +176,9 @@ def not_cached(thing: Any) -> dict[str, None]:
             if isinstance(x, functools.cached_property)}
 
 
-def marks(values: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+def marks(values: Mapping[str, Any], names: Mapping[int, str] = types.MappingProxyType({})) -> dict[str, tuple[str, str]]:
     """{name: (fingerprint, text)} of values, for differences()."""
-    return {name: (fingerprint(value), _text(value)) for name, value in values.items()}
+    return {name: (fingerprint(value, names), _text(value)) for name, value in values.items()}
 
 
 def _text(value):

@@ -12,7 +12,7 @@ import numpy as np
 
 from .backend import to_host
 from .checkpoint import own_settings, unsaved_settings
-from .fingerprint import differences, fingerprint, kept_by, marks, not_cached, read_by
+from .fingerprint import differences, fingerprint, kept_by, marks, not_cached, of_class, read_by
 from .modes import modes
 from .nn import Buffer, Module, Parameter
 from .nn.layers import AVERAGED
@@ -178,8 +178,9 @@ class Loop:
         unsaved = [optimizer for optimizer in {*movers.values()} if not self._saves(optimizer, saved)]
         late = [p for x in unsaved for p in x.parameters if self._outlasts(x, x._stepped) and self._outlasts(p, x._stepped)]
         views = {id(p): name for optimizer in optimizers for name, p in zip(optimizer.names, optimizer.parameters)}
+        others = {id(p) for x in optimizers if self._saves(x, saved) for p in x.parameters}      # of saved ones
         late += [p for p in moved if p.changed[2].endswith(".step()") and id(p) in views
-                 and id(p) not in movers]
+                 and (id(p) not in movers or movers[id(p)] in unsaved and id(p) in others)]
         if late and id(late[0]) in views and id(late[0]) not in movers:
             name = names.get(id(late[0]), views[id(late[0])])
             raise CheckpointError(f"Run.steps: {name} no longer views the buffer of its optimizer, which cannot move it; "
@@ -209,10 +210,15 @@ class Loop:
 
     def _marks(self):
         """marks() of what the Modules and the optimizers of the parts keep."""
-        kept = {name: kept_by(part.named_modules()) if isinstance(part, Module) else not_cached(part) | own_settings(part)
+        kept = {name: kept_by(part.named_modules()) if isinstance(part, Module) else
+                not_cached(part) | own_settings(part) | of_class(part)
                 for name, part in self.whole.items() if isinstance(part, (Module, Optimizer))}
-        modules = [module for part in self.whole.values() if isinstance(part, Module) for module in part.modules()]
-        return marks({f"{name}.{key}": x for name, held in kept.items() for key, x in held.items()} | read_by(modules))
+        wholes = [(name, part) for name, part in self.whole.items() if isinstance(part, Module)]
+        names = {id(x): f"{name}.{key}" for name, part in reversed(wholes)   # of two the first
+                 for key, x in [*part.named_modules(), *part.named_state()]}
+        things = [x for part in self.whole.values() for x in (part.modules() if isinstance(part, Module) else [part])]
+        values = {f"{name}.{key}": x for name, held in kept.items() for key, x in held.items()} | read_by(things)
+        return marks(values, names)
 
     def changed(self) -> list[tuple[str, str]]:
         """What the Modules and optimizers of the parts keep besides their state and is not as at the begin, for tell()."""

@@ -111,8 +111,8 @@ def _rebuilt(name, meta, arrays, path):
             raise ValueError(specs[name]["unknown"])
         module = build(specs[name])
         state = {key[len(name) + 1:]: array for key, array in arrays.items() if key.startswith(name + ".")}
-        if any(array.dtype == "float64" for array in state.values()):
-            module.astype("float64")
+        if len(kinds := {array.dtype.name for array in state.values() if array.dtype.kind == "f"}) == 1:
+            module.astype(*kinds)
         module.load_state_dict(state)
         texts = specs[name].get("texts")
         if edited := changed_texts(texts, _named_as_in(texts, class_texts(module), module)):
@@ -245,8 +245,8 @@ class Trained:
         return items
 
     def _floats(self, items, xp):
-        dtype = self.model.parameters()[0].dtype
-        return to_float(items, xp, dtype) if items.dtype == "uint8" else to_device(items, xp).astype(dtype)
+        items = to_float(items, xp) if items.dtype == "uint8" else to_device(items, xp)
+        return items.astype(self.model.parameters()[0].dtype)
 
     def _opened(self, paths, xp):
         size, _, channels = self.image_shape

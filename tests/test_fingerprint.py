@@ -254,6 +254,72 @@ def test_what_a_class_inside_a_function_reads_is_looked_at(tmp_path, capsys):
     assert " test_fingerprint.Local.forward.seen was" in out and "test_fingerprint.Local.forward.least was" in out
 
 
+class Warm:
+    warm = 0
+    best: float | None = None
+
+
+class Helper:
+    rows = [0.0]  # noqa: RUF012
+
+
+class Settings:
+    rate = 1.0
+
+
+class Aliases(Warm, nn.Module):
+    """Refers to its parts by several names."""
+
+    tau = 0.5
+
+    def __init__(self, *, rng):
+        self.nets = [nn.Linear(3, 2, rng=rng), nn.Linear(3, 2, rng=rng)]
+        self.active, self.path, self.scale = self.nets[0], [*self.nets], self.nets[0].weight
+        self.use, self.helper = self.nets[0].forward, Helper()
+        self.chain = nn.Sequential(self.nets[0], nn.BatchNorm(2))
+
+    def forward(self, x):
+        return self.active(x) * Settings.rate
+
+
+ALIASES = {                              # {name that is told: change}
+    "model.active": lambda m: setattr(m, "active", m.nets[1]), "model.path": lambda m: setattr(m, "path", m.path[::-1]),
+    "model.scale": lambda m: setattr(m, "scale", m.nets[1].weight), "model.use": lambda m: setattr(m, "use", m.nets[1].forward),
+    "model.nets": lambda m: setattr(m.chain, "steps", (m.nets[1], *m.chain.steps[1:])),
+    "model.tau": lambda m: setattr(m, "tau", 0.25), "model.warm": lambda m: setattr(m, "warm", m.warm + 1),
+    "model.best": lambda m: setattr(m, "best", 0.5), "model.helper": lambda m: m.helper.rows.append(1.0),
+    "test_fingerprint.Settings": lambda m: setattr(Settings, "rate", Settings.rate * 2),
+    "": lambda m: (setattr(m, "tau", 0.5), setattr(m, "active", m.nets[0]), setattr(m, "path", [*m.nets]))}
+
+
+@pytest.mark.parametrize("name", ALIASES)
+def test_another_name_of_a_part_and_a_default_of_a_class_that_change_are_told(tmp_path, name, capsys):
+    run_of(tmp_path / "run", make=lambda model, rng: {"model": Aliases(rng=rng), "other": model},
+           each=lambda step, parts, rng: step == 3 and ALIASES[name](parts["model"]), kind=lambda model, lr: optim.SGD(model, lr))
+    out = capsys.readouterr().out
+    assert bool(re.search(rf"settings changed in the loop: .*{re.escape(name)}\S* (was|has)", out)) == ("warning" in out) == bool(name)
+
+
+def test_two_parts_that_change_places_are_no_change(tmp_path, capsys):
+    """A checkpoint names them by their places."""
+    class Two(nn.Module):
+        def __init__(self, *, rng):
+            self.a, self.b = nn.Linear(3, 2, rng=rng), nn.Linear(3, 2, rng=rng)
+
+    assert_resumes(tmp_path, make=lambda model, rng: {"two": Two(rng=rng)},
+                   each=lambda step, parts, rng: step == 3 and parts["two"].__dict__.update(a=parts["two"].b, b=parts["two"].a))
+    assert "warning" not in capsys.readouterr().out
+
+
+class Decays(optim.SGD):
+    gamma = 1.0
+
+
+def test_a_default_of_the_class_of_an_optimizer_that_changes_is_told(tmp_path, capsys):
+    run_of(tmp_path / "run", kind=Decays, each=lambda step, parts, rng: setattr(parts["optimizer"], "gamma", 0.9 * parts["optimizer"].gamma))
+    assert "settings changed in the loop: optimizer.gamma was 'the value of its class', now 0.9" in capsys.readouterr().out
+
+
 class Own(optim.SGD):
     def __init__(self, *given, held):
         super().__init__(*given)
@@ -303,3 +369,9 @@ def test_a_network_with_dropout_may_be_replaced_in_the_loop(tmp_path, how, save_
 
     assert_resumes(tmp_path, make=make, each=each, save_every=save_every)
     assert "copied in the loop" not in capsys.readouterr().out
+
+
+def test_an_attribute_of_the_class_of_an_optimizer_that_changes_is_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Decays, "gamma", 1.0)
+    run_of(tmp_path / "run", kind=Decays, each=lambda step, parts, rng: setattr(Decays, "gamma", 0.5))
+    assert "settings changed in the loop: test_fingerprint.Decays.gamma was 1.0, now 0.5" in capsys.readouterr().out

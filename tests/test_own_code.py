@@ -374,5 +374,5 @@ def test_a_result_may_be_empty_and_hold_arrays(run, result, written):
 
 def test_fresh_refuses_a_layer_in_two_places():
     layer = nn.Linear(3, 3, rng=RNG)
-    with pytest.raises(ValueError, match="its parts share parameters as its constructor's arguments do not say"):
+    with pytest.raises(ValueError, match="its parts share parameters, or attributes refer to parts, as its constructor"):
         nn.fresh(nn.Sequential(layer, layer), rng=RNG)

@@ -349,8 +349,8 @@ def test_an_argument_of_a_subclass_is_refused(argument, rng):
      "head was changed after"),
     (lambda rng: changed(nn.MLP((2, 2, 1), (3, 4), rng=rng), lambda m: m.layers.pop()), "was changed after construction"),
     (lambda rng: changed(SimCLR(*[nn.Linear(2, 2, rng=rng) for _ in "12"]), lambda m: setattr(m.head, "weight", m.encoder.weight)),
-     "its parts share parameters as its constructor"),
-    (lambda rng: SimCLR(*[nn.Linear(2, 2, rng=rng)] * 2), "its parts share parameters as its constructor"),
+     "its parts share parameters, or attributes refer to parts, as its constructor"),
+    (lambda rng: SimCLR(*[nn.Linear(2, 2, rng=rng)] * 2), "its parts share parameters, or attributes refer to parts, as its constructor"),
 ])
 def test_a_module_that_json_cannot_describe_is_refused_with_a_reason(rng, make, reason):
     with pytest.raises(ValueError, match=re.escape(reason)):
@@ -360,6 +360,41 @@ def test_a_module_that_json_cannot_describe_is_refused_with_a_reason(rng, make, 
 class Holding(nn.Module):
     def __init__(self, held=None):
         self.held = np.zeros(3) if held is None else held
+
+
+class TwoNets(nn.Module):
+    """Refers to its parts by several names, and has a Buffer of another dtype."""
+
+    def __init__(self, *, rng):
+        self.nets = [nn.Linear(2, 2, rng=rng), nn.Linear(2, 2, rng=rng)]
+        self.active, self.by_name, self.use = self.nets[0], {"a": self.nets[0]}, self.nets[0].forward
+        self.threshold = nn.Buffer(np.array(0.3))
+
+    def forward(self, x):
+        return self.active(x)
+
+
+@pytest.mark.parametrize("change", [
+    lambda m: setattr(m, "active", m.nets[1]), lambda m: setattr(m, "by_name", {"a": m.nets[1]}), lambda m: setattr(m, "use", m.nets[1].forward)])
+def test_an_attribute_that_refers_to_another_part_after_the_constructor_is_detected(rng, change):
+    spec_of(TwoNets(rng=rng))
+    with pytest.raises(ValueError, match="TwoNets: its parts share parameters, or attributes refer to parts, as its constructor's arguments do not say"):
+        spec_of(changed(TwoNets(rng=rng), change))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "both"])
+def test_a_model_with_a_buffer_of_another_dtype_is_loaded(tmp_path, rng, dtype):
+    run, model = start(tmp_path / "run"), TwoNets(rng=rng)
+    if dtype != "both":
+        model.astype(dtype)
+    kinds = {name: array.dtype for name, array in model.state_dict().items()}
+    for _ in run.steps(1, rng, save_every=1, model=model):
+        pass
+    run.close()
+    state = minicl.load(tmp_path / "run").model.state_dict()
+    assert {name: array.dtype for name, array in state.items()} == kinds
+    for name, array in model.state_dict().items():
+        np.testing.assert_array_equal(state[name], array)
 
 
 HELD = {

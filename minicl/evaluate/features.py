@@ -31,7 +31,7 @@ def encode(model: Module, items: HostArray, xp: ArrayModule | str, batch: int = 
     xp = get_backend(xp) if isinstance(xp, str) else xp
     if not len(items):
         raise ValueError("encode: expected at least one item, got none")
-    prepare = prepare or partial(to_float, dtype=next((p.dtype for _, p in model.named_parameters()), "float32"))
+    prepare = prepare or partial(_floats, dtype=next((p.dtype for _, p in model.named_parameters()), "float32"))
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -68,8 +68,12 @@ def _join(parts, n, batch, world):
     return world.all_gather(rows.reshape(-1, batch, *y.shape[1:])).reshape(-1, *y.shape[1:])[:n]
 
 
-def to_float(images: HostArray, xp: ArrayModule, dtype: Any = "float32") -> Array:
-    """uint8 images as floating-point numbers in [0, 1] on xp; they are transferred as bytes and converted there.
+def _floats(images, xp, dtype):
+    return to_float(images, xp).astype(dtype, copy=False)
+
+
+def to_float(images: HostArray, xp: ArrayModule) -> Array:
+    """uint8 images as float32 in [0, 1] on xp; they are transferred as bytes and converted there.
 
     >>> import numpy as np
     >>> to_float(np.array([0, 255], dtype=np.uint8), np)
@@ -78,7 +82,7 @@ def to_float(images: HostArray, xp: ArrayModule, dtype: Any = "float32") -> Arra
     require_unmasked("to_float: images", images)
     if not is_array(images) or images.dtype != "uint8":
         raise TypeError(f"to_float: expected uint8 images, got {getattr(images, 'dtype', type(images).__name__)}")
-    scaled = xp.empty(images.shape, dtype=dtype)                             # not of a subclass, as images may be: memmap
+    scaled = xp.empty(images.shape, dtype="float32")                         # not of a subclass, as images may be: memmap
     scaled[...] = to_device(images, xp)
     scaled *= 1 / 255                                                        # in place: a whole data set may be converted
     return scaled

@@ -29,7 +29,7 @@ import numpy as np
 from .. import ops
 from ..autograd import Tensor
 from ..backend import is_array, to_host
-from ..checks import is_of_minicl
+from ..checks import attributes_of, is_of_minicl
 from ..typing import Rng
 from .parts import Buffer, Parameter
 
@@ -147,8 +147,8 @@ def spec_of(module: Any) -> dict[str, Any]:
         if any(issubclass(kind, Buffer) and other is Parameter for kind, other in kinds):
             raise ValueError("it is a frozen_copy; load the model, and load_state_dict() these into frozen_copy(model)")
         if different == [SHARED]:
-            raise ValueError(f"{type(module).__name__}: its parts share parameters as its constructor's arguments do not "
-                             "say; make what is shared once, in the __init__ of a class of your own")
+            raise ValueError(f"{type(module).__name__}: its parts share parameters, or attributes refer to parts, as its "
+                             "constructor's arguments do not say; do that in the __init__ of a class of your own")
         raise ValueError(f"{type(module).__name__}: {different[0] or 'it'} was changed after construction, or drawn at "
                          "random in __init__, so its arguments do not describe it; keep what is drawn in a Buffer")
     return spec | {key: of for key, of in (("texts", class_texts(module)), ("reads", class_reads(module))) if of}
@@ -164,7 +164,7 @@ def settings_of(module: Any) -> dict[str, str]:
     '0.5'
     """
     settings = {}
-    for name, (kind, held) in _outline(module).items():
+    for name, (kind, held, *_) in _outline(module).items():
         if isinstance(held, dict):
             settings[name or "class"] = f"{kind.__module__}.{kind.__qualname__}"
             settings |= {f"{name}.{key}".lstrip("."): as_text(value) for key, value in held.items()}
@@ -269,10 +269,14 @@ def own_classes(modules):
 
 
 def _outline(module):
-    """{name: class, and settings or shape} of every part, and which names share a parameter."""
-    outline = {name: (type(part), {key: comparable(value) for key, value in settings_held(part).items()}
-                      if hasattr(part, "named_parts") else part.data.shape) for name, part in module.named_parts()}
-    return {**outline, SHARED: (list, [name for name, _ in module.named_state()])}
+    """{name: class, and settings or shape} of every part, which names share a parameter, and what attributes refer to."""
+    held = {name: settings_held(part) for name, part in module.named_parts() if hasattr(part, "named_parts")}
+    outline = {name: (type(part), {key: comparable(value) for key, value in held[name].items()}
+                      if name in held else part.data.shape) for name, part in module.named_parts()}
+    names = {id(part): name for name, part in module.named_parts()}
+    refers = [names.get(id(getattr(x, "__self__", x))) for each in held.values() for value in each.values() for x in (
+        value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value])]
+    return {**outline, SHARED: (list, [name for name, _ in module.named_state()], refers)}
 
 
 def settings_held(module):
@@ -309,12 +313,6 @@ def comparable(value: Any) -> Any:
 def is_opaque(value: Any) -> bool:
     """Whether an object's text does not tell what it holds, as that of a class of a script without __repr__."""
     return type(value).__repr__ is object.__repr__ and not is_of_minicl(type(value)) and bool(attributes_of(value))
-
-
-def attributes_of(value):
-    given = [vars(cls).get("__slots__", ()) for cls in type(value).__mro__]              # a text is one name
-    slots = [name for names in given for name in ([names] if isinstance(names, str) else names) if hasattr(value, name)]
-    return {**getattr(value, "__dict__", {}), **{name: getattr(value, name) for name in slots}}
 
 
 def _contents(value, depth=3):
