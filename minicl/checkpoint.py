@@ -269,7 +269,7 @@ def unsaved_settings(parts: Mapping[str, Any]) -> dict[str, str]:
     """settings() without those that are in modes()."""
     saved = {f"{name}.{key}" for name, part in parts.items() if isinstance(part, Optimizer) for key in part._setting_ranges}
     saved |= {".".join(filter(None, (name, key, setting))) for name, part in parts.items() if isinstance(part, Module)
-              for key, module in part.named_modules() for setting in getattr(module, "_scheduled", ())}
+              for key, module in part.named_modules() for setting in getattr(type(module), "_scheduled", ())}
     return {key: text for key, text in settings(parts).items() if key not in saved}
 
 

@@ -65,7 +65,7 @@ def require_settable(thing: Any, name: str) -> None:
 def require_setting(where: Any, name: str, value: Any) -> None:
     """Raise unless value fits where._setting_ranges[name], if there is one: an interval, "int >= 1", "bool", or "two in
     [0, 1)"; with " or None" also None."""
-    kind = getattr(where, "_setting_ranges", {}).get(name, "")
+    kind = (vars(where).get("_setting_ranges") or getattr(type(where), "_setting_ranges", {})).get(name, "")
     if value is None and kind.endswith(" or None"):
         return
     kind = kind.removesuffix(" or None")

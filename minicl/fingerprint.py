@@ -43,6 +43,7 @@ PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray, range, pa
 ACTIVE = {"asyncio", "concurrent", "logging"}                # whose objects keep what they were used for
 CODE = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, type(functools.lru_cache(len)))
 AS_CLASS = "the value of its class"
+LIBRARIES = {*sys.stdlib_module_names, "numpy", "cupy", "minicl"} - {"__main__"}
 CLOSED = (type, types.ModuleType, Module, Parameter, Buffer, Optimizer, *RANDOM, *weakref.ProxyTypes)
 INSIDE: dict[type, Any] = {                                  # by kind: what is followed of what Python itself provides
     dict: lambda x: [*dict.keys(x), *dict.values(x)], types.MappingProxyType: lambda x: [*x.keys(), *x.values()],
@@ -111,7 +112,7 @@ def _inside(x):
 
 def globals_read(function: types.FunctionType) -> dict[str, Any]:
     """{name: value} of the globals that a function of a script names, other than code; of a class its data_of()."""
-    if str(function.__module__).split(".")[0] in {*sys.stdlib_module_names, "numpy", "cupy", "minicl"} - {"__main__"}:
+    if str(function.__module__).split(".")[0] in LIBRARIES:
         return {}
     named = {key: function.__globals__[key] for key in sorted(globals_of(function.__code__)) if key in function.__globals__}
     named = {key: data_of(x) if isinstance(x, type) else x for key, x in named.items()}
@@ -121,7 +122,7 @@ def globals_read(function: types.FunctionType) -> dict[str, Any]:
 def data_of(cls: type) -> dict[str, Any]:
     """{name: value} of the attributes of a script's class, other than methods and properties."""
     root, file = str(cls.__module__).split(".")[0], getattr(sys.modules.get(str(cls.__module__)), "__file__", None)
-    if root in {*sys.stdlib_module_names, "numpy", "cupy", "minicl"} - {"__main__"} or "site-packages" in str(file):
+    if root in LIBRARIES or "site-packages" in str(file):
         return {}
     return {key: x for key, x in vars(cls).items() if not (
         key.startswith(("__", "_abc_")) or isinstance(x, type) or [*functions_of(x)] or inspect.isdatadescriptor(x))}
@@ -152,7 +153,7 @@ def kept_by(modules: Iterable[tuple[str, Module]]) -> dict[str, Any]:
     """
     return {f"{name}.{key}".lstrip("."): x for name, module in modules
             for key, x in (not_cached(module) | settings_held(module) | of_class(module)).items()
-            if key not in getattr(module, "_scheduled", ())}
+            if key not in getattr(type(module), "_scheduled", ())}
 
 
 def read_by(things: Iterable[Any]) -> dict[str, Any]:
@@ -178,7 +179,7 @@ def not_cached(thing: Any) -> dict[str, None]:
 
 def marks(values: Mapping[str, Any], names: Mapping[int, str] = types.MappingProxyType({})) -> dict[str, tuple[str, str]]:
     """{name: (fingerprint, text)} of values, for differences()."""
-    return {name: (fingerprint(value, names), _text(value)) for name, value in values.items()}
+    return {name: (fingerprint(value, names), names.get(id(value)) or _text(value)) for name, value in values.items()}
 
 
 def _text(value):

@@ -24,7 +24,7 @@ def modes(parts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
                    "copied": [[key, *x.copied] for key, x in part.named_state() if isinstance(x, Stream) and x.copied[1]],
                    "keys": [[key, *x.key] for key, x in part.named_state() if isinstance(x, Stream)],
                    "scheduled": [[key, name, _plain(getattr(module, name))] for key, module in part.named_modules()
-                                 for name in getattr(module, "_scheduled", ())]}
+                                 for name in getattr(type(module), "_scheduled", ())]}
             for name, part in parts.items() if isinstance(part, Module)} | {
         name: {"constant": [""][:not part.requires_grad]} for name, part in parts.items() if isinstance(part, Parameter)} | {
         name: {"settings": {key: _plain(getattr(part, key)) for key in part._setting_ranges if hasattr(part, key)}}
@@ -64,7 +64,7 @@ def restore_modes(parts: Mapping[str, Any], at_begin: Any, saved: Any, log: Call
             scheduled = [item for item in found.get("scheduled", ()) if isinstance(item, list) and len(item) == 3]
             for key, module in part.named_modules():
                 values = {item[1]: item[2] for item in scheduled if item[0] == key}
-                _set(module, f"{name}.{key}".rstrip("."), getattr(module, "_scheduled", ()), values, log)
+                _set(module, f"{name}.{key}".rstrip("."), getattr(type(module), "_scheduled", ()), values, log)
         elif isinstance(part, Parameter) and isinstance(found, dict) and isinstance(found.get("constant"), list):
             part.requires_grad = not found["constant"]
         elif isinstance(part, Optimizer) and isinstance(found, dict) and isinstance(found.get("settings"), dict):

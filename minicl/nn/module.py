@@ -128,10 +128,11 @@ class Module(metaclass=_Sealed):
         require_setting(self, name, value)
         if self._sealed:
             require_lasting(type(self), name, value)
-        if name in getattr(self, "_setting_ranges", ()):
+        ranges = getattr(type(self), "_setting_ranges", ())
+        if name in ranges:
             value = python_number(value)
         before = vars(self).get(name)
-        if self._sealed and isinstance(before, (int, tuple)) and name not in getattr(self, "_setting_ranges", ()):
+        if self._sealed and isinstance(before, (int, tuple)) and name not in ranges:
             require_settable(self, name)                     # a size, by which the parts were made
         if _holds_part(before) and not (value is None or isinstance(value, (list, tuple, dict)) and not value
                                         or _holds_part(value)):

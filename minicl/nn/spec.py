@@ -282,7 +282,7 @@ def _outline(module):
 def settings_held(module):
     """The attributes of a Module, other than switches such as training, and what waits for MoCo's update()."""
     switches = next(vars(cls) for cls in type(module).__mro__ if "_made" in vars(cls))   # Module's
-    left_out = {*switches, *getattr(module, "_waiting", ())} - {"forward"}
+    left_out = {*switches, *getattr(type(module), "_waiting", ())} - {"forward"}
     return {key: value for key, value in vars(module).items() if key not in left_out}
 
 
