@@ -329,6 +329,8 @@ def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path
     arrays = {key: x for key, x in arrays.items() if not key.startswith(GRADIENTS + ".")}
     states = {part: thing.state_dict() for part, thing in parts.items()}
     expected = {f"{part}.{name}": np.asarray(array) for part, state in states.items() for name, array in state.items()}
+    trained = {f"{part}.{key}": x.changed[2] for part, thing in parts.items() if isinstance(thing, Module)
+               for key, x in thing.named_state() if x.changed and x.changed[2].endswith(".step()")}
     saved = {part: {key: x for key, x in arrays.items() if key.startswith(part + ".")} for part in parts}
     # the state of an object of another class may change its form
     free = tuple(f"{part}." for part in saved if saved[part] and not isinstance(parts[part], (Module, Optimizer)))
@@ -366,6 +368,9 @@ def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path
         Gradients(whole).load_state_dict(gradients)
     except ValueError as error:
         raise CheckpointError(f"{path} does not fit this run: {error}") from error
+    if replaced := [name for name in trained if not np.array_equal(arrays[name], expected[name])]:
+        log(f"warning: {trained[replaced[0]]} has changed {replaced[0]} in this process, and {path} has replaced it by "
+            "earlier values; to go on from the new ones, start again with another --out")
     unsaved = found if isinstance(found := (meta or {}).get("unsaved"), list) else []
     if unsaved := [name for name in unsaved if isinstance(name, str)]:
         log(f"when this checkpoint was saved, the loop had made a {' and a '.join(unsaved)} that no part saves; if a later "

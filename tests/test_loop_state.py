@@ -879,6 +879,30 @@ def test_another_log_every_is_told(tmp_path, capsys, at):
     assert told == (at is not None)
 
 
+@pytest.mark.parametrize("trained", [0, 1, 3])
+def test_weights_of_this_process_that_a_checkpoint_replaces_are_told(tmp_path, trained, capsys):
+    """As by a second stage that has a checkpoint already, when the first one is extended."""
+    rng, x = np.random.default_rng(0), np.ones((4, 3), "float32")
+    encoder, head = nn.Linear(3, 2, rng=rng), nn.Linear(2, 2, rng=rng)
+
+    def stage(folder, epochs, model, *more):
+        run = start(tmp_path / folder, *more)
+        encoder.freeze() if model is head else encoder.unfreeze()
+        head.unfreeze() if model is head else head.freeze()
+        optimizer = optim.SGD(model, 0.1)
+        for _ in run.steps(epochs, rng, save_every=1, encoder=encoder, head=head, optimizer=optimizer):
+            optimizer.zero_grad(), (head(encoder(x))**2).mean().backward(), optimizer.step()
+        run.finish({}), run.close()
+
+    stage("first", 2, encoder)
+    stage("second", 2, head)
+    if trained:
+        stage(f"more {trained}", trained, encoder)
+    capsys.readouterr()
+    stage("second", 2, head, "--resume")
+    assert ("warning: SGD.step() has changed encoder.weight in this process, and" in capsys.readouterr().out) == bool(trained)
+
+
 # ---------------------------------------------------------------- after the loop
 
 AFTER = {

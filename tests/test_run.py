@@ -128,6 +128,16 @@ def test_options_that_are_not_those_of_a_run_are_named(args):
         Run(args, "test")
 
 
+@pytest.mark.parametrize("option", ["batch", "epochs"])
+def test_a_new_run_has_all_options_that_a_resumed_one_may_leave_out(out, option):
+    """As the second one of two in a script that was called with --resume."""
+    args = arguments(out)
+    setattr(args, option, None)
+    with pytest.raises(RunError, match=f"args: {option} is None, .*set args.{option} before"):
+        Run(args, "test")
+    assert not out.exists()
+
+
 def test_the_data_folder_is_stored_as_an_absolute_path(out, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert start(out, "--data-dir", "photos").config["data_dir"] == str(tmp_path / "photos")
