@@ -274,8 +274,9 @@ def _outline(module):
     outline = {name: (type(part), {key: comparable(value) for key, value in held[name].items()}
                       if name in held else part.data.shape) for name, part in module.named_parts()}
     names = {id(part): name for name, part in module.named_parts()}
-    refers = [names.get(id(getattr(x, "__self__", x))) for each in held.values() for value in each.values() for x in (
+    values = [x for each in held.values() for value in each.values() for x in (
         value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value])]
+    refers = [names.get(id(x.__self__ if isinstance(x, types.MethodType) else x)) for x in values]
     return {**outline, SHARED: (list, [name for name, _ in module.named_state()], refers)}
 
 
