@@ -41,9 +41,9 @@ def require_options(options: Any, divided: Sequence[str], size: int) -> None:
     if lost := [name for name in ("out", "resume", "log_every") if name not in getattr(options, "__dict__", {})]:
         raise TypeError(f"Run: args: expected parsed options, as of minicl.options.options(...).parse_args(), got "
                         f"{options!r:.80} without {', '.join(lost)}")
-    if lost := [name for name in ("batch", "epochs") if not options.resume and getattr(options, name, 0) is None]:
-        raise RunError(f"Run: args: {lost[0]} is None, as --resume leaves it where --{lost[0]} is not given, but this is a "
-                       f"new run: set args.{lost[0]} before")
+    if not options.resume and getattr(options, "epochs", 0) is None:
+        raise RunError("Run: args: epochs is None, as --resume leaves it where --epochs is not given, but this is a new run: "
+                       "set args.epochs before")
     for name in divided:
         n = getattr(options, name, None) or 0
         if n % size and (name, n) != ("splits", 1):
