@@ -42,8 +42,8 @@ def require_options(options: Any, divided: Sequence[str], size: int) -> None:
         raise TypeError(f"Run: args: expected parsed options, as of minicl.options.options(...).parse_args(), got "
                         f"{options!r:.80} without {', '.join(lost)}")
     if not options.resume and getattr(options, "epochs", 0) is None:
-        raise RunError("Run: args: epochs is None, as --resume leaves it where --epochs is not given, but this is a new run: "
-                       "set args.epochs before")
+        raise RunError("Run: args: epochs is None, as --resume leaves it where --epochs is not given, but this is a new "
+                       "run: set args.epochs before")
     for name in divided:
         n = getattr(options, name, None) or 0
         if n % size and (name, n) != ("splits", 1):
