@@ -100,7 +100,7 @@ def _inside(x):
     inside = INSIDE[kinds[0]](x) if kinds else []
     if str(kind.__module__).split(".")[0] in ACTIVE:
         return []
-    data = [value for cls in kind.__mro__ for value in data_of(cls).items()]
+    data = [value for cls in kind.__mro__ if not _is_installed(cls) for value in data_of(cls).items()]
     attributes = [item for pair in sorted(attributes_of(x).items(), key=lambda pair: str(pair[0])) for item in pair]
     if kinds or attributes:
         return [*inside, *attributes, *data]
@@ -115,17 +115,22 @@ def globals_read(function: types.FunctionType) -> dict[str, Any]:
     if str(function.__module__).split(".")[0] in LIBRARIES:
         return {}
     named = {key: function.__globals__[key] for key in sorted(globals_of(function.__code__)) if key in function.__globals__}
-    named = {key: data_of(x) if isinstance(x, type) else x for key, x in named.items()}
+    named = {key: data_of(x) if isinstance(x, type) else x for key, x in named.items()
+             if not (isinstance(x, type) and _is_installed(x))}
     return {name: x for name, x in named.items() if not issubclass(type(x), (types.ModuleType, *CODE))}
 
 
 def data_of(cls: type) -> dict[str, Any]:
-    """{name: value} of the attributes of a script's class, other than methods and properties."""
-    root, file = str(cls.__module__).split(".")[0], getattr(sys.modules.get(str(cls.__module__)), "__file__", None)
-    if root in LIBRARIES or "site-packages" in str(file):
+    """{name: value} of the attributes of a class, other than a library's, besides methods and properties."""
+    if str(cls.__module__).split(".")[0] in LIBRARIES:
         return {}
     return {key: x for key, x in vars(cls).items() if not (
-        key.startswith(("__", "_abc_")) or isinstance(x, type) or [*functions_of(x)] or inspect.isdatadescriptor(x))}
+        key.startswith(("__", "_abc_")) or [*functions_of(x)] or inspect.isdatadescriptor(x))}
+
+
+def _is_installed(cls):
+    """Whether a class is of an installed package, such as tqdm, whose classes count what they are used for."""
+    return "site-packages" in str(getattr(sys.modules.get(str(cls.__module__)), "__file__", ""))
 
 
 def of_class(thing: Any) -> dict[str, str]:

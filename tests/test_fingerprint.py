@@ -14,6 +14,7 @@ import logging
 import pathlib
 import queue
 import re
+import sys
 import threading
 import types
 import warnings
@@ -375,3 +376,15 @@ def test_an_attribute_of_the_class_of_an_optimizer_that_changes_is_told(tmp_path
     monkeypatch.setattr(Decays, "gamma", 1.0)
     run_of(tmp_path / "run", kind=Decays, each=lambda step, parts, rng: setattr(Decays, "gamma", 0.5))
     assert "settings changed in the loop: test_fingerprint.Decays.gamma was 1.0, now 0.5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("installed", [False, True])
+@pytest.mark.parametrize("value", [nn.BatchNorm, 2.0])
+def test_an_attribute_of_the_class_of_an_installed_module_that_changes_is_told(tmp_path, capsys, monkeypatch, value, installed):
+    """Also one that is a class."""
+    if installed:
+        monkeypatch.setattr(sys.modules[__name__], "__file__", "/usr/lib/site-packages/networks.py")
+    monkeypatch.setattr(Aliases, "tau", nn.Linear)
+    run_of(tmp_path / "run", make=lambda model, rng: {"model": Aliases(rng=rng), "other": model}, kind=lambda model, lr: optim.SGD(model, lr),
+           each=lambda step, parts, rng: step == 3 and setattr(Aliases, "tau", value))
+    assert "settings changed in the loop: test_fingerprint.Aliases.tau was" in capsys.readouterr().out
