@@ -329,7 +329,7 @@ def restore(arrays: Mapping[str, HostArray], parts: Mapping[str, HasState], path
     arrays = {key: x for key, x in arrays.items() if not key.startswith(GRADIENTS + ".")}
     states = {part: thing.state_dict() for part, thing in parts.items()}
     expected = {f"{part}.{name}": np.asarray(array) for part, state in states.items() for name, array in state.items()}
-    modules = [(part, thing) for part, thing in parts.items() if isinstance(thing, Module)]
+    modules: list[tuple[str, Any]] = [(part, thing) for part, thing in parts.items() if isinstance(thing, Module)]
     trained = {f"{part}.{key}": x.changed[2] for part, module in modules for key, x in module.named_state()
                if x.changed and x.changed[2].endswith(".step()")}
     saved = {part: {key: x for key, x in arrays.items() if key.startswith(part + ".")} for part in parts}
