@@ -52,11 +52,11 @@ def test_the_kernel_gradient_is_the_same_in_every_run(rng):
 
 
 @pytest.mark.parametrize("side, batch, channels, options, used", [
-    (8, 8, 128, {"padding": 1}, True), (10, 8, 130, {"padding": 1}, True), (9, 8, 128, {"padding": 1}, False),
-    (8, 8, 128, {}, False), (8, 8, 128, {"padding": 1, "stride": 2}, False), (8, 32, 64, {"padding": 1}, False),
-    (16, 8, 64, {"padding": 1}, True), (16, 8, 63, {"padding": 1}, False),
-    (4, 32, 128, {"padding": 1}, False), (4, 32, 256, {"padding": 1}, True), (4, 8, 256, {"padding": 1}, False),
-    (2, 128, 256, {"padding": 1}, False), (8, 7, 128, {"padding": 1}, False)])
+    (8, 64, 128, {"padding": 1}, True), (8, 63, 128, {"padding": 1}, False), (10, 64, 130, {"padding": 1}, True),
+    (9, 64, 128, {"padding": 1}, False), (8, 64, 128, {}, False), (8, 64, 128, {"padding": 1, "stride": 2}, False),
+    (16, 64, 64, {"padding": 1}, True), (16, 63, 64, {"padding": 1}, False), (16, 70, 63, {"padding": 1}, False),
+    (8, 256, 64, {"padding": 1}, False), (4, 256, 128, {"padding": 1}, True), (4, 64, 256, {"padding": 1}, True),
+    (4, 63, 256, {"padding": 1}, False), (2, 256, 256, {"padding": 1}, False)])
 def test_conv2d_uses_winograd_where_it_is_faster(side, batch, channels, options, used, rng, monkeypatch):
     calls = []
 

@@ -16,6 +16,7 @@ images). Kernels of 3x3 with many channels take fewer products, in winograd.py. 
 """
 
 import functools
+import math
 
 from ..autograd import op
 from ..backend import array_module, is_gpu, parallel_map, parallel_sum
@@ -26,6 +27,7 @@ from .winograd import conv_by_winograd, winograd_pays
 
 FEW_CHANNELS = 4
 ITEMS = 512           # images of a part: enough parts for all threads, and half the calls of 256, which wait for the GIL
+PARTS = 8             # at least, if the batch has so many pieces: enough to divide the work evenly
 PIECE = 64            # images multiplied at a time, or nearly so many, where that makes a SMALL_PRODUCT
 
 
@@ -63,7 +65,7 @@ def _conv_by_taps(x, w, shift, needs_grad):
     pieces = _pieces(shape[2], w[0, 0].size)                                 # of the batch: (count, images)
     x = x.reshape(*shape[:2], *pieces, shape[3])
     y = (xp.empty if shift.first_outputs else xp.zeros)((*shift.out, *pieces, K), dtype=x.dtype)
-    output_parts = _parts(shift.out[0], pieces)
+    output_parts = _parts(shift.out[0], pieces, lambda part: shift.taps(outputs=part))
 
     def forward(part):
         for i, j, to, at, first in shift.taps(outputs=part):
@@ -88,7 +90,7 @@ def _conv_by_taps(x, w, shift, needs_grad):
         if needs_grad[0]:
             dx = (xp.empty_like if shift.first_inputs else xp.zeros_like)(x)
             w_t = xp.ascontiguousarray(w.swapaxes(2, 3))
-            parallel_map(xp, _parts(x.shape[0], pieces), input_gradient)
+            parallel_map(xp, _parts(x.shape[0], pieces, lambda part: shift.taps(inputs=part)), input_gradient)
             dx = dx.reshape(shape)
         return dx, dw
 
@@ -112,10 +114,12 @@ def _pieces(batch, size):
     return batch // images, images
 
 
-def _parts(rows, pieces):
-    """The work as parts for threads: one row of pixels, lo:hi, and some of the batch's pieces each."""
-    count = max(1, ITEMS // pieces[1])
-    return [(row, row + 1, lo, lo + count) for row in range(rows) for lo in range(0, pieces[0], count)]
+def _parts(rows, pieces, taps):
+    """The work as parts for threads: one row of pixels, lo:hi, and some of the batch's pieces each. Those with most taps
+    come first, so that the threads end at about the same time."""
+    count = max(1, _ceil_div(pieces[0], max(_ceil_div(math.prod(pieces), ITEMS), _ceil_div(PARTS, rows))))      # 0 of 0
+    parts = [(row, row + 1, lo, lo + count) for row in range(rows) for lo in range(0, pieces[0], count)]
+    return sorted(parts, key=lambda part: -len(taps(part)))
 
 
 @functools.lru_cache(256)

@@ -25,21 +25,22 @@ ENTRIES = 2**17       # tiles times channels of a part of the work: few large pr
 CHANNELS = 128        # most that one product sums over: more would make the rounding errors too large
 OUTPUT = ((1, 1, 1, 0), (0, 1, -1, -1))                                      # A^T
 INPUT = (("subtract", 0, 2), ("add", 1, 2), ("subtract", 2, 1), ("subtract", 1, 3))                  # the rows of B^T
-SMALLEST_SIDE = ((256, 4), (128, 8), (64, 16))           # channels, and from which size of image on they are enough
-MANY_PIXELS = 512
+SMALLEST_SIDE = ((128, 4), (64, 16))                     # channels, and from which size of image on they are enough
+LARGE_TAP = 2**26     # multiplications of a tap: with fewer the 16 products are too small, and the transforms take longer
 
 
 def winograd_pays(x, w, stride, padding):
     """Whether conv_by_winograd can compute this convolution, and in less time than a product a tap.
 
-    Time beside that of conv.py's products, forward and backward, with two threads of an AMD EPYC: 0.8 to 0.9 for 64 channels
-    (1.0 to 1.2 on images of 12 x 12 and less), 0.6 to 0.85 for 128 and more (0.95 on images of 4 x 4).
+    Time beside that of conv.py's products, forward and backward, with two threads of an AMD EPYC: 0.8 to 0.95 for 64
+    channels (up to 1.2 on images of 12 x 12 and less), 0.6 to 0.85 for 128 and more (0.87 to 0.95 on images of 4 x 4).
+    With a quarter of LARGE_TAP it is 1.1 to 1.5.
     """
-    H, W, B, _ = x.shape
+    H, W, _, _ = x.shape
     possible = w.shape[:2] == (3, 3) and stride == padding == 1 and H % 2 == W % 2 == 0
     channels = min(w.shape[2:])
     many = any(channels >= least and min(H, W) >= side for least, side in SMALLEST_SIDE)
-    return possible and many and H * W * B >= MANY_PIXELS
+    return possible and many and x.size * w.shape[3] >= LARGE_TAP
 
 
 def conv_by_winograd(x, w, needs_grad):
