@@ -21,6 +21,7 @@ On a CPU the same is faster for C of at most 4. There the columns are small and 
 """
 
 import functools
+import math
 import operator
 
 from ..backend import (add_taps, array_module, column_sums, gather_taps, operand, operand_dtype, parallel_for, parallel_sum,
@@ -116,7 +117,9 @@ def conv_of_few_channels(x, w, shift, needs_grad):
             hi = min(lo + size, end * pixels)
             xp.matmul(rows[lo:hi], kernel, out=y[lo:hi])
 
-    parallel_for(xp, shift.out[0], forward, max(1, CACHE // max(1, pixels * len(kernel))))
+    most = max(1, CACHE // max(1, pixels * len(kernel)))                     # rows at a time
+    parts = 2 * math.ceil(shift.out[0] / (2 * most))                         # an even number, for the threads
+    parallel_for(xp, shift.out[0], forward, math.ceil(shift.out[0] / parts))
 
     def backward(g):
         g = g.reshape(len(rows), K)                                          # not y.shape: the closure would hold y
