@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from minicl import Tensor, no_grad
-from minicl.backend import to_device, to_host
+from minicl import Tensor, no_grad, ops
+from minicl.backend import threads, to_device, to_host
 from minicl.nn import ResNet9, ResNet18
 from minicl.nn.resnet import BasicBlock, Residue
 
@@ -133,3 +133,17 @@ def test_both_backends_compute_the_same(xp, network):
         model = network((16, 16, 3), width=2, rng=rng).to(module)
         values.append(to_host(model(to_device(normal(rng, 4, 16, 16, 3), module)).data))
     np.testing.assert_allclose(*values, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("side, batch, C, K", [(7, 70, 6, 5), (4, 130, 8, 3), (1, 300, 5, 4), (9, 600, 1, 2), (3, 2, 3, 2)])
+def test_convolutions_are_the_same_on_any_number_of_threads(side, batch, C, K, stride, count, rng):
+    x, w = rng.standard_normal((side, side, batch, C)), rng.standard_normal((3, 3, C, K))
+    y, backward = ops.conv2d.forward(x, w, stride=stride, padding=1)
+    g = rng.standard_normal(y.shape)
+    with threads(count):
+        y_threads, backward_threads = ops.conv2d.forward(x, w, stride=stride, padding=1)
+        gradients = backward_threads(g)
+    for result, expected in zip((y_threads, *gradients), (y, *backward(g)), strict=True):
+        np.testing.assert_allclose(result, expected, atol=1e-11)
