@@ -117,7 +117,8 @@ def _pieces(batch, size):
 def _parts(rows, pieces, taps):
     """The work as parts for threads: one row of pixels, lo:hi, and some of the batch's pieces each. Those with most taps
     come first, so that the threads end at about the same time."""
-    count = max(1, _ceil_div(pieces[0], max(_ceil_div(math.prod(pieces), ITEMS), _ceil_div(PARTS, rows))))      # 0 of 0
+    parts_of_a_row = max(_ceil_div(math.prod(pieces), ITEMS), _ceil_div(PARTS, rows))
+    count = max(1, _ceil_div(pieces[0], parts_of_a_row))                     # without images there are 0 pieces
     parts = [(row, row + 1, lo, lo + count) for row in range(rows) for lo in range(0, pieces[0], count)]
     return sorted(parts, key=lambda part: -len(taps(part)))
 
