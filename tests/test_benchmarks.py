@@ -16,7 +16,7 @@ from benchmarks.case import Peer
 from benchmarks.cases import CASES
 from benchmarks.harness import Worker
 from benchmarks.losses import NTXent
-from benchmarks.metrics import Figure, baseline_of, metrics, ratio, regressions
+from benchmarks.metrics import Metric, baseline_of, metrics, ratio, regressions
 from benchmarks.report import document, lines, summary
 
 from minicl.backend import to_host
@@ -90,7 +90,7 @@ def test_metrics_compare_with_pytorch_as_installed_and_at_its_best():
 
 
 def test_a_target_is_met_or_missed():
-    assert Figure(0.5, 0.0, target=0.5).met and not Figure(0.51, 0.0, target=0.5).met and Figure(9.0).met is None
+    assert Metric(0.5, 0.0, target=0.5).met and not Metric(0.51, 0.0, target=0.5).met and Metric(9.0).met is None
 
 
 def test_a_regression_must_exceed_the_noise_of_both_runs():

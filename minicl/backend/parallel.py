@@ -32,7 +32,8 @@ def share_cores(processes: int) -> None:
 
 
 def available_cores() -> int:
-    """Cores this process may use: its share of the CPU affinity, limited by a container's CPU quota."""
+    """Cores this process may use: those of its CPU affinity, or fewer by a container's quota, divided among the processes
+    that share them."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         with open("/sys/fs/cgroup/cpu.max") as file:     # "max 100000", or "quota period" in microseconds

@@ -118,7 +118,7 @@ def conv_of_few_channels(x, w, shift, needs_grad):
             xp.matmul(rows[lo:hi], kernel, out=y[lo:hi])
 
     most = max(1, CACHE // max(1, pixels * len(kernel)))                     # rows at a time
-    parts = 2 * math.ceil(shift.out[0] / (2 * most))                         # an even number, for the threads
+    parts = 2 * math.ceil(shift.out[0] / (2 * most))                         # mostly an even number, for 2 threads
     parallel_for(xp, shift.out[0], forward, math.ceil(shift.out[0] / parts))
 
     def backward(g):

@@ -26,9 +26,9 @@ from .columns import SMALL_PRODUCT, conv_by_columns, conv_of_few_channels
 from .winograd import conv_by_winograd, winograd_pays
 
 FEW_CHANNELS = 4
-ITEMS = 512           # images of a part: enough parts for all threads, and half the calls of 256, which wait for the GIL
+ITEMS = 512           # images of a part: enough parts for all threads; 256 make twice the calls, which wait for the GIL
 PARTS = 8             # at least, if the batch has so many pieces: enough to divide the work evenly
-PIECE = 64            # images multiplied at a time, or nearly so many, where that makes a SMALL_PRODUCT
+PIECE = 64            # most images multiplied at a time, where that makes a SMALL_PRODUCT
 
 
 @op
@@ -108,7 +108,8 @@ def _add_product(y, to, a, b, first):
 # ---------------------------------------------------------------- which pixels meet, and who computes them
 
 def _pieces(batch, size):
-    """The batch as (count, images): so many images of a pixel are multiplied by a matrix of this size at a time."""
+    """The batch as (count, images): so many images of a pixel are multiplied by a matrix of this size at a time, the largest
+    divisor of the batch that is at most PIECE or ITEMS and above half of it; or all, without such a divisor."""
     most = PIECE if PIECE * size <= SMALL_PRODUCT else ITEMS
     images = next((images for images in range(most, most // 2, -1) if batch % images == 0), batch)
     return batch // images, images
@@ -140,14 +141,14 @@ class _Shifts:
         columns = [(j, *span) for j in range(kernel[1]) if (span := self._span(1, j))]
         self.columns = sorted(columns, key=lambda column: column[1].start - column[1].stop)      # the widest first
         self.first_outputs, self.first_inputs = self._first(0), self._first(1)
-        self.known = {}                                                      # taps() of each part
+        self.cache = {}                                                      # taps() of each part
 
     def taps(self, outputs=None, inputs=None):
         """[(i, j, to, at, first)] of all taps: y[to] += x[at] @ w[i, j]; `outputs` or `inputs` limits the pixels to a part,
         and first says that no tap before this one has reached any of its pixels in this part."""
-        if (outputs, inputs) not in self.known:
-            self.known[outputs, inputs] = [*self._taps(outputs, inputs)]
-        return self.known[outputs, inputs]
+        if (outputs, inputs) not in self.cache:
+            self.cache[outputs, inputs] = [*self._taps(outputs, inputs)]
+        return self.cache[outputs, inputs]
 
     def _taps(self, outputs, inputs):
         images = slice(*(outputs or inputs or (0, 0, None, None))[2:])

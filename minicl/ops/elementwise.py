@@ -1,7 +1,7 @@
 """Elementwise ops: each output entry depends on one entry of each input (after broadcasting).
 
-For y = f(x) the gradient is dx = g f'(x); every op has f' beside f. At a kink (relu, maximum, clip, abs) the
-docstring states which one-sided derivative is used.
+For y = f(x) the gradient is dx = g f'(x); every op has f' beside f. At a kink, such as that of relu, maximum
+or abs, the docstring states which derivative is used.
 """
 
 import math

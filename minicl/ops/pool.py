@@ -1,4 +1,4 @@
-"""Pooling on pixel-major activations (H, W, B, C), with adjacent or overlapping windows, without padding.
+"""Pooling on pixel-major activations (H, W, B, C), with adjacent, overlapping or separate windows, without padding.
 
 With windows x[s h + i, s w + j] over taps (i, j) in K x K, K = size, s = stride:
 

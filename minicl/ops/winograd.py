@@ -1,7 +1,7 @@
 """3x3 convolution of stride 1 with fewer products: Winograd's F(2x2, 3x3), for many channels on a CPU.
 
 Two neighbouring outputs of three taps, y0 = w0 d0 + w1 d1 + w2 d2 and y1 = w0 d1 + w1 d2 + w2 d3, cost six products.
-Winograd's form needs four, of transformed inputs and taps; the transforms B, G and A only add:
+Winograd's form needs four, of transformed inputs and taps; the transforms B, G and A only add, subtract and halve:
 
     y = A^T [(G w) * (B^T d)]
 
@@ -16,7 +16,7 @@ Each of the 16 is a matrix product over the channels of many tiles:
     dw = G^T [(B^T d B)^T * (A g A^T), summed over tiles] G                  (2)
     dx = (1) of g, with the kernel turned around and transposed              (3)
 
-(2) is (1) with each transform transposed. Derivation: docs/gradients/winograd.md
+(1) is linear in w, and (2) is its transpose: A and G change sides. Derivation: docs/gradients/winograd.md
 """
 
 from ..backend import array_module, parallel_map, parallel_sum
@@ -137,14 +137,16 @@ def _strips(H, W, B, channels):
 
 def _taps(w):
     """G w G^T (4, 4, C, K) of w (3, 3, C, K)."""
-    G = _taps_transform(w)
-    return (array_module(w).kron(G, G) @ w.reshape(9, -1)).reshape(4, 4, *w.shape[2:])
+    return _both_ways(_taps_transform(w), w)
 
 
 def _transposed_taps(w):
     """G w' G^T (4, 4, K, C) of the kernel w' turned around and transposed. Turned taps exchange the outer rows of G."""
-    G = _taps_transform(w)[[3, 1, 2, 0]]
-    return (array_module(w).kron(G, G) @ w.reshape(9, -1)).reshape(4, 4, *w.shape[2:]).swapaxes(2, 3)
+    return _both_ways(_taps_transform(w)[[3, 1, 2, 0]], w).swapaxes(2, 3)
+
+
+def _both_ways(G, w):
+    return (array_module(w).kron(G, G) @ w.reshape(9, -1)).reshape(4, 4, *w.shape[2:])
 
 
 def _taps_transform(like):

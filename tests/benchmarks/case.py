@@ -34,8 +34,8 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """The minimum that any implementation has to do: multiplications and additions of matrix products, bytes read and
-    written, exponentials."""
+    """What the direct form has to do: multiplications and additions of matrix products, bytes read and written, exponentials.
+    A convolution can do less, by Winograd's form or where taps lie outside the image."""
     flops: float = 0
     bytes: float = 0
     exps: float = 0

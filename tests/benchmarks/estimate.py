@@ -3,7 +3,8 @@
     python tests/benchmarks/estimate.py
 
 Each process takes V/k of the views through the encoder and 1/k of the V^2/2 pairs through the loss. A pair costs 4 d
-products forward and backward and 32 bytes of memory traffic. The step communicates one gather of u (V d numbers) and
+multiplications, and as many additions, forward and backward, and 32 bytes of memory traffic; the loss takes at least 12
+launches for each of its (k + 1) / 2 tiles. The step communicates one gather of u (V d numbers) and
 one scatter of its gradient's sums, one sum of the parameters' gradients (a ring sends them twice), and two short
 exchanges per batch norm. Nothing overlaps.
 """

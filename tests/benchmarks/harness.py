@@ -3,7 +3,7 @@
 The speed of a shared machine changes by a third, for seconds or minutes, so times of separate runs cannot be compared:
 blocks of a few steps alternate, and two candidates are compared round by round. Rounds lie minutes apart, and each starts
 fresh processes, since a process draws its layout of memory at random. A block during which other processes
-used the machine is repeated, at most REPEATS times. The machine's own rates are measured before each case.
+used the machine is measured again, REPEATS times in all. The machine's own rates are measured before each case.
 """
 
 import json

@@ -62,8 +62,8 @@ class NTXent(Case):
 
     def work(self):
         """S and its exponentials are symmetric: half of S is n^2 d flops, twice if not cached; dS z is 2 n^2 d."""
-        kept = 4 * self.views**2 <= CACHE_BYTES
-        return Work(flops=(3 if kept else 4) * self.views**2 * self.d, exps=(0.5 if kept else 1) * self.views**2)
+        cached = 4 * self.views**2 <= CACHE_BYTES
+        return Work(flops=(3 if cached else 4) * self.views**2 * self.d, exps=(0.5 if cached else 1) * self.views**2)
 
     def tiny(self):
         return dataclasses.replace(self, views=24, d=8)

@@ -30,14 +30,14 @@ def rates(xp, wait, tiny=False):
         for _ in range(lo, hi, part):
             xp.exp(x[lo:lo + part], out=y[lo:lo + part])
 
-    found = {"flops": 2 * n**3 / _quickest(lambda: product(a, a, out=b), wait)}
+    found = {"flops": 2 * n**3 / _fastest(lambda: product(a, a, out=b), wait)}
     with threads():
-        found["bytes"] = 8 * size / _quickest(lambda: parallel_for(xp, size, copy), wait)
-        found["exps"] = size / _quickest(lambda: parallel_for(xp, size, exp), wait)
+        found["bytes"] = 8 * size / _fastest(lambda: parallel_for(xp, size, copy), wait)
+        found["exps"] = size / _fastest(lambda: parallel_for(xp, size, exp), wait)
     return found
 
 
-def _quickest(work, wait, times=3):
+def _fastest(work, wait, times=3):
     best = float("inf")
     for _ in range(times):
         start = time.perf_counter()

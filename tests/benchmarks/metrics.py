@@ -5,7 +5,7 @@ import statistics
 
 
 @dataclasses.dataclass(frozen=True)
-class Figure:
+class Metric:
     """A measured quantity, its noise as a share of it (None for a single measurement), and its upper target."""
 
     value: float
@@ -22,7 +22,7 @@ class Figure:
 
 
 def metrics(case, result):
-    """{kind: Figure} of what was measured; the kinds are those of case.Target:
+    """{kind: Metric} of what was measured; the kinds are those of case.Target:
 
     default  minicl over PyTorch, both with their defaults
     best     the fastest of minicl's candidates over the fastest of PyTorch's
@@ -45,7 +45,7 @@ def metrics(case, result):
         found["seconds"] = statistics.median(rounds["minicl"]), spread(rounds["minicl"])
         if floor:
             found["floor"] = found["seconds"][0] / floor, found["seconds"][1]
-    return {kind: Figure(value, noise, getattr(case.target, kind)) for kind, (value, noise) in found.items()}
+    return {kind: Metric(value, noise, getattr(case.target, kind)) for kind, (value, noise) in found.items()}
 
 
 def ratio(times, reference):
@@ -55,7 +55,7 @@ def ratio(times, reference):
 
 
 def spread(values):
-    """Half the width of the range of the middle four fifths of the values, as a share of their median."""
+    """Half the distance from the 10th to the 90th percentile, as a share of the median."""
     if len(values) < 2:
         return 0.0
     tenths = statistics.quantiles(values, n=10, method="inclusive")

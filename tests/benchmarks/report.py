@@ -21,14 +21,14 @@ case have the same losses and gradients.
 ## How to read it
 
 - Times are milliseconds a step: the median over {rounds}, and in brackets the smallest and the largest.
-  Each round starts every candidate anew, in a process of its own with {threads}, because a shared machine is faster in
+  Each round starts every candidate again, in a process of its own with {threads}, because a shared machine is faster in
   some minutes than in others, and some processes are slower than others. In a round the candidates take turns, three
   times each, and the median of the three counts (a step over 0.3 s is timed once).
   The speed of a shared machine varies from day to day, so compare ratios, not times, between runs.
 - **of PyTorch** is minicl's time over PyTorch's, both with their defaults: minicl within `threads()`, which keeps freed
   memory for the next step; PyTorch eager, with images stored channels first, and freed memory returned to the system.
-  Below 1 minicl is faster. The ratio is the median of the rounds' ratios, and ± half the width of the range of the middle
-  four fifths of them.
+  Below 1 minicl is faster. The ratio is the median of the rounds' ratios, and ± half the distance from their 10th to
+  their 90th percentile.
 - **not kept** is minicl within `threads(keep_memory=False)`: every step maps and clears its pages again.
 - **of its best** is the faster of minicl's two candidates over PyTorch's fastest. "Kept" is PyTorch with glibc set to keep
   freed memory, `{kept}`.
@@ -37,9 +37,9 @@ case have the same losses and gradients.
 - **memory** is the peak that a step adds to the process, in MiB: minicl over PyTorch, both with their defaults;
   the median over the rounds.
 - **floor** is minicl's time over the minimum that the machine's own rates allow. They are measured before each case in each
-  round, and the best count: here products at {flops:.0f} GFLOP/s, copies at {bytes:.0f} GB/s, {exps:.1f} exponentials a nanosecond.
-  The letter names the rate that bounds the case: p, c or e. Below 1 the arrays stay in the processor's cache, which is faster
-  than the memory that copies are measured in.
+  round, and the best of a case count. Their medians are: products at {flops:.0f} GFLOP/s, copies at {bytes:.0f} GB/s, {exps:.1f} exponentials a nanosecond.
+  The letter names the rate that bounds the case: p, c or e. It is below 1 where an implementation does less than the count
+  assumes: Winograd's form takes fewer products, and taps outside the image take none.
 - **launches**, on a GPU, is the number of kernels that a step starts: minicl / PyTorch.
 - † other processes used the machine during more than a fifth of the case's measurements: read it with care. (PyTorch's
   threads wait for each other and suffer more than minicl's.)
@@ -49,17 +49,18 @@ case have the same losses and gradients.
 MAIN_JOB = """\
 ## A whole training
 
-Seconds of `examples/simclr_mnist.py` on MNIST with its default options, seed 0, and of a PyTorch program with the same
-network, weights, batches, optimizer and schedule, and augmentations of the same kind. Both take turns epoch by epoch, and
-minicl evaluates the features of both: kNN, and a linear probe, of h and z. Start is imports, data and the model. "To {goal:.1%}"
-is start and training until an evaluation after an epoch finds the probe of h right on {goal:.1%} of the test images.
+Seconds of a program that trains as `examples/simclr_mnist.py` does with its default options, seed 0, and of PyTorch programs
+with the same network, weights, batches, optimizer and schedule, and augmentations of the same kind. All draw other random
+numbers than the script. They take turns epoch by epoch, and minicl evaluates the features of all: kNN, and a linear probe, of h
+and z. Start is imports, data and the model. "To {goal:.1%}" is start and training until the probe of h is first right on
+{goal:.1%} of the test images; it is evaluated after each epoch from the {first}th on.
 """
 DISTURBED = 0.2          # share of a case's blocks
 NO_GPU = """\
 No time has been measured on a GPU yet, nor has the test suite run on one. It runs on CuPy itself without a GPU: NVIDIA's
 compiler accepts its kernels for an H100, and they then run on the CPU (tests/host_cuda is a CUDA driver for machines without
-a GPU). All cases above run on a GPU too, with some more that only suit a GPU (ResNet-18 at batch 512, NT-Xent at 2N = 65,536).
-On a GPU the first command does everything within the given minutes; the other two do each part in full:
+a GPU). All cases above but `import minicl` and the whole training run on a GPU too, with some more that only suit a GPU (ResNet-18 at batch 512, NT-Xent at 2N = 65,536).
+On a GPU the first command tries everything within the given minutes; the others run all tests and all benchmarks:
 
     python tests/gpu_first_run.py --minutes 9
     python -m pytest --backend cupy
@@ -68,8 +69,8 @@ On a GPU the first command does everything within the given minutes; the other t
 LAUNCHES = """\
 The work that a training step launches can be counted without a GPU: kernels, products and copies, and waits of the host for
 a result. A launch takes 10 to 20 microseconds of the host's time whatever its size, so launches limit a small network. These
-counts are from the stand-in for CuPy. `python tests/host_cuda` counts on CuPy itself: within 3 % of these, except CPC (205).
-The loss is not read, which would be one wait. It also prints the host's time with a device that computes nothing: about 5 ms
+counts are from the stand-in for CuPy. `python tests/host_cuda` counts on CuPy itself: within 3 % of these, except for CPC
+(205). These steps do not read the loss, which would be one wait. `python tests/host_cuda` also prints the host's time with a device that computes nothing: about 5 ms
 for SimCLR's step on a core that needs 4 microseconds for a ufunc. Without its views the step is 95 launches and 3 ms.
 
 `--precision bf16` rounds the operands of convolutions and linear layers to 2 bytes ([precision](runs.md#precision-on-a-gpu)).
@@ -88,18 +89,19 @@ The counts are exact: they follow from shapes. KiB refer to the whole array that
 `--processes 8` counts for eight: the calls are the same, and so are the KiB, except for batch norm's statistics. In addition
 the processes agree once a step, in 4 bytes, whether to stop and, in 4 bytes a parameter, which have a gradient, and in each loss,
 in 16 bytes, that all have as many rows.
-`python tests/benchmarks/processes.py` times one and two processes; see [distributed](distributed.md).
+`python tests/benchmarks/processes.py` times one and two processes: [scaling](scaling.md#several-processes).
 """
 TRIED = """\
-## What was tried and did not pay
+## What was tried and is not used
 
 Measured by prototypes with 2 threads, on an Intel Xeon where a row names no processor: both forms took turns, and a ratio is
-the new time over the old one. A change stays if it saves 3 % of a training step or 10 % of a case.
+the new time over the old one. A change is used if it saves 3 % of a training step or 10 % of a case, and costs neither
+accuracy nor much memory, nor needs a special build of Python.
 
 | idea | expected | measured | why |
 |---|--:|--:|---|
-| Winograd F(4x4, 3x3), beside what is used for 64; 128, 256 channels | 0.75; 0.75–0.9 | 0.81; 0.84, 1.05 | Its transforms enlarge rounding errors: those of y are 0.7 to 1.5e-5 of the maximum, 20 to 54 times PyTorch's (5 to 7 times with channels last). The limit was 2. |
-| F(2x2, 3x3) at 64 channels, its transforms as matrix products | | 1.08 | The tiles' copies take what the products save. The error would do: 4e-7. |
+| Winograd F(4x4, 3x3) compared with the form used now: 64; 128, 256 channels | 0.75; 0.75–0.9 | 0.81; 0.84, 1.05 | Its transforms enlarge rounding errors: those of y are 0.7 to 1.5e-5 of the maximum, 20 to 54 times PyTorch's (5 to 7 times with channels last). At most twice was allowed. |
+| F(2x2, 3x3) at 64 channels, its transforms as matrix products | | 1.08 | The tiles' copies take what the products save. Its error, 4e-7, would be small enough. |
 | convolution and batch norm's sums in one pass, forward, backward | 0.99 of a step | 1.07, 1.03 of the layers | Probably the sums' arithmetic takes the time, not the reading. A step would take 0.9 ms more. |
 | batch norm, residual and ReLU in one loop | 0.97–0.98 of a step | 0.78–0.82 | The same bits, but 19 of the 1377 ms of a ResNet-18 step of 64 images: 0.986. |
 | batch norm's mask kept as bools, or g masked by products of integers; on an AMD EPYC | 0.92 | 0.98–1.02, 0.93–0.97 of the layer | It makes 15 passes, 0.13 ns an entry on one thread, 0.17 on two: none stands out. |
@@ -111,14 +113,14 @@ the new time over the old one. A change stays if it saves 3 % of a training step
 | threads that watch for work for 1 ms; 50 µs before they sleep: MLP, CLIP step, on an AMD EPYC | 0.93 | 0.97, 0.98; 1.0, 0.99 | Waking one takes 20 to 50 µs, 15 to 64 times a step. But beside one busy process the MLP step takes 1.4 times as long. |
 | linear's three gradients in one loop, ReLU within linear, threads for small arrays, wider tiles, aligned memory, pinned threads, whole-pixel copies | | over 0.97 of a step | Products and passes over memory take the time. |
 
-Where the time goes: shares of the wall time, by profiles on that Xeon beside other work.
+Where the time goes: shares of the wall time, by profiles on that Xeon while other programs ran.
 
-- SimCLR ConvNet: convolutions 50 %, products and copies; batch norm with ReLU 34 %, NumPy's passes over memory.
-- SimCLR MLP: linear layers 64 %, products; Adam 11 %, NT-Xent 11 %, passes.
-- MoCo: its loss 49 %, products and exponentials over 65,536 keys; convolutions 23 %; batch norm 19 %.
+- SimCLR ConvNet: convolutions 50 % (products and copies); batch norm with ReLU 34 % (NumPy's passes over memory).
+- SimCLR MLP: linear layers 64 % (products); Adam 11 % and NT-Xent 11 % (passes).
+- MoCo: its loss 49 % (products and exponentials over 65,536 keys); convolutions 23 %; batch norm 19 %.
 - CLIP: convolutions 41 %, batch norm 18 %, linear layers 11 %, layer norm 7 %.
-- Affine warp: corners and their indices 40 %, gathers 30 %, blending 19 %, coordinates 8 %: passes.
-- Crop and resize: weights 42 %, passes; products of 28 x 28 matrices 58 %. Tape: Python's calls 79 %, arithmetic 21 %.
+- Affine warp: corners and their indices 40 %, gathers 30 %, blending 19 %, coordinates 8 % (all passes).
+- Crop and resize: weights 42 % (passes), products of 28 x 28 matrices 58 %. Tape: Python's calls 79 %, arithmetic 21 %.
 """
 
 
@@ -137,7 +139,7 @@ def document(cpu, gpu=None, launches=None, communication=None):
                           compiled="" if compiled else " (not in this run)")]
     parts += ["## On the CPU\n", machine(cpu), *tables(cpu), summary(cpu, named=False)]
     if cpu.get("main_job"):
-        parts += [MAIN_JOB.format(goal=main_job.GOAL), "".join(main_job.table(cpu["main_job"]))]
+        parts += [MAIN_JOB.format(goal=main_job.GOAL, first=main_job.FIRST), "".join(main_job.table(cpu["main_job"]))]
     parts += ["## On a GPU\n", *([machine(gpu), *tables(gpu), summary(gpu, named=False)] if gpu else [NO_GPU])]
     if launches:
         parts += [LAUNCHES, "| training step | launches | waits |\n|---|--:|--:|\n"

@@ -1,6 +1,6 @@
 """Time minicl beside PyTorch and beside the machine's own limits, if possible on an otherwise idle machine.
 
-    python tests/benchmarks/run.py --peer torch                          # everything; about fifteen minutes
+    python tests/benchmarks/run.py --peer torch                          # all cases; about fifteen minutes
     python tests/benchmarks/run.py --peer torch --only NT-Xent "conv*"   # parts of names, or globs
     python tests/benchmarks/run.py --peer torch --only main_job          # a whole training on MNIST; eight minutes
     python tests/benchmarks/run.py --peer torch --check                  # exit code 1 if something became slower
@@ -57,7 +57,7 @@ def main(argv=None):
     found = {case.name: metrics(case, record["cases"][case.name]) for case in cases}
     code = check(found, baseline) if args.check else 0
     if args.save_baseline:
-        baseline.update({name: baseline_of(figure) for name, figure in found.items()})
+        baseline.update({name: baseline_of(measured) for name, measured in found.items()})
         write_json(BASELINE, baselines)
     return code
 

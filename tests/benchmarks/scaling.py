@@ -44,7 +44,7 @@ steps, as measured by
 
 A loss of all pairs takes time that grows as N^2. NT-Xent, CLIP's loss, MoCo's, DCL and uniformity compute the matrix of
 similarities a tile at a time, so their memory grows as N; SigLIP and SupCon store it, as PyTorch does. MoCo's loss compares
-256 queries with N keys, and VICReg, Barlow Twins and the triplet loss compare no other pairs, so their time grows as N too. A
+256 queries with N keys, and VICReg, Barlow Twins and the triplet loss compare only the N given pairs, so their time grows as N too. A
 training step takes N times the encoder's time for one item, and the loss's N^2, which is little until N is in the thousands.
 `tests/benchmarks/processes.py` divides a loss and a step between processes; with MPI its times are the last table.
 
@@ -56,7 +56,8 @@ training step takes N times the encoder's time for one item, and the loss's N^2,
 - **memory** is the peak that a step adds to the process, in MiB; the median of three processes if it takes less than 0.3 s.
 - **Exponents** are b of a fit a N^b to the three largest sizes. **Memory ends** at the N that would fill this machine's
   {ram:.0f} GB if the peak went on growing like that.
-- A size is left out if a step would have taken more than {seconds:g} s or two thirds of the free memory, or the run too long.
+- A size is left out if the two sizes before it predict more than {seconds:g} s a step or two thirds of the free memory, or a run
+  that takes too long.
 """
 ALL, ONE, PEER = "minicl", "minicl, 1 thread", "torch, kept"
 PROCESSES = "Several processes"

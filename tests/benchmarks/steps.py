@@ -241,7 +241,7 @@ CASES = [
     SimCLRStep(encoder="convnet", target=Target(default=0.85, best=1.05, memory=1.0)),
     SimCLRStep(encoder="mlp", target=Target(default=0.8, best=1.0, memory=1.0)),
     MoCoStep(target=Target(default=0.25, best=0.75, memory=1.0)),
-    CLIPStep(tau=0.07, target=Target(default=0.85, best=1.15, memory=1.0)),
+    CLIPStep(target=Target(default=0.85, best=1.15, memory=1.0)),
     SimCLRStep(batch=64, encoder="resnet18", side=32, target=Target(default=0.8, best=1.0, memory=1.0)),
     SimCLRStep(batch=1024, encoder="convnet", backends=("cupy",), target=Target(default=1.0)),
     SimCLRStep(batch=512, encoder="resnet18", side=32, backends=("cupy",), target=Target(default=2.0)),

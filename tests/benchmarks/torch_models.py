@@ -126,8 +126,8 @@ class Transformer(nn.Module):
         x = self.tokens(ids) + self.positions.weight[:ids.shape[1]]
         for block in self.blocks:
             x = block(x, real)
-        kept = real[:, :, None].to(x.dtype)
-        return (self.norm(x) * kept).sum(dim=1) / kept.sum(dim=1).clamp(min=1)
+        mask = real[:, :, None].to(x.dtype)
+        return (self.norm(x) * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
 
 
 class Block(nn.Module):
