@@ -83,7 +83,7 @@ def time_all(case, workers, *, blocks, block, gpu=False, starts=1, long=math.inf
     blocks  measurements of each worker; block: seconds that one takes, at least one step
     starts  processes of each worker, whose median peak counts
     long    seconds: a longer step is measured in one block
-    slow    seconds: a longer step is measured once, without a warm-up
+    slow    seconds: a longer step is measured once, after another that maps its memory
     ->      {"rounds": {label: [seconds per step, one per block]}, "peak": {label: MiB}, "launches": {label: kernels per
              step}, "errors": {label: message}, "disturbed": share of blocks}
     """

@@ -1,6 +1,6 @@
 """Measure how time and memory grow with N, and write docs/scaling.md.
 
-    python tests/benchmarks/scaling.py --peer torch --seconds 60 --minutes 25 --table docs/scaling.md      # on idle cores
+    python tests/benchmarks/scaling.py --peer torch --seconds 45 --minutes 15 --table docs/scaling.md      # on idle cores
 
 N grows by a factor of four. A candidate leaves out a size if its last two sizes predict that a step would take more
 than --seconds or two thirds of the free memory, or that the run would exceed --minutes. Needs Linux or macOS.
@@ -49,7 +49,7 @@ training step takes N times the encoder's time for one item, and the loss's N^2,
 `tests/benchmarks/processes.py` divides a loss and a step between processes; with MPI its times are the last table.
 
 - Times are milliseconds a step: medians of {rounds} rounds that alternate between all candidates, each in a process of its own.
-  A step of more than {slow:g} s is measured once. PyTorch uses {threads} threads too, and both keep freed memory for the next step.
+  A step of more than {slow:g} s is measured once, after another that maps its memory. PyTorch uses {threads} threads too, and both keep freed memory for the next step.
 - **model** is the arithmetic over the machine's rates, measured in the same run on {threads} threads: products at {flops:.0f} GFLOP/s,
   exponentials at {exps:.1f} a nanosecond, copies at {bytes:.0f} GB/s. NT-Xent of N views takes 4 N^2 d multiplications and
   additions, and N^2 exponentials; up to about 2,000 views, whose tiles are kept for the backward pass, 3 N^2 d and half as many.
@@ -168,7 +168,7 @@ def may_run(results, label, N, seconds, left):
         return False
     time, need = (values[-1] * (N / sizes[-1])**max(1, min(2.2, exponent(sizes, values, 2) or 2))
                   for values in (times, memory))
-    return time <= seconds and 1.5 * need * 2**20 <= free_memory() and (4 if time < SLOW else 2) * time + 2 <= left
+    return time <= seconds and 1.5 * need * 2**20 <= free_memory() and (4 if time < SLOW else 3) * time + 2 <= left
 
 
 def free_memory():
