@@ -45,7 +45,7 @@ def options(description: str | None, *, epochs: int, batch: int, lr: float, tau:
     parser.add_argument("--batch", type=at_least(2, 2**16), default=batch,
                         help="items per step: images, pairs or sequences")
     parser.add_argument("--lr", type=within("(0, inf)"), default=lr, help="peak learning rate, between warmup and decay")
-    parser.add_argument("--tau", type=within("[1e-30, inf)"), default=tau, help="temperature of the loss")
+    parser.add_argument("--tau", type=within("[1e-30, 1e20]"), default=tau, help="temperature of the loss")
     parser.add_argument("--seed", type=at_least(0, 2**63 - 1), default=0,
                         help="seed of weights, order, augmentations and generated data")
     parser.add_argument("--threads", type=at_least(1, 1024), help="CPU threads; default: all available cores")

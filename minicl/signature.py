@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_args
 import numpy as np
 
 from .backend import HostArgument, array_module, is_array, sum_over
-from .checks import did_you_mean, is_of_minicl, python_numbers, require_bool
+from .checks import did_you_mean, is_of_minicl, python_numbers, require_bool, shortened
 from .typing import Array
 
 if TYPE_CHECKING:                     # callers pass Tensors and the body gets arrays: Any, to a type checker
@@ -320,7 +320,7 @@ def is_plain_array(x: Any) -> bool:
 def describe(x: Any) -> str:
     """x for an error message; for an array its dtype, kind and shape."""
     if not is_array(x):
-        return f"{type(x).__name__} {x!r}"
+        return f"{type(x).__name__} {shortened(x)}"
     kind = "array" if is_plain_array(x) else type(x).__name__
     order = "" if x.dtype.isnative else "big-endian " if x.dtype.byteorder == ">" else "little-endian "
     return f"{order}{x.dtype.name} {kind} of shape {x.shape}"

@@ -352,11 +352,12 @@ def main(argv=None):
         import torch
     except ImportError:
         torch = None
+    cases = [case for case in CASES if not args.words or any(word in case.name for word in args.words)]
+    if not cases:
+        parser.error(f"no case has {' or '.join(args.words)} in its name; there are {', '.join(case.name for case in CASES)}")
     print(f"{'case':46}{'minicl':>9}{'PyTorch':>9}{'ratio':>7}    roundings of 2^-24; {len(CASES)} cases")
     worse = 0
-    for case in CASES:
-        if args.words and not any(word in case.name for word in args.words):
-            continue
+    for case in cases:
         exact = minicl_results(case, "float64")
         ours = error(case, minicl_results(case, "float32"), exact)
         line = ""

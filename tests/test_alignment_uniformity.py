@@ -145,7 +145,7 @@ def test_negative_cosine_sends_no_gradient_into_its_target(rng):
 # ---------------------------------------------------------------- errors
 
 @pytest.mark.parametrize("call, message", [
-    (lambda z: alignment_loss(z, z[:3]), r"alignment_loss: expected two views \(N, d\) of the same N items"),
+    (lambda z: alignment_loss(z, z[:3]), r"alignment_loss: expected two arrays \(N, d\) of the same N items"),
     (lambda z: alignment_loss(z, z, alpha=0), "alignment_loss: alpha must be a number in .0, inf., got 0"),
     (lambda z: uniformity_loss(z[:1]), r"uniformity_loss: expected \(N, d\) with N >= 2 and d >= 1, got \(1, 3\)"),
     (lambda z: uniformity_loss(z[0]), r"uniformity_loss: expected \(N, d\)"),

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import types
+import warnings
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -357,6 +358,68 @@ def test_an_error_in_a_thread_reaches_the_caller_and_the_pool_keeps_working():
         assert parallel_for(np, 3, lambda lo, hi: lo, 1) == [0, 1, 2]
 
 
+def test_threads_have_the_callers_errstate():
+    x = np.full(10, 3e38, "float32")
+    together = threading.Barrier(2)                          # both threads take slices
+
+    def add(lo, hi):
+        together.wait()
+        return x[lo:hi] + x[lo:hi]
+
+    with threads(2):
+        with np.errstate(over="raise"), pytest.raises(FloatingPointError):
+            parallel_for(np, 2, add, 1)
+        with warnings.catch_warnings(), np.errstate(over="ignore"):
+            warnings.simplefilter("error")
+            parallel_for(np, 2, add, 1)
+
+
+@pytest.mark.parametrize("where", ["threadpool_limits", "keep_freed_memory", "_leave"])
+def test_ctrl_c_while_a_block_opens_or_closes_leaves_nothing_behind(where, monkeypatch):
+    before, alive = blas_threads(), threading.active_count()
+    module = threadpoolctl if where == "threadpool_limits" else parallel
+    original, pressed = getattr(module, where), []
+
+    def interrupted(*args, **options):
+        if not pressed:
+            pressed.append(True)
+            raise KeyboardInterrupt
+        return original(*args, **options)
+
+    monkeypatch.setattr(module, where, interrupted)
+    with pytest.raises(KeyboardInterrupt), threads(3):
+        assert where == "_leave"
+    assert pressed and parallel._pool() is None and blas_threads() == before
+    wait_for_threads(alive)
+
+
+def wait_for_threads(count):
+    end = time.monotonic() + 30
+    while threading.active_count() > count and time.monotonic() < end:
+        time.sleep(0.01)
+    assert threading.active_count() == count
+
+
+def test_threads_end_with_a_pool_that_nobody_closed():
+    alive = threading.active_count()
+    pool = parallel._ThreadPool(3)
+    assert pool.map(lambda k: k, [(0,), (1,)]) == [0, 1] and threading.active_count() == alive + 2
+    del pool
+    wait_for_threads(alive)
+
+
+def test_ctrl_c_while_a_thread_starts_is_not_taken_for_a_lack_of_threads(monkeypatch):
+    def start(self):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("release unlocked lock")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(KeyboardInterrupt), threads(2):
+        pass
+
+
 def test_threads_share_no_iterator():
     """In a free-threaded Python two threads may get the same item from it, or one's index with another's item."""
     class Items(Sequence):
@@ -613,7 +676,7 @@ def test_a_learned_temperature_below_zero_is_refused():
     from minicl import Tensor
     from minicl.contrastive import nt_xent
     z = np.eye(3)
-    with pytest.raises(ValueError, match="nt_xent: tau must be a number in .1e-30, inf., got -0.5; learn its logarithm"):
+    with pytest.raises(ValueError, match="nt_xent: tau must be a number in .1e-30, 1e20., got -0.5; learn its logarithm"):
         nt_xent(z, z, Tensor(np.array(-0.5)))
 
 

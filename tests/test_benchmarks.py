@@ -118,7 +118,7 @@ def test_check_names_the_slower_cases_and_fails(capsys):
     assert run.check({case.name: metrics(case, result([0.01] * 5, [0.02] * 5))}, before) == 0
     assert run.check({case.name: metrics(case, result([0.03] * 5, [0.02] * 5)), "new": {}}, before) == 1
     printed = capsys.readouterr().out
-    assert "slower: NT-Xent 2N=512, default: 1.50, was 0.50: +200%" in printed and "not in the baseline" in printed
+    assert "slower: NT-Xent 2N=512, default: 1.50, was 0.50: +200%" in printed and "--save-baseline adds them): new" in printed
 
 
 # ---------------------------------------------------------------- a run and its page
@@ -256,7 +256,7 @@ def test_ctrl_c_prints_one_line_and_keeps_the_measured_cases(monkeypatch, tmp_pa
     ("--json nowhere/all.json", "in a folder that exists"),
     ("--json text", "text: not what --json writes"),
     ("--read nofile.json", "nofile.json: No such file"),
-    ("--read list.json", "it has no backend"),
+    ("--read list.json", "it lacks one of backend"),
     ("--table page.md --backend cupy", "needs measurements with --backend numpy"),
 ])
 def test_invalid_options_are_reported_before_anything_is_measured(options, message, monkeypatch, tmp_path):

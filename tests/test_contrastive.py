@@ -42,6 +42,13 @@ def test_nt_xent_fused_is_composed(n, tau, learn_tau, xp):
         np.testing.assert_allclose(fused, read, rtol=1e-12, atol=1e-12 * max(1, np.abs(read).max()))
 
 
+def test_at_the_largest_tau_what_is_left_out_still_does_not_count():
+    for loss in nt_xent, composed.nt_xent:
+        assert loss(*map(Tensor, views(5, 7)), 1e20).item() == pytest.approx(np.log(9), rel=1e-12)
+        with pytest.raises(ValueError, match=r"tau must be a number in \[1e-30, 1e20\], got 1e\+21"):
+            loss(*map(Tensor, views(5, 7)), 1e21)
+
+
 @pytest.mark.parametrize("tau", TAUS)
 @pytest.mark.parametrize("learn_tau", [False, True], ids=["fixed tau", "learned tau"])
 @pytest.mark.parametrize("m", [1, 5, 600])                   # 600 negatives give several tiles
@@ -340,12 +347,12 @@ def test_a_nearly_solved_batch_keeps_its_gradient_in_float32(tau, learn_tau, xp)
 def test_a_column_against_a_row_does_not_broadcast_into_a_loss():
     z1, z2 = views(4, 3)
     for loss in (nt_xent, composed.nt_xent):
-        with pytest.raises(ValueError, match=r"nt_xent: expected two views \(N, d\) of the same N items"):
+        with pytest.raises(ValueError, match=r"nt_xent: expected two arrays \(N, d\) of the same N items"):
             loss(Tensor(z1), Tensor(z2[:3]), 0.5)
-        with pytest.raises(ValueError, match="two views"):
+        with pytest.raises(ValueError, match="two arrays"):
             loss(Tensor(z1), Tensor(z2[0]), 0.5)
     for loss in (info_nce, composed.info_nce):
-        with pytest.raises(ValueError, match="info_nce: expected two views"):
+        with pytest.raises(ValueError, match="info_nce: expected two arrays"):
             loss(Tensor(z1), Tensor(z2[:, :1]), Tensor(z2), 0.5)
 
 

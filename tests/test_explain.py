@@ -290,10 +290,10 @@ def test_the_picture_is_drawn_or_an_error_asks_for_matplotlib(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("arguments, options, words", [
-    ((normal(3, 2), normal(4, 2)), {}, "expected two views"),
+    ((normal(3, 2), normal(4, 2)), {}, "expected two arrays"),
     ((normal(1, 2), normal(1, 2)), {}, "N >= 2"),
-    ((normal(3, 2), normal(3, 2), 0.0), {}, "tau must be a number in .1e-30, inf."),
-    ((normal(3, 2), normal(3, 2), [0.1, -1]), {}, "tau must be a number in .1e-30, inf."),
+    ((normal(3, 2), normal(3, 2), 0.0), {}, "tau must be a number in .1e-30, 1e20."),
+    ((normal(3, 2), normal(3, 2), [0.1, -1]), {}, "tau must be a number in .1e-30, 1e20."),
     ((normal(3, 2), normal(3, 2)), {"anchor": 6}, "anchor must be an integer from 0 to 5"),
     ((normal(3, 2), normal(3, 2)), {"names": "ab"}, "expected 3 names, one per item, got 2"),
 ])

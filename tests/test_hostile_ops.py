@@ -68,6 +68,9 @@ REFUSED = [
       for name, value in (("size", 0), ("size", 2.0), ("size", (2, 2)), ("stride", 0), ("stride", -1),
       ("stride", 1.5))],
     (ops.max_pool2d, (images,), {"size": 5}, "max_pool2d: expected x"),
+    (ops.to_pixel_major, (images[0],), {}, r"to_pixel_major: expected images \(B, H, W, C\), .* one image is x\[None\]"),
+    (ops.conv2d, (images, kernel[:0]), {}, r"conv2d: expected .* kh, kw >= 1, got .*\(0, 3, 5, 2\); C is a Conv2d's in_channels"),
+    (ops.conv2d, (images, kernel[:, :0]), {}, r"conv2d: expected .* kh, kw >= 1, got .*\(3, 0, 5, 2\)"),
     *[(op, (np.ones((4, 3)), C1, C0), {"eps": value}, f"{op.__name__}: eps must be")
       for op in (ops.batch_norm, ops.layer_norm)
       for value in (-1e-5, np.nan, "0", None)],
@@ -315,3 +318,22 @@ def test_an_embedding_without_columns_has_a_gradient_without_columns():
     table = Tensor(np.ones((2, 0)), requires_grad=True)
     ops.embedding(np.zeros(20, "int64"), table).backward(np.ones((20, 0)))
     assert table.grad.shape == (2, 0)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_window_with_nan_sends_all_of_g_to_its_last_entry(stride):
+    pixels = Tensor(np.array([0.0, np.nan, 2.0, 3.0]).reshape(2, 2, 1, 1), requires_grad=True)
+    y = ops.max_pool2d(pixels, size=2, stride=stride)
+    y.backward(np.full((1, 1, 1, 1), 5.0))
+    assert np.isnan(y.item()) and pixels.grad.ravel().tolist() == [0, 0, 0, 5]
+
+
+@pytest.mark.parametrize("size", [(0, 4), (4, 0), (0, 0)])
+@pytest.mark.parametrize("channels", [2, 8])
+def test_images_without_pixels_are_convolved_with_their_padding(size, channels):
+    pixels = Tensor(np.ones((*size, 2, channels)), requires_grad=True)
+    weight = Tensor(np.ones((3, 3, channels, 2)), requires_grad=True)
+    y = ops.conv2d(pixels, weight, padding=2)
+    y.backward(np.ones(y.shape))
+    assert y.shape == (size[0] + 2, size[1] + 2, 2, 2) and not y.data.any()
+    assert pixels.grad.shape == pixels.shape and not weight.grad.any()

@@ -382,7 +382,7 @@ def test_success_is_exit_code_0():
     ("--seed", "-1", "expected an integer >= 0, got -1"),
     ("--threads", "0", "expected an integer >= 1, got 0"),
     ("--log-every", "0", "expected an integer >= 1, got 0"),
-    ("--tau", "0", "expected a number in [1e-30, inf), got 0"),
+    ("--tau", "0", "expected a number in [1e-30, 1e20], got 0"),
     ("--lr", "nan", "expected a number in (0, inf), got nan"),
     ("--lr", "-1", "expected a number in (0, inf), got -1"),
     ("--lr", "inf", "expected a number in (0, inf), got inf"),

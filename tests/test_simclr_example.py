@@ -213,7 +213,7 @@ def test_requested_mnist_that_is_missing_is_an_error(example, tmp_path, capsys):
 # ---------------------------------------------------------------- invalid options
 
 @pytest.mark.parametrize("option, value, message", [
-    ("--tau", "0", "argument --tau: expected a number in [1e-30, inf), got 0"),
+    ("--tau", "0", "argument --tau: expected a number in [1e-30, 1e20], got 0"),
     ("--batch", "1", "argument --batch: expected an integer >= 2, got 1"),
     ("--epochs", "0", "argument --epochs: expected an integer >= 1, got 0"),
     ("--lr", "nan", "argument --lr: expected a number in (0, inf), got nan"),

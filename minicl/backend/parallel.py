@@ -2,11 +2,14 @@
 
 import collections
 import contextlib
+import contextvars
+import functools
 import math
 import os
 import queue
 import re
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -50,24 +53,23 @@ class _ThreadPool:
 
     A caller waits for its items, not for the other threads: if none is free, it processes all items itself. So calls may be
     nested, come from several threads, or be interrupted by Ctrl-C, and none gets another's results.
+    The threads end with close(), or with the pool itself if Ctrl-C prevents that: they refer only to its inbox.
     """
 
     def __init__(self, size: int) -> None:
         self.size = 1
         self.inbox: queue.SimpleQueue = queue.SimpleQueue()
+        self.close = weakref.finalize(self, _end, self.inbox, size - 1)
         try:
             for _ in range(size - 1):
-                threading.Thread(target=self._serve, daemon=True).start()
+                threading.Thread(target=_serve, args=(self.inbox,), daemon=True).start()
                 self.size += 1
         except RuntimeError as error:
             self.close()
+            if isinstance(error.__context__, KeyboardInterrupt):             # of a lock that Ctrl-C has left open
+                raise error.__context__ from None
             raise BackendError(f"threads: the system could start only {self.size} of {size} threads ({error}); "
                                "use fewer") from error
-
-    def _serve(self):
-        while (work := self.inbox.get()) is not None:
-            work()
-            del work                                     # else an idle thread would keep the caller's arrays
 
     def map(self, function: Callable, items: Sequence[tuple]) -> list:
         results: list[Any] = [None] * len(items)
@@ -92,15 +94,22 @@ class _ThreadPool:
                         done.put(None)
 
         for _ in range(min(self.size, len(items)) - 1):
-            self.inbox.put(work)
+            self.inbox.put(functools.partial(contextvars.copy_context().run, work))      # with NumPy's errstate
         work()
         for error in filter(None, [done.get() for _ in items]):
             raise error
         return results
 
-    def close(self) -> None:
-        for _ in range(self.size - 1):
-            self.inbox.put(None)
+
+def _serve(inbox):
+    while (work := inbox.get()) is not None:
+        work()
+        del work                                         # else an idle thread would keep the caller's arrays
+
+
+def _end(inbox, threads):
+    for _ in range(threads):
+        inbox.put(None)
 
 
 # ---------------------------------------------------------------- the pools of the open threads() blocks
@@ -138,19 +147,29 @@ def threads(count: int | None = None, *, keep_memory: bool = True) -> Iterator[N
 
     require_bool("threads", keep_memory=keep_memory)
     pool = _ThreadPool(_thread_count(count))
-    with _entering:
-        if not _pools:
-            _blas.append(threadpool_limits(limits=1, user_api="blas"))
-        _pools.append(pool)
     try:
+        with _entering:
+            if not _pools:
+                _blas.append(threadpool_limits(limits=1, user_api="blas"))
+            _pools.append(pool)
         with keep_freed_memory() if keep_memory else contextlib.nullcontext():
             yield
     finally:
-        with _entering:
+        try:
+            _leave(pool)
+        except KeyboardInterrupt:                        # once more, whatever is left to do
+            _leave(pool)
+            raise
+
+
+def _leave(pool):
+    with _entering:
+        if pool in _pools:
             _pools.remove(pool)
-            if not _pools:
-                _blas.pop().restore_original_limits()
-        pool.close()
+        if not _pools and _blas:
+            _blas[-1].restore_original_limits()
+            _blas.clear()
+    pool.close()
 
 
 def _thread_count(count):

@@ -40,9 +40,9 @@ def require_scalar(name, argument, value, interval="(-inf, inf)", hint=""):
 
 
 def require_temperature(name, tau):
-    """Raise ValueError unless tau is a finite number >= 1e-30, so that 1/tau is finite in float32."""
+    """Raise ValueError unless tau is within 1e-30 and 1e20: 1/tau is finite in float32, and EXCLUDED / tau large."""
     learned = not is_number(tau)
-    require_scalar(name, "tau", tau, "[1e-30, inf)", "learn its logarithm and take exp, which stays above 0" if learned
+    require_scalar(name, "tau", tau, "[1e-30, 1e20]", "learn its logarithm and take exp, which stays above 0" if learned
                    else "usual temperatures are 0.05 to 1")
 
 
@@ -64,7 +64,7 @@ def require_arrays(name, **values):
 def require_pairs(name, first, second, at_least=1, because="the negatives are the other items of the batch", world=ALONE):
     """Raise ValueError unless the two views are (N, d) arrays of one shape, with N >= at_least."""
     if len(first.shape) != 2 or first.shape != second.shape:
-        raise ValueError(f"{name}: expected two views (N, d) of the same N items, got {first.shape} and {second.shape};"
+        raise ValueError(f"{name}: expected two arrays (N, d) of the same N items, got {first.shape} and {second.shape};"
                          " row i of one must belong to row i of the other")
     require_batch(name, first, at_least, because, world)
 
@@ -82,7 +82,8 @@ def require_ids(name, ids, count, argument="ids"):
     """Raise ValueError unless ids is a host array of `count` integers."""
     refuse_capture(f"{name} takes {argument} from the host")
     if not (isinstance(ids, np.ndarray) and is_plain_array(ids) and ids.shape == (count,) and ids.dtype.kind in "iu"):
-        got = f"{type(ids).__module__} {type(ids).__name__} of shape {getattr(ids, 'shape', 'unknown')}"
+        got = f"{type(ids).__module__} {type(ids).__name__}" + (
+            f" of shape {ids.shape} and dtype {ids.dtype}" if is_array(ids) else "")
         raise ValueError(f"{name}: {argument} must be a host (numpy) array of {count} integers, one per item, equal for "
                          f"items that are not negatives of each other, got {got}; class labels can be used")
 

@@ -42,9 +42,10 @@ def conv2d(x: Array, w: Array, *, stride: int = 1, padding: int = 0, needs_grad=
     array([[4., 4.],
            [4., 4.]])
     """
-    if x.ndim != 4 or w.ndim != 4 or x.shape[3] != w.shape[2]:
-        raise ValueError(f"conv2d: expected x (H, W, B, C) and w (kh, kw, C, K), got {x.shape} and {w.shape}; "
-                         "convert images (B, H, W, C) with ops.to_pixel_major")
+    if x.ndim != 4 or w.ndim != 4 or x.shape[3] != w.shape[2] or not (w.shape[0] and w.shape[1]):
+        raise ValueError("conv2d: expected x (H, W, B, C) and w (kh, kw, C, K) with kh, kw >= 1, got "
+                         f"{x.shape} and {w.shape}; C is a Conv2d's in_channels, and "
+                         "ops.to_pixel_major converts images (B, H, W, C)")
     require_integers("conv2d", 1, stride=stride)
     require_integers("conv2d", 0, padding=padding)
     shift = _shifts(x.shape[:2], w.shape[:2], stride, padding)
@@ -118,7 +119,7 @@ def _pieces(batch, size):
 def _parts(rows, pieces, taps):
     """The work as parts for threads: one row of pixels, lo:hi, and some of the batch's pieces each. Those with most taps
     come first, so that the threads end at about the same time."""
-    parts_of_a_row = max(_ceil_div(math.prod(pieces), ITEMS), _ceil_div(PARTS, rows))
+    parts_of_a_row = max(_ceil_div(math.prod(pieces), ITEMS), _ceil_div(PARTS, max(1, rows)))
     count = max(1, _ceil_div(pieces[0], parts_of_a_row))                     # without images there are 0 pieces
     parts = [(row, row + 1, lo, lo + count) for row in range(rows) for lo in range(0, pieces[0], count)]
     return sorted(parts, key=lambda part: -len(taps(part)))

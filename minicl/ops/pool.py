@@ -23,6 +23,9 @@ SLICE = 2**16         # entries of the output that a thread computes at a time
 def max_pool2d(x: Array, *, size: int = 2, stride: int | None = None):
     """y = max over each size x size window.    dx: g at the window's first maximum, in row-major order
 
+    A window with a NaN has the maximum NaN, which equals no entry: then g goes to its last entry. A g that is not finite
+    makes the gradient of its window NaN.
+
     x (H, W, B, C) -> ((H - size) // stride + 1, ..., B, C); stride defaults to size.
 
     >>> x = np.arange(16.0).reshape(4, 4, 1, 1)
@@ -74,10 +77,12 @@ def _to_overlapping(views, x, y, g):
     xp = array_module(x)
     dx = xp.zeros_like(x)
     taken = xp.zeros(y.shape, dtype=bool)
-    for view, dview in zip(views(x), views(dx)):
+    *taps, (_, last) = zip(views(x), views(dx))
+    for view, dview in taps:
         here = (view == y) & ~taken
         taken |= here
         dview += g * here                                                    # (1)
+    last += g * ~taken
     return dx
 
 

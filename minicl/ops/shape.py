@@ -40,6 +40,8 @@ def transpose(x: Array, *, axes: tuple[int, ...] | None = None):
 @op
 def to_pixel_major(x: Array):
     """Images (B, H, W, C) -> pixels (H, W, B, C), contiguous, as conv2d takes them.    dx: g transposed back"""
+    if x.ndim != 4:
+        raise ValueError(f"to_pixel_major: expected images (B, H, W, C), got shape {x.shape}; one image is x[None]")
     xp = array_module(x)
     transposed = x.transpose(1, 2, 0, 3)
     y = xp.empty(transposed.shape, dtype=x.dtype)

@@ -9,6 +9,8 @@ one scatter of its gradient's sums, one sum of the parameters' gradients (a ring
 exchanges per batch norm. Nothing overlaps.
 """
 
+import argparse
+
 # effective FLOP/s of encoder and loss; bytes/s; seconds per launch
 ENCODER, LOSS, MEMORY, LAUNCH = 60e12, 40e12, 2.5e12, 10e-6
 NETS = {                                                     # FLOP to train on a view; parameters; batch norms
@@ -38,6 +40,7 @@ def estimate(net, link, batch, d):
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print("| GPUs | network, batch, d | encoder | loss | rows of z | gradients | batch norm | communication |\n"
           "|---|---|--:|--:|--:|--:|--:|--:|")
     for link in LINKS:

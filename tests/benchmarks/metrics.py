@@ -78,16 +78,16 @@ def baseline_of(found):
     return {kind: [round(found[kind].value, 4), round(found[kind].noise, 4)] for kind in KINDS if kind in found}
 
 
-def regressions(found, baseline):
-    """[message, ...] for the metrics of a case that exceed the baseline by more than the noise of both runs.
-
-    The metrics relative to a peer count where both runs have one, else the one relative to the machine's floor.
-    """
+def compared_kinds(found, baseline):
+    """The metrics of a case that both runs have: those relative to a peer, else the one relative to the machine's floor."""
     common = [kind for kind in KINDS if kind in found and kind in baseline]
-    if len(common) > 1 and "floor" in common:
-        common.remove("floor")
+    return [kind for kind in common if kind != "floor" or common == ["floor"]]
+
+
+def regressions(found, baseline):
+    """[message, ...] for the compared metrics of a case that exceed the baseline by more than the noise of both runs."""
     messages = []
-    for kind in common:
+    for kind in compared_kinds(found, baseline):
         value = found[kind].value
         noise = found[kind].noise
         before, noise_before = baseline[kind]

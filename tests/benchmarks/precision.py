@@ -9,6 +9,8 @@ operands of products take 2 bytes: the columns, rounded as they are gathered, an
 Activations, their gradients and the results of products stay in float32. Weights and the projection head are left out.
 """
 
+import argparse
+
 RATES = {"float32": (67e12, 4), "tf32": (495e12, 4), "bf16": (989e12, 2)}  # FLOP/s, bytes per entry of an operand
 BANDWIDTH = 3.35e12                                                                  # bytes/s of HBM3
 IMAGES = 2 * 512                                                                     # two views
@@ -53,6 +55,7 @@ def seconds(layers, precision, images=IMAGES, rate=None, bandwidth=BANDWIDTH):
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print("| network, 512 images | products in | products, ms | gathers and rounding, ms | batch norm and relu, ms | step, ms |\n"
           "|---|---|--:|--:|--:|--:|")
     for name, layers in (("convnet, 28 px", convnet()), ("ResNet-18, 32 px", resnet18())):

@@ -13,7 +13,6 @@ import argparse
 import fnmatch
 import importlib.util
 import json
-import os
 import shlex
 import shutil
 import sys
@@ -29,7 +28,8 @@ from benchmarks.communication import table  # noqa: E402
 from benchmarks.harness import Worker, join, measure  # noqa: E402
 from benchmarks.launches import launches_per_step  # noqa: E402
 from benchmarks.machine import describe  # noqa: E402
-from benchmarks.metrics import baseline_of, metrics, regressions  # noqa: E402
+from benchmarks.metrics import baseline_of, compared_kinds, metrics, regressions  # noqa: E402
+from benchmarks.records import load, require_writable  # noqa: E402
 from benchmarks.report import document, lines, summary  # noqa: E402
 from minicl.backend import PRECISIONS, available_cores, get_backend  # noqa: E402
 from minicl.files import write_json  # noqa: E402
@@ -42,22 +42,25 @@ BASELINE = Path(__file__).with_name("baseline.json")
 
 def main(argv=None):
     args = parse(argv)
-    records = [load("--read", path) for path in args.read]
-    cases = [CASES[name] for name in records[0]["cases"] if name in CASES] if records else chosen(args)
+    records = [read("--read", path) for path in args.read]
     backends = [record["backend"] for record in records] or [args.backend]
+    cases = chosen(args, backends[0], *(record["cases"] for record in records[:1]))
     baselines = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
     baseline = baselines.setdefault(backends[0], {})
     refuse_what_fails_later(args, cases, backends, baseline)
-    records = records or [run(args, cases)]
-    record = records[0]
+    record, *others = records or [run(args, cases)]
+    if records:
+        record = {**record, "cases": {case.name: record["cases"][case.name] for case in cases}}
+        print("".join(line + "\n" for case in cases for line in lines(case, record["cases"][case.name])), end="")
     if args.table:
-        by_backend = {record["backend"]: record for record in records}
+        by_backend = {each["backend"]: each for each in (record, *others)}
         args.table.write_text(document(by_backend["numpy"], by_backend.get("cupy"), launches_per_step(), table()))
     print(summary(record), end="")
     found = {case.name: metrics(case, record["cases"][case.name]) for case in cases}
     code = check(found, baseline) if args.check else 0
     if args.save_baseline:
-        baseline.update({name: baseline_of(measured) for name, measured in found.items()})
+        for name, measured in found.items():
+            baseline[name] = baseline.get(name, {}) | baseline_of(measured)
         write_json(BASELINE, baselines)
     return code
 
@@ -90,32 +93,26 @@ def parse(argv=None):
     return args
 
 
-def load(option, path):
+def read(option, path):
     """The record in a file written by --json."""
-    try:
-        record = json.loads(path.read_text())
-        if not {"backend", "command", "cases"} <= set(record):
-            raise ValueError("it has no backend, command or cases")
-    except (OSError, ValueError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or f"not what --json writes: {error}"
-        raise RunError(f"{option} {path}: {reason}") from error
-    return record
+    return load(option, path, "cases", ("backend", "command"), ("rounds", "peak", "launches", "errors", "disturbed", "rates"))
 
 
-def chosen(args):
-    """The cases selected by --only."""
-    cases = [case for case in CASES.values() if args.backend in case.backends
-             and any(p.lower() in case.name.lower() or fnmatch.fnmatch(case.name, p) for p in args.only)]
-    if not cases and MAIN_JOB not in args.only:
-        raise RunError(f"--only {' '.join(args.only)}: no such case; there are\n    " + "\n    ".join([*CASES, MAIN_JOB]))
-    return cases
+def chosen(args, backend, measured=CASES):
+    """The cases selected by --only, of those that exist on the backend, or of the measured ones."""
+    able = [case for name, case in CASES.items() if backend in case.backends and name in measured]
+    by_pattern = {p: [case for case in able if p.lower() in case.name.lower() or fnmatch.fnmatch(case.name.lower(), p.lower())]
+                  for p in args.only if p != MAIN_JOB}
+    for pattern, found in by_pattern.items():
+        if not found and not (pattern == "*" and measured is not CASES):     # a record of the main job alone
+            raise RunError(f"--only {pattern}: no such case; there are\n    "
+                           + "\n    ".join([*(case.name for case in able), MAIN_JOB]))
+    return [case for case in able if any(case in found for found in by_pattern.values())]
 
 
 def refuse_what_fails_later(args, cases, backends, baseline):
     """Raise the errors that would otherwise come only after minutes of measuring."""
-    for option, path in ("--json", args.json), ("--table", args.table):
-        if path and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
-            raise RunError(f"{option} {path}: expected a file that can be written, in a folder that exists")
+    require_writable(json=args.json, table=args.table)
     if args.table and "numpy" not in backends:
         raise RunError("--table: the page needs measurements with --backend numpy: --read them, and those of a GPU")
     if args.table and not cases:
@@ -132,7 +129,7 @@ def refuse_what_fails_later(args, cases, backends, baseline):
 
 def run(args, cases):
     """Measure the cases; returns a record for JSON."""
-    before = load("--json", args.json) if args.json and args.json.exists() else {"command": "", "cases": {}}
+    before = read("--json", args.json) if args.json and args.json.exists() else {"command": "", "cases": {}}
     if before.get("backend", args.backend) != args.backend:
         raise RunError(f"--json {args.json}: it holds a run on {before['backend']}; give this one another file")
     candidates = [c for c in (CANDIDATES if args.backend == "numpy" else ON_GPU)
@@ -180,13 +177,17 @@ def results(args, cases, candidates):
 
 def check(found, baseline):
     """Print the regressions; returns the exit code."""
-    slower = {name: regressions(found[name], baseline[name]) for name in found if name in baseline}
+    compared = [name for name in found if compared_kinds(found[name], baseline.get(name, {}))]
+    slower = {name: regressions(found[name], baseline[name]) for name in compared}
     for name, messages in slower.items():
         for message in messages:
             print(f"slower: {name}, {message}")
-    unknown = [name for name in found if name not in baseline]
-    if unknown:
-        print(f"not in the baseline (--save-baseline adds them): {', '.join(unknown)}")
+    others = [name for name in found if name not in compared]
+    if others:
+        print("not compared, for want of a ratio that both have (--peer torch measures more, --save-baseline adds them): "
+              + ", ".join(others))
+    if not compared:
+        raise RunError("--check: no case was compared")
     count = sum(map(bool, slower.values()))
     print(f"{count} of {len(slower)} cases became slower by more than the noise")
     return int(count > 0)

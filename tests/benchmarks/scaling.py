@@ -9,7 +9,6 @@ With mpi4py (the extra mpi) it ends with several processes, as measured by proce
 
 import argparse
 import importlib.util
-import json
 import math
 import os
 import shlex
@@ -28,6 +27,7 @@ from benchmarks.candidates import Candidate  # noqa: E402
 from benchmarks.curves import CURVES, LOSSES, SIZES, STEPS  # noqa: E402
 from benchmarks.harness import Worker, time_all  # noqa: E402
 from benchmarks.machine import describe  # noqa: E402
+from benchmarks.records import load, require_writable  # noqa: E402
 from benchmarks.report import machine, milliseconds  # noqa: E402
 from minicl.backend import available_cores  # noqa: E402
 from minicl.files import write_json  # noqa: E402
@@ -66,9 +66,12 @@ ROUNDS, BLOCK, SLOW = 3, 0.1, 2.0                # rounds for every size; second
 
 def main(argv=None):
     args = parse(argv)
-    record = json.loads(args.read.read_text()) if args.read else run(args)
-    if args.json:
-        write_json(args.json, record)
+    require_writable(json=args.json, table=args.table)
+    if args.read:
+        record = load("--read", args.read, "curves", ("command", "machine", "threads", "seconds", "ram", "rates"), ())
+        record["curves"] = {title: results for title, results in record["curves"].items() if wanted(args, title)}
+    else:
+        record = run(args)
     page = document(record)
     if args.table:
         args.table.write_text(page)
@@ -112,6 +115,16 @@ def run(args):
                        + "\n    ".join([*(curve.title for curve in CURVES), PROCESSES]))
     workers = [Worker(candidate, "numpy", threads, "float32") for candidate, threads in candidates]
     rates = [workers[0].ask(rates=True)]
+    several = {}
+
+    def record():
+        found = {"command": args.command, "machine": describe("numpy", cores, "float32"), "threads": cores, "curves": curves,
+                 "processes": several, "seconds": args.seconds, "ram": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+                 "rates": {kind: max(rate[kind] for rate in rates) for kind in rates[0]}}
+        if args.json:
+            write_json(args.json, found)
+        return found
+
     try:
         for N in SIZES:
             for curve in chosen:
@@ -124,17 +137,15 @@ def run(args):
                           for label, (median, memory) in points(result).items()), file=sys.stderr, flush=True)
             if N <= args.most:
                 rates.append(workers[0].ask(rates=True))
+                record()                                                     # in case the run is interrupted
     finally:
         for worker in workers:
             worker.close()
-    several = {}
     if wanted(args, PROCESSES) and cores > 1 and processes.find_mpirun():
         for name, found in processes.compare(cores, ROUNDS, args.most, end):
             several[name] = found
             print(processes.row(name, found), file=sys.stderr, flush=True)
-    return {"command": args.command, "machine": describe("numpy", cores, "float32"), "threads": cores, "curves": curves,
-            "processes": several, "seconds": args.seconds, "ram": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-            "rates": {kind: max(rate[kind] for rate in rates) for kind in rates[0]}}
+    return record()
 
 
 def wanted(args, title):
