@@ -54,6 +54,7 @@ training step takes N times the encoder's time for one item, and the loss's N^2,
   exponentials at {exps:.1f} a nanosecond, copies at {bytes:.0f} GB/s. NT-Xent of N views takes 4 N^2 d multiplications and
   additions, and N^2 exponentials; up to about 2,000 views, whose tiles are kept for the backward pass, 3 N^2 d and half as many.
 - **memory** is the peak that a step adds to the process, in MiB; the median of three processes if it takes less than 0.3 s.
+  PyTorch's is more than in [benchmarks](benchmarks.md), where it returns freed memory to the system.
 - **Exponents** are b of a fit a N^b to the three largest sizes. **Memory ends** at the N that would fill this machine's
   {ram:.0f} GB if the peak went on growing like that.
 - A size is left out if the two sizes before it predict more than {seconds:g} s a step or two thirds of the free memory, or a run
