@@ -148,7 +148,7 @@ def _relu(x, y):
 
 @fused
 def _relu_back(xp, g, y, dx):
-    dx[...] = y > 0                                      # 1 or 0: NumPy is slow to multiply by bools; an infinite g times 0 is NaN
+    dx[...] = y > 0                                      # 1 or 0: bools are slow to multiply by; infinite g times 0 is NaN
     dx *= g
 
 
