@@ -234,7 +234,7 @@ class Measured:
 def test_ctrl_c_prints_one_line_and_keeps_the_measured_cases(monkeypatch, tmp_path, capsys):
     file = tmp_path / "all.json"
     measured = Measured()
-    file.write_text(json.dumps(record_of(earlier={})))
+    file.write_text(json.dumps(record_of(earlier={**result([0.01] * 5), "disturbed": 0.0})))
     monkeypatch.setattr(run, "measure", measured)
     monkeypatch.setattr(run, "Worker", measured.worker)
     with pytest.raises(SystemExit, match="130"):

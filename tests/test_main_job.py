@@ -63,7 +63,7 @@ def test_the_goal_is_reached_at_the_first_evaluation_that_attains_it():
 def test_the_page_has_the_row():
     measured = {**result([0.01] * 5), "disturbed": 0.0}
     page = document({**record_of(**{"import minicl": measured}), "main_job": {"minicl": RESULT}})
-    assert MAIN_JOB.format(goal=main_job.GOAL) in page and "| minicl | 1.0 |" in page and "to 98.9%" in page
+    assert MAIN_JOB.format(goal=main_job.GOAL, first=main_job.FIRST) in page and "| minicl | 1.0 |" in page and "to 98.9%" in page
 
 
 def test_run_keeps_the_row_beside_the_cases(monkeypatch, tmp_path, capsys):
