@@ -8,6 +8,7 @@ import accuracy
 import pytest
 from benchmarks import run, scaling
 from test_benchmarks import record_of, result
+from test_scaling import RECORD as SCALING
 
 from minicl.run import RunError
 
@@ -95,6 +96,16 @@ def test_scaling_finds_an_output_that_cannot_be_written_before_it_measures(optio
     with pytest.raises(RunError, match=f"{option} {path}: expected a file that can be written, in a folder that exists"):
         scaling.main([option, path])
     assert not Path("nowhere").exists()
+
+
+def test_scaling_reads_what_only_selects_and_writes_it(tmp_path, capsys):
+    (tmp_path / "all.json").write_text(json.dumps(SCALING))
+    scaling.main(["--read", "all.json", "--only", "NT-Xent", "--json", "one.json"])
+    page = capsys.readouterr().out
+    assert "### NT-Xent" in page and "triplet |" not in page
+    assert list(json.loads((tmp_path / "one.json").read_text())["curves"]) == ["NT-Xent"]
+    with pytest.raises(RunError, match="--only nosuch: no such loss or step"):
+        scaling.main(["--read", "all.json", "--only", "nosuch"])
 
 
 def test_scaling_saves_each_size_at_once(tmp_path, monkeypatch):

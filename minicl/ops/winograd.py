@@ -146,6 +146,7 @@ def _transposed_taps(w):
 
 
 def _both_ways(G, w):
+    """G w G^T of w (3, 3, ...): along rows and columns."""
     return (array_module(w).kron(G, G) @ w.reshape(9, -1)).reshape(4, 4, *w.shape[2:])
 
 

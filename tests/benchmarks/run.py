@@ -184,7 +184,7 @@ def check(found, baseline):
             print(f"slower: {name}, {message}")
     others = [name for name in found if name not in compared]
     if others:
-        print("not compared, for want of a ratio that both have (--peer torch measures more, --save-baseline adds them): "
+        print("not compared, because they have no ratio in common with the baseline (--peer torch measures more, --save-baseline adds them): "
               + ", ".join(others))
     if not compared:
         raise RunError("--check: no case was compared")

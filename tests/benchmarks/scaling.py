@@ -68,9 +68,15 @@ ROUNDS, BLOCK, SLOW = 3, 0.1, 2.0                # rounds for every size; second
 def main(argv=None):
     args = parse(argv)
     require_writable(json=args.json, table=args.table)
+    if not any(wanted(args, title) for title in [*(curve.title for curve in CURVES), PROCESSES]):
+        raise RunError(f"--only {' '.join(args.only)}: no such loss or step; there are\n    "
+                       + "\n    ".join([*(curve.title for curve in CURVES), PROCESSES]))
     if args.read:
         record = load("--read", args.read, "curves", ("command", "machine", "threads", "seconds", "ram", "rates"), ())
         record["curves"] = {title: results for title, results in record["curves"].items() if wanted(args, title)}
+        record["processes"] = record.get("processes", {}) if wanted(args, PROCESSES) else {}
+        if args.json:
+            write_json(args.json, record)
     else:
         record = run(args)
     page = document(record)
@@ -111,9 +117,6 @@ def run(args):
         [(Candidate(PEER, kept=True, fused=True), cores)] if args.peer == "torch" else [])
     chosen = [curve for curve in CURVES if wanted(args, curve.title)]
     curves = {curve.title: {} for curve in chosen}
-    if not curves and not wanted(args, PROCESSES):
-        raise RunError(f"--only {' '.join(args.only)}: no such loss or step; there are\n    "
-                       + "\n    ".join([*(curve.title for curve in CURVES), PROCESSES]))
     workers = [Worker(candidate, "numpy", threads, "float32") for candidate, threads in candidates]
     rates = [workers[0].ask(rates=True)]
     several = {}
